@@ -1,0 +1,43 @@
+"""Field types that the catalogues share."""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Tag
+
+T = TypeVar("T")
+
+AUTO: Literal["auto"] = "auto"
+
+
+class Strict(BaseModel):
+    """Refuses unknown fields, so that a misspelt option is an error and not a surprise after an hour of training."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _auto_or_value(value: Any) -> str:
+    return "auto" if value == AUTO else "value"
+
+
+# A tagged union, so that a wrong value is one error about the value and not one for each member of the union.
+Auto = Annotated[
+    Annotated[Literal["auto"], Tag("auto")] | Annotated[T, Tag("value")],
+    Discriminator(_auto_or_value),
+]
+"""`Auto[int]`: an int, or "auto", which Attune replaces by a value that the job then shows."""
+
+
+def _null_is_default(value: Any) -> Any:
+    return {} if value is None else value
+
+
+OrNull = Annotated[T, BeforeValidator(_null_is_default)]
+"""A nested object for which OpenAI's clients may send an explicit null, meaning all its defaults."""
+
+
+def _null_is_auto(value: Any) -> Any:
+    return AUTO if value is None else value
+
+
+AutoOrNull = Annotated[Auto[T], BeforeValidator(_null_is_auto)]
+"""`Auto`, and an explicit null means "auto", as it does at OpenAI."""

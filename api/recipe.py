@@ -1,0 +1,216 @@
+"""The recipe: what a job may say (`Recipe`), and the same with every "auto" resolved (`ResolvedRecipe`).
+
+Two things decide an "auto". What depends on the data (epochs, batch, learning rate, lengths, intervals) is resolved by
+`resolve` once the rows are counted; what depends on the hardware (precision, recomputation, micro-batch) by the first
+worker that trains the job, and kept for every later attempt, so that a resumed run repeats the interrupted one.
+"""
+
+import math
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from api.fields import AUTO, Auto, AutoOrNull, OrNull, Strict
+from api.methods import Hyperparameters, Method, Supervised
+from api.techniques import Lora, Technique
+
+MIN_EXAMPLES = 10
+"""OpenAI refuses fewer training examples."""
+
+Precision = Literal["bfloat16", "float32"]
+Scheduler = Literal["cosine", "linear", "constant"]
+
+
+class EarlyStopping(Strict):
+    patience: Annotated[int, Field(ge=1)] = 3
+    """Evaluations without improvement of the validation loss before training stops."""
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    """How much lower (nats per token) counts as an improvement."""
+
+
+class Training(Strict):
+    learning_rate: AutoOrNull[Annotated[float, Field(gt=0)]] = AUTO
+    """Peak learning rate. Excludes `learning_rate_multiplier`."""
+    max_length: AutoOrNull[Annotated[int, Field(ge=8)]] = AUTO
+    """Tokens per example; longer ones are cut at the end. "auto": the longest row, at most the model's window."""
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Ends training after so many optimizer steps, if the epochs have not ended it before."""
+    scheduler: Scheduler = "cosine"
+    """How the learning rate falls after the warm-up: to zero along a cosine or a line, or not at all."""
+    warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.03
+    """Share of all steps over which the learning rate rises linearly from zero."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's decoupled decay, on matrices only."""
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Gradients with a larger global L2 norm are scaled down to it; null clips nothing."""
+    precision: Auto[Precision] = AUTO
+    """Of the frozen weights and the computation; what is trained is always kept in float32."""
+    gradient_checkpointing: Auto[bool] = AUTO
+    """Recompute activations in the backward pass: slower, and much less memory."""
+    micro_batch_tokens: Auto[Annotated[int, Field(ge=8)]] = AUTO
+    """Tokens that pass through the model at once; gradients are accumulated up to `batch_size` examples."""
+    validation_split: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Share of the training rows, drawn with the job's seed, held out when there is no validation file."""
+    eval_every: AutoOrNull[Annotated[int, Field(ge=1)]] = AUTO
+    """Optimizer steps between evaluations on (at most 256 of) the validation rows."""
+    save_every: AutoOrNull[Annotated[int, Field(ge=1)]] = AUTO
+    """Optimizer steps between saved states, from which an interrupted run goes on."""
+    early_stopping: EarlyStopping | None = None
+    keep_best: Auto[bool] = AUTO
+    """Publish the weights of the best evaluation, not the last ones. "auto": where there is validation data."""
+
+
+class Resources(Strict):
+    gpus: Auto[Annotated[int, Field(ge=0, le=1)]] = AUTO
+    """GPUs the job needs; "auto": one where the workers have GPUs. More than one is not supported yet."""
+
+
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
+]
+
+
+class Recipe(Strict):
+    """The body of `POST /v1/fine_tuning/jobs`: OpenAI's fields, and technique, training, resources, priority."""
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    training_file: Annotated[str, Field(min_length=1, max_length=64)]
+    validation_file: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """Becomes part of the fine-tuned model's id; what is no letter, digit, dot or hyphen there becomes a hyphen."""
+    seed: Annotated[int, Field(ge=0, le=2147483647)] | None = None
+    metadata: Metadata | None = None
+    integrations: Annotated[list[dict[str, Any]], Field(max_length=0)] | None = None
+    """Weights & Biases is not supported yet: any entry is refused."""
+    hyperparameters: Hyperparameters | None = None
+    """Deprecated by OpenAI in favour of `method`; still what many clients send."""
+    method: OrNull[Method] = Field(default_factory=Supervised)
+    technique: Technique = Field(default_factory=Lora)
+    training: OrNull[Training] = Field(default_factory=Training)
+    resources: OrNull[Resources] = Field(default_factory=Resources)
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    """Order among the waiting jobs of the same project; higher first."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_hyperparameters_become_the_method(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not data.get("hyperparameters"):
+            return data
+        if data.get("method") is not None:
+            raise ValueError("hyperparameters is deprecated and excludes method: put them in method.<type>")
+        hyperparameters = data["hyperparameters"]
+        return {**data, "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}}
+
+    @model_validator(mode="after")
+    def _cross_checks(self) -> Self:
+        hyperparameters, training = self.method.options.hyperparameters, self.training
+        if training.learning_rate != AUTO and hyperparameters.learning_rate_multiplier != AUTO:
+            raise ValueError("training.learning_rate excludes learning_rate_multiplier: give one of them")
+        has_validation = self.validation_file is not None or training.validation_split > 0
+        if self.validation_file is not None and training.validation_split > 0:
+            raise ValueError("training.validation_split excludes validation_file: give one of them")
+        for asked, field in (
+            (training.early_stopping is not None, "early_stopping"),
+            (training.keep_best is True, "keep_best"),
+            (training.eval_every != AUTO, "eval_every"),
+        ):
+            if asked and not has_validation:
+                raise ValueError(f"training.{field} needs validation data: give validation_file or validation_split")
+        return self
+
+
+class ResolvedRecipe(Strict):
+    """What `recipe.json` in the run folder holds: everything the trainer needs to know, and no "auto"."""
+
+    job_id: str
+    model: str
+    seed: int
+    method: Method
+    technique: Technique
+    n_epochs: int
+    batch_size: int
+    learning_rate: float
+    max_length: int
+    validation_split: float
+    steps_per_epoch: int
+    total_steps: int
+    scheduler: Scheduler
+    warmup_steps: int
+    weight_decay: float
+    max_grad_norm: float | None
+    eval_every: int | None
+    """None without validation data."""
+    save_every: int
+    early_stopping: EarlyStopping | None
+    keep_best: bool
+    precision: Auto[Precision] = AUTO
+    gradient_checkpointing: Auto[bool] = AUTO
+    micro_batch_tokens: Auto[int] = AUTO
+
+
+def resolve_max_length(recipe: Recipe, *, longest_row: int, context_window: int) -> int:
+    """Tokens per example. Comes first: truncation may drop rows, and every other "auto" counts what is left."""
+    asked = recipe.training.max_length
+    return min(longest_row if asked == AUTO else asked, context_window)
+
+
+def resolve(
+    recipe: Recipe, *, job_id: str, seed: int, max_length: int, train_rows: int, validation_rows: int
+) -> ResolvedRecipe:
+    """Replace every "auto" that depends on the data. What depends on the hardware stays "auto" until it is known.
+
+    The rows are those that `max_length` and `validation_split` leave.
+    """
+    asked, training = recipe.method.options.hyperparameters, recipe.training
+    n_epochs = _auto_epochs(train_rows) if asked.n_epochs == AUTO else asked.n_epochs
+    batch_size = _auto_batch(train_rows, n_epochs) if asked.batch_size == AUTO else asked.batch_size
+    multiplier = 1.0 if asked.learning_rate_multiplier == AUTO else asked.learning_rate_multiplier
+    learning_rate = (
+        recipe.technique.default_learning_rate * multiplier
+        if training.learning_rate == AUTO
+        else training.learning_rate
+    )
+    steps_per_epoch = math.ceil(train_rows / batch_size)
+    total_steps = min(n_epochs * steps_per_epoch, training.max_steps or n_epochs * steps_per_epoch)
+    evaluates = validation_rows > 0
+    return ResolvedRecipe(
+        job_id=job_id,
+        model=recipe.model,
+        seed=seed,
+        method=recipe.method,
+        technique=recipe.technique,
+        n_epochs=n_epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        max_length=max_length,
+        validation_split=training.validation_split,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        scheduler=training.scheduler,
+        warmup_steps=math.ceil(training.warmup_ratio * total_steps),
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        eval_every=_tenths(training.eval_every, total_steps) if evaluates else None,
+        save_every=_tenths(training.save_every, total_steps),
+        early_stopping=training.early_stopping if evaluates else None,
+        keep_best=evaluates if training.keep_best == AUTO else training.keep_best and evaluates,
+        precision=training.precision,
+        gradient_checkpointing=training.gradient_checkpointing,
+        micro_batch_tokens=training.micro_batch_tokens,
+    )
+
+
+def _auto_epochs(rows: int) -> int:
+    """OpenAI's published rule: three, more for few rows (up to 25) and fewer for very many."""
+    if 3 * rows < 100:
+        return min(25, max(3, 100 // rows))
+    return max(1, 25_000 // rows) if 3 * rows > 25_000 else 3
+
+
+def _auto_batch(rows: int, n_epochs: int) -> int:
+    """The largest power of two up to 64 that still leaves about a hundred optimizer steps."""
+    return 2 ** max(0, min(6, int(math.log2(max(1.0, rows * n_epochs / 100)))))
+
+
+def _tenths(asked: int | Literal["auto"], total_steps: int) -> int:
+    return max(1, total_steps // 10) if asked == AUTO else asked
