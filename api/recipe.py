@@ -104,7 +104,7 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _cross_checks(self) -> Self:
         hyperparameters, training = self.method.options.hyperparameters, self.training
-        if training.learning_rate != AUTO and hyperparameters.learning_rate_multiplier != AUTO:
+        if AUTO not in (training.learning_rate, hyperparameters.learning_rate_multiplier):
             raise ValueError("training.learning_rate excludes learning_rate_multiplier: give one of them")
         has_validation = self.validation_file is not None or training.validation_split > 0
         if self.validation_file is not None and training.validation_split > 0:
@@ -209,7 +209,7 @@ def _auto_epochs(rows: int) -> int:
 
 def _auto_batch(rows: int, n_epochs: int) -> int:
     """The largest power of two up to 64 that still leaves about a hundred optimizer steps."""
-    return 2 ** max(0, min(6, int(math.log2(max(1.0, rows * n_epochs / 100)))))
+    return 1 << min(6, int(math.log2(max(1.0, rows * n_epochs / 100))))
 
 
 def _tenths(asked: int | Literal["auto"], total_steps: int) -> int:

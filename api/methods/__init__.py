@@ -1,4 +1,7 @@
-"""The catalogue of methods: what is optimised. A new one is a file here, its twin in worker/methods, and a name below."""
+"""The catalogue of methods: what is optimised.
+
+A new one is a file here, its twin in worker/methods, and a name below.
+"""
 
 from typing import Annotated
 

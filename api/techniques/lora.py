@@ -14,7 +14,7 @@ class Lora(TechniqueBase):
     type: Literal["lora"] = "lora"
     rank: Annotated[int, Field(ge=1, le=1024)] = 16
     """r in the paper: the inner dimension of B A."""
-    alpha: Annotated[float, Field(gt=0, le=65536, default_factory=lambda data: 2.0 * data.get("rank", 16))]
+    alpha: float = Field(gt=0, le=65536, default_factory=lambda given: 2.0 * given.get("rank", 1))
     """The paper's alpha; the update is scaled by alpha / rank. Default: twice the rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability with which an input of the update is dropped while training."""

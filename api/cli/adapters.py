@@ -1,0 +1,93 @@
+"""`attune adapters`: download what a job has trained, or a base model.
+
+Each artifact is fetched by its name and kept only if its SHA-256 is the listed one, so that a file with its final name
+is always whole, and a download that was interrupted goes on where it stopped.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from api.cli.client import Client, Document, segment
+from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
+from api.cli.errors import ClientCommands, CommandError
+from api.cli.exit_codes import ExitCode
+from api.cli.render import say_result, transfer_progress
+
+adapters_app = typer.Typer(cls=ClientCommands, no_args_is_help=True, help="Fetch what was trained.")
+
+
+@adapters_app.callback()
+def _adapters() -> None:
+    """Keeps `download` a command of its own while it is the only one."""
+
+
+@adapters_app.command()
+def download(
+    source: Annotated[str, typer.Argument(metavar="JOB_OR_MODEL", help="A job's id, ft:… or a base model's name.")],
+    *,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder; else one named after the model.")
+    ] = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Download a model's files into a folder and check each of them."""
+    with connect(base_url, api_key, data_dir) as client:
+        model = _model_of(client, source)
+        folder = output or Path(re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip(".-"))
+        artifacts = client.get(f"/models/{segment(model)}/artifacts")["data"]
+        for artifact in artifacts:
+            _refuse_path(artifact["name"])
+        folder.mkdir(parents=True, exist_ok=True)
+        with transfer_progress() as progress:
+            task = progress.add_task("Downloading", total=sum(a["bytes"] for a in artifacts))
+            for artifact in artifacts:
+                progress.update(task, description=artifact["name"])
+                url = f"/models/{segment(model)}/artifacts/{segment(artifact['name'])}"
+                _fetch(client, url, artifact, folder / artifact["name"], partial(progress.advance, task))
+    report = {"model": model, "folder": str(folder), "artifacts": artifacts}
+    say_result(report, f"Downloaded {model} into {folder}: {len(artifacts)} files, all verified.", as_json=as_json)
+
+
+def _model_of(client: Client, source: str) -> str:
+    if not source.startswith("ftjob-"):
+        return source
+    job = client.get(f"/fine_tuning/jobs/{segment(source)}")
+    if not job.get("fine_tuned_model"):
+        raise CommandError(ExitCode.REFUSED, f"{source} is {job['status']}: it has no model to download.")
+    return str(job["fine_tuned_model"])
+
+
+def _refuse_path(name: str) -> None:
+    """The server names the files: a name that leaves the folder is not followed."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise CommandError(ExitCode.CORRUPT, f"the server listed a file with a strange name: {name}")
+
+
+def _fetch(client: Client, url: str, artifact: Document, path: Path, arrived: Callable[[int], None]) -> None:
+    if path.is_file() and _sha256(path) == artifact["sha256"]:
+        arrived(artifact["bytes"])
+        return
+    unproved, digest = path.with_name(path.name + ".part"), hashlib.sha256()
+    with client.stream(url) as answer, unproved.open("wb") as file:
+        for chunk in answer.iter_bytes():
+            file.write(chunk)
+            digest.update(chunk)
+            arrived(len(chunk))
+    if digest.hexdigest() != artifact["sha256"]:
+        unproved.unlink()
+        raise CommandError(ExitCode.CORRUPT, f"{path.name} is not what the server lists (its SHA-256 differs).")
+    unproved.replace(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,88 @@
+"""From the options of `attune jobs create` to the body of `POST /v1/fine_tuning/jobs`.
+
+Only what was asked for is sent; the server knows the defaults, the limits and what fits together.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from api.cli.client import Document, open_input
+from api.cli.errors import CommandError
+from api.cli.exit_codes import ExitCode
+
+
+def read_body(path: Path | None) -> Document:
+    """The body to start from: nothing, a JSON file, or standard input for `-`."""
+    if path is None:
+        return {}
+    if str(path) == "-":
+        text = sys.stdin.buffer.read()
+    else:
+        with open_input(path) as file:
+            text = file.read()
+    try:
+        body = json.loads(text)
+    except ValueError as error:
+        raise CommandError(ExitCode.REFUSED, f"{path} is not JSON: {error}.") from None
+    if not isinstance(body, dict):
+        raise CommandError(ExitCode.REFUSED, f"{path} does not hold a JSON object.")
+    return body
+
+
+def put(body: Document, dotted: str, value: Any) -> None:
+    """Set `training.max_length` as `body["training"]["max_length"]`, making the objects on the way."""
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        inner = body.get(parent)
+        if inner is None:
+            inner = body[parent] = {}
+        if not isinstance(inner, dict):
+            raise CommandError(ExitCode.REFUSED, f"{dotted}: {parent} holds a value already, not an object.")
+        body = inner
+    body[last] = value
+
+
+def put_given(body: Document, values: Mapping[str, Any]) -> None:
+    for dotted, value in values.items():
+        if value is not None:
+            put(body, dotted, value)
+
+
+def put_technique(body: Document, kind: str | None, options: Mapping[str, Any]) -> None:
+    """Options alone are those of the body's technique, or of `lora`."""
+    given = {f"technique.{name}": value for name, value in options.items() if value is not None}
+    if kind or given:
+        put_given(body, {"technique.type": kind or _type_of(body.get("technique"), "lora"), **given})
+
+
+def put_hyperparameters(body: Document, values: Mapping[str, Any]) -> None:
+    """They sit below the method's own name; the method is `supervised` where none is named."""
+    kind = _type_of(body.get("method"), "supervised")
+    given = {f"method.{kind}.hyperparameters.{name}": value for name, value in values.items() if value is not None}
+    if given:
+        put_given(body, {"method.type": kind, **given})
+
+
+def _type_of(part: Any, default: str) -> str:
+    return str(part.get("type", default)) if isinstance(part, dict) else default
+
+
+def put_assignment(body: Document, assignment: str) -> None:
+    """`--set training.max_length=512`."""
+    dotted, equals, text = assignment.partition("=")
+    if not equals or not all(dotted.split(".")):
+        raise CommandError(ExitCode.REFUSED, f"--set {assignment}: write it as name=value or group.name=value.")
+    put(body, dotted, value_of(text))
+
+
+def value_of(text: str | None) -> Any:
+    """What was typed: JSON if it reads as JSON, else the text itself (`auto`)."""
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

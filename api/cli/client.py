@@ -1,0 +1,128 @@
+"""A thin client of the HTTP API: one method for each way of asking, and every failure a `CommandError`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, BinaryIO, Self
+from urllib.parse import quote
+
+import httpx
+
+from api.cli.errors import CommandError
+from api.cli.exit_codes import ExitCode
+
+TIMEOUT = httpx.Timeout(60, connect=5, write=600)
+PAGE = 100
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+Document = dict[str, Any]
+
+
+class Client:
+    def __init__(self, base_url: str, api_key: str) -> None:
+        self.base_url = base_url
+        self._http = httpx.Client(
+            base_url=base_url,
+            headers={"Authorization": f"Bearer {api_key}"},
+            timeout=TIMEOUT,
+            trust_env=httpx.URL(base_url).host not in LOOPBACK,  # no proxy stands between a machine and itself
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._http.close()
+
+    def get(self, path: str, **params: object) -> Document:
+        return self._json("GET", path, params={k: v for k, v in params.items() if v is not None})
+
+    def post(self, path: str, body: Document | None = None) -> Document:
+        return self._json("POST", path, json=body if body is not None else {})
+
+    def delete(self, path: str) -> Document:
+        return self._json("DELETE", path)
+
+    def upload(self, file: IO[bytes], name: str, purpose: str) -> Document:
+        return self._json("POST", "/files", data={"purpose": purpose}, files={"file": (name, file)})
+
+    @contextmanager
+    def stream(self, path: str) -> Iterator[httpx.Response]:
+        """The bytes at `path`, as they come."""
+        with self._failures_named(), self._http.stream("GET", path) as response:
+            if not response.is_success:
+                response.read()
+            _raise_for_refusal(response)
+            yield response
+
+    def pages(self, path: str, *, limit: int | None = None, after: str | None = None) -> Iterator[Document]:
+        """The objects of a list, page after page, `limit` of them at most."""
+        left = limit
+        while left is None or left > 0:
+            page = self.get(path, limit=PAGE if left is None else min(PAGE, left), after=after)
+            yield from page["data"]
+            if not page["data"] or not page.get("has_more"):
+                return
+            after = page["data"][-1]["id"]
+            left = None if left is None else left - len(page["data"])
+
+    def _json(self, method: str, path: str, **request: Any) -> Document:
+        with self._failures_named():
+            response = self._http.request(method, path, **request)
+            _raise_for_refusal(response)
+            try:
+                document = response.json()
+            except ValueError:
+                document = None
+        if not isinstance(document, dict):
+            raise CommandError(
+                ExitCode.UNAVAILABLE, f"{self.base_url} does not answer as an Attune server does: is the address right?"
+            )
+        return document
+
+    @contextmanager
+    def _failures_named(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.TimeoutException:
+            raise CommandError(ExitCode.UNAVAILABLE, f"{self.base_url} did not answer in time.") from None
+        except httpx.TransportError:
+            raise CommandError(
+                ExitCode.UNAVAILABLE, f"cannot reach {self.base_url}: is the server running there?"
+            ) from None
+
+
+def segment(identifier: str) -> str:
+    """An id as one segment of a path, whatever is in it: `ft:…` has colons, a hub's name has a slash."""
+    return quote(identifier, safe="")
+
+
+def open_input(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise CommandError(ExitCode.REFUSED, f"cannot read {path}: {error.strerror}.") from None
+
+
+def _raise_for_refusal(response: httpx.Response) -> None:
+    if response.is_success:
+        return
+    status = response.status_code
+    if status in {401, 403}:
+        code = ExitCode.NOT_AUTHORIZED
+    elif status == 429 or status >= 500:
+        code = ExitCode.UNAVAILABLE
+    else:
+        code = ExitCode.REFUSED
+    raise CommandError(code, _explanation(response))
+
+
+def _explanation(response: httpx.Response) -> str:
+    """The server's own sentence, and which field it is about; else the status alone."""
+    try:
+        error = response.json()["error"]
+        message, param = str(error["message"]), error.get("param")
+    except (ValueError, KeyError, TypeError):
+        return f"the server answered {response.status_code} {response.reason_phrase}."
+    return f"{message} (field: {param})" if param and str(param) not in message else message

@@ -1,0 +1,27 @@
+"""Errors of the client commands: one line on stderr and an exit code, never a traceback."""
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from api.cli.exit_codes import ExitCode
+from api.cli.render import say_error
+
+
+class CommandError(Exception):
+    def __init__(self, code: ExitCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class ClientCommands(TyperGroup):
+    """A group of commands whose `CommandError`s become a message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CommandError as error:
+            say_error(error.message)
+            raise typer.Exit(error.code) from None

@@ -1,0 +1,36 @@
+"""A group whose commands are loaded when they are called.
+
+The client's commands must start fast, and need neither the database's libraries nor the broker's.
+"""
+
+from importlib import import_module
+from typing import Any, ClassVar
+
+import typer.main
+from typer.core import TyperGroup
+
+
+class LazyGroup(TyperGroup):
+    commands_at: ClassVar[dict[str, str]] = {
+        "up": "api.cli.up:app",
+        "api": "api.cli.serve:api_app",
+        "worker": "api.cli.serve:worker_app",
+        "migrate": "api.cli.serve:migrate_app",
+        "keys": "api.cli.operate:keys_app",
+        "models": "api.cli.operate:models_app",
+        "jobs": "api.cli.jobs:jobs_app",
+        "files": "api.cli.files:files_app",
+        "adapters": "api.cli.adapters:adapters_app",
+    }
+    """Each command's Typer app, in the order in which `attune --help` lists them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands_at)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.commands_at:
+            return None
+        module, _, name = self.commands_at[cmd_name].partition(":")
+        command = typer.main.get_command(getattr(import_module(module), name))
+        command.name = cmd_name
+        return command

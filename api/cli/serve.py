@@ -1,0 +1,95 @@
+"""`attune api`, `attune worker`, `attune migrate`: the parts of a production set-up, each on its own."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from api.cli.options import Config, DataDirectory, Host, Port, operator_settings
+from api.cli.processes import Part, Parts
+from api.lifecycle import Stage
+from api.logs import configure_logging
+from api.main import create_app
+from api.migrate import is_current, migrate
+from api.records import Database
+from api.settings import Settings
+
+api_app = typer.Typer(add_completion=False)
+worker_app = typer.Typer(add_completion=False)
+migrate_app = typer.Typer(add_completion=False)
+
+
+@api_app.command()
+def serve_api(
+    data_dir: DataDirectory = None,
+    host: Host = None,
+    port: Port = None,
+    fd: Annotated[int | None, typer.Option(hidden=True, help="A socket that the caller listens on.")] = None,
+    config: Config = None,
+) -> None:
+    """Serve the API alone. Run `attune migrate` first."""
+    settings = operator_settings(data_dir, config, host=host, port=port)
+    configure_logging(settings.log_level)
+    _require_schema(settings)
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        fd=fd,
+        log_config=None,
+        access_log=False,  # api.middleware logs each request, with its id
+        server_header=False,
+        timeout_graceful_shutdown=10,
+    )
+
+
+@worker_app.command()
+def serve_worker(
+    stage: Annotated[Stage | None, typer.Option(help="Only prepare files, or only train. Default: both.")] = None,
+    data_dir: DataDirectory = None,
+    config: Config = None,
+) -> None:
+    """Run a worker alone: it prepares files and trains jobs."""
+    settings = operator_settings(data_dir, config)
+    _require_schema(settings)
+    if not settings.broker_url.get_secret_value():
+        typer.echo("no broker: set ATTUNE_BROKER_URL to a redis:// address (`attune up` brings its own)", err=True)
+        raise typer.Exit(2)
+    environment = {**os.environ, **settings.environment()}
+    if stage is not None:
+        os.execve(sys.executable, worker_command(stage), environment)  # noqa: S606 (it becomes the worker)
+    # One process for each stage, so that training never holds up the preparing of other jobs.
+    parts = Parts(say=lambda text: typer.echo(text, err=True))
+    parts.stop_on_signals()
+    try:
+        for each in Stage:
+            grace_s = settings.stop_grace_s + 10
+            parts.start(Part(f"worker ({each})", worker_command(each), environment, grace_s=grace_s))
+        parts.watch()
+    finally:
+        parts.stop()
+
+
+@migrate_app.command()
+def migrate_schema(data_dir: DataDirectory = None, config: Config = None) -> None:
+    """Bring the database's schema to this version."""
+    migrate(Database(operator_settings(data_dir, config).database))
+    typer.echo("the schema is this version's", err=True)
+
+
+def worker_command(stage: Stage) -> list[str]:
+    """The worker is started by name: nothing on this side of the house imports it."""
+    return [sys.executable, "-m", "worker", stage]
+
+
+def _require_schema(settings: Settings) -> None:
+    database = Database(settings.database)
+    try:
+        current = is_current(database)
+    finally:
+        database.dispose()
+    if not current:
+        typer.echo("the database's schema is not this version's: run `attune migrate` first", err=True)
+        raise typer.Exit(2)

@@ -1,0 +1,34 @@
+"""What the services work with: built once for a process, passed to every one of them."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from api.queue import Doorbell
+from api.records import Database
+from api.settings import Settings
+from api.storage import Storage
+
+
+@dataclass(frozen=True)
+class Context:
+    settings: Settings
+    database: Database
+    storage: Storage
+    doorbell: Doorbell
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        return cls(settings, Database(settings.database), Storage(settings.storage), Doorbell(settings.broker_url))
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: a project, and what its key allows."""
+
+    project_id: str
+    key_id: str
+    scope: str
+
+    @property
+    def may_write(self) -> bool:
+        return self.scope in ("admin", "write")

@@ -1,0 +1,30 @@
+"""The API: wiring only."""
+
+from fastapi import FastAPI
+from fastapi.middleware import Middleware
+
+from api import problems
+from api.context import Context
+from api.middleware import Authenticate, LimitBody, RequestId
+from api.routes import router
+from api.settings import Settings
+
+
+def create_app(settings: Settings) -> FastAPI:
+    context = Context.open(settings)
+    app = FastAPI(
+        title="Attune",
+        summary="A fine-tuning service you host yourself, spoken to with OpenAI's clients.",
+        version="0.1.0",
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=[
+            Middleware(RequestId),
+            Middleware(Authenticate, context=context),
+            Middleware(LimitBody, limit=settings.max_body_bytes),
+        ],
+    )
+    app.state.context = context
+    problems.install(app)
+    app.include_router(router())
+    return app

@@ -1,0 +1,144 @@
+"""What happens around every request, before any of its body is read: an id, the caller's key, and a limit on bytes.
+
+Plain ASGI, not FastAPI dependencies: FastAPI reads a JSON body before it resolves a dependency, so that a stranger
+could send one.
+"""
+
+import json
+import secrets
+from typing import Any
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.context import Caller, Context
+from api.errors import Forbidden, InvalidRequest, ServiceError, TooLarge, Unauthorized, Unavailable
+from api.records import keys
+from api.records.database import is_outage
+
+log = structlog.get_logger(__name__)
+
+PUBLIC = ("/healthz", "/readyz", "/openapi.json", "/docs")
+STREAMED = ("/v1/files",)
+"""POST bodies that are streamed to storage and limited there."""
+
+
+async def send_error(send: Send, error: ServiceError, request_id: str | None = None) -> None:
+    body = json.dumps(error.body()).encode()
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        # The rest of the request's body is not read, so nothing else can follow on this connection.
+        "connection": "close",
+        **error.headers,
+    }
+    if request_id is not None:
+        headers["x-request-id"] = request_id
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+class RequestId:
+    """Gives every answer an `x-request-id`, and whatever goes wrong OpenAI's error shape. Outermost."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id, started = "req_" + secrets.token_hex(16), False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self.app(scope, receive, send_with_id)
+            except Exception as error:
+                if started:
+                    raise  # the server cuts the connection, which tells the client that the answer is not whole
+                await send_error(send, _as_service_error(error, scope), request_id)
+
+
+def _as_service_error(error: Exception, scope: Scope) -> ServiceError:
+    if isinstance(error, ServiceError):
+        return error
+    if isinstance(error, DBAPIError) and is_outage(error):
+        log.warning("database_away", error=type(error.orig).__name__)
+        return Unavailable("The database cannot be reached at the moment", headers={"retry-after": "2"})
+    log.error("request_failed", method=scope["method"], path=scope["path"], exc_info=error)
+    return ServiceError("The server had an error while processing your request", code="internal_error")
+
+
+class Authenticate:
+    """Every path but the public ones needs a key. What it belongs to is then `request.state.caller`."""
+
+    def __init__(self, app: ASGIApp, context: Context) -> None:
+        self.app, self.context = app, context
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in PUBLIC:
+            await self.app(scope, receive, send)
+            return
+        try:
+            caller = await run_in_threadpool(self._caller, Headers(scope=scope).get("authorization", ""))
+            if scope["method"] not in ("GET", "HEAD") and not caller.may_write:
+                raise Forbidden("This key can only read")
+        except ServiceError as error:
+            await send_error(send, error)
+            return
+        scope.setdefault("state", {})["caller"] = caller
+        await self.app(scope, receive, send)
+
+    def _caller(self, authorization: str) -> Caller:
+        kind, _, plain = authorization.partition(" ")
+        if kind.lower() != "bearer" or not plain.strip():
+            raise Unauthorized("You didn't provide an API key: send it as `Authorization: Bearer YOUR_KEY`")
+        with self.context.database.read() as session:
+            key = keys.valid(session, plain.strip())
+        if key is None:
+            raise Unauthorized("Incorrect API key provided: it is unknown here, revoked or expired")
+        return Caller(key.project_id, key.id, key.scope)
+
+
+class LimitBody:
+    """Cuts a JSON body at the limit, whatever its Content-Length says."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app, self.limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or (scope["method"] == "POST" and scope["path"] in STREAMED):
+            await self.app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "0")
+        if not declared.isdigit():
+            await send_error(send, InvalidRequest("Content-Length is not a number"))
+            return
+        if int(declared[:20]) > self.limit:
+            await send_error(send, self._too_large())
+            return
+        count = 0
+
+        async def counted() -> Any:
+            nonlocal count
+            message = await receive()
+            count += len(message.get("body", b""))
+            if count > self.limit:
+                raise self._too_large()
+            return message
+
+        await self.app(scope, counted, send)
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"The request's body is larger than {self.limit} bytes")

@@ -1,0 +1,86 @@
+"""Every error of the framework in OpenAI's shape: validation (400, not 422), 404, 405, 413 and the rest."""
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from api.errors import InvalidRequest, ServiceError, Unavailable
+from api.records.pages import UnknownCursor
+from api.storage import StorageUnavailable
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(ServiceError, _service_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(StorageUnavailable, _storage_away)
+    app.add_exception_handler(UnknownCursor, _unknown_cursor)
+
+
+def _answer(error: ServiceError) -> JSONResponse:
+    return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
+
+
+async def _service_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ServiceError), error
+    return _answer(error)
+
+
+async def _storage_away(request: Request, error: Exception) -> JSONResponse:
+    return _answer(Unavailable("The object storage cannot be reached at the moment", headers={"retry-after": "5"}))
+
+
+async def _unknown_cursor(request: Request, error: Exception) -> JSONResponse:
+    return _answer(InvalidRequest("'after' does not name an object of this list", param="after"))
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException), error
+    message = {
+        404: f"Unknown request URL: {request.method} {request.url.path}. See /docs for the API.",
+        405: f"Not allowed to {request.method} on {request.url.path}",
+    }.get(error.status_code, str(error.detail))
+    kind = "invalid_request_error" if error.status_code < 500 else "server_error"
+    body = {"error": {"message": message, "type": kind, "param": None, "code": _CODES.get(error.status_code)}}
+    return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+
+
+_CODES = {404: "unknown_url", 405: "method_not_allowed"}
+
+
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError), error
+    return _answer(as_invalid_request(error.errors(), error.body))
+
+
+def as_invalid_request(errors: Any, body: Any) -> InvalidRequest:
+    """The first error as what a caller reads: the field as the body writes it, what is wrong, and how many more."""
+    first = errors[0]
+    if first["type"] == "json_invalid":
+        return InvalidRequest("We could not parse the JSON body of your request", code="invalid_json")
+    place, *path = first["loc"]
+    param = _field(path, body) if place == "body" else ".".join(str(part) for part in path)
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "Unknown field: it is misspelt, or not supported"
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return InvalidRequest(
+        f"{param}: {message}{more}" if param else message + more, param=param or None, code="invalid_value"
+    )
+
+
+def _field(path: list[str | int], body: Any) -> str:
+    """pydantic's location without the tags of unions, which are not in the body."""
+    names, node = [], body
+    for index, part in enumerate(path):
+        try:
+            node = node[part]
+        except (KeyError, IndexError, TypeError):
+            # Not in the body: a union's tag, or (as the last part) a field that is missing.
+            if index < len(path) - 1 or not isinstance(node, dict):
+                continue
+        names.append(str(part))
+    return ".".join(names)

@@ -1,0 +1,23 @@
+"""The only SQL: one file per table, the row and its queries together.
+
+Times and leases are judged by the database's clock alone (`api.records.base.db_now`).
+"""
+
+from api.records import arrays, base_models, events, files, jobs, keys, models, projects, queue, workers
+from api.records.base import Row
+from api.records.database import Database
+
+__all__ = [
+    "Database",
+    "Row",
+    "arrays",
+    "base_models",
+    "events",
+    "files",
+    "jobs",
+    "keys",
+    "models",
+    "projects",
+    "queue",
+    "workers",
+]

@@ -1,0 +1,48 @@
+"""What every table shares: the declarative base, and the database's own clock."""
+
+from typing import Any, ClassVar
+
+from sqlalchemy import JSON, Double, MetaData
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+Epoch = Double
+"""Times are Unix seconds with fractions, by the database's clock."""
+
+
+class Row(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        dict[str, Any]: JSON(none_as_null=True),
+        list[Any]: JSON,
+        list[str]: JSON,
+    }
+
+
+class db_now(FunctionElement[float]):  # noqa: N801 (reads as the SQL function that it is)
+    """Unix seconds by the database's clock. Workers' clocks differ, so no lease is ever judged by one of them.
+
+    On PostgreSQL the time of the statement's execution, not of the transaction's start.
+    """
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(db_now, "postgresql")
+def _postgresql(element: db_now, compiler: SQLCompiler, **kw: Any) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+
+
+@compiles(db_now, "sqlite")
+def _sqlite(element: db_now, compiler: SQLCompiler, **kw: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"

@@ -1,0 +1,34 @@
+"""Base models: the operator's list of what can be fine-tuned, shared by all projects."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import String, delete, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from api.records.base import Epoch, Row
+
+
+class BaseModel(Row):
+    __tablename__ = "base_models"
+
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    """SHA-256 over its artifacts' names and hashes: what a worker's cache is keyed by."""
+    facts: Mapped[dict[str, Any]]
+    """What the conversion learnt: model_type, parameters, context_window, source, revision, …"""
+    artifacts: Mapped[list[Any]]
+    """[{name, bytes, sha256, key}]"""
+    created_at: Mapped[float] = mapped_column(Epoch)
+
+
+def get(session: Session, name: str) -> BaseModel | None:
+    return session.get(BaseModel, name)
+
+
+def listed(session: Session) -> Sequence[BaseModel]:
+    return session.scalars(select(BaseModel).order_by(BaseModel.name)).all()
+
+
+def remove(session: Session, name: str) -> None:
+    session.execute(delete(BaseModel).where(BaseModel.name == name))

@@ -1,0 +1,69 @@
+"""Events: what a user reads of a job's life, written in the transaction that they tell of."""
+
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Integer, String, Text, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from api.ids import new_id
+from api.records.base import Epoch, Row, db_now
+from api.records.pages import Page, paginate
+
+
+class Event(Row):
+    __tablename__ = "events"
+
+    seq: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
+    """The order of events."""
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    created_at: Mapped[float] = mapped_column(Epoch)
+    level: Mapped[str] = mapped_column(String(8))
+    """info, warn or error."""
+    message: Mapped[str] = mapped_column(Text)
+    type: Mapped[str] = mapped_column(String(16))
+    """message or metrics."""
+    data: Mapped[dict[str, Any] | None]
+
+
+def say(
+    session: Session,
+    job_id: str,
+    message: str,
+    *,
+    level: str = "info",
+    type: str = "message",
+    data: dict[str, Any] | None = None,
+) -> None:
+    session.add(
+        Event(
+            id=new_id("ftevent-"),
+            job_id=job_id,
+            created_at=db_now(),
+            level=level,
+            message=message,
+            type=type,
+            data=data,
+        )
+    )
+    session.flush()  # one by one, so that their numbers follow their order
+
+
+def page(session: Session, job_id: str, *, after: str | None, limit: int) -> Page[Event]:
+    return paginate(
+        session,
+        select(Event).where(Event.job_id == job_id),
+        order=(Event.seq,),
+        id_column=Event.id,
+        after=after,
+        limit=limit,
+    )
+
+
+def metrics_of(session: Session, job_id: str) -> list[dict[str, Any]]:
+    """The data of every metrics event, oldest first; a step that was trained again counts as it was last."""
+    rows = session.scalars(
+        select(Event.data).where(Event.job_id == job_id, Event.type == "metrics").order_by(Event.seq)
+    )
+    by_step = {data["step"]: data for data in rows if data}
+    return [by_step[step] for step in sorted(by_step)]

@@ -1,0 +1,54 @@
+"""Files: what users upload, and the result files of jobs."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import BigInteger, ForeignKey, String, delete, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from api.records.base import Epoch, Row
+from api.records.pages import Page, paginate
+
+
+class File(Row):
+    __tablename__ = "files"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    filename: Mapped[str] = mapped_column(String(512))
+    purpose: Mapped[str] = mapped_column(String(32))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    storage_key: Mapped[str | None] = mapped_column(String(256))
+    """None for a model's archive, which is put together from its artifacts while it is read."""
+    model_id: Mapped[str | None] = mapped_column(String(256), index=True)
+    """The model whose archive this is."""
+    created_at: Mapped[float] = mapped_column(Epoch)
+
+
+def get(session: Session, project_id: str, file_id: str) -> File | None:
+    return session.scalars(select(File).where(File.id == file_id, File.project_id == project_id)).one_or_none()
+
+
+def page(
+    session: Session, project_id: str, *, purpose: str | None, after: str | None, limit: int, newest_first: bool
+) -> Page[File]:
+    query = select(File).where(File.project_id == project_id)
+    if purpose is not None:
+        query = query.where(File.purpose == purpose)
+    return paginate(
+        session,
+        query,
+        order=(File.created_at, File.id),
+        id_column=File.id,
+        after=after,
+        limit=limit,
+        newest_first=newest_first,
+    )
+
+
+def remove(session: Session, file: File) -> None:
+    session.execute(delete(File).where(File.id == file.id))
+
+
+def archives_of(session: Session, model_id: str) -> Sequence[File]:
+    return session.scalars(select(File).where(File.model_id == model_id)).all()

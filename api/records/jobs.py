@@ -1,0 +1,192 @@
+"""Jobs: the row that is the truth about one, and the only door through which its status changes.
+
+A worker owns a job while its lease lasts. Every claim raises the fence, and every later write of that attempt names
+the fence that it got: what a worker writes after it lost the job changes nothing (`Stale`).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CursorResult,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    case,
+    func,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from api.lifecycle import FINAL, TRANSITIONS, JobStatus
+from api.records import events
+from api.records.base import Epoch, Row, db_now
+from api.records.pages import Page, paginate
+
+
+class Job(Row):
+    __tablename__ = "jobs"
+    __table_args__ = (Index("ix_jobs_project_id_created_at", "project_id", "created_at"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    status: Mapped[str] = mapped_column(String(20), index=True)
+    created_at: Mapped[float] = mapped_column(Epoch)
+    started_at: Mapped[float | None] = mapped_column(Epoch)
+    """When it first began to train."""
+    finished_at: Mapped[float | None] = mapped_column(Epoch)
+
+    recipe: Mapped[dict[str, Any]]
+    """As it was asked for (api.recipe.Recipe)."""
+    resolved: Mapped[dict[str, Any] | None]
+    """With every "auto" resolved (api.recipe.ResolvedRecipe)."""
+    base_model: Mapped[str] = mapped_column(String(128), index=True)
+    training_file: Mapped[str] = mapped_column(String(64), index=True)
+    validation_file: Mapped[str | None] = mapped_column(String(64), index=True)
+    seed: Mapped[int] = mapped_column(Integer)
+    priority: Mapped[int] = mapped_column(Integer, default=0)
+    gpus: Mapped[int] = mapped_column(Integer, default=0)
+    work: Mapped[float | None] = mapped_column(Double)
+    """Floating-point operations that its training takes, by the usual estimate; what fairness counts."""
+
+    model_id: Mapped[str] = mapped_column(String(256))
+    """The name that its model will have."""
+    fine_tuned_model: Mapped[str | None] = mapped_column(String(256))
+    result_files: Mapped[list[str]] = mapped_column(default=list)
+    trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    estimated_finish: Mapped[float | None] = mapped_column(Epoch)
+    progress: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """{step, total_steps, phase}"""
+    error: Mapped[dict[str, Any] | None]
+    arrays: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """{train: key, validation: key} of api.records.arrays."""
+
+    owner: Mapped[str | None] = mapped_column(String(128))
+    fence: Mapped[int] = mapped_column(Integer, default=0)
+    lease_until: Mapped[float | None] = mapped_column(Epoch)
+    run_after: Mapped[float | None] = mapped_column(Epoch)
+    """Not before this time: the back-off after a fault."""
+    rung_at: Mapped[float | None] = mapped_column(Epoch)
+    pause_requested: Mapped[bool] = mapped_column(default=False)
+    faults: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """How often each FailureReason ended an attempt."""
+    state: Mapped[dict[str, Any] | None]
+    """The last good state: {step, prefix}. Moved only under the fence, after all of its objects are stored."""
+
+
+class Stale(Exception):
+    """The attempt lost its job: another claimed it, or it was cancelled. Whatever it has must be dropped."""
+
+
+def get(session: Session, project_id: str, job_id: str) -> Job | None:
+    return session.scalars(select(Job).where(Job.id == job_id, Job.project_id == project_id)).one_or_none()
+
+
+def page(session: Session, project_id: str, *, after: str | None, limit: int) -> Page[Job]:
+    return paginate(
+        session,
+        select(Job).where(Job.project_id == project_id),
+        order=(Job.created_at, Job.id),
+        id_column=Job.id,
+        after=after,
+        limit=limit,
+    )
+
+
+def active_count(session: Session, project_id: str) -> int:
+    return (
+        session.scalar(
+            select(func.count()).select_from(Job).where(Job.project_id == project_id, Job.status.not_in(FINAL))
+        )
+        or 0
+    )
+
+
+def using_file(session: Session, project_id: str, file_id: str) -> Sequence[str]:
+    """Ids of the jobs that have not ended and read this file."""
+    return session.scalars(
+        select(Job.id).where(
+            Job.project_id == project_id,
+            or_(Job.training_file == file_id, Job.validation_file == file_id),
+            Job.status.not_in(FINAL),
+        )
+    ).all()
+
+
+def using_base(session: Session, base_model: str) -> Sequence[str]:
+    """Ids of the jobs that have not ended and train this base model."""
+    return session.scalars(select(Job.id).where(Job.base_model == base_model, Job.status.not_in(FINAL))).all()
+
+
+def lock(session: Session, project_id: str, job_id: str) -> Job | None:
+    """The job as it is now, and unchanged by others until this transaction ends."""
+    return session.scalars(
+        select(Job)
+        .where(Job.id == job_id, Job.project_id == project_id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    ).one_or_none()
+
+
+def move(
+    session: Session,
+    job_id: str,
+    to: JobStatus,
+    *,
+    message: str,
+    level: str = "info",
+    fence: int | None = None,
+    new_attempt: bool = False,
+    **values: Any,
+) -> None:
+    """Change a job's status, if its present one allows that, and say so in the same transaction.
+
+    With `fence`, only for the attempt that holds it. `new_attempt` raises the fence: whoever held the job lost it.
+    Raises Stale if the job is no longer there to be moved.
+    """
+    sources = [status for status, following in TRANSITIONS.items() if to in following]
+    statement = update(Job).where(Job.id == job_id, Job.status.in_(sources))
+    if fence is not None:
+        statement = statement.where(Job.fence == fence)
+    if new_attempt:
+        values["fence"] = Job.fence + 1
+    if to is not JobStatus.RUNNING:
+        values |= {"owner": None, "lease_until": None, "estimated_finish": None, "pause_requested": False}
+    if to in FINAL:
+        values["finished_at"] = db_now()
+    changed(session.execute(statement.values(status=to, **values)), job_id)
+    events.say(session, job_id, message, level=level)
+
+
+def write(session: Session, job_id: str, held: int, **values: Any) -> None:
+    """Set columns other than the status, as the attempt that holds this fence. Raises Stale."""
+    changed(session.execute(update(Job).where(Job.id == job_id, Job.fence == held).values(**values)), job_id)
+
+
+def changed(result: Any, job_id: str) -> None:
+    assert isinstance(result, CursorResult), result
+    if result.rowcount != 1:
+        raise Stale(job_id)
+
+
+def count_fault(session: Session, job_id: str, reason: str) -> int:
+    """How often this reason has now ended an attempt."""
+    faults = dict(session.scalars(select(Job.faults).where(Job.id == job_id)).one())
+    faults[reason] = faults.get(reason, 0) + 1
+    session.execute(update(Job).where(Job.id == job_id).values(faults=faults))
+    return int(faults[reason])
+
+
+def usage(session: Session, since_s: float) -> dict[str, float]:
+    """Work that each project's jobs began in the last `since_s` seconds, those that still run included."""
+    rows = session.execute(
+        select(Job.project_id, func.sum(case((Job.work.is_(None), 0.0), else_=Job.work)))
+        .where(Job.started_at > db_now() - since_s)
+        .group_by(Job.project_id)
+    )
+    return {project: float(work) for project, work in rows}

@@ -1,0 +1,80 @@
+"""Fine-tuned models and the checkpoints on the way to them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ForeignKey, Integer, String, UniqueConstraint, delete, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from api.records.base import Epoch, Row
+from api.records.pages import Page, paginate
+
+
+class Model(Row):
+    """What a job published; at most one for each."""
+
+    __tablename__ = "models"
+
+    id: Mapped[str] = mapped_column(String(256), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    base_model: Mapped[str] = mapped_column(String(128), index=True)
+    artifacts: Mapped[list[Any]]
+    """[{name, bytes, sha256, key}]"""
+    created_at: Mapped[float] = mapped_column(Epoch)
+
+
+class Checkpoint(Row):
+    __tablename__ = "checkpoints"
+    __table_args__ = (UniqueConstraint("job_id", "step"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    model_id: Mapped[str] = mapped_column(String(256), unique=True)
+    """The name under which it is downloaded: the model's, and `:ckpt-step-N`."""
+    step: Mapped[int] = mapped_column(Integer)
+    metrics: Mapped[dict[str, Any]]
+    artifacts: Mapped[list[Any]]
+    created_at: Mapped[float] = mapped_column(Epoch)
+
+
+def get(session: Session, project_id: str, model_id: str) -> Model | None:
+    return session.scalars(select(Model).where(Model.id == model_id, Model.project_id == project_id)).one_or_none()
+
+
+def get_checkpoint(session: Session, project_id: str, model_id: str) -> Checkpoint | None:
+    return session.scalars(
+        select(Checkpoint).where(Checkpoint.model_id == model_id, Checkpoint.project_id == project_id)
+    ).one_or_none()
+
+
+def listed(session: Session, project_id: str) -> Sequence[Model]:
+    return session.scalars(select(Model).where(Model.project_id == project_id).order_by(Model.created_at.desc())).all()
+
+
+def of_base(session: Session, base_model: str) -> Sequence[Model]:
+    return session.scalars(select(Model).where(Model.base_model == base_model)).all()
+
+
+def remove(session: Session, model: Model) -> None:
+    session.execute(delete(Model).where(Model.id == model.id))
+
+
+def checkpoints_of(session: Session, job_id: str) -> Sequence[Checkpoint]:
+    return session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step)).all()
+
+
+def checkpoint_page(session: Session, job_id: str, *, after: str | None, limit: int) -> Page[Checkpoint]:
+    return paginate(
+        session,
+        select(Checkpoint).where(Checkpoint.job_id == job_id),
+        order=(Checkpoint.step,),
+        id_column=Checkpoint.id,
+        after=after,
+        limit=limit,
+    )
+
+
+def remove_checkpoints(session: Session, checkpoints: Sequence[Checkpoint]) -> None:
+    session.execute(delete(Checkpoint).where(Checkpoint.id.in_([checkpoint.id for checkpoint in checkpoints])))

@@ -1,0 +1,26 @@
+"""Projects: every other row belongs to one."""
+
+from sqlalchemy import String, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from api.ids import new_id
+from api.records.base import Epoch, Row, db_now
+
+DEFAULT_PROJECT = "default"
+
+
+class Project(Row):
+    __tablename__ = "projects"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[float] = mapped_column(Epoch)
+
+
+def get_or_create(session: Session, name: str) -> Project:
+    project = session.scalars(select(Project).where(Project.name == name)).one_or_none()
+    if project is None:
+        project = Project(id=new_id("proj_"), name=name, created_at=db_now())
+        session.add(project)
+        session.flush()
+    return project

@@ -1,0 +1,168 @@
+"""The queue is a view of the jobs: who may claim which, whose lease has run out, who waits unrung.
+
+Fairness. A project's next job comes from the project that has used least; within it priority decides, then age. What a
+project has used is the *work* (floating-point operations, known before training) of the jobs it began in the last day,
+not the seconds they took: seconds are known only afterwards and vary with the machine; work is exact, so that equal
+jobs of equally hungry projects start in turn.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ForeignKey, Integer, String, and_, func, or_, select, text, update
+from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy.sql.elements import ColumnElement
+
+from api.lifecycle import JobStatus, Stage
+from api.records import events, jobs
+from api.records.base import Epoch, Row, db_now
+from api.records.jobs import Job
+
+USAGE_WINDOW_S = 24 * 3600
+_CLAIM_LOCK = 0x41747475  # any number, as long as every worker uses the same
+
+
+class Attempt(Row):
+    """One claim of one job: the history from which it is told how often and where it ran."""
+
+    __tablename__ = "attempts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    fence: Mapped[int] = mapped_column(Integer, primary_key=True)
+    stage: Mapped[str] = mapped_column(String(16))
+    owner: Mapped[str] = mapped_column(String(128))
+    started_at: Mapped[float] = mapped_column(Epoch)
+    ended_at: Mapped[float | None] = mapped_column(Epoch)
+    outcome: Mapped[str | None] = mapped_column(String(32))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to work on a job, until the lease runs out or the fence rises."""
+
+    job_id: str
+    project_id: str
+    stage: Stage
+    fence: int
+
+
+def claim(session: Session, stage: Stage, *, owner: str, lease_s: float, gpus: int) -> Claim | None:
+    """Take the best waiting job that fits a slot with so many GPUs, or None.
+
+    Claims happen one after the other: two at once could both see the same project as the one that used least.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CLAIM_LOCK})
+    job = _best(session, stage, gpus)
+    if job is None:
+        return None
+    values: dict[str, Any] = {
+        "owner": owner,
+        "lease_until": db_now() + lease_s,
+        "fence": Job.fence + 1,
+        "run_after": None,
+    }
+    if stage is Stage.TRAIN:
+        jobs.move(
+            session,
+            job.id,
+            JobStatus.RUNNING,
+            message="Fine-tuning job started" if job.started_at is None else "Fine-tuning job resumed",
+            started_at=func.coalesce(Job.started_at, db_now()),
+            **values,
+        )
+    else:
+        session.execute(update(Job).where(Job.id == job.id).values(**values))
+        if job.fence == 0:
+            files = f"training file: {job.training_file}"
+            if job.validation_file:
+                files += f" and validation file: {job.validation_file}"
+            events.say(session, job.id, f"Validating {files}")
+    fence = job.fence + 1
+    session.add(Attempt(job_id=job.id, fence=fence, stage=stage, owner=owner, started_at=db_now()))
+    return Claim(job.id, job.project_id, stage, fence)
+
+
+def _waiting(stage: Stage) -> ColumnElement[bool]:
+    return and_(
+        Job.status == stage.waiting,
+        or_(Job.lease_until.is_(None), Job.lease_until < db_now()),
+        or_(Job.run_after.is_(None), Job.run_after <= db_now()),
+    )
+
+
+def _best(session: Session, stage: Stage, gpus: int) -> Job | None:
+    ready = and_(_waiting(stage), Job.gpus <= gpus)
+    oldest = dict(
+        session.execute(select(Job.project_id, func.min(Job.created_at)).where(ready).group_by(Job.project_id)).tuples()
+    )
+    if not oldest:
+        return None
+    used = jobs.usage(session, USAGE_WINDOW_S) if stage is Stage.TRAIN else _prepared(session)
+    project = min(oldest, key=lambda project: (used.get(project, 0.0), oldest[project], project))
+    return session.scalars(
+        select(Job)
+        .where(ready, Job.project_id == project)
+        .order_by(Job.priority.desc(), Job.created_at, Job.id)
+        .limit(1)
+        .execution_options(populate_existing=True)
+    ).one_or_none()
+
+
+def _prepared(session: Session) -> dict[str, float]:
+    """For the turns at preparing: how many jobs of each project are past it, or at it, and have not ended."""
+    at_it = and_(Job.status == Stage.PREPARE.leased, Job.lease_until >= db_now())
+    past_it = Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING])
+    rows = session.execute(select(Job.project_id, func.count()).where(or_(at_it, past_it)).group_by(Job.project_id))
+    return {project: float(count) for project, count in rows}
+
+
+def renew(session: Session, claim: Claim, lease_s: float) -> None:
+    """Raises Stale when the claim is lost."""
+    jobs.write(session, claim.job_id, claim.fence, lease_until=db_now() + lease_s)
+
+
+def end_attempt(session: Session, claim: Claim, outcome: str) -> None:
+    session.execute(
+        update(Attempt)
+        .where(Attempt.job_id == claim.job_id, Attempt.fence == claim.fence, Attempt.ended_at.is_(None))
+        .values(ended_at=db_now(), outcome=outcome)
+    )
+
+
+def expired(session: Session) -> Sequence[Job]:
+    """Jobs whose worker has been silent for longer than its lease."""
+    return session.scalars(
+        select(Job)
+        .where(
+            Job.status.in_([Stage.PREPARE.leased, Stage.TRAIN.leased]),
+            Job.owner.is_not(None),
+            Job.lease_until < db_now(),
+        )
+        .with_for_update(skip_locked=True)
+    ).all()
+
+
+def ring_due(session: Session, ring_again_s: float) -> Sequence[tuple[str, Stage]]:
+    """Waiting jobs that nobody has rung for of late, marked as rung now."""
+    due = []
+    for stage in Stage:
+        rows = session.scalars(
+            select(Job.id)
+            .where(_waiting(stage), or_(Job.rung_at.is_(None), Job.rung_at < db_now() - ring_again_s))
+            .order_by(Job.created_at)
+            .limit(100)
+        ).all()
+        due += [(job_id, stage) for job_id in rows]
+    session.execute(update(Job).where(Job.id.in_([job_id for job_id, _ in due])).values(rung_at=db_now()))
+    return due
+
+
+def release_owner(session: Session, owner: str) -> None:
+    """A worker that starts again under the name it had takes back nothing: what it held is claimable at once."""
+    session.execute(
+        update(Job)
+        .where(Job.owner == owner, Job.status.in_([Stage.PREPARE.leased, Stage.TRAIN.leased]))
+        .values(lease_until=db_now())
+    )

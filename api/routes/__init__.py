@@ -1,0 +1,18 @@
+"""HTTP only: who, what, where to. Decisions are in the services."""
+
+from fastapi import APIRouter
+
+from api.routes import files, health, jobs, models
+from api.schemas import ErrorObject
+
+ERRORS: dict[int | str, dict[str, object]] = {
+    status: {"model": ErrorObject} for status in (400, 401, 403, 404, 405, 413, 429, 500, 503)
+}
+
+
+def router() -> APIRouter:
+    root = APIRouter(responses=ERRORS)
+    for part in (files, jobs, models):
+        root.include_router(part.router, prefix="/v1")
+    root.include_router(health.router)
+    return root

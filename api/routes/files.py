@@ -1,0 +1,68 @@
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import StreamingResponse
+
+from api.deps import After, Ctx, Who
+from api.downloads import download
+from api.multipart import read_form
+from api.schemas import Deleted, FileList, FileObject
+from api.services import files
+
+router = APIRouter(prefix="/files", tags=["files"])
+
+UPLOAD_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "purpose"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "purpose": {"type": "string", "enum": list(files.PURPOSES)},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("", openapi_extra=UPLOAD_BODY)
+async def create_file(request: Request, context: Ctx, caller: Who) -> FileObject:
+    """Upload a file. It goes to storage while it arrives."""
+    file = await files.create(context, caller, lambda consume: read_form(request, file_field="file", consume=consume))
+    return FileObject.of(file)
+
+
+@router.get("")
+def list_files(
+    context: Ctx,
+    caller: Who,
+    purpose: str | None = None,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+    order: Literal["asc", "desc"] = "desc",
+) -> FileList:
+    page = files.page(context, caller, purpose=purpose, after=after, limit=limit, newest_first=order == "desc")
+    return FileList.of(page.data, page.has_more)
+
+
+@router.get("/{file_id}")
+def retrieve_file(file_id: str, context: Ctx, caller: Who) -> FileObject:
+    return FileObject.of(files.get(context, caller, file_id))
+
+
+@router.get("/{file_id}/content", response_class=StreamingResponse)
+def retrieve_file_content(file_id: str, context: Ctx, caller: Who) -> StreamingResponse:
+    file, chunks = files.content(context, caller, file_id)
+    return download(chunks, filename=file.filename, size=file.bytes)
+
+
+@router.delete("/{file_id}")
+def delete_file(file_id: str, context: Ctx, caller: Who) -> Deleted:
+    """Delete a file, unless a job that has not ended needs it."""
+    files.delete(context, caller, file_id)
+    return Deleted(id=file_id, object="file")

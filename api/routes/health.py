@@ -1,0 +1,20 @@
+from fastapi import APIRouter
+from sqlalchemy import text
+
+from api.deps import Ctx
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+def alive() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+def ready(context: Ctx) -> dict[str, str]:
+    """The database answers too; otherwise 503."""
+    with context.database.read() as session:
+        session.execute(text("SELECT 1"))
+    return {"status": "ok"}

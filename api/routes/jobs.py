@@ -1,0 +1,69 @@
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
+
+from api.archive import stream_tar, tar_size
+from api.deps import After, Ctx, Who
+from api.downloads import download
+from api.recipe import Recipe
+from api.schemas import CheckpointList, EventList, EventObject, JobList, JobObject
+from api.services import jobs, models
+
+router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"])
+
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+@router.post("")
+def create_job(recipe: Recipe, context: Ctx, caller: Who) -> JobObject:
+    """Accept a job and put it in line. Its files are checked, and its "auto"s resolved, before it trains."""
+    return JobObject.of(jobs.submit(context, caller, recipe), context.settings.organization)
+
+
+@router.get("")
+def list_jobs(context: Ctx, caller: Who, after: After = None, limit: Limit = 20) -> JobList:
+    page = jobs.page(context, caller, after=after, limit=limit)
+    return JobList(data=[JobObject.of(job, context.settings.organization) for job in page.data], has_more=page.has_more)
+
+
+@router.get("/{job_id}")
+def retrieve_job(job_id: str, context: Ctx, caller: Who) -> JobObject:
+    return JobObject.of(jobs.get(context, caller, job_id), context.settings.organization)
+
+
+@router.post("/{job_id}/cancel")
+def cancel_job(job_id: str, context: Ctx, caller: Who) -> JobObject:
+    return JobObject.of(jobs.cancel(context, caller, job_id), context.settings.organization)
+
+
+@router.post("/{job_id}/pause")
+def pause_job(job_id: str, context: Ctx, caller: Who) -> JobObject:
+    """A queued job pauses at once. A running one stays running until its state is saved, then it is paused."""
+    return JobObject.of(jobs.pause(context, caller, job_id), context.settings.organization)
+
+
+@router.post("/{job_id}/resume")
+def resume_job(job_id: str, context: Ctx, caller: Who) -> JobObject:
+    return JobObject.of(jobs.resume(context, caller, job_id), context.settings.organization)
+
+
+@router.get("/{job_id}/events")
+def list_events(job_id: str, context: Ctx, caller: Who, after: After = None, limit: Limit = 20) -> EventList:
+    """Newest first."""
+    page = jobs.event_page(context, caller, job_id, after=after, limit=limit)
+    return EventList(data=[EventObject.of(event) for event in page.data], has_more=page.has_more)
+
+
+@router.get("/{job_id}/checkpoints")
+def list_checkpoints(job_id: str, context: Ctx, caller: Who, after: After = None, limit: Limit = 10) -> CheckpointList:
+    """Newest first."""
+    page = jobs.checkpoint_page(context, caller, job_id, after=after, limit=limit)
+    return CheckpointList.of(page.data, page.has_more)
+
+
+@router.get("/{job_id}/adapter", response_class=StreamingResponse)
+def download_adapter(job_id: str, context: Ctx, caller: Who) -> StreamingResponse:
+    """Everything that the job published, as a plain tar."""
+    artifacts = models.get(context, caller, jobs.published_model(context, caller, job_id)).artifacts
+    return download(stream_tar(context.storage, artifacts), filename=f"{job_id}.tar", size=tar_size(artifacts))

@@ -1,0 +1,262 @@
+"""What goes out: OpenAI's objects, with what Attune adds beside their fields."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel
+
+from api.records.events import Event
+from api.records.files import File
+from api.records.jobs import Job
+from api.records.models import Checkpoint
+from api.services.models import ModelView
+
+
+class FileObject(BaseModel):
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int
+    created_at: int
+    filename: str
+    purpose: str
+    status: Literal["processed"] = "processed"
+    status_details: str | None = None
+    expires_at: int | None = None
+    sha256: str | None = None
+
+    @classmethod
+    def of(cls, file: File) -> Self:
+        return cls(
+            id=file.id,
+            bytes=file.bytes,
+            created_at=int(file.created_at),
+            filename=file.filename,
+            purpose=file.purpose,
+            sha256=file.sha256,
+        )
+
+
+class JobError(BaseModel):
+    code: str
+    message: str
+    param: str | None = None
+
+
+class JobObject(BaseModel):
+    id: str
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    created_at: int
+    finished_at: int | None
+    started_at: int | None
+    estimated_finish: int | None
+    status: str
+    error: JobError | None
+    model: str
+    fine_tuned_model: str | None
+    organization_id: str
+    training_file: str
+    validation_file: str | None
+    result_files: list[str]
+    trained_tokens: int | None
+    seed: int
+    user_provided_suffix: str | None
+    metadata: dict[str, str] | None
+    integrations: list[dict[str, Any]] | None
+    hyperparameters: dict[str, Any]
+    method: dict[str, Any]
+    technique: dict[str, Any]
+    training: dict[str, Any]
+    resources: dict[str, Any]
+    priority: int
+    progress: dict[str, Any] | None
+    """{step, total_steps, phase} of a job that has begun to train."""
+
+    @classmethod
+    def of(cls, job: Job, organization: str) -> Self:
+        recipe, method = job.recipe, _method(job)
+        return cls(
+            id=job.id,
+            created_at=int(job.created_at),
+            finished_at=_seconds(job.finished_at),
+            started_at=_seconds(job.started_at),
+            estimated_finish=_seconds(job.estimated_finish),
+            status=job.status,
+            error=JobError(**job.error) if job.error else None,
+            model=job.base_model,
+            fine_tuned_model=job.fine_tuned_model,
+            organization_id=f"org-{organization}",
+            training_file=job.training_file,
+            validation_file=job.validation_file,
+            result_files=job.result_files,
+            trained_tokens=job.trained_tokens,
+            seed=job.seed,
+            user_provided_suffix=recipe["suffix"],
+            metadata=recipe["metadata"],
+            integrations=recipe["integrations"] or None,
+            hyperparameters=method[method["type"]]["hyperparameters"],
+            method=method,
+            technique=recipe["technique"],
+            training=_training(job),
+            resources={"gpus": job.gpus} if job.resolved else recipe["resources"],
+            priority=job.priority,
+            progress=job.progress or None,
+        )
+
+
+def _method(job: Job) -> dict[str, Any]:
+    """The method as asked for, with the numbers in place of each "auto" once they are known."""
+    method: dict[str, Any] = job.recipe["method"]
+    if job.resolved is None:
+        return method
+    options = method[method["type"]]
+    asked = options["hyperparameters"]
+    multiplier = asked["learning_rate_multiplier"]
+    numbers = {
+        "n_epochs": job.resolved["n_epochs"],
+        "batch_size": job.resolved["batch_size"],
+        "learning_rate_multiplier": 1.0 if multiplier == "auto" else multiplier,
+    }
+    return {**method, method["type"]: {**options, "hyperparameters": numbers}}
+
+
+def _training(job: Job) -> dict[str, Any]:
+    asked: dict[str, Any] = job.recipe["training"]
+    resolved = job.resolved
+    if resolved is None:
+        return asked
+    known = {name: resolved[name] for name in asked if name in resolved}
+    extra = {name: resolved[name] for name in ("total_steps", "steps_per_epoch", "warmup_steps")}
+    return {**asked, **known, **extra}
+
+
+class EventObject(BaseModel):
+    id: str
+    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
+    created_at: int
+    level: str
+    message: str
+    type: str
+    data: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, event: Event) -> Self:
+        return cls(
+            id=event.id,
+            created_at=int(event.created_at),
+            level=event.level,
+            message=event.message,
+            type=event.type,
+            data=event.data,
+        )
+
+
+class CheckpointObject(BaseModel):
+    id: str
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    metrics: dict[str, Any]
+    step_number: int
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Self:
+        return cls(
+            id=checkpoint.id,
+            created_at=int(checkpoint.created_at),
+            fine_tuned_model_checkpoint=checkpoint.model_id,
+            fine_tuning_job_id=checkpoint.job_id,
+            metrics=checkpoint.metrics,
+            step_number=checkpoint.step,
+        )
+
+
+class ModelObject(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    facts: dict[str, Any]
+    """What is known of a base model; of a fine-tuned one, its base and its job."""
+
+    @classmethod
+    def of(cls, model: ModelView) -> Self:
+        return cls(id=model.id, created=int(model.created_at), owned_by=model.owned_by, facts=model.facts)
+
+
+class ArtifactObject(BaseModel):
+    object: Literal["model.artifact"] = "model.artifact"
+    name: str
+    bytes: int
+    sha256: str
+
+
+class Deleted(BaseModel):
+    id: str
+    object: str
+    deleted: Literal[True] = True
+
+
+class FileList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[FileObject]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+    @classmethod
+    def of(cls, rows: Sequence[File], has_more: bool) -> Self:
+        return cls(data=[FileObject.of(row) for row in rows], has_more=has_more, **_ends(rows))
+
+
+class JobList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[JobObject]
+    has_more: bool
+
+
+class EventList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[EventObject]
+    has_more: bool
+
+
+class CheckpointList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[CheckpointObject]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+    @classmethod
+    def of(cls, rows: Sequence[Checkpoint], has_more: bool) -> Self:
+        return cls(data=[CheckpointObject.of(row) for row in rows], has_more=has_more, **_ends(rows))
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelObject]
+
+
+class ArtifactList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ArtifactObject]
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorObject(BaseModel):
+    error: ErrorDetail
+
+
+def _seconds(time: float | None) -> int | None:
+    return None if time is None else int(time)
+
+
+def _ends(rows: Sequence[Any]) -> dict[str, str | None]:
+    return {"first_id": rows[0].id if rows else None, "last_id": rows[-1].id if rows else None}

@@ -1,0 +1,117 @@
+"""Base models, the operator's side: add, verify, remove. Works on a data folder before any server runs."""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from api.context import Context
+from api.errors import InvalidRequest, NotFound
+from api.records import base_models, jobs, models
+from api.records.base import db_now
+from api.records.base_models import BaseModel
+from api.storage import ObjectMissing
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+FACTS_FILE = "attune.json"
+
+
+class NotConvertible(InvalidRequest):
+    """The source is not a model that can be fine-tuned here; the message says why."""
+
+
+def add(context: Context, name: str, source: str, *, revision: str | None = None) -> BaseModel:
+    """Convert a hub id, a folder or a GGUF file to safetensors, store it, and list it."""
+    if not NAME.fullmatch(name) or len(name) > 128:
+        raise InvalidRequest(f"'{name[:64]}' is no name for a model: letters, digits, . _ - and at most one slash")
+    with context.database.read() as session:
+        if base_models.get(session, name) is not None:
+            raise InvalidRequest(f"There is already a base model '{name}': remove it first, or choose another name")
+    with _converted(context, source, revision) as folder:
+        facts = json.loads((folder / FACTS_FILE).read_bytes())
+        hashes = {
+            path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()
+        }
+        del hashes[FACTS_FILE]
+        digest = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
+        artifacts = [
+            {"name": file, "bytes": (folder / file).stat().st_size, "sha256": sha256, "key": f"base/{digest}/{file}"}
+            for file, sha256 in hashes.items()
+        ]
+        for artifact in artifacts:
+            context.storage.write_file(str(artifact["key"]), folder / str(artifact["name"]))
+    base = BaseModel(name=name, digest=digest, facts=facts, artifacts=artifacts, created_at=db_now())
+    with context.database.write() as session:
+        session.add(base)
+        session.flush()
+        session.refresh(base)
+    return base
+
+
+@contextmanager
+def _converted(context: Context, source: str, revision: str | None) -> Iterator[Path]:
+    """The source as a folder of safetensors. Conversion needs torch, so it happens in a process of its own."""
+    context.settings.work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=context.settings.work) as folder:
+        command = [sys.executable, "-m", "worker.convert", source, folder]
+        if revision is not None:
+            command += ["--revision", revision]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            lines = done.stderr.strip().splitlines()
+            raise NotConvertible(lines[-1] if lines else f"{source} could not be converted")
+        yield Path(folder)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def listed(context: Context) -> Sequence[BaseModel]:
+    with context.database.read() as session:
+        return base_models.listed(session)
+
+
+def get(context: Context, name: str) -> BaseModel:
+    with context.database.read() as session:
+        base = base_models.get(session, name)
+    if base is None:
+        raise NotFound(f"There is no base model '{name[:128]}': attune models list shows those that there are")
+    return base
+
+
+def verify(context: Context, name: str) -> list[str]:
+    """Read every stored artifact and compare its hash. Returns what is wrong; nothing, if all is well."""
+    wrong = []
+    for artifact in get(context, name).artifacts:
+        digest = hashlib.sha256()
+        try:
+            for chunk in context.storage.read(artifact["key"]):
+                digest.update(chunk)
+        except ObjectMissing:
+            wrong.append(f"{artifact['name']} is missing")
+            continue
+        if digest.hexdigest() != artifact["sha256"]:
+            wrong.append(f"{artifact['name']} is not what was stored: its sha256 differs")
+    return wrong
+
+
+def remove(context: Context, name: str) -> None:
+    """Refused while a job or a published adapter needs it."""
+    with context.database.write() as session:
+        base = base_models.get(session, name)
+        if base is None:
+            raise NotFound(f"There is no base model '{name[:128]}'")
+        needing = [*jobs.using_base(session, name), *(model.id for model in models.of_base(session, name))]
+        if needing:
+            raise InvalidRequest(f"'{name}' is needed by {', '.join(needing[:5])}: cancel or delete them first")
+        base_models.remove(session, name)
+        shared = any(other.digest == base.digest for other in base_models.listed(session))
+    if not shared:
+        context.storage.delete([artifact["key"] for artifact in base.artifacts])

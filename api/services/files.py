@@ -1,0 +1,161 @@
+"""Files: take them in as a stream, give them back as a stream, and keep what a job still needs."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+from starlette.concurrency import run_in_threadpool
+
+from api.archive import stream_tar
+from api.context import Caller, Context
+from api.errors import InvalidRequest, NotFound, TooLarge
+from api.ids import new_id
+from api.multipart import Form
+from api.records import files, jobs, models
+from api.records.base import db_now
+from api.records.files import File
+from api.records.pages import Page
+from api.storage import Stored
+
+PURPOSES = ("fine-tune",)
+"""What may be uploaded here. `fine-tune-results` is what jobs make."""
+
+
+class NoSuchFile(NotFound):
+    param = "id"
+
+    def __init__(self, file_id: str) -> None:
+        super().__init__(f"No such File object: {file_id[:64]}")
+
+
+class FileInUse(InvalidRequest):
+    code = "file_in_use"
+
+
+@dataclass(frozen=True)
+class Received:
+    """A file's bytes, stored but not yet a file."""
+
+    file_id: str
+    storage_key: str
+    stored: Stored
+
+
+Consume = Callable[[AsyncIterator[bytes]], Awaitable[Received]]
+
+
+async def create(context: Context, caller: Caller, read: Callable[[Consume], Awaitable[Form]]) -> File:
+    """Stream a form's file to storage and make it a file, or refuse it and keep nothing.
+
+    `read` reads the request's body and hands the file's chunks to what it is given. Raises TooLarge as soon as there
+    are too many of them.
+    """
+    received: Received | None = None
+
+    async def consume(chunks: AsyncIterator[bytes]) -> Received:
+        nonlocal received
+        file_id = new_id("file-")
+        key = f"files/{caller.project_id}/{file_id}"
+        received = Received(file_id, key, await context.storage.write(key, _capped(chunks, context)))
+        return received
+
+    try:
+        form = await read(consume)
+        _check_form(form, received)
+        assert received is not None
+        return await run_in_threadpool(_insert, context, caller, received, form)
+    except BaseException:
+        if received is not None:
+            await run_in_threadpool(context.storage.delete, [received.storage_key])
+        raise
+
+
+async def _capped(chunks: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+    count, limit = 0, context.settings.max_file_bytes
+    async for chunk in chunks:
+        count += len(chunk)
+        if count > limit:
+            raise TooLarge(f"The file is larger than {limit} bytes, the most that this server takes", param="file")
+        yield chunk
+
+
+def _check_form(form: Form, received: Received | None) -> None:
+    unknown = sorted(form.fields.keys() - {"purpose"})
+    if unknown:
+        raise InvalidRequest(f"Unknown or not supported field '{unknown[0][:64]}'", param=unknown[0][:64])
+    purpose = form.fields.get("purpose")
+    if purpose is None:
+        raise InvalidRequest("'purpose' is a required property", param="purpose")
+    if purpose not in PURPOSES:
+        raise InvalidRequest(f"'{purpose[:32]}' is not one of {list(PURPOSES)} - 'purpose'", param="purpose")
+    if received is None or not form.filename:
+        raise InvalidRequest("'file' is a required property, and needs a name", param="file")
+    if received.stored.bytes == 0:
+        raise InvalidRequest("The file is empty", param="file")
+
+
+def _insert(context: Context, caller: Caller, received: Received, form: Form) -> File:
+    file = File(
+        id=received.file_id,
+        project_id=caller.project_id,
+        filename=_printable(form.filename or "")[-255:],
+        purpose=form.fields["purpose"],
+        bytes=received.stored.bytes,
+        sha256=received.stored.sha256,
+        storage_key=received.storage_key,
+        created_at=db_now(),
+    )
+    with context.database.write() as session:
+        session.add(file)
+        session.flush()
+        session.refresh(file)
+    return file
+
+
+def _printable(filename: str) -> str:
+    """A name is a label and never a path; what would break a line of a log or a terminal goes."""
+    return "".join(letter for letter in filename if letter.isprintable()) or "unnamed"
+
+
+def get(context: Context, caller: Caller, file_id: str) -> File:
+    with context.database.read() as session:
+        file = files.get(session, caller.project_id, file_id)
+    if file is None:
+        raise NoSuchFile(file_id)
+    return file
+
+
+def page(
+    context: Context, caller: Caller, *, purpose: str | None, after: str | None, limit: int, newest_first: bool
+) -> Page[File]:
+    with context.database.read() as session:
+        return files.page(
+            session, caller.project_id, purpose=purpose, after=after, limit=limit, newest_first=newest_first
+        )
+
+
+def content(context: Context, caller: Caller, file_id: str) -> tuple[File, Iterator[bytes]]:
+    """The file's record and its bytes, in chunks."""
+    file = get(context, caller, file_id)
+    if file.storage_key is not None:
+        return file, context.storage.read(file.storage_key)
+    assert file.model_id is not None, file.id
+    with context.database.read() as session:
+        model = models.get(session, caller.project_id, file.model_id)
+    if model is None:
+        raise NoSuchFile(file_id)
+    return file, stream_tar(context.storage, model.artifacts)
+
+
+def delete(context: Context, caller: Caller, file_id: str) -> None:
+    with context.database.write() as session:
+        file = files.get(session, caller.project_id, file_id)
+        if file is None:
+            raise NoSuchFile(file_id)
+        users = jobs.using_file(session, caller.project_id, file_id)
+        if users:
+            raise FileInUse(
+                f"{file_id} is in use by {', '.join(users[:5])}: cancel the job or wait for its end", param="id"
+            )
+        files.remove(session, file)
+    if file.storage_key is not None:
+        context.storage.delete([file.storage_key])

@@ -1,0 +1,90 @@
+"""Models: the operator's base models and the project's own, and the files that each is made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from api.context import Caller, Context
+from api.errors import Forbidden, NotFound
+from api.records import base_models, files, models
+
+
+class NoSuchModel(NotFound):
+    param = "model"
+    code = "model_not_found"
+
+    def __init__(self, model_id: str) -> None:
+        super().__init__(f"The model '{model_id[:256]}' does not exist")
+
+
+class NoSuchArtifact(NotFound):
+    param = "name"
+
+    def __init__(self, model_id: str, name: str) -> None:
+        super().__init__(f"The model '{model_id}' has no artifact '{name[:128]}'")
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """A base model, a fine-tuned one or a checkpoint, as far as a caller sees them alike."""
+
+    id: str
+    created_at: float
+    owned_by: str
+    artifacts: Sequence[dict[str, Any]]
+    facts: dict[str, Any]
+
+
+def listed(context: Context, caller: Caller) -> list[ModelView]:
+    with context.database.read() as session:
+        bases = [_base_view(base) for base in base_models.listed(session)]
+        return [_view(context, model) for model in models.listed(session, caller.project_id)] + bases
+
+
+def get(context: Context, caller: Caller, model_id: str) -> ModelView:
+    with context.database.read() as session:
+        if base := base_models.get(session, model_id):
+            return _base_view(base)
+        if model := models.get(session, caller.project_id, model_id):
+            return _view(context, model)
+        if checkpoint := models.get_checkpoint(session, caller.project_id, model_id):
+            return ModelView(model_id, checkpoint.created_at, context.settings.organization, checkpoint.artifacts, {})
+    raise NoSuchModel(model_id)
+
+
+def artifact(context: Context, caller: Caller, model_id: str, name: str) -> dict[str, Any]:
+    for found in get(context, caller, model_id).artifacts:
+        if found["name"] == name:
+            return found
+    raise NoSuchArtifact(model_id, name)
+
+
+def delete(context: Context, caller: Caller, model_id: str) -> None:
+    """Delete a fine-tuned model with its checkpoints. Base models are the operator's."""
+    with context.database.write() as session:
+        if base_models.get(session, model_id) is not None:
+            raise Forbidden("A base model can only be removed by the operator (attune models remove)", param="model")
+        model = models.get(session, caller.project_id, model_id)
+        if model is None:
+            raise NoSuchModel(model_id)
+        checkpoints = models.checkpoints_of(session, model.job_id)
+        for archive in files.archives_of(session, model_id):
+            files.remove(session, archive)
+        models.remove_checkpoints(session, checkpoints)
+        models.remove(session, model)
+    gone = [*model.artifacts, *(artifact for checkpoint in checkpoints for artifact in checkpoint.artifacts)]
+    context.storage.delete([artifact["key"] for artifact in gone])
+
+
+def _view(context: Context, model: models.Model) -> ModelView:
+    return ModelView(
+        model.id,
+        model.created_at,
+        context.settings.organization,
+        model.artifacts,
+        {"base_model": model.base_model, "fine_tuning_job_id": model.job_id},
+    )
+
+
+def _base_view(base: base_models.BaseModel) -> ModelView:
+    return ModelView(base.name, base.created_at, "operator", base.artifacts, base.facts)

@@ -1,0 +1,112 @@
+"""Every setting, in one place: from flags of the command line, `ATTUNE_…` variables, or a TOML file, in this order.
+
+Built once by whoever starts a process and passed down; nothing reads it at import.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+Seconds = Annotated[float, Field(gt=0)]
+Bytes = Annotated[int, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """All of Attune's settings. The TOML file is named by `ATTUNE_CONFIG`; its keys are the names below."""
+
+    model_config = SettingsConfigDict(env_prefix="ATTUNE_", extra="forbid", frozen=True)
+
+    data_dir: Path = Path("attune-data")
+    """Where everything lives that is not configured to live elsewhere."""
+    database_url: str = ""
+    """`postgresql://…` or `sqlite:///…`. Default: attune.db in the data folder."""
+    broker_url: SecretStr = SecretStr("")
+    """`redis://…` of a Redis or Valkey. `attune up` starts its own where this is empty."""
+    storage_url: str = ""
+    """`s3://bucket/prefix`, `gs://…`, `az://…` or a folder. Default: objects/ in the data folder.
+    Credentials and endpoint come from the cloud's usual variables (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …)."""
+    work_dir: Path | None = None
+    """A worker's run folders and its cache of base models. Default: work/ in the data folder."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Of the API; 0 picks a free one."""
+    organization: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] = "attune"
+    """The third part of a fine-tuned model's id."""
+
+    max_file_bytes: Bytes = 512 * 1024 * 1024
+    """The largest file that `POST /v1/files` takes."""
+    max_body_bytes: Bytes = 1024 * 1024
+    """The largest JSON body."""
+    max_active_jobs: Annotated[int, Field(gt=0)] = 1000
+    """Jobs of one project that have not ended."""
+
+    prepare_slots: Annotated[int, Field(ge=1)] = 1
+    """Files that one worker turns into arrays at the same time."""
+    train_slots: Annotated[int, Field(ge=0)] = 0
+    """Jobs that one worker trains at the same time; 0: one for each GPU, or one on a machine without."""
+    prepare_memory_bytes: Bytes = 4 * 1024**3
+    """Address space of the child that reads the users' rows."""
+    prepare_cpu_seconds: Annotated[int, Field(gt=0)] = 1800
+
+    lease_s: Seconds = 60
+    """How long a job stays a silent worker's."""
+    heartbeat_s: Seconds = 10
+    poll_s: Seconds = 2
+    """How often a worker looks for a pause or a cancel of the job it trains."""
+    sweep_s: Seconds = 15
+    ring_again_s: Seconds = 30
+    """How long a waiting job stays unrung."""
+    hung_s: Seconds = 600
+    """A trainer that reports nothing for this long (or for ten times its median step, if that is longer) is ended."""
+    stop_grace_s: Seconds = 60
+    """How long a trainer may take to save when its worker is asked to stop."""
+
+    log_level: str = "info"
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir.resolve()}/attune.db"
+
+    @property
+    def storage(self) -> str:
+        return self.storage_url or str(self.data_dir.resolve() / "objects")
+
+    @property
+    def work(self) -> Path:
+        return (self.work_dir or self.data_dir / "work").resolve()
+
+    @property
+    def credentials_file(self) -> Path:
+        """The admin key's plain text, for programs on this machine only (mode 0600)."""
+        return self.data_dir / "credentials.json"
+
+    def environment(self) -> dict[str, str]:
+        """These settings as variables, for a child process that builds its own `Settings`."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {
+            f"ATTUNE_{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            for name, value in values.items()
+            if value is not None
+        }
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        given = (init_settings, env_settings)
+        path = os.environ.get("ATTUNE_CONFIG")
+        return (*given, TomlConfigSettingsSource(settings_cls, toml_file=path)) if path else given
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Settings with the flags that were given (not None) on top."""
+    return Settings(**{name: value for name, value in flags.items() if value is not None})

@@ -1,0 +1,147 @@
+"""Objects: files, arrays, states, checkpoints, adapters. A folder, S3, GCS or Azure behind one small interface.
+
+Keys are made here and by the services from internal ids only; no user's text ever becomes part of one.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+CHUNK_BYTES = 4 * 1024 * 1024
+PART_BYTES = 8 * 1024 * 1024  # S3 allows 10,000 parts an object: 80 GB
+
+
+class StorageUnavailable(Exception):
+    """The storage could not be reached, or refused."""
+
+
+class ObjectMissing(Exception):
+    """There is no object under that key."""
+
+
+class Corrupt(Exception):
+    """An object's bytes are not those that were stored."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An object as it was written: what a record keeps of it."""
+
+    bytes: int
+    sha256: str
+
+
+class Storage:
+    def __init__(self, url: str) -> None:
+        self._store: ObjectStore = _open(url)
+
+    async def write(self, key: str, chunks: AsyncIterator[bytes]) -> Stored:
+        """Stream into an object, which appears only when it is whole. An error in `chunks` leaves nothing behind."""
+        digest, count = hashlib.sha256(), 0
+
+        async def counted() -> AsyncIterator[bytes]:
+            nonlocal count
+            async for chunk in chunks:
+                digest.update(chunk)
+                count += len(chunk)
+                yield chunk
+
+        try:
+            await obstore.put_async(
+                self._store, key, counted(), use_multipart=True, chunk_size=PART_BYTES, max_concurrency=2
+            )
+        except BaseError as error:
+            raise StorageUnavailable(f"writing {key}") from error
+        return Stored(count, digest.hexdigest())
+
+    def write_file(self, key: str, path: Path) -> Stored:
+        """Copy a local file into an object."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            obstore.put(self._store, key, path, chunk_size=PART_BYTES, max_concurrency=2)
+        except BaseError as error:
+            raise StorageUnavailable(f"writing {key}") from error
+        return Stored(path.stat().st_size, digest)
+
+    def write_bytes(self, key: str, data: bytes) -> Stored:
+        """Store a small object (a manifest, a result file)."""
+        try:
+            obstore.put(self._store, key, data)
+        except BaseError as error:
+            raise StorageUnavailable(f"writing {key}") from error
+        return Stored(len(data), hashlib.sha256(data).hexdigest())
+
+    def read_file(self, key: str, path: Path, *, sha256: str | None = None) -> None:
+        """Copy an object into a local file, and check its hash on the way."""
+        digest = hashlib.sha256()
+        with path.open("wb") as file:
+            for chunk in self.read(key):
+                digest.update(chunk)
+                file.write(chunk)
+        if sha256 is not None and digest.hexdigest() != sha256:
+            path.unlink()
+            raise Corrupt(f"{key} is not what was stored: its sha256 differs")
+
+    def read(self, key: str) -> Iterator[bytes]:
+        """The object in chunks of about 4 MiB. Raises ObjectMissing before the first one."""
+        try:
+            chunks = iter(obstore.get(self._store, key).stream(min_chunk_size=CHUNK_BYTES))
+            for chunk in chunks:
+                yield bytes(chunk)
+        except FileNotFoundError as error:
+            raise ObjectMissing(key) from error
+        except BaseError as error:
+            raise StorageUnavailable(f"reading {key}") from error
+
+    def exists(self, key: str) -> bool:
+        try:
+            obstore.head(self._store, key)
+        except FileNotFoundError:
+            return False
+        except BaseError as error:
+            raise StorageUnavailable(f"looking for {key}") from error
+        return True
+
+    def delete(self, keys: list[str]) -> None:
+        """Remove objects; one that is already gone is no error."""
+        for key in keys:
+            try:
+                obstore.delete(self._store, key)
+            except FileNotFoundError:
+                continue
+            except BaseError as error:
+                raise StorageUnavailable(f"deleting {key}") from error
+
+    def delete_prefix(self, prefix: str) -> None:
+        """Remove every object whose key begins with `prefix/`."""
+        try:
+            for batch in obstore.list(self._store, prefix):
+                obstore.delete(self._store, [entry["path"] for entry in batch])
+        except BaseError as error:
+            raise StorageUnavailable(f"deleting {prefix}") from error
+
+
+def _open(url: str) -> ObjectStore:
+    if "://" not in url:
+        return LocalStore(Path(url).resolve(), mkdir=True)
+    if url.startswith("file://"):
+        return LocalStore(url.removeprefix("file://"), mkdir=True)
+    store: ObjectStore = from_url(
+        url,
+        client_options={
+            "connect_timeout": timedelta(seconds=5),
+            "read_timeout": timedelta(seconds=60),
+            "timeout": timedelta(hours=1),  # of one whole request: a large object is one
+            # A plain-text endpoint is only met where an operator named one, as for a store on the same machine.
+            "allow_http": True,
+        },
+        retry_config={"max_retries": 5, "retry_timeout": timedelta(seconds=60)},
+    )
+    return store

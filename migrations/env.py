@@ -1,0 +1,15 @@
+"""Alembic's entry: the connection comes from `api.migrate`, the tables from the records."""
+
+from alembic import context
+
+from api.records import Row
+
+connection = context.config.attributes["connection"]
+context.configure(
+    connection=connection,
+    target_metadata=Row.metadata,
+    render_as_batch=True,
+    compare_type=True,
+)
+with context.begin_transaction():
+    context.run_migrations()

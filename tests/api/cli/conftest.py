@@ -1,0 +1,167 @@
+"""A small real HTTP server that speaks enough of the API for the command line, and a way to run commands against it."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from api.cli.adapters import adapters_app
+from api.cli.files import files_app
+from api.cli.jobs import jobs_app
+
+KEY = "sk-test"
+MODEL = "ft:tiny:attune::abcd1234"
+FILE = {
+    "id": "file-1",
+    "object": "file",
+    "bytes": 12,
+    "created_at": 1,
+    "filename": "rows.jsonl",
+    "purpose": "fine-tune",
+}
+
+
+def job(status: str = "running", **fields: Any) -> dict[str, Any]:
+    base = {
+        "id": "ftjob-1",
+        "status": status,
+        "model": "tiny",
+        "created_at": 1,
+        "finished_at": None,
+        "fine_tuned_model": MODEL if status == "succeeded" else None,
+        "training_file": "file-1",
+        "result_files": [],
+        "hyperparameters": {"n_epochs": 3},
+        "error": None,
+        "trained_tokens": 1234 if status == "succeeded" else None,
+    }
+    return {**base, **fields}
+
+
+def message(n: int, text: str) -> dict[str, Any]:
+    return {"id": f"ftevent-{n}", "created_at": n, "level": "info", "message": text, "type": "message", "data": {}}
+
+
+def metrics(n: int, step: int, total: int = 4) -> dict[str, Any]:
+    data = {"step": step, "total_steps": total, "train_loss": 1 / step, "tokens_per_second": 200.0}
+    return {**message(n, f"Step {step}/{total}: training loss={1 / step:.2f}"), "type": "metrics", "data": data}
+
+
+@dataclass
+class FakeServer:
+    """What it answers, and what it was asked."""
+
+    base_url: str = ""
+    scenes: list[tuple[dict[str, Any], list[dict[str, Any]]]] = field(default_factory=list)
+    """The job and its events so far (oldest first), a scene for each time the job is asked for; the last stays."""
+    outages: int = 0
+    """So many of the next requests are answered 503."""
+    artifacts: dict[str, bytes] = field(default_factory=dict)
+    listed_sha256: dict[str, str] = field(default_factory=dict)
+    created: dict[str, Any] | None = None
+    uploaded: bytes | None = None
+    requests: list[str] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    def get(self, path: str, query: dict[str, str]) -> tuple[int, Any]:
+        if path == "/v1/files/file-1/content":
+            return 200, b'{"prompt":"a"}\n\x1b[31mred\n'
+        if path == "/v1/fine_tuning/jobs/ftjob-1":
+            current, self.events = self.scenes.pop(0) if len(self.scenes) > 1 else self.scenes[0]
+            return 200, current
+        if path == "/v1/fine_tuning/jobs/ftjob-1/events":
+            return 200, page(self.events[::-1], query)
+        if path == "/v1/fine_tuning/jobs":
+            return 200, page([job("succeeded"), job("failed", id="ftjob-\x1b[2J2")], query)
+        prefix = f"/v1/models/{MODEL}/artifacts"
+        if path == prefix:
+            listed = [
+                {"name": n, "bytes": len(b), "sha256": self.listed_sha256.get(n, hashlib.sha256(b).hexdigest())}
+                for n, b in self.artifacts.items()
+            ]
+            return 200, {"object": "list", "data": listed}
+        if path.startswith(prefix + "/"):
+            return 200, self.artifacts[path.removeprefix(prefix + "/")]
+        return 404, refusal("No such object", param="id")
+
+    def post(self, path: str, body: bytes) -> tuple[int, Any]:
+        if path == "/v1/files":
+            self.uploaded = body
+            return 200, FILE
+        if path == "/v1/fine_tuning/jobs":
+            self.created = json.loads(body)
+            return 200, job("validating_files")
+        if path == "/v1/fine_tuning/jobs/ftjob-1/pause":
+            return 200, job("running")
+        return 400, refusal("the job has ended")
+
+
+def page(objects: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
+    ids = [each["id"] for each in objects]
+    start = ids.index(query["after"]) + 1 if "after" in query else 0
+    end = start + min(int(query.get("limit", 20)), 2)  # small pages, so that every listing turns some
+    return {"object": "list", "data": objects[start:end], "has_more": end < len(objects)}
+
+
+def refusal(text: str, param: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": text, "type": "invalid_request_error", "param": param, "code": None}}
+
+
+class Handler(BaseHTTPRequestHandler):
+    state: FakeServer
+
+    def do_GET(self) -> None:
+        self.answer(b"")
+
+    def do_POST(self) -> None:
+        self.answer(self.rfile.read(int(self.headers.get("content-length", 0))))
+
+    def answer(self, body: bytes) -> None:
+        url = urlsplit(self.path)
+        path, query = unquote(url.path), {name: values[0] for name, values in parse_qs(url.query).items()}
+        self.state.requests.append(f"{self.command} {path}")
+        if self.headers["authorization"] != f"Bearer {KEY}":
+            status, content = 401, refusal("Incorrect API key provided")
+        elif self.state.outages > 0:
+            self.state.outages -= 1
+            status, content = 503, refusal("starting")
+        else:
+            status, content = self.state.get(path, query) if self.command == "GET" else self.state.post(path, body)
+        raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
+    """Answers in a thread; the environment names it and holds the key."""
+    state = FakeServer(scenes=[(job(), [])])
+    http = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"state": state}))
+    state.base_url = f"http://127.0.0.1:{http.server_address[1]}/v1"
+    monkeypatch.setenv("ATTUNE_BASE_URL", state.base_url)
+    monkeypatch.setenv("ATTUNE_API_KEY", KEY)
+    Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield state
+    http.shutdown()
+    http.server_close()
+
+
+def attune(*words: object) -> Result:
+    app = typer.Typer()
+    app.add_typer(jobs_app, name="jobs")
+    app.add_typer(files_app, name="files")
+    app.add_typer(adapters_app, name="adapters")
+    return CliRunner().invoke(app, [str(word) for word in words])

@@ -1,0 +1,105 @@
+"""`attune jobs`, against a real HTTP server."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from api.cli.exit_codes import ExitCode
+from tests.api.cli.conftest import FakeServer, attune, message
+
+
+def test_create_uploads_a_local_file_and_sends_only_what_was_asked_for(server: FakeServer, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"messages": []}\n')
+    result = attune("jobs", "create", rows, "--model", "tiny")
+    assert result.exit_code == ExitCode.OK
+    assert server.uploaded is not None
+    assert rows.read_bytes() in server.uploaded
+    assert server.created == {"model": "tiny", "training_file": "file-1"}
+    assert "attune jobs watch ftjob-1" in result.stdout
+
+
+def test_create_puts_each_option_where_the_recipe_has_it(server: FakeServer) -> None:
+    options = "--technique lora --rank 8 --epochs 2 --batch-size auto --learning-rate 1e-3 --max-steps 7 --seed 5"
+    more = "--suffix house --validation file-v --set training.max_length=512 --set metadata.team=red"
+    assert attune("jobs", "create", "file-t", "-m", "tiny", *options.split(), *more.split()).exit_code == ExitCode.OK
+    assert server.created == {
+        "model": "tiny",
+        "training_file": "file-t",
+        "validation_file": "file-v",
+        "suffix": "house",
+        "seed": 5,
+        "technique": {"type": "lora", "rank": 8},
+        "training": {"learning_rate": 1e-3, "max_steps": 7, "max_length": 512},
+        "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": "auto"}}},
+        "metadata": {"team": "red"},
+    }
+
+
+def test_options_override_the_body_file(server: FakeServer, tmp_path: Path) -> None:
+    body = tmp_path / "body.json"
+    body.write_text(json.dumps({"model": "tiny", "training_file": "file-b", "seed": 1, "method": {"type": "dpo"}}))
+    assert attune("jobs", "create", "--body", body, "--seed", "2", "--epochs", "1").exit_code == ExitCode.OK
+    assert server.created is not None
+    assert (server.created["training_file"], server.created["seed"]) == ("file-b", 2)
+    assert server.created["method"] == {"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 1}}}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["file-1"], "--model"),
+        (["-m", "tiny"], "no training file"),
+        (["nowhere.jsonl", "-m", "tiny"], "neither a file here nor"),
+        (["file-1", "-m", "tiny", "--set", "oops"], "name=value"),
+        (["file-1", "-m", "tiny", "--set", "model.x=1"], "holds a value already"),
+        (["--body", "absent.json"], "cannot read absent.json"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_before_anything_is_sent(
+    server: FakeServer, words: list[str], said: str
+) -> None:
+    result = attune("jobs", "create", *words)
+    assert result.exit_code == ExitCode.REFUSED
+    assert said in result.stderr
+    assert server.requests == []
+
+
+def test_list_turns_pages_up_to_the_limit_and_prints_no_control_character(server: FakeServer) -> None:
+    result = attune("jobs", "list", "--limit", "2")
+    assert [line.split("\t")[1] for line in result.stdout.splitlines()] == ["STATUS", "succeeded", "failed"]
+    assert "\x1b" not in result.stdout
+
+
+def test_json_is_one_document_with_what_the_server_said(server: FakeServer) -> None:
+    jobs = json.loads(attune("jobs", "list", "--json").stdout)
+    assert [job["status"] for job in jobs["data"]] == ["succeeded", "failed"]
+
+
+def test_get_shows_the_fields_that_have_a_value(server: FakeServer) -> None:
+    shown = dict(line.split("  ", 1) for line in attune("jobs", "get", "ftjob-1").stdout.splitlines())
+    assert shown["status"].strip() == "running"
+    assert "error" not in shown
+
+
+def test_events_come_oldest_first(server: FakeServer) -> None:
+    server.events = [message(n, f"number {n}") for n in range(1, 6)]
+    lines = attune("jobs", "events", "ftjob-1", "--limit", "3").stdout.splitlines()
+    assert [line.split("  ")[1] for line in lines] == ["number 3", "number 4", "number 5"]
+
+
+def test_pause_says_when_it_will_take_effect(server: FakeServer) -> None:
+    assert "once its state is saved" in attune("jobs", "pause", "ftjob-1").stdout
+
+
+def test_what_the_server_refuses_is_said_in_its_words(server: FakeServer) -> None:
+    result = attune("jobs", "cancel", "ftjob-1")
+    assert (result.exit_code, result.stdout) == (ExitCode.REFUSED, "")
+    assert "the job has ended" in result.stderr
+
+
+def test_an_unknown_job_is_refused_with_the_field(server: FakeServer) -> None:
+    result = attune("jobs", "get", "../../secrets")
+    assert result.exit_code == ExitCode.REFUSED
+    assert "No such object (field: id)" in result.stderr

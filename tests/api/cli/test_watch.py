@@ -1,0 +1,95 @@
+"""`attune jobs watch`: what is shown, for how long, and the exit code at the end."""
+
+import json
+from typing import Any
+
+import pytest
+
+from api.cli import watch
+from api.cli.exit_codes import ExitCode
+from api.cli.watch import StepClock
+from tests.api.cli.conftest import MODEL, FakeServer, attune, job, message, metrics
+
+FIRST, STEP_1, STEP_2, LAST = message(1, "started"), metrics(2, 1), metrics(3, 2), message(4, "completed")
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "POLL_S", 0.0)
+
+
+def test_each_event_is_printed_once_in_order_until_the_job_ends(server: FakeServer) -> None:
+    server.scenes = [
+        (job("queued"), [FIRST]),
+        (job("running"), [FIRST, STEP_1]),
+        (job("running"), [FIRST, STEP_1]),
+        (job("succeeded"), [FIRST, STEP_1, STEP_2, LAST]),
+    ]
+    result = attune("jobs", "watch", "ftjob-1")
+    assert result.exit_code == ExitCode.OK
+    shown = [line.split("  ", 1)[-1] for line in result.stdout.splitlines()]
+    assert shown == [
+        "started",
+        "Step 1/4: training loss=1.00",
+        "Step 2/4: training loss=0.50",
+        "completed",
+        f"Succeeded: {MODEL} (1,234 tokens trained)",
+    ]
+
+
+def test_json_is_a_line_for_each_event_and_then_the_job(server: FakeServer) -> None:
+    server.scenes = [(job("succeeded"), [FIRST, STEP_1, LAST])]
+    lines = [json.loads(line) for line in attune("jobs", "watch", "ftjob-1", "--json").stdout.splitlines()]
+    assert [line["id"] for line in lines] == ["ftevent-1", "ftevent-2", "ftevent-4", "ftjob-1"]
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [
+        (job("failed", error={"code": "diverged", "message": "The loss diverged."}), ExitCode.JOB_FAILED),
+        (job("cancelled"), ExitCode.JOB_CANCELLED),
+    ],
+)
+def test_the_exit_code_tells_how_the_job_ended(server: FakeServer, ending: dict[str, Any], code: ExitCode) -> None:
+    server.scenes = [(ending, [])]
+    result = attune("jobs", "watch", "ftjob-1")
+    assert result.exit_code == code
+    assert "diverged" in result.stderr or "cancelled" in result.stderr
+
+
+def test_a_server_that_restarts_is_waited_for(server: FakeServer) -> None:
+    server.scenes, server.outages = [(job("succeeded"), [FIRST])], 3
+    result = attune("jobs", "watch", "ftjob-1")
+    assert result.exit_code == ExitCode.OK
+    assert result.stderr.count("Trying again") == 1
+
+
+def test_a_server_that_stays_away_is_given_up(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "PATIENCE_S", 0.0)
+    server.outages = 1000
+    assert attune("jobs", "watch", "ftjob-1").exit_code == ExitCode.UNAVAILABLE
+
+
+def test_ctrl_c_leaves_the_job_running_and_says_so(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(watch.time, "sleep", interrupted)
+    result = attune("jobs", "watch", "ftjob-1")
+    assert result.exit_code == ExitCode.INTERRUPTED
+    assert "ftjob-1 goes on" in result.stderr
+    assert not [request for request in server.requests if request.startswith("POST")]
+
+
+def test_create_with_watch_follows_the_new_job(server: FakeServer) -> None:
+    server.scenes = [(job("succeeded"), [FIRST])]
+    result = attune("jobs", "create", "file-1", "--model", "tiny", "--watch", "--json")
+    assert [json.loads(line)["id"] for line in result.stdout.splitlines()] == ["ftevent-1", "ftjob-1"]
+
+
+def test_a_job_watched_from_its_middle_is_timed_by_the_steps_seen() -> None:
+    now = [100.0]
+    clock = StepClock(lambda: now[0])
+    assert clock.seconds_left(50, 100) is None
+    now[0] += 20
+    assert clock.seconds_left(60, 100) == pytest.approx(80)

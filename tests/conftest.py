@@ -1,0 +1,197 @@
+"""Real parts for every test: databases, broker, object storage, a whole server. Started when first asked for.
+
+With pytest-xdist each process has servers of its own: all of them together start in two seconds, and nothing is shared.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from api.context import Context
+from api.migrate import migrate
+from api.records import Database
+from api.settings import Settings
+from api.storage import Storage
+from tests import smollm2 as smollm2_model
+from tests.services import AttuneUp, Postgres, SeaweedS3, Valkey
+from tests.services.s3 import BUCKET
+
+
+@contextmanager
+def _started(kind: type[Any]) -> Iterator[Any]:
+    folder = Path(tempfile.mkdtemp(prefix="attune-"))  # not under pytest's own, which only its owner may enter
+    server = kind(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with _started(Postgres) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[Valkey]:
+    with _started(Valkey) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[SeaweedS3]:
+    with _started(SeaweedS3) as server:
+        yield server
+
+
+def _migrate(url: str) -> None:
+    database = Database(url)
+    migrate(database)
+    database.dispose()
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres: Postgres) -> str:
+    return postgres.template(_migrate)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres, postgres_template: str) -> Iterator[str]:
+    """A new PostgreSQL database with the current schema."""
+    name = postgres.database(postgres_template)
+    yield postgres.url(name)
+    postgres.drop(name)
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """A new SQLite database with the current schema."""
+    path = tmp_path / "attune.db"
+    shutil.copy(sqlite_template, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    yield database
+    database.dispose()
+
+
+@pytest.fixture
+def valkey_url(valkey: Valkey) -> str:
+    """An empty broker."""
+    valkey.flush()
+    return valkey.url
+
+
+@pytest.fixture
+def folder_url(tmp_path: Path) -> str:
+    return str(tmp_path / "objects")
+
+
+@pytest.fixture
+def s3_url(s3: SeaweedS3, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty prefix of the bucket. Its credentials are in the environment, for child processes too."""
+    for name, value in s3.env.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{BUCKET}/{uuid4().hex}"
+
+
+@pytest.fixture(params=["folder", "s3"])
+def storage_url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture
+def storage(storage_url: str) -> Storage:
+    return Storage(storage_url)
+
+
+@pytest.fixture(params=["embedded", "production"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """The two ways to run Attune: SQLite and a folder, or PostgreSQL and S3. Valkey in both."""
+    database, storage = {"embedded": ("sqlite", "folder"), "production": ("postgres", "s3")}[request.param]
+    return Settings(
+        data_dir=tmp_path / "data",
+        database_url=request.getfixturevalue(f"{database}_url"),
+        storage_url=request.getfixturevalue(f"{storage}_url"),
+        broker_url=request.getfixturevalue("valkey_url"),
+    )
+
+
+@pytest.fixture
+def context(settings: Settings) -> Iterator[Context]:
+    context = Context.open(settings)
+    yield context
+    context.database.dispose()
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """A real pretrained language model, converted to Attune's form."""
+    return smollm2_model.folder()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of a few thousand weights: everything works on it, and nothing takes long."""
+    from tests.tiny_models import make_model  # noqa: PLC0415
+
+    return make_model(tmp_path_factory.mktemp("models") / "tiny", family="llama", seed=0)
+
+
+StartAttune = Callable[..., AttuneUp]
+
+
+@pytest.fixture
+def attune_up(tiny_model: Path) -> Iterator[StartAttune]:
+    """Starts `attune up` on a new folder, with the base model `tiny` and the variables that it is given."""
+    started: list[AttuneUp] = []
+
+    def start(**env: str) -> AttuneUp:
+        server = AttuneUp(Path(tempfile.mkdtemp(prefix="attune-")), env=env)
+        started.append(server)
+        server.add_model("tiny", tiny_model)
+        server.start()
+        return server
+
+    yield start
+    for server in started:
+        server.stop()
+        shutil.rmtree(server.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def live_server(tiny_model: Path) -> Iterator[AttuneUp]:
+    """One `attune up` for all the tests that leave it as they found it."""
+    folder = Path(tempfile.mkdtemp(prefix="attune-"))
+    server = AttuneUp(folder)
+    try:
+        server.add_model("tiny", tiny_model)
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)

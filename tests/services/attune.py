@@ -1,0 +1,75 @@
+import json
+import os
+import re
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import psutil
+
+from tests.services.process import Server
+
+ATTUNE = str(Path(sysconfig.get_path("scripts")) / "attune")
+
+
+class AttuneUp(Server):
+    """A whole Attune, as `attune up` starts it: API, worker, broker and trainer are its children."""
+
+    name = "attune"
+    stop_timeout_s = 90.0  # a trainer saves before it ends
+
+    def __init__(self, folder: Path, env: dict[str, str] | None = None) -> None:
+        super().__init__(folder)
+        self.data = folder / "data"
+        self.env = env or {}
+
+    def start(self) -> None:
+        self.log.unlink(missing_ok=True)  # the address of an earlier start is not that of this one
+        command = [ATTUNE, "up", "--data-dir", str(self.data), "--port", "0"]
+        self.spawn(command, env=self.env, ready=lambda: self._address() is not None)
+
+    def add_model(self, name: str, source: Path) -> None:
+        self.run("models", "add", name, str(source), "--data-dir", str(self.data))
+
+    def run(self, *arguments: str) -> str:
+        """An `attune …` command to its end. Returns what it prints."""
+        done = subprocess.run(
+            [ATTUNE, *arguments], env={**os.environ, **self.env}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"attune {arguments[0]}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def _address(self) -> str | None:
+        found = re.search(r"^ready (http://\S+)", self.log.read_text(errors="replace"), re.MULTILINE)
+        return found[1] if found else None
+
+    @property
+    def base_url(self) -> str:
+        address = self._address()
+        assert address is not None, "not started"
+        return f"{address}/v1"
+
+    @property
+    def api_key(self) -> str:
+        return str(json.loads((self.data / "credentials.json").read_text())["api_key"])
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.pid).children(recursive=True)
+
+    def pid_of(self, *words: str) -> int:
+        """The one process below `attune up` whose command line holds all these words."""
+        found = {child.pid: child.cmdline() for child in self.children() if set(words) <= set(_words(child))}
+        assert len(found) == 1, f"{words}: {found or [child.cmdline() for child in self.children()]}"
+        return next(iter(found))
+
+    def stop(self) -> None:
+        """As ctrl-C does. What outlives it is ended too, but a test of stopping should look for that itself."""
+        survivors = [] if self.process is None else self.children()
+        super().stop()
+        for survivor in survivors:
+            if survivor.is_running():
+                survivor.kill()
+
+
+def _words(process: psutil.Process) -> list[str]:
+    return [Path(argument).name for argument in process.cmdline()]

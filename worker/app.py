@@ -1,0 +1,78 @@
+"""A worker process: Celery hears the bell for one stage, its threads supervise, a thread sweeps.
+
+Run by `attune worker`. Celery's part is small on purpose: a message only says that it is worth looking at the queue.
+"""
+
+import threading
+
+import structlog
+from celery import Celery
+from celery.signals import setup_logging, worker_shutting_down
+
+from api.context import Context
+from api.lifecycle import Stage
+from api.queue import celery_app, queue_name
+from api.records import queue
+from api.settings import Settings
+from worker.node import Node
+from worker.supervise import drain
+from worker.sweep import Sweeper
+from worker.tasks import add_task
+from worker.warm import WarmTrainers
+
+log = structlog.get_logger(__name__)
+
+
+def run(settings: Settings, stage: Stage) -> None:
+    """Serve one stage until SIGTERM or SIGINT; then let trainers save, and put their jobs back."""
+    context = Context.open(settings)
+    node = Node.open(context, stage)
+    with context.database.write() as session:
+        queue.release_owner(session, node.owner)
+    warm = WarmTrainers(node)
+    if stage is Stage.TRAIN:
+        warm.warm_up(node.slots.first)
+    look = threading.Event()
+    threading.Thread(target=Sweeper(node, look).run, name="sweep", daemon=True).start()
+    threading.Thread(target=_look_when_told, args=(node, warm, look), name="look", daemon=True).start()
+    worker_shutting_down.connect(lambda **_: node.stopping.set(), weak=False)
+    setup_logging.connect(lambda **_: None, weak=False)  # our logging stays as it is
+    app = build(settings, node, warm)
+    log.info("worker_ready", stage=stage, owner=node.owner, slots=node.slots.count)
+    try:
+        app.worker_main(
+            [
+                "worker",
+                "--pool=threads",
+                f"--concurrency={node.slots.count}",
+                f"--queues={queue_name(stage)}",
+                f"--hostname={stage}@%h",
+                "--without-gossip",
+                "--without-mingle",
+                "--without-heartbeat",
+            ]
+        )
+    finally:
+        node.stopping.set()
+        warm.close()
+
+
+def build(settings: Settings, node: Node, warm: WarmTrainers) -> Celery:
+    app = celery_app(settings.broker_url)
+    app.conf.update(
+        worker_disable_prefetch=True,  # else a ring would wait behind an hour of training
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_max_retries=None,
+    )
+    add_task(app, node, warm)
+    return app
+
+
+def _look_when_told(node: Node, warm: WarmTrainers, look: threading.Event) -> None:
+    while not node.stopping.is_set():
+        if look.wait(1.0):
+            look.clear()
+            try:
+                drain(node, warm)
+            except Exception:
+                log.exception("look_failed")

@@ -1,0 +1,98 @@
+"""A base model's folder: which of its files are taken, and which make it refused. Nothing in it is ever executed."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+WANTED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    "LICENSE*",
+    "NOTICE*",
+)
+"""Patterns of the files that a converted model may consist of."""
+PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+LICENSE_LINE = re.compile(r"\A---\n(?:.*\n)*?license:[ \t]*([\w.+-]+)[ \t]*\n")
+
+
+class Refused(Exception):
+    """The source cannot become a base model; the message says why, and what to do."""
+
+
+def copy_model(folder: Path, out: Path) -> str | None:
+    """Copy what a model consists of. Returns the name of its license, as its model card has it."""
+    require_safetensors([file.name for file in folder.iterdir()])
+    if not (folder / "config.json").exists():
+        adapter = (folder / "adapter_config.json").exists()
+        raise Refused("it is an adapter, not a base model" if adapter else "it has no config.json")
+    require_no_code(folder)
+    for pattern in WANTED:
+        for file in sorted(folder.glob(pattern)):
+            _copy(folder, file, out / file.relative_to(folder))
+    return card_license(folder)
+
+
+def require_safetensors(names: list[str]) -> None:
+    """Weights that are pickles can run code when they are opened: they never are."""
+    if any(re.fullmatch(r"model(-[\w-]+)?\.safetensors", name) for name in names):
+        return
+    if pickles := sorted(name for name in names if Path(name).suffix in PICKLES):
+        raise Refused(
+            f"its weights are pickled ({pickles[0]}), which is never opened because it could run code: "
+            "convert them to safetensors first"
+        )
+    raise Refused("it has no model.safetensors")
+
+
+def require_no_code(folder: Path) -> None:
+    for name in ("config.json", "tokenizer_config.json"):
+        if (folder / name).exists() and "auto_map" in read_object(folder / name):
+            raise Refused(f"{name} has an auto_map: the model needs code of its own to run, which is never executed")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that is to be there."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Refused(f"it has no {path.name}") from None
+    except (ValueError, RecursionError):
+        raise Refused(f"{path.name} is not JSON") from None
+    if not isinstance(value, dict):
+        raise Refused(f"{path.name} holds no JSON object")
+    return value
+
+
+def card_license(folder: Path) -> str | None:
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    found = LICENSE_LINE.match(card.read_text(encoding="utf-8", errors="replace"))
+    return found.group(1) if found else None
+
+
+def _copy(folder: Path, file: Path, target: Path) -> None:
+    if not SAFE_NAME.fullmatch(file.name):
+        raise Refused(f"a file has an unusual name: {file.name!r}")
+    roots = [folder.resolve()]
+    if folder.parent.name == "snapshots":  # of the hub's cache, whose snapshots are links into blobs/ beside them
+        roots.append((folder.parent.parent / "blobs").resolve())
+    real = file.resolve()
+    if not any(real.is_relative_to(root) for root in roots):
+        raise Refused(f"{file.name} is a link that leads out of the folder")
+    if not real.is_file():
+        raise Refused(f"{file.name} is not a regular file")
+    target.parent.mkdir(exist_ok=True)
+    shutil.copyfile(real, target)

@@ -1,0 +1,94 @@
+"""`python -m worker.convert SOURCE OUT_DIR [--revision REV]`: any base model becomes the one layout that Attune trains.
+
+SOURCE is a hub id, a folder or a GGUF file. OUT_DIR then holds config.json, safetensors weights, tokenizer.json and its
+settings, the chat template, the license, and attune.json with the facts; it appears whole or not at all.
+Exit 2: the source is refused, and the last line on stderr says why.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from worker.base_facts import Facts, facts_of
+from worker.base_files import Refused, copy_model, read_object, require_no_code
+from worker.base_gguf import convert_gguf
+from worker.base_hub import download, is_hub_id
+from worker.base_tokenizer import settle_tokenizer
+from worker.base_weights import check_weights
+
+CONFIG_NOISE = ("_name_or_path", "_model_name_or_path", "_commit_hash", "transformers_version")
+"""Where a config once lay and what wrote it: no part of the model."""
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m worker.convert")
+    parser.add_argument("source", help="a hub id (owner/name), a folder, or a .gguf file")
+    parser.add_argument("out", type=Path, help="a folder that does not exist yet, or is empty")
+    parser.add_argument("--revision", help="of a hub id: a branch, tag or commit; what it names is recorded")
+    asked = parser.parse_args(arguments)
+    try:
+        convert(asked.source, asked.out, asked.revision)
+    except Refused as refused:
+        print(f"error: {refused}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def convert(source: str, out: Path, revision: str | None = None) -> Facts:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise Refused(f"{out} exists already")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+        staged = Path(scratch) / "model"
+        staged.mkdir()
+        facts = _stage(source, revision, staged, Path(scratch) / "download")
+        (staged / "attune.json").write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        staged.replace(out)
+    return facts
+
+
+def _stage(source: str, revision: str | None, staged: Path, scratch: Path) -> Facts:
+    """Put the model's files into the staged folder, checked, and say what is known of it."""
+    path = Path(source).expanduser()
+    commit = license_name = dequantised_from = None
+    if revision is not None and (path.exists() or not is_hub_id(source)):
+        raise Refused("--revision only goes with a hub id such as owner/name")
+    if path.is_dir():
+        license_name = copy_model(path, staged)
+    elif path.is_file():
+        license_name, dequantised_from = convert_gguf(path, staged)
+    elif is_hub_id(source):
+        commit = download(source, revision, scratch)
+        license_name = copy_model(scratch, staged)
+        shutil.rmtree(scratch)
+    else:
+        raise Refused(f"{source} is no folder, no .gguf file and no hub id such as owner/name")
+    require_no_code(staged)
+    _clean_config(staged)
+    weights = check_weights(staged)
+    settle_tokenizer(staged)
+    origin = source if commit else path.name
+    return facts_of(
+        staged,
+        weights,
+        source=origin,
+        revision=commit,
+        license_name=license_name,
+        dequantised_from=dequantised_from,
+    )
+
+
+def _clean_config(staged: Path) -> None:
+    config = read_object(staged / "config.json")
+    if config.get("quantization_config"):
+        raise Refused("its weights are quantised (quantization_config in config.json): give the model they came from")
+    for name in CONFIG_NOISE:
+        config.pop(name, None)
+    (staged / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

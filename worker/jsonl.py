@@ -1,0 +1,85 @@
+"""Lines of JSON from strangers: read one at a time, each either an object or a reason why it is not."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from api.formats.base import Row, RowError, kind, shown
+
+BOM = b"\xef\xbb\xbf"
+LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]")
+
+_decoder = msgspec.json.Decoder()
+
+
+def read_lines(path: Path, line_bytes: int) -> Iterator[tuple[int, bytes | RowError]]:
+    """(line number, line without its end), a line too long replaced by its error and never held in memory."""
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(line_bytes + 2):
+            number += 1
+            if number == 1:
+                line = line.removeprefix(BOM)
+            content = line.rstrip(b"\r\n")
+            if len(content) <= line_bytes:
+                yield number, content
+                continue
+            while line and not line.endswith(b"\n"):
+                line = file.readline(1 << 16)
+            yield number, RowError(f"is longer than {line_bytes:,} bytes", code="line_too_long")
+
+
+def decode(line: bytes) -> Row:
+    """The object in a line; RowError for whatever is not exactly one JSON object of characters and finite numbers."""
+    try:
+        row = _decoder.decode(line)
+    except RecursionError:
+        raise RowError("is nested too deeply", code="invalid_json") from None
+    except UnicodeDecodeError:
+        raise RowError("is not valid UTF-8", code="invalid_utf8") from None
+    except msgspec.MsgspecError as error:
+        raise _explained(line, str(error)) from None
+    if not isinstance(row, dict):
+        raise RowError(f"must be a JSON object, not {kind(row)}", code="not_an_object")
+    _refuse_duplicate_keys(line)
+    if b"\\u0000" in line and _has_nul(row):
+        raise RowError("contains the character NUL (\\u0000)", code="nul_character")
+    return row
+
+
+def _explained(line: bytes, problem: str) -> RowError:
+    if LONE_SURROGATE.search(line):
+        return RowError(
+            "contains half of a surrogate pair (\\ud800 to \\udfff), which is no character", code="surrogate"
+        )
+    if "out of range" in problem:
+        return RowError("contains a number that is too large", code="number_out_of_range")
+    if re.search(rb"[:\[,]\s*-?(NaN|Infinity)", line):
+        return RowError("contains NaN or Infinity, which JSON does not have", code="invalid_json")
+    return RowError(f"is not valid JSON: {problem.removeprefix('JSON is malformed: ')}", code="invalid_json")
+
+
+def _refuse_duplicate_keys(line: bytes) -> None:
+    """A repeated key would silently lose a value. msgspec cannot tell; the standard library's decoder can."""
+    json.loads(line, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise RowError(f"has the key '{shown(repeated)}' twice in one object", code="duplicate_key")
+    return result
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any("\0" in key or _has_nul(entry) for key, entry in value.items())
+    if isinstance(value, list):
+        return any(map(_has_nul, value))
+    return isinstance(value, str) and "\0" in value

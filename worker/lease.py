@@ -1,0 +1,71 @@
+"""The heartbeat of one attempt: renews its lease and watches for what the user wants meanwhile.
+
+A thread of its own, because the attempt's thread may be busy for minutes with storing a large state.
+"""
+
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
+
+from api.context import Context
+from api.records import queue
+from api.records.database import is_outage
+from api.records.jobs import Job, Stale
+from api.records.queue import Claim
+
+log = structlog.get_logger(__name__)
+
+
+class Heartbeat:
+    """While it runs: `lost` is set when the job is no longer ours, `pause` when its user asked for a pause."""
+
+    def __init__(self, context: Context, claim: Claim) -> None:
+        self._context, self._claim = context, claim
+        self._stop = threading.Event()
+        self.lost = threading.Event()
+        self.pause = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"beat-{claim.job_id}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        settings = self._context.settings
+        beat_at = time.monotonic() + settings.heartbeat_s
+        while not self._stop.wait(min(settings.poll_s, settings.heartbeat_s)):
+            try:
+                self._look()
+                if time.monotonic() >= beat_at:
+                    with self._context.database.write() as session:
+                        queue.renew(session, self._claim, settings.lease_s)
+                    beat_at = time.monotonic() + settings.heartbeat_s
+            except Stale:
+                self.lost.set()
+                return
+            except DBAPIError as error:
+                if not is_outage(error):
+                    raise
+                # Train on: if another worker took the job meanwhile, the fence will say so.
+                log.warning("beat_missed", job_id=self._claim.job_id, error=type(error.orig).__name__)
+
+    def _look(self) -> None:
+        with self._context.database.read() as session:
+            fence, pause = session.execute(
+                select(Job.fence, Job.pause_requested).where(Job.id == self._claim.job_id)
+            ).one()
+        if fence != self._claim.fence:
+            raise Stale(self._claim.job_id)
+        if pause:
+            self.pause.set()

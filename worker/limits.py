@@ -1,0 +1,61 @@
+"""Limits that a child sets on itself before it reads what strangers wrote."""
+
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class CpuTimeUsedUp(Exception):
+    """The process has used the CPU time it was given."""
+
+
+class TooSlow(Exception):
+    """One piece of work took longer than it may."""
+
+
+GRACE_SECONDS = 10
+"""CPU time between the request to stop, which lets a report be written, and the end."""
+
+
+def limit_process(*, memory_bytes: int | None, cpu_seconds: int | None, file_bytes: int | None) -> None:
+    """Memory beyond the limit raises MemoryError, CPU time CpuTimeUsedUp, a larger file OSError; no core dumps."""
+    _lower(resource.RLIMIT_CORE, 0, 0)
+    if memory_bytes is not None:
+        # Private memory, not address space: a mapped file takes no memory, however large it is.
+        _lower(resource.RLIMIT_DATA, memory_bytes, memory_bytes)
+    if cpu_seconds is not None:
+        signal.signal(signal.SIGXCPU, _cpu_time_used_up)
+        _lower(resource.RLIMIT_CPU, cpu_seconds, cpu_seconds + GRACE_SECONDS)
+    if file_bytes is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        _lower(resource.RLIMIT_FSIZE, file_bytes, file_bytes)
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise TooSlow if the work inside takes longer. In the main thread only; not nested."""
+    previous = signal.signal(signal.SIGALRM, _too_slow)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def _lower(which: int, soft: int, hard: int) -> None:
+    """Never above what the parent has already set."""
+    _, present = resource.getrlimit(which)
+    if present != resource.RLIM_INFINITY:
+        soft, hard = min(soft, present), min(hard, present)
+    resource.setrlimit(which, (soft, hard))
+
+
+def _cpu_time_used_up(_signal: int, _frame: FrameType | None) -> None:
+    raise CpuTimeUsedUp
+
+
+def _too_slow(_signal: int, _frame: FrameType | None) -> None:
+    raise TooSlow

@@ -1,0 +1,122 @@
+"""Invisible marks around what is said in a conversation: characters from Unicode's private-use planes.
+
+They survive rendering by a chat template, are found in what it rendered, and are taken out again.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from api.formats import RowError
+
+PLANES = ((0xF0000, 0xFFFFD), (0x100000, 0x10FFFD), (0xE000, 0xF8FF))
+"""Private-use code points, (first, last); the first plane that a conversation does not use itself is taken."""
+PATTERNS = {first: re.compile(f"[{chr(first)}-{chr(last)}]") for first, last in PLANES}
+
+Messages = list[dict[str, Any]]
+Places = dict[str, list[int]]
+"""Mark to where it stood in the text."""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Each mark is one code point: the template's generation begins, ends; message i's answer begins, ends."""
+
+    first: int
+
+    @classmethod
+    def absent_from(cls, text: str, messages: int) -> "Marks":
+        for first, last in PLANES:
+            if last - first > 2 * messages + 2 and not PATTERNS[first].search(text):
+                return cls(first)
+        raise RowError("uses characters of every private-use plane of Unicode", code="private_use_characters")
+
+    @property
+    def generation(self) -> tuple[str, str]:
+        return chr(self.first), chr(self.first + 1)
+
+    def opening(self, message: int) -> str:
+        return chr(self.first + 2 + 2 * message)
+
+    def closing(self, message: int) -> str:
+        return chr(self.first + 3 + 2 * message)
+
+    def put(self, messages: Messages, everyone: bool) -> Messages:
+        """The messages with the assistant's answers and calls marked, and the ends of what others say."""
+        return [
+            self._put_answer(index, message)
+            if message["role"] == "assistant"
+            else {**message, "content": _around(message["content"], "", self.closing(index))}
+            if everyone
+            else message
+            for index, message in enumerate(messages)
+        ]
+
+    def take_out(self, marked: str) -> tuple[str, Places]:
+        """The text without marks, and the places in it where each mark stood."""
+        places: Places = defaultdict(list)
+        pattern = PATTERNS[self.first]
+        for taken, match in enumerate(pattern.finditer(marked)):
+            places[match.group()].append(match.start() - taken)
+        return pattern.sub("", marked), dict(places)
+
+    def _put_answer(self, index: int, message: dict[str, Any]) -> dict[str, Any]:
+        opening, closing = self.opening(index), self.closing(index)
+        marked = dict(message)
+        if "reasoning_content" in message:
+            marked["reasoning_content"] = _around(message["reasoning_content"], opening, "")
+        if _has_text(message):
+            marked["content"] = _around(message["content"], opening, closing)
+        if "tool_calls" in message:
+            marked["tool_calls"] = [_marked_call(call, closing) for call in message["tool_calls"]]
+        return marked
+
+
+def call_marks(message: dict[str, Any]) -> int:
+    """How many closing marks the calls of a message carry."""
+    return sum(1 + _count_strings(call["function"]["arguments"]) for call in message.get("tool_calls", []))
+
+
+def closing_marks(message: dict[str, Any]) -> int:
+    """How many closing marks an assistant's message carries."""
+    return int(_has_text(message)) + call_marks(message)
+
+
+def _has_text(message: dict[str, Any]) -> bool:
+    # An empty text beside calls must stay empty: templates ask whether there is one.
+    return bool(message.get("content")) or ("content" in message and "tool_calls" not in message)
+
+
+def _around(text: str, opening: str, closing: str) -> str:
+    """Marks inside the white space at both ends, which many templates strip."""
+    core = text.strip()
+    if not core:
+        return opening + closing + text
+    start = text.index(core)
+    return text[:start] + opening + core + closing + text[start + len(core) :]
+
+
+def _marked_call(call: dict[str, Any], closing: str) -> dict[str, Any]:
+    function = call["function"]
+    marked = {"name": function["name"] + closing, "arguments": _strings_marked(function["arguments"], closing)}
+    return {**call, "function": {**function, **marked}}
+
+
+def _strings_marked(value: Any, closing: str) -> Any:
+    if isinstance(value, str):
+        return value + closing
+    if isinstance(value, dict):
+        return {key: _strings_marked(entry, closing) for key, entry in value.items()}
+    return [_strings_marked(entry, closing) for entry in value] if isinstance(value, list) else value
+
+
+def _count_strings(value: Any) -> int:
+    if isinstance(value, dict | list):
+        return sum(map(_count_strings, _entries(value)))
+    return int(isinstance(value, str))
+
+
+def _entries(value: dict[str, Any] | list[Any]) -> Iterator[Any]:
+    return iter(value.values() if isinstance(value, dict) else value)

@@ -1,0 +1,138 @@
+"""`python -m worker.prepare RUN_DIR`: files of rows become arrays of tokens, or a list of what is wrong with them.
+
+A child behind the wall (docs/architecture.md): reads RUN_DIR/prepare.json, input/ and base/, writes data/ and
+report.json. Everything it reads was written by strangers, so it limits its own memory, CPU time and output first.
+Exit 0: report.json tells the outcome, good or bad.
+"""
+
+import errno
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from pydantic import TypeAdapter
+
+from api.lifecycle import FailureReason
+from api.methods import Method
+from worker.chat_template import ChatTemplate, TemplateFailure
+from worker.limits import CpuTimeUsedUp, TooSlow, limit_process, time_limit
+from worker.prepare_file import FileReport, FileRequest, Invalid, Preparation, prepare_file
+from worker.render import Renderer
+from worker.tokens import Tokens
+
+TEMPLATE_SECONDS = 10
+PROGRESS_SECONDS = 1.0
+
+
+class Limits(msgspec.Struct, forbid_unknown_fields=True):
+    memory_bytes: int | None = None
+    """Private memory of the process."""
+    cpu_seconds: int | None = None
+    line_bytes: int = 1 << 20
+    """Longest line of an input file."""
+    file_bytes: int | None = None
+    """Largest file written."""
+
+
+class Request(msgspec.Struct, forbid_unknown_fields=True):
+    """prepare.json."""
+
+    job_id: str
+    method: dict[str, Any]
+    files: list[FileRequest]
+    limits: Limits = msgspec.field(default_factory=Limits)
+
+
+class Report(msgspec.Struct):
+    """report.json."""
+
+    ok: bool
+    files: list[FileReport]
+    error: dict[str, str | None] | None = None
+    """code, message and param as the API shows them; reason is a FailureReason."""
+
+
+def main(run_dir: Path) -> int:
+    request = msgspec.json.decode((run_dir / "prepare.json").read_bytes(), type=Request)
+    limits = request.limits
+    limit_process(memory_bytes=limits.memory_bytes, cpu_seconds=limits.cpu_seconds, file_bytes=limits.file_bytes)
+    report = Report(ok=True, files=[])
+    try:
+        prepare(run_dir, request, report)
+    except Invalid as invalid:
+        report.ok, report.error = False, invalid.body()
+    except (MemoryError, CpuTimeUsedUp, OSError) as error:
+        report.ok, report.error = False, _limit_reached(error).body()
+    partial = run_dir / "report.json.partial"
+    partial.write_bytes(msgspec.json.encode(report))
+    partial.replace(run_dir / "report.json")
+    return 0
+
+
+def prepare(run_dir: Path, request: Request, report: Report) -> None:
+    """Fill the report file by file; Invalid at the first file that cannot be trained on."""
+    method = TypeAdapter[Method](Method).validate_python(request.method)
+    (run_dir / "data").mkdir(exist_ok=True)
+    tokens = Tokens.load(run_dir / "base")
+    preparation = Preparation(
+        method=method,
+        tokens=tokens,
+        renderer=_renderer(run_dir / "base", tokens),
+        line_bytes=request.limits.line_bytes,
+        progress=_Progress(),
+    )
+    for file in request.files:
+        file_report = FileReport(name=file.name)
+        report.files.append(file_report)
+        prepare_file(file, run_dir / file.path, run_dir / "data" / f"{file.name}.safetensors", preparation, file_report)
+
+
+def _renderer(base: Path, tokens: Tokens) -> Renderer | None:
+    """None for a base model without a chat template, which is an error only where rows need one."""
+    try:
+        with time_limit(TEMPLATE_SECONDS):
+            template = ChatTemplate.load(base)
+            if template is None:
+                return None
+            return Renderer(template, end_texts=tokens.end_texts, added_texts=tokens.added_texts())
+    except (TemplateFailure, TooSlow) as failure:
+        message = f"The base model's chat template cannot be used: {failure or 'it takes too long'}"
+        raise Invalid(
+            message, code="unusable_chat_template", param="model", reason=FailureReason.INVALID_RECIPE
+        ) from None
+
+
+def _limit_reached(error: BaseException) -> Invalid:
+    if isinstance(error, MemoryError):
+        message = "Preparing the files needed more memory than it may use. Split long rows, or use a smaller file."
+        return Invalid(message, code="out_of_memory", param=None, reason=FailureReason.OUT_OF_MEMORY)
+    if isinstance(error, CpuTimeUsedUp):
+        message = "Preparing the files took more processor time than it may use. Use a smaller file."
+        return Invalid(message, code="file_too_slow", param="training_file", reason=FailureReason.INVALID_FILE)
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        message = "The worker's disk was full while it prepared the files."
+        return Invalid(message, code="disk_full", param=None, reason=FailureReason.DISK_FULL)
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        message = "The rows become more tokens than may be stored. Use a smaller file."
+        return Invalid(message, code="file_too_large", param="training_file", reason=FailureReason.INVALID_FILE)
+    raise error
+
+
+class _Progress:
+    """Reports how far it is, at most once a second, on the pipe to the supervisor."""
+
+    def __init__(self) -> None:
+        self.fd = int(os.environ.get("ATTUNE_REPORT_FD", "1"))
+        self.next = 0.0
+
+    def __call__(self, file: str, rows: int, done: bool) -> None:
+        if done or time.monotonic() >= self.next:
+            self.next = time.monotonic() + PROGRESS_SECONDS
+            os.write(self.fd, msgspec.json.encode({"type": "progress", "file": file, "rows": rows}) + b"\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,40 @@
+"""The named special tokens of a base model, as its tokenizer's settings say."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+def special_tokens(base: Path) -> dict[str, str]:
+    """Name to text, for those that there are; tokenizer_config.json wins over the older special_tokens_map.json."""
+    config = read_json(base / "tokenizer_config.json")
+    older = {} if "added_tokens_decoder" in config else read_json(base / "special_tokens_map.json")
+    tokens = {}
+    for name in NAMES:
+        value = older.get(name) or config.get(name)
+        if isinstance(value, dict):
+            value = value.get("content")
+        if isinstance(value, str):
+            tokens[name] = value
+    return tokens
+
+
+def end_ids(base: Path) -> set[int]:
+    """Every token id at which the model's own settings end a generation."""
+    ids: set[int] = set()
+    for file in ("generation_config.json", "config.json"):
+        value = read_json(base / file).get("eos_token_id")
+        ids.update(entry for entry in (value if isinstance(value, list) else [value]) if isinstance(entry, int))
+    return ids
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in the file; empty where there is no such file."""
+    if not path.is_file():
+        return {}
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError(f"{path.name} holds no JSON object")
+    return value

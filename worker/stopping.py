@@ -1,0 +1,45 @@
+"""How a training ends before its end, and the sentence that its user reads."""
+
+import errno
+
+import torch
+
+from api.lifecycle import FAILURES, FailureReason
+
+
+class TrainingError(Exception):
+    """The training cannot go on. `message` is for the user: no paths, no text of other exceptions."""
+
+    def __init__(self, reason: FailureReason, message: str | None = None) -> None:
+        self.reason = reason
+        self.message = message or FAILURES[reason].sentence
+        super().__init__(f"{reason.value}: {self.message}")
+
+
+class Stopped(Exception):  # noqa: N818 (no error: it was asked for)
+    """Pause, stop, SIGTERM or the parent's end: the state is saved."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        super().__init__(f"stopped after step {step}")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on the GPU or in the machine's own memory (where torch has no class for it)."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and (
+        "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    )
+
+
+def as_training_error(error: Exception) -> TrainingError:
+    """What any exception means to the user. The exception itself goes to the log."""
+    if isinstance(error, TrainingError):
+        return error
+    if out_of_memory(error):
+        return TrainingError(FailureReason.OUT_OF_MEMORY)
+    # safetensors reports the operating system's error as text.
+    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "os error 28" in str(error):
+        return TrainingError(FailureReason.DISK_FULL)
+    return TrainingError(FailureReason.INTERNAL)
