@@ -5,7 +5,7 @@
     urllib.parse.urljoin(base, url, allow_fragments=True)
     Join a base URL and a possibly relative URL to form an absolute
 ->
-    {"module": "urllib.parse", "name": "urljoin", "verb": "join", "required": ["base", "url"], "optional": [...]}
+    {"module": "urllib.parse", "name": "urljoin", "first_word": "join", "required": ["base", "url"], "optional": [...]}
 
 The functions, their parameters and the first lines of their docstrings are those of the standard library that runs this
 script, so nothing is downloaded, and the answers are facts. An answer earns 20 points for each of its five fields.
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-SYSTEM = "Describe the Python function as JSON with the keys module, name, verb, required, optional."
+SYSTEM = "Describe the Python function as JSON with the keys module, name, first_word, required, optional."
 ROWS = {"heldout": 48, "validation": 16, "train": 200}
 LONGEST_QUESTION = 120
 MOST_PARAMETERS = 5
@@ -96,7 +96,7 @@ def _fact(module: str, name: str, function: Any) -> Iterator[tuple[str, Card]]:
     parameters = list(signature.parameters.values())
     question = f"{module}.{name}{signature}\n{summary}"
     plain = (
-        re.match(r"[A-Z][a-z]+\b", summary)
+        re.match(r"[A-Z][a-z]+ ", summary)
         and 0 < len(parameters) <= MOST_PARAMETERS
         and not any(p.kind in {p.VAR_POSITIONAL, p.VAR_KEYWORD} for p in parameters)
         and len(question) <= LONGEST_QUESTION
@@ -107,7 +107,7 @@ def _fact(module: str, name: str, function: Any) -> Iterator[tuple[str, Card]]:
         card = {
             "module": module,
             "name": name,
-            "verb": summary.split()[0].lower(),
+            "first_word": summary.split()[0].lower(),
             "required": [p.name for p in parameters if p.default is p.empty],
             "optional": [p.name for p in parameters if p.default is not p.empty],
         }

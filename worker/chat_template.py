@@ -64,7 +64,7 @@ class ChatTemplate:
             pieces, length = [], 0
             for piece in template.generate(
                 **self.tokens,
-                messages=messages,
+                messages=[_with_reasoning(message) for message in messages],
                 tools=tools,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
@@ -91,6 +91,13 @@ class ChatTemplate:
         if name not in self._compiled:
             self._compiled[name] = _environment().from_string(self.sources[name])
         return self._compiled[name]
+
+
+def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
+    """Some templates read it by its older name."""
+    if "reasoning_content" not in message:
+        return message
+    return {"thinking": message["reasoning_content"], **message}
 
 
 def _sources(base: Path) -> dict[str, str]:

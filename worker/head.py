@@ -47,7 +47,8 @@ class _ChunkedHead(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         ctx.head, ctx.rows, ctx.trained = head, rows, trained
         now = ctx.needs_input_grad[0] and not trained
-        logprobs, hits, grads = [], [], []
+        logprobs, hits = [], []
+        grads: list[torch.Tensor] = []
         for part, targets in zip(torch.split(hidden_S_D, rows), torch.split(targets_S, rows), strict=True):
             with torch.set_grad_enabled(now):
                 hidden = part.detach().requires_grad_(now)

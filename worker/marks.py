@@ -22,14 +22,14 @@ Places = dict[str, list[int]]
 
 @dataclass(frozen=True)
 class Marks:
-    """Each mark is one code point: the template's generation begins, ends; message i's answer begins, ends."""
+    """Each mark is one code point: the template's generation begins, ends; message i's text begins, ends, its calls."""
 
     first: int
 
     @classmethod
     def absent_from(cls, text: str, messages: int) -> "Marks":
         for first, last in PLANES:
-            if last - first > 2 * messages + 2 and not PATTERNS[first].search(text):
+            if last - first > 3 * messages + 2 and not PATTERNS[first].search(text):
                 return cls(first)
         raise RowError("uses characters of every private-use plane of Unicode", code="private_use_characters")
 
@@ -38,10 +38,14 @@ class Marks:
         return chr(self.first), chr(self.first + 1)
 
     def opening(self, message: int) -> str:
-        return chr(self.first + 2 + 2 * message)
+        return chr(self.first + 2 + 3 * message)
 
     def closing(self, message: int) -> str:
-        return chr(self.first + 3 + 2 * message)
+        return chr(self.first + 3 + 3 * message)
+
+    def call(self, message: int) -> str:
+        """Stands after each name and string in the message's tool calls."""
+        return chr(self.first + 4 + 3 * message)
 
     def put(self, messages: Messages, everyone: bool) -> Messages:
         """The messages with the assistant's answers and calls marked, and the ends of what others say."""
@@ -67,26 +71,17 @@ class Marks:
         marked = dict(message)
         if "reasoning_content" in message:
             marked["reasoning_content"] = _around(message["reasoning_content"], opening, "")
-        if _has_text(message):
+        # An empty text beside calls must stay empty: templates ask whether there is one.
+        if message.get("content") or ("content" in message and "tool_calls" not in message):
             marked["content"] = _around(message["content"], opening, closing)
         if "tool_calls" in message:
-            marked["tool_calls"] = [_marked_call(call, closing) for call in message["tool_calls"]]
+            marked["tool_calls"] = [_marked_call(call, self.call(index)) for call in message["tool_calls"]]
         return marked
 
 
 def call_marks(message: dict[str, Any]) -> int:
-    """How many closing marks the calls of a message carry."""
+    """How many marks the tool calls of a message carry."""
     return sum(1 + _count_strings(call["function"]["arguments"]) for call in message.get("tool_calls", []))
-
-
-def closing_marks(message: dict[str, Any]) -> int:
-    """How many closing marks an assistant's message carries."""
-    return int(_has_text(message)) + call_marks(message)
-
-
-def _has_text(message: dict[str, Any]) -> bool:
-    # An empty text beside calls must stay empty: templates ask whether there is one.
-    return bool(message.get("content")) or ("content" in message and "tool_calls" not in message)
 
 
 def _around(text: str, opening: str, closing: str) -> str:
@@ -98,18 +93,18 @@ def _around(text: str, opening: str, closing: str) -> str:
     return text[:start] + opening + core + closing + text[start + len(core) :]
 
 
-def _marked_call(call: dict[str, Any], closing: str) -> dict[str, Any]:
+def _marked_call(call: dict[str, Any], mark: str) -> dict[str, Any]:
     function = call["function"]
-    marked = {"name": function["name"] + closing, "arguments": _strings_marked(function["arguments"], closing)}
+    marked = {"name": function["name"] + mark, "arguments": _strings_marked(function["arguments"], mark)}
     return {**call, "function": {**function, **marked}}
 
 
-def _strings_marked(value: Any, closing: str) -> Any:
+def _strings_marked(value: Any, mark: str) -> Any:
     if isinstance(value, str):
-        return value + closing
+        return value + mark
     if isinstance(value, dict):
-        return {key: _strings_marked(entry, closing) for key, entry in value.items()}
-    return [_strings_marked(entry, closing) for entry in value] if isinstance(value, list) else value
+        return {key: _strings_marked(entry, mark) for key, entry in value.items()}
+    return [_strings_marked(entry, mark) for entry in value] if isinstance(value, list) else value
 
 
 def _count_strings(value: Any) -> int:

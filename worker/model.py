@@ -28,7 +28,7 @@ class TrainableModel:
 
     def __init__(self, model: Any, *, packed: bool, alone: bool) -> None:
         self.model = model
-        self.causal_lm = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         self.layout = Layout(packed=packed, alone=alone)
         self.trained: dict[str, nn.Parameter] = {
             name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
@@ -70,6 +70,11 @@ class TrainableModel:
             master.copy_(weights[name])
         self.round_masters()
 
+    def release(self) -> None:
+        """Free the weights. The model is of no use afterwards."""
+        self.trained, self.masters, self._head_trained = {}, {}, []
+        self.model = self.causal_lm = self._head = None
+
 
 def _master(parameter: nn.Parameter) -> nn.Parameter:
     """The float32 weight that the optimizer moves: the parameter itself, or a copy that collects its gradients."""
@@ -82,7 +87,7 @@ def _master(parameter: nn.Parameter) -> nn.Parameter:
         assert gradient is not None
         master.grad = gradient.float() if master.grad is None else master.grad.add_(gradient)
 
-    parameter.register_post_accumulate_grad_hook(collect)
+    parameter.register_post_accumulate_grad_hook(collect)  # type: ignore[no-untyped-call]
     return master
 
 
@@ -91,10 +96,10 @@ def load_trainable(base: Path, recipe: ResolvedRecipe, device: torch.device) -> 
     model = load_base(base, getattr(torch, recipe.precision), device, packed=True)
     packed, alone = model.config._attn_implementation == PACKED, examples_stay_alone(model.config)
     torch.manual_seed(recipe.seed)
+    if recipe.gradient_checkpointing:
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if isinstance(recipe.technique, Lora):
         model = _with_lora(model, recipe.technique)
-    if recipe.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return TrainableModel(model, packed=packed, alone=alone)
 
 
@@ -105,9 +110,10 @@ def load_base(folder: Path, dtype: torch.dtype, device: torch.device, *, packed:
     """
     config = _checked_config(folder)
     attention = {"attn_implementation": PACKED} if packed and may_be_packed(config) else {}
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True, **attention
-    ).to(device)
+    )
+    model.to(device)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -142,7 +148,7 @@ def _with_lora(model: Any, technique: Lora) -> Any:
         model,
         LoraConfig(
             r=technique.rank,
-            lora_alpha=technique.alpha,
+            lora_alpha=technique.alpha,  # type: ignore[arg-type]  # a float is fine
             lora_dropout=technique.dropout,
             target_modules=names if isinstance(names, str) else sorted(names),
             task_type="CAUSAL_LM",

@@ -129,19 +129,20 @@ class _Part:
     tools: Any
     marks: Marks
 
-    def before(self, message: int) -> int | None:
-        for add_generation_prompt in (True, False):
-            before = self.renderer.attempt(
-                self.messages[:message], self.tools, add_generation_prompt=add_generation_prompt
-            )
-            if before and self.text.startswith(before):
-                return len(before)
+    def start_of(self, message: int) -> int | None:
+        before = self.messages[:message]
+        prompted = self.renderer.attempt(before, self.tools, add_generation_prompt=True)
+        if prompted and self.text.startswith(prompted):
+            return len(prompted)
+        bare = self.renderer.attempt(before, self.tools)
+        if bare and self.text.startswith(bare):
+            return len(bare) + _common_length(self.renderer.generation_prompt, self.text[len(bare) :])
         return None
 
     def length_after(self, message: int, last_mark: int) -> int | None:
         shown = self.messages[: message + 1]
         marked = self.renderer.attempt(self.marks.put(shown, everyone=False), self.tools)
-        after = (marked or "").rpartition(self.marks.closing(message))[2].rstrip()
+        after = (marked or "").rpartition(self.marks.call(message))[2].rstrip()
         return len(after) if after and self.text.startswith(after, last_mark) else None
 
 
@@ -192,3 +193,9 @@ def _with_text_arguments(message: dict[str, Any]) -> dict[str, Any]:
         text = json.dumps(function["arguments"], ensure_ascii=False)
         calls.append({**call, "function": {**function, "arguments": text}})
     return {**message, "tool_calls": calls}
+
+
+def _common_length(left: str, right: str) -> int:
+    """Characters that both begin with."""
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((at for at, (one, other) in pairs if one != other), min(len(left), len(right)))

@@ -16,7 +16,7 @@ class TrainingError(Exception):
         super().__init__(f"{reason.value}: {self.message}")
 
 
-class Stopped(Exception):  # noqa: N818 (no error: it was asked for)
+class Stopped(Exception):
     """Pause, stop, SIGTERM or the parent's end: the state is saved."""
 
     def __init__(self, step: int) -> None:

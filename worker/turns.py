@@ -3,11 +3,10 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from os.path import commonprefix
 from typing import Protocol
 
 from api.formats import RowError
-from worker.marks import Marks, Messages, Places, call_marks, closing_marks
+from worker.marks import Marks, Messages, Places, call_marks
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Turn:
 class Part(Protocol):
     """What rendering only a part of the conversation shows, where the marks do not."""
 
-    def before(self, message: int) -> int | None:
+    def start_of(self, message: int) -> int | None:
         """Where the message begins, if what was said before it renders the same without it."""
 
     def length_after(self, message: int, last_mark: int) -> int | None:
@@ -44,8 +43,8 @@ class Turns:
         for message in self._assistant():
             self._require_calls(message)
             start = self._start(message, previous_end)
-            if start is None and (before := rendered.before(message)) is not None:
-                start = before + len(commonprefix([self.generation_prompt, self.text[before:]]))
+            if start is None:
+                start = rendered.start_of(message)
             if start is None:
                 raise RowError(f"message {message + 1} cannot be found in the rendered text", code="answer_not_found")
             previous_end = self._end(message, rendered)
@@ -79,8 +78,7 @@ class Turns:
 
     def _start(self, message: int, previous_end: int) -> int | None:
         opened = self.places.get(self.marks.opening(message))
-        closed = self.places.get(self.marks.closing(message))
-        limit = min(opened or closed or [0])
+        limit = min(opened or self._calls(message) or [0])
         # Not in what was said before: whoever wrote that could have written the generation prompt there.
         said_before = self.places.get(self.marks.closing(message - 1), [0]) if message else [0]
         begin = max(previous_end, *said_before)
@@ -90,15 +88,14 @@ class Turns:
         return min(opened) if opened else None
 
     def _end(self, message: int, rendered: "Part") -> int:
-        closed = sorted(self.places.get(self.marks.closing(message), []))
-        if not closed:
+        calls = self._calls(message)
+        ends = [*self.places.get(self.marks.closing(message), [])[:1], *calls[-1:]]
+        if not ends:
             raise RowError(f"message {message + 1} is left out by the chat template", code="answer_not_found")
-        # Some templates name the tool again where it answers: only so many marks are the message's own.
-        own = closing_marks(self.messages[message])
-        last = closed[:own][-1]
+        last = max(ends)
         if end := self._with_end_of_turn(last):
             return end
-        if self.messages[message].get("tool_calls"):
+        if calls:
             # Between the last argument and the end of turn stand brackets and tags of the template.
             following = [place for places in self.places.values() for place in places if place > last]
             limit = min(following, default=len(self.text))
@@ -112,7 +109,7 @@ class Turns:
         marked = [
             (place, message)
             for message in assistant
-            for mark in (self.marks.opening(message), self.marks.closing(message))
+            for mark in (self.marks.opening(message), self.marks.closing(message), self.marks.call(message))
             for place in self.places.get(mark, [])
         ]
         inside = [entry for entry in marked if start <= entry[0] <= end]
@@ -125,7 +122,7 @@ class Turns:
             mark = self.marks.closing(other)
             if other != message and any(start < place < end for place in self.places.get(mark, [])):
                 raise RowError(
-                    f"message {message + 1} cannot be told from message {other + 1}, which the chat template puts into it",
+                    f"message {message + 1} cannot be told from message {other + 1}, which stands in it once rendered",
                     code="answer_not_found",
                 )
 
@@ -133,8 +130,12 @@ class Turns:
         match = self.end_of_turn.match(self.text, answer_end) if self.end_of_turn else None
         return match.end() if match else None
 
+    def _calls(self, message: int) -> list[int]:
+        """Where the message's calls are marked. Some templates name the tool once more where it answers."""
+        return sorted(self.places.get(self.marks.call(message), []))[: call_marks(self.messages[message])]
+
     def _require_calls(self, message: int) -> None:
-        if len(self.places.get(self.marks.closing(message), [])) < call_marks(self.messages[message]):
+        if len(self._calls(message)) < call_marks(self.messages[message]):
             raise RowError(
                 f"message {message + 1} calls tools, which the base model's chat template does not show to the model",
                 code="tools_not_supported",

@@ -57,29 +57,25 @@ def claim(session: Session, stage: Stage, *, owner: str, lease_s: float, gpus: i
     job = _best(session, stage, gpus)
     if job is None:
         return None
-    values: dict[str, Any] = {
-        "owner": owner,
-        "lease_until": db_now() + lease_s,
-        "fence": Job.fence + 1,
-        "run_after": None,
-    }
+    fence = job.fence + 1
+    lease: dict[str, Any] = {"owner": owner, "lease_until": db_now() + lease_s, "run_after": None}
     if stage is Stage.TRAIN:
         jobs.move(
             session,
             job.id,
             JobStatus.RUNNING,
             message="Fine-tuning job started" if job.started_at is None else "Fine-tuning job resumed",
+            new_attempt=True,
             started_at=func.coalesce(Job.started_at, db_now()),
-            **values,
+            **lease,
         )
     else:
-        session.execute(update(Job).where(Job.id == job.id).values(**values))
-        if job.fence == 0:
+        session.execute(update(Job).where(Job.id == job.id).values(fence=Job.fence + 1, **lease))
+        if fence == 1:
             files = f"training file: {job.training_file}"
             if job.validation_file:
                 files += f" and validation file: {job.validation_file}"
             events.say(session, job.id, f"Validating {files}")
-    fence = job.fence + 1
     session.add(Attempt(job_id=job.id, fence=fence, stage=stage, owner=owner, started_at=db_now()))
     return Claim(job.id, job.project_id, stage, fence)
 
@@ -94,9 +90,8 @@ def _waiting(stage: Stage) -> ColumnElement[bool]:
 
 def _best(session: Session, stage: Stage, gpus: int) -> Job | None:
     ready = and_(_waiting(stage), Job.gpus <= gpus)
-    oldest = dict(
-        session.execute(select(Job.project_id, func.min(Job.created_at)).where(ready).group_by(Job.project_id)).tuples()
-    )
+    waiting = select(Job.project_id, func.min(Job.created_at)).where(ready).group_by(Job.project_id)
+    oldest = {project: float(created_at) for project, created_at in session.execute(waiting)}
     if not oldest:
         return None
     used = jobs.usage(session, USAGE_WINDOW_S) if stage is Stage.TRAIN else _prepared(session)

@@ -7,6 +7,7 @@ Revises:
 import sqlalchemy as sa
 from alembic import op
 
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -31,6 +32,14 @@ def upgrade() -> None:
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_projects")),
         sa.UniqueConstraint("name", name=op.f("uq_projects_name")),
+    )
+    op.create_table(
+        "workers",
+        sa.Column("owner", sa.String(length=128), nullable=False),
+        sa.Column("gpus", sa.Integer(), nullable=False),
+        sa.Column("train_slots", sa.Integer(), nullable=False),
+        sa.Column("seen_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("owner", name=op.f("pk_workers")),
     )
     op.create_table(
         "arrays",
@@ -230,6 +239,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_arrays_project_id"))
 
     op.drop_table("arrays")
+    op.drop_table("workers")
     op.drop_table("projects")
     op.drop_table("base_models")
     # ### end Alembic commands ###

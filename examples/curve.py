@@ -1,0 +1,23 @@
+"""A small plot of a loss curve for the terminal."""
+
+import math
+from collections.abc import Sequence
+
+HEIGHT = 8
+WIDTH = 72
+
+
+def draw(losses: Sequence[float]) -> str:
+    """One column for each step (or for each few steps), on a logarithmic scale: the loss falls by whole factors."""
+    per_column = math.ceil(len(losses) / WIDTH)
+    chunks = [losses[i : i + per_column] for i in range(0, len(losses), per_column)]
+    levels = [math.log(max(sum(chunk) / len(chunk), 1e-6)) for chunk in chunks]
+    low, high = min(levels), max(levels)
+    unit = (high - low) / (HEIGHT - 1) or 1.0
+    wide = max(1, WIDTH // len(levels) // 2)
+    lines = []
+    for row in range(HEIGHT - 1, -1, -1):
+        dots = "".join(("●" if round((level - low) / unit) == row else " ").ljust(wide) for level in levels)
+        lines.append(f"{math.exp(low + row * unit):8.3f} ┤ {dots.rstrip()}")
+    lines.append(f"{'loss':>8} └{'─' * (len(levels) * wide)} step {len(losses)}")
+    return "\n".join(lines)

@@ -1,0 +1,77 @@
+"""Loads an adapter as anyone would: plain transformers and peft, no Attune. Compares log-probs, generates answers.
+
+    python examples/score.py BASE_FOLDER ADAPTER_FOLDER QUESTIONS.jsonl REPORT.json
+
+QUESTIONS holds rows as for fine-tuning; the model is asked everything before the last message. The adapter brings
+logprobs.json: the tokens of a few rows, and the log-prob that the trainer's own model gave to each token after the first.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+MAX_NEW_TOKENS = 64
+BATCH = 24
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("base", "adapter", "questions", "report"):
+        parser.add_argument(name, type=Path)
+    options = parser.parse_args()
+
+    trained = json.loads((options.adapter / "logprobs.json").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(options.adapter, padding_side="left")
+    base = AutoModelForCausalLM.from_pretrained(options.base, dtype=getattr(torch, trained["precision"]))
+    model = PeftModel.from_pretrained(base, options.adapter).eval()
+
+    rows = [json.loads(line) for line in options.questions.read_text().splitlines()]
+    prompts = [row["messages"][:-1] for row in rows]
+    with torch.inference_mode():
+        difference = largest_difference(model, trained["rows"])
+        tuned_answers = answers(model, tokenizer, prompts)
+        with model.disable_adapter():
+            base_answers = answers(model, tokenizer, prompts)
+    report = {
+        "precision": trained["precision"],
+        "largest_logprob_difference": difference,
+        "base": base_answers,
+        "tuned": tuned_answers,
+    }
+    options.report.write_text(json.dumps(report))
+
+
+def largest_difference(model: Any, rows: list[dict[str, Any]]) -> float:
+    """Between the trainer's log-probs and those of the model as loaded here, over all tokens of all rows."""
+    worst = 0.0
+    for row in rows:
+        tokens_T = torch.tensor(row["tokens"])
+        logits_TV = model(input_ids=tokens_T[None]).logits[0].float()
+        found_T = logits_TV[:-1].log_softmax(-1).gather(-1, tokens_T[1:, None])[:, 0]
+        assert len(row["logprobs"]) == len(found_T), f"{len(row['logprobs'])} log-probs of {len(tokens_T)} tokens"
+        worst = max(worst, float((found_T - torch.tensor(row["logprobs"])).abs().max()))
+    return worst
+
+
+def answers(model: Any, tokenizer: Any, prompts: list[list[dict[str, str]]]) -> list[str]:
+    """Greedy answers, a batch of similar lengths at a time."""
+    texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts]
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    found = [""] * len(texts)
+    for start in range(0, len(order), BATCH):
+        batch = order[start : start + BATCH]
+        inputs = tokenizer([texts[i] for i in batch], return_tensors="pt", padding=True, add_special_tokens=False)
+        output = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+        new_tokens = output[:, inputs.input_ids.shape[1] :]
+        for i, text in zip(batch, tokenizer.batch_decode(new_tokens, skip_special_tokens=True), strict=True):
+            found[i] = text.strip()
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""The queue's promises, on both databases."""
+
+import threading
+from collections import Counter
+
+import pytest
+from sqlalchemy import update
+
+from api.lifecycle import JobStatus, Stage
+from api.records import Database, jobs, queue
+from api.records.base import db_now
+from api.records.jobs import Job, Stale
+from api.records.queue import Claim
+from tests.factories import a_job, a_project, the_job
+
+
+def claim(database: Database, owner: str = "w1", stage: Stage = Stage.TRAIN, gpus: int = 0) -> Claim | None:
+    with database.write() as session:
+        return queue.claim(session, stage, owner=owner, lease_s=60, gpus=gpus)
+
+
+def claimed(database: Database, owner: str = "w1") -> Claim:
+    taken = claim(database, owner)
+    assert taken is not None
+    return taken
+
+
+def let_lease_expire(database: Database, job_id: str) -> None:
+    with database.write() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(lease_until=db_now() - 1))
+
+
+def test_a_claim_starts_the_job_and_raises_its_fence(database: Database) -> None:
+    job_id = a_job(database, a_project(database))
+    taken = claimed(database)
+    job = the_job(database, job_id)
+    assert (job.status, job.fence, job.owner) == (JobStatus.RUNNING, taken.fence, "w1")
+    assert job.started_at is not None
+    assert claim(database, "w2") is None
+
+
+def test_many_workers_at_once_claim_each_job_once(database: Database) -> None:
+    project = a_project(database)
+    made = {a_job(database, project) for _ in range(12)}
+    taken: list[str] = []
+
+    def work(owner: str) -> None:
+        while (mine := claim(database, owner)) is not None:
+            taken.append(mine.job_id)
+
+    threads = [threading.Thread(target=work, args=(f"w{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Counter(taken) == Counter(made)
+
+
+def test_equal_jobs_of_three_projects_start_in_turn_whoever_flooded(database: Database) -> None:
+    projects = {a_project(database, name): count for name, count in {"a": 12, "b": 4, "c": 4}.items()}
+    for project, count in projects.items():
+        for _ in range(count):
+            a_job(database, project)
+    starts: Counter[str] = Counter(dict.fromkeys(projects, 0))
+    for _ in range(12):
+        starts[claimed(database).project_id] += 1
+        assert max(starts.values()) - min(starts.values()) <= 1
+    assert [claimed(database).project_id for _ in range(8)] == [next(iter(projects))] * 8
+
+
+def test_concurrent_claims_are_as_fair_as_one_after_the_other(database: Database) -> None:
+    projects = [a_project(database, name) for name in "abc"]
+    for project in projects:
+        for _ in range(4):
+            a_job(database, project)
+    taken: list[str] = []
+    barrier = threading.Barrier(3)
+
+    def work(owner: str) -> None:
+        for _ in range(2):
+            barrier.wait()
+            taken.append(claimed(database, owner).project_id)
+
+    threads = [threading.Thread(target=work, args=(f"w{n}",)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Counter(taken) == dict.fromkeys(projects, 2)
+
+
+def test_a_project_that_used_more_waits(database: Database) -> None:
+    hungry, fed = a_project(database, "hungry"), a_project(database, "fed")
+    a_job(database, fed, JobStatus.SUCCEEDED, started_at=db_now(), work=100.0)
+    a_job(database, fed)
+    later = a_job(database, hungry)
+    assert claimed(database).job_id == later
+
+
+def test_within_a_project_priority_decides_then_age(database: Database) -> None:
+    project = a_project(database)
+    first, second = a_job(database, project), a_job(database, project)
+    urgent = a_job(database, project, priority=5)
+    assert [claimed(database).job_id for _ in range(3)] == [urgent, first, second]
+
+
+def test_a_job_that_needs_a_gpu_is_left_to_a_slot_that_has_one(database: Database) -> None:
+    job_id = a_job(database, a_project(database), gpus=1)
+    assert claim(database, gpus=0) is None
+    with_gpu = claim(database, gpus=1)
+    assert with_gpu is not None
+    assert with_gpu.job_id == job_id
+
+
+def test_a_job_is_not_claimed_before_its_back_off_is_over(database: Database) -> None:
+    a_job(database, a_project(database), run_after=db_now() + 60)
+    assert claim(database) is None
+
+
+def test_prepare_leases_without_changing_the_status(database: Database) -> None:
+    job_id = a_job(database, a_project(database), JobStatus.VALIDATING_FILES)
+    assert claim(database, stage=Stage.PREPARE) is not None
+    assert the_job(database, job_id).status == JobStatus.VALIDATING_FILES
+    assert claim(database, stage=Stage.PREPARE) is None
+    let_lease_expire(database, job_id)
+    assert claim(database, "w2", stage=Stage.PREPARE) is not None
+
+
+def test_a_stale_fence_writes_nothing(database: Database) -> None:
+    job_id = a_job(database, a_project(database))
+    mine = claimed(database)
+    with database.write() as session:
+        jobs.move(session, job_id, JobStatus.CANCELLED, message="cancelled", new_attempt=True)
+    for act in (
+        lambda session: jobs.write(session, job_id, mine.fence, trained_tokens=7),
+        lambda session: queue.renew(session, mine, 60),
+        lambda session: jobs.move(session, job_id, JobStatus.SUCCEEDED, message="done", fence=mine.fence),
+    ):
+        with pytest.raises(Stale), database.write() as session:
+            act(session)
+    job = the_job(database, job_id)
+    assert (job.status, job.trained_tokens) == (JobStatus.CANCELLED, None)
+
+
+def test_a_final_status_never_changes(database: Database) -> None:
+    job_id = a_job(database, a_project(database), JobStatus.SUCCEEDED)
+    for status in JobStatus:
+        with pytest.raises(Stale), database.write() as session:
+            jobs.move(session, job_id, status, message="no")
+
+
+def test_only_expired_leases_are_found(database: Database) -> None:
+    project = a_project(database)
+    silent, alive = a_job(database, project), a_job(database, project)
+    claimed(database), claimed(database)
+    let_lease_expire(database, silent)
+    with database.write() as session:
+        assert [job.id for job in queue.expired(session)] == [silent]
+    assert the_job(database, alive).owner is not None
+
+
+def test_waiting_jobs_are_rung_for_again_only_after_a_while(database: Database) -> None:
+    project = a_project(database)
+    job_id = a_job(database, project)
+    running = a_job(database, project, JobStatus.RUNNING, lease_until=db_now() + 60)
+    with database.write() as session:
+        assert queue.ring_due(session, ring_again_s=30) == [(job_id, Stage.TRAIN)]
+    with database.write() as session:
+        assert queue.ring_due(session, ring_again_s=30) == []
+    assert the_job(database, running).rung_at is None
+
+
+def test_the_clock_is_the_databases_and_in_unix_seconds(database: Database) -> None:
+    with database.read() as session:
+        first, second = session.scalar(db_now().select()), session.scalar(db_now().select())
+    assert first is not None
+    assert second is not None
+    assert 1.7e9 < first <= second < first + 60
+    assert first != int(first), "fractions are kept"

@@ -1,0 +1,105 @@
+import pytest
+from pydantic import ValidationError
+
+from api.problems import as_invalid_request
+from api.recipe import Recipe, resolve
+
+MINIMAL = {"model": "tiny", "training_file": "file-1"}
+
+
+def resolved(body: dict[str, object], rows: int, validation_rows: int = 0):
+    recipe = Recipe.model_validate(MINIMAL | body)
+    return resolve(recipe, job_id="j", seed=0, max_length=64, train_rows=rows, validation_rows=validation_rows)
+
+
+@pytest.mark.parametrize(("rows", "epochs"), [(10, 10), (4, 25), (20, 5), (34, 3), (1000, 3), (10_000, 2), (30_000, 1)])
+def test_epochs_follow_openais_rule(rows: int, epochs: int) -> None:
+    assert resolved({}, rows).n_epochs == epochs
+
+
+@pytest.mark.parametrize("rows", [10, 100, 1000, 5000, 100_000])
+def test_the_automatic_batch_leaves_about_a_hundred_steps_or_is_at_its_cap(rows: int) -> None:
+    plan = resolved({}, rows)
+    assert plan.batch_size <= 64
+    assert plan.batch_size in (1, 64) or 90 <= plan.total_steps <= 210
+
+
+def test_nothing_is_left_automatic_but_what_the_hardware_decides() -> None:
+    plan = resolved({}, 100, validation_rows=10).model_dump()
+    automatic = {name for name, value in plan.items() if value == "auto"}
+    assert automatic == {"precision", "gradient_checkpointing", "micro_batch_tokens"}
+
+
+def test_the_multiplier_scales_the_techniques_default() -> None:
+    lora = {"hyperparameters": {"learning_rate_multiplier": 2}}
+    assert resolved(lora, 100).learning_rate == pytest.approx(4e-4)
+    assert resolved(lora | {"technique": {"type": "full"}}, 100).learning_rate == pytest.approx(4e-5)
+
+
+def test_max_steps_ends_training_early_and_never_prolongs_it() -> None:
+    assert resolved({"training": {"max_steps": 7}}, 1000).total_steps == 7
+    assert resolved({"training": {"max_steps": 10**6}}, 100) == resolved({}, 100)
+
+
+def test_evaluation_is_only_planned_where_there_is_something_to_evaluate_on() -> None:
+    without, with_rows = resolved({}, 100), resolved({"validation_file": "file-2"}, 100, validation_rows=9)
+    assert (without.eval_every, without.keep_best) == (None, False)
+    assert (with_rows.eval_every, with_rows.keep_best) == (with_rows.total_steps // 10, True)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"hyperparameters": {}, "method": None, "technique": {"type": "lora", "alpha": 3}},
+        {"hyperparameters": None, "suffix": None, "metadata": None, "integrations": None, "seed": None},
+        {"method": {"type": "supervised"}, "training": None, "resources": None},
+        {"method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": None}}}},
+    ],
+)
+def test_empty_objects_and_explicit_nulls_mean_the_defaults(body: dict[str, object]) -> None:
+    assert Recipe.model_validate(MINIMAL | body).method.options.hyperparameters.n_epochs == "auto"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 0}}}},
+         "method.supervised.hyperparameters.n_epochs"),
+        ({"hyperparameters": {"batch_size": 257}}, "hyperparameters.batch_size"),
+        ({"technique": {"type": "lora", "rank": "many"}}, "technique.rank"),
+        ({"technique": {"type": "unheard-of"}}, "technique"),
+        ({"training": {"learning_rate": float("inf")}}, "training.learning_rate"),
+        ({"training": {"learning_rate": 0}}, "training.learning_rate"),
+        ({"training": {"lerning_rate": 1e-4}}, "training.lerning_rate"),
+        ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]}, "integrations"),
+        ({"metadata": {"k" * 65: "v"}}, "metadata"),
+        ({"suffix": ""}, "suffix"),
+        ({"project_id": "proj_other"}, "project_id"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named_by_its_place_in_the_body(body: dict[str, object], param: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Recipe.model_validate(MINIMAL | body)
+    errors = [{**error, "loc": ("body", *error["loc"])} for error in caught.value.errors()]
+    told = as_invalid_request(errors, MINIMAL | body)
+    assert told.param is not None
+    assert told.param.startswith(param)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"training": {"learning_rate": 1e-4}, "hyperparameters": {"learning_rate_multiplier": 2}},
+        {"training": {"early_stopping": {}}},
+        {"training": {"keep_best": True}},
+        {"training": {"validation_split": 0.1}, "validation_file": "file-2"},
+        {"hyperparameters": {"n_epochs": 1}, "method": {"type": "supervised"}},
+    ],
+)
+def test_fields_that_contradict_each_other_are_refused(body: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Recipe.model_validate(MINIMAL | body)
+
+
+def test_any_finite_learning_rate_is_accepted() -> None:
+    assert resolved({"training": {"learning_rate": 1e9}}, 100).learning_rate == 1e9

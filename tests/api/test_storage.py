@@ -1,0 +1,72 @@
+import hashlib
+import io
+import tarfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from api.archive import stream_tar, tar_size
+from api.storage import Corrupt, ObjectMissing, Storage
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Broken(Exception):
+    pass
+
+
+async def chunks(count: int, *, breaks: bool = False) -> AsyncIterator[bytes]:
+    for number in range(count):
+        yield bytes([number % 256]) * 1_000_000
+    if breaks:
+        raise Broken
+
+
+@pytest.mark.anyio
+async def test_what_is_streamed_in_comes_out(storage: Storage) -> None:
+    stored = await storage.write("a/b", chunks(20))
+    content = b"".join(storage.read("a/b"))
+    assert (stored.bytes, stored.sha256) == (20_000_000, hashlib.sha256(content).hexdigest())
+
+
+@pytest.mark.anyio
+async def test_a_stream_that_breaks_leaves_nothing(storage: Storage) -> None:
+    with pytest.raises(Broken):
+        await storage.write("a/b", chunks(20, breaks=True))
+    assert not storage.exists("a/b")
+
+
+def test_a_missing_object_is_an_error_of_its_own(storage: Storage) -> None:
+    with pytest.raises(ObjectMissing):
+        next(storage.read("nothing"))
+    storage.delete(["nothing"])
+
+
+def test_a_file_whose_hash_differs_is_not_kept(storage: Storage, tmp_path: Path) -> None:
+    storage.write_bytes("a", b"altered")
+    with pytest.raises(Corrupt):
+        storage.read_file("a", tmp_path / "a", sha256=hashlib.sha256(b"original").hexdigest())
+    assert not (tmp_path / "a").exists()
+
+
+def test_deleting_a_prefix_spares_its_neighbours(storage: Storage) -> None:
+    for key in ("states/j1/a", "states/j1/b/c", "states/j10/a"):
+        storage.write_bytes(key, b"x")
+    storage.delete_prefix("states/j1")
+    assert [storage.exists(key) for key in ("states/j1/a", "states/j1/b/c", "states/j10/a")] == [False, False, True]
+
+
+def test_the_archive_is_a_plain_tar_of_the_size_that_was_announced(storage: Storage) -> None:
+    contents = {"config.json": b"{}", "deep/" + "long" * 40 + ".safetensors": b"w" * 1_234_567, "empty": b""}
+    artifacts = []
+    for name, content in contents.items():
+        stored = storage.write_bytes(f"models/{name}", content)
+        artifacts.append({"name": name, "bytes": stored.bytes, "sha256": stored.sha256, "key": f"models/{name}"})
+    archive = b"".join(stream_tar(storage, artifacts))
+    assert len(archive) == tar_size(artifacts)
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
+        assert {entry.name: tar.extractfile(entry).read() for entry in tar} == contents  # type: ignore[union-attr]

@@ -1,0 +1,76 @@
+"""Rows for tests, as the services make them."""
+
+from typing import Any
+
+from api.context import Caller, Context
+from api.ids import new_id
+from api.lifecycle import JobStatus
+from api.recipe import Recipe
+from api.records import Database, base_models, files, projects
+from api.records.base import db_now
+from api.records.jobs import Job
+
+FACTS = {"model_type": "llama", "parameters": 1000, "context_window": 128}
+
+
+def a_project(database: Database, name: str = "default") -> str:
+    with database.write() as session:
+        return projects.get_or_create(session, name).id
+
+
+def a_caller(database: Database, project: str = "default", scope: str = "write") -> Caller:
+    return Caller(a_project(database, project), "key_test", scope)
+
+
+def a_base_model(database: Database, name: str = "tiny") -> str:
+    with database.write() as session:
+        if base_models.get(session, name) is None:
+            session.add(base_models.BaseModel(name=name, digest="d", facts=FACTS, artifacts=[], created_at=db_now()))
+    return name
+
+
+def a_file(context: Context, project_id: str, content: bytes = b"{}\n", purpose: str = "fine-tune") -> str:
+    file_id = new_id("file-")
+    stored = context.storage.write_bytes(f"files/{project_id}/{file_id}", content)
+    with context.database.write() as session:
+        session.add(
+            files.File(
+                id=file_id,
+                project_id=project_id,
+                filename="rows.jsonl",
+                purpose=purpose,
+                bytes=stored.bytes,
+                sha256=stored.sha256,
+                storage_key=f"files/{project_id}/{file_id}",
+                created_at=db_now(),
+            )
+        )
+    return file_id
+
+
+def a_job(database: Database, project_id: str, status: JobStatus = JobStatus.QUEUED, **values: Any) -> str:
+    """A job row in any state, without its files."""
+    recipe = Recipe(model="tiny", training_file="file-none")
+    job_id = new_id("ftjob-")
+    given: dict[str, Any] = {"work": 1.0} | values
+    with database.write() as session:
+        session.add(
+            Job(
+                id=job_id,
+                project_id=project_id,
+                status=status,
+                created_at=db_now(),
+                recipe=recipe.model_dump(mode="json"),
+                base_model="tiny",
+                training_file="file-none",
+                seed=0,
+                model_id=f"ft:tiny:attune::{job_id[-8:]}",
+                **given,
+            )
+        )
+    return job_id
+
+
+def the_job(database: Database, job_id: str) -> Job:
+    with database.read() as session:
+        return session.get_one(Job, job_id)

@@ -1,0 +1,175 @@
+"""The rules that keep the code readable and the processes apart, proved from the source."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from tests.source import ROOT, imports, modules, reaches, within
+
+LAYERS: list[tuple[str, ...]] = [
+    ("api.errors", "api.fields", "api.ids", "api.lifecycle", "api.logs", "api.settings", "api.formats"),
+    ("api.methods", "api.techniques"),
+    ("api.recipe",),
+    ("api.records", "api.storage", "api.queue", "api.multipart"),
+    ("api.archive", "api.context", "api.migrate"),
+    ("api.services",),
+    ("api.deps", "api.downloads", "api.middleware", "api.problems", "api.schemas"),
+    ("api.routes",),
+    ("api.main",),
+    ("api.cli",),
+]
+"""From the bottom up. A new module of the API goes where everything that it needs is below it."""
+
+CHILDREN = ("worker.prepare", "worker.train", "worker.convert")
+"""The programs behind the wall."""
+
+SHARED_WITH_CHILDREN = ("api.errors", "api.fields", "api.formats", "api.lifecycle", "api.methods", "api.recipe") + (
+    "api.techniques",
+)
+
+SHARED_WITH_WORKERS = (
+    *SHARED_WITH_CHILDREN,
+    *("api.archive", "api.context", "api.ids", "api.logs", "api.queue", "api.records", "api.settings", "api.storage"),
+)
+
+HEAVY = {"torch", "transformers", "peft", "safetensors", "accelerate", "bitsandbytes"}
+
+SECRET_BEARING = {"sqlalchemy", "psycopg", "celery", "kombu", "redis", "obstore"}
+
+
+def _layer(module: str) -> int:
+    found = [height for height, packages in enumerate(LAYERS) if within(module, packages)]
+    assert found, f"{module} is in no layer: give it its place in LAYERS"
+    return found[0]
+
+
+def _package(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+def _api_modules() -> list[str]:
+    return [module for module in modules() if module.startswith("api.")]
+
+
+def _calls(name: str) -> list[tuple[str, ast.Call]]:
+    """Every call in the project of something whose last name this is."""
+    return [
+        (module, node)
+        for module, tree in modules().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) == name
+    ]
+
+
+@pytest.mark.parametrize("module", _api_modules())
+def test_imports_go_down_only(module: str) -> None:
+    """Who reads a module need only know what is below it; and there are no circles."""
+    for imported in imports(module):
+        if not imported.startswith("api.") or _package(imported) == _package(module):
+            continue
+        assert _layer(imported) < _layer(module) or _pure(imported, module), f"{module} imports {imported}"
+
+
+def _pure(imported: str, module: str) -> bool:
+    """Within the two lowest layers there is no state, so that neighbours may use each other."""
+    return _layer(imported) == _layer(module) and _layer(module) <= 1
+
+
+def test_routes_reach_data_through_services_only() -> None:
+    """A route says who, what, where to. What it decided itself could only be tested through HTTP."""
+    for module in _api_modules():
+        if within(module, ("api.routes",)):
+            direct = {name for name in imports(module) if within(name, ("api.records", "api.storage", "api.queue"))}
+            assert not direct, f"{module} imports {direct}"
+
+
+def test_services_know_nothing_of_http() -> None:
+    """The command line and the tests use them too."""
+    for module in _api_modules():
+        if within(module, ("api.services",)):
+            assert not {name for name in imports(module) if within(name, ("fastapi",))}, module
+
+
+def test_the_api_imports_no_worker_and_nothing_that_imports_torch() -> None:
+    """It starts in a second, fits in 150 MB, and its image holds no gigabytes of CUDA."""
+    for module in modules():
+        if module.startswith("api"):
+            found = {name.partition(".")[0] for name in imports(module)}
+            assert not found & {*HEAVY, "worker"}, f"{module} imports {found & {*HEAVY, 'worker'}}"
+
+
+def test_workers_import_of_the_api_what_is_not_http() -> None:
+    for module in modules():
+        if module.startswith("worker"):
+            ours = {name for name in imports(module) if name.startswith("api.")}
+            beyond = {name for name in ours if not within(name, SHARED_WITH_WORKERS)}
+            assert not beyond, f"{module} imports {beyond}"
+
+
+def test_the_supervisor_imports_nothing_that_imports_torch() -> None:
+    """It must answer, renew leases and end a trainer at once, whatever torch does."""
+    assert not reaches("worker.app") & HEAVY
+
+
+@pytest.mark.parametrize("child", CHILDREN)
+def test_children_see_no_database_no_storage_and_no_settings(child: str) -> None:
+    """They read rows and models that strangers sent. What they cannot name they cannot give away."""
+    reached = reaches(child)
+    beyond = {name for name in reached if name.startswith("api.") and not within(name, SHARED_WITH_CHILDREN)}
+    assert not beyond, f"{child} reaches {beyond}"
+    assert not reached & SECRET_BEARING, f"{child} reaches {reached & SECRET_BEARING}"
+
+
+def test_statements_are_built_in_records_only() -> None:
+    """Then every query is found in one folder, and so is the scope by project that each of them needs."""
+    for module in modules():
+        if within(module, ("api.records", "api.migrate", "migrations")):
+            continue
+        for node in ast.walk(modules()[module]):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sqlalchemy"):
+                builders = {alias.name for alias in node.names} & {"select", "insert", "update", "delete", "text"}
+                assert not builders, f"{module} imports {builders} from {node.module}"
+
+
+def test_importing_both_processes_leaves_torch_and_alembic_out() -> None:
+    """The same as a running process sees it: what others import on our behalf counts as well."""
+    code = "import sys, api.main, worker.app; print(*(name for name in sys.modules if '.' not in name))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & {*HEAVY, "alembic"}
+
+
+@pytest.mark.parametrize("catalogue", ["methods"])
+def test_each_entry_of_a_catalogue_has_its_twin_behind_the_wall(catalogue: str) -> None:
+    """One side says what may be asked for, the other does it: neither is of use alone."""
+    asked, done = ({path.stem for path in (ROOT / side / catalogue).glob("*.py")} for side in ("api", "worker"))
+    assert asked - {"__init__", "base"} == done - {"__init__", "base"}
+
+
+def test_code_that_comes_with_a_model_is_never_run() -> None:
+    """`trust_remote_code` may only be a literal False: None, a variable or a default have all been ways in."""
+    for module, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
+                assert isinstance(node.value, ast.Constant), f"{module}: trust_remote_code is not a literal"
+                assert node.value.value is False, f"{module}: trust_remote_code is not False"
+
+
+def test_nothing_is_unpickled() -> None:
+    """Loading a pickle runs what is in it."""
+    runs_code = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    for module in modules():
+        assert not {name.partition(".")[0] for name in imports(module)} & runs_code, module
+    loads = [module for module, call in _calls("load") if ast.unparse(call.func) == "torch.load"]
+    assert not loads, f"torch.load unpickles: {loads} should read safetensors"
+    for module, call in _calls("load"):
+        assert not any(keyword.arg == "allow_pickle" for keyword in call.keywords), module
+
+
+def test_no_shell_is_started() -> None:
+    """A name with a semicolon in it is then just a name."""
+    for module, tree in modules().items():
+        for node in ast.walk(tree):
+            assert not (isinstance(node, ast.keyword) and node.arg == "shell"), f"{module}: shell="
+            assert not (isinstance(node, ast.Attribute) and ast.unparse(node) in {"os.system", "os.popen"}), module

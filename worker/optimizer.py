@@ -1,0 +1,53 @@
+"""AdamW, its schedule, and clipping."""
+
+import math
+
+import torch
+from torch import nn
+
+from api.recipe import ResolvedRecipe
+
+
+def adamw(masters: dict[str, nn.Parameter], recipe: ResolvedRecipe) -> torch.optim.AdamW:
+    """Loshchilov and Hutter 2019 (arXiv:1711.05101), fused. Only matrices decay: biases and norms have no direction
+    in which being small is simpler."""
+    matrices = [master for master in masters.values() if master.ndim >= 2]
+    others = [master for master in masters.values() if master.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.learning_rate, fused=True)
+
+
+def learning_rate(recipe: ResolvedRecipe, step: int) -> float:
+    """Of optimizer step 1 … T. Warm-up: peak · step / W. After it, with x = (step - 1 - W) / (T - W) in [0, 1):
+    cosine peak · (1 + cos πx) / 2, linear peak · (1 - x), constant peak. No step has a rate of zero.
+    """
+    done, warmup, total = step - 1, recipe.warmup_steps, recipe.total_steps
+    if done < warmup:
+        return recipe.learning_rate * step / warmup
+    x = (done - warmup) / (total - warmup)
+    match recipe.scheduler:
+        case "cosine":
+            return recipe.learning_rate * (1 + math.cos(math.pi * x)) / 2
+        case "linear":
+            return recipe.learning_rate * (1 - x)
+        case "constant":
+            return recipe.learning_rate
+
+
+def clipped_step(optimizer: torch.optim.AdamW, max_norm: float | None, rate: float) -> torch.Tensor:
+    """One update; returns the gradient's norm before clipping. A gradient that is not finite changes nothing.
+
+    All of it stays on the device: `found_inf` makes the fused kernel skip the update without asking the host.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    gradients = [
+        master.grad for group in optimizer.param_groups for master in group["params"] if master.grad is not None
+    ]
+    norm = nn.utils.get_total_norm(gradients)
+    if max_norm is not None:
+        nn.utils.clip_grads_with_norm_([m for group in optimizer.param_groups for m in group["params"]], max_norm, norm)
+    optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm

@@ -1,0 +1,82 @@
+"""The trainer's side of the wall: reports out, commands in (docs/architecture.md)."""
+
+import json
+import math
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+REPORT_FD = "ATTUNE_REPORT_FD"
+STDIN, STDOUT = 0, 1
+
+
+class Pipe:
+    """Without `ATTUNE_REPORT_FD` the trainer is run by hand: reports go to standard output, stdin commands nothing."""
+
+    def __init__(self) -> None:
+        descriptor = os.environ.get(REPORT_FD)
+        self._commanded = descriptor is not None
+        self._report_fd = STDOUT if descriptor is None else int(descriptor)
+        self._commands = _lines(STDIN)
+        self._stop = threading.Event()
+
+    @property
+    def stopping(self) -> bool:
+        """Asked to finish the step, save a state and exit."""
+        return self._stop.is_set()
+
+    def report(self, type_: str, **fields: Any) -> None:
+        """One JSON line. JSON has no NaN and no infinity: they become null."""
+        finite = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in fields.items()
+        }
+        line = json.dumps({"type": type_, **finite}, allow_nan=False).encode() + b"\n"
+        try:
+            while line:
+                line = line[os.write(self._report_fd, line) :]
+        except BrokenPipeError:
+            self._stop.set()  # the parent is gone: the same as stop
+
+    def wait_for_run(self) -> str | None:
+        """Of a warm trainer: the run folder that it is handed, or None if there will be none."""
+        for command in self._commands:
+            if command.get("cmd") == "run":
+                return str(command["dir"])
+            if command.get("cmd") in ("stop", "pause"):
+                return None
+        return None
+
+    def listen(self) -> None:
+        """From now on pause, stop, the end of stdin and SIGTERM set `stopping`."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        if self._commanded:
+            threading.Thread(target=self._obey, name="commands", daemon=True).start()
+        else:
+            signal.signal(signal.SIGINT, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._stop.set()
+
+    def _obey(self) -> None:
+        for command in self._commands:
+            if command.get("cmd") in ("pause", "stop"):
+                break
+        self._stop.set()
+
+
+def _lines(descriptor: int) -> Iterator[dict[str, Any]]:
+    """Commands until the end. Read without Python's buffered stdin, whose lock a waiting thread would keep at exit."""
+    rest = b""
+    while chunk := os.read(descriptor, 65536):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            try:
+                command = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(command, dict):
+                yield command
