@@ -6,8 +6,6 @@ could send one.
 
 import json
 import secrets
-from typing import Any
-
 import structlog
 from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
@@ -128,9 +126,9 @@ class LimitBody:
         if int(declared[:20]) > self.limit:
             await send_error(send, self._too_large())
             return
-        count = 0
+        count, refused = 0, False
 
-        async def counted() -> Any:
+        async def counted() -> Message:
             nonlocal count
             message = await receive()
             count += len(message.get("body", b""))
@@ -138,7 +136,16 @@ class LimitBody:
                 raise self._too_large()
             return message
 
-        await self.app(scope, counted, send)
+        async def send_or_refuse(message: Message) -> None:
+            # FastAPI turns whatever is raised while it reads a body into a 400: here it becomes what it was.
+            nonlocal refused
+            if count <= self.limit:
+                await send(message)
+            elif not refused:
+                refused = True
+                await send_error(send, self._too_large())
+
+        await self.app(scope, counted, send_or_refuse)
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"The request's body is larger than {self.limit} bytes")

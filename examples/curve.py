@@ -14,7 +14,7 @@ def draw(losses: Sequence[float]) -> str:
     levels = [math.log(max(sum(chunk) / len(chunk), 1e-6)) for chunk in chunks]
     low, high = min(levels), max(levels)
     unit = (high - low) / (HEIGHT - 1) or 1.0
-    wide = max(1, WIDTH // len(levels) // 2)
+    wide = min(3, WIDTH // len(levels))
     lines = []
     for row in range(HEIGHT - 1, -1, -1):
         dots = "".join(("●" if round((level - low) / unit) == row else " ").ljust(wide) for level in levels)

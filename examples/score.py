@@ -3,7 +3,7 @@
     python examples/score.py BASE_FOLDER ADAPTER_FOLDER QUESTIONS.jsonl REPORT.json
 
 QUESTIONS holds rows as for fine-tuning; the model is asked everything before the last message. The adapter brings
-logprobs.json: the tokens of a few rows, and the log-prob that the trainer's own model gave to each token after the first.
+logprobs.json: the tokens of a few rows, and the log-prob that the trainer's model gave to each token after the first.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 MAX_NEW_TOKENS = 64
-BATCH = 24
+BATCH = 48
 
 
 def main() -> None:

@@ -157,7 +157,7 @@ def smollm2() -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of a few thousand weights: everything works on it, and nothing takes long."""
-    from tests.tiny_models import make_model  # noqa: PLC0415
+    from tests.tiny_models import make_model  # noqa: PLC0415 (brings torch, which most tests do without)
 
     return make_model(tmp_path_factory.mktemp("models") / "tiny", family="llama", seed=0)
 

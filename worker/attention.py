@@ -94,7 +94,7 @@ def packed_attention(
     sliding_window w: a token sees itself and the w - 1 before it (transformers' convention).
     softcap c: scores become c tanh(score / c) (Gemma 2, arXiv:2408.00118).
     """
-    if unknown := {name for name, argument in others.items() if argument not in (None, False)} - HARMLESS:
+    if unknown := {name for name, argument in others.items() if argument is not None} - HARMLESS:
         raise NotImplementedError(f"packed attention does not implement {', '.join(sorted(unknown))}")
     if attention_mask is not None or dropout != 0.0 or not getattr(module, "is_causal", True):
         raise NotImplementedError("packed attention is causal, without masks and dropout")

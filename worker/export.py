@@ -39,7 +39,7 @@ def export(model: TrainableModel, folder: Path, base: Path, recipe: ResolvedReci
 
 
 def _write_adapter(model: PeftModel, folder: Path, base_name: str) -> None:
-    """peft's own two files, but reproducible: it writes sets in a random order and names the base by its local folder."""
+    """peft's two files, reproducibly: it writes sets in a random order and names the base by its local folder."""
     tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
     on_cpu = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
     save_file(on_cpu, folder / "adapter_model.safetensors", metadata={"format": "pt"})

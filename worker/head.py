@@ -53,8 +53,8 @@ class _ChunkedHead(torch.autograd.Function):
             with torch.set_grad_enabled(now):
                 hidden = part.detach().requires_grad_(now)
                 part_logprobs, part_hits = score(head(hidden), targets)
-            if now:
-                grads += torch.autograd.grad(part_logprobs.sum(), hidden)
+                if now:
+                    grads += torch.autograd.grad(part_logprobs.sum(), hidden)
             logprobs.append(part_logprobs.detach())
             hits.append(part_hits)
         ctx.save_for_backward(torch.cat(grads) if now else hidden_S_D, targets_S)
@@ -75,7 +75,7 @@ class _ChunkedHead(torch.autograd.Function):
             with torch.enable_grad():
                 hidden = part.detach().requires_grad_()
                 logprobs, _ = score(ctx.head(hidden), targets)
-            hidden_grad, *grads = torch.autograd.grad((logprobs * scales).sum(), [hidden, *ctx.trained])
+                hidden_grad, *grads = torch.autograd.grad((logprobs * scales).sum(), [hidden, *ctx.trained])
             hidden_grads.append(hidden_grad)
             torch._foreach_add_(totals, [grad.float() for grad in grads])
         back = (total.to(parameter.dtype) for total, parameter in zip(totals, ctx.trained, strict=True))

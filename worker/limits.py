@@ -1,5 +1,6 @@
 """Limits that a child sets on itself before it reads what strangers wrote."""
 
+import faulthandler
 import resource
 import signal
 from collections.abc import Iterator
@@ -43,6 +44,21 @@ def time_limit(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+
+
+def require_memory(bytes_total: int) -> None:
+    """MemoryError unless so much can still be allocated. For libraries that abort the process where it cannot."""
+    bytearray(bytes_total)  # untouched, it takes address space only
+
+
+@contextmanager
+def exit_if_stuck(seconds: float) -> Iterator[None]:
+    """End the process, its stacks in the log, if the work inside never returns; works while no Python code runs."""
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _lower(which: int, soft: int, hard: int) -> None:

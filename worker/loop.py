@@ -130,12 +130,12 @@ def highest_loss(vocabulary: int, first_loss: float | None) -> float:
     return max(math.log(vocabulary), first_loss or 0.0) + MARGIN_NATS
 
 
-def check_for_divergence(result: StepResult, progress: Progress, vocabulary: int) -> None:
+def has_diverged(result: StepResult, progress: Progress, vocabulary: int) -> bool:
+    """Count this step among the bad ones in a row, or end their row."""
     finite = math.isfinite(result.loss) and math.isfinite(result.grad_norm)
     if progress.first_loss is None and finite:
         progress.first_loss = result.loss
     progress.non_finite_steps = 0 if finite else progress.non_finite_steps + 1
     high = not finite or result.loss > highest_loss(vocabulary, progress.first_loss)
     progress.high_loss_steps = progress.high_loss_steps + 1 if high else 0
-    if max(progress.non_finite_steps, progress.high_loss_steps) >= PATIENCE_STEPS:
-        raise TrainingError(FailureReason.DIVERGED)
+    return max(progress.non_finite_steps, progress.high_loss_steps) >= PATIENCE_STEPS

@@ -1,6 +1,7 @@
 """What happens beside the steps: evaluation, metrics, checkpoints, states, the best weights, early stopping."""
 
 import hashlib
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -112,11 +113,12 @@ class Milestones:
         loss, accuracy = evaluate(self._model, recipe, few, progress.micro_batch_tokens)
         least = recipe.early_stopping.min_delta if recipe.early_stopping else 0.0
         # A gain smaller than min_delta is still the best so far; it only does not count as a reason to go on.
-        gained = progress.patience_loss is None or loss < progress.patience_loss - least
+        before = math.inf if progress.patience_loss is None else progress.patience_loss
+        gained = loss < before - least  # false for NaN
         if gained:
             progress.patience_loss = loss
         progress.evaluations_without_gain = 0 if gained else progress.evaluations_without_gain + 1
-        if progress.best_loss is None or loss < progress.best_loss:
+        if loss < (math.inf if progress.best_loss is None else progress.best_loss):
             progress.best_loss, progress.best_step = loss, progress.step
             if recipe.keep_best:
                 self._keep_as_best()
@@ -150,7 +152,8 @@ class Milestones:
         with whole_folder(final, base=self._recipe.model, recipe_sha256=self._recipe_digest) as folder:
             export(self._model, folder, self._run / "base", self._recipe, metrics)
         loss = metrics.get("full_valid_loss")
-        if loss is not None and (progress.best_checkpoint_loss is None or loss < progress.best_checkpoint_loss):
+        before = math.inf if progress.best_checkpoint_loss is None else progress.best_checkpoint_loss
+        if loss is not None and loss < before:
             progress.best_checkpoint, progress.best_checkpoint_loss = final.name, loss
         best = None if progress.best_checkpoint is None else final.parent / progress.best_checkpoint
         keep_newest(final.parent, KEPT_CHECKPOINTS, besides=best)

@@ -29,12 +29,8 @@ class Pipe:
         return self._stop.is_set()
 
     def report(self, type_: str, **fields: Any) -> None:
-        """One JSON line. JSON has no NaN and no infinity: they become null."""
-        finite = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in fields.items()
-        }
-        line = json.dumps({"type": type_, **finite}, allow_nan=False).encode() + b"\n"
+        """One JSON line."""
+        line = json.dumps(_finite({"type": type_, **fields}), allow_nan=False).encode() + b"\n"
         try:
             while line:
                 line = line[os.write(self._report_fd, line) :]
@@ -66,6 +62,13 @@ class Pipe:
             if command.get("cmd") in ("pause", "stop"):
                 break
         self._stop.set()
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _lines(descriptor: int) -> Iterator[dict[str, Any]]:

@@ -12,15 +12,19 @@ from api.lifecycle import FailureReason
 from api.methods import Method
 from worker.findings import Findings
 from worker.jsonl import decode, read_lines
-from worker.limits import TooSlow, time_limit
+from worker.limits import TooSlow, exit_if_stuck, require_memory, time_limit
 from worker.render import Rendered, Renderer
 from worker.spool import Spool
 from worker.tokens import TokenRow, Tokens
 
 ROW_SECONDS = 2.0
 """One row is rendered in microseconds; a template that takes longer than this was made to."""
-BATCH_CHARACTERS = 1_000_000
+BATCH_BYTES = 250_000
 BATCH_ROWS = 1_000
+BATCH_SECONDS = 120.0
+"""No batch takes a hundredth of it; a tokenizer out of memory may wait for ever."""
+TOKENIZER_BYTES = 400
+"""Memory that the tokenizer takes for a byte of text that becomes a token by itself."""
 
 
 class FileRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -95,7 +99,7 @@ class _Reader:
     report: FileReport
     format: Format | None = None
     batch: list[Rendered | Passage] = field(default_factory=list)
-    batch_characters: int = 0
+    batch_bytes: int = 0
 
     def read(self, source: Path) -> None:
         for line_number, line in read_lines(source, self.shared.line_bytes):
@@ -160,16 +164,18 @@ class _Reader:
 
     def _add(self, example: Rendered | Passage) -> None:
         self.batch.append(example)
-        self.batch_characters += (
-            len(example.text) if isinstance(example, Rendered) else len(example.given) * 2 + len(example.learnt)
-        )
-        if self.batch_characters >= BATCH_CHARACTERS or len(self.batch) >= BATCH_ROWS:
+        texts = [example.text] if isinstance(example, Rendered) else [example.given, example.given, example.learnt]
+        self.batch_bytes += sum(len(text.encode()) for text in texts)
+        if self.batch_bytes >= BATCH_BYTES or len(self.batch) >= BATCH_ROWS:
             self._flush()
 
     def _flush(self) -> None:
-        batch, self.batch, self.batch_characters = self.batch, [], 0
+        batch, size, self.batch, self.batch_bytes = self.batch, self.batch_bytes, [], 0
         if batch and self.findings.first_error is None:
-            self.spool.append(_tokenised(batch, self.shared.tokens))
+            require_memory(size * TOKENIZER_BYTES)
+            with exit_if_stuck(BATCH_SECONDS):
+                rows = _tokenised(batch, self.shared.tokens)
+            self.spool.append(rows)
 
 
 def _example(line_number: int, problem: str) -> str:

@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,8 +27,8 @@ class Spool:
         for row in rows:
             self.lengths.append(len(row.tokens))
             self.supervised_tokens += int(np.count_nonzero(row.loss_weights[1:]))
-            row.tokens.astype("<i4", copy=False).tofile(self._files[0])
-            row.loss_weights.astype("<f4", copy=False).tofile(self._files[1])
+            self._files[0].write(row.tokens.astype("<i4", copy=False).data)
+            self._files[1].write(row.loss_weights.astype("<f4", copy=False).data)
 
     def save(self) -> None:
         for file in self._files:
@@ -47,5 +48,6 @@ class Spool:
         self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         for file, path in zip(self._files, self._paths, strict=True):
-            file.close()
+            with suppress(OSError):  # a full disk, which the write before has reported
+                file.close()
             path.unlink(missing_ok=True)

@@ -14,19 +14,20 @@ from pathlib import Path
 
 import torch
 
+from api.lifecycle import FailureReason
 from api.recipe import ResolvedRecipe
 from worker.data import Data, load_data
 from worker.export import export
 from worker.facts import facts_of_base
 from worker.folders import whole_folder
 from worker.hardware import resolve_hardware
-from worker.loop import check_for_divergence, take_step
+from worker.loop import has_diverged, take_step
 from worker.milestones import Milestones
 from worker.model import TrainableModel, load_trainable
 from worker.optimizer import adamw
 from worker.pipe import Pipe
 from worker.proof import check_files, check_trained, file_logprobs, proof_rows, trainer_logprobs, write_logprobs
-from worker.stopping import Stopped, as_training_error
+from worker.stopping import Stopped, TrainingError, as_training_error
 
 
 def train(run: Path, pipe: Pipe) -> None:
@@ -55,8 +56,10 @@ def run_steps(run: Path, recipe: ResolvedRecipe, data: Data, model: TrainableMod
         result = take_step(
             model, optimizer, recipe, data.train, progress, lambda text: pipe.report("warning", message=text)
         )
+        diverged = has_diverged(result, progress, vocabulary)
         milestones.end_step(result)  # evaluates, reports the metrics, saves a checkpoint and a state where one is due
-        check_for_divergence(result, progress, vocabulary)
+        if diverged:
+            raise TrainingError(FailureReason.DIVERGED)
     return milestones
 
 

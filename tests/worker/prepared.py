@@ -64,6 +64,7 @@ def run(folder: Path) -> Outcome:
         try:
             child = subprocess.run(
                 [sys.executable, "-m", "worker.prepare", str(folder)],
+                check=False,
                 pass_fds=[write_fd],
                 env={**os.environ, "ATTUNE_REPORT_FD": str(write_fd)},
                 cwd=ROOT,

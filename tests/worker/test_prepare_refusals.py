@@ -128,11 +128,13 @@ def test_running_out_of_time_or_memory_is_reported(tmp_path: Path, base: Path) -
     rows = jsonl(*[{"text": "word " * 2000}] * 3000)
     slow = prepare(tmp_path / "slow", base, rows, cpu_seconds=2)
     assert slow.code == "file_too_slow"
+    hungry = prepare(tmp_path / "hungry", base, rows, memory_bytes=100_000_000)
+    assert hungry.code == "out_of_memory"
     large = prepare(tmp_path / "large", base, rows, file_bytes=100_000)
     assert large.code == "file_too_large"
 
 
-@pytest.mark.parametrize("text", ["x" * 900_000, " " * 900_000, "😀" * 200_000, "\n" * 400_000])
+@pytest.mark.parametrize("text", ["x" * 900_000, " " * 900_000, "😀" * 80_000, "\n" * 400_000])
 def test_one_enormous_word_is_no_trouble(tmp_path: Path, base: Path, text: str) -> None:
     rows: list[dict[str, Any]] = [{"text": text}]
     assert prepare(tmp_path / "run", base, jsonl(*rows), memory_bytes=1 << 30).report["ok"]

@@ -1,0 +1,171 @@
+"""All of Attune in a few minutes: starts it, fine-tunes a real language model through its API, checks the result.
+
+    python examples/demo.py [--seed N] [--data-dir FOLDER] [--keep]
+
+Ends 0 only if the answers to questions that the model was not trained on have become at least 30 points better, and if
+the downloaded adapter, loaded in plain peft, gives the same log-probs as the trainer's model.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tarfile
+import textwrap
+import time
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from base_model import fetch_gguf
+from curve import draw
+from follow import follow
+from make_rows import Card, points, split_rows, write_rows
+from openai import OpenAI
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from service import ATTUNE, running_service
+
+HERE = Path(__file__).parent
+CACHE = HERE.parent / ".cache"
+MODEL = "smollm2-135m-instruct"
+LEAST_RISE = 30
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
+SHOWN = 4
+
+console = Console(highlight=False)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Fine-tune a small language model through the REST API.")
+    parser.add_argument("--seed", type=int, default=0, help="of the rows, their order and the adapter")
+    parser.add_argument("--data-dir", type=Path, default=CACHE / "demo", help="where the service keeps everything")
+    parser.add_argument("--keep", action="store_true", help="leave the service running until ctrl-C")
+    options = parser.parse_args()
+    started = time.monotonic()
+    data_dir = options.data_dir.resolve()
+    run = data_dir / "runs" / f"seed-{options.seed}"
+
+    chapter("A base model: SmolLM2-135M-Instruct, from a wheel on PyPI")
+    add_base_model(data_dir)
+    chapter("The service: attune up")
+    with running_service(data_dir, log=data_dir / "up.log") as credentials:
+        console.print(f"Ready at {credentials['base_url']}; its log is {data_dir / 'up.log'}")
+        client = OpenAI(**credentials)
+        chapter("Rows: cards about the functions of Python's standard library")
+        files = write_rows(run, options.seed)
+        show_a_row(files["train"])
+        chapter("A job, through the openai client")
+        job, losses = fine_tune(client, files, options.seed)
+        console.print(draw(losses))
+        chapter("The result, downloaded")
+        adapter, base = download(client, job, run, data_dir)
+        chapter("The result, in plain transformers and peft")
+        passed = judge(score(base, adapter, files["heldout"], run / "report.json"), split_rows(options.seed)["heldout"])
+        minutes, seconds = divmod(round(time.monotonic() - started), 60)
+        console.print(f"\n{'Passed' if passed else 'FAILED'} after {minutes} min {seconds} s.")
+        if options.keep:
+            stay(data_dir)
+    return 0 if passed else 1
+
+
+def chapter(title: str) -> None:
+    console.print(f"\n[bold]{title}[/bold]")
+
+
+def add_base_model(data_dir: Path) -> None:
+    """The weights are those of a 4-bit file, dequantised: slightly worse than the original ones."""
+    listed = subprocess.run(
+        [*ATTUNE, "models", "list", "--json", "--data-dir", data_dir], check=True, stdout=subprocess.PIPE
+    )
+    if any(base["name"] == MODEL for base in json.loads(listed.stdout)):
+        console.print(f"{MODEL} is there already.")
+        return
+    gguf = fetch_gguf(CACHE / "models")
+    subprocess.run([*ATTUNE, "models", "add", MODEL, gguf, "--data-dir", data_dir], check=True)
+
+
+def show_a_row(path: Path) -> None:
+    for message in json.loads(path.open().readline())["messages"]:
+        for line in message["content"].splitlines():
+            console.print(f"  {message['role']:>9}  {line}", markup=False, soft_wrap=True)
+
+
+def fine_tune(client: OpenAI, files: dict[str, Path], seed: int) -> tuple[Any, list[float]]:
+    """Upload, create, follow. Returns the job that has succeeded, and its loss at each step."""
+    train, validation = (
+        client.files.create(file=files[part], purpose="fine-tune").id for part in ("train", "validation")
+    )
+    job = client.fine_tuning.jobs.create(
+        model=MODEL,
+        training_file=train,
+        validation_file=validation,
+        suffix="cards",
+        seed=seed,
+        method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1, "batch_size": 8}}},
+        extra_body={"technique": {"type": "lora", "rank": 16}, "training": {"learning_rate": 1e-3, "eval_every": 5}},
+    )
+    job, losses = follow(client, job.id, console)
+    if job.status != "succeeded":
+        raise SystemExit(f"The job {job.status}: {job.error.message if job.error else 'no reason given'}")
+    return job, losses
+
+
+def download(client: OpenAI, job: Any, run: Path, data_dir: Path) -> tuple[Path, Path]:
+    """The adapter as the openai client gets it, a tar among the result files; the base model by `attune`."""
+    adapter, base = run / "adapter", data_dir / "base"
+    archive = run / "adapter.tar"
+    with client.files.with_streaming_response.content(job.result_files[1]) as answer:
+        answer.stream_to_file(archive)
+    with tarfile.open(archive) as tar:
+        tar.extractall(adapter, filter="data")
+    archive.unlink()
+    command = ["adapters", "download", MODEL, "--output", base, "--data-dir", data_dir]
+    subprocess.run([*ATTUNE, *command], check=True)
+    sizes = ", ".join(f"{path.name} {path.stat().st_size / 1e6:.1f} MB" for path in sorted(adapter.iterdir()))
+    console.print(f"{job.fine_tuned_model}: {sizes}")
+    return adapter, base
+
+
+def score(base: Path, adapter: Path, questions: Path, report: Path) -> dict[str, Any]:
+    """In a process of its own, which knows nothing of Attune."""
+    console.print("Both models answer the held-out questions …")
+    with (report.parent / "score.log").open("w") as log:
+        command = [sys.executable, HERE / "score.py", base, adapter, questions, report]
+        if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode != 0:
+            raise SystemExit(f"The adapter could not be scored: see {log.name}")
+    result: dict[str, Any] = json.loads(report.read_text())
+    return result
+
+
+def judge(report: dict[str, Any], heldout: list[tuple[str, Card]]) -> bool:
+    """Show both models' answers and points, and tell whether they are what the demo promises."""
+    answers = list(zip(heldout, report["base"], report["tuned"], strict=True))
+    table = Table("question", "base model", "fine-tuned", show_lines=True)
+    for (question, _), base, tuned in answers[:SHOWN]:
+        table.add_row(Text(question), Text(textwrap.shorten(base, 200)), Text(tuned))
+    base_mean = mean(points(base, card) for (_, card), base, _ in answers)
+    tuned_mean = mean(points(tuned, card) for (_, card), _, tuned in answers)
+    rise = tuned_mean - base_mean
+    difference, limit = report["largest_logprob_difference"], TOLERANCE[report["precision"]]
+    console.print(table)
+    console.print(f"Points of 100 (mean over {len(answers)} held-out questions)")
+    console.print(f"  base model {base_mean:5.1f}")
+    console.print(f"  fine-tuned {tuned_mean:5.1f}   rise {rise:+.1f}, at least {LEAST_RISE} expected")
+    console.print("Log-probs here and in the trainer")
+    console.print(f"  differ by at most {difference:.1e}; {limit:.0e} is allowed in {report['precision']}")
+    return rise >= LEAST_RISE and difference <= limit
+
+
+def stay(data_dir: Path) -> None:
+    console.print(f"The service runs on. Key and address: {data_dir / 'credentials.json'}. Ctrl-C stops it.")
+    try:
+        while True:
+            time.sleep(60)
+    except KeyboardInterrupt:
+        console.print("Stopping …")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

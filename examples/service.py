@@ -1,0 +1,35 @@
+"""Runs `attune up` as a child for as long as it is needed."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ATTUNE = [sys.executable, "-m", "api.cli"]
+"""The `attune` command of the Python that runs this, whether or not its folder is on the PATH."""
+
+STOP_S = 90
+
+
+@contextmanager
+def running_service(data_dir: Path, log: Path) -> Iterator[dict[str, str]]:
+    """Its `{"base_url": …, "api_key": …}`, once it is ready. It is stopped at the end, whatever happens."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    command = [*ATTUNE, "up", "--port", "0", "--data-dir", str(data_dir)]
+    with log.open("w") as file, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True) as service:
+        assert service.stdout is not None
+        try:
+            for line in service.stdout:
+                if line.startswith("ready "):
+                    break
+            else:
+                raise SystemExit(f"The service did not start:\n{log.read_text()[-2000:]}")
+            yield json.loads((data_dir / "credentials.json").read_text())
+        finally:
+            service.terminate()
+            try:
+                service.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                service.kill()

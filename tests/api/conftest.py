@@ -1,0 +1,39 @@
+from collections.abc import Iterator
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from api.context import Context
+from api.main import create_app
+from api.services import keys
+from api.settings import Settings
+
+
+@pytest.fixture
+def app(settings: Settings) -> Iterator[FastAPI]:
+    app = create_app(settings)
+    yield app
+    app.state.context.database.dispose()
+
+
+@pytest.fixture
+def served(app: FastAPI) -> Context:
+    """What the app works with."""
+    context: Context = app.state.context
+    return context
+
+
+def client_of(app: FastAPI, project: str, scope: str = "write") -> TestClient:
+    _, plain = keys.create(app.state.context, project=project, name="test", scope=scope)
+    return TestClient(app, headers={"Authorization": f"Bearer {plain}"}, raise_server_exceptions=False)
+
+
+@pytest.fixture
+def client(app: FastAPI) -> TestClient:
+    return client_of(app, "default")
+
+
+@pytest.fixture
+def other_project(app: FastAPI) -> TestClient:
+    return client_of(app, "other")

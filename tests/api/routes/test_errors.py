@@ -1,0 +1,110 @@
+"""Every error in OpenAI's shape, whoever raised it."""
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from api.context import Context
+from api.services import keys
+
+
+def error_of(answer) -> dict[str, object]:
+    body = answer.json()
+    assert body.keys() == {"error"}
+    assert body["error"].keys() == {"message", "type", "param", "code"}
+    assert body["error"]["message"]
+    assert answer.headers["x-request-id"].startswith("req_")
+    return body["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/nothing-here", 404),
+        ("GET", "/nothing-here", 404),
+        ("PUT", "/v1/files", 405),
+        ("GET", "/v1/files/file-unknown", 404),
+        ("GET", "/v1/fine_tuning/jobs/ftjob-unknown", 404),
+        ("GET", "/v1/models/unknown", 404),
+        ("GET", "/v1/models/un/known/artifacts/x", 404),
+        ("GET", "/v1/files?limit=0", 400),
+        ("GET", "/v1/files?order=sideways", 400),
+        ("GET", "/v1/files?after=file-unknown", 400),
+        ("GET", "/v1/fine_tuning/jobs?limit=many", 400),
+    ],
+)
+def test_the_frameworks_own_errors_have_the_shape_too(client: TestClient, method: str, path: str, status: int) -> None:
+    answer = client.request(method, path)
+    assert answer.status_code == status
+    error_of(answer)
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b"null", b'"text"', b'{"model": "\\ud800"}', b"\xff\xfe", b""])
+def test_a_body_that_is_no_object_is_a_400(client: TestClient, body: bytes) -> None:
+    answer = client.post("/v1/fine_tuning/jobs", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    error_of(answer)
+
+
+def test_a_body_over_the_limit_is_a_413_even_without_a_length(client: TestClient) -> None:
+    def endless():
+        for _ in range(100):
+            yield b" " * 100_000
+
+    declared = client.post("/v1/fine_tuning/jobs", content=b" " * 5_000_000)
+    undeclared = client.post("/v1/fine_tuning/jobs", content=endless())
+    assert (declared.status_code, undeclared.status_code) == (413, 413)
+    error_of(declared), error_of(undeclared)
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic abc", "Bearer sk-attune-wrong", "Bearer \xff"])
+def test_without_a_valid_key_nothing_is_answered(app: FastAPI, header: str) -> None:
+    stranger = TestClient(app, headers={"Authorization": header.encode("latin-1")})
+    for method, path in (("GET", "/v1/files"), ("POST", "/v1/files"), ("GET", "/v1/nothing-here")):
+        answer = stranger.request(method, path)
+        assert (answer.status_code, error_of(answer)["code"]) == (401, "invalid_api_key")
+    assert stranger.get("/healthz").status_code == 200
+
+
+def test_a_revoked_or_expired_key_stops_working_at_once(app: FastAPI, served: Context) -> None:
+    key, plain = keys.create(served, project="default", name="k", scope="write")
+    client = TestClient(app, headers={"Authorization": f"Bearer {plain}"})
+    assert client.get("/v1/files").status_code == 200
+    keys.revoke(served, key.id)
+    assert client.get("/v1/files").status_code == 401
+    _, expired = keys.create(served, project="default", name="k", scope="write", expires_in_s=-1)
+    assert client.get("/v1/files", headers={"Authorization": f"Bearer {expired}"}).status_code == 401
+
+
+def test_a_keys_plain_text_is_nowhere_in_the_database(served: Context) -> None:
+    _, plain = keys.create(served, project="default", name="k", scope="write")
+    secret = plain.removeprefix("sk-attune-")
+    for key, project in keys.listed(served):
+        shown = " ".join(str(value) for value in vars(key).values()) + project
+        assert secret not in shown
+
+
+def test_an_unexpected_error_is_a_500_that_tells_nothing_of_the_inside(
+    app: FastAPI, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @app.get("/v1/broken")
+    def broken() -> None:
+        raise RuntimeError("/secret/path")
+
+    answer = client.get("/v1/broken")
+    assert (answer.status_code, error_of(answer)["type"]) == (500, "server_error")
+    assert "secret" not in answer.text
+
+
+def test_a_database_that_is_away_is_a_503_with_a_time_to_try_again(app: FastAPI, client: TestClient) -> None:
+    engine = app.state.context.database.engine
+    url = engine.url.set(host="127.0.0.1", port=1) if engine.dialect.name == "postgresql" else None
+    if url is None:
+        pytest.skip("SQLite is a file: it is there, or the server does not start")
+    from api.records import Database  # noqa: PLC0415
+
+    away = Database(url.render_as_string(hide_password=False))
+    object.__setattr__(app.state.context, "database", away)
+    answer = client.get("/v1/files")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    error_of(answer)

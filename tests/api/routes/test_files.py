@@ -1,0 +1,114 @@
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from api.context import Context
+from tests.api.conftest import client_of
+from tests.factories import a_base_model
+
+
+def upload(client: TestClient, content: bytes = b'{"text": "a"}\n', **form: str):
+    return client.post("/v1/files", files={"file": ("rows.jsonl", content)}, data={"purpose": "fine-tune"} | form)
+
+
+def stored_objects(context: Context) -> list[Path]:
+    return [path for path in Path(context.settings.storage).rglob("*") if path.is_file()]
+
+
+def test_a_file_comes_back_as_it_was_sent(client: TestClient) -> None:
+    content = bytes(range(256)) * 40_000
+    file = upload(client, content).json()
+    assert (file["bytes"], file["purpose"], file["status"]) == (len(content), "fine-tune", "processed")
+    assert client.get(f"/v1/files/{file['id']}/content").content == content
+    assert client.get(f"/v1/files/{file['id']}").json() == file
+
+
+@pytest.mark.parametrize("order", [("purpose", "file"), ("file", "purpose")])
+def test_the_fields_may_come_in_any_order(client: TestClient, order: tuple[str, str]) -> None:
+    parts = {
+        "purpose": b'--b\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n',
+        "file": b'--b\r\ncontent-disposition: form-data; name="file"; filename="r.jsonl"\r\n\r\n{}\n\r\n',
+    }
+    body = b"".join(parts[name] for name in order) + b"--b--\r\n"
+    answer = client.post("/v1/files", content=body, headers={"content-type": "multipart/form-data; boundary=b"})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["bytes"] == 3
+
+
+def test_lists_are_paged_newest_first_or_oldest_first(client: TestClient) -> None:
+    ids = [upload(client).json()["id"] for _ in range(3)]
+    first = client.get("/v1/files", params={"limit": 2}).json()
+    assert ([file["id"] for file in first["data"]], first["has_more"]) == ([ids[2], ids[1]], True)
+    rest = client.get("/v1/files", params={"after": first["last_id"]}).json()
+    assert ([file["id"] for file in rest["data"]], rest["has_more"]) == ([ids[0]], False)
+    upwards = client.get("/v1/files", params={"order": "asc", "after": ids[0], "purpose": "fine-tune"}).json()
+    assert [file["id"] for file in upwards["data"]] == ids[1:]
+
+
+@pytest.mark.parametrize(
+    ("content", "form", "param"),
+    [
+        (b"x", {"purpose": "assistants"}, "purpose"),
+        (b"x", {"expires_after[anchor]": "created_at"}, "expires_after[anchor]"),
+        (b"", {}, "file"),
+    ],
+)
+def test_what_is_refused_leaves_nothing_in_storage(
+    client: TestClient, served: Context, content: bytes, form: dict[str, str], param: str
+) -> None:
+    answer = upload(client, content, **form)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+    if "://" not in served.settings.storage:
+        assert stored_objects(served) == []
+
+
+def test_a_form_that_ends_in_the_middle_leaves_nothing(client: TestClient, served: Context) -> None:
+    body = b'--b\r\ncontent-disposition: form-data; name="file"; filename="r"\r\n\r\n' + b"x" * 100_000
+    answer = client.post("/v1/files", content=body, headers={"content-type": "multipart/form-data; boundary=b"})
+    assert answer.status_code == 400
+    assert client.get("/v1/files").json()["data"] == []
+
+
+def test_a_file_over_the_limit_is_cut_off(settings, client_for_limit: TestClient) -> None:
+    answer = upload(client_for_limit, b"x" * 2_000_000)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
+    assert client_for_limit.get("/v1/files").json()["data"] == []
+
+
+@pytest.fixture
+def client_for_limit(settings) -> TestClient:
+    from api.main import create_app  # noqa: PLC0415
+
+    return client_of(create_app(settings.model_copy(update={"max_file_bytes": 1_000_000})), "default")
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "a\r\nb", "\x1b[31mred", "名前.jsonl", "x" * 600, "  "])
+def test_a_name_is_a_label_and_never_a_path(client: TestClient, name: str) -> None:
+    answer = client.post("/v1/files", files={"file": (name, b"{}\n")}, data={"purpose": "fine-tune"})
+    assert answer.status_code == 200
+    told = answer.json()["filename"]
+    assert told.isprintable()
+    assert len(told) <= 255
+    assert client.get(f"/v1/files/{answer.json()['id']}/content").content == b"{}\n"
+
+
+def test_a_file_that_a_job_needs_stays_until_the_job_has_ended(client: TestClient, served: Context) -> None:
+    a_base_model(served.database)
+    file_id = upload(client).json()["id"]
+    job = client.post("/v1/fine_tuning/jobs", json={"model": "tiny", "training_file": file_id}).json()
+    refused = client.delete(f"/v1/files/{file_id}")
+    assert refused.status_code == 400
+    assert job["id"] in refused.json()["error"]["message"]
+    client.post(f"/v1/fine_tuning/jobs/{job['id']}/cancel")
+    assert client.delete(f"/v1/files/{file_id}").json() == {"id": file_id, "object": "file", "deleted": True}
+    assert client.get(f"/v1/files/{file_id}/content").status_code == 404
+
+
+def test_a_key_that_may_only_read_reads(app: FastAPI, client: TestClient) -> None:
+    file_id = upload(client).json()["id"]
+    reader = client_of(app, "default", scope="read")
+    assert reader.get(f"/v1/files/{file_id}").status_code == 200
+    assert upload(reader).status_code == 403
+    assert reader.delete(f"/v1/files/{file_id}").status_code == 403

@@ -1,0 +1,172 @@
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import select, update
+
+from api.context import Context
+from api.lifecycle import JobStatus
+from api.records.jobs import Job
+from tests.api.routes.test_files import upload
+from tests.factories import a_base_model, the_job
+
+
+@pytest.fixture
+def job(client: TestClient, served: Context) -> dict[str, object]:
+    a_base_model(served.database)
+    return create(client).json()
+
+
+def create(client: TestClient, **body: object):
+    given = {"model": "tiny", "training_file": upload(client).json()["id"]} | body
+    return client.post("/v1/fine_tuning/jobs", json=given)
+
+
+def put_in(context: Context, job_id: object, status: JobStatus, **values: object) -> None:
+    with context.database.write() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(status=status, **values))
+
+
+def act(client: TestClient, job_id: object, verb: str):
+    return client.post(f"/v1/fine_tuning/jobs/{job_id}/{verb}")
+
+
+def test_a_new_job_waits_to_have_its_files_validated(client: TestClient, job: dict[str, object]) -> None:
+    assert (job["status"], job["object"], job["model"]) == ("validating_files", "fine_tuning.job", "tiny")
+    assert str(job["id"]).startswith("ftjob-")
+    assert isinstance(job["seed"], int)
+    assert client.get(f"/v1/fine_tuning/jobs/{job['id']}").json() == job
+    messages = [event["message"] for event in client.get(f"/v1/fine_tuning/jobs/{job['id']}/events").json()["data"]]
+    assert messages == [f"Created fine-tuning job: {job['id']}"]
+
+
+def test_what_was_asked_for_is_shown(client: TestClient, job: dict[str, object]) -> None:
+    asked = {
+        "suffix": "our support team",
+        "seed": 7,
+        "metadata": {"team": "a"},
+        "technique": {"type": "lora", "rank": 4},
+        "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2}, "train_on": "last"}},
+    }
+    told = create(client, **asked).json()
+    assert (told["seed"], told["metadata"], told["user_provided_suffix"]) == (7, {"team": "a"}, "our support team")
+    assert (told["technique"]["rank"], told["technique"]["alpha"]) == (4, 8.0)
+    assert told["hyperparameters"]["n_epochs"] == 2
+    assert told["method"]["supervised"]["train_on"] == "last"
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "code"),
+    [
+        ({"model": "unknown"}, "model", "model_not_found"),
+        ({"training_file": "file-unknown"}, "training_file", "file_not_found"),
+        ({"validation_file": "file-unknown"}, "validation_file", "file_not_found"),
+        ({"model": None}, "model", "invalid_value"),
+        ({"status": "succeeded"}, "status", "invalid_value"),
+    ],
+)
+def test_a_request_that_cannot_be_met_is_refused_at_once(
+    client: TestClient, job: dict[str, object], body: dict[str, object], param: str, code: str
+) -> None:
+    answer = create(client, **body)
+    assert answer.status_code == 400, answer.text
+    assert (answer.json()["error"]["param"], answer.json()["error"]["code"]) == (param, code)
+
+
+def test_an_accepted_job_survives_a_broker_that_is_away(settings) -> None:
+    from api.main import create_app  # noqa: PLC0415
+    from tests.api.conftest import client_of  # noqa: PLC0415
+
+    app = create_app(settings.model_copy(update={"broker_url": type(settings.broker_url)("redis://127.0.0.1:1/0")}))
+    a_base_model(app.state.context.database)
+    assert create(client_of(app, "default")).status_code == 200
+
+
+def test_cancel_is_final_at_once_and_makes_the_worker_stale(
+    client: TestClient, served: Context, job: dict[str, object]
+) -> None:
+    put_in(served, job["id"], JobStatus.RUNNING, fence=3, owner="w")
+    assert act(client, job["id"], "cancel").json()["status"] == "cancelled"
+    row = the_job(served.database, str(job["id"]))
+    assert (row.fence, row.owner) == (4, None)
+    assert row.finished_at is not None
+    again = act(client, job["id"], "cancel")
+    assert (again.status_code, again.json()["error"]["code"]) == (400, "invalid_job_state")
+
+
+def test_a_queued_job_pauses_at_once_and_resumes(client: TestClient, served: Context, job: dict[str, object]) -> None:
+    put_in(served, job["id"], JobStatus.QUEUED)
+    assert act(client, job["id"], "pause").json()["status"] == "paused"
+    assert act(client, job["id"], "resume").json()["status"] == "queued"
+
+
+def test_a_running_job_stays_running_until_its_state_is_saved(
+    client: TestClient, served: Context, job: dict[str, object]
+) -> None:
+    put_in(served, job["id"], JobStatus.RUNNING, owner="w")
+    assert act(client, job["id"], "pause").json()["status"] == "running"
+    assert act(client, job["id"], "pause").status_code == 200
+    with served.database.read() as session:
+        assert session.scalars(select(Job.pause_requested).where(Job.id == job["id"])).one()
+
+
+@pytest.mark.parametrize(
+    ("verb", "status"),
+    [
+        ("pause", JobStatus.VALIDATING_FILES),
+        ("pause", JobStatus.PAUSED),
+        ("pause", JobStatus.FAILED),
+        ("resume", JobStatus.RUNNING),
+        ("resume", JobStatus.SUCCEEDED),
+        ("cancel", JobStatus.SUCCEEDED),
+        ("cancel", JobStatus.FAILED),
+    ],
+)
+def test_what_the_status_does_not_allow_is_a_400_that_no_client_retries(
+    client: TestClient, served: Context, job: dict[str, object], verb: str, status: JobStatus
+) -> None:
+    put_in(served, job["id"], status)
+    assert act(client, job["id"], verb).status_code == 400
+    assert the_job(served.database, str(job["id"])).status == status
+
+
+def test_jobs_and_events_are_paged_newest_first(client: TestClient, job: dict[str, object]) -> None:
+    newest = create(client).json()
+    page = client.get("/v1/fine_tuning/jobs", params={"limit": 1}).json()
+    assert ([each["id"] for each in page["data"]], page["has_more"]) == ([newest["id"]], True)
+    rest = client.get("/v1/fine_tuning/jobs", params={"after": newest["id"]}).json()
+    assert ([each["id"] for each in rest["data"]], rest["has_more"]) == ([job["id"]], False)
+    act(client, job["id"], "cancel")
+    last = client.get(f"/v1/fine_tuning/jobs/{job['id']}/events", params={"limit": 1}).json()
+    assert (last["data"][0]["message"], last["has_more"]) == ("Fine-tuning job cancelled", True)
+
+
+def test_a_project_has_only_so_many_jobs_at_once(settings) -> None:
+    from api.main import create_app  # noqa: PLC0415
+    from tests.api.conftest import client_of  # noqa: PLC0415
+
+    app = create_app(settings.model_copy(update={"max_active_jobs": 1}))
+    a_base_model(app.state.context.database)
+    client = client_of(app, "default")
+    create(client)
+    refused = create(client)
+    assert (refused.status_code, refused.headers["x-should-retry"]) == (429, "false")
+    assert create(client_of(app, "other")).status_code == 200
+
+
+def test_nothing_crosses_projects(client: TestClient, other_project: TestClient, job: dict[str, object]) -> None:
+    path, file_path = f"/v1/fine_tuning/jobs/{job['id']}", f"/v1/files/{job['training_file']}"
+    for answer in (
+        other_project.get(path),
+        other_project.get(f"{path}/events"),
+        other_project.get(f"{path}/checkpoints"),
+        other_project.get(f"{path}/adapter"),
+        *(other_project.post(f"{path}/{verb}") for verb in ("cancel", "pause", "resume")),
+        other_project.get(file_path),
+        other_project.get(f"{file_path}/content"),
+        other_project.delete(file_path),
+    ):
+        assert answer.status_code == 404, answer.url
+    borrowed = other_project.post("/v1/fine_tuning/jobs", json={"model": "tiny", "training_file": job["training_file"]})
+    assert borrowed.status_code == 400
+    assert other_project.get("/v1/fine_tuning/jobs").json()["data"] == []
+    assert other_project.get("/v1/files").json()["data"] == []
+    assert client.get(path).json() == job

@@ -1,0 +1,107 @@
+import io
+import tarfile
+
+import pytest
+from fastapi.testclient import TestClient
+
+from api.archive import tar_size
+from api.context import Context
+from api.ids import new_id
+from api.lifecycle import JobStatus
+from api.records.base import db_now
+from api.records.files import File
+from api.records.models import Checkpoint, Model
+from tests.factories import a_base_model, a_job, a_project
+
+CONTENTS = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"w" * 2000}
+NAME = "ft:org/tiny:attune:suffix:abcdefgh"
+
+
+@pytest.fixture
+def published(served: Context) -> str:
+    """A job that has succeeded, its model and one checkpoint. Returns the job's id."""
+    context, project = served, a_project(served.database)
+    job_id = a_job(context.database, project, JobStatus.SUCCEEDED, fine_tuned_model=NAME)
+    artifacts = []
+    for name, content in CONTENTS.items():
+        stored = context.storage.write_bytes(f"models/{job_id}/1/{name}", content)
+        artifacts.append(
+            {"name": name, "bytes": stored.bytes, "sha256": stored.sha256, "key": f"models/{job_id}/1/{name}"}
+        )
+    shared = {"project_id": project, "job_id": job_id, "artifacts": artifacts, "created_at": db_now()}
+    with context.database.write() as session:
+        session.add(Model(id=NAME, base_model="tiny", **shared))
+        session.add(Checkpoint(id=new_id("ftckpt_"), model_id=f"{NAME}:ckpt-step-5", step=5, metrics={}, **shared))
+        session.add(
+            File(
+                id="file-archive",
+                project_id=project,
+                filename="a.tar",
+                purpose="fine-tune-results",
+                bytes=tar_size(artifacts),
+                model_id=NAME,
+                created_at=db_now(),
+            )
+        )
+    return job_id
+
+
+def members(archive: bytes) -> dict[str, bytes]:
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
+        return {entry.name: tar.extractfile(entry).read() for entry in tar}  # type: ignore[union-attr]
+
+
+def test_the_adapter_is_the_same_by_each_of_its_doors(client: TestClient, published: str) -> None:
+    archive = client.get(f"/v1/fine_tuning/jobs/{published}/adapter").content
+    assert members(archive) == CONTENTS
+    assert client.get("/v1/files/file-archive/content").content == archive
+    assert client.get("/v1/files/file-archive").json()["bytes"] == len(archive)
+    for name, content in CONTENTS.items():
+        assert client.get(f"/v1/models/{NAME}/artifacts/{name}").content == content
+
+
+@pytest.mark.parametrize("name", [NAME, NAME.replace("/", "%2F"), f"{NAME}:ckpt-step-5"])
+def test_artifacts_are_listed_for_models_and_checkpoints(client: TestClient, published: str, name: str) -> None:
+    listed = client.get(f"/v1/models/{name}/artifacts").json()["data"]
+    assert {artifact["name"]: artifact["bytes"] for artifact in listed} == {k: len(v) for k, v in CONTENTS.items()}
+    assert all(len(artifact["sha256"]) == 64 for artifact in listed)
+
+
+def test_models_of_the_project_come_before_the_base_models(client: TestClient, served: Context, published: str) -> None:
+    a_base_model(served.database)
+    assert [model["id"] for model in client.get("/v1/models").json()["data"]] == [NAME, "tiny"]
+    assert client.get(f"/v1/models/{NAME.replace('/', '%2F')}").json()["owned_by"] == "attune"
+
+
+def test_a_deleted_model_is_gone_by_each_of_its_doors(client: TestClient, served: Context, published: str) -> None:
+    assert client.delete(f"/v1/models/{NAME}").json() == {"id": NAME, "object": "model", "deleted": True}
+    for path in (
+        f"/v1/models/{NAME}",
+        f"/v1/models/{NAME}:ckpt-step-5",
+        f"/v1/models/{NAME}/artifacts",
+        f"/v1/fine_tuning/jobs/{published}/adapter",
+        "/v1/files/file-archive",
+    ):
+        assert client.get(path).status_code == 404, path
+    assert not served.storage.exists(f"models/{published}/1/adapter_config.json")
+
+
+def test_a_base_model_is_not_the_users_to_delete(client: TestClient, served: Context) -> None:
+    a_base_model(served.database)
+    assert client.delete("/v1/models/tiny").status_code == 403
+
+
+def test_another_projects_models_do_not_exist(other_project: TestClient, published: str) -> None:
+    for path in (
+        f"/v1/models/{NAME}",
+        f"/v1/models/{NAME}:ckpt-step-5",
+        f"/v1/models/{NAME}/artifacts/adapter_config.json",
+    ):
+        assert other_project.get(path).status_code == 404
+    assert other_project.delete(f"/v1/models/{NAME}").status_code == 404
+    assert other_project.get("/v1/models").json()["data"] == []
+
+
+def test_the_archive_of_a_model_cannot_be_deleted_from_under_it(client: TestClient, published: str) -> None:
+    assert client.delete("/v1/files/file-archive").status_code == 200
+    assert client.get(f"/v1/fine_tuning/jobs/{published}/adapter").status_code == 200

@@ -1,0 +1,109 @@
+"""Run folders as the supervisor fills them, and a trainer run in them as it runs one: a process and a pipe."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from api.recipe import Recipe, ResolvedRecipe, resolve
+from worker.arrays import load_rows, save_rows, split
+
+TIMEOUT_S = 240
+
+
+def random_rows(count: int, *, seed: int, shortest: int = 4, longest: int = 24, vocabulary: int = 250) -> list[Any]:
+    """(tokens_T, loss_weights_T) pairs: the first half of each row is a prompt, weights vary and some are 0."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for length in rng.integers(shortest, longest, count, endpoint=True):
+        weights_T = rng.choice([0.0, 0.5, 1.0], length) * (np.arange(length) >= length // 2)
+        weights_T[-1] = 1.0
+        rows.append((rng.integers(0, vocabulary, length), weights_T))
+    return rows
+
+
+def save(path: Path, rows: Sequence[Any]) -> None:
+    lengths = [len(tokens_T) for tokens_T, _ in rows]
+    tokens_N, weights_N = (np.concatenate(column) for column in zip(*rows, strict=True))
+    save_rows(path, tokens_N, weights_N, np.cumsum([0, *lengths]))
+
+
+def make_run(
+    folder: Path,
+    base: Path,
+    *,
+    train: Sequence[Any],
+    validation: Sequence[Any] = (),
+    max_length: int = 64,
+    hardware: Mapping[str, Any] | None = None,
+    **recipe: Any,
+) -> Path:
+    """A run folder. `recipe` is the body of a job; `hardware` replaces its precision and micro-batch."""
+    (folder / "data").mkdir(parents=True)
+    (folder / "base").symlink_to(base)
+    save(folder / "data" / "train.safetensors", train)
+    if validation:
+        save(folder / "data" / "validation.safetensors", validation)
+        recipe |= {"validation_file": "file-validation"}
+    (folder / "recipe.json").write_text(
+        _resolved(folder, recipe, max_length, hardware or {}).model_dump_json(indent=2)
+    )
+    return folder
+
+
+def _resolved(folder: Path, body: Mapping[str, Any], max_length: int, hardware: Mapping[str, Any]) -> ResolvedRecipe:
+    recipe = Recipe.model_validate({"model": "tiny", "training_file": "file-train", "seed": 7} | dict(body))
+    rows, _, _ = load_rows(folder / "data" / "train.safetensors").truncate(max_length)
+    train, held_out = split(rows, recipe.training.validation_split, 7)
+    validation = folder / "data" / "validation.safetensors"
+    if validation.exists():
+        held_out, _, _ = load_rows(validation).truncate(max_length)
+    counts = {"train_rows": len(train), "validation_rows": len(held_out)}
+    resolved = resolve(recipe, job_id="ftjob-test", seed=7, max_length=max_length, **counts)
+    settled = {"precision": "float32", "micro_batch_tokens": 64, "gradient_checkpointing": False} | dict(hardware)
+    return resolved.model_copy(update=settled)
+
+
+@dataclass
+class Finished:
+    code: int
+    reports: list[dict[str, Any]]
+    log: str
+
+    def of(self, type_: str) -> list[dict[str, Any]]:
+        return [report for report in self.reports if report["type"] == type_]
+
+    @property
+    def last(self) -> dict[str, Any]:
+        return self.reports[-1]
+
+
+def start(*arguments: str, env: Mapping[str, str] | None = None) -> tuple[subprocess.Popen[bytes], Any]:
+    """The trainer as a child, and the file of its reports."""
+    read_fd, write_fd = os.pipe()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "worker.train", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        pass_fds=[write_fd],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "ATTUNE_REPORT_FD": str(write_fd)} | dict(env or {}),
+    )
+    os.close(write_fd)
+    return child, os.fdopen(read_fd)
+
+
+def finish(child: subprocess.Popen[bytes], reports: Any) -> Finished:
+    seen = [json.loads(line) for line in reports]
+    log, _ = child.communicate(timeout=TIMEOUT_S)
+    return Finished(child.returncode, seen, log.decode(errors="replace"))
+
+
+def run_trainer(folder: Path, *, env: Mapping[str, str] | None = None) -> Finished:
+    return finish(*start(str(folder), env=env))
