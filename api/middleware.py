@@ -6,6 +6,7 @@ could send one.
 
 import json
 import secrets
+
 import structlog
 from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool

@@ -130,9 +130,9 @@ class Storage:
 
 def _open(url: str) -> ObjectStore:
     if "://" not in url:
-        return LocalStore(Path(url).resolve(), mkdir=True)
+        return LocalStore(Path(url).resolve(), mkdir=True, automatic_cleanup=True)
     if url.startswith("file://"):
-        return LocalStore(url.removeprefix("file://"), mkdir=True)
+        return LocalStore(url.removeprefix("file://"), mkdir=True, automatic_cleanup=True)
     store: ObjectStore = from_url(
         url,
         client_options={

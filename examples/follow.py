@@ -27,7 +27,7 @@ def follow(client: OpenAI, job_id: str, console: Console) -> tuple[Any, list[flo
                     numbers += f"  {data['tokens_per_second']:,.0f} tokens/s"
                     progress.update(bar, completed=data["step"], total=data["total_steps"], numbers=numbers)
                 if event.type != "metrics" or "valid_loss" in data or not console.is_terminal:
-                    progress.console.print(f"  {event.message}", markup=False)
+                    progress.console.print(f"  {event.message}", markup=False, soft_wrap=True)
             progress.update(bar, description=job.status)
             if job.status in {"succeeded", "failed", "cancelled"}:
                 return job, losses

@@ -6,7 +6,7 @@ With pytest-xdist each process has servers of its own: all of them together star
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -162,32 +162,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("models") / "tiny", family="llama", seed=0)
 
 
-StartAttune = Callable[..., AttuneUp]
-
-
-@pytest.fixture
-def attune_up(tiny_model: Path) -> Iterator[StartAttune]:
-    """Starts `attune up` on a new folder, with the base model `tiny` and the variables that it is given."""
-    started: list[AttuneUp] = []
-
-    def start(**env: str) -> AttuneUp:
-        server = AttuneUp(Path(tempfile.mkdtemp(prefix="attune-")), env=env)
-        started.append(server)
-        server.add_model("tiny", tiny_model)
-        server.start()
-        return server
-
-    yield start
-    for server in started:
-        server.stop()
-        shutil.rmtree(server.folder, ignore_errors=True)
-
-
-@pytest.fixture(scope="session")
-def live_server(tiny_model: Path) -> Iterator[AttuneUp]:
-    """One `attune up` for all the tests that leave it as they found it."""
+@contextmanager
+def running_attune(tiny_model: Path, **env: str) -> Iterator[AttuneUp]:
+    """`attune up` on a new folder, with the base model `tiny` and these variables."""
     folder = Path(tempfile.mkdtemp(prefix="attune-"))
-    server = AttuneUp(folder)
+    server = AttuneUp(folder, env=env)
     try:
         server.add_model("tiny", tiny_model)
         server.start()
@@ -195,3 +174,20 @@ def live_server(tiny_model: Path) -> Iterator[AttuneUp]:
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+StartAttune = Callable[..., AttuneUp]
+
+
+@pytest.fixture
+def attune_up(tiny_model: Path) -> Iterator[StartAttune]:
+    """Starts `attune up` with the variables that it is given; as often as it is called."""
+    with ExitStack() as started:
+        yield lambda **env: started.enter_context(running_attune(tiny_model, **env))
+
+
+@pytest.fixture(scope="session")
+def live_server(tiny_model: Path) -> Iterator[AttuneUp]:
+    """One `attune up` for all the tests that leave it as they found it."""
+    with running_attune(tiny_model) as server:
+        yield server

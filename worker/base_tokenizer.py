@@ -39,6 +39,15 @@ def settle_tokenizer(folder: Path) -> None:
         if not _agree(folder, load(folder)):
             raise Refused("its tokenizer.json and transformers read texts differently")
     _clean_settings(folder)
+    _require_embeddings(folder)
+
+
+def _require_embeddings(folder: Path) -> None:
+    """A token without a row in the embedding would end a training in the middle."""
+    rows = read_object(folder / "config.json").get("vocab_size")
+    last = max(Tokens.load(folder).tokenizer.get_vocab().values())
+    if isinstance(rows, int) and last >= rows:
+        raise Refused(f"its tokenizer has token ids up to {last}, but its config.json says vocab_size {rows}")
 
 
 def load(folder: Path, **options: Any) -> Any:
@@ -61,7 +70,8 @@ def _agree(folder: Path, theirs: Any) -> bool:
     except Exception as error:
         raise Refused(f"tokenizer.json cannot be read: {error}") from error
     named = special_tokens(folder)
-    probe = PROBE + "".join(f" {token} {token}x" for token in {**named, **theirs.special_tokens_map}.values())
+    added = sorted({*theirs.get_added_vocab(), *named.values(), *ours.added_texts()})
+    probe = PROBE + "".join(f" {token} {token}x" for token in added)
     whole = theirs(probe)["input_ids"]
     bare = ours.tokenizer.encode(probe, add_special_tokens=False).ids
     extra = len(theirs("a")["input_ids"]) - len(theirs("a", add_special_tokens=False)["input_ids"])

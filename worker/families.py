@@ -16,9 +16,18 @@ PACKED_FAMILIES = frozenset({"gemma2", "gpt2", "llama", "mistral", "phi", "phi3"
 LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
 """Rotary embeddings that change with the longest position in the batch: examples must not share one."""
 
+MAMBA_FAMILIES = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
+"""Their fused kernels read some layers' weights past an adapter's forward; peft refuses to put one there …"""
+MAMBA_BARRED_LAYERS = ["conv1d", "out_proj"]
+"""… namely here."""
+
 
 def may_be_packed(config: Any) -> bool:
     return config.model_type in PACKED_FAMILIES
+
+
+def layers_without_adapters(config: Any) -> list[str]:
+    return MAMBA_BARRED_LAYERS if config.model_type in MAMBA_FAMILIES else []
 
 
 def examples_stay_alone(config: Any) -> bool:

@@ -37,6 +37,7 @@ def decode(line: bytes) -> Row:
     """The object in a line; RowError for whatever is not exactly one JSON object of characters and finite numbers."""
     try:
         row = _decoder.decode(line)
+        _refuse_duplicate_keys(line)
     except RecursionError:
         raise RowError("is nested too deeply", code="invalid_json") from None
     except UnicodeDecodeError:
@@ -45,7 +46,6 @@ def decode(line: bytes) -> Row:
         raise _explained(line, str(error)) from None
     if not isinstance(row, dict):
         raise RowError(f"must be a JSON object, not {kind(row)}", code="not_an_object")
-    _refuse_duplicate_keys(line)
     if b"\\u0000" in line and _has_nul(row):
         raise RowError("contains the character NUL (\\u0000)", code="nul_character")
     return row
@@ -65,7 +65,7 @@ def _explained(line: bytes, problem: str) -> RowError:
 
 def _refuse_duplicate_keys(line: bytes) -> None:
     """A repeated key would silently lose a value. msgspec cannot tell; the standard library's decoder can."""
-    json.loads(line, object_pairs_hook=_object)
+    json.loads(line, object_pairs_hook=_object, parse_int=str)  # whose length the library limits
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from api.recipe import ResolvedRecipe
 from api.techniques import Lora
 from worker.attention import PACKED
 from worker.batches import Layout, MicroBatch
-from worker.families import examples_stay_alone, head_of, may_be_packed
+from worker.families import examples_stay_alone, head_of, layers_without_adapters, may_be_packed
 from worker.head import score, token_logprobs
 from worker.stopping import TrainingError
 
@@ -138,11 +138,12 @@ def _checked_config(folder: Path) -> _Config:
 
 def _with_lora(model: Any, technique: Lora) -> Any:
     names = technique.target_modules
+    barred = layers_without_adapters(model.config)
     linear = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if "weight" in module._parameters}
-    if names != "all-linear" and (missing := sorted(set(names) - linear)):
+    if names != "all-linear" and (missing := sorted(set(names) - (linear - set(barred)))):
         raise TrainingError(
             FailureReason.INVALID_RECIPE,
-            f"technique.target_modules: the base model has no layer called {', '.join(missing)[:200]}.",
+            f"technique.target_modules: the base model has no trainable layer called {', '.join(missing)[:200]}.",
         )
     return get_peft_model(
         model,
@@ -151,6 +152,7 @@ def _with_lora(model: Any, technique: Lora) -> Any:
             lora_alpha=technique.alpha,  # type: ignore[arg-type]  # a float is fine
             lora_dropout=technique.dropout,
             target_modules=names if isinstance(names, str) else sorted(names),
+            exclude_modules=barred or None,
             task_type="CAUSAL_LM",
         ),
     )

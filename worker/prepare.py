@@ -6,7 +6,6 @@ Exit 0: report.json tells the outcome, good or bad.
 """
 
 import errno
-import os
 import sys
 import time
 from pathlib import Path
@@ -19,11 +18,12 @@ from api.lifecycle import FailureReason
 from api.methods import Method
 from worker.chat_template import ChatTemplate, TemplateFailure
 from worker.limits import CpuTimeUsedUp, TooSlow, limit_process, time_limit
+from worker.pipe import Pipe
 from worker.prepare_file import FileReport, FileRequest, Invalid, Preparation, prepare_file
 from worker.render import Renderer
 from worker.tokens import Tokens
 
-TEMPLATE_SECONDS = 10
+TEMPLATE_SECONDS = 5
 PROGRESS_SECONDS = 1.0
 
 
@@ -125,13 +125,13 @@ class _Progress:
     """Reports how far it is, at most once a second, on the pipe to the supervisor."""
 
     def __init__(self) -> None:
-        self.fd = int(os.environ.get("ATTUNE_REPORT_FD", "1"))
+        self.pipe = Pipe()
         self.next = 0.0
 
     def __call__(self, file: str, rows: int, done: bool) -> None:
         if done or time.monotonic() >= self.next:
             self.next = time.monotonic() + PROGRESS_SECONDS
-            os.write(self.fd, msgspec.json.encode({"type": "progress", "file": file, "rows": rows}) + b"\n")
+            self.pipe.report("progress", file=file, rows=rows)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,17 @@ from worker.milestones import Milestones
 from worker.model import TrainableModel, load_trainable
 from worker.optimizer import adamw
 from worker.pipe import Pipe
-from worker.proof import check_files, check_trained, file_logprobs, proof_rows, trainer_logprobs, write_logprobs
+from worker.proof import (
+    check_files,
+    check_learned,
+    check_path,
+    check_weights,
+    file_logprobs,
+    memory_logprobs,
+    path_logprobs,
+    proof_rows,
+    write_logprobs,
+)
 from worker.stopping import Stopped, TrainingError, as_training_error
 
 
@@ -69,18 +79,19 @@ def publish(
     """Export to out/model. It appears there only once its files are proved to be the model that was trained."""
     pipe.report("phase", phase="exporting")
     milestones.take_best_weights()
+    check_weights(model)
     rows = proof_rows(data.validation if len(data.validation) else data.train)
-    trained = trainer_logprobs(model, rows)
-    check_trained(model, rows, trained, milestones.progress.first_loss)
+    path = path_logprobs(model, rows)
+    check_learned(rows, path, model.causal_lm.config.vocab_size, milestones.progress.first_loss)
+    precision, device = str(recipe.precision), model.device
     digest = hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()
     with whole_folder(run / "out" / "model", base=recipe.model, recipe_sha256=digest) as folder:
         export(model, folder, run / "base", recipe, milestones.last_metrics)
-        device = model.device
+        memory = memory_logprobs(model, rows)
+        check_path(path, memory, precision)
         model.release()  # the base is loaded once more, and two might not fit
-        loaded = file_logprobs(folder, run / "base", recipe, rows, device)
-        largest = check_files(trained, loaded, str(recipe.precision))
-        print(f"proof: {len(rows)} rows, files and trainer differ by at most {largest:.2e} nats", flush=True)
-        write_logprobs(folder, rows, trained, str(recipe.precision))
+        check_files(memory, file_logprobs(folder, run / "base", recipe, rows, device), precision)
+        write_logprobs(folder, rows, memory, precision)
     progress = milestones.progress
     pipe.report(
         "done",

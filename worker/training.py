@@ -40,6 +40,7 @@ def train(node: Node, claim: Claim, job: Job, slot: Slot, trainer: Child, folder
     _fill_run_folder(node, job, base, resolved, folder)
     kills_before = oom_kills()
     trainer.command(cmd="run", dir=str(folder))
+    trainer.log_file = folder / "log.txt"
     Attempt(node, claim, job, trainer, folder, beat, kills_before).follow()
 
 

@@ -27,12 +27,13 @@ class WarmTrainers:
             trainer = self._waiting.pop(slot, None)
         if trainer is None or not trainer.alive:
             trainer = self._start(slot)
+        waiting_log = trainer.log_file
         try:
             self.warm_up(slot)
             yield trainer
         finally:
             trainer.kill()
-            trainer.log_file.unlink(missing_ok=True)
+            waiting_log.unlink(missing_ok=True)
 
     def warm_up(self, slot: Slot) -> None:
         with self._lock:

@@ -152,7 +152,9 @@ class Bar:
         self._bar.update(self._task, completed=step, total=total, numbers=clean(numbers))
 
     def state(self, job: Document) -> None:
-        self._bar.update(self._task, description=clean(job["status"]))
+        phase = (job.get("progress") or {}).get("phase")
+        doing = phase if phase and job["status"] == "running" else job["status"]
+        self._bar.update(self._task, description=clean(doing))
 
     def end(self, job: Document) -> None:
         _say_ending(job)

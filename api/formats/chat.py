@@ -44,6 +44,10 @@ class Chat(Format):
                 message, weight = parse_message(raw, notices, number)
             except RowError as error:
                 raise RowError(f"message {number} {error.message}", code=error.code) from None
+            if message == {"role": "assistant", "content": ""}:
+                notices.append(
+                    Notice("empty_answer", f"message {number} is empty: the model learns to say nothing there")
+                )
             messages.append(message)
             weights.append(weight)
         _require_something_to_learn(messages, weights)

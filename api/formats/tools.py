@@ -1,7 +1,8 @@
 """Tools in conversations: what may be called, and the calls. Shared by the formats that hold messages."""
 
-import json
 from typing import Any
+
+import msgspec
 
 from api.formats.base import RowError, kind, shown
 
@@ -68,8 +69,8 @@ def parse_call(raw: Any, where: str) -> dict[str, Any]:
     if not isinstance(text, str):
         raise RowError(f"{where}: 'arguments' must be a string of JSON, not {kind(text)}", code="invalid_tool_calls")
     try:
-        arguments = json.loads(text) if text.strip() else {}
-    except (ValueError, RecursionError):
+        arguments = msgspec.json.decode(text) if text.strip() else {}
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         raise RowError(f"{where}: 'arguments' is not JSON: {shown(text)}", code="invalid_tool_calls") from None
     if not isinstance(arguments, dict):
         raise RowError(

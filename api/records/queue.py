@@ -64,7 +64,7 @@ def claim(session: Session, stage: Stage, *, owner: str, lease_s: float, gpus: i
             session,
             job.id,
             JobStatus.RUNNING,
-            message="Fine-tuning job started" if job.started_at is None else "Fine-tuning job resumed",
+            message=_started(job),
             new_attempt=True,
             started_at=func.coalesce(Job.started_at, db_now()),
             **lease,
@@ -78,6 +78,12 @@ def claim(session: Session, stage: Stage, *, owner: str, lease_s: float, gpus: i
             events.say(session, job.id, f"Validating {files}")
     session.add(Attempt(job_id=job.id, fence=fence, stage=stage, owner=owner, started_at=db_now()))
     return Claim(job.id, job.project_id, stage, fence)
+
+
+def _started(job: Job) -> str:
+    if job.started_at is None:
+        return "Fine-tuning job started"
+    return f"Fine-tuning job goes on from step {job.state['step'] if job.state else 0}"
 
 
 def _waiting(stage: Stage) -> ColumnElement[bool]:

@@ -51,9 +51,7 @@ def make_run(
     if validation:
         save(folder / "data" / "validation.safetensors", validation)
         recipe |= {"validation_file": "file-validation"}
-    (folder / "recipe.json").write_text(
-        _resolved(folder, recipe, max_length, hardware or {}).model_dump_json(indent=2)
-    )
+    (folder / "recipe.json").write_text(_resolved(folder, recipe, max_length, hardware or {}).model_dump_json(indent=2))
     return folder
 
 

@@ -1,0 +1,155 @@
+"""Runs inside the environment of one version of OpenAI's client, and tells what that client saw, as JSON.
+
+    python conformance.py BASE_URL API_KEY READ_ONLY_KEY TRAINING_FILE TOO_SHORT_FILE
+
+No test framework and no module of Attune is at hand there. The client is used as anyone uses it, but for
+`_strict_response_validation`: every answer that is not as the client's types say is then an error.
+"""
+
+import io
+import json
+import sys
+import tarfile
+import time
+
+import openai
+
+BASE_URL, API_KEY, READ_ONLY_KEY, TRAINING_FILE, TOO_SHORT_FILE = sys.argv[1:]
+INJECTED = (402, 403, 408, 409, 413, 415, 422, 429, 500, 502, 503, 504)
+PAGE = 7
+
+
+def client_with(key):
+    return openai.OpenAI(base_url=BASE_URL, api_key=key, _strict_response_validation=True)
+
+
+client = client_with(API_KEY)
+jobs = client.fine_tuning.jobs
+
+
+def upload(path):
+    with open(path, "rb") as file:
+        return client.files.create(file=file, purpose="fine-tune")
+
+
+def create(training_file, **fields):
+    hyperparameters = {"n_epochs": 2, "batch_size": 4}
+    method = {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
+    return jobs.create(**{"model": "tiny", "training_file": training_file.id, "method": method, **fields})
+
+
+def finish(job):
+    deadline = time.monotonic() + 120
+    while job.status not in ("succeeded", "failed", "cancelled") and time.monotonic() < deadline:
+        time.sleep(0.2)
+        job = jobs.retrieve(job.id)
+    return job
+
+
+def main_path():
+    """Upload, create, poll, events, checkpoints, results, adapter, model."""
+    training_file = upload(TRAINING_FILE)
+    extras = {"technique": {"type": "lora", "rank": 4}, "training": {"learning_rate": 1e-3}}
+    created = create(training_file, suffix="conformance", seed=7, metadata={"by": "test"}, extra_body=extras)
+    job = finish(created)
+    if job.status != "succeeded":
+        return {"created": created.to_dict(), "job": job.to_dict()}
+    paged = [event.to_dict() for event in jobs.list_events(job.id, limit=PAGE)]
+    checkpoints = [checkpoint.to_dict() for checkpoint in jobs.checkpoints.list(job.id)]
+    csv, adapter = (client.files.content(file_id).content for file_id in job.result_files)
+    with tarfile.open(fileobj=io.BytesIO(adapter)) as archive:
+        members = archive.getnames()
+    return {
+        "created": created.to_dict(),
+        "job": job.to_dict(),
+        "events": [event.to_dict() for event in jobs.list_events(job.id, limit=100).data],
+        "events_paged": paged,
+        "latest_event": jobs.list_events(job.id, limit=1).data[0].message,
+        "checkpoints": checkpoints,
+        "csv": csv.decode(),
+        "adapter": members,
+        "result_files": [client.files.retrieve(file_id).to_dict() for file_id in job.result_files],
+        "listed_jobs": [listed.id for listed in jobs.list(limit=PAGE).data],
+        "model": client.models.retrieve(job.fine_tuned_model).to_dict(),
+        "listed_models": [model.id for model in client.models.list()],
+        "content_is_what_was_sent": client.files.content(training_file.id).content == open(TRAINING_FILE, "rb").read(),
+        "listed_files": [listed.id for listed in client.files.list(purpose="fine-tune")],
+        "deleted_model": client.models.delete(job.fine_tuned_model).to_dict(),
+        "deleted_file": client.files.delete(training_file.id).to_dict(),
+    }
+
+
+def other_ends():
+    """A job of the deprecated form that is cancelled, and one whose file does not do."""
+    training_file = upload(TRAINING_FILE)
+    old_form = jobs.create(model="tiny", training_file=training_file.id, hyperparameters={"n_epochs": 50})
+    return {
+        "old_form": old_form.to_dict(),
+        "cancelled": jobs.cancel(old_form.id).to_dict(),
+        "failed": finish(create(upload(TOO_SHORT_FILE))).to_dict(),
+    }
+
+
+def mistakes():
+    """Each thing that a client can do wrong, by name."""
+    training_file = upload(TRAINING_FILE)
+    ended = jobs.cancel(create(training_file).id)
+    reader, stranger = client_with(READ_ONLY_KEY), client_with("sk-wrong")
+
+    def marked(name):
+        return {"extra_headers": {"x-attempt-of": name}}
+
+    def supervised(**hyperparameters):
+        return {"method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}}
+
+    return {
+        "epochs out of range": lambda m: create(training_file, **supervised(n_epochs=0), **m),
+        "unknown field": lambda m: create(training_file, extra_body={"lerning_rate": 1}, **m),
+        "unknown method": lambda m: create(training_file, method={"type": "magic"}, **m),
+        "long suffix": lambda m: create(training_file, suffix="s" * 65, **m),
+        "unknown base model": lambda m: create(training_file, model="gpt-17", **m),
+        "unknown training file": lambda m: jobs.create(model="tiny", training_file="file-none", **m),
+        "wrong purpose": lambda m: client.files.create(file=b"{}", purpose="vision", **m),
+        "empty file": lambda m: client.files.create(file=b"", purpose="fine-tune", **m),
+        "cancel after the end": lambda m: jobs.cancel(ended.id, **m),
+        "no such cursor": lambda m: jobs.list_events(ended.id, after="ftevent-none", **m),
+        "limit out of range": lambda m: jobs.list(limit=-1, **m),
+        "wrong key": lambda m: stranger.models.list(**m),
+        "read-only key": lambda m: reader.fine_tuning.jobs.cancel(ended.id, **m),
+        "no such job": lambda m: jobs.retrieve("ftjob-none", **m),
+        "no such file": lambda m: client.files.retrieve("file-none", **m),
+        "no such model": lambda m: client.models.retrieve("owner/none", **m),
+        "no such path": lambda m: client.get("/nowhere", cast_to=object, options={"headers": m["extra_headers"]}),
+        "wrong verb": lambda m: client.patch("/files", cast_to=object, options={"headers": m["extra_headers"]}),
+        "body too large": lambda m: create(training_file, extra_body={"x": "x" * 2_000_000}, **m),
+    }, marked
+
+
+def errors():
+    calls, marked = mistakes()
+    seen = {name: outcome(lambda call=call, name=name: call(marked(name))) for name, call in calls.items()}
+    for status in INJECTED:
+        headers = {"x-attempt-of": f"injected {status}", "x-inject": str(status)}
+        seen[f"injected {status}"] = outcome(lambda headers=headers: client.models.list(extra_headers=headers))
+    return seen
+
+
+def outcome(call):
+    try:
+        call()
+    except openai.APIStatusError as error:
+        return {
+            "exception": type(error).__name__,
+            "status": error.status_code,
+            "message": error.message,
+            "type": error.type,
+            "param": error.param,
+            "code": error.code,
+            "request_id": error.request_id,
+        }
+    return {"exception": None}
+
+
+print(
+    json.dumps({"version": openai.__version__, "main": main_path(), "other_ends": other_ends(), "errors": errors()}),
+)

@@ -1,0 +1,175 @@
+"""OpenAI's own Python client, three generations of it, against a live server.
+
+Each runs once, in an environment of its own (conformance.py); the tests look at what it saw.
+"""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.clients.environments import python_with
+from tests.end_to_end.clients.proxy import Proxy, proxy_before
+from tests.services import AttuneUp
+
+SCRIPT = Path(__file__).with_name("conformance.py")
+VERSIONS = ("1.109.1", "2.54.0", "3.54.0")
+STEPS = 10  # 20 rows, batches of 4, 2 epochs
+
+MISTAKES = {
+    "epochs out of range": ("BadRequestError", 400, "method.supervised.hyperparameters.n_epochs"),
+    "unknown field": ("BadRequestError", 400, "lerning_rate"),
+    "unknown method": ("BadRequestError", 400, "method.type"),
+    "long suffix": ("BadRequestError", 400, "suffix"),
+    "unknown base model": ("BadRequestError", 400, "model"),
+    "unknown training file": ("BadRequestError", 400, "training_file"),
+    "wrong purpose": ("BadRequestError", 400, "purpose"),
+    "empty file": ("BadRequestError", 400, "file"),
+    "cancel after the end": ("BadRequestError", 400, None),
+    "no such cursor": ("BadRequestError", 400, "after"),
+    "limit out of range": ("BadRequestError", 400, "limit"),
+    "wrong key": ("AuthenticationError", 401, None),
+    "read-only key": ("PermissionDeniedError", 403, None),
+    "no such job": ("NotFoundError", 404, "fine_tuning_job_id"),
+    "no such file": ("NotFoundError", 404, "id"),
+    "no such model": ("NotFoundError", 404, "model"),
+    "no such path": ("NotFoundError", 404, None),
+    "wrong verb": ("APIStatusError", 405, None),
+    "body too large": ("APIStatusError", 413, None),
+}
+"""What each mistake raises: exception, status, and the field that is named."""
+
+INJECTED = {
+    402: ("APIStatusError", 1),
+    403: ("PermissionDeniedError", 1),
+    408: ("APIStatusError", 3),
+    409: ("ConflictError", 3),
+    413: ("APIStatusError", 1),
+    415: ("APIStatusError", 1),
+    422: ("UnprocessableEntityError", 1),
+    429: ("RateLimitError", 3),
+    500: ("InternalServerError", 3),
+    502: ("InternalServerError", 3),
+    503: ("InternalServerError", 3),
+    504: ("InternalServerError", 3),
+}
+"""What the client makes of a status, and how often it asks before it gives up: why Attune answers no 409."""
+
+
+pytestmark = pytest.mark.timeout(600)  # the first run makes three environments
+
+
+@pytest.fixture(scope="module")
+def proxy(live_server: AttuneUp) -> Iterator[Proxy]:
+    with proxy_before(live_server.base_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def seen(
+    request: pytest.FixtureRequest, live_server: AttuneUp, proxy: Proxy, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """Everything that one version of the client saw, and how often it asked."""
+    folder = tmp_path_factory.mktemp("client")
+    proxy.attempts.clear()
+    reader = live_server.run("keys", "create", "--scope", "read", "--data-dir", str(live_server.data)).strip()
+    files = [_rows(folder / f"{count}.jsonl", count) for count in (20, 3)]
+    command = [python_with(request.param), SCRIPT, proxy.base_url, live_server.api_key, reader, *files]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+    assert done.returncode == 0, done.stderr
+    return {**json.loads(done.stdout), "asked": request.param, "attempts": dict(proxy.attempts)}
+
+
+def _rows(path: Path, count: int) -> Path:
+    rows = [
+        {"messages": [{"role": "user", "content": f"{n}+1"}, {"role": "assistant", "content": f"{n + 1}"}]}
+        for n in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_the_version_under_test_is_the_one_asked_for(seen: dict[str, Any]) -> None:
+    assert seen["version"] == seen["asked"]
+
+
+def test_a_job_goes_from_upload_to_a_model(seen: dict[str, Any]) -> None:
+    main = seen["main"]
+    created, job = main["created"], main["job"]
+    assert created["status"] == "validating_files"
+    assert job["status"] == "succeeded", job["error"]
+    assert job["seed"] == 7
+    assert job["metadata"] == {"by": "test"}
+    assert job["hyperparameters"] == {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 1.0}
+    assert job["trained_tokens"] > 0
+    assert job["fine_tuned_model"].startswith("ft:tiny:attune:conformance:")
+    assert main["model"]["id"] == job["fine_tuned_model"]
+    assert {job["fine_tuned_model"], "tiny"} <= set(main["listed_models"])
+    assert job["id"] in main["listed_jobs"]
+
+
+def test_events_come_newest_first_and_page_without_gap_or_repeat(seen: dict[str, Any]) -> None:
+    main = seen["main"]
+    assert main["events_paged"] == main["events"]
+    assert main["latest_event"] == main["events"][0]["message"] == "The job has successfully completed"
+    assert main["events"][-1]["message"] == f"Created fine-tuning job: {main['job']['id']}"
+    steps = [event["data"]["step"] for event in main["events"] if event["type"] == "metrics"]
+    assert steps == list(range(STEPS, 0, -1))
+
+
+def test_checkpoints_are_listed_with_their_metrics(seen: dict[str, Any]) -> None:
+    checkpoints = seen["main"]["checkpoints"]
+    assert [checkpoint["step_number"] for checkpoint in checkpoints] == [10, 5]
+    assert all(checkpoint["metrics"]["train_loss"] > 0 for checkpoint in checkpoints)
+
+
+def test_results_and_adapter_are_files_that_the_client_downloads(seen: dict[str, Any]) -> None:
+    main = seen["main"]
+    header, *rows = main["csv"].splitlines()
+    assert header.startswith("step,train_loss")
+    assert len(rows) == STEPS
+    assert {"adapter_model.safetensors", "adapter_config.json"} <= set(main["adapter"])
+    assert {file["purpose"] for file in main["result_files"]} == {"fine-tune-results"}
+
+
+def test_files_come_back_as_they_were_sent_and_are_deleted(seen: dict[str, Any]) -> None:
+    main = seen["main"]
+    assert main["content_is_what_was_sent"]
+    assert main["created"]["training_file"] in main["listed_files"]
+    assert main["deleted_file"]["deleted"]
+    assert main["deleted_model"]["deleted"]
+
+
+def test_the_deprecated_form_is_taken_and_a_cancel_is_at_once(seen: dict[str, Any]) -> None:
+    assert seen["other_ends"]["old_form"]["hyperparameters"]["n_epochs"] == 50
+    assert seen["other_ends"]["cancelled"]["status"] == "cancelled"
+
+
+def test_a_file_that_does_not_do_fails_the_job_with_a_code(seen: dict[str, Any]) -> None:
+    failed = seen["other_ends"]["failed"]
+    assert failed["status"] == "failed"
+    assert failed["error"]["code"] == "invalid_n_examples"
+    assert "at least 10 examples" in failed["error"]["message"]
+    assert failed["error"]["param"] == "training_file"
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_raises_once_and_says_what_was_wrong(seen: dict[str, Any], mistake: str) -> None:
+    exception, status, param = MISTAKES[mistake]
+    error = seen["errors"][mistake]
+    assert (error["exception"], error["status"]) == (exception, status), error
+    assert error["param"] == param, error
+    assert error["type"] == "invalid_request_error"
+    assert error["code"] is not None or status == 400, error
+    assert error["request_id"].startswith("req_")
+    assert seen["attempts"][mistake] == 1
+
+
+@pytest.mark.parametrize("status", INJECTED)
+def test_the_client_retries_what_may_pass(seen: dict[str, Any], status: int) -> None:
+    name = f"injected {status}"
+    assert (seen["errors"][name]["exception"], seen["attempts"][name]) == INJECTED[status]
+    assert seen["errors"][name]["code"] == f"injected_{status}"

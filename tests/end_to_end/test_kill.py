@@ -1,0 +1,103 @@
+"""`kill -9` of each process during a job: it succeeds with no manual step, and its weights are the same bytes."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from openai import OpenAI
+
+from tests.conftest import StartAttune, running_attune
+from tests.end_to_end.jobs import adapter_hash, client_of, create, ended, messages, metric_steps, rows, step_of
+from tests.end_to_end.jobs import upload, wait_until
+from tests.services import AttuneUp
+
+STEPS = 60
+QUICK = {"ATTUNE_LEASE_S": "6", "ATTUNE_HEARTBEAT_S": "1", "ATTUNE_POLL_S": "0.5", "ATTUNE_SWEEP_S": "1"}
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model: Path) -> Iterator[AttuneUp]:
+    with running_attune(tiny_model, **QUICK) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(server: AttuneUp) -> OpenAI:
+    return client_of(server)
+
+
+@pytest.fixture(scope="module")
+def file_id(client: OpenAI) -> str:
+    return upload(client, rows(40))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(client: OpenAI, file_id: str) -> str:
+    """The hash of the weights that come out when nobody disturbs."""
+    job_id = begin(client, file_id)
+    assert ended(client, job_id).status == "succeeded"
+    return adapter_hash(client, job_id)
+
+
+def begin(client: OpenAI, file_id: str) -> str:
+    technique = {"type": "lora", "rank": 4, "dropout": 0.1}
+    return create(client, file_id, steps=STEPS, technique=technique, training={"save_every": 5})
+
+
+def busy_trainer(server: AttuneUp) -> int:
+    """Of the warm trainers, the one that has used most processor time: the one that trains."""
+    trainers = [child for child in server.children() if "worker.train" in child.cmdline()]
+    return max(trainers, key=lambda child: sum(child.cpu_times()[:2])).pid
+
+
+VICTIMS = {
+    "trainer": busy_trainer,
+    "worker": lambda server: server.pid_of("worker", "train"),
+    "api": lambda server: server.pid_of("api.cli", "api"),
+    "valkey": lambda server: server.pid_of("valkey-server"),
+}
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_a_job_survives_kill_9_with_the_same_bytes(
+    server: AttuneUp, client: OpenAI, file_id: str, undisturbed: str, victim: str
+) -> None:
+    job_id = begin(client, file_id)
+    wait_until(lambda: step_of(client, job_id) >= 12)
+    pid = VICTIMS[victim](server)
+    os.kill(pid, signal.SIGKILL)
+    job = ended(client, job_id)
+    assert job.status == "succeeded", (job.error, messages(client, job_id))
+    assert adapter_hash(client, job_id) == undisturbed
+    assert metric_steps(client, job_id) == list(range(1, STEPS + 1)), "each step is told once"
+    if victim in ("trainer", "worker"):
+        assert any("goes on from step" in message for message in messages(client, job_id)), "it was killed in time"
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_killing_attune_up_itself_leaves_no_process_and_loses_no_job(attune_up: StartAttune) -> None:
+    server = attune_up(**QUICK)
+    client = client_of(server)
+    job_id = begin(client, upload(client, rows(40)))
+    wait_until(lambda: step_of(client, job_id) >= 12)
+    children = server.children()
+    os.kill(server.pid, signal.SIGKILL)
+    wait_until(lambda: not any(child.is_running() and child.status() != "zombie" for child in children), 60)
+    server.start()
+    assert ended(client_of(server), job_id).status == "succeeded"
+
+
+def test_a_worker_that_is_asked_to_stop_saves_and_charges_the_job_nothing(
+    server: AttuneUp, client: OpenAI, file_id: str, undisturbed: str
+) -> None:
+    job_id = begin(client, file_id)
+    wait_until(lambda: step_of(client, job_id) >= 12)
+    os.kill(server.pid_of("worker", "train"), signal.SIGTERM)
+    assert ended(client, job_id).status == "succeeded"
+    assert adapter_hash(client, job_id) == undisturbed
+    told = messages(client, job_id)
+    assert any("asked to stop" in message for message in told), told
+    assert any("goes on from step 1" in message for message in told), told

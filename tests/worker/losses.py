@@ -1,0 +1,64 @@
+"""The same loss and gradients by two ways: the trainer's, and the plainest possible one."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import AutoModelForCausalLM
+
+from tests.worker.run_folders import save
+from worker.arrays import Rows, load_rows
+from worker.batches import Layout, micro_batches, total_weight
+from worker.families import examples_stay_alone
+from worker.methods.supervised import loss as supervised_loss
+from worker.model import TrainableModel, load_base
+
+Gradients = dict[str, torch.Tensor]
+
+
+def as_rows(folder: Path, rows: Any) -> Rows:
+    save(folder / "rows.safetensors", rows)
+    return load_rows(folder / "rows.safetensors")
+
+
+def trainer_loss(
+    base: Path, rows: Rows, *, budget_tokens: int = 10_000, layout: Layout | None = None
+) -> tuple[float, Gradients, TrainableModel]:
+    """All weights trained, by the trainer's path: packed where the family may be, in one micro-batch if it fits."""
+    causal_lm = load_base(base, torch.float32, torch.device("cpu"), packed=True)
+    packed = causal_lm.config._attn_implementation == "attune_packed"
+    model = TrainableModel(causal_lm, packed=packed, alone=examples_stay_alone(causal_lm.config))
+    weight, loss_sum = total_weight(rows), 0.0
+    model.model.train()
+    for batch in micro_batches(rows, budget_tokens, layout or model.layout, model.device):
+        logprobs_S, hits_S = model.logprobs(batch)
+        loss, _ = supervised_loss(logprobs_S, hits_S, batch.weights, weight)
+        loss.backward()
+        loss_sum += loss.item()
+    return loss_sum, _gradients(causal_lm), model
+
+
+def plain_loss(base: Path, rows: Rows) -> tuple[float, Gradients]:
+    """One example at a time through transformers' own forward, eager attention, the whole logits."""
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager").eval()
+    total, weight = torch.zeros(()), 0.0
+    for tokens_T, weights_T in rows:
+        tokens = torch.tensor(tokens_T.tolist())
+        weights = torch.tensor(weights_T.tolist())[1:]
+        logits = model(input_ids=tokens[None]).logits[0, :-1]
+        total = total + (weights * functional.cross_entropy(logits, tokens[1:], reduction="none")).sum()
+        weight += float(weights.sum())
+    loss = total / weight
+    loss.backward()
+    return loss.item(), _gradients(model)
+
+
+def worst_difference(ours: Gradients, plain: Gradients) -> float:
+    """Over all tensors, the largest relative difference ‖Δ‖ / ‖g‖."""
+    assert ours.keys() == plain.keys()
+    return max(float((ours[name] - plain[name]).norm() / plain[name].norm()) for name in plain)
+
+
+def _gradients(model: Any) -> Gradients:
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None and p.grad.norm() > 0}

@@ -1,0 +1,54 @@
+"""The trainer in this process, with a pipe that remembers its reports and can ask it to stop."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from worker.stopping import Stopped
+from worker.train import train
+
+
+class Recorder:
+    """Stands in for worker.pipe.Pipe."""
+
+    def __init__(
+        self, *, stop_after: int | None = None, on_report: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
+        self.reports: list[dict[str, Any]] = []
+        self._stop_after, self._on_report = stop_after, on_report
+
+    @property
+    def stopping(self) -> bool:
+        return self._stop_after is not None and len(self.of("metrics")) >= self._stop_after
+
+    def report(self, type_: str, **fields: Any) -> None:
+        self.reports.append({"type": type_, **fields})
+        if self._on_report:
+            self._on_report(self.reports[-1])
+
+    def of(self, type_: str) -> list[dict[str, Any]]:
+        return [report for report in self.reports if report["type"] == type_]
+
+
+def train_here(run: Path, **options: Any) -> Recorder:
+    recorder = Recorder(**options)
+    try:
+        train(run, recorder)  # type: ignore[arg-type]
+    except Stopped as stopped:
+        recorder.report("stopped", step=stopped.step)
+    return recorder
+
+
+def attempt_after(run: Path, folder: Path, state: str) -> Path:
+    """The next attempt's run folder: the same inputs, and a state of the last attempt to resume from."""
+    folder.mkdir()
+    for name in ("recipe.json", "data"):
+        (folder / name).symlink_to(run / name)
+    (folder / "base").symlink_to((run / "base").resolve())
+    shutil.copytree(run / state, folder / "resume")
+    return folder
+
+
+def adapter(run: Path) -> bytes:
+    return (run / "out" / "model" / "adapter_model.safetensors").read_bytes()

@@ -1,0 +1,193 @@
+"""convert: every kind of source becomes one layout, and what could run code or is not whole is refused."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from huggingface_hub.hf_api import ModelInfo
+from safetensors.numpy import save_file
+from transformers import AutoModelForCausalLM
+
+from tests.tiny_models import FAMILIES, make_model
+from tests.worker import bases
+from worker import base_hub
+from worker.base_files import Refused
+from worker.convert import convert
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 8,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+    "vocab_size": 640,
+    "tie_word_embeddings": True,
+    "_name_or_path": "/home/someone/model",
+}
+WEIGHTS = {
+    "model.embed_tokens.weight": np.zeros((640, 8), np.float32),
+    "lm_head.weight": np.zeros((640, 8), np.float32),
+}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = bases.base(tmp_path / "source")
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "LICENSE").write_text("Apache License")
+    (folder / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\n# A model\n")
+    save_file(WEIGHTS, folder / "model.safetensors")
+    return folder
+
+
+def shard(folder: Path) -> None:
+    """The same weights in two files with an index."""
+    (folder / "model.safetensors").unlink()
+    names = {name: f"model-0000{n}-of-00002.safetensors" for n, name in enumerate(WEIGHTS, start=1)}
+    for name, file in names.items():
+        save_file({name: WEIGHTS[name]}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+
+
+def test_folder_becomes_a_base_model_with_its_facts(model: Path, tmp_path: Path) -> None:
+    (model / "modeling_evil.py").write_text("raise SystemExit")
+    convert(str(model), tmp_path / "out")
+    facts = json.loads((tmp_path / "out/attune.json").read_text())
+    assert (facts["parameters"], facts["context_window"], facts["dtype"]) == (5120, 64, "float32")
+    assert (facts["license"], facts["chat_template"], facts["source"]) == ("apache-2.0", True, "source")
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "LICENSE",
+        "attune.json",
+        "chat_template.jinja",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    assert "someone" not in (tmp_path / "out/config.json").read_text()
+
+
+def test_same_source_gives_the_same_bytes(model: Path, tmp_path: Path) -> None:
+    for out in ("one", "two"):
+        convert(str(model), tmp_path / out)
+    for file in (tmp_path / "one").iterdir():
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
+
+
+def test_shards_are_kept(model: Path, tmp_path: Path) -> None:
+    shard(model)
+    assert convert(str(model), tmp_path / "out")["parameters"] == 5120
+    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) == 2
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+
+
+def edited(file: str, **changes: Any) -> Any:
+    def edit(folder: Path) -> None:
+        content = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps(content | changes))
+
+    return edit
+
+
+def missing_shard(folder: Path) -> None:
+    shard(folder)
+    next(folder.glob("model-00002*")).unlink()
+
+
+def index_that_leads_away(folder: Path) -> None:
+    shard(folder)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../etc/passwd"}}')
+
+
+def link_that_leads_away(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").symlink_to("/etc/hostname")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (pickled, "its weights are pickled"),
+        (edited("config.json", auto_map={"AutoModel": "evil.Model"}), "config.json has an auto_map"),
+        (edited("tokenizer_config.json", auto_map={}), "tokenizer_config.json has an auto_map"),
+        (edited("config.json", architectures=["BertForMaskedLM"], model_type="bert"), "predicts the next token"),
+        (edited("config.json", model_type="unheard-of"), "does not know its config.json"),
+        (edited("config.json", quantization_config={"bits": 4}), "its weights are quantised"),
+        (missing_shard, "model-00002-of-00002.safetensors is missing"),
+        (index_that_leads_away, "is no shard of a model"),
+        (link_that_leads_away, "tokenizer.json is a link that leads out of the folder"),
+        (edited("config.json", vocab_size=500), "token ids up to 605, but its config.json says vocab_size 500"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "it has no tokenizer.json"),
+        (lambda folder: (folder / "config.json").unlink(), "it has no config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 100), "is not a safetensors file"),
+        (lambda folder: (folder / "model.safetensors").open("ab").truncate(500), "is cut short"),
+    ],
+)
+def test_what_cannot_be_trusted_or_trained_is_refused(model: Path, tmp_path: Path, spoil: Any, expected: str) -> None:
+    spoil(model)
+    with pytest.raises(Refused, match=expected):
+        convert(str(model), tmp_path / "out")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["source"]
+
+
+def test_tokenizer_that_transformers_changes_when_it_loads_is_stored_as_it_loads_it(
+    model: Path, tmp_path: Path
+) -> None:
+    edited("tokenizer_config.json", extra_special_tokens=["<|new|>"])(model)
+    convert(str(model), tmp_path / "out")
+    assert "<|new|>" in (tmp_path / "out/tokenizer.json").read_text()
+
+
+def test_command_line_says_why_on_its_last_line(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-m", "worker.convert", str(tmp_path / "nothing"), str(tmp_path / "out")]
+    ended = subprocess.run(arguments, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_gguf_says_what_its_weights_were(smollm2: Path) -> None:
+    facts = json.loads((smollm2 / "attune.json").read_text())
+    assert (facts["dequantised_from"], facts["dtype"], facts["parameters"]) == ("Q4_1", "bfloat16", 134515008)
+    assert (facts["license"], facts["context_window"]) == ("apache-2.0", 8192)
+
+
+def test_hub_model_is_pinned_to_the_commit_that_its_revision_names(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    class Hub:
+        def model_info(self, hub_id: str, revision: str | None) -> ModelInfo:
+            asked["info"] = (hub_id, revision)
+            siblings = [{"rfilename": file.name} for file in model.iterdir()]
+            return ModelInfo(id=hub_id, sha="a" * 40, siblings=siblings, private=False, tags=[], downloads=0, likes=0)
+
+    def snapshot(hub_id: str, *, revision: str, local_dir: Path, allow_patterns: list[str]) -> None:
+        asked["download"] = (hub_id, revision)
+        model.rename(local_dir)
+
+    monkeypatch.setattr(base_hub, "HfApi", Hub)
+    monkeypatch.setattr(base_hub, "snapshot_download", snapshot)
+    facts = convert("someone/model", tmp_path / "out", "main")
+    assert asked == {"info": ("someone/model", "main"), "download": ("someone/model", "a" * 40)}
+    assert (facts["source"], facts["revision"]) == ("someone/model", "a" * 40)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_that_the_trainer_knows_can_be_converted(family: str, tmp_path: Path) -> None:
+    made = make_model(tmp_path / "made", family)
+    facts = convert(str(made), tmp_path / "out")
+    assert facts["kind"] == "causal_lm"
+    assert facts["context_window"] == 128
+    assert facts["parameters"] == AutoModelForCausalLM.from_pretrained(tmp_path / "out").num_parameters()

@@ -1,0 +1,135 @@
+"""How a training may end badly, and that nothing is published then."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.lifecycle import FailureReason
+from tests.tiny_models import make_model
+from tests.worker.recorder import adapter, train_here
+from tests.worker.run_folders import make_run, random_rows, run_trainer
+from worker import failpoint
+from worker.stopping import TrainingError, as_training_error
+
+
+def _run(folder: Path, base: Path, *, steps: int = 6, **options: Any) -> Path:
+    options.setdefault("technique", {"type": "lora", "rank": 4})
+    training = {"max_steps": steps, "learning_rate": options.pop("learning_rate", 1e-3)}
+    return make_run(folder, base, train=random_rows(12, seed=5), training=training, **options)
+
+
+@pytest.mark.parametrize("steps", [2, 12])
+@pytest.mark.parametrize("technique", ["lora", "full"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_absurd_learning_rate_ends_as_diverged(
+    technique: str, precision: str, steps: int, tiny_llama: Path, tmp_path: Path
+) -> None:
+    run = _run(
+        tmp_path / "run",
+        tiny_llama,
+        steps=steps,
+        learning_rate=1e9,
+        technique={"type": technique},
+        hardware={"precision": precision},
+    )
+    with pytest.raises(TrainingError) as caught:
+        train_here(run)
+    assert caught.value.reason is FailureReason.DIVERGED
+    assert not (run / "out" / "model").exists()
+
+
+def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = {"type": "lora", "rank": 4, "dropout": 0.2}
+    calm = train_here(_run(tmp_path / "calm", tiny_llama, technique=lora))
+    monkeypatch.setenv(failpoint.VARIABLE, "step:3:oom*2")
+    monkeypatch.setattr(failpoint, "_tries", {})
+    pressed = train_here(_run(tmp_path / "pressed", tiny_llama, technique=lora))
+    assert [warning["message"] for warning in pressed.of("warning")] == [
+        "Out of memory at step 3: going on with micro-batches of 32 tokens.",
+        "Out of memory at step 3: going on with micro-batches of 16 tokens.",
+    ]
+    for ours, theirs in zip(pressed.of("metrics"), calm.of("metrics"), strict=True):
+        assert ours["tokens"] == theirs["tokens"]
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], abs=0.05)  # dropout falls elsewhere
+
+
+def test_memory_that_never_suffices_ends_with_numbers(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(failpoint.VARIABLE, "step:2:oom*99")
+    monkeypatch.setattr(failpoint, "_tries", {})
+    with pytest.raises(TrainingError, match="step 2, even with micro-batches of 8 tokens") as caught:
+        train_here(_run(tmp_path / "run", tiny_llama))
+    assert caught.value.reason is FailureReason.OUT_OF_MEMORY
+    assert failpoint._tries == {2: 4}
+
+
+def test_a_base_that_brings_code_is_refused(tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base", "llama")
+    config = (base / "config.json").read_text()
+    (base / "config.json").write_text(config.replace("{", '{"auto_map": {"AutoConfig": "evil.Evil"},', 1))
+    with pytest.raises(TrainingError, match="never run"):
+        train_here(_run(tmp_path / "run", base))
+
+
+def test_unknown_target_modules_are_named(tiny_llama: Path, tmp_path: Path) -> None:
+    run = _run(tmp_path / "run", tiny_llama, technique={"type": "lora", "target_modules": ["q_proj", "nonsense"]})
+    with pytest.raises(TrainingError, match="no trainable layer called nonsense") as caught:
+        train_here(run)
+    assert caught.value.reason is FailureReason.INVALID_RECIPE
+
+
+def test_an_unexpected_exception_reaches_the_user_as_a_sentence_and_the_log_as_itself(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    run = _run(tmp_path / "run", tiny_llama)
+    (run / "data" / "train.safetensors").unlink()
+    finished = run_trainer(run)
+    assert finished.code == 1
+    assert finished.last["reason"] == "internal"
+    assert str(tmp_path) not in finished.last["message"]
+    assert "FileNotFoundError" in finished.log
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(28, "No space left on device"), FailureReason.DISK_FULL),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), FailureReason.DISK_FULL),
+        (MemoryError(), FailureReason.OUT_OF_MEMORY),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), FailureReason.OUT_OF_MEMORY),
+        (KeyError("/secret/path"), FailureReason.INTERNAL),
+    ],
+)
+def test_exceptions_become_reasons(error: Exception, reason: FailureReason) -> None:
+    assert as_training_error(error).reason is reason
+    assert "/secret" not in as_training_error(error).message
+
+
+def test_files_that_are_not_the_trained_model_are_not_published(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import worker.export
+
+    monkeypatch.setattr(worker.export, "get_peft_model_state_dict", _slightly_wrong(worker.export))
+    run = _run(tmp_path / "run", tiny_llama)
+    with pytest.raises(TrainingError, match="do not reproduce the trained model"):
+        train_here(run)
+    assert not (run / "out" / "model").exists()
+
+
+def _slightly_wrong(module: Any) -> Any:
+    right = module.get_peft_model_state_dict
+    return lambda *args, **kwargs: {name: tensor * 1.5 for name, tensor in right(*args, **kwargs).items()}
+
+
+def test_two_runs_of_the_same_recipe_publish_the_same_bytes(tiny_llama: Path, tmp_path: Path) -> None:
+    runs = [_run(tmp_path / name, tiny_llama) for name in ("one", "two")]
+    for run in runs:
+        train_here(run)
+    assert adapter(runs[0]) == adapter(runs[1])
+    config = [(run / "out" / "model" / "adapter_config.json").read_bytes() for run in runs]
+    assert config[0] == config[1]
