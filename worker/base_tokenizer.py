@@ -5,6 +5,7 @@ what transformers made of it is stored, so that prepare, the trainer and whoever
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from worker.tokens import Tokens
 SETTINGS_NOISE = ("is_local", "local_files_only", "name_or_path", "_commit_hash", "processor_class")
 """Of the machine that wrote them, not of the tokenizer."""
 MAX_LENGTH = 1 << 40
+TEMPLATES = "additional_chat_templates"
 PROBE = (
     " Attune fine-tunes it's 3.14159 = 22/7?  Two  spaces,\ttabs\r\n\n\nlines; CamelCase snake_case 1234567890"
     " Größe naïve Ελληνικά русский עברית العربية हिन्दी 中文字符 日本語 한국어 😀👩\u200d👧"
@@ -90,4 +92,17 @@ def _clean_settings(folder: Path) -> None:
         settings.pop(name, None)
     if settings.get("model_max_length", 0) > MAX_LENGTH:
         del settings["model_max_length"]  # transformers writes 10**30 where it knows none
+    if (folder / TEMPLATES).is_dir():
+        settings["chat_template"] = _without_folder(folder)
     path.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _without_folder(folder: Path) -> list[dict[str, str]]:
+    """Several chat templates move from files of their own into the settings: a base model's folder is flat."""
+    files = {file.stem: file for file in sorted((folder / TEMPLATES).glob("*.jinja"))}
+    if (folder / "chat_template.jinja").exists():
+        files["default"] = folder / "chat_template.jinja"
+    templates = [{"name": name, "template": file.read_text(encoding="utf-8")} for name, file in files.items()]
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    shutil.rmtree(folder / TEMPLATES)
+    return templates

@@ -10,8 +10,18 @@ import pytest
 from openai import OpenAI
 
 from tests.conftest import StartAttune, running_attune
-from tests.end_to_end.jobs import adapter_hash, client_of, create, ended, messages, metric_steps, rows, step_of
-from tests.end_to_end.jobs import upload, wait_until
+from tests.end_to_end.jobs import (
+    adapter_hash,
+    client_of,
+    create,
+    ended,
+    messages,
+    metric_steps,
+    rows,
+    step_of,
+    upload,
+    wait_until,
+)
 from tests.services import AttuneUp
 
 STEPS = 60

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from huggingface_hub.hf_api import ModelInfo
 from safetensors.numpy import save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.tiny_models import FAMILIES, make_model
 from tests.worker import bases
 from worker import base_hub
 from worker.base_files import Refused
+from worker.chat_template import ChatTemplate
 from worker.convert import convert
 
 CONFIG = {
@@ -147,6 +148,17 @@ def test_tokenizer_that_transformers_changes_when_it_loads_is_stored_as_it_loads
     edited("tokenizer_config.json", extra_special_tokens=["<|new|>"])(model)
     convert(str(model), tmp_path / "out")
     assert "<|new|>" in (tmp_path / "out/tokenizer.json").read_text()
+
+
+def test_several_chat_templates_are_kept_in_a_flat_folder(model: Path, tmp_path: Path) -> None:
+    (model / "additional_chat_templates").mkdir()
+    (model / "additional_chat_templates/tool_use.jinja").write_text(bases.TOOLS)
+    convert(str(model), tmp_path / "out")
+    assert all(file.is_file() for file in (tmp_path / "out").iterdir())
+    template = ChatTemplate.load(tmp_path / "out")
+    theirs: Any = AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
+    assert template is not None
+    assert template.sources == theirs.chat_template == {"default": bases.CHATML, "tool_use": bases.TOOLS}
 
 
 def test_command_line_says_why_on_its_last_line(tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""A large upload passes through the API, not into it."""
+
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.end_to_end.jobs import wait_until
+from tests.services import AttuneUp
+
+GIGABYTE = 10**9
+BOUNDARY = "attuneboundary"
+HEAD = (
+    f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
+    f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="big.jsonl"\r\n\r\n'
+).encode()
+TAIL = f"\r\n--{BOUNDARY}--\r\n".encode()
+
+
+def form(size: int) -> Iterator[bytes]:
+    chunk = b'{"text": "' + b"x" * 65_520 + b'"}\n'
+    yield HEAD
+    sent = 0
+    while sent < size:
+        piece = chunk[: size - sent]
+        yield piece
+        sent += len(piece)
+    yield TAIL
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttuneUp]:
+    from tests.conftest import running_attune  # noqa: PLC0415
+
+    with running_attune(
+        tiny_model, ATTUNE_MAX_FILE_BYTES=str(2 * GIGABYTE), TMPDIR=str(tmp_path_factory.mktemp("t"))
+    ) as up:
+        yield up
+
+
+def api_process(server: AttuneUp) -> psutil.Process:
+    return psutil.Process(server.pid_of("api.cli", "api"))
+
+
+def test_a_gigabyte_leaves_the_apis_memory_and_the_temporary_folder_as_they_were(server: AttuneUp) -> None:
+    api, headers = api_process(server), {"Authorization": f"Bearer {server.api_key}"}
+    httpx.get(f"{server.base_url}/files", headers=headers)
+    idle, peak, done = api.memory_info().rss, 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.05):
+            peak = max(peak, api.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    answer = httpx.post(
+        f"{server.base_url}/files",
+        content=form(GIGABYTE),
+        headers=headers | {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"},
+        timeout=250,
+    )
+    done.set()
+    watcher.join()
+    assert answer.json()["bytes"] == GIGABYTE, answer.text
+    assert peak - idle < 100 * 2**20, f"idle {idle / 2**20:.0f} MiB, peak {peak / 2**20:.0f} MiB"
+    assert list(Path(server.env["TMPDIR"]).iterdir()) == []
+    httpx.delete(f"{server.base_url}/files/{answer.json()['id']}", headers=headers)
+
+
+def test_without_a_valid_key_the_body_is_not_read(server: AttuneUp) -> None:
+    address = httpx.URL(server.base_url)
+    read_before = api_process(server).io_counters().read_chars
+    with socket.create_connection((address.host, address.port)) as stranger:
+        stranger.sendall(
+            b"POST /v1/files HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sk-attune-wrong\r\n"
+            b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000000000\r\n\r\n"
+        )
+        stranger.settimeout(30)
+        answer = stranger.recv(65536)  # before a single byte of the body was sent
+        assert answer.startswith(b"HTTP/1.1 401"), answer
+        sent = 0
+        with pytest.raises(OSError, match=r"."):
+            while sent < 50_000_000:
+                sent += stranger.send(b"x" * 65536)
+    assert api_process(server).io_counters().read_chars - read_before < 5_000_000
+
+
+def test_a_client_that_goes_away_leaves_nothing_behind(server: AttuneUp) -> None:
+    objects = Path(server.data) / "objects" / "files"
+    before = {path for path in objects.rglob("*") if path.is_file()}
+    address = httpx.URL(server.base_url)
+    with socket.create_connection((address.host, address.port)) as client:
+        client.sendall(
+            f"POST /v1/files HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.api_key}\r\n"
+            f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\nContent-Length: 1000000000\r\n\r\n".encode()
+        )
+        client.sendall(HEAD + b"x" * 20_000_000)
+    wait_until(lambda: {path for path in objects.rglob("*") if path.is_file()} == before, 20)
+
+
+def test_the_systems_temporary_folder_is_the_one_that_was_watched(server: AttuneUp) -> None:
+    assert server.env["TMPDIR"] != tempfile.gettempdir()
+    assert api_process(server).environ()["TMPDIR"] == server.env["TMPDIR"]
