@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     train_slots: Annotated[int, Field(ge=0)] = 0
     """Jobs that one worker trains at the same time; 0: one for each GPU, or one on a machine without."""
     prepare_memory_bytes: Bytes = 4 * 1024**3
-    """Address space of the child that reads the users' rows."""
+    """Memory of the child that reads the users' rows."""
     prepare_cpu_seconds: Annotated[int, Field(gt=0)] = 1800
 
     lease_s: Seconds = 60

@@ -3,7 +3,6 @@
 from typing import Any
 
 import structlog
-from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from api.lifecycle import FAILURES, POISON_DEATHS, FailureReason, JobStatus, Stage
@@ -40,7 +39,7 @@ class AttemptFailed(Exception):
 
 def settle(session: Session, job: Job, fault: AttemptFailed) -> bool:
     """Put the job back in line, or fail it. Returns whether it waits again. Raises Stale."""
-    if fault.died and _deaths_without_progress(session, job) >= POISON_DEATHS:
+    if fault.died and jobs.count_death(session, job.id, job.progress.get("step", 0)) >= POISON_DEATHS:
         fault = AttemptFailed(FailureReason.POISON)
     count = jobs.count_fault(session, job.id, fault.reason)
     retries = FAILURES[fault.reason].retries
@@ -80,14 +79,3 @@ def put_back(session: Session, job: Job, message: str, *, wait_s: float = 0) -> 
             new_attempt=True,
             **after,
         )
-
-
-def _deaths_without_progress(session: Session, job: Job) -> int:
-    """How often in a row its trainer died at the step that it is at now."""
-    faults = dict(session.scalars(select(Job.faults).where(Job.id == job.id)).one())
-    step = job.progress.get("step", 0)
-    deaths = faults.get("deaths", 0) + 1 if faults.get("died_at_step") == step else 1
-    session.execute(
-        update(Job).where(Job.id == job.id).values(faults=faults | {"died_at_step": step, "deaths": deaths})
-    )
-    return int(deaths)

@@ -9,13 +9,12 @@ from types import TracebackType
 from typing import Self
 
 import structlog
-from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
 from api.context import Context
-from api.records import queue
+from api.records import jobs, queue
 from api.records.database import is_outage
-from api.records.jobs import Job, Stale
+from api.records.jobs import Stale
 from api.records.queue import Claim
 
 log = structlog.get_logger(__name__)
@@ -62,10 +61,5 @@ class Heartbeat:
 
     def _look(self) -> None:
         with self._context.database.read() as session:
-            fence, pause = session.execute(
-                select(Job.fence, Job.pause_requested).where(Job.id == self._claim.job_id)
-            ).one()
-        if fence != self._claim.fence:
-            raise Stale(self._claim.job_id)
-        if pause:
-            self.pause.set()
+            if jobs.pause_is_wanted(session, self._claim.job_id, self._claim.fence):
+                self.pause.set()

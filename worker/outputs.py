@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
-
 from api.archive import tar_size
 from api.ids import new_id
 from api.lifecycle import JobStatus
@@ -63,8 +61,7 @@ def store_state(node: Node, claim: Claim, job: Job, step: int, folder: Path) -> 
     prefix = f"states/{job.id}/{claim.fence}/{step:06d}"
     store_folder(node.context.storage, folder, prefix)
     with node.context.database.write() as session:
-        before = session.scalars(select(Job.state).where(Job.id == job.id)).one()
-        jobs.write(session, job.id, claim.fence, state={"step": step, "prefix": prefix})
+        before = jobs.move_state(session, job.id, claim.fence, {"step": step, "prefix": prefix})
     if before and before["prefix"] != prefix:
         node.context.storage.delete_prefix(before["prefix"])
 
@@ -77,7 +74,7 @@ def store_checkpoint(node: Node, claim: Claim, job: Job, report: dict[str, Any],
     artifacts = store_folder(node.context.storage, folder, f"checkpoints/{job.id}/{claim.fence}/{step:06d}")
     metrics = {name: report["metrics"][name] for name in CHECKPOINT_METRICS if name in report["metrics"]}
     with node.context.database.write() as session:
-        jobs.write(session, job.id, claim.fence, owner=node.owner)  # only to be refused when stale
+        jobs.held(session, job.id, claim.fence)
         session.add(
             Checkpoint(
                 id=new_id("ftckpt_"),

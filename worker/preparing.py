@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,11 +127,14 @@ def _run_child(
     report = json.loads((folder / "report.json").read_bytes())
     if not report["ok"]:
         error = report["error"]
-        raise AttemptFailed(FailureReason.INVALID_FILE, error["message"], code=error["code"], param=error.get("param"))
+        raise AttemptFailed(
+            FailureReason(error["reason"]), error["message"], code=error["code"], param=error.get("param")
+        )
     return {each["name"]: each for each in report["files"]}
 
 
 def _wait_for(node: Node, job: Job, child: Child, beat: Heartbeat) -> None:
+    heard_at = time.monotonic()
     try:
         while True:
             if beat.lost.is_set():
@@ -141,7 +145,10 @@ def _wait_for(node: Node, job: Job, child: Child, beat: Heartbeat) -> None:
                 if child.next_report(WAIT_S) is None:
                     break
             except TimeoutError:
+                if time.monotonic() - heard_at > node.context.settings.hung_s:
+                    raise AttemptFailed(FailureReason.HUNG) from None
                 continue
+            heard_at = time.monotonic()
         code = child.wait(timeout_s=30)
     finally:
         child.kill()

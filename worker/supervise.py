@@ -4,11 +4,10 @@ import contextlib
 import shutil
 
 import structlog
-from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
 from api.lifecycle import FailureReason, Stage
-from api.records import queue
+from api.records import jobs, queue
 from api.records.jobs import Job, Stale
 from api.records.queue import Claim
 from api.storage import Corrupt, ObjectMissing, StorageUnavailable
@@ -85,9 +84,7 @@ def _settle(node: Node, claim: Claim, fault: AttemptFailed | None) -> None:
     with contextlib.suppress(Stale):
         try:
             with node.context.database.write() as session:
-                job = session.scalars(select(Job).where(Job.id == claim.job_id).with_for_update()).one()
-                if job.fence != claim.fence:
-                    raise Stale(claim.job_id)
+                job = jobs.held(session, claim.job_id, claim.fence)
                 queue.end_attempt(session, claim, "stopped" if fault is None else fault.reason)
                 if fault is None:
                     put_back(session, job, "The worker was asked to stop: the job waits for another.")

@@ -7,12 +7,10 @@ import threading
 import time
 
 import structlog
-from sqlalchemy import select, update
 from sqlalchemy.exc import DBAPIError
 
-from api.lifecycle import FINAL, FailureReason, Stage
-from api.records import queue, workers
-from api.records.jobs import Job
+from api.lifecycle import FailureReason, Stage
+from api.records import jobs, queue, workers
 from api.records.queue import Claim
 from api.storage import StorageUnavailable
 from worker.faults import AttemptFailed, settle
@@ -69,10 +67,8 @@ def take_back(node: Node) -> None:
 def forget_states(node: Node) -> None:
     """Saved states of jobs that have ended are of no more use."""
     with node.context.database.read() as session:
-        ended = session.execute(
-            select(Job.id, Job.state).where(Job.status.in_(FINAL), Job.state.is_not(None)).limit(20)
-        ).all()
-    for job_id, _ in ended:
+        ended = jobs.ended_with_state(session)
+    for job_id in ended:
         node.context.storage.delete_prefix(f"states/{job_id}")
         with node.context.database.write() as session:
-            session.execute(update(Job).where(Job.id == job_id).values(state=None))
+            jobs.forget_state(session, job_id)

@@ -195,10 +195,7 @@ class Attempt:
     def _leave(self, message: str) -> None:
         """Back into the queue, which costs the job none of its retries."""
         with self._node.context.database.write() as session:
-            job = session.get_one(Job, self._job.id)
-            if job.fence != self._claim.fence:
-                raise Stale(job.id)
-            put_back(session, job, message)
+            put_back(session, jobs.held(session, self._job.id, self._claim.fence), message)
             queue.end_attempt(session, self._claim, "stopped")
         self._node.context.doorbell.ring(Stage.TRAIN, self._job.id)
 

@@ -31,6 +31,11 @@ class Database:
                 session.execute(text("BEGIN IMMEDIATE"))
             yield session
 
+    def ping(self) -> None:
+        """Raises DBAPIError when the database does not answer."""
+        with self.read() as session:
+            session.execute(text("SELECT 1"))
+
     def dispose(self) -> None:
         self.engine.dispose()
 

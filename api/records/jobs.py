@@ -74,7 +74,7 @@ class Job(Row):
     rung_at: Mapped[float | None] = mapped_column(Epoch)
     pause_requested: Mapped[bool] = mapped_column(default=False)
     faults: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """How often each FailureReason ended an attempt."""
+    """How often each FailureReason ended an attempt, and how often its trainer died at which step."""
     state: Mapped[dict[str, Any] | None]
     """The last good state: {step, prefix}. Moved only under the fence, after all of its objects are stored."""
 
@@ -123,14 +123,28 @@ def using_base(session: Session, base_model: str) -> Sequence[str]:
     return session.scalars(select(Job.id).where(Job.base_model == base_model, Job.status.not_in(FINAL))).all()
 
 
-def lock(session: Session, project_id: str, job_id: str) -> Job | None:
-    """The job as it is now, and unchanged by others until this transaction ends."""
-    return session.scalars(
-        select(Job)
-        .where(Job.id == job_id, Job.project_id == project_id)
-        .with_for_update()
-        .execution_options(populate_existing=True)
-    ).one_or_none()
+def lock(session: Session, job_id: str, project_id: str | None = None) -> Job | None:
+    """The job as it is now, and unchanged by others until this transaction ends. Workers need name no project."""
+    query = select(Job).where(Job.id == job_id)
+    if project_id is not None:
+        query = query.where(Job.project_id == project_id)
+    return session.scalars(query.with_for_update().execution_options(populate_existing=True)).one_or_none()
+
+
+def held(session: Session, job_id: str, fence: int) -> Job:
+    """The job, locked, for the attempt that holds this fence. Raises Stale."""
+    job = lock(session, job_id)
+    if job is None or job.fence != fence:
+        raise Stale(job_id)
+    return job
+
+
+def pause_is_wanted(session: Session, job_id: str, fence: int) -> bool:
+    """What the attempt that holds this fence should know. Raises Stale when it holds it no more."""
+    row = session.execute(select(Job.fence, Job.pause_requested).where(Job.id == job_id)).one_or_none()
+    if row is None or row.fence != fence:
+        raise Stale(job_id)
+    return bool(row.pause_requested)
 
 
 def move(
@@ -159,16 +173,16 @@ def move(
         values |= {"owner": None, "lease_until": None, "estimated_finish": None, "pause_requested": False}
     if to in FINAL:
         values["finished_at"] = db_now()
-    changed(session.execute(statement.values(status=to, **values)), job_id)
+    _changed_one(session.execute(statement.values(status=to, **values)), job_id)
     events.say(session, job_id, message, level=level)
 
 
-def write(session: Session, job_id: str, held: int, **values: Any) -> None:
+def write(session: Session, job_id: str, at_fence: int, **values: Any) -> None:
     """Set columns other than the status, as the attempt that holds this fence. Raises Stale."""
-    changed(session.execute(update(Job).where(Job.id == job_id, Job.fence == held).values(**values)), job_id)
+    _changed_one(session.execute(update(Job).where(Job.id == job_id, Job.fence == at_fence).values(**values)), job_id)
 
 
-def changed(result: Any, job_id: str) -> None:
+def _changed_one(result: Any, job_id: str) -> None:
     assert isinstance(result, CursorResult), result
     if result.rowcount != 1:
         raise Stale(job_id)
@@ -176,10 +190,39 @@ def changed(result: Any, job_id: str) -> None:
 
 def count_fault(session: Session, job_id: str, reason: str) -> int:
     """How often this reason has now ended an attempt."""
-    faults = dict(session.scalars(select(Job.faults).where(Job.id == job_id)).one())
+    faults = _faults(session, job_id)
     faults[reason] = faults.get(reason, 0) + 1
     session.execute(update(Job).where(Job.id == job_id).values(faults=faults))
     return int(faults[reason])
+
+
+def count_death(session: Session, job_id: str, step: int) -> int:
+    """How often in a row its trainer has now died at this step."""
+    faults = _faults(session, job_id)
+    deaths = faults.get("deaths", 0) + 1 if faults.get("died_at_step") == step else 1
+    faults |= {"died_at_step": step, "deaths": deaths}
+    session.execute(update(Job).where(Job.id == job_id).values(faults=faults))
+    return int(deaths)
+
+
+def _faults(session: Session, job_id: str) -> dict[str, Any]:
+    return dict(session.scalars(select(Job.faults).where(Job.id == job_id)).one())
+
+
+def move_state(session: Session, job_id: str, at_fence: int, state: dict[str, Any]) -> dict[str, Any] | None:
+    """Point the job to a newer state. Returns the one before. Raises Stale."""
+    before: dict[str, Any] | None = session.scalars(select(Job.state).where(Job.id == job_id)).one()
+    write(session, job_id, at_fence, state=state)
+    return before
+
+
+def ended_with_state(session: Session, limit: int = 20) -> Sequence[str]:
+    """Ids of ended jobs whose saved states are still stored."""
+    return session.scalars(select(Job.id).where(Job.status.in_(FINAL), Job.state.is_not(None)).limit(limit)).all()
+
+
+def forget_state(session: Session, job_id: str) -> None:
+    session.execute(update(Job).where(Job.id == job_id).values(state=None))
 
 
 def usage(session: Session, since_s: float) -> dict[str, float]:

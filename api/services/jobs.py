@@ -114,7 +114,7 @@ def page(context: Context, caller: Caller, *, after: str | None, limit: int) -> 
 def cancel(context: Context, caller: Caller, job_id: str) -> Job:
     """Final at once: whoever trains it finds its fence gone and stops."""
     with context.database.write() as session:
-        job = _found(jobs.lock(session, caller.project_id, job_id), job_id)
+        job = _found(jobs.lock(session, job_id, caller.project_id), job_id)
         if job.status in FINAL:
             raise WrongState(f"{job_id} has already {_ended(job)}: it cannot be cancelled")
         jobs.move(session, job_id, JobStatus.CANCELLED, message="Fine-tuning job cancelled", new_attempt=True)
@@ -125,7 +125,7 @@ def cancel(context: Context, caller: Caller, job_id: str) -> Job:
 def pause(context: Context, caller: Caller, job_id: str) -> Job:
     """A queued job is paused at once; a running one when its trainer has saved a state."""
     with context.database.write() as session:
-        job = _found(jobs.lock(session, caller.project_id, job_id), job_id)
+        job = _found(jobs.lock(session, job_id, caller.project_id), job_id)
         if job.status == JobStatus.QUEUED:
             jobs.move(session, job_id, JobStatus.PAUSED, message="Fine-tuning job paused")
         elif job.status == JobStatus.RUNNING:
@@ -141,7 +141,7 @@ def pause(context: Context, caller: Caller, job_id: str) -> Job:
 
 def resume(context: Context, caller: Caller, job_id: str) -> Job:
     with context.database.write() as session:
-        job = _found(jobs.lock(session, caller.project_id, job_id), job_id)
+        job = _found(jobs.lock(session, job_id, caller.project_id), job_id)
         if job.status != JobStatus.PAUSED:
             raise WrongState(f"{job_id} is {job.status}: only a paused job can be resumed")
         jobs.move(
