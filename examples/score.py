@@ -9,6 +9,7 @@ logprobs.json: the tokens of a few rows, and the log-prob that the trainer's mod
 import argparse
 import json
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 MAX_NEW_TOKENS = 64
 BATCH = 48
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def main() -> None:
@@ -28,34 +30,34 @@ def main() -> None:
     trained = json.loads((options.adapter / "logprobs.json").read_text())
     tokenizer = AutoTokenizer.from_pretrained(options.adapter, padding_side="left")
     base = AutoModelForCausalLM.from_pretrained(options.base, dtype=getattr(torch, trained["precision"]))
-    model = PeftModel.from_pretrained(base, options.adapter).eval()
+    model = PeftModel.from_pretrained(base.to(DEVICE), options.adapter).eval()
 
     rows = [json.loads(line) for line in options.questions.read_text().splitlines()]
     prompts = [row["messages"][:-1] for row in rows]
     with torch.inference_mode():
-        difference = largest_difference(model, trained["rows"])
+        differences = logprob_differences(model, trained["rows"])
         tuned_answers = answers(model, tokenizer, prompts)
         with model.disable_adapter():
             base_answers = answers(model, tokenizer, prompts)
     report = {
         "precision": trained["precision"],
-        "largest_logprob_difference": difference,
+        "logprob_difference": {"largest": max(differences), "mean": mean(differences)},
         "base": base_answers,
         "tuned": tuned_answers,
     }
     options.report.write_text(json.dumps(report))
 
 
-def largest_difference(model: Any, rows: list[dict[str, Any]]) -> float:
-    """Between the trainer's log-probs and those of the model as loaded here, over all tokens of all rows."""
-    worst = 0.0
+def logprob_differences(model: Any, rows: list[dict[str, Any]]) -> list[float]:
+    """Between the trainer's log-probs and those of the model as loaded here: one for each token of each row."""
+    differences: list[float] = []
     for row in rows:
-        tokens_T = torch.tensor(row["tokens"])
+        tokens_T = torch.tensor(row["tokens"], device=DEVICE)
         logits_TV = model(input_ids=tokens_T[None]).logits[0].float()
-        found_T = logits_TV[:-1].log_softmax(-1).gather(-1, tokens_T[1:, None])[:, 0]
+        found_T = logits_TV[:-1].log_softmax(-1).gather(-1, tokens_T[1:, None])[:, 0].cpu()
         assert len(row["logprobs"]) == len(found_T), f"{len(row['logprobs'])} log-probs of {len(tokens_T)} tokens"
-        worst = max(worst, float((found_T - torch.tensor(row["logprobs"])).abs().max()))
-    return worst
+        differences += (found_T - torch.tensor(row["logprobs"])).abs().tolist()
+    return differences
 
 
 def answers(model: Any, tokenizer: Any, prompts: list[list[dict[str, str]]]) -> list[str]:
@@ -66,6 +68,7 @@ def answers(model: Any, tokenizer: Any, prompts: list[list[dict[str, str]]]) -> 
     for start in range(0, len(order), BATCH):
         batch = order[start : start + BATCH]
         inputs = tokenizer([texts[i] for i in batch], return_tensors="pt", padding=True, add_special_tokens=False)
+        inputs = inputs.to(DEVICE)
         output = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
         new_tokens = output[:, inputs.input_ids.shape[1] :]
         for i, text in zip(batch, tokenizer.batch_decode(new_tokens, skip_special_tokens=True), strict=True):

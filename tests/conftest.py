@@ -4,6 +4,8 @@ With pytest-xdist each process has servers of its own: all of them together star
 """
 
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +18,7 @@ import pytest
 from api.context import Context
 from api.migrate import migrate
 from api.records import Database
+from api.services import base_models
 from api.settings import Settings
 from api.storage import Storage
 from tests import smollm2 as smollm2_model
@@ -162,13 +165,23 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("models") / "tiny", family="llama", seed=0)
 
 
+@pytest.fixture(scope="session")
+def tiny_base(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in Attune's form, as `attune models add` makes it; converted once for all tests."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-base"
+    subprocess.run([sys.executable, "-m", "worker.convert", str(tiny_model), str(folder)], check=True)
+    return folder
+
+
 @contextmanager
-def running_attune(tiny_model: Path, **env: str) -> Iterator[AttuneUp]:
+def running_attune(tiny_base: Path, **env: str) -> Iterator[AttuneUp]:
     """`attune up` on a new folder, with the base model `tiny` and these variables."""
     folder = Path(tempfile.mkdtemp(prefix="attune-"))
     server = AttuneUp(folder, env=env)
     try:
-        server.add_model("tiny", tiny_model)
+        with opened(Settings(data_dir=server.data)) as context:
+            migrate(context.database)
+            base_models.register(context, "tiny", tiny_base)
         server.start()
         yield server
     finally:
@@ -176,18 +189,25 @@ def running_attune(tiny_model: Path, **env: str) -> Iterator[AttuneUp]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def opened(settings: Settings) -> Iterator[Context]:
+    context = Context.open(settings)
+    yield context
+    context.database.dispose()
+
+
 StartAttune = Callable[..., AttuneUp]
 
 
 @pytest.fixture
-def attune_up(tiny_model: Path) -> Iterator[StartAttune]:
+def attune_up(tiny_base: Path) -> Iterator[StartAttune]:
     """Starts `attune up` with the variables that it is given; as often as it is called."""
     with ExitStack() as started:
-        yield lambda **env: started.enter_context(running_attune(tiny_model, **env))
+        yield lambda **env: started.enter_context(running_attune(tiny_base, **env))
 
 
 @pytest.fixture(scope="session")
-def live_server(tiny_model: Path) -> Iterator[AttuneUp]:
+def live_server(tiny_base: Path) -> Iterator[AttuneUp]:
     """One `attune up` for all the tests that leave it as they found it."""
-    with running_attune(tiny_model) as server:
+    with running_attune(tiny_base) as server:
         yield server

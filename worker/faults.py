@@ -76,6 +76,5 @@ def put_back(session: Session, job: Job, message: str, *, wait_s: float = 0) -> 
             message=message,
             level="warn",
             fence=job.fence,
-            new_attempt=True,
             **after,
         )

@@ -28,7 +28,8 @@ class TrainableModel:
 
     def __init__(self, model: Any, *, packed: bool, alone: bool) -> None:
         self.model = model
-        self.causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        adapter: Any = model if isinstance(model, PeftModel) else None
+        self.causal_lm: Any = adapter.get_base_model() if adapter else model
         self.layout = Layout(packed=packed, alone=alone)
         self.trained: dict[str, nn.Parameter] = {
             name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
@@ -73,7 +74,8 @@ class TrainableModel:
     def release(self) -> None:
         """Free the weights. The model is of no use afterwards."""
         self.trained, self.masters, self._head_trained = {}, {}, []
-        self.model = self.causal_lm = self._head = None
+        self.model = self.causal_lm = None
+        del self._head  # it holds the model too
 
 
 def _master(parameter: nn.Parameter) -> nn.Parameter:

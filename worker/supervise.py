@@ -30,18 +30,18 @@ def drain(node: Node, warm: WarmTrainers) -> None:
         with node.slots.take() as slot:
             if slot is None:
                 return
-            while not node.stopping.is_set() and (claim := _claim(node, slot)) is not None:
-                _run(node, claim, slot, warm)
+            while not node.stopping.is_set() and (claim := claim_next(node, slot)) is not None:
+                run_attempt(node, claim, slot, warm)
         # Somebody rang while this slot was still taken, and after its last look at the queue: look again.
         again = node.slots.missed() and not node.stopping.is_set()
 
 
-def _claim(node: Node, slot: Slot) -> Claim | None:
+def claim_next(node: Node, slot: Slot) -> Claim | None:
     with node.context.database.write() as session:
         return queue.claim(session, node.stage, owner=node.owner, lease_s=node.context.settings.lease_s, gpus=slot.gpus)
 
 
-def _run(node: Node, claim: Claim, slot: Slot, warm: WarmTrainers) -> None:
+def run_attempt(node: Node, claim: Claim, slot: Slot, warm: WarmTrainers) -> None:
     """One attempt, whatever comes of it."""
     with structlog.contextvars.bound_contextvars(job_id=claim.job_id, fence=claim.fence):
         folder = node.run_folder(f"{claim.job_id}-{claim.fence}")

@@ -12,6 +12,9 @@ import sys
 import traceback
 from pathlib import Path
 
+import worker.threads  # noqa: F401  (before torch)
+
+# isort: split
 import torch
 
 from api.lifecycle import FailureReason

@@ -188,7 +188,6 @@ class Attempt:
                 JobStatus.PAUSED,
                 message="Fine-tuning job paused",
                 fence=self._claim.fence,
-                new_attempt=True,
             )
             queue.end_attempt(session, self._claim, "paused")
 

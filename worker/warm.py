@@ -37,7 +37,8 @@ class WarmTrainers:
 
     def warm_up(self, slot: Slot) -> None:
         with self._lock:
-            if not self._closed and slot not in self._waiting:
+            wanted = self._node.context.settings.warm_trainers and not self._closed
+            if wanted and slot not in self._waiting:
                 self._waiting[slot] = self._start(slot)
 
     def close(self) -> None:

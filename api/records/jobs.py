@@ -155,20 +155,18 @@ def move(
     message: str,
     level: str = "info",
     fence: int | None = None,
-    new_attempt: bool = False,
     **values: Any,
 ) -> None:
     """Change a job's status, if its present one allows that, and say so in the same transaction.
 
-    With `fence`, only for the attempt that holds it. `new_attempt` raises the fence: whoever held the job lost it.
-    Raises Stale if the job is no longer there to be moved.
+    With `fence`, only for the attempt that holds it. Every change raises the fence: whoever held the job before holds
+    it no more, not even with a heartbeat that was under way. Raises Stale if the job is not there to be moved.
     """
     sources = [status for status, following in TRANSITIONS.items() if to in following]
     statement = update(Job).where(Job.id == job_id, Job.status.in_(sources))
     if fence is not None:
         statement = statement.where(Job.fence == fence)
-    if new_attempt:
-        values["fence"] = Job.fence + 1
+    values["fence"] = Job.fence + 1
     if to is not JobStatus.RUNNING:
         values |= {"owner": None, "lease_until": None, "estimated_finish": None, "pause_requested": False}
     if to in FINAL:

@@ -65,7 +65,6 @@ def claim(session: Session, stage: Stage, *, owner: str, lease_s: float, gpus: i
             job.id,
             JobStatus.RUNNING,
             message=_started(job),
-            new_attempt=True,
             started_at=func.coalesce(Job.started_at, db_now()),
             **lease,
         )

@@ -27,30 +27,37 @@ class NotConvertible(InvalidRequest):
 
 def add(context: Context, name: str, source: str, *, revision: str | None = None) -> BaseModel:
     """Convert a hub id, a folder or a GGUF file to safetensors, store it, and list it."""
-    if not NAME.fullmatch(name) or len(name) > 128:
-        raise InvalidRequest(f"'{name[:64]}' is no name for a model: letters, digits, . _ - and at most one slash")
-    with context.database.read() as session:
-        if base_models.get(session, name) is not None:
-            raise InvalidRequest(f"There is already a base model '{name}': remove it first, or choose another name")
+    _check_name(context, name)
     with _converted(context, source, revision) as folder:
-        facts = json.loads((folder / FACTS_FILE).read_bytes())
-        hashes = {
-            path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()
-        }
-        del hashes[FACTS_FILE]
-        digest = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
-        artifacts = [
-            {"name": file, "bytes": (folder / file).stat().st_size, "sha256": sha256, "key": f"base/{digest}/{file}"}
-            for file, sha256 in hashes.items()
-        ]
-        for artifact in artifacts:
-            context.storage.write_file(str(artifact["key"]), folder / str(artifact["name"]))
+        return register(context, name, folder)
+
+
+def register(context: Context, name: str, folder: Path) -> BaseModel:
+    """Store and list what `worker.convert` made."""
+    _check_name(context, name)
+    facts = json.loads((folder / FACTS_FILE).read_bytes())
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != FACTS_FILE)
+    hashes = {path.relative_to(folder).as_posix(): _sha256(path) for path in paths}
+    digest = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
+    artifacts = []
+    for file, sha256 in hashes.items():
+        key = f"base/{digest}/{file}"
+        stored = context.storage.write_file(key, folder / file)
+        artifacts.append({"name": file, "bytes": stored.bytes, "sha256": sha256, "key": key})
     base = BaseModel(name=name, digest=digest, facts=facts, artifacts=artifacts, created_at=db_now())
     with context.database.write() as session:
         session.add(base)
         session.flush()
         session.refresh(base)
     return base
+
+
+def _check_name(context: Context, name: str) -> None:
+    if not NAME.fullmatch(name) or len(name) > 128:
+        raise InvalidRequest(f"'{name[:64]}' is no name for a model: letters, digits, . _ - and at most one slash")
+    with context.database.read() as session:
+        if base_models.get(session, name) is not None:
+            raise InvalidRequest(f"There is already a base model '{name}': remove it first, or choose another name")
 
 
 @contextmanager

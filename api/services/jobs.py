@@ -117,7 +117,7 @@ def cancel(context: Context, caller: Caller, job_id: str) -> Job:
         job = _found(jobs.lock(session, job_id, caller.project_id), job_id)
         if job.status in FINAL:
             raise WrongState(f"{job_id} has already {_ended(job)}: it cannot be cancelled")
-        jobs.move(session, job_id, JobStatus.CANCELLED, message="Fine-tuning job cancelled", new_attempt=True)
+        jobs.move(session, job_id, JobStatus.CANCELLED, message="Fine-tuning job cancelled")
         session.refresh(job)
     return job
 

@@ -29,8 +29,8 @@ QUICK = {"ATTUNE_LEASE_S": "6", "ATTUNE_HEARTBEAT_S": "1", "ATTUNE_POLL_S": "0.5
 
 
 @pytest.fixture(scope="module")
-def server(tiny_model: Path) -> Iterator[AttuneUp]:
-    with running_attune(tiny_model, **QUICK) as server:
+def server(tiny_base: Path) -> Iterator[AttuneUp]:
+    with running_attune(tiny_base, **QUICK) as server:
         yield server
 
 

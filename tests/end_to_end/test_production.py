@@ -23,12 +23,12 @@ JOBS = {"many": 12, "few": 4, "some": 4}
 
 
 @pytest.fixture
-def production(tmp_path: Path, postgres_url: str, valkey_url: str, s3_url: str, tiny_model: Path) -> Iterator[Context]:
+def production(tmp_path: Path, postgres_url: str, valkey_url: str, s3_url: str, tiny_base: Path) -> Iterator[Context]:
     settings = Settings(
         data_dir=tmp_path / "data", database_url=postgres_url, broker_url=valkey_url, storage_url=s3_url
     )
     context = Context.open(settings)
-    base_models.add(context, "tiny", str(tiny_model))
+    base_models.register(context, "tiny", tiny_base)
     yield context
     context.database.dispose()
 

@@ -1,5 +1,6 @@
 """A large upload passes through the API, not into it."""
 
+import contextlib
 import socket
 import tempfile
 import threading
@@ -10,6 +11,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.conftest import running_attune
 from tests.end_to_end.jobs import wait_until
 from tests.services import AttuneUp
 
@@ -34,11 +36,9 @@ def form(size: int) -> Iterator[bytes]:
 
 
 @pytest.fixture(scope="module")
-def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttuneUp]:
-    from tests.conftest import running_attune  # noqa: PLC0415
-
+def server(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttuneUp]:
     with running_attune(
-        tiny_model, ATTUNE_MAX_FILE_BYTES=str(2 * GIGABYTE), TMPDIR=str(tmp_path_factory.mktemp("t"))
+        tiny_base, ATTUNE_MAX_FILE_BYTES=str(2 * GIGABYTE), TMPDIR=str(tmp_path_factory.mktemp("t"))
     ) as up:
         yield up
 
@@ -85,9 +85,10 @@ def test_without_a_valid_key_the_body_is_not_read(server: AttuneUp) -> None:
         answer = stranger.recv(65536)  # before a single byte of the body was sent
         assert answer.startswith(b"HTTP/1.1 401"), answer
         sent = 0
-        with pytest.raises(OSError, match=r"."):
+        with contextlib.suppress(OSError):
             while sent < 50_000_000:
                 sent += stranger.send(b"x" * 65536)
+        assert sent < 50_000_000, "the server hung up"
     assert api_process(server).io_counters().read_chars - read_before < 5_000_000
 
 

@@ -3,13 +3,35 @@ import os
 import re
 import subprocess
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
-from tests.services.process import Server
+from tests.services.process import START_TIMEOUT_S, Server
 
 ATTUNE = str(Path(sysconfig.get_path("scripts")) / "attune")
+
+
+class AttunePart(Server):
+    """One `attune …` process: the parts of a production set-up, each on its own."""
+
+    stop_timeout_s = 90.0  # a trainer saves before it ends
+
+    def __init__(self, folder: Path, *arguments: str, env: dict[str, str]) -> None:
+        self.name = arguments[0]
+        super().__init__(folder)
+        self.arguments, self.env = arguments, env
+
+    def start(self, ready: Callable[[], bool] = lambda: True) -> None:
+        self.spawn([ATTUNE, *self.arguments], env=self.env, ready=ready)
+
+    def finish(self) -> None:
+        """Wait for a command that ends by itself."""
+        assert self.process is not None
+        code = self.process.wait(timeout=START_TIMEOUT_S)
+        self.process = None
+        assert code == 0, self.log.read_text()
 
 
 class AttuneUp(Server):

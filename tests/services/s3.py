@@ -11,10 +11,21 @@ from tests.services.process import Server, accepts_connections, free_ports
 
 BUCKET = "attune"
 
-OFF = ("admin.ui", "webdav", "master.telemetry", "s3.iam")
-"""Parts that `weed mini` starts by default and no test needs; and it must not report to anyone."""
+FLAGS = (
+    "-s3",
+    "-s3.iam=false",
+    "-s3.port.iceberg=0",
+    "-s3.port.lance=0",
+    "-master.peers=none",  # one master needs no election
+    "-master.telemetry=false",  # it reports to nobody
+    "-master.volumeSizeLimitMB=1024",
+    "-volume.max=0",  # as many volumes as the disk holds
+    "-ip=127.0.0.1",
+    "-ip.bind=127.0.0.1",  # its inner parts ask for no key: nobody else reaches them
+)
+"""As in docker-compose.yml."""
 
-LISTENERS = ("master.port", "volume.port", "filer.port", "s3.port", "admin.port")
+LISTENERS = ("master.port", "volume.port", "filer.port", "s3.port")
 PORTS = tuple(flag for listener in LISTENERS for flag in (listener, f"{listener}.grpc"))
 
 
@@ -46,18 +57,9 @@ class SeaweedS3(Server):
         }
 
     def start(self) -> None:
-        command = [
-            str(Path(sysconfig.get_path("scripts")) / "weed"),
-            "mini",
-            f"-dir={self.folder}",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
-            f"-bucket={BUCKET}",
-            "-s3.port.iceberg=0",
-            "-s3.port.lance=0",
-            *(f"-{part}=false" for part in OFF),
-            *(f"-{flag}={port}" for flag, port in self.ports.items()),
-        ]
+        weed = str(Path(sysconfig.get_path("scripts")) / "weed")
+        ports = [f"-{flag}={port}" for flag, port in self.ports.items()]
+        command = [weed, "server", f"-dir={self.folder}", *FLAGS, *ports]
         self.spawn(command, env=self.env, ready=self._holds_objects)
 
     def _holds_objects(self) -> bool:

@@ -31,13 +31,13 @@ class Valkey(Server):
             "maxmemory-policy": "noeviction",
         }
         lines = "".join(f"{key} {value}\n" for key, value in config.items())
-        self.spawn([str(get_binary_path()), "-"], stdin=lines.encode(), ready=self._answers)
+        self.spawn([str(get_binary_path()), "-"], stdin=lines.encode(), ready=self.answers)
 
     def flush(self) -> None:
         with redis.Redis.from_url(self.url) as client:
             client.flushall()
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         with redis.Redis.from_url(self.url, socket_timeout=1) as client:
             try:
                 return bool(client.ping())

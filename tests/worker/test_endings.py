@@ -9,7 +9,7 @@ from api.lifecycle import FailureReason
 from tests.tiny_models import make_model
 from tests.worker.recorder import adapter, train_here
 from tests.worker.run_folders import make_run, random_rows, run_trainer
-from worker import failpoint
+from worker import export, failpoint
 from worker.stopping import TrainingError, as_training_error
 
 
@@ -112,9 +112,7 @@ def test_exceptions_become_reasons(error: Exception, reason: FailureReason) -> N
 def test_files_that_are_not_the_trained_model_are_not_published(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import worker.export
-
-    monkeypatch.setattr(worker.export, "get_peft_model_state_dict", _slightly_wrong(worker.export))
+    monkeypatch.setattr(export, "get_peft_model_state_dict", _slightly_wrong(export))
     run = _run(tmp_path / "run", tiny_llama)
     with pytest.raises(TrainingError, match="do not reproduce the trained model"):
         train_here(run)

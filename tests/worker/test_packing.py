@@ -8,9 +8,11 @@ import torch
 from tests.tiny_models import FAMILIES, WINDOW
 from tests.worker.losses import as_rows, plain_loss, trainer_loss, worst_difference
 from tests.worker.run_folders import random_rows
+from worker.arrays import Rows
 from worker.attention import Segments, packed_attention
-from worker.batches import Layout
+from worker.batches import Layout, micro_batches, plan, total_weight
 from worker.families import PACKED_FAMILIES
+from worker.model import TrainableModel
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -99,15 +101,12 @@ def test_attention_refuses_what_it_does_not_implement(argument: dict[str, object
         packed_attention(torch.nn.Module(), states, states, states, None)
 
 
-def test_examples_stay_alone_where_positions_depend_on_the_longest(tmp_path: Path) -> None:
-    from worker.batches import plan
-
+def test_examples_stay_alone_where_positions_depend_on_the_longest() -> None:
     assert plan([3, 3, 3], 100, Layout(packed=True, alone=True)) == [[0], [1], [2]]
 
 
-def _loss(model: object, rows: object) -> float:
-    from worker.batches import micro_batches, total_weight
-
+def _loss(model: TrainableModel, rows: Rows) -> float:
     (batch,) = micro_batches(rows, 10_000, model.layout, model.device)
-    logprobs, _ = model.logprobs(batch)
+    with torch.no_grad():
+        logprobs, _ = model.logprobs(batch)
     return float(-(batch.weights * logprobs).sum() / total_weight(rows))

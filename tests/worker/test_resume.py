@@ -73,7 +73,7 @@ def test_a_damaged_state_is_refused_by_name(tiny_llama: Path, tmp_path: Path) ->
     weights = bytearray((state / "weights.safetensors").read_bytes())
     weights[-1] ^= 1
     (state / "weights.safetensors").write_bytes(weights)
-    with pytest.raises(TrainingError, match="weights.safetensors is not the file that was saved") as caught:
+    with pytest.raises(TrainingError, match=r"weights\.safetensors is not the file that was saved") as caught:
         load_state(state)
     assert caught.value.reason == "internal"
 

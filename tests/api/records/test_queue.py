@@ -130,7 +130,7 @@ def test_a_stale_fence_writes_nothing(database: Database) -> None:
     job_id = a_job(database, a_project(database))
     mine = claimed(database)
     with database.write() as session:
-        jobs.move(session, job_id, JobStatus.CANCELLED, message="cancelled", new_attempt=True)
+        jobs.move(session, job_id, JobStatus.CANCELLED, message="cancelled")
     for act in (
         lambda session: jobs.write(session, job_id, mine.fence, trained_tokens=7),
         lambda session: queue.renew(session, mine, 60),

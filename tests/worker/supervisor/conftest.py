@@ -1,0 +1,83 @@
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.context import Caller, Context
+from api.lifecycle import Stage
+from api.recipe import Recipe
+from api.records import events
+from api.records.jobs import Job
+from api.services import base_models, jobs
+from tests.end_to_end.jobs import rows
+from tests.factories import a_caller, a_file, the_job
+from worker.node import Node
+from worker.supervise import claim_next, drain, run_attempt
+from worker.warm import WarmTrainers
+
+
+@dataclass
+class Workshop:
+    """A worker's two stages in this process, and a user who submits jobs."""
+
+    context: Context
+    caller: Caller
+    prepare: Node
+    train: Node
+    warm: WarmTrainers
+
+    def submit(self, content: bytes | None = None, *, steps: int = 6, **body: Any) -> str:
+        file_id = a_file(self.context, self.caller.project_id, rows(12) if content is None else content)
+        training = {"max_steps": steps, "precision": "float32"} | body.pop("training", {})
+        recipe = Recipe.model_validate({"model": "tiny", "training_file": file_id, "training": training} | body)
+        return jobs.submit(self.context, self.caller, recipe).id
+
+    def work(self) -> None:
+        """Until nothing waits."""
+        drain(self.prepare, self.warm)
+        drain(self.train, self.warm)
+
+    def train_once(self) -> None:
+        """One attempt at the best waiting job."""
+        drain(self.prepare, self.warm)
+        with self.train.slots.take() as slot:
+            assert slot is not None
+            claim = claim_next(self.train, slot)
+            assert claim is not None, "nothing waits"
+            run_attempt(self.train, claim, slot, self.warm)
+
+    def job(self, job_id: str) -> Job:
+        return the_job(self.context.database, job_id)
+
+    def told(self, job_id: str) -> list[str]:
+        """The messages of the job's events, metrics left out, oldest first."""
+        with self.context.database.read() as session:
+            page = events.page(session, job_id, after=None, limit=1000)
+        return [event.message for event in reversed(page.data) if event.type == "message"]
+
+
+OpenWorkshop = Callable[[Context], Workshop]
+
+
+@pytest.fixture
+def open_workshop(tiny_base: Path) -> Iterator[OpenWorkshop]:
+    with ExitStack() as opened:
+
+        def open_it(context: Context) -> Workshop:
+            if not base_models.listed(context):
+                base_models.register(context, "tiny", tiny_base)
+            context = replace(context, settings=context.settings.model_copy(update={"warm_trainers": False}))
+            prepare, train = Node.open(context, Stage.PREPARE), Node.open(context, Stage.TRAIN)
+            warm = WarmTrainers(train)
+            opened.callback(warm.close)
+            return Workshop(context, a_caller(context.database), prepare, train, warm)
+
+        yield open_it
+
+
+@pytest.fixture
+def workshop(open_workshop: OpenWorkshop, context: Context) -> Workshop:
+    return open_workshop(context)

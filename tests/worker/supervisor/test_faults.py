@@ -1,0 +1,207 @@
+"""What goes wrong, and what the job becomes by it."""
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from api.context import Context
+from api.lifecycle import FAILURES, FailureReason, JobStatus
+from api.records import jobs, models
+from api.records.base import db_now
+from api.records.jobs import Job
+from api.services import base_models
+from api.services import jobs as job_service
+from api.storage import Storage, StorageUnavailable, Stored
+from tests.end_to_end.jobs import wait_until
+from tests.worker.supervisor.conftest import OpenWorkshop, Workshop
+from worker.faults import BACKOFF_S, AttemptFailed, settle
+from worker.sweep import take_back
+
+
+@pytest.fixture
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """One way to run is enough here: what differs between the two is tested in test_life_of_a_job."""
+    from api.settings import Settings  # noqa: PLC0415
+
+    return Settings(
+        data_dir=tmp_path / "data",
+        database_url=request.getfixturevalue("sqlite_url"),
+        broker_url=request.getfixturevalue("valkey_url"),
+        poll_s=0.2,
+        heartbeat_s=0.5,
+    )
+
+
+def published(workshop: Workshop, job_id: str) -> bool:
+    job = workshop.job(job_id)
+    with workshop.context.database.read() as session:
+        return models.get(session, job.project_id, job.model_id) is not None
+
+
+def in_background(workshop: Workshop) -> threading.Thread:
+    thread = threading.Thread(target=workshop.work)
+    thread.start()
+    return thread
+
+
+def step_of(workshop: Workshop, job_id: str) -> int:
+    return int(workshop.job(job_id).progress.get("step", 0))
+
+
+def test_a_learning_rate_of_a_billion_diverges_and_publishes_nothing(workshop: Workshop) -> None:
+    job_id = workshop.submit(steps=10, training={"learning_rate": 1e9})
+    workshop.work()
+    job = workshop.job(job_id)
+    assert (job.status, job.fine_tuned_model, job.result_files) == (JobStatus.FAILED, None, [])
+    assert job.error is not None
+    assert job.error["code"] == "diverged"
+    assert not published(workshop, job_id)
+
+
+def test_a_step_that_kills_the_trainer_three_times_is_poison(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTUNE_FAIL_AT", "step:3:kill")
+    job_id = workshop.submit(training={"save_every": 1})
+    for _ in range(3):
+        let_wait_pass(workshop, job_id)
+        workshop.train_once()
+    job = workshop.job(job_id)
+    assert job.status == JobStatus.FAILED
+    assert job.error is not None
+    assert job.error["code"] == "poison"
+
+
+def let_wait_pass(workshop: Workshop, job_id: str) -> None:
+    with workshop.context.database.write() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(run_after=None))
+
+
+def test_a_trainer_that_says_nothing_is_ended_and_its_job_tried_again(
+    open_workshop: OpenWorkshop, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = context.settings.model_copy(update={"hung_s": 15})
+    workshop = open_workshop(Context.open(patient))
+    monkeypatch.setenv("ATTUNE_FAIL_AT", "step:2:hang")
+    job_id = workshop.submit()
+    workshop.train_once()
+    job = workshop.job(job_id)
+    assert (job.status, job.faults["hung"]) == (JobStatus.QUEUED, 1)
+
+
+def test_a_trainer_that_cannot_get_memory_halves_its_batch_and_goes_on(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTUNE_FAIL_AT", "step:2:oom")
+    job_id = workshop.submit()
+    workshop.work()
+    assert workshop.job(job_id).status == JobStatus.SUCCEEDED
+
+
+def test_a_cancelled_job_is_left_at_once_and_publishes_nothing(workshop: Workshop) -> None:
+    job_id = workshop.submit(steps=5000, training={"save_every": 5000})
+    thread = in_background(workshop)
+    wait_until(lambda: step_of(workshop, job_id) > 0)
+    job_service.cancel(workshop.context, workshop.caller, job_id)
+    thread.join(timeout=30)
+    assert not thread.is_alive()
+    assert workshop.job(job_id).status == JobStatus.CANCELLED
+    assert not published(workshop, job_id)
+    assert [path for path in workshop.train.folder.iterdir() if path.is_dir()] == [], "the run folder is gone"
+
+
+def test_a_paused_job_goes_on_where_it_was(workshop: Workshop) -> None:
+    job_id = workshop.submit(steps=400, training={"save_every": 400})
+    thread = in_background(workshop)
+    wait_until(lambda: step_of(workshop, job_id) > 0)
+    job_service.pause(workshop.context, workshop.caller, job_id)
+    thread.join(timeout=60)
+    paused = workshop.job(job_id)
+    assert paused.status == JobStatus.PAUSED
+    assert paused.state is not None
+    assert 0 < paused.state["step"] < 400
+    job_service.resume(workshop.context, workshop.caller, job_id)
+    workshop.work()
+    assert workshop.job(job_id).status == JobStatus.SUCCEEDED
+    assert f"Fine-tuning job goes on from step {paused.state['step']}" in workshop.told(job_id)
+
+
+def test_a_worker_that_lost_its_job_publishes_nothing(workshop: Workshop) -> None:
+    job_id = workshop.submit(steps=300)
+    thread = in_background(workshop)
+    wait_until(lambda: step_of(workshop, job_id) > 0)
+    with workshop.context.database.write() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(fence=Job.fence + 1, owner="another"))
+    thread.join(timeout=60)
+    job = workshop.job(job_id)
+    assert (job.status, job.owner) == (JobStatus.RUNNING, "another")
+    assert not published(workshop, job_id)
+
+
+class ShakyStorage(Storage):
+    """A real storage that is away for a while, from when it is told to be."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.away_until = 0.0
+
+    def write_file(self, key: str, path: Path) -> Stored:
+        if time.monotonic() < self.away_until:
+            raise StorageUnavailable(key)
+        return super().write_file(key, path)
+
+
+def test_a_finished_model_waits_for_a_storage_that_is_away(open_workshop: OpenWorkshop, context: Context) -> None:
+    storage = ShakyStorage(context.settings.storage)
+    object.__setattr__(context, "storage", storage)
+    workshop = open_workshop(context)
+    job_id = workshop.submit(steps=200)
+    thread = in_background(workshop)
+    wait_until(lambda: step_of(workshop, job_id) > 0)
+    storage.away_until = time.monotonic() + 8
+    thread.join(timeout=120)
+    assert workshop.job(job_id).status == JobStatus.SUCCEEDED
+
+
+def test_a_base_model_that_is_gone_fails_the_job_clearly(workshop: Workshop) -> None:
+    job_id = workshop.submit()
+    with workshop.context.database.write() as session:
+        session.delete(base_models.get(workshop.context, "tiny"))
+    workshop.work()
+    job = workshop.job(job_id)
+    assert (job.status, (job.error or {})["param"]) == (JobStatus.FAILED, "model")
+
+
+def test_a_silent_workers_job_goes_to_another(workshop: Workshop) -> None:
+    job_id = workshop.submit()
+    workshop.train_once()  # prepares and trains; then as if its worker had died in the middle
+    with workshop.context.database.write() as session:
+        session.execute(
+            update(Job)
+            .where(Job.id == job_id)
+            .values(status=JobStatus.RUNNING, owner="dead", lease_until=db_now() - 1, fence=7)
+        )
+    take_back(workshop.train)
+    job = workshop.job(job_id)
+    assert (job.status, job.owner, job.fence, job.faults["worker_lost"]) == (JobStatus.QUEUED, None, 8, 1)
+
+
+@pytest.mark.parametrize("reason", [reason for reason in FailureReason if reason is not FailureReason.POISON])
+def test_each_class_of_fault_has_its_own_number_of_retries(workshop: Workshop, reason: FailureReason) -> None:
+    job_id = workshop.submit()
+    statuses = []
+    for _ in range(FAILURES[reason].retries + 1):
+        with workshop.context.database.write() as session:
+            session.execute(update(Job).where(Job.id == job_id).values(status=JobStatus.RUNNING))
+        with workshop.context.database.write() as session:
+            job = jobs.lock(session, job_id)
+            assert job is not None
+            settle(session, job, AttemptFailed(reason))
+        statuses.append(workshop.job(job_id).status)
+    assert statuses == [JobStatus.QUEUED] * FAILURES[reason].retries + [JobStatus.FAILED]
+    assert (workshop.job(job_id).error or {})["code"] == FAILURES[reason].code
+    assert len(BACKOFF_S) >= FAILURES[reason].retries

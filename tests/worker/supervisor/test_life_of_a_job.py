@@ -1,0 +1,126 @@
+import csv
+import io
+import json
+
+from api.lifecycle import JobStatus
+from api.recipe import ResolvedRecipe
+from api.records import files, models
+from api.records.jobs import Job
+from tests.end_to_end.jobs import rows
+from tests.factories import a_file
+from tests.worker.supervisor.conftest import Workshop
+from worker.supervise import drain
+from worker.sweep import forget_states
+
+
+def test_a_job_becomes_a_model_and_tells_of_it_in_openais_words(workshop: Workshop) -> None:
+    """One job from its submission to its end, on each way to run Attune, and all that can be seen of it then."""
+    validation = a_file(workshop.context, workshop.caller.project_id, rows(10, seed=1))
+    hyperparameters = {"n_epochs": 6, "batch_size": 12}
+    job_id = workshop.submit(
+        suffix="my suffix",
+        validation_file=validation,
+        method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+    )
+    workshop.work()
+    job = workshop.job(job_id)
+    assert job.status == JobStatus.SUCCEEDED, job.error
+    assert (job.owner, job.lease_until) == (None, None)
+    assert (job.trained_tokens or 0) > 0
+    check_words(job, workshop.told(job_id))
+    check_nothing_is_automatic(job)
+    check_artifacts(workshop, job)
+    check_results(workshop, job)
+    check_checkpoints(workshop, job)
+    check_states_are_forgotten(workshop, job)
+
+
+def check_words(job: Job, told: list[str]) -> None:
+    assert told[:2] == [
+        f"Created fine-tuning job: {job.id}",
+        f"Validating training file: {job.training_file} and validation file: {job.validation_file}",
+    ]
+    started = told.index("Fine-tuning job started")
+    assert told[started - 1] == "Files validated, moving job to queued state"
+    assert told[-2:] == [f"New fine-tuned model created: {job.fine_tuned_model}", "The job has successfully completed"]
+
+
+def check_nothing_is_automatic(job: Job) -> None:
+    assert job.resolved is not None
+    assert "auto" not in {str(job.resolved[name]) for name in ResolvedRecipe.model_fields if name != "method"}
+
+
+def check_artifacts(workshop: Workshop, job: Job) -> None:
+    assert job.fine_tuned_model is not None
+    assert job.fine_tuned_model.startswith("ft:tiny:attune:my-suffix:")
+    with workshop.context.database.read() as session:
+        model = models.get(session, job.project_id, job.fine_tuned_model)
+    assert model is not None
+    stored = {artifact["name"]: artifact for artifact in model.artifacts}
+    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "manifest.json"} <= stored.keys()
+    manifest = json.loads(b"".join(workshop.context.storage.read(stored["manifest.json"]["key"])))
+    assert {entry["name"]: entry["sha256"] for entry in manifest["files"]} == {
+        name: artifact["sha256"] for name, artifact in stored.items() if name != "manifest.json"
+    }
+
+
+def check_results(workshop: Workshop, job: Job) -> None:
+    with workshop.context.database.read() as session:
+        table, archive = (files.get(session, job.project_id, file_id) for file_id in job.result_files)
+    assert table is not None
+    assert archive is not None
+    assert archive.model_id == job.fine_tuned_model
+    content = b"".join(workshop.context.storage.read(table.storage_key or "")).decode()
+    lines = list(csv.DictReader(io.StringIO(content)))
+    assert [line["step"] for line in lines] == [str(step) for step in range(1, 7)]
+    assert all(float(line["train_loss"]) > 0 and float(line["valid_loss"]) > 0 for line in lines)
+
+
+def check_checkpoints(workshop: Workshop, job: Job) -> None:
+    with workshop.context.database.read() as session:
+        checkpoints = models.checkpoints_of(session, job.id)
+    assert [checkpoint.step for checkpoint in checkpoints][-3:] == [4, 5, 6]
+    assert len(checkpoints) <= 4, "the newest three, and the best"
+    assert checkpoints[-1].model_id == f"{job.fine_tuned_model}:ckpt-step-6"
+    assert "full_valid_loss" in checkpoints[-1].metrics
+
+
+def check_states_are_forgotten(workshop: Workshop, job: Job) -> None:
+    assert job.state is not None
+    manifest = f"{job.state['prefix']}/manifest.json"
+    assert workshop.context.storage.exists(manifest)
+    forget_states(workshop.train)
+    assert workshop.job(job.id).state is None
+    assert not workshop.context.storage.exists(manifest)
+
+
+def test_a_second_job_on_the_same_rows_finds_their_arrays(workshop: Workshop) -> None:
+    ids = [workshop.submit(), workshop.submit()]
+    for _ in ids:
+        drain(workshop.prepare, workshop.warm)
+    one, two = (workshop.job(job_id) for job_id in ids)
+    assert one.status == two.status == JobStatus.QUEUED
+    assert one.training_file != two.training_file
+    assert one.arrays == two.arrays
+
+
+def test_a_file_that_cannot_be_trained_on_fails_the_job_in_openais_words(workshop: Workshop) -> None:
+    job_id = workshop.submit(rows(7))
+    workshop.work()
+    job = workshop.job(job_id)
+    assert job.status == JobStatus.FAILED
+    assert job.error == {
+        "code": "invalid_n_examples",
+        "message": "Training file has 7 example(s), but must have at least 10 examples",
+        "param": "training_file",
+    }
+    assert workshop.told(job_id)[-1] == job.error["message"]
+
+
+def test_rows_are_named_by_their_line(workshop: Workshop) -> None:
+    job_id = workshop.submit(rows(10) + b'{"messages": [{"content": "no role"}]}\n')
+    workshop.work()
+    error = workshop.job(job_id).error
+    assert error is not None
+    assert error["code"] == "invalid_training_file"
+    assert "11" in error["message"]
