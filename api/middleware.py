@@ -6,6 +6,7 @@ could send one.
 
 import json
 import secrets
+import time
 
 import structlog
 from sqlalchemy.exc import DBAPIError
@@ -21,6 +22,8 @@ from api.records.database import is_outage
 log = structlog.get_logger(__name__)
 
 PUBLIC = ("/healthz", "/readyz", "/openapi.json", "/docs")
+QUIET = ("/healthz", "/readyz")
+"""Asked every few seconds by whoever watches the process: not worth a line."""
 STREAMED = ("/v1/files",)
 """POST bodies that are streamed to storage and limited there."""
 
@@ -51,12 +54,12 @@ class RequestId:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id, started = "req_" + secrets.token_hex(16), False
+        request_id, started, began_at, status = "req_" + secrets.token_hex(16), False, time.monotonic(), 500
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
+            nonlocal started, status
             if message["type"] == "http.response.start":
-                started = True
+                started, status = True, message["status"]
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
@@ -66,7 +69,13 @@ class RequestId:
             except Exception as error:
                 if started:
                     raise  # the server cuts the connection, which tells the client that the answer is not whole
-                await send_error(send, _as_service_error(error, scope), request_id)
+                failure = _as_service_error(error, scope)
+                status = failure.status
+                await send_error(send, failure, request_id)
+            finally:
+                if scope["path"] not in QUIET:
+                    ms = round(1000 * (time.monotonic() - began_at))
+                    log.info("request", method=scope["method"], path=scope["path"], status=status, ms=ms)
 
 
 def _as_service_error(error: Exception, scope: Scope) -> ServiceError:

@@ -126,8 +126,8 @@ def download(client: OpenAI, job: Any, run: Path, data_dir: Path) -> tuple[Path,
     archive.unlink()
     command = ["adapters", "download", MODEL, "--output", base, "--data-dir", data_dir]
     subprocess.run([*ATTUNE, *command], check=True)
-    sizes = ", ".join(f"{path.name} {path.stat().st_size / 1e6:.1f} MB" for path in sorted(adapter.iterdir()))
-    console.print(f"{job.fine_tuned_model}: {sizes}")
+    megabytes = sum(path.stat().st_size for path in adapter.iterdir()) / 1e6
+    console.print(f"Downloaded {job.fine_tuned_model}: {megabytes:.0f} MB with its tokenizer")
     return adapter, base
 
 
