@@ -1,10 +1,13 @@
 """What routes are given."""
 
+import re
 from typing import Annotated, cast
 
 from fastapi import Depends, Query, Request
+from fastapi.dependencies.models import Dependant
 
 from api.context import Caller, Context
+from api.errors import InvalidRequest
 
 
 def _context(request: Request) -> Context:
@@ -15,6 +18,38 @@ def _caller(request: Request) -> Caller:
     return cast(Caller, request.state.caller)
 
 
+def _metadata_filter(
+    request: Request,
+    metadata: Annotated[
+        str | None, Query(description="`null`: jobs without any. `metadata[key]=value`: with it.")
+    ] = None,
+) -> dict[str, str] | None:
+    if metadata in ("null", ""):  # Node sends an empty one for null
+        return {}
+    pairs = {name[9:-1]: value for name, value in request.query_params.items() if _METADATA.fullmatch(name)}
+    return pairs or None
+
+
+_METADATA = re.compile(r"metadata\[[^\]]{1,64}\]")
+
+
+def only_known_query(request: Request) -> None:
+    """Refuse query parameters that nobody would read: what is misspelt must not be ignored."""
+    if not request.query_params:
+        return
+    known = _query_names(request.scope["route"].dependant)
+    for name in request.query_params:
+        if name not in known and not ("metadata" in known and _METADATA.fullmatch(name)):
+            raise InvalidRequest(f"Unknown query parameter: '{name[:64]}'", param=name[:64], code="unknown_parameter")
+
+
+def _query_names(dependant: Dependant) -> set[str]:
+    """Of an endpoint and all that it depends on."""
+    own = {field.alias for field in dependant.query_params}
+    return own.union(*(_query_names(dependency) for dependency in dependant.dependencies))
+
+
 Ctx = Annotated[Context, Depends(_context)]
 Who = Annotated[Caller, Depends(_caller)]
+MetadataFilter = Annotated[dict[str, str] | None, Depends(_metadata_filter)]
 After = Annotated[str | None, Query(max_length=64, description="The id of the last object of the page before.")]

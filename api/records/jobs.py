@@ -87,10 +87,23 @@ def get(session: Session, project_id: str, job_id: str) -> Job | None:
     return session.scalars(select(Job).where(Job.id == job_id, Job.project_id == project_id)).one_or_none()
 
 
-def page(session: Session, project_id: str, *, after: str | None, limit: int) -> Page[Job]:
+def page(
+    session: Session,
+    project_id: str,
+    *,
+    metadata: dict[str, str] | None = None,
+    after: str | None,
+    limit: int,
+) -> Page[Job]:
+    """Newest first. `metadata`: only jobs with all these pairs; empty: only jobs without any."""
+    query = select(Job).where(Job.project_id == project_id)
+    for key, value in (metadata or {}).items():
+        query = query.where(Job.recipe["metadata", key].as_string() == value)
+    if metadata == {}:
+        query = query.where(func.coalesce(Job.recipe["metadata"].as_string(), "{}").in_(["{}", "null"]))
     return paginate(
         session,
-        select(Job).where(Job.project_id == project_id),
+        query,
         order=(Job.created_at, Job.id),
         id_column=Job.id,
         after=after,

@@ -1,7 +1,8 @@
 """HTTP only: who, what, where to. Decisions are in the services."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
+from api.deps import only_known_query
 from api.routes import files, health, jobs, models
 from api.schemas import ErrorObject
 
@@ -11,7 +12,7 @@ ERRORS: dict[int | str, dict[str, object]] = {
 
 
 def router() -> APIRouter:
-    root = APIRouter(responses=ERRORS)
+    root = APIRouter(responses=ERRORS, dependencies=[Depends(only_known_query)])
     for part in (files, jobs, models):
         root.include_router(part.router, prefix="/v1")
     root.include_router(health.router)

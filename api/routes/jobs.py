@@ -4,7 +4,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
 from api.archive import stream_tar, tar_size
-from api.deps import After, Ctx, Who
+from api.deps import After, Ctx, MetadataFilter, Who
 from api.downloads import download
 from api.recipe import Recipe
 from api.schemas import CheckpointList, EventList, EventObject, JobList, JobObject
@@ -22,8 +22,9 @@ def create_job(recipe: Recipe, context: Ctx, caller: Who) -> JobObject:
 
 
 @router.get("")
-def list_jobs(context: Ctx, caller: Who, after: After = None, limit: Limit = 20) -> JobList:
-    page = jobs.page(context, caller, after=after, limit=limit)
+def list_jobs(context: Ctx, caller: Who, metadata: MetadataFilter, after: After = None, limit: Limit = 20) -> JobList:
+    """Newest first. `metadata[key]=value` lists only the jobs with that pair."""
+    page = jobs.page(context, caller, metadata=metadata, after=after, limit=limit)
     return JobList(data=[JobObject.of(job, context.settings.organization) for job in page.data], has_more=page.has_more)
 
 

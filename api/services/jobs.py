@@ -106,9 +106,11 @@ def get(context: Context, caller: Caller, job_id: str) -> Job:
         return _found(jobs.get(session, caller.project_id, job_id), job_id)
 
 
-def page(context: Context, caller: Caller, *, after: str | None, limit: int) -> Page[Job]:
+def page(
+    context: Context, caller: Caller, *, metadata: dict[str, str] | None = None, after: str | None, limit: int
+) -> Page[Job]:
     with context.database.read() as session:
-        return jobs.page(session, caller.project_id, after=after, limit=limit)
+        return jobs.page(session, caller.project_id, metadata=metadata, after=after, limit=limit)
 
 
 def cancel(context: Context, caller: Caller, job_id: str) -> Job:

@@ -1,11 +1,15 @@
 """Every error in OpenAI's shape, whoever raised it."""
 
+from pathlib import Path
+
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api.context import Context
+from api.main import create_app
 from api.services import keys
+from api.settings import Settings
 
 
 def error_of(answer) -> dict[str, object]:
@@ -96,15 +100,8 @@ def test_an_unexpected_error_is_a_500_that_tells_nothing_of_the_inside(
     assert "secret" not in answer.text
 
 
-def test_a_database_that_is_away_is_a_503_with_a_time_to_try_again(app: FastAPI, client: TestClient) -> None:
-    engine = app.state.context.database.engine
-    url = engine.url.set(host="127.0.0.1", port=1) if engine.dialect.name == "postgresql" else None
-    if url is None:
-        pytest.skip("SQLite is a file: it is there, or the server does not start")
-    from api.records import Database  # noqa: PLC0415
-
-    away = Database(url.render_as_string(hide_password=False))
-    object.__setattr__(app.state.context, "database", away)
-    answer = client.get("/v1/files")
+def test_a_database_that_is_away_is_a_503_with_a_time_to_try_again(tmp_path: Path) -> None:
+    app = create_app(Settings(data_dir=tmp_path, database_url="postgresql://nobody@127.0.0.1:1/none"))
+    answer = TestClient(app).get("/v1/files", headers={"Authorization": "Bearer sk-attune-any"})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
     error_of(answer)

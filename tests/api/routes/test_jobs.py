@@ -170,3 +170,21 @@ def test_nothing_crosses_projects(client: TestClient, other_project: TestClient,
     assert other_project.get("/v1/fine_tuning/jobs").json()["data"] == []
     assert other_project.get("/v1/files").json()["data"] == []
     assert client.get(path).json() == job
+
+
+def test_jobs_are_found_by_their_metadata(client: TestClient, job: dict[str, object]) -> None:
+    first = create(client, metadata={"team": "a b", "env": "x"}).json()["id"]
+    second = create(client, metadata={"team": "a b", "env": "y"}).json()["id"]
+
+    def found(query: str) -> list[str]:
+        return [each["id"] for each in client.get(f"/v1/fine_tuning/jobs?{query}").json()["data"]]
+
+    assert found("metadata[team]=a b") == [second, first]
+    assert found("metadata[team]=a b&metadata[env]=x") == [first]
+    assert found("metadata[team]=c") == []
+    assert found("metadata=null") == found("metadata=") == [job["id"]]
+
+
+def test_a_parameter_that_nobody_reads_is_refused(client: TestClient) -> None:
+    refused = client.get("/v1/fine_tuning/jobs?limt=3")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "limt")
