@@ -31,9 +31,10 @@ help:
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py $(ARGS)
 
-# One thread for each process: as many processes as cores, each with as many threads, would only be in their own way.
+# A process takes whole files, so that what is costly to set up for one is set up once. One thread for each: as many
+# processes as cores, each with as many threads, would only be in each other's way.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not soak" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not soak" $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -6,11 +6,13 @@ from fastapi.middleware import Middleware
 from api import problems
 from api.context import Context
 from api.middleware import Authenticate, LimitBody, RequestId
-from api.routes import router
 from api.settings import Settings
 
 
 def create_app(settings: Settings) -> FastAPI:
+    # FastAPI compiles the schemas of every endpoint when its module is imported: a cost of serving, not of importing.
+    from api.routes import router  # noqa: PLC0415
+
     context = Context.open(settings)
     app = FastAPI(
         title="Attune",

@@ -18,12 +18,14 @@ job=$(call "$url/fine_tuning/jobs" --json '{
 }' | field id)
 echo "$job"
 
-status=
+status='' newest=''
 until [[ $status == succeeded || $status == failed || $status == cancelled ]]; do
   sleep 2
   status=$(call "$url/fine_tuning/jobs/$job" | field status)
-  call "$url/fine_tuning/jobs/$job/events?limit=1" | python3 -c 'import json, sys
-for event in json.load(sys.stdin)["data"]: print(event["message"])'
+  message=$(call "$url/fine_tuning/jobs/$job/events?limit=1" |
+    python3 -c 'import json, sys; print(*[event["message"] for event in json.load(sys.stdin)["data"]])')
+  [[ $message == "$newest" ]] || echo "$message"
+  newest=$message
 done
 [[ $status == succeeded ]]
 

@@ -1,4 +1,4 @@
-"""The rows that a job trains and evaluates on: its arrays, cut and split as its recipe says. Torch-free."""
+"""The rows that a job trains and evaluates on: its arrays, cut and split as its recipe says."""
 
 from dataclasses import dataclass
 from pathlib import Path

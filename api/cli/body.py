@@ -51,23 +51,18 @@ def put_given(body: Document, values: Mapping[str, Any]) -> None:
             put(body, dotted, value)
 
 
-def put_technique(body: Document, kind: str | None, options: Mapping[str, Any]) -> None:
-    """Options alone are those of the body's technique, or of `lora`."""
-    given = {f"technique.{name}": value for name, value in options.items() if value is not None}
-    if kind or given:
-        put_given(body, {"technique.type": kind or _type_of(body.get("technique"), "lora"), **given})
-
-
 def put_hyperparameters(body: Document, values: Mapping[str, Any]) -> None:
     """They sit below the method's own name; the method is `supervised` where none is named."""
-    kind = _type_of(body.get("method"), "supervised")
-    given = {f"method.{kind}.hyperparameters.{name}": value for name, value in values.items() if value is not None}
-    if given:
-        put_given(body, {"method.type": kind, **given})
+    method = body.get("method")
+    kind = method.get("type", "supervised") if isinstance(method, dict) else "supervised"
+    put_given(body, {f"method.{kind}.hyperparameters.{name}": value for name, value in values.items()})
 
 
-def _type_of(part: Any, default: str) -> str:
-    return str(part.get("type", default)) if isinstance(part, dict) else default
+def name_types(body: Document) -> None:
+    """Options of a technique or a method whose type was left out are those of the default one."""
+    for part, default in (("technique", "lora"), ("method", "supervised")):
+        if isinstance(body.get(part), dict):
+            body[part].setdefault("type", default)
 
 
 def put_assignment(body: Document, assignment: str) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli.body import put_assignment, put_given, put_hyperparameters, put_technique, read_body, value_of
+from api.cli.body import name_types, put_assignment, put_given, put_hyperparameters, read_body, value_of
 from api.cli.client import Client, Document, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
 from api.cli.errors import ClientCommands, CommandError
@@ -53,11 +53,12 @@ def create(
     """Create a job."""
     body = read_body(body_file)
     put_given(body, {"model": model, "suffix": suffix, "seed": seed})
-    put_technique(body, technique, {"rank": rank})
+    put_given(body, {"technique.type": technique, "technique.rank": rank})
     put_given(body, {"training.learning_rate": value_of(learning_rate), "training.max_steps": max_steps})
     put_hyperparameters(body, {"n_epochs": value_of(epochs), "batch_size": value_of(batch_size)})
     for assignment in assignments or []:
         put_assignment(body, assignment)
+    name_types(body)
     _refuse_without(body, training_file)
     with connect(base_url, api_key, data_dir) as client:
         for name, given in (("training_file", training_file), ("validation_file", validation)):

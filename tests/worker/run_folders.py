@@ -1,15 +1,22 @@
 """Run folders as the supervisor fills them, and a trainer run in them as it runs one: a process and a pipe."""
 
+import collections
+import inspect
 import json
 import os
+import pathlib
+import random
+import statistics
 import subprocess
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from api.recipe import Recipe, ResolvedRecipe, resolve
 from worker.arrays import load_rows, save_rows, split
@@ -26,6 +33,20 @@ def random_rows(count: int, *, seed: int, shortest: int = 4, longest: int = 24, 
         weights_T[-1] = 1.0
         rows.append((rng.integers(0, vocabulary, length), weights_T))
     return rows
+
+
+def docstring_rows(base: Path, count: int, *, seed: int) -> list[Any]:
+    """Real text: the standard library's own docstrings, the second half of each supervised."""
+    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    functions = [
+        value
+        for module in (collections, json, pathlib, random, statistics, textwrap)
+        for value in vars(module).values()
+    ]
+    texts = {(inspect.getdoc(each) or "").partition("\n\n")[0] for each in functions if callable(each)}
+    chosen = random.Random(seed).sample(sorted(text for text in texts if 60 < len(text) < 200), count)
+    rows = [np.array(tokenizer.encode(text).ids[:40]) for text in chosen]
+    return [(tokens_T, (np.arange(len(tokens_T)) >= len(tokens_T) // 2).astype(np.float32)) for tokens_T in rows]
 
 
 def save(path: Path, rows: Sequence[Any]) -> None:

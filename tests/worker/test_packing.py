@@ -7,7 +7,7 @@ import torch
 
 from tests.tiny_models import FAMILIES, WINDOW
 from tests.worker.losses import as_rows, plain_loss, trainer_loss, worst_difference
-from tests.worker.run_folders import random_rows
+from tests.worker.run_folders import docstring_rows, random_rows
 from worker.arrays import Rows
 from worker.attention import Segments, packed_attention
 from worker.batches import Layout, micro_batches, plan, total_weight
@@ -37,7 +37,9 @@ def test_a_hybrid_family_takes_the_padded_path(bases: dict[str, Path], tmp_path:
 
 
 def test_the_real_model_packed_equals_one_by_one(smollm2: Path, tmp_path: Path, seed: int) -> None:
-    rows = as_rows(tmp_path, random_rows(4, seed=seed, shortest=5, longest=20, vocabulary=49_000))
+    # Real text: its hidden states reach 20,000 at a few places, and with nonsense for input transformers' own two
+    # attentions differ by more than the bound.
+    rows = as_rows(tmp_path, docstring_rows(smollm2, 6, seed=seed))
     loss, gradients, _ = trainer_loss(smollm2, rows)
     expected_loss, expected = plain_loss(smollm2, rows)
     assert loss == pytest.approx(expected_loss, rel=1e-6)

@@ -37,6 +37,13 @@ def test_create_puts_each_option_where_the_recipe_has_it(server: FakeServer) -> 
     }
 
 
+def test_options_without_a_type_are_those_of_the_default_one(server: FakeServer) -> None:
+    attune("jobs", "create", "file-1", "-m", "tiny", "--set", "technique.alpha=64", "--epochs", "auto")
+    assert server.created is not None
+    assert server.created["technique"] == {"type": "lora", "alpha": 64}
+    assert server.created["method"]["type"] == "supervised"
+
+
 def test_options_override_the_body_file(server: FakeServer, tmp_path: Path) -> None:
     body = tmp_path / "body.json"
     body.write_text(json.dumps({"model": "tiny", "training_file": "file-b", "seed": 1, "method": {"type": "dpo"}}))
