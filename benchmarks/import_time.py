@@ -27,7 +27,8 @@ def others() -> str:
     """One statement that imports what others wrote, in the order in which `import api.main` comes to it."""
     names = [name for name in run(LISTED).split() if name.partition(".")[0] not in {"api", "worker", "migrations"}]
     # A loop and not `import a, b`: some packages put names into sys.modules that are no modules to import.
-    return f"import importlib, contextlib\nfor name in {names}:\n with contextlib.suppress(ImportError): importlib.import_module(name)\n0"
+    tried = "with contextlib.suppress(ImportError): importlib.import_module(name)"
+    return f"import importlib, contextlib\nfor name in {names}:\n {tried}\n0"
 
 
 def main() -> int:

@@ -13,10 +13,10 @@ import torch
 
 from api.recipe import Recipe, resolve
 from worker.arrays import Rows
-from worker.checkpoint import Progress
-from worker.loop import take_step
-from worker.model import load_trainable
-from worker.optimizer import adamw
+from worker.engine.checkpoint import Progress
+from worker.engine.loop import take_step
+from worker.engine.model import load_trainable
+from worker.engine.optimizer import adamw
 
 
 def main() -> None:

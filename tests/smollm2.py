@@ -31,5 +31,5 @@ def folder() -> Path:
 
 
 def _code_hash() -> str:
-    sources = [ROOT / "worker" / "convert.py", *sorted((ROOT / "worker").glob("base_*.py"))]
+    sources = [ROOT / "worker" / "convert.py", *sorted((ROOT / "worker" / "bases").glob("*.py"))]
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]

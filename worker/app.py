@@ -14,11 +14,11 @@ from api.lifecycle import Stage
 from api.queue import celery_app, queue_name
 from api.records import queue
 from api.settings import Settings
-from worker.node import Node
-from worker.supervise import drain
-from worker.sweep import Sweeper
+from worker.supervisor.node import Node
+from worker.supervisor.supervise import drain
+from worker.supervisor.sweep import Sweeper
+from worker.supervisor.warm import WarmTrainers
 from worker.tasks import add_task
-from worker.warm import WarmTrainers
 
 log = structlog.get_logger(__name__)
 

@@ -12,12 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from worker.base_facts import Facts, facts_of
-from worker.base_files import Refused, copy_model, read_object, require_no_code
-from worker.base_gguf import convert_gguf
-from worker.base_hub import download, is_hub_id
-from worker.base_tokenizer import settle_tokenizer
-from worker.base_weights import check_weights
+from worker.bases.facts import Facts, facts_of
+from worker.bases.files import Refused, copy_model, read_object, require_no_code
+from worker.bases.gguf import convert_gguf
+from worker.bases.hub import download, is_hub_id
+from worker.bases.tokenizer import settle_tokenizer
+from worker.bases.weights import check_weights
 
 CONFIG_NOISE = ("_name_or_path", "_model_name_or_path", "_commit_hash", "transformers_version")
 """Where a config once lay and what wrote it: no part of the model."""

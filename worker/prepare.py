@@ -16,12 +16,12 @@ from pydantic import TypeAdapter
 
 from api.lifecycle import FailureReason
 from api.methods import Method
-from worker.chat_template import ChatTemplate, TemplateFailure
-from worker.limits import CpuTimeUsedUp, TooSlow, limit_process, time_limit
 from worker.pipe import Pipe
-from worker.prepare_file import FileReport, FileRequest, Invalid, Preparation, prepare_file
-from worker.render import Renderer
-from worker.tokens import Tokens
+from worker.rows.chat_template import ChatTemplate, TemplateFailure
+from worker.rows.limits import CpuTimeUsedUp, TooSlow, limit_process, time_limit
+from worker.rows.prepare_file import FileReport, FileRequest, Invalid, Preparation, prepare_file
+from worker.rows.render import Renderer
+from worker.rows.tokens import Tokens
 
 TEMPLATE_SECONDS = 5
 PROGRESS_SECONDS = 1.0

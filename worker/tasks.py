@@ -4,9 +4,9 @@ import structlog
 from celery import Celery
 
 from api.queue import queue_name
-from worker.node import Node
-from worker.supervise import drain
-from worker.warm import WarmTrainers
+from worker.supervisor.node import Node
+from worker.supervisor.supervise import drain
+from worker.supervisor.warm import WarmTrainers
 
 log = structlog.get_logger(__name__)
 

@@ -12,24 +12,22 @@ import sys
 import traceback
 from pathlib import Path
 
-import worker.threads  # noqa: F401  (before torch)
+import worker.engine.threads  # noqa: F401  (before torch)
 
 # isort: split
 import torch
 
 from api.lifecycle import FailureReason
 from api.recipe import ResolvedRecipe
-from worker.data import Data, load_data
-from worker.export import export
-from worker.facts import facts_of_base
-from worker.folders import whole_folder
-from worker.hardware import resolve_hardware
-from worker.loop import has_diverged, take_step
-from worker.milestones import Milestones
-from worker.model import TrainableModel, load_trainable
-from worker.optimizer import adamw
-from worker.pipe import Pipe
-from worker.proof import (
+from worker.engine.data import Data, load_data
+from worker.engine.export import export
+from worker.engine.facts import facts_of_base
+from worker.engine.folders import whole_folder
+from worker.engine.loop import has_diverged, take_step
+from worker.engine.milestones import Milestones
+from worker.engine.model import TrainableModel, load_trainable
+from worker.engine.optimizer import adamw
+from worker.engine.proof import (
     check_files,
     check_learned,
     check_path,
@@ -40,7 +38,9 @@ from worker.proof import (
     proof_rows,
     write_logprobs,
 )
-from worker.stopping import Stopped, TrainingError, as_training_error
+from worker.engine.stopping import Stopped, TrainingError, as_training_error
+from worker.hardware import resolve_hardware
+from worker.pipe import Pipe
 
 
 def train(run: Path, pipe: Pipe) -> None:

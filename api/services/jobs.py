@@ -1,4 +1,4 @@
-"""Jobs: submit, cancel, pause, resume. What a worker does with them is in worker/supervise.py."""
+"""Jobs: submit, cancel, pause, resume. What a worker does with them is in worker/supervisor/supervise.py."""
 
 import secrets
 

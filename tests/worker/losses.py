@@ -9,10 +9,10 @@ from transformers import AutoModelForCausalLM
 
 from tests.worker.run_folders import save
 from worker.arrays import Rows, load_rows
-from worker.batches import Layout, micro_batches, total_weight
-from worker.families import examples_stay_alone
+from worker.engine.batches import Layout, micro_batches, total_weight
+from worker.engine.families import examples_stay_alone
+from worker.engine.model import TrainableModel, load_base
 from worker.methods.supervised import loss as supervised_loss
-from worker.model import TrainableModel, load_base
 
 Gradients = dict[str, torch.Tensor]
 

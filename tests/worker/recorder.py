@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from worker.stopping import Stopped
+from worker.engine.stopping import Stopped
 from worker.train import train
 
 

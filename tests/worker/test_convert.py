@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.tiny_models import FAMILIES, make_model
 from tests.worker import bases
-from worker import base_hub
-from worker.base_files import Refused
-from worker.chat_template import ChatTemplate
+from worker.bases import hub
+from worker.bases.files import Refused
 from worker.convert import convert
+from worker.rows.chat_template import ChatTemplate
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -189,8 +189,8 @@ def test_hub_model_is_pinned_to_the_commit_that_its_revision_names(
         asked["download"] = (hub_id, revision)
         model.rename(local_dir)
 
-    monkeypatch.setattr(base_hub, "HfApi", Hub)
-    monkeypatch.setattr(base_hub, "snapshot_download", snapshot)
+    monkeypatch.setattr(hub, "HfApi", Hub)
+    monkeypatch.setattr(hub, "snapshot_download", snapshot)
     facts = convert("someone/model", tmp_path / "out", "main")
     assert asked == {"info": ("someone/model", "main"), "download": ("someone/model", "a" * 40)}
     assert (facts["source"], facts["revision"]) == ("someone/model", "a" * 40)

@@ -9,8 +9,8 @@ from api.lifecycle import FailureReason
 from tests.tiny_models import make_model
 from tests.worker.recorder import adapter, train_here
 from tests.worker.run_folders import make_run, random_rows, run_trainer
-from worker import export, failpoint
-from worker.stopping import TrainingError, as_training_error
+from worker.engine import export, failpoint
+from worker.engine.stopping import TrainingError, as_training_error
 
 
 def _run(folder: Path, base: Path, *, steps: int = 6, **options: Any) -> Path:

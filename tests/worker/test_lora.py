@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from api.recipe import ResolvedRecipe
 from tests.worker.recorder import train_here
 from tests.worker.run_folders import make_run, random_rows
-from worker.model import load_trainable
+from worker.engine.model import load_trainable
 
 
 def _run(folder: Path, base: Path, **technique: object) -> Path:

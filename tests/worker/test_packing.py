@@ -9,10 +9,10 @@ from tests.tiny_models import FAMILIES, WINDOW
 from tests.worker.losses import as_rows, plain_loss, trainer_loss, worst_difference
 from tests.worker.run_folders import docstring_rows, random_rows
 from worker.arrays import Rows
-from worker.attention import Segments, packed_attention
-from worker.batches import Layout, micro_batches, plan, total_weight
-from worker.families import PACKED_FAMILIES
-from worker.model import TrainableModel
+from worker.engine.attention import Segments, packed_attention
+from worker.engine.batches import Layout, micro_batches, plan, total_weight
+from worker.engine.families import PACKED_FAMILIES
+from worker.engine.model import TrainableModel
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

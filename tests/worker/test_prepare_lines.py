@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from api.formats import RowError
-from worker.jsonl import decode, read_lines
+from worker.rows.jsonl import decode, read_lines
 
 GOOD = b'{"messages": [{"role": "user", "content": "\\u00fc \\ud83d\\ude00"}], "n": -1.5e3, "t": true, "z": null}'
 

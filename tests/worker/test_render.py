@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from api.formats import FORMATS, Conversation, RowError
 from tests.worker import bases
-from worker.chat_template import ChatTemplate
-from worker.render import Rendered, Renderer
-from worker.tokens import Tokens
+from worker.rows.chat_template import ChatTemplate
+from worker.rows.render import Rendered, Renderer
+from worker.rows.tokens import Tokens
 
 USER, HELLO = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there"}
 TEMPLATES = {"chatml": bases.CHATML, "stripping": bases.STRIPPING, "tools": bases.TOOLS, "thinking": bases.THINKING}
@@ -149,7 +149,11 @@ def test_a_span_begins_where_the_generation_prompt_ends(name: str, turns: list[t
         for role, text in zip(("user", "assistant"), turn, strict=True)
     ]
     own = renderer(TEMPLATES[name])
-    rendered = own.render(parse({"messages": messages}))
+    try:
+        rendered = own.render(parse({"messages": messages}))
+    except RowError:
+        assert not all(answer.strip() for _, answer in turns), "only a blank answer may be refused"
+        return
     assert rendered.text == own.template.render(messages)
     for number, span in enumerate(rendered.spans):
         prompt = own.template.render(messages[: 2 * number + 1], add_generation_prompt=True)

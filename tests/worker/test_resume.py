@@ -8,8 +8,8 @@ import pytest
 
 from tests.worker.recorder import adapter, attempt_after, train_here
 from tests.worker.run_folders import make_run, random_rows, run_trainer
-from worker.checkpoint import load_state
-from worker.stopping import TrainingError
+from worker.engine.checkpoint import load_state
+from worker.engine.stopping import TrainingError
 
 
 def _run(folder: Path, base: Path, *, precision: str = "float32", **technique: Any) -> Path:

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from api.recipe import Recipe, ResolvedRecipe, resolve
-from worker import head
-from worker.batches import Layout, plan, rows_of_step
-from worker.head import score, token_logprobs
-from worker.optimizer import adamw, clipped_step, learning_rate
+from worker.engine import head
+from worker.engine.batches import Layout, plan, rows_of_step
+from worker.engine.head import score, token_logprobs
+from worker.engine.optimizer import adamw, clipped_step, learning_rate
 
 
 def _recipe(**training: Any) -> ResolvedRecipe:

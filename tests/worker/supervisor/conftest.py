@@ -14,9 +14,9 @@ from api.records.jobs import Job
 from api.services import base_models, jobs
 from tests.end_to_end.jobs import rows
 from tests.factories import a_caller, a_file, the_job
-from worker.node import Node
-from worker.supervise import claim_next, drain, run_attempt
-from worker.warm import WarmTrainers
+from worker.supervisor.node import Node
+from worker.supervisor.supervise import claim_next, drain, run_attempt
+from worker.supervisor.warm import WarmTrainers
 
 
 @dataclass

@@ -18,8 +18,8 @@ from api.services import jobs as job_service
 from api.storage import Storage, StorageUnavailable, Stored
 from tests.end_to_end.jobs import wait_until
 from tests.worker.supervisor.conftest import OpenWorkshop, Workshop
-from worker.faults import BACKOFF_S, AttemptFailed, settle
-from worker.sweep import take_back
+from worker.supervisor.faults import BACKOFF_S, AttemptFailed, settle
+from worker.supervisor.sweep import take_back
 
 
 @pytest.fixture

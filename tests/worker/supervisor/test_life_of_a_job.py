@@ -9,8 +9,8 @@ from api.records.jobs import Job
 from tests.end_to_end.jobs import rows
 from tests.factories import a_file
 from tests.worker.supervisor.conftest import Workshop
-from worker.supervise import drain
-from worker.sweep import forget_states
+from worker.supervisor.supervise import drain
+from worker.supervisor.sweep import forget_states
 
 
 def test_a_job_becomes_a_model_and_tells_of_it_in_openais_words(workshop: Workshop) -> None:

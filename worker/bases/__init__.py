@@ -1,0 +1,1 @@
+"""Base models of any source to safetensors: what `worker.convert` is made of."""

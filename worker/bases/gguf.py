@@ -1,0 +1,72 @@
+"""A GGUF file as a base model: transformers reads and dequantises it, safetensors keeps it.
+
+Quantised weights become bfloat16: its rounding is far finer than the quantisation that they have been through. Weights
+that the file holds as float32, float16 or bfloat16 stay what they are.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from gguf import GGUFReader, LlamaFileType
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+
+from worker.bases.files import Refused
+from worker.bases.tokenizer import load, save
+
+MAGIC = b"GGUF"
+KEPT = {"ALL_F32": torch.float32, "MOSTLY_F16": torch.float16, "MOSTLY_BF16": torch.bfloat16}
+
+
+def convert_gguf(path: Path, out: Path) -> tuple[str | None, str | None]:
+    """Write the model and its tokenizer. Returns its license and what its weights were quantised to, if known."""
+    with path.open("rb") as file:
+        if file.read(4) != MAGIC:
+            raise Refused(f"{path.name} is no GGUF file")
+    try:
+        reader = GGUFReader(path)
+        file_type = LlamaFileType(_field(reader, "general.file_type"))
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent,
+            gguf_file=path.name,
+            dtype=KEPT.get(file_type.name, torch.bfloat16),
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    except Exception as error:
+        # Whatever gguf and transformers raise on a file that is damaged or of an architecture they do not know.
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise Refused(f"this GGUF file cannot be read: {reason}") from error
+    _save_model(model, out)
+    save(load(path.parent, gguf_file=path.name), out)
+    kept = file_type.name in KEPT
+    return _field(reader, "general.license"), None if kept else file_type.name.removeprefix("MOSTLY_")
+
+
+def _field(reader: GGUFReader, name: str) -> Any:
+    field = reader.get_field(name)
+    return field.contents() if field else None
+
+
+def _save_model(model: Any, out: Path) -> None:
+    # transformers' own save_pretrained refuses a model that it read from GGUF.
+    weights: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in model.state_dict().items():
+        if tensor.data_ptr() not in seen:  # tied weights are stored once
+            seen.add(tensor.data_ptr())
+            weights[name] = tensor.contiguous()
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)  # safetensors makes it readable for its owner only
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    config = json.loads(model.config.to_json_string(use_diff=True))
+    config["architectures"] = [type(model).__name__]
+    config["dtype"] = str(model.dtype).removeprefix("torch.")
+    (out / "config.json").write_text(json.dumps(config))
+    generation = model.generation_config.to_diff_dict()
+    for name in ("transformers_version", "_from_model_config"):
+        generation.pop(name, None)
+    (out / "generation_config.json").write_text(json.dumps(generation, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,35 @@
+"""Base models from the Hugging Face hub: the commit is resolved first, and only what a model consists of is fetched."""
+
+import re
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+from worker.bases.files import WANTED, Refused, require_safetensors
+
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+
+
+def is_hub_id(source: str) -> bool:
+    return len(source) <= 96 and HUB_ID.fullmatch(source) is not None
+
+
+def download(hub_id: str, revision: str | None, folder: Path) -> str:
+    """Fetch the model into the folder, as plain files. Returns the commit that the revision named."""
+    try:
+        info = HfApi().model_info(hub_id, revision=revision)
+        if info.sha is None:
+            raise Refused(f"the hub does not say which commit of {hub_id} this is")
+        require_safetensors([file.rfilename for file in info.siblings or []])
+        snapshot_download(hub_id, revision=info.sha, local_dir=folder, allow_patterns=[*WANTED, "README.md"])
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else "no"
+        raise Refused(f"the hub answered {status} for {hub_id}@{revision or 'main'}: {_first_line(error)}") from error
+    except (OfflineModeIsEnabled, OSError, ValueError) as error:
+        raise Refused(f"the hub could not be reached for {hub_id}: {_first_line(error)}") from error
+    return info.sha
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,108 @@
+"""The tokenizer of a base model, settled: `tokenizer.json` alone must say what transformers does with the folder.
+
+Some model classes of transformers rebuild their tokenizer or add to it when they load. Where that makes a difference,
+what transformers made of it is stored, so that prepare, the trainer and whoever loads the result all read the same.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from worker.bases.files import Refused, read_object, require_no_code
+from worker.rows.special_tokens import special_tokens
+from worker.rows.tokens import Tokens
+
+SETTINGS_NOISE = ("is_local", "local_files_only", "name_or_path", "_commit_hash", "processor_class")
+"""Of the machine that wrote them, not of the tokenizer."""
+MAX_LENGTH = 1 << 40
+TEMPLATES = "additional_chat_templates"
+PROBE = (
+    " Attune fine-tunes it's 3.14159 = 22/7?  Two  spaces,\ttabs\r\n\n\nlines; CamelCase snake_case 1234567890"
+    " Größe naïve Ελληνικά русский עברית العربية हिन्दी 中文字符 日本語 한국어 😀👩\u200d👧"
+    ' ﬁ ½ \u00a0 e\u0301 <b>x</b> {"k": [1]}'
+)
+
+
+def settle_tokenizer(folder: Path) -> None:
+    if not (folder / "tokenizer.json").exists():
+        raise Refused(
+            "it has no tokenizer.json: load its tokenizer with transformers (AutoTokenizer), save it with "
+            "save_pretrained, and add the files that this writes"
+        )
+    if not (folder / "tokenizer_config.json").exists():
+        raise Refused("it has no tokenizer_config.json")
+    read_object(folder / "tokenizer.json")
+    theirs = load(folder)
+    if not _agree(folder, theirs):
+        save(theirs, folder)
+        if not _agree(folder, load(folder)):
+            raise Refused("its tokenizer.json and transformers read texts differently")
+    _clean_settings(folder)
+    _require_embeddings(folder)
+
+
+def _require_embeddings(folder: Path) -> None:
+    """A token without a row in the embedding would end a training in the middle."""
+    rows = read_object(folder / "config.json").get("vocab_size")
+    last = max(Tokens.load(folder).tokenizer.get_vocab().values())
+    if isinstance(rows, int) and last >= rows:
+        raise Refused(f"its tokenizer has token ids up to {last}, but its config.json says vocab_size {rows}")
+
+
+def load(folder: Path, **options: Any) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
+    except Exception as error:
+        # The tokenizers library raises bare Exceptions for files that it cannot read.
+        raise Refused(f"transformers cannot load its tokenizer: {str(error).strip().partition(chr(10))[0]}") from error
+
+
+def save(tokenizer: Any, folder: Path) -> None:
+    tokenizer.save_pretrained(folder)
+    require_no_code(folder)
+    _clean_settings(folder)
+
+
+def _agree(folder: Path, theirs: Any) -> bool:
+    try:
+        ours = Tokens.load(folder)
+    except Exception as error:
+        raise Refused(f"tokenizer.json cannot be read: {error}") from error
+    named = special_tokens(folder)
+    added = sorted({*theirs.get_added_vocab(), *named.values(), *ours.added_texts()})
+    probe = PROBE + "".join(f" {token} {token}x" for token in added)
+    whole = theirs(probe)["input_ids"]
+    bare = ours.tokenizer.encode(probe, add_special_tokens=False).ids
+    extra = len(theirs("a")["input_ids"]) - len(theirs("a", add_special_tokens=False)["input_ids"])
+    return bool(
+        theirs.special_tokens_map == named
+        and whole == ours.tokenizer.encode(probe).ids
+        and theirs(probe, add_special_tokens=False)["input_ids"] == bare
+        and len(whole) - len(bare) == extra
+    )
+
+
+def _clean_settings(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    settings = read_object(path)
+    for name in SETTINGS_NOISE:
+        settings.pop(name, None)
+    if settings.get("model_max_length", 0) > MAX_LENGTH:
+        del settings["model_max_length"]  # transformers writes 10**30 where it knows none
+    if (folder / TEMPLATES).is_dir():
+        settings["chat_template"] = _without_folder(folder)
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _without_folder(folder: Path) -> list[dict[str, str]]:
+    """Several chat templates move from files of their own into the settings: a base model's folder is flat."""
+    files = {file.stem: file for file in sorted((folder / TEMPLATES).glob("*.jinja"))}
+    if (folder / "chat_template.jinja").exists():
+        files["default"] = folder / "chat_template.jinja"
+    templates = [{"name": name, "template": file.read_text(encoding="utf-8")} for name, file in files.items()]
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    shutil.rmtree(folder / TEMPLATES)
+    return templates

@@ -1,0 +1,1 @@
+"""The training engine: what `worker.train` is made of."""

@@ -1,0 +1,162 @@
+"""What happens beside the steps: evaluation, metrics, checkpoints, states, the best weights, early stopping."""
+
+import hashlib
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from api.lifecycle import FailureReason
+from api.recipe import ResolvedRecipe
+from worker.engine.checkpoint import Progress, load_state, optimizer_tensors, save_state, set_optimizer_tensors
+from worker.engine.data import Data
+from worker.engine.export import export
+from worker.engine.folders import keep_newest, whole_folder
+from worker.engine.loop import StepResult, evaluate
+from worker.engine.model import TrainableModel
+from worker.engine.stopping import TrainingError
+from worker.pipe import Pipe
+
+KEPT_CHECKPOINTS = 3
+
+
+class Milestones:
+    def __init__(
+        self,
+        run: Path,
+        recipe: ResolvedRecipe,
+        data: Data,
+        model: TrainableModel,
+        optimizer: torch.optim.AdamW,
+        pipe: Pipe,
+    ) -> None:
+        self._run, self._recipe, self._data, self._pipe = run, recipe, data, pipe
+        self._model, self._optimizer = model, optimizer
+        self._out = run / "out"
+        for name in ("states", "checkpoints", "best"):
+            (self._out / name).mkdir(parents=True, exist_ok=True)
+        self._recipe_digest = hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()
+        self._best: Path | None = None
+        self._saved_step: int | None = None
+        self._began = time.monotonic()
+        self.last_metrics: dict[str, Any] = {}
+        self.progress = self._resume() if (run / "resume").exists() else self._begin()
+
+    def begin_step(self) -> None:
+        self._began = time.monotonic()
+
+    def end_step(self, result: StepResult) -> None:
+        """Evaluate if due, report the step's one metrics report, then save what is due."""
+        seconds = time.monotonic() - self._began
+        recipe, progress = self._recipe, self.progress
+        step, last = progress.step, progress.step == recipe.total_steps
+        metrics: dict[str, Any] = {
+            "step": step,
+            "total_steps": recipe.total_steps,
+            "epoch": step / recipe.steps_per_epoch,
+            "train_loss": result.loss,
+            "train_mean_token_accuracy": result.accuracy,
+            "learning_rate": result.learning_rate,
+            "grad_norm": result.grad_norm,
+            "tokens": result.tokens,
+            "tokens_per_second": result.tokens / seconds,
+        }
+        if recipe.eval_every and (step % recipe.eval_every == 0 or last):
+            metrics |= self._evaluate()
+        epoch_ends = step % recipe.steps_per_epoch == 0 or last or progress.stopped_early
+        if epoch_ends and len(self._data.validation):
+            metrics |= self._evaluate_fully(metrics)
+        self._pipe.report("metrics", **metrics)
+        self.last_metrics = metrics
+        if epoch_ends:
+            self._save_checkpoint(metrics)
+        if step % recipe.save_every == 0 and not last:
+            self.save_state()
+
+    def save_state(self) -> None:
+        if self._saved_step == self.progress.step:
+            return
+        self._pipe.report("phase", phase="saving")
+        optimizer = optimizer_tensors(self._optimizer, self._model.masters)
+        path = save_state(
+            self._out / "states", self.progress, dict(self._model.masters), optimizer, self._best, self._recipe_digest
+        )
+        self._saved_step = self.progress.step
+        self._pipe.report("state", step=self.progress.step, path=str(path.relative_to(self._run)))
+        self._pipe.report("phase", phase="training")
+
+    def take_best_weights(self) -> None:
+        """Before publishing: the weights of the best evaluation, where the recipe asks for them."""
+        if self._best is not None and self.progress.best_step != self.progress.step:
+            self._model.set_weights(load_file(self._best))
+
+    def _begin(self) -> Progress:
+        assert self._recipe.micro_batch_tokens != "auto", "resolved before the model is loaded"
+        return Progress(micro_batch_tokens=self._recipe.micro_batch_tokens)
+
+    def _resume(self) -> Progress:
+        state = load_state(self._run / "resume")
+        if state.recipe_digest != self._recipe_digest:
+            raise TrainingError(FailureReason.INTERNAL, "The saved state belongs to another recipe.")
+        self._model.set_weights(state.weights)
+        set_optimizer_tensors(self._optimizer, self._model.masters, state.optimizer)
+        self._best, self._saved_step = state.best, state.progress.step
+        return state.progress
+
+    def _evaluate(self) -> dict[str, float]:
+        self._pipe.report("phase", phase="evaluating")
+        progress, recipe = self.progress, self._recipe
+        few = self._data.few_validation
+        loss, accuracy = evaluate(self._model, recipe, few, progress.micro_batch_tokens)
+        least = recipe.early_stopping.min_delta if recipe.early_stopping else 0.0
+        # A gain smaller than min_delta is still the best so far; it only does not count as a reason to go on.
+        before = math.inf if progress.patience_loss is None else progress.patience_loss
+        gained = loss < before - least  # false for NaN
+        if gained:
+            progress.patience_loss = loss
+        progress.evaluations_without_gain = 0 if gained else progress.evaluations_without_gain + 1
+        if loss < (math.inf if progress.best_loss is None else progress.best_loss):
+            progress.best_loss, progress.best_step = loss, progress.step
+            if recipe.keep_best:
+                self._keep_as_best()
+        if recipe.early_stopping and progress.evaluations_without_gain >= recipe.early_stopping.patience:
+            progress.stopped_early = True
+        self._pipe.report("phase", phase="training")
+        return {"valid_loss": loss, "valid_mean_token_accuracy": accuracy}
+
+    def _evaluate_fully(self, metrics: dict[str, Any]) -> dict[str, float]:
+        few, every = self._data.few_validation, self._data.validation
+        if len(few) == len(every) and "valid_loss" in metrics:
+            loss, accuracy = metrics["valid_loss"], metrics["valid_mean_token_accuracy"]
+        else:
+            self._pipe.report("phase", phase="evaluating")
+            loss, accuracy = evaluate(self._model, self._recipe, every, self.progress.micro_batch_tokens)
+            self._pipe.report("phase", phase="training")
+        return {"full_valid_loss": loss, "full_valid_mean_token_accuracy": accuracy}
+
+    def _keep_as_best(self) -> None:
+        path = self._out / "best" / f"step-{self.progress.step:06d}.safetensors"
+        weights = {name: master.detach().cpu().contiguous() for name, master in self._model.masters.items()}
+        save_file(weights, path)
+        if self._best is not None and self._best.parent == path.parent:
+            self._best.unlink()
+        self._best = path
+
+    def _save_checkpoint(self, metrics: dict[str, Any]) -> None:
+        progress = self.progress
+        self._pipe.report("phase", phase="saving")
+        final = self._out / "checkpoints" / f"step-{progress.step:06d}"
+        with whole_folder(final, base=self._recipe.model, recipe_sha256=self._recipe_digest) as folder:
+            export(self._model, folder, self._run / "base", self._recipe, metrics)
+        loss = metrics.get("full_valid_loss")
+        before = math.inf if progress.best_checkpoint_loss is None else progress.best_checkpoint_loss
+        if loss is not None and loss < before:
+            progress.best_checkpoint, progress.best_checkpoint_loss = final.name, loss
+        best = None if progress.best_checkpoint is None else final.parent / progress.best_checkpoint
+        keep_newest(final.parent, KEPT_CHECKPOINTS, besides=best)
+        path = str(final.relative_to(self._run))
+        self._pipe.report("checkpoint", step=progress.step, path=path, metrics=metrics)
+        self._pipe.report("phase", phase="training")

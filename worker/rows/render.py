@@ -1,0 +1,201 @@
+"""Which text of a rendered conversation is the assistant's: a conversation becomes a text and its supervised spans.
+
+Either the template says so itself ({% generation %}), or the answers are marked (worker.rows.marks), rendered, and
+found by their marks. Without the marks the rendering must be exactly the plain one; if it is not, the row is refused
+rather than guessed at.
+
+A span begins where a generation would (after what `add_generation_prompt` adds) and ends with the end of turn.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from api.formats import Conversation, Notice, RowError
+from worker.rows.chat_template import ChatTemplate, TemplateFailure
+from worker.rows.marks import Marks, Messages, Places
+from worker.rows.tokens import Span
+from worker.rows.turns import Turns
+
+PROBE = "\U000f0000"
+
+
+@dataclass(frozen=True)
+class Rendered:
+    text: str
+    spans: Sequence[Span]
+    notices: list[Notice] = field(default_factory=list)
+
+
+class Renderer:
+    def __init__(self, template: ChatTemplate, *, end_texts: frozenset[str], added_texts: set[str]) -> None:
+        """`end_texts`: what ends a generation; `added_texts`: what the tokenizer never splits (worker.rows.tokens)."""
+        self.template = template
+        self.end_texts = end_texts
+        self.generation_prompt = self._probe_generation_prompt()
+        ends = sorted(end_texts | self._probe_end_of_turn(added_texts), key=len, reverse=True)
+        self.end_of_turn = re.compile(r"\s*(?:" + "|".join(map(re.escape, ends)) + ")") if ends else None
+
+    def render(self, conversation: Conversation, train_on: Literal["all", "last"] = "all") -> Rendered:
+        plain, messages = self._plain(conversation)
+        tools = conversation.tools
+        if tools and self.attempt(messages, None) == plain:
+            raise RowError(
+                "has tools, which the base model's chat template does not show to the model", code="tools_not_supported"
+            )
+        marks = Marks.absent_from(plain, len(messages))
+        places = self._places(messages, tools, marks, plain)
+        turns = Turns(plain, messages, marks, places, self.generation_prompt, self.end_of_turn)
+        found = (
+            turns.by_template()
+            if self.template.marks_generation(tools)
+            else turns.by_answers(_Part(self, plain, messages, tools, marks))
+        )
+        weights = _weights(conversation, train_on)
+        spans = [Span(turn.start, turn.end, weights[turn.message]) for turn in found if weights[turn.message]]
+        notices = [*conversation.notices, *_left_out(messages, places, marks)]
+        if not all(turns.ends_a_turn(span.end) for span in spans):
+            notices.append(Notice("no_end_of_turn", "the chat template writes no end-of-turn token after an answer"))
+        return Rendered(plain, spans, notices)
+
+    def _plain(self, conversation: Conversation) -> tuple[str, Messages]:
+        """The rendering that is to be learnt, and the messages in the shape that the template took."""
+        failures = []
+        for messages in _variants(conversation.messages):
+            try:
+                return self.template.render(messages, conversation.tools), messages
+            except TemplateFailure as failure:
+                failures.append(failure)
+        if len(failures) > 1:
+            raise RowError(
+                f"calls tools, which the base model's chat template refuses: {failures[-1]}", code="tools_not_supported"
+            )
+        raise RowError(f"is refused by the base model's chat template: {failures[0]}", code="template_refuses")
+
+    def attempt(self, messages: Messages, tools: Any, **options: Any) -> str | None:
+        try:
+            return self.template.render(messages, tools, **options)
+        except TemplateFailure:
+            return None
+
+    def _places(self, messages: Messages, tools: Any, marks: Marks, plain: str) -> Places:
+        # Marks in what others say only serve to notice what a template leaves out. Some templates look at its end.
+        for everyone in (True, False):
+            marked = self.attempt(marks.put(messages, everyone), tools, generation_marks=marks.generation)
+            if marked is not None:
+                text, places = marks.take_out(marked)
+                if text == plain:
+                    return places
+        raise RowError(
+            "cannot be learnt from: the chat template changes the answers, so that they cannot be told from the rest",
+            code="answer_not_found",
+        )
+
+    def _probe_generation_prompt(self) -> str:
+        question = [{"role": "user", "content": "a"}]
+        bare, prompted = self.attempt(question, None), self.attempt(question, None, add_generation_prompt=True)
+        if not bare or not prompted:
+            return ""
+        # Some templates end the text where the assistant is not asked to speak.
+        for end in ("", *self.end_texts):
+            if bare.endswith(end) and prompted.startswith(bare.removesuffix(end)):
+                return prompted[len(bare) - len(end) :]
+        return ""
+
+    def _probe_end_of_turn(self, added_texts: set[str]) -> set[str]:
+        """What the template writes after a last answer, and after one that is not the last."""
+        added = "|".join(map(re.escape, sorted(added_texts, key=len, reverse=True))) or "(?!)"
+        question, answer = {"role": "user", "content": "a"}, {"role": "assistant", "content": f"b{PROBE}"}
+        after = (self.attempt([question, answer], None) or "").partition(PROBE)[2].strip()
+        run = re.search(f"(?:{added})+", after)
+        ends = {after[: run.end()] if run else after}
+        between = (self.attempt([question, answer, question], None) or "").partition(PROBE)[2]
+        first = re.match(rf"\s*({added})", between)
+        # Where nothing stands between the turns, the first token is the one that begins the next.
+        if first and first.group(1) not in self.generation_prompt:
+            ends.add(first.group(1))
+        return ends - {""}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Renders parts of one conversation (worker.rows.turns.Part)."""
+
+    renderer: Renderer
+    text: str
+    messages: Messages
+    tools: Any
+    marks: Marks
+
+    def start_of(self, message: int) -> int | None:
+        before = self.messages[:message]
+        prompted = self.renderer.attempt(before, self.tools, add_generation_prompt=True)
+        if prompted and self.text.startswith(prompted):
+            return len(prompted)
+        bare = self.renderer.attempt(before, self.tools)
+        if bare and self.text.startswith(bare):
+            return len(bare) + _common_length(self.renderer.generation_prompt, self.text[len(bare) :])
+        return None
+
+    def length_after(self, message: int, last_mark: int) -> int | None:
+        shown = self.messages[: message + 1]
+        marked = self.renderer.attempt(self.marks.put(shown, everyone=False), self.tools)
+        after = (marked or "").rpartition(self.marks.call(message))[2].rstrip()
+        return len(after) if after and self.text.startswith(after, last_mark) else None
+
+
+def _weights(conversation: Conversation, train_on: Literal["all", "last"]) -> list[float]:
+    """The weight in the loss of each message."""
+    if train_on == "all":
+        return conversation.weights
+    last = max(index for index, message in enumerate(conversation.messages) if message["role"] == "assistant")
+    if not conversation.weights[last]:
+        raise RowError("has weight 0 on its last answer, the only one to train on", code="nothing_to_learn")
+    return [weight if index == last else 0.0 for index, weight in enumerate(conversation.weights)]
+
+
+def _left_out(messages: Messages, places: Places, marks: Marks) -> Iterator[Notice]:
+    """What the template drops without a word."""
+    others_marked = any(
+        message["role"] != "assistant" and marks.closing(index) in places for index, message in enumerate(messages)
+    )
+    for index, message in enumerate(messages):
+        opened = len(places.get(marks.opening(index), []))
+        if message["role"] != "assistant":
+            left_out = message["role"] if others_marked and marks.closing(index) not in places else None
+        elif message.get("reasoning_content") and opened < 2:
+            left_out = "reasoning"
+        else:
+            left_out = "content" if "tool_calls" in message and message.get("content") and not opened else None
+        if left_out:
+            yield Notice("left_out", f"message {index + 1} ({left_out}) is left out by the chat template")
+
+
+def _variants(messages: Messages) -> Iterator[Messages]:
+    """Shapes of one conversation in which templates differ: no content beside calls, or an empty one; a call's
+    arguments as an object, or as text."""
+    yield messages
+    if any("tool_calls" in message for message in messages):
+        yield [{"content": "", **message} for message in messages]
+        as_text = [_with_text_arguments(message) for message in messages]
+        yield as_text
+        yield [{"content": "", **message} for message in as_text]
+
+
+def _with_text_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    if "tool_calls" not in message:
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        function = call["function"]
+        text = json.dumps(function["arguments"], ensure_ascii=False)
+        calls.append({**call, "function": {**function, "arguments": text}})
+    return {**message, "tool_calls": calls}
+
+
+def _common_length(left: str, right: str) -> int:
+    """Characters that both begin with."""
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((at for at, (one, other) in pairs if one != other), min(len(left), len(right)))

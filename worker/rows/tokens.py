@@ -1,0 +1,140 @@
+"""A base model's tokenizer without transformers, whose import takes seconds and loads torch.
+
+`tokenizer.json` holds all of it: worker.convert makes sure that transformers reads the same from the folder.
+"""
+
+import json
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Encoding, Tokenizer
+
+from worker.rows.special_tokens import end_ids, special_tokens
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    tokens: npt.NDArray[np.int32]
+    """[T]"""
+    loss_weights: npt.NDArray[np.float32]
+    """[T]: weight in the loss of predicting this token from those before it."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Characters [start, end) of a text, and the weight in the loss of the tokens that overlap them."""
+
+    start: int
+    end: int
+    weight: float
+
+
+class Spanned(Protocol):
+    @property
+    def text(self) -> str: ...
+    @property
+    def spans(self) -> Sequence[Span]: ...
+
+
+class Tokens:
+    def __init__(self, tokenizer: Tokenizer, *, eos_id: int | None, end_texts: frozenset[str]) -> None:
+        self.tokenizer = tokenizer
+        self.end_texts = end_texts
+        """Texts of the tokens at which the model's settings end a generation."""
+        before, after = _surroundings(tokenizer)
+        self.prefix: list[int] = before
+        """Ids that the tokenizer puts before a document: the beginning of text, for most models that have one."""
+        needs_eos = eos_id is not None and eos_id not in after
+        self.suffix: list[int] = [*after, eos_id] if needs_eos and eos_id is not None else after
+        """Ids that end a document."""
+
+    @classmethod
+    def load(cls, base: Path) -> "Tokens":
+        settings = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))
+        # A base model's file may cut or pad to some length; and offsets must cover every character of a token.
+        settings["truncation"] = settings["padding"] = None
+        _keep_spaces_in_offsets(settings.get("post_processor"))
+        tokenizer = Tokenizer.from_str(json.dumps(settings))
+        named = special_tokens(base)
+        texts = {tokenizer.id_to_token(number) for number in end_ids(base)} | {named.get("eos_token")}
+        eos_id = tokenizer.token_to_id(named["eos_token"]) if "eos_token" in named else None
+        if eos_id is None:
+            eos_id = min(end_ids(base), default=None)
+        return cls(tokenizer, eos_id=eos_id, end_texts=frozenset(text for text in texts if text))
+
+    def added_texts(self) -> set[str]:
+        """Texts that become one token wherever they stand, such as <|im_end|>."""
+        return {token.content for token in self.tokenizer.get_added_tokens_decoder().values()}
+
+    def encode_spanned(self, rows: Sequence[Spanned]) -> list[TokenRow]:
+        """Rendered conversations: the template has written every special token."""
+        encodings = self.tokenizer.encode_batch([row.text for row in rows], add_special_tokens=False)
+        return [
+            TokenRow(np.array(encoding.ids, np.int32), _weights(encoding, row.spans))
+            for encoding, row in zip(encodings, rows, strict=True)
+        ]
+
+    def encode_passages(self, passages: Sequence[tuple[str, str]]) -> list[TokenRow]:
+        """(given, learnt) pairs: documents of which the second part and the end are learnt."""
+        given = self._ids([given for given, _ in passages])
+        whole = self._ids([given + learnt for given, learnt in passages])
+        rows = []
+        for (_, learnt), given_ids, whole_ids in zip(passages, given, whole, strict=True):
+            # The prompt's tokens must be those that it has when it stands alone, as it will once the model is used.
+            learnt_ids = (
+                whole_ids[len(given_ids) :]
+                if whole_ids[: len(given_ids)] == given_ids
+                else self._continuation_ids(learnt)
+            )
+            tokens = [*self.prefix, *given_ids, *learnt_ids, *self.suffix]
+            weights = np.ones(len(tokens), np.float32)
+            weights[: len(self.prefix) + len(given_ids)] = 0
+            rows.append(TokenRow(np.array(tokens, np.int32), weights))
+        return rows
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _continuation_ids(self, text: str) -> list[int]:
+        """The ids of a text that continues another: without the space that some tokenizers put before a beginning."""
+        newline, after_newline = self._ids(["\n", "\n" + text])
+        if after_newline[: len(newline)] == newline:
+            return after_newline[len(newline) :]
+        return self._ids([text])[0]
+
+
+def _surroundings(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Ids that the tokenizer's own post-processor puts before and after a text."""
+    bare = tokenizer.encode("a", add_special_tokens=False).ids
+    whole = tokenizer.encode("a", add_special_tokens=True).ids
+    for start in range(len(whole) - len(bare) + 1):
+        if whole[start : start + len(bare)] == bare:
+            return whole[:start], whole[start + len(bare) :]
+    return [], []
+
+
+def _keep_spaces_in_offsets(settings: Any) -> None:
+    """Turn off `trim_offsets` in a post-processor, and in those it is made of."""
+    if isinstance(settings, dict):
+        if "trim_offsets" in settings:
+            settings["trim_offsets"] = False
+        for part in settings.get("processors", []):
+            _keep_spaces_in_offsets(part)
+
+
+def _weights(encoding: Encoding, spans: Sequence[Span]) -> npt.NDArray[np.float32]:
+    """Each token has the weight of the span that its characters overlap."""
+    offsets = encoding.offsets
+    weights_T = np.zeros(len(offsets), np.float32)
+    ends = [end for _, end in offsets]
+    starts = [start for start, _ in offsets]
+    for span in spans:
+        # Tokens stand in the order of the text: those that end after the span's start and start before its end.
+        first = bisect_left(ends, span.start + 1)
+        weights_T[first : bisect_left(starts, span.end, lo=first)] = span.weight
+    return weights_T

@@ -1,0 +1,65 @@
+"""What an attempt needs, fetched into its run folder: files, arrays, the base model, the last good state."""
+
+import fcntl
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from api.records import base_models
+from api.records.base_models import BaseModel
+from api.records.jobs import Job
+from api.storage import Storage
+from worker.supervisor.node import Node
+
+WEIGHTS = ".safetensors"
+
+
+class BaseModelGone(Exception):
+    """The operator removed the base model while the job waited."""
+
+
+def base_model(node: Node, job: Job) -> BaseModel:
+    with node.context.database.read() as session:
+        base = base_models.get(session, job.base_model)
+    if base is None:
+        raise BaseModelGone(job.base_model)
+    return base
+
+
+def fetch_base(node: Node, base: BaseModel) -> Path:
+    """The base model's folder in this worker's cache, fetched once and checked by hash."""
+    folder = node.cache / "base" / base.digest
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{base.digest}.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two slots that want the same model fetch it once
+        if not folder.exists():
+            partial = folder.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            fetch_artifacts(node.context.storage, base.artifacts, partial)
+            partial.rename(folder)
+    return folder
+
+
+def fetch_artifacts(storage: Storage, artifacts: list[Any], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for artifact in artifacts:
+        storage.read_file(artifact["key"], folder / artifact["name"], sha256=artifact["sha256"])
+
+
+def fetch_tokenizer(node: Node, base: BaseModel, folder: Path) -> None:
+    """All of the base model but its weights: what prepare needs."""
+    fetch_artifacts(
+        node.context.storage, [each for each in base.artifacts if not each["name"].endswith(WEIGHTS)], folder
+    )
+
+
+def fetch_state(storage: Storage, prefix: str, folder: Path) -> None:
+    """A saved state, as its own manifest lists it; the trainer checks the hashes once more."""
+    folder.mkdir(parents=True)
+    manifest = folder / "manifest.json"
+    storage.read_file(f"{prefix}/manifest.json", manifest)
+    for entry in json.loads(manifest.read_bytes())["files"]:
+        path = folder / entry["name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        storage.read_file(f"{prefix}/{entry['name']}", path, sha256=entry["sha256"])

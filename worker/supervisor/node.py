@@ -1,0 +1,74 @@
+"""One worker process: what it is called, what it has, and what it is doing."""
+
+import fcntl
+import os
+import shutil
+import socket
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Self
+
+from api.context import Context
+from api.lifecycle import Stage
+from worker.hardware import gpu_count
+from worker.supervisor.slots import Slot, Slots
+
+
+@dataclass
+class Node:
+    context: Context
+    stage: Stage
+    owner: str
+    """Stable over restarts: whoever holds the lock on the work folder is this worker."""
+    folder: Path
+    slots: Slots
+    gpus: int
+    stopping: threading.Event = field(default_factory=threading.Event)
+    _lock: IO[bytes] | None = None
+
+    @classmethod
+    def open(cls, context: Context, stage: Stage) -> Self:
+        """Lock a work folder (the first free one of this stage), and empty it of what a killed worker left there."""
+        number, lock = _lock_folder(context.settings.work, stage)
+        folder = context.settings.work / f"{stage}-{number}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        gpus = gpu_count() if stage is Stage.TRAIN else 0
+        node = cls(context, stage, f"{socket.gethostname()}:{folder}", folder, _slots(context, stage, gpus), gpus)
+        node._lock = lock
+        return node
+
+    @property
+    def cache(self) -> Path:
+        """Base models, shared by all workers of this work folder."""
+        return self.context.settings.work / "cache"
+
+    def run_folder(self, name: str) -> Path:
+        folder = self.folder / name
+        folder.mkdir()
+        return folder
+
+
+def _lock_folder(work: Path, stage: Stage) -> tuple[int, IO[bytes]]:
+    work.mkdir(parents=True, exist_ok=True)
+    number = 0
+    while True:
+        lock = (work / f"{stage}-{number}.lock").open("ab")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            number += 1
+            continue
+        lock.write(f"{os.getpid()}\n".encode())
+        lock.flush()
+        return number, lock
+
+
+def _slots(context: Context, stage: Stage, gpus: int) -> Slots:
+    settings = context.settings
+    if stage is Stage.PREPARE:
+        return Slots([Slot()] * settings.prepare_slots)
+    count = settings.train_slots or max(1, gpus)
+    return Slots([Slot(index if index < gpus else None) for index in range(count)])

@@ -1,0 +1,163 @@
+"""What an attempt hands over: states to resume from, checkpoints to download, and at the end the model.
+
+Objects are stored first and named in the database last, under the fence: what a stale attempt stored is never seen.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from api.archive import tar_size
+from api.ids import new_id
+from api.lifecycle import JobStatus
+from api.records import events, jobs, models, queue
+from api.records.base import db_now
+from api.records.files import File
+from api.records.jobs import Job
+from api.records.models import Checkpoint, Model
+from api.records.queue import Claim
+from api.storage import Storage
+from worker.supervisor.node import Node
+
+KEPT_CHECKPOINTS = 3
+"""The newest, and the best one besides."""
+
+RESULT_COLUMNS = {
+    "step": "step",
+    "train_loss": "train_loss",
+    "train_accuracy": "train_mean_token_accuracy",
+    "valid_loss": "valid_loss",
+    "valid_mean_token_accuracy": "valid_mean_token_accuracy",
+}
+"""OpenAI's columns, and the metric that fills each."""
+
+CHECKPOINT_METRICS = (
+    "step",
+    "train_loss",
+    "train_mean_token_accuracy",
+    "valid_loss",
+    "valid_mean_token_accuracy",
+    "full_valid_loss",
+    "full_valid_mean_token_accuracy",
+)
+
+
+def store_folder(storage: Storage, folder: Path, prefix: str) -> list[dict[str, Any]]:
+    """Store every file of a finished folder, its manifest last. Returns the artifacts as records keep them."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths.sort(key=lambda path: path.name == "manifest.json")
+    artifacts = []
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        stored = storage.write_file(f"{prefix}/{name}", path)
+        artifacts.append({"name": name, "bytes": stored.bytes, "sha256": stored.sha256, "key": f"{prefix}/{name}"})
+    return artifacts
+
+
+def store_state(node: Node, claim: Claim, job: Job, step: int, folder: Path) -> None:
+    """Store a state, then move the job's pointer to it, then drop the one before."""
+    prefix = f"states/{job.id}/{claim.fence}/{step:06d}"
+    store_folder(node.context.storage, folder, prefix)
+    with node.context.database.write() as session:
+        before = jobs.move_state(session, job.id, claim.fence, {"step": step, "prefix": prefix})
+    if before and before["prefix"] != prefix:
+        node.context.storage.delete_prefix(before["prefix"])
+
+
+def store_checkpoint(node: Node, claim: Claim, job: Job, report: dict[str, Any], folder: Path) -> None:
+    step = report["step"]
+    with node.context.database.read() as session:
+        if any(known.step == step for known in models.checkpoints_of(session, job.id)):
+            return  # an attempt before this one stored it
+    artifacts = store_folder(node.context.storage, folder, f"checkpoints/{job.id}/{claim.fence}/{step:06d}")
+    metrics = {name: report["metrics"][name] for name in CHECKPOINT_METRICS if name in report["metrics"]}
+    with node.context.database.write() as session:
+        jobs.held(session, job.id, claim.fence)
+        session.add(
+            Checkpoint(
+                id=new_id("ftckpt_"),
+                project_id=job.project_id,
+                job_id=job.id,
+                model_id=f"{job.model_id}:ckpt-step-{step}",
+                step=step,
+                metrics=metrics,
+                artifacts=artifacts,
+                created_at=db_now(),
+            )
+        )
+        session.flush()
+        events.say(session, job.id, f"Checkpoint created at step {step}: {job.model_id}:ckpt-step-{step}")
+        surplus = _surplus(models.checkpoints_of(session, job.id))
+        models.remove_checkpoints(session, surplus)
+    node.context.storage.delete([artifact["key"] for gone in surplus for artifact in gone.artifacts])
+
+
+def _surplus(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """All but the newest three and the one with the lowest validation loss."""
+
+    def loss(checkpoint: Checkpoint) -> float:
+        metrics = checkpoint.metrics
+        return float(metrics.get("full_valid_loss", metrics.get("valid_loss", float("inf"))))
+
+    best = min(checkpoints, key=loss) if checkpoints else None
+    return [checkpoint for checkpoint in checkpoints[:-KEPT_CHECKPOINTS] if checkpoint is not best]
+
+
+def publish(node: Node, claim: Claim, job: Job, report: dict[str, Any], folder: Path) -> None:
+    """Store the model, then in one transaction: the model, its files, and the job's success."""
+    artifacts = store_folder(node.context.storage, folder, f"models/{job.id}/{claim.fence}")
+    results, archive = new_id("file-"), new_id("file-")
+    results_key = f"files/{job.project_id}/{results}"
+    with node.context.database.read() as session:
+        table = results_csv(events.metrics_of(session, job.id))
+    stored = node.context.storage.write_bytes(results_key, table)
+    shared = {"project_id": job.project_id, "purpose": "fine-tune-results", "created_at": db_now()}
+    with node.context.database.write() as session:
+        session.add(
+            Model(
+                id=job.model_id,
+                project_id=job.project_id,
+                job_id=job.id,
+                base_model=job.base_model,
+                artifacts=artifacts,
+                created_at=db_now(),
+            )
+        )
+        session.add(
+            File(
+                id=results,
+                filename="step_metrics.csv",
+                bytes=stored.bytes,
+                sha256=stored.sha256,
+                storage_key=results_key,
+                **shared,
+            )
+        )
+        session.add(
+            File(id=archive, filename=f"{job.id}.tar", bytes=tar_size(artifacts), model_id=job.model_id, **shared)
+        )
+        session.flush()
+        events.say(session, job.id, f"New fine-tuned model created: {job.model_id}")
+        jobs.move(
+            session,
+            job.id,
+            JobStatus.SUCCEEDED,
+            message="The job has successfully completed",
+            fence=claim.fence,
+            fine_tuned_model=job.model_id,
+            result_files=[results, archive],
+            trained_tokens=report["trained_tokens"],
+        )
+        queue.end_attempt(session, claim, "succeeded")
+
+
+def results_csv(metrics: Sequence[dict[str, Any]]) -> bytes:
+    """OpenAI's table: a row for each step, numbers only, blank where a step has none."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(RESULT_COLUMNS)
+    for row in metrics:
+        table.writerow([row.get(metric, "") for metric in RESULT_COLUMNS.values()])
+    return text.getvalue().encode()

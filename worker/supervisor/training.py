@@ -1,0 +1,206 @@
+"""One attempt at training a job: feed the trainer its run folder, follow its reports, hand over what it makes."""
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from api.lifecycle import FailureReason, JobStatus, Stage
+from api.recipe import ResolvedRecipe
+from api.records import arrays, jobs, queue
+from api.records.base_models import BaseModel
+from api.records.database import is_outage
+from api.records.jobs import Job, Stale
+from api.records.queue import Claim
+from api.storage import StorageUnavailable
+from worker.hardware import resolve_hardware
+from worker.supervisor.child import Child, oom_kills
+from worker.supervisor.faults import AttemptFailed, put_back
+from worker.supervisor.inputs import base_model, fetch_base, fetch_state
+from worker.supervisor.lease import Heartbeat
+from worker.supervisor.node import Node
+from worker.supervisor.outputs import publish, store_checkpoint, store_state
+from worker.supervisor.progress import Progress
+from worker.supervisor.slots import Slot
+
+log = structlog.get_logger(__name__)
+
+LISTEN_S = 0.5
+PUBLISH_PATIENCE_S = 900
+"""How long a finished model waits for a database or a storage that is away."""
+
+
+def train(node: Node, claim: Claim, job: Job, slot: Slot, trainer: Child, folder: Path, beat: Heartbeat) -> None:
+    """Raises AttemptFailed, Stale, StorageUnavailable."""
+    base = base_model(node, job)
+    resolved = _resolve_hardware(node, claim, job, base, slot)
+    _fill_run_folder(node, job, base, resolved, folder)
+    kills_before = oom_kills()
+    trainer.command(cmd="run", dir=str(folder))
+    trainer.log_file = folder / "log.txt"
+    Attempt(node, claim, job, trainer, folder, beat, kills_before).follow()
+
+
+def _resolve_hardware(node: Node, claim: Claim, job: Job, base: BaseModel, slot: Slot) -> ResolvedRecipe:
+    """What depends on the machine is decided by the first that trains the job, and kept for every later attempt."""
+    asked = ResolvedRecipe.model_validate(job.resolved)
+    resolved = resolve_hardware(asked, base.facts, gpu=slot.gpu is not None)
+    if resolved != asked:
+        with node.context.database.write() as session:
+            jobs.write(session, job.id, claim.fence, resolved=resolved.model_dump(mode="json"))
+    return resolved
+
+
+def _fill_run_folder(node: Node, job: Job, base: BaseModel, resolved: ResolvedRecipe, folder: Path) -> None:
+    (folder / "recipe.json").write_text(resolved.model_dump_json(indent=2))
+    (folder / "base").symlink_to(fetch_base(node, base))
+    (folder / "data").mkdir()
+    for name, key in job.arrays.items():
+        with node.context.database.read() as session:
+            found = arrays.get(session, key)
+        assert found is not None, (job.id, name, key)
+        path = folder / "data" / f"{name}.safetensors"
+        node.context.storage.read_file(found.storage_key, path, sha256=found.sha256)
+    if job.state is not None:
+        fetch_state(node.context.storage, job.state["prefix"], folder / "resume")
+
+
+class Attempt:
+    """From the start of the trainer to its last report."""
+
+    def __init__(
+        self, node: Node, claim: Claim, job: Job, trainer: Child, folder: Path, beat: Heartbeat, kills_before: int
+    ) -> None:
+        self._node, self._claim, self._job = node, claim, job
+        self._trainer, self._folder, self._beat = trainer, folder, beat
+        self._kills_before = kills_before
+        self._progress = Progress(node, claim, job)
+        self._heard_at = time.monotonic()
+        self._step_seconds: list[float] = []
+        self._told_to_stop_at: float | None = None
+
+    def follow(self) -> None:
+        while True:
+            self._mind()
+            try:
+                report = self._trainer.next_report(LISTEN_S)
+            except TimeoutError:
+                self._progress.flush()
+                continue
+            if report is None:
+                raise self._death()
+            if self._handle(report):
+                return
+            self._progress.flush()
+
+    def _mind(self) -> None:
+        """What is to be done whether or not the trainer says something."""
+        if self._beat.lost.is_set():
+            raise Stale(self._job.id)
+        now = time.monotonic()
+        if self._told_to_stop_at is None:
+            if self._beat.pause.is_set() or self._node.stopping.is_set():
+                self._trainer.command(cmd="pause" if self._beat.pause.is_set() else "stop")
+                self._told_to_stop_at = now
+        elif self._node.stopping.is_set() and now - self._told_to_stop_at > self._node.context.settings.stop_grace_s:
+            self._leave("The worker had to stop before a new state was saved.")
+            raise Stale(self._job.id)
+        if now - self._heard_at > self._patience():
+            self._trainer.dump_stacks()
+            self._trainer.wait(timeout_s=2)
+            log.error("trainer_hung", job_id=self._job.id, log=self._trainer.log_tail())
+            raise AttemptFailed(FailureReason.HUNG)
+
+    def _patience(self) -> float:
+        typical = statistics.median(self._step_seconds) if self._step_seconds else 0.0
+        return max(self._node.context.settings.hung_s, 10 * typical)
+
+    def _handle(self, report: dict[str, Any]) -> bool:
+        """Whether this was the last one."""
+        now = time.monotonic()
+        match report["type"]:
+            case "metrics":
+                self._step_seconds = [*self._step_seconds[-99:], now - self._heard_at]
+                self._progress.add(report)
+            case "phase" | "warning":
+                self._progress.add(report)
+            case "state":
+                self._keep(report, lambda path: store_state(self._node, self._claim, self._job, report["step"], path))
+            case "checkpoint":
+                self._keep(report, lambda path: store_checkpoint(self._node, self._claim, self._job, report, path))
+            case "done":
+                self._patiently(lambda: self._progress.flush(force=True))
+                path = self._folder / report["path"]
+                self._patiently(lambda: publish(self._node, self._claim, self._job, report, path))
+                return True
+            case "stopped":
+                self._patiently(lambda: self._progress.flush(force=True))
+                self._patiently(self._stopped)
+                return True
+            case "error":
+                self._patiently(lambda: self._progress.flush(force=True))
+                log.warning("trainer_failed", job_id=self._job.id, report=report, log=self._trainer.log_tail())
+                raise AttemptFailed(FailureReason(report["reason"]), report.get("message"))
+        self._heard_at = time.monotonic()
+        return False
+
+    def _keep(self, report: dict[str, Any], store: Any) -> None:
+        """Store what the trainer saved. What cannot be stored now is not lost: the next one will hold it too."""
+        self._progress.flush()
+        try:
+            store(self._folder / report["path"])
+        except StorageUnavailable as error:
+            log.warning("not_stored", job_id=self._job.id, what=report["type"], error=str(error))
+        except DBAPIError as error:
+            if not is_outage(error):
+                raise
+            log.warning("not_stored", job_id=self._job.id, what=report["type"], error=type(error.orig).__name__)
+        except FileNotFoundError:
+            # The trainer keeps only its newest states; this one was replaced while the one before was stored.
+            log.info("replaced", job_id=self._job.id, what=report["type"], path=report["path"])
+
+    def _patiently(self, act: Any) -> None:
+        """What must not be lost is tried until it works, or until the job is not ours any more."""
+        give_up_at = time.monotonic() + PUBLISH_PATIENCE_S
+        while True:
+            try:
+                act()
+                return
+            except (StorageUnavailable, DBAPIError) as error:
+                if isinstance(error, DBAPIError) and not is_outage(error):
+                    raise
+                if self._beat.lost.is_set() or time.monotonic() > give_up_at:
+                    raise
+                log.warning("trying_again", job_id=self._job.id, error=type(error).__name__)
+                self._beat.lost.wait(2.0)
+
+    def _stopped(self) -> None:
+        if not self._beat.pause.is_set():
+            self._leave("The worker was asked to stop: the job goes on from its saved state.")
+            return
+        with self._node.context.database.write() as session:
+            jobs.move(
+                session,
+                self._job.id,
+                JobStatus.PAUSED,
+                message="Fine-tuning job paused",
+                fence=self._claim.fence,
+            )
+            queue.end_attempt(session, self._claim, "paused")
+
+    def _leave(self, message: str) -> None:
+        """Back into the queue, which costs the job none of its retries."""
+        with self._node.context.database.write() as session:
+            put_back(session, jobs.held(session, self._job.id, self._claim.fence), message)
+            queue.end_attempt(session, self._claim, "stopped")
+        self._node.context.doorbell.ring(Stage.TRAIN, self._job.id)
+
+    def _death(self) -> AttemptFailed:
+        code = self._trainer.wait(timeout_s=5)
+        log.error("trainer_died", job_id=self._job.id, code=code, log=self._trainer.log_tail())
+        if oom_kills() > self._kills_before:
+            return AttemptFailed(FailureReason.OUT_OF_MEMORY, died=True)
+        return AttemptFailed(FailureReason.WORKER_LOST, died=True)
