@@ -1,4 +1,4 @@
-"""Seconds per optimizer step of the trainer: `python benchmarks/step_time.py BASE_FOLDER [--rows 16 --tokens 60 …]`.
+"""Seconds per optimizer step of the trainer: `python -m benchmarks.step_time [BASE_FOLDER] [--rows 16 …]`.
 
 Rows are random tokens of one length, or of lengths spread evenly around it (`--spread`), the second half supervised.
 """
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from api.recipe import Recipe, resolve
+from tests import smollm2
 from worker.arrays import Rows
 from worker.engine.checkpoint import Progress
 from worker.engine.loop import take_step
@@ -21,7 +22,7 @@ from worker.engine.optimizer import adamw
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("base", type=Path)
+    parser.add_argument("base", type=Path, nargs="?", help="default: SmolLM2-135M-Instruct, as the tests have it")
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=60)
     parser.add_argument(
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--micro-batch-tokens", type=int, nargs="+", default=[2048])
     parser.add_argument("--recompute", action="store_true")
     options = parser.parse_args()
+    options.base = options.base or smollm2.folder()
     print(f"{options.rows} rows of {options.tokens} tokens ± {options.spread:.0%}, {torch.get_num_threads()} threads")
     for technique in options.technique:
         for precision in options.precision:
