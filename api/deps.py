@@ -26,11 +26,13 @@ def _metadata_filter(
 ) -> dict[str, str] | None:
     if metadata in ("null", ""):  # Node sends an empty one for null
         return {}
+    if metadata is not None:
+        raise InvalidRequest("metadata is null, or write metadata[key]=value", param="metadata")
     pairs = {name[9:-1]: value for name, value in request.query_params.items() if _METADATA.fullmatch(name)}
     return pairs or None
 
 
-_METADATA = re.compile(r"metadata\[[^\]]{1,64}\]")
+_METADATA = re.compile(r"metadata\[[^\]\"\\]{1,64}\]")
 
 
 def only_known_query(request: Request) -> None:

@@ -9,7 +9,7 @@ import secrets
 import time
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -81,8 +81,8 @@ class RequestId:
 def _as_service_error(error: Exception, scope: Scope) -> ServiceError:
     if isinstance(error, ServiceError):
         return error
-    if isinstance(error, DBAPIError) and is_outage(error):
-        log.warning("database_away", error=type(error.orig).__name__)
+    if isinstance(error, SQLAlchemyError) and is_outage(error):
+        log.warning("database_away", error=type(error).__name__)
         return Unavailable("The database cannot be reached at the moment", headers={"retry-after": "2"})
     log.error("request_failed", method=scope["method"], path=scope["path"], exc_info=error)
     return ServiceError("The server had an error while processing your request", code="internal_error")
@@ -99,6 +99,8 @@ class Authenticate:
             await self.app(scope, receive, send)
             return
         try:
+            if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+                raise InvalidRequest("The address holds a NUL character")  # which no text in PostgreSQL can
             caller = await run_in_threadpool(self._caller, Headers(scope=scope).get("authorization", ""))
             if scope["method"] not in ("GET", "HEAD") and not caller.may_write:
                 raise Forbidden("This key can only read")

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
@@ -95,7 +95,7 @@ async def _events(request: Request) -> AsyncIterator[_Event]:
             while collected.events:
                 yield collected.events.popleft()
         parser.finalize()
-    except MultipartParseError as error:
+    except FormParserError as error:
         raise InvalidRequest("the multipart body is malformed: check its boundary and its end") from error
     while collected.events:
         yield collected.events.popleft()

@@ -5,6 +5,7 @@ Two things decide an "auto". What depends on the data (epochs, batch, learning r
 worker that trains the job, and kept for every later attempt, so that a resumed run repeats the interrupted one.
 """
 
+import json
 import math
 from typing import Annotated, Any, Literal, Self
 
@@ -93,13 +94,22 @@ class Recipe(Strict):
 
     @model_validator(mode="before")
     @classmethod
+    def _text_without_nul(cls, data: Any) -> Any:
+        if "\\u0000" in json.dumps(data, default=str):
+            raise ValueError("the body holds a NUL character (\\u0000), which cannot be stored")
+        return data
+
+    @model_validator(mode="before")
+    @classmethod
     def _old_hyperparameters_become_the_method(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or not data.get("hyperparameters"):
+        if not isinstance(data, dict) or not isinstance(data.get("hyperparameters"), dict):
             return data
-        if data.get("method") is not None:
+        hyperparameters, rest = data["hyperparameters"], {**data, "hyperparameters": None}
+        if all(value in (None, AUTO) for value in hyperparameters.values()) and rest.get("method") is not None:
+            return rest
+        if rest.get("method") is not None:
             raise ValueError("hyperparameters is deprecated and excludes method: put them in method.<type>")
-        hyperparameters = data["hyperparameters"]
-        return {**data, "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}}
+        return {**rest, "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}}
 
     @model_validator(mode="after")
     def _cross_checks(self) -> Self:

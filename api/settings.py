@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -69,6 +69,20 @@ class Settings(BaseSettings):
 
     log_level: str = "info"
 
+    @field_validator("storage_url")
+    @classmethod
+    def _a_folder_or_an_address(cls, url: str) -> str:
+        if ":" in url and "://" not in url:
+            raise ValueError("neither a folder nor an address such as s3://bucket/prefix")
+        return url
+
+    @field_validator("database_url")
+    @classmethod
+    def _a_database_we_know(cls, url: str) -> str:
+        if url and not url.startswith(("postgresql://", "postgresql+psycopg://", "sqlite:///")):
+            raise ValueError("give postgresql://user:password@host/name, or sqlite:///path")
+        return url
+
     @property
     def database(self) -> str:
         return self.database_url or f"sqlite:///{self.data_dir.resolve()}/attune.db"
@@ -106,6 +120,8 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         given = (init_settings, env_settings)
         path = os.environ.get("ATTUNE_CONFIG")
+        if path and not Path(path).is_file():
+            raise ValueError(f"ATTUNE_CONFIG names {path}, and there is no such file")
         return (*given, TomlConfigSettingsSource(settings_cls, toml_file=path)) if path else given
 
 

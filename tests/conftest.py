@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import hypothesis
 import pytest
 
 from api.context import Context
@@ -24,6 +25,14 @@ from api.storage import Storage
 from tests import smollm2 as smollm2_model
 from tests.services import AttuneUp, Postgres, SeaweedS3, Valkey
 from tests.services.s3 import BUCKET
+
+# Shared machines are slow at times, which says nothing about what a property test is after.
+hypothesis.settings.register_profile(
+    "attune",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
+)
+hypothesis.settings.load_profile("attune")
 
 
 @contextmanager

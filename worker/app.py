@@ -34,7 +34,9 @@ def run(settings: Settings, stage: Stage) -> None:
         warm.warm_up(node.slots.first)
     look = threading.Event()
     threading.Thread(target=Sweeper(node, look).run, name="sweep", daemon=True).start()
-    threading.Thread(target=_look_when_told, args=(node, warm, look), name="look", daemon=True).start()
+    lookers = [threading.Thread(target=_look_when_told, args=(node, warm, look)) for _ in range(node.slots.count)]
+    for looker in lookers:
+        looker.start()
     worker_shutting_down.connect(lambda **_: node.stopping.set(), weak=False)
     setup_logging.connect(lambda **_: None, weak=False)  # our logging stays as it is
     app = build(settings, node, warm)
@@ -54,6 +56,8 @@ def run(settings: Settings, stage: Stage) -> None:
         )
     finally:
         node.stopping.set()
+        for looker in lookers:
+            looker.join()  # a trainer that it supervises saves first
         warm.close()
 
 
@@ -69,6 +73,7 @@ def build(settings: Settings, node: Node, warm: WarmTrainers) -> Celery:
 
 
 def _look_when_told(node: Node, warm: WarmTrainers, look: threading.Event) -> None:
+    """The sweep saw that something waits: look at the queue without having heard the bell."""
     while not node.stopping.is_set():
         if look.wait(1.0):
             look.clear()

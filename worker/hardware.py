@@ -1,5 +1,6 @@
 """What depends on the machine: precision, micro-batch, recomputation. Torch-free, since the supervisor decides it."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -63,8 +64,16 @@ def cpu_multiplies_bfloat16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use: those the operator named in CUDA_VISIBLE_DEVICES, or all there are."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [each.strip() for each in named.split(",") if each.strip()]
+    return [str(index) for index in range(len(_nvidia_smi("name")))]
+
+
 def gpu_count() -> int:
-    return len(_nvidia_smi("name"))
+    return len(visible_gpus())
 
 
 def gpu_free_bytes() -> int:

@@ -5,12 +5,18 @@ import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
 REPORT_FD = "ATTUNE_REPORT_FD"
 STDIN, STDOUT = 0, 1
+
+
+ALIVE_S = 5.0
+ORPHAN_S = 60.0
+"""How long we go on without a parent: long enough to finish a step and save."""
 
 
 class Pipe:
@@ -22,6 +28,7 @@ class Pipe:
         self._report_fd = STDOUT if descriptor is None else int(descriptor)
         self._commands = _lines(STDIN)
         self._stop = threading.Event()
+        self._alive_at = 0.0
 
     @property
     def stopping(self) -> bool:
@@ -36,6 +43,12 @@ class Pipe:
                 line = line[os.write(self._report_fd, line) :]
         except BrokenPipeError:
             self._stop.set()  # the parent is gone: the same as stop
+
+    def alive(self) -> None:
+        """Say so every few seconds, where nothing else is to be said for long: or the supervisor takes us for hung."""
+        if time.monotonic() - self._alive_at > ALIVE_S:
+            self._alive_at = time.monotonic()
+            self.report("alive")
 
     def wait_for_run(self) -> str | None:
         """Of a warm trainer: the run folder that it is handed, or None if there will be none."""
@@ -60,8 +73,11 @@ class Pipe:
     def _obey(self) -> None:
         for command in self._commands:
             if command.get("cmd") in ("pause", "stop"):
-                break
+                self._stop.set()
+        # The parent is gone. Between steps that is noticed; whatever else holds us must not hold the GPU for long.
         self._stop.set()
+        threading.Event().wait(ORPHAN_S)
+        os._exit(3)
 
 
 def _finite(value: Any) -> Any:

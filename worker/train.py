@@ -57,6 +57,7 @@ def train(run: Path, pipe: Pipe) -> None:
 
 def run_steps(run: Path, recipe: ResolvedRecipe, data: Data, model: TrainableModel, pipe: Pipe) -> Milestones:
     optimizer = adamw(model.masters, recipe)
+    model.tick = pipe.alive
     milestones = Milestones(run, recipe, data, model, optimizer, pipe)
     progress = milestones.progress
     vocabulary = model.causal_lm.config.vocab_size

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli.options import Config, DataDirectory, operator_settings
+from api.cli.options import Config, DataDirectory, make_data_dir, operator_settings
 from api.cli.render import moment, note, say_json, say_table
 from api.context import Context
 from api.errors import ServiceError
@@ -26,7 +26,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stand
 def _opened(data_dir: Any, config: Any) -> Iterator[Context]:
     """The context, on a schema that is made if the folder is new. A refusal becomes one line and exit code 2."""
     settings = operator_settings(data_dir, config)
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_data_dir(settings)
     context = Context.open(settings)
     try:
         migrate(context.database)

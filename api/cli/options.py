@@ -29,5 +29,17 @@ def operator_settings(data_dir: Path | None, config: Path | None, **flags: Any) 
     except ValidationError as error:
         for problem in error.errors():
             name = ".".join(str(part) for part in problem["loc"])
-            print(f"setting {name}: {problem['msg']}", file=sys.stderr)
+            print(f"setting {name}: {problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(2) from None
+
+
+def make_data_dir(settings: Settings) -> None:
+    """The data folder, which only its owner may enter; exit code 2 where it cannot be made."""
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        print(f"cannot use {settings.data_dir} as data folder: {error.strerror}", file=sys.stderr)
         raise typer.Exit(2) from None

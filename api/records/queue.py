@@ -20,6 +20,7 @@ from api.records.base import Epoch, Row, db_now
 from api.records.jobs import Job
 
 USAGE_WINDOW_S = 24 * 3600
+RINGS_AT_ONCE = 4
 _CLAIM_LOCK = 0x41747475  # any number, as long as every worker uses the same
 
 
@@ -88,7 +89,7 @@ def _started(job: Job) -> str:
 def _waiting(stage: Stage) -> ColumnElement[bool]:
     return and_(
         Job.status == stage.waiting,
-        or_(Job.lease_until.is_(None), Job.lease_until < db_now()),
+        Job.owner.is_(None),
         or_(Job.run_after.is_(None), Job.run_after <= db_now()),
     )
 
@@ -106,6 +107,7 @@ def _best(session: Session, stage: Stage, gpus: int) -> Job | None:
         .where(ready, Job.project_id == project)
         .order_by(Job.priority.desc(), Job.created_at, Job.id)
         .limit(1)
+        .with_for_update(skip_locked=True)  # against a cancel or a sweep that is at it
         .execution_options(populate_existing=True)
     ).one_or_none()
 
@@ -144,17 +146,24 @@ def expired(session: Session) -> Sequence[Job]:
     ).all()
 
 
+def waits(session: Session, stage: Stage) -> bool:
+    """Whether any job could be claimed, by a slot that fits it."""
+    return session.scalar(select(Job.id).where(_waiting(stage)).limit(1)) is not None
+
+
 def ring_due(session: Session, ring_again_s: float) -> Sequence[tuple[str, Stage]]:
-    """Waiting jobs that nobody has rung for of late, marked as rung now."""
-    due = []
+    """Waiting jobs to ring for, marked as rung now: those never rung for, or a few of a stage that is silent of late.
+
+    A ring is not about its job, so that a thousand waiting jobs need no more rings than one.
+    """
+    due: list[tuple[str, Stage]] = []
     for stage in Stage:
-        rows = session.scalars(
-            select(Job.id)
-            .where(_waiting(stage), or_(Job.rung_at.is_(None), Job.rung_at < db_now() - ring_again_s))
-            .order_by(Job.created_at)
-            .limit(100)
-        ).all()
-        due += [(job_id, stage) for job_id in rows]
+        waiting = select(Job.id).where(_waiting(stage)).order_by(Job.created_at)
+        ids = list(session.scalars(waiting.where(Job.rung_at.is_(None)).limit(RINGS_AT_ONCE)))
+        rung_lately = waiting.where(Job.rung_at > db_now() - ring_again_s).limit(1)
+        if not ids and session.scalar(rung_lately) is None:
+            ids = list(session.scalars(waiting.limit(RINGS_AT_ONCE)))
+        due += [(job_id, stage) for job_id in ids]
     session.execute(update(Job).where(Job.id.in_([job_id for job_id, _ in due])).values(rung_at=db_now()))
     return due
 

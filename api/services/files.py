@@ -148,7 +148,7 @@ def content(context: Context, caller: Caller, file_id: str) -> tuple[File, Itera
 
 def delete(context: Context, caller: Caller, file_id: str) -> None:
     with context.database.write() as session:
-        file = files.get(session, caller.project_id, file_id)
+        file = files.get_to_remove(session, caller.project_id, file_id)
         if file is None:
             raise NoSuchFile(file_id)
         users = jobs.using_file(session, caller.project_id, file_id)

@@ -90,7 +90,7 @@ def _check_model(session: Session, caller: Caller, name: str) -> None:
 
 
 def _check_file(session: Session, caller: Caller, file_id: str, param: str) -> None:
-    file = files.get(session, caller.project_id, file_id)
+    file = files.get_to_use(session, caller.project_id, file_id)
     if file is None:
         raise InvalidRequest(f"No such File object: {file_id}", param=param, code="file_not_found")
     if file.purpose != "fine-tune":

@@ -103,3 +103,14 @@ def test_fields_that_contradict_each_other_are_refused(body: dict[str, object]) 
 
 def test_any_finite_learning_rate_is_accepted() -> None:
     assert resolved({"training": {"learning_rate": 1e9}}, 100).learning_rate == 1e9
+
+
+@pytest.mark.parametrize("body", [{}, {"hyperparameters": {"n_epochs": 2}}, {"hyperparameters": {}, "method": None}])
+def test_a_stored_recipe_is_read_back_as_it_was(body: dict[str, object]) -> None:
+    recipe = Recipe.model_validate(MINIMAL | body)
+    assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
+
+
+def test_a_nul_character_is_refused_wherever_it_stands() -> None:
+    with pytest.raises(ValidationError, match="NUL"):
+        Recipe.model_validate(MINIMAL | {"metadata": {"a": "b\0"}})

@@ -20,6 +20,7 @@ from worker.methods import METHODS
 MAX_HALVINGS = 3
 PATIENCE_STEPS = 3
 """So many steps in a row that are not finite, or far too high, and the training has diverged."""
+NEAR_GUESSING = 0.95
 MARGIN_NATS = 1.0
 """How much worse than guessing blindly (or than at the start, whichever is more) is far too high."""
 
@@ -126,8 +127,9 @@ def evaluate(model: TrainableModel, recipe: ResolvedRecipe, rows: Rows, budget_t
 
 
 def highest_loss(vocabulary: int, first_loss: float | None) -> float:
-    """ln V is what guessing blindly costs. A base that begins worse is allowed its own beginning."""
-    return max(math.log(vocabulary), first_loss or 0.0) + MARGIN_NATS
+    """ln V is what guessing blindly costs: a model that is about there has lost what it knew. A base that begins there,
+    or worse, is allowed a margin above its own beginning."""
+    return max(NEAR_GUESSING * math.log(vocabulary), (first_loss or 0.0) + MARGIN_NATS)
 
 
 def has_diverged(result: StepResult, progress: Progress, vocabulary: int) -> bool:

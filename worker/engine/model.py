@@ -1,6 +1,7 @@
 """Base model + technique → a model that trains, and the log-probabilities of its supervised tokens."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ class TrainableModel:
             name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
         }
         self.masters = {name: _master(parameter) for name, parameter in self.trained.items()}
+        self.tick: Callable[[], None] = lambda: None
+        """Called at each micro-batch, by whoever wants to know that work goes on."""
         self._head = head_of(self.causal_lm)
         self._head_trained = [p for p in self.causal_lm.get_output_embeddings().parameters() if p.requires_grad]
 
@@ -45,6 +48,7 @@ class TrainableModel:
 
     def logprobs(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """(log-probability of each supervised token, 1.0 where it is the likeliest), float32 [S]."""
+        self.tick()
         if not self.layout.packed:
             logits_B_T_V = self.causal_lm(
                 input_ids=batch.tokens, attention_mask=batch.attention_mask, use_cache=False
@@ -141,7 +145,8 @@ def _checked_config(folder: Path) -> _Config:
 def _with_lora(model: Any, technique: Lora) -> Any:
     names = technique.target_modules
     barred = layers_without_adapters(model.config)
-    linear = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if "weight" in module._parameters}
+    matrices = (name.removesuffix(".weight") for name, weight in model.named_parameters() if weight.ndim == 2)
+    linear = {name.rsplit(".", 1)[-1] for name in matrices if not name.endswith(".bias")}
     if names != "all-linear" and (missing := sorted(set(names) - (linear - set(barred)))):
         raise TrainingError(
             FailureReason.INVALID_RECIPE,

@@ -26,7 +26,7 @@ class Child:
     """Started at once; its stdin stays open, and closes by itself if we die, which tells it to save and exit."""
 
     def __init__(
-        self, module: str, *arguments: str, gpu: int | None = None, log_file: Path, threads: int | None = None
+        self, module: str, *arguments: str, gpu: str | None = None, log_file: Path, threads: int | None = None
     ) -> None:
         read_fd, write_fd = os.pipe()
         with log_file.open("ab") as output:
@@ -126,14 +126,14 @@ def oom_kills() -> int:
     return next((int(line.split()[1]) for line in counters if line.startswith("oom_kill ")), 0)
 
 
-def _environment(gpu: int | None, threads: int | None) -> dict[str, str]:
+def _environment(gpu: str | None, threads: int | None) -> dict[str, str]:
     kept = {
         name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
     }
     if threads is not None:
         kept.setdefault("OMP_NUM_THREADS", str(threads))
     return kept | {
-        "CUDA_VISIBLE_DEVICES": "" if gpu is None else str(gpu),
+        "CUDA_VISIBLE_DEVICES": gpu or "",
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",

@@ -63,11 +63,13 @@ _WHY = {reason: FAILURES[reason].sentence for reason in FailureReason} | {
 
 
 def put_back(session: Session, job: Job, message: str, *, wait_s: float = 0) -> None:
-    """Make the job claimable again; the fence rises, so that whoever held it cannot write any more. Raises Stale."""
+    """Make the job claimable again, or paused if its user asked for that meanwhile. Raises Stale."""
     after: dict[str, Any] = {"run_after": db_now() + wait_s if wait_s else None, "rung_at": None}
     if job.status == Stage.PREPARE.leased:
         jobs.write(session, job.id, job.fence, owner=None, lease_until=None, fence=Job.fence + 1, **after)
         events.say(session, job.id, message, level="warn")
+    elif job.pause_requested:
+        jobs.move(session, job.id, JobStatus.PAUSED, message="Fine-tuning job paused", fence=job.fence)
     else:
         jobs.move(
             session,

@@ -6,11 +6,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from api.records import base_models
 from api.records.base_models import BaseModel
 from api.records.jobs import Job
-from api.storage import Storage
+from api.storage import Corrupt, ObjectMissing, Storage
 from worker.supervisor.node import Node
+
+log = structlog.get_logger(__name__)
 
 WEIGHTS = ".safetensors"
 
@@ -54,11 +58,23 @@ def fetch_tokenizer(node: Node, base: BaseModel, folder: Path) -> None:
     )
 
 
-def fetch_state(storage: Storage, prefix: str, folder: Path) -> None:
-    """A saved state, as its own manifest lists it; the trainer checks the hashes once more."""
+def fetch_state(storage: Storage, state: dict[str, Any] | None, folder: Path) -> None:
+    """The last saved state, or the one before if that is damaged, or none: then the job begins anew."""
+    while state is not None:
+        try:
+            _fetch_listed(storage, state["prefix"], folder)
+            return
+        except (ObjectMissing, Corrupt, ValueError, KeyError):
+            log.exception("state_damaged", prefix=state["prefix"])
+            shutil.rmtree(folder, ignore_errors=True)
+            state = state.get("before")
+
+
+def _fetch_listed(storage: Storage, prefix: str, folder: Path) -> None:
+    """A stored folder as its own manifest lists it; the trainer checks the hashes once more."""
     folder.mkdir(parents=True)
     manifest = folder / "manifest.json"
-    storage.read_file(f"{prefix}/manifest.json", manifest)
+    storage.read_file(f"{prefix}/{manifest.name}", manifest)
     for entry in json.loads(manifest.read_bytes())["files"]:
         path = folder / entry["name"]
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.context import Context
 from api.records import jobs, queue
@@ -53,11 +53,11 @@ class Heartbeat:
             except Stale:
                 self.lost.set()
                 return
-            except DBAPIError as error:
+            except SQLAlchemyError as error:
                 if not is_outage(error):
                     raise
                 # Train on: if another worker took the job meanwhile, the fence will say so.
-                log.warning("beat_missed", job_id=self._claim.job_id, error=type(error.orig).__name__)
+                log.warning("beat_missed", job_id=self._claim.job_id, error=type(error).__name__)
 
     def _look(self) -> None:
         with self._context.database.read() as session:

@@ -11,7 +11,7 @@ from typing import IO, Self
 
 from api.context import Context
 from api.lifecycle import Stage
-from worker.hardware import gpu_count
+from worker.hardware import visible_gpus
 from worker.supervisor.slots import Slot, Slots
 
 
@@ -34,8 +34,8 @@ class Node:
         folder = context.settings.work / f"{stage}-{number}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        gpus = gpu_count() if stage is Stage.TRAIN else 0
-        node = cls(context, stage, f"{socket.gethostname()}:{folder}", folder, _slots(context, stage, gpus), gpus)
+        gpus = visible_gpus() if stage is Stage.TRAIN else []
+        node = cls(context, stage, f"{socket.gethostname()}:{folder}", folder, _slots(context, stage, gpus), len(gpus))
         node._lock = lock
         return node
 
@@ -66,9 +66,9 @@ def _lock_folder(work: Path, stage: Stage) -> tuple[int, IO[bytes]]:
         return number, lock
 
 
-def _slots(context: Context, stage: Stage, gpus: int) -> Slots:
+def _slots(context: Context, stage: Stage, gpus: list[str]) -> Slots:
     settings = context.settings
     if stage is Stage.PREPARE:
         return Slots([Slot()] * settings.prepare_slots)
-    count = settings.train_slots or max(1, gpus)
-    return Slots([Slot(index if index < gpus else None) for index in range(count)])
+    count = settings.train_slots or max(1, len(gpus))
+    return Slots([Slot(gpus[index] if index < len(gpus) else None) for index in range(count)])

@@ -5,6 +5,7 @@ Objects are stored first and named in the database last, under the fence: what a
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from api.records.files import File
 from api.records.jobs import Job
 from api.records.models import Checkpoint, Model
 from api.records.queue import Claim
-from api.storage import Storage
+from api.storage import Corrupt, Storage
 from worker.supervisor.node import Node
 
 KEPT_CHECKPOINTS = 3
@@ -45,25 +46,29 @@ CHECKPOINT_METRICS = (
 
 
 def store_folder(storage: Storage, folder: Path, prefix: str) -> list[dict[str, Any]]:
-    """Store every file of a finished folder, its manifest last. Returns the artifacts as records keep them."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    paths.sort(key=lambda path: path.name == "manifest.json")
+    """Store what a finished folder's manifest lists, and the manifest last. Returns the artifacts as records keep them.
+
+    Raises FileNotFoundError if the folder went away meanwhile, Corrupt if a file is not the one that was listed.
+    """
+    manifest = folder / "manifest.json"
+    listed = {entry["name"]: entry["sha256"] for entry in json.loads(manifest.read_bytes())["files"]}
     artifacts = []
-    for path in paths:
-        name = path.relative_to(folder).as_posix()
-        stored = storage.write_file(f"{prefix}/{name}", path)
+    for name, sha256 in [*sorted(listed.items()), (manifest.name, None)]:
+        stored = storage.write_file(f"{prefix}/{name}", folder / name)
+        if sha256 not in (None, stored.sha256):
+            raise Corrupt(f"{name} is not the file that its manifest lists")
         artifacts.append({"name": name, "bytes": stored.bytes, "sha256": stored.sha256, "key": f"{prefix}/{name}"})
     return artifacts
 
 
 def store_state(node: Node, claim: Claim, job: Job, step: int, folder: Path) -> None:
-    """Store a state, then move the job's pointer to it, then drop the one before."""
+    """Store a state, then move the job's pointer to it. The one before stays, should this one be damaged."""
     prefix = f"states/{job.id}/{claim.fence}/{step:06d}"
     store_folder(node.context.storage, folder, prefix)
     with node.context.database.write() as session:
-        before = jobs.move_state(session, job.id, claim.fence, {"step": step, "prefix": prefix})
-    if before and before["prefix"] != prefix:
-        node.context.storage.delete_prefix(before["prefix"])
+        unused = jobs.move_state(session, job.id, claim.fence, {"step": step, "prefix": prefix})
+    if unused is not None:
+        node.context.storage.delete_prefix(unused)
 
 
 def store_checkpoint(node: Node, claim: Claim, job: Job, report: dict[str, Any], folder: Path) -> None:
@@ -99,7 +104,8 @@ def _surplus(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
 
     def loss(checkpoint: Checkpoint) -> float:
         metrics = checkpoint.metrics
-        return float(metrics.get("full_valid_loss", metrics.get("valid_loss", float("inf"))))
+        found = metrics.get("full_valid_loss", metrics.get("valid_loss"))
+        return float("inf") if found is None else float(found)
 
     best = min(checkpoints, key=loss) if checkpoints else None
     return [checkpoint for checkpoint in checkpoints[:-KEPT_CHECKPOINTS] if checkpoint is not best]
@@ -159,5 +165,6 @@ def results_csv(metrics: Sequence[dict[str, Any]]) -> bytes:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(RESULT_COLUMNS)
     for row in metrics:
-        table.writerow([row.get(metric, "") for metric in RESULT_COLUMNS.values()])
+        values = (row.get(metric) for metric in RESULT_COLUMNS.values())
+        table.writerow(["" if value is None else value for value in values])
     return text.getvalue().encode()

@@ -91,6 +91,8 @@ def _known(node: Node, source: Source) -> Arrays | None:
         found = arrays.get(session, source.key)
     if found is None or found.report["rows"] < source.min_rows:
         return None  # too few rows: prepare says so in the words for this file
+    if not node.context.storage.exists(found.storage_key):
+        return None  # an operator made room
     return found
 
 

@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.records import events, jobs
 from api.records.base import db_now
@@ -22,12 +22,14 @@ class Progress:
         self._progress: dict[str, Any] = dict(job.progress)
         self._waiting: list[dict[str, Any]] = []
         self._flushed_at = 0.0
+        self._changed = False
 
     def add(self, report: dict[str, Any]) -> None:
         """Take a metrics, phase or warning report. Steps that were trained before a resume are not told twice."""
+        if report["type"] == "metrics" and report["step"] <= self._seen_step:
+            return
+        self._changed = True
         if report["type"] == "metrics":
-            if report["step"] <= self._seen_step:
-                return
             self._seen_step = report["step"]
             self._progress |= {"step": report["step"], "total_steps": report["total_steps"]}
         elif report["type"] == "phase":
@@ -38,34 +40,28 @@ class Progress:
     def flush(self, *, force: bool = False) -> None:
         """Write what has collected, about once a second. Raises Stale; an outage only postpones it."""
         now = time.monotonic()
-        if not self._waiting or (now - self._flushed_at < FLUSH_S and not force):
+        if not self._changed or (now - self._flushed_at < FLUSH_S and not force):
             return
         try:
             with self._node.context.database.write() as session:
-                jobs.write(
-                    session,
-                    self._claim.job_id,
-                    self._claim.fence,
-                    progress=self._progress,
-                    estimated_finish=db_now() + self._seconds_left(),
-                )
+                estimate = self._estimate()
+                jobs.write(session, self._claim.job_id, self._claim.fence, progress=self._progress, **estimate)
                 for report in self._waiting:
                     _tell(session, self._claim.job_id, report)
-        except DBAPIError as error:
+        except SQLAlchemyError as error:
             if force or not is_outage(error):
                 raise
             return
         self._waiting.clear()
-        self._flushed_at = now
+        self._flushed_at, self._changed = now, False
 
-    def _seconds_left(self) -> float:
-        """By the pace of the newest steps."""
-        steps = [report for report in self._waiting if report["type"] == "metrics"]
-        if not steps or not steps[-1].get("tokens_per_second"):
-            return 0.0
-        last = steps[-1]
-        tokens_a_step = last["tokens"] / last["step"]
-        return float((last["total_steps"] - last["step"]) * tokens_a_step / last["tokens_per_second"])
+    def _estimate(self) -> dict[str, Any]:
+        """The end by the pace of the newest step; nothing new while there is none."""
+        last = next((report for report in reversed(self._waiting) if report["type"] == "metrics"), None)
+        if last is None or not last.get("tokens_per_second"):
+            return {}
+        seconds_a_step = last["tokens"] / last["tokens_per_second"]
+        return {"estimated_finish": db_now() + (last["total_steps"] - last["step"]) * seconds_a_step}
 
 
 def _tell(session: Any, job_id: str, report: dict[str, Any]) -> None:
@@ -73,8 +69,13 @@ def _tell(session: Any, job_id: str, report: dict[str, Any]) -> None:
         events.say(session, job_id, report["message"], level="warn")
         return
     data = {name: value for name, value in report.items() if name != "type"}
-    message = f"Step {data['step']}/{data['total_steps']}: training loss={data['train_loss']:.2f}"
+    message = f"Step {data['step']}/{data['total_steps']}: training loss={_number(data['train_loss'])}"
     for name, words in (("valid_loss", "validation loss"), ("full_valid_loss", "full validation loss")):
         if name in data:
-            message += f", {words}={data[name]:.2f}"
+            message += f", {words}={_number(data[name])}"
     events.say(session, job_id, message, type="metrics", data=data)
+
+
+def _number(value: float | None) -> str:
+    """The pipe has no NaN and no infinity: they arrive as null."""
+    return "not a number" if value is None else f"{value:.2f}"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Slot:
-    gpu: int | None = None
-    """Index of the GPU that jobs in this slot see; None on a machine without."""
+    gpu: str | None = None
+    """The GPU that jobs in this slot see, as CUDA_VISIBLE_DEVICES names it; None on a machine without."""
 
     @property
     def gpus(self) -> int:

@@ -1,13 +1,15 @@
 """The supervisor: claim → fetch → run → hand over, again and again until no waiting job fits a free slot."""
 
 import contextlib
+import errno
 import shutil
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
-from api.lifecycle import FailureReason, Stage
-from api.records import jobs, queue
+from api.lifecycle import FINAL, FailureReason, Stage
+from api.records import jobs, models, queue
+from api.records.database import is_outage
 from api.records.jobs import Job, Stale
 from api.records.queue import Claim
 from api.storage import Corrupt, ObjectMissing, StorageUnavailable
@@ -21,6 +23,8 @@ from worker.supervisor.training import train
 from worker.supervisor.warm import WarmTrainers
 
 log = structlog.get_logger(__name__)
+
+OUTAGE_WAIT_S = 5
 
 
 def drain(node: Node, warm: WarmTrainers) -> None:
@@ -44,55 +48,94 @@ def claim_next(node: Node, slot: Slot) -> Claim | None:
 def run_attempt(node: Node, claim: Claim, slot: Slot, warm: WarmTrainers) -> None:
     """One attempt, whatever comes of it."""
     with structlog.contextvars.bound_contextvars(job_id=claim.job_id, fence=claim.fence):
-        folder = node.run_folder(f"{claim.job_id}-{claim.fence}")
         log.info("attempt_started", stage=claim.stage)
         try:
-            with node.context.database.read() as session:
-                job = session.get_one(Job, claim.job_id)
-            with Heartbeat(node.context, claim) as beat:
-                if claim.stage is Stage.PREPARE:
-                    prepare(node, claim, job, folder, beat)
-                else:
-                    with warm.take(slot) as trainer:
-                        train(node, claim, job, slot, trainer, folder, beat)
+            _work(node, claim, slot, warm)
             log.info("attempt_ended")
         except Stale:
             log.info("attempt_stale")
+            _drop(node, claim)
         except Interrupted:
-            _settle(node, claim, None)
-        except AttemptFailed as fault:
-            _settle(node, claim, fault)
-        except (StorageUnavailable, ObjectMissing, Corrupt) as error:
-            log.warning("storage_fault", error=str(error))
-            _settle(node, claim, AttemptFailed(FailureReason.STORAGE_UNAVAILABLE))
-        except BaseModelGone:
-            message = "The base model was removed while the job waited"
-            _settle(node, claim, AttemptFailed(FailureReason.INVALID_RECIPE, message, param="model"))
-        except OSError as error:
+            _put_back(node, claim, "The worker was asked to stop: the job waits for another.")
+        except SQLAlchemyError as error:
             log.exception("attempt_broke")
-            full = error.errno in (28, 122)  # ENOSPC, EDQUOT
-            _settle(node, claim, AttemptFailed(FailureReason.DISK_FULL if full else FailureReason.INTERNAL))
-        except Exception:
-            log.exception("attempt_broke")
-            _settle(node, claim, AttemptFailed(FailureReason.INTERNAL))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            if is_outage(error):
+                _put_back(node, claim, "The database could not be reached: trying again.", wait_s=OUTAGE_WAIT_S)
+            else:
+                _fail(node, claim, AttemptFailed(FailureReason.INTERNAL))
+        except Exception as error:
+            _fail(node, claim, _as_fault(error))
 
 
-def _settle(node: Node, claim: Claim, fault: AttemptFailed | None) -> None:
-    """End the attempt in the records. If even that fails, the lease runs out and the sweep does it."""
+def _work(node: Node, claim: Claim, slot: Slot, warm: WarmTrainers) -> None:
+    folder = node.run_folder(f"{claim.job_id}-{claim.fence}")
+    try:
+        with node.context.database.read() as session:
+            job = session.get_one(Job, claim.job_id)
+        with Heartbeat(node.context, claim) as beat:
+            if claim.stage is Stage.PREPARE:
+                prepare(node, claim, job, folder, beat)
+            else:
+                with warm.take(slot) as trainer:
+                    train(node, claim, job, slot, trainer, folder, beat)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _as_fault(error: Exception) -> AttemptFailed:
+    if isinstance(error, AttemptFailed):
+        return error
+    log.error("attempt_broke", exc_info=error)
+    if isinstance(error, (StorageUnavailable, ObjectMissing, Corrupt)):
+        return AttemptFailed(FailureReason.STORAGE_UNAVAILABLE)
+    if isinstance(error, BaseModelGone):
+        message = "The base model was removed while the job waited"
+        return AttemptFailed(FailureReason.INVALID_RECIPE, message, param="model")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return AttemptFailed(FailureReason.DISK_FULL)
+    return AttemptFailed(FailureReason.INTERNAL)
+
+
+def _fail(node: Node, claim: Claim, fault: AttemptFailed) -> None:
+    """Another attempt or the job's end. If even that cannot be written, the lease runs out and the sweep does it."""
     with contextlib.suppress(Stale):
         try:
             with node.context.database.write() as session:
                 job = jobs.held(session, claim.job_id, claim.fence)
-                queue.end_attempt(session, claim, "stopped" if fault is None else fault.reason)
-                if fault is None:
-                    put_back(session, job, "The worker was asked to stop: the job waits for another.")
-                    waits = True
-                else:
-                    waits = settle(session, job, fault)
-        except DBAPIError:
+                queue.end_attempt(session, claim, fault.reason)
+                waits = settle(session, job, fault)
+        except SQLAlchemyError:
             log.exception("not_settled")
             return
         if waits:
             node.context.doorbell.ring(claim.stage, claim.job_id)
+
+
+def _put_back(node: Node, claim: Claim, message: str, *, wait_s: float = 0) -> None:
+    """Back into the queue, at no cost to the job's retries."""
+    with contextlib.suppress(Stale):
+        try:
+            with node.context.database.write() as session:
+                queue.end_attempt(session, claim, "stopped")
+                put_back(session, jobs.held(session, claim.job_id, claim.fence), message, wait_s=wait_s)
+        except SQLAlchemyError:
+            log.exception("not_settled")
+            return
+        node.context.doorbell.ring(claim.stage, claim.job_id)
+
+
+def _drop(node: Node, claim: Claim) -> None:
+    """What a stale attempt stored and nobody names: its model, and its states if the job has ended."""
+    if claim.stage is not Stage.TRAIN:
+        return
+    try:
+        with node.context.database.read() as session:
+            job = session.get_one(Job, claim.job_id)
+            model = models.get(session, job.project_id, job.model_id)
+        prefix = f"models/{claim.job_id}/{claim.fence}"
+        if model is None or not any(artifact["key"].startswith(f"{prefix}/") for artifact in model.artifacts):
+            node.context.storage.delete_prefix(prefix)
+        if job.status in FINAL:
+            node.context.storage.delete_prefix(f"states/{claim.job_id}")
+    except (SQLAlchemyError, StorageUnavailable):
+        log.exception("not_dropped")

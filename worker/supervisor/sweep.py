@@ -7,7 +7,7 @@ import threading
 import time
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.lifecycle import FailureReason, Stage
 from api.records import jobs, queue, workers
@@ -29,8 +29,8 @@ class Sweeper:
         while not self._node.stopping.is_set():
             try:
                 self._sweep()
-            except DBAPIError as error:
-                log.warning("sweep_failed", error=type(error.orig).__name__)
+            except SQLAlchemyError as error:
+                log.warning("sweep_failed", error=type(error).__name__)
                 self._trusted_from = time.monotonic() + self._node.context.settings.lease_s
             except StorageUnavailable as error:
                 log.warning("sweep_failed", error=str(error))
@@ -47,9 +47,10 @@ class Sweeper:
             take_back(node)
         with node.context.database.write() as session:
             due = queue.ring_due(session, node.context.settings.ring_again_s)
+            waits = queue.waits(session, node.stage)
         for job_id, stage in due:
             node.context.doorbell.ring(stage, job_id)
-        if any(stage is node.stage for _, stage in due):
+        if waits:
             self._drain.set()  # and look ourselves: the broker may be away, or our ear to it deaf
         forget_states(node)
 

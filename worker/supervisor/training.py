@@ -1,14 +1,16 @@
 """One attempt at training a job: feed the trainer its run folder, follow its reports, hand over what it makes."""
 
+import contextlib
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
-from api.lifecycle import FailureReason, JobStatus, Stage
+from api.lifecycle import FailureReason, Stage
 from api.recipe import ResolvedRecipe
 from api.records import arrays, jobs, queue
 from api.records.base_models import BaseModel
@@ -64,8 +66,7 @@ def _fill_run_folder(node: Node, job: Job, base: BaseModel, resolved: ResolvedRe
         assert found is not None, (job.id, name, key)
         path = folder / "data" / f"{name}.safetensors"
         node.context.storage.read_file(found.storage_key, path, sha256=found.sha256)
-    if job.state is not None:
-        fetch_state(node.context.storage, job.state["prefix"], folder / "resume")
+    fetch_state(node.context.storage, job.state, folder / "resume")
 
 
 class Attempt:
@@ -79,7 +80,10 @@ class Attempt:
         self._kills_before = kills_before
         self._progress = Progress(node, claim, job)
         self._heard_at = time.monotonic()
+        self._stepped_at: float | None = None
         self._step_seconds: list[float] = []
+        self._unstored: Callable[[], None] | None = None
+        """Stores the newest state that could not be stored when it came."""
         self._told_to_stop_at: float | None = None
 
     def follow(self) -> None:
@@ -123,7 +127,9 @@ class Attempt:
         now = time.monotonic()
         match report["type"]:
             case "metrics":
-                self._step_seconds = [*self._step_seconds[-99:], now - self._heard_at]
+                if self._stepped_at is not None:
+                    self._step_seconds = [*self._step_seconds[-99:], now - self._stepped_at]
+                self._stepped_at = now
                 self._progress.add(report)
             case "phase" | "warning":
                 self._progress.add(report)
@@ -138,7 +144,9 @@ class Attempt:
                 return True
             case "stopped":
                 self._patiently(lambda: self._progress.flush(force=True))
-                self._patiently(self._stopped)
+                if self._unstored is not None:
+                    self._patiently(self._unstored)
+                self._patiently(lambda: self._leave("The worker was asked to stop: the job goes on where it was."))
                 return True
             case "error":
                 self._patiently(lambda: self._progress.flush(force=True))
@@ -147,49 +155,37 @@ class Attempt:
         self._heard_at = time.monotonic()
         return False
 
-    def _keep(self, report: dict[str, Any], store: Any) -> None:
-        """Store what the trainer saved. What cannot be stored now is not lost: the next one will hold it too."""
-        self._progress.flush()
+    def _keep(self, report: dict[str, Any], store: Callable[[Path], None]) -> None:
+        """Store what the trainer saved. Training goes on whether or not that works; a state is not lost by it."""
+        path = self._folder / report["path"]
+        self._unstored = None if report["type"] == "state" else self._unstored
         try:
-            store(self._folder / report["path"])
-        except StorageUnavailable as error:
-            log.warning("not_stored", job_id=self._job.id, what=report["type"], error=str(error))
-        except DBAPIError as error:
-            if not is_outage(error):
+            self._progress.flush(force=True)  # first: who goes on from this state will not tell of these steps again
+            store(path)
+        except (StorageUnavailable, SQLAlchemyError) as error:
+            if isinstance(error, SQLAlchemyError) and not is_outage(error):
                 raise
-            log.warning("not_stored", job_id=self._job.id, what=report["type"], error=type(error.orig).__name__)
+            log.warning("not_stored", job_id=self._job.id, what=report["type"], error=type(error).__name__)
+            if report["type"] == "state":
+                self._unstored = lambda: store(path)
         except FileNotFoundError:
             # The trainer keeps only its newest states; this one was replaced while the one before was stored.
             log.info("replaced", job_id=self._job.id, what=report["type"], path=report["path"])
 
-    def _patiently(self, act: Any) -> None:
+    def _patiently(self, act: Callable[[], None]) -> None:
         """What must not be lost is tried until it works, or until the job is not ours any more."""
         give_up_at = time.monotonic() + PUBLISH_PATIENCE_S
         while True:
             try:
                 act()
                 return
-            except (StorageUnavailable, DBAPIError) as error:
-                if isinstance(error, DBAPIError) and not is_outage(error):
+            except (StorageUnavailable, SQLAlchemyError) as error:
+                if isinstance(error, SQLAlchemyError) and not is_outage(error):
                     raise
                 if self._beat.lost.is_set() or time.monotonic() > give_up_at:
                     raise
                 log.warning("trying_again", job_id=self._job.id, error=type(error).__name__)
                 self._beat.lost.wait(2.0)
-
-    def _stopped(self) -> None:
-        if not self._beat.pause.is_set():
-            self._leave("The worker was asked to stop: the job goes on from its saved state.")
-            return
-        with self._node.context.database.write() as session:
-            jobs.move(
-                session,
-                self._job.id,
-                JobStatus.PAUSED,
-                message="Fine-tuning job paused",
-                fence=self._claim.fence,
-            )
-            queue.end_attempt(session, self._claim, "paused")
 
     def _leave(self, message: str) -> None:
         """Back into the queue, which costs the job none of its retries."""
@@ -199,6 +195,8 @@ class Attempt:
         self._node.context.doorbell.ring(Stage.TRAIN, self._job.id)
 
     def _death(self) -> AttemptFailed:
+        with contextlib.suppress(SQLAlchemyError):
+            self._progress.flush(force=True)  # the step that it died at is how poison is told
         code = self._trainer.wait(timeout_s=5)
         log.error("trainer_died", job_id=self._job.id, code=code, log=self._trainer.log_tail())
         if oom_kills() > self._kills_before:

@@ -71,6 +71,11 @@ def test_a_form_that_ends_in_the_middle_leaves_nothing(client: TestClient, serve
     assert client.get("/v1/files").json()["data"] == []
 
 
+def test_a_boundary_that_is_too_long_is_a_400(client: TestClient) -> None:
+    headers = {"content-type": f"multipart/form-data; boundary={'X' * 300}"}
+    assert client.post("/v1/files", content=b"--X", headers=headers).status_code == 400
+
+
 def test_a_file_over_the_limit_is_cut_off(settings, client_for_limit: TestClient) -> None:
     answer = upload(client_for_limit, b"x" * 2_000_000)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")

@@ -185,6 +185,11 @@ def test_jobs_are_found_by_their_metadata(client: TestClient, job: dict[str, obj
     assert found("metadata=null") == found("metadata=") == [job["id"]]
 
 
+@pytest.mark.parametrize(("query", "status"), [('metadata[a"b]=x', 400), ("metadata=junk", 400), ("after=%00", 400)])
+def test_odd_filters_are_refused_and_never_an_error_of_ours(client: TestClient, query: str, status: int) -> None:
+    assert client.get(f"/v1/fine_tuning/jobs?{query}").status_code == status
+
+
 def test_a_parameter_that_nobody_reads_is_refused(client: TestClient) -> None:
     refused = client.get("/v1/fine_tuning/jobs?limt=3")
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "limt")

@@ -1,5 +1,6 @@
 """What goes wrong, and what the job becomes by it."""
 
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -9,8 +10,8 @@ import pytest
 from sqlalchemy import update
 
 from api.context import Context
-from api.lifecycle import FAILURES, FailureReason, JobStatus
-from api.records import jobs, models
+from api.lifecycle import FAILURES, FailureReason, JobStatus, Stage
+from api.records import events, jobs, models, queue
 from api.records.base import db_now
 from api.records.jobs import Job
 from api.services import base_models
@@ -18,7 +19,12 @@ from api.services import jobs as job_service
 from api.storage import Storage, StorageUnavailable, Stored
 from tests.end_to_end.jobs import wait_until
 from tests.worker.supervisor.conftest import OpenWorkshop, Workshop
+from worker.engine.folders import whole_folder
 from worker.supervisor.faults import BACKOFF_S, AttemptFailed, settle
+from worker.supervisor.inputs import fetch_state
+from worker.supervisor.outputs import store_folder, store_state
+from worker.supervisor.progress import Progress
+from worker.supervisor.supervise import drain
 from worker.supervisor.sweep import take_back
 
 
@@ -165,6 +171,63 @@ def test_a_finished_model_waits_for_a_storage_that_is_away(open_workshop: OpenWo
     storage.away_until = time.monotonic() + 8
     thread.join(timeout=120)
     assert workshop.job(job_id).status == JobStatus.SUCCEEDED
+
+
+def test_a_state_that_went_away_before_it_was_stored_changes_nothing(workshop: Workshop, tmp_path: Path) -> None:
+    job_id = workshop.submit()
+    drain(workshop.prepare, workshop.warm)
+    with workshop.context.database.write() as session:
+        claim = queue.claim(session, Stage.TRAIN, owner="w", lease_s=60, gpus=0)
+    assert claim is not None
+    state = tmp_path / "state"
+    with whole_folder(state) as folder:
+        (folder / "weights").write_bytes(b"w")
+    job = workshop.job(job_id)
+    store_state(workshop.train, claim, job, 1, state)
+    stored = workshop.job(job_id).state
+    for damage in ((state / "weights").unlink, lambda: shutil.rmtree(state)):
+        damage()
+        with pytest.raises(FileNotFoundError):
+            store_state(workshop.train, claim, job, 2, state)
+        assert workshop.job(job_id).state == stored
+
+
+def test_a_damaged_state_gives_way_to_the_one_before(workshop: Workshop, tmp_path: Path) -> None:
+    storage, hashes = workshop.context.storage, {}
+    for step in (1, 2):
+        with whole_folder(tmp_path / str(step)) as folder:
+            (folder / "weights").write_bytes(bytes([step]))
+        hashes[step] = store_folder(storage, tmp_path / str(step), f"states/j/1/{step}")
+    state = {"step": 2, "prefix": "states/j/1/2", "before": {"step": 1, "prefix": "states/j/1/1"}}
+    storage.write_bytes("states/j/1/2/weights", b"damaged")
+    fetch_state(storage, state, tmp_path / "resume")
+    assert (tmp_path / "resume" / "weights").read_bytes() == bytes([1])
+    storage.delete(["states/j/1/1/manifest.json"])
+    fetch_state(storage, state, tmp_path / "anew")
+    assert not (tmp_path / "anew").exists()
+
+
+def test_a_loss_that_is_no_number_is_told_and_breaks_nothing(workshop: Workshop) -> None:
+    job_id = workshop.submit()
+    drain(workshop.prepare, workshop.warm)
+    with workshop.context.database.write() as session:
+        claim = queue.claim(session, Stage.TRAIN, owner="w", lease_s=60, gpus=0)
+    assert claim is not None
+    progress = Progress(workshop.train, claim, workshop.job(job_id))
+    progress.add({"type": "metrics", "step": 1, "total_steps": 6, "train_loss": None, "valid_loss": None, "tokens": 3})
+    progress.flush(force=True)
+    with workshop.context.database.read() as session:
+        (event,) = events.page(session, job_id, after=None, limit=1).data
+    assert event.message == "Step 1/6: training loss=not a number, validation loss=not a number"
+
+
+def test_a_pause_that_was_acknowledged_outlives_the_worker(workshop: Workshop) -> None:
+    job_id = workshop.submit()
+    with workshop.context.database.write() as session:
+        asked = {"status": JobStatus.RUNNING, "owner": "dead", "lease_until": db_now() - 1, "pause_requested": True}
+        session.execute(update(Job).where(Job.id == job_id).values(**asked))
+    take_back(workshop.train)
+    assert workshop.job(job_id).status == JobStatus.PAUSED
 
 
 def test_a_base_model_that_is_gone_fails_the_job_clearly(workshop: Workshop) -> None:

@@ -104,6 +104,15 @@ def test_a_second_job_on_the_same_rows_finds_their_arrays(workshop: Workshop) ->
     assert one.arrays == two.arrays
 
 
+def test_the_old_form_of_hyperparameters_trains(workshop: Workshop) -> None:
+    job_id = workshop.submit(hyperparameters={"n_epochs": 2, "batch_size": 6})
+    drain(workshop.prepare, workshop.warm)
+    job = workshop.job(job_id)
+    assert job.status == JobStatus.QUEUED, job.error
+    assert job.resolved is not None
+    assert (job.resolved["n_epochs"], job.resolved["batch_size"]) == (2, 6)
+
+
 def test_a_file_that_cannot_be_trained_on_fails_the_job_in_openais_words(workshop: Workshop) -> None:
     job_id = workshop.submit(rows(7))
     workshop.work()
