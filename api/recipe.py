@@ -9,7 +9,7 @@ import json
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from api.fields import AUTO, Auto, AutoOrNull, OrNull, Strict
 from api.methods import Hyperparameters, Method, Supervised
@@ -71,6 +71,10 @@ Metadata = Annotated[
 ]
 
 
+def _null_is_lora(value: Any) -> Any:
+    return {"type": "lora"} if value is None else value
+
+
 class Recipe(Strict):
     """The body of `POST /v1/fine_tuning/jobs`: OpenAI's fields, and technique, training, resources, priority."""
 
@@ -86,7 +90,7 @@ class Recipe(Strict):
     hyperparameters: Hyperparameters | None = None
     """Deprecated by OpenAI in favour of `method`; still what many clients send."""
     method: OrNull[Method] = Field(default_factory=Supervised)
-    technique: Technique = Field(default_factory=Lora)
+    technique: Annotated[Technique, BeforeValidator(_null_is_lora)] = Field(default_factory=Lora)
     training: OrNull[Training] = Field(default_factory=Training)
     resources: OrNull[Resources] = Field(default_factory=Resources)
     priority: Annotated[int, Field(ge=-100, le=100)] = 0

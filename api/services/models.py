@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from api.context import Caller, Context
-from api.errors import Forbidden, NotFound
+from api.errors import Forbidden, InvalidRequest, NotFound
 from api.records import base_models, files, models
 
 
@@ -64,6 +64,8 @@ def delete(context: Context, caller: Caller, model_id: str) -> None:
     with context.database.write() as session:
         if base_models.get(session, model_id) is not None:
             raise Forbidden("A base model can only be removed by the operator (attune models remove)", param="model")
+        if models.get_checkpoint(session, caller.project_id, model_id) is not None:
+            raise InvalidRequest("A checkpoint is deleted with its model, not alone", param="model")
         model = models.get(session, caller.project_id, model_id)
         if model is None:
             raise NoSuchModel(model_id)

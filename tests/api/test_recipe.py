@@ -51,7 +51,14 @@ def test_evaluation_is_only_planned_where_there_is_something_to_evaluate_on() ->
     "body",
     [
         {"hyperparameters": {}, "method": None, "technique": {"type": "lora", "alpha": 3}},
-        {"hyperparameters": None, "suffix": None, "metadata": None, "integrations": None, "seed": None},
+        {
+            "hyperparameters": None,
+            "technique": None,
+            "suffix": None,
+            "metadata": None,
+            "integrations": None,
+            "seed": None,
+        },
         {"method": {"type": "supervised"}, "training": None, "resources": None},
         {"method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": None}}}},
     ],
