@@ -68,7 +68,8 @@ def test_a_gigabyte_leaves_the_apis_memory_and_the_temporary_folder_as_they_were
     done.set()
     watcher.join()
     assert answer.json()["bytes"] == GIGABYTE, answer.text
-    assert peak - idle < 100 * 2**20, f"idle {idle / 2**20:.0f} MiB, peak {peak / 2**20:.0f} MiB"
+    print(f"resident: {idle / 2**20:.0f} MiB idle, {peak / 2**20:.0f} MiB at most while a gigabyte passed")
+    assert peak - idle < 100 * 2**20
     assert list(Path(server.env["TMPDIR"]).iterdir()) == []
     httpx.delete(f"{server.base_url}/files/{answer.json()['id']}", headers=headers)
 
