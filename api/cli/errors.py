@@ -25,3 +25,6 @@ class ClientCommands(TyperGroup):
         except CommandError as error:
             say_error(error.message)
             raise typer.Exit(error.code) from None
+        except OSError as error:  # a folder that cannot be written to, a full disk
+            say_error(f"{error.filename or 'this machine'}: {error.strerror or type(error).__name__}")
+            raise typer.Exit(ExitCode.REFUSED) from None

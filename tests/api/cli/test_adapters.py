@@ -51,3 +51,11 @@ def test_a_job_without_a_model_says_so(server: FakeServer) -> None:
     result = attune("adapters", "download", "ftjob-1")
     assert result.exit_code == ExitCode.REFUSED
     assert "ftjob-1 is running" in result.stderr
+
+
+def test_a_folder_that_cannot_be_made_is_named_in_one_line(server: FakeServer, tmp_path: Path) -> None:
+    server.artifacts = FILES
+    (tmp_path / "file").write_text("")
+    result = attune("adapters", "download", MODEL, "--output", tmp_path / "file" / "folder")
+    assert result.exit_code == ExitCode.REFUSED
+    assert "Traceback" not in result.output
