@@ -18,6 +18,7 @@ def create_app(settings: Settings) -> FastAPI:
         title="Attune",
         summary="A fine-tuning service you host yourself, spoken to with OpenAI's clients.",
         version="0.1.0",
+        docs_url=None,  # its page would load scripts from a stranger's server
         redoc_url=None,
         redirect_slashes=False,
         middleware=[

@@ -21,7 +21,7 @@ from api.records.database import is_outage
 
 log = structlog.get_logger(__name__)
 
-PUBLIC = ("/healthz", "/readyz", "/openapi.json", "/docs")
+PUBLIC = ("/healthz", "/readyz", "/openapi.json")
 QUIET = ("/healthz", "/readyz")
 """Asked every few seconds by whoever watches the process: not worth a line."""
 STREAMED = ("/v1/files",)
@@ -99,9 +99,14 @@ class Authenticate:
             await self.app(scope, receive, send)
             return
         try:
+            headers = Headers(scope=scope)
+            lengths = headers.getlist("content-length")
+            if len(lengths) > 1 or (lengths and "transfer-encoding" in headers):
+                # Two readers of the same bytes could see different requests in them.
+                raise InvalidRequest("The request says in two ways how long its body is", code="ambiguous_length")
             if "\0" in scope["path"] or b"%00" in scope["query_string"]:
                 raise InvalidRequest("The address holds a NUL character")  # which no text in PostgreSQL can
-            caller = await run_in_threadpool(self._caller, Headers(scope=scope).get("authorization", ""))
+            caller = await run_in_threadpool(self._caller, headers.get("authorization", ""))
             if scope["method"] not in ("GET", "HEAD") and not caller.may_write:
                 raise Forbidden("This key can only read")
         except ServiceError as error:

@@ -40,7 +40,7 @@ async def _unknown_cursor(request: Request, error: Exception) -> JSONResponse:
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException), error
     message = {
-        404: f"Unknown request URL: {request.method} {request.url.path}. See /docs for the API.",
+        404: f"Unknown request URL: {request.method} {request.url.path}. See /openapi.json for the API.",
         405: f"Not allowed to {request.method} on {request.url.path}",
     }.get(error.status_code, str(error.detail))
     kind = "invalid_request_error" if error.status_code < 500 else "server_error"
