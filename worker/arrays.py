@@ -1,13 +1,16 @@
 """The rows of a file as arrays: what prepare writes, the supervisor counts and the trainer reads. Torch-free.
 
-One safetensors file for each file of rows (docs/architecture.md): `tokens` i32 [N], `loss_weights` f32 [N] and `starts`
-i64 [rows + 1]; row r is tokens[starts[r]:starts[r + 1]]. Files are memory-mapped, so that rows need not fit in memory.
+One safetensors file for each file of rows (docs/architecture.md). A row is `width` sequences: one, or two for a pair
+(preferred, other). Sequence s is tokens[starts[s]:starts[s + 1]] with its loss weights. Beside them a file may hold
+`labels` f32 [rows, columns] and, for prompts, `items`: each row's own JSON, as bytes. Files are memory-mapped, so that
+rows need not fit in memory.
 """
 
 import json
+import math
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 DTYPES: dict[str, tuple[str, np.dtype[Any]]] = {
+    "starts": ("I64", np.dtype("<i8")),
+    "item_starts": ("I64", np.dtype("<i8")),
     "tokens": ("I32", np.dtype("<i4")),
     "loss_weights": ("F32", np.dtype("<f4")),
-    "starts": ("I64", np.dtype("<i8")),
+    "labels": ("F32", np.dtype("<f4")),
+    "items": ("U8", np.dtype("u1")),
 }
+"""Widest first, so that each buffer begins where its type is aligned."""
+REQUIRED = ("starts", "tokens", "loss_weights")
 CHUNK_ELEMENTS = 1 << 20
 
 Array = npt.NDArray[Any]
@@ -29,56 +37,105 @@ class ArraysError(ValueError):
 
 
 @dataclass(frozen=True)
+class Items:
+    """Each row's own JSON, of the file's rows in their order."""
+
+    text: npt.NDArray[np.uint8]
+    starts: npt.NDArray[np.int64]
+    """[rows + 1]"""
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        item: dict[str, Any] = json.loads(self.text[self.starts[row] : self.starts[row + 1]].tobytes())
+        return item
+
+
+@dataclass(frozen=True)
 class Rows:
-    """Rows of tokens: row r is [starts[r], ends[r]) of one long array. Cutting and choosing rows copies no tokens."""
+    """Rows of `width` sequences of tokens. Cutting and choosing rows copies no tokens.
+
+    Sequence s is [starts[s], ends[s]) of one long array; row r is the sequences r * width … r * width + width - 1.
+    """
 
     tokens: npt.NDArray[np.int32]
     """[N]"""
     loss_weights: npt.NDArray[np.float32]
-    """[N]: weight in the loss of predicting this token from those before it in its row."""
+    """[N]: weight in the loss of predicting this token from those before it in its sequence."""
     starts: npt.NDArray[np.int64]
-    """[rows]"""
+    """[sequences]"""
     ends: npt.NDArray[np.int64]
-    """[rows]"""
+    """[sequences]"""
+    width: int = 1
+    labels: npt.NDArray[np.float32] | None = None
+    """[rows, columns]"""
+    label_names: tuple[str, ...] | None = None
+    """What the labels' numbers or columns stand for; None where they are numbers themselves."""
+    numbers: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """[rows]: where in its file each row stands, from 0. Items are found by it."""
+    items: Items | None = None
+    per_token: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    """[N] each: what a method knows of every token, such as its log-probability when it was sampled."""
+    per_row: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    """[rows, …] each: what a method knows of every row, such as its log-probability under the reference."""
+
+    def __post_init__(self) -> None:
+        if len(self.numbers) != len(self):
+            object.__setattr__(self, "numbers", np.arange(len(self)))
 
     def __len__(self) -> int:
-        return len(self.starts)
-
-    def __getitem__(self, row: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-        """The row's tokens_T and loss_weights_T."""
-        cut = slice(self.starts[row], self.ends[row])
-        return self.tokens[cut], self.loss_weights[cut]
+        return len(self.starts) // self.width
 
     def __iter__(self) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]]:
-        return (self[row] for row in range(len(self)))
+        return (self.sequence(index) for index in range(len(self.starts)))
+
+    def sequence(self, index: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        """The sequence's tokens_T and loss_weights_T."""
+        cut = slice(self.starts[index], self.ends[index])
+        return self.tokens[cut], self.loss_weights[cut]
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        return self.ends - self.starts
+        """[rows]: tokens of all of a row's sequences."""
+        lengths: npt.NDArray[np.int64] = (self.ends - self.starts).reshape(-1, self.width).sum(1)
+        return lengths
 
     def take(self, rows: npt.NDArray[np.int64]) -> "Rows":
-        return Rows(self.tokens, self.loss_weights, self.starts[rows], self.ends[rows])
+        """These rows, in this order."""
+        sequences = (rows[:, None] * self.width + np.arange(self.width)).reshape(-1)
+        return replace(
+            self,
+            starts=self.starts[sequences],
+            ends=self.ends[sequences],
+            labels=None if self.labels is None else self.labels[rows],
+            numbers=self.numbers[rows],
+            per_row={name: values[rows] for name, values in self.per_row.items()},
+        )
 
     def truncate(self, max_length: int) -> tuple["Rows", int, int]:
-        """Cut every row at the end to `max_length` tokens: (rows, dropped, truncated).
+        """Cut every sequence at the end to `max_length` tokens: (rows, dropped, truncated).
 
-        Dropped are the rows left without a supervised token. A row's first token is predicted from nothing and
-        therefore never counts. `truncated` counts the rows that were cut and kept.
+        Dropped are the rows of which a sequence keeps no supervised token, unless they carry labels; prompts that do
+        not fit are dropped and never cut. `truncated` counts the rows that were cut and kept.
         """
-        ends_R = np.minimum(self.ends, self.starts + max_length)
-        keep_R = self._supervised_before(ends_R)
-        truncated = int((keep_R & (ends_R < self.ends)).sum())
-        kept = Rows(self.tokens, self.loss_weights, self.starts[keep_R], ends_R[keep_R])
-        return kept, len(self) - len(kept), truncated
+        ends_S = np.minimum(self.ends, self.starts + max_length)
+        cut_R = (ends_S < self.ends).reshape(-1, self.width).any(1)
+        if self.items is not None:
+            keep_R = ~cut_R
+        elif self.labels is not None and self.width == 1:
+            keep_R = np.ones(len(self), np.bool_)
+        else:
+            keep_R = self._supervised_before(ends_S).reshape(-1, self.width).all(1)
+        kept = replace(self, ends=ends_S).take(np.flatnonzero(keep_R))
+        return kept, len(self) - len(kept), int((keep_R & cut_R).sum())
 
-    def _supervised_before(self, ends_R: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    def _supervised_before(self, ends_S: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """A sequence's first token is predicted from nothing and therefore never counts."""
         return np.fromiter(
             (
                 bool((self.loss_weights[start + 1 : end] > 0).any())
-                for start, end in zip(self.starts, ends_R, strict=True)
+                for start, end in zip(self.starts, ends_S, strict=True)
             ),
             dtype=np.bool_,
-            count=len(self),
+            count=len(self.starts),
         )
 
 
@@ -94,29 +151,69 @@ def split(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:
 
 def load_rows(path: Path) -> Rows:
     """Memory-map a file that `save_rows` wrote."""
-    arrays = _map_arrays(path)
-    if missing := DTYPES.keys() - arrays.keys():
+    arrays, facts = _map_arrays(path)
+    if missing := set(REQUIRED) - arrays.keys():
         raise ArraysError(f"{path.name}: no array called {', '.join(sorted(missing))}")
     tokens_N, loss_weights_N, starts = arrays["tokens"], arrays["loss_weights"], arrays["starts"]
     if len(tokens_N) != len(loss_weights_N):
         raise ArraysError(f"{path.name}: {len(tokens_N)} tokens but {len(loss_weights_N)} loss weights")
     if len(starts) == 0 or starts[0] != 0 or starts[-1] != len(tokens_N) or (np.diff(starts) < 0).any():
         raise ArraysError(f"{path.name}: starts must rise from 0 to {len(tokens_N)}")
-    return Rows(tokens_N, loss_weights_N, starts[:-1], starts[1:])
+    width, names = facts.get("width", 1), facts.get("label_names")
+    rows, rest = divmod(len(starts) - 1, width)
+    labels = arrays.get("labels")
+    if rest or (labels is not None and len(labels) != rows):
+        raise ArraysError(f"{path.name}: {len(starts) - 1} sequences are not {rows} rows of {width}, each with a label")
+    items = Items(arrays["items"], arrays["item_starts"]) if "item_starts" in arrays else None
+    if items is not None and (len(items.starts) != rows + 1 or items.starts[-1] != len(items.text)):
+        raise ArraysError(f"{path.name}: its items are not those of {rows} rows")
+    return Rows(
+        tokens_N,
+        loss_weights_N,
+        starts[:-1],
+        starts[1:],
+        width=width,
+        labels=labels,
+        label_names=None if names is None else tuple(names),
+        items=items,
+    )
 
 
-def save_rows(path: Path, tokens: Array, loss_weights: Array, starts: Array) -> None:
-    """Write the arrays (numpy or memory-mapped) as safetensors, a piece at a time, then move the file into place."""
+def save_rows(
+    path: Path,
+    tokens: Array,
+    loss_weights: Array,
+    starts: Array,
+    *,
+    width: int = 1,
+    labels: Array | None = None,
+    label_names: Sequence[str] | None = None,
+    items: Array | None = None,
+    item_starts: Array | None = None,
+) -> None:
+    """Write the arrays (numpy or memory-mapped) as safetensors, a piece at a time, then move the file into place.
+
+    tokens [N], loss_weights [N], starts [sequences + 1], labels [rows, columns], items [bytes], item_starts [rows + 1].
+    """
     assert len(tokens) == len(loss_weights), f"{len(tokens)} tokens but {len(loss_weights)} loss weights"
     assert starts[-1] == len(tokens), f"starts end at {starts[-1]}, tokens at {len(tokens)}"
-    # Widest first, so that each buffer begins where its type is aligned.
-    arrays = {"starts": starts, "tokens": tokens, "loss_weights": loss_weights}
-    header: dict[str, object] = {}
+    given = {
+        "starts": starts,
+        "item_starts": item_starts,
+        "tokens": tokens,
+        "loss_weights": loss_weights,
+        "labels": labels,
+        "items": items,
+    }
+    arrays = {name: given[name] for name in DTYPES if given[name] is not None}
+    facts = {"width": width, "label_names": None if label_names is None else list(label_names)}
+    header: dict[str, object] = {"__metadata__": {"rows": json.dumps(facts)}}
     offset = 0
     for name, array in arrays.items():
+        assert array is not None
         code, dtype = DTYPES[name]
-        end = offset + len(array) * dtype.itemsize
-        header[name] = {"dtype": code, "shape": [len(array)], "data_offsets": [offset, end]}
+        end = offset + array.size * dtype.itemsize
+        header[name] = {"dtype": code, "shape": list(array.shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -124,6 +221,7 @@ def save_rows(path: Path, tokens: Array, loss_weights: Array, starts: Array) -> 
     with temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, array in arrays.items():
+            assert array is not None
             for begin in range(0, len(array), CHUNK_ELEMENTS):
                 file.write(np.ascontiguousarray(array[begin : begin + CHUNK_ELEMENTS], DTYPES[name][1]).tobytes())
         file.flush()
@@ -131,7 +229,8 @@ def save_rows(path: Path, tokens: Array, loss_weights: Array, starts: Array) -> 
     temporary.replace(path)
 
 
-def _map_arrays(path: Path) -> dict[str, Array]:
+def _map_arrays(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
+    """The arrays by name, and the facts beside them."""
     size = path.stat().st_size
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
@@ -143,11 +242,12 @@ def _map_arrays(path: Path) -> dict[str, Array]:
         if name not in header:
             continue
         entry = header[name]
-        (length,), (begin, end) = entry["shape"], entry["data_offsets"]
-        if entry["dtype"] != code or end - begin != length * dtype.itemsize or 8 + header_bytes + end > size:
-            raise ArraysError(f"{path.name}: array {name} is not {code} [{length}] within the file")
-        if length == 0:  # an empty range cannot be mapped
-            arrays[name] = np.empty(0, dtype)
+        shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
+        if entry["dtype"] != code or end - begin != math.prod(shape) * dtype.itemsize or 8 + header_bytes + end > size:
+            raise ArraysError(f"{path.name}: array {name} is not {code} {list(shape)} within the file")
+        if end == begin:  # an empty range cannot be mapped
+            arrays[name] = np.empty(shape, dtype)
         else:
-            arrays[name] = np.memmap(path, dtype, "r", offset=8 + header_bytes + begin, shape=(length,))
-    return arrays
+            arrays[name] = np.memmap(path, dtype, "r", offset=8 + header_bytes + begin, shape=shape)
+    facts: dict[str, Any] = json.loads(header.get("__metadata__", {}).get("rows", "{}"))
+    return arrays, facts

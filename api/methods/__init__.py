@@ -7,10 +7,19 @@ from typing import Annotated
 
 from pydantic import Field
 
-from api.methods.base import Hyperparameters
+from api.methods.base import Hyperparameters, MethodBase, ModelKind, Output
+from api.methods.classification import Classification
+from api.methods.dpo import Dpo
+from api.methods.kto import Kto
+from api.methods.orpo import Orpo
+from api.methods.ppo import Ppo
+from api.methods.reinforcement import Reinforcement
+from api.methods.reward import Reward
+from api.methods.simpo import Simpo
 from api.methods.supervised import Supervised
 
-# A union of one member cannot carry a discriminator; the second method turns this into `A | B` with one.
-Method = Annotated[Supervised, Field()]
+Method = Annotated[
+    Supervised | Classification | Dpo | Kto | Orpo | Simpo | Reward | Ppo | Reinforcement, Field(discriminator="type")
+]
 
-__all__ = ["Hyperparameters", "Method", "Supervised"]
+__all__ = ["Hyperparameters", "Method", "MethodBase", "ModelKind", "Output", "Supervised"]

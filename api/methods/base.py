@@ -1,10 +1,20 @@
 """What every method says of itself, without torch."""
 
-from typing import Annotated, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from api.fields import AUTO, AutoOrNull, Strict
+from api.fields import AUTO, AutoOrNull, OrNull, Strict
+
+ModelKind = Literal["causal_lm", "encoder"]
+"""Of a base model: it predicts the next token, or it reads a text whole, as BERT does."""
+Output = Literal["tokens", "labels", "reward"]
+"""What a trained model gives: probabilities of the next token, scores of labels, or one number for a text."""
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Smoothing = Annotated[float, Field(ge=0, lt=0.5)]
 
 
 class Hyperparameters(Strict):
@@ -14,8 +24,23 @@ class Hyperparameters(Strict):
     """Passes over the training rows."""
     batch_size: AutoOrNull[Annotated[int, Field(ge=1, le=256)]] = AUTO
     """Examples per optimizer step, whatever the micro-batching."""
-    learning_rate_multiplier: AutoOrNull[Annotated[float, Field(gt=0)]] = AUTO
+    learning_rate_multiplier: AutoOrNull[Positive] = AUTO
     """Scales the technique's default learning rate."""
+
+
+class Options(Strict):
+    """What stands in `method.<type>`: the hyperparameters, and the method's own parameters beside them."""
+
+    hyperparameters: OrNull[Hyperparameters] = Field(default_factory=Hyperparameters)
+
+
+class RolloutOptions(Options):
+    """What the methods share that learn from their own samples."""
+
+    max_tokens: Annotated[int, Field(ge=1, le=8192)] = 64
+    """Longest answer that is sampled, in tokens."""
+    temperature: Positive = 1.0
+    """Of the sampling; the policy that is trained is the one at this temperature."""
 
 
 class MethodBase(Strict):
@@ -24,3 +49,22 @@ class MethodBase(Strict):
     summary: ClassVar[str]
     formats: ClassVar[frozenset[str]]
     """Names from api.formats."""
+    kinds: ClassVar[frozenset[ModelKind]] = frozenset({"causal_lm"})
+    """Kinds of base models that it can train."""
+    output: ClassVar[Output] = "tokens"
+    rollouts: ClassVar[bool] = False
+    """It learns from what the model itself samples."""
+    learning_rate_factor: ClassVar[float] = 1.0
+    """Of the technique's default learning rate, which is the one for imitation."""
+    row_options: ClassVar[frozenset[str]] = frozenset()
+    """Which of its options decide what the rows' arrays hold."""
+
+    @property
+    def options(self) -> Options:
+        options = getattr(self, self.type)  # type: ignore[attr-defined]  # the literal that every method has
+        assert isinstance(options, Options), options
+        return options
+
+    def chosen(self) -> Mapping[str, Any]:
+        """Its row options, as asked for."""
+        return {name: getattr(self.options, name) for name in sorted(self.row_options)}

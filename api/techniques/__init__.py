@@ -4,9 +4,15 @@ from typing import Annotated
 
 from pydantic import Field
 
+from api.techniques.base import TechniqueBase
+from api.techniques.bottleneck import Bottleneck
+from api.techniques.dora import Dora
 from api.techniques.full import Full
 from api.techniques.lora import Lora
+from api.techniques.prefix import Prefix
+from api.techniques.prompt import Prompt
+from api.techniques.qlora import Qlora
 
-Technique = Annotated[Full | Lora, Field(discriminator="type")]
+Technique = Annotated[Full | Lora | Dora | Qlora | Prefix | Prompt | Bottleneck, Field(discriminator="type")]
 
-__all__ = ["Full", "Lora", "Technique"]
+__all__ = ["Full", "Lora", "Technique", "TechniqueBase"]

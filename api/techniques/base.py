@@ -1,8 +1,15 @@
 """What every technique says of itself, without torch."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from api.fields import Strict
+
+Names = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+
+ALL_LINEAR: Literal["all-linear"] = "all-linear"
 
 
 class TechniqueBase(Strict):
@@ -11,3 +18,23 @@ class TechniqueBase(Strict):
     summary: ClassVar[str]
     default_learning_rate: ClassVar[float]
     """Peak learning rate when the job leaves it to us; multiplied by `learning_rate_multiplier`."""
+    peft_type: ClassVar[str | None] = None
+    """peft's name of it, where peft does the work."""
+    packable: ClassVar[bool] = True
+    """Several examples in one row of tokens give what they give alone."""
+    virtual_tokens: ClassVar[bool] = False
+    """It puts learnt tokens before the text."""
+    merges: ClassVar[bool] = False
+    """What it trains can be added into the base's own weights."""
+    quantises: ClassVar[bool] = False
+    """The frozen base is kept in fewer bits."""
+    changeable: ClassVar[frozenset[str]] = frozenset()
+    """Fields that may differ when a job continues another's model: they decide nothing of its shape."""
+
+    def peft(self) -> Mapping[str, Any]:
+        """Arguments of peft's configuration of that type."""
+        return {}
+
+    def learning_rate_factors(self) -> Mapping[str, float]:
+        """A part of a weight's name → what its learning rate is multiplied by."""
+        return {}

@@ -78,7 +78,7 @@ def test_rows_do_not_depend_on_the_batch_they_are_in(tmp_path: Path) -> None:
     last = prepare(tmp_path / "last", base, jsonl({"text": "row 1000 " * 7}))
     many_rows, last_rows = (load_rows(outcome.folder / "data/train.safetensors") for outcome in (many, last))
     assert len(many_rows) == 1001
-    assert many_rows[1000][0].tolist() == last_rows[0][0].tolist()
+    assert many_rows.sequence(1000)[0].tolist() == last_rows.sequence(0)[0].tolist()
 
 
 def test_windows_files_are_read(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def total_weight(rows: Rows) -> float:
 
 def micro_batches(rows: Rows, budget_tokens: int, layout: Layout, device: torch.device) -> Iterator[MicroBatch]:
     for members in plan(rows.lengths.tolist(), budget_tokens, layout):
-        examples = [rows[row] for row in members]
+        examples = [rows.sequence(row) for row in members]
         yield (_pack if layout.packed else _pad)(examples, device)
 
 

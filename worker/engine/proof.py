@@ -33,12 +33,8 @@ LogProbs = list[torch.Tensor]
 
 
 def proof_rows(rows: Rows) -> Rows:
-    return Rows(
-        rows.tokens,
-        rows.loss_weights,
-        rows.starts[:PROOF_ROWS],
-        np.minimum(rows.ends[:PROOF_ROWS], rows.starts[:PROOF_ROWS] + PROOF_TOKENS),
-    )
+    starts = rows.starts[:PROOF_ROWS]
+    return Rows(rows.tokens, rows.loss_weights, starts, np.minimum(rows.ends[:PROOF_ROWS], starts + PROOF_TOKENS))
 
 
 @torch.no_grad()

@@ -160,7 +160,7 @@ class _Reader:
             message = "The base model has no chat template, so it cannot learn from chat messages. "
             message += "Choose a base model made for chat, or write the rows as prompt and completion."
             raise Invalid(message, code="no_chat_template", param="model", reason=FailureReason.INVALID_RECIPE)
-        return self.shared.renderer.render(example, self.shared.method.options.train_on)
+        return self.shared.renderer.render(example, self.shared.method.chosen().get("train_on", "all"))
 
     def _add(self, example: Rendered | Passage) -> None:
         self.batch.append(example)

@@ -26,7 +26,7 @@ from worker.supervisor.node import Node
 
 log = structlog.get_logger(__name__)
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raise it when the same rows give other arrays: it is a part of their key."""
 WAIT_S = 1.0
 
@@ -79,10 +79,8 @@ def _sources(node: Node, job: Job, recipe: Recipe, base: BaseModel) -> list[Sour
 
 def _key(job: Job, file: File, recipe: Recipe, base: BaseModel) -> str:
     """Of all that decides the arrays' content. The project is a part of it, so nothing crosses projects."""
-    options = recipe.method.model_dump(mode="json")[recipe.method.type]
-    row_options = {name: value for name, value in options.items() if name != "hyperparameters"}
     tokenizer = [[each["name"], each["sha256"]] for each in base.artifacts if not each["name"].endswith(".safetensors")]
-    parts = [CODE_VERSION, job.project_id, file.sha256, recipe.method.type, row_options, sorted(tokenizer)]
+    parts = [CODE_VERSION, job.project_id, file.sha256, recipe.method.type, recipe.method.chosen(), sorted(tokenizer)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,0 +1,34 @@
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from api.fields import AUTO, AutoOrNull, OrNull
+from api.methods.base import MethodBase, ModelKind, Options, Output, Smoothing
+
+Problem = Literal["single_label", "multi_label", "regression"]
+
+
+class ClassificationOptions(Options):
+    problem: AutoOrNull[Problem] = AUTO
+    """What a label is: one name, several names, or a number. "auto": text or whole numbers are names of classes,
+    lists are several names, numbers with a fraction are regressed on."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """"balanced" weighs each class by n / (classes · n_class) in the loss (single_label)."""
+    label_smoothing: Smoothing = 0.0
+    """ε: (1 - ε) of the target goes to the class, ε is spread over all classes (single_label)."""
+
+
+class Classification(MethodBase):
+    """A linear head on the text's representation: cross-entropy, binary cross-entropy or squared error.
+
+    Encoders are read at their first token (Devlin et al. 2018, arXiv:1810.04805), language models at their last.
+    """
+
+    summary: ClassVar[str] = "Learn to label a text: one class, several, or a number."
+    formats: ClassVar[frozenset[str]] = frozenset({"labelled"})
+    kinds: ClassVar[frozenset[ModelKind]] = frozenset({"causal_lm", "encoder"})
+    output: ClassVar[Output] = "labels"
+    row_options: ClassVar[frozenset[str]] = frozenset({"problem"})
+
+    type: Literal["classification"] = "classification"
+    classification: OrNull[ClassificationOptions] = Field(default_factory=ClassificationOptions)

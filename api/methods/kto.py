@@ -1,0 +1,26 @@
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from api.fields import OrNull
+from api.methods.base import MethodBase, Options, Positive
+
+
+class KtoOptions(Options):
+    beta: Positive = 0.1
+    """β: how quickly the value of a gain saturates."""
+    desirable_weight: Positive = 1.0
+    """λ_D"""
+    undesirable_weight: Positive = 1.0
+    """λ_U. The paper advises λ_D n_D / (λ_U n_U) between 1 and 4/3."""
+
+
+class Kto(MethodBase):
+    """Kahneman-Tversky optimisation: single answers, each good or bad (Ethayarajh et al. 2024, arXiv:2402.01306)."""
+
+    summary: ClassVar[str] = "Learn from answers that are each marked good or bad."
+    formats: ClassVar[frozenset[str]] = frozenset({"unpaired", "preference"})
+    learning_rate_factor: ClassVar[float] = 0.25
+
+    type: Literal["kto"] = "kto"
+    kto: OrNull[KtoOptions] = Field(default_factory=KtoOptions)
