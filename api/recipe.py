@@ -9,10 +9,12 @@ import json
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from api.fields import AUTO, Auto, AutoOrNull, OrNull, Strict
+from api.formats import FORMATS
 from api.methods import Hyperparameters, Method, Supervised
+from api.methods.classification import Problem
 from api.techniques import Lora, Technique
 
 MIN_EXAMPLES = 10
@@ -29,9 +31,17 @@ class EarlyStopping(Strict):
     """How much lower (nats per token) counts as an improvement."""
 
 
+def _known_format(name: str) -> str:
+    if name not in FORMATS:
+        raise ValueError(f"no format of rows: {', '.join(FORMATS)} are")
+    return name
+
+
 class Training(Strict):
     learning_rate: AutoOrNull[Annotated[float, Field(gt=0)]] = AUTO
     """Peak learning rate. Excludes `learning_rate_multiplier`."""
+    format: AutoOrNull[Annotated[str, AfterValidator(_known_format)]] = AUTO
+    """What the rows are, where their keys do not tell."""
     max_length: AutoOrNull[Annotated[int, Field(ge=8)]] = AUTO
     """Tokens per example; longer ones are cut at the end. "auto": the longest row, at most the model's window."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
@@ -75,6 +85,10 @@ def _null_is_lora(value: Any) -> Any:
     return {"type": "lora"} if value is None else value
 
 
+def _null_is_supervised(value: Any) -> Any:
+    return {"type": "supervised"} if value is None else value
+
+
 class Recipe(Strict):
     """The body of `POST /v1/fine_tuning/jobs`: OpenAI's fields, and technique, training, resources, priority."""
 
@@ -89,7 +103,7 @@ class Recipe(Strict):
     """Weights & Biases is not supported yet: any entry is refused."""
     hyperparameters: Hyperparameters | None = None
     """Deprecated by OpenAI in favour of `method`; still what many clients send."""
-    method: OrNull[Method] = Field(default_factory=Supervised)
+    method: Annotated[Method, BeforeValidator(_null_is_supervised)] = Field(default_factory=Supervised)
     technique: Annotated[Technique, BeforeValidator(_null_is_lora)] = Field(default_factory=Lora)
     training: OrNull[Training] = Field(default_factory=Training)
     resources: OrNull[Resources] = Field(default_factory=Resources)
@@ -133,6 +147,14 @@ class Recipe(Strict):
         return self
 
 
+class Labels(Strict):
+    """What a classifier learns to tell."""
+
+    problem: Problem
+    names: tuple[str, ...] = ()
+    """Of the classes, in the order of the scores; none for regression."""
+
+
 class ResolvedRecipe(Strict):
     """What `recipe.json` in the run folder holds: everything the trainer needs to know, and no "auto"."""
 
@@ -141,6 +163,12 @@ class ResolvedRecipe(Strict):
     seed: int
     method: Method
     technique: Technique
+    labels: Labels | None = None
+    """Of classification."""
+    continues: str | None = None
+    """The model whose adapter this training begins from; `model` is then the base of both."""
+    merged: bool = False
+    """Publish the base's weights with the adapter's added, beside the adapter."""
     n_epochs: int
     batch_size: int
     learning_rate: float
@@ -169,18 +197,28 @@ def resolve_max_length(recipe: Recipe, *, longest_row: int, context_window: int)
 
 
 def resolve(
-    recipe: Recipe, *, job_id: str, seed: int, max_length: int, train_rows: int, validation_rows: int
+    recipe: Recipe,
+    *,
+    job_id: str,
+    seed: int,
+    max_length: int,
+    train_rows: int,
+    validation_rows: int,
+    labels: Labels | None = None,
+    base_model: str | None = None,
+    merged: bool = False,
 ) -> ResolvedRecipe:
     """Replace every "auto" that depends on the data. What depends on the hardware stays "auto" until it is known.
 
-    The rows are those that `max_length` and `validation_split` leave.
+    The rows are those that `max_length` and `validation_split` leave. `base_model`: of the fine-tuned model that the
+    recipe names, if it continues one.
     """
     asked, training = recipe.method.options.hyperparameters, recipe.training
     n_epochs = _auto_epochs(train_rows) if asked.n_epochs == AUTO else asked.n_epochs
     batch_size = _auto_batch(train_rows, n_epochs) if asked.batch_size == AUTO else asked.batch_size
     multiplier = 1.0 if asked.learning_rate_multiplier == AUTO else asked.learning_rate_multiplier
     learning_rate = (
-        recipe.technique.default_learning_rate * multiplier
+        recipe.technique.default_learning_rate * recipe.method.learning_rate_factor * multiplier
         if training.learning_rate == AUTO
         else training.learning_rate
     )
@@ -189,7 +227,10 @@ def resolve(
     evaluates = validation_rows > 0
     return ResolvedRecipe(
         job_id=job_id,
-        model=recipe.model,
+        model=base_model or recipe.model,
+        labels=labels,
+        continues=recipe.model if base_model not in (None, recipe.model) else None,
+        merged=merged,
         seed=seed,
         method=recipe.method,
         technique=recipe.technique,

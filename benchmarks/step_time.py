@@ -15,9 +15,10 @@ from api.recipe import Recipe, resolve
 from tests import smollm2
 from worker.arrays import Rows
 from worker.engine.checkpoint import Progress
-from worker.engine.loop import take_step
-from worker.engine.model import load_trainable
+from worker.engine.load import load_trainable
+from worker.engine.loop import Loop
 from worker.engine.optimizer import adamw
+from worker.methods import METHODS, Setting
 
 
 def main() -> None:
@@ -65,12 +66,13 @@ def step_seconds(options: argparse.Namespace, technique: str, precision: str, bu
         update={"precision": precision, "micro_batch_tokens": budget, "gradient_checkpointing": options.recompute}
     )
     model = load_trainable(options.base, recipe, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    optimizer = adamw(model.masters, recipe)
+    objective = METHODS["supervised"](Setting(recipe, options.base, model, print))
     progress = Progress(micro_batch_tokens=budget)
+    loop = Loop(recipe, model, objective, adamw(model.masters, recipe), rows, progress, print)
     seconds = []
     for _ in range(options.steps):
         began = time.perf_counter()
-        take_step(model, optimizer, recipe, rows, progress, print)
+        loop.step()
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds[1:])
 

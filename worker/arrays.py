@@ -110,6 +110,10 @@ class Rows:
             per_row={name: values[rows] for name, values in self.per_row.items()},
         )
 
+    def column(self, place: int) -> "Rows":
+        """Rows of one sequence: the one that stands at this place in each of these rows."""
+        return replace(self, starts=self.starts[place :: self.width], ends=self.ends[place :: self.width], width=1)
+
     def truncate(self, max_length: int) -> tuple["Rows", int, int]:
         """Cut every sequence at the end to `max_length` tokens: (rows, dropped, truncated).
 

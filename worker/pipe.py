@@ -44,6 +44,10 @@ class Pipe:
         except BrokenPipeError:
             self._stop.set()  # the parent is gone: the same as stop
 
+    def warn(self, message: str) -> None:
+        """Something that the user should read."""
+        self.report("warning", message=message)
+
     def alive(self) -> None:
         """Say so every few seconds, where nothing else is to be said for long: or the supervisor takes us for hung."""
         if time.monotonic() - self._alive_at > ALIVE_S:
@@ -84,6 +88,8 @@ def _finite(value: Any) -> Any:
     """JSON has no NaN and no infinity: they become null."""
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

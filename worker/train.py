@@ -20,26 +20,28 @@ import torch
 from api.lifecycle import FailureReason
 from api.recipe import ResolvedRecipe
 from worker.engine.data import Data, load_data
-from worker.engine.export import export
+from worker.engine.export import export, export_merged
 from worker.engine.facts import facts_of_base
 from worker.engine.folders import whole_folder
-from worker.engine.loop import has_diverged, take_step
+from worker.engine.load import load_trainable
+from worker.engine.loop import Loop, has_diverged
 from worker.engine.milestones import Milestones
-from worker.engine.model import TrainableModel, load_trainable
 from worker.engine.optimizer import adamw
 from worker.engine.proof import (
     check_files,
     check_learned,
     check_path,
     check_weights,
-    file_logprobs,
-    memory_logprobs,
-    path_logprobs,
     proof_rows,
-    write_logprobs,
+    said_by_files,
+    said_by_merged,
+    said_in_memory,
+    said_in_training,
+    write_said,
 )
 from worker.engine.stopping import Stopped, TrainingError, as_training_error
 from worker.hardware import resolve_hardware
+from worker.methods import METHODS, Objective, Setting
 from worker.pipe import Pipe
 
 
@@ -50,27 +52,28 @@ def train(run: Path, pipe: Pipe) -> None:
     recipe = resolve_hardware(recipe, facts_of_base(run / "base"), gpu=torch.cuda.is_available())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = load_data(run / "data", recipe)
-    model = load_trainable(run / "base", recipe, device)
-    milestones = run_steps(run, recipe, data, model, pipe)
-    publish(run, recipe, data, model, milestones, pipe)
-
-
-def run_steps(run: Path, recipe: ResolvedRecipe, data: Data, model: TrainableModel, pipe: Pipe) -> Milestones:
-    optimizer = adamw(model.masters, recipe)
+    start = run / "start"
+    model = load_trainable(run / "base", recipe, device, start=start if start.exists() else None)
     model.tick = pipe.alive
-    milestones = Milestones(run, recipe, data, model, optimizer, pipe)
+    objective = METHODS[recipe.method.type](Setting(recipe, run, model, pipe.report))
+    data = data.prepared(objective)  # with the weights of step 0, even where an interrupted training goes on
+    milestones = run_steps(run, recipe, data, objective, pipe)
+    publish(run, recipe, data, objective, milestones, pipe)
+
+
+def run_steps(run: Path, recipe: ResolvedRecipe, data: Data, objective: Objective, pipe: Pipe) -> Milestones:
+    optimizer = adamw(objective.model.masters, recipe)
+    milestones = Milestones(run, recipe, data, objective, optimizer, pipe)
     progress = milestones.progress
-    vocabulary = model.causal_lm.config.vocab_size
+    loop = Loop(recipe, objective.model, objective, optimizer, data.train, progress, pipe.warn)
     pipe.report("phase", phase="training")
     while progress.step < recipe.total_steps and not progress.stopped_early:
         if pipe.stopping:
             milestones.save_state()
             raise Stopped(progress.step)
         milestones.begin_step()
-        result = take_step(
-            model, optimizer, recipe, data.train, progress, lambda text: pipe.report("warning", message=text)
-        )
-        diverged = has_diverged(result, progress, vocabulary)
+        result = loop.step()
+        diverged = has_diverged(result, progress, objective.highest_loss(progress.first_loss))
         milestones.end_step(result)  # evaluates, reports the metrics, saves a checkpoint and a state where one is due
         if diverged:
             raise TrainingError(FailureReason.DIVERGED)
@@ -78,24 +81,28 @@ def run_steps(run: Path, recipe: ResolvedRecipe, data: Data, model: TrainableMod
 
 
 def publish(
-    run: Path, recipe: ResolvedRecipe, data: Data, model: TrainableModel, milestones: Milestones, pipe: Pipe
+    run: Path, recipe: ResolvedRecipe, data: Data, objective: Objective, milestones: Milestones, pipe: Pipe
 ) -> None:
     """Export to out/model. It appears there only once its files are proved to be the model that was trained."""
     pipe.report("phase", phase="exporting")
+    model, base = objective.model, run / "base"
     milestones.take_best_weights()
     check_weights(model)
     rows = proof_rows(data.validation if len(data.validation) else data.train)
-    path = path_logprobs(model, rows)
-    check_learned(rows, path, model.causal_lm.config.vocab_size, milestones.progress.first_loss)
-    precision, device = str(recipe.precision), model.device
+    path = said_in_training(model, recipe, rows)
+    if recipe.method.type == "supervised":
+        check_learned(rows, path, objective.highest_loss(milestones.progress.first_loss))
     digest = hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()
     with whole_folder(run / "out" / "model", base=recipe.model, recipe_sha256=digest) as folder:
-        export(model, folder, run / "base", recipe, milestones.last_metrics)
-        memory = memory_logprobs(model, rows)
-        check_path(path, memory, precision)
+        export(model, folder, base, recipe, milestones.last_metrics)
+        memory, device = said_in_memory(model, recipe, rows), model.device
+        check_path(path, memory, str(recipe.precision))
         model.release()  # the base is loaded once more, and two might not fit
-        check_files(memory, file_logprobs(folder, run / "base", recipe, rows, device), precision)
-        write_logprobs(folder, rows, memory, precision)
+        check_files(memory, said_by_files(folder, base, recipe, rows, device), recipe)
+        if recipe.merged and recipe.technique.merges:
+            merged = export_merged(folder, base, recipe)
+            check_files(memory, said_by_merged(merged, recipe, rows, device), recipe, rounded=True)
+        write_said(folder, rows, memory, recipe)
     progress = milestones.progress
     pipe.report(
         "done",

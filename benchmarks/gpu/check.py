@@ -20,9 +20,11 @@ from worker.arrays import Rows
 from worker.engine.batches import Layout, micro_batches, total_weight
 from worker.engine.checkpoint import Progress
 from worker.engine.families import PACKED_FAMILIES
-from worker.engine.loop import take_step
-from worker.engine.model import TrainableModel, load_trainable
+from worker.engine.load import load_trainable
+from worker.engine.loop import Loop
+from worker.engine.model import TrainableModel
 from worker.engine.optimizer import adamw
+from worker.methods import METHODS, Setting
 from worker.methods.supervised import loss as supervised_loss
 
 ROUNDS = 5
@@ -84,8 +86,8 @@ def gradients(model: TrainableModel, rows: Rows, layout: Layout) -> tuple[float,
     for parameter in parameters:
         parameter.grad = None
     for batch in micro_batches(rows, 4096, layout, model.device):
-        logprobs_S, hits_S = model.logprobs(batch)
-        loss, _ = supervised_loss(logprobs_S, hits_S, batch.weights, weight)
+        scores = model.token_scores(batch)
+        loss, _ = supervised_loss(scores.learnt, scores.hits, batch.weights, weight)
         loss.backward()
         total += loss.item()
     return total, [each.grad.float().clone() for each in parameters if each.grad is not None]
@@ -110,18 +112,20 @@ def speed(folder: Path, device: torch.device, *, small: bool) -> None:
     for technique, budget in variants:
         recipe = recipe_for(technique, rows, "bfloat16", budget)
         model = load_trainable(base, recipe, device)
-        optimizer, progress, seconds = adamw(model.masters, recipe), Progress(micro_batch_tokens=budget), []
+        objective = METHODS["supervised"](Setting(recipe, base, model, print))
+        progress, seconds = Progress(micro_batch_tokens=budget), []
+        loop = Loop(recipe, model, objective, adamw(model.masters, recipe), rows, progress, print)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         for _ in range(ROUNDS + 1):
             began = time.perf_counter()
-            take_step(model, optimizer, recipe, rows, progress, print)
+            loop.step()
             seconds.append(time.perf_counter() - began)
         peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else float("nan")
         rate = sum(lengths) / statistics.median(seconds[1:])
         print(f"{technique:9}  {budget:11}  {rate:8.0f}  {peak:8.1f}", flush=True)
         model.release()
-        del model, optimizer
+        del model, objective, loop
 
 
 if __name__ == "__main__":

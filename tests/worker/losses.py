@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM
 from tests.worker.run_folders import save
 from worker.arrays import Rows, load_rows
 from worker.engine.batches import Layout, micro_batches, total_weight
-from worker.engine.families import examples_stay_alone
-from worker.engine.model import TrainableModel, load_base
+from worker.engine.families import examples_stay_alone, may_be_packed
+from worker.engine.load import checked_config, without_dropout
+from worker.engine.model import TrainableModel
 from worker.methods.supervised import loss as supervised_loss
 
 Gradients = dict[str, torch.Tensor]
@@ -26,14 +27,17 @@ def trainer_loss(
     base: Path, rows: Rows, *, budget_tokens: int = 10_000, layout: Layout | None = None
 ) -> tuple[float, Gradients, TrainableModel]:
     """All weights trained, by the trainer's path: packed where the family may be, in one micro-batch if it fits."""
-    causal_lm = load_base(base, torch.float32, torch.device("cpu"), packed=True)
-    packed = causal_lm.config._attn_implementation == "attune_packed"
-    model = TrainableModel(causal_lm, packed=packed, alone=examples_stay_alone(causal_lm.config))
+    config = checked_config(base)
+    packed = may_be_packed(config)
+    options = {"attn_implementation": "attune_packed"} if packed else {}
+    causal_lm = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **options)
+    without_dropout(causal_lm)
+    model = TrainableModel(causal_lm, Layout(packed=packed, alone=examples_stay_alone(config)))
     weight, loss_sum = total_weight(rows), 0.0
     model.model.train()
     for batch in micro_batches(rows, budget_tokens, layout or model.layout, model.device):
-        logprobs_S, hits_S = model.logprobs(batch)
-        loss, _ = supervised_loss(logprobs_S, hits_S, batch.weights, weight)
+        scores = model.token_scores(batch)
+        loss, _ = supervised_loss(scores.learnt, scores.hits, batch.weights, weight)
         loss.backward()
         loss_sum += loss.item()
     return loss_sum, _gradients(causal_lm), model

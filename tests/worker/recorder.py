@@ -25,6 +25,9 @@ class Recorder:
     def alive(self) -> None:
         """Nobody waits for a sign of life here."""
 
+    def warn(self, message: str) -> None:
+        self.report("warning", message=message)
+
     def report(self, type_: str, **fields: Any) -> None:
         self.reports.append({"type": type_, **fields})
         if self._on_report:

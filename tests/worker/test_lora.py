@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from api.recipe import ResolvedRecipe
 from tests.worker.recorder import train_here
 from tests.worker.run_folders import make_run, random_rows
-from worker.engine.model import load_trainable
+from worker.engine.load import load_trainable
 
 
 def _run(folder: Path, base: Path, **technique: object) -> Path:
@@ -31,7 +31,7 @@ def test_the_forward_is_wx_plus_alpha_over_r_bax(tiny_llama: Path, tmp_path: Pat
     recipe = ResolvedRecipe.model_validate_json((run / "recipe.json").read_bytes())
     model = load_trainable(run / "base", recipe, torch.device("cpu"))
     torch.manual_seed(seed)
-    layer = model.causal_lm.model.layers[1].mlp.up_proj
+    layer = model.network.model.layers[1].mlp.up_proj
     A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     assert torch.count_nonzero(B) == 0  # training begins at the base model
     torch.nn.init.normal_(B)

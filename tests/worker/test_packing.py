@@ -63,9 +63,9 @@ def test_windows_and_caps_change_the_loss_here_so_that_ignoring_them_would_show(
     rows = as_rows(tmp_path, random_rows(5, seed=seed, shortest=3 * WINDOW, longest=4 * WINDOW))
     for family, option in (("mistral", "sliding_window"), ("gemma2", "attn_logit_softcapping")):
         loss, _, model = trainer_loss(bases[family], rows)
-        for layer in model.causal_lm.get_decoder().layers:
+        for layer in model.network.get_decoder().layers:
             setattr(layer.self_attn, option, None)
-        setattr(model.causal_lm.config, option, None)
+        setattr(model.network.config, option, None)
         batch_loss = _loss(model, rows)
         assert abs(batch_loss - loss) > 1e-4, family
 
@@ -110,5 +110,5 @@ def test_examples_stay_alone_where_positions_depend_on_the_longest() -> None:
 def _loss(model: TrainableModel, rows: Rows) -> float:
     (batch,) = micro_batches(rows, 10_000, model.layout, model.device)
     with torch.no_grad():
-        logprobs, _ = model.logprobs(batch)
-    return float(-(batch.weights * logprobs).sum() / total_weight(rows))
+        logprobs_S = model.token_scores(batch).logprobs
+    return float(-(batch.weights * logprobs_S).sum() / total_weight(rows))

@@ -10,8 +10,10 @@ import torch
 from api.recipe import Recipe, ResolvedRecipe, resolve
 from worker.engine import head
 from worker.engine.batches import Layout, plan, rows_of_step
-from worker.engine.head import score, token_logprobs
+from worker.engine.head import Scoring, TokenScores, score, token_scores
 from worker.engine.optimizer import adamw, clipped_step, learning_rate
+
+LEARNS_ENTROPIES = Scoring(temperature=2.0, entropies=True, learns_entropies=True)
 
 
 def _recipe(**training: Any) -> ResolvedRecipe:
@@ -81,19 +83,25 @@ def test_only_matrices_decay() -> None:
     assert bias.tolist() == [1.0, 1.0]
 
 
+@pytest.mark.parametrize("scoring", [Scoring(), Scoring(temperature=0.7, smoothing=0.1), LEARNS_ENTROPIES])
 @pytest.mark.parametrize("trained", [True, False])
-def test_the_chunked_head_is_the_whole_one(trained: bool, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chunked_head_is_the_whole_one(
+    trained: bool, scoring: Scoring, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(seed)
     hidden, matrix = torch.randn(11, 8, requires_grad=True), torch.randn(50, 8, requires_grad=trained)
     targets, scales = torch.randint(0, 50, (11,)), torch.rand(11)
-    expected, hits = score(hidden @ matrix.T, targets)
     wanted = [hidden, matrix] if trained else [hidden]
-    gradients = torch.autograd.grad((scales * expected).sum(), wanted)
+
+    def loss(scores: TokenScores) -> torch.Tensor:
+        return (scales * scores.learnt).sum() + (scores.entropies**2).sum() * scoring.learns_entropies
+
+    expected = score(hidden @ matrix.T, targets, scoring)
+    gradients = torch.autograd.grad(loss(expected), wanted)
     monkeypatch.setattr(head, "CHUNK_LOGITS", 150)  # three rows at a time
-    logprobs, found_hits = token_logprobs(
-        hidden, lambda rows: rows @ matrix.T, targets, vocabulary=50, trained=[matrix] if trained else []
-    )
-    torch.testing.assert_close(logprobs, expected)
-    assert torch.equal(found_hits, hits)
-    for found, gradient in zip(torch.autograd.grad((scales * logprobs).sum(), wanted), gradients, strict=True):
-        torch.testing.assert_close(found, gradient)
+    trained_parts = [matrix] if trained else []
+    found = token_scores(hidden, lambda rows: rows @ matrix.T, targets, scoring, vocabulary=50, trained=trained_parts)
+    for name in ("learnt", "logprobs", "hits", "entropies"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name))
+    for ours, gradient in zip(torch.autograd.grad(loss(found), wanted), gradients, strict=True):
+        torch.testing.assert_close(ours, gradient)

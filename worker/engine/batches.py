@@ -1,7 +1,7 @@
 """Which examples make a step, and how they are laid out in micro-batches of a budget of tokens."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,33 +12,62 @@ import torch
 from worker.arrays import Rows
 from worker.engine.attention import Segments
 
+Array = npt.NDArray[np.generic]
+
 
 @dataclass(frozen=True)
 class Layout:
     packed: bool
-    """Several examples in one row; else a right-padded batch."""
+    """Several sequences in one row; else a right-padded batch."""
     alone: bool = False
-    """One example per micro-batch."""
+    """One row per micro-batch."""
+    pad_token: int | None = None
+    """As transformers' sequence classifiers have it: their score is read at a sequence's last token that is not it."""
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Examples on the device, B rows of T places; S of their tokens are supervised."""
+    """R rows of `width` sequences each on the device, laid out as B rows of T places; S tokens are supervised."""
 
     tokens: torch.Tensor
     """[B, T]; B is 1 when packed."""
     positions: torch.Tensor
-    """[B, T], from 0 in each example."""
+    """[B, T], from 0 in each sequence."""
     segments: Segments | None
-    """Packed: where in the one row the examples begin and end."""
+    """Packed: where in the one row the sequences begin and end."""
     attention_mask: torch.Tensor | None
     """[B, T], padded: 1 at real tokens."""
+    lengths: torch.Tensor
+    """[B, T]: tokens of the sequence that stands at this place."""
+    last: torch.Tensor
+    """[R * width], into B * T: the token at which a sequence's score is read."""
     places: torch.Tensor
     """[S], into B * T: where a supervised token is predicted, at the token before it."""
     targets: torch.Tensor
     """[S]"""
     weights: torch.Tensor
     """[S]"""
+    owners: torch.Tensor
+    """[S]: the sequence of each supervised token, from 0 to R * width - 1, rising."""
+    width: int
+    labels: torch.Tensor | None
+    """[R, columns]"""
+    per_token: Mapping[str, torch.Tensor]
+    """[S] each, of worker.arrays.Rows."""
+    per_row: Mapping[str, torch.Tensor]
+    """[R, …] each"""
+
+    @property
+    def sequences(self) -> int:
+        return len(self.last)
+
+    def sums(self, values_S: torch.Tensor) -> torch.Tensor:
+        """[R * width]: a value of every supervised token, summed over each sequence."""
+        return values_S.new_zeros(self.sequences).index_add(0, self.owners, values_S)
+
+    def counts(self) -> torch.Tensor:
+        """[R * width]: supervised tokens of each sequence; 1 for one without any, so that it can be divided by."""
+        return self.sums(torch.ones_like(self.weights)).clamp(min=1)
 
 
 def rows_of_step(count: int, batch_size: int, step: int, seed: int) -> npt.NDArray[np.int64]:
@@ -54,77 +83,80 @@ def _permutation(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 
 
 def total_weight(rows: Rows) -> float:
-    """The sum of the loss weights. A row's first token is predicted from nothing and never counts."""
+    """The sum of the loss weights. A sequence's first token is predicted from nothing and never counts."""
     return float(sum(float(weights_T[1:].sum(dtype=np.float64)) for _, weights_T in rows))
 
 
 def micro_batches(rows: Rows, budget_tokens: int, layout: Layout, device: torch.device) -> Iterator[MicroBatch]:
-    for members in plan(rows.lengths.tolist(), budget_tokens, layout):
-        examples = [rows.sequence(row) for row in members]
-        yield (_pack if layout.packed else _pad)(examples, device)
+    lengths_R_W = (rows.ends - rows.starts).reshape(-1, rows.width)
+    # What a row takes: all its tokens when packed; else its longest sequence, once for each of them.
+    sizes_R = lengths_R_W.sum(1) if layout.packed else rows.width * lengths_R_W.max(1)
+    for members in plan(sizes_R.tolist(), budget_tokens, layout):
+        yield _lay_out(rows.take(np.array(members)), layout, device)
 
 
-def plan(lengths: Sequence[int], budget_tokens: int, layout: Layout) -> list[list[int]]:
-    """Which examples share a micro-batch. Sorted by length: neighbours then pad little and attend in blocks.
+def plan(sizes: Sequence[int], budget_tokens: int, layout: Layout) -> list[list[int]]:
+    """Which rows share a micro-batch. Sorted by size: neighbours then pad little and attend in blocks.
 
-    A longer example than the budget makes a micro-batch of its own.
+    A larger row than the budget makes a micro-batch of its own.
     """
     groups: list[list[int]] = []
     used = 0
-    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
-        used = used + lengths[row] if layout.packed else (len(groups[-1]) + 1) * lengths[row] if groups else 0
+    for row in sorted(range(len(sizes)), key=lambda row: sizes[row]):
+        used = used + sizes[row] if layout.packed else (len(groups[-1]) + 1) * sizes[row] if groups else 0
         if not groups or layout.alone or used > budget_tokens:
             groups.append([row])
-            used = lengths[row]
+            used = sizes[row]
         else:
             groups[-1].append(row)
     return groups
 
 
-Example = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
-
-
-def _pack(examples: Sequence[Example], device: torch.device) -> MicroBatch:
-    lengths = [len(tokens_T) for tokens_T, _ in examples]
-    tokens_N = np.concatenate([tokens_T for tokens_T, _ in examples])
-    weights_N = np.concatenate([weights_T for _, weights_T in examples])
+def _lay_out(rows: Rows, layout: Layout, device: torch.device) -> MicroBatch:
+    lengths = (rows.ends - rows.starts).tolist()
+    sequences, longest = len(lengths), max(lengths)
+    firsts = np.cumsum([0, *lengths[:-1]]) if layout.packed else np.arange(sequences) * longest
+    shape = (1, sum(lengths)) if layout.packed else (sequences, longest)
+    # Where each token of the sequences, one after the other, stands in B * T.
+    places_N = np.concatenate([first + np.arange(length) for first, length in zip(firsts, lengths, strict=True)])
+    source_N = np.concatenate([np.arange(start, end) for start, end in zip(rows.starts, rows.ends, strict=True)])
+    tokens_N, weights_N = rows.tokens[source_N], rows.loss_weights[source_N].copy()
     weights_N[np.cumsum([0, *lengths[:-1]])] = 0
-    positions_N = np.concatenate([np.arange(length) for length in lengths])
-    segments = Segments.of(lengths, device)
-    return _micro_batch(tokens_N[None], weights_N[None], positions_N[None], segments, None, device)
+    supervised_S = np.flatnonzero(weights_N)
+    owners_N = np.repeat(np.arange(sequences), lengths)
 
-
-def _pad(examples: Sequence[Example], device: torch.device) -> MicroBatch:
-    shape = (len(examples), max(len(tokens_T) for tokens_T, _ in examples))
-    tokens_B_T, mask_B_T = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    weights_B_T = np.zeros(shape, np.float32)
-    for row, (tokens_T, weights_T) in enumerate(examples):
-        tokens_B_T[row, : len(tokens_T)] = tokens_T
-        weights_B_T[row, 1 : len(tokens_T)] = weights_T[1:]
-        mask_B_T[row, : len(tokens_T)] = 1
-    positions_B_T = np.broadcast_to(np.arange(shape[1]), shape)
-    return _micro_batch(tokens_B_T, weights_B_T, positions_B_T, None, mask_B_T, device)
-
-
-def _micro_batch(
-    tokens_B_T: npt.NDArray[np.integer],
-    weights_B_T: npt.NDArray[np.float32],
-    positions_B_T: npt.NDArray[np.integer],
-    segments: Segments | None,
-    mask_B_T: npt.NDArray[np.int64] | None,
-    device: torch.device,
-) -> MicroBatch:
-    def send(array: npt.NDArray[np.generic]) -> torch.Tensor:
+    def send(array: Array) -> torch.Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
-    supervised_S = np.flatnonzero(weights_B_T)
+    def spread(values_N: Array) -> torch.Tensor:
+        filled = np.zeros(math.prod(shape), np.int64)
+        filled[places_N] = values_N
+        return send(filled.reshape(shape))
+
+    positions_N = np.concatenate([np.arange(length) for length in lengths])
     return MicroBatch(
-        tokens=send(tokens_B_T.astype(np.int64)),
-        positions=send(positions_B_T.astype(np.int64)),
-        segments=segments,
-        attention_mask=None if mask_B_T is None else send(mask_B_T),
-        places=send(supervised_S - 1),
-        targets=send(tokens_B_T.flat[supervised_S].astype(np.int64)),
-        weights=send(weights_B_T.flat[supervised_S]),
+        tokens=spread(tokens_N),
+        positions=spread(positions_N) if layout.packed else send(np.broadcast_to(np.arange(longest), shape)),
+        segments=Segments.of(lengths, device) if layout.packed else None,
+        attention_mask=None if layout.packed else spread(np.ones_like(tokens_N)),
+        lengths=spread(np.repeat(lengths, lengths)),
+        last=send(firsts + _last_tokens(rows, layout.pad_token)),
+        places=send(places_N[supervised_S] - 1),
+        targets=send(tokens_N[supervised_S].astype(np.int64)),
+        weights=send(weights_N[supervised_S]),
+        owners=send(owners_N[supervised_S]),
+        width=rows.width,
+        labels=None if rows.labels is None else send(rows.labels),
+        per_token={name: send(values[source_N[supervised_S]]) for name, values in rows.per_token.items()},
+        per_row={name: send(values) for name, values in rows.per_row.items()},
     )
+
+
+def _last_tokens(rows: Rows, pad_token: int | None) -> npt.NDArray[np.int64]:
+    """In each sequence, the place of its last token that is not the padding's (of its last one, if all are)."""
+    found = []
+    for tokens_T, _ in rows:
+        real = np.flatnonzero(tokens_T != (-1 if pad_token is None else pad_token))
+        found.append(real[-1] if len(real) else len(tokens_T) - 1)
+    return np.array(found, np.int64)

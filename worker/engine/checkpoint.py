@@ -4,7 +4,7 @@ import json
 import os
 import random
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class Progress:
     """The validation loss that early stopping measures gains from."""
     evaluations_without_gain: int = 0
     stopped_early: bool = False
+    method: dict[str, float] = field(default_factory=dict)
+    """What the method itself remembers."""
 
 
 def save_state(

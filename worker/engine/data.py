@@ -1,6 +1,6 @@
 """The rows that a job trains and evaluates on: its arrays, cut and split as its recipe says."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from api.lifecycle import FailureReason
 from api.recipe import ResolvedRecipe
 from worker.arrays import Rows, load_rows, split
+from worker.engine.objective import Objective
 from worker.engine.stopping import TrainingError
 
 EVALUATED_ROWS = 256
@@ -24,15 +25,37 @@ class Data:
     def few_validation(self) -> Rows:
         return self.validation.take(np.arange(min(EVALUATED_ROWS, len(self.validation))))
 
+    def prepared(self, objective: Objective) -> "Data":
+        """With what the method must know of the rows before the weights change."""
+        validation = objective.prepare(self.validation) if len(self.validation) else self.validation
+        return Data(objective.prepare(self.train), validation)
+
 
 def load_data(folder: Path, recipe: ResolvedRecipe) -> Data:
-    train, _, _ = load_rows(folder / "train.safetensors").truncate(recipe.max_length)
+    train, _, _ = _load(folder / "train.safetensors", recipe).truncate(recipe.max_length)
     train, validation = split(train, recipe.validation_split, recipe.seed)
     path = folder / "validation.safetensors"
     if path.exists():
-        validation, _, _ = load_rows(path).truncate(recipe.max_length)
+        validation, _, _ = _load(path, recipe).truncate(recipe.max_length)
     if -(-len(train) // recipe.batch_size) != recipe.steps_per_epoch:
         raise TrainingError(FailureReason.INTERNAL) from ValueError(
             f"{len(train)} rows in batches of {recipe.batch_size} are not {recipe.steps_per_epoch} steps"
         )
     return Data(train, validation)
+
+
+def _load(path: Path, recipe: ResolvedRecipe) -> Rows:
+    """The file's rows. Where labels have names, their numbers are those of the recipe: each file numbers its own."""
+    rows = load_rows(path)
+    if recipe.labels is None or rows.label_names is None or rows.labels is None:
+        return rows
+    numbers = {name: number for number, name in enumerate(recipe.labels.names)}
+    if unknown := [name for name in rows.label_names if name not in numbers]:
+        message = f"The validation file has labels that the training file has not: {', '.join(unknown)[:200]}."
+        raise TrainingError(FailureReason.INVALID_FILE, message)
+    moved = np.array([numbers[name] for name in rows.label_names], np.int64)
+    if recipe.labels.problem == "single_label":
+        return replace(rows, labels=moved[rows.labels.astype(np.int64)].astype(np.float32))
+    spread = np.zeros((len(rows), len(numbers)), np.float32)
+    spread[:, moved] = rows.labels
+    return replace(rows, labels=spread)

@@ -1,6 +1,7 @@
-"""What a user takes away: a peft adapter or a whole model, with its tokenizer and a model card."""
+"""What a user takes away: an adapter or a whole model, with its tokenizer and a model card."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from api.recipe import ResolvedRecipe
+from worker.engine.card import model_card
+from worker.engine.load import ADAPTER_WEIGHTS, load_published
 from worker.engine.model import TrainableModel
+from worker.techniques import TECHNIQUES
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -19,103 +23,77 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    "vocab.txt",
     "tokenizer.model",
     "chat_template.jinja",
     "chat_template.json",
 )
-GENERATION_CONFIG = "generation_config.json"
+MERGED = "merged"
+"""The folder, within what is published, of the whole model that an adapter makes of its base."""
 
 
 def export(model: TrainableModel, folder: Path, base: Path, recipe: ResolvedRecipe, metrics: dict[str, Any]) -> None:
     """Fill the folder with files that load without Attune. The same weights give the same bytes."""
-    if isinstance(model.model, PeftModel):
-        _write_adapter(model.model, folder, recipe.model)
+    technique = recipe.technique
+    if technique.type in TECHNIQUES:
+        TECHNIQUES[technique.type].save(model.model, technique, folder, recipe.model)
+    elif isinstance(model.model, PeftModel):
+        _write_adapter(model, folder, recipe.model)
     else:
         model.model.save_pretrained(folder)
+    _copy_tokenizer(base, folder)
+    (folder / "README.md").write_text(model_card(recipe, metrics), encoding="utf-8")
+
+
+def _copy_tokenizer(base: Path, folder: Path) -> None:
     for name in TOKENIZER_FILES:
         if (base / name).exists():
             shutil.copyfile(base / name, folder / name)
-    (folder / "README.md").write_text(_model_card(recipe, metrics), encoding="utf-8")
 
 
-def _write_adapter(model: PeftModel, folder: Path, base_name: str) -> None:
+def _write_adapter(model: TrainableModel, folder: Path, base_name: str) -> None:
     """peft's two files, reproducibly: it writes sets in a random order and names the base by its local folder."""
-    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
-    on_cpu = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
-    save_file(on_cpu, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    model.peft_config["default"].save_pretrained(str(folder))
+    tensors = get_peft_model_state_dict(model.model, save_embedding_layers=False)
+    model.model.peft_config["default"].save_pretrained(str(folder))
     path = folder / "adapter_config.json"
     config = json.loads(path.read_bytes())
+    if model.extras:
+        tensors, config = _as_plain_lora(tensors, model.extras, config)
+    on_cpu = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
+    save_file(on_cpu, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     config = {key: sorted(value) if isinstance(value, list) else value for key, value in config.items()}
     config |= {"base_model_name_or_path": base_name, "inference_mode": True}
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def _model_card(recipe: ResolvedRecipe, metrics: dict[str, Any]) -> str:
-    adapter = recipe.technique.type != "full"
-    header = {
-        "base_model": recipe.model,
-        "library_name": "peft" if adapter else "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": [
-            "attune",
-            recipe.technique.type,
-            recipe.method.type,
-            *([f"base_model:adapter:{recipe.model}"] if adapter else []),
-        ],
+def _as_plain_lora(
+    tensors: dict[str, torch.Tensor], start: dict[str, torch.Tensor], config: dict[str, Any]
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """An adapter that took B0 A0 out of the frozen weights, as one for the weights as they were: of twice the rank,
+    [B, -B0] [A; A0]. The scale stays, so α grows with the rank (with its root, where that is what α is divided by)."""
+    plain = {}
+    for name, tensor in tensors.items():
+        if "lora_A" in name:
+            plain[name] = torch.cat([tensor, start[name].to(tensor)], dim=0)
+        elif "lora_B" in name:
+            plain[name] = torch.cat([tensor, -start[name].to(tensor)], dim=1)
+        else:
+            plain[name] = tensor
+    growth = math.sqrt(2) if config["use_rslora"] else 2
+    return plain, config | {
+        "r": 2 * config["r"],
+        "lora_alpha": growth * config["lora_alpha"],
+        "rank_pattern": {name: 2 * rank for name, rank in config["rank_pattern"].items()},
+        "alpha_pattern": {name: growth * alpha for name, alpha in config["alpha_pattern"].items()},
+        "init_lora_weights": True,
     }
-    # Every JSON value is a YAML value too, so that a name needs no other quoting.
-    yaml = "\n".join(f"{key}: {json.dumps(value)}" for key, value in header.items())
-    settings = recipe.model_dump(mode="json", exclude={"job_id", "model", "method", "technique"})
-    settings |= {f"technique.{key}": value for key, value in recipe.technique.model_dump(mode="json").items()}
-    what = "adapter for" if adapter else "model made from"
-    return CARD.format(
-        yaml=yaml,
-        what=f"{recipe.technique.type} {what} `{recipe.model}`",
-        method=f"{type(recipe.method).__doc__}".strip(),
-        settings=_table(settings),
-        metrics=_table(metrics) if metrics else "None.",
-        code=LOAD_ADAPTER if adapter else LOAD_MODEL,
-    )
 
 
-def _table(values: dict[str, Any]) -> str:
-    rows = (f"| {name} | {json.dumps(value)} |".replace("\n", " ") for name, value in values.items())
-    return "\n".join(["| | |", "|---|---|", *rows])
-
-
-CARD = """---
-{yaml}
----
-
-# Fine-tuned with Attune
-
-A {what}. {method}
-
-```python
-{code}
-```
-
-`manifest.json` lists every file with its SHA-256. `logprobs.json`, where there is one, holds a few rows of the data
-with the trainer's log-probability of each token after the first: repeat the comparison, or delete it before sharing.
-
-## Metrics
-
-{metrics}
-
-## Recipe
-
-{settings}
-"""
-
-LOAD_ADAPTER = """from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-base = AutoModelForCausalLM.from_pretrained("path/to/the/base/model")
-model = PeftModel.from_pretrained(base, "path/to/this/folder")
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
-
-LOAD_MODEL = """from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
+def export_merged(folder: Path, base: Path, recipe: ResolvedRecipe) -> Path:
+    """Add the adapter in `folder` to the base's own weights (as they are stored, never quantised), and write the whole
+    model into `folder/merged`."""
+    model = load_published(folder, base, recipe, torch.device("cpu"), dtype="auto", quantised=False)
+    merged = folder / MERGED
+    model.merge_and_unload(safe_merge=True).save_pretrained(merged)
+    _copy_tokenizer(base, merged)
+    return merged

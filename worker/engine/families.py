@@ -8,7 +8,13 @@ examples longer than its window. Every other family takes the padded path: right
 from typing import Any
 
 import torch
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
 
+from api.methods import ModelKind
 from worker.engine.head import Head
 
 PACKED_FAMILIES = frozenset({"gemma2", "gpt2", "llama", "mistral", "phi", "phi3", "qwen2", "qwen3"})
@@ -20,6 +26,23 @@ MAMBA_FAMILIES = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nem
 """Their fused kernels read some layers' weights past an adapter's forward; peft refuses to put one there …"""
 MAMBA_BARRED_LAYERS = ["conv1d", "out_proj"]
 """… namely here."""
+
+
+def kind_of(config: Any) -> ModelKind:
+    """An encoder fills in masks: BERT and its kin, although transformers could turn some of them into decoders."""
+    masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return "encoder" if masked and not getattr(config, "is_decoder", False) else "causal_lm"
+
+
+def known_as(config: Any) -> str | None:
+    """The class that transformers has for a model of its kind; None if it has none."""
+    if kind_of(config) == "encoder":
+        return MODEL_FOR_MASKED_LM_MAPPING_NAMES.get(config.model_type)
+    return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+
+
+def classifies(config: Any) -> bool:
+    return config.model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 
 def may_be_packed(config: Any) -> bool:

@@ -4,6 +4,7 @@ For a vocabulary of 150,000 the logits of one packed row would outweigh everythi
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,23 +19,69 @@ Head = Callable[[torch.Tensor], torch.Tensor]
 """hidden [S, D] → logits [S, V], soft-capping included."""
 
 
-def token_logprobs(
-    hidden_S_D: torch.Tensor, head: Head, targets_S: torch.Tensor, *, vocabulary: int, trained: Sequence[torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(log-probability of each target, 1.0 where it is the likeliest token), both float32 [S].
+@dataclass(frozen=True)
+class Scoring:
+    """What is read off the logits of a predicted token."""
+
+    temperature: float = 1.0
+    """The distribution is softmax(logits / temperature)."""
+    smoothing: float = 0.0
+    """ε: `learnt` is (1 - ε) log p(token) + ε mean over the vocabulary of log p (Szegedy et al. 2016)."""
+    entropies: bool = False
+    learns_entropies: bool = False
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Float32 [S] each: of every supervised token."""
+
+    learnt: torch.Tensor
+    """Its log-probability, smoothed if so asked: what a loss is made of."""
+    logprobs: torch.Tensor
+    """Its log-probability, without a gradient."""
+    hits: torch.Tensor
+    """1.0 where it is the likeliest token."""
+    entropies: torch.Tensor
+    """Of the distribution that it is drawn from, in nats; zeros if not asked for."""
+
+
+def token_scores(
+    hidden_S_D: torch.Tensor,
+    head: Head,
+    targets_S: torch.Tensor,
+    scoring: Scoring,
+    *,
+    vocabulary: int,
+    trained: Sequence[torch.Tensor],
+) -> TokenScores:
+    """Scores of the targets, a chunk of rows at a time.
 
     `trained` are the head's own parameters that want a gradient: none under most adapters.
     """
     rows = max(1, CHUNK_LOGITS // vocabulary)
-    logprobs_S, hits_S = _ChunkedHead.apply(hidden_S_D, head, rows, targets_S, *trained)  # type: ignore[no-untyped-call]
-    return logprobs_S, hits_S
+    arguments = (hidden_S_D, head, rows, targets_S, scoring, *trained)
+    return TokenScores(*_ChunkedHead.apply(*arguments))  # type: ignore[no-untyped-call]
 
 
-def score(logits_S_V: torch.Tensor, targets_S: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`token_logprobs` of logits at hand. The softmax is in float32, whatever the logits are."""
-    logits_S_V = logits_S_V.float()
+def score(logits_S_V: torch.Tensor, targets_S: torch.Tensor, scoring: Scoring) -> TokenScores:
+    """`token_scores` of logits at hand. The softmax is in float32, whatever the logits are."""
     hits_S = (logits_S_V.argmax(-1) == targets_S).float()
-    return -functional.cross_entropy(logits_S_V, targets_S, reduction="none"), hits_S
+    logits_S_V = logits_S_V.float()
+    if scoring.temperature != 1.0:
+        logits_S_V = logits_S_V / scoring.temperature
+    if not (scoring.smoothing or scoring.entropies):
+        logprobs_S = -functional.cross_entropy(logits_S_V, targets_S, reduction="none")
+        return TokenScores(logprobs_S, logprobs_S.detach(), hits_S, torch.zeros_like(logprobs_S))
+    logprobs_S_V = logits_S_V.log_softmax(-1)
+    logprobs_S = logprobs_S_V.gather(1, targets_S[:, None])[:, 0]
+    learnt_S = logprobs_S
+    if scoring.smoothing:
+        learnt_S = (1 - scoring.smoothing) * logprobs_S + scoring.smoothing * logprobs_S_V.mean(-1)
+    entropies_S = torch.zeros_like(logprobs_S)
+    if scoring.entropies:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and scoring.learns_entropies):
+            entropies_S = -(logprobs_S_V.exp() * logprobs_S_V).sum(-1)
+    return TokenScores(learnt_S, logprobs_S.detach(), hits_S, entropies_S)
 
 
 def _logits(head: Head, hidden_S_D: torch.Tensor) -> torch.Tensor:
@@ -49,46 +96,63 @@ def _logits(head: Head, hidden_S_D: torch.Tensor) -> torch.Tensor:
 
 class _ChunkedHead(torch.autograd.Function):
     """A frozen head's gradient is taken in the forward pass, while the logits are at hand: each row's hidden state
-    reaches its own log-probability alone, so that backward only scales it. A trained head's gradient mixes the rows
-    and has to wait for their scales: backward computes the logits again.
+    reaches its own scores alone, so that backward only scales it. A trained head's gradient mixes the rows and has to
+    wait for their scales: backward computes the logits again.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_S_D: torch.Tensor, head: Head, rows: int, targets_S: torch.Tensor, *trained: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        ctx.head, ctx.rows, ctx.trained = head, rows, trained
+        ctx: Any,
+        hidden_S_D: torch.Tensor,
+        head: Head,
+        rows: int,
+        targets_S: torch.Tensor,
+        scoring: Scoring,
+        *trained: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        ctx.head, ctx.rows, ctx.scoring, ctx.trained = head, rows, scoring, trained
         now = ctx.needs_input_grad[0] and not trained
-        logprobs, hits = [], []
-        grads: list[torch.Tensor] = []
-        for part, targets in zip(torch.split(hidden_S_D, rows), torch.split(targets_S, rows), strict=True):
+        parts: list[TokenScores] = []
+        grads: list[list[torch.Tensor]] = []
+        for hidden_part, targets in zip(torch.split(hidden_S_D, rows), torch.split(targets_S, rows), strict=True):
             with torch.set_grad_enabled(now):
-                hidden = part.detach().requires_grad_(now)
-                part_logprobs, part_hits = score(_logits(head, hidden), targets)
+                hidden = hidden_part.detach().requires_grad_(now)
+                found = score(_logits(head, hidden), targets, scoring)
                 if now:
-                    grads += torch.autograd.grad(part_logprobs.sum(), hidden)
-            logprobs.append(part_logprobs.detach())
-            hits.append(part_hits)
-        ctx.save_for_backward(torch.cat(grads) if now else hidden_S_D, targets_S)
-        hits_S = torch.cat(hits)
-        ctx.mark_non_differentiable(hits_S)
-        return torch.cat(logprobs), hits_S
+                    sums = [each.sum() for each in _learnt(found, scoring)]
+                    grads.append([torch.autograd.grad(each, hidden, retain_graph=True)[0] for each in sums])
+            parts.append(found)
+        ctx.save_for_backward(targets_S, *map(torch.cat, zip(*grads, strict=True)) if now else [hidden_S_D])
+        learnt, logprobs, hits, entropies = (
+            torch.cat([getattr(part, name).detach() for part in parts])
+            for name in ("learnt", "logprobs", "hits", "entropies")
+        )
+        ctx.mark_non_differentiable(logprobs, hits, *() if scoring.learns_entropies else (entropies,))
+        return learnt, logprobs, hits, entropies
 
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        saved_S_D, targets_S = ctx.saved_tensors
-        scales_S = outer[0]
+        targets_S, *saved = ctx.saved_tensors
+        scales = [outer[0], outer[3]] if ctx.scoring.learns_entropies else [outer[0]]
         if not ctx.trained:
-            return (saved_S_D * scales_S[:, None]).to(saved_S_D.dtype), None, None, None
+            back = sum(grad_S_D * scales_S[:, None] for grad_S_D, scales_S in zip(saved, scales, strict=True))
+            assert isinstance(back, torch.Tensor)
+            return back.to(saved[0].dtype), None, None, None, None
         hidden_grads = []
         totals = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in ctx.trained]
-        parts, rows = (saved_S_D, targets_S, scales_S), ctx.rows
-        for part, targets, scales in zip(*(torch.split(whole, rows) for whole in parts), strict=True):
+        wholes = (saved[0], targets_S, *scales)
+        for part, targets, *part_scales in zip(*(torch.split(whole, ctx.rows) for whole in wholes), strict=True):
             with torch.enable_grad():
                 hidden = part.detach().requires_grad_()
-                logprobs, _ = score(_logits(ctx.head, hidden), targets)
-                hidden_grad, *grads = torch.autograd.grad((logprobs * scales).sum(), [hidden, *ctx.trained])
+                found = _learnt(score(_logits(ctx.head, hidden), targets, ctx.scoring), ctx.scoring)
+                total = torch.stack([(each * by).sum() for each, by in zip(found, part_scales, strict=True)]).sum()
+                hidden_grad, *grads = torch.autograd.grad(total, [hidden, *ctx.trained])
             hidden_grads.append(hidden_grad)
             torch._foreach_add_(totals, [grad.float() for grad in grads])
-        back = (total.to(parameter.dtype) for total, parameter in zip(totals, ctx.trained, strict=True))
-        return torch.cat(hidden_grads), None, None, None, *back
+        trained = (total.to(parameter.dtype) for total, parameter in zip(totals, ctx.trained, strict=True))
+        return torch.cat(hidden_grads), None, None, None, None, *trained
+
+
+def _learnt(scores: TokenScores, scoring: Scoring) -> list[torch.Tensor]:
+    """The scores that want a gradient."""
+    return [scores.learnt, scores.entropies] if scoring.learns_entropies else [scores.learnt]

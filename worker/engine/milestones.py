@@ -15,8 +15,8 @@ from worker.engine.checkpoint import Progress, load_state, optimizer_tensors, sa
 from worker.engine.data import Data
 from worker.engine.export import export
 from worker.engine.folders import keep_newest, whole_folder
-from worker.engine.loop import StepResult, evaluate
-from worker.engine.model import TrainableModel
+from worker.engine.loop import StepResult
+from worker.engine.objective import Objective
 from worker.engine.stopping import TrainingError
 from worker.pipe import Pipe
 
@@ -29,12 +29,12 @@ class Milestones:
         run: Path,
         recipe: ResolvedRecipe,
         data: Data,
-        model: TrainableModel,
+        objective: Objective,
         optimizer: torch.optim.AdamW,
         pipe: Pipe,
     ) -> None:
         self._run, self._recipe, self._data, self._pipe = run, recipe, data, pipe
-        self._model, self._optimizer = model, optimizer
+        self._objective, self._model, self._optimizer = objective, objective.model, optimizer
         self._out = run / "out"
         for name in ("states", "checkpoints", "best"):
             (self._out / name).mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ class Milestones:
             "total_steps": recipe.total_steps,
             "epoch": step / recipe.steps_per_epoch,
             "train_loss": result.loss,
-            "train_mean_token_accuracy": result.accuracy,
+            **{f"train_{name}": value for name, value in result.metrics.items()},
             "learning_rate": result.learning_rate,
             "grad_norm": result.grad_norm,
             "tokens": result.tokens,
@@ -80,6 +80,7 @@ class Milestones:
         if self._saved_step == self.progress.step:
             return
         self._pipe.report("phase", phase="saving")
+        self.progress.method = dict(self._objective.state)
         optimizer = optimizer_tensors(self._optimizer, self._model.masters)
         path = save_state(
             self._out / "states", self.progress, dict(self._model.masters), optimizer, self._best, self._recipe_digest
@@ -104,13 +105,14 @@ class Milestones:
         self._model.set_weights(state.weights)
         set_optimizer_tensors(self._optimizer, self._model.masters, state.optimizer)
         self._best, self._saved_step = state.best, state.progress.step
+        self._objective.state = dict(state.progress.method)
         return state.progress
 
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self) -> dict[str, Any]:
         self._pipe.report("phase", phase="evaluating")
         progress, recipe = self.progress, self._recipe
-        few = self._data.few_validation
-        loss, accuracy = evaluate(self._model, recipe, few, progress.micro_batch_tokens)
+        found = self._objective.evaluate(self._data.few_validation)
+        loss = found["loss"]
         least = recipe.early_stopping.min_delta if recipe.early_stopping else 0.0
         # A gain smaller than min_delta is still the best so far; it only does not count as a reason to go on.
         before = math.inf if progress.patience_loss is None else progress.patience_loss
@@ -125,17 +127,16 @@ class Milestones:
         if recipe.early_stopping and progress.evaluations_without_gain >= recipe.early_stopping.patience:
             progress.stopped_early = True
         self._pipe.report("phase", phase="training")
-        return {"valid_loss": loss, "valid_mean_token_accuracy": accuracy}
+        return {f"valid_{name}": value for name, value in found.items()}
 
-    def _evaluate_fully(self, metrics: dict[str, Any]) -> dict[str, float]:
+    def _evaluate_fully(self, metrics: dict[str, Any]) -> dict[str, Any]:
         few, every = self._data.few_validation, self._data.validation
         if len(few) == len(every) and "valid_loss" in metrics:
-            loss, accuracy = metrics["valid_loss"], metrics["valid_mean_token_accuracy"]
-        else:
-            self._pipe.report("phase", phase="evaluating")
-            loss, accuracy = evaluate(self._model, self._recipe, every, self.progress.micro_batch_tokens)
-            self._pipe.report("phase", phase="training")
-        return {"full_valid_loss": loss, "full_valid_mean_token_accuracy": accuracy}
+            return {f"full_{name}": value for name, value in metrics.items() if name.startswith("valid_")}
+        self._pipe.report("phase", phase="evaluating")
+        found = self._objective.evaluate(every)
+        self._pipe.report("phase", phase="training")
+        return {f"full_valid_{name}": value for name, value in found.items()}
 
     def _keep_as_best(self) -> None:
         path = self._out / "best" / f"step-{self.progress.step:06d}.safetensors"

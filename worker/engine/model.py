@@ -1,65 +1,165 @@
-"""Base model + technique → a model that trains, and the log-probabilities of its supervised tokens."""
+"""A model that trains: what is trained of it, and what it says of a micro-batch."""
 
-import json
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from torch import nn
-from transformers import AutoModelForCausalLM
 
-from api.lifecycle import FailureReason
-from api.recipe import ResolvedRecipe
-from api.techniques import Lora
-from worker.engine.attention import PACKED
 from worker.engine.batches import Layout, MicroBatch
-from worker.engine.families import examples_stay_alone, head_of, layers_without_adapters, may_be_packed
-from worker.engine.head import score, token_logprobs
-from worker.engine.stopping import TrainingError
+from worker.engine.families import head_of
+from worker.engine.head import Scoring, TokenScores, score, token_scores
+
+Tensors = dict[str, torch.Tensor]
 
 
 class TrainableModel:
-    """A causal language model some of whose weights are trained.
+    """A language model, a classifier or a reward model, some of whose weights are trained.
 
-    What is trained is kept in float32. Where the computation is in bfloat16 and a technique trains the base's own
-    weights, `masters` holds the float32 copies that the optimizer moves, and the model computes with their roundings.
+    What is trained is kept in float32. Where the computation is in bfloat16 and the trained weights are too, `masters`
+    holds the float32 copies that the optimizer moves, and the model computes with their roundings.
     """
 
-    def __init__(self, model: Any, *, packed: bool, alone: bool) -> None:
+    def __init__(self, model: Any, layout: Layout, *, virtual_tokens: bool = False, reads_whole: bool = False) -> None:
+        """`virtual_tokens`: its technique puts learnt tokens before the text, in its own forward alone.
+        `reads_whole`: an encoder."""
         self.model = model
-        adapter: Any = model if isinstance(model, PeftModel) else None
-        self.causal_lm: Any = adapter.get_base_model() if adapter else model
-        self.layout = Layout(packed=packed, alone=alone)
+        self.network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.layout = layout
+        self._virtual_tokens, self._reads_whole = virtual_tokens, reads_whole
+        self.value_head: nn.Linear | None = None
         self.trained: dict[str, nn.Parameter] = {
             name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
         }
         self.masters = {name: _master(parameter) for name, parameter in self.trained.items()}
         self.tick: Callable[[], None] = lambda: None
         """Called at each micro-batch, by whoever wants to know that work goes on."""
-        self._head = head_of(self.causal_lm)
-        self._head_trained = [p for p in self.causal_lm.get_output_embeddings().parameters() if p.requires_grad]
+        self.scoring = Scoring()
+        self._lengths: torch.Tensor | None = None
+        self._start: Tensors | None = None
+        self.extras: dict[str, torch.Tensor] = {}
+        """Weights at the beginning that an export must know of (worker.engine.export)."""
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self.causal_lm.device
+        device: torch.device = self.network.device
         return device
 
-    def logprobs(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """(log-probability of each supervised token, 1.0 where it is the likeliest), float32 [S]."""
+    @property
+    def vocabulary(self) -> int:
+        return int(self.network.config.get_text_config().vocab_size)
+
+    def train(self, training: bool = True) -> None:
+        self.model.train(training)
+
+    def token_scores(self, batch: MicroBatch, scoring: Scoring | None = None) -> TokenScores:
+        """Scores of each supervised token, [S]."""
+        return self.scores_and_values(batch, scoring)[0]
+
+    def scores_and_values(
+        self, batch: MicroBatch, scoring: Scoring | None = None
+    ) -> tuple[TokenScores, torch.Tensor | None]:
+        """Scores of each supervised token, [S], and the value of what stands before it, [S], if there is a value head.
+
+        Float32.
+        """
         self.tick()
-        if not self.layout.packed:
-            logits_B_T_V = self.causal_lm(
+        self._lengths = batch.lengths
+        scoring = scoring or self.scoring
+        if self.layout.packed:
+            hidden_S_D = self._packed_hidden(batch).index_select(0, batch.places)
+            head = self.network.get_output_embeddings()
+            trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
+            scores = token_scores(
+                hidden_S_D,
+                head_of(self.network),
+                batch.targets,
+                scoring,
+                vocabulary=self.vocabulary,
+                trained=trained if torch.is_grad_enabled() else [],
+            )
+            return scores, self._values(hidden_S_D)
+        wants_hidden = self.value_head is not None
+        out = self._padded(batch, output_hidden_states=wants_hidden)
+        logits_B_T_V = out.logits[:, -batch.tokens.shape[1] :]  # without those of virtual tokens
+        scores = score(logits_B_T_V.flatten(0, 1)[batch.places], batch.targets, scoring)
+        if not wants_hidden:
+            return scores, None
+        return scores, self._values(out.hidden_states[-1][:, -batch.tokens.shape[1] :].flatten(0, 1)[batch.places])
+
+    def sequence_scores(self, batch: MicroBatch) -> torch.Tensor:
+        """Float32 [sequences, labels]: what a classifier or a reward model says of each sequence."""
+        self.tick()
+        self._lengths = batch.lengths
+        if self._reads_whole or self._virtual_tokens:
+            logits: torch.Tensor = self._padded(batch).logits.float()
+            return logits
+        if self.layout.packed:
+            hidden_N_D = self._packed_hidden(batch)
+        else:
+            hidden_N_D = self.network.base_model(
                 input_ids=batch.tokens, attention_mask=batch.attention_mask, use_cache=False
-            ).logits
-            return score(logits_B_T_V.flatten(0, 1)[batch.places], batch.targets)
-        hidden_1_N_D = self.causal_lm.get_decoder()(
+            ).last_hidden_state.flatten(0, 1)
+        scores: torch.Tensor = self.network.score(hidden_N_D.index_select(0, batch.last)).float()
+        return scores
+
+    def _packed_hidden(self, batch: MicroBatch) -> torch.Tensor:
+        """[B * T, D], by the decoder alone."""
+        hidden_1_N_D: torch.Tensor = self.network.base_model(
             input_ids=batch.tokens, position_ids=batch.positions, segments=batch.segments, use_cache=False
         ).last_hidden_state
-        hidden_S_D = hidden_1_N_D[0].index_select(0, batch.places)
-        vocabulary = self.causal_lm.config.vocab_size
-        return token_logprobs(hidden_S_D, self._head, batch.targets, vocabulary=vocabulary, trained=self._head_trained)
+        return hidden_1_N_D[0]
+
+    def _padded(self, batch: MicroBatch, **options: Any) -> Any:
+        whole = self.model if self._virtual_tokens else self.network
+        caching = {} if self._reads_whole else {"use_cache": False}
+        return whole(input_ids=batch.tokens, attention_mask=batch.attention_mask, **caching, **options)
+
+    def _values(self, hidden_S_D: torch.Tensor) -> torch.Tensor | None:
+        if self.value_head is None:
+            return None
+        values_S: torch.Tensor = self.value_head(hidden_S_D.to(self.value_head.weight.dtype))[:, 0]
+        return values_S
+
+    def add_value_head(self) -> None:
+        """A linear value function on the last hidden states. It begins at zero, and is never published."""
+        width = self.network.config.get_text_config().hidden_size
+        head = nn.Linear(width, 1, device=self.device, dtype=torch.float32)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        self.value_head = head
+        for name, parameter in head.named_parameters():
+            self.trained[f"value_head.{name}"] = self.masters[f"value_head.{name}"] = parameter
+
+    def add_noise(self, alpha: float) -> None:
+        """NEFTune (arXiv:2310.05914): while training, embeddings get uniform noise in ± α / √(L d)."""
+
+        def noise(module: nn.Module, _: Any, embedded_B_T_D: torch.Tensor) -> torch.Tensor:
+            if not module.training or self._lengths is None:
+                return embedded_B_T_D
+            lengths = self._lengths.clamp(min=1)[..., None].to(embedded_B_T_D.dtype)
+            reach = alpha / (lengths * embedded_B_T_D.shape[-1]).sqrt()
+            return embedded_B_T_D + torch.empty_like(embedded_B_T_D).uniform_(-1, 1) * reach
+
+        self.network.get_input_embeddings().register_forward_hook(noise)
+
+    def remember_start(self) -> None:
+        """Keep a copy of the trained weights as they are now, for `at_start`."""
+        self._start = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
+
+    @contextmanager
+    @torch.no_grad()
+    def at_start(self) -> Iterator[None]:
+        """The model as it was at `remember_start`: the reference, whatever the technique, without a second model."""
+        assert self._start is not None, "remember_start comes first"
+        now = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
+        _copy(self._start, self.trained)
+        try:
+            yield
+        finally:
+            _copy(now, self.trained)
 
     @torch.no_grad()
     def round_masters(self) -> None:
@@ -69,17 +169,21 @@ class TrainableModel:
                 parameter.copy_(self.masters[name])
 
     @torch.no_grad()
-    def set_weights(self, weights: dict[str, torch.Tensor]) -> None:
+    def set_weights(self, weights: Tensors) -> None:
         assert weights.keys() == self.masters.keys(), f"other weights: {sorted(weights.keys() ^ self.masters.keys())}"
-        for name, master in self.masters.items():
-            master.copy_(weights[name])
+        _copy(weights, self.masters)
         self.round_masters()
 
     def release(self) -> None:
         """Free the weights. The model is of no use afterwards."""
-        self.trained, self.masters, self._head_trained = {}, {}, []
-        self.model = self.causal_lm = None
-        del self._head  # it holds the model too
+        self.trained, self.masters, self.extras = {}, {}, {}
+        self._start = self.value_head = None
+        self.model = self.network = None
+
+
+def _copy(source: Tensors, target: dict[str, nn.Parameter]) -> None:
+    for name, parameter in target.items():
+        parameter.copy_(source[name])
 
 
 def _master(parameter: nn.Parameter) -> nn.Parameter:
@@ -95,71 +199,3 @@ def _master(parameter: nn.Parameter) -> nn.Parameter:
 
     parameter.register_post_accumulate_grad_hook(collect)  # type: ignore[no-untyped-call]
     return master
-
-
-def load_trainable(base: Path, recipe: ResolvedRecipe, device: torch.device) -> TrainableModel:
-    assert recipe.precision != "auto", "precision is resolved before the model is loaded"
-    model = load_base(base, getattr(torch, recipe.precision), device, packed=True)
-    packed, alone = model.config._attn_implementation == PACKED, examples_stay_alone(model.config)
-    torch.manual_seed(recipe.seed)
-    if recipe.gradient_checkpointing:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    if isinstance(recipe.technique, Lora):
-        model = _with_lora(model, recipe.technique)
-    return TrainableModel(model, packed=packed, alone=alone)
-
-
-def load_base(folder: Path, dtype: torch.dtype, device: torch.device, *, packed: bool = False) -> Any:
-    """The base as transformers loads it, and with `packed` the attention for packed rows where its family may use it.
-
-    Dropout of the base's own is switched off: the technique's is the only one that a recipe speaks of.
-    """
-    config = _checked_config(folder)
-    attention = {"attn_implementation": PACKED} if packed and may_be_packed(config) else {}
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True, **attention
-    )
-    model.to(device)
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.0
-    return model
-
-
-class _Config:
-    def __init__(self, model_type: str) -> None:
-        self.model_type = model_type
-
-
-def _checked_config(folder: Path) -> _Config:
-    """Code that comes with a model is never run: a model that wants to is refused before transformers sees it."""
-    for name in ("config.json", "tokenizer_config.json"):
-        path = folder / name
-        if path.exists() and "auto_map" in json.loads(path.read_bytes()):
-            raise TrainingError(FailureReason.INVALID_RECIPE, "The base model brings its own code, which is never run.")
-    return _Config(json.loads((folder / "config.json").read_bytes()).get("model_type", ""))
-
-
-def _with_lora(model: Any, technique: Lora) -> Any:
-    names = technique.target_modules
-    barred = layers_without_adapters(model.config)
-    matrices = (name.removesuffix(".weight") for name, weight in model.named_parameters() if weight.ndim == 2)
-    linear = {name.rsplit(".", 1)[-1] for name in matrices if not name.endswith(".bias")}
-    if names != "all-linear" and (missing := sorted(set(names) - (linear - set(barred)))):
-        raise TrainingError(
-            FailureReason.INVALID_RECIPE,
-            f"technique.target_modules: the base model has no trainable layer called {', '.join(missing)[:200]}.",
-        )
-    return get_peft_model(
-        model,
-        LoraConfig(
-            r=technique.rank,
-            lora_alpha=technique.alpha,  # type: ignore[arg-type]  # a float is fine
-            lora_dropout=technique.dropout,
-            target_modules=names if isinstance(names, str) else sorted(names),
-            exclude_modules=barred or None,
-            task_type="CAUSAL_LM",
-        ),
-    )

@@ -10,11 +10,14 @@ from api.recipe import ResolvedRecipe
 
 def adamw(masters: dict[str, nn.Parameter], recipe: ResolvedRecipe) -> torch.optim.AdamW:
     """Loshchilov and Hutter 2019 (arXiv:1711.05101), fused. Only matrices decay: biases and norms have no direction
-    in which being small is simpler."""
-    matrices = [master for master in masters.values() if master.ndim >= 2]
-    others = [master for master in masters.values() if master.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.learning_rate, fused=True)
+    in which being small is simpler. Some weights of some techniques learn faster than the rest."""
+    factors = recipe.technique.learning_rate_factors()
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, master in masters.items():
+        factor = next((factor for part, factor in factors.items() if part in name), 1.0)
+        groups.setdefault((factor, recipe.weight_decay if master.ndim >= 2 else 0.0), []).append(master)
+    settings = [{"params": group, "weight_decay": decay, "factor": factor} for (factor, decay), group in groups.items()]
+    return torch.optim.AdamW(settings, lr=recipe.learning_rate, fused=True)
 
 
 def learning_rate(recipe: ResolvedRecipe, step: int) -> float:
@@ -40,7 +43,7 @@ def clipped_step(optimizer: torch.optim.AdamW, max_norm: float | None, rate: flo
     All of it stays on the device: `found_inf` makes the fused kernel skip the update without asking the host.
     """
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["factor"]
     gradients = [
         master.grad for group in optimizer.param_groups for master in group["params"] if master.grad is not None
     ]

@@ -1,5 +1,26 @@
 """What is optimised: one file for each method of `api.methods`, of the same name, with its loss."""
 
-from worker.methods import supervised
+from worker.engine.objective import Objective, Setting
+from worker.methods.classification import Classification
+from worker.methods.dpo import Dpo
+from worker.methods.kto import Kto
+from worker.methods.orpo import Orpo
+from worker.methods.ppo import Ppo
+from worker.methods.reinforcement import Reinforcement
+from worker.methods.reward import Reward
+from worker.methods.simpo import Simpo
+from worker.methods.supervised import Supervised
 
-METHODS = {"supervised": supervised}
+METHODS: dict[str, type[Objective]] = {
+    "supervised": Supervised,
+    "classification": Classification,
+    "dpo": Dpo,
+    "kto": Kto,
+    "orpo": Orpo,
+    "simpo": Simpo,
+    "reward": Reward,
+    "ppo": Ppo,
+    "reinforcement": Reinforcement,
+}
+
+__all__ = ["METHODS", "Objective", "Setting"]

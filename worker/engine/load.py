@@ -1,0 +1,241 @@
+"""Base model + technique + what the method wants of it → a model that trains."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel, PeftType, get_peft_model, get_peft_model_state_dict
+from peft.utils.save_and_load import set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
+
+from api.lifecycle import FailureReason
+from api.recipe import ResolvedRecipe
+from api.techniques import Technique
+from api.techniques.base import ALL_LINEAR
+from worker.engine.attention import PACKED
+from worker.engine.batches import Layout
+from worker.engine.families import (
+    classifies,
+    examples_stay_alone,
+    kind_of,
+    layers_without_adapters,
+    may_be_packed,
+)
+from worker.engine.model import TrainableModel
+from worker.engine.stopping import TrainingError
+from worker.techniques import TECHNIQUES
+
+HEADS = ("lm_head", "score", "classifier")
+"""Names of heads, which are neither quantised nor given adapters."""
+CHANGES_THE_BASE = ("pissa", "olora")
+"""Initialisations that take something out of the frozen weights."""
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+def load_trainable(
+    base: Path, recipe: ResolvedRecipe, device: torch.device, *, start: Path | None = None
+) -> TrainableModel:
+    """The base with the recipe's technique, begun anew or continued from the adapter in `start`."""
+    assert recipe.precision != "auto", "precision is resolved before the model is loaded"
+    torch.manual_seed(recipe.seed)
+    technique = recipe.technique
+    network = load_network(base, recipe, device, packed=technique.packable)
+    packed = network.config._attn_implementation == PACKED
+    if recipe.gradient_checkpointing:
+        network.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    layout = Layout(
+        packed=packed,
+        alone=examples_stay_alone(network.config) or (technique.virtual_tokens and recipe.method.output != "tokens"),
+        pad_token=network.config.pad_token_id if recipe.method.output != "tokens" else None,
+    )
+    model = _with_technique(network, recipe, start)
+    trainable = TrainableModel(
+        model,
+        layout,
+        virtual_tokens=technique.virtual_tokens,
+        reads_whole=kind_of(network.config) == "encoder",
+    )
+    if getattr(technique, "init", None) in CHANGES_THE_BASE:
+        trainable.extras = {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(model).items()}
+    return trainable
+
+
+def load_network(
+    folder: Path,
+    recipe: ResolvedRecipe,
+    device: torch.device,
+    *,
+    packed: bool = False,
+    whole: bool = False,
+    quantised: bool = True,
+    dtype: str | None = None,
+) -> Any:
+    """A language model or a classifier as transformers loads it, quantised where the technique says so; with `packed`,
+    the attention for packed rows where its family may use it; `whole`: what a full fine-tuning published. `dtype`
+    "auto" takes the weights as they are stored.
+
+    Dropout of the base's own is switched off: the technique's is the only one that a recipe speaks of.
+    """
+    config = checked_config(folder)
+    options: dict[str, Any] = {"attn_implementation": PACKED} if packed and may_be_packed(config) else {}
+    if recipe.technique.quantises and quantised:
+        options["quantization_config"] = _quantisation(recipe)
+        options["device_map"] = {"": device}
+    kind: Any = AutoModelForCausalLM
+    if recipe.method.output != "tokens":
+        if not classifies(config):
+            message = f"Models of the family {config.model_type} have no head for labels: choose another base model."
+            raise TrainingError(FailureReason.INVALID_RECIPE, message)
+        kind = AutoModelForSequenceClassification
+        options |= {} if whole else head_settings(recipe, config)
+    model: Any = kind.from_pretrained(
+        folder,
+        dtype=dtype or getattr(torch, str(recipe.precision)),
+        trust_remote_code=False,
+        use_safetensors=True,
+        local_files_only=True,
+        **options,
+    )
+    model.to(device)
+    without_dropout(model)
+    return model
+
+
+def load_published(
+    folder: Path,
+    base: Path | None,
+    recipe: ResolvedRecipe,
+    device: torch.device,
+    *,
+    dtype: str | None = None,
+    quantised: bool = True,
+) -> Any:
+    """What a job of this recipe published in `folder`, as plain peft or transformers load it, with transformers' own
+    attention. `base`: of an adapter."""
+    if recipe.technique.type == "full":
+        network = load_network(folder, recipe, device, whole=True)
+        network.set_attn_implementation(plain_attention(network))
+        return network
+    assert base is not None, "an adapter is loaded onto its base"
+    network = load_network(base, recipe, device, dtype=dtype, quantised=quantised)
+    network.set_attn_implementation(plain_attention(network))
+    if recipe.technique.type in TECHNIQUES:
+        return TECHNIQUES[recipe.technique.type].load(network, folder)
+    return PeftModel.from_pretrained(network, str(folder)).to(device)
+
+
+def plain_attention(network: Any) -> str:
+    return "sdpa" if network._supports_sdpa else "eager"
+
+
+def head_settings(recipe: ResolvedRecipe, config: Any) -> dict[str, Any]:
+    """What a classifier's config says of its labels, and of the padding by which its last token is found."""
+    settings: dict[str, Any] = {"num_labels": 1}
+    if config.pad_token_id is None:
+        end = config.eos_token_id
+        settings["pad_token_id"] = end[0] if isinstance(end, list) else end
+    labels = recipe.labels
+    if labels is None:
+        return settings
+    settings["problem_type"] = {
+        "single_label": "single_label_classification",
+        "multi_label": "multi_label_classification",
+        "regression": "regression",
+    }[labels.problem]
+    if labels.names:
+        names = dict(enumerate(labels.names))
+        settings |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+        del settings["num_labels"]  # transformers counts the names
+    return settings
+
+
+def without_dropout(model: Any) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0
+
+
+def checked_config(folder: Path) -> Any:
+    """Code that comes with a model is never run: a model that wants to is refused before transformers sees it."""
+    for name in ("config.json", "tokenizer_config.json"):
+        path = folder / name
+        if path.exists() and "auto_map" in json.loads(path.read_bytes()):
+            raise TrainingError(FailureReason.INVALID_RECIPE, "The base model brings its own code, which is never run.")
+    return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+
+def _quantisation(recipe: ResolvedRecipe) -> BitsAndBytesConfig:
+    technique: Any = recipe.technique
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type=technique.quantisation,
+        bnb_4bit_use_double_quant=technique.double_quantisation,
+        bnb_4bit_compute_dtype=getattr(torch, str(recipe.precision)),
+        llm_int8_skip_modules=list(HEADS),
+    )
+
+
+def _with_technique(network: Any, recipe: ResolvedRecipe, start: Path | None) -> Any:
+    technique = recipe.technique
+    if technique.type in TECHNIQUES:
+        TECHNIQUES[technique.type].add(network, technique)
+        if start is not None:
+            TECHNIQUES[technique.type].load(network, start)
+        return network
+    if technique.peft_type is None:
+        return network
+    config = peft_config(network, technique, recipe.method.output)
+    try:
+        model = get_peft_model(network, config)
+    except ValueError as error:  # peft finds none of the layers that were named, or knows no default for the family
+        print(error, flush=True)
+        message = "technique.target_modules: none of the base model's layers can be adapted so. Name its linear layers."
+        raise TrainingError(FailureReason.INVALID_RECIPE, message) from error
+    if start is not None:
+        _continue(model, start)
+    return model
+
+
+def peft_config(network: Any, technique: Technique, output: str) -> Any:
+    """peft's configuration of the technique on this network. Raises TrainingError for layers that it has not got."""
+    arguments: dict[str, Any] = dict(technique.peft())
+    names = arguments.get("target_modules")
+    if isinstance(names, list):
+        _require_layers(network, names)
+        arguments["target_modules"] = sorted(names)
+    assert technique.peft_type is not None, technique.type
+    if technique.peft_type == "LORA":
+        arguments["exclude_modules"] = layers_without_adapters(network.config) or None
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(technique.peft_type)]
+    return kind(task_type="CAUSAL_LM" if output == "tokens" else "SEQ_CLS", **arguments)
+
+
+def _require_layers(network: Any, names: list[str]) -> None:
+    matrices = (name.removesuffix(".weight") for name, weight in network.named_parameters() if weight.ndim == 2)
+    linear = {name.rsplit(".", 1)[-1] for name in matrices if not name.endswith(".bias")}
+    barred = set(layers_without_adapters(network.config))
+    missing = [name for name in names if name.rsplit(".", 1)[-1] not in linear - barred]
+    if missing and names != [ALL_LINEAR]:
+        raise TrainingError(
+            FailureReason.INVALID_RECIPE,
+            f"technique.target_modules: the base model has no trainable layer called {', '.join(missing)[:200]}.",
+        )
+
+
+def _continue(model: PeftModel, start: Path) -> None:
+    """Take over another job's adapter. A head that it has not got (a policy's, for a reward) begins anew."""
+    weights: Mapping[str, torch.Tensor] = load_file(start / ADAPTER_WEIGHTS)
+    # Names under the network's own head differ between a language model and a classifier; those of its layers do not.
+    set_peft_model_state_dict(model, dict(weights))
+    expected = {name for name in get_peft_model_state_dict(model) if not any(f".{head}." in name for head in HEADS)}
+    if missing := expected - weights.keys():
+        raise TrainingError(
+            FailureReason.INVALID_RECIPE,
+            f"The model to continue has other weights than this technique: {len(missing)} are missing.",
+        ) from ValueError(f"{sorted(missing)[:5]}")

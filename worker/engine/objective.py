@@ -1,0 +1,128 @@
+"""What every method does in a training: what the loop (worker.engine.loop) asks of it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from api.recipe import ResolvedRecipe
+from worker.arrays import Rows
+from worker.engine.batches import MicroBatch, micro_batches, total_weight
+from worker.engine.model import TrainableModel
+
+Metrics = dict[str, torch.Tensor]
+"""Shares of means: those of all micro-batches of a step add up to the step's."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The training that a method is part of."""
+
+    recipe: ResolvedRecipe
+    run: Path
+    model: TrainableModel
+    say: Callable[..., None]
+    """`worker.pipe.Pipe.report`"""
+
+
+class Objective:
+    """A method at work. A subclass has at least `total` and `loss`."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting, self.recipe, self.model = setting, setting.recipe, setting.model
+        self.observed: dict[str, float] = {}
+        """What was seen beside the loss in the last step, such as rewards."""
+        self.state: dict[str, float] = {}
+        """What the method itself remembers from step to step."""
+
+    @property
+    def options(self) -> Any:
+        return self.recipe.method.options
+
+    def prepare(self, rows: Rows) -> Rows:
+        """Called once, with the weights of step 0: what the method must know of the rows before they change."""
+        return rows
+
+    def updates(self, rows: Rows, step: int) -> Iterator[Rows]:
+        """What the optimizer's updates of one step are made from: the step's rows, if nothing else."""
+        yield rows
+
+    def total(self, rows: Rows) -> float:
+        """By what the sums over the rows of one update are divided."""
+        raise NotImplementedError
+
+    def loss(self, batch: MicroBatch, total: float) -> tuple[torch.Tensor, Metrics]:
+        """A micro-batch's share of the loss, and of the metrics."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def evaluate(self, rows: Rows) -> dict[str, float]:
+        """`loss` (lower is better) and the metrics over all rows, weighted as in training. Draws no random number."""
+        sums: Metrics = {}
+        total = self.total(rows)
+        self.model.train(False)
+        for batch in self.batches(rows):
+            loss, metrics = self.loss(batch, total)
+            add(sums, {"loss": loss, **metrics})
+        return as_numbers(sums)
+
+    def highest_loss(self, first: float | None) -> float:
+        """Above this for several steps in a row, the training has diverged. Most losses know no such limit."""
+        return float("inf")
+
+    def batches(self, rows: Rows) -> Iterator[MicroBatch]:
+        model, budget = self.model, self.recipe.micro_batch_tokens
+        assert budget != "auto", "the micro-batch is resolved before the first step"
+        return micro_batches(rows, budget, model.layout, model.device)
+
+    @torch.no_grad()
+    def answer_logprobs(self, rows: Rows, *, mean: bool = False) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """[rows, width]: log-probability of each sequence's supervised tokens by the model as it is now, their sum or
+        mean."""
+        found = np.zeros((len(rows), rows.width), np.float32)
+        self.model.train(False)
+        numbered = replace(rows, per_row={"at": np.arange(len(rows), dtype=np.float32)})
+        for batch in self.batches(numbered):
+            sums = answer_sums(self.model.token_scores(batch).learnt, batch, mean=mean)
+            at = batch.per_row["at"].long().cpu().numpy()
+            found[at] = sums.view(-1, rows.width).float().cpu().numpy()
+        return found
+
+
+def answer_sums(values_S: torch.Tensor, batch: MicroBatch, *, mean: bool) -> torch.Tensor:
+    """[sequences]: the values of each sequence's supervised tokens, summed or averaged."""
+    sums = batch.sums(values_S)
+    return sums / batch.counts() if mean else sums
+
+
+def supervised_mean(values_S: torch.Tensor, batch: MicroBatch, total: float) -> torch.Tensor:
+    """Σ w v / W"""
+    return (batch.weights * values_S).sum() / total
+
+
+def add(sums: Metrics, more: Metrics) -> None:
+    for name, value in more.items():
+        sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+
+
+def as_numbers(sums: Metrics) -> dict[str, float]:
+    """With one wait for the device."""
+    if not sums:
+        return {}
+    values = torch.stack([value.float() for value in sums.values()]).tolist()
+    return dict(zip(sums, values, strict=True))
+
+
+__all__ = [
+    "Metrics",
+    "Objective",
+    "Setting",
+    "add",
+    "answer_sums",
+    "as_numbers",
+    "supervised_mean",
+    "total_weight",
+]

@@ -1,0 +1,119 @@
+"""What an answer is worth: a grader's reward, or a reward model's."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tokenizers import Tokenizer
+
+from api.graders import Grader, grade
+from api.methods.reward import Reward
+from api.recipe import ResolvedRecipe
+from api.techniques import Technique
+from worker.arrays import Rows
+from worker.engine.batches import Layout, micro_batches
+from worker.engine.load import load_network, load_published
+from worker.engine.model import TrainableModel
+from worker.engine.sampler import Answers
+from worker.rows.chat_template import ChatTemplate
+
+JUDGES = "judges.json"
+
+Rewards = npt.NDArray[np.float32]
+
+
+class RewardModel:
+    """A published reward model, frozen. `folder` of the run: its files, and in `base/` those of its base, if it is an
+    adapter."""
+
+    def __init__(self, folder: Path, technique: Technique, recipe: ResolvedRecipe, device: torch.device) -> None:
+        base = folder / "base"
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._template = ChatTemplate.load(base if base.exists() else folder)
+        of_reward = recipe.model_copy(update={"technique": technique, "method": Reward(), "labels": None})
+        network = load_published(folder, base if base.exists() else None, of_reward, device)
+        network.requires_grad_(False)
+        inner = network.get_base_model() if hasattr(network, "get_base_model") else network
+        layout = Layout(packed=False, alone=technique.virtual_tokens, pad_token=inner.config.pad_token_id)
+        self._model = TrainableModel(network, layout, virtual_tokens=technique.virtual_tokens)
+        self._model.train(False)
+
+    @torch.no_grad()
+    def score(self, rows: Rows, budget_tokens: int) -> Rewards:
+        """[R]: what it says of each sequence, as it ends there."""
+        numbered = Rows(
+            rows.tokens,
+            rows.loss_weights,
+            rows.starts,
+            rows.ends,
+            per_row={"at": np.arange(len(rows), dtype=np.float32)},
+        )
+        found = np.zeros(len(rows), np.float32)
+        for batch in micro_batches(numbered, budget_tokens, self._model.layout, self._model.device):
+            at = batch.per_row["at"].long().cpu().numpy()
+            found[at] = self._model.sequence_scores(batch)[:, 0].cpu().numpy()
+        return found
+
+    def score_messages(self, conversations: Sequence[list[dict[str, Any]]], budget_tokens: int) -> Rewards:
+        """[R]: of conversations, rendered by its own template."""
+        assert self._template is not None, "a reward model that judges messages has a chat template"
+        texts = [self._template.render(messages, None).rstrip() for messages in conversations]
+        encoded = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        tokens = [np.array(each.ids, np.int32) for each in encoded]
+        ends = np.cumsum([len(each) for each in tokens])
+        joined = np.concatenate(tokens)
+        rows = Rows(joined, np.zeros(len(joined), np.float32), np.concatenate([[0], ends[:-1]]), ends)
+        return self.score(rows, budget_tokens)
+
+
+class Judge:
+    """Gives each answer its reward: by `reward_model`, or by `grader`, which may name reward models itself."""
+
+    def __init__(
+        self, run: Path, recipe: ResolvedRecipe, device: torch.device, *, reward_model: str | None, grader: Any
+    ) -> None:
+        self._reward_model, self._grader = reward_model, grader
+        self._models = _reward_models(run, recipe, device)
+        budget = recipe.micro_batch_tokens
+        assert budget != "auto", "the micro-batch is resolved before the first step"
+        self._budget = budget
+        self.errors: dict[str, int] = {}
+        """How often a grader could not judge, by the reason that it gave."""
+
+    def __call__(self, answers: Answers, prompts: Rows) -> Rewards:
+        """[R], one for each answer to each prompt."""
+        if self._reward_model is not None:
+            return self._models[self._reward_model].score(answers.rows, self._budget)
+        assert prompts.items is not None, "prompts carry the items that a grader reads"
+        rewards = np.zeros(len(prompts), np.float32)
+        for row, text in enumerate(answers.texts):
+            found = grade(self._grader, text, prompts.items[int(prompts.numbers[row])], scores=self._score)
+            rewards[row] = found.reward
+            for name in found.failures:
+                self.errors[name] = self.errors.get(name, 0) + 1
+        return rewards
+
+    def _score(self, model: str, messages: list[dict[str, Any]]) -> float:
+        return float(self._models[model].score_messages([messages], self._budget)[0])
+
+
+Score = Callable[[str, list[dict[str, Any]]], float]
+
+
+def _reward_models(run: Path, recipe: ResolvedRecipe, device: torch.device) -> dict[str, RewardModel]:
+    """By their ids, as judges.json of the run folder lists them: {id: {"folder", "technique"}}."""
+    listed = run / JUDGES
+    if not listed.exists():
+        return {}
+    found: dict[str, RewardModel] = {}
+    for name, entry in json.loads(listed.read_bytes()).items():
+        technique = type(recipe).model_validate(recipe.model_dump() | {"technique": entry["technique"]}).technique
+        found[name] = RewardModel(run / entry["folder"], technique, recipe, device)
+    return found
+
+
+__all__ = ["Grader", "Judge", "RewardModel", "load_network"]

@@ -1,0 +1,98 @@
+"""What the methods share that learn from their own samples: sampling, judging, evaluating, showing."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from api.methods.base import RolloutOptions
+from worker.arrays import Rows
+from worker.engine.objective import Objective, Setting
+from worker.engine.rewards import Judge, Rewards
+from worker.engine.sampler import Answers, Sampler
+from worker.rows.special_tokens import end_ids, special_tokens
+
+SHOWN = 2
+SHOWN_LETTERS = 600
+LOOKS = 10
+"""So many times in a training its samples are shown."""
+
+
+class RolloutObjective(Objective):
+    eval_samples = 1
+
+    def __init__(self, setting: Setting, *, reward_model: str | None, grader: Any) -> None:
+        super().__init__(setting)
+        base = setting.run / "base"
+        self._tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+        ends = _end_tokens(base, self._tokenizer)
+        self._sampler = Sampler(self.model, self._tokenizer, ends, pad_token=min(ends, default=0))
+        self._judge = Judge(setting.run, self.recipe, self.model.device, reward_model=reward_model, grader=grader)
+        self._seen_errors: set[str] = set()
+
+    @property
+    def rollout_options(self) -> RolloutOptions:
+        options: RolloutOptions = self.options
+        return options
+
+    def sample(self, prompts: Rows, *, greedy: bool = False) -> Answers:
+        options, budget = self.rollout_options, self.recipe.micro_batch_tokens
+        assert budget != "auto", "the micro-batch is resolved before the first step"
+        return self._sampler.sample(
+            prompts,
+            max_tokens=options.max_tokens,
+            temperature=options.temperature,
+            budget_tokens=budget,
+            greedy=greedy,
+        )
+
+    def judge(self, answers: Answers, prompts: Rows) -> Rewards:
+        """[R], and what is worth watching of them in `observed`."""
+        rewards_R = self._judge(answers, prompts)
+        lengths = [len(answer) for answer in answers.answers]
+        self.observed = {
+            "reward": float(rewards_R.mean()),
+            "reward_std": float(rewards_R.std()),
+            "answer_tokens": sum(lengths) / len(lengths),
+            "ended": float(answers.ended.mean()),
+        }
+        for name in self._judge.errors.keys() - self._seen_errors:
+            self._seen_errors.add(name)
+            self.setting.say("warning", message=f"The grader cannot judge some answers, which get no reward: {name}")
+        return rewards_R
+
+    def show(self, step: int, answers: Answers, rewards_R: Rewards) -> None:
+        """Tell a few of the answers, now and then."""
+        if (step - 1) % max(1, self.recipe.total_steps // LOOKS):
+            return
+        samples = [
+            {
+                "prompt": self._tokenizer.decode(answers.prompts[row].tolist())[-SHOWN_LETTERS:],
+                "answer": answers.texts[row][:SHOWN_LETTERS],
+                "reward": float(rewards_R[row]),
+            }
+            for row in range(min(SHOWN, len(answers.texts)))
+        ]
+        self.setting.say("samples", step=step, samples=samples)
+
+    def evaluate(self, rows: Rows) -> dict[str, float]:
+        """The reward of the likeliest answer to each prompt, or of several drawn ones, always the same; the loss is its
+        negative. Leaves the random numbers of the training as they were."""
+        observed = dict(self.observed)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.recipe.seed)
+            rewards = [
+                float(self.judge(self.sample(rows, greedy=self.eval_samples == 1), rows).mean())
+                for _ in range(self.eval_samples)
+            ]
+        self.observed = observed
+        reward = sum(rewards) / len(rewards)
+        return {"loss": -reward, "reward": reward}
+
+
+def _end_tokens(base: Path, tokenizer: Tokenizer) -> set[int]:
+    """Tokens that end an answer, as the base's own settings have it."""
+    named = special_tokens(base).get("eos_token")
+    number = tokenizer.token_to_id(named) if named else None
+    return end_ids(base) | ({number} if number is not None else set())
