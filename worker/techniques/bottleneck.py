@@ -60,14 +60,16 @@ class Adapter(nn.Module):
         return {Rule.AFTER: self._after, Rule.AFTER_NORM: self._after_norm, Rule.WITH_INPUT: self._with_input}[rule]
 
     def _after(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        return output + self(output)
+        return output + self.forward(output)
 
     def _after_norm(self, norm: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        normalised: torch.Tensor = norm.forward(inputs[0] + self(output))  # calling it would call this hook again
+        normalised: torch.Tensor = norm.forward(
+            inputs[0] + self.forward(output)
+        )  # calling it would call this hook again
         return normalised
 
     def _with_input(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        return output + self(output + inputs[0])
+        return output + self.forward(output + inputs[0])
 
 
 def bottleneck_size(hidden: int, technique: Bottleneck) -> int:
