@@ -1,5 +1,6 @@
 """The same loss and gradients by two ways: the trainer's, and the plainest possible one."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,19 @@ def as_rows(folder: Path, rows: Any) -> Rows:
 
 
 def trainer_loss(
-    base: Path, rows: Rows, *, budget_tokens: int = 10_000, layout: Layout | None = None
+    base: Path,
+    rows: Rows,
+    *,
+    budget_tokens: int = 10_000,
+    layout: Layout | None = None,
+    adapt: Callable[[Any], Any] = lambda model: model,
 ) -> tuple[float, Gradients, TrainableModel]:
-    """All weights trained, by the trainer's path: packed where the family may be, in one micro-batch if it fits."""
+    """All weights trained, by the trainer's path: packed where the family may be, in one micro-batch if it fits.
+
+    `adapt` may put adapters into the model that transformers loaded, in place.
+    """
     causal_lm = load_base(base, torch.float32, torch.device("cpu"), packed=True)
+    adapt(causal_lm)
     packed = causal_lm.config._attn_implementation == "attune_packed"
     model = TrainableModel(causal_lm, packed=packed, alone=examples_stay_alone(causal_lm.config))
     weight, loss_sum = total_weight(rows), 0.0
@@ -39,9 +49,10 @@ def trainer_loss(
     return loss_sum, _gradients(causal_lm), model
 
 
-def plain_loss(base: Path, rows: Rows) -> tuple[float, Gradients]:
+def plain_loss(base: Path, rows: Rows, *, adapt: Callable[[Any], Any] = lambda model: model) -> tuple[float, Gradients]:
     """One example at a time through transformers' own forward, eager attention, the whole logits."""
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager").eval()
+    adapt(model)
     total, weight = torch.zeros(()), 0.0
     for tokens_T, weights_T in rows:
         tokens = torch.tensor(tokens_T.tolist())

@@ -57,7 +57,7 @@ class Adapter(nn.Module):
 
     def hook(self, rule: Rule) -> Any:
         """The forward hook that does what the rule says. A bound method, which a copy of the model binds to its own."""
-        return {Rule.AFTER: self._after, Rule.AFTER_NORM: self._after_norm, Rule.WITH_INPUT: self._with_input}[rule]
+        return {Rule.AFTER: self._after, Rule.AFTER_NORM: self._after_norm}[rule]
 
     def _after(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         return output + self.forward(output)
@@ -67,9 +67,6 @@ class Adapter(nn.Module):
             inputs[0] + self.forward(output)
         )  # calling it would call this hook again
         return normalised
-
-    def _with_input(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        return output + self.forward(output + inputs[0])
 
 
 def bottleneck_size(hidden: int, technique: Bottleneck) -> int:
@@ -257,7 +254,7 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 # from worker.techniques.bottleneck import load_bottleneck
 # model = load_bottleneck({auto_class}.from_pretrained("path/to/the/base/model"), "path/to/this/folder")"""
 
-LOAD_WITH_ATTUNE = """# AdapterHub's library `adapters` does not know this family of models. Attune's loader does.
+LOAD_WITH_ATTUNE = """# AdapterHub's library `adapters` 1.3 cannot run this family with adapters. Attune's own loader can.
 from transformers import {auto_class}, AutoTokenizer
 from worker.techniques.bottleneck import load_bottleneck
 

@@ -25,7 +25,6 @@ class Rule(Enum):
 
     AFTER = "h → h + A(h)"
     AFTER_NORM = "LN(s) → LN(s + A(LN(s)))"
-    WITH_INPUT = "h → h + A(h + the module's input)"
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Family:
     pfeiffer_sees_sum: bool = True
     """AdapterHub's `original_ln_before`: a Pfeiffer adapter reads x + h, not h alone."""
     in_adapterhub: bool = True
-    """The library `adapters` knows the family."""
+    """The library `adapters` loads such a model and its adapter, and computes the same."""
 
     def places(self, placement: str) -> tuple[Place, ...]:
         return {"houlsby": self.houlsby, "pfeiffer": self.pfeiffer}[placement]
@@ -78,10 +77,10 @@ def _norm_last(layers: str, attention: str, feed_forward: str, norm: str, homes:
     return Family(layers, after, (Place(norm, homes[1], Rule.AFTER_NORM),))
 
 
-def _feed_forward_alone(attention: str, feed_forward: str, *, pfeiffer_sees_sum: bool) -> Family:
+def _feed_forward_alone(attention: str, feed_forward: str, *, pfeiffer_sees_sum: bool, **more: Any) -> Family:
     """Families where the feed-forward part's h is all that a Pfeiffer adapter reads."""
     after = (Place(attention, ATTENTION), Place(feed_forward, OUTPUT))
-    return Family("layers", after, after[1:], pfeiffer_sees_sum)
+    return Family("layers", after, after[1:], pfeiffer_sees_sum, **more)
 
 
 LLAMA = _norm_first("layers", "self_attn.o_proj", "mlp.down_proj")
@@ -113,12 +112,8 @@ FAMILIES: dict[str, Family] = {
     "electra": BERT,
     "deberta-v2": BERT,
     "distilbert": _norm_last("transformer.layer", "attention.out_lin", "ffn", "output_layer_norm", (ATTENTION, OUTPUT)),
-    # `adapters` takes the feed-forward part's input, already normalised, for the residual stream.
-    "modernbert": Family(
-        "layers",
-        (Place("attn.Wo", ATTENTION), Place("mlp.Wo", OUTPUT)),
-        (Place("mlp", OUTPUT, Rule.WITH_INPUT),),
-    ),
+    # `adapters` knows it but breaks it: without any adapter its `init` gives every Wqkv a bias of random numbers.
+    "modernbert": _feed_forward_alone("attn.Wo", "mlp.Wo", pfeiffer_sees_sum=False, in_adapterhub=False),
 }
 """By `model_type`. A family is named here only when tests/worker/test_bottleneck.py tries it."""
 
