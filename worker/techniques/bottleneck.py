@@ -254,7 +254,7 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 # from worker.techniques.bottleneck import load_bottleneck
 # model = load_bottleneck({auto_class}.from_pretrained("path/to/the/base/model"), "path/to/this/folder")"""
 
-LOAD_WITH_ATTUNE = """# AdapterHub's library `adapters` 1.3 cannot run this family with adapters. Attune's own loader can.
+LOAD_WITH_ATTUNE = """# AdapterHub's `adapters` 1.3 cannot run this family with adapters. Attune's own loader can.
 from transformers import {auto_class}, AutoTokenizer
 from worker.techniques.bottleneck import load_bottleneck
 
