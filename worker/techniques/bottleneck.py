@@ -63,9 +63,8 @@ class Adapter(nn.Module):
         return output + self.forward(output)
 
     def _after_norm(self, norm: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        normalised: torch.Tensor = norm.forward(
-            inputs[0] + self.forward(output)
-        )  # calling it would call this hook again
+        # Not by a call of the norm, which would call this hook again.
+        normalised: torch.Tensor = norm.forward(inputs[0] + self.forward(output))
         return normalised
 
 
