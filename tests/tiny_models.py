@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 VOCABULARY = 300
 WINDOW = 8
@@ -47,6 +47,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "final_logit_softcapping": 0.3,
         "query_pre_attn_scalar": 16,
     },
+    "gemma3_text": {
+        "model_type": "gemma3_text",
+        "head_dim": 16,
+        "sliding_window": WINDOW,
+        "query_pre_attn_scalar": 16,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
     "mistral": {"model_type": "mistral", "sliding_window": WINDOW, "head_dim": 8},
     "phi": {"model_type": "phi", "partial_rotary_factor": 0.5, "attention_dropout": 0.1, "num_key_value_heads": 4},
     "phi3": {"model_type": "phi3", "sliding_window": WINDOW},
@@ -62,29 +69,70 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
 }
 
+_ENCODER: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "bos_token_id": 256,
+    "cls_token_id": 256,
+    "eos_token_id": 257,
+    "sep_token_id": 257,
+    "pad_token_id": 258,
+}
+
+ENCODERS: dict[str, dict[str, Any]] = {
+    "bert": {"model_type": "bert"},
+    "roberta": {"model_type": "roberta", "max_position_embeddings": 400},  # its positions begin after pad_token_id
+    "xlm-roberta": {"model_type": "xlm-roberta", "max_position_embeddings": 400},
+    "electra": {"model_type": "electra", "embedding_size": 16},
+    "deberta-v2": {
+        "model_type": "deberta-v2",
+        "relative_attention": True,
+        "pos_att_type": ["c2p", "p2c"],
+        "position_buckets": 8,
+    },
+    "distilbert": {"model_type": "distilbert", "dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4},
+    "modernbert": {"model_type": "modernbert", "local_attention": WINDOW, "global_attn_every_n_layers": 2},
+}
+
 
 def make_model(folder: Path, family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
     """A base model's folder: weights, config, tokenizer, chat template. Weights are larger than at initialisation, so
     that attention, capping and windows all show in the logits."""
     torch.manual_seed(seed)
     config = AutoConfig.for_model(**(_SHARED | FAMILIES[family]))
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    _save(AutoModelForCausalLM.from_config(config, dtype=torch.float32), folder, dtype)
+    make_tokenizer(folder)
+    return folder
+
+
+def make_encoder(
+    folder: Path, family: str = "bert", *, labels: int = 0, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> Path:
+    """An encoder's folder, alike, with a tokenizer that writes [CLS] text [SEP]. With `labels`: a classifier of so
+    many classes, whose head is random."""
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(**(_ENCODER | ENCODERS[family]), num_labels=labels or 2)
+    auto: Any = AutoModelForSequenceClassification if labels else AutoModel
+    _save(auto.from_config(config, dtype=torch.float32), folder, dtype)
+    make_encoder_tokenizer(folder)
+    return folder
+
+
+def _save(model: Any, folder: Path, dtype: torch.dtype) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim >= 2:
                 parameter.normal_(0.0, 0.2)
     model.to(dtype).save_pretrained(folder)
-    make_tokenizer(folder)
-    return folder
 
 
 def make_tokenizer(folder: Path) -> None:
     """Bytes as tokens, and three special ones for turns."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {character: number for number, character in enumerate(alphabet)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer = _bytes()
     tokenizer.add_special_tokens(["<s>", "<turn>", "</turn>"])
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</turn>", "pad_token": "</turn>"}
@@ -93,3 +141,27 @@ def make_tokenizer(folder: Path) -> None:
         "{% for message in messages %}<turn>{{ message['role'] }}\n{{ message['content'] }}</turn>\n{% endfor %}"
         "{% if add_generation_prompt %}<turn>assistant\n{% endif %}"
     )
+
+
+def make_encoder_tokenizer(folder: Path) -> None:
+    """Bytes as tokens, and what encoders put around a text or two."""
+    special = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
+    tokenizer = _bytes()
+    tokenizer.add_special_tokens(list(special.values()))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def _bytes() -> Tokenizer:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {character: number for number, character in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer

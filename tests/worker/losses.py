@@ -1,5 +1,6 @@
 """The same loss and gradients by two ways: the trainer's, and the plainest possible one."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,23 @@ def as_rows(folder: Path, rows: Any) -> Rows:
 
 
 def trainer_loss(
-    base: Path, rows: Rows, *, budget_tokens: int = 10_000, layout: Layout | None = None
+    base: Path,
+    rows: Rows,
+    *,
+    budget_tokens: int = 10_000,
+    layout: Layout | None = None,
+    adapt: Callable[[Any], Any] = lambda model: model,
 ) -> tuple[float, Gradients, TrainableModel]:
-    """All weights trained, by the trainer's path: packed where the family may be, in one micro-batch if it fits."""
+    """All weights trained, by the trainer's path: packed where the family may be, in one micro-batch if it fits.
+
+    `adapt` may put adapters into the model that transformers loaded, in place.
+    """
     config = checked_config(base)
     packed = may_be_packed(config)
     options = {"attn_implementation": "attune_packed"} if packed else {}
     causal_lm = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **options)
     without_dropout(causal_lm)
+    adapt(causal_lm)
     model = TrainableModel(causal_lm, Layout(packed=packed, alone=examples_stay_alone(config)))
     weight, loss_sum = total_weight(rows), 0.0
     model.model.train()
@@ -43,9 +53,10 @@ def trainer_loss(
     return loss_sum, _gradients(causal_lm), model
 
 
-def plain_loss(base: Path, rows: Rows) -> tuple[float, Gradients]:
+def plain_loss(base: Path, rows: Rows, *, adapt: Callable[[Any], Any] = lambda model: model) -> tuple[float, Gradients]:
     """One example at a time through transformers' own forward, eager attention, the whole logits."""
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager").eval()
+    adapt(model)
     total, weight = torch.zeros(()), 0.0
     for tokens_T, weights_T in rows:
         tokens = torch.tensor(tokens_T.tolist())

@@ -9,7 +9,7 @@ from worker.techniques import TECHNIQUES
 PIPELINES = {"tokens": "text-generation", "labels": "text-classification", "reward": "text-classification"}
 
 
-def model_card(recipe: ResolvedRecipe, metrics: dict[str, Any]) -> str:
+def model_card(recipe: ResolvedRecipe, model_type: str, metrics: dict[str, Any]) -> str:
     technique, method = recipe.technique, recipe.method
     adapter = technique.type != "full"
     header = {
@@ -36,7 +36,7 @@ def model_card(recipe: ResolvedRecipe, metrics: dict[str, Any]) -> str:
         method=_sentence(method),
         settings=_table(settings),
         metrics=_table(metrics) if metrics else "None.",
-        code=_code(recipe),
+        code=_code(recipe, model_type),
     )
 
 
@@ -44,7 +44,7 @@ def _sentence(entry: Any) -> str:
     return " ".join((type(entry).__doc__ or "").split())
 
 
-def _code(recipe: ResolvedRecipe) -> str:
+def _code(recipe: ResolvedRecipe, model_type: str) -> str:
     """How to load it, in Python."""
     kind = "AutoModelForCausalLM" if recipe.method.output == "tokens" else "AutoModelForSequenceClassification"
     technique = recipe.technique
@@ -56,7 +56,7 @@ def _code(recipe: ResolvedRecipe) -> str:
         known = f"id2label={dict(enumerate(names))!r}" if names else "num_labels=1"
         arguments = f", {known}"
     if technique.type in TECHNIQUES:
-        return str(TECHNIQUES[technique.type].HOW_TO_LOAD).format(kind=kind, arguments=arguments)
+        return str(TECHNIQUES[technique.type].loading_code(model_type, kind))
     quantised = QUANTISED if technique.quantises else ""
     if quantised:
         arguments += ", quantization_config=four_bits"

@@ -42,7 +42,7 @@ def export(model: TrainableModel, folder: Path, base: Path, recipe: ResolvedReci
     else:
         model.model.save_pretrained(folder)
     _copy_tokenizer(base, folder)
-    (folder / "README.md").write_text(model_card(recipe, metrics), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(recipe, model.network.config.model_type, metrics), encoding="utf-8")
 
 
 def _copy_tokenizer(base: Path, folder: Path) -> None:

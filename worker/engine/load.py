@@ -92,17 +92,32 @@ def load_network(
             raise TrainingError(FailureReason.INVALID_RECIPE, message)
         kind = AutoModelForSequenceClassification
         options |= {} if whole else head_settings(recipe, config)
-    model: Any = kind.from_pretrained(
+    model, loading = kind.from_pretrained(
         folder,
         dtype=dtype or getattr(torch, str(recipe.precision)),
         trust_remote_code=False,
         use_safetensors=True,
         local_files_only=True,
+        output_loading_info=True,
         **options,
     )
+    if recipe.technique.type != "full":
+        _require_whole(loading["missing_keys"])
     model.to(device)
     without_dropout(model)
     return model
+
+
+def _require_whole(missing: set[str]) -> None:
+    """What the files lack begins at random. A head does so on purpose and is published; other weights would be frozen
+    at random and lost."""
+    lacking = sorted(name for name in missing if name.split(".")[0] not in HEADS)
+    if lacking:
+        raise TrainingError(
+            FailureReason.INVALID_RECIPE,
+            f"The base model lacks weights that this method needs ({', '.join(lacking)[:200]}). Use technique full, "
+            "which trains and publishes them, or another base model.",
+        )
 
 
 def load_published(
@@ -184,8 +199,9 @@ def _quantisation(recipe: ResolvedRecipe) -> BitsAndBytesConfig:
 def _with_technique(network: Any, recipe: ResolvedRecipe, start: Path | None) -> Any:
     technique = recipe.technique
     if technique.type in TECHNIQUES:
-        TECHNIQUES[technique.type].add(network, technique)
-        if start is not None:
+        if start is None:
+            TECHNIQUES[technique.type].add(network, technique)
+        else:
             TECHNIQUES[technique.type].load(network, start)
         return network
     if technique.peft_type is None:

@@ -1,5 +1,11 @@
-"""Techniques that peft has not got: one module each, with `add`, `save`, `load` and `HOW_TO_LOAD`."""
+"""Techniques that peft has not got. A file here is the twin of one in api/techniques; the others are peft's work.
+
+Each has `add(model, technique)`, `save(model, technique, folder, base_name)`, `load(model, folder)` and
+`loading_code(model_type, auto_class)`.
+"""
 
 from types import ModuleType
 
-TECHNIQUES: dict[str, ModuleType] = {}
+from worker.techniques import bottleneck
+
+TECHNIQUES: dict[str, ModuleType] = {"bottleneck": bottleneck}

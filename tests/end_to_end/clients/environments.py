@@ -1,36 +1,15 @@
-"""One virtual environment for each version of OpenAI's client, made once and kept in the cache."""
+"""One virtual environment for each version of OpenAI's client."""
 
-import fcntl
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[3]
-CACHE = ROOT / ".cache" / "clients"
+from tests import environments
 
 
 def python_with(version: str) -> Path:
-    """The interpreter of an environment that holds this version of `openai` and nothing of ours."""
-    folder = CACHE / version
-    folder.mkdir(parents=True, exist_ok=True)
-    python, done = folder / "venv" / "bin" / "python", folder / "installed"
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not done.exists():
-            _run(sys.executable, "-m", "venv", "--clear", str(folder / "venv"))
-            pip = (str(python), "-m", "pip", "--quiet", "--disable-pip-version-check")
-            _run(*pip, "install", "-c", str(_constraints(folder)), f"openai=={version}")
-            done.touch()
-    return python
+    """The interpreter of an environment that holds this version of `openai` and nothing of ours.
 
-
-def _constraints(folder: Path) -> Path:
-    """What the client needs (its HTTP library, pydantic) in the versions that all our tests use."""
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    path = folder / "constraints.txt"
-    path.write_text("\n".join(line for line in lines if not line.startswith("openai==")))
-    return path
-
-
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True)
+    What the client needs (its HTTP library, pydantic) is there in the versions that all our tests use.
+    """
+    constraints = [line for line in environments.our_constraints() if not line.startswith("openai==")]
+    folder = environments.CACHE / "clients" / version
+    return environments.python_with(f"openai=={version}", folder, constraints=constraints)
