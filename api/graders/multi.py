@@ -1,9 +1,10 @@
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 
+from api.formats.base import shown
 from api.graders import formula
 from api.graders.base import Case, GraderBase, Name, Scores
 from api.graders.python import Python
@@ -29,6 +30,10 @@ Parts = Annotated[
 ]
 
 
+def _named(graders: GraderBase | Mapping[str, GraderBase]) -> Mapping[str, GraderBase]:
+    return {graders.name: graders} if isinstance(graders, GraderBase) else graders
+
+
 class Multi(GraderBase):
     """One reward from several, by a formula over their names."""
 
@@ -42,25 +47,28 @@ class Multi(GraderBase):
     calculate_output: Annotated[str, Field(min_length=1, max_length=formula.MAX_LENGTH)]
     """Arithmetic over the names: + - * / ^ ( ), abs, ceil, exp, floor, log, max, min, sqrt."""
 
-    @model_validator(mode="after")
-    def _formula_fits_the_names(self) -> Self:
-        for name in self.parts:
+    @field_validator("graders")
+    @classmethod
+    def _names_fit_a_formula(cls, graders: Any) -> Any:
+        for name in _named(graders):
             if not _VARIABLE.fullmatch(name) or name in formula.FUNCTIONS:
                 raise ValueError(
-                    f"graders: '{name[:64]}' cannot stand in calculate_output: a name is of letters, digits and _, and "
+                    f"'{shown(name)}' cannot stand in calculate_output: a name is of letters, digits and _, and is "
                     "none of its functions"
                 )
-        try:
-            unknown = formula.variables(self.calculate_output) - self.parts.keys()
-        except formula.FormulaError as error:
-            raise ValueError(f"calculate_output: {error}") from None
-        if unknown:
-            raise ValueError(f"calculate_output: '{min(unknown)}' is not the name of one of the graders")
-        return self
+        return graders
+
+    @field_validator("calculate_output")
+    @classmethod
+    def _formula_fits_the_names(cls, text: str, info: ValidationInfo) -> str:
+        used = formula.variables(text)
+        if "graders" in info.data and (unknown := used - _named(info.data["graders"]).keys()):
+            raise ValueError(f"'{min(unknown)}' is not the name of one of the graders")
+        return text
 
     @property
     def parts(self) -> Mapping[str, GraderBase]:
-        return self.graders if isinstance(self.graders, dict) else {self.graders.name: self.graders}
+        return _named(self.graders)
 
     def reward(self, case: Case, rewards: Mapping[str, float], scores: Scores | None) -> float:
         return formula.evaluate(self.calculate_output, rewards)
