@@ -62,11 +62,7 @@ def as_invalid_request(errors: Any, body: Any) -> InvalidRequest:
     if first["type"] == "json_invalid":
         return InvalidRequest("We could not parse the JSON body of your request", code="invalid_json")
     place, *path = first["loc"]
-    param = (
-        _field(path, body, missing=first["type"] == "missing")
-        if place == "body"
-        else ".".join(str(part) for part in path)
-    )
+    param = _field(first, body) if place == "body" else ".".join(str(part) for part in path)
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "Unknown field: it is misspelt, or not supported"
@@ -76,8 +72,16 @@ def as_invalid_request(errors: Any, body: Any) -> InvalidRequest:
     )
 
 
-def _field(path: list[str | int], body: Any, *, missing: bool) -> str:
+_TAG_ERRORS = ("union_tag_invalid", "union_tag_not_found")
+
+
+def _field(error: Any, body: Any) -> str:
     """pydantic's location without the tags of unions, which are not in the body."""
+    _, *path = error["loc"]
+    if error["type"] in _TAG_ERRORS:
+        # About the object to pydantic; about its `type` to who wrote it.
+        path.append(error["ctx"]["discriminator"].strip("'"))
+    missing = error["type"] in ("missing", "union_tag_not_found")
     names, node = [], body
     for index, part in enumerate(path):
         try:

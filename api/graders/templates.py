@@ -106,8 +106,8 @@ def _written(value: Any, path: tuple[Step, ...]) -> str:
         return value
     try:
         return json.dumps(value, ensure_ascii=False)
-    except RecursionError:
-        raise GradingError("other_error", f"{_name(path)}: the value is nested too deeply") from None
+    except (RecursionError, ValueError):  # a ValueError for an integer of more than 4300 digits
+        raise GradingError("other_error", f"{_name(path)}: the value is nested too deeply, or too large") from None
 
 
 def _name(path: tuple[Step, ...]) -> str:

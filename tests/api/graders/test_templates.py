@@ -114,3 +114,12 @@ def test_a_hostile_template_is_read_in_no_time() -> None:
 def test_a_text_that_grows_too_long_is_not_graded() -> None:
     grade = graded(a_check(), "x" * (MAX_RENDERED + 1), answer="x")
     assert (grade.reward, flags(grade)) == (0, {"truncated_observation_error"})
+
+
+def test_a_value_that_cannot_be_written_costs_the_reward() -> None:
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    for value in (deep, 10**5000):
+        grade = graded(a_check("ne"), "x", answer=value)
+        assert (grade.reward, flags(grade)) == (0, {"other_error"})

@@ -72,7 +72,9 @@ def test_a_valid_grader_comes_back(client: TestClient, grader: dict[str, Any]) -
 @pytest.mark.parametrize(
     ("grader", "param", "message"),
     [
-        ({"type": "magic"}, "grader", "magic"),
+        ({"type": "magic"}, "grader.type", "magic"),
+        ({"name": "x"}, "grader.type", "type"),
+        (multi(a={"type": "magic"}), "grader.graders.a.type", "magic"),
         ("text", "grader", ""),
         (a_check("contains"), "grader.operation", "ilike"),
         (a_check(input="{{ nothing }}"), "grader.input", "is no variable"),
