@@ -62,7 +62,7 @@ def as_invalid_request(errors: Any, body: Any) -> InvalidRequest:
     if first["type"] == "json_invalid":
         return InvalidRequest("We could not parse the JSON body of your request", code="invalid_json")
     place, *path = first["loc"]
-    param = _field(path, body) if place == "body" else ".".join(str(part) for part in path)
+    param = _field(first, body) if place == "body" else ".".join(str(part) for part in path)
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "Unknown field: it is misspelt, or not supported"
@@ -72,15 +72,23 @@ def as_invalid_request(errors: Any, body: Any) -> InvalidRequest:
     )
 
 
-def _field(path: list[str | int], body: Any) -> str:
+_TAG_ERRORS = ("union_tag_invalid", "union_tag_not_found")
+
+
+def _field(error: Any, body: Any) -> str:
     """pydantic's location without the tags of unions, which are not in the body."""
+    _, *path = error["loc"]
+    if error["type"] in _TAG_ERRORS:
+        # About the object to pydantic; about its `type` to who wrote it.
+        path.append(error["ctx"]["discriminator"].strip("'"))
+    missing = error["type"] in ("missing", "union_tag_not_found")
     names, node = [], body
     for index, part in enumerate(path):
         try:
             node = node[part]
         except (KeyError, IndexError, TypeError):
-            # Not in the body: a union's tag, or (as the last part) a field that is missing.
-            if index < len(path) - 1 or not isinstance(node, dict):
+            # Not in the body: a union's tag, or (as the last part) the field that is missing.
+            if not missing or index < len(path) - 1 or not isinstance(node, dict):
                 continue
         names.append(str(part))
     return ".".join(names)

@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel
 
+from api.graders import Grade, Grader, Metadata
 from api.records.events import Event
 from api.records.files import File
 from api.records.jobs import Job
@@ -189,6 +190,28 @@ class ArtifactObject(BaseModel):
     name: str
     bytes: int
     sha256: str
+
+
+class GradeObject(BaseModel):
+    reward: float
+    metadata: Metadata
+    sub_rewards: dict[str, float]
+    model_grader_token_usage_per_model: dict[str, int]
+    """Empty: a reward model writes nothing."""
+
+    @classmethod
+    def of(cls, grade: Grade) -> Self:
+        sub_rewards = dict(grade.sub_rewards)
+        return cls(
+            reward=grade.reward,
+            metadata=grade.metadata,
+            sub_rewards=sub_rewards,
+            model_grader_token_usage_per_model={},
+        )
+
+
+class ValidGrader(BaseModel):
+    grader: Grader
 
 
 class Deleted(BaseModel):

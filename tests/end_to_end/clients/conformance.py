@@ -90,6 +90,26 @@ def other_ends():
     }
 
 
+def graded():
+    """Graders that are validated and run, alone and combined."""
+    graders = client.fine_tuning.alpha.graders
+    texts = {"input": "{{ sample.output_text }}", "reference": "{{ item.answer }}"}
+    check = {"type": "string_check", "name": "right", "operation": "eq", **texts}
+    likeness = {"type": "text_similarity", "name": "near", "evaluation_metric": "fuzzy_match", **texts}
+    several = {"type": "multi", "name": "all", "graders": check, "calculate_output": "right / 2"}
+    judge = [{"role": "user", "content": "{{ sample.output_text }}"}]
+    score = {"type": "score_model", "name": "judge", "model": "m", "input": judge, "range": [0, 1]}
+    run = {"check": check, "likeness": likeness, "several": several}
+    sent = {**run, "score": score}
+    rows = {"model_sample": "Paris", "item": {"answer": "Paris"}}
+    return {
+        "sent": sent,
+        "validated": {name: graders.validate(grader=grader).grader.to_dict() for name, grader in sent.items()},
+        "right": {name: graders.run(grader=grader, **rows).to_dict() for name, grader in run.items()},
+        "missing": graders.run(grader=check, model_sample="Paris").to_dict(),
+    }
+
+
 def mistakes():
     """Each thing that a client can do wrong, by name."""
     training_file = upload(TRAINING_FILE)
@@ -121,6 +141,14 @@ def mistakes():
         "no such model": lambda m: client.models.retrieve("owner/none", **m),
         "no such path": lambda m: client.get("/nowhere", cast_to=object, options={"headers": m["extra_headers"]}),
         "wrong verb": lambda m: client.patch("/files", cast_to=object, options={"headers": m["extra_headers"]}),
+        "grader without a sandbox": lambda m: client.fine_tuning.alpha.graders.validate(
+            grader={"type": "python", "name": "p", "source": "def grade(sample, item): return 1.0"}, **m
+        ),
+        "grader with a wrong metric": lambda m: client.fine_tuning.alpha.graders.run(
+            grader={"type": "text_similarity", "name": "t", "input": "", "reference": "", "evaluation_metric": "x"},
+            model_sample="",
+            **m,
+        ),
         "body too large": lambda m: create(training_file, extra_body={"x": "x" * 2_000_000}, **m),
     }, marked
 
@@ -150,6 +178,5 @@ def outcome(call):
     return {"exception": None}
 
 
-print(
-    json.dumps({"version": openai.__version__, "main": main_path(), "other_ends": other_ends(), "errors": errors()}),
-)
+parts = {"main": main_path, "other_ends": other_ends, "graded": graded, "errors": errors}
+print(json.dumps({"version": openai.__version__, **{name: part() for name, part in parts.items()}}))

@@ -38,6 +38,8 @@ MISTAKES = {
     "no such model": ("NotFoundError", 404, "model"),
     "no such path": ("NotFoundError", 404, None),
     "wrong verb": ("APIStatusError", 405, None),
+    "grader without a sandbox": ("BadRequestError", 400, "grader"),
+    "grader with a wrong metric": ("BadRequestError", 400, "grader.evaluation_metric"),
     "body too large": ("APIStatusError", 413, None),
 }
 """What each mistake raises: exception, status, and the field that is named."""
@@ -154,6 +156,15 @@ def test_a_file_that_does_not_do_fails_the_job_with_a_code(seen: dict[str, Any])
     assert failed["error"]["code"] == "invalid_n_examples"
     assert "at least 10 examples" in failed["error"]["message"]
     assert failed["error"]["param"] == "training_file"
+
+
+def test_graders_come_back_as_they_were_sent_and_grade(seen: dict[str, Any]) -> None:
+    graded = seen["graded"]
+    assert graded["validated"] == graded["sent"]
+    assert {name: run["reward"] for name, run in graded["right"].items()} == {"check": 1, "likeness": 1, "several": 0.5}
+    assert graded["right"]["several"]["sub_rewards"] == {"right": 1}
+    assert graded["missing"]["reward"] == 0
+    assert graded["missing"]["metadata"]["errors"]["invalid_variable_error"]
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

@@ -1,0 +1,118 @@
+"""Graders over HTTP. The shapes are checked against OpenAI's own types."""
+
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from openai.types.fine_tuning.alpha import GraderRunResponse, GraderValidateResponse
+
+from tests.api.graders.graders import a_check
+
+RUN, VALIDATE = (f"/v1/fine_tuning/alpha/graders/{verb}" for verb in ("run", "validate"))
+SCORE_MODEL = {
+    "type": "score_model",
+    "name": "s",
+    "model": "m",
+    "input": [{"role": "user", "content": "{{ sample.output_text }}"}],
+}
+
+
+def multi(**graders: Any) -> dict[str, Any]:
+    return {"type": "multi", "name": "m", "graders": graders, "calculate_output": " + ".join(graders)}
+
+
+def error_of(answer: Any) -> tuple[int, str | None, str]:
+    assert answer.json().keys() == {"error"}, answer.text
+    error = answer.json()["error"]
+    return answer.status_code, error["param"], error["message"]
+
+
+def test_a_grade_is_as_openais_client_expects_it(client: TestClient) -> None:
+    body = {"grader": a_check(), "model_sample": "Paris", "item": {"answer": "Paris"}}
+    answer = client.post(RUN, json=body).json()
+    GraderRunResponse.model_validate(answer, strict=True)
+    assert (answer["reward"], answer["sub_rewards"], answer["metadata"]["name"]) == (1.0, {}, "check")
+    assert len(answer["metadata"]["errors"]) == 14
+    assert not any(answer["metadata"]["errors"].values())
+
+
+def test_the_parts_of_a_multi_grader_are_told(client: TestClient) -> None:
+    grader = multi(a=a_check("eq"), b=a_check("like"))
+    answer = client.post(
+        RUN, json={"grader": grader, "model_sample": "It is Paris", "item": {"answer": "Paris"}}
+    ).json()
+    GraderRunResponse.model_validate(answer, strict=True)
+    assert answer["reward"] == 1
+    assert answer["sub_rewards"] == answer["metadata"]["scores"] == {"a": 0, "b": 1}
+
+
+@pytest.mark.parametrize("item", [{}, {"item": None}, {"item": {}}])
+def test_a_missing_variable_is_a_grade_and_no_error(client: TestClient, item: dict[str, Any]) -> None:
+    answer = client.post(RUN, json={"grader": a_check(), "model_sample": "Paris", **item}).json()
+    GraderRunResponse.model_validate(answer, strict=True)
+    assert (answer["reward"], answer["metadata"]["errors"]["invalid_variable_error"]) == (0, True)
+    assert answer["metadata"]["details"] == ["item.answer: the row has no item.answer"]
+
+
+@pytest.mark.parametrize("grader", [SCORE_MODEL, multi(a=a_check(), b=SCORE_MODEL)])
+def test_a_reward_model_is_run_in_jobs_only(client: TestClient, grader: dict[str, Any]) -> None:
+    status, param, message = error_of(client.post(RUN, json={"grader": grader, "model_sample": "x"}))
+    assert (status, param) == (400, "grader")
+    assert "inside jobs only" in message
+    assert client.post(VALIDATE, json={"grader": grader}).status_code == 200
+
+
+@pytest.mark.parametrize("grader", [a_check(), SCORE_MODEL, multi(a=a_check()) | {"graders": a_check(name="a")}])
+def test_a_valid_grader_comes_back(client: TestClient, grader: dict[str, Any]) -> None:
+    answer = client.post(VALIDATE, json={"grader": grader}).json()
+    GraderValidateResponse.model_validate(answer, strict=True)
+    assert grader.items() <= answer["grader"].items()
+
+
+@pytest.mark.parametrize(
+    ("grader", "param", "message"),
+    [
+        ({"type": "magic"}, "grader.type", "magic"),
+        ({"name": "x"}, "grader.type", "type"),
+        (multi(a={"type": "magic"}), "grader.graders.a.type", "magic"),
+        ("text", "grader", ""),
+        (a_check("contains"), "grader.operation", "ilike"),
+        (a_check(input="{{ nothing }}"), "grader.input", "is no variable"),
+        (a_check(threshold=1), "grader.threshold", "Unknown field"),
+        ({"type": "string_check", "name": "x"}, "grader.input", "required"),
+        ({"type": "python", "name": "p", "source": "x"}, "grader", "no sandbox"),
+        (multi(a=a_check(reference="{{")), "grader.graders.a.reference", "not closed"),
+        (multi(a=a_check()) | {"calculate_output": "a + c"}, "grader.calculate_output", "'c' is not the name"),
+        (multi(max=a_check()), "grader.graders", "cannot stand"),
+        (SCORE_MODEL | {"range": [2, 1]}, "grader.range", "must rise"),
+        (SCORE_MODEL | {"input": [{"role": "user", "content": ["{{ x }}"]}]}, "grader.input.0.content.0", "{{ item"),
+    ],
+)
+def test_a_mistake_names_its_field(client: TestClient, grader: Any, param: str, message: str) -> None:
+    for path, rest in ((VALIDATE, {}), (RUN, {"model_sample": "x"})):
+        status, named, said = error_of(client.post(path, json={"grader": grader, **rest}))
+        assert (status, named) == (400, param), said
+        assert message in said
+
+
+@pytest.mark.parametrize(
+    ("rest", "param"), [({}, "model_sample"), ({"model_sample": 1}, "model_sample"), ({"item": 1}, "item")]
+)
+def test_a_sample_is_a_text_and_an_item_an_object(client: TestClient, rest: dict[str, Any], param: str) -> None:
+    body = {"grader": a_check(), **({"model_sample": "x"} if "item" in rest else {}), **rest}
+    assert error_of(client.post(RUN, json=body))[:2] == (400, param)
+
+
+def test_what_json_can_hold_and_text_cannot_is_answered(client: TestClient) -> None:
+    hostile = '{"grader": %s, "model_sample": "x", "item": {"answer": "\\ud800", "deep": %s}}'
+    check = str(a_check(input="{{item.deep}}")).replace("'", '"')
+    headers = {"content-type": "application/json"}
+    answer = client.post(RUN, content=hostile % (check, "[" * 400 + "]" * 400), headers=headers)
+    assert answer.status_code in (200, 400)
+
+
+def test_a_job_takes_the_same_graders(client: TestClient) -> None:
+    method = {"type": "reinforcement", "reinforcement": {"grader": a_check("contains")}}
+    body = {"model": "tiny", "training_file": "file-1", "method": method}
+    status, param, _ = error_of(client.post("/v1/fine_tuning/jobs", json=body))
+    assert (status, param) == (400, "method.reinforcement.grader.operation")
