@@ -1,7 +1,7 @@
 """What an answer is worth: a grader's reward, or a reward model's."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,13 @@ import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 
-from api.graders import Grader, grade
+from api.graders import Case, Messages, Scores, grade
 from api.methods.reward import Reward
 from api.recipe import ResolvedRecipe
 from api.techniques import Technique
 from worker.arrays import Rows
 from worker.engine.batches import Layout, micro_batches
-from worker.engine.load import load_network, load_published
+from worker.engine.load import load_published
 from worker.engine.model import TrainableModel
 from worker.engine.sampler import Answers
 from worker.rows.chat_template import ChatTemplate
@@ -58,7 +58,7 @@ class RewardModel:
             found[at] = self._model.sequence_scores(batch)[:, 0].cpu().numpy()
         return found
 
-    def score_messages(self, conversations: Sequence[list[dict[str, Any]]], budget_tokens: int) -> Rewards:
+    def score_messages(self, conversations: Sequence[Messages], budget_tokens: int) -> Rewards:
         """[R]: of conversations, rendered by its own template."""
         assert self._template is not None, "a reward model that judges messages has a chat template"
         texts = [self._template.render(messages, None).rstrip() for messages in conversations]
@@ -81,27 +81,32 @@ class Judge:
         budget = recipe.micro_batch_tokens
         assert budget != "auto", "the micro-batch is resolved before the first step"
         self._budget = budget
-        self.errors: dict[str, int] = {}
-        """How often a grader could not judge, by the reason that it gave."""
+        self.troubles: set[str] = set()
+        """What the grader said of answers that it could not judge."""
 
     def __call__(self, answers: Answers, prompts: Rows) -> Rewards:
         """[R], one for each answer to each prompt."""
         if self._reward_model is not None:
             return self._models[self._reward_model].score(answers.rows, self._budget)
         assert prompts.items is not None, "prompts carry the items that a grader reads"
-        rewards = np.zeros(len(prompts), np.float32)
-        for row, text in enumerate(answers.texts):
-            found = grade(self._grader, text, prompts.items[int(prompts.numbers[row])], scores=self._score)
+        cases = [Case(text, prompts.items[int(at)]) for text, at in zip(answers.texts, prompts.numbers, strict=True)]
+        scores = self._scores([question for case in cases for question in self._grader.questions(case)])
+        rewards = np.zeros(len(cases), np.float32)
+        for row, case in enumerate(cases):
+            found = grade(self._grader, case.text, case.item, scores=scores)
             rewards[row] = found.reward
-            for name in found.failures:
-                self.errors[name] = self.errors.get(name, 0) + 1
+            self.troubles.update(found.metadata.details)
         return rewards
 
-    def _score(self, model: str, messages: list[dict[str, Any]]) -> float:
-        return float(self._models[model].score_messages([messages], self._budget)[0])
-
-
-Score = Callable[[str, list[dict[str, Any]]], float]
+    def _scores(self, questions: list[tuple[str, Messages]]) -> Scores:
+        """What the reward models say, each asked all of its questions at once."""
+        known: dict[tuple[str, str], float] = {}
+        for name, model in self._models.items():
+            asked = [messages for model_id, messages in questions if model_id == name]
+            if asked:
+                found = model.score_messages(asked, self._budget)
+                known |= {(name, json.dumps(each)): float(score) for each, score in zip(asked, found, strict=True)}
+        return lambda model_id, messages: known[model_id, json.dumps(messages)]
 
 
 def _reward_models(run: Path, recipe: ResolvedRecipe, device: torch.device) -> dict[str, RewardModel]:
@@ -114,6 +119,3 @@ def _reward_models(run: Path, recipe: ResolvedRecipe, device: torch.device) -> d
         technique = type(recipe).model_validate(recipe.model_dump() | {"technique": entry["technique"]}).technique
         found[name] = RewardModel(run / entry["folder"], technique, recipe, device)
     return found
-
-
-__all__ = ["Grader", "Judge", "RewardModel", "load_network"]

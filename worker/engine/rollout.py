@@ -29,7 +29,7 @@ class RolloutObjective(Objective):
         ends = _end_tokens(base, self._tokenizer)
         self._sampler = Sampler(self.model, self._tokenizer, ends, pad_token=min(ends, default=0))
         self._judge = Judge(setting.run, self.recipe, self.model.device, reward_model=reward_model, grader=grader)
-        self._seen_errors: set[str] = set()
+        self._told: set[str] = set()
 
     @property
     def rollout_options(self) -> RolloutOptions:
@@ -57,9 +57,9 @@ class RolloutObjective(Objective):
             "answer_tokens": sum(lengths) / len(lengths),
             "ended": float(answers.ended.mean()),
         }
-        for name in self._judge.errors.keys() - self._seen_errors:
-            self._seen_errors.add(name)
-            self.setting.say("warning", message=f"The grader cannot judge some answers, which get no reward: {name}")
+        for trouble in sorted(self._judge.troubles - self._told):
+            self._told.add(trouble)
+            self.setting.say("warning", message=f"The grader cannot judge an answer, which gets no reward: {trouble}")
         return rewards_R
 
     def show(self, step: int, answers: Answers, rewards_R: Rewards) -> None:
