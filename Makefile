@@ -3,6 +3,7 @@
 #   make demo     fine-tune a real language model through the REST API, from nothing
 #   make test     formatting, lint, types and all tests
 #   make lint     the first three of those
+#   make pairs    train every technique with every method, on tiny models
 #   make soak     hours of random faults, while invariants are checked
 #   make bench    the benchmarks of this machine's speed
 #   make clean    remove .venv and every cache
@@ -22,7 +23,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 RIGHT_PYTHON := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: help demo test lint soak bench clean install constraints
+.PHONY: help demo test lint pairs soak bench clean install constraints
 .DEFAULT_GOAL := help
 
 help:
@@ -34,12 +35,15 @@ demo: $(INSTALLED)
 # A process takes whole files, so that what is costly to set up for one is set up once. One thread for each: as many
 # processes as cores, each with as many threads, would only be in each other's way.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not soak" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not soak and not pairs" $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+pairs: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" tests/worker/test_pairs.py $(ARGS)
 
 soak: $(INSTALLED)
 	$(BIN)/python -m pytest -m soak --timeout=0 -s $(ARGS)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from api.recipe import ResolvedRecipe
 from worker.engine.card import model_card
-from worker.engine.load import ADAPTER_WEIGHTS, load_published
+from worker.engine.load import ADAPTER_WEIGHTS, load_published, take_quantised_weights
 from worker.engine.model import TrainableModel
 from worker.techniques import TECHNIQUES
 
@@ -90,9 +90,13 @@ def _as_plain_lora(
 
 
 def export_merged(folder: Path, base: Path, recipe: ResolvedRecipe) -> Path:
-    """Add the adapter in `folder` to the base's own weights (as they are stored, never quantised), and write the whole
-    model into `folder/merged`."""
+    """Add the adapter in `folder` to the base's weights and write the whole model into `folder/merged`.
+
+    The weights are the base's as they are stored; where it was quantised, what it computed with: those in four bits.
+    """
     model = load_published(folder, base, recipe, torch.device("cpu"), dtype="auto", quantised=False)
+    if recipe.technique.quantises:
+        take_quantised_weights(model, base, recipe)
     merged = folder / MERGED
     model.merge_and_unload(safe_merge=True).save_pretrained(merged)
     _copy_tokenizer(base, merged)

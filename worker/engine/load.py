@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel, PeftType, get_peft_model, get_peft_model_state_dict
 from peft.utils.save_and_load import set_peft_model_state_dict
 from safetensors.torch import load_file
@@ -106,6 +108,18 @@ def load_network(
     model.to(device)
     without_dropout(model)
     return model
+
+
+@torch.no_grad()
+def take_quantised_weights(model: Any, base: Path, recipe: ResolvedRecipe) -> None:
+    """Give a plain model's linear layers the values that the base has in four bits."""
+    quantised = load_network(base, recipe, torch.device("cpu"))
+    layers = dict(model.get_base_model().named_modules())
+    for name, module in quantised.named_modules():
+        if isinstance(module, Linear4bit):
+            layer = layers[name].get_base_layer() if hasattr(layers[name], "get_base_layer") else layers[name]
+            values = dequantize_4bit(module.weight.data, module.weight.quant_state)
+            layer.weight.copy_(values)
 
 
 def _require_whole(missing: set[str]) -> None:

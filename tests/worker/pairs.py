@@ -1,0 +1,188 @@
+"""Every legal technique x method x kind of base model, on tiny models: what each is trained on, and how it is run."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from api.recipe import Labels, Recipe, ResolvedRecipe, resolve
+from tests.worker.recorder import Recorder
+from worker.arrays import save_rows
+from worker.engine.data import load_data
+from worker.engine.load import load_trainable
+from worker.engine.model import TrainableModel
+from worker.methods import METHODS, Setting
+from worker.train import publish, run_steps
+
+ROWS = 8
+TECHNIQUES: dict[str, dict[str, Any]] = {
+    "full": {},
+    "lora": {"rank": 4},
+    "dora": {"rank": 4},
+    "qlora": {"rank": 4},
+    "prefix": {"tokens": 8},
+    "prompt": {"tokens": 8},
+    "bottleneck": {"reduction_factor": 4},
+}
+RATES = {"full": 3e-3, "prefix": 5e-2, "prompt": 3e-1}
+"""Peak learning rates with which tiny models memorise in a few dozen steps; 1e-2 for the others."""
+ROLLOUT_RATES = {"full": 1e-2, "prefix": 3e-1, "prompt": 3e-1}
+"""… from rewards; 2e-2 for the others."""
+JUDGE = "ft:tiny:attune::judge"
+SCORE = {
+    "type": "score_model",
+    "name": "judge",
+    "model": JUDGE,
+    "input": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "{{sample.output_text}}"}],
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "ppo": {"reward_model": JUDGE, "max_tokens": 8, "kl_coefficient": 0.0, "updates": 4},
+    "reinforcement": {"grader": SCORE, "max_tokens": 8, "group_size": 8},
+}
+METHOD_NAMES = tuple(METHODS)
+
+
+@dataclass(frozen=True)
+class Trained:
+    run: Path
+    metrics: list[dict[str, Any]]
+    frozen_before: str
+    frozen_after: str
+    trained_before: str
+    trained_after: str
+
+
+def _rate(technique: str, method: str) -> float:
+    return ROLLOUT_RATES.get(technique, 2e-2) if method in OPTIONS else RATES.get(technique, 1e-2)
+
+
+def fill(folder: Path, method: str, seed: int) -> Labels | None:
+    """Write the method's rows into a run folder. Answers use few tokens, so that even a prefix can learn them."""
+    rng = np.random.default_rng(seed)
+    (folder / "data").mkdir(parents=True)
+    path = folder / "data" / "train.safetensors"
+
+    def sequence(tokens: Sequence[int], length: int = 6) -> tuple[Any, Any]:
+        prompt, answer = rng.integers(1, 250, 6), rng.choice(tokens, length)
+        return np.concatenate([prompt, answer]), np.repeat([0.0, 1.0], [len(prompt), len(answer)])
+
+    match method:
+        case "dpo" | "orpo" | "simpo" | "reward":
+            pairs = [sequence(tokens) for _ in range(ROWS) for tokens in ((10, 11, 12), (20, 21, 22))]
+            _save(path, pairs, width=2)
+        case "kto":
+            rows = [sequence((10, 11) if row % 2 else (20, 21)) for row in range(ROWS)]
+            _save(path, rows, labels=np.array([[row % 2] for row in range(ROWS)]))
+        case "classification":
+            rows = [sequence((10, 11) if row % 2 else (20, 21)) for row in range(ROWS)]
+            _save(path, [(t, 0 * w) for t, w in rows], labels=np.array([[r % 2] for r in range(ROWS)]), names="ab")
+            return Labels(problem="single_label", names=("a", "b"))
+        case "ppo" | "reinforcement":
+            prompts = [(rng.integers(1, 250, 6), np.zeros(6)) for _ in range(ROWS)]
+            _save(path, prompts, items=[{"prompt": str(row)} for row in range(ROWS)])
+        case _:
+            _save(path, [sequence((10, 11, 12)) for _ in range(ROWS)])
+    return None
+
+
+def _save(
+    path: Path, rows: Sequence[Any], *, labels: Any = None, names: str | None = None, items: Any = None, width: int = 1
+) -> None:
+    tokens, weights = (np.concatenate(column) for column in zip(*rows, strict=True))
+    texts = [json.dumps(item).encode() for item in items] if items else []
+    save_rows(
+        path,
+        tokens,
+        weights,
+        np.cumsum([0, *(len(row) for row, _ in rows)]),
+        width=width,
+        labels=None if labels is None else labels.astype(np.float32),
+        label_names=names,
+        items=np.frombuffer(b"".join(texts), np.uint8) if items else None,
+        item_starts=np.cumsum([0, *map(len, texts)]) if items else None,
+    )
+
+
+def make(
+    folder: Path,
+    base: Path,
+    technique: str,
+    method: str,
+    *,
+    seed: int,
+    steps: int | None = None,
+    rate: float | None = None,
+    judge: Path | None = None,
+    **more: Any,
+) -> ResolvedRecipe:
+    """A run folder of this pair. `judge`: what a reward job published, and its base beside it."""
+    labels = fill(folder, method, seed)
+    (folder / "base").symlink_to(base)
+    if judge is not None and method in OPTIONS:
+        entry = {"folder": "judge", "technique": {"type": "lora", **TECHNIQUES["lora"]}}
+        (folder / "judges.json").write_text(json.dumps({JUDGE: entry}))
+        (folder / "judge").symlink_to(judge)
+    recipe = Recipe.model_validate(
+        {
+            "model": "tiny",
+            "training_file": "file-train",
+            "seed": 7,
+            "technique": {"type": technique, **TECHNIQUES[technique]} | more.pop("technique", {}),
+            "method": {
+                "type": method,
+                method: OPTIONS.get(method, {})
+                | {"hyperparameters": {"n_epochs": 50, "batch_size": ROWS}}
+                | more.pop("options", {}),
+            },
+            "training": {
+                "learning_rate": rate or _rate(technique, method),
+                "max_steps": steps or 40,
+                "scheduler": "constant",
+                "warmup_ratio": 0.0,
+                "save_every": 1000,
+            }
+            | more,
+        }
+    )
+    resolved = resolve(
+        recipe, job_id="ftjob-test", seed=7, max_length=64, train_rows=ROWS, validation_rows=0, labels=labels
+    )
+    settled = {"precision": "float32", "micro_batch_tokens": 256, "gradient_checkpointing": False, "merged": True}
+    resolved = resolved.model_copy(update=settled)
+    (folder / "recipe.json").write_text(resolved.model_dump_json(indent=2))
+    return resolved
+
+
+def train(folder: Path, *, publishes: bool = True) -> Trained:
+    """The trainer's own steps, with looks at the weights before and after."""
+    recipe = ResolvedRecipe.model_validate_json((folder / "recipe.json").read_bytes())
+    recorder: Any = Recorder()
+    data = load_data(folder / "data", recipe)
+    model = load_trainable(folder / "base", recipe, torch.device("cpu"))
+    objective = METHODS[recipe.method.type](Setting(recipe, folder, model, recorder.report))
+    data = data.prepared(objective)
+    before = digest(frozen(model)), digest(model.trained.items())
+    milestones = run_steps(folder, recipe, data, objective, recorder)
+    after = digest(frozen(model)), digest(model.trained.items())
+    if publishes:
+        publish(folder, recipe, data, objective, milestones, recorder)
+    return Trained(folder, recorder.of("metrics"), before[0], after[0], before[1], after[1])
+
+
+def frozen(model: TrainableModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """Weights and buffers that are not trained."""
+    yield from ((name, each) for name, each in model.model.named_parameters() if not each.requires_grad)
+    yield from model.model.named_buffers()
+
+
+def digest(tensors: Any) -> str:
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors):
+        found.update(name.encode())
+        found.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
