@@ -43,6 +43,9 @@ def prepare(
     *,
     min_rows: int = 1,
     method: dict[str, Any] | None = None,
+    kind: str = "causal_lm",
+    format: str | None = None,
+    context_window: int | None = None,
     **limits: int,
 ) -> Outcome:
     (folder / "input").mkdir(parents=True)
@@ -53,7 +56,15 @@ def prepare(
             (folder / "input" / name).write_bytes(content)
             asked = {"name": name, "path": f"input/{name}", "file_id": "file-abc", "param": param}
             files.append({**asked, "min_rows": min_rows if name == "train" else 1})
-    request = {"job_id": "ftjob-1", "method": method or {"type": "supervised"}, "files": files, "limits": limits}
+    request = {
+        "job_id": "ftjob-1",
+        "method": method or {"type": "supervised"},
+        "files": files,
+        "kind": kind,
+        "format": format,
+        "context_window": context_window,
+        "limits": limits,
+    }
     (folder / "prepare.json").write_text(json.dumps(request))
     return run(folder)
 

@@ -79,8 +79,11 @@ def _sources(node: Node, job: Job, recipe: Recipe, base: BaseModel) -> list[Sour
 
 def _key(job: Job, file: File, recipe: Recipe, base: BaseModel) -> str:
     """Of all that decides the arrays' content. The project is a part of it, so nothing crosses projects."""
-    tokenizer = [[each["name"], each["sha256"]] for each in base.artifacts if not each["name"].endswith(".safetensors")]
-    parts = [CODE_VERSION, job.project_id, file.sha256, recipe.method.type, recipe.method.chosen(), sorted(tokenizer)]
+    tokenizer = sorted(
+        [each["name"], each["sha256"]] for each in base.artifacts if not each["name"].endswith(".safetensors")
+    )
+    method = recipe.method
+    parts = [CODE_VERSION, job.project_id, file.sha256, method.type, method.chosen(), base.facts["kind"], tokenizer]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -110,6 +113,8 @@ def _run_child(
     request = {
         "job_id": job.id,
         "method": recipe.method.model_dump(mode="json"),
+        "kind": base.facts["kind"],
+        "context_window": base.facts["context_window"],
         "files": [
             {
                 "name": source.name,
@@ -225,7 +230,7 @@ def _finish(
     notes: list[str],
 ) -> None:
     train = prepared["train"].report
-    tokens = train["tokens"] / max(1, train["rows"]) * resolved.batch_size * resolved.total_steps
+    tokens = train["tokens"] / max(1, train["array_rows"]) * resolved.batch_size * resolved.total_steps
     recipe = Recipe.model_validate(job.recipe)
     with node.context.database.write() as session:
         available = workers.gpus_anywhere(session)
@@ -238,7 +243,8 @@ def _finish(
             events.say(session, job.id, note, level="warn")
         for name, found in prepared.items():
             for finding in found.report["findings"][:5]:
-                events.say(session, job.id, f"{name} file, line {finding['line']}: {finding['message']}", level="warn")
+                where = f", {_unit(found.report)} {finding['line']}" if finding["line"] else ""
+                events.say(session, job.id, f"{name} file{where}: {finding['message']}", level="warn")
         jobs.move(
             session,
             job.id,
@@ -253,3 +259,8 @@ def _finish(
         )
         queue.end_attempt(session, claim, "prepared")
     node.context.doorbell.ring(Stage.TRAIN, job.id)
+
+
+def _unit(report: dict[str, Any]) -> str:
+    """What a finding's number counts."""
+    return "line" if report["container"] == "jsonl" else "row"
