@@ -138,15 +138,14 @@ class _Reader:
     def read(self, source: Path) -> None:
         if self.shared.format is not None:
             self._take_as(self.shared.format)
+        number = 0
         try:
             self.report.container, rows = open_rows(source, self.shared.read_limits)
             for number, row in rows:
                 self._read_row(number, row)
         except FileError as error:
-            # What stands in the file from there on is lost.
-            self.findings.error(error.number, error.code, error.message)
-            if error.number is None:
-                raise invalid_file(self.file, error.message) from None
+            self.findings.error(number + 1 if number else None, error.code, error.message)
+            raise invalid_file(self.file, error.message) from None
         self._flush()
         self.shared.progress(self.file.name, self.report.rows, True)
 
@@ -154,6 +153,8 @@ class _Reader:
         if row is None:
             self.findings.warning(number, "blank_line", f"Line {number} is blank and skipped.")
             return
+        if self.report.rows == self.shared.read_limits.rows:
+            raise FileError(f"has more than {self.report.rows:,} rows", code="too_many_rows")
         self.report.rows += 1
         try:
             self._take(number, row)

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import msgspec
 
@@ -16,7 +16,7 @@ LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|
 _decoder = msgspec.json.Decoder()
 
 
-def read_json_lines(file: BinaryIO, limits: ReadLimits) -> Rows:
+def read_json_lines(file: IO[bytes], limits: ReadLimits) -> Rows:
     for number, line in read_lines(file, limits.line_bytes):
         yield number, decoded(line)
 
@@ -33,7 +33,7 @@ def decoded(line: bytes | RowError) -> Row | RowError | None:
         return error
 
 
-def read_lines(file: BinaryIO, line_bytes: int) -> Iterator[tuple[int, bytes | RowError]]:
+def read_lines(file: IO[bytes], line_bytes: int) -> Iterator[tuple[int, bytes | RowError]]:
     """(line number, line without its end), a line too long replaced by its error and never held in memory."""
     number = 0
     while line := file.readline(line_bytes + 2):
