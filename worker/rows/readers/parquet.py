@@ -5,6 +5,7 @@ that process with it.
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from worker.rows.readers.base import FileError, ReadLimits, Rows
 from worker.rows.readers.jsonl import decoded, read_lines
 
 PARQUET = b"PAR1"
-MEMORY_BYTES = 400 << 20
+MEMORY_BYTES = 512 << 20
 """Of the process: a batch of rows, a page and a dictionary of each column, and the library itself."""
 ROW_ERROR, FILE_ERROR = b"!", 2
 """What a line that is no row begins with, and the exit code for a file that is none."""
@@ -31,6 +32,7 @@ def read_parquet(path: Path, limits: ReadLimits) -> Rows:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
+            env={**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"},  # the others take address space in advance
         )
         assert child.stdout is not None
         try:

@@ -24,7 +24,6 @@ MAX_COLUMNS = 1_000
 
 
 def main(path: Path, limits: ReadLimits, memory_bytes: int) -> int:
-    pa.set_memory_pool(pa.system_memory_pool())  # the others take address space in advance
     pa.set_cpu_count(1)
     limit_process(memory_bytes=memory_bytes, cpu_seconds=None, file_bytes=None)
     try:
@@ -33,7 +32,7 @@ def main(path: Path, limits: ReadLimits, memory_bytes: int) -> int:
     except FileError as error:
         return _told(str(error), error.code)
     except MemoryError:
-        return _told("cannot be read as Parquet: some of its rows or pages are too large", "too_large")
+        return _told("holds rows or pages that are too large to be read; write it with smaller row groups", "too_large")
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0][:200]
         return _told(f"cannot be read as Parquet: {reason}", "damaged")
