@@ -16,10 +16,9 @@ from pydantic import TypeAdapter
 
 from api.lifecycle import FailureReason
 from api.methods import Method, ModelKind
-from api.methods.classification import Problem
 from worker.pipe import Pipe
 from worker.rows.chat_template import ChatTemplate, TemplateFailure
-from worker.rows.compose import Composer
+from worker.rows.compose import Composer, Trained
 from worker.rows.invalid import FileRequest, Invalid, wrong_forced_format
 from worker.rows.limits import CpuTimeUsedUp, TooSlow, limit_process, time_limit
 from worker.rows.prepare_file import FileReport, Preparation, prepare_file
@@ -61,8 +60,8 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     """Of the base model."""
     context_window: int | None = None
     """Of the base model, in tokens; None where it does not matter."""
-    problem: Problem | None = None
-    """Of a classification, where a training file that was prepared before has decided it."""
+    trained: Trained = msgspec.field(default_factory=Trained)
+    """Where the training file was prepared before."""
     limits: Limits = msgspec.field(default_factory=Limits)
 
 
@@ -107,7 +106,7 @@ def prepare(run_dir: Path, request: Request, report: Report) -> None:
         context_window=request.context_window,
         format=request.format,
         progress=_Progress(),
-        problem=request.problem,
+        trained=request.trained,
     )
     for file in request.files:
         file_report = FileReport(name=file.name)

@@ -139,6 +139,12 @@ def test_a_validation_file_has_the_problem_of_the_training_file(tmp_path: Path, 
     assert [file["problem"] for file in outcome.report["files"]] == ["regression", "regression"]
 
 
+def test_a_validation_file_has_no_labels_of_its_own(tmp_path: Path, base: Path) -> None:
+    train, validation = ([{"text": name, "label": name} for name in names] for names in (["a", "b"], ["b", "c"]))
+    outcome = prepare(tmp_path, base, jsonl(*train), jsonl(*validation), method={"type": "classification"})
+    assert outcome.message.endswith("Example 2, 'label' c does not occur in the training file")
+
+
 def test_an_encoders_tokenizer_alone_frames_the_text(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_str(bases.byte_level())
     frame = [(token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>")]

@@ -35,6 +35,14 @@ class Composed:
     item: bytes | None = None
 
 
+class Trained(msgspec.Struct, forbid_unknown_fields=True):
+    """What the training file has decided for the validation file; nothing, while the training file is read."""
+
+    problem: Problem | None = None
+    """Of a classification."""
+    label_names: list[str] | None = None
+
+
 @dataclass
 class Composer:
     method: Method
@@ -43,10 +51,10 @@ class Composer:
     notices: list[Notice] = field(default_factory=list)
     """What the author of the present row should know."""
 
-    def labels(self, format_name: str, problem: Problem | None = None) -> Labels | None:
-        """Where the labels of a file of that format go. `problem`: of the classification, if a file before decided."""
+    def labels(self, format_name: str, trained: Trained) -> Labels | None:
+        """Where the labels of a file of that format go."""
         if self.method.type == "classification":
-            return Classes(problem or self.method.classification.problem)
+            return Classes(trained.problem or self.method.classification.problem, trained.label_names)
         if self.method.type == "kto":
             return Desirable()
         return Margins() if format_name == "preference" else None

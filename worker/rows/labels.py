@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -74,7 +75,9 @@ class Desirable(Labels):
 class Classes(Labels):
     """Of texts: one name, several, or a number. Whole numbers may be either, until another label tells."""
 
-    def __init__(self, problem: Problem | Literal["auto"] = AUTO) -> None:
+    def __init__(self, problem: Problem | Literal["auto"] = AUTO, allowed: Collection[str] | None = None) -> None:
+        """`allowed`: the names of the training file, where this is the validation file."""
+        self.allowed = allowed
         self.forced: Problem | None = None if problem == AUTO else problem
         self.seen: Problem | None = None
         """What a label so far can only have been."""
@@ -96,7 +99,7 @@ class Classes(Labels):
         if decided is None and possible == MULTI and self.lengths:
             decided = "single_label"  # whole numbers came before: names or values, but no lists
         if decided is not None and decided not in possible:
-            why = "as method.classification.problem asks for" if self.forced else "as the labels before it are"
+            why = "as this job's labels are" if self.forced else "as the labels before it are"
             raise RowError(f"'label' {_shown(label)} is not a {NOUNS[decided]}, {why}", code="invalid_label")
         if len(possible) == 1:
             [self.seen] = possible
@@ -109,6 +112,8 @@ class Classes(Labels):
         if self.forced == "regression" or self.seen == "regression":
             names = []
         for name in dict.fromkeys(names):
+            if self.allowed is not None and name not in self.allowed:
+                raise RowError(f"'label' {shown(name)} does not occur in the training file", code="unknown_label")
             self.numbers.append(self.known.setdefault(name, len(self.known)))
         self.lengths.append(len(dict.fromkeys(names)))
         if len(self.known) > MAX_NAMES:

@@ -12,7 +12,7 @@ from api.formats import FORMATS, Format, Row, RowError, almost, detect
 from api.methods import Method
 from api.methods.classification import Problem
 from worker.rows.balance import check_balance
-from worker.rows.compose import Composed, Composer
+from worker.rows.compose import Composed, Composer, Trained
 from worker.rows.findings import Findings
 from worker.rows.invalid import FileRequest, Invalid, invalid_file, too_few, unexpected_format, wrong_format
 from worker.rows.labels import Labels, TooManyLabels
@@ -67,8 +67,7 @@ class Preparation:
     format: str | None
     """The one to take rows for, whatever their keys show."""
     progress: Callable[[str, int, bool], None]
-    problem: Problem | None = None
-    """Of a classification, once the training file has decided it."""
+    trained: Trained
     seen: Seen | None = None
     """The training file's rows."""
 
@@ -86,7 +85,8 @@ def prepare_file(file: FileRequest, source: Path, target: Path, shared: Preparat
         if report.rows < file.min_rows:
             raise too_few(file, report.rows)
         _save(file, spool, reader.labels, report)
-        shared.problem, shared.seen = report.problem or shared.problem, shared.seen or reader.seen
+        if file.kind == "training":
+            shared.trained, shared.seen = Trained(report.problem, report.label_names), reader.seen
 
 
 @contextmanager
@@ -203,7 +203,7 @@ class _Reader:
 
     def _take_as(self, name: str) -> Format:
         self.format, self.report.format = FORMATS[name], name
-        self.labels = self.shared.composer.labels(name, self.shared.problem)
+        self.labels = self.shared.composer.labels(name, self.shared.trained)
         return self.format
 
     def _add(self, number: int, row: Composed) -> None:

@@ -101,9 +101,10 @@ class Tokens:
     def encode_plain(self, rows: Sequence[Plain]) -> list[TokenRow]:
         """Documents, of which the second part and the end are learnt."""
         given = self._ids([row.given for row in rows])
-        whole = self._ids([row.given + row.learnt for row in rows])
+        whole = iter(self._ids([row.given + row.learnt for row in rows if row.learnt]))
         encoded = []
-        for row, given_ids, whole_ids in zip(rows, given, whole, strict=True):
+        for row, given_ids in zip(rows, given, strict=True):
+            whole_ids = next(whole) if row.learnt else given_ids
             # The prompt's tokens must be those that it has when it stands alone, as it will once the model is used.
             learnt_ids = (
                 whole_ids[len(given_ids) :]

@@ -50,11 +50,11 @@ def run_child(
     recipe: Recipe,
     base: BaseModel,
     sources: list[Source],
-    problem: str | None,
+    trained: dict[str, Any],
     folder: Path,
     beat: Heartbeat,
 ) -> dict[str, Any]:
-    """Run prepare on these files. Returns its report of each. `problem`: what a known training file decided."""
+    """Run prepare on these files. Returns its report of each. `trained`: that of a training file known before."""
     (folder / "input").mkdir()
     (folder / "data").mkdir()
     fetch_tokenizer(node, base, folder / "base")
@@ -69,7 +69,7 @@ def run_child(
         "method": recipe.method.model_dump(mode="json"),
         "kind": base.facts["kind"],
         "context_window": base.facts["context_window"],
-        "problem": problem,
+        "trained": {name: trained.get(name) for name in ("problem", "label_names")},
         "files": [
             {
                 "name": source.name,

@@ -30,8 +30,8 @@ def prepare(node: Node, claim: Claim, job: Job, folder: Path, beat: Heartbeat) -
     prepared = {source.name: found for source in sources if (found := _known(node, source))}
     missing = [source for source in sources if source.name not in prepared]
     if missing:
-        problem = prepared["train"].report["problem"] if "train" in prepared else None
-        reports = run_child(node, job, recipe, base, missing, problem, folder, beat)
+        trained = prepared["train"].report if "train" in prepared else {}
+        reports = run_child(node, job, recipe, base, missing, trained, folder, beat)
         prepared |= {source.name: _store(node, job, source, folder, reports[source.name]) for source in missing}
     for name, found in prepared.items():
         path = folder / "data" / f"{name}.safetensors"
