@@ -1,12 +1,12 @@
 """What every format of rows says of itself, and what a row of it can mean. Torch-free, template-free."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 Row = dict[str, Any]
+MAX_FLOAT32 = 3.4e38
 
 
 class RowError(ValueError):
@@ -161,14 +161,14 @@ def optional_string(row: Row, key: str) -> str:
 
 
 def number(value: object) -> float | None:
-    """A finite number, or one written as text, as cells of a table are; None if it is neither."""
+    """A number that 32 bits can hold, or one written as text, as cells of a table are; None if it is neither."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
         result = float(value)
     except (ValueError, OverflowError):
         return None
-    return result if math.isfinite(result) else None
+    return result if abs(result) <= MAX_FLOAT32 else None
 
 
 def kind(value: object) -> str:

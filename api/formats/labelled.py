@@ -1,10 +1,9 @@
 """Texts with labels: `{"text": …, "label": …}`, or messages in place of the text."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from api.formats.base import Format, Label, Labelled, Passage, Row, RowError, kind, required_string
+from api.formats.base import Format, Label, Labelled, Passage, Row, RowError, kind, number, required_string
 from api.formats.messages import given, parse_messages, parse_row_tools
 
 
@@ -34,8 +33,8 @@ def _label(raw: Any) -> Label:
     if isinstance(raw, list):
         return [str(_name(entry)) for entry in raw]
     if isinstance(raw, float):
-        if not math.isfinite(raw):
-            raise RowError("'label' must be a finite number", code="invalid_label")
+        if number(raw) is None:
+            raise RowError("'label' is too large a number", code="invalid_label")
         return raw
     return _name(raw)
 

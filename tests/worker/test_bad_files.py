@@ -110,6 +110,12 @@ def impossible_footer() -> bytes:
     return content[:-8] + struct.pack("<I", 0x7FFFFFFF) + b"PAR1"
 
 
+def deep_call() -> dict[str, Any]:
+    function = {"name": "f", "arguments": '{"a":' * 900 + '"x"' + "}" * 900}
+    answer = {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": function}]}
+    return {"messages": [USER, answer]}
+
+
 def array_of(rows: int) -> bytes:
     return json.dumps([{"text": f"document {number}"} for number in range(rows)]).encode()
 
@@ -125,6 +131,17 @@ FILES: dict[str, Bad] = {
         after(LABELLED, b'{"text": "a", "label": ' + b"9" * 5000 + b"}"), "number_out_of_range", 2, "classification"
     ),
     "nesting": Bad(after(TEXT, b'{"text":' + b"[" * 100_000 + b"]" * 100_000 + b"}"), "invalid_json", 2),
+    "nesting around a NUL": Bad(after(TEXT, b'{"text":' * 600 + rb'"\u0000"' + b"}" * 600), "invalid_json", 2),
+    "nesting in a call": Bad(jsonl(CHAT, deep_call()), "too_deep", 2),
+    "number of 400 digits": Bad(
+        after({"text": "a", "label": 0.5}, b'{"text": "b", "label": 1' + b"0" * 400 + b"}"),
+        "invalid_label",
+        2,
+        "classification",
+    ),
+    "number beyond 32 bits": Bad(
+        after(LABELLED, b'{"text": "b", "label": 1e300}'), "invalid_label", 2, "classification"
+    ),
     "lone surrogate": Bad(after(TEXT, rb'{"text": "\udc00"}'), "surrogate", 2),
     "duplicate key": Bad(after(TEXT, b'{"text": "a", "text": "b"}'), "duplicate_key", 2),
     "NUL": Bad(after(TEXT, rb'{"text": "\u0000"}'), "nul_character", 2),

@@ -169,7 +169,7 @@ def _possible(label: Label) -> frozenset[Problem]:
     """What such a label may belong to."""
     if isinstance(label, list):
         return MULTI
-    if isinstance(label, str):
+    if isinstance(label, str) or number(label) is None:
         return SINGLE
     return SINGLE | REGRESSION if float(label).is_integer() else REGRESSION
 

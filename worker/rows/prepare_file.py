@@ -160,6 +160,8 @@ class _Reader:
             self._take(number, row)
         except RowError as error:
             self.findings.error(number, error.code, _example(number, error.message))
+        except RecursionError:
+            self.findings.error(number, "too_deep", _example(number, "is nested too deeply"))
         except TooSlow:
             self.findings.error(number, "too_slow", _example(number, f"takes longer than {ROW_SECONDS:g} s to render"))
         self.shared.progress(self.file.name, self.report.rows, False)

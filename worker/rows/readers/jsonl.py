@@ -54,6 +54,7 @@ def decode(line: bytes) -> Row:
     try:
         row = _decoder.decode(line)
         _refuse_duplicate_keys(line)
+        has_nul = b"\\u0000" in line and _has_nul(row)
     except RecursionError:
         raise RowError("is nested too deeply", code="invalid_json") from None
     except UnicodeDecodeError:
@@ -62,7 +63,7 @@ def decode(line: bytes) -> Row:
         raise _explained(line, str(error)) from None
     if not isinstance(row, dict):
         raise RowError(f"must be a JSON object, not {kind(row)}", code="not_an_object")
-    if b"\\u0000" in line and _has_nul(row):
+    if has_nul:
         raise RowError("contains the character NUL (\\u0000)", code="nul_character")
     return row
 
