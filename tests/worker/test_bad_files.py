@@ -25,7 +25,6 @@ TEXT = {"text": "a document"}
 PAIR = {"prompt": "a", "chosen": "b", "rejected": "c"}
 LABELLED = {"text": "fine", "label": "good"}
 PROMPT = {"messages": [USER]}
-GRADER = {"type": "string_check", "name": "g", "input": "a", "reference": "b", "operation": "eq"}
 PPO = {"type": "ppo", "ppo": {"reward_model": "rm"}}
 REGRESSION = {"type": "classification", "classification": {"problem": "regression"}}
 GIGABYTE = 1 << 30

@@ -1,20 +1,28 @@
 """Each method's formats become the arrays that it trains on: sequences, labels, items."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
 from tokenizers import Tokenizer, processors
 
+from api.formats import FORMATS, KEYS, RowError, detect
+from api.methods import Method
 from tests.worker import bases
 from tests.worker.prepared import Outcome, jsonl, prepare
 from worker.arrays import Rows, load_rows
+from worker.rows.chat_template import ChatTemplate
+from worker.rows.compose import Composer, Trained
+from worker.rows.render import Renderer
 
 USER, GOOD = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
 BAD = {"role": "assistant", "content": "5"}
 OPENAI_PAIR = {"input": {"messages": [USER]}, "preferred_output": [GOOD], "non_preferred_output": [BAD]}
-GRADER = {"type": "string_check", "name": "g", "input": "a", "reference": "b", "operation": "eq"}
 PPO = {"type": "ppo", "ppo": {"reward_model": "rm"}}
 
 
@@ -195,3 +203,38 @@ def test_a_forced_format_is_what_the_rows_are_taken_for(tmp_path: Path, base: Pa
     assert outcome.report["files"][0]["format"] == "text"
     refused = prepare(tmp_path / "refused", base, jsonl(row), format="preference")
     assert (refused.code, refused.report["error"]["param"]) == ("invalid_recipe", "training.format")
+
+
+METHODS: list[dict[str, Any]] = [
+    {"type": "supervised"},
+    {"type": "classification"},
+    {"type": "dpo"},
+    {"type": "kto"},
+    PPO,
+]
+words = st.sampled_from(["", "a", "user", "assistant", "human", "gpt", "true", "1.5"])
+message = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "system"]), "content": words},
+    optional={"weight": st.sampled_from([0, 1, None, "1"]), "name": words},
+)
+value = words | st.lists(message, max_size=4) | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.none()
+row = st.dictionaries(st.sampled_from(sorted(KEYS)), value, max_size=6)
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.sampled_from(METHODS), st.lists(row, min_size=1, max_size=4))
+def test_any_rows_are_composed_or_refused(method: dict[str, Any], given_rows: list[dict[str, Any]]) -> None:
+    asked = TypeAdapter[Method](Method).validate_python(method)
+    template = ChatTemplate({"default": bases.CHATML}, {})
+    composer = Composer(asked, Renderer(template, end_texts=frozenset({"<|im_end|>"}), added_texts=set(bases.SPECIAL)))
+    for each in given_rows:
+        name = detect(each, asked.formats)
+        if name not in asked.formats:
+            continue
+        labels = composer.labels(name, Trained())
+        with suppress(RowError):
+            composed, _ = composer.compose(FORMATS[name].parse(each))
+            assert {len(one.sequences) for one in composed} == {2 if asked.type == "dpo" else 1}
+            for one in composed:
+                if labels is not None:
+                    labels.add(one.label)
