@@ -34,7 +34,7 @@ SHARED_WITH_WORKERS = (
     *("api.archive", "api.context", "api.ids", "api.logs", "api.queue", "api.records", "api.settings", "api.storage"),
 )
 
-HEAVY = {"torch", "transformers", "peft", "accelerate", "bitsandbytes"}
+HEAVY = {"torch", "transformers", "peft", "accelerate", "bitsandbytes", "pyarrow"}
 
 STATEMENTS = {"select", "insert", "update", "delete", "text"}
 

@@ -15,11 +15,14 @@ import msgspec
 from pydantic import TypeAdapter
 
 from api.lifecycle import FailureReason
-from api.methods import Method
+from api.methods import Method, ModelKind
 from worker.pipe import Pipe
 from worker.rows.chat_template import ChatTemplate, TemplateFailure
+from worker.rows.compose import Composer, Trained
+from worker.rows.invalid import FileRequest, Invalid, wrong_forced_format
 from worker.rows.limits import CpuTimeUsedUp, TooSlow, limit_process, time_limit
-from worker.rows.prepare_file import FileReport, FileRequest, Invalid, Preparation, prepare_file
+from worker.rows.prepare_file import FileReport, Preparation, prepare_file
+from worker.rows.readers import ReadLimits
 from worker.rows.render import Renderer
 from worker.rows.tokens import Tokens
 
@@ -35,6 +38,13 @@ class Limits(msgspec.Struct, forbid_unknown_fields=True):
     """Longest line of an input file."""
     file_bytes: int | None = None
     """Largest file written."""
+    rows: int = 5_000_000
+    """Most rows of an input file."""
+    decompressed_bytes: int = 16 << 30
+    """Most that a compressed input file may become."""
+
+    def reading(self) -> ReadLimits:
+        return ReadLimits(self.line_bytes, self.rows, self.decompressed_bytes)
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
@@ -43,6 +53,15 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     job_id: str
     method: dict[str, Any]
     files: list[FileRequest]
+    """The training file before the validation file, which is compared with it."""
+    format: str | None = None
+    """What the rows are to be taken for; None: what their keys show."""
+    kind: ModelKind = "causal_lm"
+    """Of the base model."""
+    context_window: int | None = None
+    """Of the base model, in tokens; None where it does not matter."""
+    trained: Trained = msgspec.field(default_factory=Trained)
+    """Where the training file was prepared before."""
     limits: Limits = msgspec.field(default_factory=Limits)
 
 
@@ -76,13 +95,18 @@ def prepare(run_dir: Path, request: Request, report: Report) -> None:
     """Fill the report file by file; Invalid at the first file that cannot be trained on."""
     method = TypeAdapter[Method](Method).validate_python(request.method)
     (run_dir / "data").mkdir(exist_ok=True)
-    tokens = Tokens.load(run_dir / "base")
+    if request.format is not None and request.format not in method.formats:
+        raise wrong_forced_format(request.format, method)
+    tokens = Tokens.load(run_dir / "base", encoder=request.kind == "encoder")
     preparation = Preparation(
         method=method,
         tokens=tokens,
-        renderer=_renderer(run_dir / "base", tokens),
-        line_bytes=request.limits.line_bytes,
+        composer=Composer(method, _renderer(run_dir / "base", tokens)),
+        read_limits=request.limits.reading(),
+        context_window=request.context_window,
+        format=request.format,
         progress=_Progress(),
+        trained=request.trained,
     )
     for file in request.files:
         file_report = FileReport(name=file.name)

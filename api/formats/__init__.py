@@ -1,16 +1,89 @@
 """The catalogue of formats: what a row is. A new one is a file here and a name in the tuple below."""
 
-from api.formats.base import Conversation, Example, Format, Notice, Passage, Row, RowError
+from collections.abc import Collection
+
+from api.formats.base import (
+    Conversation,
+    Either,
+    Example,
+    Format,
+    Label,
+    Labelled,
+    Notice,
+    Pair,
+    Passage,
+    Prompt,
+    Row,
+    RowError,
+    Text,
+    Unpaired,
+)
 from api.formats.chat import Chat
 from api.formats.completion import Completion
-from api.formats.text import Text
+from api.formats.instruction import Instruction
+from api.formats.labelled import LabelledTexts
+from api.formats.preference import Preference
+from api.formats.prompts import Prompts
+from api.formats.sharegpt import ShareGpt
+from api.formats.text import Text as PlainText
+from api.formats.unpaired import UnpairedAnswers
 
-FORMATS: dict[str, Format] = {entry.name: entry for entry in (Chat(), Completion(), Text())}
+FORMATS: dict[str, Format] = {
+    entry.name: entry
+    for entry in (
+        Preference(),
+        UnpairedAnswers(),
+        LabelledTexts(),
+        Chat(),
+        ShareGpt(),
+        Instruction(),
+        Completion(),
+        PlainText(),
+        Prompts(),
+    )
+}
+"""Those that ask for more keys come first: a row that has them all is most likely meant so."""
+KEYS: frozenset[str] = frozenset().union(*(entry.keys for entry in FORMATS.values()))
+"""Every key that some format reads."""
 
 
-def detect(row: Row) -> str | None:
-    """The name of the format that the row's keys show, None if they show none."""
-    return next((name for name, entry in FORMATS.items() if entry.required <= row.keys()), None)
+def detect(row: Row, preferred: Collection[str] = ()) -> str | None:
+    """The name of the format that the row's keys show, None if they show none.
+
+    Keys may fit several formats; one that is `preferred`, as the job's method takes it, goes first.
+    """
+    found = [name for name, entry in FORMATS.items() if entry.matches(row)]
+    return next((name for name in found if name in preferred), found[0] if found else None)
 
 
-__all__ = ["FORMATS", "Conversation", "Example", "Format", "Notice", "Passage", "Row", "RowError", "detect"]
+def almost(row: Row, preferred: Collection[str]) -> tuple[str, str] | None:
+    """(format, key): the row would be of that preferred format with that key, and of no other format so nearly."""
+    whole = detect(row, preferred)
+    known = 0 if whole is None else len(row.keys() & FORMATS[whole].keys)
+    for name, entry in FORMATS.items():
+        key = entry.missing_key(row)
+        if name in preferred and key is not None and len(row.keys() & entry.keys) > known:
+            return name, key
+    return None
+
+
+__all__ = [
+    "FORMATS",
+    "KEYS",
+    "Conversation",
+    "Either",
+    "Example",
+    "Format",
+    "Label",
+    "Labelled",
+    "Notice",
+    "Pair",
+    "Passage",
+    "Prompt",
+    "Row",
+    "RowError",
+    "Text",
+    "Unpaired",
+    "almost",
+    "detect",
+]

@@ -1,4 +1,4 @@
-"""What every format of rows says of itself, and the two things that a row can become. Torch-free, template-free."""
+"""What every format of rows says of itself, and what a row of it can mean. Torch-free, template-free."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 Row = dict[str, Any]
+MAX_FLOAT32 = 3.4e38
 
 
 class RowError(ValueError):
@@ -45,7 +46,61 @@ class Passage:
     notices: list[Notice] = field(default_factory=list)
 
 
-Example = Conversation | Passage
+@dataclass(frozen=True)
+class Either:
+    """A conversation where the base model has a chat template, else a passage."""
+
+    conversation: Conversation
+    passage: Passage
+    notices: list[Notice] = field(default_factory=list)
+
+
+Text = Conversation | Passage
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to one prompt, of which the first is preferred; the last answer of each is what is compared."""
+
+    chosen: Text
+    rejected: Text
+    margin: float | None = None
+    """By how much the first is better, in the units of a reward."""
+    notices: list[Notice] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Unpaired:
+    """One answer, good or bad."""
+
+    answer: Text
+    desirable: bool
+    notices: list[Notice] = field(default_factory=list)
+
+
+Label = str | int | float | list[str]
+"""A name, several names, or a number, which may be a name as well if it is whole."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A text that is only read, and what is to be said of it."""
+
+    document: Text
+    label: Label
+    notices: list[Notice] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Something to answer, and the whole row for whoever judges the answers."""
+
+    given: Text
+    item: Row
+    notices: list[Notice] = field(default_factory=list)
+
+
+Example = Text | Either | Pair | Unpaired | Labelled | Prompt
 
 
 class Format(ABC):
@@ -55,9 +110,10 @@ class Format(ABC):
     title: ClassVar[str]
     """As OpenAI's messages call it."""
     summary: ClassVar[str]
-    required: ClassVar[frozenset[str]]
-    """A row that has these keys is meant to be of this format."""
+    required: ClassVar[tuple[frozenset[str], ...]]
+    """A row that has all keys of one of these sets is meant to be of this format."""
     optional: ClassVar[frozenset[str]] = frozenset()
+    """Further keys that are read, or known and ignored."""
     example: ClassVar[Mapping[str, Any]]
     """A short valid row, for documentation and tests."""
 
@@ -65,10 +121,23 @@ class Format(ABC):
     def parse(self, row: Row) -> Example:
         """The row's meaning; RowError if it has none."""
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """All that it knows."""
+        return frozenset().union(*self.required, self.optional)
+
+    def matches(self, row: Row) -> bool:
+        return any(keys <= row.keys() for keys in self.required)
+
+    def missing_key(self, row: Row) -> str | None:
+        """The key without which the row is not of this format, if it has some of it and lacks only one."""
+        lacking = [sorted(keys - row.keys()) for keys in self.required if keys & row.keys()]
+        return next((keys[0] for keys in lacking if len(keys) == 1), None)
+
     def unknown_keys(self, row: Row) -> list[Notice]:
-        unknown = sorted(row.keys() - self.required - self.optional)
         return [
-            Notice("unknown_key", f"key '{shown(key)}' is not part of the format and is ignored") for key in unknown
+            Notice("unknown_key", f"key '{shown(key)}' is not part of the format and is ignored")
+            for key in sorted(row.keys() - self.keys)
         ]
 
 
@@ -84,6 +153,22 @@ def required_string(row: Row, key: str) -> str:
     if not isinstance(value, str):
         raise RowError(f"'{key}' must be a string, not {kind(value)}", code="invalid_type")
     return value
+
+
+def optional_string(row: Row, key: str) -> str:
+    """Empty where it is absent or null."""
+    return required_string(row, key) if row.get(key) is not None else ""
+
+
+def number(value: object) -> float | None:
+    """A number that 32 bits can hold, or one written as text, as cells of a table are; None if it is neither."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        result = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return result if abs(result) <= MAX_FLOAT32 else None
 
 
 def kind(value: object) -> str:

@@ -12,7 +12,7 @@ class Completion(Format):
     name: ClassVar[str] = "completion"
     title: ClassVar[str] = "fine-tune-completion"
     summary: ClassVar[str] = "Prompt and completion pairs, without a chat template."
-    required: ClassVar[frozenset[str]] = frozenset({"prompt", "completion"})
+    required: ClassVar[tuple[frozenset[str], ...]] = (frozenset({"prompt", "completion"}),)
     example: ClassVar[Mapping[str, Any]] = {"prompt": "The capital of France is", "completion": " Paris."}
 
     def parse(self, row: Row) -> Passage:

@@ -12,7 +12,7 @@ class Text(Format):
     name: ClassVar[str] = "text"
     title: ClassVar[str] = "fine-tune-text"
     summary: ClassVar[str] = "Plain documents, learnt whole."
-    required: ClassVar[frozenset[str]] = frozenset({"text"})
+    required: ClassVar[tuple[frozenset[str], ...]] = (frozenset({"text"}),)
     example: ClassVar[Mapping[str, Any]] = {"text": "Attune is a fine-tuning service you host yourself."}
 
     def parse(self, row: Row) -> Passage:

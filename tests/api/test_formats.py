@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.formats import FORMATS, Conversation, Passage, RowError, detect
-from api.methods import Supervised
+from api.formats import FORMATS, Conversation, Example, RowError, detect
+from api.methods import MethodBase
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 
@@ -28,14 +28,21 @@ def call(arguments: Any = "{}", **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("name", FORMATS)
 def test_example_of_a_format_is_recognised_and_valid(name: str) -> None:
     entry = FORMATS[name]
-    assert detect(dict(entry.example)) == name == entry.name
-    assert isinstance(entry.parse(dict(entry.example)), Conversation | Passage)
+    assert detect(dict(entry.example), preferred=[name]) == name == entry.name
+    assert isinstance(entry.parse(dict(entry.example)), Example)
     assert entry.summary
     assert entry.title
 
 
 def test_methods_name_formats_that_exist() -> None:
-    assert Supervised.formats <= FORMATS.keys()
+    for method in MethodBase.__subclasses__():
+        assert method.formats <= FORMATS.keys(), method
+
+
+def test_a_job_of_a_method_prefers_its_own_formats() -> None:
+    row = {"messages": [USER], "label": "x"}
+    assert [detect(row, [name]) for name in ("chat", "labelled", "prompts")] == ["chat", "labelled", "prompts"]
+    assert detect({"chosen": "a"}) is None
 
 
 def test_weight_is_one_unless_a_message_says_zero() -> None:
@@ -134,7 +141,9 @@ def test_users_text_in_a_message_is_one_short_line() -> None:
     assert len(caught.value.message) < 200
 
 
-keys = st.sampled_from(["messages", "tools", "functions", "prompt", "completion", "text", "role", "content", "weight"])
+CHAT_KEYS = ["messages", "tools", "role", "content", "weight", "conversations", "from", "value"]
+TEXT_KEYS = ["prompt", "completion", "text", "label", "chosen", "rejected", "margin", "instruction", "input", "output"]
+keys = st.sampled_from(CHAT_KEYS + TEXT_KEYS)
 scalars = (
     st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from(["user", "assistant", "tool"])
 )
@@ -149,4 +158,4 @@ def test_any_row_is_an_example_or_a_row_error(row: dict[str, Any]) -> None:
     if name is None:
         return
     with suppress(RowError):
-        assert isinstance(FORMATS[name].parse(row), Conversation | Passage)
+        assert isinstance(FORMATS[name].parse(row), Example)

@@ -4,11 +4,23 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+MEASURED = """
+import resource, subprocess, sys
+code = subprocess.call([sys.executable, "-m", "worker.prepare", sys.argv[1]], close_fds=False)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+sys.exit(code)
+"""
+"""What a process has used counts from its parent's memory on: so prepare needs a small one to be measured."""
+
+
+Content = bytes | Callable[[Path], object]
+"""Of a file: its bytes, or what writes it."""
 
 
 @dataclass(frozen=True)
@@ -16,6 +28,8 @@ class Outcome:
     folder: Path
     report: dict[str, Any]
     progress: list[dict[str, Any]]
+    peak_bytes: int
+    """Resident memory, of prepare and of what it started."""
 
     @property
     def message(self) -> str:
@@ -38,11 +52,14 @@ def jsonl(*rows: Any) -> bytes:
 def prepare(
     folder: Path,
     base: Path,
-    train: bytes,
+    train: Content,
     validation: bytes | None = None,
     *,
     min_rows: int = 1,
     method: dict[str, Any] | None = None,
+    kind: str = "causal_lm",
+    format: str | None = None,
+    context_window: int | None = None,
     **limits: int,
 ) -> Outcome:
     (folder / "input").mkdir(parents=True)
@@ -50,10 +67,19 @@ def prepare(
     files = []
     for name, param, content in (("train", "training_file", train), ("validation", "validation_file", validation)):
         if content is not None:
-            (folder / "input" / name).write_bytes(content)
+            path = folder / "input" / name
+            path.write_bytes(content) if isinstance(content, bytes) else content(path)
             asked = {"name": name, "path": f"input/{name}", "file_id": "file-abc", "param": param}
             files.append({**asked, "min_rows": min_rows if name == "train" else 1})
-    request = {"job_id": "ftjob-1", "method": method or {"type": "supervised"}, "files": files, "limits": limits}
+    request = {
+        "job_id": "ftjob-1",
+        "method": method or {"type": "supervised"},
+        "files": files,
+        "kind": kind,
+        "format": format,
+        "context_window": context_window,
+        "limits": limits,
+    }
     (folder / "prepare.json").write_text(json.dumps(request))
     return run(folder)
 
@@ -63,7 +89,7 @@ def run(folder: Path) -> Outcome:
     with os.fdopen(read_fd, "rb") as pipe:
         try:
             child = subprocess.run(
-                [sys.executable, "-m", "worker.prepare", str(folder)],
+                [sys.executable, "-c", MEASURED, str(folder)],
                 check=False,
                 pass_fds=[write_fd],
                 env={**os.environ, "ATTUNE_REPORT_FD": str(write_fd)},
@@ -76,4 +102,4 @@ def run(folder: Path) -> Outcome:
             os.close(write_fd)
         assert child.returncode == 0, child.stderr
         progress = [json.loads(line) for line in pipe]
-    return Outcome(folder, json.loads((folder / "report.json").read_bytes()), progress)
+    return Outcome(folder, json.loads((folder / "report.json").read_bytes()), progress, int(child.stdout))

@@ -82,7 +82,9 @@ def test_rows_do_not_depend_on_the_batch_they_are_in(tmp_path: Path) -> None:
 
 
 def test_windows_files_are_read(tmp_path: Path) -> None:
-    content = b"\xef\xbb\xbf" + jsonl(CHAT).replace(b"\n", b"\r\n") + b"\r\n" + jsonl(CHAT)
+    content = (
+        b"\xef\xbb\xbf" + jsonl(CHAT).replace(b"\n", b"\r\n") + b"\r\n" + jsonl({"messages": CHAT["messages"][1:]})
+    )
     outcome = prepare(tmp_path / "run", bases.base(tmp_path / "base"), content)
     assert outcome.report["ok"]
     assert outcome.report["files"][0]["rows"] == 2

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from api.formats import RowError
-from worker.rows.jsonl import decode, read_lines
+from worker.rows.readers.jsonl import decode, read_lines
 
 GOOD = b'{"messages": [{"role": "user", "content": "\\u00fc \\ud83d\\ude00"}], "n": -1.5e3, "t": true, "z": null}'
 
@@ -53,5 +53,6 @@ def test_lines_are_numbered_as_an_editor_numbers_them(
     tmp_path: Path, content: bytes, expected: list[tuple[int, bytes | None]]
 ) -> None:
     (tmp_path / "rows").write_bytes(content)
-    lines = read_lines(tmp_path / "rows", line_bytes=10)
+    with (tmp_path / "rows").open("rb") as file:
+        lines = list(read_lines(file, line_bytes=10))
     assert [(number, None if isinstance(line, RowError) else line) for number, line in lines] == expected

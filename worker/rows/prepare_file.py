@@ -1,21 +1,27 @@
-"""One file of rows: every line read, checked, rendered and tokenised, in batches, in memory that does not grow."""
+"""One file of rows: every row read, checked, rendered and tokenised, in batches, in memory that does not grow."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from api.formats import FORMATS, Conversation, Example, Format, Passage, RowError, detect
-from api.lifecycle import FailureReason
+from api.formats import FORMATS, Format, Row, RowError, almost, detect
 from api.methods import Method
+from api.methods.classification import Problem
+from worker.rows.balance import check_balance
+from worker.rows.compose import Composed, Composer, Trained
 from worker.rows.findings import Findings
-from worker.rows.jsonl import decode, read_lines
+from worker.rows.invalid import FileRequest, Invalid, invalid_file, too_few, unexpected_format, wrong_format
+from worker.rows.labels import Labels, TooManyLabels
 from worker.rows.limits import TooSlow, exit_if_stuck, require_memory, time_limit
-from worker.rows.render import Rendered, Renderer
+from worker.rows.readers import FileError, ReadLimits, open_rows
+from worker.rows.render import Rendered
+from worker.rows.seen import Seen
 from worker.rows.spool import Spool
-from worker.rows.tokens import TokenRow, Tokens
+from worker.rows.tokens import Plain, TokenRow, Tokens
 
 ROW_SECONDS = 2.0
 """One row is rendered in microseconds; a template that takes longer than this was made to."""
@@ -27,67 +33,93 @@ TOKENIZER_BYTES = 400
 """Memory that the tokenizer takes for a byte of text that becomes a token by itself."""
 
 
-class FileRequest(msgspec.Struct, forbid_unknown_fields=True):
-    name: str
-    """train or validation."""
-    path: str
-    """In the run folder."""
-    file_id: str
-    """As the user knows it."""
-    param: str
-    """The recipe's field that named it."""
-    min_rows: int
-
-
 class FileReport(msgspec.Struct):
     name: str
+    container: str | None = None
+    """How the file holds its rows; what a finding's `line` counts are lines in jsonl, rows elsewhere."""
     format: str | None = None
     rows: int = 0
+    """Of the file."""
+    array_rows: int = 0
+    """Of the arrays: a pair becomes two rows under kto."""
+    width: int = 1
+    """Sequences of an array row."""
     tokens: int = 0
     supervised_tokens: int = 0
     longest_row: int = 0
-    """In tokens."""
+    """Tokens of the longest sequence."""
+    problem: Problem | None = None
+    """Of a classification: what its labels are."""
+    label_names: list[str] | None = None
     findings: list[dict[str, Any]] = []
     finding_counts: dict[str, int] = {}
 
 
-class Invalid(Exception):
-    """The job cannot go on, and this is what its user reads."""
-
-    def __init__(
-        self, message: str, *, code: str, param: str | None, reason: FailureReason = FailureReason.INVALID_FILE
-    ) -> None:
-        super().__init__(message)
-        self.message, self.code, self.param, self.reason = message, code, param, reason
-
-    def body(self) -> dict[str, str | None]:
-        return {"code": self.code, "message": self.message, "param": self.param, "reason": self.reason.value}
-
-
-@dataclass(frozen=True)
+@dataclass
 class Preparation:
     """What all files of a job share."""
 
     method: Method
     tokens: Tokens
-    renderer: Renderer | None
-    line_bytes: int
+    composer: Composer
+    read_limits: ReadLimits
+    context_window: int | None
+    format: str | None
+    """The one to take rows for, whatever their keys show."""
     progress: Callable[[str, int, bool], None]
+    trained: Trained
+    seen: Seen | None = None
+    """The training file's rows."""
 
 
 def prepare_file(file: FileRequest, source: Path, target: Path, shared: Preparation, report: FileReport) -> None:
     """Write the file's arrays and fill its report; Invalid if it cannot be trained on."""
     findings = Findings()
-    with Spool(target) as spool:
-        reader = _Reader(file, shared, findings, spool, report)
-        try:
-            reader.read(source)
-        finally:
-            report.findings, report.finding_counts = findings.listed, dict(findings.counts)
-        _require_valid(file, report, findings)
-        spool.save()
-        report.tokens, report.longest_row = sum(spool.lengths), max(spool.lengths, default=0)
-        report.supervised_tokens = spool.supervised_tokens
+    with Spool(target) as spool, _reported(findings, report):
+        shared.progress(file.name, 0, True)
+        reader = _Reader(file, shared, findings, spool, report, Seen(shared.seen))
+        reader.read(source)
+        check_balance(file, reader.labels, findings)
+        if findings.first_error is not None:
+            raise invalid_file(file, f"Invalid file format. {findings.first_error}")
+        if report.rows < file.min_rows:
+            raise too_few(file, report.rows)
+        _save(file, spool, reader.labels, report)
+        if file.kind == "training":
+            shared.trained, shared.seen = Trained(report.problem, report.label_names), reader.seen
+
+
+@contextmanager
+def _reported(findings: Findings, report: FileReport) -> Iterator[None]:
+    """Whatever ends the work, what was found until then is in the report."""
+    try:
+        yield
+    finally:
+        report.findings, report.finding_counts = findings.listed, dict(findings.counts)
+
+
+def _save(file: FileRequest, spool: Spool, labels: Labels | None, report: FileReport) -> None:
+    scratch = spool.target.with_name(f"{spool.target.name}.labels.bin")
+    try:
+        values = None if labels is None else labels.save(scratch)
+    except TooManyLabels as error:
+        raise invalid_file(file, str(error)) from None
+    else:
+        if labels is not None:
+            report.label_names, report.problem = labels.names, labels.problem
+        spool.save(report.width, values, report.label_names)
+    finally:
+        scratch.unlink(missing_ok=True)
+    report.tokens, report.longest_row = sum(spool.lengths), max(spool.lengths, default=0)
+    report.supervised_tokens = spool.supervised_tokens
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A text that waits to be tokenised with others."""
+
+    number: int
+    text: Rendered | Plain
 
 
 @dataclass
@@ -97,126 +129,123 @@ class _Reader:
     findings: Findings
     spool: Spool
     report: FileReport
+    seen: Seen
     format: Format | None = None
-    batch: list[Rendered | Passage] = field(default_factory=list)
+    labels: Labels | None = None
+    batch: list[_Waiting] = field(default_factory=list)
     batch_bytes: int = 0
 
     def read(self, source: Path) -> None:
-        for line_number, line in read_lines(source, self.shared.line_bytes):
-            if isinstance(line, bytes) and not line.strip():
-                self.findings.warning(line_number, "blank_line", f"Line {line_number} is blank and skipped.")
-                continue
-            self.report.rows += 1
-            try:
-                self._take(line_number, line)
-            except RowError as error:
-                self.findings.error(line_number, error.code, _example(line_number, error.message))
-            except TooSlow:
-                message = f"takes longer than {ROW_SECONDS:g} s to render"
-                self.findings.error(line_number, "too_slow", _example(line_number, message))
-            self.shared.progress(self.file.name, self.report.rows, False)
+        if self.shared.format is not None:
+            self._take_as(self.shared.format)
+        number = 0
+        try:
+            self.report.container, rows = open_rows(source, self.shared.read_limits)
+            for number, row in rows:
+                self._read_row(number, row)
+        except FileError as error:
+            self.findings.error(number + 1 if number else None, error.code, error.message)
+            raise invalid_file(self.file, error.message) from None
         self._flush()
         self.shared.progress(self.file.name, self.report.rows, True)
 
-    def _take(self, line_number: int, line: bytes | RowError) -> None:
-        if isinstance(line, RowError):
-            raise line
-        if self.report.rows == 1 and line.lstrip().startswith(b"["):
-            raise _not_jsonl(self.file)
-        row = decode(line)
-        name = detect(row)
-        if self.format is None:
-            self.format = self._choose(name)
-        if name != self.format.name:
-            raise RowError(
-                f"is not in the {self.format.title} format, as the examples before it are", code="mixed_formats"
-            )
+    def _read_row(self, number: int, row: Row | RowError | None) -> None:
+        if row is None:
+            self.findings.warning(number, "blank_line", f"Line {number} is blank and skipped.")
+            return
+        if self.report.rows == self.shared.read_limits.rows:
+            raise FileError(f"has more than {self.report.rows:,} rows", code="too_many_rows")
+        self.report.rows += 1
+        try:
+            self._take(number, row)
+        except RowError as error:
+            self.findings.error(number, error.code, _example(number, error.message))
+        except RecursionError:
+            self.findings.error(number, "too_deep", _example(number, "is nested too deeply"))
+        except TooSlow:
+            self.findings.error(number, "too_slow", _example(number, f"takes longer than {ROW_SECONDS:g} s to render"))
+        self.shared.progress(self.file.name, self.report.rows, False)
+
+    def _take(self, number: int, row: Row | RowError) -> None:
+        if isinstance(row, RowError):
+            raise row
+        parse = self._format_of(number, row).parse
         with time_limit(ROW_SECONDS):
-            example = self._rendered(self.format.parse(row))
-        for notice in example.notices:
-            self.findings.warning(line_number, notice.code, _example(line_number, notice.message))
-        # Once the file is known to be invalid, its rows are still checked, but there is no use for their tokens.
-        if self.findings.first_error is None:
-            self._add(example)
+            composed, notices = self.shared.composer.compose(parse(row))
+        for notice in [*notices, *self.seen.notices(number, row)]:
+            self.findings.warning(number, notice.code, _example(number, notice.message))
+        for each in composed:
+            if self.labels is not None:
+                self.labels.add(each.label)
+            # Once the file is known to be invalid, its rows are still checked, but there is no use for their tokens.
+            if self.findings.first_error is None:
+                self._add(number, each)
 
-    def _choose(self, name: str | None) -> Format:
-        if name is None:
-            message = "Unexpected file format, expected either prompt/completion pairs or chat messages."
-            raise _invalid(self.file, message)
+    def _format_of(self, number: int, row: Row) -> Format:
+        if self.format is None:
+            self.format = self._choose(number, row)
+        if not self.format.matches(row):
+            key = self.format.missing_key(row)
+            if key is not None:
+                raise RowError(f"key '{key}' is missing", code="missing_key")
+            raise RowError(f"is not in the {self.format.title} format, as the others are", code="mixed_formats")
+        return self.format
+
+    def _choose(self, number: int, row: Row) -> Format:
+        """By the keys of the first row that is one."""
         method = self.shared.method
-        if name not in method.formats:
-            raise _invalid(
-                self.file,
-                f"Input file {self.file.file_id} is in the {FORMATS[name].title} format, but the specified fine-tuning "
-                f"job is not using 'supervised' as the training method (provided method={method.type}).",
-            )
-        self.report.format = name
-        return FORMATS[name]
+        name = detect(row, method.formats)
+        if name in method.formats:
+            return self._take_as(name)
+        if found := almost(row, method.formats):
+            raise RowError(f"key '{found[1]}' is missing", code="missing_key")
+        refused = unexpected_format(self.file, method) if name is None else wrong_format(self.file, name, method)
+        self.findings.error(number, "wrong_format", refused.message)
+        raise refused
 
-    def _rendered(self, example: Example) -> Rendered | Passage:
-        if not isinstance(example, Conversation):
-            return example
-        if self.shared.renderer is None:
-            message = "The base model has no chat template, so it cannot learn from chat messages. "
-            message += "Choose a base model made for chat, or write the rows as prompt and completion."
-            raise Invalid(message, code="no_chat_template", param="model", reason=FailureReason.INVALID_RECIPE)
-        return self.shared.renderer.render(example, self.shared.method.chosen().get("train_on", "all"))
+    def _take_as(self, name: str) -> Format:
+        self.format, self.report.format = FORMATS[name], name
+        self.labels = self.shared.composer.labels(name, self.shared.trained)
+        return self.format
 
-    def _add(self, example: Rendered | Passage) -> None:
-        self.batch.append(example)
-        texts = [example.text] if isinstance(example, Rendered) else [example.given, example.given, example.learnt]
-        self.batch_bytes += sum(len(text.encode()) for text in texts)
+    def _add(self, number: int, row: Composed) -> None:
+        self.report.array_rows += 1
+        self.report.width = len(row.sequences)
+        if row.item is not None:
+            self.spool.append_item(row.item)
+        for text in row.sequences:
+            self.batch.append(_Waiting(number, text))
+            texts = [text.text] if isinstance(text, Rendered) else [text.given, text.given, text.learnt]
+            self.batch_bytes += sum(len(text.encode()) for text in texts)
         if self.batch_bytes >= BATCH_BYTES or len(self.batch) >= BATCH_ROWS:
             self._flush()
 
     def _flush(self) -> None:
         batch, size, self.batch, self.batch_bytes = self.batch, self.batch_bytes, [], 0
-        if batch and self.findings.first_error is None:
-            require_memory(size * TOKENIZER_BYTES)
-            with exit_if_stuck(BATCH_SECONDS):
-                rows = _tokenised(batch, self.shared.tokens)
-            self.spool.append(rows)
+        if not batch or self.findings.first_error is not None:
+            return
+        require_memory(size * TOKENIZER_BYTES)
+        with exit_if_stuck(BATCH_SECONDS):
+            sequences = _tokenised([waiting.text for waiting in batch], self.shared.tokens)
+        self.spool.append(sequences)
+        window = self.shared.context_window
+        for waiting, sequence in zip(batch, sequences, strict=True):
+            length = len(sequence.tokens)
+            if window is not None and length > window:
+                problem = f"has {length:,} tokens, and the base model reads {window:,} at once"
+                self.findings.warning(waiting.number, "too_long", _example(waiting.number, problem))
 
 
-def _example(line_number: int, problem: str) -> str:
+def _example(number: int, problem: str) -> str:
     """Reads as a sentence, and where OpenAI's own message is known, as that one."""
-    names_a_part = problem.startswith(("message", "'", "key", "tools", "functions"))
-    return f"Example {line_number}{',' if names_a_part else ''} {problem}"
+    names_a_part = problem.startswith(("message", "'", "key", "tools", "functions", "the ", "both "))
+    return f"Example {number}{',' if names_a_part else ''} {problem}"
 
 
-def _tokenised(batch: list[Rendered | Passage], tokens: Tokens) -> list[TokenRow]:
-    """All rows of a file have one format."""
-    rendered = [example for example in batch if isinstance(example, Rendered)]
-    passages = [(example.given, example.learnt) for example in batch if isinstance(example, Passage)]
-    return tokens.encode_spanned(rendered) if rendered else tokens.encode_passages(passages)
+def _tokenised(texts: list[Rendered | Plain], tokens: Tokens) -> list[TokenRow]:
+    rendered = iter(tokens.encode_spanned([text for text in texts if isinstance(text, Rendered)]))
+    plain = iter(tokens.encode_plain([text for text in texts if isinstance(text, Plain)]))
+    return [next(rendered) if isinstance(text, Rendered) else next(plain) for text in texts]
 
 
-def _require_valid(file: FileRequest, report: FileReport, findings: Findings) -> None:
-    if findings.first_error is not None:
-        raise _invalid(file, f"Invalid file format. {findings.first_error}")
-    if report.rows < file.min_rows:
-        raise Invalid(
-            f"{_kind(file).capitalize()} file has {report.rows} example(s), "
-            f"but must have at least {file.min_rows} examples",
-            code="invalid_n_examples",
-            param=file.param,
-        )
-
-
-def _invalid(file: FileRequest, message: str) -> Invalid:
-    """OpenAI's words and codes."""
-    kind = _kind(file)
-    return Invalid(
-        f"The job failed due to an invalid {kind} file. {message}", code=f"invalid_{kind}_file", param=file.param
-    )
-
-
-def _not_jsonl(file: FileRequest) -> Invalid:
-    return _invalid(
-        file,
-        "Expected file to have JSONL format, where every line is a valid JSON dictionary; it begins with a JSON array.",
-    )
-
-
-def _kind(file: FileRequest) -> str:
-    return "validation" if file.param == "validation_file" else "training"
+__all__ = ["FileReport", "Invalid", "Preparation", "prepare_file"]

@@ -27,6 +27,8 @@ class Rendered:
     text: str
     spans: Sequence[Span]
     notices: list[Notice] = field(default_factory=list)
+    rest_weight: float = 0.0
+    """In the loss, of what is in no span."""
 
 
 class Renderer:
@@ -38,13 +40,16 @@ class Renderer:
         ends = sorted(end_texts | self._probe_end_of_turn(added_texts), key=len, reverse=True)
         self.end_of_turn = re.compile(r"\s*(?:" + "|".join(map(re.escape, ends)) + ")") if ends else None
 
-    def render(self, conversation: Conversation, train_on: Literal["all", "last"] = "all") -> Rendered:
+    def render_given(self, conversation: Conversation, *, add_generation_prompt: bool) -> Rendered:
+        """A conversation that is only read."""
+        text, _ = self._plain(conversation, add_generation_prompt)
+        return Rendered(text, [])
+
+    def render(
+        self, conversation: Conversation, train_on: Literal["all", "last"] = "all", rest_weight: float = 0.0
+    ) -> Rendered:
         plain, messages = self._plain(conversation)
         tools = conversation.tools
-        if tools and self.attempt(messages, None) == plain:
-            raise RowError(
-                "has tools, which the base model's chat template does not show to the model", code="tools_not_supported"
-            )
         marks = Marks.absent_from(plain, len(messages))
         places = self._places(messages, tools, marks, plain)
         turns = Turns(plain, messages, marks, places, self.generation_prompt, self.end_of_turn)
@@ -55,19 +60,26 @@ class Renderer:
         )
         weights = _weights(conversation, train_on)
         spans = [Span(turn.start, turn.end, weights[turn.message]) for turn in found if weights[turn.message]]
-        notices = [*conversation.notices, *_left_out(messages, places, marks)]
+        notices = list(_left_out(messages, places, marks))
         if not all(turns.ends_a_turn(span.end) for span in spans):
             notices.append(Notice("no_end_of_turn", "the chat template writes no end-of-turn token after an answer"))
-        return Rendered(plain, spans, notices)
+        return Rendered(plain, spans, notices, rest_weight)
 
-    def _plain(self, conversation: Conversation) -> tuple[str, Messages]:
+    def _plain(self, conversation: Conversation, add_generation_prompt: bool = False) -> tuple[str, Messages]:
         """The rendering that is to be learnt, and the messages in the shape that the template took."""
-        failures = []
+        failures, tools = [], conversation.tools
         for messages in _variants(conversation.messages):
             try:
-                return self.template.render(messages, conversation.tools), messages
+                text = self.template.render(messages, tools, add_generation_prompt=add_generation_prompt)
             except TemplateFailure as failure:
                 failures.append(failure)
+                continue
+            if tools and self.attempt(messages, None, add_generation_prompt=add_generation_prompt) == text:
+                raise RowError(
+                    "has tools, which the base model's chat template does not show to the model",
+                    code="tools_not_supported",
+                )
+            return text, messages
         if len(failures) > 1:
             raise RowError(
                 f"calls tools, which the base model's chat template refuses: {failures[-1]}", code="tools_not_supported"

@@ -39,6 +39,24 @@ class Spanned(Protocol):
     def text(self) -> str: ...
     @property
     def spans(self) -> Sequence[Span]: ...
+    @property
+    def rest_weight(self) -> float:
+        """Of the tokens in no span."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Text without a template: what the model sees first, and what it continues that with."""
+
+    given: str
+    learnt: str = ""
+    weight: float = 1.0
+    """In the loss, of what is learnt and of the end."""
+    rest_weight: float = 0.0
+    """In the loss, of what is given."""
+    ends: bool = True
+    """Whether the document ends there; a prompt does not."""
 
 
 class Tokens:
@@ -54,7 +72,8 @@ class Tokens:
         """Ids that end a document."""
 
     @classmethod
-    def load(cls, base: Path) -> "Tokens":
+    def load(cls, base: Path, *, encoder: bool = False) -> "Tokens":
+        """`encoder`: the base model reads texts whole, as its tokenizer frames them, without a further end."""
         settings = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))
         # A base model's file may cut or pad to some length; and offsets must cover every character of a token.
         settings["truncation"] = settings["padding"] = None
@@ -65,7 +84,7 @@ class Tokens:
         eos_id = tokenizer.token_to_id(named["eos_token"]) if "eos_token" in named else None
         if eos_id is None:
             eos_id = min(end_ids(base), default=None)
-        return cls(tokenizer, eos_id=eos_id, end_texts=frozenset(text for text in texts if text))
+        return cls(tokenizer, eos_id=None if encoder else eos_id, end_texts=frozenset(text for text in texts if text))
 
     def added_texts(self) -> set[str]:
         """Texts that become one token wherever they stand, such as <|im_end|>."""
@@ -75,27 +94,28 @@ class Tokens:
         """Rendered conversations: the template has written every special token."""
         encodings = self.tokenizer.encode_batch([row.text for row in rows], add_special_tokens=False)
         return [
-            TokenRow(np.array(encoding.ids, np.int32), _weights(encoding, row.spans))
+            TokenRow(np.array(encoding.ids, np.int32), _weights(encoding, row.spans, row.rest_weight))
             for encoding, row in zip(encodings, rows, strict=True)
         ]
 
-    def encode_passages(self, passages: Sequence[tuple[str, str]]) -> list[TokenRow]:
-        """(given, learnt) pairs: documents of which the second part and the end are learnt."""
-        given = self._ids([given for given, _ in passages])
-        whole = self._ids([given + learnt for given, learnt in passages])
-        rows = []
-        for (_, learnt), given_ids, whole_ids in zip(passages, given, whole, strict=True):
+    def encode_plain(self, rows: Sequence[Plain]) -> list[TokenRow]:
+        """Documents, of which the second part and the end are learnt."""
+        given = self._ids([row.given for row in rows])
+        whole = iter(self._ids([row.given + row.learnt for row in rows if row.learnt]))
+        encoded = []
+        for row, given_ids in zip(rows, given, strict=True):
+            whole_ids = next(whole) if row.learnt else given_ids
             # The prompt's tokens must be those that it has when it stands alone, as it will once the model is used.
             learnt_ids = (
                 whole_ids[len(given_ids) :]
                 if whole_ids[: len(given_ids)] == given_ids
-                else self._continuation_ids(learnt)
+                else self._continuation_ids(row.learnt)
             )
-            tokens = [*self.prefix, *given_ids, *learnt_ids, *self.suffix]
-            weights = np.ones(len(tokens), np.float32)
-            weights[: len(self.prefix) + len(given_ids)] = 0
-            rows.append(TokenRow(np.array(tokens, np.int32), weights))
-        return rows
+            tokens = [*self.prefix, *given_ids, *learnt_ids, *(self.suffix if row.ends else [])]
+            weights = np.full(len(tokens), row.weight, np.float32)
+            weights[: len(self.prefix) + len(given_ids)] = row.rest_weight
+            encoded.append(TokenRow(np.array(tokens, np.int32), weights))
+        return encoded
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
@@ -127,10 +147,10 @@ def _keep_spaces_in_offsets(settings: Any) -> None:
             _keep_spaces_in_offsets(part)
 
 
-def _weights(encoding: Encoding, spans: Sequence[Span]) -> npt.NDArray[np.float32]:
+def _weights(encoding: Encoding, spans: Sequence[Span], rest: float) -> npt.NDArray[np.float32]:
     """Each token has the weight of the span that its characters overlap."""
     offsets = encoding.offsets
-    weights_T = np.zeros(len(offsets), np.float32)
+    weights_T = np.full(len(offsets), rest, np.float32)
     ends = [end for _, end in offsets]
     starts = [start for start, _ in offsets]
     for span in spans:

@@ -2,45 +2,25 @@
 
 import hashlib
 import json
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import structlog
 
 from api.lifecycle import FailureReason, JobStatus, Stage
 from api.recipe import MIN_EXAMPLES, Recipe, ResolvedRecipe, resolve, resolve_max_length
 from api.records import arrays, events, files, jobs, queue, workers
 from api.records.arrays import Arrays
 from api.records.base_models import BaseModel
-from api.records.files import File
 from api.records.jobs import Job
 from api.records.queue import Claim
 from worker.arrays import load_rows, split
-from worker.supervisor.child import Child
 from worker.supervisor.faults import AttemptFailed
-from worker.supervisor.inputs import base_model, fetch_tokenizer
+from worker.supervisor.inputs import base_model
 from worker.supervisor.lease import Heartbeat
 from worker.supervisor.node import Node
-
-log = structlog.get_logger(__name__)
+from worker.supervisor.prepare_child import Source, run_child
 
 CODE_VERSION = 2
 """Raise it when the same rows give other arrays: it is a part of their key."""
-WAIT_S = 1.0
-
-
-@dataclass(frozen=True)
-class Source:
-    """One file of rows, and the key of the arrays that it becomes."""
-
-    name: str
-    """train or validation."""
-    param: str
-    file: File
-    min_rows: int
-    key: str
 
 
 def prepare(node: Node, claim: Claim, job: Job, folder: Path, beat: Heartbeat) -> None:
@@ -50,7 +30,8 @@ def prepare(node: Node, claim: Claim, job: Job, folder: Path, beat: Heartbeat) -
     prepared = {source.name: found for source in sources if (found := _known(node, source))}
     missing = [source for source in sources if source.name not in prepared]
     if missing:
-        reports = _run_child(node, job, recipe, base, missing, folder, beat)
+        trained = prepared["train"].report if "train" in prepared else {}
+        reports = run_child(node, job, recipe, base, missing, trained, folder, beat)
         prepared |= {source.name: _store(node, job, source, folder, reports[source.name]) for source in missing}
     for name, found in prepared.items():
         path = folder / "data" / f"{name}.safetensors"
@@ -65,7 +46,7 @@ def _sources(node: Node, job: Job, recipe: Recipe, base: BaseModel) -> list[Sour
     wanted = [("train", "training_file", job.training_file, MIN_EXAMPLES)]
     if job.validation_file is not None:
         wanted.append(("validation", "validation_file", job.validation_file, 1))
-    sources = []
+    sources: list[Source] = []
     with node.context.database.read() as session:
         for name, param, file_id, min_rows in wanted:
             file = files.get(session, job.project_id, file_id)
@@ -73,14 +54,21 @@ def _sources(node: Node, job: Job, recipe: Recipe, base: BaseModel) -> list[Sour
                 raise AttemptFailed(
                     FailureReason.INVALID_FILE, f"No such File object: {file_id}", code="file_not_found", param=param
                 )
-            sources.append(Source(name, param, file, min_rows, _key(job, file, recipe, base)))
+            before = [source.file.sha256 for source in sources]
+            sources.append(Source(name, param, file, min_rows, _key(job, [*before, file.sha256], recipe, base)))
     return sources
 
 
-def _key(job: Job, file: File, recipe: Recipe, base: BaseModel) -> str:
-    """Of all that decides the arrays' content. The project is a part of it, so nothing crosses projects."""
-    tokenizer = [[each["name"], each["sha256"]] for each in base.artifacts if not each["name"].endswith(".safetensors")]
-    parts = [CODE_VERSION, job.project_id, file.sha256, recipe.method.type, recipe.method.chosen(), sorted(tokenizer)]
+def _key(job: Job, hashes: list[str | None], recipe: Recipe, base: BaseModel) -> str:
+    """Of all that decides the arrays' content. The project is a part of it, so nothing crosses projects.
+
+    `hashes`: of the file, after that of the training file, which decides what a validation file's labels are.
+    """
+    tokenizer = sorted(
+        [each["name"], each["sha256"]] for each in base.artifacts if not each["name"].endswith(".safetensors")
+    )
+    method = recipe.method
+    parts = [CODE_VERSION, job.project_id, hashes, method.type, method.chosen(), base.facts["kind"], tokenizer]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -92,73 +80,6 @@ def _known(node: Node, source: Source) -> Arrays | None:
     if not node.context.storage.exists(found.storage_key):
         return None  # an operator made room
     return found
-
-
-def _run_child(
-    node: Node, job: Job, recipe: Recipe, base: BaseModel, sources: list[Source], folder: Path, beat: Heartbeat
-) -> dict[str, Any]:
-    """Run prepare on these files. Returns its report of each."""
-    (folder / "input").mkdir()
-    (folder / "data").mkdir()
-    fetch_tokenizer(node, base, folder / "base")
-    for source in sources:
-        assert source.file.storage_key is not None, source.file.id
-        node.context.storage.read_file(
-            source.file.storage_key, folder / "input" / source.name, sha256=source.file.sha256
-        )
-    settings = node.context.settings
-    request = {
-        "job_id": job.id,
-        "method": recipe.method.model_dump(mode="json"),
-        "files": [
-            {
-                "name": source.name,
-                "path": f"input/{source.name}",
-                "file_id": source.file.id,
-                "param": source.param,
-                "min_rows": source.min_rows,
-            }
-            for source in sources
-        ],
-        "limits": {"memory_bytes": settings.prepare_memory_bytes, "cpu_seconds": settings.prepare_cpu_seconds},
-    }
-    (folder / "prepare.json").write_text(json.dumps(request))
-    _wait_for(node, job, Child("worker.prepare", str(folder), log_file=folder / "log.txt"), beat)
-    report = json.loads((folder / "report.json").read_bytes())
-    if not report["ok"]:
-        error = report["error"]
-        raise AttemptFailed(
-            FailureReason(error["reason"]), error["message"], code=error["code"], param=error.get("param")
-        )
-    return {each["name"]: each for each in report["files"]}
-
-
-def _wait_for(node: Node, job: Job, child: Child, beat: Heartbeat) -> None:
-    heard_at = time.monotonic()
-    try:
-        while True:
-            if beat.lost.is_set():
-                raise jobs.Stale(job.id)
-            if node.stopping.is_set():
-                raise Interrupted
-            try:
-                if child.next_report(WAIT_S) is None:
-                    break
-            except TimeoutError:
-                if time.monotonic() - heard_at > node.context.settings.hung_s:
-                    raise AttemptFailed(FailureReason.HUNG) from None
-                continue
-            heard_at = time.monotonic()
-        code = child.wait(timeout_s=30)
-    finally:
-        child.kill()
-    if code != 0:
-        log.error("prepare_died", job_id=job.id, code=code, log=child.log_tail())
-        raise AttemptFailed(FailureReason.INTERNAL, died=True)
-
-
-class Interrupted(Exception):
-    """The worker was asked to stop."""
 
 
 def _store(node: Node, job: Job, source: Source, folder: Path, report: dict[str, Any]) -> Arrays:
@@ -225,7 +146,7 @@ def _finish(
     notes: list[str],
 ) -> None:
     train = prepared["train"].report
-    tokens = train["tokens"] / max(1, train["rows"]) * resolved.batch_size * resolved.total_steps
+    tokens = train["tokens"] / max(1, train["array_rows"]) * resolved.batch_size * resolved.total_steps
     recipe = Recipe.model_validate(job.recipe)
     with node.context.database.write() as session:
         available = workers.gpus_anywhere(session)
@@ -238,7 +159,8 @@ def _finish(
             events.say(session, job.id, note, level="warn")
         for name, found in prepared.items():
             for finding in found.report["findings"][:5]:
-                events.say(session, job.id, f"{name} file, line {finding['line']}: {finding['message']}", level="warn")
+                where = f", {_unit(found.report)} {finding['line']}" if finding["line"] else ""
+                events.say(session, job.id, f"{name} file{where}: {finding['message']}", level="warn")
         jobs.move(
             session,
             job.id,
@@ -253,3 +175,8 @@ def _finish(
         )
         queue.end_attempt(session, claim, "prepared")
     node.context.doorbell.ring(Stage.TRAIN, job.id)
+
+
+def _unit(report: dict[str, Any]) -> str:
+    """What a finding's number counts."""
+    return "line" if report["container"] == "jsonl" else "row"

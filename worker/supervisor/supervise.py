@@ -17,7 +17,8 @@ from worker.supervisor.faults import AttemptFailed, put_back, settle
 from worker.supervisor.inputs import BaseModelGone
 from worker.supervisor.lease import Heartbeat
 from worker.supervisor.node import Node
-from worker.supervisor.preparing import Interrupted, prepare
+from worker.supervisor.prepare_child import Interrupted
+from worker.supervisor.preparing import prepare
 from worker.supervisor.slots import Slot
 from worker.supervisor.training import train
 from worker.supervisor.warm import WarmTrainers

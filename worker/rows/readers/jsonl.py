@@ -3,12 +3,12 @@
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
 from api.formats.base import Row, RowError, kind, shown
+from worker.rows.readers.base import ReadLimits, Rows
 
 BOM = b"\xef\xbb\xbf"
 LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]")
@@ -16,21 +16,37 @@ LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|
 _decoder = msgspec.json.Decoder()
 
 
-def read_lines(path: Path, line_bytes: int) -> Iterator[tuple[int, bytes | RowError]]:
+def read_json_lines(file: IO[bytes], limits: ReadLimits) -> Rows:
+    for number, line in read_lines(file, limits.line_bytes):
+        yield number, decoded(line)
+
+
+def decoded(line: bytes | RowError) -> Row | RowError | None:
+    """What a line holds; None where it is blank."""
+    if isinstance(line, RowError):
+        return line
+    if not line.strip():
+        return None
+    try:
+        return decode(line)
+    except RowError as error:
+        return error
+
+
+def read_lines(file: IO[bytes], line_bytes: int) -> Iterator[tuple[int, bytes | RowError]]:
     """(line number, line without its end), a line too long replaced by its error and never held in memory."""
-    with path.open("rb") as file:
-        number = 0
-        while line := file.readline(line_bytes + 2):
-            number += 1
-            if number == 1:
-                line = line.removeprefix(BOM)
-            content = line.rstrip(b"\r\n")
-            if len(content) <= line_bytes:
-                yield number, content
-                continue
-            while line and not line.endswith(b"\n"):
-                line = file.readline(1 << 16)
-            yield number, RowError(f"is longer than {line_bytes:,} bytes", code="line_too_long")
+    number = 0
+    while line := file.readline(line_bytes + 2):
+        number += 1
+        if number == 1:
+            line = line.removeprefix(BOM)
+        content = line.rstrip(b"\r\n")
+        if len(content) <= line_bytes:
+            yield number, content
+            continue
+        while line and not line.endswith(b"\n"):
+            line = file.readline(1 << 16)
+        yield number, RowError(f"is longer than {line_bytes:,} bytes", code="line_too_long")
 
 
 def decode(line: bytes) -> Row:
@@ -38,6 +54,7 @@ def decode(line: bytes) -> Row:
     try:
         row = _decoder.decode(line)
         _refuse_duplicate_keys(line)
+        has_nul = b"\\u0000" in line and _has_nul(row)
     except RecursionError:
         raise RowError("is nested too deeply", code="invalid_json") from None
     except UnicodeDecodeError:
@@ -46,7 +63,7 @@ def decode(line: bytes) -> Row:
         raise _explained(line, str(error)) from None
     if not isinstance(row, dict):
         raise RowError(f"must be a JSON object, not {kind(row)}", code="not_an_object")
-    if b"\\u0000" in line and _has_nul(row):
+    if has_nul:
         raise RowError("contains the character NUL (\\u0000)", code="nul_character")
     return row
 

@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import pytest
+
+from api.lifecycle import FailureReason, JobStatus
+from tests.worker.prepared import jsonl
+from tests.worker.supervisor.conftest import Workshop
+from worker.supervisor.child import Child
+from worker.supervisor.faults import AttemptFailed
+from worker.supervisor.lease import Heartbeat
+from worker.supervisor.prepare_child import wait_for
+from worker.supervisor.slots import Slot
+from worker.supervisor.supervise import claim_next, drain
+
+PAIRS = [{"prompt": f"question {n}", "chosen": "yes", "rejected": "no"} for n in range(12)]
+
+
+def test_a_file_that_crashes_its_reader_fails_the_job_and_is_not_tried_again(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    job_id = workshop.submit()
+    claim = claim_next(workshop.prepare, Slot())
+    assert claim is not None
+    child = Child("tests.worker.supervisor.crashing", log_file=tmp_path / "log.txt")
+    with Heartbeat(workshop.context, claim) as beat, pytest.raises(AttemptFailed, match="about 1,200 rows") as caught:
+        wait_for(workshop.prepare, workshop.job(job_id), child, beat)
+    assert (caught.value.reason, caught.value.code) == (FailureReason.INVALID_FILE, "invalid_validation_file")
+
+
+def test_pairs_are_prepared_for_a_method_that_wants_them(workshop: Workshop) -> None:
+    job_id = workshop.submit(jsonl(*PAIRS), method={"type": "dpo"})
+    drain(workshop.prepare, workshop.warm)
+    job = workshop.job(job_id)
+    assert job.status == JobStatus.QUEUED, job.error
+    assert job.resolved is not None
+    assert job.resolved["method"]["type"] == "dpo"
+
+
+def test_a_wrong_format_fails_the_job_in_openais_words(workshop: Workshop) -> None:
+    job_id = workshop.submit(jsonl(*PAIRS))
+    drain(workshop.prepare, workshop.warm)
+    job = workshop.job(job_id)
+    assert job.status == JobStatus.FAILED
+    assert job.error is not None
+    assert "is in the fine-tune-preference format, but the specified fine-tuning job" in job.error["message"]

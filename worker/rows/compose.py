@@ -1,0 +1,106 @@
+"""What an example becomes before it is tokenised: the texts of its sequences, its label, its item."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+
+from api.formats import (
+    Either,
+    Example,
+    Label,
+    Labelled,
+    Notice,
+    Pair,
+    Passage,
+    Prompt,
+    Text,
+    Unpaired,
+)
+from api.lifecycle import FailureReason
+from api.methods import Method
+from api.methods.classification import Problem
+from worker.rows.invalid import Invalid
+from worker.rows.labels import Classes, Desirable, Labels, Margins
+from worker.rows.render import Rendered, Renderer
+from worker.rows.tokens import Plain
+
+
+@dataclass(frozen=True)
+class Composed:
+    """One row of arrays to be."""
+
+    sequences: list[Rendered | Plain]
+    label: Label | None = None
+    item: bytes | None = None
+
+
+class Trained(msgspec.Struct, forbid_unknown_fields=True):
+    """What the training file has decided for the validation file; nothing, while the training file is read."""
+
+    problem: Problem | None = None
+    """Of a classification."""
+    label_names: list[str] | None = None
+
+
+@dataclass
+class Composer:
+    method: Method
+    renderer: Renderer | None
+    """None where the base model has no chat template."""
+    notices: list[Notice] = field(default_factory=list)
+    """What the author of the present row should know."""
+
+    def labels(self, format_name: str, trained: Trained) -> Labels | None:
+        """Where the labels of a file of that format go."""
+        if self.method.type == "classification":
+            return Classes(trained.problem or self.method.classification.problem, trained.label_names)
+        if self.method.type == "kto":
+            return Desirable()
+        return Margins() if format_name == "preference" else None
+
+    def compose(self, example: Example) -> tuple[list[Composed], list[Notice]]:
+        """The rows, and what their author should know; RowError, Invalid."""
+        self.notices = list(example.notices)
+        rows = list(self._rows(example))
+        return rows, self.notices
+
+    def _rows(self, example: Example) -> Iterator[Composed]:
+        match example:
+            case Pair() if self.method.type == "kto":
+                yield Composed([self._answer(example.chosen)], 1.0)
+                yield Composed([self._answer(example.rejected)], 0.0)
+            case Pair():
+                yield Composed([self._answer(example.chosen), self._answer(example.rejected)], example.margin)
+            case Unpaired():
+                yield Composed([self._answer(example.answer)], float(example.desirable))
+            case Labelled():
+                yield Composed([self._given(example.document, prompt=False)], example.label)
+            case Prompt():
+                item = msgspec.json.encode(example.item)
+                yield Composed([self._given(example.given, prompt=True)], item=item)
+            case Either():
+                yield Composed([self._answer(example.passage if self.renderer is None else example.conversation)])
+            case _:
+                yield Composed([self._answer(example)])
+
+    def _answer(self, text: Text) -> Rendered | Plain:
+        options = self.method.chosen()
+        rest_weight = options.get("prompt_loss_weight", 0.0)
+        if isinstance(text, Passage):
+            return Plain(text.given, text.learnt, rest_weight=rest_weight)
+        rendered = self._needed_renderer().render(text, options.get("train_on", "all"), rest_weight)
+        self.notices += rendered.notices
+        return rendered
+
+    def _given(self, text: Text, *, prompt: bool) -> Rendered | Plain:
+        if isinstance(text, Passage):
+            return Plain(text.given, weight=0.0, ends=not prompt)
+        return self._needed_renderer().render_given(text, add_generation_prompt=prompt)
+
+    def _needed_renderer(self) -> Renderer:
+        if self.renderer is None:
+            message = "The base model has no chat template, so it cannot learn from chat messages. "
+            message += "Choose a base model made for chat, or write the rows as plain text."
+            raise Invalid(message, code="no_chat_template", param="model", reason=FailureReason.INVALID_RECIPE)
+        return self.renderer

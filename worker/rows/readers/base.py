@@ -1,0 +1,42 @@
+"""What every reader of rows has in common."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from api.formats import Row, RowError
+
+Rows = Iterator[tuple[int, Row | RowError | None]]
+"""(line or row number from 1, what stands there: a row, why it is none, or None for a blank line)."""
+
+FREE_BYTES = 256 << 20
+"""What a file may become whatever its size: to read so much is harmless."""
+MAX_RATIO = 200
+"""Of what a file becomes to its size, beyond that. Rows compress 3 to 30 times, the most repetitive ones 100 times;
+gzip can reach 1,000."""
+
+
+@dataclass(frozen=True)
+class ReadLimits:
+    line_bytes: int
+    """Longest line, or row in another container."""
+    rows: int
+    decompressed_bytes: int
+
+    def check_growth(self, bytes_out: int, file_bytes: int) -> None:
+        """FileError where a file becomes more than any honest one does."""
+        if bytes_out > self.decompressed_bytes:
+            raise FileError(
+                f"becomes more than {self.decompressed_bytes:,} bytes when decompressed", code="decompressed_too_large"
+            )
+        if bytes_out > max(FREE_BYTES, MAX_RATIO * file_bytes):
+            raise FileError(
+                f"becomes more than {MAX_RATIO} times as large when decompressed", code="decompressed_too_large"
+            )
+
+
+class FileError(Exception):
+    """The file, or what is left of it, cannot be read. The message follows "The file "."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.message, self.code = f"The file {message}.", code

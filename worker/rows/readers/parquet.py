@@ -1,0 +1,62 @@
+"""Parquet, read by a process of its own (worker.rows.readers.parquet_child).
+
+Its pages are decoded by native code that a damaged file can make allocate without bound, or crash: there it takes only
+that process with it.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import IO
+
+from api.formats import RowError
+from worker.rows.readers.base import FileError, ReadLimits, Rows
+from worker.rows.readers.jsonl import decoded, read_lines
+
+PARQUET = b"PAR1"
+MEMORY_BYTES = 512 << 20
+"""Of the process: a batch of rows, a page and a dictionary of each column, and the library itself."""
+ROW_ERROR, FILE_ERROR = b"!", 2
+"""What a line that is no row begins with, and the exit code for a file that is none."""
+
+
+def read_parquet(path: Path, limits: ReadLimits) -> Rows:
+    arguments = [str(each) for each in (path, limits.rows, limits.decompressed_bytes, MEMORY_BYTES)]
+    with tempfile.TemporaryFile() as errors:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "worker.rows.readers.parquet_child", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env={**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"},  # the others take address space in advance
+        )
+        assert child.stdout is not None
+        try:
+            for number, line in read_lines(child.stdout, limits.line_bytes):
+                if isinstance(line, bytes) and line.startswith(ROW_ERROR):
+                    problem = json.loads(line[len(ROW_ERROR) :])
+                    yield number, RowError(problem["message"], code=problem["code"])
+                else:
+                    yield number, decoded(line)
+            _require_success(child.wait(), errors)
+        finally:
+            child.kill()
+            child.stdout.close()
+            child.wait()
+
+
+def _require_success(code: int, errors: IO[bytes]) -> None:
+    if code == 0:
+        return
+    errors.seek(0)
+    said = errors.read(1 << 20)
+    if code == FILE_ERROR:
+        problem = json.loads(said.splitlines()[-1])
+        raise FileError(problem["message"], code=problem["code"])
+    sys.stderr.write(said.decode(errors="replace"))
+    how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    raise FileError(f"cannot be read as Parquet: it ended the process that reads it ({how})", code="damaged")

@@ -1,0 +1,111 @@
+"""`python -m worker.rows.readers.parquet_child FILE ROWS BYTES MEMORY`: rows of a Parquet file as lines of JSON.
+
+Exit 0: all rows are out. Exit 2: the last line on stderr is an object that says why they are not.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from worker.rows.limits import limit_process
+from worker.rows.readers.base import FileError, ReadLimits
+from worker.rows.readers.parquet import FILE_ERROR, PARQUET, ROW_ERROR
+
+BATCH_ROWS = 16
+"""Few: columns of few distinct values are small in the file, and large as rows."""
+MAX_FOOTER_BYTES = 16 << 20
+MAX_COLUMNS = 1_000
+
+
+def main(path: Path, limits: ReadLimits, memory_bytes: int) -> int:
+    pa.set_cpu_count(1)
+    limit_process(memory_bytes=memory_bytes, cpu_seconds=None, file_bytes=None)
+    try:
+        _write_rows(path, limits, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+    except FileError as error:
+        return _told(str(error), error.code)
+    except MemoryError:
+        return _told("holds rows or pages that are too large to be read; write it with smaller row groups", "too_large")
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        return _told(f"cannot be read as Parquet: {reason}", "damaged")
+    return 0
+
+
+def _told(message: str, code: str) -> int:
+    sys.stderr.write("\n" + json.dumps({"message": message, "code": code}))
+    return FILE_ERROR
+
+
+def _write_rows(path: Path, limits: ReadLimits, output: IO[bytes]) -> None:
+    file_bytes = path.stat().st_size
+    _check_ends(path, file_bytes)
+    # The file says twice how much there is: in its footer, which is read first, and in its pages, which may not agree.
+    file = pq.ParquetFile(
+        path, thrift_string_size_limit=MAX_FOOTER_BYTES, thrift_container_size_limit=MAX_FOOTER_BYTES // 16
+    )
+    footer = file.metadata
+    if footer.num_columns > MAX_COLUMNS:
+        raise FileError(f"has more than {MAX_COLUMNS:,} columns", code="too_many_columns")
+    if footer.num_rows > limits.rows:
+        raise FileError(f"has more than {limits.rows:,} rows", code="too_many_rows")
+    limits.check_growth(
+        sum(footer.row_group(group).total_byte_size for group in range(footer.num_row_groups)), file_bytes
+    )
+    rows = bytes_out = 0
+    for line in _lines(file):
+        rows, bytes_out = rows + 1, bytes_out + len(line)
+        limits.check_growth(bytes_out, file_bytes)
+        output.write(line + b"\n")
+    if rows != footer.num_rows:
+        raise FileError(f"holds {rows:,} rows, but says that it has {footer.num_rows:,}", code="damaged")
+
+
+def _check_ends(path: Path, file_bytes: int) -> None:
+    with path.open("rb") as file:
+        file.seek(max(0, file_bytes - 8))
+        tail = file.read()
+    if file_bytes < 12 or not tail.endswith(PARQUET):
+        raise FileError("is cut off: it begins as Parquet and does not end so", code="cut_off")
+    if int.from_bytes(tail[:4], "little") > min(MAX_FOOTER_BYTES, file_bytes - 12):
+        raise FileError("cannot be read as Parquet: its footer has an impossible size", code="damaged")
+
+
+def _lines(file: pq.ParquetFile) -> Iterator[bytes]:
+    for batch in file.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
+        for at in range(batch.num_rows):
+            try:
+                [row] = batch.slice(at, 1).to_pylist()
+                yield msgspec.json.encode(_plain(row))
+            except UnicodeDecodeError:
+                yield _row_error("is not valid UTF-8", "invalid_utf8")
+            except TypeError as error:
+                yield _row_error(f"has a value that JSON cannot hold: {error}", "invalid_type")
+            except (RecursionError, OverflowError):
+                yield _row_error("has a value that JSON cannot hold", "invalid_type")
+
+
+def _row_error(message: str, code: str) -> bytes:
+    return ROW_ERROR + json.dumps({"message": message, "code": code}).encode()
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it. A column has a value in every row, so null means that there is none."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items() if entry is not None}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return value.decode() if isinstance(value, bytes) else value
+
+
+if __name__ == "__main__":
+    _, given, rows, decompressed_bytes, memory = sys.argv
+    reading = ReadLimits(line_bytes=0, rows=int(rows), decompressed_bytes=int(decompressed_bytes))
+    sys.exit(main(Path(given), reading, int(memory)))

@@ -1,0 +1,115 @@
+"""CSV with a header: columns are keys, and a cell may hold JSON where the key asks for more than a text."""
+
+import csv
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from api.formats import KEYS, Row, RowError
+from api.formats.base import shown
+from worker.rows.readers.base import FileError, ReadLimits, Rows
+from worker.rows.readers.jsonl import BOM, decode, read_lines
+
+DELIMITERS = (",", ";", "\t")
+STRUCTURED = frozenset({"messages", "conversations", "tools", "functions", "preferred_output", "non_preferred_output"})
+"""Keys whose cells are JSON."""
+PERHAPS_STRUCTURED = frozenset({"prompt", "completion", "chosen", "rejected", "label", "input"})
+"""Keys whose cells are JSON if they hold an array or object, and a text if not."""
+
+
+def delimiter_of(head: bytes) -> str | None:
+    """What stands between the columns, if the first line names one that a format reads; None if it is no header.
+
+    FileError if it is a line of a table nevertheless.
+    """
+    line = head.removeprefix(BOM).lstrip(b"\r\n").partition(b"\n")[0].decode(errors="replace")
+    for delimiter in DELIMITERS:
+        if KEYS & set(_cells(line, delimiter)):
+            return delimiter
+    if any(len(_cells(line, delimiter)) > 1 for delimiter in DELIMITERS):
+        raise FileError(
+            "begins neither with a JSON object nor with a header: if it is CSV, its first line must name the columns, "
+            "such as prompt,completion",
+            code="no_header",
+        )
+    return None
+
+
+def read_table(file: BinaryIO, delimiter: str, limits: ReadLimits) -> Rows:
+    csv.field_size_limit(limits.line_bytes)
+    table = csv.reader(_Lines(file, limits.line_bytes), delimiter=delimiter, strict=True)
+    try:
+        header = [name.strip() for name in next(table)]
+    except (csv.Error, RowError) as error:
+        raise FileError(f"has a header that cannot be read: {error}", code="no_header") from None
+    repeated = next((name for name in header if name and header.count(name) > 1), None)
+    if repeated:
+        raise FileError(f"has two columns named '{shown(repeated)}'", code="duplicate_key")
+    number = 0
+    while True:
+        try:
+            cells = next(table)
+            if not cells:
+                continue  # a blank line
+            number += 1
+            yield number, _row(header, cells)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            number += 1
+            yield number, RowError(f"is not valid CSV: {error}", code="invalid_csv")
+        except RowError as error:
+            number += 1
+            yield number, error
+
+
+class _Lines(Iterator[str]):
+    """Lines as the csv module wants them; unlike a generator it can go on after an error."""
+
+    def __init__(self, file: BinaryIO, line_bytes: int) -> None:
+        self._lines = read_lines(file, line_bytes)
+
+    def __next__(self) -> str:
+        _, line = next(self._lines)
+        if isinstance(line, RowError):
+            raise line
+        if b"\0" in line:
+            raise RowError("contains the character NUL", code="nul_character")
+        try:
+            return line.decode() + "\n"
+        except UnicodeDecodeError:
+            raise RowError("is not valid UTF-8", code="invalid_utf8") from None
+
+
+def _row(header: list[str], cells: list[str]) -> Row | RowError:
+    if len(cells) != len(header):
+        return RowError(f"has {len(cells)} cells, and the header has {len(header)}", code="ragged_row")
+    try:
+        # A column without a name is the row number that some programs write; an empty cell is no value.
+        return {name: _value(name, cell) for name, cell in zip(header, cells, strict=True) if name and cell}
+    except RowError as error:
+        return error
+
+
+def _value(name: str, cell: str) -> Any:
+    if name in STRUCTURED:
+        try:
+            return _decoded(cell)
+        except RowError as error:
+            raise RowError(f"'{name}' {error.message}", code=error.code) from None
+    if name in PERHAPS_STRUCTURED and cell.lstrip()[:1] in ("[", "{"):
+        try:
+            return _decoded(cell)
+        except RowError:
+            return cell
+    return cell
+
+
+def _decoded(cell: str) -> Any:
+    return decode(b'{"cell":' + cell.encode() + b"}")["cell"]
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]
+    except csv.Error:
+        return []
