@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn import Linear4bit
+from bitsandbytes.nn.modules import Linear4bit
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel, PeftType, get_peft_model, get_peft_model_state_dict
 from peft.utils.save_and_load import set_peft_model_state_dict
 from safetensors.torch import load_file
@@ -118,8 +118,8 @@ def take_quantised_weights(model: Any, base: Path, recipe: ResolvedRecipe) -> No
     for name, module in quantised.named_modules():
         if isinstance(module, Linear4bit):
             layer = layers[name].get_base_layer() if hasattr(layers[name], "get_base_layer") else layers[name]
-            values = dequantize_4bit(module.weight.data, module.weight.quant_state)
-            layer.weight.copy_(values)
+            weight: Any = module.weight
+            layer.weight.copy_(dequantize_4bit(weight.data, weight.quant_state))
 
 
 def _require_whole(missing: set[str]) -> None:
