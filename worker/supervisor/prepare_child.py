@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from api.fields import AUTO
 from api.lifecycle import FailureReason
 from api.recipe import Recipe
 from api.records import jobs
@@ -67,6 +68,7 @@ def run_child(
     request = {
         "job_id": job.id,
         "method": recipe.method.model_dump(mode="json"),
+        "format": None if recipe.training.format == AUTO else recipe.training.format,
         "kind": base.facts["kind"],
         "context_window": base.facts["context_window"],
         "trained": {name: trained.get(name) for name in ("problem", "label_names")},

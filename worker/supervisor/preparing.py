@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from api.lifecycle import FailureReason, JobStatus, Stage
-from api.recipe import MIN_EXAMPLES, Recipe, ResolvedRecipe, resolve, resolve_max_length
+from api.recipe import MIN_EXAMPLES, Labels, Recipe, ResolvedRecipe, resolve, resolve_max_length
 from api.records import arrays, events, files, jobs, queue, workers
 from api.records.arrays import Arrays
 from api.records.base_models import BaseModel
@@ -68,7 +68,8 @@ def _key(job: Job, hashes: list[str | None], recipe: Recipe, base: BaseModel) ->
         [each["name"], each["sha256"]] for each in base.artifacts if not each["name"].endswith(".safetensors")
     )
     method = recipe.method
-    parts = [CODE_VERSION, job.project_id, hashes, method.type, method.chosen(), base.facts["kind"], tokenizer]
+    asked = [method.type, method.chosen(), recipe.training.format]
+    parts = [CODE_VERSION, job.project_id, hashes, asked, base.facts["kind"], tokenizer]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -132,8 +133,16 @@ def _resolve(
         max_length=max_length,
         train_rows=counts["train"],
         validation_rows=counts["validation"],
+        labels=_labels(prepared["train"].report),
     )
     return resolved, notes
+
+
+def _labels(report: dict[str, Any]) -> Labels | None:
+    """Those of the training file, where its rows have any that a classifier learns."""
+    if report["problem"] is None:
+        return None
+    return Labels(problem=report["problem"], names=tuple(report["label_names"] or ()))
 
 
 def _finish(
