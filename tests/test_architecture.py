@@ -11,7 +11,7 @@ from tests.source import ROOT, imports, modules, reaches, within
 LAYERS: list[tuple[str, ...]] = [
     ("api.errors", "api.fields", "api.ids", "api.lifecycle", "api.logs", "api.settings", "api.formats", "api.graders"),
     ("api.methods", "api.techniques"),
-    ("api.recipe",),
+    ("api.catalog", "api.recipe"),
     ("api.records", "api.storage", "api.queue", "api.multipart"),
     ("api.archive", "api.context", "api.migrate"),
     ("api.services",),
