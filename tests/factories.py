@@ -22,10 +22,11 @@ def a_caller(database: Database, project: str = "default", scope: str = "write")
     return Caller(a_project(database, project), "key_test", scope)
 
 
-def a_base_model(database: Database, name: str = "tiny") -> str:
+def a_base_model(database: Database, name: str = "tiny", **facts: Any) -> str:
     with database.write() as session:
         if base_models.get(session, name) is None:
-            session.add(base_models.BaseModel(name=name, digest="d", facts=FACTS, artifacts=[], created_at=db_now()))
+            known = FACTS | facts
+            session.add(base_models.BaseModel(name=name, digest="d", facts=known, artifacts=[], created_at=db_now()))
     return name
 
 

@@ -11,11 +11,11 @@ from tests.source import ROOT, imports, modules, reaches, within
 LAYERS: list[tuple[str, ...]] = [
     ("api.errors", "api.fields", "api.ids", "api.lifecycle", "api.logs", "api.settings", "api.formats", "api.graders"),
     ("api.methods", "api.techniques"),
-    ("api.recipe",),
+    ("api.catalog", "api.recipe"),
     ("api.records", "api.storage", "api.queue", "api.multipart"),
     ("api.archive", "api.context", "api.migrate"),
     ("api.services",),
-    ("api.deps", "api.downloads", "api.middleware", "api.problems", "api.schemas"),
+    ("api.deps", "api.downloads", "api.middleware", "api.problems", "api.schemas", "api.schemas_catalog"),
     ("api.routes",),
     ("api.main",),
     ("api.cli",),

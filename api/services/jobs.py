@@ -4,6 +4,7 @@ import secrets
 
 from sqlalchemy.orm import Session
 
+from api import catalog
 from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound, TooManyRequests
 from api.ids import new_id, random_letters, slug
@@ -11,6 +12,7 @@ from api.lifecycle import FINAL, JobStatus, Stage
 from api.recipe import Recipe
 from api.records import base_models, events, files, jobs, models
 from api.records.base import db_now
+from api.records.base_models import BaseModel
 from api.records.events import Event
 from api.records.jobs import Job
 from api.records.models import Checkpoint
@@ -26,6 +28,12 @@ class NoSuchJob(NotFound):
         super().__init__(f"Could not find fine tune: {job_id[:64]}")
 
 
+class Illegal(InvalidRequest):
+    """This technique and method do not go with this base model."""
+
+    code = "unsupported_combination"
+
+
 class WrongState(InvalidRequest):
     """The job's status does not allow it. 400, not 409, which OpenAI's clients would send three times."""
 
@@ -36,7 +44,9 @@ def submit(context: Context, caller: Caller, recipe: Recipe) -> Job:
     """Accept a job: row and event in one transaction, then a ring."""
     with context.database.write() as session:
         _check_quota(context, session, caller)
-        _check_model(session, caller, recipe.model)
+        base = _check_model(session, caller, recipe.model)
+        if refused := catalog.refusal(recipe.technique, recipe.method, base.facts):
+            raise Illegal(refused.message, param=refused.param)
         _check_file(session, caller, recipe.training_file, "training_file")
         if recipe.validation_file is not None:
             _check_file(session, caller, recipe.validation_file, "validation_file")
@@ -73,9 +83,9 @@ def _check_quota(context: Context, session: Session, caller: Caller) -> None:
         )
 
 
-def _check_model(session: Session, caller: Caller, name: str) -> None:
-    if base_models.get(session, name) is not None:
-        return
+def _check_model(session: Session, caller: Caller, name: str) -> BaseModel:
+    if (base := base_models.get(session, name)) is not None:
+        return base
     if models.get(session, caller.project_id, name) or models.get_checkpoint(session, caller.project_id, name):
         raise InvalidRequest(
             "Continuing from a fine-tuned model is not supported yet: name a base model",

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from huggingface_hub.hf_api import ModelInfo
 from safetensors.numpy import save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from tests.tiny_models import FAMILIES, make_model
+from tests.tiny_models import ENCODERS, FAMILIES, make_encoder, make_model
 from tests.worker import bases
 from worker.bases import hub
 from worker.bases.files import Refused
@@ -121,7 +122,12 @@ def link_that_leads_away(folder: Path) -> None:
         (pickled, "its weights are pickled"),
         (edited("config.json", auto_map={"AutoModel": "evil.Model"}), "config.json has an auto_map"),
         (edited("tokenizer_config.json", auto_map={}), "tokenizer_config.json has an auto_map"),
-        (edited("config.json", architectures=["BertForMaskedLM"], model_type="bert"), "predicts the next token"),
+        (edited("config.json", architectures=["T5ForConditionalGeneration"], model_type="t5"), "is neither a model"),
+        (
+            edited("config.json", architectures=["BartForConditionalGeneration"], model_type="bart"),
+            "is neither a model",
+        ),
+        (edited("config.json", architectures=["BertForQuestionAnswering"], model_type="bert"), "nor an encoder"),
         (edited("config.json", model_type="unheard-of"), "does not know its config.json"),
         (edited("config.json", quantization_config={"bits": 4}), "its weights are quantised"),
         (missing_shard, "model-00002-of-00002.safetensors is missing"),
@@ -203,3 +209,14 @@ def test_every_family_that_the_trainer_knows_can_be_converted(family: str, tmp_p
     assert facts["kind"] == "causal_lm"
     assert facts["context_window"] == 128
     assert facts["parameters"] == AutoModelForCausalLM.from_pretrained(tmp_path / "out").num_parameters()
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_every_encoder_that_the_trainer_knows_can_be_converted(family: str, tmp_path: Path) -> None:
+    made = make_encoder(tmp_path / "made", family)
+    facts = convert(str(made), tmp_path / "out")
+    assert (facts["kind"], facts["classifies"], facts["chat_template"]) == ("encoder", True, False)
+    reader, tokenizer = (kind.from_pretrained(tmp_path / "out") for kind in (AutoModel, AutoTokenizer))
+    assert facts["parameters"] == reader.num_parameters()
+    longest = torch.full((1, facts["context_window"]), tokenizer.mask_token_id)
+    assert reader(input_ids=longest).last_hidden_state.shape[1] == facts["context_window"]

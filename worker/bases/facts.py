@@ -1,19 +1,29 @@
 """What is known of a base model: the contents of its attune.json."""
 
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from transformers import AutoConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_PRETRAINING_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
+from api.methods import ModelKind
 from worker.bases.files import Refused
 from worker.bases.weights import Weights
+from worker.engine.families import classifies, kind_of, known_as
 from worker.rows.chat_template import ChatTemplate
+
+POSITIONS_AFTER_PADDING = frozenset(
+    {"camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
+     "xlm-roberta-xl", "xmod"}
+)  # fmt: skip
+"""Families whose first token stands at position padding_idx + 1: so many fewer tokens fit."""
 
 
 class Facts(TypedDict):
-    kind: str
-    """causal_lm: predicts the next token."""
+    kind: ModelKind
+    """causal_lm: predicts the next token. encoder: reads a text whole."""
+    classifies: bool
+    """transformers has a class of this family with a head for labels, which classification and reward need."""
     model_type: str
     architectures: list[str]
     parameters: int
@@ -49,15 +59,12 @@ def facts_of(
     except (ValueError, OSError, KeyError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise Refused(f"this version of transformers does not know its config.json: {reason}") from None
-    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
-    architectures = list(config.architectures or ([known] if known else []))
-    if known is None or known not in architectures or known.endswith("ForConditionalGeneration"):
-        named = ", ".join(architectures) or config.model_type
-        raise Refused(f"{named} is not a model that predicts the next token of a text (a causal language model)")
+    architectures = _architectures(config)
     text = config.get_text_config()
     try:
         return Facts(
-            kind="causal_lm",
+            kind=kind_of(config),
+            classifies=classifies(config),
             model_type=config.model_type,
             architectures=architectures,
             parameters=weights.parameters,
@@ -77,9 +84,28 @@ def facts_of(
         raise Refused(f"config.json does not say enough of its shape: {error}") from None
 
 
-def _context_window(config: object) -> int:
+def _architectures(config: Any) -> list[str]:
+    """What the model says it is. Refused if that is nothing that can be trained here."""
+    known = known_as(config)
+    named = list(config.architectures or ([known] if known else []))
+    accepted = {known}
+    if kind_of(config) == "encoder":  # published bare as well, or with the heads of its own pre-training
+        for names in (MODEL_MAPPING_NAMES, MODEL_FOR_PRETRAINING_MAPPING_NAMES):
+            name = names.get(config.model_type)
+            accepted |= {name} if isinstance(name, str) else set(name or ())
+    whole = config.is_encoder_decoder or (known or "").endswith("ForConditionalGeneration")
+    if known is None or whole or not accepted.intersection(named):
+        raise Refused(
+            f"{', '.join(named) or config.model_type} is neither a model that predicts the next token of a text "
+            "(a causal language model) nor an encoder that reads one (such as BERT)"
+        )
+    return named
+
+
+def _context_window(config: Any) -> int:
+    before = config.pad_token_id + 1 if config.model_type in POSITIONS_AFTER_PADDING else 0
     for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
         value = getattr(config, name, None)
-        if isinstance(value, int) and value > 0:
-            return value
+        if isinstance(value, int) and value > before:
+            return value - before
     raise Refused("config.json does not say how many tokens it can read (max_position_embeddings)")

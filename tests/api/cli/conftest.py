@@ -14,6 +14,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from api.cli.adapters import adapters_app
+from api.cli.catalog import catalog_app
 from api.cli.files import files_app
 from api.cli.jobs import jobs_app
 
@@ -26,6 +27,20 @@ FILE = {
     "created_at": 1,
     "filename": "rows.jsonl",
     "purpose": "fine-tune",
+}
+
+
+CATALOG = {
+    "object": "fine_tuning.catalog",
+    "techniques": [{"type": "lora", "summary": "Low rank."}],
+    "methods": [{"type": "dpo", "summary": "Prefer."}],
+    "formats": [],
+    "graders": [],
+    "base_models": [{"id": "tiny", "kind": "causal_lm", "facts": {"model_type": "llama", "parameters": 1000}}],
+    "combinations": [
+        {"technique": name, "method": "dpo", "kind": "encoder", "legal": False, "reason": "not so", "families": None}
+        for name in ("lora", "full")
+    ],
 }
 
 
@@ -81,6 +96,8 @@ class FakeServer:
             return 200, page(self.events[::-1], query)
         if path == "/v1/fine_tuning/jobs":
             return 200, page([job("succeeded"), job("failed", id="ftjob-\x1b[2J2")], query)
+        if path == "/v1/fine_tuning/catalog":
+            return 200, CATALOG
         prefix = f"/v1/models/{MODEL}/artifacts"
         if path == prefix:
             listed = [
@@ -164,4 +181,5 @@ def attune(*words: object) -> Result:
     app.add_typer(jobs_app, name="jobs")
     app.add_typer(files_app, name="files")
     app.add_typer(adapters_app, name="adapters")
+    app.add_typer(catalog_app, name="catalog")
     return CliRunner().invoke(app, [str(word) for word in words])

@@ -193,3 +193,12 @@ def test_odd_filters_are_refused_and_never_an_error_of_ours(client: TestClient, 
 def test_a_parameter_that_nobody_reads_is_refused(client: TestClient) -> None:
     refused = client.get("/v1/fine_tuning/jobs?limt=3")
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "limt")
+
+
+def test_what_does_not_go_with_the_base_model_is_refused_at_once(client: TestClient, served: Context) -> None:
+    a_base_model(served.database, "reader", kind="encoder", model_type="bert")
+    refused = create(client, model="reader", method={"type": "supervised"})
+    error = refused.json()["error"]
+    assert (refused.status_code, error["param"], error["code"]) == (400, "method.type", "unsupported_combination")
+    assert "use classification" in error["message"]
+    assert create(client, model="reader", method={"type": "classification"}).status_code == 200

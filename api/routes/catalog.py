@@ -1,0 +1,13 @@
+from fastapi import APIRouter
+
+from api.deps import Ctx, Who
+from api.schemas_catalog import CatalogObject
+from api.services import catalog
+
+router = APIRouter(prefix="/fine_tuning/catalog", tags=["catalog"])
+
+
+@router.get("")
+def show_catalog(context: Ctx, caller: Who) -> CatalogObject:
+    """Every technique, method, format of rows, grader and base model, and which of them go together."""
+    return CatalogObject.of(catalog.choices(context))

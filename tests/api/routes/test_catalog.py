@@ -1,0 +1,43 @@
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from api.catalog import GRADERS, METHODS, TECHNIQUES
+from api.context import Context
+from api.formats import FORMATS
+from tests.factories import a_base_model
+
+
+@pytest.fixture
+def catalog(client: TestClient, served: Context) -> dict[str, Any]:
+    a_base_model(served.database)
+    a_base_model(served.database, "reader", kind="encoder", model_type="bert")
+    return dict(client.get("/v1/fine_tuning/catalog").json())
+
+
+def test_every_entry_of_every_catalogue_is_listed(catalog: dict[str, Any]) -> None:
+    for part, entries in (("techniques", TECHNIQUES), ("methods", METHODS), ("graders", GRADERS), ("formats", FORMATS)):
+        assert {entry["type"] for entry in catalog[part]} == entries.keys()
+        assert all(entry["summary"] for entry in catalog[part])
+    assert [(base["id"], base["kind"]) for base in catalog["base_models"]] == [
+        ("reader", "encoder"),
+        ("tiny", "causal_lm"),
+    ]
+
+
+def test_schemas_tell_limits_choices_and_that_nothing_else_is_read(catalog: dict[str, Any]) -> None:
+    lora = next(entry["schema"] for entry in catalog["techniques"] if entry["type"] == "lora")
+    assert (lora["properties"]["rank"]["minimum"], lora["properties"]["rank"]["maximum"]) == (1, 1024)
+    assert "pissa" in lora["properties"]["init"]["enum"]
+    for part in ("techniques", "methods", "graders"):
+        assert all(entry["schema"]["additionalProperties"] is False for entry in catalog[part])
+
+
+def test_every_combination_is_there_with_the_reason_where_it_is_illegal(catalog: dict[str, Any]) -> None:
+    told = {(each["technique"], each["method"], each["kind"]): each for each in catalog["combinations"]}
+    assert len(told) == 2 * len(TECHNIQUES) * len(METHODS)
+    assert told["lora", "dpo", "causal_lm"]["legal"]
+    assert "use classification" in told["lora", "dpo", "encoder"]["reason"]
+    assert "modernbert" not in told["prefix", "classification", "encoder"]["families"]
+    assert all(each["legal"] == (each["reason"] is None) for each in told.values())

@@ -1,0 +1,37 @@
+"""What api.catalog says of peft's techniques on encoders is what peft and transformers do with them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import get_peft_model
+from pydantic import TypeAdapter
+from transformers import AutoModelForSequenceClassification
+
+from api.catalog import ENCODERS_FOR
+from api.techniques import Technique
+from tests.tiny_models import ENCODERS, make_encoder
+from worker.engine.load import peft_config
+
+TOKENS = torch.arange(3, 12)[None]
+
+
+def learns(folder: Path, technique: str) -> bool:
+    """Whether every weight that is trained gets a gradient."""
+    network = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3)
+    options = TypeAdapter[Technique](Technique).validate_python({"type": technique, "tokens": 4})
+    try:
+        model = get_peft_model(network, peft_config(network, options, "labels"))
+        model(input_ids=TOKENS, attention_mask=torch.ones_like(TOKENS)).logits.sum().backward()
+    except (ValueError, RuntimeError):
+        return False
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in trained)
+
+
+@pytest.mark.parametrize("technique", ENCODERS_FOR)
+@pytest.mark.parametrize("family", ENCODERS)
+def test_a_technique_works_on_the_encoders_that_the_catalogue_names(
+    family: str, technique: str, tmp_path: Path
+) -> None:
+    assert learns(make_encoder(tmp_path / family, family), technique) == (family in ENCODERS_FOR[technique])
