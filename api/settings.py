@@ -39,6 +39,12 @@ class Settings(BaseSettings):
 
     max_file_bytes: Bytes = 512 * 1024 * 1024
     """The largest file that `POST /v1/files` takes."""
+    max_upload_bytes: Bytes = 8 * 1024**3
+    """The largest file that `POST /v1/uploads` takes in parts."""
+    max_part_bytes: Bytes = 64 * 1024 * 1024
+    """The largest part of one."""
+    upload_expires_s: Seconds = 3600
+    """How long an upload may take from its beginning to its completion."""
     max_body_bytes: Bytes = 1024 * 1024
     """The largest JSON body."""
     max_active_jobs: Annotated[int, Field(gt=0)] = 1000
