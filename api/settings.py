@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     """How long an upload may take from its beginning to its completion."""
     max_body_bytes: Bytes = 1024 * 1024
     """The largest JSON body."""
+    retried_create_s: Annotated[float, Field(ge=0)] = 120
+    """So long after a job was created, a client's retry of the same request gets that job instead of another one."""
     max_active_jobs: Annotated[int, Field(gt=0)] = 1000
     """Jobs of one project that have not ended."""
 

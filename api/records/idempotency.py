@@ -27,13 +27,11 @@ class Answered(Row):
     created_at: Mapped[float] = mapped_column(Epoch, index=True)
 
 
-def begin(
-    session: Session, project_id: str, key: str, *, request: str, owner: str, lease_s: float, keep_s: float
-) -> Answered | None:
+def begin(session: Session, project_id: str, key: str, *, request: str, owner: str, lease_s: float) -> Answered | None:
     """Claim the key for this request. None: it is ours, and new. Else the row that was there before."""
     session.execute(
         delete(Answered).where(
-            Answered.project_id == project_id, Answered.key == key, Answered.created_at <= db_now() - keep_s
+            Answered.project_id == project_id, Answered.key == key, Answered.created_at <= db_now() - KEEP_S
         )
     )
     insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
@@ -87,5 +85,5 @@ def _set(session: Session, project_id: str, key: str, owner: str, **values: obje
     )
 
 
-def forget(session: Session, keep_s: float) -> None:
-    session.execute(delete(Answered).where(Answered.created_at <= db_now() - keep_s))
+def forget(session: Session) -> None:
+    session.execute(delete(Answered).where(Answered.created_at <= db_now() - KEEP_S))

@@ -4,7 +4,6 @@ import structlog
 
 from api.context import Context
 from api.records import files, idempotency, jobs, uploads, webhooks
-from api.records.idempotency import KEEP_S as KEEP_ANSWERS_S
 
 log = structlog.get_logger(__name__)
 
@@ -17,7 +16,7 @@ def tidy(context: Context) -> None:
     end_uploads(context)
     remove_expired_files(context)
     with context.database.write() as session:
-        idempotency.forget(session, KEEP_ANSWERS_S)
+        idempotency.forget(session)
         webhooks.forget(session, KEEP_DELIVERIES_S)
 
 
