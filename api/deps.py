@@ -35,6 +35,11 @@ def _metadata_filter(
 _METADATA = re.compile(r"metadata\[[^\]\"\\]{1,64}\]")
 
 
+def _is_repeated(request: Request) -> bool:
+    count = request.headers.get("x-stainless-retry-count", "0")
+    return getattr(request.state, "repeated", False) or (count.isdecimal() and int(count[:9]) > 0)
+
+
 def only_known_query(request: Request) -> None:
     """Refuse query parameters that nobody would read: what is misspelt must not be ignored."""
     if not request.query_params:
@@ -54,4 +59,6 @@ def _query_names(dependant: Dependant) -> set[str]:
 Ctx = Annotated[Context, Depends(_context)]
 Who = Annotated[Caller, Depends(_caller)]
 MetadataFilter = Annotated[dict[str, str] | None, Depends(_metadata_filter)]
+Repeated = Annotated[bool, Depends(_is_repeated)]
+"""Whether the same request may have come before: OpenAI's clients say so, and send no Idempotency-Key."""
 After = Annotated[str | None, Query(max_length=64, description="The id of the last object of the page before.")]

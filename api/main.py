@@ -5,6 +5,7 @@ from fastapi.middleware import Middleware
 
 from api import problems
 from api.context import Context
+from api.idempotency import Idempotency
 from api.middleware import Authenticate, LimitBody, RequestId
 from api.settings import Settings
 
@@ -25,6 +26,7 @@ def create_app(settings: Settings) -> FastAPI:
             Middleware(RequestId),
             Middleware(Authenticate, context=context),
             Middleware(LimitBody, limit=settings.max_body_bytes),
+            Middleware(Idempotency, context=context),
         ],
     )
     app.state.context = context

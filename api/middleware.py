@@ -5,6 +5,7 @@ could send one.
 """
 
 import json
+import re
 import secrets
 import time
 
@@ -24,7 +25,7 @@ log = structlog.get_logger(__name__)
 PUBLIC = ("/healthz", "/readyz", "/openapi.json")
 QUIET = ("/healthz", "/readyz")
 """Asked every few seconds by whoever watches the process: not worth a line."""
-STREAMED = ("/v1/files",)
+STREAMED = re.compile(r"/v1/files|/v1/uploads/[^/]+/parts")
 """POST bodies that are streamed to storage and limited there."""
 
 
@@ -133,7 +134,7 @@ class LimitBody:
         self.app, self.limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or (scope["method"] == "POST" and scope["path"] in STREAMED):
+        if scope["type"] != "http" or (scope["method"] == "POST" and STREAMED.fullmatch(scope["path"])):
             await self.app(scope, receive, send)
             return
         declared = Headers(scope=scope).get("content-length", "0")

@@ -86,7 +86,7 @@ async def _events(request: Request) -> AsyncIterator[_Event]:
     """The parser's callbacks as a stream, one body chunk at a time."""
     content_type, options = parse_options_header(request.headers.get("content-type", ""))
     if content_type != b"multipart/form-data" or not options.get(b"boundary"):
-        raise InvalidRequest("send the file as multipart/form-data, with a field 'file' and a field 'purpose'")
+        raise InvalidRequest("send the body as multipart/form-data, as HTML forms with a file in them are sent")
     collected = _Collector()
     try:
         parser = MultipartParser(options[b"boundary"], collected.callbacks())

@@ -10,7 +10,9 @@ from api.records.events import Event
 from api.records.files import File
 from api.records.jobs import Job
 from api.records.models import Checkpoint
+from api.records.uploads import UploadPart
 from api.services.models import ModelView
+from api.services.uploads import UploadView
 
 
 class FileObject(BaseModel):
@@ -33,8 +35,47 @@ class FileObject(BaseModel):
             created_at=int(file.created_at),
             filename=file.filename,
             purpose=file.purpose,
+            expires_at=_seconds(file.expires_at),
             sha256=file.sha256,
         )
+
+
+class UploadObject(BaseModel):
+    id: str
+    object: Literal["upload"] = "upload"
+    bytes: int
+    created_at: int
+    expires_at: int
+    filename: str
+    purpose: str
+    status: Literal["pending", "completed", "cancelled", "expired"]
+    file: FileObject | None
+    """What it became when it was completed."""
+
+    @classmethod
+    def of(cls, view: UploadView) -> Self:
+        upload = view.upload
+        return cls(
+            id=upload.id,
+            bytes=upload.bytes,
+            created_at=int(upload.created_at),
+            expires_at=int(upload.expires_at),
+            filename=upload.filename,
+            purpose=upload.purpose,
+            status=upload.status,
+            file=FileObject.of(view.file) if view.file else None,
+        )
+
+
+class UploadPartObject(BaseModel):
+    id: str
+    object: Literal["upload.part"] = "upload.part"
+    created_at: int
+    upload_id: str
+
+    @classmethod
+    def of(cls, part: UploadPart) -> Self:
+        return cls(id=part.id, created_at=int(part.created_at), upload_id=part.upload_id)
 
 
 class JobError(BaseModel):

@@ -39,8 +39,16 @@ class Settings(BaseSettings):
 
     max_file_bytes: Bytes = 512 * 1024 * 1024
     """The largest file that `POST /v1/files` takes."""
+    max_upload_bytes: Bytes = 8 * 1024**3
+    """The largest file that `POST /v1/uploads` takes in parts."""
+    max_part_bytes: Bytes = 64 * 1024 * 1024
+    """The largest part of one."""
+    upload_expires_s: Seconds = 3600
+    """How long an upload may take from its beginning to its completion."""
     max_body_bytes: Bytes = 1024 * 1024
     """The largest JSON body."""
+    retried_create_s: Annotated[float, Field(ge=0)] = 120
+    """So long after a job was created, a client's retry of the same request gets that job instead of another one."""
     max_active_jobs: Annotated[int, Field(gt=0)] = 1000
     """Jobs of one project that have not ended."""
 

@@ -100,6 +100,17 @@ class Storage:
         except BaseError as error:
             raise StorageUnavailable(f"reading {key}") from error
 
+    async def stream(self, key: str) -> AsyncIterator[bytes]:
+        """The same for who must not wait."""
+        try:
+            found = await obstore.get_async(self._store, key)
+            async for chunk in found.stream(min_chunk_size=CHUNK_BYTES):
+                yield bytes(chunk)
+        except FileNotFoundError as error:
+            raise ObjectMissing(key) from error
+        except BaseError as error:
+            raise StorageUnavailable(f"reading {key}") from error
+
     def exists(self, key: str) -> bool:
         try:
             obstore.head(self._store, key)

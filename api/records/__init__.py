@@ -3,7 +3,22 @@
 Times and leases are judged by the database's clock alone (`api.records.base.db_now`).
 """
 
-from api.records import arrays, base_models, events, files, jobs, keys, models, projects, queue, workers
+from api.records import (
+    arrays,
+    base_models,
+    events,
+    files,
+    idempotency,
+    jobs,
+    keys,
+    models,
+    permissions,
+    projects,
+    queue,
+    uploads,
+    webhooks,
+    workers,
+)
 from api.records.base import Row
 from api.records.database import Database
 
@@ -14,10 +29,14 @@ __all__ = [
     "base_models",
     "events",
     "files",
+    "idempotency",
     "jobs",
     "keys",
     "models",
+    "permissions",
     "projects",
     "queue",
+    "uploads",
+    "webhooks",
     "workers",
 ]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Integer, String, Text, select
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.ids import new_id
@@ -12,11 +12,12 @@ from api.records.pages import Page, paginate
 
 class Event(Row):
     __tablename__ = "events"
+    __table_args__ = (Index("ix_events_job_id_seq", "job_id", "seq"),)
 
     seq: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
-    """The order of events."""
+    """The order of events; within one job, whose row every writer of them holds, also the order of their commits."""
     id: Mapped[str] = mapped_column(String(64), unique=True)
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     created_at: Mapped[float] = mapped_column(Epoch)
     level: Mapped[str] = mapped_column(String(8))
     """info, warn or error."""

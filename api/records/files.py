@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import BigInteger, ForeignKey, Select, String, delete, select
+from sqlalchemy import BigInteger, ColumnElement, ForeignKey, Select, String, delete, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.records.base import Epoch, Row
+from api.records.base import Epoch, Row, db_now
 from api.records.pages import Page, paginate
 
 
@@ -23,10 +23,17 @@ class File(Row):
     model_id: Mapped[str | None] = mapped_column(String(256), index=True)
     """The model whose archive this is."""
     created_at: Mapped[float] = mapped_column(Epoch)
+    expires_at: Mapped[float | None] = mapped_column(Epoch, index=True)
+    """From then on nobody sees it, and it is removed as soon as no unfinished job needs it."""
 
 
 def get(session: Session, project_id: str, file_id: str) -> File | None:
     return session.scalars(_one(project_id, file_id)).one_or_none()
+
+
+def get_for_job(session: Session, project_id: str, file_id: str) -> File | None:
+    """The same for a job that was accepted while the file had not expired."""
+    return session.scalars(select(File).where(File.id == file_id, File.project_id == project_id)).one_or_none()
 
 
 def get_to_use(session: Session, project_id: str, file_id: str) -> File | None:
@@ -40,13 +47,17 @@ def get_to_remove(session: Session, project_id: str, file_id: str) -> File | Non
 
 
 def _one(project_id: str, file_id: str) -> Select[File]:
-    return select(File).where(File.id == file_id, File.project_id == project_id)
+    return select(File).where(File.id == file_id, File.project_id == project_id, _is_live())
+
+
+def _is_live() -> ColumnElement[bool]:
+    return or_(File.expires_at.is_(None), File.expires_at > db_now())
 
 
 def page(
     session: Session, project_id: str, *, purpose: str | None, after: str | None, limit: int, newest_first: bool
 ) -> Page[File]:
-    query = select(File).where(File.project_id == project_id)
+    query = select(File).where(File.project_id == project_id, _is_live())
     if purpose is not None:
         query = query.where(File.purpose == purpose)
     return paginate(
@@ -66,3 +77,9 @@ def remove(session: Session, file: File) -> None:
 
 def archives_of(session: Session, model_id: str) -> Sequence[File]:
     return session.scalars(select(File).where(File.model_id == model_id)).all()
+
+
+def expired(session: Session, limit: int = 50) -> Sequence[File]:
+    """Files whose time is over, which nobody can begin to use until this transaction ends."""
+    query = select(File).where(File.expires_at <= db_now()).order_by(File.expires_at).limit(limit)
+    return session.scalars(query.with_for_update(skip_locked=True)).all()

@@ -24,3 +24,8 @@ def get_or_create(session: Session, name: str) -> Project:
         session.add(project)
         session.flush()
     return project
+
+
+def lock(session: Session, project_id: str) -> None:
+    """Until this transaction ends, others that lock the project wait. Rows that belong to it may still be added."""
+    session.execute(select(Project.id).where(Project.id == project_id).with_for_update(key_share=True))

@@ -22,6 +22,8 @@ UPLOAD_BODY: dict[str, Any] = {
                     "properties": {
                         "file": {"type": "string", "format": "binary"},
                         "purpose": {"type": "string", "enum": list(files.PURPOSES)},
+                        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+                        "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
                     },
                 }
             }
@@ -32,7 +34,9 @@ UPLOAD_BODY: dict[str, Any] = {
 
 @router.post("", openapi_extra=UPLOAD_BODY)
 async def create_file(request: Request, context: Ctx, caller: Who) -> FileObject:
-    """Upload a file. It goes to storage while it arrives."""
+    """Upload a file. It goes to storage while it arrives. With `expires_after` it is gone so many seconds later, but
+    not before the jobs that need it have ended.
+    """
     file = await files.create(context, caller, lambda consume: read_form(request, file_field="file", consume=consume))
     return FileObject.of(file)
 

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
 from api.archive import stream_tar, tar_size
-from api.deps import After, Ctx, MetadataFilter, Who
+from api.deps import After, Ctx, MetadataFilter, Repeated, Who
 from api.downloads import download
 from api.recipe import Recipe
 from api.schemas import CheckpointList, EventList, EventObject, JobList, JobObject
@@ -16,9 +16,12 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 @router.post("")
-def create_job(recipe: Recipe, context: Ctx, caller: Who) -> JobObject:
-    """Accept a job and put it in line. Its files are checked, and its "auto"s resolved, before it trains."""
-    return JobObject.of(jobs.submit(context, caller, recipe), context.settings.organization)
+def create_job(recipe: Recipe, context: Ctx, caller: Who, repeated: Repeated) -> JobObject:
+    """Accept a job and put it in line. Its files are checked, and its "auto"s resolved, before it trains.
+
+    A client's retry (`x-stainless-retry-count` of 1 or more) of a request that made a job a moment ago gets that job.
+    """
+    return JobObject.of(jobs.submit(context, caller, recipe, repeated=repeated), context.settings.organization)
 
 
 @router.get("")

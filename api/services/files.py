@@ -2,12 +2,16 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
+from pydantic import Field, ValidationError
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api.archive import stream_tar
 from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound, TooLarge
+from api.fields import Strict
 from api.ids import new_id
 from api.multipart import Form
 from api.records import files, jobs, models
@@ -29,6 +33,13 @@ class NoSuchFile(NotFound):
 
 class FileInUse(InvalidRequest):
     code = "file_in_use"
+
+
+class ExpiresAfter(Strict):
+    """When a file goes by itself: so many seconds after it was made."""
+
+    anchor: Literal["created_at"]
+    seconds: int = Field(ge=3600, le=2_592_000)
 
 
 @dataclass(frozen=True)
@@ -79,41 +90,87 @@ async def _capped(chunks: AsyncIterator[bytes], context: Context) -> AsyncIterat
 
 
 def _check_form(form: Form, received: Received | None) -> None:
-    unknown = sorted(form.fields.keys() - {"purpose"})
+    unknown = sorted(form.fields.keys() - {"purpose", *_EXPIRES_AFTER})
     if unknown:
         raise InvalidRequest(f"Unknown or not supported field '{unknown[0][:64]}'", param=unknown[0][:64])
     purpose = form.fields.get("purpose")
     if purpose is None:
         raise InvalidRequest("'purpose' is a required property", param="purpose")
-    if purpose not in PURPOSES:
-        raise InvalidRequest(f"'{purpose[:32]}' is not one of {list(PURPOSES)} - 'purpose'", param="purpose")
+    check_purpose(purpose)
     if received is None or not form.filename:
         raise InvalidRequest("'file' is a required property, and needs a name", param="file")
     if received.stored.bytes == 0:
         raise InvalidRequest("The file is empty", param="file")
 
 
+def check_purpose(purpose: str) -> None:
+    if purpose not in PURPOSES:
+        raise InvalidRequest(f"'{purpose[:32]}' is not one of {list(PURPOSES)} - 'purpose'", param="purpose")
+
+
+_EXPIRES_AFTER = {f"expires_after[{name}]": name for name in ExpiresAfter.model_fields}
+
+
+def _expires_after_s(fields: dict[str, str]) -> int | None:
+    """The form's two bracketed keys, of which either both are given or none."""
+    given = {name: fields[key] for key, name in _EXPIRES_AFTER.items() if key in fields}
+    if not given:
+        return None
+    try:
+        return ExpiresAfter.model_validate_strings(given).seconds
+    except ValidationError as error:
+        first = error.errors()[0]
+        param = f"expires_after[{first['loc'][0]}]"
+        raise InvalidRequest(f"{param}: {first['msg']}", param=param, code="invalid_value") from error
+
+
 def _insert(context: Context, caller: Caller, received: Received, form: Form) -> File:
-    file = File(
-        id=received.file_id,
-        project_id=caller.project_id,
-        filename=_printable(form.filename or "")[-255:],
-        purpose=form.fields["purpose"],
-        bytes=received.stored.bytes,
-        sha256=received.stored.sha256,
-        storage_key=received.storage_key,
-        created_at=db_now(),
-    )
+    expires_after_s = _expires_after_s(form.fields)
     with context.database.write() as session:
-        session.add(file)
-        session.flush()
-        session.refresh(file)
+        return add(
+            session,
+            id=received.file_id,
+            project_id=caller.project_id,
+            filename=printable(form.filename or ""),
+            purpose=form.fields["purpose"],
+            storage_key=received.storage_key,
+            stored=received.stored,
+            expires_after_s=expires_after_s,
+        )
+
+
+def add(
+    session: Session,
+    *,
+    id: str,
+    project_id: str,
+    filename: str,
+    purpose: str,
+    storage_key: str,
+    stored: Stored,
+    expires_after_s: int | None,
+) -> File:
+    """A stored object becomes a file."""
+    file = File(
+        id=id,
+        project_id=project_id,
+        filename=filename,
+        purpose=purpose,
+        bytes=stored.bytes,
+        sha256=stored.sha256,
+        storage_key=storage_key,
+        created_at=db_now(),
+        expires_at=None if expires_after_s is None else db_now() + expires_after_s,
+    )
+    session.add(file)
+    session.flush()
+    session.refresh(file)
     return file
 
 
-def _printable(filename: str) -> str:
+def printable(filename: str) -> str:
     """A name is a label and never a path; what would break a line of a log or a terminal goes."""
-    return "".join(letter for letter in filename if letter.isprintable()) or "unnamed"
+    return ("".join(letter for letter in filename if letter.isprintable()) or "unnamed")[-255:]
 
 
 def get(context: Context, caller: Caller, file_id: str) -> File:

@@ -17,6 +17,7 @@ from api.records.events import Event
 from api.records.jobs import Job
 from api.records.models import Checkpoint
 from api.records.pages import Page
+from api.services import retries
 from api.services.models import NoSuchModel
 
 
@@ -40,9 +41,11 @@ class WrongState(InvalidRequest):
     code = "invalid_job_state"
 
 
-def submit(context: Context, caller: Caller, recipe: Recipe) -> Job:
-    """Accept a job: row and event in one transaction, then a ring."""
+def submit(context: Context, caller: Caller, recipe: Recipe, *, repeated: bool = False) -> Job:
+    """Accept a job: row and event in one transaction, then a ring. A repeated request gets the job already made."""
     with context.database.write() as session:
+        if made := retries.made_before(session, caller.project_id, recipe, context.settings.retried_create_s, repeated):
+            return made
         _check_quota(context, session, caller)
         base = _check_model(session, caller, recipe.model)
         if refused := catalog.refusal(recipe.technique, recipe.method, base.facts):

@@ -49,7 +49,7 @@ def _sources(node: Node, job: Job, recipe: Recipe, base: BaseModel) -> list[Sour
     sources: list[Source] = []
     with node.context.database.read() as session:
         for name, param, file_id, min_rows in wanted:
-            file = files.get(session, job.project_id, file_id)
+            file = files.get_for_job(session, job.project_id, file_id)
             if file is None:
                 raise AttemptFailed(
                     FailureReason.INVALID_FILE, f"No such File object: {file_id}", code="file_not_found", param=param

@@ -15,6 +15,7 @@ from api.records.queue import Claim
 from api.storage import StorageUnavailable
 from worker.supervisor.faults import AttemptFailed, settle
 from worker.supervisor.node import Node
+from worker.supervisor.tidy import tidy
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +54,7 @@ class Sweeper:
         if waits:
             self._drain.set()  # and look ourselves: the broker may be away, or our ear to it deaf
         forget_states(node)
+        tidy(node.context)
 
 
 def take_back(node: Node) -> None:

@@ -3,8 +3,10 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy import update
 
 from api.context import Context
+from api.records.files import File
 from tests.api.conftest import client_of
 from tests.factories import a_base_model
 
@@ -47,11 +49,30 @@ def test_lists_are_paged_newest_first_or_oldest_first(client: TestClient) -> Non
     assert [file["id"] for file in upwards["data"]] == ids[1:]
 
 
+def test_a_file_that_has_expired_is_gone_from_every_call(client: TestClient, served: Context) -> None:
+    form = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
+    file = upload(client, **form).json()
+    assert file["expires_at"] == pytest.approx(file["created_at"] + 3600, abs=1)
+    with served.database.write() as session:
+        session.execute(update(File).values(expires_at=File.created_at))
+    a_base_model(served.database)
+    path = f"/v1/files/{file['id']}"
+    assert [client.get(path).status_code, client.get(f"{path}/content").status_code] == [404, 404]
+    assert client.delete(path).status_code == 404
+    assert client.get("/v1/files").json()["data"] == []
+    refused = client.post("/v1/fine_tuning/jobs", json={"model": "tiny", "training_file": file["id"]})
+    assert refused.json()["error"]["code"] == "file_not_found"
+
+
 @pytest.mark.parametrize(
     ("content", "form", "param"),
     [
         (b"x", {"purpose": "assistants"}, "purpose"),
-        (b"x", {"expires_after[anchor]": "created_at"}, "expires_after[anchor]"),
+        (b"x", {"expires_after[anchor]": "created_at"}, "expires_after[seconds]"),
+        (b"x", {"expires_after[anchor]": "now", "expires_after[seconds]": "3600"}, "expires_after[anchor]"),
+        (b"x", {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3599"}, "expires_after[seconds]"),
+        (b"x", {"expires_after[anchor]": "created_at", "expires_after[seconds]": "soon"}, "expires_after[seconds]"),
+        (b"x", {"expires_after": "3600"}, "expires_after"),
         (b"", {}, "file"),
     ],
 )

@@ -1,0 +1,106 @@
+"""Permissions on checkpoints: which other projects may download one, and begin from it."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import ForeignKey, String, UniqueConstraint, delete, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from api.ids import new_id
+from api.records.base import Epoch, Row, db_now
+from api.records.models import Checkpoint, Model
+from api.records.pages import Page, paginate
+from api.records.projects import Project
+
+
+class Permission(Row):
+    __tablename__ = "checkpoint_permissions"
+    __table_args__ = (UniqueConstraint("checkpoint", "project_id"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    checkpoint: Mapped[str] = mapped_column(String(256))
+    """The checkpoint's model id, or that of a finished model. A name is never given twice, so that what is granted on
+    one that has been deleted grants nothing."""
+    owner_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    """The project that made the checkpoint."""
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    """The project that may use it."""
+    created_at: Mapped[float] = mapped_column(Epoch)
+
+
+def granted(session: Session, project_id: str, checkpoint_model_id: str) -> bool:
+    """Whether this project was given the use of another's checkpoint or model."""
+    return owner_for(session, project_id, checkpoint_model_id) != project_id
+
+
+def owner_for(session: Session, project_id: str, model_id: str) -> str:
+    """Under which project this one may read the model: another that granted it, else its own."""
+    query = select(Permission.owner_id).where(Permission.checkpoint == model_id, Permission.project_id == project_id)
+    return session.scalars(query).one_or_none() or project_id
+
+
+def owns(session: Session, project_id: str, model_id: str) -> bool:
+    found = session.scalar(select(Model.id).where(Model.id == model_id, Model.project_id == project_id))
+    return found is not None or (
+        session.scalar(
+            select(Checkpoint.id).where(Checkpoint.model_id == model_id, Checkpoint.project_id == project_id)
+        )
+        is not None
+    )
+
+
+def unknown_projects(session: Session, project_ids: Sequence[str]) -> list[str]:
+    known = set(session.scalars(select(Project.id).where(Project.id.in_(project_ids))))
+    return [project_id for project_id in project_ids if project_id not in known]
+
+
+def grant(session: Session, owner_id: str, checkpoint: str, project_id: str) -> Permission:
+    """The permission, new or as it already was."""
+    query = select(Permission).where(Permission.checkpoint == checkpoint, Permission.project_id == project_id)
+    found = session.scalars(query).one_or_none()
+    if found is None:
+        found = Permission(
+            id=new_id("cp_"), checkpoint=checkpoint, owner_id=owner_id, project_id=project_id, created_at=db_now()
+        )
+        session.add(found)
+        session.flush()
+        session.refresh(found)
+    return found
+
+
+def page(
+    session: Session,
+    owner_id: str,
+    checkpoint: str,
+    *,
+    project_id: str | None,
+    after: str | None,
+    limit: int,
+    newest_first: bool,
+) -> Page[Permission]:
+    query = select(Permission).where(Permission.checkpoint == checkpoint, Permission.owner_id == owner_id)
+    if project_id is not None:
+        query = query.where(Permission.project_id == project_id)
+    return paginate(
+        session,
+        query,
+        order=(Permission.created_at, Permission.id),
+        id_column=Permission.id,
+        after=after,
+        limit=limit,
+        newest_first=newest_first,
+    )
+
+
+def revoke(session: Session, owner_id: str, checkpoint: str, permission_id: str) -> bool:
+    """Whether there was such a permission."""
+    done = session.execute(
+        delete(Permission)
+        .where(Permission.id == permission_id, Permission.checkpoint == checkpoint, Permission.owner_id == owner_id)
+        .returning(Permission.id)
+    )
+    return done.first() is not None
+
+
+def forget_of(session: Session, model_ids: Sequence[str]) -> None:
+    """With the models that are deleted go the permissions on them."""
+    session.execute(delete(Permission).where(Permission.checkpoint.in_(model_ids)))

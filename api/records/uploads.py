@@ -1,0 +1,103 @@
+"""Uploads in parts: what was announced, and the parts that have arrived. What has a row here is kept."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import BigInteger, Double, ForeignKey, Integer, String, delete, func, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from api.records.base import Epoch, Row, db_now
+
+PENDING, COMPLETED, CANCELLED, EXPIRED = "pending", "completed", "cancelled", "expired"
+
+
+class Upload(Row):
+    __tablename__ = "uploads"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    filename: Mapped[str] = mapped_column(String(512))
+    purpose: Mapped[str] = mapped_column(String(32))
+    mime_type: Mapped[str] = mapped_column(String(128))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    """How many its parts must have together."""
+    file_expires_after_s: Mapped[int | None] = mapped_column(Integer)
+    status: Mapped[str] = mapped_column(String(16), index=True)
+    """pending, completed, cancelled or expired."""
+    file_id: Mapped[str | None] = mapped_column(String(64))
+    """The file that it became."""
+    part_ids: Mapped[list[str] | None]
+    """The parts that it was completed with, in order: a completion that is sent again is told from another one."""
+    swept: Mapped[bool] = mapped_column(default=False)
+    """Whether its parts have been removed from storage, as they are once it has ended."""
+    created_at: Mapped[float] = mapped_column(Epoch)
+    expires_at: Mapped[float] = mapped_column(Double)
+
+
+class UploadPart(Row):
+    __tablename__ = "upload_parts"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id"), index=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[float] = mapped_column(Epoch)
+
+    @property
+    def storage_key(self) -> str:
+        return f"uploads/{self.upload_id}/{self.id}"
+
+
+def get(session: Session, project_id: str, upload_id: str) -> Upload | None:
+    query = select(Upload).where(Upload.id == upload_id, Upload.project_id == project_id)
+    return session.scalars(query).one_or_none()
+
+
+def lock(session: Session, project_id: str, upload_id: str, *, expire: bool = True) -> Upload | None:
+    """The upload, which nobody else can change until this transaction ends. One whose time is over is marked so.
+
+    expire=False: for a completion that was begun in time.
+    """
+    query = select(Upload).where(Upload.id == upload_id, Upload.project_id == project_id)
+    upload = session.scalars(query.with_for_update().execution_options(populate_existing=True)).one_or_none()
+    if expire and upload is not None and upload.status == PENDING and is_over(session, upload):
+        upload.status = EXPIRED
+        session.flush()
+    return upload
+
+
+def is_over(session: Session, upload: Upload) -> bool:
+    return bool(session.scalar(select(db_now() >= upload.expires_at)))
+
+
+def parts_of(session: Session, upload_id: str) -> Sequence[UploadPart]:
+    return session.scalars(select(UploadPart).where(UploadPart.upload_id == upload_id)).all()
+
+
+def arrived(session: Session, upload_id: str) -> tuple[int, int]:
+    """How many parts, and how many bytes they have together."""
+    query = select(func.count(), func.coalesce(func.sum(UploadPart.bytes), 0))
+    count, total = session.execute(query.where(UploadPart.upload_id == upload_id)).one()
+    return int(count), int(total)
+
+
+def expire(session: Session) -> None:
+    """Mark those whose time is over."""
+    over = select(Upload).where(Upload.status == PENDING, Upload.expires_at <= db_now())
+    for upload in session.scalars(over.with_for_update(skip_locked=True)):
+        upload.status = EXPIRED
+
+
+def ended_with_parts(session: Session, grace_s: float, limit: int = 20) -> Sequence[str]:
+    """Ids of ended uploads whose parts are still stored.
+
+    Not before `grace_s` after its last moment: a part, or another completion, may still be under way.
+    """
+    query = select(Upload.id).where(
+        Upload.status != PENDING, Upload.swept.is_(False), Upload.expires_at <= db_now() - grace_s
+    )
+    return session.scalars(query.limit(limit)).all()
+
+
+def forget_parts(session: Session, upload_id: str) -> None:
+    session.execute(delete(UploadPart).where(UploadPart.upload_id == upload_id))
+    session.get_one(Upload, upload_id).swept = True

@@ -1,0 +1,156 @@
+"""Webhooks: who wants to be told, and what has been or is to be told to whom.
+
+A delivery's row is written in the transaction that ends the job, so that no end goes untold. A worker that takes one
+moves its `due_at` into the future first: if it dies, another takes it then.
+"""
+
+from sqlalchemy import ForeignKey, Integer, String, Text, delete, func, select, update
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from api.ids import new_id
+from api.records.base import Epoch, Row, db_now
+from api.records.pages import Page, paginate
+
+PENDING, DELIVERED, FAILED = "pending", "delivered", "failed"
+
+BACK_OFF_S = (30, 120, 600, 1800, 7200, 18_000, 36_000, 36_000)
+"""After the first, second, … attempt that failed. After the last one nothing more is tried: some 30 hours."""
+
+
+class Webhook(Row):
+    __tablename__ = "webhooks"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    name: Mapped[str] = mapped_column(String(128))
+    url: Mapped[str] = mapped_column(Text)
+    event_types: Mapped[list[str]]
+    secret: Mapped[str] = mapped_column(String(64))
+    """`whsec_…`. Kept as it is: every delivery is signed with it."""
+    old_secret: Mapped[str | None] = mapped_column(String(64))
+    old_secret_until: Mapped[float | None] = mapped_column(Epoch)
+    """Until when deliveries are signed with the secret before this one, too."""
+    created_at: Mapped[float] = mapped_column(Epoch)
+    updated_at: Mapped[float] = mapped_column(Epoch)
+
+
+class Delivery(Row):
+    __tablename__ = "webhook_deliveries"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id"), index=True)
+    event_id: Mapped[str] = mapped_column(String(64))
+    """The same in every attempt, so that a receiver can tell what it has seen."""
+    event_type: Mapped[str] = mapped_column(String(64))
+    object_id: Mapped[str] = mapped_column(String(64))
+    """The job that it is about."""
+    created_at: Mapped[float] = mapped_column(Epoch)
+    status: Mapped[str] = mapped_column(String(16))
+    """pending, delivered or failed."""
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    due_at: Mapped[float | None] = mapped_column(Epoch, index=True)
+    """When it is tried next; None once nothing is to be tried."""
+    last_status: Mapped[int | None] = mapped_column(Integer)
+    """What the receiver answered last."""
+    last_error: Mapped[str | None] = mapped_column(Text)
+    ended_at: Mapped[float | None] = mapped_column(Epoch)
+
+
+def announce(session: Session, project_id: str, job_id: str, status: str) -> None:
+    """A job of this project has ended so: a delivery for each webhook that asked for it."""
+    event_type = f"fine_tuning.job.{status}"
+    event_id = new_id("evt_")
+    for webhook in session.scalars(select(Webhook).where(Webhook.project_id == project_id)):
+        if event_type in webhook.event_types:
+            session.add(
+                Delivery(
+                    id=new_id("whd_"),
+                    webhook_id=webhook.id,
+                    event_id=event_id,
+                    event_type=event_type,
+                    object_id=job_id,
+                    created_at=db_now(),
+                    status=PENDING,
+                    due_at=db_now(),
+                )
+            )
+    session.flush()
+
+
+def get(session: Session, project_id: str, webhook_id: str) -> Webhook | None:
+    query = select(Webhook).where(Webhook.id == webhook_id, Webhook.project_id == project_id)
+    return session.scalars(query).one_or_none()
+
+
+def count(session: Session, project_id: str) -> int:
+    return session.scalar(select(func.count()).select_from(Webhook).where(Webhook.project_id == project_id)) or 0
+
+
+def page(session: Session, project_id: str, *, after: str | None, limit: int) -> Page[Webhook]:
+    return paginate(
+        session,
+        select(Webhook).where(Webhook.project_id == project_id),
+        order=(Webhook.created_at, Webhook.id),
+        id_column=Webhook.id,
+        after=after,
+        limit=limit,
+    )
+
+
+def remove(session: Session, webhook: Webhook) -> None:
+    session.execute(delete(Delivery).where(Delivery.webhook_id == webhook.id))
+    session.execute(delete(Webhook).where(Webhook.id == webhook.id))
+
+
+def get_delivery(session: Session, webhook_id: str, delivery_id: str) -> Delivery | None:
+    query = select(Delivery).where(Delivery.id == delivery_id, Delivery.webhook_id == webhook_id)
+    return session.scalars(query.with_for_update()).one_or_none()
+
+
+def delivery_page(session: Session, webhook_id: str, *, after: str | None, limit: int) -> Page[Delivery]:
+    return paginate(
+        session,
+        select(Delivery).where(Delivery.webhook_id == webhook_id),
+        order=(Delivery.created_at, Delivery.id),
+        id_column=Delivery.id,
+        after=after,
+        limit=limit,
+    )
+
+
+def take_due(session: Session, limit: int) -> list[tuple[Delivery, Webhook]]:
+    """Deliveries that are to be tried now. Each is ours until the next one in its back-off would be due."""
+    query = (
+        select(Delivery, Webhook)
+        .join(Webhook)
+        .where(Delivery.due_at <= db_now())
+        .order_by(Delivery.due_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True, of=Delivery)
+    )
+    taken = [(delivery, webhook) for delivery, webhook in session.execute(query)]
+    for delivery, _ in taken:
+        delivery.attempts += 1
+        delivery.due_at = db_now() + BACK_OFF_S[min(delivery.attempts, len(BACK_OFF_S)) - 1]
+    session.flush()
+    return taken
+
+
+def record(session: Session, delivery_id: str, *, attempt: int, status: int | None, error: str | None) -> None:
+    """What came of this attempt, unless a later one is at it."""
+    values: dict[str, object] = {"last_status": status, "last_error": error}
+    if error is None:
+        values |= {"status": DELIVERED, "due_at": None, "ended_at": db_now()}
+    elif attempt >= len(BACK_OFF_S):
+        values |= {"status": FAILED, "due_at": None, "ended_at": db_now()}
+    session.execute(update(Delivery).where(Delivery.id == delivery_id, Delivery.attempts == attempt).values(**values))
+
+
+def replay(delivery: Delivery) -> None:
+    """From the start, at once."""
+    delivery.status, delivery.attempts, delivery.due_at, delivery.ended_at = PENDING, 0, db_now(), None
+
+
+def forget(session: Session, keep_s: float) -> None:
+    """Deliveries that ended so long ago."""
+    session.execute(delete(Delivery).where(Delivery.ended_at <= db_now() - keep_s))

@@ -1,0 +1,93 @@
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request
+from pydantic import Field, StringConstraints
+
+from api.deps import Ctx, Who
+from api.fields import Strict
+from api.multipart import read_form
+from api.schemas import UploadObject, UploadPartObject
+from api.services import uploads
+from api.services.files import ExpiresAfter
+
+router = APIRouter(prefix="/uploads", tags=["uploads"])
+
+PART_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["data"],
+                    "properties": {"data": {"type": "string", "format": "binary"}},
+                }
+            }
+        },
+    }
+}
+
+
+class Announcement(Strict):
+    bytes: Annotated[int, Field(ge=1, lt=2**63)]
+    """How many the whole file has."""
+    filename: Annotated[str, StringConstraints(min_length=1, max_length=512)]
+    mime_type: Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[\x20-\x7e]+$")]
+    purpose: str
+    expires_after: ExpiresAfter | None = None
+    """When the file that it becomes is to go by itself."""
+
+
+class Completion(Strict):
+    part_ids: Annotated[list[str], Field(min_length=1, max_length=uploads.MAX_PARTS)]
+    """In the order of the file, whatever order they were sent in."""
+    md5: str | None = None
+    """Of the whole file, in hexadecimal."""
+
+
+@router.post("")
+def create_upload(announced: Announcement, context: Ctx, caller: Who) -> UploadObject:
+    """Announce a file that will be sent in parts, within an hour from now."""
+    return UploadObject.of(
+        uploads.create(
+            context,
+            caller,
+            filename=announced.filename,
+            purpose=announced.purpose,
+            mime_type=announced.mime_type,
+            bytes_total=announced.bytes,
+            expires_after=announced.expires_after,
+        )
+    )
+
+
+@router.get("/{upload_id}")
+def retrieve_upload(upload_id: str, context: Ctx, caller: Who) -> UploadObject:
+    """An upload and what it became. (OpenAI has no such call.)"""
+    return UploadObject.of(uploads.get(context, caller, upload_id))
+
+
+@router.post("/{upload_id}/parts", openapi_extra=PART_BODY)
+async def create_upload_part(upload_id: str, request: Request, context: Ctx, caller: Who) -> UploadPartObject:
+    """Send a part of at most 64 MiB. Parts may come in any order, and several at once. It goes to storage while it
+    arrives; once it is answered it is kept until the upload ends.
+    """
+    part = await uploads.add_part(
+        context, caller, upload_id, lambda consume: read_form(request, file_field="data", consume=consume)
+    )
+    return UploadPartObject.of(part)
+
+
+@router.post("/{upload_id}/complete")
+async def complete_upload(upload_id: str, completion: Completion, context: Ctx, caller: Who) -> UploadObject:
+    """Put the parts together to a file. A wrong list or md5 changes nothing: complete it again with the right one.
+
+    The same completion sent again is answered as the first was.
+    """
+    return UploadObject.of(await uploads.complete(context, caller, upload_id, completion.part_ids, completion.md5))
+
+
+@router.post("/{upload_id}/cancel")
+def cancel_upload(upload_id: str, context: Ctx, caller: Who) -> UploadObject:
+    """Give up a pending upload. Its parts are removed."""
+    return UploadObject.of(uploads.cancel(context, caller, upload_id))

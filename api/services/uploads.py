@@ -1,0 +1,311 @@
+"""Uploads in parts: announce a file, send its parts in any order, and name them in the right one at the end.
+
+What was acknowledged stays until the upload ends: a part once its row is there, whatever happens to the connection, and
+all parts when a completion fails.
+"""
+
+import hashlib
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from api.context import Caller, Context
+from api.errors import InvalidRequest, NotFound, TooLarge
+from api.ids import new_id
+from api.multipart import Form
+from api.records import files as file_records
+from api.records import uploads
+from api.records.base import db_now
+from api.records.files import File
+from api.records.uploads import CANCELLED, COMPLETED, EXPIRED, PENDING, Upload, UploadPart
+from api.services import files
+from api.services.files import ExpiresAfter
+from api.storage import ObjectMissing, Stored
+
+MAX_PARTS = 10_000
+
+
+class NoSuchUpload(NotFound):
+    param = "upload_id"
+
+    def __init__(self, upload_id: str) -> None:
+        super().__init__(f"No such Upload object: {upload_id[:64]}")
+
+
+class UploadEnded(InvalidRequest):
+    """400, not 409, which OpenAI's clients would send three times."""
+
+    code = "invalid_upload_state"
+
+    def __init__(self, upload: Upload) -> None:
+        ended = {COMPLETED: "completed already", CANCELLED: "cancelled", EXPIRED: "not completed before it expired"}
+        super().__init__(f"{upload.id} was {ended[upload.status]}: begin a new upload", param="upload_id")
+
+
+class WrongParts(InvalidRequest):
+    param = "part_ids"
+    code = "invalid_parts"
+
+
+class WrongMd5(InvalidRequest):
+    param = "md5"
+    code = "md5_mismatch"
+
+
+@dataclass(frozen=True)
+class UploadView:
+    upload: Upload
+    file: File | None
+
+
+@dataclass(frozen=True)
+class ReceivedPart:
+    part_id: str
+    storage_key: str
+    stored: Stored
+
+
+@dataclass(frozen=True)
+class Whole:
+    """All parts in one object, not yet a file."""
+
+    file_id: str
+    storage_key: str
+    stored: Stored
+
+
+Consume = Callable[[AsyncIterator[bytes]], Awaitable[ReceivedPart]]
+
+
+def create(
+    context: Context,
+    caller: Caller,
+    *,
+    filename: str,
+    purpose: str,
+    mime_type: str,
+    bytes_total: int,
+    expires_after: ExpiresAfter | None,
+) -> UploadView:
+    files.check_purpose(purpose)
+    limit = context.settings.max_upload_bytes
+    if bytes_total > limit:
+        raise InvalidRequest(
+            f"bytes: {bytes_total} is more than {limit}, the most that this server takes", param="bytes"
+        )
+    upload = Upload(
+        id=new_id("upload_"),
+        project_id=caller.project_id,
+        filename=files.printable(filename),
+        purpose=purpose,
+        mime_type=mime_type,
+        bytes=bytes_total,
+        file_expires_after_s=None if expires_after is None else expires_after.seconds,
+        status=PENDING,
+        created_at=db_now(),
+        expires_at=db_now() + context.settings.upload_expires_s,
+    )
+    with context.database.write() as session:
+        session.add(upload)
+        session.flush()
+        session.refresh(upload)
+    return UploadView(upload, None)
+
+
+def get(context: Context, caller: Caller, upload_id: str) -> UploadView:
+    with context.database.write() as session:
+        return _view(session, _locked(session, caller, upload_id))
+
+
+async def add_part(
+    context: Context, caller: Caller, upload_id: str, read: Callable[[Consume], Awaitable[Form]]
+) -> UploadPart:
+    """Stream a form's file to storage and make it a part, or refuse it and keep nothing."""
+    # Before its first byte: nobody sends 64 MiB to be told that the upload was cancelled.
+    await run_in_threadpool(_check_pending, context, caller, upload_id)
+    received: ReceivedPart | None = None
+
+    async def consume(chunks: AsyncIterator[bytes]) -> ReceivedPart:
+        nonlocal received
+        part_id = new_id("part_")
+        key = f"uploads/{upload_id}/{part_id}"
+        received = ReceivedPart(part_id, key, await context.storage.write(key, _capped(chunks, context)))
+        return received
+
+    try:
+        form = await read(consume)
+        if form.fields:
+            name = min(form.fields)[:64]
+            raise InvalidRequest(f"Unknown field '{name}': a part has 'data' only", param=name)
+        if received is None or received.stored.bytes == 0:
+            raise InvalidRequest("'data' is a required property, and must not be empty", param="data")
+        return await run_in_threadpool(_insert_part, context, caller, upload_id, received)
+    except BaseException:
+        if received is not None:
+            await run_in_threadpool(context.storage.delete, [received.storage_key])
+        raise
+
+
+async def _capped(chunks: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+    count, limit = 0, context.settings.max_part_bytes
+    async for chunk in chunks:
+        count += len(chunk)
+        if count > limit:
+            raise TooLarge(f"The part is larger than {limit} bytes, the most that this server takes", param="data")
+        yield chunk
+
+
+def _check_pending(context: Context, caller: Caller, upload_id: str) -> None:
+    with context.database.write() as session:
+        upload = _locked(session, caller, upload_id)
+    # After the transaction, so that an upload found expired is marked so.
+    if upload.status != PENDING:
+        raise UploadEnded(upload)
+
+
+def _insert_part(context: Context, caller: Caller, upload_id: str, received: ReceivedPart) -> UploadPart:
+    part = UploadPart(
+        id=received.part_id,
+        upload_id=upload_id,
+        bytes=received.stored.bytes,
+        sha256=received.stored.sha256,
+        created_at=db_now(),
+    )
+    with context.database.write() as session:
+        upload = _locked(session, caller, upload_id)
+        if upload.status != PENDING:
+            raise UploadEnded(upload)
+        count, total = uploads.arrived(session, upload_id)
+        # Parts are sent again when an answer is lost, so there may be more of them than are named at the end.
+        if count >= MAX_PARTS or total + part.bytes > 2 * upload.bytes + context.settings.max_part_bytes:
+            raise WrongParts(f"{upload_id} has more parts than its {upload.bytes} bytes can be made of", param="data")
+        session.add(part)
+        session.flush()
+        session.refresh(part)
+    return part
+
+
+async def complete(
+    context: Context, caller: Caller, upload_id: str, part_ids: Sequence[str], md5: str | None
+) -> UploadView:
+    """Put the parts together, in this order. The same completion again gets the same answer; of two at once one wins.
+
+    When it fails, the upload is as it was: it can be completed again, with the right parts or the right md5.
+    """
+    digest = None if md5 is None else _as_md5(md5)
+    upload, parts = await run_in_threadpool(_begin_completion, context, caller, upload_id, part_ids)
+    if upload.status == PENDING:
+        file_id = new_id("file-")
+        key = f"files/{caller.project_id}/{file_id}"
+        try:
+            stored = await context.storage.write(key, _joined(context, parts, digest))
+        except ObjectMissing:  # as when another completion won in the meantime, and took the parts away
+            upload = (await run_in_threadpool(get, context, caller, upload_id)).upload
+            if upload.status == PENDING:
+                raise
+        else:
+            upload = await run_in_threadpool(_finish, context, upload, part_ids, Whole(file_id, key, stored))
+            won = upload.file_id == file_id
+            await run_in_threadpool(context.storage.delete, [part.storage_key for part in parts] if won else [key])
+    return await run_in_threadpool(_completed, context, upload, part_ids)
+
+
+def _begin_completion(
+    context: Context, caller: Caller, upload_id: str, part_ids: Sequence[str]
+) -> tuple[Upload, list[UploadPart]]:
+    with context.database.write() as session:
+        upload = _locked(session, caller, upload_id)
+        return upload, _in_order(session, upload, part_ids) if upload.status == PENDING else []
+
+
+def _finish(context: Context, begun: Upload, part_ids: Sequence[str], whole: Whole) -> Upload:
+    """The upload as it is then: completed with this file, or as another request has ended it."""
+    with context.database.write() as session:
+        # It was begun in time, so that it may end late.
+        upload = uploads.lock(session, begun.project_id, begun.id, expire=False)
+        assert upload is not None, begun.id
+        if upload.status == PENDING:
+            files.add(
+                session,
+                id=whole.file_id,
+                project_id=upload.project_id,
+                filename=upload.filename,
+                purpose=upload.purpose,
+                storage_key=whole.storage_key,
+                stored=whole.stored,
+                expires_after_s=upload.file_expires_after_s,
+            )
+            upload.status, upload.file_id, upload.part_ids = COMPLETED, whole.file_id, list(part_ids)
+            session.flush()
+    return upload
+
+
+def _completed(context: Context, upload: Upload, part_ids: Sequence[str]) -> UploadView:
+    """The answer to a completion of an upload that has ended: what it became, if it was these parts."""
+    if upload.status != COMPLETED or upload.part_ids != list(part_ids):
+        raise UploadEnded(upload)
+    with context.database.read() as session:
+        return _view(session, upload)
+
+
+def _in_order(session: Session, upload: Upload, part_ids: Sequence[str]) -> list[UploadPart]:
+    if len(set(part_ids)) < len(part_ids):
+        raise WrongParts("part_ids names a part twice")
+    known = {part.id: part for part in uploads.parts_of(session, upload.id)}
+    for part_id in part_ids:
+        if part_id not in known:
+            raise WrongParts(f"{upload.id} has no part '{part_id[:64]}'")
+    parts = [known[part_id] for part_id in part_ids]
+    total = sum(part.bytes for part in parts)
+    if total != upload.bytes:
+        raise WrongParts(f"The parts have {total} bytes together, and the upload was announced with {upload.bytes}")
+    return parts
+
+
+async def _joined(context: Context, parts: Sequence[UploadPart], digest: str | None) -> AsyncIterator[bytes]:
+    """All parts' bytes. Raises WrongMd5 at their end, when nothing of the file is visible yet."""
+    whole = hashlib.md5(usedforsecurity=False)
+    for part in parts:
+        async for chunk in context.storage.stream(part.storage_key):
+            if digest is not None:
+                await run_in_threadpool(whole.update, chunk)  # some milliseconds each
+            yield chunk
+    if digest is not None and whole.hexdigest() != digest:
+        raise WrongMd5(f"The md5 of the parts is {whole.hexdigest()}, not {digest}: the upload is still pending")
+
+
+def _as_md5(text: str) -> str:
+    """Hexadecimal, and as a tool printed it: in capitals, or with the end of its line."""
+    digest = text.strip().lower()
+    if not re.fullmatch(r"[0-9a-f]{32}", digest):
+        raise WrongMd5("md5 is not 32 hexadecimal digits")
+    return digest
+
+
+def cancel(context: Context, caller: Caller, upload_id: str) -> UploadView:
+    with context.database.write() as session:
+        upload = _locked(session, caller, upload_id)
+        parts = uploads.parts_of(session, upload_id)
+        was = upload.status
+        if was == PENDING:
+            upload.status = CANCELLED
+            session.flush()
+    if was not in (PENDING, CANCELLED):
+        raise UploadEnded(upload)
+    context.storage.delete([part.storage_key for part in parts])
+    return UploadView(upload, None)
+
+
+def _locked(session: Session, caller: Caller, upload_id: str) -> Upload:
+    upload = uploads.lock(session, caller.project_id, upload_id)
+    if upload is None:
+        raise NoSuchUpload(upload_id)
+    return upload
+
+
+def _view(session: Session, upload: Upload) -> UploadView:
+    file = file_records.get(session, upload.project_id, upload.file_id) if upload.file_id else None
+    return UploadView(upload, file)
