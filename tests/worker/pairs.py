@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from api.catalog import combinations
 from api.recipe import Labels, Recipe, ResolvedRecipe, resolve
 from tests.worker.recorder import Recorder
 from worker.arrays import save_rows
@@ -20,8 +21,7 @@ from worker.methods import METHODS, Setting
 from worker.train import publish, run_steps
 
 ROWS = 8
-TECHNIQUES: dict[str, dict[str, Any]] = {
-    "full": {},
+SMALL: dict[str, dict[str, Any]] = {
     "lora": {"rank": 4},
     "dora": {"rank": 4},
     "qlora": {"rank": 4},
@@ -29,6 +29,7 @@ TECHNIQUES: dict[str, dict[str, Any]] = {
     "prompt": {"tokens": 8},
     "bottleneck": {"reduction_factor": 4},
 }
+"""What fits a model of 32 dimensions; a technique that is not named here is taken as it is."""
 RATES = {"full": 3e-3, "prefix": 5e-2, "prompt": 3e-1}
 """Peak learning rates with which tiny models memorise in a few dozen steps; 1e-2 for the others."""
 ROLLOUT_RATES = {"full": 1e-2, "prefix": 3e-1, "prompt": 3e-1}
@@ -44,7 +45,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "ppo": {"reward_model": JUDGE, "max_tokens": 8, "kl_coefficient": 0.0, "updates": 4},
     "reinforcement": {"grader": SCORE, "max_tokens": 8, "group_size": 8},
 }
-METHOD_NAMES = tuple(METHODS)
+LEGAL = [each for each in combinations() if each.reason is None]
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def make(
     labels = fill(folder, method, seed)
     (folder / "base").symlink_to(base)
     if judge is not None and method in OPTIONS:
-        entry = {"folder": "judge", "technique": {"type": "lora", **TECHNIQUES["lora"]}}
+        entry = {"folder": "judge", "technique": {"type": "lora", **SMALL["lora"]}}
         (folder / "judges.json").write_text(json.dumps({JUDGE: entry}))
         (folder / "judge").symlink_to(judge)
     recipe = Recipe.model_validate(
@@ -132,7 +133,7 @@ def make(
             "model": "tiny",
             "training_file": "file-train",
             "seed": 7,
-            "technique": {"type": technique, **TECHNIQUES[technique]} | more.pop("technique", {}),
+            "technique": {"type": technique, **SMALL.get(technique, {})} | more.pop("technique", {}),
             "method": {
                 "type": method,
                 method: OPTIONS.get(method, {})
