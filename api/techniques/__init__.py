@@ -8,11 +8,12 @@ from api.techniques.base import TechniqueBase
 from api.techniques.bottleneck import Bottleneck
 from api.techniques.dora import Dora
 from api.techniques.full import Full
+from api.techniques.ia3 import Ia3
 from api.techniques.lora import Lora
 from api.techniques.prefix import Prefix
 from api.techniques.prompt import Prompt
 from api.techniques.qlora import Qlora
 
-Technique = Annotated[Full | Lora | Dora | Qlora | Prefix | Prompt | Bottleneck, Field(discriminator="type")]
+Technique = Annotated[Full | Lora | Dora | Qlora | Prefix | Prompt | Ia3 | Bottleneck, Field(discriminator="type")]
 
 __all__ = ["Full", "Lora", "Technique", "TechniqueBase"]
