@@ -16,6 +16,12 @@ def in_float64(objective: Objective) -> Any:
     return in_transformers(objective).double()
 
 
+def in_transformers_at_start(objective: Objective) -> Any:
+    """In float64, the model as it was when the method began."""
+    with objective.model.at_start():
+        return frozen(in_float64(objective))
+
+
 def log_softmax(model: Any, tokens: Sequence[int], temperature: float = 1.0) -> torch.Tensor:
     """[T - 1, V]: of the token after each but the last."""
     logits_T_V = model(input_ids=torch.tensor([list(tokens)])).logits[0, :-1]
