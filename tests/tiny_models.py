@@ -27,6 +27,7 @@ _SHARED: dict[str, Any] = {
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama", "tie_word_embeddings": True},
+    "llama_wide": {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128},  # for blocks of 64 weights
     "qwen2": {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
     "qwen3": {"model_type": "qwen3", "head_dim": 16},
     "gpt2": {
@@ -85,6 +86,7 @@ _ENCODER: dict[str, Any] = {
 
 ENCODERS: dict[str, dict[str, Any]] = {
     "bert": {"model_type": "bert"},
+    "bert_wide": {"model_type": "bert", "hidden_size": 64, "intermediate_size": 128},
     "roberta": {"model_type": "roberta", "max_position_embeddings": 400},  # its positions begin after pad_token_id
     "xlm-roberta": {"model_type": "xlm-roberta", "max_position_embeddings": 400},
     "electra": {"model_type": "electra", "embedding_size": 16},

@@ -1,8 +1,6 @@
 """Each method and each technique by one request: rows as users write them, to a downloaded model."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from api.settings import Settings
 from tests.conftest import opened, running_attune
 from tests.end_to_end.jobs import adapter_files, client_of, ended, messages, upload
 from tests.services import AttuneUp
-from tests.tiny_models import make_encoder
+from tests.tiny_models import make_encoder, make_model
 
 ROWS = 12
 SAID = {"role": "user", "content": "Say something."}
@@ -63,12 +61,12 @@ ADAPTERS = ("lora", "dora", "qlora", "prefix", "prompt", "ia3")
 
 @pytest.fixture(scope="module")
 def server(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttuneUp]:
-    folder = tmp_path_factory.mktemp("encoder")
-    make_encoder(folder / "bert")
-    subprocess.run([sys.executable, "-m", "worker.convert", str(folder / "bert"), str(folder / "base")], check=True)
+    folder = tmp_path_factory.mktemp("bases")
+    made = {"tiny-bert": make_encoder(folder / "bert"), "tiny-wide": make_model(folder / "wide", "llama_wide")}
     with running_attune(tiny_base) as server:
         with opened(Settings(data_dir=server.data)) as context:
-            base_models.register(context, "tiny-bert", folder / "base")
+            for name, model in made.items():
+                base_models.add(context, name, str(model))
         yield server
 
 
@@ -112,7 +110,8 @@ def test_each_method_trains_a_language_model(method: str, client: OpenAI, files:
 
 @pytest.mark.parametrize("technique", ["full", "bottleneck", *ADAPTERS])
 def test_each_technique_trains_by_one_field(technique: str, client: OpenAI, files: dict[str, str]) -> None:
-    job = run(client, files, "supervised", technique={"type": technique})
+    model = "tiny-wide" if technique == "qlora" else "tiny"
+    job = run(client, files, "supervised", technique={"type": technique}, model=model)
     found = adapter_files(client, job.id)
     weights = {"full": "model.safetensors", "bottleneck": "adapter.safetensors"}
     assert weights.get(technique, "adapter_model.safetensors") in found

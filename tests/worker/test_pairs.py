@@ -15,7 +15,8 @@ from tests.tiny_models import make_encoder
 from tests.worker import pairs
 
 FAMILY = {"causal_lm": "llama", "encoder": "bert"}
-LEGAL = [(each.technique, each.method, FAMILY[each.kind]) for each in pairs.LEGAL]
+WIDE = {"qlora": "_wide"}
+LEGAL = [(each.technique, each.method, FAMILY[each.kind] + WIDE.get(each.technique, "")) for each in pairs.LEGAL]
 PADDED = [("lora", method, "falcon_h1") for method in ("supervised", "dpo", "ppo")]
 ALWAYS = {
     "lora": {method for _, method, _ in LEGAL},
@@ -27,7 +28,7 @@ FALL = 0.7
 
 
 def _case(technique: str, method: str, family: str) -> Any:
-    always = method in ALWAYS.get(technique, {"supervised", "classification"}) or family != "llama"
+    always = method in ALWAYS.get(technique, {"supervised", "classification"}) or not family.startswith("llama")
     return pytest.param(
         technique, method, family, id=f"{technique}-{method}-{family}", marks=[] if always else [pytest.mark.pairs]
     )
@@ -35,7 +36,8 @@ def _case(technique: str, method: str, family: str) -> Any:
 
 @pytest.fixture(scope="session")
 def families(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return bases | {"bert": make_encoder(tmp_path_factory.mktemp("bases") / "bert")}
+    encoders = tmp_path_factory.mktemp("encoders")
+    return bases | {family: make_encoder(encoders / family, family) for family in ("bert", "bert_wide")}
 
 
 @pytest.fixture(scope="session")

@@ -105,6 +105,8 @@ def load_network(
     )
     if recipe.technique.type != "full":
         _require_whole(loading["missing_keys"])
+    if recipe.technique.quantises and quantised and device.type == "cpu":
+        _require_blocks_within_rows(model)
     model.to(device)
     without_dropout(model)
     return model
@@ -120,6 +122,19 @@ def take_quantised_weights(model: Any, base: Path, recipe: ResolvedRecipe) -> No
             layer = layers[name].get_base_layer() if hasattr(layers[name], "get_base_layer") else layers[name]
             weight: Any = module.weight
             layer.weight.copy_(dequantize_4bit(weight.data, weight.quant_state))
+
+
+def _require_blocks_within_rows(model: Any) -> None:
+    """bitsandbytes (0.50) on a CPU with AVX-512 gives weights the scale of another block where one block of four-bit
+    weights goes on in the next row: they come back a quarter off, without a word."""
+    for name, weight in model.named_parameters():
+        state = getattr(weight, "quant_state", None)
+        if state is not None and state.shape[-1] % state.blocksize:
+            raise TrainingError(
+                FailureReason.INVALID_RECIPE,
+                f"Technique qlora on a worker without a GPU needs layers whose inputs are a multiple of "
+                f"{state.blocksize}, and {name} has {state.shape[-1]}. Use technique lora, or a worker with a GPU.",
+            )
 
 
 def _require_whole(missing: set[str]) -> None:

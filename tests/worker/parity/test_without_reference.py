@@ -37,10 +37,10 @@ def _batch(pairs: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
 
 
 def test_simpo_is_trls(tiny_llama: Path, tmp_path: Path, seed: int) -> None:
-    objective = _begin(tiny_llama, tmp_path, seed, "simpo", {"beta": 2.0, "margin": 0.6})
+    objective = _begin(tiny_llama, tmp_path, seed, "simpo", {"beta": 1.0, "margin": 0.6})
     pairs = ours.drawn_pairs(seed)
     model = ours.in_transformers(objective)
-    options: dict[str, Any] = {"loss_type": "simpo", "cpo_alpha": 0.0, "beta": 2.0, "simpo_gamma": 0.6}
+    options: dict[str, Any] = {"loss_type": "simpo", "cpo_alpha": 0.0, "beta": 1.0, "simpo_gamma": 0.6}
     trainer = trl.trainer(CPOTrainer, CPOConfig, tiny_llama, tmp_path / "trl", model, columns=PAIRS, **options)
     expected = trl.loss_and_gradients(trainer, _batch(pairs))
     ours.assert_equal(ours.loss_and_gradients(objective, ours.pair_rows(pairs)), expected)
@@ -59,7 +59,7 @@ def test_orpo_is_trls(tiny_llama: Path, tmp_path: Path, seed: int) -> None:
 
 @pytest.mark.parametrize("method", ["orpo", "simpo"])
 def test_each_is_its_papers_formula(method: str, tiny_llama: Path, tmp_path: Path, seed: int) -> None:
-    options = {"odds_ratio_weight": 0.4} if method == "orpo" else {"beta": 2.0, "margin": 0.6}
+    options = {"odds_ratio_weight": 0.4} if method == "orpo" else {"beta": 1.0, "margin": 0.6}
     objective = _begin(tiny_llama, tmp_path, seed, method, options)
     rows = ours.pair_rows(ours.drawn_pairs(seed))
 
@@ -67,7 +67,7 @@ def test_each_is_its_papers_formula(method: str, tiny_llama: Path, tmp_path: Pat
         means = torch.stack([found.mean() for found in by_hand.answer_logprobs(model, rows)])
         chosen, rejected = means[0::2], means[1::2]
         if method == "simpo":
-            return -torch.log(torch.sigmoid(2.0 * chosen - 2.0 * rejected - 0.6)).mean()
+            return -torch.log(torch.sigmoid(chosen - rejected - 0.6)).mean()
         odds = means.exp() / (1 - means.exp())
         ratio = odds[0::2] / odds[1::2]
         return (-chosen - 0.4 * torch.log(torch.sigmoid(torch.log(ratio)))).mean()
