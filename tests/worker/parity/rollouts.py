@@ -15,14 +15,6 @@ from tests.worker.parity import ours
 from worker.arrays import Items, Rows
 
 GRADER = {
-<<<<<<< HEAD
-    "type": "text_similarity",
-    "name": "letters",
-    "input": "{{sample.output_text}}",
-    "reference": "{{item.letters}}",
-    "evaluation_metric": "fuzzy_match",
-}
-=======
     "type": "multi",
     "name": "letters in order",
     "graders": {
@@ -38,7 +30,6 @@ GRADER = {
 }
 """Its rewards, and their mean over a group of eight, are exact in float32. In a group whose rewards hardly differ,
 dividing by their deviation would turn the last bit of TRL's mean into an error of 1e-6."""
->>>>>>> h-parity
 ITEM = {"letters": string.ascii_letters + string.digits}
 END = 258
 """The token with which the tiny model's answers end."""

@@ -16,19 +16,11 @@ from tests.worker.parity import by_hand, ours, rollouts, trl
 from worker.arrays import Rows
 from worker.methods import Objective
 
-<<<<<<< HEAD
-GROUP, MAX_TOKENS = 4, 10
-GRPO = {"loss_type": "grpo", "scale_rewards": "group", "importance_sampling_level": "token"}
-DR_GRPO = {"loss_type": "dr_grpo", "scale_rewards": "none", "importance_sampling_level": "token"}
-PAPERS_KL = {"use_bias_correction_kl": False}
-SIZES = {"num_generations": GROUP, "per_device_train_batch_size": 2 * GROUP, "max_completion_length": MAX_TOKENS}
-=======
 PROMPTS, GROUP, MAX_TOKENS = 3, 8, 10
 GRPO = {"loss_type": "grpo", "scale_rewards": "group", "importance_sampling_level": "token"}
 DR_GRPO = {"loss_type": "dr_grpo", "scale_rewards": "none", "importance_sampling_level": "token"}
 PAPERS_KL = {"use_bias_correction_kl": False}
 SIZES = {"num_generations": GROUP, "per_device_train_batch_size": PROMPTS * GROUP, "max_completion_length": MAX_TOKENS}
->>>>>>> h-parity
 
 
 def _begin(base: Path, folder: Path, seed: int, **options: Any) -> Objective:
@@ -74,11 +66,7 @@ def _trainer(kind: Any, config: Any, base: Path, folder: Path, objective: Object
 
 
 def _scored(trainer: Any) -> Any:
-<<<<<<< HEAD
-    return trainer._generate_and_score_completions([{"prompt": "a"}] * (2 * GROUP))
-=======
     return trainer._generate_and_score_completions([{"prompt": "a"}] * (PROMPTS * GROUP))
->>>>>>> h-parity
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.3])
@@ -89,11 +77,7 @@ def test_the_first_update_is_trls(
 ) -> None:
     options = {"advantage": advantage, "kl_coefficient": beta, "temperature": temperature}
     objective = _begin(tiny_llama, tmp_path, seed, **options)
-<<<<<<< HEAD
-    (update,) = objective.updates(rollouts.prompts(seed, 2), 1)
-=======
     (update,) = objective.updates(rollouts.prompts(seed, PROMPTS), 1)
->>>>>>> h-parity
     trainer = _trainer(
         GRPOTrainer, GRPOConfig, tiny_llama, tmp_path, objective, update, beta=beta, temperature=temperature, **trls
     )
@@ -107,11 +91,7 @@ def test_a_later_update_is_clipped_as_trls(
 ) -> None:
     options = {"advantage": advantage, "kl_coefficient": beta, "updates": 2, "clip_range": 0.1}
     objective = _begin(tiny_llama, tmp_path, seed, **options)
-<<<<<<< HEAD
-    updates = objective.updates(rollouts.prompts(seed, 2), 1)
-=======
     updates = objective.updates(rollouts.prompts(seed, PROMPTS), 1)
->>>>>>> h-parity
     first = next(updates)
     trainer = _trainer(
         GRPOTrainer,
@@ -138,11 +118,7 @@ def test_rloo_has_trls_gradients(tiny_llama: Path, tmp_path: Path, seed: int) ->
     """TRL takes the ratio of whole answers and we, to clip them, that of tokens: the values differ, and at the first
     update the gradients do not. Its KL is part of the reward, and here zero."""
     objective = _begin(tiny_llama, tmp_path, seed, advantage="rloo")
-<<<<<<< HEAD
-    (update,) = objective.updates(rollouts.prompts(seed, 2), 1)
-=======
     (update,) = objective.updates(rollouts.prompts(seed, PROMPTS), 1)
->>>>>>> h-parity
     options = {"beta": 0.0, "num_iterations": 1, "normalize_advantages": False, "temperature": 1.0}
     trainer = _trainer(_OurAnswers, RLOOConfig, tiny_llama, tmp_path, objective, update, **options)
     _, expected = trl.loss_and_gradients(trainer, _scored(trainer))
@@ -155,11 +131,7 @@ def test_rloo_is_the_formula(tiny_llama: Path, tmp_path: Path, seed: int) -> Non
     objective = _begin(tiny_llama, tmp_path, seed, **options)
     reference = by_hand.in_transformers_at_start(objective)
     old = by_hand.frozen(by_hand.in_float64(objective))
-<<<<<<< HEAD
-    updates = objective.updates(rollouts.prompts(seed, 2), 1)
-=======
     updates = objective.updates(rollouts.prompts(seed, PROMPTS), 1)
->>>>>>> h-parity
     next(updates)
     ours.change_weights(objective)
     update = next(updates)
