@@ -3,7 +3,20 @@
 Times and leases are judged by the database's clock alone (`api.records.base.db_now`).
 """
 
-from api.records import arrays, base_models, events, files, jobs, keys, models, projects, queue, workers
+from api.records import (
+    arrays,
+    base_models,
+    dependencies,
+    events,
+    files,
+    jobs,
+    keys,
+    models,
+    pipelines,
+    projects,
+    queue,
+    workers,
+)
 from api.records.base import Row
 from api.records.database import Database
 
@@ -12,11 +25,13 @@ __all__ = [
     "Row",
     "arrays",
     "base_models",
+    "dependencies",
     "events",
     "files",
     "jobs",
     "keys",
     "models",
+    "pipelines",
     "projects",
     "queue",
     "workers",

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from api.context import Caller, Context
 from api.errors import Forbidden, InvalidRequest, NotFound
-from api.records import base_models, files, models
+from api.records import base_models, files, jobs, models
 
 
 class NoSuchModel(NotFound):
@@ -15,6 +17,11 @@ class NoSuchModel(NotFound):
 
     def __init__(self, model_id: str) -> None:
         super().__init__(f"The model '{model_id[:256]}' does not exist")
+
+
+class ModelInUse(InvalidRequest):
+    param = "model"
+    code = "model_in_use"
 
 
 class NoSuchArtifact(NotFound):
@@ -66,9 +73,10 @@ def delete(context: Context, caller: Caller, model_id: str) -> None:
             raise Forbidden("A base model can only be removed by the operator (attune models remove)", param="model")
         if models.get_checkpoint(session, caller.project_id, model_id) is not None:
             raise InvalidRequest("A checkpoint is deleted with its model, not alone", param="model")
-        model = models.get(session, caller.project_id, model_id)
+        model = models.get_to_remove(session, caller.project_id, model_id)
         if model is None:
             raise NoSuchModel(model_id)
+        _refuse_needed(session, caller, model_id)
         checkpoints = models.checkpoints_of(session, model.job_id)
         for archive in files.archives_of(session, model_id):
             files.remove(session, archive)
@@ -76,6 +84,14 @@ def delete(context: Context, caller: Caller, model_id: str) -> None:
         models.remove(session, model)
     gone = [*model.artifacts, *(artifact for checkpoint in checkpoints for artifact in checkpoint.artifacts)]
     context.storage.delete([artifact["key"] for artifact in gone])
+
+
+def _refuse_needed(session: Session, caller: Caller, model_id: str) -> None:
+    """While a job begins from it, or an adapter lies on its weights."""
+    if users := jobs.needing_model(session, caller.project_id, model_id):
+        raise ModelInUse(f"{model_id} is needed by {', '.join(users[:5])}: cancel the job or wait for its end")
+    if lying := models.on_weights(session, caller.project_id, model_id):
+        raise ModelInUse(f"{model_id} is the base of {', '.join(lying[:5])}: delete them first")
 
 
 def _view(context: Context, model: models.Model) -> ModelView:

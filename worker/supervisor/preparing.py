@@ -23,6 +23,7 @@ from worker.supervisor.faults import AttemptFailed
 from worker.supervisor.inputs import base_model, fetch_tokenizer
 from worker.supervisor.lease import Heartbeat
 from worker.supervisor.node import Node
+from worker.supervisor.settling import Settled, settle
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +58,8 @@ def prepare(node: Node, claim: Claim, job: Job, folder: Path, beat: Heartbeat) -
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             node.context.storage.read_file(found.storage_key, path, sha256=found.sha256)
-    resolved, notes = _resolve(job, recipe, base, prepared, folder)
+    settled = settle(node, job, recipe, base, prepared["train"])
+    resolved, notes = _resolve(job, recipe, base, prepared, settled, folder)
     _finish(node, claim, job, base, resolved, prepared, notes)
 
 
@@ -177,7 +179,7 @@ def _store(node: Node, job: Job, source: Source, folder: Path, report: dict[str,
 
 
 def _resolve(
-    job: Job, recipe: Recipe, base: BaseModel, prepared: dict[str, Arrays], folder: Path
+    job: Job, recipe: Recipe, base: BaseModel, prepared: dict[str, Arrays], settled: Settled, folder: Path
 ) -> tuple[ResolvedRecipe, list[str]]:
     """The numbers in place of each "auto", and what the user should know of the cut."""
     max_length = resolve_max_length(
@@ -211,6 +213,7 @@ def _resolve(
         max_length=max_length,
         train_rows=counts["train"],
         validation_rows=counts["validation"],
+        **settled,
     )
     return resolved, notes
 
