@@ -17,13 +17,9 @@ def without_merged(artifacts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [artifact for artifact in artifacts if not artifact["name"].startswith(MERGED)]
 
 
-def merged_only(artifacts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The whole model's own artifacts, named as its folder names them."""
-    return [
-        {**artifact, "name": artifact["name"].removeprefix(MERGED)}
-        for artifact in artifacts
-        if artifact["name"].startswith(MERGED)
-    ]
+def from_their_folder(artifacts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same, named as `merged/` names them where they lie there."""
+    return [{**artifact, "name": artifact["name"].removeprefix(MERGED)} for artifact in artifacts]
 
 
 def tar_size(artifacts: Sequence[dict[str, Any]]) -> int:

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy.orm import Session
 
+from api import catalog
+from api.archive import MERGED, without_merged
 from api.context import Caller, Context
 from api.errors import Forbidden, InvalidRequest, NotFound
 from api.records import base_models, files, jobs, models
@@ -24,11 +26,22 @@ class ModelInUse(InvalidRequest):
     code = "model_in_use"
 
 
+class NotMerged(InvalidRequest):
+    """There are no merged weights; the message says why, and what to ask for."""
+
+    param = "format"
+    code = "no_merged_weights"
+
+
 class NoSuchArtifact(NotFound):
     param = "name"
 
     def __init__(self, model_id: str, name: str) -> None:
         super().__init__(f"The model '{model_id}' has no artifact '{name[:128]}'")
+
+
+Form = Literal["adapter", "merged"]
+"""Of a download: what was trained, or the whole model that it makes of its base."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,41 @@ def get(context: Context, caller: Caller, model_id: str) -> ModelView:
         if checkpoint := models.get_checkpoint(session, caller.project_id, model_id):
             return ModelView(model_id, checkpoint.created_at, context.settings.organization, checkpoint.artifacts, {})
     raise NoSuchModel(model_id)
+
+
+def artifacts(context: Context, caller: Caller, model_id: str, form: Form) -> list[dict[str, Any]]:
+    """The files of a model as it was trained; or those of a whole model, which an adapter may have been merged into.
+
+    Raises NotMerged.
+    """
+    every = get(context, caller, model_id).artifacts
+    if form == "adapter":
+        return without_merged(every)
+    with context.database.read() as session:
+        if base_models.get(session, model_id) is not None:
+            return list(every)
+        model = models.get(session, caller.project_id, model_id)
+        maker = None if model is None else jobs.get(session, caller.project_id, model.job_id)
+    if maker is None:
+        raise NotMerged(
+            "Checkpoints are kept as they are trained, not merged: ask for the merged weights of their model"
+        )
+    technique = catalog.TECHNIQUES[maker.recipe["technique"]["type"]]
+    if maker.recipe["technique"]["type"] == "full":
+        return list(every)
+    if not technique.merges:
+        legal = ", ".join(name for name, entry in catalog.TECHNIQUES.items() if entry.merges)
+        raise NotMerged(
+            f"What '{maker.recipe['technique']['type']}' trains cannot be added to the base's weights: download the "
+            f"adapter (format=adapter), or train with {legal} or full"
+        )
+    merged = [each for each in every if each["name"].startswith(MERGED)]
+    if not merged:
+        raise NotMerged(
+            f"{model_id} was published without merged weights: download the adapter (format=adapter), or create the "
+            'job with "export": {"merged": true}'
+        )
+    return merged
 
 
 def artifact(context: Context, caller: Caller, model_id: str, name: str) -> dict[str, Any]:

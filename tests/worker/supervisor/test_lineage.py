@@ -169,3 +169,24 @@ def test_a_classifier_that_learns_on_keeps_its_labels_in_their_order(workshop: W
         with pytest.raises(AttemptFailed) as failed:
             settle(workshop.prepare, job, recipe, base, other)
         assert failed.value.param == "training_file"
+
+
+def artifacts_of(workshop: Workshop, model_id: str) -> set[str]:
+    with workshop.context.database.read() as session:
+        model = models.get(session, workshop.caller.project_id, model_id)
+    assert model is not None
+    return {artifact["name"] for artifact in model.artifacts}
+
+
+def test_a_small_base_is_published_merged_too_unless_the_job_says_no(workshop: Workshop) -> None:
+    assert "merged/model.safetensors" in artifacts_of(workshop, trained(workshop))
+    kept = artifacts_of(workshop, trained(workshop, export={"merged": False}))
+    assert not [name for name in kept if name.startswith("merged/")]
+
+
+@pytest.mark.parametrize(("asked", "merged"), [("auto", False), (True, True)])
+def test_a_large_base_is_merged_only_where_the_job_asks_for_it(workshop: Workshop, asked: object, merged: bool) -> None:
+    job = workshop.job(workshop.submit(export={"merged": asked}))
+    base = base_models.BaseModel(name="large", facts={"parameters": 10**9 + 1})
+    settled = settle(workshop.prepare, job, Recipe.model_validate(job.recipe), base, labelled(None))
+    assert settled["merged"] == merged
