@@ -96,6 +96,10 @@ def get(session: Session, project_id: str, job_id: str) -> Job | None:
     return session.scalars(select(Job).where(Job.id == job_id, Job.project_id == project_id)).one_or_none()
 
 
+def with_ids(session: Session, project_id: str, job_ids: Sequence[str]) -> Sequence[Job]:
+    return session.scalars(select(Job).where(Job.project_id == project_id, Job.id.in_(job_ids))).all()
+
+
 def page(
     session: Session,
     project_id: str,
@@ -143,15 +147,6 @@ def using_file(session: Session, project_id: str, file_id: str) -> Sequence[str]
 def using_base(session: Session, base_model: str) -> Sequence[str]:
     """Ids of the jobs that have not ended and train this base model."""
     return session.scalars(select(Job.id).where(Job.base_model == base_model, Job.status.not_in(FINAL))).all()
-
-
-def needing_model(session: Session, project_id: str, model_id: str) -> Sequence[str]:
-    """Ids of the jobs that have not ended and begin from this model or a checkpoint of it."""
-    sources = [Job.parent_model, Job.base_weights]
-    named = or_(
-        *(or_(each == model_id, each.startswith(f"{model_id}:ckpt-step-", autoescape=True)) for each in sources)
-    )
-    return session.scalars(select(Job.id).where(Job.project_id == project_id, named, Job.status.not_in(FINAL))).all()
 
 
 def lock(session: Session, job_id: str, project_id: str | None = None) -> Job | None:

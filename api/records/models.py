@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, Integer, String, UniqueConstraint, delete, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from api.lifecycle import FINAL
 from api.records.base import Epoch, Row
 from api.records.jobs import Job
 from api.records.pages import Page, paginate
@@ -68,6 +69,15 @@ def listed(session: Session, project_id: str) -> Sequence[Model]:
 
 def of_base(session: Session, base_model: str) -> Sequence[Model]:
     return session.scalars(select(Model).where(Model.base_model == base_model)).all()
+
+
+def needed_by(session: Session, project_id: str, model_id: str) -> Sequence[str]:
+    """Ids of the jobs that have not ended and begin from this model or a checkpoint of it."""
+    sources = [Job.parent_model, Job.base_weights]
+    named = or_(
+        *(or_(each == model_id, each.startswith(f"{model_id}:ckpt-step-", autoescape=True)) for each in sources)
+    )
+    return session.scalars(select(Job.id).where(Job.project_id == project_id, named, Job.status.not_in(FINAL))).all()
 
 
 def on_weights(session: Session, project_id: str, model_id: str) -> Sequence[str]:
