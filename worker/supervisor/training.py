@@ -134,7 +134,7 @@ class Attempt:
                     self._step_seconds = [*self._step_seconds[-99:], now - self._stepped_at]
                 self._stepped_at = now
                 self._progress.add(report)
-            case "phase" | "warning":
+            case "phase" | "warning" | "samples":
                 self._progress.add(report)
             case "state":
                 self._keep(report, lambda path: store_state(self._node, self._claim, self._job, report["step"], path))
