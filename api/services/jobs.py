@@ -11,7 +11,7 @@ from api.records.jobs import Job
 from api.records.models import Checkpoint
 from api.records.pages import Page
 from api.services.models import NoSuchModel
-from api.services.submitting import accept, check_quota
+from api.services.submitting import accept, check_quota, taken_over
 
 
 class NoSuchJob(NotFound):
@@ -32,6 +32,7 @@ def submit(context: Context, caller: Caller, recipe: Recipe) -> Job:
     """Accept a job: row and event in one transaction, then a ring."""
     with context.database.write() as session:
         check_quota(context, session, caller)
+        recipe = taken_over(session, caller, recipe)
         job = accept(context, session, caller, recipe, pending={})
     context.doorbell.ring(Stage.PREPARE, job.id)
     return job

@@ -32,6 +32,11 @@ class BadJudge(InvalidRequest):
     code = "invalid_reward_model"
 
 
+def taken_over(session: Session, caller: Caller, recipe: Recipe) -> Recipe:
+    """The recipe as its job keeps it: with the technique of the model that it continues. Raises InvalidRequest."""
+    return lineage.continued(recipe, lineage.find(session, caller.project_id, recipe.model, {}))
+
+
 def accept(
     context: Context, session: Session, caller: Caller, recipe: Recipe, *, pending: Pending, **values: Any
 ) -> Job:
