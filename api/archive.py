@@ -9,6 +9,18 @@ from api.storage import Storage
 _BLOCK = tarfile.BLOCKSIZE
 _END = b"\0" * (2 * _BLOCK)
 
+MERGED = "merged/"
+"""Where, among an adapter's artifacts, the whole model is that it makes of its base."""
+
+
+def without_merged(artifacts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [artifact for artifact in artifacts if not artifact["name"].startswith(MERGED)]
+
+
+def from_their_folder(artifacts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same, named as `merged/` names them where they lie there."""
+    return [{**artifact, "name": artifact["name"].removeprefix(MERGED)} for artifact in artifacts]
+
 
 def tar_size(artifacts: Sequence[dict[str, Any]]) -> int:
     """Bytes of the archive, known before it is read."""

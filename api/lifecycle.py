@@ -30,7 +30,8 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
             JobStatus.QUEUED,  # its worker was lost or asked to stop: another attempt goes on from the last state
         }
     ),
-    JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
+    # A paused stage of a pipeline fails with the stage that it waits for.
+    JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED, JobStatus.FAILED}),
     JobStatus.SUCCEEDED: frozenset(),
     JobStatus.FAILED: frozenset(),
     JobStatus.CANCELLED: frozenset(),
@@ -64,6 +65,7 @@ class FailureReason(StrEnum):
     WORKER_LOST = "worker_lost"
     POISON = "poison"
     HUNG = "hung"
+    DEPENDENCY = "dependency"
     INTERNAL = "internal"
 
 
@@ -105,6 +107,9 @@ FAILURES: dict[FailureReason, FailurePolicy] = {
         0, "poison", "The trainer died at the same step three times. The data at that step, or the recipe, kills it."
     ),
     FailureReason.HUNG: FailurePolicy(2, "hung", "The trainer stopped making progress and was ended."),
+    FailureReason.DEPENDENCY: FailurePolicy(
+        0, "dependency_failed", "A stage of the pipeline that this one needs did not succeed."
+    ),
     FailureReason.INTERNAL: FailurePolicy(
         2, "internal_error", "Something unexpected went wrong on the server. The operator can find it in the log."
     ),

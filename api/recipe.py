@@ -76,13 +76,15 @@ class Resources(Strict):
     """GPUs the job needs; "auto": one where the workers have GPUs. More than one is not supported yet."""
 
 
+class Export(Strict):
+    merged: Auto[bool] = AUTO
+    """Publish, beside the adapter, the base's weights with the adapter's added: a whole model, in `merged/`. "auto":
+    where the technique allows it and the base is small (the server's `merged_max_parameters`)."""
+
+
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
 ]
-
-
-def _null_is_lora(value: Any) -> Any:
-    return {"type": "lora"} if value is None else value
 
 
 def _null_is_supervised(value: Any) -> Any:
@@ -104,8 +106,10 @@ class Recipe(Strict):
     hyperparameters: Hyperparameters | None = None
     """Deprecated by OpenAI in favour of `method`; still what many clients send."""
     method: Annotated[Method, BeforeValidator(_null_is_supervised)] = Field(default_factory=Supervised)
-    technique: Annotated[Technique, BeforeValidator(_null_is_lora)] = Field(default_factory=Lora)
+    technique: Technique = Field(default_factory=Lora)
+    """Not given, it is that of the model that the job continues, or LoRA."""
     training: OrNull[Training] = Field(default_factory=Training)
+    export: OrNull[Export] = Field(default_factory=Export)
     resources: OrNull[Resources] = Field(default_factory=Resources)
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     """Order among the waiting jobs of the same project; higher first."""
@@ -115,6 +119,13 @@ class Recipe(Strict):
     def _text_without_nul(cls, data: Any) -> Any:
         if "\\u0000" in json.dumps(data, default=str):
             raise ValueError("the body holds a NUL character (\\u0000), which cannot be stored")
+        return data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_no_technique(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("technique", ...) is None:
+            return {name: value for name, value in data.items() if name != "technique"}
         return data
 
     @model_validator(mode="before")
@@ -144,7 +155,16 @@ class Recipe(Strict):
         ):
             if asked and not has_validation:
                 raise ValueError(f"training.{field} needs validation data: give validation_file or validation_split")
+        if training.format != AUTO and training.format not in self.method.formats:
+            legal = ", ".join(sorted(self.method.formats))
+            raise ValueError(
+                f"training.format: '{self.method.type}' cannot learn from '{training.format}': give {legal}"
+            )
         return self
+
+    @property
+    def technique_given(self) -> bool:
+        return "technique" in self.model_fields_set
 
 
 class Labels(Strict):

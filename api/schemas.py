@@ -84,6 +84,11 @@ class JobError(BaseModel):
     param: str | None = None
 
 
+class PipelineRef(BaseModel):
+    id: str
+    stage: str
+
+
 class JobObject(BaseModel):
     id: str
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
@@ -94,6 +99,12 @@ class JobObject(BaseModel):
     status: str
     error: JobError | None
     model: str
+    """As it was asked for: a base model, or a fine-tuned one to go on from."""
+    base_model: str
+    """The operator's base model at the beginning of it all."""
+    parent: str | None
+    """The fine-tuned model, or checkpoint, that this job continues."""
+    pipeline: PipelineRef | None
     fine_tuned_model: str | None
     organization_id: str
     training_file: str
@@ -109,6 +120,7 @@ class JobObject(BaseModel):
     technique: dict[str, Any]
     training: dict[str, Any]
     resources: dict[str, Any]
+    export: dict[str, Any]
     priority: int
     progress: dict[str, Any] | None
     """{step, total_steps, phase} of a job that has begun to train."""
@@ -124,7 +136,10 @@ class JobObject(BaseModel):
             estimated_finish=_seconds(job.estimated_finish),
             status=job.status,
             error=JobError(**job.error) if job.error else None,
-            model=job.base_model,
+            model=recipe["model"],
+            base_model=job.base_model,
+            parent=job.parent_model,
+            pipeline=_pipeline(job),
             fine_tuned_model=job.fine_tuned_model,
             organization_id=f"org-{organization}",
             training_file=job.training_file,
@@ -140,6 +155,7 @@ class JobObject(BaseModel):
             technique=recipe["technique"],
             training=_training(job),
             resources={"gpus": job.gpus} if job.resolved else recipe["resources"],
+            export=_export(job),
             priority=job.priority,
             progress=job.progress or None,
         )
@@ -169,6 +185,17 @@ def _training(job: Job) -> dict[str, Any]:
     known = {name: resolved[name] for name in asked if name in resolved}
     extra = {name: resolved[name] for name in ("total_steps", "steps_per_epoch", "warmup_steps")}
     return {**asked, **known, **extra}
+
+
+def _pipeline(job: Job) -> PipelineRef | None:
+    if job.pipeline_id is None or job.pipeline_stage is None:
+        return None
+    return PipelineRef(id=job.pipeline_id, stage=job.pipeline_stage)
+
+
+def _export(job: Job) -> dict[str, Any]:
+    asked: dict[str, Any] = job.recipe.get("export") or {"merged": "auto"}  # older jobs say nothing of it
+    return asked if job.resolved is None else {**asked, "merged": job.resolved.get("merged", False)}
 
 
 class EventObject(BaseModel):

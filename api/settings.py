@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     max_active_jobs: Annotated[int, Field(gt=0)] = 1000
     """Jobs of one project that have not ended."""
 
+    merged_max_parameters: Annotated[int, Field(ge=0)] = 1_000_000_000
+    """Parameters of the largest base model whose weights are published merged without being asked for."""
+
     prepare_slots: Annotated[int, Field(ge=1)] = 1
     """Files that one worker turns into arrays at the same time."""
     train_slots: Annotated[int, Field(ge=0)] = 0

@@ -6,7 +6,7 @@ from api.context import Caller, Context
 from api.ids import new_id
 from api.lifecycle import JobStatus
 from api.recipe import Recipe
-from api.records import Database, base_models, files, projects
+from api.records import Database, base_models, files, models, projects
 from api.records.base import db_now
 from api.records.jobs import Job
 
@@ -53,7 +53,8 @@ def a_job(database: Database, project_id: str, status: JobStatus = JobStatus.QUE
     """A job row in any state, without its files."""
     recipe = Recipe(model="tiny", training_file="file-none")
     job_id = new_id("ftjob-")
-    given: dict[str, Any] = {"work": 1.0} | values
+    defaults = {"work": 1.0, "base_model": "tiny", "recipe": recipe.model_dump(mode="json")}
+    given: dict[str, Any] = defaults | values
     with database.write() as session:
         session.add(
             Job(
@@ -61,8 +62,6 @@ def a_job(database: Database, project_id: str, status: JobStatus = JobStatus.QUE
                 project_id=project_id,
                 status=status,
                 created_at=db_now(),
-                recipe=recipe.model_dump(mode="json"),
-                base_model="tiny",
                 training_file="file-none",
                 seed=0,
                 model_id=f"ft:tiny:attune::{job_id[-8:]}",
@@ -75,3 +74,29 @@ def a_job(database: Database, project_id: str, status: JobStatus = JobStatus.QUE
 def the_job(database: Database, job_id: str) -> Job:
     with database.read() as session:
         return session.get_one(Job, job_id)
+
+
+def a_model(context: Context, project_id: str, contents: dict[str, bytes] | None = None, **recipe: Any) -> str:
+    """What a job of this recipe published, by its id, with one checkpoint (step 5) of the same files."""
+    asked = Recipe.model_validate({"model": "tiny", "training_file": "file-none"} | recipe)
+    base = asked.model
+    job_id = a_job(
+        context.database,
+        project_id,
+        JobStatus.SUCCEEDED,
+        base_model=base,
+        recipe=asked.model_dump(mode="json"),
+    )
+    model_id = f"ft:{base}:attune::{job_id[-8:]}"
+    artifacts = []
+    for name, content in (contents or {"adapter_config.json": b"{}"}).items():
+        key = f"models/{job_id}/1/{name}"
+        stored = context.storage.write_bytes(key, content)
+        artifacts.append({"name": name, "bytes": stored.bytes, "sha256": stored.sha256, "key": key})
+    shared = {"project_id": project_id, "job_id": job_id, "artifacts": artifacts, "created_at": db_now()}
+    with context.database.write() as session:
+        session.get_one(Job, job_id).fine_tuned_model = model_id
+        session.add(models.Model(id=model_id, base_model=base, **shared))
+        checkpoint_id = f"{model_id}:ckpt-step-5"
+        session.add(models.Checkpoint(id=new_id("ftckpt_"), model_id=checkpoint_id, step=5, metrics={}, **shared))
+    return model_id

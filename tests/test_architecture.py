@@ -11,7 +11,8 @@ from tests.source import ROOT, imports, modules, reaches, within
 LAYERS: list[tuple[str, ...]] = [
     ("api.errors", "api.fields", "api.ids", "api.lifecycle", "api.logs", "api.settings", "api.formats", "api.graders"),
     ("api.methods", "api.techniques"),
-    ("api.catalog", "api.recipe"),
+    ("api.catalog", "api.judges", "api.recipe"),
+    ("api.pipeline",),
     ("api.records", "api.storage", "api.queue", "api.multipart"),
     ("api.archive", "api.context", "api.migrate"),
     ("api.services",),
@@ -24,6 +25,7 @@ LAYERS: list[tuple[str, ...]] = [
         "api.schemas",
         "api.schemas_catalog",
     ),
+    ("api.schemas_pipelines",),
     ("api.routes",),
     ("api.main",),
     ("api.cli",),
@@ -34,7 +36,8 @@ CHILDREN = ("worker.prepare", "worker.train", "worker.convert")
 """The programs behind the wall."""
 
 SHARED_WITH_CHILDREN = tuple(
-    f"api.{part}" for part in ("errors", "fields", "formats", "graders", "lifecycle", "methods", "recipe", "techniques")
+    f"api.{part}"
+    for part in ("errors", "fields", "formats", "graders", "judges", "lifecycle", "methods", "recipe", "techniques")
 )
 
 SHARED_WITH_WORKERS = (

@@ -34,6 +34,9 @@ def download(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder; else one named after the model.")
     ] = None,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="The whole model that an adapter makes of its base.")
+    ] = False,
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
     data_dir: DataDir = None,
@@ -42,18 +45,17 @@ def download(
     """Download a model's files into a folder and check each of them."""
     with connect(base_url, api_key, data_dir) as client:
         model = _model_of(client, source)
-        folder = output or Path(re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip(".-"))
-        artifacts = client.get(f"/models/{segment(model)}/artifacts")["data"]
-        for artifact in artifacts:
-            _refuse_path(artifact["name"])
+        folder = output or Path(re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip(".-") + ("-merged" if merged else ""))
+        listed = client.get(f"/models/{segment(model)}/artifacts", format="merged" if merged else None)["data"]
+        artifacts = [{**artifact, "file": _file_name(artifact["name"])} for artifact in listed]
         folder.mkdir(parents=True, exist_ok=True)
         with transfer_progress() as progress:
             task = progress.add_task("Downloading", total=sum(a["bytes"] for a in artifacts))
             for artifact in artifacts:
-                progress.update(task, description=artifact["name"])
+                progress.update(task, description=artifact["file"])
                 url = f"/models/{segment(model)}/artifacts/{segment(artifact['name'])}"
-                _fetch(client, url, artifact, folder / artifact["name"], partial(progress.advance, task))
-    report = {"model": model, "folder": str(folder), "artifacts": artifacts}
+                _fetch(client, url, artifact, folder / artifact["file"], partial(progress.advance, task))
+    report = {"model": model, "folder": str(folder), "artifacts": listed}
     say_result(report, f"Downloaded {model} into {folder}: {len(artifacts)} files, all verified.", as_json=as_json)
 
 
@@ -66,10 +68,12 @@ def _model_of(client: Client, source: str) -> str:
     return str(job["fine_tuned_model"])
 
 
-def _refuse_path(name: str) -> None:
-    """The server names the files: a name that leaves the folder is not followed."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+def _file_name(name: str) -> str:
+    """The file's name in the folder. The server names the files: a name that leaves the folder is not followed."""
+    file = name.removeprefix("merged/")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", file):
         raise CommandError(ExitCode.CORRUPT, f"the server listed a file with a strange name: {name}")
+    return file
 
 
 def _fetch(client: Client, url: str, artifact: Document, path: Path, arrived: Callable[[int], None]) -> None:

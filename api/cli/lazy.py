@@ -20,6 +20,7 @@ class LazyGroup(TyperGroup):
         "models": "api.cli.operate:models_app",
         "catalog": "api.cli.catalog:catalog_app",
         "jobs": "api.cli.jobs:jobs_app",
+        "pipelines": "api.cli.pipelines:pipelines_app",
         "files": "api.cli.files:files_app",
         "adapters": "api.cli.adapters:adapters_app",
     }

@@ -23,8 +23,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.lifecycle import FINAL, TRANSITIONS, JobStatus
-from api.records import events
+from api.lifecycle import FAILURES, FINAL, TRANSITIONS, FailureReason, JobStatus
+from api.records import dependencies, events
 from api.records.base import Epoch, Row, db_now
 from api.records.pages import Page, paginate
 
@@ -46,6 +46,14 @@ class Job(Row):
     resolved: Mapped[dict[str, Any] | None]
     """With every "auto" resolved (api.recipe.ResolvedRecipe)."""
     base_model: Mapped[str] = mapped_column(String(128), index=True)
+    """The operator's base model that all began from: its facts and its tokenizer are this job's, too."""
+    parent_model: Mapped[str | None] = mapped_column(String(256), index=True)
+    """The fine-tuned model, or checkpoint of one, that this job continues."""
+    base_weights: Mapped[str | None] = mapped_column(String(256), index=True)
+    """The fully fine-tuned model, or checkpoint of one, whose weights stand in for those of `base_model`."""
+    pipeline_id: Mapped[str | None] = mapped_column(String(64), index=True)
+    pipeline_stage: Mapped[str | None] = mapped_column(String(64))
+    """The name that the pipeline has for this job."""
     training_file: Mapped[str] = mapped_column(String(64), index=True)
     validation_file: Mapped[str | None] = mapped_column(String(64), index=True)
     seed: Mapped[int] = mapped_column(Integer)
@@ -86,6 +94,10 @@ class Stale(Exception):
 
 def get(session: Session, project_id: str, job_id: str) -> Job | None:
     return session.scalars(select(Job).where(Job.id == job_id, Job.project_id == project_id)).one_or_none()
+
+
+def with_ids(session: Session, project_id: str, job_ids: Sequence[str]) -> Sequence[Job]:
+    return session.scalars(select(Job).where(Job.project_id == project_id, Job.id.in_(job_ids))).all()
 
 
 def page(
@@ -175,7 +187,21 @@ def move(
 
     With `fence`, only for the attempt that holds it. Every change raises the fence: whoever held the job before holds
     it no more, not even with a heartbeat that was under way. Raises Stale if the job is not there to be moved.
+
+    The jobs that need this one follow in the same transaction: they are rung for once it has succeeded, and fail with
+    it otherwise.
     """
+    _change(session, job_id, to, message=message, level=level, fence=fence, **values)
+    if to is JobStatus.SUCCEEDED:
+        waiting = dependencies.direct(session, [job_id])
+        session.execute(update(Job).where(Job.id.in_(waiting)).values(rung_at=None))
+    elif to in FINAL:
+        _fail_dependants(session, job_id)
+
+
+def _change(
+    session: Session, job_id: str, to: JobStatus, *, message: str, level: str, fence: int | None, **values: Any
+) -> None:
     sources = [status for status, following in TRANSITIONS.items() if to in following]
     statement = update(Job).where(Job.id == job_id, Job.status.in_(sources))
     if fence is not None:
@@ -187,6 +213,21 @@ def move(
         values["finished_at"] = db_now()
     _changed_one(session.execute(statement.values(status=to, **values)), job_id)
     events.say(session, job_id, message, level=level)
+
+
+def _fail_dependants(session: Session, job_id: str) -> None:
+    dependants = dependencies.transitive(session, job_id)
+    if not dependants:
+        return
+    gone = session.get_one(Job, job_id, populate_existing=True)
+    ended = "was cancelled" if gone.status == JobStatus.CANCELLED else f"failed: {(gone.error or {}).get('message')}"
+    message = f"The stage '{gone.pipeline_stage}', which this one needs, {ended}"
+    error = {"code": FAILURES[FailureReason.DEPENDENCY].code, "message": message, "param": None}
+    # In the order in which they were made, as whoever locks several stages does: so nobody waits in a circle.
+    for dependant in session.scalars(select(Job.id).where(Job.id.in_(dependants)).order_by(Job.created_at, Job.id)):
+        job = lock(session, dependant)
+        if job is not None and job.status not in FINAL:
+            _change(session, dependant, JobStatus.FAILED, message=message, level="error", fence=None, error=error)
 
 
 def write(session: Session, job_id: str, at_fence: int, **values: Any) -> None:

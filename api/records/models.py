@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ForeignKey, Integer, String, UniqueConstraint, delete, select
+from sqlalchemy import ForeignKey, Integer, String, UniqueConstraint, delete, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from api.lifecycle import FINAL
 from api.records.base import Epoch, Row
+from api.records.jobs import Job
 from api.records.pages import Page, paginate
 
 
@@ -43,6 +45,18 @@ def get(session: Session, project_id: str, model_id: str) -> Model | None:
     return session.scalars(select(Model).where(Model.id == model_id, Model.project_id == project_id)).one_or_none()
 
 
+def get_to_use(session: Session, project_id: str, model_id: str) -> Model | None:
+    """The model, which nobody can remove until this transaction ends."""
+    query = select(Model).where(Model.id == model_id, Model.project_id == project_id)
+    return session.scalars(query.with_for_update(read=True)).one_or_none()
+
+
+def get_to_remove(session: Session, project_id: str, model_id: str) -> Model | None:
+    """The model, which nobody can begin to use until this transaction ends."""
+    query = select(Model).where(Model.id == model_id, Model.project_id == project_id)
+    return session.scalars(query.with_for_update()).one_or_none()
+
+
 def get_checkpoint(session: Session, project_id: str, model_id: str) -> Checkpoint | None:
     return session.scalars(
         select(Checkpoint).where(Checkpoint.model_id == model_id, Checkpoint.project_id == project_id)
@@ -55,6 +69,24 @@ def listed(session: Session, project_id: str) -> Sequence[Model]:
 
 def of_base(session: Session, base_model: str) -> Sequence[Model]:
     return session.scalars(select(Model).where(Model.base_model == base_model)).all()
+
+
+def needed_by(session: Session, project_id: str, model_id: str) -> Sequence[str]:
+    """Ids of the jobs that have not ended and begin from this model or a checkpoint of it."""
+    sources = [Job.parent_model, Job.base_weights]
+    named = or_(
+        *(or_(each == model_id, each.startswith(f"{model_id}:ckpt-step-", autoescape=True)) for each in sources)
+    )
+    return session.scalars(select(Job.id).where(Job.project_id == project_id, named, Job.status.not_in(FINAL))).all()
+
+
+def on_weights(session: Session, project_id: str, model_id: str) -> Sequence[str]:
+    """Ids of the models that are adapters for this fully fine-tuned one, or for a checkpoint of it."""
+    weights = Job.base_weights
+    lies = or_(weights == model_id, weights.startswith(f"{model_id}:ckpt-step-", autoescape=True))
+    return session.scalars(
+        select(Model.id).join(Job, Job.id == Model.job_id).where(Model.project_id == project_id, lies)
+    ).all()
 
 
 def remove(session: Session, model: Model) -> None:

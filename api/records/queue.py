@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ForeignKey, Integer, String, and_, func, or_, select, text, update
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 from sqlalchemy.sql.elements import ColumnElement
 
 from api.lifecycle import JobStatus, Stage
 from api.records import events, jobs
 from api.records.base import Epoch, Row, db_now
+from api.records.dependencies import Dependency
 from api.records.jobs import Job
 
 USAGE_WINDOW_S = 24 * 3600
@@ -87,10 +88,17 @@ def _started(job: Job) -> str:
 
 
 def _waiting(stage: Stage) -> ColumnElement[bool]:
+    needed = aliased(Job)
+    unmet = (
+        select(Dependency.job_id)
+        .join(needed, needed.id == Dependency.needs_job_id)
+        .where(Dependency.job_id == Job.id, Dependency.stage == stage, needed.status != JobStatus.SUCCEEDED)
+    )
     return and_(
         Job.status == stage.waiting,
         Job.owner.is_(None),
         or_(Job.run_after.is_(None), Job.run_after <= db_now()),
+        ~unmet.exists(),
     )
 
 

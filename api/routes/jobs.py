@@ -3,7 +3,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
-from api.archive import stream_tar, tar_size
+from api.archive import from_their_folder, stream_tar, tar_size
 from api.deps import After, Ctx, MetadataFilter, Repeated, Who
 from api.downloads import download
 from api.recipe import Recipe
@@ -67,7 +67,9 @@ def list_checkpoints(job_id: str, context: Ctx, caller: Who, after: After = None
 
 
 @router.get("/{job_id}/adapter", response_class=StreamingResponse)
-def download_adapter(job_id: str, context: Ctx, caller: Who) -> StreamingResponse:
-    """Everything that the job published, as a plain tar."""
-    artifacts = models.get(context, caller, jobs.published_model(context, caller, job_id)).artifacts
-    return download(stream_tar(context.storage, artifacts), filename=f"{job_id}.tar", size=tar_size(artifacts))
+def download_adapter(job_id: str, context: Ctx, caller: Who, format: models.Form = "adapter") -> StreamingResponse:
+    """What the job published, as a plain tar; with `format=merged` the whole model that it makes of its base."""
+    found = models.artifacts(context, caller, jobs.published_model(context, caller, job_id), format)
+    artifacts = from_their_folder(found)
+    ending = "" if format == "adapter" else "-merged"
+    return download(stream_tar(context.storage, artifacts), filename=f"{job_id}{ending}.tar", size=tar_size(artifacts))

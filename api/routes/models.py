@@ -18,21 +18,21 @@ def list_models(context: Ctx, caller: Who) -> ModelList:
 
 
 @router.get("/{model:path}/artifacts")
-def list_artifacts(model: str, context: Ctx, caller: Who) -> ArtifactList:
-    """The files of a base model, a fine-tuned one or a checkpoint."""
-    found = models.get(context, caller, model)
+def list_artifacts(model: str, context: Ctx, caller: Who, format: models.Form = "adapter") -> ArtifactList:
+    """The files of a base model, a fine-tuned one or a checkpoint; with `format=merged` those of the whole model."""
+    found = models.artifacts(context, caller, model, format)
     return ArtifactList(
         data=[
             ArtifactObject(name=artifact["name"], bytes=artifact["bytes"], sha256=artifact["sha256"])
-            for artifact in found.artifacts
+            for artifact in found
         ]
     )
 
 
-@router.get("/{model:path}/artifacts/{name}", response_class=StreamingResponse)
+@router.get("/{model:path}/artifacts/{name:path}", response_class=StreamingResponse)
 def download_artifact(model: str, name: str, context: Ctx, caller: Who) -> StreamingResponse:
     artifact = models.artifact(context, caller, model, name)
-    return download(context.storage.read(artifact["key"]), filename=name, size=artifact["bytes"])
+    return download(context.storage.read(artifact["key"]), filename=name.rpartition("/")[2], size=artifact["bytes"])
 
 
 @router.get("/{model:path}")

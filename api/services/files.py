@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from api.archive import stream_tar
+from api.archive import stream_tar, without_merged
 from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound, TooLarge
 from api.fields import Strict
@@ -200,7 +200,7 @@ def content(context: Context, caller: Caller, file_id: str) -> tuple[File, Itera
         model = models.get(session, caller.project_id, file.model_id)
     if model is None:
         raise NoSuchFile(file_id)
-    return file, stream_tar(context.storage, model.artifacts)
+    return file, stream_tar(context.storage, without_merged(model.artifacts))
 
 
 def delete(context: Context, caller: Caller, file_id: str) -> None:

@@ -1,24 +1,18 @@
 """Jobs: submit, cancel, pause, resume. What a worker does with them is in worker/supervisor/supervise.py."""
 
-import secrets
-
-from sqlalchemy.orm import Session
-
-from api import catalog
 from api.context import Caller, Context
-from api.errors import InvalidRequest, NotFound, TooManyRequests
-from api.ids import new_id, random_letters, slug
+from api.errors import InvalidRequest, NotFound
 from api.lifecycle import FINAL, JobStatus, Stage
 from api.recipe import Recipe
-from api.records import base_models, events, files, jobs, models
+from api.records import events, jobs, models
 from api.records.base import db_now
-from api.records.base_models import BaseModel
 from api.records.events import Event
 from api.records.jobs import Job
 from api.records.models import Checkpoint
 from api.records.pages import Page
 from api.services import retries
 from api.services.models import NoSuchModel
+from api.services.submitting import accept, check_quota, taken_over
 
 
 class NoSuchJob(NotFound):
@@ -27,12 +21,6 @@ class NoSuchJob(NotFound):
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"Could not find fine tune: {job_id[:64]}")
-
-
-class Illegal(InvalidRequest):
-    """This technique and method do not go with this base model."""
-
-    code = "unsupported_combination"
 
 
 class WrongState(InvalidRequest):
@@ -46,72 +34,11 @@ def submit(context: Context, caller: Caller, recipe: Recipe, *, repeated: bool =
     with context.database.write() as session:
         if made := retries.made_before(session, caller.project_id, recipe, context.settings.retried_create_s, repeated):
             return made
-        _check_quota(context, session, caller)
-        base = _check_model(session, caller, recipe.model)
-        if refused := catalog.refusal(recipe.technique, recipe.method, base.facts):
-            raise Illegal(refused.message, param=refused.param)
-        _check_file(session, caller, recipe.training_file, "training_file")
-        if recipe.validation_file is not None:
-            _check_file(session, caller, recipe.validation_file, "validation_file")
-        suffix = slug(recipe.suffix) if recipe.suffix else ""
-        job = Job(
-            id=new_id("ftjob-"),
-            project_id=caller.project_id,
-            status=JobStatus.VALIDATING_FILES,
-            created_at=db_now(),
-            recipe=recipe.model_dump(mode="json"),
-            base_model=recipe.model,
-            training_file=recipe.training_file,
-            validation_file=recipe.validation_file,
-            seed=secrets.randbelow(2**31) if recipe.seed is None else recipe.seed,
-            priority=recipe.priority,
-            model_id=f"ft:{recipe.model}:{context.settings.organization}:{suffix}:{random_letters(8)}",
-            rung_at=db_now(),
-        )
-        session.add(job)
-        session.flush()
-        events.say(session, job.id, f"Created fine-tuning job: {job.id}")
-        session.refresh(job)
+        check_quota(context, session, caller)
+        recipe = taken_over(session, caller, recipe)
+        job = accept(context, session, caller, recipe, pending={})
     context.doorbell.ring(Stage.PREPARE, job.id)
     return job
-
-
-def _check_quota(context: Context, session: Session, caller: Caller) -> None:
-    limit = context.settings.max_active_jobs
-    if jobs.active_count(session, caller.project_id) >= limit:
-        raise TooManyRequests(
-            f"This project already has {limit} jobs that have not ended, the most that this server allows",
-            code="too_many_active_jobs",
-            headers={"x-should-retry": "false"},
-        )
-
-
-def _check_model(session: Session, caller: Caller, name: str) -> BaseModel:
-    if (base := base_models.get(session, name)) is not None:
-        return base
-    if models.get(session, caller.project_id, name) or models.get_checkpoint(session, caller.project_id, name):
-        raise InvalidRequest(
-            "Continuing from a fine-tuned model is not supported yet: name a base model",
-            param="model",
-            code="model_not_available",
-        )
-    raise InvalidRequest(
-        f"The model `{name[:128]}` does not exist here: GET /v1/models lists those that can be fine-tuned",
-        param="model",
-        code="model_not_found",
-    )
-
-
-def _check_file(session: Session, caller: Caller, file_id: str, param: str) -> None:
-    file = files.get_to_use(session, caller.project_id, file_id)
-    if file is None:
-        raise InvalidRequest(f"No such File object: {file_id}", param=param, code="file_not_found")
-    if file.purpose != "fine-tune":
-        raise InvalidRequest(
-            f"{file_id} has purpose '{file.purpose}': {param} must be a file with purpose 'fine-tune'",
-            param=param,
-            code="invalid_file_purpose",
-        )
 
 
 def get(context: Context, caller: Caller, job_id: str) -> Job:

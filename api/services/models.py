@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from sqlalchemy.orm import Session
+
+from api import catalog
+from api.archive import MERGED, without_merged
 from api.context import Caller, Context
 from api.errors import Forbidden, InvalidRequest, NotFound
-from api.records import base_models, files, models
+from api.records import base_models, files, jobs, models
 
 
 class NoSuchModel(NotFound):
@@ -17,11 +21,27 @@ class NoSuchModel(NotFound):
         super().__init__(f"The model '{model_id[:256]}' does not exist")
 
 
+class ModelInUse(InvalidRequest):
+    param = "model"
+    code = "model_in_use"
+
+
+class NotMerged(InvalidRequest):
+    """There are no merged weights; the message says why, and what to ask for."""
+
+    param = "format"
+    code = "no_merged_weights"
+
+
 class NoSuchArtifact(NotFound):
     param = "name"
 
     def __init__(self, model_id: str, name: str) -> None:
         super().__init__(f"The model '{model_id}' has no artifact '{name[:128]}'")
+
+
+Form = Literal["adapter", "merged"]
+"""Of a download: what was trained, or the whole model that it makes of its base."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +72,41 @@ def get(context: Context, caller: Caller, model_id: str) -> ModelView:
     raise NoSuchModel(model_id)
 
 
+def artifacts(context: Context, caller: Caller, model_id: str, form: Form) -> list[dict[str, Any]]:
+    """The files of a model as it was trained; or those of a whole model, which an adapter may have been merged into.
+
+    Raises NotMerged.
+    """
+    every = get(context, caller, model_id).artifacts
+    if form == "adapter":
+        return without_merged(every)
+    with context.database.read() as session:
+        if base_models.get(session, model_id) is not None:
+            return list(every)
+        model = models.get(session, caller.project_id, model_id)
+        maker = None if model is None else jobs.get(session, caller.project_id, model.job_id)
+    if maker is None:
+        raise NotMerged(
+            "Checkpoints are kept as they are trained, not merged: ask for the merged weights of their model"
+        )
+    technique = catalog.TECHNIQUES[maker.recipe["technique"]["type"]]
+    if maker.recipe["technique"]["type"] == "full":
+        return list(every)
+    if not technique.merges:
+        legal = ", ".join(name for name, entry in catalog.TECHNIQUES.items() if entry.merges)
+        raise NotMerged(
+            f"What '{maker.recipe['technique']['type']}' trains cannot be added to the base's weights: download the "
+            f"adapter (format=adapter), or train with {legal} or full"
+        )
+    merged = [each for each in every if each["name"].startswith(MERGED)]
+    if not merged:
+        raise NotMerged(
+            f"{model_id} was published without merged weights: download the adapter (format=adapter), or create the "
+            'job with "export": {"merged": true}'
+        )
+    return merged
+
+
 def artifact(context: Context, caller: Caller, model_id: str, name: str) -> dict[str, Any]:
     for found in get(context, caller, model_id).artifacts:
         if found["name"] == name:
@@ -66,9 +121,10 @@ def delete(context: Context, caller: Caller, model_id: str) -> None:
             raise Forbidden("A base model can only be removed by the operator (attune models remove)", param="model")
         if models.get_checkpoint(session, caller.project_id, model_id) is not None:
             raise InvalidRequest("A checkpoint is deleted with its model, not alone", param="model")
-        model = models.get(session, caller.project_id, model_id)
+        model = models.get_to_remove(session, caller.project_id, model_id)
         if model is None:
             raise NoSuchModel(model_id)
+        _refuse_needed(session, caller, model_id)
         checkpoints = models.checkpoints_of(session, model.job_id)
         for archive in files.archives_of(session, model_id):
             files.remove(session, archive)
@@ -76,6 +132,14 @@ def delete(context: Context, caller: Caller, model_id: str) -> None:
         models.remove(session, model)
     gone = [*model.artifacts, *(artifact for checkpoint in checkpoints for artifact in checkpoint.artifacts)]
     context.storage.delete([artifact["key"] for artifact in gone])
+
+
+def _refuse_needed(session: Session, caller: Caller, model_id: str) -> None:
+    """While a job begins from it, or an adapter lies on its weights."""
+    if users := models.needed_by(session, caller.project_id, model_id):
+        raise ModelInUse(f"{model_id} is needed by {', '.join(users[:5])}: cancel the job or wait for its end")
+    if lying := models.on_weights(session, caller.project_id, model_id):
+        raise ModelInUse(f"{model_id} is the base of {', '.join(lying[:5])}: delete them first")
 
 
 def _view(context: Context, model: models.Model) -> ModelView:

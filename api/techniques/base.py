@@ -1,7 +1,7 @@
 """What every technique says of itself, without torch."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -30,6 +30,10 @@ class TechniqueBase(Strict):
     """The frozen base is kept in fewer bits."""
     changeable: ClassVar[frozenset[str]] = frozenset()
     """Fields that may differ when a job continues another's model: they decide nothing of its shape."""
+
+    def published(self) -> Self:
+        """The technique of the files that it publishes, which whoever continues from them has to name."""
+        return self
 
     def peft(self) -> Mapping[str, Any]:
         """Arguments of peft's configuration of that type."""

@@ -1,12 +1,16 @@
+import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from api.techniques.base import ALL_LINEAR, Names, TechniqueBase
 
-Rank = Annotated[int, Field(ge=1, le=1024)]
+MAX_RANK = 1024
+Rank = Annotated[int, Field(ge=1, le=MAX_RANK)]
+CHANGES_THE_BASE = ("pissa", "olora")
+"""Initialisations that take something out of the frozen weights."""
 
 
 def _compiles(pattern: str) -> str:
@@ -51,6 +55,27 @@ class Lora(TechniqueBase):
     The last two are published as a plain adapter of twice the rank."""
     learning_rate_ratio: Annotated[float, Field(ge=1, le=1024)] = 1.0
     """λ of LoRA+: B learns so many times faster than A (Hayou et al. 2024, arXiv:2402.12354)."""
+
+    @model_validator(mode="after")
+    def _twice_the_rank(self) -> Self:
+        """What these two publish can be continued as any other adapter."""
+        if self.init in CHANGES_THE_BASE and 2 * max(self.rank, *self.rank_pattern.values(), 0) > MAX_RANK:
+            raise ValueError(f"with init {self.init} the rank may be {MAX_RANK // 2} at most: it is published doubled")
+        return self
+
+    def published(self) -> Self:
+        if self.init not in CHANGES_THE_BASE:
+            return self.model_copy(update={"init": "default"})
+        growth = math.sqrt(2) if self.rslora else 2  # α / √r, or α / r, stays
+        return self.model_copy(
+            update={
+                "init": "default",
+                "rank": 2 * self.rank,
+                "alpha": growth * self.alpha,
+                "rank_pattern": {name: 2 * rank for name, rank in self.rank_pattern.items()},
+                "alpha_pattern": {name: growth * alpha for name, alpha in self.alpha_pattern.items()},
+            }
+        )
 
     def peft(self) -> Mapping[str, Any]:
         return {

@@ -32,15 +32,20 @@ def base_model(node: Node, job: Job) -> BaseModel:
 
 
 def fetch_base(node: Node, base: BaseModel) -> Path:
-    """The base model's folder in this worker's cache, fetched once and checked by hash."""
-    folder = node.cache / "base" / base.digest
+    """The base model's folder in this worker's cache."""
+    return fetch_cached(node, base.digest, base.artifacts)
+
+
+def fetch_cached(node: Node, digest: str, artifacts: list[Any]) -> Path:
+    """A model's folder in this worker's cache, fetched once and checked by hash."""
+    folder = node.cache / "base" / digest
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{base.digest}.lock").open("ab") as lock:
+    with (folder.parent / f"{digest}.lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two slots that want the same model fetch it once
         if not folder.exists():
             partial = folder.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
-            fetch_artifacts(node.context.storage, base.artifacts, partial)
+            fetch_artifacts(node.context.storage, artifacts, partial)
             partial.rename(folder)
     return folder
 
@@ -48,7 +53,9 @@ def fetch_base(node: Node, base: BaseModel) -> Path:
 def fetch_artifacts(storage: Storage, artifacts: list[Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for artifact in artifacts:
-        storage.read_file(artifact["key"], folder / artifact["name"], sha256=artifact["sha256"])
+        path = folder / artifact["name"]
+        path.parent.mkdir(exist_ok=True)
+        storage.read_file(artifact["key"], path, sha256=artifact["sha256"])
 
 
 def fetch_tokenizer(node: Node, base: BaseModel, folder: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from api.archive import tar_size
+from api.archive import tar_size, without_merged
 from api.ids import new_id
 from api.lifecycle import JobStatus
 from api.records import events, jobs, models, queue
@@ -94,7 +94,11 @@ def store_checkpoint(node: Node, claim: Claim, job: Job, report: dict[str, Any],
         )
         session.flush()
         events.say(session, job.id, f"Checkpoint created at step {step}: {job.model_id}:ckpt-step-{step}")
-        surplus = _surplus(models.checkpoints_of(session, job.id))
+        surplus = [
+            checkpoint
+            for checkpoint in _surplus(models.checkpoints_of(session, job.id))
+            if not models.needed_by(session, job.project_id, checkpoint.model_id)
+        ]
         models.remove_checkpoints(session, surplus)
     node.context.storage.delete([artifact["key"] for gone in surplus for artifact in gone.artifacts])
 
@@ -142,7 +146,13 @@ def publish(node: Node, claim: Claim, job: Job, report: dict[str, Any], folder: 
             )
         )
         session.add(
-            File(id=archive, filename=f"{job.id}.tar", bytes=tar_size(artifacts), model_id=job.model_id, **shared)
+            File(
+                id=archive,
+                filename=f"{job.id}.tar",
+                bytes=tar_size(without_merged(artifacts)),
+                model_id=job.model_id,
+                **shared,
+            )
         )
         session.flush()
         events.say(session, job.id, f"New fine-tuned model created: {job.model_id}")

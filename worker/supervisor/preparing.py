@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from api.lifecycle import FailureReason, JobStatus, Stage
-from api.recipe import MIN_EXAMPLES, Labels, Recipe, ResolvedRecipe, resolve, resolve_max_length
+from api.recipe import MIN_EXAMPLES, Recipe, ResolvedRecipe, resolve, resolve_max_length
 from api.records import arrays, events, files, jobs, queue, workers
 from api.records.arrays import Arrays
 from api.records.base_models import BaseModel
@@ -18,6 +18,7 @@ from worker.supervisor.inputs import base_model
 from worker.supervisor.lease import Heartbeat
 from worker.supervisor.node import Node
 from worker.supervisor.prepare_child import Source, run_child
+from worker.supervisor.settling import Settled, settle
 
 CODE_VERSION = 2
 """Raise it when the same rows give other arrays: it is a part of their key."""
@@ -38,7 +39,8 @@ def prepare(node: Node, claim: Claim, job: Job, folder: Path, beat: Heartbeat) -
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             node.context.storage.read_file(found.storage_key, path, sha256=found.sha256)
-    resolved, notes = _resolve(job, recipe, base, prepared, folder)
+    settled = settle(node, job, recipe, base, prepared["train"])
+    resolved, notes = _resolve(job, recipe, base, prepared, settled, folder)
     _finish(node, claim, job, base, resolved, prepared, notes)
 
 
@@ -99,7 +101,7 @@ def _store(node: Node, job: Job, source: Source, folder: Path, report: dict[str,
 
 
 def _resolve(
-    job: Job, recipe: Recipe, base: BaseModel, prepared: dict[str, Arrays], folder: Path
+    job: Job, recipe: Recipe, base: BaseModel, prepared: dict[str, Arrays], settled: Settled, folder: Path
 ) -> tuple[ResolvedRecipe, list[str]]:
     """The numbers in place of each "auto", and what the user should know of the cut."""
     max_length = resolve_max_length(
@@ -133,16 +135,9 @@ def _resolve(
         max_length=max_length,
         train_rows=counts["train"],
         validation_rows=counts["validation"],
-        labels=_labels(prepared["train"].report),
+        **settled,
     )
     return resolved, notes
-
-
-def _labels(report: dict[str, Any]) -> Labels | None:
-    """Those of the training file, where its rows have any that a classifier learns."""
-    if report["problem"] is None:
-        return None
-    return Labels(problem=report["problem"], names=tuple(report["label_names"] or ()))
 
 
 def _finish(

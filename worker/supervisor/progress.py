@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.formats.base import shown
 from api.records import events, jobs
 from api.records.base import db_now
 from api.records.database import is_outage
@@ -13,6 +14,16 @@ from api.records.queue import Claim
 from worker.supervisor.node import Node
 
 FLUSH_S = 1.0
+SHOWN_LETTERS = 80
+"""Of a sampled answer, and of the end of its prompt, in a message. Its data holds more."""
+
+MENTIONED = {
+    "train_reward": "reward",
+    "valid_loss": "validation loss",
+    "valid_reward": "validation reward",
+    "full_valid_loss": "full validation loss",
+}
+"""Metrics that are told in the message of a step, where it has them."""
 
 
 class Progress:
@@ -25,8 +36,9 @@ class Progress:
         self._changed = False
 
     def add(self, report: dict[str, Any]) -> None:
-        """Take a metrics, phase or warning report. Steps that were trained before a resume are not told twice."""
-        if report["type"] == "metrics" and report["step"] <= self._seen_step:
+        """Take a metrics, samples, phase or warning report. Steps that were trained before a resume are not told
+        twice."""
+        if report["type"] in ("metrics", "samples") and report["step"] <= self._seen_step:
             return
         self._changed = True
         if report["type"] == "metrics":
@@ -69,11 +81,23 @@ def _tell(session: Any, job_id: str, report: dict[str, Any]) -> None:
         events.say(session, job_id, report["message"], level="warn")
         return
     data = {name: value for name, value in report.items() if name != "type"}
+    if report["type"] == "samples":
+        if data["samples"]:
+            events.say(session, job_id, _sample(data["step"], data["samples"][0]), data=data)
+        return
     message = f"Step {data['step']}/{data['total_steps']}: training loss={_number(data['train_loss'])}"
-    for name, words in (("valid_loss", "validation loss"), ("full_valid_loss", "full validation loss")):
+    for name, words in MENTIONED.items():
         if name in data:
             message += f", {words}={_number(data[name])}"
     events.say(session, job_id, message, type="metrics", data=data)
+
+
+def _sample(step: int, sample: dict[str, Any]) -> str:
+    """One of the step's answers, as a line."""
+    prompt, answer = (" ".join(str(sample[part]).split()) for part in ("prompt", "answer"))
+    tail = prompt if len(prompt) <= SHOWN_LETTERS else f"…{prompt[-SHOWN_LETTERS:]}"
+    reward = _number(sample["reward"])
+    return f"Step {step} sample (reward {reward}): {shown(tail, SHOWN_LETTERS + 1)} → {shown(answer, SHOWN_LETTERS)}"
 
 
 def _number(value: float | None) -> str:

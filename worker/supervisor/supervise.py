@@ -17,6 +17,7 @@ from worker.supervisor.faults import AttemptFailed, put_back, settle
 from worker.supervisor.inputs import BaseModelGone
 from worker.supervisor.lease import Heartbeat
 from worker.supervisor.node import Node
+from worker.supervisor.parents import ModelGone
 from worker.supervisor.prepare_child import Interrupted
 from worker.supervisor.preparing import prepare
 from worker.supervisor.slots import Slot
@@ -92,6 +93,8 @@ def _as_fault(error: Exception) -> AttemptFailed:
     if isinstance(error, BaseModelGone):
         message = "The base model was removed while the job waited"
         return AttemptFailed(FailureReason.INVALID_RECIPE, message, param="model")
+    if isinstance(error, ModelGone):
+        return AttemptFailed(FailureReason.INVALID_RECIPE, str(error), param=error.param)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return AttemptFailed(FailureReason.DISK_FULL)
     return AttemptFailed(FailureReason.INTERNAL)

@@ -11,8 +11,8 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.lifecycle import FailureReason, Stage
-from api.recipe import ResolvedRecipe
-from api.records import arrays, jobs, queue
+from api.recipe import Recipe, ResolvedRecipe
+from api.records import arrays, dependencies, jobs, queue
 from api.records.base_models import BaseModel
 from api.records.database import is_outage
 from api.records.jobs import Job, Stale
@@ -21,10 +21,11 @@ from api.storage import StorageUnavailable
 from worker.hardware import resolve_hardware
 from worker.supervisor.child import Child, oom_kills
 from worker.supervisor.faults import AttemptFailed, put_back
-from worker.supervisor.inputs import base_model, fetch_base, fetch_state
+from worker.supervisor.inputs import base_model, fetch_state
 from worker.supervisor.lease import Heartbeat
 from worker.supervisor.node import Node
 from worker.supervisor.outputs import publish, store_checkpoint, store_state
+from worker.supervisor.parents import fetch_judges, fetch_start, fetch_weights
 from worker.supervisor.progress import Progress
 from worker.supervisor.slots import Slot
 
@@ -58,7 +59,9 @@ def _resolve_hardware(node: Node, claim: Claim, job: Job, base: BaseModel, slot:
 
 def _fill_run_folder(node: Node, job: Job, base: BaseModel, resolved: ResolvedRecipe, folder: Path) -> None:
     (folder / "recipe.json").write_text(resolved.model_dump_json(indent=2))
-    (folder / "base").symlink_to(fetch_base(node, base))
+    (folder / "base").symlink_to(fetch_weights(node, job, base))
+    fetch_start(node, job, folder / "start")
+    fetch_judges(node, job, Recipe.model_validate(job.recipe), folder)
     (folder / "data").mkdir()
     for name, key in job.arrays.items():
         with node.context.database.read() as session:
@@ -131,7 +134,7 @@ class Attempt:
                     self._step_seconds = [*self._step_seconds[-99:], now - self._stepped_at]
                 self._stepped_at = now
                 self._progress.add(report)
-            case "phase" | "warning":
+            case "phase" | "warning" | "samples":
                 self._progress.add(report)
             case "state":
                 self._keep(report, lambda path: store_state(self._node, self._claim, self._job, report["step"], path))
@@ -141,6 +144,7 @@ class Attempt:
                 self._patiently(lambda: self._progress.flush(force=True))
                 path = self._folder / report["path"]
                 self._patiently(lambda: publish(self._node, self._claim, self._job, report, path))
+                self._ring_for_dependants()
                 return True
             case "stopped":
                 self._patiently(lambda: self._progress.flush(force=True))
@@ -186,6 +190,13 @@ class Attempt:
                     raise
                 log.warning("trying_again", job_id=self._job.id, error=type(error).__name__)
                 self._beat.lost.wait(2.0)
+
+    def _ring_for_dependants(self) -> None:
+        """Stages that waited for this job. Should this fail, the sweep rings."""
+        with contextlib.suppress(SQLAlchemyError), self._node.context.database.read() as session:
+            waiting = dependencies.on(session, self._job.id)
+            for each in waiting:
+                self._node.context.doorbell.ring(Stage(each.stage), each.job_id)
 
     def _leave(self, message: str) -> None:
         """Back into the queue, which costs the job none of its retries."""

@@ -17,6 +17,7 @@ from api.cli.adapters import adapters_app
 from api.cli.catalog import catalog_app
 from api.cli.files import files_app
 from api.cli.jobs import jobs_app
+from api.cli.pipelines import pipelines_app
 
 KEY = "sk-test"
 MODEL = "ft:tiny:attune::abcd1234"
@@ -61,6 +62,16 @@ def job(status: str = "running", **fields: Any) -> dict[str, Any]:
     return {**base, **fields}
 
 
+def pipeline(status: str = "running") -> dict[str, Any]:
+    """Two stages, which are both the job of this server."""
+    shared = {"job_id": "ftjob-1", "status": "queued", "technique": "lora", "model": "tiny", "fine_tuned_model": None}
+    stages = [
+        {"name": "sft", "method": "supervised", "needs": [], **shared},
+        {"name": "dpo", "method": "dpo", "needs": ["sft"], **shared},
+    ]
+    return {"id": "ftpipe-1", "status": status, "model": "tiny", "created_at": 1, "stages": stages}
+
+
 def message(n: int, text: str) -> dict[str, Any]:
     return {"id": f"ftevent-{n}", "created_at": n, "level": "info", "message": text, "type": "message", "data": {}}
 
@@ -96,6 +107,10 @@ class FakeServer:
             return 200, page(self.events[::-1], query)
         if path == "/v1/fine_tuning/jobs":
             return 200, page([job("succeeded"), job("failed", id="ftjob-\x1b[2J2")], query)
+        if path == "/v1/fine_tuning/pipelines":
+            return 200, page([pipeline()], query)
+        if path == "/v1/fine_tuning/pipelines/ftpipe-1":
+            return 200, pipeline()
         if path == "/v1/fine_tuning/catalog":
             return 200, CATALOG
         prefix = f"/v1/models/{MODEL}/artifacts"
@@ -103,6 +118,7 @@ class FakeServer:
             listed = [
                 {"name": n, "bytes": len(b), "sha256": self.listed_sha256.get(n, hashlib.sha256(b).hexdigest())}
                 for n, b in self.artifacts.items()
+                if n.startswith("merged/") == (query.get("format") == "merged")
             ]
             return 200, {"object": "list", "data": listed}
         if path.startswith(prefix + "/"):
@@ -116,6 +132,11 @@ class FakeServer:
         if path == "/v1/fine_tuning/jobs":
             self.created = json.loads(body)
             return 200, job("validating_files")
+        if path == "/v1/fine_tuning/pipelines":
+            self.created = json.loads(body)
+            return 200, pipeline()
+        if path == "/v1/fine_tuning/pipelines/ftpipe-1/cancel":
+            return 200, pipeline("cancelled")
         if path == "/v1/fine_tuning/jobs/ftjob-1/pause":
             return 200, job("running")
         return 400, refusal("the job has ended")
@@ -182,4 +203,5 @@ def attune(*words: object) -> Result:
     app.add_typer(files_app, name="files")
     app.add_typer(adapters_app, name="adapters")
     app.add_typer(catalog_app, name="catalog")
+    app.add_typer(pipelines_app, name="pipelines")
     return CliRunner().invoke(app, [str(word) for word in words])

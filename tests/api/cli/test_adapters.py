@@ -17,6 +17,19 @@ def test_a_job_and_its_model_download_the_same_files(server: FakeServer, tmp_pat
     assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == FILES
 
 
+def test_the_merged_model_is_fetched_into_a_folder_of_its_own(
+    server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    server.artifacts = FILES | {"merged/model.safetensors": b"whole", "merged/config.json": b"{}"}
+    assert attune("adapters", "download", MODEL, "--merged").exit_code == ExitCode.OK
+    folder = tmp_path / "ft-tiny-attune-abcd1234-merged"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        "model.safetensors": b"whole",
+        "config.json": b"{}",
+    }
+
+
 def test_the_folder_is_named_after_the_model(
     server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -40,10 +53,17 @@ def test_a_file_with_another_hash_is_not_kept(server: FakeServer, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["../escaped", "/etc/escaped", ".bashrc", "a\\b", "tab\t"])
+@pytest.mark.parametrize("name", ["../escaped", "/etc/escaped", ".bashrc", "a\\b", "tab\t", "sub/file"])
 def test_a_listed_name_that_is_no_plain_file_name_is_refused(server: FakeServer, tmp_path: Path, name: str) -> None:
     server.artifacts = {name: b"x"}
     assert attune("adapters", "download", MODEL, "-o", tmp_path / "in").exit_code == ExitCode.CORRUPT
+    assert list(tmp_path.rglob("*escaped*")) == []
+
+
+def test_a_merged_name_that_leaves_the_folder_is_refused(server: FakeServer, tmp_path: Path) -> None:
+    server.artifacts = {"merged/../escaped": b"x"}
+    result = attune("adapters", "download", MODEL, "--merged", "-o", tmp_path / "in")
+    assert result.exit_code == ExitCode.CORRUPT
     assert list(tmp_path.rglob("*escaped*")) == []
 
 

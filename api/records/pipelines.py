@@ -1,0 +1,41 @@
+"""Pipelines: jobs that were accepted together, each of which may begin from what an earlier one made."""
+
+from typing import Any
+
+from sqlalchemy import ForeignKey, String, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from api.records.base import Epoch, Row
+from api.records.pages import Page, paginate
+
+
+class Pipeline(Row):
+    __tablename__ = "pipelines"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    model: Mapped[str] = mapped_column(String(256))
+    """What the first stage begins from."""
+    suffix: Mapped[str | None] = mapped_column(String(64))
+    pairs: Mapped[dict[str, Any] | None] = mapped_column("metadata")
+    stages: Mapped[list[Any]]
+    """[{name, job_id}], in their order."""
+    created_at: Mapped[float] = mapped_column(Epoch)
+
+
+def get(session: Session, project_id: str, pipeline_id: str) -> Pipeline | None:
+    return session.scalars(
+        select(Pipeline).where(Pipeline.id == pipeline_id, Pipeline.project_id == project_id)
+    ).one_or_none()
+
+
+def page(session: Session, project_id: str, *, after: str | None, limit: int) -> Page[Pipeline]:
+    """Newest first."""
+    return paginate(
+        session,
+        select(Pipeline).where(Pipeline.project_id == project_id),
+        order=(Pipeline.created_at, Pipeline.id),
+        id_column=Pipeline.id,
+        after=after,
+        limit=limit,
+    )

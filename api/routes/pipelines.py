@@ -1,0 +1,37 @@
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from api.deps import After, Ctx, Who
+from api.pipeline import Pipeline
+from api.schemas_pipelines import PipelineList, PipelineObject
+from api.services import pipelines
+
+router = APIRouter(prefix="/fine_tuning/pipelines", tags=["pipelines"])
+
+
+@router.post("")
+def create_pipeline(body: Pipeline, context: Ctx, caller: Who) -> PipelineObject:
+    """Accept several jobs at once, each of which may begin from what an earlier one makes; all of them, or none."""
+    return PipelineObject.of(pipelines.create(context, caller, body))
+
+
+@router.get("")
+def list_pipelines(
+    context: Ctx, caller: Who, after: After = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
+) -> PipelineList:
+    """Newest first."""
+    page = pipelines.page(context, caller, after=after, limit=limit)
+    return PipelineList(data=[PipelineObject.of(view) for view in page.data], has_more=page.has_more)
+
+
+@router.get("/{pipeline_id}")
+def retrieve_pipeline(pipeline_id: str, context: Ctx, caller: Who) -> PipelineObject:
+    """Its stages, with their jobs and what became of them."""
+    return PipelineObject.of(pipelines.get(context, caller, pipeline_id))
+
+
+@router.post("/{pipeline_id}/cancel")
+def cancel_pipeline(pipeline_id: str, context: Ctx, caller: Who) -> PipelineObject:
+    """Cancel every stage that has not ended."""
+    return PipelineObject.of(pipelines.cancel(context, caller, pipeline_id))

@@ -1,0 +1,115 @@
+"""What a job begins from: a base model, or the model or a checkpoint that another job made."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter
+from sqlalchemy.orm import Session
+
+from api.errors import InvalidRequest
+from api.methods import Method
+from api.recipe import Recipe
+from api.records import base_models, jobs, models
+from api.records.base_models import BaseModel
+from api.records.jobs import Job
+from api.techniques import Technique
+from api.techniques.lora import CHANGES_THE_BASE
+
+METHOD, TECHNIQUE = TypeAdapter[Method](Method), TypeAdapter[Technique](Technique)
+
+Pending = Mapping[str, Job]
+"""Models that are still to be made, by the id that they will have: those of earlier stages."""
+
+
+class CannotContinue(InvalidRequest):
+    code = "cannot_continue"
+
+
+@dataclass(frozen=True)
+class Origin:
+    name: str
+    base: BaseModel
+    """The operator's base model that it all began from."""
+    maker: Job | None = None
+    """The job that made what is named."""
+
+    @property
+    def method(self) -> Method | None:
+        return None if self.maker is None else METHOD.validate_python(self.maker.recipe["method"])
+
+    @property
+    def technique(self) -> Technique | None:
+        """That of the files of the maker's adapter; None for whole models."""
+        if self.maker is None or self.maker.recipe["technique"]["type"] == "full":
+            return None
+        return TECHNIQUE.validate_python(self.maker.recipe["technique"]).published()
+
+    @property
+    def base_weights(self) -> str | None:
+        """The fully fine-tuned model whose weights are the base, in place of `base`'s own."""
+        if self.maker is None:
+            return None
+        return self.name if self.technique is None else self.maker.base_weights
+
+
+def find(session: Session, project_id: str, name: str, pending: Pending) -> Origin:
+    """Raises InvalidRequest if there is no such model."""
+    if (base := base_models.get(session, name)) is not None:
+        return Origin(name, base)
+    maker = maker_of(session, project_id, name, pending)
+    if maker is None:
+        raise InvalidRequest(
+            f"The model `{name[:128]}` does not exist here: GET /v1/models lists those that can be fine-tuned",
+            param="model",
+            code="model_not_found",
+        )
+    base = base_models.get(session, maker.base_model)
+    assert base is not None, f"{maker.base_model} cannot be removed while {name} needs it"
+    return Origin(name, base, maker)
+
+
+def maker_of(session: Session, project_id: str, name: str, pending: Pending) -> Job | None:
+    """The job of this project that made, or will make, the model or checkpoint."""
+    if name in pending:
+        return pending[name]
+    made = models.get_to_use(session, project_id, name) or models.get_checkpoint(session, project_id, name)
+    return None if made is None else jobs.get(session, project_id, made.job_id)
+
+
+def continued(recipe: Recipe, origin: Origin) -> Recipe:
+    """The recipe with the technique that it takes over from its parent. Raises CannotContinue where it cannot."""
+    if origin.maker is None or origin.method is None:
+        return recipe
+    output, wanted = origin.method.output, recipe.method.output
+    if output not in ("tokens", wanted):
+        raise CannotContinue(
+            f"{origin.name} was trained by '{origin.method.type}' and gives no tokens: it can only be trained on by "
+            f"'{origin.method.type}', not by '{recipe.method.type}'",
+            param="method.type",
+        )
+    if origin.technique is None:
+        return recipe
+    return recipe.model_copy(update={"technique": _taken_over(recipe, origin.name, origin.technique)})
+
+
+def _taken_over(recipe: Recipe, name: str, parent: Technique) -> Technique:
+    """The parent's technique, with what the recipe may change of it."""
+    if not recipe.technique_given:
+        return parent
+    given = recipe.technique
+    if given.type != parent.type:
+        raise CannotContinue(
+            f"{name} is a '{parent.type}' adapter, and is trained on as one: leave technique out, or give "
+            f"'{parent.type}' instead of '{given.type}'",
+            param="technique.type",
+        )
+    asked = {field: getattr(given, field) for field in sorted(given.model_fields_set - {"type"})}
+    for field, value in asked.items():
+        if field not in parent.changeable and value != getattr(parent, field):
+            raise CannotContinue(
+                f"{name} was trained with {field} {getattr(parent, field)}, which cannot become {value}: leave it out",
+                param=f"technique.{field}",
+            )
+    if asked.get("init") in CHANGES_THE_BASE:
+        raise CannotContinue(f"{name} has begun already: leave technique.init out", param="technique.init")
+    return parent.model_copy(update=asked)

@@ -1,0 +1,150 @@
+"""Pipelines: jobs that are accepted together or not at all, each waiting for those that it begins from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from api.context import Caller, Context
+from api.errors import InvalidRequest, NotFound, ServiceError
+from api.ids import new_id
+from api.judges import reward_models
+from api.lifecycle import FINAL, JobStatus, Stage
+from api.pipeline import REFERENCE, StageRecipe, references, resolved_references
+from api.pipeline import Pipeline as Body
+from api.recipe import Recipe
+from api.records import dependencies, jobs, pipelines
+from api.records.base import db_now
+from api.records.dependencies import Dependency
+from api.records.jobs import Job
+from api.records.pages import Page
+from api.records.pipelines import Pipeline
+from api.services.jobs import WrongState
+from api.services.submitting import accept, check_quota
+
+
+class NoSuchPipeline(NotFound):
+    param = "pipeline_id"
+    code = "pipeline_not_found"
+
+    def __init__(self, pipeline_id: str) -> None:
+        super().__init__(f"Could not find pipeline: {pipeline_id[:64]}")
+
+
+@dataclass(frozen=True)
+class PipelineView:
+    pipeline: Pipeline
+    jobs: Sequence[Job]
+    """In the order of the stages."""
+    needs: Sequence[Dependency]
+
+    @property
+    def status(self) -> str:
+        """That of the whole, in the words for a job's."""
+        seen = {JobStatus(job.status) for job in self.jobs}
+        if seen <= FINAL:
+            return next(each for each in (JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.SUCCEEDED) if each in seen)
+        if JobStatus.RUNNING in seen or JobStatus.SUCCEEDED in seen:
+            return JobStatus.RUNNING
+        order = (JobStatus.VALIDATING_FILES, JobStatus.QUEUED, JobStatus.PAUSED)
+        return next(each for each in order if each in seen)
+
+
+def create(context: Context, caller: Caller, body: Body) -> PipelineView:
+    """Accept every stage or none: all rows in one transaction, then the rings."""
+    with context.database.write() as session:
+        check_quota(context, session, caller, more=len(body.stages))
+        pipeline = Pipeline(
+            id=new_id("ftpipe-"),
+            project_id=caller.project_id,
+            model=body.model,
+            suffix=body.suffix,
+            pairs=body.metadata,
+            stages=[],
+            created_at=db_now(),
+        )
+        session.add(pipeline)
+        session.flush()
+        made: dict[str, Job] = {}
+        for index, stage in enumerate(body.stages):
+            try:
+                made[stage.name] = _accept(context, session, caller, pipeline.id, stage, made)
+            except ServiceError as error:
+                # The whole transaction goes with it.
+                error.param = f"stages.{index}" + (f".{error.param}" if error.param else "")
+                error.message = f"stages.{index} ({stage.name}): {error.message}"
+                raise
+        pipeline.stages = [{"name": name, "job_id": job.id} for name, job in made.items()]
+        session.flush()
+        session.refresh(pipeline)
+        view = _view(session, pipeline)
+    for job in view.jobs:
+        context.doorbell.ring(Stage.PREPARE, job.id)
+    return view
+
+
+def _accept(
+    context: Context, session: Session, caller: Caller, pipeline_id: str, stage: StageRecipe, made: dict[str, Job]
+) -> Job:
+    """One stage's job, and what it waits for."""
+    if stage.name in made:
+        raise InvalidRequest(f"two stages are called '{stage.name}'", param="name", code="invalid_value")
+    plain = stage.model_dump(mode="json", exclude={"name"}, exclude_unset=True)
+    if unknown := sorted(references(plain) - made.keys()):
+        earlier = ", ".join(REFERENCE + name for name in made) or "none, for it is the first"
+        raise InvalidRequest(
+            f"'{REFERENCE}{unknown[0][:64]}' is no earlier stage; those are: {earlier}",
+            param="model" if plain.get("model") == REFERENCE + unknown[0] else "method",
+            code="unknown_stage",
+        )
+    recipe = Recipe.model_validate(resolved_references(plain, {name: job.model_id for name, job in made.items()}))
+    pending = {job.model_id: job for job in made.values()}
+    job = accept(context, session, caller, recipe, pending=pending, pipeline_id=pipeline_id, pipeline_stage=stage.name)
+    parent = pending.get(recipe.model)
+    needed = {pending[name].id: Stage.TRAIN for name in reward_models(recipe.method).values() if name in pending}
+    if parent is not None:
+        # A classifier's labels are known, and can be compared, only once its rows are prepared.
+        labels = recipe.method.output == "labels" and parent.recipe["method"]["type"] == recipe.method.type
+        needed[parent.id] = Stage.PREPARE if labels else Stage.TRAIN
+    session.add_all(Dependency(job_id=job.id, needs_job_id=other, stage=at) for other, at in needed.items())
+    session.flush()
+    return job
+
+
+def get(context: Context, caller: Caller, pipeline_id: str) -> PipelineView:
+    with context.database.read() as session:
+        return _view(session, _found(session, caller, pipeline_id))
+
+
+def page(context: Context, caller: Caller, *, after: str | None, limit: int) -> Page[PipelineView]:
+    with context.database.read() as session:
+        found = pipelines.page(session, caller.project_id, after=after, limit=limit)
+        return Page([_view(session, pipeline) for pipeline in found.data], found.has_more)
+
+
+def cancel(context: Context, caller: Caller, pipeline_id: str) -> PipelineView:
+    """Cancel every stage that has not ended."""
+    with context.database.write() as session:
+        pipeline = _found(session, caller, pipeline_id)
+        # Locked from the first to the last, as a failing stage locks those that need it …
+        rows = [jobs.lock(session, stage["job_id"], caller.project_id) for stage in pipeline.stages]
+        waiting = [job for job in rows if job is not None and job.status not in FINAL]
+        if not waiting:
+            raise WrongState(f"{pipeline_id} has already ended: it cannot be cancelled")
+        for job in reversed(waiting):  # … and ended from the last to the first, so that none fails for another's end
+            jobs.move(session, job.id, JobStatus.CANCELLED, message="Fine-tuning job cancelled with its pipeline")
+        session.expire_all()
+        return _view(session, pipeline)
+
+
+def _found(session: Session, caller: Caller, pipeline_id: str) -> Pipeline:
+    pipeline = pipelines.get(session, caller.project_id, pipeline_id)
+    if pipeline is None:
+        raise NoSuchPipeline(pipeline_id)
+    return pipeline
+
+
+def _view(session: Session, pipeline: Pipeline) -> PipelineView:
+    ids = [stage["job_id"] for stage in pipeline.stages]
+    found = {job.id: job for job in jobs.with_ids(session, pipeline.project_id, ids)}
+    return PipelineView(pipeline, [found[job_id] for job_id in ids], dependencies.of(session, ids))

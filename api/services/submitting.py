@@ -1,0 +1,135 @@
+"""Accepting a job: all that is checked before its row is written. Used for single jobs and for those of a pipeline."""
+
+import secrets
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from api import catalog
+from api.context import Caller, Context
+from api.errors import InvalidRequest, TooManyRequests
+from api.ids import new_id, random_letters, slug
+from api.judges import reward_models
+from api.lifecycle import JobStatus
+from api.recipe import Recipe
+from api.records import base_models, events, files, jobs
+from api.records.base import db_now
+from api.records.base_models import BaseModel
+from api.records.jobs import Job
+from api.services import lineage
+from api.services.lineage import Pending
+
+
+class Illegal(InvalidRequest):
+    """This technique and method do not go with this base model."""
+
+    code = "unsupported_combination"
+
+
+class BadJudge(InvalidRequest):
+    """The model that is to give rewards cannot give them."""
+
+    code = "invalid_reward_model"
+
+
+def taken_over(session: Session, caller: Caller, recipe: Recipe) -> Recipe:
+    """The recipe as its job keeps it: with the technique of the model that it continues. Raises InvalidRequest."""
+    return lineage.continued(recipe, lineage.find(session, caller.project_id, recipe.model, {}))
+
+
+def accept(
+    context: Context, session: Session, caller: Caller, recipe: Recipe, *, pending: Pending, **values: Any
+) -> Job:
+    """Row and event, in the caller's transaction. `values`: of the row's columns. Raises InvalidRequest."""
+    origin = lineage.find(session, caller.project_id, recipe.model, pending)
+    recipe = lineage.continued(recipe, origin)
+    if refused := catalog.refusal(recipe.technique, recipe.method, origin.base.facts):
+        raise Illegal(refused.message, param=refused.param)
+    _check_export(recipe)
+    _check_judges(session, caller, recipe, origin.base, pending)
+    _check_file(session, caller, recipe.training_file, "training_file")
+    if recipe.validation_file is not None:
+        _check_file(session, caller, recipe.validation_file, "validation_file")
+    suffix = slug(recipe.suffix) if recipe.suffix else ""
+    job = Job(
+        id=new_id("ftjob-"),
+        project_id=caller.project_id,
+        status=JobStatus.VALIDATING_FILES,
+        created_at=db_now(),
+        recipe=recipe.model_dump(mode="json"),
+        base_model=origin.base.name,
+        parent_model=None if origin.maker is None else recipe.model,
+        base_weights=origin.base_weights,
+        training_file=recipe.training_file,
+        validation_file=recipe.validation_file,
+        seed=secrets.randbelow(2**31) if recipe.seed is None else recipe.seed,
+        priority=recipe.priority,
+        model_id=f"ft:{origin.base.name}:{context.settings.organization}:{suffix}:{random_letters(8)}",
+        rung_at=db_now(),
+        **values,
+    )
+    session.add(job)
+    session.flush()
+    events.say(session, job.id, f"Created fine-tuning job: {job.id}")
+    session.refresh(job)
+    return job
+
+
+def check_quota(context: Context, session: Session, caller: Caller, more: int = 1) -> None:
+    limit = context.settings.max_active_jobs
+    if jobs.active_count(session, caller.project_id) + more > limit:
+        raise TooManyRequests(
+            f"This server allows a project {limit} jobs that have not ended: wait for some to end, or cancel them",
+            code="too_many_active_jobs",
+            headers={"x-should-retry": "false"},
+        )
+
+
+def _check_export(recipe: Recipe) -> None:
+    technique = recipe.technique
+    if recipe.export.merged is True and not technique.merges and technique.type != "full":
+        legal = ", ".join(name for name, entry in catalog.TECHNIQUES.items() if entry.merges)
+        raise InvalidRequest(
+            f"export.merged: what '{technique.type}' trains cannot be added to the base's weights: use {legal} or full",
+            param="export.merged",
+            code="cannot_merge",
+        )
+
+
+def _check_judges(session: Session, caller: Caller, recipe: Recipe, base: BaseModel, pending: Pending) -> None:
+    for param, name in reward_models(recipe.method).items():
+        maker = lineage.maker_of(session, caller.project_id, name, pending)
+        if maker is None:
+            raise BadJudge(f"The reward model `{name[:128]}` does not exist here", param=param, code="model_not_found")
+        trained_by = maker.recipe["method"]["type"]
+        if trained_by != "reward":
+            raise BadJudge(f"{name} was made by '{trained_by}': only the model of a 'reward' job judges", param=param)
+        if param.endswith(".reward_model") and not _same_tokenizer(session, base, maker.base_model):
+            raise BadJudge(
+                f"{name} reads other tokens than {base.name} writes, for it was made from {maker.base_model}: train a "
+                "reward model on a base with the same tokenizer, or ask it by a score_model grader, which reads text",
+                param=param,
+            )
+
+
+def _same_tokenizer(session: Session, base: BaseModel, other_name: str) -> bool:
+    """What a job publishes has the tokenizer of its base model, byte for byte."""
+    other = base_models.get(session, other_name)
+    assert other is not None, f"{other_name} cannot be removed while a model needs it"
+    one, two = (
+        [artifact["sha256"] for artifact in each.artifacts if artifact["name"] == "tokenizer.json"]
+        for each in (base, other)
+    )
+    return base.name == other_name or one == two
+
+
+def _check_file(session: Session, caller: Caller, file_id: str, param: str) -> None:
+    file = files.get_to_use(session, caller.project_id, file_id)
+    if file is None:
+        raise InvalidRequest(f"No such File object: {file_id}", param=param, code="file_not_found")
+    if file.purpose != "fine-tune":
+        raise InvalidRequest(
+            f"{file_id} has purpose '{file.purpose}': {param} must be a file with purpose 'fine-tune'",
+            param=param,
+            code="invalid_file_purpose",
+        )

@@ -1,0 +1,192 @@
+"""Jobs that go on from what another made, and the reward models that judge: what lies in the run folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load
+from sqlalchemy import delete
+
+from api.lifecycle import JobStatus
+from api.recipe import Recipe
+from api.records import arrays, base_models, models
+from api.records.models import Model
+from tests.factories import a_model
+from tests.worker.supervisor.conftest import Workshop
+from worker.supervisor.faults import AttemptFailed
+from worker.supervisor.parents import ModelGone, fetch_judges, fetch_start, fetch_weights
+from worker.supervisor.settling import settle
+from worker.supervisor.supervise import drain
+
+
+@pytest.fixture
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """One way to run is enough here: what differs between the two is tested in test_life_of_a_job."""
+    from api.settings import Settings  # noqa: PLC0415
+
+    return Settings(
+        data_dir=tmp_path / "data",
+        database_url=request.getfixturevalue("sqlite_url"),
+        broker_url=request.getfixturevalue("valkey_url"),
+    )
+
+
+def trained(workshop: Workshop, **body: Any) -> str:
+    """The model of a job that has just been trained."""
+    job = workshop.job(workshop.submit(**body))
+    workshop.work()
+    job = workshop.job(job.id)
+    assert job.status == JobStatus.SUCCEEDED, job.error
+    return str(job.fine_tuned_model)
+
+
+def weights_of(workshop: Workshop, model_id: str, name: str) -> dict[str, Any]:
+    with workshop.context.database.read() as session:
+        model = models.get(session, workshop.caller.project_id, model_id)
+    assert model is not None
+    key = next(artifact["key"] for artifact in model.artifacts if artifact["name"] == name)
+    return dict(load(b"".join(workshop.context.storage.read(key))))
+
+
+def distance(one: dict[str, Any], two: dict[str, Any]) -> float:
+    assert one.keys() == two.keys()
+    return max(float(abs(one[name].astype(float) - two[name].astype(float)).max()) for name in one)
+
+
+STANDING_STILL = {"learning_rate": 1e-12}
+
+
+@pytest.mark.parametrize("ending", ["", ":ckpt-step-6"])
+def test_a_job_goes_on_from_an_adapter_or_a_checkpoint(workshop: Workshop, ending: str) -> None:
+    technique = {"type": "lora", "rank": 3, "init": "pissa"}
+    parent = trained(workshop, technique=technique, training={"learning_rate": 1e-2})
+    child = trained(workshop, model=parent + ending, training=STANDING_STILL)
+    files = [weights_of(workshop, model, "adapter_model.safetensors") for model in (parent, child)]
+    assert distance(*files) < 1e-6
+    resolved = workshop.job(job_of(workshop, child)).resolved
+    assert resolved is not None
+    assert (resolved["continues"], resolved["model"]) == (parent + ending, "tiny")
+
+
+def job_of(workshop: Workshop, model_id: str) -> str:
+    with workshop.context.database.read() as session:
+        model = models.get(session, workshop.caller.project_id, model_id)
+    assert model is not None
+    return model.job_id
+
+
+def test_a_whole_model_is_the_base_of_what_goes_on_from_it(workshop: Workshop) -> None:
+    whole = trained(workshop, technique={"type": "full"}, training={"learning_rate": 1e-2})
+    adapter = trained(workshop, model=whole)
+    again = trained(workshop, model=adapter, training=STANDING_STILL)
+    for model_id, continues in ((adapter, None), (again, adapter)):
+        resolved = workshop.job(job_of(workshop, model_id)).resolved
+        assert resolved is not None
+        assert (resolved["model"], resolved["continues"]) == (whole, continues)
+    job = workshop.job(job_of(workshop, again))
+    with workshop.context.database.read() as session:
+        base = base_models.get(session, "tiny")
+    assert base is not None
+    folder = fetch_weights(workshop.train, job, base)
+    assert (
+        distance(load((folder / "model.safetensors").read_bytes()), weights_of(workshop, whole, "model.safetensors"))
+        == 0
+    )
+
+
+@pytest.mark.parametrize("technique", ["lora", "full"])
+def test_a_parent_that_is_gone_fails_the_job_clearly(workshop: Workshop, technique: str) -> None:
+    project = workshop.caller.project_id
+    parent = a_model(workshop.context, project, technique={"type": technique})
+    job_id = workshop.submit(model=parent)
+    drain(workshop.prepare, workshop.warm)
+    with workshop.context.database.write() as session:
+        session.execute(delete(Model).where(Model.id == parent))
+    workshop.work()
+    error = workshop.job(job_id).error or {}
+    assert (error["param"], error["code"]) == ("model", "invalid_recipe")
+    assert f"{parent}, wh" in error["message"]
+    assert "was deleted" in error["message"]
+
+
+def ppo_job(workshop: Workshop, reward_model: str) -> str:
+    return workshop.submit(method={"type": "ppo", "ppo": {"reward_model": reward_model}})
+
+
+def test_judges_lie_in_the_run_folder_each_with_its_base(workshop: Workshop, tmp_path: Path) -> None:
+    contents = {"adapter_model.safetensors": b"w", "merged/model.safetensors": b"m"}
+    technique = {"type": "lora", "rank": 2, "init": "olora"}
+    reward = {"type": "reward"}
+    project = workshop.caller.project_id
+    judge = a_model(workshop.context, project, contents, technique=technique, method=reward)
+    job = workshop.job(ppo_job(workshop, judge))
+    fetch_judges(workshop.train, job, Recipe.model_validate(job.recipe), tmp_path)
+    listed = json.loads((tmp_path / "judges.json").read_bytes())
+    assert listed.keys() == {judge}
+    assert (listed[judge]["folder"], listed[judge]["technique"]["rank"]) == ("judges/0", 4)
+    assert {path.name for path in (tmp_path / "judges/0").iterdir()} == {"adapter_model.safetensors", "base"}
+    assert (tmp_path / "judges/0/base/config.json").exists()
+
+
+def test_a_judge_that_is_gone_is_named(workshop: Workshop, tmp_path: Path) -> None:
+    judge = a_model(workshop.context, workshop.caller.project_id, method={"type": "reward"})
+    job = workshop.job(ppo_job(workshop, judge))
+    with workshop.context.database.write() as session:
+        session.execute(delete(Model).where(Model.id == judge))
+    with pytest.raises(ModelGone, match="the reward model, was deleted") as gone:
+        fetch_judges(workshop.train, job, Recipe.model_validate(job.recipe), tmp_path)
+    assert gone.value.param == "method.ppo.reward_model"
+
+
+def test_a_job_on_a_base_model_has_no_start_and_no_judges(workshop: Workshop, tmp_path: Path) -> None:
+    job = workshop.job(workshop.submit())
+    fetch_start(workshop.train, job, tmp_path / "start")
+    fetch_judges(workshop.train, job, Recipe.model_validate(job.recipe), tmp_path)
+    assert list(tmp_path.glob("judges*")) == list(tmp_path.glob("start")) == []
+
+
+def labelled(names: list[str] | None, problem: str = "single_label") -> arrays.Arrays:
+    report = {"problem": problem, "label_names": names}
+    return arrays.Arrays(key="k", project_id="p", bytes=1, sha256="0", report=report, created_at=0.0)
+
+
+def test_a_classifier_that_learns_on_keeps_its_labels_in_their_order(workshop: Workshop) -> None:
+    method = {"type": "classification"}
+    parent = a_model(workshop.context, workshop.caller.project_id, method=method)
+    with workshop.context.database.write() as session:
+        maker = session.merge(workshop.job(job_of(workshop, parent)))
+        maker.resolved = {"labels": {"problem": "single_label", "names": ["x", "a", "b"]}}
+    job = workshop.job(workshop.submit(model=parent, method=method))
+    with workshop.context.database.read() as session:
+        base = base_models.get(session, "tiny")
+    assert base is not None
+    recipe = Recipe.model_validate(job.recipe)
+    settled = settle(workshop.prepare, job, recipe, base, labelled(["a", "b"]))
+    assert settled["labels"] is not None
+    assert settled["labels"].names == ("x", "a", "b")
+    for other in (labelled(["a", "c"]), labelled(None, "regression")):
+        with pytest.raises(AttemptFailed) as failed:
+            settle(workshop.prepare, job, recipe, base, other)
+        assert failed.value.param == "training_file"
+
+
+def artifacts_of(workshop: Workshop, model_id: str) -> set[str]:
+    with workshop.context.database.read() as session:
+        model = models.get(session, workshop.caller.project_id, model_id)
+    assert model is not None
+    return {artifact["name"] for artifact in model.artifacts}
+
+
+def test_a_small_base_is_published_merged_too_unless_the_job_says_no(workshop: Workshop) -> None:
+    assert "merged/model.safetensors" in artifacts_of(workshop, trained(workshop))
+    kept = artifacts_of(workshop, trained(workshop, export={"merged": False}))
+    assert not [name for name in kept if name.startswith("merged/")]
+
+
+@pytest.mark.parametrize(("asked", "merged"), [("auto", False), (True, True)])
+def test_a_large_base_is_merged_only_where_the_job_asks_for_it(workshop: Workshop, asked: object, merged: bool) -> None:
+    job = workshop.job(workshop.submit(export={"merged": asked}))
+    base = base_models.BaseModel(name="large", facts={"parameters": 10**9 + 1})
+    settled = settle(workshop.prepare, job, Recipe.model_validate(job.recipe), base, labelled(None))
+    assert settled["merged"] == merged

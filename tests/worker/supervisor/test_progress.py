@@ -1,0 +1,69 @@
+"""What a trainer's reports become: events that people read."""
+
+from typing import Any
+
+import pytest
+
+from api.context import Context
+from api.lifecycle import Stage
+from api.records import events, queue
+from api.records.events import Event
+from tests.factories import a_job, a_project, the_job
+from worker.supervisor.node import Node
+from worker.supervisor.progress import Progress
+
+METRICS = {"type": "metrics", "total_steps": 6, "train_loss": 0.5, "tokens": 3}
+
+
+def told(context: Context, *reports: dict[str, Any]) -> list[Event]:
+    """The events that these reports became, oldest first."""
+    job_id = a_job(context.database, a_project(context.database))
+    with context.database.write() as session:
+        claim = queue.claim(session, Stage.TRAIN, owner="w", lease_s=60, gpus=0)
+    assert claim is not None
+    progress = Progress(Node.open(context, Stage.PREPARE), claim, the_job(context.database, job_id))
+    for report in reports:
+        progress.add(report)
+    progress.flush(force=True)
+    with context.database.read() as session:
+        found = events.page(session, job_id, after=None, limit=100).data
+    return [event for event in reversed(found) if event.message.startswith("Step")]
+
+
+def samples(step: int, **sample: Any) -> dict[str, Any]:
+    whole = {"prompt": "2 + 2?", "answer": "4", "reward": 0.8249} | sample
+    return {"type": "samples", "step": step, "samples": [whole, whole]}
+
+
+def test_samples_are_a_message_of_one_line_with_all_of_them_in_its_data(context: Context) -> None:
+    (event,) = told(context, samples(3, prompt="x" * 200 + "\nEnd?", answer="4\n\x1b[2Jfour"))
+    assert event.message == f"Step 3 sample (reward 0.82): …{'x' * 75} End? → 4 �[2Jfour"
+    assert (event.type, event.level) == ("message", "info")
+    assert event.data == {
+        "step": 3,
+        "samples": samples(3, prompt="x" * 200 + "\nEnd?", answer="4\n\x1b[2Jfour")["samples"],
+    }
+
+
+def test_samples_of_a_step_that_was_told_already_are_not_told_again(context: Context) -> None:
+    heard = told(context, METRICS | {"step": 3}, samples(3), samples(4))
+    assert [event.message for event in heard] == [
+        "Step 3/6: training loss=0.50",
+        "Step 4 sample (reward 0.82): 2 + 2? → 4",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"train_reward": 0.25}, "Step 1/6: training loss=0.50, reward=0.25"),
+        (
+            {"train_reward": None, "valid_loss": -0.5, "valid_reward": 0.5},
+            "Step 1/6: training loss=0.50, reward=not a number, validation loss=-0.50, validation reward=0.50",
+        ),
+        ({"train_accuracy": 1.0}, "Step 1/6: training loss=0.50"),
+    ],
+)
+def test_a_step_tells_of_its_reward_where_it_has_one(context: Context, metrics: dict[str, Any], message: str) -> None:
+    (event,) = told(context, METRICS | {"step": 1} | metrics)
+    assert (event.message, event.type) == (message, "metrics")

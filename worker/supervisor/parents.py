@@ -1,0 +1,99 @@
+"""What a job goes on from, fetched into its run folder: an adapter to continue, a whole model in place of the base, and
+the reward models that judge its answers."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from api.archive import without_merged
+from api.judges import reward_models
+from api.recipe import Recipe
+from api.records import base_models, jobs, models
+from api.records.base_models import BaseModel
+from api.records.jobs import Job
+from api.techniques import Technique
+from worker.supervisor.inputs import BaseModelGone, fetch_artifacts, fetch_base, fetch_cached
+from worker.supervisor.node import Node
+
+TECHNIQUE = TypeAdapter[Technique](Technique)
+
+
+class ModelGone(Exception):
+    """A fine-tuned model that the job needs was deleted while it waited."""
+
+    def __init__(self, name: str, role: str, param: str) -> None:
+        super().__init__(f"{name}, {role}, was deleted while the job waited")
+        self.param = param
+
+
+def fetch_weights(node: Node, job: Job, base: BaseModel) -> Path:
+    """The folder of the weights on which the job's adapter lies, or which it trains itself. Raises ModelGone."""
+    if job.base_weights is None:
+        return fetch_base(node, base)
+    role = "whose weights this job begins from"
+    _, artifacts = _made(node, job.project_id, job.base_weights, role, "model")
+    return fetch_cached(node, _digest(artifacts), artifacts)
+
+
+def fetch_start(node: Node, job: Job, folder: Path) -> None:
+    """The adapter that the job continues, if it does. Raises ModelGone."""
+    if job.parent_model is None or job.parent_model == job.base_weights:
+        return
+    _, artifacts = _made(node, job.project_id, job.parent_model, "which this job continues", "model")
+    fetch_artifacts(node.context.storage, artifacts, folder)
+
+
+def fetch_judges(node: Node, job: Job, recipe: Recipe, folder: Path) -> None:
+    """judges.json, {model: {folder, technique}}, and their folders, each with its base in `base/` if it is an adapter.
+
+    Raises ModelGone, BaseModelGone.
+    """
+    listed: dict[str, Any] = {}
+    for param, name in reward_models(recipe.method).items():
+        if name in listed:
+            continue
+        maker, artifacts = _made(node, job.project_id, name, "the reward model", param)
+        place = f"judges/{len(listed)}"
+        _link_files(fetch_cached(node, _digest(artifacts), artifacts), folder / place)
+        technique = TECHNIQUE.validate_python(maker.recipe["technique"]).published()
+        if technique.type != "full":
+            with node.context.database.read() as session:
+                base = base_models.get(session, maker.base_model)
+            if base is None:
+                raise BaseModelGone(maker.base_model)
+            (folder / place / "base").symlink_to(fetch_weights(node, maker, base))
+        listed[name] = {"folder": place, "technique": technique.model_dump(mode="json")}
+    if listed:
+        (folder / "judges.json").write_text(json.dumps(listed, indent=2))
+
+
+def maker_of(node: Node, project_id: str, name: str) -> Job | None:
+    """The job that made a model or a checkpoint; None if that is not there any more."""
+    with node.context.database.read() as session:
+        made = models.get(session, project_id, name) or models.get_checkpoint(session, project_id, name)
+        return None if made is None else jobs.get(session, project_id, made.job_id)
+
+
+def _made(node: Node, project_id: str, name: str, role: str, param: str) -> tuple[Job, list[dict[str, Any]]]:
+    """The job that made it, and the artifacts without the merged model."""
+    with node.context.database.read() as session:
+        made = models.get(session, project_id, name) or models.get_checkpoint(session, project_id, name)
+        maker = None if made is None else jobs.get(session, project_id, made.job_id)
+    if made is None or maker is None:
+        raise ModelGone(name, role, param)
+    return maker, without_merged(made.artifacts)
+
+
+def _digest(artifacts: list[dict[str, Any]]) -> str:
+    hashes = {artifact["name"]: artifact["sha256"] for artifact in artifacts}
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+
+def _link_files(cached: Path, folder: Path) -> None:
+    """A folder of links: its base has to stand in it, and the cached one is everybody's."""
+    folder.mkdir(parents=True)
+    for path in cached.iterdir():
+        (folder / path.name).symlink_to(path)
