@@ -10,6 +10,7 @@ from api.records.events import Event
 from api.records.files import File
 from api.records.jobs import Job
 from api.records.models import Checkpoint
+from api.records.permissions import Permission
 from api.records.uploads import UploadPart
 from api.services.models import ModelView
 from api.services.uploads import UploadView
@@ -295,6 +296,30 @@ class CheckpointList(BaseModel):
     @classmethod
     def of(cls, rows: Sequence[Checkpoint], has_more: bool) -> Self:
         return cls(data=[CheckpointObject.of(row) for row in rows], has_more=has_more, **_ends(rows))
+
+
+class PermissionObject(BaseModel):
+    id: str
+    object: Literal["checkpoint.permission"] = "checkpoint.permission"
+    created_at: int
+    project_id: str
+    """The project that may use the checkpoint."""
+
+    @classmethod
+    def of(cls, permission: Permission) -> Self:
+        return cls(id=permission.id, created_at=int(permission.created_at), project_id=permission.project_id)
+
+
+class PermissionList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[PermissionObject]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+    @classmethod
+    def of(cls, rows: Sequence[Permission], has_more: bool) -> Self:
+        return cls(data=[PermissionObject.of(row) for row in rows], has_more=has_more, **_ends(rows))
 
 
 class ModelList(BaseModel):

@@ -15,7 +15,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("api.records", "api.storage", "api.queue", "api.multipart"),
     ("api.archive", "api.context", "api.migrate"),
     ("api.services",),
-    ("api.deps", "api.downloads", "api.idempotency", "api.middleware", "api.problems", "api.schemas"),
+    ("api.azure", "api.deps", "api.downloads", "api.idempotency", "api.middleware", "api.problems", "api.schemas"),
     ("api.routes",),
     ("api.main",),
     ("api.cli",),
