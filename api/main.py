@@ -27,6 +27,7 @@ the same request made up to two minutes before.
 def create_app(settings: Settings) -> FastAPI:
     # FastAPI compiles the schemas of every endpoint when its module is imported: a cost of serving, not of importing.
     from api.routes import router  # noqa: PLC0415
+    from api.services.live import Watch  # noqa: PLC0415
 
     context = Context.open(settings)
     app = FastAPI(
@@ -46,6 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
         ],
     )
     app.state.context = context
+    app.state.watch = Watch(context)
     problems.install(app)
     app.include_router(router())
     return app

@@ -286,6 +286,15 @@ class EventList(BaseModel):
     has_more: bool
 
 
+class MetricList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[dict[str, Any]]
+    """{step, total_steps, train_loss, …} of each step."""
+    has_more: Literal[False] = False
+    total_points: int
+    """How many steps there are, told or not."""
+
+
 class CheckpointList(BaseModel):
     object: Literal["list"] = "list"
     data: list[CheckpointObject]

@@ -52,6 +52,13 @@ class Settings(BaseSettings):
     max_active_jobs: Annotated[int, Field(gt=0)] = 1000
     """Jobs of one project that have not ended."""
 
+    max_streams: Annotated[int, Field(ge=0)] = 1000
+    """Event streams that one API process keeps open."""
+    stream_poll_s: Seconds = 0.5
+    """How often it looks for new events, once for all streams."""
+    stream_keep_alive_s: Seconds = 15
+    """How long a stream says nothing."""
+
     prepare_slots: Annotated[int, Field(ge=1)] = 1
     """Files that one worker turns into arrays at the same time."""
     train_slots: Annotated[int, Field(ge=0)] = 0
