@@ -10,10 +10,7 @@ from api.records.events import Event
 from api.records.files import File
 from api.records.jobs import Job
 from api.records.models import Checkpoint
-from api.records.permissions import Permission
-from api.records.uploads import UploadPart
 from api.services.models import ModelView
-from api.services.uploads import UploadView
 
 
 class FileObject(BaseModel):
@@ -39,44 +36,6 @@ class FileObject(BaseModel):
             expires_at=_seconds(file.expires_at),
             sha256=file.sha256,
         )
-
-
-class UploadObject(BaseModel):
-    id: str
-    object: Literal["upload"] = "upload"
-    bytes: int
-    created_at: int
-    expires_at: int
-    filename: str
-    purpose: str
-    status: Literal["pending", "completed", "cancelled", "expired"]
-    file: FileObject | None
-    """What it became when it was completed."""
-
-    @classmethod
-    def of(cls, view: UploadView) -> Self:
-        upload = view.upload
-        return cls(
-            id=upload.id,
-            bytes=upload.bytes,
-            created_at=int(upload.created_at),
-            expires_at=int(upload.expires_at),
-            filename=upload.filename,
-            purpose=upload.purpose,
-            status=upload.status,
-            file=FileObject.of(view.file) if view.file else None,
-        )
-
-
-class UploadPartObject(BaseModel):
-    id: str
-    object: Literal["upload.part"] = "upload.part"
-    created_at: int
-    upload_id: str
-
-    @classmethod
-    def of(cls, part: UploadPart) -> Self:
-        return cls(id=part.id, created_at=int(part.created_at), upload_id=part.upload_id)
 
 
 class JobError(BaseModel):
@@ -271,7 +230,7 @@ class FileList(BaseModel):
 
     @classmethod
     def of(cls, rows: Sequence[File], has_more: bool) -> Self:
-        return cls(data=[FileObject.of(row) for row in rows], has_more=has_more, **_ends(rows))
+        return cls(data=[FileObject.of(row) for row in rows], has_more=has_more, **ends(rows))
 
 
 class JobList(BaseModel):
@@ -304,31 +263,7 @@ class CheckpointList(BaseModel):
 
     @classmethod
     def of(cls, rows: Sequence[Checkpoint], has_more: bool) -> Self:
-        return cls(data=[CheckpointObject.of(row) for row in rows], has_more=has_more, **_ends(rows))
-
-
-class PermissionObject(BaseModel):
-    id: str
-    object: Literal["checkpoint.permission"] = "checkpoint.permission"
-    created_at: int
-    project_id: str
-    """The project that may use the checkpoint."""
-
-    @classmethod
-    def of(cls, permission: Permission) -> Self:
-        return cls(id=permission.id, created_at=int(permission.created_at), project_id=permission.project_id)
-
-
-class PermissionList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[PermissionObject]
-    has_more: bool
-    first_id: str | None
-    last_id: str | None
-
-    @classmethod
-    def of(cls, rows: Sequence[Permission], has_more: bool) -> Self:
-        return cls(data=[PermissionObject.of(row) for row in rows], has_more=has_more, **_ends(rows))
+        return cls(data=[CheckpointObject.of(row) for row in rows], has_more=has_more, **ends(rows))
 
 
 class ModelList(BaseModel):
@@ -356,5 +291,5 @@ def _seconds(time: float | None) -> int | None:
     return None if time is None else int(time)
 
 
-def _ends(rows: Sequence[Any]) -> dict[str, str | None]:
+def ends(rows: Sequence[Any]) -> dict[str, str | None]:
     return {"first_id": rows[0].id if rows else None, "last_id": rows[-1].id if rows else None}

@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     stream_keep_alive_s: Seconds = 15
     """How long a stream says nothing."""
 
+    webhook_private_hosts: str = ""
+    """Names or addresses, with commas between them, that webhooks may be sent to although they are not public ones."""
+
     prepare_slots: Annotated[int, Field(ge=1)] = 1
     """Files that one worker turns into arrays at the same time."""
     train_slots: Annotated[int, Field(ge=0)] = 0
@@ -109,6 +112,10 @@ class Settings(BaseSettings):
     @property
     def work(self) -> Path:
         return (self.work_dir or self.data_dir / "work").resolve()
+
+    @property
+    def private_webhook_hosts(self) -> frozenset[str]:
+        return frozenset(host.strip() for host in self.webhook_private_hosts.split(",") if host.strip())
 
     @property
     def credentials_file(self) -> Path:

@@ -12,10 +12,11 @@ LAYERS: list[tuple[str, ...]] = [
     ("api.errors", "api.fields", "api.ids", "api.lifecycle", "api.logs", "api.settings", "api.formats", "api.graders"),
     ("api.methods", "api.techniques"),
     ("api.recipe",),
-    ("api.records", "api.storage", "api.queue", "api.multipart"),
+    ("api.records", "api.storage", "api.queue", "api.multipart", "api.outbound", "api.webhooks"),
     ("api.archive", "api.context", "api.migrate"),
     ("api.services",),
     ("api.azure", "api.deps", "api.downloads", "api.idempotency", "api.middleware", "api.problems", "api.schemas"),
+    ("api.permission_schemas", "api.upload_schemas", "api.webhook_schemas"),
     ("api.routes",),
     ("api.main",),
     ("api.cli",),
@@ -31,7 +32,18 @@ SHARED_WITH_CHILDREN = tuple(
 
 SHARED_WITH_WORKERS = (
     *SHARED_WITH_CHILDREN,
-    *("api.archive", "api.context", "api.ids", "api.logs", "api.queue", "api.records", "api.settings", "api.storage"),
+    *(
+        "api.archive",
+        "api.context",
+        "api.ids",
+        "api.logs",
+        "api.outbound",
+        "api.queue",
+        "api.records",
+        "api.settings",
+        "api.storage",
+        "api.webhooks",
+    ),
 )
 
 HEAVY = {"torch", "transformers", "peft", "accelerate", "bitsandbytes"}

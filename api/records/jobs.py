@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.lifecycle import FINAL, TRANSITIONS, JobStatus
-from api.records import events
+from api.records import events, webhooks
 from api.records.base import Epoch, Row, db_now
 from api.records.pages import Page, paginate
 
@@ -187,6 +187,8 @@ def move(
         values["finished_at"] = db_now()
     _changed_one(session.execute(statement.values(status=to, **values)), job_id)
     events.say(session, job_id, message, level=level)
+    if to in FINAL:
+        webhooks.announce(session, session.scalars(select(Job.project_id).where(Job.id == job_id)).one(), job_id, to)
 
 
 def write(session: Session, job_id: str, at_fence: int, **values: Any) -> None:

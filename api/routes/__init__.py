@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Depends
 
 from api.deps import only_known_query
-from api.routes import files, graders, health, jobs, live, models, permissions, uploads
+from api.routes import files, graders, health, jobs, live, models, permissions, uploads, webhooks
 from api.schemas import ErrorObject
 
 ERRORS: dict[int | str, dict[str, object]] = {
@@ -15,5 +15,7 @@ def router() -> APIRouter:
     root = APIRouter(responses=ERRORS, dependencies=[Depends(only_known_query)])
     for part in (files, uploads, graders, jobs, live, permissions, models):
         root.include_router(part.router, prefix="/v1")
+    root.include_router(webhooks.router, prefix="/v1/webhook_endpoints")
+    root.include_router(webhooks.router, prefix="/v1/webhooks", include_in_schema=False)
     root.include_router(health.router)
     return root

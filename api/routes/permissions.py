@@ -5,7 +5,8 @@ from pydantic import Field
 
 from api.deps import After, Ctx, Who
 from api.fields import Strict
-from api.schemas import Deleted, PermissionList
+from api.permission_schemas import PermissionList
+from api.schemas import Deleted
 from api.services import permissions
 
 router = APIRouter(prefix="/fine_tuning/checkpoints", tags=["fine-tuning"])
