@@ -16,6 +16,7 @@ router = APIRouter(prefix="/fine_tuning/checkpoints", tags=["fine-tuning"])
 
 class Grant(Strict):
     project_ids: Annotated[list[str], Field(min_length=1, max_length=100)]
+    """Their ids, or their names, which is how an operator knows them."""
 
 
 @router.post("/{checkpoint:path}/permissions")

@@ -18,17 +18,18 @@ class NoSuchPermission(NotFound):
 
 
 def grant(context: Context, caller: Caller, checkpoint: str, project_ids: Sequence[str]) -> list[Permission]:
-    """Newest first. A project that had the permission keeps it."""
+    """Newest first. A project, given by its id or its name, that had the permission keeps it."""
     _check_admin(caller)
     with context.database.write() as session:
         if not permissions.owns(session, caller.project_id, checkpoint):
             raise NoSuchModel(checkpoint)
-        unknown = permissions.unknown_projects(session, project_ids)
-        if unknown:
-            raise InvalidRequest(f"There is no project '{unknown[0][:64]}'", param="project_ids")
+        known = permissions.projects_named(session, project_ids)
+        for project_id in project_ids:
+            if project_id not in known:
+                raise InvalidRequest(f"There is no project '{project_id[:64]}'", param="project_ids")
         given = [
             permissions.grant(session, caller.project_id, checkpoint, project_id)
-            for project_id in dict.fromkeys(project_ids)
+            for project_id in dict.fromkeys(known.values())
         ]
     return sorted(given, key=lambda permission: (permission.created_at, permission.id), reverse=True)
 

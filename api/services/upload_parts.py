@@ -38,7 +38,7 @@ async def add(
         nonlocal received
         part_id = new_id("part_")
         key = f"uploads/{upload_id}/{part_id}"
-        received = ReceivedPart(part_id, key, await context.storage.write(key, _capped(chunks, context)))
+        received = ReceivedPart(part_id, key, await context.storage.write(key, _capped(chunks, context), sparing=True))
         return received
 
     try:

@@ -63,7 +63,7 @@ def test_a_finished_model_can_be_permitted_and_stays_its_owners(
 
 
 def test_to_grant_twice_is_to_grant_once(admin: TestClient, other: str) -> None:
-    first, again = grant(admin, other, other).json(), grant(admin, other).json()
+    first, again = grant(admin, other, "other").json(), grant(admin, other).json()
     assert first == again
     assert len(first["data"]) == 1
 
