@@ -4,25 +4,42 @@ from fastapi import FastAPI
 from fastapi.middleware import Middleware
 
 from api import problems
+from api.azure import AzureMount
 from api.context import Context
 from api.idempotency import Idempotency
 from api.middleware import Authenticate, LimitBody, RequestId
 from api.settings import Settings
 
+DESCRIPTION = """
+Every call is also there as Azure writes it: below `/openai` or `/openai/v1`, with the key in an `api-key` header, and
+an `api-version` in the query, which changes nothing.
+
+**Idempotency.** Any POST with a JSON body, or with none, may carry an `Idempotency-Key` (1 to 255 printable ASCII
+characters). For 24 hours the same request under it gets the first answer, with the header `idempotent-replayed: true`;
+another request under it is refused with a 400. While the first is at work a second waits for it, and is asked with a
+409 and `retry-after` to come back if that takes long. Forms are refused with such a header: they need none.
+
+A retry of `POST /v1/fine_tuning/jobs` that OpenAI's clients mark as one (`x-stainless-retry-count`) gets the job that
+the same request made up to two minutes before.
+"""
+
 
 def create_app(settings: Settings) -> FastAPI:
     # FastAPI compiles the schemas of every endpoint when its module is imported: a cost of serving, not of importing.
     from api.routes import router  # noqa: PLC0415
+    from api.services.live import Watch  # noqa: PLC0415
 
     context = Context.open(settings)
     app = FastAPI(
         title="Attune",
         summary="A fine-tuning service you host yourself, spoken to with OpenAI's clients.",
+        description=DESCRIPTION,
         version="0.1.0",
         docs_url=None,  # its page would load scripts from a stranger's server
         redoc_url=None,
         redirect_slashes=False,
         middleware=[
+            Middleware(AzureMount),
             Middleware(RequestId),
             Middleware(Authenticate, context=context),
             Middleware(LimitBody, limit=settings.max_body_bytes),
@@ -30,6 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
         ],
     )
     app.state.context = context
+    app.state.watch = Watch(context)
     problems.install(app)
     app.include_router(router())
     return app

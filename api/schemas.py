@@ -10,9 +10,7 @@ from api.records.events import Event
 from api.records.files import File
 from api.records.jobs import Job
 from api.records.models import Checkpoint
-from api.records.uploads import UploadPart
 from api.services.models import ModelView
-from api.services.uploads import UploadView
 
 
 class FileObject(BaseModel):
@@ -38,44 +36,6 @@ class FileObject(BaseModel):
             expires_at=_seconds(file.expires_at),
             sha256=file.sha256,
         )
-
-
-class UploadObject(BaseModel):
-    id: str
-    object: Literal["upload"] = "upload"
-    bytes: int
-    created_at: int
-    expires_at: int
-    filename: str
-    purpose: str
-    status: Literal["pending", "completed", "cancelled", "expired"]
-    file: FileObject | None
-    """What it became when it was completed."""
-
-    @classmethod
-    def of(cls, view: UploadView) -> Self:
-        upload = view.upload
-        return cls(
-            id=upload.id,
-            bytes=upload.bytes,
-            created_at=int(upload.created_at),
-            expires_at=int(upload.expires_at),
-            filename=upload.filename,
-            purpose=upload.purpose,
-            status=upload.status,
-            file=FileObject.of(view.file) if view.file else None,
-        )
-
-
-class UploadPartObject(BaseModel):
-    id: str
-    object: Literal["upload.part"] = "upload.part"
-    created_at: int
-    upload_id: str
-
-    @classmethod
-    def of(cls, part: UploadPart) -> Self:
-        return cls(id=part.id, created_at=int(part.created_at), upload_id=part.upload_id)
 
 
 class JobError(BaseModel):
@@ -297,7 +257,7 @@ class FileList(BaseModel):
 
     @classmethod
     def of(cls, rows: Sequence[File], has_more: bool) -> Self:
-        return cls(data=[FileObject.of(row) for row in rows], has_more=has_more, **_ends(rows))
+        return cls(data=[FileObject.of(row) for row in rows], has_more=has_more, **ends(rows))
 
 
 class JobList(BaseModel):
@@ -312,6 +272,15 @@ class EventList(BaseModel):
     has_more: bool
 
 
+class MetricList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[dict[str, Any]]
+    """{step, total_steps, train_loss, …} of each step."""
+    has_more: Literal[False] = False
+    total_points: int
+    """How many steps there are, told or not."""
+
+
 class CheckpointList(BaseModel):
     object: Literal["list"] = "list"
     data: list[CheckpointObject]
@@ -321,7 +290,7 @@ class CheckpointList(BaseModel):
 
     @classmethod
     def of(cls, rows: Sequence[Checkpoint], has_more: bool) -> Self:
-        return cls(data=[CheckpointObject.of(row) for row in rows], has_more=has_more, **_ends(rows))
+        return cls(data=[CheckpointObject.of(row) for row in rows], has_more=has_more, **ends(rows))
 
 
 class ModelList(BaseModel):
@@ -349,5 +318,5 @@ def _seconds(time: float | None) -> int | None:
     return None if time is None else int(time)
 
 
-def _ends(rows: Sequence[Any]) -> dict[str, str | None]:
+def ends(rows: Sequence[Any]) -> dict[str, str | None]:
     return {"first_id": rows[0].id if rows else None, "last_id": rows[-1].id if rows else None}

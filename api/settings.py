@@ -54,6 +54,15 @@ class Settings(BaseSettings):
 
     merged_max_parameters: Annotated[int, Field(ge=0)] = 1_000_000_000
     """Parameters of the largest base model whose weights are published merged without being asked for."""
+    max_streams: Annotated[int, Field(ge=0)] = 1000
+    """Event streams that one API process keeps open."""
+    stream_poll_s: Seconds = 0.5
+    """How often it looks for new events, once for all streams."""
+    stream_keep_alive_s: Seconds = 15
+    """How long a stream says nothing."""
+
+    webhook_private_hosts: str = ""
+    """Names or addresses, with commas between them, that webhooks may be sent to although they are not public ones."""
 
     prepare_slots: Annotated[int, Field(ge=1)] = 1
     """Files that one worker turns into arrays at the same time."""
@@ -105,6 +114,10 @@ class Settings(BaseSettings):
     @property
     def work(self) -> Path:
         return (self.work_dir or self.data_dir / "work").resolve()
+
+    @property
+    def private_webhook_hosts(self) -> frozenset[str]:
+        return frozenset(host.strip() for host in self.webhook_private_hosts.split(",") if host.strip())
 
     @property
     def credentials_file(self) -> Path:

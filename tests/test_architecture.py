@@ -13,10 +13,11 @@ LAYERS: list[tuple[str, ...]] = [
     ("api.methods", "api.techniques"),
     ("api.catalog", "api.judges", "api.recipe"),
     ("api.pipeline",),
-    ("api.records", "api.storage", "api.queue", "api.multipart"),
+    ("api.records", "api.storage", "api.queue", "api.multipart", "api.outbound", "api.webhooks"),
     ("api.archive", "api.context", "api.migrate"),
     ("api.services",),
     (
+        "api.azure",
         "api.deps",
         "api.downloads",
         "api.idempotency",
@@ -25,7 +26,7 @@ LAYERS: list[tuple[str, ...]] = [
         "api.schemas",
         "api.schemas_catalog",
     ),
-    ("api.schemas_pipelines",),
+    ("api.permission_schemas", "api.schemas_pipelines", "api.upload_schemas", "api.webhook_schemas"),
     ("api.routes",),
     ("api.main",),
     ("api.cli",),
@@ -42,7 +43,18 @@ SHARED_WITH_CHILDREN = tuple(
 
 SHARED_WITH_WORKERS = (
     *SHARED_WITH_CHILDREN,
-    *("api.archive", "api.context", "api.ids", "api.logs", "api.queue", "api.records", "api.settings", "api.storage"),
+    *(
+        "api.archive",
+        "api.context",
+        "api.ids",
+        "api.logs",
+        "api.outbound",
+        "api.queue",
+        "api.records",
+        "api.settings",
+        "api.storage",
+        "api.webhooks",
+    ),
 )
 
 HEAVY = {"torch", "transformers", "peft", "accelerate", "bitsandbytes", "pyarrow"}

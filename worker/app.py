@@ -14,6 +14,7 @@ from api.lifecycle import Stage
 from api.queue import celery_app, queue_name
 from api.records import queue
 from api.settings import Settings
+from worker.supervisor.courier import Courier
 from worker.supervisor.node import Node
 from worker.supervisor.supervise import drain
 from worker.supervisor.sweep import Sweeper
@@ -34,6 +35,7 @@ def run(settings: Settings, stage: Stage) -> None:
         warm.warm_up(node.slots.first)
     look = threading.Event()
     threading.Thread(target=Sweeper(node, look).run, name="sweep", daemon=True).start()
+    threading.Thread(target=Courier(context, node.stopping).run, name="courier", daemon=True).start()
     lookers = [threading.Thread(target=_look_when_told, args=(node, warm, look)) for _ in range(node.slots.count)]
     for looker in lookers:
         looker.start()

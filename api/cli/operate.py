@@ -124,6 +124,7 @@ def _key_row(key: Key, project: str) -> dict[str, Any]:
     return {
         "id": key.id,
         "project": project,
+        "project id": key.project_id,
         "name": key.name,
         "scope": key.scope,
         "begins with": key.prefix,

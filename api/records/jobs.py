@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.lifecycle import FAILURES, FINAL, TRANSITIONS, FailureReason, JobStatus
-from api.records import dependencies, events
+from api.records import dependencies, events, webhooks
 from api.records.base import Epoch, Row, db_now
 from api.records.pages import Page, paginate
 
@@ -213,6 +213,8 @@ def _change(
         values["finished_at"] = db_now()
     _changed_one(session.execute(statement.values(status=to, **values)), job_id)
     events.say(session, job_id, message, level=level)
+    if to in FINAL:
+        webhooks.announce(session, session.scalars(select(Job.project_id).where(Job.id == job_id)).one(), job_id, to)
 
 
 def _fail_dependants(session: Session, job_id: str) -> None:

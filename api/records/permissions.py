@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import ForeignKey, String, UniqueConstraint, delete, select
+from sqlalchemy import ForeignKey, String, UniqueConstraint, delete, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.ids import new_id
@@ -48,9 +48,11 @@ def owns(session: Session, project_id: str, model_id: str) -> bool:
     )
 
 
-def unknown_projects(session: Session, project_ids: Sequence[str]) -> list[str]:
-    known = set(session.scalars(select(Project.id).where(Project.id.in_(project_ids))))
-    return [project_id for project_id in project_ids if project_id not in known]
+def projects_named(session: Session, given: Sequence[str]) -> dict[str, str]:
+    """The ids of those of these projects that there are, by the id or the name that was given."""
+    found = session.execute(select(Project.id, Project.name).where(or_(Project.id.in_(given), Project.name.in_(given))))
+    by_either = {key: row.id for row in found for key in (row.name, row.id)}
+    return {key: by_either[key] for key in given if key in by_either}
 
 
 def grant(session: Session, owner_id: str, checkpoint: str, project_id: str) -> Permission:

@@ -118,21 +118,33 @@ def delivery_page(session: Session, webhook_id: str, *, after: str | None, limit
     )
 
 
-def take_due(session: Session, limit: int) -> list[tuple[Delivery, Webhook]]:
-    """Deliveries that are to be tried now. Each is ours until the next one in its back-off would be due."""
+def any_due(session: Session) -> bool:
+    return session.scalar(select(Delivery.id).where(Delivery.due_at <= db_now()).limit(1)) is not None
+
+
+def take_due(session: Session, limit: int) -> list[tuple[Delivery, Webhook, list[str]]]:
+    """Deliveries that are to be tried now, each with the secrets to sign it with.
+
+    Each is ours until the next try of its back-off would be due.
+    """
     query = (
-        select(Delivery, Webhook)
+        select(Delivery, Webhook, func.coalesce(Webhook.old_secret_until > db_now(), False))
         .join(Webhook)
         .where(Delivery.due_at <= db_now())
         .order_by(Delivery.due_at)
         .limit(limit)
         .with_for_update(skip_locked=True, of=Delivery)
     )
-    taken = [(delivery, webhook) for delivery, webhook in session.execute(query)]
-    for delivery, _ in taken:
+    taken = [
+        (delivery, webhook, [webhook.secret, *([webhook.old_secret] if both and webhook.old_secret else [])])
+        for delivery, webhook, both in session.execute(query)
+    ]
+    for delivery, _, _ in taken:
         delivery.attempts += 1
         delivery.due_at = db_now() + BACK_OFF_S[min(delivery.attempts, len(BACK_OFF_S)) - 1]
     session.flush()
+    for delivery, _, _ in taken:
+        session.refresh(delivery)
     return taken
 
 
@@ -144,11 +156,6 @@ def record(session: Session, delivery_id: str, *, attempt: int, status: int | No
     elif attempt >= len(BACK_OFF_S):
         values |= {"status": FAILED, "due_at": None, "ended_at": db_now()}
     session.execute(update(Delivery).where(Delivery.id == delivery_id, Delivery.attempts == attempt).values(**values))
-
-
-def replay(delivery: Delivery) -> None:
-    """From the start, at once."""
-    delivery.status, delivery.attempts, delivery.due_at, delivery.ended_at = PENDING, 0, db_now(), None
 
 
 def forget(session: Session, keep_s: float) -> None:

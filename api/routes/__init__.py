@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Depends
 
 from api.deps import only_known_query
-from api.routes import catalog, files, graders, health, jobs, models, pipelines, uploads
+from api.routes import catalog, files, graders, health, jobs, live, models, permissions, pipelines, uploads, webhooks
 from api.schemas import ErrorObject
 
 ERRORS: dict[int | str, dict[str, object]] = {
@@ -13,7 +13,9 @@ ERRORS: dict[int | str, dict[str, object]] = {
 
 def router() -> APIRouter:
     root = APIRouter(responses=ERRORS, dependencies=[Depends(only_known_query)])
-    for part in (catalog, files, uploads, graders, jobs, models, pipelines):
+    for part in (catalog, files, uploads, graders, jobs, live, permissions, models, pipelines):
         root.include_router(part.router, prefix="/v1")
+    root.include_router(webhooks.router, prefix="/v1/webhook_endpoints")
+    root.include_router(webhooks.router, prefix="/v1/webhooks", include_in_schema=False)
     root.include_router(health.router)
     return root

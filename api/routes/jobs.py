@@ -7,7 +7,7 @@ from api.archive import from_their_folder, stream_tar, tar_size
 from api.deps import After, Ctx, MetadataFilter, Repeated, Who
 from api.downloads import download
 from api.recipe import Recipe
-from api.schemas import CheckpointList, EventList, EventObject, JobList, JobObject
+from api.schemas import CheckpointList, JobList, JobObject
 from api.services import jobs, models
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"])
@@ -50,13 +50,6 @@ def pause_job(job_id: str, context: Ctx, caller: Who) -> JobObject:
 @router.post("/{job_id}/resume")
 def resume_job(job_id: str, context: Ctx, caller: Who) -> JobObject:
     return JobObject.of(jobs.resume(context, caller, job_id), context.settings.organization)
-
-
-@router.get("/{job_id}/events")
-def list_events(job_id: str, context: Ctx, caller: Who, after: After = None, limit: Limit = 20) -> EventList:
-    """Newest first."""
-    page = jobs.event_page(context, caller, job_id, after=after, limit=limit)
-    return EventList(data=[EventObject.of(event) for event in page.data], has_more=page.has_more)
 
 
 @router.get("/{job_id}/checkpoints")

@@ -6,9 +6,9 @@ from pydantic import Field, StringConstraints
 from api.deps import Ctx, Who
 from api.fields import Strict
 from api.multipart import read_form
-from api.schemas import UploadObject, UploadPartObject
-from api.services import uploads
+from api.services import upload_parts, uploads
 from api.services.files import ExpiresAfter
+from api.upload_schemas import UploadObject, UploadPartObject
 
 router = APIRouter(prefix="/uploads", tags=["uploads"])
 
@@ -72,7 +72,7 @@ async def create_upload_part(upload_id: str, request: Request, context: Ctx, cal
     """Send a part of at most 64 MiB. Parts may come in any order, and several at once. It goes to storage while it
     arrives; once it is answered it is kept until the upload ends.
     """
-    part = await uploads.add_part(
+    part = await upload_parts.add(
         context, caller, upload_id, lambda consume: read_form(request, file_field="data", consume=consume)
     )
     return UploadPartObject.of(part)

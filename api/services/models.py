@@ -10,7 +10,7 @@ from api import catalog
 from api.archive import MERGED, without_merged
 from api.context import Caller, Context
 from api.errors import Forbidden, InvalidRequest, NotFound
-from api.records import base_models, files, jobs, models
+from api.records import base_models, files, jobs, models, permissions
 
 
 class NoSuchModel(NotFound):
@@ -65,9 +65,10 @@ def get(context: Context, caller: Caller, model_id: str) -> ModelView:
     with context.database.read() as session:
         if base := base_models.get(session, model_id):
             return _base_view(base)
-        if model := models.get(session, caller.project_id, model_id):
+        owner_id = permissions.owner_for(session, caller.project_id, model_id)
+        if model := models.get(session, owner_id, model_id):
             return _view(context, model)
-        if checkpoint := models.get_checkpoint(session, caller.project_id, model_id):
+        if checkpoint := models.get_checkpoint(session, owner_id, model_id):
             return ModelView(model_id, checkpoint.created_at, context.settings.organization, checkpoint.artifacts, {})
     raise NoSuchModel(model_id)
 
@@ -130,6 +131,7 @@ def delete(context: Context, caller: Caller, model_id: str) -> None:
             files.remove(session, archive)
         models.remove_checkpoints(session, checkpoints)
         models.remove(session, model)
+        permissions.forget_of(session, [model_id, *(checkpoint.model_id for checkpoint in checkpoints)])
     gone = [*model.artifacts, *(artifact for checkpoint in checkpoints for artifact in checkpoint.artifacts)]
     context.storage.delete([artifact["key"] for artifact in gone])
 

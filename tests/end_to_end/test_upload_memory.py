@@ -3,7 +3,6 @@
 import contextlib
 import socket
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 
 from tests.conftest import running_attune
 from tests.end_to_end.jobs import wait_until
+from tests.end_to_end.memory import watched
 from tests.services import AttuneUp
 
 GIGABYTE = 10**9
@@ -50,26 +50,16 @@ def api_process(server: AttuneUp) -> psutil.Process:
 def test_a_gigabyte_leaves_the_apis_memory_and_the_temporary_folder_as_they_were(server: AttuneUp) -> None:
     api, headers = api_process(server), {"Authorization": f"Bearer {server.api_key}"}
     httpx.get(f"{server.base_url}/files", headers=headers)
-    idle, peak, done = api.memory_info().rss, 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.05):
-            peak = max(peak, api.memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    answer = httpx.post(
-        f"{server.base_url}/files",
-        content=form(GIGABYTE),
-        headers=headers | {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"},
-        timeout=250,
-    )
-    done.set()
-    watcher.join()
+    with watched(api) as resident:
+        answer = httpx.post(
+            f"{server.base_url}/files",
+            content=form(GIGABYTE),
+            headers=headers | {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"},
+            timeout=250,
+        )
     assert answer.json()["bytes"] == GIGABYTE, answer.text
-    print(f"resident: {idle / 2**20:.0f} MiB idle, {peak / 2**20:.0f} MiB at most while a gigabyte passed")
-    assert peak - idle < 100 * 2**20
+    print(f"{resident} while a gigabyte passed")
+    assert resident.grown < 100 * 2**20
     assert list(Path(server.env["TMPDIR"]).iterdir()) == []
     httpx.delete(f"{server.base_url}/files/{answer.json()['id']}", headers=headers)
 

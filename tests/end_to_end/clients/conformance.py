@@ -6,8 +6,10 @@ No test framework and no module of Attune is at hand there. The client is used a
 `_strict_response_validation`: every answer that is not as the client's types say is then an error.
 """
 
+import hashlib
 import io
 import json
+import pathlib
 import sys
 import tarfile
 import time
@@ -153,6 +155,76 @@ def mistakes():
     }, marked
 
 
+def in_parts():
+    """A file uploaded in parts by the client's own helper, with parts in another order, and given up."""
+    content = pathlib.Path(TRAINING_FILE).read_bytes()
+    named = {"filename": "rows.jsonl", "bytes": len(content), "mime_type": "text/jsonl", "purpose": "fine-tune"}
+    md5 = hashlib.md5(content).hexdigest()
+    chunked = client.uploads.upload_file_chunked(file=content, part_size=500, md5=md5, **named)
+    upload = client.uploads.create(**named)
+    half = len(content) // 2
+    last = client.uploads.parts.create(upload.id, data=content[half:])
+    first = client.uploads.parts.create(upload.id, data=content[:half])
+    ordered = client.uploads.complete(upload.id, part_ids=[first.id, last.id])
+    return {
+        "chunked": chunked.to_dict(),
+        "ordered": ordered.to_dict(),
+        "contents_are_what_was_sent": [
+            client.files.content(done.file.id).content == content for done in (chunked, ordered)
+        ],
+        "cancelled": client.uploads.cancel(client.uploads.create(**named).id).to_dict(),
+    }
+
+
+def as_azure():
+    """Azure's client, which writes another path, another header and a version."""
+    azure = openai.AzureOpenAI(
+        azure_endpoint=BASE_URL.removesuffix("/v1"),
+        api_key=API_KEY,
+        api_version="2024-10-21",
+        _strict_response_validation=True,
+    )
+    file = azure.files.create(file=("rows.jsonl", b"{}\n"), purpose="fine-tune")
+    return {
+        "file": azure.files.delete(file.id).to_dict(),
+        "jobs": [job.id for job in azure.fine_tuning.jobs.list(limit=1).data],
+        "models": [model.id for model in azure.models.list()],
+    }
+
+
+def told_and_shared():
+    """Webhook endpoints (which the client knows of late), and permissions on a checkpoint."""
+    seen = {}
+    if hasattr(client.webhooks, "create"):
+        given = {"name": "mine", "url": "https://example.com/h", "event_types": ["fine_tuning.job.failed"]}
+        made = client.webhooks.create(**given)
+        seen["webhooks"] = {
+            "made": made.to_dict(),
+            "updated": client.webhooks.update(made.id, name="new").to_dict(),
+            "listed": [each.id for each in client.webhooks.list()],
+            "rotated": client.webhooks.rotate_secret(made.id).to_dict(),
+            "deleted": client.webhooks.delete(made.id).to_dict(),
+        }
+    job = finish(create(upload(TRAINING_FILE)))
+    checkpoint = jobs.checkpoints.list(job.id).data[0].fine_tuned_model_checkpoint
+    permissions = client.fine_tuning.checkpoints.permissions
+    granted = permissions.create(checkpoint, project_ids=["default"]).data
+    listed = permissions.retrieve(checkpoint).to_dict()
+    deleted = permissions.delete(granted[0].id, fine_tuned_model_checkpoint=checkpoint).to_dict()
+    return {**seen, "granted": granted[0].to_dict(), "listed": listed, "deleted": deleted}
+
+
+def retried():
+    """The same create as the client would send it again."""
+    body = {"model": "tiny", "training_file": upload(TRAINING_FILE).id}
+    first = jobs.create(**body)
+    again = jobs.create(**body, extra_headers={"x-stainless-retry-count": "1"})
+    keyed = [jobs.create(**body, extra_headers={"Idempotency-Key": first.id}) for _ in range(2)]
+    for job in (first, keyed[0]):
+        jobs.cancel(job.id)
+    return {"first": first.id, "again": again.id, "keyed": [job.id for job in keyed]}
+
+
 def errors():
     calls, marked = mistakes()
     seen = {name: outcome(lambda call=call, name=name: call(marked(name))) for name, call in calls.items()}
@@ -178,5 +250,14 @@ def outcome(call):
     return {"exception": None}
 
 
-parts = {"main": main_path, "other_ends": other_ends, "graded": graded, "errors": errors}
+parts = {
+    "main": main_path,
+    "other_ends": other_ends,
+    "graded": graded,
+    "in_parts": in_parts,
+    "as_azure": as_azure,
+    "told_and_shared": told_and_shared,
+    "retried": retried,
+    "errors": errors,
+}
 print(json.dumps({"version": openai.__version__, **{name: part() for name, part in parts.items()}}))

@@ -167,6 +167,35 @@ def test_graders_come_back_as_they_were_sent_and_grade(seen: dict[str, Any]) -> 
     assert graded["missing"]["metadata"]["errors"]["invalid_variable_error"]
 
 
+def test_files_can_be_sent_in_parts(seen: dict[str, Any]) -> None:
+    in_parts = seen["in_parts"]
+    assert {in_parts["chunked"]["status"], in_parts["ordered"]["status"]} == {"completed"}
+    assert in_parts["contents_are_what_was_sent"] == [True, True]
+    assert in_parts["cancelled"]["status"] == "cancelled"
+
+
+def test_azures_client_finds_the_same_calls(seen: dict[str, Any]) -> None:
+    assert seen["as_azure"]["file"]["deleted"]
+    assert seen["as_azure"]["jobs"]
+    assert "tiny" in seen["as_azure"]["models"]
+
+
+def test_checkpoints_are_shared_and_webhooks_kept(seen: dict[str, Any]) -> None:
+    shared = seen["told_and_shared"]
+    assert [each["id"] for each in shared["listed"]["data"]] == [shared["granted"]["id"]]
+    assert shared["deleted"]["deleted"]
+    if webhooks := shared.get("webhooks"):
+        assert webhooks["made"]["id"] in webhooks["listed"]
+        assert webhooks["made"]["signing_secret"] != webhooks["rotated"]["signing_secret"]
+    assert (webhooks is not None) == (seen["version"] == "3.54.0")
+
+
+def test_a_request_sent_again_makes_no_second_job(seen: dict[str, Any]) -> None:
+    retried = seen["retried"]
+    assert retried["again"] == retried["first"]
+    assert len({*retried["keyed"], retried["first"]}) == 2
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_raises_once_and_says_what_was_wrong(seen: dict[str, Any], mistake: str) -> None:
     exception, status, param = MISTAKES[mistake]

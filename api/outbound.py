@@ -1,0 +1,116 @@
+"""Requests to addresses that users gave us. Nobody gets to see, through them, what only this machine can reach.
+
+The host is resolved once, every address that it has must be a public one, and the connection goes to the address that
+was looked at (a name that is resolved again may then say another). Redirects are not followed and bodies not read.
+"""
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from collections.abc import Collection
+from ipaddress import IPv4Address, IPv6Address
+
+import httpx
+
+from api.errors import InvalidRequest
+
+DEADLINE_S = 15.0
+"""Of a whole request, so that one that trickles ends too."""
+STEP_S = 5.0
+MAX_ADDRESSES = 4
+_PUBLIC_V6 = ipaddress.ip_network("2000::/3")
+
+
+class UrlRefused(InvalidRequest):
+    param = "url"
+    code = "invalid_url"
+
+
+class NotSent(Exception):
+    """Why no answer came, for the user to read."""
+
+
+def check_url(url: str, private_hosts: Collection[str]) -> httpx.URL:
+    """`https://host[:port]/…` without a password in it; plain http only to hosts that the operator named."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise UrlRefused("url is not a URL") from error
+    if parsed.userinfo or not parsed.host:
+        raise UrlRefused("url needs a host, and must not hold a user or a password")
+    if parsed.scheme != "https" and not (parsed.scheme == "http" and parsed.host in private_hosts):
+        raise UrlRefused("url must begin with https://")
+    try:
+        address = ipaddress.ip_address(parsed.host)
+    except ValueError:
+        return parsed  # a name: its addresses are looked at when there is something to send
+    if not is_public(address) and parsed.host not in private_hosts:
+        raise UrlRefused(f"url: {address} is not a public address, and not one that the operator has allowed")
+    return parsed
+
+
+def is_public(address: IPv4Address | IPv6Address) -> bool:
+    """Whether everyone reaches the same machine there. Addresses that hold another inside are judged by that, or not
+    at all public.
+    """
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return is_public(address.ipv4_mapped)
+        if address not in _PUBLIC_V6 or address.sixtofour is not None or address.teredo is not None:
+            return False
+    return address.is_global and not address.is_multicast
+
+
+async def post(
+    url: str, body: bytes, headers: dict[str, str], private_hosts: Collection[str], *, tls: ssl.SSLContext | None = None
+) -> int:
+    """The status of the answer. Raises NotSent."""
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            target = check_url(url, private_hosts)
+            return await _send(target, await _addresses(target, private_hosts), body, headers, tls)
+    except TimeoutError as error:
+        raise NotSent(f"there was no answer within {DEADLINE_S:.0f} seconds") from error
+    except UrlRefused as error:
+        raise NotSent(error.message) from error
+
+
+async def _addresses(target: httpx.URL, private_hosts: Collection[str]) -> list[str]:
+    port = target.port or (443 if target.scheme == "https" else 80)
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(target.host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise NotSent(f"the name {target.host} cannot be resolved") from error
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    if target.host not in private_hosts:
+        for address in addresses:
+            if not is_public(ipaddress.ip_address(address.partition("%")[0])):
+                raise NotSent(f"{target.host} is {address}, which is not a public address")
+    return addresses[:MAX_ADDRESSES]
+
+
+async def _send(
+    target: httpx.URL, addresses: list[str], body: bytes, headers: dict[str, str], tls: ssl.SSLContext | None
+) -> int:
+    named = {**headers, "host": target.netloc.decode("ascii")}
+    failure = "no address"
+    async with httpx.AsyncClient(trust_env=False, timeout=STEP_S, verify=tls if tls is not None else True) as client:
+        for address in addresses:
+            request = client.build_request(
+                "POST",
+                target.copy_with(host=address),
+                content=body,
+                headers=named,
+                extensions={"sni_hostname": target.raw_host.decode("ascii")},
+            )
+            try:
+                answer = await client.send(request, stream=True, follow_redirects=False)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                failure = type(error).__name__
+                continue
+            except httpx.HTTPError as error:
+                raise NotSent(f"the connection failed ({type(error).__name__})") from error
+            await answer.aclose()
+            return answer.status_code
+    raise NotSent(f"{target.host} could not be connected to ({failure})")

@@ -1,0 +1,84 @@
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, cast
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from api.context import Caller, Context
+from api.deps import After, Ctx, Who
+from api.errors import InvalidRequest
+from api.schemas import EventList, EventObject, MetricList
+from api.services import jobs, live
+from api.services.live import Watch
+
+router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"])
+
+STREAM: dict[int | str, dict[str, object]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    204: {"description": "The job has ended, and `Last-Event-ID` names its last event: there is nothing to follow."},
+}
+
+
+@router.get("/{job_id}/events", response_model=EventList, responses=STREAM)
+def list_events(
+    job_id: str,
+    request: Request,
+    context: Ctx,
+    caller: Who,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 20,
+    stream: bool = False,
+    last_event_id: Annotated[str | None, Header(max_length=64)] = None,
+) -> EventList | Response:
+    """A page of a job's events, newest first.
+
+    With `stream=true`, all of them as server-sent events, oldest first, from the first or from the one after
+    `Last-Event-ID`, and then each as it is written. `data` is the event, `id` its id. The stream ends after the job's
+    last event; one that was cut is taken up with `Last-Event-ID`, without loss or repeat.
+    """
+    if stream:
+        return _stream(request, context, caller, job_id, last_event_id)
+    page = jobs.event_page(context, caller, job_id, after=after, limit=limit)
+    return EventList(data=[EventObject.of(event) for event in page.data], has_more=page.has_more)
+
+
+def _stream(request: Request, context: Context, caller: Caller, job_id: str, last_event_id: str | None) -> Response:
+    for name in ("after", "limit"):
+        if name in request.query_params:
+            raise InvalidRequest(f"{name} is for pages: a stream goes on after its Last-Event-ID header", param=name)
+    begin_after = live.begin(context, caller, job_id, last_event_id)
+    if begin_after is None:
+        return Response(status_code=204)
+    watch = cast(Watch, request.app.state.watch)
+    watch.check_room()
+    batches = _as_text(watch, job_id, begin_after, context.settings.stream_keep_alive_s)
+    return StreamingResponse(
+        batches,
+        media_type="text/event-stream",
+        headers={"cache-control": "no-store", "x-accel-buffering": "no"},  # nginx would hold events back
+    )
+
+
+async def _as_text(watch: Watch, job_id: str, after: int, keep_alive_s: float) -> AsyncIterator[str]:
+    async for batch in live.follow(watch, job_id, after, keep_alive_s):
+        yield (
+            "".join(f"id: {event.id}\ndata: {json.dumps(EventObject.of(event).model_dump())}\n\n" for event in batch)
+            or ": still here\n\n"
+        )
+
+
+@router.get("/{job_id}/metrics")
+def list_metrics(
+    job_id: str,
+    context: Ctx,
+    caller: Who,
+    max_points: Annotated[int | None, Query(ge=2, le=100_000)] = None,
+) -> MetricList:
+    """The metrics of every step, oldest first; a step that was trained again is as it was last.
+
+    With `max_points` at most so many of them: the first, the last, the lowest and highest of every series as far as
+    there is room, and then the lowest and highest `train_loss` of each stretch of steps. No value is made up.
+    """
+    points, total = live.metrics(context, caller, job_id, max_points)
+    return MetricList(data=points, total_points=total)

@@ -1,0 +1,58 @@
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+
+from api.deps import After, Ctx, Who
+from api.fields import Strict
+from api.permission_schemas import PermissionList
+from api.schemas import Deleted
+from api.services import permissions
+
+router = APIRouter(prefix="/fine_tuning/checkpoints", tags=["fine-tuning"])
+
+# The names of checkpoints may hold slashes, which some clients send as they are: hence `:path`.
+
+
+class Grant(Strict):
+    project_ids: Annotated[list[str], Field(min_length=1, max_length=100)]
+    """Their ids, or their names, which is how an operator knows them."""
+
+
+@router.post("/{checkpoint:path}/permissions")
+def create_permissions(checkpoint: str, grant: Grant, context: Ctx, caller: Who) -> PermissionList:
+    """Give other projects the use of a checkpoint, or of a finished model: to download it, and as a base model.
+
+    Needs a key of scope admin, of the project that owns it.
+    """
+    return PermissionList.of(permissions.grant(context, caller, checkpoint, grant.project_ids), has_more=False)
+
+
+@router.get("/{checkpoint:path}/permissions")
+def list_permissions(
+    checkpoint: str,
+    context: Ctx,
+    caller: Who,
+    project_id: str | None = None,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 10,
+    order: Literal["ascending", "descending"] = "descending",
+) -> PermissionList:
+    """Who may use a checkpoint of this project, newest permission first."""
+    page = permissions.page(
+        context,
+        caller,
+        checkpoint,
+        project_id=project_id,
+        after=after,
+        limit=limit,
+        newest_first=order == "descending",
+    )
+    return PermissionList.of(page.data, page.has_more)
+
+
+@router.delete("/{checkpoint:path}/permissions/{permission_id}")
+def delete_permission(checkpoint: str, permission_id: str, context: Ctx, caller: Who) -> Deleted:
+    """Take a permission back. Jobs that began from the checkpoint go on. Needs a key of scope admin."""
+    permissions.revoke(context, caller, checkpoint, permission_id)
+    return Deleted(id=permission_id, object="checkpoint.permission")

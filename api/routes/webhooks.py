@@ -1,0 +1,115 @@
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import Field, StringConstraints
+from starlette.concurrency import run_in_threadpool
+
+from api.deps import After, Ctx, Who
+from api.fields import Strict
+from api.schemas import Deleted
+from api.services import webhooks
+from api.webhook_schemas import (
+    DeliveryList,
+    DeliveryObject,
+    WebhookList,
+    WebhookObject,
+    WebhookTestObject,
+    WebhookWithSecret,
+)
+
+router = APIRouter(tags=["webhooks"])
+
+Limit = Annotated[int, Query(ge=1, le=100)]
+EventType = Literal["fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled"]
+EventTypes = Annotated[list[EventType], Field(min_length=1, max_length=3)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+Url = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+
+
+class Endpoint(Strict):
+    event_types: EventTypes
+    name: Name
+    url: Url
+
+
+class Change(Strict):
+    event_types: EventTypes | None = None
+    name: Name | None = None
+    url: Url | None = None
+
+
+class Rotation(Strict):
+    keep_old_secret_active_for_24_hours: bool = False
+
+
+class Sample(Strict):
+    event_type: EventType
+
+
+@router.post("")
+def create_webhook(endpoint: Endpoint, context: Ctx, caller: Who) -> WebhookWithSecret:
+    """Be told of the ends of this project's jobs, by signed POSTs to an https address that all the world can reach.
+
+    The answer holds the signing secret, which is not shown again. Deliveries are tried for about 30 hours, until one
+    is answered with a 2xx; redirects are not followed.
+    """
+    return WebhookWithSecret.of(
+        webhooks.create(context, caller, name=endpoint.name, url=endpoint.url, event_types=endpoint.event_types)
+    )
+
+
+@router.get("")
+def list_webhooks(context: Ctx, caller: Who, after: After = None, limit: Limit = 20) -> WebhookList:
+    """Newest first."""
+    page = webhooks.page(context, caller, after=after, limit=limit)
+    return WebhookList.of(page.data, page.has_more)
+
+
+@router.get("/{webhook_id}")
+def retrieve_webhook(webhook_id: str, context: Ctx, caller: Who) -> WebhookObject:
+    return WebhookObject.of(webhooks.get(context, caller, webhook_id))
+
+
+@router.post("/{webhook_id}")
+def update_webhook(webhook_id: str, change: Change, context: Ctx, caller: Who) -> WebhookObject:
+    """What is not named stays as it is."""
+    return WebhookObject.of(
+        webhooks.update(context, caller, webhook_id, name=change.name, url=change.url, event_types=change.event_types)
+    )
+
+
+@router.delete("/{webhook_id}")
+def delete_webhook(webhook_id: str, context: Ctx, caller: Who) -> Deleted:
+    """With its delivery log. What was still to be delivered is not."""
+    webhooks.delete(context, caller, webhook_id)
+    return Deleted(id=webhook_id, object="webhook_endpoint.deleted")
+
+
+@router.post("/{webhook_id}/rotate_secret")
+def rotate_webhook_secret(
+    webhook_id: str, context: Ctx, caller: Who, rotation: Rotation | None = None
+) -> WebhookWithSecret:
+    """A new signing secret, shown once. If the old one is kept, deliveries carry both signatures for a day."""
+    keep_old = rotation is not None and rotation.keep_old_secret_active_for_24_hours
+    return WebhookWithSecret.of(webhooks.rotate_secret(context, caller, webhook_id, keep_old=keep_old))
+
+
+@router.post("/{webhook_id}/test")
+async def test_webhook(webhook_id: str, sample: Sample, context: Ctx, caller: Who) -> WebhookTestObject:
+    """Send a sample now, and tell what the endpoint answered."""
+    webhook = await run_in_threadpool(webhooks.get, context, caller, webhook_id)
+    status = await webhooks.test(context, webhook, sample.event_type)
+    return WebhookTestObject(event_type=sample.event_type, status_code=status, webhook_endpoint_id=webhook_id)
+
+
+@router.get("/{webhook_id}/deliveries")
+def list_deliveries(webhook_id: str, context: Ctx, caller: Who, after: After = None, limit: Limit = 20) -> DeliveryList:
+    """What was, or is to be, told to this endpoint, newest first. Kept for 30 days."""
+    page = webhooks.delivery_page(context, caller, webhook_id, after=after, limit=limit)
+    return DeliveryList.of(page.data, page.has_more)
+
+
+@router.post("/{webhook_id}/deliveries/{delivery_id}/replay")
+def replay_delivery(webhook_id: str, delivery_id: str, context: Ctx, caller: Who) -> DeliveryObject:
+    """Deliver it once more, under the same event id."""
+    return DeliveryObject.of(webhooks.replay(context, caller, webhook_id, delivery_id))

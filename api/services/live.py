@@ -1,0 +1,140 @@
+"""Following a job while it trains: its events as they are written, and its metrics as one series."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+import anyio
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.context import Caller, Context
+from api.errors import InvalidRequest, TooManyRequests
+from api.records import events, live
+from api.records.events import Event
+from api.services import jobs
+from api.services.series import thin
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+BATCH = 500
+THREADS = 8
+"""For all streams together: however many there are, the threads that answer everyone else stay free."""
+
+
+@dataclass(eq=False)
+class _Waiter:
+    job_id: str
+    after: int
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Watch:
+    """Looks at the database for all streams of this process at once, and wakes those whose jobs have news."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._limiter = anyio.CapacityLimiter(THREADS)
+        self._waiters: set[_Waiter] = set()
+        self._looking: asyncio.Task[None] | None = None
+        self._open = 0
+
+    def check_room(self) -> None:
+        """Raises TooManyRequests when no further stream is taken."""
+        if self._open >= self._context.settings.max_streams:
+            raise TooManyRequests(
+                f"{self._open} event streams are open, the most that this server allows: list the events instead",
+                code="too_many_streams",
+                headers={"retry-after": "30"},
+            )
+
+    @contextmanager
+    def seat(self) -> Iterator[None]:
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
+
+    async def read(self, job_id: str, after: int) -> tuple[Sequence[Event], bool]:
+        return await self._in_thread(partial(self._read, job_id, after))
+
+    async def news(self, job_id: str, after: int, timeout_s: float) -> None:
+        """Return when the job has an event after this one, or when the time is over."""
+        waiter = _Waiter(job_id, after)
+        self._waiters.add(waiter)
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+        try:
+            with anyio.move_on_after(timeout_s):
+                await waiter.woken.wait()
+        finally:
+            self._waiters.discard(waiter)
+
+    async def _look(self) -> None:
+        while self._waiters:
+            await asyncio.sleep(self._context.settings.stream_poll_s)
+            job_ids = sorted({waiter.job_id for waiter in self._waiters})
+            try:
+                newest = await self._in_thread(partial(self._newest, job_ids))
+            except SQLAlchemyError as error:
+                log.warning("streams_cannot_look", error=type(error).__name__)
+                continue
+            for waiter in self._waiters:
+                if newest.get(waiter.job_id, 0) > waiter.after:
+                    waiter.woken.set()
+
+    def _read(self, job_id: str, after: int) -> tuple[Sequence[Event], bool]:
+        with self._context.database.read() as session:
+            return live.read(session, job_id, after, BATCH)
+
+    def _newest(self, job_ids: list[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        with self._context.database.read() as session:
+            for start in range(0, len(job_ids), BATCH):
+                found |= live.newest(session, job_ids[start : start + BATCH])
+        return found
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await anyio.to_thread.run_sync(function, limiter=self._limiter)
+
+
+def begin(context: Context, caller: Caller, job_id: str, last_event_id: str | None) -> int | None:
+    """The number of the event after which a stream goes on. None: the job has ended, and this was its last event."""
+    jobs.get(context, caller, job_id)
+    if last_event_id is None:
+        return 0
+    with context.database.read() as session:
+        after = live.position(session, job_id, last_event_id)
+        if after is None:
+            raise InvalidRequest("Last-Event-ID does not name an event of this job", param="Last-Event-ID")
+        waiting, ended = live.read(session, job_id, after, 1)
+    return None if ended and not waiting else after
+
+
+async def follow(watch: Watch, job_id: str, after: int, keep_alive_s: float) -> AsyncIterator[Sequence[Event]]:
+    """The job's events after this one, oldest first, until its last; nothing at all when there was none for a while."""
+    with watch.seat():
+        while True:
+            batch, ended = await watch.read(job_id, after)
+            if batch:
+                after = batch[-1].seq
+                yield batch
+            elif ended:
+                return
+            else:
+                await watch.news(job_id, after, keep_alive_s)
+                yield []
+
+
+def metrics(context: Context, caller: Caller, job_id: str, max_points: int | None) -> tuple[list[dict[str, Any]], int]:
+    """The steps that are told, and how many there are."""
+    jobs.get(context, caller, job_id)
+    with context.database.read() as session:
+        points = events.metrics_of(session, job_id)
+    return points if max_points is None else thin(points, max_points), len(points)

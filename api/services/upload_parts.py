@@ -1,0 +1,96 @@
+"""Parts of uploads on their way in: to storage as they arrive, and kept once their row is there."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+from starlette.concurrency import run_in_threadpool
+
+from api.context import Caller, Context
+from api.errors import InvalidRequest, TooLarge
+from api.ids import new_id
+from api.multipart import Form
+from api.records import uploads as records
+from api.records.base import db_now
+from api.records.uploads import PENDING, UploadPart
+from api.services import uploads
+from api.storage import Stored
+
+
+@dataclass(frozen=True)
+class ReceivedPart:
+    part_id: str
+    storage_key: str
+    stored: Stored
+
+
+Consume = Callable[[AsyncIterator[bytes]], Awaitable[ReceivedPart]]
+
+
+async def add(
+    context: Context, caller: Caller, upload_id: str, read: Callable[[Consume], Awaitable[Form]]
+) -> UploadPart:
+    """Stream a form's file to storage and make it a part, or refuse it and keep nothing."""
+    # Before its first byte: nobody sends 64 MiB to be told that the upload was cancelled.
+    await run_in_threadpool(_check_pending, context, caller, upload_id)
+    received: ReceivedPart | None = None
+
+    async def consume(chunks: AsyncIterator[bytes]) -> ReceivedPart:
+        nonlocal received
+        part_id = new_id("part_")
+        key = f"uploads/{upload_id}/{part_id}"
+        received = ReceivedPart(part_id, key, await context.storage.write(key, _capped(chunks, context), sparing=True))
+        return received
+
+    try:
+        form = await read(consume)
+        if form.fields:
+            name = min(form.fields)[:64]
+            raise InvalidRequest(f"Unknown field '{name}': a part has 'data' only", param=name)
+        if received is None or received.stored.bytes == 0:
+            raise InvalidRequest("'data' is a required property, and must not be empty", param="data")
+        return await run_in_threadpool(_insert_part, context, caller, upload_id, received)
+    except BaseException:
+        if received is not None:
+            await run_in_threadpool(context.storage.delete, [received.storage_key])
+        raise
+
+
+async def _capped(chunks: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+    count, limit = 0, context.settings.max_part_bytes
+    async for chunk in chunks:
+        count += len(chunk)
+        if count > limit:
+            raise TooLarge(f"The part is larger than {limit} bytes, the most that this server takes", param="data")
+        yield chunk
+
+
+def _check_pending(context: Context, caller: Caller, upload_id: str) -> None:
+    with context.database.write() as session:
+        upload = uploads.locked(session, caller, upload_id)
+    # After the transaction, so that an upload found expired is marked so.
+    if upload.status != PENDING:
+        raise uploads.UploadEnded(upload)
+
+
+def _insert_part(context: Context, caller: Caller, upload_id: str, received: ReceivedPart) -> UploadPart:
+    part = UploadPart(
+        id=received.part_id,
+        upload_id=upload_id,
+        bytes=received.stored.bytes,
+        sha256=received.stored.sha256,
+        created_at=db_now(),
+    )
+    with context.database.write() as session:
+        upload = uploads.locked(session, caller, upload_id)
+        if upload.status != PENDING:
+            raise uploads.UploadEnded(upload)
+        count, total = records.arrived(session, upload_id)
+        # Parts are sent again when an answer is lost, so there may be more of them than are named at the end.
+        if count >= uploads.MAX_PARTS or total + part.bytes > 2 * upload.bytes + context.settings.max_part_bytes:
+            raise uploads.WrongParts(
+                f"{upload_id} has more parts than its {upload.bytes} bytes can be made of", param="data"
+            )
+        session.add(part)
+        session.flush()
+        session.refresh(part)
+    return part

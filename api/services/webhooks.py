@@ -1,0 +1,152 @@
+"""Webhooks: who is told of the ends of a project's jobs. Sent by worker/supervisor/courier.py."""
+
+from collections.abc import Sequence
+
+from sqlalchemy.orm import Session
+
+from api.context import Caller, Context
+from api.errors import InvalidRequest, NotFound
+from api.ids import new_id
+from api.outbound import NotSent, check_url, post
+from api.records import webhooks
+from api.records.base import db_now
+from api.records.pages import Page
+from api.records.webhooks import PENDING, Delivery, Webhook
+from api.webhooks import headers, message, new_secret
+
+MAX_WEBHOOKS = 20
+OLD_SECRET_S = 24 * 3600
+
+
+class NoSuchWebhook(NotFound):
+    param = "webhook_endpoint_id"
+
+    def __init__(self, webhook_id: str) -> None:
+        super().__init__(f"No such webhook endpoint: {webhook_id[:64]}")
+
+
+class NoSuchDelivery(NotFound):
+    param = "delivery_id"
+
+    def __init__(self, delivery_id: str) -> None:
+        super().__init__(f"No such delivery of this webhook endpoint: {delivery_id[:64]}")
+
+
+class TestNotSent(InvalidRequest):
+    code = "webhook_not_reached"
+
+
+def create(context: Context, caller: Caller, *, name: str, url: str, event_types: Sequence[str]) -> Webhook:
+    check_url(url, context.settings.private_webhook_hosts)
+    with context.database.write() as session:
+        if webhooks.count(session, caller.project_id) >= MAX_WEBHOOKS:
+            raise InvalidRequest(f"A project has at most {MAX_WEBHOOKS} webhook endpoints: delete one")
+        webhook = Webhook(
+            id=new_id("webhook_"),
+            project_id=caller.project_id,
+            name=name,
+            url=url,
+            event_types=list(event_types),
+            secret=new_secret(),
+            created_at=db_now(),
+            updated_at=db_now(),
+        )
+        session.add(webhook)
+        session.flush()
+        session.refresh(webhook)
+    return webhook
+
+
+def get(context: Context, caller: Caller, webhook_id: str) -> Webhook:
+    with context.database.read() as session:
+        return _found(session, caller, webhook_id)
+
+
+def page(context: Context, caller: Caller, *, after: str | None, limit: int) -> Page[Webhook]:
+    with context.database.read() as session:
+        return webhooks.page(session, caller.project_id, after=after, limit=limit)
+
+
+def update(
+    context: Context,
+    caller: Caller,
+    webhook_id: str,
+    *,
+    name: str | None,
+    url: str | None,
+    event_types: Sequence[str] | None,
+) -> Webhook:
+    """What is None stays."""
+    if url is not None:
+        check_url(url, context.settings.private_webhook_hosts)
+    given = {"name": name, "url": url, "event_types": None if event_types is None else list(event_types)}
+    with context.database.write() as session:
+        webhook = _found(session, caller, webhook_id)
+        changed = {
+            field: value for field, value in given.items() if value is not None and value != getattr(webhook, field)
+        }
+        for field, value in changed.items():
+            setattr(webhook, field, value)
+        if changed:
+            webhook.updated_at = db_now()
+        session.flush()
+        session.refresh(webhook)
+    return webhook
+
+
+def rotate_secret(context: Context, caller: Caller, webhook_id: str, *, keep_old: bool) -> Webhook:
+    """A new secret. With keep_old, deliveries are signed with both for a day."""
+    with context.database.write() as session:
+        webhook = _found(session, caller, webhook_id)
+        webhook.old_secret = webhook.secret if keep_old else None
+        webhook.old_secret_until = db_now() + OLD_SECRET_S if keep_old else None
+        webhook.secret, webhook.updated_at = new_secret(), db_now()
+        session.flush()
+        session.refresh(webhook)
+    return webhook
+
+
+def delete(context: Context, caller: Caller, webhook_id: str) -> None:
+    """With its delivery log, and what was still to be told."""
+    with context.database.write() as session:
+        webhooks.remove(session, _found(session, caller, webhook_id))
+
+
+async def test(context: Context, webhook: Webhook, event_type: str) -> int:
+    """Send a sample now. Returns the receiver's status. Raises TestNotSent."""
+    event_id = new_id("evt_test_")
+    body = message(event_id, event_type, "ftjob-sample", webhook.updated_at)
+    try:
+        return await post(
+            webhook.url, body, headers(event_id, body, [webhook.secret]), context.settings.private_webhook_hosts
+        )
+    except NotSent as error:
+        raise TestNotSent(f"The endpoint was not reached: {error}") from error
+
+
+def delivery_page(
+    context: Context, caller: Caller, webhook_id: str, *, after: str | None, limit: int
+) -> Page[Delivery]:
+    with context.database.read() as session:
+        _found(session, caller, webhook_id)
+        return webhooks.delivery_page(session, webhook_id, after=after, limit=limit)
+
+
+def replay(context: Context, caller: Caller, webhook_id: str, delivery_id: str) -> Delivery:
+    """Deliver it once more, whatever came of it before: at once, and then with the usual back-off."""
+    with context.database.write() as session:
+        _found(session, caller, webhook_id)
+        delivery = webhooks.get_delivery(session, webhook_id, delivery_id)
+        if delivery is None:
+            raise NoSuchDelivery(delivery_id)
+        delivery.status, delivery.attempts, delivery.due_at, delivery.ended_at = PENDING, 0, db_now(), None
+        session.flush()
+        session.refresh(delivery)
+    return delivery
+
+
+def _found(session: Session, caller: Caller, webhook_id: str) -> Webhook:
+    webhook = webhooks.get(session, caller.project_id, webhook_id)
+    if webhook is None:
+        raise NoSuchWebhook(webhook_id)
+    return webhook

@@ -1,0 +1,116 @@
+"""What goes out about webhooks; OpenAI's objects, and the delivery log beside them."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel
+
+from api.records.webhooks import Delivery, Webhook
+from api.schemas import ends
+
+
+class WebhookObject(BaseModel):
+    id: str
+    object: Literal["webhook_endpoint"] = "webhook_endpoint"
+    created_at: int
+    updated_at: int
+    name: str
+    url: str
+    event_types: list[str]
+    signing_secret_hint: str
+
+    @classmethod
+    def of(cls, webhook: Webhook) -> Self:
+        return cls(**_webhook(webhook))
+
+
+class WebhookWithSecret(WebhookObject):
+    signing_secret: str
+    """Shown here only: for `OpenAI(webhook_secret=…).webhooks.unwrap(…)`."""
+
+    @classmethod
+    def of(cls, webhook: Webhook) -> Self:
+        return cls(**_webhook(webhook), signing_secret=webhook.secret)
+
+
+def _webhook(webhook: Webhook) -> dict[str, Any]:
+    return {
+        "id": webhook.id,
+        "created_at": int(webhook.created_at),
+        "updated_at": int(webhook.updated_at),
+        "name": webhook.name,
+        "url": webhook.url,
+        "event_types": webhook.event_types,
+        "signing_secret_hint": f"whsec_…{webhook.secret[-4:]}",
+    }
+
+
+class WebhookTestObject(BaseModel):
+    object: Literal["webhook_endpoint.test"] = "webhook_endpoint.test"
+    webhook_endpoint_id: str
+    event_type: str
+    status_code: int
+    """What the endpoint answered."""
+    success: Literal[True] = True
+    """That it answered at all."""
+
+
+class WebhookList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[WebhookObject]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+    @classmethod
+    def of(cls, rows: Sequence[Webhook], has_more: bool) -> Self:
+        return cls(data=[WebhookObject.of(row) for row in rows], has_more=has_more, **ends(rows))
+
+
+class DeliveryObject(BaseModel):
+    id: str
+    object: Literal["webhook_delivery"] = "webhook_delivery"
+    created_at: int
+    event_id: str
+    event_type: str
+    data: dict[str, str]
+    """{id} of the job."""
+    status: Literal["pending", "delivered", "failed"]
+    attempts: int
+    next_attempt_at: int | None
+    ended_at: int | None
+    last_status: int | None
+    """The HTTP status of the last attempt that was answered."""
+    last_error: str | None
+
+    @classmethod
+    def of(cls, delivery: Delivery) -> Self:
+        return cls(
+            id=delivery.id,
+            created_at=int(delivery.created_at),
+            event_id=delivery.event_id,
+            event_type=delivery.event_type,
+            data={"id": delivery.object_id},
+            status=delivery.status,
+            attempts=delivery.attempts,
+            next_attempt_at=_seconds(delivery.due_at),
+            ended_at=_seconds(delivery.ended_at),
+            last_status=delivery.last_status,
+            last_error=delivery.last_error,
+        )
+
+
+class DeliveryList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[DeliveryObject]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+    @classmethod
+    def of(cls, rows: Sequence[Delivery], has_more: bool) -> Self:
+        return cls(data=[DeliveryObject.of(row) for row in rows], has_more=has_more, **ends(rows))
+
+
+def _seconds(time: float | None) -> int | None:
+    return None if time is None else int(time)
