@@ -22,6 +22,7 @@ MIN_EXAMPLES = 10
 
 Precision = Literal["bfloat16", "float32"]
 Scheduler = Literal["cosine", "linear", "constant"]
+Overlong = Literal["truncate", "drop", "error"]
 
 
 class EarlyStopping(Strict):
@@ -43,7 +44,10 @@ class Training(Strict):
     format: AutoOrNull[Annotated[str, AfterValidator(_known_format)]] = AUTO
     """What the rows are, where their keys do not tell."""
     max_length: AutoOrNull[Annotated[int, Field(ge=8)]] = AUTO
-    """Tokens per example; longer ones are cut at the end. "auto": the longest row, at most the model's window."""
+    """Tokens per example. "auto": the longest row, at most the model's window."""
+    overlong: Overlong = "truncate"
+    """What becomes of longer rows: cut at the end, left out, or the job fails and names the first of them. Prompts to
+    be answered are never cut: they are left out where others would be cut."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
     """Ends training after so many optimizer steps, if the epochs have not ended it before."""
     scheduler: Scheduler = "cosine"
@@ -193,6 +197,7 @@ class ResolvedRecipe(Strict):
     batch_size: int
     learning_rate: float
     max_length: int
+    overlong: Overlong = "truncate"
     validation_split: float
     steps_per_epoch: int
     total_steps: int
@@ -258,6 +263,7 @@ def resolve(
         batch_size=batch_size,
         learning_rate=learning_rate,
         max_length=max_length,
+        overlong=training.overlong,
         validation_split=training.validation_split,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,

@@ -13,6 +13,28 @@ from api.records.models import Checkpoint
 from api.services.models import ModelView
 
 
+class FileScan(BaseModel):
+    """What a file was found to hold, soon after it was uploaded, whatever job it may be for."""
+
+    status: Literal["pending", "done", "failed"]
+    format: str | None = None
+    """Null until it is known, or where the rows' keys show none."""
+    rows: int | None = None
+    container: str | None = None
+    findings: list[dict[str, Any]] = []
+    """The first hundred: line (row, where rows are no lines), severity, code, message."""
+    finding_counts: dict[str, int] = {}
+    """Of all of them, by code."""
+    error: str | None = None
+    """Why the file cannot be read."""
+
+    @classmethod
+    def of(cls, file: File) -> Self | None:
+        if file.scan_status is None:
+            return None
+        return cls.model_validate({"status": file.scan_status, **(file.scan or {})})
+
+
 class FileObject(BaseModel):
     id: str
     object: Literal["file"] = "file"
@@ -20,14 +42,21 @@ class FileObject(BaseModel):
     created_at: int
     filename: str
     purpose: str
-    status: Literal["processed"] = "processed"
+    status: Literal["processed", "error"] = "processed"
     status_details: str | None = None
     expires_at: int | None = None
     sha256: str | None = None
+    scan: FileScan | None = None
+    """Of a file with purpose fine-tune."""
 
     @classmethod
     def of(cls, file: File) -> Self:
+        scan = FileScan.of(file)
+        unreadable = scan is not None and scan.status == "failed"
         return cls(
+            status="error" if unreadable else "processed",
+            status_details=scan.error if scan is not None and unreadable else None,
+            scan=scan,
             id=file.id,
             bytes=file.bytes,
             created_at=int(file.created_at),

@@ -44,6 +44,7 @@ def a_file(context: Context, project_id: str, content: bytes = b"{}\n", purpose:
                 sha256=stored.sha256,
                 storage_key=f"files/{project_id}/{file_id}",
                 created_at=db_now(),
+                scan_status="pending" if purpose == "fine-tune" else None,
             )
         )
     return file_id

@@ -33,7 +33,7 @@ LAYERS: list[tuple[str, ...]] = [
 ]
 """From the bottom up. A new module of the API goes where everything that it needs is below it."""
 
-CHILDREN = ("worker.prepare", "worker.train", "worker.convert")
+CHILDREN = ("worker.prepare", "worker.preview", "worker.scan", "worker.train", "worker.convert")
 """The programs behind the wall."""
 
 SHARED_WITH_CHILDREN = tuple(

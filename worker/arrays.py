@@ -114,11 +114,16 @@ class Rows:
         """Rows of one sequence: the one that stands at this place in each of these rows."""
         return replace(self, starts=self.starts[place :: self.width], ends=self.ends[place :: self.width], width=1)
 
-    def truncate(self, max_length: int) -> tuple["Rows", int, int]:
+    def overlong(self, max_length: int) -> npt.NDArray[np.int64]:
+        """[n]: which rows have a sequence of more than `max_length` tokens, from 0."""
+        longer_S = self.ends - self.starts > max_length
+        return np.flatnonzero(longer_S.reshape(-1, self.width).any(1))
+
+    def truncate(self, max_length: int, *, drop: bool = False) -> tuple["Rows", int, int]:
         """Cut every sequence at the end to `max_length` tokens: (rows, dropped, truncated).
 
         Dropped are the rows of which a sequence keeps no supervised token, unless they carry labels; prompts that do
-        not fit are dropped and never cut. `truncated` counts the rows that were cut and kept.
+        not fit are dropped and never cut, and with `drop` so is every row. `truncated` counts those cut and kept.
         """
         ends_S = np.minimum(self.ends, self.starts + max_length)
         cut_R = (ends_S < self.ends).reshape(-1, self.width).any(1)
@@ -128,6 +133,8 @@ class Rows:
             keep_R = np.ones(len(self), np.bool_)
         else:
             keep_R = self._supervised_before(ends_S).reshape(-1, self.width).all(1)
+        if drop:
+            keep_R = keep_R & ~cut_R
         kept = replace(self, ends=ends_S).take(np.flatnonzero(keep_R))
         return kept, len(self) - len(kept), int((keep_R & cut_R).sum())
 

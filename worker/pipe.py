@@ -15,6 +15,7 @@ STDIN, STDOUT = 0, 1
 
 
 ALIVE_S = 5.0
+PROGRESS_S = 1.0
 ORPHAN_S = 60.0
 """How long we go on without a parent: long enough to finish a step and save."""
 
@@ -105,3 +106,16 @@ def _lines(descriptor: int) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(command, dict):
                 yield command
+
+
+class Progress:
+    """Reports how far the reading of a file is, at most once a second."""
+
+    def __init__(self) -> None:
+        self._pipe = Pipe()
+        self._next = 0.0
+
+    def __call__(self, file: str, rows: int, done: bool) -> None:
+        if done or time.monotonic() >= self._next:
+            self._next = time.monotonic() + PROGRESS_S
+            self._pipe.report("progress", file=file, rows=rows)

@@ -7,7 +7,6 @@ Exit 0: report.json tells the outcome, good or bad.
 
 import errno
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from pydantic import TypeAdapter
 
 from api.lifecycle import FailureReason
 from api.methods import Method, ModelKind
-from worker.pipe import Pipe
+from worker.pipe import Progress
 from worker.rows.chat_template import ChatTemplate, TemplateFailure
 from worker.rows.compose import Composer, Trained
 from worker.rows.invalid import FileRequest, Invalid, wrong_forced_format
@@ -27,7 +26,6 @@ from worker.rows.render import Renderer
 from worker.rows.tokens import Tokens
 
 TEMPLATE_SECONDS = 5
-PROGRESS_SECONDS = 1.0
 
 
 class Limits(msgspec.Struct, forbid_unknown_fields=True):
@@ -105,7 +103,7 @@ def prepare(run_dir: Path, request: Request, report: Report) -> None:
         read_limits=request.limits.reading(),
         context_window=request.context_window,
         format=request.format,
-        progress=_Progress(),
+        progress=Progress(),
         trained=request.trained,
     )
     for file in request.files:
@@ -143,19 +141,6 @@ def _limit_reached(error: BaseException) -> Invalid:
         message = "The rows become more tokens than may be stored. Use a smaller file."
         return Invalid(message, code="file_too_large", param="training_file", reason=FailureReason.INVALID_FILE)
     raise error
-
-
-class _Progress:
-    """Reports how far it is, at most once a second, on the pipe to the supervisor."""
-
-    def __init__(self) -> None:
-        self.pipe = Pipe()
-        self.next = 0.0
-
-    def __call__(self, file: str, rows: int, done: bool) -> None:
-        if done or time.monotonic() >= self.next:
-            self.next = time.monotonic() + PROGRESS_SECONDS
-            self.pipe.report("progress", file=file, rows=rows)
 
 
 if __name__ == "__main__":

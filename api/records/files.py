@@ -1,8 +1,9 @@
 """Files: what users upload, and the result files of jobs."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, ForeignKey, Select, String, delete, or_, select
+from sqlalchemy import BigInteger, ColumnElement, ForeignKey, Integer, Select, String, delete, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Epoch, Row, db_now
@@ -25,6 +26,14 @@ class File(Row):
     created_at: Mapped[float] = mapped_column(Epoch)
     expires_at: Mapped[float | None] = mapped_column(Epoch, index=True)
     """From then on nobody sees it, and it is removed as soon as no unfinished job needs it."""
+    scan_status: Mapped[str | None] = mapped_column(String(16), index=True)
+    """pending, done or failed; None for what is not scanned, such as results."""
+    scan_fence: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    """How often a worker began to scan it; whoever holds an older number holds it no more."""
+    scan_until: Mapped[float | None] = mapped_column(Epoch)
+    """The lease of the worker that scans it."""
+    scan: Mapped[dict[str, Any] | None]
+    """What the scan found: format, rows, container, findings, finding_counts, error."""
 
 
 def get(session: Session, project_id: str, file_id: str) -> File | None:

@@ -73,6 +73,8 @@ class Job(Row):
     error: Mapped[dict[str, Any] | None]
     arrays: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """{train: key, validation: key} of api.records.arrays."""
+    estimate: Mapped[dict[str, Any] | None]
+    """What was predicted before training, and then happened: {predicted: {…}, actual: {…}} of api.estimate."""
 
     owner: Mapped[str | None] = mapped_column(String(128))
     fence: Mapped[int] = mapped_column(Integer, default=0)

@@ -1,6 +1,9 @@
 """Workers that were seen of late, and what they have: by this it is known what a job can ask for."""
 
-from sqlalchemy import Integer, String, func, select
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import BigInteger, Integer, String, false, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Epoch, Row, db_now
@@ -15,10 +18,33 @@ class Worker(Row):
     gpus: Mapped[int] = mapped_column(Integer)
     train_slots: Mapped[int] = mapped_column(Integer)
     seen_at: Mapped[float] = mapped_column(Epoch)
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Of the machine, or of what its container may use of it."""
+    gpu_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Of its smallest GPU; None without one."""
+    bfloat16: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """It multiplies in bfloat16 at least as fast as in float32."""
+    observed: Mapped[dict[str, Any] | None]
+    """How fast its last jobs were (api.estimate.speed)."""
 
 
-def seen(session: Session, *, owner: str, gpus: int, train_slots: int) -> None:
-    session.merge(Worker(owner=owner, gpus=gpus, train_slots=train_slots, seen_at=db_now()))
+def seen(session: Session, *, owner: str, gpus: int, train_slots: int, **machine: Any) -> None:
+    """`machine`: memory_bytes, gpu_memory_bytes, bfloat16. What was observed of it stays."""
+    session.merge(Worker(owner=owner, gpus=gpus, train_slots=train_slots, seen_at=db_now(), **machine))
+
+
+def training(session: Session) -> Sequence[Worker]:
+    """The live workers that train."""
+    query = select(Worker).where(Worker.seen_at > db_now() - SEEN_S, Worker.train_slots > 0).order_by(Worker.owner)
+    return session.scalars(query).all()
+
+
+def observe(session: Session, owner: str, observed: dict[str, Any]) -> None:
+    session.execute(update(Worker).where(Worker.owner == owner).values(observed=observed))
+
+
+def observed(session: Session, owner: str) -> dict[str, Any]:
+    return session.scalar(select(Worker.observed).where(Worker.owner == owner)) or {}
 
 
 def gpus_anywhere(session: Session) -> int:

@@ -13,8 +13,9 @@ from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound, TooLarge
 from api.fields import Strict
 from api.ids import new_id
+from api.lifecycle import Stage
 from api.multipart import Form
-from api.records import files, jobs, models
+from api.records import files, jobs, models, scans
 from api.records.base import db_now
 from api.records.files import File
 from api.records.pages import Page
@@ -127,7 +128,7 @@ def _expires_after_s(fields: dict[str, str]) -> int | None:
 def _insert(context: Context, caller: Caller, received: Received, form: Form) -> File:
     expires_after_s = _expires_after_s(form.fields)
     with context.database.write() as session:
-        return add(
+        file = add(
             session,
             id=received.file_id,
             project_id=caller.project_id,
@@ -137,6 +138,13 @@ def _insert(context: Context, caller: Caller, received: Received, form: Form) ->
             stored=received.stored,
             expires_after_s=expires_after_s,
         )
+    ring_for_scan(context, file.id)
+    return file
+
+
+def ring_for_scan(context: Context, file_id: str) -> None:
+    """A prepare slot looks through the file soon; if nobody hears it, after the next sweep."""
+    context.doorbell.ring(Stage.PREPARE, file_id)
 
 
 def add(
@@ -161,6 +169,7 @@ def add(
         storage_key=storage_key,
         created_at=db_now(),
         expires_at=None if expires_after_s is None else db_now() + expires_after_s,
+        scan_status="pending" if purpose == scans.SCANNED_PURPOSE else None,
     )
     session.add(file)
     session.flush()

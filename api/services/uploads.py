@@ -161,6 +161,7 @@ def _finish(context: Context, begun: Upload, part_ids: Sequence[str], whole: Who
             )
             upload.status, upload.file_id, upload.part_ids = COMPLETED, whole.file_id, list(part_ids)
             session.flush()
+    files.ring_for_scan(context, whole.file_id)
     return upload
 
 

@@ -47,6 +47,13 @@ def test_cutting_drops_the_rows_left_without_a_supervised_token(path: Path) -> N
     assert (dropped, truncated) == (2, 1)
 
 
+def test_long_rows_can_be_left_out_instead_of_cut(path: Path) -> None:
+    rows = load_rows(path)
+    assert rows.overlong(3).tolist() == [2]
+    kept, dropped, truncated = rows.truncate(3, drop=True)
+    assert (kept.lengths.tolist(), dropped, truncated) == ([3, 3], 1, 0)
+
+
 def test_rows_short_enough_stay_as_they_are(path: Path) -> None:
     rows, dropped, truncated = load_rows(path).truncate(4)
     assert rows.lengths.tolist() == [3, 3, 4]

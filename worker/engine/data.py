@@ -32,11 +32,12 @@ class Data:
 
 
 def load_data(folder: Path, recipe: ResolvedRecipe) -> Data:
-    train, _, _ = _load(folder / "train.safetensors", recipe).truncate(recipe.max_length)
+    drop = recipe.overlong == "drop"
+    train, _, _ = _load(folder / "train.safetensors", recipe).truncate(recipe.max_length, drop=drop)
     train, validation = split(train, recipe.validation_split, recipe.seed)
     path = folder / "validation.safetensors"
     if path.exists():
-        validation, _, _ = _load(path, recipe).truncate(recipe.max_length)
+        validation, _, _ = _load(path, recipe).truncate(recipe.max_length, drop=drop)
     if -(-len(train) // recipe.batch_size) != recipe.steps_per_epoch:
         raise TrainingError(FailureReason.INTERNAL) from ValueError(
             f"{len(train)} rows in batches of {recipe.batch_size} are not {recipe.steps_per_epoch} steps"

@@ -7,6 +7,12 @@ from typing import Any, Literal
 MAX_FINDINGS = 100
 
 
+def example(number: int, problem: str) -> str:
+    """Reads as a sentence, and where OpenAI's own message is known, as that one."""
+    names_a_part = problem.startswith(("message", "'", "key", "tools", "functions", "the ", "both "))
+    return f"Example {number}{',' if names_a_part else ''} {problem}"
+
+
 @dataclass
 class Findings:
     listed: list[dict[str, Any]] = field(default_factory=list)
@@ -20,12 +26,21 @@ class Findings:
     def warning(self, line: int | None, code: str, message: str) -> None:
         self._add(line, "warning", code, message)
 
+    def followed_by(self, later: "Findings") -> "Findings":
+        """These, and those of the rest of the file."""
+        whole = Findings(list(self.listed), self.counts + later.counts, self.first_error or later.first_error)
+        for entry in later.listed:
+            whole._list(entry)
+        return whole
+
     def _add(self, line: int | None, severity: Literal["error", "warning"], code: str, message: str) -> None:
         self.counts[code] += 1
-        entry = {"line": line, "severity": severity, "code": code, "message": message}
+        self._list({"line": line, "severity": severity, "code": code, "message": message})
+
+    def _list(self, entry: dict[str, Any]) -> None:
         if len(self.listed) < MAX_FINDINGS:
             self.listed.append(entry)
-        elif severity == "error":
+        elif entry["severity"] == "error":
             # A file of warnings must not hide what makes it invalid.
             last_warning = next((at for at in range(MAX_FINDINGS - 1, -1, -1) if _is_warning(self.listed[at])), None)
             if last_warning is not None:

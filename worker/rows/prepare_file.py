@@ -13,7 +13,7 @@ from api.methods import Method
 from api.methods.classification import Problem
 from worker.rows.balance import check_balance
 from worker.rows.compose import Composed, Composer, Trained
-from worker.rows.findings import Findings
+from worker.rows.findings import Findings, example
 from worker.rows.invalid import FileRequest, Invalid, invalid_file, too_few, unexpected_format, wrong_format
 from worker.rows.labels import Labels, TooManyLabels
 from worker.rows.limits import TooSlow, exit_if_stuck, require_memory, time_limit
@@ -159,11 +159,11 @@ class _Reader:
         try:
             self._take(number, row)
         except RowError as error:
-            self.findings.error(number, error.code, _example(number, error.message))
+            self.findings.error(number, error.code, example(number, error.message))
         except RecursionError:
-            self.findings.error(number, "too_deep", _example(number, "is nested too deeply"))
+            self.findings.error(number, "too_deep", example(number, "is nested too deeply"))
         except TooSlow:
-            self.findings.error(number, "too_slow", _example(number, f"takes longer than {ROW_SECONDS:g} s to render"))
+            self.findings.error(number, "too_slow", example(number, f"takes longer than {ROW_SECONDS:g} s to render"))
         self.shared.progress(self.file.name, self.report.rows, False)
 
     def _take(self, number: int, row: Row | RowError) -> None:
@@ -173,7 +173,7 @@ class _Reader:
         with time_limit(ROW_SECONDS):
             composed, notices = self.shared.composer.compose(parse(row))
         for notice in [*notices, *self.seen.notices(number, row)]:
-            self.findings.warning(number, notice.code, _example(number, notice.message))
+            self.findings.warning(number, notice.code, example(number, notice.message))
         for each in composed:
             if self.labels is not None:
                 self.labels.add(each.label)
@@ -233,13 +233,7 @@ class _Reader:
             length = len(sequence.tokens)
             if window is not None and length > window:
                 problem = f"has {length:,} tokens, and the base model reads {window:,} at once"
-                self.findings.warning(waiting.number, "too_long", _example(waiting.number, problem))
-
-
-def _example(number: int, problem: str) -> str:
-    """Reads as a sentence, and where OpenAI's own message is known, as that one."""
-    names_a_part = problem.startswith(("message", "'", "key", "tools", "functions", "the ", "both "))
-    return f"Example {number}{',' if names_a_part else ''} {problem}"
+                self.findings.warning(waiting.number, "too_long", example(waiting.number, problem))
 
 
 def _tokenised(texts: list[Rendered | Plain], tokens: Tokens) -> list[TokenRow]:

@@ -12,7 +12,7 @@ from api.records.arrays import Arrays
 from api.records.base_models import BaseModel
 from api.records.jobs import Job
 from api.records.queue import Claim
-from worker.arrays import load_rows, split
+from worker.arrays import Rows, load_rows, split
 from worker.supervisor.faults import AttemptFailed
 from worker.supervisor.inputs import base_model
 from worker.supervisor.lease import Heartbeat
@@ -22,6 +22,8 @@ from worker.supervisor.settling import Settled, settle
 
 CODE_VERSION = 2
 """Raise it when the same rows give other arrays: it is a part of their key."""
+NAMED_ROWS = 5
+"""Of those that are too long, in the message to the user."""
 
 
 def prepare(node: Node, claim: Claim, job: Job, folder: Path, beat: Heartbeat) -> None:
@@ -111,8 +113,11 @@ def _resolve(
     )
     notes = []
     counts = {"validation": 0}
-    for name in prepared:
-        rows, dropped, truncated = load_rows(folder / "data" / f"{name}.safetensors").truncate(max_length)
+    for name, found in prepared.items():
+        rows = load_rows(folder / "data" / f"{name}.safetensors")
+        if recipe.training.overlong == "error":
+            _require_fitting(rows, found, name, max_length)
+        rows, dropped, truncated = rows.truncate(max_length, drop=recipe.training.overlong == "drop")
         if name == "train" and recipe.training.validation_split:
             rows, held_out = split(rows, recipe.training.validation_split, job.seed)
             counts["validation"] = len(held_out)
@@ -120,12 +125,11 @@ def _resolve(
         if truncated:
             notes.append(f"{truncated} of the {name} rows are longer than {max_length} tokens and are cut at the end")
         if dropped:
-            notes.append(f"{dropped} of the {name} rows keep no token to learn from after the cut and are left out")
+            notes.append(f"{dropped} of the {name} rows are left out: each {_why_dropped(recipe, max_length)}")
     if counts["train"] == 0:
         raise AttemptFailed(
             FailureReason.INVALID_FILE,
-            f"No row is left to train on: every one, cut to {max_length} tokens, holds no token to learn from. "
-            "Raise training.max_length.",
+            f"No row is left to train on: every one {_why_dropped(recipe, max_length)}. Raise training.max_length.",
             param="training.max_length",
         )
     resolved = resolve(
@@ -138,6 +142,30 @@ def _resolve(
         **settled,
     )
     return resolved, notes
+
+
+def _why_dropped(recipe: Recipe, max_length: int) -> str:
+    if recipe.training.overlong == "drop":
+        return f"has more than {max_length} tokens, or none to learn from"
+    return f"cut to {max_length} tokens, holds no token to learn from"
+
+
+def _require_fitting(rows: Rows, found: Arrays, name: str, max_length: int) -> None:
+    """Refuse the job where a row is longer, and say which."""
+    longer = rows.overlong(max_length)
+    if not len(longer):
+        return
+    each = found.report["array_rows"] // max(1, found.report["rows"]) or 1  # a pair is two rows of arrays under kto
+    longest = (rows.ends - rows.starts).reshape(-1, rows.width).max(1)
+    listed = ", ".join(f"row {int(row) // each + 1} with {int(longest[row]):,}" for row in longer[:NAMED_ROWS])
+    more = f" and {len(longer) - NAMED_ROWS:,} more" if len(longer) > NAMED_ROWS else ""
+    raise AttemptFailed(
+        FailureReason.INVALID_FILE,
+        f"Rows of the {name} file are longer than {max_length:,} tokens: {listed}{more}. Shorten them, raise "
+        "training.max_length as far as the base model reads, or set training.overlong to truncate or drop.",
+        code="overlong_rows",
+        param=f"{'training' if name == 'train' else 'validation'}_file",
+    )
 
 
 def _finish(

@@ -20,6 +20,7 @@ from worker.supervisor.node import Node
 from worker.supervisor.parents import ModelGone
 from worker.supervisor.prepare_child import Interrupted
 from worker.supervisor.preparing import prepare
+from worker.supervisor.scanning import scan_next
 from worker.supervisor.slots import Slot
 from worker.supervisor.training import train
 from worker.supervisor.warm import WarmTrainers
@@ -36,10 +37,19 @@ def drain(node: Node, warm: WarmTrainers) -> None:
         with node.slots.take() as slot:
             if slot is None:
                 return
-            while not node.stopping.is_set() and (claim := claim_next(node, slot)) is not None:
-                run_attempt(node, claim, slot, warm)
+            while not node.stopping.is_set() and work_once(node, slot, warm):
+                pass
         # Somebody rang while this slot was still taken, and after its last look at the queue: look again.
         again = node.slots.missed() and not node.stopping.is_set()
+
+
+def work_once(node: Node, slot: Slot, warm: WarmTrainers) -> bool:
+    """One scan of a file and one attempt at a job, in turns so that neither keeps the other waiting. False if idle."""
+    scanned = node.stage is Stage.PREPARE and scan_next(node)
+    claim = claim_next(node, slot)
+    if claim is not None:
+        run_attempt(node, claim, slot, warm)
+    return scanned or claim is not None
 
 
 def claim_next(node: Node, slot: Slot) -> Claim | None:

@@ -10,11 +10,12 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.lifecycle import FailureReason, Stage
-from api.records import jobs, queue, workers
+from api.records import jobs, queue, scans, workers
 from api.records.queue import Claim
 from api.storage import StorageUnavailable
 from worker.supervisor.faults import AttemptFailed, settle
 from worker.supervisor.node import Node
+from worker.supervisor.scanning import give_up
 from worker.supervisor.tidy import tidy
 
 log = structlog.get_logger(__name__)
@@ -48,11 +49,12 @@ class Sweeper:
             take_back(node)
         with node.context.database.write() as session:
             due = queue.ring_due(session, node.context.settings.ring_again_s)
-            waits = queue.waits(session, node.stage)
+            waits = queue.waits(session, node.stage) or (node.stage is Stage.PREPARE and scans.waits(session))
         for job_id, stage in due:
             node.context.doorbell.ring(stage, job_id)
         if waits:
             self._drain.set()  # and look ourselves: the broker may be away, or our ear to it deaf
+        give_up(node)
         forget_states(node)
         tidy(node.context)
 

@@ -6,6 +6,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import update
 
 from api.context import Context
+from api.records import scans
 from api.records.files import File
 from tests.api.conftest import client_of
 from tests.factories import a_base_model
@@ -138,3 +139,19 @@ def test_a_key_that_may_only_read_reads(app: FastAPI, client: TestClient) -> Non
     assert reader.get(f"/v1/files/{file_id}").status_code == 200
     assert upload(reader).status_code == 403
     assert reader.delete(f"/v1/files/{file_id}").status_code == 403
+
+
+def test_an_uploaded_file_waits_for_its_scan_and_is_processed(client: TestClient) -> None:
+    file = upload(client).json()
+    assert (file["status"], file["scan"]["status"]) == ("processed", "pending")
+
+
+def test_what_a_scan_found_is_shown_and_an_unreadable_file_is_in_error(client: TestClient, served: Context) -> None:
+    file_id = upload(client).json()["id"]
+    with served.database.write() as session:
+        claim = scans.claim(session, lease_s=60)
+        assert claim is not None
+        scans.finish(session, claim, "failed", {"error": "The file is a PDF document."})
+    file = client.get(f"/v1/files/{file_id}").json()
+    assert (file["status"], file["status_details"]) == ("error", "The file is a PDF document.")
+    assert file["scan"]["status"] == "failed"

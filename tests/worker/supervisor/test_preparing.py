@@ -43,3 +43,26 @@ def test_a_wrong_format_fails_the_job_in_openais_words(workshop: Workshop) -> No
     assert job.status == JobStatus.FAILED
     assert job.error is not None
     assert "is in the fine-tune-preference format, but the specified fine-tuning job" in job.error["message"]
+
+
+LONG = {"prompt": "question", "completion": " ".join(["word"] * 20)}
+SHORT = [{"prompt": f"question {n}", "completion": "yes"} for n in range(12)]
+
+
+def test_long_rows_are_cut_left_out_or_refused_as_the_job_says(workshop: Workshop) -> None:
+    jobs = {
+        how: workshop.submit(jsonl(SHORT[0], LONG, *SHORT[1:]), training={"max_length": 40, "overlong": how})
+        for how in ("truncate", "drop", "error")
+    }
+    drain(workshop.prepare, workshop.warm)
+    assert any("1 of the train rows are longer than 40 tokens" in told for told in workshop.told(jobs["truncate"]))
+    dropping, refused = workshop.job(jobs["drop"]), workshop.job(jobs["error"])
+    assert dropping.resolved is not None
+    assert dropping.resolved["overlong"] == "drop"
+    assert any(
+        "1 of the train rows are left out: each has more than 40 tokens" in told for told in workshop.told(jobs["drop"])
+    )
+    assert refused.status == JobStatus.FAILED
+    assert refused.error is not None
+    assert refused.error["code"] == "overlong_rows"
+    assert "row 2 with" in refused.error["message"]

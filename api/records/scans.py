@@ -1,0 +1,81 @@
+"""Scans of uploaded files: which waits, who is at it, what was found. A small queue beside that of the jobs.
+
+A claim raises the file's fence and takes a lease; what a worker writes after another claimed the file changes nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, CursorResult, and_, or_, select, update
+from sqlalchemy.orm import Session
+
+from api.records.base import db_now
+from api.records.files import File
+
+MAX_SCANS = 5
+"""A file that was begun so often and never finished is scanned no more."""
+SCANNED_PURPOSE = "fine-tune"
+
+
+@dataclass(frozen=True)
+class ScanClaim:
+    file_id: str
+    storage_key: str
+    sha256: str | None
+    fence: int
+
+
+def _waiting() -> ColumnElement[bool]:
+    free = or_(File.scan_until.is_(None), File.scan_until < db_now())
+    return and_(File.scan_status == "pending", File.storage_key.is_not(None), free)
+
+
+def claim(session: Session, lease_s: float) -> ScanClaim | None:
+    """The file that waits longest, or None."""
+    query = (
+        select(File)
+        .where(_waiting(), File.scan_fence < MAX_SCANS)
+        .order_by(File.created_at)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    file = session.scalars(query.execution_options(populate_existing=True)).one_or_none()
+    if file is None or file.storage_key is None:
+        return None
+    taken = ScanClaim(file.id, file.storage_key, file.sha256, file.scan_fence + 1)
+    session.execute(
+        update(File).where(File.id == file.id).values(scan_fence=taken.fence, scan_until=db_now() + lease_s)
+    )
+    return taken
+
+
+def renew(session: Session, claim: ScanClaim, lease_s: float) -> bool:
+    """Whether the claim still holds."""
+    return _write(session, claim, scan_until=db_now() + lease_s)
+
+
+def finish(
+    session: Session, claim: ScanClaim, status: Literal["pending", "done", "failed"], found: dict[str, Any] | None
+) -> bool:
+    """Write what was found (pending: let another try). False if the claim is lost, or the file is gone."""
+    return _write(session, claim, scan_status=status, scan=found, scan_until=None)
+
+
+def waits(session: Session) -> bool:
+    return session.scalar(select(File.id).where(_waiting(), File.scan_fence < MAX_SCANS).limit(1)) is not None
+
+
+def begun_too_often(session: Session, limit: int = 20) -> Sequence[ScanClaim]:
+    """Files over which worker after worker was lost, as claims that can be finished."""
+    query = select(File).where(_waiting(), File.scan_fence >= MAX_SCANS).limit(limit)
+    return [ScanClaim(file.id, str(file.storage_key), file.sha256, file.scan_fence) for file in session.scalars(query)]
+
+
+def _write(session: Session, claim: ScanClaim, **values: Any) -> bool:
+    statement = update(File).where(
+        File.id == claim.file_id, File.scan_fence == claim.fence, File.scan_status == "pending"
+    )
+    result = session.execute(statement.values(**values))
+    assert isinstance(result, CursorResult), result
+    return result.rowcount == 1

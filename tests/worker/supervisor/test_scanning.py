@@ -1,0 +1,59 @@
+"""A prepare slot looks through what was uploaded, and survives the loss of another at it."""
+
+from api.context import Context
+from api.records import scans
+from api.records.files import File
+from tests.end_to_end.jobs import rows
+from tests.factories import a_file
+from tests.worker.supervisor.conftest import Workshop
+from worker.supervisor.scanning import give_up
+from worker.supervisor.supervise import drain
+
+
+def the_file(context: Context, file_id: str) -> File:
+    with context.database.read() as session:
+        return session.get_one(File, file_id)
+
+
+def test_an_uploaded_file_is_scanned_without_a_job(workshop: Workshop) -> None:
+    file_id = a_file(workshop.context, workshop.caller.project_id, rows(12))
+    drain(workshop.prepare, workshop.warm)
+    file = the_file(workshop.context, file_id)
+    assert file.scan is not None
+    assert (file.scan_status, file.scan["format"], file.scan["rows"]) == ("done", "chat", 12)
+
+
+def test_a_file_that_cannot_be_read_fails_its_scan(workshop: Workshop) -> None:
+    file_id = a_file(workshop.context, workshop.caller.project_id, b"PK\x03\x04 a spreadsheet")
+    drain(workshop.prepare, workshop.warm)
+    file = the_file(workshop.context, file_id)
+    assert file.scan is not None
+    assert file.scan_status == "failed"
+    assert "spreadsheet" in file.scan["error"]
+
+
+def test_a_lost_workers_scan_is_begun_again_and_its_late_answer_dropped(workshop: Workshop) -> None:
+    file_id = a_file(workshop.context, workshop.caller.project_id, rows(12))
+    with workshop.context.database.write() as session:
+        lost = scans.claim(session, lease_s=-1)
+    assert lost is not None
+    drain(workshop.prepare, workshop.warm)
+    with workshop.context.database.write() as session:
+        assert not scans.finish(session, lost, "failed", {"error": "late"})
+    assert the_file(workshop.context, file_id).scan_status == "done"
+
+
+def test_two_workers_do_not_scan_the_same_file(workshop: Workshop) -> None:
+    a_file(workshop.context, workshop.caller.project_id, rows(12))
+    with workshop.context.database.write() as session:
+        assert scans.claim(session, lease_s=60) is not None
+        assert scans.claim(session, lease_s=60) is None
+
+
+def test_a_file_that_loses_every_worker_is_given_up(workshop: Workshop) -> None:
+    file_id = a_file(workshop.context, workshop.caller.project_id, rows(12))
+    for _ in range(scans.MAX_SCANS):
+        with workshop.context.database.write() as session:
+            assert scans.claim(session, lease_s=-1) is not None
+    give_up(workshop.prepare)
+    assert the_file(workshop.context, file_id).scan_status == "failed"
