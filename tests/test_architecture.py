@@ -12,7 +12,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("api.errors", "api.fields", "api.ids", "api.lifecycle", "api.logs", "api.settings", "api.formats", "api.graders"),
     ("api.methods", "api.techniques"),
     ("api.catalog", "api.recipe"),
-    ("api.records", "api.storage", "api.queue", "api.multipart"),
+    ("api.records", "api.storage", "api.queue", "api.multipart", "api.sampling"),
     ("api.archive", "api.context", "api.migrate"),
     ("api.services",),
     (
@@ -23,23 +23,38 @@ LAYERS: list[tuple[str, ...]] = [
         "api.problems",
         "api.schemas",
         "api.schemas_catalog",
+        "api.schemas_completions",
     ),
+    ("api.answers",),
     ("api.routes",),
     ("api.main",),
     ("api.cli",),
 ]
 """From the bottom up. A new module of the API goes where everything that it needs is below it."""
 
-CHILDREN = ("worker.prepare", "worker.train", "worker.convert")
+CHILDREN = ("worker.prepare", "worker.train", "worker.convert", "worker.sample")
 """The programs behind the wall."""
 
 SHARED_WITH_CHILDREN = tuple(
-    f"api.{part}" for part in ("errors", "fields", "formats", "graders", "lifecycle", "methods", "recipe", "techniques")
+    f"api.{part}"
+    for part in (
+        *("errors", "fields", "formats", "graders", "lifecycle", "methods", "recipe", "sampling.ask", "techniques"),
+    )
 )
 
 SHARED_WITH_WORKERS = (
     *SHARED_WITH_CHILDREN,
-    *("api.archive", "api.context", "api.ids", "api.logs", "api.queue", "api.records", "api.settings", "api.storage"),
+    *(
+        "api.archive",
+        "api.context",
+        "api.ids",
+        "api.logs",
+        "api.queue",
+        "api.records",
+        "api.sampling",
+        "api.settings",
+        "api.storage",
+    ),
 )
 
 HEAVY = {"torch", "transformers", "peft", "accelerate", "bitsandbytes", "pyarrow"}

@@ -63,7 +63,7 @@ class Sampler:
         self._base: Base | None = None
 
     def serve(self, request: SampleRequest, pipe: Pipe, inbox: Inbox) -> None:
-        """Whatever comes of it, one last report: done, refused or failed."""
+        """Whatever comes of it, one last report: done, refused, cancelled or failed."""
 
         def report(type_: str, **fields: Any) -> None:
             pipe.report(type_, id=request.id, **fields)
@@ -79,7 +79,7 @@ class Sampler:
         except Refused as refused:
             report("refused", message=refused.message, param=refused.param, code=refused.code)
         except Cancelled:
-            report("done")
+            report("cancelled")
         except Exception as error:  # whatever it was: the log gets all of it, the caller a sentence
             traceback.print_exc()
             self._base = None  # an adapter may be half loaded, and memory is wanted

@@ -32,18 +32,14 @@ class Cancelled(Exception):
     """Nobody waits for the answer any more."""
 
 
-def answer(
-    request: SampleRequest, base: Base, model: Any, report: Report, *, cancelled: Callable[[], bool]
-) -> None:
+def answer(request: SampleRequest, base: Base, model: Any, report: Report, *, cancelled: Callable[[], bool]) -> None:
     """Report the number of prompt tokens, then each answer's text and end. Raises Refused, Cancelled."""
     prompts = _prompts(request, base)
     room = [_room(request, base.window, len(prompt)) for prompt in prompts]
     report("started", prompt_tokens=sum(map(len, prompts)))
     for index, (row, _) in enumerate(itertools.product(range(len(prompts)), range(request.n))):
         seed = None if request.seed is None else request.seed + index
-        draw = Draw(
-            temperature=request.temperature, top_p=request.top_p, seed=seed, top_logprobs=request.top_logprobs
-        )
+        draw = Draw(temperature=request.temperature, top_p=request.top_p, seed=seed, top_logprobs=request.top_logprobs)
         given = prompts[row] if request.prompts is not None else []
         one = _Answer(index, request, base, report, cancelled, given)
         generate(model, prompts[row], draw, max_tokens=room[row], take=one.take)
@@ -132,7 +128,9 @@ def _continued(prompt: str | list[int], base: Base) -> list[int]:
     else:
         tokens = prompt
         if not all(0 <= each < base.vocabulary for each in tokens):
-            raise Refused(f"prompt: this model's tokens are 0 to {base.vocabulary - 1}", param="prompt", code="invalid_value")
+            raise Refused(
+                f"prompt: this model's tokens are 0 to {base.vocabulary - 1}", param="prompt", code="invalid_value"
+            )
     if not tokens:
         raise Refused("prompt: there is nothing to continue", param="prompt", code="invalid_value")
     return tokens

@@ -104,7 +104,7 @@ class Base:
     def _take_out(self) -> None:
         """Adapters of one kind at a time: peft mixes no others."""
         assert self._adapted is not None
-        tuner = self._adapted.base_model
+        tuner: Any = self._adapted.base_model
         self._network = tuner.unload() if hasattr(tuner, "unload") else self._adapted.get_base_model()
         self._adapted = None
         self._kept.clear()
@@ -115,14 +115,14 @@ def _load(folder: Path, technique: Technique | None, device: torch.device, dtype
     options: dict[str, Any] = {}
     if technique is not None and technique.quantises:
         options = {"quantization_config": quantisation(technique, dtype), "device_map": {"": device}}
-    network = AutoModelForCausalLM.from_pretrained(
+    network: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True, **options
     )
     network.to(device)
     without_dropout(network)
     network.set_attn_implementation(plain_attention(network))
     # Settings that come with a model (penalties, its own end tokens, sampling) are not what the caller asked for.
-    network.generation_config = GenerationConfig()
+    network.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
     return network
 
 

@@ -26,9 +26,7 @@ class _Steps:
         return torch.tensor([not self._going_on], device=tokens_1_T.device)
 
 
-def generate(
-    model: Any, prompt: Sequence[int], draw: Draw, *, max_tokens: int, take: Callable[[Drawn], bool]
-) -> None:
+def generate(model: Any, prompt: Sequence[int], draw: Draw, *, max_tokens: int, take: Callable[[Drawn], bool]) -> None:
     """Draw at most `max_tokens` tokens after the prompt, and hand over each until `take` says that it was the last."""
     steps = _Steps(draw, take)
     tokens_1_T = torch.tensor([list(prompt)], device=model.device)

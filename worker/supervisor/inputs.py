@@ -33,14 +33,18 @@ def base_model(node: Node, job: Job) -> BaseModel:
 
 def fetch_base(node: Node, base: BaseModel) -> Path:
     """The base model's folder in this worker's cache, fetched once and checked by hash."""
-    folder = node.cache / "base" / base.digest
+    return fetch_once(node.context.storage, base.artifacts, node.cache / "base" / base.digest)
+
+
+def fetch_once(storage: Storage, artifacts: list[Any], folder: Path) -> Path:
+    """The artifacts' folder; whoever else wants it meanwhile waits."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{base.digest}.lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two slots that want the same model fetch it once
+    with (folder.parent / f"{folder.name}.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
             partial = folder.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
-            fetch_artifacts(node.context.storage, base.artifacts, partial)
+            fetch_artifacts(storage, artifacts, partial)
             partial.rename(folder)
     return folder
 
