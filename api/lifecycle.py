@@ -55,6 +55,10 @@ class Stage(StrEnum):
         return JobStatus.VALIDATING_FILES if self is Stage.PREPARE else JobStatus.RUNNING
 
 
+SAMPLE = "sample"
+"""What a third kind of worker does, for requests instead of jobs: nothing of it is in the database."""
+
+
 class FailureReason(StrEnum):
     INVALID_FILE = "invalid_file"
     INVALID_RECIPE = "invalid_recipe"

@@ -74,6 +74,18 @@ class Settings(BaseSettings):
     """Memory of the child that reads the users' rows."""
     prepare_cpu_seconds: Annotated[int, Field(gt=0)] = 1800
 
+    sampler: bool = True
+    """Whether `attune up` and `attune worker` start a sampler, which answers /v1/chat/completions. It loads nothing
+    before it is asked."""
+    sample_idle_s: Seconds = 600
+    """A sampler that nobody asks for so long gives its memory back: the next request loads the model again."""
+    sample_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 540
+    """How long a request may take, its waiting included. OpenAI's clients give up after 600 s."""
+    sample_max_tokens: Annotated[int, Field(ge=1)] = 4096
+    """The longest answer that may be asked for."""
+    sample_requests: Annotated[int, Field(ge=1)] = 16
+    """Answers that one project may wait for at once; one more is a 429."""
+
     lease_s: Seconds = 60
     """How long a job stays a silent worker's."""
     heartbeat_s: Seconds = 10

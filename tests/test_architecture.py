@@ -13,7 +13,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("api.methods", "api.techniques"),
     ("api.catalog", "api.judges", "api.recipe"),
     ("api.pipeline",),
-    ("api.records", "api.storage", "api.queue", "api.multipart", "api.outbound", "api.webhooks"),
+    ("api.records", "api.storage", "api.queue", "api.multipart", "api.outbound", "api.sampling", "api.webhooks"),
     ("api.archive", "api.context", "api.migrate"),
     ("api.services",),
     (
@@ -25,7 +25,9 @@ LAYERS: list[tuple[str, ...]] = [
         "api.problems",
         "api.schemas",
         "api.schemas_catalog",
+        "api.schemas_completions",
     ),
+    ("api.answers",),
     ("api.permission_schemas", "api.schemas_pipelines", "api.upload_schemas", "api.webhook_schemas"),
     ("api.routes",),
     ("api.main",),
@@ -33,12 +35,23 @@ LAYERS: list[tuple[str, ...]] = [
 ]
 """From the bottom up. A new module of the API goes where everything that it needs is below it."""
 
-CHILDREN = ("worker.prepare", "worker.preview", "worker.scan", "worker.train", "worker.convert")
+CHILDREN = ("worker.prepare", "worker.preview", "worker.scan", "worker.train", "worker.convert", "worker.sample")
 """The programs behind the wall."""
 
 SHARED_WITH_CHILDREN = tuple(
     f"api.{part}"
-    for part in ("errors", "fields", "formats", "graders", "judges", "lifecycle", "methods", "recipe", "techniques")
+    for part in (
+        "errors",
+        "fields",
+        "formats",
+        "graders",
+        "judges",
+        "lifecycle",
+        "methods",
+        "recipe",
+        "sampling.ask",
+        "techniques",
+    )
 )
 
 SHARED_WITH_WORKERS = (
@@ -51,6 +64,7 @@ SHARED_WITH_WORKERS = (
         "api.outbound",
         "api.queue",
         "api.records",
+        "api.sampling",
         "api.settings",
         "api.storage",
         "api.webhooks",

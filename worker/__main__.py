@@ -2,11 +2,15 @@
 
 import sys
 
-from api.lifecycle import Stage
+from api.lifecycle import SAMPLE, Stage
 from api.logs import configure_logging
 from api.settings import load_settings
 from worker.app import run
+from worker.supervisor import sampling
 
 settings = load_settings()
 configure_logging(settings.log_level)
-run(settings, Stage(sys.argv[1]))
+if sys.argv[1] == SAMPLE:
+    sampling.run(settings)
+else:
+    run(settings, Stage(sys.argv[1]))

@@ -64,6 +64,10 @@ class Pipe:
                 return None
         return None
 
+    def commands(self) -> Iterator[dict[str, Any]]:
+        """All of them as they come, for who serves more than one run; they end with the parent."""
+        return self._commands
+
     def listen(self) -> None:
         """From now on pause, stop, the end of stdin and SIGTERM set `stopping`."""
         signal.signal(signal.SIGTERM, self._on_signal)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -9,7 +10,7 @@ import uvicorn
 
 from api.cli.options import Config, DataDirectory, Host, Port, operator_settings
 from api.cli.processes import Part, Parts
-from api.lifecycle import Stage
+from api.lifecycle import SAMPLE, Stage
 from api.logs import configure_logging
 from api.main import create_app
 from api.migrate import is_current, migrate
@@ -45,13 +46,16 @@ def serve_api(
     )
 
 
+StageName = StrEnum("StageName", {each.upper(): each for each in (*Stage, SAMPLE)})  # type: ignore[misc]
+
+
 @worker_app.command()
 def serve_worker(
-    stage: Annotated[Stage | None, typer.Option(help="Only prepare files, or only train. Default: both.")] = None,
+    stage: Annotated[StageName | None, typer.Option(help="Only prepare files, train, or sample. Default: all.")] = None,
     data_dir: DataDirectory = None,
     config: Config = None,
 ) -> None:
-    """Run a worker alone: it prepares files and trains jobs."""
+    """Run a worker alone: it prepares files, trains jobs and answers requests to models."""
     settings = operator_settings(data_dir, config)
     _require_schema(settings)
     if not settings.broker_url.get_secret_value():
@@ -64,7 +68,7 @@ def serve_worker(
     parts = Parts(say=lambda text: typer.echo(text, err=True))
     parts.stop_on_signals()
     try:
-        for each in Stage:
+        for each in worker_stages(settings):
             grace_s = settings.stop_grace_s + 10
             parts.start(Part(f"worker ({each})", worker_command(each), environment, grace_s=grace_s))
         parts.watch()
@@ -79,7 +83,11 @@ def migrate_schema(data_dir: DataDirectory = None, config: Config = None) -> Non
     typer.echo("the schema is this version's", err=True)
 
 
-def worker_command(stage: Stage) -> list[str]:
+def worker_stages(settings: Settings) -> list[str]:
+    return [*Stage, SAMPLE] if settings.sampler else [*Stage]
+
+
+def worker_command(stage: str) -> list[str]:
     """The worker is started by name: nothing on this side of the house imports it."""
     return [sys.executable, "-m", "worker", stage]
 

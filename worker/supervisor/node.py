@@ -30,7 +30,7 @@ class Node:
     @classmethod
     def open(cls, context: Context, stage: Stage) -> Self:
         """Lock a work folder (the first free one of this stage), and empty it of what a killed worker left there."""
-        number, lock = _lock_folder(context.settings.work, stage)
+        number, lock = lock_folder(context.settings.work, stage)
         folder = context.settings.work / f"{stage}-{number}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -50,7 +50,8 @@ class Node:
         return folder
 
 
-def _lock_folder(work: Path, stage: Stage) -> tuple[int, IO[bytes]]:
+def lock_folder(work: Path, stage: str) -> tuple[int, IO[bytes]]:
+    """The number of the first folder of this stage that no other process holds, and the lock on it."""
     work.mkdir(parents=True, exist_ok=True)
     number = 0
     while True:

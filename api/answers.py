@@ -1,0 +1,176 @@
+"""A sampler's reports as OpenAI's objects: a whole one, or server-sent events."""
+
+import json
+import time
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from pydantic import BaseModel
+
+from api.errors import ServiceError
+from api.schemas_completions import (
+    ChatChoice,
+    ChatChunk,
+    ChatCompletion,
+    ChatLogprobs,
+    ChatMessage,
+    ChunkChoice,
+    Completion,
+    CompletionChoice,
+    CompletionChunk,
+    CompletionChunkChoice,
+    CompletionLogprobs,
+    Delta,
+    Report,
+    Usage,
+)
+from api.services.sampling import Answer
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass
+class Choice:
+    """One answer, as far as it has come."""
+
+    text: str = ""
+    tokens: list[Report] = field(default_factory=list)
+    finish_reason: Any = None
+
+
+@dataclass(frozen=True)
+class Form(ABC):
+    """How an endpoint writes its objects."""
+
+    id: str
+    model: str
+    with_logprobs: bool
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @abstractmethod
+    def whole(self, choices: list[Choice], usage: Usage) -> BaseModel: ...
+
+    @abstractmethod
+    def opening(self, index: int) -> BaseModel | None:
+        """The chunk before an answer's first text."""
+
+    @abstractmethod
+    def piece(self, report: Report) -> BaseModel: ...
+
+    @abstractmethod
+    def ending(self, index: int, reason: Any) -> BaseModel: ...
+
+    @abstractmethod
+    def usage(self, usage: Usage) -> BaseModel: ...
+
+    @property
+    def _head(self) -> dict[str, Any]:
+        return {"id": self.id, "created": self.created, "model": self.model}
+
+
+class ChatForm(Form):
+    def whole(self, choices: list[Choice], usage: Usage) -> ChatCompletion:
+        written = [
+            ChatChoice(
+                index=index,
+                message=ChatMessage(content=choice.text),
+                logprobs=ChatLogprobs.of(choice.tokens) if self.with_logprobs else None,
+                finish_reason=choice.finish_reason,
+            )
+            for index, choice in enumerate(choices)
+        ]
+        return ChatCompletion(**self._head, choices=written, usage=usage)
+
+    def opening(self, index: int) -> ChatChunk:
+        return self._chunk(ChunkChoice(index=index, delta=Delta(role="assistant", content="")))
+
+    def piece(self, report: Report) -> ChatChunk:
+        logprobs = ChatLogprobs.of(report["tokens"]) if self.with_logprobs else None
+        return self._chunk(ChunkChoice(index=report["index"], delta=Delta(content=report["text"]), logprobs=logprobs))
+
+    def ending(self, index: int, reason: Any) -> ChatChunk:
+        return self._chunk(ChunkChoice(index=index, delta=Delta(), finish_reason=reason))
+
+    def usage(self, usage: Usage) -> ChatChunk:
+        return ChatChunk(**self._head, choices=[], usage=usage)
+
+    def _chunk(self, choice: ChunkChoice) -> ChatChunk:
+        return ChatChunk(**self._head, choices=[choice])
+
+
+class CompletionForm(Form):
+    def whole(self, choices: list[Choice], usage: Usage) -> Completion:
+        written = [
+            CompletionChoice(
+                index=index,
+                text=choice.text,
+                logprobs=CompletionLogprobs.of(choice.tokens) if self.with_logprobs else None,
+                finish_reason=choice.finish_reason,
+            )
+            for index, choice in enumerate(choices)
+        ]
+        return Completion(**self._head, choices=written, usage=usage)
+
+    def opening(self, index: int) -> None:
+        return None
+
+    def piece(self, report: Report) -> CompletionChunk:
+        logprobs = CompletionLogprobs.of(report["tokens"]) if self.with_logprobs else None
+        return self._chunk(CompletionChunkChoice(index=report["index"], text=report["text"], logprobs=logprobs))
+
+    def ending(self, index: int, reason: Any) -> CompletionChunk:
+        return self._chunk(CompletionChunkChoice(index=index, text="", finish_reason=reason))
+
+    def usage(self, usage: Usage) -> CompletionChunk:
+        return CompletionChunk(**self._head, choices=[], usage=usage)
+
+    def _chunk(self, choice: CompletionChunkChoice) -> CompletionChunk:
+        return CompletionChunk(**self._head, choices=[choice])
+
+
+async def collected(form: Form, answer: Answer) -> BaseModel:
+    """All choices, once all of them have ended."""
+    choices: dict[int, Choice] = defaultdict(Choice)
+    completion_tokens = 0
+    async for report in answer.reports:
+        choice = choices[report["index"]]
+        if report["type"] == "text":
+            choice.text += report["text"]
+            choice.tokens += report["tokens"] or ()
+        else:
+            choice.finish_reason = report["reason"]
+            completion_tokens += report["tokens"]
+    ordered = [choices[index] for index in sorted(choices)]
+    return form.whole(ordered, Usage.of(answer.prompt_tokens, completion_tokens))
+
+
+async def events(form: Form, answer: Answer, *, with_usage: bool) -> AsyncIterator[bytes]:
+    """The same as it comes. An error in the middle is the last event: the status has been sent long before."""
+    opened: set[int] = set()
+    completion_tokens = 0
+    try:
+        async for report in answer.reports:
+            if report["index"] not in opened:
+                opened.add(report["index"])
+                if (opening := form.opening(report["index"])) is not None:
+                    yield _event(opening)
+            if report["type"] == "text":
+                yield _event(form.piece(report))
+            else:
+                completion_tokens += report["tokens"]
+                yield _event(form.ending(report["index"], report["reason"]))
+    except ServiceError as error:
+        log.warning("stream_broke", answer_id=form.id, error=type(error).__name__)
+        yield f"data: {json.dumps(error.body())}\n\n".encode()
+        return
+    if with_usage:
+        yield _event(form.usage(Usage.of(answer.prompt_tokens, completion_tokens)))
+    yield b"data: [DONE]\n\n"
+
+
+def _event(chunk: BaseModel) -> bytes:
+    return f"data: {chunk.model_dump_json()}\n\n".encode()

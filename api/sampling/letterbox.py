@@ -1,0 +1,215 @@
+"""The letterbox in Redis: requests one way, tokens the other. Only here does Redis carry more than a ring.
+
+Nothing of it needs to last: what is lost with Redis is an answer in flight, and its client is told. All times are the
+server's own, so that clocks need not agree; everything expires by itself.
+
+    attune:sample:workers            sorted set: sampler → until when it counts as alive
+    attune:sample:open:{project}     sorted set: request → its deadline. Who is in it is waited for: taking a request
+                                     out of it withdraws it, wherever it is
+    attune:sample:queue:{project}    list: requests that wait, oldest first
+    attune:sample:turns              list: projects with waiting requests, the next one first
+    attune:sample:bell               list: something to block on; what it holds says nothing
+    attune:sample:request:{request}  what is asked
+    attune:sample:answer:{request}   stream: the reports of the answer
+"""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import redis
+import redis.asyncio
+from pydantic import SecretStr
+
+ALIVE_S = 6.0
+"""A sampler that has said nothing for so long is lost."""
+BEAT_S = 1.0
+LISTEN_S = 1.0
+SOCKET_TIMEOUT_S = 5.0
+
+_PREFIX = "attune:sample"
+
+_SUBMIT = """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local request, project, body, timeout, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local prefix = KEYS[1]
+if redis.call('ZCOUNT', prefix .. ':workers', now, '+inf') == 0 then return 'no_sampler' end
+local open = prefix .. ':open:' .. project
+redis.call('ZREMRANGEBYSCORE', open, '-inf', now)
+if redis.call('ZCARD', open) >= limit then return 'too_many' end
+redis.call('ZADD', open, now + timeout, request)
+redis.call('EXPIRE', open, math.ceil(timeout))
+redis.call('SET', prefix .. ':request:' .. request, body, 'EX', math.ceil(timeout))
+redis.call('RPUSH', prefix .. ':queue:' .. project, request)
+redis.call('EXPIRE', prefix .. ':queue:' .. project, math.ceil(timeout))
+if not redis.call('LPOS', prefix .. ':turns', project) then redis.call('RPUSH', prefix .. ':turns', project) end
+redis.call('LPUSH', prefix .. ':bell', 1)
+redis.call('LTRIM', prefix .. ':bell', 0, 15)
+return 'ok'
+"""
+
+_TAKE = """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local prefix = KEYS[1]
+while true do
+  local project = redis.call('LPOP', prefix .. ':turns')
+  if not project then return nil end
+  local queue = prefix .. ':queue:' .. project
+  local request = redis.call('LPOP', queue)
+  if redis.call('LLEN', queue) > 0 then redis.call('RPUSH', prefix .. ':turns', project) end
+  if request then
+    local deadline = redis.call('ZSCORE', prefix .. ':open:' .. project, request)
+    local body = redis.call('GETDEL', prefix .. ':request:' .. request)
+    if body and deadline and tonumber(deadline) > now then return {project, request, body} end
+  end
+end
+"""
+
+_WANTED = """
+local time = redis.call('TIME')
+local deadline = redis.call('ZSCORE', KEYS[1], ARGV[1])
+return deadline and tonumber(deadline) > time[1] + time[2] / 1000000 and 1 or 0
+"""
+
+_BEAT = """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
+"""
+
+_ALIVE = """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+if ARGV[1] == '' then return redis.call('ZCOUNT', KEYS[1], now, '+inf') end
+local until_ = redis.call('ZSCORE', KEYS[1], ARGV[1])
+return until_ and tonumber(until_) > now and 1 or 0
+"""
+
+
+class NoSampler(Exception):
+    """None is registered, so nobody would answer."""
+
+
+class TooMany(Exception):
+    """The project waits for as many answers as it may."""
+
+
+class Lost(Exception):
+    """The sampler that had the request is gone, or there is none any more to take it."""
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A request on its way."""
+
+    id: str
+    project_id: str
+    content: dict[str, Any]
+
+
+class Sender:
+    """The API's side. A connection of its own for each request: it blocks on it."""
+
+    def __init__(self, broker_url: SecretStr) -> None:
+        self._redis = redis.asyncio.Redis.from_url(
+            broker_url.get_secret_value(),
+            decode_responses=True,
+            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_connect_timeout=SOCKET_TIMEOUT_S,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._redis.aclose()
+
+    async def submit(self, letter: Letter, *, timeout_s: float, limit: int) -> None:
+        """Raises NoSampler, TooMany."""
+        body = json.dumps(letter.content)
+        said = await self._run(_SUBMIT, [_PREFIX], letter.id, letter.project_id, body, timeout_s, limit)
+        if said != "ok":
+            raise NoSampler if said == "no_sampler" else TooMany
+
+    async def withdraw(self, letter: Letter) -> None:
+        """Nobody waits for the answer any more."""
+        async with self._redis.pipeline() as pipe:
+            pipe.zrem(f"{_PREFIX}:open:{letter.project_id}", letter.id)
+            pipe.delete(f"{_PREFIX}:request:{letter.id}", f"{_PREFIX}:answer:{letter.id}")
+            await pipe.execute()
+
+    async def reports(self, letter: Letter) -> AsyncIterator[dict[str, Any]]:
+        """As they come, without end. Raises Lost, and TimeoutError after the deadline."""
+        last, sampler = "0", ""
+        while True:
+            found: Any = await self._redis.xread(
+                {f"{_PREFIX}:answer:{letter.id}": last}, count=256, block=int(1000 * LISTEN_S)
+            )
+            for number, fields in found[0][1] if found else ():
+                last = number
+                if "sampler" in fields:
+                    sampler = fields["sampler"]
+                else:
+                    yield json.loads(fields["report"])
+            if not found:
+                if not await self._run(_WANTED, [f"{_PREFIX}:open:{letter.project_id}"], letter.id):
+                    raise TimeoutError
+                if not await self._run(_ALIVE, [f"{_PREFIX}:workers"], sampler):
+                    raise Lost
+
+    async def _run(self, script: str, keys: list[str], *arguments: Any) -> Any:
+        return await self._redis.eval(script, len(keys), *keys, *arguments)
+
+
+class Receiver:
+    """A sampler's side."""
+
+    def __init__(self, broker_url: SecretStr, name: str) -> None:
+        """`name`: another one for each process, so that what a killed one had counts as lost."""
+        self.name = name
+        self._redis = redis.Redis.from_url(
+            broker_url.get_secret_value(),
+            decode_responses=True,
+            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_connect_timeout=SOCKET_TIMEOUT_S,
+        )
+
+    def beat(self) -> None:
+        self._redis.eval(_BEAT, 1, f"{_PREFIX}:workers", self.name, ALIVE_S)
+
+    def sign_off(self) -> None:
+        self._redis.zrem(f"{_PREFIX}:workers", self.name)
+
+    def take(self, wait_s: float) -> Letter | None:
+        """The next request of the project whose turn it is; None if none has come in this time."""
+        if (letter := self._take()) is not None:
+            return letter
+        self._redis.blpop([f"{_PREFIX}:bell"], timeout=wait_s)
+        return self._take()
+
+    def _take(self) -> Letter | None:
+        found: Any = self._redis.eval(_TAKE, 1, _PREFIX)
+        if found is None:
+            return None
+        project, request, body = found
+        letter = Letter(request, project, json.loads(body))
+        self._add(letter, {"sampler": self.name})
+        return letter
+
+    def wanted(self, letter: Letter) -> bool:
+        """Whether somebody still waits for the answer."""
+        return bool(self._redis.eval(_WANTED, 1, f"{_PREFIX}:open:{letter.project_id}", letter.id))
+
+    def report(self, letter: Letter, report: dict[str, Any]) -> None:
+        self._add(letter, {"report": json.dumps(report)})
+
+    def _add(self, letter: Letter, fields: dict[Any, Any]) -> None:
+        key = f"{_PREFIX}:answer:{letter.id}"
+        with self._redis.pipeline() as pipe:
+            pipe.xadd(key, fields)
+            pipe.expire(key, 600)
+            pipe.execute()

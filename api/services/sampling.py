@@ -1,0 +1,200 @@
+"""Trying models out: a request to a sampler, and its answer as it comes."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+import structlog
+from anyio import CancelScope
+from anyio.to_thread import run_sync
+
+from api.context import Caller, Context
+from api.errors import InvalidRequest, ServiceError, TooManyRequests, Unavailable
+from api.recipe import ResolvedRecipe
+from api.records import base_models, models
+from api.records.jobs import Job
+from api.sampling.ask import Ask
+from api.sampling.letterbox import Letter, Lost, NoSampler, Sender, TooMany
+from api.services.models import NoSuchModel
+
+log = structlog.get_logger(__name__)
+
+RETRY = {"retry-after": "5"}
+
+
+class CannotAnswer(InvalidRequest):
+    param = "model"
+    code = "model_not_supported"
+
+    def __init__(self, model_id: str, why: str) -> None:
+        super().__init__(f"The model '{model_id[:256]}' {why}")
+
+
+class TooLong(InvalidRequest):
+    code = "invalid_value"
+
+    def __init__(self, asked: int, longest: int) -> None:
+        super().__init__(f"max_tokens: {asked} is more than the {longest} that this server allows", param="max_tokens")
+
+
+class NobodySamples(Unavailable):
+    code = "no_sampler"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "No sampler is running, so no model can be asked: the operator starts one with `attune up` or "
+            "`attune worker --stage sample`",
+            headers=RETRY,
+        )
+
+
+class SamplerLost(Unavailable):
+    code = "sampler_lost"
+
+    def __init__(self) -> None:
+        super().__init__("The sampler that worked on this answer is gone: ask again", headers=RETRY)
+
+
+class TooSlow(Unavailable):
+    code = "timeout"
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(
+            f"The answer was not complete within {timeout_s:g} s: ask for fewer tokens, or when less is asked",
+            headers={"x-should-retry": "false"},
+        )
+
+
+class Busy(TooManyRequests):
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"This project waits for {limit} answers already, as many as it may at once", headers={"retry-after": "1"}
+        )
+
+
+class SamplerFailed(ServiceError):
+    def __init__(self, answer_id: str, report: dict[str, Any]) -> None:
+        message = report["message"] or "The sampler had an error while it answered"
+        super().__init__(f"{message} (the operator finds it in the log as {answer_id})", code=report["reason"])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The reports of one request, after the first: it has begun."""
+
+    id: str
+    prompt_tokens: int
+    reports: AsyncIterator[dict[str, Any]]
+    """`text` and `finished` (docs/architecture.md); raises what a caller can read."""
+
+
+@asynccontextmanager
+async def asked(context: Context, caller: Caller, model_id: str, ask: Ask, *, answer_id: str) -> AsyncIterator[Answer]:
+    """Send a request, wait until it begins, and withdraw it in the end, whatever happens.
+
+    Raises NoSuchModel, CannotAnswer, TooLong, Busy, NobodySamples, SamplerLost, TooSlow, SamplerFailed, InvalidRequest.
+    """
+    settings = context.settings
+    if ask.max_tokens > settings.sample_max_tokens:
+        raise TooLong(ask.max_tokens, settings.sample_max_tokens)
+    content = await run_sync(_content, context, caller, model_id, ask)
+    if not settings.broker_url.get_secret_value():
+        raise NobodySamples
+    letter = Letter(answer_id, caller.project_id, content)
+    async with Sender(settings.broker_url) as sender:
+        with _broker_named():
+            await _submit(sender, letter, context)
+        log.info("sample_asked", answer_id=answer_id, model=model_id)
+        try:
+            reports = _followed(sender, letter, settings.sample_timeout_s)
+            started = await anext(reports)
+            yield Answer(answer_id, started["prompt_tokens"], reports)
+        finally:
+            with CancelScope(shield=True):  # also when the client is gone, which cancels all that it waited for
+                await _withdraw(sender, letter)
+
+
+async def _submit(sender: Sender, letter: Letter, context: Context) -> None:
+    settings = context.settings
+    try:
+        await sender.submit(letter, timeout_s=settings.sample_timeout_s, limit=settings.sample_requests)
+    except NoSampler:
+        raise NobodySamples from None
+    except TooMany:
+        raise Busy(settings.sample_requests) from None
+
+
+async def _withdraw(sender: Sender, letter: Letter) -> None:
+    try:
+        await sender.withdraw(letter)
+    except redis.RedisError as error:  # it expires
+        log.warning("not_withdrawn", answer_id=letter.id, error=type(error).__name__)
+
+
+async def _followed(sender: Sender, letter: Letter, timeout_s: float) -> AsyncIterator[dict[str, Any]]:
+    """Reports up to the last; what is an error is raised."""
+    try:
+        with _broker_named():
+            async for report in sender.reports(letter):
+                if report["type"] == "done":
+                    return
+                if report["type"] == "refused":
+                    raise InvalidRequest(report["message"], param=report["param"], code=report["code"])
+                if report["type"] == "cancelled":  # by its deadline: nobody else cancels it while we listen
+                    raise TimeoutError
+                if report["type"] == "lost":
+                    raise SamplerLost
+                if report["type"] == "failed":
+                    raise SamplerFailed(letter.id, report)
+                yield report
+    except Lost:
+        raise SamplerLost from None
+    except TimeoutError:
+        raise TooSlow(timeout_s) from None
+
+
+@contextmanager
+def _broker_named() -> Iterator[None]:
+    try:
+        yield
+    except redis.RedisError as error:
+        log.warning("broker_away", error=type(error).__name__)
+        raise Unavailable("The broker cannot be reached at the moment", headers=RETRY) from error
+
+
+def _content(context: Context, caller: Caller, model_id: str, ask: Ask) -> dict[str, Any]:
+    """What a sampler needs to know: the request, and which files the model is made of."""
+    return {"ask": ask.model_dump(mode="json"), "model": _model(context, caller, model_id)}
+
+
+def _model(context: Context, caller: Caller, model_id: str) -> dict[str, Any]:
+    """{base: {digest, artifacts}, adapter: {name, artifacts} | None, technique}."""
+    with context.database.read() as session:
+        if base := base_models.get(session, model_id):
+            if base.facts.get("kind", "causal_lm") != "causal_lm":
+                raise CannotAnswer(model_id, "is an encoder, which writes no text")
+            return {"base": _base(base), "adapter": None, "technique": None}
+        found = models.get(session, caller.project_id, model_id) or models.get_checkpoint(
+            session, caller.project_id, model_id
+        )
+        if found is None:
+            raise NoSuchModel(model_id)
+        recipe = ResolvedRecipe.model_validate(session.get_one(Job, found.job_id).resolved)
+        base = base_models.get(session, recipe.model)
+    if recipe.method.output != "tokens":
+        raise CannotAnswer(model_id, f"was trained with method {recipe.method.type}: it scores texts and writes none")
+    if base is None:
+        raise CannotAnswer(model_id, f"needs the base model '{recipe.model}', which the operator has removed")
+    # The merged copy that may stand beside an adapter says the same.
+    artifacts = [each for each in found.artifacts if "/" not in each["name"]]
+    return {
+        "base": _base(base),
+        "adapter": {"name": model_id, "artifacts": artifacts},
+        "technique": recipe.technique.model_dump(mode="json"),
+    }
+
+
+def _base(base: base_models.BaseModel) -> dict[str, Any]:
+    return {"digest": base.digest, "artifacts": base.artifacts}

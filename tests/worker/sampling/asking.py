@@ -1,0 +1,88 @@
+"""Models of every technique, and a sampler's answers taken apart."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model
+from transformers import AutoModelForCausalLM
+
+from api.sampling.ask import SampleRequest
+from api.techniques import Technique
+from worker.engine.load import peft_config, quantisation
+from worker.sampling.answer import answer
+from worker.sampling.bases import Base, Tuned
+from worker.techniques import TECHNIQUES
+
+CPU = torch.device("cpu")
+PROMPT = [3, 250, 17, 90, 4]
+TOKENS = 10
+
+
+def plain(base: Path, technique: Any = None) -> Any:
+    """As transformers loads it."""
+    options: dict[str, Any] = {}
+    if technique is not None and technique.quantises:
+        options = {"quantization_config": quantisation(technique, torch.float32), "device_map": {"": CPU}}
+    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, trust_remote_code=False, **options).eval()
+
+
+def make_adapter(base: Path, folder: Path, technique: Technique, seed: int) -> Path:
+    """A published model of this technique with random weights, large enough to change what is said."""
+    folder.mkdir(parents=True)
+    torch.manual_seed(seed)
+    model = plain(base, technique)
+    if technique.type == "full":
+        changed: Any = model.parameters()
+    elif technique.type in TECHNIQUES:
+        changed = list(TECHNIQUES[technique.type].add(model, technique).values())
+    else:
+        model = get_peft_model(model, peft_config(model, technique, "tokens"))
+        changed = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with torch.no_grad():
+        for parameter in changed:
+            parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    if technique.type in TECHNIQUES:
+        TECHNIQUES[technique.type].save(model, technique, folder, "tiny")
+    else:
+        model.save_pretrained(folder)
+    if technique.type == "full":
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            (folder / name).write_bytes((base / name).read_bytes())
+    return folder
+
+
+class Asked:
+    """The reports of one request."""
+
+    def __init__(self, base: Base, tuned: Tuned, **fields: Any) -> None:
+        self.reports: list[dict[str, Any]] = []
+        given = {"prompts": [PROMPT], "max_tokens": TOKENS, "temperature": 0, "top_p": 1, "top_logprobs": 1} | fields
+        request = SampleRequest(
+            id="cmpl-test",
+            base=str(tuned.base),
+            adapter=str(tuned.adapter) if tuned.adapter else None,
+            technique=tuned.technique,
+            **given,
+        )
+        with base.model(tuned) as model:
+            answer(request, base, model, self._report, cancelled=lambda: False)
+
+    def _report(self, type_: str, **fields: Any) -> None:
+        self.reports.append({"type": type_, **fields})
+
+    def of(self, type_: str, index: int = 0) -> list[dict[str, Any]]:
+        return [each for each in self.reports if each["type"] == type_ and each.get("index") == index]
+
+    def tokens(self, index: int = 0) -> list[dict[str, Any]]:
+        return [token for report in self.of("text", index) for token in report["tokens"]]
+
+    def bytes(self, index: int = 0) -> list[list[int]]:
+        return [token["bytes"] for token in self.tokens(index)]
+
+    def text(self, index: int = 0) -> str:
+        return "".join(report["text"] for report in self.of("text", index))
+
+    def end(self, index: int = 0) -> tuple[str, int]:
+        (finished,) = self.of("finished", index)
+        return finished["reason"], finished["tokens"]

@@ -1,0 +1,92 @@
+"""What is told of an answer while it grows."""
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from tests.tiny_models import make_tokenizer
+from tests.worker.bases import sentence_piece
+from worker.sampling.draw import Drawn
+from worker.sampling.text import AnswerText, Piece
+from worker.sampling.token_bytes import TokenBytes
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """One token for each byte: every other character is split."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    make_tokenizer(folder)
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+def told(tokenizer: Tokenizer, text: str, stop: Sequence[str] = ()) -> list[Piece]:
+    """All pieces of a text that comes token by token, as far as it is asked for."""
+    answer = AnswerText(tokenizer, stop)
+    pieces = []
+    for number in tokenizer.encode(text, add_special_tokens=False).ids:
+        pieces.append(answer.add(Drawn(number)))
+        if answer.stopped:
+            break
+    return [*pieces, answer.finish()]
+
+
+def joined(pieces: list[Piece]) -> str:
+    return "".join(piece.text for piece in pieces)
+
+
+def test_a_character_of_several_tokens_is_told_when_it_is_whole(tokenizer: Tokenizer) -> None:
+    assert [piece.text for piece in told(tokenizer, "aé€")] == ["a", "", "é", "", "", "€", ""]
+
+
+def test_half_a_character_at_the_end_is_left_out(tokenizer: Tokenizer) -> None:
+    answer = AnswerText(tokenizer, [])
+    first, second, _ = tokenizer.encode("€").ids
+    assert joined([answer.add(Drawn(first)), answer.add(Drawn(second)), answer.finish()]) == ""
+
+
+def test_a_stop_string_that_straddles_tokens_is_not_told(tokenizer: Tokenizer) -> None:
+    pieces = told(tokenizer, "one STOP two", ["STOP"])
+    assert joined(pieces) == "one "
+    assert all("S" not in piece.text for piece in pieces)
+
+
+def test_the_beginning_of_a_stop_string_that_does_not_go_on_is_told(tokenizer: Tokenizer) -> None:
+    assert joined(told(tokenizer, "a STO", ["STOP"])) == "a STO"
+    assert joined(told(tokenizer, "STSTOx", ["STOP"])) == "STSTOx"
+
+
+def test_the_first_of_several_stop_strings_ends_the_answer(tokenizer: Tokenizer) -> None:
+    assert joined(told(tokenizer, "a;b\n\nc", ["\n\n", ";"])) == "a"
+
+
+def test_tokens_are_told_with_their_text_and_without_what_a_stop_string_cut(tokenizer: Tokenizer) -> None:
+    pieces = told(tokenizer, "abSTOP", ["STOP"])
+    ids = [token.id for piece in pieces for _, token in piece.tokens]
+    assert ids == tokenizer.encode("ab").ids
+    assert [offset for piece in pieces for offset, _ in piece.tokens] == [0, 1]
+
+
+@given(text=st.text(max_size=40), stop=st.lists(st.text(min_size=1, max_size=4), max_size=3))
+def test_what_is_told_is_the_text_up_to_its_first_stop_string(tokenizer: Tokenizer, text: str, stop: list[str]) -> None:
+    text = text.replace("�", "")
+    places = [place for each in stop if (place := text.find(each)) >= 0]
+    # A stop string is found when its last character comes: the one that is complete first wins.
+    pieces = joined(told(tokenizer, text, stop))
+    assert text.startswith(pieces)
+    assert pieces == text if not places else not any(each in pieces for each in stop)
+
+
+def test_an_answer_that_continues_a_text_keeps_the_space_before_it() -> None:
+    tokenizer = Tokenizer.from_str(sentence_piece())
+    before, both = (tokenizer.encode(text, add_special_tokens=False).ids for text in ("the job", "the job is"))
+    answer = AnswerText(tokenizer, [], given=before)
+    assert joined([*(answer.add(Drawn(number)) for number in both[len(before) :]), answer.finish()]) == " is"
+
+
+def test_the_bytes_of_tokens_make_the_text(tokenizer: Tokenizer) -> None:
+    names = TokenBytes(tokenizer)
+    assert b"".join(map(names.of, tokenizer.encode("aé€ \n</turn>").ids)).decode() == "aé€ \n</turn>"
+    assert names.of(299) == b"", "a number without a token"

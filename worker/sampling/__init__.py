@@ -1,0 +1,1 @@
+"""Sampling from base and tuned models, behind the wall."""
