@@ -50,7 +50,7 @@ def test_a_whole_model_is_its_own_merged_model(client: TestClient, served: Conte
 
 
 @pytest.mark.parametrize(
-    ("technique", "says"), [("lora", '"export": {"merged": true}'), ("prefix", "train with lora, dora, qlora or full")]
+    ("technique", "says"), [("lora", '"export": {"merged": true}'), ("prefix", "train with lora, dora, qlora")]
 )
 def test_what_was_not_merged_says_why_and_what_to_ask_for(
     client: TestClient, served: Context, project: str, technique: str, says: str
