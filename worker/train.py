@@ -53,7 +53,9 @@ def train(run: Path, pipe: Pipe) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = load_data(run / "data", recipe)
     start = run / "start"
-    model = load_trainable(run / "base", recipe, device, start=start if start.exists() else None)
+    model = load_trainable(
+        run / "base", recipe, device, start=start if start.exists() else None, opening=data.train.tokens
+    )
     model.tick = pipe.alive
     objective = METHODS[recipe.method.type](Setting(recipe, run, model, pipe.report))
     data = data.prepared(objective)  # with the weights of step 0, even where an interrupted training goes on

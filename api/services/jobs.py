@@ -32,10 +32,10 @@ class WrongState(InvalidRequest):
 def submit(context: Context, caller: Caller, recipe: Recipe, *, repeated: bool = False) -> Job:
     """Accept a job: row and event in one transaction, then a ring. A repeated request gets the job already made."""
     with context.database.write() as session:
+        recipe = taken_over(session, caller, recipe)
         if made := retries.made_before(session, caller.project_id, recipe, context.settings.retried_create_s, repeated):
             return made
         check_quota(context, session, caller)
-        recipe = taken_over(session, caller, recipe)
         job = accept(context, session, caller, recipe, pending={})
     context.doorbell.ring(Stage.PREPARE, job.id)
     return job

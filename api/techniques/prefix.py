@@ -7,7 +7,10 @@ from api.techniques.base import TechniqueBase
 
 
 class Prefix(TechniqueBase):
-    """Prefix tuning: learnt keys and values before the text, in every layer (Li and Liang 2021, arXiv:2101.00190)."""
+    """Prefix tuning: learnt keys and values before the text, in every layer (Li and Liang 2021, arXiv:2101.00190).
+
+    A language model's prefix begins as the keys and values of the training text's first words, an encoder's as
+    zeros."""
 
     summary: ClassVar[str] = "Train keys and values that every layer sees before the text."
     default_learning_rate: ClassVar[float] = 1e-2
@@ -20,4 +23,4 @@ class Prefix(TechniqueBase):
     """|P|: length of the prefix."""
 
     def peft(self) -> Mapping[str, Any]:
-        return {"num_virtual_tokens": self.tokens, "prefix_projection": False}
+        return {"num_virtual_tokens": self.tokens, "prefix_projection": False, "init_weights": "zero"}

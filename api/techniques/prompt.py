@@ -7,7 +7,9 @@ from api.techniques.base import TechniqueBase
 
 
 class Prompt(TechniqueBase):
-    """Prompt tuning: learnt embeddings before the text (Lester et al. 2021, arXiv:2104.08691)."""
+    """Prompt tuning: learnt embeddings before the text (Lester et al. 2021, arXiv:2104.08691).
+
+    They begin as embeddings of random words."""
 
     summary: ClassVar[str] = "Train the embeddings of a few tokens that stand before the text."
     default_learning_rate: ClassVar[float] = 3e-2
@@ -20,4 +22,4 @@ class Prompt(TechniqueBase):
     """|P|: how many tokens are learnt."""
 
     def peft(self) -> Mapping[str, Any]:
-        return {"num_virtual_tokens": self.tokens, "prompt_tuning_init": "RANDOM"}
+        return {"num_virtual_tokens": self.tokens, "prompt_tuning_init": "SAMPLE_VOCAB"}

@@ -164,7 +164,7 @@ def train(folder: Path, *, publishes: bool = True) -> Trained:
     recipe = ResolvedRecipe.model_validate_json((folder / "recipe.json").read_bytes())
     recorder: Any = Recorder()
     data = load_data(folder / "data", recipe)
-    model = load_trainable(folder / "base", recipe, torch.device("cpu"))
+    model = load_trainable(folder / "base", recipe, torch.device("cpu"), opening=data.train.tokens)
     objective = METHODS[recipe.method.type](Setting(recipe, folder, model, recorder.report))
     data = data.prepared(objective)
     before = digest(frozen(model)), digest(model.trained.items())

@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel, PeftType, get_peft_model, get_peft_model_state_dict
+from peft.tuners.cartridge.utils import initialize_kv_prefix_from_past_key_values
 from peft.utils.save_and_load import set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
@@ -31,22 +34,31 @@ from worker.engine.model import TrainableModel
 from worker.engine.stopping import TrainingError
 from worker.techniques import TECHNIQUES
 
-HEADS = ("lm_head", "score", "classifier")
-"""Names of heads, which are neither quantised nor given adapters."""
+HEADS = ("lm_head", "score", "classifier", "pre_classifier", "head", "pooler")
+"""Names of heads and of what leads to them, which are not quantised."""
 CHANGES_THE_BASE = ("pissa", "olora")
 """Initialisations that take something out of the frozen weights."""
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def load_trainable(
-    base: Path, recipe: ResolvedRecipe, device: torch.device, *, start: Path | None = None
+    base: Path,
+    recipe: ResolvedRecipe,
+    device: torch.device,
+    *,
+    start: Path | None = None,
+    opening: npt.NDArray[np.int32] | None = None,
 ) -> TrainableModel:
-    """The base with the recipe's technique, begun anew or continued from the adapter in `start`."""
+    """The base with the recipe's technique, begun anew or continued from the adapter in `start`.
+
+    `opening`: tokens of the training text, for techniques that begin from real text.
+    """
     assert recipe.precision != "auto", "precision is resolved before the model is loaded"
     torch.manual_seed(recipe.seed)
     technique = recipe.technique
     network = load_network(base, recipe, device, packed=technique.packable)
     packed = network.config._attn_implementation == PACKED
+    reads_whole = kind_of(network.config) == "encoder"
     if recipe.gradient_checkpointing:
         network.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     layout = Layout(
@@ -55,11 +67,13 @@ def load_trainable(
         pad_token=network.config.pad_token_id if recipe.method.output != "tokens" else None,
     )
     model = _with_technique(network, recipe, start)
+    if technique.peft_type == "PREFIX_TUNING" and start is None and opening is not None and not reads_whole:
+        _begin_prefix(model, opening)
     trainable = TrainableModel(
         model,
         layout,
         virtual_tokens=technique.virtual_tokens,
-        reads_whole=kind_of(network.config) == "encoder",
+        reads_whole=reads_whole,
     )
     if getattr(technique, "init", None) in CHANGES_THE_BASE:
         trainable.extras = {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(model).items()}
@@ -104,7 +118,7 @@ def load_network(
         **options,
     )
     if recipe.technique.type != "full":
-        _require_whole(loading["missing_keys"])
+        _require_whole(loading["missing_keys"], within=model.base_model_prefix)
     if recipe.technique.quantises and quantised and device.type == "cpu":
         _require_blocks_within_rows(model)
     model.to(device)
@@ -137,10 +151,16 @@ def _require_blocks_within_rows(model: Any) -> None:
             )
 
 
-def _require_whole(missing: set[str]) -> None:
-    """What the files lack begins at random. A head does so on purpose and is published; other weights would be frozen
-    at random and lost."""
-    lacking = sorted(name for name in missing if name.split(".")[0] not in HEADS)
+def heads_of(network: Any) -> list[str]:
+    """What lies on top of the base model in a classifier or a reward model: trained and published, by any technique."""
+    above = (entry for entry in network.named_children() if entry[0] != network.base_model_prefix)
+    return [name for name, module in above if any(True for _ in module.parameters())]
+
+
+def _require_whole(missing: set[str], *, within: str) -> None:
+    """What the files lack begins at random. Heads do so on purpose and are published; other weights would be frozen at
+    random and lost."""
+    lacking = sorted(name for name in missing if name.startswith(f"{within}."))
     if lacking:
         raise TrainingError(
             FailureReason.INVALID_RECIPE,
@@ -247,6 +267,17 @@ def _with_technique(network: Any, recipe: ResolvedRecipe, start: Path | None) ->
     return model
 
 
+@torch.no_grad()
+def _begin_prefix(model: PeftModel, opening: npt.NDArray[np.int32]) -> None:
+    """Keys and values of real words, which the paper found far better than random ones (section 7.4): of a random
+    prefix a language model makes nothing but noise."""
+    config: Any = model.peft_config["default"]
+    length = config.num_virtual_tokens
+    tokens = torch.from_numpy(np.resize(opening, length).astype(np.int64))[None].to(model.device)
+    seen = model.get_base_model()(input_ids=tokens, use_cache=True)
+    initialize_kv_prefix_from_past_key_values(model, past_key_values=seen.past_key_values)
+
+
 def peft_config(network: Any, technique: Technique, output: str) -> Any:
     """peft's configuration of the technique on this network. Raises TrainingError for layers that it has not got."""
     arguments: dict[str, Any] = dict(technique.peft())
@@ -257,6 +288,8 @@ def peft_config(network: Any, technique: Technique, output: str) -> Any:
     assert technique.peft_type is not None, technique.type
     if technique.peft_type == "LORA":
         arguments["exclude_modules"] = layers_without_adapters(network.config) or None
+    if output != "tokens":
+        arguments["modules_to_save"] = heads_of(network)
     kind = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(technique.peft_type)]
     return kind(task_type="CAUSAL_LM" if output == "tokens" else "SEQ_CLS", **arguments)
 
@@ -277,8 +310,9 @@ def _continue(model: PeftModel, start: Path) -> None:
     """Take over another job's adapter. A head that it has not got (a policy's, for a reward) begins anew."""
     weights: Mapping[str, torch.Tensor] = load_file(start / ADAPTER_WEIGHTS)
     # Names under the network's own head differ between a language model and a classifier; those of its layers do not.
-    set_peft_model_state_dict(model, dict(weights))
-    expected = {name for name in get_peft_model_state_dict(model) if not any(f".{head}." in name for head in HEADS)}
+    own = get_peft_model_state_dict(model)
+    set_peft_model_state_dict(model, {**own, **weights})
+    expected = {name for name in own if not any(f".{head}." in name for head in HEADS)}
     if missing := expected - weights.keys():
         raise TrainingError(
             FailureReason.INVALID_RECIPE,
