@@ -26,9 +26,11 @@ KIND_WORDS: Mapping[ModelKind, str] = {"causal_lm": "a language model", "encoder
 ENCODERS_FOR: Mapping[str, frozenset[str]] = {
     "prefix": frozenset({"bert", "electra", "roberta", "xlm-roberta"}),
     "prompt": frozenset({"bert", "deberta-v2", "modernbert", "roberta", "xlm-roberta"}),
+    "ia3": frozenset({"bert", "deberta-v2", "roberta"}),
 }
 """Families (`model_type`) of encoders for which a technique was tried and works, where it does not for all of them: a
-prefix needs a model that takes keys and values from before, a prompt embeddings as wide as the hidden states."""
+prefix needs a model that takes keys and values from before, a prompt embeddings as wide as the hidden states, (IA)³ a
+family whose layers peft knows, or their names in the job."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def refusal(technique: TechniqueBase, method: MethodBase, facts: Mapping[str, An
         message = f"'{names['method']}' needs a head for labels, which models of the family {family} have not: "
         return Refusal("method.type", message + f"use {legal}, or another base model")
     families = ENCODERS_FOR.get(names["technique"])
-    if kind == "encoder" and families is not None and facts["model_type"] not in families:
+    named = getattr(technique, "target_modules", None) is not None
+    if kind == "encoder" and families is not None and facts["model_type"] not in families and not named:
         legal = _either(
             name for name in TECHNIQUES if facts["model_type"] in ENCODERS_FOR.get(name, facts["model_type"])
         )

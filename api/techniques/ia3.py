@@ -11,7 +11,6 @@ class Ia3(TechniqueBase):
     summary: ClassVar[str] = "Train vectors that scale keys, values and inner activations: very few weights."
     default_learning_rate: ClassVar[float] = 3e-3
     peft_type: ClassVar[str | None] = "IA3"
-    merges: ClassVar[bool] = True
 
     type: Literal["ia3"] = "ia3"
     target_modules: Names | None = None

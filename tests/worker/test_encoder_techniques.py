@@ -19,7 +19,8 @@ TOKENS = torch.arange(3, 12)[None]
 def learns(folder: Path, technique: str) -> bool:
     """Whether every weight that is trained gets a gradient."""
     network = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3)
-    options = TypeAdapter[Technique](Technique).validate_python({"type": technique, "tokens": 4})
+    asked = {"type": technique} if technique == "ia3" else {"type": technique, "tokens": 4}
+    options = TypeAdapter[Technique](Technique).validate_python(asked)
     try:
         model = get_peft_model(network, peft_config(network, options, "labels"))
         model(input_ids=TOKENS, attention_mask=torch.ones_like(TOKENS)).logits.sum().backward()
