@@ -94,7 +94,7 @@ def format_entries() -> Iterator[dict[str, Any]]:
         yield {
             "type": name,
             "summary": entry.summary,
-            "required": sorted(entry.required),
+            "required": [sorted(keys) for keys in entry.required],
             "optional": sorted(entry.optional),
             "example": dict(entry.example),
             "methods": [method for method, trains in METHODS.items() if name in trains.formats],

@@ -38,7 +38,8 @@ class MethodEntry(Entry):
 class FormatEntry(BaseModel):
     type: str
     summary: str
-    required: list[str]
+    required: list[list[str]]
+    """Sets of keys: a row of this format has all of one of them."""
     optional: list[str]
     example: dict[str, Any]
     methods: list[str]

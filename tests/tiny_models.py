@@ -27,7 +27,6 @@ _SHARED: dict[str, Any] = {
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama", "tie_word_embeddings": True},
-    "llama_wide": {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128},  # for blocks of 64 weights
     "qwen2": {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1},
     "qwen3": {"model_type": "qwen3", "head_dim": 16},
     "gpt2": {
@@ -86,7 +85,6 @@ _ENCODER: dict[str, Any] = {
 
 ENCODERS: dict[str, dict[str, Any]] = {
     "bert": {"model_type": "bert"},
-    "bert_wide": {"model_type": "bert", "hidden_size": 64, "intermediate_size": 128},
     "roberta": {"model_type": "roberta", "max_position_embeddings": 400},  # its positions begin after pad_token_id
     "xlm-roberta": {"model_type": "xlm-roberta", "max_position_embeddings": 400},
     "electra": {"model_type": "electra", "embedding_size": 16},
@@ -101,11 +99,18 @@ ENCODERS: dict[str, dict[str, Any]] = {
 }
 
 
+WIDE: dict[str, dict[str, Any]] = {
+    f"{family}_wide": {"model_type": family, "hidden_size": 64, "intermediate_size": 128}
+    for family in ("llama", "bert")
+}
+"""No families of their own: layers that hold whole blocks of 64 weights."""
+
+
 def make_model(folder: Path, family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
     """A base model's folder: weights, config, tokenizer, chat template. Weights are larger than at initialisation, so
     that attention, capping and windows all show in the logits."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(**(_SHARED | FAMILIES[family]))
+    config = AutoConfig.for_model(**(_SHARED | (FAMILIES | WIDE)[family]))
     _save(AutoModelForCausalLM.from_config(config, dtype=torch.float32), folder, dtype)
     make_tokenizer(folder)
     return folder
@@ -117,7 +122,7 @@ def make_encoder(
     """An encoder's folder, alike, with a tokenizer that writes [CLS] text [SEP]. With `labels`: a classifier of so
     many classes, whose head is random."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(**(_ENCODER | ENCODERS[family]), num_labels=labels or 2)
+    config = AutoConfig.for_model(**(_ENCODER | (ENCODERS | WIDE)[family]), num_labels=labels or 2)
     auto: Any = AutoModelForSequenceClassification if labels else AutoModel
     _save(auto.from_config(config, dtype=torch.float32), folder, dtype)
     make_encoder_tokenizer(folder)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from pydantic import TypeAdapter
 from transformers import AutoModelForSequenceClassification
 
@@ -17,13 +17,16 @@ TOKENS = torch.arange(3, 12)[None]
 
 
 def learns(folder: Path, technique: str) -> bool:
-    """Whether every weight that is trained gets a gradient."""
+    """Whether every weight that is trained gets a gradient, and what is saved can be loaded."""
     network = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3)
     asked = {"type": technique} if technique == "ia3" else {"type": technique, "tokens": 4}
     options = TypeAdapter[Technique](Technique).validate_python(asked)
     try:
         model = get_peft_model(network, peft_config(network, options, "labels"))
         model(input_ids=TOKENS, attention_mask=torch.ones_like(TOKENS)).logits.sum().backward()
+        model.save_pretrained(folder / "adapter")
+        again = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3)
+        PeftModel.from_pretrained(again, str(folder / "adapter"))
     except (ValueError, RuntimeError):
         return False
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.tiny_models import make_encoder
+from tests.tiny_models import make_encoder, make_model
 from tests.worker import pairs
 
 FAMILY = {"causal_lm": "llama", "encoder": "bert"}
@@ -36,8 +36,9 @@ def _case(technique: str, method: str, family: str) -> Any:
 
 @pytest.fixture(scope="session")
 def families(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    encoders = tmp_path_factory.mktemp("encoders")
-    return bases | {family: make_encoder(encoders / family, family) for family in ("bert", "bert_wide")}
+    folder = tmp_path_factory.mktemp("bases")
+    encoders = {family: make_encoder(folder / family, family) for family in ("bert", "bert_wide")}
+    return bases | encoders | {"llama_wide": make_model(folder / "llama_wide", "llama_wide")}
 
 
 @pytest.fixture(scope="session")

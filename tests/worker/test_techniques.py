@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import AttentionInterface, AutoModelForCausalLM
 
+from tests.tiny_models import make_model
 from tests.worker.parity import ours
 from worker.arrays import Rows
 from worker.engine.export import export
@@ -192,9 +193,9 @@ def test_prefix_tuning_puts_keys_and_values_before_the_text(tiny_llama: Path, tm
 
 
 @pytest.fixture(scope="module")
-def wide_llama(bases: dict[str, Path]) -> Path:
+def wide_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its layers read 64 or 128 numbers: bitsandbytes' blocks are 64 long."""
-    return bases["llama_wide"]
+    return make_model(tmp_path_factory.mktemp("bases") / "wide", "llama_wide")
 
 
 @pytest.mark.parametrize("double", [True, False])
