@@ -1,7 +1,7 @@
 """Trying models out: a request to a sampler, and its answer as it comes."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,9 +108,9 @@ async def asked(context: Context, caller: Caller, model_id: str, ask: Ask, *, an
             await _submit(sender, letter, context)
         log.info("sample_asked", answer_id=answer_id, model=model_id)
         try:
-            reports = _followed(sender, letter, settings.sample_timeout_s)
-            started = await anext(reports)
-            yield Answer(answer_id, started["prompt_tokens"], reports)
+            async with aclosing(_followed(sender, letter, settings.sample_timeout_s)) as reports:
+                started = await anext(reports)
+                yield Answer(answer_id, started["prompt_tokens"], reports)
         finally:
             with CancelScope(shield=True):  # also when the client is gone, which cancels all that it waited for
                 await _withdraw(sender, letter)
@@ -133,7 +133,7 @@ async def _withdraw(sender: Sender, letter: Letter) -> None:
         log.warning("not_withdrawn", answer_id=letter.id, error=type(error).__name__)
 
 
-async def _followed(sender: Sender, letter: Letter, timeout_s: float) -> AsyncIterator[dict[str, Any]]:
+async def _followed(sender: Sender, letter: Letter, timeout_s: float) -> AsyncGenerator[dict[str, Any]]:
     """Reports up to the last; what is an error is raised."""
     try:
         with _broker_named():
