@@ -11,7 +11,7 @@ from tests.source import ROOT, imports, modules, reaches, within
 LAYERS: list[tuple[str, ...]] = [
     ("api.errors", "api.fields", "api.ids", "api.lifecycle", "api.logs", "api.settings", "api.formats", "api.graders"),
     ("api.methods", "api.techniques"),
-    ("api.catalog", "api.recipe"),
+    ("api.ask", "api.catalog", "api.recipe"),
     ("api.records", "api.storage", "api.queue", "api.multipart", "api.sampling"),
     ("api.archive", "api.context", "api.migrate"),
     ("api.services",),
@@ -37,9 +37,7 @@ CHILDREN = ("worker.prepare", "worker.train", "worker.convert", "worker.sample")
 
 SHARED_WITH_CHILDREN = tuple(
     f"api.{part}"
-    for part in (
-        *("errors", "fields", "formats", "graders", "lifecycle", "methods", "recipe", "sampling.ask", "techniques"),
-    )
+    for part in ("ask", "errors", "fields", "formats", "graders", "lifecycle", "methods", "recipe", "techniques")
 )
 
 SHARED_WITH_WORKERS = (

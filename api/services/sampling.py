@@ -10,12 +10,12 @@ import structlog
 from anyio import CancelScope
 from anyio.to_thread import run_sync
 
+from api.ask import Ask
 from api.context import Caller, Context
 from api.errors import InvalidRequest, ServiceError, TooManyRequests, Unavailable
 from api.recipe import ResolvedRecipe
 from api.records import base_models, models
 from api.records.jobs import Job
-from api.sampling.ask import Ask
 from api.sampling.letterbox import Letter, Lost, NoSampler, Sender, TooMany
 from api.services.models import NoSuchModel
 
@@ -91,7 +91,9 @@ class Answer:
 
 
 @asynccontextmanager
-async def asked(context: Context, caller: Caller, model_id: str, ask: Ask, *, answer_id: str) -> AsyncIterator[Answer]:
+async def asked(
+    context: Context, caller: Caller, model_id: str, ask: Ask, *, answer_id: str, user: str | None = None
+) -> AsyncIterator[Answer]:
     """Send a request, wait until it begins, and withdraw it in the end, whatever happens.
 
     Raises NoSuchModel, CannotAnswer, TooLong, Busy, NobodySamples, SamplerLost, TooSlow, SamplerFailed, InvalidRequest.
@@ -106,7 +108,7 @@ async def asked(context: Context, caller: Caller, model_id: str, ask: Ask, *, an
     async with Sender(settings.broker_url) as sender:
         with _broker_named():
             await _submit(sender, letter, context)
-        log.info("sample_asked", answer_id=answer_id, model=model_id)
+        log.info("sample_asked", answer_id=answer_id, model=model_id, user=user)
         try:
             async with aclosing(_followed(sender, letter, settings.sample_timeout_s)) as reports:
                 started = await anext(reports)

@@ -229,6 +229,12 @@ def test_fields_that_ask_for_nothing_are_taken(client: TestClient, served: Conte
     assert asked[0].content["ask"]["messages"][0] == {"role": "system", "content": "a"}
 
 
+def test_half_a_character_is_refused(client: TestClient, tiny: str) -> None:
+    body = json.dumps({"model": tiny, "messages": [{"role": "user", "content": "\ud800"}]})
+    answer = client.post(CHAT, content=body, headers={"content-type": "application/json"})
+    assert refusal(answer)[0] == 400
+
+
 def test_too_many_choices_are_refused(client: TestClient, tiny: str) -> None:
     body = {"model": tiny, "prompt": ["a"] * 5, "n": 4}
     assert refusal(client.post(COMPLETIONS, json=body))[0] == 400
