@@ -11,7 +11,7 @@ from tests.source import ROOT, imports, modules, reaches, within
 LAYERS: list[tuple[str, ...]] = [
     ("api.errors", "api.fields", "api.ids", "api.lifecycle", "api.logs", "api.settings", "api.formats", "api.graders"),
     ("api.methods", "api.techniques"),
-    ("api.catalog", "api.judges", "api.recipe"),
+    ("api.ask", "api.catalog", "api.judges", "api.recipe"),
     ("api.pipeline",),
     ("api.records", "api.storage", "api.queue", "api.multipart", "api.outbound", "api.sampling", "api.webhooks"),
     ("api.archive", "api.context", "api.migrate"),
@@ -49,7 +49,7 @@ SHARED_WITH_CHILDREN = tuple(
         "lifecycle",
         "methods",
         "recipe",
-        "sampling.ask",
+        "ask",
         "techniques",
     )
 )

@@ -20,7 +20,7 @@ import worker.engine.threads  # noqa: F401  (before torch)
 # isort: split
 import torch
 
-from api.sampling.ask import SampleRequest
+from api.ask import SampleRequest
 from worker.engine.stopping import TrainingError, as_training_error
 from worker.hardware import cpu_multiplies_bfloat16
 from worker.pipe import Pipe

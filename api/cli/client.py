@@ -1,5 +1,6 @@
 """A thin client of the HTTP API: one method for each way of asking, and every failure a `CommandError`."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from api.cli.errors import CommandError
 from api.cli.exit_codes import ExitCode
 
 TIMEOUT = httpx.Timeout(60, connect=5, write=600)
+ANSWER_TIMEOUT = httpx.Timeout(600, connect=5)
+"""For what a model says: it may have to be loaded first."""
 PAGE = 100
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
@@ -55,6 +58,23 @@ class Client:
                 response.read()
             _raise_for_refusal(response)
             yield response
+
+    def ask(self, path: str, body: Document) -> Document:
+        """A POST that may take minutes."""
+        return self._json("POST", path, json=body, timeout=ANSWER_TIMEOUT)
+
+    def events(self, path: str, body: Document) -> Iterator[Document]:
+        """Server-sent events, as they come."""
+        with (
+            self._failures_named(),
+            self._http.stream("POST", path, json=body, timeout=ANSWER_TIMEOUT) as response,
+        ):
+            if not response.is_success:
+                response.read()
+            _raise_for_refusal(response)
+            for line in response.iter_lines():
+                if line.startswith("data: ") and line != "data: [DONE]":
+                    yield json.loads(line.removeprefix("data: "))
 
     def pages(self, path: str, *, limit: int | None = None, after: str | None = None) -> Iterator[Document]:
         """The objects of a list, page after page, `limit` of them at most."""

@@ -3,7 +3,7 @@
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from api.cli.exit_codes import ExitCode
 from api.cli.render import say_error
@@ -16,15 +16,23 @@ class CommandError(Exception):
         self.message = message
 
 
-class ClientCommands(TyperGroup):
-    """A group of commands whose `CommandError`s become a message and an exit code."""
+class _Named:
+    """Invoked, its `CommandError`s become a message and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            return super().invoke(ctx)  # type: ignore[misc]  # of the command that this is mixed into
         except CommandError as error:
             say_error(error.message)
             raise typer.Exit(error.code) from None
         except OSError as error:  # a folder that cannot be written to, a full disk
             say_error(f"{error.filename or 'this machine'}: {error.strerror or type(error).__name__}")
             raise typer.Exit(ExitCode.REFUSED) from None
+
+
+class ClientCommands(_Named, TyperGroup):
+    """A group of commands."""
+
+
+class ClientCommand(_Named, TyperCommand):
+    """One that stands alone."""

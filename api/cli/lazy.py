@@ -23,6 +23,7 @@ class LazyGroup(TyperGroup):
         "pipelines": "api.cli.pipelines:pipelines_app",
         "files": "api.cli.files:files_app",
         "adapters": "api.cli.adapters:adapters_app",
+        "chat": "api.cli.chat:chat_app",
     }
     """Each command's Typer app, in the order in which `attune --help` lists them."""
 

@@ -75,6 +75,13 @@ def say_fields(fields: Mapping[str, object]) -> None:
         say(f"{name:<{width}}  {value}")
 
 
+def say_piece(text: str) -> None:
+    """Part of a longer text, as it comes. It may have lines; nothing else in it steers the terminal."""
+    lines = ("\t".join(map(clean, line.split("\t"))) for line in text.split("\n"))
+    sys.stdout.write("\n".join(lines))
+    sys.stdout.flush()
+
+
 def say_line(line: str) -> None:
     sys.stdout.write(line + "\n")
 

@@ -13,11 +13,11 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from api.answers import ChatForm, CompletionForm, Form, collected, events
+from api.ask import Ask
 from api.context import Caller
 from api.deps import Ctx, Who
 from api.errors import ServiceError
 from api.ids import new_id
-from api.sampling.ask import Ask
 from api.sampling.bodies import ChatBody, CompletionBody, SamplingBody
 from api.schemas_completions import ChatCompletion, Completion
 from api.services import sampling
@@ -48,7 +48,7 @@ async def create_completion(body: CompletionBody, request: Request, context: Ctx
 
 async def _answer(body: SamplingBody, ask: Ask, form: Form, request: Request, context: Ctx, caller: Caller) -> Response:
     async with AsyncExitStack() as stack:
-        asked = sampling.asked(context, caller, body.model, ask, answer_id=form.id)
+        asked = sampling.asked(context, caller, body.model, ask, answer_id=form.id, user=body.user)
         answer = await _unless_gone(request, stack.enter_async_context(asked))
         if not body.stream:
             whole = await _unless_gone(request, collected(form, answer))

@@ -1,1 +1,1 @@
-"""Trying models out: what can be asked, and the letterbox in Redis between the API and the samplers."""
+"""Trying models out: the bodies of requests, and the letterbox in Redis between the API and the samplers."""

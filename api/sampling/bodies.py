@@ -3,14 +3,15 @@
 A field that is known and not supported is taken while it asks for nothing, as clients send it, and refused otherwise.
 """
 
+import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from api.ask import MAX_CHOICES, Ask
 from api.fields import Strict
 from api.formats import Notice, RowError
 from api.formats.messages import parse_message
-from api.sampling.ask import MAX_CHOICES, Ask
 
 MAX_STOPS, MAX_STOP_LETTERS = 4, 256
 COMPLETION_TOKENS = 16
@@ -90,6 +91,15 @@ class SamplingBody(Strict):
     frequency_penalty: Unpenalised = None
     presence_penalty: Unpenalised = None
     logit_bias: Annotated[dict[str, float] | None, _only(None, {}, because=_NO_PENALTY)] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_is_unicode(cls, data: Any) -> Any:
+        try:
+            json.dumps(data, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:
+            raise ValueError("the body holds half of a character (a lone surrogate such as \\ud800)") from None
+        return data
 
     @model_validator(mode="after")
     def _options_need_a_stream(self) -> Self:

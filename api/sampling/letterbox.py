@@ -144,18 +144,18 @@ class Sender:
 
     async def reports(self, letter: Letter) -> AsyncIterator[dict[str, Any]]:
         """As they come, without end. Raises Lost, and TimeoutError after the deadline."""
-        last, sampler = "0", ""
+        key, last, sampler = f"{_PREFIX}:answer:{letter.id}", "0", ""
         while True:
-            found: Any = await self._redis.xread(
-                {f"{_PREFIX}:answer:{letter.id}": last}, count=256, block=int(1000 * LISTEN_S)
-            )
+            found: Any = await self._redis.xread({key: last}, count=256, block=int(1000 * LISTEN_S))
             for number, fields in found[0][1] if found else ():
                 last = number
                 if "sampler" in fields:
                     sampler = fields["sampler"]
                 else:
                     yield json.loads(fields["report"])
-            if not found:
+            if found:
+                await self._redis.xtrim(key, minid=last)  # what was read takes no more room
+            else:
                 if not await self._run(_WANTED, [f"{_PREFIX}:open:{letter.project_id}"], letter.id):
                     raise TimeoutError
                 if not await self._run(_ALIVE, [f"{_PREFIX}:workers"], sampler):

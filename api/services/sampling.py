@@ -1,7 +1,7 @@
 """Trying models out: a request to a sampler, and its answer as it comes."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,12 @@ import structlog
 from anyio import CancelScope
 from anyio.to_thread import run_sync
 
+from api.ask import Ask
 from api.context import Caller, Context
 from api.errors import InvalidRequest, ServiceError, TooManyRequests, Unavailable
 from api.recipe import ResolvedRecipe
 from api.records import base_models, models
 from api.records.jobs import Job
-from api.sampling.ask import Ask
 from api.sampling.letterbox import Letter, Lost, NoSampler, Sender, TooMany
 from api.services.models import NoSuchModel
 
@@ -91,7 +91,9 @@ class Answer:
 
 
 @asynccontextmanager
-async def asked(context: Context, caller: Caller, model_id: str, ask: Ask, *, answer_id: str) -> AsyncIterator[Answer]:
+async def asked(
+    context: Context, caller: Caller, model_id: str, ask: Ask, *, answer_id: str, user: str | None = None
+) -> AsyncIterator[Answer]:
     """Send a request, wait until it begins, and withdraw it in the end, whatever happens.
 
     Raises NoSuchModel, CannotAnswer, TooLong, Busy, NobodySamples, SamplerLost, TooSlow, SamplerFailed, InvalidRequest.
@@ -106,11 +108,11 @@ async def asked(context: Context, caller: Caller, model_id: str, ask: Ask, *, an
     async with Sender(settings.broker_url) as sender:
         with _broker_named():
             await _submit(sender, letter, context)
-        log.info("sample_asked", answer_id=answer_id, model=model_id)
+        log.info("sample_asked", answer_id=answer_id, model=model_id, user=user)
         try:
-            reports = _followed(sender, letter, settings.sample_timeout_s)
-            started = await anext(reports)
-            yield Answer(answer_id, started["prompt_tokens"], reports)
+            async with aclosing(_followed(sender, letter, settings.sample_timeout_s)) as reports:
+                started = await anext(reports)
+                yield Answer(answer_id, started["prompt_tokens"], reports)
         finally:
             with CancelScope(shield=True):  # also when the client is gone, which cancels all that it waited for
                 await _withdraw(sender, letter)
@@ -133,7 +135,7 @@ async def _withdraw(sender: Sender, letter: Letter) -> None:
         log.warning("not_withdrawn", answer_id=letter.id, error=type(error).__name__)
 
 
-async def _followed(sender: Sender, letter: Letter, timeout_s: float) -> AsyncIterator[dict[str, Any]]:
+async def _followed(sender: Sender, letter: Letter, timeout_s: float) -> AsyncGenerator[dict[str, Any]]:
     """Reports up to the last; what is an error is raised."""
     try:
         with _broker_named():

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from api.sampling.ask import SampleRequest
+from api.ask import SampleRequest
 from worker.rows.chat_template import TemplateFailure
 from worker.rows.limits import TooSlow, time_limit
 from worker.rows.tokens import Plain
@@ -16,6 +16,9 @@ from worker.sampling.text import AnswerText, Piece
 TEMPLATE_SECONDS = 10
 LEAST_LOGPROB = -9999.0
 """Told for what is impossible, as OpenAI does: JSON has no infinity."""
+
+TOKENS_TOLD = 64
+"""In one report."""
 
 Report = Callable[..., None]
 
@@ -80,10 +83,18 @@ class _Answer:
         self._report("finished", index=self._index, reason=reason, tokens=self._count)
 
     def _tell(self, piece: Piece) -> None:
-        if not (piece.text or (self._with_logprobs and piece.tokens)):
+        if not self._with_logprobs:
+            if piece.text:
+                self._report("text", index=self._index, text=piece.text, tokens=None)
             return
-        tokens = [self._told(offset, token) for offset, token in piece.tokens] if self._with_logprobs else None
-        self._report("text", index=self._index, text=piece.text, tokens=tokens)
+        # Many tokens may come at once, where their text was held back long; a report must stay small.
+        text = piece.text
+        for start in range(0, len(piece.tokens), TOKENS_TOLD):
+            tokens = [self._told(offset, token) for offset, token in piece.tokens[start : start + TOKENS_TOLD]]
+            self._report("text", index=self._index, text=text, tokens=tokens)
+            text = ""
+        if text:
+            self._report("text", index=self._index, text=text, tokens=[])
 
     def _told(self, offset: int, token: Drawn) -> dict[str, Any]:
         top = [self._named(number, logprob) for number, logprob in token.top]

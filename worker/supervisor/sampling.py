@@ -1,8 +1,6 @@
 """A sampler's supervisor: takes requests out of the letterbox, fetches the models that they name, and feeds the child
 that samples. The child is started with the first request, and ended when nobody has asked for long."""
 
-import hashlib
-import json
 import secrets
 import shutil
 import signal
@@ -14,22 +12,21 @@ from typing import Any
 import redis
 import structlog
 
+from api.ask import SampleRequest
 from api.context import Context
-from api.sampling.ask import SampleRequest
 from api.sampling.letterbox import BEAT_S, LISTEN_S, Letter, Receiver
 from api.settings import Settings
 from api.storage import Corrupt, ObjectMissing, StorageUnavailable
 from worker.hardware import visible_gpus
+from worker.supervisor.adapters import Adapters
 from worker.supervisor.child import Child
-from worker.supervisor.inputs import fetch_artifacts, fetch_once
+from worker.supervisor.inputs import fetch_once
 from worker.supervisor.node import lock_folder
 
 log = structlog.get_logger(__name__)
 
 LAST = ("done", "refused", "cancelled", "failed")
 """The reports that end a request."""
-KEPT_FOLDERS = 16
-"""Adapters that stay on disk."""
 LOOK_S = 0.5
 CANCEL_S = 10.0
 """How long a child may take to notice that nobody waits any more: a long prompt is read in one go."""
@@ -57,6 +54,7 @@ class Sampler:
     def __init__(self, context: Context, folder: Path) -> None:
         self._context, self._folder = context, folder
         self._letters = Receiver(context.settings.broker_url, secrets.token_hex(8))
+        self._adapters = Adapters(context.storage, folder / "adapters")
         self._child: Child | None = None
         self._used_at = time.monotonic()
         self.stopping = threading.Event()
@@ -124,26 +122,10 @@ class Sampler:
         return SampleRequest(
             id=letter.id,
             base=str(folder),
-            adapter=str(self._adapter(adapter["artifacts"])) if adapter is not None else None,
+            adapter=str(self._adapters.fetch(adapter["artifacts"])) if adapter is not None else None,
             technique=model["technique"],
             **letter.content["ask"],
         )
-
-    def _adapter(self, artifacts: list[Any]) -> Path:
-        """A folder whose name tells what is in it: a model that was deleted and made again is another one."""
-        listed = json.dumps([[each["name"], each["sha256"]] for each in artifacts])
-        folder = self._folder / "adapters" / hashlib.sha256(listed.encode()).hexdigest()
-        if not folder.exists():
-            folder.parent.mkdir(exist_ok=True)
-            kept = sorted(folder.parent.iterdir(), key=lambda each: each.stat().st_mtime)
-            for oldest in kept[: max(0, len(kept) - KEPT_FOLDERS + 1)]:
-                shutil.rmtree(oldest)
-            partial = self._folder / "partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            fetch_artifacts(self._context.storage, artifacts, partial)
-            partial.rename(folder)
-        folder.touch()
-        return folder
 
     def _follow(self, letter: Letter, request: SampleRequest) -> dict[str, Any]:
         """Hand the request over and its reports on; returns the last one, which is for the caller to hand on."""

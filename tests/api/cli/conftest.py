@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from api.cli.adapters import adapters_app
 from api.cli.catalog import catalog_app
+from api.cli.chat import chat_app
 from api.cli.files import files_app
 from api.cli.jobs import jobs_app
 from api.cli.pipelines import pipelines_app
@@ -94,6 +95,9 @@ class FakeServer:
     listed_sha256: dict[str, str] = field(default_factory=dict)
     created: dict[str, Any] | None = None
     uploaded: bytes | None = None
+    asked: dict[str, Any] | None = None
+    said: list[str] = field(default_factory=list)
+    """What a model answers, piece by piece."""
     requests: list[str] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
 
@@ -137,6 +141,9 @@ class FakeServer:
             return 200, pipeline()
         if path == "/v1/fine_tuning/pipelines/ftpipe-1/cancel":
             return 200, pipeline("cancelled")
+        if path == "/v1/chat/completions":
+            self.asked = json.loads(body)
+            return 200, events(self.said) if self.asked.get("stream") else {"id": "chatcmpl-1"}
         if path == "/v1/fine_tuning/jobs/ftjob-1/pause":
             return 200, job("running")
         return 400, refusal("the job has ended")
@@ -147,6 +154,13 @@ def page(objects: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]
     start = ids.index(query["after"]) + 1 if "after" in query else 0
     end = start + min(int(query.get("limit", 20)), 2)  # small pages, so that every listing turns some
     return {"object": "list", "data": objects[start:end], "has_more": end < len(objects)}
+
+
+def events(pieces: list[str]) -> bytes:
+    choices = [{"index": 0, "delta": {"content": piece}, "finish_reason": None} for piece in pieces]
+    choices.append({"index": 0, "delta": {}, "finish_reason": "length"})
+    lines = [json.dumps({"choices": [choice]}) for choice in choices]
+    return "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"]).encode()
 
 
 def refusal(text: str, param: str | None = None) -> dict[str, Any]:
@@ -204,4 +218,5 @@ def attune(*words: object) -> Result:
     app.add_typer(adapters_app, name="adapters")
     app.add_typer(catalog_app, name="catalog")
     app.add_typer(pipelines_app, name="pipelines")
+    app.add_typer(chat_app)  # a command of its own
     return CliRunner().invoke(app, [str(word) for word in words])

@@ -7,7 +7,7 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
-from api.sampling.ask import SampleRequest
+from api.ask import SampleRequest
 from api.techniques import Technique
 from worker.engine.load import peft_config, quantisation
 from worker.sampling.answer import answer

@@ -1,0 +1,240 @@
+"""Chat and text completions over HTTP, before a scripted sampler."""
+
+import json
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.completion import Completion
+
+from api.context import Context
+from api.ids import new_id
+from api.lifecycle import JobStatus
+from api.recipe import Recipe, resolve
+from api.records.base import db_now
+from api.records.models import Checkpoint, Model
+from tests.api.sampler import ends, sampler, says, text
+from tests.factories import a_base_model, a_job, a_project
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+HELLO = [{"role": "user", "content": "hello"}]
+NAME = "ft:tiny:attune::abcdefgh"
+
+
+@pytest.fixture
+def tiny(served: Context) -> str:
+    return a_base_model(served.database)
+
+
+def a_model(served: Context, name: str = NAME, **recipe: Any) -> str:
+    """A published model, made by this recipe."""
+    resolved = resolve(
+        Recipe.model_validate({"model": "tiny", "training_file": "file-a"} | recipe),
+        job_id="ftjob-a",
+        seed=0,
+        max_length=8,
+        train_rows=10,
+        validation_rows=0,
+    )
+    project = a_project(served.database)
+    job_id = a_job(served.database, project, JobStatus.SUCCEEDED, resolved=resolved.model_dump(mode="json"))
+    files = [
+        {"name": file, "bytes": 1, "sha256": "0", "key": file} for file in ("a.safetensors", "merged/b.safetensors")
+    ]
+    shared = {"project_id": project, "job_id": job_id, "artifacts": files, "created_at": db_now()}
+    with served.database.write() as session:
+        session.add(Model(id=name, base_model="tiny", **shared))
+        step = {"id": new_id("ftckpt_"), "model_id": f"{name}:ckpt-step-5", "step": 5, "metrics": {}}
+        session.add(Checkpoint(**step, **shared))
+    return name
+
+
+def refusal(answer: Any) -> tuple[int, str | None, str]:
+    assert answer.json().keys() == {"error"}, answer.text
+    return answer.status_code, answer.json()["error"]["param"], answer.json()["error"]["message"]
+
+
+def test_an_answer_is_as_openais_client_expects_it(client: TestClient, served: Context, tiny: str) -> None:
+    with sampler(served.settings, says("Hi", " there")) as asked:
+        answer = client.post(CHAT, json={"model": tiny, "messages": HELLO, "seed": 3, "stop": "x"}).json()
+    completion = ChatCompletion.model_validate(answer, strict=True)
+    assert completion.choices[0].message.content == "Hi there"
+    assert completion.usage is not None
+    assert (completion.usage.prompt_tokens, completion.usage.completion_tokens) == (5, 3)
+    assert asked[0].content["ask"] == {
+        "messages": HELLO,
+        "prompts": None,
+        "n": 1,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "seed": 3,
+        "stop": ["x"],
+        "max_tokens": served.settings.sample_max_tokens,
+        "top_logprobs": None,
+    }
+
+
+def test_a_stream_is_events_as_openais_client_reads_them(client: TestClient, served: Context, tiny: str) -> None:
+    body = {"model": tiny, "messages": HELLO, "stream": True, "stream_options": {"include_usage": True}}
+    with sampler(served.settings, says("Hi", " there")):
+        answer = client.post(CHAT, json=body)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    *events, last, nothing = answer.text.split("\n\n")
+    assert (last, nothing) == ("data: [DONE]", "")
+    chunks = [ChatCompletionChunk.model_validate_json(event.removeprefix("data: "), strict=True) for event in events]
+    assert [choice.delta.content for chunk in chunks for choice in chunk.choices] == ["", "Hi", " there", None]
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens == 8
+
+
+def test_a_text_is_continued(client: TestClient, served: Context, tiny: str) -> None:
+    tokens = [
+        {
+            "token": "a",
+            "bytes": [97],
+            "logprob": -1.5,
+            "offset": 0,
+            "top": [{"token": "b", "bytes": [98], "logprob": -0.5}],
+        }
+    ]
+    script = says()
+
+    def with_logprobs(letter: Any) -> list[dict[str, Any]]:
+        started, *rest = script(letter)
+        return [started, text("a", tokens=tokens), *rest]
+
+    with sampler(served.settings, with_logprobs) as asked:
+        answer = client.post(COMPLETIONS, json={"model": tiny, "prompt": [1, 2], "logprobs": 1}).json()
+    completion = Completion.model_validate(answer, strict=True)
+    assert completion.choices[0].logprobs is not None
+    assert completion.choices[0].logprobs.model_dump(exclude_unset=True) == {
+        "tokens": ["a"],
+        "token_logprobs": [-1.5],
+        "top_logprobs": [{"b": -0.5}],
+        "text_offset": [0],
+    }
+    assert asked[0].content["ask"]["prompts"] == [[1, 2]]
+    assert asked[0].content["ask"]["max_tokens"] == 16
+
+
+def test_a_tuned_model_and_its_checkpoint_are_asked_for_with_their_files(
+    client: TestClient, served: Context, tiny: str
+) -> None:
+    name = a_model(served)
+    with sampler(served.settings, says("Hi")) as asked:
+        for model in (name, f"{name}:ckpt-step-5"):
+            assert client.post(CHAT, json={"model": model, "messages": HELLO}).status_code == 200
+    for letter in asked:
+        model = letter.content["model"]
+        assert model["base"]["digest"] == "d"
+        assert [file["name"] for file in model["adapter"]["artifacts"]] == ["a.safetensors"], "not the merged copy"
+        assert model["technique"]["type"] == "lora"
+
+
+def test_a_model_that_writes_no_text_cannot_be_asked(client: TestClient, served: Context, tiny: str) -> None:
+    a_base_model(served.database, "bert", kind="encoder")
+    judge = a_model(served, method={"type": "reward"})
+    for model, why in (("bert", "is an encoder"), (judge, "method reward")):
+        status, param, message = refusal(client.post(CHAT, json={"model": model, "messages": HELLO}))
+        assert (status, param) == (400, "model")
+        assert why in message
+
+
+def test_another_projects_model_does_not_exist(other_project: TestClient, served: Context, tiny: str) -> None:
+    answer = other_project.post(CHAT, json={"model": a_model(served), "messages": HELLO})
+    assert refusal(answer)[:2] == (404, "model")
+
+
+def test_without_a_sampler_the_answer_comes_at_once_and_says_why(client: TestClient, tiny: str) -> None:
+    answer = client.post(CHAT, json={"model": tiny, "messages": HELLO})
+    status, _, message = refusal(answer)
+    assert (status, answer.headers["retry-after"]) == (503, "5")
+    assert "attune worker --stage sample" in message
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("report", "status", "words"),
+    [
+        ({"type": "refused", "message": "no template", "param": "model", "code": "c"}, 400, "no template"),
+        ({"type": "failed", "message": None, "reason": "internal_error"}, 500, "in the log as chatcmpl-"),
+        ({"type": "lost"}, 503, "ask again"),
+        ({"type": "cancelled"}, 503, "was not complete within"),
+    ],
+)
+def test_what_goes_wrong_before_the_first_token_is_the_status(
+    client: TestClient, served: Context, tiny: str, stream: bool, report: dict[str, Any], status: int, words: str
+) -> None:
+    with sampler(served.settings, ends(**report)):
+        answer = client.post(CHAT, json={"model": tiny, "messages": HELLO, "stream": stream})
+    assert refusal(answer)[0] == status
+    assert words in refusal(answer)[2]
+
+
+def test_what_goes_wrong_in_the_middle_of_a_stream_is_its_last_event(
+    client: TestClient, served: Context, tiny: str
+) -> None:
+    def breaks(letter: Any) -> list[dict[str, Any]]:
+        return [*says("Hi")(letter)[:2], {"type": "lost"}]
+
+    with sampler(served.settings, breaks):
+        answer = client.post(CHAT, json={"model": tiny, "messages": HELLO, "stream": True})
+    last = answer.text.rstrip().split("\n\n")[-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "sampler_lost"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty"),
+        ({"logit_bias": {"1": 5}}, "logit_bias"),
+        ({"temperature": 3}, "temperature"),
+        ({"n": 17}, "n"),
+        ({"stop": ["a"] * 5}, "stop"),
+        ({"max_tokens": 5000}, "max_tokens"),
+        ({"misspelt": 1}, "misspelt"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}}]}]}, "messages"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "c"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": "x", "misspelt": 1}]}, "messages"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_its_name(
+    client: TestClient, tiny: str, fields: dict[str, Any], param: str
+) -> None:
+    assert refusal(client.post(CHAT, json={"model": tiny, "messages": HELLO} | fields))[:2] == (400, param)
+
+
+def test_fields_that_ask_for_nothing_are_taken(client: TestClient, served: Context, tiny: str) -> None:
+    nothing = {
+        "tools": [],
+        "tool_choice": None,
+        "response_format": {"type": "text"},
+        "frequency_penalty": 0,
+        "presence_penalty": 0.0,
+        "logit_bias": {},
+        "stop": None,
+        "n": None,
+        "store": False,
+        "user": "me",
+    }
+    messages = [{"role": "developer", "content": [{"type": "text", "text": "a"}], "name": None}, *HELLO]
+    with sampler(served.settings, says("Hi")) as asked:
+        answer = client.post(CHAT, json={"model": tiny, "messages": messages} | nothing)
+    assert answer.status_code == 200, answer.text
+    assert asked[0].content["ask"]["messages"][0] == {"role": "system", "content": "a"}
+
+
+def test_half_a_character_is_refused(client: TestClient, tiny: str) -> None:
+    body = json.dumps({"model": tiny, "messages": [{"role": "user", "content": "\ud800"}]})
+    answer = client.post(CHAT, content=body, headers={"content-type": "application/json"})
+    assert refusal(answer)[0] == 400
+
+
+def test_too_many_choices_are_refused(client: TestClient, tiny: str) -> None:
+    body = {"model": tiny, "prompt": ["a"] * 5, "n": 4}
+    assert refusal(client.post(COMPLETIONS, json=body))[0] == 400

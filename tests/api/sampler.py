@@ -1,0 +1,53 @@
+"""A sampler without models: a real letterbox, and answers made up."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from api.sampling.letterbox import Letter, Receiver
+from api.settings import Settings
+
+Script = Callable[[Letter], list[dict[str, Any]]]
+
+
+def text(said: str, index: int = 0, **fields: Any) -> dict[str, Any]:
+    return {"type": "text", "index": index, "text": said, "tokens": None} | fields
+
+
+def finished(index: int = 0, reason: str = "stop", tokens: int = 3) -> dict[str, Any]:
+    return {"type": "finished", "index": index, "reason": reason, "tokens": tokens}
+
+
+def says(*pieces: str) -> Script:
+    started = {"type": "started", "prompt_tokens": 5}
+    return lambda letter: [started, *map(text, pieces), finished(), {"type": "done"}]
+
+
+def ends(**last: Any) -> Script:
+    """With this report alone."""
+    return lambda letter: [last]
+
+
+@contextmanager
+def sampler(settings: Settings, script: Script) -> Iterator[list[Letter]]:
+    """Answers everything as the script says. What it was asked is in the list."""
+    receiver, stop, asked = Receiver(settings.broker_url, "scripted"), threading.Event(), list[Letter]()
+    receiver.beat()
+
+    def work() -> None:
+        while not stop.is_set():
+            receiver.beat()
+            if (letter := receiver.take(0.2)) is not None:
+                asked.append(letter)
+                for report in script(letter):
+                    receiver.report(letter, report)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield asked
+    finally:
+        stop.set()
+        thread.join()
+        receiver.sign_off()

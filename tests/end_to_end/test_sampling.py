@@ -1,0 +1,117 @@
+"""Models that are tried out through the unmodified client: before and after a job, whole and streamed."""
+
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import torch
+from openai import OpenAI
+from peft import PeftModel
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
+
+from tests.conftest import StartAttune
+from tests.end_to_end.jobs import adapter_files, client_of, create, ended, rows, upload, wait_until
+from tests.services import AttuneUp
+from worker.hardware import cpu_multiplies_bfloat16
+
+HELLO: list[Any] = [{"role": "user", "content": "abcd efgh"}]
+PROMPT = "<turn>user\nabcd efgh</turn>\n<turn>assistant\n"
+LONG: dict[str, Any] = {"model": "tiny", "messages": HELLO, "n": 16, "seed": 1, "stop": None}
+"""Takes seconds."""
+
+
+def strict(server: AttuneUp) -> OpenAI:
+    return OpenAI(
+        base_url=server.base_url, api_key=server.api_key, max_retries=0, timeout=120, _strict_response_validation=True
+    )
+
+
+def by_hand(base: Path, adapter: Path | None, tokens: int) -> str:
+    """The greedy answer of transformers and peft."""
+    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    dtype = torch.bfloat16 if cpu_multiplies_bfloat16() else torch.float32
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, trust_remote_code=False)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, str(adapter))
+    prompt = torch.tensor([tokenizer.encode(PROMPT, add_special_tokens=False).ids])
+    found = model.eval().generate(input_ids=prompt, max_new_tokens=tokens, do_sample=False)[0, prompt.shape[1] :]
+    return str(tokenizer.decode(found.tolist())).rstrip("\N{REPLACEMENT CHARACTER}")
+
+
+def test_a_base_and_its_tuned_model_each_give_their_own_answer(
+    live_server: AttuneUp, tiny_base: Path, tmp_path: Path
+) -> None:
+    client = strict(live_server)
+    job_id = create(client, upload(client, rows(12)), steps=12, training={"learning_rate": 0.05})
+    model = ended(client, job_id).fine_tuned_model
+    for name, content in adapter_files(client, job_id).items():
+        (tmp_path / name).write_bytes(content)
+    said = {}
+    for name, adapter in (("tiny", None), (model, tmp_path), ("tiny", None)):
+        answer = client.chat.completions.create(model=name, messages=HELLO, max_completion_tokens=20, temperature=0)
+        said[name] = answer.choices[0].message.content
+        assert said[name] == by_hand(tiny_base, adapter, 20).partition("</turn>")[0]
+    assert said["tiny"] != said[model]
+    stream = client.chat.completions.create(
+        model=model, messages=HELLO, max_tokens=20, temperature=0, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    assert "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices) == said[model]
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.prompt_tokens == len(re.sub("</?turn>", ".", PROMPT)), "a token for each byte and mark"
+
+
+def test_a_text_is_continued_whole_and_in_pieces(live_server: AttuneUp) -> None:
+    asked: dict[str, Any] = {"model": "tiny", "prompt": ["abc", "def"], "max_tokens": 8, "seed": 5, "logprobs": 2}
+    whole = strict(live_server).completions.create(**asked)
+    # OpenAI's own pieces have no finish_reason either, which its strict client takes for an error.
+    pieces = list(client_of(live_server).completions.create(**asked, stream=True))
+    for choice in whole.choices:
+        mine = [piece.choices[0] for piece in pieces if piece.choices[0].index == choice.index]
+        assert "".join(piece.text for piece in mine) == choice.text
+        assert choice.logprobs is not None
+        assert choice.logprobs.token_logprobs == [
+            logprob for piece in mine if piece.logprobs for logprob in piece.logprobs.token_logprobs or []
+        ]
+        assert mine[-1].finish_reason == choice.finish_reason
+
+
+def test_a_killed_child_costs_its_answer_and_no_other(attune_up: StartAttune) -> None:
+    server = attune_up()
+    client = strict(server)
+    stream = client.chat.completions.create(**LONG, stream=True)
+    next(stream)
+    _kill(server.pid_of("worker.sample"))
+    with pytest.raises(openai.APIError, match="ask again"):
+        list(stream)
+    assert client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=3).choices
+
+
+def test_a_killed_sampler_is_told_within_seconds_and_comes_back(attune_up: StartAttune) -> None:
+    server = attune_up()
+    client = strict(server)
+    stream = client.chat.completions.create(**LONG, stream=True)
+    next(stream)
+    _kill(server.pid_of("worker", "sample"))
+    with pytest.raises(openai.APIError, match="ask again"):
+        list(stream)
+    patient = client.with_options(max_retries=5)
+    assert patient.chat.completions.create(model="tiny", messages=HELLO, max_tokens=3).choices
+
+
+def test_a_client_that_leaves_ends_the_work_for_it(attune_up: StartAttune) -> None:
+    server = attune_up()
+    stream = strict(server).chat.completions.create(**LONG, stream=True)
+    next(stream)
+    stream.close()
+    log = server.data / "logs" / "worker-sample.log"
+    wait_until(lambda: '"outcome": "cancelled"' in log.read_text(), timeout_s=30)
+
+
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
