@@ -12,7 +12,8 @@ LAYERS: list[tuple[str, ...]] = [
     ("api.errors", "api.fields", "api.ids", "api.lifecycle", "api.logs", "api.settings", "api.formats", "api.graders"),
     ("api.methods", "api.techniques"),
     ("api.catalog", "api.recipe"),
-    ("api.records", "api.storage", "api.queue", "api.multipart"),
+    ("api.estimate",),
+    ("api.records", "api.storage", "api.queue", "api.multipart", "api.preview_child"),
     ("api.archive", "api.context", "api.migrate"),
     ("api.services",),
     (
@@ -23,6 +24,7 @@ LAYERS: list[tuple[str, ...]] = [
         "api.problems",
         "api.schemas",
         "api.schemas_catalog",
+        "api.schemas_previews",
     ),
     ("api.routes",),
     ("api.main",),
@@ -34,12 +36,23 @@ CHILDREN = ("worker.prepare", "worker.preview", "worker.scan", "worker.train", "
 """The programs behind the wall."""
 
 SHARED_WITH_CHILDREN = tuple(
-    f"api.{part}" for part in ("errors", "fields", "formats", "graders", "lifecycle", "methods", "recipe", "techniques")
+    f"api.{part}"
+    for part in ("errors", "estimate", "fields", "formats", "graders", "lifecycle", "methods", "recipe", "techniques")
 )
 
 SHARED_WITH_WORKERS = (
     *SHARED_WITH_CHILDREN,
-    *("api.archive", "api.context", "api.ids", "api.logs", "api.queue", "api.records", "api.settings", "api.storage"),
+    *(
+        "api.archive",
+        "api.context",
+        "api.ids",
+        "api.logs",
+        "api.preview_child",
+        "api.queue",
+        "api.records",
+        "api.settings",
+        "api.storage",
+    ),
 )
 
 HEAVY = {"torch", "transformers", "peft", "accelerate", "bitsandbytes", "pyarrow"}

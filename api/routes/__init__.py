@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Depends
 
 from api.deps import only_known_query
-from api.routes import catalog, files, graders, health, jobs, models, uploads
+from api.routes import catalog, files, graders, health, jobs, models, previews, uploads
 from api.schemas import ErrorObject
 
 ERRORS: dict[int | str, dict[str, object]] = {
@@ -13,7 +13,7 @@ ERRORS: dict[int | str, dict[str, object]] = {
 
 def router() -> APIRouter:
     root = APIRouter(responses=ERRORS, dependencies=[Depends(only_known_query)])
-    for part in (catalog, files, uploads, graders, jobs, models):
+    for part in (catalog, files, uploads, graders, jobs, previews, models):
         root.include_router(part.router, prefix="/v1")
     root.include_router(health.router)
     return root
