@@ -1,7 +1,7 @@
 """The process that looks at rows for a preview or an estimate, while a client waits for the answer.
 
-Templates are programs that strangers wrote, and rows may be anything: neither is ever rendered in the API's process. The
-child is `worker.preview`, run by its name; it has limits of its own, and nothing of our environment but what it
+Templates are programs that strangers wrote, and rows may be anything: neither is ever rendered in the API's process.
+The child is `worker.preview`, run by its name; it has limits of its own, and nothing of our environment but what it
 needs to start. Few of them run at a time, and the newest answers are kept: the same question costs nothing twice.
 """
 
