@@ -74,6 +74,7 @@ def train(run: Path, pipe: Pipe) -> None:
         path="out/model",
         peak_bytes=peaks.highest,
         peaks=peaks.by_phase,
+        processor_s=peaks.processor_s,
         device=device.type,
     )
 

@@ -20,6 +20,8 @@ class LazyGroup(TyperGroup):
         "models": "api.cli.operate:models_app",
         "catalog": "api.cli.catalog:catalog_app",
         "jobs": "api.cli.jobs:jobs_app",
+        "estimate": "api.cli.looks:estimate_app",
+        "preview": "api.cli.looks:preview_app",
         "files": "api.cli.files:files_app",
         "adapters": "api.cli.adapters:adapters_app",
     }

@@ -1,5 +1,6 @@
-"""The most memory that a training took, by phase."""
+"""The most memory that a training took, and its processor time, by phase."""
 
+import time
 from pathlib import Path
 
 import torch
@@ -15,15 +16,19 @@ class Peaks:
     def __init__(self, device: torch.device) -> None:
         self._device, self._phase = device, ""
         self.by_phase: dict[str, int] = {}
+        self.processor_s: dict[str, float] = {}
+        """Of this process, all threads together; what came before the first phase is not in it."""
+        self._processor_s = 0.0
 
     def begin(self, phase: str) -> None:
         self.end()
-        self._phase = phase
+        self._phase, self._processor_s = phase, time.process_time()
         _forget(self._device)
 
     def end(self) -> None:
         if self._phase:
-            self.by_phase[self._phase] = max(self.by_phase.get(self._phase, 0), _peak(self._device))
+            self.by_phase[self._phase] = _peak(self._device)
+            self.processor_s[self._phase] = time.process_time() - self._processor_s
 
     @property
     def highest(self) -> int:

@@ -186,7 +186,10 @@ class Attempt:
     def _measured(self, report: dict[str, Any], now: float) -> dict[str, Any]:
         training = self._phases.get("exporting", now) - self._phases.get("training", now)
         seconds = {"seconds": now - self._began_at, "training_s": training}
-        return {**seconds, **{name: report[name] for name in ("peak_bytes", "peaks", "device") if name in report}}
+        return {
+            **seconds,
+            **{name: report[name] for name in ("peak_bytes", "peaks", "processor_s", "device") if name in report},
+        }
 
     def _keep(self, report: dict[str, Any], store: Callable[[Path], None]) -> None:
         """Store what the trainer saved. Training goes on whether or not that works; a state is not lost by it."""
