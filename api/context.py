@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
+from api.preview_child import PreviewChild
 from api.queue import Doorbell
 from api.records import Database
 from api.settings import Settings
@@ -15,10 +16,17 @@ class Context:
     database: Database
     storage: Storage
     doorbell: Doorbell
+    previews: PreviewChild
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
-        return cls(settings, Database(settings.database), Storage(settings.storage), Doorbell(settings.broker_url))
+        return cls(
+            settings,
+            Database(settings.database),
+            Storage(settings.storage),
+            Doorbell(settings.broker_url),
+            PreviewChild(settings),
+        )
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,9 @@ class JobObject(BaseModel):
     priority: int
     progress: dict[str, Any] | None
     """{step, total_steps, phase} of a job that has begun to train."""
+    estimate: dict[str, Any] | None
+    """Of a job that has begun to train: what was predicted of its memory and time, and once it has succeeded, what it
+    took."""
 
     @classmethod
     def of(cls, job: Job, organization: str) -> Self:
@@ -147,6 +150,7 @@ class JobObject(BaseModel):
             export=_export(job),
             priority=job.priority,
             progress=job.progress or None,
+            estimate=_estimate(job),
         )
 
 
@@ -164,6 +168,11 @@ def _method(job: Job) -> dict[str, Any]:
         "learning_rate_multiplier": 1.0 if multiplier == "auto" else multiplier,
     }
     return {**method, method["type"]: {**options, "hyperparameters": numbers}}
+
+
+def _estimate(job: Job) -> dict[str, Any] | None:
+    predicted = (job.estimate or {}).get("predicted")
+    return None if predicted is None else {"predicted": predicted, "actual": (job.estimate or {}).get("actual")}
 
 
 def _training(job: Job) -> dict[str, Any]:

@@ -85,6 +85,13 @@ class Settings(BaseSettings):
     """The longest answer that may be asked for."""
     sample_requests: Annotated[int, Field(ge=1)] = 16
     """Answers that one project may wait for at once; one more is a 429."""
+    preview_processes: Annotated[int, Field(ge=1)] = 2
+    """Previews and estimates that the API makes at the same time, each in a process of its own."""
+    preview_seconds: Seconds = 20
+    """Processor time of such a process, and how long a request waits for its turn."""
+    preview_memory_bytes: Bytes = 1024**3
+    preview_file_bytes: Bytes = 256 * 1024**2
+    """How much of a file is looked at: its beginning, from which an estimate concludes for the rest."""
 
     lease_s: Seconds = 60
     """How long a job stays a silent worker's."""

@@ -12,8 +12,17 @@ LAYERS: list[tuple[str, ...]] = [
     ("api.errors", "api.fields", "api.ids", "api.lifecycle", "api.logs", "api.settings", "api.formats", "api.graders"),
     ("api.methods", "api.techniques"),
     ("api.ask", "api.catalog", "api.judges", "api.recipe"),
-    ("api.pipeline",),
-    ("api.records", "api.storage", "api.queue", "api.multipart", "api.outbound", "api.sampling", "api.webhooks"),
+    ("api.estimate", "api.pipeline"),
+    (
+        "api.records",
+        "api.storage",
+        "api.queue",
+        "api.multipart",
+        "api.outbound",
+        "api.preview_child",
+        "api.sampling",
+        "api.webhooks",
+    ),
     ("api.archive", "api.context", "api.migrate"),
     ("api.services",),
     (
@@ -26,6 +35,7 @@ LAYERS: list[tuple[str, ...]] = [
         "api.schemas",
         "api.schemas_catalog",
         "api.schemas_completions",
+        "api.schemas_previews",
     ),
     ("api.answers",),
     ("api.permission_schemas", "api.schemas_pipelines", "api.upload_schemas", "api.webhook_schemas"),
@@ -42,6 +52,7 @@ SHARED_WITH_CHILDREN = tuple(
     f"api.{part}"
     for part in (
         "errors",
+        "estimate",
         "fields",
         "formats",
         "graders",
@@ -62,6 +73,7 @@ SHARED_WITH_WORKERS = (
         "api.ids",
         "api.logs",
         "api.outbound",
+        "api.preview_child",
         "api.queue",
         "api.records",
         "api.sampling",

@@ -16,16 +16,12 @@ from pydantic import TypeAdapter
 from api.lifecycle import FailureReason
 from api.methods import Method, ModelKind
 from worker.pipe import Progress
-from worker.rows.chat_template import ChatTemplate, TemplateFailure
-from worker.rows.compose import Composer, Trained
+from worker.rows.compose import Composer, Trained, load_renderer
 from worker.rows.invalid import FileRequest, Invalid, wrong_forced_format
-from worker.rows.limits import CpuTimeUsedUp, TooSlow, limit_process, time_limit
+from worker.rows.limits import CpuTimeUsedUp, limit_process
 from worker.rows.prepare_file import FileReport, Preparation, prepare_file
 from worker.rows.readers import ReadLimits
-from worker.rows.render import Renderer
 from worker.rows.tokens import Tokens
-
-TEMPLATE_SECONDS = 5
 
 
 class Limits(msgspec.Struct, forbid_unknown_fields=True):
@@ -99,7 +95,7 @@ def prepare(run_dir: Path, request: Request, report: Report) -> None:
     preparation = Preparation(
         method=method,
         tokens=tokens,
-        composer=Composer(method, _renderer(run_dir / "base", tokens)),
+        composer=Composer(method, load_renderer(run_dir / "base", tokens)),
         read_limits=request.limits.reading(),
         context_window=request.context_window,
         format=request.format,
@@ -110,21 +106,6 @@ def prepare(run_dir: Path, request: Request, report: Report) -> None:
         file_report = FileReport(name=file.name)
         report.files.append(file_report)
         prepare_file(file, run_dir / file.path, run_dir / "data" / f"{file.name}.safetensors", preparation, file_report)
-
-
-def _renderer(base: Path, tokens: Tokens) -> Renderer | None:
-    """None for a base model without a chat template, which is an error only where rows need one."""
-    try:
-        with time_limit(TEMPLATE_SECONDS):
-            template = ChatTemplate.load(base)
-            if template is None:
-                return None
-            return Renderer(template, end_texts=tokens.end_texts, added_texts=tokens.added_texts())
-    except (TemplateFailure, TooSlow) as failure:
-        message = f"The base model's chat template cannot be used: {failure or 'it takes too long'}"
-        raise Invalid(
-            message, code="unusable_chat_template", param="model", reason=FailureReason.INVALID_RECIPE
-        ) from None
 
 
 def _limit_reached(error: BaseException) -> Invalid:

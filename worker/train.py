@@ -27,6 +27,7 @@ from worker.engine.load import load_trainable
 from worker.engine.loop import Loop, has_diverged
 from worker.engine.milestones import Milestones
 from worker.engine.optimizer import adamw
+from worker.engine.peak import Peaks
 from worker.engine.proof import (
     check_files,
     check_learned,
@@ -51,16 +52,33 @@ def train(run: Path, pipe: Pipe) -> None:
     recipe = ResolvedRecipe.model_validate_json((run / "recipe.json").read_bytes())
     recipe = resolve_hardware(recipe, facts_of_base(run / "base"), gpu=torch.cuda.is_available())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    peaks = Peaks(device)
+    peaks.begin("loading")
     data = load_data(run / "data", recipe)
     start = run / "start"
     model = load_trainable(
         run / "base", recipe, device, start=start if start.exists() else None, opening=data.train.tokens
     )
     model.tick = pipe.alive
+    peaks.begin("training")
     objective = METHODS[recipe.method.type](Setting(recipe, run, model, pipe.report))
     data = data.prepared(objective)  # with the weights of step 0, even where an interrupted training goes on
     milestones = run_steps(run, recipe, data, objective, pipe)
+    peaks.begin("exporting")
     publish(run, recipe, data, objective, milestones, pipe)
+    peaks.end()
+    progress = milestones.progress
+    pipe.report(
+        "done",
+        step=progress.step,
+        best_step=progress.best_step,
+        trained_tokens=progress.trained_tokens,
+        path="out/model",
+        peak_bytes=peaks.highest,
+        peaks=peaks.by_phase,
+        processor_s=peaks.processor_s,
+        device=device.type,
+    )
 
 
 def run_steps(run: Path, recipe: ResolvedRecipe, data: Data, objective: Objective, pipe: Pipe) -> Milestones:
@@ -105,14 +123,6 @@ def publish(
             merged = export_merged(folder, base, recipe)
             check_files(memory, said_by_merged(merged, recipe, rows, device), recipe, rounded=True)
         write_said(folder, rows, memory, recipe)
-    progress = milestones.progress
-    pipe.report(
-        "done",
-        step=progress.step,
-        best_step=progress.best_step,
-        trained_tokens=progress.trained_tokens,
-        path="out/model",
-    )
 
 
 def main() -> int:

@@ -1,11 +1,11 @@
-"""From the options of `attune jobs create` to the body of `POST /v1/fine_tuning/jobs`.
+"""From the options of `attune jobs create`, `estimate` and `preview` to the body of `POST /v1/fine_tuning/jobs`.
 
 Only what was asked for is sent; the server knows the defaults, the limits and what fits together.
 """
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,30 @@ def read_body(path: Path | None) -> Document:
     if not isinstance(body, dict):
         raise CommandError(ExitCode.REFUSED, f"{path} does not hold a JSON object.")
     return body
+
+
+def job_body(
+    body_file: Path | None,
+    values: Mapping[str, Any],
+    hyperparameters: Mapping[str, Any],
+    assignments: Sequence[str] | None,
+) -> Document:
+    """What `--body` holds, and over it the options: by their dotted names, by the method's own, and by `--set`."""
+    body = read_body(body_file)
+    put_given(body, values)
+    put_hyperparameters(body, hyperparameters)
+    for assignment in assignments or []:
+        put_assignment(body, assignment)
+    name_types(body)
+    return body
+
+
+def require_named(body: Document, training_file: str | None) -> None:
+    """Before anything is uploaded: what the server would refuse only afterwards."""
+    if "model" not in body:
+        raise CommandError(ExitCode.REFUSED, "which base model? Give --model; `attune models list` names them.")
+    if training_file is None and "training_file" not in body:
+        raise CommandError(ExitCode.REFUSED, "no training file: give a path or the id of an uploaded file.")
 
 
 def put(body: Document, dotted: str, value: Any) -> None:

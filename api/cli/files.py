@@ -1,5 +1,6 @@
 """`attune files`: upload, list, get, delete, content."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +9,8 @@ import typer
 
 from api.cli.client import Client, Document, open_input, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.errors import ClientCommands
+from api.cli.errors import ClientCommands, CommandError
+from api.cli.exit_codes import ExitCode
 from api.cli.render import (
     clean,
     moment,
@@ -129,3 +131,14 @@ def upload_file(client: Client, path: Path, purpose: str = "fine-tune") -> Docum
         total = path.stat().st_size
         with progress.wrap_file(plain, total=total, description=f"Uploading {clean(path.name)}") as counted:
             return client.upload(counted, path.name, purpose)
+
+
+def file_id(client: Client, given: str) -> str:
+    """A file that is here is uploaded; else it has to be an id."""
+    if Path(given).is_file():
+        file = upload_file(client, Path(given))
+        note(f"Uploaded {given} as {file['id']}")
+        return str(file["id"])
+    if re.fullmatch(r"file-[A-Za-z0-9_-]+", given):
+        return given
+    raise CommandError(ExitCode.REFUSED, f"{given} is neither a file here nor the id of an uploaded one.")

@@ -1,18 +1,16 @@
 """`attune jobs`: create, list, get, watch, cancel, pause, resume, events."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from api.cli.body import name_types, put_assignment, put_given, put_hyperparameters, read_body, value_of
+from api.cli.body import job_body, require_named, value_of
 from api.cli.client import Client, Document, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.errors import ClientCommands, CommandError
-from api.cli.exit_codes import ExitCode
-from api.cli.files import After, Limit, upload_file
-from api.cli.render import moment, note, say, say_fields, say_json, say_result, say_table
+from api.cli.errors import ClientCommands
+from api.cli.files import After, Limit, file_id
+from api.cli.render import moment, say, say_fields, say_json, say_result, say_table
 from api.cli.watch import event_line, watch_job
 
 jobs_app = typer.Typer(cls=ClientCommands, no_args_is_help=True, help="Create and follow fine-tuning jobs.")
@@ -51,19 +49,22 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Create a job."""
-    body = read_body(body_file)
-    put_given(body, {"model": model, "suffix": suffix, "seed": seed})
-    put_given(body, {"technique.type": technique, "technique.rank": rank})
-    put_given(body, {"training.learning_rate": value_of(learning_rate), "training.max_steps": max_steps})
-    put_hyperparameters(body, {"n_epochs": value_of(epochs), "batch_size": value_of(batch_size)})
-    for assignment in assignments or []:
-        put_assignment(body, assignment)
-    name_types(body)
-    _refuse_without(body, training_file)
+    values = {
+        "model": model,
+        "suffix": suffix,
+        "seed": seed,
+        "technique.type": technique,
+        "technique.rank": rank,
+        "training.learning_rate": value_of(learning_rate),
+        "training.max_steps": max_steps,
+    }
+    numbers = {"n_epochs": value_of(epochs), "batch_size": value_of(batch_size)}
+    body = job_body(body_file, values, numbers, assignments)
+    require_named(body, training_file)
     with connect(base_url, api_key, data_dir) as client:
         for name, given in (("training_file", training_file), ("validation_file", validation)):
             if given is not None:
-                body[name] = _file_id(client, given)
+                body[name] = file_id(client, given)
         job = client.post("/fine_tuning/jobs", body)
         if not (watch and as_json):
             say_result(job, f"Created {job['id']}. Follow it with: attune jobs watch {job['id']}", as_json=as_json)
@@ -192,25 +193,6 @@ def _act(job_id: str, action: str, client: Client, as_json: bool) -> None:
 
 def _path(job_id: str) -> str:
     return f"/fine_tuning/jobs/{segment(job_id)}"
-
-
-def _refuse_without(body: Document, training_file: str | None) -> None:
-    """Before anything is uploaded: what the server would refuse only afterwards."""
-    if "model" not in body:
-        raise CommandError(ExitCode.REFUSED, "which base model? Give --model; `attune models list` names them.")
-    if training_file is None and "training_file" not in body:
-        raise CommandError(ExitCode.REFUSED, "no training file: give a path or the id of an uploaded file.")
-
-
-def _file_id(client: Client, given: str) -> str:
-    """A file that is here is uploaded; else it has to be an id."""
-    if Path(given).is_file():
-        file = upload_file(client, Path(given))
-        note(f"Uploaded {given} as {file['id']}")
-        return str(file["id"])
-    if re.fullmatch(r"file-[A-Za-z0-9_-]+", given):
-        return given
-    raise CommandError(ExitCode.REFUSED, f"{given} is neither a file here nor the id of an uploaded one.")
 
 
 def _fields(job: Document) -> dict[str, Any]:

@@ -21,6 +21,8 @@ class LazyGroup(TyperGroup):
         "catalog": "api.cli.catalog:catalog_app",
         "jobs": "api.cli.jobs:jobs_app",
         "pipelines": "api.cli.pipelines:pipelines_app",
+        "estimate": "api.cli.looks:estimate_app",
+        "preview": "api.cli.looks:preview_app",
         "files": "api.cli.files:files_app",
         "adapters": "api.cli.adapters:adapters_app",
         "chat": "api.cli.chat:chat_app",

@@ -1,12 +1,20 @@
 """Prepared arrays, under a key made of all that decides their content: a second job on the same rows finds them."""
 
+import hashlib
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, String
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from api.recipe import Recipe
 from api.records.base import Epoch, Row, db_now
+from api.records.base_models import BaseModel
+
+CODE_VERSION = 2
+"""Raise it when the same rows give other arrays: it is a part of their key."""
 
 
 class Arrays(Row):
@@ -23,6 +31,24 @@ class Arrays(Row):
     @property
     def storage_key(self) -> str:
         return f"arrays/{self.project_id}/{self.key}.safetensors"
+
+
+def key_of(project_id: str, hashes: Sequence[str | None], recipe: Recipe, base: BaseModel) -> str:
+    """Of all that decides the arrays' content. The project is a part of it, so nothing crosses projects.
+
+    `hashes`: of the file, after that of the training file, which decides what a validation file's labels are.
+    """
+    method = recipe.method
+    asked = [method.type, method.chosen(), recipe.training.format]
+    parts = [CODE_VERSION, project_id, list(hashes), asked, base.facts["kind"], tokenizer_of(base)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def tokenizer_of(base: BaseModel) -> list[list[str]]:
+    """All that decides how a base model reads rows: its files but the weights, and their hashes."""
+    return sorted(
+        [each["name"], each["sha256"]] for each in base.artifacts if not each["name"].endswith(".safetensors")
+    )
 
 
 def get(session: Session, key: str) -> Arrays | None:

@@ -74,7 +74,8 @@ class Job(Row):
     arrays: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """{train: key, validation: key} of api.records.arrays."""
     estimate: Mapped[dict[str, Any] | None]
-    """What was predicted before training, and then happened: {predicted: {…}, actual: {…}} of api.estimate."""
+    """What was predicted before training, and then happened: {rows, predicted, actual} (api.estimate, and
+    worker/supervisor/predicting.py)."""
 
     owner: Mapped[str | None] = mapped_column(String(128))
     fence: Mapped[int] = mapped_column(Integer, default=0)

@@ -14,6 +14,7 @@ from api.routes import (
     models,
     permissions,
     pipelines,
+    previews,
     uploads,
     webhooks,
 )
@@ -26,7 +27,7 @@ ERRORS: dict[int | str, dict[str, object]] = {
 
 def router() -> APIRouter:
     root = APIRouter(responses=ERRORS, dependencies=[Depends(only_known_query)])
-    for part in (catalog, files, uploads, graders, jobs, live, permissions, models, pipelines, completions):
+    for part in (catalog, files, uploads, graders, jobs, live, permissions, previews, models, pipelines, completions):
         root.include_router(part.router, prefix="/v1")
     root.include_router(webhooks.router, prefix="/v1/webhook_endpoints")
     root.include_router(webhooks.router, prefix="/v1/webhooks", include_in_schema=False)

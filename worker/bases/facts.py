@@ -6,8 +6,10 @@ from typing import Any, TypedDict
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_PRETRAINING_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
+from api.estimate.shapes import Shapes
 from api.methods import ModelKind
 from worker.bases.files import Refused
+from worker.bases.shapes import shapes_of
 from worker.bases.weights import Weights
 from worker.engine.families import classifies, kind_of, known_as
 from worker.rows.chat_template import ChatTemplate
@@ -43,6 +45,8 @@ class Facts(TypedDict):
     chat_template: bool
     dequantised_from: str | None
     """What a GGUF file's weights were, such as Q4_1; null if nothing was lost before."""
+    shapes: Shapes
+    """Of its layers: by them it is known how many weights a technique trains, and what memory that takes."""
 
 
 def facts_of(
@@ -79,6 +83,7 @@ def facts_of(
             license=license_name,
             chat_template=ChatTemplate.load(folder) is not None,
             dequantised_from=dequantised_from,
+            shapes=shapes_of(config),
         )
     except AttributeError as error:
         raise Refused(f"config.json does not say enough of its shape: {error}") from None

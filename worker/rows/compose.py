@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 
@@ -20,10 +21,14 @@ from api.formats import (
 from api.lifecycle import FailureReason
 from api.methods import Method
 from api.methods.classification import Problem
+from worker.rows.chat_template import ChatTemplate, TemplateFailure
 from worker.rows.invalid import Invalid
 from worker.rows.labels import Classes, Desirable, Labels, Margins
+from worker.rows.limits import TooSlow, time_limit
 from worker.rows.render import Rendered, Renderer
-from worker.rows.tokens import Plain
+from worker.rows.tokens import Plain, Tokens
+
+TEMPLATE_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -104,3 +109,18 @@ class Composer:
             message += "Choose a base model made for chat, or write the rows as plain text."
             raise Invalid(message, code="no_chat_template", param="model", reason=FailureReason.INVALID_RECIPE)
         return self.renderer
+
+
+def load_renderer(base: Path, tokens: Tokens) -> Renderer | None:
+    """None for a base model without a chat template, which is an error only where rows need one."""
+    try:
+        with time_limit(TEMPLATE_SECONDS):
+            template = ChatTemplate.load(base)
+            if template is None:
+                return None
+            return Renderer(template, end_texts=tokens.end_texts, added_texts=tokens.added_texts())
+    except (TemplateFailure, TooSlow) as failure:
+        message = f"The base model's chat template cannot be used: {failure or 'it takes too long'}"
+        raise Invalid(
+            message, code="unusable_chat_template", param="model", reason=FailureReason.INVALID_RECIPE
+        ) from None

@@ -13,6 +13,7 @@ from api.methods import Method
 from api.methods.classification import Problem
 from worker.rows.balance import check_balance
 from worker.rows.compose import Composed, Composer, Trained
+from worker.rows.examine import tokenised
 from worker.rows.findings import Findings, example
 from worker.rows.invalid import FileRequest, Invalid, invalid_file, too_few, unexpected_format, wrong_format
 from worker.rows.labels import Labels, TooManyLabels
@@ -21,7 +22,7 @@ from worker.rows.readers import FileError, ReadLimits, open_rows
 from worker.rows.render import Rendered
 from worker.rows.seen import Seen
 from worker.rows.spool import Spool
-from worker.rows.tokens import Plain, TokenRow, Tokens
+from worker.rows.tokens import Plain, Tokens
 
 ROW_SECONDS = 2.0
 """One row is rendered in microseconds; a template that takes longer than this was made to."""
@@ -226,7 +227,7 @@ class _Reader:
             return
         require_memory(size * TOKENIZER_BYTES)
         with exit_if_stuck(BATCH_SECONDS):
-            sequences = _tokenised([waiting.text for waiting in batch], self.shared.tokens)
+            sequences = tokenised([waiting.text for waiting in batch], self.shared.tokens)
         self.spool.append(sequences)
         window = self.shared.context_window
         for waiting, sequence in zip(batch, sequences, strict=True):
@@ -234,12 +235,6 @@ class _Reader:
             if window is not None and length > window:
                 problem = f"has {length:,} tokens, and the base model reads {window:,} at once"
                 self.findings.warning(waiting.number, "too_long", example(waiting.number, problem))
-
-
-def _tokenised(texts: list[Rendered | Plain], tokens: Tokens) -> list[TokenRow]:
-    rendered = iter(tokens.encode_spanned([text for text in texts if isinstance(text, Rendered)]))
-    plain = iter(tokens.encode_plain([text for text in texts if isinstance(text, Plain)]))
-    return [next(rendered) if isinstance(text, Rendered) else next(plain) for text in texts]
 
 
 __all__ = ["FileReport", "Invalid", "Preparation", "prepare_file"]

@@ -156,6 +156,7 @@ def publish(node: Node, claim: Claim, job: Job, report: dict[str, Any], folder: 
         )
         session.flush()
         events.say(session, job.id, f"New fine-tuned model created: {job.model_id}")
+        estimate = jobs.held(session, job.id, claim.fence).estimate
         jobs.move(
             session,
             job.id,
@@ -165,6 +166,7 @@ def publish(node: Node, claim: Claim, job: Job, report: dict[str, Any], folder: 
             fine_tuned_model=job.model_id,
             result_files=[results, archive],
             trained_tokens=report["trained_tokens"],
+            estimate=None if estimate is None else {**estimate, "actual": report.get("took")},
         )
         queue.end_attempt(session, claim, "succeeded")
 

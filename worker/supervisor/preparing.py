@@ -1,7 +1,5 @@
 """One attempt at preparing a job: rows to arrays, and every "auto" that depends on them to a number."""
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,10 @@ from worker.supervisor.faults import AttemptFailed
 from worker.supervisor.inputs import base_model
 from worker.supervisor.lease import Heartbeat
 from worker.supervisor.node import Node
+from worker.supervisor.predicting import Epoch, require_room, workload
 from worker.supervisor.prepare_child import Source, run_child
 from worker.supervisor.settling import Settled, settle
 
-CODE_VERSION = 2
-"""Raise it when the same rows give other arrays: it is a part of their key."""
 NAMED_ROWS = 5
 """Of those that are too long, in the message to the user."""
 
@@ -42,8 +39,8 @@ def prepare(node: Node, claim: Claim, job: Job, folder: Path, beat: Heartbeat) -
             path.parent.mkdir(exist_ok=True)
             node.context.storage.read_file(found.storage_key, path, sha256=found.sha256)
     settled = settle(node, job, recipe, base, prepared["train"])
-    resolved, notes = _resolve(job, recipe, base, prepared, settled, folder)
-    _finish(node, claim, job, base, resolved, prepared, notes)
+    resolved, epoch, notes = _resolve(job, recipe, base, prepared, settled, folder)
+    _finish(node, claim, job, base, resolved, prepared, epoch, notes)
 
 
 def _sources(node: Node, job: Job, recipe: Recipe, base: BaseModel) -> list[Source]:
@@ -59,22 +56,10 @@ def _sources(node: Node, job: Job, recipe: Recipe, base: BaseModel) -> list[Sour
                     FailureReason.INVALID_FILE, f"No such File object: {file_id}", code="file_not_found", param=param
                 )
             before = [source.file.sha256 for source in sources]
-            sources.append(Source(name, param, file, min_rows, _key(job, [*before, file.sha256], recipe, base)))
+            sources.append(
+                Source(name, param, file, min_rows, arrays.key_of(job.project_id, [*before, file.sha256], recipe, base))
+            )
     return sources
-
-
-def _key(job: Job, hashes: list[str | None], recipe: Recipe, base: BaseModel) -> str:
-    """Of all that decides the arrays' content. The project is a part of it, so nothing crosses projects.
-
-    `hashes`: of the file, after that of the training file, which decides what a validation file's labels are.
-    """
-    tokenizer = sorted(
-        [each["name"], each["sha256"]] for each in base.artifacts if not each["name"].endswith(".safetensors")
-    )
-    method = recipe.method
-    asked = [method.type, method.chosen(), recipe.training.format]
-    parts = [CODE_VERSION, job.project_id, hashes, asked, base.facts["kind"], tokenizer]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _known(node: Node, source: Source) -> Arrays | None:
@@ -104,29 +89,28 @@ def _store(node: Node, job: Job, source: Source, folder: Path, report: dict[str,
 
 def _resolve(
     job: Job, recipe: Recipe, base: BaseModel, prepared: dict[str, Arrays], settled: Settled, folder: Path
-) -> tuple[ResolvedRecipe, list[str]]:
-    """The numbers in place of each "auto", and what the user should know of the cut."""
+) -> tuple[ResolvedRecipe, Epoch, list[str]]:
+    """The numbers in place of each "auto", the rows that are left, and what the user should know of the cut."""
     max_length = resolve_max_length(
         recipe,
         longest_row=max(found.report["longest_row"] for found in prepared.values()),
         context_window=base.facts["context_window"],
     )
     notes = []
-    counts = {"validation": 0}
+    kept: dict[str, Rows] = {}
     for name, found in prepared.items():
         rows = load_rows(folder / "data" / f"{name}.safetensors")
         if recipe.training.overlong == "error":
             _require_fitting(rows, found, name, max_length)
         rows, dropped, truncated = rows.truncate(max_length, drop=recipe.training.overlong == "drop")
         if name == "train" and recipe.training.validation_split:
-            rows, held_out = split(rows, recipe.training.validation_split, job.seed)
-            counts["validation"] = len(held_out)
-        counts[name] = len(rows)
+            rows, kept["validation"] = split(rows, recipe.training.validation_split, job.seed)
+        kept[name] = rows
         if truncated:
             notes.append(f"{truncated} of the {name} rows are longer than {max_length} tokens and are cut at the end")
         if dropped:
             notes.append(f"{dropped} of the {name} rows are left out: each {_why_dropped(recipe, max_length)}")
-    if counts["train"] == 0:
+    if not len(kept["train"]):
         raise AttemptFailed(
             FailureReason.INVALID_FILE,
             f"No row is left to train on: every one {_why_dropped(recipe, max_length)}. Raise training.max_length.",
@@ -137,11 +121,12 @@ def _resolve(
         job_id=job.id,
         seed=job.seed,
         max_length=max_length,
-        train_rows=counts["train"],
-        validation_rows=counts["validation"],
+        train_rows=len(kept["train"]),
+        validation_rows=len(kept["validation"]) if "validation" in kept else 0,
         **settled,
     )
-    return resolved, notes
+    validation = workload(kept["validation"]) if "validation" in kept else None
+    return resolved, Epoch(workload(kept["train"]), validation), notes
 
 
 def _why_dropped(recipe: Recipe, max_length: int) -> str:
@@ -175,6 +160,7 @@ def _finish(
     base: BaseModel,
     resolved: ResolvedRecipe,
     prepared: dict[str, Arrays],
+    epoch: Epoch,
     notes: list[str],
 ) -> None:
     train = prepared["train"].report
@@ -187,6 +173,7 @@ def _finish(
             raise AttemptFailed(
                 FailureReason.INVALID_RECIPE, "No worker of this server has a GPU", param="resources.gpus"
             )
+        require_room(list(workers.training(session)), base, resolved, epoch, gpu=gpus > 0)
         for note in notes:
             events.say(session, job.id, note, level="warn")
         for name, found in prepared.items():
@@ -203,6 +190,7 @@ def _finish(
             arrays={name: found.key for name, found in prepared.items()},
             work=6.0 * base.facts["parameters"] * tokens,
             gpus=gpus,
+            estimate={"rows": epoch.stored()},
             rung_at=None,
         )
         queue.end_attempt(session, claim, "prepared")

@@ -13,6 +13,7 @@ from api.lifecycle import FailureReason, Stage
 from api.records import jobs, queue, scans, workers
 from api.records.queue import Claim
 from api.storage import StorageUnavailable
+from worker.hardware import cpu_multiplies_bfloat16, gpu_memory_bytes, memory_bytes
 from worker.supervisor.faults import AttemptFailed, settle
 from worker.supervisor.node import Node
 from worker.supervisor.scanning import give_up
@@ -24,6 +25,11 @@ log = structlog.get_logger(__name__)
 class Sweeper:
     def __init__(self, node: Node, drain: threading.Event) -> None:
         self._node, self._drain = node, drain
+        self._machine = {
+            "memory_bytes": memory_bytes(),
+            "gpu_memory_bytes": gpu_memory_bytes("total") if node.gpus else None,
+            "bfloat16": cpu_multiplies_bfloat16(),
+        }
         self._trusted_from = 0.0
         """Monotonic time before which no lease is taken away: beats may have failed for the same reason as we did."""
 
@@ -44,7 +50,7 @@ class Sweeper:
         node = self._node
         with node.context.database.write() as session:
             train_slots = node.slots.count if node.stage is Stage.TRAIN else 0
-            workers.seen(session, owner=node.owner, gpus=node.gpus, train_slots=train_slots)
+            workers.seen(session, owner=node.owner, gpus=node.gpus, train_slots=train_slots, **self._machine)
         if time.monotonic() >= self._trusted_from:
             take_back(node)
         with node.context.database.write() as session:

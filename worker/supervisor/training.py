@@ -26,6 +26,7 @@ from worker.supervisor.lease import Heartbeat
 from worker.supervisor.node import Node
 from worker.supervisor.outputs import publish, store_checkpoint, store_state
 from worker.supervisor.parents import fetch_judges, fetch_start, fetch_weights
+from worker.supervisor.predicting import Epoch, observe, predicted_here
 from worker.supervisor.progress import Progress
 from worker.supervisor.slots import Slot
 
@@ -40,11 +41,15 @@ def train(node: Node, claim: Claim, job: Job, slot: Slot, trainer: Child, folder
     """Raises AttemptFailed, Stale, StorageUnavailable."""
     base = base_model(node, job)
     resolved = _resolve_hardware(node, claim, job, base, slot)
+    estimate = _predict(node, claim, job, base, resolved, slot)
     _fill_run_folder(node, job, base, resolved, folder)
     kills_before = oom_kills()
     trainer.command(cmd="run", dir=str(folder))
     trainer.log_file = folder / "log.txt"
-    Attempt(node, claim, job, trainer, folder, beat, kills_before).follow()
+    attempt = Attempt(node, claim, job, trainer, folder, beat, kills_before)
+    attempt.follow()
+    if estimate and attempt.took and not job.state:  # who goes on from a state has not trained the whole
+        observe(node, base, estimate["predicted"], attempt.took)
 
 
 def _resolve_hardware(node: Node, claim: Claim, job: Job, base: BaseModel, slot: Slot) -> ResolvedRecipe:
@@ -55,6 +60,20 @@ def _resolve_hardware(node: Node, claim: Claim, job: Job, base: BaseModel, slot:
         with node.context.database.write() as session:
             jobs.write(session, job.id, claim.fence, resolved=resolved.model_dump(mode="json"))
     return resolved
+
+
+def _predict(
+    node: Node, claim: Claim, job: Job, base: BaseModel, resolved: ResolvedRecipe, slot: Slot
+) -> dict[str, Any] | None:
+    """What this worker expects of it, stored with the job; None of jobs from before there were estimates."""
+    if not job.estimate:
+        return None
+    epoch = Epoch.of(job.estimate["rows"])
+    predicted = predicted_here(base, resolved, epoch, node, gpu=slot.gpu is not None)
+    estimate = {**job.estimate, "predicted": predicted.stored()}
+    with node.context.database.write() as session:
+        jobs.write(session, job.id, claim.fence, estimate=estimate)
+    return estimate
 
 
 def _fill_run_folder(node: Node, job: Job, base: BaseModel, resolved: ResolvedRecipe, folder: Path) -> None:
@@ -82,7 +101,11 @@ class Attempt:
         self._trainer, self._folder, self._beat = trainer, folder, beat
         self._kills_before = kills_before
         self._progress = Progress(node, claim, job)
-        self._heard_at = time.monotonic()
+        self._began_at = self._heard_at = time.monotonic()
+        self._phases: dict[str, float] = {}
+        """When each began."""
+        self.took: dict[str, Any] = {}
+        """Once it is done: peak_bytes, peaks by phase, seconds, training_s."""
         self._stepped_at: float | None = None
         self._step_seconds: list[float] = []
         self._unstored: Callable[[], None] | None = None
@@ -135,6 +158,8 @@ class Attempt:
                 self._stepped_at = now
                 self._progress.add(report)
             case "phase" | "warning" | "samples":
+                if report["type"] == "phase":
+                    self._phases.setdefault(report["phase"], now)
                 self._progress.add(report)
             case "state":
                 self._keep(report, lambda path: store_state(self._node, self._claim, self._job, report["step"], path))
@@ -143,7 +168,10 @@ class Attempt:
             case "done":
                 self._patiently(lambda: self._progress.flush(force=True))
                 path = self._folder / report["path"]
-                self._patiently(lambda: publish(self._node, self._claim, self._job, report, path))
+                self.took = self._measured(report, now)
+                self._patiently(
+                    lambda: publish(self._node, self._claim, self._job, {**report, "took": self.took}, path)
+                )
                 self._ring_for_dependants()
                 return True
             case "stopped":
@@ -158,6 +186,14 @@ class Attempt:
                 raise AttemptFailed(FailureReason(report["reason"]), report.get("message"))
         self._heard_at = time.monotonic()
         return False
+
+    def _measured(self, report: dict[str, Any], now: float) -> dict[str, Any]:
+        training = self._phases.get("exporting", now) - self._phases.get("training", now)
+        seconds = {"seconds": now - self._began_at, "training_s": training}
+        return {
+            **seconds,
+            **{name: report[name] for name in ("peak_bytes", "peaks", "processor_s", "device") if name in report},
+        }
 
     def _keep(self, report: dict[str, Any], store: Callable[[Path], None]) -> None:
         """Store what the trainer saved. Training goes on whether or not that works; a state is not lost by it."""

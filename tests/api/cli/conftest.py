@@ -93,6 +93,10 @@ class FakeServer:
     """So many of the next requests are answered 503."""
     artifacts: dict[str, bytes] = field(default_factory=dict)
     listed_sha256: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of further paths, to a POST."""
+    asked: dict[str, Any] | None = None
+    """The body of such a POST."""
     created: dict[str, Any] | None = None
     uploaded: bytes | None = None
     asked: dict[str, Any] | None = None
@@ -144,6 +148,9 @@ class FakeServer:
         if path == "/v1/chat/completions":
             self.asked = json.loads(body)
             return 200, events(self.said) if self.asked.get("stream") else {"id": "chatcmpl-1"}
+        if path in self.answers:
+            self.asked = json.loads(body)
+            return 200, self.answers[path]
         if path == "/v1/fine_tuning/jobs/ftjob-1/pause":
             return 200, job("running")
         return 400, refusal("the job has ended")

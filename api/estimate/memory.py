@@ -1,0 +1,131 @@
+"""The most memory that a training takes at once, part by part.
+
+The parts are those of Rajbhandari et al. 2020 (ZeRO, arXiv:1910.02054, section 3): weights, gradients, the optimizer's
+state, and what is left over; activations after Korthikanti et al. 2022 (arXiv:2205.05198, section 4). Their factors are
+fitted to what this trainer was measured to take (docs/benchmarks.md): the papers' layers are not ours.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from api.estimate.work import Base, Workload
+from api.methods.base import RolloutOptions
+from api.recipe import ResolvedRecipe
+from api.techniques import Full
+
+RUNTIME_CPU = 450 * 2**20
+"""Resident before anything is trained: Python, torch, transformers, peft, and what the allocator keeps."""
+RUNTIME_GPU = 700 * 2**20
+"""CUDA's context and cuBLAS' workspace."""
+KEPT: Mapping[str, tuple[float, float]] = {
+    "full": (1.0, 0.3),
+    "lora": (0.75, 0.9),
+    "qlora": (0.75, 0.9),
+    "dora": (0.75, 2.45),
+    "ia3": (0.9, 0.4),
+    "prefix": (0.9, 0.3),
+    "prompt": (0.9, 0.3),
+    "bottleneck": (0.7, 0.25),
+}
+"""By technique: numbers kept for the backward pass, for each input and output of a matrix and each token: so many in
+the computation's type, and so many in float32, as adapters compute in."""
+RECOMPUTED_LAYERS = 2.5
+"""With recomputation: as many layers' activations exist at a time, gradients and what the allocator keeps included."""
+LOGIT_COPIES = 5
+"""Of the logits of a chunk: the product, float32, log-softmax, and the gradients of the last two."""
+CHUNK_LOGITS = 1 << 25
+"""As the trainer's loss head has it (worker.engine.head)."""
+FOUR_BITS = 0.52
+"""Bytes of a weight in four bits, with its share of the scales (Dettmers et al. 2023, arXiv:2305.14314)."""
+
+
+@dataclass(frozen=True)
+class MemoryParts:
+    """Bytes."""
+
+    runtime: int
+    weights: int
+    gradients: int
+    optimizer: int
+    reference: int
+    """Copies of what is trained as it was at the beginning, for methods that compare with it."""
+    activations: int
+    logits: int
+    rollout: int
+    """Keys and values of the answers that are sampled together."""
+
+    @property
+    def total(self) -> int:
+        return sum(asdict(self).values())
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the machine decides."""
+
+    gpu: bool
+    value_bytes: int
+    """Of a weight and an activation: 2 in bfloat16, 4 in float32."""
+    budget: int
+    """Tokens of a micro-batch."""
+    recompute: bool
+
+
+def peak_memory(
+    recipe: ResolvedRecipe, base: Base, facts: Mapping[str, Any], trained: int, train: Workload, setting: Setting
+) -> MemoryParts:
+    technique, value = recipe.technique, setting.value_bytes
+    full = isinstance(technique, Full)
+    weights = float(base.parameters * value)
+    if technique.quantises:
+        weights = base.linear * FOUR_BITS + (base.parameters - base.linear) * value
+    # What is trained is float32: beside the base for adapters; a copy of it where the base is in bfloat16.
+    weights += 4 * trained if not full or value == 2 else 0
+    tokens = largest_batch(recipe, train, setting.budget)
+    in_type, in_float32 = KEPT[recipe.technique.type]
+    kept = (in_type * value + in_float32 * 4) * base.values * tokens
+    if setting.recompute:
+        kept = base.layers * base.hidden * value * tokens + RECOMPUTED_LAYERS * kept / max(1, base.layers)
+    return MemoryParts(
+        runtime=RUNTIME_GPU if setting.gpu else RUNTIME_CPU,
+        weights=int(weights),
+        gradients=4 * trained,
+        optimizer=8 * trained,
+        reference=2 * trained * (value if full else 4) if recipe.method.type in ("ppo", "reinforcement") else 0,
+        activations=int(kept),
+        logits=_logits(recipe, base, train, tokens, value),
+        rollout=_rollout(recipe, facts, base, train, setting),
+    )
+
+
+def largest_batch(recipe: ResolvedRecipe, train: Workload, budget: int) -> float:
+    """Tokens of the largest micro-batch: the budget, one row if that is longer, or a whole step if that is less."""
+    before = getattr(recipe.technique, "tokens", 0) if recipe.technique.virtual_tokens else 0
+    longest, mean = (train.longest + before) * train.width, train.mean + before * train.width
+    answer = recipe.method.options
+    if isinstance(answer, RolloutOptions):
+        longest, mean = longest + answer.max_tokens, mean + answer.max_tokens
+    step = recipe.batch_size * max(1, getattr(answer, "answers_per_prompt", 1)) * mean
+    return max(longest, min(budget, step))
+
+
+def _logits(recipe: ResolvedRecipe, base: Base, train: Workload, tokens: float, value: int) -> int:
+    if recipe.method.output != "tokens":
+        return 0
+    if not (base.packed and recipe.technique.packable):
+        return int(tokens * base.vocabulary * (value + 4 * (LOGIT_COPIES - 1)))
+    share = train.supervised / max(1, train.tokens)
+    if isinstance(recipe.method.options, RolloutOptions):
+        share = recipe.method.options.max_tokens / max(1.0, train.mean + recipe.method.options.max_tokens)
+    return int(LOGIT_COPIES * 4 * min(float(CHUNK_LOGITS), share * tokens * base.vocabulary))
+
+
+def _rollout(recipe: ResolvedRecipe, facts: Mapping[str, Any], base: Base, train: Workload, setting: Setting) -> int:
+    options = recipe.method.options
+    if not isinstance(options, RolloutOptions):
+        return 0
+    key_values = facts.get("shapes", {}).get("key_values", base.hidden)
+    answers = recipe.batch_size * max(1, getattr(options, "answers_per_prompt", 1))
+    tokens = min(max(setting.budget, train.longest + options.max_tokens), answers * (train.mean + options.max_tokens))
+    return int(2 * base.layers * key_values * setting.value_bytes * tokens)

@@ -1,0 +1,152 @@
+"""How much there is to compute: floating-point operations, and how often the layers are gone through."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from api.estimate.shapes import matrices, shapes_of
+from api.methods.base import RolloutOptions
+from api.recipe import ResolvedRecipe
+from api.techniques import Full
+
+EVALUATED_ROWS = 256
+"""Validation rows at each evaluation, as the trainer has it."""
+PACKED_FAMILIES = frozenset({"gemma2", "gpt2", "llama", "mistral", "phi", "phi3", "qwen2", "qwen3"})
+"""As the trainer's (tests compare): their logits are made of supervised tokens only."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The rows of an epoch, as they are trained on."""
+
+    rows: int
+    width: int
+    """Sequences of a row."""
+    tokens: int
+    supervised: int
+    lengths: tuple[int, ...]
+    """Quantiles of the rows' longest sequences, from the shortest to the longest."""
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths, default=0)
+
+    @property
+    def mean(self) -> float:
+        """Tokens of a row, all its sequences together."""
+        return self.tokens / max(1, self.rows)
+
+    @property
+    def squares(self) -> float:
+        """Mean square length of a sequence."""
+        return sum(length**2 for length in self.lengths) / max(1, len(self.lengths))
+
+
+@dataclass(frozen=True)
+class Base:
+    """What of a base model decides memory and time."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    vocabulary: int
+    linear: int
+    """Weights of its layers' matrices: two operations each for every token."""
+    values: int
+    """Inputs and outputs of all those matrices, for one token."""
+    head: int
+    """Weights of the output head."""
+    packed: bool
+    encoder: bool
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> "Base":
+        shapes, _ = shapes_of(facts)
+        linear = [matrix for matrix in matrices(shapes) if matrix.kind == "linear"]
+        hidden, vocabulary = facts.get("hidden_size", 0), facts.get("vocab_size", 0)
+        return cls(
+            parameters=facts["parameters"],
+            layers=facts.get("layers", 1),
+            hidden=hidden,
+            vocabulary=vocabulary,
+            linear=sum(matrix.size for matrix in linear),
+            values=sum(matrix.inputs + matrix.outputs for matrix in linear),
+            head=hidden * vocabulary,
+            packed=facts.get("model_type") in PACKED_FAMILIES,
+            encoder=facts.get("kind") == "encoder",
+        )
+
+
+@dataclass(frozen=True)
+class Work:
+    flops: float
+    passes: float
+    """Of a micro-batch through one layer, forward or backward; what small ones cost whatever their size."""
+
+
+def training_work(
+    recipe: ResolvedRecipe, base: Base, trained: int, train: Workload, validation: Workload | None, budget: int
+) -> Work:
+    """Of all steps and evaluations. `budget`: tokens of a micro-batch.
+
+    A forward pass takes two operations for each weight and token, and 2 · layers · hidden · T² for causal attention; a
+    backward pass as many for the inputs' gradients, and as many again for the weights' where they are trained (Kaplan
+    et al. 2020, arXiv:2001.08361, appendix B; Hoffmann et al. 2022, arXiv:2203.15556, appendix F).
+    """
+    rows = min(recipe.batch_size, train.rows)
+    share = recipe.total_steps * rows / max(1, train.rows)
+    forward = _forward(recipe, base, train)
+    weights = forward if isinstance(recipe.technique, Full) else 6.0 * trained * _tokens(recipe, train)
+    again = forward if recipe.gradient_checkpointing is True else 0.0
+    batches = math.ceil(rows * train.mean / max(budget, train.longest * train.width)) * recipe.total_steps
+    rounds = (3.0 if recipe.gradient_checkpointing is True else 2.0) * batches
+    flops = share * (2 * forward + weights + again)
+    extra = _references(recipe, forward, train, share)
+    flops, rounds = flops + extra * forward, rounds + extra * train.rows * train.mean / max(1, budget)
+    sampled = _sampling(recipe, base, rows, train)
+    flops, rounds = flops + sampled.flops, rounds + sampled.passes
+    if validation is not None and validation.rows:
+        few = min(EVALUATED_ROWS, validation.rows) * (recipe.total_steps // (recipe.eval_every or recipe.total_steps))
+        whole = validation.rows * math.ceil(recipe.total_steps / recipe.steps_per_epoch)
+        times = (few + whole) / validation.rows
+        flops += times * _forward(recipe, base, validation)
+        rounds += times * math.ceil(validation.tokens / max(1, budget))
+    return Work(flops, rounds * base.layers)
+
+
+def _tokens(recipe: ResolvedRecipe, rows: Workload) -> float:
+    """Of an epoch, with what the technique puts before each sequence."""
+    before = getattr(recipe.technique, "tokens", 0) if recipe.technique.virtual_tokens else 0
+    return rows.tokens + before * rows.rows * rows.width
+
+
+def _forward(recipe: ResolvedRecipe, base: Base, rows: Workload) -> float:
+    tokens = _tokens(recipe, rows)
+    predicted = 0.0
+    if recipe.method.output == "tokens":
+        predicted = rows.supervised if base.packed and recipe.technique.packable else tokens
+    attention = 2.0 * base.layers * base.hidden * rows.squares * rows.rows * rows.width
+    return 2.0 * base.linear * tokens + 2.0 * base.head * predicted + attention
+
+
+def _references(recipe: ResolvedRecipe, forward: float, train: Workload, share: float) -> float:
+    """Further forward passes over the rows, in epochs: a reference once, and what a step looks at besides."""
+    match recipe.method.type:
+        case "dpo":
+            return 1.0
+        case "kto":
+            return 2.0 + share
+    return 0.0
+
+
+def _sampling(recipe: ResolvedRecipe, base: Base, prompts: int, train: Workload) -> Work:
+    """Answers are drawn a token after the other, and then learnt from a few times."""
+    options = recipe.method.options
+    if not isinstance(options, RolloutOptions):
+        return Work(0.0, 0.0)
+    answers = prompts * getattr(options, "answers_per_prompt", 1)
+    each = train.mean + options.max_tokens
+    looks = 3 + 3 * getattr(options, "updates", 1)
+    flops = recipe.total_steps * answers * each * (1 + looks) * 2.0 * (base.linear + base.head)
+    return Work(flops, recipe.total_steps * (options.max_tokens + looks))

@@ -1,0 +1,36 @@
+from typing import Annotated
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from api.deps import Ctx, Who
+from api.recipe import Recipe
+from api.schemas_previews import EstimateObject, PreviewObject
+from api.services import estimates, previews
+
+router = APIRouter(prefix="/fine_tuning", tags=["fine-tuning"])
+
+
+class PreviewRequest(Recipe):
+    rows: Annotated[int, Field(ge=1, le=20)] = 5
+    """How many of the file's first rows."""
+
+
+@router.post("/previews")
+def preview_rows(asked: PreviewRequest, context: Ctx, caller: Who) -> PreviewObject:
+    """The first rows of a job's training file as the model will see them: text, tokens, loss, cut."""
+    report = previews.preview(context, caller, asked, asked.rows)
+    return PreviewObject(
+        model=asked.model,
+        training_file=asked.training_file,
+        format=report["format"],
+        container=report["container"],
+        max_length=None if asked.training.max_length == "auto" else asked.training.max_length,
+        rows=report["rows"],
+    )
+
+
+@router.post("/estimates")
+def estimate_job(recipe: Recipe, context: Ctx, caller: Who) -> EstimateObject:
+    """What a job of this body would take, and whether it would be allowed. Nothing is created."""
+    return EstimateObject.model_validate(estimates.estimate(context, caller, recipe))

@@ -1,0 +1,152 @@
+"""Looking at rows as a job would: what a preview shows, and what an estimate counts.
+
+The work is done by a child (api.preview_child); here is what it is asked, and what it is given to read.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy.orm import Session
+
+from api.context import Caller, Context
+from api.errors import InvalidRequest
+from api.fields import AUTO
+from api.recipe import MIN_EXAMPLES, Recipe
+from api.records import arrays, base_models, files
+from api.records.arrays import Arrays
+from api.records.base_models import BaseModel
+from api.records.files import File
+from api.storage import ObjectMissing
+
+PARQUET = b"PAR1"
+"""Its directory is at its end: half of such a file is worth nothing."""
+
+
+class RowsRefused(InvalidRequest):
+    """What prepare would say of these rows."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A recipe, and what of the database it names."""
+
+    recipe: Recipe
+    base: BaseModel
+    files: tuple[tuple[str, File], ...]
+    """(train or validation, file)"""
+    prepared: dict[str, Arrays]
+    """Arrays that a job made of the same rows."""
+
+
+def asked(context: Context, caller: Caller, recipe: Recipe) -> Asked:
+    """Raises InvalidRequest for what is not there, in the words of creating a job."""
+    with context.database.read() as session:
+        base = base_models.get(session, recipe.model)
+        if base is None:
+            raise InvalidRequest(
+                f"The model `{recipe.model[:128]}` does not exist here: name one of the base models of GET /v1/models",
+                param="model",
+                code="model_not_found",
+            )
+        named = [("train", _file(session, caller, recipe.training_file, "training_file"))]
+        if recipe.validation_file is not None:
+            named.append(("validation", _file(session, caller, recipe.validation_file, "validation_file")))
+        prepared = {}
+        for index, (name, _) in enumerate(named):
+            hashes = [file.sha256 for _, file in named[: index + 1]]
+            found = arrays.get(session, arrays.key_of(caller.project_id, hashes, recipe, base))
+            if found is not None:
+                prepared[name] = found
+    return Asked(recipe, base, tuple(named), prepared)
+
+
+def _file(session: Session, caller: Caller, file_id: str, param: str) -> File:
+    file = files.get(session, caller.project_id, file_id)
+    if file is None or file.storage_key is None:
+        raise InvalidRequest(f"No such File object: {file_id}", param=param, code="file_not_found")
+    return file
+
+
+def preview(context: Context, caller: Caller, recipe: Recipe, rows: int) -> dict[str, Any]:
+    """The first rows of the training file as the model will see them. Raises RowsRefused, and what `asked` raises."""
+    return look(context, asked(context, caller, recipe), "rows", names=["train"], rows=rows)
+
+
+def look(
+    context: Context, question: Asked, want: Literal["rows", "counts"], *, names: Sequence[str], rows: int = 0
+) -> dict[str, Any]:
+    """The child's report on these files. Raises RowsRefused, TooBusy, LookFailed."""
+    wanted = [(name, file) for name, file in question.files if name in names]
+    prepared = question.prepared if want == "counts" else {}
+    request = _request(question, want, rows)
+    request["files"] = [_entry(context, name, file, prepared.get(name)) for name, file in wanted]
+
+    def fill(folder: Path) -> None:
+        for artifact in question.base.artifacts:
+            if not artifact["name"].endswith(".safetensors"):
+                path = folder / "base" / artifact["name"]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                context.storage.read_file(artifact["key"], path, sha256=artifact["sha256"])
+        for name, file in wanted:
+            _fetch(context, file, prepared.get(name), folder / name)
+
+    try:
+        report = context.previews.ask(_key(question, request, wanted), request, fill)
+    except ObjectMissing:
+        raise InvalidRequest("A file of this request was deleted meanwhile", code="file_not_found") from None
+    if report["error"] is not None:
+        error = report["error"]
+        raise RowsRefused(error["message"], code=error["code"], param=error["param"])
+    return report
+
+
+def _request(question: Asked, want: str, rows: int) -> dict[str, Any]:
+    recipe, facts = question.recipe, question.base.facts
+    training = recipe.training
+    return {
+        "want": want,
+        "method": recipe.method.model_dump(mode="json"),
+        "format": None if training.format == AUTO else training.format,
+        "kind": facts.get("kind", "causal_lm"),
+        "context_window": facts["context_window"],
+        "max_length": None if training.max_length == AUTO else training.max_length,
+        "overlong": training.overlong,
+        "rows": rows,
+    }
+
+
+def _entry(context: Context, name: str, file: File, prepared: Arrays | None) -> dict[str, Any]:
+    param = "training_file" if name == "train" else "validation_file"
+    named = {"name": name, "path": name, "file_id": file.id, "param": param}
+    return {
+        "file": named | {"min_rows": MIN_EXAMPLES if name == "train" else 1},
+        "arrays_of_rows": None if prepared is None else prepared.report["rows"],
+        "share": min(1.0, context.settings.preview_file_bytes / max(1, file.bytes)),
+    }
+
+
+def _fetch(context: Context, file: File, prepared: Arrays | None, path: Path) -> None:
+    """Arrays, or a file: whole where it is short, or Parquet; else its beginning."""
+    if prepared is not None:
+        context.storage.read_file(prepared.storage_key, path, sha256=prepared.sha256)
+        return
+    assert file.storage_key is not None, file.id
+    left, parquet = context.settings.preview_file_bytes, False
+    with path.open("wb") as target:
+        for number, chunk in enumerate(context.storage.read(file.storage_key)):
+            parquet = parquet or (number == 0 and chunk.startswith(PARQUET))
+            target.write(chunk if parquet else chunk[:left])
+            left -= len(chunk)
+            if left <= 0 and not parquet:
+                break
+
+
+def _key(question: Asked, request: dict[str, Any], wanted: Sequence[tuple[str, File]]) -> str:
+    """Of everything that decides the report: nothing of a project but its files' contents."""
+    files_read = [[name, file.sha256] for name, file in wanted]
+    parts = [arrays.CODE_VERSION, request, files_read, arrays.tokenizer_of(question.base)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,59 @@
+"""Parts of the memory, by hand."""
+
+from typing import Any
+
+from api.estimate import memory
+from api.estimate.machine import Machine, predict
+from api.estimate.memory import MemoryParts
+from api.estimate.work import PACKED_FAMILIES, Workload
+from api.recipe import Recipe, ResolvedRecipe, resolve
+from worker.engine import families, head
+
+FACTS: dict[str, Any] = {
+    "parameters": 135_000_000,
+    "hidden_size": 576,
+    "layers": 30,
+    "vocab_size": 49152,
+    "model_type": "llama",
+}
+ROWS = Workload(rows=100, width=1, tokens=10_000, supervised=5_000, lengths=(50, 100, 200))
+
+
+def a_recipe(technique: str = "full", **training: Any) -> ResolvedRecipe:
+    body = {"model": "m", "training_file": "file-x", "technique": {"type": technique}, "training": training}
+    return resolve(Recipe.model_validate(body), job_id="j", seed=1, max_length=200, train_rows=100, validation_rows=0)
+
+
+def parts(technique: str = "full", **training: Any) -> MemoryParts:
+    machine = Machine(gpu=False, bfloat16=False, memory_bytes=64 << 30)
+    return predict(a_recipe(technique, **training), FACTS, ROWS, None, machine).memory
+
+
+def test_full_training_in_float32_keeps_four_numbers_for_each_weight() -> None:
+    found = parts(precision="float32")
+    assert (found.weights, found.gradients, found.optimizer) == (540_000_000, 540_000_000, 1_080_000_000)
+
+
+def test_full_training_in_bfloat16_keeps_a_float32_copy() -> None:
+    found = parts(precision="bfloat16")
+    assert found.weights == 6 * 135_000_000
+
+
+def test_an_adapter_keeps_little_beside_the_frozen_weights() -> None:
+    found = parts("lora", precision="float32")
+    assert found.weights < 560_000_000
+    assert found.optimizer < 60_000_000
+
+
+def test_four_bits_take_a_fraction_of_the_weights() -> None:
+    assert parts("qlora", precision="bfloat16").weights < 0.6 * parts("lora", precision="bfloat16").weights
+
+
+def test_recomputation_takes_less() -> None:
+    kept, recomputed = (parts("lora", gradient_checkpointing=again).activations for again in (False, True))
+    assert recomputed < kept / 5
+
+
+def test_what_is_known_of_the_trainer_is_so() -> None:
+    assert PACKED_FAMILIES == families.PACKED_FAMILIES
+    assert memory.CHUNK_LOGITS == head.CHUNK_LOGITS

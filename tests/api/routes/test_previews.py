@@ -1,0 +1,131 @@
+"""Previews and estimates, through the API and a real child."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from api.context import Context
+from api.preview_child import PreviewChild, child_environment
+from api.records import workers
+from api.services import base_models
+from tests.api.conftest import client_of
+from tests.worker.prepared import jsonl
+
+CHAT = {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "four"}]}
+PAIR = {"prompt": "2 + 2?", "chosen": "four", "rejected": "five"}
+
+
+@pytest.fixture
+def server(served: Context, tiny_base: Path) -> Context:
+    base_models.register(served, "tiny", tiny_base)
+    return served
+
+
+@pytest.fixture
+def worker(server: Context) -> None:
+    with server.database.write() as session:
+        workers.seen(session, owner="w", gpus=0, train_slots=1, memory_bytes=8 << 30)
+
+
+def post(client: TestClient, what: str, content: bytes, **body: Any) -> Any:
+    file = client.post("/v1/files", files={"file": ("r.jsonl", content)}, data={"purpose": "fine-tune"}).json()
+    return client.post(f"/v1/fine_tuning/{what}", json={"model": "tiny", "training_file": file["id"]} | body)
+
+
+def test_a_preview_shows_text_tokens_and_what_is_learnt(client: TestClient, server: Context) -> None:
+    preview = post(client, "previews", jsonl(*[CHAT] * 12), rows=2).json()
+    assert (preview["format"], len(preview["rows"])) == ("chat", 2)
+    (sequence,) = preview["rows"][0]["sequences"]
+    (begin, end, weight) = sequence["spans"][0]
+    assert "".join(sequence["token_texts"][int(begin) : int(end)]) == "four</turn>"
+    assert (weight, sequence["supervised_tokens"], sequence["cut_at"]) == (1.0, end - begin, None)
+    assert "".join(sequence["token_texts"]) == sequence["text"]
+
+
+def test_a_preview_shows_where_rows_are_cut_and_which_are_dropped(client: TestClient, server: Context) -> None:
+    body = {"rows": 1, "training": {"max_length": 20}}
+    (row,) = post(client, "previews", jsonl(*[CHAT] * 12), **body).json()["rows"]
+    assert (row["sequences"][0]["cut_at"], row["dropped"]) == (20, True)
+
+
+def test_a_preview_of_pairs_shows_both_answers(client: TestClient, server: Context) -> None:
+    (row,) = post(client, "previews", jsonl(*[PAIR] * 12), rows=1, method={"type": "dpo"}).json()["rows"]
+    assert [each["role"] for each in row["sequences"]] == ["chosen", "rejected"]
+
+
+def test_an_invalid_row_is_shown_with_its_findings(client: TestClient, server: Context) -> None:
+    rows = post(client, "previews", jsonl(CHAT, {"messages": 3}, CHAT), rows=3).json()["rows"]
+    assert (rows[1]["sequences"], rows[1]["findings"][0]["line"]) == ([], 2)
+
+
+def test_rows_of_a_wrong_format_are_refused_in_openais_words(client: TestClient, server: Context) -> None:
+    answer = post(client, "previews", jsonl(*[PAIR] * 12))
+    assert answer.status_code == 400
+    assert "fine-tune-preference format" in answer.json()["error"]["message"]
+
+
+def test_another_projects_file_is_not_there(app: FastAPI, client: TestClient, server: Context) -> None:
+    theirs = client_of(app, "other")
+    file = theirs.post("/v1/files", files={"file": ("r", jsonl(CHAT))}, data={"purpose": "fine-tune"}).json()["id"]
+    for what in ("previews", "estimates"):
+        answer = client.post(f"/v1/fine_tuning/{what}", json={"model": "tiny", "training_file": file})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "file_not_found")
+
+
+def test_an_estimate_counts_rows_tokens_steps_weights_memory_and_seconds(
+    client: TestClient, server: Context, worker: None
+) -> None:
+    hyperparameters = {"n_epochs": 2, "batch_size": 4}
+    method = {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
+    found = post(client, "estimates", jsonl(*[CHAT] * 12), method=method).json()
+    assert (found["allowed"], found["reasons"]) == (True, [])
+    assert (found["train"]["rows"], found["total_steps"]) == (12, 6)
+    assert found["trained_tokens"] == 2 * found["train"]["tokens"]
+    assert found["trained_parameters"] > 0
+    assert found["parameters_exact"]
+    assert found["memory"]["total"] == sum(value for name, value in found["memory"].items() if name != "total")
+    assert found["seconds"] > 0
+
+
+def test_a_job_too_large_for_every_worker_is_not_allowed(client: TestClient, server: Context) -> None:
+    with server.database.write() as session:
+        workers.seen(session, owner="w", gpus=0, train_slots=1, memory_bytes=64 << 20)
+    found = post(client, "estimates", jsonl(*[CHAT] * 12)).json()
+    assert (found["allowed"], [each["code"] for each in found["reasons"]]) == (False, ["does_not_fit"])
+
+
+def test_an_estimate_says_everything_that_is_in_the_way(client: TestClient, server: Context, worker: None) -> None:
+    found = post(client, "estimates", jsonl(*[CHAT] * 3), resources={"gpus": 1}).json()
+    assert {each["code"] for each in found["reasons"]} == {"no_gpu", "invalid_n_examples"}
+
+
+def test_rows_that_cannot_be_trained_on_are_a_reason(client: TestClient, server: Context, worker: None) -> None:
+    found = post(client, "estimates", jsonl(*[PAIR] * 12)).json()
+    assert (found["allowed"], found["reasons"][0]["code"]) == (False, "invalid_training_file")
+
+
+def test_above_two_thousand_rows_a_sample_is_counted(client: TestClient, server: Context, worker: None) -> None:
+    content = jsonl(*[{"text": f"row {number:05d}"} for number in range(9000)])
+    train = post(client, "estimates", content).json()["train"]
+    assert train["rows"] == 9000
+    assert train["sampled_rows"] < 4500
+    assert train["tokens"] == 9000 * train["longest"]
+
+
+def test_the_same_question_is_answered_from_memory(client: TestClient, server: Context) -> None:
+    def refuse(folder: Path) -> None:
+        raise AssertionError("asked again")
+
+    child = PreviewChild(server.settings)
+    child._answers["key"] = json.dumps({"error": None})
+    assert child.ask("key", {}, refuse) == {"error": None}
+
+
+def test_the_child_sees_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("ATTUNE_DATABASE_URL", "postgresql://secret")
+    assert "secret" not in json.dumps(child_environment())

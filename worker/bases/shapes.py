@@ -1,0 +1,108 @@
+"""The shapes of a base model's layers, from its configuration alone: no weights are made.
+
+By them it is known before training how many weights a technique trains (api.estimate.shapes).
+"""
+
+import re
+from collections import defaultdict
+from typing import Any
+
+import torch
+from peft.utils.constants import (
+    TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as IA3_FEEDFORWARD,
+)
+from peft.utils.constants import (
+    TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as IA3_TARGETS,
+)
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers.pytorch_utils import Conv1D
+
+from api.estimate.shapes import HEADS, ClassifierShape, Layer, Shapes
+from worker.engine.families import classifies, kind_of, layers_without_adapters
+from worker.techniques.bottleneck_families import FAMILIES
+
+NUMBER = re.compile(r"\.\d+(?=\.)")
+
+
+def shapes_of(config: Any) -> Shapes:
+    """`config`: transformers' own, of a causal language model or an encoder."""
+    text = config.get_text_config()
+    causal = kind_of(config) == "causal_lm"
+    model = _made(AutoModelForCausalLM, config) if causal else None
+    classifier = _classifier(config) if classifies(config) else None
+    network = model or (_made(AutoModelForSequenceClassification, config) if classifier else None)
+    described = text.to_dict()
+    hidden = described.get("hidden_size") or described.get("n_embd") or described.get("d_model")
+    heads = described.get("num_attention_heads") or described.get("n_head") or 1
+    kv_heads = described.get("num_key_value_heads")
+    family = FAMILIES.get(config.model_type)
+    targets = IA3_TARGETS.get(config.model_type)
+    return Shapes(
+        layers=_layers(network, config) if network is not None else {},
+        parameters=_count(model) if model is not None else None,
+        classifier=classifier,
+        width=hidden,
+        key_values=hidden if kv_heads is None else kv_heads * (described.get("head_dim") or hidden // heads),
+        ia3=None if targets is None else {"targets": targets, "feedforward": IA3_FEEDFORWARD[config.model_type]},
+        bottlenecks=None
+        if family is None
+        else {placement: len(family.places(placement)) for placement in ("houlsby", "pfeiffer")},
+    )
+
+
+def _made(auto: Any, config: Any, **options: Any) -> nn.Module:
+    with torch.device("meta"):
+        model: nn.Module = auto.from_config(config, trust_remote_code=False, **options)
+    return model
+
+
+def _classifier(config: Any) -> ClassifierShape:
+    two, three = (_labelled(config, labels) for labels in (2, 3))
+    heads = [getattr(two, name) for name in HEADS if hasattr(two, name)]
+    inside = f"{two.base_model_prefix}."
+    return ClassifierShape(
+        parameters=_count(two),
+        per_label=_count(three) - _count(two),
+        head=sum(_count(head) for head in heads[:1]),
+        outside=sum(each.numel() for name, each in two.named_parameters() if not name.startswith(inside)),
+    )
+
+
+def _labelled(config: Any, labels: int) -> Any:
+    described = type(config).from_dict(config.to_dict())
+    described.num_labels = labels
+    return _made(AutoModelForSequenceClassification, described)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _layers(network: Any, config: Any) -> dict[str, Layer]:
+    """Every layer that an adapter may stand beside, those that differ in a number alone as one entry."""
+    head, barred = network.get_output_embeddings(), layers_without_adapters(config)
+    found: dict[tuple[str, str, int, int], list[str]] = defaultdict(list)
+    for name, module in network.named_modules():
+        shape = _shape(module)
+        if shape is not None and name.rpartition(".")[2] not in barred:
+            kind = "head" if module is head else "embedding" if isinstance(module, nn.Embedding) else "linear"
+            found[NUMBER.sub(".{}", name, count=1), kind, *shape].append(name)
+    layers: dict[str, Layer] = {}
+    for (pattern, kind, inputs, outputs), names in found.items():
+        if names == [pattern.replace("{}", str(number)) for number in range(len(names))]:
+            layers[pattern] = [kind, inputs, outputs, len(names)]
+        else:
+            layers |= {name: [kind, inputs, outputs, 1] for name in names}
+    return layers
+
+
+def _shape(module: nn.Module) -> tuple[int, int] | None:
+    """Inputs and outputs of a matrix that peft adapts."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if isinstance(module, nn.Embedding):
+        return module.num_embeddings, module.embedding_dim
+    if isinstance(module, Conv1D):
+        return module.nx, module.nf
+    return None
