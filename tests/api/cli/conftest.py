@@ -99,7 +99,6 @@ class FakeServer:
     """The body of such a POST."""
     created: dict[str, Any] | None = None
     uploaded: bytes | None = None
-    asked: dict[str, Any] | None = None
     said: list[str] = field(default_factory=list)
     """What a model answers, piece by piece."""
     requests: list[str] = field(default_factory=list)
