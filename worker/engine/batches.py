@@ -126,7 +126,7 @@ def _lay_out(rows: Rows, layout: Layout, device: torch.device) -> MicroBatch:
     owners_N = np.repeat(np.arange(sequences), lengths)
 
     def send(array: Array) -> torch.Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
         return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
     def spread(values_N: Array) -> torch.Tensor:

@@ -1,0 +1,40 @@
+"""Every method that was interrupted publishes the bytes of the run that was not: references, samples and all."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.worker import pairs
+from tests.worker.recorder import adapter, attempt_after, train_here
+
+GRADER = {
+    "type": "text_similarity",
+    "name": "close",
+    "evaluation_metric": "fuzzy_match",
+    "input": "{{sample.output_text}}",
+    "reference": "abcdefgh {{item.prompt}}",
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "ppo": {"grader": GRADER, "reward_model": None, "kl_coefficient": 0.1, "adaptive_kl": {"target": 1, "horizon": 20}},
+    "reinforcement": {"grader": GRADER, "kl_coefficient": 0.1},
+}
+
+
+@pytest.mark.parametrize("technique", ["lora", "prefix"])
+@pytest.mark.parametrize("method", ["classification", "dpo", "kto", "reward", "ppo", "reinforcement"])
+def test_stopped_and_resumed_gives_the_same_bytes(
+    method: str, technique: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    for name in ("whole", "first"):
+        options = OPTIONS.get(method, {})
+        pairs.make(tmp_path / name, tiny_llama, technique, method, seed=5, steps=5, options=options)
+    whole = train_here(tmp_path / "whole")
+    first = train_here(tmp_path / "first", stop_after=3)
+    run = attempt_after(tmp_path / "first", tmp_path / "next", first.of("state")[-1]["path"])
+    resumed = train_here(run)
+    assert [report["step"] for report in resumed.of("metrics")] == [4, 5]
+    assert adapter(run) == adapter(tmp_path / "whole")
+    timed = ("tokens_per_second",)
+    last, expected = ({k: v for k, v in each.of("metrics")[-1].items() if k not in timed} for each in (resumed, whole))
+    assert last == expected
