@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 from api.catalog import ENCODERS_FOR
 from api.techniques import Technique
 from tests.tiny_models import ENCODERS, make_encoder
-from worker.engine.load import peft_config
+from worker.engine.adapt import peft_config
 
 TOKENS = torch.arange(3, 12)[None]
 

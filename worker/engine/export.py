@@ -11,8 +11,9 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from api.recipe import ResolvedRecipe
+from worker.engine.adapt import ADAPTER_WEIGHTS
 from worker.engine.card import model_card
-from worker.engine.load import ADAPTER_WEIGHTS, load_published, take_quantised_weights
+from worker.engine.load import load_published, take_quantised_weights
 from worker.engine.model import TrainableModel
 from worker.techniques import TECHNIQUES
 

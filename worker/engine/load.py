@@ -1,7 +1,6 @@
 """Base model + technique + what the method wants of it → a model that trains."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,35 +9,27 @@ import numpy.typing as npt
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit
-from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel, PeftType, get_peft_model, get_peft_model_state_dict
-from peft.tuners.cartridge.utils import initialize_kv_prefix_from_past_key_values
-from peft.utils.save_and_load import set_peft_model_state_dict
-from safetensors.torch import load_file
+from peft import PeftModel, get_peft_model_state_dict
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
 from api.lifecycle import FailureReason
 from api.recipe import ResolvedRecipe
-from api.techniques import Technique
-from api.techniques.base import ALL_LINEAR
+from worker.engine.adapt import HEADS, begin_prefix, with_technique
 from worker.engine.attention import PACKED
 from worker.engine.batches import Layout
 from worker.engine.families import (
     classifies,
     examples_stay_alone,
     kind_of,
-    layers_without_adapters,
     may_be_packed,
 )
 from worker.engine.model import TrainableModel
 from worker.engine.stopping import TrainingError
 from worker.techniques import TECHNIQUES
 
-HEADS = ("lm_head", "score", "classifier", "pre_classifier", "head", "pooler")
-"""Names of heads and of what leads to them, which are not quantised."""
 CHANGES_THE_BASE = ("pissa", "olora")
 """Initialisations that take something out of the frozen weights."""
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def load_trainable(
@@ -66,9 +57,9 @@ def load_trainable(
         alone=examples_stay_alone(network.config) or (technique.virtual_tokens and recipe.method.output != "tokens"),
         pad_token=network.config.pad_token_id if recipe.method.output != "tokens" else None,
     )
-    model = _with_technique(network, recipe, start)
+    model = with_technique(network, recipe, start)
     if technique.peft_type == "PREFIX_TUNING" and start is None and opening is not None and not reads_whole:
-        _begin_prefix(model, opening)
+        begin_prefix(model, opening)
     trainable = TrainableModel(
         model,
         layout,
@@ -149,12 +140,6 @@ def _require_blocks_within_rows(model: Any) -> None:
                 f"Technique qlora on a worker without a GPU needs layers whose inputs are a multiple of "
                 f"{state.blocksize}, and {name} has {state.shape[-1]}. Use technique lora, or a worker with a GPU.",
             )
-
-
-def heads_of(network: Any) -> list[str]:
-    """What lies on top of the base model in a classifier or a reward model: trained and published, by any technique."""
-    above = (entry for entry in network.named_children() if entry[0] != network.base_model_prefix)
-    return [name for name, module in above if any(True for _ in module.parameters())]
 
 
 def _require_whole(missing: set[str], *, within: str) -> None:
@@ -243,78 +228,3 @@ def quantisation(technique: Any, compute_dtype: torch.dtype) -> BitsAndBytesConf
         bnb_4bit_compute_dtype=compute_dtype,
         llm_int8_skip_modules=list(HEADS),
     )
-
-
-def _with_technique(network: Any, recipe: ResolvedRecipe, start: Path | None) -> Any:
-    technique = recipe.technique
-    if technique.type in TECHNIQUES:
-        if start is None:
-            TECHNIQUES[technique.type].add(network, technique)
-        else:
-            TECHNIQUES[technique.type].load(network, start)
-        return network
-    if technique.peft_type is None:
-        return network
-    config = peft_config(network, technique, recipe.method.output)
-    try:
-        model = get_peft_model(network, config)
-    except ValueError as error:  # peft finds none of the layers that were named, or knows no default for the family
-        print(error, flush=True)
-        message = "technique.target_modules: none of the base model's layers can be adapted so. Name its linear layers."
-        raise TrainingError(FailureReason.INVALID_RECIPE, message) from error
-    if start is not None:
-        _continue(model, start)
-    return model
-
-
-@torch.no_grad()
-def _begin_prefix(model: PeftModel, opening: npt.NDArray[np.int32]) -> None:
-    """Keys and values of real words, which the paper found far better than random ones (section 7.4): of a random
-    prefix a language model makes nothing but noise."""
-    config: Any = model.peft_config["default"]
-    length = config.num_virtual_tokens
-    tokens = torch.from_numpy(np.resize(opening, length).astype(np.int64))[None].to(model.device)
-    seen = model.get_base_model()(input_ids=tokens, use_cache=True)
-    initialize_kv_prefix_from_past_key_values(model, past_key_values=seen.past_key_values)
-
-
-def peft_config(network: Any, technique: Technique, output: str) -> Any:
-    """peft's configuration of the technique on this network. Raises TrainingError for layers that it has not got."""
-    arguments: dict[str, Any] = dict(technique.peft())
-    names = arguments.get("target_modules")
-    if isinstance(names, list):
-        _require_layers(network, names)
-        arguments["target_modules"] = sorted(names)
-    assert technique.peft_type is not None, technique.type
-    if technique.peft_type == "LORA":
-        arguments["exclude_modules"] = layers_without_adapters(network.config) or None
-    if output != "tokens":
-        arguments["modules_to_save"] = heads_of(network)
-    kind = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(technique.peft_type)]
-    return kind(task_type="CAUSAL_LM" if output == "tokens" else "SEQ_CLS", **arguments)
-
-
-def _require_layers(network: Any, names: list[str]) -> None:
-    matrices = (name.removesuffix(".weight") for name, weight in network.named_parameters() if weight.ndim == 2)
-    linear = {name.rsplit(".", 1)[-1] for name in matrices if not name.endswith(".bias")}
-    barred = set(layers_without_adapters(network.config))
-    missing = [name for name in names if name.rsplit(".", 1)[-1] not in linear - barred]
-    if missing and names != [ALL_LINEAR]:
-        raise TrainingError(
-            FailureReason.INVALID_RECIPE,
-            f"technique.target_modules: the base model has no trainable layer called {', '.join(missing)[:200]}.",
-        )
-
-
-def _continue(model: PeftModel, start: Path) -> None:
-    """Take over another job's adapter. A head that it has not got (a policy's, for a reward) begins anew."""
-    weights: Mapping[str, torch.Tensor] = load_file(start / ADAPTER_WEIGHTS)
-    # Names under the network's own head differ between a language model and a classifier; those of its layers do not.
-    own = get_peft_model_state_dict(model)
-    set_peft_model_state_dict(model, {**own, **weights})
-    expected = {name for name in own if not any(f".{head}." in name for head in HEADS)}
-    if missing := expected - weights.keys():
-        raise TrainingError(
-            FailureReason.INVALID_RECIPE,
-            f"The model to continue has other weights than this technique: {len(missing)} are missing.",
-        ) from ValueError(f"{sorted(missing)[:5]}")

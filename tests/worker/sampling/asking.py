@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from api.ask import SampleRequest
 from api.techniques import Technique
-from worker.engine.load import peft_config, quantisation
+from worker.engine.adapt import peft_config
+from worker.engine.load import quantisation
 from worker.sampling.answer import answer
 from worker.sampling.bases import Base, Tuned
 from worker.techniques import TECHNIQUES
