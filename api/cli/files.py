@@ -136,8 +136,10 @@ def upload_file(client: Client, path: Path, purpose: str = "fine-tune") -> Docum
 
 def _scanned(scan: Document | None) -> str | None:
     """In a line: what the file holds, and the first thing that is wrong with it."""
-    if scan is None or scan["status"] == "pending":
-        return scan and "pending"
+    if scan is None:
+        return None
+    if scan["status"] == "pending":
+        return "pending"
     told = f"{scan['rows'] or 0:,} rows, format {scan['format'] or 'unknown'}"
     counts = ", ".join(f"{code} {count:,}" for code, count in scan["finding_counts"].items())
     first = f"; {scan['findings'][0]['message']}" if scan["findings"] else ""
