@@ -131,7 +131,9 @@ def run(context: Context, prepare: Node, train: Node, case: Case) -> Job:
     drain(prepare, warm)
     drain(train, warm)
     job = the_job(context.database, job_id)
-    print(f"{job.status:<10} {case} {job.error or ''}", flush=True)
+    peaks = ((job.estimate or {}).get("actual") or {}).get("peaks", {})
+    told = ", ".join(f"{phase} {count / 2**20:.0f} MiB" for phase, count in peaks.items())
+    print(f"{job.status:<10} {case} {told} {job.error or ''}", flush=True)
     return job
 
 
