@@ -16,7 +16,7 @@ from api.lifecycle import FailureReason
 from api.methods import Method, ModelKind
 from worker.counts import Counts, count_arrays
 from worker.rows.compose import Composer, load_renderer
-from worker.rows.counting import Sample
+from worker.rows.counting import SAMPLED_ROWS, Sample
 from worker.rows.examine import Examiner, tokenised
 from worker.rows.invalid import FileRequest, Invalid, invalid_file, wrong_forced_format
 from worker.rows.limits import CpuTimeUsedUp, limit_process
@@ -31,6 +31,8 @@ class LookedAt(msgspec.Struct, forbid_unknown_fields=True):
     file: FileRequest
     arrays_of_rows: int | None = None
     """The path is of arrays, made of so many rows."""
+    rows: int | None = None
+    """Of the file, where a scan has counted them."""
     share: float = 1.0
     """Of the file's bytes that are given: its beginning."""
 
@@ -124,7 +126,7 @@ def _show(path: Path, request: Request, examiner: Examiner, tokens: Tokens, repo
 
 
 def _count(path: Path, request: Request, given: LookedAt, examiner: Examiner, tokens: Tokens, report: Report) -> Counts:
-    sample, rows = Sample(), 0
+    sample, rows = Sample(stride=max(1, round((given.rows or 0) * given.share / SAMPLED_ROWS))), 0
     for examined in examiner.rows(path, sample.wants):
         rows = examined.row
         report.findings += examined.findings[: max(0, MAX_FINDINGS - len(report.findings))]
@@ -140,8 +142,9 @@ def _count(path: Path, request: Request, given: LookedAt, examiner: Examiner, to
             param=given.file.param,
             reason=FailureReason.INVALID_FILE,
         )
+    share = 1.0 if examiner.container == "parquet" else given.share  # such a file is always given whole
     return sample.counts(
-        round(rows / given.share),
+        given.rows or round(rows / share),
         asked=request.max_length,
         window=request.context_window,
         drop=request.overlong == "drop",

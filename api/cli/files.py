@@ -84,6 +84,7 @@ def get(
     if as_json:
         return say_json(file)
     shown = {**file, "bytes": size(file["bytes"]), "created_at": moment(file["created_at"])}
+    shown["scan"] = _scanned(file.get("scan"))
     return say_fields({name: value for name, value in shown.items() if value is not None and name != "object"})
 
 
@@ -131,6 +132,18 @@ def upload_file(client: Client, path: Path, purpose: str = "fine-tune") -> Docum
         total = path.stat().st_size
         with progress.wrap_file(plain, total=total, description=f"Uploading {clean(path.name)}") as counted:
             return client.upload(counted, path.name, purpose)
+
+
+def _scanned(scan: Document | None) -> str | None:
+    """In a line: what the file holds, and the first thing that is wrong with it."""
+    if scan is None:
+        return None
+    if scan["status"] == "pending":
+        return "pending"
+    told = f"{scan['rows'] or 0:,} rows, format {scan['format'] or 'unknown'}"
+    counts = ", ".join(f"{code} {count:,}" for code, count in scan["finding_counts"].items())
+    first = f"; {scan['findings'][0]['message']}" if scan["findings"] else ""
+    return f"{told}{f'; {counts}' if counts else ''}{first}"
 
 
 def file_id(client: Client, given: str) -> str:

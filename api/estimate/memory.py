@@ -107,15 +107,17 @@ def largest_batch(recipe: ResolvedRecipe, train: Workload, budget: int) -> float
     if isinstance(answer, RolloutOptions):
         longest, mean = longest + answer.max_tokens, mean + answer.max_tokens
     step = recipe.batch_size * max(1, getattr(answer, "answers_per_prompt", 1)) * mean
-    return max(longest, min(budget, step))
+    whole = budget // max(1.0, mean) * mean  # a row is never divided
+    return max(longest, min(whole, step))
 
 
 def _logits(recipe: ResolvedRecipe, base: Base, train: Workload, tokens: float, value: int) -> int:
     if recipe.method.output != "tokens":
         return 0
-    if not (base.packed and recipe.technique.packable):
-        return int(tokens * base.vocabulary * (value + 4 * (LOGIT_COPIES - 1)))
     share = train.supervised / max(1, train.tokens)
+    if not (base.packed and recipe.technique.packable):
+        # The model's own logits of every token and their gradient, and what the loss makes of the supervised ones.
+        return int(tokens * base.vocabulary * (2 * value + (LOGIT_COPIES - 2) * 4 * share))
     if isinstance(recipe.method.options, RolloutOptions):
         share = recipe.method.options.max_tokens / max(1.0, train.mean + recipe.method.options.max_tokens)
     return int(LOGIT_COPIES * 4 * min(float(CHUNK_LOGITS), share * tokens * base.vocabulary))
