@@ -161,7 +161,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-def test_the_parts_of_the_production_set_up_train_a_job_together(
+def test_the_parts_of_the_production_set_up_train_a_job_and_try_its_model_together(
     api_and_worker: str, tiny_model: Path, tmp_path: Path
 ) -> None:
     context = Context.open(Settings(data_dir=tmp_path))
@@ -175,4 +175,7 @@ def test_the_parts_of_the_production_set_up_train_a_job_together(
         while job["status"] not in {"succeeded", "failed"} and time.monotonic() < deadline:
             time.sleep(0.2)
             job = client.get(f"/fine_tuning/jobs/{job['id']}").json()
-    assert job["status"] == "succeeded", job
+        assert job["status"] == "succeeded", job
+        asked = {"model": job["fine_tuned_model"], "messages": [{"role": "user", "content": "1+1"}], "max_tokens": 2}
+        answer = client.post("/chat/completions", json=asked, timeout=120)
+    assert answer.status_code == 200, answer.text

@@ -51,24 +51,28 @@ StageName = StrEnum("StageName", {each.upper(): each for each in (*Stage, SAMPLE
 
 @worker_app.command()
 def serve_worker(
-    stage: Annotated[StageName | None, typer.Option(help="Only prepare files, train, or sample. Default: all.")] = None,
+    stage: Annotated[
+        list[StageName] | None, typer.Option(help="Only this: prepare files, train, or sample. May come twice.")
+    ] = None,
     data_dir: DataDirectory = None,
     config: Config = None,
 ) -> None:
     """Run a worker alone: it prepares files, trains jobs and answers requests to models."""
     settings = operator_settings(data_dir, config)
-    _require_schema(settings)
+    stages = [str(each) for each in stage or ()] or worker_stages(settings)
+    if stages != [SAMPLE]:  # which has no use for a database
+        _require_schema(settings)
     if not settings.broker_url.get_secret_value():
         typer.echo("no broker: set ATTUNE_BROKER_URL to a redis:// address (`attune up` brings its own)", err=True)
         raise typer.Exit(2)
     environment = {**os.environ, **settings.environment()}
-    if stage is not None:
-        os.execve(sys.executable, worker_command(stage), environment)  # noqa: S606 (it becomes the worker)
+    if len(stages) == 1:
+        os.execve(sys.executable, worker_command(stages[0]), environment)  # noqa: S606 (it becomes the worker)
     # One process for each stage, so that training never holds up the preparing of other jobs.
     parts = Parts(say=lambda text: typer.echo(text, err=True))
     parts.stop_on_signals()
     try:
-        for each in worker_stages(settings):
+        for each in stages:
             grace_s = settings.stop_grace_s + 10
             parts.start(Part(f"worker ({each})", worker_command(each), environment, grace_s=grace_s))
         parts.watch()
@@ -84,6 +88,7 @@ def migrate_schema(data_dir: DataDirectory = None, config: Config = None) -> Non
 
 
 def worker_stages(settings: Settings) -> list[str]:
+    """What a worker does that is not told what to do."""
     return [*Stage, SAMPLE] if settings.sampler else [*Stage]
 
 

@@ -13,10 +13,9 @@ import redis
 import structlog
 
 from api.ask import SampleRequest
-from api.context import Context
 from api.sampling.letterbox import BEAT_S, LISTEN_S, Letter, Receiver
 from api.settings import Settings
-from api.storage import Corrupt, ObjectMissing, StorageUnavailable
+from api.storage import Corrupt, ObjectMissing, Storage, StorageUnavailable
 from worker.hardware import visible_gpus
 from worker.supervisor.adapters import Adapters
 from worker.supervisor.child import Child
@@ -35,12 +34,11 @@ BROKER_WAIT_S = 2.0
 
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
-    context = Context.open(settings)
     number, _lock = lock_folder(settings.work, "sample")
     folder = settings.work / f"sample-{number}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    sampler = Sampler(context, folder)
+    sampler = Sampler(settings, Storage(settings.storage), folder)
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: sampler.stopping.set())
     sampler.run()
@@ -51,10 +49,10 @@ class LostChild(Exception):
 
 
 class Sampler:
-    def __init__(self, context: Context, folder: Path) -> None:
-        self._context, self._folder = context, folder
-        self._letters = Receiver(context.settings.broker_url, secrets.token_hex(8))
-        self._adapters = Adapters(context.storage, folder / "adapters")
+    def __init__(self, settings: Settings, storage: Storage, folder: Path) -> None:
+        self._settings, self._storage, self._folder = settings, storage, folder
+        self._letters = Receiver(settings.broker_url, secrets.token_hex(8))
+        self._adapters = Adapters(storage, folder / "adapters")
         self._child: Child | None = None
         self._used_at = time.monotonic()
         self.stopping = threading.Event()
@@ -72,7 +70,7 @@ class Sampler:
             if letter is not None:
                 self.serve(letter)
                 self._used_at = time.monotonic()
-            elif time.monotonic() - self._used_at > self._context.settings.sample_idle_s:
+            elif time.monotonic() - self._used_at > self._settings.sample_idle_s:
                 self.close()
         self.close()
 
@@ -95,6 +93,8 @@ class Sampler:
         began_at = time.monotonic()
         try:
             report = self._follow(letter, self._command(letter))
+        except redis.RedisError:
+            raise  # nobody can be told
         except LostChild:
             self.close()
             report = {"type": "lost"}
@@ -113,8 +113,8 @@ class Sampler:
     def _command(self, letter: Letter) -> SampleRequest:
         """The request with the model's folders, fetched where they are not yet."""
         model = letter.content["model"]
-        storage, base, adapter = self._context.storage, model["base"], model["adapter"]
-        cache = self._context.settings.work / "cache" / "base"
+        storage, base, adapter = self._storage, model["base"], model["adapter"]
+        cache = self._settings.work / "cache" / "base"
         whole = model["technique"] is not None and model["technique"]["type"] == "full"
         folder = cache / base["digest"]
         if not whole:
