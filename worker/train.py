@@ -31,6 +31,7 @@ from worker.engine.peak import Peaks
 from worker.engine.proof import (
     check_files,
     check_learned,
+    check_merged,
     check_path,
     check_weights,
     proof_rows,
@@ -121,7 +122,7 @@ def publish(
         check_files(memory, said_by_files(folder, base, recipe, rows, device), recipe)
         if recipe.merged and recipe.technique.merges:
             merged = export_merged(folder, base, recipe)
-            check_files(memory, said_by_merged(merged, recipe, rows, device), recipe, rounded=True)
+            check_merged(memory, said_by_merged(merged, recipe, rows, device), merged, recipe)
         write_said(folder, rows, memory, recipe)
 
 

@@ -112,11 +112,20 @@ def check_path(path: Said, memory: Said, precision: str) -> None:
         _agree(path, memory, PATH_TOLERANCE, "The trainer's own computation is not the model's")
 
 
-def check_files(memory: Said, files: Said, recipe: ResolvedRecipe, *, rounded: bool = False) -> None:
+def check_files(memory: Said, files: Said, recipe: ResolvedRecipe) -> None:
     """Raises TrainingError (internal) if the files are not the trained model."""
-    rewritten = rounded or getattr(recipe.technique, "init", None) in CHANGES_THE_BASE
+    rewritten = getattr(recipe.technique, "init", None) in CHANGES_THE_BASE
     tolerance = (ROUNDED_TOLERANCE if rewritten else TOLERANCE)[str(recipe.precision)]
     _agree(memory, files, tolerance, "The exported files do not reproduce the trained model")
+
+
+def check_merged(memory: Said, said: Said, merged: Path, recipe: ResolvedRecipe) -> None:
+    """Raises TrainingError (internal) if the merged weights are another model. They are rounded to what the base is
+    stored in, which may be less than what was computed with."""
+    stored = json.loads((merged / "config.json").read_bytes()).get("dtype", "float32")
+    exact = stored == recipe.precision == "float32"
+    tolerance = ROUNDED_TOLERANCE["float32" if exact else "bfloat16"]
+    _agree(memory, said, tolerance, "The merged weights do not reproduce the trained model")
 
 
 def _agree(ours: Said, theirs: Said, tolerance: float, otherwise: str) -> None:
