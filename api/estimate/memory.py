@@ -19,18 +19,23 @@ RUNTIME_CPU = 450 * 2**20
 RUNTIME_GPU = 700 * 2**20
 """CUDA's context and cuBLAS' workspace."""
 KEPT: Mapping[str, tuple[float, float]] = {
-    "full": (1.0, 0.3),
-    "lora": (0.75, 0.9),
-    "qlora": (0.75, 0.9),
-    "dora": (0.75, 2.45),
-    "ia3": (0.9, 0.4),
-    "prefix": (0.9, 0.3),
-    "prompt": (0.9, 0.3),
-    "bottleneck": (0.7, 0.25),
+    "full": (0.45, 0.2),
+    "lora": (0.5, 0.39),
+    "qlora": (0.5, 0.39),
+    "dora": (0.5, 1.95),
+    "ia3": (0.5, 0.2),
+    "prefix": (0.5, 0.2),
+    "prompt": (0.5, 0.2),
+    "bottleneck": (0.4, 0.1),
 }
 """By technique: numbers kept for the backward pass, for each input and output of a matrix and each token: so many in
 the computation's type, and so many in float32, as adapters compute in."""
-RECOMPUTED_LAYERS = 2.5
+SCORE_COPIES = 3.5
+"""Of the attention's scores, heads · T a token, where they are kept: on a CPU, for rows of up to MATMUL_LENGTH tokens
+and for rows all of one length. Fused kernels keep none (Dao et al. 2022, arXiv:2205.14135)."""
+MATMUL_LENGTH = 256
+"""As the trainer has it (worker.engine.attention)."""
+RECOMPUTED_LAYERS = 3.25
 """With recomputation: as many layers' activations exist at a time, gradients and what the allocator keeps included."""
 LOGIT_COPIES = 5
 """Of the logits of a chunk: the product, float32, log-softmax, and the gradients of the last two."""
@@ -80,11 +85,16 @@ def peak_memory(
     weights = float(base.parameters * value)
     if technique.quantises:
         weights = base.linear * FOUR_BITS + (base.parameters - base.linear) * value
+    if not setting.gpu and _stored_bytes(facts) != value:
+        weights += base.parameters * _stored_bytes(facts)  # read in another type, and not all given back
     # What is trained is float32: beside the base for adapters; a copy of it where the base is in bfloat16.
     weights += 4 * trained if not full or value == 2 else 0
     tokens = largest_batch(recipe, train, setting.budget)
     in_type, in_float32 = KEPT[recipe.technique.type]
     kept = (in_type * value + in_float32 * 4) * base.values * tokens
+    packed = base.packed and technique.packable
+    if packed and not setting.gpu and (train.longest <= MATMUL_LENGTH or min(train.lengths) == train.longest):
+        kept += SCORE_COPIES * 4 * base.layers * facts.get("heads", 1) * train.longest * tokens
     if setting.recompute:
         kept = base.layers * base.hidden * value * tokens + RECOMPUTED_LAYERS * kept / max(1, base.layers)
     return MemoryParts(
@@ -97,6 +107,10 @@ def peak_memory(
         logits=_logits(recipe, base, train, tokens, value),
         rollout=_rollout(recipe, facts, base, train, setting),
     )
+
+
+def _stored_bytes(facts: Mapping[str, Any]) -> int:
+    return {"float32": 4, "float64": 8}.get(facts.get("dtype", "float32"), 2)
 
 
 def largest_batch(recipe: ResolvedRecipe, train: Workload, budget: int) -> float:
