@@ -26,9 +26,10 @@ same arithmetic twice."""
 PATH_TOLERANCE = 1e-3
 """Between the trainer's own forward and transformers', in float32. In bfloat16 two correct ways differ by 0.3 nats on
 single tokens (docs/engine-log.md), so that only float32, and the tests, can tell."""
-ROUNDED_TOLERANCE = {"float32": 1e-2, "bfloat16": 1.0}
-"""Where the files are other weights that should come to the same: merged ones, or an adapter rewritten for the weights
-that it had changed. Each weight is then rounded once more."""
+ROUNDED_MEAN = {"float32": 1e-2, "bfloat16": 0.25}
+"""On average, where the files are other weights that should come to the same: merged ones, or an adapter rewritten for
+the weights that it had changed. Each weight is rounded once more, which moves single unlikely tokens by as much as a nat;
+weights without the adapter, or with it twice, are off by more than that on average."""
 LARGEST_WEIGHT = 65504.0
 """float16's largest number: weights beyond it cannot be served, whatever loss they happen to give."""
 
@@ -114,9 +115,11 @@ def check_path(path: Said, memory: Said, precision: str) -> None:
 
 def check_files(memory: Said, files: Said, recipe: ResolvedRecipe) -> None:
     """Raises TrainingError (internal) if the files are not the trained model."""
-    rewritten = getattr(recipe.technique, "init", None) in CHANGES_THE_BASE
-    tolerance = (ROUNDED_TOLERANCE if rewritten else TOLERANCE)[str(recipe.precision)]
-    _agree(memory, files, tolerance, "The exported files do not reproduce the trained model")
+    otherwise, precision = "The exported files do not reproduce the trained model", str(recipe.precision)
+    if getattr(recipe.technique, "init", None) in CHANGES_THE_BASE:
+        _agree_on_average(memory, files, ROUNDED_MEAN[precision], otherwise)
+    else:
+        _agree(memory, files, TOLERANCE[precision], otherwise)
 
 
 def check_merged(memory: Said, said: Said, merged: Path, recipe: ResolvedRecipe) -> None:
@@ -124,13 +127,20 @@ def check_merged(memory: Said, said: Said, merged: Path, recipe: ResolvedRecipe)
     stored in, which may be less than what was computed with."""
     stored = json.loads((merged / "config.json").read_bytes()).get("dtype", "float32")
     exact = stored == recipe.precision == "float32"
-    tolerance = ROUNDED_TOLERANCE["float32" if exact else "bfloat16"]
-    _agree(memory, said, tolerance, "The merged weights do not reproduce the trained model")
+    tolerance = ROUNDED_MEAN["float32" if exact else "bfloat16"]
+    _agree_on_average(memory, said, tolerance, "The merged weights do not reproduce the trained model")
 
 
 def _agree(ours: Said, theirs: Said, tolerance: float, otherwise: str) -> None:
     difference = float((torch.cat(ours) - torch.cat(theirs)).abs().max())
     print(f"proof: {len(ours)} rows differ by at most {difference:.1e} (allowed: {tolerance:.0e})", flush=True)
+    if not difference <= tolerance:  # true for NaN, too
+        raise TrainingError(FailureReason.INTERNAL, f"{otherwise}, so nothing was published.")
+
+
+def _agree_on_average(ours: Said, theirs: Said, tolerance: float, otherwise: str) -> None:
+    difference = float((torch.cat(ours) - torch.cat(theirs)).abs().mean())
+    print(f"proof: {len(ours)} rows differ by {difference:.1e} on average (allowed: {tolerance:.0e})", flush=True)
     if not difference <= tolerance:  # true for NaN, too
         raise TrainingError(FailureReason.INTERNAL, f"{otherwise}, so nothing was published.")
 
