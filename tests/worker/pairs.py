@@ -13,11 +13,12 @@ import torch
 from api.catalog import combinations
 from api.recipe import Labels, Recipe, ResolvedRecipe, resolve
 from tests.worker.recorder import Recorder
-from worker.arrays import save_rows
+from worker.arrays import Rows, save_rows
 from worker.engine.data import load_data
 from worker.engine.load import load_trainable
 from worker.engine.model import TrainableModel
-from worker.methods import METHODS, Setting
+from worker.engine.rollout import RolloutObjective
+from worker.methods import METHODS, Objective, Setting
 from worker.train import publish, run_steps
 
 ROWS = 8
@@ -32,7 +33,7 @@ SMALL: dict[str, dict[str, Any]] = {
 """What fits a model of 32 dimensions; a technique that is not named here is taken as it is."""
 RATES = {"full": 3e-3, "prefix": 5e-2, "prompt": 3e-1, "ia3": 2e-1}
 """Peak learning rates with which tiny models memorise in a few dozen steps; 1e-2 for the others."""
-ROLLOUT_RATES = {"full": 1e-2, "prefix": 3e-1, "prompt": 3e-1}
+ROLLOUT_RATES = {"full": 1e-2, "prefix": 1e-1, "prompt": 3e-1, "ia3": 1e-1}
 """… from rewards; 2e-2 for the others."""
 JUDGE = "ft:tiny:attune::judge"
 SCORE = {
@@ -56,6 +57,9 @@ class Trained:
     frozen_after: str
     trained_before: str
     trained_after: str
+    reward_before: float | None
+    reward_after: float | None
+    """Over many answers, of a method that samples: the few of a step are too noisy to tell."""
 
 
 def _rate(technique: str, method: str) -> float:
@@ -168,11 +172,21 @@ def train(folder: Path, *, publishes: bool = True) -> Trained:
     objective = METHODS[recipe.method.type](Setting(recipe, folder, model, recorder.report))
     data = data.prepared(objective)
     before = digest(frozen(model)), digest(model.trained.items())
+    reward_before = mean_reward(objective, data.train)
     milestones = run_steps(folder, recipe, data, objective, recorder)
     after = digest(frozen(model)), digest(model.trained.items())
+    reward_after = mean_reward(objective, data.train)
     if publishes:
         publish(folder, recipe, data, objective, milestones, recorder)
-    return Trained(folder, recorder.of("metrics"), before[0], after[0], before[1], after[1])
+    weights = (before[0], after[0], before[1], after[1])
+    return Trained(folder, recorder.of("metrics"), *weights, reward_before, reward_after)
+
+
+def mean_reward(objective: Objective, prompts: Rows) -> float | None:
+    if not isinstance(objective, RolloutObjective):
+        return None
+    many = prompts.take(np.repeat(np.arange(len(prompts)), 16))
+    return float(objective.judge(objective.sample(many), many).mean())
 
 
 def frozen(model: TrainableModel) -> Iterator[tuple[str, torch.Tensor]]:

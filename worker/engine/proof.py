@@ -28,7 +28,7 @@ PATH_TOLERANCE = 1e-3
 single tokens (docs/engine-log.md), so that only float32, and the tests, can tell."""
 ROUNDED_MEAN = {"float32": 1e-2, "bfloat16": 0.25}
 """On average, where the files are other weights that should come to the same: merged ones, or an adapter rewritten for
-the weights that it had changed. Each weight is rounded once more, which moves single unlikely tokens by as much as a nat;
+the weights that it had changed. Each weight is rounded once more, which moves single unlikely tokens by up to a nat;
 weights without the adapter, or with it twice, are off by more than that on average."""
 LARGEST_WEIGHT = 65504.0
 """float16's largest number: weights beyond it cannot be served, whatever loss they happen to give."""
