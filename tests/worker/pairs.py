@@ -33,7 +33,7 @@ SMALL: dict[str, dict[str, Any]] = {
 """What fits a model of 32 dimensions; a technique that is not named here is taken as it is."""
 RATES = {"full": 3e-3, "prefix": 5e-2, "prompt": 3e-1, "ia3": 2e-1}
 """Peak learning rates with which tiny models memorise in a few dozen steps; 1e-2 for the others."""
-ROLLOUT_RATES = {"full": 1e-2, "prefix": 1e-1, "prompt": 3e-1, "ia3": 1e-1}
+ROLLOUT_RATES = {"full": 1e-2, "prefix": 1e-1, "prompt": 3e-1, "ia3": 1e-1, "qlora": 1e-2}
 """… from rewards; 2e-2 for the others."""
 JUDGE = "ft:tiny:attune::judge"
 SCORE = {
