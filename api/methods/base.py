@@ -65,6 +65,12 @@ class MethodBase(Strict):
         assert isinstance(options, Options), options
         return options
 
+    @property
+    def evaluation_interval(self) -> int | Literal["auto"]:
+        """Steps between evaluations, where its hyperparameters say so."""
+        interval: int | Literal["auto"] = getattr(self.options.hyperparameters, "eval_interval", AUTO)
+        return interval
+
     def chosen(self) -> Mapping[str, Any]:
         """Its row options, as asked for."""
         return {name: getattr(self.options, name) for name in sorted(self.row_options)}
