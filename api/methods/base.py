@@ -27,6 +27,9 @@ class Hyperparameters(Strict):
     learning_rate_multiplier: AutoOrNull[Positive] = AUTO
     """Scales the technique's default learning rate."""
 
+    automatic: ClassVar[Mapping[str, float]] = {"learning_rate_multiplier": 1.0}
+    """What "auto" means, where it depends on nothing else."""
+
 
 class Options(Strict):
     """What stands in `method.<type>`: the hyperparameters, and the method's own parameters beside them."""
