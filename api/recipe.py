@@ -219,12 +219,6 @@ class ResolvedRecipe(Strict):
     micro_batch_tokens: Auto[int] = AUTO
 
 
-def resolve_max_length(recipe: Recipe, *, longest_row: int, context_window: int) -> int:
-    """Tokens per example. Comes first: truncation may drop rows, and every other "auto" counts what is left."""
-    asked = recipe.training.max_length
-    return min(longest_row if asked == AUTO else asked, context_window)
-
-
 def resolve(
     recipe: Recipe,
     *,

@@ -18,6 +18,7 @@ from api.records.base_models import BaseModel
 from api.records.jobs import Job
 from api.services import lineage
 from api.services.lineage import Pending
+from api.window import FEWEST_TOKENS, room
 
 
 class Illegal(InvalidRequest):
@@ -46,6 +47,7 @@ def accept(
     if refused := catalog.refusal(recipe.technique, recipe.method, origin.base.facts):
         raise Illegal(refused.message, param=refused.param)
     _check_export(recipe)
+    _check_room(recipe, origin.base)
     _check_judges(session, caller, recipe, origin.base, pending)
     _check_file(session, caller, recipe.training_file, "training_file")
     if recipe.validation_file is not None:
@@ -94,6 +96,20 @@ def _check_export(recipe: Recipe) -> None:
             param="export.merged",
             code="cannot_merge",
         )
+
+
+def _check_room(recipe: Recipe, base: BaseModel) -> None:
+    """Something of the base's window has to be left to the rows."""
+    window = base.facts["context_window"]
+    if room(recipe.method, recipe.technique, window) >= FEWEST_TOKENS:
+        return
+    kind, virtual = recipe.method.type, recipe.technique.virtual_tokens
+    fields = [f"method.{kind}.max_tokens"] * recipe.method.rollouts + ["technique.tokens"] * virtual
+    raise InvalidRequest(
+        f"{base.name} reads {window:,} tokens, and {' and '.join(fields)} leave none of them to the rows: lower it",
+        param=fields[0],
+        code="window_too_small",
+    )
 
 
 def _check_judges(session: Session, caller: Caller, recipe: Recipe, base: BaseModel, pending: Pending) -> None:
