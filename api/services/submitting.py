@@ -48,6 +48,7 @@ def accept(
         raise Illegal(refused.message, param=refused.param)
     _check_export(recipe)
     _check_room(recipe, origin.base)
+    _check_recomputation(recipe)
     _check_judges(session, caller, recipe, origin.base, pending)
     _check_file(session, caller, recipe.training_file, "training_file")
     if recipe.validation_file is not None:
@@ -110,6 +111,16 @@ def _check_room(recipe: Recipe, base: BaseModel) -> None:
         param=fields[0],
         code="window_too_small",
     )
+
+
+def _check_recomputation(recipe: Recipe) -> None:
+    if recipe.training.gradient_checkpointing is True and not recipe.technique.recomputes:
+        raise InvalidRequest(
+            f"training.gradient_checkpointing: '{recipe.technique.type}' cannot be trained so, for what it learns "
+            'would be lost where activations are recomputed: leave it out, or give false or "auto"',
+            param="training.gradient_checkpointing",
+            code="unsupported_combination",
+        )
 
 
 def _check_judges(session: Session, caller: Caller, recipe: Recipe, base: BaseModel, pending: Pending) -> None:
