@@ -131,6 +131,13 @@ def _check_judges(session: Session, caller: Caller, recipe: Recipe, base: BaseMo
         trained_by = maker.recipe["method"]["type"]
         if trained_by != "reward":
             raise BadJudge(f"{name} was made by '{trained_by}': only the model of a 'reward' job judges", param=param)
+        judging = base_models.get(session, maker.base_model)
+        if not param.endswith(".reward_model") and judging is not None and not judging.facts.get("chat_template", True):
+            raise BadJudge(
+                f"{name} was made from {maker.base_model}, which has no chat template to write a grader's messages "
+                "with: train a reward model on a base made for chat, or judge with ppo's reward_model",
+                param=param,
+            )
         if param.endswith(".reward_model") and not _same_tokenizer(session, base, maker.base_model):
             raise BadJudge(
                 f"{name} reads other tokens than {base.name} writes, for it was made from {maker.base_model}: train a "
