@@ -152,13 +152,17 @@ class Recipe(Strict):
         has_validation = self.validation_file is not None or training.validation_split > 0
         if self.validation_file is not None and training.validation_split > 0:
             raise ValueError("training.validation_split excludes validation_file: give one of them")
+        interval = self.method.evaluation_interval
+        if AUTO not in (training.eval_every, interval):
+            raise ValueError("training.eval_every excludes eval_interval: give one of them")
         for asked, field in (
-            (training.early_stopping is not None, "early_stopping"),
-            (training.keep_best is True, "keep_best"),
-            (training.eval_every != AUTO, "eval_every"),
+            (training.early_stopping is not None, "training.early_stopping"),
+            (training.keep_best is True, "training.keep_best"),
+            (training.eval_every != AUTO, "training.eval_every"),
+            (interval != AUTO, "hyperparameters.eval_interval"),
         ):
             if asked and not has_validation:
-                raise ValueError(f"training.{field} needs validation data: give validation_file or validation_split")
+                raise ValueError(f"{field} needs validation data: give validation_file or validation_split")
         if training.format != AUTO and training.format not in self.method.formats:
             legal = ", ".join(sorted(self.method.formats))
             raise ValueError(
@@ -215,12 +219,6 @@ class ResolvedRecipe(Strict):
     micro_batch_tokens: Auto[int] = AUTO
 
 
-def resolve_max_length(recipe: Recipe, *, longest_row: int, context_window: int) -> int:
-    """Tokens per example. Comes first: truncation may drop rows, and every other "auto" counts what is left."""
-    asked = recipe.training.max_length
-    return min(longest_row if asked == AUTO else asked, context_window)
-
-
 def resolve(
     recipe: Recipe,
     *,
@@ -250,6 +248,7 @@ def resolve(
     steps_per_epoch = math.ceil(train_rows / batch_size)
     total_steps = min(n_epochs * steps_per_epoch, training.max_steps or n_epochs * steps_per_epoch)
     evaluates = validation_rows > 0
+    eval_every = recipe.method.evaluation_interval if training.eval_every == AUTO else training.eval_every
     return ResolvedRecipe(
         job_id=job_id,
         model=base_model or recipe.model,
@@ -271,7 +270,7 @@ def resolve(
         warmup_steps=math.ceil(training.warmup_ratio * total_steps),
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
-        eval_every=_tenths(training.eval_every, total_steps) if evaluates else None,
+        eval_every=_tenths(eval_every, total_steps) if evaluates else None,
         save_every=_tenths(training.save_every, total_steps),
         early_stopping=training.early_stopping if evaluates else None,
         keep_best=evaluates if training.keep_best == AUTO else training.keep_best and evaluates,

@@ -3,14 +3,18 @@
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
+from api.fields import AUTO
 from api.graders import Grade, Grader, Metadata
+from api.methods import Method
 from api.records.events import Event
 from api.records.files import File
 from api.records.jobs import Job
 from api.records.models import Checkpoint
 from api.services.models import ModelView
+
+_METHOD = TypeAdapter[Method](Method)
 
 
 class FileScan(BaseModel):
@@ -119,7 +123,7 @@ class JobObject(BaseModel):
 
     @classmethod
     def of(cls, job: Job, organization: str) -> Self:
-        recipe, method = job.recipe, _method(job)
+        recipe, method = job.recipe, shown_method(job)
         return cls(
             id=job.id,
             created_at=int(job.created_at),
@@ -154,19 +158,19 @@ class JobObject(BaseModel):
         )
 
 
-def _method(job: Job) -> dict[str, Any]:
+def shown_method(job: Job) -> dict[str, Any]:
     """The method as asked for, with the numbers in place of each "auto" once they are known."""
     method: dict[str, Any] = job.recipe["method"]
     if job.resolved is None:
         return method
     options = method[method["type"]]
     asked = options["hyperparameters"]
-    multiplier = asked["learning_rate_multiplier"]
-    numbers = {
-        "n_epochs": job.resolved["n_epochs"],
-        "batch_size": job.resolved["batch_size"],
-        "learning_rate_multiplier": 1.0 if multiplier == "auto" else multiplier,
+    decided = {
+        "eval_interval": job.resolved["eval_every"],
+        **_METHOD.validate_python(method).options.hyperparameters.automatic,
     }
+    numbers = {name: decided.get(name, value) if value == AUTO else value for name, value in asked.items()}
+    numbers |= {"n_epochs": job.resolved["n_epochs"], "batch_size": job.resolved["batch_size"]}
     return {**method, method["type"]: {**options, "hyperparameters": numbers}}
 
 

@@ -12,7 +12,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("api.errors", "api.fields", "api.ids", "api.lifecycle", "api.logs", "api.settings", "api.formats", "api.graders"),
     ("api.methods", "api.techniques"),
     ("api.ask", "api.catalog", "api.judges", "api.recipe"),
-    ("api.estimate", "api.pipeline"),
+    ("api.estimate", "api.pipeline", "api.window"),
     (
         "api.records",
         "api.storage",
@@ -72,6 +72,7 @@ SHARED_WITH_WORKERS = (
         "api.context",
         "api.ids",
         "api.logs",
+        "api.window",
         "api.outbound",
         "api.preview_child",
         "api.queue",

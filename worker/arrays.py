@@ -122,14 +122,15 @@ class Rows:
     def truncate(self, max_length: int, *, drop: bool = False) -> tuple["Rows", int, int]:
         """Cut every sequence at the end to `max_length` tokens: (rows, dropped, truncated).
 
-        Dropped are the rows of which a sequence keeps no supervised token, unless they carry labels; prompts that do
-        not fit are dropped and never cut, and with `drop` so is every row. `truncated` counts those cut and kept.
+        Dropped are the rows of which a sequence keeps no supervised token, unless the file has none, as where only
+        labels are learnt; prompts that do not fit are dropped and never cut, and with `drop` so is every row.
+        `truncated` counts those cut and kept.
         """
         ends_S = np.minimum(self.ends, self.starts + max_length)
         cut_R = (ends_S < self.ends).reshape(-1, self.width).any(1)
         if self.items is not None:
             keep_R = ~cut_R
-        elif self.labels is not None and self.width == 1:
+        elif self.labels is not None and not self.loss_weights.any():
             keep_R = np.ones(len(self), np.bool_)
         else:
             keep_R = self._supervised_before(ends_S).reshape(-1, self.width).all(1)

@@ -71,7 +71,7 @@ def settle(
     if recipe.gradient_checkpointing == AUTO:
         setting = Setting(gpu, _value_bytes(precision), tokens, recompute=False)
         needed = _memory(settled, facts, train or _longest_rows(recipe), setting).total
-        recompute = free_bytes is not None and needed > FREE_SHARE * free_bytes
+        recompute = recipe.technique.recomputes and free_bytes is not None and needed > FREE_SHARE * free_bytes
         settled = settled.model_copy(update={"gradient_checkpointing": recompute})
     return settled
 
@@ -124,7 +124,7 @@ def _smallest(
 ) -> bool:
     """Whether it fits with the smallest micro-batch that the trainer goes down to, recomputing if it may."""
     assert settled.micro_batch_tokens != "auto", settled
-    recompute = asked.gradient_checkpointing is True or asked.gradient_checkpointing == AUTO
+    recompute = asked.gradient_checkpointing in (True, AUTO) and asked.technique.recomputes
     budget = max(1, settled.micro_batch_tokens // SMALLEST_SHARE)
     needed = _memory(settled, facts, train, Setting(machine.gpu, _value_bytes(settled.precision), budget, recompute))
     return machine.memory_bytes is None or needed.total <= machine.memory_bytes

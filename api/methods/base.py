@@ -27,6 +27,9 @@ class Hyperparameters(Strict):
     learning_rate_multiplier: AutoOrNull[Positive] = AUTO
     """Scales the technique's default learning rate."""
 
+    automatic: ClassVar[Mapping[str, float]] = {"learning_rate_multiplier": 1.0}
+    """What "auto" means, where it depends on nothing else."""
+
 
 class Options(Strict):
     """What stands in `method.<type>`: the hyperparameters, and the method's own parameters beside them."""
@@ -64,6 +67,12 @@ class MethodBase(Strict):
         options = getattr(self, self.type)  # type: ignore[attr-defined]  # the literal that every method has
         assert isinstance(options, Options), options
         return options
+
+    @property
+    def evaluation_interval(self) -> int | Literal["auto"]:
+        """Steps between evaluations, where its hyperparameters say so."""
+        interval: int | Literal["auto"] = getattr(self.options.hyperparameters, "eval_interval", AUTO)
+        return interval
 
     def chosen(self) -> Mapping[str, Any]:
         """Its row options, as asked for."""

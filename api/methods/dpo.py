@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -11,6 +12,8 @@ DEFAULT_BETA = 0.1
 class DpoHyperparameters(Hyperparameters):
     beta: AutoOrNull[Annotated[float, Field(gt=0, le=2)]] = AUTO
     """β: how strongly the policy is held to the reference. "auto": 0.1. For IPO it is the paper's τ."""
+
+    automatic: ClassVar[Mapping[str, float]] = {**Hyperparameters.automatic, "beta": DEFAULT_BETA}
 
 
 class DpoOptions(Options):

@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -16,6 +17,12 @@ class ReinforcementHyperparameters(Hyperparameters):
     """Answers sampled for each validation prompt. "auto": 1."""
     reasoning_effort: Literal["default"] | None = None
     """Models here have no such dial: anything but "default" is refused."""
+
+    automatic: ClassVar[Mapping[str, float]] = {
+        **Hyperparameters.automatic,
+        "compute_multiplier": 1.0,
+        "eval_samples": 1,
+    }
 
 
 class ReinforcementOptions(RolloutOptions):

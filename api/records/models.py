@@ -3,13 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ForeignKey, Integer, String, UniqueConstraint, delete, or_, select
+from pydantic import TypeAdapter
+from sqlalchemy import ForeignKey, Integer, String, UniqueConstraint, and_, delete, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from api.judges import reward_models
 from api.lifecycle import FINAL
+from api.methods import Method
 from api.records.base import Epoch, Row
 from api.records.jobs import Job
 from api.records.pages import Page, paginate
+
+_METHOD = TypeAdapter[Method](Method)
 
 
 class Model(Row):
@@ -72,12 +77,22 @@ def of_base(session: Session, base_model: str) -> Sequence[Model]:
 
 
 def needed_by(session: Session, project_id: str, model_id: str) -> Sequence[str]:
-    """Ids of the jobs that have not ended and begin from this model or a checkpoint of it."""
+    """Ids of the jobs that have not ended and begin from this model or a checkpoint of it, or are judged by one."""
     sources = [Job.parent_model, Job.base_weights]
     named = or_(
         *(or_(each == model_id, each.startswith(f"{model_id}:ckpt-step-", autoescape=True)) for each in sources)
     )
-    return session.scalars(select(Job.id).where(Job.project_id == project_id, named, Job.status.not_in(FINAL))).all()
+    active = and_(Job.project_id == project_id, Job.status.not_in(FINAL))
+    judged = [
+        job_id
+        for job_id, recipe in session.execute(select(Job.id, Job.recipe).where(active))
+        if any(
+            judge == model_id or judge.startswith(f"{model_id}:ckpt-step-")
+            for judge in reward_models(_METHOD.validate_python(recipe["method"])).values()
+        )
+    ]
+    beginning = session.scalars(select(Job.id).where(named, active)).all()
+    return list(dict.fromkeys([*beginning, *judged]))
 
 
 def on_weights(session: Session, project_id: str, model_id: str) -> Sequence[str]:

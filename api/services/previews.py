@@ -21,6 +21,7 @@ from api.records.arrays import Arrays
 from api.records.base_models import BaseModel
 from api.records.files import File
 from api.storage import ObjectMissing
+from api.window import room
 
 PARQUET = b"PAR1"
 """Its directory is at its end: half of such a file is worth nothing."""
@@ -82,7 +83,7 @@ def look(
     """The child's report on these files. Raises RowsRefused, TooBusy, LookFailed."""
     wanted = [(name, file) for name, file in question.files if name in names]
     prepared = question.prepared if want == "counts" else {}
-    request = _request(question, want, rows)
+    request = asked_of_child(question, want, rows)
     request["files"] = [_entry(context, name, file, prepared.get(name)) for name, file in wanted]
 
     def fill(folder: Path) -> None:
@@ -104,7 +105,7 @@ def look(
     return report
 
 
-def _request(question: Asked, want: str, rows: int) -> dict[str, Any]:
+def asked_of_child(question: Asked, want: str, rows: int) -> dict[str, Any]:
     recipe, facts = question.recipe, question.base.facts
     training = recipe.training
     return {
@@ -112,7 +113,7 @@ def _request(question: Asked, want: str, rows: int) -> dict[str, Any]:
         "method": recipe.method.model_dump(mode="json"),
         "format": None if training.format == AUTO else training.format,
         "kind": facts.get("kind", "causal_lm"),
-        "context_window": facts["context_window"],
+        "context_window": room(recipe.method, recipe.technique, facts["context_window"]),
         "max_length": None if training.max_length == AUTO else training.max_length,
         "overlong": training.overlong,
         "rows": rows,

@@ -18,6 +18,7 @@ from api.records.base_models import BaseModel
 from api.records.jobs import Job
 from api.services import lineage
 from api.services.lineage import Pending
+from api.window import FEWEST_TOKENS, room
 
 
 class Illegal(InvalidRequest):
@@ -46,6 +47,8 @@ def accept(
     if refused := catalog.refusal(recipe.technique, recipe.method, origin.base.facts):
         raise Illegal(refused.message, param=refused.param)
     _check_export(recipe)
+    _check_room(recipe, origin.base)
+    _check_recomputation(recipe)
     _check_judges(session, caller, recipe, origin.base, pending)
     _check_file(session, caller, recipe.training_file, "training_file")
     if recipe.validation_file is not None:
@@ -96,6 +99,30 @@ def _check_export(recipe: Recipe) -> None:
         )
 
 
+def _check_room(recipe: Recipe, base: BaseModel) -> None:
+    """Something of the base's window has to be left to the rows."""
+    window = base.facts["context_window"]
+    if room(recipe.method, recipe.technique, window) >= FEWEST_TOKENS:
+        return
+    kind, virtual = recipe.method.type, recipe.technique.virtual_tokens
+    fields = [f"method.{kind}.max_tokens"] * recipe.method.rollouts + ["technique.tokens"] * virtual
+    raise InvalidRequest(
+        f"{base.name} reads {window:,} tokens, and {' and '.join(fields)} leave none of them to the rows: lower it",
+        param=fields[0],
+        code="window_too_small",
+    )
+
+
+def _check_recomputation(recipe: Recipe) -> None:
+    if recipe.training.gradient_checkpointing is True and not recipe.technique.recomputes:
+        raise InvalidRequest(
+            f"training.gradient_checkpointing: '{recipe.technique.type}' cannot be trained so, for what it learns "
+            'would be lost where activations are recomputed: leave it out, or give false or "auto"',
+            param="training.gradient_checkpointing",
+            code="unsupported_combination",
+        )
+
+
 def _check_judges(session: Session, caller: Caller, recipe: Recipe, base: BaseModel, pending: Pending) -> None:
     for param, name in reward_models(recipe.method).items():
         maker = lineage.maker_of(session, caller.project_id, name, pending)
@@ -104,6 +131,13 @@ def _check_judges(session: Session, caller: Caller, recipe: Recipe, base: BaseMo
         trained_by = maker.recipe["method"]["type"]
         if trained_by != "reward":
             raise BadJudge(f"{name} was made by '{trained_by}': only the model of a 'reward' job judges", param=param)
+        judging = base_models.get(session, maker.base_model)
+        if not param.endswith(".reward_model") and judging is not None and not judging.facts.get("chat_template", True):
+            raise BadJudge(
+                f"{name} was made from {maker.base_model}, which has no chat template to write a grader's messages "
+                "with: train a reward model on a base made for chat, or judge with ppo's reward_model",
+                param=param,
+            )
         if param.endswith(".reward_model") and not _same_tokenizer(session, base, maker.base_model):
             raise BadJudge(
                 f"{name} reads other tokens than {base.name} writes, for it was made from {maker.base_model}: train a "

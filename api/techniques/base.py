@@ -24,6 +24,8 @@ class TechniqueBase(Strict):
     """Several examples in one row of tokens give what they give alone."""
     virtual_tokens: ClassVar[bool] = False
     """It puts learnt tokens before the text."""
+    recomputes: ClassVar[bool] = True
+    """Its activations may be recomputed in the backward pass."""
     merges: ClassVar[bool] = False
     """What it trains can be added into the base's own weights."""
     quantises: ClassVar[bool] = False

@@ -22,6 +22,9 @@ def _compiles(pattern: str) -> str:
     return pattern
 
 
+Pattern = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_compiles)]
+
+
 class Lora(TechniqueBase):
     """Low-rank adaptation: h = W x + (α / r) B A x, with W frozen (Hu et al. 2021, arXiv:2106.09685)."""
 
@@ -38,12 +41,12 @@ class Lora(TechniqueBase):
     """α; the update is scaled by α / r. Default: twice the rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability with which an input of the update is dropped while training."""
-    target_modules: Names | Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_compiles)] = ALL_LINEAR
+    target_modules: Names | Pattern = ALL_LINEAR
     """Which linear layers get an update: "all-linear" (every one but the output head), names as in the model, or a
     regular expression that matches their whole names."""
-    rank_pattern: Annotated[dict[str, Rank], Field(max_length=256)] = Field(default_factory=dict)
+    rank_pattern: Annotated[dict[Pattern, Rank], Field(max_length=256)] = Field(default_factory=dict)
     """Ranks of single layers: a name, or a regular expression of its end, to r."""
-    alpha_pattern: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(max_length=256)] = Field(
+    alpha_pattern: Annotated[dict[Pattern, Annotated[float, Field(gt=0)]], Field(max_length=256)] = Field(
         default_factory=dict
     )
     """α of single layers, alike."""

@@ -17,6 +17,7 @@ class Prefix(TechniqueBase):
     peft_type: ClassVar[str | None] = "PREFIX_TUNING"
     packable: ClassVar[bool] = False
     virtual_tokens: ClassVar[bool] = True
+    recomputes: ClassVar[bool] = False  # transformers drops the keys and values from before where it recomputes
 
     type: Literal["prefix"] = "prefix"
     tokens: Annotated[int, Field(ge=1, le=1024)] = 20

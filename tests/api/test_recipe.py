@@ -74,6 +74,7 @@ def test_empty_objects_and_explicit_nulls_mean_the_defaults(body: dict[str, obje
          "method.supervised.hyperparameters.n_epochs"),
         ({"hyperparameters": {"batch_size": 257}}, "hyperparameters.batch_size"),
         ({"technique": {"type": "lora", "rank": "many"}}, "technique.rank"),
+        ({"technique": {"type": "lora", "rank_pattern": {"(": 2}}}, "technique.rank_pattern"),
         ({"technique": {"type": "unheard-of"}}, "technique"),
         ({"training": {"learning_rate": float("inf")}}, "training.learning_rate"),
         ({"training": {"learning_rate": 0}}, "training.learning_rate"),
@@ -121,3 +122,22 @@ def test_a_stored_recipe_is_read_back_as_it_was(body: dict[str, object]) -> None
 def test_a_nul_character_is_refused_wherever_it_stands() -> None:
     with pytest.raises(ValidationError, match="NUL"):
         Recipe.model_validate(MINIMAL | {"metadata": {"a": "b\0"}})
+
+
+GRADER = {"type": "string_check", "name": "right", "input": "a", "reference": "a", "operation": "eq"}
+
+
+def reinforcement(**hyperparameters: object) -> dict[str, object]:
+    options = {"grader": GRADER, "hyperparameters": hyperparameters}
+    return {"method": {"type": "reinforcement", "reinforcement": options}}
+
+
+def test_openais_eval_interval_decides_when_is_evaluated() -> None:
+    body = reinforcement(eval_interval=3) | {"validation_file": "file-2"}
+    assert resolved(body, 1000, validation_rows=10).eval_every == 3
+
+
+@pytest.mark.parametrize("training", [{}, {"eval_every": 2, "validation_split": 0.1}])
+def test_an_eval_interval_that_could_not_be_kept_is_refused(training: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="eval_interval"):
+        Recipe.model_validate(MINIMAL | reinforcement(eval_interval=3) | {"training": training})

@@ -77,3 +77,13 @@ def test_other_files_are_refused(tmp_path: Path, path: Path) -> None:
     cut.write_bytes(b"no")
     with pytest.raises(ArraysError):
         load_rows(cut)
+
+
+def test_a_labelled_answer_that_is_cut_away_whole_is_dropped(tmp_path: Path) -> None:
+    """Of kto: answers, each marked good or bad. A classifier's texts have no supervised tokens, and all are kept."""
+    weights = np.array([0, 0, 1, 0, 1, 1], np.float32)
+    for name, values, kept in (("kto", weights, [1]), ("classes", 0 * weights, [0, 1])):
+        path, starts = tmp_path / name, np.array([0, 3, 6])
+        save_rows(path, np.arange(6, dtype=np.int32), values, starts, labels=np.ones((2, 1), np.float32))
+        rows, dropped, _ = load_rows(path).truncate(2)
+        assert (rows.numbers.tolist(), dropped) == (kept, 2 - len(kept))

@@ -177,6 +177,7 @@ FILES: dict[str, Bad] = {
     "label of another kind": Bad(jsonl({"text": "a", "label": 0.5}, LABELLED), "invalid_label", 2, "classification"),
     "label is no number": Bad(jsonl(LABELLED), "invalid_label", 1, REGRESSION),
     "one label only": Bad(jsonl(LABELLED, {"text": "bad", "label": "good"}), "one_label", None, "classification"),
+    "no label at all": Bad(jsonl({"text": "a", "label": []}), "no_label", None, "classification"),
     "prompt with its answer": Bad(jsonl(PROMPT, CHAT), "answered_prompt", 2, PPO),
     # Other containers
     "array cut off": Bad(array_of(3)[:-20], "cut_off", 3),

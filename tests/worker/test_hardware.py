@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from api.recipe import Recipe, ResolvedRecipe, resolve
+from api.techniques.prefix import Prefix
 from worker import hardware
 from worker.hardware import resolve_hardware
 
@@ -33,6 +34,11 @@ def test_micro_batches_hold_at_least_one_example() -> None:
 def test_activations_are_recomputed_only_where_they_would_not_fit() -> None:
     assert resolve_hardware(_recipe(), FACTS, gpu=False).gradient_checkpointing is False
     assert resolve_hardware(_recipe(), HUGE, gpu=False).gradient_checkpointing is True
+
+
+def test_a_prefix_is_never_lost_to_recomputation() -> None:
+    prefix = _recipe().model_copy(update={"technique": Prefix()})
+    assert resolve_hardware(prefix, HUGE, gpu=False).gradient_checkpointing is False
 
 
 def test_what_was_asked_for_or_settled_before_stays() -> None:

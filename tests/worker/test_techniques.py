@@ -84,6 +84,12 @@ def test_single_layers_have_their_own_rank_and_alpha(tiny_llama: Path, tmp_path:
         torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern"])
+def test_a_pattern_that_fits_no_layer_is_refused(field: str, tiny_llama: Path, tmp_path: Path, seed: int) -> None:
+    with pytest.raises(TrainingError, match=f"{field}: 'up_porj' fits none"):
+        _begin(tiny_llama, tmp_path / "run", seed, LORA | {field: {"up_porj": 2}})
+
+
 @pytest.mark.parametrize("init", ["pissa", "olora"])
 def test_what_an_initialisation_takes_out_of_the_weights_is_in_the_adapter(
     init: str, tiny_llama: Path, tmp_path: Path, seed: int

@@ -1,5 +1,6 @@
 """A technique on a network: peft's adapters, ours, or none."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,8 @@ def peft_config(network: Any, technique: Technique, output: str) -> Any:
         _require_layers(network, names)
         arguments["target_modules"] = sorted(names)
     assert technique.peft_type is not None, technique.type
+    for field in ("rank_pattern", "alpha_pattern"):
+        _require_matches(network, field, arguments.get(field, {}))
     if technique.peft_type == "LORA":
         arguments["exclude_modules"] = layers_without_adapters(network.config) or None
     if output != "tokens":
@@ -91,6 +94,16 @@ def _require_layers(network: Any, names: list[str]) -> None:
             FailureReason.INVALID_RECIPE,
             f"technique.target_modules: the base model has no trainable layer called {', '.join(missing)[:200]}.",
         )
+
+
+def _require_matches(network: Any, field: str, patterns: Mapping[str, Any]) -> None:
+    """What fits no layer would be passed over without a word. The expression is peft's."""
+    layers = [name.removesuffix(".weight") for name, weight in network.named_parameters() if weight.ndim == 2]
+    for pattern in patterns:
+        fits = re.compile(rf"(.*\.)?({pattern})$")
+        if not any(fits.match(layer) for layer in layers):
+            message = f"technique.{field}: '{pattern[:200]}' fits none of the base model's linear layers."
+            raise TrainingError(FailureReason.INVALID_RECIPE, message)
 
 
 def _continue(model: PeftModel, start: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from worker.arrays import Rows
 from worker.engine.attention import PACKED
@@ -73,6 +74,7 @@ class Sampler:
             repetition_penalty=1.0,
             eos_token_id=sorted(self._end_tokens) or None,
             pad_token_id=self._pad_token,
+            stopping_criteria=StoppingCriteriaList([_Alive(model)]),
             **drawing,
         )
         return [self._cut(row) for row in found[:, longest:].cpu().numpy().astype(np.int32)]
@@ -84,6 +86,17 @@ class Sampler:
 
     def _plain_attention(self) -> Any:
         return _Attention(self._model.network)
+
+
+class _Alive(StoppingCriteria):
+    """Stops nothing: tells at each token that work goes on, which thousands of them can take longer than any step."""
+
+    def __init__(self, model: TrainableModel) -> None:
+        self._model = model
+
+    def __call__(self, input_ids: Any, scores: Any, **options: Any) -> Any:
+        self._model.tick()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 class _Attention:

@@ -31,6 +31,10 @@ def label_losses(
     return (scores_R_K[:, 0] - labels_R_C[:, 0]) ** 2
 
 
+MOST_CONFUSED = 64
+"""Classes of which a confusion matrix is shown: it grows with their square, in every evaluation's report."""
+
+
 class Classification(Objective):
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
@@ -70,7 +74,8 @@ class Classification(Objective):
 
     @torch.no_grad()
     def evaluate(self, rows: Rows) -> dict[str, Any]:
-        """The loss, and what people ask of a classifier: accuracy, F1 by class and over all, the confusion matrix."""
+        """The loss, and what people ask of a classifier: accuracy, F1 by class and over all, the confusion matrix
+        (of few classes)."""
         losses, scores, labels = [], [], []
         self.model.train(False)
         for batch in self.batches(rows):
@@ -102,10 +107,13 @@ def summary(scores_R_K: Any, labels_R_C: Any, problem: str) -> dict[str, Any]:
     if problem == "single_label":
         classes = scores_R_K.shape[1]
         truth_R, found_R = labels_R_C[:, 0].astype(np.int64), scores_R_K.argmax(1)
-        confusion = np.zeros((classes, classes), np.int64)
-        np.add.at(confusion, (truth_R, found_R), 1)
-        right, there, found = np.diag(confusion), confusion.sum(1), confusion.sum(0)
-        extra: dict[str, Any] = {"confusion": confusion.tolist()}
+        right, there, found = (
+            np.bincount(each_R, minlength=classes) for each_R in (truth_R[truth_R == found_R], truth_R, found_R)
+        )
+        extra: dict[str, Any] = {}
+        if classes <= MOST_CONFUSED:
+            cells = np.bincount(truth_R * classes + found_R, minlength=classes**2)
+            extra["confusion"] = cells.reshape(classes, classes).tolist()
         accuracy = float((truth_R == found_R).mean())
     else:
         truth_R_K, found_R_K = labels_R_C > 0.5, scores_R_K > 0

@@ -29,7 +29,7 @@ class Kto(Objective):
     """
 
     def prepare(self, rows: Rows) -> Rows:
-        both = with_mismatched(rows, self.recipe.seed)
+        both = with_mismatched(rows, self.recipe.seed, self.recipe.max_length)
         return replace(both, per_row={"reference": self.answer_logprobs(both)})
 
     def updates(self, rows: Rows, step: int) -> Iterator[Rows]:
@@ -64,8 +64,9 @@ class Kto(Objective):
         }
 
 
-def with_mismatched(rows: Rows, seed: int) -> Rows:
-    """The rows, each with a second sequence: its prompt, and the answer of the next row in a drawn circle."""
+def with_mismatched(rows: Rows, seed: int, max_length: int) -> Rows:
+    """The rows, each with a second sequence: its prompt, and the answer of the next row in a drawn circle, cut where
+    both together are longer than any row may be."""
     circle_R = np.random.Generator(np.random.PCG64(seed)).permutation(len(rows))
     partners = dict(zip(circle_R.tolist(), np.roll(circle_R, -1).tolist(), strict=True))
     tokens, weights = [], []
@@ -73,8 +74,9 @@ def with_mismatched(rows: Rows, seed: int) -> Rows:
         own_T, own_weights_T = rows.sequence(row)
         other_T, other_weights_T = rows.sequence(partners[row])
         prompt, begin = _answer_start(own_weights_T), _answer_start(other_weights_T)
-        tokens += [own_T, np.concatenate([own_T[:prompt], other_T[begin:]])]
-        weights += [own_weights_T, np.concatenate([own_weights_T[:prompt], other_weights_T[begin:]])]
+        tokens += [own_T, np.concatenate([own_T[:prompt], other_T[begin:]])[:max_length]]
+        mixed_T = np.concatenate([own_weights_T[:prompt], other_weights_T[begin:]])
+        weights += [own_weights_T, mixed_T[:max_length]]
     ends = np.cumsum([len(each) for each in tokens])
     return replace(
         rows,

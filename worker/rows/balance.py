@@ -11,7 +11,11 @@ UNBALANCED_SHARE = 0.9
 def check_balance(file: FileRequest, labels: Labels | None, findings: Findings) -> None:
     counts = {} if labels is None else labels.counts()
     total = sum(counts.values())
-    if file.kind == "validation" or not total:
+    if file.kind == "validation":
+        return
+    if isinstance(labels, Classes) and labels.decide() == "multi_label" and not total:
+        findings.error(None, "no_label", "No row has a label, so there is nothing to learn.")
+    if not total:
         return
     name, most = max(counts.items(), key=lambda entry: entry[1])
     if len(counts) == 1 and isinstance(labels, Classes) and labels.decide() == "single_label":

@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from api.lifecycle import FailureReason, JobStatus, Stage
-from api.recipe import MIN_EXAMPLES, Recipe, ResolvedRecipe, resolve, resolve_max_length
+from api.recipe import MIN_EXAMPLES, Recipe, ResolvedRecipe, resolve
 from api.records import arrays, events, files, jobs, queue, workers
 from api.records.arrays import Arrays
 from api.records.base_models import BaseModel
 from api.records.jobs import Job
 from api.records.queue import Claim
+from api.window import resolve_max_length
 from worker.arrays import Rows, load_rows, split
 from worker.supervisor.faults import AttemptFailed
 from worker.supervisor.inputs import base_model
@@ -132,6 +133,8 @@ def _resolve(
 def _why_dropped(recipe: Recipe, max_length: int) -> str:
     if recipe.training.overlong == "drop":
         return f"has more than {max_length} tokens, or none to learn from"
+    if recipe.method.rollouts:
+        return f"has more than {max_length} tokens, and prompts are never cut"
     return f"cut to {max_length} tokens, holds no token to learn from"
 
 

@@ -202,3 +202,17 @@ def test_what_does_not_go_with_the_base_model_is_refused_at_once(client: TestCli
     assert (refused.status_code, error["param"], error["code"]) == (400, "method.type", "unsupported_combination")
     assert "use classification" in error["message"]
     assert create(client, model="reader", method={"type": "classification"}).status_code == 200
+
+
+def test_a_window_that_leaves_nothing_to_the_rows_is_refused_at_once(client: TestClient, served: Context) -> None:
+    a_base_model(served.database, context_window=128)
+    refused = create(client, technique={"type": "prompt", "tokens": 121})
+    error = refused.json()["error"]
+    assert (refused.status_code, error["param"], error["code"]) == (400, "technique.tokens", "window_too_small")
+    assert create(client, technique={"type": "prompt", "tokens": 120}).status_code == 200
+
+
+def test_recomputation_that_would_lose_a_prefix_is_refused_at_once(client: TestClient, served: Context) -> None:
+    a_base_model(served.database, context_window=128)
+    refused = create(client, technique={"type": "prefix"}, training={"gradient_checkpointing": True})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "training.gradient_checkpointing")

@@ -135,6 +135,26 @@ def test_a_reward_model_may_judge_and_nothing_else_may(client: TestClient, serve
     assert error_of(by_grader) == (400, "method.ppo.grader.graders.s.model")
 
 
+def test_a_reward_model_stays_until_the_jobs_that_it_judges_have_ended(
+    client: TestClient, served: Context, project: str
+) -> None:
+    judge = a_model(served, project, method=REWARD)
+    job_id = create(client, method=ppo(grader=scored_by(judge))).json()["id"]
+    assert error_of(client.delete(f"/v1/models/{judge}")) == (400, "model")
+    client.post(f"/v1/fine_tuning/jobs/{job_id}/cancel")
+    assert client.delete(f"/v1/models/{judge}").status_code == 200
+
+
+def test_a_reward_model_without_a_chat_template_reads_no_messages(
+    client: TestClient, served: Context, project: str
+) -> None:
+    a_base_model(served.database, "plain", chat_template=False)
+    judge = a_model(served, project, model="plain", method=REWARD)
+    assert create(client, method=ppo(reward_model=judge)).status_code == 200
+    refused = create(client, method=ppo(grader=scored_by(judge)))
+    assert error_of(refused) == (400, "method.ppo.grader.graders.s.model")
+
+
 def test_a_reward_model_of_other_tokens_judges_text_only(client: TestClient, served: Context, project: str) -> None:
     a_base_model(served.database, "foreign")
     with served.database.write() as session:
