@@ -12,7 +12,7 @@ import structlog
 from pydantic import BaseModel
 
 from api.errors import ServiceError
-from api.schemas_completions import (
+from api.schemas.completions import (
     ChatChoice,
     ChatChunk,
     ChatCompletion,

@@ -18,7 +18,7 @@ from api.routes import (
     uploads,
     webhooks,
 )
-from api.schemas import ErrorObject
+from api.schemas.common import ErrorObject
 
 ERRORS: dict[int | str, dict[str, object]] = {
     status: {"model": ErrorObject} for status in (400, 401, 403, 404, 405, 413, 429, 500, 503)

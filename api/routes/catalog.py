@@ -1,7 +1,7 @@
 from fastapi import APIRouter
 
 from api.deps import Ctx, Who
-from api.schemas_catalog import CatalogObject
+from api.schemas.catalog import CatalogObject
 from api.services import catalog
 
 router = APIRouter(prefix="/fine_tuning/catalog", tags=["catalog"])

@@ -19,7 +19,7 @@ from api.deps import Ctx, Who
 from api.errors import ServiceError
 from api.ids import new_id
 from api.sampling.bodies import ChatBody, CompletionBody, SamplingBody
-from api.schemas_completions import ChatCompletion, Completion
+from api.schemas.completions import ChatCompletion, Completion
 from api.services import sampling
 
 router = APIRouter(tags=["sampling"])

@@ -6,7 +6,8 @@ from fastapi.responses import StreamingResponse
 from api.deps import After, Ctx, Who
 from api.downloads import download
 from api.multipart import read_form
-from api.schemas import Deleted, FileList, FileObject
+from api.schemas.common import Deleted
+from api.schemas.files import FileList, FileObject
 from api.services import files
 
 router = APIRouter(prefix="/files", tags=["files"])

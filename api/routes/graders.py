@@ -6,7 +6,7 @@ from pydantic import Field
 from api.deps import Who
 from api.fields import OrNull, Strict
 from api.graders import Grader
-from api.schemas import GradeObject, ValidGrader
+from api.schemas.graders import GradeObject, ValidGrader
 from api.services import graders
 
 router = APIRouter(prefix="/fine_tuning/alpha/graders", tags=["graders"])

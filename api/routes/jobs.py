@@ -7,7 +7,7 @@ from api.archive import from_their_folder, stream_tar, tar_size
 from api.deps import After, Ctx, MetadataFilter, Repeated, Who
 from api.downloads import download
 from api.recipe import Recipe
-from api.schemas import CheckpointList, JobList, JobObject
+from api.schemas.jobs import CheckpointList, JobList, JobObject
 from api.services import jobs, models
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"])

@@ -8,7 +8,7 @@ from fastapi.responses import StreamingResponse
 from api.context import Caller, Context
 from api.deps import After, Ctx, Who
 from api.errors import InvalidRequest
-from api.schemas import EventList, EventObject, MetricList
+from api.schemas.jobs import EventList, EventObject, MetricList
 from api.services import jobs, live
 from api.services.live import Watch
 

@@ -3,7 +3,8 @@ from fastapi.responses import StreamingResponse
 
 from api.deps import Ctx, Who
 from api.downloads import download
-from api.schemas import ArtifactList, ArtifactObject, Deleted, ModelList, ModelObject
+from api.schemas.common import Deleted
+from api.schemas.models import ArtifactList, ArtifactObject, ModelList, ModelObject
 from api.services import models
 
 router = APIRouter(prefix="/models", tags=["models"])

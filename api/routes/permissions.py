@@ -5,8 +5,8 @@ from pydantic import Field
 
 from api.deps import After, Ctx, Who
 from api.fields import Strict
-from api.permission_schemas import PermissionList
-from api.schemas import Deleted
+from api.schemas.common import Deleted
+from api.schemas.permissions import PermissionList
 from api.services import permissions
 
 router = APIRouter(prefix="/fine_tuning/checkpoints", tags=["fine-tuning"])

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Query
 
 from api.deps import After, Ctx, Who
 from api.pipeline import Pipeline
-from api.schemas_pipelines import PipelineList, PipelineObject
+from api.schemas.pipelines import PipelineList, PipelineObject
 from api.services import pipelines
 
 router = APIRouter(prefix="/fine_tuning/pipelines", tags=["pipelines"])

@@ -5,7 +5,7 @@ from pydantic import Field
 
 from api.deps import Ctx, Who
 from api.recipe import Recipe
-from api.schemas_previews import EstimateObject, PreviewObject
+from api.schemas.previews import EstimateObject, PreviewObject
 from api.services import estimates, previews
 
 router = APIRouter(prefix="/fine_tuning", tags=["fine-tuning"])

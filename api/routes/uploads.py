@@ -6,9 +6,9 @@ from pydantic import Field, StringConstraints
 from api.deps import Ctx, Who
 from api.fields import Strict
 from api.multipart import read_form
+from api.schemas.uploads import UploadObject, UploadPartObject
 from api.services import upload_parts, uploads
 from api.services.files import ExpiresAfter
-from api.upload_schemas import UploadObject, UploadPartObject
 
 router = APIRouter(prefix="/uploads", tags=["uploads"])
 

@@ -6,9 +6,8 @@ from starlette.concurrency import run_in_threadpool
 
 from api.deps import After, Ctx, Who
 from api.fields import Strict
-from api.schemas import Deleted
-from api.services import webhooks
-from api.webhook_schemas import (
+from api.schemas.common import Deleted
+from api.schemas.webhooks import (
     DeliveryList,
     DeliveryObject,
     WebhookList,
@@ -16,6 +15,7 @@ from api.webhook_schemas import (
     WebhookTestObject,
     WebhookWithSecret,
 )
+from api.services import webhooks
 
 router = APIRouter(tags=["webhooks"])
 

@@ -4,7 +4,7 @@ import pytest
 
 from api.recipe import Recipe, resolve
 from api.records.jobs import Job
-from api.schemas import shown_method
+from api.schemas.jobs import shown_method
 
 GRADER = {"type": "string_check", "name": "right", "input": "a", "reference": "a", "operation": "eq"}
 

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel
 
-from api.schemas import JobError
+from api.schemas.jobs import JobError
 from api.services.pipelines import PipelineView
 
 

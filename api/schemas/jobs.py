@@ -1,4 +1,4 @@
-"""What goes out: OpenAI's objects, with what Attune adds beside their fields."""
+"""Jobs, their events and checkpoints: OpenAI's objects, with what Attune adds beside their fields."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, Self
@@ -6,69 +6,13 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, TypeAdapter
 
 from api.fields import AUTO
-from api.graders import Grade, Grader, Metadata
 from api.methods import Method
 from api.records.events import Event
-from api.records.files import File
 from api.records.jobs import Job
 from api.records.models import Checkpoint
-from api.services.models import ModelView
+from api.schemas.common import ends, seconds
 
 _METHOD = TypeAdapter[Method](Method)
-
-
-class FileScan(BaseModel):
-    """What a file was found to hold, soon after it was uploaded, whatever job it may be for."""
-
-    status: Literal["pending", "done", "failed"]
-    format: str | None = None
-    """Null until it is known, or where the rows' keys show none."""
-    rows: int | None = None
-    container: str | None = None
-    findings: list[dict[str, Any]] = []
-    """The first hundred: line (row, where rows are no lines), severity, code, message."""
-    finding_counts: dict[str, int] = {}
-    """Of all of them, by code."""
-    error: str | None = None
-    """Why the file cannot be read."""
-
-    @classmethod
-    def of(cls, file: File) -> Self | None:
-        if file.scan_status is None:
-            return None
-        return cls.model_validate({"status": file.scan_status, **(file.scan or {})})
-
-
-class FileObject(BaseModel):
-    id: str
-    object: Literal["file"] = "file"
-    bytes: int
-    created_at: int
-    filename: str
-    purpose: str
-    status: Literal["processed", "error"] = "processed"
-    status_details: str | None = None
-    expires_at: int | None = None
-    sha256: str | None = None
-    scan: FileScan | None = None
-    """Of a file with purpose fine-tune."""
-
-    @classmethod
-    def of(cls, file: File) -> Self:
-        scan = FileScan.of(file)
-        unreadable = scan is not None and scan.status == "failed"
-        return cls(
-            status="error" if unreadable else "processed",
-            status_details=scan.error if scan is not None and unreadable else None,
-            scan=scan,
-            id=file.id,
-            bytes=file.bytes,
-            created_at=int(file.created_at),
-            filename=file.filename,
-            purpose=file.purpose,
-            expires_at=_seconds(file.expires_at),
-            sha256=file.sha256,
-        )
 
 
 class JobError(BaseModel):
@@ -127,9 +71,9 @@ class JobObject(BaseModel):
         return cls(
             id=job.id,
             created_at=int(job.created_at),
-            finished_at=_seconds(job.finished_at),
-            started_at=_seconds(job.started_at),
-            estimated_finish=_seconds(job.estimated_finish),
+            finished_at=seconds(job.finished_at),
+            started_at=seconds(job.started_at),
+            estimated_finish=seconds(job.estimated_finish),
             status=job.status,
             error=JobError(**job.error) if job.error else None,
             model=recipe["model"],
@@ -242,66 +186,6 @@ class CheckpointObject(BaseModel):
         )
 
 
-class ModelObject(BaseModel):
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str
-    facts: dict[str, Any]
-    """What is known of a base model; of a fine-tuned one, its base and its job."""
-
-    @classmethod
-    def of(cls, model: ModelView) -> Self:
-        return cls(id=model.id, created=int(model.created_at), owned_by=model.owned_by, facts=model.facts)
-
-
-class ArtifactObject(BaseModel):
-    object: Literal["model.artifact"] = "model.artifact"
-    name: str
-    bytes: int
-    sha256: str
-
-
-class GradeObject(BaseModel):
-    reward: float
-    metadata: Metadata
-    sub_rewards: dict[str, float]
-    model_grader_token_usage_per_model: dict[str, int]
-    """Empty: a reward model writes nothing."""
-
-    @classmethod
-    def of(cls, grade: Grade) -> Self:
-        sub_rewards = dict(grade.sub_rewards)
-        return cls(
-            reward=grade.reward,
-            metadata=grade.metadata,
-            sub_rewards=sub_rewards,
-            model_grader_token_usage_per_model={},
-        )
-
-
-class ValidGrader(BaseModel):
-    grader: Grader
-
-
-class Deleted(BaseModel):
-    id: str
-    object: str
-    deleted: Literal[True] = True
-
-
-class FileList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[FileObject]
-    has_more: bool
-    first_id: str | None
-    last_id: str | None
-
-    @classmethod
-    def of(cls, rows: Sequence[File], has_more: bool) -> Self:
-        return cls(data=[FileObject.of(row) for row in rows], has_more=has_more, **ends(rows))
-
-
 class JobList(BaseModel):
     object: Literal["list"] = "list"
     data: list[JobObject]
@@ -333,32 +217,3 @@ class CheckpointList(BaseModel):
     @classmethod
     def of(cls, rows: Sequence[Checkpoint], has_more: bool) -> Self:
         return cls(data=[CheckpointObject.of(row) for row in rows], has_more=has_more, **ends(rows))
-
-
-class ModelList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[ModelObject]
-
-
-class ArtifactList(BaseModel):
-    object: Literal["list"] = "list"
-    data: list[ArtifactObject]
-
-
-class ErrorDetail(BaseModel):
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorObject(BaseModel):
-    error: ErrorDetail
-
-
-def _seconds(time: float | None) -> int | None:
-    return None if time is None else int(time)
-
-
-def ends(rows: Sequence[Any]) -> dict[str, str | None]:
-    return {"first_id": rows[0].id if rows else None, "last_id": rows[-1].id if rows else None}

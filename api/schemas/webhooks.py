@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel
 
 from api.records.webhooks import Delivery, Webhook
-from api.schemas import ends
+from api.schemas.common import ends
 
 
 class WebhookObject(BaseModel):

@@ -6,7 +6,7 @@ from typing import Literal, Self
 from pydantic import BaseModel
 
 from api.records.permissions import Permission
-from api.schemas import ends
+from api.schemas.common import ends
 
 
 class PermissionObject(BaseModel):

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import BaseModel
 
 from api.records.uploads import UploadPart
-from api.schemas import FileObject
+from api.schemas.files import FileObject
 from api.services.uploads import UploadView
 
 

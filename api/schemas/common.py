@@ -1,0 +1,32 @@
+"""What every answer shares: errors, lists, deletions."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorObject(BaseModel):
+    error: ErrorDetail
+
+
+class Deleted(BaseModel):
+    id: str
+    object: str
+    deleted: Literal[True] = True
+
+
+def ends(rows: Sequence[Any]) -> dict[str, str | None]:
+    return {"first_id": rows[0].id if rows else None, "last_id": rows[-1].id if rows else None}
+
+
+def seconds(time: float | None) -> int | None:
+    """As OpenAI's objects tell times."""
+    return None if time is None else int(time)

@@ -1,0 +1,29 @@
+"""Grades, as OpenAI's graders answer."""
+
+from typing import Self
+
+from pydantic import BaseModel
+
+from api.graders import Grade, Grader, Metadata
+
+
+class GradeObject(BaseModel):
+    reward: float
+    metadata: Metadata
+    sub_rewards: dict[str, float]
+    model_grader_token_usage_per_model: dict[str, int]
+    """Empty: a reward model writes nothing."""
+
+    @classmethod
+    def of(cls, grade: Grade) -> Self:
+        sub_rewards = dict(grade.sub_rewards)
+        return cls(
+            reward=grade.reward,
+            metadata=grade.metadata,
+            sub_rewards=sub_rewards,
+            model_grader_token_usage_per_model={},
+        )
+
+
+class ValidGrader(BaseModel):
+    grader: Grader

@@ -1,0 +1,37 @@
+"""Models and their files as they go out."""
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel
+
+from api.services.models import ModelView
+
+
+class ModelObject(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    facts: dict[str, Any]
+    """What is known of a base model; of a fine-tuned one, its base and its job."""
+
+    @classmethod
+    def of(cls, model: ModelView) -> Self:
+        return cls(id=model.id, created=int(model.created_at), owned_by=model.owned_by, facts=model.facts)
+
+
+class ArtifactObject(BaseModel):
+    object: Literal["model.artifact"] = "model.artifact"
+    name: str
+    bytes: int
+    sha256: str
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelObject]
+
+
+class ArtifactList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ArtifactObject]
