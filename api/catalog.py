@@ -23,14 +23,24 @@ KINDS: tuple[ModelKind, ...] = get_args(ModelKind)
 
 KIND_WORDS: Mapping[ModelKind, str] = {"causal_lm": "a language model", "encoder": "an encoder"}
 
-ENCODERS_FOR: Mapping[str, frozenset[str]] = {
-    "prefix": frozenset({"bert", "electra", "roberta", "xlm-roberta"}),
-    "prompt": frozenset({"bert", "deberta-v2", "modernbert", "roberta", "xlm-roberta"}),
-    "ia3": frozenset({"bert", "deberta-v2", "roberta"}),
+FAMILIES_FOR: Mapping[tuple[ModelKind, str], frozenset[str]] = {
+    ("encoder", "prefix"): frozenset({"bert", "electra", "roberta", "xlm-roberta"}),
+    ("encoder", "prompt"): frozenset({"bert", "deberta-v2", "modernbert", "roberta", "xlm-roberta"}),
+    ("encoder", "ia3"): frozenset({"bert", "deberta-v2", "roberta"}),
+    ("encoder", "bottleneck"): frozenset(
+        {"bert", "deberta-v2", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta"}
+    ),
+    ("causal_lm", "ia3"): frozenset(
+        {"bloom", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj"}
+        | {"llama", "llama4", "mistral", "mixtral", "opt", "phi", "qwen2", "qwen3"}
+    ),
+    ("causal_lm", "bottleneck"): frozenset(
+        {"gemma2", "gemma3_text", "gpt2", "llama", "mistral", "phi", "phi3", "qwen2", "qwen3"}
+    ),
 }
-"""Families (`model_type`) of encoders for which a technique was tried and works, where it does not for all of them: a
-prefix needs a model that takes keys and values from before, a prompt embeddings as wide as the hidden states, (IA)³ a
-family whose layers peft knows, or their names in the job."""
+"""Families (`model_type`) that a technique works on, where it does not on all of a kind: a prefix needs a model that
+takes keys and values from before, a prompt embeddings as wide as the hidden states, (IA)³ a family whose layers peft
+knows (or their names in the job), a bottleneck one of which it is known where adapters belong."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ def combinations() -> Iterator[Combination]:
         for method, entry in METHODS.items():
             reason = None if kind in entry.kinds else _method_bar(method, kind)
             for technique in TECHNIQUES:
-                families = ENCODERS_FOR.get(technique) if kind == "encoder" and reason is None else None
+                families = FAMILIES_FOR.get((kind, technique)) if reason is None else None
                 yield Combination(technique, method, kind, reason, families)
 
 
@@ -70,16 +80,15 @@ def refusal(technique: TechniqueBase, method: MethodBase, facts: Mapping[str, An
         return Refusal("method.type", _method_bar(names["method"], kind))
     if method.output != "tokens" and not facts.get("classifies", True):
         legal = _either(name for name, entry in METHODS.items() if entry.output == "tokens" and kind in entry.kinds)
-        family = facts["model_type"]
-        message = f"'{names['method']}' needs a head for labels, which models of the family {family} have not: "
+        message = f"'{names['method']}' needs a head for labels, which models of the family {facts['model_type']} have "
+        message += "not: "
         return Refusal("method.type", message + f"use {legal}, or another base model")
-    families = ENCODERS_FOR.get(names["technique"])
+    family = facts["model_type"]
+    families = FAMILIES_FOR.get((kind, names["technique"]))
     named = getattr(technique, "target_modules", None) is not None
-    if kind == "encoder" and families is not None and facts["model_type"] not in families and not named:
-        legal = _either(
-            name for name in TECHNIQUES if facts["model_type"] in ENCODERS_FOR.get(name, facts["model_type"])
-        )
-        message = f"'{names['technique']}' cannot be trained on encoders of the family {facts['model_type']}, only on "
+    if families is not None and family not in families and not named:
+        legal = _either(name for name in TECHNIQUES if family in FAMILIES_FOR.get((kind, name), {family}))
+        message = f"'{names['technique']}' cannot be trained on models of the family {family}, only on "
         return Refusal("technique.type", message + f"{_either(families)}: use {legal}")
     return None
 

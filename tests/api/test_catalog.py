@@ -26,7 +26,13 @@ def test_what_is_refused_is_what_the_catalogue_says(facts: dict[str, object], te
 
 
 def test_a_language_model_takes_every_technique_with_every_method() -> None:
-    assert [each for each in combinations() if each.kind == "causal_lm" and (each.reason or each.families)] == []
+    assert [each for each in combinations() if each.kind == "causal_lm" and each.reason] == []
+
+
+def test_a_family_in_which_a_technique_has_no_place_is_told_others() -> None:
+    found = refused(LLAMA | {"model_type": "falcon_h1"}, "bottleneck", "dpo")
+    assert found is not None
+    assert (found.param, "lora" in found.message) == ("technique.type", True)
 
 
 def test_an_encoder_is_told_what_it_can_learn() -> None:

@@ -1,8 +1,10 @@
 """One optimizer step: micro-batches, gradients, what became of the loss."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
 
@@ -16,6 +18,8 @@ from worker.engine.model import TrainableModel
 from worker.engine.objective import Metrics, Objective, add, as_numbers
 from worker.engine.optimizer import clipped_step, learning_rate
 from worker.engine.stopping import TrainingError, out_of_memory
+
+T = TypeVar("T")
 
 MAX_HALVINGS = 3
 PATIENCE_STEPS = 3
@@ -51,8 +55,8 @@ class Loop:
         rate = learning_rate(self.recipe, step)
         sums: Metrics = {}
         tokens = updates = 0
-        for update in self.objective.updates(rows, step):
-            shares = self._accumulate_with_less_memory(update, step)
+        for update in self._updates(rows, step):
+            shares = self._with_less_memory(partial(self._accumulate, update, step), update, step)
             shares["grad_norm"] = clipped_step(self.optimizer, self.recipe.max_grad_norm, rate)
             self.model.round_masters()
             add(sums, shares)
@@ -64,16 +68,26 @@ class Loop:
         self.progress.trained_tokens += tokens
         return StepResult(loss, {**numbers, **self.objective.observed}, grad_norm, rate, tokens)
 
-    def _accumulate_with_less_memory(self, rows: Rows, step: int) -> Metrics:
-        """`_accumulate`; when memory runs out, again from its beginning with half the micro-batch, and so on."""
+    def _updates(self, rows: Rows, step: int) -> Iterator[Rows]:
+        """The objective's updates. Sampling that runs out of memory begins anew, with less of it at once."""
+
+        def begin() -> tuple[Iterator[Rows], Rows]:
+            updates = self.objective.updates(rows, step)
+            return updates, next(updates)
+
+        updates, first = self._with_less_memory(begin, rows, step)
+        yield first
+        yield from updates
+
+    def _with_less_memory(self, act: Callable[[], T], rows: Rows, step: int) -> T:
+        """What it gives; when memory runs out, again from its beginning with half the micro-batch, and so on."""
         progress, at_first = self.progress, self.recipe.micro_batch_tokens
         assert at_first != "auto", "the micro-batch is resolved before the first step"
         on_gpu = self.model.device.type == "cuda"
         rng = torch.get_rng_state(), torch.cuda.get_rng_state() if on_gpu else None
         while True:
             try:
-                failpoint.reach(step)
-                return self._accumulate(rows)
+                return act()
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
@@ -82,13 +96,14 @@ class Loop:
             if halved < at_first >> MAX_HALVINGS or halved == 0:
                 raise TrainingError(FailureReason.OUT_OF_MEMORY, _memory_message(self.recipe, rows, progress, step))
             self.warn(f"Out of memory at step {step}: going on with micro-batches of {halved} tokens.")
-            progress.micro_batch_tokens = halved
+            progress.micro_batch_tokens = self.objective.budget_tokens = halved
             torch.set_rng_state(rng[0])
             if rng[1] is not None:
                 torch.cuda.set_rng_state(rng[1])
 
-    def _accumulate(self, rows: Rows) -> Metrics:
+    def _accumulate(self, rows: Rows, step: int) -> Metrics:
         """Gradients of the update's whole loss; its loss and metrics on the device."""
+        failpoint.reach(step)
         total = self.objective.total(rows)
         sums: Metrics = {}
         self.model.train()

@@ -106,6 +106,7 @@ class Milestones:
         set_optimizer_tensors(self._optimizer, self._model.masters, state.optimizer)
         self._best, self._saved_step = state.best, state.progress.step
         self._objective.state = dict(state.progress.method)
+        self._objective.budget_tokens = state.progress.micro_batch_tokens
         return state.progress
 
     def _evaluate(self) -> dict[str, Any]:

@@ -33,6 +33,10 @@ class Objective:
 
     def __init__(self, setting: Setting) -> None:
         self.setting, self.recipe, self.model = setting, setting.recipe, setting.model
+        budget = self.recipe.micro_batch_tokens
+        assert budget != "auto", "the micro-batch is resolved before the first step"
+        self.budget_tokens = budget
+        """Of a micro-batch. Halved by the loop when memory runs out."""
         self.observed: dict[str, float] = {}
         """What was seen beside the loss in the last step, such as rewards."""
         self.state: dict[str, float] = {}
@@ -74,9 +78,7 @@ class Objective:
         return float("inf")
 
     def batches(self, rows: Rows) -> Iterator[MicroBatch]:
-        model, budget = self.model, self.recipe.micro_batch_tokens
-        assert budget != "auto", "the micro-batch is resolved before the first step"
-        return micro_batches(rows, budget, model.layout, model.device)
+        return micro_batches(rows, self.budget_tokens, self.model.layout, self.model.device)
 
     @torch.no_grad()
     def answer_logprobs(self, rows: Rows, *, mean: bool = False) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -37,13 +37,12 @@ class RolloutObjective(Objective):
         return options
 
     def sample(self, prompts: Rows, *, greedy: bool = False) -> Answers:
-        options, budget = self.rollout_options, self.recipe.micro_batch_tokens
-        assert budget != "auto", "the micro-batch is resolved before the first step"
+        options = self.rollout_options
         return self._sampler.sample(
             prompts,
             max_tokens=options.max_tokens,
             temperature=options.temperature,
-            budget_tokens=budget,
+            budget_tokens=self.budget_tokens,
             greedy=greedy,
         )
 

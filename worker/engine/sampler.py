@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from worker.arrays import Rows
 from worker.engine.attention import PACKED
@@ -100,17 +100,21 @@ class _Alive(StoppingCriteria):
 
 
 class _Attention:
-    """Generation keeps a cache, for which the packed attention has no use: the model has transformers' own then."""
+    """Generation keeps a cache, for which the packed attention has no use: the model has transformers' own then. And it
+    draws from the model's own distribution, whatever its makers advise for use (`generation_config`)."""
 
     def __init__(self, network: Any) -> None:
         self._network = network
         self._before = network.config._attn_implementation
+        self._advised = network.generation_config
 
     def __enter__(self) -> None:
+        self._network.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
         if self._before == PACKED:
             self._network.set_attn_implementation("sdpa" if self._network._supports_sdpa else "eager")
 
     def __exit__(self, *_: object) -> None:
+        self._network.generation_config = self._advised
         if self._before == PACKED:
             self._network.set_attn_implementation(self._before)
 

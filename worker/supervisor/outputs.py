@@ -28,21 +28,17 @@ KEPT_CHECKPOINTS = 3
 RESULT_COLUMNS = {
     "step": "step",
     "train_loss": "train_loss",
-    "train_accuracy": "train_mean_token_accuracy",
+    "train_accuracy": "train_accuracy",
     "valid_loss": "valid_loss",
-    "valid_mean_token_accuracy": "valid_mean_token_accuracy",
+    "valid_mean_token_accuracy": "valid_accuracy",
 }
 """OpenAI's columns, and the metric that fills each."""
-
-CHECKPOINT_METRICS = (
-    "step",
-    "train_loss",
-    "train_mean_token_accuracy",
-    "valid_loss",
-    "valid_mean_token_accuracy",
-    "full_valid_loss",
-    "full_valid_mean_token_accuracy",
-)
+REWARD_COLUMNS = ("train_reward", "valid_reward")
+"""Ours beside them, of methods that have a reward."""
+ACCURACIES = ("mean_token_accuracy", "accuracy", "rewards_accuracy")
+"""What a method calls the share of what it got right: tokens, labels, or preferences."""
+CHECKPOINT_METRICS = ("step", "train_", "valid_", "full_valid_")
+"""What their names begin with; numbers only, as OpenAI's clients have it."""
 
 
 def store_folder(storage: Storage, folder: Path, prefix: str) -> list[dict[str, Any]]:
@@ -77,7 +73,11 @@ def store_checkpoint(node: Node, claim: Claim, job: Job, report: dict[str, Any],
         if any(known.step == step for known in models.checkpoints_of(session, job.id)):
             return  # an attempt before this one stored it
     artifacts = store_folder(node.context.storage, folder, f"checkpoints/{job.id}/{claim.fence}/{step:06d}")
-    metrics = {name: report["metrics"][name] for name in CHECKPOINT_METRICS if name in report["metrics"]}
+    metrics = {
+        name: value
+        for name, value in report["metrics"].items()
+        if name.startswith(CHECKPOINT_METRICS) and isinstance(value, (int, float))
+    }
     with node.context.database.write() as session:
         jobs.held(session, job.id, claim.fence)
         session.add(
@@ -175,8 +175,18 @@ def results_csv(metrics: Sequence[dict[str, Any]]) -> bytes:
     """OpenAI's table: a row for each step, numbers only, blank where a step has none."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(RESULT_COLUMNS)
+    rewards = {name: name for name in REWARD_COLUMNS if any(name in row for row in metrics)}
+    columns = RESULT_COLUMNS | rewards
+    table.writerow(columns)
     for row in metrics:
-        values = (row.get(metric) for metric in RESULT_COLUMNS.values())
+        values = (_metric(row, metric) for metric in columns.values())
         table.writerow(["" if value is None else value for value in values])
     return text.getvalue().encode()
+
+
+def _metric(row: dict[str, Any], name: str) -> Any:
+    """Of a step; an accuracy by whatever name the method has for it."""
+    part, _, kind = name.partition("_")
+    if kind != "accuracy":
+        return row.get(name)
+    return next((row[f"{part}_{each}"] for each in ACCURACIES if f"{part}_{each}" in row), None)
