@@ -65,6 +65,8 @@ class Rows:
     ends: npt.NDArray[np.int64]
     """[sequences]"""
     width: int = 1
+    together: int = 1
+    """So many rows in a row come from one row of the user's file, and are never split between training and validation."""
     labels: npt.NDArray[np.float32] | None = None
     """[rows, columns]"""
     label_names: tuple[str, ...] | None = None
@@ -156,9 +158,12 @@ def split(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:
 
     At least one row stays for training; with a share above zero and two rows or more, at least one is held out.
     """
-    held_out = min(max(round(share * len(rows)), 1 if share > 0 else 0), max(len(rows) - 1, 0))
-    drawn_R = np.random.Generator(np.random.PCG64(seed)).permutation(len(rows))
-    return rows.take(np.sort(drawn_R[held_out:])), rows.take(np.sort(drawn_R[:held_out]))
+    sources_R = rows.numbers // rows.together
+    sources_F = np.unique(sources_R)
+    held_out = min(max(round(share * len(sources_F)), 1 if share > 0 else 0), max(len(sources_F) - 1, 0))
+    drawn_F = np.random.Generator(np.random.PCG64(seed)).permutation(len(sources_F))
+    apart_R = np.isin(sources_R, sources_F[drawn_F[:held_out]])
+    return rows.take(np.flatnonzero(~apart_R)), rows.take(np.flatnonzero(apart_R))
 
 
 def load_rows(path: Path) -> Rows:
@@ -185,6 +190,7 @@ def load_rows(path: Path) -> Rows:
         starts[:-1],
         starts[1:],
         width=width,
+        together=facts.get("together", 1),
         labels=labels,
         label_names=None if names is None else tuple(names),
         items=items,
@@ -198,6 +204,7 @@ def save_rows(
     starts: Array,
     *,
     width: int = 1,
+    together: int = 1,
     labels: Array | None = None,
     label_names: Sequence[str] | None = None,
     items: Array | None = None,
@@ -218,7 +225,7 @@ def save_rows(
         "items": items,
     }
     arrays = {name: given[name] for name in DTYPES if given[name] is not None}
-    facts = {"width": width, "label_names": None if label_names is None else list(label_names)}
+    facts = {"width": width, "together": together, "label_names": None if label_names is None else list(label_names)}
     header: dict[str, object] = {"__metadata__": {"rows": json.dumps(facts)}}
     offset = 0
     for name, array in arrays.items():

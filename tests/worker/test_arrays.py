@@ -87,3 +87,12 @@ def test_a_labelled_answer_that_is_cut_away_whole_is_dropped(tmp_path: Path) -> 
         save_rows(path, np.arange(6, dtype=np.int32), values, starts, labels=np.ones((2, 1), np.float32))
         rows, dropped, _ = load_rows(path).truncate(2)
         assert (rows.numbers.tolist(), dropped) == (kept, 2 - len(kept))
+
+
+def test_rows_from_one_row_of_the_file_stay_on_one_side(tmp_path: Path) -> None:
+    """kto makes two of a pair. One of them may be dropped before: the file's rows are told by where they stood."""
+    save_rows(tmp_path / "r", np.arange(40), np.ones(40), np.arange(0, 41, 2), together=2)
+    rows = load_rows(tmp_path / "r").take(np.delete(np.arange(20), 5))
+    train, validation = split(rows, 0.3, seed=1)
+    sides = [{int(number) // 2 for number in part.numbers} for part in (train, validation)]
+    assert (len(sides[0]), len(sides[1]), sides[0] & sides[1]) == (7, 3, set())

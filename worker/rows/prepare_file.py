@@ -108,7 +108,7 @@ def _save(file: FileRequest, spool: Spool, labels: Labels | None, report: FileRe
     else:
         if labels is not None:
             report.label_names, report.problem = labels.names, labels.problem
-        spool.save(report.width, values, report.label_names)
+        spool.save(report.width, report.array_rows // max(1, report.rows) or 1, values, report.label_names)
     finally:
         scratch.unlink(missing_ok=True)
     report.tokens, report.longest_row = sum(spool.lengths), max(spool.lengths, default=0)

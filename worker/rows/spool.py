@@ -39,8 +39,8 @@ class Spool:
         self.item_lengths.append(len(item))
         self._files[2].write(item)
 
-    def save(self, width: int, labels: Array | None, label_names: Sequence[str] | None) -> None:
-        """`width` sequences make a row; labels [rows, columns]."""
+    def save(self, width: int, together: int, labels: Array | None, label_names: Sequence[str] | None) -> None:
+        """`width` sequences make a row, `together` rows come from one of the file's; labels [rows, columns]."""
         for file in self._files:
             file.flush()
         starts, item_starts = _starts(self.lengths), _starts(self.item_lengths)
@@ -51,6 +51,7 @@ class Spool:
             weights,
             starts,
             width=width,
+            together=together,
             labels=labels,
             label_names=label_names,
             items=_mapped(self._paths[2], "u1", item_starts) if self.item_lengths else None,
