@@ -66,7 +66,7 @@ class Rows:
     """[sequences]"""
     width: int = 1
     together: int = 1
-    """So many rows in a row come from one row of the user's file, and are never split between training and validation."""
+    """So many rows in a row come from one row of the user's file: never split between training and validation."""
     labels: npt.NDArray[np.float32] | None = None
     """[rows, columns]"""
     label_names: tuple[str, ...] | None = None

@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer
 
 from api.graders import Case, Messages, Scores, grade
+from api.lifecycle import FailureReason
 from api.methods.reward import Reward
 from api.recipe import ResolvedRecipe
 from api.techniques import Technique
@@ -19,6 +20,7 @@ from worker.engine.batches import Layout, micro_batches
 from worker.engine.load import load_published
 from worker.engine.model import TrainableModel
 from worker.engine.sampler import Answers
+from worker.engine.stopping import TrainingError
 from worker.rows.chat_template import ChatTemplate
 
 JUDGES = "judges.json"
@@ -41,10 +43,18 @@ class RewardModel:
         layout = Layout(packed=False, alone=technique.virtual_tokens, pad_token=inner.config.pad_token_id)
         self._model = TrainableModel(network, layout, virtual_tokens=technique.virtual_tokens)
         self._model.train(False)
+        self._window: int | None = getattr(inner.config, "max_position_embeddings", None)
 
     @torch.no_grad()
     def score(self, rows: Rows, budget_tokens: int) -> Rewards:
-        """[R]: what it says of each sequence, as it ends there."""
+        """[R]: what it says of each sequence, as it ends there. Raises TrainingError where it cannot read so far."""
+        longest = int(rows.lengths.max())
+        if self._window is not None and longest > self._window:
+            raise TrainingError(
+                FailureReason.INVALID_RECIPE,
+                f"The reward model reads {self._window} tokens, and a prompt with its answer has {longest}. Lower "
+                "training.max_length or max_tokens, or train a reward model on a base with a larger window.",
+            )
         numbered = Rows(
             rows.tokens,
             rows.loss_weights,
