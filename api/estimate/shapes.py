@@ -118,21 +118,26 @@ def trained_parameters(
     head = _head(shapes, labels or 1, outside=isinstance(technique, Bottleneck)) if scores else 0
     # PPO's value function: a linear head and its bias, trained and never published.
     value = shapes["width"] + 1 if method.rollouts and hasattr(method, "ppo") else 0
+    if isinstance(technique, Full):
+        return _whole(shapes, facts, labels or 1, scores=scores) + value
+    return _adapter(technique, shapes, facts, scores=scores) + head + value
+
+
+def _adapter(technique: TechniqueBase, shapes: Shapes, facts: Mapping[str, Any], *, scores: bool) -> int:
+    """What the technique trains of its own. One that nobody counts here yet counts as none: an adapter's weights are
+    few beside the base's."""
     match technique:
-        case Full():
-            return _whole(shapes, facts, labels or 1, scores=scores) + value
         case Lora():
-            return _lora(technique, shapes, scores=scores) + head + value
+            return _lora(technique, shapes, scores=scores)
         case Ia3():
-            return _ia3(technique, shapes, scores=scores) + head + value
+            return _ia3(technique, shapes, scores=scores)
         case Prefix():
-            return technique.tokens * int(facts["layers"]) * 2 * shapes["key_values"] + head + value
+            return technique.tokens * int(facts["layers"]) * 2 * shapes["key_values"]
         case Prompt():
-            return technique.tokens * shapes["width"] + head + value
+            return technique.tokens * shapes["width"]
         case Bottleneck():
-            return _bottleneck(technique, shapes, facts) + head + value
-        case _:  # one that nobody counts here yet: an adapter's weights are few beside the base's
-            return head + value
+            return _bottleneck(technique, shapes, facts)
+    return 0
 
 
 def _whole(shapes: Shapes, facts: Mapping[str, Any], labels: int, *, scores: bool) -> int:
