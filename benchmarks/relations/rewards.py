@@ -20,18 +20,19 @@ from benchmarks.relations.rows import Row
 from benchmarks.relations.runs import Trained, fill, train
 
 JUDGE = "ft:smollm2::judge"
-TECHNIQUE = {"type": "lora", "rank": 8}
-MAX_TOKENS = 14
+TECHNIQUE = {"type": "lora", "rank": 8, "target_modules": r".*layers\.2\d\..*_proj"}
+"""In the last ten of thirty layers: what is below them needs no backward pass, a third of the time."""
+MAX_TOKENS = 12
 DRAWN = 3
 """Answers drawn for each prompt, of which the best and the worst make a pair."""
-LEAST_GAP = 0.2
+LEAST_GAP = 0.25
 """Of the known rewards in a pair; nearer answers are no preference."""
-RATES = {"reward": 1e-3, "ppo": 3e-4, "dpo": 3e-4, "grpo": 3e-4}
-PPO = {"max_tokens": MAX_TOKENS, "updates": 2, "kl_coefficient": 0.02}
-PPO_STEPS, PPO_PROMPTS = 14, 16
-GRPO = {"max_tokens": MAX_TOKENS, "group_size": 4}
-GRPO_STEPS, GRPO_PROMPTS = 14, 6
-DPO_EPOCHS = 2
+RATES = {"reward": 1e-3, "ppo": 2e-3, "dpo": 1e-3, "grpo": 3e-3}
+PPO = {"max_tokens": MAX_TOKENS, "updates": 4, "kl_coefficient": 0.05}
+PPO_STEPS, PPO_PROMPTS = 10, 24
+GRPO = {"max_tokens": MAX_TOKENS, "group_size": 4, "updates": 3}
+GRPO_STEPS, GRPO_PROMPTS = 12, 6
+DPO_EPOCHS = 4
 PAIRS_A_STEP = 8
 GRADER = {
     "type": "text_similarity",
@@ -83,7 +84,7 @@ class _Work:
         return found
 
     def reward_model(self, pairs: list[Row], heldout: list[Row]) -> Figures:
-        trained = self._train("reward", pairs, heldout, {"n_epochs": 2, "batch_size": PAIRS_A_STEP})
+        trained = self._train("reward", pairs, heldout, {"n_epochs": 3, "batch_size": PAIRS_A_STEP})
         (trained.published / "base").symlink_to(self._base)
         return {
             "accuracy": trained.last["full_valid_rewards_accuracy"],

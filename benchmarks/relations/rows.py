@@ -20,8 +20,7 @@ MODULES = (
 CLASSIFIED = {"heldout": 300, "validation": 120, "train": 640}
 CARDS = {"heldout": 48, "validation": 24, "train": 96}
 CARD_KEYS = ("module", "name", "required")
-ASKED = {"heldout": 48, "reward_heldout": 40, "train": 160}
-SYSTEM = "Answer in one sentence."
+ASKED = {"heldout": 40, "reward_heldout": 40, "train": 112}
 
 
 def classified(seed: int) -> dict[str, list[Row]]:
@@ -52,7 +51,7 @@ def asked(seed: int) -> dict[str, list[Row]]:
         for question, card in part:
             name, summary = f"{card['module']}.{card['name']}", question.partition("\n")[2]
             found[name] = {
-                "messages": [message("system", SYSTEM), message("user", f"What does Python's {name} do?")],
+                "messages": [message("system", "Python."), message("user", f"What does {name} do?")],
                 "reference": summary,
             }
     return _split([found[name] for name in sorted(found)], ASKED, seed)

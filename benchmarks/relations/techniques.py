@@ -32,7 +32,7 @@ VARIANTS = {
     "MiniLM full": Variant("classified", {"type": "full"}, 5e-4, (2e-4, 5e-4)),
     "MiniLM from scratch": Variant("classified", {"type": "full"}, 5e-4, (2e-4, 5e-4), from_scratch=True),
     "MiniLM bottleneck": Variant("classified", {"type": "bottleneck", "placement": "houlsby"}, 5e-3, (2e-3, 5e-3)),
-    "full": Variant("cards", {"type": "full"}, 1e-4, (1e-4, 2e-4)),
+    "full": Variant("cards", {"type": "full"}, 2e-4, (1e-4, 2e-4)),
     "lora": Variant("cards", {"type": "lora", "rank": 8}, 2e-3, (1e-3, 2e-3)),
     "qlora nf4": Variant("cards", {"type": "qlora", "rank": 8, "quantisation": "nf4"}, 2e-3, ()),
     "qlora fp4": Variant("cards", {"type": "qlora", "rank": 8, "quantisation": "fp4"}, 2e-3, ()),
