@@ -19,15 +19,11 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", default="", help="measure what has this in its name")
-    parser.add_argument("--sweep", action="store_true", help="try learning rates on seed 0 instead")
     parser.add_argument(
         "--table", action="store_true", help="only write the table into docs/benchmarks.md, from what is there"
     )
     options = parser.parse_args()
     results, scratch = Results(options.results), CACHE / "relations"
-    if options.sweep:
-        techniques.sweep(results, scratch, options.only)
-        return
     for seed in [] if options.table else options.seeds:
         techniques.measure(results, scratch, seed, options.only)
         rewards.measure(results, scratch, seed, options.only)

@@ -18,6 +18,7 @@ MODULES = (
 )
 """The labels of the classification: twenty modules with many docstrings."""
 CLASSIFIED = {"heldout": 300, "validation": 120, "train": 640}
+EXPLAINED = {"heldout": 64, "validation": 32, "train": 128}
 CARDS = {"heldout": 48, "validation": 24, "train": 96}
 CARD_KEYS = ("module", "name", "required")
 ASKED = {"heldout": 40, "reward_heldout": 40, "train": 112}
@@ -27,10 +28,17 @@ def classified(seed: int) -> dict[str, list[Row]]:
     """First paragraphs of docstrings; the label is the module that they are from. No text is in two parts."""
     texts: dict[str, str] = {}
     for module in MODULES:
-        for text in _paragraphs(module):
+        for _, text in _paragraphs(module):
             texts.setdefault(text, module)
     rows = [{"text": text, "label": module} for text, module in sorted(texts.items())]
     return _split(rows, CLASSIFIED, seed)
+
+
+def explained(seed: int) -> dict[str, list[Row]]:
+    """From a function's or a class's name to what its docstring begins with."""
+    texts = {text: name for module in MODULES for name, text in _paragraphs(module)}
+    found = [{"messages": [*_question(name), message("assistant", text)]} for text, name in sorted(texts.items())]
+    return _split(found, EXPLAINED, seed)
 
 
 def cards(seed: int) -> dict[str, list[Row]]:
@@ -51,10 +59,14 @@ def asked(seed: int) -> dict[str, list[Row]]:
         for question, card in part:
             name, summary = f"{card['module']}.{card['name']}", question.partition("\n")[2]
             found[name] = {
-                "messages": [message("system", "Python."), message("user", f"What does {name} do?")],
+                "messages": _question(name),
                 "reference": summary,
             }
     return _split([found[name] for name in sorted(found)], ASKED, seed)
+
+
+def _question(name: str) -> list[dict[str, str]]:
+    return [message("system", "Python."), message("user", f"What does {name} do?")]
 
 
 def message(role: str, content: str) -> dict[str, str]:
@@ -71,12 +83,14 @@ def _split(rows: list[Row], parts: dict[str, int], seed: int) -> dict[str, list[
     return found
 
 
-def _paragraphs(module_name: str) -> Iterator[str]:
+def _paragraphs(module_name: str) -> Iterator[tuple[str, str]]:
+    """(name, first paragraph of its docstring) of the module's functions and classes, and of their methods."""
     module = importlib.import_module(module_name)
-    things = [each for each in vars(module).values() if getattr(each, "__module__", None) == module_name]
-    methods = [each for thing in things if inspect.isclass(thing) for each in vars(thing).values()]
-    for thing in [*things, *methods]:
+    things = {name: each for name, each in vars(module).items() if getattr(each, "__module__", None) == module_name}
+    classes = {name: each for name, each in things.items() if inspect.isclass(each)}
+    methods = {f"{name}.{own}": each for name, kind in classes.items() for own, each in vars(kind).items()}
+    for name, thing in (things | methods).items():
         if inspect.isroutine(thing) or inspect.isclass(thing):
             text = (inspect.getdoc(thing) or "").partition("\n\n")[0].replace("\n", " ")
             if 25 < len(text) < 160:
-                yield text
+                yield f"{module_name}.{name}", text

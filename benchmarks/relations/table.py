@@ -45,9 +45,9 @@ def _techniques(results: Results) -> Iterator[str]:
     smaller = [each["bfloat16_bytes"] / each["quantised_bytes"] for each in results.of("qlora nf4")]
     yield _line("QLoRA: times smaller linear weights", smaller, "≥ 3.5", "{:.2f}")
     yield _line("QLoRA: loss of nf4 above fp4's, %", pair("qlora nf4", "qlora fp4", _percent_above), "≤ 0", "{:+.1f}")
-    shares = [100 * each["trained"] / each["parameters"] for each in results.of("prefix")]
+    shares = [100 * each["trained"] / each["parameters"] for each in results.of("cards prefix")]
     yield _line("Prefix: % of the weights trained", shares, "≤ 0.5", "{:.2f}")
-    share = pair("prefix", "full", lambda ours, full: 100 * ours["accuracy"] / full["accuracy"])
+    share = pair("cards prefix", "cards full", lambda ours, full: 100 * ours["accuracy"] / full["accuracy"])
     yield _line("Prefix: % of full's token accuracy", share, "≥ 90", "{:.1f}")
 
 
