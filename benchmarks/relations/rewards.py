@@ -1,4 +1,4 @@
-"""Reward models, PPO, DPO and GRPO on SmolLM2's own answers to questions about Python's standard library.
+"""A reward model, PPO, DPO and GRPO on SmolLM2's own answers to questions about Python's standard library.
 
 The known reward of an answer is the share of its words that are plain: letters alone, but for punctuation at its end.
 Names in code, which SmolLM2 likes to repeat from the question, are not.
@@ -34,6 +34,7 @@ GRPO = {"max_tokens": MAX_TOKENS, "group_size": 4, "updates": 3}
 GRPO_STEPS, GRPO_PROMPTS = 12, 6
 DPO_EPOCHS = 4
 PAIRS_A_STEP = 8
+NAMES = ("pairs", "reward model", "supervised", "ppo", "dpo", "grpo")
 GRADER = {
     "type": "text_similarity",
     "name": "docstring",
@@ -51,7 +52,7 @@ def known_reward(text: str) -> float:
 
 
 def measure(results: Results, scratch: Path, seed: int, only: str) -> None:
-    if only not in "rewards ppo dpo grpo":
+    if not any(only in name for name in NAMES):
         return
     work = _Work(scratch / f"rewards-{seed}", seed)
     pairs = results.measured("pairs", seed, work.pairs)
