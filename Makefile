@@ -6,13 +6,14 @@
 #   make pairs    train every technique with every method, on tiny models
 #   make soak     hours of random faults, while invariants are checked
 #   make bench    the benchmarks of this machine's speed
+#   make relations  what each paper claims, measured small (an hour)
 #   make clean    remove .venv and every cache
 #
 # Variables: PYTHON   the interpreter that makes .venv (else the newest of 3.11 to 3.13 on the PATH, else python3)
 #            PIP_ARGS passed to pip. PyPI's torch for Linux brings CUDA, about 3 GB. A machine without a GPU can do
 #                     without: PIP_ARGS="--extra-index-url URL" with the URL of PyTorch's own CPU index.
 #            JOBS     how many processes run the tests
-#            ARGS     passed to pytest, or to the demo
+#            ARGS     passed to pytest, to the demo, or to the relations
 
 PYTHON ?=
 PIP_ARGS ?=
@@ -23,7 +24,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 RIGHT_PYTHON := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: help demo test lint pairs soak bench clean install constraints
+.PHONY: help demo test lint pairs soak bench relations clean install constraints
 .DEFAULT_GOAL := help
 
 help:
@@ -50,6 +51,9 @@ soak: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@set -e; for benchmark in benchmarks/*.py; do echo "== $$benchmark"; PYTHONPATH=. $(BIN)/python $$benchmark; done
+
+relations: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.relations $(ARGS)
 
 clean:
 	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,126 @@
+"""A job without the service: its files through prepare, its run folder through the trainer, as the worker does it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from api.recipe import Labels, Recipe, ResolvedRecipe, resolve
+from tests.worker.prepared import jsonl, prepare
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Trained:
+    run: Path
+    metrics: list[dict[str, Any]]
+    """The trainer's reports, one a step; the last holds what the held-out rows say (`full_valid_…`)."""
+    seconds: float
+    """From the first step to the last, evaluations included; without loading and publishing."""
+    peak_bytes: int
+    """Most resident memory of the trainer, from its start to its last step."""
+
+    @property
+    def last(self) -> dict[str, Any]:
+        return self.metrics[-1]
+
+    @property
+    def published(self) -> Path:
+        return self.run / "out" / "model"
+
+    def weights_bytes(self) -> int:
+        """Of the published weights, without tokenizer and card."""
+        return sum(path.stat().st_size for path in self.published.glob("*.safetensors"))
+
+    def recipe(self) -> ResolvedRecipe:
+        return ResolvedRecipe.model_validate_json((self.run / "recipe.json").read_bytes())
+
+
+def fill(
+    folder: Path,
+    base: Path,
+    train: Sequence[Mapping[str, Any]],
+    heldout: Sequence[Mapping[str, Any]],
+    *,
+    seed: int,
+    method: dict[str, Any],
+    technique: dict[str, Any],
+    training: Mapping[str, Any],
+    judges: Mapping[str, Path] | None = None,
+) -> ResolvedRecipe:
+    """A run folder as the supervisor fills it. `heldout` becomes the validation file, which decides nothing here.
+
+    `judges`: reward models by their ids, as `train` published them by the same technique.
+    """
+    kind = json.loads((base / "attune.json").read_bytes())["kind"]
+    outcome = prepare(folder, base, jsonl(*train), jsonl(*heldout), method=method, kind=kind, context_window=512)
+    assert outcome.report["ok"], outcome.report
+    files = outcome.report["files"]
+    labels = None
+    if files[0]["problem"]:
+        labels = Labels(problem=files[0]["problem"], names=tuple(files[0]["label_names"] or ()))
+    body = {
+        "model": base.name,
+        "training_file": "file-train",
+        "validation_file": "file-heldout",
+        "method": method,
+        "technique": technique,
+        "training": {"keep_best": False, "eval_every": 1_000_000, "save_every": 1_000_000, **training},
+    }
+    recipe = resolve(
+        Recipe.model_validate(body),
+        job_id="ftjob-relations",
+        seed=seed,
+        max_length=max(file["longest_row"] for file in files),
+        train_rows=files[0]["array_rows"],
+        validation_rows=files[1]["array_rows"],
+        labels=labels,
+    )
+    (folder / "recipe.json").write_text(recipe.model_dump_json(indent=2))
+    for name, published in (judges or {}).items():
+        (folder / "judge").symlink_to(published)
+        (folder / "judges.json").write_text(json.dumps({name: {"folder": "judge", "technique": technique}}))
+    return recipe
+
+
+def train(run: Path) -> Trained:
+    """Run the trainer on a run folder: a child with a pipe."""
+    read_fd, write_fd = os.pipe()
+    with (run / "log.txt").open("wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "worker.train", str(run)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            pass_fds=[write_fd],
+            cwd=ROOT,
+            env=os.environ | {"ATTUNE_REPORT_FD": str(write_fd)},
+        )
+    os.close(write_fd)
+    metrics: list[dict[str, Any]] = []
+    times: list[float] = []
+    peak, last = 0, dict[str, Any]()
+    with os.fdopen(read_fd) as reports:
+        for line in reports:
+            last = json.loads(line)
+            if last["type"] == "phase" and last["phase"] in {"training", "exporting"}:
+                times.append(time.monotonic())
+            if last["type"] == "phase" and last["phase"] == "exporting":
+                peak = _peak_bytes(child.pid)
+            if last["type"] == "metrics":
+                metrics.append(last)
+    code = child.wait()
+    assert code == 0, f"{run}: the trainer ended with {code}: {last}"
+    return Trained(run, metrics, times[-1] - times[0], peak)
+
+
+def _peak_bytes(pid: int) -> int:
+    """The high-water mark of the process's own memory; unlike rusage's, it does not begin at its parent's."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024

@@ -1,0 +1,119 @@
+"""BERT, LoRA, QLoRA, prefix and bottleneck: what is trained, compared on the same rows for the same steps."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from bitsandbytes.nn.modules import Linear4bit
+
+from benchmarks.relations import bases, rows
+from benchmarks.relations.results import Figures, Results
+from benchmarks.relations.runs import Trained, fill, train
+from worker.engine.load import load_trainable
+
+
+@dataclass(frozen=True)
+class Variant:
+    task: str
+    """classified | explained | cards"""
+    technique: Mapping[str, Any]
+    rates: tuple[float, ...] = ()
+    """Peak learning rates that are tried, on seed 0 and rows that no other figure is made from; the best is taken."""
+    rate_of: str = ""
+    """The variant whose rate this one takes instead."""
+    from_scratch: bool = False
+
+
+VARIANTS = {
+    "MiniLM full": Variant("classified", {"type": "full"}, (5e-4, 1e-3)),
+    "MiniLM from scratch": Variant("classified", {"type": "full"}, (5e-4, 1e-3), from_scratch=True),
+    "MiniLM bottleneck": Variant("classified", {"type": "bottleneck", "placement": "houlsby"}, (1e-2, 2e-2)),
+    "full": Variant("explained", {"type": "full"}, (1e-4, 2e-4)),
+    "lora": Variant("explained", {"type": "lora", "rank": 8}, (1e-3, 2e-3, 4e-3)),
+    "qlora nf4": Variant("explained", {"type": "qlora", "rank": 8, "quantisation": "nf4"}, rate_of="lora"),
+    "qlora fp4": Variant("explained", {"type": "qlora", "rank": 8, "quantisation": "fp4"}, rate_of="lora"),
+    "cards full": Variant("cards", {"type": "full"}, (1e-4, 2e-4)),
+    "cards prefix": Variant("cards", {"type": "prefix", "tokens": 40}, (3e-2, 1e-1)),
+}
+"""In the order in which they run: those whose memory is compared take turns over the seeds."""
+EPOCHS = {"classified": 4, "cards": 1, "explained": 1}
+BATCH = {"classified": 32, "cards": 4, "explained": 8}
+
+
+def measure(results: Results, scratch: Path, seed: int, only: str) -> None:
+    for name, variant in VARIANTS.items():
+        if only in name:
+            rate = _best_rate(results, scratch, variant.rate_of or name)
+            results.measured(name, seed, partial(_figures, scratch, name, seed, rate, "heldout"))
+
+
+def _best_rate(results: Results, scratch: Path, name: str) -> float:
+    losses = {}
+    for rate in VARIANTS[name].rates:
+        of_rate = partial(_figures, scratch, name, 0, rate, "validation")
+        losses[rate] = results.measured(f"{name} at {rate:g}", 0, of_rate)["loss"]
+    return min(losses, key=lambda rate: losses[rate])
+
+
+def _train(scratch: Path, name: str, seed: int, rate: float, judged_on: str) -> Trained:
+    variant = VARIANTS[name]
+    if variant.task == "classified":
+        base = bases.minilm_from_scratch(seed) if variant.from_scratch else bases.minilm()
+        parts, method = rows.classified(seed), "classification"
+    else:
+        base, method = bases.smollm(), "supervised"
+        parts = rows.cards(seed) if variant.task == "cards" else rows.explained(seed)
+    folder = scratch / f"{name.replace(' ', '-')}-{seed}"
+    shutil.rmtree(folder, ignore_errors=True)
+    hyperparameters = {"n_epochs": EPOCHS[variant.task], "batch_size": BATCH[variant.task]}
+    fill(
+        folder,
+        base,
+        parts["train"],
+        parts[judged_on],
+        seed=seed,
+        method={"type": method, method: {"hyperparameters": hyperparameters}},
+        technique=dict(variant.technique),
+        training={"learning_rate": rate},
+    )
+    return train(folder)
+
+
+def _figures(scratch: Path, name: str, seed: int, rate: float, judged_on: str) -> Figures:
+    trained = _train(scratch, name, seed, rate, judged_on)
+    last, recipe = trained.last, trained.recipe()
+    figures = {
+        "loss": last["full_valid_loss"],
+        "accuracy": last.get("full_valid_accuracy", last.get("full_valid_mean_token_accuracy")),
+        "seconds": trained.seconds,
+        "peak_bytes": trained.peak_bytes,
+        "published_bytes": trained.weights_bytes(),
+        "steps": recipe.total_steps,
+        "learning_rate": recipe.learning_rate,
+        **_sizes(trained),
+    }
+    shutil.rmtree(trained.run)
+    return figures
+
+
+def _sizes(trained: Trained) -> Figures:
+    """Weights of the whole model and those that are trained; bytes of the linear layers in four bits, with their
+    scales, and as bfloat16 would have them."""
+    recipe, base = trained.recipe().model_copy(update={"precision": "bfloat16"}), trained.run / "base"
+    model = load_trainable(base, recipe, torch.device("cpu"))
+    sizes = {
+        "trained": sum(each.numel() for each in model.trained.values()),
+        "parameters": json.loads((base / "attune.json").read_bytes())["parameters"],
+    }
+    quantised: list[Any] = [each.weight for each in model.network.modules() if isinstance(each, Linear4bit)]
+    if quantised:
+        states = [weight.quant_state for weight in quantised]
+        scales = [scale for state in states for scale in state.as_dict(packed=True).values()]
+        sizes["quantised_bytes"] = sum(each.nbytes for each in [*quantised, *scales])
+        sizes["bfloat16_bytes"] = sum(2 * state.shape.numel() for state in states)
+    return sizes

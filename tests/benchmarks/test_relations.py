@@ -1,0 +1,53 @@
+"""What the benchmark of the papers' relations keeps, and what its table says of it."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.relations import rows, table
+from benchmarks.relations.results import Results
+from benchmarks.relations.rewards import known_reward
+
+
+def test_a_run_that_was_stopped_does_not_measure_again(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    first = Results(path).measured("lora", 0, lambda: {"loss": 1.5})
+
+    again = Results(path).measured("lora", 0, lambda: pytest.fail("measured twice"))
+
+    assert again == first == {"name": "lora", "seed": 0, "loss": 1.5}
+
+
+def test_the_table_says_what_was_missed(tmp_path: Path) -> None:
+    results = Results(tmp_path / "results.jsonl")
+    for seed, (lora, full) in enumerate(((1.01, 1.0), (1.05, 1.0), (1.06, 1.0))):
+        results.measured("lora", seed, lambda loss=lora: _figures(loss))
+        results.measured("full", seed, lambda loss=full: _figures(loss))
+    document = tmp_path / "benchmarks.md"
+    document.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+
+    table.write(results, document)
+
+    text = document.read_text()
+    assert "loss above full's, % | +5.0 (+1.0 to +6.0) | ≤ 2 | **missed**, 1 of 3 |" in text
+    assert "old" not in text
+    assert text.endswith("after\n")
+
+
+def _figures(loss: float) -> dict[str, float]:
+    return {"loss": loss, "accuracy": 0.5, "trained": 1, "parameters": 2, "published_bytes": 3, "peak_bytes": 4}
+
+
+@pytest.mark.parametrize("task", [rows.classified, rows.explained, rows.cards, rows.asked])
+def test_no_row_is_in_two_parts(task: object) -> None:
+    parts = task(1)  # type: ignore[operator]
+
+    everything = [str(row) for part in parts.values() for row in part]
+
+    assert len(set(everything)) == len(everything)
+
+
+def test_the_known_reward_is_the_share_of_plain_words() -> None:
+    assert known_reward("It returns a list, sorted.") == 1.0
+    assert known_reward("`os.walk` yields names") == pytest.approx(2 / 3)
+    assert known_reward("") == 0.0
