@@ -39,7 +39,10 @@ def test_stopped_anywhere_and_resumed_gives_the_same_bytes(
     last = train_here(run)
     assert adapter(run) == adapter(tmp_path / "whole")
     done, expected = last.of("done")[0], whole.of("done")[0]
-    assert done == expected
+    measured = ("peak_bytes", "peaks", "processor_s")
+    assert [value for name, value in done.items() if name not in measured] == [
+        value for name, value in expected.items() if name not in measured
+    ]
 
 
 def test_killed_after_a_state_and_resumed_gives_the_same_bytes(tiny_llama: Path, tmp_path: Path) -> None:
