@@ -81,7 +81,7 @@ def _dpo_above_ppo(results: Results) -> Iterator[float]:
 def _line(relation: str, values: list[float], wanted: str, form: str) -> str:
     if not values:
         return f"| {relation} | not measured | {wanted} | |"
-    values = [round(value, 6) for value in values]  # accuracies are float32 means: 18 of 20 are not quite 0.9
+    values = [round(value, 4) for value in values]  # accuracies are float32 means: 18 of 20 are not quite 0.9
     sign, limit = wanted.split()
     holds: Test = (lambda value: value >= float(limit)) if sign == "≥" else (lambda value: value <= float(limit))
     median = statistics.median(values)
