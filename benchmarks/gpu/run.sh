@@ -7,4 +7,4 @@ python=.venv/bin/python
 [ -x "$python" ] || python=python3
 export PYTHONPATH="$PWD" PYTHONUNBUFFERED=1
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader || true
-"$python" benchmarks/gpu/check.py "$@"
+"$python" -m benchmarks.gpu.check "$@"

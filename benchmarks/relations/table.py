@@ -42,6 +42,8 @@ def _techniques(results: Results) -> Iterator[str]:
     yield _line("LoRA, rank 8: times smaller files, as published", as_published, "≥ 50", "{:.1f}")
     yield _line("LoRA: peak memory of full, times LoRA's", pair("full", "lora", _times("peak_bytes")), "≥ 1", "{:.2f}")
     yield _line("QLoRA: held-out loss above LoRA's, %", pair("qlora nf4", "lora", _percent_above), "≤ 2", "{:+.1f}")
+    before = pair("untrained nf4", "untrained", _percent_above)
+    yield _line("… before training, what four bits alone cost, %", before, "≥ 0", "{:+.1f}")
     smaller = [each["bfloat16_bytes"] / each["quantised_bytes"] for each in results.of("qlora nf4")]
     yield _line("QLoRA: times smaller linear weights", smaller, "≥ 3.5", "{:.2f}")
     yield _line("QLoRA: loss of nf4 above fp4's, %", pair("qlora nf4", "qlora fp4", _percent_above), "≤ 0", "{:+.1f}")

@@ -27,6 +27,8 @@ class Variant:
     rate_of: str = ""
     """The variant whose rate this one takes instead."""
     from_scratch: bool = False
+    untrained: bool = False
+    """Only what the held-out rows say of the weights as they are."""
 
 
 VARIANTS = {
@@ -37,6 +39,8 @@ VARIANTS = {
     "lora": Variant("explained", {"type": "lora", "rank": 8}, (1e-3, 2e-3, 4e-3)),
     "qlora nf4": Variant("explained", {"type": "qlora", "rank": 8, "quantisation": "nf4"}, rate_of="lora"),
     "qlora fp4": Variant("explained", {"type": "qlora", "rank": 8, "quantisation": "fp4"}, rate_of="lora"),
+    "untrained": Variant("explained", {"type": "lora", "rank": 8}, (1e-9,), untrained=True),
+    "untrained nf4": Variant("explained", {"type": "qlora", "rank": 8, "quantisation": "nf4"}, (1e-9,), untrained=True),
     "cards full": Variant("cards", {"type": "full"}, (1e-4, 2e-4)),
     "cards prefix": Variant("cards", {"type": "prefix", "tokens": 40}, (3e-2, 1e-1)),
 }
@@ -53,6 +57,8 @@ def measure(results: Results, scratch: Path, seed: int, only: str) -> None:
 
 
 def _best_rate(results: Results, scratch: Path, name: str) -> float:
+    if len(VARIANTS[name].rates) == 1:
+        return VARIANTS[name].rates[0]
     losses = {}
     for rate in VARIANTS[name].rates:
         of_rate = partial(_figures, scratch, name, 0, rate, "validation")
@@ -79,7 +85,7 @@ def _train(scratch: Path, name: str, seed: int, rate: float, judged_on: str) -> 
         seed=seed,
         method={"type": method, method: {"hyperparameters": hyperparameters}},
         technique=dict(variant.technique),
-        training={"learning_rate": rate},
+        training={"learning_rate": rate} | ({"max_steps": 1} if variant.untrained else {}),
     )
     return train(folder)
 

@@ -163,12 +163,15 @@ def make(
     return resolved
 
 
-def train(folder: Path, *, publishes: bool = True) -> Trained:
+CPU = torch.device("cpu")
+
+
+def train(folder: Path, *, publishes: bool = True, device: torch.device = CPU) -> Trained:
     """The trainer's own steps, with looks at the weights before and after."""
     recipe = ResolvedRecipe.model_validate_json((folder / "recipe.json").read_bytes())
     recorder: Any = Recorder()
     data = load_data(folder / "data", recipe)
-    model = load_trainable(folder / "base", recipe, torch.device("cpu"), opening=data.train.tokens)
+    model = load_trainable(folder / "base", recipe, device, opening=data.train.tokens)
     objective = METHODS[recipe.method.type](Setting(recipe, folder, model, recorder.report))
     data = data.prepared(objective)
     before = digest(frozen(model)), digest(model.trained.items())
@@ -199,5 +202,5 @@ def digest(tensors: Any) -> str:
     found = hashlib.sha256()
     for name, tensor in sorted(tensors):
         found.update(name.encode())
-        found.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
+        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()

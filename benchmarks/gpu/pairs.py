@@ -1,0 +1,67 @@
+"""Does every technique learn with every method on this device, and do its files give what the trainer's model gives?"""
+
+import io
+import time
+import traceback
+from contextlib import redirect_stdout
+from pathlib import Path
+from shutil import copytree, rmtree
+
+import numpy as np
+import torch
+
+from tests.tiny_models import make_encoder, make_model
+from tests.worker import pairs
+
+WIDE = ("qlora",)
+"""Quantisation wants rows of 64 values, so those techniques get a wider model."""
+
+
+def every_pair(folder: Path, device: torch.device, only: str = "") -> None:
+    bases = {
+        "causal_lm": make_model(folder / "llama", "llama", seed=0),
+        "encoder": make_encoder(folder / "bert", "bert"),
+    }
+    wide = {
+        "causal_lm": make_model(folder / "llama_wide", "llama_wide", seed=0),
+        "encoder": make_encoder(folder / "bert_wide", "bert_wide"),
+    }
+    judge = _judge(folder, bases["causal_lm"], device)
+    print("\ntechnique   method          kind       before   after  (loss, or reward)   seconds")
+    for pair in pairs.LEGAL:
+        if only not in f"{pair.technique} {pair.method}":
+            continue
+        base = (wide if pair.technique in WIDE else bases)[pair.kind]
+        run, began = folder / "pair", time.perf_counter()
+        told = f"{pair.technique:11} {pair.method:15} {pair.kind:9}"
+        try:
+            pairs.make(run, base, pair.technique, pair.method, seed=3, judge=judge)
+            with redirect_stdout(io.StringIO()):
+                trained = pairs.train(run, device=device)
+            print(f"{told} {_outcome(trained)} {time.perf_counter() - began:9.1f}", flush=True)
+        except Exception as error:  # the others' figures are wanted, too
+            traceback.print_exc()
+            print(f"{told} FAILED: {type(error).__name__}: {error}", flush=True)
+        rmtree(run, ignore_errors=True)
+
+
+def _outcome(trained: pairs.Trained) -> str:
+    if trained.reward_before is not None and trained.reward_after is not None:
+        before, after = trained.reward_before, trained.reward_after
+        learnt = after > before
+    else:
+        losses = [metrics["train_loss"] for metrics in trained.metrics]
+        before, after = losses[0], float(np.mean(losses[-3:]))
+        learnt = after < 0.7 * before
+    frozen = trained.frozen_before == trained.frozen_after
+    told = f"{before:8.3f} {after:8.3f}  {'learnt' if learnt else 'NOT LEARNT'}"
+    return f"{told:33}" if frozen else f"{told}, FROZEN WEIGHTS CHANGED"
+
+
+def _judge(folder: Path, base: Path, device: torch.device) -> Path:
+    run = folder / "judge"
+    pairs.make(run, base, "lora", "reward", seed=1, steps=5)
+    pairs.train(run, device=device)
+    published = run / "out" / "model"
+    copytree(base, published / "base")
+    return published
