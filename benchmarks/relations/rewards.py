@@ -8,6 +8,7 @@ import re
 import shutil
 import statistics
 from collections.abc import Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ JUDGE = "ft:smollm2::judge"
 TECHNIQUE = {"type": "lora", "rank": 8, "target_modules": r".*layers\.2\d\..*_proj"}
 """In the last ten of thirty layers: what is below them needs no backward pass, a third of the time."""
 MAX_TOKENS = 12
-DRAWN = 3
-"""Answers drawn for each prompt, of which the best and the worst make a pair."""
+DRAWN = 4
+"""Answers drawn for each prompt; any two of them may make a pair."""
 LEAST_GAP = 0.25
 """Of the known rewards in a pair; nearer answers are no preference."""
 RATES = {"reward": 1e-3, "ppo": 2e-3, "dpo": 1e-3, "grpo": 3e-3}
@@ -32,7 +33,7 @@ PPO = {"max_tokens": MAX_TOKENS, "updates": 4, "kl_coefficient": 0.05}
 PPO_STEPS, PPO_PROMPTS = 10, 24
 GRPO = {"max_tokens": MAX_TOKENS, "group_size": 4, "updates": 3}
 GRPO_STEPS, GRPO_PROMPTS = 12, 6
-DPO_EPOCHS = 4
+REWARD_EPOCHS, DPO_EPOCHS = 2, 2
 PAIRS_A_STEP = 8
 NAMES = ("pairs", "reward model", "supervised", "ppo", "dpo", "grpo")
 GRADER = {
@@ -76,16 +77,16 @@ class _Work:
         for part, prompts in (("train", self._asked["train"]), ("heldout", self._asked["reward_heldout"])):
             several = [prompt for prompt in prompts for _ in range(DRAWN)]
             texts = self._answers(several, None).texts
-            pairs = []
-            for at, prompt in enumerate(prompts):
-                drawn = sorted(texts[at * DRAWN : (at + 1) * DRAWN], key=known_reward)
-                if known_reward(drawn[-1]) - known_reward(drawn[0]) >= LEAST_GAP:
-                    pairs.append(_pair(prompt, drawn[-1], drawn[0]))
-            found[part] = pairs
+            found[part] = [
+                _pair(prompt, better, worse)
+                for at, prompt in enumerate(prompts)
+                for better, worse in permutations(texts[at * DRAWN : (at + 1) * DRAWN], 2)
+                if known_reward(better) - known_reward(worse) >= LEAST_GAP
+            ]
         return found
 
     def reward_model(self, pairs: list[Row], heldout: list[Row]) -> Figures:
-        trained = self._train("reward", pairs, heldout, {"n_epochs": 3, "batch_size": PAIRS_A_STEP})
+        trained = self._train("reward", pairs, heldout, {"n_epochs": REWARD_EPOCHS, "batch_size": PAIRS_A_STEP})
         (trained.published / "base").symlink_to(self._base)
         return {
             "accuracy": trained.last["full_valid_rewards_accuracy"],
