@@ -110,7 +110,8 @@ def _figures(scratch: Path, name: str, seed: int, rate: float, judged_on: str) -
 def _sizes(trained: Trained) -> Figures:
     """Weights of the whole model and those that are trained; bytes of the linear layers in four bits, with their
     scales, and as bfloat16 would have them."""
-    recipe, base = trained.recipe().model_copy(update={"precision": "bfloat16"}), trained.run / "base"
+    settled = {"precision": "bfloat16", "gradient_checkpointing": False}
+    recipe, base = trained.recipe().model_copy(update=settled), trained.run / "base"
     model = load_trainable(base, recipe, torch.device("cpu"))
     sizes = {
         "trained": sum(each.numel() for each in model.trained.values()),
