@@ -28,7 +28,7 @@ def vllm(recipe: ResolvedRecipe) -> str:
     flags = [] if rank == 16 else ["--max-lora-rank", str(rank)]
     command = ["vllm", "serve", "path/to/the/base/model", "--enable-lora", *flags]
     lines = fenced(shlex.join([*command, "--lora-modules", "tuned=path/to/this/folder"]), "sh")
-    note = "Ask it for the model `tuned`. vLLM has to support LoRA for the base's family; where it does not: "
+    note = "Ask it for the model `tuned`. Of families for which vLLM has no LoRA it serves the merged model. "
     quantised = (
         "\n\nThe base was in four bits while this was trained; vLLM computes with the base as it is given, so that its "
         "answers may differ a little."
@@ -68,6 +68,6 @@ def _merged(recipe: ResolvedRecipe) -> str:
             f"`attune adapters download {recipe.job_id} --merged --output merged`, then `vllm serve merged`."
         )
     return (
-        'Serve the merged model instead: `"export": {"merged": true}` in a job publishes it, and '
+        'To serve the merged model: `"export": {"merged": true}` in a job publishes it, and '
         "`model.merge_and_unload().save_pretrained(…)` makes it of the model loaded above."
     )

@@ -169,6 +169,7 @@ def publish(node: Node, claim: Claim, job: Job, report: dict[str, Any], folder: 
             fine_tuned_model=job.model_id,
             result_files=[results, archive],
             trained_tokens=report["trained_tokens"],
+            evaluation=report.get("evaluation"),
             estimate=None if estimate is None else {**estimate, "actual": report.get("took")},
         )
         queue.end_attempt(session, claim, "succeeded")
