@@ -36,7 +36,7 @@ RUN /opt/attune/bin/pip install --no-deps --force-reinstall .
 FROM base AS run
 # --build-arg COMMIT=$(git rev-parse HEAD): manifests of what is trained name it.
 ARG COMMIT=""
-ENV ATTUNE_COMMIT=$COMMIT \
+ENV SOURCE_COMMIT=$COMMIT \
     ATTUNE_DATA_DIR=/data \
     ATTUNE_HOST=0.0.0.0 \
     HOME=/data \

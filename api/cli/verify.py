@@ -55,7 +55,8 @@ def read_manifest(folder: Path) -> Manifest:
 
 def check_files(folder: Path, manifest: Manifest) -> tuple[list[str], list[str]]:
     """(problems, notes): files that are missing, changed or not listed."""
-    problems, notes = [], []
+    problems: list[str] = []
+    notes: list[str] = []
     listed = {entry.name: entry for entry in manifest.files}
     found = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
     for name, entry in listed.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from api.manifest import Code
 
-COMMIT = "ATTUNE_COMMIT"
+COMMIT = "SOURCE_COMMIT"
 """Names the commit in an image, which has no git."""
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers", "numpy")
 SOURCE = Path(__file__).parents[2]
