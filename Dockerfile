@@ -34,7 +34,10 @@ COPY . .
 RUN /opt/attune/bin/pip install --no-deps --force-reinstall .
 
 FROM base AS run
-ENV ATTUNE_DATA_DIR=/data \
+# --build-arg COMMIT=$(git rev-parse HEAD): manifests of what is trained name it.
+ARG COMMIT=""
+ENV SOURCE_COMMIT=$COMMIT \
+    ATTUNE_DATA_DIR=/data \
     ATTUNE_HOST=0.0.0.0 \
     HOME=/data \
     PATH=/opt/attune/bin:$PATH

@@ -44,7 +44,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 pairs: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" tests/worker/test_pairs.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" tests/worker/test_pairs.py tests/worker/test_clean_environment.py tests/worker/test_published.py $(ARGS)
 
 soak: $(INSTALLED)
 	$(BIN)/python -m pytest -m soak --timeout=0 -s $(ARGS)

@@ -9,7 +9,18 @@ import pytest
 from tests.source import ROOT, imports, modules, reaches, within
 
 LAYERS: list[tuple[str, ...]] = [
-    ("api.errors", "api.fields", "api.ids", "api.lifecycle", "api.logs", "api.settings", "api.formats", "api.graders"),
+    (
+        "api.errors",
+        "api.evaluation",
+        "api.fields",
+        "api.formats",
+        "api.graders",
+        "api.ids",
+        "api.lifecycle",
+        "api.logs",
+        "api.manifest",
+        "api.settings",
+    ),
     ("api.methods", "api.techniques"),
     ("api.ask", "api.catalog", "api.judges", "api.recipe"),
     ("api.estimate", "api.pipeline", "api.window"),
@@ -49,11 +60,13 @@ SHARED_WITH_CHILDREN = tuple(
     for part in (
         "errors",
         "estimate",
+        "evaluation",
         "fields",
         "formats",
         "graders",
         "judges",
         "lifecycle",
+        "manifest",
         "methods",
         "recipe",
         "ask",

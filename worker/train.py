@@ -5,7 +5,6 @@ storage and no secret. Run it by hand to see what it does.
 """
 
 import faulthandler
-import hashlib
 import os
 import signal
 import sys
@@ -17,12 +16,14 @@ import worker.engine.threads  # noqa: F401  (before torch)
 # isort: split
 import torch
 
+from api.evaluation import Evaluation
 from api.lifecycle import FailureReason
 from api.recipe import ResolvedRecipe
+from worker.engine.comparison import Comparison
 from worker.engine.data import Data, load_data
 from worker.engine.export import export, export_merged
 from worker.engine.facts import facts_of_base
-from worker.engine.folders import whole_folder
+from worker.engine.folders import whole_folder, write_manifest
 from worker.engine.load import load_trainable
 from worker.engine.loop import Loop, has_diverged
 from worker.engine.milestones import Milestones
@@ -41,6 +42,7 @@ from worker.engine.proof import (
     said_in_training,
     write_said,
 )
+from worker.engine.provenance import provenance
 from worker.engine.stopping import Stopped, TrainingError, as_training_error
 from worker.hardware import resolve_hardware
 from worker.methods import METHODS, Objective, Setting
@@ -64,9 +66,13 @@ def train(run: Path, pipe: Pipe) -> None:
     peaks.begin("training")
     objective = METHODS[recipe.method.type](Setting(recipe, run, model, pipe.report))
     data = data.prepared(objective)  # with the weights of step 0, even where an interrupted training goes on
+    comparison = Comparison(recipe, data, objective, pipe)
+    comparison.before()
     milestones = run_steps(run, recipe, data, objective, pipe)
+    milestones.take_best_weights()
+    evaluation = comparison.after()
     peaks.begin("exporting")
-    publish(run, recipe, data, objective, milestones, pipe)
+    publish(run, recipe, data, objective, milestones, pipe, evaluation)
     peaks.end()
     progress = milestones.progress
     pipe.report(
@@ -75,6 +81,7 @@ def train(run: Path, pipe: Pipe) -> None:
         best_step=progress.best_step,
         trained_tokens=progress.trained_tokens,
         path="out/model",
+        evaluation=None if evaluation is None else evaluation.model_dump(mode="json"),
         peak_bytes=peaks.highest,
         peaks=peaks.by_phase,
         processor_s=peaks.processor_s,
@@ -102,20 +109,26 @@ def run_steps(run: Path, recipe: ResolvedRecipe, data: Data, objective: Objectiv
 
 
 def publish(
-    run: Path, recipe: ResolvedRecipe, data: Data, objective: Objective, milestones: Milestones, pipe: Pipe
+    run: Path,
+    recipe: ResolvedRecipe,
+    data: Data,
+    objective: Objective,
+    milestones: Milestones,
+    pipe: Pipe,
+    evaluation: Evaluation | None = None,
 ) -> None:
     """Export to out/model. It appears there only once its files are proved to be the model that was trained."""
     pipe.report("phase", phase="exporting")
     model, base = objective.model, run / "base"
-    milestones.take_best_weights()
+    step = milestones.take_best_weights()
     check_weights(model)
     rows = proof_rows(data.validation if len(data.validation) else data.train)
     path = said_in_training(model, recipe, rows)
     if recipe.method.type == "supervised":
         check_learned(rows, path, objective.highest_loss(milestones.progress.first_loss))
-    digest = hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()
-    with whole_folder(run / "out" / "model", base=recipe.model, recipe_sha256=digest) as folder:
-        export(model, folder, base, recipe, milestones.last_metrics)
+    made = provenance(run, recipe, step)
+    with whole_folder(run / "out" / "model", made) as folder:
+        export(model, folder, base, recipe, milestones.story(evaluation))
         memory, device = said_in_memory(model, recipe, rows), model.device
         check_path(path, memory, str(recipe.precision))
         model.release()  # the base is loaded once more, and two might not fit
@@ -123,6 +136,8 @@ def publish(
         if recipe.merged and recipe.technique.merges:
             merged = export_merged(folder, base, recipe)
             check_merged(memory, said_by_merged(merged, recipe, rows, device), merged, recipe)
+            write_said(merged, rows, memory, recipe, merged=True)
+            write_manifest(merged, made.model_copy(update={"kind": "model"}))
         write_said(folder, rows, memory, recipe)
 
 

@@ -1,7 +1,7 @@
-"""`attune adapters`: download what a job has trained, or a base model.
+"""`attune adapters`: download what a job has trained, or a base model, and verify what was published.
 
-Each artifact is fetched by its name and kept only if its SHA-256 is the listed one, so that a file with its final name
-is always whole, and a download that was interrupted goes on where it stopped.
+Of a download each artifact is fetched by its name and kept only if its SHA-256 is the listed one, so that a file with
+its final name is always whole, and a download that was interrupted goes on where it stopped.
 """
 
 import hashlib
@@ -17,14 +17,11 @@ from api.cli.client import Client, Document, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
 from api.cli.errors import ClientCommands, CommandError
 from api.cli.exit_codes import ExitCode
-from api.cli.render import say_result, transfer_progress
+from api.cli.render import say_error, say_fields, say_json, say_result, transfer_progress
+from api.cli.verification import verification, verification_fields
+from api.cli.verify import opened
 
-adapters_app = typer.Typer(cls=ClientCommands, no_args_is_help=True, help="Fetch what was trained.")
-
-
-@adapters_app.callback()
-def _adapters() -> None:
-    """Keeps `download` a command of its own while it is the only one."""
+adapters_app = typer.Typer(cls=ClientCommands, no_args_is_help=True, help="Fetch what was trained, and verify it.")
 
 
 @adapters_app.command()
@@ -57,6 +54,31 @@ def download(
                 _fetch(client, url, artifact, folder / artifact["file"], partial(progress.advance, task))
     report = {"model": model, "folder": str(folder), "artifacts": listed}
     say_result(report, f"Downloaded {model} into {folder}: {len(artifacts)} files, all verified.", as_json=as_json)
+
+
+@adapters_app.command()
+def verify(
+    path: Annotated[Path, typer.Argument(help="A downloaded folder, or a job's .tar.")],
+    *,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="PATH_OR_NAME", help="Load the adapter on this base model and compare."),
+    ] = None,
+    files_only: Annotated[bool, typer.Option("--files-only", help="Do not load a whole model to compare it.")] = False,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Check, offline, that files are as they were published and say what the trainer's model said."""
+    with opened(path) as folder:
+        found = verification(folder, base=base, data_dir=data_dir, files_only=files_only)
+    if as_json:
+        say_json(found)
+    else:
+        say_fields(verification_fields(found))
+    if found["problems"]:
+        if not as_json:
+            say_error(f"{path} is not what was published.")
+        raise typer.Exit(ExitCode.CORRUPT)
 
 
 def _model_of(client: Client, source: str) -> str:

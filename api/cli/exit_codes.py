@@ -16,6 +16,7 @@ class ExitCode(IntEnum):
     NOT_AUTHORIZED = 5
     """No API key, or one that the server does not accept for this."""
     CORRUPT = 6
-    """What was downloaded is not what the server says it is; nothing of it was kept."""
+    """What was downloaded is not what the server says it is, and nothing of it was kept; or what was verified is not
+    what was published."""
     INTERRUPTED = 130
     """Ctrl-C. A watched job goes on."""

@@ -208,6 +208,7 @@ def _fields(job: Document) -> dict[str, Any]:
         "method": (job.get("method") or {}).get("type"),
         "hyperparameters": hyperparameters or None,
         "trained tokens": job.get("trained_tokens"),
+        "evaluation": _evaluation(job.get("evaluation")),
         "training file": job["training_file"],
         "validation file": job.get("validation_file"),
         "result files": ", ".join(job.get("result_files") or []) or None,
@@ -216,3 +217,15 @@ def _fields(job: Document) -> dict[str, Any]:
         "finished": moment(job["finished_at"]) if job.get("finished_at") else None,
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _evaluation(found: Document | None) -> str | None:
+    """Base → tuned, of what both have."""
+    if not found:
+        return None
+    gains = [
+        f"{name} {found['base'][name]:.4g} → {tuned:.4g}"
+        for name, tuned in found["tuned"].items()
+        if tuned is not None and found["base"].get(name) is not None
+    ]
+    return f"{', '.join(gains)} (base → tuned, {found['rows']} {found['drawn_from']} rows)"

@@ -74,8 +74,9 @@ class Job(Row):
     arrays: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """{train: key, validation: key} of api.records.arrays."""
     estimate: Mapped[dict[str, Any] | None]
-    """What was predicted before training, and then happened: {rows, predicted, actual} (api.estimate, and
-    worker/supervisor/predicting.py)."""
+    """{rows, predicted, actual}: what was predicted before training, and then happened (api.estimate)."""
+    evaluation: Mapped[dict[str, Any] | None]
+    """api.evaluation, once it has succeeded."""
 
     owner: Mapped[str | None] = mapped_column(String(128))
     fence: Mapped[int] = mapped_column(Integer, default=0)
@@ -87,8 +88,7 @@ class Job(Row):
     faults: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """How often each FailureReason ended an attempt, and how often its trainer died at which step."""
     state: Mapped[dict[str, Any] | None]
-    """The last good state: {step, prefix, before: the one before it}. Moved only under the fence, and only after all
-    of its objects are stored."""
+    """The last good state: {step, prefix, before: the one before it}. Moved under the fence, once it is all stored."""
 
 
 class Stale(Exception):

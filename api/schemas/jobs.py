@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, TypeAdapter
 
+from api.evaluation import Evaluation
 from api.fields import AUTO
 from api.methods import Method
 from api.records.events import Event
@@ -64,6 +65,8 @@ class JobObject(BaseModel):
     estimate: dict[str, Any] | None
     """Of a job that has begun to train: what was predicted of its memory and time, and once it has succeeded, what it
     took."""
+    evaluation: Evaluation | None
+    """Of a job that has succeeded: the model before its training against the one after it, on the same rows."""
 
     @classmethod
     def of(cls, job: Job, organization: str) -> Self:
@@ -99,6 +102,7 @@ class JobObject(BaseModel):
             priority=job.priority,
             progress=job.progress or None,
             estimate=_estimate(job),
+            evaluation=None if job.evaluation is None else Evaluation.model_validate(job.evaluation),
         )
 
 

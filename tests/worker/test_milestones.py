@@ -94,7 +94,7 @@ def test_what_is_published_lists_its_files_and_has_a_model_card(tiny_llama: Path
     manifest = json.loads((folder / "manifest.json").read_text())
     listed = {entry["name"] for entry in manifest["files"]}
     assert listed | {"manifest.json"} == {path.name for path in folder.iterdir()}
-    assert manifest["base"] == "tiny"
+    assert manifest["origin"]["base"]["name"] == "tiny"
     card = (folder / "README.md").read_text()
     assert card.startswith('---\nbase_model: "tiny"\nlibrary_name: "peft"\n')
 

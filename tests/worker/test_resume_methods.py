@@ -38,3 +38,6 @@ def test_stopped_and_resumed_gives_the_same_bytes(
     timed = ("tokens_per_second",)
     last, expected = ({k: v for k, v in each.of("metrics")[-1].items() if k not in timed} for each in (resumed, whole))
     assert last == expected
+    found, expected = (each.of("done")[0]["evaluation"] for each in (resumed, whole))
+    assert expected is not None
+    assert found == expected

@@ -13,6 +13,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from tests.tiny_models import make_model
 from tests.worker.parity import ours
 from worker.arrays import Rows
+from worker.engine.card import Story
 from worker.engine.export import export
 from worker.engine.optimizer import adamw, clipped_step
 from worker.engine.stopping import TrainingError
@@ -122,7 +123,7 @@ def test_the_published_adapter_of_twice_the_rank_goes_on_the_base_as_it_was(
     technique = LORA | patterns | {"init": init, "rslora": rslora}
     objective = _begin(tiny_llama, tmp_path / "run", seed, technique)
     (tmp_path / "published").mkdir()
-    export(objective.model, tmp_path / "published", tiny_llama, objective.recipe, {})
+    export(objective.model, tmp_path / "published", tiny_llama, objective.recipe, Story())
     plain = AutoModelForCausalLM.from_pretrained(tiny_llama)
     before = _says(plain)
     published = PeftModel.from_pretrained(plain, str(tmp_path / "published"))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from worker.engine.curve import Point
 from worker.engine.folders import keep_newest, verify, whole_folder
 
 KEPT_STATES = 2
@@ -44,6 +45,9 @@ class Progress:
     """The validation loss that early stopping measures gains from."""
     evaluations_without_gain: int = 0
     stopped_early: bool = False
+    train_curve: list[Point] = field(default_factory=list)
+    valid_curve: list[Point] = field(default_factory=list)
+    """Losses for the model card (worker.engine.curve)."""
     method: dict[str, float] = field(default_factory=dict)
     """What the method itself remembers."""
 

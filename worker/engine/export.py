@@ -10,9 +10,10 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 
+from api.manifest import EVALUATION
 from api.recipe import ResolvedRecipe
 from worker.engine.adapt import ADAPTER_WEIGHTS
-from worker.engine.card import model_card
+from worker.engine.card import Story, model_card
 from worker.engine.load import load_published, take_quantised_weights
 from worker.engine.model import TrainableModel
 from worker.techniques import TECHNIQUES
@@ -33,7 +34,7 @@ MERGED = "merged"
 """The folder, within what is published, of the whole model that an adapter makes of its base."""
 
 
-def export(model: TrainableModel, folder: Path, base: Path, recipe: ResolvedRecipe, metrics: dict[str, Any]) -> None:
+def export(model: TrainableModel, folder: Path, base: Path, recipe: ResolvedRecipe, story: Story) -> None:
     """Fill the folder with files that load without Attune. The same weights give the same bytes."""
     technique = recipe.technique
     if technique.type in TECHNIQUES:
@@ -43,7 +44,10 @@ def export(model: TrainableModel, folder: Path, base: Path, recipe: ResolvedReci
     else:
         model.model.save_pretrained(folder)
     _copy_tokenizer(base, folder)
-    (folder / "README.md").write_text(model_card(recipe, model.network.config.model_type, metrics), encoding="utf-8")
+    card = model_card(recipe, model.network.config.model_type, story)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    if story.evaluation is not None:
+        (folder / EVALUATION).write_text(story.evaluation.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def _copy_tokenizer(base: Path, folder: Path) -> None:

@@ -10,20 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from api.lifecycle import FailureReason
+from api.manifest import NAME as MANIFEST
+from api.manifest import FileEntry, Manifest, Provenance
 from worker.engine.stopping import TrainingError
-
-MANIFEST = "manifest.json"
 
 
 @contextmanager
-def whole_folder(final: Path, **facts: Any) -> Iterator[Path]:
-    """A folder to fill. At the end its files are synced, listed in manifest.json, and it is moved to `final`."""
+def whole_folder(final: Path, provenance: Provenance | None = None) -> Iterator[Path]:
+    """A folder to fill. At the end its files are synced, listed in manifest.json, and it is moved to `final`.
+
+    `provenance`: of what is published; what is only kept to go on from needs none.
+    """
     staged = final.with_name(f".{final.name}.partial")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     try:
         yield staged
-        write_manifest(staged, **facts)
+        write_manifest(staged, provenance)
         shutil.rmtree(final, ignore_errors=True)
         staged.rename(final)
         _sync(final.parent)
@@ -32,17 +35,29 @@ def whole_folder(final: Path, **facts: Any) -> Iterator[Path]:
         raise
 
 
-def write_manifest(folder: Path, **facts: Any) -> None:
-    """{"files": [{"name", "size", "sha256"}], …}; written last, once everything that it lists is on the disk."""
-    files = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        _sync(path)
-        name = path.relative_to(folder).as_posix()
-        files.append({"name": name, "size": path.stat().st_size, "sha256": _sha256(path)})
+def write_manifest(folder: Path, provenance: Provenance | None = None) -> None:
+    """Written last, once everything that it lists is on the disk. A folder in it that has its own is left to that."""
+    files = [_entry(folder, path) for path in sorted(_own_files(folder))]
+    if provenance is None:
+        text = json.dumps({"files": [file.model_dump() for file in files]}, indent=2)
+    else:
+        text = Manifest(**dict(provenance), files=files).model_dump_json(indent=2)
     manifest = folder / MANIFEST
-    manifest.write_text(json.dumps({"files": files, **facts}, indent=2, sort_keys=True) + "\n")
+    manifest.write_text(text + "\n")
     _sync(manifest)
     _sync(folder)
+
+
+def _own_files(folder: Path) -> list[Path]:
+    apart = [path.parent for path in folder.rglob(MANIFEST)]
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return [path for path in files if not any(path.is_relative_to(each) for each in apart)]
+
+
+def _entry(folder: Path, path: Path) -> FileEntry:
+    _sync(path)
+    name = path.relative_to(folder).as_posix()
+    return FileEntry(name=name, bytes=path.stat().st_size, sha256=_sha256(path))
 
 
 def verify(folder: Path) -> dict[str, Any]:
@@ -50,8 +65,7 @@ def verify(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
         for entry in manifest["files"]:
-            path = folder / entry["name"]
-            if path.stat().st_size != entry["size"] or _sha256(path) != entry["sha256"]:
+            if _sha256(folder / entry["name"]) != entry["sha256"]:
                 raise ValueError(f"{entry['name']} is not the file that was saved")
     except (OSError, ValueError, KeyError) as error:
         name = getattr(error, "filename", None)

@@ -9,14 +9,18 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from api.evaluation import Evaluation
 from api.lifecycle import FailureReason
 from api.recipe import ResolvedRecipe
+from worker.engine.card import Story
 from worker.engine.checkpoint import Progress, load_state, optimizer_tensors, save_state, set_optimizer_tensors
+from worker.engine.curve import extend
 from worker.engine.data import Data
 from worker.engine.export import export
 from worker.engine.folders import keep_newest, whole_folder
 from worker.engine.loop import StepResult
 from worker.engine.objective import Objective
+from worker.engine.provenance import origin_of, provenance
 from worker.engine.stopping import TrainingError
 from worker.pipe import Pipe
 
@@ -69,6 +73,9 @@ class Milestones:
         epoch_ends = step % recipe.steps_per_epoch == 0 or last or progress.stopped_early
         if epoch_ends and len(self._data.validation):
             metrics |= self._evaluate_fully(metrics)
+        extend(progress.train_curve, step, result.loss)
+        if (valid := metrics.get("valid_loss", metrics.get("full_valid_loss"))) is not None:
+            extend(progress.valid_curve, step, valid)
         self._pipe.report("metrics", **metrics)
         self.last_metrics = metrics
         if epoch_ends:
@@ -89,10 +96,19 @@ class Milestones:
         self._pipe.report("state", step=self.progress.step, path=str(path.relative_to(self._run)))
         self._pipe.report("phase", phase="training")
 
-    def take_best_weights(self) -> None:
-        """Before publishing: the weights of the best evaluation, where the recipe asks for them."""
-        if self._best is not None and self.progress.best_step != self.progress.step:
+    def take_best_weights(self) -> int:
+        """Before publishing: the weights of the best evaluation, where the recipe asks for them. Returns their step."""
+        best = self.progress.best_step
+        if self._best is None or best is None:
+            return self.progress.step
+        if best != self.progress.step:
             self._model.set_weights(load_file(self._best))
+        return best
+
+    def story(self, evaluation: Evaluation | None = None) -> Story:
+        """For the model card."""
+        progress, origin = self.progress, origin_of(self._run, self._recipe.model)
+        return Story(self.last_metrics, progress.train_curve, progress.valid_curve, origin, evaluation)
 
     def _begin(self) -> Progress:
         assert self._recipe.micro_batch_tokens != "auto", "resolved before the model is loaded"
@@ -151,8 +167,8 @@ class Milestones:
         progress = self.progress
         self._pipe.report("phase", phase="saving")
         final = self._out / "checkpoints" / f"step-{progress.step:06d}"
-        with whole_folder(final, base=self._recipe.model, recipe_sha256=self._recipe_digest) as folder:
-            export(self._model, folder, self._run / "base", self._recipe, metrics)
+        with whole_folder(final, provenance(self._run, self._recipe, progress.step)) as folder:
+            export(self._model, folder, self._run / "base", self._recipe, self.story())
         loss = metrics.get("full_valid_loss")
         before = math.inf if progress.best_checkpoint_loss is None else progress.best_checkpoint_loss
         if loss is not None and loss < before:

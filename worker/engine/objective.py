@@ -10,6 +10,7 @@ import torch
 
 from api.recipe import ResolvedRecipe
 from worker.arrays import Rows
+from worker.engine.answers import Shown, likeliest_answers
 from worker.engine.batches import MicroBatch, micro_batches, total_weight
 from worker.engine.model import TrainableModel
 
@@ -42,6 +43,9 @@ class Objective:
         self.state: dict[str, float] = {}
         """What the method itself remembers from step to step."""
 
+    samples_answers = False
+    """It learns from answers of its own, so that an evaluation samples some."""
+
     @property
     def options(self) -> Any:
         return self.recipe.method.options
@@ -72,6 +76,16 @@ class Objective:
             loss, metrics = self.loss(batch, total)
             add(sums, {"loss": loss, **metrics})
         return as_numbers(sums)
+
+    def compare(self, rows: Rows) -> dict[str, Any]:
+        """What is told of the model before and after its training."""
+        return self.evaluate(rows)
+
+    def show_answers(self, rows: Rows) -> list[Shown]:
+        """What the model now answers to a few of the rows, where answers are something to read."""
+        if self.recipe.method.output != "tokens":
+            return []
+        return likeliest_answers(self.setting.run / "base", self.model, rows, self.budget_tokens)
 
     def highest_loss(self, first: float | None) -> float:
         """Above this for several steps in a row, the training has diverged. Most losses know no such limit."""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from api.lifecycle import FailureReason
+from api.manifest import LOGPROBS
 from api.recipe import ResolvedRecipe
 from api.techniques import Full
 from worker.arrays import Rows
@@ -30,6 +31,8 @@ ROUNDED_MEAN = {"float32": 1e-2, "bfloat16": 0.25}
 """On average, where the files are other weights that should come to the same: merged ones, or an adapter rewritten for
 the weights that it had changed. Each weight is rounded once more, which moves single unlikely tokens by up to a nat;
 weights without the adapter, or with it twice, are off by more than that on average."""
+ELSEWHERE_MEAN = 0.1
+"""On average, in bfloat16, between this machine and another one, whose kernels round elsewhere."""
 LARGEST_WEIGHT = 65504.0
 """float16's largest number: weights beyond it cannot be served, whatever loss they happen to give."""
 
@@ -145,11 +148,22 @@ def _agree_on_average(ours: Said, theirs: Said, tolerance: float, otherwise: str
         raise TrainingError(FailureReason.INTERNAL, f"{otherwise}, so nothing was published.")
 
 
-def write_said(folder: Path, rows: Rows, said: Said, recipe: ResolvedRecipe) -> None:
+def write_said(folder: Path, rows: Rows, said: Said, recipe: ResolvedRecipe, *, merged: bool = False) -> None:
+    """logprobs.json: what the trained model says, and how near to it the files are to come on any machine."""
     key = "logprobs" if recipe.method.output == "tokens" else "scores"
     pairs = zip(rows, said, strict=True)
     written: dict[str, Any] = {
         "precision": recipe.precision,
+        "tolerance": _tolerance_elsewhere(recipe, merged),
         "rows": [{"tokens": tokens_T.tolist(), key: found.tolist()} for (tokens_T, _), found in pairs],
     }
-    (folder / "logprobs.json").write_text(json.dumps(written) + "\n")
+    (folder / LOGPROBS).write_text(json.dumps(written) + "\n")
+
+
+def _tolerance_elsewhere(recipe: ResolvedRecipe, merged: bool) -> dict[str, float]:
+    precision = str(recipe.precision)
+    if merged:
+        return {"mean": ROUNDED_MEAN["bfloat16"]}
+    if getattr(recipe.technique, "init", None) in CHANGES_THE_BASE:
+        return {"mean": ROUNDED_MEAN[precision]}
+    return {"greatest": PATH_TOLERANCE} if precision == "float32" else {"mean": ELSEWHERE_MEAN}

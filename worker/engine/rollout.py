@@ -1,17 +1,17 @@
 """What the methods share that learn from their own samples: sampling, judging, evaluating, showing."""
 
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 
 from api.methods.base import RolloutOptions
 from worker.arrays import Rows
+from worker.engine.answers import SHOWN_ROWS, Shown, end_tokens, readable
 from worker.engine.objective import Objective, Setting
 from worker.engine.rewards import Judge, Rewards
 from worker.engine.sampler import Answers, Sampler
-from worker.rows.special_tokens import end_ids, special_tokens
 
 SHOWN = 2
 SHOWN_LETTERS = 600
@@ -20,13 +20,14 @@ LOOKS = 10
 
 
 class RolloutObjective(Objective):
+    samples_answers = True
     eval_samples = 1
 
     def __init__(self, setting: Setting, *, reward_model: str | None, grader: Any) -> None:
         super().__init__(setting)
         base = setting.run / "base"
         self._tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
-        ends = _end_tokens(base, self._tokenizer)
+        ends = end_tokens(base, self._tokenizer)
         self._sampler = Sampler(self.model, self._tokenizer, ends, pad_token=min(ends, default=0))
         self._judge = Judge(setting.run, self.recipe, self.model.device, reward_model=reward_model, grader=grader)
         self._told: set[str] = set()
@@ -89,9 +90,17 @@ class RolloutObjective(Objective):
         reward = sum(rewards) / len(rewards)
         return {"loss": -reward, "reward": reward}
 
-
-def _end_tokens(base: Path, tokenizer: Tokenizer) -> set[int]:
-    """Tokens that end an answer, as the base's own settings have it."""
-    named = special_tokens(base).get("eos_token")
-    number = tokenizer.token_to_id(named) if named else None
-    return end_ids(base) | ({number} if number is not None else set())
+    def show_answers(self, rows: Rows) -> list[Shown]:
+        """The likeliest ones, and their rewards."""
+        few = rows.take(np.arange(min(SHOWN_ROWS, len(rows))))
+        answers = self.sample(few, greedy=True)
+        rewards_R = self.judge(answers, few)
+        return [
+            Shown(
+                prompt=readable(self._tokenizer.decode(prompt.tolist(), skip_special_tokens=False), from_end=True),
+                reference=None,
+                answer=readable(text),
+                reward=float(reward),
+            )
+            for prompt, text, reward in zip(answers.prompts, answers.texts, rewards_R, strict=True)
+        ]

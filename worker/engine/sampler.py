@@ -63,14 +63,14 @@ class Sampler:
         for row, prompt in enumerate(prompts):
             tokens[row, longest - len(prompt) :] = torch.from_numpy(prompt.astype(np.int64))
             mask[row, longest - len(prompt) :] = 1
-        drawing: dict[str, Any] = {"do_sample": False} if greedy else {"do_sample": True, "temperature": temperature}
+        drawing: dict[str, Any] = {"do_sample": False}
+        if not greedy:
+            drawing = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         model.train(False)
         found = model.model.generate(
             input_ids=tokens.to(model.device),
             attention_mask=mask.to(model.device),
             max_new_tokens=max_tokens,
-            top_k=0,
-            top_p=1.0,
             repetition_penalty=1.0,
             eos_token_id=sorted(self._end_tokens) or None,
             pad_token_id=self._pad_token,

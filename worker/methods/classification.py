@@ -4,10 +4,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch.nn import functional
 
 from api.methods.classification import ClassificationOptions
 from worker.arrays import Rows
+from worker.engine.answers import SHOWN_ROWS, Shown, readable
 from worker.engine.batches import MicroBatch
 from worker.engine.objective import Metrics, Objective, Setting
 
@@ -86,6 +88,23 @@ class Classification(Objective):
             labels.append(batch.labels)
         quality = summary(torch.cat(scores).cpu().numpy(), torch.cat(labels).cpu().numpy(), self._problem)
         return {"loss": float(torch.stack(losses).sum()), **quality}
+
+    @torch.no_grad()
+    def show_answers(self, rows: Rows) -> list[Shown]:
+        """Texts, their labels, and the labels that the model gives them."""
+        if not self._names or self._problem != "single_label" or rows.labels is None:
+            return []
+        few = rows.take(np.arange(min(SHOWN_ROWS, len(rows))))
+        tokenizer = Tokenizer.from_file(str(self.setting.run / "base" / "tokenizer.json"))
+        self.model.train(False)
+        assert few.labels is not None
+        found = []
+        for row, (tokens_T, _) in enumerate(few):
+            (batch,) = self.batches(few.take(np.array([row])))
+            best, right = int(self.model.sequence_scores(batch)[0].argmax()), int(few.labels[row, 0])
+            text = readable(tokenizer.decode(tokens_T.tolist()))
+            found.append(Shown(text, readable(self._names[right]), readable(self._names[best])))
+        return found
 
 
 def _right(scores_R_K: torch.Tensor, labels_R_C: torch.Tensor, problem: str) -> torch.Tensor:

@@ -54,6 +54,13 @@ class Dpo(Objective):
             losses_R = losses_R - options.rpo_alpha * per_token_R
         return losses_R.sum() / total, reward_metrics(options.beta * ratios_R_2, total)
 
+    def compare(self, rows: Rows) -> dict[str, float]:
+        """Rewards are measured from the model of step 0, which has none. What both models have is a preference: in how
+        many pairs the preferred answer is the likelier one, per token."""
+        logprobs_R_2 = self.answer_logprobs(rows, mean=True)
+        preferred = float((logprobs_R_2[:, 0] > logprobs_R_2[:, 1]).mean())
+        return {"loss": self.evaluate(rows)["loss"], "preference_accuracy": preferred}
+
 
 def reward_metrics(rewards_R_2: torch.Tensor, total: float) -> Metrics:
     """The metrics people watch, of the rewards of the preferred answer and the other, [R, 2]."""

@@ -8,6 +8,7 @@ import torch
 
 from api.methods.kto import KtoOptions
 from worker.arrays import Rows
+from worker.engine.answers import Shown
 from worker.engine.batches import MicroBatch
 from worker.engine.objective import Metrics, Objective, answer_sums
 
@@ -37,6 +38,11 @@ class Kto(Objective):
 
     def evaluate(self, rows: Rows) -> dict[str, float]:
         return super().evaluate(self._with_z0(rows))
+
+    def show_answers(self, rows: Rows) -> list[Shown]:
+        """To rows whose own answers are good."""
+        assert rows.labels is not None
+        return super().show_answers(rows.take(np.flatnonzero(rows.labels[:, 0] > 0.5)))
 
     def _with_z0(self, rows: Rows) -> Rows:
         """The rows' own sequences, and max(0, mean log-ratio of the mismatched ones) under the policy as it is now."""

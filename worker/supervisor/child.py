@@ -18,7 +18,16 @@ REPORT_FD = "ATTUNE_REPORT_FD"
 MAX_REPORT_BYTES = 1024 * 1024
 
 # What a child may know of its surroundings. Everything else (passwords, cloud credentials) stays on this side.
-_PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+_PASSED_ON = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "VIRTUAL_ENV",
+    "PYTHONPATH",
+    "PYTHONDONTWRITEBYTECODE",
+    "SOURCE_COMMIT",
+)
 _PASSED_ON_PREFIXES = ("OMP_", "MKL_", "NCCL_", "CUDA_", "ATTUNE_FAIL_AT")
 
 

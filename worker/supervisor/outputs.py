@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from api.archive import tar_size, without_merged
+from api.archive import MERGED, tar_size, without_merged
 from api.ids import new_id
 from api.lifecycle import JobStatus
+from api.manifest import NAME as MANIFEST
 from api.records import events, jobs, models, queue
 from api.records.base import db_now
 from api.records.files import File
@@ -42,18 +43,20 @@ CHECKPOINT_METRICS = ("step", "train_", "valid_", "full_valid_")
 
 
 def store_folder(storage: Storage, folder: Path, prefix: str) -> list[dict[str, Any]]:
-    """Store what a finished folder's manifest lists, and the manifest last. Returns the artifacts as records keep them.
+    """Store what a finished folder's manifest lists, and the manifest last; and so the merged model in it, if there is
+    one. Returns the artifacts as records keep them.
 
     Raises FileNotFoundError if the folder went away meanwhile, Corrupt if a file is not the one that was listed.
     """
-    manifest = folder / "manifest.json"
-    listed = {entry["name"]: entry["sha256"] for entry in json.loads(manifest.read_bytes())["files"]}
     artifacts = []
-    for name, sha256 in [*sorted(listed.items()), (manifest.name, None)]:
-        stored = storage.write_file(f"{prefix}/{name}", folder / name)
-        if sha256 not in (None, stored.sha256):
-            raise Corrupt(f"{name} is not the file that its manifest lists")
-        artifacts.append({"name": name, "bytes": stored.bytes, "sha256": stored.sha256, "key": f"{prefix}/{name}"})
+    for part in [MERGED] * (folder / MERGED).is_dir() + [""]:
+        files = json.loads((folder / part / MANIFEST).read_bytes())["files"]
+        listed = {f"{part}{entry['name']}": entry["sha256"] for entry in files}
+        for name, sha256 in [*sorted(listed.items()), (f"{part}{MANIFEST}", None)]:
+            stored = storage.write_file(f"{prefix}/{name}", folder / name)
+            if sha256 not in (None, stored.sha256):
+                raise Corrupt(f"{name} is not the file that its manifest lists")
+            artifacts.append({"name": name, "bytes": stored.bytes, "sha256": stored.sha256, "key": f"{prefix}/{name}"})
     return artifacts
 
 
@@ -166,6 +169,7 @@ def publish(node: Node, claim: Claim, job: Job, report: dict[str, Any], folder: 
             fine_tuned_model=job.model_id,
             result_files=[results, archive],
             trained_tokens=report["trained_tokens"],
+            evaluation=report.get("evaluation"),
             estimate=None if estimate is None else {**estimate, "actual": report.get("took")},
         )
         queue.end_attempt(session, claim, "succeeded")

@@ -11,6 +11,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.lifecycle import FailureReason, Stage
+from api.manifest import ORIGIN
 from api.recipe import Recipe, ResolvedRecipe
 from api.records import arrays, dependencies, jobs, queue
 from api.records.base_models import BaseModel
@@ -24,6 +25,7 @@ from worker.supervisor.faults import AttemptFailed, put_back
 from worker.supervisor.inputs import base_model, fetch_state
 from worker.supervisor.lease import Heartbeat
 from worker.supervisor.node import Node
+from worker.supervisor.origin import origin_of
 from worker.supervisor.outputs import publish, store_checkpoint, store_state
 from worker.supervisor.parents import fetch_judges, fetch_start, fetch_weights
 from worker.supervisor.predicting import Epoch, observe, predicted_here
@@ -33,6 +35,8 @@ from worker.supervisor.slots import Slot
 log = structlog.get_logger(__name__)
 
 LISTEN_S = 0.5
+AFTER_TRAINING = ("comparing", "exporting")
+"""Phases of the trainer that are no part of what an estimate foretells of the steps."""
 PUBLISH_PATIENCE_S = 900
 """How long a finished model waits for a database or a storage that is away."""
 
@@ -80,6 +84,7 @@ def _fill_run_folder(node: Node, job: Job, base: BaseModel, resolved: ResolvedRe
     (folder / "recipe.json").write_text(resolved.model_dump_json(indent=2))
     (folder / "base").symlink_to(fetch_weights(node, job, base))
     fetch_start(node, job, folder / "start")
+    (folder / ORIGIN).write_text(origin_of(node, job, base).model_dump_json(indent=2))
     fetch_judges(node, job, Recipe.model_validate(job.recipe), folder)
     (folder / "data").mkdir()
     for name, key in job.arrays.items():
@@ -188,7 +193,8 @@ class Attempt:
         return False
 
     def _measured(self, report: dict[str, Any], now: float) -> dict[str, Any]:
-        training = self._phases.get("exporting", now) - self._phases.get("training", now)
+        trained_at = min((self._phases[each] for each in AFTER_TRAINING if each in self._phases), default=now)
+        training = trained_at - self._phases.get("training", now)
         seconds = {"seconds": now - self._began_at, "training_s": training}
         return {
             **seconds,

@@ -1,10 +1,12 @@
 import csv
 import io
-import json
 
+from api.archive import MERGED
+from api.evaluation import Evaluation
 from api.lifecycle import JobStatus
+from api.manifest import Manifest, recipe_hash
 from api.recipe import ResolvedRecipe
-from api.records import files, models
+from api.records import base_models, files, models
 from api.records.jobs import Job
 from tests.end_to_end.jobs import rows
 from tests.factories import a_file
@@ -30,6 +32,7 @@ def test_a_job_becomes_a_model_and_tells_of_it_in_openais_words(workshop: Worksh
     check_words(job, workshop.told(job_id))
     check_nothing_is_automatic(job)
     check_artifacts(workshop, job)
+    check_evaluation(job)
     check_results(workshop, job)
     check_checkpoints(workshop, job)
     check_states_are_forgotten(workshop, job)
@@ -58,10 +61,39 @@ def check_artifacts(workshop: Workshop, job: Job) -> None:
     assert model is not None
     stored = {artifact["name"]: artifact for artifact in model.artifacts}
     assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "manifest.json"} <= stored.keys()
-    manifest = json.loads(b"".join(workshop.context.storage.read(stored["manifest.json"]["key"])))
-    assert {entry["name"]: entry["sha256"] for entry in manifest["files"]} == {
-        name: artifact["sha256"] for name, artifact in stored.items() if name != "manifest.json"
+    manifests = {}
+    for part in ("", MERGED):
+        text = b"".join(workshop.context.storage.read(stored[f"{part}manifest.json"]["key"]))
+        manifests[part] = Manifest.model_validate_json(text)
+    listed = {f"{part}{entry.name}": entry.sha256 for part, found in manifests.items() for entry in found.files}
+    assert listed == {
+        name: artifact["sha256"] for name, artifact in stored.items() if not name.endswith("manifest.json")
     }
+    assert not any(entry.name.startswith(MERGED) for entry in manifests[""].files)
+    check_origin(workshop, job, manifests[""])
+
+
+def check_origin(workshop: Workshop, job: Job, manifest: Manifest) -> None:
+    origin = manifest.origin
+    assert (manifest.job, origin.model) == (job.id, job.fine_tuned_model)
+    with workshop.context.database.read() as session:
+        base = base_models.get(session, job.base_model)
+        file = files.get(session, job.project_id, job.training_file)
+    assert base is not None
+    assert file is not None
+    assert origin.base.files.items() <= {each["name"]: each["sha256"] for each in base.artifacts}.items()
+    assert "model.safetensors" in origin.base.files
+    assert origin.training is not None
+    assert (origin.training.file, origin.training.sha256) == (job.training_file, file.sha256)
+    assert (origin.training.format, origin.validation is None) == ("chat", False)
+    assert manifest.recipe_sha256 == recipe_hash(manifest.recipe)
+
+
+def check_evaluation(job: Job) -> None:
+    found = Evaluation.model_validate(job.evaluation)
+    assert (found.rows, found.drawn_from, found.base_model) == (10, "validation", job.base_model)
+    assert (found.tuned["loss"] or 0) < (found.base["loss"] or 0)
+    assert len(found.samples) == 3
 
 
 def check_results(workshop: Workshop, job: Job) -> None:

@@ -1,0 +1,77 @@
+"""Base against tuned: what a job tells of it, and that it never costs a job its model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.worker import pairs
+from tests.worker.losses import as_rows, plain_loss
+from tests.worker.recorder import Recorder, train_here
+from tests.worker.run_folders import make_run, random_rows
+from worker.engine import comparison
+
+TRAINING = {"max_steps": 4, "learning_rate": 1e-2}
+
+
+def _evaluation(recorder: Recorder) -> dict[str, Any]:
+    found: dict[str, Any] = recorder.of("done")[0]["evaluation"]
+    return found
+
+
+def test_base_and_tuned_are_measured_on_the_same_validation_rows(tiny_llama: Path, tmp_path: Path, seed: int) -> None:
+    held_out = random_rows(5, seed=seed)
+    run = make_run(tmp_path / "run", tiny_llama, train=random_rows(8, seed=1), validation=held_out, training=TRAINING)
+    trained = train_here(run)
+    found = _evaluation(trained)
+    expected, _ = plain_loss(tiny_llama, as_rows(tmp_path, held_out))
+    assert (found["rows"], found["drawn_from"], found["base_model"]) == (5, "validation", "tiny")
+    assert found["base"]["loss"] == pytest.approx(expected, rel=1e-5)
+    best = trained.of("done")[0]["best_step"]
+    losses = {report["step"]: report.get("valid_loss") for report in trained.of("metrics")}
+    assert found["tuned"]["loss"] == pytest.approx(losses[best], rel=1e-6)
+    assert json.loads((run / "out" / "model" / "evaluation.json").read_text()) == found
+
+
+def test_without_validation_training_rows_are_named_as_such(tiny_llama: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", tiny_llama, train=random_rows(40, seed=1), training=TRAINING)
+    found = _evaluation(train_here(run))
+    assert (found["rows"], found["drawn_from"]) == (comparison.COMPARED_TRAINING_ROWS, "training")
+    assert found["tuned"]["loss"] < found["base"]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("method", "metric"),
+    [("dpo", "preference_accuracy"), ("orpo", "rewards_accuracy"), ("classification", "accuracy")],
+)
+def test_methods_are_compared_by_what_both_models_have(
+    method: str, metric: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    pairs.make(tmp_path / "run", tiny_llama, "lora", method, seed=3, steps=12)
+    found = _evaluation(train_here(tmp_path / "run"))
+    assert found["base"][metric] < found["tuned"][metric] == 1.0
+    assert len(found["samples"]) == 3
+    assert {sample["reference"] is not None for sample in found["samples"]} == {True}
+
+
+def test_samples_are_the_rows_own_prompts_and_answers(tiny_llama: Path, tmp_path: Path) -> None:
+    pairs.make(tmp_path / "run", tiny_llama, "lora", "supervised", seed=3, steps=40)
+    sample = _evaluation(train_here(tmp_path / "run"))["samples"][0]
+    assert len(sample["reference"]) == 6
+    assert set(sample["reference"]) <= set("+,-")  # the tokens 10, 11 and 12
+    assert set(sample["tuned"][:6]) <= set("+,-")
+    assert not set(sample["base"]) <= set("+,-")
+
+
+def test_a_comparison_that_takes_too_long_costs_no_model(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "COMPARED_S", -1.0)
+    run = make_run(tmp_path / "run", tiny_llama, train=random_rows(8, seed=1), training=TRAINING)
+    trained = train_here(run)
+    assert _evaluation(trained) is None
+    (warning,) = trained.of("warning")
+    assert warning["message"].startswith("The evaluation before training could not be made, because it took longer")
+    assert (run / "out" / "model" / "adapter_model.safetensors").exists()
+    assert not (run / "out" / "model" / "evaluation.json").exists()

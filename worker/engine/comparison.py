@@ -1,0 +1,143 @@
+"""Base against tuned: the same rows, before the first step and with the weights that are published.
+
+It is bounded in rows, tokens and seconds, changes nothing of the training, and never fails it: where it cannot be made,
+a warning says why.
+"""
+
+import math
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from api.evaluation import Evaluation, SampleAnswer
+from api.recipe import ResolvedRecipe
+from worker.arrays import Rows
+from worker.engine.answers import Shown
+from worker.engine.data import Data
+from worker.engine.model import TrainableModel
+from worker.engine.objective import Objective
+from worker.engine.stopping import out_of_memory
+from worker.pipe import Pipe
+
+T = TypeVar("T")
+
+COMPARED_ROWS = 128
+COMPARED_TRAINING_ROWS = 32
+"""Where there is no validation: they show less, and cost the same."""
+COMPARED_PROMPTS = 16
+"""Of a method that samples answers to them."""
+COMPARED_TOKENS = 32_768
+COMPARED_S = 60.0
+"""For the metrics of one model, and as much again for its sample answers."""
+
+
+class CutShort(Exception):
+    """Time is up, or the job was asked to stop."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    metrics: dict[str, float | None]
+    shown: list[Shown]
+
+
+class Comparison:
+    """`before` is to be called with the weights of step 0, after an interruption too: so that a resumed training tells
+    the same as one that was not interrupted."""
+
+    def __init__(self, recipe: ResolvedRecipe, data: Data, objective: Objective, pipe: Pipe) -> None:
+        self._recipe, self._objective, self._pipe = recipe, objective, pipe
+        self._validates = len(data.validation) > 0
+        self._rows = _few(data.validation if self._validates else data.train, self._most_rows())
+        self._base: Seen | None = None
+
+    def _most_rows(self) -> int:
+        if self._objective.samples_answers:
+            return COMPARED_PROMPTS
+        return COMPARED_ROWS if self._validates else COMPARED_TRAINING_ROWS
+
+    def before(self) -> None:
+        self._base = self._look("before")
+
+    def after(self) -> Evaluation | None:
+        self._pipe.report("phase", phase="comparing")
+        tuned = None if self._base is None else self._look("after")
+        if self._base is None or tuned is None:
+            return None
+        paired = zip(self._base.shown, tuned.shown, strict=True) if self._base.shown and tuned.shown else ()
+        return Evaluation(
+            rows=len(self._rows),
+            drawn_from="validation" if self._validates else "training",
+            base_model=self._recipe.continues or self._recipe.model,
+            base=self._base.metrics,
+            tuned=tuned.metrics,
+            samples=[
+                SampleAnswer(
+                    prompt=base.prompt,
+                    reference=base.reference,
+                    base=base.answer,
+                    tuned=tuned.answer,
+                    base_reward=base.reward,
+                    tuned_reward=tuned.reward,
+                )
+                for base, tuned in paired
+            ],
+        )
+
+    def _look(self, when: str) -> Seen | None:
+        metrics = self._try(f"The evaluation {when} training", lambda: self._objective.compare(self._rows))
+        if metrics is None:
+            return None
+        shown = self._try(f"Sample answers {when} training", lambda: self._objective.show_answers(self._rows))
+        return Seen(_numbers(metrics), shown or [])
+
+    def _try(self, what: str, look: Callable[[], T]) -> T | None:
+        """The training goes on whatever becomes of this: what is seen of it here is never worth a model."""
+        observed = dict(self._objective.observed)
+        try:
+            with _limited(self._objective.model, self._pipe):
+                return look()
+        except CutShort:
+            why = f"it took longer than {COMPARED_S:.0f} s"
+        except Exception as error:
+            traceback.print_exc()
+            why = "memory ran out" if out_of_memory(error) else "of an internal error, which the worker's log tells of"
+        finally:
+            self._objective.observed = observed
+        if not self._pipe.stopping:
+            self._pipe.warn(f"{what} could not be made, because {why}.")
+        return None
+
+
+@contextmanager
+def _limited(model: TrainableModel, pipe: Pipe) -> Iterator[None]:
+    """Within it, each micro-batch and each sampled token first looks at the time."""
+    tick, deadline = model.tick, time.monotonic() + COMPARED_S
+
+    def look_at_the_time() -> None:
+        tick()
+        if time.monotonic() > deadline or pipe.stopping:
+            raise CutShort
+
+    model.tick = look_at_the_time
+    try:
+        yield
+    finally:
+        model.tick = tick
+
+
+def _few(rows: Rows, most: int) -> Rows:
+    """The first ones, as many as the limits allow, and one at least."""
+    fitting = int(np.searchsorted(np.cumsum(rows.lengths), COMPARED_TOKENS, side="right"))
+    return rows.take(np.arange(min(len(rows), most, max(1, fitting))))
+
+
+def _numbers(metrics: dict[str, Any]) -> dict[str, float | None]:
+    """Those that are single numbers; not a number becomes null, as on the pipe."""
+    single = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
+    return {name: value if math.isfinite(value) else None for name, value in single.items()}
