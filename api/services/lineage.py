@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from api.errors import InvalidRequest
 from api.methods import Method
 from api.recipe import Recipe
-from api.records import base_models, jobs, models
+from api.records import base_models, jobs, models, permissions
 from api.records.base_models import BaseModel
 from api.records.jobs import Job
 from api.techniques import Technique
@@ -65,15 +65,30 @@ def find(session: Session, project_id: str, name: str, pending: Pending) -> Orig
         )
     base = base_models.get(session, maker.base_model)
     assert base is not None, f"{maker.base_model} cannot be removed while {name} needs it"
-    return Origin(name, base, maker)
+    origin = Origin(name, base, maker)
+    _check_weights(session, project_id, origin, pending)
+    return origin
+
+
+def _check_weights(session: Session, project_id: str, origin: Origin, pending: Pending) -> None:
+    """Whoever may use an adapter of another project may not for that use the whole model that it lies on, whose weights
+    would be published again with what is merged."""
+    weights = origin.base_weights
+    if weights is not None and maker_of(session, project_id, weights, pending) is None:
+        raise CannotContinue(
+            f"{origin.name[:128]} lies on the weights of {weights}, which this project may not use: they were deleted, "
+            "or their owner has to permit them too",
+            param="model",
+        )
 
 
 def maker_of(session: Session, project_id: str, name: str, pending: Pending) -> Job | None:
-    """The job of this project that made, or will make, the model or checkpoint."""
+    """The job that made, or will make, the model or checkpoint: of this project, or of one that permits it."""
     if name in pending:
         return pending[name]
-    made = models.get_to_use(session, project_id, name) or models.get_checkpoint(session, project_id, name)
-    return None if made is None else jobs.get(session, project_id, made.job_id)
+    owner_id = permissions.owner_for(session, project_id, name)
+    made = models.get_to_use(session, owner_id, name) or models.get_checkpoint(session, owner_id, name)
+    return None if made is None else jobs.get(session, owner_id, made.job_id)
 
 
 def continued(recipe: Recipe, origin: Origin) -> Recipe:

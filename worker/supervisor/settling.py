@@ -40,7 +40,7 @@ def _labels(node: Node, job: Job, recipe: Recipe, train: Arrays) -> Labels | Non
     found = Labels(problem=train.report["problem"], names=tuple(train.report["label_names"] or ()))
     if job.parent_model is None:
         return found
-    maker = maker_of(node, job.project_id, job.parent_model)
+    maker = maker_of(node, job.parent_model)
     if maker is None:
         raise ModelGone(job.parent_model, "which this job continues", "model")
     had = (maker.resolved or {}).get("labels")

@@ -10,9 +10,9 @@ from sqlalchemy import delete
 
 from api.lifecycle import JobStatus
 from api.recipe import Recipe
-from api.records import arrays, base_models, models
+from api.records import arrays, base_models, models, permissions
 from api.records.models import Model
-from tests.factories import a_model
+from tests.factories import a_model, a_project
 from tests.worker.supervisor.conftest import Workshop
 from worker.supervisor.faults import AttemptFailed
 from worker.supervisor.parents import ModelGone, fetch_judges, fetch_start, fetch_weights
@@ -67,6 +67,19 @@ def test_a_job_goes_on_from_an_adapter_or_a_checkpoint(workshop: Workshop, endin
     resolved = workshop.job(job_of(workshop, child)).resolved
     assert resolved is not None
     assert (resolved["continues"], resolved["model"]) == (parent + ending, "tiny")
+
+
+def test_what_was_permitted_when_the_job_was_accepted_is_fetched_for_it(workshop: Workshop, tmp_path: Path) -> None:
+    database = workshop.context.database
+    theirs = a_project(database, "theirs")
+    parent = a_model(workshop.context, theirs, {"adapter_config.json": b"{}"})
+    with database.write() as session:
+        right = permissions.grant(session, theirs, parent, workshop.caller.project_id)
+    job = workshop.job(workshop.submit(model=parent))
+    with database.write() as session:
+        permissions.revoke(session, theirs, parent, right.id)
+    fetch_start(workshop.train, job, tmp_path / "start")
+    assert (tmp_path / "start" / "adapter_config.json").read_bytes() == b"{}"
 
 
 def job_of(workshop: Workshop, model_id: str) -> str:
