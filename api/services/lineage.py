@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from api.errors import InvalidRequest
 from api.methods import Method
-from api.recipe import Recipe
+from api.recipe import Labels, Recipe
 from api.records import base_models, jobs, models, permissions
 from api.records.base_models import BaseModel
 from api.records.jobs import Job
@@ -43,6 +43,12 @@ class Origin:
         if self.maker is None or self.maker.recipe["technique"]["type"] == "full":
             return None
         return TECHNIQUE.validate_python(self.maker.recipe["technique"]).published()
+
+    @property
+    def labels(self) -> Labels | None:
+        """What the maker's classifier tells, once its rows are prepared."""
+        labels = None if self.maker is None else (self.maker.resolved or {}).get("labels")
+        return None if labels is None else Labels.model_validate(labels)
 
     @property
     def base_weights(self) -> str | None:

@@ -17,7 +17,7 @@ from api.records.base import db_now
 from api.records.base_models import BaseModel
 from api.records.jobs import Job
 from api.services import lineage
-from api.services.lineage import Pending
+from api.services.lineage import Origin, Pending
 from api.window import FEWEST_TOKENS, room
 
 
@@ -38,11 +38,8 @@ def taken_over(session: Session, caller: Caller, recipe: Recipe) -> Recipe:
     return lineage.continued(recipe, lineage.find(session, caller.project_id, recipe.model, {}))
 
 
-def accept(
-    context: Context, session: Session, caller: Caller, recipe: Recipe, *, pending: Pending, **values: Any
-) -> Job:
-    """Row and event, in the caller's transaction. `values`: of the row's columns. Raises InvalidRequest."""
-    origin = lineage.find(session, caller.project_id, recipe.model, pending)
+def checked(session: Session, caller: Caller, recipe: Recipe, origin: Origin, pending: Pending) -> Recipe:
+    """The recipe as its job keeps it. Raises InvalidRequest for all that can be wrong before rows are read."""
     recipe = lineage.continued(recipe, origin)
     if refused := catalog.refusal(recipe.technique, recipe.method, origin.base.facts):
         raise Illegal(refused.message, param=refused.param)
@@ -53,6 +50,15 @@ def accept(
     _check_file(session, caller, recipe.training_file, "training_file")
     if recipe.validation_file is not None:
         _check_file(session, caller, recipe.validation_file, "validation_file")
+    return recipe
+
+
+def accept(
+    context: Context, session: Session, caller: Caller, recipe: Recipe, *, pending: Pending, **values: Any
+) -> Job:
+    """Row and event, in the caller's transaction. `values`: of the row's columns. Raises InvalidRequest."""
+    origin = lineage.find(session, caller.project_id, recipe.model, pending)
+    recipe = checked(session, caller, recipe, origin, pending)
     suffix = slug(recipe.suffix) if recipe.suffix else ""
     job = Job(
         id=new_id("ftjob-"),
