@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from api import catalog
 from api.context import Caller, Context
 from api.errors import InvalidRequest, TooManyRequests
+from api.estimate.machine import may_recompute
 from api.ids import new_id, random_letters, slug
 from api.judges import reward_models
 from api.lifecycle import JobStatus
@@ -45,7 +46,7 @@ def checked(session: Session, caller: Caller, recipe: Recipe, origin: Origin, pe
         raise Illegal(refused.message, param=refused.param)
     _check_export(recipe)
     _check_room(recipe, origin.base)
-    _check_recomputation(recipe)
+    _check_recomputation(recipe, origin.base)
     _check_judges(session, caller, recipe, origin.base, pending)
     _check_file(session, caller, recipe.training_file, "training_file")
     if recipe.validation_file is not None:
@@ -119,14 +120,17 @@ def _check_room(recipe: Recipe, base: BaseModel) -> None:
     )
 
 
-def _check_recomputation(recipe: Recipe) -> None:
-    if recipe.training.gradient_checkpointing is True and not recipe.technique.recomputes:
-        raise InvalidRequest(
-            f"training.gradient_checkpointing: '{recipe.technique.type}' cannot be trained so, for what it learns "
-            'would be lost where activations are recomputed: leave it out, or give false or "auto"',
-            param="training.gradient_checkpointing",
-            code="unsupported_combination",
-        )
+def _check_recomputation(recipe: Recipe, base: BaseModel) -> None:
+    if recipe.training.gradient_checkpointing is not True or may_recompute(recipe.technique, base.facts):
+        return
+    why = f"transformers cannot recompute activations in models of the family {base.facts['model_type']}"
+    if not recipe.technique.recomputes:
+        why = f"'{recipe.technique.type}' cannot be trained so, for what it learns would be lost"
+    raise InvalidRequest(
+        f'training.gradient_checkpointing: {why}: leave it out, or give false or "auto"',
+        param="training.gradient_checkpointing",
+        code="unsupported_combination",
+    )
 
 
 def _check_judges(session: Session, caller: Caller, recipe: Recipe, base: BaseModel, pending: Pending) -> None:
