@@ -7,6 +7,7 @@ from pydantic import TypeAdapter
 from sqlalchemy.orm import Session
 
 from api.errors import InvalidRequest
+from api.fields import AUTO
 from api.methods import Method
 from api.recipe import Labels, Recipe
 from api.records import base_models, jobs, models, permissions
@@ -107,6 +108,12 @@ def continued(recipe: Recipe, origin: Origin) -> Recipe:
             f"{origin.name} was trained by '{origin.method.type}' and gives no tokens: it can only be trained on by "
             f"'{origin.method.type}', not by '{recipe.method.type}'",
             param="method.type",
+        )
+    asked = recipe.method.chosen().get("problem", AUTO)
+    if origin.labels is not None and asked not in (AUTO, origin.labels.problem):
+        raise CannotContinue(
+            f"{origin.name} was trained on labels of the kind {origin.labels.problem}, not {asked}: leave it out",
+            param="method.classification.problem",
         )
     if origin.technique is None:
         return recipe

@@ -67,7 +67,8 @@ def asked(context: Context, caller: Caller, recipe: Recipe) -> Asked:
         prepared = {}
         for index, (name, _) in enumerate(named):
             hashes = [file.sha256 for _, file in named[: index + 1]]
-            found = arrays.get(session, arrays.key_of(caller.project_id, hashes, recipe, origin.base))
+            key = arrays.key_of(caller.project_id, hashes, recipe, origin.base, origin.labels)
+            found = arrays.get(session, key)
             if found is not None:
                 prepared[name] = found
     return Asked(recipe, origin, tuple(named), prepared, refused)
