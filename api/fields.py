@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Tag, model_validator
 
 T = TypeVar("T")
 
@@ -13,6 +13,24 @@ class Strict(BaseModel):
     """Refuses unknown fields, so that a misspelt option is an error and not a surprise after an hour of training."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Stored(Strict):
+    """A body whose texts go into the database, where PostgreSQL can keep no NUL character."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_without_nul(cls, data: Any) -> Any:
+        left = [data]
+        while left:
+            match left.pop():
+                case str() as text if "\0" in text:
+                    raise ValueError("the body holds a NUL character (\\u0000), which cannot be stored")
+                case dict() as fields:
+                    left += [*fields, *fields.values()]
+                case list() as items:
+                    left += items
+        return data
 
 
 def _auto_or_value(value: Any) -> str:

@@ -5,12 +5,13 @@ model, it goes on from the nearest earlier stage that gives tokens, the first fr
 stage leaves out its judge, the nearest earlier `reward` stage judges. `"stage:NAME"` names one explicitly.
 """
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from api.catalog import method_of
-from api.fields import OrNull, Strict
+from api.fields import OrNull, Stored
 from api.methods import Output
 from api.recipe import Metadata, Recipe, Training
 
@@ -24,7 +25,7 @@ class StageRecipe(Recipe):
     """By which later stages name this one."""
 
 
-class Pipeline(Strict):
+class Pipeline(Stored):
     """The body of `POST /v1/fine_tuning/pipelines`."""
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
@@ -92,22 +93,39 @@ def _nearest(before: list[tuple[str, Output]], output: Output) -> str | None:
     return next((REFERENCE + name for name, gives in reversed(before) if gives == output), None)
 
 
-def references(recipe: Any) -> set[str]:
+def references(recipe: dict[str, Any]) -> set[str]:
     """Names of the stages that a recipe, as plain data, refers to."""
-    if isinstance(recipe, dict):
-        named = {value.removeprefix(REFERENCE) for key, value in recipe.items() if _refers(key, value)}
-        return named.union(*(references(value) for value in recipe.values()))
-    return set().union(*(references(value) for value in recipe)) if isinstance(recipe, list) else set()
+    found: set[str] = set()
+
+    def note(name: str) -> str:
+        found.add(name)
+        return REFERENCE + name
+
+    _with_references(recipe, note)
+    return found
 
 
-def resolved_references(recipe: Any, models: dict[str, str]) -> Any:
+def resolved_references(recipe: dict[str, Any], models: dict[str, str]) -> dict[str, Any]:
     """The recipe with the id of a stage's model in place of each reference to it."""
-    if isinstance(recipe, dict):
-        return {
-            key: models[value.removeprefix(REFERENCE)] if _refers(key, value) else resolved_references(value, models)
-            for key, value in recipe.items()
-        }
-    return [resolved_references(value, models) for value in recipe] if isinstance(recipe, list) else recipe
+    return _with_references(recipe, models.__getitem__)
+
+
+def _with_references(recipe: dict[str, Any], of_stage: Callable[[str], str]) -> dict[str, Any]:
+    """Both the model and whatever judges within the method can be another stage's; what else a recipe says is the
+    user's own text."""
+    named = {key: recipe[key] for key in ("model", "method") if key in recipe}
+    return {**recipe, **_replaced(named, of_stage)}
+
+
+def _replaced(part: Any, of_stage: Callable[[str], str]) -> Any:
+    if isinstance(part, list):
+        return [_replaced(each, of_stage) for each in part]
+    if not isinstance(part, dict):
+        return part
+    return {
+        key: of_stage(value.removeprefix(REFERENCE)) if _refers(key, value) else _replaced(value, of_stage)
+        for key, value in part.items()
+    }
 
 
 def _refers(key: str, value: Any) -> bool:

@@ -5,13 +5,12 @@ Two things decide an "auto". What depends on the data (epochs, batch, learning r
 worker that trains the job, and kept for every later attempt, so that a resumed run repeats the interrupted one.
 """
 
-import json
 import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from api.fields import AUTO, Auto, AutoOrNull, OrNull, Strict
+from api.fields import AUTO, Auto, AutoOrNull, OrNull, Stored, Strict
 from api.formats import FORMATS
 from api.methods import Hyperparameters, Method, Supervised
 from api.methods.classification import Problem
@@ -95,7 +94,7 @@ def _null_is_supervised(value: Any) -> Any:
     return {"type": "supervised"} if value is None else value
 
 
-class Recipe(Strict):
+class Recipe(Stored):
     """The body of `POST /v1/fine_tuning/jobs`: OpenAI's fields, and technique, training, resources, priority."""
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
@@ -117,13 +116,6 @@ class Recipe(Strict):
     resources: OrNull[Resources] = Field(default_factory=Resources)
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     """Order among the waiting jobs of the same project; higher first."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _text_without_nul(cls, data: Any) -> Any:
-        if "\\u0000" in json.dumps(data, default=str):
-            raise ValueError("the body holds a NUL character (\\u0000), which cannot be stored")
-        return data
 
     @model_validator(mode="before")
     @classmethod

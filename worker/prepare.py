@@ -55,7 +55,7 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     context_window: int | None = None
     """Of the base model, in tokens; None where it does not matter."""
     trained: Trained = msgspec.field(default_factory=Trained)
-    """Where the training file was prepared before."""
+    """Of the model that the job continues, or of the training file where that was prepared before."""
     limits: Limits = msgspec.field(default_factory=Limits)
 
 

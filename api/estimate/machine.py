@@ -13,6 +13,7 @@ from api.estimate.speed import speed_of
 from api.estimate.work import Base, Workload, training_work
 from api.fields import AUTO
 from api.recipe import ResolvedRecipe
+from api.techniques import TechniqueBase
 
 MICRO_BATCH_TOKENS_CPU = 2048
 MICRO_BATCH_TOKENS_GPU = 16384
@@ -52,6 +53,11 @@ class Prediction:
         return {**asdict(self), "memory": {**asdict(self.memory), "total": self.memory.total}}
 
 
+def may_recompute(technique: TechniqueBase, facts: Mapping[str, Any]) -> bool:
+    """Whether activations can be recomputed. Bases from before this was noted do not say, and are taken to allow it."""
+    return technique.recomputes and bool(facts.get("recomputes", True))
+
+
 def settle(
     recipe: ResolvedRecipe,
     facts: Mapping[str, Any],
@@ -71,7 +77,9 @@ def settle(
     if recipe.gradient_checkpointing == AUTO:
         setting = Setting(gpu, _value_bytes(precision), tokens, recompute=False)
         needed = _memory(settled, facts, train or _longest_rows(recipe), setting).total
-        recompute = recipe.technique.recomputes and free_bytes is not None and needed > FREE_SHARE * free_bytes
+        recompute = (
+            may_recompute(recipe.technique, facts) and free_bytes is not None and needed > FREE_SHARE * free_bytes
+        )
         settled = settled.model_copy(update={"gradient_checkpointing": recompute})
     return settled
 
@@ -124,7 +132,7 @@ def _smallest(
 ) -> bool:
     """Whether it fits with the smallest micro-batch that the trainer goes down to, recomputing if it may."""
     assert settled.micro_batch_tokens != "auto", settled
-    recompute = asked.gradient_checkpointing in (True, AUTO) and asked.technique.recomputes
+    recompute = asked.gradient_checkpointing in (True, AUTO) and may_recompute(asked.technique, facts)
     budget = max(1, settled.micro_batch_tokens // SMALLEST_SHARE)
     needed = _memory(settled, facts, train, Setting(machine.gpu, _value_bytes(settled.precision), budget, recompute))
     return machine.memory_bytes is None or needed.total <= machine.memory_bytes

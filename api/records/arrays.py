@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, ForeignKey, String
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.recipe import Recipe
+from api.recipe import Labels, Recipe
 from api.records.base import Epoch, Row, db_now
 from api.records.base_models import BaseModel
 
@@ -33,14 +33,19 @@ class Arrays(Row):
         return f"arrays/{self.project_id}/{self.key}.safetensors"
 
 
-def key_of(project_id: str, hashes: Sequence[str | None], recipe: Recipe, base: BaseModel) -> str:
+def key_of(
+    project_id: str, hashes: Sequence[str | None], recipe: Recipe, base: BaseModel, continued: Labels | None = None
+) -> str:
     """Of all that decides the arrays' content. The project is a part of it, so nothing crosses projects.
 
     `hashes`: of the file, after that of the training file, which decides what a validation file's labels are.
+    `continued`: labels of the classifier that the job continues, which decide it before either.
     """
     method = recipe.method
     asked = [method.type, method.chosen(), recipe.training.format]
     parts = [CODE_VERSION, project_id, list(hashes), asked, base.facts["kind"], tokenizer_of(base)]
+    if continued is not None:
+        parts.append(continued.model_dump(mode="json"))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

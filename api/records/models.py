@@ -68,6 +68,14 @@ def get_checkpoint(session: Session, project_id: str, model_id: str) -> Checkpoi
     ).one_or_none()
 
 
+def named(session: Session, model_id: str) -> Model | Checkpoint | None:
+    """Of whatever project: for those who were let use it."""
+    return (
+        session.get(Model, model_id)
+        or session.scalars(select(Checkpoint).where(Checkpoint.model_id == model_id)).one_or_none()
+    )
+
+
 def listed(session: Session, project_id: str) -> Sequence[Model]:
     return session.scalars(select(Model).where(Model.project_id == project_id).order_by(Model.created_at.desc())).all()
 

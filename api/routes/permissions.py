@@ -4,7 +4,7 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 
 from api.deps import After, Ctx, Who
-from api.fields import Strict
+from api.fields import Stored
 from api.schemas.common import Deleted
 from api.schemas.permissions import PermissionList
 from api.services import permissions
@@ -14,7 +14,7 @@ router = APIRouter(prefix="/fine_tuning/checkpoints", tags=["fine-tuning"])
 # The names of checkpoints may hold slashes, which some clients send as they are: hence `:path`.
 
 
-class Grant(Strict):
+class Grant(Stored):
     project_ids: Annotated[list[str], Field(min_length=1, max_length=100)]
     """Their ids, or their names, which is how an operator knows them."""
 

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field, StringConstraints
 
 from api.deps import Ctx, Who
-from api.fields import Strict
+from api.fields import Stored
 from api.multipart import read_form
 from api.schemas.uploads import UploadObject, UploadPartObject
 from api.services import upload_parts, uploads
@@ -28,7 +28,7 @@ PART_BODY: dict[str, Any] = {
 }
 
 
-class Announcement(Strict):
+class Announcement(Stored):
     bytes: Annotated[int, Field(ge=1, lt=2**63)]
     """How many the whole file has."""
     filename: Annotated[str, StringConstraints(min_length=1, max_length=512)]
@@ -38,7 +38,7 @@ class Announcement(Strict):
     """When the file that it becomes is to go by itself."""
 
 
-class Completion(Strict):
+class Completion(Stored):
     part_ids: Annotated[list[str], Field(min_length=1, max_length=uploads.MAX_PARTS)]
     """In the order of the file, whatever order they were sent in."""
     md5: str | None = None

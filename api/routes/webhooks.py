@@ -5,7 +5,7 @@ from pydantic import Field, StringConstraints
 from starlette.concurrency import run_in_threadpool
 
 from api.deps import After, Ctx, Who
-from api.fields import Strict
+from api.fields import Stored, Strict
 from api.schemas.common import Deleted
 from api.schemas.webhooks import (
     DeliveryList,
@@ -26,13 +26,13 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Url = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
 
 
-class Endpoint(Strict):
+class Endpoint(Stored):
     event_types: EventTypes
     name: Name
     url: Url
 
 
-class Change(Strict):
+class Change(Stored):
     event_types: EventTypes | None = None
     name: Name | None = None
     url: Url | None = None

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from api import catalog
 from api.context import Caller, Context
 from api.estimate.machine import Machine, Prediction, predict, too_large
 from api.estimate.shapes import NoPlace, shapes_of, trained_parameters
@@ -12,6 +11,7 @@ from api.methods.classification import Problem
 from api.recipe import MIN_EXAMPLES, Labels, Recipe, ResolvedRecipe, resolve
 from api.records import jobs, workers
 from api.records.workers import Worker
+from api.services.lineage import Origin
 from api.services.previews import Asked, RowsRefused, asked, look
 
 Reason = dict[str, str | None]
@@ -20,13 +20,16 @@ Reason = dict[str, str | None]
 def estimate(context: Context, caller: Caller, recipe: Recipe) -> dict[str, Any]:
     """An answer for what can be trained and for what cannot. Raises InvalidRequest for what is not there."""
     question = asked(context, caller, recipe)
+    recipe = question.recipe
     with context.database.read() as session:
         active = jobs.active_count(session, caller.project_id)
         live = workers.training(session)
     reasons = _barred(context, question, active, live)
     answer = _empty(recipe, question)
-    if refused := catalog.refusal(recipe.technique, recipe.method, question.base.facts):
-        return answer | {"reasons": [_reason("unsupported_combination", refused.message, refused.param), *reasons]}
+    if refused := question.refused:
+        return answer | {
+            "reasons": [_reason(refused.code or "invalid_recipe", refused.message, refused.param), *reasons]
+        }
     try:
         report = look(context, question, "counts", names=[name for name, _ in question.files])
     except RowsRefused as rows_refused:
@@ -37,7 +40,7 @@ def estimate(context: Context, caller: Caller, recipe: Recipe) -> dict[str, Any]
     reasons += _of_rows(recipe, counts["train"])
     if not counts["train"]["kept_rows"]:
         return answer | {"reasons": reasons}
-    resolved, train, validation = _resolved(recipe, counts)
+    resolved, train, validation = _resolved(recipe, counts, question.origin)
     answer |= _numbers(resolved, train)
     try:
         labels = len(resolved.labels.names) if resolved.labels else None
@@ -78,7 +81,9 @@ def _of_rows(recipe: Recipe, train: dict[str, Any]) -> list[Reason]:
     return reasons
 
 
-def _resolved(recipe: Recipe, counts: dict[str, dict[str, Any]]) -> tuple[ResolvedRecipe, Workload, Workload | None]:
+def _resolved(
+    recipe: Recipe, counts: dict[str, dict[str, Any]], origin: Origin
+) -> tuple[ResolvedRecipe, Workload, Workload | None]:
     """The recipe with its numbers, and the rows that it trains and evaluates on."""
     train = _workload(counts["train"])
     validation = _workload(counts["validation"]) if "validation" in counts else None
@@ -91,7 +96,8 @@ def _resolved(recipe: Recipe, counts: dict[str, dict[str, Any]]) -> tuple[Resolv
         max_length=counts["train"]["max_length"],
         train_rows=train.rows,
         validation_rows=validation.rows if validation else 0,
-        labels=_labels(recipe, counts["train"]["labels"]),
+        labels=origin.labels or _labels(recipe, counts["train"]["labels"]),
+        base_model=origin.base_weights or origin.base.name,
     )
     return resolved, train, validation
 

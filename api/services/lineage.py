@@ -7,9 +7,10 @@ from pydantic import TypeAdapter
 from sqlalchemy.orm import Session
 
 from api.errors import InvalidRequest
+from api.fields import AUTO
 from api.methods import Method
-from api.recipe import Recipe
-from api.records import base_models, jobs, models
+from api.recipe import Labels, Recipe
+from api.records import base_models, jobs, models, permissions
 from api.records.base_models import BaseModel
 from api.records.jobs import Job
 from api.techniques import Technique
@@ -45,6 +46,12 @@ class Origin:
         return TECHNIQUE.validate_python(self.maker.recipe["technique"]).published()
 
     @property
+    def labels(self) -> Labels | None:
+        """What the maker's classifier tells, once its rows are prepared."""
+        labels = None if self.maker is None else (self.maker.resolved or {}).get("labels")
+        return None if labels is None else Labels.model_validate(labels)
+
+    @property
     def base_weights(self) -> str | None:
         """The fully fine-tuned model whose weights are the base, in place of `base`'s own."""
         if self.maker is None:
@@ -65,15 +72,30 @@ def find(session: Session, project_id: str, name: str, pending: Pending) -> Orig
         )
     base = base_models.get(session, maker.base_model)
     assert base is not None, f"{maker.base_model} cannot be removed while {name} needs it"
-    return Origin(name, base, maker)
+    origin = Origin(name, base, maker)
+    _check_weights(session, project_id, origin, pending)
+    return origin
+
+
+def _check_weights(session: Session, project_id: str, origin: Origin, pending: Pending) -> None:
+    """Whoever may use an adapter of another project may not for that use the whole model that it lies on, whose weights
+    would be published again with what is merged."""
+    weights = origin.base_weights
+    if weights is not None and maker_of(session, project_id, weights, pending) is None:
+        raise CannotContinue(
+            f"{origin.name[:128]} lies on the weights of {weights}, which this project may not use: they were deleted, "
+            "or their owner has to permit them too",
+            param="model",
+        )
 
 
 def maker_of(session: Session, project_id: str, name: str, pending: Pending) -> Job | None:
-    """The job of this project that made, or will make, the model or checkpoint."""
+    """The job that made, or will make, the model or checkpoint: of this project, or of one that permits it."""
     if name in pending:
         return pending[name]
-    made = models.get_to_use(session, project_id, name) or models.get_checkpoint(session, project_id, name)
-    return None if made is None else jobs.get(session, project_id, made.job_id)
+    owner_id = permissions.owner_for(session, project_id, name)
+    made = models.get_to_use(session, owner_id, name) or models.get_checkpoint(session, owner_id, name)
+    return None if made is None else jobs.get(session, owner_id, made.job_id)
 
 
 def continued(recipe: Recipe, origin: Origin) -> Recipe:
@@ -86,6 +108,12 @@ def continued(recipe: Recipe, origin: Origin) -> Recipe:
             f"{origin.name} was trained by '{origin.method.type}' and gives no tokens: it can only be trained on by "
             f"'{origin.method.type}', not by '{recipe.method.type}'",
             param="method.type",
+        )
+    asked = recipe.method.chosen().get("problem", AUTO)
+    if origin.labels is not None and asked not in (AUTO, origin.labels.problem):
+        raise CannotContinue(
+            f"{origin.name} was trained on labels of the kind {origin.labels.problem}, not {asked}: leave it out",
+            param="method.classification.problem",
         )
     if origin.technique is None:
         return recipe

@@ -84,20 +84,24 @@ def artifacts(context: Context, caller: Caller, model_id: str, form: Form) -> li
     with context.database.read() as session:
         if base_models.get(session, model_id) is not None:
             return list(every)
-        model = models.get(session, caller.project_id, model_id)
-        maker = None if model is None else jobs.get(session, caller.project_id, model.job_id)
-    if maker is None:
-        raise NotMerged(
-            "Checkpoints are kept as they are trained, not merged: ask for the merged weights of their model"
-        )
-    technique = catalog.TECHNIQUES[maker.recipe["technique"]["type"]]
-    if maker.recipe["technique"]["type"] == "full":
+        made = models.named(session, model_id)
+        assert made is not None, model_id
+        maker = session.get_one(jobs.Job, made.job_id)
+    kind = maker.recipe["technique"]["type"]
+    if kind == "full":
         return list(every)
-    if not technique.merges:
+    if isinstance(made, models.Checkpoint):
+        own = made.project_id == caller.project_id
+        whose = "of their model" if own else "of their model, if its project permits that too"
+        raise NotMerged(
+            f"Checkpoints are kept as they are trained, not merged: download the adapter (format=adapter), or ask for "
+            f"the merged weights {whose}"
+        )
+    if not catalog.TECHNIQUES[kind].merges:
         legal = ", ".join(name for name, entry in catalog.TECHNIQUES.items() if entry.merges)
         raise NotMerged(
-            f"What '{maker.recipe['technique']['type']}' trains cannot be added to the base's weights: download the "
-            f"adapter (format=adapter), or train with {legal} or full"
+            f"What '{kind}' trains cannot be added to the base's weights: download the adapter (format=adapter), or "
+            f"train with {legal} or full"
         )
     merged = [each for each in every if each["name"].startswith(MERGED)]
     if not merged:

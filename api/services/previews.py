@@ -16,10 +16,13 @@ from api.context import Caller, Context
 from api.errors import InvalidRequest
 from api.fields import AUTO
 from api.recipe import MIN_EXAMPLES, Recipe
-from api.records import arrays, base_models, files
+from api.records import arrays, files
 from api.records.arrays import Arrays
 from api.records.base_models import BaseModel
 from api.records.files import File
+from api.services import lineage
+from api.services.lineage import Origin
+from api.services.submitting import checked
 from api.storage import ObjectMissing
 from api.window import room
 
@@ -36,33 +39,39 @@ class Asked:
     """A recipe, and what of the database it names."""
 
     recipe: Recipe
-    base: BaseModel
+    origin: Origin
     files: tuple[tuple[str, File], ...]
     """(train or validation, file)"""
     prepared: dict[str, Arrays]
     """Arrays that a job made of the same rows."""
+    refused: InvalidRequest | None
+    """What creating the job would say."""
+
+    @property
+    def base(self) -> BaseModel:
+        return self.origin.base
 
 
 def asked(context: Context, caller: Caller, recipe: Recipe) -> Asked:
     """Raises InvalidRequest for what is not there, in the words of creating a job."""
+    refused = None
     with context.database.read() as session:
-        base = base_models.get(session, recipe.model)
-        if base is None:
-            raise InvalidRequest(
-                f"The model `{recipe.model[:128]}` does not exist here: name one of the base models of GET /v1/models",
-                param="model",
-                code="model_not_found",
-            )
+        origin = lineage.find(session, caller.project_id, recipe.model, {})
         named = [("train", _file(session, caller, recipe.training_file, "training_file"))]
         if recipe.validation_file is not None:
             named.append(("validation", _file(session, caller, recipe.validation_file, "validation_file")))
+        try:
+            recipe = checked(session, caller, recipe, origin, {})
+        except InvalidRequest as error:
+            refused = error
         prepared = {}
         for index, (name, _) in enumerate(named):
             hashes = [file.sha256 for _, file in named[: index + 1]]
-            found = arrays.get(session, arrays.key_of(caller.project_id, hashes, recipe, base))
+            key = arrays.key_of(caller.project_id, hashes, recipe, origin.base, origin.labels)
+            found = arrays.get(session, key)
             if found is not None:
                 prepared[name] = found
-    return Asked(recipe, base, tuple(named), prepared)
+    return Asked(recipe, origin, tuple(named), prepared, refused)
 
 
 def _file(session: Session, caller: Caller, file_id: str, param: str) -> File:

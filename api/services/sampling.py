@@ -14,7 +14,7 @@ from api.ask import Ask
 from api.context import Caller, Context
 from api.errors import InvalidRequest, ServiceError, TooManyRequests, Unavailable
 from api.recipe import ResolvedRecipe
-from api.records import base_models, models
+from api.records import base_models, models, permissions
 from api.records.jobs import Job
 from api.sampling.letterbox import Letter, Lost, NoSampler, Sender, TooMany
 from api.services.models import NoSuchModel
@@ -178,9 +178,8 @@ def _model(context: Context, caller: Caller, model_id: str) -> dict[str, Any]:
             if base.facts.get("kind", "causal_lm") != "causal_lm":
                 raise CannotAnswer(model_id, "is an encoder, which writes no text")
             return {"base": _base(base), "adapter": None, "technique": None}
-        found = models.get(session, caller.project_id, model_id) or models.get_checkpoint(
-            session, caller.project_id, model_id
-        )
+        owner_id = permissions.owner_for(session, caller.project_id, model_id)
+        found = models.get(session, owner_id, model_id) or models.get_checkpoint(session, owner_id, model_id)
         if found is None:
             raise NoSuchModel(model_id)
         recipe = ResolvedRecipe.model_validate(session.get_one(Job, found.job_id).resolved)

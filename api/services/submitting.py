@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from api import catalog
 from api.context import Caller, Context
 from api.errors import InvalidRequest, TooManyRequests
+from api.estimate.machine import may_recompute
 from api.ids import new_id, random_letters, slug
 from api.judges import reward_models
 from api.lifecycle import JobStatus
@@ -17,7 +18,7 @@ from api.records.base import db_now
 from api.records.base_models import BaseModel
 from api.records.jobs import Job
 from api.services import lineage
-from api.services.lineage import Pending
+from api.services.lineage import Origin, Pending
 from api.window import FEWEST_TOKENS, room
 
 
@@ -38,21 +39,27 @@ def taken_over(session: Session, caller: Caller, recipe: Recipe) -> Recipe:
     return lineage.continued(recipe, lineage.find(session, caller.project_id, recipe.model, {}))
 
 
-def accept(
-    context: Context, session: Session, caller: Caller, recipe: Recipe, *, pending: Pending, **values: Any
-) -> Job:
-    """Row and event, in the caller's transaction. `values`: of the row's columns. Raises InvalidRequest."""
-    origin = lineage.find(session, caller.project_id, recipe.model, pending)
+def checked(session: Session, caller: Caller, recipe: Recipe, origin: Origin, pending: Pending) -> Recipe:
+    """The recipe as its job keeps it. Raises InvalidRequest for all that can be wrong before rows are read."""
     recipe = lineage.continued(recipe, origin)
     if refused := catalog.refusal(recipe.technique, recipe.method, origin.base.facts):
         raise Illegal(refused.message, param=refused.param)
     _check_export(recipe)
     _check_room(recipe, origin.base)
-    _check_recomputation(recipe)
+    _check_recomputation(recipe, origin.base)
     _check_judges(session, caller, recipe, origin.base, pending)
     _check_file(session, caller, recipe.training_file, "training_file")
     if recipe.validation_file is not None:
         _check_file(session, caller, recipe.validation_file, "validation_file")
+    return recipe
+
+
+def accept(
+    context: Context, session: Session, caller: Caller, recipe: Recipe, *, pending: Pending, **values: Any
+) -> Job:
+    """Row and event, in the caller's transaction. `values`: of the row's columns. Raises InvalidRequest."""
+    origin = lineage.find(session, caller.project_id, recipe.model, pending)
+    recipe = checked(session, caller, recipe, origin, pending)
     suffix = slug(recipe.suffix) if recipe.suffix else ""
     job = Job(
         id=new_id("ftjob-"),
@@ -113,14 +120,17 @@ def _check_room(recipe: Recipe, base: BaseModel) -> None:
     )
 
 
-def _check_recomputation(recipe: Recipe) -> None:
-    if recipe.training.gradient_checkpointing is True and not recipe.technique.recomputes:
-        raise InvalidRequest(
-            f"training.gradient_checkpointing: '{recipe.technique.type}' cannot be trained so, for what it learns "
-            'would be lost where activations are recomputed: leave it out, or give false or "auto"',
-            param="training.gradient_checkpointing",
-            code="unsupported_combination",
-        )
+def _check_recomputation(recipe: Recipe, base: BaseModel) -> None:
+    if recipe.training.gradient_checkpointing is not True or may_recompute(recipe.technique, base.facts):
+        return
+    why = f"transformers cannot recompute activations in models of the family {base.facts['model_type']}"
+    if not recipe.technique.recomputes:
+        why = f"'{recipe.technique.type}' cannot be trained so, for what it learns would be lost"
+    raise InvalidRequest(
+        f'training.gradient_checkpointing: {why}: leave it out, or give false or "auto"',
+        param="training.gradient_checkpointing",
+        code="unsupported_combination",
+    )
 
 
 def _check_judges(session: Session, caller: Caller, recipe: Recipe, base: BaseModel, pending: Pending) -> None:

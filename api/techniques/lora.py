@@ -55,9 +55,11 @@ class Lora(TechniqueBase):
     init: Literal["default", "gaussian", "pissa", "olora"] = "default"
     """How A and B begin. default: A Kaiming-uniform, B zero; gaussian: A normal, B zero; pissa: the principal singular
     directions of W (Meng et al. 2024, arXiv:2404.02948); olora: its QR factors (Büyükakyüz 2024, arXiv:2406.01775).
-    The last two are published as a plain adapter of twice the rank."""
+    The last two are published as a plain adapter of twice the rank; embeddings begin as by default (A zero)."""
     learning_rate_ratio: Annotated[float, Field(ge=1, le=1024)] = 1.0
-    """λ of LoRA+: B learns so many times faster than A (Hayou et al. 2024, arXiv:2402.12354)."""
+    """λ of LoRA+: B learns so many times faster than A (Hayou et al. 2024, arXiv:2402.12354). In an
+    embedding, whose B is random at first and whose A is zero, both learn at the job's rate: its argument, from the
+    width of what A reads, says nothing of one-hot inputs."""
 
     @model_validator(mode="after")
     def _twice_the_rank(self) -> Self:

@@ -62,8 +62,10 @@ def test_what_is_wrong_is_named_by_its_place(body: dict[str, Any], place: tuple[
 
 def test_references_are_found_and_replaced_wherever_a_model_is_named() -> None:
     grader = {"type": "multi", "graders": {"s": {"type": "score_model", "model": "stage:b", "name": "model: stage:x"}}}
-    recipe = {"model": "stage:a", "method": {"ppo": {"grader": grader, "reward_model": None}}}
+    metadata = {"model": "stage:of-life", "reward_model": "stage:z"}
+    recipe = {"model": "stage:a", "method": {"ppo": {"grader": grader, "reward_model": None}}, "metadata": metadata}
     assert references(recipe) == {"a", "b"}
     replaced = resolved_references(recipe, {"a": "ft:a", "b": "ft:b"})
     assert references(replaced) == set()
     assert replaced["method"]["ppo"]["grader"]["graders"]["s"]["model"] == "ft:b"
+    assert replaced["metadata"] == metadata

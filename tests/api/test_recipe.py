@@ -122,6 +122,12 @@ def test_a_stored_recipe_is_read_back_as_it_was(body: dict[str, object]) -> None
 def test_a_nul_character_is_refused_wherever_it_stands() -> None:
     with pytest.raises(ValidationError, match="NUL"):
         Recipe.model_validate(MINIMAL | {"metadata": {"a": "b\0"}})
+    with pytest.raises(ValidationError, match="NUL"):
+        Recipe.model_validate(MINIMAL | {"metadata": {"a\0": "b"}})
+
+
+def test_what_only_spells_a_nul_is_text() -> None:
+    assert Recipe.model_validate(MINIMAL | {"metadata": {"a": "\\u0000"}}).metadata == {"a": "\\u0000"}
 
 
 GRADER = {"type": "string_check", "name": "right", "input": "a", "reference": "a", "operation": "eq"}

@@ -11,13 +11,14 @@ import pytest
 import torch
 from huggingface_hub.hf_api import ModelInfo
 from safetensors.numpy import save_file
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from tests.tiny_models import ENCODERS, FAMILIES, make_encoder, make_model
 from tests.worker import bases
 from worker.bases import hub
 from worker.bases.files import Refused
 from worker.convert import convert
+from worker.engine.families import recomputes
 from worker.rows.chat_template import ChatTemplate
 
 CONFIG = {
@@ -209,6 +210,11 @@ def test_every_family_that_the_trainer_knows_can_be_converted(family: str, tmp_p
     assert facts["kind"] == "causal_lm"
     assert facts["context_window"] == 128
     assert facts["parameters"] == AutoModelForCausalLM.from_pretrained(tmp_path / "out").num_parameters()
+
+
+@pytest.mark.parametrize(("family", "can"), [("albert", False), ("mpnet", False), ("bert", True), ("llama", True)])
+def test_it_is_noted_whether_a_family_can_recompute_activations(family: str, can: bool) -> None:
+    assert recomputes(AutoConfig.for_model(family)) is can
 
 
 @pytest.mark.parametrize("family", ENCODERS)

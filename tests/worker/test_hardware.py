@@ -41,6 +41,10 @@ def test_a_prefix_is_never_lost_to_recomputation() -> None:
     assert resolve_hardware(prefix, HUGE, gpu=False).gradient_checkpointing is False
 
 
+def test_a_family_that_cannot_recompute_does_not() -> None:
+    assert resolve_hardware(_recipe(), HUGE | {"recomputes": False}, gpu=False).gradient_checkpointing is False
+
+
 def test_what_was_asked_for_or_settled_before_stays() -> None:
     asked = _recipe(precision="float32", micro_batch_tokens=64, gradient_checkpointing=True)
     assert resolve_hardware(asked, FACTS, gpu=False) == asked

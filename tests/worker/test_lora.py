@@ -7,12 +7,13 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from api.recipe import ResolvedRecipe
 from tests.worker.recorder import train_here
 from tests.worker.run_folders import make_run, random_rows
 from worker.engine.load import load_trainable
+from worker.engine.optimizer import adamw
 
 
 def _run(folder: Path, base: Path, **technique: object) -> Path:
@@ -97,3 +98,30 @@ def test_recomputing_activations_changes_nothing(tiny_llama: Path, tmp_path: Pat
         runs.append(train_here(run).of("metrics"))
     for plain, recomputed in zip(*runs, strict=True):
         assert recomputed["train_loss"] == pytest.approx(plain["train_loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("init", ["default", "pissa"])
+def test_adapted_embeddings_that_the_head_shares_are_published_plainly_and_merged(
+    init: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    technique = {"type": "lora", "rank": 4, "init": init, "target_modules": ["embed_tokens", "q_proj"]}
+    options = {"training": {"max_steps": 3, "learning_rate": 1e-2}, "hardware": {"merged": True}}
+    run = make_run(tmp_path / "run", tiny_llama, train=random_rows(12, seed=5), technique=technique, **options)
+    assert train_here(run).of("done")  # the files and the merged model say what was trained, else it fails
+    weights = load_file(run / "out/model/adapter_model.safetensors")
+    assert {min(tensor.shape) for tensor in weights.values()} == {8 if init == "pissa" else 4}
+    assert AutoConfig.from_pretrained(run / "out/model/merged").tie_word_embeddings is False
+
+
+def test_lora_plus_lets_the_b_of_linear_layers_learn_faster_and_no_embedding(tiny_llama: Path, tmp_path: Path) -> None:
+    run = _run(tmp_path / "run", tiny_llama, target_modules=["embed_tokens", "q_proj"], learning_rate_ratio=8)
+    recipe = ResolvedRecipe.model_validate_json((run / "recipe.json").read_bytes())
+    model = load_trainable(run / "base", recipe, torch.device("cpu"))
+    fast = {
+        id(master)
+        for group in adamw(model.masters, recipe).param_groups
+        if group["factor"] == 8
+        for master in group["params"]
+    }
+    names = {name for name, master in model.masters.items() if id(master) in fast}
+    assert names == {name for name in model.masters if "q_proj.lora_B" in name}

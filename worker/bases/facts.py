@@ -11,7 +11,7 @@ from api.methods import ModelKind
 from worker.bases.files import Refused
 from worker.bases.shapes import shapes_of
 from worker.bases.weights import Weights
-from worker.engine.families import classifies, kind_of, known_as
+from worker.engine.families import classifies, kind_of, known_as, recomputes
 from worker.rows.chat_template import ChatTemplate
 
 POSITIONS_AFTER_PADDING = frozenset(
@@ -26,6 +26,8 @@ class Facts(TypedDict):
     """causal_lm: predicts the next token. encoder: reads a text whole."""
     classifies: bool
     """transformers has a class of this family with a head for labels, which classification and reward need."""
+    recomputes: bool
+    """transformers' class of this family can recompute activations in the backward pass."""
     model_type: str
     architectures: list[str]
     parameters: int
@@ -69,6 +71,7 @@ def facts_of(
         return Facts(
             kind=kind_of(config),
             classifies=classifies(config),
+            recomputes=recomputes(config),
             model_type=config.model_type,
             architectures=architectures,
             parameters=weights.parameters,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+SIDE_A, SIDE_B = (re.compile(rf"\.lora_(embedding_)?{side}(\.|$)") for side in "AB")
+"""The two matrices of an update, of a linear layer or an embedding."""
 MERGED = "merged"
 """The folder, within what is published, of the whole model that an adapter makes of its base."""
 
@@ -75,12 +78,14 @@ def _as_plain_lora(
     tensors: dict[str, torch.Tensor], start: dict[str, torch.Tensor], config: dict[str, Any]
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """An adapter that took B0 A0 out of the frozen weights, as one for the weights as they were: of twice the rank,
-    [B, -B0] [A; A0]. The scale stays, so α grows with the rank (with its root, where that is what α is divided by)."""
+    [B, -B0] [A; A0]. The scale stays, so α grows with the rank (with its root, where that is what α is divided by).
+
+    peft takes nothing out of an embedding (A0 is zero there), but reads its matrices by the same rank."""
     plain = {}
     for name, tensor in tensors.items():
-        if "lora_A" in name:
+        if SIDE_A.search(name):
             plain[name] = torch.cat([tensor, start[name].to(tensor)], dim=0)
-        elif "lora_B" in name:
+        elif SIDE_B.search(name):
             plain[name] = torch.cat([tensor, -start[name].to(tensor)], dim=1)
         else:
             plain[name] = tensor
@@ -102,7 +107,21 @@ def export_merged(folder: Path, base: Path, recipe: ResolvedRecipe) -> Path:
     model = load_published(folder, base, recipe, torch.device("cpu"), dtype="auto", quantised=False)
     if recipe.technique.quantises:
         take_quantised_weights(model, base, recipe)
+    _untie(model)
     merged = folder / MERGED
     model.merge_and_unload(safe_merge=True).save_pretrained(merged)
     _copy_tokenizer(base, merged)
     return merged
+
+
+def _untie(model: Any) -> None:
+    """Where the input's and the output's embeddings are one matrix, an update of one of them is none of the other's:
+    merged they are two."""
+    network = model.get_base_model()
+    ends = [network.get_input_embeddings(), network.get_output_embeddings()]
+    if None in ends or not any(hasattr(end, "base_layer") for end in ends):
+        return
+    into, out = (getattr(end, "base_layer", end) for end in ends)
+    if into.weight is out.weight:
+        out.weight = torch.nn.Parameter(out.weight.detach().clone(), requires_grad=False)
+        network.config.get_text_config().tie_word_embeddings = network.config.tie_word_embeddings = False

@@ -8,6 +8,7 @@ examples longer than its window. Every other family takes the padded path: right
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -43,6 +44,13 @@ def known_as(config: Any) -> str | None:
 
 def classifies(config: Any) -> bool:
     return config.model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+
+def recomputes(config: Any) -> bool:
+    """Whether transformers' class of this family can recompute activations (ALBERT's, MPNet's, Funnel's … cannot)."""
+    classes: Any = AutoModelForSequenceClassification if kind_of(config) == "encoder" else AutoModelForCausalLM
+    found = classes._model_mapping.get(type(config), None)
+    return found is not None and bool(found.supports_gradient_checkpointing)
 
 
 def may_be_packed(config: Any) -> bool:

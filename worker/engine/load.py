@@ -51,6 +51,7 @@ def load_trainable(
     packed = network.config._attn_implementation == PACKED
     reads_whole = kind_of(network.config) == "encoder"
     if recipe.gradient_checkpointing:
+        _require_recomputation(network)
         network.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     layout = Layout(
         packed=packed,
@@ -140,6 +141,16 @@ def _require_blocks_within_rows(model: Any) -> None:
                 f"Technique qlora on a worker without a GPU needs layers whose inputs are a multiple of "
                 f"{state.blocksize}, and {name} has {state.shape[-1]}. Use technique lora, or a worker with a GPU.",
             )
+
+
+def _require_recomputation(network: Any) -> None:
+    """What `facts.recomputes` says of the base; those that were added before it was noted do not."""
+    if not network.supports_gradient_checkpointing:
+        raise TrainingError(
+            FailureReason.INVALID_RECIPE,
+            f"Models of the family {network.config.model_type} cannot recompute activations. Give "
+            "training.gradient_checkpointing false, and fewer training.micro_batch_tokens if memory is short.",
+        )
 
 
 def _require_whole(missing: set[str], *, within: str) -> None:

@@ -41,11 +41,14 @@ class Composed:
 
 
 class Trained(msgspec.Struct, forbid_unknown_fields=True):
-    """What the training file has decided for the validation file; nothing, while the training file is read."""
+    """What a file's labels have to be: decided by the model that the job continues, or for the validation file by the
+    training file; nothing, while a training file begins anew."""
 
     problem: Problem | None = None
     """Of a classification."""
     label_names: list[str] | None = None
+    by: str = "the training file"
+    """Who decided it, in the words of a refusal."""
 
 
 @dataclass
@@ -59,7 +62,8 @@ class Composer:
     def labels(self, format_name: str, trained: Trained) -> Labels | None:
         """Where the labels of a file of that format go."""
         if self.method.type == "classification":
-            return Classes(trained.problem or self.method.classification.problem, trained.label_names)
+            problem = trained.problem or self.method.classification.problem
+            return Classes(problem, trained.label_names, decided_by=trained.by)
         if self.method.type == "kto":
             return Desirable()
         return Margins() if format_name == "preference" else None

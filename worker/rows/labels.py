@@ -75,9 +75,16 @@ class Desirable(Labels):
 class Classes(Labels):
     """Of texts: one name, several, or a number. Whole numbers may be either, until another label tells."""
 
-    def __init__(self, problem: Problem | Literal["auto"] = AUTO, allowed: Collection[str] | None = None) -> None:
-        """`allowed`: the names of the training file, where this is the validation file."""
+    def __init__(
+        self,
+        problem: Problem | Literal["auto"] = AUTO,
+        allowed: Collection[str] | None = None,
+        *,
+        decided_by: str = "the training file",
+    ) -> None:
+        """`allowed`: the only names there may be, where the training file or the model to continue has decided them."""
         self.allowed = allowed
+        self.decided_by = decided_by
         self.forced: Problem | None = None if problem == AUTO else problem
         self.seen: Problem | None = None
         """What a label so far can only have been."""
@@ -113,7 +120,7 @@ class Classes(Labels):
             names = []
         for name in dict.fromkeys(names):
             if self.allowed is not None and name not in self.allowed:
-                raise RowError(f"'label' {shown(name)} does not occur in the training file", code="unknown_label")
+                raise RowError(f"'label' {shown(name)} does not occur in {self.decided_by}", code="unknown_label")
             self.numbers.append(self.known.setdefault(name, len(self.known)))
         self.lengths.append(len(dict.fromkeys(names)))
         if len(self.known) > MAX_NAMES:

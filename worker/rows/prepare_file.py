@@ -87,7 +87,9 @@ def prepare_file(file: FileRequest, source: Path, target: Path, shared: Preparat
             raise too_few(file, report.rows)
         _save(file, spool, reader.labels, report)
         if file.kind == "training":
-            shared.trained, shared.seen = Trained(report.problem, report.label_names), reader.seen
+            shared.seen = reader.seen
+            if shared.trained.problem is None:
+                shared.trained = Trained(report.problem, report.label_names)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from api.archive import without_merged
 from api.judges import reward_models
 from api.recipe import Recipe
-from api.records import base_models, jobs, models
+from api.records import base_models, models
 from api.records.base_models import BaseModel
 from api.records.jobs import Job
 from api.techniques import Technique
@@ -34,7 +34,7 @@ def fetch_weights(node: Node, job: Job, base: BaseModel) -> Path:
     if job.base_weights is None:
         return fetch_base(node, base)
     role = "whose weights this job begins from"
-    _, artifacts = _made(node, job.project_id, job.base_weights, role, "model")
+    _, artifacts = _made(node, job.base_weights, role, "model")
     return fetch_cached(node, _digest(artifacts), artifacts)
 
 
@@ -42,7 +42,7 @@ def fetch_start(node: Node, job: Job, folder: Path) -> None:
     """The adapter that the job continues, if it does. Raises ModelGone."""
     if job.parent_model is None or job.parent_model == job.base_weights:
         return
-    _, artifacts = _made(node, job.project_id, job.parent_model, "which this job continues", "model")
+    _, artifacts = _made(node, job.parent_model, "which this job continues", "model")
     fetch_artifacts(node.context.storage, artifacts, folder)
 
 
@@ -55,7 +55,7 @@ def fetch_judges(node: Node, job: Job, recipe: Recipe, folder: Path) -> None:
     for param, name in reward_models(recipe.method).items():
         if name in listed:
             continue
-        maker, artifacts = _made(node, job.project_id, name, "the reward model", param)
+        maker, artifacts = _made(node, name, "the reward model", param)
         place = f"judges/{len(listed)}"
         _link_files(fetch_cached(node, _digest(artifacts), artifacts), folder / place)
         technique = TECHNIQUE.validate_python(maker.recipe["technique"]).published()
@@ -70,21 +70,23 @@ def fetch_judges(node: Node, job: Job, recipe: Recipe, folder: Path) -> None:
         (folder / "judges.json").write_text(json.dumps(listed, indent=2))
 
 
-def maker_of(node: Node, project_id: str, name: str) -> Job | None:
-    """The job that made a model or a checkpoint; None if that is not there any more."""
+def maker_of(node: Node, name: str) -> Job | None:
+    """The job that made a model or a checkpoint; None if that is not there any more.
+
+    Of whatever project: what a job names was its own or permitted to it when it was accepted, and it keeps that.
+    """
     with node.context.database.read() as session:
-        made = models.get(session, project_id, name) or models.get_checkpoint(session, project_id, name)
-        return None if made is None else jobs.get(session, project_id, made.job_id)
+        made = models.named(session, name)
+        return None if made is None else session.get_one(Job, made.job_id)
 
 
-def _made(node: Node, project_id: str, name: str, role: str, param: str) -> tuple[Job, list[dict[str, Any]]]:
+def _made(node: Node, name: str, role: str, param: str) -> tuple[Job, list[dict[str, Any]]]:
     """The job that made it, and the artifacts without the merged model."""
     with node.context.database.read() as session:
-        made = models.get(session, project_id, name) or models.get_checkpoint(session, project_id, name)
-        maker = None if made is None else jobs.get(session, project_id, made.job_id)
-    if made is None or maker is None:
-        raise ModelGone(name, role, param)
-    return maker, without_merged(made.artifacts)
+        made = models.named(session, name)
+        if made is None:
+            raise ModelGone(name, role, param)
+        return session.get_one(Job, made.job_id), without_merged(made.artifacts)
 
 
 def _digest(artifacts: list[dict[str, Any]]) -> str:

@@ -51,11 +51,11 @@ def run_child(
     recipe: Recipe,
     base: BaseModel,
     sources: list[Source],
-    trained: dict[str, Any],
+    labels: dict[str, Any],
     folder: Path,
     beat: Heartbeat,
 ) -> dict[str, Any]:
-    """Run prepare on these files. Returns its report of each. `trained`: that of a training file known before."""
+    """Run prepare on these files. Returns its report of each. `labels`: what is decided of them (rows.compose)."""
     (folder / "input").mkdir()
     (folder / "data").mkdir()
     fetch_tokenizer(node, base, folder / "base")
@@ -71,7 +71,7 @@ def run_child(
         "format": None if recipe.training.format == AUTO else recipe.training.format,
         "kind": base.facts["kind"],
         "context_window": base.facts["context_window"],
-        "trained": {name: trained.get(name) for name in ("problem", "label_names")},
+        "trained": labels,
         "files": [
             {
                 "name": source.name,

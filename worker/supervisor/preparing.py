@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from api.lifecycle import FailureReason, JobStatus, Stage
-from api.recipe import MIN_EXAMPLES, Recipe, ResolvedRecipe, resolve
+from api.recipe import MIN_EXAMPLES, Labels, Recipe, ResolvedRecipe, resolve
 from api.records import arrays, events, files, jobs, queue, workers
 from api.records.arrays import Arrays
 from api.records.base_models import BaseModel
@@ -18,7 +18,7 @@ from worker.supervisor.lease import Heartbeat
 from worker.supervisor.node import Node
 from worker.supervisor.predicting import Epoch, require_room, workload
 from worker.supervisor.prepare_child import Source, run_child
-from worker.supervisor.settling import Settled, settle
+from worker.supervisor.settling import Settled, known_labels, settle
 
 NAMED_ROWS = 5
 """Of those that are too long, in the message to the user."""
@@ -27,24 +27,33 @@ NAMED_ROWS = 5
 def prepare(node: Node, claim: Claim, job: Job, folder: Path, beat: Heartbeat) -> None:
     """Raises AttemptFailed, Stale, StorageUnavailable."""
     recipe, base = Recipe.model_validate(job.recipe), base_model(node, job)
-    sources = _sources(node, job, recipe, base)
+    continued = known_labels(node, job, recipe)
+    sources = _sources(node, job, recipe, base, continued)
     prepared = {source.name: found for source in sources if (found := _known(node, source))}
     missing = [source for source in sources if source.name not in prepared]
     if missing:
-        trained = prepared["train"].report if "train" in prepared else {}
-        reports = run_child(node, job, recipe, base, missing, trained, folder, beat)
+        labels = _decided(job, continued, prepared.get("train"))
+        reports = run_child(node, job, recipe, base, missing, labels, folder, beat)
         prepared |= {source.name: _store(node, job, source, folder, reports[source.name]) for source in missing}
     for name, found in prepared.items():
         path = folder / "data" / f"{name}.safetensors"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             node.context.storage.read_file(found.storage_key, path, sha256=found.sha256)
-    settled = settle(node, job, recipe, base, prepared["train"])
+    settled = settle(node, job, recipe, base, prepared["train"], continued)
     resolved, epoch, notes = _resolve(job, recipe, base, prepared, settled, folder)
     _finish(node, claim, job, base, resolved, prepared, epoch, notes)
 
 
-def _sources(node: Node, job: Job, recipe: Recipe, base: BaseModel) -> list[Source]:
+def _decided(job: Job, continued: Labels | None, train: Arrays | None) -> dict[str, Any]:
+    """What the labels have to be (worker.rows.compose.Trained): as the job's parent has them, or its training file."""
+    if continued is not None:
+        names = list(continued.names) or None
+        return {"problem": continued.problem, "label_names": names, "by": f"the labels of {job.parent_model}"}
+    return {} if train is None else {name: train.report.get(name) for name in ("problem", "label_names")}
+
+
+def _sources(node: Node, job: Job, recipe: Recipe, base: BaseModel, continued: Labels | None) -> list[Source]:
     wanted = [("train", "training_file", job.training_file, MIN_EXAMPLES)]
     if job.validation_file is not None:
         wanted.append(("validation", "validation_file", job.validation_file, 1))
@@ -56,10 +65,9 @@ def _sources(node: Node, job: Job, recipe: Recipe, base: BaseModel) -> list[Sour
                 raise AttemptFailed(
                     FailureReason.INVALID_FILE, f"No such File object: {file_id}", code="file_not_found", param=param
                 )
-            before = [source.file.sha256 for source in sources]
-            sources.append(
-                Source(name, param, file, min_rows, arrays.key_of(job.project_id, [*before, file.sha256], recipe, base))
-            )
+            hashes = [*(source.file.sha256 for source in sources), file.sha256]
+            key = arrays.key_of(job.project_id, hashes, recipe, base, continued)
+            sources.append(Source(name, param, file, min_rows, key))
     return sources
 
 

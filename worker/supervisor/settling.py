@@ -21,36 +21,32 @@ class Settled(TypedDict):
     merged: bool
 
 
-def settle(node: Node, job: Job, recipe: Recipe, base: BaseModel, train: Arrays) -> Settled:
-    """Raises AttemptFailed, ModelGone."""
+def settle(node: Node, job: Job, recipe: Recipe, base: BaseModel, train: Arrays, continued: Labels | None) -> Settled:
+    """`continued`: the labels of the classifier that the job continues (known_labels)."""
     largest = node.context.settings.merged_max_parameters
     asked = recipe.export.merged
     wanted = base.facts["parameters"] <= largest if asked == AUTO else asked
+    labels = None
+    if recipe.method.output == "labels":
+        labels = continued or Labels(problem=train.report["problem"], names=tuple(train.report["label_names"] or ()))
     return Settled(
-        labels=_labels(node, job, recipe, train),
-        base_model=job.base_weights or job.base_model,
-        merged=recipe.technique.merges and wanted,
+        labels=labels, base_model=job.base_weights or job.base_model, merged=recipe.technique.merges and wanted
     )
 
 
-def _labels(node: Node, job: Job, recipe: Recipe, train: Arrays) -> Labels | None:
-    """Those of the rows; or, where the job trains a classifier on, those that it has, in its order."""
-    if recipe.method.output != "labels":
+def known_labels(node: Node, job: Job, recipe: Recipe) -> Labels | None:
+    """Those of the classifier that the job continues, in the order of its head. Raises AttemptFailed, ModelGone."""
+    if recipe.method.output != "labels" or job.parent_model is None:
         return None
-    found = Labels(problem=train.report["problem"], names=tuple(train.report["label_names"] or ()))
-    if job.parent_model is None:
-        return found
-    maker = maker_of(node, job.project_id, job.parent_model)
+    maker = maker_of(node, job.parent_model)
     if maker is None:
         raise ModelGone(job.parent_model, "which this job continues", "model")
     had = (maker.resolved or {}).get("labels")
     if had is None:  # it gave tokens
-        return found
-    known = Labels.model_validate(had)
-    if known.problem != found.problem:
-        message = f"{job.parent_model} was trained on labels of the kind {known.problem}, these are {found.problem}"
-        raise AttemptFailed(FailureReason.INVALID_FILE, message, param="training_file")
-    if unknown := [name for name in found.names if name not in known.names]:
-        message = f"The training file has labels that {job.parent_model} has not: {', '.join(unknown)[:200]}"
-        raise AttemptFailed(FailureReason.INVALID_FILE, message, param="training_file")
+        return None
+    known, asked = Labels.model_validate(had), recipe.method.chosen().get("problem", AUTO)
+    if asked not in (AUTO, known.problem):
+        message = f"{job.parent_model} was trained on labels of the kind {known.problem}, and method.classification."
+        message += f"problem is {asked}: leave it out"
+        raise AttemptFailed(FailureReason.INVALID_RECIPE, message, param="method.classification.problem")
     return known

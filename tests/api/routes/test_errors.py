@@ -50,6 +50,21 @@ def test_a_body_that_is_no_object_is_a_400(client: TestClient, body: bytes) -> N
     error_of(answer)
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("webhooks", {"name": "a\0", "url": "https://example.com", "event_types": ["fine_tuning.job.failed"]}),
+        ("fine_tuning/checkpoints/none/permissions", {"project_ids": ["a\0"]}),
+        ("uploads", {"bytes": 1, "filename": "a\0", "mime_type": "text/jsonl", "purpose": "fine-tune"}),
+        ("uploads/none/complete", {"part_ids": ["a\0"]}),
+        ("fine_tuning/pipelines", {"model": "tiny", "metadata": {"a": "\0"}, "stages": []}),
+    ],
+)
+def test_a_nul_in_what_would_be_stored_is_a_400(client: TestClient, path: str, body: dict[str, object]) -> None:
+    answer = client.post(f"/v1/{path}", json=body)
+    assert (answer.status_code, "NUL" in error_of(answer)["message"]) == (400, True)
+
+
 def test_a_body_over_the_limit_is_a_413_even_without_a_length(client: TestClient) -> None:
     def endless():
         for _ in range(100):

@@ -212,7 +212,10 @@ def test_a_window_that_leaves_nothing_to_the_rows_is_refused_at_once(client: Tes
     assert create(client, technique={"type": "prompt", "tokens": 120}).status_code == 200
 
 
-def test_recomputation_that_would_lose_a_prefix_is_refused_at_once(client: TestClient, served: Context) -> None:
-    a_base_model(served.database, context_window=128)
-    refused = create(client, technique={"type": "prefix"}, training={"gradient_checkpointing": True})
+@pytest.mark.parametrize(("technique", "can"), [("prefix", True), ("lora", False)])
+def test_recomputation_that_cannot_be_is_refused_at_once(
+    client: TestClient, served: Context, technique: str, can: bool
+) -> None:
+    a_base_model(served.database, context_window=128, recomputes=can)
+    refused = create(client, technique={"type": technique}, training={"gradient_checkpointing": True})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "training.gradient_checkpointing")

@@ -1,12 +1,15 @@
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy import update
 
 from api.context import Context
 from api.records import permissions
+from api.records.jobs import Job
 from tests.api.conftest import client_of
+from tests.api.routes.test_jobs import create
 from tests.api.routes.test_models import NAME, published
-from tests.factories import a_project
+from tests.factories import a_base_model, a_model, a_project
 
 __all__ = ["published"]
 
@@ -95,3 +98,45 @@ def test_only_an_admin_of_the_owner_gives_and_takes(
 def test_unknown_projects_are_named(admin: TestClient, projects: list[str], param: str) -> None:
     refused = grant(admin, *projects)
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+
+
+def test_what_is_permitted_is_a_beginning_and_a_judge_until_it_is_taken_back(
+    admin: TestClient, other_project: TestClient, other: str, served: Context
+) -> None:
+    a_base_model(served.database)
+    owner = a_project(served.database)
+    judge = a_model(served, owner, method={"type": "reward"})
+    judged = {"type": "ppo", "ppo": {"reward_model": judge}}
+    assert create(other_project, model=CHECKPOINT).status_code == 400
+    path = PATH.replace(CHECKPOINT, judge)
+    rights = [(each, grant(admin, other, path=each).json()["data"][0]["id"]) for each in (PATH, path)]
+    told = create(other_project, model=CHECKPOINT, method=judged).json()
+    assert (told["parent"], told["base_model"]) == (CHECKPOINT, "tiny")
+    for each, right in rights:
+        admin.delete(f"{each}/{right}")
+    assert create(other_project, model=CHECKPOINT).json()["error"]["code"] == "model_not_found"
+    assert create(other_project, method=judged).json()["error"]["code"] == "model_not_found"
+
+
+def test_an_adapter_is_no_way_to_the_whole_model_below_it(
+    admin: TestClient, other_project: TestClient, other: str, served: Context
+) -> None:
+    a_base_model(served.database)
+    owner = a_project(served.database)
+    whole, adapter = a_model(served, owner, technique={"type": "full"}), a_model(served, owner)
+    with served.database.write() as session:
+        session.execute(update(Job).where(Job.fine_tuned_model == adapter).values(base_weights=whole))
+    grant(admin, other, path=PATH.replace(CHECKPOINT, adapter))
+    refused = create(other_project, model=adapter).json()["error"]
+    assert (refused["code"], whole in refused["message"]) == ("cannot_continue", True)
+    grant(admin, other, path=PATH.replace(CHECKPOINT, whole))
+    assert create(other_project, model=adapter).status_code == 200
+
+
+@pytest.mark.parametrize(("name", "says"), [(CHECKPOINT, "if its project permits"), (NAME, "without merged weights")])
+def test_a_permitted_model_that_is_not_merged_says_so_as_what_it_is(
+    admin: TestClient, other_project: TestClient, other: str, name: str, says: str
+) -> None:
+    grant(admin, other, path=PATH.replace(CHECKPOINT, name))
+    error = other_project.get(f"/v1/models/{name}/artifacts?format=merged").json()["error"]
+    assert (error["code"], says in error["message"]) == ("no_merged_weights", True)

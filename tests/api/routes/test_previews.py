@@ -13,6 +13,7 @@ from api.preview_child import PreviewChild, child_environment
 from api.records import workers
 from api.services import base_models
 from tests.api.conftest import client_of
+from tests.factories import a_file, a_model, a_project
 from tests.worker.prepared import jsonl
 
 CHAT = {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "four"}]}
@@ -106,6 +107,49 @@ def test_an_estimate_says_everything_that_is_in_the_way(client: TestClient, serv
 def test_rows_that_cannot_be_trained_on_are_a_reason(client: TestClient, server: Context, worker: None) -> None:
     found = post(client, "estimates", jsonl(*[PAIR] * 12)).json()
     assert (found["allowed"], found["reasons"][0]["code"]) == (False, "invalid_training_file")
+
+
+REFUSED = {
+    "technique on a continued adapter": {"technique": {"type": "lora", "rank": 9}},
+    "reward model that is none": {"method": {"type": "ppo", "ppo": {"reward_model": "ft:none"}}},
+    "merged prefix": {"model": "tiny", "technique": {"type": "prefix"}, "export": {"merged": True}},
+    "prefix as long as the window": {"model": "tiny", "technique": {"type": "prefix", "tokens": 127}},
+    "recomputed prefix": {
+        "model": "tiny",
+        "technique": {"type": "prefix"},
+        "training": {"gradient_checkpointing": True},
+    },
+}
+
+
+@pytest.mark.parametrize("body", REFUSED.values(), ids=REFUSED)
+def test_an_estimate_refuses_what_a_create_refuses_in_the_same_words(
+    client: TestClient, server: Context, worker: None, body: dict[str, Any]
+) -> None:
+    parent = a_model(server, a_project(server.database), technique={"type": "lora", "rank": 4})
+    created = post(client, "jobs", jsonl(*[CHAT] * 12), **{"model": parent} | body)
+    error = created.json()["error"]
+    (reason,) = post(client, "estimates", jsonl(*[CHAT] * 12), **{"model": parent} | body).json()["reasons"]
+    assert (created.status_code, reason["code"], reason["message"]) == (400, error["code"], error["message"])
+    assert reason["param"] == error["param"]
+
+
+def test_a_file_of_another_purpose_is_refused_by_the_estimate_too(client: TestClient, server: Context) -> None:
+    file = a_file(server, a_project(server.database), purpose="fine-tune-results")
+    found = client.post("/v1/fine_tuning/estimates", json={"model": "tiny", "training_file": file}).json()
+    assert [each["code"] for each in found["reasons"]] == ["invalid_file_purpose"]
+
+
+def test_what_goes_on_from_a_model_is_previewed_and_estimated_as_its_technique(
+    client: TestClient, server: Context, worker: None
+) -> None:
+    parent = a_model(server, a_project(server.database), technique={"type": "lora", "rank": 4})
+    content = jsonl(*[CHAT] * 12)
+    assert len(post(client, "previews", content, model=parent, rows=2).json()["rows"]) == 2
+    found = post(client, "estimates", content, model=parent).json()
+    as_new = post(client, "estimates", content, technique={"type": "lora", "rank": 4}).json()
+    assert (found["allowed"], found["model"]) == (True, parent)
+    assert found["trained_parameters"] == as_new["trained_parameters"]
 
 
 def test_above_two_thousand_rows_a_sample_is_counted(client: TestClient, server: Context, worker: None) -> None:

@@ -10,11 +10,13 @@ from sqlalchemy import delete
 
 from api.lifecycle import JobStatus
 from api.recipe import Recipe
-from api.records import arrays, base_models, models
+from api.records import arrays, base_models, models, permissions
+from api.records.jobs import Job
 from api.records.models import Model
-from tests.factories import a_model
+from api.services.lineage import CannotContinue
+from tests.factories import a_file, a_model, a_project
+from tests.worker.prepared import jsonl
 from tests.worker.supervisor.conftest import Workshop
-from worker.supervisor.faults import AttemptFailed
 from worker.supervisor.parents import ModelGone, fetch_judges, fetch_start, fetch_weights
 from worker.supervisor.settling import settle
 from worker.supervisor.supervise import drain
@@ -67,6 +69,19 @@ def test_a_job_goes_on_from_an_adapter_or_a_checkpoint(workshop: Workshop, endin
     resolved = workshop.job(job_of(workshop, child)).resolved
     assert resolved is not None
     assert (resolved["continues"], resolved["model"]) == (parent + ending, "tiny")
+
+
+def test_what_was_permitted_when_the_job_was_accepted_is_fetched_for_it(workshop: Workshop, tmp_path: Path) -> None:
+    database = workshop.context.database
+    theirs = a_project(database, "theirs")
+    parent = a_model(workshop.context, theirs, {"adapter_config.json": b"{}"})
+    with database.write() as session:
+        right = permissions.grant(session, theirs, parent, workshop.caller.project_id)
+    job = workshop.job(workshop.submit(model=parent))
+    with database.write() as session:
+        permissions.revoke(session, theirs, parent, right.id)
+    fetch_start(workshop.train, job, tmp_path / "start")
+    assert (tmp_path / "start" / "adapter_config.json").read_bytes() == b"{}"
 
 
 def job_of(workshop: Workshop, model_id: str) -> str:
@@ -146,29 +161,59 @@ def test_a_job_on_a_base_model_has_no_start_and_no_judges(workshop: Workshop, tm
     assert list(tmp_path.glob("judges*")) == list(tmp_path.glob("start")) == []
 
 
-def labelled(names: list[str] | None, problem: str = "single_label") -> arrays.Arrays:
-    report = {"problem": problem, "label_names": names}
-    return arrays.Arrays(key="k", project_id="p", bytes=1, sha256="0", report=report, created_at=0.0)
+def of_no_labels() -> arrays.Arrays:
+    return arrays.Arrays(key="k", project_id="p", bytes=1, sha256="0", report={}, created_at=0.0)
 
 
-def test_a_classifier_that_learns_on_keeps_its_labels_in_their_order(workshop: Workshop) -> None:
-    method = {"type": "classification"}
-    parent = a_model(workshop.context, workshop.caller.project_id, method=method)
+PARENTS = ("x", "a", "b", "c")
+
+
+@pytest.fixture
+def classifier(workshop: Workshop) -> str:
+    parent = a_model(workshop.context, workshop.caller.project_id, method={"type": "classification"})
     with workshop.context.database.write() as session:
         maker = session.merge(workshop.job(job_of(workshop, parent)))
-        maker.resolved = {"labels": {"problem": "single_label", "names": ["x", "a", "b"]}}
-    job = workshop.job(workshop.submit(model=parent, method=method))
-    with workshop.context.database.read() as session:
-        base = base_models.get(session, "tiny")
-    assert base is not None
-    recipe = Recipe.model_validate(job.recipe)
-    settled = settle(workshop.prepare, job, recipe, base, labelled(["a", "b"]))
-    assert settled["labels"] is not None
-    assert settled["labels"].names == ("x", "a", "b")
-    for other in (labelled(["a", "c"]), labelled(None, "regression")):
-        with pytest.raises(AttemptFailed) as failed:
-            settle(workshop.prepare, job, recipe, base, other)
-        assert failed.value.param == "training_file"
+        maker.resolved = {"labels": {"problem": "single_label", "names": PARENTS}}
+    return parent
+
+
+def continued(workshop: Workshop, parent: str, train: str, validation: str) -> Job:
+    """A job that has learnt on from a classifier as far as its rows go: prepared. A letter is a row's label."""
+    files = [jsonl(*[{"text": f"row {label}", "label": label} for label in each]) for each in (train, validation)]
+    held_out = a_file(workshop.context, workshop.caller.project_id, files[1])
+    body = {"model": parent, "method": {"type": "classification"}, "validation_file": held_out}
+    job_id = workshop.submit(files[0], **body)
+    drain(workshop.prepare, workshop.warm)
+    return workshop.job(job_id)
+
+
+@pytest.mark.parametrize(("train", "validation"), [("ab" * 6, "abcx"), ("a" * 12, "b")])
+def test_a_classifier_that_learns_on_from_fewer_labels_keeps_all_of_its_own_in_their_order(
+    workshop: Workshop, classifier: str, train: str, validation: str
+) -> None:
+    job = continued(workshop, classifier, train, validation)
+    assert (job.status, job.error) == (JobStatus.QUEUED, None)
+    assert job.resolved is not None
+    assert job.resolved["labels"] == {"problem": "single_label", "names": list(PARENTS)}
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "param"), [("abd" * 4, "a", "training"), ("ab" * 6, "d", "validation")]
+)
+def test_a_label_that_the_classifier_has_not_is_refused_by_its_row(
+    workshop: Workshop, classifier: str, train: str, validation: str, param: str
+) -> None:
+    job = continued(workshop, classifier, train, validation)
+    assert job.error is not None
+    assert job.error["param"] == f"{param}_file"
+    assert f"'label' d does not occur in the labels of {classifier}" in job.error["message"]
+
+
+def test_a_classifier_is_not_made_to_learn_another_kind_of_label(workshop: Workshop, classifier: str) -> None:
+    method = {"type": "classification", "classification": {"problem": "regression"}}
+    with pytest.raises(CannotContinue, match="single_label, not regression") as refused:
+        workshop.submit(model=classifier, method=method)
+    assert refused.value.param == "method.classification.problem"
 
 
 def artifacts_of(workshop: Workshop, model_id: str) -> set[str]:
@@ -188,5 +233,5 @@ def test_a_small_base_is_published_merged_too_unless_the_job_says_no(workshop: W
 def test_a_large_base_is_merged_only_where_the_job_asks_for_it(workshop: Workshop, asked: object, merged: bool) -> None:
     job = workshop.job(workshop.submit(export={"merged": asked}))
     base = base_models.BaseModel(name="large", facts={"parameters": 10**9 + 1})
-    settled = settle(workshop.prepare, job, Recipe.model_validate(job.recipe), base, labelled(None))
+    settled = settle(workshop.prepare, job, Recipe.model_validate(job.recipe), base, of_no_labels(), None)
     assert settled["merged"] == merged
