@@ -10,7 +10,7 @@ from tests.source import ROOT, imports, modules, reaches, within
 
 LAYERS: list[tuple[str, ...]] = [
     ("api.errors", "api.fields", "api.ids", "api.lifecycle", "api.logs", "api.settings", "api.formats", "api.graders"),
-    ("api.methods", "api.techniques"),
+    ("api.integrations", "api.methods", "api.techniques", "api.tracking"),
     ("api.ask", "api.catalog", "api.judges", "api.recipe"),
     ("api.estimate", "api.pipeline", "api.window"),
     (
@@ -52,6 +52,7 @@ SHARED_WITH_CHILDREN = tuple(
         "fields",
         "formats",
         "graders",
+        "integrations",
         "judges",
         "lifecycle",
         "methods",
@@ -76,6 +77,7 @@ SHARED_WITH_WORKERS = (
         "api.sampling",
         "api.settings",
         "api.storage",
+        "api.tracking",
         "api.webhooks",
     ),
 )

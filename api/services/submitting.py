@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from api import catalog
+from api import catalog, tracking
 from api.context import Caller, Context
 from api.errors import InvalidRequest, TooManyRequests
 from api.ids import new_id, random_letters, slug
@@ -46,6 +46,7 @@ def accept(
     recipe = lineage.continued(recipe, origin)
     if refused := catalog.refusal(recipe.technique, recipe.method, origin.base.facts):
         raise Illegal(refused.message, param=refused.param)
+    _check_integrations(context, recipe)
     _check_export(recipe)
     _check_room(recipe, origin.base)
     _check_recomputation(recipe)
@@ -85,6 +86,16 @@ def check_quota(context: Context, session: Session, caller: Caller, more: int = 
             f"This server allows a project {limit} jobs that have not ended: wait for some to end, or cancel them",
             code="too_many_active_jobs",
             headers={"x-should-retry": "false"},
+        )
+
+
+def _check_integrations(context: Context, recipe: Recipe) -> None:
+    if recipe.integrations and "wandb" not in tracking.configured(context.settings):
+        raise InvalidRequest(
+            "This server cannot send metrics to Weights & Biases: leave integrations out, or ask its operator to set "
+            "ATTUNE_WANDB_API_KEY (or ATTUNE_WANDB_MODE=offline, which needs no key)",
+            param="integrations",
+            code="integration_not_configured",
         )
 
 
