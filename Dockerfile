@@ -23,7 +23,7 @@ RUN touch README.md && mkdir api worker migrations && python -m venv /opt/attune
 
 FROM api-needs AS worker-needs
 ARG PIP_ARGS=""
-RUN /opt/attune/bin/pip install $PIP_ARGS -c constraints.txt '.[worker]'
+RUN /opt/attune/bin/pip install $PIP_ARGS -c constraints.txt '.[worker,mlflow,tensorboard,wandb]'
 
 FROM api-needs AS api-built
 COPY . .

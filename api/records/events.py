@@ -1,5 +1,6 @@
 """Events: what a user reads of a job's life, written in the transaction that they tell of."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, select
@@ -59,6 +60,12 @@ def page(session: Session, job_id: str, *, after: str | None, limit: int) -> Pag
         after=after,
         limit=limit,
     )
+
+
+def metrics_after(session: Session, job_id: str, seq: int) -> Sequence[Event]:
+    """The metrics events that follow that one, oldest first."""
+    query = select(Event).where(Event.job_id == job_id, Event.type == "metrics", Event.seq > seq)
+    return session.scalars(query.order_by(Event.seq)).all()
 
 
 def metrics_of(session: Session, job_id: str) -> list[dict[str, Any]]:

@@ -37,6 +37,8 @@ class Attempt(Row):
     started_at: Mapped[float] = mapped_column(Epoch)
     ended_at: Mapped[float | None] = mapped_column(Epoch)
     outcome: Mapped[str | None] = mapped_column(String(32))
+    log_bytes: Mapped[int | None] = mapped_column(Integer)
+    """Of the log that is stored of it; None: there is none."""
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def asked(context: Context, caller: Caller, recipe: Recipe) -> Asked:
         if recipe.validation_file is not None:
             named.append(("validation", _file(session, caller, recipe.validation_file, "validation_file")))
         try:
-            recipe = checked(session, caller, recipe, origin, {})
+            recipe = checked(context, session, caller, recipe, origin, {})
         except InvalidRequest as error:
             refused = error
         prepared = {}

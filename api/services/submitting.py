@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from api import catalog
+from api import catalog, tracking
 from api.context import Caller, Context
 from api.errors import InvalidRequest, TooManyRequests
 from api.estimate.machine import may_recompute
@@ -39,11 +39,14 @@ def taken_over(session: Session, caller: Caller, recipe: Recipe) -> Recipe:
     return lineage.continued(recipe, lineage.find(session, caller.project_id, recipe.model, {}))
 
 
-def checked(session: Session, caller: Caller, recipe: Recipe, origin: Origin, pending: Pending) -> Recipe:
+def checked(
+    context: Context, session: Session, caller: Caller, recipe: Recipe, origin: Origin, pending: Pending
+) -> Recipe:
     """The recipe as its job keeps it. Raises InvalidRequest for all that can be wrong before rows are read."""
     recipe = lineage.continued(recipe, origin)
     if refused := catalog.refusal(recipe.technique, recipe.method, origin.base.facts):
         raise Illegal(refused.message, param=refused.param)
+    _check_integrations(context, recipe)
     _check_export(recipe)
     _check_room(recipe, origin.base)
     _check_recomputation(recipe, origin.base)
@@ -59,7 +62,7 @@ def accept(
 ) -> Job:
     """Row and event, in the caller's transaction. `values`: of the row's columns. Raises InvalidRequest."""
     origin = lineage.find(session, caller.project_id, recipe.model, pending)
-    recipe = checked(session, caller, recipe, origin, pending)
+    recipe = checked(context, session, caller, recipe, origin, pending)
     suffix = slug(recipe.suffix) if recipe.suffix else ""
     job = Job(
         id=new_id("ftjob-"),
@@ -92,6 +95,16 @@ def check_quota(context: Context, session: Session, caller: Caller, more: int = 
             f"This server allows a project {limit} jobs that have not ended: wait for some to end, or cancel them",
             code="too_many_active_jobs",
             headers={"x-should-retry": "false"},
+        )
+
+
+def _check_integrations(context: Context, recipe: Recipe) -> None:
+    if recipe.integrations and "wandb" not in tracking.configured(context.settings):
+        raise InvalidRequest(
+            "This server cannot send metrics to Weights & Biases: leave integrations out, or ask its operator to set "
+            "ATTUNE_WANDB_API_KEY (or ATTUNE_WANDB_MODE=offline, which needs no key)",
+            param="integrations",
+            code="integration_not_configured",
         )
 
 

@@ -30,6 +30,7 @@ from worker.supervisor.outputs import publish, store_checkpoint, store_state
 from worker.supervisor.parents import fetch_judges, fetch_start, fetch_weights
 from worker.supervisor.predicting import Epoch, observe, predicted_here
 from worker.supervisor.progress import Progress
+from worker.supervisor.recorder import track
 from worker.supervisor.slots import Slot
 
 log = structlog.get_logger(__name__)
@@ -47,6 +48,8 @@ def train(node: Node, claim: Claim, job: Job, slot: Slot, trainer: Child, folder
     resolved = _resolve_hardware(node, claim, job, base, slot)
     estimate = _predict(node, claim, job, base, resolved, slot)
     _fill_run_folder(node, job, base, resolved, folder)
+    with node.context.database.write() as session:
+        track(session, node, job)
     kills_before = oom_kills()
     trainer.command(cmd="run", dir=str(folder))
     trainer.log_file = folder / "log.txt"

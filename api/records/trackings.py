@@ -1,0 +1,126 @@
+"""Trackings: which job's metrics are to be sent to which tracker, and who is at it.
+
+A row is a task, not a log: what a tracker already holds is asked of the tracker itself, so that nothing is sent twice
+and nothing is missed, whoever sends it and whatever happened to the one before.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ForeignKey, Integer, String, Text, or_, select, update
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from api.records.base import Epoch, Row, db_now
+
+BACK_OFF_S = (10, 30, 60, 120, 300, 900, 3600)
+"""After the first, second, … failure in a row; the last one again and again."""
+
+
+class Tracking(Row):
+    __tablename__ = "trackings"
+
+    id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    """{job}:{tracker}:{number}, so that an attempt after the first finds what that one made."""
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    tracker: Mapped[str] = mapped_column(String(16))
+    number: Mapped[int] = mapped_column(Integer)
+    """Of several that one job sends to the same tracker."""
+    options: Mapped[dict[str, Any] | None]
+    """What the job said of it (api.integrations.Wandb)."""
+    created_at: Mapped[float] = mapped_column(Epoch)
+    due_at: Mapped[float | None] = mapped_column(Epoch, index=True)
+    """When it is looked at next; None once all is sent, or given up."""
+    owner: Mapped[str | None] = mapped_column(String(128))
+    """The worker that has it open."""
+    lease_until: Mapped[float | None] = mapped_column(Epoch)
+    failures: Mapped[int] = mapped_column(Integer, default=0)
+    """In a row, of the newest attempts to send."""
+    url: Mapped[str | None] = mapped_column(Text)
+    """Where a person can look at it, once that is known."""
+
+
+def begin(session: Session, job_id: str, tracker: str, number: int = 0, options: dict[str, Any] | None = None) -> None:
+    """From now on this job's metrics are sent there; those that it already has, too."""
+    tracking_id = f"{job_id}:{tracker}:{number}"
+    if session.get(Tracking, tracking_id) is None:
+        session.add(
+            Tracking(
+                id=tracking_id,
+                job_id=job_id,
+                tracker=tracker,
+                number=number,
+                options=options,
+                created_at=db_now(),
+                due_at=db_now(),
+            )
+        )
+        session.flush()
+
+
+def due(session: Session, tracker: str, owner: str) -> Sequence[str]:
+    """Ids of those that this worker may look at now; the one that has waited longest first."""
+    return session.scalars(select(Tracking.id).where(*_due(tracker, owner)).order_by(Tracking.due_at)).all()
+
+
+def take(session: Session, tracking_id: str, tracker: str, owner: str, lease_s: float) -> Tracking | None:
+    """This one for this worker alone until the lease runs out, unless another was faster."""
+    tracking = session.scalars(
+        select(Tracking).where(Tracking.id == tracking_id, *_due(tracker, owner)).with_for_update(skip_locked=True)
+    ).one_or_none()
+    if tracking is None:
+        return None
+    tracking.owner, tracking.lease_until = owner, db_now() + lease_s
+    session.flush()
+    session.refresh(tracking)
+    return tracking
+
+
+def _due(tracker: str, owner: str) -> tuple[Any, ...]:
+    free = or_(Tracking.owner.is_(None), Tracking.owner == owner, Tracking.lease_until < db_now())
+    return (Tracking.tracker == tracker, Tracking.due_at <= db_now(), free)
+
+
+def look_again(session: Session, tracking_id: str, owner: str, wait_s: float, *, keep: bool, lease_s: float) -> None:
+    """All is sent that there was. keep: this worker stays at it."""
+    lease: dict[str, Any] = {"lease_until": db_now() + lease_s} if keep else {"owner": None, "lease_until": None}
+    _write(session, tracking_id, owner, due_at=db_now() + wait_s, failures=0, **lease)
+
+
+def failed(session: Session, tracking: Tracking, owner: str) -> None:
+    wait_s = BACK_OFF_S[min(tracking.failures, len(BACK_OFF_S) - 1)]
+    _write(
+        session,
+        tracking.id,
+        owner,
+        due_at=db_now() + wait_s,
+        failures=tracking.failures + 1,
+        owner=None,
+        lease_until=None,
+    )
+
+
+def end(session: Session, tracking_id: str, owner: str) -> None:
+    _write(session, tracking_id, owner, due_at=None, owner=None, lease_until=None)
+
+
+def tell_url(session: Session, tracking_id: str, owner: str, url: str) -> None:
+    _write(session, tracking_id, owner, url=url)
+
+
+def is_past(session: Session, moment: float) -> bool:
+    """By the database's clock."""
+    return bool(session.scalar(select(db_now() > moment)))
+
+
+def release(session: Session, tracker: str, owner: str) -> None:
+    """What this worker had open is anybody's."""
+    session.execute(
+        update(Tracking)
+        .where(Tracking.tracker == tracker, Tracking.owner == owner)
+        .values(owner=None, lease_until=None)
+    )
+
+
+def _write(session: Session, tracking_id: str, at_owner: str, **values: Any) -> None:
+    """Unless another has taken it over meanwhile, who will then do the same."""
+    session.execute(update(Tracking).where(Tracking.id == tracking_id, Tracking.owner == at_owner).values(**values))

@@ -1,0 +1,78 @@
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from wandb.proto.wandb_internal_pb2 import Record
+
+from tests.worker.trackers.conftest import OpenStudio
+from worker.trackers.wandb import offline_folder
+
+WANTED: dict[str, Any] = {"integrations": [{"type": "wandb", "wandb": {"project": "tuning", "tags": ["t"]}}]}
+KEY = "0123456789abcdef" * 3
+BLOCK, FULL, LAST = 32768, 1, 4
+
+
+def records(path: Path) -> Iterator[Record]:
+    """Of an offline run's file: LevelDB's log, blocks of chunks of (crc, length, type), after a header of 7 bytes."""
+    data, at, record = path.read_bytes(), 7, b""
+    while at < len(data):
+        if BLOCK - at % BLOCK < 7:
+            at += BLOCK - at % BLOCK
+            continue
+        length, kind = struct.unpack_from("<HB", data, at + 4)
+        record += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (FULL, LAST):
+            yield Record.FromString(record)
+            record = b""
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    (path,) = folder.glob("*.wandb")
+    return [
+        {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+        for record in records(path)
+        if record.WhichOneof("record_type") == "history"
+    ]
+
+
+def test_an_offline_run_holds_every_step_once_although_the_worker_was_killed(open_studio: OpenStudio) -> None:
+    studio = open_studio(recipe=WANTED, wandb_mode="offline", wandb_api_key=KEY)
+    studio.trained(1, 2)
+    studio.recorder("wandb").record_due()  # and is not heard of again
+    studio.trained(3)
+    studio.ends()
+    studio.recorder("wandb").record_due()
+    folder = offline_folder(studio.settings, studio.job_id)
+    rows = history(folder)
+    assert [(row["_step"], row["train_loss"]) for row in rows] == [(step, 1 / step) for step in (1, 2, 3)]
+    (run,) = (record.run for record in records(next(folder.glob("*.wandb"))) if record.HasField("run"))
+    assert (run.run_id, run.project, run.display_name, list(run.tags)) == (
+        studio.job_id,
+        "tuning",
+        studio.job_id,
+        ["t"],
+    )
+    assert not [path for path in folder.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+
+
+def test_a_server_that_cannot_be_reached_is_told_once_and_does_not_keep_the_job(open_studio: OpenStudio) -> None:
+    address = "http://127.0.0.1:9"  # nobody listens there
+    studio = open_studio(recipe=WANTED, wandb_api_key=KEY, wandb_base_url=address)
+    studio.trained(1)
+    recorder = studio.recorder("wandb")
+    for _ in range(2):
+        recorder.record_due()
+        studio.no_waiting()
+    told = ["Metrics could not be sent to Weights & Biases: they will be once it answers. The job goes on."]
+    assert studio.told() == told
+
+
+def test_a_job_that_names_no_integration_is_not_sent(open_studio: OpenStudio) -> None:
+    studio = open_studio(wandb_mode="offline")
+    studio.trained(1)
+    studio.ends()
+    studio.recorder("wandb").record_due()
+    assert not studio.settings.wandb_folder.exists()

@@ -1,0 +1,51 @@
+"""TensorBoard: a folder of event files for each job. It is written anew whenever it is opened, since a file that its
+writer did not close may end anywhere, and the database has every step."""
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
+
+from api.lifecycle import JobStatus
+from api.settings import Settings
+from worker.trackers.base import About, Point
+
+
+class Tracker:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def open(self, about: About) -> "EventFile":
+        folder = self._folder / about.job_id
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return EventFile(folder)
+
+
+class EventFile:
+    """Written by whoever calls, not by a thread as tensorboardX's SummaryWriter does: so a full disk is noticed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.step = 0
+        self.url = None
+        self._writer = EventsWriter(str(folder / f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"))
+
+    def add(self, points: Sequence[Point]) -> None:
+        for point in points:
+            for name, value in point.values.items():
+                summary = scalar(name, value)
+                self._writer.write_event(Event(wall_time=point.at, step=point.step, summary=summary))
+        self._writer.flush()
+
+    def close(self, status: JobStatus | None) -> None:
+        self._writer.close()
+
+
+def tracker(settings: Settings) -> Tracker:
+    assert settings.tensorboard_dir is not None
+    return Tracker(settings.tensorboard_dir.resolve())
