@@ -216,3 +216,10 @@ def test_recomputation_that_would_lose_a_prefix_is_refused_at_once(client: TestC
     a_base_model(served.database, context_window=128)
     refused = create(client, technique={"type": "prefix"}, training={"gradient_checkpointing": True})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "training.gradient_checkpointing")
+
+
+def test_a_jobs_log_is_text(client: TestClient, other_project: TestClient, job: dict[str, object]) -> None:
+    answer = client.get(f"/v1/fine_tuning/jobs/{job['id']}/log")
+    assert (answer.status_code, answer.text) == (200, "")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert other_project.get(f"/v1/fine_tuning/jobs/{job['id']}/log").status_code == 404
