@@ -1,4 +1,4 @@
-"""`attune jobs`: create, list, get, watch, cancel, pause, resume, events."""
+"""`attune jobs`: create, list, get, watch, cancel, pause, resume, events, log."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +10,7 @@ from api.cli.client import Client, Document, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
 from api.cli.errors import ClientCommands
 from api.cli.files import After, Limit, file_id
-from api.cli.render import moment, say, say_fields, say_json, say_result, say_table
+from api.cli.render import clean, moment, say, say_fields, say_json, say_line, say_result, say_table
 from api.cli.watch import event_line, watch_job
 
 jobs_app = typer.Typer(cls=ClientCommands, no_args_is_help=True, help="Create and follow fine-tuning jobs.")
@@ -182,6 +182,14 @@ def events(
     for event in newest[::-1]:
         say(event_line(event))
     return None
+
+
+@jobs_app.command()
+def log(job_id: JobId, *, base_url: BaseUrl = None, api_key: ApiKey = None, data_dir: DataDir = None) -> None:
+    """Print what the trainers of a job wrote, attempt by attempt."""
+    with connect(base_url, api_key, data_dir) as client, client.stream(f"{_path(job_id)}/log") as response:
+        for line in response.iter_lines():
+            say_line(clean(line))
 
 
 def _act(job_id: str, action: str, client: Client, as_json: bool) -> None:

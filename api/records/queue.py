@@ -143,6 +143,32 @@ def end_attempt(session: Session, claim: Claim, outcome: str) -> None:
     )
 
 
+def log_key(job_id: str, fence: int) -> str:
+    """Of the stored log of an attempt."""
+    return f"logs/{job_id}/{fence}.txt"
+
+
+def keep_log(session: Session, claim: Claim, log_bytes: int) -> None:
+    session.execute(
+        update(Attempt).where(Attempt.job_id == claim.job_id, Attempt.fence == claim.fence).values(log_bytes=log_bytes)
+    )
+
+
+def attempts_of(session: Session, job_id: str) -> Sequence[Attempt]:
+    """In their order."""
+    return session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.fence)).all()
+
+
+def with_old_logs(session: Session, keep_s: float, limit: int = 20) -> Sequence[str]:
+    """Ids of jobs that ended so long ago and whose logs are still stored."""
+    old = select(Job.id).join(Attempt, Attempt.job_id == Job.id).where(Attempt.log_bytes.is_not(None))
+    return session.scalars(old.where(Job.finished_at < db_now() - keep_s).distinct().limit(limit)).all()
+
+
+def forget_logs(session: Session, job_id: str) -> None:
+    session.execute(update(Attempt).where(Attempt.job_id == job_id).values(log_bytes=None))
+
+
 def expired(session: Session) -> Sequence[Job]:
     """Jobs whose worker has been silent for longer than its lease."""
     return session.scalars(

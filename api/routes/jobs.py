@@ -8,7 +8,7 @@ from api.deps import After, Ctx, MetadataFilter, Repeated, Who
 from api.downloads import download
 from api.recipe import Recipe
 from api.schemas.jobs import CheckpointList, JobList, JobObject
-from api.services import jobs, models
+from api.services import attempt_logs, jobs, models
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"])
 
@@ -57,6 +57,16 @@ def list_checkpoints(job_id: str, context: Ctx, caller: Who, after: After = None
     """Newest first."""
     page = jobs.checkpoint_page(context, caller, job_id, after=after, limit=limit)
     return CheckpointList.of(page.data, page.has_more)
+
+
+@router.get("/{job_id}/log", response_class=StreamingResponse)
+def download_log(job_id: str, context: Ctx, caller: Who) -> StreamingResponse:
+    """What the trainers of the job wrote, attempt by attempt; of one that is at it, as it was some seconds ago."""
+    return StreamingResponse(
+        attempt_logs.read(context, caller, job_id),
+        media_type="text/plain; charset=utf-8",
+        headers={"x-content-type-options": "nosniff"},
+    )
 
 
 @router.get("/{job_id}/adapter", response_class=StreamingResponse)

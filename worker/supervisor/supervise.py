@@ -16,6 +16,7 @@ from api.storage import Corrupt, ObjectMissing, StorageUnavailable
 from worker.supervisor.faults import AttemptFailed, put_back, settle
 from worker.supervisor.inputs import BaseModelGone
 from worker.supervisor.lease import Heartbeat
+from worker.supervisor.logs import KeptLog
 from worker.supervisor.node import Node
 from worker.supervisor.parents import ModelGone
 from worker.supervisor.prepare_child import Interrupted
@@ -84,7 +85,7 @@ def _work(node: Node, claim: Claim, slot: Slot, warm: WarmTrainers) -> None:
     try:
         with node.context.database.read() as session:
             job = session.get_one(Job, claim.job_id)
-        with Heartbeat(node.context, claim) as beat:
+        with Heartbeat(node.context, claim) as beat, KeptLog(node, claim, folder / "log.txt"):
             if claim.stage is Stage.PREPARE:
                 prepare(node, claim, job, folder, beat)
             else:

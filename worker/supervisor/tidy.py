@@ -1,20 +1,22 @@
-"""What has had its time: uploads that nobody completed, files that expired, answers kept for a day, told webhooks."""
+"""What has had its time: uploads that nobody completed, files that expired, old logs, answers kept for a day, …"""
 
 import structlog
 
 from api.context import Context
-from api.records import files, idempotency, jobs, uploads, webhooks
+from api.records import files, idempotency, jobs, queue, uploads, webhooks
 
 log = structlog.get_logger(__name__)
 
 UPLOAD_GRACE_S = 900
 """A completion that was begun in time may take so long."""
+KEEP_LOGS_S = 90 * 24 * 3600
 KEEP_DELIVERIES_S = 30 * 24 * 3600
 
 
 def tidy(context: Context) -> None:
     end_uploads(context)
     remove_expired_files(context)
+    remove_old_logs(context)
     with context.database.write() as session:
         idempotency.forget(session)
         webhooks.forget(session, KEEP_DELIVERIES_S)
@@ -41,3 +43,13 @@ def remove_expired_files(context: Context) -> None:
     context.storage.delete([file.storage_key for file in gone if file.storage_key is not None])
     if gone:
         log.info("expired_files_removed", count=len(gone))
+
+
+def remove_old_logs(context: Context, keep_s: float = KEEP_LOGS_S) -> None:
+    """Of jobs that ended so long ago."""
+    with context.database.read() as session:
+        old = queue.with_old_logs(session, keep_s)
+    for job_id in old:
+        context.storage.delete_prefix(f"logs/{job_id}")
+        with context.database.write() as session:
+            queue.forget_logs(session, job_id)

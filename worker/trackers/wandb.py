@@ -4,6 +4,7 @@ Online, the server tells a run that is resumed which steps it has. Offline there
 either: the run is written as a whole once the job has ended, so that its folder holds every step once.
 """
 
+import contextlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import wandb
+from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
 from api.lifecycle import JobStatus
 from api.settings import Settings
@@ -33,6 +35,13 @@ class Tracker:
         """Of wandb's kind. The run's own thread and process are wandb's."""
         self._folder.mkdir(parents=True, exist_ok=True)
         options = about.options
+        try:
+            return self._init(about, options)
+        except (MailboxClosedError, HandleAbandonedError, ConnectionError):
+            _forget_dead_process()
+            raise
+
+    def _init(self, about: About, options: dict[str, Any]) -> Any:
         return wandb.init(
             id=run_id(about),
             project=options["project"],
@@ -128,6 +137,12 @@ def offline_folder(settings: Settings, job_id: str) -> Path:
 def _log(run: Any, points: Sequence[Point]) -> None:
     for point in points:
         run.log(point.values | {"_timestamp": point.at}, step=point.step, commit=True)
+
+
+def _forget_dead_process() -> None:
+    """wandb's process serves all runs of ours, and is not started again by itself should it have died."""
+    with contextlib.suppress(ConnectionError):
+        wandb.teardown()
 
 
 def _exit_code(status: JobStatus) -> int:

@@ -112,6 +112,8 @@ class FakeServer:
             return 200, current
         if path == "/v1/fine_tuning/jobs/ftjob-1/events":
             return 200, page(self.events[::-1], query)
+        if path == "/v1/fine_tuning/jobs/ftjob-1/log":
+            return 200, b"=== training from 2026\nloss \x1b[31mred\n"
         if path == "/v1/fine_tuning/jobs":
             return 200, page([job("succeeded"), job("failed", id="ftjob-\x1b[2J2")], query)
         if path == "/v1/fine_tuning/pipelines":

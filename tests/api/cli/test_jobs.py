@@ -110,3 +110,11 @@ def test_an_unknown_job_is_refused_with_the_field(server: FakeServer) -> None:
     result = attune("jobs", "get", "../../secrets")
     assert result.exit_code == ExitCode.REFUSED
     assert "No such object (field: id)" in result.stderr
+
+
+def test_log_prints_what_the_trainers_wrote_and_nothing_that_steers_the_terminal(server: FakeServer) -> None:
+    result = attune("jobs", "log", "ftjob-1")
+    assert result.exit_code == ExitCode.OK
+    assert result.stdout.splitlines()[0] == "=== training from 2026"
+    assert "red" in result.stdout
+    assert "\x1b" not in result.stdout

@@ -219,3 +219,10 @@ def test_recomputation_that_cannot_be_is_refused_at_once(
     a_base_model(served.database, context_window=128, recomputes=can)
     refused = create(client, technique={"type": technique}, training={"gradient_checkpointing": True})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "training.gradient_checkpointing")
+
+
+def test_a_jobs_log_is_text(client: TestClient, other_project: TestClient, job: dict[str, object]) -> None:
+    answer = client.get(f"/v1/fine_tuning/jobs/{job['id']}/log")
+    assert (answer.status_code, answer.text) == (200, "")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert other_project.get(f"/v1/fine_tuning/jobs/{job['id']}/log").status_code == 404

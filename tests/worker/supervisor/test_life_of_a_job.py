@@ -8,6 +8,7 @@ from api.manifest import Manifest, recipe_hash
 from api.recipe import ResolvedRecipe
 from api.records import base_models, files, models
 from api.records.jobs import Job
+from api.services import attempt_logs
 from tests.end_to_end.jobs import rows
 from tests.factories import a_file
 from tests.worker.supervisor.conftest import Workshop
@@ -35,6 +36,7 @@ def test_a_job_becomes_a_model_and_tells_of_it_in_openais_words(workshop: Worksh
     check_evaluation(job)
     check_results(workshop, job)
     check_checkpoints(workshop, job)
+    check_log(workshop, job)
     check_states_are_forgotten(workshop, job)
 
 
@@ -115,6 +117,14 @@ def check_checkpoints(workshop: Workshop, job: Job) -> None:
     assert len(checkpoints) <= 4, "the newest three, and the best"
     assert checkpoints[-1].model_id == f"{job.fine_tuned_model}:ckpt-step-6"
     assert "full_valid_loss" in checkpoints[-1].metrics
+
+
+def check_log(workshop: Workshop, job: Job) -> None:
+    """Of both of its attempts, whether or not they had something to say."""
+    log = b"".join(attempt_logs.read(workshop.context, workshop.caller, job.id)).decode()
+    titles = [line for line in log.splitlines() if line.startswith("=== ")]
+    assert [title.split()[1] for title in titles] == ["preparing", "training"]
+    assert titles[1].endswith(": succeeded")
 
 
 def check_states_are_forgotten(workshop: Workshop, job: Job) -> None:

@@ -4,9 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 from wandb.proto.wandb_internal_pb2 import Record
 
+from api.lifecycle import JobStatus
 from tests.worker.trackers.conftest import OpenStudio
+from tests.worker.trackers.wandb_server import WandbServer
 from worker.trackers.wandb import offline_folder
 
 WANTED: dict[str, Any] = {"integrations": [{"type": "wandb", "wandb": {"project": "tuning", "tags": ["t"]}}]}
@@ -56,6 +59,42 @@ def test_an_offline_run_holds_every_step_once_although_the_worker_was_killed(ope
         ["t"],
     )
     assert not [path for path in folder.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+
+
+def test_a_run_goes_on_where_the_server_has_it_whichever_worker_sends(open_studio: OpenStudio) -> None:
+    server = WandbServer()
+    studio = open_studio(recipe=WANTED, wandb_api_key=KEY, wandb_base_url=server.url)
+    studio.trained(1, 2)
+    first = studio.recorder("wandb")
+    first.record_due()
+    first.close()
+    studio.trained(3)
+    studio.ends(JobStatus.FAILED)
+    studio.recorder("wandb").record_due()
+    assert [(row["_step"], row["train_loss"]) for row in server.histories[studio.job_id]] == [
+        (step, 1 / step) for step in (1, 2, 3)
+    ]
+    assert server.ends[studio.job_id] == 1, "how it ended"
+    assert studio.told()[0].startswith(f"Metrics are sent to Weights & Biases: {server.url}/team/tuning/runs/")
+    assert not any(KEY in message for message in studio.told())
+
+
+def test_wandbs_process_may_die(open_studio: OpenStudio) -> None:
+    server = WandbServer()
+    studio = open_studio(recipe=WANTED, wandb_api_key=KEY, wandb_base_url=server.url)
+    studio.trained(1)
+    recorder = studio.recorder("wandb")
+    recorder.record_due()
+    for child in psutil.Process().children():
+        if child.name() == "wandb-core":
+            child.kill()
+            child.wait()
+    studio.trained(2)
+    studio.ends()
+    for _ in range(3):  # it notices, starts another, sends
+        studio.no_waiting()
+        recorder.record_due()
+    assert [row["_step"] for row in server.histories[studio.job_id]] == [1, 2]
 
 
 def test_a_server_that_cannot_be_reached_is_told_once_and_does_not_keep_the_job(open_studio: OpenStudio) -> None:

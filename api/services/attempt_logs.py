@@ -1,0 +1,45 @@
+"""What the trainers of a job wrote, attempt by attempt. Stored by worker/supervisor/logs.py."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+from api.context import Caller, Context
+from api.records import queue
+from api.records.queue import Attempt
+from api.services import jobs
+from api.storage import ObjectMissing
+
+DOING = {"prepare": "preparing", "train": "training"}
+
+
+def read(context: Context, caller: Caller, job_id: str) -> Iterator[bytes]:
+    """The logs of all attempts so far, oldest first, each below a line that says when and how it ended.
+
+    Raises NoSuchJob at once, and StorageUnavailable on the way.
+    """
+    jobs.get(context, caller, job_id)
+    with context.database.read() as session:
+        attempts = queue.attempts_of(session, job_id)
+    return _joined(context, attempts)
+
+
+def _joined(context: Context, attempts: Sequence[Attempt]) -> Iterator[bytes]:
+    for attempt in attempts:
+        yield f"=== {_title(attempt)}\n".encode()
+        if attempt.log_bytes is None:
+            continue
+        last = b"\n"
+        try:
+            for chunk in context.storage.read(queue.log_key(attempt.job_id, attempt.fence)):
+                yield chunk
+                last = chunk or last
+        except ObjectMissing:
+            yield b"[not stored any more]\n"
+        if not last.endswith(b"\n"):
+            yield b"\n"
+
+
+def _title(attempt: Attempt) -> str:
+    began = datetime.fromtimestamp(attempt.started_at, UTC).isoformat(timespec="seconds")
+    ended = "so far" if attempt.ended_at is None else attempt.outcome
+    return f"{DOING[attempt.stage]} from {began}: {ended}"

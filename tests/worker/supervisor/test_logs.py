@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import pytest
+
+from api.context import Caller, Context
+from api.errors import NotFound
+from api.lifecycle import JobStatus, Stage
+from api.records import jobs, queue
+from api.records.queue import Claim
+from api.services import attempt_logs
+from api.settings import Settings
+from tests.factories import a_caller, a_job
+from worker.supervisor.logs import KeptLog, read_tail
+from worker.supervisor.node import Node
+from worker.supervisor.tidy import remove_old_logs
+
+
+@pytest.fixture
+def settings(tmp_path: Path, sqlite_url: str, valkey_url: str) -> Settings:
+    return Settings(data_dir=tmp_path / "data", database_url=sqlite_url, broker_url=valkey_url)
+
+
+@pytest.fixture
+def node(context: Context) -> Node:
+    return Node.open(context, Stage.TRAIN)
+
+
+def an_attempt(node: Node, caller: Caller, text: str, folder: Path) -> Claim:
+    """That wrote this, and was then lost."""
+    with node.context.database.write() as session:
+        claim = queue.claim(session, Stage.TRAIN, owner="w1", lease_s=60, gpus=0)
+    assert claim is not None
+    log = folder / "log.txt"
+    with KeptLog(node, claim, log):
+        log.write_text(text)
+    with node.context.database.write() as session:
+        queue.end_attempt(session, claim, "worker_lost")
+        jobs.move(session, claim.job_id, JobStatus.QUEUED, message="Trying again", fence=claim.fence)
+    return claim
+
+
+def test_the_log_has_every_attempt_in_order(node: Node, tmp_path: Path) -> None:
+    caller = a_caller(node.context.database)
+    job_id = a_job(node.context.database, caller.project_id)
+    for text in ("the first\n", "the second, without an end of line"):
+        an_attempt(node, caller, text, tmp_path)
+    lines = b"".join(attempt_logs.read(node.context, caller, job_id)).decode().splitlines()
+    assert [lines[1], lines[3]] == ["the first", "the second, without an end of line"]
+    assert all(title.startswith("=== training from 20") and title.endswith(": worker_lost") for title in lines[::2])
+
+
+def test_it_is_the_projects_own(node: Node) -> None:
+    job_id = a_job(node.context.database, a_caller(node.context.database).project_id)
+    with pytest.raises(NotFound):
+        attempt_logs.read(node.context, a_caller(node.context.database, "other"), job_id)
+
+
+def test_of_a_long_log_the_end_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text("".join(f"line {number}\n" for number in range(10)))
+    assert read_tail(path, 1000) == path.read_bytes()
+    assert read_tail(path, 20) == b"[56 bytes before this are not kept]\nline 8\nline 9\n"
+
+
+def test_logs_go_some_time_after_their_job_has_ended(node: Node, tmp_path: Path) -> None:
+    caller = a_caller(node.context.database)
+    job_id = a_job(node.context.database, caller.project_id)
+    claim = an_attempt(node, caller, "text", tmp_path)
+    key = queue.log_key(job_id, claim.fence)
+    remove_old_logs(node.context, keep_s=-1)
+    assert node.context.storage.exists(key), "it has not ended"
+    with node.context.database.write() as session:
+        jobs.move(session, job_id, JobStatus.CANCELLED, message="Cancelled")
+    remove_old_logs(node.context, keep_s=-1)
+    assert not node.context.storage.exists(key)
+    assert b"text" not in b"".join(attempt_logs.read(node.context, caller, job_id))

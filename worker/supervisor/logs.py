@@ -1,0 +1,75 @@
+"""What the child of an attempt writes to stdout and stderr, kept where the API can read it.
+
+The run folder goes with the attempt, and its worker may be another machine than the API's. So a thread stores the log:
+every few seconds while it grows, and once more when the attempt is over. The child knows no secret that it could print.
+"""
+
+import os
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.records import queue
+from api.records.queue import Claim
+from api.storage import StorageUnavailable
+from worker.supervisor.node import Node
+
+log = structlog.get_logger(__name__)
+
+EVERY_S = 15
+MAX_BYTES = 10 * 1024**2
+"""Of a longer log the end is kept: what went wrong stands there."""
+
+
+class KeptLog:
+    """While it runs, and when it is left. That a log could not be stored fails no attempt."""
+
+    def __init__(self, node: Node, claim: Claim, path: Path) -> None:
+        self._node, self._claim, self._path = node, claim, path
+        self._stored_size = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"log-{claim.job_id}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._store()
+
+    def _run(self) -> None:
+        while not self._stop.wait(EVERY_S):
+            self._store()
+
+    def _store(self) -> None:
+        try:
+            size = self._path.stat().st_size if self._path.exists() else 0
+            if size == self._stored_size:
+                return
+            tail = read_tail(self._path, MAX_BYTES)
+            self._node.context.storage.write_bytes(queue.log_key(self._claim.job_id, self._claim.fence), tail)
+            with self._node.context.database.write() as session:
+                queue.keep_log(session, self._claim, len(tail))
+            self._stored_size = size
+        except (OSError, StorageUnavailable, SQLAlchemyError) as error:
+            log.warning("log_not_stored", job_id=self._claim.job_id, error=type(error).__name__)
+
+
+def read_tail(path: Path, limit: int) -> bytes:
+    """The end of a file, from the beginning of a line on, and a note of what is left out before it."""
+    with path.open("rb") as file:
+        left_out = max(0, file.seek(0, os.SEEK_END) - limit)
+        file.seek(left_out)
+        tail = file.read(limit)
+    if left_out == 0:
+        return tail
+    cut = tail.find(b"\n") + 1
+    return f"[{left_out + cut} bytes before this are not kept]\n".encode() + tail[cut:]
