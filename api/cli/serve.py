@@ -16,6 +16,7 @@ from api.main import create_app
 from api.migrate import is_current, migrate
 from api.records import Database
 from api.settings import Settings
+from api.wire import HttpProtocol
 
 api_app = typer.Typer(add_completion=False)
 worker_app = typer.Typer(add_completion=False)
@@ -39,6 +40,7 @@ def serve_api(
         host=settings.host,
         port=settings.port,
         fd=fd,
+        http=HttpProtocol,
         log_config=None,
         access_log=False,  # api.middleware logs each request, with its id
         server_header=False,
