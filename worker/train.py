@@ -65,7 +65,7 @@ def train(run: Path, pipe: Pipe) -> None:
     model.tick = pipe.alive
     peaks.begin("training")
     objective = METHODS[recipe.method.type](Setting(recipe, run, model, pipe.report))
-    data = data.prepared(objective)  # with the weights of step 0, even where an interrupted training goes on
+    data = data.prepared(objective, pipe.warn)  # with the weights of step 0, even where an interrupted training goes on
     comparison = Comparison(recipe, data, objective, pipe)
     comparison.before()
     milestones = run_steps(run, recipe, data, objective, pipe)

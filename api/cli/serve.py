@@ -17,6 +17,7 @@ from api.migrate import is_current, migrate
 from api.records import Database
 from api.settings import Settings
 from api.tracking import MissingLibrary, require_libraries
+from api.wire import HttpProtocol
 
 api_app = typer.Typer(add_completion=False)
 worker_app = typer.Typer(add_completion=False)
@@ -40,6 +41,7 @@ def serve_api(
         host=settings.host,
         port=settings.port,
         fd=fd,
+        http=HttpProtocol,
         log_config=None,
         access_log=False,  # api.middleware logs each request, with its id
         server_header=False,

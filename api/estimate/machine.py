@@ -21,7 +21,7 @@ FREE_SHARE = 0.7
 """Of the free memory, what a training may be expected to fill before its activations are recomputed: the estimate is
 rough, and allocators fragment."""
 SMALLEST_SHARE = 8
-"""So many times smaller may a micro-batch become where memory runs out (worker.engine.loop halves it three times)."""
+"""So many times smaller may a micro-batch become where memory runs out (three halvings: worker.engine.less_memory)."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from api.graders.base import Case, GraderBase, Messages, Scores
+from api.graders.base import Case, GraderBase, GradingError, Messages, Scores
 from api.graders.grade import Errors, Grade, Metadata, grade
 from api.graders.multi import Multi
 from api.graders.python import Python
@@ -14,4 +14,4 @@ from api.graders.text_similarity import TextSimilarity
 
 Grader = Annotated[StringCheck | TextSimilarity | ScoreModel | Multi | Python, Field(discriminator="type")]
 
-__all__ = ["Case", "Errors", "Grade", "Grader", "GraderBase", "Messages", "Metadata", "Scores", "grade"]
+__all__ = ["Case", "Errors", "Grade", "Grader", "GraderBase", "GradingError", "Messages", "Metadata", "Scores", "grade"]

@@ -7,11 +7,15 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
+from api.wire import HttpProtocol
+
 
 @contextmanager
 def listening(app: FastAPI) -> Iterator[str]:
     """Its address, while it listens on a free port of loopback."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, http=HttpProtocol, log_config=None, timeout_graceful_shutdown=1)
+    )
     started, start = threading.Event(), server.startup
 
     async def startup(sockets=None) -> None:

@@ -173,7 +173,7 @@ def train(folder: Path, *, publishes: bool = True, device: torch.device = CPU) -
     data = load_data(folder / "data", recipe)
     model = load_trainable(folder / "base", recipe, device, opening=data.train.tokens)
     objective = METHODS[recipe.method.type](Setting(recipe, folder, model, recorder.report))
-    data = data.prepared(objective)
+    data = data.prepared(objective, recorder.warn)
     before = digest(frozen(model)), digest(model.trained.items())
     reward_before = mean_reward(objective, data.train)
     milestones = run_steps(folder, recipe, data, objective, recorder)

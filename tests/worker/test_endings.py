@@ -3,13 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from api.lifecycle import FailureReason
 from tests.tiny_models import make_model
+from tests.worker.parity import ours
 from tests.worker.recorder import adapter, train_here
 from tests.worker.run_folders import make_run, random_rows, run_trainer
 from worker.engine import export, failpoint
+from worker.engine.batches import MicroBatch
+from worker.engine.data import Data
+from worker.engine.model import TrainableModel
 from worker.engine.stopping import TrainingError, as_training_error
 
 
@@ -51,9 +57,40 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(
         "Out of memory at step 3: going on with micro-batches of 32 tokens.",
         "Out of memory at step 3: going on with micro-batches of 16 tokens.",
     ]
-    for ours, theirs in zip(pressed.of("metrics"), calm.of("metrics"), strict=True):
-        assert ours["tokens"] == theirs["tokens"]
-        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], abs=0.05)  # dropout falls elsewhere
+    for pressed_step, theirs in zip(pressed.of("metrics"), calm.of("metrics"), strict=True):
+        assert pressed_step["tokens"] == theirs["tokens"]
+        assert pressed_step["train_loss"] == pytest.approx(theirs["train_loss"], abs=0.05)  # dropout falls elsewhere
+
+
+@pytest.fixture
+def short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that has not the room for more than 40 tokens in a pass without gradients."""
+    whole = TrainableModel.token_scores
+
+    def scores(self: TrainableModel, batch: MicroBatch, scoring: Any = None) -> Any:
+        if batch.tokens.numel() > 40 and not torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("no room")
+        return whole(self, batch, scoring)
+
+    monkeypatch.setattr(TrainableModel, "token_scores", scores)
+
+
+@pytest.mark.usefixtures("short_memory")
+def test_an_evaluation_that_runs_out_of_memory_takes_less_at_once(tiny_llama: Path, tmp_path: Path) -> None:
+    report = train_here(_run(tmp_path / "run", tiny_llama, steps=2, validation=random_rows(6, seed=6)))
+    (warning,) = report.of("warning")
+    assert warning["message"].startswith("Out of memory while evaluating after step 1: going on with")
+    assert report.of("done")
+
+
+@pytest.mark.usefixtures("short_memory")
+def test_a_reference_that_runs_out_of_memory_takes_less_at_once(tiny_llama: Path, tmp_path: Path, seed: int) -> None:
+    dpo = ours.begin(tiny_llama, tmp_path / "run", ours.settled("dpo", {}, budget_tokens=256))
+    rng, told = np.random.default_rng(seed), list[str]()
+    rows = ours.rows_of([(ours.drawn(rng, 1, 9), [0.0] * 4 + [1.0] * 5) for _ in range(12)], width=2)
+    prepared = Data(rows, rows.take(np.arange(0))).prepared(dpo, told.append).train
+    assert (len(told), dpo.budget_tokens) == (3, 32)
+    assert prepared.per_row["reference"].shape == (6, 2)
 
 
 def test_memory_that_never_suffices_ends_with_numbers(

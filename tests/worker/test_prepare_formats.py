@@ -100,6 +100,14 @@ def test_margins_are_labels_where_any_row_gives_one(tmp_path: Path, base: Path) 
     assert rows.labels.tolist() == [[0.0], [1.5]]
 
 
+@pytest.mark.parametrize(("method", "codes"), [("dpo", {"unused_margin"}), ("reward", set())])
+def test_a_margin_that_the_method_does_not_learn_from_is_a_finding(
+    tmp_path: Path, base: Path, method: str, codes: set[str]
+) -> None:
+    outcome, _ = prepared(tmp_path, base, method, {"chosen": "a", "rejected": "b", "margin": 1.5})
+    assert {finding["code"] for finding in outcome.findings} == codes
+
+
 def test_kto_takes_single_answers_and_both_of_a_pair(tmp_path: Path, base: Path) -> None:
     single = [
         {"prompt": "2 + 2?", "completion": [GOOD], "label": True},

@@ -1,6 +1,8 @@
 """The rows that a job trains and evaluates on: its arrays, cut and split as its recipe says."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import numpy as np
 from api.lifecycle import FailureReason
 from api.recipe import ResolvedRecipe
 from worker.arrays import Rows, load_rows, split
+from worker.engine.less_memory import with_less_memory
 from worker.engine.objective import Objective
 from worker.engine.stopping import TrainingError
 
@@ -25,10 +28,15 @@ class Data:
     def few_validation(self) -> Rows:
         return self.validation.take(np.arange(min(EVALUATED_ROWS, len(self.validation))))
 
-    def prepared(self, objective: Objective) -> "Data":
+    def prepared(self, objective: Objective, warn: Callable[[str], None]) -> "Data":
         """With what the method must know of the rows before the weights change."""
-        validation = objective.prepare(self.validation) if len(self.validation) else self.validation
-        return Data(objective.prepare(self.train), validation)
+        return Data(_prepared(self.train, objective, warn), _prepared(self.validation, objective, warn))
+
+
+def _prepared(rows: Rows, objective: Objective, warn: Callable[[str], None]) -> Rows:
+    if not len(rows):
+        return rows
+    return with_less_memory(partial(objective.prepare, rows), objective, rows, "before the first step", warn)
 
 
 def load_data(folder: Path, recipe: ResolvedRecipe) -> Data:

@@ -8,20 +8,18 @@ from typing import TypeVar
 
 import torch
 
-from api.lifecycle import FailureReason
 from api.recipe import ResolvedRecipe
 from worker.arrays import Rows
 from worker.engine import failpoint
-from worker.engine.batches import micro_batches, rows_of_step
+from worker.engine.batches import rows_of_step
 from worker.engine.checkpoint import Progress
+from worker.engine.less_memory import with_less_memory
 from worker.engine.model import TrainableModel
 from worker.engine.objective import Metrics, Objective, add, as_numbers
 from worker.engine.optimizer import clipped_step, learning_rate
-from worker.engine.stopping import TrainingError, out_of_memory
 
 T = TypeVar("T")
 
-MAX_HALVINGS = 3
 PATIENCE_STEPS = 3
 """So many steps in a row that are not finite, or far too high, and the training has diverged."""
 
@@ -80,26 +78,9 @@ class Loop:
         yield from updates
 
     def _with_less_memory(self, act: Callable[[], T], rows: Rows, step: int) -> T:
-        """What it gives; when memory runs out, again from its beginning with half the micro-batch, and so on."""
-        progress, at_first = self.progress, self.recipe.micro_batch_tokens
-        assert at_first != "auto", "the micro-batch is resolved before the first step"
-        on_gpu = self.model.device.type == "cuda"
-        rng = torch.get_rng_state(), torch.cuda.get_rng_state() if on_gpu else None
-        while True:
-            try:
-                return act()
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
-            _forget_gradients(self.model)
-            halved = progress.micro_batch_tokens // 2
-            if halved < at_first >> MAX_HALVINGS or halved == 0:
-                raise TrainingError(FailureReason.OUT_OF_MEMORY, _memory_message(self.recipe, rows, progress, step))
-            self.warn(f"Out of memory at step {step}: going on with micro-batches of {halved} tokens.")
-            progress.micro_batch_tokens = self.objective.budget_tokens = halved
-            torch.set_rng_state(rng[0])
-            if rng[1] is not None:
-                torch.cuda.set_rng_state(rng[1])
+        done = with_less_memory(act, self.objective, rows, f"at step {step}", self.warn)
+        self.progress.micro_batch_tokens = self.objective.budget_tokens
+        return done
 
     def _accumulate(self, rows: Rows, step: int) -> Metrics:
         """Gradients of the update's whole loss; its loss and metrics on the device."""
@@ -107,29 +88,11 @@ class Loop:
         total = self.objective.total(rows)
         sums: Metrics = {}
         self.model.train()
-        model, budget = self.model, self.progress.micro_batch_tokens
-        for batch in micro_batches(rows, budget, model.layout, model.device):
+        for batch in self.objective.batches(rows):
             loss, metrics = self.objective.loss(batch, total)
             loss.backward()  # type: ignore[no-untyped-call]
             add(sums, {"loss": loss, **metrics})
         return sums
-
-
-def _forget_gradients(model: TrainableModel) -> None:
-    """Outside the `except`, so that the failed pass's activations are not kept alive by its traceback."""
-    for parameters in (model.trained, model.masters):
-        for parameter in parameters.values():
-            parameter.grad = None
-    if model.device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
-def _memory_message(recipe: ResolvedRecipe, rows: Rows, progress: Progress, step: int) -> str:
-    return (
-        f"Training ran out of memory at step {step}, even with micro-batches of "
-        f"{progress.micro_batch_tokens} tokens (first {recipe.micro_batch_tokens}); the longest example there has "
-        f"{int(rows.lengths.max())} tokens. Lower training.max_length, or choose a smaller base model or technique."
-    )
 
 
 def has_diverged(result: StepResult, progress: Progress, highest: float) -> bool:

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from safetensors.torch import load_file, save_file
 from api.evaluation import Evaluation
 from api.lifecycle import FailureReason
 from api.recipe import ResolvedRecipe
+from worker.arrays import Rows
 from worker.engine.card import Story
 from worker.engine.checkpoint import Progress, load_state, optimizer_tensors, save_state, set_optimizer_tensors
 from worker.engine.curve import extend
 from worker.engine.data import Data
 from worker.engine.export import export
 from worker.engine.folders import keep_newest, whole_folder
+from worker.engine.less_memory import with_less_memory
 from worker.engine.loop import StepResult
 from worker.engine.objective import Objective
 from worker.engine.provenance import origin_of, provenance
@@ -111,8 +114,7 @@ class Milestones:
         return Story(self.last_metrics, progress.train_curve, progress.valid_curve, origin, evaluation)
 
     def _begin(self) -> Progress:
-        assert self._recipe.micro_batch_tokens != "auto", "resolved before the model is loaded"
-        return Progress(micro_batch_tokens=self._recipe.micro_batch_tokens)
+        return Progress(micro_batch_tokens=self._objective.budget_tokens)  # less than asked for, if preparing took less
 
     def _resume(self) -> Progress:
         state = load_state(self._run / "resume")
@@ -122,13 +124,15 @@ class Milestones:
         set_optimizer_tensors(self._optimizer, self._model.masters, state.optimizer)
         self._best, self._saved_step = state.best, state.progress.step
         self._objective.state = dict(state.progress.method)
+        # Preparing, which every attempt does anew, may just have shown that there is less memory here than there was.
+        state.progress.micro_batch_tokens = min(self._objective.budget_tokens, state.progress.micro_batch_tokens)
         self._objective.budget_tokens = state.progress.micro_batch_tokens
         return state.progress
 
     def _evaluate(self) -> dict[str, Any]:
         self._pipe.report("phase", phase="evaluating")
         progress, recipe = self.progress, self._recipe
-        found = self._objective.evaluate(self._data.few_validation)
+        found = self._evaluated(self._data.few_validation)
         loss = found["loss"]
         least = recipe.early_stopping.min_delta if recipe.early_stopping else 0.0
         # A gain smaller than min_delta is still the best so far; it only does not count as a reason to go on.
@@ -151,9 +155,15 @@ class Milestones:
         if len(few) == len(every) and "valid_loss" in metrics:
             return {f"full_{name}": value for name, value in metrics.items() if name.startswith("valid_")}
         self._pipe.report("phase", phase="evaluating")
-        found = self._objective.evaluate(every)
+        found = self._evaluated(every)
         self._pipe.report("phase", phase="training")
         return {f"full_valid_{name}": value for name, value in found.items()}
+
+    def _evaluated(self, rows: Rows) -> dict[str, Any]:
+        where = f"while evaluating after step {self.progress.step}"
+        found = with_less_memory(partial(self._objective.evaluate, rows), self._objective, rows, where, self._pipe.warn)
+        self.progress.micro_batch_tokens = self._objective.budget_tokens
+        return found
 
     def _keep_as_best(self) -> None:
         path = self._out / "best" / f"step-{self.progress.step:06d}.safetensors"

@@ -1,6 +1,7 @@
 """What an answer is worth: a grader's reward, or a reward model's."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 
-from api.graders import Case, Messages, Scores, grade
+from api.graders import Case, GradingError, Messages, Scores, grade
 from api.lifecycle import FailureReason
 from api.methods.reward import Reward
 from api.recipe import ResolvedRecipe
@@ -21,7 +22,7 @@ from worker.engine.load import load_published
 from worker.engine.model import TrainableModel
 from worker.engine.sampler import Answers
 from worker.engine.stopping import TrainingError
-from worker.rows.chat_template import ChatTemplate
+from worker.rows.chat_template import ChatTemplate, TemplateFailure
 
 JUDGES = "judges.json"
 
@@ -68,16 +69,41 @@ class RewardModel:
             found[at] = self._model.sequence_scores(batch)[:, 0].cpu().numpy()
         return found
 
-    def score_messages(self, conversations: Sequence[Messages], budget_tokens: int) -> Rewards:
-        """[R]: of conversations, rendered by its own template."""
+    def score_messages(self, conversations: Sequence[Messages], budget_tokens: int) -> list[float | GradingError]:
+        """What it says of conversations, rendered by its own template; or why it can say nothing of one."""
+        found: list[float | GradingError] = []
+        readable: list[tuple[int, list[int]]] = []
+        for at, messages in enumerate(conversations):
+            try:
+                tokens = self._tokens(messages)
+            except GradingError as problem:
+                found.append(problem)
+            else:
+                found.append(math.nan)
+                readable.append((at, tokens))
+        if readable:
+            ends = np.cumsum([len(tokens) for _, tokens in readable])
+            joined = np.concatenate([np.array(tokens, np.int32) for _, tokens in readable])
+            rows = Rows(joined, np.zeros(len(joined), np.float32), np.concatenate([[0], ends[:-1]]), ends)
+            for (at, _), score in zip(readable, self.score(rows, budget_tokens), strict=True):
+                found[at] = float(score)
+        return found
+
+    def _tokens(self, messages: Messages) -> list[int]:
+        """Of one conversation. Raises GradingError where it cannot be read."""
         assert self._template is not None, "a reward model that judges messages has a chat template"
-        texts = [self._template.render(messages, None).rstrip() for messages in conversations]
-        encoded = self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        tokens = [np.array(each.ids, np.int32) for each in encoded]
-        ends = np.cumsum([len(each) for each in tokens])
-        joined = np.concatenate(tokens)
-        rows = Rows(joined, np.zeros(len(joined), np.float32), np.concatenate([[0], ends[:-1]]), ends)
-        return self.score(rows, budget_tokens)
+        try:
+            text = self._template.render(messages, None).rstrip()
+        except TemplateFailure as failure:
+            message = f"the reward model's chat template cannot write the grader's messages: {failure}"
+            raise GradingError("model_grader_server_error", message) from None
+        tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        if self._window is not None and len(tokens) > self._window:
+            message = (
+                f"the grader's messages are {len(tokens):,} tokens long, and the reward model reads {self._window:,}"
+            )
+            raise GradingError("truncated_observation_error", message)
+        return tokens
 
 
 class Judge:
@@ -88,19 +114,16 @@ class Judge:
     ) -> None:
         self._reward_model, self._grader = reward_model, grader
         self._models = _reward_models(run, recipe, device)
-        budget = recipe.micro_batch_tokens
-        assert budget != "auto", "the micro-batch is resolved before the first step"
-        self._budget = budget
         self.troubles: set[str] = set()
         """What the grader said of answers that it could not judge."""
 
-    def __call__(self, answers: Answers, prompts: Rows) -> Rewards:
+    def __call__(self, answers: Answers, prompts: Rows, budget_tokens: int) -> Rewards:
         """[R], one for each answer to each prompt."""
         if self._reward_model is not None:
-            return self._models[self._reward_model].score(answers.rows, self._budget)
+            return self._models[self._reward_model].score(answers.rows, budget_tokens)
         assert prompts.items is not None, "prompts carry the items that a grader reads"
         cases = [Case(text, prompts.items[int(at)]) for text, at in zip(answers.texts, prompts.numbers, strict=True)]
-        scores = self._scores([question for case in cases for question in self._grader.questions(case)])
+        scores = self._scores([question for case in cases for question in self._grader.questions(case)], budget_tokens)
         rewards = np.zeros(len(cases), np.float32)
         for row, case in enumerate(cases):
             found = grade(self._grader, case.text, case.item, scores=scores)
@@ -108,15 +131,23 @@ class Judge:
             self.troubles.update(found.metadata.details)
         return rewards
 
-    def _scores(self, questions: list[tuple[str, Messages]]) -> Scores:
-        """What the reward models say, each asked all of its questions at once."""
-        known: dict[tuple[str, str], float] = {}
+    def _scores(self, questions: list[tuple[str, Messages]], budget_tokens: int) -> Scores:
+        """What the reward models say, each asked all of its questions at once; asked for what one could not read, it
+        raises GradingError."""
+        known: dict[tuple[str, str], float | GradingError] = {}
         for name, model in self._models.items():
             asked = [messages for model_id, messages in questions if model_id == name]
             if asked:
-                found = model.score_messages(asked, self._budget)
-                known |= {(name, json.dumps(each)): float(score) for each, score in zip(asked, found, strict=True)}
-        return lambda model_id, messages: known[model_id, json.dumps(messages)]
+                found = model.score_messages(asked, budget_tokens)
+                known |= {(name, json.dumps(each)): score for each, score in zip(asked, found, strict=True)}
+
+        def score(model_id: str, messages: Messages) -> float:
+            found = known[model_id, json.dumps(messages)]
+            if isinstance(found, GradingError):
+                raise found
+            return found
+
+        return score
 
 
 def _reward_models(run: Path, recipe: ResolvedRecipe, device: torch.device) -> dict[str, RewardModel]:

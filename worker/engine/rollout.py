@@ -49,7 +49,7 @@ class RolloutObjective(Objective):
 
     def judge(self, answers: Answers, prompts: Rows) -> Rewards:
         """[R], and what is worth watching of them in `observed`."""
-        rewards_R = self._judge(answers, prompts)
+        rewards_R = self._judge(answers, prompts, self.budget_tokens)
         lengths = [len(answer) for answer in answers.answers]
         self.observed = {
             "reward": float(rewards_R.mean()),

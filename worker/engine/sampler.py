@@ -150,16 +150,21 @@ def _joined(rows: Rows, prompts: list[Any], answers: list[Any]) -> Rows:
     )
 
 
+HIGH = 1 << 20
+"""A place is told as two numbers: float32, in which batches carry what belongs to tokens, counts to 2^24 only."""
+
+
 @torch.no_grad()
 def read_tokens(
     rows: Rows, batches: Callable[[Rows], Any], read: Callable[[Any], list[torch.Tensor]], count: int
 ) -> list[FloatArray]:
     """`count` arrays [N], each with what `read` says of a micro-batch's supervised tokens, at those tokens' places."""
     found = [np.zeros(len(rows.tokens), np.float32) for _ in range(count)]
-    places = replace(rows, per_token={"place": np.arange(len(rows.tokens), dtype=np.float64).astype(np.float32)})
-    assert len(rows.tokens) < 1 << 24, "float32 counts no further"
-    for batch in batches(places):
-        at = batch.per_token["place"].long().cpu().numpy()
+    places_N = np.arange(len(rows.tokens))
+    high_N, low_N = (part.astype(np.float32) for part in divmod(places_N, HIGH))
+    for batch in batches(replace(rows, per_token={"high": high_N, "low": low_N})):
+        high_S, low_S = (batch.per_token[name].long().cpu().numpy() for name in ("high", "low"))
+        at = HIGH * high_S + low_S
         for array, values_S in zip(found, read(batch), strict=True):
             array[at] = values_S.float().cpu().numpy()
     return found

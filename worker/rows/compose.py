@@ -71,6 +71,9 @@ class Composer:
     def compose(self, example: Example) -> tuple[list[Composed], list[Notice]]:
         """The rows, and what their author should know; RowError, Invalid."""
         self.notices = list(example.notices)
+        if isinstance(example, Pair) and example.margin is not None and self.method.output != "reward":
+            message = f"'margin' is learnt from by method reward alone, and '{self.method.type}' leaves it out"
+            self.notices.append(Notice("unused_margin", message))
         rows = list(self._rows(example))
         return rows, self.notices
 

@@ -1,7 +1,11 @@
 """Every error in OpenAI's shape, whoever raised it."""
 
+import json
+import socket
+from http.client import HTTPResponse
 from pathlib import Path
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -10,6 +14,7 @@ from api.context import Context
 from api.main import create_app
 from api.services import keys
 from api.settings import Settings
+from tests.api.served import listening
 
 
 def error_of(answer) -> dict[str, object]:
@@ -63,6 +68,25 @@ def test_a_body_that_is_no_object_is_a_400(client: TestClient, body: bytes) -> N
 def test_a_nul_in_what_would_be_stored_is_a_400(client: TestClient, path: str, body: dict[str, object]) -> None:
     answer = client.post(f"/v1/{path}", json=body)
     assert (answer.status_code, "NUL" in error_of(answer)["message"]) == (400, True)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"what is this?\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 100_000, 431),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+    ],
+)
+def test_what_is_no_http_is_refused_in_the_shape_too(app: FastAPI, sent: bytes, status: int) -> None:
+    with listening(app) as address, socket.create_connection(httpx.URL(address).netloc.decode().split(":"), 30) as raw:
+        raw.sendall(sent)
+        answer = HTTPResponse(raw)
+        answer.begin()
+        error = json.loads(answer.read())["error"]
+    assert (answer.status, error["type"], error["code"]) == (status, "invalid_request_error", "invalid_http_request")
+    assert answer.headers["x-request-id"].startswith("req_")
 
 
 def test_a_body_over_the_limit_is_a_413_even_without_a_length(client: TestClient) -> None:

@@ -1,0 +1,53 @@
+"""Reward models at work in a training."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from api.graders.score_model import ScoreModel
+from tests.worker.parity import ours
+from worker.arrays import Items
+from worker.engine.rewards import Judge
+from worker.engine.sampler import Answers
+
+INPUT = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "{{ sample.output_text }}"}]
+
+
+@pytest.fixture
+def judge(tiny_llama: Path, tmp_path: Path) -> Judge:
+    """By a score_model grader, which asks a whole reward model of 128 tokens."""
+    folder = tmp_path / "judges" / "0"
+    AutoModelForSequenceClassification.from_pretrained(tiny_llama, num_labels=1).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(folder)
+    (tmp_path / "judges.json").write_text(json.dumps({"ft:j": {"folder": "judges/0", "technique": {"type": "full"}}}))
+    grader = ScoreModel.model_validate({"type": "score_model", "name": "s", "model": "ft:j", "input": INPUT})
+    recipe = ours.settled("supervised", {})
+    return Judge(tmp_path, recipe, torch.device("cpu"), reward_model=None, grader=grader)
+
+
+def said(*texts: str) -> tuple[Answers, Any]:
+    """Answers as far as a grader reads them, and their prompts."""
+    prompts = ours.rows_of([([1, 2], [0.0, 0.0])] * len(texts))
+    items = Items(np.frombuffer(b"{}" * len(texts), np.uint8), np.arange(0, 2 * len(texts) + 1, 2))
+    prompts = replace(prompts, items=items)
+    nothing: list[Any] = [np.zeros(0, np.int32)] * len(texts)
+    return Answers(prompts, nothing, nothing, list(texts), np.ones(len(texts), bool)), prompts
+
+
+def test_an_answer_that_the_judge_cannot_read_to_its_end_gets_no_reward_and_ends_no_job(judge: Judge) -> None:
+    rewards = judge(*said("four", "four " * 40, "five"), 64)
+    assert (rewards[1], math.isfinite(rewards[0]), rewards[0] != rewards[2]) == (0.0, True, True)
+    (trouble,) = judge.troubles
+    assert "reads 128" in trouble
+
+
+def test_a_judge_asked_for_less_at_once_says_the_same(judge: Judge) -> None:
+    asked = said("four", "five", "six and seven")
+    assert judge(*asked, 4096).tolist() == pytest.approx(judge(*asked, 16).tolist(), abs=1e-5)
