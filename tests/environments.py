@@ -15,9 +15,9 @@ CACHE = ROOT / ".cache"
 
 
 def python_with(
-    requirement: str, folder: Path, *, constraints: Iterable[str] = (), our_packages_behind: bool = False
+    *requirements: str, folder: Path, constraints: Iterable[str] = (), our_packages_behind: bool = False
 ) -> Path:
-    """The interpreter of an environment that holds this requirement (with its version) and nothing of ours.
+    """The interpreter of an environment that holds these requirements (with their versions) and nothing of ours.
 
     our_packages_behind: what it lacks is found among the packages that run the tests. torch is some gigabytes.
     """
@@ -27,7 +27,7 @@ def python_with(
             _run(sys.executable, "-m", "venv", "--clear", str(folder / "venv"))
             (folder / "constraints.txt").write_text("\n".join(constraints))
             pip = (str(python), "-m", "pip", "--quiet", "--disable-pip-version-check")
-            _run(*pip, "install", "-c", str(folder / "constraints.txt"), requirement)
+            _run(*pip, "install", "-c", str(folder / "constraints.txt"), *requirements)
             if our_packages_behind:
                 (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
                 (site / "behind.pth").write_text(sysconfig.get_path("purelib") + "\n")

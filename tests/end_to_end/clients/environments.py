@@ -12,7 +12,7 @@ def python_with(version: str) -> Path:
     """
     constraints = [line for line in environments.our_constraints() if not line.startswith("openai==")]
     folder = environments.CACHE / "clients" / version
-    return environments.python_with(f"openai=={version}", folder, constraints=constraints)
+    return environments.python_with(f"openai=={version}", folder=folder, constraints=constraints)
 
 
 def node_folder(version: str) -> Path:
