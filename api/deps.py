@@ -20,9 +20,7 @@ def _caller(request: Request) -> Caller:
 
 def _metadata_filter(
     request: Request,
-    metadata: Annotated[
-        str | None, Query(description="`null`: jobs without any. `metadata[key]=value`: with it.")
-    ] = None,
+    metadata: Annotated[str | None, Query(include_in_schema=False)] = None,
 ) -> dict[str, str] | None:
     if metadata in ("null", ""):  # Node sends an empty one for null
         return {}
@@ -31,6 +29,21 @@ def _metadata_filter(
     pairs = {name[9:-1]: value for name, value in request.query_params.items() if _METADATA.fullmatch(name)}
     return pairs or None
 
+
+METADATA_PARAMETER = {
+    "name": "metadata",
+    "in": "query",
+    "required": False,
+    "style": "deepObject",
+    "explode": True,
+    "schema": {
+        "type": ["object", "null"],
+        "propertyNames": {"pattern": r"^[^\]\"\\]{1,64}$"},
+        "additionalProperties": {"type": "string"},
+    },
+    "description": "`metadata[key]=value`: jobs with that pair. `metadata=null`: jobs without any.",
+}
+"""FastAPI has no words for it."""
 
 _METADATA = re.compile(r"metadata\[[^\]\"\\]{1,64}\]")
 

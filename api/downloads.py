@@ -10,15 +10,18 @@ from api.errors import NotFound
 from api.storage import ObjectMissing
 
 
-def download(chunks: Iterator[bytes], *, filename: str, size: int) -> StreamingResponse:
+class Download(StreamingResponse):
+    media_type = "application/octet-stream"
+
+
+def download(chunks: Iterator[bytes], *, filename: str, size: int) -> Download:
     """A streamed attachment. The first chunk is read before the answer begins, so that a missing object is a 404."""
     try:
         first = next(chunks, b"")
     except ObjectMissing as error:
         raise NotFound(f"The content of {filename} is no longer stored") from error
-    return StreamingResponse(
+    return Download(
         chain([first], chunks),
-        media_type="application/octet-stream",
         headers={
             "content-length": str(size),
             "content-disposition": f"attachment; filename*=UTF-8''{quote(filename, safe='')}",

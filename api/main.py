@@ -1,9 +1,11 @@
 """The API: wiring only."""
 
+from typing import Any
+
 from fastapi import FastAPI
 from fastapi.middleware import Middleware
 
-from api import problems
+from api import document, problems
 from api.azure import AzureMount
 from api.context import Context
 from api.idempotency import Idempotency
@@ -19,9 +21,20 @@ characters). For 24 hours the same request under it gets the first answer, with 
 another request under it is refused with a 400. While the first is at work a second waits for it, and is asked with a
 409 and `retry-after` to come back if that takes long. Forms are refused with such a header: they need none.
 
+**Errors** have the shape of `ErrorObject`, whatever raises them. Each call names those that it can answer with. Beside
+them there are a 404 for an unknown address, a 405 for a method that an address does not have, and a 500, which is a
+fault of this server: it is in its log under the answer's `x-request-id`.
+
 A retry of `POST /v1/fine_tuning/jobs` that OpenAI's clients mark as one (`x-stainless-retry-count`) gets the job that
 the same request made up to two minutes before.
 """
+
+
+class Attune(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            self.openapi_schema = document.complete(super().openapi())
+        return self.openapi_schema
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -30,7 +43,7 @@ def create_app(settings: Settings) -> FastAPI:
     from api.services.live import Watch  # noqa: PLC0415
 
     context = Context.open(settings)
-    app = FastAPI(
+    app = Attune(
         title="Attune",
         summary="A fine-tuning service you host yourself, spoken to with OpenAI's clients.",
         description=DESCRIPTION,

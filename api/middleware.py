@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.context import Caller, Context
 from api.errors import Forbidden, InvalidRequest, ServiceError, TooLarge, Unauthorized, Unavailable
 from api.records import keys
-from api.records.database import is_outage
+from api.records.database import holds_nul, is_outage
 
 log = structlog.get_logger(__name__)
 
@@ -85,6 +85,8 @@ def _as_service_error(error: Exception, scope: Scope) -> ServiceError:
     if isinstance(error, SQLAlchemyError) and is_outage(error):
         log.warning("database_away", error=type(error).__name__)
         return Unavailable("The database cannot be reached at the moment", headers={"retry-after": "2"})
+    if isinstance(error, SQLAlchemyError) and holds_nul(error):
+        return InvalidRequest("The request holds a NUL character, which cannot be stored", code="invalid_value")
     log.error("request_failed", method=scope["method"], path=scope["path"], exc_info=error)
     return ServiceError("The server had an error while processing your request", code="internal_error")
 

@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from api.errors import InvalidRequest, ServiceError, Unavailable
 from api.records.pages import UnknownCursor
@@ -45,7 +46,17 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     }.get(error.status_code, str(error.detail))
     kind = "invalid_request_error" if error.status_code < 500 else "server_error"
     body = {"error": {"message": message, "type": kind, "param": None, "code": _CODES.get(error.status_code)}}
-    return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+    headers = {"allow": ", ".join(_allowed(request))} if error.status_code == 405 else error.headers
+    return JSONResponse(body, status_code=error.status_code, headers=headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods that the address has. The framework tells those of the first route that it finds there."""
+    routes = request.app.router.routes
+    scopes = {method: {**request.scope, "method": method} for method in ("DELETE", "GET", "POST")}
+    return [
+        method for method, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)
+    ]
 
 
 _CODES = {404: "unknown_url", 405: "method_not_allowed"}

@@ -38,10 +38,13 @@ def _known_format(name: str) -> str:
     return name
 
 
+KnownFormat = Annotated[str, AfterValidator(_known_format), Field(json_schema_extra={"enum": [*FORMATS]})]
+
+
 class Training(Strict):
     learning_rate: AutoOrNull[Annotated[float, Field(gt=0)]] = AUTO
     """Peak learning rate. Excludes `learning_rate_multiplier`."""
-    format: AutoOrNull[Annotated[str, AfterValidator(_known_format)]] = AUTO
+    format: AutoOrNull[KnownFormat] = AUTO
     """What the rows are, where their keys do not tell."""
     max_length: AutoOrNull[Annotated[int, Field(ge=8)]] = AUTO
     """Tokens per example. "auto": the longest row, at most the model's window."""

@@ -5,7 +5,7 @@ from typing import Any
 from api.context import Caller, Context
 from api.ids import new_id
 from api.lifecycle import JobStatus
-from api.recipe import Recipe
+from api.recipe import Recipe, resolve
 from api.records import Database, base_models, files, models, projects
 from api.records.base import db_now
 from api.records.jobs import Job
@@ -81,12 +81,14 @@ def a_model(context: Context, project_id: str, contents: dict[str, bytes] | None
     """What a job of this recipe published, by its id, with one checkpoint (step 5) of the same files."""
     asked = Recipe.model_validate({"model": "tiny", "training_file": "file-none"} | recipe)
     base = asked.model
+    resolved = resolve(asked, job_id="ftjob-a", seed=0, max_length=8, train_rows=10, validation_rows=0)
     job_id = a_job(
         context.database,
         project_id,
         JobStatus.SUCCEEDED,
         base_model=base,
         recipe=asked.model_dump(mode="json"),
+        resolved=resolved.model_dump(mode="json"),
     )
     model_id = f"ft:{base}:attune::{job_id[-8:]}"
     artifacts = []

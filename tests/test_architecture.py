@@ -45,7 +45,7 @@ LAYERS: list[tuple[str, ...]] = [
         "api.problems",
         "api.schemas",
     ),
-    ("api.answers",),
+    ("api.answers", "api.document"),
     ("api.routes",),
     ("api.main",),
     ("api.cli",),

@@ -65,6 +65,11 @@ def is_outage(error: SQLAlchemyError) -> bool:
     return isinstance(error.orig, psycopg.OperationalError)
 
 
+def holds_nul(error: SQLAlchemyError) -> bool:
+    """Whether a text was to be stored, or looked for, that no text in PostgreSQL can be."""
+    return isinstance(error, DBAPIError) and isinstance(error.orig, psycopg.DataError) and "NUL" in str(error.orig)
+
+
 def _engine(url: str) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":

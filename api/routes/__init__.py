@@ -18,15 +18,11 @@ from api.routes import (
     uploads,
     webhooks,
 )
-from api.schemas.common import ErrorObject
-
-ERRORS: dict[int | str, dict[str, object]] = {
-    status: {"model": ErrorObject} for status in (400, 401, 403, 404, 405, 413, 429, 500, 503)
-}
+from api.schemas.common import errors
 
 
 def router() -> APIRouter:
-    root = APIRouter(responses=ERRORS, dependencies=[Depends(only_known_query)])
+    root = APIRouter(responses=errors(400), dependencies=[Depends(only_known_query)])
     for part in (catalog, files, uploads, graders, jobs, live, permissions, previews, models, pipelines, completions):
         root.include_router(part.router, prefix="/v1")
     root.include_router(webhooks.router, prefix="/v1/webhook_endpoints")

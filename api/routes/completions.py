@@ -19,6 +19,7 @@ from api.deps import Ctx, Who
 from api.errors import ServiceError
 from api.ids import new_id
 from api.sampling.bodies import ChatBody, CompletionBody, SamplingBody
+from api.schemas.common import EVENT_STREAM, errors
 from api.schemas.completions import ChatCompletion, Completion
 from api.services import sampling
 
@@ -26,11 +27,13 @@ router = APIRouter(tags=["sampling"])
 
 T = TypeVar("T")
 
+ANSWERS = errors(404, 429, 500) | {200: {"content": EVENT_STREAM}}
+
 LOOK_S = 0.5
 """How often it is looked whether the client is still there."""
 
 
-@router.post("/chat/completions", response_model=ChatCompletion)
+@router.post("/chat/completions", response_model=ChatCompletion, responses=ANSWERS)
 async def create_chat_completion(body: ChatBody, request: Request, context: Ctx, caller: Who) -> Response:
     """Ask a base model, a fine-tuned one or a checkpoint. For trying and grading: one answer after the other."""
     ask = body.ask(context.settings.sample_max_tokens)
@@ -38,7 +41,7 @@ async def create_chat_completion(body: ChatBody, request: Request, context: Ctx,
     return await _answer(body, ask, form, request, context, caller)
 
 
-@router.post("/completions", response_model=Completion)
+@router.post("/completions", response_model=Completion, responses=ANSWERS)
 async def create_completion(body: CompletionBody, request: Request, context: Ctx, caller: Who) -> Response:
     """Have a model continue texts, or tokens, without a chat template."""
     ask = body.ask(context.settings.sample_max_tokens)

@@ -1,10 +1,9 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import StreamingResponse
 
 from api.deps import After, Ctx, Who
-from api.downloads import download
+from api.downloads import Download, download
 from api.multipart import read_form
 from api.schemas.common import Deleted
 from api.schemas.files import FileList, FileObject
@@ -60,8 +59,8 @@ def retrieve_file(file_id: str, context: Ctx, caller: Who) -> FileObject:
     return FileObject.of(files.get(context, caller, file_id))
 
 
-@router.get("/{file_id}/content", response_class=StreamingResponse)
-def retrieve_file_content(file_id: str, context: Ctx, caller: Who) -> StreamingResponse:
+@router.get("/{file_id}/content", response_class=Download)
+def retrieve_file_content(file_id: str, context: Ctx, caller: Who) -> Download:
     file, chunks = files.content(context, caller, file_id)
     return download(chunks, filename=file.filename, size=file.bytes)
 

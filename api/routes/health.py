@@ -1,6 +1,7 @@
 from fastapi import APIRouter
 
 from api.deps import Ctx
+from api.schemas.common import errors
 
 router = APIRouter(tags=["health"])
 
@@ -11,7 +12,7 @@ def alive() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses=errors(503))
 def ready(context: Ctx) -> dict[str, str]:
     """The database answers too; otherwise 503."""
     context.database.ping()

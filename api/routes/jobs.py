@@ -1,12 +1,13 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from fastapi.responses import StreamingResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from api.archive import from_their_folder, stream_tar, tar_size
-from api.deps import After, Ctx, MetadataFilter, Repeated, Who
-from api.downloads import download
+from api.deps import METADATA_PARAMETER, After, Ctx, MetadataFilter, Repeated, Who
+from api.downloads import Download, download
 from api.recipe import Recipe
+from api.schemas.common import errors
 from api.schemas.jobs import CheckpointList, JobList, JobObject
 from api.services import attempt_logs, jobs, models
 
@@ -15,7 +16,7 @@ router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"])
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
-@router.post("")
+@router.post("", responses=errors(429))
 def create_job(recipe: Recipe, context: Ctx, caller: Who, repeated: Repeated) -> JobObject:
     """Accept a job and put it in line. Its files are checked, and its "auto"s resolved, before it trains.
 
@@ -24,7 +25,7 @@ def create_job(recipe: Recipe, context: Ctx, caller: Who, repeated: Repeated) ->
     return JobObject.of(jobs.submit(context, caller, recipe, repeated=repeated), context.settings.organization)
 
 
-@router.get("")
+@router.get("", openapi_extra={"parameters": [METADATA_PARAMETER]})
 def list_jobs(context: Ctx, caller: Who, metadata: MetadataFilter, after: After = None, limit: Limit = 20) -> JobList:
     """Newest first. `metadata[key]=value` lists only the jobs with that pair."""
     page = jobs.page(context, caller, metadata=metadata, after=after, limit=limit)
@@ -59,7 +60,7 @@ def list_checkpoints(job_id: str, context: Ctx, caller: Who, after: After = None
     return CheckpointList.of(page.data, page.has_more)
 
 
-@router.get("/{job_id}/log", response_class=StreamingResponse)
+@router.get("/{job_id}/log", response_class=PlainTextResponse)
 def download_log(job_id: str, context: Ctx, caller: Who) -> StreamingResponse:
     """What the trainers of the job wrote, attempt by attempt; of one that is at it, as it was some seconds ago."""
     return StreamingResponse(
@@ -69,8 +70,8 @@ def download_log(job_id: str, context: Ctx, caller: Who) -> StreamingResponse:
     )
 
 
-@router.get("/{job_id}/adapter", response_class=StreamingResponse)
-def download_adapter(job_id: str, context: Ctx, caller: Who, format: models.Form = "adapter") -> StreamingResponse:
+@router.get("/{job_id}/adapter", response_class=Download)
+def download_adapter(job_id: str, context: Ctx, caller: Who, format: models.Form = "adapter") -> Download:
     """What the job published, as a plain tar; with `format=merged` the whole model that it makes of its base."""
     found = models.artifacts(context, caller, jobs.published_model(context, caller, job_id), format)
     artifacts = from_their_folder(found)

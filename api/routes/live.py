@@ -1,6 +1,6 @@
 import json
 from collections.abc import AsyncIterator
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -8,14 +8,15 @@ from fastapi.responses import StreamingResponse
 from api.context import Caller, Context
 from api.deps import After, Ctx, Who
 from api.errors import InvalidRequest
+from api.schemas.common import EVENT_STREAM, errors
 from api.schemas.jobs import EventList, EventObject, MetricList
 from api.services import jobs, live
 from api.services.live import Watch
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"])
 
-STREAM: dict[int | str, dict[str, object]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+STREAM: dict[int | str, dict[str, Any]] = errors(429) | {
+    200: {"content": EVENT_STREAM},
     204: {"description": "The job has ended, and `Last-Event-ID` names its last event: there is nothing to follow."},
 }
 

@@ -1,15 +1,28 @@
 from fastapi import APIRouter
-from fastapi.responses import StreamingResponse
+from starlette.convertors import Convertor, register_url_convertor
 
 from api.deps import Ctx, Who
-from api.downloads import download
+from api.downloads import Download, download
 from api.schemas.common import Deleted
 from api.schemas.models import ArtifactList, ArtifactObject, ModelList, ModelObject
 from api.services import models
 
 router = APIRouter(prefix="/models", tags=["models"])
 
-# Ids may hold slashes, which some clients send as they are: hence `:path`, and the longer paths first.
+
+class ModelId(Convertor[str]):
+    """Ids may hold slashes, which some clients send as they are; but `…/artifacts` is an address of its own."""
+
+    regex = r"(?:(?!/artifacts(?:/|$)).)+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("model_id", ModelId())
 
 
 @router.get("")
@@ -30,18 +43,18 @@ def list_artifacts(model: str, context: Ctx, caller: Who, format: models.Form = 
     )
 
 
-@router.get("/{model:path}/artifacts/{name:path}", response_class=StreamingResponse)
-def download_artifact(model: str, name: str, context: Ctx, caller: Who) -> StreamingResponse:
+@router.get("/{model:path}/artifacts/{name:path}", response_class=Download)
+def download_artifact(model: str, name: str, context: Ctx, caller: Who) -> Download:
     artifact = models.artifact(context, caller, model, name)
     return download(context.storage.read(artifact["key"]), filename=name.rpartition("/")[2], size=artifact["bytes"])
 
 
-@router.get("/{model:path}")
+@router.get("/{model:model_id}")
 def retrieve_model(model: str, context: Ctx, caller: Who) -> ModelObject:
     return ModelObject.of(models.get(context, caller, model))
 
 
-@router.delete("/{model:path}")
+@router.delete("/{model:model_id}")
 def delete_model(model: str, context: Ctx, caller: Who) -> Deleted:
     models.delete(context, caller, model)
     return Deleted(id=model, object="model")

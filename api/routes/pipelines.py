@@ -4,13 +4,14 @@ from fastapi import APIRouter, Query
 
 from api.deps import After, Ctx, Who
 from api.pipeline import Pipeline
+from api.schemas.common import errors
 from api.schemas.pipelines import PipelineList, PipelineObject
 from api.services import pipelines
 
 router = APIRouter(prefix="/fine_tuning/pipelines", tags=["pipelines"])
 
 
-@router.post("")
+@router.post("", responses=errors(429))
 def create_pipeline(body: Pipeline, context: Ctx, caller: Who) -> PipelineObject:
     """Accept several jobs at once, each of which may begin from what an earlier one makes; all of them, or none."""
     return PipelineObject.of(pipelines.create(context, caller, body))

@@ -23,6 +23,27 @@ class Deleted(BaseModel):
     deleted: Literal[True] = True
 
 
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route can answer beside the errors that all have (api.document): its `responses`."""
+    return {status: {"model": ErrorObject} for status in statuses}
+
+
+EVENT_STREAM: dict[str, Any] = {
+    "text/event-stream": {
+        "schema": {
+            "description": "Of each event.",
+            "type": "object",
+            "required": ["data"],
+            "properties": {
+                "id": {"type": "string"},
+                "data": {"type": "string", "description": "JSON; at the end of a completion, `[DONE]`."},
+            },
+        }
+    }
+}
+"""The content of an answer that comes in server-sent events."""
+
+
 def ends(rows: Sequence[Any]) -> dict[str, str | None]:
     return {"first_id": rows[0].id if rows else None, "last_id": rows[-1].id if rows else None}
 

@@ -29,7 +29,7 @@ class Case:
 def logits(cases: Mapping[str, Case], tokens_B_T: list[list[int]], scratch: Path) -> dict[str, torch.Tensor]:
     """What plain `adapters` computes from our files, for each case."""
     folder = environments.CACHE / "adapterhub" / VERSION
-    python = environments.python_with(f"adapters=={VERSION}", folder, our_packages_behind=True)
+    python = environments.python_with(f"adapters=={VERSION}", folder=folder, our_packages_behind=True)
     asked = {"tokens": tokens_B_T, "cases": {name: asdict(case) for name, case in cases.items()}}
     (scratch / "cases.json").write_text(json.dumps(asked))
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -36,7 +36,7 @@ def python() -> Path:
     peft = version("peft")
     return python_with(
         f"peft=={peft}",
-        CACHE / "plain-peft" / peft,
+        folder=CACHE / "plain-peft" / peft,
         constraints=our_constraints(),
         our_packages_behind=True,
         alone=True,

@@ -14,7 +14,9 @@ from api.context import Context
 from api.main import create_app
 from api.services import keys
 from api.settings import Settings
+from tests.api.conftest import client_of
 from tests.api.served import listening
+from tests.factories import a_model, a_project
 
 
 def error_of(answer) -> dict[str, object]:
@@ -144,3 +146,18 @@ def test_a_database_that_is_away_is_a_503_with_a_time_to_try_again(tmp_path: Pat
     answer = TestClient(app).get("/v1/files", headers={"Authorization": "Bearer sk-attune-any"})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
     error_of(answer)
+
+
+def test_a_405_names_all_methods_that_the_address_has(client: TestClient) -> None:
+    assert client.put("/v1/files").headers["allow"] == "GET, POST"
+    assert client.post("/v1/models/tiny").headers["allow"] == "DELETE, GET"
+
+
+def test_a_nul_in_a_body_is_a_400_and_never_a_500(app: FastAPI, served: Context) -> None:
+    client = client_of(app, "default", "admin")
+    checkpoint = a_model(served, a_project(served.database)) + ":ckpt-step-5"
+    granted = client.post(f"/v1/fine_tuning/checkpoints/{checkpoint}/permissions", json={"project_ids": ["a\0"]})
+    announced = {"bytes": 3, "filename": "a\0", "mime_type": "text/jsonl", "purpose": "fine-tune"}
+    assert granted.status_code == 400
+    assert client.post("/v1/uploads", json=announced).status_code in (200, 400)  # SQLite stores it
+    error_of(granted)

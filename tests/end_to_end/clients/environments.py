@@ -1,4 +1,4 @@
-"""One virtual environment for each version of OpenAI's client."""
+"""One environment for each version of OpenAI's clients."""
 
 from pathlib import Path
 
@@ -12,4 +12,9 @@ def python_with(version: str) -> Path:
     """
     constraints = [line for line in environments.our_constraints() if not line.startswith("openai==")]
     folder = environments.CACHE / "clients" / version
-    return environments.python_with(f"openai=={version}", folder, constraints=constraints)
+    return environments.python_with(f"openai=={version}", folder=folder, constraints=constraints)
+
+
+def node_folder(version: str) -> Path:
+    """A folder in which Node finds this version of `openai`."""
+    return environments.node_folder_with("openai", version, environments.CACHE / "clients" / f"node-{version}")

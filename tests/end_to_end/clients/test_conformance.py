@@ -5,14 +5,13 @@ Each runs once, in an environment of its own (conformance.py); the tests look at
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.end_to_end.clients.environments import python_with
-from tests.end_to_end.clients.proxy import Proxy, proxy_before
+from tests.end_to_end.clients.proxy import Proxy
 from tests.services import AttuneUp
 
 SCRIPT = Path(__file__).with_name("conformance.py")
@@ -64,34 +63,22 @@ INJECTED = {
 pytestmark = pytest.mark.timeout(600)  # the first run makes three environments
 
 
-@pytest.fixture(scope="module")
-def proxy(live_server: AttuneUp) -> Iterator[Proxy]:
-    with proxy_before(live_server.base_url) as proxy:
-        yield proxy
-
-
 @pytest.fixture(scope="module", params=VERSIONS)
 def seen(
-    request: pytest.FixtureRequest, live_server: AttuneUp, proxy: Proxy, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    live_server: AttuneUp,
+    proxy: Proxy,
+    read_only_key: str,
+    training_file: Path,
+    too_short_file: Path,
 ) -> dict[str, Any]:
     """Everything that one version of the client saw, and how often it asked."""
-    folder = tmp_path_factory.mktemp("client")
     proxy.attempts.clear()
-    reader = live_server.run("keys", "create", "--scope", "read", "--data-dir", str(live_server.data)).strip()
-    files = [_rows(folder / f"{count}.jsonl", count) for count in (20, 3)]
-    command = [python_with(request.param), SCRIPT, proxy.base_url, live_server.api_key, reader, *files]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+    given = [proxy.base_url, live_server.api_key, read_only_key, training_file, too_short_file]
+    command = [python_with(request.param), SCRIPT, *given]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=training_file.parent, check=False)
     assert done.returncode == 0, done.stderr
     return {**json.loads(done.stdout), "asked": request.param, "attempts": dict(proxy.attempts)}
-
-
-def _rows(path: Path, count: int) -> Path:
-    rows = [
-        {"messages": [{"role": "user", "content": f"{n}+1"}, {"role": "assistant", "content": f"{n + 1}"}]}
-        for n in range(count)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def test_the_version_under_test_is_the_one_asked_for(seen: dict[str, Any]) -> None:
