@@ -3,6 +3,7 @@
 With pytest-xdist each process has servers of its own: all of them together start in two seconds, and nothing is shared.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,10 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
 )
 hypothesis.settings.load_profile("attune")
+
+
+os.environ["ATTUNE_FRESH_PROOF"] = "0"
+"""Seconds for each of hundreds of trainings; test_endings.py switches it on."""
 
 
 @contextmanager

@@ -44,6 +44,7 @@ LAYERS: list[tuple[str, ...]] = [
         "api.middleware",
         "api.problems",
         "api.schemas",
+        "api.wire",
     ),
     ("api.answers", "api.document"),
     ("api.routes",),
@@ -52,7 +53,15 @@ LAYERS: list[tuple[str, ...]] = [
 ]
 """From the bottom up. A new module of the API goes where everything that it needs is below it."""
 
-CHILDREN = ("worker.prepare", "worker.preview", "worker.scan", "worker.train", "worker.convert", "worker.sample")
+CHILDREN = (
+    "worker.prepare",
+    "worker.preview",
+    "worker.scan",
+    "worker.train",
+    "worker.reread",
+    "worker.convert",
+    "worker.sample",
+)
 """The programs behind the wall."""
 
 SHARED_WITH_CHILDREN = tuple(

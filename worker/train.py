@@ -36,13 +36,12 @@ from worker.engine.proof import (
     check_path,
     check_weights,
     proof_rows,
-    said_by_files,
-    said_by_merged,
     said_in_memory,
     said_in_training,
     write_said,
 )
 from worker.engine.provenance import provenance
+from worker.engine.rereading import reread
 from worker.engine.stopping import Stopped, TrainingError, as_training_error
 from worker.hardware import resolve_hardware
 from worker.methods import METHODS, Objective, Setting
@@ -132,10 +131,11 @@ def publish(
         memory, device = said_in_memory(model, recipe, rows), model.device
         check_path(path, memory, str(recipe.precision))
         model.release()  # the base is loaded once more, and two might not fit
-        check_files(memory, said_by_files(folder, base, recipe, rows, device), recipe)
-        if recipe.merged and recipe.technique.merges:
-            merged = export_merged(folder, base, recipe)
-            check_merged(memory, said_by_merged(merged, recipe, rows, device), merged, recipe)
+        merged = export_merged(folder, base, recipe) if recipe.merged and recipe.technique.merges else None
+        by_files, by_merged = reread(folder, merged, base, recipe, rows, device, pipe.alive)
+        check_files(memory, by_files, recipe)
+        if merged is not None and by_merged is not None:
+            check_merged(memory, by_merged, merged, recipe)
             write_said(merged, rows, memory, recipe, merged=True)
             write_manifest(merged, made.model_copy(update={"kind": "model"}))
         write_said(folder, rows, memory, recipe)

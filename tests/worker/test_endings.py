@@ -12,7 +12,7 @@ from tests.tiny_models import make_model
 from tests.worker.parity import ours
 from tests.worker.recorder import adapter, train_here
 from tests.worker.run_folders import make_run, random_rows, run_trainer
-from worker.engine import export, failpoint
+from worker.engine import comparison, export, failpoint
 from worker.engine.batches import MicroBatch
 from worker.engine.data import Data
 from worker.engine.model import TrainableModel
@@ -76,11 +76,21 @@ def short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("short_memory")
-def test_an_evaluation_that_runs_out_of_memory_takes_less_at_once(tiny_llama: Path, tmp_path: Path) -> None:
+def test_an_evaluation_that_runs_out_of_memory_takes_less_at_once(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "COMPARED_TOKENS", 1)  # a single row has room
     report = train_here(_run(tmp_path / "run", tiny_llama, steps=2, validation=random_rows(6, seed=6)))
     (warning,) = report.of("warning")
     assert warning["message"].startswith("Out of memory while evaluating after step 1: going on with")
     assert report.of("done")
+
+
+@pytest.mark.usefixtures("short_memory")
+def test_a_comparison_that_runs_out_of_memory_takes_less_at_once(tiny_llama: Path, tmp_path: Path) -> None:
+    report = train_here(_run(tmp_path / "run", tiny_llama, steps=2, validation=random_rows(6, seed=6)))
+    (warning,) = report.of("warning")
+    assert warning["message"].startswith("Out of memory for the evaluation before training: going on with")
 
 
 @pytest.mark.usefixtures("short_memory")

@@ -10,18 +10,21 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 
 from api.evaluation import Evaluation, SampleAnswer
+from api.lifecycle import FailureReason
 from api.recipe import ResolvedRecipe
 from worker.arrays import Rows
 from worker.engine.answers import Shown
 from worker.engine.data import Data
+from worker.engine.less_memory import with_less_memory
 from worker.engine.model import TrainableModel
 from worker.engine.objective import Objective
-from worker.engine.stopping import out_of_memory
+from worker.engine.stopping import TrainingError
 from worker.pipe import Pipe
 
 T = TypeVar("T")
@@ -90,10 +93,10 @@ class Comparison:
         )
 
     def _look(self, when: str) -> Seen | None:
-        metrics = self._try(f"The evaluation {when} training", lambda: self._objective.compare(self._rows))
+        metrics = self._try(f"The evaluation {when} training", partial(self._objective.compare, self._rows))
         if metrics is None:
             return None
-        shown = self._try(f"Sample answers {when} training", lambda: self._objective.show_answers(self._rows))
+        shown = self._try(f"Sample answers {when} training", partial(self._objective.show_answers, self._rows))
         return Seen(_numbers(metrics), shown or [])
 
     def _try(self, what: str, look: Callable[[], T]) -> T | None:
@@ -101,12 +104,16 @@ class Comparison:
         observed = dict(self._objective.observed)
         try:
             with _limited(self._objective.model, self._pipe):
-                return look()
+                return with_less_memory(
+                    look, self._objective, self._rows, f"for {what[0].lower()}{what[1:]}", self._pipe.warn
+                )
         except CutShort:
             why = f"it took longer than {COMPARED_S:.0f} s"
         except Exception as error:
             traceback.print_exc()
-            why = "memory ran out" if out_of_memory(error) else "of an internal error, which the worker's log tells of"
+            why = "of an internal error, which the worker's log tells of"
+            if isinstance(error, TrainingError) and error.reason is FailureReason.OUT_OF_MEMORY:
+                why = "memory ran out"
         finally:
             self._objective.observed = observed
         if not self._pipe.stopping:

@@ -1,0 +1,90 @@
+"""Files that are about to be published, read by a fresh process: nothing that the training did to this one, to its
+libraries or its model can hide that they are not whole.
+
+A fresh process imports torch, which takes seconds: ATTUNE_FRESH_PROOF=0 reads the files in this process instead. It is
+for the tests, which train hundreds of times.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+
+from api.lifecycle import FailureReason
+from api.recipe import ResolvedRecipe
+from worker.arrays import Rows
+from worker.engine.proof import Said, said_by_files, said_by_merged
+from worker.engine.stopping import TrainingError
+
+ALIVE_S = 5.0
+
+
+class Request(BaseModel):
+    folder: str
+    merged: str | None
+    base: str
+    recipe: dict[str, Any]
+    rows: list[list[int]]
+    """Tokens."""
+    device: str
+
+    def as_rows(self) -> Rows:
+        ends = np.cumsum([len(row) for row in self.rows])
+        tokens = np.concatenate(self.rows).astype(np.int32)
+        return Rows(tokens, np.ones(len(tokens), np.float32), np.concatenate([[0], ends[:-1]]), ends)
+
+
+def reread(
+    folder: Path,
+    merged: Path | None,
+    base: Path,
+    recipe: ResolvedRecipe,
+    rows: Rows,
+    device: torch.device,
+    alive: Callable[[], None],
+) -> tuple[Said, Said | None]:
+    """What the files in `folder` say, and the merged weights. Raises TrainingError if they cannot be read."""
+    if os.environ.get("ATTUNE_FRESH_PROOF") == "0":
+        of_merged = None if merged is None else said_by_merged(merged, recipe, rows, device)
+        return said_by_files(folder, base, recipe, rows, device), of_merged
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what this process keeps for itself, the other one lacks
+    request = Request(
+        folder=str(folder),
+        merged=None if merged is None else str(merged),
+        base=str(base.resolve()),
+        recipe=recipe.model_dump(mode="json"),
+        rows=[tokens_T.tolist() for tokens_T, _ in rows],
+        device=str(device),
+    )
+    found = _asked(request, alive)
+    if "said" not in found:
+        raise TrainingError(FailureReason(found["reason"]), found["message"])
+    said = [[torch.tensor(row) for row in each] for each in found["said"]]
+    return said[0], said[1] if merged is not None else None
+
+
+def _asked(request: Request, alive: Callable[[], None]) -> dict[str, Any]:
+    with subprocess.Popen(
+        [sys.executable, "-m", "worker.reread"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as reader:
+        text: str | None = request.model_dump_json()
+        while True:
+            try:
+                told, _ = reader.communicate(text, timeout=ALIVE_S)
+                break
+            except subprocess.TimeoutExpired:
+                text = None  # it is on its way
+                alive()
+        print(f"proof: the files were read by process {reader.pid}", flush=True)
+    if reader.returncode != 0:
+        raise TrainingError(FailureReason.INTERNAL, "The files to publish could not be read, so nothing was published.")
+    answer: dict[str, Any] = json.loads(told.splitlines()[-1])
+    return answer
