@@ -33,6 +33,7 @@ LAYERS: list[tuple[str, ...]] = [
         "api.middleware",
         "api.problems",
         "api.schemas",
+        "api.wire",
     ),
     ("api.answers",),
     ("api.routes",),
