@@ -38,6 +38,16 @@ class Stored:
     sha256: str
 
 
+@dataclass(frozen=True)
+class Listed:
+    """An object as the storage lists it."""
+
+    key: str
+    bytes: int
+    changed_at: float
+    """Unix seconds, by the storage's clock."""
+
+
 class Storage:
     def __init__(self, url: str) -> None:
         self._store: ObjectStore = _open(url)
@@ -131,6 +141,14 @@ class Storage:
         except BaseError as error:
             raise StorageUnavailable(f"looking for {key}") from error
         return True
+
+    def listed(self, folder: str) -> Iterator[list[Listed]]:
+        """All objects whose key begins with `folder/`, some at a time."""
+        try:
+            for batch in obstore.list(self._store, folder):
+                yield [Listed(entry["path"], entry["size"], entry["last_modified"].timestamp()) for entry in batch]
+        except BaseError as error:
+            raise StorageUnavailable(f"listing {folder}") from error
 
     def delete(self, keys: list[str]) -> None:
         """Remove objects; one that is already gone is no error."""

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import httpx
 
-from api.cli.errors import CommandError
+from api.cli.errors import CommandError, Refusal
 from api.cli.exit_codes import ExitCode
 
 TIMEOUT = httpx.Timeout(60, connect=5, write=600)
@@ -135,14 +135,14 @@ def _raise_for_refusal(response: httpx.Response) -> None:
         code = ExitCode.UNAVAILABLE
     else:
         code = ExitCode.REFUSED
-    raise CommandError(code, _explanation(response))
-
-
-def _explanation(response: httpx.Response) -> str:
-    """The server's own sentence, and which field it is about; else the status alone."""
     try:
         error = response.json()["error"]
-        message, param = str(error["message"]), error.get("param")
+        message, param, reason = str(error["message"]), error.get("param"), error.get("code")
     except (ValueError, KeyError, TypeError):
-        return f"the server answered {response.status_code} {response.reason_phrase}."
-    return f"{message} (field: {param})" if param and str(param) not in message else message
+        raise CommandError(code, f"the server answered {response.status_code} {response.reason_phrase}.") from None
+    raise Refusal(code, explained(message, param), reason)
+
+
+def explained(message: str, param: str | None) -> str:
+    """The server's own sentence, and which field it is about."""
+    return f"{message} (field: {param})" if param and param not in message else message

@@ -16,6 +16,15 @@ class CommandError(Exception):
         self.message = message
 
 
+class Refusal(CommandError):
+    """The server's own."""
+
+    def __init__(self, code: ExitCode, message: str, reason: str | None) -> None:
+        super().__init__(code, message)
+        self.reason = reason
+        """Its `error.code`."""
+
+
 class _Named:
     """Invoked, its `CommandError`s become a message and an exit code."""
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from api.cli.client import Client, Document, open_input, segment
+from api.cli.client import Client, Document, explained, open_input, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.errors import ClientCommands, CommandError
+from api.cli.errors import ClientCommands, CommandError, Refusal
 from api.cli.exit_codes import ExitCode
 from api.cli.render import (
     clean,
@@ -146,12 +146,39 @@ def _scanned(scan: Document | None) -> str | None:
     return f"{told}{f'; {counts}' if counts else ''}{first}"
 
 
-def file_id(client: Client, given: str) -> str:
-    """A file that is here is uploaded; else it has to be an id."""
-    if Path(given).is_file():
-        file = upload_file(client, Path(given))
-        note(f"Uploaded {given} as {file['id']}")
-        return str(file["id"])
-    if re.fullmatch(r"file-[A-Za-z0-9_-]+", given):
+def _file_id(client: Client, given: str) -> str:
+    """A file that is here is uploaded; else it is an id."""
+    if not Path(given).is_file():
         return given
-    raise CommandError(ExitCode.REFUSED, f"{given} is neither a file here nor the id of an uploaded one.")
+    file = upload_file(client, Path(given))
+    note(f"Uploaded {given} as {file['id']}")
+    return str(file["id"])
+
+
+def put_files(
+    client: Client, body: Document, training: str | None, validation: str | None, *, for_job: bool = False
+) -> None:
+    """Into the body, uploaded where they are here: but not for a job that would be refused whatever they hold."""
+    given = {"training_file": training, "validation_file": validation}
+    named = {name: file for name, file in given.items() if file is not None}
+    for file in named.values():
+        if not Path(file).is_file() and not re.fullmatch(r"file-[A-Za-z0-9_-]+", file):
+            raise CommandError(ExitCode.REFUSED, f"{file} is neither a file here nor the id of an uploaded one.")
+    if for_job and any(Path(file).is_file() for file in named.values()):
+        _check_recipe(client, body | named)
+    for name, file in named.items():
+        body[name] = _file_id(client, file)
+
+
+def _check_recipe(client: Client, body: Document) -> None:
+    """An estimate of a job whose files are not there yet: that they are missing is all that may be wrong."""
+    names = ("training_file", "validation_file")
+    to_come = {name: "file-to-be-uploaded" for name in names if name in body and Path(str(body[name])).is_file()}
+    try:
+        found = client.post("/fine_tuning/estimates", body | to_come)
+    except Refusal as refusal:
+        if refusal.reason != "file_not_found":
+            raise
+        return
+    for reason in found["reasons"]:
+        raise CommandError(ExitCode.REFUSED, explained(reason["message"], reason["param"]))

@@ -9,7 +9,7 @@ from api.cli.body import job_body, require_named, value_of
 from api.cli.client import Client, Document, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
 from api.cli.errors import ClientCommands
-from api.cli.files import After, Limit, file_id
+from api.cli.files import After, Limit, put_files
 from api.cli.render import clean, moment, say, say_fields, say_json, say_line, say_result, say_table
 from api.cli.watch import event_line, watch_job
 
@@ -62,9 +62,7 @@ def create(
     body = job_body(body_file, values, numbers, assignments)
     require_named(body, training_file)
     with connect(base_url, api_key, data_dir) as client:
-        for name, given in (("training_file", training_file), ("validation_file", validation)):
-            if given is not None:
-                body[name] = file_id(client, given)
+        put_files(client, body, training_file, validation, for_job=True)
         job = client.post("/fine_tuning/jobs", body)
         if not (watch and as_json):
             say_result(job, f"Created {job['id']}. Follow it with: attune jobs watch {job['id']}", as_json=as_json)

@@ -18,6 +18,7 @@ class LazyGroup(TyperGroup):
         "migrate": "api.cli.serve:migrate_app",
         "keys": "api.cli.operate:keys_app",
         "models": "api.cli.operate:models_app",
+        "storage": "api.cli.operate:storage_app",
         "catalog": "api.cli.catalog:catalog_app",
         "jobs": "api.cli.jobs:jobs_app",
         "pipelines": "api.cli.pipelines:pipelines_app",

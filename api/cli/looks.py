@@ -6,11 +6,11 @@ from typing import Annotated, Any
 import typer
 
 from api.cli.body import job_body, require_named, value_of
-from api.cli.client import Client, Document
+from api.cli.client import Document
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
 from api.cli.errors import ClientCommands
 from api.cli.exit_codes import ExitCode
-from api.cli.files import file_id
+from api.cli.files import put_files
 from api.cli.render import say, say_fields, say_json, size
 
 estimate_app = typer.Typer(cls=ClientCommands)
@@ -58,7 +58,7 @@ def estimate(
     body = job_body(body_file, values, numbers, assignments)
     require_named(body, training_file)
     with connect(base_url, api_key, data_dir) as client:
-        _put_files(client, body, training_file, validation)
+        put_files(client, body, training_file, validation)
         found = client.post("/fine_tuning/estimates", body)
     if as_json:
         say_json(found)
@@ -86,19 +86,13 @@ def preview(
     body = job_body(body_file, {"model": model, "method.type": method}, {}, assignments)
     require_named(body, training_file)
     with connect(base_url, api_key, data_dir) as client:
-        _put_files(client, body, training_file, None)
+        put_files(client, body, training_file, None)
         found = client.post("/fine_tuning/previews", {**body, "rows": rows})
     if as_json:
         return say_json(found)
     for row in found["rows"]:
         _say_row(row)
     return None
-
-
-def _put_files(client: Client, body: Document, training: str | None, validation: str | None) -> None:
-    for name, given in (("training_file", training), ("validation_file", validation)):
-        if given is not None:
-            body[name] = file_id(client, given)
 
 
 def _estimate_fields(found: Document) -> dict[str, Any]:

@@ -14,10 +14,12 @@ from api.errors import ServiceError
 from api.migrate import migrate
 from api.records.base_models import BaseModel
 from api.records.keys import Key
-from api.services import base_models, keys
+from api.services import base_models, collecting, keys
 
 keys_app = typer.Typer(no_args_is_help=True, help="API keys: create, list, revoke.")
 models_app = typer.Typer(no_args_is_help=True, help="Base models: add, list, verify, remove.")
+
+storage_app = typer.Typer(no_args_is_help=True, help="Objects in the storage: remove those that nothing names.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
@@ -118,6 +120,28 @@ def remove_model(name: str, data_dir: DataDirectory = None, config: Config = Non
     with _opened(data_dir, config) as context:
         base_models.remove(context, name)
     typer.echo(f"{name} is removed", err=True)
+
+
+@storage_app.callback()
+def storage_commands() -> None:
+    """A group, although it has one command."""
+
+
+@storage_app.command("collect")
+def collect_objects(
+    remove: Annotated[bool, typer.Option("--remove/--dry-run", help="Remove them, or only say what there is.")] = False,
+    older_than_hours: Annotated[float, typer.Option(min=1, help="What is younger may be on its way.")] = 24.0,
+    most: Annotated[int, typer.Option(min=1, help="So many at a time.")] = 10_000,
+    as_json: AsJson = False,
+    data_dir: DataDirectory = None,
+    config: Config = None,
+) -> None:
+    """Find objects that nothing names: left by failed attempts, or by deletions that did not get through."""
+    with _opened(data_dir, config) as context:
+        found = collecting.collect(context, older_than_s=3600 * older_than_hours, most=most, remove=remove)
+    _show([vars(each) for each in found], as_json)
+    count = sum(each.orphans for each in found)
+    typer.echo(f"{count} orphans {'are removed' if remove else '(dry run: --remove removes them)'}", err=True)
 
 
 def _key_row(key: Key, project: str) -> dict[str, Any]:

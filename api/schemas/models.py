@@ -13,7 +13,8 @@ class ModelObject(BaseModel):
     created: int
     owned_by: str
     facts: dict[str, Any]
-    """What is known of a base model; of a fine-tuned one, its base and its job."""
+    """What is known of a base model; of a fine-tuned one or a checkpoint, its base and its job, what was trained by
+    which method, and what it gives: tokens, labels or a reward."""
 
     @classmethod
     def of(cls, model: ModelView) -> Self:

@@ -58,7 +58,9 @@ class ModelView:
 def listed(context: Context, caller: Caller) -> list[ModelView]:
     with context.database.read() as session:
         bases = [_base_view(base) for base in base_models.listed(session)]
-        return [_view(context, model) for model in models.listed(session, caller.project_id)] + bases
+        own = models.listed(session, caller.project_id)
+        makers = {job.id: job for job in jobs.with_ids(session, caller.project_id, [model.job_id for model in own])}
+        return [_view(context, model.id, model, makers[model.job_id]) for model in own] + bases
 
 
 def get(context: Context, caller: Caller, model_id: str) -> ModelView:
@@ -66,10 +68,9 @@ def get(context: Context, caller: Caller, model_id: str) -> ModelView:
         if base := base_models.get(session, model_id):
             return _base_view(base)
         owner_id = permissions.owner_for(session, caller.project_id, model_id)
-        if model := models.get(session, owner_id, model_id):
-            return _view(context, model)
-        if checkpoint := models.get_checkpoint(session, owner_id, model_id):
-            return ModelView(model_id, checkpoint.created_at, context.settings.organization, checkpoint.artifacts, {})
+        made = models.get(session, owner_id, model_id) or models.get_checkpoint(session, owner_id, model_id)
+        if made is not None:
+            return _view(context, model_id, made, session.get_one(jobs.Job, made.job_id))
     raise NoSuchModel(model_id)
 
 
@@ -148,14 +149,16 @@ def _refuse_needed(session: Session, caller: Caller, model_id: str) -> None:
         raise ModelInUse(f"{model_id} is the base of {', '.join(lying[:5])}: delete them first")
 
 
-def _view(context: Context, model: models.Model) -> ModelView:
-    return ModelView(
-        model.id,
-        model.created_at,
-        context.settings.organization,
-        model.artifacts,
-        {"base_model": model.base_model, "fine_tuning_job_id": model.job_id},
-    )
+def _view(context: Context, model_id: str, made: models.Model | models.Checkpoint, maker: jobs.Job) -> ModelView:
+    method = maker.recipe["method"]["type"]
+    facts = {
+        "base_model": maker.base_model,
+        "fine_tuning_job_id": maker.id,
+        "technique": maker.recipe["technique"]["type"],
+        "method": method,
+        "output": catalog.METHODS[method].output,
+    }
+    return ModelView(model_id, made.created_at, context.settings.organization, made.artifacts, facts)
 
 
 def _base_view(base: base_models.BaseModel) -> ModelView:

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy.orm import Session
-
 from api.context import Caller, Context
 from api.errors import InvalidRequest
 from api.fields import AUTO
@@ -41,7 +39,7 @@ class Asked:
     recipe: Recipe
     origin: Origin
     files: tuple[tuple[str, File], ...]
-    """(train or validation, file)"""
+    """(train or validation, file), of those that are there: where the recipe is refused they need not be."""
     prepared: dict[str, Arrays]
     """Arrays that a job made of the same rows."""
     refused: InvalidRequest | None
@@ -53,37 +51,39 @@ class Asked:
 
 
 def asked(context: Context, caller: Caller, recipe: Recipe) -> Asked:
-    """Raises InvalidRequest for what is not there, in the words of creating a job."""
+    """Raises InvalidRequest for what is not there, in the words of creating a job; and in its order, so that a recipe
+    can be checked before there are files: it is refused, or the missing file is all that is wrong."""
     refused = None
     with context.database.read() as session:
         origin = lineage.find(session, caller.project_id, recipe.model, {})
-        named = [("train", _file(session, caller, recipe.training_file, "training_file"))]
-        if recipe.validation_file is not None:
-            named.append(("validation", _file(session, caller, recipe.validation_file, "validation_file")))
         try:
             recipe = checked(context, session, caller, recipe, origin, {})
         except InvalidRequest as error:
             refused = error
+        if refused is not None and refused.code == "file_not_found":
+            raise refused
+        named = [("train", files.get(session, caller.project_id, recipe.training_file))]
+        if recipe.validation_file is not None:
+            named.append(("validation", files.get(session, caller.project_id, recipe.validation_file)))
+        there = tuple((name, file) for name, file in named if file is not None and file.storage_key is not None)
         prepared = {}
-        for index, (name, _) in enumerate(named):
-            hashes = [file.sha256 for _, file in named[: index + 1]]
+        for index, (name, _) in enumerate(there):
+            hashes = [file.sha256 for _, file in there[: index + 1]]
             key = arrays.key_of(caller.project_id, hashes, recipe, origin.base, origin.labels)
             found = arrays.get(session, key)
             if found is not None:
                 prepared[name] = found
-    return Asked(recipe, origin, tuple(named), prepared, refused)
-
-
-def _file(session: Session, caller: Caller, file_id: str, param: str) -> File:
-    file = files.get(session, caller.project_id, file_id)
-    if file is None or file.storage_key is None:
-        raise InvalidRequest(f"No such File object: {file_id}", param=param, code="file_not_found")
-    return file
+    return Asked(recipe, origin, there, prepared, refused)
 
 
 def preview(context: Context, caller: Caller, recipe: Recipe, rows: int) -> dict[str, Any]:
     """The first rows of the training file as the model will see them. Raises RowsRefused, and what `asked` raises."""
-    return look(context, asked(context, caller, recipe), "rows", names=["train"], rows=rows)
+    question = asked(context, caller, recipe)
+    if not question.files:
+        raise InvalidRequest(
+            f"No such File object: {recipe.training_file}", param="training_file", code="file_not_found"
+        )
+    return look(context, question, "rows", names=["train"], rows=rows)
 
 
 def look(

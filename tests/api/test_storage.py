@@ -1,6 +1,7 @@
 import hashlib
 import io
 import tarfile
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -70,3 +71,12 @@ def test_the_archive_is_a_plain_tar_of_the_size_that_was_announced(storage: Stor
     assert len(archive) == tar_size(artifacts)
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
         assert {entry.name: tar.extractfile(entry).read() for entry in tar} == contents  # type: ignore[union-attr]
+
+
+def test_objects_are_listed_by_their_folder_with_size_and_time(storage: Storage) -> None:
+    for key in ("states/a/1", "states/b", "statesmen"):
+        storage.write_bytes(key, b"123")
+    listed = [each for batch in storage.listed("states") for each in batch]
+    assert {(each.key, each.bytes) for each in listed} == {("states/a/1", 3), ("states/b", 3)}
+    assert all(abs(each.changed_at - time.time()) < 600 for each in listed)
+    assert [each for batch in storage.listed("nothing") for each in batch] == []

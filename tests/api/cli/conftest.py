@@ -152,6 +152,8 @@ class FakeServer:
         if path in self.answers:
             self.asked = json.loads(body)
             return 200, self.answers[path]
+        if path == "/v1/fine_tuning/estimates":
+            return 400, refusal("No such File object", param="training_file", code="file_not_found")
         if path == "/v1/fine_tuning/jobs/ftjob-1/pause":
             return 200, job("running")
         return 400, refusal("the job has ended")
@@ -171,8 +173,8 @@ def events(pieces: list[str]) -> bytes:
     return "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"]).encode()
 
 
-def refusal(text: str, param: str | None = None) -> dict[str, Any]:
-    return {"error": {"message": text, "type": "invalid_request_error", "param": param, "code": None}}
+def refusal(text: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": text, "type": "invalid_request_error", "param": param, "code": code}}
 
 
 class Handler(BaseHTTPRequestHandler):

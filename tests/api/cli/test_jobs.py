@@ -20,6 +20,17 @@ def test_create_uploads_a_local_file_and_sends_only_what_was_asked_for(server: F
     assert "attune jobs watch ftjob-1" in result.stdout
 
 
+def test_a_job_that_would_be_refused_uploads_nothing(server: FakeServer, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"messages": []}\n')
+    reason = {"code": "cannot_merge", "message": "cannot be merged", "param": "export.merged"}
+    server.answers["/v1/fine_tuning/estimates"] = {"allowed": False, "reasons": [reason]}
+    result = attune("jobs", "create", rows, "--model", "tiny", "--set", "export.merged=true")
+    assert result.exit_code == ExitCode.REFUSED
+    assert "cannot be merged (field: export.merged)" in result.stderr
+    assert (server.uploaded, server.created) == (None, None)
+
+
 def test_create_puts_each_option_where_the_recipe_has_it(server: FakeServer) -> None:
     options = "--technique lora --rank 8 --epochs 2 --batch-size auto --learning-rate 1e-3 --max-steps 7 --seed 5"
     more = "--suffix house --validation file-v --set training.max_length=512 --set metadata.team=red"

@@ -49,6 +49,18 @@ def test_a_base_model_is_added_verified_and_removed_before_any_server_runs(
     assert not weights.exists()
 
 
+def test_what_nothing_names_is_only_told_unless_it_is_to_be_removed(attune, tmp_path: Path) -> None:
+    attune("storage", "collect")
+    orphan = tmp_path / "data" / "objects" / "models" / "ftjob-gone" / "1" / "w"
+    orphan.parent.mkdir(parents=True)
+    orphan.write_bytes(b"123")
+    os.utime(orphan, (0, 0))
+    told = json.loads(attune("storage", "collect", "--json").stdout)
+    assert {each["kind"]: each["orphan_bytes"] for each in told if each["orphans"]} == {"models": 3}
+    assert "are both right" in attune("storage", "collect", "--remove", code=2).output
+    assert orphan.exists()
+
+
 def test_weights_that_are_pickled_and_models_that_bring_code_are_refused(
     attune, tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from api.lifecycle import JobStatus
 from api.records.base import db_now
 from api.records.files import File
 from api.records.models import Checkpoint, Model
-from tests.factories import a_base_model, a_job, a_project
+from tests.factories import a_base_model, a_job, a_model, a_project
 
 CONTENTS = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"w" * 2000}
 NAME = "ft:org/tiny:attune:suffix:abcdefgh"
@@ -71,6 +71,19 @@ def test_models_of_the_project_come_before_the_base_models(client: TestClient, s
     a_base_model(served.database)
     assert [model["id"] for model in client.get("/v1/models").json()["data"]] == [NAME, "tiny"]
     assert client.get(f"/v1/models/{NAME.replace('/', '%2F')}").json()["owned_by"] == "attune"
+
+
+def test_a_model_and_its_checkpoint_say_what_they_are_and_where_they_come_from(
+    client: TestClient, served: Context
+) -> None:
+    a_base_model(served.database)
+    asked = {"technique": {"type": "dora"}, "method": {"type": "reward"}}
+    name = a_model(served, a_project(served.database), **asked)
+    told = [client.get(f"/v1/models/{each}").json()["facts"] for each in (name, f"{name}:ckpt-step-5")]
+    told.append(client.get("/v1/models").json()["data"][0]["facts"])
+    job_id = told[0].pop("fine_tuning_job_id")
+    assert told[0] == {"base_model": "tiny", "technique": "dora", "method": "reward", "output": "reward"}
+    assert told[1] == told[2] == told[0] | {"fine_tuning_job_id": job_id}
 
 
 def test_a_deleted_model_is_gone_by_each_of_its_doors(client: TestClient, served: Context, published: str) -> None:

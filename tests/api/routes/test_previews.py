@@ -134,6 +134,16 @@ def test_an_estimate_refuses_what_a_create_refuses_in_the_same_words(
     assert reason["param"] == error["param"]
 
 
+def test_a_recipe_is_checked_before_there_are_files(client: TestClient, server: Context) -> None:
+    body = {"model": "tiny", "training_file": "file-to-come"}
+    missing = client.post("/v1/fine_tuning/estimates", json=body).json()["error"]
+    assert (missing["code"], missing["param"]) == ("file_not_found", "training_file")
+    for path, refused in (("estimates", ["cannot_merge"]), ("previews", "file_not_found")):
+        answer = client.post(f"/v1/fine_tuning/{path}", json=body | REFUSED["merged prefix"]).json()
+        said = answer["error"]["code"] if path == "previews" else [each["code"] for each in answer["reasons"]]
+        assert said == refused
+
+
 def test_a_file_of_another_purpose_is_refused_by_the_estimate_too(client: TestClient, server: Context) -> None:
     file = a_file(server, a_project(server.database), purpose="fine-tune-results")
     found = client.post("/v1/fine_tuning/estimates", json={"model": "tiny", "training_file": file}).json()
