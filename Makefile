@@ -4,6 +4,7 @@
 #   make test     formatting, lint, types and all tests
 #   make lint     the first three of those
 #   make pairs    train every technique with every method, on tiny models
+#   make clients  every version of every client that is known to work, unmodified
 #   make soak     hours of random faults, while invariants are checked
 #   make bench    the benchmarks of this machine's speed
 #   make relations  what each paper claims, measured small (an hour)
@@ -24,7 +25,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 RIGHT_PYTHON := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: help demo test lint pairs soak bench relations clean install constraints
+.PHONY: help demo test lint pairs clients soak bench relations clean install constraints
 .DEFAULT_GOAL := help
 
 help:
@@ -36,7 +37,7 @@ demo: $(INSTALLED)
 # A process takes whole files, so that what is costly to set up for one is set up once. One thread for each: as many
 # processes as cores, each with as many threads, would only be in each other's way.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not soak and not pairs" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not clients and not soak and not pairs" $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
@@ -45,6 +46,9 @@ lint: $(INSTALLED)
 
 pairs: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" tests/worker/test_pairs.py tests/worker/test_clean_environment.py tests/worker/test_published.py $(ARGS)
+
+clients: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "clients or not soak" tests/end_to_end/clients $(ARGS)
 
 soak: $(INSTALLED)
 	$(BIN)/python -m pytest -m soak --timeout=0 -s $(ARGS)

@@ -1,16 +1,20 @@
 """Azure's way to the same calls: `/openai/…` or `/openai/v1/…`, an `api-key` header, and an `api-version` in the query.
 
 The version is accepted and says nothing here: there is one version of every call, and it is the newest. A path that
-names a deployment (`/openai/deployments/{name}/…`) is the path without it, as the body names the model.
+names a deployment (`/openai/deployments/{name}/…`) is the path without it, and its name the model, where the body names
+none. `trainingType`, which says in which of Azure's regions a job may train, says nothing here either.
 """
 
+import json
 import re
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_MOUNT = re.compile(r"/openai(?:/v1)?(?:/deployments/[^/]+)?(?=/)")
+_MOUNT = re.compile(r"/openai(?:/v1)?(?:/deployments/([^/]+))?(?=/)")
+_WITH_A_MODEL = ("/v1/chat/completions", "/v1/completions")
+_JOBS = "/v1/fine_tuning/jobs"
 
 
 class AzureMount:
@@ -22,7 +26,7 @@ class AzureMount:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         mount = _MOUNT.match(scope["path"]) if scope["type"] == "http" else None
         if mount is not None:
-            scope = {**scope, **_as_ours(scope, mount[0])}
+            scope = {**scope, **_as_ours(scope, mount[0]), "azure_deployment": mount[1]}
         await self.app(scope, receive, send)
 
 
@@ -35,3 +39,49 @@ def _as_ours(scope: Scope, mount: str) -> dict[str, object]:
         raw.append((b"authorization", f"Bearer {headers['api-key']}".encode("latin-1")))
     path = "/v1" + scope["path"].removeprefix(mount)
     return {"path": path, "raw_path": path.encode(), "query_string": query.encode(), "headers": raw}
+
+
+class AzureBody:
+    """What their clients write into a body otherwise, as we do. Behind the limit on bodies: it reads them whole."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"] if scope.get("method") == "POST" and "azure_deployment" in scope else ""
+        if path == _JOBS or (path in _WITH_A_MODEL and scope["azure_deployment"] is not None):
+            receive = _changed(receive, scope["azure_deployment"])
+        await self.app(scope, receive, send)
+
+
+def _changed(receive: Receive, deployment: str | None) -> Receive:
+    read = False
+
+    async def receive_changed() -> Message:
+        nonlocal read
+        if read:
+            return await receive()
+        body, more = b"", True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return message
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        read = True
+        return {"type": "http.request", "body": _as_our_body(body, deployment), "more_body": False}
+
+    return receive_changed
+
+
+def _as_our_body(body: bytes, deployment: str | None) -> bytes:
+    try:
+        fields = json.loads(body)
+    except ValueError:
+        return body  # which the route refuses in its own words
+    if not isinstance(fields, dict):
+        return body
+    fields.pop("trainingType", None)
+    if deployment is not None and fields.get("model") is None:
+        fields["model"] = deployment
+    return json.dumps(fields).encode()

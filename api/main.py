@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from fastapi.middleware import Middleware
 
 from api import document, problems
-from api.azure import AzureMount
+from api.azure import AzureBody, AzureMount
 from api.context import Context
 from api.idempotency import Idempotency
 from api.middleware import Authenticate, LimitBody, RequestId
@@ -56,6 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
             Middleware(RequestId),
             Middleware(Authenticate, context=context),
             Middleware(LimitBody, limit=settings.max_body_bytes),
+            Middleware(AzureBody),
             Middleware(Idempotency, context=context),
         ],
     )

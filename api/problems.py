@@ -64,6 +64,12 @@ _CODES = {404: "unknown_url", 405: "method_not_allowed"}
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError), error
+    if isinstance(error.body, bytes):  # FastAPI parses only what is said to be JSON
+        return _answer(
+            InvalidRequest(
+                "Send the body as JSON, with the header `Content-Type: application/json`", code="invalid_json"
+            )
+        )
     return _answer(as_invalid_request(error.errors(), error.body))
 
 

@@ -2,7 +2,10 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from api.context import Context
 from tests.api.routes.test_files import upload
+from tests.api.sampler import sampler, says
+from tests.factories import a_base_model
 
 
 @pytest.fixture
@@ -39,3 +42,32 @@ def test_the_limits_are_the_same(app: FastAPI, azure: TestClient, client: TestCl
     assert azure.get("/v1/files").status_code == 401  # `api-key` is Azure's way only
     assert TestClient(app).get("/openai/files").status_code == 401
     assert upload(client).status_code == 200
+
+
+@pytest.mark.parametrize("fields", [{}, {"model": None}, {"model": "tiny"}])
+def test_a_deployment_is_the_model_where_the_body_names_none(
+    azure: TestClient, served: Context, fields: dict[str, object]
+) -> None:
+    a_base_model(served.database)
+    body = {"messages": [{"role": "user", "content": "hello"}], **fields}
+    path = f"/openai/deployments/{'other' if 'tiny' in fields.values() else 'tiny'}/chat/completions"
+    with sampler(served.settings, says("Hi")):
+        answer = azure.post(path, json=body)
+    assert answer.json()["model"] == "tiny"
+
+
+def test_the_region_that_a_job_may_train_in_is_taken_from_azures_clients_only(
+    azure: TestClient, client: TestClient, served: Context
+) -> None:
+    a_base_model(served.database)
+    body = {"model": "tiny", "training_file": upload(client).json()["id"], "trainingType": 1}
+    assert azure.post("/openai/fine_tuning/jobs", json=body).status_code == 200
+    assert client.post("/v1/fine_tuning/jobs", json=body).json()["error"]["param"] == "trainingType"
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b"null", b""])
+def test_a_body_that_is_no_object_is_refused_there_too(azure: TestClient, body: bytes) -> None:
+    answer = azure.post(
+        "/openai/deployments/tiny/completions", content=body, headers={"content-type": "application/json"}
+    )
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")

@@ -83,7 +83,8 @@ def test_a_stream_is_events_as_openais_client_reads_them(client: TestClient, ser
     *events, last, nothing = answer.text.split("\n\n")
     assert (last, nothing) == ("data: [DONE]", "")
     chunks = [ChatCompletionChunk.model_validate_json(event.removeprefix("data: "), strict=True) for event in events]
-    assert [choice.delta.content for chunk in chunks for choice in chunk.choices] == ["", "Hi", " there", None]
+    deltas = [choice.delta.model_dump(exclude_unset=True) for chunk in chunks for choice in chunk.choices]
+    assert deltas == [{"role": "assistant", "content": ""}, {"content": "Hi"}, {"content": " there"}, {}]
     assert chunks[-2].choices[0].finish_reason == "stop"
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.total_tokens == 8

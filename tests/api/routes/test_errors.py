@@ -161,3 +161,10 @@ def test_a_nul_in_a_body_is_a_400_and_never_a_500(app: FastAPI, served: Context)
     assert granted.status_code == 400
     assert client.post("/v1/uploads", json=announced).status_code in (200, 400)  # SQLite stores it
     error_of(granted)
+
+
+def test_a_body_that_is_not_said_to_be_json_is_refused_with_what_to_do(client: TestClient) -> None:
+    form = {"content-type": "application/x-www-form-urlencoded"}  # curl's, where nothing is said
+    answer = client.post("/v1/fine_tuning/jobs", content=b'{"model": "tiny"}', headers=form)
+    assert answer.status_code == 400
+    assert "Content-Type: application/json" in str(error_of(answer)["message"])

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from tests import environments
 
+DSPY = "3.4.1"
+
 
 def python_with(version: str) -> Path:
     """The interpreter of an environment that holds this version of `openai` and nothing of ours.
@@ -18,3 +20,14 @@ def python_with(version: str) -> Path:
 def node_folder(version: str) -> Path:
     """A folder in which Node finds this version of `openai`."""
     return environments.node_folder_with("openai", version, environments.CACHE / "clients" / f"node-{version}")
+
+
+def python_with_dspy() -> Path:
+    """The interpreter of an environment that holds DSPy, and what it brings."""
+    folder = environments.CACHE / "clients" / f"dspy-{DSPY}"
+    return environments.python_with(f"dspy=={DSPY}", folder=folder)
+
+
+def command_line() -> Path:
+    """`openai`, the command, which openai-python had up to 2.34."""
+    return python_with("1.109.1").with_name("openai")
