@@ -10,7 +10,7 @@ from tests.source import ROOT, imports, modules, reaches, within
 
 LAYERS: list[tuple[str, ...]] = [
     ("api.errors", "api.fields", "api.ids", "api.lifecycle", "api.logs", "api.settings", "api.formats", "api.graders"),
-    ("api.integrations", "api.methods", "api.techniques", "api.tracking"),
+    ("api.export", "api.integrations", "api.methods", "api.techniques", "api.tracking"),
     ("api.ask", "api.catalog", "api.judges", "api.recipe"),
     ("api.estimate", "api.pipeline", "api.window"),
     (
@@ -49,6 +49,7 @@ SHARED_WITH_CHILDREN = tuple(
     for part in (
         "errors",
         "estimate",
+        "export",
         "fields",
         "formats",
         "graders",

@@ -7,6 +7,7 @@ storage and no secret. Run it by hand to see what it does.
 import faulthandler
 import hashlib
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -23,6 +24,7 @@ from worker.engine.data import Data, load_data
 from worker.engine.export import export, export_merged
 from worker.engine.facts import facts_of_base
 from worker.engine.folders import whole_folder
+from worker.engine.gguf import export_gguf, require_exportable
 from worker.engine.load import load_trainable
 from worker.engine.loop import Loop, has_diverged
 from worker.engine.milestones import Milestones
@@ -30,12 +32,14 @@ from worker.engine.optimizer import adamw
 from worker.engine.peak import Peaks
 from worker.engine.proof import (
     check_files,
+    check_gguf,
     check_learned,
     check_merged,
     check_path,
     check_weights,
     proof_rows,
     said_by_files,
+    said_by_gguf,
     said_by_merged,
     said_in_memory,
     said_in_training,
@@ -55,6 +59,8 @@ def train(run: Path, pipe: Pipe) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     peaks = Peaks(device)
     peaks.begin("loading")
+    if recipe.gguf is not None:
+        require_exportable(run / "base")
     data = load_data(run / "data", recipe)
     start = run / "start"
     model = load_trainable(
@@ -120,9 +126,15 @@ def publish(
         check_path(path, memory, str(recipe.precision))
         model.release()  # the base is loaded once more, and two might not fit
         check_files(memory, said_by_files(folder, base, recipe, rows, device), recipe)
-        if recipe.merged and recipe.technique.merges:
-            merged = export_merged(folder, base, recipe)
-            check_merged(memory, said_by_merged(merged, recipe, rows, device), merged, recipe)
+        whole = folder
+        if (recipe.merged or recipe.gguf) and recipe.technique.merges:
+            whole = export_merged(folder, base, recipe)
+            check_merged(memory, said_by_merged(whole, recipe, rows, device), whole, recipe)
+        if recipe.gguf is not None:
+            file = export_gguf(whole, folder, recipe)
+            check_gguf(memory, said_by_gguf(file, whole, rows, recipe), recipe)
+        if whole != folder and not recipe.merged:
+            shutil.rmtree(whole)
         write_said(folder, rows, memory, recipe)
 
 
