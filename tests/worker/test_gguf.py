@@ -11,6 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from api.export import GGUF_FAMILIES
 from tests.tiny_models import FAMILIES, make_tokenizer
+from tests.worker.recorder import train_here
+from tests.worker.run_folders import make_run, random_rows
 from worker.engine.gguf import require_exportable, write_gguf
 from worker.engine.stopping import TrainingError
 
@@ -93,3 +95,18 @@ def test_a_tokenizer_that_has_no_name_there_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_bytes()) | {"pre_tokenizer": {"type": "Whitespace"}}))
     with pytest.raises(TrainingError, match="tokenizer"):
         require_exportable(tmp_path)
+
+
+@pytest.mark.parametrize(("technique", "merged"), [("lora", False), ("full", False), ("lora", True)])
+def test_a_job_publishes_it_beside_what_it_trained(
+    technique: str, merged: bool, tiny_llama: Path, tmp_path: Path
+) -> None:
+    rows = random_rows(12, seed=5)
+    settled = {"merged": merged}
+    options = {"technique": {"type": technique}, "export": {"gguf": "q8_0"}, "training": {"max_steps": 2}}
+    run = make_run(tmp_path / "run", tiny_llama, train=rows, hardware=settled, **options)
+    train_here(run)
+    listed = json.loads((run / "out" / "model" / "manifest.json").read_bytes())["files"]
+    names = {entry["name"] for entry in listed}
+    assert "gguf/model-q8_0.gguf" in names
+    assert any(name.startswith("merged/") for name in names) is merged
