@@ -13,13 +13,18 @@ MERGED = "merged/"
 """Where, among an adapter's artifacts, the whole model is that it makes of its base."""
 
 
+GGUF = "gguf/"
+"""Where its GGUF file is, if it has one."""
+
+
 def without_merged(artifacts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [artifact for artifact in artifacts if not artifact["name"].startswith(MERGED)]
+    """What was trained, without the other forms of it."""
+    return [artifact for artifact in artifacts if not artifact["name"].startswith((MERGED, GGUF))]
 
 
 def from_their_folder(artifacts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same, named as `merged/` names them where they lie there."""
-    return [{**artifact, "name": artifact["name"].removeprefix(MERGED)} for artifact in artifacts]
+    """The same, named as `merged/` or `gguf/` names them where they lie there."""
+    return [{**artifact, "name": artifact["name"].removeprefix(MERGED).removeprefix(GGUF)} for artifact in artifacts]
 
 
 def tar_size(artifacts: Sequence[dict[str, Any]]) -> int:

@@ -80,7 +80,7 @@ class Provenance(Strict):
     """All of a manifest but its files."""
 
     version: Literal[1] = 1
-    kind: Literal["adapter", "model"]
+    kind: Literal["adapter", "model", "gguf"]
     """model: loads by itself."""
     job: str
     step: int

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from api.export import Export
 from api.fields import AUTO, Auto, AutoOrNull, OrNull, Stored, Strict
 from api.formats import FORMATS
 from api.integrations import Integrations
@@ -81,12 +82,6 @@ class Training(Strict):
 class Resources(Strict):
     gpus: Auto[Annotated[int, Field(ge=0, le=1)]] = AUTO
     """GPUs the job needs; "auto": one where the workers have GPUs. More than one is not supported yet."""
-
-
-class Export(Strict):
-    merged: Auto[bool] = AUTO
-    """Publish, beside the adapter, the base's weights with the adapter's added: a whole model, in `merged/`. "auto":
-    where the technique allows it and the base is small (the server's `merged_max_parameters`)."""
 
 
 Metadata = Annotated[
@@ -193,6 +188,8 @@ class ResolvedRecipe(Strict):
     """The model whose adapter this training begins from; `model` is then the base of both."""
     merged: bool = False
     """Publish the base's weights with the adapter's added, beside the adapter."""
+    gguf: Literal["f16", "q8_0"] | None = None
+    """Publish the whole model as a GGUF file, too."""
     n_epochs: int
     batch_size: int
     learning_rate: float
@@ -251,6 +248,7 @@ def resolve(
         labels=labels,
         continues=recipe.model if base_model not in (None, recipe.model) else None,
         merged=merged,
+        gguf=recipe.export.gguf,
         seed=seed,
         method=recipe.method,
         technique=recipe.technique,

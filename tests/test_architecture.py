@@ -21,7 +21,7 @@ LAYERS: list[tuple[str, ...]] = [
         "api.manifest",
         "api.settings",
     ),
-    ("api.integrations", "api.methods", "api.techniques", "api.tracking"),
+    ("api.export", "api.integrations", "api.methods", "api.techniques", "api.tracking"),
     ("api.ask", "api.catalog", "api.judges", "api.recipe"),
     ("api.estimate", "api.pipeline", "api.window"),
     (
@@ -70,6 +70,7 @@ SHARED_WITH_CHILDREN = tuple(
         "errors",
         "estimate",
         "evaluation",
+        "export",
         "fields",
         "formats",
         "graders",

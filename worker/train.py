@@ -6,6 +6,7 @@ storage and no secret. Run it by hand to see what it does.
 
 import faulthandler
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -24,6 +25,7 @@ from worker.engine.data import Data, load_data
 from worker.engine.export import export, export_merged
 from worker.engine.facts import facts_of_base
 from worker.engine.folders import whole_folder, write_manifest
+from worker.engine.gguf import export_gguf, require_exportable
 from worker.engine.load import load_trainable
 from worker.engine.loop import Loop, has_diverged
 from worker.engine.milestones import Milestones
@@ -31,11 +33,13 @@ from worker.engine.optimizer import adamw
 from worker.engine.peak import Peaks
 from worker.engine.proof import (
     check_files,
+    check_gguf,
     check_learned,
     check_merged,
     check_path,
     check_weights,
     proof_rows,
+    said_by_gguf,
     said_in_memory,
     said_in_training,
     write_said,
@@ -56,6 +60,8 @@ def train(run: Path, pipe: Pipe) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     peaks = Peaks(device)
     peaks.begin("loading")
+    if recipe.gguf is not None:
+        require_exportable(run / "base")
     data = load_data(run / "data", recipe)
     start = run / "start"
     model = load_trainable(
@@ -131,13 +137,21 @@ def publish(
         memory, device = said_in_memory(model, recipe, rows), model.device
         check_path(path, memory, str(recipe.precision))
         model.release()  # the base is loaded once more, and two might not fit
-        merged = export_merged(folder, base, recipe) if recipe.merged and recipe.technique.merges else None
+        wanted = recipe.merged or recipe.gguf is not None
+        merged = export_merged(folder, base, recipe) if wanted and recipe.technique.merges else None
         by_files, by_merged = reread(folder, merged, base, recipe, rows, device, pipe.alive)
         check_files(memory, by_files, recipe)
         if merged is not None and by_merged is not None:
             check_merged(memory, by_merged, merged, recipe)
+        if recipe.gguf is not None:
+            file = export_gguf(merged or folder, folder, recipe)
+            check_gguf(memory, said_by_gguf(file, merged or folder, rows, recipe), recipe)
+            write_manifest(file.parent, made.model_copy(update={"kind": "gguf"}))
+        if merged is not None and recipe.merged:
             write_said(merged, rows, memory, recipe, merged=True)
             write_manifest(merged, made.model_copy(update={"kind": "model"}))
+        elif merged is not None:
+            shutil.rmtree(merged)
         write_said(folder, rows, memory, recipe)
 
 

@@ -34,16 +34,20 @@ def download(
     merged: Annotated[
         bool, typer.Option("--merged", help="The whole model that an adapter makes of its base.")
     ] = False,
+    gguf: Annotated[bool, typer.Option("--gguf", help="The same as a GGUF file, if the job asked for one.")] = False,
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
     """Download a model's files into a folder and check each of them."""
+    if merged and gguf:
+        raise CommandError(ExitCode.REFUSED, "--merged and --gguf are two downloads: ask for one of them.")
+    form = "merged" if merged else "gguf" if gguf else None
     with connect(base_url, api_key, data_dir) as client:
         model = _model_of(client, source)
-        folder = output or Path(re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip(".-") + ("-merged" if merged else ""))
-        listed = client.get(f"/models/{segment(model)}/artifacts", format="merged" if merged else None)["data"]
+        folder = output or Path(re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip(".-") + (f"-{form}" if form else ""))
+        listed = client.get(f"/models/{segment(model)}/artifacts", format=form)["data"]
         artifacts = [{**artifact, "file": _file_name(artifact["name"])} for artifact in listed]
         folder.mkdir(parents=True, exist_ok=True)
         with transfer_progress() as progress:
@@ -92,7 +96,7 @@ def _model_of(client: Client, source: str) -> str:
 
 def _file_name(name: str) -> str:
     """The file's name in the folder. The server names the files: a name that leaves the folder is not followed."""
-    file = name.removeprefix("merged/")
+    file = name.removeprefix("merged/").removeprefix("gguf/")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", file):
         raise CommandError(ExitCode.CORRUPT, f"the server listed a file with a strange name: {name}")
     return file

@@ -25,7 +25,7 @@ def verification(folder: Path, *, base: str | None, data_dir: Path | None, files
     damaged, tensors, values = check_tensors(folder, manifest)
     problems += damaged
     differences = None if base_folder is None else other_base(manifest, base_folder)
-    loads = base_folder is not None if manifest.kind == "adapter" else not files_only
+    loads = base_folder is not None if manifest.kind == "adapter" else manifest.kind == "model" and not files_only
     comparison = None
     if problems:
         notes.append("nothing was loaded, since the files are damaged")

@@ -72,8 +72,9 @@ def download_log(job_id: str, context: Ctx, caller: Who) -> StreamingResponse:
 
 @router.get("/{job_id}/adapter", response_class=Download)
 def download_adapter(job_id: str, context: Ctx, caller: Who, format: models.Form = "adapter") -> Download:
-    """What the job published, as a plain tar; with `format=merged` the whole model that it makes of its base."""
+    """What the job published, as a plain tar; with `format=merged` the whole model that it makes of its base, and with
+    `format=gguf` that as a GGUF file."""
     found = models.artifacts(context, caller, jobs.published_model(context, caller, job_id), format)
     artifacts = from_their_folder(found)
-    ending = "" if format == "adapter" else "-merged"
+    ending = "" if format == "adapter" else f"-{format}"
     return download(stream_tar(context.storage, artifacts), filename=f"{job_id}{ending}.tar", size=tar_size(artifacts))

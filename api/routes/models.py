@@ -33,7 +33,7 @@ def list_models(context: Ctx, caller: Who) -> ModelList:
 
 @router.get("/{model:path}/artifacts")
 def list_artifacts(model: str, context: Ctx, caller: Who, format: models.Form = "adapter") -> ArtifactList:
-    """The files of a base model, a fine-tuned one or a checkpoint; with `format=merged` those of the whole model."""
+    """The files of a base model, a fine-tuned one or a checkpoint; with `format` those of another form."""
     found = models.artifacts(context, caller, model, format)
     return ArtifactList(
         data=[

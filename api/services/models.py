@@ -7,7 +7,7 @@ from typing import Any, Literal
 from sqlalchemy.orm import Session
 
 from api import catalog
-from api.archive import MERGED, without_merged
+from api.archive import GGUF, MERGED, without_merged
 from api.context import Caller, Context
 from api.errors import Forbidden, InvalidRequest, NotFound
 from api.records import base_models, files, jobs, models, permissions
@@ -33,6 +33,11 @@ class NotMerged(InvalidRequest):
     code = "no_merged_weights"
 
 
+class NoGguf(InvalidRequest):
+    param = "format"
+    code = "no_gguf"
+
+
 class NoSuchArtifact(NotFound):
     param = "name"
 
@@ -40,8 +45,8 @@ class NoSuchArtifact(NotFound):
         super().__init__(f"The model '{model_id}' has no artifact '{name[:128]}'")
 
 
-Form = Literal["adapter", "merged"]
-"""Of a download: what was trained, or the whole model that it makes of its base."""
+Form = Literal["adapter", "merged", "gguf"]
+"""Of a download: what was trained; the whole model that it makes of its base; or that as a GGUF file."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +82,13 @@ def get(context: Context, caller: Caller, model_id: str) -> ModelView:
 def artifacts(context: Context, caller: Caller, model_id: str, form: Form) -> list[dict[str, Any]]:
     """The files of a model as it was trained; or those of a whole model, which an adapter may have been merged into.
 
-    Raises NotMerged.
+    Raises NotMerged, NoGguf.
     """
     every = get(context, caller, model_id).artifacts
     if form == "adapter":
         return without_merged(every)
+    if form == "gguf":
+        return _gguf(model_id, every)
     with context.database.read() as session:
         if base_models.get(session, model_id) is not None:
             return list(every)
@@ -90,7 +97,7 @@ def artifacts(context: Context, caller: Caller, model_id: str, form: Form) -> li
         maker = session.get_one(jobs.Job, made.job_id)
     kind = maker.recipe["technique"]["type"]
     if kind == "full":
-        return list(every)
+        return without_merged(every)
     if isinstance(made, models.Checkpoint):
         own = made.project_id == caller.project_id
         whose = "of their model" if own else "of their model, if its project permits that too"
@@ -111,6 +118,13 @@ def artifacts(context: Context, caller: Caller, model_id: str, form: Form) -> li
             'job with "export": {"merged": true}'
         )
     return merged
+
+
+def _gguf(model_id: str, every: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    found = [each for each in every if each["name"].startswith(GGUF)]
+    if not found:
+        raise NoGguf(f'{model_id} was published without a GGUF file: create the job with "export": {{"gguf": "f16"}}')
+    return found
 
 
 def artifact(context: Context, caller: Caller, model_id: str, name: str) -> dict[str, Any]:

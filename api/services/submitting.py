@@ -9,6 +9,7 @@ from api import catalog, tracking
 from api.context import Caller, Context
 from api.errors import InvalidRequest, TooManyRequests
 from api.estimate.machine import may_recompute
+from api.export import GGUF_FAMILIES
 from api.ids import new_id, random_letters, slug
 from api.judges import reward_models
 from api.lifecycle import JobStatus
@@ -47,7 +48,7 @@ def checked(
     if refused := catalog.refusal(recipe.technique, recipe.method, origin.base.facts):
         raise Illegal(refused.message, param=refused.param)
     _check_integrations(context, recipe)
-    _check_export(recipe)
+    _check_export(recipe, origin.base)
     _check_room(recipe, origin.base)
     _check_recomputation(recipe, origin.base)
     _check_judges(session, caller, recipe, origin.base, pending)
@@ -108,14 +109,25 @@ def _check_integrations(context: Context, recipe: Recipe) -> None:
         )
 
 
-def _check_export(recipe: Recipe) -> None:
-    technique = recipe.technique
-    if recipe.export.merged is True and not technique.merges and technique.type != "full":
-        legal = ", ".join(name for name, entry in catalog.TECHNIQUES.items() if entry.merges)
+def _check_export(recipe: Recipe, base: BaseModel) -> None:
+    technique, export = recipe.technique, recipe.export
+    asked = {"export.merged": export.merged is True, "export.gguf": export.gguf is not None}
+    for param in (name for name, wanted in asked.items() if wanted):
+        if not technique.merges and technique.type != "full":
+            legal = ", ".join(name for name, entry in catalog.TECHNIQUES.items() if entry.merges)
+            raise InvalidRequest(
+                f"{param}: what '{technique.type}' trains cannot be added to the base's weights: use {legal} or full",
+                param=param,
+                code="cannot_merge",
+            )
+    family = base.facts["model_type"]
+    if export.gguf is not None and (family not in GGUF_FAMILIES or recipe.method.output != "tokens"):
         raise InvalidRequest(
-            f"export.merged: what '{technique.type}' trains cannot be added to the base's weights: use {legal} or full",
-            param="export.merged",
-            code="cannot_merge",
+            f"export.gguf: only models that write text, of the families {', '.join(GGUF_FAMILIES)}, are known to come "
+            f"out right as GGUF; {base.name} is of the family {family}, and '{recipe.method.type}' trains for "
+            f"{recipe.method.output}: leave export.gguf out",
+            param="export.gguf",
+            code="unsupported_combination",
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from api.lifecycle import FailureReason
 from api.manifest import LOGPROBS
@@ -91,6 +92,20 @@ def said_by_merged(merged: Path, recipe: ResolvedRecipe, rows: Rows, device: tor
     return said_plainly(load_network(merged, whole, device, whole=True), recipe, rows)
 
 
+def said_by_gguf(file: Path, whole: Path, rows: Rows, recipe: ResolvedRecipe) -> Said:
+    """By the file, read back by transformers, which gets the config of the same model as safetensors: its reader of
+    GGUF knows no size of heads of some families."""
+    model = AutoModelForCausalLM.from_pretrained(
+        file.parent,
+        gguf_file=file.name,
+        config=AutoConfig.from_pretrained(whole, trust_remote_code=False, local_files_only=True),
+        dtype=torch.float32,
+        trust_remote_code=False,
+        local_files_only=True,
+    )
+    return said_plainly(model, recipe, rows)
+
+
 def check_weights(model: TrainableModel) -> None:
     """Raises TrainingError (diverged) if the weights to publish are not finite, or absurdly large."""
     for master in model.masters.values():
@@ -132,6 +147,13 @@ def check_merged(memory: Said, said: Said, merged: Path, recipe: ResolvedRecipe)
     exact = stored == recipe.precision == "float32"
     tolerance = ROUNDED_MEAN["float32" if exact else "bfloat16"]
     _agree_on_average(memory, said, tolerance, "The merged weights do not reproduce the trained model")
+
+
+def check_gguf(memory: Said, said: Said, recipe: ResolvedRecipe) -> None:
+    """Raises TrainingError (internal) if the file is another model than was trained, its rounding apart."""
+    exact = recipe.gguf == "f16" and recipe.precision == "float32"
+    tolerance = ROUNDED_MEAN["float32" if exact else "bfloat16"]
+    _agree_on_average(memory, said, tolerance, "The GGUF file does not reproduce the trained model")
 
 
 def _agree(ours: Said, theirs: Said, tolerance: float, otherwise: str) -> None:

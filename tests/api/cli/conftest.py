@@ -127,7 +127,7 @@ class FakeServer:
             listed = [
                 {"name": n, "bytes": len(b), "sha256": self.listed_sha256.get(n, hashlib.sha256(b).hexdigest())}
                 for n, b in self.artifacts.items()
-                if n.startswith("merged/") == (query.get("format") == "merged")
+                if next((form for form in ("merged", "gguf") if n.startswith(f"{form}/")), None) == query.get("format")
             ]
             return 200, {"object": "list", "data": listed}
         if path.startswith(prefix + "/"):

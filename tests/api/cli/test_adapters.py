@@ -79,3 +79,10 @@ def test_a_folder_that_cannot_be_made_is_named_in_one_line(server: FakeServer, t
     result = attune("adapters", "download", MODEL, "--output", tmp_path / "file" / "folder")
     assert result.exit_code == ExitCode.REFUSED
     assert "Traceback" not in result.output
+
+
+def test_the_gguf_file_is_fetched_alone(server: FakeServer, tmp_path: Path) -> None:
+    server.artifacts = FILES | {"gguf/model-f16.gguf": b"whole"}
+    assert attune("adapters", "download", MODEL, "--gguf", "-o", tmp_path / "in").exit_code == ExitCode.OK
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["model-f16.gguf"]
+    assert attune("adapters", "download", MODEL, "--gguf", "--merged").exit_code == ExitCode.REFUSED

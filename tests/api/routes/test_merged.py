@@ -65,7 +65,7 @@ def test_what_was_not_merged_says_why_and_what_to_ask_for(
 
 def test_an_unknown_format_is_refused(client: TestClient, served: Context, project: str) -> None:
     model = a_model(served, project, BOTH)
-    refused = client.get(f"/v1/fine_tuning/jobs/{job_of(client, model)}/adapter?format=gguf")
+    refused = client.get(f"/v1/fine_tuning/jobs/{job_of(client, model)}/adapter?format=onnx")
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "format")
 
 
@@ -73,5 +73,32 @@ def test_merging_what_cannot_be_merged_is_refused_at_once(client: TestClient, pr
     refused = create(client, technique={"type": "prefix"}, export={"merged": True})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "export.merged")
     told = create(client, export=None).json()
-    assert told["export"] == {"merged": "auto"}
-    assert create(client, export={"merged": True}).json()["export"] == {"merged": True}
+    assert told["export"]["merged"] == "auto"
+    assert create(client, export={"merged": True}).json()["export"]["merged"] is True
+
+
+def test_a_gguf_file_is_a_download_of_its_own(client: TestClient, served: Context, project: str) -> None:
+    file = {"gguf/model-f16.gguf": b"g" * 600}
+    model = a_model(served, project, BOTH | file)
+    path = f"/v1/fine_tuning/jobs/{job_of(client, model)}/adapter"
+    assert members(client.get(path).content) == ADAPTER
+    assert members(client.get(path, params={"format": "gguf"}).content) == {"model-f16.gguf": b"g" * 600}
+    assert names(client, model, "?format=gguf") == file.keys()
+    without = client.get(f"/v1/models/{a_model(served, project, BOTH)}/artifacts?format=gguf").json()["error"]
+    assert (without["param"], without["code"]) == ("format", "no_gguf")
+
+
+@pytest.mark.parametrize(
+    ("base", "body"),
+    [
+        ("gpt2", {}),
+        ("llama", {"technique": {"type": "prefix"}}),
+        ("llama", {"method": {"type": "classification", "classification": {}}}),
+    ],
+)
+def test_gguf_that_is_not_known_to_come_out_right_is_refused_at_once(
+    base: str, body: dict[str, object], client: TestClient, served: Context
+) -> None:
+    a_base_model(served.database, base, model_type=base, kind="causal_lm", classifies=True)
+    refused = create(client, model=base, export={"gguf": "f16"}, **body)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "export.gguf"), refused.text
