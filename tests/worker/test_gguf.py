@@ -10,11 +10,13 @@ from tokenizers import Tokenizer, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from api.export import GGUF_FAMILIES
+from api.storage import Storage
 from tests.tiny_models import FAMILIES, make_tokenizer
 from tests.worker.recorder import train_here
 from tests.worker.run_folders import make_run, random_rows
 from worker.engine.gguf import require_exportable, write_gguf
 from worker.engine.stopping import TrainingError
+from worker.supervisor.outputs import store_folder
 
 TEXT = "<turn>user\nIt's 12345 naïve  cats\n\n\t日本語 don't</turn>\n"
 TOKENS = torch.tensor([[5, 70, 71, 200, 31, 256, 9, 110]])
@@ -99,14 +101,14 @@ def test_a_tokenizer_that_has_no_name_there_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("technique", "merged"), [("lora", False), ("full", False), ("lora", True)])
 def test_a_job_publishes_it_beside_what_it_trained(
-    technique: str, merged: bool, tiny_llama: Path, tmp_path: Path
+    technique: str, merged: bool, tiny_llama: Path, tmp_path: Path, storage: Storage
 ) -> None:
     rows = random_rows(12, seed=5)
     settled = {"merged": merged}
     options = {"technique": {"type": technique}, "export": {"gguf": "q8_0"}, "training": {"max_steps": 2}}
     run = make_run(tmp_path / "run", tiny_llama, train=rows, hardware=settled, **options)
     train_here(run)
-    listed = json.loads((run / "out" / "model" / "manifest.json").read_bytes())["files"]
-    names = {entry["name"] for entry in listed}
-    assert "gguf/model-q8_0.gguf" in names
+    artifacts = store_folder(storage, run / "out" / "model", "models/m")
+    names = {artifact["name"] for artifact in artifacts}
+    assert {"gguf/model-q8_0.gguf", "gguf/manifest.json"} <= names
     assert any(name.startswith("merged/") for name in names) is merged

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from api.archive import MERGED, tar_size, without_merged
+from api.archive import GGUF, MERGED, tar_size, without_merged
 from api.ids import new_id
 from api.lifecycle import JobStatus
 from api.manifest import NAME as MANIFEST
@@ -43,13 +43,13 @@ CHECKPOINT_METRICS = ("step", "train_", "valid_", "full_valid_")
 
 
 def store_folder(storage: Storage, folder: Path, prefix: str) -> list[dict[str, Any]]:
-    """Store what a finished folder's manifest lists, and the manifest last; and so the merged model in it, if there is
-    one. Returns the artifacts as records keep them.
+    """Store what a finished folder's manifest lists, and the manifest last; so, too, its merged model and GGUF file, where
+    there are such. Returns the artifacts as records keep them.
 
     Raises FileNotFoundError if the folder went away meanwhile, Corrupt if a file is not the one that was listed.
     """
     artifacts = []
-    for part in [MERGED] * (folder / MERGED).is_dir() + [""]:
+    for part in (part for part in (MERGED, GGUF, "") if (folder / part).is_dir()):
         files = json.loads((folder / part / MANIFEST).read_bytes())["files"]
         listed = {f"{part}{entry['name']}": entry["sha256"] for entry in files}
         for name, sha256 in [*sorted(listed.items()), (f"{part}{MANIFEST}", None)]:
