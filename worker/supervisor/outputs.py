@@ -43,8 +43,8 @@ CHECKPOINT_METRICS = ("step", "train_", "valid_", "full_valid_")
 
 
 def store_folder(storage: Storage, folder: Path, prefix: str) -> list[dict[str, Any]]:
-    """Store what a finished folder's manifest lists, and the manifest last; so, too, its merged model and GGUF file, where
-    there are such. Returns the artifacts as records keep them.
+    """Store what a finished folder's manifest lists, and the manifest last; likewise the merged model and the GGUF file
+    in it. Returns the artifacts as records keep them.
 
     Raises FileNotFoundError if the folder went away meanwhile, Corrupt if a file is not the one that was listed.
     """
