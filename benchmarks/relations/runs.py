@@ -22,7 +22,7 @@ class Trained:
     metrics: list[dict[str, Any]]
     """The trainer's reports, one a step; the last holds what the held-out rows say (`full_valid_…`)."""
     seconds: float
-    """From the first step to the last, evaluations included; without loading and publishing."""
+    """From the first step to the last, evaluations included; without loading, comparing with the base and publishing."""
     peak_bytes: int
     """Most resident memory of the trainer, from its start to its last step."""
 
@@ -109,9 +109,9 @@ def train(run: Path) -> Trained:
     with os.fdopen(read_fd) as reports:
         for line in reports:
             last = json.loads(line)
-            if last["type"] == "phase" and last["phase"] in {"training", "exporting"}:
+            if last["type"] == "phase" and last["phase"] in {"training", "comparing"}:
                 times.append(time.monotonic())
-            if last["type"] == "phase" and last["phase"] == "exporting":
+            if last["type"] == "phase" and last["phase"] == "comparing":
                 peak = _peak_bytes(child.pid)
             if last["type"] == "metrics":
                 metrics.append(last)
