@@ -22,7 +22,7 @@ class Trained:
     metrics: list[dict[str, Any]]
     """The trainer's reports, one a step; the last holds what the held-out rows say (`full_valid_…`)."""
     seconds: float
-    """From the first step to the last, evaluations included; without loading, comparing with the base and publishing."""
+    """From the first step to the last, evaluations included; without loading, comparing, publishing."""
     peak_bytes: int
     """Most resident memory of the trainer, from its start to its last step."""
 
