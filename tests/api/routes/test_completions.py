@@ -12,6 +12,7 @@ from api.context import Context
 from api.ids import new_id
 from api.lifecycle import JobStatus
 from api.recipe import Recipe, resolve
+from api.records import permissions
 from api.records.base import db_now
 from api.records.models import Checkpoint, Model
 from tests.api.sampler import ends, sampler, says, text
@@ -146,6 +147,15 @@ def test_a_model_that_writes_no_text_cannot_be_asked(client: TestClient, served:
 def test_another_projects_model_does_not_exist(other_project: TestClient, served: Context, tiny: str) -> None:
     answer = other_project.post(CHAT, json={"model": a_model(served), "messages": HELLO})
     assert refusal(answer)[:2] == (404, "model")
+
+
+def test_a_model_that_another_project_permits_answers(other_project: TestClient, served: Context, tiny: str) -> None:
+    name = a_model(served)
+    owner, other = (a_project(served.database, project) for project in ("default", "other"))
+    with served.database.write() as session:
+        permissions.grant(session, owner, name, other)
+    with sampler(served.settings, says("Hi")):
+        assert other_project.post(CHAT, json={"model": name, "messages": HELLO}).status_code == 200
 
 
 def test_without_a_sampler_the_answer_comes_at_once_and_says_why(client: TestClient, tiny: str) -> None:
