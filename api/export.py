@@ -1,11 +1,23 @@
 """In which forms a job publishes its model, besides that in which it was trained."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from api.fields import AUTO, Auto, Strict
 
 GGUF_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """Families whose GGUF files are known to be the model."""
+
+
+Repository = Annotated[str, Field(max_length=96, pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
+
+
+class Hub(Strict):
+    repository: Repository
+    """NAMESPACE/name, in the operator's namespace."""
+    private: bool = True
+    """Of a repository that the push has to make."""
 
 
 class Export(Strict):
@@ -14,3 +26,5 @@ class Export(Strict):
     where the technique allows it and the base is small (the server's `merged_max_parameters`)."""
     gguf: Literal["f16", "q8_0"] | None = None
     """Publish the whole model as a GGUF file, too, its matrices in 16 or in 8 bits."""
+    hub: Hub | None = None
+    """Push what was trained to a hub, once the job has succeeded."""

@@ -81,6 +81,13 @@ class Settings(BaseSettings):
     track_s: Seconds = 5
     """How often new metrics are sent to these."""
 
+    hub_token: SecretStr = SecretStr("")
+    """Of a Hugging Face hub. With it and the namespace, jobs may push what they publish there."""
+    hub_namespace: str = ""
+    """The user or organization whose repositories jobs may push to."""
+    hub_endpoint: str = ""
+    """Of a hub of one's own; empty: the public one."""
+
     prepare_slots: Annotated[int, Field(ge=1)] = 1
     """Files that one worker turns into arrays at the same time."""
     train_slots: Annotated[int, Field(ge=0)] = 0
@@ -154,6 +161,11 @@ class Settings(BaseSettings):
     @property
     def wandb_folder(self) -> Path:
         return (self.wandb_dir or self.data_dir / "wandb").resolve()
+
+    @property
+    def pushes(self) -> bool:
+        """Whether jobs may push to a hub."""
+        return bool(self.hub_token.get_secret_value() and self.hub_namespace)
 
     @property
     def private_webhook_hosts(self) -> frozenset[str]:

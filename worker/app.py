@@ -16,6 +16,7 @@ from api.records import queue
 from api.settings import Settings
 from worker.supervisor.courier import Courier
 from worker.supervisor.node import Node
+from worker.supervisor.pusher import Pusher
 from worker.supervisor.recorder import Recorder
 from worker.supervisor.supervise import drain
 from worker.supervisor.sweep import Sweeper
@@ -72,11 +73,13 @@ def run(settings: Settings, stage: Stage) -> None:
 
 
 def start_recorders(node: Node) -> list[threading.Thread]:
-    """One for each tracker that the settings name."""
+    """One for each tracker that the settings name, and one for the hub."""
     recorders = [
         threading.Thread(target=Recorder(node, name, tracker).run, name=f"recorder-{name}", daemon=True)
         for name, tracker in open_trackers(node.context.settings).items()
     ]
+    if node.context.settings.pushes:
+        recorders.append(threading.Thread(target=Pusher(node).run, name="pusher", daemon=True))
     for recorder in recorders:
         recorder.start()
     return recorders

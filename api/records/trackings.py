@@ -1,4 +1,4 @@
-"""Trackings: which job's metrics are to be sent to which tracker, and who is at it.
+"""Trackings: which job's metrics are to be sent to which tracker, what it made to which hub, and who is at it.
 
 A row is a task, not a log: what a tracker already holds is asked of the tracker itself, so that nothing is sent twice
 and nothing is missed, whoever sends it and whatever happened to the one before.
@@ -12,6 +12,8 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Epoch, Row, db_now
 
+HUB = "hub"
+"""What the model itself is sent to, as another tracker."""
 BACK_OFF_S = (10, 30, 60, 120, 300, 900, 3600)
 """After the first, second, … failure in a row; the last one again and again."""
 
@@ -26,7 +28,7 @@ class Tracking(Row):
     number: Mapped[int] = mapped_column(Integer)
     """Of several that one job sends to the same tracker."""
     options: Mapped[dict[str, Any] | None]
-    """What the job said of it (api.integrations.Wandb)."""
+    """What the job said of it (api.integrations.Wandb, api.export.Hub)."""
     created_at: Mapped[float] = mapped_column(Epoch)
     due_at: Mapped[float | None] = mapped_column(Epoch, index=True)
     """When it is looked at next; None once all is sent, or given up."""

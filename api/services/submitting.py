@@ -49,6 +49,7 @@ def checked(
         raise Illegal(refused.message, param=refused.param)
     _check_integrations(context, recipe)
     _check_export(recipe, origin.base)
+    _check_hub(context, recipe)
     _check_room(recipe, origin.base)
     _check_recomputation(recipe, origin.base)
     _check_judges(session, caller, recipe, origin.base, pending)
@@ -128,6 +129,25 @@ def _check_export(recipe: Recipe, base: BaseModel) -> None:
             f"{recipe.method.output}: leave export.gguf out",
             param="export.gguf",
             code="unsupported_combination",
+        )
+
+
+def _check_hub(context: Context, recipe: Recipe) -> None:
+    hub, settings = recipe.export.hub, context.settings
+    if hub is None:
+        return
+    if not settings.pushes:
+        raise InvalidRequest(
+            "This server cannot push to a hub: leave export.hub out, or ask its operator to set ATTUNE_HUB_TOKEN and "
+            "ATTUNE_HUB_NAMESPACE",
+            param="export.hub",
+            code="hub_not_configured",
+        )
+    if hub.repository.partition("/")[0] != settings.hub_namespace:
+        raise InvalidRequest(
+            f"export.hub.repository: this server pushes to {settings.hub_namespace}/… only",
+            param="export.hub.repository",
+            code="hub_namespace_not_allowed",
         )
 
 

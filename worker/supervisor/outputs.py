@@ -14,12 +14,13 @@ from api.archive import GGUF, MERGED, tar_size, without_merged
 from api.ids import new_id
 from api.lifecycle import JobStatus
 from api.manifest import NAME as MANIFEST
-from api.records import events, jobs, models, queue
+from api.records import events, jobs, models, queue, trackings
 from api.records.base import db_now
 from api.records.files import File
 from api.records.jobs import Job
 from api.records.models import Checkpoint, Model
 from api.records.queue import Claim
+from api.records.trackings import HUB
 from api.storage import Corrupt, Storage
 from worker.supervisor.node import Node
 
@@ -158,6 +159,8 @@ def publish(node: Node, claim: Claim, job: Job, report: dict[str, Any], folder: 
             )
         )
         session.flush()
+        if (hub := (job.recipe.get("export") or {}).get("hub")) is not None:
+            trackings.begin(session, job.id, HUB, options=hub)
         events.say(session, job.id, f"New fine-tuned model created: {job.model_id}")
         estimate = jobs.held(session, job.id, claim.fence).estimate
         jobs.move(

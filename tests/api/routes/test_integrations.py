@@ -49,3 +49,24 @@ def test_a_tracker_without_its_library_is_refused_at_the_start(
     monkeypatch.setattr("api.tracking._LIBRARIES", {"wandb": "no_such_library"})
     with pytest.raises(MissingLibrary, match=r"pip install 'attune\[wandb\]'"):
         require_libraries(settings.model_copy(update={"wandb_mode": "offline"}))
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({}, "hub_not_configured"),
+        ({"hub_token": "hf_x", "hub_namespace": "other"}, "hub_namespace_not_allowed"),
+        ({"hub_token": "hf_x", "hub_namespace": "team"}, None),
+    ],
+)
+def test_a_push_goes_only_where_the_operator_lets_it(
+    settings: Settings, given: dict[str, Any], code: str | None
+) -> None:
+    app = create_app(Settings(**settings.model_dump() | given))
+    a_base_model(app.state.context.database)
+    answer = create(client_of(app, "default"), export={"hub": {"repository": "team/tuned"}})
+    app.state.context.database.dispose()
+    if code is None:
+        assert answer.json()["export"]["hub"] == {"repository": "team/tuned", "private": True}
+    else:
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from wandb.proto.wandb_internal_pb2 import Record
 
 from api.lifecycle import JobStatus
 from tests.worker.trackers.conftest import OpenStudio
 from tests.worker.trackers.wandb_server import WandbServer
+from worker.trackers import wandb
 from worker.trackers.wandb import offline_folder
 
 WANTED: dict[str, Any] = {"integrations": [{"type": "wandb", "wandb": {"project": "tuning", "tags": ["t"]}}]}
@@ -77,6 +79,26 @@ def test_a_run_goes_on_where_the_server_has_it_whichever_worker_sends(open_studi
     assert server.ends[studio.job_id] == 1, "how it ended"
     assert studio.told()[0].startswith(f"Metrics are sent to Weights & Biases: {server.url}/team/tuning/runs/")
     assert not any(KEY in message for message in studio.told())
+
+
+def test_an_outage_at_the_end_is_told_and_made_up_for(open_studio: OpenStudio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wandb, "FINISH_TIMEOUT_S", 1)
+    server = WandbServer()
+    studio = open_studio(recipe=WANTED, wandb_api_key=KEY, wandb_base_url=server.url)
+    studio.trained(1)
+    recorder = studio.recorder("wandb")
+    recorder.record_due()
+    server.away = True
+    studio.trained(2)
+    studio.ends()
+    recorder.record_due()
+    assert studio.told()[-1].startswith("Metrics could not be sent to Weights & Biases")
+    server.away = False
+    for _ in range(3):
+        studio.no_waiting()
+        recorder.record_due()
+    assert [row["_step"] for row in server.histories[studio.job_id]] == [1, 2]
+    assert server.ends[studio.job_id] == 0
 
 
 def test_wandbs_process_may_die(open_studio: OpenStudio) -> None:

@@ -1,0 +1,121 @@
+"""The pusher: a thread of every training worker that takes published models to a hub, where their jobs asked for it.
+
+What is to be pushed is written in the transaction that publishes the model. The hub is the operator's choice, and so is
+the namespace; a push that fails never changes what became of the job.
+"""
+
+import shutil
+from pathlib import Path
+
+import structlog
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils.tqdm import disable_progress_bars
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.archive import without_merged
+from api.records import events, jobs, models, trackings
+from api.records.jobs import Job
+from api.records.trackings import HUB, Tracking
+from worker.supervisor.node import Node
+
+log = structlog.get_logger(__name__)
+
+LEASE_S = 3600
+"""Should a large model take longer, another worker may begin the same commit: the later one then changes nothing."""
+GIVE_UP_S = 2 * 24 * 3600
+LEFT_OUT = ("manifest.json", "logprobs.json")
+"""Of Attune's own."""
+
+
+class Pusher:
+    def __init__(self, node: Node) -> None:
+        self._node, self._settings = node, node.context.settings
+        self._database = node.context.database
+        disable_progress_bars()
+
+    def run(self) -> None:
+        while not self._node.stopping.is_set():
+            try:
+                self.push_due()
+            except SQLAlchemyError as error:
+                log.warning("pusher_failed", error=type(error).__name__)
+            except Exception:
+                log.exception("pusher_failed")
+            self._node.stopping.wait(self._settings.track_s)
+
+    def push_due(self) -> None:
+        with self._database.read() as session:
+            due = trackings.due(session, HUB, self._node.owner)
+        for tracking_id in due:
+            if self._node.stopping.is_set():
+                return
+            with self._database.write() as session:
+                tracking = trackings.take(session, tracking_id, HUB, self._node.owner, LEASE_S)
+            if tracking is not None:
+                self._push(tracking)
+
+    def _push(self, tracking: Tracking) -> None:
+        folder = self._node.folder / f"push-{tracking.job_id}"
+        try:
+            fetched = self._fetch(tracking.job_id, folder)
+            if fetched:
+                self._upload(tracking, folder)
+            self._end(tracking, "Pushed to {}" if fetched else "Not pushed to {}: the model was deleted before")
+        except Exception as error:  # whatever the hub's client raises, the job has succeeded
+            if isinstance(error, SQLAlchemyError):
+                raise
+            log.warning("push_failed", job_id=tracking.job_id, error=type(error).__name__, status=_status(error))
+            self._put_off(tracking, _status(error))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _fetch(self, job_id: str, folder: Path) -> bool:
+        """What was trained, into a folder. False if it is gone."""
+        with self._database.read() as session:
+            job = session.get_one(Job, job_id)
+            model = models.get(session, job.project_id, job.model_id)
+        if model is None:
+            return False
+        folder.mkdir(exist_ok=True)
+        for artifact in without_merged(model.artifacts):
+            if artifact["name"] not in LEFT_OUT:
+                path = folder / artifact["name"]
+                self._node.context.storage.read_file(artifact["key"], path, sha256=artifact["sha256"])
+        return True
+
+    def _upload(self, tracking: Tracking, folder: Path) -> None:
+        options = tracking.options or {}
+        hub = HfApi(endpoint=self._settings.hub_endpoint or None, token=self._settings.hub_token.get_secret_value())
+        hub.create_repo(options["repository"], private=options["private"], exist_ok=True)
+        hub.upload_folder(
+            repo_id=options["repository"], folder_path=folder, commit_message=f"Fine-tuned by {tracking.job_id}"
+        )
+
+    def _end(self, tracking: Tracking, message: str, level: str = "info") -> None:
+        repository = (tracking.options or {})["repository"]
+        with self._database.write() as session:
+            jobs.lock(session, tracking.job_id)
+            trackings.end(session, tracking.id, self._node.owner)
+            events.say(session, tracking.job_id, message.format(repository), level=level)
+
+    def _put_off(self, tracking: Tracking, status: int | None) -> None:
+        answered = "" if status is None else f" (the hub answered {status})"
+        with self._database.read() as session:
+            over = trackings.is_past(session, tracking.created_at + GIVE_UP_S)
+        if over:
+            self._end(tracking, "Could not be pushed to {}" + answered + ": given up", level="warn")
+            return
+        with self._database.write() as session:
+            jobs.lock(session, tracking.job_id)
+            trackings.failed(session, tracking, self._node.owner)
+            if tracking.failures == 0:
+                repository = (tracking.options or {})["repository"]
+                message = f"Could not be pushed to {repository}{answered}: it will be tried again for two days"
+                events.say(session, tracking.job_id, message, level="warn")
+
+
+def _status(error: Exception) -> int | None:
+    """What the hub answered, if it did."""
+    answer = error.response if isinstance(error, HfHubHTTPError) else None
+    return None if answer is None else int(answer.status_code)
