@@ -1,5 +1,7 @@
 """One environment for each version of OpenAI's clients."""
 
+import sys
+from importlib import metadata
 from pathlib import Path
 
 from tests import environments
@@ -8,10 +10,12 @@ DSPY = "3.4.1"
 
 
 def python_with(version: str) -> Path:
-    """The interpreter of an environment that holds this version of `openai` and nothing of ours.
+    """The interpreter of an environment that holds this version of `openai`: the tests' own, if it does.
 
     What the client needs (its HTTP library, pydantic) is there in the versions that all our tests use.
     """
+    if metadata.version("openai") == version:
+        return Path(sys.executable)
     constraints = [line for line in environments.our_constraints() if not line.startswith("openai==")]
     folder = environments.CACHE / "clients" / version
     return environments.python_with(f"openai=={version}", folder=folder, constraints=constraints)
