@@ -127,7 +127,7 @@ def test_no_answer_is_outside_the_document(tools: Path, address: str, tmp_path: 
 
 @pytest.mark.soak
 def test_no_answer_is_outside_the_document_for_long(tools: Path, address: str, tmp_path: Path) -> None:
-    ask(tools, tmp_path, address, "--max-examples", "300", "--continue-on-failure")
+    ask(tools, tmp_path, address, "--max-examples", "100", "--continue-on-failure", "--max-time", "1200")
 
 
 def test_the_document_is_valid(tools: Path, tmp_path: Path) -> None:
