@@ -4,7 +4,6 @@ The run folder goes with the attempt, and its worker may be another machine than
 every few seconds while it grows, and once more when the attempt is over. The child knows no secret that it could print.
 """
 
-import os
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.records import queue
 from api.records.queue import Claim
 from api.storage import StorageUnavailable
+from worker.supervisor.log_text import known_folders, read_tail, without_paths
 from worker.supervisor.node import Node
 
 log = structlog.get_logger(__name__)
@@ -54,22 +54,11 @@ class KeptLog:
             size = self._path.stat().st_size if self._path.exists() else 0
             if size == self._stored_size:
                 return
-            tail = read_tail(self._path, MAX_BYTES)
+            folders = [self._path.parent, *known_folders(self._node.context.settings)]
+            tail = without_paths(read_tail(self._path, MAX_BYTES), folders).encode()
             self._node.context.storage.write_bytes(queue.log_key(self._claim.job_id, self._claim.fence), tail)
             with self._node.context.database.write() as session:
                 queue.keep_log(session, self._claim, len(tail))
             self._stored_size = size
         except (OSError, StorageUnavailable, SQLAlchemyError) as error:
             log.warning("log_not_stored", job_id=self._claim.job_id, error=type(error).__name__)
-
-
-def read_tail(path: Path, limit: int) -> bytes:
-    """The end of a file, from the beginning of a line on, and a note of what is left out before it."""
-    with path.open("rb") as file:
-        left_out = max(0, file.seek(0, os.SEEK_END) - limit)
-        file.seek(left_out)
-        tail = file.read(limit)
-    if left_out == 0:
-        return tail
-    cut = tail.find(b"\n") + 1
-    return f"[{left_out + cut} bytes before this are not kept]\n".encode() + tail[cut:]

@@ -58,10 +58,7 @@ class Pusher:
     def _push(self, tracking: Tracking) -> None:
         folder = self._node.folder / f"push-{tracking.job_id}"
         try:
-            fetched = self._fetch(tracking.job_id, folder)
-            if fetched:
-                self._upload(tracking, folder)
-            self._end(tracking, "Pushed to {}" if fetched else "Not pushed to {}: the model was deleted before")
+            self._end(tracking, *self._pushed(tracking, folder))
         except Exception as error:  # whatever the hub's client raises, the job has succeeded
             if isinstance(error, SQLAlchemyError):
                 raise
@@ -69,6 +66,20 @@ class Pusher:
             self._put_off(tracking, _status(error))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _pushed(self, tracking: Tracking, folder: Path) -> tuple[str, str]:
+        """What came of it, for the job's events, and the level of that. Raises what the hub's client raises."""
+        options = tracking.options or {}
+        if not self._fetch(tracking.job_id, folder):
+            return "Not pushed to {}: the model was deleted before", "info"
+        hub = HfApi(endpoint=self._settings.hub_endpoint or None, token=self._settings.hub_token.get_secret_value())
+        hub.create_repo(options["repository"], private=options["private"], exist_ok=True)
+        if options["private"] and not hub.model_info(options["repository"]).private:
+            return "Not pushed to {}: the repository is public, and the job asks for a private one", "warn"
+        hub.upload_folder(
+            repo_id=options["repository"], folder_path=folder, commit_message=f"Fine-tuned by {tracking.job_id}"
+        )
+        return "Pushed to {}", "info"
 
     def _fetch(self, job_id: str, folder: Path) -> bool:
         """What was trained, into a folder. False if it is gone."""
@@ -83,14 +94,6 @@ class Pusher:
                 path = folder / artifact["name"]
                 self._node.context.storage.read_file(artifact["key"], path, sha256=artifact["sha256"])
         return True
-
-    def _upload(self, tracking: Tracking, folder: Path) -> None:
-        options = tracking.options or {}
-        hub = HfApi(endpoint=self._settings.hub_endpoint or None, token=self._settings.hub_token.get_secret_value())
-        hub.create_repo(options["repository"], private=options["private"], exist_ok=True)
-        hub.upload_folder(
-            repo_id=options["repository"], folder_path=folder, commit_message=f"Fine-tuned by {tracking.job_id}"
-        )
 
     def _end(self, tracking: Tracking, message: str, level: str = "info") -> None:
         repository = (tracking.options or {})["repository"]

@@ -14,6 +14,8 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.refuses_with: int | None = None
+        self.public = False
+        """The repository is there already, for all to read."""
         self.made: list[dict[str, Any]] = []
         self.files: dict[str, bytes] = {}
         self.keys: set[str | None] = set()
@@ -53,4 +55,4 @@ class _Handler(BaseHTTPRequestHandler):
                 if line["key"] == "file":
                     self.server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
             return {"commitUrl": f"{self.server.url}/team/tuned/commit/abc", "commitOid": "abc", "success": True}
-        return {"sha": "abc", "id": "team/tuned", "siblings": []}
+        return {"sha": "abc", "id": "team/tuned", "siblings": [], "private": not self.server.public}

@@ -10,7 +10,7 @@ from api.records.queue import Claim
 from api.services import attempt_logs
 from api.settings import Settings
 from tests.factories import a_caller, a_job
-from worker.supervisor.logs import KeptLog, read_tail
+from worker.supervisor.logs import KeptLog
 from worker.supervisor.node import Node
 from worker.supervisor.tidy import remove_old_logs
 
@@ -53,13 +53,6 @@ def test_it_is_the_projects_own(node: Node) -> None:
     job_id = a_job(node.context.database, a_caller(node.context.database).project_id)
     with pytest.raises(NotFound):
         attempt_logs.read(node.context, a_caller(node.context.database, "other"), job_id)
-
-
-def test_of_a_long_log_the_end_is_kept(tmp_path: Path) -> None:
-    path = tmp_path / "log.txt"
-    path.write_text("".join(f"line {number}\n" for number in range(10)))
-    assert read_tail(path, 1000) == path.read_bytes()
-    assert read_tail(path, 20) == b"[56 bytes before this are not kept]\nline 8\nline 9\n"
 
 
 def test_logs_go_some_time_after_their_job_has_ended(node: Node, tmp_path: Path) -> None:

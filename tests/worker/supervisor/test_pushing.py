@@ -75,3 +75,13 @@ def test_a_hub_that_refuses_is_told_once_and_changes_nothing(context: Context, h
     ]
     assert the_job(context.database, job_id).status == status
     assert not hub.files
+
+
+def test_what_is_to_be_private_is_not_pushed_where_all_can_read_it(context: Context, hub: Hub) -> None:
+    job_id = published(context)
+    hub.public = True
+    Pusher(Node.open(context, Stage.TRAIN)).push_due()
+    assert not hub.files
+    assert told(context, job_id) == [
+        "Not pushed to team/tuned: the repository is public, and the job asks for a private one"
+    ]
