@@ -45,7 +45,8 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 pairs: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" tests/worker/test_pairs.py tests/worker/test_clean_environment.py tests/worker/test_published.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" tests/worker/test_pairs.py tests/worker/test_clean_environment.py tests/worker/test_published.py \
+	  tests/end_to_end/test_every_method.py $(ARGS)
 
 clients: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "clients or not soak" tests/end_to_end/clients $(ARGS)

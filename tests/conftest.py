@@ -43,13 +43,28 @@ os.environ["ATTUNE_FRESH_PROOF"] = "0"
 @contextmanager
 def _started(kind: type[Any]) -> Iterator[Any]:
     folder = Path(tempfile.mkdtemp(prefix="attune-"))  # not under pytest's own, which only its owner may enter
-    server = kind(folder)
+    server = _on_ports_of_its_own(kind, folder)
     try:
-        server.start()
         yield server
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _on_ports_of_its_own(kind: type[Any], folder: Path) -> Any:
+    """Between the choice of a free port and its use another process may take it: then others are chosen."""
+    for _ in range(3):
+        server = kind(folder)
+        try:
+            server.start()
+        except RuntimeError as error:
+            if "address already in use" not in str(error).lower():
+                raise
+            shutil.rmtree(folder)
+            folder.mkdir()
+        else:
+            return server
+    raise RuntimeError(f"{kind.__name__}: its ports were taken three times")
 
 
 @pytest.fixture(scope="session")

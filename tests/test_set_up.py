@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 def _requirements() -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"].values()
-    return [Requirement(line) for line in sum(extras, project["dependencies"])]
+    every = [Requirement(line) for line in sum(extras, project["dependencies"])]
+    return [each for each in every if each.name != project["name"]]  # an extra that names others
 
 
 def _pins() -> dict[str, str]:

@@ -18,8 +18,6 @@ from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
 from api.cli.errors import ClientCommands, CommandError
 from api.cli.exit_codes import ExitCode
 from api.cli.render import say_error, say_fields, say_json, say_result, transfer_progress
-from api.cli.verification import verification, verification_fields
-from api.cli.verify import opened
 
 adapters_app = typer.Typer(cls=ClientCommands, no_args_is_help=True, help="Fetch what was trained, and verify it.")
 
@@ -73,6 +71,9 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check, offline, that files are as they were published and say what the trainer's model said."""
+    from api.cli.verification import verification, verification_fields  # noqa: PLC0415 (numpy and pydantic,
+    from api.cli.verify import opened  # noqa: PLC0415 (which no other command of a client needs)
+
     with opened(path) as folder:
         found = verification(folder, base=base, data_dir=data_dir, files_only=files_only)
     if as_json:

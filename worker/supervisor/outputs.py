@@ -50,7 +50,7 @@ def store_folder(storage: Storage, folder: Path, prefix: str) -> list[dict[str, 
     Raises FileNotFoundError if the folder went away meanwhile, Corrupt if a file is not the one that was listed.
     """
     artifacts = []
-    for part in (part for part in (MERGED, GGUF, "") if (folder / part).is_dir()):
+    for part in [part for part in (MERGED, GGUF) if (folder / part).is_dir()] + [""]:
         files = json.loads((folder / part / MANIFEST).read_bytes())["files"]
         listed = {f"{part}{entry['name']}": entry["sha256"] for entry in files}
         for name, sha256 in [*sorted(listed.items()), (f"{part}{MANIFEST}", None)]:

@@ -41,7 +41,7 @@ def test_a_job_is_made_followed_and_cancelled(run: Run, training_file: Path) -> 
     assert [each["id"] for each in told(run("fine_tuning.jobs.list", "-l", "1"))["data"]] == [job["id"]]
     assert told(run("fine_tuning.jobs.cancel", "-i", job["id"]))["status"] == "cancelled"
     assert told(run("fine_tuning.jobs.retrieve", "-i", job["id"]))["user_provided_suffix"] == "cli"
-    events = told(run("fine_tuning.jobs.list_events", "-i", job["id"], "-l", "100"))["data"]
+    events = told(run("fine_tuning.jobs.list_events", "-i", job["id"], "-l", "1000"))["data"]
     assert events[-1]["message"] == f"Created fine-tuning job: {job['id']}"
 
 
