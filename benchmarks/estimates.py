@@ -146,7 +146,7 @@ def main() -> None:
             base_models.register(context, base, made(folder, base, options.smollm2))
         prepare, train = Node.open(context, Stage.PREPARE), Node.open(context, Stage.TRAIN)
         with context.database.write() as session:
-            workers.seen(session, owner=train.owner, gpus=0, train_slots=1)
+            workers.seen(session, owner=train.owner, gpus=torch.cuda.device_count(), train_slots=1)
         print(f"{torch.__version__}, {torch.get_num_threads()} thread(s)", flush=True)
         ended = [[run(context, prepare, train, case) for case in chosen] for _ in range(options.rounds)]
         with context.database.read() as session:
@@ -266,7 +266,7 @@ def _predicted_s(each: Measured, others: Sequence[Observation]) -> float:
     seen: dict[str, Any] = {}
     for other in others:
         seen = with_job(seen, other)
-    speed, work = speed_of(seen, gpu=False, precision="float32"), each.spent[0]
+    speed, work = speed_of(seen, gpu=torch.cuda.is_available(), precision="float32"), each.spent[0]
     return speed.training_s(Work(work["flops"], work["passes"])) + speed.rest_s(each.parameters)
 
 

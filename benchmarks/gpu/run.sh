@@ -8,3 +8,8 @@ python=.venv/bin/python
 export PYTHONPATH="$PWD" PYTHONUNBUFFERED=1
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader || true
 "$python" -m benchmarks.gpu.check "$@"
+# Predicted memory and time against what jobs take: random bases only, since nothing can be downloaded there.
+case " $* " in
+  *" --small "*) ;;
+  *) "$python" -m benchmarks.estimates --rounds 1 --only tiny,encoder,middle,wide,deep,reader ;;
+esac
