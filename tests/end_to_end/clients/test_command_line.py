@@ -12,7 +12,7 @@ import pytest
 from tests.end_to_end.clients.environments import command_line
 from tests.services import AttuneUp
 
-pytestmark = pytest.mark.timeout(600)  # the first run makes the environment
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]  # the first run makes the environment
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -16,7 +16,7 @@ from tests.end_to_end.clients.proxy import Proxy
 from tests.services import AttuneUp
 
 SCRIPT = Path(__file__).with_name("conformance.py")
-VERSIONS = ("1.109.1", pytest.param("2.54.0", marks=pytest.mark.clients), "3.54.0")
+VERSIONS = (*(pytest.param(version, marks=pytest.mark.clients) for version in ("1.109.1", "2.54.0")), "3.54.0")
 STEPS = 10  # 20 rows, batches of 4, 2 epochs
 
 MISTAKES = {

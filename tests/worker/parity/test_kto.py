@@ -34,7 +34,11 @@ def _examples(rows: Rows) -> list[dict[str, object]]:
 
 def _moved(objective: Objective, rows: Rows, *, away: bool) -> Rows:
     """Change the weights until the estimated divergence is (or is not) above zero; the update's rows."""
+    begun = [parameter.detach().clone() for parameter in objective.model.trained.values()]
     while True:
+        with torch.no_grad():  # each try begins at the reference, or a walk may never come back
+            for parameter, start in zip(objective.model.trained.values(), begun, strict=True):
+                parameter.copy_(start)
         ours.change_weights(objective)
         (update,) = objective.updates(rows, 1)
         if (objective.observed["kl"] > 0) == away:
