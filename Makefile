@@ -44,12 +44,14 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+PAIRS := tests/worker/test_pairs.py tests/worker/test_clean_environment.py tests/worker/test_published.py
+PAIRS += tests/worker/test_bottleneck_files.py tests/end_to_end/test_every_method.py
+
 pairs: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" tests/worker/test_pairs.py tests/worker/test_clean_environment.py tests/worker/test_published.py \
-	  tests/end_to_end/test_every_method.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" $(PAIRS) $(ARGS)
 
 clients: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "clients or not soak" tests/end_to_end/clients $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "clients or not soak" tests/end_to_end/clients tests/end_to_end/test_document.py $(ARGS)
 
 soak: $(INSTALLED)
 	$(BIN)/python -m pytest -m soak --timeout=0 -s $(ARGS)

@@ -71,11 +71,10 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check, offline, that files are as they were published and say what the trainer's model said."""
-    from api.cli.verification import verification, verification_fields  # noqa: PLC0415 (numpy and pydantic,
-    from api.cli.verify import opened  # noqa: PLC0415 (which no other command of a client needs)
+    # Here, since it takes numpy and pydantic, which no other of a client's commands needs.
+    from api.cli.verification import verification, verification_fields  # noqa: PLC0415
 
-    with opened(path) as folder:
-        found = verification(folder, base=base, data_dir=data_dir, files_only=files_only)
+    found = verification(path, base=base, data_dir=data_dir, files_only=files_only)
     if as_json:
         say_json(found)
     else:

@@ -11,14 +11,19 @@ from api.cli.client import Document
 from api.cli.errors import CommandError
 from api.cli.exit_codes import ExitCode
 from api.cli.find_base import find_base
-from api.cli.verify import check_files, check_tensors, other_base, read_manifest
+from api.cli.verify import check_files, check_tensors, opened, other_base, read_manifest
 from api.manifest import LOGPROBS, Manifest
 
 SHOWN_LETTERS = 300
 
 
-def verification(folder: Path, *, base: str | None, data_dir: Path | None, files_only: bool) -> Document:
-    """Raises CommandError where what was asked for cannot be looked at."""
+def verification(path: Path, *, base: str | None, data_dir: Path | None, files_only: bool) -> Document:
+    """Of a folder, or a job's tar. Raises CommandError where what was asked for cannot be looked at."""
+    with opened(path) as folder:
+        return _verification(folder, base=base, data_dir=data_dir, files_only=files_only)
+
+
+def _verification(folder: Path, *, base: str | None, data_dir: Path | None, files_only: bool) -> Document:
     manifest = read_manifest(folder)
     base_folder = None if base is None else find_base(base, manifest.origin.base, data_dir)
     problems, notes = check_files(folder, manifest)

@@ -112,6 +112,7 @@ def ask(tools: Path, folder: Path, address: str, *options: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.clients
 @pytest.mark.parametrize(
     "options",
     [
@@ -130,6 +131,7 @@ def test_no_answer_is_outside_the_document_for_long(tools: Path, address: str, t
     ask(tools, tmp_path, address, "--max-examples", "100", "--continue-on-failure", "--max-time", "1200")
 
 
+@pytest.mark.clients
 def test_the_document_is_valid(tools: Path, tmp_path: Path) -> None:
     app = create_app(Settings(data_dir=tmp_path))
     path = tmp_path / "openapi.json"

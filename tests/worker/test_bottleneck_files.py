@@ -55,6 +55,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[torch.Tens
     return {name: (ours[name], theirs[name]) for name in cases}
 
 
+@pytest.mark.pairs
 @pytest.mark.parametrize("placement", ["houlsby", "pfeiffer"])
 @pytest.mark.parametrize("family", KNOWN)
 def test_adapterhubs_own_library_computes_the_same(family: str, placement: str, both: dict[str, Any]) -> None:

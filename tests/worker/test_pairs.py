@@ -29,8 +29,9 @@ FALL = 0.7
 
 def _case(technique: str, method: str, family: str, *, always: bool | None = None) -> Any:
     if always is None:
-        padded = family == "falcon_h1" and method not in pairs.OPTIONS
-        always = padded or method in ALWAYS.get(technique, {"supervised", "classification"})
+        if family == "falcon_h1":
+            return _case(technique, method, family, always=method not in pairs.OPTIONS)
+        always = method in ALWAYS.get(technique, {"supervised", "classification"})
     return pytest.param(
         technique, method, family, id=f"{technique}-{method}-{family}", marks=[] if always else [pytest.mark.pairs]
     )
