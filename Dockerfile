@@ -1,6 +1,7 @@
 # Three images from one file:
 #   --target api      the API, migrations and the operator's commands; without torch
 #   --target worker   the same and the worker, with torch
+#   --target deliver  the same as the API, and what webhooks, trackers and a hub are told with; without torch
 #   --target objects  an S3 store for a single machine, the one that the tests use
 # PIP_ARGS means what it means in the Makefile: by default PyPI's torch comes, which brings CUDA.
 
@@ -23,13 +24,21 @@ RUN touch README.md && mkdir api worker migrations && python -m venv /opt/attune
 
 FROM api-needs AS worker-needs
 ARG PIP_ARGS=""
-RUN /opt/attune/bin/pip install $PIP_ARGS -c constraints.txt '.[worker,mlflow,tensorboard,wandb]'
+RUN /opt/attune/bin/pip install $PIP_ARGS -c constraints.txt '.[worker]'
+
+FROM api-needs AS deliver-needs
+ARG PIP_ARGS=""
+RUN /opt/attune/bin/pip install $PIP_ARGS -c constraints.txt '.[hub,mlflow,tensorboard,wandb]'
 
 FROM api-needs AS api-built
 COPY . .
 RUN /opt/attune/bin/pip install --no-deps --force-reinstall .
 
 FROM worker-needs AS worker-built
+COPY . .
+RUN /opt/attune/bin/pip install --no-deps --force-reinstall .
+
+FROM deliver-needs AS deliver-built
 COPY . .
 RUN /opt/attune/bin/pip install --no-deps --force-reinstall .
 
@@ -48,6 +57,10 @@ ENTRYPOINT ["attune"]
 FROM run AS worker
 COPY --from=worker-built /opt/attune /opt/attune
 CMD ["worker"]
+
+FROM run AS deliver
+COPY --from=deliver-built /opt/attune /opt/attune
+CMD ["worker", "--stage", "deliver"]
 
 FROM base AS objects
 COPY constraints.txt /tmp/constraints.txt

@@ -57,6 +57,8 @@ class Stage(StrEnum):
 
 SAMPLE = "sample"
 """What a third kind of worker does, for requests instead of jobs: nothing of it is in the database."""
+DELIVER = "deliver"
+"""What a fourth one does: it tells webhooks, trackers and hubs what has happened."""
 
 
 class FailureReason(StrEnum):

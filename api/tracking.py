@@ -1,4 +1,4 @@
-"""Trackers: where the operator has metrics sent besides the database. What sends them is in worker/trackers."""
+"""Trackers: where the operator has metrics sent besides the database. What sends is in worker/delivery/trackers."""
 
 from importlib.util import find_spec
 
@@ -24,7 +24,7 @@ def configured(settings: Settings) -> list[str]:
 
 
 def require_libraries(settings: Settings) -> None:
-    """For whoever starts a worker: better now than at the first job's metrics. Raises MissingLibrary."""
+    """For whoever starts a deliverer: better now than at the first job's metrics. Raises MissingLibrary."""
     missing = [name for name in configured(settings) if find_spec(_LIBRARIES[name]) is None]
     if missing:
         titles = " and ".join(TITLES[name] for name in missing)

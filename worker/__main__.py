@@ -2,20 +2,19 @@
 
 import sys
 
-from api.lifecycle import SAMPLE, Stage
+from api.lifecycle import DELIVER, SAMPLE, Stage
 from api.logs import configure_logging
 from api.settings import load_settings
-from api.tracking import MissingLibrary, require_libraries
-from worker.app import run
+from worker import app
+from worker.delivery import app as delivery
 from worker.supervisor import sampling
 
 settings = load_settings()
 configure_logging(settings.log_level)
-if sys.argv[1] == SAMPLE:
+stage = sys.argv[1]
+if stage == SAMPLE:
     sampling.run(settings)
+elif stage == DELIVER:
+    delivery.run(settings)
 else:
-    try:
-        require_libraries(settings)
-    except MissingLibrary as error:
-        sys.exit(str(error))
-    run(settings, Stage(sys.argv[1]))
+    app.run(settings, Stage(stage))

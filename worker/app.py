@@ -14,18 +14,11 @@ from api.lifecycle import Stage
 from api.queue import celery_app, queue_name
 from api.records import queue
 from api.settings import Settings
-from worker.supervisor.courier import Courier
 from worker.supervisor.node import Node
-from worker.supervisor.pusher import Pusher
-from worker.supervisor.recorder import Recorder
 from worker.supervisor.supervise import drain
 from worker.supervisor.sweep import Sweeper
 from worker.supervisor.warm import WarmTrainers
 from worker.tasks import add_task
-from worker.trackers import open_trackers
-
-RECORDER_GRACE_S = 5
-"""How long a worker that stops waits for a tracker. Another sends what this one did not."""
 
 log = structlog.get_logger(__name__)
 
@@ -41,8 +34,6 @@ def run(settings: Settings, stage: Stage) -> None:
         warm.warm_up(node.slots.first)
     look = threading.Event()
     threading.Thread(target=Sweeper(node, look).run, name="sweep", daemon=True).start()
-    threading.Thread(target=Courier(context, node.stopping).run, name="courier", daemon=True).start()
-    recorders = start_recorders(node) if stage is Stage.TRAIN else []
     lookers = [threading.Thread(target=_look_when_told, args=(node, warm, look)) for _ in range(node.slots.count)]
     for looker in lookers:
         looker.start()
@@ -67,22 +58,7 @@ def run(settings: Settings, stage: Stage) -> None:
         node.stopping.set()
         for looker in lookers:
             looker.join()  # a trainer that it supervises saves first
-        for recorder in recorders:
-            recorder.join(RECORDER_GRACE_S)
         warm.close()
-
-
-def start_recorders(node: Node) -> list[threading.Thread]:
-    """One for each tracker that the settings name, and one for the hub."""
-    recorders = [
-        threading.Thread(target=Recorder(node, name, tracker).run, name=f"recorder-{name}", daemon=True)
-        for name, tracker in open_trackers(node.context.settings).items()
-    ]
-    if node.context.settings.pushes:
-        recorders.append(threading.Thread(target=Pusher(node).run, name="pusher", daemon=True))
-    for recorder in recorders:
-        recorder.start()
-    return recorders
 
 
 def build(settings: Settings, node: Node, warm: WarmTrainers) -> Celery:

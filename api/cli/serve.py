@@ -10,7 +10,7 @@ import uvicorn
 
 from api.cli.options import Config, DataDirectory, Host, Port, operator_settings
 from api.cli.processes import Part, Parts
-from api.lifecycle import SAMPLE, Stage
+from api.lifecycle import DELIVER, SAMPLE, Stage
 from api.logs import configure_logging
 from api.main import create_app
 from api.migrate import is_current, migrate
@@ -49,18 +49,19 @@ def serve_api(
     )
 
 
-StageName = StrEnum("StageName", {each.upper(): each for each in (*Stage, SAMPLE)})  # type: ignore[misc]
+StageName = StrEnum("StageName", {each.upper(): each for each in (*Stage, SAMPLE, DELIVER)})  # type: ignore[misc]
 
 
 @worker_app.command()
 def serve_worker(
     stage: Annotated[
-        list[StageName] | None, typer.Option(help="Only this: prepare files, train, or sample. May come twice.")
+        list[StageName] | None,
+        typer.Option(help="Only this: prepare files, train, sample, or deliver. May come again."),
     ] = None,
     data_dir: DataDirectory = None,
     config: Config = None,
 ) -> None:
-    """Run a worker alone: it prepares files, trains jobs and answers requests to models."""
+    """Run a worker alone: it prepares files, trains jobs, answers requests to models, and tells webhooks of ends."""
     settings = operator_settings(data_dir, config)
     stages = [str(each) for each in stage or ()] or worker_stages(settings)
     if stages != [SAMPLE]:  # which has no use for a database
@@ -68,7 +69,7 @@ def serve_worker(
     if not settings.broker_url.get_secret_value():
         typer.echo("no broker: set ATTUNE_BROKER_URL to a redis:// address (`attune up` brings its own)", err=True)
         raise typer.Exit(2)
-    if stages != [SAMPLE]:
+    if DELIVER in stages:
         refuse_without_libraries(settings)
     environment = {**os.environ, **settings.environment()}
     if len(stages) == 1:
@@ -94,7 +95,7 @@ def migrate_schema(data_dir: DataDirectory = None, config: Config = None) -> Non
 
 def worker_stages(settings: Settings) -> list[str]:
     """What a worker does that is not told what to do."""
-    return [*Stage, SAMPLE] if settings.sampler else [*Stage]
+    return [*Stage, *([SAMPLE] if settings.sampler else []), DELIVER]
 
 
 def worker_command(stage: str) -> list[str]:

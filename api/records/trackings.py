@@ -22,7 +22,7 @@ class Tracking(Row):
     __tablename__ = "trackings"
 
     id: Mapped[str] = mapped_column(String(128), primary_key=True)
-    """{job}:{tracker}:{number}, so that an attempt after the first finds what that one made."""
+    """{job}:{tracker}:{number}"""
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
     tracker: Mapped[str] = mapped_column(String(16))
     number: Mapped[int] = mapped_column(Integer)
@@ -31,9 +31,9 @@ class Tracking(Row):
     """What the job said of it (api.integrations.Wandb, api.export.Hub)."""
     created_at: Mapped[float] = mapped_column(Epoch)
     due_at: Mapped[float | None] = mapped_column(Epoch, index=True)
-    """When it is looked at next; None once all is sent, or given up."""
+    """When it is looked at next; None before the job runs, and once all is sent, or given up."""
     owner: Mapped[str | None] = mapped_column(String(128))
-    """The worker that has it open."""
+    """The deliverer that has it open."""
     lease_until: Mapped[float | None] = mapped_column(Epoch)
     failures: Mapped[int] = mapped_column(Integer, default=0)
     """In a row, of the newest attempts to send."""
@@ -41,31 +41,44 @@ class Tracking(Row):
     """Where a person can look at it, once that is known."""
 
 
-def begin(session: Session, job_id: str, tracker: str, number: int = 0, options: dict[str, Any] | None = None) -> None:
-    """From now on this job's metrics are sent there; those that it already has, too."""
-    tracking_id = f"{job_id}:{tracker}:{number}"
-    if session.get(Tracking, tracking_id) is None:
-        session.add(
-            Tracking(
-                id=tracking_id,
-                job_id=job_id,
-                tracker=tracker,
-                number=number,
-                options=options,
-                created_at=db_now(),
-                due_at=db_now(),
-            )
+def plan(
+    session: Session,
+    job_id: str,
+    tracker: str,
+    number: int = 0,
+    options: dict[str, Any] | None = None,
+    *,
+    at_once: bool = False,
+) -> None:
+    """Something of this job is to be sent there: from when it runs, or at once."""
+    session.add(
+        Tracking(
+            id=f"{job_id}:{tracker}:{number}",
+            job_id=job_id,
+            tracker=tracker,
+            number=number,
+            options=options,
+            created_at=db_now(),
+            due_at=db_now() if at_once else None,
         )
-        session.flush()
+    )
+    session.flush()
+
+
+def begin(session: Session, job_id: str) -> None:
+    """The job runs, perhaps not for the first time: what was planned is due."""
+    session.execute(
+        update(Tracking).where(Tracking.job_id == job_id, Tracking.due_at.is_(None)).values(due_at=db_now())
+    )
 
 
 def due(session: Session, tracker: str, owner: str) -> Sequence[str]:
-    """Ids of those that this worker may look at now; the one that has waited longest first."""
+    """Ids of those that this deliverer may look at now; the one that has waited longest first."""
     return session.scalars(select(Tracking.id).where(*_due(tracker, owner)).order_by(Tracking.due_at)).all()
 
 
 def take(session: Session, tracking_id: str, tracker: str, owner: str, lease_s: float) -> Tracking | None:
-    """This one for this worker alone until the lease runs out, unless another was faster."""
+    """This one for this deliverer alone until the lease runs out, unless another was faster."""
     tracking = session.scalars(
         select(Tracking).where(Tracking.id == tracking_id, *_due(tracker, owner)).with_for_update(skip_locked=True)
     ).one_or_none()
@@ -83,7 +96,7 @@ def _due(tracker: str, owner: str) -> tuple[Any, ...]:
 
 
 def look_again(session: Session, tracking_id: str, owner: str, wait_s: float, *, keep: bool, lease_s: float) -> None:
-    """All is sent that there was. keep: this worker stays at it."""
+    """All is sent that there was. keep: this deliverer stays at it."""
     lease: dict[str, Any] = {"lease_until": db_now() + lease_s} if keep else {"owner": None, "lease_until": None}
     _write(session, tracking_id, owner, due_at=db_now() + wait_s, failures=0, **lease)
 
@@ -115,7 +128,7 @@ def is_past(session: Session, moment: float) -> bool:
 
 
 def release(session: Session, tracker: str, owner: str) -> None:
-    """What this worker had open is anybody's."""
+    """What this deliverer had open is anybody's."""
     session.execute(
         update(Tracking)
         .where(Tracking.tracker == tracker, Tracking.owner == owner)

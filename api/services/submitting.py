@@ -14,7 +14,7 @@ from api.ids import new_id, random_letters, slug
 from api.judges import reward_models
 from api.lifecycle import JobStatus
 from api.recipe import Recipe
-from api.records import base_models, events, files, jobs
+from api.records import base_models, events, files, jobs, trackings
 from api.records.base import db_now
 from api.records.base_models import BaseModel
 from api.records.jobs import Job
@@ -86,8 +86,18 @@ def accept(
     session.add(job)
     session.flush()
     events.say(session, job.id, f"Created fine-tuning job: {job.id}")
+    plan_trackings(context, session, job.id, recipe)
     session.refresh(job)
     return job
+
+
+def plan_trackings(context: Context, session: Session, job_id: str, recipe: Recipe) -> None:
+    """What the job's integrations ask for, and what the operator has all jobs sent to."""
+    for number, integration in enumerate(recipe.integrations or ()):
+        trackings.plan(session, job_id, "wandb", number, integration.wandb.model_dump(mode="json"))
+    for name in tracking.configured(context.settings):
+        if name != "wandb":
+            trackings.plan(session, job_id, name)
 
 
 def check_quota(context: Context, session: Session, caller: Caller, more: int = 1) -> None:

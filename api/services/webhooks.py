@@ -1,4 +1,4 @@
-"""Webhooks: who is told of the ends of a project's jobs. Sent by worker/supervisor/courier.py."""
+"""Webhooks: who is told of the ends of a project's jobs. Sent by worker/delivery/courier.py."""
 
 from collections.abc import Sequence
 

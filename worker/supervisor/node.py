@@ -29,13 +29,10 @@ class Node:
 
     @classmethod
     def open(cls, context: Context, stage: Stage) -> Self:
-        """Lock a work folder (the first free one of this stage), and empty it of what a killed worker left there."""
-        number, lock = lock_folder(context.settings.work, stage)
-        folder = context.settings.work / f"{stage}-{number}"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
+        """In the first work folder of this stage that is free, emptied of what a killed worker left there."""
+        owner, folder, lock = own_folder(context.settings.work, stage)
         gpus = visible_gpus() if stage is Stage.TRAIN else []
-        node = cls(context, stage, f"{socket.gethostname()}:{folder}", folder, _slots(context, stage, gpus), len(gpus))
+        node = cls(context, stage, owner, folder, _slots(context, stage, gpus), len(gpus))
         node._lock = lock
         return node
 
@@ -50,8 +47,16 @@ class Node:
         return folder
 
 
-def lock_folder(work: Path, stage: str) -> tuple[int, IO[bytes]]:
-    """The number of the first folder of this stage that no other process holds, and the lock on it."""
+def own_folder(work: Path, stage: str) -> tuple[str, Path, IO[bytes]]:
+    """Who this process is from now on, its folder, emptied, and the lock on that: the first that nobody else holds."""
+    number, lock = _lock(work, stage)
+    folder = work / f"{stage}-{number}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return f"{socket.gethostname()}:{folder}", folder, lock
+
+
+def _lock(work: Path, stage: str) -> tuple[int, IO[bytes]]:
     work.mkdir(parents=True, exist_ok=True)
     number = 0
     while True:

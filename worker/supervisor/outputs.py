@@ -160,7 +160,7 @@ def publish(node: Node, claim: Claim, job: Job, report: dict[str, Any], folder: 
         )
         session.flush()
         if (hub := (job.recipe.get("export") or {}).get("hub")) is not None:
-            trackings.begin(session, job.id, HUB, options=hub)
+            trackings.plan(session, job.id, HUB, options=hub, at_once=True)
         events.say(session, job.id, f"New fine-tuned model created: {job.model_id}")
         estimate = jobs.held(session, job.id, claim.fence).estimate
         jobs.move(

@@ -2,7 +2,6 @@
 that samples. The child is started with the first request, and ended when nobody has asked for long."""
 
 import secrets
-import shutil
 import signal
 import threading
 import time
@@ -13,6 +12,7 @@ import redis
 import structlog
 
 from api.ask import SampleRequest
+from api.lifecycle import SAMPLE
 from api.sampling.letterbox import BEAT_S, LISTEN_S, Letter, Receiver
 from api.settings import Settings
 from api.storage import Corrupt, ObjectMissing, Storage, StorageUnavailable
@@ -20,7 +20,7 @@ from worker.hardware import visible_gpus
 from worker.supervisor.adapters import Adapters
 from worker.supervisor.child import Child
 from worker.supervisor.inputs import fetch_once
-from worker.supervisor.node import lock_folder
+from worker.supervisor.node import own_folder
 
 log = structlog.get_logger(__name__)
 
@@ -34,10 +34,7 @@ BROKER_WAIT_S = 2.0
 
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
-    number, _lock = lock_folder(settings.work, "sample")
-    folder = settings.work / f"sample-{number}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    _, folder, _lock = own_folder(settings.work, SAMPLE)
     sampler = Sampler(settings, Storage(settings.storage), folder)
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: sampler.stopping.set())

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.lifecycle import FailureReason, Stage
 from api.manifest import ORIGIN
 from api.recipe import Recipe, ResolvedRecipe
-from api.records import arrays, dependencies, jobs, queue
+from api.records import arrays, dependencies, jobs, queue, trackings
 from api.records.base_models import BaseModel
 from api.records.database import is_outage
 from api.records.jobs import Job, Stale
@@ -30,7 +30,6 @@ from worker.supervisor.outputs import publish, store_checkpoint, store_state
 from worker.supervisor.parents import fetch_judges, fetch_start, fetch_weights
 from worker.supervisor.predicting import Epoch, observe, predicted_here
 from worker.supervisor.progress import Progress
-from worker.supervisor.recorder import track
 from worker.supervisor.slots import Slot
 
 log = structlog.get_logger(__name__)
@@ -49,7 +48,7 @@ def train(node: Node, claim: Claim, job: Job, slot: Slot, trainer: Child, folder
     estimate = _predict(node, claim, job, base, resolved, slot)
     _fill_run_folder(node, job, base, resolved, folder)
     with node.context.database.write() as session:
-        track(session, node, job)
+        trackings.begin(session, job.id)
     kills_before = oom_kills()
     trainer.command(cmd="run", dir=str(folder))
     trainer.log_file = folder / "log.txt"

@@ -15,7 +15,7 @@ from api.records.webhooks import BACK_OFF_S, Delivery
 from api.settings import Settings
 from tests.factories import a_job, a_project
 from tests.receiver import Receiver, receiving
-from worker.supervisor.courier import deliver_due
+from worker.delivery.courier import deliver_due
 
 PATH = "/v1/webhook_endpoints"
 ALL = [f"fine_tuning.job.{end}" for end in ("succeeded", "failed", "cancelled")]

@@ -8,13 +8,14 @@ from sqlalchemy import update
 from api.lifecycle import JobStatus
 from api.records.trackings import Tracking
 from api.settings import Settings
+from tests.worker.delivery.trackers.test_tensorboard import read_back
+from tests.worker.delivery.trackers.test_wandb import history
 from tests.worker.supervisor.conftest import Workshop
 from tests.worker.supervisor.test_faults import let_wait_pass
-from tests.worker.trackers.test_tensorboard import read_back
-from tests.worker.trackers.test_wandb import history
-from worker.supervisor.recorder import Recorder
-from worker.trackers import open_trackers
-from worker.trackers.wandb import offline_folder
+from worker.delivery.deliverer import Deliverer
+from worker.delivery.recorder import Recorder
+from worker.delivery.trackers import open_trackers
+from worker.delivery.trackers.wandb import offline_folder
 
 
 @pytest.fixture
@@ -25,7 +26,8 @@ def settings(tmp_path: Path, sqlite_url: str, valkey_url: str) -> Settings:
 
 def test_an_interrupted_job_is_recorded_step_by_step_once(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = workshop.context.settings
-    recorders = [Recorder(workshop.train, name, each) for name, each in open_trackers(settings).items()]
+    deliverer = Deliverer.open(workshop.context)
+    recorders = [Recorder(deliverer, name, each) for name, each in open_trackers(settings).items()]
     integrations = [{"type": "wandb", "wandb": {"project": "tuning"}}]
     job_id = workshop.submit(steps=5, training={"save_every": 2}, integrations=integrations)
     monkeypatch.setenv("ATTUNE_FAIL_AT", "step:4:kill")
@@ -39,7 +41,7 @@ def test_an_interrupted_job_is_recorded_step_by_step_once(workshop: Workshop, mo
     with workshop.context.database.write() as session:
         session.execute(update(Tracking).values(due_at=0.0))
     for name, each in open_trackers(settings).items():
-        Recorder(workshop.train, name, each).record_due()
+        Recorder(deliverer, name, each).record_due()
     assert [row["_step"] for row in history(offline_folder(settings, job_id))] == [1, 2, 3, 4, 5]
     assert settings.tensorboard_dir is not None
     written = read_back(settings.tensorboard_dir / job_id)

@@ -13,7 +13,7 @@ from tensorboardX.summary import scalar
 
 from api.lifecycle import JobStatus
 from api.settings import Settings
-from worker.trackers.base import About, Point
+from worker.delivery.trackers.base import About, Point
 
 
 class Tracker:

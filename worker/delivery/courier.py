@@ -1,7 +1,6 @@
-"""The courier: a thread of every worker that tells users' webhooks how jobs ended. A slow receiver holds up only it."""
+"""The courier: a deliverer's thread that tells users' webhooks how jobs ended. A slow receiver holds up only it."""
 
 import asyncio
-import threading
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -11,6 +10,7 @@ from api.outbound import NotSent, post
 from api.records import webhooks
 from api.records.webhooks import Delivery, Webhook
 from api.webhooks import headers, message
+from worker.delivery.deliverer import Deliverer
 
 log = structlog.get_logger(__name__)
 
@@ -18,8 +18,8 @@ AT_ONCE = 16
 
 
 class Courier:
-    def __init__(self, context: Context, stopping: threading.Event) -> None:
-        self._context, self._stopping = context, stopping
+    def __init__(self, deliverer: Deliverer) -> None:
+        self._context, self._stopping = deliverer.context, deliverer.stopping
 
     def run(self) -> None:
         while not self._stopping.is_set():

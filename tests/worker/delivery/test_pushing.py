@@ -4,14 +4,13 @@ import pytest
 from sqlalchemy import update
 
 from api.context import Context
-from api.lifecycle import Stage
 from api.records import events, models, trackings
 from api.records.trackings import HUB, Tracking
 from api.settings import Settings
 from tests.factories import a_model, a_project, the_job
-from tests.worker.supervisor.hub import Hub
-from worker.supervisor.node import Node
-from worker.supervisor.pusher import Pusher
+from tests.worker.delivery.hub import Hub
+from worker.delivery.deliverer import Deliverer
+from worker.delivery.pusher import Pusher
 
 TOKEN = "hf_" + "secret" * 5
 FILES = {
@@ -40,7 +39,7 @@ def published(context: Context) -> str:
     with context.database.write() as session:
         model = models.get(session, project_id, model_id)
         assert model is not None
-        trackings.begin(session, model.job_id, HUB, options={"repository": "team/tuned", "private": True})
+        trackings.plan(session, model.job_id, HUB, options={"repository": "team/tuned", "private": True}, at_once=True)
         return model.job_id
 
 
@@ -52,7 +51,7 @@ def told(context: Context, job_id: str) -> list[str]:
 
 def test_what_was_trained_becomes_a_commit(context: Context, hub: Hub) -> None:
     job_id = published(context)
-    Pusher(Node.open(context, Stage.TRAIN)).push_due()
+    Pusher(Deliverer.open(context)).push_due()
     assert hub.files == {name: FILES[name] for name in ("adapter_model.safetensors", "README.md")}
     assert (hub.made[0]["organization"], hub.made[0]["name"], hub.made[0]["visibility"]) == ("team", "tuned", "private")
     assert hub.keys == {f"Bearer {TOKEN}"}
@@ -65,7 +64,7 @@ def test_a_hub_that_refuses_is_told_once_and_changes_nothing(context: Context, h
     job_id = published(context)
     status = the_job(context.database, job_id).status
     hub.refuses_with = 403
-    pusher = Pusher(Node.open(context, Stage.TRAIN))
+    pusher = Pusher(Deliverer.open(context))
     for _ in range(2):
         with context.database.write() as session:
             session.execute(update(Tracking).values(due_at=0.0))
@@ -80,7 +79,7 @@ def test_a_hub_that_refuses_is_told_once_and_changes_nothing(context: Context, h
 def test_what_is_to_be_private_is_not_pushed_where_all_can_read_it(context: Context, hub: Hub) -> None:
     job_id = published(context)
     hub.public = True
-    Pusher(Node.open(context, Stage.TRAIN)).push_due()
+    Pusher(Deliverer.open(context)).push_due()
     assert not hub.files
     assert told(context, job_id) == [
         "Not pushed to team/tuned: the repository is public, and the job asks for a private one"

@@ -1,7 +1,7 @@
-"""The recorder: a thread of every training worker for each tracker, which sends it what the database holds.
+"""The recorder: a deliverer's thread for each tracker, which sends it what the database holds.
 
 The attempt at a job never waits for a tracker, nor does its end: metrics are in the database first, and a job that has
-ended is sent to its end later, by any worker that has the tracker. What the tracker already has, it tells itself.
+ended is sent to its end later, by any deliverer that has the tracker. What the tracker already has, it tells itself.
 """
 
 from collections.abc import Sequence
@@ -9,37 +9,24 @@ from dataclasses import dataclass
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
 
 from api.lifecycle import FINAL, JobStatus
-from api.recipe import Recipe
 from api.records import events, jobs, trackings
 from api.records.database import is_outage
 from api.records.jobs import Job
 from api.records.trackings import Tracking
-from api.tracking import TITLES, configured
-from worker.supervisor.node import Node
-from worker.trackers.base import About, Point, Run, Tracker, numbers
+from api.tracking import TITLES
+from worker.delivery.deliverer import Deliverer
+from worker.delivery.trackers.base import About, Point, Run, Tracker, numbers
 
 log = structlog.get_logger(__name__)
 
 LEASE_S = 300
-"""How long a run that a worker has open is its own. More than the slowest tracker may take to answer or to refuse."""
+"""How long a run that a deliverer has open is its own: more than the slowest tracker takes to answer or to refuse."""
 IDLE_S = 30
 """Between looks at a job that waits."""
 GIVE_UP_S = 2 * 24 * 3600
 """So long after a job's end nothing more is tried."""
-
-
-def track(session: Session, node: Node, job: Job) -> None:
-    """A job begins to train: from now on it is recorded where it and the operator wish."""
-    names = configured(node.context.settings)
-    if "wandb" in names:
-        for number, integration in enumerate(Recipe.model_validate(job.recipe).integrations or ()):
-            trackings.begin(session, job.id, "wandb", number, integration.wandb.model_dump(mode="json"))
-    for name in names:
-        if name != "wandb":
-            trackings.begin(session, job.id, name)
 
 
 @dataclass
@@ -50,31 +37,31 @@ class Open:
 
 
 class Recorder:
-    def __init__(self, node: Node, name: str, tracker: Tracker) -> None:
-        self._node, self._name, self._tracker = node, name, tracker
-        self._database = node.context.database
+    def __init__(self, deliverer: Deliverer, name: str, tracker: Tracker) -> None:
+        self._deliverer, self._name, self._tracker = deliverer, name, tracker
+        self._database = deliverer.context.database
         self._open: dict[str, Open] = {}
 
     def run(self) -> None:
-        while not self._node.stopping.is_set():
+        while not self._deliverer.stopping.is_set():
             try:
                 self.record_due()
             except SQLAlchemyError as error:
                 log.warning("recorder_failed", tracker=self._name, error=type(error).__name__)
             except Exception:
                 log.exception("recorder_failed", tracker=self._name)
-            self._node.stopping.wait(self._node.context.settings.track_s)
+            self._deliverer.stopping.wait(self._deliverer.context.settings.track_s)
         self.close()
 
     def record_due(self) -> None:
         """Send what is to be sent now, job by job."""
         with self._database.read() as session:
-            due = trackings.due(session, self._name, self._node.owner)
+            due = trackings.due(session, self._name, self._deliverer.owner)
         for tracking_id in due:
-            if self._node.stopping.is_set():
+            if self._deliverer.stopping.is_set():
                 return
             with self._database.write() as session:
-                tracking = trackings.take(session, tracking_id, self._name, self._node.owner, LEASE_S)
+                tracking = trackings.take(session, tracking_id, self._name, self._deliverer.owner, LEASE_S)
             if tracking is None:
                 continue
             try:
@@ -87,12 +74,12 @@ class Recorder:
                 self._put_off(tracking)
 
     def close(self) -> None:
-        """The worker stops: what it has open is another's."""
+        """The deliverer stops: what it has open is another's."""
         for tracking_id in list(self._open):
             self._shut(tracking_id)
         try:
             with self._database.write() as session:
-                trackings.release(session, self._name, self._node.owner)
+                trackings.release(session, self._name, self._deliverer.owner)
         except SQLAlchemyError as error:
             log.warning("not_released", tracker=self._name, error=type(error).__name__)  # the lease runs out
 
@@ -118,12 +105,12 @@ class Recorder:
         if not running:
             run.close(status if ended else None)
             del self._open[tracking.id]
-        wait_s = self._node.context.settings.track_s if running else IDLE_S
+        wait_s = self._deliverer.context.settings.track_s if running else IDLE_S
         with self._database.write() as session:
             if ended:
-                trackings.end(session, tracking.id, self._node.owner)
+                trackings.end(session, tracking.id, self._deliverer.owner)
             else:
-                trackings.look_again(session, tracking.id, self._node.owner, wait_s, keep=running, lease_s=LEASE_S)
+                trackings.look_again(session, tracking.id, self._deliverer.owner, wait_s, keep=running, lease_s=LEASE_S)
 
     def _put_off(self, tracking: Tracking) -> None:
         """Try again later. The user is told when an outage begins, and when it has outlasted our patience."""
@@ -132,10 +119,10 @@ class Recorder:
             job = jobs.lock(session, tracking.job_id)
             assert job is not None, tracking.job_id
             if job.finished_at is not None and trackings.is_past(session, job.finished_at + GIVE_UP_S):
-                trackings.end(session, tracking.id, self._node.owner)
+                trackings.end(session, tracking.id, self._deliverer.owner)
                 events.say(session, job.id, f"Metrics could not be sent to {title}: given up", level="warn")
                 return
-            trackings.failed(session, tracking, self._node.owner)
+            trackings.failed(session, tracking, self._deliverer.owner)
             if tracking.failures == 0:
                 message = f"Metrics could not be sent to {title}: they will be once it answers. The job goes on."
                 events.say(session, job.id, message, level="warn")
@@ -145,7 +132,7 @@ class Recorder:
             return
         with self._database.write() as session:
             jobs.lock(session, tracking.job_id)
-            trackings.tell_url(session, tracking.id, self._node.owner, url)
+            trackings.tell_url(session, tracking.id, self._deliverer.owner, url)
             events.say(session, tracking.job_id, f"Metrics are sent to {TITLES[self._name]}: {url}")
 
     def _shut(self, tracking_id: str) -> None:

@@ -4,7 +4,7 @@ import pytest
 from mlflow import MlflowClient
 
 from api.lifecycle import JobStatus
-from tests.worker.trackers.conftest import OpenStudio
+from tests.worker.delivery.trackers.conftest import OpenStudio
 
 
 @pytest.fixture

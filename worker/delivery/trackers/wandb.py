@@ -16,7 +16,7 @@ from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
 from api.lifecycle import JobStatus
 from api.settings import Settings
-from worker.trackers.base import About, Point, Run
+from worker.delivery.trackers.base import About, Point, Run
 
 INIT_TIMEOUT_S = 30
 FINISH_TIMEOUT_S = 30

@@ -1,4 +1,4 @@
-"""The pusher: a thread of every training worker that takes published models to a hub, where their jobs asked for it.
+"""The pusher: a deliverer's thread that takes published models to a hub, where their jobs asked for it.
 
 What is to be pushed is written in the transaction that publishes the model. The hub is the operator's choice, and so is
 the namespace; a push that fails never changes what became of the job.
@@ -17,46 +17,46 @@ from api.archive import without_merged
 from api.records import events, jobs, models, trackings
 from api.records.jobs import Job
 from api.records.trackings import HUB, Tracking
-from worker.supervisor.node import Node
+from worker.delivery.deliverer import Deliverer
 
 log = structlog.get_logger(__name__)
 
 LEASE_S = 3600
-"""Should a large model take longer, another worker may begin the same commit: the later one then changes nothing."""
+"""Should a large model take longer, another deliverer may begin the same commit: the later one then changes nothing."""
 GIVE_UP_S = 2 * 24 * 3600
 LEFT_OUT = ("manifest.json", "logprobs.json")
 """Of Attune's own."""
 
 
 class Pusher:
-    def __init__(self, node: Node) -> None:
-        self._node, self._settings = node, node.context.settings
-        self._database = node.context.database
+    def __init__(self, deliverer: Deliverer) -> None:
+        self._deliverer, self._settings = deliverer, deliverer.context.settings
+        self._database = deliverer.context.database
         disable_progress_bars()
 
     def run(self) -> None:
-        while not self._node.stopping.is_set():
+        while not self._deliverer.stopping.is_set():
             try:
                 self.push_due()
             except SQLAlchemyError as error:
                 log.warning("pusher_failed", error=type(error).__name__)
             except Exception:
                 log.exception("pusher_failed")
-            self._node.stopping.wait(self._settings.track_s)
+            self._deliverer.stopping.wait(self._settings.track_s)
 
     def push_due(self) -> None:
         with self._database.read() as session:
-            due = trackings.due(session, HUB, self._node.owner)
+            due = trackings.due(session, HUB, self._deliverer.owner)
         for tracking_id in due:
-            if self._node.stopping.is_set():
+            if self._deliverer.stopping.is_set():
                 return
             with self._database.write() as session:
-                tracking = trackings.take(session, tracking_id, HUB, self._node.owner, LEASE_S)
+                tracking = trackings.take(session, tracking_id, HUB, self._deliverer.owner, LEASE_S)
             if tracking is not None:
                 self._push(tracking)
 
     def _push(self, tracking: Tracking) -> None:
-        folder = self._node.folder / f"push-{tracking.job_id}"
+        folder = self._deliverer.folder / f"push-{tracking.job_id}"
         try:
             self._end(tracking, *self._pushed(tracking, folder))
         except Exception as error:  # whatever the hub's client raises, the job has succeeded
@@ -92,14 +92,14 @@ class Pusher:
         for artifact in without_merged(model.artifacts):
             if artifact["name"] not in LEFT_OUT:
                 path = folder / artifact["name"]
-                self._node.context.storage.read_file(artifact["key"], path, sha256=artifact["sha256"])
+                self._deliverer.context.storage.read_file(artifact["key"], path, sha256=artifact["sha256"])
         return True
 
     def _end(self, tracking: Tracking, message: str, level: str = "info") -> None:
         repository = (tracking.options or {})["repository"]
         with self._database.write() as session:
             jobs.lock(session, tracking.job_id)
-            trackings.end(session, tracking.id, self._node.owner)
+            trackings.end(session, tracking.id, self._deliverer.owner)
             events.say(session, tracking.job_id, message.format(repository), level=level)
 
     def _put_off(self, tracking: Tracking, status: int | None) -> None:
@@ -111,7 +111,7 @@ class Pusher:
             return
         with self._database.write() as session:
             jobs.lock(session, tracking.job_id)
-            trackings.failed(session, tracking, self._node.owner)
+            trackings.failed(session, tracking, self._deliverer.owner)
             if tracking.failures == 0:
                 repository = (tracking.options or {})["repository"]
                 message = f"Could not be pushed to {repository}{answered}: it will be tried again for two days"

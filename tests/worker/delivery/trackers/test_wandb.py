@@ -9,10 +9,10 @@ import pytest
 from wandb.proto.wandb_internal_pb2 import Record
 
 from api.lifecycle import JobStatus
-from tests.worker.trackers.conftest import OpenStudio
-from tests.worker.trackers.wandb_server import WandbServer
-from worker.trackers import wandb
-from worker.trackers.wandb import offline_folder
+from tests.worker.delivery.trackers.conftest import OpenStudio
+from tests.worker.delivery.trackers.wandb_server import WandbServer
+from worker.delivery.trackers import wandb
+from worker.delivery.trackers.wandb import offline_folder
 
 WANTED: dict[str, Any] = {"integrations": [{"type": "wandb", "wandb": {"project": "tuning", "tags": ["t"]}}]}
 KEY = "0123456789abcdef" * 3

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from tensorboardX.proto.event_pb2 import Event
 
-from tests.worker.trackers.conftest import OpenStudio
+from tests.worker.delivery.trackers.conftest import OpenStudio
 
 
 def read_back(folder: Path) -> dict[tuple[str, int], list[float]]:

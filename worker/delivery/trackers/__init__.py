@@ -1,7 +1,7 @@
-"""Trackers: one small file for each place that metrics are sent to, all of the same shape (worker.trackers.base).
+"""Trackers: one small file for each place that metrics are sent to, all of the same shape (base.py).
 
-Sent from the worker, never from the trainer, which knows no key; by a thread of its own for each tracker
-(worker/supervisor/recorder.py), so that a tracker that is slow or away holds up nothing but itself.
+Sent by a deliverer, never by a trainer, which knows no key; by a thread of its own for each tracker
+(worker/delivery/recorder.py), so that a tracker that is slow or away holds up nothing but itself.
 """
 
 import os
@@ -9,7 +9,7 @@ from importlib import import_module
 
 from api.settings import Settings
 from api.tracking import TITLES, configured
-from worker.trackers.base import Tracker
+from worker.delivery.trackers.base import Tracker
 
 _ENVIRONMENT = {
     "DO_NOT_TRACK": "true",
@@ -30,5 +30,5 @@ def open_trackers(settings: Settings) -> dict[str, Tracker]:
     trackers: dict[str, Tracker] = {}
     for name in names:
         assert name in TITLES, name
-        trackers[name] = import_module(f"worker.trackers.{name}").tracker(settings)
+        trackers[name] = import_module(f"worker.delivery.trackers.{name}").tracker(settings)
     return trackers

@@ -8,7 +8,7 @@ from mlflow.entities import Metric, Param
 
 from api.lifecycle import JobStatus
 from api.settings import Settings
-from worker.trackers.base import About, Point
+from worker.delivery.trackers.base import About, Point
 
 TAG = "attune.job"
 BATCH = 1000

@@ -8,15 +8,16 @@ import pytest
 from sqlalchemy import update
 
 from api.context import Context
-from api.lifecycle import JobStatus, Stage
+from api.lifecycle import JobStatus
 from api.recipe import Recipe
-from api.records import events, jobs
+from api.records import events, jobs, trackings
 from api.records.trackings import Tracking
+from api.services.submitting import plan_trackings
 from api.settings import Settings
-from tests.factories import a_base_model, a_job, a_project, the_job
-from worker.supervisor.node import Node
-from worker.supervisor.recorder import Recorder, track
-from worker.trackers import open_trackers
+from tests.factories import a_base_model, a_job, a_project
+from worker.delivery.deliverer import Deliverer
+from worker.delivery.recorder import Recorder
+from worker.delivery.trackers import open_trackers
 
 
 class Studio:
@@ -33,9 +34,10 @@ class Studio:
             recipe=asked.model_dump(mode="json"),
             resolved={"learning_rate": 0.001, "method": {"type": "supervised"}},
         )
-        self.node = Node.open(self.context, Stage.TRAIN)
+        self.deliverer = Deliverer.open(self.context)
         with self.context.database.write() as session:
-            track(session, self.node, the_job(self.context.database, self.job_id))
+            plan_trackings(self.context, session, self.job_id, asked)
+            trackings.begin(session, self.job_id)
 
     def trained(self, *steps: int) -> None:
         """The trainer reported these steps, and the supervisor wrote them down."""
@@ -49,8 +51,8 @@ class Studio:
             jobs.move(session, self.job_id, status, message="It has ended")
 
     def recorder(self, name: str) -> Recorder:
-        """Of a worker that has just been started."""
-        return Recorder(self.node, name, open_trackers(self.settings)[name])
+        """Of a deliverer that has just been started."""
+        return Recorder(self.deliverer, name, open_trackers(self.settings)[name])
 
     def no_waiting(self) -> None:
         """The back-off is over."""
