@@ -104,6 +104,15 @@ def test_an_estimate_says_everything_that_is_in_the_way(client: TestClient, serv
     assert {each["code"] for each in found["reasons"]} == {"no_gpu", "invalid_n_examples"}
 
 
+def test_four_bits_that_no_worker_here_could_hold_are_not_allowed(
+    client: TestClient, server: Context, worker: None
+) -> None:
+    found = post(client, "estimates", jsonl(*[CHAT] * 12), technique={"type": "qlora"}).json()
+    (reason,) = found["reasons"]
+    assert (found["allowed"], reason["param"]) == (False, "technique")
+    assert "multiple of 64" in reason["message"]
+
+
 def test_rows_that_cannot_be_trained_on_are_a_reason(client: TestClient, server: Context, worker: None) -> None:
     found = post(client, "estimates", jsonl(*[PAIR] * 12)).json()
     assert (found["allowed"], found["reasons"][0]["code"]) == (False, "invalid_training_file")
