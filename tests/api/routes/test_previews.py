@@ -66,7 +66,9 @@ def test_an_invalid_row_is_shown_with_its_findings(client: TestClient, server: C
 def test_rows_of_a_wrong_format_are_refused_in_openais_words(client: TestClient, server: Context) -> None:
     answer = post(client, "previews", jsonl(*[PAIR] * 12))
     assert answer.status_code == 400
-    assert "fine-tune-preference format" in answer.json()["error"]["message"]
+    message = answer.json()["error"]["message"]
+    assert message.startswith("Input file file-")  # and not that a job failed, for there is none
+    assert "fine-tune-preference format" in message
 
 
 def test_another_projects_file_is_not_there(app: FastAPI, client: TestClient, server: Context) -> None:
