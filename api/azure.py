@@ -12,7 +12,8 @@ from urllib.parse import parse_qsl, urlencode
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_MOUNT = re.compile(r"/openai(?:/v1)?(?:/deployments/([^/]+))?(?=/)")
+_MOUNT = re.compile(r"/openai(?:/v1)?(?:/deployments/(.+?(?=/(?:chat/)?completions$)|[^/]+))?(?=/)")
+"""Names of models may hold slashes, which have been decoded here."""
 _WITH_A_MODEL = ("/v1/chat/completions", "/v1/completions")
 _JOBS = "/v1/fine_tuning/jobs"
 

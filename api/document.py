@@ -63,7 +63,7 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
 def _complete(path: str, method: str, operation: Operation) -> None:
     if path in PUBLIC:
         operation["security"] = []
-    if _may_be_repeated(method, operation):
+    if _may_be_repeated(method):
         operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
     answers = operation["responses"]
     answers.pop("422", None)
@@ -72,14 +72,14 @@ def _complete(path: str, method: str, operation: Operation) -> None:
         answers[status] = {"$ref": f"#/components/responses/Error{status}"}
     for status, answer in answers.items():
         if status not in _MEANINGS:
-            replayed = ["idempotent-replayed"] if _may_be_repeated(method, operation) else []
+            replayed = ["idempotent-replayed"] if _may_be_repeated(method) else []
             answer["headers"] = _named_headers("x-request-id", *replayed)
     operation["responses"] = dict(sorted(answers.items()))
 
 
-def _may_be_repeated(method: str, operation: Operation) -> bool:
+def _may_be_repeated(method: str) -> bool:
     """Whether it takes an Idempotency-Key."""
-    return method == "post" and "multipart/form-data" not in operation.get("requestBody", {}).get("content", {})
+    return method == "post"
 
 
 def _common_errors(path: str, method: str, operation: Operation) -> set[str]:
@@ -92,7 +92,7 @@ def _common_errors(path: str, method: str, operation: Operation) -> set[str]:
         statuses.add("404")
     if method == "post":
         statuses.add("413")
-    if _may_be_repeated(method, operation):
+    if _may_be_repeated(method):
         statuses.add("409")
     return statuses
 

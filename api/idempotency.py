@@ -4,8 +4,8 @@ Which answers are kept: all below 500 but 408, 409 and 429, which ask to be trie
 under the same key is a 400. While the first request is still at work a second waits for it, and after WAIT_S is asked
 with a 409 to come back, which OpenAI's clients do. If the first died without an answer, the second begins anew.
 
-Not for multipart bodies, which are refused with a key. Every attempt has a boundary of its own, so that two of the
-same content are not the same bytes; and they need no key: a file or a part sent twice is there twice, and nothing more.
+A form may be as large as a file, and is not kept to be looked at first. It is claimed by its address alone, digested as
+it passes, and known by that digest once it is answered; who comes later sends all of it before it is told what it gets.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.context import Context
 from api.errors import InvalidRequest, ServiceError
+from api.form_digest import FormDigest
 from api.records import idempotency
 
 LEASE_S = 15.0
@@ -29,6 +30,9 @@ POLL_S = 0.1
 MAX_ANSWER_BYTES = 1024 * 1024
 """A longer answer is not kept, nor one that is not JSON (a stream): then the request is done again."""
 AGAIN = (408, 409, 429)
+
+
+REUSED = "This Idempotency-Key has come with another request before: use a new one for each"
 
 
 class StillWorking(ServiceError):
@@ -68,12 +72,16 @@ class Claim:
         with self.context.database.write() as session:
             idempotency.renew(session, self.project_id, self.key, self.owner, LEASE_S)
 
-    def settle(self, status: int, body: bytes | None) -> None:
+    def settle(self, status: int, body: bytes | None, request: str | None = None) -> None:
+        """`request`: what it turned out to be, where that was not known when it was claimed."""
         with self.context.database.write() as session:
             if body is None:
                 idempotency.give_up(session, self.project_id, self.key, self.owner)
             else:
-                idempotency.answer(session, self.project_id, self.key, self.owner, status=status, body=body)
+                request = request or self.request
+                idempotency.answer(
+                    session, self.project_id, self.key, self.owner, request=request, status=status, body=body
+                )
 
 
 class Idempotency:
@@ -88,17 +96,36 @@ class Idempotency:
         if key is None or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        _check(key, headers.get("content-type", ""))
-        body = await _read(receive)
-        request = hashlib.sha256(b"\0".join((scope["path"].encode(), scope["query_string"], body))).hexdigest()
-        claim = Claim(self.context, scope["state"]["caller"].project_id, key, request, secrets.token_hex(16))
+        _check(key)
+        content_type = headers.get("content-type", "")
+        address = (scope["path"].encode(), scope["query_string"])
+        if content_type.lower().startswith("multipart/"):
+            form = FormDigest(content_type, *address)
+            claim = self._claim(scope, key, FormDigest("", b"form", *address).hexdigest())
+        else:
+            form, body = None, await _read(receive)
+            receive = _again(body, receive)
+            claim = self._claim(scope, key, hashlib.sha256(b"\0".join((*address, body))).hexdigest())
         earlier = await _first_or_earlier(claim, scope)
-        if earlier is not None:
-            await _replay(send, earlier)
+        if earlier is None:
+            await self._answer(claim, scope, receive, send, form)
             return
-        await self._answer(claim, scope, _again(body, receive), send)
+        if form is not None:
+            await form.drain(receive, self._largest_form)
+        if earlier.request != (form.hexdigest() if form else claim.request):
+            raise KeyReused(REUSED)
+        await _replay(send, earlier)
 
-    async def _answer(self, claim: Claim, scope: Scope, receive: Receive, send: Send) -> None:
+    @property
+    def _largest_form(self) -> int:
+        """More than that was never answered with anything to keep. Bytes."""
+        settings = self.context.settings
+        return max(settings.max_file_bytes, settings.max_part_bytes) + MAX_ANSWER_BYTES
+
+    def _claim(self, scope: Scope, key: str, request: str) -> Claim:
+        return Claim(self.context, scope["state"]["caller"].project_id, key, request, secrets.token_hex(16))
+
+    async def _answer(self, claim: Claim, scope: Scope, receive: Receive, send: Send, form: FormDigest | None) -> None:
         status, kept, answer = 500, False, b""
 
         async def recorded(message: Message) -> None:
@@ -106,32 +133,29 @@ class Idempotency:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 is_json = Headers(raw=message["headers"]).get("content-type", "").startswith("application/json")
-                kept = is_json and status < 500 and status not in AGAIN
+                # A form that was refused before its end is not known, and is looked at anew.
+                known = form is None or form.complete
+                kept = is_json and known and status < 500 and status not in AGAIN
             elif kept:
                 answer += message.get("body", b"")
                 kept = len(answer) <= MAX_ANSWER_BYTES
                 if kept and not message.get("more_body", False):
                     # Before its last byte goes out: who has the answer may rely on it.
-                    await run_in_threadpool(claim.settle, status, answer)
+                    request = form.hexdigest() if form else None
+                    await run_in_threadpool(claim.settle, status, answer, request)
             await send(message)
 
         try:
             async with _renewed(claim):
-                await self.app(scope, receive, recorded)
+                await self.app(scope, form.watch(receive) if form else receive, recorded)
         finally:
             if not kept:
                 await run_in_threadpool(claim.settle, status, None)
 
 
-def _check(key: str, content_type: str) -> None:
+def _check(key: str) -> None:
     if not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
         raise InvalidRequest("Idempotency-Key must have 1 to 255 printable ASCII characters", code="invalid_key")
-    if content_type.lower().startswith("multipart/"):
-        raise InvalidRequest(
-            "Idempotency-Key is not supported with multipart bodies, which differ each time they are built: leave it "
-            "out. To send a file or a part twice harms nothing.",
-            code="idempotency_key_not_supported",
-        )
 
 
 async def _first_or_earlier(claim: Claim, scope: Scope) -> idempotency.Answered | None:
@@ -139,10 +163,10 @@ async def _first_or_earlier(claim: Claim, scope: Scope) -> idempotency.Answered 
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + WAIT_S
     while earlier := await run_in_threadpool(claim.begin):
-        if earlier.request != claim.request:
-            raise KeyReused("This Idempotency-Key has come with another request before: use a new one for each")
         if earlier.status is not None:
             return earlier
+        if earlier.request != claim.request:
+            raise KeyReused(REUSED)
         if await run_in_threadpool(claim.take_over):
             scope["state"]["repeated"] = True
             return None

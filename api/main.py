@@ -16,10 +16,10 @@ DESCRIPTION = """
 Every call is also there as Azure writes it: below `/openai` or `/openai/v1`, with the key in an `api-key` header, and
 an `api-version` in the query, which changes nothing.
 
-**Idempotency.** Any POST with a JSON body, or with none, may carry an `Idempotency-Key` (1 to 255 printable ASCII
+**Idempotency.** Any POST may carry an `Idempotency-Key` (1 to 255 printable ASCII
 characters). For 24 hours the same request under it gets the first answer, with the header `idempotent-replayed: true`;
 another request under it is refused with a 400. While the first is at work a second waits for it, and is asked with a
-409 and `retry-after` to come back if that takes long. Forms are refused with such a header: they need none.
+409 and `retry-after` to come back if that takes long. The boundary of a form is not part of the request.
 
 **Errors** have the shape of `ErrorObject`, whatever raises them. Each call names those that it can answer with. Beside
 them there are a 404 for an unknown address, a 405 for a method that an address does not have, and a 500, which is a

@@ -121,7 +121,10 @@ class Authenticate:
     def _caller(self, authorization: str) -> Caller:
         kind, _, plain = authorization.partition(" ")
         if kind.lower() != "bearer" or not plain.strip():
-            raise Unauthorized("You didn't provide an API key: send it as `Authorization: Bearer YOUR_KEY`")
+            raise Unauthorized(
+                "You didn't provide an API key: send it as `Authorization: Bearer YOUR_KEY` (or, to an address below "
+                "/openai, as `api-key: YOUR_KEY`)"
+            )
         with self.context.database.read() as session:
             key = keys.valid(session, plain.strip())
         if key is None:

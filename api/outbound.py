@@ -6,6 +6,7 @@ was looked at (a name that is resolved again may then say another). Redirects ar
 
 import asyncio
 import ipaddress
+import re
 import socket
 import ssl
 from collections.abc import Collection
@@ -19,6 +20,7 @@ DEADLINE_S = 15.0
 """Of a whole request, so that one that trickles ends too."""
 STEP_S = 5.0
 MAX_ADDRESSES = 4
+_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 _PUBLIC_V6 = ipaddress.ip_network("2000::/3")
 
 
@@ -35,17 +37,22 @@ def check_url(url: str, private_hosts: Collection[str]) -> httpx.URL:
     """`https://host[:port]/…` without a password in it; plain http only to hosts that the operator named."""
     try:
         parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
+        host = parsed.host
+    except (httpx.InvalidURL, UnicodeError) as error:  # the latter: a name that IDNA does not know
         raise UrlRefused("url is not a URL") from error
-    if parsed.userinfo or not parsed.host:
+    if parsed.userinfo or not host:
         raise UrlRefused("url needs a host, and must not hold a user or a password")
-    if parsed.scheme != "https" and not (parsed.scheme == "http" and parsed.host in private_hosts):
+    if parsed.scheme != "https" and not (parsed.scheme == "http" and host in private_hosts):
         raise UrlRefused("url must begin with https://")
+    if parsed.port is not None and not 0 < parsed.port < 65536:
+        raise UrlRefused("url: a port is 1 to 65535")
     try:
-        address = ipaddress.ip_address(parsed.host)
-    except ValueError:
+        address = ipaddress.ip_address(host)
+    except ValueError as error:
+        if not _NAME.fullmatch(parsed.raw_host.decode("ascii")):
+            raise UrlRefused("url needs the name of a host: parts of at most 63 letters, digits and hyphens") from error
         return parsed  # a name: its addresses are looked at when there is something to send
-    if not is_public(address) and parsed.host not in private_hosts:
+    if not is_public(address) and host not in private_hosts:
         raise UrlRefused(f"url: {address} is not a public address, and not one that the operator has allowed")
     return parsed
 

@@ -74,19 +74,37 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def as_invalid_request(errors: Any, body: Any) -> InvalidRequest:
-    """The first error as what a caller reads: the field as the body writes it, what is wrong, and how many more."""
+    """The first error as what a caller reads: the field as the body writes it, what is wrong, and where else."""
     first = errors[0]
     if first["type"] == "json_invalid":
         return InvalidRequest("We could not parse the JSON body of your request", code="invalid_json")
-    place, *path = first["loc"]
-    param = _field(first, body) if place == "body" else ".".join(str(part) for part in path)
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        message = "Unknown field: it is misspelt, or not supported"
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return InvalidRequest(
-        f"{param}: {message}{more}" if param else message + more, param=param or None, code="invalid_value"
-    )
+    if first["type"] == "missing" and first["loc"] == ("body",):
+        return InvalidRequest("This request needs a JSON object as its body", code="invalid_json")
+    param = _param(first, body)
+    others = dict.fromkeys(_param(error, body) for error in errors[1:])
+    also = [other for other in others if other and not f"{param}.".startswith(f"{other}.")]
+    named = ", ".join(also[:MAX_NAMED]) + (", …" if len(also) > MAX_NAMED else "")
+    message = _sentence(first) + (f" (also wrong: {named})" if also else "")
+    return InvalidRequest(f"{param}: {message}" if param else message, param=param or None, code="invalid_value")
+
+
+MAX_NAMED = 5
+
+
+def _param(error: Any, body: Any) -> str:
+    place, *path = error["loc"]
+    return _field(error, body) if place == "body" else ".".join(str(part) for part in path)
+
+
+def _sentence(error: Any) -> str:
+    match error["type"]:
+        case "extra_forbidden":
+            return "Unknown field: it is misspelt, or not supported"
+        case "union_tag_not_found":
+            return "Field required: it says which kind this is"
+        case "union_tag_invalid":
+            return f"Input should be {error['ctx']['expected_tags']}"
+    return str(error["msg"].removeprefix("Value error, "))
 
 
 _TAG_ERRORS = ("union_tag_invalid", "union_tag_not_found")

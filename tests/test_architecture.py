@@ -28,6 +28,7 @@ LAYERS: list[tuple[str, ...]] = [
         "api.records",
         "api.storage",
         "api.queue",
+        "api.form_digest",
         "api.multipart",
         "api.outbound",
         "api.preview_child",

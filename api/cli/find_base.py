@@ -20,8 +20,8 @@ def find_base(named: str, trained: BaseEntry, data_dir: Path | None) -> Path:
     if not places:
         raise CommandError(
             ExitCode.REFUSED,
-            f"{named} is no folder here, no base model in the data folder of a server here (--data-dir), and not in "
-            "the Hugging Face cache: give the base model's folder.",
+            f"{named} is no folder here, not {trained.name} in the data folder of a server here (--data-dir), and "
+            "not in the Hugging Face cache: give the base model's folder.",
         )
     return places[0]
 

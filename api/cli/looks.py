@@ -8,13 +8,13 @@ import typer
 from api.cli.body import job_body, require_named, value_of
 from api.cli.client import Document
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.errors import ClientCommands
+from api.cli.errors import ClientCommand
 from api.cli.exit_codes import ExitCode
 from api.cli.files import put_files
 from api.cli.render import say, say_fields, say_json, size
 
-estimate_app = typer.Typer(cls=ClientCommands)
-preview_app = typer.Typer(cls=ClientCommands)
+estimate_app = typer.Typer()
+preview_app = typer.Typer()
 
 TrainingFile = Annotated[
     str | None, typer.Argument(metavar="FILE_OR_ID", help="A file here, which is uploaded, or an uploaded one's id.")
@@ -32,7 +32,7 @@ BodyFile = Annotated[
 ]
 
 
-@estimate_app.command()
+@estimate_app.command(cls=ClientCommand)
 def estimate(
     training_file: TrainingFile = None,
     *,
@@ -68,7 +68,7 @@ def estimate(
         raise typer.Exit(ExitCode.REFUSED)
 
 
-@preview_app.command()
+@preview_app.command(cls=ClientCommand)
 def preview(
     training_file: TrainingFile = None,
     *,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from api.methods import MethodBase
-from api.techniques import TechniqueBase
+from api.techniques import Technique, TechniqueBase
 from api.techniques.base import ALL_LINEAR
 from api.techniques.bottleneck import Bottleneck
 from api.techniques.full import Full
@@ -16,6 +16,8 @@ from api.techniques.lora import Lora
 from api.techniques.prefix import Prefix
 from api.techniques.prompt import Prompt
 
+BLOCK = 64
+"""Weights that share a scale when they are quantised to four bits."""
 HEADS = ("score", "classifier")
 """Names of classifiers' heads; adapters are published with them and train them whole."""
 
@@ -104,6 +106,20 @@ def matrices(shapes: Shapes) -> Iterator[Matrix]:
     for pattern, (kind, inputs, outputs, count) in shapes["layers"].items():
         for number in range(count):
             yield Matrix(pattern.replace("{}", str(number)), kind, inputs, outputs)
+
+
+def require_whole_blocks(technique: Technique, facts: Mapping[str, Any]) -> None:
+    """On a machine without a GPU, where bitsandbytes returns wrong values if a block of weights goes on in the next
+    row. Raises NoPlace. Of bases without exact shapes worker/engine/load.py says it, once it has them."""
+    shapes, exact = shapes_of(facts)
+    if not (technique.quantises and exact):
+        return
+    for matrix in matrices(shapes):
+        if matrix.kind == "linear" and matrix.inputs % BLOCK:
+            raise NoPlace(
+                f"Technique {technique.type} on a worker without a GPU needs layers whose inputs are a multiple of "
+                f"{BLOCK}, and {matrix.name} has {matrix.inputs}: use technique lora, or a worker with a GPU"
+            )
 
 
 def trained_parameters(

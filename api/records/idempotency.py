@@ -16,7 +16,7 @@ class Answered(Row):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     request: Mapped[str] = mapped_column(String(64))
-    """SHA-256 over method, path and body."""
+    """SHA-256 over path, query and body; of a form that is not answered yet over the first two."""
     owner: Mapped[str] = mapped_column(String(64))
     """The request that works on it, or did."""
     claimed_until: Mapped[float] = mapped_column(Epoch)
@@ -68,8 +68,8 @@ def renew(session: Session, project_id: str, key: str, owner: str, lease_s: floa
     _set(session, project_id, key, owner, claimed_until=db_now() + lease_s)
 
 
-def answer(session: Session, project_id: str, key: str, owner: str, *, status: int, body: bytes) -> None:
-    _set(session, project_id, key, owner, status=status, body=body)
+def answer(session: Session, project_id: str, key: str, owner: str, *, request: str, status: int, body: bytes) -> None:
+    _set(session, project_id, key, owner, request=request, status=status, body=body)
 
 
 def give_up(session: Session, project_id: str, key: str, owner: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from api.context import Caller, Context
 from api.estimate.machine import Machine, Prediction, predict, too_large
-from api.estimate.shapes import NoPlace, shapes_of, trained_parameters
+from api.estimate.shapes import NoPlace, require_whole_blocks, shapes_of, trained_parameters
 from api.estimate.work import Workload
 from api.methods.classification import Problem
 from api.recipe import MIN_EXAMPLES, Labels, Recipe, ResolvedRecipe, resolve
@@ -47,6 +47,8 @@ def estimate(context: Context, caller: Caller, recipe: Recipe) -> dict[str, Any]
         answer["trained_parameters"] = trained_parameters(
             recipe.technique, recipe.method, question.base.facts, labels=labels or None
         )
+        if live and not any(_gives_gpu(worker, recipe) for worker in live):
+            require_whole_blocks(recipe.technique, question.base.facts)
         predictions = [_on(worker, recipe, resolved, question, train, validation) for worker in live]
     except NoPlace as no_place:
         return answer | {"reasons": [_reason("invalid_recipe", str(no_place), "technique"), *reasons]}
@@ -134,8 +136,12 @@ def _on(
     train: Workload,
     validation: Workload | None,
 ) -> tuple[Machine, Prediction]:
-    machine = _machine(worker, gpu=worker.gpus > 0 and recipe.resources.gpus != 0)
+    machine = _machine(worker, gpu=_gives_gpu(worker, recipe))
     return machine, predict(resolved, question.base.facts, train, validation, machine)
+
+
+def _gives_gpu(worker: Worker, recipe: Recipe) -> bool:
+    return worker.gpus > 0 and recipe.resources.gpus != 0
 
 
 def _machine(worker: Worker, *, gpu: bool) -> Machine:

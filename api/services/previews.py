@@ -13,6 +13,7 @@ from typing import Any, Literal
 from api.context import Caller, Context
 from api.errors import InvalidRequest
 from api.fields import AUTO
+from api.lifecycle import FAILURES, FailureReason
 from api.recipe import MIN_EXAMPLES, Recipe
 from api.records import arrays, files
 from api.records.arrays import Arrays
@@ -110,7 +111,9 @@ def look(
         raise InvalidRequest("A file of this request was deleted meanwhile", code="file_not_found") from None
     if report["error"] is not None:
         error = report["error"]
-        raise RowsRefused(error["message"], code=error["code"], param=error["param"])
+        # In a preparation's words, but for their beginning: there is no job that could have failed.
+        message = error["message"].removeprefix(FAILURES[FailureReason.INVALID_FILE].sentence).strip()
+        raise RowsRefused(message, code=error["code"], param=error["param"])
     return report
 
 

@@ -149,3 +149,27 @@ def test_openais_eval_interval_decides_when_is_evaluated() -> None:
 def test_an_eval_interval_that_could_not_be_kept_is_refused(training: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match="eval_interval"):
         Recipe.model_validate(MINIMAL | reinforcement(eval_interval=3) | {"training": training})
+
+
+def test_a_method_may_come_with_nulls_for_the_others() -> None:
+    """As OpenAI's client gives it back, whose method object has a field for each."""
+    given = {"hyperparameters": {"beta": 0.2, "n_epochs": None}}
+    method = {"type": "dpo", "supervised": None, "dpo": given, "reinforcement": None}
+    recipe = Recipe.model_validate(MINIMAL | {"method": method})
+    assert (recipe.method.type, recipe.method.options.hyperparameters.beta) == ("dpo", 0.2)
+    with pytest.raises(ValidationError, match="supervised"):
+        Recipe.model_validate(MINIMAL | {"method": method | {"supervised": {}}})
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"technique": {"rank": 2}}, "technique.type: Field required: it says which kind this is"),
+        ({"resources": {"gpus": -1}, "suffix": ""}, "(also wrong: resources.gpus)"),
+    ],
+)
+def test_a_refusal_says_what_is_missing_and_what_else_is_wrong(body: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Recipe.model_validate(MINIMAL | body)
+    errors = [error | {"loc": ("body", *error["loc"])} for error in refused.value.errors()]
+    assert message in as_invalid_request(errors, MINIMAL | body).message

@@ -66,6 +66,9 @@ async def _deliver(
         )
     except NotSent as error:
         return None, str(error)
+    except Exception as error:  # one that cannot be sent must not take those of others with it
+        log.exception("delivery_failed", delivery_id=delivery.id)
+        return None, f"the request could not be made ({type(error).__name__})"
     if 200 <= status < 300:
         return status, None
     return status, f"the endpoint answered {status}, and only 2xx counts as delivered"

@@ -91,5 +91,5 @@ def _taken(method: Method) -> str:
 
 
 def _methods() -> tuple[type[MethodBase], ...]:
-    union, _ = get_args(Method)
+    union, *_ = get_args(Method)
     return get_args(union)

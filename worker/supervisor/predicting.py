@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from api.estimate.machine import Machine, Prediction, predict, too_large
-from api.estimate.shapes import NoPlace
+from api.estimate.shapes import NoPlace, require_whole_blocks
 from api.estimate.speed import Observation, with_job
 from api.estimate.work import Workload
 from api.lifecycle import FailureReason
@@ -49,6 +49,8 @@ def require_room(live: list[Worker], base: BaseModel, resolved: ResolvedRecipe, 
     """Refuse what fits no worker. Where none says what it has, anything may."""
     machines = [_machine(worker, gpu=gpu) for worker in live if not gpu or worker.gpus]
     try:
+        if not gpu:
+            require_whole_blocks(resolved.technique, base.facts)
         found = [(machine, _predict(base, resolved, epoch, machine)) for machine in machines]
     except NoPlace as no_place:
         raise AttemptFailed(FailureReason.INVALID_RECIPE, f"{no_place}.", param="technique") from None

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from typer.testing import CliRunner, Result
 
 from api.cli.exit_codes import ExitCode
@@ -66,3 +67,10 @@ def test_a_preview_marks_what_is_learnt_and_where_the_cut_is(server: FakeServer)
     assert result.exit_code == ExitCode.OK
     assert "ab[[c]]|CUT|d" in result.stdout
     assert server.asked == {"model": "tiny", "training_file": "file-1", "rows": 1}
+
+
+@pytest.mark.parametrize("command", ["estimate", "preview"])
+def test_what_cannot_be_looked_at_is_an_error_in_a_line(server: FakeServer, command: str) -> None:
+    result = attune(command, "nowhere.jsonl", "-m", "tiny")
+    assert (result.exit_code, result.exception.__class__) == (2, SystemExit)
+    assert result.stderr.startswith("error: nowhere.jsonl is neither a file here")

@@ -1,3 +1,4 @@
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -6,6 +7,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import update
 
 from api.context import Context
+from api.form_digest import FormDigest
 from api.records import idempotency
 from api.records.base import db_now
 from api.records.idempotency import Answered
@@ -14,6 +16,7 @@ from tests.api.routes.test_files import upload
 from tests.factories import a_base_model, a_project
 
 JOBS = "/v1/fine_tuning/jobs"
+FILES = "/v1/files"
 
 
 @pytest.fixture
@@ -114,14 +117,44 @@ def test_a_key_must_be_short_and_printable(client: TestClient, body: dict[str, o
     assert create(client, body, key).status_code == 400
 
 
-def test_a_form_with_a_key_is_refused_with_the_reason(client: TestClient) -> None:
-    answer = client.post(
-        "/v1/files",
-        files={"file": ("rows.jsonl", b"{}\n")},
-        data={"purpose": "fine-tune"},
-        headers={"Idempotency-Key": "k"},
-    )
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "idempotency_key_not_supported")
+def send_file(client: TestClient, content: bytes, key: str = "k", **fields: str):
+    data = {"purpose": "fine-tune"} | fields
+    return client.post(FILES, files={"file": ("r", content)}, data=data, headers={"Idempotency-Key": key})
+
+
+def test_a_file_sent_twice_is_there_once_though_each_form_has_its_own_boundary(client: TestClient) -> None:
+    first, again = send_file(client, b"{}\n" * 100_000), send_file(client, b"{}\n" * 100_000)
+    assert (first.status_code, again.json()) == (200, first.json())
+    assert again.headers["idempotent-replayed"] == "true"
+    assert len(client.get(FILES).json()["data"]) == 1
+
+
+def test_another_file_under_the_same_key_is_refused(client: TestClient) -> None:
+    send_file(client, b"{}\n")
+    for refused in (send_file(client, b"[]\n"), client.post(FILES, json={}, headers={"Idempotency-Key": "k"})):
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "idempotency_key_reused")
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+def test_a_form_is_the_same_however_it_is_cut_and_bounded(size: int) -> None:
+    def digest(boundary: bytes, size: int, content: bytes = b"abc-ab\n") -> str:
+        form = FormDigest(f"multipart/form-data; boundary={boundary.decode()}", b"/v1/files")
+        body = b"--%b\r\n\r\n%b\r\n--%b--\r\n" % (boundary, content, boundary)
+        starts = range(0, len(body), size)
+        messages = [
+            {"type": "http.request", "body": body[start : start + size], "more_body": start != starts[-1]}
+            for start in starts
+        ]
+
+        async def receive():
+            return messages.pop(0)
+
+        asyncio.run(form.drain(receive, 10_000))
+        assert form.complete
+        return form.hexdigest()
+
+    assert digest(b"abcd", size) == digest(b"other-one", 1000)
+    assert digest(b"abcd", size) != digest(b"abcd", size, b"abc-ac\n")
 
 
 def retry(client: TestClient, body: dict[str, object], count: str = "1"):

@@ -66,7 +66,9 @@ def test_an_invalid_row_is_shown_with_its_findings(client: TestClient, server: C
 def test_rows_of_a_wrong_format_are_refused_in_openais_words(client: TestClient, server: Context) -> None:
     answer = post(client, "previews", jsonl(*[PAIR] * 12))
     assert answer.status_code == 400
-    assert "fine-tune-preference format" in answer.json()["error"]["message"]
+    message = answer.json()["error"]["message"]
+    assert message.startswith("Input file file-")  # and not that a job failed, for there is none
+    assert "fine-tune-preference format" in message
 
 
 def test_another_projects_file_is_not_there(app: FastAPI, client: TestClient, server: Context) -> None:
@@ -102,6 +104,15 @@ def test_a_job_too_large_for_every_worker_is_not_allowed(client: TestClient, ser
 def test_an_estimate_says_everything_that_is_in_the_way(client: TestClient, server: Context, worker: None) -> None:
     found = post(client, "estimates", jsonl(*[CHAT] * 3), resources={"gpus": 1}).json()
     assert {each["code"] for each in found["reasons"]} == {"no_gpu", "invalid_n_examples"}
+
+
+def test_four_bits_that_no_worker_here_could_hold_are_not_allowed(
+    client: TestClient, server: Context, worker: None
+) -> None:
+    found = post(client, "estimates", jsonl(*[CHAT] * 12), technique={"type": "qlora"}).json()
+    (reason,) = found["reasons"]
+    assert (found["allowed"], reason["param"]) == (False, "technique")
+    assert "multiple of 64" in reason["message"]
 
 
 def test_rows_that_cannot_be_trained_on_are_a_reason(client: TestClient, server: Context, worker: None) -> None:

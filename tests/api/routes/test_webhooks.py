@@ -11,7 +11,7 @@ from api.lifecycle import JobStatus
 from api.main import create_app
 from api.records import jobs, webhooks
 from api.records.base import db_now
-from api.records.webhooks import BACK_OFF_S, Delivery
+from api.records.webhooks import BACK_OFF_S, Delivery, Webhook
 from api.settings import Settings
 from tests.factories import a_job, a_project
 from tests.receiver import Receiver, receiving
@@ -119,6 +119,22 @@ def test_after_the_last_attempt_it_has_failed_and_can_be_replayed(
     assert (replayed["status"], replayed["attempts"]) == ("pending", 0)
     deliver_due(served)
     assert log_of(client, webhook_id)[0]["status"] == "delivered"
+
+
+def test_an_address_that_cannot_even_be_asked_spoils_nobody_elses_delivery(
+    client: TestClient, other_project: TestClient, served: Context, receiver: Receiver
+) -> None:
+    """It was registered by an older version, whose look at addresses was a shorter one."""
+    webhook_id = register(client, "https://example.com/").json()["id"]
+    theirs = register(other_project, receiver.url).json()["id"]
+    with served.database.write() as session:
+        session.execute(update(Webhook).where(Webhook.id == webhook_id).values(url="https://xn--zz..b:99999/"))
+    end_a_job(served)
+    end_a_job(served, project="other")
+    assert deliver_due(served) == 2
+    assert [(log_of(client, webhook_id)[0][name]) for name in ("status", "attempts")] == ["pending", 1]
+    assert "not a URL" in str(log_of(client, webhook_id)[0]["last_error"])
+    assert log_of(other_project, theirs)[0]["status"] == "delivered"
 
 
 def test_a_delivery_whose_worker_died_is_taken_up_by_another(
