@@ -4,7 +4,7 @@ A field that is known and not supported is taken while it asks for nothing, as c
 """
 
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -184,7 +184,7 @@ class CompletionBody(SamplingBody):
     prompt: str | Tokens | list[str] | list[Tokens]
     """A text or its tokens, or several of either."""
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    echo: Annotated[Literal[False] | None, Field(description="Repeating the prompt is not supported.")] = None
+    echo: Annotated[bool | None, _only(None, False, because="answers do not repeat the prompt")] = None
     suffix: Annotated[Any, _only(None, because="models continue a text, they do not fill it in")] = None
     best_of: Annotated[Any, _only(None, 1, because="ask for several with n, and choose")] = None
 

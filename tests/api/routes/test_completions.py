@@ -262,6 +262,12 @@ def test_every_field_that_openais_client_can_send_is_known(body: type[BaseModel]
     assert set(get_type_hints(params)) <= set(body.model_fields)
 
 
+def test_repeating_the_prompt_is_refused_in_words(client: TestClient, tiny: str) -> None:
+    status, param, message = refusal(client.post(COMPLETIONS, json={"model": tiny, "prompt": "a", "echo": True}))
+    assert (status, param) == (400, "echo")
+    assert "do not repeat the prompt" in message
+
+
 def test_half_a_character_is_refused(client: TestClient, tiny: str) -> None:
     body = json.dumps({"model": tiny, "messages": [{"role": "user", "content": "\ud800"}]})
     answer = client.post(CHAT, content=body, headers={"content-type": "application/json"})
