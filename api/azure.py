@@ -2,20 +2,25 @@
 
 The version is accepted and says nothing here: there is one version of every call, and it is the newest. A path that
 names a deployment (`/openai/deployments/{name}/…`) is the path without it, and its name the model, where the body names
-none. `trainingType`, which says in which of Azure's regions a job may train, says nothing here either.
+none. `trainingType`, which says in which of Azure's regions a job may train, says nothing here either. Among the
+hyperparameters `prompt_loss_weight` is the option of `supervised`, and -1 of `n_epochs` and `batch_size` is "auto".
 """
 
 import json
 import re
+from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.fields import AUTO
+
 _MOUNT = re.compile(r"/openai(?:/v1)?(?:/deployments/(.+?(?=/(?:chat/)?completions$)|[^/]+))?(?=/)")
 """Names of models may hold slashes, which have been decoded here."""
 _WITH_A_MODEL = ("/v1/chat/completions", "/v1/completions")
 _JOBS = "/v1/fine_tuning/jobs"
+_COUNTS = ("n_epochs", "batch_size")
 
 
 class AzureMount:
@@ -85,4 +90,16 @@ def _as_our_body(body: bytes, deployment: str | None) -> bytes:
     fields.pop("trainingType", None)
     if deployment is not None and fields.get("model") is None:
         fields["model"] = deployment
-    return json.dumps(fields).encode()
+    return json.dumps(_with_our_hyperparameters(fields)).encode()
+
+
+def _with_our_hyperparameters(fields: dict[str, Any]) -> dict[str, Any]:
+    asked = fields.get("hyperparameters")
+    if not isinstance(asked, dict) or fields.get("method") is not None:
+        return fields
+    ours = {name: AUTO if name in _COUNTS and value == -1 else value for name, value in asked.items()}
+    weight = ours.pop("prompt_loss_weight", None)
+    if weight is None:
+        return {**fields, "hyperparameters": ours}
+    supervised = {"prompt_loss_weight": weight, "hyperparameters": ours}
+    return {**fields, "hyperparameters": None, "method": {"type": "supervised", "supervised": supervised}}

@@ -40,9 +40,10 @@ async def _unknown_cursor(request: Request, error: Exception) -> JSONResponse:
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException), error
+    path = request.url.path
     message = {
-        404: f"Unknown request URL: {request.method} {request.url.path}. See /openapi.json for the API.",
-        405: f"Not allowed to {request.method} on {request.url.path}",
+        404: f"Unknown request URL: {request.method} {path}. {_INSTEAD.get(path, 'See /openapi.json for the API.')}",
+        405: f"Not allowed to {request.method} on {path}",
     }.get(error.status_code, str(error.detail))
     kind = "invalid_request_error" if error.status_code < 500 else "server_error"
     body = {"error": {"message": message, "type": kind, "param": None, "code": _CODES.get(error.status_code)}}
@@ -58,6 +59,12 @@ def _allowed(request: Request) -> list[str]:
         method for method, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)
     ]
 
+
+_INSTEAD = {
+    "/v1/responses": "Models answer at /v1/chat/completions: have your client use the Chat Completions API.",
+    "/v1/fine-tunes": "Fine-tuning is at /v1/fine_tuning/jobs, as in OpenAI's API since 2023.",
+}
+"""Calls that OpenAI has or had, and where to find here what they are made for."""
 
 _CODES = {404: "unknown_url", 405: "method_not_allowed"}
 

@@ -51,7 +51,7 @@ async def create_completion(body: CompletionBody, request: Request, context: Ctx
 
 async def _answer(body: SamplingBody, ask: Ask, form: Form, request: Request, context: Ctx, caller: Caller) -> Response:
     async with AsyncExitStack() as stack:
-        asked = sampling.asked(context, caller, body.model, ask, answer_id=form.id, user=body.user)
+        asked = sampling.asked(context, caller, body.model, ask, answer_id=form.id, user=body.end_user)
         answer = await _unless_gone(request, stack.enter_async_context(asked))
         if not body.stream:
             whole = await _unless_gone(request, collected(form, answer))

@@ -4,7 +4,7 @@ A field that is known and not supported is taken while it asks for nothing, as c
 """
 
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -46,7 +46,8 @@ def _message(number: int, raw: Any) -> dict[str, Any]:
     if isinstance(raw, dict):
         if raw.get("role") in ("tool", "function") or raw.get("tool_calls") or raw.get("function_call"):
             raise ValueError(f"message {number}: tools are not supported here: {_NO_TOOLS}")
-        raw = {name: value for name, value in raw.items() if value is not None or name == "content"}
+        # Clients send back what a model said with every key of their own type, most of them null or empty.
+        raw = {name: value for name, value in raw.items() if value not in (None, []) or name == "content"}
     try:
         message, _ = parse_message(raw, notices, f"message {number}")
     except RowError as error:
@@ -108,6 +109,10 @@ class SamplingBody(Strict):
         return self
 
     @property
+    def end_user(self) -> str | None:
+        return self.user
+
+    @property
     def with_usage(self) -> bool:
         """Whether a stream ends with the usage."""
         return self.stream_options is not None and self.stream_options.include_usage
@@ -141,6 +146,14 @@ class ChatBody(SamplingBody):
     store: Annotated[Any, _only(None, False, because="answers are not kept")] = None
     metadata: Annotated[Any, _only(None, {}, because="answers are not kept")] = None
     service_tier: Annotated[Any, _only(None, "auto", "default", because="there is one tier")] = None
+    verbosity: Annotated[Any, _only(None, "medium", because="a model says as much as it has learnt to")] = None
+    moderation: Annotated[Any, _only(None, because="nothing is moderated")] = None
+    safety_identifier: str | None = None
+    """The later name of `user`."""
+    prompt_cache_key: str | None = None
+    """Taken and without effect, as the next two: no prompt is kept, and none would be answered otherwise if it were."""
+    prompt_cache_retention: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _cross_checks(self) -> Self:
@@ -149,6 +162,10 @@ class ChatBody(SamplingBody):
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ValueError("max_tokens is the older name of max_completion_tokens: give one of them")
         return self
+
+    @property
+    def end_user(self) -> str | None:
+        return self.safety_identifier or self.user
 
     def ask(self, longest: int) -> Ask:
         """`longest`: tokens of an answer where the body names no length."""
@@ -167,7 +184,7 @@ class CompletionBody(SamplingBody):
     prompt: str | Tokens | list[str] | list[Tokens]
     """A text or its tokens, or several of either."""
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    echo: Annotated[Literal[False] | None, Field(description="Repeating the prompt is not supported.")] = None
+    echo: Annotated[bool | None, _only(None, False, because="answers do not repeat the prompt")] = None
     suffix: Annotated[Any, _only(None, because="models continue a text, they do not fill it in")] = None
     best_of: Annotated[Any, _only(None, 1, because="ask for several with n, and choose")] = None
 

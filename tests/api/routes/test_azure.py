@@ -73,6 +73,17 @@ def test_the_region_that_a_job_may_train_in_is_taken_from_azures_clients_only(
     assert client.post("/v1/fine_tuning/jobs", json=body).json()["error"]["param"] == "trainingType"
 
 
+def test_hyperparameters_mean_what_they_mean_at_azure(azure: TestClient, client: TestClient, served: Context) -> None:
+    a_base_model(served.database)
+    asked = {"n_epochs": -1, "batch_size": -1, "learning_rate_multiplier": 2, "prompt_loss_weight": 0.1}
+    body = {"model": "tiny", "training_file": upload(client).json()["id"], "hyperparameters": asked}
+    job = azure.post("/openai/fine_tuning/jobs", json=body).json()
+    assert job["hyperparameters"] == {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": 2}
+    assert job["method"]["supervised"]["prompt_loss_weight"] == 0.1
+    refused = client.post("/v1/fine_tuning/jobs", json=body).json()["error"]
+    assert refused["param"] == "hyperparameters.n_epochs"
+
+
 @pytest.mark.parametrize("body", [b"{", b"[]", b"null", b""])
 def test_a_body_that_is_no_object_is_refused_there_too(azure: TestClient, body: bytes) -> None:
     answer = azure.post(

@@ -1,12 +1,15 @@
 """Chat and text completions over HTTP, before a scripted sampler."""
 
 import json
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from fastapi.testclient import TestClient
+from openai.types import completion_create_params as completion_params
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.chat import completion_create_params as chat_params
 from openai.types.completion import Completion
+from pydantic import BaseModel
 
 from api.context import Context
 from api.ids import new_id
@@ -15,6 +18,7 @@ from api.recipe import Recipe, resolve
 from api.records import permissions
 from api.records.base import db_now
 from api.records.models import Checkpoint, Model
+from api.sampling.bodies import ChatBody, CompletionBody
 from tests.api.sampler import ends, sampler, says, text
 from tests.factories import a_base_model, a_job, a_project
 
@@ -232,12 +236,36 @@ def test_fields_that_ask_for_nothing_are_taken(client: TestClient, served: Conte
         "n": None,
         "store": False,
         "user": "me",
+        "safety_identifier": "me",
+        "prompt_cache_key": "a",
+        "prompt_cache_retention": "24h",
+        "verbosity": "medium",
     }
-    messages = [{"role": "developer", "content": [{"type": "text", "text": "a"}], "name": None}, *HELLO]
+    said = {"role": "assistant", "content": "b", "refusal": None, "tool_calls": [], "annotations": []}
+    messages = [{"role": "developer", "content": [{"type": "text", "text": "a"}], "name": None}, *HELLO, said, *HELLO]
     with sampler(served.settings, says("Hi")) as asked:
         answer = client.post(CHAT, json={"model": tiny, "messages": messages} | nothing)
     assert answer.status_code == 200, answer.text
-    assert asked[0].content["ask"]["messages"][0] == {"role": "system", "content": "a"}
+    first, _, second, _ = asked[0].content["ask"]["messages"]
+    assert first == {"role": "system", "content": "a"}
+    assert second == {"role": "assistant", "content": "b"}
+
+
+@pytest.mark.parametrize(
+    ("body", "params"),
+    [
+        (ChatBody, chat_params.CompletionCreateParamsBase),
+        (CompletionBody, completion_params.CompletionCreateParamsBase),
+    ],
+)
+def test_every_field_that_openais_client_can_send_is_known(body: type[BaseModel], params: type) -> None:
+    assert set(get_type_hints(params)) <= set(body.model_fields)
+
+
+def test_repeating_the_prompt_is_refused_in_words(client: TestClient, tiny: str) -> None:
+    status, param, message = refusal(client.post(COMPLETIONS, json={"model": tiny, "prompt": "a", "echo": True}))
+    assert (status, param) == (400, "echo")
+    assert "do not repeat the prompt" in message
 
 
 def test_half_a_character_is_refused(client: TestClient, tiny: str) -> None:

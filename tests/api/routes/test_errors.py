@@ -148,6 +148,15 @@ def test_a_database_that_is_away_is_a_503_with_a_time_to_try_again(tmp_path: Pat
     error_of(answer)
 
 
+@pytest.mark.parametrize(
+    ("path", "instead"), [("/v1/responses", "/v1/chat/completions"), ("/v1/fine-tunes", "/v1/fine_tuning/jobs")]
+)
+def test_a_call_that_is_only_at_openai_says_what_to_call_here(client: TestClient, path: str, instead: str) -> None:
+    answer = client.post(path, json={})
+    assert answer.status_code == 404
+    assert instead in answer.json()["error"]["message"]
+
+
 def test_a_405_names_all_methods_that_the_address_has(client: TestClient) -> None:
     assert client.put("/v1/files").headers["allow"] == "GET, POST"
     assert client.post("/v1/models/tiny").headers["allow"] == "DELETE, GET"

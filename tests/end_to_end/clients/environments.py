@@ -7,6 +7,8 @@ from pathlib import Path
 from tests import environments
 
 DSPY = "3.4.1"
+LITELLM = "1.110.2"
+BEFORE_1_0 = "0.28.1"
 
 
 def python_with(version: str) -> Path:
@@ -30,6 +32,17 @@ def python_with_dspy() -> Path:
     """The interpreter of an environment that holds DSPy, and what it brings."""
     folder = environments.CACHE / "clients" / f"dspy-{DSPY}"
     return environments.python_with(f"dspy=={DSPY}", folder=folder)
+
+
+def python_with_litellm() -> Path:
+    folder = environments.CACHE / "clients" / f"litellm-{LITELLM}"
+    return environments.python_with(f"litellm=={LITELLM}", folder=folder)
+
+
+def python_with_openai_before_1_0() -> Path:
+    """The interpreter of an environment that holds the last `openai` whose functions were the module's own."""
+    folder = environments.CACHE / "clients" / BEFORE_1_0
+    return environments.python_with(f"openai=={BEFORE_1_0}", folder=folder)
 
 
 def command_line() -> Path:
