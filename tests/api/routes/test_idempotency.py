@@ -124,6 +124,15 @@ def test_a_form_with_a_key_is_refused_with_the_reason(client: TestClient) -> Non
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "idempotency_key_not_supported")
 
 
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/uploads/upload_x/parts", "/openai/files"])
+def test_a_body_that_nobody_limits_is_not_read_for_a_key_whatever_it_says_that_it_is(
+    client: TestClient, path: str
+) -> None:
+    headers = {"Idempotency-Key": "k", "Content-Type": "application/json"}
+    answer = client.post(path, content=b"{}", headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "idempotency_key_not_supported")
+
+
 def retry(client: TestClient, body: dict[str, object], count: str = "1"):
     return client.post(JOBS, json=body, headers={"x-stainless-retry-count": count})
 
