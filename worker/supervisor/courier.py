@@ -66,6 +66,9 @@ async def _deliver(
         )
     except NotSent as error:
         return None, str(error)
+    except Exception:  # a fault of ours, which must not keep the others of the batch from being written down
+        log.exception("delivery_broke", delivery_id=delivery.id)
+        return None, "the server had an error while it was sent"
     if 200 <= status < 300:
         return status, None
     return status, f"the endpoint answered {status}, and only 2xx counts as delivered"
