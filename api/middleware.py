@@ -16,9 +16,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.context import Caller, Context
-from api.errors import Forbidden, InvalidRequest, ServiceError, TooLarge, Unauthorized, Unavailable
+from api.errors import Forbidden, InsufficientStorage, InvalidRequest, ServiceError, TooLarge, Unauthorized, Unavailable
 from api.records import keys
-from api.records.database import holds_nul, is_outage
+from api.records.database import holds_nul, is_full, is_outage
 
 log = structlog.get_logger(__name__)
 
@@ -82,6 +82,9 @@ class RequestId:
 def _as_service_error(error: Exception, scope: Scope) -> ServiceError:
     if isinstance(error, ServiceError):
         return error
+    if isinstance(error, SQLAlchemyError) and is_full(error):
+        log.error("database_full", error=type(error).__name__)
+        return InsufficientStorage("The disk of this server's database is full")
     if isinstance(error, SQLAlchemyError) and is_outage(error):
         log.warning("database_away", error=type(error).__name__)
         return Unavailable("The database cannot be reached at the moment", headers={"retry-after": "2"})
