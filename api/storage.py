@@ -139,13 +139,16 @@ class Storage:
             raise StorageUnavailable(f"reading {key}") from error
 
     def exists(self, key: str) -> bool:
+        return self.changed_at(key) is not None
+
+    def changed_at(self, key: str) -> float | None:
+        """Unix seconds, by the storage's clock; None if there is no such object."""
         try:
-            obstore.head(self._store, key)
+            return float(obstore.head(self._store, key)["last_modified"].timestamp())
         except FileNotFoundError:
-            return False
+            return None
         except BaseError as error:
             raise StorageUnavailable(f"looking for {key}") from error
-        return True
 
     def listed(self, folder: str) -> Iterator[list[Listed]]:
         """All objects whose key begins with `folder/`, some at a time."""
