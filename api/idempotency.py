@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,6 +25,8 @@ from api.context import Context
 from api.errors import InvalidRequest, ServiceError
 from api.middleware import STREAMED
 from api.records import idempotency
+
+log = structlog.get_logger(__name__)
 
 LEASE_S = 15.0
 WAIT_S = 20.0
@@ -161,7 +165,10 @@ async def _renewed(claim: Claim) -> AsyncIterator[None]:
     async def beat() -> None:
         while True:
             await asyncio.sleep(LEASE_S / 3)
-            await run_in_threadpool(claim.renew)
+            try:
+                await run_in_threadpool(claim.renew)
+            except SQLAlchemyError as error:  # the next beat may get through in time
+                log.warning("beat_missed", error=type(error).__name__)
 
     beating = asyncio.create_task(beat())
     try:
