@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.context import Context
 from api.errors import InvalidRequest, ServiceError
-from api.middleware import STREAMED
+from api.multipart import STREAMED
 from api.records import idempotency
 
 log = structlog.get_logger(__name__)

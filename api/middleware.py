@@ -5,7 +5,6 @@ could send one.
 """
 
 import json
-import re
 import secrets
 import time
 
@@ -17,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.context import Caller, Context
 from api.errors import Forbidden, InsufficientStorage, InvalidRequest, ServiceError, TooLarge, Unauthorized, Unavailable
+from api.multipart import STREAMED
 from api.records import keys
 from api.records.database import holds_nul, is_full, is_outage
 
@@ -25,8 +25,6 @@ log = structlog.get_logger(__name__)
 PUBLIC = ("/healthz", "/readyz", "/openapi.json")
 QUIET = ("/healthz", "/readyz")
 """Asked every few seconds by whoever watches the process: not worth a line."""
-STREAMED = re.compile(r"/v1/files|/v1/uploads/[^/]+/parts")
-"""POST bodies that are streamed to storage and limited there."""
 
 
 async def send_error(send: Send, error: ServiceError, request_id: str | None = None) -> None:
