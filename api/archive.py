@@ -1,5 +1,7 @@
 """A model's artifacts as one plain tar, put together while it is read: nothing is stored twice."""
 
+import hashlib
+import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,7 +13,6 @@ _END = b"\0" * (2 * _BLOCK)
 
 MERGED = "merged/"
 """Where, among an adapter's artifacts, the whole model is that it makes of its base."""
-
 
 GGUF = "gguf/"
 """Where its GGUF file is, if it has one."""
@@ -25,6 +26,12 @@ def without_merged(artifacts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def from_their_folder(artifacts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same, named as `merged/` or `gguf/` names them where they lie there."""
     return [{**artifact, "name": artifact["name"].removeprefix(MERGED).removeprefix(GGUF)} for artifact in artifacts]
+
+
+def digest_of(artifacts: Sequence[dict[str, Any]]) -> str:
+    """Of their names and contents: a folder made of the same files is the same folder."""
+    hashes = {artifact["name"]: artifact["sha256"] for artifact in artifacts}
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
 def tar_size(artifacts: Sequence[dict[str, Any]]) -> int:

@@ -23,6 +23,7 @@ _MEANINGS = {
     "429": "As much as is allowed at once is under way.",
     "500": "The sampler failed.",
     "503": "A part that this needs cannot be reached at the moment: ask again.",
+    "507": "A disk of the server is full: its operator has to make room.",
 }
 _WAITS = ("409", "429", "503")
 """Statuses whose answers may say in `retry-after` when to ask again."""

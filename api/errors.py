@@ -73,6 +73,12 @@ class Unavailable(ServiceError):
 
 
 class InsufficientStorage(ServiceError):
+    """There is no room on a disk of ours. To send the same bytes again at once, as OpenAI's clients do after any error
+    of a server, would be in vain."""
+
     status = 507
     type = "server_error"
     code = "insufficient_storage"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}: its operator has to make room", headers={"x-should-retry": "false"})

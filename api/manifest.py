@@ -6,9 +6,10 @@ It proves that files are whole and belong together, not who made them: it carrie
 
 import hashlib
 import json
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from api.fields import Strict
 
@@ -23,8 +24,14 @@ HOLDS_DATA = frozenset({LOGPROBS, EVALUATION})
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
+def _within(name: str) -> str:
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise ValueError("is not within the folder")
+    return name
+
+
 class FileEntry(Strict):
-    name: str
+    name: Annotated[str, AfterValidator(_within)]
     """Within the folder, with slashes."""
     bytes: int
     sha256: Sha256

@@ -5,7 +5,6 @@ could send one.
 """
 
 import json
-import re
 import secrets
 import time
 
@@ -16,17 +15,16 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.context import Caller, Context
-from api.errors import Forbidden, InvalidRequest, ServiceError, TooLarge, Unauthorized, Unavailable
+from api.errors import Forbidden, InsufficientStorage, InvalidRequest, ServiceError, TooLarge, Unauthorized, Unavailable
+from api.multipart import STREAMED
 from api.records import keys
-from api.records.database import holds_nul, is_outage
+from api.records.database import holds_nul, is_full, is_outage
 
 log = structlog.get_logger(__name__)
 
 PUBLIC = ("/healthz", "/readyz", "/openapi.json")
 QUIET = ("/healthz", "/readyz")
 """Asked every few seconds by whoever watches the process: not worth a line."""
-STREAMED = re.compile(r"/v1/files|/v1/uploads/[^/]+/parts")
-"""POST bodies that are streamed to storage and limited there."""
 
 
 async def send_error(send: Send, error: ServiceError, request_id: str | None = None) -> None:
@@ -82,6 +80,9 @@ class RequestId:
 def _as_service_error(error: Exception, scope: Scope) -> ServiceError:
     if isinstance(error, ServiceError):
         return error
+    if isinstance(error, SQLAlchemyError) and is_full(error):
+        log.error("database_full", error=type(error).__name__)
+        return InsufficientStorage("The disk of this server's database is full")
     if isinstance(error, SQLAlchemyError) and is_outage(error):
         log.warning("database_away", error=type(error).__name__)
         return Unavailable("The database cannot be reached at the moment", headers={"retry-after": "2"})

@@ -3,6 +3,7 @@
 FastAPI's own form parsing spools the whole file into the system's temporary folder before any of our code runs.
 """
 
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from starlette.requests import Request
 
 from api.errors import InvalidRequest
 
+STREAMED = re.compile(r"/v1/files|/v1/uploads/[^/]+/parts")
+"""Addresses of POST bodies that are streamed to storage, and limited only there."""
 MAX_FIELDS = 32
 MAX_FIELD_BYTES = 16 * 1024
 MAX_HEADER_BYTES = 8 * 1024

@@ -38,8 +38,9 @@ def check_url(url: str, private_hosts: Collection[str]) -> httpx.URL:
     try:
         parsed = httpx.URL(url)
         host = parsed.host
-    except (httpx.InvalidURL, UnicodeError) as error:  # the latter: a name that IDNA does not know
-        raise UrlRefused("url is not a URL") from error
+        _name(parsed).encode("idna")
+    except (httpx.InvalidURL, UnicodeError) as error:  # the latter of a name that no resolver takes
+        raise UrlRefused("url is not a URL, or its host not a name") from error
     if parsed.userinfo or not host:
         raise UrlRefused("url needs a host, and must not hold a user or a password")
     if parsed.scheme != "https" and not (parsed.scheme == "http" and host in private_hosts):
@@ -55,6 +56,11 @@ def check_url(url: str, private_hosts: Collection[str]) -> httpx.URL:
     if not is_public(address) and host not in private_hosts:
         raise UrlRefused(f"url: {address} is not a public address, and not one that the operator has allowed")
     return parsed
+
+
+def _name(target: httpx.URL) -> str:
+    """The host in ASCII, as it is resolved, told to the receiver, and looked for in its certificate."""
+    return target.raw_host.decode("ascii")
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
@@ -86,7 +92,7 @@ async def post(
 async def _addresses(target: httpx.URL, private_hosts: Collection[str]) -> list[str]:
     port = target.port or (443 if target.scheme == "https" else 80)
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(target.host, port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().getaddrinfo(_name(target), port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise NotSent(f"the name {target.host} cannot be resolved") from error
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
@@ -109,7 +115,7 @@ async def _send(
                 target.copy_with(host=address),
                 content=body,
                 headers=named,
-                extensions={"sni_hostname": target.raw_host.decode("ascii")},
+                extensions={"sni_hostname": _name(target)},
             )
             try:
                 answer = await client.send(request, stream=True, follow_redirects=False)

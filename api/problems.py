@@ -2,15 +2,18 @@
 
 from typing import Any
 
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from api.errors import InvalidRequest, ServiceError, Unavailable
+from api.errors import InsufficientStorage, InvalidRequest, ServiceError, Unavailable
 from api.records.pages import UnknownCursor
-from api.storage import StorageUnavailable
+from api.storage import StorageFull, StorageUnavailable
+
+log = structlog.get_logger(__name__)
 
 
 def install(app: FastAPI) -> None:
@@ -18,6 +21,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(StorageUnavailable, _storage_away)
+    app.add_exception_handler(StorageFull, _storage_full)
     app.add_exception_handler(UnknownCursor, _unknown_cursor)
 
 
@@ -32,6 +36,11 @@ async def _service_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _storage_away(request: Request, error: Exception) -> JSONResponse:
     return _answer(Unavailable("The object storage cannot be reached at the moment", headers={"retry-after": "5"}))
+
+
+async def _storage_full(request: Request, error: Exception) -> JSONResponse:
+    log.error("storage_full", error=str(error))
+    return _answer(InsufficientStorage("The object storage of this server is full"))
 
 
 async def _unknown_cursor(request: Request, error: Exception) -> JSONResponse:

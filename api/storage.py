@@ -3,6 +3,7 @@
 Keys are made here and by the services from internal ids only; no user's text ever becomes part of one.
 """
 
+import errno
 import hashlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ PART_BYTES = 8 * 1024 * 1024  # S3 allows 10,000 parts an object: 80 GB
 
 class StorageUnavailable(Exception):
     """The storage could not be reached, or refused."""
+
+
+class StorageFull(StorageUnavailable):
+    """It can be reached, and has no room for what was to be written."""
 
 
 class ObjectMissing(Exception):
@@ -76,7 +81,7 @@ class Storage:
                 max_concurrency=1 if sparing else 2,
             )
         except BaseError as error:
-            raise StorageUnavailable(f"writing {key}") from error
+            raise _not_written(key, error) from error
         return Stored(count, digest.hexdigest())
 
     def write_file(self, key: str, path: Path) -> Stored:
@@ -86,7 +91,7 @@ class Storage:
         try:
             obstore.put(self._store, key, path, chunk_size=PART_BYTES, max_concurrency=2)
         except BaseError as error:
-            raise StorageUnavailable(f"writing {key}") from error
+            raise _not_written(key, error) from error
         return Stored(path.stat().st_size, digest)
 
     def write_bytes(self, key: str, data: bytes) -> Stored:
@@ -94,7 +99,7 @@ class Storage:
         try:
             obstore.put(self._store, key, data)
         except BaseError as error:
-            raise StorageUnavailable(f"writing {key}") from error
+            raise _not_written(key, error) from error
         return Stored(len(data), hashlib.sha256(data).hexdigest())
 
     def read_file(self, key: str, path: Path, *, sha256: str | None = None) -> None:
@@ -134,13 +139,16 @@ class Storage:
             raise StorageUnavailable(f"reading {key}") from error
 
     def exists(self, key: str) -> bool:
+        return self.changed_at(key) is not None
+
+    def changed_at(self, key: str) -> float | None:
+        """Unix seconds, by the storage's clock; None if there is no such object."""
         try:
-            obstore.head(self._store, key)
+            return float(obstore.head(self._store, key)["last_modified"].timestamp())
         except FileNotFoundError:
-            return False
+            return None
         except BaseError as error:
             raise StorageUnavailable(f"looking for {key}") from error
-        return True
 
     def listed(self, folder: str) -> Iterator[list[Listed]]:
         """All objects whose key begins with `folder/`, some at a time."""
@@ -167,6 +175,15 @@ class Storage:
                 obstore.delete(self._store, [entry["path"] for entry in batch])
         except BaseError as error:
             raise StorageUnavailable(f"deleting {prefix}") from error
+
+
+_NO_ROOM = tuple(f"(os error {number})" for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+"""How the store's errors end, of which there is no class for this one."""
+
+
+def _not_written(key: str, error: BaseError) -> StorageUnavailable:
+    full = any(number in str(error) for number in _NO_ROOM)
+    return StorageFull(f"no room for {key}") if full else StorageUnavailable(f"writing {key}")
 
 
 def _open(url: str) -> ObjectStore:

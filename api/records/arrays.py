@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, String
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.recipe import Labels, Recipe
-from api.records.base import Epoch, Row, db_now
+from api.records.base import Epoch, Row, db_now, insert
 from api.records.base_models import BaseModel
 
 CODE_VERSION = 2
@@ -64,8 +63,7 @@ def put(
     session: Session, *, key: str, project_id: str, bytes_total: int, sha256: str, report: dict[str, Any]
 ) -> Arrays:
     """Two workers may prepare the same rows at once: they make the same arrays, and the later one's row stays."""
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     values = {"project_id": project_id, "bytes": bytes_total, "sha256": sha256, "report": report}
-    statement = insert(Arrays).values(key=key, created_at=db_now(), **values)
+    statement = insert(session, Arrays).values(key=key, created_at=db_now(), **values)
     session.execute(statement.on_conflict_do_update(index_elements=[Arrays.key], set_=values))
     return session.get_one(Arrays, key, populate_existing=True)

@@ -3,8 +3,9 @@
 from typing import Any, ClassVar
 
 from sqlalchemy import JSON, Double, MetaData
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -46,3 +47,8 @@ def _postgresql(element: db_now, compiler: SQLCompiler, **kw: Any) -> str:
 @compiles(db_now, "sqlite")
 def _sqlite(element: db_now, compiler: SQLCompiler, **kw: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+def insert(session: Session, row: type[Row]) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that can be told what to do on a conflict, for which each dialect has a class of its own."""
+    return postgresql.insert(row) if session.get_bind().dialect.name == "postgresql" else sqlite.insert(row)

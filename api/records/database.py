@@ -65,6 +65,15 @@ def is_outage(error: SQLAlchemyError) -> bool:
     return isinstance(error.orig, psycopg.OperationalError)
 
 
+def is_full(error: SQLAlchemyError) -> bool:
+    """Whether the database's disk was."""
+    if not isinstance(error, DBAPIError):
+        return False
+    if isinstance(error.orig, sqlite3.OperationalError):
+        return error.orig.sqlite_errorcode == sqlite3.SQLITE_FULL
+    return isinstance(error.orig, psycopg.errors.DiskFull)
+
+
 def holds_nul(error: SQLAlchemyError) -> bool:
     """Whether a text was to be stored, or looked for, that no text in PostgreSQL can be."""
     return isinstance(error, DBAPIError) and isinstance(error.orig, psycopg.DataError) and "NUL" in str(error.orig)

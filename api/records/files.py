@@ -6,7 +6,9 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, ForeignKey, Integer, Select, String, delete, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from api.lifecycle import FINAL
 from api.records.base import Epoch, Row, db_now
+from api.records.jobs import Job
 from api.records.pages import Page, paginate
 
 
@@ -89,6 +91,12 @@ def archives_of(session: Session, model_id: str) -> Sequence[File]:
 
 
 def expired(session: Session, limit: int = 50) -> Sequence[File]:
-    """Files whose time is over, which nobody can begin to use until this transaction ends."""
-    query = select(File).where(File.expires_at <= db_now()).order_by(File.expires_at).limit(limit)
+    """Files whose time is over, which nobody can begin to use until this transaction ends.
+
+    Those that unfinished jobs need are left out, lest they keep the others from their turn; but whether one has just
+    come to be needed can only be asked once they are locked.
+    """
+    named = or_(Job.training_file == File.id, Job.validation_file == File.id)
+    needed = select(Job.id).where(named, Job.status.not_in(FINAL)).exists()
+    query = select(File).where(File.expires_at <= db_now(), ~needed).order_by(File.expires_at).limit(limit)
     return session.scalars(query.with_for_update(skip_locked=True)).all()

@@ -1,10 +1,9 @@
 """Idempotency keys: the request that came with a key first, and what it was answered."""
 
 from sqlalchemy import ForeignKey, Integer, LargeBinary, String, delete, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.records.base import Epoch, Row, db_now
+from api.records.base import Epoch, Row, db_now, insert
 
 KEEP_S = 24 * 3600
 """How long an answer can be had again."""
@@ -34,8 +33,7 @@ def begin(session: Session, project_id: str, key: str, *, request: str, owner: s
             Answered.project_id == project_id, Answered.key == key, Answered.created_at <= db_now() - KEEP_S
         )
     )
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    statement = insert(Answered).values(
+    statement = insert(session, Answered).values(
         project_id=project_id,
         key=key,
         request=request,

@@ -18,7 +18,8 @@ def position(session: Session, job_id: str, event_id: str) -> int | None:
 def read(session: Session, job_id: str, after: int, limit: int) -> tuple[Sequence[Event], bool]:
     """The job's events after this number, oldest first; and whether the job had ended before they were read.
 
-    An ended job gets no more events: they are written in the transaction that ends it, or before.
+    What a job tells is written in the transaction that ends it, or before. After it only a hub or a tracker may still
+    be told of, which nobody waits for.
     """
     ended = session.scalar(select(Job.status).where(Job.id == job_id)) in FINAL
     query = select(Event).where(Event.job_id == job_id, Event.seq > after).order_by(Event.seq).limit(limit)

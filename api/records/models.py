@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import ForeignKey, Integer, String, UniqueConstraint, and_, delete, or_, select
+from sqlalchemy import ForeignKey, Integer, String, UniqueConstraint, and_, delete, or_, select, true
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.judges import reward_models
@@ -84,13 +84,14 @@ def of_base(session: Session, base_model: str) -> Sequence[Model]:
     return session.scalars(select(Model).where(Model.base_model == base_model)).all()
 
 
-def needed_by(session: Session, project_id: str, model_id: str) -> Sequence[str]:
-    """Ids of the jobs that have not ended and begin from this model or a checkpoint of it, or are judged by one."""
+def needed_by(session: Session, model_id: str, project_id: str | None = None) -> Sequence[str]:
+    """Ids of the jobs that have not ended and begin from this model or a checkpoint of it, or are judged by one; of
+    this project, or of any that was let use it."""
     sources = [Job.parent_model, Job.base_weights]
     named = or_(
         *(or_(each == model_id, each.startswith(f"{model_id}:ckpt-step-", autoescape=True)) for each in sources)
     )
-    active = and_(Job.project_id == project_id, Job.status.not_in(FINAL))
+    active = and_(Job.status.not_in(FINAL), true() if project_id is None else Job.project_id == project_id)
     judged = [
         job_id
         for job_id, recipe in session.execute(select(Job.id, Job.recipe).where(active))

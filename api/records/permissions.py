@@ -6,7 +6,7 @@ from sqlalchemy import ForeignKey, String, UniqueConstraint, delete, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.ids import new_id
-from api.records.base import Epoch, Row, db_now
+from api.records.base import Epoch, Row, db_now, insert
 from api.records.models import Checkpoint, Model
 from api.records.pages import Page, paginate
 from api.records.projects import Project
@@ -49,24 +49,23 @@ def owns(session: Session, project_id: str, model_id: str) -> bool:
 
 
 def projects_named(session: Session, given: Sequence[str]) -> dict[str, str]:
-    """The ids of those of these projects that there are, by the id or the name that was given."""
-    found = session.execute(select(Project.id, Project.name).where(or_(Project.id.in_(given), Project.name.in_(given))))
-    by_either = {key: row.id for row in found for key in (row.name, row.id)}
+    """The ids of those of these projects that there are, by the id or the name that was given. Where the one's name is
+    the other's id, the id is meant."""
+    query = select(Project.id, Project.name).where(or_(Project.id.in_(given), Project.name.in_(given)))
+    found = session.execute(query).all()
+    by_either = {row.name: row.id for row in found} | {row.id: row.id for row in found}
     return {key: by_either[key] for key in given if key in by_either}
 
 
 def grant(session: Session, owner_id: str, checkpoint: str, project_id: str) -> Permission:
-    """The permission, new or as it already was."""
-    query = select(Permission).where(Permission.checkpoint == checkpoint, Permission.project_id == project_id)
-    found = session.scalars(query).one_or_none()
-    if found is None:
-        found = Permission(
-            id=new_id("cp_"), checkpoint=checkpoint, owner_id=owner_id, project_id=project_id, created_at=db_now()
-        )
-        session.add(found)
-        session.flush()
-        session.refresh(found)
-    return found
+    """The permission, new or as it already was, or as another request gives it at the same time."""
+    values = {"checkpoint": checkpoint, "owner_id": owner_id, "project_id": project_id}
+    statement = insert(session, Permission).values(id=new_id("cp_"), created_at=db_now(), **values)
+    found = statement.on_conflict_do_update(
+        index_elements=[Permission.checkpoint, Permission.project_id],
+        set_={"owner_id": owner_id},  # nothing changes, and the row is told
+    )
+    return session.scalars(found.returning(Permission)).one()
 
 
 def page(

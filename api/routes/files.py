@@ -5,7 +5,7 @@ from fastapi import APIRouter, Query, Request
 from api.deps import After, Ctx, Who
 from api.downloads import Download, download
 from api.multipart import read_form
-from api.schemas.common import Deleted
+from api.schemas.common import Deleted, errors
 from api.schemas.files import FileList, FileObject
 from api.services import files
 
@@ -32,7 +32,7 @@ UPLOAD_BODY: dict[str, Any] = {
 }
 
 
-@router.post("", openapi_extra=UPLOAD_BODY)
+@router.post("", responses=errors(507), openapi_extra=UPLOAD_BODY)
 async def create_file(request: Request, context: Ctx, caller: Who) -> FileObject:
     """Upload a file. It goes to storage while it arrives. With `expires_after` it is gone so many seconds later, but
     not before the jobs that need it have ended.

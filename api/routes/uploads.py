@@ -6,6 +6,7 @@ from pydantic import Field, StringConstraints
 from api.deps import Ctx, Who
 from api.fields import Stored
 from api.multipart import read_form
+from api.schemas.common import errors
 from api.schemas.uploads import UploadObject, UploadPartObject
 from api.services import upload_parts, uploads
 from api.services.files import ExpiresAfter
@@ -67,7 +68,7 @@ def retrieve_upload(upload_id: str, context: Ctx, caller: Who) -> UploadObject:
     return UploadObject.of(uploads.get(context, caller, upload_id))
 
 
-@router.post("/{upload_id}/parts", openapi_extra=PART_BODY)
+@router.post("/{upload_id}/parts", responses=errors(507), openapi_extra=PART_BODY)
 async def create_upload_part(upload_id: str, request: Request, context: Ctx, caller: Who) -> UploadPartObject:
     """Send a part of at most 64 MiB. Parts may come in any order, and several at once. It goes to storage while it
     arrives; once it is answered it is kept until the upload ends.
@@ -78,7 +79,7 @@ async def create_upload_part(upload_id: str, request: Request, context: Ctx, cal
     return UploadPartObject.of(part)
 
 
-@router.post("/{upload_id}/complete")
+@router.post("/{upload_id}/complete", responses=errors(507))
 async def complete_upload(upload_id: str, completion: Completion, context: Ctx, caller: Who) -> UploadObject:
     """Put the parts together to a file. A wrong list or md5 changes nothing: complete it again with the right one.
 

@@ -38,18 +38,21 @@ def collect(context: Context, *, older_than_s: float, most: int, remove: bool) -
     """
     if older_than_s < YOUNGEST_S:
         raise InvalidRequest(f"objects younger than {YOUNGEST_S / 3600:g} hours may be on their way: leave them alone")
-    found, gone = [], list[str]()
+    found, gone, count = list[Collected](), list[tuple[str, list[str]]](), 0
     for kind in objects.FINDERS:
         counted = Collected(kind)
         for batch in context.storage.listed(kind):
-            gone += [each.key for each in _orphans(context, batch, counted, older_than_s, most - len(gone))]
-            if len(gone) >= most:
+            orphans = _orphans(context, batch, counted, older_than_s, most - count)
+            gone.append((kind, [each.key for each in orphans]))
+            count += len(orphans)
+            if count >= most:
                 break
         found.append(counted)
-    if remove and gone:
+    if remove and count:
         if not any(each.named for each in found):
             raise NotThisDatabase("This database names no object of this storage. Nothing was removed: are both right?")
-        context.storage.delete(gone)
+        for kind, keys in gone:
+            _remove(context, kind, keys, older_than_s)
     return found
 
 
@@ -64,3 +67,14 @@ def _orphans(context: Context, batch: list[Listed], counted: Collected, older_th
     counted.orphans += len(taken)
     counted.orphan_bytes += sum(each.bytes for each in taken)
     return taken
+
+
+def _remove(context: Context, kind: str, keys: list[str], older_than_s: float) -> None:
+    """Those that are still orphans. Until all was listed minutes have passed, and the keys of arrays and base models
+    tell their content: the same may have been stored again, and be named by now or soon."""
+    with context.database.read() as session:
+        named = objects.named(session, kind, keys)
+    for key in keys:
+        changed_at = context.storage.changed_at(key)
+        if key not in named and changed_at is not None and time.time() - changed_at > older_than_s:
+            context.storage.delete([key])

@@ -157,7 +157,7 @@ def delete(context: Context, caller: Caller, model_id: str) -> None:
 
 def _refuse_needed(session: Session, caller: Caller, model_id: str) -> None:
     """While a job begins from it, or an adapter lies on its weights."""
-    if users := models.needed_by(session, caller.project_id, model_id):
+    if users := models.needed_by(session, model_id, caller.project_id):
         raise ModelInUse(f"{model_id} is needed by {', '.join(users[:5])}: cancel the job or wait for its end")
     if lying := models.on_weights(session, caller.project_id, model_id):
         raise ModelInUse(f"{model_id} is the base of {', '.join(lying[:5])}: delete them first")

@@ -29,7 +29,7 @@ def grant(context: Context, caller: Caller, checkpoint: str, project_ids: Sequen
                 raise InvalidRequest(f"There is no project '{project_id[:64]}'", param="project_ids")
         given = [
             permissions.grant(session, caller.project_id, checkpoint, project_id)
-            for project_id in dict.fromkeys(known.values())
+            for project_id in sorted(set(known.values()))  # two requests at once wait for each other, not in a circle
         ]
     return sorted(given, key=lambda permission: (permission.created_at, permission.id), reverse=True)
 

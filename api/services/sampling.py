@@ -9,7 +9,9 @@ import redis
 import structlog
 from anyio import CancelScope
 from anyio.to_thread import run_sync
+from sqlalchemy.orm import Session
 
+from api.archive import digest_of, without_merged
 from api.ask import Ask
 from api.context import Caller, Context
 from api.errors import InvalidRequest, ServiceError, TooManyRequests, Unavailable
@@ -172,7 +174,7 @@ def _content(context: Context, caller: Caller, model_id: str, ask: Ask) -> dict[
 
 
 def _model(context: Context, caller: Caller, model_id: str) -> dict[str, Any]:
-    """{base: {digest, artifacts}, adapter: {name, artifacts} | None, technique}."""
+    """{base: {digest, artifacts}, adapter: {name, artifacts} | None, technique}. A whole model is its own base."""
     with context.database.read() as session:
         if base := base_models.get(session, model_id):
             if base.facts.get("kind", "causal_lm") != "causal_lm":
@@ -183,18 +185,31 @@ def _model(context: Context, caller: Caller, model_id: str) -> dict[str, Any]:
         if found is None:
             raise NoSuchModel(model_id)
         recipe = ResolvedRecipe.model_validate(session.get_one(Job, found.job_id).resolved)
-        base = base_models.get(session, recipe.model)
+        own = without_merged(found.artifacts)  # the merged copy that may stand beside an adapter says the same
+        whole = recipe.technique.type == "full"
+        base_files = _files(own) if whole else _weights(session, caller, recipe.model)
     if recipe.method.output != "tokens":
         raise CannotAnswer(model_id, f"was trained with method {recipe.method.type}: it scores texts and writes none")
-    if base is None:
-        raise CannotAnswer(model_id, f"needs the base model '{recipe.model}', which the operator has removed")
-    # The merged copy that may stand beside an adapter says the same.
-    artifacts = [each for each in found.artifacts if "/" not in each["name"]]
+    if base_files is None:
+        raise CannotAnswer(model_id, f"needs the weights of '{recipe.model}', which are gone or not this project's")
     return {
-        "base": _base(base),
-        "adapter": {"name": model_id, "artifacts": artifacts},
+        "base": base_files,
+        "adapter": {"name": model_id, "artifacts": own},
         "technique": recipe.technique.model_dump(mode="json"),
     }
+
+
+def _weights(session: Session, caller: Caller, name: str) -> dict[str, Any] | None:
+    """Those that an adapter lies on: a base model's, or those of a whole model that this project may use."""
+    if base := base_models.get(session, name):
+        return _base(base)
+    owner_id = permissions.owner_for(session, caller.project_id, name)
+    made = models.get(session, owner_id, name) or models.get_checkpoint(session, owner_id, name)
+    return None if made is None else _files(without_merged(made.artifacts))
+
+
+def _files(artifacts: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"digest": digest_of(artifacts), "artifacts": artifacts}
 
 
 def _base(base: base_models.BaseModel) -> dict[str, Any]:

@@ -145,10 +145,9 @@ def _begin_completion(
 def _finish(context: Context, begun: Upload, part_ids: Sequence[str], whole: Whole) -> Upload:
     """The upload as it is then: completed with this file, or as another request has ended it."""
     with context.database.write() as session:
-        # It was begun in time, so that it may end late.
         upload = uploads.lock(session, begun.project_id, begun.id, expire=False)
         assert upload is not None, begun.id
-        if upload.status == PENDING:
+        if upload.status in (PENDING, EXPIRED):  # it was begun in time, so that it may end late
             files.add(
                 session,
                 id=whole.file_id,

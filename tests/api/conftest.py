@@ -1,3 +1,4 @@
+import resource
 from collections.abc import Iterator
 
 import pytest
@@ -37,3 +38,12 @@ def client(app: FastAPI) -> TestClient:
 @pytest.fixture
 def other_project(app: FastAPI) -> TestClient:
     return client_of(app, "other")
+
+
+@pytest.fixture
+def no_room() -> Iterator[None]:
+    """No file may grow beyond half a megabyte: a disk that is full, for this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512 * 1024, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

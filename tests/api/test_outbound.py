@@ -34,6 +34,7 @@ def test_what_everyone_reaches_is(address: str) -> None:
             "file:///etc/passwd",
         ),
         *("https://127.0.0.1/", "https://[::1]/", "https://[::ffff:10.0.0.1]/", "//example.com", "https://exa\nmple/"),
+        *("https://a..b/", f"https://{'a' * 64}.com/", "https://xn--a/"),
         *("gopher://x/", "https://169.254.169.254/latest/meta-data", "not a url", "http://10.0.0.1/"),
         *("https://a..b/", f"https://{'a' * 64}.com/", "https://ex ample.com/", "https://xn--zz/"),
         *("https://example.com:99999/", "https://example.com:0/"),

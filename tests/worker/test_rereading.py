@@ -11,6 +11,7 @@ from api.recipe import ResolvedRecipe
 from tests.worker.recorder import adapter, train_here
 from tests.worker.run_folders import make_run, random_rows, run_trainer
 from worker.arrays import Rows
+from worker.engine import rereading
 from worker.engine.rereading import reread
 from worker.engine.stopping import TrainingError
 
@@ -49,3 +50,15 @@ def test_files_that_cannot_be_read_are_not_published(
         reread(published, None, run / "base", recipe, rows, torch.device("cpu"), lambda: None)
     assert caught.value.reason == "internal"
     assert "SafetensorError" in capfd.readouterr().err
+
+
+def test_a_reader_that_does_not_end_is_ended(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = _run(tmp_path / "run", tiny_llama)
+    rows = Rows(np.arange(8, dtype=np.int32), np.ones(8, np.float32), np.array([0]), np.array([8]))
+    recipe = ResolvedRecipe.model_validate(json.loads((run / "recipe.json").read_bytes()))
+    monkeypatch.setenv("ATTUNE_FRESH_PROOF", "1")
+    monkeypatch.setattr(rereading, "ALIVE_S", 0.01)
+    monkeypatch.setattr(rereading, "LONGEST_S", 0.01)
+    with pytest.raises(TrainingError) as caught:
+        reread(run, None, run / "base", recipe, rows, torch.device("cpu"), lambda: None)
+    assert caught.value.reason == "hung"

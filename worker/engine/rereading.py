@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from worker.engine.proof import Said, said_by_files, said_by_merged
 from worker.engine.stopping import TrainingError
 
 ALIVE_S = 5.0
+LONGEST_S = 3600.0
+"""No model takes so long to be read. Without an end to it a reader that hangs would hold the job for ever: who waits
+for it says that this process is alive."""
 
 
 class Request(BaseModel):
@@ -75,16 +79,26 @@ def _asked(request: Request, alive: Callable[[], None]) -> dict[str, Any]:
     with subprocess.Popen(
         [sys.executable, "-m", "worker.reread"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as reader:
-        text: str | None = request.model_dump_json()
-        while True:
-            try:
-                told, _ = reader.communicate(text, timeout=ALIVE_S)
-                break
-            except subprocess.TimeoutExpired:
-                text = None  # it is on its way
-                alive()
+        try:
+            told = _told(reader, request.model_dump_json(), alive)
+        except BaseException:
+            reader.kill()  # or leaving it would wait for it
+            raise
         print(f"proof: the files were read by process {reader.pid}", flush=True)
     if reader.returncode != 0:
         raise TrainingError(FailureReason.INTERNAL, "The files to publish could not be read, so nothing was published.")
     answer: dict[str, Any] = json.loads(told.splitlines()[-1])
     return answer
+
+
+def _told(reader: subprocess.Popen[str], request: str, alive: Callable[[], None]) -> str:
+    """All that it prints until it ends. Raises TrainingError when it does not."""
+    text: str | None = request
+    give_up_at = time.monotonic() + LONGEST_S
+    while time.monotonic() < give_up_at:
+        try:
+            return reader.communicate(text, timeout=ALIVE_S)[0]
+        except subprocess.TimeoutExpired:
+            text = None  # it is on its way
+            alive()
+    raise TrainingError(FailureReason.HUNG, "The files to publish were not read in time, so nothing was published.")

@@ -5,8 +5,6 @@ A thread of its own, because the attempt's thread may be busy for minutes with s
 
 import threading
 import time
-from types import TracebackType
-from typing import Self
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -16,29 +14,19 @@ from api.records import jobs, queue
 from api.records.database import is_outage
 from api.records.jobs import Stale
 from api.records.queue import Claim
+from worker.supervisor.beside import Beside
 
 log = structlog.get_logger(__name__)
 
 
-class Heartbeat:
+class Heartbeat(Beside):
     """While it runs: `lost` is set when the job is no longer ours, `pause` when its user asked for a pause."""
 
     def __init__(self, context: Context, claim: Claim) -> None:
+        super().__init__(f"beat-{claim.job_id}")
         self._context, self._claim = context, claim
-        self._stop = threading.Event()
         self.lost = threading.Event()
         self.pause = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"beat-{claim.job_id}", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def _run(self) -> None:
         settings = self._context.settings

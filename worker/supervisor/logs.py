@@ -4,10 +4,8 @@ The run folder goes with the attempt, and its worker may be another machine than
 every few seconds while it grows, and once more when the attempt is over. The child knows no secret that it could print.
 """
 
-import threading
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -15,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.records import queue
 from api.records.queue import Claim
 from api.storage import StorageUnavailable
+from worker.supervisor.beside import Beside
 from worker.supervisor.log_text import known_folders, read_tail, without_paths
 from worker.supervisor.node import Node
 
@@ -25,24 +24,16 @@ MAX_BYTES = 10 * 1024**2
 """Of a longer log the end is kept: what went wrong stands there."""
 
 
-class KeptLog:
+class KeptLog(Beside):
     """While it runs, and when it is left. That a log could not be stored fails no attempt."""
 
     def __init__(self, node: Node, claim: Claim, path: Path) -> None:
+        super().__init__(f"log-{claim.job_id}")
         self._node, self._claim, self._path = node, claim, path
         self._stored_size = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"log-{claim.job_id}", daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
         self._store()
 
     def _run(self) -> None:

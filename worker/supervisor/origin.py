@@ -16,7 +16,7 @@ def origin_of(node: Node, job: Job, base: BaseModel) -> Origin:
     with node.context.database.read() as session:
         continues = None
         if job.parent_model is not None and job.parent_model != job.base_weights:
-            made = _artifacts(session, job.project_id, job.parent_model)
+            made = _artifacts(session, job.parent_model)
             continues = Continued(model=job.parent_model, files=_hashes(made))
         return Origin(
             model=job.model_id,
@@ -29,7 +29,7 @@ def origin_of(node: Node, job: Job, base: BaseModel) -> Origin:
 
 def _base(session: Session, job: Job, base: BaseModel) -> BaseEntry:
     if job.base_weights is not None:
-        made = _artifacts(session, job.project_id, job.base_weights)
+        made = _artifacts(session, job.base_weights)
         return BaseEntry(name=job.base_weights, files=_weights(made))
     facts = base.facts
     return BaseEntry(
@@ -37,9 +37,10 @@ def _base(session: Session, job: Job, base: BaseModel) -> BaseEntry:
     )
 
 
-def _artifacts(session: Session, project_id: str, name: str) -> list[dict[str, Any]]:
-    """Of a fine-tuned model or a checkpoint. It was fetched before, so that it is there or just gone."""
-    made = models.get(session, project_id, name) or models.get_checkpoint(session, project_id, name)
+def _artifacts(session: Session, name: str) -> list[dict[str, Any]]:
+    """Of a fine-tuned model or a checkpoint, of whatever project (worker.supervisor.parents). It was fetched before, so
+    that it is there or just gone."""
+    made = models.named(session, name)
     return [] if made is None else without_merged(made.artifacts)
 
 

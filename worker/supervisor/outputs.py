@@ -101,7 +101,7 @@ def store_checkpoint(node: Node, claim: Claim, job: Job, report: dict[str, Any],
         surplus = [
             checkpoint
             for checkpoint in _surplus(models.checkpoints_of(session, job.id))
-            if not models.needed_by(session, job.project_id, checkpoint.model_id)
+            if not models.needed_by(session, checkpoint.model_id)
         ]
         models.remove_checkpoints(session, surplus)
     node.context.storage.delete([artifact["key"] for gone in surplus for artifact in gone.artifacts])

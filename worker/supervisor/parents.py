@@ -1,14 +1,13 @@
 """What a job goes on from, fetched into its run folder: an adapter to continue, a whole model in place of the base, and
 the reward models that judge its answers."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from api.archive import without_merged
+from api.archive import digest_of, without_merged
 from api.judges import reward_models
 from api.recipe import Recipe
 from api.records import base_models, models
@@ -35,7 +34,7 @@ def fetch_weights(node: Node, job: Job, base: BaseModel) -> Path:
         return fetch_base(node, base)
     role = "whose weights this job begins from"
     _, artifacts = _made(node, job.base_weights, role, "model")
-    return fetch_cached(node, _digest(artifacts), artifacts)
+    return fetch_cached(node, digest_of(artifacts), artifacts)
 
 
 def fetch_start(node: Node, job: Job, folder: Path) -> None:
@@ -57,7 +56,7 @@ def fetch_judges(node: Node, job: Job, recipe: Recipe, folder: Path) -> None:
             continue
         maker, artifacts = _made(node, name, "the reward model", param)
         place = f"judges/{len(listed)}"
-        _link_files(fetch_cached(node, _digest(artifacts), artifacts), folder / place)
+        _link_files(fetch_cached(node, digest_of(artifacts), artifacts), folder / place)
         technique = TECHNIQUE.validate_python(maker.recipe["technique"]).published()
         if technique.type != "full":
             with node.context.database.read() as session:
@@ -87,11 +86,6 @@ def _made(node: Node, name: str, role: str, param: str) -> tuple[Job, list[dict[
         if made is None:
             raise ModelGone(name, role, param)
         return session.get_one(Job, made.job_id), without_merged(made.artifacts)
-
-
-def _digest(artifacts: list[dict[str, Any]]) -> str:
-    hashes = {artifact["name"]: artifact["sha256"] for artifact in artifacts}
-    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
 def _link_files(cached: Path, folder: Path) -> None:

@@ -162,6 +162,22 @@ def test_a_model_that_another_project_permits_answers(other_project: TestClient,
         assert other_project.post(CHAT, json={"model": name, "messages": HELLO}).status_code == 200
 
 
+@pytest.mark.parametrize("technique", ["lora", "full"])
+def test_what_was_made_from_a_whole_model_answers_with_its_weights(
+    client: TestClient, other_project: TestClient, served: Context, tiny: str, technique: str
+) -> None:
+    whole = a_model(served, technique={"type": "full"})
+    name = a_model(served, f"{NAME}2", model=whole, technique={"type": technique})
+    owner, other = (a_project(served.database, project) for project in ("default", "other"))
+    with served.database.write() as session:
+        permissions.grant(session, owner, name, other)
+    with sampler(served.settings, says("Hi")) as asked:
+        assert client.post(CHAT, json={"model": name, "messages": HELLO}).status_code == 200
+        theirs = other_project.post(CHAT, json={"model": name, "messages": HELLO})
+    assert [file["name"] for file in asked[0].content["model"]["base"]["artifacts"]] == ["a.safetensors"]
+    assert theirs.status_code == (400 if technique == "lora" else 200)  # the weights were not permitted
+
+
 def test_without_a_sampler_the_answer_comes_at_once_and_says_why(client: TestClient, tiny: str) -> None:
     answer = client.post(CHAT, json={"model": tiny, "messages": HELLO})
     status, _, message = refusal(answer)

@@ -78,8 +78,33 @@ def check(answer: Any, status: int, operation: Operation) -> None:
     error_of(answer)
 
 
+def test_507_is_for_bytes_that_find_no_room(app: FastAPI, admin: TestClient, no_room: None) -> None:
+    paths = [path for _, path in documented(app)["507"]]
+    announced = {"filename": "a", "purpose": "fine-tune", "mime_type": "text/jsonl", "bytes": 600_000}
+    upload = admin.post("/v1/uploads", json=announced).json()["id"]
+    parts, complete = (path.replace("{upload_id}", upload) for path in sorted(set(paths) - {"/v1/files"}, reverse=True))
+    whole, half = b"a" * 600_000, b"a" * 300_000
+    part_ids = [admin.post(parts, files={"data": ("a", half)}).json()["id"] for _ in range(2)]
+    check(admin.post("/v1/files", files={"file": ("a", whole)}), 507, ("POST", "/v1/files"))
+    check(admin.post(parts, files={"data": ("a", whole)}), 507, ("POST", parts))
+    check(admin.post(complete, json={"part_ids": part_ids}), 507, ("POST", complete))
+
+
 def test_no_other_statuses_are_documented(app: FastAPI) -> None:
-    assert documented(app).keys() == {"200", "204", "400", "401", "403", "404", "409", "413", "429", "500", "503"}
+    assert documented(app).keys() == {
+        "200",
+        "204",
+        "400",
+        "401",
+        "403",
+        "404",
+        "409",
+        "413",
+        "429",
+        "500",
+        "503",
+        "507",
+    }
 
 
 def test_400_is_for_unknown_parameters(app: FastAPI, admin: TestClient) -> None:

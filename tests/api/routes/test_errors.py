@@ -15,6 +15,7 @@ from api.main import create_app
 from api.services import keys
 from api.settings import Settings
 from tests.api.conftest import client_of
+from tests.api.routes.test_files import stored_objects, upload
 from tests.api.served import listening
 from tests.factories import a_model, a_project
 
@@ -177,3 +178,13 @@ def test_a_body_that_is_not_said_to_be_json_is_refused_with_what_to_do(client: T
     answer = client.post("/v1/fine_tuning/jobs", content=b'{"model": "tiny"}', headers=form)
     assert answer.status_code == 400
     assert "Content-Type: application/json" in str(error_of(answer)["message"])
+
+
+def test_a_full_disk_is_a_507_that_clients_do_not_try_again(sqlite_url: str, tmp_path: Path, no_room: None) -> None:
+    app = create_app(Settings(data_dir=tmp_path / "data", database_url=sqlite_url))
+    client = client_of(app, "default")
+    answer = upload(client, b"{}\n" * 1_000_000)
+    assert (answer.status_code, answer.headers["x-should-retry"]) == (507, "false")
+    assert error_of(answer)["code"] == "insufficient_storage"
+    assert (client.get("/v1/files").json()["data"], stored_objects(app.state.context)) == ([], [])
+    assert upload(client).status_code == 200

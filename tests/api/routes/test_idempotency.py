@@ -157,6 +157,15 @@ def test_a_form_is_the_same_however_it_is_cut_and_bounded(size: int) -> None:
     assert digest(b"abcd", size) != digest(b"abcd", size, b"abc-ac\n")
 
 
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/uploads/upload_x/parts", "/openai/files"])
+def test_a_body_that_nobody_limits_is_not_read_for_a_key_whatever_it_says_that_it_is(
+    client: TestClient, path: str
+) -> None:
+    headers = {"Idempotency-Key": "k", "Content-Type": "application/json"}
+    answer = client.post(path, content=b"{}", headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_content_type")
+
+
 def retry(client: TestClient, body: dict[str, object], count: str = "1"):
     return client.post(JOBS, json=body, headers={"x-stainless-retry-count": count})
 

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -52,6 +54,18 @@ def test_a_project_reads_a_checkpoint_while_it_is_permitted(
     deleted = admin.delete(f"{PATH}/{permission['id']}").json()
     assert deleted == {"id": permission["id"], "object": "checkpoint.permission", "deleted": True}
     assert not can_read(other_project)
+
+
+def test_what_is_granted_twice_at_once_is_one_permission(admin: TestClient, other: str) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: grant(admin, other), range(6)))
+    assert {answer.status_code for answer in answers} == {200}, [answer.text for answer in answers]
+    assert len({answer.json()["data"][0]["id"] for answer in answers}) == 1
+
+
+def test_an_id_is_meant_before_a_name(admin: TestClient, other: str, served: Context) -> None:
+    a_project(served.database, other)  # whose name is the other's id
+    assert [each["project_id"] for each in grant(admin, other).json()["data"]] == [other]
 
 
 def test_a_finished_model_can_be_permitted_and_stays_its_owners(

@@ -1,4 +1,5 @@
 import hashlib
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -8,8 +9,11 @@ from sqlalchemy import update
 
 from api.context import Context
 from api.main import create_app
+from api.records.base import db_now
 from api.records.uploads import Upload
+from api.storage import Stored
 from tests.api.conftest import client_of
+from worker.supervisor.tidy import end_uploads
 
 PIECES = (b'{"text": "one"}\n', b'{"text": "two"}\n' * 1000, b'{"text": "three"}\n')
 WHOLE = b"".join(PIECES)
@@ -69,6 +73,22 @@ def test_of_completions_at_once_one_wins(client: TestClient, pending: str, part_
     assert len({answer.json()["file"]["id"] for answer in answers}) == 1
     (file,) = client.get("/v1/files").json()["data"]
     assert client.get(f"/v1/files/{file['id']}/content").content == WHOLE
+
+
+def test_a_completion_that_was_begun_in_time_may_end_late(
+    client: TestClient, served: Context, pending: str, part_ids: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = served.storage.write
+
+    async def write_until_the_time_is_over(key: str, chunks: AsyncIterator[bytes]) -> Stored:
+        with served.database.write() as session:
+            session.execute(update(Upload).values(expires_at=db_now() - 1))
+        end_uploads(served)  # as every worker does, every few seconds
+        return await write(key, chunks)
+
+    monkeypatch.setattr(served.storage, "write", write_until_the_time_is_over)
+    done = complete(client, pending, part_ids).json()
+    assert (done["status"], done["file"]["bytes"]) == ("completed", len(WHOLE))
 
 
 @pytest.mark.parametrize("md5", ["0" * 32, "not an md5"])

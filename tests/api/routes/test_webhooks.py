@@ -150,6 +150,18 @@ def test_a_delivery_whose_worker_died_is_taken_up_by_another(
     assert len(receiver.got) == 1
 
 
+def test_an_endpoint_that_cannot_be_sent_to_keeps_no_other_from_being_told_once(
+    client: TestClient, other_project: TestClient, served: Context, receiver: Receiver
+) -> None:
+    mine, theirs = register(client, receiver.url).json()["id"], register(other_project, receiver.url).json()["id"]
+    with served.database.write() as session:
+        session.execute(update(Webhook).where(Webhook.id == theirs).values(url="https://a..b/"))
+    end_a_job(served, project="other")
+    end_a_job(served)
+    assert deliver_due(served) == 2
+    assert [log_of(client, mine)[0]["status"], log_of(other_project, theirs)[0]["last_status"]] == ["delivered", None]
+
+
 def test_a_status_that_is_rolled_back_is_not_told(client: TestClient, served: Context, receiver: Receiver) -> None:
     webhook_id = register(client, receiver.url).json()["id"]
     job_id = a_job(served.database, a_project(served.database), JobStatus.RUNNING)

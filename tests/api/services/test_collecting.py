@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from api.records.uploads import UploadPart
 from api.services import collecting, uploads
 from api.services.collecting import NotThisDatabase
 from api.settings import Settings
+from api.storage import Listed
 from tests.factories import a_caller, a_file, a_job, a_model
 
 DAY_S = 86400.0
@@ -105,6 +107,21 @@ def test_an_older_attempts_model_of_a_job_is_an_orphan(context: Context) -> None
     everything_grows_old(context)
     assert collect(context)["models"] == (1, 0, 1)
     assert not context.storage.exists(stale)
+
+
+def test_what_is_stored_again_while_the_rest_is_listed_stays(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_each_kind(context)
+    arrays_key, listed = stored(context, ORPHANS[2]), context.storage.listed
+    everything_grows_old(context)
+
+    def listed_while_a_job_is_prepared(kind: str) -> Iterator[list[Listed]]:
+        if kind == "base":
+            stored(context, arrays_key)
+        return listed(kind)
+
+    monkeypatch.setattr(context.storage, "listed", listed_while_a_job_is_prepared)
+    assert collect(context)["arrays"] == (1, 0, 1)
+    assert context.storage.exists(arrays_key)
 
 
 def test_no_more_are_taken_at_once_than_was_said(context: Context) -> None:

@@ -17,6 +17,7 @@ from api.services.lineage import CannotContinue
 from tests.factories import a_file, a_model, a_project
 from tests.worker.prepared import jsonl
 from tests.worker.supervisor.conftest import Workshop
+from worker.supervisor.origin import origin_of
 from worker.supervisor.parents import ModelGone, fetch_judges, fetch_start, fetch_weights
 from worker.supervisor.settling import settle
 from worker.supervisor.supervise import drain
@@ -82,6 +83,12 @@ def test_what_was_permitted_when_the_job_was_accepted_is_fetched_for_it(workshop
         permissions.revoke(session, theirs, parent, right.id)
     fetch_start(workshop.train, job, tmp_path / "start")
     assert (tmp_path / "start" / "adapter_config.json").read_bytes() == b"{}"
+    with database.read() as session:
+        base = base_models.get(session, "tiny")
+    assert base is not None
+    continues = origin_of(workshop.train, job, base).continues
+    assert continues is not None
+    assert continues.files.keys() == {"adapter_config.json"}
 
 
 def job_of(workshop: Workshop, model_id: str) -> str:

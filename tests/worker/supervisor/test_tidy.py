@@ -2,6 +2,7 @@ from sqlalchemy import update
 
 from api.context import Context
 from api.errors import NotFound
+from api.records import files as records
 from api.records.base import db_now
 from api.records.files import File
 from api.records.jobs import Job
@@ -52,6 +53,18 @@ def test_an_expired_file_goes_once_no_unfinished_job_needs_it(context: Context) 
         session.execute(update(Job).where(Job.id == job_id).values(status="cancelled"))
     remove_expired_files(context)
     assert not context.storage.exists(f"files/{caller.project_id}/{file_id}")
+
+
+def test_expired_files_that_are_needed_keep_no_other_from_its_turn(context: Context) -> None:
+    caller = a_caller(context.database)
+    needed, free = (a_file(context, caller.project_id) for _ in range(2))
+    a_job(context.database, caller.project_id)
+    with context.database.write() as session:
+        session.execute(update(Job).values(training_file=needed))
+        session.execute(update(File).values(expires_at=db_now() - 1))
+        session.execute(update(File).where(File.id == needed).values(expires_at=db_now() - 9))
+    with context.database.write() as session:
+        assert [file.id for file in records.expired(session, limit=1)] == [free]
 
 
 def refused(context: Context, file_id: str) -> bool:
