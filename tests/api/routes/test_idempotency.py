@@ -131,8 +131,8 @@ def test_a_file_sent_twice_is_there_once_though_each_form_has_its_own_boundary(c
 
 def test_another_file_under_the_same_key_is_refused(client: TestClient) -> None:
     send_file(client, b"{}\n")
-    for refused in (send_file(client, b"[]\n"), client.post(FILES, json={}, headers={"Idempotency-Key": "k"})):
-        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "idempotency_key_reused")
+    refused = send_file(client, b"[]\n")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "idempotency_key_reused")
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 1000])
