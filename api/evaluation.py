@@ -4,6 +4,17 @@ from typing import Literal
 
 from api.fields import Strict
 
+COMPARED_ROWS = 128
+COMPARED_TRAINING_ROWS = 32
+"""Where there is no validation: they show less, and cost the same."""
+COMPARED_PROMPTS = 16
+"""Of a method that samples answers to them."""
+COMPARED_TOKENS = 32_768
+SHOWN_ROWS = 3
+ANSWER_TOKENS = 64
+BEYOND_REFERENCE = 16
+"""So many tokens may an answer be longer than the longest of the references."""
+
 
 class SampleAnswer(Strict):
     """One row, and the likeliest answers to it."""

@@ -5,8 +5,8 @@ in each round. Memory is what was predicted when the job began, against the medi
 time, which other work on the machine changes least: the median of the rounds, against what is predicted from what the
 worker was seen to do with other jobs.
 
-The memory's factors were fitted to jobs of FITTED. No constant was fitted to a job of HELD_OUT (other bases, lengths,
-techniques, methods), and none of them helps to predict another's time: that comes from the jobs of FITTED alone.
+The memory's factors, and what DoRA costs, were fitted to jobs of FITTED. No constant was fitted to a job of HELD_OUT
+(other bases, lengths and families), and none of them helps to predict another's time: that comes from FITTED alone.
 """
 
 import argparse
@@ -45,10 +45,13 @@ from worker.supervisor.warm import WarmTrainers
 LLAMAS = {
     "middle": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 8, "vocab_size": 16384},
     "wide": {"hidden_size": 448, "intermediate_size": 1216, "num_hidden_layers": 4, "vocab_size": 8192},
+    "tall": {"hidden_size": 320, "intermediate_size": 960, "num_hidden_layers": 11, "vocab_size": 12288},
     "deep": {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 20, "vocab_size": 4096},
 }
-READER = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 4}
-"""An encoder."""
+ENCODERS = {
+    "reader": {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 4},
+    "clerk": {"hidden_size": 320, "intermediate_size": 960, "num_hidden_layers": 4, "num_attention_heads": 5},
+}
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,6 @@ FITTED = [
     Case("smollm2", 25, 4, 2),
     Case("smollm2", 100, 4, 1),
     Case("smollm2", 25, 4, 2, "full"),
-]
-HELD_OUT = [
     Case("wide", 30, 8, 3),
     Case("wide", 30, 8, 3, "full"),
     Case("wide", 60, 4, 3, method="orpo"),
@@ -104,6 +105,22 @@ HELD_OUT = [
     Case("smollm2", 60, 2, 2, method="dpo"),
     Case("smollm2", 40, 4, 2, "dora"),
     Case("smollm2", 50, 4, 2, training=(("gradient_checkpointing", True),)),
+]
+HELD_OUT = [
+    Case("tall", 25, 8, 3),
+    Case("tall", 45, 6, 3, "full"),
+    Case("tall", 35, 8, 3, "dora"),
+    Case("tall", 40, 8, 3, "bottleneck"),
+    Case("tall", 30, 6, 3, method="dpo"),
+    Case("tall", 60, 6, 3, training=(("gradient_checkpointing", True),)),
+    Case("gpt", 40, 8, 3),
+    Case("gpt", 30, 12, 3, "full"),
+    Case("gpt", 45, 8, 3, "ia3"),
+    Case("gpt", 30, 6, 3, method="orpo"),
+    Case("clerk", 40, 12, 4, method="classification"),
+    Case("clerk", 50, 8, 4, "full", method="classification"),
+    Case("smollm2", 35, 6, 2),
+    Case("smollm2", 70, 3, 2, "prompt"),
 ]
 
 
@@ -166,19 +183,30 @@ def made(folder: Path, base: str, smollm2_folder: Path | None) -> Path:
         make_model(source, "llama")
     elif base == "encoder":
         make_encoder(source, "bert")
-    elif base == "reader":
-        config = AutoConfig.for_model("bert", vocab_size=8192, max_position_embeddings=2048, **READER)
+    elif base in ENCODERS:
+        config = AutoConfig.for_model("bert", vocab_size=8192, max_position_embeddings=2048, **ENCODERS[base])
         AutoModel.from_config(config).save_pretrained(source)
         make_encoder_tokenizer(source)
     else:
-        config = AutoConfig.for_model(
-            "llama", num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, **LLAMAS[base],
-            bos_token_id=256, eos_token_id=258, pad_token_id=258, tie_word_embeddings=True,
-        )  # fmt: skip
+        config = _gpt() if base == "gpt" else _llama(base)
         AutoModelForCausalLM.from_config(config).save_pretrained(source)
         make_tokenizer(source)
     subprocess.run([sys.executable, "-m", "worker.convert", str(source), str(converted)], check=True)
     return converted
+
+
+def _gpt() -> Any:
+    return AutoConfig.for_model(
+        "gpt2", n_embd=288, n_layer=7, n_head=6, n_positions=2048, vocab_size=10240,
+        bos_token_id=256, eos_token_id=258, pad_token_id=258,
+    )  # fmt: skip
+
+
+def _llama(base: str) -> Any:
+    return AutoConfig.for_model(
+            "llama", num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, **LLAMAS[base],
+            bos_token_id=256, eos_token_id=258, pad_token_id=258, tie_word_embeddings=True,
+        )  # fmt: skip
 
 
 def run(context: Context, prepare: Node, train: Node, case: Case) -> Job:

@@ -30,15 +30,24 @@ KEPT: Mapping[str, tuple[float, float]] = {
 }
 """By technique: numbers kept for the backward pass, for each input and output of a matrix and each token: so many in
 the computation's type, and so many in float32, as adapters compute in."""
-SCORE_COPIES = 3.5
-"""Of the attention's scores, heads · T a token, where they are kept: on a CPU, for rows of up to MATMUL_LENGTH tokens
-and for rows all of one length. Fused kernels keep none (Dao et al. 2022, arXiv:2205.14135)."""
-MATMUL_LENGTH = 256
-"""As the trainer has it (worker.engine.attention)."""
+HEAP: Mapping[str, float] = {
+    "full": 1.4,
+    "lora": 2.15,
+    "qlora": 2.15,
+    "dora": 1.27,
+    "ia3": 1.7,
+    "prefix": 1.0,
+    "prompt": 1.15,
+    "bottleneck": 1.55,
+}
+"""On a CPU: bytes that the C library's heap holds for each of those. What lies between them it does not give back."""
+HEAP_SLACK = 155 * 2**20
+"""What the heap holds besides once there is that much to hold."""
 RECOMPUTED_LAYERS = 3.25
 """With recomputation: as many layers' activations exist at a time, gradients and what the allocator keeps included."""
-LOGIT_COPIES = 5
-"""Of the logits of a chunk: the product, float32, log-softmax, and the gradients of the last two."""
+LOGIT_COPIES, LOGIT_COPIES_CPU = 5.0, 3.5
+"""Of the logits of a chunk: the product, float32, log-softmax, and the gradients of the last two. A CPU's heap finds
+room for some in what was freed before."""
 CHUNK_LOGITS = 1 << 25
 """As the trainer's loss head has it (worker.engine.head)."""
 FOUR_BITS = 0.52
@@ -92,19 +101,19 @@ def peak_memory(
     tokens = largest_batch(recipe, train, setting.budget)
     in_type, in_float32 = KEPT[recipe.technique.type]
     kept = (in_type * value + in_float32 * 4) * base.values * tokens
-    packed = base.packed and technique.packable
-    if packed and not setting.gpu and (train.longest <= MATMUL_LENGTH or min(train.lengths) == train.longest):
-        kept += SCORE_COPIES * 4 * base.layers * facts.get("heads", 1) * train.longest * tokens
+    kept *= 1 if setting.gpu else HEAP[recipe.technique.type]
     if setting.recompute:
         kept = base.layers * base.hidden * value * tokens + RECOMPUTED_LAYERS * kept / max(1, base.layers)
+    logits = _logits(recipe, base, train, tokens, setting)
+    slack = 0 if setting.gpu else min(HEAP_SLACK, int(kept) + logits)
     return MemoryParts(
-        runtime=RUNTIME_GPU if setting.gpu else RUNTIME_CPU,
+        runtime=RUNTIME_GPU if setting.gpu else RUNTIME_CPU + slack,
         weights=int(weights),
         gradients=4 * trained,
         optimizer=8 * trained,
         reference=2 * trained * (value if full else 4) if recipe.method.type in ("ppo", "reinforcement") else 0,
         activations=int(kept),
-        logits=_logits(recipe, base, train, tokens, value),
+        logits=logits,
         rollout=_rollout(recipe, facts, base, train, setting),
     )
 
@@ -125,16 +134,17 @@ def largest_batch(recipe: ResolvedRecipe, train: Workload, budget: int) -> float
     return max(longest, min(whole, step))
 
 
-def _logits(recipe: ResolvedRecipe, base: Base, train: Workload, tokens: float, value: int) -> int:
+def _logits(recipe: ResolvedRecipe, base: Base, train: Workload, tokens: float, setting: Setting) -> int:
     if recipe.method.output != "tokens":
         return 0
+    copies = LOGIT_COPIES if setting.gpu else LOGIT_COPIES_CPU
     share = train.supervised / max(1, train.tokens)
     if not (base.packed and recipe.technique.packable):
         # The model's own logits of every token and their gradient, and what the loss makes of the supervised ones.
-        return int(tokens * base.vocabulary * (2 * value + (LOGIT_COPIES - 2) * 4 * share))
+        return int(tokens * base.vocabulary * (2 * setting.value_bytes + (copies - 2) * 4 * share))
     if isinstance(recipe.method.options, RolloutOptions):
         share = recipe.method.options.max_tokens / max(1.0, train.mean + recipe.method.options.max_tokens)
-    return int(LOGIT_COPIES * 4 * min(float(CHUNK_LOGITS), share * tokens * base.vocabulary))
+    return int(copies * 4 * min(float(CHUNK_LOGITS), share * tokens * base.vocabulary))
 
 
 def _rollout(recipe: ResolvedRecipe, facts: Mapping[str, Any], base: Base, train: Workload, setting: Setting) -> int:

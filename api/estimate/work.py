@@ -6,12 +6,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from api.estimate.shapes import matrices, shapes_of
+from api.evaluation import (
+    ANSWER_TOKENS,
+    BEYOND_REFERENCE,
+    COMPARED_PROMPTS,
+    COMPARED_ROWS,
+    COMPARED_TOKENS,
+    COMPARED_TRAINING_ROWS,
+    SHOWN_ROWS,
+)
 from api.methods.base import RolloutOptions
 from api.recipe import ResolvedRecipe
 from api.techniques import Full
+from api.techniques.dora import Dora
 
 EVALUATED_ROWS = 256
 """Validation rows at each evaluation, as the trainer has it."""
+DORA_FLOPS = 150
+"""What DoRA's magnitudes cost for each adapted weight whenever the layers are gone through, however few tokens there
+are: mostly memory traffic, as operations (docs/engine-log.md)."""
 PACKED_FAMILIES = frozenset({"gemma2", "gpt2", "llama", "mistral", "phi", "phi3", "qwen2", "qwen3"})
 """As the trainer's (tests compare): their logits are made of supervised tokens only."""
 
@@ -112,6 +125,10 @@ def training_work(
         times = (few + whole) / validation.rows
         flops += times * _forward(recipe, base, validation)
         rounds += times * math.ceil(validation.tokens / max(1, budget))
+    compared = _comparison(recipe, base, train, validation, budget)
+    flops, rounds = flops + compared.flops, rounds + compared.passes
+    if isinstance(recipe.technique, Dora):
+        flops += DORA_FLOPS * base.linear * rounds
     return Work(flops, rounds * base.layers)
 
 
@@ -138,6 +155,27 @@ def _references(recipe: ResolvedRecipe, forward: float, train: Workload, share: 
         case "kto":
             return 2.0 + share
     return 0.0
+
+
+def _comparison(recipe: ResolvedRecipe, base: Base, train: Workload, validation: Workload | None, budget: int) -> Work:
+    """Base against tuned: metrics of a few rows, and answers to the first of them, before the training and after."""
+    validates = validation is not None and validation.rows > 0
+    rows = validation if validation is not None and validates else train
+    most = COMPARED_ROWS if validates else COMPARED_TRAINING_ROWS
+    options = recipe.method.options
+    length = ANSWER_TOKENS
+    if isinstance(options, RolloutOptions):
+        most, length = COMPARED_PROMPTS, options.max_tokens
+    few = min(rows.rows, most, max(1, int(COMPARED_TOKENS / max(1.0, rows.mean))))
+    flops = _forward(recipe, base, rows) * few / max(1, rows.rows)
+    passes = float(math.ceil(few * rows.mean / max(1, budget)))
+    if recipe.method.output == "tokens":
+        answer = rows.supervised / max(1, rows.rows * rows.width)
+        drawn = min(length, answer + BEYOND_REFERENCE)
+        asked = few if isinstance(options, RolloutOptions) else min(SHOWN_ROWS, few)
+        flops += 2.0 * (base.linear + base.head) * asked * (max(0.0, rows.mean / rows.width - answer) + drawn)
+        passes += drawn
+    return Work(2 * flops, 2 * passes)
 
 
 def _sampling(recipe: ResolvedRecipe, base: Base, prompts: int, train: Workload) -> Work:

@@ -6,18 +6,15 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from api.evaluation import ANSWER_TOKENS, BEYOND_REFERENCE, SHOWN_ROWS
 from worker.arrays import Rows
 from worker.engine.model import TrainableModel
 from worker.engine.sampler import Sampler
 from worker.rows.special_tokens import end_ids, special_tokens
 
-SHOWN_ROWS = 3
 SHOWN_LETTERS = 600
 PROMPT_TOKENS = 1024
 """Rows with longer prompts are not shown."""
-ANSWER_TOKENS = 64
-BEYOND_REFERENCE = 16
-"""So many tokens may an answer be longer than the longest of the references."""
 TEXT_PROMPT_TOKENS = 16
 """Of a plain text, which has no prompt: its beginning stands for one."""
 

@@ -15,7 +15,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from api.evaluation import Evaluation, SampleAnswer
+from api.evaluation import (
+    COMPARED_PROMPTS,
+    COMPARED_ROWS,
+    COMPARED_TOKENS,
+    COMPARED_TRAINING_ROWS,
+    Evaluation,
+    SampleAnswer,
+)
 from api.lifecycle import FailureReason
 from api.recipe import ResolvedRecipe
 from worker.arrays import Rows
@@ -29,12 +36,6 @@ from worker.pipe import Pipe
 
 T = TypeVar("T")
 
-COMPARED_ROWS = 128
-COMPARED_TRAINING_ROWS = 32
-"""Where there is no validation: they show less, and cost the same."""
-COMPARED_PROMPTS = 16
-"""Of a method that samples answers to them."""
-COMPARED_TOKENS = 32_768
 COMPARED_S = 60.0
 """For the metrics of one model, and as much again for its sample answers."""
 

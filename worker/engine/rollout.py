@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from api.evaluation import SHOWN_ROWS
 from api.methods.base import RolloutOptions
 from worker.arrays import Rows
-from worker.engine.answers import SHOWN_ROWS, Shown, end_tokens, readable
+from worker.engine.answers import Shown, end_tokens, readable
 from worker.engine.objective import Objective, Setting
 from worker.engine.rewards import Judge, Rewards
 from worker.engine.sampler import Answers, Sampler

@@ -7,9 +7,10 @@ import torch
 from tokenizers import Tokenizer
 from torch.nn import functional
 
+from api.evaluation import SHOWN_ROWS
 from api.methods.classification import ClassificationOptions
 from worker.arrays import Rows
-from worker.engine.answers import SHOWN_ROWS, Shown, readable
+from worker.engine.answers import Shown, readable
 from worker.engine.batches import MicroBatch
 from worker.engine.objective import Metrics, Objective, Setting
 

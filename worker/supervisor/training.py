@@ -35,8 +35,8 @@ from worker.supervisor.slots import Slot
 log = structlog.get_logger(__name__)
 
 LISTEN_S = 0.5
-AFTER_TRAINING = ("comparing", "exporting")
-"""Phases of the trainer that are no part of what an estimate foretells of the steps."""
+AFTER_TRAINING = "exporting"
+"""The phase of the trainer that ends what an estimate foretells of its work; the comparison before is part of that."""
 PUBLISH_PATIENCE_S = 900
 """How long a finished model waits for a database or a storage that is away."""
 
@@ -195,8 +195,7 @@ class Attempt:
         return False
 
     def _measured(self, report: dict[str, Any], now: float) -> dict[str, Any]:
-        trained_at = min((self._phases[each] for each in AFTER_TRAINING if each in self._phases), default=now)
-        training = trained_at - self._phases.get("training", now)
+        training = self._phases.get(AFTER_TRAINING, now) - self._phases.get("training", now)
         seconds = {"seconds": now - self._began_at, "training_s": training}
         return {
             **seconds,

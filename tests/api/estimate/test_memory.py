@@ -7,7 +7,7 @@ from api.estimate.machine import Machine, predict
 from api.estimate.memory import MemoryParts
 from api.estimate.work import PACKED_FAMILIES, Workload
 from api.recipe import Recipe, ResolvedRecipe, resolve
-from worker.engine import attention, families, head
+from worker.engine import families, head
 
 FACTS: dict[str, Any] = {
     "parameters": 135_000_000,
@@ -61,4 +61,3 @@ def test_recomputation_takes_less() -> None:
 def test_what_is_known_of_the_trainer_is_so() -> None:
     assert PACKED_FAMILIES == families.PACKED_FAMILIES
     assert memory.CHUNK_LOGITS == head.CHUNK_LOGITS
-    assert memory.MATMUL_LENGTH == attention.MATMUL_LENGTH

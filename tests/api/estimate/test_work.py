@@ -1,0 +1,32 @@
+"""Operations and passes, by hand."""
+
+from api.estimate.work import Base, Workload, training_work
+from api.evaluation import ANSWER_TOKENS, COMPARED_TRAINING_ROWS, SHOWN_ROWS
+from tests.api.estimate.test_memory import FACTS, a_recipe
+
+ROWS = Workload(rows=1000, width=1, tokens=200_000, supervised=100_000, lengths=(200,))
+BASE = Base.of(FACTS)
+
+
+def test_what_is_not_steps_is_the_comparison_of_base_and_tuned() -> None:
+    recipe = a_recipe("lora").model_copy(update={"precision": "float32", "gradient_checkpointing": False})
+    once, twice = (
+        training_work(recipe.model_copy(update={"total_steps": steps}), BASE, 0, ROWS, None, 2048) for steps in (10, 20)
+    )
+    layers = BASE.layers
+    read = COMPARED_TRAINING_ROWS * (2 * BASE.linear * 200 + 2 * BASE.head * 100 + 2 * layers * BASE.hidden * 200**2)
+    drawn = SHOWN_ROWS * 2 * (BASE.linear + BASE.head) * (100 + ANSWER_TOKENS)
+    assert 2 * once.flops - twice.flops == 2 * (read + drawn)
+    assert 2 * once.passes - twice.passes == 2 * layers * (4 + ANSWER_TOKENS)
+
+
+def test_dora_costs_something_for_every_weight_whenever_the_layers_are_gone_through() -> None:
+    plain, dora = (
+        training_work(
+            a_recipe(name).model_copy(update={"precision": "float32", "gradient_checkpointing": False}),
+            BASE, 0, ROWS, None, 2048,
+        )
+        for name in ("lora", "dora")
+    )  # fmt: skip
+    assert dora.passes == plain.passes
+    assert dora.flops > plain.flops + 100 * BASE.linear * plain.passes / BASE.layers
