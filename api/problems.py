@@ -119,7 +119,7 @@ def _sentence(error: Any) -> str:
         case "union_tag_not_found":
             return "Field required: it says which kind this is"
         case "union_tag_invalid":
-            return f"Input should be {error['ctx']['expected_tags']}"
+            return f"Input should be {error['ctx']['expected_tags']}, not {error['ctx']['tag'][:64]!r}"
     return str(error["msg"].removeprefix("Value error, "))
 
 
