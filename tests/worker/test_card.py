@@ -44,6 +44,18 @@ def test_other_peoples_text_breaks_nothing() -> None:
     assert "\x1b" not in card
 
 
+def test_a_base_that_no_hub_could_have_is_not_in_the_header() -> None:
+    card = model_card(
+        _recipe("supervised", {"type": "lora"}, model="ft:tiny:attune::abcdefgh"),
+        "llama",
+        Story({}, [], [], None, None),
+    )
+    header = yaml.safe_load(card.split("---\n")[1])
+    assert "base_model" not in header
+    assert header["tags"] == ["attune", "lora", "supervised"]
+    assert "ft:tiny:attune::abcdefgh" in card
+
+
 @pytest.mark.parametrize(
     ("technique", "told"),
     [

@@ -5,6 +5,7 @@ Names, labels and answers in it are other people's text: they only go through wo
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from worker.techniques import TECHNIQUES
 
 INJECTED = ("LORA", "IA3")
 """peft types that transformers puts into a model itself."""
+_HUB_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
 PIPELINES = {"tokens": "text-generation", "labels": "text-classification", "reward": "text-classification"}
 
 
@@ -54,9 +56,11 @@ def model_card(recipe: ResolvedRecipe, model_type: str, story: Story) -> str:
 
 def _header(recipe: ResolvedRecipe) -> str:
     technique, method = recipe.technique, recipe.method
-    adapter = [f"base_model:adapter:{recipe.model}"] if technique.type != "full" else []
+    # A hub refuses a card whose base is no name that it could have, such as a fine-tuned model's of this server.
+    base = {"base_model": recipe.model} if _HUB_NAME.fullmatch(recipe.model) else {}
+    adapter = [f"base_model:adapter:{recipe.model}"] if base and technique.type != "full" else []
     header = {
-        "base_model": recipe.model,
+        **base,
         "library_name": "peft" if technique.peft_type else "transformers",
         "pipeline_tag": PIPELINES[method.output],
         "tags": ["attune", technique.type, method.type, *adapter],

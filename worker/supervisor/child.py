@@ -23,6 +23,7 @@ _PASSED_ON = (
     "LANG",
     "LC_ALL",
     "LD_LIBRARY_PATH",
+    "LD_PRELOAD",  # an operator's allocator
     "VIRTUAL_ENV",
     "PYTHONPATH",
     "PYTHONDONTWRITEBYTECODE",
