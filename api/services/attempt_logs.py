@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 
 from api.context import Caller, Context
 from api.records import queue
+from api.records.jobs import Job
 from api.records.queue import Attempt
 from api.services import jobs
 from api.storage import ObjectMissing
@@ -13,14 +15,15 @@ DOING = {"prepare": "preparing", "train": "training"}
 
 
 def read(context: Context, caller: Caller, job_id: str) -> Iterator[bytes]:
-    """The logs of all attempts so far, oldest first, each below a line that says when and how it ended.
+    """The logs of all attempts so far, oldest first, each below a line that says when and how it ended; and of what
+    the job failed.
 
     Raises NoSuchJob at once, and StorageUnavailable on the way.
     """
-    jobs.get(context, caller, job_id)
+    job = jobs.get(context, caller, job_id)
     with context.database.read() as session:
         attempts = queue.attempts_of(session, job_id)
-    return _joined(context, attempts)
+    return chain(_joined(context, attempts), _why(job))
 
 
 def _joined(context: Context, attempts: Sequence[Attempt]) -> Iterator[bytes]:
@@ -37,6 +40,12 @@ def _joined(context: Context, attempts: Sequence[Attempt]) -> Iterator[bytes]:
             yield b"[not stored any more]\n"
         if not last.endswith(b"\n"):
             yield b"\n"
+
+
+def _why(job: Job) -> Iterator[bytes]:
+    """What the job failed of: nothing of it may be in a log, as where the users' rows were at fault."""
+    if job.error:
+        yield f"=== failed: {job.error['message']}\n".encode()
 
 
 def _title(attempt: Attempt) -> str:

@@ -49,6 +49,13 @@ def test_the_log_has_every_attempt_in_order(node: Node, tmp_path: Path) -> None:
     assert all(title.startswith("=== training from 20") and title.endswith(": worker_lost") for title in lines[::2])
 
 
+def test_the_log_ends_in_what_the_job_failed_of(node: Node) -> None:
+    caller = a_caller(node.context.database)
+    error = {"code": "invalid_training_file", "message": "Row 3: no messages.", "param": "training_file"}
+    job_id = a_job(node.context.database, caller.project_id, JobStatus.FAILED, error=error)
+    assert list(attempt_logs.read(node.context, caller, job_id)) == [b"=== failed: Row 3: no messages.\n"]
+
+
 def test_it_is_the_projects_own(node: Node) -> None:
     job_id = a_job(node.context.database, a_caller(node.context.database).project_id)
     with pytest.raises(NotFound):
