@@ -30,6 +30,11 @@ KEPT: Mapping[str, tuple[float, float]] = {
 }
 """By technique: numbers kept for the backward pass, for each input and output of a matrix and each token: so many in
 the computation's type, and so many in float32, as adapters compute in."""
+COMPOSED_GELU = frozenset({"gpt2", "phi"})
+GELU_COPIES = 4
+"""Of the widest values of a layer, kept in these families besides: their GELU is made of many small operations."""
+ENCODER_SHARE = 0.75
+"""Of those numbers: encoders' norms and activations are single operations, and the feed-forward parts have no gate."""
 HEAP: Mapping[str, float] = {
     "full": 1.4,
     "lora": 2.15,
@@ -100,7 +105,10 @@ def peak_memory(
     weights += 4 * trained if not full or value == 2 else 0
     tokens = largest_batch(recipe, train, setting.budget)
     in_type, in_float32 = KEPT[recipe.technique.type]
-    kept = (in_type * value + in_float32 * 4) * base.values * tokens
+    numbers = float(base.values) * (ENCODER_SHARE if base.encoder else 1)
+    kept = (in_type * value + in_float32 * 4) * numbers * tokens
+    if facts.get("model_type") in COMPOSED_GELU:
+        kept += GELU_COPIES * base.inner * base.layers * value * tokens
     kept *= 1 if setting.gpu else HEAP[recipe.technique.type]
     if setting.recompute:
         kept = base.layers * base.hidden * value * tokens + RECOMPUTED_LAYERS * kept / max(1, base.layers)

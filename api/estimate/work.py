@@ -68,6 +68,8 @@ class Base:
     """Weights of its layers' matrices: two operations each for every token."""
     values: int
     """Inputs and outputs of all those matrices, for one token."""
+    inner: int
+    """Outputs of the widest of them."""
     head: int
     """Weights of the output head."""
     packed: bool
@@ -85,6 +87,7 @@ class Base:
             vocabulary=vocabulary,
             linear=sum(matrix.size for matrix in linear),
             values=sum(matrix.inputs + matrix.outputs for matrix in linear),
+            inner=max((matrix.outputs for matrix in linear), default=0),
             head=hidden * vocabulary,
             packed=facts.get("model_type") in PACKED_FAMILIES,
             encoder=facts.get("kind") == "encoder",

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import pytest
+
 from api.estimate import memory
 from api.estimate.machine import Machine, predict
 from api.estimate.memory import MemoryParts
-from api.estimate.work import PACKED_FAMILIES, Workload
+from api.estimate.work import PACKED_FAMILIES, Base, Workload
 from api.recipe import Recipe, ResolvedRecipe, resolve
 from worker.engine import families, head
 
@@ -56,6 +58,18 @@ def test_four_bits_take_a_fraction_of_the_weights() -> None:
 def test_recomputation_takes_less() -> None:
     kept, recomputed = (parts("lora", gradient_checkpointing=again).activations for again in (False, True))
     assert recomputed < kept / 5
+
+
+def test_a_gelu_of_many_operations_keeps_four_more_of_the_widest_values() -> None:
+    machine = Machine(gpu=True, bfloat16=True, memory_bytes=64 << 30)
+    recipe = a_recipe("lora", gradient_checkpointing=False)
+    fused, composed = (
+        predict(recipe, FACTS | {"model_type": family}, ROWS, None, machine) for family in ("llama", "gpt2")
+    )
+    base, tokens = Base.of(FACTS), memory.largest_batch(recipe, ROWS, fused.micro_batch_tokens)
+    assert composed.memory.activations - fused.memory.activations == pytest.approx(
+        4 * base.inner * base.layers * 2 * tokens, abs=1
+    )
 
 
 def test_what_is_known_of_the_trainer_is_so() -> None:
