@@ -3,7 +3,6 @@
 import asyncio
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from api.context import Context
 from api.outbound import NotSent, post
@@ -19,20 +18,14 @@ AT_ONCE = 16
 
 class Courier:
     def __init__(self, deliverer: Deliverer) -> None:
-        self._context, self._stopping = deliverer.context, deliverer.stopping
+        self._deliverer = deliverer
 
     def run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                delivered = deliver_due(self._context)
-            except SQLAlchemyError as error:
-                log.warning("courier_failed", error=type(error).__name__)
-                delivered = 0
-            except Exception:
-                log.exception("courier_failed")
-                delivered = 0
-            if delivered < AT_ONCE:
-                self._stopping.wait(self._context.settings.poll_s)
+        self._deliverer.repeat("courier", self._deliver_all_due, self._deliverer.context.settings.poll_s)
+
+    def _deliver_all_due(self) -> None:
+        while not self._deliverer.stopping.is_set() and deliver_due(self._deliverer.context) == AT_ONCE:
+            pass
 
 
 def deliver_due(context: Context) -> int:

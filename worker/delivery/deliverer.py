@@ -2,13 +2,19 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Self
 
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
 from api.context import Context
 from api.lifecycle import DELIVER
 from worker.supervisor.node import own_folder
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass
@@ -23,6 +29,17 @@ class Deliverer:
     @classmethod
     def open(cls, context: Context) -> Self:
         return cls(context, *own_folder(context.settings.work, DELIVER))
+
+    def repeat(self, name: str, act: Callable[[], object], wait_s: float) -> None:
+        """Act again and again until it is to stop. Whatever goes wrong, the next time may be better."""
+        while not self.stopping.is_set():
+            try:
+                act()
+            except SQLAlchemyError as error:
+                log.warning(f"{name}_failed", error=type(error).__name__)
+            except Exception:
+                log.exception(f"{name}_failed")
+            self.stopping.wait(wait_s)
 
     def stop_on_signals(self) -> None:
         for each in (signal.SIGTERM, signal.SIGINT):

@@ -35,14 +35,7 @@ class Pusher:
         disable_progress_bars()
 
     def run(self) -> None:
-        while not self._deliverer.stopping.is_set():
-            try:
-                self.push_due()
-            except SQLAlchemyError as error:
-                log.warning("pusher_failed", error=type(error).__name__)
-            except Exception:
-                log.exception("pusher_failed")
-            self._deliverer.stopping.wait(self._settings.track_s)
+        self._deliverer.repeat("pusher", self.push_due, self._settings.track_s)
 
     def push_due(self) -> None:
         with self._database.read() as session:

@@ -43,14 +43,8 @@ class Recorder:
         self._open: dict[str, Open] = {}
 
     def run(self) -> None:
-        while not self._deliverer.stopping.is_set():
-            try:
-                self.record_due()
-            except SQLAlchemyError as error:
-                log.warning("recorder_failed", tracker=self._name, error=type(error).__name__)
-            except Exception:
-                log.exception("recorder_failed", tracker=self._name)
-            self._deliverer.stopping.wait(self._deliverer.context.settings.track_s)
+        settings = self._deliverer.context.settings
+        self._deliverer.repeat(f"recorder_{self._name}", self.record_due, settings.track_s)
         self.close()
 
     def record_due(self) -> None:
