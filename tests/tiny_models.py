@@ -106,12 +106,18 @@ WIDE: dict[str, dict[str, Any]] = {
 """No families of their own: layers that hold whole blocks of 64 weights."""
 
 
+def tiny_config(family: str) -> Any:
+    """Return the configuration of a tiny language model of the family, or of an encoder with two labels."""
+    if family in ENCODERS:
+        return AutoConfig.for_model(**(_ENCODER | ENCODERS[family]), num_labels=2)
+    return AutoConfig.for_model(**(_SHARED | (FAMILIES | WIDE)[family]))
+
+
 def make_model(folder: Path, family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
     """A base model's folder: weights, config, tokenizer, chat template. Weights are larger than at initialisation, so
     that attention, capping and windows all show in the logits."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(**(_SHARED | (FAMILIES | WIDE)[family]))
-    _save(AutoModelForCausalLM.from_config(config, dtype=torch.float32), folder, dtype)
+    _save(AutoModelForCausalLM.from_config(tiny_config(family), dtype=torch.float32), folder, dtype)
     make_tokenizer(folder)
     return folder
 

@@ -87,7 +87,7 @@ def settle(
 def predict(
     recipe: ResolvedRecipe, facts: Mapping[str, Any], train: Workload, validation: Workload | None, machine: Machine
 ) -> Prediction:
-    """What the training takes on this machine. Raises api.estimate.shapes.NoPlace."""
+    """What the training takes on this machine. Raises api.estimate.targets.NoPlace."""
     settled = settle(
         recipe,
         facts,

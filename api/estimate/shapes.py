@@ -1,14 +1,13 @@
 """How many weights a technique trains, from the shapes of the base model's layers. Exact for bases whose facts hold
 shapes; approximate for those converted before there were any."""
 
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, TypedDict
 
+from api.estimate.targets import Matrix, NoPlace, fits_end, ia3_layers, lora_layers
 from api.methods import MethodBase
 from api.techniques import Technique, TechniqueBase
-from api.techniques.base import ALL_LINEAR
 from api.techniques.bottleneck import Bottleneck
 from api.techniques.full import Full
 from api.techniques.ia3 import Ia3
@@ -18,11 +17,9 @@ from api.techniques.prompt import Prompt
 
 BLOCK = 64
 """Weights that share a scale when they are quantised to four bits."""
-HEADS = ("score", "classifier")
-"""Names of classifiers' heads; adapters are published with them and train them whole."""
-
 Layer = list[Any]
-"""[linear | embedding | head, inputs, outputs, how many]. With {} in its name, it stands for those numbered from 0."""
+"""[linear | embedding | head | tied, inputs, outputs, how many]. With {} in its name, it stands for those numbered
+from 0."""
 
 
 class ClassifierShape(TypedDict):
@@ -32,10 +29,8 @@ class ClassifierShape(TypedDict):
     """With two labels."""
     per_label: int
     """More for each further label."""
-    head: int
-    """Of those, the head's."""
     outside: int
-    """Of those, what is not the base model's."""
+    """Of those, what is not the base model's: the head, and what leads to it."""
 
 
 class Shapes(TypedDict):
@@ -53,22 +48,6 @@ class Shapes(TypedDict):
     """Names of the layers that (IA)³ scales by default: targets, and those of them that are feedforward."""
     bottlenecks: dict[str, int] | None
     """Adapters in a layer for each placement; None where bottleneck adapters have no place in the family."""
-
-
-@dataclass(frozen=True)
-class Matrix:
-    name: str
-    kind: str
-    inputs: int
-    outputs: int
-
-    @property
-    def size(self) -> int:
-        return self.inputs * self.outputs
-
-
-class NoPlace(ValueError):
-    """The technique finds nothing in this base model to work on."""
 
 
 def shapes_of(facts: Mapping[str, Any]) -> tuple[Shapes, bool]:
@@ -92,9 +71,7 @@ def _guessed(facts: Mapping[str, Any]) -> Shapes:
     return Shapes(
         layers=found,
         parameters=facts["parameters"],
-        classifier=ClassifierShape(
-            parameters=facts["parameters"] + 2 * hidden, per_label=hidden, head=2 * hidden, outside=2 * hidden
-        ),
+        classifier=ClassifierShape(parameters=facts["parameters"] + 2 * hidden, per_label=hidden, outside=2 * hidden),
         width=hidden,
         key_values=hidden,
         ia3={"targets": ["k_proj", "v_proj", "down_proj"], "feedforward": ["down_proj"]},
@@ -103,9 +80,32 @@ def _guessed(facts: Mapping[str, Any]) -> Shapes:
 
 
 def matrices(shapes: Shapes) -> Iterator[Matrix]:
-    for pattern, (kind, inputs, outputs, count) in shapes["layers"].items():
+    tied = _counts_the_head_twice(shapes)
+    for matrix in expanded(shapes["layers"]):
+        yield replace(matrix, kind="tied") if tied and matrix.kind == "head" else matrix
+
+
+def expanded(layers: Mapping[str, Layer]) -> Iterator[Matrix]:
+    for pattern, (kind, inputs, outputs, count) in layers.items():
         for number in range(count):
             yield Matrix(pattern.replace("{}", str(number)), kind, inputs, outputs)
+
+
+def _counts_the_head_twice(shapes: Shapes) -> bool:
+    """Whether the head is tied in a base that was converted before that was noted: its layers have more weights than
+    the model."""
+    every = sum(inputs * outputs * count for _, inputs, outputs, count in shapes["layers"].values())
+    return shapes["parameters"] is not None and every > shapes["parameters"]
+
+
+def require_layers(technique: TechniqueBase, method: MethodBase, facts: Mapping[str, Any]) -> None:
+    """Raise NoPlace if the technique names layers that this base model does not have, or that cannot be adapted.
+
+    Of bases without exact shapes the trainer says it, once it has them.
+    """
+    shapes, exact = shapes_of(facts)
+    if exact:
+        _adapter(technique, shapes, facts, scores=method.output != "tokens")
 
 
 def require_whole_blocks(technique: Technique, facts: Mapping[str, Any]) -> None:
@@ -131,7 +131,7 @@ def trained_parameters(
     """
     shapes, _ = shapes_of(facts)
     scores = method.output != "tokens"
-    head = _head(shapes, labels or 1, outside=isinstance(technique, Bottleneck)) if scores else 0
+    head = _head(shapes, labels or 1) if scores else 0
     # PPO's value function: a linear head and its bias, trained and never published.
     value = shapes["width"] + 1 if method.rollouts and hasattr(method, "ppo") else 0
     if isinstance(technique, Full):
@@ -163,9 +163,9 @@ def _whole(shapes: Shapes, facts: Mapping[str, Any], labels: int, *, scores: boo
     return int(facts["parameters"]) if classifier is None else _with_labels(classifier, "parameters", labels)
 
 
-def _head(shapes: Shapes, labels: int, *, outside: bool) -> int:
+def _head(shapes: Shapes, labels: int) -> int:
     classifier = shapes["classifier"]
-    return 0 if classifier is None else _with_labels(classifier, "outside" if outside else "head", labels)
+    return 0 if classifier is None else _with_labels(classifier, "outside", labels)
 
 
 def _with_labels(classifier: ClassifierShape, which: str, labels: int) -> int:
@@ -176,51 +176,21 @@ def _with_labels(classifier: ClassifierShape, which: str, labels: int) -> int:
 def _lora(technique: Lora, shapes: Shapes, *, scores: bool) -> int:
     """r (in + out) for each adapted matrix; DoRA learns a magnitude for each output besides."""
     found = 0
-    chosen = list(_chosen(technique.target_modules, shapes, scores=scores))
-    if not chosen:
-        raise NoPlace("technique.target_modules: none of the base model's layers has such a name")
-    for matrix in chosen:
+    for matrix in lora_layers(technique, list(matrices(shapes)), scores=scores):
         found += _rank(technique, matrix.name) * (matrix.inputs + matrix.outputs)
         found += matrix.outputs if technique.type == "dora" else 0  # type: ignore[comparison-overlap]  # a subclass's
     return found
 
 
 def _rank(technique: Lora, name: str) -> int:
-    """peft's rule: the first pattern that matches the end of the name."""
-    for pattern, rank in technique.rank_pattern.items():
-        if re.match(rf"(.*\.)?({pattern})$", name):
-            return rank
-    return technique.rank
-
-
-def _chosen(targets: str | list[str], shapes: Shapes, *, scores: bool) -> Iterator[Matrix]:
-    for matrix in matrices(shapes):
-        if scores and (matrix.kind == "head" or set(HEADS) & set(matrix.name.split("."))):
-            continue  # the head for labels is trained whole, and that for tokens is not there
-        if targets in (ALL_LINEAR, [ALL_LINEAR]):
-            if matrix.kind == "linear":
-                yield matrix
-        elif isinstance(targets, str):
-            if re.fullmatch(targets, matrix.name):
-                yield matrix
-        elif any(matrix.name == name or matrix.name.endswith(f".{name}") for name in targets):
-            yield matrix
+    """Of the first pattern that fits, as peft has it."""
+    return next((rank for pattern, rank in technique.rank_pattern.items() if fits_end(pattern, name)), technique.rank)
 
 
 def _ia3(technique: Ia3, shapes: Shapes, *, scores: bool) -> int:
     """One number for each output of a scaled layer, or for each input of a feed-forward one."""
-    known = shapes["ia3"]
-    targets = technique.target_modules or (known["targets"] if known else None)
-    if targets is None:
-        raise NoPlace("technique.target_modules: (IA)³ knows no layers of this family: name them")
-    feedforward = technique.feedforward_modules or (known["feedforward"] if known else [])
-    chosen = list(_chosen(targets, shapes, scores=scores))
-    if not chosen:
-        raise NoPlace("technique.target_modules: none of the base model's layers has such a name")
-    return sum(
-        each.inputs if any(each.name == name or each.name.endswith(name) for name in feedforward) else each.outputs
-        for each in chosen
-    )
+    found, inputs = ia3_layers(technique, list(matrices(shapes)), shapes["ia3"], scores=scores)
+    return sum(each.inputs if each in inputs else each.outputs for each in found)
 
 
 def _bottleneck(technique: Bottleneck, shapes: Shapes, facts: Mapping[str, Any]) -> int:

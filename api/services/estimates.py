@@ -5,7 +5,8 @@ from typing import Any
 
 from api.context import Caller, Context
 from api.estimate.machine import Machine, Prediction, predict, too_large
-from api.estimate.shapes import NoPlace, require_whole_blocks, shapes_of, trained_parameters
+from api.estimate.shapes import require_whole_blocks, shapes_of, trained_parameters
+from api.estimate.targets import NoPlace
 from api.estimate.work import Workload
 from api.methods.classification import Problem
 from api.recipe import MIN_EXAMPLES, Labels, Recipe, ResolvedRecipe, resolve
@@ -51,7 +52,7 @@ def estimate(context: Context, caller: Caller, recipe: Recipe) -> dict[str, Any]
             require_whole_blocks(recipe.technique, question.base.facts)
         predictions = [_on(worker, recipe, resolved, question, train, validation) for worker in live]
     except NoPlace as no_place:
-        return answer | {"reasons": [_reason("invalid_recipe", str(no_place), "technique"), *reasons]}
+        return answer | {"reasons": [_reason("invalid_recipe", str(no_place), no_place.param), *reasons]}
     return answer | _conclusion(reasons, predictions)
 
 

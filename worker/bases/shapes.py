@@ -18,7 +18,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
-from api.estimate.shapes import HEADS, ClassifierShape, Layer, Shapes
+from api.estimate.shapes import ClassifierShape, Layer, Shapes
 from worker.engine.families import classifies, kind_of, layers_without_adapters
 from worker.techniques.bottleneck_families import FAMILIES
 
@@ -37,18 +37,23 @@ def shapes_of(config: Any) -> Shapes:
     heads = described.get("num_attention_heads") or described.get("n_head") or 1
     kv_heads = described.get("num_key_value_heads")
     family = FAMILIES.get(config.model_type)
-    targets = IA3_TARGETS.get(config.model_type)
     return Shapes(
-        layers=_layers(network, config) if network is not None else {},
+        layers=layers_of(network) if network is not None else {},
         parameters=_count(model) if model is not None else None,
         classifier=classifier,
         width=hidden,
         key_values=hidden if kv_heads is None else kv_heads * (described.get("head_dim") or hidden // heads),
-        ia3=None if targets is None else {"targets": targets, "feedforward": IA3_FEEDFORWARD[config.model_type]},
+        ia3=ia3_names(config.model_type),
         bottlenecks=None
         if family is None
         else {placement: len(family.places(placement)) for placement in ("houlsby", "pfeiffer")},
     )
+
+
+def ia3_names(family: str) -> dict[str, list[str]] | None:
+    """Names of the layers that (IA)³ scales by default; None of a family that peft knows none of."""
+    targets = IA3_TARGETS.get(family)
+    return None if targets is None else {"targets": targets, "feedforward": IA3_FEEDFORWARD[family]}
 
 
 def _made(auto: Any, config: Any, **options: Any) -> nn.Module:
@@ -59,12 +64,10 @@ def _made(auto: Any, config: Any, **options: Any) -> nn.Module:
 
 def _classifier(config: Any) -> ClassifierShape:
     two, three = (_labelled(config, labels) for labels in (2, 3))
-    heads = [getattr(two, name) for name in HEADS if hasattr(two, name)]
     inside = f"{two.base_model_prefix}."
     return ClassifierShape(
         parameters=_count(two),
         per_label=_count(three) - _count(two),
-        head=sum(_count(head) for head in heads[:1]),
         outside=sum(each.numel() for name, each in two.named_parameters() if not name.startswith(inside)),
     )
 
@@ -79,15 +82,14 @@ def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _layers(network: Any, config: Any) -> dict[str, Layer]:
+def layers_of(network: Any) -> dict[str, Layer]:
     """Every layer that an adapter may stand beside, those that differ in a number alone as one entry."""
-    head, barred = network.get_output_embeddings(), layers_without_adapters(config)
+    barred = layers_without_adapters(network.config)
     found: dict[tuple[str, str, int, int], list[str]] = defaultdict(list)
     for name, module in network.named_modules():
         shape = _shape(module)
         if shape is not None and name.rpartition(".")[2] not in barred:
-            kind = "head" if module is head else "embedding" if isinstance(module, nn.Embedding) else "linear"
-            found[NUMBER.sub(".{}", name, count=1), kind, *shape].append(name)
+            found[NUMBER.sub(".{}", name, count=1), _kind(network, module), *shape].append(name)
     layers: dict[str, Layer] = {}
     for (pattern, kind, inputs, outputs), names in found.items():
         if names == [pattern.replace("{}", str(number)) for number in range(len(names))]:
@@ -95,6 +97,14 @@ def _layers(network: Any, config: Any) -> dict[str, Layer]:
         else:
             layers |= {name: [kind, inputs, outputs, 1] for name in names}
     return layers
+
+
+def _kind(network: Any, module: nn.Module) -> str:
+    if isinstance(module, nn.Embedding):
+        return "embedding"
+    if module is not network.get_output_embeddings():
+        return "linear"
+    return "tied" if module.weight is network.get_input_embeddings().weight else "head"
 
 
 def _shape(module: nn.Module) -> tuple[int, int] | None:

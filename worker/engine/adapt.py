@@ -1,6 +1,5 @@
 """A technique on a network: peft's adapters, ours, or none."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,15 @@ from peft.tuners.cartridge.utils import initialize_kv_prefix_from_past_key_value
 from peft.utils.save_and_load import set_peft_model_state_dict
 from safetensors.torch import load_file
 
+from api.estimate.shapes import expanded
+from api.estimate.targets import NoPlace, ia3_layers, lora_layers, named
 from api.lifecycle import FailureReason
 from api.recipe import ResolvedRecipe
 from api.techniques import Technique
 from api.techniques.base import ALL_LINEAR
+from api.techniques.ia3 import Ia3
+from api.techniques.lora import Lora
+from worker.bases.shapes import ia3_names, layers_of
 from worker.engine.families import layers_without_adapters
 from worker.engine.stopping import TrainingError
 from worker.techniques import TECHNIQUES
@@ -46,9 +50,9 @@ def with_technique(network: Any, recipe: ResolvedRecipe, start: Path | None) -> 
     config = peft_config(network, technique, recipe.method.output)
     try:
         model = get_peft_model(network, config)
-    except ValueError as error:  # peft finds none of the layers that were named, or knows no default for the family
+    except ValueError as error:  # what peft cannot adapt, and api.estimate.targets does not know of
         print(error, flush=True)
-        message = "technique.target_modules: none of the base model's layers can be adapted so. Name its linear layers."
+        message = "technique.target_modules: some of these layers cannot be adapted so. Name the model's linear layers."
         raise TrainingError(FailureReason.INVALID_RECIPE, message) from error
     if start is not None:
         _continue(model, start)
@@ -69,41 +73,40 @@ def begin_prefix(model: PeftModel, opening: npt.NDArray[np.int32]) -> None:
 def peft_config(network: Any, technique: Technique, output: str) -> Any:
     """peft's configuration of the technique on this network. Raises TrainingError for layers that it has not got."""
     arguments: dict[str, Any] = dict(technique.peft())
-    names = arguments.get("target_modules")
-    if isinstance(names, list):
-        _require_layers(network, names)
-        arguments["target_modules"] = sorted(names)
     assert technique.peft_type is not None, technique.type
-    for field in ("rank_pattern", "alpha_pattern"):
-        _require_matches(network, field, arguments.get(field, {}))
-    if technique.peft_type == "LORA":
-        arguments["exclude_modules"] = layers_without_adapters(network.config) or None
+    if isinstance(technique, Lora | Ia3):
+        try:
+            arguments |= _layers(network, technique, scores=output != "tokens")
+        except NoPlace as no_place:
+            raise TrainingError(FailureReason.INVALID_RECIPE, str(no_place)) from None
     if output != "tokens":
         arguments["modules_to_save"] = heads_of(network)
     kind = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(technique.peft_type)]
     return kind(task_type="CAUSAL_LM" if output == "tokens" else "SEQ_CLS", **arguments)
 
 
-def _require_layers(network: Any, names: list[str]) -> None:
-    matrices = (name.removesuffix(".weight") for name, weight in network.named_parameters() if weight.ndim == 2)
-    linear = {name.rsplit(".", 1)[-1] for name in matrices if not name.endswith(".bias")}
-    barred = set(layers_without_adapters(network.config))
-    missing = [name for name in names if name.rsplit(".", 1)[-1] not in linear - barred]
-    if missing and names != [ALL_LINEAR]:
-        raise TrainingError(
-            FailureReason.INVALID_RECIPE,
-            f"technique.target_modules: the base model has no trainable layer called {', '.join(missing)[:200]}.",
-        )
+def _layers(network: Any, technique: Lora | Ia3, *, scores: bool) -> dict[str, Any]:
+    """The layers in peft's words. By an expression, peft would adapt whatever module has such a name, and fail where it
+    cannot; it is given the names of the layers instead."""
+    matrices = list(expanded(layers_of(network)))
+    targets = technique.target_modules
+    if isinstance(technique, Ia3):
+        known, inner = ia3_names(network.config.model_type), technique.feedforward_modules
+        ia3_layers(technique, matrices, known, scores=scores)
+        # Of a family that peft does not know, no layer is feed-forward unless the job names it; null would be an error.
+        inner = [] if inner is None and known is None else inner
+        return {"target_modules": targets and sorted(targets), "feedforward_modules": inner}
+    found = lora_layers(technique, matrices, scores=scores)
+    excluded = {"exclude_modules": layers_without_adapters(network.config) or None}
+    if targets in (ALL_LINEAR, [ALL_LINEAR]):
+        return excluded | {"target_modules": ALL_LINEAR}
+    if isinstance(targets, list) and _modules_called(network, targets) == {layer.name for layer in found}:
+        return excluded | {"target_modules": sorted(targets)}
+    return excluded | {"target_modules": sorted(layer.name for layer in found)}
 
 
-def _require_matches(network: Any, field: str, patterns: Mapping[str, Any]) -> None:
-    """What fits no layer would be passed over without a word. The expression is peft's."""
-    layers = [name.removesuffix(".weight") for name, weight in network.named_parameters() if weight.ndim == 2]
-    for pattern in patterns:
-        fits = re.compile(rf"(.*\.)?({pattern})$")
-        if not any(fits.match(layer) for layer in layers):
-            message = f"technique.{field}: '{pattern[:200]}' fits none of the base model's linear layers."
-            raise TrainingError(FailureReason.INVALID_RECIPE, message)
+def _modules_called(network: Any, names: list[str]) -> set[str]:
+    return {module for module, _ in network.named_modules() if any(named(name, module) for name in names)}
 
 
 def _continue(model: PeftModel, start: Path) -> None:

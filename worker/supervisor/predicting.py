@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from api.estimate.machine import Machine, Prediction, predict, too_large
-from api.estimate.shapes import NoPlace, require_whole_blocks
+from api.estimate.shapes import require_whole_blocks
 from api.estimate.speed import Observation, with_job
+from api.estimate.targets import NoPlace
 from api.estimate.work import Workload
 from api.lifecycle import FailureReason
 from api.recipe import ResolvedRecipe
@@ -53,7 +54,9 @@ def require_room(live: list[Worker], base: BaseModel, resolved: ResolvedRecipe, 
             require_whole_blocks(resolved.technique, base.facts)
         found = [(machine, _predict(base, resolved, epoch, machine)) for machine in machines]
     except NoPlace as no_place:
-        raise AttemptFailed(FailureReason.INVALID_RECIPE, f"{no_place}.", param="technique") from None
+        raise AttemptFailed(
+            FailureReason.INVALID_RECIPE, f"{str(no_place).rstrip('.')}.", param=no_place.param
+        ) from None
     if found and all(prediction.fits is False for _, prediction in found):
         raise AttemptFailed(
             FailureReason.INVALID_RECIPE,

@@ -194,3 +194,24 @@ def test_the_child_sees_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("ATTUNE_DATABASE_URL", "postgresql://secret")
     assert "secret" not in json.dumps(child_environment())
+
+
+@pytest.mark.parametrize(
+    ("technique", "param"),
+    [
+        ({"type": "lora", "target_modules": ["q_proj", "W_pack"]}, "technique.target_modules"),
+        ({"type": "lora", "target_modules": ["lm_head"]}, "technique.target_modules"),
+        ({"type": "ia3", "target_modules": ["embed_tokens"]}, "technique.target_modules"),
+        ({"type": "dora", "alpha_pattern": {"W_pack": 4}}, "technique.alpha_pattern"),
+    ],
+)
+def test_layers_that_cannot_be_adapted_are_refused_by_an_estimate_as_by_a_job(
+    technique: dict[str, Any], param: str, client: TestClient, server: Context
+) -> None:
+    """Before any row is read, and with the words that the layers' names are looked up by."""
+    (reason,) = post(client, "estimates", jsonl(*[CHAT] * 12), technique=technique).json()["reasons"]
+    refused = post(client, "jobs", jsonl(*[CHAT] * 12), technique=technique)
+    assert refused.status_code == 400
+    error = refused.json()["error"]
+    assert (error["code"], error["param"]) == ("no_such_layer", param)
+    assert reason == {name: error[name] for name in ("code", "message", "param")}
