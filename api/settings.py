@@ -88,6 +88,11 @@ class Settings(BaseSettings):
     hub_endpoint: str = ""
     """Of a hub of one's own; empty: the public one."""
 
+    convert_seconds: Seconds = 4 * 3600
+    """How long `attune models add` may take to download and convert a base model."""
+    convert_memory_bytes: Annotated[int, Field(ge=0)] = 0
+    """Memory of the child that converts it; 0: the machine's."""
+
     prepare_slots: Annotated[int, Field(ge=1)] = 1
     """Files that one worker turns into arrays at the same time."""
     train_slots: Annotated[int, Field(ge=0)] = 0

@@ -7,20 +7,26 @@ Exit 2: the source is refused, and the last line on stderr says why.
 
 import argparse
 import json
+import os
+import re
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
+from worker.bases.completeness import require_complete
 from worker.bases.facts import Facts, facts_of
 from worker.bases.files import Refused, copy_model, read_object, require_no_code
 from worker.bases.gguf import convert_gguf
 from worker.bases.hub import download, is_hub_id
 from worker.bases.tokenizer import settle_tokenizer
 from worker.bases.weights import check_weights
+from worker.rows.limits import limit_process
 
 CONFIG_NOISE = ("_name_or_path", "_model_name_or_path", "_commit_hash", "transformers_version")
 """Where a config once lay and what wrote it: no part of the model."""
+HOW_IT_IS_COMPUTED = re.compile(r"_?(attn|experts)_implementation(_internal)?|kernel_config|use_kernels")
+"""Settings of the program that runs a model. The value `owner/repo` would make transformers fetch code from a hub."""
 
 
 def main(arguments: list[str]) -> int:
@@ -28,11 +34,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("source", help="a hub id (owner/name), a folder, or a .gguf file")
     parser.add_argument("out", type=Path, help="a folder that does not exist yet, or is empty")
     parser.add_argument("--revision", help="of a hub id: a branch, tag or commit; what it names is recorded")
+    parser.add_argument("--memory-bytes", type=int, default=0, help="how much memory it may take; 0: the machine's")
     asked = parser.parse_args(arguments)
+    memory = asked.memory_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit_process(memory_bytes=memory, cpu_seconds=None, file_bytes=None)
     try:
         convert(asked.source, asked.out, asked.revision)
     except Refused as refused:
         print(f"error: {refused}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print(f"error: converting {asked.source} takes more than {memory >> 20} MiB of memory", file=sys.stderr)
         return 2
     return 0
 
@@ -71,7 +83,7 @@ def _stage(source: str, revision: str | None, staged: Path, scratch: Path) -> Fa
     weights = check_weights(staged)
     settle_tokenizer(staged)
     origin = source if commit else path.name
-    return facts_of(
+    facts = facts_of(
         staged,
         weights,
         source=origin,
@@ -79,14 +91,21 @@ def _stage(source: str, revision: str | None, staged: Path, scratch: Path) -> Fa
         license_name=license_name,
         dequantised_from=dequantised_from,
     )
+    require_complete(staged, facts["kind"])
+    return facts
 
 
 def _clean_config(staged: Path) -> None:
     config = read_object(staged / "config.json")
-    if config.get("quantization_config"):
-        raise Refused("its weights are quantised (quantization_config in config.json): give the model they came from")
-    for name in CONFIG_NOISE:
-        config.pop(name, None)
+    parts = [config, *(value for value in config.values() if isinstance(value, dict))]  # text_config and the like
+    for part in parts:
+        if part.get("quantization_config"):
+            raise Refused(
+                "its weights are quantised (quantization_config in config.json): give the model they came from"
+            )
+        for name in [*part]:
+            if name in CONFIG_NOISE or HOW_IT_IS_COMPUTED.fullmatch(name):
+                del part[name]
     (staged / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -19,6 +20,11 @@ from api.storage import ObjectMissing
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 FACTS_FILE = "attune.json"
+PASSED_ON = re.compile(
+    r"PATH|HOME|LANG|LC_ALL|LD_.*|VIRTUAL_ENV|PYTHON.*|OMP_.*|TMPDIR|SSL_CERT_.*|(HF|HUGGING_?FACE|XDG)_.*|REQUESTS_CA_BUNDLE"
+    r"|(?i:https?|all|no)_proxy"
+)
+LOG_BYTES = 4096
 
 
 class NotConvertible(InvalidRequest):
@@ -65,14 +71,39 @@ def _converted(context: Context, source: str, revision: str | None) -> Iterator[
     """The source as a folder of safetensors. Conversion needs torch, so it happens in a process of its own."""
     context.settings.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=context.settings.work) as folder:
-        command = [sys.executable, "-m", "worker.convert", source, folder]
+        command = [sys.executable, "-m", "worker.convert", source, f"{folder}/model"]
+        command += ["--memory-bytes", str(context.settings.convert_memory_bytes)]
         if revision is not None:
             command += ["--revision", revision]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            lines = done.stderr.strip().splitlines()
-            raise NotConvertible(lines[-1] if lines else f"{source} could not be converted")
-        yield Path(folder)
+        _run(command, Path(folder) / "log.txt", context.settings.convert_seconds, source)
+        yield Path(folder) / "model"
+
+
+def _run(command: list[str], output: Path, timeout_s: float, source: str) -> None:
+    """Raise NotConvertible, with the last line of the child's output, unless it ends in time and well."""
+    try:
+        with output.open("wb") as log:
+            subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=_environment(),
+                timeout=timeout_s,
+                check=True,
+            )
+    except subprocess.TimeoutExpired:
+        raise NotConvertible(
+            f"{source} was not converted within {timeout_s:.0f} s: raise ATTUNE_CONVERT_SECONDS if it is that large"
+        ) from None
+    except subprocess.CalledProcessError as error:
+        lines = output.read_bytes()[-LOG_BYTES:].decode(errors="replace").strip().splitlines()
+        raise NotConvertible(lines[-1] if lines else f"{source} could not be converted: {error}") from None
+
+
+def _environment() -> dict[str, str]:
+    """What the conversion needs to reach a hub. Passwords of the database and the storage stay on this side."""
+    return {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)}
 
 
 def _sha256(path: Path) -> str:

@@ -1,8 +1,12 @@
 """convert: every kind of source becomes one layout, and what could run code or is not whole is refused."""
 
 import json
+import math
+import os
+import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +37,20 @@ CONFIG = {
     "tie_word_embeddings": True,
     "_name_or_path": "/home/someone/model",
 }
-WEIGHTS = {
-    "model.embed_tokens.weight": np.zeros((640, 8), np.float32),
-    "lm_head.weight": np.zeros((640, 8), np.float32),
+LAYER = "model.layers.0"
+SHAPES = {
+    "model.embed_tokens.weight": (640, 8),
+    "lm_head.weight": (640, 8),
+    "model.norm.weight": (8,),
+    f"{LAYER}.input_layernorm.weight": (8,),
+    f"{LAYER}.post_attention_layernorm.weight": (8,),
+    **{f"{LAYER}.self_attn.{name}_proj.weight": (8, 8) for name in "qkvo"},
+    **{f"{LAYER}.mlp.{name}_proj.weight": (16, 8) for name in ("gate", "up")},
+    f"{LAYER}.mlp.down_proj.weight": (8, 16),
 }
+WEIGHTS = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
+PARAMETERS = sum(math.prod(shape) for shape in SHAPES.values()) - 640 * 8
+"""The head is tied to the embedding, and counted once."""
 
 
 @pytest.fixture
@@ -52,9 +66,9 @@ def model(tmp_path: Path) -> Path:
 def shard(folder: Path) -> None:
     """The same weights in two files with an index."""
     (folder / "model.safetensors").unlink()
-    names = {name: f"model-0000{n}-of-00002.safetensors" for n, name in enumerate(WEIGHTS, start=1)}
-    for name, file in names.items():
-        save_file({name: WEIGHTS[name]}, folder / file)
+    names = {name: f"model-0000{1 + n % 2}-of-00002.safetensors" for n, name in enumerate(WEIGHTS)}
+    for file in set(names.values()):
+        save_file({name: WEIGHTS[name] for name in WEIGHTS if names[name] == file}, folder / file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
 
 
@@ -62,7 +76,7 @@ def test_folder_becomes_a_base_model_with_its_facts(model: Path, tmp_path: Path)
     (model / "modeling_evil.py").write_text("raise SystemExit")
     convert(str(model), tmp_path / "out")
     facts = json.loads((tmp_path / "out/attune.json").read_text())
-    assert (facts["parameters"], facts["context_window"], facts["dtype"]) == (5120, 64, "float32")
+    assert (facts["parameters"], facts["context_window"], facts["dtype"]) == (PARAMETERS, 64, "float32")
     assert (facts["license"], facts["chat_template"], facts["source"]) == ("apache-2.0", True, "source")
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
         "LICENSE",
@@ -85,7 +99,7 @@ def test_same_source_gives_the_same_bytes(model: Path, tmp_path: Path) -> None:
 
 def test_shards_are_kept(model: Path, tmp_path: Path) -> None:
     shard(model)
-    assert convert(str(model), tmp_path / "out")["parameters"] == 5120
+    assert convert(str(model), tmp_path / "out")["parameters"] == PARAMETERS
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) == 2
 
 
@@ -110,6 +124,61 @@ def missing_shard(folder: Path) -> None:
 def index_that_leads_away(folder: Path) -> None:
     shard(folder)
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../etc/passwd"}}')
+
+
+def weights(**changes: np.ndarray[Any, Any] | None) -> Any:
+    """The model with some tensors replaced, or left out (None)."""
+
+    def edit(folder: Path) -> None:
+        changed = {name: value for name, value in {**WEIGHTS, **changes}.items() if value is not None}
+        save_file(changed, folder / "model.safetensors")
+
+    return edit
+
+
+def header(change: Callable[[dict[str, Any]], None]) -> Any:
+    """The model's file with another header before the same data."""
+
+    def edit(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        content = path.read_bytes()
+        length = int.from_bytes(content[:8], "little")
+        entries = json.loads(content[8 : 8 + length])
+        change(entries)
+        text = json.dumps(entries).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+
+    return edit
+
+
+def negative_shape(entries: dict[str, Any]) -> None:
+    entries["model.norm.weight"]["shape"] = [-2, -4]
+
+
+def overlapping(entries: dict[str, Any]) -> None:
+    entries["lm_head.weight"]["data_offsets"] = entries["model.embed_tokens.weight"]["data_offsets"]
+
+
+def fifo(name: str) -> Any:
+    def make(folder: Path) -> None:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return make
+
+
+def hub_cache(folder: Path, blobs: Path) -> Path:
+    """The model as the hub's cache has it, a snapshot of links into blobs/, which is a link to `blobs`."""
+    cache = folder.parent / "models--someone--model"
+    snapshot = cache / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    if blobs != cache / "blobs":
+        (cache / "blobs").symlink_to(blobs)
+    blobs.mkdir(exist_ok=True)
+    for file in folder.iterdir():
+        file.rename(blobs / file.name)
+        (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
+    return snapshot
 
 
 def link_that_leads_away(folder: Path) -> None:
@@ -140,6 +209,18 @@ def link_that_leads_away(folder: Path) -> None:
         (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 100), "is not a safetensors file"),
         (lambda folder: (folder / "model.safetensors").open("ab").truncate(500), "is cut short"),
+        (header(negative_shape), "is not a safetensors file"),
+        (header(overlapping), "is not a safetensors file"),
+        (weights(**{"model.norm.weight": np.full(8, np.nan, np.float32)}), "model.norm.weight holds a NaN"),
+        (weights(**{f"{LAYER}.mlp.up_proj.weight": np.full((16, 8), np.inf, np.float16)}), "an infinite number"),
+        (weights(**{f"{LAYER}.self_attn.q_proj.weight": None}), r"q_proj.weight, which config.json asks for"),
+        (
+            weights(**{f"{LAYER}.mlp.down_proj.weight": np.zeros((8, 8), np.float32)}),
+            r"down_proj.weight has shape \[8, 8\], but config.json makes it \[8, 16\]",
+        ),
+        (fifo("config.json"), "config.json is not a regular file"),
+        (fifo("tokenizer_config.json"), "tokenizer_config.json is not a regular file"),
+        (fifo("model.safetensors"), "model.safetensors is not a regular file"),
     ],
 )
 def test_what_cannot_be_trusted_or_trained_is_refused(model: Path, tmp_path: Path, spoil: Any, expected: str) -> None:
@@ -147,6 +228,37 @@ def test_what_cannot_be_trusted_or_trained_is_refused(model: Path, tmp_path: Pat
     with pytest.raises(Refused, match=expected):
         convert(str(model), tmp_path / "out")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["source"]
+
+
+def test_snapshot_of_the_hubs_cache_is_read_through_its_links(model: Path, tmp_path: Path) -> None:
+    snapshot = hub_cache(model, tmp_path / "models--someone--model" / "blobs")
+    assert convert(str(snapshot), tmp_path / "out")["parameters"] == PARAMETERS
+
+
+def test_blobs_that_are_a_link_elsewhere_are_refused(model: Path, tmp_path: Path) -> None:
+    snapshot = hub_cache(model, tmp_path / "elsewhere")
+    with pytest.raises(Refused, match="is a link that leads out of the folder"):
+        convert(str(snapshot), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["attn_implementation", "_attn_implementation", "experts_implementation"])
+def test_how_a_model_is_computed_is_no_part_of_it(model: Path, tmp_path: Path, name: str) -> None:
+    """`owner/repo` there makes transformers fetch code from a hub."""
+    edited("config.json", **{name: "someone/kernel"})(model)
+    convert(str(model), tmp_path / "out")
+    assert "someone/kernel" not in (tmp_path / "out/config.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "array", [struct.pack("<IQ", 0, 1 << 40), struct.pack("<IQ", 8, 1 << 23), struct.pack("<IQ", 9, 1 << 20)]
+)
+def test_gguf_header_longer_than_its_file_is_refused_at_once(tmp_path: Path, array: bytes) -> None:
+    key = b"tokenizer.ggml.tokens"
+    kv = struct.pack("<Q", len(key)) + key + struct.pack("<I", 9) + array
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + kv + bytes(64))
+    with pytest.raises(Refused, match=r"cut short, or its header is damaged|has an array of"):
+        convert(str(path), tmp_path / "out")
 
 
 def test_tokenizer_that_transformers_changes_when_it_loads_is_stored_as_it_loads_it(

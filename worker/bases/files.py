@@ -1,10 +1,14 @@
 """A base model's folder: which of its files are taken, and which make it refused. Nothing in it is ever executed."""
 
 import json
+import os
 import re
 import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 WANTED = (
     "config.json",
@@ -24,6 +28,9 @@ WANTED = (
 """Patterns of the files that a converted model may consist of."""
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+MAX_JSON_BYTES = 256 * 1024**2
+"""Several times the largest tokenizer.json and safetensors index in use."""
+MAX_CARD_BYTES = 1024**2
 LICENSE_LINE = re.compile(r"\A---\n(?:.*\n)*?license:[ \t]*([\w.+-]+)[ \t]*\n")
 
 
@@ -37,10 +44,10 @@ def copy_model(folder: Path, out: Path) -> str | None:
     if not (folder / "config.json").exists():
         adapter = (folder / "adapter_config.json").exists()
         raise Refused("it is an adapter, not a base model" if adapter else "it has no config.json")
-    require_no_code(folder)
     for pattern in WANTED:
         for file in sorted(folder.glob(pattern)):
             _copy(folder, file, out / file.relative_to(folder))
+    require_no_code(out)
     return card_license(folder)
 
 
@@ -65,6 +72,8 @@ def require_no_code(folder: Path) -> None:
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file that is to be there."""
     try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise Refused(f"{path.name} is larger than {MAX_JSON_BYTES >> 20} MiB")
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise Refused(f"it has no {path.name}") from None
@@ -79,20 +88,41 @@ def card_license(folder: Path) -> str | None:
     card = folder / "README.md"
     if not card.is_file():
         return None
-    found = LICENSE_LINE.match(card.read_text(encoding="utf-8", errors="replace"))
+    with _opened_inside(folder, card) as file:
+        text = file.read(MAX_CARD_BYTES).decode(errors="replace")
+    found = LICENSE_LINE.match(text)
     return found.group(1) if found else None
 
 
 def _copy(folder: Path, file: Path, target: Path) -> None:
     if not SAFE_NAME.fullmatch(file.name):
         raise Refused(f"a file has an unusual name: {file.name!r}")
-    roots = [folder.resolve()]
-    if folder.parent.name == "snapshots":  # of the hub's cache, whose snapshots are links into blobs/ beside them
-        roots.append((folder.parent.parent / "blobs").resolve())
-    real = file.resolve()
-    if not any(real.is_relative_to(root) for root in roots):
-        raise Refused(f"{file.name} is a link that leads out of the folder")
-    if not real.is_file():
-        raise Refused(f"{file.name} is not a regular file")
     target.parent.mkdir(exist_ok=True)
-    shutil.copyfile(real, target)
+    with _opened_inside(folder, file) as source, target.open("wb") as copy:
+        shutil.copyfileobj(source, copy, 1024**2)
+
+
+@contextmanager
+def _opened_inside(folder: Path, file: Path) -> Iterator[BinaryIO]:
+    """Open a regular file of the folder. Links are followed only within the folder, and within the hub's own cache."""
+    real = file.resolve()
+    if not any(real.is_relative_to(root) for root in _roots(folder)):
+        raise Refused(f"{file.name} is a link that leads out of the folder")
+    try:
+        # O_NONBLOCK: opening a FIFO would wait for a writer.
+        descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise Refused(f"{file.name} cannot be opened: {error.strerror}") from None
+    with os.fdopen(descriptor, "rb") as opened:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise Refused(f"{file.name} is not a regular file")
+        yield opened
+
+
+def _roots(folder: Path) -> list[Path]:
+    """Snapshots of the hub's cache are links into the `blobs` beside them, which must itself be no link."""
+    real = folder.resolve()
+    if real.parent.name != "snapshots":
+        return [real]
+    blobs = real.parent.parent / "blobs"
+    return [real, blobs] if blobs.resolve() == blobs else [real]

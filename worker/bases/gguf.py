@@ -8,15 +8,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from gguf import GGUFReader, LlamaFileType
+from gguf import GGUFReader, GGUFValueType, LlamaFileType
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
+from worker.bases.completeness import require_none_missing
 from worker.bases.files import Refused
 from worker.bases.tokenizer import load, save
 
 MAGIC = b"GGUF"
+MAX_ARRAY = 1 << 24
+"""Elements of one array in the header. The longest in use, a vocabulary's merges, have under a million."""
 KEPT = {"ALL_F32": torch.float32, "MOSTLY_F16": torch.float16, "MOSTLY_BF16": torch.bfloat16}
 
 
@@ -26,23 +30,43 @@ def convert_gguf(path: Path, out: Path) -> tuple[str | None, str | None]:
         if file.read(4) != MAGIC:
             raise Refused(f"{path.name} is no GGUF file")
     try:
-        reader = GGUFReader(path)
+        reader = _BoundedReader(path)
         file_type = LlamaFileType(_field(reader, "general.file_type"))
-        model = AutoModelForCausalLM.from_pretrained(
+        auto: Any = AutoModelForCausalLM
+        model, loading = auto.from_pretrained(
             path.parent,
             gguf_file=path.name,
             dtype=KEPT.get(file_type.name, torch.bfloat16),
             trust_remote_code=False,
             local_files_only=True,
+            output_loading_info=True,
         )
     except Exception as error:
         # Whatever gguf and transformers raise on a file that is damaged or of an architecture they do not know.
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise Refused(f"this GGUF file cannot be read: {reason}") from error
+    require_none_missing(loading["missing_keys"])
     _save_model(model, out)
     save(load(path.parent, gguf_file=path.name), out)
     kept = file_type.name in KEPT
     return _field(reader, "general.license"), None if kept else file_type.name.removeprefix("MOSTLY_")
+
+
+class _BoundedReader(GGUFReader):
+    """gguf's reader, which counts through an array of 2^40 elements whether or not the file has them.
+
+    It reads before transformers does: a header that passes here is as long as it says.
+    """
+
+    def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+        if offset + np.dtype(dtype).itemsize * int(count) > len(self.data):
+            raise ValueError("it is cut short, or its header is damaged")
+        return super()._get(offset, dtype, count, override_order)
+
+    def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+        if raw_type == GGUFValueType.ARRAY and (length := int(self._get(orig_offs + 4, np.uint64)[0])) > MAX_ARRAY:
+            raise ValueError(f"its header has an array of {length} elements")
+        return super()._get_field_parts(orig_offs, raw_type)
 
 
 def _field(reader: GGUFReader, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The safetensors of a base model: whole, of numbers that can be trained, and counted. Reads headers only."""
+"""The safetensors of a base model: whole, of finite numbers that can be trained, and counted."""
 
 import json
 import math
@@ -7,16 +7,24 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
 
 from worker.bases.files import Refused, read_object
 
-MAX_HEADER_BYTES = 100_000_000
-"""As the safetensors library has it."""
-DTYPES = {"F32": ("float32", 4), "F16": ("float16", 2), "BF16": ("bfloat16", 2), "F64": ("float64", 8)}
-OTHER_SIZES = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "U16": 2, "U32": 4, "U64": 8}
+DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+CHUNK = 1 << 24
+"""Numbers that are checked at a time."""
 BUFFERS = re.compile(r"\.(attn\.bias|attn\.masked_bias|inv_freq|position_ids)$")
 """Constants that old checkpoints store beside the weights."""
+
+
+class Tensor(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: str
+    """As safetensors names it: F32, BF16, I64, …"""
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ class Weights:
 
 def check_weights(folder: Path) -> Weights:
     shards = _shards(folder)
-    tensors: dict[str, dict[str, Any]] = {}
+    tensors: dict[str, Tensor] = {}
     for shard in shards:
         tensors |= _read_header(folder / shard)
     _require_indexed(folder, shards, tensors)
@@ -37,12 +45,14 @@ def check_weights(folder: Path) -> Weights:
             extra.unlink()
     parameters: Counter[str] = Counter()
     for name in _counted(tensors, tied=read_object(folder / "config.json").get("tie_word_embeddings", False)):
-        parameters[tensors[name]["dtype"]] += math.prod(tensors[name]["shape"])
+        parameters[tensors[name].dtype] += math.prod(tensors[name].shape)
     if unusual := sorted(parameters.keys() - DTYPES.keys()):
         raise Refused(f"its weights are of type {unusual[0]}: give the model before it was quantised")
     if not parameters:
         raise Refused("its safetensors hold no weights")
-    return Weights(parameters.total(), DTYPES[parameters.most_common(1)[0][0]][0])
+    for shard in shards:
+        _require_finite(folder / shard)
+    return Weights(parameters.total(), DTYPES[parameters.most_common(1)[0][0]])
 
 
 def _shards(folder: Path) -> list[str]:
@@ -65,38 +75,39 @@ def _require_indexed(folder: Path, shards: list[str], tensors: dict[str, Any]) -
     index = folder / "model.safetensors.index.json"
     if not index.exists():
         return
-    if missing := sorted(read_object(index)["weight_map"].keys() - tensors.keys()):
+    content = read_object(index)
+    if missing := sorted(content["weight_map"].keys() - tensors.keys()):
         raise Refused(f"tensor {missing[0]} is in none of the {len(shards)} shards")
+    if not isinstance(content.get("metadata"), dict):  # transformers reads it, and fails where there is none
+        index.write_text(json.dumps(content | {"metadata": {}}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _counted(tensors: dict[str, Any], *, tied: bool) -> Iterable[str]:
+def _counted(tensors: dict[str, Tensor], *, tied: bool) -> Iterable[str]:
     for name in tensors:
         if BUFFERS.search(name) or (tied and name == "lm_head.weight" and len(tensors) > 1):
             continue
         yield name
 
 
-def _read_header(path: Path) -> dict[str, dict[str, Any]]:
-    """Name to {dtype, shape, data_offsets}, checked against the file's size."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > min(size - 8, MAX_HEADER_BYTES):
-            raise Refused(f"{path.name} is not a safetensors file, or is cut short")
-        text = file.read(length)
+def _read_header(path: Path) -> dict[str, Tensor]:
+    """safetensors itself checks that sizes fit shapes, and that the tensors fill the file without gap or overlap."""
     try:
-        header = json.loads(text)
-        header.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        whole = all(_size_fits(entry) for entry in header.values())
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise Refused(f"{path.name} is not a safetensors file") from None
-    if not whole or 8 + length + end != size:
-        raise Refused(f"{path.name} is cut short or damaged")
-    return dict(header)
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            slices = {name: file.get_slice(name) for name in names}
+            return {name: Tensor(tuple(each.get_shape()), each.get_dtype()) for name, each in slices.items()}
+    except (SafetensorError, OSError) as error:
+        raise Refused(f"{path.name} is not a safetensors file, or is cut short or damaged: {error}") from None
 
 
-def _size_fits(entry: dict[str, Any]) -> bool:
-    begin, end = entry["data_offsets"]
-    width = DTYPES.get(entry["dtype"], ("", OTHER_SIZES.get(entry["dtype"])))[1]
-    return bool(0 <= begin <= end and (width is None or end - begin == width * math.prod(entry["shape"])))
+def _require_finite(path: Path) -> None:
+    """One NaN spoils whatever is computed with it: the base would only fail when a job trains on it."""
+    with safe_open(path, framework="pt") as file:
+        names = file.keys()
+        for name in names:
+            tensor = file.get_tensor(name)
+            if not tensor.is_floating_point() or BUFFERS.search(name):
+                continue
+            for part in tensor.flatten().split(CHUNK):
+                if not torch.isfinite(part).all():
+                    raise Refused(f"tensor {name} holds a NaN or an infinite number: the file is damaged")

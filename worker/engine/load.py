@@ -227,7 +227,11 @@ def checked_config(folder: Path) -> Any:
         path = folder / name
         if path.exists() and "auto_map" in json.loads(path.read_bytes()):
             raise TrainingError(FailureReason.INVALID_RECIPE, "The base model brings its own code, which is never run.")
-    return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    if "/" in str(config._attn_implementation):  # transformers would fetch it; `models add` removes the field since
+        message = f"The base model's config.json names code of a hub ({config._attn_implementation}): add it again."
+        raise TrainingError(FailureReason.INVALID_RECIPE, message)
+    return config
 
 
 def quantisation(technique: Any, compute_dtype: torch.dtype) -> BitsAndBytesConfig:

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from api.cli.main import app
+from api.services import base_models
 from api.settings import load_settings
 from tests.conftest import StartAttune
 
@@ -76,6 +77,20 @@ def test_weights_that_are_pickled_and_models_that_bring_code_are_refused(
     config = json.loads((coded / "config.json").read_text())
     (coded / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "code.Model"}}))
     assert "auto_map" in attune("models", "add", "a", str(coded), code=2).output
+
+
+def test_conversion_that_takes_too_long_is_ended(
+    attune, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTUNE_CONVERT_SECONDS", "0.01")
+    assert "raise ATTUNE_CONVERT_SECONDS" in attune("models", "add", "a", str(tiny_model), code=2).output
+
+
+def test_conversion_knows_the_hub_and_none_of_our_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    passed = {"HF_TOKEN": "t", "https_proxy": "http://proxy", "PATH": "/bin"}
+    kept_back = {"AWS_SECRET_ACCESS_KEY": "s", "ATTUNE_BROKER_URL": "redis://:p@h", "WANDB_API_KEY": "w"}
+    monkeypatch.setattr(os, "environ", passed | kept_back)
+    assert base_models._environment() == passed
 
 
 @pytest.mark.parametrize("name", ["../up", "a b", "", "a/b/c", "x" * 200])
