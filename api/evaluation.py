@@ -31,7 +31,7 @@ class SampleAnswer(Strict):
 
 class Evaluation(Strict):
     rows: int
-    """So many rows were looked at, the first ones."""
+    """Rows that were looked at, drawn with the job's seed; with labels, each in its share."""
     drawn_from: Literal["validation", "training"]
     """Training rows where there are no others: the gain on them is no proof that anything general was learnt."""
     base_model: str

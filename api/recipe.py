@@ -16,7 +16,7 @@ from api.formats import FORMATS
 from api.integrations import Integrations
 from api.methods import Hyperparameters, Method, Supervised
 from api.methods.classification import Problem
-from api.techniques import Lora, Technique
+from api.techniques import Full, Lora, Technique
 
 MIN_EXAMPLES = 10
 """OpenAI refuses fewer training examples."""
@@ -71,12 +71,14 @@ class Training(Strict):
     validation_split: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Share of the training rows, drawn with the job's seed, held out when there is no validation file."""
     eval_every: AutoOrNull[Annotated[int, Field(ge=1)]] = AUTO
-    """Optimizer steps between evaluations on (at most 256 of) the validation rows."""
+    """Optimizer steps between evaluations on the validation rows, or on 256 of them: drawn with the job's seed, each
+    label in its share where there are labels."""
     save_every: AutoOrNull[Annotated[int, Field(ge=1)]] = AUTO
     """Optimizer steps between saved states, from which an interrupted run goes on."""
     early_stopping: EarlyStopping | None = None
     keep_best: Auto[bool] = AUTO
-    """Publish the weights of the best evaluation, not the last ones. "auto": where there is validation data."""
+    """Publish the weights of the evaluation with the lowest validation loss. "auto": where there is validation data.
+    false publishes those of the last step, as OpenAI does."""
 
 
 class Resources(Strict):
@@ -231,13 +233,11 @@ def resolve(
     """
     asked, training = recipe.method.options.hyperparameters, recipe.training
     n_epochs = _auto_epochs(train_rows) if asked.n_epochs == AUTO else asked.n_epochs
-    batch_size = _auto_batch(train_rows, n_epochs) if asked.batch_size == AUTO else asked.batch_size
+    batch_size = _auto_batch(recipe, train_rows, n_epochs) if asked.batch_size == AUTO else asked.batch_size
     multiplier = 1.0 if asked.learning_rate_multiplier == AUTO else asked.learning_rate_multiplier
-    learning_rate = (
-        recipe.technique.default_learning_rate * recipe.method.learning_rate_factor * multiplier
-        if training.learning_rate == AUTO
-        else training.learning_rate
-    )
+    learning_rate = training.learning_rate
+    if learning_rate == AUTO:
+        learning_rate = _auto_learning_rate(recipe) * multiplier
     steps_per_epoch = math.ceil(train_rows / batch_size)
     total_steps = min(n_epochs * steps_per_epoch, training.max_steps or n_epochs * steps_per_epoch)
     evaluates = validation_rows > 0
@@ -281,9 +281,18 @@ def _auto_epochs(rows: int) -> int:
     return max(1, 25_000 // rows) if 3 * rows > 25_000 else 3
 
 
-def _auto_batch(rows: int, n_epochs: int) -> int:
-    """The largest power of two up to 64 that still leaves about a hundred optimizer steps."""
-    return 1 << min(6, int(math.log2(max(1.0, rows * n_epochs / 100))))
+def _auto_batch(recipe: Recipe, rows: int, n_epochs: int) -> int:
+    """The largest power of two up to 64 that still leaves about a hundred optimizer steps; at least what the method
+    needs for its estimates, or all rows where they are fewer."""
+    batch: int = 1 << min(6, int(math.log2(max(1.0, rows * n_epochs / 100))))
+    return max(batch, min(recipe.method.smallest_batch, rows))
+
+
+def _auto_learning_rate(recipe: Recipe) -> float:
+    technique, method = recipe.technique, recipe.method
+    if isinstance(technique, Full) and method.full_learning_rate is not None:
+        return method.full_learning_rate
+    return technique.default_learning_rate * method.learning_rate_factor
 
 
 def _tenths(asked: int | Literal["auto"], total_steps: int) -> int:

@@ -59,6 +59,10 @@ class MethodBase(Strict):
     """It learns from what the model itself samples."""
     learning_rate_factor: ClassVar[float] = 1.0
     """Of the technique's default learning rate, which is the one for imitation."""
+    full_learning_rate: ClassVar[float | None] = None
+    """Peak learning rate of full fine-tuning, after the method's paper. None: the technique's, times the factor."""
+    smallest_batch: ClassVar[int] = 1
+    """Rows of an automatic batch at least: what the method estimates from a batch needs as many."""
     row_options: ClassVar[frozenset[str]] = frozenset()
     """Which of its options decide what the rows' arrays hold."""
 

@@ -42,6 +42,7 @@ class Dpo(MethodBase):
     summary: ClassVar[str] = "Prefer one answer to another, without a reward model."
     formats: ClassVar[frozenset[str]] = frozenset({"preference"})
     learning_rate_factor: ClassVar[float] = 0.25
+    full_learning_rate: ClassVar[float | None] = 1e-6  # the paper's, appendix B
 
     type: Literal["dpo"] = "dpo"
     dpo: OrNull[DpoOptions] = Field(default_factory=DpoOptions)

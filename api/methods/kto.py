@@ -21,6 +21,8 @@ class Kto(MethodBase):
     summary: ClassVar[str] = "Learn from answers that are each marked good or bad."
     formats: ClassVar[frozenset[str]] = frozenset({"unpaired", "preference"})
     learning_rate_factor: ClassVar[float] = 0.25
+    full_learning_rate: ClassVar[float | None] = 1e-6  # the paper trains at 5e-7, TRL at 1e-6
+    smallest_batch: ClassVar[int] = 16  # good and bad answers, and the divergence estimated from their mismatches
 
     type: Literal["kto"] = "kto"
     kto: OrNull[KtoOptions] = Field(default_factory=KtoOptions)

@@ -18,6 +18,7 @@ class Orpo(MethodBase):
     summary: ClassVar[str] = "Imitate the preferred answer and turn away from the other, without a reference."
     formats: ClassVar[frozenset[str]] = frozenset({"preference"})
     learning_rate_factor: ClassVar[float] = 0.5
+    full_learning_rate: ClassVar[float | None] = 5e-6  # the paper trains at 5e-6 to 8e-6
 
     type: Literal["orpo"] = "orpo"
     orpo: OrNull[OrpoOptions] = Field(default_factory=OrpoOptions)

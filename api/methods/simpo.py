@@ -20,6 +20,7 @@ class Simpo(MethodBase):
     summary: ClassVar[str] = "Prefer one answer to another by likelihood per token, without a reference."
     formats: ClassVar[frozenset[str]] = frozenset({"preference"})
     learning_rate_factor: ClassVar[float] = 0.25
+    full_learning_rate: ClassVar[float | None] = 1e-6  # the paper finds 3e-7 to 1e-6
 
     type: Literal["simpo"] = "simpo"
     simpo: OrNull[SimpoOptions] = Field(default_factory=SimpoOptions)

@@ -1,6 +1,9 @@
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
+from api.catalog import METHODS
 from api.problems import as_invalid_request
 from api.recipe import Recipe, resolve
 
@@ -34,6 +37,32 @@ def test_the_multiplier_scales_the_techniques_default() -> None:
     lora = {"hyperparameters": {"learning_rate_multiplier": 2}}
     assert resolved(lora, 100).learning_rate == pytest.approx(4e-4)
     assert resolved(lora | {"technique": {"type": "full"}}, 100).learning_rate == pytest.approx(4e-5)
+
+
+PAPERS = {"dpo": (5e-7, 1e-6), "kto": (5e-7, 1e-6), "simpo": (3e-7, 1e-6), "orpo": (1e-6, 8e-6)}
+"""Peak learning rates of full fine-tuning in the papers and in TRL, lowest and highest."""
+
+
+@pytest.mark.parametrize("method", [name for name, each in METHODS.items() if "preference" in each.formats])
+def test_full_fine_tuning_by_preferences_learns_at_the_papers_rates(method: str) -> None:
+    full = {"method": {"type": method}, "technique": {"type": "full"}}
+    lowest, highest = PAPERS.get(method, (9e-6, 1e-5))  # reward models: Ouyang et al. 2022, appendix C.2
+    assert lowest <= resolved(full, 1000).learning_rate <= highest
+    doubled = {"method": {"type": method, method: {"hyperparameters": {"learning_rate_multiplier": 2}}}}
+    assert resolved(full | doubled, 1000).learning_rate == pytest.approx(2 * resolved(full, 1000).learning_rate)
+    assert resolved({"method": {"type": method}}, 1000).learning_rate >= 5e-5  # adapters learn at higher ones
+
+
+@pytest.mark.parametrize(("rows", "batch"), [(10, 10), (12, 12), (100, 16), (1000, 16), (5000, 64)])
+def test_ktos_automatic_batch_holds_enough_rows_to_estimate_a_divergence(rows: int, batch: int) -> None:
+    assert resolved({"method": {"type": "kto"}}, rows).batch_size == batch
+
+
+@pytest.mark.parametrize("validation", [{"validation_file": "file-2"}, {"training": {"validation_split": 0.1}}])
+def test_one_field_publishes_the_last_step_instead_of_the_best(validation: dict[str, Any]) -> None:
+    last = validation | {"training": {**validation.get("training", {}), "keep_best": False}}
+    assert resolved(validation, 100, validation_rows=9).keep_best is True
+    assert resolved(last, 100, validation_rows=9).keep_best is False
 
 
 def test_max_steps_ends_training_early_and_never_prolongs_it() -> None:

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
-
 from api.evaluation import (
     COMPARED_PROMPTS,
     COMPARED_ROWS,
@@ -32,6 +30,7 @@ from worker.engine.less_memory import with_less_memory
 from worker.engine.model import TrainableModel
 from worker.engine.objective import Objective
 from worker.engine.stopping import TrainingError
+from worker.engine.subset import drawn
 from worker.pipe import Pipe
 
 T = TypeVar("T")
@@ -57,7 +56,7 @@ class Comparison:
     def __init__(self, recipe: ResolvedRecipe, data: Data, objective: Objective, pipe: Pipe) -> None:
         self._recipe, self._objective, self._pipe = recipe, objective, pipe
         self._validates = len(data.validation) > 0
-        self._rows = _few(data.validation if self._validates else data.train, self._most_rows())
+        self._rows = _few(data.validation if self._validates else data.train, self._most_rows(), recipe.seed)
         self._base: Seen | None = None
 
     def _most_rows(self) -> int:
@@ -139,10 +138,12 @@ def _limited(model: TrainableModel, pipe: Pipe) -> Iterator[None]:
         model.tick = tick
 
 
-def _few(rows: Rows, most: int) -> Rows:
-    """The first ones, as many as the limits allow, and one at least."""
-    fitting = int(np.searchsorted(np.cumsum(rows.lengths), COMPARED_TOKENS, side="right"))
-    return rows.take(np.arange(min(len(rows), most, max(1, fitting))))
+def _few(rows: Rows, most: int, seed: int) -> Rows:
+    """Return as many rows as the limits allow, and one at least, drawn from all of them."""
+    found = drawn(rows, most, seed)
+    while len(found) > 1 and (tokens := int(found.lengths.sum())) > COMPARED_TOKENS:
+        found = drawn(rows, max(1, min(len(found) - 1, len(found) * COMPARED_TOKENS // tokens)), seed)
+    return found
 
 
 def _numbers(metrics: dict[str, Any]) -> dict[str, float | None]:

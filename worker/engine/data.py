@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,10 @@ from worker.arrays import Rows, load_rows, split
 from worker.engine.less_memory import with_less_memory
 from worker.engine.objective import Objective
 from worker.engine.stopping import TrainingError
+from worker.engine.subset import drawn
 
 EVALUATED_ROWS = 256
-"""Validation rows at each evaluation; all of them at each epoch's end."""
+"""Validation rows at each evaluation, drawn with the job's seed; all of them at each epoch's end."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,16 @@ class Data:
     train: Rows
     validation: Rows
     """Without rows if there is nothing to validate on."""
+    seed: int
+    """The job's."""
 
-    @property
+    @cached_property
     def few_validation(self) -> Rows:
-        return self.validation.take(np.arange(min(EVALUATED_ROWS, len(self.validation))))
+        return drawn(self.validation, EVALUATED_ROWS, self.seed)
 
     def prepared(self, objective: Objective, warn: Callable[[str], None]) -> "Data":
         """With what the method must know of the rows before the weights change."""
-        return Data(_prepared(self.train, objective, warn), _prepared(self.validation, objective, warn))
+        return Data(_prepared(self.train, objective, warn), _prepared(self.validation, objective, warn), self.seed)
 
 
 def _prepared(rows: Rows, objective: Objective, warn: Callable[[str], None]) -> Rows:
@@ -50,7 +53,7 @@ def load_data(folder: Path, recipe: ResolvedRecipe) -> Data:
         raise TrainingError(FailureReason.INTERNAL) from ValueError(
             f"{len(train)} rows in batches of {recipe.batch_size} are not {recipe.steps_per_epoch} steps"
         )
-    return Data(train, validation)
+    return Data(train, validation, recipe.seed)
 
 
 def _load(path: Path, recipe: ResolvedRecipe) -> Rows:

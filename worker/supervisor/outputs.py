@@ -162,6 +162,8 @@ def publish(node: Node, claim: Claim, job: Job, report: dict[str, Any], folder: 
         if (hub := (job.recipe.get("export") or {}).get("hub")) is not None:
             trackings.plan(session, job.id, HUB, options=hub, at_once=True)
         events.say(session, job.id, f"New fine-tuned model created: {job.model_id}")
+        if (told := best_step(job, report)) is not None:
+            events.say(session, job.id, told)
         estimate = jobs.held(session, job.id, claim.fence).estimate
         jobs.move(
             session,
@@ -176,6 +178,17 @@ def publish(node: Node, claim: Claim, job: Job, report: dict[str, Any], folder: 
             estimate=None if estimate is None else {**estimate, "actual": report.get("took")},
         )
         queue.end_attempt(session, claim, "succeeded")
+
+
+def best_step(job: Job, report: dict[str, Any]) -> str | None:
+    """What is to be known of a model that is not the last step's."""
+    best, last = report.get("best_step"), report["step"]
+    if best in (None, last) or not (job.resolved or {}).get("keep_best"):
+        return None
+    return (
+        f"Its weights are those of step {best} of {last}, which had the lowest validation loss; "
+        "with training.keep_best false, a job publishes those of its last step"
+    )
 
 
 def results_csv(metrics: Sequence[dict[str, Any]]) -> bytes:
