@@ -65,7 +65,7 @@ def test_equal_questions_and_answers_are_not_confused() -> None:
 
 
 def test_template_that_strips_answers_still_shows_them() -> None:
-    assert learnt(render(bases.STRIPPING, USER, {"role": "assistant", "content": "\n Hello \n"})) == ["Hello</s>"]
+    assert learnt(render(bases.STRIPPING, USER, {"role": "assistant", "content": "\n Hello \n"})) == [" Hello</s>"]
 
 
 def test_templates_own_marks_decide_and_agree_with_ours() -> None:

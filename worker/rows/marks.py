@@ -3,6 +3,7 @@
 They survive rendering by a chat template, are found in what it rendered, and are taken out again.
 """
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -22,30 +23,42 @@ Places = dict[str, list[int]]
 
 @dataclass(frozen=True)
 class Marks:
-    """Each mark is one code point: the template's generation begins, ends; message i's text begins, ends, its calls."""
+    """One code point each: the template's generation begins, ends; a message's text begins, ends; each of its calls
+    has one mark after the name, and one after every string in the arguments."""
 
     first: int
+    starts: tuple[int, ...]
+    """Marks before those of each message; the last entry counts all of them."""
 
     @classmethod
-    def absent_from(cls, text: str, messages: int) -> "Marks":
+    def absent_from(cls, text: str, messages: Messages) -> "Marks":
+        counts = [2, *(2 + 2 * len(message.get("tool_calls", ())) for message in messages)]
+        starts = tuple(itertools.accumulate(counts))
         for first, last in PLANES:
-            if last - first > 3 * messages + 2 and not PATTERNS[first].search(text):
-                return cls(first)
-        raise RowError("uses characters of every private-use plane of Unicode", code="private_use_characters")
+            if last - first >= starts[-1] and not PATTERNS[first].search(text):
+                return cls(first, starts)
+        raise RowError(
+            "uses characters of every private-use plane of Unicode, or has more tool calls than can be told apart",
+            code="private_use_characters",
+        )
 
     @property
     def generation(self) -> tuple[str, str]:
         return chr(self.first), chr(self.first + 1)
 
     def opening(self, message: int) -> str:
-        return chr(self.first + 2 + 3 * message)
+        return self._mark(message, 0)
 
     def closing(self, message: int) -> str:
-        return chr(self.first + 3 + 3 * message)
+        return self._mark(message, 1)
 
-    def call(self, message: int) -> str:
-        """Stands after each name and string in the message's tool calls."""
-        return chr(self.first + 4 + 3 * message)
+    def call(self, message: int, number: int) -> tuple[str, str]:
+        """What stands after the name of that tool call, and after each string in its arguments."""
+        return self._mark(message, 2 + 2 * number), self._mark(message, 3 + 2 * number)
+
+    def calls(self, message: int) -> list[str]:
+        """The marks of all tool calls of the message."""
+        return [chr(self.first + at) for at in range(self.starts[message] + 2, self.starts[message + 1])]
 
     def put(self, messages: Messages, everyone: bool) -> Messages:
         """The messages with the assistant's answers and calls marked, and the ends of what others say."""
@@ -75,13 +88,18 @@ class Marks:
         if message.get("content") or ("content" in message and "tool_calls" not in message):
             marked["content"] = _around(message["content"], opening, closing)
         if "tool_calls" in message:
-            marked["tool_calls"] = [_marked_call(call, self.call(index)) for call in message["tool_calls"]]
+            marked["tool_calls"] = [
+                _marked_call(call, *self.call(index, number)) for number, call in enumerate(message["tool_calls"])
+            ]
         return marked
 
+    def _mark(self, message: int, number: int) -> str:
+        return chr(self.first + self.starts[message] + number)
 
-def call_marks(message: dict[str, Any]) -> int:
-    """How many marks the tool calls of a message carry."""
-    return sum(1 + _count_strings(call["function"]["arguments"]) for call in message.get("tool_calls", []))
+
+def string_counts(message: dict[str, Any]) -> list[int]:
+    """How many strings the arguments of each tool call of a message hold."""
+    return [_count_strings(call["function"]["arguments"]) for call in message.get("tool_calls", [])]
 
 
 def _around(text: str, opening: str, closing: str) -> str:
@@ -93,9 +111,9 @@ def _around(text: str, opening: str, closing: str) -> str:
     return text[:start] + opening + core + closing + text[start + len(core) :]
 
 
-def _marked_call(call: dict[str, Any], mark: str) -> dict[str, Any]:
+def _marked_call(call: dict[str, Any], named: str, argued: str) -> dict[str, Any]:
     function = call["function"]
-    marked = {"name": function["name"] + mark, "arguments": _strings_marked(function["arguments"], mark)}
+    marked = {"name": function["name"] + named, "arguments": _strings_marked(function["arguments"], argued)}
     return {**call, "function": {**function, **marked}}
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from api.formats import Conversation, Notice, RowError
+from worker.rows.beginnings import Beginnings
 from worker.rows.chat_template import ChatTemplate, TemplateFailure
 from worker.rows.marks import Marks, Messages, Places
 from worker.rows.tokens import Span
@@ -37,6 +38,7 @@ class Renderer:
         self.template = template
         self.end_texts = end_texts
         self.generation_prompt = self._probe_generation_prompt()
+        self.after_user = self._probe_after_user()
         ends = sorted(end_texts | self._probe_end_of_turn(added_texts), key=len, reverse=True)
         self.end_of_turn = re.compile(r"\s*(?:" + "|".join(map(re.escape, ends)) + ")") if ends else None
 
@@ -50,13 +52,16 @@ class Renderer:
     ) -> Rendered:
         plain, messages = self._plain(conversation)
         tools = conversation.tools
-        marks = Marks.absent_from(plain, len(messages))
+        marks = Marks.absent_from(plain, messages)
         places = self._places(messages, tools, marks, plain)
-        turns = Turns(plain, messages, marks, places, self.generation_prompt, self.end_of_turn)
+        part = _Part(self, messages, tools, marks)
+        turns = Turns(plain, messages, marks, places, self.end_of_turn, part)
         found = (
             turns.by_template()
             if self.template.marks_generation(tools)
-            else turns.by_answers(_Part(self, plain, messages, tools, marks))
+            else turns.by_answers(
+                Beginnings(plain, messages, marks, places, self.generation_prompt, self.after_user, part)
+            )
         )
         weights = _weights(conversation, train_on)
         spans = [Span(turn.start, turn.end, weights[turn.message]) for turn in found if weights[turn.message]]
@@ -116,6 +121,11 @@ class Renderer:
                 return prompted[len(bare) - len(end) :]
         return ""
 
+    def _probe_after_user(self) -> str:
+        """What stands between a user's text and the generation that answers it."""
+        question = [{"role": "user", "content": f"a{PROBE}"}]
+        return (self.attempt(question, None, add_generation_prompt=True) or "").rpartition(PROBE)[2]
+
     def _probe_end_of_turn(self, added_texts: set[str]) -> set[str]:
         """What the template writes after a last answer, and after one that is not the last."""
         added = "|".join(map(re.escape, sorted(added_texts, key=len, reverse=True))) or "(?!)"
@@ -136,26 +146,21 @@ class _Part:
     """Renders parts of one conversation (worker.rows.turns.Part)."""
 
     renderer: Renderer
-    text: str
     messages: Messages
     tools: Any
     marks: Marks
 
-    def start_of(self, message: int) -> int | None:
-        before = self.messages[:message]
-        prompted = self.renderer.attempt(before, self.tools, add_generation_prompt=True)
-        if prompted and self.text.startswith(prompted):
-            return len(prompted)
-        bare = self.renderer.attempt(before, self.tools)
-        if bare and self.text.startswith(bare):
-            return len(bare) + _common_length(self.renderer.generation_prompt, self.text[len(bare) :])
-        return None
+    def before(self, message: int, *, prompted: bool) -> str | None:
+        return self.renderer.attempt(self.messages[:message], self.tools, add_generation_prompt=prompted)
 
-    def length_after(self, message: int, last_mark: int) -> int | None:
+    def calls_alone(self, message: int) -> tuple[int, str] | None:
         shown = self.messages[: message + 1]
         marked = self.renderer.attempt(self.marks.put(shown, everyone=False), self.tools)
-        after = (marked or "").rpartition(self.marks.call(message))[2].rstrip()
-        return len(after) if after and self.text.startswith(after, last_mark) else None
+        if marked is None:
+            return None
+        text, places = self.marks.take_out(marked)
+        calls = [place for mark in self.marks.calls(message) for place in places.get(mark, [])]
+        return len(calls), text[max(calls, default=len(text)) :]
 
 
 def _weights(conversation: Conversation, train_on: Literal["all", "last"]) -> list[float]:
@@ -205,9 +210,3 @@ def _with_text_arguments(message: dict[str, Any]) -> dict[str, Any]:
         text = json.dumps(function["arguments"], ensure_ascii=False)
         calls.append({**call, "function": {**function, "arguments": text}})
     return {**message, "tool_calls": calls}
-
-
-def _common_length(left: str, right: str) -> int:
-    """Characters that both begin with."""
-    pairs = enumerate(zip(left, right, strict=False))
-    return next((at for at, (one, other) in pairs if one != other), min(len(left), len(right)))

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from api.formats import RowError
-from worker.rows.marks import Marks, Messages, Places, call_marks
+from worker.rows.beginnings import Before, Beginnings
+from worker.rows.marks import Marks, Messages, Places, string_counts
 
 
 @dataclass(frozen=True)
@@ -18,14 +19,12 @@ class Turn:
     end: int
 
 
-class Part(Protocol):
+class Part(Before, Protocol):
     """What rendering only a part of the conversation shows, where the marks do not."""
 
-    def start_of(self, message: int) -> int | None:
-        """Where the message begins, if what was said before it renders the same without it."""
-
-    def length_after(self, message: int, last_mark: int) -> int | None:
-        """Characters of the message's own turn after its last mark, if it renders the same as the last message."""
+    def calls_alone(self, message: int) -> tuple[int, str] | None:
+        """The calls of the message where it is the last one: how many of their marks are rendered, and the text after
+        the last. None where the template refuses."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +33,20 @@ class Turns:
     messages: Messages
     marks: Marks
     places: Places
-    generation_prompt: str
-    """What the template adds where the assistant is to speak; empty if nothing."""
     end_of_turn: re.Pattern[str] | None
+    rendered: Part
 
-    def by_answers(self, rendered: "Part") -> Iterator[Turn]:
+    def by_answers(self, beginnings: Beginnings) -> Iterator[Turn]:
         previous_end = 0
         for message in self._assistant():
-            self._require_calls(message)
-            start = self._start(message, previous_end)
+            calls = self._required_calls(message)
+            opened = self.places.get(self.marks.opening(message), [])
+            start = beginnings.of(message, previous_end, limit=min([*opened, *calls], default=0))
             if start is None:
-                start = rendered.start_of(message)
+                start = min(opened, default=None)
             if start is None:
                 raise RowError(f"message {message + 1} cannot be found in the rendered text", code="answer_not_found")
-            previous_end = self._end(message, rendered)
+            previous_end = self._end(message, calls)
             self._require_alone(message, start, previous_end)
             yield Turn(message, start, previous_end)
 
@@ -57,7 +56,7 @@ class Turns:
         spans = list(zip(self.places.get(opening, []), self.places.get(closing, []), strict=True))
         owners = [self._owner(start, end) for start, end in spans]
         for message in self._assistant():
-            self._require_calls(message)
+            self._required_calls(message)
             if message not in owners:
                 raise RowError(
                     f"message {message + 1} is not marked as the assistant's by the chat template",
@@ -76,19 +75,7 @@ class Turns:
     def _assistant(self) -> list[int]:
         return [index for index, message in enumerate(self.messages) if message["role"] == "assistant"]
 
-    def _start(self, message: int, previous_end: int) -> int | None:
-        opened = self.places.get(self.marks.opening(message))
-        limit = min(opened or self._calls(message) or [0])
-        # Not in what was said before: whoever wrote that could have written the generation prompt there.
-        said_before = self.places.get(self.marks.closing(message - 1), [0]) if message else [0]
-        begin = max(previous_end, *said_before)
-        found = self.text.rfind(self.generation_prompt, begin, limit) if self.generation_prompt else -1
-        if found >= 0:
-            return found + len(self.generation_prompt)
-        return min(opened) if opened else None
-
-    def _end(self, message: int, rendered: "Part") -> int:
-        calls = self._calls(message)
+    def _end(self, message: int, calls: list[int]) -> int:
         ends = [*self.places.get(self.marks.closing(message), [])[:1], *calls[-1:]]
         if not ends:
             raise RowError(f"message {message + 1} is left out by the chat template", code="answer_not_found")
@@ -100,8 +87,14 @@ class Turns:
             following = [place for places in self.places.values() for place in places if place > last]
             limit = min(following, default=len(self.text))
             match = self.end_of_turn.search(self.text, last, limit) if self.end_of_turn else None
-            return match.end() if match else last + (rendered.length_after(message, last) or 0)
+            return match.end() if match else last + self._length_after_calls(message, last)
         return last
+
+    def _length_after_calls(self, message: int, last: int) -> int:
+        """Characters of the message's own turn after its last call, if it renders the same as the last message."""
+        _, rest = self.rendered.calls_alone(message) or (0, "")
+        rest = rest.rstrip()
+        return len(rest) if self.text.startswith(rest, last) else 0
 
     def _owner(self, start: int, end: int) -> int:
         """The message of which that is a part: whose mark stands in it, or was the last before it."""
@@ -109,7 +102,7 @@ class Turns:
         marked = [
             (place, message)
             for message in assistant
-            for mark in (self.marks.opening(message), self.marks.closing(message), self.marks.call(message))
+            for mark in (self.marks.opening(message), self.marks.closing(message), *self.marks.calls(message))
             for place in self.places.get(mark, [])
         ]
         inside = [entry for entry in marked if start <= entry[0] <= end]
@@ -130,13 +123,38 @@ class Turns:
         match = self.end_of_turn.match(self.text, answer_end) if self.end_of_turn else None
         return match.end() if match else None
 
-    def _calls(self, message: int) -> list[int]:
-        """Where the message's calls are marked. Some templates name the tool once more where it answers."""
-        return sorted(self.places.get(self.marks.call(message), []))[: call_marks(self.messages[message])]
-
-    def _require_calls(self, message: int) -> None:
-        if len(self._calls(message)) < call_marks(self.messages[message]):
+    def _required_calls(self, message: int) -> list[int]:
+        """The places of all marks of the message's calls; RowError unless every call is rendered whole."""
+        strings = string_counts(self.messages[message])
+        if not strings:
+            return []
+        found = sorted(place for mark in self.marks.calls(message) for place in self.places.get(mark, []))
+        if len(found) > len(strings) + sum(strings):
+            found = found[: self._own_calls(message, len(found))]
+        if not all(self._is_whole(message, number, held, found[-1:]) for number, held in enumerate(strings)):
             raise RowError(
                 f"message {message + 1} calls tools, which the base model's chat template does not show to the model",
                 code="tools_not_supported",
             )
+        return found
+
+    def _own_calls(self, message: int, found: int) -> int:
+        """How many marks stand in the message's own turn. Some templates name a tool twice in its call, and some once
+        more where it answers."""
+        if message == len(self.messages) - 1:
+            return found
+        alone = self.rendered.calls_alone(message)
+        if alone is None:
+            raise RowError(
+                f"message {message + 1}: where its tool calls end cannot be told from what the chat template writes",
+                code="answer_not_found",
+            )
+        return alone[0]
+
+    def _is_whole(self, message: int, number: int, strings: int, last: list[int]) -> bool:
+        """Whether the name of a call and the strings in its arguments stand up to the last place."""
+        name, string = (
+            sum(place <= limit for limit in last for place in self.places.get(mark, []))
+            for mark in self.marks.call(message, number)
+        )
+        return name >= 1 and string >= strings
