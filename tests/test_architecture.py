@@ -19,6 +19,7 @@ LAYERS: list[tuple[str, ...]] = [
         "api.lifecycle",
         "api.logs",
         "api.manifest",
+        "api.patterns",
         "api.settings",
     ),
     ("api.export", "api.integrations", "api.methods", "api.techniques", "api.tracking"),
@@ -80,6 +81,7 @@ SHARED_WITH_CHILDREN = tuple(
         "lifecycle",
         "manifest",
         "methods",
+        "patterns",
         "recipe",
         "ask",
         "techniques",
@@ -201,6 +203,24 @@ def test_statements_are_built_in_records_only() -> None:
         and (builders := {name for node in ast.walk(tree) for name in _from_sqlalchemy(node)} & STATEMENTS)
     }
     assert not found
+
+
+SLOW = ("patterns", "storage", "doorbell", "previews", "look", "predict", "require_room", "require_patterns")
+"""Calls that take as long as a user, a storage or a broker makes them take."""
+
+
+def test_nothing_slow_happens_while_a_session_is_open() -> None:
+    """A transaction holds locks that other projects wait for, and a session holds a connection."""
+    for module, tree in modules().items():
+        for block in ast.walk(tree):
+            if isinstance(block, ast.With) and any(_opens_a_session(item.context_expr) for item in block.items):
+                calls = [node.func for line in block.body for node in ast.walk(line) if isinstance(node, ast.Call)]
+                slow = [name for call in calls if set((name := ast.unparse(call)).split(".")) & set(SLOW)]
+                assert not slow, f"{module}, line {block.lineno}: {slow} before the session ends"
+
+
+def _opens_a_session(expression: ast.expr) -> bool:
+    return ast.unparse(expression).endswith((".database.read()", ".database.write()"))
 
 
 def _from_sqlalchemy(node: ast.AST) -> set[str]:

@@ -1,13 +1,14 @@
 """The tensors of a safetensors file, read without torch: their shapes, and whether their values are finite."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from api import patterns
 
 MAX_HEADER_BYTES = 100_000_000
 """safetensors' own limit."""
@@ -74,11 +75,12 @@ def read_tensors(path: Path) -> Iterator[Tensor]:
 
 def lora_trouble(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> list[str]:
     """Where a LoRA adapter's factors are not those that adapter_config.json speaks of: B [out, r], A [r, in]."""
+    modules = {name: name.partition(".lora_A")[0] for name in sorted(shapes) if "lora_A" in name}
+    ranks = _ranks(config, tuple(modules.values()))
     trouble = []
-    for name, shape in sorted(shapes.items()):
-        if "lora_A" not in name:
-            continue
-        other, rank = shapes.get(name.replace("lora_A", "lora_B")), _rank(name, config)
+    for name, module in modules.items():
+        shape, other = shapes[name], shapes.get(name.replace("lora_A", "lora_B"))
+        rank = ranks[module] if ranks is not None else next(iter(shape), None)
         if other is None:
             trouble.append(f"{name} has no lora_B")
         elif len(shape) < 2 or len(other) < 2 or (shape[0], other[1]) != (rank, rank):
@@ -86,13 +88,13 @@ def lora_trouble(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any
     return trouble
 
 
-def _rank(name: str, config: Mapping[str, Any]) -> Any:
-    """As peft finds it: the first pattern that the module's name, or an end of it, matches; else r."""
-    module = name.partition(".lora_A")[0]
-    for pattern, rank in (config.get("rank_pattern") or {}).items():
-        try:
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                return rank
-        except re.error:
-            continue
-    return config.get("r")
+def _ranks(config: Mapping[str, Any], modules: tuple[str, ...]) -> dict[str, Any] | None:
+    """As peft finds them: by the first pattern that a module's name, or an end of it, matches; else r. None where a
+    pattern needs an engine whose time has no bound (those of older releases may): then any rank may be right."""
+    given = config.get("rank_pattern")
+    given = given if isinstance(given, dict) else {}
+    try:
+        found = patterns.first_of_end(tuple(given), modules)
+    except patterns.BadPattern:
+        return None
+    return {module: given[found[module]] if module in found else config.get("r") for module in modules}

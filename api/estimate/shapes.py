@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypedDict
 
-from api.estimate.targets import Matrix, NoPlace, fits_end, ia3_layers, lora_layers
+from api.estimate.targets import Matrix, NoPlace, ia3_layers, lora_layers, ranks
 from api.methods import MethodBase
 from api.techniques import Technique, TechniqueBase
 from api.techniques.bottleneck import Bottleneck
@@ -176,15 +176,12 @@ def _with_labels(classifier: ClassifierShape, which: str, labels: int) -> int:
 def _lora(technique: Lora, shapes: Shapes, *, scores: bool) -> int:
     """r (in + out) for each adapted matrix; DoRA learns a magnitude for each output besides."""
     found = 0
-    for matrix in lora_layers(technique, list(matrices(shapes)), scores=scores):
-        found += _rank(technique, matrix.name) * (matrix.inputs + matrix.outputs)
+    chosen = lora_layers(technique, list(matrices(shapes)), scores=scores)
+    own = ranks(technique, chosen)
+    for matrix in chosen:
+        found += own.get(matrix.name, technique.rank) * (matrix.inputs + matrix.outputs)
         found += matrix.outputs if technique.type == "dora" else 0  # type: ignore[comparison-overlap]  # a subclass's
     return found
-
-
-def _rank(technique: Lora, name: str) -> int:
-    """Of the first pattern that fits, as peft has it."""
-    return next((rank for pattern, rank in technique.rank_pattern.items() if fits_end(pattern, name)), technique.rank)
 
 
 def _ia3(technique: Ia3, shapes: Shapes, *, scores: bool) -> int:

@@ -3,10 +3,11 @@
 By this an estimate counts, a job is accepted or refused, and the trainer names the layers to peft.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from api import patterns
 from api.techniques.base import ALL_LINEAR
 from api.techniques.ia3 import Ia3
 from api.techniques.lora import Lora
@@ -44,15 +45,32 @@ def lora_layers(technique: Lora, layers: Sequence[Matrix], *, scores: bool) -> l
 
     Raises NoPlace for a name or a pattern without such a layer.
     """
+    for field, given in technique.patterns().items():
+        with _named(f"technique.{field}"):
+            patterns.require(given)
     found = _chosen(technique.target_modules, _adaptable(layers, scores=scores))
+    names = tuple(layer.name for layer in found)
     for field in ("rank_pattern", "alpha_pattern"):
-        patterns: Mapping[str, float] = getattr(technique, field)
-        for pattern in patterns:
-            if not any(fits_end(pattern, layer.name) for layer in found):
-                where = f"technique.{field}"
-                message = f"{where}: '{pattern[:200]}' fits none of the layers that are adapted. {_listed(found)}"
-                raise NoPlace(message, where)
+        unused = patterns.unused(tuple(getattr(technique, field)), names)
+        if unused is not None:
+            where = f"technique.{field}"
+            message = f"{where}: '{unused[:200]}' fits none of the layers that are adapted. {_listed(found)}"
+            raise NoPlace(message, where)
     return found
+
+
+def ranks(technique: Lora, layers: Sequence[Matrix]) -> Mapping[str, int]:
+    """Return the ranks of the layers that `rank_pattern` gives one, by name."""
+    found = patterns.first_of_end(tuple(technique.rank_pattern), tuple(layer.name for layer in layers))
+    return {name: technique.rank_pattern[pattern] for name, pattern in found.items()}
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    try:
+        yield
+    except patterns.BadPattern as error:
+        raise NoPlace(f"{where}: {error}", where) from None
 
 
 def ia3_layers(
@@ -77,11 +95,6 @@ def ia3_layers(
     return found, [layer for layer in found if any(layer.name.endswith(name) for name in inner)]
 
 
-def fits_end(pattern: str, name: str) -> bool:
-    """peft's rule for `rank_pattern` and `alpha_pattern`: the expression matches the end of the name, from a dot on."""
-    return re.match(rf"(.*\.)?({pattern})$", name) is not None
-
-
 def named(name: str, layer: str) -> bool:
     """peft's rule for names: the whole of it, or its end from a dot on."""
     return layer == name or layer.endswith(f".{name}")
@@ -99,7 +112,8 @@ def _chosen(targets: str | list[str], layers: Sequence[Matrix]) -> list[Matrix]:
     if targets in (ALL_LINEAR, [ALL_LINEAR]):
         found = [layer for layer in layers if layer.kind == "linear"]
     elif isinstance(targets, str):
-        found = [layer for layer in layers if re.fullmatch(targets, layer.name)]
+        matched = patterns.whole(targets, tuple(layer.name for layer in layers))
+        found = [layer for layer in layers if layer.name in matched]
         if not found:
             raise NoPlace(
                 f"{FIELD}: '{targets[:200]}' matches none of the base model's layers. {_listed(layers)}", FIELD

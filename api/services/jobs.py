@@ -10,7 +10,7 @@ from api.records.events import Event
 from api.records.jobs import Job
 from api.records.models import Checkpoint
 from api.records.pages import Page
-from api.services import retries
+from api.services import layers, retries
 from api.services.models import NoSuchModel
 from api.services.submitting import accept, check_quota, taken_over
 
@@ -31,6 +31,7 @@ class WrongState(InvalidRequest):
 
 def submit(context: Context, caller: Caller, recipe: Recipe, *, repeated: bool = False) -> Job:
     """Accept a job: row and event in one transaction, then a ring. A repeated request gets the job already made."""
+    layers.check(context, caller, recipe)
     with context.database.write() as session:
         recipe = taken_over(session, caller, recipe)
         if made := retries.made_before(session, caller.project_id, recipe, context.settings.retried_create_s, repeated):

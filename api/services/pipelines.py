@@ -1,6 +1,7 @@
 """Pipelines: jobs that are accepted together or not at all, each waiting for those that it begins from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
@@ -15,10 +16,12 @@ from api.pipeline import Pipeline as Body
 from api.recipe import Recipe
 from api.records import dependencies, jobs, pipelines
 from api.records.base import db_now
+from api.records.base_models import BaseModel
 from api.records.dependencies import Dependency
 from api.records.jobs import Job
 from api.records.pages import Page
 from api.records.pipelines import Pipeline
+from api.services import layers
 from api.services.jobs import WrongState
 from api.services.submitting import accept, check_quota
 
@@ -52,6 +55,10 @@ class PipelineView:
 
 def create(context: Context, caller: Caller, body: Body) -> PipelineView:
     """Accept every stage or none: all rows in one transaction, then the rings."""
+    whole: dict[str, BaseModel] = {}
+    for index, stage in enumerate(body.stages):
+        with _named(index, stage):
+            layers.check_stage(context, caller, stage, whole)
     with context.database.write() as session:
         check_quota(context, session, caller, more=len(body.stages))
         pipeline = Pipeline(
@@ -67,13 +74,8 @@ def create(context: Context, caller: Caller, body: Body) -> PipelineView:
         session.flush()
         made: dict[str, Job] = {}
         for index, stage in enumerate(body.stages):
-            try:
+            with _named(index, stage):
                 made[stage.name] = _accept(context, session, caller, pipeline.id, stage, made)
-            except ServiceError as error:
-                # The whole transaction goes with it.
-                error.param = f"stages.{index}" + (f".{error.param}" if error.param else "")
-                error.message = f"stages.{index} ({stage.name}): {error.message}"
-                raise
         pipeline.stages = [{"name": name, "job_id": job.id} for name, job in made.items()]
         session.flush()
         session.refresh(pipeline)
@@ -81,6 +83,17 @@ def create(context: Context, caller: Caller, body: Body) -> PipelineView:
     for job in view.jobs:
         context.doorbell.ring(Stage.PREPARE, job.id)
     return view
+
+
+@contextmanager
+def _named(index: int, stage: StageRecipe) -> Iterator[None]:
+    """Errors say which stage they are about."""
+    try:
+        yield
+    except ServiceError as error:
+        error.param = f"stages.{index}" + (f".{error.param}" if error.param else "")
+        error.message = f"stages.{index} ({stage.name}): {error.message}"
+        raise
 
 
 def _accept(

@@ -19,7 +19,7 @@ from api.records import arrays, files
 from api.records.arrays import Arrays
 from api.records.base_models import BaseModel
 from api.records.files import File
-from api.services import lineage
+from api.services import layers, lineage
 from api.services.lineage import Origin
 from api.services.submitting import checked
 from api.storage import ObjectMissing
@@ -54,13 +54,18 @@ class Asked:
 def asked(context: Context, caller: Caller, recipe: Recipe) -> Asked:
     """Raises InvalidRequest for what is not there, in the words of creating a job; and in its order, so that a recipe
     can be checked before there are files: it is refused, or the missing file is all that is wrong."""
-    refused = None
+    refused: InvalidRequest | None = None
     with context.database.read() as session:
         origin = lineage.find(session, caller.project_id, recipe.model, {})
+    try:
+        layers.require(recipe, origin)
+    except InvalidRequest as error:
+        refused = error
+    with context.database.read() as session:
         try:
             recipe = checked(context, session, caller, recipe, origin, {})
         except InvalidRequest as error:
-            refused = error
+            refused = refused or error
         if refused is not None and refused.code == "file_not_found":
             raise refused
         named = [("train", files.get(session, caller.project_id, recipe.training_file))]

@@ -9,8 +9,6 @@ from api import catalog, tracking
 from api.context import Caller, Context
 from api.errors import InvalidRequest, TooManyRequests
 from api.estimate.machine import may_recompute
-from api.estimate.shapes import require_layers
-from api.estimate.targets import NoPlace
 from api.export import GGUF_FAMILIES
 from api.ids import new_id, random_letters, slug
 from api.judges import reward_models
@@ -31,12 +29,6 @@ class Illegal(InvalidRequest):
     code = "unsupported_combination"
 
 
-class NoSuchLayer(InvalidRequest):
-    """The technique names layers that the base model does not have, or that cannot be adapted."""
-
-    code = "no_such_layer"
-
-
 class BadJudge(InvalidRequest):
     """The model that is to give rewards cannot give them."""
 
@@ -51,11 +43,11 @@ def taken_over(session: Session, caller: Caller, recipe: Recipe) -> Recipe:
 def checked(
     context: Context, session: Session, caller: Caller, recipe: Recipe, origin: Origin, pending: Pending
 ) -> Recipe:
-    """The recipe as its job keeps it. Raises InvalidRequest for all that can be wrong before rows are read."""
+    """The recipe as its job keeps it. Raises InvalidRequest for all that can be wrong before rows are read, but for
+    layers (api.services.layers), which were checked before there was a session."""
     recipe = lineage.continued(recipe, origin)
     if refused := catalog.refusal(recipe.technique, recipe.method, origin.base.facts):
         raise Illegal(refused.message, param=refused.param)
-    _check_layers(recipe, origin)
     _check_integrations(context, recipe)
     _check_export(recipe, origin.base)
     _check_hub(context, recipe)
@@ -117,16 +109,6 @@ def check_quota(context: Context, session: Session, caller: Caller, more: int = 
             code="too_many_active_jobs",
             headers={"x-should-retry": "false"},
         )
-
-
-def _check_layers(recipe: Recipe, origin: Origin) -> None:
-    """An adapter that is continued keeps the layers that it has."""
-    if origin.technique is not None:
-        return
-    try:
-        require_layers(recipe.technique, recipe.method, origin.base.facts)
-    except NoPlace as no_place:
-        raise NoSuchLayer(str(no_place), param=no_place.param) from None
 
 
 def _check_integrations(context: Context, recipe: Recipe) -> None:

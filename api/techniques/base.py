@@ -1,6 +1,6 @@
 """What every technique says of itself, without torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
@@ -39,6 +39,10 @@ class TechniqueBase(Strict):
 
     def peft(self) -> Mapping[str, Any]:
         """Arguments of peft's configuration of that type."""
+        return {}
+
+    def patterns(self) -> Mapping[str, Sequence[str]]:
+        """Fields that hold patterns of layers' names (api.patterns), and those patterns."""
         return {}
 
     def learning_rate_factors(self) -> Mapping[str, float]:

@@ -103,7 +103,7 @@ def test_empty_objects_and_explicit_nulls_mean_the_defaults(body: dict[str, obje
          "method.supervised.hyperparameters.n_epochs"),
         ({"hyperparameters": {"batch_size": 257}}, "hyperparameters.batch_size"),
         ({"technique": {"type": "lora", "rank": "many"}}, "technique.rank"),
-        ({"technique": {"type": "lora", "rank_pattern": {"(": 2}}}, "technique.rank_pattern"),
+        ({"technique": {"type": "lora", "rank_pattern": {"x" * 513: 2}}}, "technique.rank_pattern"),
         ({"technique": {"type": "unheard-of"}}, "technique"),
         ({"training": {"learning_rate": float("inf")}}, "training.learning_rate"),
         ({"training": {"learning_rate": 0}}, "training.learning_rate"),

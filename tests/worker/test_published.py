@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from api.cli.adapters import adapters_app
 from api.cli.exit_codes import ExitCode
 from api.manifest import Manifest, Provenance
+from tests.hostile import CATASTROPHIC
 from tests.tiny_models import make_model
 from tests.worker.recorder import train_here
 from tests.worker.run_folders import make_run, random_rows
@@ -66,6 +67,13 @@ def _of_another_rank(folder: Path) -> None:
     _written_anew(folder)
 
 
+def _of_ranks_by_patterns(folder: Path) -> None:
+    config = json.loads((folder / "adapter_config.json").read_text())
+    patterns = dict.fromkeys(CATASTROPHIC, 3) | {"(?i)up_PROJ": 3}
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"rank_pattern": patterns}))
+    _written_anew(folder)
+
+
 def _cut(folder: Path) -> None:
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-4])
     _written_anew(folder)
@@ -79,6 +87,7 @@ def _cut(folder: Path) -> None:
         (lambda folder: (folder / "more.safetensors").touch(), "more.safetensors is not listed"),
         (_not_finite, "holds values that are not finite"),
         (_of_another_rank, "are not of rank 3"),
+        (_of_ranks_by_patterns, "are not of rank 3"),
         (_cut, f"{WEIGHTS} cannot be read"),
     ],
 )

@@ -22,6 +22,7 @@ from api.techniques.ia3 import Ia3
 from api.techniques.lora import Lora
 from worker.bases.shapes import ia3_names, layers_of
 from worker.engine.families import layers_without_adapters
+from worker.engine.places import not_chosen, plain_patterns
 from worker.engine.stopping import TrainingError
 from worker.techniques import TECHNIQUES
 
@@ -87,7 +88,7 @@ def peft_config(network: Any, technique: Technique, output: str) -> Any:
 
 def _layers(network: Any, technique: Lora | Ia3, *, scores: bool) -> dict[str, Any]:
     """The layers in peft's words. By an expression, peft would adapt whatever module has such a name, and fail where it
-    cannot; it is given the names of the layers instead."""
+    cannot, and take time without a bound; it is given the names of the layers instead."""
     matrices = list(expanded(layers_of(network)))
     targets = technique.target_modules
     if isinstance(technique, Ia3):
@@ -96,13 +97,21 @@ def _layers(network: Any, technique: Lora | Ia3, *, scores: bool) -> dict[str, A
         # Of a family that peft does not know, no layer is feed-forward unless the job names it; null would be an error.
         inner = [] if inner is None and known is None else inner
         return {"target_modules": targets and sorted(targets), "feedforward_modules": inner}
-    found = lora_layers(technique, matrices, scores=scores)
-    excluded = {"exclude_modules": layers_without_adapters(network.config) or None}
+    names = [layer.name for layer in lora_layers(technique, matrices, scores=scores)]
+    barred = layers_without_adapters(network.config)
+    arguments = {
+        "rank_pattern": plain_patterns(names, technique.rank_pattern),
+        "alpha_pattern": plain_patterns(names, technique.alpha_pattern),
+        "exclude_modules": barred or None,
+    }
     if targets in (ALL_LINEAR, [ALL_LINEAR]):
-        return excluded | {"target_modules": ALL_LINEAR}
-    if isinstance(targets, list) and _modules_called(network, targets) == {layer.name for layer in found}:
-        return excluded | {"target_modules": sorted(targets)}
-    return excluded | {"target_modules": sorted(layer.name for layer in found)}
+        return arguments | {"target_modules": ALL_LINEAR}
+    if isinstance(targets, list) and _modules_called(network, targets) == set(names):
+        return arguments | {"target_modules": sorted(targets)}
+    return arguments | {
+        "target_modules": sorted(names),
+        "exclude_modules": [*barred, *not_chosen(network, names)] or None,
+    }
 
 
 def _modules_called(network: Any, names: list[str]) -> set[str]:

@@ -25,6 +25,7 @@ from worker.engine.families import (
     may_be_packed,
 )
 from worker.engine.model import TrainableModel
+from worker.engine.places import published_config
 from worker.engine.stopping import TrainingError
 from worker.techniques import TECHNIQUES
 
@@ -185,7 +186,7 @@ def load_published(
     network.set_attn_implementation(plain_attention(network))
     if recipe.technique.type in TECHNIQUES:
         return TECHNIQUES[recipe.technique.type].load(network, folder)
-    return PeftModel.from_pretrained(network, str(folder)).to(device)
+    return PeftModel.from_pretrained(network, str(folder), config=published_config(folder, network)).to(device)
 
 
 def plain_attention(network: Any) -> str:

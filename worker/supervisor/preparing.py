@@ -42,7 +42,7 @@ def prepare(node: Node, claim: Claim, job: Job, folder: Path, beat: Heartbeat) -
             node.context.storage.read_file(found.storage_key, path, sha256=found.sha256)
     settled = settle(node, job, recipe, base, prepared["train"], continued)
     resolved, epoch, notes = _resolve(job, recipe, base, prepared, settled, folder)
-    _finish(node, claim, job, base, resolved, prepared, epoch, notes)
+    _finish(node, claim, job, recipe, base, resolved, prepared, epoch, notes)
 
 
 def _decided(job: Job, continued: Labels | None, train: Arrays | None) -> dict[str, Any]:
@@ -168,6 +168,7 @@ def _finish(
     node: Node,
     claim: Claim,
     job: Job,
+    recipe: Recipe,
     base: BaseModel,
     resolved: ResolvedRecipe,
     prepared: dict[str, Arrays],
@@ -176,15 +177,14 @@ def _finish(
 ) -> None:
     train = prepared["train"].report
     tokens = train["tokens"] / max(1, train["array_rows"]) * resolved.batch_size * resolved.total_steps
-    recipe = Recipe.model_validate(job.recipe)
+    with node.context.database.read() as session:
+        available, live = workers.gpus_anywhere(session), list(workers.training(session))
+    gpus = min(1, available) if recipe.resources.gpus == "auto" else recipe.resources.gpus
+    if gpus > available:
+        raise AttemptFailed(FailureReason.INVALID_RECIPE, "No worker of this server has a GPU", param="resources.gpus")
+    require_room(live, base, resolved, epoch, gpu=gpus > 0)
+    written = resolved.model_dump(mode="json")
     with node.context.database.write() as session:
-        available = workers.gpus_anywhere(session)
-        gpus = min(1, available) if recipe.resources.gpus == "auto" else recipe.resources.gpus
-        if gpus > available:
-            raise AttemptFailed(
-                FailureReason.INVALID_RECIPE, "No worker of this server has a GPU", param="resources.gpus"
-            )
-        require_room(list(workers.training(session)), base, resolved, epoch, gpu=gpus > 0)
         for note in notes:
             events.say(session, job.id, note, level="warn")
         for name, found in prepared.items():
@@ -197,7 +197,7 @@ def _finish(
             JobStatus.QUEUED,
             message="Files validated, moving job to queued state",
             fence=claim.fence,
-            resolved=resolved.model_dump(mode="json"),
+            resolved=written,
             arrays={name: found.key for name, found in prepared.items()},
             work=6.0 * base.facts["parameters"] * tokens,
             gpus=gpus,

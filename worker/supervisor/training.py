@@ -3,7 +3,7 @@
 import contextlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from api.recipe import Recipe, ResolvedRecipe
 from api.records import arrays, dependencies, jobs, queue, trackings
 from api.records.base_models import BaseModel
 from api.records.database import is_outage
+from api.records.dependencies import Dependency
 from api.records.jobs import Job, Stale
 from api.records.queue import Claim
 from api.storage import StorageUnavailable
@@ -236,10 +237,11 @@ class Attempt:
 
     def _ring_for_dependants(self) -> None:
         """Stages that waited for this job. Should this fail, the sweep rings."""
+        waiting: Sequence[Dependency] = ()
         with contextlib.suppress(SQLAlchemyError), self._node.context.database.read() as session:
             waiting = dependencies.on(session, self._job.id)
-            for each in waiting:
-                self._node.context.doorbell.ring(Stage(each.stage), each.job_id)
+        for each in waiting:
+            self._node.context.doorbell.ring(Stage(each.stage), each.job_id)
 
     def _leave(self, message: str) -> None:
         """Back into the queue, which costs the job none of its retries."""

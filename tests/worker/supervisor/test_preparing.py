@@ -3,6 +3,9 @@ from pathlib import Path
 import pytest
 
 from api.lifecycle import FailureReason, JobStatus
+from api.records import workers
+from api.records.jobs import Job
+from tests.hostile import CATASTROPHIC
 from tests.worker.prepared import jsonl
 from tests.worker.supervisor.conftest import Workshop
 from worker.supervisor.child import Child
@@ -43,6 +46,30 @@ def test_a_wrong_format_fails_the_job_in_openais_words(workshop: Workshop) -> No
     assert job.status == JobStatus.FAILED
     assert job.error is not None
     assert "is in the fine-tune-preference format, but the specified fine-tuning job" in job.error["message"]
+
+
+@pytest.mark.parametrize("pattern", [CATASTROPHIC[0], "(?!model).*q_proj"])
+def test_a_pattern_that_older_releases_took_fails_its_own_job_only(workshop: Workshop, pattern: str) -> None:
+    workers_memory(workshop)
+    hostile, other = workshop.submit(), workshop.submit()
+    with workshop.context.database.write() as session:
+        stored = session.get_one(Job, hostile)
+        stored.recipe = stored.recipe | {"technique": stored.recipe["technique"] | {"target_modules": pattern}}
+    drain(workshop.prepare, workshop.warm)
+    job = workshop.job(hostile)
+    assert job.error is not None
+    assert (job.status, job.error["code"], job.error["param"]) == (
+        "failed",
+        "invalid_recipe",
+        "technique.target_modules",
+    )
+    assert workshop.job(other).status == JobStatus.QUEUED
+
+
+def workers_memory(workshop: Workshop) -> None:
+    """A worker that says what it has: what fits is then asked before a job is queued."""
+    with workshop.context.database.write() as session:
+        workers.seen(session, owner="w", gpus=0, train_slots=1, memory_bytes=8 << 30)
 
 
 LONG = {"prompt": "question", "completion": " ".join(["word"] * 20)}
