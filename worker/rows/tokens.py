@@ -70,6 +70,8 @@ class Tokens:
         needs_eos = eos_id is not None and eos_id not in after
         self.suffix: list[int] = [*after, eos_id] if needs_eos and eos_id is not None else after
         """Ids that end a document."""
+        last = {str(tokenizer.id_to_token(self.suffix[-1]))} if self.suffix else set()
+        self._endings = tuple((end_texts | last) & self.added_texts())
 
     @classmethod
     def load(cls, base: Path, *, encoder: bool = False) -> "Tokens":
@@ -99,7 +101,8 @@ class Tokens:
         ]
 
     def encode_plain(self, rows: Sequence[Plain]) -> list[TokenRow]:
-        """Documents, of which the second part and the end are learnt."""
+        """Documents, of which the second part and the end are learnt. Tokens that begin or end a document stand there
+        once, whether or not the text holds them already."""
         given = self._ids([row.given for row in rows])
         whole = iter(self._ids([row.given + row.learnt for row in rows if row.learnt]))
         encoded = []
@@ -111,9 +114,13 @@ class Tokens:
                 if whole_ids[: len(given_ids)] == given_ids
                 else self._continuation_ids(row.learnt)
             )
-            tokens = [*self.prefix, *given_ids, *learnt_ids, *(self.suffix if row.ends else [])]
+            text_ids = [*given_ids, *learnt_ids]
+            begun = text_ids[: len(self.prefix)] == self.prefix
+            ended = (row.learnt if row.weight else row.given).rstrip().endswith(self._endings)
+            prefix = [] if begun else self.prefix
+            tokens = [*prefix, *text_ids, *(self.suffix if row.ends and not ended else [])]
             weights = np.full(len(tokens), row.weight, np.float32)
-            weights[: len(self.prefix) + len(given_ids)] = row.rest_weight
+            weights[: max(len(self.prefix), len(prefix) + len(given_ids))] = row.rest_weight
             encoded.append(TokenRow(np.array(tokens, np.int32), weights))
         return encoded
 
