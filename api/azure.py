@@ -83,14 +83,17 @@ def _changed(receive: Receive, deployment: str | None) -> Receive:
 def _as_our_body(body: bytes, deployment: str | None) -> bytes:
     try:
         fields = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return body  # which the route refuses in its own words
     if not isinstance(fields, dict):
         return body
     fields.pop("trainingType", None)
     if deployment is not None and fields.get("model") is None:
         fields["model"] = deployment
-    return json.dumps(_with_our_hyperparameters(fields)).encode()
+    try:
+        return json.dumps(_with_our_hyperparameters(fields)).encode()
+    except RecursionError:
+        return body
 
 
 def _with_our_hyperparameters(fields: dict[str, Any]) -> dict[str, Any]:

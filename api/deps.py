@@ -57,6 +57,10 @@ def only_known_query(request: Request) -> None:
     """Refuse query parameters that nobody would read: what is misspelt must not be ignored."""
     if not request.query_params:
         return
+    if len(request.query_params.multi_items()) > MAX_QUERY_FIELDS:
+        raise InvalidRequest(
+            f"The query has more than {MAX_QUERY_FIELDS} parameters", param="query", code="too_many_parameters"
+        )
     known = _query_names(request.scope["route"].dependant)
     for name in request.query_params:
         if name not in known and not ("metadata" in known and _METADATA.fullmatch(name)):
@@ -68,6 +72,9 @@ def _query_names(dependant: Dependant) -> set[str]:
     own = {field.alias for field in dependant.query_params}
     return own.union(*(_query_names(dependency) for dependency in dependant.dependencies))
 
+
+MAX_QUERY_FIELDS = 64
+"""More than any call has, `metadata[…]` pairs included: a job has 16 of them."""
 
 Ctx = Annotated[Context, Depends(_context)]
 Who = Annotated[Caller, Depends(_caller)]

@@ -54,6 +54,12 @@ class NotFound(ServiceError):
     code = "not_found"
 
 
+class RequestTimeout(ServiceError):
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+
+
 class TooLarge(ServiceError):
     status = 413
     type = "invalid_request_error"

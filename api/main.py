@@ -9,7 +9,7 @@ from api import document, problems
 from api.azure import AzureBody, AzureMount
 from api.context import Context
 from api.idempotency import Idempotency
-from api.middleware import Authenticate, LimitBody, RequestId
+from api.middleware import Authenticate, LimitBody, OriginForm, RequestId
 from api.settings import Settings
 
 DESCRIPTION = """
@@ -52,6 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         middleware=[
+            Middleware(OriginForm),
             Middleware(AzureMount),
             Middleware(RequestId),
             Middleware(Authenticate, context=context),

@@ -4,7 +4,9 @@ Plain ASGI, not FastAPI dependencies: FastAPI reads a JSON body before it resolv
 could send one.
 """
 
+import asyncio
 import json
+import re
 import secrets
 import time
 
@@ -15,7 +17,16 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.context import Caller, Context
-from api.errors import Forbidden, InsufficientStorage, InvalidRequest, ServiceError, TooLarge, Unauthorized, Unavailable
+from api.errors import (
+    Forbidden,
+    InsufficientStorage,
+    InvalidRequest,
+    RequestTimeout,
+    ServiceError,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+)
 from api.multipart import STREAMED
 from api.records import keys
 from api.records.database import holds_nul, is_full, is_outage
@@ -23,6 +34,11 @@ from api.records.database import holds_nul, is_full, is_outage
 log = structlog.get_logger(__name__)
 
 PUBLIC = ("/healthz", "/readyz", "/openapi.json")
+BODY_S = 60.0
+"""How long a JSON body may take to come. Files have no deadline: they come at the speed of their client's line."""
+ABSOLUTE = re.compile(r"https?://[^/]*", re.IGNORECASE)
+KEY = re.compile(r"sk-[\w-]{8,}")
+"""An API key in an address, where none belongs: no line of the log repeats it."""
 QUIET = ("/healthz", "/readyz")
 """Asked every few seconds by whoever watches the process: not worth a line."""
 
@@ -38,9 +54,24 @@ async def send_error(send: Send, error: ServiceError, request_id: str | None = N
     }
     if request_id is not None:
         headers["x-request-id"] = request_id
+    headers.setdefault("cache-control", "no-store")
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": raw})
     await send({"type": "http.response.body", "body": body})
+
+
+class OriginForm:
+    """Reduces a target of the absolute form (`http://user:password@host/path`), which proxies send, to its path."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        absolute = ABSOLUTE.match(scope["path"]) if scope["type"] == "http" else None
+        if absolute is not None:
+            path = scope["path"][absolute.end() :] or "/"
+            scope = {**scope, "path": path, "raw_path": path.encode()}
+        await self.app(scope, receive, send)
 
 
 class RequestId:
@@ -59,7 +90,9 @@ class RequestId:
             nonlocal started, status
             if message["type"] == "http.response.start":
                 started, status = True, message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                headers.setdefault("cache-control", "no-store")  # every answer is its caller's alone
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -74,7 +107,8 @@ class RequestId:
             finally:
                 if scope["path"] not in QUIET:
                     ms = round(1000 * (time.monotonic() - began_at))
-                    log.info("request", method=scope["method"], path=scope["path"], status=status, ms=ms)
+                    path = KEY.sub("sk-…", scope["path"])
+                    log.info("request", method=scope["method"], path=path, status=status, ms=ms)
 
 
 def _as_service_error(error: Exception, scope: Scope) -> ServiceError:
@@ -134,7 +168,7 @@ class Authenticate:
 
 
 class LimitBody:
-    """Cuts a JSON body at the limit, whatever its Content-Length says."""
+    """Cuts a JSON body at the limit, whatever its Content-Length says, and one that does not come."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app, self.limit = app, limit
@@ -150,24 +184,35 @@ class LimitBody:
         if int(declared[:20]) > self.limit:
             await send_error(send, self._too_large())
             return
-        count, refused = 0, False
+        count, complete, refused = 0, False, False
+        failure: ServiceError | None = None
+        deadline = asyncio.get_running_loop().time() + BODY_S
 
         async def counted() -> Message:
-            nonlocal count
-            message = await receive()
+            nonlocal count, complete, failure
+            if complete:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                failure = RequestTimeout(f"The request's body did not come within {BODY_S:.0f} s")
+                raise failure from None
             count += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
             if count > self.limit:
-                raise self._too_large()
+                failure = self._too_large()
+                raise failure
             return message
 
         async def send_or_refuse(message: Message) -> None:
             # FastAPI turns whatever is raised while it reads a body into a 400: here it becomes what it was.
             nonlocal refused
-            if count <= self.limit:
+            if failure is None:
                 await send(message)
             elif not refused:
                 refused = True
-                await send_error(send, self._too_large())
+                await send_error(send, failure)
 
         await self.app(scope, counted, send_or_refuse)
 

@@ -47,9 +47,14 @@ async def read_form(
 
     Raises InvalidRequest for a body that is not multipart, or holds more than a form of ours can.
     """
-    form, events = Form(), _events(request)
+    form, events, parts = Form(), _events(request), 0
     async for event in events:
         assert isinstance(event, _PartBegins), event
+        parts += 1
+        if parts > MAX_FIELDS:
+            raise InvalidRequest(f"the form has more than {MAX_FIELDS} parts")
+        if event.name in form.fields:
+            raise InvalidRequest(f"'{event.name[:64]}' was sent twice", param=event.name[:64])
         if event.name == file_field:
             if form.filename is not None:
                 raise InvalidRequest(f"'{file_field}' was sent twice", param=file_field)
@@ -57,7 +62,7 @@ async def read_form(
                 raise InvalidRequest(f"'{file_field}' must be a file with a name, not a plain field", param=file_field)
             form.filename = event.filename
             form.file = await consume(_part(events))
-        elif event.filename is not None or len(form.fields) >= MAX_FIELDS:
+        elif event.filename is not None:
             raise InvalidRequest(f"unexpected part '{event.name[:64]}' in the form", param=event.name[:64])
         else:
             form.fields[event.name] = await _value(events, event.name)

@@ -54,6 +54,9 @@ class Settings(BaseSettings):
 
     merged_max_parameters: Annotated[int, Field(ge=0)] = 1_000_000_000
     """Parameters of the largest base model whose weights are published merged without being asked for."""
+    max_connections: Annotated[int, Field(ge=16)] = 4096
+    """Connections that one API process keeps open, as far as its limit on open files allows. Where it is reached, those
+    that have sent no request make room."""
     max_streams: Annotated[int, Field(ge=0)] = 1000
     """Event streams that one API process keeps open."""
     stream_poll_s: Seconds = 0.5

@@ -1,46 +1,202 @@
-"""What uvicorn answers by itself, before there is a request for the app: in OpenAI's shape, as all else."""
+"""HTTP before there is a request for the app: limits on connections, strict framing, and errors in OpenAI's shape."""
 
+import asyncio
 import http
 import json
+import logging
+import re
+import resource
 import secrets
 import sys
+import time
+from typing import Any, ClassVar
 
 import h11
 import structlog
+import uvicorn
+from h11._receivebuffer import ReceiveBuffer
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from api.errors import InvalidRequest
+from api.errors import InvalidRequest, RequestTimeout, ServiceError, Unavailable
 
 log = structlog.get_logger(__name__)
 
+HEAD_S = 10.0
+"""How long a client may take to send a request's head, from its connection or from the end of the request before."""
+RESERVED_FILES = 512
+"""Descriptors that are kept for the database, the storage, children and temporary files."""
+WANTED_FILES = 65_536
+LOG_EVERY_S = 10.0
+"""How often a flood of one kind of fault is logged."""
+
+
+class StrictBuffer(ReceiveBuffer):
+    """h11's, without what it forgives in a head: a line that ends in a bare LF, and one length given twice.
+
+    A proxy in front may read such a head otherwise than we do, and then sees another request in the same bytes.
+    """
+
+    _head = bytearray()
+
+    def _extract(self, count: int) -> bytearray:
+        self._head = super()._extract(count)
+        return self._head
+
+    def maybe_extract_lines(self) -> list[bytearray] | None:
+        lines = super().maybe_extract_lines()
+        if lines is None:
+            return None
+        head, self._head = self._head, bytearray()
+        if _BARE_LF.search(head):
+            raise h11.LocalProtocolError("a line of the request's head ends in a bare LF")
+        if len(_LENGTH.findall(head)) > 1 or _LENGTHS.search(head):
+            raise h11.LocalProtocolError("the request says its length twice")
+        return lines
+
 
 class HttpProtocol(H11Protocol):
-    """uvicorn's, whose refusal of what is no HTTP is plain text."""
+    """uvicorn's, with a deadline for a request's head and a limit on connections.
+
+    Where the limit is reached, the connection that has been without a request for longest makes room: clients that
+    open connections and send nothing never keep others out.
+    """
+
+    most: ClassVar[int] = 4096
+    """Connections of this process."""
+    idle: ClassVar[dict["HttpProtocol", None]] = {}
+    """Those without a request, the oldest first."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.conn._receive_buffer = StrictBuffer()
+        self._head_deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.most:
+            oldest = next(iter(self.idle), None)
+            if oldest is None:
+                self._refuse(Unavailable("This server has no connection free", headers={"retry-after": "1"}))
+                return
+            oldest._drop()
+            sparingly(log.warning, "connections_full", most=self.most)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_came()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._head_came()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+            self._expect_head()
+
+    def _expect_head(self) -> None:
+        if self._head_deadline is None:
+            self.idle[self] = None
+            self._head_deadline = self.loop.call_later(HEAD_S, self._head_is_late)
+
+    def _head_came(self) -> None:
+        self.idle.pop(self, None)
+        if self._head_deadline is not None:
+            self._head_deadline.cancel()
+            self._head_deadline = None
+
+    def _head_is_late(self) -> None:
+        self._head_deadline = None
+        self.idle.pop(self, None)
+        if self.transport.is_closing():
+            return
+        if bytes(self.conn._receive_buffer):
+            self._refuse(RequestTimeout(f"The request's headers did not come within {HEAD_S:.0f} s"))
+        else:
+            self._drop()
+
+    def _drop(self) -> None:
+        self._head_came()
+        self.connections.discard(self)
+        self.transport.abort()
+
+    def _refuse(self, error: ServiceError) -> None:
+        self.connections.discard(self)
+        self._write_error(error, error.status)
 
     def send_400_response(self, msg: str) -> None:
         """Called while h11's error is handled, which knows better than 400 what was wrong."""
         refused = sys.exception()
         hint = refused.error_status_hint if isinstance(refused, h11.RemoteProtocolError) else 400
-        error = InvalidRequest(_WORDS.get(hint, msg), code="invalid_http_request")
+        words = f"{_WORDS[400]}: {refused}" if hint == 400 else _WORDS.get(hint, msg)
+        self._write_error(InvalidRequest(words, code="invalid_http_request"), hint)
+
+    def _write_error(self, error: ServiceError, status: int) -> None:
+        self._head_came()
         request_id, body = "req_" + secrets.token_hex(16), json.dumps(error.body()).encode()
-        log.info("not_http", status=hint, request_id=request_id)
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"connection", b"close"),
-            (b"x-request-id", request_id.encode()),
-        ]
-        reason = http.HTTPStatus(hint).phrase.encode()
-        events = (
-            h11.Response(status_code=hint, headers=headers, reason=reason),
-            h11.Data(data=body),
-            h11.EndOfMessage(),
-        )
-        for event in events:
-            self.transport.write(self.conn.send(event) or b"")
+        sparingly(log.info, "not_http", status=status, request_id=request_id)
+        headers = {
+            "content-type": "application/json",
+            "content-length": str(len(body)),
+            "connection": "close",
+            "cache-control": "no-store",
+            "x-request-id": request_id,
+            **error.headers,
+        }
+        reason = http.HTTPStatus(status).phrase
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.transport.write(f"HTTP/1.1 {status} {reason}\r\n{head}\r\n".encode() + body)
         self.transport.close()
 
 
+class HttpServer(uvicorn.Server):
+    """uvicorn's, which logs a failure to accept once in a while: asyncio logs it two thousand times a second."""
+
+    async def startup(self, sockets: Any = None) -> None:
+        logging.getLogger("uvicorn.error").addFilter(_NotHttpIsLogged())
+        asyncio.get_running_loop().set_exception_handler(_log_sparingly)
+        await super().startup(sockets)
+
+
+class _NotHttpIsLogged(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.msg != "Invalid HTTP request received."  # `not_http` has its status and its id
+
+
+def make_room(most_connections: int) -> int:
+    """Raise this process' limit on open files, and return how many connections fit under it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = WANTED_FILES if hard == resource.RLIM_INFINITY else min(WANTED_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    # A request may hold a second descriptor: the file or the socket that its answer comes from.
+    return max(16, min(most_connections, (max(soft, wanted) - RESERVED_FILES) // 2))
+
+
+def sparingly(write: Any, event: str, **fields: Any) -> None:
+    """Log an event, unless the same was logged a moment ago; then it is counted, and the count logged with the next."""
+    now, (last, kept_back) = time.monotonic(), _logged.get(event, (-LOG_EVERY_S, 0))
+    if now - last < LOG_EVERY_S:
+        _logged[event] = (last, kept_back + 1)
+        return
+    _logged[event] = (now, 0)
+    write(event, **fields, **({"kept_back": kept_back} if kept_back else {}))
+
+
+def _log_sparingly(loop: asyncio.AbstractEventLoop, fault: dict[str, Any]) -> None:
+    error = fault.get("exception")
+    if "socket.accept()" in fault["message"]:
+        sparingly(log.error, "accept_failed", error=str(error))
+    else:
+        log.error("event_loop", message=fault["message"], exc_info=error)
+
+
+_logged: dict[str, tuple[float, int]] = {}
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_LENGTH = re.compile(rb"(?im)^content-length[ \t]*:")
+_LENGTHS = re.compile(rb"(?im)^content-length[ \t]*:[^\r\n]*,")
 _WORDS = {
     400: "What was sent is no HTTP request",
     431: "The request's headers are too large",

@@ -5,6 +5,7 @@ import sys
 from enum import StrEnum
 from typing import Annotated
 
+import structlog
 import typer
 import uvicorn
 
@@ -17,7 +18,12 @@ from api.migrate import is_current, migrate
 from api.records import Database
 from api.settings import Settings
 from api.tracking import MissingLibrary, require_libraries
-from api.wire import HttpProtocol
+from api.wire import HttpProtocol, HttpServer, make_room
+
+log = structlog.get_logger(__name__)
+
+BACKLOG = 128
+"""Connections that the kernel holds until they are accepted."""
 
 api_app = typer.Typer(add_completion=False)
 worker_app = typer.Typer(add_completion=False)
@@ -36,8 +42,12 @@ def serve_api(
     settings = operator_settings(data_dir, config, host=host, port=port)
     configure_logging(settings.log_level)
     _require_schema(settings)
-    uvicorn.run(
-        create_app(settings),
+    HttpProtocol.most = make_room(settings.max_connections)
+    streams = min(settings.max_streams, HttpProtocol.most * 3 // 4)  # what is left is for everyone else
+    if streams < settings.max_streams:
+        log.warning("fewer_streams", max_streams=streams, max_connections=HttpProtocol.most)
+    server = uvicorn.Config(
+        create_app(settings.model_copy(update={"max_streams": streams})),
         host=settings.host,
         port=settings.port,
         fd=fd,
@@ -46,7 +56,9 @@ def serve_api(
         access_log=False,  # api.middleware logs each request, with its id
         server_header=False,
         timeout_graceful_shutdown=10,
+        backlog=BACKLOG,
     )
+    HttpServer(server).run()
 
 
 StageName = StrEnum("StageName", {each.upper(): each for each in (*Stage, SAMPLE, DELIVER)})  # type: ignore[misc]

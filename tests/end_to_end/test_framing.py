@@ -16,6 +16,10 @@ BODY = b"2\r\n{}\r\n0\r\n\r\n"
         b"Content-Length: 12\r\nTransfer-Encoding: chunked\r\n",
         b"Transfer-Encoding: chunked\r\nContent-Length: 12\r\n",
         b"Content-Length: 12\r\nContent-Length: 2\r\n",
+        b"Content-Length: 12\r\nContent-Length: 12\r\n",
+        b"Content-Length: 12, 12\r\n",
+        b"Content-Length: 12\nX: y\r\n",
+        b"Content-Length: 12\r\nX: y\n",
     ],
 )
 def test_a_body_of_two_lengths_is_refused(live_server: AttuneUp, framing: bytes) -> None:
