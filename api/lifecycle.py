@@ -68,6 +68,7 @@ class FailureReason(StrEnum):
     DIVERGED = "diverged"
     DISK_FULL = "disk_full"
     STORAGE_UNAVAILABLE = "storage_unavailable"
+    WORKER_FAULT = "worker_fault"
     WORKER_LOST = "worker_lost"
     POISON = "poison"
     HUNG = "hung"
@@ -77,8 +78,9 @@ class FailureReason(StrEnum):
 
 @dataclass(frozen=True)
 class FailurePolicy:
-    retries: int
-    """How often an attempt that ended so is followed by another, counted per reason and job."""
+    retries: int | None
+    """Further attempts after one that ended so, counted per reason and job, and anew after progress. None: no limit,
+    because the infrastructure is at fault and never the job."""
     code: str
     """The public `error.code`; OpenAI's where it has one."""
     sentence: str
@@ -101,10 +103,16 @@ FAILURES: dict[FailureReason, FailurePolicy] = {
         0, "diverged", "The loss diverged, so nothing was published. Try a lower learning rate."
     ),
     FailureReason.DISK_FULL: FailurePolicy(
-        3, "disk_full", "The worker's disk was full. The operator has to free space; then create the job again."
+        3,
+        "disk_full",
+        "The job's own files filled the worker's disk. Choose a smaller base model or save fewer states, or have the "
+        "operator give the worker a larger disk; then create the job again.",
     ),
     FailureReason.STORAGE_UNAVAILABLE: FailurePolicy(
-        5, "storage_unavailable", "The object storage could not be reached for too long. Create the job again."
+        None, "storage_unavailable", "The object storage could not be reached."
+    ),
+    FailureReason.WORKER_FAULT: FailurePolicy(
+        None, "worker_fault", "The worker could not run the job, for reasons of its own."
     ),
     FailureReason.WORKER_LOST: FailurePolicy(
         5, "worker_lost", "The worker was lost again and again while it trained this job."

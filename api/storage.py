@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import obstore
 from obstore.exceptions import BaseError
@@ -149,6 +150,12 @@ class Storage:
             return None
         except BaseError as error:
             raise StorageUnavailable(f"looking for {key}") from error
+
+    def probe(self) -> None:
+        """Write and remove a small object. Raises StorageUnavailable where that cannot be done."""
+        key = f"probes/{uuid4().hex}"
+        self.write_bytes(key, b"probe")
+        self.delete([key])
 
     def listed(self, folder: str) -> Iterator[list[Listed]]:
         """All objects whose key begins with `folder/`, some at a time."""

@@ -53,16 +53,48 @@ class Database:
 
 
 def is_outage(error: SQLAlchemyError) -> bool:
-    """Whether the database was away, or had no connection to spare (to be tried again), not the statement wrong."""
+    """Return whether the database was at fault (away, busy, full, read-only, damaged, out of connections) and not the
+    statement: then the same may succeed later."""
     if isinstance(error, PoolTimeout):
         return True
     if not isinstance(error, DBAPIError):
         return False
     if error.connection_invalidated or error.orig is None:
         return True
-    if isinstance(error.orig, sqlite3.OperationalError):  # which a wrong statement raises, too
-        return error.orig.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR)
-    return isinstance(error.orig, psycopg.OperationalError)
+    if isinstance(error.orig, sqlite3.Error):
+        # The extended code holds the primary one in its lowest byte. A wrong statement is an OperationalError, too.
+        code: int | None = getattr(error.orig, "sqlite_errorcode", None)
+        return code is not None and code & 0xFF in _SQLITE_FAULTS
+    return isinstance(error.orig, _POSTGRESQL_FAULTS) and not _is_statements_own(error.orig)
+
+
+_SQLITE_FAULTS = (
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_NOTADB,
+)
+_POSTGRESQL_FAULTS = (
+    psycopg.OperationalError,
+    psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.ReadOnlySqlTransaction,  # a standby, or a server that its operator lets only be read
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    psycopg.errors.TransactionTimeout,
+    psycopg.errors.InternalError_,
+    psycopg.errors.DataCorrupted,
+    psycopg.errors.IndexCorrupted,
+)
+
+
+def _is_statements_own(error: psycopg.Error) -> bool:
+    """Whether PostgreSQL calls it operational, though the same statement would always fail: class 54, its limits."""
+    return (error.sqlstate or "").startswith("54")
 
 
 def is_full(error: SQLAlchemyError) -> bool:
@@ -70,7 +102,7 @@ def is_full(error: SQLAlchemyError) -> bool:
     if not isinstance(error, DBAPIError):
         return False
     if isinstance(error.orig, sqlite3.OperationalError):
-        return error.orig.sqlite_errorcode == sqlite3.SQLITE_FULL
+        return error.orig.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
     return isinstance(error.orig, psycopg.errors.DiskFull)
 
 

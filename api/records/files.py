@@ -32,6 +32,8 @@ class File(Row):
     """pending, done or failed; None for what is not scanned, such as results."""
     scan_fence: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     """How often a worker began to scan it; whoever holds an older number holds it no more."""
+    scan_excused: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    """How many of these beginnings came to nothing by no fault of the file: they do not count against it."""
     scan_until: Mapped[float | None] = mapped_column(Epoch)
     """The lease of the worker that scans it."""
     scan: Mapped[dict[str, Any] | None]

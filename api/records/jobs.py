@@ -86,7 +86,8 @@ class Job(Row):
     rung_at: Mapped[float | None] = mapped_column(Epoch)
     pause_requested: Mapped[bool] = mapped_column(default=False)
     faults: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """How often each FailureReason ended an attempt, and how often its trainer died at which step."""
+    """How often each FailureReason ended an attempt since the state of step `reached` was stored (-1: while the rows
+    were prepared), `excused` how often none of the job's doing; how often its trainer died at which step."""
     state: Mapped[dict[str, Any] | None]
     """The last good state: {step, prefix, before: the one before it}. Moved under the fence, once it is all stored."""
 
@@ -244,27 +245,6 @@ def _changed_one(result: Any, job_id: str) -> None:
     assert isinstance(result, CursorResult), result
     if result.rowcount != 1:
         raise Stale(job_id)
-
-
-def count_fault(session: Session, job_id: str, reason: str) -> int:
-    """How often this reason has now ended an attempt."""
-    faults = _faults(session, job_id)
-    faults[reason] = faults.get(reason, 0) + 1
-    session.execute(update(Job).where(Job.id == job_id).values(faults=faults))
-    return int(faults[reason])
-
-
-def count_death(session: Session, job_id: str, step: int) -> int:
-    """How often in a row its trainer has now died at this step."""
-    faults = _faults(session, job_id)
-    deaths = faults.get("deaths", 0) + 1 if faults.get("died_at_step") == step else 1
-    faults |= {"died_at_step": step, "deaths": deaths}
-    session.execute(update(Job).where(Job.id == job_id).values(faults=faults))
-    return int(deaths)
-
-
-def _faults(session: Session, job_id: str) -> dict[str, Any]:
-    return dict(session.scalars(select(Job.faults).where(Job.id == job_id)).one())
 
 
 def move_state(session: Session, job_id: str, at_fence: int, state: dict[str, Any]) -> str | None:

@@ -14,7 +14,7 @@ from api.records.base import db_now
 from api.records.files import File
 
 MAX_SCANS = 5
-"""A file that was begun so often and never finished is scanned no more."""
+"""A file that was begun so often and never finished is scanned no more. Excused beginnings do not count."""
 SCANNED_PURPOSE = "fine-tune"
 
 
@@ -31,11 +31,14 @@ def _waiting() -> ColumnElement[bool]:
     return and_(File.scan_status == "pending", File.storage_key.is_not(None), free)
 
 
+_BEGUN = File.scan_fence - File.scan_excused
+
+
 def claim(session: Session, lease_s: float) -> ScanClaim | None:
     """The file that waits longest, or None."""
     query = (
         select(File)
-        .where(_waiting(), File.scan_fence < MAX_SCANS)
+        .where(_waiting(), _BEGUN < MAX_SCANS)
         .order_by(File.created_at)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -55,20 +58,23 @@ def renew(session: Session, claim: ScanClaim, lease_s: float) -> bool:
     return _write(session, claim, scan_until=db_now() + lease_s)
 
 
-def finish(
-    session: Session, claim: ScanClaim, status: Literal["pending", "done", "failed"], found: dict[str, Any] | None
-) -> bool:
-    """Write what was found (pending: let another try). False if the claim is lost, or the file is gone."""
+def finish(session: Session, claim: ScanClaim, status: Literal["done", "failed"], found: dict[str, Any] | None) -> bool:
+    """Write what was found. False if the claim is lost, or the file is gone."""
     return _write(session, claim, scan_status=status, scan=found, scan_until=None)
 
 
+def put_back(session: Session, claim: ScanClaim, *, excused: bool) -> bool:
+    """Let another try. excused: the file was not at fault, and the beginning does not count against it."""
+    return _write(session, claim, scan_until=None, scan_excused=File.scan_excused + int(excused))
+
+
 def waits(session: Session) -> bool:
-    return session.scalar(select(File.id).where(_waiting(), File.scan_fence < MAX_SCANS).limit(1)) is not None
+    return session.scalar(select(File.id).where(_waiting(), _BEGUN < MAX_SCANS).limit(1)) is not None
 
 
 def begun_too_often(session: Session, limit: int = 20) -> Sequence[ScanClaim]:
     """Files over which worker after worker was lost, as claims that can be finished."""
-    query = select(File).where(_waiting(), File.scan_fence >= MAX_SCANS).limit(limit)
+    query = select(File).where(_waiting(), _BEGUN >= MAX_SCANS).limit(limit)
     return [ScanClaim(file.id, str(file.storage_key), file.sha256, file.scan_fence) for file in session.scalars(query)]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Integer, String, false, func, select, update
+from sqlalchemy import BigInteger, Integer, String, Text, false, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Epoch, Row, db_now
@@ -24,13 +24,15 @@ class Worker(Row):
     """Of its smallest GPU; None without one."""
     bfloat16: Mapped[bool] = mapped_column(default=False, server_default=false())
     """It multiplies in bfloat16 at least as fast as in float32."""
+    held: Mapped[str | None] = mapped_column(Text)
+    """Why it takes no work at the moment; None while it takes some."""
     observed: Mapped[dict[str, Any] | None]
     """How fast its last jobs were (api.estimate.speed)."""
 
 
-def seen(session: Session, *, owner: str, gpus: int, train_slots: int, **machine: Any) -> None:
+def seen(session: Session, *, owner: str, gpus: int, train_slots: int, held: str | None = None, **machine: Any) -> None:
     """`machine`: memory_bytes, gpu_memory_bytes, bfloat16. What was observed of it stays."""
-    session.merge(Worker(owner=owner, gpus=gpus, train_slots=train_slots, seen_at=db_now(), **machine))
+    session.merge(Worker(owner=owner, gpus=gpus, train_slots=train_slots, seen_at=db_now(), held=held, **machine))
 
 
 def training(session: Session) -> Sequence[Worker]:

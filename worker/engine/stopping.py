@@ -1,6 +1,7 @@
 """How a training ends before its end, and the sentence that its user reads."""
 
 import errno
+import os
 
 import torch
 
@@ -39,7 +40,16 @@ def as_training_error(error: Exception) -> TrainingError:
         return error
     if out_of_memory(error):
         return TrainingError(FailureReason.OUT_OF_MEMORY)
-    # safetensors reports the operating system's error as text.
-    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "os error 28" in str(error):
+    if _disk_full(error):
         return TrainingError(FailureReason.DISK_FULL)
     return TrainingError(FailureReason.INTERNAL)
+
+
+def _disk_full(error: Exception) -> bool:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _NO_ROOM
+    # Libraries in native code (safetensors, torch) report the operating system's error as text.
+    return any(f"os error {number})" in str(error) or os.strerror(number) in str(error) for number in _NO_ROOM)
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)

@@ -6,7 +6,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from api.lifecycle import FAILURES, POISON_DEATHS, FailureReason, JobStatus, Stage
-from api.records import events, jobs
+from api.records import events, faults, jobs
 from api.records.base import db_now
 from api.records.jobs import Job
 
@@ -14,6 +14,8 @@ log = structlog.get_logger(__name__)
 
 BACKOFF_S = (0, 5, 15, 45, 120)
 """Before the first retry, the second, …"""
+EXCUSED_BACKOFF_S = (5, 15, 45, 120)
+"""The same where the infrastructure was at fault, and there are as many retries as it takes."""
 
 
 class AttemptFailed(Exception):
@@ -27,6 +29,7 @@ class AttemptFailed(Exception):
         code: str | None = None,
         param: str | None = None,
         died: bool = False,
+        excused: bool = False,
     ) -> None:
         super().__init__(message or FAILURES[reason].sentence)
         self.reason = reason
@@ -35,14 +38,19 @@ class AttemptFailed(Exception):
         self.param = param
         self.died = died
         """The trainer was gone without a word."""
+        self.excused = excused or FAILURES[reason].retries is None
+        """The worker or what it depends on is at fault: the job waits, and loses none of its retries."""
 
 
 def settle(session: Session, job: Job, fault: AttemptFailed) -> bool:
     """Put the job back in line, or fail it. Returns whether it waits again. Raises Stale."""
-    if fault.died and jobs.count_death(session, job.id, job.progress.get("step", 0)) >= POISON_DEATHS:
+    if fault.excused:
+        _excuse(session, job, fault)
+        return True
+    if fault.died and faults.count_death(session, job.id, job.progress.get("step", 0)) >= POISON_DEATHS:
         fault = AttemptFailed(FailureReason.POISON)
-    count = jobs.count_fault(session, job.id, fault.reason)
-    retries = FAILURES[fault.reason].retries
+    count = faults.count(session, job.id, fault.reason)
+    retries = FAILURES[fault.reason].retries or 0
     log.warning("attempt_failed", job_id=job.id, reason=fault.reason, count=count, retries=retries)
     if count > retries:
         error = {"code": fault.code, "message": fault.message, "param": fault.param}
@@ -53,11 +61,23 @@ def settle(session: Session, job: Job, fault: AttemptFailed) -> bool:
     return True
 
 
+def _excuse(session: Session, job: Job, fault: AttemptFailed) -> None:
+    count = faults.count(session, job.id, faults.EXCUSED)
+    wait_s = EXCUSED_BACKOFF_S[min(count, len(EXCUSED_BACKOFF_S)) - 1]
+    log.warning("attempt_excused", job_id=job.id, reason=fault.reason, count=count, wait_s=wait_s)
+    message = f"{_sentence(fault)} This costs the job none of its retries: it waits, and is tried again in {wait_s} s."
+    put_back(session, job, message, wait_s=wait_s)
+
+
+def _sentence(fault: AttemptFailed) -> str:
+    why = _WHY[fault.reason] if fault.message == FAILURES[fault.reason].sentence else fault.message
+    return why if why.endswith(".") else f"{why}."
+
+
 _WHY = {reason: FAILURES[reason].sentence for reason in FailureReason} | {
     FailureReason.WORKER_LOST: "The worker or its trainer was lost.",
     FailureReason.OUT_OF_MEMORY: "Training ran out of memory.",
-    FailureReason.STORAGE_UNAVAILABLE: "The object storage could not be reached.",
-    FailureReason.DISK_FULL: "The worker's disk was full.",
+    FailureReason.DISK_FULL: "The job's own files filled the worker's disk.",
     FailureReason.INTERNAL: "Something unexpected went wrong.",
 }
 

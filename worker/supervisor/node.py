@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import IO, Self
 
 from api.context import Context
-from api.lifecycle import Stage
+from api.lifecycle import FAILURES, FailureReason, Stage
+from api.storage import StorageUnavailable
 from worker.hardware import visible_gpus
+from worker.supervisor.hold import Hold
+from worker.supervisor.place import trouble_with
 from worker.supervisor.slots import Slot, Slots
 
 
@@ -22,24 +25,35 @@ class Node:
     owner: str
     """Stable over restarts: whoever holds the lock on the work folder is this worker."""
     folder: Path
+    lock: IO[bytes]
     slots: Slots
     gpus: int
     stopping: threading.Event = field(default_factory=threading.Event)
-    _lock: IO[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        self.hold = Hold(self.trouble)
 
     @classmethod
     def open(cls, context: Context, stage: Stage) -> Self:
         """In the first work folder of this stage that is free, emptied of what a killed worker left there."""
         owner, folder, lock = own_folder(context.settings.work, stage)
         gpus = visible_gpus() if stage is Stage.TRAIN else []
-        node = cls(context, stage, owner, folder, _slots(context, stage, gpus), len(gpus))
-        node._lock = lock
-        return node
+        return cls(context, stage, owner, folder, lock, _slots(context, stage, gpus), len(gpus))
 
     @property
     def cache(self) -> Path:
         """Base models, shared by all workers of this work folder."""
         return self.context.settings.work / "cache"
+
+    def trouble(self, thorough: bool = True) -> str | None:
+        """Name what keeps this worker from working on any job, or return None. thorough: try it out."""
+        found = trouble_with(self.folder, self.lock, thorough=thorough)
+        if found is None and thorough:
+            try:
+                self.context.storage.probe()
+            except StorageUnavailable:
+                found = FAILURES[FailureReason.STORAGE_UNAVAILABLE].sentence
+        return found
 
     def run_folder(self, name: str) -> Path:
         folder = self.folder / name

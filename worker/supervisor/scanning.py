@@ -14,6 +14,7 @@ from api.records.scans import ScanClaim
 from api.storage import Corrupt, ObjectMissing, StorageUnavailable
 from worker.supervisor.child import Child
 from worker.supervisor.node import Node
+from worker.supervisor.writing import written
 
 log = structlog.get_logger(__name__)
 
@@ -32,18 +33,21 @@ def scan_next(node: Node) -> bool:
         claim = scans.claim(session, node.context.settings.lease_s)
     if claim is None:
         return False
-    folder = node.run_folder(f"{claim.file_id}-{claim.fence}")
+    folder = node.folder / f"{claim.file_id}-{claim.fence}"
     try:
+        folder.mkdir()
         found = _scan(node, claim, folder)
-        with node.context.database.write() as session:
-            scans.finish(session, claim, "failed" if found["error"] else "done", found)
+        written(node, lambda session: scans.finish(session, claim, "failed" if found["error"] else "done", found))
     except NotOurs:
-        _put_back(node, claim)
+        _put_back(node, claim, excused=True)
     except (ObjectMissing, Corrupt) as error:
         log.info("scan_dropped", file_id=claim.file_id, error=type(error).__name__)  # deleted meanwhile, or soon told
-        _put_back(node, claim)
+        _put_back(node, claim, excused=False)
     except (SQLAlchemyError, StorageUnavailable, OSError) as error:
-        log.warning("scan_broke", file_id=claim.file_id, error=type(error).__name__)  # its lease runs out
+        log.warning("scan_broke", file_id=claim.file_id, error=type(error).__name__)
+        if not isinstance(error, SQLAlchemyError):
+            node.hold.begin(node.trouble() or f"A file could not be scanned: {type(error).__name__}")
+        _put_back(node, claim, excused=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return True
@@ -94,9 +98,5 @@ def _wait(node: Node, claim: ScanClaim, child: Child) -> int:
         child.kill()
 
 
-def _put_back(node: Node, claim: ScanClaim) -> None:
-    try:
-        with node.context.database.write() as session:
-            scans.finish(session, claim, "pending", None)
-    except SQLAlchemyError as error:
-        log.warning("scan_not_put_back", file_id=claim.file_id, error=type(error).__name__)
+def _put_back(node: Node, claim: ScanClaim, *, excused: bool) -> None:
+    written(node, lambda session: scans.put_back(session, claim, excused=excused))

@@ -1,11 +1,11 @@
 """The supervisor: claim → fetch → run → hand over, again and again until no waiting job fits a free slot."""
 
-import contextlib
 import errno
 import shutil
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from api.lifecycle import FINAL, FailureReason, Stage
 from api.records import jobs, models, queue
@@ -19,16 +19,20 @@ from worker.supervisor.lease import Heartbeat
 from worker.supervisor.logs import KeptLog
 from worker.supervisor.node import Node
 from worker.supervisor.parents import ModelGone
+from worker.supervisor.place import filled_by
 from worker.supervisor.prepare_child import Interrupted
 from worker.supervisor.preparing import prepare
 from worker.supervisor.scanning import scan_next
 from worker.supervisor.slots import Slot
 from worker.supervisor.training import train
 from worker.supervisor.warm import WarmTrainers
+from worker.supervisor.writing import written
 
 log = structlog.get_logger(__name__)
 
 OUTAGE_WAIT_S = 5
+OURS = (FailureReason.INTERNAL, FailureReason.WORKER_LOST, FailureReason.HUNG)
+"""Reasons by which not the job may be at fault, but the worker."""
 
 
 def drain(node: Node, warm: WarmTrainers) -> None:
@@ -46,8 +50,10 @@ def drain(node: Node, warm: WarmTrainers) -> None:
 
 def work_once(node: Node, slot: Slot, warm: WarmTrainers) -> bool:
     """One scan of a file and one attempt at a job, in turns so that neither keeps the other waiting. False if idle."""
+    if not node.hold.open():
+        return False
     scanned = node.stage is Stage.PREPARE and scan_next(node)
-    claim = claim_next(node, slot)
+    claim = claim_next(node, slot) if node.hold.why is None else None
     if claim is not None:
         run_attempt(node, claim, slot, warm)
     return scanned or claim is not None
@@ -65,19 +71,23 @@ def run_attempt(node: Node, claim: Claim, slot: Slot, warm: WarmTrainers) -> Non
         try:
             _work(node, claim, slot, warm)
             log.info("attempt_ended")
+            node.hold.passed()
         except Stale:
             log.info("attempt_stale")
             _drop(node, claim)
         except Interrupted:
             _put_back(node, claim, "The worker was asked to stop: the job waits for another.")
-        except SQLAlchemyError as error:
-            log.exception("attempt_broke")
-            if is_outage(error):
-                _put_back(node, claim, "The database could not be reached: trying again.", wait_s=OUTAGE_WAIT_S)
-            else:
-                _fail(node, claim, AttemptFailed(FailureReason.INTERNAL))
+        except AttemptFailed as fault:
+            _fail(node, claim, fault)
         except Exception as error:
-            _fail(node, claim, _as_fault(error))
+            log.exception("attempt_broke")
+            if isinstance(error, SQLAlchemyError) and is_outage(error):
+                message = (
+                    "The database could not be reached. This costs the job none of its retries: it is tried again."
+                )
+                _put_back(node, claim, message, wait_s=OUTAGE_WAIT_S)
+            else:
+                _fail(node, claim, _as_fault(error))
 
 
 def _work(node: Node, claim: Claim, slot: Slot, warm: WarmTrainers) -> None:
@@ -91,6 +101,11 @@ def _work(node: Node, claim: Claim, slot: Slot, warm: WarmTrainers) -> None:
             else:
                 with warm.take(slot) as trainer:
                     train(node, claim, job, slot, trainer, folder, beat)
+    except Exception as error:
+        fault = _as_fault(error)
+        if fault.reason is FailureReason.DISK_FULL and not filled_by(folder):
+            raise AttemptFailed(FailureReason.DISK_FULL, "The worker's disk was full", excused=True) from error
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -98,44 +113,49 @@ def _work(node: Node, claim: Claim, slot: Slot, warm: WarmTrainers) -> None:
 def _as_fault(error: Exception) -> AttemptFailed:
     if isinstance(error, AttemptFailed):
         return error
-    log.error("attempt_broke", exc_info=error)
-    if isinstance(error, (StorageUnavailable, ObjectMissing, Corrupt)):
+    if isinstance(error, StorageUnavailable):
         return AttemptFailed(FailureReason.STORAGE_UNAVAILABLE)
+    if isinstance(error, (ObjectMissing, Corrupt)):
+        message = "Stored data that the job needs is missing or damaged. The operator can find it in the log."
+        return AttemptFailed(FailureReason.INTERNAL, message)
     if isinstance(error, BaseModelGone):
         message = "The base model was removed while the job waited"
         return AttemptFailed(FailureReason.INVALID_RECIPE, message, param="model")
     if isinstance(error, ModelGone):
         return AttemptFailed(FailureReason.INVALID_RECIPE, str(error), param=error.param)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return AttemptFailed(FailureReason.DISK_FULL)
-    return AttemptFailed(FailureReason.INTERNAL)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return AttemptFailed(FailureReason.DISK_FULL if full else FailureReason.INTERNAL)
 
 
 def _fail(node: Node, claim: Claim, fault: AttemptFailed) -> None:
-    """Another attempt or the job's end. If even that cannot be written, the lease runs out and the sweep does it."""
-    with contextlib.suppress(Stale):
-        try:
-            with node.context.database.write() as session:
-                job = jobs.held(session, claim.job_id, claim.fence)
-                queue.end_attempt(session, claim, fault.reason)
-                waits = settle(session, job, fault)
-        except SQLAlchemyError:
-            log.exception("not_settled")
-            return
-        if waits:
-            node.context.doorbell.ring(claim.stage, claim.job_id)
+    """Another attempt or the job's end; and what the fault says of this worker."""
+    if fault.reason in OURS and (trouble := node.trouble()) is not None:
+        fault = AttemptFailed(FailureReason.WORKER_FAULT, trouble)
+    if fault.excused:
+        node.hold.begin(fault.message)
+    elif fault.reason in OURS:
+        node.hold.suspect(claim.job_id)
+    else:
+        node.hold.passed()
+
+    def settled(session: Session) -> bool:
+        job = jobs.held(session, claim.job_id, claim.fence)
+        queue.end_attempt(session, claim, fault.reason)
+        return settle(session, job, fault)
+
+    if written(node, settled):
+        node.context.doorbell.ring(claim.stage, claim.job_id)
 
 
 def _put_back(node: Node, claim: Claim, message: str, *, wait_s: float = 0) -> None:
     """Back into the queue, at no cost to the job's retries."""
-    with contextlib.suppress(Stale):
-        try:
-            with node.context.database.write() as session:
-                queue.end_attempt(session, claim, "stopped")
-                put_back(session, jobs.held(session, claim.job_id, claim.fence), message, wait_s=wait_s)
-        except SQLAlchemyError:
-            log.exception("not_settled")
-            return
+
+    def waiting(session: Session) -> bool:
+        queue.end_attempt(session, claim, "stopped")
+        put_back(session, jobs.held(session, claim.job_id, claim.fence), message, wait_s=wait_s)
+        return True
+
+    if written(node, waiting):
         node.context.doorbell.ring(claim.stage, claim.job_id)
 
 

@@ -50,7 +50,14 @@ class Sweeper:
         node = self._node
         with node.context.database.write() as session:
             train_slots = node.slots.count if node.stage is Stage.TRAIN else 0
-            workers.seen(session, owner=node.owner, gpus=node.gpus, train_slots=train_slots, **self._machine)
+            workers.seen(
+                session,
+                owner=node.owner,
+                gpus=node.gpus,
+                train_slots=train_slots,
+                held=node.hold.why,
+                **self._machine,
+            )
         if time.monotonic() >= self._trusted_from:
             take_back(node)
         with node.context.database.write() as session:

@@ -255,6 +255,8 @@ class Attempt:
             self._progress.flush(force=True)  # the step that it died at is how poison is told
         code = self._trainer.wait(timeout_s=5)
         log.error("trainer_died", job_id=self._job.id, code=code, log=self._trainer.log_tail())
+        if not self._phases:
+            return AttemptFailed(FailureReason.WORKER_FAULT, "The trainer ended before it looked at the job")
         if oom_kills() > self._kills_before:
             return AttemptFailed(FailureReason.OUT_OF_MEMORY, died=True)
         return AttemptFailed(FailureReason.WORKER_LOST, died=True)

@@ -253,18 +253,36 @@ def test_a_silent_workers_job_goes_to_another(workshop: Workshop) -> None:
     assert (job.status, job.owner, job.fence, job.faults["worker_lost"]) == (JobStatus.QUEUED, None, 8, 1)
 
 
-@pytest.mark.parametrize("reason", [reason for reason in FailureReason if reason is not FailureReason.POISON])
-def test_each_class_of_fault_has_its_own_number_of_retries(workshop: Workshop, reason: FailureReason) -> None:
+CHARGED = [
+    (reason, policy.retries)
+    for reason, policy in FAILURES.items()
+    if policy.retries is not None and reason is not FailureReason.POISON
+]
+
+
+@pytest.mark.parametrize(("reason", "retries"), CHARGED)
+def test_each_class_of_fault_has_its_own_number_of_retries(
+    workshop: Workshop, reason: FailureReason, retries: int
+) -> None:
     job_id = workshop.submit()
-    statuses = []
-    for _ in range(FAILURES[reason].retries + 1):
-        with workshop.context.database.write() as session:
-            session.execute(update(Job).where(Job.id == job_id).values(status=JobStatus.RUNNING))
-        with workshop.context.database.write() as session:
-            job = jobs.lock(session, job_id)
-            assert job is not None
-            settle(session, job, AttemptFailed(reason))
-        statuses.append(workshop.job(job_id).status)
-    assert statuses == [JobStatus.QUEUED] * FAILURES[reason].retries + [JobStatus.FAILED]
+    statuses = [settled(workshop, job_id, reason) for _ in range(retries + 1)]
+    assert statuses == [JobStatus.QUEUED] * retries + [JobStatus.FAILED]
     assert (workshop.job(job_id).error or {})["code"] == FAILURES[reason].code
-    assert len(BACKOFF_S) >= FAILURES[reason].retries
+    assert len(BACKOFF_S) >= retries
+
+
+@pytest.mark.parametrize("reason", [reason for reason, policy in FAILURES.items() if policy.retries is None])
+def test_faults_of_the_infrastructure_never_fail_a_job(workshop: Workshop, reason: FailureReason) -> None:
+    job_id = workshop.submit()
+    assert {settled(workshop, job_id, reason) for _ in range(30)} == {JobStatus.QUEUED}
+
+
+def settled(workshop: Workshop, job_id: str, reason: FailureReason) -> str:
+    """What becomes of the job if another attempt ends so."""
+    with workshop.context.database.write() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(status=JobStatus.RUNNING))
+    with workshop.context.database.write() as session:
+        job = jobs.lock(session, job_id)
+        assert job is not None
+        settle(session, job, AttemptFailed(reason))
+    return workshop.job(job_id).status

@@ -1,0 +1,322 @@
+"""Faults of the infrastructure: the queue holds, and no job is charged for them."""
+
+import errno
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, text, update
+from sqlalchemy.orm import Session
+
+from api.context import Context
+from api.lifecycle import FailureReason, JobStatus
+from api.records import faults, jobs, scans
+from api.records.files import File
+from api.records.jobs import Job
+from api.records.queue import Attempt
+from api.records.workers import Worker
+from api.storage import Storage, StorageFull, StorageUnavailable, Stored
+from tests.end_to_end.jobs import rows
+from tests.factories import a_file
+from tests.worker.supervisor.conftest import OpenWorkshop, Workshop
+from worker.engine.stopping import as_training_error
+from worker.supervisor import supervise
+from worker.supervisor.faults import AttemptFailed, settle
+from worker.supervisor.hold import PAUSES_S, SUSPICIOUS_JOBS, Hold
+from worker.supervisor.place import filled_by
+from worker.supervisor.sweep import Sweeper
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Away(Storage):
+    """The real storage, which raises `error` on everything while that is set."""
+
+    error: StorageUnavailable | None = None
+
+    def _check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def write_file(self, key: str, path: Path) -> Stored:
+        self._check()
+        return super().write_file(key, path)
+
+    def write_bytes(self, key: str, data: bytes) -> Stored:
+        self._check()
+        return super().write_bytes(key, data)
+
+    def read(self, key: str) -> Any:
+        self._check()
+        return super().read(key)
+
+    def changed_at(self, key: str) -> float | None:
+        self._check()
+        return super().changed_at(key)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def storage(context: Context) -> Away:
+    storage = Away(context.settings.storage)
+    object.__setattr__(context, "storage", storage)
+    return storage
+
+
+@pytest.fixture
+def shop(open_workshop: OpenWorkshop, context: Context, storage: Away, clock: Clock) -> Workshop:
+    shop = open_workshop(context)
+    for node in (shop.prepare, shop.train):
+        node.hold = Hold(node.trouble, clock)
+    return shop
+
+
+def attempts(shop: Workshop) -> int:
+    with shop.context.database.read() as session:
+        return session.scalar(select(func.count()).select_from(Attempt)) or 0
+
+
+def let_waits_pass(shop: Workshop) -> None:
+    with shop.context.database.write() as session:
+        session.execute(update(Job).values(run_after=None))
+
+
+EMBEDDED = pytest.mark.parametrize("settings", ["embedded"], indirect=True)
+AWAY = [("embedded", StorageFull("no room")), ("production", StorageUnavailable("503"))]
+
+
+@pytest.mark.parametrize(("settings", "error"), AWAY, indirect=["settings"])
+def test_an_outage_of_the_storage_leaves_the_queue_as_it_was(
+    shop: Workshop, storage: Away, clock: Clock, error: StorageUnavailable
+) -> None:
+    ids = [shop.submit(rows(12)) for _ in range(4)]
+    with shop.context.database.write() as session:
+        session.execute(update(File).values(scan_status="done"))  # test_scanning has the scans
+    storage.error = error
+    for _ in range(20):  # five minutes and more
+        shop.work()
+        let_waits_pass(shop)
+        clock.now += 30
+    assert attempts(shop) == 1, "the first job met the fault, the others were not touched"
+    assert {shop.job(job_id).status for job_id in ids} == {JobStatus.VALIDATING_FILES}
+    assert [shop.job(job_id).faults.get("excused", 0) for job_id in sorted(ids)].count(1) == 1
+    told = [message for job_id in ids for message in shop.told(job_id) if "could not be reached" in message]
+    assert len(told) == 1
+    assert "none of its retries" in told[0]
+    storage.error = None
+    clock.now += PAUSES_S[-1]
+    let_waits_pass(shop)
+    while supervise.work_once(shop.prepare, shop.prepare.slots.first, shop.warm):
+        pass
+    assert {shop.job(job_id).status for job_id in ids} == {JobStatus.QUEUED}
+    assert not any(reason in shop.job(job_id).faults for job_id in ids for reason in FailureReason)
+
+
+def test_an_outage_of_the_storage_never_gives_up_a_scan(shop: Workshop, storage: Away, clock: Clock) -> None:
+    file_id = a_file(shop.context, shop.caller.project_id, rows(12))
+    storage.error = StorageUnavailable("503")
+    for _ in range(scans.MAX_SCANS + 2):
+        shop.prepare.hold = Hold(shop.prepare.trouble, clock)  # as if other workers met it, one after the other
+        shop.work()
+    with shop.context.database.read() as session:
+        file = session.get_one(File, file_id)
+    assert (file.scan_status, file.scan_fence) == ("pending", scans.MAX_SCANS + 2)
+    storage.error = None
+    clock.now += PAUSES_S[-1]
+    shop.work()
+    with shop.context.database.read() as session:
+        assert session.get_one(File, file_id).scan_status == "done"
+
+
+FULL = {
+    "the supervisor's own": OSError(errno.ENOSPC, "No space left on device"),
+    "a quota": OSError(errno.EDQUOT, "Disk quota exceeded"),
+    "a child's": AttemptFailed(FailureReason.DISK_FULL),
+}
+
+
+@EMBEDDED
+@pytest.mark.parametrize("error", FULL.values(), ids=FULL.keys())
+def test_a_disk_that_others_filled_costs_no_retry(
+    shop: Workshop, clock: Clock, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    job_id = shop.submit()
+
+    def full(*_: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(supervise, "prepare", full)
+        for _ in range(8):
+            shop.work()
+            let_waits_pass(shop)
+            clock.now += PAUSES_S[-1]
+    job = shop.job(job_id)
+    assert (job.status, job.faults) == (JobStatus.VALIDATING_FILES, {"reached": -1, "excused": 8})
+    assert "disk was full" in " ".join(shop.told(job_id))
+    while supervise.work_once(shop.prepare, shop.prepare.slots.first, shop.warm):
+        pass
+    assert shop.job(job_id).status == JobStatus.QUEUED
+
+
+def test_a_disk_that_the_job_itself_fills_is_charged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "state").write_bytes(bytes(10_000))
+
+    class Disk:
+        total = 15_000
+
+    monkeypatch.setattr("worker.supervisor.place.shutil.disk_usage", lambda _: Disk)
+    assert filled_by(tmp_path)
+    Disk.total = 25_000
+    assert not filled_by(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("SafetensorError: Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:664] . PytorchStreamWriter: No space left on device"),
+    ],
+)
+def test_a_trainer_tells_a_full_disk_from_other_errors(error: Exception) -> None:
+    assert as_training_error(error).reason is FailureReason.DISK_FULL
+
+
+@EMBEDDED
+def test_counts_begin_anew_once_a_newer_state_is_stored(shop: Workshop) -> None:
+    job_id = shop.submit()
+    counted = []
+    for step in (None, None, 5, 5, 9):
+        state = None if step is None else {"step": step, "prefix": f"states/{step}"}
+        with shop.context.database.write() as session:
+            session.execute(update(Job).where(Job.id == job_id).values(status=JobStatus.RUNNING, state=state))
+        with shop.context.database.write() as session:
+            job = jobs.lock(session, job_id)
+            assert job is not None
+            settle(session, job, AttemptFailed(FailureReason.WORKER_LOST))
+        counted.append(shop.job(job_id).faults["worker_lost"])
+    assert counted == [1, 2, 1, 2, 1]
+
+
+@EMBEDDED
+def test_what_prepare_was_charged_does_not_count_in_training(shop: Workshop) -> None:
+    job_id = shop.submit()
+    with shop.context.database.write() as session:
+        faults.count(session, job_id, FailureReason.WORKER_LOST)
+    with shop.context.database.write() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(status=JobStatus.RUNNING))
+    with shop.context.database.write() as session:
+        assert faults.count(session, job_id, FailureReason.WORKER_LOST) == 1
+
+
+def test_an_end_that_the_database_cannot_take_is_written_when_it_is_back(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the lease would run out, and the job be charged for a lost worker."""
+    job_id = shop.submit()
+    away = 3
+
+    def settle_later(session: Session, *arguments: Any) -> bool:
+        nonlocal away
+        away -= 1
+        if away >= 0:
+            _write_to_what_can_only_be_read(session)
+        return settle(session, *arguments)
+
+    monkeypatch.setattr(supervise, "prepare", _raise(StorageUnavailable("503")))
+    monkeypatch.setattr(supervise, "settle", settle_later)
+    monkeypatch.setattr("worker.supervisor.writing.AGAIN_S", 0)
+    shop.work()
+    assert away == -1
+    assert (shop.job(job_id).owner, shop.job(job_id).faults) == (None, {"reached": -1, "excused": 1})
+
+
+def _write_to_what_can_only_be_read(session: Session) -> None:
+    """As to a standby that took over, or a disk that its kernel protects from writes."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SET TRANSACTION READ ONLY"))
+        session.execute(update(Job).values(seed=1))
+    session.execute(text("PRAGMA query_only = ON"))
+    try:
+        session.execute(update(Job).values(seed=1))
+    finally:
+        session.execute(text("PRAGMA query_only = OFF"))
+
+
+def _raise(error: Exception) -> Callable[..., None]:
+    def act(*_: Any) -> None:
+        raise error
+
+    return act
+
+
+def test_jobs_that_fail_one_after_the_other_make_the_worker_pause(clock: Clock) -> None:
+    hold = Hold(lambda thorough: None, clock)
+    for number in range(SUSPICIOUS_JOBS - 1):
+        hold.suspect(f"job-{number}")
+        hold.suspect(f"job-{number}")
+    assert hold.open()
+    hold.passed()
+    for number in range(SUSPICIOUS_JOBS):
+        assert hold.open()
+        hold.suspect(f"job-{number}")
+    assert not hold.open()
+    clock.now += PAUSES_S[0]
+    assert hold.open(), "one more job is tried"
+    hold.suspect("another")
+    clock.now += PAUSES_S[0]
+    assert not hold.open(), "the pauses grow"
+    clock.now += PAUSES_S[1]
+    assert hold.open()
+
+
+def test_a_hold_ends_when_what_failed_works_again(clock: Clock) -> None:
+    broken: list[str] = ["The disk is full"]
+    hold = Hold(lambda thorough: broken[0] if broken else None, clock)
+    assert not hold.open()
+    assert hold.why == "The disk is full"
+    broken.clear()
+    assert not hold.open(), "not before its pause is over"
+    clock.now += PAUSES_S[0]
+    assert hold.open()
+    assert hold.why is None
+
+
+@EMBEDDED
+def test_a_trainer_that_dies_before_it_looks_at_the_job_is_the_workers_fault(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As where its Python is broken, or a library of the GPU's."""
+    job_id = shop.submit()
+    while supervise.work_once(shop.prepare, shop.prepare.slots.first, shop.warm):
+        pass
+    (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so: cannot open shared object file')")
+    with monkeypatch.context() as broken:
+        broken.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+        shop.train_once()
+    job = shop.job(job_id)
+    assert (job.status, job.faults) == (JobStatus.QUEUED, {"reached": 0, "excused": 1})
+    assert shop.train.hold.why is not None
+
+
+@EMBEDDED
+def test_a_worker_on_hold_is_known_to_the_others(shop: Workshop) -> None:
+    shop.train.hold.begin("The worker's disk is full")
+    Sweeper(shop.train, threading.Event())._sweep()
+    with shop.context.database.read() as session:
+        assert session.get_one(Worker, shop.train.owner).held == "The worker's disk is full"
