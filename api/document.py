@@ -8,6 +8,7 @@ and the 404 of unknown addresses, which are no answers of any call.
 from typing import Any
 
 from api.middleware import PUBLIC
+from api.multipart import STREAMED
 
 Operation = dict[str, Any]
 
@@ -18,9 +19,10 @@ _MEANINGS = {
     "401": "No API key, or one that is unknown here, revoked or expired.",
     "403": "The key may not do that.",
     "404": "There is no such object in this project.",
+    "408": "The body did not come in time: ask again.",
     "409": "The first request with this Idempotency-Key is still being worked on: ask again.",
     "413": "The body is larger than this server takes.",
-    "429": "As much as is allowed at once is under way.",
+    "429": "The project has asked too often, or holds as much as it may: `code` says which.",
     "500": "The sampler failed.",
     "503": "A part that this needs cannot be reached at the moment: ask again.",
     "507": "A disk of the server is full: its operator has to make room.",
@@ -86,13 +88,15 @@ def _may_be_repeated(method: str) -> bool:
 def _common_errors(path: str, method: str, operation: Operation) -> set[str]:
     statuses = {"400"}  # an unknown query parameter, at the least
     if path not in PUBLIC:
-        statuses |= {"401", "503"}
+        statuses |= {"401", "429", "503"}
         if method != "get":
             statuses.add("403")
     if "{" in path:
         statuses.add("404")
     if method == "post":
         statuses.add("413")
+    if "requestBody" in operation and not STREAMED.fullmatch(path):
+        statuses.add("408")
     if _may_be_repeated(method):
         statuses.add("409")
     return statuses

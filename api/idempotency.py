@@ -26,13 +26,14 @@ from api.errors import InvalidRequest, ServiceError
 from api.form_digest import FormDigest
 from api.multipart import STREAMED
 from api.records import idempotency
+from api.services import budgets
 
 log = structlog.get_logger(__name__)
 
 LEASE_S = 15.0
 WAIT_S = 20.0
 POLL_S = 0.1
-MAX_ANSWER_BYTES = 1024 * 1024
+MAX_ANSWER_BYTES = 256 * 1024
 """A longer answer is not kept, nor one that is not JSON (a stream): then the request is done again."""
 AGAIN = (408, 409, 429)
 
@@ -63,6 +64,7 @@ class Claim:
     def begin(self) -> idempotency.Answered | None:
         """None: ours. Else what was there before."""
         with self.context.database.write() as session:
+            budgets.require_answer(self.context, session, self.project_id)
             return idempotency.begin(
                 session, self.project_id, self.key, request=self.request, owner=self.owner, lease_s=LEASE_S
             )

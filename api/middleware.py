@@ -30,6 +30,7 @@ from api.errors import (
 from api.multipart import STREAMED
 from api.records import keys
 from api.records.database import holds_nul, is_full, is_outage
+from api.services.budgets import RequestRate
 
 log = structlog.get_logger(__name__)
 
@@ -131,6 +132,7 @@ class Authenticate:
 
     def __init__(self, app: ASGIApp, context: Context) -> None:
         self.app, self.context = app, context
+        self._rate = RequestRate(context.settings.requests_per_second)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in PUBLIC:
@@ -145,6 +147,7 @@ class Authenticate:
             if "\0" in scope["path"] or b"%00" in scope["query_string"]:
                 raise InvalidRequest("The address holds a NUL character")  # which no text in PostgreSQL can
             caller = await run_in_threadpool(self._caller, headers.get("authorization", ""))
+            self._rate.take(caller.project_id)
             if scope["method"] not in ("GET", "HEAD") and not caller.may_write:
                 raise Forbidden("This key can only read")
         except ServiceError as error:

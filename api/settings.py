@@ -49,6 +49,16 @@ class Settings(BaseSettings):
     """The largest JSON body."""
     retried_create_s: Annotated[float, Field(ge=0)] = 120
     """So long after a job was created, a client's retry of the same request gets that job instead of another one."""
+    requests_per_second: Annotated[float, Field(gt=0)] = 100
+    """Of one project, by each API process; three seconds' worth may come at once."""
+    max_project_files: Annotated[int, Field(gt=0)] = 10_000
+    """Files of one project."""
+    max_project_bytes: Bytes = 256 * 1024**3
+    """Bytes of one project's files and of the parts of its uploads."""
+    max_project_answer_bytes: Bytes = 64 * 1024**2
+    """Bytes of the answers that are kept for one project's Idempotency-Keys, each for a day."""
+    max_project_streams: Annotated[int, Field(ge=0)] = 250
+    """Event streams of one project that one API process keeps open."""
     max_active_jobs: Annotated[int, Field(gt=0)] = 1000
     """Jobs of one project that have not ended."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, ForeignKey, Integer, Select, String, delete, or_, select
+from sqlalchemy import BigInteger, ColumnElement, ForeignKey, Integer, Select, String, delete, func, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.lifecycle import FINAL
@@ -82,6 +82,14 @@ def page(
         limit=limit,
         newest_first=newest_first,
     )
+
+
+def held(session: Session, project_id: str) -> tuple[int, int]:
+    """Return how many files the project has, and their bytes; without archives of models, made while they are read."""
+    size = func.coalesce(func.sum(File.bytes), 0)
+    query = select(func.count(), size).where(File.project_id == project_id, File.storage_key.is_not(None))
+    count, total = session.execute(query).one()
+    return int(count), int(total)
 
 
 def remove(session: Session, file: File) -> None:

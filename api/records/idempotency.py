@@ -1,6 +1,6 @@
 """Idempotency keys: the request that came with a key first, and what it was answered."""
 
-from sqlalchemy import ForeignKey, Integer, LargeBinary, String, delete, update
+from sqlalchemy import ForeignKey, Integer, LargeBinary, String, delete, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Epoch, Row, db_now, insert
@@ -24,6 +24,12 @@ class Answered(Row):
     """None until it is answered."""
     body: Mapped[bytes | None] = mapped_column(LargeBinary)
     created_at: Mapped[float] = mapped_column(Epoch, index=True)
+
+
+def held(session: Session, project_id: str) -> int:
+    """Bytes of the answers that are kept for the project."""
+    size = func.coalesce(func.sum(func.length(Answered.body)), 0)
+    return int(session.scalar(select(size).where(Answered.project_id == project_id)) or 0)
 
 
 def begin(session: Session, project_id: str, key: str, *, request: str, owner: str, lease_s: float) -> Answered | None:

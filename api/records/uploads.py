@@ -80,6 +80,12 @@ def arrived(session: Session, upload_id: str) -> tuple[int, int]:
     return int(count), int(total)
 
 
+def held(session: Session, project_id: str) -> int:
+    """Bytes of the parts that the project's uploads still have."""
+    query = select(func.coalesce(func.sum(UploadPart.bytes), 0)).join(Upload, Upload.id == UploadPart.upload_id)
+    return int(session.scalar(query.where(Upload.project_id == project_id, Upload.status == PENDING)) or 0)
+
+
 def expire(session: Session) -> None:
     """Mark those whose time is over."""
     over = select(Upload).where(Upload.status == PENDING, Upload.expires_at <= db_now())

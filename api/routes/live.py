@@ -4,6 +4,7 @@ from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from api.context import Caller, Context
 from api.deps import After, Ctx, Who
@@ -52,13 +53,26 @@ def _stream(request: Request, context: Context, caller: Caller, job_id: str, las
     if begin_after is None:
         return Response(status_code=204)
     watch = cast(Watch, request.app.state.watch)
-    watch.check_room()
     batches = _as_text(watch, job_id, begin_after, context.settings.stream_keep_alive_s)
-    return StreamingResponse(
+    return _Stream(
+        watch,
+        caller.project_id,
         batches,
         media_type="text/event-stream",
         headers={"cache-control": "no-store", "x-accel-buffering": "no"},  # nginx would hold events back
     )
+
+
+class _Stream(StreamingResponse):
+    """Takes its seat before its headers go out: of a hundred requests at once no two can be given the last one."""
+
+    def __init__(self, watch: Watch, project_id: str, content: AsyncIterator[str], **options: Any) -> None:
+        super().__init__(content, **options)
+        self._watch, self._project_id = watch, project_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._watch.seat(self._project_id):
+            await super().__call__(scope, receive, send)
 
 
 async def _as_text(watch: Watch, job_id: str, after: int, keep_alive_s: float) -> AsyncIterator[str]:

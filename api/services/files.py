@@ -19,6 +19,7 @@ from api.records import files, jobs, models, scans
 from api.records.base import db_now
 from api.records.files import File
 from api.records.pages import Page
+from api.services import budgets
 from api.storage import Stored
 
 PURPOSES = ("fine-tune",)
@@ -61,6 +62,7 @@ async def create(context: Context, caller: Caller, read: Callable[[Consume], Awa
     `read` reads the request's body and hands the file's chunks to what it is given. Raises TooLarge as soon as there
     are too many of them.
     """
+    await run_in_threadpool(_require_room, context, caller)
     received: Received | None = None
 
     async def consume(chunks: AsyncIterator[bytes]) -> Received:
@@ -79,6 +81,12 @@ async def create(context: Context, caller: Caller, read: Callable[[Consume], Awa
         if received is not None:
             await run_in_threadpool(context.storage.delete, [received.storage_key])
         raise
+
+
+def _require_room(context: Context, caller: Caller) -> None:
+    """Before the first byte: nobody sends a file to be told that there is no room for any."""
+    with context.database.write() as session:
+        budgets.require_storage(context, session, caller.project_id, bytes_more=1, param="file")
 
 
 async def _capped(chunks: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
@@ -128,6 +136,7 @@ def _expires_after_s(fields: dict[str, str]) -> int | None:
 def _insert(context: Context, caller: Caller, received: Received, form: Form) -> File:
     expires_after_s = _expires_after_s(form.fields)
     with context.database.write() as session:
+        budgets.require_storage(context, session, caller.project_id, bytes_more=received.stored.bytes, param="file")
         file = add(
             session,
             id=received.file_id,

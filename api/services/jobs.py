@@ -10,9 +10,9 @@ from api.records.events import Event
 from api.records.jobs import Job
 from api.records.models import Checkpoint
 from api.records.pages import Page
-from api.services import layers, retries
+from api.services import budgets, layers, retries
 from api.services.models import NoSuchModel
-from api.services.submitting import accept, check_quota, taken_over
+from api.services.submitting import accept, taken_over
 
 
 class NoSuchJob(NotFound):
@@ -36,7 +36,7 @@ def submit(context: Context, caller: Caller, recipe: Recipe, *, repeated: bool =
         recipe = taken_over(session, caller, recipe)
         if made := retries.made_before(session, caller.project_id, recipe, context.settings.retried_create_s, repeated):
             return made
-        check_quota(context, session, caller)
+        budgets.require_jobs(context, session, caller.project_id)
         job = accept(context, session, caller, recipe, pending={})
     context.doorbell.ring(Stage.PREPARE, job.id)
     return job

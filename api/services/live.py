@@ -1,6 +1,7 @@
 """Following a job while it trains: its events as they are written, and its metrics as one series."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,24 +43,27 @@ class Watch:
         self._limiter = anyio.CapacityLimiter(THREADS)
         self._waiters: set[_Waiter] = set()
         self._looking: asyncio.Task[None] | None = None
-        self._open = 0
+        self._open: Counter[str] = Counter()
 
-    def check_room(self) -> None:
-        """Raises TooManyRequests when no further stream is taken."""
-        if self._open >= self._context.settings.max_streams:
+    @contextmanager
+    def seat(self, project_id: str) -> Iterator[None]:
+        """One of the streams that may be open at once. On the event loop only. Raises TooManyRequests."""
+        settings = self._context.settings
+        whose, count, limit = "a project", self._open[project_id], settings.max_project_streams
+        if self._open.total() >= settings.max_streams:
+            whose, count, limit = "this server", self._open.total(), settings.max_streams
+        if count >= limit:
             raise TooManyRequests(
-                f"{self._open} event streams are open, the most that this server allows: list the events instead",
+                f"{count} event streams are open, the most that {whose} may have: list the events instead",
                 code="too_many_streams",
                 headers={"retry-after": "30"},
             )
-
-    @contextmanager
-    def seat(self) -> Iterator[None]:
-        self._open += 1
+        self._open[project_id] += 1
         try:
             yield
         finally:
-            self._open -= 1
+            self._open[project_id] -= 1
+            self._open += Counter()  # forgets projects without streams
 
     async def read(self, job_id: str, after: int) -> tuple[Sequence[Event], bool]:
         return await self._in_thread(partial(self._read, job_id, after))
@@ -119,17 +123,16 @@ def begin(context: Context, caller: Caller, job_id: str, last_event_id: str | No
 
 async def follow(watch: Watch, job_id: str, after: int, keep_alive_s: float) -> AsyncIterator[Sequence[Event]]:
     """The job's events after this one, oldest first, until its last; nothing at all when there was none for a while."""
-    with watch.seat():
-        while True:
-            batch, ended = await watch.read(job_id, after)
-            if batch:
-                after = batch[-1].seq
-                yield batch
-            elif ended:
-                return
-            else:
-                await watch.news(job_id, after, keep_alive_s)
-                yield []
+    while True:
+        batch, ended = await watch.read(job_id, after)
+        if batch:
+            after = batch[-1].seq
+            yield batch
+        elif ended:
+            return
+        else:
+            await watch.news(job_id, after, keep_alive_s)
+            yield []
 
 
 def metrics(context: Context, caller: Caller, job_id: str, max_points: int | None) -> tuple[list[dict[str, Any]], int]:

@@ -19,11 +19,11 @@ from api.records.base import db_now
 from api.records.base_models import BaseModel
 from api.records.dependencies import Dependency
 from api.records.jobs import Job
-from api.records.pages import Page
+from api.records.pages import Page, size_of, within
 from api.records.pipelines import Pipeline
-from api.services import layers
+from api.services import budgets, layers
 from api.services.jobs import WrongState
-from api.services.submitting import accept, check_quota
+from api.services.submitting import accept
 
 
 class NoSuchPipeline(NotFound):
@@ -60,7 +60,7 @@ def create(context: Context, caller: Caller, body: Body) -> PipelineView:
         with _named(index, stage):
             layers.check_stage(context, caller, stage, whole)
     with context.database.write() as session:
-        check_quota(context, session, caller, more=len(body.stages))
+        budgets.require_jobs(context, session, caller.project_id, more=len(body.stages))
         pipeline = Pipeline(
             id=new_id("ftpipe-"),
             project_id=caller.project_id,
@@ -132,7 +132,7 @@ def get(context: Context, caller: Caller, pipeline_id: str) -> PipelineView:
 def page(context: Context, caller: Caller, *, after: str | None, limit: int) -> Page[PipelineView]:
     with context.database.read() as session:
         found = pipelines.page(session, caller.project_id, after=after, limit=limit)
-        return Page([_view(session, pipeline) for pipeline in found.data], found.has_more)
+        return within(found, (_view(session, pipeline) for pipeline in found.data), _size)
 
 
 def cancel(context: Context, caller: Caller, pipeline_id: str) -> PipelineView:
@@ -148,6 +148,10 @@ def cancel(context: Context, caller: Caller, pipeline_id: str) -> PipelineView:
             jobs.move(session, job.id, JobStatus.CANCELLED, message="Fine-tuning job cancelled with its pipeline")
         session.expire_all()
         return _view(session, pipeline)
+
+
+def _size(view: PipelineView) -> int:
+    return sum(size_of(job) for job in view.jobs)
 
 
 def _found(session: Session, caller: Caller, pipeline_id: str) -> Pipeline:

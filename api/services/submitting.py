@@ -1,5 +1,6 @@
 """Accepting a job: all that is checked before its row is written. Used for single jobs and for those of a pipeline."""
 
+import json
 import secrets
 from typing import Any
 
@@ -7,20 +8,22 @@ from sqlalchemy.orm import Session
 
 from api import catalog, tracking
 from api.context import Caller, Context
-from api.errors import InvalidRequest, TooManyRequests
+from api.errors import InvalidRequest
 from api.estimate.machine import may_recompute
 from api.export import GGUF_FAMILIES
 from api.ids import new_id, random_letters, slug
 from api.judges import reward_models
 from api.lifecycle import JobStatus
 from api.recipe import Recipe
-from api.records import base_models, events, files, jobs, trackings
+from api.records import base_models, events, files, trackings
 from api.records.base import db_now
 from api.records.base_models import BaseModel
 from api.records.jobs import Job
 from api.services import lineage
 from api.services.lineage import Origin, Pending
 from api.window import FEWEST_TOKENS, room
+
+MAX_RECIPE_BYTES = 64 * 1024
 
 
 class Illegal(InvalidRequest):
@@ -67,12 +70,14 @@ def accept(
     origin = lineage.find(session, caller.project_id, recipe.model, pending)
     recipe = checked(context, session, caller, recipe, origin, pending)
     suffix = slug(recipe.suffix) if recipe.suffix else ""
+    stored = recipe.model_dump(mode="json")
+    _require_small(stored)
     job = Job(
         id=new_id("ftjob-"),
         project_id=caller.project_id,
         status=JobStatus.VALIDATING_FILES,
         created_at=db_now(),
-        recipe=recipe.model_dump(mode="json"),
+        recipe=stored,
         base_model=origin.base.name,
         parent_model=None if origin.maker is None else recipe.model,
         base_weights=origin.base_weights,
@@ -101,13 +106,14 @@ def plan_trackings(context: Context, session: Session, job_id: str, recipe: Reci
             trackings.plan(session, job_id, name)
 
 
-def check_quota(context: Context, session: Session, caller: Caller, more: int = 1) -> None:
-    limit = context.settings.max_active_jobs
-    if jobs.active_count(session, caller.project_id) + more > limit:
-        raise TooManyRequests(
-            f"This server allows a project {limit} jobs that have not ended: wait for some to end, or cancel them",
-            code="too_many_active_jobs",
-            headers={"x-should-retry": "false"},
+def _require_small(recipe: dict[str, Any]) -> None:
+    """A page of jobs holds a thousand of them, and every claim reads one."""
+    size = len(json.dumps(recipe))
+    if size > MAX_RECIPE_BYTES:
+        raise InvalidRequest(
+            f"The job's description has {size} bytes as JSON, and may have {MAX_RECIPE_BYTES}: shorten its longest "
+            f"field, `{max(recipe, key=lambda name: len(json.dumps(recipe[name])))}`",
+            code="recipe_too_large",
         )
 
 

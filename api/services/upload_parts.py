@@ -12,7 +12,7 @@ from api.multipart import Form
 from api.records import uploads as records
 from api.records.base import db_now
 from api.records.uploads import PENDING, UploadPart
-from api.services import uploads
+from api.services import budgets, uploads
 from api.storage import Stored
 
 
@@ -90,6 +90,7 @@ def _insert_part(context: Context, caller: Caller, upload_id: str, received: Rec
             raise uploads.WrongParts(
                 f"{upload_id} has more parts than its {upload.bytes} bytes can be made of", param="data"
             )
+        budgets.require_storage(context, session, caller.project_id, bytes_more=part.bytes, param="data")
         session.add(part)
         session.flush()
         session.refresh(part)

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from api import idempotency
+from api import idempotency, middleware
 from api.context import Context
 from api.main import create_app
 from api.records import idempotency as idempotency_records
@@ -98,6 +99,7 @@ def test_no_other_statuses_are_documented(app: FastAPI) -> None:
         "401",
         "403",
         "404",
+        "408",
         "409",
         "413",
         "429",
@@ -185,10 +187,40 @@ async def _submit(settings: Settings, letter: Letter) -> None:
 
 
 def test_429_is_for_more_than_is_allowed_at_once(app: FastAPI, served: Context, admin: TestClient) -> None:
-    more = one_job_and_one_question(served)
-    assert set(documented(app)["429"]) == more.keys()
-    for (method, path), (there, body) in more.items():
+    for (method, path), (there, body) in one_job_and_one_question(served).items():
         check(admin.request(method, there, json=body), 429, (method, path))
+
+
+def test_429_is_for_asking_too_often(app: FastAPI, served: Context, admin: TestClient) -> None:
+    rarely = create_app(served.settings.model_copy(update={"requests_per_second": 0.001}))
+    client = TestClient(rarely, headers=admin.headers)
+    assert client.get("/v1/models").status_code == 200
+    for method, path in documented(app)["429"]:
+        answer = client.request(method, address(path))
+        check(answer, 429, (method, path))
+        assert 0 < int(answer.headers["retry-after"]) <= 1000
+
+
+def test_408_is_for_bodies_that_do_not_come(app: FastAPI, admin: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middleware, "BODY_S", 0.01)
+    for method, path in documented(app)["408"]:
+        status, body = asyncio.run(_without_body(app, method, address(path), admin.headers["authorization"]))
+        assert (status, json.loads(body)["error"]["code"]) == (408, "request_timeout"), path
+
+
+async def _without_body(app: FastAPI, method: str, path: str, key: str) -> tuple[int, bytes]:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"authorization", key.encode()), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": b""}
+    await app({**scope, "headers": headers, "http_version": "1.1", "scheme": "http", "root_path": ""}, receive, send)
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
 
 
 def test_500_is_for_samplers_that_fail(app: FastAPI, served: Context, admin: TestClient) -> None:
