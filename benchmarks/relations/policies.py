@@ -19,7 +19,7 @@ from worker.engine.load import load_trainable
 from worker.engine.objective import Objective, Setting
 from worker.engine.sampler import Sampler
 from worker.hardware import resolve_hardware
-from worker.rows.special_tokens import end_ids
+from worker.rows.endings import Endings
 
 PROMPTS_METHOD = {
     "type": "reinforcement",
@@ -63,7 +63,7 @@ def answers(
     recipe = resolve_hardware(recipe, json.loads((base / "attune.json").read_bytes()), gpu=False)
     rows = load_rows(scratch / "data" / "train.safetensors")
     model = load_trainable(base, recipe, torch.device("cpu"), start=adapter)
-    ends = end_ids(base)
+    ends = Endings.load(base).stops
     sampler = Sampler(model, Tokenizer.from_file(str(base / "tokenizer.json")), ends, pad_token=min(ends))
     torch.manual_seed(seed)
     found = sampler.sample(rows, max_tokens=max_tokens, temperature=1.0, budget_tokens=2048, greedy=False)

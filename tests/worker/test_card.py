@@ -12,9 +12,18 @@ from api.recipe import Labels, Recipe, ResolvedRecipe, resolve
 from worker.engine.card import Story, model_card
 from worker.engine.curve import POINTS, extend
 from worker.engine.serving import vllm
+from worker.engine.usage import Usage
 
 NASTY = "```\n# A heading\n<script>alert(1)</script> | `x` | {yaml} ---\n\x1b[31m~~~"
-HEADINGS = ["Fine-tuned with Attune", "Loading it", "vLLM", "Is it what was trained?", "Evaluation", "Sample 1"]
+HEADINGS = [
+    "Fine-tuned with Attune",
+    "Loading it",
+    "Asking it",
+    "vLLM",
+    "Is it what was trained?",
+    "Evaluation",
+    "Sample 1",
+]
 HEADINGS += ["Curves", "Metrics of the last step", "Data", "Recipe"]
 
 
@@ -32,7 +41,9 @@ def test_other_peoples_text_breaks_nothing() -> None:
     )
     labels = Labels(problem="single_label", names=(NASTY, "{kind}"))
     recipe = _recipe("classification", {"type": "lora"}, labels=labels)
-    card = model_card(recipe, "llama", Story({NASTY: NASTY}, [[1, 2.0]], [], None, found))
+    card = model_card(
+        recipe, "llama", Story({NASTY: NASTY}, [[1, 2.0]], [], None, found), Usage(chat=True, pad_token=3)
+    )
     _, header, text = card.split("---\n", 2)
     assert yaml.safe_load(header)["base_model"] == "tiny"
     tokens = MarkdownIt("commonmark").enable("table").parse(text)
@@ -49,6 +60,7 @@ def test_a_base_that_no_hub_could_have_is_not_in_the_header() -> None:
         _recipe("supervised", {"type": "lora"}, model="ft:tiny:attune::abcdefgh"),
         "llama",
         Story({}, [], [], None, None),
+        Usage(),
     )
     header = yaml.safe_load(card.split("---\n")[1])
     assert "base_model" not in header

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from gguf import GGUFReader
 from tokenizers import Tokenizer, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -41,6 +42,16 @@ def a_model(folder: Path, family: str, **changed: Any) -> Path:
 @torch.no_grad()
 def logprobs(model: Any) -> torch.Tensor:
     return model.eval()(TOKENS).logits.log_softmax(-1)
+
+
+@pytest.mark.parametrize(("eos", "turn"), [("<s>", 258), ("</turn>", None)])
+def test_its_end_of_turn_is_named_where_it_is_not_its_eos(eos: str, turn: int | None, tmp_path: Path) -> None:
+    folder = a_model(tmp_path / "model", "llama")
+    settings = json.loads((folder / "tokenizer_config.json").read_bytes())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": eos}))
+    write_gguf(folder, tmp_path / "m.gguf", "f16", "test")
+    found = GGUFReader(tmp_path / "m.gguf").get_field("tokenizer.ggml.eot_token_id")
+    assert (None if found is None else int(found.contents())) == turn
 
 
 @pytest.mark.parametrize("form", ["f16", "q8_0"])

@@ -10,7 +10,7 @@ from api.evaluation import ANSWER_TOKENS, BEYOND_REFERENCE, SHOWN_ROWS
 from worker.arrays import Rows
 from worker.engine.model import TrainableModel
 from worker.engine.sampler import Sampler
-from worker.rows.special_tokens import end_ids, special_tokens
+from worker.rows.endings import Endings
 
 SHOWN_LETTERS = 600
 PROMPT_TOKENS = 1024
@@ -27,13 +27,6 @@ class Shown:
     reward: float | None = None
 
 
-def end_tokens(base: Path, tokenizer: Tokenizer) -> set[int]:
-    """Tokens that end an answer, as the base's own settings have it."""
-    named = special_tokens(base).get("eos_token")
-    number = tokenizer.token_to_id(named) if named else None
-    return end_ids(base) | ({number} if number is not None else set())
-
-
 def likeliest_answers(base: Path, model: TrainableModel, rows: Rows, budget_tokens: int) -> list[Shown]:
     """Greedy answers to the first rows with prompts of a bearable length. Of pairs the preferred answer is the
     reference."""
@@ -44,7 +37,7 @@ def likeliest_answers(base: Path, model: TrainableModel, rows: Rows, budget_toke
     begins, answers, ends = (np.array(column, np.int64) for column in zip(*spans, strict=True))
     prompts = Rows(rows.tokens, rows.loss_weights, begins, answers)
     references = [rows.tokens[answer:end] for answer, end in zip(answers, ends, strict=True)]
-    stops = end_tokens(base, tokenizer)
+    stops = Endings.load(base).stops
     sampler = Sampler(model, tokenizer, stops, pad_token=min(stops, default=0))
     longest = max(map(len, references)) + BEYOND_REFERENCE
     found = sampler.sample(

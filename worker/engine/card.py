@@ -16,6 +16,7 @@ from api.recipe import ResolvedRecipe
 from worker.engine.curve import Point, bars
 from worker.engine.markdown import code, fenced, number, settings, table
 from worker.engine.serving import vllm
+from worker.engine.usage import Usage, asking
 from worker.techniques import TECHNIQUES
 
 INJECTED = ("LORA", "IA3")
@@ -37,14 +38,15 @@ class Story:
     """Of the model itself; checkpoints have none."""
 
 
-def model_card(recipe: ResolvedRecipe, model_type: str, story: Story) -> str:
+def model_card(recipe: ResolvedRecipe, model_type: str, story: Story, usage: Usage) -> str:
     what = "adapter for" if recipe.technique.type != "full" else "model made from"
     return CARD.format(
         yaml=_header(recipe),
         what=f"{recipe.technique.type} {what} {code(recipe.model)}",
         technique=_sentence(recipe.technique),
         method=_sentence(recipe.method),
-        loading=fenced(_loading(recipe, model_type), "python"),
+        loading=fenced(_loading(recipe, model_type, usage), "python"),
+        asking=asking(recipe, usage),
         vllm=vllm(recipe),
         evaluation=_evaluation(story.evaluation),
         curves=_curves(story),
@@ -80,7 +82,7 @@ def _recipe(recipe: ResolvedRecipe) -> str:
     return settings(values)
 
 
-def _loading(recipe: ResolvedRecipe, model_type: str) -> str:
+def _loading(recipe: ResolvedRecipe, model_type: str, usage: Usage) -> str:
     """In Python."""
     kind = "AutoModelForCausalLM" if recipe.method.output == "tokens" else "AutoModelForSequenceClassification"
     technique = recipe.technique
@@ -90,7 +92,7 @@ def _loading(recipe: ResolvedRecipe, model_type: str) -> str:
     if recipe.method.output != "tokens":
         names = recipe.labels.names if recipe.labels else ()
         known = f"id2label={dict(enumerate(names))!r}" if names else "num_labels=1"
-        arguments = f", {known}"
+        arguments = f", {known}" + (f", pad_token_id={usage.pad_token}" if usage.pad_token is not None else "")
     if technique.type in TECHNIQUES:
         return str(TECHNIQUES[technique.type].loading_code(model_type, kind))
     quantised = QUANTISED if technique.quantises else ""
@@ -164,6 +166,10 @@ A {what}.
 ## Loading it
 
 {loading}
+
+### Asking it
+
+{asking}
 
 ### vLLM
 

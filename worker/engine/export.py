@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from worker.engine.adapt import ADAPTER_WEIGHTS
 from worker.engine.card import Story, model_card
 from worker.engine.load import load_published, take_quantised_weights
 from worker.engine.model import TrainableModel
+from worker.engine.usage import Usage
+from worker.rows.endings import Endings
 from worker.techniques import TECHNIQUES
 
 TOKENIZER_FILES = (
@@ -47,10 +50,24 @@ def export(model: TrainableModel, folder: Path, base: Path, recipe: ResolvedReci
     else:
         model.model.save_pretrained(folder)
     _copy_tokenizer(base, folder)
-    card = model_card(recipe, model.network.config.model_type, story)
+    config = model.network.config
+    usage = Usage.of(base, recipe, getattr(config, "pad_token_id", None))
+    if technique.type == "full" and recipe.method.output == "tokens":
+        _write_stops(folder, usage.stops)
+    card = model_card(recipe, config.model_type, story, usage)
     (folder / "README.md").write_text(card, encoding="utf-8")
     if story.evaluation is not None:
         (folder / EVALUATION).write_text(story.evaluation.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def _write_stops(folder: Path, stops: Sequence[int]) -> None:
+    """Have plain `generate` stop where a finished answer ends: base models often name another token than the one that
+    their chat template ends a turn with."""
+    path = folder / "generation_config.json"
+    config = json.loads(path.read_bytes()) if path.exists() else {}
+    if stops:
+        config["eos_token_id"] = list(stops) if len(stops) > 1 else stops[0]
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _copy_tokenizer(base: Path, folder: Path) -> None:
@@ -111,6 +128,8 @@ def export_merged(folder: Path, base: Path, recipe: ResolvedRecipe) -> Path:
     merged = folder / MERGED
     model.merge_and_unload(safe_merge=True).save_pretrained(merged)
     _copy_tokenizer(base, merged)
+    if recipe.method.output == "tokens":
+        _write_stops(merged, sorted(Endings.load(base).stops))
     return merged
 
 

@@ -22,6 +22,7 @@ from api.export import GGUF_FAMILIES
 from api.lifecycle import FailureReason
 from api.recipe import ResolvedRecipe
 from worker.engine.stopping import TrainingError
+from worker.rows.endings import Endings
 
 ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
@@ -167,6 +168,10 @@ def _write_tokenizer(writer: GGUFWriter, model: Path, rows: int) -> None:
     first = Tokenizer.from_file(str(model / "tokenizer.json")).encode("a").ids[0]
     special.add_special_token = {"bos": first == special.special_token_ids.get("bos"), "eos": False}
     special.add_to_gguf(writer, quiet=True)
+    endings = Endings.load(model)
+    turn = next((number for number in endings.chat_tail if number in endings.stops), None)
+    if turn not in (None, special.special_token_ids.get("eos")) and "eot" not in special.special_token_ids:
+        writer.add_eot_token_id(turn)  # llama.cpp knows the widespread ones by their text, and no others
 
 
 def _files(model: Path) -> list[Path]:

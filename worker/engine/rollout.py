@@ -9,10 +9,11 @@ from tokenizers import Tokenizer
 from api.evaluation import SHOWN_ROWS
 from api.methods.base import RolloutOptions
 from worker.arrays import Rows
-from worker.engine.answers import Shown, end_tokens, readable
+from worker.engine.answers import Shown, readable
 from worker.engine.objective import Objective, Setting
 from worker.engine.rewards import Judge, Rewards
 from worker.engine.sampler import Answers, Sampler
+from worker.rows.endings import Endings
 
 SHOWN = 2
 SHOWN_LETTERS = 600
@@ -28,7 +29,7 @@ class RolloutObjective(Objective):
         super().__init__(setting)
         base = setting.run / "base"
         self._tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
-        ends = end_tokens(base, self._tokenizer)
+        ends = Endings.load(base).stops
         self._sampler = Sampler(self.model, self._tokenizer, ends, pad_token=min(ends, default=0))
         self._judge = Judge(setting.run, self.recipe, self.model.device, reward_model=reward_model, grader=grader)
         self._told: set[str] = set()

@@ -1,6 +1,6 @@
 """Rollouts: answers that the model samples itself, and what the policies of then and of step 0 say of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,13 +27,13 @@ class Answers:
     answers: list[npt.NDArray[np.int32]]
     """With the token that ended it, if it ended."""
     texts: list[str]
-    """Without special tokens."""
+    """Without special tokens, and without the token that ended it, which need not be one of those."""
     ended: npt.NDArray[np.bool_]
     """[R]: it ended before the longest answer that is allowed."""
 
 
 class Sampler:
-    def __init__(self, model: TrainableModel, tokenizer: Tokenizer, end_tokens: set[int], pad_token: int) -> None:
+    def __init__(self, model: TrainableModel, tokenizer: Tokenizer, end_tokens: Set[int], pad_token: int) -> None:
         self._model, self._tokenizer = model, tokenizer
         self._end_tokens, self._pad_token = end_tokens, pad_token
 
@@ -48,8 +48,9 @@ class Sampler:
                 sampled = self._generate([prompts[index] for index in together], max_tokens, temperature, greedy)
                 for index, answer in zip(together, sampled, strict=True):
                     answers[index] = answer
-        texts = self._tokenizer.decode_batch([answer.tolist() for answer in answers], skip_special_tokens=True)
         ended = np.array([len(answer) > 0 and int(answer[-1]) in self._end_tokens for answer in answers])
+        said = [(answer[:-1] if end else answer).tolist() for answer, end in zip(answers, ended, strict=True)]
+        texts = self._tokenizer.decode_batch(said, skip_special_tokens=True)
         return Answers(_joined(rows, prompts, answers), prompts, answers, texts, ended)
 
     @torch.no_grad()

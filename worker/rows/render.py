@@ -39,7 +39,9 @@ class Renderer:
         self.end_texts = end_texts
         self.generation_prompt = self._probe_generation_prompt()
         self.after_user = self._probe_after_user()
-        ends = sorted(end_texts | self._probe_end_of_turn(added_texts), key=len, reverse=True)
+        self.turn_ends = self._probe_end_of_turn(added_texts)
+        """Texts that the template writes after an answer, as far as they end it."""
+        ends = sorted(end_texts | self.turn_ends, key=len, reverse=True)
         self.end_of_turn = re.compile(r"\s*(?:" + "|".join(map(re.escape, ends)) + ")") if ends else None
 
     def render_given(self, conversation: Conversation, *, add_generation_prompt: bool) -> Rendered:

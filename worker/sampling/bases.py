@@ -13,8 +13,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from api.techniques import Technique
 from worker.engine.load import checked_config, plain_attention, quantisation, without_dropout
 from worker.rows.chat_template import ChatTemplate
-from worker.rows.render import Renderer
-from worker.rows.special_tokens import end_ids, special_tokens
+from worker.rows.endings import Endings
 from worker.rows.tokens import Tokens
 from worker.sampling.token_bytes import TokenBytes
 from worker.techniques import TECHNIQUES
@@ -68,7 +67,7 @@ class Base:
         self.token_bytes = TokenBytes(self.tokens.tokenizer)
         self.template = ChatTemplate.load(folder)
         self.vocabulary = int(self._network.get_input_embeddings().weight.shape[0])
-        self.ends = _ends(folder, self.tokens, self.template)
+        self.ends = Endings.load(folder, self.tokens).stops
         self.window: int | None = getattr(self._network.config.get_text_config(), "max_position_embeddings", None)
 
     @contextmanager
@@ -124,17 +123,6 @@ def _load(folder: Path, technique: Technique | None, device: torch.device, dtype
     # Settings that come with a model (penalties, its own end tokens, sampling) are not what the caller asked for.
     network.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
     return network
-
-
-def _ends(folder: Path, tokens: Tokens, template: ChatTemplate | None) -> frozenset[int]:
-    """Tokens that end an answer: the model's own, and the end of turn that its template writes."""
-    named = special_tokens(folder).get("eos_token")
-    ends = end_ids(folder) | {tokens.tokenizer.token_to_id(named) if named else None}
-    if template is not None:
-        added = tokens.added_texts()
-        turn = Renderer(template, end_texts=tokens.end_texts, added_texts=added).end_of_turn
-        ends |= {tokens.tokenizer.token_to_id(text) for text in added if turn and turn.fullmatch(text)}
-    return frozenset(number for number in ends if number is not None)
 
 
 def _four_bits(technique: Technique) -> dict[str, Any]:
