@@ -51,7 +51,7 @@ class Training(Strict):
     """Tokens per example. "auto": the longest row, at most the model's window."""
     overlong: Overlong = "truncate"
     """What becomes of longer rows: cut at the end, left out, or the job fails and names the first of them. Prompts to
-    be answered are never cut: they are left out where others would be cut."""
+    be answered, and the pairs of a reward model, are never cut: they are left out where others would be cut."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
     """Ends training after so many optimizer steps, if the epochs have not ended it before."""
     scheduler: Scheduler = "cosine"
@@ -117,6 +117,13 @@ class Recipe(Stored):
     resources: OrNull[Resources] = Field(default_factory=Resources)
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     """Order among the waiting jobs of the same project; higher first."""
+
+    @property
+    def overlong(self) -> Overlong:
+        """What becomes of rows longer than `training.max_length`. An answer's reward is read at its end, so that the
+        pairs of a reward model are left out rather than cut."""
+        asked = self.training.overlong
+        return "drop" if asked == "truncate" and self.method.output == "reward" else asked
 
     @model_validator(mode="before")
     @classmethod
@@ -256,7 +263,7 @@ def resolve(
         batch_size=batch_size,
         learning_rate=learning_rate,
         max_length=max_length,
-        overlong=training.overlong,
+        overlong=recipe.overlong,
         validation_split=training.validation_split,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,

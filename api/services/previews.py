@@ -132,7 +132,7 @@ def asked_of_child(question: Asked, want: str, rows: int) -> dict[str, Any]:
         "kind": facts.get("kind", "causal_lm"),
         "context_window": room(recipe.method, recipe.technique, facts["context_window"]),
         "max_length": None if training.max_length == AUTO else training.max_length,
-        "overlong": training.overlong,
+        "overlong": recipe.overlong,
         "rows": rows,
     }
 

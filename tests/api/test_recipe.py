@@ -202,3 +202,12 @@ def test_a_refusal_says_what_is_missing_and_what_else_is_wrong(body: dict[str, o
         Recipe.model_validate(MINIMAL | body)
     errors = [error | {"loc": ("body", *error["loc"])} for error in refused.value.errors()]
     assert message in as_invalid_request(errors, MINIMAL | body).message
+
+
+@pytest.mark.parametrize(("asked", "method", "settled"), [
+    ("truncate", "reward", "drop"), ("error", "reward", "error"), ("truncate", "dpo", "truncate"),
+])  # fmt: skip
+def test_the_pairs_of_a_reward_model_are_left_out_rather_than_cut(asked: str, method: str, settled: str) -> None:
+    """The reward of an answer is read at its end."""
+    found = resolved({"method": {"type": method}, "training": {"overlong": asked}}, rows=20)
+    assert found.overlong == settled

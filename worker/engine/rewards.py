@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from tokenizers import Tokenizer
 
 from api.graders import Case, GradingError, Messages, Scores, grade
 from api.lifecycle import FailureReason
@@ -23,20 +22,29 @@ from worker.engine.model import TrainableModel
 from worker.engine.sampler import Answers
 from worker.engine.stopping import TrainingError
 from worker.rows.chat_template import ChatTemplate, TemplateFailure
+from worker.rows.endings import Endings
+from worker.rows.tokens import Tokens
 
 JUDGES = "judges.json"
 
 Rewards = npt.NDArray[np.float32]
+Array = npt.NDArray[np.int32]
 
 
 class RewardModel:
     """A published reward model, frozen. `folder` of the run: its files, and in `base/` those of its base, if it is an
-    adapter."""
+    adapter.
+
+    It reads what it was trained on: a whole row, as the template writes it, with all that follows the answer there.
+    Its score is read at the row's end, which in most templates is a newline after the end of turn.
+    """
 
     def __init__(self, folder: Path, technique: Technique, recipe: ResolvedRecipe, device: torch.device) -> None:
         base = folder / "base"
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._template = ChatTemplate.load(base if base.exists() else folder)
+        weights = base if base.exists() else folder
+        self._tokens = Tokens.load(weights)
+        self._template = ChatTemplate.load(weights)
+        self._endings = Endings.load(weights, self._tokens)
         of_reward = recipe.model_copy(update={"technique": technique, "method": Reward(), "labels": None})
         network = load_published(folder, base if base.exists() else None, of_reward, device)
         network.requires_grad_(False)
@@ -69,35 +77,51 @@ class RewardModel:
             found[at] = self._model.sequence_scores(batch)[:, 0].cpu().numpy()
         return found
 
+    def score_answers(self, answers: Answers, chats: Sequence[bool], budget_tokens: int) -> Rewards:
+        """[R]: the scores of prompts with their answers, each closed as a finished answer is. `chats`: whether a chat
+        template wrote the prompt.
+
+        One that was cut off at its longest is closed, too: the model has learnt to score nothing else.
+        """
+        found = zip(answers.prompts, answers.answers, answers.ended, chats, strict=True)
+        return self.score(_rows([self._closed(*each) for each in found]), budget_tokens)
+
+    def _closed(self, prompt: Array, answer: Array, ended: bool, chat: bool) -> list[int]:
+        said = answer.tolist()
+        tokens = [*prompt.tolist(), *self._endings.closed(said, ended=ended, chat=chat)]
+        whole = len(prompt) + len(said)
+        if self._window is None or not whole <= self._window < len(tokens):
+            return tokens
+        kept = len(said) - (len(tokens) - self._window)  # an answer that fills the window leaves its ending no room
+        return [*prompt.tolist(), *self._endings.closed(said[: max(0, kept)], ended=False, chat=chat)]
+
     def score_messages(self, conversations: Sequence[Messages], budget_tokens: int) -> list[float | GradingError]:
         """What it says of conversations, rendered by its own template; or why it can say nothing of one."""
         found: list[float | GradingError] = []
         readable: list[tuple[int, list[int]]] = []
         for at, messages in enumerate(conversations):
             try:
-                tokens = self._tokens(messages)
+                tokens = self._read(messages)
             except GradingError as problem:
                 found.append(problem)
             else:
                 found.append(math.nan)
                 readable.append((at, tokens))
         if readable:
-            ends = np.cumsum([len(tokens) for _, tokens in readable])
-            joined = np.concatenate([np.array(tokens, np.int32) for _, tokens in readable])
-            rows = Rows(joined, np.zeros(len(joined), np.float32), np.concatenate([[0], ends[:-1]]), ends)
+            rows = _rows([tokens for _, tokens in readable])
             for (at, _), score in zip(readable, self.score(rows, budget_tokens), strict=True):
                 found[at] = float(score)
         return found
 
-    def _tokens(self, messages: Messages) -> list[int]:
-        """Of one conversation. Raises GradingError where it cannot be read."""
+    def _read(self, messages: Messages) -> list[int]:
+        """The tokens of one conversation. Raises GradingError where it cannot be read."""
         assert self._template is not None, "a reward model that judges messages has a chat template"
         try:
-            text = self._template.render(messages, None).rstrip()
+            text = self._template.render(messages, None)
         except TemplateFailure as failure:
             message = f"the reward model's chat template cannot write the grader's messages: {failure}"
             raise GradingError("model_grader_server_error", message) from None
-        tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        tokens: list[int] = self._tokens.tokenizer.encode(text, add_special_tokens=False).ids
         if self._window is not None and len(tokens) > self._window:
             message = (
                 f"the grader's messages are {len(tokens):,} tokens long, and the reward model reads {self._window:,}"
@@ -119,10 +143,12 @@ class Judge:
 
     def __call__(self, answers: Answers, prompts: Rows, budget_tokens: int) -> Rewards:
         """[R], one for each answer to each prompt."""
-        if self._reward_model is not None:
-            return self._models[self._reward_model].score(answers.rows, budget_tokens)
         assert prompts.items is not None, "prompts carry the items that a grader reads"
-        cases = [Case(text, prompts.items[int(at)]) for text, at in zip(answers.texts, prompts.numbers, strict=True)]
+        items = [prompts.items[int(at)] for at in prompts.numbers]
+        if self._reward_model is not None:
+            chats = ["messages" in item for item in items]
+            return self._models[self._reward_model].score_answers(answers, chats, budget_tokens)
+        cases = [Case(text, item) for text, item in zip(answers.texts, items, strict=True)]
         scores = self._scores([question for case in cases for question in self._grader.questions(case)], budget_tokens)
         rewards = np.zeros(len(cases), np.float32)
         for row, case in enumerate(cases):
@@ -148,6 +174,12 @@ class Judge:
             return found
 
         return score
+
+
+def _rows(sequences: Sequence[Sequence[int]]) -> Rows:
+    ends = np.cumsum([len(tokens) for tokens in sequences])
+    joined = np.concatenate([np.array(tokens, np.int32) for tokens in sequences])
+    return Rows(joined, np.zeros(len(joined), np.float32), np.concatenate([[0], ends[:-1]]), ends)
 
 
 def _reward_models(run: Path, recipe: ResolvedRecipe, device: torch.device) -> dict[str, RewardModel]:

@@ -111,7 +111,7 @@ def _resolve(
         rows = load_rows(folder / "data" / f"{name}.safetensors")
         if recipe.training.overlong == "error":
             _require_fitting(rows, found, name, max_length)
-        rows, dropped, truncated = rows.truncate(max_length, drop=recipe.training.overlong == "drop")
+        rows, dropped, truncated = rows.truncate(max_length, drop=recipe.overlong == "drop")
         if name == "train" and recipe.training.validation_split:
             rows, kept["validation"] = split(rows, recipe.training.validation_split, job.seed)
         kept[name] = rows
@@ -139,7 +139,7 @@ def _resolve(
 
 
 def _why_dropped(recipe: Recipe, max_length: int) -> str:
-    if recipe.training.overlong == "drop":
+    if recipe.overlong == "drop":
         return f"has more than {max_length} tokens, or none to learn from"
     if recipe.method.rollouts:
         return f"has more than {max_length} tokens, and prompts are never cut"
