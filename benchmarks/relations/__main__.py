@@ -18,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.relations", description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", default="", help="measure what has this in its name")
+    parser.add_argument("--only", nargs="+", default=[""], help="measure what has one of these in its name")
     parser.add_argument(
         "--table", action="store_true", help="only write the table into docs/benchmarks.md, from what is there"
     )

@@ -52,17 +52,23 @@ def known_reward(text: str) -> float:
     return sum(_PLAIN.fullmatch(word) is not None for word in words) / max(1, len(words))
 
 
-def measure(results: Results, scratch: Path, seed: int, only: str) -> None:
-    if not any(only in name for name in NAMES):
-        return
+def measure(results: Results, scratch: Path, seed: int, only: Sequence[str]) -> None:
+    """What is wanted, and what that is made from."""
+    wanted = {name for name in NAMES if any(part in name for part in only)}
     work = _Work(scratch / f"rewards-{seed}", seed)
-    pairs = results.measured("pairs", seed, work.pairs)
-    judge = results.measured("reward model", seed, lambda: work.reward_model(pairs["train"], pairs["heldout"]))
-    work.judge_folder(judge, pairs["train"], pairs["heldout"])
-    before = results.measured("supervised", seed, lambda: work.asked_heldout(None))
-    results.measured("ppo", seed, lambda: work.ppo(before))
-    results.measured("dpo", seed, lambda: work.dpo(pairs["train"], pairs["heldout"], before))
-    results.measured("grpo", seed, work.grpo)
+    if wanted & {"pairs", "reward model", "ppo", "dpo"}:
+        pairs = results.measured("pairs", seed, work.pairs)
+    if wanted & {"reward model", "ppo"}:
+        judge = results.measured("reward model", seed, lambda: work.reward_model(pairs["train"], pairs["heldout"]))
+    if wanted & {"supervised", "ppo", "dpo"}:
+        before = results.measured("supervised", seed, lambda: work.asked_heldout(None))
+    if "ppo" in wanted:
+        work.judge_folder(judge, pairs["train"], pairs["heldout"])
+        results.measured("ppo", seed, lambda: work.ppo(before))
+    if "dpo" in wanted:
+        results.measured("dpo", seed, lambda: work.dpo(pairs["train"], pairs["heldout"], before))
+    if "grpo" in wanted:
+        results.measured("grpo", seed, work.grpo)
 
 
 class _Work:

@@ -9,17 +9,24 @@ from benchmarks.relations.results import Figures, Results
 
 BEGIN, END = "<!-- relations: written by python -m benchmarks.relations --table -->", "<!-- relations end -->"
 HEADER = "| relation | measured, median (range) | wanted | seeds |\n|---|---|---|---|\n"
+NOTHING = "not measured"
 Test = Callable[[float], bool]
 
 
 def write(results: Results, document: Path) -> None:
-    """Replace the table in the document."""
+    """Replace the table in the document. What the results lack stays as it is there."""
     text = document.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
+    old, _, after = rest.partition(END)
     assert before != text, f"{document} has no line {BEGIN}"
-    table = HEADER + "".join(f"{line}\n" for line in _lines(results))
+    known = {_relation(line): line for line in old.splitlines() if line.startswith("| ")}
+    lines = (known.get(_relation(line), line) if NOTHING in line else line for line in _lines(results))
+    table = HEADER + "".join(f"{line}\n" for line in lines)
     document.write_text(f"{before}{BEGIN}\n\n{table}\n{END}{after}", encoding="utf-8")
+
+
+def _relation(line: str) -> str:
+    return line.split("|")[1].strip()
 
 
 def _lines(results: Results) -> Iterator[str]:
@@ -82,7 +89,7 @@ def _dpo_above_ppo(results: Results) -> Iterator[float]:
 
 def _line(relation: str, values: list[float], wanted: str, form: str) -> str:
     if not values:
-        return f"| {relation} | not measured | {wanted} | |"
+        return f"| {relation} | {NOTHING} | {wanted} | |"
     values = [round(value, 4) for value in values]  # accuracies are float32 means: 18 of 20 are not quite 0.9
     sign, limit = wanted.split()
     holds: Test = (lambda value: value >= float(limit)) if sign == "≥" else (lambda value: value <= float(limit))

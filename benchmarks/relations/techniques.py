@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,9 +49,9 @@ EPOCHS = {"classified": 4, "cards": 1, "explained": 1}
 BATCH = {"classified": 32, "cards": 4, "explained": 8}
 
 
-def measure(results: Results, scratch: Path, seed: int, only: str) -> None:
+def measure(results: Results, scratch: Path, seed: int, only: Sequence[str]) -> None:
     for name, variant in VARIANTS.items():
-        if only in name:
+        if any(part in name for part in only):
             rate = _best_rate(results, scratch, variant.rate_of or name)
             results.measured(name, seed, partial(_figures, scratch, name, seed, rate, "heldout"))
 

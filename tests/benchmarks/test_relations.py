@@ -34,6 +34,21 @@ def test_the_table_says_what_was_missed(tmp_path: Path) -> None:
     assert text.endswith("after\n")
 
 
+def test_what_was_not_measured_anew_stays_in_the_table(tmp_path: Path) -> None:
+    document = tmp_path / "benchmarks.md"
+    kept = "| GRPO: grader's score raised by | 0.035 | ≥ 0 | 3 of 3 |"
+    document.write_text(f"{table.BEGIN}\n\n{table.HEADER}{kept}\n\n{table.END}\n")
+    results = Results(tmp_path / "results.jsonl")
+    results.measured("reward model", 0, lambda: {"accuracy": 0.95})
+
+    table.write(results, document)
+
+    text = document.read_text()
+    assert kept in text
+    assert "held-out pairs right | 95.0 | ≥ 90 | 1 of 1 |" in text
+    assert "PPO: learnt reward raised by | not measured | ≥ 0 | |" in text
+
+
 def _figures(loss: float) -> dict[str, float]:
     return {"loss": loss, "accuracy": 0.5, "trained": 1, "parameters": 2, "published_bytes": 3, "peak_bytes": 4}
 
