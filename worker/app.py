@@ -12,11 +12,10 @@ from celery.signals import setup_logging, worker_shutting_down
 from api.context import Context
 from api.lifecycle import Stage
 from api.queue import celery_app, queue_name
-from api.records import queue
 from api.settings import Settings
 from worker.supervisor.node import Node
 from worker.supervisor.supervise import drain
-from worker.supervisor.sweep import Sweeper
+from worker.supervisor.sweep import Sweeper, housekeep, take_back_own
 from worker.supervisor.warm import WarmTrainers
 from worker.tasks import add_task
 
@@ -27,13 +26,13 @@ def run(settings: Settings, stage: Stage) -> None:
     """Serve one stage until SIGTERM or SIGINT; then let trainers save, and put their jobs back."""
     context = Context.open(settings)
     node = Node.open(context, stage)
-    with context.database.write() as session:
-        queue.release_owner(session, node.owner)
+    take_back_own(node)
     warm = WarmTrainers(node)
     if stage is Stage.TRAIN:
         warm.warm_up(node.slots.first)
     look = threading.Event()
     threading.Thread(target=Sweeper(node, look).run, name="sweep", daemon=True).start()
+    threading.Thread(target=housekeep, args=(node,), name="housekeeping", daemon=True).start()
     lookers = [threading.Thread(target=_look_when_told, args=(node, warm, look)) for _ in range(node.slots.count)]
     for looker in lookers:
         looker.start()

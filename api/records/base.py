@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, Double, MetaData
+from sqlalchemy import JSON, Double, MetaData, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session
@@ -47,6 +47,11 @@ def _postgresql(element: db_now, compiler: SQLCompiler, **kw: Any) -> str:
 @compiles(db_now, "sqlite")
 def _sqlite(element: db_now, compiler: SQLCompiler, **kw: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+def time_of(session: Session) -> float:
+    """Return the database's time."""
+    return session.scalars(select(db_now())).one()
 
 
 def insert(session: Session, row: type[Row]) -> postgresql.Insert | sqlite.Insert:

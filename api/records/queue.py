@@ -204,10 +204,7 @@ def ring_due(session: Session, ring_again_s: float) -> Sequence[tuple[str, Stage
     return due
 
 
-def release_owner(session: Session, owner: str) -> None:
-    """A worker that starts again under the name it had takes back nothing: what it held is claimable at once."""
-    session.execute(
-        update(Job)
-        .where(Job.owner == owner, Job.status.in_([Stage.PREPARE.leased, Stage.TRAIN.leased]))
-        .values(lease_until=db_now())
-    )
+def held_by(session: Session, owner: str) -> Sequence[Job]:
+    """Return the jobs that a worker holds. One that has just started works on none of them any more."""
+    leased = Job.status.in_([Stage.PREPARE.leased, Stage.TRAIN.leased])
+    return session.scalars(select(Job).where(Job.owner == owner, leased).with_for_update()).all()

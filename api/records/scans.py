@@ -34,8 +34,11 @@ def _waiting() -> ColumnElement[bool]:
 _BEGUN = File.scan_fence - File.scan_excused
 
 
-def claim(session: Session, lease_s: float) -> ScanClaim | None:
-    """The file that waits longest, or None."""
+def claim(session: Session, lease_s: float, *, stalled: bool = False) -> ScanClaim | None:
+    """The file that waits longest, or None.
+
+    stalled: leases have run out of late because everything stopped, so that one that did is not held against its file.
+    """
     query = (
         select(File)
         .where(_waiting(), _BEGUN < MAX_SCANS)
@@ -47,9 +50,9 @@ def claim(session: Session, lease_s: float) -> ScanClaim | None:
     if file is None or file.storage_key is None:
         return None
     taken = ScanClaim(file.id, file.storage_key, file.sha256, file.scan_fence + 1)
-    session.execute(
-        update(File).where(File.id == file.id).values(scan_fence=taken.fence, scan_until=db_now() + lease_s)
-    )
+    excused = file.scan_excused + int(stalled and file.scan_until is not None)
+    lease = {"scan_fence": taken.fence, "scan_until": db_now() + lease_s, "scan_excused": excused}
+    session.execute(update(File).where(File.id == file.id).values(**lease))
     return taken
 
 

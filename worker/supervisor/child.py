@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,9 @@ class Child:
             )
         os.close(write_fd)
         self.log_file = log_file
+        self.silent_s = 0.0
+        """How long it has said nothing while we listened. Time in which we were busy, or stopped, does not count:
+        what it said meanwhile waits in the pipe, and if everything stopped, it said nothing for the same reason."""
         self._reports: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, args=(read_fd,), name=f"reports-{self.pid}", daemon=True).start()
 
@@ -64,10 +68,13 @@ class Child:
 
     def next_report(self, timeout_s: float) -> dict[str, Any] | None:
         """The next report; None once the child has closed the pipe. Raises TimeoutError if it says nothing so long."""
+        listened_from = time.monotonic()
         try:
             report = self._reports.get(timeout=timeout_s)
         except queue.Empty:
+            self.silent_s += min(time.monotonic() - listened_from, 2 * timeout_s)
             raise TimeoutError from None
+        self.silent_s = 0.0
         if report is None:
             self._reports.put(None)
         return report

@@ -16,6 +16,7 @@ from worker.hardware import visible_gpus
 from worker.supervisor.hold import Hold
 from worker.supervisor.place import trouble_with
 from worker.supervisor.slots import Slot, Slots
+from worker.supervisor.watch import Watch
 
 
 @dataclass
@@ -32,6 +33,7 @@ class Node:
 
     def __post_init__(self) -> None:
         self.hold = Hold(self.trouble)
+        self.watch = Watch(self.context.settings.lease_s)
 
     @classmethod
     def open(cls, context: Context, stage: Stage) -> Self:

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +96,7 @@ def run_child(
 
 def wait_for(node: Node, job: Job, child: Child, beat: Heartbeat) -> None:
     """Until prepare has ended. Raises AttemptFailed, Stale, Interrupted."""
-    heard_at, last = time.monotonic(), None
+    last = None
     try:
         while True:
             if beat.lost.is_set():
@@ -107,12 +106,12 @@ def wait_for(node: Node, job: Job, child: Child, beat: Heartbeat) -> None:
             try:
                 report = child.next_report(WAIT_S)
             except TimeoutError:
-                if time.monotonic() - heard_at > node.context.settings.hung_s:
+                if child.silent_s > node.context.settings.hung_s:
                     raise AttemptFailed(FailureReason.HUNG) from None
                 continue
             if report is None:
                 break
-            heard_at, last = time.monotonic(), report
+            last = report
         code = child.wait(timeout_s=30)
     finally:
         child.kill()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,14 @@ CRASHED = "The process that reads the file ended unexpectedly. Look in it for a 
 LOST = "The file could not be scanned: it was begun again and again and never finished."
 
 
+ENDED = (signal.SIGKILL, signal.SIGTERM)
+"""Signals that come from outside, of an operator or the kernel: another try may get through."""
+
+
+class Ended(Exception):
+    """The scan's process was ended from outside, or because it hung."""
+
+
 class NotOurs(Exception):
     """The claim is lost, or the worker was asked to stop."""
 
@@ -30,7 +39,7 @@ class NotOurs(Exception):
 def scan_next(node: Node) -> bool:
     """Scan the file that waits longest. False if none waits."""
     with node.context.database.write() as session:
-        claim = scans.claim(session, node.context.settings.lease_s)
+        claim = scans.claim(session, node.context.settings.lease_s, stalled=node.watch.stalled)
     if claim is None:
         return False
     folder = node.folder / f"{claim.file_id}-{claim.fence}"
@@ -40,7 +49,7 @@ def scan_next(node: Node) -> bool:
         written(node, lambda session: scans.finish(session, claim, "failed" if found["error"] else "done", found))
     except NotOurs:
         _put_back(node, claim, excused=True)
-    except (ObjectMissing, Corrupt) as error:
+    except (ObjectMissing, Corrupt, Ended) as error:
         log.info("scan_dropped", file_id=claim.file_id, error=type(error).__name__)  # deleted meanwhile, or soon told
         _put_back(node, claim, excused=False)
     except (SQLAlchemyError, StorageUnavailable, OSError) as error:
@@ -71,13 +80,15 @@ def _scan(node: Node, claim: ScanClaim, folder: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(report.read_bytes())
         return found
     log.error("scan_died", file_id=claim.file_id, code=code)
+    if -code in ENDED:
+        raise Ended
     return {"error": CRASHED}
 
 
 def _wait(node: Node, claim: ScanClaim, child: Child) -> int:
     """Its exit code. Raises NotOurs."""
     settings = node.context.settings
-    heard_at = renewed_at = time.monotonic()
+    renewed_at = time.monotonic()
     try:
         while True:
             if node.stopping.is_set():
@@ -90,9 +101,8 @@ def _wait(node: Node, claim: ScanClaim, child: Child) -> int:
             try:
                 if child.next_report(WAIT_S) is None:
                     return child.wait(timeout_s=30)
-                heard_at = time.monotonic()
             except TimeoutError:
-                if time.monotonic() - heard_at > settings.hung_s:
+                if child.silent_s > settings.hung_s:
                     return child.kill()
     finally:
         child.kill()

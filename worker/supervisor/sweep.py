@@ -8,9 +8,12 @@ import time
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from api.lifecycle import FailureReason, Stage
 from api.records import jobs, queue, scans, workers
+from api.records.base import time_of
+from api.records.jobs import Job
 from api.records.queue import Claim
 from api.storage import StorageUnavailable
 from worker.hardware import cpu_multiplies_bfloat16, gpu_memory_bytes, memory_bytes
@@ -30,21 +33,22 @@ class Sweeper:
             "gpu_memory_bytes": gpu_memory_bytes("total") if node.gpus else None,
             "bfloat16": cpu_multiplies_bfloat16(),
         }
-        self._trusted_from = 0.0
-        """Monotonic time before which no lease is taken away: beats may have failed for the same reason as we did."""
 
     def run(self) -> None:
-        while not self._node.stopping.is_set():
+        node, settings = self._node, self._node.context.settings
+        swept_at: float | None = None
+        while not node.stopping.is_set():
             try:
-                self._sweep()
+                see_database(node)
+                if swept_at is None or time.monotonic() - swept_at >= settings.sweep_s:
+                    swept_at = time.monotonic()
+                    self._sweep()
             except SQLAlchemyError as error:
                 log.warning("sweep_failed", error=type(error).__name__)
-                self._trusted_from = time.monotonic() + self._node.context.settings.lease_s
-            except StorageUnavailable as error:
-                log.warning("sweep_failed", error=str(error))
+                node.watch.missed()
             except Exception:
                 log.exception("sweep_failed")
-            self._node.stopping.wait(self._node.context.settings.sweep_s)
+            node.stopping.wait(min(settings.sweep_s, node.watch.look_s))
 
     def _sweep(self) -> None:
         node = self._node
@@ -58,8 +62,7 @@ class Sweeper:
                 held=node.hold.why,
                 **self._machine,
             )
-        if time.monotonic() >= self._trusted_from:
-            take_back(node)
+        take_back(node)
         with node.context.database.write() as session:
             due = queue.ring_due(session, node.context.settings.ring_again_s)
             waits = queue.waits(session, node.stage) or (node.stage is Stage.PREPARE and scans.waits(session))
@@ -67,19 +70,52 @@ class Sweeper:
             node.context.doorbell.ring(stage, job_id)
         if waits:
             self._drain.set()  # and look ourselves: the broker may be away, or our ear to it deaf
-        give_up(node)
-        forget_states(node)
-        tidy(node.context)
+
+
+def see_database(node: Node) -> None:
+    with node.context.database.read() as session:
+        node.watch.saw(time_of(session))
 
 
 def take_back(node: Node) -> None:
     """Give the jobs of silent workers to others, or fail those that were lost too often."""
     with node.context.database.write() as session:
-        for job in queue.expired(session):
-            stage = Stage.TRAIN if job.status == Stage.TRAIN.leased else Stage.PREPARE
+        expired = queue.expired(session)
+        trusted = node.watch.saw(time_of(session))
+        if expired and not trusted:
+            log.info("not_judged", jobs=len(expired))
+            return
+        for job in expired:
             log.warning("lease_expired", job_id=job.id, owner=job.owner, fence=job.fence)
-            queue.end_attempt(session, Claim(job.id, job.project_id, stage, job.fence), FailureReason.WORKER_LOST)
-            settle(session, job, AttemptFailed(FailureReason.WORKER_LOST))
+            _lost(session, job)
+
+
+def take_back_own(node: Node) -> None:
+    """Give back what this worker held when it died. For its start, before it takes anything."""
+    with node.context.database.write() as session:
+        for job in queue.held_by(session, node.owner):
+            log.warning("left_behind", job_id=job.id, fence=job.fence)
+            _lost(session, job)
+
+
+def _lost(session: Session, job: Job) -> None:
+    stage = Stage.TRAIN if job.status == Stage.TRAIN.leased else Stage.PREPARE
+    queue.end_attempt(session, Claim(job.id, job.project_id, stage, job.fence), FailureReason.WORKER_LOST)
+    settle(session, job, AttemptFailed(FailureReason.WORKER_LOST))
+
+
+def housekeep(node: Node) -> None:
+    """Clear away, again and again, in a thread of its own: a slow storage must not keep the sweep from its watch."""
+    while not node.stopping.is_set():
+        try:
+            give_up(node)
+            forget_states(node)
+            tidy(node.context)
+        except (SQLAlchemyError, StorageUnavailable) as error:
+            log.warning("housekeeping_failed", error=type(error).__name__)
+        except Exception:
+            log.exception("housekeeping_failed")
+        node.stopping.wait(node.context.settings.sweep_s)
 
 
 def forget_states(node: Node) -> None:

@@ -109,7 +109,7 @@ class Attempt:
         self._trainer, self._folder, self._beat = trainer, folder, beat
         self._kills_before = kills_before
         self._progress = Progress(node, claim, job)
-        self._began_at = self._heard_at = time.monotonic()
+        self._began_at = time.monotonic()
         self._phases: dict[str, float] = {}
         """When each began."""
         self.took: dict[str, Any] = {}
@@ -146,7 +146,7 @@ class Attempt:
         elif self._node.stopping.is_set() and now - self._told_to_stop_at > self._node.context.settings.stop_grace_s:
             self._leave("The worker had to stop before a new state was saved.")
             raise Stale(self._job.id)
-        if now - self._heard_at > self._patience():
+        if self._trainer.silent_s > self._patience():
             self._trainer.dump_stacks()
             self._trainer.wait(timeout_s=2)
             log.error("trainer_hung", job_id=self._job.id, log=self._trainer.log_tail())
@@ -192,7 +192,6 @@ class Attempt:
                 self._patiently(lambda: self._progress.flush(force=True))
                 log.warning("trainer_failed", job_id=self._job.id, report=report, log=self._trainer.log_tail())
                 raise AttemptFailed(FailureReason(report["reason"]), report.get("message"))
-        self._heard_at = time.monotonic()
         return False
 
     def _measured(self, report: dict[str, Any], now: float) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from worker.supervisor.outputs import store_folder, store_state
 from worker.supervisor.progress import Progress
 from worker.supervisor.supervise import drain
 from worker.supervisor.sweep import take_back
+from worker.supervisor.watch import Watch
 
 
 @pytest.fixture
@@ -226,8 +227,14 @@ def test_a_pause_that_was_acknowledged_outlives_the_worker(workshop: Workshop) -
     with workshop.context.database.write() as session:
         asked = {"status": JobStatus.RUNNING, "owner": "dead", "lease_until": db_now() - 1, "pause_requested": True}
         session.execute(update(Job).where(Job.id == job_id).values(**asked))
-    take_back(workshop.train)
+    judge(workshop)
     assert workshop.job(job_id).status == JobStatus.PAUSED
+
+
+def judge(workshop: Workshop) -> None:
+    """Take back the jobs of silent workers, as one that has watched for long enough."""
+    workshop.train.watch = Watch(lease_s=0)
+    take_back(workshop.train)
 
 
 def test_a_base_model_that_is_gone_fails_the_job_clearly(workshop: Workshop) -> None:
@@ -248,7 +255,7 @@ def test_a_silent_workers_job_goes_to_another(workshop: Workshop) -> None:
             .where(Job.id == job_id)
             .values(status=JobStatus.RUNNING, owner="dead", lease_until=db_now() - 1, fence=7)
         )
-    take_back(workshop.train)
+    judge(workshop)
     job = workshop.job(job_id)
     assert (job.status, job.owner, job.fence, job.faults["worker_lost"]) == (JobStatus.QUEUED, None, 8, 1)
 

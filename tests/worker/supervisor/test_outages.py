@@ -20,6 +20,7 @@ from api.records.workers import Worker
 from api.storage import Storage, StorageFull, StorageUnavailable, Stored
 from tests.end_to_end.jobs import rows
 from tests.factories import a_file
+from tests.worker.supervisor.clock import Clock
 from tests.worker.supervisor.conftest import OpenWorkshop, Workshop
 from worker.engine.stopping import as_training_error
 from worker.supervisor import supervise
@@ -27,14 +28,6 @@ from worker.supervisor.faults import AttemptFailed, settle
 from worker.supervisor.hold import PAUSES_S, SUSPICIOUS_JOBS, Hold
 from worker.supervisor.place import filled_by
 from worker.supervisor.sweep import Sweeper
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Away(Storage):

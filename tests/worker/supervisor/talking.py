@@ -1,0 +1,11 @@
+"""Stands for a trainer: says one thing, then nothing until it is spoken to."""
+
+import sys
+
+from worker.pipe import Pipe
+
+if __name__ == "__main__":
+    pipe = Pipe()
+    pipe.report("phase", phase="loading")
+    for _ in sys.stdin:
+        pipe.alive()

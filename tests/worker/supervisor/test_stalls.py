@@ -1,0 +1,231 @@
+"""A stop of the database, or of everything: when it is over, no healthy worker is taken for lost."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text, update
+
+from api.lifecycle import FailureReason, JobStatus, Stage
+from api.records import queue, scans
+from api.records.base import db_now
+from api.records.files import File
+from api.records.jobs import Job
+from api.records.queue import Claim
+from tests.end_to_end.jobs import rows, wait_until
+from tests.factories import a_file, a_job, a_project
+from tests.worker.supervisor.clock import Clock
+from tests.worker.supervisor.conftest import Workshop
+from worker.supervisor.child import Child
+from worker.supervisor.faults import AttemptFailed
+from worker.supervisor.lease import Heartbeat
+from worker.supervisor.node import Node
+from worker.supervisor.supervise import work_once
+from worker.supervisor.sweep import see_database, take_back, take_back_own
+from worker.supervisor.training import Attempt
+from worker.supervisor.watch import Watch
+
+LEASE_S = 60
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def node(workshop: Workshop, clock: Clock) -> Node:
+    """Of a worker that has watched for long enough to judge others."""
+    node = workshop.train
+    node.watch = Watch(LEASE_S, clock)
+    look_on(node, clock)
+    return node
+
+
+def look_on(node: Node, clock: Clock) -> None:
+    """See the database regularly for a lease."""
+    for _ in range(6):
+        see_database(node)
+        clock.now += LEASE_S / 6
+    see_database(node)
+
+
+def a_held_job(node: Node, owner: str = "another") -> Claim:
+    """A job whose worker's lease has run out."""
+    database = node.context.database
+    job_id = a_job(database, a_project(database))
+    with database.write() as session:
+        claim = queue.claim(session, Stage.TRAIN, owner=owner, lease_s=-1, gpus=0)
+    assert claim is not None
+    assert claim.job_id == job_id
+    return claim
+
+
+def held(workshop: Workshop, claim: Claim) -> bool:
+    job = workshop.job(claim.job_id)
+    assert job.faults.get("worker_lost", 0) == int(job.owner is None)
+    return job.owner is not None
+
+
+@contextmanager
+def stopped_database(workshop: Workshop) -> Iterator[None]:
+    """Nothing that others begin in it ends before it goes on."""
+    database = workshop.context.database
+    with database.write() as session:
+        if not database.is_sqlite:
+            session.execute(text("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE"))
+        yield
+
+
+def test_a_stop_of_the_database_in_the_middle_of_a_sweep_loses_no_job(
+    workshop: Workshop, node: Node, clock: Clock
+) -> None:
+    healthy = a_held_job(node)
+    sweep = threading.Thread(target=take_back, args=(node,))
+    with stopped_database(workshop):
+        sweep.start()
+        clock.now += LEASE_S + 1
+    sweep.join()
+    assert held(workshop, healthy)
+    with workshop.context.database.write() as session:
+        queue.renew(session, healthy, LEASE_S)  # as its worker does within seconds
+    look_on(node, clock)
+    take_back(node)
+    assert held(workshop, healthy)
+
+
+def test_a_stop_of_everything_between_two_sweeps_loses_no_job(workshop: Workshop, node: Node, clock: Clock) -> None:
+    job = a_held_job(node)
+    clock.now += LEASE_S + 1
+    take_back(node)
+    assert held(workshop, job)
+    look_on(node, clock)
+    take_back(node)
+    assert not held(workshop, job), "its worker had a lease's time to say that it lives"
+
+
+def test_a_worker_that_has_just_started_judges_nobody_for_one_lease(workshop: Workshop, clock: Clock) -> None:
+    node = workshop.train
+    node.watch = Watch(LEASE_S, clock)
+    job = a_held_job(node)
+    take_back(node)
+    assert held(workshop, job)
+    look_on(node, clock)
+    take_back(node)
+    assert not held(workshop, job)
+
+
+def test_what_a_worker_held_when_it_died_it_gives_back_at_its_start(workshop: Workshop, clock: Clock) -> None:
+    node = workshop.train
+    node.watch = Watch(LEASE_S, clock)
+    own, others = a_held_job(node, node.owner), a_held_job(node)
+    take_back_own(node)
+    assert (held(workshop, own), held(workshop, others)) == (False, True)
+
+
+def test_a_clock_that_is_set_makes_no_worker_silent(clock: Clock) -> None:
+    watch = Watch(LEASE_S, clock)
+    for _ in range(7):
+        watch.saw(clock.now)
+        clock.now += 10
+    assert watch.saw(clock.now)
+    clock.now += 10
+    assert not watch.saw(clock.now + 3600), "the database's clock was set, or our machine was suspended"
+    for _ in range(6):
+        clock.now += 10
+        trusted = watch.saw(clock.now + 3600)
+    assert trusted
+
+
+def test_a_database_that_did_not_answer_is_waited_for_one_lease_more(clock: Clock) -> None:
+    watch = Watch(LEASE_S, clock)
+    for _ in range(7):
+        watch.saw(clock.now)
+        clock.now += 10
+    watch.missed()
+    assert watch.stalled
+    assert not watch.saw(clock.now)
+    for _ in range(6):
+        clock.now += 10
+        trusted = watch.saw(clock.now)
+    assert trusted
+    assert not watch.stalled
+
+
+def test_scans_that_a_stop_interrupted_are_not_held_against_their_file(workshop: Workshop) -> None:
+    file_id = a_file(workshop.context, workshop.caller.project_id, rows(12))
+    for stalled in (True,) * scans.MAX_SCANS + (False,):
+        with workshop.context.database.write() as session:
+            assert scans.claim(session, lease_s=-1, stalled=stalled) is not None
+    with workshop.context.database.read() as session:
+        assert not scans.begun_too_often(session)
+        file = session.get_one(File, file_id)
+    assert (file.scan_fence, file.scan_excused) == (scans.MAX_SCANS + 1, scans.MAX_SCANS - 1)
+
+
+def test_a_scan_that_is_killed_from_outside_is_begun_again(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    file_id = a_file(workshop.context, workshop.caller.project_id, rows(12))
+    start = Child.__init__
+
+    def killed(child: Child, *arguments: str, **options: Path) -> None:
+        start(child, *arguments, **options)
+        child.kill()
+
+    with monkeypatch.context() as attack:
+        attack.setattr(Child, "__init__", killed)
+        work_once(workshop.prepare, workshop.prepare.slots.first, workshop.warm)
+    with workshop.context.database.read() as session:
+        assert session.get_one(File, file_id).scan_status == "pending"
+    work_once(workshop.prepare, workshop.prepare.slots.first, workshop.warm)
+    with workshop.context.database.read() as session:
+        assert session.get_one(File, file_id).scan_status == "done"
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> Iterator[Child]:
+    child = Child("tests.worker.supervisor.talking", log_file=tmp_path / "log.txt")
+    yield child
+    child.kill()
+
+
+@pytest.mark.parametrize("settings", ["embedded"], indirect=True)
+def test_a_supervisor_that_was_stopped_does_not_take_its_trainer_for_hung(
+    workshop: Workshop, trainer: Child, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = a_held_job(workshop.train)
+    beat = Heartbeat(workshop.context, claim)
+    attempt = Attempt(workshop.train, claim, workshop.job(claim.job_id), trainer, tmp_path, beat, 0)
+    hours = iter(range(10**9, 10**12, 10**6))
+    with monkeypatch.context() as stopped:  # for a long time, whenever it looks at its clock
+        stopped.setattr("worker.supervisor.child.time", Hours(hours))
+        wait_until(lambda: trainer._reports.qsize() == 1)
+        assert trainer.next_report(0.01) is not None, "what it said meanwhile is read first"
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                trainer.next_report(0.01)
+            attempt._mind()
+    trainer.command(cmd="speak")
+    assert trainer.next_report(30) is not None
+    trainer.silent_s = workshop.context.settings.hung_s + 1
+    with pytest.raises(AttemptFailed) as caught:
+        attempt._mind()
+    assert caught.value.reason is FailureReason.HUNG
+
+
+class Hours:
+    def __init__(self, times: Iterator[int]) -> None:
+        self._times = times
+
+    def monotonic(self) -> float:
+        return float(next(self._times))
+
+
+def test_a_lease_that_ran_out_in_a_stop_is_renewed_by_its_worker(workshop: Workshop, node: Node) -> None:
+    claim = a_held_job(node)
+    with workshop.context.database.write() as session:
+        session.execute(update(Job).where(Job.id == claim.job_id).values(lease_until=db_now() - 3600))
+        queue.renew(session, claim, LEASE_S)
+        assert not queue.expired(session)
+    assert workshop.job(claim.job_id).status == JobStatus.RUNNING
