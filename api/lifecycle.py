@@ -95,7 +95,7 @@ FAILURES: dict[FailureReason, FailurePolicy] = {
         0, "invalid_recipe", "The job asks for something that cannot be trained. Change the named field and try again."
     ),
     FailureReason.OUT_OF_MEMORY: FailurePolicy(
-        1,
+        3,
         "out_of_memory",
         "Training ran out of memory. Lower training.max_length, or choose a smaller base model or technique.",
     ),

@@ -93,3 +93,8 @@ def _supervised(rows: Rows) -> int:
     counted_N = np.concatenate([[0], np.cumsum(rows.loss_weights > 0)])
     firsts = np.minimum(rows.starts + 1, rows.ends)
     return int((counted_N[rows.ends] - counted_N[firsts]).sum())
+
+
+def workload(rows: Rows) -> Workload:
+    """Of rows that were cut already."""
+    return count(rows, asked=None, window=None, drop=False, prompts=rows.items is not None).workload()

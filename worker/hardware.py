@@ -1,30 +1,42 @@
-"""What there is of this machine, and what it decides of a recipe. Torch-free, since the supervisor decides it."""
+"""What this machine has for a job. Torch-free, since the supervisor asks."""
 
-import os
-import shutil
-import subprocess
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from api.estimate.machine import settle
-from api.fields import AUTO
-from api.recipe import ResolvedRecipe
+from api.estimate.machine import Machine
+from worker import cgroup, gpus
+
+WARM_BYTES = 400 * 2**20
+"""Of a trainer that waits with torch imported."""
 
 
-def resolve_hardware(recipe: ResolvedRecipe, facts: Mapping[str, Any], *, gpu: bool | None = None) -> ResolvedRecipe:
-    """Replace what is still "auto". `facts` of the base: hidden_size, layers, vocab_size, parameters, shapes if known.
+def machine_for(
+    gpu: str | None, *, slots: int = 1, warm: bool = False, observed: dict[str, Any] | None = None
+) -> Machine:
+    """What the next job has of this machine: of that GPU, or of the memory and the processor where it is None."""
+    if gpu is None:
+        memory = min(memory_for_job(slots=slots, warm=warm), available_bytes())
+        return Machine(False, cpu_multiplies_bfloat16(), memory, observed)
+    found = gpus.gpu_of(gpu)
+    if found is None:  # a part of a GPU (MIG), which only those have that know bfloat16
+        return Machine(True, True, None, observed)
+    memories = [each for each in (found.total_bytes, found.free_bytes) if each is not None]
+    return Machine(True, found.bfloat16, min(memories, default=None), observed)
 
-    `gpu`: whether the training will have one; None asks the machine.
-    """
-    on_gpu = gpu_count() > 0 if gpu is None else gpu
-    free = None
-    if recipe.gradient_checkpointing == AUTO:
-        free = gpu_memory_bytes("free") if on_gpu else psutil.virtual_memory().available
-    return settle(recipe, facts, gpu=on_gpu, bfloat16=cpu_multiplies_bfloat16(), free_bytes=free)
+
+def registered(gpu_names: list[str], *, slots: int, warm: bool) -> dict[str, Any]:
+    """What every job has of this machine whichever slot it gets: as `api.records.workers.seen` takes it."""
+    found = [gpu for gpu in map(gpus.gpu_of, gpu_names) if gpu is not None]
+    bfloat16 = all(gpu.bfloat16 for gpu in found) if gpu_names else cpu_multiplies_bfloat16()
+    smallest = min((gpu.total_bytes for gpu in found if gpu.total_bytes is not None), default=None)
+    return {
+        "memory_bytes": memory_for_job(slots=slots, warm=warm),
+        "gpu_memory_bytes": smallest,
+        "bfloat16": bfloat16,
+    }
 
 
 @lru_cache
@@ -37,47 +49,20 @@ def cpu_multiplies_bfloat16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def visible_gpus() -> list[str]:
-    """The GPUs that this process may use: those the operator named in CUDA_VISIBLE_DEVICES, or all there are."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [each.strip() for each in named.split(",") if each.strip()]
-    return [str(index) for index in range(len(_nvidia_smi("name")))]
-
-
-def gpu_count() -> int:
-    return len(visible_gpus())
-
-
-def gpu_memory_bytes(which: Literal["free", "total"]) -> int:
-    """Of the GPU that has least of it; 0 without one."""
-    return min((int(mebibytes) * 2**20 for mebibytes in _nvidia_smi(f"memory.{which}")), default=0)
-
-
 def memory_bytes() -> int:
-    """Of the machine, or what a container may use of it."""
-    total = int(psutil.virtual_memory().total)
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            total = min(total, int(Path(limit).read_text()))
-        except (OSError, ValueError):  # no such group, or "max"
-            continue
-    return total
+    """Of the machine, or what its control groups let this process have of it."""
+    total, limit = int(psutil.virtual_memory().total), cgroup.limit_bytes()
+    return total if limit is None else min(total, limit)
 
 
-def _nvidia_smi(field: str) -> list[str]:
-    """One line for each GPU; none where there is no driver, or it does not answer."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    try:
-        answer = subprocess.run(
-            [program, f"--query-gpu={field}", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+def available_bytes() -> int:
+    """What is left of `memory_bytes` now."""
+    available, left = int(psutil.virtual_memory().available), cgroup.available_bytes()
+    return available if left is None else min(available, left)
+
+
+def memory_for_job(*, slots: int, warm: bool) -> int:
+    """What each of so many jobs at a time may take: an equal share of what this process leaves, less the trainer that
+    waits for the next job where there are such."""
+    own = int(psutil.Process().memory_info().rss)
+    return max(0, (memory_bytes() - own) // slots - (WARM_BYTES if warm else 0))

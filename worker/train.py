@@ -17,9 +17,12 @@ import worker.engine.threads  # noqa: F401  (before torch)
 # isort: split
 import torch
 
+from api.estimate.machine import settle
 from api.evaluation import Evaluation
 from api.lifecycle import FailureReason
 from api.recipe import ResolvedRecipe
+from worker import lean
+from worker.counts import workload
 from worker.engine.comparison import Comparison
 from worker.engine.data import Data, load_data
 from worker.engine.export import export, export_merged
@@ -47,7 +50,8 @@ from worker.engine.proof import (
 from worker.engine.provenance import provenance
 from worker.engine.rereading import reread
 from worker.engine.stopping import Stopped, TrainingError, as_training_error
-from worker.hardware import resolve_hardware
+from worker.gpus import visible_gpus
+from worker.hardware import machine_for
 from worker.methods import METHODS, Objective, Setting
 from worker.pipe import Pipe
 
@@ -56,20 +60,22 @@ def train(run: Path, pipe: Pipe) -> None:
     """Load, train step by step, publish. Raises Stopped, TrainingError."""
     pipe.report("phase", phase="loading")
     recipe = ResolvedRecipe.model_validate_json((run / "recipe.json").read_bytes())
-    recipe = resolve_hardware(recipe, facts_of_base(run / "base"), gpu=torch.cuda.is_available())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     peaks = Peaks(device)
     peaks.begin("loading")
     if recipe.gguf is not None:
         require_exportable(run / "base")
     data = load_data(run / "data", recipe)
+    machine = machine_for(next(iter(visible_gpus()), "0") if device.type == "cuda" else None)
+    recipe = settle(recipe, facts_of_base(run / "base"), machine, workload(data.train))
+    attempted = lean.read(run, recipe)
     start = run / "start"
     model = load_trainable(
-        run / "base", recipe, device, start=start if start.exists() else None, opening=data.train.tokens
+        run / "base", attempted, device, start=start if start.exists() else None, opening=data.train.tokens
     )
     model.tick = pipe.alive
     peaks.begin("training")
-    objective = METHODS[recipe.method.type](Setting(recipe, run, model, pipe.report))
+    objective = METHODS[recipe.method.type](Setting(attempted, run, model, pipe.report))
     data = data.prepared(objective, pipe.warn)  # with the weights of step 0, even where an interrupted training goes on
     comparison = Comparison(recipe, data, objective, pipe)
     comparison.before()

@@ -3,11 +3,14 @@
 The same numbers settle the recipe before it is trained, admit or refuse the job, and answer an estimate.
 """
 
-from collections.abc import Mapping
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
-from api.estimate.memory import MemoryParts, Setting, peak_memory
+from api.estimate.memory import MemoryParts, Setting, largest_batch, peak_memory
 from api.estimate.shapes import trained_parameters
 from api.estimate.speed import speed_of
 from api.estimate.work import Base, Workload, training_work
@@ -17,11 +20,14 @@ from api.techniques import TechniqueBase
 
 MICRO_BATCH_TOKENS_CPU = 2048
 MICRO_BATCH_TOKENS_GPU = 16384
-FREE_SHARE = 0.7
-"""Of the free memory, what a training may be expected to fill before its activations are recomputed: the estimate is
-rough, and allocators fragment."""
-SMALLEST_SHARE = 8
-"""So many times smaller may a micro-batch become where memory runs out (three halvings: worker.engine.less_memory)."""
+COMFORTABLE_SHARE = 0.85
+"""Share of the memory up to which a prediction is trusted: most are within 15 % (docs/benchmarks.md), and allocators
+fragment. What needs more than this takes a smaller micro-batch, or recomputes."""
+HALVINGS = 3
+"""An eighth of the usual micro-batch is tried before activations are recomputed; and a trainer whose memory runs out
+halves its micro-batch so often."""
+LESS = 0.75
+"""After an attempt that ran out of memory: the share of its predicted memory that the next one may need."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class Machine:
     bfloat16: bool
     """It multiplies in it at least as fast as in float32."""
     memory_bytes: int | None
-    """Of the GPU, or of the machine without one; None if unknown."""
+    """What a job may take of the GPU, or of the machine without one; None if unknown."""
     observed: dict[str, Any] | None = None
 
 
@@ -42,7 +48,7 @@ class Prediction:
     trained_parameters: int
     memory: MemoryParts
     fits: bool | None
-    """Even if it is made as small as the trainer can make it; None where the machine's memory is not known."""
+    """`memory` is at most what the machine has; None where that is not known."""
     training_s: float
     seconds: float
     measured: bool
@@ -59,48 +65,107 @@ def may_recompute(technique: TechniqueBase, facts: Mapping[str, Any]) -> bool:
 
 
 def settle(
-    recipe: ResolvedRecipe,
-    facts: Mapping[str, Any],
-    *,
-    gpu: bool,
-    bfloat16: bool,
-    free_bytes: int | None,
-    train: Workload | None = None,
+    recipe: ResolvedRecipe, facts: Mapping[str, Any], machine: Machine, train: Workload | None = None
 ) -> ResolvedRecipe:
-    """Replace what is still "auto". `train`: the rows, where they are known; else each is taken for the longest."""
+    """Replace what is still "auto". `train`: the rows, where they are known; else each is taken for the longest.
+
+    The largest micro-batch that fits is chosen: without recomputation down to an eighth of the usual size, then with
+    it, down to the longest row. Where nothing fits it is the smallest.
+    """
     precision = recipe.precision
     if precision == AUTO:
-        precision = "bfloat16" if gpu or bfloat16 else "float32"
-    budget = MICRO_BATCH_TOKENS_GPU if gpu else MICRO_BATCH_TOKENS_CPU
-    tokens = max(recipe.max_length, budget) if recipe.micro_batch_tokens == "auto" else recipe.micro_batch_tokens
-    settled = recipe.model_copy(update={"precision": precision, "micro_batch_tokens": tokens})
-    if recipe.gradient_checkpointing == AUTO:
-        setting = Setting(gpu, _value_bytes(precision), tokens, recompute=False)
-        needed = _memory(settled, facts, train or _longest_rows(recipe), setting).total
-        recompute = (
-            may_recompute(recipe.technique, facts) and free_bytes is not None and needed > FREE_SHARE * free_bytes
-        )
-        settled = settled.model_copy(update={"gradient_checkpointing": recompute})
-    return settled
+        precision = "bfloat16" if machine.bfloat16 else "float32"
+    recipe = recipe.model_copy(update={"precision": precision})
+    if AUTO not in (recipe.micro_batch_tokens, recipe.gradient_checkpointing):
+        return recipe
+    usual = max(recipe.max_length, MICRO_BATCH_TOKENS_GPU if machine.gpu else MICRO_BATCH_TOKENS_CPU)
+    tokens = usual if recipe.micro_batch_tokens == "auto" else recipe.micro_batch_tokens
+    rows = train or _longest_rows(recipe)
+    sizes = Sizes.of(recipe, rows, tokens) if recipe.micro_batch_tokens == "auto" else Sizes(tokens, tokens, tokens)
+    recomputes = (False, True) if may_recompute(recipe.technique, facts) else (False,)
+    if recipe.gradient_checkpointing != "auto":
+        recomputes = (recipe.gradient_checkpointing,)
+    limit = math.inf if machine.memory_bytes is None else COMFORTABLE_SHARE * machine.memory_bytes
+    chosen = _largest(sizes, recomputes, limit, _needing(recipe, facts, rows, machine))
+    return recipe.model_copy(update=chosen)
+
+
+def with_less(
+    settled: ResolvedRecipe, facts: Mapping[str, Any], machine: Machine, train: Workload, *, recomputes: bool
+) -> ResolvedRecipe | None:
+    """The recipe for another attempt after one that ran out of memory: the largest micro-batch, without recomputation
+    or else with it, that is predicted to need three quarters of the memory at most. None if nothing needs less.
+
+    `recomputes`: it may recompute although the first attempt did not.
+    """
+    assert settled.micro_batch_tokens != "auto", settled
+    assert settled.gradient_checkpointing != "auto", settled
+    tokens, recompute = settled.micro_batch_tokens, settled.gradient_checkpointing
+    needed = _needing(settled, facts, train, machine)
+    kinds = (False, True) if recomputes and not recompute else (recompute,)
+    before = needed(recompute, tokens)
+    limit = LESS * min(before, machine.memory_bytes or before)
+    chosen = _largest(Sizes.of(settled, train, tokens), kinds, limit, needed)
+    less = needed(chosen["gradient_checkpointing"], chosen["micro_batch_tokens"]) < before
+    return settled.model_copy(update=chosen) if less else None
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Micro-batches to choose from, in tokens."""
+
+    largest: int
+    eighth: int
+    """Of the largest that the rows fill."""
+    smallest: int
+    """The longest row, which is never divided."""
+
+    @classmethod
+    def of(cls, recipe: ResolvedRecipe, rows: Workload, largest: int) -> "Sizes":
+        longest, filled = (math.ceil(largest_batch(recipe, rows, budget)) for budget in (1, largest))
+        smallest = min(longest, largest)
+        return cls(largest, max(smallest, min(filled, largest) >> HALVINGS), smallest)
+
+
+def _largest(
+    sizes: Sizes, recomputes: Sequence[bool], limit: float, needed: Callable[[bool, int], int]
+) -> dict[str, Any]:
+    """The largest micro-batch that needs at most `limit` bytes; where none does, the one that needs least.
+    Recomputation comes last, and before it nothing that is much slower."""
+    for recompute in recomputes:
+        least = sizes.smallest if recompute == recomputes[-1] else sizes.eighth
+        if needed(recompute, least) <= limit:
+            # More tokens never need less, so that the largest is found by bisection.
+            tried = range(least, sizes.largest + 1)
+            found = bisect_right(tried, limit, key=partial(needed, recompute))
+            return {"micro_batch_tokens": tried[found - 1], "gradient_checkpointing": recompute}
+    least_of = min(recomputes, key=lambda recompute: needed(recompute, sizes.smallest))
+    return {"micro_batch_tokens": sizes.smallest, "gradient_checkpointing": least_of}
+
+
+def _needing(
+    recipe: ResolvedRecipe, facts: Mapping[str, Any], rows: Workload, machine: Machine
+) -> Callable[[bool, int], int]:
+    """Bytes by recomputation and the tokens of a micro-batch."""
+    base, trained, value = Base.of(facts), _trained(recipe, facts), _value_bytes(recipe.precision)
+
+    def needed(recompute: bool, tokens: int) -> int:
+        return peak_memory(recipe, base, facts, trained, rows, Setting(machine.gpu, value, tokens, recompute)).total
+
+    return needed
 
 
 def predict(
     recipe: ResolvedRecipe, facts: Mapping[str, Any], train: Workload, validation: Workload | None, machine: Machine
 ) -> Prediction:
     """What the training takes on this machine. Raises api.estimate.targets.NoPlace."""
-    settled = settle(
-        recipe,
-        facts,
-        gpu=machine.gpu,
-        bfloat16=machine.bfloat16,
-        free_bytes=machine.memory_bytes,
-        train=train,
-    )
+    settled = settle(recipe, facts, machine, train)
     assert settled.micro_batch_tokens != "auto", settled
     assert settled.gradient_checkpointing != "auto", settled
     value, budget = _value_bytes(settled.precision), settled.micro_batch_tokens
     base, trained = Base.of(facts), _trained(settled, facts)
-    memory = _memory(settled, facts, train, Setting(machine.gpu, value, budget, settled.gradient_checkpointing))
+    setting = Setting(machine.gpu, value, budget, settled.gradient_checkpointing)
+    memory = peak_memory(settled, base, facts, trained, train, setting)
     work = training_work(settled, base, trained, train, validation, budget)
     speed = speed_of(machine.observed, gpu=machine.gpu, precision=str(settled.precision))
     training_s = speed.training_s(work)
@@ -110,7 +175,7 @@ def predict(
         micro_batch_tokens=budget,
         trained_parameters=trained,
         memory=memory,
-        fits=None if machine.memory_bytes is None else _smallest(recipe, settled, facts, train, machine),
+        fits=None if machine.memory_bytes is None else memory.total <= machine.memory_bytes,
         training_s=training_s,
         seconds=training_s + speed.rest_s(base.parameters),
         measured=speed.measured,
@@ -120,26 +185,23 @@ def predict(
 
 
 def too_large(prediction: Prediction, largest: int) -> str:
+    smallest = "recomputation and " if prediction.gradient_checkpointing else ""
     return (
         f"The job would take about {prediction.memory.total / 2**30:.1f} GiB of memory, and the largest worker has "
-        f"{largest / 2**30:.1f} GiB, too little even with recomputation and the smallest micro-batches. Choose a "
-        "smaller base model, another technique, or a lower training.max_length"
+        f"{largest / 2**30:.1f} GiB for it, too little even with {smallest}micro-batches of "
+        f"{prediction.micro_batch_tokens} tokens. Choose a smaller base model, another technique, a lower "
+        'training.max_length, or "auto" for training.micro_batch_tokens and training.gradient_checkpointing'
     )
 
 
-def _smallest(
-    asked: ResolvedRecipe, settled: ResolvedRecipe, facts: Mapping[str, Any], train: Workload, machine: Machine
-) -> bool:
-    """Whether it fits with the smallest micro-batch that the trainer goes down to, recomputing if it may."""
-    assert settled.micro_batch_tokens != "auto", settled
-    recompute = asked.gradient_checkpointing in (True, AUTO) and may_recompute(asked.technique, facts)
-    budget = max(1, settled.micro_batch_tokens // SMALLEST_SHARE)
-    needed = _memory(settled, facts, train, Setting(machine.gpu, _value_bytes(settled.precision), budget, recompute))
-    return machine.memory_bytes is None or needed.total <= machine.memory_bytes
-
-
-def _memory(recipe: ResolvedRecipe, facts: Mapping[str, Any], train: Workload, setting: Setting) -> MemoryParts:
-    return peak_memory(recipe, Base.of(facts), facts, _trained(recipe, facts), train, setting)
+def refused_precision(precision: str, machine: Machine) -> str | None:
+    """Why the precision that is asked for cannot be had there."""
+    if precision != "bfloat16" or not machine.gpu or machine.bfloat16:
+        return None
+    return (
+        "training.precision is bfloat16, and the GPU cannot compute in it (compute capability 8.0 or newer can). "
+        'Give "float32" or "auto"'
+    )
 
 
 def _trained(recipe: ResolvedRecipe, facts: Mapping[str, Any]) -> int:

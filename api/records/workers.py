@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Integer, String, Text, false, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from api.estimate.machine import Machine
 from api.records.base import Epoch, Row, db_now
 
 SEEN_S = 120
@@ -19,11 +20,11 @@ class Worker(Row):
     train_slots: Mapped[int] = mapped_column(Integer)
     seen_at: Mapped[float] = mapped_column(Epoch)
     memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    """Of the machine, or of what its container may use of it."""
+    """What each of its jobs may take: a share of the machine's, or of what the worker's control group allows."""
     gpu_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     """Of its smallest GPU; None without one."""
     bfloat16: Mapped[bool] = mapped_column(default=False, server_default=false())
-    """It multiplies in bfloat16 at least as fast as in float32."""
+    """It multiplies in bfloat16 at least as fast as in float32: its GPUs, or the processor where it has none."""
     held: Mapped[str | None] = mapped_column(Text)
     """Why it takes no work at the moment; None while it takes some."""
     observed: Mapped[dict[str, Any] | None]
@@ -39,6 +40,13 @@ def training(session: Session) -> Sequence[Worker]:
     """The live workers that train."""
     query = select(Worker).where(Worker.seen_at > db_now() - SEEN_S, Worker.train_slots > 0).order_by(Worker.owner)
     return session.scalars(query).all()
+
+
+def machine(worker: Worker) -> Machine:
+    """What a job has there. A worker with GPUs trains on them, whether or not the job needs one."""
+    gpu = worker.gpus > 0
+    memory = worker.gpu_memory_bytes if gpu else worker.memory_bytes
+    return Machine(gpu, worker.bfloat16, memory, worker.observed)
 
 
 def observe(session: Session, owner: str, observed: dict[str, Any]) -> None:

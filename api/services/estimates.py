@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from api.context import Caller, Context
-from api.estimate.machine import Machine, Prediction, predict, too_large
+from api.estimate.machine import Machine, Prediction, predict, refused_precision, too_large
 from api.estimate.shapes import require_whole_blocks, shapes_of, trained_parameters
 from api.estimate.targets import NoPlace
 from api.estimate.work import Workload
@@ -25,6 +25,7 @@ def estimate(context: Context, caller: Caller, recipe: Recipe) -> dict[str, Any]
     with context.database.read() as session:
         active = jobs.active_count(session, caller.project_id)
         live = workers.training(session)
+    able = _able(live, recipe)
     reasons = _barred(context, question, active, live)
     answer = _empty(recipe, question)
     if refused := question.refused:
@@ -48,11 +49,16 @@ def estimate(context: Context, caller: Caller, recipe: Recipe) -> dict[str, Any]
         answer["trained_parameters"] = trained_parameters(
             recipe.technique, recipe.method, question.base.facts, labels=labels or None
         )
-        if live and not any(_gives_gpu(worker, recipe) for worker in live):
+        if able and not any(worker.gpus for worker in able):
             require_whole_blocks(recipe.technique, question.base.facts)
-        predictions = [_on(worker, recipe, resolved, question, train, validation) for worker in live]
+        machines = [workers.machine(worker) for worker in able]
+        facts = question.base.facts
+        predictions = [(machine, predict(resolved, facts, train, validation, machine)) for machine in machines]
     except NoPlace as no_place:
         return answer | {"reasons": [_reason("invalid_recipe", str(no_place), no_place.param), *reasons]}
+    unsuited = [refused_precision(recipe.training.precision, machine) for machine in machines]
+    if unsuited and all(unsuited):
+        reasons.append(_reason("invalid_recipe", str(unsuited[0]), "training.precision"))
     return answer | _conclusion(reasons, predictions)
 
 
@@ -129,26 +135,10 @@ def _labels(recipe: Recipe, count: int | None) -> Labels | None:
     return Labels(problem=problem, names=names)
 
 
-def _on(
-    worker: Worker,
-    recipe: Recipe,
-    resolved: ResolvedRecipe,
-    question: Asked,
-    train: Workload,
-    validation: Workload | None,
-) -> tuple[Machine, Prediction]:
-    machine = _machine(worker, gpu=_gives_gpu(worker, recipe))
-    return machine, predict(resolved, question.base.facts, train, validation, machine)
-
-
-def _gives_gpu(worker: Worker, recipe: Recipe) -> bool:
-    return worker.gpus > 0 and recipe.resources.gpus != 0
-
-
-def _machine(worker: Worker, *, gpu: bool) -> Machine:
-    """What a job would have there. `gpu`: it would get one."""
-    memory = worker.gpu_memory_bytes if gpu else worker.memory_bytes
-    return Machine(gpu=gpu, bfloat16=worker.bfloat16, memory_bytes=memory, observed=worker.observed)
+def _able(live: Sequence[Worker], recipe: Recipe) -> list[Worker]:
+    """The workers that would take the job: those with a GPU if it needs one, as "auto" does where there are any."""
+    with_gpu = [worker for worker in live if worker.gpus]
+    return with_gpu if with_gpu and recipe.resources.gpus != 0 else list(live)
 
 
 def _conclusion(reasons: list[Reason], predictions: list[tuple[Machine, Prediction]]) -> dict[str, Any]:

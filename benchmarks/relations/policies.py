@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from api.estimate.machine import settle
 from benchmarks.relations.rows import Row
 from benchmarks.relations.runs import fill
 from worker.arrays import load_rows
 from worker.engine.load import load_trainable
 from worker.engine.objective import Objective, Setting
 from worker.engine.sampler import Sampler
-from worker.hardware import resolve_hardware
+from worker.hardware import machine_for
 from worker.rows.endings import Endings
 
 PROMPTS_METHOD = {
@@ -60,7 +61,7 @@ def answers(
     recipe = fill(
         scratch, base, prompts, prompts[:1], seed=seed, method=PROMPTS_METHOD, technique=technique, training={}
     )
-    recipe = resolve_hardware(recipe, json.loads((base / "attune.json").read_bytes()), gpu=False)
+    recipe = settle(recipe, json.loads((base / "attune.json").read_bytes()), machine_for(None))
     rows = load_rows(scratch / "data" / "train.safetensors")
     model = load_trainable(base, recipe, torch.device("cpu"), start=adapter)
     ends = Endings.load(base).stops

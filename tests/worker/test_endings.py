@@ -1,17 +1,22 @@
 """How a training may end badly, and that nothing is published then."""
 
+import itertools
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from api.lifecycle import FailureReason
+from api.recipe import ResolvedRecipe
 from tests.tiny_models import make_model
 from tests.worker.parity import ours
 from tests.worker.recorder import adapter, train_here
 from tests.worker.run_folders import make_run, random_rows, run_trainer
+from worker import lean
 from worker.engine import comparison, export, failpoint
 from worker.engine.batches import MicroBatch
 from worker.engine.data import Data
@@ -103,6 +108,36 @@ def test_a_reference_that_runs_out_of_memory_takes_less_at_once(tiny_llama: Path
     assert prepared.per_row["reference"].shape == (6, 2)
 
 
+@pytest.mark.parametrize("said", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"])
+def test_what_libraries_say_of_memory_halves_the_micro_batch(
+    said: str, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, tries = TrainableModel.token_scores, itertools.count()
+
+    def scores(self: TrainableModel, batch: MicroBatch, scoring: Any = None) -> Any:
+        if torch.is_grad_enabled() and next(tries) == 0:
+            raise RuntimeError(said)
+        return whole(self, batch, scoring)
+
+    monkeypatch.setattr(TrainableModel, "token_scores", scores)
+    report = train_here(_run(tmp_path / "run", tiny_llama, steps=1))
+    assert [warning["message"] for warning in report.of("warning")] == [
+        "Out of memory at step 1: going on with micro-batches of 32 tokens."
+    ]
+
+
+def test_an_attempt_with_less_memory_trains_the_same_recipe(tiny_llama: Path, tmp_path: Path) -> None:
+    whole, lean_run = (_run(tmp_path / name, tiny_llama) for name in ("whole", "lean"))
+    recipe = ResolvedRecipe.model_validate_json((lean_run / "recipe.json").read_bytes())
+    less = recipe.model_copy(update={"micro_batch_tokens": 24, "gradient_checkpointing": True})
+    lean.write(lean_run, less, recipe)
+    found, expected = (train_here(run).of("metrics") for run in (lean_run, whole))
+    for step, theirs in zip(found, expected, strict=True):
+        assert step["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-5)
+    manifests = [json.loads((run / "out" / "model" / "manifest.json").read_bytes()) for run in (whole, lean_run)]
+    assert manifests[0]["recipe_sha256"] == manifests[1]["recipe_sha256"]
+
+
 def test_memory_that_never_suffices_ends_with_numbers(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +183,18 @@ def test_an_unexpected_exception_reaches_the_user_as_a_sentence_and_the_log_as_i
         (RuntimeError("I/O error: No space left on device (os error 28)"), FailureReason.DISK_FULL),
         (MemoryError(), FailureReason.OUT_OF_MEMORY),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), FailureReason.OUT_OF_MEMORY),
+        (RuntimeError("CUDA error: out of memory"), FailureReason.OUT_OF_MEMORY),
+        (torch.AcceleratorError("CUDA error: out of memory"), FailureReason.OUT_OF_MEMORY),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            FailureReason.OUT_OF_MEMORY,
+        ),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), FailureReason.OUT_OF_MEMORY),
+        (OSError(12, "Cannot allocate memory"), FailureReason.OUT_OF_MEMORY),
+        (SafetensorError("I/O error: Cannot allocate memory (os error 12)"), FailureReason.OUT_OF_MEMORY),
+        (RuntimeError("std::bad_alloc"), FailureReason.OUT_OF_MEMORY),
+        (RuntimeError("CUDA error: device-side assert triggered"), FailureReason.INTERNAL),
+        (KeyError("out of memory, says a row"), FailureReason.INTERNAL),
         (KeyError("/secret/path"), FailureReason.INTERNAL),
     ],
 )

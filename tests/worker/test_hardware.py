@@ -1,52 +1,108 @@
-"""What the machine decides of a recipe."""
+"""What a machine has for a job."""
 
-from typing import Any
+from pathlib import Path
 
 import pytest
 
-from api.recipe import Recipe, ResolvedRecipe, resolve
-from api.techniques.prefix import Prefix
-from worker import hardware
-from worker.hardware import resolve_hardware
+from worker import cgroup, gpus, hardware
+from worker.gpus import Gpu
 
-FACTS = {"hidden_size": 576, "layers": 30, "vocab_size": 49152, "parameters": 135_000_000}
-HUGE = FACTS | {"hidden_size": 8192, "layers": 80, "parameters": 70_000_000_000}
-
-
-def _recipe(*, max_length: int = 100, **training: Any) -> ResolvedRecipe:
-    recipe = Recipe.model_validate({"model": "m", "training_file": "file-x", "training": training})
-    return resolve(recipe, job_id="j", seed=1, max_length=max_length, train_rows=100, validation_rows=0)
+GIB = 2**30
+H200 = Gpu("0", "GPU-8f3a", 140 * GIB, 100 * GIB, (9, 0))
+T4 = Gpu("1", "GPU-1c2b", 15 * GIB, 15 * GIB, (7, 5))
 
 
-@pytest.mark.parametrize(("instructions", "precision"), [(True, "bfloat16"), (False, "float32")])
-def test_a_processor_computes_in_bfloat16_only_if_it_can(
-    instructions: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "listed", lambda: [H200, T4])
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(
+    ("name", "memory", "bfloat16"),
+    [("0", 100 * GIB, True), ("1", 15 * GIB, False), ("GPU-1c", 15 * GIB, False), ("MIG-7", None, True)],
+)
+def test_a_job_has_the_gpu_of_its_slot_and_what_others_left_of_it(
+    name: str, memory: int | None, bfloat16: bool
 ) -> None:
-    monkeypatch.setattr(hardware, "cpu_multiplies_bfloat16", lambda: instructions)
-    assert resolve_hardware(_recipe(), FACTS, gpu=False).precision == precision
+    machine = hardware.machine_for(name)
+    assert (machine.gpu, machine.memory_bytes, machine.bfloat16) == (True, memory, bfloat16)
 
 
-def test_micro_batches_hold_at_least_one_example() -> None:
-    assert resolve_hardware(_recipe(), FACTS, gpu=False).micro_batch_tokens == 2048
-    assert resolve_hardware(_recipe(max_length=5000), FACTS, gpu=False).micro_batch_tokens == 5000
+@pytest.mark.usefixtures("two_gpus")
+def test_a_worker_registers_what_each_of_its_gpus_has() -> None:
+    both, one = (hardware.registered(names, slots=2, warm=False) for names in (["0", "1"], ["0"]))
+    assert (both["gpu_memory_bytes"], both["bfloat16"]) == (15 * GIB, False)
+    assert (one["gpu_memory_bytes"], one["bfloat16"]) == (140 * GIB, True), "not the one that it may not use"
 
 
-def test_activations_are_recomputed_only_where_they_would_not_fit() -> None:
-    assert resolve_hardware(_recipe(), FACTS, gpu=False).gradient_checkpointing is False
-    assert resolve_hardware(_recipe(), HUGE, gpu=False).gradient_checkpointing is True
+def test_jobs_side_by_side_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroup, "limit_bytes", lambda: 4 * GIB)
+    one, two = (hardware.memory_for_job(slots=slots, warm=False) for slots in (1, 2))
+    assert 3 * GIB < one < 4 * GIB, "less this process"
+    assert abs(two - one // 2) < 32 << 20
+    assert hardware.memory_for_job(slots=1, warm=True) < one - 300 * 2**20, "less the trainer that waits"
 
 
-def test_a_prefix_is_never_lost_to_recomputation() -> None:
-    prefix = _recipe().model_copy(update={"technique": Prefix()})
-    assert resolve_hardware(prefix, HUGE, gpu=False).gradient_checkpointing is False
+def test_other_work_in_the_group_leaves_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroup, "available_bytes", lambda: GIB)
+    machine = hardware.machine_for(None)
+    assert (machine.gpu, machine.memory_bytes) == (False, GIB)
 
 
-def test_a_family_that_cannot_recompute_does_not() -> None:
-    assert resolve_hardware(_recipe(), HUGE | {"recomputes": False}, gpu=False).gradient_checkpointing is False
+def test_what_the_driver_prints_is_read() -> None:
+    printed = "0, GPU-8f3a, 143771, 143100, 9.0\n1, GPU-1c2b, 15360, 15101, 7.5\n2, GPU-aa, [N/A], [N/A], [N/A]\n"
+    first, second, third = gpus.parsed(printed)
+    assert (first.total_bytes, first.capability, first.bfloat16) == (143771 << 20, (9, 0), True)
+    assert (second.index, second.free_bytes, second.bfloat16) == ("1", 15101 << 20, False)
+    assert (third.total_bytes, third.bfloat16) == (None, False), "it shares the machine's memory"
 
 
-def test_what_was_asked_for_or_settled_before_stays() -> None:
-    asked = _recipe(precision="float32", micro_batch_tokens=64, gradient_checkpointing=True)
-    assert resolve_hardware(asked, FACTS, gpu=False) == asked
-    settled = resolve_hardware(_recipe(), FACTS, gpu=False)
-    assert resolve_hardware(settled, HUGE, gpu=True) == settled
+def a_group(folder: Path, **files: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(f"{content}\n")
+
+
+def of(proc: Path, *lines: str) -> Path:
+    (proc / "self").mkdir(parents=True)
+    (proc / "self" / "cgroup").write_text("".join(f"{line}\n" for line in lines))
+    return proc
+
+
+def test_limits_of_version_2_hold_in_the_group_and_those_above(tmp_path: Path) -> None:
+    proc, root = of(tmp_path / "proc", "0::/system.slice/attune.service"), tmp_path / "cgroup"
+    a_group(root / "system.slice", memory__max=3 * GIB, memory__current=2 * GIB)
+    a_group(
+        root / "system.slice" / "attune.service",
+        memory__max="max",
+        memory__high=4 * GIB,
+        memory__current=2 * GIB,
+        memory__stat=f"anon {GIB}\ninactive_file {GIB // 2}\nactive_file {GIB // 2}",
+        memory__events="low 0\noom_kill 3",
+    )
+    assert cgroup.limit_bytes(proc, root) == 3 * GIB
+    assert cgroup.available_bytes(proc, root) == GIB, "of the slice, where others count, too"
+    assert cgroup.out_of_memory_kills(proc, root) == 3
+
+
+def test_limits_of_version_1_and_a_container_that_sees_its_group_at_the_top(tmp_path: Path) -> None:
+    proc, root = of(tmp_path / "proc", "5:cpu:/docker/1f", "4:memory:/docker/1f", "0::/"), tmp_path / "cgroup"
+    stat = f"inactive_file 0\ntotal_inactive_file {GIB}\ntotal_active_file 0"
+    a_group(
+        root / "memory",
+        memory__limit_in_bytes=2 * GIB,
+        memory__usage_in_bytes=2 * GIB - 100,
+        memory__stat=stat,
+        memory__oom_control="oom_kill_disable 0\noom_kill 1",
+    )
+    (proc / "vmstat").write_text("pgfault 5\noom_kill 2\n")
+    assert cgroup.limit_bytes(proc, root) == 2 * GIB
+    assert cgroup.available_bytes(proc, root) == GIB + 100
+    assert cgroup.out_of_memory_kills(proc, root) == 2
+
+
+def test_without_groups_there_is_no_limit(tmp_path: Path) -> None:
+    assert cgroup.limit_bytes(tmp_path, tmp_path) is None
+    assert cgroup.available_bytes(tmp_path, tmp_path) is None
+    assert cgroup.out_of_memory_kills(tmp_path, tmp_path) == 0

@@ -1,4 +1,4 @@
-"""What `resolve_hardware` wants to know of a base model, for a trainer that is run by hand. Torch-free."""
+"""What `settle` (api.estimate.machine) needs to know of a base model, for a trainer that is run by hand. Torch-free."""
 
 import json
 from pathlib import Path

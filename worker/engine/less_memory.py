@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import torch
 
+from api.estimate.machine import HALVINGS
 from api.lifecycle import FailureReason
 from worker.arrays import Rows
 from worker.engine.model import TrainableModel
@@ -12,8 +13,6 @@ from worker.engine.objective import Objective
 from worker.engine.stopping import TrainingError, out_of_memory
 
 T = TypeVar("T")
-
-MAX_HALVINGS = 3
 
 
 def with_less_memory(
@@ -28,12 +27,12 @@ def with_less_memory(
     while True:
         try:
             return act()
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, OSError) as error:
             if not out_of_memory(error):
                 raise
         _forget_gradients(model)
         halved = objective.budget_tokens // 2
-        if halved < at_first >> MAX_HALVINGS or halved == 0:
+        if halved < at_first >> HALVINGS or halved == 0:
             raise TrainingError(FailureReason.OUT_OF_MEMORY, _message(objective, rows, where))
         warn(f"Out of memory {where}: going on with micro-batches of {halved} tokens.")
         objective.budget_tokens = halved

@@ -4,6 +4,7 @@ import errno
 import os
 
 import torch
+from safetensors import SafetensorError
 
 from api.lifecycle import FAILURES, FailureReason
 
@@ -25,13 +26,28 @@ class Stopped(Exception):
         super().__init__(f"stopped after step {step}")
 
 
+NO_MEMORY = (
+    "can't allocate memory",  # torch's allocator on a CPU: DefaultCPUAllocator
+    "not enough memory",  # the same on Windows
+    "Cannot allocate memory",  # the operating system's ENOMEM, as safetensors writes it
+    "std::bad_alloc",
+    "out of memory",  # "CUDA error: out of memory", bitsandbytes' "Error out of memory"
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+    "cudaErrorMemoryAllocation",
+)
+"""What libraries write that have no class for it. cuBLAS and cuDNN take memory of their own, past torch's allocator."""
+
+
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on the GPU or in the machine's own memory (where torch has no class for it)."""
+    """Whether an allocation failed, on the GPU or in the machine's own memory."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in str(error) or "not enough memory" in str(error)
-    )
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    told = isinstance(error, (RuntimeError, OSError, SafetensorError))
+    return told and any(each in str(error) for each in NO_MEMORY)
 
 
 def as_training_error(error: Exception) -> TrainingError:

@@ -134,15 +134,6 @@ class Child:
         self._reports.put(None)
 
 
-def oom_kills() -> int:
-    """How many processes this machine's kernel has killed for memory so far; 0 where that cannot be read."""
-    try:
-        counters = Path("/proc/vmstat").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in counters if line.startswith("oom_kill ")), 0)
-
-
 def _environment(gpu: str | None, threads: int | None) -> dict[str, str]:
     kept = {
         name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)

@@ -12,7 +12,7 @@ from typing import IO, Self
 from api.context import Context
 from api.lifecycle import FAILURES, FailureReason, Stage
 from api.storage import StorageUnavailable
-from worker.hardware import visible_gpus
+from worker.gpus import visible_gpus
 from worker.supervisor.hold import Hold
 from worker.supervisor.place import trouble_with
 from worker.supervisor.slots import Slot, Slots
@@ -28,7 +28,8 @@ class Node:
     folder: Path
     lock: IO[bytes]
     slots: Slots
-    gpus: int
+    gpu_names: list[str]
+    """As CUDA_VISIBLE_DEVICES names them."""
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -40,7 +41,11 @@ class Node:
         """In the first work folder of this stage that is free, emptied of what a killed worker left there."""
         owner, folder, lock = own_folder(context.settings.work, stage)
         gpus = visible_gpus() if stage is Stage.TRAIN else []
-        return cls(context, stage, owner, folder, lock, _slots(context, stage, gpus), len(gpus))
+        return cls(context, stage, owner, folder, lock, _slots(context, stage, gpus), gpus)
+
+    @property
+    def gpus(self) -> int:
+        return len(self.gpu_names)
 
     @property
     def cache(self) -> Path:

@@ -12,11 +12,12 @@ from api.records.jobs import Job
 from api.records.queue import Claim
 from api.window import resolve_max_length
 from worker.arrays import Rows, load_rows, split
+from worker.counts import workload
 from worker.supervisor.faults import AttemptFailed
 from worker.supervisor.inputs import base_model
 from worker.supervisor.lease import Heartbeat
 from worker.supervisor.node import Node
-from worker.supervisor.predicting import Epoch, require_room, workload
+from worker.supervisor.predicting import Epoch, require_room
 from worker.supervisor.prepare_child import Source, run_child
 from worker.supervisor.settling import Settled, known_labels, settle
 

@@ -16,7 +16,7 @@ from api.lifecycle import SAMPLE
 from api.sampling.letterbox import BEAT_S, LISTEN_S, Letter, Receiver
 from api.settings import Settings
 from api.storage import Corrupt, ObjectMissing, Storage, StorageUnavailable
-from worker.hardware import visible_gpus
+from worker.gpus import visible_gpus
 from worker.supervisor.adapters import Adapters
 from worker.supervisor.child import Child
 from worker.supervisor.inputs import fetch_once

@@ -16,7 +16,7 @@ from api.records.base import time_of
 from api.records.jobs import Job
 from api.records.queue import Claim
 from api.storage import StorageUnavailable
-from worker.hardware import cpu_multiplies_bfloat16, gpu_memory_bytes, memory_bytes
+from worker.hardware import registered
 from worker.supervisor.faults import AttemptFailed, settle
 from worker.supervisor.node import Node
 from worker.supervisor.scanning import give_up
@@ -28,11 +28,7 @@ log = structlog.get_logger(__name__)
 class Sweeper:
     def __init__(self, node: Node, drain: threading.Event) -> None:
         self._node, self._drain = node, drain
-        self._machine = {
-            "memory_bytes": memory_bytes(),
-            "gpu_memory_bytes": gpu_memory_bytes("total") if node.gpus else None,
-            "bfloat16": cpu_multiplies_bfloat16(),
-        }
+        self._machine = registered(node.gpu_names, slots=node.slots.count, warm=node.context.settings.warm_trainers)
 
     def run(self) -> None:
         node, settings = self._node, self._node.context.settings

@@ -1,6 +1,7 @@
 """One attempt at training a job: feed the trainer its run folder, follow its reports, hand over what it makes."""
 
 import contextlib
+import signal
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.estimate.machine import Machine, predict, refused_precision, settle
 from api.lifecycle import FailureReason, Stage
 from api.manifest import ORIGIN
 from api.recipe import Recipe, ResolvedRecipe
@@ -20,16 +22,18 @@ from api.records.dependencies import Dependency
 from api.records.jobs import Job, Stale
 from api.records.queue import Claim
 from api.storage import StorageUnavailable
-from worker.hardware import resolve_hardware
-from worker.supervisor.child import Child, oom_kills
+from worker import lean
+from worker.cgroup import out_of_memory_kills
+from worker.supervisor.child import Child
 from worker.supervisor.faults import AttemptFailed, put_back
 from worker.supervisor.inputs import base_model, fetch_state
 from worker.supervisor.lease import Heartbeat
+from worker.supervisor.less_memory import as_attempted, killed_for_memory, take_less
 from worker.supervisor.node import Node
 from worker.supervisor.origin import origin_of
 from worker.supervisor.outputs import publish, store_checkpoint, store_state
 from worker.supervisor.parents import fetch_judges, fetch_start, fetch_weights
-from worker.supervisor.predicting import Epoch, observe, predicted_here
+from worker.supervisor.predicting import Epoch, machine_of, observe
 from worker.supervisor.progress import Progress
 from worker.supervisor.slots import Slot
 
@@ -44,25 +48,38 @@ PUBLISH_PATIENCE_S = 900
 
 def train(node: Node, claim: Claim, job: Job, slot: Slot, trainer: Child, folder: Path, beat: Heartbeat) -> None:
     """Raises AttemptFailed, Stale, StorageUnavailable."""
-    base = base_model(node, job)
-    resolved = _resolve_hardware(node, claim, job, base, slot)
-    estimate = _predict(node, claim, job, base, resolved, slot)
+    base, machine = base_model(node, job), machine_of(node, slot)
+    resolved = _settle(node, claim, job, base, machine)
+    attempted = as_attempted(job, resolved)
+    estimate = _predict(node, claim, job, base, attempted, machine)
     _fill_run_folder(node, job, base, resolved, folder)
+    lean.write(folder, attempted, resolved)
     with node.context.database.write() as session:
         trackings.begin(session, job.id)
-    kills_before = oom_kills()
+    kills_before = out_of_memory_kills()
     trainer.command(cmd="run", dir=str(folder))
     trainer.log_file = folder / "log.txt"
-    attempt = Attempt(node, claim, job, trainer, folder, beat, kills_before)
-    attempt.follow()
+    attempt = Attempt(node, claim, job, trainer, folder, beat)
+    try:
+        attempt.follow()
+    except AttemptFailed as fault:
+        killed = fault.died and attempt.exit_code == -signal.SIGKILL and out_of_memory_kills() > kills_before
+        if killed or fault.reason is FailureReason.OUT_OF_MEMORY:
+            take_less(node, claim, job, base, attempted, machine, killed=killed)
+        if killed:
+            raise killed_for_memory(attempted, machine, estimate) from fault
+        raise
     if estimate and attempt.took and not job.state:  # who goes on from a state has not trained the whole
         observe(node, base, estimate["predicted"], attempt.took)
 
 
-def _resolve_hardware(node: Node, claim: Claim, job: Job, base: BaseModel, slot: Slot) -> ResolvedRecipe:
+def _settle(node: Node, claim: Claim, job: Job, base: BaseModel, machine: Machine) -> ResolvedRecipe:
     """What depends on the machine is decided by the first that trains the job, and kept for every later attempt."""
     asked = ResolvedRecipe.model_validate(job.resolved)
-    resolved = resolve_hardware(asked, base.facts, gpu=slot.gpu is not None)
+    wished = Recipe.model_validate(job.recipe).training.precision  # what was settled elsewhere is trained, if slowly
+    if refused := refused_precision(wished, machine):
+        raise AttemptFailed(FailureReason.INVALID_RECIPE, f"{refused}.", param="training.precision")
+    resolved = settle(asked, base.facts, machine, Epoch.of(job.estimate["rows"]).train if job.estimate else None)
     if resolved != asked:
         with node.context.database.write() as session:
             jobs.write(session, job.id, claim.fence, resolved=resolved.model_dump(mode="json"))
@@ -70,13 +87,13 @@ def _resolve_hardware(node: Node, claim: Claim, job: Job, base: BaseModel, slot:
 
 
 def _predict(
-    node: Node, claim: Claim, job: Job, base: BaseModel, resolved: ResolvedRecipe, slot: Slot
+    node: Node, claim: Claim, job: Job, base: BaseModel, attempted: ResolvedRecipe, machine: Machine
 ) -> dict[str, Any] | None:
     """What this worker expects of it, stored with the job; None of jobs from before there were estimates."""
     if not job.estimate:
         return None
     epoch = Epoch.of(job.estimate["rows"])
-    predicted = predicted_here(base, resolved, epoch, node, gpu=slot.gpu is not None)
+    predicted = predict(attempted, base.facts, epoch.train, epoch.validation, machine)
     estimate = {**job.estimate, "predicted": predicted.stored()}
     with node.context.database.write() as session:
         jobs.write(session, job.id, claim.fence, estimate=estimate)
@@ -102,12 +119,11 @@ def _fill_run_folder(node: Node, job: Job, base: BaseModel, resolved: ResolvedRe
 class Attempt:
     """From the start of the trainer to its last report."""
 
-    def __init__(
-        self, node: Node, claim: Claim, job: Job, trainer: Child, folder: Path, beat: Heartbeat, kills_before: int
-    ) -> None:
+    def __init__(self, node: Node, claim: Claim, job: Job, trainer: Child, folder: Path, beat: Heartbeat) -> None:
         self._node, self._claim, self._job = node, claim, job
         self._trainer, self._folder, self._beat = trainer, folder, beat
-        self._kills_before = kills_before
+        self.exit_code: int | None = None
+        """Of a trainer that is gone without a word."""
         self._progress = Progress(node, claim, job)
         self._began_at = time.monotonic()
         self._phases: dict[str, float] = {}
@@ -252,10 +268,8 @@ class Attempt:
     def _death(self) -> AttemptFailed:
         with contextlib.suppress(SQLAlchemyError):
             self._progress.flush(force=True)  # the step that it died at is how poison is told
-        code = self._trainer.wait(timeout_s=5)
-        log.error("trainer_died", job_id=self._job.id, code=code, log=self._trainer.log_tail())
+        self.exit_code = self._trainer.wait(timeout_s=5)
+        log.error("trainer_died", job_id=self._job.id, code=self.exit_code, log=self._trainer.log_tail())
         if not self._phases:
             return AttemptFailed(FailureReason.WORKER_FAULT, "The trainer ended before it looked at the job")
-        if oom_kills() > self._kills_before:
-            return AttemptFailed(FailureReason.OUT_OF_MEMORY, died=True)
         return AttemptFailed(FailureReason.WORKER_LOST, died=True)
