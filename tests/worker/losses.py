@@ -12,8 +12,9 @@ from tests.worker.run_folders import save
 from worker.arrays import Rows, load_rows
 from worker.engine.batches import Layout, micro_batches, total_weight
 from worker.engine.families import examples_stay_alone, may_be_packed
-from worker.engine.load import checked_config, without_dropout
+from worker.engine.load import checked_config
 from worker.engine.model import TrainableModel
+from worker.engine.modes import settle
 from worker.methods.supervised import loss as supervised_loss
 
 Gradients = dict[str, torch.Tensor]
@@ -40,7 +41,7 @@ def trainer_loss(
     packed = may_be_packed(config)
     options = {"attn_implementation": "attune_packed"} if packed else {}
     causal_lm = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **options)
-    without_dropout(causal_lm)
+    settle(causal_lm)
     adapt(causal_lm)
     model = TrainableModel(causal_lm, Layout(packed=packed, alone=examples_stay_alone(config)))
     weight, loss_sum = total_weight(rows), 0.0

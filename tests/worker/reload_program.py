@@ -35,6 +35,8 @@ def load(run: Path, recipe: dict[str, Any]) -> Any:
     for module in network.modules():  # tiny models have dropout, which eval switches off, too
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+        # On some processors bitsandbytes computes in bfloat16 in evaluation mode, whatever it is asked for.
+        module.support_avx512bf16_for_cpu = False
     if technique["type"] == "bottleneck":
         from worker.techniques.bottleneck import load_bottleneck  # noqa: PLC0415  (the only part of ours)
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -204,13 +205,17 @@ def test_exceptions_become_reasons(error: Exception, reason: FailureReason) -> N
 
 
 def test_files_that_are_not_the_trained_model_are_not_published(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(export, "get_peft_model_state_dict", _slightly_wrong(export))
     run = _run(tmp_path / "run", tiny_llama)
-    with pytest.raises(TrainingError, match="do not reproduce the trained model"):
+    with pytest.raises(TrainingError, match="do not reproduce the trained model") as caught:
         train_here(run)
     assert not (run / "out" / "model").exists()
+    assert re.search(r"4 rows of the data differ by \S+ at most, and 0.0001 is allowed", caught.value.message)
+    printed = capsys.readouterr().out
+    assert [line for line in printed.splitlines() if line.startswith("proof: row 3, output ")]
+    assert re.search(r"largest difference: (row \d, output \d+ of \d+: \S+ against \S+)\.", caught.value.message)
 
 
 def _slightly_wrong(module: Any) -> Any:

@@ -11,7 +11,7 @@ from api.methods import ModelKind
 from worker.bases.files import Refused
 from worker.bases.shapes import shapes_of
 from worker.bases.weights import Weights
-from worker.engine.families import classifies, kind_of, known_as, recomputes
+from worker.engine.families import classifies, differs_in_use, kind_of, known_as, recomputes
 from worker.rows.chat_template import ChatTemplate
 
 POSITIONS_AFTER_PADDING = frozenset(
@@ -66,6 +66,10 @@ def facts_of(
         reason = str(error).strip().partition("\n")[0]
         raise Refused(f"this version of transformers does not know its config.json: {reason}") from None
     architectures = _architectures(config)
+    if (otherwise := differs_in_use(config)) is not None:
+        raise Refused(
+            f"models of the family {config.model_type} {otherwise}: training would give another model than use"
+        )
     text = config.get_text_config()
     try:
         return Facts(

@@ -18,6 +18,7 @@ from worker.engine.adapt import ADAPTER_WEIGHTS
 from worker.engine.card import Story, model_card
 from worker.engine.load import load_published, take_quantised_weights
 from worker.engine.model import TrainableModel
+from worker.engine.modes import leaves_to_chance
 from worker.engine.usage import Usage
 from worker.rows.endings import Endings
 from worker.techniques import TECHNIQUES
@@ -49,6 +50,7 @@ def export(model: TrainableModel, folder: Path, base: Path, recipe: ResolvedReci
         _write_adapter(model, folder, recipe.model)
     else:
         model.model.save_pretrained(folder)
+        _name_dropout(base, folder)
     _copy_tokenizer(base, folder)
     config = model.network.config
     usage = Usage.of(base, recipe, getattr(config, "pad_token_id", None))
@@ -74,6 +76,24 @@ def _copy_tokenizer(base: Path, folder: Path) -> None:
     for name in TOKENIZER_FILES:
         if (base / name).exists():
             shutil.copyfile(base / name, folder / name)
+
+
+def _name_dropout(base: Path, folder: Path) -> None:
+    """Let the published configuration name the base's own dropout, which is off in training (worker.engine.modes):
+    whoever trains the model further with other tools decides about it."""
+    path = folder / "config.json"
+    published = json.loads(path.read_bytes())
+    _take_chance(published, json.loads((base / "config.json").read_bytes()))
+    path.write_text(json.dumps(published, indent=2, sort_keys=True) + "\n")
+
+
+def _take_chance(published: dict[str, Any], given: dict[str, Any]) -> None:
+    for name in [name for name, value in published.items() if leaves_to_chance(name, value)]:
+        del published[name]
+    published |= {name: value for name, value in given.items() if leaves_to_chance(name, value)}
+    for name, value in published.items():
+        if isinstance(value, dict) and isinstance(given.get(name), dict):
+            _take_chance(value, given[name])
 
 
 def _write_adapter(model: TrainableModel, folder: Path, base_name: str) -> None:
@@ -127,6 +147,7 @@ def export_merged(folder: Path, base: Path, recipe: ResolvedRecipe) -> Path:
     _untie(model)
     merged = folder / MERGED
     model.merge_and_unload(safe_merge=True).save_pretrained(merged)
+    _name_dropout(base, merged)
     _copy_tokenizer(base, merged)
     if recipe.method.output == "tokens":
         _write_stops(merged, sorted(Endings.load(base).stops))

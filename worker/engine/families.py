@@ -65,6 +65,20 @@ def examples_stay_alone(config: Any) -> bool:
     return _rope_types(getattr(config, "rope_parameters", None)) & LENGTH_DEPENDENT_ROPE != set()
 
 
+def differs_in_use(config: Any) -> str | None:
+    """What a model of this family does otherwise in training than in use, where that cannot be switched off."""
+    kind = config.model_type
+    if kind == "rwkv":
+        return "halve their layers' weights in use, and no adapter beside them"
+    if kind == "reformer":
+        return "draw at random which tokens attend to each other, and train on texts of one length only"
+    if kind == "big_bird" and config.attention_type == "block_sparse":
+        return "draw at random in training which tokens attend to each other"
+    if kind == "yoso" and not config.use_expectation:
+        return "draw at random which tokens attend to each other"
+    return None
+
+
 def _rope_types(parameters: Any) -> set[str]:
     """Rope parameters are one dict, or one for each kind of layer."""
     if not isinstance(parameters, dict):

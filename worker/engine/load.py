@@ -10,7 +10,6 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit
 from peft import PeftModel, get_peft_model_state_dict
-from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
 from api.lifecycle import FailureReason
@@ -20,11 +19,13 @@ from worker.engine.attention import PACKED
 from worker.engine.batches import Layout
 from worker.engine.families import (
     classifies,
+    differs_in_use,
     examples_stay_alone,
     kind_of,
     may_be_packed,
 )
 from worker.engine.model import TrainableModel
+from worker.engine.modes import settle
 from worker.engine.places import published_config
 from worker.engine.stopping import TrainingError
 from worker.techniques import TECHNIQUES
@@ -48,6 +49,7 @@ def load_trainable(
     assert recipe.precision != "auto", "precision is resolved before the model is loaded"
     torch.manual_seed(recipe.seed)
     technique = recipe.technique
+    _require_same_in_use(checked_config(base))
     network = load_network(base, recipe, device, packed=technique.packable)
     packed = network.config._attn_implementation == PACKED
     reads_whole = kind_of(network.config) == "encoder"
@@ -87,7 +89,8 @@ def load_network(
     the attention for packed rows where its family may use it; `whole`: what a full fine-tuning published. `dtype`
     "auto" takes the weights as they are stored.
 
-    Dropout of the base's own is switched off: the technique's is the only one that a recipe speaks of.
+    It computes the same in training as in use (worker.engine.modes): the technique's dropout is the only one that a
+    recipe speaks of.
     """
     config = checked_config(folder)
     options: dict[str, Any] = {"attn_implementation": PACKED} if packed and may_be_packed(config) else {}
@@ -115,7 +118,7 @@ def load_network(
     if recipe.technique.quantises and quantised and device.type == "cpu":
         _require_blocks_within_rows(model)
     model.to(device)
-    without_dropout(model)
+    settle(model)
     return model
 
 
@@ -142,6 +145,16 @@ def _require_blocks_within_rows(model: Any) -> None:
                 f"Technique qlora on a worker without a GPU needs layers whose inputs are a multiple of "
                 f"{state.blocksize}, and {name} has {state.shape[-1]}. Use technique lora, or a worker with a GPU.",
             )
+
+
+def _require_same_in_use(config: Any) -> None:
+    """`attune models add` refuses such bases; those that were added before have to be refused here."""
+    if (otherwise := differs_in_use(config)) is not None:
+        raise TrainingError(
+            FailureReason.INVALID_RECIPE,
+            f"Models of the family {config.model_type} {otherwise}: what is published would not be what was trained. "
+            "Choose another base model.",
+        )
 
 
 def _require_recomputation(network: Any) -> None:
@@ -212,14 +225,6 @@ def head_settings(recipe: ResolvedRecipe, config: Any) -> dict[str, Any]:
         settings |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
         del settings["num_labels"]  # transformers counts the names
     return settings
-
-
-def without_dropout(model: Any) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.0
 
 
 def checked_config(folder: Path) -> Any:

@@ -2,8 +2,9 @@
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -157,17 +158,55 @@ def check_gguf(memory: Said, said: Said, recipe: ResolvedRecipe) -> None:
 
 
 def _agree(ours: Said, theirs: Said, tolerance: float, otherwise: str) -> None:
-    difference = float((torch.cat(ours) - torch.cat(theirs)).abs().max())
-    print(f"proof: {len(ours)} rows differ by at most {difference:.1e} (allowed: {tolerance:.0e})", flush=True)
-    if not difference <= tolerance:  # true for NaN, too
-        raise TrainingError(FailureReason.INTERNAL, f"{otherwise}, so nothing was published.")
+    _require(Apart.of(ours, theirs), "greatest", tolerance, otherwise)
 
 
 def _agree_on_average(ours: Said, theirs: Said, tolerance: float, otherwise: str) -> None:
-    difference = float((torch.cat(ours) - torch.cat(theirs)).abs().mean())
-    print(f"proof: {len(ours)} rows differ by {difference:.1e} on average (allowed: {tolerance:.0e})", flush=True)
-    if not difference <= tolerance:  # true for NaN, too
-        raise TrainingError(FailureReason.INTERNAL, f"{otherwise}, so nothing was published.")
+    _require(Apart.of(ours, theirs), "mean", tolerance, otherwise)
+
+
+def _require(apart: "Apart", measure: Literal["greatest", "mean"], tolerance: float, otherwise: str) -> None:
+    """The log gets every row's differences, whatever comes of them; the user gets the largest."""
+    difference = apart.greatest if measure == "greatest" else apart.mean
+    print(
+        f"proof: {len(apart.rows)} rows, {measure} difference {difference:.1e} (allowed: {tolerance:.0e})", flush=True
+    )
+    if difference <= tolerance:  # false for NaN, too
+        return
+    print("\n".join(f"proof: {row}" for row in apart.rows), flush=True)
+    raise TrainingError(
+        FailureReason.INTERNAL,
+        f"{otherwise}, so nothing was published: their outputs on {len(apart.rows)} rows of the data differ by "
+        f"{difference:.2g} {'on average' if measure == 'mean' else 'at most'}, and {tolerance:.2g} is allowed. "
+        f"The largest difference: {apart.worst}. The job's log has all of them.",
+    )
+
+
+@dataclass(frozen=True)
+class Apart:
+    """How far two models' outputs are from each other."""
+
+    greatest: float
+    mean: float
+    worst: str
+    """Where the largest difference is."""
+    rows: list[str]
+    """A line about each row."""
+
+    @classmethod
+    def of(cls, ours: Said, theirs: Said) -> "Apart":
+        differences = [(one - other).abs() for one, other in zip(ours, theirs, strict=True)]
+        # NaN counts as the largest.
+        places = [int(each.nan_to_num(math.inf).argmax()) for each in differences]
+        lines = [
+            f"row {row}, output {at} of {len(each)}: {ours[row][at]:.4g} against {theirs[row][at]:.4g}"
+            for row, (each, at) in enumerate(zip(differences, places, strict=True))
+        ]
+        largest = torch.stack([each[at] for each, at in zip(differences, places, strict=True)])
+        means = [f"{line}; {float(each.mean()):.1e} on average" for line, each in zip(lines, differences, strict=True)]
+        every = torch.cat(differences)
+        worst = lines[int(largest.nan_to_num(math.inf).argmax())]
+        return cls(float(every.max()), float(every.mean()), worst, means)
 
 
 def write_said(folder: Path, rows: Rows, said: Said, recipe: ResolvedRecipe, *, merged: bool = False) -> None:

@@ -11,7 +11,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from api.techniques import Technique
-from worker.engine.load import checked_config, plain_attention, quantisation, without_dropout
+from worker.engine.load import checked_config, plain_attention, quantisation
+from worker.engine.modes import keep_four_bits, pack_where_possible
 from worker.rows.chat_template import ChatTemplate
 from worker.rows.endings import Endings
 from worker.rows.tokens import Tokens
@@ -118,7 +119,10 @@ def _load(folder: Path, technique: Technique | None, device: torch.device, dtype
         folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True, **options
     )
     network.to(device)
-    without_dropout(network)
+    if dtype == torch.bfloat16:  # to which packing rounds
+        pack_where_possible(network)
+    else:
+        keep_four_bits(network)
     network.set_attn_implementation(plain_attention(network))
     # Settings that come with a model (penalties, its own end tokens, sampling) are not what the caller asked for.
     network.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]

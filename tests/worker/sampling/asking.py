@@ -11,6 +11,7 @@ from api.ask import SampleRequest
 from api.techniques import Technique
 from worker.engine.adapt import peft_config
 from worker.engine.load import quantisation
+from worker.engine.modes import keep_four_bits
 from worker.sampling.answer import answer
 from worker.sampling.bases import Base, Tuned
 from worker.techniques import TECHNIQUES
@@ -25,7 +26,9 @@ def plain(base: Path, technique: Any = None) -> Any:
     options: dict[str, Any] = {}
     if technique is not None and technique.quantises:
         options = {"quantization_config": quantisation(technique, torch.float32), "device_map": {"": CPU}}
-    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, trust_remote_code=False, **options).eval()
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, trust_remote_code=False, **options)
+    keep_four_bits(model)
+    return model.eval()
 
 
 def make_adapter(base: Path, folder: Path, technique: Technique, seed: int) -> Path:
