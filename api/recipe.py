@@ -95,6 +95,23 @@ def _null_is_supervised(value: Any) -> Any:
     return {"type": "supervised"} if value is None else value
 
 
+def _with_hyperparameters(method: Any, given: dict[str, Any]) -> Any:
+    """The method with those of the deprecated field, where it says nothing else; clients send both."""
+    if not isinstance(method, dict) or not isinstance(method.get("type"), str):
+        return method  # which is refused by itself
+    options = method.get(method["type"])
+    if not isinstance(options, dict | None):
+        return method
+    own = (options or {}).get("hyperparameters")
+    own = own if isinstance(own, dict) else {}
+    said = {name: value for name, value in given.items() if value not in (None, AUTO)}
+    for name, value in said.items():
+        if own.get(name) not in (None, AUTO, value):
+            place = f"method.{method['type']}.hyperparameters.{name}"
+            raise ValueError(f"hyperparameters.{name} is {value}, and {place} is {own[name]}: give one of them")
+    return {**method, method["type"]: {**(options or {}), "hyperparameters": {**own, **said}}}
+
+
 class Recipe(Stored):
     """The body of `POST /v1/fine_tuning/jobs`: OpenAI's fields, and technique, training, resources, priority."""
 
@@ -138,11 +155,11 @@ class Recipe(Stored):
         if not isinstance(data, dict) or not isinstance(data.get("hyperparameters"), dict):
             return data
         hyperparameters, rest = data["hyperparameters"], {**data, "hyperparameters": None}
-        if all(value in (None, AUTO) for value in hyperparameters.values()) and rest.get("method") is not None:
+        if rest.get("method") is None:
+            return {**rest, "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}}
+        if all(value in (None, AUTO) for value in hyperparameters.values()):
             return rest
-        if rest.get("method") is not None:
-            raise ValueError("hyperparameters is deprecated and excludes method: put them in method.<type>")
-        return {**rest, "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}}
+        return {**rest, "method": _with_hyperparameters(rest["method"], hyperparameters)}
 
     @model_validator(mode="after")
     def _cross_checks(self) -> Self:

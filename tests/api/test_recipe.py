@@ -132,12 +132,27 @@ def test_what_is_wrong_is_named_by_its_place_in_the_body(body: dict[str, object]
         {"training": {"early_stopping": {}}},
         {"training": {"keep_best": True}},
         {"training": {"validation_split": 0.1}, "validation_file": "file-2"},
-        {"hyperparameters": {"n_epochs": 1}, "method": {"type": "supervised"}},
+        {
+            "hyperparameters": {"n_epochs": 1},
+            "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2}}},
+        },
     ],
 )
 def test_fields_that_contradict_each_other_are_refused(body: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Recipe.model_validate(MINIMAL | body)
+
+
+@pytest.mark.parametrize("options", [None, {}, {"hyperparameters": {"n_epochs": "auto", "batch_size": 4}}])
+@pytest.mark.parametrize("kind", ["supervised", "dpo"])
+def test_the_deprecated_hyperparameters_beside_a_method_are_the_methods(
+    kind: str, options: dict[str, object] | None
+) -> None:
+    body = {"hyperparameters": {"n_epochs": 3, "batch_size": "auto"}, "method": {"type": kind, kind: options}}
+    recipe = Recipe.model_validate(MINIMAL | body)
+    hyperparameters = recipe.method.options.hyperparameters
+    assert (recipe.method.type, hyperparameters.n_epochs) == (kind, 3)
+    assert hyperparameters.batch_size == (4 if options else "auto")
 
 
 def test_any_finite_learning_rate_is_accepted() -> None:
