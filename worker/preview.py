@@ -62,7 +62,7 @@ class Report(msgspec.Struct):
     rows: list[SeenRow] = []
     counts: dict[str, Counts] = {}
     findings: list[dict[str, Any]] = []
-    """Of counted rows, the first few."""
+    """Of counted rows, the first few; and of the file as a whole, where all of it was looked at."""
     error: dict[str, str | None] | None = None
     """code, message and param as the API shows them; reason is a FailureReason."""
 
@@ -123,6 +123,8 @@ def _show(path: Path, request: Request, examiner: Examiner, tokens: Tokens, repo
         if not examined.wanted:
             break
         report.rows += seen_row(examined, tokens, limit, drop=request.overlong == "drop")
+    else:
+        report.findings = examiner.whole_file() if examiner.whole else []
 
 
 def _count(path: Path, request: Request, given: LookedAt, examiner: Examiner, tokens: Tokens, report: Report) -> Counts:
@@ -142,13 +144,16 @@ def _count(path: Path, request: Request, given: LookedAt, examiner: Examiner, to
             param=given.file.param,
             reason=FailureReason.INVALID_FILE,
         )
+    report.findings += examiner.whole_file()[: max(0, MAX_FINDINGS - len(report.findings))] if given.share >= 1 else []
     share = 1.0 if examiner.container == "parquet" else given.share  # such a file is always given whole
-    return sample.counts(
+    counts = sample.counts(
         given.rows or round(rows / share),
         asked=request.max_length,
         window=request.context_window,
         drop=request.overlong == "drop",
     )
+    counts.labels = examiner.labels.classes() if examiner.labels else None
+    return counts
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from api.formats.base import (
     RowError,
     Text,
     Unpaired,
+    given_keys,
 )
 from api.formats.chat import Chat
 from api.formats.completion import Completion
@@ -56,13 +57,20 @@ def detect(row: Row, preferred: Collection[str] = ()) -> str | None:
     return next((name for name in found if name in preferred), found[0] if found else None)
 
 
+def fitting(row: Row) -> list[Format]:
+    """The formats that the row may be in, whatever the method, without those that read only a part of what another
+    reads: a pair of a prompt and a completion is no prompt alone."""
+    known = {name: given_keys(row) & entry.keys for name, entry in FORMATS.items() if entry.matches(row)}
+    return [FORMATS[name] for name, keys in known.items() if not any(keys < more for more in known.values())]
+
+
 def almost(row: Row, preferred: Collection[str]) -> tuple[str, str] | None:
     """(format, key): the row would be of that preferred format with that key, and of no other format so nearly."""
-    whole = detect(row, preferred)
-    known = 0 if whole is None else len(row.keys() & FORMATS[whole].keys)
+    whole, present = detect(row, preferred), given_keys(row)
+    known = 0 if whole is None else len(present & FORMATS[whole].keys)
     for name, entry in FORMATS.items():
         key = entry.missing_key(row)
-        if name in preferred and key is not None and len(row.keys() & entry.keys) > known:
+        if name in preferred and key is not None and len(present & entry.keys) > known:
             return name, key
     return None
 
@@ -86,4 +94,6 @@ __all__ = [
     "Unpaired",
     "almost",
     "detect",
+    "fitting",
+    "given_keys",
 ]

@@ -1,12 +1,15 @@
 """What every format of rows says of itself, and what a row of it can mean. Torch-free, template-free."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 Row = dict[str, Any]
 MAX_FLOAT32 = 3.4e38
+WRITTEN_NUMBER = re.compile(r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\s*")
 
 
 class RowError(ValueError):
@@ -55,7 +58,7 @@ class Either:
     notices: list[Notice] = field(default_factory=list)
 
 
-Text = Conversation | Passage
+Text = Conversation | Passage | Either
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,8 @@ class Unpaired:
     notices: list[Notice] = field(default_factory=list)
 
 
-Label = str | int | float | list[str]
-"""A name, several names, or a number, which may be a name as well if it is whole."""
+Label = str | int | float | list[str] | tuple[int, ...]
+"""A name, a number (which may be a name as well if it is whole), several names, or a zero or one for each class."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class Prompt:
     notices: list[Notice] = field(default_factory=list)
 
 
-Example = Text | Either | Pair | Unpaired | Labelled | Prompt
+Example = Text | Pair | Unpaired | Labelled | Prompt
 
 
 class Format(ABC):
@@ -127,18 +130,45 @@ class Format(ABC):
         return frozenset().union(*self.required, self.optional)
 
     def matches(self, row: Row) -> bool:
-        return any(keys <= row.keys() for keys in self.required)
+        present = given_keys(row)
+        return any(keys <= present for keys in self.required)
 
     def missing_key(self, row: Row) -> str | None:
         """The key without which the row is not of this format, if it has some of it and lacks only one."""
-        lacking = [sorted(keys - row.keys()) for keys in self.required if keys & row.keys()]
+        present = given_keys(row)
+        lacking = [sorted(keys - present) for keys in self.required if keys & present]
         return next((keys[0] for keys in lacking if len(keys) == 1), None)
 
+    def read(self, row: Row) -> Example:
+        """The meaning of a row of a file that is in this format. Raise RowError if it has none, or another format."""
+        if self.matches(row):
+            return self.parse(row)
+        key = self.missing_key(row)
+        if key is not None:
+            raise RowError(f"key '{key}' is missing", code="missing_key")
+        raise RowError(f"is not in the {self.title} format, as the others are", code="mixed_formats")
+
     def unknown_keys(self, row: Row) -> list[Notice]:
-        return [
-            Notice("unknown_key", f"key '{shown(key)}' is not part of the format and is ignored")
-            for key in sorted(row.keys() - self.keys)
-        ]
+        return ignored_keys(row, self.keys)
+
+
+def given_keys(row: Row) -> set[str]:
+    """Keys with a value: null stands for none, as in a row of a table that has the columns of all rows."""
+    return {key for key, value in row.items() if value is not None}
+
+
+def ignored_keys(row: Row, read: AbstractSet[str]) -> list[Notice]:
+    """Notices of the keys that are not read."""
+    return [
+        Notice("unknown_key", f"key '{shown(key)}' is not part of the format and is ignored")
+        for key in sorted(given_keys(row) - read)
+    ]
+
+
+def notice_once(notices: list[Notice], code: str, message: str) -> None:
+    """Add a notice, unless the row has one of the kind: what a program writes one way it writes so throughout."""
+    if all(notice.code != code for notice in notices):
+        notices.append(Notice(code, message))
 
 
 def shown(text: object, limit: int = 60) -> str:
@@ -163,6 +193,8 @@ def optional_string(row: Row, key: str) -> str:
 def number(value: object) -> float | None:
     """A number that 32 bits can hold, or one written as text, as cells of a table are; None if it is neither."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, str) and not WRITTEN_NUMBER.fullmatch(value):
         return None
     try:
         result = float(value)

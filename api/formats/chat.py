@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from api.formats.base import Conversation, Format, Notice, Row, RowError
-from api.formats.messages import Messages, is_empty, order_notices, parse_messages, parse_row_tools
+from api.formats.calls import Messages
+from api.formats.messages import is_empty, order_notices, parse_messages, parse_row_tools, with_system
 
 
 class Chat(Format):
@@ -14,7 +15,7 @@ class Chat(Format):
     title: ClassVar[str] = "fine-tune-chat"
     summary: ClassVar[str] = "Conversations: messages with roles, optionally with tools."
     required: ClassVar[tuple[frozenset[str], ...]] = (frozenset({"messages"}),)
-    optional: ClassVar[frozenset[str]] = frozenset({"tools", "parallel_tool_calls", "functions"})
+    optional: ClassVar[frozenset[str]] = frozenset({"system", "tools", "parallel_tool_calls", "functions"})
     example: ClassVar[Mapping[str, Any]] = {
         "messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
     }
@@ -22,8 +23,9 @@ class Chat(Format):
     def parse(self, row: Row) -> Conversation:
         notices = self.unknown_keys(row)
         messages, weights = parse_messages(row["messages"], notices)
-        tools = parse_row_tools(row)
-        return conversation(messages, weights, tools, notices)
+        whole = with_system(row, messages, notices)
+        weights = [0.0] * (len(whole) - len(messages)) + weights
+        return conversation(whole, weights, parse_row_tools(row, notices), notices)
 
 
 def conversation(

@@ -1,13 +1,15 @@
 """Messages of a conversation: their roles, contents and calls. Shared by the formats that hold messages."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from api.formats.base import Conversation, Notice, Row, RowError, kind, shown
+from api.formats.base import Conversation, Notice, Row, RowError, kind, optional_string, shown
+from api.formats.calls import ANY_CALL, MISSING, Messages, link_calls
+from api.formats.speakers import ROLES, openai_message
+from api.formats.structured import structured
 from api.formats.tools import parse_call, parse_calls, parse_functions, parse_tools
 
-ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 MESSAGE_KEYS: dict[str, frozenset[str]] = {
     "system": frozenset({"role", "content", "name"}),
     "developer": frozenset({"role", "content", "name"}),
@@ -19,30 +21,45 @@ MESSAGE_KEYS: dict[str, frozenset[str]] = {
     "function": frozenset({"role", "content", "name"}),
 }
 
-Messages = list[dict[str, Any]]
 
-
-def parse_messages(raw: Any, notices: list[Notice], key: str = "messages") -> tuple[Messages, list[float]]:
-    """The messages as a chat template takes them, and the weight in the loss of each."""
+def parse_messages(
+    raw: Any, notices: list[Notice], key: str = "messages", before: Sequence[Row] = ()
+) -> tuple[Messages, list[float]]:
+    """The messages as a chat template takes them, and the weight in the loss of each. `before`: parsed earlier ones."""
+    raw = structured(raw, key, "invalid_json")
     if not isinstance(raw, list) or not raw:
         raise RowError(f"'{key}' must be an array with at least one message", code="invalid_messages")
     where = "" if key == "messages" else f"'{key}' "
     messages, weights = [], []
     for number, entry in enumerate(raw, start=1):
         try:
-            message, weight = parse_message(entry, notices, f"{where}message {number}")
+            place = f"{where}message {number}"
+            message, weight = parse_message(openai_message(entry, notices, place), notices, place)
         except RowError as error:
             raise RowError(f"{where}message {number} {error.message}", code=error.code) from None
         messages.append(message)
         weights.append(weight)
+    link_calls(messages, notices, where, before)
     return messages, weights
 
 
-def parse_row_tools(row: Row) -> Messages | None:
+def parse_row_tools(row: Row, notices: list[Notice]) -> Messages | None:
     """The tools of a row, in either form, and its `parallel_tool_calls` checked."""
     if not isinstance(row.get("parallel_tool_calls"), bool | None):
         raise RowError("'parallel_tool_calls' must be a boolean", code="invalid_type")
-    return parse_tools(row.get("tools")) or parse_functions(row.get("functions"))
+    return parse_tools(row.get("tools"), notices) or parse_functions(row.get("functions"))
+
+
+def with_system(row: Row, messages: Messages, notices: list[Notice]) -> Messages:
+    """The messages after the row's own system text, if it has one and they have none."""
+    system = optional_string(row, "system")
+    if not system:
+        return messages
+    if messages[0]["role"] == "system":
+        if messages[0]["content"] != system:
+            notices.append(Notice("ignored_key", "key 'system' is ignored: the messages begin with one of the system"))
+        return messages
+    return [{"role": "system", "content": system}, *messages]
 
 
 def given(messages: Messages, tools: Messages | None) -> Conversation:
@@ -87,8 +104,8 @@ def parse_message(raw: Any, notices: list[Notice], where: str) -> tuple[dict[str
     role = raw["role"]
     if not isinstance(role, str) or role not in ROLES:
         raise RowError(f"role '{shown(role)}' is not one of {', '.join(ROLES)}", code="unknown_role")
-    unknown = sorted(raw.keys() - MESSAGE_KEYS[role])
-    if role != "assistant" and "weight" in unknown and raw["weight"] is not None:
+    unknown = sorted(key for key in raw.keys() - MESSAGE_KEYS[role] if raw[key] is not None)
+    if role != "assistant" and "weight" in unknown:
         raise RowError("only assistant messages can have a 'weight'", code="invalid_weight")
     notices.extend(
         Notice("unknown_key", f"{where}: key '{shown(key)}' is not part of the format and is ignored")
@@ -96,7 +113,9 @@ def parse_message(raw: Any, notices: list[Notice], where: str) -> tuple[dict[str
     )
     if raw.get("name") is not None and not isinstance(raw["name"], str):
         raise RowError(f"'name' must be a string, not {kind(raw['name'])}", code="invalid_type")
-    return PARSERS[role](raw), parse_weight(raw) if role == "assistant" else 0.0
+    if role == "assistant":
+        return _assistant(raw, notices, where), parse_weight(raw)
+    return PARSERS[role](raw), 0.0
 
 
 def parse_weight(raw: Row) -> float:
@@ -137,16 +156,16 @@ def _speaker(raw: Row) -> dict[str, Any]:
     return message | ({"name": raw["name"]} if raw.get("name") else {})
 
 
-def _assistant(raw: Row) -> dict[str, Any]:
+def _assistant(raw: Row, notices: list[Notice], where: str) -> dict[str, Any]:
     for unsupported in ("refusal", "audio"):
         if raw.get(unsupported) is not None:
             raise RowError(f"has a '{unsupported}', which cannot be learnt from yet", code="unsupported_content")
     message: dict[str, Any] = {"role": "assistant"}
-    calls = parse_calls(raw.get("tool_calls"))
+    calls = parse_calls(raw.get("tool_calls"), notices, where)
     if raw.get("function_call") is not None:
         if calls:
             raise RowError("has both 'tool_calls' and the deprecated 'function_call'", code="invalid_tool_calls")
-        calls = [parse_call({"type": "function", "id": "call", "function": raw["function_call"]}, "function_call")]
+        calls = [parse_call({"type": "function", "id": ANY_CALL, "function": raw["function_call"]}, "function_call")]
     if raw.get("content") is not None or not calls:
         message["content"] = parse_content(raw)
     if calls:
@@ -160,9 +179,9 @@ def _assistant(raw: Row) -> dict[str, Any]:
 
 
 def _tool(raw: Row) -> dict[str, Any]:
-    if not isinstance(raw.get("tool_call_id"), str):
-        raise RowError("must have a 'tool_call_id' (a string)", code="missing_tool_call_id")
-    message = {"role": "tool", "content": parse_content(raw), "tool_call_id": raw["tool_call_id"]}
+    if not isinstance(raw.get("tool_call_id"), str | None):
+        raise RowError(f"'tool_call_id' must be a string, not {kind(raw['tool_call_id'])}", code="missing_tool_call_id")
+    message = {"role": "tool", "content": parse_content(raw), "tool_call_id": raw.get("tool_call_id") or MISSING}
     return message | ({"name": raw["name"]} if raw.get("name") else {})
 
 
@@ -170,14 +189,13 @@ def _function(raw: Row) -> dict[str, Any]:
     """The deprecated form of a tool's answer."""
     if not isinstance(raw.get("name"), str):
         raise RowError("must have a 'name' (a string)", code="missing_name")
-    return {"role": "tool", "content": parse_content(raw), "tool_call_id": "call", "name": raw["name"]}
+    return {"role": "tool", "content": parse_content(raw), "tool_call_id": ANY_CALL, "name": raw["name"]}
 
 
 PARSERS: dict[str, Callable[[Row], dict[str, Any]]] = {
     "system": _speaker,
     "developer": _speaker,
     "user": _speaker,
-    "assistant": _assistant,
     "tool": _tool,
     "function": _function,
 }

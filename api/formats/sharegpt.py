@@ -3,24 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import msgspec
-
-from api.formats.base import Conversation, Format, Row, RowError, kind, optional_string, shown
+from api.formats.base import Conversation, Format, Row, RowError, kind, shown
 from api.formats.chat import conversation
-from api.formats.messages import parse_messages, parse_row_tools
+from api.formats.messages import parse_messages, parse_row_tools, with_system
+from api.formats.speakers import SPEAKERS, in_openais_names
+from api.formats.structured import structured
 
-ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "model": "assistant",
-    "system": "system",
-    "tool": "tool",
-    "observation": "tool",
-}
-"""Names of speakers as they are met, and the roles that they stand for."""
-TURN_KEYS = frozenset({"from", "value", "weight"})
+CONVERSATION_KEYS = ("conversations", "conversation")
 
 
 class ShareGpt(Format):
@@ -29,50 +18,43 @@ class ShareGpt(Format):
     name: ClassVar[str] = "sharegpt"
     title: ClassVar[str] = "fine-tune-sharegpt"
     summary: ClassVar[str] = "Conversations as ShareGPT writes them: who speaks in 'from', what is said in 'value'."
-    required: ClassVar[tuple[frozenset[str], ...]] = (frozenset({"conversations"}),)
+    required: ClassVar[tuple[frozenset[str], ...]] = tuple(frozenset({key}) for key in CONVERSATION_KEYS)
     optional: ClassVar[frozenset[str]] = frozenset({"id", "system", "tools"})
     example: ClassVar[Mapping[str, Any]] = {
         "conversations": [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]
     }
 
     def parse(self, row: Row) -> Conversation:
-        turns = row["conversations"]
+        key = next(key for key in CONVERSATION_KEYS if row.get(key) is not None)
+        turns = structured(row[key], key, "invalid_json")
         if not isinstance(turns, list) or not turns:
-            raise RowError("'conversations' must be an array with at least one message", code="invalid_messages")
+            raise RowError(f"'{key}' must be an array with at least one message", code="invalid_messages")
         notices = self.unknown_keys(row)
         raw = [_message(turn, number) for number, turn in enumerate(turns, start=1)]
-        if system := optional_string(row, "system"):
-            raw.insert(0, {"role": "system", "content": system})
         messages, weights = parse_messages(raw, notices)
-        return conversation(messages, weights, parse_row_tools({"tools": _tools(row.get("tools"))}), notices)
+        whole = with_system(row, messages, notices)
+        weights = [0.0] * (len(whole) - len(messages)) + weights
+        return conversation(whole, weights, parse_row_tools({"tools": row.get("tools")}, notices), notices)
 
 
 def _message(turn: Any, number: int) -> Row:
     """A turn as a chat message; keys that are not the format's pass on, to be noticed there."""
     if not isinstance(turn, dict):
         raise RowError(f"message {number} must be an object, not {kind(turn)}", code="invalid_messages")
-    for key in ("from", "value"):
-        if not isinstance(turn.get(key), str):
+    speaker_key = "role" if "role" in turn else "from"
+    for key in (speaker_key, "content" if "content" in turn or speaker_key == "role" else "value"):
+        allowed = (str, list, type(None)) if key == "content" else str
+        if not isinstance(turn.get(key), allowed):
             raise RowError(
                 f"message {number} '{key}' must be a string, not {kind(turn.get(key))}", code="invalid_messages"
             )
-    speaker = turn["from"]
-    if speaker not in ROLES:
+    speaker = turn[speaker_key]
+    if speaker.strip().lower() not in SPEAKERS:
         raise RowError(
-            f"message {number} 'from' is '{shown(speaker)}', not one of {', '.join(ROLES)}", code="unknown_role"
+            f"message {number} '{speaker_key}' is '{shown(speaker)}', not one of {', '.join(SPEAKERS)}",
+            code="unknown_role",
         )
-    message = {key: value for key, value in turn.items() if key not in TURN_KEYS}
-    message |= {"role": ROLES[speaker], "content": turn["value"]}
-    if message["role"] == "tool":
-        message["tool_call_id"] = "call"
-    return message | ({"weight": turn["weight"]} if "weight" in turn else {})
-
-
-def _tools(raw: Any) -> Any:
-    """Definitions of tools are often a string of JSON here."""
-    if not isinstance(raw, str):
-        return raw
     try:
-        return msgspec.json.decode(raw) if raw.strip() else None
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise RowError(f"'tools' is not JSON: {shown(raw)}", code="invalid_tools") from None
+        return in_openais_names(turn)
+    except RowError as error:
+        raise RowError(f"message {number} {error.message}", code=error.code) from None

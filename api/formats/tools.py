@@ -4,27 +4,41 @@ from typing import Any
 
 import msgspec
 
-from api.formats.base import RowError, kind, shown
+from api.formats.base import Notice, RowError, kind, notice_once, shown
+from api.formats.calls import MISSING
+from api.formats.structured import structured
 
 
-def parse_tools(raw: Any) -> list[dict[str, Any]] | None:
+def parse_tools(raw: Any, notices: list[Notice]) -> list[dict[str, Any]] | None:
     """`tools`: definitions of functions, as the template shows them to the model."""
+    raw = structured(raw, "tools", "invalid_tools")
     if raw is None or raw == []:
         return None
     if not isinstance(raw, list):
         raise RowError(f"'tools' must be an array, not {kind(raw)}", code="invalid_tools")
-    for number, tool in enumerate(raw, start=1):
-        if not isinstance(tool, dict) or tool.get("type") != "function" or not isinstance(tool.get("function"), dict):
-            raise RowError(
-                f"tools: entry {number} must be of the form {{'type': 'function', 'function': {{…}}}}",
-                code="invalid_tools",
-            )
-        _check_definition(tool["function"], f"tools: entry {number}")
-    return raw
+    return [_tool(tool, f"tools: entry {number}", notices) for number, tool in enumerate(raw, start=1)]
+
+
+def _tool(raw: Any, where: str, notices: list[Notice]) -> dict[str, Any]:
+    """A definition in OpenAI's form: some files leave out what stands around the function."""
+    tool = structured(raw, where, "invalid_tools")
+    if isinstance(tool, dict) and tool.get("type", "function") == "function":
+        function = tool.get("function")
+        if function is None and "name" in tool:
+            function = {key: value for key, value in tool.items() if key != "type"}
+        if isinstance(function, dict):
+            _check_definition(function, where)
+            whole = {"type": "function", "function": function}
+            if tool.keys() < whole.keys() or "function" not in tool:
+                notice_once(notices, "bare_tool", f"{where} is read as {{'type': 'function', 'function': {{…}}}}")
+                return whole
+            return tool
+    raise RowError(f"{where} must be of the form {{'type': 'function', 'function': {{…}}}}", code="invalid_tools")
 
 
 def parse_functions(raw: Any) -> list[dict[str, Any]] | None:
     """`functions`, the deprecated form, as tools."""
+    raw = structured(raw, "functions", "invalid_tools")
     if raw is None or raw == []:
         return None
     if not isinstance(raw, list):
@@ -45,13 +59,28 @@ def _check_definition(function: dict[str, Any], where: str) -> None:
         raise RowError(f"{where}: 'parameters' must be a JSON schema object", code="invalid_tools")
 
 
-def parse_calls(raw: Any) -> list[dict[str, Any]]:
+def parse_calls(raw: Any, notices: list[Notice], where: str) -> list[dict[str, Any]]:
     """`tool_calls` of an assistant message, their arguments parsed."""
+    raw = structured(raw, "tool_calls", "invalid_tool_calls")
     if raw is None:
         return []
-    if not isinstance(raw, list) or not raw:
-        raise RowError("'tool_calls' must be an array with at least one call", code="invalid_tool_calls")
-    return [parse_call(call, f"tool call {number}") for number, call in enumerate(raw, start=1)]
+    if not isinstance(raw, list):
+        raise RowError(f"'tool_calls' must be an array, not {kind(raw)}", code="invalid_tool_calls")
+    calls = [_whole_call(call) for call in raw]
+    if calls != raw:
+        words = "tool calls are read as {'type': 'function', 'function': {…}}"
+        notice_once(notices, "bare_tool_call", f"{where}: {words}")
+    return [parse_call(call, f"tool call {number}") for number, call in enumerate(calls, start=1)]
+
+
+def _whole_call(raw: Any) -> Any:
+    """A call in OpenAI's form: some files leave out its type, or all that stands around the function."""
+    if not isinstance(raw, dict) or raw.get("type", "function") != "function":
+        return raw
+    if "function" not in raw and "name" in raw:
+        function = {key: value for key, value in raw.items() if key not in ("id", "type")}
+        return {**{key: raw[key] for key in ("id",) if key in raw}, "type": "function", "function": function}
+    return {"type": "function", **raw}
 
 
 def parse_call(raw: Any, where: str) -> dict[str, Any]:
@@ -61,19 +90,29 @@ def parse_call(raw: Any, where: str) -> dict[str, Any]:
         raise RowError(
             f"{where} must be of the form {{'id', 'type': 'function', 'function': {{…}}}}", code="invalid_tool_calls"
         )
-    if not isinstance(raw.get("id"), str):
-        raise RowError(f"{where} must have an 'id' (a string)", code="invalid_tool_calls")
-    name, text = function.get("name"), function.get("arguments")
+    number = raw.get("id")
+    if not isinstance(number, str | None):
+        raise RowError(f"{where}: 'id' must be a string, not {kind(number)}", code="invalid_tool_calls")
+    name = function.get("name")
     if not isinstance(name, str) or not name:
         raise RowError(f"{where} must have a function 'name' (a string)", code="invalid_tool_calls")
-    if not isinstance(text, str):
-        raise RowError(f"{where}: 'arguments' must be a string of JSON, not {kind(text)}", code="invalid_tool_calls")
+    arguments = _arguments(function.get("arguments"), where)
+    return {"id": number or MISSING, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _arguments(raw: Any, where: str) -> dict[str, Any]:
+    """An object: as JSON at OpenAI, as itself at Hugging Face."""
+    if raw is None or isinstance(raw, dict):
+        return raw or {}
+    if not isinstance(raw, str):
+        problem = f"must be a JSON object, or a string of JSON, not {kind(raw)}"
+        raise RowError(f"{where}: 'arguments' {problem}", code="invalid_tool_calls")
     try:
-        arguments = msgspec.json.decode(text) if text.strip() else {}
+        arguments = msgspec.json.decode(raw) if raw.strip() else {}
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise RowError(f"{where}: 'arguments' is not JSON: {shown(text)}", code="invalid_tool_calls") from None
+        raise RowError(f"{where}: 'arguments' is not JSON: {shown(raw)}", code="invalid_tool_calls") from None
     if not isinstance(arguments, dict):
         raise RowError(
             f"{where}: 'arguments' must hold a JSON object, not {kind(arguments)}", code="invalid_tool_calls"
         )
-    return {"id": raw["id"], "type": "function", "function": {"name": name, "arguments": arguments}}
+    return arguments

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from api.formats.base import Format, Notice, Passage, Row, RowError, Text, Unpaired, kind, required_string
-from api.formats.messages import answered, is_empty, order_notices, parse_messages
+from api.formats.asked import says_nothing
+from api.formats.base import Format, Notice, Row, RowError, Unpaired, kind
+from api.formats.exchange import EXCHANGE_KEYS, Exchange, parse_exchange
+from api.formats.messages import answered, is_empty, order_notices
 
 WRITTEN = {"true": True, "false": False}
 """Truth as tables write it."""
@@ -15,6 +17,7 @@ class UnpairedAnswers(Format):
     title: ClassVar[str] = "fine-tune-unpaired"
     summary: ClassVar[str] = "Single answers, each labelled good (true) or bad (false)."
     required: ClassVar[tuple[frozenset[str], ...]] = (frozenset({"prompt", "completion", "label"}),)
+    optional: ClassVar[frozenset[str]] = EXCHANGE_KEYS
     example: ClassVar[Mapping[str, Any]] = {"prompt": "2 + 2 =", "completion": " 5", "label": False}
 
     def parse(self, row: Row) -> Unpaired:
@@ -24,21 +27,13 @@ class UnpairedAnswers(Format):
         if not isinstance(label, bool):
             raise RowError(f"'label' must be true or false, not {kind(label)}", code="invalid_label")
         notices = self.unknown_keys(row)
-        return Unpaired(self._answer(row, notices), label, notices)
-
-    def _answer(self, row: Row, notices: list[Notice]) -> Text:
-        prompt, completion = row["prompt"], row["completion"]
-        if not isinstance(completion, list):
-            passage = Passage(required_string(row, "prompt"), required_string(row, "completion"))
-            if not passage.learnt.strip():
-                notices.append(Notice("empty_answer", "'completion' is empty"))
-            return passage
-        given = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        messages = [
-            *parse_messages(given, notices, "prompt")[0],
-            *parse_messages(completion, notices, "completion")[0],
-        ]
-        notices += order_notices(messages)
-        if is_empty(messages[-1]):
-            notices.append(Notice("empty_answer", "the answer is empty"))
-        return answered(messages, None, "completion")
+        found = parse_exchange(row, notices)
+        if isinstance(found, Exchange):
+            messages = [*found.given, *found.answer]
+            notices += order_notices(messages)
+            if is_empty(messages[-1]):
+                notices.append(Notice("empty_answer", "the answer is empty"))
+            return Unpaired(answered(messages, found.tools, "completion"), label, notices)
+        if says_nothing(found):
+            notices.append(Notice("empty_answer", "'completion' is empty"))
+        return Unpaired(found, label, notices)

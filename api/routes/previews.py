@@ -27,6 +27,7 @@ def preview_rows(asked: PreviewRequest, context: Ctx, caller: Who) -> PreviewObj
         container=report["container"],
         max_length=None if asked.training.max_length == "auto" else asked.training.max_length,
         rows=report["rows"],
+        findings=report["findings"],
     )
 
 

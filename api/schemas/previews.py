@@ -44,6 +44,8 @@ class PreviewObject(BaseModel):
     max_length: int | None
     """Where rows are cut; null: as long as the longest, within the model's window."""
     rows: list[RowObject]
+    findings: list[dict[str, Any]] = []
+    """Of the file as a whole, where all of its rows are shown."""
 
 
 class Reason(BaseModel):

@@ -130,7 +130,8 @@ def _labels(recipe: Recipe, count: int | None) -> Labels | None:
     if recipe.method.type != "classification":
         return None
     asked_for = recipe.method.classification.problem
-    problem: Problem = "single_label" if asked_for == "auto" else asked_for
+    found: Problem = "regression" if count is None else "single_label"
+    problem = found if asked_for == "auto" else asked_for
     names = () if problem == "regression" else tuple(str(number) for number in range(count or 2))
     return Labels(problem=problem, names=names)
 

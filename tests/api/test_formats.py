@@ -98,12 +98,18 @@ def test_unknown_keys_are_noticed_not_refused() -> None:
         ([USER, {**ANSWER, "weight": True}], "message 2 'weight' must be 0 or 1"),
         ([{"role": "tool", "content": "x"}, ANSWER], "message 1 must have a 'tool_call_id' (a string)"),
         ([{"role": "user", "content": [{"type": "image_url"}]}, ANSWER], "message 1 has a part of type 'image_url'"),
-        ([USER, call({"city": "Paris"})], "message 2 tool call 1: 'arguments' must be a string of JSON, not an object"),
+        (
+            [USER, call(["Paris"])],
+            "message 2 tool call 1: 'arguments' must be a JSON object, or a string of JSON, not an a",
+        ),
         ([USER, call("{city}")], "message 2 tool call 1: 'arguments' is not JSON: {city}"),
         ([USER, call('{"a": "\\ud800"}')], "message 2 tool call 1: 'arguments' is not JSON"),
         ([USER, call("[1]")], "message 2 tool call 1: 'arguments' must hold a JSON object, not an array"),
-        ([USER, call(id=None)], "message 2 tool call 1 must have an 'id' (a string)"),
-        ([USER, {"role": "assistant", "tool_calls": []}], "message 2 'tool_calls' must be an array with at least one"),
+        ([USER, call(id=3)], "message 2 tool call 1: 'id' must be a string, not a number"),
+        ([USER, {"role": "assistant", "tool_calls": []}], "message 2 'content' is missing"),
+        ([USER, {"role": "assistant", "tool_calls": {}}], "message 2 'tool_calls' must be an array, not an object"),
+        ("[{'role': 'user'}]", "'messages' is written as Python shows it, not as JSON"),
+        ('[{"role": "user"', "'messages' is a text that is not valid JSON"),
     ],
 )
 def test_invalid_conversation_is_told_by_message(messages: Any, expected: str) -> None:
@@ -116,7 +122,8 @@ def test_invalid_conversation_is_told_by_message(messages: Any, expected: str) -
     ("row", "expected"),
     [
         ({"tools": {}}, "'tools' must be an array, not an object"),
-        ({"tools": [{"name": "f"}]}, "tools: entry 1 must be of the form"),
+        ({"tools": [{"type": "retrieval"}]}, "tools: entry 1 must be of the form"),
+        ({"tools": "{"}, "'tools' is a text that is not valid JSON"),
         ({"tools": [{"type": "function", "function": {}}]}, "tools: entry 1 has no 'name'"),
         ({"functions": [{"name": "f", "parameters": []}]}, "functions: entry 1: 'parameters' must be a JSON schema"),
         ({"parallel_tool_calls": "yes"}, "'parallel_tool_calls' must be a boolean"),

@@ -104,7 +104,7 @@ def test_margins_are_labels_where_any_row_gives_one(tmp_path: Path, base: Path) 
 def test_a_margin_that_the_method_does_not_learn_from_is_a_finding(
     tmp_path: Path, base: Path, method: str, codes: set[str]
 ) -> None:
-    outcome, _ = prepared(tmp_path, base, method, {"chosen": "a", "rejected": "b", "margin": 1.5})
+    outcome, _ = prepared(tmp_path, base, method, {"prompt": "?", "chosen": "a", "rejected": "b", "margin": 1.5})
     assert {finding["code"] for finding in outcome.findings} == codes
 
 
@@ -131,6 +131,15 @@ def test_kto_takes_single_answers_and_both_of_a_pair(tmp_path: Path, base: Path)
         ("auto", [True, False], [[1], [0]], ["false", "true"]),
         ("auto", [1, 2.5, 3], [[1], [2.5], [3]], None),
         ("auto", [["b", "a"], [], ["c"]], [[1, 1, 0], [0, 0, 0], [0, 0, 1]], ["a", "b", "c"]),
+        ("auto", [[1, 0, 1], [0, 0, 1]], [[1, 0, 1], [0, 0, 1]], ["LABEL_0", "LABEL_1", "LABEL_2"]),
+        ("auto", [[1.0, 0.0], [0.0, 0.0]], [[1, 0], [0, 0]], ["LABEL_0", "LABEL_1"]),
+        ("auto", [[True, False], [False, True]], [[1, 0], [0, 1]], ["LABEL_0", "LABEL_1"]),
+        ("auto", [[0, 1], [2], []], [[1, 1, 0], [0, 0, 1], [0, 0, 0]], ["0", "1", "2"]),
+        ("auto", ["0.5", "2", "-5e-1"], [[0.5], [2], [-0.5]], None),
+        ("auto", ["0.5", 2, 0.25], [[0.5], [2], [0.25]], None),
+        ("auto", ["1.0", "2.0", "1.0"], [[0], [1], [0]], ["1.0", "2.0"]),
+        ("auto", ["0.5", "1.5", "beta"], [[0], [1], [2]], ["0.5", "1.5", "beta"]),
+        ("single_label", ["0.5", "1.5", "0.5"], [[0], [1], [0]], ["0.5", "1.5"]),
         ("regression", [1, "2.5"], [[1], [2.5]], None),
         ("multi_label", ["b", ["a", "b"]], [[0, 1], [1, 1]], ["a", "b"]),
     ],
@@ -153,6 +162,40 @@ def test_a_validation_file_has_the_problem_of_the_training_file(tmp_path: Path, 
     train, validation = ([{"text": str(label), "label": label} for label in labels] for labels in ([0.5, 1], [1, 2]))
     outcome = prepare(tmp_path, base, jsonl(*train), jsonl(*validation), method={"type": "classification"})
     assert [file["problem"] for file in outcome.report["files"]] == ["regression", "regression"]
+
+
+def test_zeros_and_ones_of_a_validation_file_are_the_training_files_classes(tmp_path: Path, base: Path) -> None:
+    train = [{"text": str(label), "label": label} for label in ([1, 0, 1], [0, 1, 0])]
+    valid = [{"text": "a", "label": [0, 0, 1]}, {"text": "b", "label": ["LABEL_1"]}]
+    outcome = prepare(tmp_path / "run", base, jsonl(*train), jsonl(*valid), method={"type": "classification"})
+    assert outcome.report["ok"], outcome.report
+    rows = load_rows(tmp_path / "run/data/validation.safetensors")
+    assert rows.label_names == ("LABEL_1", "LABEL_2")
+    assert rows.labels is not None
+    assert rows.labels.tolist() == [[0, 1], [1, 0]]
+    other = jsonl({"text": "a", "label": [0, 1]})
+    refused = prepare(tmp_path / "other", base, jsonl(*train), other, method={"type": "classification"})
+    assert refused.message.endswith("'label' 0 does not occur in the training file")
+
+
+def test_more_real_numbers_in_a_table_than_classes_can_be_are_numbers(tmp_path: Path, base: Path) -> None:
+    rows = [{"text": "a", "label": str(number / 7)} for number in range(10_100)]
+    outcome = prepare(tmp_path, base, jsonl(*rows), method={"type": "classification"})
+    assert (outcome.report["ok"], outcome.report["files"][0]["problem"]) == (True, "regression")
+
+
+def test_a_table_becomes_the_arrays_of_the_same_rows_in_json(tmp_path: Path, base: Path) -> None:
+    labels = [0.5, 1, 2.25]
+    rows = [{"text": f'{{"n": {label}}}', "label": label} for label in labels]
+    cells = "".join(f'"{{""n"": {label}}}",{label}\n' for label in labels)
+    method = {"type": "classification"}
+    found = []
+    for name, content in (("json", jsonl(*rows)), ("table", f"text,label\n{cells}".encode())):
+        assert prepare(tmp_path / name, base, content, method=method).report["ok"]
+        found.append(load_rows(tmp_path / name / "data/train.safetensors"))
+    assert [each.label_names for each in found] == [None, None]
+    assert all(each.labels is not None and each.labels[:, 0].tolist() == labels for each in found)
+    assert np.array_equal(found[0].tokens, found[1].tokens)
 
 
 def test_a_validation_file_has_no_labels_of_its_own(tmp_path: Path, base: Path) -> None:

@@ -82,12 +82,13 @@ def test_rows_are_the_same_whatever_holds_them(name: str, tmp_path: Path) -> Non
     assert read(tmp_path, content) == (container, list(enumerate(ROWS, start=1)))
 
 
-def test_cells_are_texts_unless_the_key_asks_for_more(tmp_path: Path) -> None:
-    content = b'prompt,completion,label\n[1],{x},\n"[{""role"": ""user""}]",b,"[""x""]"\n'
+def test_cells_are_texts_unless_the_key_is_json_in_every_format(tmp_path: Path) -> None:
+    content = b'prompt,completion,label\n[1],{x},\n"[{""role"": ""user""}]","{""n"": 1}","[""x""]"\na,b,"[{}]"\n'
     _, rows = read(tmp_path, content)
     assert [row for _, row in rows] == [
-        {"prompt": [1], "completion": "{x}"},
-        {"prompt": [{"role": "user"}], "completion": "b", "label": ["x"]},
+        {"prompt": "[1]", "completion": "{x}"},
+        {"prompt": '[{"role": "user"}]', "completion": '{"n": 1}', "label": ["x"]},
+        {"prompt": "a", "completion": "b", "label": "[{}]"},
     ]
 
 

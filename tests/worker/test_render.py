@@ -151,8 +151,9 @@ def test_a_span_begins_where_the_generation_prompt_ends(name: str, turns: list[t
     own = renderer(TEMPLATES[name])
     try:
         rendered = own.render(parse({"messages": messages}))
-    except RowError:
-        assert not all(answer.strip() for _, answer in turns), "only a blank answer may be refused"
+    except RowError as error:
+        if error.code != "private_use_characters":
+            assert not all(answer.strip() for _, answer in turns), "only a blank answer may be refused"
         return
     assert rendered.text == own.template.render(messages)
     for number, span in enumerate(rendered.spans):

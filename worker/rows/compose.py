@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from api.formats import (
+    Conversation,
     Either,
     Example,
     Label,
@@ -91,13 +92,11 @@ class Composer:
             case Prompt():
                 item = msgspec.json.encode(example.item)
                 yield Composed([self._given(example.given, prompt=True)], item=item)
-            case Either():
-                yield Composed([self._answer(example.passage if self.renderer is None else example.conversation)])
             case _:
                 yield Composed([self._answer(example)])
 
     def _answer(self, text: Text) -> Rendered | Plain:
-        options = self.method.chosen()
+        text, options = self._shown(text), self.method.chosen()
         rest_weight = options.get("prompt_loss_weight", 0.0)
         if isinstance(text, Passage):
             return Plain(text.given, text.learnt, rest_weight=rest_weight)
@@ -106,9 +105,15 @@ class Composer:
         return rendered
 
     def _given(self, text: Text, *, prompt: bool) -> Rendered | Plain:
+        text = self._shown(text)
         if isinstance(text, Passage):
             return Plain(text.given, weight=0.0, ends=not prompt)
         return self._needed_renderer().render_given(text, add_generation_prompt=prompt)
+
+    def _shown(self, text: Text) -> Conversation | Passage:
+        if isinstance(text, Either):
+            return text.passage if self.renderer is None else text.conversation
+        return text
 
     def _needed_renderer(self) -> Renderer:
         if self.renderer is None:

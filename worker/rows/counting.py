@@ -19,7 +19,6 @@ class Sample:
     stride: int = 1
     rows: dict[int, list[tuple[list[TokenRow], bool]]] = field(default_factory=dict)
     """File row → its array rows: (sequences, whether it is kept whatever the cut leaves)."""
-    names: set[str] = field(default_factory=set)
     prompts: bool = False
 
     def wants(self, row: int) -> bool:
@@ -28,8 +27,6 @@ class Sample:
     def add(self, row: int, composed: list[Composed], sequences: list[list[TokenRow]]) -> None:
         for each in composed:
             self.prompts = self.prompts or each.item is not None
-            labels = each.label if isinstance(each.label, list) else [each.label]
-            self.names.update(str(label) for label in labels if label is not None)
         labelled = [each.label is not None and len(each.sequences) == 1 for each in composed]
         self.rows[row] = list(zip(sequences, labelled, strict=True))
         if len(self.rows) >= 2 * SAMPLED_ROWS:
@@ -57,5 +54,4 @@ class Sample:
         for name in ("array_rows", "kept_rows", "truncated", "dropped", "overlong", "tokens", "supervised_tokens"):
             setattr(counts, name, round(getattr(counts, name) * scale))
         counts.rows, counts.sampled = rows, len(self.rows)
-        counts.labels = len(self.names) if self.names else None
         return counts

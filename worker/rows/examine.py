@@ -5,17 +5,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from api.formats import FORMATS, Format, Row, RowError, almost, detect
+from api.formats import FORMATS, Format, Notice, Row, RowError, almost, detect
 from api.methods import Method
-from worker.rows.compose import Composed, Composer
-from worker.rows.findings import Findings, example
+from worker.rows.balance import check_labels
+from worker.rows.checking import Meaning, check_row
+from worker.rows.compose import Composed, Composer, Trained
+from worker.rows.findings import Findings
 from worker.rows.invalid import FileRequest, invalid_file, unexpected_format, wrong_format
-from worker.rows.limits import TooSlow, time_limit
+from worker.rows.labels import Labels
 from worker.rows.readers import FileError, ReadLimits, open_rows
 from worker.rows.render import Rendered
+from worker.rows.seen import Seen
 from worker.rows.tokens import Plain, TokenRow, Tokens
-
-ROW_SECONDS = 2.0
 
 
 @dataclass
@@ -43,16 +44,21 @@ class Examiner:
     """Not only the file's beginning was given: what is wrong at its end is wrong with the file."""
     container: str | None = None
     format: Format | None = None
+    labels: Labels | None = None
+    seen: Seen = field(default_factory=Seen)
+    blank: Findings = field(default_factory=Findings)
+    """Blank lines before the next row."""
 
     def rows(self, source: Path, wanted: Any) -> Iterator[Examined]:
         """Raises Invalid where the file cannot be read, or is of no format that the method learns from."""
         if self.forced is not None:
-            self.format = FORMATS[self.forced]
+            self._take_as(self.forced)
         count = 0
         try:
             self.container, rows = open_rows(source, self.limits)
             for line, row in rows:
                 if row is None:
+                    self.blank.warning(line, "blank_line", f"Line {line} is blank and skipped.")
                     continue
                 count += 1
                 yield self._examine(Examined(count, line, wanted=wanted(count)), row)
@@ -63,23 +69,24 @@ class Examiner:
     def _examine(self, examined: Examined, row: Row | RowError) -> Examined:
         if not examined.wanted:
             return examined
-        findings = Findings()
-        try:
-            if isinstance(row, RowError):
-                raise row
-            chosen = self._format_of(row)
-            with time_limit(ROW_SECONDS):
-                examined.composed, notices = self.composer.compose(chosen.parse(row))
-            for notice in notices:
-                findings.warning(examined.line, notice.code, example(examined.line, notice.message))
-        except RowError as error:
-            findings.error(examined.line, error.code, example(examined.line, error.message))
-        except RecursionError:
-            findings.error(examined.line, "too_deep", example(examined.line, "is nested too deeply"))
-        except TooSlow:
-            findings.error(examined.line, "too_slow", example(examined.line, "takes too long to render"))
-        examined.findings = findings.listed
+        findings, self.blank = self.blank, Findings()
+        line = examined.line
+        composed = check_row(line, row, self._compose, findings, lambda: self._seen(line, row))
+        examined.composed, examined.findings = composed or [], findings.listed
         return examined
+
+    def _compose(self, row: Row) -> Meaning[list[Composed]]:
+        composed, notices = self.composer.compose(self._format_of(row).read(row))
+        return Meaning(composed, notices, [each.label for each in composed], self.labels)
+
+    def _seen(self, line: int, row: Row | RowError) -> list[Notice]:
+        return [] if isinstance(row, RowError) else self.seen.notices(line, row)
+
+    def whole_file(self) -> list[dict[str, Any]]:
+        """What is to be said of all rows together, once every one was examined."""
+        findings = self.blank
+        check_labels(self.labels, findings, self.file.kind)
+        return findings.listed
 
     def _format_of(self, row: Row) -> Format:
         """The same rules as in prepare: the first row that is one decides."""
@@ -93,13 +100,13 @@ class Examiner:
                     if name is None
                     else wrong_format(self.file, name, self.method)
                 )
-            self.format = FORMATS[name]
-        if not self.format.matches(row):
-            key = self.format.missing_key(row)
-            if key is not None:
-                raise RowError(f"key '{key}' is missing", code="missing_key")
-            raise RowError(f"is not in the {self.format.title} format, as the others are", code="mixed_formats")
+            self._take_as(name)
+        assert self.format is not None
         return self.format
+
+    def _take_as(self, name: str) -> None:
+        self.format = FORMATS[name]
+        self.labels = self.composer.labels(name, Trained())
 
 
 def tokenised(texts: Sequence[Rendered | Plain], tokens: Tokens) -> list[TokenRow]:

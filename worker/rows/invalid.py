@@ -1,6 +1,6 @@
 """Why a job cannot go on: what its user reads, in OpenAI's words where they are known."""
 
-from typing import get_args
+from typing import Literal, get_args
 
 import msgspec
 
@@ -22,7 +22,7 @@ class FileRequest(msgspec.Struct, forbid_unknown_fields=True):
     min_rows: int
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Literal["training", "validation"]:
         return "validation" if self.param == "validation_file" else "training"
 
 

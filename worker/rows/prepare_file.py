@@ -11,21 +11,20 @@ import msgspec
 from api.formats import FORMATS, Format, Row, RowError, almost, detect
 from api.methods import Method
 from api.methods.classification import Problem
-from worker.rows.balance import check_balance
+from worker.rows.balance import check_labels
+from worker.rows.checking import Meaning, check_row
 from worker.rows.compose import Composed, Composer, Trained
 from worker.rows.examine import tokenised
 from worker.rows.findings import Findings, example
 from worker.rows.invalid import FileRequest, Invalid, invalid_file, too_few, unexpected_format, wrong_format
 from worker.rows.labels import Labels, TooManyLabels
-from worker.rows.limits import TooSlow, exit_if_stuck, require_memory, time_limit
+from worker.rows.limits import exit_if_stuck, require_memory
 from worker.rows.readers import FileError, ReadLimits, open_rows
 from worker.rows.render import Rendered
 from worker.rows.seen import Seen
 from worker.rows.spool import Spool
 from worker.rows.tokens import Plain, Tokens
 
-ROW_SECONDS = 2.0
-"""One row is rendered in microseconds; a template that takes longer than this was made to."""
 BATCH_BYTES = 250_000
 BATCH_ROWS = 1_000
 BATCH_SECONDS = 120.0
@@ -80,7 +79,7 @@ def prepare_file(file: FileRequest, source: Path, target: Path, shared: Preparat
         shared.progress(file.name, 0, True)
         reader = _Reader(file, shared, findings, spool, report, Seen(shared.seen))
         reader.read(source)
-        check_balance(file, reader.labels, findings)
+        check_labels(reader.labels, findings, file.kind)
         if findings.first_error is not None:
             raise invalid_file(file, f"Invalid file format. {findings.first_error}")
         if report.rows < file.min_rows:
@@ -159,39 +158,26 @@ class _Reader:
         if self.report.rows == self.shared.read_limits.rows:
             raise FileError(f"has more than {self.report.rows:,} rows", code="too_many_rows")
         self.report.rows += 1
-        try:
-            self._take(number, row)
-        except RowError as error:
-            self.findings.error(number, error.code, example(number, error.message))
-        except RecursionError:
-            self.findings.error(number, "too_deep", example(number, "is nested too deeply"))
-        except TooSlow:
-            self.findings.error(number, "too_slow", example(number, f"takes longer than {ROW_SECONDS:g} s to render"))
-        self.shared.progress(self.file.name, self.report.rows, False)
-
-    def _take(self, number: int, row: Row | RowError) -> None:
-        if isinstance(row, RowError):
-            raise row
-        parse = self._format_of(number, row).parse
-        with time_limit(ROW_SECONDS):
-            composed, notices = self.shared.composer.compose(parse(row))
-        for notice in [*notices, *self.seen.notices(number, row)]:
-            self.findings.warning(number, notice.code, example(number, notice.message))
-        for each in composed:
-            if self.labels is not None:
-                self.labels.add(each.label)
+        composed = check_row(
+            number,
+            row,
+            lambda row: self._compose(number, row),
+            self.findings,
+            lambda: [] if isinstance(row, RowError) else self.seen.notices(number, row),
+        )
+        for each in composed or ():
             # Once the file is known to be invalid, its rows are still checked, but there is no use for their tokens.
             if self.findings.first_error is None:
                 self._add(number, each)
+        self.shared.progress(self.file.name, self.report.rows, False)
+
+    def _compose(self, number: int, row: Row) -> Meaning[list[Composed]]:
+        composed, notices = self.shared.composer.compose(self._format_of(number, row).read(row))
+        return Meaning(composed, notices, [each.label for each in composed], self.labels)
 
     def _format_of(self, number: int, row: Row) -> Format:
         if self.format is None:
             self.format = self._choose(number, row)
-        if not self.format.matches(row):
-            key = self.format.missing_key(row)
-            if key is not None:
-                raise RowError(f"key '{key}' is missing", code="missing_key")
-            raise RowError(f"is not in the {self.format.title} format, as the others are", code="mixed_formats")
         return self.format
 
     def _choose(self, number: int, row: Row) -> Format:

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, field
 
-from api.formats import FORMATS, Format, Notice, Row, RowError
+from api.formats import Example, Format, Labelled, Notice, Row, RowError, fitting
+from worker.rows.balance import check_labels
+from worker.rows.checking import Meaning, check_row
 from worker.rows.findings import Findings, example
-from worker.rows.limits import TooSlow, time_limit
+from worker.rows.labels import Classes, Labels
 from worker.rows.readers import FileError
 from worker.rows.seen import Seen
-
-ROW_SECONDS = 2.0
 
 
 @dataclass
@@ -18,28 +18,23 @@ class Candidate:
     format: Format
     findings: Findings = field(default_factory=Findings)
     errors: int = 0
+    labels: Labels | None = None
+
+    def __post_init__(self) -> None:
+        if self.format.name == "labelled":
+            self.labels = Classes()
 
     def take(self, number: int, row: Row, notices: list[Notice]) -> None:
-        try:
-            if not self.format.matches(row):
-                key = self.format.missing_key(row)
-                if key is not None:
-                    raise RowError(f"key '{key}' is missing", code="missing_key")
-                raise RowError(f"is not in the {self.format.title} format, as the others are", code="mixed_formats")
-            with time_limit(ROW_SECONDS):
-                notices = [*self.format.parse(row).notices, *notices]
-        except RowError as error:
-            self.error(number, error.code, error.message)
-        except RecursionError:
-            self.error(number, "too_deep", "is nested too deeply")
-        except TooSlow:
-            self.error(number, "too_slow", f"takes longer than {ROW_SECONDS:g} s to check")
-        for notice in notices:
-            self.findings.warning(number, notice.code, example(number, notice.message))
+        read = check_row(number, row, self._read, self.findings, lambda: notices)
+        self.errors += read is None
 
     def error(self, number: int, code: str, message: str) -> None:
         self.errors += 1
         self.findings.error(number, code, example(number, message))
+
+    def _read(self, row: Row) -> Meaning[Example]:
+        found = self.format.read(row)
+        return Meaning(found, found.notices, [found.label] if isinstance(found, Labelled) else [], self.labels)
 
 
 class Scanner:
@@ -70,8 +65,7 @@ class Scanner:
             return
         notices = self._seen.notices(number, row)
         if not self._candidates:
-            fitting = [entry for entry in FORMATS.values() if entry.matches(row)]
-            self._candidates = [Candidate(entry) for entry in fitting]
+            self._candidates = [Candidate(entry) for entry in fitting(row)]
         if not self._candidates:
             self._error(number, "unknown_format", "has no format's keys: GET /v1/fine_tuning/catalog names them")
         for candidate in self._candidates:
@@ -82,7 +76,9 @@ class Scanner:
         if not self._candidates:
             return None, self._before
         best = min(self._candidates, key=lambda candidate: candidate.errors)
-        return best.format.name, self._before.followed_by(best.findings)
+        whole = Findings()
+        check_labels(best.labels, whole, "unknown")
+        return best.format.name, self._before.followed_by(best.findings).followed_by(whole)
 
     def _all(self) -> list[Findings]:
         return [candidate.findings for candidate in self._candidates] or [self._before]

@@ -20,7 +20,10 @@ class Seen:
 
     def notices(self, number: int, row: Row) -> list[Notice]:
         """What is to be said of this row, which is remembered."""
-        digest = hashlib.blake2b(msgspec.json.encode(row, order="sorted"), digest_size=12).digest()
+        try:
+            digest = hashlib.blake2b(msgspec.json.encode(row, order="sorted"), digest_size=12).digest()
+        except RecursionError:  # nested so deeply that it is refused
+            return []
         notices = []
         if (first := self.rows.get(digest)) is not None:
             notices.append(Notice("duplicate", f"is the same as example {first}"))

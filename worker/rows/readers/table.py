@@ -6,14 +6,13 @@ from typing import Any, BinaryIO
 
 from api.formats import KEYS, Row, RowError
 from api.formats.base import shown
+from api.formats.structured import structure_in
 from worker.rows.readers.base import FileError, ReadLimits, Rows
 from worker.rows.readers.jsonl import BOM, decode, read_lines
 
 DELIMITERS = (",", ";", "\t")
-STRUCTURED = frozenset({"messages", "conversations", "tools", "functions", "preferred_output", "non_preferred_output"})
-"""Keys whose cells are JSON."""
-PERHAPS_STRUCTURED = frozenset({"prompt", "completion", "chosen", "rejected", "label", "input"})
-"""Keys whose cells are JSON if they hold an array or object, and a text if not."""
+STRUCTURED = frozenset({"messages", "conversations", "tools", "functions"})
+"""Keys whose cells are JSON in every format. Other cells are texts, in which a format may find more."""
 
 
 def delimiter_of(head: bytes) -> str | None:
@@ -96,11 +95,9 @@ def _value(name: str, cell: str) -> Any:
             return _decoded(cell)
         except RowError as error:
             raise RowError(f"'{name}' {error.message}", code=error.code) from None
-    if name in PERHAPS_STRUCTURED and cell.lstrip()[:1] in ("[", "{"):
-        try:
-            return _decoded(cell)
-        except RowError:
-            return cell
+    if name == "label" and cell.lstrip().startswith("["):
+        names = structure_in(cell)
+        return names if isinstance(names, list) and not any(isinstance(each, dict | list) for each in names) else cell
     return cell
 
 
