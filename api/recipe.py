@@ -6,6 +6,7 @@ worker that trains the job, and kept for every later attempt, so that a resumed 
 """
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -236,6 +237,17 @@ class ResolvedRecipe(Strict):
     precision: Auto[Precision] = AUTO
     gradient_checkpointing: Auto[bool] = AUTO
     micro_batch_tokens: Auto[int] = AUTO
+
+
+HARDWARE_FIELDS = ("gradient_checkpointing", "micro_batch_tokens")
+"""What an attempt with less memory may change. The gradient of a step stays what it is."""
+
+
+def with_hardware(stored: Mapping[str, Any], resolved: ResolvedRecipe) -> dict[str, Any]:
+    """The stored recipe with what the hardware decides of it. All else stays as the release that accepted it wrote it:
+    saved states are known by these bytes (worker.engine.identity)."""
+    decided = resolved.model_dump(mode="json", include={*HARDWARE_FIELDS, "precision"})
+    return {**stored, **decided}
 
 
 def resolve(

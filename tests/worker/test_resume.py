@@ -1,6 +1,9 @@
 """A run that was interrupted anywhere publishes the bytes of the run that was not."""
 
+import hashlib
+import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import pytest
 from tests.worker.recorder import adapter, attempt_after, train_here
 from tests.worker.run_folders import make_run, random_rows, run_trainer
 from worker.engine.checkpoint import load_state
+from worker.engine.identity import recipe_digest
 from worker.engine.stopping import TrainingError
 
 
@@ -96,3 +100,42 @@ def test_only_the_newest_two_states_stay_on_the_disk(tiny_llama: Path, tmp_path:
     train_here(make_run(tmp_path / "run", tiny_llama, **options))
     states = sorted(path.name for path in (tmp_path / "run" / "out" / "states").iterdir())
     assert states == ["step-000006", "step-000008"]
+
+
+SAVED_STATES = Path(__file__).parent / "saved_states"
+
+
+@pytest.mark.parametrize("schema", sorted(path.name for path in SAVED_STATES.iterdir()))
+def test_state_of_an_older_release_is_resumed(schema: str, tiny_llama: Path, tmp_path: Path) -> None:
+    """Run folders as the last release of each database schema left them, after three of six steps."""
+    run = tmp_path / "run"
+    shutil.copytree(SAVED_STATES / schema, run)
+    (run / "base").symlink_to(tiny_llama)
+    trained = train_here(run)
+    assert [report["step"] for report in trained.of("metrics")] == [4, 5, 6]
+    assert trained.of("done")
+
+
+def test_state_survives_new_fields_and_an_attempt_with_less_memory(tiny_llama: Path, tmp_path: Path) -> None:
+    stopped = train_here(_run(tmp_path / "first", tiny_llama), stop_after=6)
+    run = attempt_after(tmp_path / "first", tmp_path / "next", stopped.of("state")[-1]["path"])
+    stored = json.loads((run / "recipe.json").read_bytes())
+    del stored["overlong"]  # as a release wrote it that had no such field
+    state = json.loads((run / "resume" / "state.json").read_bytes())
+    (run / "recipe.json").unlink()
+    (run / "recipe.json").write_text(json.dumps(stored, indent=2))
+    state["recipe"] = recipe_digest(run)
+    state["progress"]["of_a_newer_release"] = 1
+    stored |= {"micro_batch_tokens": 32, "gradient_checkpointing": True}
+    (run / "recipe.json").write_text(json.dumps(stored, indent=2))
+    write_text_into(run / "resume", "state.json", json.dumps(state))
+    assert train_here(run).of("done")
+
+
+def write_text_into(folder: Path, name: str, text: str) -> None:
+    """Replace a file of a saved folder, and what its manifest says of it."""
+    (folder / name).write_text(text)
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    entry = next(each for each in manifest["files"] if each["name"] == name)
+    entry |= {"sha256": hashlib.sha256(text.encode()).hexdigest(), "bytes": len(text.encode())}
+    (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -4,7 +4,7 @@ import json
 import os
 import random
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,10 @@ class Progress:
     """What the method itself remembers."""
 
 
+KNOWN = {each.name for each in fields(Progress)}
+"""A state of a newer release may remember more: what is not known here is left out."""
+
+
 def save_state(
     states: Path, progress: Progress, weights: Tensors, optimizer: Tensors, best: Path | None, recipe_digest: str
 ) -> Path:
@@ -94,7 +98,7 @@ def load_state(folder: Path) -> State:
     _restore_rng(load_file(folder / "rng.safetensors"), state["python_gauss"])
     best = folder / "best.safetensors"
     return State(
-        Progress(**state["progress"]),
+        Progress(**{name: value for name, value in state["progress"].items() if name in KNOWN}),
         load_file(folder / "weights.safetensors"),
         load_file(folder / "optimizer.safetensors"),
         best if best.exists() else None,

@@ -1,6 +1,5 @@
 """What happens beside the steps: evaluation, metrics, checkpoints, states, the best weights, early stopping."""
 
-import hashlib
 import math
 import time
 from functools import partial
@@ -20,6 +19,7 @@ from worker.engine.curve import extend
 from worker.engine.data import Data
 from worker.engine.export import export
 from worker.engine.folders import keep_newest, whole_folder
+from worker.engine.identity import belongs, recipe_digest
 from worker.engine.less_memory import with_less_memory
 from worker.engine.loop import StepResult
 from worker.engine.objective import Objective
@@ -45,7 +45,6 @@ class Milestones:
         self._out = run / "out"
         for name in ("states", "checkpoints", "best"):
             (self._out / name).mkdir(parents=True, exist_ok=True)
-        self._recipe_digest = hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()
         self._best: Path | None = None
         self._saved_step: int | None = None
         self._began = time.monotonic()
@@ -93,7 +92,12 @@ class Milestones:
         self.progress.method = dict(self._objective.state)
         optimizer = optimizer_tensors(self._optimizer, self._model.masters)
         path = save_state(
-            self._out / "states", self.progress, dict(self._model.masters), optimizer, self._best, self._recipe_digest
+            self._out / "states",
+            self.progress,
+            dict(self._model.masters),
+            optimizer,
+            self._best,
+            recipe_digest(self._run),
         )
         self._saved_step = self.progress.step
         self._pipe.report("state", step=self.progress.step, path=str(path.relative_to(self._run)))
@@ -118,7 +122,7 @@ class Milestones:
 
     def _resume(self) -> Progress:
         state = load_state(self._run / "resume")
-        if state.recipe_digest != self._recipe_digest:
+        if not belongs(state.recipe_digest, self._run):
             raise TrainingError(FailureReason.INTERNAL, "The saved state belongs to another recipe.")
         self._model.set_weights(state.weights)
         set_optimizer_tensors(self._optimizer, self._model.masters, state.optimizer)

@@ -1,6 +1,7 @@
 """One attempt at training a job: feed the trainer its run folder, follow its reports, hand over what it makes."""
 
 import contextlib
+import json
 import signal
 import statistics
 import time
@@ -14,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.estimate.machine import Machine, predict, refused_precision, settle
 from api.lifecycle import FailureReason, Stage
 from api.manifest import ORIGIN
-from api.recipe import Recipe, ResolvedRecipe
+from api.recipe import Recipe, ResolvedRecipe, with_hardware
 from api.records import arrays, dependencies, jobs, queue, trackings
 from api.records.base_models import BaseModel
 from api.records.database import is_outage
@@ -82,7 +83,7 @@ def _settle(node: Node, claim: Claim, job: Job, base: BaseModel, machine: Machin
     resolved = settle(asked, base.facts, machine, Epoch.of(job.estimate["rows"]).train if job.estimate else None)
     if resolved != asked:
         with node.context.database.write() as session:
-            jobs.write(session, job.id, claim.fence, resolved=resolved.model_dump(mode="json"))
+            jobs.write(session, job.id, claim.fence, resolved=with_hardware(job.resolved or {}, resolved))
     return resolved
 
 
@@ -101,7 +102,8 @@ def _predict(
 
 
 def _fill_run_folder(node: Node, job: Job, base: BaseModel, resolved: ResolvedRecipe, folder: Path) -> None:
-    (folder / "recipe.json").write_text(resolved.model_dump_json(indent=2))
+    assert job.resolved is not None, job.id
+    (folder / "recipe.json").write_text(json.dumps(with_hardware(job.resolved, resolved), indent=2))
     (folder / "base").symlink_to(fetch_weights(node, job, base))
     fetch_start(node, job, folder / "start")
     (folder / ORIGIN).write_text(origin_of(node, job, base).model_dump_json(indent=2))
