@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.archive import stream_tar, without_merged
 from api.context import Caller, Context
-from api.errors import InvalidRequest, NotFound, TooLarge
+from api.errors import InvalidRequest, NotFound, ServiceError, TooLarge
 from api.fields import Strict
 from api.ids import new_id
 from api.lifecycle import Stage
@@ -75,11 +75,17 @@ async def create(context: Context, caller: Caller, read: Callable[[Consume], Awa
     try:
         form = await read(consume)
         _check_form(form, received)
-        assert received is not None
-        return await run_in_threadpool(_insert, context, caller, received, form)
-    except BaseException:
+    except BaseException:  # no row can name the object yet
         if received is not None:
             await run_in_threadpool(context.storage.delete, [received.storage_key])
+        raise
+    assert received is not None
+    try:
+        return await run_in_threadpool(_insert, context, caller, received, form)
+    except ServiceError:
+        # Only here it is certain that no row names the object. After any other error, and where the client went away,
+        # the commit may have succeeded; an object without a row is left to `attune storage collect`.
+        await run_in_threadpool(context.storage.delete, [received.storage_key])
         raise
 
 

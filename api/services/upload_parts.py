@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from starlette.concurrency import run_in_threadpool
 
 from api.context import Caller, Context
-from api.errors import InvalidRequest, TooLarge
+from api.errors import InvalidRequest, ServiceError, TooLarge
 from api.ids import new_id
 from api.multipart import Form
 from api.records import uploads as records
@@ -48,10 +48,14 @@ async def add(
             raise InvalidRequest(f"Unknown field '{name}': a part has 'data' only", param=name)
         if received is None or received.stored.bytes == 0:
             raise InvalidRequest("'data' is a required property, and must not be empty", param="data")
-        return await run_in_threadpool(_insert_part, context, caller, upload_id, received)
-    except BaseException:
+    except BaseException:  # no row can name the object yet
         if received is not None:
             await run_in_threadpool(context.storage.delete, [received.storage_key])
+        raise
+    try:
+        return await run_in_threadpool(_insert_part, context, caller, upload_id, received)
+    except ServiceError:  # after any other error the row may be there: what none names goes with the upload
+        await run_in_threadpool(context.storage.delete, [received.storage_key])
         raise
 
 

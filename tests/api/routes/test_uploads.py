@@ -1,16 +1,21 @@
 import hashlib
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import psycopg
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
 
 from api.context import Context
 from api.main import create_app
+from api.records import uploads as upload_records
 from api.records.base import db_now
 from api.records.uploads import Upload
+from api.services import files, upload_parts
 from api.storage import Stored
 from tests.api.conftest import client_of
 from worker.supervisor.tidy import end_uploads
@@ -54,6 +59,39 @@ def test_the_parts_become_a_file_in_the_order_that_is_named(
     assert file["sha256"] == hashlib.sha256(WHOLE).hexdigest()
     assert client.get(f"/v1/files/{file['id']}").json() == file
     assert client.get(f"/v1/files/{file['id']}/content").content == WHOLE
+
+
+def lose_the_reply(monkeypatch: pytest.MonkeyPatch, service: Any, insert: str) -> None:
+    """The transaction that adds the row is committed, and its connection lost before the reply comes."""
+    really = getattr(service, insert)
+
+    def committed(*arguments: Any) -> None:
+        really(*arguments)
+        raise OperationalError("COMMIT", {}, psycopg.OperationalError("connection lost"), connection_invalidated=True)
+
+    monkeypatch.setattr(service, insert, committed)
+
+
+def test_file_whose_commit_was_not_answered_has_its_bytes(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    lose_the_reply(monkeypatch, files, "_insert")
+    answer = client.post("/v1/files", files={"file": ("a.jsonl", WHOLE)}, data={"purpose": "fine-tune"})
+    assert answer.status_code == 503
+    [file] = client.get("/v1/files").json()["data"]
+    assert client.get(f"/v1/files/{file['id']}/content").content == WHOLE
+
+
+def test_part_whose_commit_was_not_answered_has_its_bytes(
+    client: TestClient, pending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose_the_reply(monkeypatch, upload_parts, "_insert_part")
+    assert send(client, pending, WHOLE).status_code == 503
+    file = complete(client, pending, _parts_of(client, pending)).json()["file"]
+    assert client.get(f"/v1/files/{file['id']}/content").content == WHOLE
+
+
+def _parts_of(client: TestClient, upload_id: str) -> list[str]:
+    with client.app.state.context.database.read() as session:  # type: ignore[attr-defined]
+        return [part.id for part in upload_records.parts_of(session, upload_id)]
 
 
 def test_a_completion_that_is_sent_again_gets_the_same_answer(
