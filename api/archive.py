@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from api.storage import Storage
@@ -39,11 +39,12 @@ def tar_size(artifacts: Sequence[dict[str, Any]]) -> int:
     return sum(len(_header(artifact)) + _padded(artifact["bytes"]) for artifact in artifacts) + len(_END)
 
 
-def stream_tar(storage: Storage, artifacts: Sequence[dict[str, Any]]) -> Iterator[bytes]:
+async def stream_tar(storage: Storage, artifacts: Sequence[dict[str, Any]]) -> AsyncIterator[bytes]:
     """The archive in chunks; the same bytes each time."""
     for artifact in artifacts:
         yield _header(artifact)
-        yield from storage.read(artifact["key"])
+        async for chunk in storage.stream(artifact["key"]):
+            yield chunk
         yield b"\0" * (_padded(artifact["bytes"]) - artifact["bytes"])
     yield _END
 

@@ -8,6 +8,10 @@ from api.queue import Doorbell
 from api.records import Database
 from api.settings import Settings
 from api.storage import Storage
+from api.turns import Turns
+
+REQUEST_THREADS = 36
+"""Of anyio's 40: some are left to what coroutines send to a thread for a moment."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,8 @@ class Context:
     storage: Storage
     doorbell: Doorbell
     previews: PreviewChild
+    requests: Turns
+    """Of the threads that answer requests."""
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -26,6 +32,12 @@ class Context:
             Storage(settings.storage),
             Doorbell(settings.broker_url),
             PreviewChild(settings),
+            Turns(
+                "requests",
+                at_once=REQUEST_THREADS,
+                each=min(settings.requests_at_once, REQUEST_THREADS),
+                waiting=settings.requests_waiting,
+            ),
         )
 
 

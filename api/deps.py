@@ -1,4 +1,4 @@
-"""What routes are given."""
+"""What routes are given. All are coroutines: others would take a thread, and wait for it where all are busy."""
 
 import re
 from typing import Annotated, cast
@@ -10,15 +10,15 @@ from api.context import Caller, Context
 from api.errors import InvalidRequest
 
 
-def _context(request: Request) -> Context:
+async def _context(request: Request) -> Context:
     return cast(Context, request.app.state.context)
 
 
-def _caller(request: Request) -> Caller:
+async def _caller(request: Request) -> Caller:
     return cast(Caller, request.state.caller)
 
 
-def _metadata_filter(
+async def _metadata_filter(
     request: Request,
     metadata: Annotated[str | None, Query(include_in_schema=False)] = None,
 ) -> dict[str, str] | None:
@@ -48,12 +48,12 @@ METADATA_PARAMETER = {
 _METADATA = re.compile(r"metadata\[[^\]\"\\]{1,64}\]")
 
 
-def _is_repeated(request: Request) -> bool:
+async def _is_repeated(request: Request) -> bool:
     count = request.headers.get("x-stainless-retry-count", "0")
     return getattr(request.state, "repeated", False) or (count.isdecimal() and int(count[:9]) > 0)
 
 
-def only_known_query(request: Request) -> None:
+async def only_known_query(request: Request) -> None:
     """Refuse query parameters that nobody would read: what is misspelt must not be ignored."""
     if not request.query_params:
         return

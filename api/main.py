@@ -10,6 +10,7 @@ from api.azure import AzureBody, AzureMount
 from api.context import Context
 from api.idempotency import Idempotency
 from api.middleware import Authenticate, LimitBody, OriginForm, RequestId
+from api.pulse import Pulse
 from api.settings import Settings
 
 DESCRIPTION = """
@@ -63,6 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.context = context
     app.state.watch = Watch(context)
+    app.state.pulse = Pulse(settings.database)
     problems.install(app)
     app.include_router(router())
     return app

@@ -10,9 +10,9 @@ import re
 import secrets
 import time
 
+import anyio
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -40,6 +40,8 @@ BODY_S = 60.0
 ABSOLUTE = re.compile(r"https?://[^/]*", re.IGNORECASE)
 KEY = re.compile(r"sk-[\w-]{8,}")
 """An API key in an address, where none belongs: no line of the log repeats it."""
+KEY_THREADS = 8
+"""For looking keys up, and nothing else: whatever requests wait for, the next one is let in."""
 QUIET = ("/healthz", "/readyz")
 """Asked every few seconds by whoever watches the process: not worth a line."""
 
@@ -133,6 +135,7 @@ class Authenticate:
     def __init__(self, app: ASGIApp, context: Context) -> None:
         self.app, self.context = app, context
         self._rate = RequestRate(context.settings.requests_per_second)
+        self._threads = anyio.CapacityLimiter(KEY_THREADS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in PUBLIC:
@@ -146,7 +149,8 @@ class Authenticate:
                 raise InvalidRequest("The request says in two ways how long its body is", code="ambiguous_length")
             if "\0" in scope["path"] or b"%00" in scope["query_string"]:
                 raise InvalidRequest("The address holds a NUL character")  # which no text in PostgreSQL can
-            caller = await run_in_threadpool(self._caller, headers.get("authorization", ""))
+            authorization = headers.get("authorization", "")
+            caller = await anyio.to_thread.run_sync(self._caller, authorization, limiter=self._threads)
             self._rate.take(caller.project_id)
             if scope["method"] not in ("GET", "HEAD") and not caller.may_write:
                 raise Forbidden("This key can only read")

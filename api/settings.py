@@ -47,6 +47,10 @@ class Settings(BaseSettings):
     """How long an upload may take from its beginning to its completion."""
     max_body_bytes: Bytes = 1024 * 1024
     """The largest JSON body."""
+    requests_at_once: Annotated[int, Field(ge=1)] = 10
+    """Requests of one project that an API process works on at the same time, of 36. Projects take turns."""
+    requests_waiting: Annotated[int, Field(ge=1)] = 100
+    """Further ones that one project may have waiting; one more is a 429."""
     retried_create_s: Annotated[float, Field(ge=0)] = 120
     """So long after a job was created, a client's retry of the same request gets that job instead of another one."""
     requests_per_second: Annotated[float, Field(gt=0)] = 100
@@ -128,7 +132,10 @@ class Settings(BaseSettings):
     sample_requests: Annotated[int, Field(ge=1)] = 16
     """Answers that one project may wait for at once; one more is a 429."""
     preview_processes: Annotated[int, Field(ge=1)] = 2
-    """Previews and estimates that the API makes at the same time, each in a process of its own."""
+    """Previews, estimates and gradings that the API makes at the same time, each in a process of its own; one project
+    gets one less, if that is any. Projects take turns."""
+    preview_waiting: Annotated[int, Field(ge=1)] = 4
+    """Further ones that one project may have waiting; one more is a 429."""
     preview_seconds: Seconds = 20
     """Processor time of such a process, and how long a request waits for its turn."""
     preview_memory_bytes: Bytes = 1024**3

@@ -21,6 +21,7 @@ LAYERS: list[tuple[str, ...]] = [
         "api.manifest",
         "api.patterns",
         "api.settings",
+        "api.turns",
     ),
     ("api.export", "api.integrations", "api.methods", "api.techniques", "api.tracking"),
     ("api.ask", "api.catalog", "api.judges", "api.recipe"),
@@ -36,7 +37,7 @@ LAYERS: list[tuple[str, ...]] = [
         "api.sampling",
         "api.webhooks",
     ),
-    ("api.archive", "api.context", "api.migrate"),
+    ("api.archive", "api.context", "api.migrate", "api.pulse"),
     ("api.services",),
     (
         "api.azure",
@@ -48,7 +49,7 @@ LAYERS: list[tuple[str, ...]] = [
         "api.schemas",
         "api.wire",
     ),
-    ("api.answers", "api.document"),
+    ("api.answers", "api.document", "api.fair_route"),
     ("api.routes",),
     ("api.main",),
     ("api.cli",),
@@ -63,6 +64,7 @@ CHILDREN = (
     "worker.reread",
     "worker.convert",
     "worker.sample",
+    "worker.grade",
 )
 """The programs behind the wall."""
 

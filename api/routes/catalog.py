@@ -1,10 +1,11 @@
 from fastapi import APIRouter
 
 from api.deps import Ctx, Who
+from api.fair_route import FairRoute
 from api.schemas.catalog import CatalogObject
 from api.services import catalog
 
-router = APIRouter(prefix="/fine_tuning/catalog", tags=["catalog"])
+router = APIRouter(prefix="/fine_tuning/catalog", tags=["catalog"], route_class=FairRoute)
 
 
 @router.get("")

@@ -3,13 +3,14 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 
 from api.deps import After, Ctx, Who
-from api.downloads import Download, download
+from api.downloads import Download
+from api.fair_route import FairRoute
 from api.multipart import read_form
 from api.schemas.common import Deleted, errors
 from api.schemas.files import FileList, FileObject
 from api.services import files
 
-router = APIRouter(prefix="/files", tags=["files"])
+router = APIRouter(prefix="/files", tags=["files"], route_class=FairRoute)
 
 UPLOAD_BODY: dict[str, Any] = {
     "requestBody": {
@@ -62,7 +63,7 @@ def retrieve_file(file_id: str, context: Ctx, caller: Who) -> FileObject:
 @router.get("/{file_id}/content", response_class=Download)
 def retrieve_file_content(file_id: str, context: Ctx, caller: Who) -> Download:
     file, chunks = files.content(context, caller, file_id)
-    return download(chunks, filename=file.filename, size=file.bytes)
+    return Download(chunks, filename=file.filename, size=file.bytes)
 
 
 @router.delete("/{file_id}")

@@ -1,11 +1,13 @@
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
 from pydantic import Field
 
-from api.deps import Who
+from api.deps import Ctx, Who
 from api.fields import OrNull, Strict
 from api.graders import Grader
+from api.schemas.common import errors
 from api.schemas.graders import GradeObject, ValidGrader
 from api.services import graders
 
@@ -24,13 +26,14 @@ class Candidate(Strict):
     grader: Grader
 
 
-@router.post("/run")
-def run_grader(trial: Trial, caller: Who) -> GradeObject:
+@router.post("/run", responses=errors(429))
+async def run_grader(trial: Trial, context: Ctx, caller: Who) -> GradeObject:
     """Grade one answer, as a job would."""
-    return GradeObject.of(graders.run(trial.grader, trial.model_sample, trial.item))
+    run = partial(graders.run, context, trial.grader, trial.model_sample, trial.item)
+    return GradeObject.of(await context.previews.in_turn(caller.project_id, run))
 
 
 @router.post("/validate", response_model_exclude_none=True)
-def validate_grader(candidate: Candidate, caller: Who) -> ValidGrader:
+async def validate_grader(candidate: Candidate, caller: Who) -> ValidGrader:
     """The grader, if a job could use it; an error that names the field, if not."""
     return ValidGrader(grader=candidate.grader)

@@ -5,13 +5,14 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from api.archive import from_their_folder, stream_tar, tar_size
 from api.deps import METADATA_PARAMETER, After, Ctx, MetadataFilter, Repeated, Who
-from api.downloads import Download, download
+from api.downloads import Download
+from api.fair_route import FairRoute
 from api.recipe import Recipe
 from api.schemas.common import errors
 from api.schemas.jobs import CheckpointList, JobList, JobObject
 from api.services import attempt_logs, jobs, models
 
-router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"])
+router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"], route_class=FairRoute)
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
@@ -77,4 +78,4 @@ def download_adapter(job_id: str, context: Ctx, caller: Who, format: models.Form
     found = models.artifacts(context, caller, jobs.published_model(context, caller, job_id), format)
     artifacts = from_their_folder(found)
     ending = "" if format == "adapter" else f"-{format}"
-    return download(stream_tar(context.storage, artifacts), filename=f"{job_id}{ending}.tar", size=tar_size(artifacts))
+    return Download(stream_tar(context.storage, artifacts), filename=f"{job_id}{ending}.tar", size=tar_size(artifacts))

@@ -9,12 +9,13 @@ from starlette.types import Receive, Scope, Send
 from api.context import Caller, Context
 from api.deps import After, Ctx, Who
 from api.errors import InvalidRequest
+from api.fair_route import FairRoute
 from api.schemas.common import EVENT_STREAM, errors
 from api.schemas.jobs import EventList, EventObject, MetricList
 from api.services import jobs, live
 from api.services.live import Watch
 
-router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"])
+router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"], route_class=FairRoute)
 
 STREAM: dict[int | str, dict[str, Any]] = errors(429) | {
     200: {"content": EVENT_STREAM},

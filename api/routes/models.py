@@ -2,12 +2,13 @@ from fastapi import APIRouter
 from starlette.convertors import Convertor, register_url_convertor
 
 from api.deps import Ctx, Who
-from api.downloads import Download, download
+from api.downloads import Download
+from api.fair_route import FairRoute
 from api.schemas.common import Deleted
 from api.schemas.models import ArtifactList, ArtifactObject, ModelList, ModelObject
 from api.services import models
 
-router = APIRouter(prefix="/models", tags=["models"])
+router = APIRouter(prefix="/models", tags=["models"], route_class=FairRoute)
 
 
 class ModelId(Convertor[str]):
@@ -46,7 +47,7 @@ def list_artifacts(model: str, context: Ctx, caller: Who, format: models.Form = 
 @router.get("/{model:path}/artifacts/{name:path}", response_class=Download)
 def download_artifact(model: str, name: str, context: Ctx, caller: Who) -> Download:
     artifact = models.artifact(context, caller, model, name)
-    return download(context.storage.read(artifact["key"]), filename=name.rpartition("/")[2], size=artifact["bytes"])
+    return Download(context.storage.stream(artifact["key"]), filename=name.rpartition("/")[2], size=artifact["bytes"])
 
 
 @router.get("/{model:model_id}")

@@ -4,12 +4,13 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 
 from api.deps import After, Ctx, Who
+from api.fair_route import FairRoute
 from api.fields import Stored
 from api.schemas.common import Deleted
 from api.schemas.permissions import PermissionList
 from api.services import permissions
 
-router = APIRouter(prefix="/fine_tuning/checkpoints", tags=["fine-tuning"])
+router = APIRouter(prefix="/fine_tuning/checkpoints", tags=["fine-tuning"], route_class=FairRoute)
 
 # The names of checkpoints may hold slashes, which some clients send as they are: hence `:path`.
 

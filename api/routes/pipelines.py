@@ -3,12 +3,13 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from api.deps import After, Ctx, Who
+from api.fair_route import FairRoute
 from api.pipeline import Pipeline
 from api.schemas.common import errors
 from api.schemas.pipelines import PipelineList, PipelineObject
 from api.services import pipelines
 
-router = APIRouter(prefix="/fine_tuning/pipelines", tags=["pipelines"])
+router = APIRouter(prefix="/fine_tuning/pipelines", tags=["pipelines"], route_class=FairRoute)
 
 
 @router.post("", responses=errors(429))

@@ -1,3 +1,4 @@
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter
@@ -5,6 +6,7 @@ from pydantic import Field
 
 from api.deps import Ctx, Who
 from api.recipe import Recipe
+from api.schemas.common import errors
 from api.schemas.previews import EstimateObject, PreviewObject
 from api.services import estimates, previews
 
@@ -16,10 +18,11 @@ class PreviewRequest(Recipe):
     """How many of the file's first rows."""
 
 
-@router.post("/previews")
-def preview_rows(asked: PreviewRequest, context: Ctx, caller: Who) -> PreviewObject:
+@router.post("/previews", responses=errors(429))
+async def preview_rows(asked: PreviewRequest, context: Ctx, caller: Who) -> PreviewObject:
     """The first rows of a job's training file as the model will see them: text, tokens, loss, cut."""
-    report = previews.preview(context, caller, asked, asked.rows)
+    look = partial(previews.preview, context, caller, asked, asked.rows)
+    report = await context.previews.in_turn(caller.project_id, look)
     return PreviewObject(
         model=asked.model,
         training_file=asked.training_file,
@@ -31,7 +34,8 @@ def preview_rows(asked: PreviewRequest, context: Ctx, caller: Who) -> PreviewObj
     )
 
 
-@router.post("/estimates")
-def estimate_job(recipe: Recipe, context: Ctx, caller: Who) -> EstimateObject:
+@router.post("/estimates", responses=errors(429))
+async def estimate_job(recipe: Recipe, context: Ctx, caller: Who) -> EstimateObject:
     """What a job of this body would take, and whether it would be allowed. Nothing is created."""
-    return EstimateObject.model_validate(estimates.estimate(context, caller, recipe))
+    estimate = partial(estimates.estimate, context, caller, recipe)
+    return EstimateObject.model_validate(await context.previews.in_turn(caller.project_id, estimate))

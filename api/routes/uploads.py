@@ -4,6 +4,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field, StringConstraints
 
 from api.deps import Ctx, Who
+from api.fair_route import FairRoute
 from api.fields import Stored
 from api.multipart import read_form
 from api.schemas.common import errors
@@ -11,7 +12,7 @@ from api.schemas.uploads import UploadObject, UploadPartObject
 from api.services import upload_parts, uploads
 from api.services.files import ExpiresAfter
 
-router = APIRouter(prefix="/uploads", tags=["uploads"])
+router = APIRouter(prefix="/uploads", tags=["uploads"], route_class=FairRoute)
 
 PART_BODY: dict[str, Any] = {
     "requestBody": {

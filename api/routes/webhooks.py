@@ -5,6 +5,7 @@ from pydantic import Field, StringConstraints
 from starlette.concurrency import run_in_threadpool
 
 from api.deps import After, Ctx, Who
+from api.fair_route import FairRoute
 from api.fields import Stored, Strict
 from api.schemas.common import Deleted
 from api.schemas.webhooks import (
@@ -17,7 +18,7 @@ from api.schemas.webhooks import (
 )
 from api.services import webhooks
 
-router = APIRouter(tags=["webhooks"])
+router = APIRouter(tags=["webhooks"], route_class=FairRoute)
 
 Limit = Annotated[int, Query(ge=1, le=100)]
 EventType = Literal["fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled"]

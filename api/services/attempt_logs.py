@@ -1,8 +1,7 @@
 """What the trainers of a job wrote, attempt by attempt. Stored by worker/supervisor/logs.py."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
-from itertools import chain
 
 from api.context import Caller, Context
 from api.records import queue
@@ -14,7 +13,7 @@ from api.storage import ObjectMissing
 DOING = {"prepare": "preparing", "train": "training"}
 
 
-def read(context: Context, caller: Caller, job_id: str) -> Iterator[bytes]:
+def read(context: Context, caller: Caller, job_id: str) -> AsyncIterator[bytes]:
     """The logs of all attempts so far, oldest first, each below a line that says when and how it ended; and of what
     the job failed.
 
@@ -23,28 +22,24 @@ def read(context: Context, caller: Caller, job_id: str) -> Iterator[bytes]:
     job = jobs.get(context, caller, job_id)
     with context.database.read() as session:
         attempts = queue.attempts_of(session, job_id)
-    return chain(_joined(context, attempts), _why(job))
+    return _joined(context, job, attempts)
 
 
-def _joined(context: Context, attempts: Sequence[Attempt]) -> Iterator[bytes]:
+async def _joined(context: Context, job: Job, attempts: Sequence[Attempt]) -> AsyncIterator[bytes]:
     for attempt in attempts:
         yield f"=== {_title(attempt)}\n".encode()
         if attempt.log_bytes is None:
             continue
         last = b"\n"
         try:
-            for chunk in context.storage.read(queue.log_key(attempt.job_id, attempt.fence)):
+            async for chunk in context.storage.stream(queue.log_key(attempt.job_id, attempt.fence)):
                 yield chunk
                 last = chunk or last
         except ObjectMissing:
             yield b"[not stored any more]\n"
         if not last.endswith(b"\n"):
             yield b"\n"
-
-
-def _why(job: Job) -> Iterator[bytes]:
-    """What the job failed of: nothing of it may be in a log, as where the users' rows were at fault."""
-    if job.error:
+    if job.error:  # nothing of it may be in a log, as where the users' rows were at fault
         yield f"=== failed: {job.error['message']}\n".encode()
 
 

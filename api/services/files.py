@@ -1,6 +1,6 @@
 """Files: take them in as a stream, give them back as a stream, and keep what a job still needs."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -214,11 +214,11 @@ def page(
         )
 
 
-def content(context: Context, caller: Caller, file_id: str) -> tuple[File, Iterator[bytes]]:
+def content(context: Context, caller: Caller, file_id: str) -> tuple[File, AsyncIterator[bytes]]:
     """The file's record and its bytes, in chunks."""
     file = get(context, caller, file_id)
     if file.storage_key is not None:
-        return file, context.storage.read(file.storage_key)
+        return file, context.storage.stream(file.storage_key)
     assert file.model_id is not None, file.id
     with context.database.read() as session:
         model = models.get(session, caller.project_id, file.model_id)

@@ -1,9 +1,15 @@
 """Graders, tried out before a job: on one answer, without a worker."""
 
+import json
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from api.context import Context
 from api.errors import InvalidRequest
-from api.graders import Grade, GraderBase, grade
+from api.graders import Grade, GraderBase
+
+GRADE = TypeAdapter(Grade)
 
 
 class NeedsWorker(InvalidRequest):
@@ -17,7 +23,16 @@ class NeedsWorker(InvalidRequest):
         )
 
 
-def run(grader: GraderBase, model_sample: str, item: dict[str, Any]) -> Grade:
+class TooSlow(InvalidRequest):
+    """The limits were reached."""
+
+
+def run(context: Context, grader: GraderBase, model_sample: str, item: dict[str, Any]) -> Grade:
+    """By a child, whose limits hold for all parts together. Raises NeedsWorker, TooSlow, LookFailed."""
     if grader.needs_model:
         raise NeedsWorker
-    return grade(grader, model_sample, item)
+    request = {"grader": grader.model_dump(mode="json"), "model_sample": model_sample, "item": item}
+    report = json.loads(context.previews.run("worker.grade", "request.json", request))
+    if report["error"] is not None:
+        raise TooSlow(**report["error"])
+    return GRADE.validate_python(report["grade"])

@@ -187,8 +187,39 @@ async def _submit(settings: Settings, letter: Letter) -> None:
 
 
 def test_429_is_for_more_than_is_allowed_at_once(app: FastAPI, served: Context, admin: TestClient) -> None:
-    for (method, path), (there, body) in one_job_and_one_question(served).items():
+    more = one_job_and_one_question(served)
+    for (method, path), (there, body) in more.items():
         check(admin.request(method, there, json=body), 429, (method, path))
+    asyncio.run(_crowd(served))
+    for method, path in set(documented(app)["429"]) - more.keys() - COROUTINES:
+        body = (BODIES | FOR_CHILDREN).get(path)
+        check(admin.request(method, address(path), json=body), 429, (method, path))
+
+
+COROUTINES = {
+    ("POST", "/v1/files"),
+    ("POST", "/v1/uploads/{upload_id}/parts"),
+    ("POST", "/v1/uploads/{upload_id}/complete"),
+    ("POST", "/v1/webhook_endpoints/{webhook_id}/test"),
+    ("POST", "/v1/fine_tuning/alpha/graders/validate"),
+}
+"""They hold no thread while they wait, and take no turns."""
+RECIPE = {"model": "tiny", "training_file": "file-none"}
+CHECK = {"type": "string_check", "name": "a", "input": "a", "reference": "a", "operation": "eq"}
+FOR_CHILDREN = {
+    "/v1/fine_tuning/previews": RECIPE,
+    "/v1/fine_tuning/estimates": RECIPE,
+    "/v1/fine_tuning/alpha/graders/run": {"grader": CHECK, "model_sample": "a"},
+}
+
+
+async def _crowd(served: Context) -> None:
+    """This project's turns are all taken, and as many of its requests wait as may."""
+    project, settings = a_project(served.database), served.settings
+    for _ in range(settings.requests_at_once + settings.requests_waiting):
+        served.requests._enter(project)
+    for _ in range(1 + settings.preview_waiting):
+        served.previews._turns._enter(project)
 
 
 def test_429_is_for_asking_too_often(app: FastAPI, served: Context, admin: TestClient) -> None:

@@ -1,0 +1,31 @@
+"""Whether the database answers: asked by whoever watches the process, and by nothing that other requests use."""
+
+import asyncio
+
+import anyio
+
+from api.errors import Unavailable
+from api.records import Database
+
+PATIENCE_S = 5.0
+
+
+class Pulse:
+    def __init__(self, url: str) -> None:
+        self._database = Database(url)
+        """Connections of its own: the others may all be in use."""
+        self._threads = anyio.CapacityLimiter(1)
+        self._asking: asyncio.Task[None] | None = None
+
+    async def check(self) -> None:
+        """Raises what the database raises, and Unavailable if it says nothing. All who ask at once get one answer."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask())
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await asyncio.shield(self._asking)
+        except TimeoutError:
+            raise Unavailable("The database does not answer", headers={"retry-after": "2"}) from None
+
+    async def _ask(self) -> None:
+        await anyio.to_thread.run_sync(self._database.ping, limiter=self._threads)
