@@ -60,6 +60,8 @@ class Training(Strict):
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.03
     """Share of all steps over which the learning rate rises linearly from zero."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Share of the learning rate by which each step pulls matrices towards 0, and (IA)³'s scales towards 1, where they
+    change nothing. Biases and norms do not decay."""
     """AdamW's decoupled decay, on matrices only."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Gradients with a larger global L2 norm are scaled down to it; null clips nothing."""

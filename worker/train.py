@@ -23,6 +23,7 @@ from api.lifecycle import FailureReason
 from api.recipe import ResolvedRecipe
 from worker import lean
 from worker.counts import workload
+from worker.engine.checkpoint import load_references
 from worker.engine.comparison import Comparison
 from worker.engine.data import Data, load_data
 from worker.engine.export import export, export_merged
@@ -41,6 +42,7 @@ from worker.engine.proof import (
     check_merged,
     check_path,
     check_weights,
+    learned_rows,
     proof_rows,
     said_by_gguf,
     said_in_memory,
@@ -76,7 +78,8 @@ def train(run: Path, pipe: Pipe) -> None:
     model.tick = pipe.alive
     peaks.begin("training")
     objective = METHODS[recipe.method.type](Setting(attempted, run, model, pipe.report))
-    data = data.prepared(objective, pipe.warn)  # with the weights of step 0, even where an interrupted training goes on
+    # With the weights of step 0, even where an interrupted training goes on.
+    data = data.prepared(objective, pipe.warn, load_references(run / "resume"))
     comparison = Comparison(recipe, data, objective, pipe)
     comparison.before()
     milestones = run_steps(run, recipe, data, objective, pipe)
@@ -136,7 +139,7 @@ def publish(
     rows = proof_rows(data.validation if len(data.validation) else data.train)
     path = said_in_training(model, recipe, rows)
     if recipe.method.type == "supervised":
-        check_learned(rows, path, objective.highest_loss(milestones.progress.first_loss))
+        check_learned(model, learned_rows(data.train), objective.highest_loss(milestones.progress.first_loss))
     made = provenance(run, recipe, step)
     with whole_folder(run / "out" / "model", made) as folder:
         export(model, folder, base, recipe, milestones.story(evaluation))

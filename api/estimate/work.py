@@ -151,12 +151,13 @@ def _forward(recipe: ResolvedRecipe, base: Base, rows: Workload) -> float:
 
 
 def _references(recipe: ResolvedRecipe, forward: float, train: Workload, share: float) -> float:
-    """Further forward passes over the rows, in epochs: a reference once, and what a step looks at besides."""
+    """Further forward passes over the rows, in epochs: a reference once of those that are seen, and what a step looks
+    at besides."""
     match recipe.method.type:
         case "dpo":
-            return 1.0
+            return min(1.0, share)
         case "kto":
-            return 2.0 + share
+            return 2.0 * min(1.0, share) + share
     return 0.0
 
 

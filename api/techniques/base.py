@@ -33,6 +33,10 @@ class TechniqueBase(Strict):
     changeable: ClassVar[frozenset[str]] = frozenset()
     """Fields that may differ when a job continues another's model: they decide nothing of its shape."""
 
+    scales: ClassVar[tuple[str, ...]] = ()
+    """Parts of the names of weights that multiply what the base computes: at 1 they change nothing, and they decay to
+    it."""
+
     def published(self) -> Self:
         """The technique of the files that it publishes, which whoever continues from them has to name."""
         return self

@@ -11,6 +11,7 @@ class Ia3(TechniqueBase):
     summary: ClassVar[str] = "Train vectors that scale keys, values and inner activations: very few weights."
     default_learning_rate: ClassVar[float] = 3e-3
     peft_type: ClassVar[str | None] = "IA3"
+    scales: ClassVar[tuple[str, ...]] = ("ia3_l",)
 
     type: Literal["ia3"] = "ia3"
     target_modules: Names | None = None

@@ -218,6 +218,28 @@ def test_files_that_are_not_the_trained_model_are_not_published(
     assert re.search(r"largest difference: (row \d, output \d+ of \d+: \S+ against \S+)\.", caught.value.message)
 
 
+@pytest.mark.parametrize("rows", ["training", "validation"])
+def test_long_prompts_with_short_answers_have_not_diverged(rows: str, tiny_llama: Path, tmp_path: Path) -> None:
+    """The first 128 tokens hold no answer, and validation rows may be answered wrongly with confidence."""
+    rng = np.random.default_rng(5)
+
+    def row(answer: int) -> Any:
+        tokens_T = np.concatenate([rng.integers(0, 250, 140), [answer, 7]])
+        return tokens_T, (np.arange(142) >= 140).astype(np.float32)
+
+    run = make_run(
+        tmp_path / "run",
+        tiny_llama,
+        train=[row(5) for _ in range(4)],
+        validation=[row(9) for _ in range(4)] if rows == "validation" else [],
+        max_length=256,
+        technique={"type": "full"},
+        training={"max_steps": 40, "learning_rate": 1e-2, "keep_best": False},
+        hardware={"micro_batch_tokens": 1024},
+    )
+    assert train_here(run).of("done")
+
+
 def _slightly_wrong(module: Any) -> Any:
     right = module.get_peft_model_state_dict
     return lambda *args, **kwargs: {name: tensor * 1.5 for name, tensor in right(*args, **kwargs).items()}

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from api.recipe import Recipe, ResolvedRecipe, resolve
+from api.techniques.ia3 import Ia3
 from worker.engine import head
-from worker.engine.batches import Layout, plan, rows_of_step
+from worker.engine.batches import Layout, plan, rows_of_step, rows_of_steps
 from worker.engine.head import Scoring, TokenScores, score, token_scores
 from worker.engine.optimizer import adamw, clipped_step, learning_rate
 
@@ -81,6 +82,45 @@ def test_only_matrices_decay() -> None:
     clipped_step(optimizer, None, 0.1)
     assert matrix.tolist() == [[pytest.approx(0.95)] * 2] * 2
     assert bias.tolist() == [1.0, 1.0]
+
+
+def test_scales_decay_to_one_where_they_change_nothing() -> None:
+    scale = torch.nn.Parameter(torch.tensor([[3.0], [1.0]]))
+    recipe = _recipe(weight_decay=0.5).model_copy(update={"technique": Ia3()})
+    optimizer = adamw({"layers.0.k_proj.ia3_l.default": scale}, recipe)
+    for gradient in (0.0, math.nan):
+        scale.grad = torch.full((2, 1), gradient)
+        clipped_step(optimizer, None, 0.1)
+        assert scale[:, 0].tolist() == pytest.approx([3.0 - 0.05 * 2.0, 1.0])
+
+
+def test_a_head_that_drops_drops_the_same_in_its_backward_pass(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(seed)
+    hidden, matrix = torch.randn(12, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
+    targets, scales = torch.randint(0, 50, (12,)), torch.rand(12)
+    monkeypatch.setattr(head, "CHUNK_LOGITS", 200)  # four rows at a time
+
+    def dropping(rows: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.dropout(rows, 0.5) @ matrix.T
+
+    state = torch.get_rng_state()
+    logits = torch.cat([dropping(part) for part in hidden.split(4)])
+    expected = torch.autograd.grad((scales * score(logits, targets, Scoring()).learnt).sum(), [hidden, matrix])
+    due = torch.rand(1)
+    torch.set_rng_state(state)
+    found = token_scores(hidden, dropping, targets, Scoring(), vocabulary=50, trained=[matrix])
+    for ours, gradient in zip(
+        torch.autograd.grad((scales * found.learnt).sum(), [hidden, matrix]), expected, strict=True
+    ):
+        torch.testing.assert_close(ours, gradient)
+    assert torch.equal(torch.rand(1), due)
+
+
+def test_rows_of_all_steps_are_those_of_each(seed: int) -> None:
+    for steps in (1, 3, 9):
+        recipe = _recipe(max_steps=steps).model_copy(update={"batch_size": 16})
+        each = [rows_of_step(100, 16, step, recipe.seed) for step in range(1, steps + 1)]
+        assert rows_of_steps(100, recipe).tolist() == sorted(set(np.concatenate(each).tolist()))
 
 
 @pytest.mark.parametrize("scoring", [Scoring(), Scoring(temperature=0.7, smoothing=0.1), LEARNS_ENTROPIES])

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from api.recipe import ResolvedRecipe
 from worker.arrays import Rows
 from worker.engine.attention import Segments
 
@@ -75,6 +76,13 @@ def rows_of_step(count: int, batch_size: int, step: int, seed: int) -> npt.NDArr
     steps_per_epoch = math.ceil(count / batch_size)
     epoch, index = divmod(step - 1, steps_per_epoch)
     return _permutation(count, seed, epoch)[index * batch_size : (index + 1) * batch_size]
+
+
+def rows_of_steps(count: int, recipe: ResolvedRecipe) -> npt.NDArray[np.int64]:
+    """The rows that the recipe's steps are made from, each once, rising."""
+    if recipe.total_steps * recipe.batch_size >= count:
+        return np.arange(count)
+    return np.sort(_permutation(count, recipe.seed, 0)[: recipe.total_steps * recipe.batch_size])
 
 
 @lru_cache(maxsize=2)

@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file, save_file
 
 from worker.engine.curve import Point
 from worker.engine.folders import keep_newest, verify, whole_folder
 
 KEPT_STATES = 2
+REFERENCES = "references.safetensors"
 
 Tensors = dict[str, torch.Tensor]
 
@@ -57,9 +61,17 @@ KNOWN = {each.name for each in fields(Progress)}
 
 
 def save_state(
-    states: Path, progress: Progress, weights: Tensors, optimizer: Tensors, best: Path | None, recipe_digest: str
+    states: Path,
+    progress: Progress,
+    weights: Tensors,
+    optimizer: Tensors,
+    recipe_digest: str,
+    *,
+    best: Path | None,
+    references: Path | None,
 ) -> Path:
-    """Write states/step-%06d, whole or not at all, and drop all but the newest two."""
+    """Write states/step-%06d, whole or not at all, and drop all but the newest two. `best` and `references`: files
+    that all states share."""
     final = states / f"step-{progress.step:06d}"
     with whole_folder(final) as folder:
         save_file(_on_cpu(weights), folder / "weights.safetensors")
@@ -68,6 +80,8 @@ def save_state(
         save_file(rng, folder / "rng.safetensors")
         if best is not None:
             _link(best, folder / "best.safetensors")
+        if references is not None:
+            _link(references, folder / REFERENCES)
         state = {"progress": asdict(progress), "python_gauss": python_gauss, "recipe": recipe_digest}
         (folder / "state.json").write_text(json.dumps(state, indent=2))
     keep_newest(states, KEPT_STATES)
@@ -75,7 +89,7 @@ def save_state(
 
 
 def _link(source: Path, target: Path) -> None:
-    """The best weights do not change any more, so that states can share one file."""
+    """The best weights and the references do not change any more, so that states can share one file."""
     try:
         os.link(source, target)
     except OSError:  # another file system, or one without links
@@ -104,6 +118,15 @@ def load_state(folder: Path) -> State:
         best if best.exists() else None,
         state["recipe"],
     )
+
+
+def load_references(folder: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """What a method knew of the rows when the state was saved; {} where it is not whole, since it can be computed
+    again."""
+    try:
+        return load_arrays(folder / REFERENCES)
+    except (OSError, SafetensorError):
+        return {}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, masters: dict[str, torch.nn.Parameter]) -> Tensors:

@@ -65,7 +65,11 @@ class Comparison:
         return COMPARED_ROWS if self._validates else COMPARED_TRAINING_ROWS
 
     def before(self) -> None:
-        self._base = self._look("before")
+        """A method with a reference may not have computed it of all these rows: training may see only a few."""
+        rows = self._try("The evaluation before training", partial(self._objective.with_reference, self._rows))
+        if rows is not None:
+            self._rows = rows
+            self._base = self._look("before")
 
     def after(self) -> Evaluation | None:
         self._pipe.report("phase", phase="comparing")

@@ -1,6 +1,6 @@
 """The rows that a job trains and evaluates on: its arrays, cut and split as its recipe says."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -10,8 +10,9 @@ import numpy as np
 from api.lifecycle import FailureReason
 from api.recipe import ResolvedRecipe
 from worker.arrays import Rows, load_rows, split
+from worker.engine.batches import rows_of_steps
 from worker.engine.less_memory import with_less_memory
-from worker.engine.objective import Objective
+from worker.engine.objective import Floats, Objective, Places
 from worker.engine.stopping import TrainingError
 from worker.engine.subset import drawn
 
@@ -31,15 +32,33 @@ class Data:
     def few_validation(self) -> Rows:
         return drawn(self.validation, EVALUATED_ROWS, self.seed)
 
-    def prepared(self, objective: Objective, warn: Callable[[str], None]) -> "Data":
-        """With what the method must know of the rows before the weights change."""
-        return Data(_prepared(self.train, objective, warn), _prepared(self.validation, objective, warn), self.seed)
+    def prepared(
+        self, objective: Objective, warn: Callable[[str], None], known: Mapping[str, Floats] | None = None
+    ) -> "Data":
+        """With what the method must know of the rows before the weights change. Of the rows for training, those that
+        the recipe's steps reach; `known`: the `references` of an earlier attempt at the job."""
+        known = known or {}
+        seen = rows_of_steps(len(self.train), objective.recipe)
+        return Data(
+            _prepared(self.train, objective, warn, seen, known.get("train")),
+            _prepared(self.validation, objective, warn, None, known.get("validation")),
+            self.seed,
+        )
+
+    @property
+    def references(self) -> dict[str, Floats]:
+        """What a method knows of the rows by the model of step 0, NaN where it did not look; {} of most methods."""
+        parts = {"train": self.train, "validation": self.validation}
+        return {name: rows.per_row["reference"] for name, rows in parts.items() if "reference" in rows.per_row}
 
 
-def _prepared(rows: Rows, objective: Objective, warn: Callable[[str], None]) -> Rows:
+def _prepared(
+    rows: Rows, objective: Objective, warn: Callable[[str], None], needed: Places | None, known: Floats | None
+) -> Rows:
     if not len(rows):
         return rows
-    return with_less_memory(partial(objective.prepare, rows), objective, rows, "before the first step", warn)
+    act = partial(objective.prepare, rows, needed, known)
+    return with_less_memory(act, objective, rows, "before the first step", warn)
 
 
 def load_data(folder: Path, recipe: ResolvedRecipe) -> Data:

@@ -3,7 +3,8 @@
 For a vocabulary of 150,000 the logits of one packed row would outweigh everything else in memory together.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +98,8 @@ def _logits(head: Head, hidden_S_D: torch.Tensor) -> torch.Tensor:
 class _ChunkedHead(torch.autograd.Function):
     """A frozen head's gradient is taken in the forward pass, while the logits are at hand: each row's hidden state
     reaches its own scores alone, so that backward only scales it. A trained head's gradient mixes the rows and has to
-    wait for their scales: backward computes the logits again.
+    wait for their scales: backward computes the logits again, from the same random numbers, since an adapter of the
+    head may drop some of its input.
     """
 
     @staticmethod
@@ -111,6 +113,7 @@ class _ChunkedHead(torch.autograd.Function):
         *trained: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         ctx.head, ctx.rows, ctx.scoring, ctx.trained = head, rows, scoring, trained
+        ctx.random = _random_state(hidden_S_D.device) if trained else ()
         now = ctx.needs_input_grad[0] and not trained
         parts: list[TokenScores] = []
         grads: list[list[torch.Tensor]] = []
@@ -141,14 +144,14 @@ class _ChunkedHead(torch.autograd.Function):
         hidden_grads = []
         totals = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in ctx.trained]
         wholes = (saved[0], targets_S, *scales)
-        for part, targets, *part_scales in zip(*(torch.split(whole, ctx.rows) for whole in wholes), strict=True):
-            with torch.enable_grad():
+        with _repeated(ctx.random, saved[0].device), torch.enable_grad():
+            for part, targets, *part_scales in zip(*(torch.split(whole, ctx.rows) for whole in wholes), strict=True):
                 hidden = part.detach().requires_grad_()
                 found = _learnt(score(_logits(ctx.head, hidden), targets, ctx.scoring), ctx.scoring)
                 total = torch.stack([(each * by).sum() for each, by in zip(found, part_scales, strict=True)]).sum()
                 hidden_grad, *grads = torch.autograd.grad(total, [hidden, *ctx.trained])
-            hidden_grads.append(hidden_grad)
-            torch._foreach_add_(totals, [grad.float() for grad in grads])
+                hidden_grads.append(hidden_grad)
+                torch._foreach_add_(totals, [grad.float() for grad in grads])
         trained = (total.to(parameter.dtype) for total, parameter in zip(totals, ctx.trained, strict=True))
         return torch.cat(hidden_grads), None, None, None, None, *trained
 
@@ -156,3 +159,19 @@ class _ChunkedHead(torch.autograd.Function):
 def _learnt(scores: TokenScores, scoring: Scoring) -> list[torch.Tensor]:
     """The scores that want a gradient."""
     return [scores.learnt, scores.entropies] if scoring.learns_entropies else [scores.learnt]
+
+
+def _random_state(device: torch.device) -> tuple[torch.Tensor, ...]:
+    """The states of the host's random numbers and, of a GPU, its own."""
+    return torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
+
+
+@contextmanager
+def _repeated(states: tuple[torch.Tensor, ...], device: torch.device) -> Iterator[None]:
+    """Random numbers as after `states`; afterwards those that were due."""
+    on_gpu = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=on_gpu):
+        torch.set_rng_state(states[0])
+        for state in states[1:]:
+            torch.cuda.set_rng_state(state, device)
+        yield

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from api.evaluation import Evaluation
@@ -14,7 +15,14 @@ from api.lifecycle import FailureReason
 from api.recipe import ResolvedRecipe
 from worker.arrays import Rows
 from worker.engine.card import Story
-from worker.engine.checkpoint import Progress, load_state, optimizer_tensors, save_state, set_optimizer_tensors
+from worker.engine.checkpoint import (
+    REFERENCES,
+    Progress,
+    load_state,
+    optimizer_tensors,
+    save_state,
+    set_optimizer_tensors,
+)
 from worker.engine.curve import extend
 from worker.engine.data import Data
 from worker.engine.export import export
@@ -46,6 +54,7 @@ class Milestones:
         for name in ("states", "checkpoints", "best"):
             (self._out / name).mkdir(parents=True, exist_ok=True)
         self._best: Path | None = None
+        self._references = _keep_references(data, self._out)
         self._saved_step: int | None = None
         self._began = time.monotonic()
         self.last_metrics: dict[str, Any] = {}
@@ -96,8 +105,9 @@ class Milestones:
             self.progress,
             dict(self._model.masters),
             optimizer,
-            self._best,
             recipe_digest(self._run),
+            best=self._best,
+            references=self._references,
         )
         self._saved_step = self.progress.step
         self._pipe.report("state", step=self.progress.step, path=str(path.relative_to(self._run)))
@@ -192,3 +202,12 @@ class Milestones:
         path = str(final.relative_to(self._run))
         self._pipe.report("checkpoint", step=progress.step, path=path, metrics=metrics)
         self._pipe.report("phase", phase="training")
+
+
+def _keep_references(data: Data, out: Path) -> Path | None:
+    """Write what the method knows of the rows, which each attempt would otherwise compute again."""
+    if not data.references:
+        return None
+    path = out / REFERENCES
+    save_arrays(data.references, path)
+    return path

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from api.recipe import ResolvedRecipe
@@ -14,6 +15,9 @@ from worker.engine.answers import Shown, likeliest_answers
 from worker.engine.batches import MicroBatch, micro_batches, total_weight
 from worker.engine.model import TrainableModel
 
+Floats = npt.NDArray[np.float32]
+Places = npt.NDArray[np.int64]
+"""Numbers of rows."""
 Metrics = dict[str, torch.Tensor]
 """Shares of means: those of all micro-batches of a step add up to the step's."""
 
@@ -50,9 +54,40 @@ class Objective:
     def options(self) -> Any:
         return self.recipe.method.options
 
-    def prepare(self, rows: Rows) -> Rows:
-        """Called once, with the weights of step 0: what the method must know of the rows before they change."""
+    has_reference = False
+    """It compares the model with itself at step 0."""
+
+    def prepare(self, rows: Rows, needed: Places | None = None, known: Floats | None = None) -> Rows:
+        """Return the rows with what the method must know of them before the weights of step 0 change.
+
+        `needed`: the rows that will be seen; all of them if None. `known`: references from an earlier attempt.
+        """
+        rows = self.lay_out(rows)
+        if not self.has_reference:
+            return rows
+        if known is None or known.shape != (len(rows), rows.width):
+            known = np.full((len(rows), rows.width), np.nan, np.float32)
+            needed = np.arange(len(rows)) if needed is None else needed
+            known[needed] = self.reference(rows.take(needed))
+        return replace(rows, per_row={"reference": known})
+
+    def lay_out(self, rows: Rows) -> Rows:
+        """Return the rows as the method reads them."""
         return rows
+
+    def reference(self, rows: Rows) -> Floats:
+        """Return the log-probabilities [rows, width] of a method that `has_reference`, by the model as it is now."""
+        raise NotImplementedError
+
+    def with_reference(self, rows: Rows) -> Rows:
+        """Return prepared rows that all have a reference. To be called with the weights of step 0."""
+        if not self.has_reference:
+            return rows
+        known = rows.per_row["reference"].copy()
+        missing = np.flatnonzero(np.isnan(known).any(1))
+        if len(missing):
+            known[missing] = self.reference(rows.take(missing))
+        return replace(rows, per_row={**rows.per_row, "reference": known})
 
     def updates(self, rows: Rows, step: int) -> Iterator[Rows]:
         """What the optimizer's updates of one step are made from: the step's rows, if nothing else."""
@@ -95,7 +130,7 @@ class Objective:
         return micro_batches(rows, self.budget_tokens, self.model.layout, self.model.device)
 
     @torch.no_grad()
-    def answer_logprobs(self, rows: Rows, *, mean: bool = False) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def answer_logprobs(self, rows: Rows, *, mean: bool = False) -> Floats:
         """[rows, width]: log-probability of each sequence's supervised tokens by the model as it is now, their sum or
         mean."""
         found = np.zeros((len(rows), rows.width), np.float32)
@@ -133,6 +168,7 @@ def as_numbers(sums: Metrics) -> dict[str, float]:
 
 
 __all__ = [
+    "Floats",
     "Metrics",
     "Objective",
     "Setting",

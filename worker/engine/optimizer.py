@@ -10,13 +10,19 @@ from api.recipe import ResolvedRecipe
 
 def adamw(masters: dict[str, nn.Parameter], recipe: ResolvedRecipe) -> torch.optim.AdamW:
     """Loshchilov and Hutter 2019 (arXiv:1711.05101), fused. Only matrices decay: biases and norms have no direction
-    in which being small is simpler. Some weights of some techniques learn faster than the rest."""
-    factors = recipe.technique.learning_rate_factors()
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    in which being small is simpler. Scales decay as well, towards 1, where they change nothing: `clipped_step` does
+    that, since AdamW itself decays to 0. Some weights of some techniques learn faster than the rest."""
+    factors, scales = recipe.technique.learning_rate_factors(), recipe.technique.scales
+    groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}
     for name, master in masters.items():
         factor = next((factor for part, factor in factors.items() if part in name), 1.0)
-        groups.setdefault((factor, recipe.weight_decay if master.ndim >= 2 else 0.0), []).append(master)
-    settings = [{"params": group, "weight_decay": decay, "factor": factor} for (factor, decay), group in groups.items()]
+        scale = any(part in name for part in scales)
+        decay = 0.0 if scale or master.ndim < 2 else recipe.weight_decay
+        groups.setdefault((factor, decay, recipe.weight_decay if scale else 0.0), []).append(master)
+    settings = [
+        {"params": group, "weight_decay": decay, "factor": factor, "decay_to_one": to_one}
+        for (factor, decay, to_one), group in groups.items()
+    ]
     return torch.optim.AdamW(settings, lr=recipe.learning_rate, fused=True)
 
 
@@ -51,6 +57,11 @@ def clipped_step(optimizer: torch.optim.AdamW, max_norm: float | None, rate: flo
     if max_norm is not None:
         nn.utils.clip_grads_with_norm_([m for group in optimizer.param_groups for m in group["params"]], max_norm, norm)
     optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+    for group in optimizer.param_groups:
+        if group["decay_to_one"]:
+            share = group["lr"] * group["decay_to_one"] * torch.isfinite(norm)
+            for master in group["params"]:
+                master.detach().add_((1 - master.detach()) * share)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm

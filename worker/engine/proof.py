@@ -15,7 +15,7 @@ from api.manifest import LOGPROBS
 from api.recipe import ResolvedRecipe
 from api.techniques import Full
 from worker.arrays import Rows
-from worker.engine.batches import Layout, micro_batches
+from worker.engine.batches import Layout, micro_batches, total_weight
 from worker.engine.load import CHANGES_THE_BASE, load_network, load_published, plain_attention
 from worker.engine.model import TrainableModel
 from worker.engine.stopping import TrainingError
@@ -23,6 +23,8 @@ from worker.engine.stopping import TrainingError
 PROOF_ROWS = 4
 PROOF_TOKENS = 128
 """Per row."""
+LEARNED_OF = 64
+"""Rows among which the shortest are looked for."""
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 """Nats, or units of a score, between the weights in memory and the files, both through transformers' own forward: the
 same arithmetic twice."""
@@ -115,14 +117,24 @@ def check_weights(model: TrainableModel) -> None:
             raise TrainingError(FailureReason.DIVERGED)
 
 
-def check_learned(rows: Rows, logprobs: Said, highest: float) -> None:
-    """Raises TrainingError (diverged) if the model to publish predicts worse than one that knows nothing."""
-    weights = [torch.from_numpy(np.array(weights_T[1:])) for _, weights_T in rows]
-    total = sum(float(w.sum()) for w in weights)
-    if total == 0:  # the cut left no supervised token: judge by all of them
-        weights, total = [torch.ones_like(w) for w in weights], sum(len(w) for w in weights)
-    loss = -sum(float((w * lp).sum()) for w, lp in zip(weights, logprobs, strict=True)) / total
-    if not math.isfinite(loss) or loss > highest:
+def learned_rows(rows: Rows) -> Rows:
+    """The shortest of the first rows, whole: their supervised tokens may stand anywhere in them."""
+    first = np.arange(min(len(rows), LEARNED_OF))
+    return rows.take(np.sort(first[np.argsort(rows.lengths[first], kind="stable")[:PROOF_ROWS]]))
+
+
+@torch.no_grad()
+def check_learned(model: TrainableModel, rows: Rows, highest: float) -> None:
+    """Raises TrainingError (diverged) if the model to publish predicts the supervised tokens of rows for training worse
+    than one that knows nothing. Others it may predict wrongly with confidence."""
+    model.train(False)
+    layout = Layout(packed=model.layout.packed, alone=True, pad_token=model.layout.pad_token)
+    weight = total_weight(rows)
+    loss = 0.0
+    for batch in micro_batches(rows, PROOF_TOKENS, layout, model.device):
+        loss -= float((batch.weights * model.token_scores(batch).logprobs).sum()) / weight
+    if not loss <= highest:  # true for NaN, too
+        print(f"proof: the loss on {len(rows)} rows is {loss:.4g}, and {highest:.4g} is allowed", flush=True)
         raise TrainingError(FailureReason.DIVERGED)
 
 

@@ -46,7 +46,7 @@ class Classification(Objective):
         self._names = self.recipe.labels.names
         self._class_weights: torch.Tensor | None = None
 
-    def prepare(self, rows: Rows) -> Rows:
+    def lay_out(self, rows: Rows) -> Rows:
         options: ClassificationOptions = self.options
         if options.class_weights == "balanced" and self._problem == "single_label" and self._class_weights is None:
             assert rows.labels is not None

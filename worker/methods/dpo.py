@@ -1,6 +1,5 @@
 """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290)."""
 
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -9,7 +8,7 @@ from torch.nn import functional
 from api.methods.dpo import DpoOptions
 from worker.arrays import Rows
 from worker.engine.batches import MicroBatch
-from worker.engine.objective import Metrics, Objective, answer_sums
+from worker.engine.objective import Floats, Metrics, Objective, answer_sums
 
 
 def preference_losses(
@@ -31,14 +30,15 @@ def preference_losses(
 
 
 class Dpo(Objective):
+    has_reference = True
+
     @property
     def _mean(self) -> bool:
         options: DpoOptions = self.options
         return options.length_normalised or options.loss == "ipo"
 
-    def prepare(self, rows: Rows) -> Rows:
-        """The reference is the policy at step 0: its log-probabilities are computed once."""
-        return replace(rows, per_row={"reference": self.answer_logprobs(rows, mean=self._mean)})
+    def reference(self, rows: Rows) -> Floats:
+        return self.answer_logprobs(rows, mean=self._mean)
 
     def total(self, rows: Rows) -> float:
         return float(len(rows))

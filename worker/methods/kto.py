@@ -10,7 +10,7 @@ from api.methods.kto import KtoOptions
 from worker.arrays import Rows
 from worker.engine.answers import Shown
 from worker.engine.batches import MicroBatch
-from worker.engine.objective import Metrics, Objective, answer_sums
+from worker.engine.objective import Floats, Metrics, Objective, answer_sums
 
 
 def prospect_losses(
@@ -29,9 +29,13 @@ class Kto(Objective):
     A row then has two sequences, its own and the mismatched one; only the first is learnt from.
     """
 
-    def prepare(self, rows: Rows) -> Rows:
-        both = with_mismatched(rows, self.recipe.seed, self.recipe.max_length)
-        return replace(both, per_row={"reference": self.answer_logprobs(both)})
+    has_reference = True
+
+    def lay_out(self, rows: Rows) -> Rows:
+        return with_mismatched(rows, self.recipe.seed, self.recipe.max_length)
+
+    def reference(self, rows: Rows) -> Floats:
+        return self.answer_logprobs(rows)
 
     def updates(self, rows: Rows, step: int) -> Iterator[Rows]:
         yield self._with_z0(rows)
