@@ -69,6 +69,36 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
 }
 
+_FOUR_EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
+_SHARED_EXPERT = {
+    "n_routed_experts": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+}
+_LATENT = {
+    "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8,
+    "num_key_value_heads": 4,
+}  # fmt: skip
+MIXTURES: dict[str, dict[str, Any]] = {
+    "qwen3_moe": {"num_experts": 4, "head_dim": 8, "mlp_only_layers": []},
+    "qwen2_moe": {"num_experts": 4, "shared_expert_intermediate_size": 40, "mlp_only_layers": [1]},
+    "mixtral": {"num_local_experts": 4},
+    "olmoe": {"num_experts": 4},
+    "gpt_oss": {"num_local_experts": 4, "head_dim": 8, "sliding_window": WINDOW},
+    "granitemoe": {"num_local_experts": 4},
+    "deepseek_v3": _SHARED_EXPERT | _LATENT,
+    "glm4_moe": _SHARED_EXPERT | {"head_dim": 8},
+    "phimoe": {"num_local_experts": 4},
+    "jetmoe": {"num_local_experts": 4, "kv_channels": 8},
+    "llama4_text": {
+        "num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size_mlp": 48, "head_dim": 8,
+        "moe_layers": [0, 1],
+    },
+}  # fmt: skip
+"""Mixtures of four experts, beside the families."""
+
 _ENCODER: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -110,6 +140,8 @@ def tiny_config(family: str) -> Any:
     """Return the configuration of a tiny language model of the family, or of an encoder with two labels."""
     if family in ENCODERS:
         return AutoConfig.for_model(**(_ENCODER | ENCODERS[family]), num_labels=2)
+    if family in MIXTURES:
+        return AutoConfig.for_model(**(_SHARED | _FOUR_EXPERTS | {"model_type": family} | MIXTURES[family]))
     return AutoConfig.for_model(**(_SHARED | (FAMILIES | WIDE)[family]))
 
 

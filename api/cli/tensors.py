@@ -75,6 +75,7 @@ def read_tensors(path: Path) -> Iterator[Tensor]:
 
 def lora_trouble(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> list[str]:
     """Where a LoRA adapter's factors are not those that adapter_config.json speaks of: B [out, r], A [r, in]."""
+    tensors = bool(config.get("target_parameters"))
     modules = {name: name.partition(".lora_A")[0] for name in sorted(shapes) if "lora_A" in name}
     ranks = _ranks(config, tuple(modules.values()))
     trouble = []
@@ -83,9 +84,15 @@ def lora_trouble(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any
         rank = ranks[module] if ranks is not None else next(iter(shape), None)
         if other is None:
             trouble.append(f"{name} has no lora_B")
-        elif len(shape) < 2 or len(other) < 2 or (shape[0], other[1]) != (rank, rank):
+        elif len(shape) < 2 or len(other) < 2 or not _of_rank(shape[0], other[1], rank, experts=tensors):
             trouble.append(f"{name} {list(shape)} and its lora_B {list(other)} are not of rank {rank}")
     return trouble
+
+
+def _of_rank(one: int, other: int, rank: Any, *, experts: bool) -> bool:
+    """`experts`: the factors of all experts of a layer stand beside each other, and which tensor they are of, and so of
+    which rank, is not in their names."""
+    return one == other and (one == rank or experts)
 
 
 def _ranks(config: Mapping[str, Any], modules: tuple[str, ...]) -> dict[str, Any] | None:

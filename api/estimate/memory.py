@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from api.estimate.work import Base, Workload
+from api.estimate.work import AdaptedExperts, Base, Workload
 from api.methods.base import RolloutOptions
 from api.recipe import ResolvedRecipe
 from api.techniques import Full
@@ -99,8 +99,10 @@ def peak_memory(
     weights = float(base.parameters * value)
     if technique.quantises:
         weights = base.linear * FOUR_BITS + (base.parameters - base.linear) * value
-    if not setting.gpu and _stored_bytes(facts) != value:
-        weights += base.parameters * _stored_bytes(facts)  # read in another type, and not all given back
+    if not setting.gpu:
+        # Read in another type, or as single experts that become one tensor, and not all given back.
+        read = base.parameters if _stored_bytes(facts) != value else base.experts
+        weights += read * _stored_bytes(facts)
     # What is trained is float32: beside the base for adapters; a copy of it where the base is in bfloat16.
     weights += 4 * trained if not full or value == 2 else 0
     tokens = largest_batch(recipe, train, setting.budget)
@@ -112,6 +114,7 @@ def peak_memory(
     kept *= 1 if setting.gpu else HEAP[recipe.technique.type]
     if setting.recompute:
         kept = base.layers * base.hidden * value * tokens + RECOMPUTED_LAYERS * kept / max(1, base.layers)
+    kept += _sums_with_experts(recipe, base, value, recompute=setting.recompute)
     logits = _logits(recipe, base, train, tokens, setting)
     slack = 0 if setting.gpu else min(HEAP_SLACK, int(kept) + logits)
     return MemoryParts(
@@ -124,6 +127,13 @@ def peak_memory(
         logits=logits,
         rollout=_rollout(recipe, facts, base, train, setting),
     )
+
+
+def _sums_with_experts(recipe: ResolvedRecipe, base: Base, value: int, *, recompute: bool) -> float:
+    """Bytes of the tensors of experts with their updates added, which the backward pass reads again, and of a layer's
+    gradient."""
+    experts = AdaptedExperts.of(recipe, base)
+    return value * ((experts.largest if recompute else experts.size) + experts.largest)
 
 
 def _stored_bytes(facts: Mapping[str, Any]) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypedDict
 
-from api.estimate.targets import Matrix, NoPlace, ia3_layers, lora_layers, ranks
+from api.estimate.targets import Matrix, NoPlace, ia3_layers, left_out, lora_layers, ranks
 from api.methods import MethodBase
 from api.techniques import Technique, TechniqueBase
 from api.techniques.bottleneck import Bottleneck
@@ -17,9 +17,11 @@ from api.techniques.prompt import Prompt
 
 BLOCK = 64
 """Weights that share a scale when they are quantised to four bits."""
+QUANTISED = ("linear", "shared")
+"""Kinds of layers that are."""
 Layer = list[Any]
-"""[linear | embedding | head | tied, inputs, outputs, how many]. With {} in its name, it stands for those numbered
-from 0."""
+"""[kind, inputs, outputs, how many], and of experts their number and how many of them compute a token; the kinds are
+those of Matrix. With {} in its name, it stands for those numbered from 0."""
 
 
 class ClassifierShape(TypedDict):
@@ -53,7 +55,9 @@ class Shapes(TypedDict):
 def shapes_of(facts: Mapping[str, Any]) -> tuple[Shapes, bool]:
     """(shapes, whether they are exact)."""
     if facts.get("shapes"):
-        return facts["shapes"], True
+        shapes: Shapes = facts["shapes"]
+        # Bases that were added before experts were noted: their layers are but a small part of their weights.
+        return shapes, _weights(shapes) >= 0.5 * (shapes["parameters"] or 0)
     return _guessed(facts), False
 
 
@@ -86,16 +90,19 @@ def matrices(shapes: Shapes) -> Iterator[Matrix]:
 
 
 def expanded(layers: Mapping[str, Layer]) -> Iterator[Matrix]:
-    for pattern, (kind, inputs, outputs, count) in layers.items():
+    for pattern, (kind, inputs, outputs, count, *experts) in layers.items():
         for number in range(count):
-            yield Matrix(pattern.replace("{}", str(number)), kind, inputs, outputs)
+            yield Matrix(pattern.replace("{}", str(number)), kind, inputs, outputs, *experts)
 
 
 def _counts_the_head_twice(shapes: Shapes) -> bool:
     """Whether the head is tied in a base that was converted before that was noted: its layers have more weights than
     the model."""
-    every = sum(inputs * outputs * count for _, inputs, outputs, count in shapes["layers"].values())
-    return shapes["parameters"] is not None and every > shapes["parameters"]
+    return shapes["parameters"] is not None and _weights(shapes) > shapes["parameters"]
+
+
+def _weights(shapes: Shapes) -> int:
+    return sum(matrix.size for matrix in expanded(shapes["layers"]))
 
 
 def require_layers(technique: TechniqueBase, method: MethodBase, facts: Mapping[str, Any]) -> None:
@@ -115,7 +122,7 @@ def require_whole_blocks(technique: Technique, facts: Mapping[str, Any]) -> None
     if not (technique.quantises and exact):
         return
     for matrix in matrices(shapes):
-        if matrix.kind == "linear" and matrix.inputs % BLOCK:
+        if matrix.kind in QUANTISED and matrix.inputs % BLOCK:
             raise NoPlace(
                 f"Technique {technique.type} on a worker without a GPU needs layers whose inputs are a multiple of "
                 f"{BLOCK}, and {matrix.name} has {matrix.inputs}: use technique lora, or a worker with a GPU"
@@ -137,6 +144,17 @@ def trained_parameters(
     if isinstance(technique, Full):
         return _whole(shapes, facts, labels or 1, scores=scores) + value
     return _adapter(technique, shapes, facts, scores=scores) + head + value
+
+
+def untrained_experts(technique: TechniqueBase, method: MethodBase, facts: Mapping[str, Any]) -> str | None:
+    """What the technique leaves out of a mixture of experts, as a sentence; None if nothing is."""
+    shapes, exact = shapes_of(facts)
+    if not exact and facts.get("shapes"):
+        return (
+            "This base model was added before the weights of experts were noted: what is estimated of it leaves them "
+            "out. Its operator can remove it and add it again"
+        )
+    return left_out(technique, list(matrices(shapes)), shapes["ia3"], scores=method.output != "tokens")
 
 
 def _adapter(technique: TechniqueBase, shapes: Shapes, facts: Mapping[str, Any], *, scores: bool) -> int:
@@ -179,7 +197,7 @@ def _lora(technique: Lora, shapes: Shapes, *, scores: bool) -> int:
     chosen = lora_layers(technique, list(matrices(shapes)), scores=scores)
     own = ranks(technique, chosen)
     for matrix in chosen:
-        found += own.get(matrix.name, technique.rank) * (matrix.inputs + matrix.outputs)
+        found += own.get(matrix.name, technique.rank) * (matrix.inputs + matrix.outputs) * matrix.experts
         found += matrix.outputs if technique.type == "dora" else 0  # type: ignore[comparison-overlap]  # a subclass's
     return found
 

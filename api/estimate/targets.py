@@ -8,15 +8,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from api import patterns
-from api.techniques.base import ALL_LINEAR
+from api.techniques.base import ALL_LINEAR, TechniqueBase
 from api.techniques.ia3 import Ia3
-from api.techniques.lora import Lora
+from api.techniques.lora import CHANGES_THE_BASE, Lora
 
 OUTSIDE = frozenset({"classifier", "head", "pooler", "pre_classifier", "score"})
 """First names of what classifiers have on top of the base model: trained and published whole, by any technique."""
 NAMED = 24
 """Layers that a message lists at most."""
 FIELD = "technique.target_modules"
+OF_EXPERTS = frozenset({"experts", "shared", "router", "apart"})
+BARE = frozenset({"experts", "shared", "router"})
+"""Kinds whose weights peft adapts as tensors (`target_parameters`), not as layers."""
+SCALED_BY_NONE = {
+    "embedding": "an embedding",
+    "experts": "one tensor of all experts",
+    "apart": "one tensor of all experts",
+    "router": "a router",
+}
+"""Kinds that (IA)³ has nothing for."""
 
 
 class NoPlace(ValueError):
@@ -31,13 +41,23 @@ class NoPlace(ValueError):
 class Matrix:
     name: str
     kind: str
-    """linear, embedding, head, or tied: a head that shares its weights with the input embeddings."""
+    """linear; embedding; head, or tied: a head that shares its weights with the input embeddings; experts: those of a
+    layer in one tensor; shared: a linear layer beside experts that peft takes for theirs by its name; router: what
+    chooses a token's experts; apart: experts that peft cannot adapt."""
     inputs: int
     outputs: int
+    experts: int = 1
+    active: int = 1
+    """Of the experts, those that compute a token."""
 
     @property
     def size(self) -> int:
-        return self.inputs * self.outputs
+        return self.inputs * self.outputs * self.experts
+
+    @property
+    def used(self) -> int:
+        """Weights that compute a token."""
+        return self.inputs * self.outputs * self.active
 
 
 def lora_layers(technique: Lora, layers: Sequence[Matrix], *, scores: bool) -> list[Matrix]:
@@ -48,7 +68,9 @@ def lora_layers(technique: Lora, layers: Sequence[Matrix], *, scores: bool) -> l
     for field, given in technique.patterns().items():
         with _named(f"technique.{field}"):
             patterns.require(given)
-    found = _chosen(technique.target_modules, _adaptable(layers, scores=scores))
+    adaptable = _adaptable(layers, scores=scores)
+    found = _chosen(technique.target_modules, adaptable, quantised=technique.quantises)
+    _require_plain_update(technique, found, adaptable)
     names = tuple(layer.name for layer in found)
     for field in ("rank_pattern", "alpha_pattern"):
         unused = patterns.unused(tuple(getattr(technique, field)), names)
@@ -80,12 +102,15 @@ def ia3_layers(
 
     Raises NoPlace for a name without such a layer.
     """
-    targets = technique.target_modules or (known["targets"] if known else None)
-    if targets is None:
+    adaptable = _adaptable(layers, scores=scores)
+    targets = technique.target_modules or _found_names(known, adaptable)
+    if not targets:
         raise NoPlace(f"{FIELD}: (IA)³ knows no layers of this family: name them", FIELD)
-    found = _chosen(targets, _adaptable(layers, scores=scores))
-    if wrong := [layer.name for layer in found if layer.kind == "embedding"]:
-        raise NoPlace(f"{FIELD}: (IA)³ scales linear layers, and {wrong[0]} is an embedding: leave it out", FIELD)
+    found = _chosen(targets, adaptable)
+    for layer in found:
+        if layer.kind in SCALED_BY_NONE:
+            what = SCALED_BY_NONE[layer.kind]
+            raise NoPlace(f"{FIELD}: (IA)³ scales linear layers, and {layer.name} is {what}: leave it out", FIELD)
     given = technique.feedforward_modules
     for name in given or ():
         if name not in targets:
@@ -108,9 +133,56 @@ def _adaptable(layers: Sequence[Matrix], *, scores: bool) -> list[Matrix]:
     return [layer for layer in body if layer.name.partition(".")[0] not in OUTSIDE]
 
 
-def _chosen(targets: str | list[str], layers: Sequence[Matrix]) -> list[Matrix]:
+def _found_names(known: Mapping[str, list[str]] | None, layers: Sequence[Matrix]) -> list[str]:
+    """Those of the family's names for (IA)³ that its layers still have: experts in one tensor have no layers."""
+    scaled = [layer.name for layer in layers if layer.kind not in SCALED_BY_NONE]
+    return [name for name in (known["targets"] if known else ()) if any(named(name, layer) for layer in scaled)]
+
+
+def _require_plain_update(technique: Lora, found: Sequence[Matrix], layers: Sequence[Matrix]) -> None:
+    """peft puts nothing but the plain update beside weights that are no layer of their own."""
+    bare = next((layer for layer in found if layer.kind in BARE), None)
+    if bare is None:
+        return
+    barred = {
+        "technique.type": f"'{technique.type}'" if technique.peft().get("use_dora") else None,
+        "technique.dropout": f"a dropout of {technique.dropout}" if technique.dropout else None,
+        "technique.init": f"init '{technique.init}'" if technique.init in CHANGES_THE_BASE else None,
+    }
+    for param, what in barred.items():
+        if what is not None:
+            names = sorted({layer.name.rpartition(".")[2] for layer in layers if layer.kind == "linear"})
+            raise NoPlace(
+                f"{param}: {what} cannot be trained on {bare.name}, for the experts of a layer are one tensor. Leave "
+                f"it at its default ('lora', 0, 'default'), or name other layers in {FIELD}: {', '.join(names)}.",
+                param,
+            )
+
+
+def left_out(
+    technique: TechniqueBase, layers: Sequence[Matrix], known: Mapping[str, list[str]] | None, *, scores: bool
+) -> str | None:
+    """What is to be known of experts and routers that the technique does not train though the job names no layers; None
+    if there are none. `known`: the family's layers for (IA)³."""
+    if isinstance(technique, Lora) and technique.target_modules in (ALL_LINEAR, [ALL_LINEAR]):
+        taken = _chosen(ALL_LINEAR, _adaptable(layers, scores=scores), quantised=technique.quantises)
+    elif isinstance(technique, Ia3) and technique.target_modules is None:
+        taken = ia3_layers(technique, layers, known, scores=scores)[0]
+    else:
+        return None
+    rest = [layer for layer in layers if layer.kind in OF_EXPERTS and layer not in taken]
+    if not rest:
+        return None
+    names = sorted({".".join(layer.name.split(".")[-2:]) for layer in rest})
+    count = sum(layer.size for layer in rest)
+    return f"'{technique.type}' leaves out {', '.join(names)} ({count:,} weights of experts and routers)"
+
+
+def _chosen(targets: str | list[str], layers: Sequence[Matrix], *, quantised: bool = False) -> list[Matrix]:
+    """`quantised`: the weights of linear layers are in four bits, and no tensors to add to."""
     if targets in (ALL_LINEAR, [ALL_LINEAR]):
-        found = [layer for layer in layers if layer.kind == "linear"]
+        kinds = {"linear", "experts"} if quantised else {"linear", "experts", "shared"}
+        found = [layer for layer in layers if layer.kind in kinds]
     elif isinstance(targets, str):
         matched = patterns.whole(targets, tuple(layer.name for layer in layers))
         found = [layer for layer in layers if layer.name in matched]
@@ -128,10 +200,12 @@ def _chosen(targets: str | list[str], layers: Sequence[Matrix]) -> list[Matrix]:
     if tied := [layer.name for layer in found if layer.kind == "tied"]:
         message = f"{FIELD}: {tied[0]} has no weights of its own, for it shares the input embeddings': leave it out"
         raise NoPlace(message, FIELD)
+    if apart := [layer.name for layer in found if layer.kind == "apart" or (quantised and layer.kind == "shared")]:
+        raise NoPlace(f"{FIELD}: peft cannot adapt the weights of {apart[0]} in this family: leave it out", FIELD)
     return found
 
 
 def _listed(layers: Sequence[Matrix]) -> str:
-    names = sorted({layer.name.rpartition(".")[2] for layer in layers if layer.kind != "tied"})
+    names = sorted({layer.name.rpartition(".")[2] for layer in layers if layer.kind not in ("tied", "apart")})
     more = ", …" if len(names) > NAMED else ""
     return f"Those are {', '.join(names[:NAMED])}{more}."

@@ -1,11 +1,13 @@
 """How much there is to compute: floating-point operations, and how often the layers are gone through."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from api.estimate.shapes import matrices, shapes_of
+from api.estimate.shapes import QUANTISED, matrices, shapes_of
+from api.estimate.targets import OF_EXPERTS, Matrix, lora_layers, ranks
 from api.evaluation import (
     ANSWER_TOKENS,
     BEYOND_REFERENCE,
@@ -19,12 +21,15 @@ from api.methods.base import RolloutOptions
 from api.recipe import ResolvedRecipe
 from api.techniques import Full
 from api.techniques.dora import Dora
+from api.techniques.lora import Lora
 
 EVALUATED_ROWS = 256
 """Validation rows at each evaluation, as the trainer has it."""
 DORA_FLOPS = 150
 """What DoRA's magnitudes cost for each adapted weight whenever the layers are gone through, however few tokens there
 are: mostly memory traffic, as operations (docs/engine-log.md)."""
+EXPERT_FLOPS = 90
+"""The same of each weight of experts that are adapted: the sum with its update is written, and read again."""
 PACKED_FAMILIES = frozenset({"gemma2", "gpt2", "llama", "mistral", "phi", "phi3", "qwen2", "qwen3"})
 """As the trainer's (tests compare): their logits are made of supervised tokens only."""
 
@@ -65,7 +70,9 @@ class Base:
     hidden: int
     vocabulary: int
     linear: int
-    """Weights of its layers' matrices: two operations each for every token."""
+    """Weights of its layers' matrices, but for experts."""
+    active: int
+    """Weights that compute a token, of experts those of the chosen: two operations each."""
     values: int
     """Inputs and outputs of all those matrices, for one token."""
     inner: int
@@ -74,11 +81,17 @@ class Base:
     """Weights of the output head."""
     packed: bool
     encoder: bool
+    matrices: tuple[Matrix, ...] = ()
+    """Those that an adapter may stand beside."""
+    experts: int = 0
+    """Weights of experts, of all of them."""
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> "Base":
         shapes, _ = shapes_of(facts)
-        linear = [matrix for matrix in matrices(shapes) if matrix.kind == "linear"]
+        layers = tuple(matrices(shapes))
+        linear = [matrix for matrix in layers if matrix.kind in QUANTISED]
+        inside = [matrix for matrix in layers if matrix.kind in QUANTISED or matrix.kind in OF_EXPERTS]
         hidden, vocabulary = facts.get("hidden_size", 0), facts.get("vocab_size", 0)
         return cls(
             parameters=facts["parameters"],
@@ -86,11 +99,50 @@ class Base:
             hidden=hidden,
             vocabulary=vocabulary,
             linear=sum(matrix.size for matrix in linear),
-            values=sum(matrix.inputs + matrix.outputs for matrix in linear),
-            inner=max((matrix.outputs for matrix in linear), default=0),
+            active=sum(matrix.used for matrix in inside),
+            values=sum(matrix.active * (matrix.inputs + matrix.outputs) for matrix in inside),
+            inner=max((matrix.outputs for matrix in inside), default=0),
             head=hidden * vocabulary,
             packed=facts.get("model_type") in PACKED_FAMILIES,
             encoder=facts.get("kind") == "encoder",
+            matrices=layers,
+            experts=sum(matrix.size for matrix in layers if matrix.experts > 1),
+        )
+
+
+@dataclass(frozen=True)
+class AdaptedExperts:
+    """Tensors of experts with a low-rank update. The sum of both is made for all experts, however few are chosen."""
+
+    trained: int = 0
+    """Weights of the updates."""
+    used: int = 0
+    """Weights of the tensors that compute a token."""
+    size: int = 0
+    """Weights of the tensors."""
+    largest: int = 0
+    """Of those, in one layer."""
+    by_rank: int = 0
+    """Weights, each times the rank of its update."""
+
+    @classmethod
+    def of(cls, recipe: ResolvedRecipe, base: Base) -> "AdaptedExperts":
+        technique = recipe.technique
+        if not isinstance(technique, Lora) or not any(matrix.kind == "experts" for matrix in base.matrices):
+            return cls()
+        chosen = lora_layers(technique, base.matrices, scores=recipe.method.output != "tokens")
+        tensors = [matrix for matrix in chosen if matrix.kind == "experts"]
+        own = ranks(technique, chosen)
+        rank = [own.get(matrix.name, technique.rank) for matrix in tensors]
+        in_layer: Counter[str] = Counter()
+        for matrix in tensors:
+            in_layer[matrix.name.rpartition(".")[0]] += matrix.size
+        return cls(
+            trained=sum(r * (each.inputs + each.outputs) * each.experts for r, each in zip(rank, tensors, strict=True)),
+            used=sum(each.used for each in tensors),
+            size=in_layer.total(),
+            largest=max(in_layer.values(), default=0),
+            by_rank=sum(r * each.size for r, each in zip(rank, tensors, strict=True)),
         )
 
 
@@ -113,7 +165,11 @@ def training_work(
     rows = min(recipe.batch_size, train.rows)
     share = recipe.total_steps * rows / max(1, train.rows)
     forward = _forward(recipe, base, train)
-    weights = forward if isinstance(recipe.technique, Full) else 6.0 * trained * _tokens(recipe, train)
+    experts = AdaptedExperts.of(recipe, base)
+    tokens = _tokens(recipe, train)
+    weights = forward
+    if not isinstance(recipe.technique, Full):
+        weights = 6.0 * (trained - experts.trained) * tokens + 2.0 * experts.used * tokens
     again = forward if recipe.gradient_checkpointing is True else 0.0
     batches = math.ceil(rows * train.mean / max(budget, train.longest * train.width)) * recipe.total_steps
     rounds = (3.0 if recipe.gradient_checkpointing is True else 2.0) * batches
@@ -132,6 +188,8 @@ def training_work(
     flops, rounds = flops + compared.flops, rounds + compared.passes
     if isinstance(recipe.technique, Dora):
         flops += DORA_FLOPS * base.linear * rounds
+    # Two operations for each expert's weight and rank forward, four backward.
+    flops += (EXPERT_FLOPS * experts.size + 3.0 * experts.by_rank) * rounds
     return Work(flops, rounds * base.layers)
 
 
@@ -147,7 +205,7 @@ def _forward(recipe: ResolvedRecipe, base: Base, rows: Workload) -> float:
     if recipe.method.output == "tokens":
         predicted = rows.supervised if base.packed and recipe.technique.packable else tokens
     attention = 2.0 * base.layers * base.hidden * rows.squares * rows.rows * rows.width
-    return 2.0 * base.linear * tokens + 2.0 * base.head * predicted + attention
+    return 2.0 * base.active * tokens + 2.0 * base.head * predicted + attention
 
 
 def _references(recipe: ResolvedRecipe, forward: float, train: Workload, share: float) -> float:
@@ -177,7 +235,7 @@ def _comparison(recipe: ResolvedRecipe, base: Base, train: Workload, validation:
         answer = rows.supervised / max(1, rows.rows * rows.width)
         drawn = min(length, answer + BEYOND_REFERENCE)
         asked = few if isinstance(options, RolloutOptions) else min(SHOWN_ROWS, few)
-        flops += 2.0 * (base.linear + base.head) * asked * (max(0.0, rows.mean / rows.width - answer) + drawn)
+        flops += 2.0 * (base.active + base.head) * asked * (max(0.0, rows.mean / rows.width - answer) + drawn)
         passes += drawn
     return Work(2 * flops, 2 * passes)
 
@@ -190,5 +248,5 @@ def _sampling(recipe: ResolvedRecipe, base: Base, prompts: int, train: Workload)
     answers = prompts * getattr(options, "answers_per_prompt", 1)
     each = train.mean + options.max_tokens
     looks = 3 + 3 * getattr(options, "updates", 1)
-    flops = recipe.total_steps * answers * each * (1 + looks) * 2.0 * (base.linear + base.head)
+    flops = recipe.total_steps * answers * each * (1 + looks) * 2.0 * (base.active + base.head)
     return Work(flops, recipe.total_steps * (options.max_tokens + looks))

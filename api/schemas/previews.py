@@ -101,6 +101,8 @@ class EstimateObject(BaseModel):
     allowed: bool
     reasons: list[Reason]
     """Why not."""
+    warnings: list[str]
+    """What the job would do that may not be expected, such as leaving out experts."""
     model: str
     train: FileCounts | None
     validation: FileCounts | None

@@ -5,7 +5,7 @@ from typing import Any
 
 from api.context import Caller, Context
 from api.estimate.machine import Machine, Prediction, predict, refused_precision, too_large
-from api.estimate.shapes import require_whole_blocks, shapes_of, trained_parameters
+from api.estimate.shapes import require_whole_blocks, shapes_of, trained_parameters, untrained_experts
 from api.estimate.targets import NoPlace
 from api.estimate.work import Workload
 from api.methods.classification import Problem
@@ -28,6 +28,9 @@ def estimate(context: Context, caller: Caller, recipe: Recipe) -> dict[str, Any]
     able = _able(live, recipe)
     reasons = _barred(context, question, active, live)
     answer = _empty(recipe, question)
+    if question.origin.technique is None and not question.refused:
+        told = untrained_experts(recipe.technique, recipe.method, question.base.facts)
+        answer["warnings"] = [] if told is None else [told]
     if refused := question.refused:
         return answer | {
             "reasons": [_reason(refused.code or "invalid_recipe", refused.message, refused.param), *reasons]
@@ -191,6 +194,7 @@ def _empty(recipe: Recipe, question: Asked) -> dict[str, Any]:
         "model": recipe.model,
         "parameters_exact": shapes_of(question.base.facts)[1],
         "workers": [],
+        "warnings": [],
     }
 
 

@@ -10,6 +10,7 @@ from api import catalog, tracking
 from api.context import Caller, Context
 from api.errors import InvalidRequest
 from api.estimate.machine import may_recompute
+from api.estimate.shapes import untrained_experts
 from api.export import GGUF_FAMILIES
 from api.ids import new_id, random_letters, slug
 from api.judges import reward_models
@@ -92,6 +93,8 @@ def accept(
     session.add(job)
     session.flush()
     events.say(session, job.id, f"Created fine-tuning job: {job.id}")
+    if origin.technique is None and (told := untrained_experts(recipe.technique, recipe.method, origin.base.facts)):
+        events.say(session, job.id, told, level="warn")
     plan_trackings(context, session, job.id, recipe)
     session.refresh(job)
     return job

@@ -34,8 +34,8 @@ class Lora(TechniqueBase):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability with which an input of the update is dropped while training."""
     target_modules: Names | Pattern = ALL_LINEAR
-    """Which linear layers get an update: "all-linear" (every one but the output head), names as in the model, or a
-    regular expression in RE2's syntax that matches their whole names."""
+    """Which linear layers get an update: "all-linear" (every one but the output head and routers, and a mixture's
+    experts), names as in the model, or a regular expression in RE2's syntax that matches their whole names."""
     rank_pattern: Annotated[dict[Pattern, Rank], Field(max_length=256)] = Field(default_factory=dict)
     """Ranks of single layers: a name, or a regular expression (RE2) of its end, to r."""
     alpha_pattern: Annotated[dict[Pattern, Annotated[float, Field(gt=0)]], Field(max_length=256)] = Field(

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers.pytorch_utils import Conv1D
 
 from api.estimate.shapes import ClassifierShape, Layer, Shapes
+from worker.bases.experts import expert_layers
 from worker.engine.families import classifies, kind_of, layers_without_adapters
 from worker.techniques.bottleneck_families import FAMILIES
 
@@ -85,17 +86,21 @@ def _count(module: nn.Module) -> int:
 def layers_of(network: Any) -> dict[str, Layer]:
     """Every layer that an adapter may stand beside, those that differ in a number alone as one entry."""
     barred = layers_without_adapters(network.config)
-    found: dict[tuple[str, str, int, int], list[str]] = defaultdict(list)
+    found: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    of_experts = expert_layers(network)
     for name, module in network.named_modules():
         shape = _shape(module)
-        if shape is not None and name.rpartition(".")[2] not in barred:
+        if shape is not None and name not in of_experts and name.rpartition(".")[2] not in barred:
             found[NUMBER.sub(".{}", name, count=1), _kind(network, module), *shape].append(name)
+    for name, expert in of_experts.items():
+        found[NUMBER.sub(".{}", name, count=1), *expert].append(name)
     layers: dict[str, Layer] = {}
-    for (pattern, kind, inputs, outputs), names in found.items():
+    for (pattern, *shape_of_each), names in found.items():
+        kind, inputs, outputs, *experts = shape_of_each
         if names == [pattern.replace("{}", str(number)) for number in range(len(names))]:
-            layers[pattern] = [kind, inputs, outputs, len(names)]
+            layers[pattern] = [kind, inputs, outputs, len(names), *experts]
         else:
-            layers |= {name: [kind, inputs, outputs, 1] for name in names}
+            layers |= {name: [kind, inputs, outputs, 1, *experts] for name in names}
     return layers
 
 

@@ -1,6 +1,6 @@
 """A technique on a network: peft's adapters, ours, or none."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,17 @@ from peft.utils.save_and_load import set_peft_model_state_dict
 from safetensors.torch import load_file
 
 from api.estimate.shapes import expanded
-from api.estimate.targets import NoPlace, ia3_layers, lora_layers, named
+from api.estimate.targets import BARE, Matrix, NoPlace, ia3_layers, lora_layers, named
 from api.lifecycle import FailureReason
 from api.recipe import ResolvedRecipe
 from api.techniques import Technique
 from api.techniques.base import ALL_LINEAR
 from api.techniques.ia3 import Ia3
 from api.techniques.lora import Lora
+from worker.bases.experts import adapted_tensor
 from worker.bases.shapes import ia3_names, layers_of
 from worker.engine.families import layers_without_adapters
-from worker.engine.places import not_chosen, plain_patterns
+from worker.engine.places import named_values, not_chosen, plain_patterns, published_config
 from worker.engine.stopping import TrainingError
 from worker.techniques import TECHNIQUES
 
@@ -49,6 +50,8 @@ def with_technique(network: Any, recipe: ResolvedRecipe, start: Path | None) -> 
     if technique.peft_type is None:
         return network
     config = peft_config(network, technique, recipe.method.output)
+    if start is not None:
+        _keep_tensors(config, published_config(start, network))
     try:
         model = get_peft_model(network, config)
     except ValueError as error:  # what peft cannot adapt, and api.estimate.targets does not know of
@@ -97,7 +100,10 @@ def _layers(network: Any, technique: Lora | Ia3, *, scores: bool) -> dict[str, A
         # Of a family that peft does not know, no layer is feed-forward unless the job names it; null would be an error.
         inner = [] if inner is None and known is None else inner
         return {"target_modules": targets and sorted(targets), "feedforward_modules": inner}
-    names = [layer.name for layer in lora_layers(technique, matrices, scores=scores)]
+    found = lora_layers(technique, matrices, scores=scores)
+    if any(layer.kind in BARE for layer in found) or any(layer.kind == "router" for layer in matrices):
+        return _among_experts(network, technique, found)
+    names = [layer.name for layer in found]
     barred = layers_without_adapters(network.config)
     arguments = {
         "rank_pattern": plain_patterns(names, technique.rank_pattern),
@@ -114,8 +120,30 @@ def _layers(network: Any, technique: Lora | Ia3, *, scores: bool) -> dict[str, A
     }
 
 
+def _among_experts(network: Any, technique: Lora, found: Sequence[Matrix]) -> dict[str, Any]:
+    """In a mixture of experts, where peft's "all-linear" would take routers too and pass over other layers."""
+    tensors = {layer.name: adapted_tensor(network, layer.name) for layer in found if layer.kind in BARE}
+    keys = {layer.name: tensors.get(layer.name) or layer.name for layer in found}
+    modules = sorted(name for name in keys if tensors.get(name) is None)
+    barred = [*layers_without_adapters(network.config), *not_chosen(network, modules)]
+    return {
+        "target_modules": modules,
+        "target_parameters": sorted(tensor for tensor in tensors.values() if tensor is not None),
+        "rank_pattern": named_values(keys, technique.rank_pattern),
+        "alpha_pattern": named_values(keys, technique.alpha_pattern),
+        "exclude_modules": barred or None,
+    }
+
+
 def _modules_called(network: Any, names: list[str]) -> set[str]:
     return {module for module, _ in network.named_modules() if any(named(name, module) for name in names)}
+
+
+def _keep_tensors(config: Any, continued: Any) -> None:
+    """An adapter on experts goes on as it is: those of earlier releases are on routers too, and of other ranks."""
+    if getattr(continued, "target_parameters", None):
+        for field in ("target_modules", "target_parameters", "rank_pattern", "alpha_pattern", "exclude_modules"):
+            setattr(config, field, getattr(continued, field))
 
 
 def _continue(model: PeftModel, start: Path) -> None:

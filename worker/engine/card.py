@@ -38,7 +38,7 @@ class Story:
     """Of the model itself; checkpoints have none."""
 
 
-def model_card(recipe: ResolvedRecipe, model_type: str, story: Story, usage: Usage) -> str:
+def model_card(recipe: ResolvedRecipe, model_type: str, story: Story, usage: Usage, *, experts: bool = False) -> str:
     what = "adapter for" if recipe.technique.type != "full" else "model made from"
     return CARD.format(
         yaml=_header(recipe),
@@ -47,7 +47,7 @@ def model_card(recipe: ResolvedRecipe, model_type: str, story: Story, usage: Usa
         method=_sentence(recipe.method),
         loading=fenced(_loading(recipe, model_type, usage), "python"),
         asking=asking(recipe, usage),
-        vllm=vllm(recipe),
+        vllm=vllm(recipe, experts=experts),
         evaluation=_evaluation(story.evaluation),
         curves=_curves(story),
         metrics=settings(story.metrics) if story.metrics else "None.",

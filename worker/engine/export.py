@@ -56,7 +56,9 @@ def export(model: TrainableModel, folder: Path, base: Path, recipe: ResolvedReci
     usage = Usage.of(base, recipe, getattr(config, "pad_token_id", None))
     if technique.type == "full" and recipe.method.output == "tokens":
         _write_stops(folder, usage.stops)
-    card = model_card(recipe, config.model_type, story, usage)
+    adapter: Any = model.model.peft_config["default"] if isinstance(model.model, PeftModel) else None
+    experts = bool(getattr(adapter, "target_parameters", None))
+    card = model_card(recipe, config.model_type, story, usage, experts=experts)
     (folder / "README.md").write_text(card, encoding="utf-8")
     if story.evaluation is not None:
         (folder / EVALUATION).write_text(story.evaluation.model_dump_json(indent=2) + "\n", encoding="utf-8")

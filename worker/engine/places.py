@@ -40,15 +40,23 @@ def plain_patterns(names: Sequence[str], given: Mapping[str, T]) -> dict[str, T]
     names, else by each layer's own name. Raises api.patterns.BadPattern."""
     if all(PLAIN.fullmatch(pattern) for pattern in given):
         return dict(given)
-    found = patterns.first_of_end(tuple(given), tuple(names))
+    return named_values({name: name for name in names}, given)
+
+
+def named_values(keys: Mapping[str, str], given: Mapping[str, T]) -> dict[str, T]:
+    """Values by pattern as values by name. `keys`: by layer, the name that peft has for what it adapts there."""
+    found = patterns.first_of_end(tuple(given), tuple(keys))
     # peft takes the first that fits: a name that ends in another stands before it.
-    return {re.escape(name): given[found[name]] for name in sorted(found, key=lambda name: (-len(name), name))}
+    return {
+        re.escape(keys[name]): given[found[name]] for name in sorted(found, key=lambda name: (-len(keys[name]), name))
+    }
 
 
 def published_config(folder: Path, network: Any) -> Any:
     """peft's configuration of the adapter in `folder`, with names in place of patterns. Raises TrainingError."""
     config: Any = PeftConfig.from_pretrained(str(folder))
     names = modules_of(network)
+    tensors = tuple(name for name, _ in network.named_parameters())
     for field in ("modules_to_save", "layers_pattern", "feedforward_modules"):
         value = getattr(config, field, None) or ()
         if not all(PLAIN.fullmatch(name) for name in ([value] if isinstance(value, str) else value)):
@@ -61,7 +69,7 @@ def published_config(folder: Path, network: Any) -> Any:
             config.exclude_modules = sorted(patterns.whole(excluded, names))
         for field in ("rank_pattern", "alpha_pattern"):
             if given := getattr(config, field, None):
-                setattr(config, field, plain_patterns(names, given))
+                setattr(config, field, plain_patterns((*names, *tensors), given))
     except patterns.BadPattern as error:
         raise TrainingError(FailureReason.INVALID_RECIPE, f"adapter_config.json: {error}.") from None
     return config

@@ -13,8 +13,8 @@ LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What --max-lora-rank may be."""
 
 
-def vllm(recipe: ResolvedRecipe) -> str:
-    """Markdown for the model card."""
+def vllm(recipe: ResolvedRecipe, *, experts: bool = False) -> str:
+    """Markdown for the model card. `experts`: the adapter is on tensors of experts."""
     technique = recipe.technique
     if recipe.method.output != "tokens":
         if technique.type == "full":
@@ -22,7 +22,10 @@ def vllm(recipe: ResolvedRecipe) -> str:
         return f"vLLM takes no adapter with a head of its own. {_merged(recipe)}"
     if technique.type == "full":
         return fenced("vllm serve path/to/this/folder", "sh")
-    if why := _why_not(recipe):
+    why = _why_not(recipe)
+    if experts:
+        why = "vLLM loads no adapters on the tensors of a mixture of experts (`target_parameters`)."
+    if why is not None:
         return f"{why} {_merged(recipe)}"
     rank = _rank(recipe)
     flags = [] if rank == 16 else ["--max-lora-rank", str(rank)]

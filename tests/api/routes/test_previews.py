@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 
 from api.context import Context
 from api.preview_child import PreviewChild, child_environment
+from api.records import base_models as records
 from api.records import workers
 from api.services import base_models
 from tests.api.conftest import client_of
@@ -215,3 +216,24 @@ def test_layers_that_cannot_be_adapted_are_refused_by_an_estimate_as_by_a_job(
     error = refused.json()["error"]
     assert (error["code"], error["param"]) == ("no_such_layer", param)
     assert reason == {name: error[name] for name in ("code", "message", "param")}
+
+
+def test_experts_that_are_left_out_are_said_by_an_estimate_and_by_the_jobs_events(
+    client: TestClient, server: Context
+) -> None:
+    with server.database.write() as session:
+        base = records.get(session, "tiny")
+        assert base is not None
+        shapes = base.facts["shapes"]
+        layers = shapes["layers"] | {
+            "model.layers.{}.mlp.gate": ["router", 32, 4, 2, 1, 1],
+            "model.layers.{}.mlp.experts.w": ["apart", 32, 48, 2, 4, 2],
+        }
+        base.facts = base.facts | {"shapes": shapes | {"layers": layers}}
+    (told,) = post(client, "estimates", jsonl(*[CHAT] * 12)).json()["warnings"]
+    assert told == "'lora' leaves out experts.w, mlp.gate (12,544 weights of experts and routers)"
+    job = post(client, "jobs", jsonl(*[CHAT] * 12)).json()
+    events = client.get(f"/v1/fine_tuning/jobs/{job['id']}/events").json()["data"]
+    assert [event["message"] for event in events if event["level"] == "warn"] == [told]
+    named = {"technique": {"type": "lora", "target_modules": ["q_proj"]}}
+    assert post(client, "estimates", jsonl(*[CHAT] * 12), **named).json()["warnings"] == []

@@ -1,0 +1,71 @@
+"""Mixtures of experts: which weights are experts', which choose among them, and how peft names them.
+
+transformers keeps the same matrix of all experts of a layer in one tensor [experts, …], which is no layer that an
+adapter could stand beside: peft adapts the tensor (`target_parameters`).
+"""
+
+import re
+from typing import Any
+
+from peft.utils import transformers_weight_conversion as conversion
+from torch import nn
+
+ROUTER = re.compile(r"Router|TopK|Topk|Gating")
+"""Of the names of classes."""
+ACTIVE = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k")
+"""Names that configurations have for the experts that compute a token."""
+
+Shape = tuple[str, int, int, int, int]
+"""(kind, inputs, outputs, experts, of those active): api.estimate.targets.Matrix."""
+
+
+def expert_layers(network: Any) -> dict[str, Shape]:
+    """Experts, routers, and layers that peft takes for experts, by the name of the module or of the tensor."""
+    modules = dict(network.named_modules())
+    routers = tuple(name for name, module in modules.items() if ROUTER.search(type(module).__name__))
+    found: dict[str, Shape] = {}
+    for name, module in modules.items():
+        routes = any(name == router or name.startswith(f"{router}.") for router in routers)
+        if isinstance(module, nn.Linear):
+            if routes:
+                found[name] = ("router", module.in_features, module.out_features, 1, 1)
+            elif name.rpartition(".")[2] in taken_for_experts(network.config):
+                found[name] = ("shared", module.in_features, module.out_features, 1, 1)
+            continue
+        for parameter, weight in module.named_parameters(recurse=False):
+            if routes and weight.ndim == 2:
+                where = name if parameter == "weight" else f"{name}.{parameter}"
+                found[where] = ("router", weight.shape[1], weight.shape[0], 1, 1)
+            elif weight.ndim == 3 and "xpert" in f"{type(module).__name__} {name}":
+                found[f"{name}.{parameter}"] = _experts(module, weight, network.config)
+    return found
+
+
+def taken_for_experts(config: Any) -> frozenset[str]:
+    """Names in whose place peft puts experts' tensors, wherever `target_modules` has them: once the experts' own layers
+    were called so (peft.utils.transformers_weight_conversion)."""
+    mapping: Any = conversion
+    if mapping.get_checkpoint_conversion_mapping(config.model_type) is None:
+        return frozenset()
+    # Private, and pinned: there is no other word of peft's on it. A test trains every family.
+    now_as = mapping._MODEL_TO_CONVERSION_PATTERN.get(config.model_type)
+    return frozenset(mapping._MOE_TARGET_MODULE_MAPPING.get(now_as, ()))
+
+
+def adapted_tensor(network: Any, name: str) -> str | None:
+    """The tensor that peft is to adapt for the layer of that name; None where the layer itself can be named to it."""
+    owner = dict(network.named_modules()).get(name)
+    if owner is None:
+        return name
+    plain = isinstance(owner, nn.Linear) and name.rpartition(".")[2] not in taken_for_experts(network.config)
+    return None if plain else f"{name}.weight"
+
+
+def _experts(module: nn.Module, weight: Any, config: Any) -> Shape:
+    """[experts, outputs, inputs], or with the last two exchanged. Experts that transformers computes in a way of a
+    family's own are left alone."""
+    transposed = getattr(module, "is_transposed", None)
+    outputs, inputs = weight.shape[:0:-1] if transposed else weight.shape[1:]
+    text, experts = config.get_text_config(), weight.shape[0]
+    active = next((value for name in ACTIVE if (value := getattr(text, name, None))), experts)
+    return ("apart" if transposed is None else "experts", inputs, outputs, experts, min(active, experts))
