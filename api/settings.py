@@ -119,6 +119,9 @@ class Settings(BaseSettings):
     prepare_memory_bytes: Bytes = 4 * 1024**3
     """Memory of the child that reads the users' rows."""
     prepare_cpu_seconds: Annotated[int, Field(gt=0)] = 1800
+    """Processor time of that child."""
+    scan_cpu_seconds: Annotated[int, Field(gt=0)] = 600
+    """Processor time of the child that looks through an uploaded file, beside the slots for jobs."""
 
     sampler: bool = True
     """Whether `attune up` and `attune worker` start a sampler, which answers /v1/chat/completions. It loads nothing

@@ -33,7 +33,8 @@ def run(settings: Settings, stage: Stage) -> None:
     look = threading.Event()
     threading.Thread(target=Sweeper(node, look).run, name="sweep", daemon=True).start()
     threading.Thread(target=housekeep, args=(node,), name="housekeeping", daemon=True).start()
-    lookers = [threading.Thread(target=_look_when_told, args=(node, warm, look)) for _ in range(node.slots.count)]
+    threads = node.slots.count + (stage is Stage.PREPARE)  # one scans files, beside the slots
+    lookers = [threading.Thread(target=_look_when_told, args=(node, warm, look)) for _ in range(threads)]
     for looker in lookers:
         looker.start()
     worker_shutting_down.connect(lambda **_: node.stopping.set(), weak=False)
@@ -45,7 +46,7 @@ def run(settings: Settings, stage: Stage) -> None:
             [
                 "worker",
                 "--pool=threads",
-                f"--concurrency={node.slots.count}",
+                f"--concurrency={threads}",
                 f"--queues={queue_name(stage)}",
                 f"--hostname={stage}@%h",
                 "--without-gossip",

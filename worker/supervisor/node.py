@@ -31,6 +31,8 @@ class Node:
     gpu_names: list[str]
     """As CUDA_VISIBLE_DEVICES names them."""
     stopping: threading.Event = field(default_factory=threading.Event)
+    scanning: threading.Lock = field(default_factory=threading.Lock)
+    """Held by the one thread that scans files."""
 
     def __post_init__(self) -> None:
         self.hold = Hold(self.trouble)

@@ -20,6 +20,8 @@ from worker.supervisor.writing import written
 log = structlog.get_logger(__name__)
 
 WAIT_S = 1.0
+LOOKS = 2
+"""Whoever came just after the last look found it under way, and went away."""
 CRASHED = "The process that reads the file ended unexpectedly. Look in it for a row that is unlike the others."
 LOST = "The file could not be scanned: it was begun again and again and never finished."
 
@@ -36,8 +38,21 @@ class NotOurs(Exception):
     """The claim is lost, or the worker was asked to stop."""
 
 
+def scan_waiting(node: Node) -> None:
+    """Scan until no file waits, unless another thread is at it: one at a time, beside the slots, so that no job waits
+    for a file that nobody has named yet."""
+    for _ in range(LOOKS):
+        if not node.scanning.acquire(blocking=False):
+            return
+        try:
+            while not node.stopping.is_set() and node.hold.open() and scan_next(node):
+                pass
+        finally:
+            node.scanning.release()
+
+
 def scan_next(node: Node) -> bool:
-    """Scan the file that waits longest. False if none waits."""
+    """Scan the next file. False if none waits."""
     with node.context.database.write() as session:
         claim = scans.claim(session, node.context.settings.lease_s, stalled=node.watch.stalled)
     if claim is None:
@@ -72,7 +87,7 @@ def give_up(node: Node) -> None:
 def _scan(node: Node, claim: ScanClaim, folder: Path) -> dict[str, Any]:
     settings = node.context.settings
     node.context.storage.read_file(claim.storage_key, folder / "input", sha256=claim.sha256)
-    request = {"memory_bytes": settings.prepare_memory_bytes, "cpu_seconds": settings.prepare_cpu_seconds}
+    request = {"memory_bytes": settings.prepare_memory_bytes, "cpu_seconds": settings.scan_cpu_seconds}
     (folder / "scan.json").write_text(json.dumps(request))
     code = _wait(node, claim, Child("worker.scan", str(folder), log_file=folder / "log.txt"))
     report = folder / "report.json"

@@ -22,7 +22,7 @@ from worker.supervisor.parents import ModelGone
 from worker.supervisor.place import filled_by
 from worker.supervisor.prepare_child import Interrupted
 from worker.supervisor.preparing import prepare
-from worker.supervisor.scanning import scan_next
+from worker.supervisor.scanning import scan_waiting
 from worker.supervisor.slots import Slot
 from worker.supervisor.training import train
 from worker.supervisor.warm import WarmTrainers
@@ -36,27 +36,26 @@ OURS = (FailureReason.INTERNAL, FailureReason.WORKER_LOST, FailureReason.HUNG)
 
 
 def drain(node: Node, warm: WarmTrainers) -> None:
-    """Work on waiting jobs until none is left that fits a free slot of this worker."""
+    """Work on waiting jobs until none is left that fits a free slot of this worker; then scan waiting files."""
     again = True
     while again:
         with node.slots.take() as slot:
             if slot is None:
-                return
+                break
             while not node.stopping.is_set() and work_once(node, slot, warm):
                 pass
         # Somebody rang while this slot was still taken, and after its last look at the queue: look again.
         again = node.slots.missed() and not node.stopping.is_set()
+    if node.stage is Stage.PREPARE:
+        scan_waiting(node)
 
 
 def work_once(node: Node, slot: Slot, warm: WarmTrainers) -> bool:
-    """One scan of a file and one attempt at a job, in turns so that neither keeps the other waiting. False if idle."""
-    if not node.hold.open():
-        return False
-    scanned = node.stage is Stage.PREPARE and scan_next(node)
-    claim = claim_next(node, slot) if node.hold.why is None else None
+    """One attempt at a job. False if none waits."""
+    claim = claim_next(node, slot) if node.hold.open() else None
     if claim is not None:
         run_attempt(node, claim, slot, warm)
-    return scanned or claim is not None
+    return claim is not None
 
 
 def claim_next(node: Node, slot: Slot) -> Claim | None:

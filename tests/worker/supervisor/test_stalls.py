@@ -22,7 +22,7 @@ from worker.supervisor.child import Child
 from worker.supervisor.faults import AttemptFailed
 from worker.supervisor.lease import Heartbeat
 from worker.supervisor.node import Node
-from worker.supervisor.supervise import work_once
+from worker.supervisor.scanning import scan_next
 from worker.supervisor.sweep import see_database, take_back, take_back_own
 from worker.supervisor.training import Attempt
 from worker.supervisor.watch import Watch
@@ -175,10 +175,10 @@ def test_a_scan_that_is_killed_from_outside_is_begun_again(workshop: Workshop, m
 
     with monkeypatch.context() as attack:
         attack.setattr(Child, "__init__", killed)
-        work_once(workshop.prepare, workshop.prepare.slots.first, workshop.warm)
+        scan_next(workshop.prepare)
     with workshop.context.database.read() as session:
         assert session.get_one(File, file_id).scan_status == "pending"
-    work_once(workshop.prepare, workshop.prepare.slots.first, workshop.warm)
+    scan_next(workshop.prepare)
     with workshop.context.database.read() as session:
         assert session.get_one(File, file_id).scan_status == "done"
 

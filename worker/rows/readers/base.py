@@ -8,6 +8,8 @@ from api.formats import Row, RowError
 Rows = Iterator[tuple[int, Row | RowError | None]]
 """(line or row number from 1, what stands there: a row, why it is none, or None for a blank line)."""
 
+MAX_KEYS = 1_000
+"""Of a row, and columns of a table. Formats know some forty, and each further one is a finding."""
 FREE_BYTES = 256 << 20
 """What a file may become whatever its size: to read so much is harmless."""
 MAX_RATIO = 200

@@ -8,7 +8,7 @@ from typing import IO, Any
 import msgspec
 
 from api.formats.base import Row, RowError, kind, shown
-from worker.rows.readers.base import ReadLimits, Rows
+from worker.rows.readers.base import MAX_KEYS, ReadLimits, Rows
 
 BOM = b"\xef\xbb\xbf"
 LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]")
@@ -63,6 +63,8 @@ def decode(line: bytes) -> Row:
         raise _explained(line, str(error)) from None
     if not isinstance(row, dict):
         raise RowError(f"must be a JSON object, not {kind(row)}", code="not_an_object")
+    if len(row) > MAX_KEYS:
+        raise RowError(f"has {len(row):,} keys, and a row may have {MAX_KEYS:,}", code="too_many_keys")
     if has_nul:
         raise RowError("contains the character NUL (\\u0000)", code="nul_character")
     return row
@@ -88,8 +90,8 @@ def _refuse_duplicate_keys(line: bytes) -> None:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = next(key for key in keys if keys.count(key) > 1)
+        seen: set[str] = set()
+        repeated = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise RowError(f"has the key '{shown(repeated)}' twice in one object", code="duplicate_key")
     return result
 

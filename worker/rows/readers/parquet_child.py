@@ -14,13 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from worker.rows.limits import limit_process
-from worker.rows.readers.base import FileError, ReadLimits
+from worker.rows.readers.base import MAX_KEYS, FileError, ReadLimits
 from worker.rows.readers.parquet import FILE_ERROR, PARQUET, ROW_ERROR
 
 BATCH_ROWS = 16
 """Few: columns of few distinct values are small in the file, and large as rows."""
 MAX_FOOTER_BYTES = 16 << 20
-MAX_COLUMNS = 1_000
 
 
 def main(path: Path, limits: ReadLimits, memory_bytes: int) -> int:
@@ -52,8 +51,8 @@ def _write_rows(path: Path, limits: ReadLimits, output: IO[bytes]) -> None:
         path, thrift_string_size_limit=MAX_FOOTER_BYTES, thrift_container_size_limit=MAX_FOOTER_BYTES // 16
     )
     footer = file.metadata
-    if footer.num_columns > MAX_COLUMNS:
-        raise FileError(f"has more than {MAX_COLUMNS:,} columns", code="too_many_columns")
+    if footer.num_columns > MAX_KEYS:
+        raise FileError(f"has more than {MAX_KEYS:,} columns", code="too_many_columns")
     if footer.num_rows > limits.rows:
         raise FileError(f"has more than {limits.rows:,} rows", code="too_many_rows")
     limits.check_growth(

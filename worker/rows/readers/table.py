@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 from api.formats import KEYS, Row, RowError
 from api.formats.base import shown
 from api.formats.structured import structure_in
-from worker.rows.readers.base import FileError, ReadLimits, Rows
+from worker.rows.readers.base import MAX_KEYS, FileError, ReadLimits, Rows
 from worker.rows.readers.jsonl import BOM, decode, read_lines
 
 DELIMITERS = (",", ";", "\t")
@@ -40,6 +40,8 @@ def read_table(file: BinaryIO, delimiter: str, limits: ReadLimits) -> Rows:
         header = [name.strip() for name in next(table)]
     except (csv.Error, RowError) as error:
         raise FileError(f"has a header that cannot be read: {error}", code="no_header") from None
+    if len(header) > MAX_KEYS:
+        raise FileError(f"has {len(header):,} columns, and a table may have {MAX_KEYS:,}", code="too_many_columns")
     repeated = next((name for name in header if name and header.count(name) > 1), None)
     if repeated:
         raise FileError(f"has two columns named '{shown(repeated)}'", code="duplicate_key")
