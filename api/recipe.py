@@ -25,6 +25,7 @@ MIN_EXAMPLES = 10
 Precision = Literal["bfloat16", "float32"]
 Scheduler = Literal["cosine", "linear", "constant"]
 Overlong = Literal["truncate", "drop", "error"]
+Reasoning = Literal["auto", "keep", "last", "drop"]
 
 
 class EarlyStopping(Strict):
@@ -53,6 +54,10 @@ class Training(Strict):
     overlong: Overlong = "truncate"
     """What becomes of longer rows: cut at the end, left out, or the job fails and names the first of them. Prompts to
     be answered, and the pairs of a reward model, are never cut: they are left out where others would be cut."""
+    reasoning: Reasoning = AUTO
+    """Which answers' reasoning (`reasoning_content`, or `<think>…</think>` at the head of a content) is rendered and
+    learnt: that of all ("keep"), of those after the last user's message ("last"), or of none ("drop"). "auto": what the
+    base model's chat template shows."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
     """Ends training after so many optimizer steps, if the epochs have not ended it before."""
     scheduler: Scheduler = "cosine"
@@ -183,6 +188,8 @@ class Recipe(Stored):
         ):
             if asked and not has_validation:
                 raise ValueError(f"{field} needs validation data: give validation_file or validation_split")
+        if training.reasoning != AUTO and self.method.formats <= {"labelled", "prompts"}:
+            raise ValueError(f"training.reasoning: '{self.method.type}' learns no answers of its rows: leave it out")
         if training.format != AUTO and training.format not in self.method.formats:
             legal = ", ".join(sorted(self.method.formats))
             raise ValueError(

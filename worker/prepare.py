@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 
 from api.lifecycle import FailureReason
 from api.methods import Method, ModelKind
+from api.recipe import Reasoning
 from worker.pipe import Progress
 from worker.rows.compose import Composer, Trained, load_renderer
 from worker.rows.invalid import FileRequest, Invalid, wrong_forced_format
@@ -50,6 +51,8 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     """The training file before the validation file, which is compared with it."""
     format: str | None = None
     """What the rows are to be taken for; None: what their keys show."""
+    reasoning: Reasoning = "auto"
+    """Whose reasoning in conversations is rendered and learnt."""
     kind: ModelKind = "causal_lm"
     """Of the base model."""
     context_window: int | None = None
@@ -95,7 +98,9 @@ def prepare(run_dir: Path, request: Request, report: Report) -> None:
     preparation = Preparation(
         method=method,
         tokens=tokens,
-        composer=Composer(method, load_renderer(run_dir / "base", tokens)),
+        composer=Composer(
+            method, load_renderer(run_dir / "base", tokens, request.reasoning), reasoning=request.reasoning
+        ),
         read_limits=request.limits.reading(),
         context_window=request.context_window,
         format=request.format,

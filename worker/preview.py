@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from api.lifecycle import FailureReason
 from api.methods import Method, ModelKind
+from api.recipe import Reasoning
 from worker.counts import Counts, count_arrays
 from worker.rows.compose import Composer, load_renderer
 from worker.rows.counting import SAMPLED_ROWS, Sample
@@ -46,6 +47,7 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     memory_bytes: int
     cpu_seconds: int
     format: str | None = None
+    reasoning: Reasoning = "auto"
     kind: ModelKind = "causal_lm"
     context_window: int | None = None
     max_length: int | None = None
@@ -106,7 +108,8 @@ def look(folder: Path, request: Request, report: Report) -> None:
             continue
         if tokens is None or composer is None:
             tokens = Tokens.load(folder / "base", encoder=request.kind == "encoder")
-            composer = Composer(method, load_renderer(folder / "base", tokens))
+            renderer = load_renderer(folder / "base", tokens, request.reasoning)
+            composer = Composer(method, renderer, reasoning=request.reasoning)
         limits = ReadLimits(1 << 20, 5_000_000, 16 << 30)
         examiner = Examiner(each.file, method, composer, limits, request.format, whole=each.share >= 1)
         if request.want == "rows":

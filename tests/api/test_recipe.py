@@ -136,6 +136,8 @@ def test_what_is_wrong_is_named_by_its_place_in_the_body(body: dict[str, object]
             "hyperparameters": {"n_epochs": 1},
             "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2}}},
         },
+        {"training": {"reasoning": "keep"}, "method": {"type": "classification"}},
+        {"training": {"reasoning": "drop"}, "method": {"type": "ppo", "ppo": {"reward_model": "rm"}}},
     ],
 )
 def test_fields_that_contradict_each_other_are_refused(body: dict[str, object]) -> None:

@@ -60,6 +60,7 @@ def prepare(
     kind: str = "causal_lm",
     format: str | None = None,
     context_window: int | None = None,
+    reasoning: str = "auto",
     **limits: int,
 ) -> Outcome:
     (folder / "input").mkdir(parents=True)
@@ -77,6 +78,7 @@ def prepare(
         "files": files,
         "kind": kind,
         "format": format,
+        "reasoning": reasoning,
         "context_window": context_window,
         "limits": limits,
     }

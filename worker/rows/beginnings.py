@@ -58,11 +58,13 @@ class Beginnings:
     def _after_tail(self, message: int, role: str, said: int) -> int | None:
         """After a tail that is known, which spares rendering the conversation once more for each answer."""
         space = self._space_after(message)
-        probed = {self.after_user} - {""} if role == "user" else set()
-        for tail in sorted(self._tails.get(role, set()) | probed, key=len, reverse=True):
-            for begin in (space + tail, tail):  # some templates strip what is said
-                if self.text.startswith(begin, said):
-                    return said + len(begin)
+        probed = self.after_user if role == "user" else ""
+        for tail in sorted({*self._tails.get(role, ()), probed} - {""}, key=len, reverse=True):
+            for before in (space, ""):  # some templates strip what is said
+                if self.text.startswith(before + tail, said):
+                    begin = said + len(before)
+                    shared = shared_length(probed, self.text[begin : begin + len(probed)])
+                    return begin + max(len(tail), shared)
         return None
 
     def _by_rendering(self, message: int, _begin: int, _limit: int) -> int | None:
@@ -79,7 +81,7 @@ class Beginnings:
         bare, prompted = (self.rendered.before(message, prompted=asked) for asked in (False, True))
         if not bare or not self.text.startswith(bare):
             return None
-        start = max(len(bare), common_length(prompted or "", self.text))
+        start = max(len(bare), shared_length(prompted or "", self.text))
         return start if start >= begin else None
 
     def _learn(self, message: int, role: str, said: int | None, start: int | None) -> None:
@@ -96,7 +98,9 @@ class Beginnings:
         return content[len(content.rstrip()) :] if content.strip() else content
 
 
-def common_length(left: str, right: str) -> int:
-    """Characters that both begin with."""
-    pairs = enumerate(zip(left, right, strict=False))
-    return next((at for at, (one, other) in pairs if one != other), min(len(left), len(right)))
+def shared_length(prompted: str, text: str) -> int:
+    """Characters that both begin with, where a tag such as <think> counts as one."""
+    pairs = enumerate(zip(prompted, text, strict=False))
+    length = next((at for at, (one, other) in pairs if one != other), min(len(prompted), len(text)))
+    tag = prompted.rfind("<", 0, length)
+    return tag if tag > prompted.rfind(">", 0, length) else length

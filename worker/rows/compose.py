@@ -16,16 +16,19 @@ from api.formats import (
     Pair,
     Passage,
     Prompt,
+    RowError,
     Text,
     Unpaired,
 )
 from api.lifecycle import FailureReason
 from api.methods import Method
 from api.methods.classification import Problem
+from api.recipe import Reasoning
 from worker.rows.chat_template import ChatTemplate, TemplateFailure
 from worker.rows.invalid import Invalid
 from worker.rows.labels import Classes, Desirable, Labels, Margins
 from worker.rows.limits import TooSlow, time_limit
+from worker.rows.reasoning import typed_in
 from worker.rows.render import Rendered, Renderer
 from worker.rows.tokens import Plain, Tokens
 
@@ -57,6 +60,8 @@ class Composer:
     method: Method
     renderer: Renderer | None
     """None where the base model has no chat template."""
+    reasoning: Reasoning = "auto"
+    """Whose reasoning is learnt in conversations, as the renderer has it."""
     notices: list[Notice] = field(default_factory=list)
     """What the author of the present row should know."""
 
@@ -99,6 +104,12 @@ class Composer:
         text, options = self._shown(text), self.method.chosen()
         rest_weight = options.get("prompt_loss_weight", 0.0)
         if isinstance(text, Passage):
+            if self.reasoning in ("last", "drop") and typed_in(text.learnt):
+                raise RowError(
+                    "has reasoning in plain text, and 'training.reasoning' takes it out of conversations only; leave "
+                    "the field out, or take the reasoning out of the row",
+                    code="reasoning_in_text",
+                )
             return Plain(text.given, text.learnt, rest_weight=rest_weight)
         rendered = self._needed_renderer().render(text, options.get("train_on", "all"), rest_weight)
         self.notices += rendered.notices
@@ -123,14 +134,14 @@ class Composer:
         return self.renderer
 
 
-def load_renderer(base: Path, tokens: Tokens) -> Renderer | None:
+def load_renderer(base: Path, tokens: Tokens, reasoning: Reasoning = "auto") -> Renderer | None:
     """None for a base model without a chat template, which is an error only where rows need one."""
     try:
         with time_limit(TEMPLATE_SECONDS):
             template = ChatTemplate.load(base)
             if template is None:
                 return None
-            return Renderer(template, end_texts=tokens.end_texts, added_texts=tokens.added_texts())
+            return Renderer(template, end_texts=tokens.end_texts, added_texts=tokens.added_texts(), reasoning=reasoning)
     except (TemplateFailure, TooSlow) as failure:
         message = f"The base model's chat template cannot be used: {failure or 'it takes too long'}"
         raise Invalid(

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from api.formats import RowError
+from worker.rows.reasoning import CLOSING, typed_in
 
 PLANES = ((0xF0000, 0xFFFFD), (0x100000, 0x10FFFD), (0xE000, 0xF8FF))
 """Private-use code points, (first, last); the first plane that a conversation does not use itself is taken."""
 PATTERNS = {first: re.compile(f"[{chr(first)}-{chr(last)}]") for first, last in PLANES}
+
+OF_MESSAGE = 3
+"""Marks of each message, those of its calls aside."""
 
 Messages = list[dict[str, Any]]
 Places = dict[str, list[int]]
@@ -23,8 +27,8 @@ Places = dict[str, list[int]]
 
 @dataclass(frozen=True)
 class Marks:
-    """One code point each: the template's generation begins, ends; a message's text begins, ends; each of its calls
-    has one mark after the name, and one after every string in the arguments."""
+    """One code point each: the template's generation begins, ends; a message's text begins, ends, its reasoning begins;
+    each of its calls has one mark after the name, and one after every string in the arguments."""
 
     first: int
     starts: tuple[int, ...]
@@ -32,7 +36,7 @@ class Marks:
 
     @classmethod
     def absent_from(cls, text: str, messages: Messages) -> "Marks":
-        counts = [2, *(2 + 2 * len(message.get("tool_calls", ())) for message in messages)]
+        counts = [2, *(OF_MESSAGE + 2 * len(message.get("tool_calls", ())) for message in messages)]
         starts = tuple(itertools.accumulate(counts))
         for first, last in PLANES:
             if last - first >= starts[-1] and not PATTERNS[first].search(text):
@@ -52,13 +56,17 @@ class Marks:
     def closing(self, message: int) -> str:
         return self._mark(message, 1)
 
+    def reasoning(self, message: int) -> str:
+        return self._mark(message, 2)
+
     def call(self, message: int, number: int) -> tuple[str, str]:
         """What stands after the name of that tool call, and after each string in its arguments."""
-        return self._mark(message, 2 + 2 * number), self._mark(message, 3 + 2 * number)
+        first = OF_MESSAGE + 2 * number
+        return self._mark(message, first), self._mark(message, first + 1)
 
     def calls(self, message: int) -> list[str]:
         """The marks of all tool calls of the message."""
-        return [chr(self.first + at) for at in range(self.starts[message] + 2, self.starts[message + 1])]
+        return [chr(self.first + at) for at in range(self.starts[message] + OF_MESSAGE, self.starts[message + 1])]
 
     def put(self, messages: Messages, everyone: bool) -> Messages:
         """The messages with the assistant's answers and calls marked, and the ends of what others say."""
@@ -80,18 +88,27 @@ class Marks:
         return pattern.sub("", marked), dict(places)
 
     def _put_answer(self, index: int, message: dict[str, Any]) -> dict[str, Any]:
-        opening, closing = self.opening(index), self.closing(index)
         marked = dict(message)
-        if "reasoning_content" in message:
-            marked["reasoning_content"] = _around(message["reasoning_content"], opening, "")
-        # An empty text beside calls must stay empty: templates ask whether there is one.
+        # What is empty must stay so: templates ask whether there is reasoning, or a text beside calls.
+        if message.get("reasoning_content", "").strip():
+            marked["reasoning_content"] = _around(message["reasoning_content"], self.reasoning(index), "")
         if message.get("content") or ("content" in message and "tool_calls" not in message):
-            marked["content"] = _around(message["content"], opening, closing)
+            marked["content"] = self._put_content(index, message["content"], alone="tool_calls" not in message)
         if "tool_calls" in message:
             marked["tool_calls"] = [
                 _marked_call(call, *self.call(index, number)) for number, call in enumerate(message["tool_calls"])
             ]
         return marked
+
+    def _put_content(self, index: int, content: str, *, alone: bool) -> str:
+        opening, closing = self.opening(index), self.closing(index)
+        typed = typed_in(content)
+        if typed is None:
+            return _around(content, opening, closing)
+        head, said, rest = content[: typed.start], content[typed.start : typed.end], content[typed.rest :]
+        if said.strip():
+            said = _around(said, self.reasoning(index), "")
+        return head + said + CLOSING + (_around(rest, opening, closing) if rest.strip() or alone else rest)
 
     def _mark(self, message: int, number: int) -> str:
         return chr(self.first + self.starts[message] + number)

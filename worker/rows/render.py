@@ -10,13 +10,16 @@ A span begins where a generation would (after what `add_generation_prompt` adds)
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from api.formats import Conversation, Notice, RowError
+from api.recipe import Reasoning
 from worker.rows.beginnings import Beginnings
 from worker.rows.chat_template import ChatTemplate, TemplateFailure
+from worker.rows.drawn import Drawn, keep_reasoning
 from worker.rows.marks import Marks, Messages, Places
+from worker.rows.reasoning import CLOSING, apart, chosen, without_reasoning
 from worker.rows.tokens import Span
 from worker.rows.turns import Turns
 
@@ -33,12 +36,22 @@ class Rendered:
 
 
 class Renderer:
-    def __init__(self, template: ChatTemplate, *, end_texts: frozenset[str], added_texts: set[str]) -> None:
-        """`end_texts`: what ends a generation; `added_texts`: what the tokenizer never splits (worker.rows.tokens)."""
+    def __init__(
+        self,
+        template: ChatTemplate,
+        *,
+        end_texts: frozenset[str],
+        added_texts: set[str],
+        reasoning: Reasoning = "auto",
+    ) -> None:
+        """`end_texts`: what ends a generation; `added_texts`: what the tokenizer never splits (worker.rows.tokens);
+        `reasoning`: whose is rendered and learnt, "auto" for what the template shows."""
         self.template = template
+        self.reasoning = reasoning
         self.end_texts = end_texts
         self.generation_prompt = self._probe_generation_prompt()
         self.after_user = self._probe_after_user()
+        self.shows_reasoning = self._probe_reasoning()
         self.turn_ends = self._probe_end_of_turn(added_texts)
         """Texts that the template writes after an answer, as far as they end it."""
         ends = sorted(end_texts | self.turn_ends, key=len, reverse=True)
@@ -52,25 +65,24 @@ class Renderer:
     def render(
         self, conversation: Conversation, train_on: Literal["all", "last"] = "all", rest_weight: float = 0.0
     ) -> Rendered:
-        plain, messages = self._plain(conversation)
-        tools = conversation.tools
-        marks = Marks.absent_from(plain, messages)
-        places = self._places(messages, tools, marks, plain)
-        part = _Part(self, messages, tools, marks)
-        turns = Turns(plain, messages, marks, places, self.end_of_turn, part)
-        found = (
-            turns.by_template()
-            if self.template.marks_generation(tools)
-            else turns.by_answers(
-                Beginnings(plain, messages, marks, places, self.generation_prompt, self.after_user, part)
-            )
-        )
+        asked = chosen(conversation, self.reasoning, take_apart=self.shows_reasoning)
+        part, drawn = self._drawn(replace(conversation, messages=asked))
+        if self.reasoning in ("keep", "last") and (dropped := drawn.without_reasoning()):
+            bare = [apart(each) if at in dropped else each for at, each in enumerate(asked)]
+            part, drawn = self._drawn(replace(conversation, messages=bare))
+            drawn = keep_reasoning(drawn, part)
         weights = _weights(conversation, train_on)
-        spans = [Span(turn.start, turn.end, weights[turn.message]) for turn in found if weights[turn.message]]
-        notices = list(_left_out(messages, places, marks))
-        if not all(turns.ends_a_turn(span.end) for span in spans):
+        learnt = [turn for turn in drawn.turns if weights[turn.message]]
+        notices = list(_left_out(drawn))
+        if not all(turn.ended for turn in learnt):
             notices.append(Notice("no_end_of_turn", "the chat template writes no end-of-turn token after an answer"))
-        return Rendered(plain, spans, notices, rest_weight)
+        spans = [Span(turn.start, turn.end, weights[turn.message]) for turn in learnt]
+        return Rendered(drawn.text, spans, notices, rest_weight)
+
+    def _drawn(self, conversation: Conversation) -> tuple["_Part", Drawn]:
+        plain, messages = self._plain(conversation)
+        part = _Part(self, messages, conversation.tools, Marks.absent_from(plain, messages))
+        return part, part.draw(plain, messages)
 
     def _plain(self, conversation: Conversation, add_generation_prompt: bool = False) -> tuple[str, Messages]:
         """The rendering that is to be learnt, and the messages in the shape that the template took."""
@@ -99,19 +111,6 @@ class Renderer:
         except TemplateFailure:
             return None
 
-    def _places(self, messages: Messages, tools: Any, marks: Marks, plain: str) -> Places:
-        # Marks in what others say only serve to notice what a template leaves out. Some templates look at its end.
-        for everyone in (True, False):
-            marked = self.attempt(marks.put(messages, everyone), tools, generation_marks=marks.generation)
-            if marked is not None:
-                text, places = marks.take_out(marked)
-                if text == plain:
-                    return places
-        raise RowError(
-            "cannot be learnt from: the chat template changes the answers, so that they cannot be told from the rest",
-            code="answer_not_found",
-        )
-
     def _probe_generation_prompt(self) -> str:
         question = [{"role": "user", "content": "a"}]
         bare, prompted = self.attempt(question, None), self.attempt(question, None, add_generation_prompt=True)
@@ -127,6 +126,13 @@ class Renderer:
         """What stands between a user's text and the generation that answers it."""
         question = [{"role": "user", "content": f"a{PROBE}"}]
         return (self.attempt(question, None, add_generation_prompt=True) or "").rpartition(PROBE)[2]
+
+    def _probe_reasoning(self) -> bool:
+        """Whether the template shows reasoning, or does so beside a call."""
+        question, answer = {"role": "user", "content": "a"}, {"role": "assistant", "reasoning_content": PROBE}
+        call = {"id": "call00000", "type": "function", "function": {"name": "b", "arguments": {}}}
+        answers = ({"content": "b"}, {"tool_calls": [call]}, {"content": "", "tool_calls": [call]})
+        return any(PROBE in (self.attempt([question, answer | each], None) or "") for each in answers)
 
     def _probe_end_of_turn(self, added_texts: set[str]) -> set[str]:
         """What the template writes after a last answer, and after one that is not the last."""
@@ -145,12 +151,52 @@ class Renderer:
 
 @dataclass(frozen=True)
 class _Part:
-    """Renders parts of one conversation (worker.rows.turns.Part)."""
+    """Renders parts of one conversation (worker.rows.turns.Part, worker.rows.drawn.Source)."""
 
     renderer: Renderer
     messages: Messages
     tools: Any
     marks: Marks
+
+    @property
+    def shows_reasoning(self) -> bool:
+        return self.renderer.shows_reasoning
+
+    def ending_with(self, message: int) -> Drawn:
+        shown = self.messages[: message + 1]
+        plain = self.renderer.attempt(shown, self.tools)
+        if plain is None:
+            raise RowError("refuses the messages before it", code="reasoning_not_kept")
+        return self.draw(plain, shown)
+
+    def draw(self, plain: str, messages: Messages) -> Drawn:
+        """`messages`: the first of the conversation, and `plain` what they render to."""
+        renderer, marks = self.renderer, self.marks
+        places = self._places(plain, messages)
+        turns = Turns(plain, messages, marks, places, renderer.end_of_turn, self)
+        found = (
+            turns.by_template()
+            if renderer.template.marks_generation(self.tools)
+            else turns.by_answers(
+                Beginnings(plain, messages, marks, places, renderer.generation_prompt, renderer.after_user, self)
+            )
+        )
+        return Drawn(plain, messages, marks, places, list(found))
+
+    def _places(self, plain: str, messages: Messages) -> Places:
+        # Marks in what others say only serve to notice what a template leaves out. Some templates look at its end.
+        for everyone in (True, False):
+            marked = self.renderer.attempt(
+                self.marks.put(messages, everyone), self.tools, generation_marks=self.marks.generation
+            )
+            if marked is not None:
+                text, places = self.marks.take_out(marked)
+                if text == plain:
+                    return places
+        raise RowError(
+            "cannot be learnt from: the chat template changes the answers, so that they cannot be told from the rest",
+            code="answer_not_found",
+        )
 
     def before(self, message: int, *, prompted: bool) -> str | None:
         return self.renderer.attempt(self.messages[:message], self.tools, add_generation_prompt=prompted)
@@ -175,21 +221,32 @@ def _weights(conversation: Conversation, train_on: Literal["all", "last"]) -> li
     return [weight if index == last else 0.0 for index, weight in enumerate(conversation.weights)]
 
 
-def _left_out(messages: Messages, places: Places, marks: Marks) -> Iterator[Notice]:
+def _left_out(drawn: Drawn) -> Iterator[Notice]:
     """What the template drops without a word."""
+    messages, marks, places = drawn.messages, drawn.marks, drawn.places
+    reasoning = drawn.without_reasoning()
     others_marked = any(
         message["role"] != "assistant" and marks.closing(index) in places for index, message in enumerate(messages)
     )
     for index, message in enumerate(messages):
-        opened = len(places.get(marks.opening(index), []))
+        opened, closed = marks.opening(index) in places, marks.closing(index) in places
         if message["role"] != "assistant":
-            left_out = message["role"] if others_marked and marks.closing(index) not in places else None
-        elif message.get("reasoning_content") and opened < 2:
+            left_out = message["role"] if others_marked and not closed else None
+        elif index in reasoning:
             left_out = "reasoning"
+        elif message.get("content") and CLOSING in message["content"] and closed and not opened:
+            left_out = "what stands before </think>"
         else:
-            left_out = "content" if "tool_calls" in message and message.get("content") and not opened else None
+            said = without_reasoning(message).get("content")
+            left_out = "content" if "tool_calls" in message and said and not opened else None
         if left_out:
-            yield Notice("left_out", f"message {index + 1} ({left_out}) is left out by the chat template")
+            yield Notice(
+                "left_out", f"message {index + 1} ({left_out}) is left out by the chat template{_way(left_out)}"
+            )
+
+
+def _way(left_out: str) -> str:
+    return "; 'training.reasoning' says what is kept" if left_out == "reasoning" else ""
 
 
 def _variants(messages: Messages) -> Iterator[Messages]:

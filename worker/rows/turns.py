@@ -17,6 +17,8 @@ class Turn:
     message: int
     start: int
     end: int
+    ended: bool
+    """Whether it has an end of turn."""
 
 
 class Part(Before, Protocol):
@@ -40,15 +42,16 @@ class Turns:
         previous_end = 0
         for message in self._assistant():
             calls = self._required_calls(message)
-            opened = self.places.get(self.marks.opening(message), [])
-            start = beginnings.of(message, previous_end, limit=min([*opened, *calls], default=0))
+            opened = self._opened(message)
+            closed = self.places.get(self.marks.closing(message), [])
+            start = beginnings.of(message, previous_end, limit=min([*opened, *calls, *closed], default=0))
             if start is None:
                 start = min(opened, default=None)
             if start is None:
                 raise RowError(f"message {message + 1} cannot be found in the rendered text", code="answer_not_found")
             previous_end = self._end(message, calls)
             self._require_alone(message, start, previous_end)
-            yield Turn(message, start, previous_end)
+            yield Turn(message, start, previous_end, self._ends_a_turn(previous_end))
 
     def by_template(self) -> Iterator[Turn]:
         """As the template's {% generation %} says; the end of turn belongs to the turn even if left outside."""
@@ -63,9 +66,10 @@ class Turns:
                     code="answer_not_found",
                 )
         for owner, (start, end) in zip(owners, spans, strict=True):
-            yield Turn(owner, start, end if self.ends_a_turn(end) else self._with_end_of_turn(end) or end)
+            whole = end if self._ends_a_turn(end) else self._with_end_of_turn(end) or end
+            yield Turn(owner, start, whole, self._ends_a_turn(whole))
 
-    def ends_a_turn(self, end: int) -> bool:
+    def _ends_a_turn(self, end: int) -> bool:
         """Whether an end of turn stands there, white space after it aside."""
         if self.end_of_turn is None:
             return False
@@ -75,8 +79,15 @@ class Turns:
     def _assistant(self) -> list[int]:
         return [index for index, message in enumerate(self.messages) if message["role"] == "assistant"]
 
+    def _opened(self, message: int) -> list[int]:
+        """Where its reasoning or its text begins."""
+        marks = (self.marks.reasoning(message), self.marks.opening(message))
+        return [place for mark in marks for place in self.places.get(mark, [])]
+
     def _end(self, message: int, calls: list[int]) -> int:
         ends = [*self.places.get(self.marks.closing(message), [])[:1], *calls[-1:]]
+        # Beside calls, a content of reasoning alone may stand after what the tool answered.
+        ends += self.places.get(self.marks.reasoning(message), [])[:1]
         if not ends:
             raise RowError(f"message {message + 1} is left out by the chat template", code="answer_not_found")
         last = max(ends)
@@ -102,8 +113,8 @@ class Turns:
         marked = [
             (place, message)
             for message in assistant
-            for mark in (self.marks.opening(message), self.marks.closing(message), *self.marks.calls(message))
-            for place in self.places.get(mark, [])
+            for mark in (self.marks.closing(message), *self.marks.calls(message))
+            for place in [*self._opened(message), *self.places.get(mark, [])]
         ]
         inside = [entry for entry in marked if start <= entry[0] <= end]
         before = [entry for entry in marked if entry[0] < start]
