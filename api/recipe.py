@@ -71,11 +71,14 @@ class Training(Strict):
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Gradients with a larger global L2 norm are scaled down to it; null clips nothing."""
     precision: Auto[Precision] = AUTO
-    """Of the frozen weights and the computation; what is trained is always kept in float32."""
+    """Of the frozen weights and the computation; what is trained is always kept in float32. "auto": bfloat16 where the
+    machine computes in it. A GPU does so from compute capability 8.0 on; an older one refuses it."""
     gradient_checkpointing: Auto[bool] = AUTO
-    """Recompute activations in the backward pass: slower, and much less memory."""
+    """Recompute activations in the backward pass: slower, and much less memory. "auto": where no micro-batch fits
+    otherwise."""
     micro_batch_tokens: Auto[Annotated[int, Field(ge=8)]] = AUTO
-    """Tokens that pass through the model at once; gradients are accumulated up to `batch_size` examples."""
+    """Tokens that pass through the model at once; gradients are accumulated up to `batch_size` examples. "auto": what
+    fits, at most 2,048 on a CPU and 16,384 on a GPU, or the longest example."""
     validation_split: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Share of the training rows, drawn with the job's seed, held out when there is no validation file."""
     eval_every: AutoOrNull[Annotated[int, Field(ge=1)]] = AUTO

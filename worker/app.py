@@ -18,12 +18,15 @@ from worker.supervisor.supervise import drain
 from worker.supervisor.sweep import Sweeper, housekeep, take_back_own
 from worker.supervisor.warm import WarmTrainers
 from worker.tasks import add_task
+from worker.versions import require_torch
 
 log = structlog.get_logger(__name__)
 
 
 def run(settings: Settings, stage: Stage) -> None:
     """Serve one stage until SIGTERM or SIGINT; then let trainers save, and put their jobs back."""
+    if stage is Stage.TRAIN:
+        require_torch()
     context = Context.open(settings)
     node = Node.open(context, stage)
     take_back_own(node)

@@ -34,7 +34,7 @@ from worker.engine.load import load_trainable
 from worker.engine.loop import Loop, has_diverged
 from worker.engine.milestones import Milestones
 from worker.engine.optimizer import adamw
-from worker.engine.peak import Peaks
+from worker.engine.peak import Peaks, give_back
 from worker.engine.proof import (
     check_files,
     check_gguf,
@@ -56,6 +56,7 @@ from worker.gpus import visible_gpus
 from worker.hardware import machine_for
 from worker.methods import METHODS, Objective, Setting
 from worker.pipe import Pipe
+from worker.versions import require_torch
 
 
 def train(run: Path, pipe: Pipe) -> None:
@@ -145,9 +146,12 @@ def publish(
         export(model, folder, base, recipe, milestones.story(evaluation))
         memory, device = said_in_memory(model, recipe, rows), model.device
         check_path(path, memory, str(recipe.precision))
+        milestones.release()
         model.release()  # the base is loaded once more, and two might not fit
+        give_back()
         wanted = recipe.merged or recipe.gguf is not None
         merged = export_merged(folder, base, recipe) if wanted and recipe.technique.merges else None
+        give_back()  # what merging took
         by_files, by_merged = reread(folder, merged, base, recipe, rows, device, pipe.alive)
         check_files(memory, by_files, recipe)
         if merged is not None and by_merged is not None:
@@ -165,6 +169,7 @@ def publish(
 
 
 def main() -> int:
+    require_torch()
     faulthandler.register(signal.SIGUSR1)  # a supervisor that thinks us hung asks for our stacks
     pipe = Pipe()
     run = sys.argv[1] if len(sys.argv) == 2 else None

@@ -71,7 +71,7 @@ def test_windows_and_caps_change_the_loss_here_so_that_ignoring_them_would_show(
         assert abs(batch_loss - loss) > 1e-4, family
 
 
-@pytest.mark.parametrize("window", [None, 5, 400])
+@pytest.mark.parametrize("window", [None, 5, 290, 400])
 @pytest.mark.parametrize("lengths", [[300, 7, 7, 290], [1, 2, 3], [40]])
 def test_attention_is_that_of_each_example_alone(lengths: list[int], window: int | None, seed: int) -> None:
     torch.manual_seed(seed)

@@ -15,10 +15,16 @@ from torch.nn import functional
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
+from worker.engine.blockwise import Rule, attend, blockwise_attention
+from worker.gpus import BFLOAT16_CAPABILITY
+
 PACKED = "attune_packed"
 
 MATMUL_LENGTH = 256
 """Up to here plain matmuls beat the CPU's fused kernel, whose bf16 backward is slow (docs/engine-log.md)."""
+FLASH_LONGEST_HEAD = 256
+FUSED_MULTIPLE = 8
+"""A head's size, where the GPU's fused kernels are to take it."""
 PADDING = 1.25
 """Neighbouring examples are computed together as long as none grows by more than this."""
 
@@ -103,13 +109,24 @@ def packed_attention(
     assert query.shape[::2] == (1, sum(segments.lengths)), f"{query.shape} is not one row of {segments.lengths}"
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query_N, key_N, value_N = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [N, heads, D]
-    if query.is_cuda and softcap is None and query.dtype == torch.bfloat16:
+    if query.is_cuda and softcap is None and flash_runs(query, torch.cuda.get_device_capability(query.device)):
         return _varlen(query_N, key_N, value_N, segments, scale, sliding_window)[None], None
     blocks = []
     for group in segments.groups:
         query_B, key_B, value_B = (_lay_out(states, group) for states in (query_N, key_N, value_N))
-        blocks.append(_take(_block_attention(query_B, key_B, value_B, scale, sliding_window, softcap), group))
+        # A window that hides nothing here is none, so that the fused kernels may be taken.
+        within = sliding_window is not None and sliding_window < group.shape[1]
+        rule = Rule(scale, sliding_window if within else None, softcap)
+        blocks.append(_take(_block_attention(query_B, key_B, value_B, rule), group))
     return torch.cat(blocks)[None], None
+
+
+def flash_runs(query: torch.Tensor, capability: tuple[int, int]) -> bool:
+    """Whether FlashAttention takes these queries on a GPU of this compute capability. The varlen operator asks for it
+    by name: unlike scaled_dot_product_attention it has nothing to fall back to."""
+    head = query.shape[-1]
+    halves = query.dtype in (torch.bfloat16, torch.float16)
+    return capability >= BFLOAT16_CAPABILITY and halves and head <= FLASH_LONGEST_HEAD and head % FUSED_MULTIPLE == 0
 
 
 def _varlen(
@@ -152,41 +169,34 @@ def _take(attended_B_H_T_D: torch.Tensor, group: Group) -> torch.Tensor:
 
 
 def _block_attention(
-    query_B_H_T_D: torch.Tensor,
-    key_B_KV_T_D: torch.Tensor,
-    value_B_KV_T_D: torch.Tensor,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
+    query_B_H_T_D: torch.Tensor, key_B_KV_T_D: torch.Tensor, value_B_KV_T_D: torch.Tensor, rule: Rule
 ) -> torch.Tensor:
-    B, H, T, D = query_B_H_T_D.shape
-    KV = key_B_KV_T_D.shape[1]
-    within = window is not None and window < T
-    if softcap is None and (T > MATMUL_LENGTH or query_B_H_T_D.is_cuda):
-        return functional.scaled_dot_product_attention(
-            query_B_H_T_D,
-            key_B_KV_T_D,
-            value_B_KV_T_D,
-            attn_mask=~_hidden(T, window, query_B_H_T_D.device) if within else None,
-            is_causal=not within,
-            scale=scale,
-            enable_gqa=KV != H,
-        )
-    # The queries that share a key head lie one below the other, so that keys and values need not be repeated.
-    query_B_KV_GT_D = query_B_H_T_D.reshape(B, KV, H // KV * T, D)
-    scores = (query_B_KV_GT_D @ key_B_KV_T_D.transpose(-1, -2)).view(B, H, T, T) * scale
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    scores = scores.masked_fill(_hidden(T, window if within else None, scores.device), float("-inf"))
-    weights = scores.softmax(-1, dtype=torch.float32).to(value_B_KV_T_D.dtype)
-    return (weights.view(B, KV, H // KV * T, T) @ value_B_KV_T_D).view(B, H, T, value_B_KV_T_D.shape[-1])
+    """No path keeps T² scores or a T² mask for longer sequences: those of one row of 32,768 tokens would take 4 GiB a
+    head and layer."""
+    H, T, D = query_B_H_T_D.shape[1:]
+    on_gpu = query_B_H_T_D.is_cuda
+    if T <= MATMUL_LENGTH and not (on_gpu and rule.softcap is None):
+        return attend(query_B_H_T_D, key_B_KV_T_D, value_B_KV_T_D, _hidden(T, rule, query_B_H_T_D.device), rule)
+    if rule.softcap is not None or rule.window is not None or (on_gpu and D % FUSED_MULTIPLE):
+        return blockwise_attention(query_B_H_T_D, key_B_KV_T_D, value_B_KV_T_D, rule)
+    if on_gpu and key_B_KV_T_D.shape[1] != H:
+        # Of the fused kernels the one for float32 takes no shared key heads: torch would compute T² scores instead.
+        groups = H // key_B_KV_T_D.shape[1]
+        key_B_KV_T_D, value_B_KV_T_D = (each.repeat_interleave(groups, 1) for each in (key_B_KV_T_D, value_B_KV_T_D))
+    return functional.scaled_dot_product_attention(
+        query_B_H_T_D,
+        key_B_KV_T_D,
+        value_B_KV_T_D,
+        is_causal=True,
+        scale=rule.scale,
+        enable_gqa=key_B_KV_T_D.shape[1] != H,
+    )
 
 
 @lru_cache(maxsize=64)
-def _hidden(length: int, window: int | None, device: torch.device) -> torch.Tensor:
-    """[T, T], True where the query (row) must not see the key (column)."""
-    behind = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
-    return (behind < 0) if window is None else (behind < 0) | (behind >= window)
+def _hidden(length: int, rule: Rule, device: torch.device) -> torch.Tensor:
+    """[T, T] for at most MATMUL_LENGTH tokens, so that all that are kept are few megabytes."""
+    return rule.hidden(range(length), range(length), device)
 
 
 AttentionInterface.register(PACKED, packed_attention)

@@ -122,6 +122,11 @@ class Milestones:
             self._model.set_weights(load_file(self._best))
         return best
 
+    def release(self) -> None:
+        """Free the optimizer's state and its hold on the trained weights. There is no further step."""
+        self._optimizer.state.clear()
+        self._optimizer.param_groups.clear()
+
     def story(self, evaluation: Evaluation | None = None) -> Story:
         """For the model card."""
         progress, origin = self.progress, origin_of(self._run, self._recipe.model)

@@ -1,5 +1,7 @@
 """The most memory that a training took, and its processor time, by phase."""
 
+import ctypes
+import gc
 import time
 from pathlib import Path
 
@@ -33,6 +35,15 @@ class Peaks:
     @property
     def highest(self) -> int:
         return max(self.by_phase.values(), default=0)
+
+
+def give_back() -> None:
+    """Return to the operating system what was freed. The C library's heap keeps it otherwise, and a process that loads
+    the base anew beside this one may lack it (docs/engine-log.md). glibc alone has a call for that."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _peak(device: torch.device) -> int:

@@ -30,7 +30,17 @@ _PASSED_ON = (
     "PYTHONDONTWRITEBYTECODE",
     "SOURCE_COMMIT",
 )
-_PASSED_ON_PREFIXES = ("OMP_", "MKL_", "NCCL_", "CUDA_", "ATTUNE_FAIL_AT", "ATTUNE_FRESH_PROOF")
+_PASSED_ON_PREFIXES = (
+    "OMP_",
+    "MKL_",
+    "NCCL_",
+    "CUDA_",
+    "CUBLAS_",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "ATTUNE_FAIL_AT",
+    "ATTUNE_FRESH_PROOF",
+)
 
 
 class Child:
@@ -140,6 +150,8 @@ def _environment(gpu: str | None, threads: int | None) -> dict[str, str]:
     }
     if threads is not None:
         kept.setdefault("OMP_NUM_THREADS", str(threads))
+    # CUDA numbers GPUs by their speed unless it is told otherwise; nvidia-smi, by which slots are made, by the bus.
+    kept.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     return kept | {
         "CUDA_VISIBLE_DEVICES": gpu or "",
         "HF_HUB_OFFLINE": "1",

@@ -1,0 +1,111 @@
+"""Causal attention for what no fused kernel does (soft-capping, windows), without a matrix of T² scores.
+
+A block of queries is computed at a time, with the keys that it may see alone. Nothing but queries, keys and values is
+kept for the backward pass, which computes each block's scores again, as FlashAttention does (arXiv:2205.14135).
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+BLOCK_SCORES = 1 << 23
+"""Scores that exist at once, of all heads and examples: 32 MiB in float32, and some copies of that."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a query sees of its keys, and how."""
+
+    scale: float
+    window: int | None = None
+    """A token sees itself and the window - 1 before it."""
+    softcap: float | None = None
+    """Scores become softcap · tanh(score / softcap)."""
+
+    def hidden(self, queries: range, keys: range, device: torch.device) -> torch.Tensor:
+        """[queries, keys], True where the query must not see the key."""
+        at_Q = torch.arange(queries.start, queries.stop, device=device)
+        behind_Q_K = at_Q[:, None] - torch.arange(keys.start, keys.stop, device=device)
+        return (behind_Q_K < 0) if self.window is None else (behind_Q_K < 0) | (behind_Q_K >= self.window)
+
+
+def attend(
+    query_B_H_Q_D: torch.Tensor,
+    key_B_KV_K_D: torch.Tensor,
+    value_B_KV_K_D: torch.Tensor,
+    hidden_Q_K: torch.Tensor,
+    rule: Rule,
+) -> torch.Tensor:
+    """[B, H, Q, D], by plain matmuls. The softmax is in float32, as transformers' own."""
+    B, H, Q, D = query_B_H_Q_D.shape
+    KV, K = key_B_KV_K_D.shape[1:3]
+    # The queries that share a key head lie one below the other, so that keys and values need not be repeated.
+    query_B_KV_GQ_D = query_B_H_Q_D.reshape(B, KV, H // KV * Q, D)
+    scores = (query_B_KV_GQ_D @ key_B_KV_K_D.transpose(-1, -2)).view(B, H, Q, K) * rule.scale
+    if rule.softcap is not None:
+        scores = rule.softcap * torch.tanh(scores / rule.softcap)
+    weights = scores.masked_fill(hidden_Q_K, float("-inf")).softmax(-1, dtype=torch.float32).to(value_B_KV_K_D.dtype)
+    return (weights.view(B, KV, H // KV * Q, K) @ value_B_KV_K_D).view(B, H, Q, value_B_KV_K_D.shape[-1])
+
+
+def blockwise_attention(
+    query_B_H_T_D: torch.Tensor, key_B_KV_T_D: torch.Tensor, value_B_KV_T_D: torch.Tensor, rule: Rule
+) -> torch.Tensor:
+    """`attend` over whole sequences, a block of queries at a time."""
+    attended: torch.Tensor = _Blockwise.apply(query_B_H_T_D, key_B_KV_T_D, value_B_KV_T_D, rule)  # type: ignore[no-untyped-call]
+    return attended
+
+
+def blocks(length: int, rows: int, window: int | None) -> Iterator[tuple[range, range]]:
+    """Queries and the keys that they see. `rows`: heads of all examples together."""
+    most = BLOCK_SCORES // rows
+    size = most // length  # such a block sees no more keys than there are …
+    if window is not None:
+        size = max(size, (math.isqrt(window**2 + 4 * most) - window) // 2)  # … or no more than its own and the window's
+    size = max(1, min(length, size))
+    for start in range(0, length, size):
+        queries = range(start, min(length, start + size))
+        yield queries, range(0 if window is None else max(0, start - window + 1), queries.stop)
+
+
+class _Blockwise(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query_B_H_T_D: torch.Tensor, key_B_KV_T_D: torch.Tensor, value_B_KV_T_D: torch.Tensor, rule: Rule
+    ) -> torch.Tensor:
+        ctx.rule = rule
+        ctx.save_for_backward(query_B_H_T_D, key_B_KV_T_D, value_B_KV_T_D)
+        found = []
+        for queries, keys in _blocks(query_B_H_T_D, rule):
+            hidden = rule.hidden(queries, keys, query_B_H_T_D.device)
+            parts = (_part(key_B_KV_T_D, keys), _part(value_B_KV_T_D, keys))
+            found.append(attend(_part(query_B_H_T_D, queries), *parts, hidden, rule))
+        return torch.cat(found, dim=2)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (grad_B_H_T_D,), rule = outer, ctx.rule
+        states = ctx.saved_tensors
+        # Keys get gradients from many blocks: their sum is kept in float32.
+        sums = [torch.zeros_like(each, dtype=torch.float32) for each in states]
+        for queries, keys in _blocks(states[0], rule):
+            places = (queries, keys, keys)
+            with torch.enable_grad():
+                parts = [_part(each, at).detach().requires_grad_() for each, at in zip(states, places, strict=True)]
+                found = attend(parts[0], parts[1], parts[2], rule.hidden(queries, keys, states[0].device), rule)
+                grads = torch.autograd.grad(found, parts, _part(grad_B_H_T_D, queries))
+            for total, grad, at in zip(sums, grads, places, strict=True):
+                _part(total, at).add_(grad)
+        return *(total.to(each.dtype) for total, each in zip(sums, states, strict=True)), None
+
+
+def _blocks(query_B_H_T_D: torch.Tensor, rule: Rule) -> Iterator[tuple[range, range]]:
+    B, H, T, _ = query_B_H_T_D.shape
+    return blocks(T, B * H, rule.window)
+
+
+def _part(states_B_H_T_D: torch.Tensor, at: range) -> torch.Tensor:
+    return states_B_H_T_D[:, :, at.start : at.stop]
