@@ -57,7 +57,7 @@ def settle(session: Session, job: Job, fault: AttemptFailed) -> bool:
         jobs.move(session, job.id, JobStatus.FAILED, message=fault.message, level="error", fence=job.fence, error=error)
         return False
     wait_s = BACKOFF_S[min(count, len(BACKOFF_S)) - 1]
-    put_back(session, job, f"{_WHY[fault.reason]} Trying again ({count} of {retries}).", wait_s=wait_s)
+    put_back(session, job, f"{_sentence(fault)} Trying again ({count} of {retries}).", wait_s=wait_s)
     return True
 
 

@@ -1,8 +1,11 @@
 """What an attempt needs, fetched into its run folder: files, arrays, the base model, the last good state."""
 
 import fcntl
+import hashlib
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from api.records import base_models
 from api.records.base_models import BaseModel
 from api.records.jobs import Job
 from api.storage import Corrupt, ObjectMissing, Storage
+from worker.supervisor.damage import named
 from worker.supervisor.node import Node
 
 log = structlog.get_logger(__name__)
@@ -33,25 +37,77 @@ def base_model(node: Node, job: Job) -> BaseModel:
 
 def fetch_base(node: Node, base: BaseModel) -> Path:
     """The base model's folder in this worker's cache."""
-    return fetch_cached(node, base.digest, base.artifacts)
+    with named_base(base):
+        return fetch_cached(node, base.digest, base.artifacts)
+
+
+def named_base(base: BaseModel) -> AbstractContextManager[None]:
+    remedy = f"Its operator sees which file by `attune models verify {base.name}`, and has to add it again."
+    return named(f"The base model {base.name}", remedy, code="damaged_base_model", param="model")
 
 
 def fetch_cached(node: Node, digest: str, artifacts: list[Any]) -> Path:
     """A model's folder in this worker's cache, fetched once and checked by hash."""
-    return fetch_once(node.context.storage, artifacts, node.cache / "base" / digest)
+    return fetch_once(node.context.storage, artifacts, cached(node, digest))
+
+
+def cached(node: Node, digest: str) -> Path:
+    return node.cache / "base" / digest
 
 
 def fetch_once(storage: Storage, artifacts: list[Any], folder: Path) -> Path:
     """The artifacts' folder; whoever else wants it meanwhile waits."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{folder.name}.lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
+    with _locked(folder):
+        if not _is_whole(folder, artifacts):
+            _put_away(folder)
             partial = folder.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
             fetch_artifacts(storage, artifacts, partial)
             partial.rename(folder)
     return folder
+
+
+def is_damaged(artifacts: list[Any], folder: Path) -> bool:
+    """Return whether a cached folder has other bytes than were fetched, which sizes may not show; then it goes."""
+    with _locked(folder):
+        damaged = not _is_whole(folder, artifacts) or any(
+            _sha256(folder / artifact["name"]) != artifact["sha256"] for artifact in artifacts
+        )
+        if damaged:
+            _put_away(folder)
+    return damaged
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder.parent / f"{folder.name}.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _is_whole(folder: Path, artifacts: list[Any]) -> bool:
+    """Whether every file is there in its size. A disk that lost power may have cut what was once verified."""
+    try:
+        return all((folder / each["name"]).stat().st_size == each["bytes"] for each in artifacts)
+    except FileNotFoundError:
+        return False
+
+
+def _put_away(folder: Path) -> None:
+    """Out of the way first: whoever has the files open keeps them."""
+    if not folder.exists():
+        return
+    log.warning("cached_copy_damaged", folder=folder.name)
+    damaged = folder.with_suffix(".damaged")
+    shutil.rmtree(damaged, ignore_errors=True)
+    folder.rename(damaged)
+    shutil.rmtree(damaged, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fetch_artifacts(storage: Storage, artifacts: list[Any], folder: Path) -> None:
@@ -64,9 +120,10 @@ def fetch_artifacts(storage: Storage, artifacts: list[Any], folder: Path) -> Non
 
 def fetch_tokenizer(node: Node, base: BaseModel, folder: Path) -> None:
     """All of the base model but its weights: what prepare needs."""
-    fetch_artifacts(
-        node.context.storage, [each for each in base.artifacts if not each["name"].endswith(WEIGHTS)], folder
-    )
+    with named_base(base):
+        fetch_artifacts(
+            node.context.storage, [each for each in base.artifacts if not each["name"].endswith(WEIGHTS)], folder
+        )
 
 
 def fetch_state(storage: Storage, state: dict[str, Any] | None, folder: Path) -> None:

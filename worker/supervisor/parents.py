@@ -2,6 +2,7 @@
 the reward models that judge its answers."""
 
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from api.records import base_models, models
 from api.records.base_models import BaseModel
 from api.records.jobs import Job
 from api.techniques import Technique
-from worker.supervisor.inputs import BaseModelGone, fetch_artifacts, fetch_base, fetch_cached
+from worker.supervisor.damage import named
+from worker.supervisor.inputs import BaseModelGone, cached, fetch_artifacts, fetch_base, fetch_cached, is_damaged
 from worker.supervisor.node import Node
 
+BEGUN_FROM = "whose weights this job begins from"
 TECHNIQUE = TypeAdapter[Technique](Technique)
 
 
@@ -32,9 +35,22 @@ def fetch_weights(node: Node, job: Job, base: BaseModel) -> Path:
     """The folder of the weights on which the job's adapter lies, or which it trains itself. Raises ModelGone."""
     if job.base_weights is None:
         return fetch_base(node, base)
-    role = "whose weights this job begins from"
-    _, artifacts = _made(node, job.base_weights, role, "model")
-    return fetch_cached(node, digest_of(artifacts), artifacts)
+    _, artifacts = _made(node, job.base_weights, BEGUN_FROM, "model")
+    with _named(job.base_weights, "model"):
+        return fetch_cached(node, digest_of(artifacts), artifacts)
+
+
+def weights_are_damaged(node: Node, job: Job, base: BaseModel) -> bool:
+    """Return whether this worker's copy of those weights is not what was stored; then it is fetched anew next time."""
+    digest, artifacts = base.digest, base.artifacts
+    if job.base_weights is not None:
+        _, artifacts = _made(node, job.base_weights, BEGUN_FROM, "model")
+        digest = digest_of(artifacts)
+    return is_damaged(artifacts, cached(node, digest))
+
+
+def _named(model: str, param: str) -> AbstractContextManager[None]:
+    return named(f"The model {model}", "Train it again, or name another.", code="damaged_model", param=param)
 
 
 def fetch_start(node: Node, job: Job, folder: Path) -> None:
@@ -42,7 +58,8 @@ def fetch_start(node: Node, job: Job, folder: Path) -> None:
     if job.parent_model is None or job.parent_model == job.base_weights:
         return
     _, artifacts = _made(node, job.parent_model, "which this job continues", "model")
-    fetch_artifacts(node.context.storage, artifacts, folder)
+    with _named(job.parent_model, "model"):
+        fetch_artifacts(node.context.storage, artifacts, folder)
 
 
 def fetch_judges(node: Node, job: Job, recipe: Recipe, folder: Path) -> None:
@@ -56,7 +73,9 @@ def fetch_judges(node: Node, job: Job, recipe: Recipe, folder: Path) -> None:
             continue
         maker, artifacts = _made(node, name, "the reward model", param)
         place = f"judges/{len(listed)}"
-        _link_files(fetch_cached(node, digest_of(artifacts), artifacts), folder / place)
+        with _named(name, param):
+            fetched = fetch_cached(node, digest_of(artifacts), artifacts)
+        _link_files(fetched, folder / place)
         technique = TECHNIQUE.validate_python(maker.recipe["technique"]).published()
         if technique.type != "full":
             with node.context.database.read() as session:

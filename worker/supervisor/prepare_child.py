@@ -16,6 +16,7 @@ from api.records.base_models import BaseModel
 from api.records.files import File
 from api.records.jobs import Job
 from worker.supervisor.child import Child
+from worker.supervisor.damage import named
 from worker.supervisor.faults import AttemptFailed
 from worker.supervisor.inputs import fetch_tokenizer
 from worker.supervisor.lease import Heartbeat
@@ -56,13 +57,20 @@ def run_child(
 ) -> dict[str, Any]:
     """Run prepare on these files. Returns its report of each. `labels`: what is decided of them (rows.compose)."""
     (folder / "input").mkdir()
-    (folder / "data").mkdir()
+    (folder / "data").mkdir(exist_ok=True)
     fetch_tokenizer(node, base, folder / "base")
     for source in sources:
         assert source.file.storage_key is not None, source.file.id
-        node.context.storage.read_file(
-            source.file.storage_key, folder / "input" / source.name, sha256=source.file.sha256
-        )
+        with named(
+            f"The file {source.file.id}",
+            "Upload it again, and create the job with the new file.",
+            code="damaged_file",
+            param=source.param,
+            reason=FailureReason.INVALID_FILE,
+        ):
+            node.context.storage.read_file(
+                source.file.storage_key, folder / "input" / source.name, sha256=source.file.sha256
+            )
     settings = node.context.settings
     request = {
         "job_id": job.id,

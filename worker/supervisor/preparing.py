@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from api.lifecycle import FailureReason, JobStatus, Stage
 from api.recipe import MIN_EXAMPLES, Labels, Recipe, ResolvedRecipe, resolve
 from api.records import arrays, events, files, jobs, queue, workers
@@ -10,6 +12,7 @@ from api.records.arrays import Arrays
 from api.records.base_models import BaseModel
 from api.records.jobs import Job
 from api.records.queue import Claim
+from api.storage import Corrupt, ObjectMissing
 from api.window import resolve_max_length
 from worker.arrays import Rows, load_rows, split
 from worker.counts import workload
@@ -21,6 +24,12 @@ from worker.supervisor.predicting import Epoch, require_room
 from worker.supervisor.prepare_child import Source, run_child
 from worker.supervisor.settling import Settled, known_labels, settle
 
+log = structlog.get_logger(__name__)
+
+CHANGED = (
+    "The rows that were prepared for this job are damaged, and this version of the server reads other rows from its "
+    "files. Create the job again."
+)
 NAMED_ROWS = 5
 """Of those that are too long, in the message to the user."""
 
@@ -29,21 +38,45 @@ def prepare(node: Node, claim: Claim, job: Job, folder: Path, beat: Heartbeat) -
     """Raises AttemptFailed, Stale, StorageUnavailable."""
     recipe, base = Recipe.model_validate(job.recipe), base_model(node, job)
     continued = known_labels(node, job, recipe)
+    prepared = _made(node, job, recipe, base, continued, folder, beat)
+    settled = settle(node, job, recipe, base, prepared["train"], continued)
+    resolved, epoch, notes = _resolve(job, recipe, base, prepared, settled, folder)
+    _finish(node, claim, job, recipe, base, resolved, prepared, epoch, notes)
+
+
+def fetch_arrays(node: Node, claim: Claim, job: Job, base: BaseModel, folder: Path, beat: Heartbeat) -> None:
+    """Put the job's arrays into the run folder it is trained in. Damaged ones are made again from its files.
+
+    Raises AttemptFailed, Stale, Interrupted, StorageUnavailable.
+    """
+    with node.context.database.read() as session:
+        known = {name: arrays.get(session, key) for name, key in job.arrays.items()}
+    if all(found is not None and _fetched(node, found, name, folder) for name, found in known.items()):
+        return
+    recipe, again = Recipe.model_validate(job.recipe), folder / "prepare"
+    again.mkdir()
+    made = _made(node, job, recipe, base, known_labels(node, job, recipe), again, beat)
+    for name, found in made.items():
+        before = known[name]
+        if before is not None and found.report["array_rows"] != before.report["array_rows"]:
+            raise AttemptFailed(FailureReason.INTERNAL, CHANGED)
+        (again / "data" / f"{name}.safetensors").replace(folder / "data" / f"{name}.safetensors")
+    with node.context.database.write() as session:
+        jobs.write(session, job.id, claim.fence, arrays={name: found.key for name, found in made.items()})
+
+
+def _made(
+    node: Node, job: Job, recipe: Recipe, base: BaseModel, continued: Labels | None, folder: Path, beat: Heartbeat
+) -> dict[str, Arrays]:
+    """The arrays of each file of rows, in `data/`: those that are stored, as far as they are whole, else new ones."""
     sources = _sources(node, job, recipe, base, continued)
-    prepared = {source.name: found for source in sources if (found := _known(node, source))}
+    prepared = {source.name: found for source in sources if (found := _known(node, source, folder))}
     missing = [source for source in sources if source.name not in prepared]
     if missing:
         labels = _decided(job, continued, prepared.get("train"))
         reports = run_child(node, job, recipe, base, missing, labels, folder, beat)
         prepared |= {source.name: _store(node, job, source, folder, reports[source.name]) for source in missing}
-    for name, found in prepared.items():
-        path = folder / "data" / f"{name}.safetensors"
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            node.context.storage.read_file(found.storage_key, path, sha256=found.sha256)
-    settled = settle(node, job, recipe, base, prepared["train"], continued)
-    resolved, epoch, notes = _resolve(job, recipe, base, prepared, settled, folder)
-    _finish(node, claim, job, recipe, base, resolved, prepared, epoch, notes)
+    return prepared
 
 
 def _decided(job: Job, continued: Labels | None, train: Arrays | None) -> dict[str, Any]:
@@ -72,14 +105,26 @@ def _sources(node: Node, job: Job, recipe: Recipe, base: BaseModel, continued: L
     return sources
 
 
-def _known(node: Node, source: Source) -> Arrays | None:
+def _known(node: Node, source: Source, folder: Path) -> Arrays | None:
+    """The arrays that an earlier job left, fetched; None where they have to be made."""
     with node.context.database.read() as session:
         found = arrays.get(session, source.key)
     if found is None or found.report["rows"] < source.min_rows:
         return None  # too few rows: prepare says so in the words for this file
-    if not node.context.storage.exists(found.storage_key):
-        return None  # an operator made room
-    return found
+    return found if _fetched(node, found, source.name, folder) else None
+
+
+def _fetched(node: Node, found: Arrays, name: str, folder: Path) -> bool:
+    """Whether the stored arrays are whole: an operator may have made room, or a disk damaged them."""
+    path = folder / "data" / f"{name}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    try:
+        node.context.storage.read_file(found.storage_key, path, sha256=found.sha256)
+    except (ObjectMissing, Corrupt) as error:
+        path.unlink(missing_ok=True)
+        log.warning("arrays_made_again", key=found.key, why=type(error).__name__)
+        return False
+    return True
 
 
 def _store(node: Node, job: Job, source: Source, folder: Path, report: dict[str, Any]) -> Arrays:

@@ -16,7 +16,7 @@ from api.estimate.machine import Machine, predict, refused_precision, settle
 from api.lifecycle import FailureReason, Stage
 from api.manifest import ORIGIN
 from api.recipe import Recipe, ResolvedRecipe, with_hardware
-from api.records import arrays, dependencies, jobs, queue, trackings
+from api.records import dependencies, jobs, queue, trackings
 from api.records.base_models import BaseModel
 from api.records.database import is_outage
 from api.records.dependencies import Dependency
@@ -33,14 +33,18 @@ from worker.supervisor.less_memory import as_attempted, killed_for_memory, take_
 from worker.supervisor.node import Node
 from worker.supervisor.origin import origin_of
 from worker.supervisor.outputs import publish, store_checkpoint, store_state
-from worker.supervisor.parents import fetch_judges, fetch_start, fetch_weights
+from worker.supervisor.parents import fetch_judges, fetch_start, fetch_weights, weights_are_damaged
 from worker.supervisor.predicting import Epoch, machine_of, observe
+from worker.supervisor.preparing import fetch_arrays
 from worker.supervisor.progress import Progress
 from worker.supervisor.slots import Slot
 
 log = structlog.get_logger(__name__)
 
 LISTEN_S = 0.5
+SPOILED_BY_A_BASE = (FailureReason.INTERNAL, FailureReason.DIVERGED)
+"""What flipped bits in a base model look like: only then its copy is hashed again, which takes a while."""
+DAMAGED_COPY = "The worker's copy of the base model was damaged, and is fetched again"
 AFTER_TRAINING = "exporting"
 """The phase of the trainer that ends what an estimate foretells of its work; the comparison before is part of that."""
 PUBLISH_PATIENCE_S = 900
@@ -54,6 +58,7 @@ def train(node: Node, claim: Claim, job: Job, slot: Slot, trainer: Child, folder
     attempted = as_attempted(job, resolved)
     estimate = _predict(node, claim, job, base, attempted, machine)
     _fill_run_folder(node, job, base, resolved, folder)
+    fetch_arrays(node, claim, job, base, folder, beat)
     lean.write(folder, attempted, resolved)
     with node.context.database.write() as session:
         trackings.begin(session, job.id)
@@ -69,6 +74,8 @@ def train(node: Node, claim: Claim, job: Job, slot: Slot, trainer: Child, folder
             take_less(node, claim, job, base, attempted, machine, killed=killed)
         if killed:
             raise killed_for_memory(attempted, machine, estimate) from fault
+        if fault.reason in SPOILED_BY_A_BASE and weights_are_damaged(node, job, base):
+            raise AttemptFailed(FailureReason.WORKER_FAULT, DAMAGED_COPY) from fault
         raise
     if estimate and attempt.took and not job.state:  # who goes on from a state has not trained the whole
         observe(node, base, estimate["predicted"], attempt.took)
@@ -108,13 +115,6 @@ def _fill_run_folder(node: Node, job: Job, base: BaseModel, resolved: ResolvedRe
     fetch_start(node, job, folder / "start")
     (folder / ORIGIN).write_text(origin_of(node, job, base).model_dump_json(indent=2))
     fetch_judges(node, job, Recipe.model_validate(job.recipe), folder)
-    (folder / "data").mkdir()
-    for name, key in job.arrays.items():
-        with node.context.database.read() as session:
-            found = arrays.get(session, key)
-        assert found is not None, (job.id, name, key)
-        path = folder / "data" / f"{name}.safetensors"
-        node.context.storage.read_file(found.storage_key, path, sha256=found.sha256)
     fetch_state(node.context.storage, job.state, folder / "resume")
 
 
