@@ -99,6 +99,8 @@ def _estimate_fields(found: Document) -> dict[str, Any]:
     fields: dict[str, Any] = {"allowed": "yes" if found["allowed"] else "no"}
     for number, reason in enumerate(found["reasons"], 1):
         fields[f"reason {number}"] = reason["message"]
+    for number, warning in enumerate(found.get("warnings", []), 1):
+        fields[f"warning {number}"] = warning
     if train := found["train"]:
         sampled = "" if train["sampled_rows"] == train["rows"] else f" (from {train['sampled_rows']:,} of them)"
         fields["rows"] = f"{train['rows']:,}{sampled}"

@@ -43,8 +43,9 @@ def attune(*words: str) -> Result:
 
 
 def test_an_estimate_is_told_in_lines(server: FakeServer) -> None:
-    server.answers["/v1/fine_tuning/estimates"] = ESTIMATE
+    server.answers["/v1/fine_tuning/estimates"] = ESTIMATE | {"warnings": ["'lora' leaves out mlp.gate"]}
     result = attune("estimate", "file-1", "-m", "tiny", "--technique", "lora", "--epochs", "3")
+    assert "'lora' leaves out mlp.gate" in result.stdout
     assert result.exit_code == ExitCode.OK
     assert server.asked is not None
     assert server.asked["technique"] == {"type": "lora"}
