@@ -167,7 +167,7 @@ def split(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:
 
 
 def load_rows(path: Path) -> Rows:
-    """Memory-map a file that `save_rows` wrote."""
+    """Memory-map a file that `save_rows` wrote. Changes to the arrays stay in memory."""
     arrays, facts = _map_arrays(path)
     if missing := set(REQUIRED) - arrays.keys():
         raise ArraysError(f"{path.name}: no array called {', '.join(sorted(missing))}")
@@ -267,6 +267,6 @@ def _map_arrays(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
         if end == begin:  # an empty range cannot be mapped
             arrays[name] = np.empty(shape, dtype)
         else:
-            arrays[name] = np.memmap(path, dtype, "r", offset=8 + header_bytes + begin, shape=shape)
+            arrays[name] = np.memmap(path, dtype, "c", offset=8 + header_bytes + begin, shape=shape)
     facts: dict[str, Any] = json.loads(header.get("__metadata__", {}).get("rows", "{}"))
     return arrays, facts

@@ -14,7 +14,7 @@ import msgspec
 from pydantic import TypeAdapter
 
 from api.lifecycle import FailureReason
-from api.methods import Method, ModelKind
+from api.methods import Method
 from api.recipe import Reasoning
 from worker.pipe import Progress
 from worker.rows.compose import Composer, Trained, load_renderer
@@ -53,8 +53,6 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     """What the rows are to be taken for; None: what their keys show."""
     reasoning: Reasoning = "auto"
     """Whose reasoning in conversations is rendered and learnt."""
-    kind: ModelKind = "causal_lm"
-    """Of the base model."""
     context_window: int | None = None
     """Of the base model, in tokens; None where it does not matter."""
     trained: Trained = msgspec.field(default_factory=Trained)
@@ -94,7 +92,7 @@ def prepare(run_dir: Path, request: Request, report: Report) -> None:
     (run_dir / "data").mkdir(exist_ok=True)
     if request.format is not None and request.format not in method.formats:
         raise wrong_forced_format(request.format, method)
-    tokens = Tokens.load(run_dir / "base", encoder=request.kind == "encoder")
+    tokens = Tokens.load(run_dir / "base")
     preparation = Preparation(
         method=method,
         tokens=tokens,

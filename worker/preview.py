@@ -13,7 +13,7 @@ import msgspec
 from pydantic import TypeAdapter
 
 from api.lifecycle import FailureReason
-from api.methods import Method, ModelKind
+from api.methods import Method
 from api.recipe import Reasoning
 from worker.counts import Counts, count_arrays
 from worker.rows.compose import Composer, load_renderer
@@ -48,7 +48,6 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     cpu_seconds: int
     format: str | None = None
     reasoning: Reasoning = "auto"
-    kind: ModelKind = "causal_lm"
     context_window: int | None = None
     max_length: int | None = None
     overlong: Literal["truncate", "drop", "error"] = "truncate"
@@ -107,7 +106,7 @@ def look(folder: Path, request: Request, report: Report) -> None:
             )
             continue
         if tokens is None or composer is None:
-            tokens = Tokens.load(folder / "base", encoder=request.kind == "encoder")
+            tokens = Tokens.load(folder / "base")
             renderer = load_renderer(folder / "base", tokens, request.reasoning)
             composer = Composer(method, renderer, reasoning=request.reasoning)
         limits = ReadLimits(1 << 20, 5_000_000, 16 << 30)

@@ -130,7 +130,6 @@ def asked_of_child(question: Asked, want: str, rows: int) -> dict[str, Any]:
         "method": recipe.method.model_dump(mode="json"),
         "format": None if training.format == AUTO else training.format,
         "reasoning": training.reasoning,
-        "kind": facts.get("kind", "causal_lm"),
         "context_window": room(recipe.method, recipe.technique, facts["context_window"]),
         "max_length": None if training.max_length == AUTO else training.max_length,
         "overlong": recipe.overlong,

@@ -58,8 +58,7 @@ def fill(
 
     `judges`: reward models by their ids, as `train` published them by the same technique.
     """
-    kind = json.loads((base / "attune.json").read_bytes())["kind"]
-    outcome = prepare(folder, base, jsonl(*train), jsonl(*heldout), method=method, kind=kind, context_window=512)
+    outcome = prepare(folder, base, jsonl(*train), jsonl(*heldout), method=method, context_window=512)
     assert outcome.report["ok"], outcome.report
     files = outcome.report["files"]
     labels = None

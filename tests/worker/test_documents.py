@@ -16,16 +16,15 @@ ROWS = {
     "completion": Plain("A prompt:", " its completion."),
     "weighted prompt": Plain("A prompt:", " its completion.", rest_weight=0.5),
     "prompt": Plain("A prompt:", weight=0.0, ends=False),
-    "labelled": Plain("A document.", weight=0.0),
 }
 
 
-def framed(folder: Path, frame: str, *, eos: str = "</s>", encoder: bool = False) -> Tokens:
+def framed(folder: Path, frame: str, *, eos: str = "</s>") -> Tokens:
     tokenizer = Tokenizer.from_str(bases.byte_level())
     named = [(name, tokenizer.token_to_id(name)) for name in ("<s>", "</s>", "<unk>")]
     tokenizer.post_processor = processors.TemplateProcessing(single=frame, pair=f"{frame} $B", special_tokens=named)
     base = bases.base(folder, template=None, tokenizer=tokenizer.to_str(), eos=eos)
-    return Tokens.load(base, encoder=encoder)
+    return Tokens.load(base)
 
 
 def changed(row: Plain, *, begin: str = "", end: str = "") -> Plain:
@@ -39,16 +38,13 @@ def encoded(tokens: Tokens, row: Plain) -> TokenRow:
     return found
 
 
-@pytest.mark.parametrize("encoder", [False, True])
 @pytest.mark.parametrize("frame", FRAMES)
 @pytest.mark.parametrize("kind", ROWS)
-def test_a_row_that_has_its_frame_already_becomes_the_same_tokens(
-    tmp_path: Path, kind: str, frame: str, encoder: bool
-) -> None:
-    tokens, row = framed(tmp_path, FRAMES[frame], encoder=encoder), ROWS[kind]
+def test_a_row_that_has_its_frame_already_becomes_the_same_tokens(tmp_path: Path, kind: str, frame: str) -> None:
+    tokens, row = framed(tmp_path, FRAMES[frame]), ROWS[kind]
     plain = encoded(tokens, row)
     begin = FRAMES[frame].partition("$A")[0].replace(" ", "")
-    end = "</s>" if row.ends and (not encoder or frame == "framed") else ""
+    end = "</s>" if row.ends else ""
     for given in (changed(row, begin=begin), changed(row, end=end), changed(row, begin=begin, end=end)):
         again = encoded(tokens, given)
         assert again.tokens.tolist() == plain.tokens.tolist()

@@ -155,7 +155,7 @@ def test_labels_become_indices_hot_columns_or_numbers(
     assert rows.label_names == (None if names is None else tuple(names))
     assert outcome.report["files"][0]["label_names"] == names
     assert not rows.loss_weights.any()
-    assert texts(base, rows)[0][0] == "text 0<|im_end|>"
+    assert texts(base, rows)[0][0] == "text 0", "as plain tokenizer(text) has it"
 
 
 def test_a_validation_file_has_the_problem_of_the_training_file(tmp_path: Path, base: Path) -> None:
@@ -210,7 +210,7 @@ def test_an_encoders_tokenizer_alone_frames_the_text(tmp_path: Path) -> None:
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=frame)
     base = bases.base(tmp_path / "base", template=None, tokenizer=tokenizer.to_str())
     rows = [{"text": text, "label": text} for text in ("good", "bad")]
-    _, found = prepared(tmp_path, base, "classification", *rows, kind="encoder")
+    _, found = prepared(tmp_path, base, "classification", *rows)
     assert texts(base, found)[0][0] == "<s>good</s>"
 
 

@@ -15,6 +15,7 @@ from worker.engine.less_memory import with_less_memory
 from worker.engine.objective import Floats, Objective, Places
 from worker.engine.stopping import TrainingError
 from worker.engine.subset import drawn
+from worker.rows.tokens import Tokens
 
 EVALUATED_ROWS = 256
 """Validation rows at each evaluation, drawn with the job's seed; all of them at each epoch's end."""
@@ -62,17 +63,31 @@ def _prepared(
 
 
 def load_data(folder: Path, recipe: ResolvedRecipe) -> Data:
-    drop = recipe.overlong == "drop"
-    train, _, _ = _load(folder / "train.safetensors", recipe).truncate(recipe.max_length, drop=drop)
+    train = _cut(_load(folder / "train.safetensors", recipe), folder, recipe)
     train, validation = split(train, recipe.validation_split, recipe.seed)
     path = folder / "validation.safetensors"
     if path.exists():
-        validation, _, _ = _load(path, recipe).truncate(recipe.max_length, drop=drop)
+        validation = _cut(_load(path, recipe), folder, recipe)
     if -(-len(train) // recipe.batch_size) != recipe.steps_per_epoch:
         raise TrainingError(FailureReason.INTERNAL) from ValueError(
             f"{len(train)} rows in batches of {recipe.batch_size} are not {recipe.steps_per_epoch} steps"
         )
     return Data(train, validation, recipe.seed)
+
+
+def _cut(rows: Rows, folder: Path, recipe: ResolvedRecipe) -> Rows:
+    """The rows that `max_length` leaves. A text with a label that is cut keeps the end that the tokenizer frames texts
+    with, as `tokenizer(text, truncation=True, max_length=…)` does."""
+    drop = recipe.overlong == "drop"
+    kept, _, _ = rows.truncate(recipe.max_length, drop=drop)
+    if drop or recipe.method.output != "labels" or not (kept.ends < rows.ends).any():
+        return kept
+    end = np.array(Tokens.load(folder.parent / "base").frame_end, np.int32)
+    for row in np.flatnonzero(kept.ends < rows.ends) if len(end) else ():
+        before, after = rows.ends[row], kept.ends[row]
+        if np.array_equal(rows.tokens[before - len(end) : before], end):
+            rows.tokens[after - len(end) : after] = end
+    return kept
 
 
 def _load(path: Path, recipe: ResolvedRecipe) -> Rows:

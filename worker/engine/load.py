@@ -10,6 +10,7 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit
 from peft import PeftModel, get_peft_model_state_dict
+from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
 from api.lifecycle import FailureReason
@@ -28,6 +29,7 @@ from worker.engine.model import TrainableModel
 from worker.engine.modes import settle
 from worker.engine.places import published_config
 from worker.engine.stopping import TrainingError
+from worker.rows.special_tokens import special_tokens
 from worker.techniques import TECHNIQUES
 
 CHANGES_THE_BASE = ("pissa", "olora")
@@ -103,7 +105,7 @@ def load_network(
             message = f"Models of the family {config.model_type} have no head for labels: choose another base model."
             raise TrainingError(FailureReason.INVALID_RECIPE, message)
         kind = AutoModelForSequenceClassification
-        options |= {} if whole else head_settings(recipe, config)
+        options |= {} if whole else head_settings(folder, recipe, config)
     model, loading = kind.from_pretrained(
         folder,
         dtype=dtype or getattr(torch, str(recipe.precision)),
@@ -206,12 +208,14 @@ def plain_attention(network: Any) -> str:
     return "sdpa" if network._supports_sdpa else "eager"
 
 
-def head_settings(recipe: ResolvedRecipe, config: Any) -> dict[str, Any]:
+def head_settings(folder: Path, recipe: ResolvedRecipe, config: Any) -> dict[str, Any]:
     """What a classifier's config says of its labels, and of the padding by which its last token is found."""
     settings: dict[str, Any] = {"num_labels": 1}
     if config.pad_token_id is None:
         end = config.eos_token_id
-        settings["pad_token_id"] = end[0] if isinstance(end, list) else end
+        settings["pad_token_id"] = (
+            _tokenizers_padding(folder) if end is None else end[0] if isinstance(end, list) else end
+        )
     labels = recipe.labels
     if labels is None:
         return settings
@@ -225,6 +229,13 @@ def head_settings(recipe: ResolvedRecipe, config: Any) -> dict[str, Any]:
         settings |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
         del settings["num_labels"]  # transformers counts the names
     return settings
+
+
+def _tokenizers_padding(folder: Path) -> int | None:
+    named = special_tokens(folder)
+    text = named.get("pad_token") or named.get("eos_token")
+    number: int | None = Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id(text) if text else None
+    return number
 
 
 def checked_config(folder: Path) -> Any:

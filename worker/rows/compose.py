@@ -118,7 +118,7 @@ class Composer:
     def _given(self, text: Text, *, prompt: bool) -> Rendered | Plain:
         text = self._shown(text)
         if isinstance(text, Passage):
-            return Plain(text.given, weight=0.0, ends=not prompt)
+            return Plain(text.given, weight=0.0, ends=False, framed=not prompt)
         return self._needed_renderer().render_given(text, add_generation_prompt=prompt)
 
     def _shown(self, text: Text) -> Conversation | Passage:

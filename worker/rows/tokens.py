@@ -57,6 +57,8 @@ class Plain:
     """In the loss, of what is given."""
     ends: bool = True
     """Whether the document ends there; a prompt does not."""
+    framed: bool = False
+    """Only read, just as the tokenizer itself frames a text: what plain `tokenizer(text)` gives. Excludes `learnt`."""
 
 
 class Tokens:
@@ -65,6 +67,8 @@ class Tokens:
         self.end_texts = end_texts
         """Texts of the tokens at which the model's settings end a generation."""
         before, after = _surroundings(tokenizer)
+        self.frame_end = after
+        """Ids that the tokenizer itself puts after a text, such as BERT's [SEP]."""
         self.prefix: list[int] = before
         """Ids that the tokenizer puts before a document: the beginning of text, for most models that have one."""
         needs_eos = eos_id is not None and eos_id not in after
@@ -74,8 +78,7 @@ class Tokens:
         self._endings = tuple((end_texts | last) & self.added_texts())
 
     @classmethod
-    def load(cls, base: Path, *, encoder: bool = False) -> "Tokens":
-        """`encoder`: the base model reads texts whole, as its tokenizer frames them, without a further end."""
+    def load(cls, base: Path) -> "Tokens":
         settings = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))
         # A base model's file may cut or pad to some length; and offsets must cover every character of a token.
         settings["truncation"] = settings["padding"] = None
@@ -86,7 +89,7 @@ class Tokens:
         eos_id = tokenizer.token_to_id(named["eos_token"]) if "eos_token" in named else None
         if eos_id is None:
             eos_id = min(end_ids(base), default=None)
-        return cls(tokenizer, eos_id=None if encoder else eos_id, end_texts=frozenset(text for text in texts if text))
+        return cls(tokenizer, eos_id=eos_id, end_texts=frozenset(text for text in texts if text))
 
     def added_texts(self) -> set[str]:
         """Texts that become one token wherever they stand, such as <|im_end|>."""
@@ -103,10 +106,14 @@ class Tokens:
     def encode_plain(self, rows: Sequence[Plain]) -> list[TokenRow]:
         """Documents, of which the second part and the end are learnt. Tokens that begin or end a document stand there
         once, whether or not the text holds them already."""
-        given = self._ids([row.given for row in rows])
+        given = self._ids(["" if row.framed else row.given for row in rows])
         whole = iter(self._ids([row.given + row.learnt for row in rows if row.learnt]))
         encoded = []
         for row, given_ids in zip(rows, given, strict=True):
+            if row.framed:
+                ids = np.array(self.tokenizer.encode(row.given).ids, np.int32)
+                encoded.append(TokenRow(ids, np.zeros(len(ids), np.float32)))
+                continue
             whole_ids = next(whole) if row.learnt else given_ids
             # The prompt's tokens must be those that it has when it stands alone, as it will once the model is used.
             learnt_ids = (

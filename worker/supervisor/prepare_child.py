@@ -77,7 +77,6 @@ def run_child(
         "method": recipe.method.model_dump(mode="json"),
         "format": None if recipe.training.format == AUTO else recipe.training.format,
         "reasoning": recipe.training.reasoning,
-        "kind": base.facts["kind"],
         "context_window": base.facts["context_window"],
         "trained": labels,
         "files": [
