@@ -114,6 +114,7 @@ def peak_memory(
     kept *= 1 if setting.gpu else HEAP[recipe.technique.type]
     if setting.recompute:
         kept = base.layers * base.hidden * value * tokens + RECOMPUTED_LAYERS * kept / max(1, base.layers)
+    kept += _squares(recipe, base, facts, train, tokens, setting)
     kept += _sums_with_experts(recipe, base, value, recompute=setting.recompute)
     logits = _logits(recipe, base, train, tokens, setting)
     slack = 0 if setting.gpu else min(HEAP_SLACK, int(kept) + logits)
@@ -127,6 +128,25 @@ def peak_memory(
         logits=logits,
         rollout=_rollout(recipe, facts, base, train, setting),
     )
+
+
+def _squares(
+    recipe: ResolvedRecipe, base: Base, facts: Mapping[str, Any], train: Workload, tokens: float, setting: Setting
+) -> float:
+    """Bytes that grow with the square of a row's length, in families whose rows are padded instead of packed.
+
+    Their fused attention keeps a mask for each layer in the computation's type; where there is none, each head's
+    softmax is kept in float32, and once more in that type.
+    """
+    if base.packed and recipe.technique.packable:
+        return 0.0
+    longest = train.longest + (getattr(recipe.technique, "tokens", 0) if recipe.technique.virtual_tokens else 0)
+    if isinstance(recipe.method.options, RolloutOptions):
+        longest += recipe.method.options.max_tokens
+    each = setting.value_bytes
+    if facts.get("keeps_scores", False):
+        each += facts.get("heads", 1) * (4 + setting.value_bytes)
+    return float(each * longest * tokens * (1 if setting.recompute else base.layers))
 
 
 def _sums_with_experts(recipe: ResolvedRecipe, base: Base, value: int, *, recompute: bool) -> float:

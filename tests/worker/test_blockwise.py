@@ -6,13 +6,18 @@ from typing import Any
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoModelForCausalLM
 
 from tests.worker.losses import as_rows, trainer_loss
 from tests.worker.run_folders import random_rows
 from worker.engine import attention, blockwise
 from worker.engine.attention import Segments, flash_runs, packed_attention
+from worker.engine.batches import Layout, micro_batches
 from worker.engine.blockwise import Rule, attend, blocks, blockwise_attention
-from worker.engine.families import PACKED_FAMILIES
+from worker.engine.families import PACKED_FAMILIES, keeps_scores
+from worker.engine.load import checked_config
+from worker.engine.model import TrainableModel
+from worker.engine.modes import without_dropout
 
 RULES = [Rule(0.3), Rule(0.3, window=5), Rule(0.3, softcap=2.0), Rule(0.3, window=9, softcap=2.0)]
 
@@ -110,3 +115,33 @@ def test_flash_attention_is_asked_only_for_what_it_does(
     dtype: torch.dtype, head: int, capability: tuple[int, int], runs: bool
 ) -> None:
     assert flash_runs(torch.empty(1, 2, 3, head, dtype=dtype), capability) is runs
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_what_a_padded_row_keeps_of_its_square_is_what_the_estimate_counts(
+    fused: bool, bases: dict[str, Path], tmp_path: Path, seed: int
+) -> None:
+    """Falcon H1 has fused attention; Gemma 2, whose rows are padded under some techniques, has none."""
+    family, length = ("falcon_h1", 90) if fused else ("gemma2", 90)
+    config = checked_config(bases[family])
+    assert keeps_scores(config) is not fused
+    rows = as_rows(tmp_path, random_rows(2, seed=seed, shortest=length - 7, longest=length))
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        longest = int(rows.lengths.max())
+        if tensor.dim() == 4 and tensor.shape[2] >= longest and tensor.shape[3] >= longest:
+            kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    model = AutoModelForCausalLM.from_pretrained(bases[family], dtype=torch.float32)
+    without_dropout(model)
+    trainable = TrainableModel(model, Layout(packed=False))
+    (batch,) = micro_batches(rows, 10_000, trainable.layout, trainable.device)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        scores = trainable.token_scores(batch)
+    longest, layers = int(rows.lengths.max()), config.num_hidden_layers
+    each = 4 if fused else 4 + config.num_attention_heads * 8
+    counted = each * 2 * longest**2 * layers
+    assert scores.learnt.requires_grad
+    assert 0.5 * counted <= sum(kept.values()) <= counted

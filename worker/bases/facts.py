@@ -11,7 +11,7 @@ from api.methods import ModelKind
 from worker.bases.files import Refused
 from worker.bases.shapes import shapes_of
 from worker.bases.weights import Weights
-from worker.engine.families import classifies, differs_in_use, kind_of, known_as, recomputes
+from worker.engine.families import classifies, differs_in_use, keeps_scores, kind_of, known_as, recomputes
 from worker.rows.chat_template import ChatTemplate
 
 POSITIONS_AFTER_PADDING = frozenset(
@@ -28,6 +28,8 @@ class Facts(TypedDict):
     """transformers has a class of this family with a head for labels, which classification and reward need."""
     recomputes: bool
     """transformers' class of this family can recompute activations in the backward pass."""
+    keeps_scores: bool
+    """transformers' class of this family has no fused attention: it keeps T² scores for each head and layer."""
     model_type: str
     architectures: list[str]
     parameters: int
@@ -76,6 +78,7 @@ def facts_of(
             kind=kind_of(config),
             classifies=classifies(config),
             recomputes=recomputes(config),
+            keeps_scores=keeps_scores(config),
             model_type=config.model_type,
             architectures=architectures,
             parameters=weights.parameters,

@@ -53,6 +53,14 @@ def recomputes(config: Any) -> bool:
     return found is not None and bool(found.supports_gradient_checkpointing)
 
 
+def keeps_scores(config: Any) -> bool:
+    """Whether transformers computes this family's attention with whole matrices of scores, a T² for each head and
+    layer: it has no fused one. Packed rows take ours, whatever the family's is."""
+    classes: Any = AutoModelForSequenceClassification if kind_of(config) == "encoder" else AutoModelForCausalLM
+    found = classes._model_mapping.get(type(config), None)
+    return found is not None and not found._supports_sdpa
+
+
 def may_be_packed(config: Any) -> bool:
     return config.model_type in PACKED_FAMILIES
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from api.estimate import memory
-from api.estimate.machine import Machine, predict
+from api.estimate.machine import Machine, predict, too_large
 from api.estimate.memory import MemoryParts
 from api.estimate.work import PACKED_FAMILIES, Base, Workload
 from api.recipe import Recipe, ResolvedRecipe, resolve
@@ -75,3 +75,29 @@ def test_a_gelu_of_many_operations_keeps_four_more_of_the_widest_values() -> Non
 def test_what_is_known_of_the_trainer_is_so() -> None:
     assert PACKED_FAMILIES == families.PACKED_FAMILIES
     assert memory.CHUNK_LOGITS == head.CHUNK_LOGITS
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
+def test_long_rows_of_families_that_are_padded_take_their_square(fused: bool, recompute: bool) -> None:
+    facts = FACTS | {"model_type": "bloom", "keeps_scores": not fused}
+    recipe = a_recipe("lora", precision="bfloat16", micro_batch_tokens=8, gradient_checkpointing=recompute)
+    machine = Machine(gpu=True, bfloat16=True, memory_bytes=64 << 30)
+    shorter, longer, packed = (
+        predict(recipe, known, ROWS.__class__(100, 1, 100 * length, 100, (length,)), None, machine).memory.activations
+        for known, length in ((facts, 4000), (facts, 8000), (FACTS, 8000))
+    )
+    each = 2 if fused else 2 + 9 * (4 + 2)
+    layers = 1 if recompute else 30
+    assert longer - packed == pytest.approx(each * layers * 8000**2, rel=1e-6)
+    assert longer - 2 * shorter == pytest.approx(2 * each * layers * 4000**2, rel=1e-6)
+
+
+def test_a_long_context_without_fused_attention_is_refused_with_the_number() -> None:
+    facts = FACTS | {"model_type": "bloom", "keeps_scores": True}
+    rows = Workload(100, 1, 3_276_800, 100, (32_768,))
+    found = predict(a_recipe("lora"), facts, rows, None, Machine(gpu=True, bfloat16=True, memory_bytes=40 << 30))
+    assert found.fits is False
+    assert "GiB" in too_large(found, 40 << 30)
+    packed = predict(a_recipe("lora"), FACTS, rows, None, Machine(gpu=True, bfloat16=True, memory_bytes=40 << 30))
+    assert packed.fits is True
