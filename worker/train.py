@@ -76,6 +76,7 @@ def train(run: Path, pipe: Pipe) -> None:
     model = load_trainable(
         run / "base", attempted, device, start=start if start.exists() else None, opening=data.train.tokens
     )
+    give_back()  # what reading the base in another type took: the steps would find it scattered in the heap
     model.tick = pipe.alive
     peaks.begin("training")
     objective = METHODS[recipe.method.type](Setting(attempted, run, model, pipe.report))
