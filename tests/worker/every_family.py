@@ -37,10 +37,14 @@ OWN: dict[str, dict[str, Any]] = {
     "esmc": {"num_key_value_heads": 4},
     "falcon": {"new_decoder_architecture": False, "parallel_attn": False},  # the way that has most dropout
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "longformer": {"attention_window": [8, 8]},
+    "mamba2": {"num_heads": 8},
     "modernbert": {"global_attn_every_n_layers": 2},
     "modernbert-decoder": {"global_attn_every_n_layers": 2},
+    "recurrent_gemma": {"num_hidden_layers": 3},
     "xmod": {"default_language": "en_XX"},
     "zaya": {"num_experts_per_tok": 1},
 }
@@ -49,7 +53,7 @@ NOT_SHRUNK = frozenset({
     "deepseek_v32", "dots3_note", "dots3_note_text", "emu3", "falcon_h1", "gemma3n_text", "gemma4_assistant",
     "gemma4_text", "gemma4_unified_assistant", "gemma4_unified_text", "glm4_moe_lite", "glm_moe_dsa", "kimi_linear",
     "llama4", "longcat_flash", "minicpm3", "mllama", "neomme", "qwen3_5", "qwen3_5_moe", "qwen4_exp",
-    "qwen4_exp_text", "ultravbert", "youtu", "zamba", "zamba2",
+    "qwen4_exp_text", "ultravbert", "xlstm", "youtu", "zamba", "zamba2",
 })  # fmt: skip
 """Families whose shapes hang together in their own ways, or that come with an eye or an ear."""
 
