@@ -31,6 +31,7 @@ from api.multipart import STREAMED
 from api.records import keys
 from api.records.database import holds_nul, is_full, is_outage
 from api.services.budgets import RequestRate
+from api.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +43,8 @@ KEY = re.compile(r"sk-[\w-]{8,}")
 """An API key in an address, where none belongs: no line of the log repeats it."""
 KEY_THREADS = 8
 """For looking keys up, and nothing else: whatever requests wait for, the next one is let in."""
+KEY_WAITING = 1000
+"""Requests with one key that wait for it to be looked up."""
 QUIET = ("/healthz", "/readyz")
 """Asked every few seconds by whoever watches the process: not worth a line."""
 
@@ -136,6 +139,8 @@ class Authenticate:
         self.app, self.context = app, context
         self._rate = RequestRate(context.settings.requests_per_second)
         self._threads = anyio.CapacityLimiter(KEY_THREADS)
+        self._turns = Turns("requests", at_once=KEY_THREADS, each=KEY_THREADS // 4, waiting=KEY_WAITING)
+        """By key: whoever sends hundreds of requests keeps others from none."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in PUBLIC:
@@ -150,7 +155,8 @@ class Authenticate:
             if "\0" in scope["path"] or b"%00" in scope["query_string"]:
                 raise InvalidRequest("The address holds a NUL character")  # which no text in PostgreSQL can
             authorization = headers.get("authorization", "")
-            caller = await anyio.to_thread.run_sync(self._caller, authorization, limiter=self._threads)
+            async with self._turns.turn(authorization):
+                caller = await anyio.to_thread.run_sync(self._caller, authorization, limiter=self._threads)
             self._rate.take(caller.project_id)
             if scope["method"] not in ("GET", "HEAD") and not caller.may_write:
                 raise Forbidden("This key can only read")

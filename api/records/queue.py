@@ -20,6 +20,7 @@ from api.records.base import Epoch, Row, db_now
 from api.records.dependencies import Dependency
 from api.records.jobs import Job
 
+PREPARED_WINDOW_S = 3600
 USAGE_WINDOW_S = 24 * 3600
 RINGS_AT_ONCE = 4
 _CLAIM_LOCK = 0x41747475  # any number, as long as every worker uses the same
@@ -123,10 +124,13 @@ def _best(session: Session, stage: Stage, gpus: int) -> Job | None:
 
 
 def _prepared(session: Session) -> dict[str, float]:
-    """For the turns at preparing: how many jobs of each project are past it, or at it, and have not ended."""
+    """For the turns at preparing: how many jobs of each project are past it, or at it, or have ended of late, as do
+    those whose rows are refused: a project that sends many of them delays its own."""
     at_it = and_(Job.status == Stage.PREPARE.leased, Job.lease_until >= db_now())
     past_it = Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING])
-    rows = session.execute(select(Job.project_id, func.count()).where(or_(at_it, past_it)).group_by(Job.project_id))
+    of_late = Job.finished_at > db_now() - PREPARED_WINDOW_S
+    had = or_(at_it, past_it, of_late)
+    rows = session.execute(select(Job.project_id, func.count()).where(had).group_by(Job.project_id))
     return {project: float(count) for project, count in rows}
 
 

@@ -179,3 +179,17 @@ def test_the_clock_is_the_databases_and_in_unix_seconds(database: Database) -> N
     assert second is not None
     assert 1.7e9 < first <= second < first + 60
     assert first != int(first), "fractions are kept"
+
+
+def test_a_project_whose_jobs_are_refused_delays_its_own_only(database: Database) -> None:
+    bad, good = a_project(database, "bad"), a_project(database, "good")
+    first, *_ = [a_job(database, bad, JobStatus.VALIDATING_FILES) for _ in range(3)]
+    other = a_job(database, good, JobStatus.VALIDATING_FILES)
+    taken = claim(database, stage=Stage.PREPARE)
+    assert taken is not None
+    assert taken.job_id == first
+    with database.write() as session:
+        jobs.move(session, first, JobStatus.FAILED, message="invalid rows", fence=taken.fence)
+    following = claim(database, stage=Stage.PREPARE)
+    assert following is not None
+    assert following.job_id == other
