@@ -11,7 +11,7 @@ from api.cli.options import Config, DataDirectory, make_data_dir, operator_setti
 from api.cli.render import moment, note, say_json, say_table
 from api.context import Context
 from api.errors import ServiceError
-from api.migrate import migrate
+from api.migrate import WrongSchema, is_new, migrate, require_current
 from api.records.base_models import BaseModel
 from api.records.keys import Key
 from api.services import base_models, collecting, keys
@@ -26,15 +26,21 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stand
 
 @contextmanager
 def _opened(data_dir: Any, config: Any) -> Iterator[Context]:
-    """The context, on a schema that is made if the folder is new. A refusal becomes one line and exit code 2."""
+    """The context, on a schema that is made if the database is new, and never changed if it is not. A refusal becomes
+    one line and exit code 2."""
     settings = operator_settings(data_dir, config)
     make_data_dir(settings)
     context = Context.open(settings)
     try:
-        migrate(context.database)
+        if is_new(context.database):
+            migrate(context.database)
+        require_current(context.database)
         yield context
     except ServiceError as error:
         typer.echo(error.message, err=True)
+        raise typer.Exit(2) from None
+    except WrongSchema as error:
+        typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
     finally:
         context.database.dispose()

@@ -14,7 +14,7 @@ from api.cli.processes import Part, Parts
 from api.lifecycle import DELIVER, SAMPLE, Stage
 from api.logs import configure_logging
 from api.main import create_app
-from api.migrate import is_current, migrate
+from api.migrate import WrongSchema, migrate, require_current
 from api.records import Database
 from api.settings import Settings
 from api.tracking import MissingLibrary, require_libraries
@@ -101,7 +101,11 @@ def serve_worker(
 @migrate_app.command()
 def migrate_schema(data_dir: DataDirectory = None, config: Config = None) -> None:
     """Bring the database's schema to this version."""
-    migrate(Database(operator_settings(data_dir, config).database))
+    try:
+        migrate(Database(operator_settings(data_dir, config).database))
+    except WrongSchema as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
     typer.echo("the schema is this version's", err=True)
 
 
@@ -127,9 +131,9 @@ def refuse_without_libraries(settings: Settings) -> None:
 def _require_schema(settings: Settings) -> None:
     database = Database(settings.database)
     try:
-        current = is_current(database)
+        require_current(database)
+    except WrongSchema as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
     finally:
         database.dispose()
-    if not current:
-        typer.echo("the database's schema is not this version's: run `attune migrate` first", err=True)
-        raise typer.Exit(2)

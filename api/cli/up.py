@@ -22,7 +22,8 @@ from api.cli.options import Config, DataDirectory, Host, Port, make_data_dir, op
 from api.cli.processes import Part, Parts
 from api.cli.serve import refuse_without_libraries, worker_command, worker_stages
 from api.context import Context
-from api.migrate import migrate
+from api.migrate import WrongSchema, migrate
+from api.records import Database
 from api.services import keys
 from api.settings import Settings
 
@@ -44,7 +45,7 @@ def up(data_dir: DataDirectory = None, host: Host = None, port: Port = None, con
         try:
             settings = _with_broker(settings, parts).model_copy(update={"port": port})
             context = Context.open(settings)
-            migrate(context.database)
+            _migrate(context.database)
             new_key = keys.ensure_local(context, f"{base_url}/v1")
             if _start(settings, parts, listener, base_url):
                 _greet(settings, base_url, new_key)
@@ -54,6 +55,13 @@ def up(data_dir: DataDirectory = None, host: Host = None, port: Port = None, con
         finally:
             _say("stopping")
             parts.stop()
+
+
+def _migrate(database: Database) -> None:
+    try:
+        migrate(database)
+    except WrongSchema as error:
+        _fail(str(error), 2)
 
 
 def _start(settings: Settings, parts: Parts, listener: socket.socket, base_url: str) -> bool:

@@ -14,7 +14,7 @@ from sqlalchemy import ForeignKey, Integer, String, and_, func, or_, select, tex
 from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 from sqlalchemy.sql.elements import ColumnElement
 
-from api.lifecycle import JobStatus, Stage
+from api.lifecycle import FINAL, JobStatus, Stage
 from api.records import events, jobs
 from api.records.base import Epoch, Row, db_now
 from api.records.dependencies import Dependency
@@ -87,7 +87,7 @@ def claim(session: Session, stage: Stage, *, owner: str, lease_s: float, gpus: i
 def _started(job: Job) -> str:
     if job.started_at is None:
         return "Fine-tuning job started"
-    return f"Fine-tuning job goes on from step {job.state['step'] if job.state else 0}"
+    return "Fine-tuning job started again" if job.state is None else "Fine-tuning job started again from a saved state"
 
 
 def _waiting(stage: Stage) -> ColumnElement[bool]:
@@ -144,6 +144,25 @@ def end_attempt(session: Session, claim: Claim, outcome: str) -> None:
         update(Attempt)
         .where(Attempt.job_id == claim.job_id, Attempt.fence == claim.fence, Attempt.ended_at.is_(None))
         .values(ended_at=db_now(), outcome=outcome)
+    )
+
+
+def end_attempts(session: Session, job_id: str, outcome: str) -> None:
+    """End what is under way at a job that another than its worker brings to an end."""
+    session.execute(
+        update(Attempt)
+        .where(Attempt.job_id == job_id, Attempt.ended_at.is_(None))
+        .values(ended_at=db_now(), outcome=outcome)
+    )
+
+
+def end_attempts_of_ended(session: Session) -> None:
+    """Those that nobody ended when their job was, as older releases left them."""
+    ended = select(Job.id).where(Job.status.in_(FINAL))
+    session.execute(
+        update(Attempt)
+        .where(Attempt.ended_at.is_(None), Attempt.job_id.in_(ended))
+        .values(ended_at=db_now(), outcome="ended")
     )
 
 

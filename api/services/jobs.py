@@ -4,7 +4,7 @@ from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound
 from api.lifecycle import FINAL, JobStatus, Stage
 from api.recipe import Recipe
-from api.records import events, jobs, models
+from api.records import events, jobs, models, queue
 from api.records.base import db_now
 from api.records.events import Event
 from api.records.jobs import Job
@@ -61,6 +61,7 @@ def cancel(context: Context, caller: Caller, job_id: str) -> Job:
         if job.status in FINAL:
             raise WrongState(f"{job_id} has already {_ended(job)}: it cannot be cancelled")
         jobs.move(session, job_id, JobStatus.CANCELLED, message="Fine-tuning job cancelled")
+        queue.end_attempts(session, job_id, JobStatus.CANCELLED)
         session.refresh(job)
     return job
 

@@ -14,7 +14,7 @@ from api.lifecycle import FINAL, JobStatus, Stage
 from api.pipeline import REFERENCE, StageRecipe, references, resolved_references
 from api.pipeline import Pipeline as Body
 from api.recipe import Recipe
-from api.records import dependencies, jobs, pipelines
+from api.records import dependencies, jobs, pipelines, queue
 from api.records.base import db_now
 from api.records.base_models import BaseModel
 from api.records.dependencies import Dependency
@@ -146,6 +146,7 @@ def cancel(context: Context, caller: Caller, pipeline_id: str) -> PipelineView:
             raise WrongState(f"{pipeline_id} has already ended: it cannot be cancelled")
         for job in reversed(waiting):  # … and ended from the last to the first, so that none fails for another's end
             jobs.move(session, job.id, JobStatus.CANCELLED, message="Fine-tuning job cancelled with its pipeline")
+            queue.end_attempts(session, job.id, JobStatus.CANCELLED)
         session.expire_all()
         return _view(session, pipeline)
 

@@ -1,5 +1,6 @@
 """When an attempt ends badly: another attempt, or the job's end, by the class of the fault."""
 
+import signal
 from typing import Any
 
 import structlog
@@ -16,6 +17,10 @@ BACKOFF_S = (0, 5, 15, 45, 120)
 """Before the first retry, the second, …"""
 EXCUSED_BACKOFF_S = (5, 15, 45, 120)
 """The same where the infrastructure was at fault, and there are as many retries as it takes."""
+
+
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that an operator or the kernel sends; others are the process' own doing, over what it was given."""
 
 
 class AttemptFailed(Exception):

@@ -126,16 +126,18 @@ def fetch_tokenizer(node: Node, base: BaseModel, folder: Path) -> None:
         )
 
 
-def fetch_state(storage: Storage, state: dict[str, Any] | None, folder: Path) -> None:
-    """The last saved state, or the one before if that is damaged, or none: then the job begins anew."""
+def fetch_state(storage: Storage, state: dict[str, Any] | None, folder: Path) -> int:
+    """Fetch the last saved state, or the one before if that is damaged, or none: then the job begins anew. Return its
+    step."""
     while state is not None:
         try:
             _fetch_listed(storage, state["prefix"], folder)
-            return
+            return int(state["step"])
         except (ObjectMissing, Corrupt, ValueError, KeyError):
             log.exception("state_damaged", prefix=state["prefix"])
             shutil.rmtree(folder, ignore_errors=True)
             state = state.get("before")
+    return 0
 
 
 def _fetch_listed(storage: Storage, prefix: str, folder: Path) -> None:

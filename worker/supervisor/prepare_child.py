@@ -17,7 +17,7 @@ from api.records.files import File
 from api.records.jobs import Job
 from worker.supervisor.child import Child
 from worker.supervisor.damage import named
-from worker.supervisor.faults import AttemptFailed
+from worker.supervisor.faults import FROM_OUTSIDE, AttemptFailed
 from worker.supervisor.inputs import fetch_tokenizer
 from worker.supervisor.lease import Heartbeat
 from worker.supervisor.node import Node
@@ -127,6 +127,8 @@ def wait_for(node: Node, job: Job, child: Child, beat: Heartbeat) -> None:
         log.error("prepare_died", job_id=job.id, code=code, log=child.log_tail())
         if last is not None and -code in CRASHES:
             raise _crashed_on(last["file"], last["rows"])
+        if -code in FROM_OUTSIDE:
+            raise AttemptFailed(FailureReason.WORKER_LOST)
         raise AttemptFailed(FailureReason.INTERNAL, died=True)
 
 

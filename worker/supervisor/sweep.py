@@ -60,6 +60,7 @@ class Sweeper:
             )
         take_back(node)
         with node.context.database.write() as session:
+            queue.end_attempts_of_ended(session)
             due = queue.ring_due(session, node.context.settings.ring_again_s)
             waits = queue.waits(session, node.stage) or (node.stage is Stage.PREPARE and scans.waits(session))
         for job_id, stage in due:

@@ -16,7 +16,7 @@ from api.estimate.machine import Machine, predict, refused_precision, settle
 from api.lifecycle import FailureReason, Stage
 from api.manifest import ORIGIN
 from api.recipe import Recipe, ResolvedRecipe, with_hardware
-from api.records import dependencies, jobs, queue, trackings
+from api.records import dependencies, events, jobs, queue, trackings
 from api.records.base_models import BaseModel
 from api.records.database import is_outage
 from api.records.dependencies import Dependency
@@ -26,7 +26,7 @@ from api.storage import StorageUnavailable
 from worker import lean
 from worker.cgroup import out_of_memory_kills
 from worker.supervisor.child import Child
-from worker.supervisor.faults import AttemptFailed, put_back
+from worker.supervisor.faults import FROM_OUTSIDE, AttemptFailed, put_back
 from worker.supervisor.inputs import base_model, fetch_state
 from worker.supervisor.lease import Heartbeat
 from worker.supervisor.less_memory import as_attempted, killed_for_memory, take_less
@@ -59,6 +59,7 @@ def train(node: Node, claim: Claim, job: Job, slot: Slot, trainer: Child, folder
     estimate = _predict(node, claim, job, base, attempted, machine)
     _fill_run_folder(node, job, base, resolved, folder)
     fetch_arrays(node, claim, job, base, folder, beat)
+    _fetch_state(node, claim, job, folder)
     lean.write(folder, attempted, resolved)
     with node.context.database.write() as session:
         trackings.begin(session, job.id)
@@ -69,7 +70,7 @@ def train(node: Node, claim: Claim, job: Job, slot: Slot, trainer: Child, folder
     try:
         attempt.follow()
     except AttemptFailed as fault:
-        killed = fault.died and attempt.exit_code == -signal.SIGKILL and out_of_memory_kills() > kills_before
+        killed = attempt.exit_code == -signal.SIGKILL and out_of_memory_kills() > kills_before
         if killed or fault.reason is FailureReason.OUT_OF_MEMORY:
             take_less(node, claim, job, base, attempted, machine, killed=killed)
         if killed:
@@ -115,7 +116,18 @@ def _fill_run_folder(node: Node, job: Job, base: BaseModel, resolved: ResolvedRe
     fetch_start(node, job, folder / "start")
     (folder / ORIGIN).write_text(origin_of(node, job, base).model_dump_json(indent=2))
     fetch_judges(node, job, Recipe.model_validate(job.recipe), folder)
-    fetch_state(node.context.storage, job.state, folder / "resume")
+
+
+def _fetch_state(node: Node, claim: Claim, job: Job, folder: Path) -> None:
+    """Put the state to resume from into the run folder, and say of which step it is."""
+    if job.state is None:
+        return
+    newest, step = job.state["step"], fetch_state(node.context.storage, job.state, folder / "resume")
+    message, level = f"Fine-tuning job goes on from step {step}", "info"
+    if step < newest:
+        message, level = f"The state saved at step {newest} is damaged: {message[0].lower()}{message[1:]}", "warn"
+    with node.context.database.write() as session:
+        events.say(session, jobs.held(session, job.id, claim.fence).id, message, level=level)
 
 
 class Attempt:
@@ -274,4 +286,6 @@ class Attempt:
         log.error("trainer_died", job_id=self._job.id, code=self.exit_code, log=self._trainer.log_tail())
         if not self._phases:
             return AttemptFailed(FailureReason.WORKER_FAULT, "The trainer ended before it looked at the job")
-        return AttemptFailed(FailureReason.WORKER_LOST, died=True)
+        began_a_step = self._stepped_at is not None or self._job.progress.get("step", 0) > 0
+        # Whoever is killed from outside before the first step has done no step that could be to blame.
+        return AttemptFailed(FailureReason.WORKER_LOST, died=began_a_step or -self.exit_code not in FROM_OUTSIDE)

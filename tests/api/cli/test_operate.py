@@ -6,9 +6,13 @@ import stat
 from pathlib import Path
 
 import pytest
+from alembic import command
+from sqlalchemy import text
 from typer.testing import CliRunner
 
 from api.cli.main import app
+from api.migrate import alembic_config
+from api.records import Database
 from api.services import base_models
 from api.settings import load_settings
 from tests.conftest import StartAttune
@@ -77,6 +81,22 @@ def test_weights_that_are_pickled_and_models_that_bring_code_are_refused(
     config = json.loads((coded / "config.json").read_text())
     (coded / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "code.Model"}}))
     assert "auto_map" in attune("models", "add", "a", str(coded), code=2).output
+
+
+def test_commands_leave_a_schema_of_another_version_alone(attune, tmp_path: Path) -> None:
+    attune("keys", "list")
+    database = Database(f"sqlite:///{tmp_path / 'data' / 'attune.db'}")
+    with database.engine.begin() as connection:
+        command.downgrade(alembic_config(connection), "-1")
+    assert "run `attune migrate` first" in attune("keys", "list", code=2).output
+    attune("migrate")
+    assert attune("keys", "list").exit_code == 0
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    for arguments in (("keys", "list"), ("migrate",), ("up", "--port", "0")):
+        output = attune(*arguments, code=2).output
+        assert "schema of a newer version" in output
+        assert "Traceback" not in output
 
 
 def test_conversion_that_takes_too_long_is_ended(

@@ -1,8 +1,12 @@
+from collections.abc import Callable
+
+import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy import text
 
-from api.migrate import alembic_config, is_current, migrate
+from api.migrate import WrongSchema, alembic_config, is_new, migrate, require_current
 from api.records import Database, Row
 
 
@@ -13,12 +17,31 @@ def test_migrations_make_exactly_the_schema_of_the_records(database: Database) -
 
 def test_migrating_again_changes_nothing(database: Database) -> None:
     migrate(database)
-    assert is_current(database)
+    require_current(database)
 
 
 def test_every_migration_can_be_undone(database: Database) -> None:
     with database.engine.begin() as connection:
         command.downgrade(alembic_config(connection), "base")
-    assert not is_current(database)
+    assert is_new(database)
+    with pytest.raises(WrongSchema, match="has no schema yet: run `attune migrate` first"):
+        require_current(database)
     migrate(database)
-    assert is_current(database)
+    require_current(database)
+
+
+def test_older_schema_is_named(database: Database) -> None:
+    with database.engine.begin() as connection:
+        command.downgrade(alembic_config(connection), "-1")
+    with pytest.raises(WrongSchema, match=r"has the schema of an older version \(\d+\): run `attune migrate` first"):
+        require_current(database)
+
+
+@pytest.mark.parametrize("act", [require_current, migrate])
+def test_schema_of_a_newer_version_is_named_and_left_alone(database: Database, act: Callable[[Database], None]) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(WrongSchema, match=r"schema of a newer version of Attune \(9999\)"):
+        act(database)
+    with database.engine.connect() as connection:
+        assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "9999"

@@ -1,5 +1,10 @@
+import pytest
+
 from api.context import Context
+from api.judges import reward_models
+from api.recipe import Recipe
 from api.records import models
+from api.records.jobs import Job
 from tests.factories import a_job, a_model, a_project
 
 
@@ -10,3 +15,20 @@ def test_a_checkpoint_is_needed_by_other_projects_too_that_may_use_it(context: C
     with context.database.read() as session:
         assert models.needed_by(session, checkpoint) == [job_id]
         assert models.needed_by(session, checkpoint, owner) == []
+
+
+def test_of_many_jobs_only_those_that_name_a_model_are_read(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = a_project(context.database)
+    judge = a_model(context, owner)
+    others = [a_job(context.database, owner) for _ in range(20)]
+    job_id = a_job(context.database, owner)
+    with context.database.write() as session:
+        job = session.get_one(Job, job_id)
+        method = {"type": "ppo", "ppo": {"reward_model": judge}}
+        recipe = Recipe.model_validate({"model": "tiny", "training_file": "file-none", "method": method})
+        job.recipe = recipe.model_dump(mode="json")
+    read: list[str] = []
+    monkeypatch.setattr(models, "reward_models", lambda method: read.append(method.type) or reward_models(method))
+    with context.database.read() as session:
+        assert models.needed_by(session, judge) == [job_id]
+    assert (len(others), read) == (20, ["ppo"])

@@ -20,11 +20,15 @@ from api.storage import Storage, StorageUnavailable, Stored
 from tests.end_to_end.jobs import wait_until
 from tests.worker.supervisor.conftest import OpenWorkshop, Workshop
 from worker.engine.folders import whole_folder
+from worker.supervisor.child import Child
 from worker.supervisor.faults import BACKOFF_S, AttemptFailed, settle
 from worker.supervisor.inputs import fetch_state
+from worker.supervisor.lease import Heartbeat
 from worker.supervisor.outputs import store_folder, store_state
+from worker.supervisor.prepare_child import wait_for
 from worker.supervisor.progress import Progress
-from worker.supervisor.supervise import drain
+from worker.supervisor.slots import Slot
+from worker.supervisor.supervise import claim_next, drain
 from worker.supervisor.sweep import take_back
 from worker.supervisor.watch import Watch
 
@@ -81,6 +85,57 @@ def test_a_step_that_kills_the_trainer_three_times_is_poison(
     assert job.status == JobStatus.FAILED
     assert job.error is not None
     assert job.error["code"] == "poison"
+
+
+def test_kills_from_outside_before_the_first_step_are_not_the_datas_fault(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTUNE_FAIL_AT", "step:1:kill")
+    job_id = workshop.submit()
+    for _ in range(3):
+        let_wait_pass(workshop, job_id)
+        workshop.train_once()
+    job = workshop.job(job_id)
+    assert (job.status, job.faults["worker_lost"]) == (JobStatus.QUEUED, 3)
+    assert "deaths" not in job.faults
+
+
+def test_prepare_killed_from_outside_is_a_lost_worker(workshop: Workshop, tmp_path: Path) -> None:
+    job_id = workshop.submit()
+    claim = claim_next(workshop.prepare, Slot())
+    assert claim is not None
+    child = Child("tests.worker.supervisor.killed", log_file=tmp_path / "log.txt")
+    with Heartbeat(workshop.context, claim) as beat, pytest.raises(AttemptFailed) as caught:
+        wait_for(workshop.prepare, workshop.job(job_id), child, beat)
+    assert (caught.value.reason, caught.value.died) == (FailureReason.WORKER_LOST, False)
+
+
+def test_cancelled_job_has_no_attempt_that_goes_on(workshop: Workshop) -> None:
+    job_id = workshop.submit()
+    drain(workshop.prepare, workshop.warm)
+    with workshop.train.slots.take() as slot:
+        assert slot is not None
+        claim = claim_next(workshop.train, slot)
+    job_service.cancel(workshop.context, workshop.caller, job_id)
+    with workshop.context.database.read() as session:
+        attempts = queue.attempts_of(session, job_id)
+    assert claim is not None
+    assert [(each.ended_at is not None, each.outcome) for each in attempts] == [(True, "prepared"), (True, "cancelled")]
+
+
+def test_event_names_the_state_that_is_resumed(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTUNE_FAIL_AT", "step:5:kill")
+    job_id = workshop.submit(training={"save_every": 2})
+    workshop.train_once()
+    monkeypatch.delenv("ATTUNE_FAIL_AT")
+    state = workshop.job(job_id).state
+    assert state is not None
+    workshop.context.storage.write_bytes(f"{state['prefix']}/weights.safetensors", b"damaged")
+    let_wait_pass(workshop, job_id)
+    workshop.train_once()
+    assert workshop.job(job_id).status == JobStatus.SUCCEEDED
+    assert "The state saved at step 4 is damaged: fine-tuning job goes on from step 2" in workshop.told(job_id)
+    assert "Fine-tuning job goes on from step 4" not in workshop.told(job_id)
 
 
 def let_wait_pass(workshop: Workshop, job_id: str) -> None:
