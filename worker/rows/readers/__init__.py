@@ -4,25 +4,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from worker.rows.readers.base import FileError, ReadLimits, Rows
-from worker.rows.readers.compressed import GZIP, ZSTD, open_compressed
+from worker.rows.readers.compressed import open_compressed
 from worker.rows.readers.json_array import read_json_array
 from worker.rows.readers.jsonl import BOM, read_json_lines
+from worker.rows.readers.other_kinds import refuse_no_rows, refuse_other_kinds
 from worker.rows.readers.parquet import PARQUET, read_parquet
 from worker.rows.readers.table import delimiter_of, read_table
 
 HEAD_BYTES = 1 << 16
-NOT_TEXT = {
-    b"PK\x03\x04": "is a ZIP archive or a spreadsheet",
-    b"ARROW1": "is in Arrow's own format",
-    b"\xff\xfe": "is UTF-16",
-    b"\xfe\xff": "is UTF-16",
-    b"%PDF": "is a PDF document",
-    b"SQLite format 3": "is a database",
-    PARQUET: "is Parquet within a compressed file",
-    GZIP: "is compressed twice",
-    ZSTD: "is compressed twice",
-}
-ADVICE = "; give JSON lines in UTF-8, a JSON array, CSV with a header, or Parquet"
 
 
 def open_rows(path: Path, limits: ReadLimits) -> tuple[str, Rows]:
@@ -32,15 +21,14 @@ def open_rows(path: Path, limits: ReadLimits) -> tuple[str, Rows]:
             return "parquet", read_parquet(path, limits)
     with _open(path, limits) as file:
         head = file.read(HEAD_BYTES)
-    for magic, what in NOT_TEXT.items():
-        if head.startswith(magic):
-            raise FileError(what + ADVICE, code="unsupported_container")
+    refuse_other_kinds(head)
     begin = head.removeprefix(BOM).lstrip()[:1]
     if begin == b"[":
         return "json", read_json_array(_open(path, limits), limits)
     delimiter = None if begin in (b"{", b"") else delimiter_of(head)
     if delimiter is not None:
         return "csv", read_table(_open(path, limits), delimiter, limits)
+    refuse_no_rows(head)
     return "jsonl", read_json_lines(_open(path, limits), limits)
 
 

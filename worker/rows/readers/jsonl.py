@@ -79,6 +79,13 @@ def _explained(line: bytes, problem: str) -> RowError:
         return RowError("contains a number that is too large", code="number_out_of_range")
     if re.search(rb"[:\[,]\s*-?(NaN|Infinity)", line):
         return RowError("contains NaN or Infinity, which JSON does not have", code="invalid_json")
+    if re.match(rb"\s*\{\s*u?'", line):
+        return RowError(
+            "is not valid JSON but Python's notation: texts stand in double quotes, as json.dumps writes them",
+            code="invalid_json",
+        )
+    if "truncated" in problem:
+        return RowError("is not valid JSON: it ends before its object does", code="invalid_json")
     return RowError(f"is not valid JSON: {problem.removeprefix('JSON is malformed: ')}", code="invalid_json")
 
 

@@ -9,8 +9,11 @@ from api.formats.base import shown
 from api.formats.structured import structure_in
 from worker.rows.readers.base import MAX_KEYS, FileError, ReadLimits, Rows
 from worker.rows.readers.jsonl import BOM, decode, read_lines
+from worker.rows.readers.other_kinds import refuse_no_text
 
 DELIMITERS = (",", ";", "\t")
+BAR = "|"
+"""Separates columns in tables that are not read."""
 STRUCTURED = frozenset({"messages", "conversations", "tools", "functions"})
 """Keys whose cells are JSON in every format. Other cells are texts, in which a format may find more."""
 
@@ -24,6 +27,12 @@ def delimiter_of(head: bytes) -> str | None:
     for delimiter in DELIMITERS:
         if KEYS & set(_cells(line, delimiter)):
             return delimiter
+    if KEYS & set(_cells(line, BAR)):
+        raise FileError(
+            f"is a table whose columns are separated by {BAR}; separate them by commas, semicolons or tabs",
+            code="unsupported_container",
+        )
+    refuse_no_text(head)
     if any(len(_cells(line, delimiter)) > 1 for delimiter in DELIMITERS):
         raise FileError(
             "begins neither with a JSON object nor with a header: if it is CSV, its first line must name the columns, "
