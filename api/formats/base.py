@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 Row = dict[str, Any]
+MEDIA_KEYS = ("images", "videos", "audios")
+"""Keys of what a text shows by a placeholder such as <image>: without it, a model learns to make it up."""
+EMPTY: tuple[Any, ...] = (None, "", [], {})
 MAX_FLOAT32 = 3.4e38
 WRITTEN_NUMBER = re.compile(r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\s*")
 
@@ -141,6 +144,8 @@ class Format(ABC):
 
     def read(self, row: Row) -> Example:
         """The meaning of a row of a file that is in this format. Raise RowError if it has none, or another format."""
+        if media := [key for key in MEDIA_KEYS if row.get(key)]:
+            raise RowError(f"has '{media[0]}', and only text can be learnt from yet", code="unsupported_content")
         if self.matches(row):
             return self.parse(row)
         key = self.missing_key(row)
@@ -158,10 +163,11 @@ def given_keys(row: Row) -> set[str]:
 
 
 def ignored_keys(row: Row, read: AbstractSet[str]) -> list[Notice]:
-    """Notices of the keys that are not read."""
+    """Notices of the keys that are not read, but for those that hold nothing."""
     return [
         Notice("unknown_key", f"key '{shown(key)}' is not part of the format and is ignored")
-        for key in sorted(given_keys(row) - read)
+        for key in sorted(row.keys() - read)
+        if row[key] not in EMPTY
     ]
 
 

@@ -19,12 +19,18 @@ class Completion(Format):
     name: ClassVar[str] = "completion"
     title: ClassVar[str] = "fine-tune-completion"
     summary: ClassVar[str] = "Prompt and completion pairs, without a chat template."
-    required: ClassVar[tuple[frozenset[str], ...]] = (frozenset({"prompt", "completion"}),)
+    required: ClassVar[tuple[frozenset[str], ...]] = (
+        frozenset({"prompt", "completion"}),
+        frozenset({"prompt", "response"}),
+    )
     optional: ClassVar[frozenset[str]] = EXCHANGE_KEYS
     example: ClassVar[Mapping[str, Any]] = {"prompt": "The capital of France is", "completion": " Paris."}
 
     def parse(self, row: Row) -> Text:
         notices = self.unknown_keys(row)
+        if row.get("completion") is None:
+            row = {**row, "completion": row["response"]}
+            notices.append(Notice("answer_key", "key 'response' is read as the completion"))
         found = parse_exchange(row, notices)
         if isinstance(found, Exchange):
             weights = [0.0] * len(found.given) + found.weights

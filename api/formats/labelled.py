@@ -17,13 +17,15 @@ class LabelledTexts(Format):
     summary: ClassVar[str] = (
         "Texts (or conversations), each with a label: a name, a list of names or of zeros and ones, or a number."
     )
-    required: ClassVar[tuple[frozenset[str], ...]] = (frozenset({"text", "label"}), frozenset({"messages", "label"}))
+    required: ClassVar[tuple[frozenset[str], ...]] = tuple(
+        frozenset({document, label}) for label in ("label", "labels") for document in ("text", "messages")
+    )
     optional: ClassVar[frozenset[str]] = frozenset({"tools"})
     example: ClassVar[Mapping[str, Any]] = {"text": "What a film!", "label": "positive"}
 
     def parse(self, row: Row) -> Labelled:
         notices = self.unknown_keys(row)
-        label = _label(row["label"], notices)
+        label = _label(row["labels"] if row.get("label") is None else row["label"], notices)
         if row.get("messages") is not None:
             messages, _ = parse_messages(row["messages"], notices)
             return Labelled(given(messages, parse_row_tools({"tools": row.get("tools")}, notices)), label, notices)

@@ -4,22 +4,31 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from api.formats.base import Conversation, Notice, Row, RowError, kind, optional_string, shown
+from api.formats.base import EMPTY, Conversation, Notice, Row, RowError, kind, optional_string, shown
 from api.formats.calls import ANY_CALL, MISSING, Messages, link_calls
 from api.formats.speakers import ROLES, openai_message
 from api.formats.structured import structured
 from api.formats.tools import parse_call, parse_calls, parse_functions, parse_tools
 
+REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Keys of what the assistant thinks before it answers; the first is the one that templates mostly read."""
 MESSAGE_KEYS: dict[str, frozenset[str]] = {
     "system": frozenset({"role", "content", "name"}),
     "developer": frozenset({"role", "content", "name"}),
     "user": frozenset({"role", "content", "name"}),
     "assistant": frozenset(
-        {"role", "content", "name", "weight", "tool_calls", "function_call", "reasoning_content", "refusal", "audio"}
+        {"role", "content", "name", "weight", "tool_calls", "function_call", *REASONING, "refusal", "audio"}
     ),
     "tool": frozenset({"role", "content", "tool_call_id", "name"}),
     "function": frozenset({"role", "content", "name"}),
 }
+
+
+TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
+MEDIA_PARTS = frozenset(
+    {"image_url", "image", "input_image", "input_audio", "audio", "video", "file", "input_file", "document"}
+)
+"""Types of parts of a content, at OpenAI and Hugging Face."""
 
 
 def parse_messages(
@@ -104,7 +113,7 @@ def parse_message(raw: Any, notices: list[Notice], where: str) -> tuple[dict[str
     role = raw["role"]
     if not isinstance(role, str) or role not in ROLES:
         raise RowError(f"role '{shown(role)}' is not one of {', '.join(ROLES)}", code="unknown_role")
-    unknown = sorted(key for key in raw.keys() - MESSAGE_KEYS[role] if raw[key] is not None)
+    unknown = sorted(key for key in raw.keys() - MESSAGE_KEYS[role] if raw[key] not in EMPTY)
     if role != "assistant" and "weight" in unknown:
         raise RowError("only assistant messages can have a 'weight'", code="invalid_weight")
     notices.extend(
@@ -138,11 +147,11 @@ def parse_content(raw: Row) -> str:
     texts = []
     for part in content:
         part_type = part.get("type") if isinstance(part, dict) else None
-        if part_type in {"image_url", "input_audio", "file"}:
+        if part_type in MEDIA_PARTS:
             raise RowError(
                 f"has a part of type '{part_type}'; only text can be learnt from yet", code="unsupported_content"
             )
-        if not isinstance(part, dict) or part_type != "text" or not isinstance(part.get("text"), str):
+        if not isinstance(part, dict) or part_type not in TEXT_PARTS or not isinstance(part.get("text"), str):
             raise RowError(
                 "has a content part that is not of the form {'type': 'text', 'text': '…'}", code="invalid_content"
             )
@@ -170,10 +179,11 @@ def _assistant(raw: Row, notices: list[Notice], where: str) -> dict[str, Any]:
         message["content"] = parse_content(raw)
     if calls:
         message["tool_calls"] = calls
-    reasoning = raw.get("reasoning_content")
-    if reasoning is not None:
+    key = next((key for key in REASONING if raw.get(key) is not None), None)
+    if key is not None:
+        reasoning = raw[key]
         if not isinstance(reasoning, str):
-            raise RowError(f"'reasoning_content' must be a string, not {kind(reasoning)}", code="invalid_type")
+            raise RowError(f"'{key}' must be a string, not {kind(reasoning)}", code="invalid_type")
         message["reasoning_content"] = reasoning
     return message | ({"name": raw["name"]} if raw.get("name") else {})
 

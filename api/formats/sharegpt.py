@@ -55,6 +55,9 @@ def _message(turn: Any, number: int) -> Row:
             code="unknown_role",
         )
     try:
-        return in_openais_names(turn)
+        message = in_openais_names(turn)
     except RowError as error:
         raise RowError(f"message {number} {error.message}", code=error.code) from None
+    if message["role"] != "assistant" and not message.get("weight"):
+        message.pop("weight", None)  # SlimOrca writes that nobody else is learnt from, which holds anyway
+    return message

@@ -362,6 +362,13 @@ def test_openais_pairs_may_be_texts(kind: str, asked: Any, answers: tuple[Any, A
     assert codes(found) == noticed
 
 
+@pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning"])
+def test_what_the_assistant_thinks_is_reasoning_content(key: str) -> None:
+    example = read("chat", {"messages": [USER, {**ANSWER, "thinking": None, key: "Two and two."}]})
+    assert example.messages[1] == {**ANSWER, "reasoning_content": "Two and two."}
+    assert codes(example) == []
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_null_is_no_value(name: str) -> None:
     """Tables written as JSON lines have every column in every row."""

@@ -165,6 +165,56 @@ FILES: dict[str, Sent] = {
     "blank lines and doubles": Sent(
         jsonl({"text": "a"}) + b"\n" + jsonl({"text": "a"}), found=((2, "blank_line"), (3, "duplicate"))
     ),
+    "a prompt and a response": Sent(jsonl({"prompt": "a", "response": "b"}), found=((1, "answer_key"),)),
+    "Dolly": Sent(
+        jsonl({"instruction": "a", "context": "c", "response": "b", "category": "qa"}),
+        found=((1, "answer_key"),) * 2 + ((1, "unknown_key"),),
+    ),
+    "SlimOrca": Sent(
+        jsonl({"conversations": [{**TURNS[0], "weight": 0}, {**TURNS[1], "weight": 1}]}),
+    ),
+    "a conversation that is good": Sent(
+        jsonl({"conversations": TURNS, "kto_tag": True}, {"conversations": TURNS, "kto_tag": False}),
+        "kto",
+        ((1, "renamed_role"), (2, "renamed_role")),
+    ),
+    "messages that are good": Sent(
+        jsonl({"messages": [USER, GOOD], "kto_tag": "true"}, {"messages": [USER, BAD], "kto_tag": "false"}), "kto"
+    ),
+    "Alpaca's answer that is good": Sent(
+        jsonl({"instruction": "a", "output": "b", "kto_tag": True}), "kto", ((None, "unbalanced_labels"),)
+    ),
+    "good as one and bad as zero": Sent(
+        table(("prompt", "completion", "label"), ("a", "b", "1"), ("c", "d", "0")), "kto"
+    ),
+    "good as numbers": Sent(
+        jsonl({"prompt": "a", "completion": "b", "label": 1}, {"prompt": "c", "completion": "b", "label": 0.0}), "kto"
+    ),
+    "good as another number": Sent(
+        jsonl({"prompt": "a", "completion": "b", "label": 2}), "kto", ((1, "invalid_label"),), ok=False
+    ),
+    "labels under labels": Sent(
+        jsonl({"text": "a", "labels": ["x", "y"]}, {"text": "b", "labels": []}), "classification"
+    ),
+    "a table with capitals": Sent(
+        table(("Text", "Label", "ID"), ("a", "x", "1"), ("b", "y", "2")),
+        "classification",
+        ((1, "unknown_key"), (2, "unknown_key")),
+    ),
+    "images": Sent(
+        jsonl({"messages": [USER, GOOD], "images": ["a.png"]}), found=((1, "unsupported_content"),), ok=False
+    ),
+    "an image in a message": Sent(
+        jsonl({"messages": [{"role": "user", "content": [{"type": "image"}]}, GOOD]}),
+        found=((1, "unsupported_content"),),
+        ok=False,
+    ),
+    "parts as the Responses API has them": Sent(
+        jsonl({"messages": [{"role": "user", "content": [{"type": "input_text", "text": "a"}]}, GOOD], "images": []})
+    ),
+    "keys that clients leave empty": Sent(
+        jsonl({"messages": [{**USER, "tool_calls": None}, {**GOOD, "annotations": [], "refusal": None}]})
+    ),
     "null columns": Sent(jsonl({"text": "a", "label": None, "messages": None}, {"text": "b", "label": None})),
 }
 

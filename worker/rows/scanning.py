@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from api.formats import Example, Format, Labelled, Notice, Row, RowError, fitting
+from api.formats import Example, Format, Labelled, Notice, Row, RowError, Unpaired, fitting
 from worker.rows.balance import check_labels
 from worker.rows.checking import Meaning, check_row
 from worker.rows.findings import Findings, example
-from worker.rows.labels import Classes, Labels
+from worker.rows.labels import Classes, Desirable, Labels
 from worker.rows.readers import FileError
 from worker.rows.seen import Seen
 
@@ -21,8 +21,7 @@ class Candidate:
     labels: Labels | None = None
 
     def __post_init__(self) -> None:
-        if self.format.name == "labelled":
-            self.labels = Classes()
+        self.labels = {"labelled": Classes, "unpaired": Desirable}.get(self.format.name, lambda: None)()
 
     def take(self, number: int, row: Row, notices: list[Notice]) -> None:
         read = check_row(number, row, self._read, self.findings, lambda: notices)
@@ -34,7 +33,9 @@ class Candidate:
 
     def _read(self, row: Row) -> Meaning[Example]:
         found = self.format.read(row)
-        return Meaning(found, found.notices, [found.label] if isinstance(found, Labelled) else [], self.labels)
+        label = found.label if isinstance(found, Labelled) else None
+        label = float(found.desirable) if isinstance(found, Unpaired) else label
+        return Meaning(found, found.notices, [label], self.labels)
 
 
 class Scanner:

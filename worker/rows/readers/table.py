@@ -1,7 +1,7 @@
 """CSV with a header: columns are keys, and a cell may hold JSON where the key asks for more than a text."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from api.formats import KEYS, Row, RowError
@@ -25,7 +25,7 @@ def delimiter_of(head: bytes) -> str | None:
     """
     line = head.removeprefix(BOM).lstrip(b"\r\n").partition(b"\n")[0].decode(errors="replace")
     for delimiter in DELIMITERS:
-        if KEYS & set(_cells(line, delimiter)):
+        if KEYS & set(_keys(_cells(line, delimiter))):
             return delimiter
     if KEYS & set(_cells(line, BAR)):
         raise FileError(
@@ -46,7 +46,7 @@ def read_table(file: BinaryIO, delimiter: str, limits: ReadLimits) -> Rows:
     csv.field_size_limit(limits.line_bytes)
     table = csv.reader(_Lines(file, limits.line_bytes), delimiter=delimiter, strict=True)
     try:
-        header = [name.strip() for name in next(table)]
+        header = _keys(name.strip() for name in next(table))
     except (csv.Error, RowError) as error:
         raise FileError(f"has a header that cannot be read: {error}", code="no_header") from None
     if len(header) > MAX_KEYS:
@@ -90,6 +90,12 @@ class _Lines(Iterator[str]):
             raise RowError("is not valid UTF-8", code="invalid_utf8") from None
 
 
+def _keys(names: Iterable[str]) -> list[str]:
+    """Names of columns as formats know them: spreadsheets like to begin them with a capital."""
+    given = list(names)
+    return [name.lower() if name.lower() in KEYS and name.lower() not in given else name for name in given]
+
+
 def _row(header: list[str], cells: list[str]) -> Row | RowError:
     if len(cells) != len(header):
         return RowError(f"has {len(cells)} cells, and the header has {len(header)}", code="ragged_row")
@@ -106,7 +112,7 @@ def _value(name: str, cell: str) -> Any:
             return _decoded(cell)
         except RowError as error:
             raise RowError(f"'{name}' {error.message}", code=error.code) from None
-    if name == "label" and cell.lstrip().startswith("["):
+    if name in ("label", "labels") and cell.lstrip().startswith("["):
         names = structure_in(cell)
         return names if isinstance(names, list) and not any(isinstance(each, dict | list) for each in names) else cell
     return cell
