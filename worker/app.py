@@ -8,6 +8,7 @@ import threading
 import structlog
 from celery import Celery
 from celery.signals import setup_logging, worker_shutting_down
+from celery.worker import state
 
 from api.context import Context
 from api.lifecycle import Stage
@@ -21,6 +22,8 @@ from worker.tasks import add_task
 from worker.versions import require_torch
 
 log = structlog.get_logger(__name__)
+
+HEAR_AGAIN_S = 2
 
 
 def run(settings: Settings, stage: Stage) -> None:
@@ -42,26 +45,38 @@ def run(settings: Settings, stage: Stage) -> None:
         looker.start()
     worker_shutting_down.connect(lambda **_: node.stopping.set(), weak=False)
     setup_logging.connect(lambda **_: None, weak=False)  # our logging stays as it is
-    app = build(settings, node, warm)
     log.info("worker_ready", stage=stage, owner=node.owner, slots=node.slots.count)
     try:
-        app.worker_main(
-            [
-                "worker",
-                "--pool=threads",
-                f"--concurrency={threads}",
-                f"--queues={queue_name(stage)}",
-                f"--hostname={stage}@%h",
-                "--without-gossip",
-                "--without-mingle",
-                "--without-heartbeat",
-            ]
-        )
+        _hear(settings, node, warm, threads)
     finally:
         node.stopping.set()
         for looker in lookers:
             looker.join()  # a trainer that it supervises saves first
         warm.close()
+
+
+def _hear(settings: Settings, node: Node, warm: WarmTrainers, threads: int) -> None:
+    """Hear the bell until the worker is to stop. Celery that ended for another reason begins again."""
+    while not node.stopping.is_set():
+        app = build(settings, node, warm)
+        state.should_stop = state.should_terminate = None
+        try:
+            app.worker_main(
+                [
+                    "worker",
+                    "--pool=threads",
+                    f"--concurrency={threads}",
+                    f"--queues={queue_name(node.stage)}",
+                    f"--hostname={node.stage}@%h",
+                    "--without-gossip",
+                    "--without-mingle",
+                    "--without-heartbeat",
+                ]
+            )
+        except (Exception, SystemExit):
+            log.exception("celery_broke")
+        if not node.stopping.wait(HEAR_AGAIN_S):
+            log.error("celery_ended", why="the broker answers with errors: see above")
 
 
 def build(settings: Settings, node: Node, warm: WarmTrainers) -> Celery:
@@ -70,6 +85,7 @@ def build(settings: Settings, node: Node, warm: WarmTrainers) -> Celery:
         worker_disable_prefetch=True,  # else a ring would wait behind an hour of training
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_max_retries=None,
+        broker_transport="worker.hearing:Transport",
     )
     add_task(app, node, warm)
     return app

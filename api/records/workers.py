@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Integer, String, Text, false, func, select, update
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy import BigInteger, Integer, String, Text, delete, exists, false, func, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Mapped, Session, mapped_column
+from sqlalchemy.sql.elements import ColumnElement
 
 from api.estimate.machine import Machine
+from api.lifecycle import Stage
 from api.records.base import Epoch, Row, db_now
 
 SEEN_S = 120
@@ -36,6 +38,11 @@ def seen(session: Session, *, owner: str, gpus: int, train_slots: int, held: str
     session.merge(Worker(owner=owner, gpus=gpus, train_slots=train_slots, seen_at=db_now(), held=held, **machine))
 
 
+def forget(session: Session, keep_s: float) -> None:
+    """Remove workers that were last seen so long ago: each new work folder is a new worker."""
+    session.execute(delete(Worker).where(Worker.seen_at < db_now() - keep_s))
+
+
 def training(session: Session) -> Sequence[Worker]:
     """The live workers that train."""
     query = select(Worker).where(Worker.seen_at > db_now() - SEEN_S, Worker.train_slots > 0).order_by(Worker.owner)
@@ -47,6 +54,13 @@ def machine(worker: Worker) -> Machine:
     gpu = worker.gpus > 0
     memory = worker.gpu_memory_bytes if gpu else worker.memory_bytes
     return Machine(gpu, worker.bfloat16, memory, worker.observed)
+
+
+def another(stage: Stage, owner: str, gpus: InstrumentedAttribute[int]) -> ColumnElement[bool]:
+    """Whether a live worker of this stage, not `owner`, has so many GPUs and takes work."""
+    here = Worker.train_slots > 0 if stage is Stage.TRAIN else Worker.train_slots == 0
+    live = Worker.seen_at > db_now() - SEEN_S
+    return exists().where(Worker.owner != owner, live, here, Worker.held.is_(None), Worker.gpus >= gpus)
 
 
 def observe(session: Session, owner: str, observed: dict[str, Any]) -> None:

@@ -132,16 +132,22 @@ class Child:
             return ""
 
     def _read(self, read_fd: int) -> None:
-        with os.fdopen(read_fd, "rb") as pipe:
-            while line := pipe.readline(MAX_REPORT_BYTES):
-                try:
-                    report = json.loads(line)
-                except ValueError:
-                    log.warning("bad_report", pid=self.pid, bytes=len(line))
-                    continue
-                if isinstance(report, dict):
-                    self._reports.put(report)
-        self._reports.put(None)
+        try:
+            with os.fdopen(read_fd, "rb") as pipe:
+                while line := pipe.readline(MAX_REPORT_BYTES):
+                    self._take(line)
+        finally:
+            self._reports.put(None)
+
+    def _take(self, line: bytes) -> None:
+        try:
+            report = json.loads(line)
+        except (ValueError, RecursionError):
+            report = None
+        if isinstance(report, dict) and isinstance(report.get("type"), str):
+            self._reports.put(report)
+        else:
+            log.warning("bad_report", pid=self.pid, bytes=len(line))
 
 
 def _environment(gpu: str | None, threads: int | None) -> dict[str, str]:

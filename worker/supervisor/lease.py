@@ -7,11 +7,9 @@ import threading
 import time
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from api.context import Context
 from api.records import jobs, queue
-from api.records.database import is_outage
 from api.records.jobs import Stale
 from api.records.queue import Claim
 from worker.supervisor.beside import Beside
@@ -41,10 +39,9 @@ class Heartbeat(Beside):
             except Stale:
                 self.lost.set()
                 return
-            except SQLAlchemyError as error:
-                if not is_outage(error):
-                    raise
-                # Train on: if another worker took the job meanwhile, the fence will say so.
+            except Exception as error:
+                # Whatever it was, train on: without beats a healthy attempt would be taken for lost. If another worker
+                # took the job meanwhile, the fence will say so.
                 log.warning("beat_missed", job_id=self._claim.job_id, error=type(error).__name__)
 
     def _look(self) -> None:

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from api.records import queue
 from api.records.queue import Claim
-from api.storage import StorageUnavailable
 from worker.supervisor.beside import Beside
 from worker.supervisor.log_text import known_folders, read_tail, without_paths
 from worker.supervisor.node import Node
@@ -51,5 +49,5 @@ class KeptLog(Beside):
             with self._node.context.database.write() as session:
                 queue.keep_log(session, self._claim, len(tail))
             self._stored_size = size
-        except (OSError, StorageUnavailable, SQLAlchemyError) as error:
+        except Exception as error:
             log.warning("log_not_stored", job_id=self._claim.job_id, error=type(error).__name__)

@@ -14,9 +14,12 @@ from api.lifecycle import FAILURES, FailureReason, Stage
 from api.storage import StorageUnavailable
 from worker.gpus import visible_gpus
 from worker.supervisor.hold import Hold
-from worker.supervisor.place import trouble_with
+from worker.supervisor.place import identity_of, trouble_with
 from worker.supervisor.slots import Slot, Slots
 from worker.supervisor.watch import Watch
+
+MAX_HOST = 64
+"""Letters of the host's name in a worker's name, which operators read in logs and in the database."""
 
 
 @dataclass
@@ -24,7 +27,7 @@ class Node:
     context: Context
     stage: Stage
     owner: str
-    """Stable over restarts: whoever holds the lock on the work folder is this worker."""
+    """Stable over restarts: whoever holds the lock on the work folder is this worker, and its id lies there."""
     folder: Path
     lock: IO[bytes]
     slots: Slots
@@ -76,7 +79,8 @@ def own_folder(work: Path, stage: str) -> tuple[str, Path, IO[bytes]]:
     folder = work / f"{stage}-{number}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    return f"{socket.gethostname()}:{folder}", folder, lock
+    identity = identity_of(work / f"{stage}-{number}.id")  # host and path alone may be those of a twin machine
+    return f"{socket.gethostname()[:MAX_HOST]}:{stage}-{number}:{identity}", folder, lock
 
 
 def _lock(work: Path, stage: str) -> tuple[int, IO[bytes]]:

@@ -1,13 +1,37 @@
 """A worker's place: the lock that makes a work folder its own, its identity, and what is broken there."""
 
 import errno
+import json
 import os
+import secrets
 import shutil
 from pathlib import Path
 from typing import IO
 
+ID_BYTES = 12
 LEAST_FREE_BYTES = 64 * 1024**2
 """Less than this, or a hundredth of a small disk, is a full disk: no job could even begin."""
+
+
+def identity_of(file: Path) -> str:
+    """Return the random id that the file holds, which is made with it: it stays the same over restarts.
+
+    The file also names its own inode, so that a copy of a work folder, as in another machine's image, is somebody else.
+    """
+    try:
+        known = json.loads(file.read_bytes())
+        if known["inode"] == file.stat().st_ino:
+            return str(known["id"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        pass
+    identity = secrets.token_hex(ID_BYTES)
+    partial = file.with_suffix(".partial")
+    with partial.open("w") as new:
+        json.dump({"id": identity, "inode": os.fstat(new.fileno()).st_ino}, new)
+        new.flush()
+        os.fsync(new.fileno())
+    partial.rename(file)
+    return identity
 
 
 def trouble_with(folder: Path, lock: IO[bytes], *, thorough: bool) -> str | None:

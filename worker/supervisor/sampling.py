@@ -162,7 +162,7 @@ class Sampler:
         while not self.stopping.is_set():
             try:
                 self._letters.beat()
-            except redis.RedisError as error:
+            except Exception as error:  # or nobody would know that we are there
                 log.warning("beat_failed", error=type(error).__name__)
             self.stopping.wait(BEAT_S)
         try:

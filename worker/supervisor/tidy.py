@@ -3,7 +3,7 @@
 import structlog
 
 from api.context import Context
-from api.records import files, idempotency, jobs, queue, uploads, webhooks
+from api.records import files, idempotency, jobs, queue, uploads, webhooks, workers
 
 log = structlog.get_logger(__name__)
 
@@ -11,6 +11,7 @@ UPLOAD_GRACE_S = 900
 """A completion that was begun in time may take so long."""
 KEEP_LOGS_S = 90 * 24 * 3600
 KEEP_DELIVERIES_S = 30 * 24 * 3600
+KEEP_WORKERS_S = 30 * 24 * 3600
 
 
 def tidy(context: Context) -> None:
@@ -20,6 +21,7 @@ def tidy(context: Context) -> None:
     with context.database.write() as session:
         idempotency.forget(session)
         webhooks.forget(session, KEEP_DELIVERIES_S)
+        workers.forget(session, KEEP_WORKERS_S)
 
 
 def end_uploads(context: Context, grace_s: float = UPLOAD_GRACE_S) -> None:
