@@ -64,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.context = context
     app.state.watch = Watch(context)
-    app.state.pulse = Pulse(settings.database)
+    app.state.pulse = Pulse(settings.database, context.storage)
     problems.install(app)
     app.include_router(router())
     return app

@@ -124,7 +124,7 @@ def _as_service_error(error: Exception, scope: Scope) -> ServiceError:
         log.error("database_full", error=type(error).__name__)
         return InsufficientStorage("The disk of this server's database is full")
     if isinstance(error, SQLAlchemyError) and is_outage(error):
-        log.warning("database_away", error=type(error).__name__)
+        log.warning("database_away", error=type(error.__cause__ or error).__name__)
         return Unavailable("The database cannot be reached at the moment", headers={"retry-after": "2"})
     if isinstance(error, SQLAlchemyError) and holds_nul(error):
         return InvalidRequest("The request holds a NUL character, which cannot be stored", code="invalid_value")

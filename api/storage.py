@@ -56,7 +56,28 @@ class Listed:
 
 class Storage:
     def __init__(self, url: str) -> None:
-        self._store: ObjectStore = _open(url)
+        self._objects: ObjectStore = _open(url)
+        self._root = _folder(url)
+        self._inode = None if self._root is None else self._root.stat().st_ino
+
+    def require(self) -> None:
+        """Raise StorageUnavailable if the storage is a folder, and that was removed or replaced since it was opened.
+
+        Else what is stored would seem to be missing, and what is written would go where nobody looks for it.
+        """
+        if self._root is None:
+            return
+        try:
+            same = self._root.stat().st_ino == self._inode
+        except OSError:
+            same = False
+        if not same:
+            raise StorageUnavailable("the folder of the object storage is gone")
+
+    @property
+    def _store(self) -> ObjectStore:
+        self.require()
+        return self._objects
 
     async def write(self, key: str, chunks: AsyncIterator[bytes], *, sparing: bool = False) -> Stored:
         """Stream into an object, which appears only when it is whole. An error in `chunks` leaves nothing behind.
@@ -193,11 +214,17 @@ def _not_written(key: str, error: BaseError) -> StorageUnavailable:
     return StorageFull(f"no room for {key}") if full else StorageUnavailable(f"writing {key}")
 
 
-def _open(url: str) -> ObjectStore:
+def _folder(url: str) -> Path | None:
+    """The folder that the objects are in, if they are in one."""
     if "://" not in url:
-        return LocalStore(Path(url).resolve(), mkdir=True, automatic_cleanup=True)
-    if url.startswith("file://"):
-        return LocalStore(url.removeprefix("file://"), mkdir=True, automatic_cleanup=True)
+        return Path(url).resolve()
+    return Path(url.removeprefix("file://")) if url.startswith("file://") else None
+
+
+def _open(url: str) -> ObjectStore:
+    folder = _folder(url)
+    if folder is not None:
+        return LocalStore(folder, mkdir=True, automatic_cleanup=True)
     store: ObjectStore = from_url(
         url,
         client_options={

@@ -25,6 +25,11 @@ POSTGRESQL = {
 }
 
 
+class DatabaseGone(SQLAlchemyError):
+    """The database's file is not the one that was opened: it was removed, or replaced. Open connections would go on
+    writing into the removed file, and nobody would ever read that again."""
+
+
 class Database:
     def __init__(self, url: str) -> None:
         self.engine = _engine(url)
@@ -55,7 +60,7 @@ class Database:
 def is_outage(error: SQLAlchemyError) -> bool:
     """Return whether the database was at fault (away, busy, full, read-only, damaged, out of connections) and not the
     statement: then the same may succeed later."""
-    if isinstance(error, PoolTimeout):
+    if isinstance(error, (PoolTimeout, DatabaseGone)):
         return True
     if not isinstance(error, DBAPIError):
         return False
@@ -126,4 +131,30 @@ def _engine(url: str) -> Engine:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
+    if parsed.database:
+        _stay_with_file(engine, Path(parsed.database))
     return engine
+
+
+def _stay_with_file(engine: Engine, path: Path) -> None:
+    """Raise DatabaseGone wherever a connection is asked for and the file is not there, or is another."""
+
+    def inode() -> int | None:
+        try:
+            return path.stat().st_ino
+        except OSError:
+            return None
+
+    opened = [inode()] if path.exists() else []
+
+    def require(*_: Any) -> None:
+        if opened and inode() != opened[0]:
+            raise DatabaseGone(f"{path} was removed or replaced: restore it, or restart this process")
+
+    @event.listens_for(engine, "connect")
+    def note(*_: Any) -> None:
+        if not opened and (found := inode()) is not None:
+            opened.append(found)
+
+    event.listen(engine, "do_connect", require)  # else SQLite would make an empty file
+    event.listen(engine, "checkout", require)

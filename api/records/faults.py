@@ -10,6 +10,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from api.lifecycle import JobStatus
+from api.records.base import time_of
 from api.records.jobs import Job
 
 EXCUSED = "excused"
@@ -33,6 +34,12 @@ def count_death(session: Session, job_id: str, step: int) -> int:
     faults |= {"died_at_step": step, "deaths": deaths}
     session.execute(update(Job).where(Job.id == job_id).values(faults=faults))
     return int(deaths)
+
+
+def avoid(session: Session, job_id: str, owner: str | None, for_s: float) -> None:
+    """Leave the job's next attempt to another worker than this one for so long, if there is another."""
+    faults = _since_progress(session, job_id) | {"avoid": {"owner": owner, "until": time_of(session) + for_s}}
+    session.execute(update(Job).where(Job.id == job_id).values(faults=faults))
 
 
 def _since_progress(session: Session, job_id: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 from sqlalchemy.sql.elements import ColumnElement
 
 from api.lifecycle import FINAL, JobStatus, Stage
-from api.records import events, jobs
+from api.records import events, jobs, workers
 from api.records.base import Epoch, Row, db_now
 from api.records.dependencies import Dependency
 from api.records.jobs import Job
@@ -59,7 +59,7 @@ def claim(session: Session, stage: Stage, *, owner: str, lease_s: float, gpus: i
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CLAIM_LOCK})
-    job = _best(session, stage, gpus)
+    job = _best(session, stage, owner, gpus)
     if job is None:
         return None
     fence = job.fence + 1
@@ -105,8 +105,15 @@ def _waiting(stage: Stage) -> ColumnElement[bool]:
     )
 
 
-def _best(session: Session, stage: Stage, gpus: int) -> Job | None:
-    ready = and_(_waiting(stage), Job.gpus <= gpus)
+def _not_left_to_another(stage: Stage, owner: str) -> ColumnElement[bool]:
+    """All jobs but those that this worker failed of late and another may take (api.records.faults.avoid)."""
+    failed_by = func.coalesce(Job.faults[("avoid", "owner")].as_string(), "")
+    until = func.coalesce(Job.faults[("avoid", "until")].as_float(), 0.0)
+    return or_(failed_by != owner, until <= db_now(), ~workers.another(stage, owner, Job.gpus))
+
+
+def _best(session: Session, stage: Stage, owner: str, gpus: int) -> Job | None:
+    ready = and_(_waiting(stage), Job.gpus <= gpus, _not_left_to_another(stage, owner))
     waiting = select(Job.project_id, func.min(Job.created_at)).where(ready).group_by(Job.project_id)
     oldest = {project: float(created_at) for project, created_at in session.execute(waiting)}
     if not oldest:

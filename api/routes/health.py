@@ -15,6 +15,6 @@ async def alive() -> dict[str, str]:
 
 @router.get("/readyz", responses=errors(503))
 async def ready(request: Request) -> dict[str, str]:
-    """The database answers too; otherwise 503."""
+    """The database answers too, and the folder of the objects is there, if it is one; otherwise 503."""
     await request.app.state.pulse.check()
     return {"status": "ok"}

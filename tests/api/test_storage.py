@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from api.archive import stream_tar, tar_size
-from api.storage import Corrupt, ObjectMissing, Storage
+from api.storage import Corrupt, ObjectMissing, Storage, StorageUnavailable
 
 
 @pytest.fixture
@@ -61,13 +61,14 @@ def test_deleting_a_prefix_spares_its_neighbours(storage: Storage) -> None:
     assert [storage.exists(key) for key in ("states/j1/a", "states/j1/b/c", "states/j10/a")] == [False, False, True]
 
 
-def test_the_archive_is_a_plain_tar_of_the_size_that_was_announced(storage: Storage) -> None:
+@pytest.mark.anyio
+async def test_the_archive_is_a_plain_tar_of_the_size_that_was_announced(storage: Storage) -> None:
     contents = {"config.json": b"{}", "deep/" + "long" * 40 + ".safetensors": b"w" * 1_234_567, "empty": b""}
     artifacts = []
     for name, content in contents.items():
         stored = storage.write_bytes(f"models/{name}", content)
         artifacts.append({"name": name, "bytes": stored.bytes, "sha256": stored.sha256, "key": f"models/{name}"})
-    archive = b"".join(stream_tar(storage, artifacts))
+    archive = b"".join([chunk async for chunk in stream_tar(storage, artifacts)])
     assert len(archive) == tar_size(artifacts)
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
         assert {entry.name: tar.extractfile(entry).read() for entry in tar} == contents  # type: ignore[union-attr]
@@ -80,3 +81,23 @@ def test_objects_are_listed_by_their_folder_with_size_and_time(storage: Storage)
     assert {(each.key, each.bytes) for each in listed} == {("states/a/1", 3), ("states/b", 3)}
     assert all(abs(each.changed_at - time.time()) < 600 for each in listed)
     assert [each for batch in storage.listed("nothing") for each in batch] == []
+
+
+@pytest.mark.parametrize("url", ["folder", "file://folder"])
+def test_objects_without_their_folder_are_not_missing_but_away(tmp_path: Path, url: str) -> None:
+    folder = tmp_path / "objects"
+    storage = Storage(url.replace("folder", str(folder)))
+    storage.write_bytes("a/b", b"bytes")
+    folder.rename(tmp_path / "away")
+    for act in (
+        lambda: list(storage.read("a/b")),
+        lambda: storage.write_bytes("a/b", b"x"),
+        lambda: storage.exists("a/b"),
+        lambda: list(storage.listed("a")),
+        lambda: storage.delete(["a/b"]),
+        lambda: storage.delete_prefix("a"),
+        lambda: storage.write_file("a/b", Path(__file__)),
+    ):
+        with pytest.raises(StorageUnavailable):
+            act()
+    assert not folder.exists()

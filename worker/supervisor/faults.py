@@ -21,6 +21,8 @@ EXCUSED_BACKOFF_S = (5, 15, 45, 120)
 
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that an operator or the kernel sends; others are the process' own doing, over what it was given."""
+PREFER_ANOTHER_S = 60
+"""How long a job that may be claimed again is left to another worker than the one that failed it, if there is one."""
 
 
 class AttemptFailed(Exception):
@@ -62,6 +64,7 @@ def settle(session: Session, job: Job, fault: AttemptFailed) -> bool:
         jobs.move(session, job.id, JobStatus.FAILED, message=fault.message, level="error", fence=job.fence, error=error)
         return False
     wait_s = BACKOFF_S[min(count, len(BACKOFF_S)) - 1]
+    faults.avoid(session, job.id, job.owner, wait_s + PREFER_ANOTHER_S)
     put_back(session, job, f"{_sentence(fault)} Trying again ({count} of {retries}).", wait_s=wait_s)
     return True
 
@@ -69,6 +72,7 @@ def settle(session: Session, job: Job, fault: AttemptFailed) -> bool:
 def _excuse(session: Session, job: Job, fault: AttemptFailed) -> None:
     count = faults.count(session, job.id, faults.EXCUSED)
     wait_s = EXCUSED_BACKOFF_S[min(count, len(EXCUSED_BACKOFF_S)) - 1]
+    faults.avoid(session, job.id, job.owner, wait_s + PREFER_ANOTHER_S)
     log.warning("attempt_excused", job_id=job.id, reason=fault.reason, count=count, wait_s=wait_s)
     message = f"{_sentence(fault)} This costs the job none of its retries: it waits, and is tried again in {wait_s} s."
     put_back(session, job, message, wait_s=wait_s)

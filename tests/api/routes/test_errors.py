@@ -1,14 +1,18 @@
 """Every error in OpenAI's shape, whoever raised it."""
 
 import json
+import shutil
 import socket
 from http.client import HTTPResponse
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
+from sqlalchemy import event
 
 from api.context import Context
 from api.main import create_app
@@ -147,6 +151,47 @@ def test_a_database_that_is_away_is_a_503_with_a_time_to_try_again(tmp_path: Pat
     answer = TestClient(app).get("/v1/files", headers={"Authorization": "Bearer sk-attune-any"})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
     error_of(answer)
+
+
+def test_errors_of_the_database_are_503s_with_a_time_to_try_again(app: FastAPI, client: TestClient) -> None:
+    """A server that can only be read, as after a fail-over: what reads goes on, what writes is told to wait."""
+    engine = app.state.context.database.engine
+
+    @event.listens_for(engine, "connect")
+    def only_read(connection: Any, _: Any) -> None:
+        if engine.dialect.name == "sqlite":
+            connection.execute("PRAGMA query_only = ON")
+        else:
+            connection.read_only = True
+
+    uploaded = upload(client).json()
+    engine.dispose()
+    assert client.get("/v1/files").status_code == 200
+    for answer in (client.delete(f"/v1/files/{uploaded['id']}"), upload(client)):
+        assert (answer.status_code, answer.headers.get("retry-after")) == (503, "2"), answer.text
+        assert error_of(answer)["code"] == "unavailable"
+
+
+def test_a_data_folder_that_is_gone_is_a_503_everywhere(tmp_path: Path, sqlite_template: Path, valkey_url: str) -> None:
+    """Open files outlive their names: SQLite would go on answering, and writing, into nothing."""
+    data = tmp_path / "data"
+    data.mkdir()
+    shutil.copy(sqlite_template, data / "attune.db")
+    app = create_app(Settings(data_dir=data, broker_url=SecretStr(valkey_url)))
+    client = client_of(app, "default")
+    file_id = upload(client).json()["id"]
+    paths = ["/readyz", "/v1/files", f"/v1/files/{file_id}/content"]
+    assert [client.get(path).status_code for path in paths] == [200, 200, 200]
+    data.rename(tmp_path / "away")
+    for answer in [*map(client.get, paths), upload(client)]:
+        assert (answer.status_code, int(answer.headers["retry-after"]) > 0) == (503, True), answer.text
+        error_of(answer)
+    data.mkdir()  # an empty one in its place is not it, either
+    assert [client.get(path).status_code for path in paths] == [503, 503, 503]
+    assert list(data.iterdir()) == [], "nothing is written where nobody looks for it"
+    data.rmdir()
+    (tmp_path / "away").rename(data)
+    assert [client.get(path).status_code for path in paths] == [200, 200, 200]
 
 
 @pytest.mark.parametrize(

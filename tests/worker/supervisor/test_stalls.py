@@ -196,7 +196,7 @@ def test_a_supervisor_that_was_stopped_does_not_take_its_trainer_for_hung(
 ) -> None:
     claim = a_held_job(workshop.train)
     beat = Heartbeat(workshop.context, claim)
-    attempt = Attempt(workshop.train, claim, workshop.job(claim.job_id), trainer, tmp_path, beat, 0)
+    attempt = Attempt(workshop.train, claim, workshop.job(claim.job_id), trainer, tmp_path, beat)
     hours = iter(range(10**9, 10**12, 10**6))
     with monkeypatch.context() as stopped:  # for a long time, whenever it looks at its clock
         stopped.setattr("worker.supervisor.child.time", Hours(hours))
