@@ -18,6 +18,7 @@ from api.methods import Method
 from api.recipe import Reasoning
 from worker.pipe import Progress
 from worker.rows.compose import Composer, Trained, load_renderer
+from worker.rows.doubts import Doubts
 from worker.rows.invalid import FileRequest, Invalid, wrong_forced_format
 from worker.rows.limits import CpuTimeUsedUp, limit_process
 from worker.rows.prepare_file import FileReport, Preparation, prepare_file
@@ -97,7 +98,10 @@ def prepare(run_dir: Path, request: Request, report: Report) -> None:
         method=method,
         tokens=tokens,
         composer=Composer(
-            method, load_renderer(run_dir / "base", tokens, request.reasoning), reasoning=request.reasoning
+            method,
+            load_renderer(run_dir / "base", tokens, request.reasoning),
+            reasoning=request.reasoning,
+            doubts=Doubts(tokens),
         ),
         read_limits=request.limits.reading(),
         context_window=request.context_window,

@@ -18,6 +18,7 @@ from api.recipe import Reasoning
 from worker.counts import Counts, count_arrays
 from worker.rows.compose import Composer, load_renderer
 from worker.rows.counting import SAMPLED_ROWS, Sample
+from worker.rows.doubts import Doubts
 from worker.rows.examine import Examiner, tokenised
 from worker.rows.invalid import FileRequest, Invalid, invalid_file, wrong_forced_format
 from worker.rows.limits import CpuTimeUsedUp, limit_process
@@ -108,7 +109,7 @@ def look(folder: Path, request: Request, report: Report) -> None:
         if tokens is None or composer is None:
             tokens = Tokens.load(folder / "base")
             renderer = load_renderer(folder / "base", tokens, request.reasoning)
-            composer = Composer(method, renderer, reasoning=request.reasoning)
+            composer = Composer(method, renderer, reasoning=request.reasoning, doubts=Doubts(tokens))
         limits = ReadLimits(1 << 20, 5_000_000, 16 << 30)
         examiner = Examiner(each.file, method, composer, limits, request.format, whole=each.share >= 1)
         if request.want == "rows":

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from api.formats.base import Notice, Row, RowError
+from api.formats.base import Notice, Row, RowError, shown
 
 Messages = list[dict[str, Any]]
 
@@ -45,6 +45,25 @@ def link_calls(messages: Messages, notices: list[Notice], where: str = "", befor
         waiting = [call for call in waiting if call is not answered]
     if missing:
         notices.append(Notice("call_ids", f"{where}tool calls without an 'id' are numbered: call00001 and so on"))
+
+
+def call_notices(messages: Messages, tools: Messages | None) -> list[Notice]:
+    """Calls of tools that the row does not define, and answers to calls that nothing made."""
+    defined = {tool["function"]["name"] for tool in tools or ()}
+    made: set[str] = set()
+    notices = []
+    for number, message in enumerate(messages, start=1):
+        for call in message.get("tool_calls", ()):
+            made.add(call["id"])
+            if (name := call["function"]["name"]) not in defined:
+                problem = f"message {number} calls '{shown(name)}', which the row's tools do not define"
+                notices.append(Notice("undefined_tool", problem))
+        if message["role"] == "tool" and message["tool_call_id"] not in made:
+            problem = (
+                f"message {number} answers the call '{shown(message['tool_call_id'])}', which no message before makes"
+            )
+            notices.append(Notice("unknown_tool_call", problem))
+    return notices
 
 
 def _answered(message: dict[str, Any], waiting: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -39,4 +39,4 @@ def conversation(
     for number, message in enumerate(messages, start=1):
         if is_empty(message):
             notices.append(Notice("empty_answer", f"message {number} is empty: the model learns to say nothing there"))
-    return Conversation(messages, weights, tools, [*notices, *order_notices(messages)])
+    return Conversation(messages, weights, tools, [*notices, *order_notices(messages, tools)])

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from api.formats.base import EMPTY, Conversation, Notice, Row, RowError, kind, optional_string, shown
-from api.formats.calls import ANY_CALL, MISSING, Messages, link_calls
+from api.formats.calls import ANY_CALL, MISSING, Messages, call_notices, link_calls
 from api.formats.speakers import ROLES, openai_message
 from api.formats.structured import structured
 from api.formats.tools import parse_call, parse_calls, parse_functions, parse_tools
@@ -84,12 +84,17 @@ def answered(messages: Messages, tools: Messages | None, key: str) -> Conversati
 
 
 def is_empty(message: dict[str, Any]) -> bool:
-    """Whether the assistant says nothing there."""
-    return message == {"role": "assistant", "content": ""}
+    """Whether the assistant says nothing there, or white space only."""
+    return (
+        message["role"] == "assistant"
+        and not message.get("tool_calls")
+        and not (message.get("reasoning_content") or "").strip()
+        and not (message.get("content") or "").strip()
+    )
 
 
-def order_notices(messages: Messages) -> list[Notice]:
-    """Orders of roles that models seldom saw, and that are more often a slip than meant."""
+def order_notices(messages: Messages, tools: Messages | None = None) -> list[Notice]:
+    """Orders of roles that models seldom saw, and calls that name nothing: more often slips than meant."""
     roles = [message["role"] for message in messages]
     notices = []
     spoken = [role for role in roles if role != "system"]
@@ -100,7 +105,7 @@ def order_notices(messages: Messages) -> list[Notice]:
             notices.append(Notice("role_order", f"message {number} is the second from the {role} in a row"))
         elif role == "system" and before != "system":
             notices.append(Notice("role_order", f"message {number} is from the system, which usually speaks first"))
-    return notices
+    return [*notices, *call_notices(messages, tools)]
 
 
 def parse_message(raw: Any, notices: list[Notice], where: str) -> tuple[dict[str, Any], float]:

@@ -92,7 +92,7 @@ def _openai(row: Row, names: tuple[str, str], notices: list[Notice]) -> tuple[Te
         raise RowError(f"'input' must be an object with 'messages', not {kind(given)}", code="invalid_type")
     prompt, _ = parse_messages(given.get("messages"), notices, "input.messages")
     tools = parse_row_tools(given, notices)
-    notices += order_notices(prompt)
+    notices += order_notices(prompt, tools)
     sides = []
     for name in names:
         answer = _one_message(row[name], name, notices)
@@ -151,7 +151,7 @@ def _conversations(row: Row, sides: list[Any], asked: Asked | None, notices: lis
     pair = [
         answered([*_not_in(before, answer), *answer], tools, name) for answer, name in zip(answers, SIDES, strict=True)
     ]
-    notices += order_notices(pair[0].messages)
+    notices += order_notices(pair[0].messages, tools)
     if pair[0].messages[:-1] != pair[1].messages[:-1]:
         notices.append(Notice("different_prompts", "the two answers are given after different messages"))
     return pair[0], pair[1]

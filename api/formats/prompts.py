@@ -43,4 +43,4 @@ class Prompts(Format):
                 code="answered_prompt",
             )
         tools = parse_row_tools(row, notices)
-        return Prompt(given(messages, tools), row, [*notices, *order_notices(messages)])
+        return Prompt(given(messages, tools), row, [*notices, *order_notices(messages, tools)])

@@ -47,8 +47,9 @@ def _answer(row: Row, notices: list[Notice]) -> Text:
     for key in CONVERSATIONS:
         if row.get(key) is not None:
             messages = with_system(row, parse_messages(row[key], notices, key)[0], notices)
-            notices += order_notices(messages)
-            return answered(messages, parse_row_tools({"tools": row.get("tools")}, notices), key)
+            tools = parse_row_tools({"tools": row.get("tools")}, notices)
+            notices += order_notices(messages, tools)
+            return answered(messages, tools, key)
     if row.get("prompt") is None:
         question = required_string(row, "instruction")
         asked = Asked(asked_as_chat(row, question), asked_as_text(row, question), frozenset())
@@ -57,5 +58,5 @@ def _answer(row: Row, notices: list[Notice]) -> Text:
     if not isinstance(found, Exchange):
         return found
     messages = [*found.given, *found.answer]
-    notices += order_notices(messages)
+    notices += order_notices(messages, found.tools)
     return answered(messages, found.tools, "completion")

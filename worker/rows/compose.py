@@ -25,6 +25,7 @@ from api.methods import Method
 from api.methods.classification import Problem
 from api.recipe import Reasoning
 from worker.rows.chat_template import ChatTemplate, TemplateFailure
+from worker.rows.doubts import Doubts
 from worker.rows.invalid import Invalid
 from worker.rows.labels import Classes, Desirable, Labels, Margins
 from worker.rows.limits import TooSlow, time_limit
@@ -62,6 +63,8 @@ class Composer:
     """None where the base model has no chat template."""
     reasoning: Reasoning = "auto"
     """Whose reasoning is learnt in conversations, as the renderer has it."""
+    doubts: Doubts = field(default_factory=Doubts)
+    """What the base's tokenizer makes doubtful."""
     notices: list[Notice] = field(default_factory=list)
     """What the author of the present row should know."""
 
@@ -110,9 +113,11 @@ class Composer:
                     "the field out, or take the reasoning out of the row",
                     code="reasoning_in_text",
                 )
+            self.notices += self.doubts.of_passage()
             return Plain(text.given, text.learnt, rest_weight=rest_weight)
-        rendered = self._needed_renderer().render(text, options.get("train_on", "all"), rest_weight)
-        self.notices += rendered.notices
+        renderer = self._needed_renderer()
+        rendered = renderer.render(text, options.get("train_on", "all"), rest_weight)
+        self.notices += [*rendered.notices, *self.doubts.of_conversation(text, renderer)]
         return rendered
 
     def _given(self, text: Text, *, prompt: bool) -> Rendered | Plain:

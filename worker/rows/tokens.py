@@ -91,6 +91,10 @@ class Tokens:
             eos_id = min(end_ids(base), default=None)
         return cls(tokenizer, eos_id=eos_id, end_texts=frozenset(text for text in texts if text))
 
+    def control_texts(self) -> set[str]:
+        """Those of them that are no text to a reader: the beginning and end of text, of turns, of calls."""
+        return {token.content for token in self.tokenizer.get_added_tokens_decoder().values() if token.special}
+
     def added_texts(self) -> set[str]:
         """Texts that become one token wherever they stand, such as <|im_end|>."""
         return {token.content for token in self.tokenizer.get_added_tokens_decoder().values()}
