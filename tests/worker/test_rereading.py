@@ -1,6 +1,7 @@
 """Before anything is published, a process of its own reads it from the disk."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def test_another_process_reads_the_adapter_and_the_merged_weights(tiny_llama: Pa
     done = run_trainer(_run(tmp_path / "fresh", tiny_llama), env={"ATTUNE_FRESH_PROOF": "1"})
     assert done.code == 0, done.log
     assert "proof: the files were read by process" in done.log
-    assert done.log.count("rows differ by") == 3  # the trainer's own way, the adapter, the merged weights
+    assert done.log.count(" rows, ") == 3  # the trainer's own way, the adapter, the merged weights
     train_here(_run(tmp_path / "here", tiny_llama))
     assert adapter(tmp_path / "fresh") == adapter(tmp_path / "here")
 
@@ -62,3 +63,21 @@ def test_a_reader_that_does_not_end_is_ended(tiny_llama: Path, tmp_path: Path, m
     with pytest.raises(TrainingError) as caught:
         reread(run, None, run / "base", recipe, rows, torch.device("cpu"), lambda: None)
     assert caught.value.reason == "hung"
+
+
+def test_a_reader_that_the_kernel_kills_has_run_out_of_memory(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _run(tmp_path / "run", tiny_llama)
+    rows = Rows(np.arange(8, dtype=np.int32), np.ones(8, np.float32), np.array([0]), np.array([8]))
+    recipe = ResolvedRecipe.model_validate(json.loads((run / "recipe.json").read_bytes()))
+
+    def killed(reader: subprocess.Popen[str], *_: object) -> str:
+        reader.kill()
+        return reader.communicate()[0]
+
+    monkeypatch.setenv("ATTUNE_FRESH_PROOF", "1")
+    monkeypatch.setattr(rereading, "_told", killed)
+    with pytest.raises(TrainingError) as caught:
+        reread(run, None, run / "base", recipe, rows, torch.device("cpu"), lambda: None)
+    assert caught.value.reason == "out_of_memory"

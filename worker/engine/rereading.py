@@ -7,6 +7,7 @@ for the tests, which train hundreds of times.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -85,6 +86,8 @@ def _asked(request: Request, alive: Callable[[], None]) -> dict[str, Any]:
             reader.kill()  # or leaving it would wait for it
             raise
         print(f"proof: the files were read by process {reader.pid}", flush=True)
+    if reader.returncode == -signal.SIGKILL:  # nobody else kills it
+        raise TrainingError(FailureReason.OUT_OF_MEMORY, "Memory ran out while the files to publish were read.")
     if reader.returncode != 0:
         raise TrainingError(FailureReason.INTERNAL, "The files to publish could not be read, so nothing was published.")
     answer: dict[str, Any] = json.loads(told.splitlines()[-1])
