@@ -60,6 +60,8 @@ def test_nothing_of_a_base_is_left_to_chance_in_training(family: str, seed: int)
             for weight in model.parameters():
                 if weight.ndim >= 2:
                     weight.normal_(0.0, 0.2)
+            model.eval()
+            published = _outputs(model, tokens)
             settle(model)
             model.train()
             first, second = (_outputs(model, tokens) for _ in range(2))
@@ -67,6 +69,7 @@ def test_nothing_of_a_base_is_left_to_chance_in_training(family: str, seed: int)
             in_use = _outputs(model, tokens)
         assert torch.equal(first, second), kind
         torch.testing.assert_close(first, in_use, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(in_use, published, rtol=1e-5, atol=1e-5, msg=f"{kind}: another model than the base")
 
 
 def _outputs(model: Any, tokens: torch.Tensor) -> torch.Tensor:

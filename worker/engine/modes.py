@@ -4,6 +4,7 @@ Layers of libraries differ between `train()` and `eval()`: dropout, noise on a r
 rearranged at their first use. All of it is switched off once, when a model is loaded.
 """
 
+from functools import partial
 from typing import Any
 
 from bitsandbytes.nn.modules import Linear4bit
@@ -13,6 +14,9 @@ from transformers import PreTrainedConfig
 RANDOM = ("drop", "jitter")
 """Parts of the names of numbers that decide how much of a layer is left to chance: `dropout`, `layerdrop`,
 `router_jitter_noise`."""
+ALWAYS_IN_USE = frozenset({"PhimoeTopKRouter"})
+"""Classes of layers that stay in evaluation mode. In training this one draws experts at random; and its
+`router_jitter_noise` is no noise but a threshold, by which it weighs experts in use, too."""
 PACKED_OUTPUTS = 32
 """bitsandbytes rearranges four-bit weights for so many outputs at once."""
 
@@ -28,10 +32,17 @@ def without_dropout(model: Any) -> None:
     """Set every probability and every strength of noise to 0. Families keep them as modules of torch, as numbers that
     they hand to torch's functions (OPT, BLOOM, XLM), or read them in their configuration at each step (Falcon)."""
     for module in model.modules():
+        if type(module).__name__ in ALWAYS_IN_USE:
+            module.training, module.train = False, partial(_unchanged, module)
+            continue
         if isinstance(module, _DropoutNd):
             module.p = 0.0
         _silence(module)
     _silence_config(model.config)
+
+
+def _unchanged(module: Any, mode: bool = True) -> Any:
+    return module
 
 
 def _silence_config(config: Any) -> None:
