@@ -51,6 +51,13 @@ class TrainableModel:
     def vocabulary(self) -> int:
         return int(self.network.config.get_text_config().vocab_size)
 
+    @property
+    def takes_padding_before(self) -> bool:
+        """Whether prompts of different lengths can be answered together, the shorter ones padded in front. Behind
+        learnt tokens peft passes no positions on, so that padding would move a prompt away from them; and some rotary
+        embeddings change with the longest prompt."""
+        return not (self._virtual_tokens or self.layout.alone)
+
     def train(self, training: bool = True) -> None:
         self.model.train(training)
 

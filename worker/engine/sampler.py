@@ -43,7 +43,8 @@ class Sampler:
         answers: list[npt.NDArray[np.int32]] = [np.zeros(0, np.int32)] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         with self._plain_attention():
-            for together in _chunks(order, prompts, max_tokens, budget_tokens):
+            padded = self._model.takes_padding_before
+            for together in _chunks(order, prompts, max_tokens, budget_tokens, padded=padded):
                 self._model.tick()
                 sampled = self._generate([prompts[index] for index in together], max_tokens, temperature, greedy)
                 for index, answer in zip(together, sampled, strict=True):
@@ -120,12 +121,16 @@ class _Attention:
             self._network.set_attn_implementation(self._before)
 
 
-def _chunks(order: list[int], prompts: list[Any], max_tokens: int, budget_tokens: int) -> list[list[int]]:
-    """Prompts of similar length together, as many as the budget allows."""
+def _chunks(
+    order: list[int], prompts: list[Any], max_tokens: int, budget_tokens: int, *, padded: bool
+) -> list[list[int]]:
+    """Prompts of similar length together, or of the same length if they are not `padded`, as many as the budget
+    allows."""
     chunks: list[list[int]] = []
     for index in order:
         size = len(prompts[index]) + max_tokens
-        if chunks and (len(chunks[-1]) + 1) * size <= max(budget_tokens, size):
+        alike = chunks and (padded or len(prompts[chunks[-1][0]]) == len(prompts[index]))
+        if alike and (len(chunks[-1]) + 1) * size <= max(budget_tokens, size):
             chunks[-1].append(index)
         else:
             chunks.append([index])
