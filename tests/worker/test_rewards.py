@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from api.graders.score_model import ScoreModel
+from api.techniques import Full
+from tests.tiny_models import make_tokenizer
 from tests.worker.parity import ours
 from worker.arrays import Items
-from worker.engine.rewards import Judge
+from worker.engine.rewards import Judge, RewardModel
 from worker.engine.sampler import Answers
 
 INPUT = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "{{ sample.output_text }}"}]
@@ -51,3 +53,25 @@ def test_an_answer_that_the_judge_cannot_read_to_its_end_gets_no_reward_and_ends
 def test_a_judge_asked_for_less_at_once_says_the_same(judge: Judge) -> None:
     asked = said("four", "five", "six and seven")
     assert judge(*asked, 4096).tolist() == pytest.approx(judge(*asked, 16).tolist(), abs=1e-5)
+
+
+def test_a_judge_whose_positions_depend_on_the_longest_answer_says_the_same_of_each(tmp_path: Path) -> None:
+    config = AutoConfig.for_model(
+        "phi3", vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=128, original_max_position_embeddings=16, pad_token_id=0, num_labels=1,
+        rope_parameters={
+            "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 16, "factor": 8.0,
+            "short_factor": [1.0] * 4, "long_factor": [7.0] * 4,
+        },
+    )  # fmt: skip
+    torch.manual_seed(2)
+    model = AutoModelForSequenceClassification.from_config(config)
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    model.save_pretrained(tmp_path)
+    make_tokenizer(tmp_path)
+    judge = RewardModel(tmp_path, Full(), ours.settled("supervised", {}), torch.device("cpu"))
+    rng = np.random.default_rng(2)
+    rows = ours.rows_of([(ours.drawn(rng, length, length), [0.0] * length) for length in (9, 12, 40)])
+    expected = [float(model.eval()(torch.tensor(tokens_T[None].astype(int))).logits) for tokens_T, _ in rows]
+    assert judge.score(rows, 4096).tolist() == pytest.approx(expected, abs=1e-5)

@@ -17,6 +17,7 @@ from api.recipe import ResolvedRecipe
 from api.techniques import Technique
 from worker.arrays import Rows
 from worker.engine.batches import Layout, micro_batches
+from worker.engine.families import examples_stay_alone
 from worker.engine.load import load_published
 from worker.engine.model import TrainableModel
 from worker.engine.sampler import Answers
@@ -49,7 +50,8 @@ class RewardModel:
         network = load_published(folder, base if base.exists() else None, of_reward, device)
         network.requires_grad_(False)
         inner = network.get_base_model() if hasattr(network, "get_base_model") else network
-        layout = Layout(packed=False, alone=technique.virtual_tokens, pad_token=inner.config.pad_token_id)
+        alone = technique.virtual_tokens or examples_stay_alone(inner.config)
+        layout = Layout(packed=False, alone=alone, pad_token=inner.config.pad_token_id)
         self._model = TrainableModel(network, layout, virtual_tokens=technique.virtual_tokens)
         self._model.train(False)
         self._window: int | None = getattr(inner.config, "max_position_embeddings", None)
