@@ -18,7 +18,7 @@ from tests.worker.parity import ours
 from tests.worker.recorder import adapter, train_here
 from tests.worker.run_folders import make_run, random_rows, run_trainer
 from worker import lean
-from worker.engine import comparison, export, failpoint
+from worker.engine import comparison, export, failpoint, proof
 from worker.engine.batches import MicroBatch
 from worker.engine.data import Data
 from worker.engine.model import TrainableModel
@@ -216,6 +216,16 @@ def test_files_that_are_not_the_trained_model_are_not_published(
     printed = capsys.readouterr().out
     assert [line for line in printed.splitlines() if line.startswith("proof: row 3, output ")]
     assert re.search(r"largest difference: (row \d, output \d+ of \d+: \S+ against \S+)\.", caught.value.message)
+
+
+@pytest.mark.parametrize("technique", [ours.LORA, {"type": "prompt", "tokens": 4}])
+def test_prompts_of_one_token_fail_no_proof(technique: dict[str, Any], tiny_llama: Path, tmp_path: Path) -> None:
+    recipe = ours.settled("supervised", {}, technique)
+    model = ours.begin(tiny_llama, tmp_path / "run", recipe).model
+    rows = proof.proof_rows(ours.rows_of([([token], [0.0]) for token in (5, 6)]))
+    path, memory = proof.said_in_training(model, recipe, rows), proof.said_in_memory(model, recipe, rows)
+    assert [len(each) for each in path] == [1, 1]
+    proof.check_path(path, memory, "float32")
 
 
 @pytest.mark.parametrize("rows", ["training", "validation"])

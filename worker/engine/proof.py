@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,8 +46,13 @@ Said = list[torch.Tensor]
 
 
 def proof_rows(rows: Rows) -> Rows:
-    starts = rows.starts[:PROOF_ROWS]
-    return Rows(rows.tokens, rows.loss_weights, starts, np.minimum(rows.ends[:PROOF_ROWS], starts + PROOF_TOKENS))
+    """The first sequences, cut. One of a single token, as a prompt may be, has it twice: of that alone a language model
+    predicts nothing."""
+    found = [tokens_T[:PROOF_TOKENS] for tokens_T, _ in islice(rows, PROOF_ROWS)]
+    tokens = [np.repeat(tokens_T, 2) if len(tokens_T) == 1 else tokens_T for tokens_T in found]
+    ends = np.cumsum([len(tokens_T) for tokens_T in tokens])
+    joined = np.concatenate(tokens)
+    return Rows(joined, np.zeros(len(joined), np.float32), np.concatenate([[0], ends[:-1]]), ends)
 
 
 @torch.no_grad()
