@@ -113,8 +113,11 @@ class RequestId:
             finally:
                 if scope["path"] not in QUIET:
                     ms = round(1000 * (time.monotonic() - began_at))
-                    path = KEY.sub("sk-…", scope["path"])
-                    log.info("request", method=scope["method"], path=path, status=status, ms=ms)
+                    log.info("request", method=scope["method"], path=_without_keys(scope), status=status, ms=ms)
+
+
+def _without_keys(scope: Scope) -> str:
+    return KEY.sub("sk-…", scope["path"])
 
 
 def _as_service_error(error: Exception, scope: Scope) -> ServiceError:
@@ -128,7 +131,7 @@ def _as_service_error(error: Exception, scope: Scope) -> ServiceError:
         return Unavailable("The database cannot be reached at the moment", headers={"retry-after": "2"})
     if isinstance(error, SQLAlchemyError) and holds_nul(error):
         return InvalidRequest("The request holds a NUL character, which cannot be stored", code="invalid_value")
-    log.error("request_failed", method=scope["method"], path=scope["path"], exc_info=error)
+    log.error("request_failed", method=scope["method"], path=_without_keys(scope), exc_info=error)
     return ServiceError("The server had an error while processing your request", code="internal_error")
 
 

@@ -23,6 +23,9 @@ log = structlog.get_logger(__name__)
 
 HEAD_S = 10.0
 """How long a client may take to send a request's head, from its connection or from the end of the request before."""
+STALL_S = 300.0
+"""How long a client may read nothing of an answer. The kernel takes more only when a third of its buffer is free, which
+has megabytes: on a slow line that takes minutes."""
 RESERVED_FILES = 512
 """Descriptors that are kept for the database, the storage, children and temporary files."""
 WANTED_FILES = 65_536
@@ -31,7 +34,7 @@ LOG_EVERY_S = 10.0
 
 
 class StrictBuffer(ReceiveBuffer):
-    """h11's, without what it forgives in a head: a line that ends in a bare LF, and one length given twice.
+    """h11's, without what it forgives in a head: a line that ends in a bare LF, a folded line, and a second length.
 
     A proxy in front may read such a head otherwise than we do, and then sees another request in the same bytes.
     """
@@ -49,27 +52,32 @@ class StrictBuffer(ReceiveBuffer):
         head, self._head = self._head, bytearray()
         if _BARE_LF.search(head):
             raise h11.LocalProtocolError("a line of the request's head ends in a bare LF")
+        if _FOLDED.search(head):
+            raise h11.LocalProtocolError("a header goes on in a second line")
         if len(_LENGTH.findall(head)) > 1 or _LENGTHS.search(head):
             raise h11.LocalProtocolError("the request says its length twice")
+        if _LENGTH.search(head) and _CHUNKED.search(head):
+            raise h11.LocalProtocolError("the request says in two ways how long its body is")
         return lines
 
 
 class HttpProtocol(H11Protocol):
-    """uvicorn's, with a deadline for a request's head and a limit on connections.
+    """uvicorn's, with a deadline for a request's head, another for a client that reads nothing, and a limit on
+    connections.
 
-    Where the limit is reached, the connection that has been without a request for longest makes room: clients that
-    open connections and send nothing never keep others out.
+    Where the limit is reached, the connection that has waited for its client for longest makes room: clients that open
+    connections and send or read nothing never keep others out.
     """
 
     most: ClassVar[int] = 4096
     """Connections of this process."""
     idle: ClassVar[dict["HttpProtocol", None]] = {}
-    """Those without a request, the oldest first."""
+    """Those that wait for their client, to send a request or to read an answer, the oldest first."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.conn._receive_buffer = StrictBuffer()
-        self._head_deadline: asyncio.TimerHandle | None = None
+        self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -80,45 +88,61 @@ class HttpProtocol(H11Protocol):
                 return
             oldest._drop()
             sparingly(log.warning, "connections_full", most=self.most)
-        self._expect_head()
+        self._expect_client()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._head_came()
+        self._client_came()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
-            self._head_came()
+        self._expect_client_or_work()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
-            self._expect_head()
+        self._expect_client_or_work()
 
-    def _expect_head(self) -> None:
-        if self._head_deadline is None:
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._expect_client()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._client_came()
+        self._expect_client_or_work()
+
+    def _should_upgrade(self) -> bool:
+        return False  # there are no WebSockets here, whatever is installed
+
+    def _expect_client_or_work(self) -> None:
+        """A request is at work until its answer is complete. The rest of its body, if any comes, counts as the next
+        request's head does."""
+        if self.cycle is not None and not self.cycle.response_complete and not self.flow.write_paused:
+            self._client_came()
+        else:
+            self._expect_client()
+
+    def _expect_client(self) -> None:
+        if self._deadline is None:
             self.idle[self] = None
-            self._head_deadline = self.loop.call_later(HEAD_S, self._head_is_late)
+            self._deadline = self.loop.call_later(HEAD_S, self._client_is_late)
 
-    def _head_came(self) -> None:
+    def _client_came(self) -> None:
         self.idle.pop(self, None)
-        if self._head_deadline is not None:
-            self._head_deadline.cancel()
-            self._head_deadline = None
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
-    def _head_is_late(self) -> None:
-        self._head_deadline = None
-        self.idle.pop(self, None)
-        if self.transport.is_closing():
-            return
-        if bytes(self.conn._receive_buffer):
+    def _client_is_late(self) -> None:
+        if self.transport.get_write_buffer_size():  # as well where the connection is closed as soon as that is read
+            self._deadline = self.loop.call_later(STALL_S, self._drop)
+        elif bytes(self.conn._receive_buffer):
             self._refuse(RequestTimeout(f"The request's headers did not come within {HEAD_S:.0f} s"))
         else:
             self._drop()
 
     def _drop(self) -> None:
-        self._head_came()
+        self._client_came()
         self.connections.discard(self)
         self.transport.abort()
 
@@ -134,7 +158,7 @@ class HttpProtocol(H11Protocol):
         self._write_error(InvalidRequest(words, code="invalid_http_request"), hint)
 
     def _write_error(self, error: ServiceError, status: int) -> None:
-        self._head_came()
+        self._client_came()
         request_id, body = "req_" + secrets.token_hex(16), json.dumps(error.body()).encode()
         sparingly(log.info, "not_http", status=status, request_id=request_id)
         headers = {
@@ -149,6 +173,7 @@ class HttpProtocol(H11Protocol):
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self.transport.write(f"HTTP/1.1 {status} {reason}\r\n{head}\r\n".encode() + body)
         self.transport.close()
+        self._expect_client()  # to read it
 
 
 class HttpServer(uvicorn.Server):
@@ -196,6 +221,8 @@ def _log_sparingly(loop: asyncio.AbstractEventLoop, fault: dict[str, Any]) -> No
 _logged: dict[str, tuple[float, int]] = {}
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _LENGTH = re.compile(rb"(?im)^content-length[ \t]*:")
+_CHUNKED = re.compile(rb"(?im)^transfer-encoding[ \t]*:")
+_FOLDED = re.compile(rb"\n[ \t]")
 _LENGTHS = re.compile(rb"(?im)^content-length[ \t]*:[^\r\n]*,")
 _WORDS = {
     400: "What was sent is no HTTP request",

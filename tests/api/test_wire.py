@@ -14,6 +14,8 @@ from api import wire
 from api.wire import HttpProtocol, HttpServer, make_room, sparingly
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+MUCH = 16 * 2**20
+"""Bytes: more than the kernel keeps for a client that does not read."""
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -22,9 +24,15 @@ async def _ok(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"ok"})
 
 
+async def _much(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(MUCH).encode())]})
+    for more in range(MUCH // 2**20 - 1, -1, -1):
+        await send({"type": "http.response.body", "body": bytes(2**20), "more_body": more > 0})
+
+
 @asynccontextmanager
-async def _served() -> AsyncIterator[Callable[[], Awaitable[Connection]]]:
-    server = HttpServer(uvicorn.Config(_ok, port=0, http=HttpProtocol, log_config=None, lifespan="off"))
+async def _served(app: Any = _ok) -> AsyncIterator[Callable[[], Awaitable[Connection]]]:
+    server = HttpServer(uvicorn.Config(app, port=0, http=HttpProtocol, log_config=None, lifespan="off"))
     running = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)
@@ -66,6 +74,74 @@ def test_slow_second_request_of_a_connection_has_the_same_deadline(monkeypatch: 
             reader, writer = await connect()
             assert await _answer((reader, writer), GET + GET[:10]) == b"HTTP/1.1 200 OK\r\n"
             assert b"HTTP/1.1 408 " in await reader.read()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("late", [b"", b"x", b"x" * 9, b"x" * 9 + GET[:10]])
+def test_body_that_nobody_waits_for_keeps_no_connection_open(monkeypatch: pytest.MonkeyPatch, late: bytes) -> None:
+    monkeypatch.setattr(wire, "HEAD_S", 0.3)
+
+    async def scenario() -> None:
+        async with _served() as connect:
+            reader, writer = await connect()
+            request = GET[:-2] + b"Content-Length: 9\r\n\r\n"
+            assert await _answer((reader, writer), request) == b"HTTP/1.1 200 OK\r\n"
+            writer.write(late)
+            async with asyncio.timeout(3):
+                await reader.read()
+
+    asyncio.run(scenario())
+
+
+def test_client_that_reads_nothing_is_let_go_and_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "HEAD_S", 0.1)
+    monkeypatch.setattr(wire, "STALL_S", 0.2)
+
+    async def scenario() -> None:
+        async with _served(_much) as connect:
+            _, writer = await connect()
+            writer.write(GET)
+            while not HttpProtocol.idle or not next(iter(HttpProtocol.idle)).flow.write_paused:
+                await asyncio.sleep(0.01)
+            stalled = next(iter(HttpProtocol.idle))
+            async with asyncio.timeout(3):
+                while stalled in HttpProtocol.idle:
+                    await asyncio.sleep(0.01)
+            assert stalled.transport.is_closing()
+
+    asyncio.run(scenario())
+
+
+def test_client_that_reads_slowly_gets_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "HEAD_S", 0.05)
+    monkeypatch.setattr(wire, "STALL_S", 0.5)
+
+    async def scenario() -> None:
+        async with _served(_much) as connect:
+            reader, writer = await connect()
+            writer.write(GET)
+            await reader.readuntil(b"\r\n\r\n")
+            for _ in range(MUCH // 2**20):
+                await reader.readexactly(2**20)
+                await asyncio.sleep(0.05)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"Content-Length: 2\r\n ,2\r\n",
+        b"X: a\r\n\tContent-Length: 2\r\n",
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"transfer-encoding:chunked\r\nContent-Length: 5\r\n",
+    ],
+)
+def test_head_that_two_readers_may_read_in_two_ways_is_refused(framing: bytes) -> None:
+    async def scenario() -> None:
+        async with _served() as connect:
+            assert b" 400 " in await _answer(await connect(), GET[:-2] + framing + b"\r\n0\r\n\r\n")
 
     asyncio.run(scenario())
 
