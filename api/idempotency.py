@@ -64,10 +64,12 @@ class Claim:
     def begin(self) -> idempotency.Answered | None:
         """None: ours. Else what was there before."""
         with self.context.database.write() as session:
-            budgets.require_answer(self.context, session, self.project_id)
-            return idempotency.begin(
+            earlier = idempotency.begin(
                 session, self.project_id, self.key, request=self.request, owner=self.owner, lease_s=LEASE_S
             )
+            if earlier is None:  # an answer that is kept already can always be had
+                budgets.require_answer(self.context, session, self.project_id)
+            return earlier
 
     def take_over(self) -> bool:
         with self.context.database.write() as session:

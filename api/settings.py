@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     max_project_bytes: Bytes = 256 * 1024**3
     """Bytes of one project's files and of the parts of its uploads."""
     max_project_answer_bytes: Bytes = 64 * 1024**2
-    """Bytes of the answers that are kept for one project's Idempotency-Keys, each for a day."""
+    """Bytes of one project's Idempotency-Keys and of the answers that are kept for them, each for a day."""
     max_project_streams: Annotated[int, Field(ge=0)] = 250
     """Event streams of one project that one API process keeps open."""
     max_active_jobs: Annotated[int, Field(gt=0)] = 1000

@@ -7,6 +7,8 @@ from api.records.base import Epoch, Row, db_now, insert
 
 KEEP_S = 24 * 3600
 """How long an answer can be had again."""
+ROW_BYTES = 512
+"""About what a key takes that was never answered: it is kept as long."""
 
 
 class Answered(Row):
@@ -27,8 +29,8 @@ class Answered(Row):
 
 
 def held(session: Session, project_id: str) -> int:
-    """Bytes of the answers that are kept for the project."""
-    size = func.coalesce(func.sum(func.length(Answered.body)), 0)
+    """Bytes of the project's keys and of the answers that are kept for them."""
+    size = func.coalesce(func.sum(ROW_BYTES + func.coalesce(func.length(Answered.body), 0)), 0)
     return int(session.scalar(select(size).where(Answered.project_id == project_id)) or 0)
 
 

@@ -56,12 +56,12 @@ def require_storage(context: Context, session: Session, project_id: str, *, byte
 
 
 def require_answer(context: Context, session: Session, project_id: str) -> None:
-    """Raise TooManyRequests unless one more answer may be kept for the project's Idempotency-Keys."""
+    """Raise TooManyRequests unless the project's Idempotency-Keys, with the newest, may have their answers kept."""
     limit = context.settings.max_project_answer_bytes
-    if idempotency.held(session, project_id) >= limit:
+    if idempotency.held(session, project_id) > limit:
         raise TooManyRequests(
-            f"The answers kept for this project's Idempotency-Keys have {limit} bytes, the most that this server "
-            "allows: send no key, or wait until some are a day old",
+            f"This project's Idempotency-Keys and the answers kept for them have {limit} bytes, the most that this "
+            "server allows: send no key, or wait until some are a day old",
             code="too_many_idempotency_keys",
             headers={"retry-after": "600"},
         )

@@ -69,13 +69,23 @@ def test_of_requests_at_once_only_as_many_as_fit_are_accepted(served: Context, k
 
 
 def test_answers_for_idempotency_keys_have_a_budget(served: Context) -> None:
-    client = limited(served, max_project_answer_bytes=300)
+    client = limited(served, max_project_answer_bytes=1500)
     announced = {"filename": "a", "purpose": "fine-tune", "mime_type": "text/jsonl", "bytes": 900}
     keys = (f"key-{number}" for number in itertools.count())
     answers = [client.post("/v1/uploads", json=announced, headers={"Idempotency-Key": next(keys)}) for _ in range(3)]
     assert answers[0].status_code == 200
     refused(answers[-1], "too_many_idempotency_keys")
     assert client.post("/v1/uploads", json=announced).status_code == 200
+    again = client.post("/v1/uploads", json=announced, headers={"Idempotency-Key": "key-0"})
+    assert (again.status_code, again.json()) == (200, answers[0].json())
+
+
+def test_keys_that_never_had_an_answer_count_as_well(served: Context) -> None:
+    client = limited(served, max_project_answer_bytes=1500, max_project_bytes=1)
+    announced = {"filename": "a", "purpose": "fine-tune", "mime_type": "text/jsonl", "bytes": 900}
+    for number in range(4):
+        answer = client.post("/v1/uploads", json=announced, headers={"Idempotency-Key": f"key-{number}"})
+        refused(answer, "storage_quota_exceeded" if number < 2 else "too_many_idempotency_keys")
 
 
 def test_job_description_is_at_most_64_kib(served: Context) -> None:
