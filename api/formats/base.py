@@ -12,7 +12,7 @@ MEDIA_KEYS = ("images", "videos", "audios")
 """Keys of what a text shows by a placeholder such as <image>: without it, a model learns to make it up."""
 EMPTY: tuple[Any, ...] = (None, "", [], {})
 MAX_FLOAT32 = 3.4e38
-WRITTEN_NUMBER = re.compile(r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\s*")
+WRITTEN_NUMBER = re.compile(r"\s*[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\s*")
 
 
 class RowError(ValueError):

@@ -1,8 +1,10 @@
 """The assistant's turns of one rendered conversation, found by the marks that stood in it."""
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from api.formats import RowError
@@ -58,9 +60,10 @@ class Turns:
         opening, closing = self.marks.generation
         spans = list(zip(self.places.get(opening, []), self.places.get(closing, []), strict=True))
         owners = [self._owner(start, end) for start, end in spans]
+        found = set(owners)
         for message in self._assistant():
             self._required_calls(message)
-            if message not in owners:
+            if message not in found:
                 raise RowError(
                     f"message {message + 1} is not marked as the assistant's by the chat template",
                     code="answer_not_found",
@@ -95,8 +98,8 @@ class Turns:
             return end
         if calls:
             # Between the last argument and the end of turn stand brackets and tags of the template.
-            following = [place for places in self.places.values() for place in places if place > last]
-            limit = min(following, default=len(self.text))
+            at = bisect_right(self._marked, last)
+            limit = self._marked[at] if at < len(self._marked) else len(self.text)
             match = self.end_of_turn.search(self.text, last, limit) if self.end_of_turn else None
             return match.end() if match else last + self._length_after_calls(message, last)
         return last
@@ -109,26 +112,45 @@ class Turns:
 
     def _owner(self, start: int, end: int) -> int:
         """The message of which that is a part: whose mark stands in it, or was the last before it."""
-        assistant = self._assistant()
-        marked = [
+        at = bisect_left(self._said, (start, 0))
+        inside = self._said[at : at + 1]
+        if inside and inside[0][0] <= end:
+            return inside[0][1]
+        return self._said[at - 1][1] if at else self._assistant()[0]
+
+    @cached_property
+    def _said(self) -> list[tuple[int, int]]:
+        """(place, message) of all marks of the assistant's messages, in their order."""
+        return sorted(
             (place, message)
-            for message in assistant
+            for message in self._assistant()
             for mark in (self.marks.closing(message), *self.marks.calls(message))
             for place in [*self._opened(message), *self.places.get(mark, [])]
-        ]
-        inside = [entry for entry in marked if start <= entry[0] <= end]
-        before = [entry for entry in marked if entry[0] < start]
-        return min(inside)[1] if inside else max(before)[1] if before else assistant[0]
+        )
+
+    @cached_property
+    def _marked(self) -> list[int]:
+        """Places of all marks, in their order."""
+        return sorted(place for places in self.places.values() for place in places)
+
+    @cached_property
+    def _closed(self) -> list[tuple[int, int]]:
+        """(place, message) of the marks that close each message, in their order."""
+        return sorted(
+            (place, message)
+            for message in range(len(self.messages))
+            for place in self.places.get(self.marks.closing(message), [])
+        )
 
     def _require_alone(self, message: int, start: int, end: int) -> None:
         """Some templates put a tool's answer inside the assistant's turn: what it says is not to be learnt."""
-        for other in range(len(self.messages)):
-            mark = self.marks.closing(other)
-            if other != message and any(start < place < end for place in self.places.get(mark, [])):
-                raise RowError(
-                    f"message {message + 1} cannot be told from message {other + 1}, which stands in it once rendered",
-                    code="answer_not_found",
-                )
+        first, last = bisect_right(self._closed, (start, len(self.messages))), bisect_left(self._closed, (end, 0))
+        others = (other for _, other in self._closed[first:last] if other != message)
+        if (other := min(others, default=None)) is not None:
+            raise RowError(
+                f"message {message + 1} cannot be told from message {other + 1}, which stands in it once rendered",
+                code="answer_not_found",
+            )
 
     def _with_end_of_turn(self, answer_end: int) -> int | None:
         match = self.end_of_turn.match(self.text, answer_end) if self.end_of_turn else None
