@@ -60,7 +60,7 @@ def detect(row: Row, preferred: Collection[str] = ()) -> str | None:
 def fitting(row: Row) -> list[Format]:
     """The formats that the row may be in, whatever the method, without those that read only a part of what another
     reads: a pair of a prompt and a completion is no prompt alone."""
-    known = {name: given_keys(row) & entry.keys for name, entry in FORMATS.items() if entry.matches(row)}
+    known = {name: given_keys(row) & entry.read_keys(row) for name, entry in FORMATS.items() if entry.matches(row)}
     return [FORMATS[name] for name, keys in known.items() if not any(keys < more for more in known.values())]
 
 

@@ -4,12 +4,14 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 Row = dict[str, Any]
-MEDIA_KEYS = ("images", "videos", "audios")
+MEDIA_KEYS = ("images", "videos", "audios", "image", "video", "audio")
 """Keys of what a text shows by a placeholder such as <image>: without it, a model learns to make it up."""
+OTHER_SYSTEM = "system_prompt"
+"""The key of a system text in OpenOrca's rows and those made after them."""
 EMPTY: tuple[Any, ...] = (None, "", [], {})
 MAX_FLOAT32 = 3.4e38
 WRITTEN_NUMBER = re.compile(r"\s*[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\s*")
@@ -136,6 +138,12 @@ class Format(ABC):
         present = given_keys(row)
         return any(keys <= present for keys in self.required)
 
+    def read_keys(self, row: Row) -> frozenset[str]:
+        """Keys that a row which matches is read from: other ways to write the same are not read beside them."""
+        present = given_keys(row)
+        used = next((keys for keys in self.required if keys <= present), frozenset())
+        return used | self.optional
+
     def missing_key(self, row: Row) -> str | None:
         """The key without which the row is not of this format, if it has some of it and lacks only one."""
         present = given_keys(row)
@@ -147,11 +155,21 @@ class Format(ABC):
         if media := [key for key in MEDIA_KEYS if row.get(key)]:
             raise RowError(f"has '{media[0]}', and only text can be learnt from yet", code="unsupported_content")
         if self.matches(row):
-            return self.parse(row)
+            return self._parse_renamed(row) if self._names_system_otherwise(row) else self.parse(row)
         key = self.missing_key(row)
         if key is not None:
             raise RowError(f"key '{key}' is missing", code="missing_key")
         raise RowError(f"is not in the {self.title} format, as the others are", code="mixed_formats")
+
+    def _names_system_otherwise(self, row: Row) -> bool:
+        return "system" in self.keys and row.get("system") is None and isinstance(row.get(OTHER_SYSTEM), str)
+
+    def _parse_renamed(self, row: Row) -> Example:
+        example = self.parse({("system" if key == OTHER_SYSTEM else key): row[key] for key in row if key != "system"})
+        if row[OTHER_SYSTEM]:
+            example.notices.append(Notice("system_key", f"key '{OTHER_SYSTEM}' is read as 'system'"))
+        # A grader finds the row as it was written.
+        return replace(example, item=row) if isinstance(example, Prompt) else example
 
     def unknown_keys(self, row: Row) -> list[Notice]:
         return ignored_keys(row, self.keys)

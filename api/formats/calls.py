@@ -58,7 +58,8 @@ def call_notices(messages: Messages, tools: Messages | None) -> list[Notice]:
             if (name := call["function"]["name"]) not in defined:
                 problem = f"message {number} calls '{shown(name)}', which the row's tools do not define"
                 notices.append(Notice("undefined_tool", problem))
-        if message["role"] == "tool" and message["tool_call_id"] not in made:
+        # An answer without an id may follow calls that a text makes in its own words.
+        if message["role"] == "tool" and message["tool_call_id"] not in made | {ANY_CALL}:
             problem = (
                 f"message {number} answers the call '{shown(message['tool_call_id'])}', which no message before makes"
             )

@@ -31,6 +31,8 @@ class Completion(Format):
         if row.get("completion") is None:
             row = {**row, "completion": row["response"]}
             notices.append(Notice("answer_key", "key 'response' is read as the completion"))
+        elif row.get("response"):
+            notices.append(Notice("ignored_key", "key 'response' is ignored beside 'completion'"))
         found = parse_exchange(row, notices)
         if isinstance(found, Exchange):
             weights = [0.0] * len(found.given) + found.weights

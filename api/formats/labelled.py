@@ -1,11 +1,27 @@
 """Texts with labels: `{"text": …, "label": …}`, or messages in place of the text."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from api.formats.base import Format, Label, Labelled, Notice, Passage, Row, RowError, kind, number, required_string
+from api.formats.base import (
+    Format,
+    Label,
+    Labelled,
+    Notice,
+    Passage,
+    Row,
+    RowError,
+    kind,
+    number,
+    required_string,
+    shown,
+)
 from api.formats.messages import given, parse_messages, parse_row_tools
 from api.formats.structured import structure_in
+
+PYTHON_LIST = re.compile(r"\[\s*(?:u?'|\"|[0-9]+(?:\.0?)?\s+[0-9])")
+"""How a list of names begins where str() wrote it, or an array of numbers where NumPy did."""
 
 
 class LabelledTexts(Format):
@@ -27,6 +43,8 @@ class LabelledTexts(Format):
         notices = self.unknown_keys(row)
         label = _label(row["labels"] if row.get("label") is None else row["label"], notices)
         if row.get("messages") is not None:
+            if row.get("text"):
+                notices.append(Notice("ignored_key", "key 'text' is ignored beside 'messages'"))
             messages, _ = parse_messages(row["messages"], notices)
             return Labelled(given(messages, parse_row_tools({"tools": row.get("tools")}, notices)), label, notices)
         text = required_string(row, "text")
@@ -42,6 +60,9 @@ def _label(raw: Any, notices: list[Notice]) -> Label:
         if isinstance(held, list) and not any(isinstance(entry, dict | list) for entry in held):
             notices.append(Notice("json_text", "'label' is a text that holds a list as JSON, and is read as that list"))
             raw = held
+        elif held is None and PYTHON_LIST.match(raw.lstrip()):
+            problem = f"'label' is a list as Python shows it, not as JSON: {shown(raw)}; write it with json.dumps"
+            raise RowError(problem, code="invalid_label")
     if isinstance(raw, list):
         return _names(raw, notices)
     if isinstance(raw, float):

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from api.formats.base import EMPTY, Conversation, Notice, Row, RowError, kind, optional_string, shown
+from api.formats.base import EMPTY, Conversation, Notice, Row, RowError, kind, notice_once, optional_string, shown
 from api.formats.calls import ANY_CALL, MISSING, Messages, call_notices, link_calls
 from api.formats.speakers import ROLES, openai_message
 from api.formats.structured import structured
@@ -22,13 +22,11 @@ MESSAGE_KEYS: dict[str, frozenset[str]] = {
     "tool": frozenset({"role", "content", "tool_call_id", "name"}),
     "function": frozenset({"role", "content", "name"}),
 }
-
+LEARNT = ("train", "loss")
+"""Keys by which axolotl's and ms-swift's messages say whether they are learnt."""
 
 TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
-MEDIA_PARTS = frozenset(
-    {"image_url", "image", "input_image", "input_audio", "audio", "video", "file", "input_file", "document"}
-)
-"""Types of parts of a content, at OpenAI and Hugging Face."""
+"""Types of parts of a content that are text, at OpenAI and Hugging Face."""
 
 
 def parse_messages(
@@ -43,7 +41,8 @@ def parse_messages(
     for number, entry in enumerate(raw, start=1):
         try:
             place = f"{where}message {number}"
-            message, weight = parse_message(openai_message(entry, notices, place), notices, place)
+            named = with_weight(openai_message(entry, notices, place), notices, place)
+            message, weight = parse_message(named, notices, place)
         except RowError as error:
             raise RowError(f"{where}message {number} {error.message}", code=error.code) from None
         messages.append(message)
@@ -132,6 +131,18 @@ def parse_message(raw: Any, notices: list[Notice], where: str) -> tuple[dict[str
     return PARSERS[role](raw), 0.0
 
 
+def with_weight(raw: Any, notices: list[Notice], where: str) -> Any:
+    """The message with a weight where it says under another key whether it is learnt; whatever else as it is."""
+    key = next((key for key in LEARNT if isinstance(raw, dict) and isinstance(raw.get(key), bool)), None)
+    if key is None or raw.get("weight") is not None:
+        return raw
+    message = {name: value for name, value in raw.items() if name != key}
+    if raw.get("role") != "assistant" and not raw[key]:
+        return message  # nobody else is learnt from anyway
+    notice_once(notices, "weight_key", f"{where}: key '{key}' is read as 'weight'; so it is in others")
+    return message | {"weight": int(raw[key])}
+
+
 def parse_weight(raw: Row) -> float:
     weight = raw.get("weight")
     if weight is None:
@@ -152,9 +163,9 @@ def parse_content(raw: Row) -> str:
     texts = []
     for part in content:
         part_type = part.get("type") if isinstance(part, dict) else None
-        if part_type in MEDIA_PARTS:
+        if isinstance(part_type, str) and part_type not in TEXT_PARTS:
             raise RowError(
-                f"has a part of type '{part_type}'; only text can be learnt from yet", code="unsupported_content"
+                f"has a part of type '{shown(part_type)}'; only text can be learnt from yet", code="unsupported_content"
             )
         if not isinstance(part, dict) or part_type not in TEXT_PARTS or not isinstance(part.get("text"), str):
             raise RowError(

@@ -42,6 +42,10 @@ def _message(turn: Any, number: int) -> Row:
     if not isinstance(turn, dict):
         raise RowError(f"message {number} must be an object, not {kind(turn)}", code="invalid_messages")
     speaker_key = "role" if "role" in turn else "from"
+    if speaker_key not in turn:
+        keys = ", ".join(f"'{shown(key)}'" for key in list(turn)[:5])
+        problem = f"message {number} has no 'from' that says who speaks, only {keys or 'nothing'}"
+        raise RowError(problem, code="missing_role")
     for key in (speaker_key, "content" if "content" in turn or speaker_key == "role" else "value"):
         allowed = (str, list, type(None)) if key == "content" else str
         if not isinstance(turn.get(key), allowed):

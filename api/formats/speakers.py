@@ -14,9 +14,18 @@ SPEAKERS = {
     "gpt": "assistant",
     "chatgpt": "assistant",
     "model": "assistant",
+    "bot": "assistant",
+    "chatbot": "assistant",
+    "ai": "assistant",
+    "prompter": "user",
     "function_call": "assistant",
+    "tool_call": "assistant",
     "observation": "tool",
+    "tool_response": "tool",
+    "ipython": "tool",
 }
+CALLS = ("function_call", "tool_call")
+"""Speakers whose words are calls, as JSON."""
 """Names of speakers, in lower case, and the roles that they stand for."""
 
 
@@ -40,7 +49,7 @@ def in_openais_names(turn: Row) -> Row:
     message |= {"role": SPEAKERS[speaker]}
     if "content" not in message and "value" in turn:
         message["content"] = turn["value"]
-    if speaker == "function_call":
+    if speaker in CALLS:
         message["tool_calls"] = _calls_in(message.pop("content", None))
     if message["role"] == "tool" and "from" in turn:
         message.setdefault("tool_call_id", ANY_CALL)

@@ -23,14 +23,16 @@ def structure_in(text: str) -> Any:
 
 
 def structured(value: Any, key: str, code: str) -> Any:
-    """Return the value, decoded if it is a text of JSON; None for a blank text. Raise RowError for JSON that is broken.
+    """Return the value, decoded if it is a text of JSON; None for a blank text or null. Raise RowError for broken JSON.
 
     For keys that can hold nothing but an array or an object.
     """
-    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{", ""):
+    if not isinstance(value, str):
         return value
-    if not value.strip():
+    if value.strip() in ("", "null"):
         return None
+    if value.lstrip()[0] not in "[{":
+        return value
     if PYTHON.match(value):
         raise RowError(f"'{key}' is written as Python shows it, not as JSON: write it with json.dumps", code=code)
     try:

@@ -12,7 +12,7 @@ from api.recipe import Labels, Recipe
 from api.records.base import Epoch, Row, db_now, insert
 from api.records.base_models import BaseModel
 
-CODE_VERSION = 6
+CODE_VERSION = 7
 """Raise it when the same rows give other arrays: it is a part of their key."""
 
 

@@ -88,7 +88,7 @@ def test_unknown_keys_are_noticed_not_refused() -> None:
         ([USER, {**ANSWER, "weight": 0}], "gives every assistant message weight 0, so there is nothing to learn"),
         ([USER, {"content": "x"}], "message 2 Discriminator 'role' is missing in value"),
         ([USER, "x"], "message 2 must be an object, not a string"),
-        ([{"role": "bot", "content": "x"}], "message 1 role 'bot' is not one of"),
+        ([{"role": "robot", "content": "x"}], "message 1 role 'robot' is not one of"),
         ([{"role": ["user"], "content": "x"}], "message 1 role '['user']' is not one of"),
         ([USER, {"role": "assistant"}], "message 2 'content' is missing"),
         ([USER, {"role": "assistant", "content": None}], "message 2 'content' must be a string, not null"),

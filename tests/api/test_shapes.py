@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api.formats import FORMATS, Conversation, Either, Pair, Passage, Prompt, RowError, Unpaired, detect
+from api.formats import FORMATS, Conversation, Either, Pair, Passage, Prompt, RowError, Unpaired, detect, fitting
 
 USER, ANSWER = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
 SYSTEM, BAD = {"role": "system", "content": "Add."}, {"role": "assistant", "content": "5"}
@@ -375,3 +375,150 @@ def test_null_is_no_value(name: str) -> None:
     row = {**dict.fromkeys(("messages", "prompt", "text", "chosen", "tools", "extra")), **FORMATS[name].example}
     assert detect(row, [name]) == name
     assert codes(FORMATS[name].read(row)) == []
+
+
+@pytest.mark.parametrize("key", ["train", "loss"])
+@pytest.mark.parametrize("name", ["chat", "sharegpt"])
+def test_messages_that_are_not_to_be_learnt_are_not(name: str, key: str) -> None:
+    messages = [{**USER, key: False}, {**BAD, key: False}, USER, {**ANSWER, key: True}]
+    example = read(name, {{"chat": "messages", "sharegpt": "conversations"}[name]: messages})
+    assert (example.weights, codes(example)) == ([0, 0, 0, 1], ["weight_key"])
+    with pytest.raises(RowError, match="only assistant messages can have a 'weight'"):
+        read("chat", {"messages": [{**USER, key: True}, ANSWER]})
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("chat", {"messages": [USER, ANSWER]}),
+        ("sharegpt", {"conversations": [USER, ANSWER]}),
+        ("instruction", {"question": "2 + 2?", "response": "4"}),
+        ("completion", {"prompt": "2 + 2?", "completion": "4"}),
+        ("preference", {"question": "2 + 2?", "chosen": "4", "rejected": "5"}),
+        ("unpaired", {"prompt": "2 + 2?", "completion": "4", "label": True}),
+        ("prompts", {"prompt": "2 + 2?"}),
+    ],
+)
+def test_openorcas_system_text_is_read(name: str, row: dict[str, Any]) -> None:
+    row = {"system_prompt": "Add.", "system": None, **row}
+    example = read(name, row)
+    text = {"preference": "chosen", "unpaired": "answer", "prompts": "given"}.get(name)
+    assert shown(getattr(example, text) if text else example)[:2] == ["system: Add.", "user: 2 + 2?"]
+    assert "system_key" in codes(example)
+    assert "unknown_key" not in codes(example)
+    if isinstance(example, Prompt):
+        assert example.item == row
+
+
+@pytest.mark.parametrize("answer", ["output", "response", "answer"])
+@pytest.mark.parametrize("question", ["instruction", "question", "query", "input"])
+def test_a_question_and_its_answer_go_by_many_names(question: str, answer: str) -> None:
+    row = {question: "Add.", "context": "2 + 2", answer: "4"}
+    example = read("instruction", row)
+    assert shown(example) == ["user: Add.\n\n2 + 2", "assistant: 4"]
+    assert len(codes(example)) == (question != "instruction") + (answer != "output") + 1
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [({"text": "a"}, "text"), ({"messages": [USER, ANSWER]}, "chat"), ({"prompt": "a"}, "prompts")],
+)
+def test_a_question_and_its_answer_beside_another_format_are_left(other: dict[str, Any], expected: str) -> None:
+    assert detect({"question": "a", "answer": "b", **other}, ["chat", "instruction", "text"]) == expected
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [USER, ANSWER]},
+        {"conversations": [USER, ANSWER]},
+        {"prompt": [USER], "response": [ANSWER]},
+        {"prompt": "2 + 2?", "response": "4"},
+        {"instruction": "2 + 2?", "output": "4"},
+    ],
+)
+@pytest.mark.parametrize("key", ["label", "kto_tag"])
+def test_single_answers_are_read_under_either_label(key: str, row: dict[str, Any]) -> None:
+    example = read("unpaired", {**row, key: False})
+    assert isinstance(example, Unpaired)
+    assert not example.desirable
+    assert shown(example.answer)[-1].endswith("4")
+    assert "unknown_key" not in codes(example)
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("unpaired", {"messages": [USER, ANSWER], "prompt": "a", "completion": "b", "label": True}),
+        ("unpaired", {"prompt": "a", "completion": "b", "response": "c", "label": True}),
+        ("completion", {"prompt": "a", "completion": "b", "response": "c"}),
+        ("labelled", {"messages": [USER], "text": "a", "label": "b"}),
+        ("instruction", {"instruction": "a", "query": "b", "output": "c"}),
+        ("instruction", {"instruction": "a", "output": "b", "answer": "c"}),
+    ],
+)
+def test_a_known_key_that_is_not_read_is_noticed(name: str, row: dict[str, Any]) -> None:
+    assert "ignored_key" in codes(read(name, row))
+
+
+@pytest.mark.parametrize("key", ["image", "audio", "video", "images"])
+def test_what_a_text_only_points_to_is_refused(key: str) -> None:
+    with pytest.raises(RowError, match=f"has '{key}'"):
+        read("sharegpt", {"conversations": [USER, ANSWER], key: "a.jpg"})
+
+
+@pytest.mark.parametrize("label", ["['a', 'b']", '[ "a" "b"]', "[1 0 1]", "[1. 0.]"])
+def test_a_list_that_python_wrote_is_no_label(label: str) -> None:
+    with pytest.raises(RowError, match="as Python shows it"):
+        read("labelled", {"text": "a", "label": label})
+
+
+@pytest.mark.parametrize("label", ["[PER]", "[1]", "[", "[a, b]"])
+def test_a_label_in_brackets_is_a_label(label: str) -> None:
+    assert read("labelled", {"text": "a", "label": label}).label in (label, ["1"])
+
+
+@pytest.mark.parametrize("role", ["User", "prompter"])
+@pytest.mark.parametrize("speaker", ["Chatbot", "bot", "AI"])
+def test_speakers_of_other_programs_are_known(role: str, speaker: str) -> None:
+    messages = [{**USER, "role": role}, {**ANSWER, "role": speaker}]
+    assert read("chat", {"messages": messages}).messages == [USER, ANSWER]
+
+
+def test_ms_swifts_calls_and_their_answers_are_read() -> None:
+    turns = [
+        USER,
+        {"role": "tool_call", "content": json.dumps(CALL)},
+        {"role": "tool_response", "content": "4"},
+        ANSWER,
+    ]
+    example = read("chat", {"messages": turns, "tools": json.dumps([TOOL])})
+    assert [message["role"] for message in example.messages] == ["user", "assistant", "tool", "assistant"]
+    assert example.messages[1]["tool_calls"][0]["function"] == CALL
+
+
+def test_an_answer_to_a_call_that_a_text_made_is_not_suspicious() -> None:
+    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "[add(a=2)]"}, {"from": "tool", "value": "4"}]
+    assert codes(read("sharegpt", {"conversations": [*turns, {"from": "gpt", "value": "4"}]})) == []
+
+
+@pytest.mark.parametrize("tools", ["null", "", " "])
+def test_no_tools_as_text_are_none(tools: str) -> None:
+    assert read("chat", {"messages": [USER, ANSWER], "tools": tools}).tools is None
+
+
+def test_a_prompt_beside_messages_leaves_the_row_a_conversation() -> None:
+    row = {"messages": [USER, ANSWER], "prompt": "2 + 2?", "prompt_id": "a"}
+    assert "chat" in [entry.name for entry in fitting(row)]
+
+
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [
+        ([{"role": "user", "content": [{"type": "tool_use"}]}], "part of type 'tool_use'"),
+        ([{"input": "a", "output": "b"}], "no 'from' that says who speaks, only 'input', 'output'"),
+    ],
+)
+def test_what_is_not_known_is_named(messages: list[Any], words: str) -> None:
+    with pytest.raises(RowError, match=words):
+        read("sharegpt", {"conversations": messages})

@@ -151,7 +151,7 @@ FILES: dict[str, Bad] = {
     "no known keys": Bad(jsonl({"question": "a", "answer": "b"}), "wrong_format", 1),
     # Conversations
     "role missing": Bad(jsonl(CHAT, {"messages": [USER, {"content": "Hello"}]}), "missing_role", 2),
-    "unknown role": Bad(jsonl(CHAT, {"messages": [{"role": "bot", "content": "x"}]}), "unknown_role", 2),
+    "unknown role": Bad(jsonl(CHAT, {"messages": [{"role": "robot", "content": "x"}]}), "unknown_role", 2),
     "no answer": Bad(jsonl(CHAT, {"messages": [USER]}), "no_assistant_message", 2),
     "sharegpt without value": Bad(jsonl({"conversations": [{"from": "human"}]}), "invalid_messages", 1),
     # Formats that other methods learn from
