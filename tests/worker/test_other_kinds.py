@@ -9,9 +9,10 @@ import tarfile
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from worker.rows.readers import ReadLimits
+from worker.rows.readers import ReadLimits, open_rows
 from worker.scan import Report, scan
 
 LIMITS = ReadLimits(1 << 20, 5_000_000, 1 << 30)
@@ -92,6 +93,10 @@ def test_a_file_of_another_kind_is_named_once(tmp_path: Path, name: str) -> None
         json.dumps(ROWS, indent=2).encode(),
         b"\n\n" + LINES,
         b"prompt,completion\r\na,b\r\n",
+        b"\n\nprompt,completion\na,b\n",
+        b"sep=;\r\nprompt;completion\r\na;b\r\n",
+        b'prompt, completion\n"a, b", "c, d"\n',
+        b"Unnamed: 0,prompt,completion\n0,a,b\n",
         b'prompt,completion\n"a\rb",c\n',
         b"text\n'quoted'\n",
         b'{"text": "He said: \'no\'."}\n',
@@ -107,7 +112,21 @@ def test_files_of_rows_are_read_as_before(tmp_path: Path, content: bytes) -> Non
 
 @pytest.mark.parametrize(
     ("line", "words"),
-    [(b"{'text': 'b'}", "Python's notation"), (b'{"text": "b"', "ends before its object does")],
+    [
+        (b"{'text': 'b'}", "Python's notation"),
+        (b'{"text": "b"', "ends before its object does"),
+        (b"// the second", "begins with a comment"),
+        (b'{"text": "b",}', "a comma stands before a closing bracket"),
+        (b'{"text": "b"},', "a comma stands behind its object"),
+        (b'{"text": "b"}{"text": "d"}', "it holds several objects"),
+        (b'{"text": "b"} the second', "the second stands behind its object"),
+        (b'{text: "b"}', "stand in double quotes"),
+        (b'{"text": "b\td"}', "control character"),
+        (b'{"text": "b\0d"}', "the character NUL"),
+        (b"\0\0\0", "the character NUL"),
+        (b"```json", "it begins with ```json"),
+        (b'{"text": "caf\xe9"}', "save the file in UTF-8"),
+    ],
 )
 def test_a_single_line_is_explained_where_it_stands(tmp_path: Path, line: bytes, words: str) -> None:
     report = scanned(tmp_path, b'{"text": "a"}\n' + line + b"\n" + b'{"text": "c"}\n')
@@ -115,3 +134,30 @@ def test_a_single_line_is_explained_where_it_stands(tmp_path: Path, line: bytes,
     [finding] = report.findings
     assert finding["line"] == 2
     assert words in finding["message"]
+
+
+def test_a_space_behind_every_comma_of_a_table_is_no_part_of_its_cells(tmp_path: Path) -> None:
+    (tmp_path / "input").write_bytes(b'text, label\n"a, b", "c"\nd, c\n')
+    _, rows = open_rows(tmp_path / "input", LIMITS)
+    assert list(rows) == [(1, {"text": "a, b", "label": "c"}), (2, {"text": "d", "label": "c"})]
+    (tmp_path / "input").write_bytes(b"prompt,completion\na, b\n")
+    _, rows = open_rows(tmp_path / "input", LIMITS)
+    assert list(rows) == [(1, {"prompt": "a", "completion": " b"})]
+
+
+def test_a_header_of_unknown_names_is_shown(tmp_path: Path) -> None:
+    assert "review,sentiment" in str(scanned(tmp_path, b"review,sentiment\nfine,good\n").error)
+
+
+def test_a_comma_behind_the_last_row_of_an_array_is_named(tmp_path: Path) -> None:
+    report = scanned(tmp_path, b'[{"text": "a"},\n]')
+    assert [(each["line"], "a comma too many" in each["message"]) for each in report.findings] == [(2, True)]
+
+
+def test_parquet_as_pandas_and_datasets_write_it(tmp_path: Path) -> None:
+    turns = [[("role", "user"), ("content", "a")], [("role", "assistant"), ("content", "b")]]
+    maps = pa.array([turns], pa.list_(pa.map_(pa.string(), pa.string())))
+    columns = {"messages": maps, "picture": pa.array([b"\xff"]), "__index_level_0__": pa.array([7])}
+    pq.write_table(pa.table(columns), tmp_path / "input")
+    _, rows = open_rows(tmp_path / "input", LIMITS)
+    assert list(rows) == [(1, {"messages": [*map(dict, turns)], "picture": "(bytes that are no text)"})]

@@ -96,7 +96,7 @@ class Examiner:
                 if found := almost(row, self.method.formats):
                     raise RowError(f"key '{found[1]}' is missing", code="missing_key")
                 raise (
-                    unexpected_format(self.file, self.method)
+                    unexpected_format(self.file, self.method, row)
                     if name is None
                     else wrong_format(self.file, name, self.method)
                 )

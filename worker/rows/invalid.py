@@ -4,10 +4,12 @@ from typing import Literal, get_args
 
 import msgspec
 
-from api.formats import FORMATS
+from api.formats import FORMATS, Row
 from api.formats.base import shown
 from api.lifecycle import FailureReason
 from api.methods import Method, MethodBase
+
+MAX_SHOWN_KEYS = 10
 
 
 class FileRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -68,9 +70,18 @@ def wrong_forced_format(name: str, method: Method) -> Invalid:
     )
 
 
-def unexpected_format(file: FileRequest, method: Method) -> Invalid:
+def unexpected_format(file: FileRequest, method: Method, row: Row) -> Invalid:
     message = "Unexpected file format, expected either prompt/completion pairs or chat messages."
-    return invalid_file(file, message if method.type == "supervised" else f"Unexpected file format. {_taken(method)}")
+    message = message if method.type == "supervised" else f"Unexpected file format. {_taken(method)}"
+    return invalid_file(file, f"{message} {keys_of(row)}")
+
+
+def keys_of(row: Row) -> str:
+    """Names the keys of a row that shows no format."""
+    if {"role", "content"} <= row.keys():
+        return "The row is a message by itself; the messages of a conversation stand in {'messages': […]}."
+    keys = ", ".join(shown(key) for key in list(row)[:MAX_SHOWN_KEYS])
+    return f"The row's keys are: {keys or 'none'}{', …' if len(row) > MAX_SHOWN_KEYS else ''}."
 
 
 def too_few(file: FileRequest, rows: int) -> Invalid:

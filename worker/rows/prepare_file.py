@@ -188,7 +188,7 @@ class _Reader:
             return self._take_as(name)
         if found := almost(row, method.formats):
             raise RowError(f"key '{found[1]}' is missing", code="missing_key")
-        refused = unexpected_format(self.file, method) if name is None else wrong_format(self.file, name, method)
+        refused = unexpected_format(self.file, method, row) if name is None else wrong_format(self.file, name, method)
         self.findings.error(number, "wrong_format", refused.message)
         raise refused
 

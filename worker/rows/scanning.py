@@ -6,6 +6,7 @@ from api.formats import Example, Format, Labelled, Notice, Row, RowError, Unpair
 from worker.rows.balance import check_labels
 from worker.rows.checking import Meaning, check_row
 from worker.rows.findings import Findings, example
+from worker.rows.invalid import keys_of
 from worker.rows.labels import Classes, Desirable, Labels
 from worker.rows.readers import FileError
 from worker.rows.seen import Seen
@@ -68,7 +69,8 @@ class Scanner:
         if not self._candidates:
             self._candidates = [Candidate(entry) for entry in fitting(row)]
         if not self._candidates:
-            self._error(number, "unknown_format", "has no format's keys: GET /v1/fine_tuning/catalog names them")
+            words = f"has no format's keys: GET /v1/fine_tuning/catalog names them. {keys_of(row)}"
+            self._error(number, "unknown_format", words)
         for candidate in self._candidates:
             candidate.take(number, row, notices)
 

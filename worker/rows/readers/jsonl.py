@@ -1,7 +1,6 @@
 """Lines of JSON from strangers: read one at a time, each either an object or a reason why it is not."""
 
 import json
-import re
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -9,10 +8,9 @@ import msgspec
 
 from api.formats.base import Row, RowError, kind, shown
 from worker.rows.readers.base import MAX_KEYS, ReadLimits, Rows
+from worker.rows.readers.explaining import explained
 
 BOM = b"\xef\xbb\xbf"
-LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]")
-
 _decoder = msgspec.json.Decoder()
 
 
@@ -58,9 +56,9 @@ def decode(line: bytes) -> Row:
     except RecursionError:
         raise RowError("is nested too deeply", code="invalid_json") from None
     except UnicodeDecodeError:
-        raise RowError("is not valid UTF-8", code="invalid_utf8") from None
+        raise RowError("is not valid UTF-8: save the file in UTF-8", code="invalid_utf8") from None
     except msgspec.MsgspecError as error:
-        raise _explained(line, str(error)) from None
+        raise explained(line, str(error)) from None
     if not isinstance(row, dict):
         raise RowError(f"must be a JSON object, not {kind(row)}", code="not_an_object")
     if len(row) > MAX_KEYS:
@@ -68,25 +66,6 @@ def decode(line: bytes) -> Row:
     if has_nul:
         raise RowError("contains the character NUL (\\u0000)", code="nul_character")
     return row
-
-
-def _explained(line: bytes, problem: str) -> RowError:
-    if LONE_SURROGATE.search(line):
-        return RowError(
-            "contains half of a surrogate pair (\\ud800 to \\udfff), which is no character", code="surrogate"
-        )
-    if "out of range" in problem:
-        return RowError("contains a number that is too large", code="number_out_of_range")
-    if re.search(rb"[:\[,]\s*-?(NaN|Infinity)", line):
-        return RowError("contains NaN or Infinity, which JSON does not have", code="invalid_json")
-    if re.match(rb"\s*\{\s*u?'", line):
-        return RowError(
-            "is not valid JSON but Python's notation: texts stand in double quotes, as json.dumps writes them",
-            code="invalid_json",
-        )
-    if "truncated" in problem:
-        return RowError("is not valid JSON: it ends before its object does", code="invalid_json")
-    return RowError(f"is not valid JSON: {problem.removeprefix('JSON is malformed: ')}", code="invalid_json")
 
 
 def _refuse_duplicate_keys(line: bytes) -> None:

@@ -4,6 +4,7 @@ Exit 0: all rows are out. Exit 2: the last line on stderr is an object that says
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +14,13 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from api.formats import KEYS
 from worker.rows.limits import limit_process
 from worker.rows.readers.base import MAX_KEYS, FileError, ReadLimits
 from worker.rows.readers.parquet import FILE_ERROR, PARQUET, ROW_ERROR
 
+ROW_NUMBER = re.compile(r"__index_level_[0-9]+__")
+"""What pandas calls an index without a name, which holds the numbers of rows."""
 BATCH_ROWS = 16
 """Few: columns of few distinct values are small in the file, and large as rows."""
 MAX_FOOTER_BYTES = 16 << 20
@@ -81,18 +85,35 @@ def _lines(file: pq.ParquetFile) -> Iterator[bytes]:
     for batch in file.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
         for at in range(batch.num_rows):
             try:
-                [row] = batch.slice(at, 1).to_pylist()
-                yield msgspec.json.encode(_plain(row))
+                [row] = batch.slice(at, 1).to_pylist(maps_as_pydicts="strict")
+                yield msgspec.json.encode(_row(row))
             except UnicodeDecodeError:
                 yield _row_error("is not valid UTF-8", "invalid_utf8")
             except TypeError as error:
                 yield _row_error(f"has a value that JSON cannot hold: {error}", "invalid_type")
+            except KeyError as error:
+                yield _row_error(f"has a map with a key twice: {error}", "duplicate_key")
             except (RecursionError, OverflowError):
                 yield _row_error("has a value that JSON cannot hold", "invalid_type")
 
 
 def _row_error(message: str, code: str) -> bytes:
     return ROW_ERROR + json.dumps({"message": message, "code": code}).encode()
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    """Without pandas's numbers of rows, and with words in place of bytes that no format could read."""
+    kept = {}
+    for key, value in row.items():
+        if value is None or ROW_NUMBER.fullmatch(key):
+            continue
+        try:
+            kept[key] = _plain(value)
+        except UnicodeDecodeError:
+            if key in KEYS:
+                raise
+            kept[key] = "(bytes that are no text)"
+    return kept
 
 
 def _plain(value: Any) -> Any:
