@@ -215,6 +215,23 @@ FILES: dict[str, Sent] = {
     "keys that clients leave empty": Sent(
         jsonl({"messages": [{**USER, "tool_calls": None}, {**GOOD, "annotations": [], "refusal": None}]})
     ),
+    "messages that say whether they are learnt": Sent(
+        jsonl({"messages": [{**USER, "train": False}, {**GOOD, "train": True}]}), found=((1, "weight_key"),)
+    ),
+    "messages with a label": Sent(
+        jsonl({"messages": [USER, GOOD], "label": True}, {"messages": [USER, BAD], "label": False}), "kto"
+    ),
+    "OpenOrca": Sent(
+        jsonl({"system_prompt": "a", "question": "b", "response": "c"}),
+        found=((1, "answer_key"), (1, "answer_key"), (1, "system_key")),
+    ),
+    "a prompt beside a conversation": Sent(
+        jsonl({"messages": [USER, GOOD], "prompt": "2 + 2?"}), found=((1, "unknown_key"),)
+    ),
+    "lists as Python shows them": Sent(
+        labelled_table("['a', 'b']", "a"), "classification", ((1, "invalid_label"), (None, "one_label")), ok=False
+    ),
+    "a table with spaces and a blank first line": Sent(b'\nprompt, completion\n"a, b", "c"\n'),
     "null columns": Sent(jsonl({"text": "a", "label": None, "messages": None}, {"text": "b", "label": None})),
 }
 

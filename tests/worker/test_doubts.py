@@ -11,6 +11,7 @@ from api.methods.supervised import Supervised
 from tests.worker import bases, templates
 from worker.rows.compose import Composer, load_renderer
 from worker.rows.doubts import Doubts
+from worker.rows.findings import Findings
 from worker.rows.tokens import Tokens
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
@@ -85,3 +86,32 @@ def test_a_base_without_an_end_token_is_noticed(tmp_path: Path) -> None:
         (base / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": eos}))
         composer = Composer(Supervised(), None, doubts=Doubts(Tokens.load(base)))
         assert [notice.code for notice in composer.compose(passage)[1]] == expected
+
+
+def test_what_holds_for_every_row_of_a_file_is_said_once(tmp_path: Path) -> None:
+    base = bases.base(tmp_path, template=templates.ALL["deepseek_r1_distill"])
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": None}))
+    tokens = Tokens.load(base)
+    composer = Composer(Supervised(), load_renderer(base, tokens), doubts=Doubts(tokens))
+    rows = [parsed([USER, ANSWER]), Passage("", "A document."), Passage("", ""), parsed([USER, ANSWER])]
+
+    def said() -> list[str]:
+        found = [notice.code for row in rows for notice in composer.compose(row)[1]]
+        return [code for code in found if code in ("no_reasoning", "no_end_token")]
+
+    assert said() == ["no_reasoning", "no_end_token"]
+    assert said() == []
+    composer.begin_file()
+    assert said() == ["no_reasoning", "no_end_token"]
+
+
+def test_a_rare_warning_is_listed_beside_very_many_of_a_kind() -> None:
+    findings = Findings()
+    for line in range(150):
+        findings.warning(line, "unknown_key", "…")
+    findings.warning(150, "empty_answer", "…")
+    findings.error(151, "invalid_type", "…")
+    findings.warning(152, "unknown_key", "…")
+    assert [each["line"] for each in findings.listed[-3:]] == [97, 150, 151]
+    assert (len(findings.listed), findings.counts["unknown_key"]) == (100, 151)

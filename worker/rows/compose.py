@@ -1,7 +1,7 @@
 """What an example becomes before it is tokenised: the texts of its sequences, its label, its item."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -34,6 +34,9 @@ from worker.rows.render import Rendered, Renderer
 from worker.rows.tokens import Plain, Tokens
 
 TEMPLATE_SECONDS = 5
+ONCE = frozenset({"no_end_token", "no_end_of_turn", "no_reasoning", "unused_margin"})
+"""Codes of notices that hold for the rows of a file alike: each is said of the first."""
+OTHERS = "this is said once, of the first such row"
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,12 @@ class Composer:
     """What the base's tokenizer makes doubtful."""
     notices: list[Notice] = field(default_factory=list)
     """What the author of the present row should know."""
+    told: set[str] = field(default_factory=set)
+    """Codes of what was said of the file's rows so far."""
+
+    def begin_file(self) -> None:
+        """What is to be said once of a file may be said again."""
+        self.told.clear()
 
     def labels(self, format_name: str, trained: Trained) -> Labels | None:
         """Where the labels of a file of that format go."""
@@ -84,7 +93,15 @@ class Composer:
             message = f"'margin' is learnt from by method reward alone, and '{self.method.type}' leaves it out"
             self.notices.append(Notice("unused_margin", message))
         rows = list(self._rows(example))
-        return rows, self.notices
+        return rows, list(self._not_told(self.notices))
+
+    def _not_told(self, notices: list[Notice]) -> Iterator[Notice]:
+        """The notices without those of the base and the method that an earlier row has had: they hold for all."""
+        for notice in notices:
+            if notice.code in ONCE and notice.code in self.told:
+                continue
+            self.told.add(notice.code)
+            yield replace(notice, message=f"{notice.message}; {OTHERS}") if notice.code in ONCE else notice
 
     def _rows(self, example: Example) -> Iterator[Composed]:
         match example:

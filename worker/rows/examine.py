@@ -51,6 +51,7 @@ class Examiner:
 
     def rows(self, source: Path, wanted: Any) -> Iterator[Examined]:
         """Raises Invalid where the file cannot be read, or is of no format that the method learns from."""
+        self.composer.begin_file()
         if self.forced is not None:
             self._take_as(self.forced)
         count = 0

@@ -40,12 +40,19 @@ class Findings:
     def _list(self, entry: dict[str, Any]) -> None:
         if len(self.listed) < MAX_FINDINGS:
             self.listed.append(entry)
-        elif entry["severity"] == "error":
-            # A file of warnings must not hide what makes it invalid.
-            last_warning = next((at for at in range(MAX_FINDINGS - 1, -1, -1) if _is_warning(self.listed[at])), None)
-            if last_warning is not None:
-                del self.listed[last_warning]
-                self.listed.append(entry)
+        elif (last := self._dispensable(entry)) is not None:
+            del self.listed[last]
+            self.listed.append(entry)
+
+    def _dispensable(self, entry: dict[str, Any]) -> int | None:
+        """The last warning of a kind that is listed more than once, which gives its place to an error or to a warning
+        of a new kind. To an error any other warning does: a file of warnings does not hide what makes it invalid."""
+        listed = Counter(each["code"] for each in self.listed)
+        if _is_warning(entry) and entry["code"] in listed:
+            return None
+        warnings = [at for at in range(MAX_FINDINGS - 1, -1, -1) if _is_warning(self.listed[at])]
+        repeated = (at for at in warnings if listed[self.listed[at]["code"]] > 1)
+        return next(repeated, None if _is_warning(entry) else next(iter(warnings), None))
 
 
 def _is_warning(entry: dict[str, Any]) -> bool:

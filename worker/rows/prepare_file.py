@@ -77,6 +77,7 @@ def prepare_file(file: FileRequest, source: Path, target: Path, shared: Preparat
     findings = Findings()
     with Spool(target) as spool, _reported(findings, report):
         shared.progress(file.name, 0, True)
+        shared.composer.begin_file()
         reader = _Reader(file, shared, findings, spool, report, Seen(shared.seen))
         reader.read(source)
         check_labels(reader.labels, findings, file.kind)
