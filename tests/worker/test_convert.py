@@ -199,6 +199,8 @@ def link_that_leads_away(folder: Path) -> None:
         ),
         (edited("config.json", architectures=["BertForQuestionAnswering"], model_type="bert"), "nor an encoder"),
         (edited("config.json", model_type="unheard-of"), "does not know its config.json"),
+        (edited("config.json", num_hidden_layers=10**7), "10000000 layers, and its weights are 12 tensors"),
+        (edited("config.json", text_config={"num_hidden_layers": 10**7}), "10000000 layers"),
         (edited("config.json", quantization_config={"bits": 4}), "its weights are quantised"),
         (missing_shard, "model-00002-of-00002.safetensors is missing"),
         (index_that_leads_away, "is no shard of a model"),
@@ -258,6 +260,19 @@ def test_gguf_header_longer_than_its_file_is_refused_at_once(tmp_path: Path, arr
     path = tmp_path / "model.gguf"
     path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + kv + bytes(64))
     with pytest.raises(Refused, match=r"cut short, or its header is damaged|has an array of"):
+        convert(str(path), tmp_path / "out")
+
+
+def test_gguf_of_more_layers_than_it_has_tensors_is_refused_at_once(tmp_path: Path) -> None:
+    def entry(name: bytes, value: bytes) -> bytes:
+        return struct.pack("<Q", len(name)) + name + value
+
+    architecture = struct.pack("<IQ", 8, 5) + b"llama"
+    entries = entry(b"general.architecture", architecture) + entry(b"general.file_type", struct.pack("<II", 4, 0))
+    entries += entry(b"llama.block_count", struct.pack("<II", 4, 10**7))
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 3) + entries + bytes(64))
+    with pytest.raises(Refused, match="it is to have 10000000 layers, and its weights are 0 tensors"):
         convert(str(path), tmp_path / "out")
 
 

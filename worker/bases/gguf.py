@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from worker.bases.completeness import require_none_missing
 from worker.bases.files import Refused
 from worker.bases.tokenizer import load, save
+from worker.bases.weights import require_layers
 
 MAGIC = b"GGUF"
 MAX_ARRAY = 1 << 24
@@ -32,6 +33,8 @@ def convert_gguf(path: Path, out: Path) -> tuple[str | None, str | None]:
     try:
         reader = _BoundedReader(path)
         file_type = LlamaFileType(_field(reader, "general.file_type"))
+        blocks = _field(reader, f"{_field(reader, 'general.architecture')}.block_count")
+        require_layers(blocks or 0, len(reader.tensors))
         auto: Any = AutoModelForCausalLM
         model, loading = auto.from_pretrained(
             path.parent,
@@ -41,6 +44,8 @@ def convert_gguf(path: Path, out: Path) -> tuple[str | None, str | None]:
             local_files_only=True,
             output_loading_info=True,
         )
+    except Refused:
+        raise
     except Exception as error:
         # Whatever gguf and transformers raise on a file that is damaged or of an architecture they do not know.
         reason = str(error).strip().partition("\n")[0] or type(error).__name__

@@ -19,6 +19,9 @@ CHUNK = 1 << 24
 """Numbers that are checked at a time."""
 BUFFERS = re.compile(r"\.(attn\.bias|attn\.masked_bias|inv_freq|position_ids)$")
 """Constants that old checkpoints store beside the weights."""
+LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
+LAYERS_A_TENSOR = 8
+"""More are nonsense: most layers have ten tensors, but some families use one layer's again and again."""
 
 
 class Tensor(NamedTuple):
@@ -43,8 +46,10 @@ def check_weights(folder: Path) -> Weights:
     for extra in folder.glob("model*.safetensors"):
         if extra.name not in shards:
             extra.unlink()
+    config = read_object(folder / "config.json")
+    _require_layers(config, len(tensors))
     parameters: Counter[str] = Counter()
-    for name in _counted(tensors, tied=read_object(folder / "config.json").get("tie_word_embeddings", False)):
+    for name in _counted(tensors, tied=config.get("tie_word_embeddings", False)):
         parameters[tensors[name].dtype] += math.prod(tensors[name].shape)
     if unusual := sorted(parameters.keys() - DTYPES.keys()):
         raise Refused(f"its weights are of type {unusual[0]}: give the model before it was quantised")
@@ -53,6 +58,19 @@ def check_weights(folder: Path) -> Weights:
     for shard in shards:
         _require_finite(folder / shard)
     return Weights(parameters.total(), DTYPES[parameters.most_common(1)[0][0]])
+
+
+def require_layers(layers: int, tensors: int) -> None:
+    """Raise Refused for more layers than so many tensors can be: to make them, even without weights, takes hours."""
+    if layers > LAYERS_A_TENSOR * tensors:
+        raise Refused(f"it is to have {layers} layers, and its weights are {tensors} tensors: the file is damaged")
+
+
+def _require_layers(config: dict[str, Any], tensors: int) -> None:
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for name in LAYERS:
+            if isinstance(layers := part.get(name), int):
+                require_layers(layers, tensors)
 
 
 def _shards(folder: Path) -> list[str]:
