@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 from worker.bases.completeness import require_complete
@@ -45,6 +46,11 @@ def main(arguments: list[str]) -> int:
         return 2
     except MemoryError:
         print(f"error: converting {asked.source} takes more than {memory >> 20} MiB of memory", file=sys.stderr)
+        return 2
+    except Exception as error:  # transformers raises whatever a value breaks that it does not check
+        traceback.print_exc()
+        reason = " ".join(str(error).split())
+        print(f"error: transformers cannot read this model: {type(error).__name__}: {reason}", file=sys.stderr)
         return 2
     return 0
 

@@ -17,6 +17,7 @@ from huggingface_hub.hf_api import ModelInfo
 from safetensors.numpy import save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
+import worker.convert
 from tests.tiny_models import ENCODERS, FAMILIES, make_encoder, make_model
 from tests.worker import bases
 from worker.bases import hub
@@ -95,6 +96,22 @@ def test_same_source_gives_the_same_bytes(model: Path, tmp_path: Path) -> None:
         convert(str(model), tmp_path / out)
     for file in (tmp_path / "one").iterdir():
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
+
+
+def test_folder_of_licenses_is_left_out(model: Path, tmp_path: Path) -> None:
+    (model / "LICENSES").mkdir()
+    convert(str(model), tmp_path / "out")
+    assert not (tmp_path / "out/LICENSES").exists()
+
+
+def test_value_that_transformers_fails_on_is_an_error_of_the_source(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker.convert, "limit_process", lambda **_: None)
+    edited("config.json", hidden_act="nope")(model)
+    assert worker.convert.main([str(model), str(tmp_path / "out")]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last == "error: transformers cannot read this model: KeyError: 'nope'"
 
 
 def test_shards_are_kept(model: Path, tmp_path: Path) -> None:
@@ -200,6 +217,7 @@ def link_that_leads_away(folder: Path) -> None:
         (edited("config.json", architectures=["BertForQuestionAnswering"], model_type="bert"), "nor an encoder"),
         (edited("config.json", model_type="unheard-of"), "does not know its config.json"),
         (edited("config.json", num_hidden_layers=10**7), "10000000 layers, and its weights are 12 tensors"),
+        (edited("config.json", num_hidden_layers=-1), "-1 layers"),
         (edited("config.json", text_config={"num_hidden_layers": 10**7}), "10000000 layers"),
         (edited("config.json", quantization_config={"bits": 4}), "its weights are quantised"),
         (missing_shard, "model-00002-of-00002.safetensors is missing"),

@@ -45,7 +45,7 @@ def copy_model(folder: Path, out: Path) -> str | None:
         adapter = (folder / "adapter_config.json").exists()
         raise Refused("it is an adapter, not a base model" if adapter else "it has no config.json")
     for pattern in WANTED:
-        for file in sorted(folder.glob(pattern)):
+        for file in sorted(file for file in folder.glob(pattern) if not file.is_dir()):  # such as LICENSES/
             _copy(folder, file, out / file.relative_to(folder))
     require_no_code(out)
     return card_license(folder)

@@ -61,8 +61,8 @@ def check_weights(folder: Path) -> Weights:
 
 
 def require_layers(layers: int, tensors: int) -> None:
-    """Raise Refused for more layers than so many tensors can be: to make them, even without weights, takes hours."""
-    if layers > LAYERS_A_TENSOR * tensors:
+    """Raise Refused for a number of layers that so many tensors cannot be: to make ten million takes hours."""
+    if layers < 0 or layers > LAYERS_A_TENSOR * tensors:
         raise Refused(f"it is to have {layers} layers, and its weights are {tensors} tensors: the file is damaged")
 
 
