@@ -54,8 +54,14 @@ class Kto(Objective):
         z0 = max(0.0, float(ratios_R.mean()))
         self.observed = {"kl": z0}
         own = rows.column(0)
-        reference_R = rows.per_row["reference"][:, 0]
-        return replace(own, per_row={"reference": reference_R, "z0": np.full(len(rows), z0, np.float32)})
+        assert rows.labels is not None, "rows for kto are marked good or bad"
+        good_R = rows.labels[:, 0] > 0.5
+        per_row = {
+            "reference": rows.per_row["reference"][:, 0],
+            "z0": np.full(len(rows), z0, np.float32),
+            "share": 1 / np.where(good_R, good_R.sum(), (~good_R).sum()).astype(np.float32),
+        }
+        return replace(own, per_row=per_row)
 
     def total(self, rows: Rows) -> float:
         return float(len(rows))
@@ -67,10 +73,11 @@ class Kto(Objective):
         sums_R = answer_sums(self.model.token_scores(batch).learnt, batch, mean=False)
         ratios_R = sums_R - batch.per_row["reference"]
         losses_R = prospect_losses(ratios_R, desirable_R, batch.per_row["z0"], options)
-        rewards_R = options.beta * ratios_R.detach()
+        # Means over the good answers, and over the others.
+        rewards_R = options.beta * ratios_R.detach() * batch.per_row["share"]
         return losses_R.sum() / total, {
-            "rewards_desirable": (rewards_R * desirable_R).sum() / total,
-            "rewards_undesirable": (rewards_R * (1 - desirable_R)).sum() / total,
+            "rewards_desirable": (rewards_R * desirable_R).sum(),
+            "rewards_undesirable": (rewards_R * (1 - desirable_R)).sum(),
         }
 
 
