@@ -70,7 +70,7 @@ class Classification(Objective):
             scores_R_K,
             batch.labels,
             self._problem,
-            class_weights_K=self._class_weights if learning else None,
+            class_weights_K=self._class_weights,
             smoothing=options.label_smoothing if learning else 0.0,
         )
         return losses_R.sum() / total, {"accuracy": _right(scores_R_K.detach(), batch.labels, self._problem) / total}
