@@ -78,6 +78,12 @@ class MethodBase(Strict):
         interval: int | Literal["auto"] = getattr(self.options.hyperparameters, "eval_interval", AUTO)
         return interval
 
+    def idle_option(self, problem: str = AUTO) -> tuple[str, str] | None:
+        """Return (the name of an option that is given and would change nothing, why), if there is one. `problem`: what
+        the labels are, once that is known. Asked where a job is accepted, not here: stored jobs may have such options.
+        """
+        return None
+
     def chosen(self) -> Mapping[str, Any]:
         """Its row options, as asked for."""
         return {name: getattr(self.options, name) for name in sorted(self.row_options)}

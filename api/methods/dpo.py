@@ -46,3 +46,8 @@ class Dpo(MethodBase):
 
     type: Literal["dpo"] = "dpo"
     dpo: OrNull[DpoOptions] = Field(default_factory=DpoOptions)
+
+    def idle_option(self, problem: str = AUTO) -> tuple[str, str] | None:
+        if self.dpo.label_smoothing and self.dpo.loss != "sigmoid":
+            return "label_smoothing", f"the loss '{self.dpo.loss}' knows none, only 'sigmoid' does"
+        return None

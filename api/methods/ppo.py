@@ -2,7 +2,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from api.fields import OrNull, Strict
+from api.fields import AUTO, OrNull, Strict
 from api.graders import Grader
 from api.methods.base import MethodBase, NotNegative, Positive, RolloutOptions
 
@@ -65,3 +65,8 @@ class Ppo(MethodBase):
 
     type: Literal["ppo"] = "ppo"
     ppo: OrNull[PpoOptions]
+
+    def idle_option(self, problem: str = AUTO) -> tuple[str, str] | None:
+        if self.ppo.adaptive_kl is not None and not self.ppo.kl_coefficient:
+            return "adaptive_kl", "it multiplies kl_coefficient, which is 0"
+        return None

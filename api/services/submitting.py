@@ -12,6 +12,7 @@ from api.errors import InvalidRequest
 from api.estimate.machine import may_recompute
 from api.estimate.shapes import untrained_experts
 from api.export import GGUF_FAMILIES
+from api.fields import AUTO
 from api.ids import new_id, random_letters, slug
 from api.judges import reward_models
 from api.lifecycle import JobStatus
@@ -52,6 +53,7 @@ def checked(
     recipe = lineage.continued(recipe, origin)
     if refused := catalog.refusal(recipe.technique, recipe.method, origin.base.facts):
         raise Illegal(refused.message, param=refused.param)
+    _check_options(recipe, origin)
     _check_integrations(context, recipe)
     _check_export(recipe, origin.base)
     _check_hub(context, recipe)
@@ -117,6 +119,16 @@ def _require_small(recipe: dict[str, Any]) -> None:
             f"The job's description has {size} bytes as JSON, and may have {MAX_RECIPE_BYTES}: shorten its longest "
             f"field, `{max(recipe, key=lambda name: len(json.dumps(recipe[name])))}`",
             code="recipe_too_large",
+        )
+
+
+def _check_options(recipe: Recipe, origin: Origin) -> None:
+    """Nothing that is given may be ignored."""
+    problem = AUTO if origin.labels is None else origin.labels.problem
+    if (idle := recipe.method.idle_option(problem)) is not None:
+        param = f"method.{recipe.method.type}.{idle[0]}"
+        raise InvalidRequest(
+            f"{param} would change nothing: {idle[1]}. Leave it out", param=param, code="unsupported_combination"
         )
 
 

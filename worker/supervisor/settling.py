@@ -22,16 +22,25 @@ class Settled(TypedDict):
 
 
 def settle(node: Node, job: Job, recipe: Recipe, base: BaseModel, train: Arrays, continued: Labels | None) -> Settled:
-    """`continued`: the labels of the classifier that the job continues (known_labels)."""
+    """`continued`: the labels of the classifier that the job continues (known_labels). Raises AttemptFailed."""
     largest = node.context.settings.merged_max_parameters
     asked = recipe.export.merged
     wanted = base.facts["parameters"] <= largest if asked == AUTO else asked
     labels = None
     if recipe.method.output == "labels":
         labels = continued or Labels(problem=train.report["problem"], names=tuple(train.report["label_names"] or ()))
+        _require_effect(recipe, labels)
     return Settled(
         labels=labels, base_model=job.base_weights or job.base_model, merged=recipe.technique.merges and wanted
     )
+
+
+def _require_effect(recipe: Recipe, labels: Labels) -> None:
+    """What labels are left to the rows, so that only now an option may prove to be of no use."""
+    if (idle := recipe.method.idle_option(labels.problem)) is not None:
+        param = f"method.{recipe.method.type}.{idle[0]}"
+        message = f"{param} would change nothing: {idle[1]}. Leave it out"
+        raise AttemptFailed(FailureReason.INVALID_RECIPE, message, param=param)
 
 
 def known_labels(node: Node, job: Job, recipe: Recipe) -> Labels | None:

@@ -204,6 +204,30 @@ def test_what_does_not_go_with_the_base_model_is_refused_at_once(client: TestCli
     assert create(client, model="reader", method={"type": "classification"}).status_code == 200
 
 
+GRADER = {"type": "string_check", "name": "g", "operation": "eq", "input": "a", "reference": "a"}
+REGRESSION = {"problem": "regression", "class_weights": "balanced"}
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "idle"),
+    [
+        ("dpo", {"loss": "ipo", "label_smoothing": 0.1}, "label_smoothing"),
+        ("dpo", {"loss": "hinge", "label_smoothing": 0.1}, "label_smoothing"),
+        ("ppo", {"grader": GRADER, "kl_coefficient": 0, "adaptive_kl": {}}, "adaptive_kl"),
+        ("classification", {"problem": "multi_label", "label_smoothing": 0.1}, "label_smoothing"),
+        ("classification", REGRESSION, "class_weights"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused_at_once(
+    client: TestClient, served: Context, method: str, options: dict[str, object], idle: str
+) -> None:
+    a_base_model(served.database)
+    refused = create(client, method={"type": method, method: options})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, f"method.{method}.{idle}")
+    accepted = {name: value for name, value in options.items() if name != idle}
+    assert create(client, method={"type": method, method: accepted}).status_code == 200
+
+
 def test_a_window_that_leaves_nothing_to_the_rows_is_refused_at_once(client: TestClient, served: Context) -> None:
     a_base_model(served.database, context_window=128)
     refused = create(client, technique={"type": "prompt", "tokens": 121})

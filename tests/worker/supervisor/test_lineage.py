@@ -216,6 +216,19 @@ def test_a_label_that_the_classifier_has_not_is_refused_by_its_row(
     assert f"'label' d does not occur in the labels of {classifier}" in job.error["message"]
 
 
+@pytest.mark.parametrize("option", [{"class_weights": "balanced"}, {"label_smoothing": 0.1}])
+def test_options_of_single_labels_are_refused_where_the_rows_have_others(
+    workshop: Workshop, option: dict[str, object]
+) -> None:
+    rows = jsonl(*[{"text": f"row {number}", "label": ["a", "b"][: number % 3]} for number in range(12)])
+    job_id = workshop.submit(rows, method={"type": "classification", "classification": option})
+    drain(workshop.prepare, workshop.warm)
+    job = workshop.job(job_id)
+    assert job.error is not None
+    assert job.error["param"] == f"method.classification.{next(iter(option))}"
+    assert "labels of the kind multi_label know none" in job.error["message"]
+
+
 def test_a_classifier_is_not_made_to_learn_another_kind_of_label(workshop: Workshop, classifier: str) -> None:
     method = {"type": "classification", "classification": {"problem": "regression"}}
     with pytest.raises(CannotContinue, match="single_label, not regression") as refused:
