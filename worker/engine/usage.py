@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from api.recipe import ResolvedRecipe
@@ -33,13 +34,25 @@ class Usage:
     def of(cls, base: Path, recipe: ResolvedRecipe, pad_token: int | None) -> "Usage":
         chat = ChatTemplate.load(base) is not None
         if recipe.method.output == "tokens":
-            endings = Endings.load(base)
+            endings = _endings(base.resolve())
             return cls(chat, sorted(endings.stops), sorted(endings.stops - endings.own_stops))
-        tokens, named = Tokens.load(base), special_tokens(base).get("pad_token")
-        number = tokens.tokenizer.token_to_id(named) if named else None
-        end = tokens.suffix[-1:] if tokens.tokenizer.encode("a").ids[-1:] != tokens.suffix[-1:] else []
-        text_end = tokens.tokenizer.decode(end, skip_special_tokens=False)
-        return cls(chat, pad_token=pad_token, tokenizer_pads=number == pad_token, text_end=text_end)
+        padding, text_end = _frame(base.resolve())
+        return cls(chat, pad_token=pad_token, tokenizer_pads=padding == pad_token, text_end=text_end)
+
+
+# Every checkpoint has a card, and a large tokenizer takes seconds to load.
+@lru_cache(maxsize=1)
+def _endings(base: Path) -> Endings:
+    return Endings.load(base)
+
+
+@lru_cache(maxsize=1)
+def _frame(base: Path) -> tuple[int | None, str]:
+    """The token that the tokenizer pads with, and what training puts after a text and the tokenizer does not."""
+    tokens, named = Tokens.load(base), special_tokens(base).get("pad_token")
+    number = tokens.tokenizer.token_to_id(named) if named else None
+    end = tokens.suffix[-1:] if tokens.tokenizer.encode("a").ids[-1:] != tokens.suffix[-1:] else []
+    return number, tokens.tokenizer.decode(end, skip_special_tokens=False)
 
 
 def asking(recipe: ResolvedRecipe, usage: Usage) -> str:
