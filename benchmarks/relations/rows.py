@@ -21,7 +21,7 @@ CLASSIFIED = {"heldout": 300, "validation": 120, "train": 640}
 EXPLAINED = {"heldout": 64, "validation": 32, "train": 128}
 CARDS = {"heldout": 48, "validation": 24, "train": 96}
 CARD_KEYS = ("module", "name", "required")
-ASKED = {"heldout": 40, "reward_heldout": 40, "train": 112}
+ASKED = {"heldout": 40, "reward_heldout": 40, "train": 184}
 
 
 def classified(seed: int) -> dict[str, list[Row]]:
