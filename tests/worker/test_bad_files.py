@@ -148,7 +148,7 @@ FILES: dict[str, Bad] = {
     "UTF-16": Bad(jsonl(TEXT).decode().encode("utf-16"), "unsupported_container", None),
     "line of a gigabyte": Bad(sparse_line, "line_too_long", 2),
     "mixed formats": Bad(jsonl(TEXT, CHAT), "mixed_formats", 2),
-    "no known keys": Bad(jsonl({"question": "a", "answer": "b"}), "wrong_format", 1),
+    "no known keys": Bad(jsonl({"problem": "a", "solution": "b"}), "wrong_format", 1),
     # Conversations
     "role missing": Bad(jsonl(CHAT, {"messages": [USER, {"content": "Hello"}]}), "missing_role", 2),
     "unknown role": Bad(jsonl(CHAT, {"messages": [{"role": "robot", "content": "x"}]}), "unknown_role", 2),
@@ -187,7 +187,7 @@ FILES: dict[str, Bad] = {
     "ragged CSV": Bad(table(("prompt", "completion"), ("a", "b"), ("c", "d", "e")), "ragged_row", 2),
     "CSV without header": Bad(table(("two and two", "four"), ("three", "six")), "no_header", None),
     "CSV with an open quote": Bad(b'prompt,completion\na,b\n"c,d\ne,f\n', "invalid_csv", 2),
-    "CSV of messages that are no JSON": Bad(table(("messages",), ("hello",)), "invalid_json", 1),
+    "CSV of messages that are no JSON": Bad(table(("messages",), ("hello",)), "invalid_messages", 1),
     "gzip cut off": Bad(gzipped([jsonl(*[{"text": f"document {n}"} for n in range(9999)])])[:-9], "cut_off", 10000),
     "gzip bomb": Bad(lambda path: path.write_bytes(zeros(gzipped)), "decompressed_too_large", 2),
     "zstd bomb": Bad(lambda path: path.write_bytes(zeros(zstandard_compressed)), "decompressed_too_large", 2),
