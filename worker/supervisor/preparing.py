@@ -58,7 +58,7 @@ def fetch_arrays(node: Node, claim: Claim, job: Job, base: BaseModel, folder: Pa
     made = _made(node, job, recipe, base, known_labels(node, job, recipe), again, beat)
     for name, found in made.items():
         before = known[name]
-        if before is not None and found.report["array_rows"] != before.report["array_rows"]:
+        if before is not None and found.sha256 != before.sha256:
             raise AttemptFailed(FailureReason.INTERNAL, CHANGED)
         (again / "data" / f"{name}.safetensors").replace(folder / "data" / f"{name}.safetensors")
     with node.context.database.write() as session:

@@ -48,6 +48,16 @@ def test_arrays_damaged_before_training_are_made_again(workshop: Workshop) -> No
     assert (job.status, job.faults) == (JobStatus.SUCCEEDED, {}), job.error
 
 
+def test_job_is_not_trained_on_other_arrays_than_it_was_prepared_with(workshop: Workshop) -> None:
+    job_id = workshop.submit()
+    drain(workshop.prepare, workshop.warm)
+    lose(workshop, arrays_key(workshop, job_id))
+    with workshop.context.database.write() as session:  # as an older reader made them
+        session.get_one(Arrays, workshop.job(job_id).arrays["train"]).sha256 = "0" * 64
+    workshop.train_once()
+    assert "Create the job again" in workshop.told(job_id)[-1]
+
+
 def test_damaged_file_of_a_user_is_named_at_once(workshop: Workshop) -> None:
     job_id = workshop.submit()
     with workshop.context.database.read() as session:
