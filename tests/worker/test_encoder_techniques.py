@@ -17,6 +17,7 @@ from api.catalog import FAMILIES_FOR
 from api.techniques import Technique
 from tests.tiny_models import ENCODERS, make_encoder
 from worker.engine.adapt import peft_config
+from worker.engine.stopping import TrainingError
 from worker.techniques.bottleneck_families import FAMILIES as BOTTLENECK_FAMILIES
 
 TOKENS = torch.arange(3, 12)[None]
@@ -33,7 +34,7 @@ def learns(folder: Path, technique: str) -> bool:
         model.save_pretrained(folder / "adapter")
         again = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3)
         PeftModel.from_pretrained(again, str(folder / "adapter"))
-    except (ValueError, RuntimeError):
+    except (ValueError, RuntimeError, TrainingError):
         return False
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in trained)
