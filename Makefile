@@ -18,7 +18,7 @@
 
 PYTHON ?=
 PIP_ARGS ?=
-JOBS ?= 2
+JOBS ?= 3
 ARGS ?=
 
 BIN := .venv/bin
