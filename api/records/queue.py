@@ -3,7 +3,7 @@
 Fairness. A project's next job comes from the project that has used least; within it priority decides, then age. What a
 project has used is the *work* (floating-point operations, known before training) of the jobs it began in the last day,
 not the seconds they took: seconds are known only afterwards and vary with the machine; work is exact, so that equal
-jobs of equally hungry projects start in turn.
+jobs of equally hungry projects start in turn. Preparing, which is short, goes by turns alone (api.records.turns).
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,11 @@ from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 from sqlalchemy.sql.elements import ColumnElement
 
 from api.lifecycle import FINAL, JobStatus, Stage
-from api.records import events, jobs, workers
+from api.records import events, jobs, turns, workers
 from api.records.base import Epoch, Row, db_now
 from api.records.dependencies import Dependency
 from api.records.jobs import Job
 
-PREPARED_WINDOW_S = 3600
 USAGE_WINDOW_S = 24 * 3600
 RINGS_AT_ONCE = 4
 _CLAIM_LOCK = 0x41747475  # any number, as long as every worker uses the same
@@ -75,6 +74,7 @@ def claim(session: Session, stage: Stage, *, owner: str, lease_s: float, gpus: i
         )
     else:
         session.execute(update(Job).where(Job.id == job.id).values(fence=Job.fence + 1, **lease))
+        turns.take(session, "prepare", job.project_id)
         if fence == 1:
             files = f"training file: {job.training_file}"
             if job.validation_file:
@@ -118,8 +118,7 @@ def _best(session: Session, stage: Stage, owner: str, gpus: int) -> Job | None:
     oldest = {project: float(created_at) for project, created_at in session.execute(waiting)}
     if not oldest:
         return None
-    used = jobs.usage(session, USAGE_WINDOW_S) if stage is Stage.TRAIN else _prepared(session)
-    project = min(oldest, key=lambda project: (used.get(project, 0.0), oldest[project], project))
+    project = _next_project(session, stage, oldest)
     return session.scalars(
         select(Job)
         .where(ready, Job.project_id == project)
@@ -130,15 +129,18 @@ def _best(session: Session, stage: Stage, owner: str, gpus: int) -> Job | None:
     ).one_or_none()
 
 
-def _prepared(session: Session) -> dict[str, float]:
-    """For the turns at preparing: how many jobs of each project are past it, or at it, or have ended of late, as do
-    those whose rows are refused: a project that sends many of them delays its own."""
-    at_it = and_(Job.status == Stage.PREPARE.leased, Job.lease_until >= db_now())
-    past_it = Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING])
-    of_late = Job.finished_at > db_now() - PREPARED_WINDOW_S
-    had = or_(at_it, past_it, of_late)
-    rows = session.execute(select(Job.project_id, func.count()).where(had).group_by(Job.project_id))
-    return {project: float(count) for project, count in rows}
+def _next_project(session: Session, stage: Stage, oldest: dict[str, float]) -> str | None:
+    if stage is Stage.PREPARE:
+        return turns.following(session, "prepare", oldest, _being_prepared(session))
+    used = jobs.usage(session, USAGE_WINDOW_S)
+    return min(oldest, key=lambda project: (used.get(project, 0.0), oldest[project], project), default=None)
+
+
+def _being_prepared(session: Session) -> dict[str, int]:
+    """How many jobs of each project are being prepared."""
+    at_it = and_(Job.status == Stage.PREPARE.leased, Job.owner.is_not(None), Job.lease_until >= db_now())
+    rows = session.execute(select(Job.project_id, func.count()).where(at_it).group_by(Job.project_id))
+    return {project: int(count) for project, count in rows}
 
 
 def renew(session: Session, claim: Claim, lease_s: float) -> None:

@@ -10,12 +10,12 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, CursorResult, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from api.records import turns
 from api.records.base import db_now
 from api.records.files import File
 
 MAX_SCANS = 5
 """A file that was begun so often and never finished is scanned no more. Excused beginnings do not count."""
-TURNS_S = 3600
 SCANNED_PURPOSE = "fine-tune"
 
 
@@ -36,7 +36,7 @@ _BEGUN = File.scan_fence - File.scan_excused
 
 
 def claim(session: Session, lease_s: float, *, stalled: bool = False) -> ScanClaim | None:
-    """The file that waits longest, of the project that has had fewest scanned of late; or None.
+    """The file that waits longest, of the project whose turn it is; or None.
 
     stalled: leases have run out of late because everything stopped, so that one that did is not held against its file.
     """
@@ -55,17 +55,16 @@ def claim(session: Session, lease_s: float, *, stalled: bool = False) -> ScanCla
     excused = file.scan_excused + int(stalled and file.scan_until is not None)
     lease = {"scan_fence": taken.fence, "scan_until": db_now() + lease_s, "scan_excused": excused}
     session.execute(update(File).where(File.id == file.id).values(**lease))
+    turns.take(session, "scan", file.project_id)
     return taken
 
 
 def _next_project(session: Session) -> str | None:
-    """Turns go by how many of the files that a project uploaded within the last hour are scanned, or being scanned."""
     waiting = select(File.project_id, func.min(File.created_at)).where(_waiting(), _BEGUN < MAX_SCANS)
     oldest = {project: float(at) for project, at in session.execute(waiting.group_by(File.project_id))}
-    taken = or_(File.scan_status != "pending", File.scan_until >= db_now())
-    recent = select(File.project_id, func.count()).where(taken, File.created_at > db_now() - TURNS_S)
-    had = {project: int(count) for project, count in session.execute(recent.group_by(File.project_id))}
-    return min(oldest, key=lambda project: (had.get(project, 0), oldest[project], project), default=None)
+    at_it = select(File.project_id, func.count()).where(File.scan_status == "pending", File.scan_until >= db_now())
+    busy = {project: int(count) for project, count in session.execute(at_it.group_by(File.project_id))}
+    return turns.following(session, "scan", oldest, busy)
 
 
 def renew(session: Session, claim: ScanClaim, lease_s: float) -> bool:

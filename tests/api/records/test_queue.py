@@ -193,3 +193,51 @@ def test_a_project_whose_jobs_are_refused_delays_its_own_only(database: Database
     following = claim(database, stage=Stage.PREPARE)
     assert following is not None
     assert following.job_id == other
+
+
+@pytest.mark.parametrize("before", [JobStatus.QUEUED, JobStatus.SUCCEEDED])
+def test_a_project_that_comes_new_does_not_go_before_all_that_worked_today(
+    database: Database, before: JobStatus
+) -> None:
+    """However many jobs the other has behind it, a flood costs it the one preparation that is under way."""
+    busy, new = a_project(database, "busy"), a_project(database, "new")
+    for _ in range(4):
+        prepare_one(database, a_job(database, busy, JobStatus.VALIDATING_FILES), before)
+    for _ in range(4):
+        a_job(database, new, JobStatus.VALIDATING_FILES)
+    taken = claim(database, stage=Stage.PREPARE)
+    assert taken is not None
+    assert taken.project_id == new
+    other = a_job(database, busy, JobStatus.VALIDATING_FILES)
+    end_preparing(database, taken, before)
+    following = claim(database, stage=Stage.PREPARE)
+    assert following is not None
+    assert following.job_id == other
+
+
+def test_a_second_slot_goes_to_the_project_that_has_none(database: Database) -> None:
+    long, short = a_project(database, "long"), a_project(database, "short")
+    for project in (long, long, short):
+        a_job(database, project, JobStatus.VALIDATING_FILES)
+    first, second = (claim(database, stage=Stage.PREPARE) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert [first.project_id, second.project_id] == [long, short]
+    end_preparing(database, second, JobStatus.QUEUED)
+    later = a_job(database, short, JobStatus.VALIDATING_FILES)
+    third = claim(database, stage=Stage.PREPARE)
+    assert third is not None
+    assert third.job_id == later, "the other's turn is longer ago, but it has a slot"
+
+
+def prepare_one(database: Database, job_id: str, then: JobStatus) -> None:
+    taken = claim(database, stage=Stage.PREPARE)
+    assert taken is not None
+    assert taken.job_id == job_id
+    end_preparing(database, taken, then)
+
+
+def end_preparing(database: Database, taken: Claim, then: JobStatus) -> None:
+    with database.write() as session:
+        values = {"status": then, "owner": None, "lease_until": None, "finished_at": db_now()}
+        session.execute(update(Job).where(Job.id == taken.job_id).values(**values))

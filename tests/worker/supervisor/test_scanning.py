@@ -82,6 +82,25 @@ def test_projects_take_turns_at_scans(workshop: Workshop) -> None:
     assert sorted(order) == sorted([*first, other])
 
 
+def test_a_project_with_many_scans_behind_it_waits_for_one_of_anothers(workshop: Workshop) -> None:
+    context = workshop.context
+    ours, theirs = workshop.caller.project_id, a_project(context.database, "other")
+
+    def scanned_next() -> str:
+        with context.database.write() as session:
+            claim = scans.claim(session, lease_s=60)
+            assert claim is not None
+            scans.finish(session, claim, "done", {})
+        return claim.file_id
+
+    before = {a_file(context, ours, rows(12)) for _ in range(4)}
+    assert {scanned_next() for _ in before} == before
+    flood = {a_file(context, theirs, rows(12)) for _ in range(4)}
+    assert scanned_next() in flood
+    mine = a_file(context, ours, rows(12))
+    assert scanned_next() == mine
+
+
 def test_a_job_does_not_wait_for_a_scan(open_workshop: OpenWorkshop, sqlite_url: str, tmp_path: Path) -> None:
     """The scan is under way as long as its file does not come; a slot prepares the job meanwhile."""
     settings = Settings(data_dir=tmp_path / "data", database_url=sqlite_url)
