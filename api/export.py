@@ -28,3 +28,8 @@ class Export(Strict):
     """Publish the whole model as a GGUF file, too, its matrices in 16 or in 8 bits."""
     hub: Hub | None = None
     """Push what was trained to a hub, once the job has succeeded."""
+
+    def wants_merged(self, parameters: int, largest: int) -> bool:
+        """Whether a technique that merges publishes the whole model. `parameters`: of the base; `largest`: the server's
+        `merged_max_parameters`."""
+        return parameters <= largest if self.merged == AUTO else self.merged

@@ -1,7 +1,7 @@
 """`python -m worker.reread`: what files say that are about to be published, told by a process that knows only them.
 
 A child of the trainer. On standard input is a Request; the last line on standard output is JSON: {"said": for each
-folder what it says of each row}, or {"reason", "message"} of a TrainingError.
+folder what it says of each row, "peak_bytes"}, or {"reason", "message"} of a TrainingError.
 """
 
 import json
@@ -15,6 +15,7 @@ import worker.engine.threads  # noqa: F401  (before torch)
 import torch
 
 from api.recipe import ResolvedRecipe
+from worker.engine.peak import Highest, give_back
 from worker.engine.proof import Said, said_by_files, said_by_merged
 from worker.engine.rereading import Request
 from worker.engine.stopping import as_training_error
@@ -25,6 +26,7 @@ def read(request: Request) -> list[Said]:
     rows, device = request.as_rows(), torch.device(request.device)
     said = [said_by_files(Path(request.folder), Path(request.base), recipe, rows, device)]
     if request.merged is not None:
+        give_back()
         said.append(said_by_merged(Path(request.merged), recipe, rows, device))
     return said
 
@@ -33,7 +35,10 @@ def main() -> int:
     request = Request.model_validate_json(sys.stdin.read())
     torch.use_deterministic_algorithms(True, warn_only=True)  # as the trainer does
     try:
-        print(json.dumps({"said": [[row.tolist() for row in said] for said in read(request)]}))
+        with Highest(torch.device(request.device)) as highest:
+            found = read(request)
+        said = [[row.tolist() for row in said] for said in found]
+        print(json.dumps({"said": said, "peak_bytes": highest.bytes}))
     except Exception as error:  # whatever it was: the log gets all of it, the trainer its meaning
         traceback.print_exc()
         failure = as_training_error(error)

@@ -88,8 +88,10 @@ def train(run: Path, pipe: Pipe) -> None:
     milestones.take_best_weights()
     evaluation = comparison.after()
     peaks.begin("exporting")
-    publish(run, recipe, data, objective, milestones, pipe, evaluation)
+    reader_bytes = publish(run, recipe, data, objective, milestones, pipe, evaluation)
     peaks.end()
+    if reader_bytes:
+        peaks.beside("publishing", reader_bytes)
     progress = milestones.progress
     pipe.report(
         "done",
@@ -132,8 +134,9 @@ def publish(
     milestones: Milestones,
     pipe: Pipe,
     evaluation: Evaluation | None = None,
-) -> None:
-    """Export to out/model. It appears there only once its files are proved to be the model that was trained."""
+) -> int:
+    """Export to out/model. It appears there only once its files are proved to be the model that was trained. Return the
+    bytes of the process that read them."""
     pipe.report("phase", phase="exporting")
     model, base = objective.model, run / "base"
     step = milestones.take_best_weights()
@@ -153,10 +156,10 @@ def publish(
         wanted = recipe.merged or recipe.gguf is not None
         merged = export_merged(folder, base, recipe) if wanted and recipe.technique.merges else None
         give_back()  # what merging took
-        by_files, by_merged = reread(folder, merged, base, recipe, rows, device, pipe.alive)
-        check_files(memory, by_files, recipe)
-        if merged is not None and by_merged is not None:
-            check_merged(memory, by_merged, merged, recipe)
+        found = reread(folder, merged, base, recipe, rows, device, pipe.alive)
+        check_files(memory, found.files, recipe)
+        if merged is not None and found.merged is not None:
+            check_merged(memory, found.merged, merged, recipe)
         if recipe.gguf is not None:
             file = export_gguf(merged or folder, folder, recipe)
             check_gguf(memory, said_by_gguf(file, merged or folder, rows, recipe), recipe)
@@ -167,6 +170,7 @@ def publish(
         elif merged is not None:
             shutil.rmtree(merged)
         write_said(folder, rows, memory, recipe)
+    return found.peak_bytes
 
 
 def main() -> int:

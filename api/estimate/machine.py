@@ -146,11 +146,11 @@ def _largest(
 def _needing(
     recipe: ResolvedRecipe, facts: Mapping[str, Any], rows: Workload, machine: Machine
 ) -> Callable[[bool, int], int]:
-    """Bytes by recomputation and the tokens of a micro-batch."""
+    """Bytes of the training by recomputation and the tokens of a micro-batch. Publishing takes the same with all."""
     base, trained, value = Base.of(facts), _trained(recipe, facts), _value_bytes(recipe.precision)
 
     def needed(recompute: bool, tokens: int) -> int:
-        return peak_memory(recipe, base, facts, trained, rows, Setting(machine.gpu, value, tokens, recompute)).total
+        return peak_memory(recipe, base, facts, trained, rows, Setting(machine.gpu, value, tokens, recompute)).training
 
     return needed
 

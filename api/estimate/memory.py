@@ -6,7 +6,7 @@ fitted to what this trainer was measured to take (docs/benchmarks.md): the paper
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from api.estimate.work import AdaptedExperts, Base, Workload
@@ -55,6 +55,9 @@ LOGIT_COPIES, LOGIT_COPIES_CPU = 5.0, 3.5
 room for some in what was freed before."""
 CHUNK_LOGITS = 1 << 25
 """As the trainer's loss head has it (worker.engine.head)."""
+READ_TOKENS, READ_LOGITS = 128, 3
+"""Tokens that the reader of published files puts through the model at a time (worker.engine.proof), and copies of their
+float32 logits."""
 FOUR_BITS = 0.52
 """Bytes of a weight in four bits, with its share of the scales (Dettmers et al. 2023, arXiv:2305.14314)."""
 
@@ -73,6 +76,13 @@ class MemoryParts:
     logits: int
     rollout: int
     """Keys and values of the answers that are sampled together."""
+    publishing: int = 0
+    """What the end takes beyond the training's peak: what is left of the trainer, and the process that reads the files
+    which are about to be published."""
+
+    @property
+    def training(self) -> int:
+        return self.total - self.publishing
 
     @property
     def total(self) -> int:
@@ -118,7 +128,7 @@ def peak_memory(
     kept += _sums_with_experts(recipe, base, value, recompute=setting.recompute)
     logits = _logits(recipe, base, train, tokens, setting)
     slack = 0 if setting.gpu else min(HEAP_SLACK, int(kept) + logits)
-    return MemoryParts(
+    training = MemoryParts(
         runtime=RUNTIME_GPU if setting.gpu else RUNTIME_CPU + slack,
         weights=int(weights),
         gradients=4 * trained,
@@ -128,6 +138,27 @@ def peak_memory(
         logits=logits,
         rollout=_rollout(recipe, facts, base, train, setting),
     )
+    return replace(training, publishing=max(0, _publishing(recipe, base, facts, trained, setting) - training.total))
+
+
+def _publishing(recipe: ResolvedRecipe, base: Base, facts: Mapping[str, Any], trained: int, setting: Setting) -> int:
+    """Bytes of both processes when the published files are read, or of the trainer when it merges them. It has freed
+    its model by then, and keeps its libraries."""
+    technique, value, stored = recipe.technique, setting.value_bytes, _stored_bytes(facts)
+    whole = weights = float(base.parameters * value)
+    if technique.quantises:
+        weights = base.linear * FOUR_BITS + (base.parameters - base.linear) * value
+    adapter = 0 if isinstance(technique, Full) else 4 * trained
+    merges = technique.merges and (recipe.merged or recipe.gguf is not None)
+    # The adapter's files and the merged ones are read one after the other.
+    read = max(weights + adapter, whole if merges else 0.0)
+    if recipe.method.output == "tokens":
+        read += READ_LOGITS * 4 * READ_TOKENS * base.vocabulary
+    if setting.gpu:
+        return 2 * RUNTIME_GPU + int(read)
+    read += base.experts * stored  # single experts, until they are one tensor
+    merging = base.parameters * (4 if recipe.gguf is not None else stored) + adapter if merges else 0
+    return RUNTIME_CPU + max(RUNTIME_CPU + int(read), merging)
 
 
 def _squares(

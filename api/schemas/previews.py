@@ -78,6 +78,8 @@ class Memory(BaseModel):
     activations: int
     logits: int
     rollout: int
+    publishing: int
+    """What the end takes beyond the rest, when a second process reads the files that are about to be published."""
     total: int
 
 

@@ -45,7 +45,9 @@ def estimate(context: Context, caller: Caller, recipe: Recipe) -> dict[str, Any]
     reasons += _of_rows(recipe, counts["train"])
     if not counts["train"]["kept_rows"]:
         return answer | {"reasons": reasons}
-    resolved, train, validation = _resolved(recipe, counts, question.origin)
+    wanted = recipe.export.wants_merged(question.base.facts["parameters"], context.settings.merged_max_parameters)
+    merged = recipe.technique.merges and wanted
+    resolved, train, validation = _resolved(recipe, counts, question.origin, merged=merged)
     answer |= _numbers(resolved, train)
     try:
         labels = len(resolved.labels.names) if resolved.labels else None
@@ -94,7 +96,7 @@ def _of_rows(recipe: Recipe, train: dict[str, Any]) -> list[Reason]:
 
 
 def _resolved(
-    recipe: Recipe, counts: dict[str, dict[str, Any]], origin: Origin
+    recipe: Recipe, counts: dict[str, dict[str, Any]], origin: Origin, *, merged: bool
 ) -> tuple[ResolvedRecipe, Workload, Workload | None]:
     """The recipe with its numbers, and the rows that it trains and evaluates on."""
     train = _workload(counts["train"])
@@ -110,6 +112,7 @@ def _resolved(
         validation_rows=validation.rows if validation else 0,
         labels=origin.labels or _labels(recipe, counts["train"]["labels"]),
         base_model=origin.base_weights or origin.base.name,
+        merged=merged,
     )
     return resolved, train, validation
 

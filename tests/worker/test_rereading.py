@@ -2,6 +2,8 @@
 
 import json
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from tests.worker.recorder import adapter, train_here
 from tests.worker.run_folders import make_run, random_rows, run_trainer
 from worker.arrays import Rows
 from worker.engine import rereading
+from worker.engine.peak import Highest
 from worker.engine.rereading import reread
 from worker.engine.stopping import TrainingError
 
@@ -33,6 +36,9 @@ def test_another_process_reads_the_adapter_and_the_merged_weights(tiny_llama: Pa
     assert done.code == 0, done.log
     assert "proof: the files were read by process" in done.log
     assert done.log.count(" rows, ") == 3  # the trainer's own way, the adapter, the merged weights
+    peaks = done.reports[-1]["peaks"]
+    assert peaks["publishing"] > 200 * 2**20 + peaks["exporting"] / 2, "both processes hold their libraries"
+    assert done.reports[-1]["peak_bytes"] == max(peaks.values())
     train_here(_run(tmp_path / "here", tiny_llama))
     assert adapter(tmp_path / "fresh") == adapter(tmp_path / "here")
 
@@ -81,3 +87,40 @@ def test_a_reader_that_the_kernel_kills_has_run_out_of_memory(
     with pytest.raises(TrainingError) as caught:
         reread(run, None, run / "base", recipe, rows, torch.device("cpu"), lambda: None)
     assert caught.value.reason == "out_of_memory"
+
+
+SCATTERED = """
+from pathlib import Path
+
+def resident():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
+
+del (large := [bytearray(30 * 2**20)])[:]  # from here on glibc takes blocks of that size from its heap
+before, kept = resident(), []
+for _ in range(25):
+    block, neighbor = bytearray(4 * 2**20), bytearray(200)
+    kept.append(neighbor)
+    blocks = globals().setdefault("blocks", [])
+    blocks.append(block)
+del block
+blocks.clear()
+print(resident() - before)
+"""
+
+
+def test_what_the_reader_frees_is_free() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCATTERED], env=rereading.environment(), capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 10 * 2**20
+
+
+def test_the_highest_is_what_was_held_at_once() -> None:
+    with Highest(torch.device("cpu")) as before:
+        time.sleep(3 * Highest.EVERY_S)
+    with Highest(torch.device("cpu")) as highest:
+        held = torch.ones(25 * 2**20)
+        time.sleep(3 * Highest.EVERY_S)
+        del held
+    assert highest.bytes - before.bytes > 90 * 2**20

@@ -2,8 +2,10 @@
 
 import ctypes
 import gc
+import threading
 import time
 from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -32,9 +34,40 @@ class Peaks:
             self.by_phase[self._phase] = _peak(self._device)
             self.processor_s[self._phase] = time.process_time() - self._processor_s
 
+    def beside(self, phase: str, other: int) -> None:
+        """Note a phase in which another process held so many bytes beside what this one holds now."""
+        self.by_phase[phase] = _now(self._device) + other
+
     @property
     def highest(self) -> int:
         return max(self.by_phase.values(), default=0)
+
+
+class Highest:
+    """The most memory that this process holds within a `with`: `bytes`. On a CPU it leaves out pages of files, which
+    the kernel takes back when it needs them. The kernel keeps no maximum of the rest, so it is sampled."""
+
+    EVERY_S = 0.02
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self.bytes = device, 0
+        self._ended = threading.Event()
+        self._sampler = threading.Thread(target=self._sample, daemon=True)
+
+    def __enter__(self) -> Self:
+        _forget(self._device)
+        self._sampler.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._sampler.join()
+
+    def _sample(self) -> None:
+        on_gpu = self._device.type == "cuda"
+        while not self._ended.is_set():
+            self.bytes = max(self.bytes, _peak(self._device) if on_gpu else _status("RssAnon"))
+            self._ended.wait(self.EVERY_S)
 
 
 def give_back() -> None:
@@ -49,11 +82,18 @@ def give_back() -> None:
 def _peak(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    # Not getrusage's maximum: a child's begins with that of the process that started it.
+    return _status("VmHWM")  # not getrusage's maximum: a child's begins with that of the process that started it
+
+
+def _now(device: torch.device) -> int:
+    return int(torch.cuda.memory_allocated(device)) if device.type == "cuda" else _status("VmRSS")
+
+
+def _status(name: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
-    raise AssertionError("/proc/self/status names no VmHWM")
+    raise AssertionError(f"/proc/self/status names no {name}")
 
 
 def _forget(device: torch.device) -> None:

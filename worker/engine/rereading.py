@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ ALIVE_S = 5.0
 LONGEST_S = 3600.0
 """No model takes so long to be read. Without an end to it a reader that hangs would hold the job for ever: who waits
 for it says that this process is alive."""
+MAPPED_BYTES = 2**20
+"""Blocks above this size return to the system when the reader frees them. glibc's heap keeps them otherwise: half a
+gigabyte for DoRA on SmolLM2, whose magnitudes are computed from whole matrices (docs/engine-log.md)."""
 
 
 class Request(BaseModel):
@@ -46,6 +49,13 @@ class Request(BaseModel):
         return Rows(tokens, np.ones(len(tokens), np.float32), np.concatenate([[0], ends[:-1]]), ends)
 
 
+class Reread(NamedTuple):
+    files: Said
+    merged: Said | None
+    peak_bytes: int
+    """The most that the other process held; 0 without one."""
+
+
 def reread(
     folder: Path,
     merged: Path | None,
@@ -54,11 +64,11 @@ def reread(
     rows: Rows,
     device: torch.device,
     alive: Callable[[], None],
-) -> tuple[Said, Said | None]:
-    """What the files in `folder` say, and the merged weights. Raises TrainingError if they cannot be read."""
+) -> Reread:
+    """What the published files say. Raises TrainingError if they cannot be read."""
     if os.environ.get("ATTUNE_FRESH_PROOF") == "0":
         of_merged = None if merged is None else said_by_merged(merged, recipe, rows, device)
-        return said_by_files(folder, base, recipe, rows, device), of_merged
+        return Reread(said_by_files(folder, base, recipe, rows, device), of_merged, 0)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what this process keeps for itself, the other one lacks
     request = Request(
@@ -73,12 +83,18 @@ def reread(
     if "said" not in found:
         raise TrainingError(FailureReason(found["reason"]), found["message"])
     said = [[torch.tensor(row) for row in each] for each in found["said"]]
-    return said[0], said[1] if merged is not None else None
+    return Reread(said[0], said[1] if merged is not None else None, found["peak_bytes"])
+
+
+def environment() -> dict[str, str]:
+    """The reader's."""
+    return {"MALLOC_MMAP_THRESHOLD_": str(MAPPED_BYTES), **os.environ}
 
 
 def _asked(request: Request, alive: Callable[[], None]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "worker.reread"]
     with subprocess.Popen(
-        [sys.executable, "-m", "worker.reread"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
     ) as reader:
         try:
             told = _told(reader, request.model_dump_json(), alive)

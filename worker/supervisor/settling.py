@@ -24,8 +24,7 @@ class Settled(TypedDict):
 def settle(node: Node, job: Job, recipe: Recipe, base: BaseModel, train: Arrays, continued: Labels | None) -> Settled:
     """`continued`: the labels of the classifier that the job continues (known_labels). Raises AttemptFailed."""
     largest = node.context.settings.merged_max_parameters
-    asked = recipe.export.merged
-    wanted = base.facts["parameters"] <= largest if asked == AUTO else asked
+    wanted = recipe.export.wants_merged(base.facts["parameters"], largest)
     labels = None
     if recipe.method.output == "labels":
         labels = continued or Labels(problem=train.report["problem"], names=tuple(train.report["label_names"] or ()))

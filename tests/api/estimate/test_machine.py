@@ -138,15 +138,15 @@ def test_the_rows_decide_and_not_the_longest_that_could_be() -> None:
 def test_each_attempt_after_one_that_ran_out_takes_less(technique: str, gpu: bool) -> None:
     machine = Machine(gpu, True, None)
     recipe = settle(a_recipe(technique), FACTS, machine, ROWS)
-    needs = [predict(recipe, FACTS, ROWS, None, machine).memory.total]
+    needs = [predict(recipe, FACTS, ROWS, None, machine).memory.training]
     while less := with_less(recipe, FACTS, machine, ROWS, recomputes=recipe.technique.recomputes):
-        needs.append(predict(less, FACTS, ROWS, None, machine).memory.total)
+        needs.append(predict(less, FACTS, ROWS, None, machine).memory.training)
         recipe = less
     assert len(needs) > 1
     assert all(after < before for before, after in itertools.pairwise(needs))
     assert all(after <= LESS * before for before, after in itertools.pairwise(needs[:-1]))
     least = recipe.model_copy(update={"micro_batch_tokens": 8})
-    assert needs[-1] == predict(least, FACTS, ROWS, None, machine).memory.total
+    assert needs[-1] == predict(least, FACTS, ROWS, None, machine).memory.training
     assert recipe.gradient_checkpointing == recipe.technique.recomputes
 
 

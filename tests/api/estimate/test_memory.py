@@ -55,6 +55,33 @@ def test_four_bits_take_a_fraction_of_the_weights() -> None:
     assert quantised < plain - 100_000_000
 
 
+def test_the_reader_of_published_files_is_counted_beside_the_trainer() -> None:
+    """A job that trained within its memory was killed when a second process read its files."""
+    short = {"precision": "float32", "micro_batch_tokens": 8, "gradient_checkpointing": True}
+    rows = Workload(rows=100, width=1, tokens=1_000, supervised=500, lengths=(10,))
+    machine = Machine(gpu=False, bfloat16=False, memory_bytes=64 << 30)
+    recipe = a_recipe("lora", **short)
+    found = predict(recipe, FACTS, rows, None, machine)
+    adapter = 4 * found.trained_parameters
+    both = 2 * memory.RUNTIME_CPU + 540_000_000 + adapter + 3 * 4 * 128 * 49152
+    assert found.memory.total == both
+    assert found.memory.publishing > 0
+    assert parts("full").publishing == 0, "training with AdamW takes more"
+    less = predict(recipe, FACTS, rows, None, Machine(False, False, both - 1))
+    assert (less.fits, predict(recipe, FACTS, rows, None, Machine(False, False, both)).fits) == (False, True)
+
+
+def test_merged_weights_are_read_whole_where_four_bits_were_trained() -> None:
+    recipe = a_recipe("qlora", precision="bfloat16", micro_batch_tokens=8, gradient_checkpointing=True)
+    machine = Machine(gpu=True, bfloat16=True, memory_bytes=64 << 30)
+    alone, merged = (
+        predict(recipe.model_copy(update={"merged": each}), FACTS, ROWS, None, machine).memory for each in (False, True)
+    )
+    assert merged.training == alone.training
+    logits = 3 * 4 * 128 * 49152
+    assert merged.total == max(merged.training, 2 * memory.RUNTIME_GPU + 2 * 135_000_000 + logits) > alone.total
+
+
 def test_recomputation_takes_less() -> None:
     kept, recomputed = (parts("lora", gradient_checkpointing=again).activations for again in (False, True))
     assert recomputed < kept / 5

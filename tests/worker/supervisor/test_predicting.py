@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from api.lifecycle import JobStatus
 from api.records import workers
 from tests.worker.supervisor.conftest import Workshop
@@ -30,7 +32,10 @@ def test_a_worker_that_does_not_say_what_it_has_gets_every_job(workshop: Worksho
     assert workshop.job(job_id).status == JobStatus.QUEUED
 
 
-def test_predicted_stands_beside_actual_and_teaches_the_next_prediction(workshop: Workshop) -> None:
+def test_predicted_stands_beside_actual_and_teaches_the_next_prediction(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTUNE_FRESH_PROOF", "1")  # the prediction counts the process that reads the files
     register(workshop, memory_bytes=8 << 30)
     job_id = workshop.submit(steps=3)
     workshop.work()
