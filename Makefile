@@ -44,8 +44,8 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-PAIRS := tests/worker/test_pairs.py tests/worker/test_clean_environment.py tests/worker/test_published.py
-PAIRS += tests/worker/test_bottleneck_files.py tests/end_to_end/test_every_method.py
+PAIRS := tests/worker/engine/test_pairs.py tests/worker/engine/publish/test_clean_environment.py tests/worker/engine/publish/test_published.py
+PAIRS += tests/worker/engine/publish/test_bottleneck_files.py tests/end_to_end/test_every_method.py
 
 pairs: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" $(PAIRS) $(ARGS)

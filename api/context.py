@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Self
 
-from api.preview_child import PreviewChild
-from api.queue import Doorbell
+from api.infra.doorbell import Doorbell
+from api.infra.fair_limiter import Turns
+from api.infra.preview_process import PreviewChild
+from api.infra.storage import Storage
 from api.records import Database
 from api.settings import Settings
-from api.storage import Storage
-from api.turns import Turns
 
 REQUEST_THREADS = 36
 """Of anyio's 40: some are left to what coroutines send to a thread for a moment."""

@@ -5,12 +5,12 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.middleware import Middleware
 
-from api import document, problems
-from api.azure import AzureBody, AzureMount
 from api.context import Context
-from api.idempotency import Idempotency
-from api.middleware import Authenticate, LimitBody, OriginForm, RequestId
-from api.pulse import Pulse
+from api.http import error_handlers, openapi
+from api.http.azure import AzureBody, AzureMount
+from api.http.idempotency import Idempotency
+from api.http.middleware import Authenticate, LimitBody, OriginForm, RequestId
+from api.services.health import Pulse
 from api.settings import Settings
 
 DESCRIPTION = """
@@ -34,14 +34,14 @@ the same request made up to two minutes before.
 class Attune(FastAPI):
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
-            self.openapi_schema = document.complete(super().openapi())
+            self.openapi_schema = openapi.complete(super().openapi())
         return self.openapi_schema
 
 
 def create_app(settings: Settings) -> FastAPI:
     # FastAPI compiles the schemas of every endpoint when its module is imported: a cost of serving, not of importing.
     from api.routes import router  # noqa: PLC0415
-    from api.services.live import Watch  # noqa: PLC0415
+    from api.services.event_stream import Watch  # noqa: PLC0415
 
     context = Context.open(settings)
     app = Attune(
@@ -65,6 +65,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.context = context
     app.state.watch = Watch(context)
     app.state.pulse = Pulse(settings.database, context.storage)
-    problems.install(app)
+    error_handlers.install(app)
     app.include_router(router())
     return app

@@ -27,20 +27,20 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from api.context import Context
 from api.estimate.speed import Observation, speed_of, with_job
 from api.estimate.work import Work
-from api.lifecycle import Stage
-from api.migrate import migrate
-from api.recipe import Recipe
 from api.records import base_models as bases
 from api.records import workers
 from api.records.jobs import Job
+from api.records.migrate import migrate
 from api.services import base_models, jobs
 from api.settings import Settings
+from api.spec.lifecycle import Stage
+from api.spec.recipe import Recipe
 from tests import smollm2
 from tests.factories import a_caller, a_file, the_job
 from tests.tiny_models import make_encoder, make_encoder_tokenizer, make_model, make_tokenizer
+from worker.supervisor.loop import drain
 from worker.supervisor.node import Node
-from worker.supervisor.supervise import drain
-from worker.supervisor.warm import WarmTrainers
+from worker.supervisor.warm_trainers import WarmTrainers
 
 LLAMAS = {
     "middle": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 8, "vocab_size": 16384},

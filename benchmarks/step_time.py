@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from api.recipe import Recipe, resolve
+from api.spec.recipe import Recipe
+from api.spec.resolve import resolve
 from tests import smollm2
-from worker.arrays import Rows
 from worker.engine.checkpoint import Progress
-from worker.engine.load import load_trainable
 from worker.engine.loop import Loop
+from worker.engine.model.load import load_trainable
 from worker.engine.optimizer import adamw
 from worker.methods import METHODS, Setting
+from worker.shared.arrays import Rows
 
 
 def main() -> None:

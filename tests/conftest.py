@@ -18,11 +18,11 @@ import hypothesis
 import pytest
 
 from api.context import Context
-from api.migrate import migrate
+from api.infra.storage import Storage
 from api.records import Database
+from api.records.migrate import migrate
 from api.services import base_models
 from api.settings import Settings
-from api.storage import Storage
 from tests import smollm2 as smollm2_model
 from tests.services import AttuneUp, Postgres, SeaweedS3, Valkey
 from tests.services.s3 import BUCKET

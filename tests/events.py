@@ -6,9 +6,9 @@ from typing import Any
 
 from sqlalchemy import insert
 
-from api.lifecycle import JobStatus
 from api.records import Database, jobs
 from api.records.events import Event
+from api.spec.lifecycle import JobStatus
 
 
 def add_events(database: Database, job_id: str, count: int, start: int = 0) -> list[str]:

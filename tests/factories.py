@@ -3,12 +3,13 @@
 from typing import Any
 
 from api.context import Caller, Context
-from api.ids import new_id
-from api.lifecycle import JobStatus
-from api.recipe import Recipe, resolve
 from api.records import Database, base_models, files, models, projects
 from api.records.base import db_now
 from api.records.jobs import Job
+from api.spec.ids import new_id
+from api.spec.lifecycle import JobStatus
+from api.spec.recipe import Recipe
+from api.spec.resolve import resolve
 
 FACTS = {"model_type": "llama", "parameters": 1000, "context_window": 128}
 

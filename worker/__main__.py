@@ -2,18 +2,18 @@
 
 import sys
 
-from api.lifecycle import DELIVER, SAMPLE, Stage
-from api.logs import configure_logging
+from api.infra.logs import configure_logging
 from api.settings import load_settings
+from api.spec.lifecycle import DELIVER, SAMPLE, Stage
 from worker import app
 from worker.delivery import app as delivery
-from worker.supervisor import sampling
+from worker.supervisor import sample
 
 settings = load_settings()
 configure_logging(settings.log_level)
 stage = sys.argv[1]
 if stage == SAMPLE:
-    sampling.run(settings)
+    sample.run(settings)
 elif stage == DELIVER:
     delivery.run(settings)
 else:

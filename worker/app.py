@@ -11,15 +11,14 @@ from celery.signals import setup_logging, worker_shutting_down
 from celery.worker import state
 
 from api.context import Context
-from api.lifecycle import Stage
-from api.queue import celery_app, queue_name
+from api.infra.doorbell import celery_app, queue_name
 from api.settings import Settings
+from api.spec.lifecycle import Stage
+from worker.shared.torch_version import require_torch
+from worker.supervisor.loop import drain
 from worker.supervisor.node import Node
-from worker.supervisor.supervise import drain
 from worker.supervisor.sweep import Sweeper, housekeep, take_back_own
-from worker.supervisor.warm import WarmTrainers
-from worker.tasks import add_task
-from worker.versions import require_torch
+from worker.supervisor.warm_trainers import WarmTrainers
 
 log = structlog.get_logger(__name__)
 
@@ -85,7 +84,7 @@ def build(settings: Settings, node: Node, warm: WarmTrainers) -> Celery:
         worker_disable_prefetch=True,  # else a ring would wait behind an hour of training
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_max_retries=None,
-        broker_transport="worker.hearing:Transport",
+        broker_transport="worker.supervisor.redis_transport:Transport",
     )
     add_task(app, node, warm)
     return app
@@ -100,3 +99,13 @@ def _look_when_told(node: Node, warm: WarmTrainers, look: threading.Event) -> No
                 drain(node, warm)
             except Exception:
                 log.exception("look_failed")
+
+
+log = structlog.get_logger(__name__)
+
+
+def add_task(app: Celery, node: Node, warm: WarmTrainers) -> None:
+    @app.task(name=queue_name(node.stage))  # type: ignore[untyped-decorator]
+    def rung(job_id: str) -> None:
+        log.info("rung", job_id=job_id)
+        drain(node, warm)

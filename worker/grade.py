@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from api.graders import Grade, Grader, grade
+from api.spec.graders import Grade, Grader, grade
 from worker.rows.limits import CpuTimeUsedUp, limit_process
 
 

@@ -13,17 +13,17 @@ from typing import Any
 import msgspec
 from pydantic import TypeAdapter
 
-from api.lifecycle import FailureReason
-from api.methods import Method
-from api.recipe import Reasoning
-from worker.pipe import Progress
-from worker.rows.compose import Composer, Trained, load_renderer
-from worker.rows.doubts import Doubts
-from worker.rows.invalid import FileRequest, Invalid, wrong_forced_format
+from api.spec.lifecycle import FailureReason
+from api.spec.methods import Method
+from api.spec.recipe import Reasoning
+from worker.rows.errors import FileRequest, Invalid, wrong_forced_format
 from worker.rows.limits import CpuTimeUsedUp, limit_process
 from worker.rows.prepare_file import FileReport, Preparation, prepare_file
 from worker.rows.readers import ReadLimits
-from worker.rows.tokens import Tokens
+from worker.rows.row_builder import Composer, Trained, load_renderer
+from worker.rows.tokenizer import Tokens
+from worker.rows.warnings import Doubts
+from worker.shared.pipe import Progress
 
 
 class Limits(msgspec.Struct, forbid_unknown_fields=True):

@@ -12,19 +12,19 @@ from typing import Any, Literal
 import msgspec
 from pydantic import TypeAdapter
 
-from api.lifecycle import FailureReason
-from api.methods import Method
-from api.recipe import Reasoning
-from worker.counts import Counts, count_arrays
-from worker.rows.compose import Composer, load_renderer
-from worker.rows.counting import SAMPLED_ROWS, Sample
-from worker.rows.doubts import Doubts
-from worker.rows.examine import Examiner, tokenised
-from worker.rows.invalid import FileRequest, Invalid, invalid_file, wrong_forced_format
+from api.spec.lifecycle import FailureReason
+from api.spec.methods import Method
+from api.spec.recipe import Reasoning
+from worker.rows.errors import FileRequest, Invalid, invalid_file, wrong_forced_format
+from worker.rows.examiner import Examiner, tokenised
 from worker.rows.limits import CpuTimeUsedUp, limit_process
 from worker.rows.preview_rows import SeenRow, seen_row
 from worker.rows.readers import ReadLimits
-from worker.rows.tokens import Tokens
+from worker.rows.row_builder import Composer, load_renderer
+from worker.rows.token_counts import SAMPLED_ROWS, Sample
+from worker.rows.tokenizer import Tokens
+from worker.rows.warnings import Doubts
+from worker.shared.counts import Counts, count_arrays
 
 
 class LookedAt(msgspec.Struct, forbid_unknown_fields=True):

@@ -15,17 +15,17 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import worker.engine.threads  # noqa: F401  (before torch)
+import worker.engine.openmp  # noqa: F401  (before torch)
 
 # isort: split
 import torch
 
-from api.ask import SampleRequest
-from worker.engine.stopping import TrainingError, as_training_error
-from worker.hardware import cpu_multiplies_bfloat16
-from worker.pipe import Pipe
+from api.spec.sampling import SampleRequest
+from worker.engine.errors import TrainingError, as_training_error
 from worker.sampling.answer import Cancelled, Refused, answer
 from worker.sampling.bases import Base, Tuned
+from worker.shared.hardware import cpu_multiplies_bfloat16
+from worker.shared.pipe import Pipe
 
 
 class Inbox:

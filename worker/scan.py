@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from worker.pipe import Progress
 from worker.rows.limits import CpuTimeUsedUp, limit_process
 from worker.rows.readers import FileError, ReadLimits, open_rows
-from worker.rows.scanning import Scanner
+from worker.rows.scanner import Scanner
+from worker.shared.pipe import Progress
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):

@@ -6,57 +6,38 @@ storage and no secret. Run it by hand to see what it does.
 
 import faulthandler
 import os
-import shutil
 import signal
 import sys
 import traceback
 from pathlib import Path
 
-import worker.engine.threads  # noqa: F401  (before torch)
+import worker.engine.openmp  # noqa: F401  (before torch)
 
 # isort: split
 import torch
 
 from api.estimate.machine import settle
-from api.evaluation import Evaluation
-from api.lifecycle import FailureReason
-from api.recipe import ResolvedRecipe
-from worker import lean
-from worker.counts import workload
+from api.spec.lifecycle import FailureReason
+from api.spec.resolve import ResolvedRecipe
+from worker.engine.callbacks import Milestones
 from worker.engine.checkpoint import load_references
 from worker.engine.comparison import Comparison
 from worker.engine.data import Data, load_data
-from worker.engine.export import export, export_merged
-from worker.engine.facts import facts_of_base
-from worker.engine.folders import whole_folder, write_manifest
-from worker.engine.gguf import export_gguf, require_exportable
-from worker.engine.load import load_trainable
+from worker.engine.errors import Stopped, TrainingError, as_training_error
 from worker.engine.loop import Loop, has_diverged
-from worker.engine.milestones import Milestones
+from worker.engine.model.facts import facts_of_base
+from worker.engine.model.load import load_trainable
 from worker.engine.optimizer import adamw
-from worker.engine.peak import Peaks, give_back
-from worker.engine.proof import (
-    check_files,
-    check_gguf,
-    check_learned,
-    check_merged,
-    check_path,
-    check_weights,
-    learned_rows,
-    proof_rows,
-    said_by_gguf,
-    said_in_memory,
-    said_in_training,
-    write_said,
-)
-from worker.engine.provenance import provenance
-from worker.engine.rereading import reread
-from worker.engine.stopping import Stopped, TrainingError, as_training_error
-from worker.gpus import visible_gpus
-from worker.hardware import machine_for
+from worker.engine.peak_memory import Peaks, give_back
+from worker.engine.publish.gguf import require_exportable
+from worker.engine.publish.publish import publish
 from worker.methods import METHODS, Objective, Setting
-from worker.pipe import Pipe
-from worker.versions import require_torch
+from worker.shared import memory_overrides
+from worker.shared.counts import workload
+from worker.shared.gpus import visible_gpus
+from worker.shared.hardware import machine_for
+from worker.shared.pipe import Pipe
+from worker.shared.torch_version import require_torch
 
 
 def train(run: Path, pipe: Pipe) -> None:
@@ -71,7 +52,7 @@ def train(run: Path, pipe: Pipe) -> None:
     data = load_data(run / "data", recipe)
     machine = machine_for(next(iter(visible_gpus()), "0") if device.type == "cuda" else None)
     recipe = settle(recipe, facts_of_base(run / "base"), machine, workload(data.train))
-    attempted = lean.read(run, recipe)
+    attempted = memory_overrides.read(run, recipe)
     start = run / "start"
     model = load_trainable(
         run / "base", attempted, device, start=start if start.exists() else None, opening=data.train.tokens
@@ -124,53 +105,6 @@ def run_steps(run: Path, recipe: ResolvedRecipe, data: Data, objective: Objectiv
         if diverged:
             raise TrainingError(FailureReason.DIVERGED)
     return milestones
-
-
-def publish(
-    run: Path,
-    recipe: ResolvedRecipe,
-    data: Data,
-    objective: Objective,
-    milestones: Milestones,
-    pipe: Pipe,
-    evaluation: Evaluation | None = None,
-) -> int:
-    """Export to out/model. It appears there only once its files are proved to be the model that was trained. Return the
-    bytes of the process that read them."""
-    pipe.report("phase", phase="exporting")
-    model, base = objective.model, run / "base"
-    step = milestones.take_best_weights()
-    check_weights(model)
-    rows = proof_rows(data.validation if len(data.validation) else data.train)
-    path = said_in_training(model, recipe, rows)
-    if recipe.method.type == "supervised":
-        check_learned(model, learned_rows(data.train), objective.highest_loss(milestones.progress.first_loss))
-    made = provenance(run, recipe, step)
-    with whole_folder(run / "out" / "model", made) as folder:
-        export(model, folder, base, recipe, milestones.story(evaluation))
-        memory, device = said_in_memory(model, recipe, rows), model.device
-        check_path(path, memory, str(recipe.precision))
-        milestones.release()
-        model.release()  # the base is loaded once more, and two might not fit
-        give_back()
-        wanted = recipe.merged or recipe.gguf is not None
-        merged = export_merged(folder, base, recipe) if wanted and recipe.technique.merges else None
-        give_back()  # what merging took
-        found = reread(folder, merged, base, recipe, rows, device, pipe.alive)
-        check_files(memory, found.files, recipe)
-        if merged is not None and found.merged is not None:
-            check_merged(memory, found.merged, merged, recipe)
-        if recipe.gguf is not None:
-            file = export_gguf(merged or folder, folder, recipe)
-            check_gguf(memory, said_by_gguf(file, merged or folder, rows, recipe), recipe)
-            write_manifest(file.parent, made.model_copy(update={"kind": "gguf"}))
-        if merged is not None and recipe.merged:
-            write_said(merged, rows, memory, recipe, merged=True)
-            write_manifest(merged, made.model_copy(update={"kind": "model"}))
-        elif merged is not None:
-            shutil.rmtree(merged)
-        write_said(folder, rows, memory, recipe)
-    return found.peak_bytes
 
 
 def main() -> int:

@@ -15,9 +15,8 @@ import typer
 
 from api.cli.client import Client, Document, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.errors import ClientCommands, CommandError
-from api.cli.exit_codes import ExitCode
-from api.cli.render import say_error, say_fields, say_json, say_result, transfer_progress
+from api.cli.console import say_error, say_fields, say_json, say_result, transfer_progress
+from api.cli.errors import ClientCommands, CommandError, ExitCode
 
 adapters_app = typer.Typer(cls=ClientCommands, no_args_is_help=True, help="Fetch what was trained, and verify it.")
 
@@ -72,7 +71,7 @@ def verify(
 ) -> None:
     """Check, offline, that files are as they were published and say what the trainer's model said."""
     # Here, since it takes numpy and pydantic, which no other of a client's commands needs.
-    from api.cli.verification import verification, verification_fields  # noqa: PLC0415
+    from api.cli.verify.report import verification, verification_fields  # noqa: PLC0415
 
     found = verification(path, base=base, data_dir=data_dir, files_only=files_only)
     if as_json:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from api.cli.client import Document, open_input
-from api.cli.errors import CommandError
-from api.cli.exit_codes import ExitCode
+from api.cli.errors import CommandError, ExitCode
 
 
 def read_body(path: Path | None) -> Document:

@@ -4,8 +4,8 @@ import typer
 
 from api.cli.client import Document
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
+from api.cli.console import note, say_json, say_table
 from api.cli.errors import ClientCommands
-from api.cli.render import note, say_json, say_table
 
 catalog_app = typer.Typer(cls=ClientCommands, help="Show what can be asked for, and what goes with what.")
 

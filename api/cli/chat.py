@@ -7,9 +7,8 @@ import typer
 
 from api.cli.client import Document
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.errors import ClientCommand, CommandError
-from api.cli.exit_codes import ExitCode
-from api.cli.render import note, say_json, say_piece
+from api.cli.console import note, say_json, say_piece
+from api.cli.errors import ClientCommand, CommandError, ExitCode
 
 chat_app = typer.Typer(add_completion=False)
 

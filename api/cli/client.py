@@ -10,8 +10,7 @@ from urllib.parse import quote
 
 import httpx
 
-from api.cli.errors import CommandError, Refusal
-from api.cli.exit_codes import ExitCode
+from api.cli.errors import CommandError, ExitCode, Refusal
 
 TIMEOUT = httpx.Timeout(60, connect=5, write=600)
 ANSWER_TIMEOUT = httpx.Timeout(600, connect=5)

@@ -13,8 +13,7 @@ import httpx
 import typer
 
 from api.cli.client import Client
-from api.cli.errors import CommandError
-from api.cli.exit_codes import ExitCode
+from api.cli.errors import CommandError, ExitCode
 
 BaseUrl = Annotated[
     str | None, typer.Option("--base-url", help="The server, such as http://host:8000/v1. Else ATTUNE_BASE_URL.")

@@ -9,9 +9,7 @@ import typer
 
 from api.cli.client import Client, Document, explained, open_input, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.errors import ClientCommands, CommandError, Refusal
-from api.cli.exit_codes import ExitCode
-from api.cli.render import (
+from api.cli.console import (
     clean,
     moment,
     note,
@@ -23,6 +21,7 @@ from api.cli.render import (
     size,
     transfer_progress,
 )
+from api.cli.errors import ClientCommands, CommandError, ExitCode, Refusal
 
 files_app = typer.Typer(cls=ClientCommands, no_args_is_help=True, help="Upload and look after files of rows.")
 

@@ -8,9 +8,9 @@ import typer
 from api.cli.body import job_body, require_named, value_of
 from api.cli.client import Client, Document, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
+from api.cli.console import clean, moment, say, say_fields, say_json, say_line, say_result, say_table
 from api.cli.errors import ClientCommands
 from api.cli.files import After, Limit, put_files
-from api.cli.render import clean, moment, say, say_fields, say_json, say_line, say_result, say_table
 from api.cli.watch import event_line, watch_job
 
 jobs_app = typer.Typer(cls=ClientCommands, no_args_is_help=True, help="Create and follow fine-tuning jobs.")

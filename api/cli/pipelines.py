@@ -8,10 +8,9 @@ import typer
 from api.cli.body import read_body
 from api.cli.client import Client, Document, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.errors import ClientCommands
-from api.cli.exit_codes import ExitCode
+from api.cli.console import moment, note, say_fields, say_json, say_result, say_table
+from api.cli.errors import ClientCommands, ExitCode
 from api.cli.files import After, Limit, upload_file
-from api.cli.render import moment, note, say_fields, say_json, say_result, say_table
 from api.cli.watch import watch_job
 
 pipelines_app = typer.Typer(

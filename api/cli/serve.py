@@ -10,15 +10,15 @@ import typer
 import uvicorn
 
 from api.cli.options import Config, DataDirectory, Host, Port, operator_settings
-from api.cli.processes import Part, Parts
-from api.lifecycle import DELIVER, SAMPLE, Stage
-from api.logs import configure_logging
+from api.cli.process_manager import Part, Parts
+from api.http.uvicorn_protocol import HttpProtocol, HttpServer, make_room
+from api.infra.logs import configure_logging
+from api.infra.trackers import MissingLibrary, require_libraries
 from api.main import create_app
-from api.migrate import WrongSchema, migrate, require_current
 from api.records import Database
+from api.records.migrate import WrongSchema, migrate, require_current
 from api.settings import Settings
-from api.tracking import MissingLibrary, require_libraries
-from api.wire import HttpProtocol, HttpServer, make_room
+from api.spec.lifecycle import DELIVER, SAMPLE, Stage
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +53,7 @@ def serve_api(
         fd=fd,
         http=HttpProtocol,
         log_config=None,
-        access_log=False,  # api.middleware logs each request, with its id
+        access_log=False,  # api.http.middleware logs each request, with its id
         server_header=False,
         timeout_graceful_shutdown=10,
         backlog=BACKLOG,

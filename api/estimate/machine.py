@@ -14,9 +14,9 @@ from api.estimate.memory import MemoryParts, Setting, largest_batch, peak_memory
 from api.estimate.shapes import trained_parameters
 from api.estimate.speed import speed_of
 from api.estimate.work import Base, Workload, training_work
-from api.fields import AUTO
-from api.recipe import ResolvedRecipe
-from api.techniques import TechniqueBase
+from api.spec.fields import AUTO
+from api.spec.resolve import ResolvedRecipe
+from api.spec.techniques import TechniqueBase
 
 MICRO_BATCH_TOKENS_CPU = 2048
 MICRO_BATCH_TOKENS_GPU = 16384

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from api.estimate.work import AdaptedExperts, Base, Workload
-from api.methods.base import RolloutOptions
-from api.recipe import ResolvedRecipe
-from api.techniques import Full
+from api.spec.methods.base import RolloutOptions
+from api.spec.resolve import ResolvedRecipe
+from api.spec.techniques import Full
 
 RUNTIME_CPU = 450 * 2**20
 """Resident before anything is trained: Python, torch, transformers, peft, and what the allocator keeps."""
@@ -54,9 +54,9 @@ LOGIT_COPIES, LOGIT_COPIES_CPU = 5.0, 3.5
 """Of the logits of a chunk: the product, float32, log-softmax, and the gradients of the last two. A CPU's heap finds
 room for some in what was freed before."""
 CHUNK_LOGITS = 1 << 25
-"""As the trainer's loss head has it (worker.engine.head)."""
+"""As the trainer's loss head has it (worker.engine.model.head)."""
 READ_TOKENS, READ_LOGITS = 128, 3
-"""Tokens that the reader of published files puts through the model at a time (worker.engine.proof), and copies of their
+"""Tokens that the reader of published files puts through the model at a time (worker.engine.publish.parity), and copies of their
 float32 logits."""
 FOUR_BITS = 0.52
 """Bytes of a weight in four bits, with its share of the scales (Dettmers et al. 2023, arXiv:2305.14314)."""

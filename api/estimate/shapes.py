@@ -6,14 +6,14 @@ from dataclasses import replace
 from typing import Any, TypedDict
 
 from api.estimate.targets import Matrix, NoPlace, ia3_layers, left_out, lora_layers, ranks
-from api.methods import MethodBase
-from api.techniques import Technique, TechniqueBase
-from api.techniques.bottleneck import Bottleneck
-from api.techniques.full import Full
-from api.techniques.ia3 import Ia3
-from api.techniques.lora import Lora
-from api.techniques.prefix import Prefix
-from api.techniques.prompt import Prompt
+from api.spec.methods import MethodBase
+from api.spec.techniques import Technique, TechniqueBase
+from api.spec.techniques.bottleneck import Bottleneck
+from api.spec.techniques.full import Full
+from api.spec.techniques.ia3 import Ia3
+from api.spec.techniques.lora import Lora
+from api.spec.techniques.prefix import Prefix
+from api.spec.techniques.prompt import Prompt
 
 BLOCK = 64
 """Weights that share a scale when they are quantised to four bits."""
@@ -117,7 +117,7 @@ def require_layers(technique: TechniqueBase, method: MethodBase, facts: Mapping[
 
 def require_whole_blocks(technique: Technique, facts: Mapping[str, Any]) -> None:
     """On a machine without a GPU, where bitsandbytes returns wrong values if a block of weights goes on in the next
-    row. Raises NoPlace. Of bases without exact shapes worker/engine/load.py says it, once it has them."""
+    row. Raises NoPlace. Of bases without exact shapes worker/engine/model/load.py says it, once it has them."""
     shapes, exact = shapes_of(facts)
     if not (technique.quantises and exact):
         return

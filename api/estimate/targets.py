@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from api import patterns
-from api.techniques.base import ALL_LINEAR, TechniqueBase
-from api.techniques.ia3 import Ia3
-from api.techniques.lora import CHANGES_THE_BASE, Lora
+from api.spec import patterns
+from api.spec.techniques.base import ALL_LINEAR, TechniqueBase
+from api.spec.techniques.ia3 import Ia3
+from api.spec.techniques.lora import CHANGES_THE_BASE, Lora
 
 OUTSIDE = frozenset({"classifier", "head", "pooler", "pre_classifier", "score"})
 """First names of what classifiers have on top of the base model: trained and published whole, by any technique."""

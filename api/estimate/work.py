@@ -8,7 +8,7 @@ from typing import Any
 
 from api.estimate.shapes import QUANTISED, matrices, shapes_of
 from api.estimate.targets import OF_EXPERTS, Matrix, lora_layers, ranks
-from api.evaluation import (
+from api.spec.evaluation import (
     ANSWER_TOKENS,
     BEYOND_REFERENCE,
     COMPARED_PROMPTS,
@@ -17,11 +17,11 @@ from api.evaluation import (
     COMPARED_TRAINING_ROWS,
     SHOWN_ROWS,
 )
-from api.methods.base import RolloutOptions
-from api.recipe import ResolvedRecipe
-from api.techniques import Full
-from api.techniques.dora import Dora
-from api.techniques.lora import Lora
+from api.spec.methods.base import RolloutOptions
+from api.spec.resolve import ResolvedRecipe
+from api.spec.techniques import Full
+from api.spec.techniques.dora import Dora
+from api.spec.techniques.lora import Lora
 
 EVALUATED_ROWS = 256
 """Validation rows at each evaluation, as the trainer has it."""

@@ -8,9 +8,10 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, String
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.recipe import Labels, Recipe
 from api.records.base import Epoch, Row, db_now, insert
 from api.records.base_models import BaseModel
+from api.spec.recipe import Recipe
+from api.spec.resolve import Labels
 
 CODE_VERSION = 7
 """Raise it when the same rows give other arrays: it is a part of their key."""

@@ -14,7 +14,7 @@ class Dependency(Row):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     needs_job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True, index=True)
     stage: Mapped[str] = mapped_column(String(16))
-    """The stage of work on the job (api.lifecycle.Stage) that waits: what comes before it may be done at once."""
+    """The stage of work on the job (api.spec.lifecycle.Stage) that waits: what comes before it may be done at once."""
 
 
 def of(session: Session, job_ids: Sequence[str]) -> Sequence[Dependency]:

@@ -6,9 +6,9 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.ids import new_id
 from api.records.base import Epoch, Row, db_now
 from api.records.pages import Page, paginate
+from api.spec.ids import new_id
 
 
 class Event(Row):

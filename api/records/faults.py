@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from api.lifecycle import JobStatus
 from api.records.base import time_of
 from api.records.jobs import Job
+from api.spec.lifecycle import JobStatus
 
 EXCUSED = "excused"
 """The count of faults that were none of the job's doing: they cost no retry, but lengthen the pause before the next."""

@@ -6,10 +6,10 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, ForeignKey, Integer, Select, String, delete, func, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.lifecycle import FINAL
 from api.records.base import Epoch, Row, db_now
 from api.records.jobs import Job
 from api.records.pages import Page, paginate
+from api.spec.lifecycle import FINAL
 
 
 class File(Row):

@@ -23,10 +23,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.lifecycle import FAILURES, FINAL, TRANSITIONS, FailureReason, JobStatus
 from api.records import dependencies, events, webhooks
 from api.records.base import Epoch, Row, db_now
 from api.records.pages import Page, paginate
+from api.spec.lifecycle import FAILURES, FINAL, TRANSITIONS, FailureReason, JobStatus
 
 
 class Job(Row):
@@ -42,9 +42,9 @@ class Job(Row):
     finished_at: Mapped[float | None] = mapped_column(Epoch)
 
     recipe: Mapped[dict[str, Any]]
-    """As it was asked for (api.recipe.Recipe)."""
+    """As it was asked for (api.spec.recipe.Recipe)."""
     resolved: Mapped[dict[str, Any] | None]
-    """With every "auto" resolved (api.recipe.ResolvedRecipe)."""
+    """With every "auto" resolved (api.spec.resolve.ResolvedRecipe)."""
     base_model: Mapped[str] = mapped_column(String(128), index=True)
     """The operator's base model that all began from: its facts and its tokenizer are this job's, too."""
     parent_model: Mapped[str | None] = mapped_column(String(256), index=True)
@@ -76,7 +76,7 @@ class Job(Row):
     estimate: Mapped[dict[str, Any] | None]
     """{rows, predicted, actual}: what was predicted before training, and then happened (api.estimate)."""
     evaluation: Mapped[dict[str, Any] | None]
-    """api.evaluation, once it has succeeded."""
+    """api.spec.evaluation, once it has succeeded."""
 
     owner: Mapped[str | None] = mapped_column(String(128))
     fence: Mapped[int] = mapped_column(Integer, default=0)
@@ -278,3 +278,11 @@ def usage(session: Session, since_s: float) -> dict[str, float]:
         .group_by(Job.project_id)
     )
     return {project: float(work) for project, work in rows}
+
+
+def jobs_since(session: Session, project_id: str, training_file: str, within_s: float) -> Sequence[Job]:
+    """The project's jobs of the last `within_s` seconds on this file, newest first."""
+    query = select(Job).where(
+        Job.project_id == project_id, Job.training_file == training_file, Job.created_at > db_now() - within_s
+    )
+    return session.scalars(query.order_by(Job.created_at.desc())).all()

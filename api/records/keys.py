@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from sqlalchemy import ForeignKey, String, or_, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.ids import new_id
 from api.records.base import Epoch, Row, db_now
 from api.records.projects import Project
+from api.spec.ids import new_id
 
 
 class Key(Row):

@@ -7,12 +7,12 @@ from pydantic import TypeAdapter
 from sqlalchemy import ForeignKey, Integer, String, UniqueConstraint, and_, cast, delete, or_, select, true
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.judges import reward_models
-from api.lifecycle import FINAL
-from api.methods import Method
 from api.records.base import Epoch, Row
 from api.records.jobs import Job
 from api.records.pages import Page, paginate
+from api.spec.lifecycle import FINAL
+from api.spec.methods import Method
+from api.spec.methods.base import reward_models
 
 _METHOD = TypeAdapter[Method](Method)
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from sqlalchemy import ForeignKey, String, UniqueConstraint, delete, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.ids import new_id
 from api.records.base import Epoch, Row, db_now, insert
 from api.records.models import Checkpoint, Model
 from api.records.pages import Page, paginate
 from api.records.projects import Project
+from api.spec.ids import new_id
 
 
 class Permission(Row):

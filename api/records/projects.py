@@ -3,8 +3,8 @@
 from sqlalchemy import String, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.ids import new_id
 from api.records.base import Epoch, Row, db_now
+from api.spec.ids import new_id
 
 DEFAULT_PROJECT = "default"
 

@@ -14,11 +14,11 @@ from sqlalchemy import ForeignKey, Integer, String, and_, func, or_, select, tex
 from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 from sqlalchemy.sql.elements import ColumnElement
 
-from api.lifecycle import FINAL, JobStatus, Stage
 from api.records import events, jobs, turns, workers
 from api.records.base import Epoch, Row, db_now
 from api.records.dependencies import Dependency
 from api.records.jobs import Job
+from api.spec.lifecycle import FINAL, JobStatus, Stage
 
 USAGE_WINDOW_S = 24 * 3600
 RINGS_AT_ONCE = 4

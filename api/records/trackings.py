@@ -28,7 +28,7 @@ class Tracking(Row):
     number: Mapped[int] = mapped_column(Integer)
     """Of several that one job sends to the same tracker."""
     options: Mapped[dict[str, Any] | None]
-    """What the job said of it (api.integrations.Wandb, api.export.Hub)."""
+    """What the job said of it (api.spec.outputs.Wandb, api.spec.outputs.Hub)."""
     created_at: Mapped[float] = mapped_column(Epoch)
     due_at: Mapped[float | None] = mapped_column(Epoch, index=True)
     """When it is looked at next; None before the job runs, and once all is sent, or given up."""

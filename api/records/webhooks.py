@@ -7,9 +7,9 @@ moves its `due_at` into the future first: if it dies, another takes it then.
 from sqlalchemy import ForeignKey, Integer, String, Text, delete, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.ids import new_id
 from api.records.base import Epoch, Row, db_now
 from api.records.pages import Page, paginate
+from api.spec.ids import new_id
 
 PENDING, DELIVERED, FAILED = "pending", "delivered", "failed"
 

@@ -8,8 +8,8 @@ from sqlalchemy.orm import InstrumentedAttribute, Mapped, Session, mapped_column
 from sqlalchemy.sql.elements import ColumnElement
 
 from api.estimate.machine import Machine
-from api.lifecycle import Stage
 from api.records.base import Epoch, Row, db_now
+from api.spec.lifecycle import Stage
 
 SEEN_S = 120
 

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Depends
 
-from api.deps import only_known_query
+from api.http.deps import only_known_query
 from api.routes import (
     catalog,
     completions,

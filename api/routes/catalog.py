@@ -1,7 +1,7 @@
 from fastapi import APIRouter
 
-from api.deps import Ctx, Who
-from api.fair_route import FairRoute
+from api.http.deps import Ctx, Who
+from api.http.fair_route import FairRoute
 from api.schemas.catalog import CatalogObject
 from api.services import catalog
 

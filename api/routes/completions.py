@@ -12,16 +12,16 @@ from typing import TypeVar
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from api.answers import ChatForm, CompletionForm, Form, collected, events
-from api.ask import Ask
 from api.context import Caller
-from api.deps import Ctx, Who
 from api.errors import ServiceError
-from api.ids import new_id
-from api.sampling.bodies import ChatBody, CompletionBody, SamplingBody
+from api.http.completion_writer import ChatForm, CompletionForm, Form, collected, events
+from api.http.deps import Ctx, Who
 from api.schemas.common import EVENT_STREAM, errors
+from api.schemas.completion_requests import ChatBody, CompletionBody, SamplingBody
 from api.schemas.completions import ChatCompletion, Completion
 from api.services import sampling
+from api.spec.ids import new_id
+from api.spec.sampling import Ask
 
 router = APIRouter(tags=["sampling"])
 

@@ -2,10 +2,10 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 
-from api.deps import After, Ctx, Who
-from api.downloads import Download
-from api.fair_route import FairRoute
-from api.multipart import read_form
+from api.http.deps import After, Ctx, Who
+from api.http.downloads import Download
+from api.http.fair_route import FairRoute
+from api.infra.multipart import read_form
 from api.schemas.common import Deleted, errors
 from api.schemas.files import FileList, FileObject
 from api.services import files

@@ -4,12 +4,12 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import Field
 
-from api.deps import Ctx, Who
-from api.fields import OrNull, Strict
-from api.graders import Grader
+from api.http.deps import Ctx, Who
 from api.schemas.common import errors
 from api.schemas.graders import GradeObject, ValidGrader
 from api.services import graders
+from api.spec.fields import OrNull, Strict
+from api.spec.graders import Grader
 
 router = APIRouter(prefix="/fine_tuning/alpha/graders", tags=["graders"])
 

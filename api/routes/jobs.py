@@ -3,14 +3,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
-from api.archive import from_their_folder, stream_tar, tar_size
-from api.deps import METADATA_PARAMETER, After, Ctx, MetadataFilter, Repeated, Who
-from api.downloads import Download
-from api.fair_route import FairRoute
-from api.recipe import Recipe
+from api.http.deps import METADATA_PARAMETER, After, Ctx, MetadataFilter, Repeated, Who
+from api.http.downloads import Download
+from api.http.fair_route import FairRoute
+from api.infra.artifacts import from_their_folder, stream_tar, tar_size
 from api.schemas.common import errors
 from api.schemas.jobs import CheckpointList, JobList, JobObject
-from api.services import attempt_logs, jobs, models
+from api.services import job_logs, jobs, models
+from api.spec.recipe import Recipe
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"], route_class=FairRoute)
 
@@ -65,7 +65,7 @@ def list_checkpoints(job_id: str, context: Ctx, caller: Who, after: After = None
 def download_log(job_id: str, context: Ctx, caller: Who) -> StreamingResponse:
     """What the trainers of the job wrote, attempt by attempt; of one that is at it, as it was some seconds ago."""
     return StreamingResponse(
-        attempt_logs.read(context, caller, job_id),
+        job_logs.read(context, caller, job_id),
         media_type="text/plain; charset=utf-8",
         headers={"x-content-type-options": "nosniff"},
     )

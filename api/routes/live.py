@@ -7,13 +7,13 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from api.context import Caller, Context
-from api.deps import After, Ctx, Who
 from api.errors import InvalidRequest
-from api.fair_route import FairRoute
+from api.http.deps import After, Ctx, Who
+from api.http.fair_route import FairRoute
 from api.schemas.common import EVENT_STREAM, errors
 from api.schemas.jobs import EventList, EventObject, MetricList
-from api.services import jobs, live
-from api.services.live import Watch
+from api.services import event_stream, jobs
+from api.services.event_stream import Watch
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"], route_class=FairRoute)
 
@@ -50,7 +50,7 @@ def _stream(request: Request, context: Context, caller: Caller, job_id: str, las
     for name in ("after", "limit"):
         if name in request.query_params:
             raise InvalidRequest(f"{name} is for pages: a stream goes on after its Last-Event-ID header", param=name)
-    begin_after = live.begin(context, caller, job_id, last_event_id)
+    begin_after = event_stream.begin(context, caller, job_id, last_event_id)
     if begin_after is None:
         return Response(status_code=204)
     watch = cast(Watch, request.app.state.watch)
@@ -77,7 +77,7 @@ class _Stream(StreamingResponse):
 
 
 async def _as_text(watch: Watch, job_id: str, after: int, keep_alive_s: float) -> AsyncIterator[str]:
-    async for batch in live.follow(watch, job_id, after, keep_alive_s):
+    async for batch in event_stream.follow(watch, job_id, after, keep_alive_s):
         yield (
             "".join(f"id: {event.id}\ndata: {json.dumps(EventObject.of(event).model_dump())}\n\n" for event in batch)
             or ": still here\n\n"
@@ -96,5 +96,5 @@ def list_metrics(
     With `max_points` at most so many of them: the first, the last, the lowest and highest of every series as far as
     there is room, and then the lowest and highest `train_loss` of each stretch of steps. No value is made up.
     """
-    points, total = live.metrics(context, caller, job_id, max_points)
+    points, total = event_stream.metrics(context, caller, job_id, max_points)
     return MetricList(data=points, total_points=total)

@@ -1,9 +1,9 @@
 from fastapi import APIRouter
 from starlette.convertors import Convertor, register_url_convertor
 
-from api.deps import Ctx, Who
-from api.downloads import Download
-from api.fair_route import FairRoute
+from api.http.deps import Ctx, Who
+from api.http.downloads import Download
+from api.http.fair_route import FairRoute
 from api.schemas.common import Deleted
 from api.schemas.models import ArtifactList, ArtifactObject, ModelList, ModelObject
 from api.services import models

@@ -3,12 +3,12 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from api.deps import After, Ctx, Who
-from api.fair_route import FairRoute
-from api.fields import Stored
+from api.http.deps import After, Ctx, Who
+from api.http.fair_route import FairRoute
 from api.schemas.common import Deleted
 from api.schemas.permissions import PermissionList
 from api.services import permissions
+from api.spec.fields import Stored
 
 router = APIRouter(prefix="/fine_tuning/checkpoints", tags=["fine-tuning"], route_class=FairRoute)
 

@@ -2,12 +2,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api.deps import After, Ctx, Who
-from api.fair_route import FairRoute
-from api.pipeline import Pipeline
+from api.http.deps import After, Ctx, Who
+from api.http.fair_route import FairRoute
 from api.schemas.common import errors
 from api.schemas.pipelines import PipelineList, PipelineObject
 from api.services import pipelines
+from api.spec.pipeline import Pipeline
 
 router = APIRouter(prefix="/fine_tuning/pipelines", tags=["pipelines"], route_class=FairRoute)
 

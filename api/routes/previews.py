@@ -4,11 +4,11 @@ from typing import Annotated
 from fastapi import APIRouter
 from pydantic import Field
 
-from api.deps import Ctx, Who
-from api.recipe import Recipe
+from api.http.deps import Ctx, Who
 from api.schemas.common import errors
 from api.schemas.previews import EstimateObject, PreviewObject
 from api.services import estimates, previews
+from api.spec.recipe import Recipe
 
 router = APIRouter(prefix="/fine_tuning", tags=["fine-tuning"])
 

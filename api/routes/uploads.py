@@ -3,14 +3,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import Field, StringConstraints
 
-from api.deps import Ctx, Who
-from api.fair_route import FairRoute
-from api.fields import Stored
-from api.multipart import read_form
+from api.http.deps import Ctx, Who
+from api.http.fair_route import FairRoute
+from api.infra.multipart import read_form
 from api.schemas.common import errors
 from api.schemas.uploads import UploadObject, UploadPartObject
 from api.services import upload_parts, uploads
 from api.services.files import ExpiresAfter
+from api.spec.fields import Stored
 
 router = APIRouter(prefix="/uploads", tags=["uploads"], route_class=FairRoute)
 

@@ -4,9 +4,8 @@ from fastapi import APIRouter, Query
 from pydantic import Field, StringConstraints
 from starlette.concurrency import run_in_threadpool
 
-from api.deps import After, Ctx, Who
-from api.fair_route import FairRoute
-from api.fields import Stored, Strict
+from api.http.deps import After, Ctx, Who
+from api.http.fair_route import FairRoute
 from api.schemas.common import Deleted
 from api.schemas.webhooks import (
     DeliveryList,
@@ -17,6 +16,7 @@ from api.schemas.webhooks import (
     WebhookWithSecret,
 )
 from api.services import webhooks
+from api.spec.fields import Stored, Strict
 
 router = APIRouter(tags=["webhooks"], route_class=FairRoute)
 

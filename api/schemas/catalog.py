@@ -4,8 +4,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.methods import ModelKind, Output
 from api.services.catalog import Choices
+from api.spec.methods import ModelKind, Output
 
 
 class Entry(BaseModel):

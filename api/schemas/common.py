@@ -24,7 +24,7 @@ class Deleted(BaseModel):
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What a route can answer beside the errors that all have (api.document): its `responses`."""
+    """What a route can answer beside the errors that all have (api.http.openapi): its `responses`."""
     return {status: {"model": ErrorObject} for status in statuses}
 
 

@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import BaseModel
 
-from api.graders import Grade, Grader, Metadata
+from api.spec.graders import Grade, Grader, Metadata
 
 
 class GradeObject(BaseModel):

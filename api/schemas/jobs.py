@@ -5,13 +5,13 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, TypeAdapter
 
-from api.evaluation import Evaluation
-from api.fields import AUTO
-from api.methods import Method
 from api.records.events import Event
 from api.records.jobs import Job
 from api.records.models import Checkpoint
 from api.schemas.common import ends, seconds
+from api.spec.evaluation import Evaluation
+from api.spec.fields import AUTO
+from api.spec.methods import Method
 
 _METHOD = TypeAdapter[Method](Method)
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from api.context import Context
 from api.errors import InvalidRequest, NotFound
+from api.infra.storage import ObjectMissing
 from api.records import base_models, jobs, models
 from api.records.base import db_now
 from api.records.base_models import BaseModel
-from api.storage import ObjectMissing
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 FACTS_FILE = "attune.json"

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from api import catalog
-from api.catalog import Combination
 from api.context import Context
 from api.records import base_models
 from api.records.base_models import BaseModel
+from api.spec import catalog
+from api.spec.catalog import Combination
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from api.estimate.machine import Machine, Prediction, predict, refused_precision
 from api.estimate.shapes import require_whole_blocks, shapes_of, trained_parameters, untrained_experts
 from api.estimate.targets import NoPlace
 from api.estimate.work import Workload
-from api.methods.classification import Problem
-from api.recipe import MIN_EXAMPLES, Labels, Recipe, ResolvedRecipe, resolve
 from api.records import jobs, workers
 from api.records.workers import Worker
 from api.services.lineage import Origin
 from api.services.previews import Asked, RowsRefused, asked, look
+from api.spec.methods.classification import Problem
+from api.spec.recipe import MIN_EXAMPLES, Recipe
+from api.spec.resolve import Labels, ResolvedRecipe, resolve
 
 Reason = dict[str, str | None]
 

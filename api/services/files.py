@@ -8,19 +8,19 @@ from pydantic import Field, ValidationError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from api.archive import stream_tar, without_merged
 from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound, ServiceError, TooLarge
-from api.fields import Strict
-from api.ids import new_id
-from api.lifecycle import Stage
-from api.multipart import Form
+from api.infra.artifacts import stream_tar, without_merged
+from api.infra.multipart import Form
+from api.infra.storage import Stored
 from api.records import files, jobs, models, scans
 from api.records.base import db_now
 from api.records.files import File
 from api.records.pages import Page
 from api.services import budgets
-from api.storage import Stored
+from api.spec.fields import Strict
+from api.spec.ids import new_id
+from api.spec.lifecycle import Stage
 
 PURPOSES = ("fine-tune",)
 """What may be uploaded here. `fine-tune-results` is what jobs make."""

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 
 from api.context import Context
 from api.errors import InvalidRequest
-from api.graders import Grade, GraderBase
+from api.spec.graders import Grade, GraderBase
 
 GRADE = TypeAdapter(Grade)
 

@@ -1,18 +1,20 @@
-"""Jobs: submit, cancel, pause, resume. What a worker does with them is in worker/supervisor/supervise.py."""
+"""Jobs: submit, cancel, pause, resume. What a worker does with them is in worker/supervisor/loop.py."""
+
+from sqlalchemy.orm import Session
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound
-from api.lifecycle import FINAL, JobStatus, Stage
-from api.recipe import Recipe
-from api.records import events, jobs, models, queue
+from api.records import events, jobs, models, projects, queue
 from api.records.base import db_now
 from api.records.events import Event
 from api.records.jobs import Job
 from api.records.models import Checkpoint
 from api.records.pages import Page
-from api.services import budgets, layers, retries
+from api.services import budgets, layers
+from api.services.admission import accept, taken_over
 from api.services.models import NoSuchModel
-from api.services.submitting import accept, taken_over
+from api.spec.lifecycle import FINAL, JobStatus, Stage
+from api.spec.recipe import Recipe
 
 
 class NoSuchJob(NotFound):
@@ -34,7 +36,7 @@ def submit(context: Context, caller: Caller, recipe: Recipe, *, repeated: bool =
     layers.check(context, caller, recipe)
     with context.database.write() as session:
         recipe = taken_over(session, caller, recipe)
-        if made := retries.made_before(session, caller.project_id, recipe, context.settings.retried_create_s, repeated):
+        if made := made_before(session, caller.project_id, recipe, context.settings.retried_create_s, repeated):
             return made
         budgets.require_jobs(context, session, caller.project_id)
         job = accept(context, session, caller, recipe, pending={})
@@ -129,3 +131,18 @@ def _found(job: Job | None, job_id: str) -> Job:
 
 def _ended(job: Job) -> str:
     return {"cancelled": "been cancelled"}.get(job.status, job.status)
+
+
+def made_before(session: Session, project_id: str, recipe: Recipe, within_s: float, repeated: bool) -> Job | None:
+    """The newest job of the last `within_s` seconds that asked for exactly the same, if the request is a repeated one.
+
+    A client that had no answer sends its request again: the job that was made nevertheless is its answer.
+
+    Jobs of one project are made one after the other: a first request that is still at work is awaited.
+    """
+    projects.lock(session, project_id)
+    if not repeated:
+        return None
+    asked = recipe.model_dump(mode="json")
+    made = jobs.jobs_since(session, project_id, recipe.training_file, within_s)
+    return next((job for job in made if job.recipe == asked), None)

@@ -3,16 +3,16 @@
 Users' patterns are matched here, which takes as long as they make it take: no session is open meanwhile.
 """
 
-from api import catalog, patterns
 from api.context import Caller, Context
 from api.errors import InvalidRequest
 from api.estimate.shapes import require_layers
 from api.estimate.targets import NoPlace
-from api.pipeline import REFERENCE, StageRecipe
-from api.recipe import Recipe
 from api.records.base_models import BaseModel
 from api.services import lineage
 from api.services.lineage import Origin
+from api.spec import catalog, patterns
+from api.spec.pipeline import REFERENCE, StageRecipe
+from api.spec.recipe import Recipe
 
 
 class NoSuchLayer(InvalidRequest):

@@ -7,14 +7,15 @@ from pydantic import TypeAdapter
 from sqlalchemy.orm import Session
 
 from api.errors import InvalidRequest
-from api.fields import AUTO
-from api.methods import Method
-from api.recipe import Labels, Recipe
 from api.records import base_models, jobs, models, permissions
 from api.records.base_models import BaseModel
 from api.records.jobs import Job
-from api.techniques import Technique
-from api.techniques.lora import CHANGES_THE_BASE
+from api.spec.fields import AUTO
+from api.spec.methods import Method
+from api.spec.recipe import Recipe
+from api.spec.resolve import Labels
+from api.spec.techniques import Technique
+from api.spec.techniques.lora import CHANGES_THE_BASE
 
 METHOD, TECHNIQUE = TypeAdapter[Method](Method), TypeAdapter[Technique](Technique)
 

@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from sqlalchemy.orm import Session
 
-from api import catalog
-from api.archive import GGUF, MERGED, without_merged
 from api.context import Caller, Context
 from api.errors import Forbidden, InvalidRequest, NotFound
+from api.infra.artifacts import GGUF, MERGED, without_merged
 from api.records import base_models, files, jobs, models, permissions
+from api.spec import catalog
 
 
 class NoSuchModel(NotFound):

@@ -8,12 +8,6 @@ from sqlalchemy.orm import Session
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound, ServiceError
-from api.ids import new_id
-from api.judges import reward_models
-from api.lifecycle import FINAL, JobStatus, Stage
-from api.pipeline import REFERENCE, StageRecipe, references, resolved_references
-from api.pipeline import Pipeline as Body
-from api.recipe import Recipe
 from api.records import dependencies, jobs, pipelines, queue
 from api.records.base import db_now
 from api.records.base_models import BaseModel
@@ -22,8 +16,14 @@ from api.records.jobs import Job
 from api.records.pages import Page, size_of, within
 from api.records.pipelines import Pipeline
 from api.services import budgets, layers
+from api.services.admission import accept
 from api.services.jobs import WrongState
-from api.services.submitting import accept
+from api.spec.ids import new_id
+from api.spec.lifecycle import FINAL, JobStatus, Stage
+from api.spec.methods.base import reward_models
+from api.spec.pipeline import REFERENCE, StageRecipe, references, resolved_references
+from api.spec.pipeline import Pipeline as Body
+from api.spec.recipe import Recipe
 
 
 class NoSuchPipeline(NotFound):

@@ -1,6 +1,6 @@
 """Looking at rows as a job would: what a preview shows, and what an estimate counts.
 
-The work is done by a child (api.preview_child); here is what it is asked, and what it is given to read.
+The work is done by a child (api.infra.preview_process); here is what it is asked, and what it is given to read.
 """
 
 import hashlib
@@ -12,18 +12,18 @@ from typing import Any, Literal
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest
-from api.fields import AUTO
-from api.lifecycle import FAILURES, FailureReason
-from api.recipe import MIN_EXAMPLES, Recipe
+from api.infra.storage import ObjectMissing
 from api.records import arrays, files
 from api.records.arrays import Arrays
 from api.records.base_models import BaseModel
 from api.records.files import File
 from api.services import layers, lineage
+from api.services.admission import checked
 from api.services.lineage import Origin
-from api.services.submitting import checked
-from api.storage import ObjectMissing
-from api.window import room
+from api.spec.fields import AUTO
+from api.spec.lifecycle import FAILURES, FailureReason
+from api.spec.recipe import MIN_EXAMPLES, Recipe
+from api.spec.resolve import room
 
 PARQUET = b"PAR1"
 """Its directory is at its end: half of such a file is worth nothing."""

@@ -11,15 +11,15 @@ from anyio import CancelScope
 from anyio.to_thread import run_sync
 from sqlalchemy.orm import Session
 
-from api.archive import digest_of, without_merged
-from api.ask import Ask
 from api.context import Caller, Context
 from api.errors import InvalidRequest, ServiceError, TooManyRequests, Unavailable
-from api.recipe import ResolvedRecipe
+from api.infra.artifacts import digest_of, without_merged
+from api.infra.sample_queue import Letter, Lost, NoSampler, Sender, TooMany
 from api.records import base_models, models, permissions
 from api.records.jobs import Job
-from api.sampling.letterbox import Letter, Lost, NoSampler, Sender, TooMany
 from api.services.models import NoSuchModel
+from api.spec.resolve import ResolvedRecipe
+from api.spec.sampling import Ask
 
 log = structlog.get_logger(__name__)
 

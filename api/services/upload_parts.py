@@ -7,13 +7,13 @@ from starlette.concurrency import run_in_threadpool
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest, ServiceError, TooLarge
-from api.ids import new_id
-from api.multipart import Form
+from api.infra.multipart import Form
+from api.infra.storage import Stored
 from api.records import uploads as records
 from api.records.base import db_now
 from api.records.uploads import PENDING, UploadPart
 from api.services import budgets, uploads
-from api.storage import Stored
+from api.spec.ids import new_id
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound
-from api.ids import new_id
+from api.infra.storage import ObjectMissing, Stored
 from api.records import files as file_records
 from api.records import uploads
 from api.records.base import db_now
@@ -22,7 +22,7 @@ from api.records.files import File
 from api.records.uploads import CANCELLED, COMPLETED, EXPIRED, PENDING, Upload, UploadPart
 from api.services import budgets, files
 from api.services.files import ExpiresAfter
-from api.storage import ObjectMissing, Stored
+from api.spec.ids import new_id
 
 MAX_PARTS = 10_000
 

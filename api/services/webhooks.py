@@ -1,4 +1,4 @@
-"""Webhooks: who is told of the ends of a project's jobs. Sent by worker/delivery/courier.py."""
+"""Webhooks: who is told of the ends of a project's jobs. Sent by worker/delivery/webhooks.py."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,13 @@ from sqlalchemy.orm import Session
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound
-from api.ids import new_id
-from api.outbound import NotSent, check_url, post
+from api.infra.outbound import NotSent, check_url, post
+from api.infra.webhook_signature import headers, message, new_secret
 from api.records import webhooks
 from api.records.base import db_now
 from api.records.pages import Page
 from api.records.webhooks import PENDING, Delivery, Webhook
-from api.webhooks import headers, message, new_secret
+from api.spec.ids import new_id
 
 MAX_WEBHOOKS = 20
 OLD_SECRET_S = 24 * 3600

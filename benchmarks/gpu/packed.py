@@ -6,12 +6,12 @@ import torch
 
 from benchmarks.gpu.rows import random_rows, recipe_for
 from tests.tiny_models import make_model
-from worker.arrays import Rows
-from worker.engine.batches import Layout, micro_batches, total_weight
-from worker.engine.families import PACKED_FAMILIES
-from worker.engine.load import load_trainable
-from worker.engine.model import TrainableModel
+from worker.engine.model.batches import Layout, micro_batches, total_weight
+from worker.engine.model.families import PACKED_FAMILIES
+from worker.engine.model.load import load_trainable
+from worker.engine.model.trainable import TrainableModel
 from worker.methods.supervised import loss as supervised_loss
+from worker.shared.arrays import Rows
 
 
 def packed(folder: Path, device: torch.device) -> None:

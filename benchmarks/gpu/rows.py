@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from api.recipe import Recipe, ResolvedRecipe, resolve
-from worker.arrays import Rows
+from api.spec.recipe import Recipe
+from api.spec.resolve import ResolvedRecipe, resolve
+from worker.shared.arrays import Rows
 
 
 def random_rows(lengths: list[int], vocabulary: int) -> Rows:

@@ -15,12 +15,12 @@ from tokenizers import Tokenizer
 from api.estimate.machine import settle
 from benchmarks.relations.rows import Row
 from benchmarks.relations.runs import fill
-from worker.arrays import load_rows
-from worker.engine.load import load_trainable
+from worker.engine.generation.sampler import Sampler
+from worker.engine.model.load import load_trainable
 from worker.engine.objective import Objective, Setting
-from worker.engine.sampler import Sampler
-from worker.hardware import machine_for
-from worker.rows.endings import Endings
+from worker.rows.end_tokens import Endings
+from worker.shared.arrays import load_rows
+from worker.shared.hardware import machine_for
 
 PROMPTS_METHOD = {
     "type": "reinforcement",

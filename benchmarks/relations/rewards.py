@@ -12,8 +12,8 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from api.graders import grade
-from api.graders.text_similarity import TextSimilarity
+from api.spec.graders import grade
+from api.spec.graders.text_similarity import TextSimilarity
 from benchmarks.relations import bases, rows
 from benchmarks.relations.policies import Answered, answers
 from benchmarks.relations.results import Figures, Results

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from api.recipe import Labels, Recipe, ResolvedRecipe, resolve
+from api.spec.recipe import Recipe
+from api.spec.resolve import Labels, ResolvedRecipe, resolve
 from tests.worker.prepared import jsonl, prepare
 
 ROOT = Path(__file__).parents[2]

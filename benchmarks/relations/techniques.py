@@ -14,7 +14,7 @@ from bitsandbytes.nn.modules import Linear4bit
 from benchmarks.relations import bases, rows
 from benchmarks.relations.results import Figures, Results
 from benchmarks.relations.runs import Trained, fill, train
-from worker.engine.load import load_trainable
+from worker.engine.model.load import load_trainable
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from api.sampling.letterbox import Letter, Receiver
+from api.infra.sample_queue import Letter, Receiver
 from api.settings import Settings
 
 Script = Callable[[Letter], list[dict[str, Any]]]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
-from api.wire import HttpProtocol
+from api.http.uvicorn_protocol import HttpProtocol
 
 
 @contextmanager

@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from api.context import Context
-from api.lifecycle import JobStatus
 from api.services import keys
+from api.spec.lifecycle import JobStatus
 from tests.events import add_events, end, told
 from tests.factories import a_job, a_project
 from tests.services.parts import AttuneApi

@@ -10,12 +10,12 @@ from openai import OpenAI
 from sqlalchemy import select
 
 from api.context import Context
-from api.lifecycle import JobStatus, Stage
 from api.records.jobs import Job
 from api.records.models import Model
 from api.records.queue import Attempt
 from api.services import base_models, keys
 from api.settings import Settings
+from api.spec.lifecycle import JobStatus, Stage
 from tests.end_to_end.jobs import create, rows, upload, wait_until
 from tests.services.parts import AttuneApi, AttuneWorker
 

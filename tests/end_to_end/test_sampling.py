@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from tests.conftest import StartAttune
 from tests.end_to_end.jobs import adapter_files, client_of, create, ended, rows, upload, wait_until
 from tests.services import AttuneUp
-from worker.hardware import cpu_multiplies_bfloat16
+from worker.shared.hardware import cpu_multiplies_bfloat16
 
 HELLO: list[Any] = [{"role": "user", "content": "abcd efgh"}]
 PROMPT = "<turn>user\nabcd efgh</turn>\n<turn>assistant\n"

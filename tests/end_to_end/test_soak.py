@@ -11,10 +11,10 @@ import pytest
 from openai import APIError, OpenAI
 from sqlalchemy import select
 
-from api.lifecycle import FINAL
 from api.records.jobs import Job
 from api.records.models import Model
 from api.settings import Settings
+from api.spec.lifecycle import FINAL
 from tests.conftest import opened, running_attune
 from tests.end_to_end.jobs import adapter_files, client_of, create, rows, upload, wait_until
 from tests.services import AttuneUp

@@ -7,8 +7,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from worker.bases.facts import _architectures
 from worker.bases.files import Refused
-from worker.engine.families import differs_in_use
-from worker.engine.modes import leaves_to_chance
+from worker.engine.model.families import differs_in_use
+from worker.engine.model.modes import leaves_to_chance
 
 SMALL: dict[int, tuple[str, ...]] = {
     300: ("vocab_size",),

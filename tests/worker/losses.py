@@ -9,13 +9,13 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from tests.worker.run_folders import save
-from worker.arrays import Rows, load_rows
-from worker.engine.batches import Layout, micro_batches, total_weight
-from worker.engine.families import examples_stay_alone, may_be_packed
-from worker.engine.load import checked_config
-from worker.engine.model import TrainableModel
-from worker.engine.modes import settle
+from worker.engine.model.batches import Layout, micro_batches, total_weight
+from worker.engine.model.families import examples_stay_alone, may_be_packed
+from worker.engine.model.load import checked_config
+from worker.engine.model.modes import settle
+from worker.engine.model.trainable import TrainableModel
 from worker.methods.supervised import loss as supervised_loss
+from worker.shared.arrays import Rows, load_rows
 
 Gradients = dict[str, torch.Tensor]
 

@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from api.catalog import combinations
-from api.recipe import Labels, Recipe, ResolvedRecipe, resolve
+from api.spec.catalog import combinations
+from api.spec.recipe import Recipe
+from api.spec.resolve import Labels, ResolvedRecipe, resolve
 from tests.worker.recorder import Recorder
-from worker.arrays import Rows, save_rows
 from worker.engine.data import load_data
-from worker.engine.load import load_trainable
-from worker.engine.model import TrainableModel
-from worker.engine.rollout import RolloutObjective
+from worker.engine.generation.rollout import RolloutObjective
+from worker.engine.model.load import load_trainable
+from worker.engine.model.trainable import TrainableModel
+from worker.engine.publish.publish import publish
 from worker.methods import METHODS, Objective, Setting
-from worker.train import publish, run_steps
+from worker.shared.arrays import Rows, save_rows
+from worker.train import run_steps
 
 ROWS = 8
 SMALL: dict[str, dict[str, Any]] = {

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from worker.engine.stopping import Stopped
+from worker.engine.errors import Stopped
 from worker.train import train
 
 
 class Recorder:
-    """Stands in for worker.pipe.Pipe."""
+    """Stands in for worker.shared.pipe.Pipe."""
 
     def __init__(
         self, *, stop_after: int | None = None, on_report: Callable[[dict[str, Any]], None] | None = None

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from api.recipe import Recipe, ResolvedRecipe, resolve
-from worker.arrays import load_rows, save_rows, split
+from api.spec.recipe import Recipe
+from api.spec.resolve import ResolvedRecipe, resolve
+from worker.shared.arrays import load_rows, save_rows, split
 
 TIMEOUT_S = 240
 

@@ -7,11 +7,11 @@ from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_PRETRAINING_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
 from api.estimate.shapes import Shapes
-from api.methods import ModelKind
+from api.spec.methods import ModelKind
 from worker.bases.files import Refused
 from worker.bases.shapes import shapes_of
 from worker.bases.weights import Weights
-from worker.engine.families import classifies, differs_in_use, keeps_scores, kind_of, known_as, recomputes
+from worker.engine.model.families import classifies, differs_in_use, keeps_scores, kind_of, known_as, recomputes
 from worker.rows.chat_template import ChatTemplate
 
 POSITIONS_AFTER_PADDING = frozenset(

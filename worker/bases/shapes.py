@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from api.estimate.shapes import ClassifierShape, Layer, Shapes
 from worker.bases.experts import expert_layers
-from worker.engine.families import classifies, kind_of, layers_without_adapters
+from worker.engine.model.families import classifies, kind_of, layers_without_adapters
 from worker.techniques.bottleneck_families import FAMILIES
 
 NUMBER = re.compile(r"\.\d+(?=\.)")

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from worker.bases.files import Refused, read_object, require_no_code
 from worker.rows.special_tokens import special_tokens
-from worker.rows.tokens import Tokens
+from worker.rows.tokenizer import Tokens
 
 SETTINGS_NOISE = ("is_local", "local_files_only", "name_or_path", "_commit_hash", "processor_class")
 """Of the machine that wrote them, not of the tokenizer."""

@@ -6,13 +6,13 @@ import threading
 import structlog
 
 from api.context import Context
+from api.infra.trackers import MissingLibrary, require_libraries
 from api.settings import Settings
-from api.tracking import MissingLibrary, require_libraries
-from worker.delivery.courier import Courier
 from worker.delivery.deliverer import Deliverer
-from worker.delivery.pusher import Pusher
-from worker.delivery.recorder import Recorder
+from worker.delivery.hub import Pusher
+from worker.delivery.metrics import Recorder
 from worker.delivery.trackers import open_trackers
+from worker.delivery.webhooks import Courier
 
 GRACE_S = 5
 """How long a deliverer that stops waits for whom it speaks to. What it did not tell, the next one does."""

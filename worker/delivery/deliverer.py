@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.context import Context
-from api.lifecycle import DELIVER
+from api.spec.lifecycle import DELIVER
 from worker.supervisor.node import own_folder
 
 log = structlog.get_logger(__name__)

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file, save_file
 
-from worker.engine.curve import Point
-from worker.engine.folders import keep_newest, verify, whole_folder
+from worker.engine.atomic_folder import keep_newest, verify, whole_folder
+from worker.engine.publish.markdown import Point
 
 KEPT_STATES = 2
 REFERENCES = "references.safetensors"
@@ -51,7 +51,7 @@ class Progress:
     stopped_early: bool = False
     train_curve: list[Point] = field(default_factory=list)
     valid_curve: list[Point] = field(default_factory=list)
-    """Losses for the model card (worker.engine.curve)."""
+    """Losses for the model card (worker.engine.publish.markdown)."""
     method: dict[str, float] = field(default_factory=dict)
     """What the method itself remembers."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from api.evaluation import (
+from api.spec.evaluation import (
     COMPARED_PROMPTS,
     COMPARED_ROWS,
     COMPARED_TOKENS,
@@ -21,17 +21,16 @@ from api.evaluation import (
     Evaluation,
     SampleAnswer,
 )
-from api.lifecycle import FailureReason
-from api.recipe import ResolvedRecipe
-from worker.arrays import Rows
-from worker.engine.answers import Shown
-from worker.engine.data import Data
-from worker.engine.less_memory import with_less_memory
-from worker.engine.model import TrainableModel
+from api.spec.lifecycle import FailureReason
+from api.spec.resolve import ResolvedRecipe
+from worker.engine.data import Data, drawn
+from worker.engine.errors import TrainingError
+from worker.engine.generation.sample_answers import Shown
+from worker.engine.model.trainable import TrainableModel
 from worker.engine.objective import Objective
-from worker.engine.stopping import TrainingError
-from worker.engine.subset import drawn
-from worker.pipe import Pipe
+from worker.engine.out_of_memory import with_less_memory
+from worker.shared.arrays import Rows
+from worker.shared.pipe import Pipe
 
 T = TypeVar("T")
 

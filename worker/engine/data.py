@@ -7,15 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from api.lifecycle import FailureReason
-from api.recipe import ResolvedRecipe
-from worker.arrays import Rows, load_rows, split
-from worker.engine.batches import rows_of_steps
-from worker.engine.less_memory import with_less_memory
+from api.spec.lifecycle import FailureReason
+from api.spec.resolve import ResolvedRecipe
+from worker.engine.errors import TrainingError
+from worker.engine.model.batches import rows_of_steps
 from worker.engine.objective import Floats, Objective, Places
-from worker.engine.stopping import TrainingError
-from worker.engine.subset import drawn
-from worker.rows.tokens import Tokens
+from worker.engine.out_of_memory import with_less_memory
+from worker.rows.tokenizer import Tokens
+from worker.shared.arrays import Rows, load_rows, split
 
 EVALUATED_ROWS = 256
 """Validation rows at each evaluation, drawn with the job's seed; all of them at each epoch's end."""
@@ -105,3 +104,20 @@ def _load(path: Path, recipe: ResolvedRecipe) -> Rows:
     spread = np.zeros((len(rows), len(numbers)), np.float32)
     spread[:, moved] = rows.labels
     return replace(rows, labels=spread)
+
+
+def drawn(rows: Rows, count: int, seed: int) -> Rows:
+    """Return `count` of the rows, drawn with the seed, in their file's order; all of them where there are no more.
+
+    Where rows have labels, each label has the share that it has of all rows, to within a row; of numbers, each part of
+    their range has (systematic sampling of the rows in the order of their labels). Files are often sorted by class,
+    source or date: the first rows would be of one kind.
+    """
+    if count >= len(rows):
+        return rows
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(rows))
+    if rows.labels is not None:
+        _, kinds = np.unique(rows.labels, axis=0, return_inverse=True)
+        order = order[np.argsort(kinds.reshape(-1)[order], kind="stable")]
+    picked = ((np.arange(count) + 0.5) * len(rows) / count).astype(np.int64)
+    return rows.take(np.sort(order[picked]))

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from api.recipe import HARDWARE_FIELDS
+from api.spec.resolve import HARDWARE_FIELDS
 
 
 def recipe_digest(run: Path) -> str:

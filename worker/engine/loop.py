@@ -8,15 +8,15 @@ from typing import TypeVar
 
 import torch
 
-from api.recipe import ResolvedRecipe
-from worker.arrays import Rows
+from api.spec.resolve import ResolvedRecipe
 from worker.engine import failpoint
-from worker.engine.batches import rows_of_step
 from worker.engine.checkpoint import Progress
-from worker.engine.less_memory import with_less_memory
-from worker.engine.model import TrainableModel
+from worker.engine.model.batches import rows_of_step
+from worker.engine.model.trainable import TrainableModel
 from worker.engine.objective import Metrics, Objective, add, as_numbers
 from worker.engine.optimizer import clipped_step, learning_rate
+from worker.engine.out_of_memory import with_less_memory
+from worker.shared.arrays import Rows
 
 T = TypeVar("T")
 

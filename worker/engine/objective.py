@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from api.recipe import ResolvedRecipe
-from worker.arrays import Rows
-from worker.engine.answers import Shown, likeliest_answers
-from worker.engine.batches import MicroBatch, micro_batches, total_weight
-from worker.engine.model import TrainableModel
+from api.spec.resolve import ResolvedRecipe
+from worker.engine.generation.sample_answers import Shown, likeliest_answers
+from worker.engine.model.batches import MicroBatch, micro_batches, total_weight
+from worker.engine.model.trainable import TrainableModel
+from worker.shared.arrays import Rows
 
 Floats = npt.NDArray[np.float32]
 Places = npt.NDArray[np.int64]
@@ -30,7 +30,7 @@ class Setting:
     run: Path
     model: TrainableModel
     say: Callable[..., None]
-    """`worker.pipe.Pipe.report`"""
+    """`worker.shared.pipe.Pipe.report`"""
 
 
 class Objective:

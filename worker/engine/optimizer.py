@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from api.recipe import ResolvedRecipe
+from api.spec.resolve import ResolvedRecipe
 
 
 def adamw(masters: dict[str, nn.Parameter], recipe: ResolvedRecipe) -> torch.optim.AdamW:

@@ -1,4 +1,4 @@
-"""What is optimised: one file for each method of `api.methods`, of the same name, with its loss."""
+"""What is optimised: one file for each method of `api.spec.methods`, of the same name, with its loss."""
 
 from worker.engine.objective import Objective, Setting
 from worker.methods.classification import Classification

@@ -7,12 +7,12 @@ import torch
 from tokenizers import Tokenizer
 from torch.nn import functional
 
-from api.evaluation import SHOWN_ROWS
-from api.methods.classification import ClassificationOptions
-from worker.arrays import Rows
-from worker.engine.answers import Shown, readable
-from worker.engine.batches import MicroBatch
+from api.spec.evaluation import SHOWN_ROWS
+from api.spec.methods.classification import ClassificationOptions
+from worker.engine.generation.sample_answers import Shown, readable
+from worker.engine.model.batches import MicroBatch
 from worker.engine.objective import Metrics, Objective, Setting
+from worker.shared.arrays import Rows
 
 
 def label_losses(

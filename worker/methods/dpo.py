@@ -5,10 +5,10 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
-from api.methods.dpo import DpoOptions
-from worker.arrays import Rows
-from worker.engine.batches import MicroBatch
+from api.spec.methods.dpo import DpoOptions
+from worker.engine.model.batches import MicroBatch
 from worker.engine.objective import Floats, Metrics, Objective, answer_sums
+from worker.shared.arrays import Rows
 
 
 def preference_losses(

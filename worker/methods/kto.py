@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from api.methods.kto import KtoOptions
-from worker.arrays import Rows
-from worker.engine.answers import Shown
-from worker.engine.batches import MicroBatch
+from api.spec.methods.kto import KtoOptions
+from worker.engine.generation.sample_answers import Shown
+from worker.engine.model.batches import MicroBatch
 from worker.engine.objective import Floats, Metrics, Objective, answer_sums
+from worker.shared.arrays import Rows
 
 
 def prospect_losses(

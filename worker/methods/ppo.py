@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from api.methods.ppo import PpoOptions
-from worker.arrays import Rows
-from worker.engine.batches import MicroBatch, total_weight
-from worker.engine.head import Scoring
+from api.spec.methods.ppo import PpoOptions
+from worker.engine.generation.rollout import RolloutObjective
+from worker.engine.generation.sampler import FloatArray, read_tokens
+from worker.engine.model.batches import MicroBatch, total_weight
+from worker.engine.model.head import Scoring
 from worker.engine.objective import Metrics, Setting
-from worker.engine.rollout import RolloutObjective
-from worker.engine.sampler import FloatArray, read_tokens
+from worker.shared.arrays import Rows
 
 EPSILON = 1e-8
 

@@ -7,15 +7,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from api.fields import AUTO
-from api.methods.reinforcement import ReinforcementOptions
-from worker.arrays import Rows
-from worker.engine.batches import MicroBatch
-from worker.engine.head import Scoring
+from api.spec.fields import AUTO
+from api.spec.methods.reinforcement import ReinforcementOptions
+from worker.engine.generation.rollout import RolloutObjective
+from worker.engine.generation.sampler import read_tokens
+from worker.engine.model.batches import MicroBatch
+from worker.engine.model.head import Scoring
 from worker.engine.objective import Metrics, Setting
-from worker.engine.rollout import RolloutObjective
-from worker.engine.sampler import read_tokens
 from worker.methods.ppo import policy_losses
+from worker.shared.arrays import Rows
 
 EPSILON = 1e-4
 

@@ -3,11 +3,11 @@
 import torch
 from torch.nn import functional
 
-from api.methods.reward import RewardOptions
-from worker.arrays import Rows
-from worker.engine.batches import MicroBatch
+from api.spec.methods.reward import RewardOptions
+from worker.engine.model.batches import MicroBatch
 from worker.engine.objective import Metrics, Objective
 from worker.methods.dpo import reward_metrics
+from worker.shared.arrays import Rows
 
 
 def pair_losses(rewards_R_2: torch.Tensor, margins_R: torch.Tensor | None, centering: float) -> torch.Tensor:

@@ -3,11 +3,11 @@
 import torch
 from torch.nn import functional
 
-from api.methods.simpo import SimpoOptions
-from worker.arrays import Rows
-from worker.engine.batches import MicroBatch
+from api.spec.methods.simpo import SimpoOptions
+from worker.engine.model.batches import MicroBatch
 from worker.engine.objective import Metrics, Objective, answer_sums
 from worker.methods.dpo import reward_metrics
+from worker.shared.arrays import Rows
 
 
 def margin_losses(logprobs_R_2: torch.Tensor, beta: float, margin: float) -> torch.Tensor:

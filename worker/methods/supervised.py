@@ -4,11 +4,11 @@ import math
 
 import torch
 
-from api.methods.supervised import SupervisedOptions
-from worker.arrays import Rows
-from worker.engine.batches import MicroBatch
-from worker.engine.head import Scoring
+from api.spec.methods.supervised import SupervisedOptions
+from worker.engine.model.batches import MicroBatch
+from worker.engine.model.head import Scoring
 from worker.engine.objective import Metrics, Objective, Setting, total_weight
+from worker.shared.arrays import Rows
 
 NEAR_GUESSING = 0.95
 MARGIN_NATS = 1.0

@@ -9,12 +9,12 @@ from typing import Literal
 
 import numpy as np
 
-from api.fields import AUTO
-from api.formats import Label, Notice, RowError
-from api.formats.base import number, shown
-from api.methods.classification import Problem
-from worker.arrays import Array
-from worker.rows.zeros_and_ones import MAX_CELLS, MAX_NAMES, ZerosAndOnes, class_names
+from api.spec.fields import AUTO
+from api.spec.formats import Label, Notice, RowError
+from api.spec.formats.base import number, shown
+from api.spec.methods.classification import Problem
+from worker.rows.multi_hot import MAX_CELLS, MAX_NAMES, ZerosAndOnes, class_names
+from worker.shared.arrays import Array
 
 MAX_SIMILAR = 10
 """Groups of names that look the same which are listed."""

@@ -8,22 +8,22 @@ from typing import Any
 
 import msgspec
 
-from api.formats import FORMATS, Format, Row, RowError, almost, detect
-from api.methods import Method
-from api.methods.classification import Problem
-from worker.rows.balance import check_labels
-from worker.rows.checking import Meaning, check_row
-from worker.rows.compose import Composed, Composer, Trained
-from worker.rows.examine import tokenised
+from api.spec.formats import FORMATS, Format, Row, RowError, almost, detect
+from api.spec.methods import Method
+from api.spec.methods.classification import Problem
+from worker.rows.array_writer import Spool
+from worker.rows.check_row import Meaning, check_row
+from worker.rows.duplicates import Seen
+from worker.rows.errors import FileRequest, Invalid, invalid_file, too_few, unexpected_format, wrong_format
+from worker.rows.examiner import tokenised
 from worker.rows.findings import Findings, example
-from worker.rows.invalid import FileRequest, Invalid, invalid_file, too_few, unexpected_format, wrong_format
+from worker.rows.label_balance import check_labels
 from worker.rows.labels import Labels, TooManyLabels
 from worker.rows.limits import exit_if_stuck, require_memory
 from worker.rows.readers import FileError, ReadLimits, open_rows
 from worker.rows.render import Rendered
-from worker.rows.seen import Seen
-from worker.rows.spool import Spool
-from worker.rows.tokens import Plain, Tokens
+from worker.rows.row_builder import Composed, Composer, Trained
+from worker.rows.tokenizer import Plain, Tokens
 
 BATCH_BYTES = 250_000
 BATCH_ROWS = 1_000

@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from worker.rows.compose import Composed
-from worker.rows.examine import Examined, tokenised
-from worker.rows.tokens import Tokens
+from worker.rows.examiner import Examined, tokenised
+from worker.rows.row_builder import Composed
+from worker.rows.tokenizer import Tokens
 
 MAX_TOKENS = 4096
 """Of a sequence that are listed."""

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from api.formats import Conversation
-from api.recipe import Reasoning
+from api.spec.formats import Conversation
+from api.spec.recipe import Reasoning
 
 OPENING, CLOSING = "<think>", "</think>"
 

@@ -1,6 +1,6 @@
 """Which text of a rendered conversation is the assistant's: a conversation becomes a text and its supervised spans.
 
-Either the template says so itself ({% generation %}), or the answers are marked (worker.rows.marks), rendered, and
+Either the template says so itself ({% generation %}), or the answers are marked (worker.rows.sentinels), rendered, and
 found by their marks. Without the marks the rendering must be exactly the plain one; if it is not, the row is refused
 rather than guessed at.
 
@@ -13,14 +13,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from api.formats import Conversation, Notice, RowError
-from api.recipe import Reasoning
-from worker.rows.beginnings import Beginnings
+from api.spec.formats import Conversation, Notice, RowError
+from api.spec.recipe import Reasoning
 from worker.rows.chat_template import ChatTemplate, TemplateFailure
-from worker.rows.drawn import Drawn, keep_reasoning
-from worker.rows.marks import Marks, Messages, Places
+from worker.rows.generation_starts import Beginnings
 from worker.rows.reasoning import CLOSING, apart, chosen, without_reasoning
-from worker.rows.tokens import Span
+from worker.rows.rendered import Drawn, keep_reasoning
+from worker.rows.sentinels import Marks, Messages, Places
+from worker.rows.tokenizer import Span
 from worker.rows.turns import Turns
 
 PROBE = "\U000f0000"
@@ -44,7 +44,7 @@ class Renderer:
         added_texts: set[str],
         reasoning: Reasoning = "auto",
     ) -> None:
-        """`end_texts`: what ends a generation; `added_texts`: what the tokenizer never splits (worker.rows.tokens);
+        """`end_texts`: what ends a generation; `added_texts`: what the tokenizer never splits (worker.rows.tokenizer);
         `reasoning`: whose is rendered and learnt, "auto" for what the template shows."""
         self.template = template
         self.reasoning = reasoning
@@ -151,7 +151,7 @@ class Renderer:
 
 @dataclass(frozen=True)
 class _Part:
-    """Renders parts of one conversation (worker.rows.turns.Part, worker.rows.drawn.Source)."""
+    """Renders parts of one conversation (worker.rows.turns.Part, worker.rows.rendered.Source)."""
 
     renderer: Renderer
     messages: Messages

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-from api.formats import RowError
-from worker.rows.beginnings import Before, Beginnings
-from worker.rows.marks import Marks, Messages, Places, string_counts
+from api.spec.formats import RowError
+from worker.rows.generation_starts import Before, Beginnings
+from worker.rows.sentinels import Marks, Messages, Places, string_counts
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from api.ask import SampleRequest
+from api.spec.sampling import SampleRequest
 from worker.rows.chat_template import TemplateFailure
 from worker.rows.limits import TooSlow, time_limit
-from worker.rows.tokens import Plain
+from worker.rows.tokenizer import Plain
 from worker.sampling.bases import Base
 from worker.sampling.draw import Draw, Drawn
 from worker.sampling.generate import generate

@@ -10,12 +10,12 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from api.techniques import Technique
-from worker.engine.load import checked_config, plain_attention, quantisation
-from worker.engine.modes import keep_four_bits, pack_where_possible
+from api.spec.techniques import Technique
+from worker.engine.model.load import checked_config, plain_attention, quantisation
+from worker.engine.model.modes import keep_four_bits, pack_where_possible
 from worker.rows.chat_template import ChatTemplate
-from worker.rows.endings import Endings
-from worker.rows.tokens import Tokens
+from worker.rows.end_tokens import Endings
+from worker.rows.tokenizer import Tokens
 from worker.sampling.token_bytes import TokenBytes
 from worker.techniques import TECHNIQUES
 

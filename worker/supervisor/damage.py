@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 import structlog
 
-from api.lifecycle import FailureReason
-from api.storage import Corrupt, ObjectMissing
+from api.infra.storage import Corrupt, ObjectMissing
+from api.spec.lifecycle import FailureReason
 from worker.supervisor.faults import AttemptFailed
 
 log = structlog.get_logger(__name__)

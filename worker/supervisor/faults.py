@@ -6,10 +6,10 @@ from typing import Any
 import structlog
 from sqlalchemy.orm import Session
 
-from api.lifecycle import FAILURES, POISON_DEATHS, FailureReason, JobStatus, Stage
 from api.records import events, faults, jobs
 from api.records.base import db_now
 from api.records.jobs import Job
+from api.spec.lifecycle import FAILURES, POISON_DEATHS, FailureReason, JobStatus, Stage
 
 log = structlog.get_logger(__name__)
 

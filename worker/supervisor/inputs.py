@@ -11,10 +11,10 @@ from typing import Any
 
 import structlog
 
+from api.infra.storage import Corrupt, ObjectMissing, Storage
 from api.records import base_models
 from api.records.base_models import BaseModel
 from api.records.jobs import Job
-from api.storage import Corrupt, ObjectMissing, Storage
 from worker.supervisor.damage import named
 from worker.supervisor.node import Node
 

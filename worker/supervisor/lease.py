@@ -12,7 +12,7 @@ from api.context import Context
 from api.records import jobs, queue
 from api.records.jobs import Stale
 from api.records.queue import Claim
-from worker.supervisor.beside import Beside
+from worker.supervisor.background import Beside
 
 log = structlog.get_logger(__name__)
 

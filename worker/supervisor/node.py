@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import IO, Self
 
 from api.context import Context
-from api.lifecycle import FAILURES, FailureReason, Stage
-from api.storage import StorageUnavailable
-from worker.gpus import visible_gpus
-from worker.supervisor.hold import Hold
-from worker.supervisor.place import identity_of, trouble_with
+from api.infra.storage import StorageUnavailable
+from api.spec.lifecycle import FAILURES, FailureReason, Stage
+from worker.shared.gpus import visible_gpus
+from worker.supervisor.pause import Hold
 from worker.supervisor.slots import Slot, Slots
-from worker.supervisor.watch import Watch
+from worker.supervisor.visibility import Watch
+from worker.supervisor.work_folder import identity_of, trouble_with
 
 MAX_HOST = 64
 """Letters of the host's name in a worker's name, which operators read in logs and in the database."""

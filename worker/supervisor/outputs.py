@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from api.archive import GGUF, MERGED, tar_size, without_merged
-from api.ids import new_id
-from api.lifecycle import JobStatus
-from api.manifest import NAME as MANIFEST
+from api.infra.artifacts import GGUF, MERGED, tar_size, without_merged
+from api.infra.storage import Corrupt, Storage
 from api.records import events, jobs, models, queue, trackings
 from api.records.base import db_now
 from api.records.files import File
@@ -21,7 +19,9 @@ from api.records.jobs import Job
 from api.records.models import Checkpoint, Model
 from api.records.queue import Claim
 from api.records.trackings import HUB
-from api.storage import Corrupt, Storage
+from api.spec.ids import new_id
+from api.spec.lifecycle import JobStatus
+from api.spec.manifest import NAME as MANIFEST
 from worker.supervisor.node import Node
 
 KEPT_CHECKPOINTS = 3

@@ -8,13 +8,13 @@ from typing import Any
 
 import structlog
 
-from api.fields import AUTO
-from api.lifecycle import FailureReason
-from api.recipe import Recipe
 from api.records import jobs
 from api.records.base_models import BaseModel
 from api.records.files import File
 from api.records.jobs import Job
+from api.spec.fields import AUTO
+from api.spec.lifecycle import FailureReason
+from api.spec.recipe import Recipe
 from worker.supervisor.child import Child
 from worker.supervisor.damage import named
 from worker.supervisor.faults import FROM_OUTSIDE, AttemptFailed

@@ -5,12 +5,12 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.formats.base import shown
 from api.records import events, jobs
 from api.records.base import db_now
 from api.records.database import is_outage
 from api.records.jobs import Job
 from api.records.queue import Claim
+from api.spec.formats.base import shown
 from worker.supervisor.node import Node
 
 FLUSH_S = 1.0

@@ -1,4 +1,4 @@
-"""Techniques that peft has not got. A file here is the twin of one in api/techniques; the others are peft's work.
+"""Techniques that peft has not got. A file here is the twin of one in api/spec/techniques; the others are peft's work.
 
 Each has `add(model, technique)`, `save(model, technique, folder, base_name)`, `load(model, folder)` and
 `loading_code(model_type, auto_class)`.

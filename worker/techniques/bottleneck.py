@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from api.techniques.bottleneck import Bottleneck
+from api.spec.techniques.bottleneck import Bottleneck
 from worker.techniques.bottleneck_families import FAMILIES, Family, Rule, find_layers
 
 NAME = "attune"

@@ -16,8 +16,8 @@ from typing import Any
 
 from torch import nn
 
-from api.lifecycle import FailureReason
-from worker.engine.stopping import TrainingError
+from api.spec.lifecycle import FailureReason
+from worker.engine.errors import TrainingError
 
 
 class Rule(Enum):
@@ -115,7 +115,7 @@ FAMILIES: dict[str, Family] = {
     # `adapters` knows it but breaks it: without any adapter its `init` gives every Wqkv a bias of random numbers.
     "modernbert": _feed_forward_alone("attn.Wo", "mlp.Wo", pfeiffer_sees_sum=False, in_adapterhub=False),
 }
-"""By `model_type`. A family is named here only when tests/worker/test_bottleneck.py tries it."""
+"""By `model_type`. A family is named here only when tests/worker/engine/test_bottleneck.py tries it."""
 
 
 def find_layers(model: Any) -> tuple[Family, list[nn.Module]]:

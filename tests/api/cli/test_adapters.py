@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from api.cli.exit_codes import ExitCode
+from api.cli.errors import ExitCode
 from tests.api.cli.conftest import MODEL, FakeServer, attune, job
 
 FILES = {"adapter_model.safetensors": b"weights" * 1000, "adapter_config.json": b"{}"}

@@ -9,8 +9,7 @@ import pytest
 
 import api
 from api.cli.connect import connect
-from api.cli.errors import CommandError
-from api.cli.exit_codes import ExitCode
+from api.cli.errors import CommandError, ExitCode
 from tests.api.cli.conftest import KEY, FakeServer, attune
 
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import api
-from api.cli.exit_codes import ExitCode
+from api.cli.errors import ExitCode
 
 
 def test_the_readme_lists_every_exit_code() -> None:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from api.cli.exit_codes import ExitCode
+from api.cli.errors import ExitCode
 from tests.api.cli.conftest import FakeServer, attune
 
 

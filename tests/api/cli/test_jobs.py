@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from api.cli.exit_codes import ExitCode
+from api.cli.errors import ExitCode
 from tests.api.cli.conftest import FakeServer, attune, message
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from api.cli import watch
-from api.cli.exit_codes import ExitCode
+from api.cli.errors import ExitCode
 from tests.api.cli.conftest import FakeServer, attune, job, message
 
 

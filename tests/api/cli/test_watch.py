@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from api.cli import watch
-from api.cli.exit_codes import ExitCode
+from api.cli.errors import ExitCode
 from api.cli.watch import StepClock
 from tests.api.cli.conftest import MODEL, FakeServer, attune, job, message, metrics
 

@@ -18,9 +18,10 @@ from api.estimate.machine import (
 )
 from api.estimate.targets import NoPlace
 from api.estimate.work import Workload
-from api.methods import _Methods
-from api.recipe import Labels, Recipe, ResolvedRecipe, resolve
-from api.techniques import Technique
+from api.spec.methods import _Methods
+from api.spec.recipe import Recipe
+from api.spec.resolve import Labels, ResolvedRecipe, resolve
+from api.spec.techniques import Technique
 
 TECHNIQUES = [technique.model_fields["type"].default for technique in get_args(get_args(Technique)[0])]
 METHODS = [method.model_fields["type"].default for method in get_args(_Methods)]

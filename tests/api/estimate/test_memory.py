@@ -8,8 +8,9 @@ from api.estimate import memory
 from api.estimate.machine import Machine, predict, too_large
 from api.estimate.memory import MemoryParts
 from api.estimate.work import PACKED_FAMILIES, Base, Workload
-from api.recipe import Recipe, ResolvedRecipe, resolve
-from worker.engine import families, head
+from api.spec.recipe import Recipe
+from api.spec.resolve import ResolvedRecipe, resolve
+from worker.engine.model import families, head
 
 FACTS: dict[str, Any] = {
     "parameters": 135_000_000,

@@ -1,7 +1,7 @@
 """Operations and passes, by hand."""
 
 from api.estimate.work import Base, Workload, training_work
-from api.evaluation import ANSWER_TOKENS, COMPARED_TRAINING_ROWS, SHOWN_ROWS
+from api.spec.evaluation import ANSWER_TOKENS, COMPARED_TRAINING_ROWS, SHOWN_ROWS
 from tests.api.estimate.test_memory import FACTS, a_recipe
 
 ROWS = Workload(rows=1000, width=1, tokens=200_000, supervised=100_000, lengths=(200,))

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from api.recipe import Recipe
 from api.records import arrays
 from api.records.base_models import BaseModel
+from api.spec.recipe import Recipe
 
 
 def key(training: dict[str, Any]) -> str:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from api.lifecycle import JobStatus, Stage
 from api.records import Database, jobs, queue
 from api.records.dependencies import Dependency
+from api.spec.lifecycle import JobStatus, Stage
 from tests.api.records.test_queue import claim
 from tests.factories import a_job, a_project, the_job
 

@@ -6,8 +6,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
 
-from api.migrate import WrongSchema, alembic_config, is_new, migrate, require_current
 from api.records import Database, Row
+from api.records.migrate import WrongSchema, alembic_config, is_new, migrate, require_current
 
 
 def test_migrations_make_exactly_the_schema_of_the_records(database: Database) -> None:

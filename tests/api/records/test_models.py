@@ -1,10 +1,10 @@
 import pytest
 
 from api.context import Context
-from api.judges import reward_models
-from api.recipe import Recipe
 from api.records import models
 from api.records.jobs import Job
+from api.spec.methods.base import reward_models
+from api.spec.recipe import Recipe
 from tests.factories import a_job, a_model, a_project
 
 

@@ -6,11 +6,11 @@ from collections import Counter
 import pytest
 from sqlalchemy import update
 
-from api.lifecycle import JobStatus, Stage
 from api.records import Database, jobs, queue
 from api.records.base import db_now
 from api.records.jobs import Job, Stale
 from api.records.queue import Claim
+from api.spec.lifecycle import JobStatus, Stage
 from tests.factories import a_job, a_project, the_job
 
 

@@ -3,9 +3,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from api.catalog import GRADERS, METHODS, TECHNIQUES
 from api.context import Context
-from api.formats import FORMATS
+from api.spec.catalog import GRADERS, METHODS, TECHNIQUES
+from api.spec.formats import FORMATS
 from tests.factories import a_base_model
 
 

@@ -12,13 +12,14 @@ from openai.types.completion import Completion
 from pydantic import BaseModel
 
 from api.context import Context
-from api.ids import new_id
-from api.lifecycle import JobStatus
-from api.recipe import Recipe, resolve
 from api.records import permissions
 from api.records.base import db_now
 from api.records.models import Checkpoint, Model
-from api.sampling.bodies import ChatBody, CompletionBody
+from api.schemas.completion_requests import ChatBody, CompletionBody
+from api.spec.ids import new_id
+from api.spec.lifecycle import JobStatus
+from api.spec.recipe import Recipe
+from api.spec.resolve import resolve
 from tests.api.sampler import ends, sampler, says, text
 from tests.factories import a_base_model, a_job, a_project
 

@@ -3,8 +3,8 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select, update
 
 from api.context import Context
-from api.lifecycle import JobStatus
 from api.records.jobs import Job
+from api.spec.lifecycle import JobStatus
 from tests.api.routes.test_files import upload
 from tests.factories import a_base_model, the_job
 

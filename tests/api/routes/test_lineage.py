@@ -7,9 +7,9 @@ from fastapi.testclient import TestClient
 from sqlalchemy import update
 
 from api.context import Context
-from api.lifecycle import JobStatus
 from api.records import base_models
 from api.records.jobs import Job
+from api.spec.lifecycle import JobStatus
 from tests.api.routes.test_jobs import create
 from tests.factories import a_base_model, a_model, a_project, the_job
 

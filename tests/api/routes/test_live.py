@@ -9,9 +9,9 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api.context import Context
-from api.lifecycle import JobStatus
 from api.main import create_app
 from api.settings import Settings
+from api.spec.lifecycle import JobStatus
 from tests.api.conftest import client_of
 from tests.api.served import listening
 from tests.events import add_events, end, told

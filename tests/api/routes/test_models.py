@@ -4,13 +4,13 @@ import tarfile
 import pytest
 from fastapi.testclient import TestClient
 
-from api.archive import tar_size
 from api.context import Context
-from api.ids import new_id
-from api.lifecycle import JobStatus
+from api.infra.artifacts import tar_size
 from api.records.base import db_now
 from api.records.files import File
 from api.records.models import Checkpoint, Model
+from api.spec.ids import new_id
+from api.spec.lifecycle import JobStatus
 from tests.factories import a_base_model, a_job, a_model, a_project
 
 CONTENTS = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"w" * 2000}

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from api import patterns
 from api.context import Context
 from api.records import workers
 from api.services import base_models
+from api.spec import patterns
 from tests.api.routes.test_files import upload
 from tests.hostile import CATASTROPHIC, UNUSABLE
 from tests.worker.prepared import jsonl

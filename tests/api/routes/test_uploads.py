@@ -11,14 +11,14 @@ from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
 from api.context import Context
+from api.infra.storage import Stored
 from api.main import create_app
 from api.records import uploads as upload_records
 from api.records.base import db_now
 from api.records.uploads import Upload
 from api.services import files, upload_parts
-from api.storage import Stored
 from tests.api.conftest import client_of
-from worker.supervisor.tidy import end_uploads
+from worker.supervisor.sweep import end_uploads
 
 PIECES = (b'{"text": "one"}\n', b'{"text": "two"}\n' * 1000, b'{"text": "three"}\n')
 WHOLE = b"".join(PIECES)

@@ -7,15 +7,15 @@ from openai import InvalidWebhookSignatureError, OpenAI
 from sqlalchemy import update
 
 from api.context import Context
-from api.lifecycle import JobStatus
 from api.main import create_app
 from api.records import jobs, webhooks
 from api.records.base import db_now
 from api.records.webhooks import BACK_OFF_S, Delivery, Webhook
 from api.settings import Settings
+from api.spec.lifecycle import JobStatus
 from tests.factories import a_job, a_project
 from tests.receiver import Receiver, receiving
-from worker.delivery.courier import deliver_due
+from worker.delivery.webhooks import deliver_due
 
 PATH = "/v1/webhook_endpoints"
 ALL = [f"fine_tuning.job.{end}" for end in ("succeeded", "failed", "cancelled")]

@@ -16,7 +16,7 @@ from api.records import jobs as job_records
 from api.records import pages
 from api.services.budgets import RequestRate
 from tests.api.conftest import client_of
-from tests.api.routes.test_errors import error_of
+from tests.api.http.test_errors import error_of
 from tests.api.routes.test_files import upload
 from tests.factories import a_base_model, a_file, a_job, a_project
 

@@ -25,7 +25,7 @@ from openai.types.uploads import UploadPart
 from openai.types.webhooks import FineTuningJobSucceededWebhookEvent
 from pydantic import TypeAdapter
 
-from api import webhooks
+from api.infra import webhook_signature
 from tests import environments
 from tests.end_to_end.clients.environments import node_folder
 from tests.end_to_end.clients.proxy import Proxy
@@ -77,9 +77,9 @@ def seen(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Any]:
     """Everything that the client saw, and how often it asked."""
-    secret = webhooks.new_secret()
-    body = webhooks.message("evt_1", "fine_tuning.job.succeeded", "ftjob-1", time.time())
-    told = {"body": body.decode(), "headers": webhooks.headers("evt_1", body, [secret]), "secret": secret}
+    secret = webhook_signature.new_secret()
+    body = webhook_signature.message("evt_1", "fine_tuning.job.succeeded", "ftjob-1", time.time())
+    told = {"body": body.decode(), "headers": webhook_signature.headers("evt_1", body, [secret]), "secret": secret}
     given = {
         "base_url": live_server.base_url,
         "proxy_url": proxy.base_url,

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from tests.worker.parity.ours import Gradients, gradients_of, in_transformers
-from worker.arrays import Rows
 from worker.methods import Objective
+from worker.shared.arrays import Rows
 
 
 def in_float64(objective: Objective) -> Any:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from api.recipe import Recipe, ResolvedRecipe, resolve
-from worker.arrays import Rows
-from worker.engine.load import load_trainable, plain_attention
+from api.spec.recipe import Recipe
+from api.spec.resolve import ResolvedRecipe, resolve
+from worker.engine.model.load import load_trainable, plain_attention
 from worker.methods import METHODS, Objective, Setting
+from worker.shared.arrays import Rows
 
 Gradients = dict[str, torch.Tensor]
 FULL = {"type": "full"}

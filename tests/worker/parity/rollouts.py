@@ -10,9 +10,9 @@ import numpy as np
 from pydantic import TypeAdapter
 from tokenizers import Tokenizer
 
-from api.graders import Grader, grade
+from api.spec.graders import Grader, grade
 from tests.worker.parity import ours
-from worker.arrays import Items, Rows
+from worker.shared.arrays import Items, Rows
 
 GRADER = {
     "type": "multi",

@@ -8,8 +8,8 @@ import torch
 from trl import KTOConfig, KTOTrainer
 
 from tests.worker.parity import ours, trl
-from worker.arrays import Rows
 from worker.methods import Objective
+from worker.shared.arrays import Rows
 
 COLUMNS = ["prompt", "completion", "label"]
 

@@ -12,9 +12,9 @@ import torch
 
 from tests.worker.parity import by_hand, ours, rollouts
 from tests.worker.parity.ours import Gradients
-from worker.arrays import Rows
 from worker.methods import Objective
 from worker.methods.ppo import gae, policy_losses, value_losses, whiten
+from worker.shared.arrays import Rows
 
 OPTIONS = {
     "grader": rollouts.GRADER,

@@ -13,8 +13,8 @@ import torch
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from tests.worker.parity import by_hand, ours, rollouts, trl
-from worker.arrays import Rows
 from worker.methods import Objective
+from worker.shared.arrays import Rows
 
 PROMPTS, GROUP, MAX_TOKENS = 3, 8, 10
 GRPO = {"loss_type": "grpo", "scale_rewards": "group", "importance_sampling_level": "token"}

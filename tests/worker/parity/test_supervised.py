@@ -10,8 +10,8 @@ from trl import SFTConfig, SFTTrainer
 
 from tests.worker.parity import by_hand, ours, trl
 from tests.worker.parity.ours import FULL, LORA
-from worker.arrays import Rows
 from worker.methods import Objective
+from worker.shared.arrays import Rows
 
 
 def _drawn(seed: int, weights: list[float]) -> Rows:

@@ -7,11 +7,11 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
-from api.ask import SampleRequest
-from api.techniques import Technique
-from worker.engine.adapt import peft_config
-from worker.engine.load import quantisation
-from worker.engine.modes import keep_four_bits
+from api.spec.sampling import SampleRequest
+from api.spec.techniques import Technique
+from worker.engine.model.adapters import peft_config
+from worker.engine.model.load import quantisation
+from worker.engine.model.modes import keep_four_bits
 from worker.sampling.answer import answer
 from worker.sampling.bases import Base, Tuned
 from worker.techniques import TECHNIQUES

@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel
 from pydantic import TypeAdapter
 
-from api.techniques import Technique
+from api.spec.techniques import Technique
 from tests.tiny_models import make_model
 from tests.worker.sampling.asking import CPU, PROMPT, TOKENS, Asked, make_adapter, plain
 from worker.sampling.answer import Refused

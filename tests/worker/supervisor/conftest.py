@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from api.context import Caller, Context
-from api.lifecycle import Stage
-from api.recipe import Recipe
 from api.records import events
 from api.records.jobs import Job
 from api.services import base_models, jobs
+from api.spec.lifecycle import Stage
+from api.spec.recipe import Recipe
 from tests.end_to_end.jobs import rows
 from tests.factories import a_caller, a_file, the_job
+from worker.supervisor.loop import claim_next, drain, run_attempt
 from worker.supervisor.node import Node
-from worker.supervisor.supervise import claim_next, drain, run_attempt
-from worker.supervisor.warm import WarmTrainers
+from worker.supervisor.warm_trainers import WarmTrainers
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import os
 
-from worker.pipe import Pipe
+from worker.shared.pipe import Pipe
 
 if __name__ == "__main__":
     Pipe().report("progress", file="validation", rows=1200)

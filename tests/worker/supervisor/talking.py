@@ -2,7 +2,7 @@
 
 import sys
 
-from worker.pipe import Pipe
+from worker.shared.pipe import Pipe
 
 if __name__ == "__main__":
     pipe = Pipe()

@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select, update
 
-from api.lifecycle import FailureReason, JobStatus, Stage
 from api.records import faults, jobs, queue, workers
 from api.records.base import db_now
 from api.records.database import Database
 from api.records.jobs import Job
 from api.records.queue import Attempt
+from api.spec.lifecycle import FailureReason, JobStatus, Stage
 from tests.factories import a_job, a_project
 from tests.worker.supervisor.clock import Clock
 from tests.worker.supervisor.conftest import Workshop
 from worker.supervisor.faults import AttemptFailed, settle
-from worker.supervisor.hold import PAUSES_S, Hold
+from worker.supervisor.loop import claim_next, run_attempt, work_once
 from worker.supervisor.node import Node
-from worker.supervisor.supervise import claim_next, run_attempt, work_once
+from worker.supervisor.pause import PAUSES_S, Hold
 
 FILE_ROWS = b'{"messages": [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]}\n' * 12
 

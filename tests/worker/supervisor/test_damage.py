@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from api.lifecycle import JobStatus
 from api.records import base_models
 from api.records.arrays import Arrays
 from api.records.files import File
+from api.spec.lifecycle import JobStatus
 from tests.end_to_end.jobs import rows
 from tests.worker.supervisor.conftest import Workshop
-from worker.supervisor.supervise import drain
+from worker.supervisor.loop import drain
 
 
 def flip(shop: Workshop, key: str) -> None:

@@ -10,27 +10,27 @@ import pytest
 from sqlalchemy import update
 
 from api.context import Context
-from api.lifecycle import FAILURES, FailureReason, JobStatus, Stage
+from api.infra.storage import Storage, StorageUnavailable, Stored
 from api.records import events, jobs, models, queue
 from api.records.base import db_now
 from api.records.jobs import Job
 from api.services import base_models
 from api.services import jobs as job_service
-from api.storage import Storage, StorageUnavailable, Stored
+from api.spec.lifecycle import FAILURES, FailureReason, JobStatus, Stage
 from tests.end_to_end.jobs import wait_until
 from tests.worker.supervisor.conftest import OpenWorkshop, Workshop
-from worker.engine.folders import whole_folder
+from worker.engine.atomic_folder import whole_folder
 from worker.supervisor.child import Child
 from worker.supervisor.faults import BACKOFF_S, AttemptFailed, settle
 from worker.supervisor.inputs import fetch_state
 from worker.supervisor.lease import Heartbeat
+from worker.supervisor.loop import claim_next, drain
 from worker.supervisor.outputs import store_folder, store_state
 from worker.supervisor.prepare_child import wait_for
 from worker.supervisor.progress import Progress
 from worker.supervisor.slots import Slot
-from worker.supervisor.supervise import claim_next, drain
 from worker.supervisor.sweep import take_back
-from worker.supervisor.watch import Watch
+from worker.supervisor.visibility import Watch
 
 
 @pytest.fixture

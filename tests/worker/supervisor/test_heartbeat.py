@@ -10,11 +10,11 @@ from sqlalchemy import text, update
 from sqlalchemy.orm import Session
 
 from api.context import Context
-from api.lifecycle import JobStatus, Stage
 from api.records import jobs, queue
 from api.records.jobs import Job
 from api.records.queue import Claim
 from api.settings import Settings
+from api.spec.lifecycle import JobStatus, Stage
 from tests.end_to_end.jobs import wait_until
 from tests.factories import a_job, a_project, the_job
 from worker.supervisor.lease import Heartbeat

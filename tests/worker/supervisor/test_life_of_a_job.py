@@ -1,19 +1,19 @@
 import csv
 import io
 
-from api.archive import MERGED
-from api.evaluation import Evaluation
-from api.lifecycle import JobStatus
-from api.manifest import Manifest, recipe_hash
-from api.recipe import ResolvedRecipe
+from api.infra.artifacts import MERGED
 from api.records import base_models, files, models
 from api.records.jobs import Job
-from api.services import attempt_logs
+from api.services import job_logs
+from api.spec.evaluation import Evaluation
+from api.spec.lifecycle import JobStatus
+from api.spec.manifest import Manifest, recipe_hash
+from api.spec.resolve import ResolvedRecipe
 from tests.end_to_end.jobs import rows
 from tests.factories import a_file
 from tests.streams import collected
 from tests.worker.supervisor.conftest import Workshop
-from worker.supervisor.supervise import drain
+from worker.supervisor.loop import drain
 from worker.supervisor.sweep import forget_states
 
 
@@ -122,7 +122,7 @@ def check_checkpoints(workshop: Workshop, job: Job) -> None:
 
 def check_log(workshop: Workshop, job: Job) -> None:
     """Of both of its attempts, whether or not they had something to say."""
-    log = b"".join(collected(attempt_logs.read(workshop.context, workshop.caller, job.id))).decode()
+    log = b"".join(collected(job_logs.read(workshop.context, workshop.caller, job.id))).decode()
     titles = [line for line in log.splitlines() if line.startswith("=== ")]
     assert [title.split()[1] for title in titles] == ["preparing", "training"]
     assert titles[1].endswith(": succeeded")

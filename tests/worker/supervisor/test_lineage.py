@@ -8,19 +8,19 @@ import pytest
 from safetensors.numpy import load
 from sqlalchemy import delete
 
-from api.lifecycle import JobStatus
-from api.recipe import Recipe
 from api.records import arrays, base_models, models, permissions
 from api.records.jobs import Job
 from api.records.models import Model
 from api.services.lineage import CannotContinue
+from api.spec.lifecycle import JobStatus
+from api.spec.recipe import Recipe
 from tests.factories import a_file, a_model, a_project
 from tests.worker.prepared import jsonl
 from tests.worker.supervisor.conftest import Workshop
-from worker.supervisor.origin import origin_of
-from worker.supervisor.parents import ModelGone, fetch_judges, fetch_start, fetch_weights
-from worker.supervisor.settling import settle
-from worker.supervisor.supervise import drain
+from worker.supervisor.lineage import ModelGone, fetch_judges, fetch_start, fetch_weights
+from worker.supervisor.loop import drain
+from worker.supervisor.provenance import origin_of
+from worker.supervisor.resolution import settle
 
 
 @pytest.fixture

@@ -4,16 +4,16 @@ import pytest
 
 from api.context import Caller, Context
 from api.errors import NotFound
-from api.lifecycle import JobStatus, Stage
 from api.records import jobs, queue
 from api.records.queue import Claim
-from api.services import attempt_logs
+from api.services import job_logs
 from api.settings import Settings
+from api.spec.lifecycle import JobStatus, Stage
 from tests.factories import a_caller, a_job
 from tests.streams import collected
 from worker.supervisor.logs import KeptLog
 from worker.supervisor.node import Node
-from worker.supervisor.tidy import remove_old_logs
+from worker.supervisor.sweep import remove_old_logs
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_the_log_has_every_attempt_in_order(node: Node, tmp_path: Path) -> None:
     job_id = a_job(node.context.database, caller.project_id)
     for text in ("the first\n", "the second, without an end of line"):
         an_attempt(node, caller, text, tmp_path)
-    lines = b"".join(collected(attempt_logs.read(node.context, caller, job_id))).decode().splitlines()
+    lines = b"".join(collected(job_logs.read(node.context, caller, job_id))).decode().splitlines()
     assert [lines[1], lines[3]] == ["the first", "the second, without an end of line"]
     assert all(title.startswith("=== training from 20") and title.endswith(": worker_lost") for title in lines[::2])
 
@@ -54,13 +54,13 @@ def test_the_log_ends_in_what_the_job_failed_of(node: Node) -> None:
     caller = a_caller(node.context.database)
     error = {"code": "invalid_training_file", "message": "Row 3: no messages.", "param": "training_file"}
     job_id = a_job(node.context.database, caller.project_id, JobStatus.FAILED, error=error)
-    assert collected(attempt_logs.read(node.context, caller, job_id)) == [b"=== failed: Row 3: no messages.\n"]
+    assert collected(job_logs.read(node.context, caller, job_id)) == [b"=== failed: Row 3: no messages.\n"]
 
 
 def test_it_is_the_projects_own(node: Node) -> None:
     job_id = a_job(node.context.database, a_caller(node.context.database).project_id)
     with pytest.raises(NotFound):
-        attempt_logs.read(node.context, a_caller(node.context.database, "other"), job_id)
+        job_logs.read(node.context, a_caller(node.context.database, "other"), job_id)
 
 
 def test_logs_go_some_time_after_their_job_has_ended(node: Node, tmp_path: Path) -> None:
@@ -74,4 +74,4 @@ def test_logs_go_some_time_after_their_job_has_ended(node: Node, tmp_path: Path)
         jobs.move(session, job_id, JobStatus.CANCELLED, message="Cancelled")
     remove_old_logs(node.context, keep_s=-1)
     assert not node.context.storage.exists(key)
-    assert b"text" not in b"".join(collected(attempt_logs.read(node.context, caller, job_id)))
+    assert b"text" not in b"".join(collected(job_logs.read(node.context, caller, job_id)))

@@ -11,23 +11,23 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
 from api.context import Context
-from api.lifecycle import FailureReason, JobStatus
+from api.infra.storage import Storage, StorageFull, StorageUnavailable, Stored
 from api.records import faults, jobs, scans
 from api.records.files import File
 from api.records.jobs import Job
 from api.records.queue import Attempt
 from api.records.workers import Worker
-from api.storage import Storage, StorageFull, StorageUnavailable, Stored
+from api.spec.lifecycle import FailureReason, JobStatus
 from tests.end_to_end.jobs import rows
 from tests.factories import a_file
 from tests.worker.supervisor.clock import Clock
 from tests.worker.supervisor.conftest import OpenWorkshop, Workshop
-from worker.engine.stopping import as_training_error
-from worker.supervisor import supervise
+from worker.engine.errors import as_training_error
+from worker.supervisor import loop
 from worker.supervisor.faults import AttemptFailed, settle
-from worker.supervisor.hold import PAUSES_S, SUSPICIOUS_JOBS, Hold
-from worker.supervisor.place import filled_by
+from worker.supervisor.pause import PAUSES_S, SUSPICIOUS_JOBS, Hold
 from worker.supervisor.sweep import Sweeper
+from worker.supervisor.work_folder import filled_by
 
 
 class Away(Storage):
@@ -116,7 +116,7 @@ def test_an_outage_of_the_storage_leaves_the_queue_as_it_was(
     storage.error = None
     clock.now += PAUSES_S[-1]
     let_waits_pass(shop)
-    while supervise.work_once(shop.prepare, shop.prepare.slots.first, shop.warm):
+    while loop.work_once(shop.prepare, shop.prepare.slots.first, shop.warm):
         pass
     assert {shop.job(job_id).status for job_id in ids} == {JobStatus.QUEUED}
     assert not any(reason in shop.job(job_id).faults for job_id in ids for reason in FailureReason)
@@ -156,7 +156,7 @@ def test_a_disk_that_others_filled_costs_no_retry(
         raise error
 
     with monkeypatch.context() as broken:
-        broken.setattr(supervise, "prepare", full)
+        broken.setattr(loop, "prepare", full)
         for _ in range(8):
             shop.work()
             let_waits_pass(shop)
@@ -164,7 +164,7 @@ def test_a_disk_that_others_filled_costs_no_retry(
     job = shop.job(job_id)
     assert (job.status, counts(job)) == (JobStatus.VALIDATING_FILES, {"excused": 8})
     assert "disk was full" in " ".join(shop.told(job_id))
-    while supervise.work_once(shop.prepare, shop.prepare.slots.first, shop.warm):
+    while loop.work_once(shop.prepare, shop.prepare.slots.first, shop.warm):
         pass
     assert shop.job(job_id).status == JobStatus.QUEUED
 
@@ -176,7 +176,7 @@ def test_a_disk_that_the_job_itself_fills_is_charged(tmp_path: Path, monkeypatch
     class Disk:
         total = 15_000
 
-    monkeypatch.setattr("worker.supervisor.place.shutil.disk_usage", lambda _: Disk)
+    monkeypatch.setattr("worker.supervisor.work_folder.shutil.disk_usage", lambda _: Disk)
     assert filled_by(tmp_path)
     Disk.total = 25_000
     assert not filled_by(tmp_path)
@@ -236,9 +236,9 @@ def test_an_end_that_the_database_cannot_take_is_written_when_it_is_back(
             _write_to_what_can_only_be_read(session)
         return settle(session, *arguments)
 
-    monkeypatch.setattr(supervise, "prepare", _raise(StorageUnavailable("503")))
-    monkeypatch.setattr(supervise, "settle", settle_later)
-    monkeypatch.setattr("worker.supervisor.writing.AGAIN_S", 0)
+    monkeypatch.setattr(loop, "prepare", _raise(StorageUnavailable("503")))
+    monkeypatch.setattr(loop, "settle", settle_later)
+    monkeypatch.setattr("worker.supervisor.write_retry.AGAIN_S", 0)
     shop.work()
     assert away == -1
     assert (shop.job(job_id).owner, counts(shop.job(job_id))) == (None, {"excused": 1})
@@ -301,7 +301,7 @@ def test_a_trainer_that_dies_before_it_looks_at_the_job_is_the_workers_fault(
 ) -> None:
     """As where its Python is broken, or a library of the GPU's."""
     job_id = shop.submit()
-    while supervise.work_once(shop.prepare, shop.prepare.slots.first, shop.warm):
+    while loop.work_once(shop.prepare, shop.prepare.slots.first, shop.warm):
         pass
     (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so: cannot open shared object file')")
     with monkeypatch.context() as broken:

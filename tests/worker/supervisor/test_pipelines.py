@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from api.lifecycle import JobStatus
-from api.pipeline import Pipeline
 from api.records.jobs import Job
 from api.services import pipelines
+from api.spec.lifecycle import JobStatus
+from api.spec.pipeline import Pipeline
 from tests.end_to_end.jobs import rows
 from tests.factories import a_file
 from tests.worker.supervisor.conftest import Workshop
-from worker.supervisor.supervise import drain
+from worker.supervisor.loop import drain
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from api.context import Context
-from api.lifecycle import Stage
 from api.records import events, queue
 from api.records.events import Event
+from api.spec.lifecycle import Stage
 from tests.factories import a_job, a_project, the_job
 from worker.supervisor.node import Node
 from worker.supervisor.progress import Progress

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text, update
 
-from api.lifecycle import FailureReason, JobStatus, Stage
 from api.records import queue, scans
 from api.records.base import db_now
 from api.records.files import File
 from api.records.jobs import Job
 from api.records.queue import Claim
+from api.spec.lifecycle import FailureReason, JobStatus, Stage
 from tests.end_to_end.jobs import rows, wait_until
 from tests.factories import a_file, a_job, a_project
 from tests.worker.supervisor.clock import Clock
@@ -22,10 +22,10 @@ from worker.supervisor.child import Child
 from worker.supervisor.faults import AttemptFailed
 from worker.supervisor.lease import Heartbeat
 from worker.supervisor.node import Node
-from worker.supervisor.scanning import scan_next
+from worker.supervisor.scan import scan_next
 from worker.supervisor.sweep import see_database, take_back, take_back_own
-from worker.supervisor.training import Attempt
-from worker.supervisor.watch import Watch
+from worker.supervisor.train import Attempt
+from worker.supervisor.visibility import Watch
 
 LEASE_S = 60
 

@@ -1,14 +1,14 @@
 """Trackers: one small file for each place that metrics are sent to, all of the same shape (base.py).
 
 Sent by a deliverer, never by a trainer, which knows no key; by a thread of its own for each tracker
-(worker/delivery/recorder.py), so that a tracker that is slow or away holds up nothing but itself.
+(worker/delivery/metrics.py), so that a tracker that is slow or away holds up nothing but itself.
 """
 
 import os
 from importlib import import_module
 
+from api.infra.trackers import TITLES, configured
 from api.settings import Settings
-from api.tracking import TITLES, configured
 from worker.delivery.trackers.base import Tracker
 
 _ENVIRONMENT = {

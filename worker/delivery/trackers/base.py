@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from api.lifecycle import JobStatus
+from api.spec.lifecycle import JobStatus
 
 
 @dataclass(frozen=True)

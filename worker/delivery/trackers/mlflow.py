@@ -6,8 +6,8 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
-from api.lifecycle import JobStatus
 from api.settings import Settings
+from api.spec.lifecycle import JobStatus
 from worker.delivery.trackers.base import About, Point
 
 TAG = "attune.job"

@@ -11,8 +11,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import scalar
 
-from api.lifecycle import JobStatus
 from api.settings import Settings
+from api.spec.lifecycle import JobStatus
 from worker.delivery.trackers.base import About, Point
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import wandb
 from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
-from api.lifecycle import JobStatus
 from api.settings import Settings
+from api.spec.lifecycle import JobStatus
 from worker.delivery.trackers.base import About, Point, Run
 
 INIT_TIMEOUT_S = 30

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from api.formats import Row, RowError
+from api.spec.formats import Row, RowError
 
 Rows = Iterator[tuple[int, Row | RowError | None]]
 """(line or row number from 1, what stands there: a row, why it is none, or None for a blank line)."""

@@ -2,7 +2,7 @@
 
 import re
 
-from api.formats.base import RowError, shown
+from api.spec.formats.base import RowError, shown
 
 LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]")
 NOT_A_NUMBER = re.compile(rb"[:\[,]\s*-?(NaN|Infinity)")

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from api.formats import RowError
+from api.spec.formats import RowError
 from worker.rows.readers.base import FileError, ReadLimits, Rows
 from worker.rows.readers.jsonl import BOM, decode
 

@@ -6,7 +6,7 @@ from typing import IO, Any
 
 import msgspec
 
-from api.formats.base import Row, RowError, kind, shown
+from api.spec.formats.base import Row, RowError, kind, shown
 from worker.rows.readers.base import MAX_KEYS, ReadLimits, Rows
 from worker.rows.readers.explaining import explained
 

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-from api.formats import RowError
+from api.spec.formats import RowError
 from worker.rows.readers.base import FileError, ReadLimits, Rows
 from worker.rows.readers.jsonl import decoded, read_lines
 

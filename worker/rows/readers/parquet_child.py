@@ -14,7 +14,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from api.formats import KEYS
+from api.spec.formats import KEYS
 from worker.rows.limits import limit_process
 from worker.rows.readers.base import MAX_KEYS, FileError, ReadLimits
 from worker.rows.readers.parquet import FILE_ERROR, PARQUET, ROW_ERROR

@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
-from api.formats import KEYS, Row, RowError
-from api.formats.base import shown
-from api.formats.structured import structure_in
+from api.spec.formats import KEYS, Row, RowError
+from api.spec.formats.base import shown
+from api.spec.formats.structured import structure_in
 from worker.rows.readers.base import MAX_KEYS, FileError, ReadLimits, Rows
 from worker.rows.readers.jsonl import BOM, read_lines
 from worker.rows.readers.other_kinds import refuse_no_text

@@ -8,15 +8,15 @@ import pytest
 from sqlalchemy import update
 
 from api.context import Context
-from api.lifecycle import JobStatus
-from api.recipe import Recipe
 from api.records import events, jobs, trackings
 from api.records.trackings import Tracking
-from api.services.submitting import plan_trackings
+from api.services.admission import plan_trackings
 from api.settings import Settings
+from api.spec.lifecycle import JobStatus
+from api.spec.recipe import Recipe
 from tests.factories import a_base_model, a_job, a_project
 from worker.delivery.deliverer import Deliverer
-from worker.delivery.recorder import Recorder
+from worker.delivery.metrics import Recorder
 from worker.delivery.trackers import open_trackers
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from api.lifecycle import JobStatus
+from api.spec.lifecycle import JobStatus
 from tests.worker.delivery.trackers.conftest import OpenStudio
 
 

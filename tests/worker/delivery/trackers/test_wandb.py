@@ -8,7 +8,7 @@ import psutil
 import pytest
 from wandb.proto.wandb_internal_pb2 import Record
 
-from api.lifecycle import JobStatus
+from api.spec.lifecycle import JobStatus
 from tests.worker.delivery.trackers.conftest import OpenStudio
 from tests.worker.delivery.trackers.wandb_server import WandbServer
 from worker.delivery.trackers import wandb

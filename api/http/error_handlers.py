@@ -1,0 +1,145 @@
+"""Every error of the framework in OpenAI's shape: validation (400, not 422), 404, 405, 413 and the rest."""
+
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+
+from api.errors import InsufficientStorage, InvalidRequest, ServiceError, Unavailable
+from api.infra.storage import StorageFull, StorageUnavailable
+from api.records.pages import UnknownCursor
+
+log = structlog.get_logger(__name__)
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(ServiceError, _service_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(StorageUnavailable, _storage_away)
+    app.add_exception_handler(StorageFull, _storage_full)
+    app.add_exception_handler(UnknownCursor, _unknown_cursor)
+
+
+def _answer(error: ServiceError) -> JSONResponse:
+    return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
+
+
+async def _service_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ServiceError), error
+    return _answer(error)
+
+
+async def _storage_away(request: Request, error: Exception) -> JSONResponse:
+    return _answer(Unavailable("The object storage cannot be reached at the moment", headers={"retry-after": "5"}))
+
+
+async def _storage_full(request: Request, error: Exception) -> JSONResponse:
+    log.error("storage_full", error=str(error))
+    return _answer(InsufficientStorage("The object storage of this server is full"))
+
+
+async def _unknown_cursor(request: Request, error: Exception) -> JSONResponse:
+    return _answer(InvalidRequest("'after' does not name an object of this list", param="after"))
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException), error
+    path = request.url.path
+    message = {
+        404: f"Unknown request URL: {request.method} {path}. {_INSTEAD.get(path, 'See /openapi.json for the API.')}",
+        405: f"Not allowed to {request.method} on {path}",
+    }.get(error.status_code, str(error.detail))
+    kind = "invalid_request_error" if error.status_code < 500 else "server_error"
+    body = {"error": {"message": message, "type": kind, "param": None, "code": _CODES.get(error.status_code)}}
+    headers = {"allow": ", ".join(_allowed(request))} if error.status_code == 405 else error.headers
+    return JSONResponse(body, status_code=error.status_code, headers=headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods that the address has. The framework tells those of the first route that it finds there."""
+    routes = request.app.router.routes
+    scopes = {method: {**request.scope, "method": method} for method in ("DELETE", "GET", "POST")}
+    return [
+        method for method, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)
+    ]
+
+
+_INSTEAD = {
+    "/v1/responses": "Models answer at /v1/chat/completions: have your client use the Chat Completions API.",
+    "/v1/fine-tunes": "Fine-tuning is at /v1/fine_tuning/jobs, as in OpenAI's API since 2023.",
+}
+"""Calls that OpenAI has or had, and where to find here what they are made for."""
+
+_CODES = {404: "unknown_url", 405: "method_not_allowed"}
+
+
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError), error
+    if isinstance(error.body, bytes):  # FastAPI parses only what is said to be JSON
+        return _answer(
+            InvalidRequest(
+                "Send the body as JSON, with the header `Content-Type: application/json`", code="invalid_json"
+            )
+        )
+    return _answer(as_invalid_request(error.errors(), error.body))
+
+
+def as_invalid_request(errors: Any, body: Any) -> InvalidRequest:
+    """The first error as what a caller reads: the field as the body writes it, what is wrong, and where else."""
+    first = errors[0]
+    if first["type"] == "json_invalid":
+        return InvalidRequest("We could not parse the JSON body of your request", code="invalid_json")
+    if first["type"] == "missing" and first["loc"] == ("body",):
+        return InvalidRequest("This request needs a JSON object as its body", code="invalid_json")
+    param = _param(first, body)
+    others = dict.fromkeys(_param(error, body) for error in errors[1:])
+    also = [other for other in others if other and not f"{param}.".startswith(f"{other}.")]
+    named = ", ".join(also[:MAX_NAMED]) + (", …" if len(also) > MAX_NAMED else "")
+    message = _sentence(first) + (f" (also wrong: {named})" if also else "")
+    return InvalidRequest(f"{param}: {message}" if param else message, param=param or None, code="invalid_value")
+
+
+MAX_NAMED = 5
+
+
+def _param(error: Any, body: Any) -> str:
+    place, *path = error["loc"]
+    return _field(error, body) if place == "body" else ".".join(str(part) for part in path)
+
+
+def _sentence(error: Any) -> str:
+    match error["type"]:
+        case "extra_forbidden":
+            return "Unknown field: it is misspelt, or not supported"
+        case "union_tag_not_found":
+            return "Field required: it says which kind this is"
+        case "union_tag_invalid":
+            return f"Input should be {error['ctx']['expected_tags']}, not {error['ctx']['tag'][:64]!r}"
+    return str(error["msg"].removeprefix("Value error, "))
+
+
+_TAG_ERRORS = ("union_tag_invalid", "union_tag_not_found")
+
+
+def _field(error: Any, body: Any) -> str:
+    """pydantic's location without the tags of unions, which are not in the body."""
+    _, *path = error["loc"]
+    if error["type"] in _TAG_ERRORS:
+        # About the object to pydantic; about its `type` to who wrote it.
+        path.append(error["ctx"]["discriminator"].strip("'"))
+    missing = error["type"] in ("missing", "union_tag_not_found")
+    names, node = [], body
+    for index, part in enumerate(path):
+        try:
+            node = node[part]
+        except (KeyError, IndexError, TypeError):
+            # Not in the body: a union's tag, or (as the last part) the field that is missing.
+            if not missing or index < len(path) - 1 or not isinstance(node, dict):
+                continue
+        names.append(str(part))
+    return ".".join(names)

@@ -1,0 +1,243 @@
+"""`Idempotency-Key`: a POST that is sent again is answered as the first was, and does nothing a second time.
+
+Which answers are kept: all below 500 but 408, 409 and 429, which ask to be tried again. Another body, path or method
+under the same key is a 400. While the first request is still at work a second waits for it, and after WAIT_S is asked
+with a 409 to come back, which OpenAI's clients do. If the first died without an answer, the second begins anew.
+
+A form may be as large as a file, and is not kept to be looked at first. It is claimed by its address alone, digested as
+it passes, and known by that digest once it is answered; who comes later sends all of it before it is told what it gets.
+"""
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.context import Context
+from api.errors import InvalidRequest, ServiceError
+from api.http.form_digest import FormDigest
+from api.infra.multipart import STREAMED
+from api.records import idempotency
+from api.services import budgets
+
+log = structlog.get_logger(__name__)
+
+LEASE_S = 15.0
+WAIT_S = 20.0
+POLL_S = 0.1
+MAX_ANSWER_BYTES = 256 * 1024
+"""A longer answer is not kept, nor one that is not JSON (a stream): then the request is done again."""
+AGAIN = (408, 409, 429)
+
+
+REUSED = "This Idempotency-Key has come with another request before: use a new one for each"
+
+
+class StillWorking(ServiceError):
+    status = 409
+    type = "invalid_request_error"
+    code = "idempotency_key_in_use"
+
+
+class KeyReused(InvalidRequest):
+    code = "idempotency_key_reused"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right of one request to answer for a key."""
+
+    context: Context
+    project_id: str
+    key: str
+    request: str
+    owner: str
+
+    def begin(self) -> idempotency.Answered | None:
+        """None: ours. Else what was there before."""
+        with self.context.database.write() as session:
+            earlier = idempotency.begin(
+                session, self.project_id, self.key, request=self.request, owner=self.owner, lease_s=LEASE_S
+            )
+            if earlier is None:  # an answer that is kept already can always be had
+                budgets.require_answer(self.context, session, self.project_id)
+            return earlier
+
+    def take_over(self) -> bool:
+        with self.context.database.write() as session:
+            return idempotency.take_over(
+                session, self.project_id, self.key, request=self.request, owner=self.owner, lease_s=LEASE_S
+            )
+
+    def renew(self) -> None:
+        with self.context.database.write() as session:
+            idempotency.renew(session, self.project_id, self.key, self.owner, LEASE_S)
+
+    def settle(self, status: int, body: bytes | None, request: str | None = None) -> None:
+        """`request`: what it turned out to be, where that was not known when it was claimed."""
+        with self.context.database.write() as session:
+            if body is None:
+                idempotency.give_up(session, self.project_id, self.key, self.owner)
+            else:
+                request = request or self.request
+                idempotency.answer(
+                    session, self.project_id, self.key, self.owner, request=request, status=status, body=body
+                )
+
+
+class Idempotency:
+    """Inside of who authenticates and who limits the body: what it reads is the caller's, and small."""
+
+    def __init__(self, app: ASGIApp, context: Context) -> None:
+        self.app, self.context = app, context
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
+        key = headers.get("idempotency-key")
+        if key is None or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        content_type = headers.get("content-type", "")
+        _check(key, scope["path"], content_type)
+        address = (scope["path"].encode(), scope["query_string"])
+        if content_type.lower().startswith("multipart/"):
+            form = FormDigest(content_type, *address)
+            claim = self._claim(scope, key, FormDigest("", b"form", *address).hexdigest())
+        else:
+            form, body = None, await _read(receive)
+            receive = _again(body, receive)
+            claim = self._claim(scope, key, hashlib.sha256(b"\0".join((*address, body))).hexdigest())
+        earlier = await _first_or_earlier(claim, scope)
+        if earlier is None:
+            await self._answer(claim, scope, receive, send, form)
+            return
+        if form is not None:
+            await form.drain(receive, self._largest_form)
+        if earlier.request != (form.hexdigest() if form else claim.request):
+            raise KeyReused(REUSED)
+        await _replay(send, earlier)
+
+    @property
+    def _largest_form(self) -> int:
+        """More than that was never answered with anything to keep. Bytes."""
+        settings = self.context.settings
+        return max(settings.max_file_bytes, settings.max_part_bytes) + MAX_ANSWER_BYTES
+
+    def _claim(self, scope: Scope, key: str, request: str) -> Claim:
+        return Claim(self.context, scope["state"]["caller"].project_id, key, request, secrets.token_hex(16))
+
+    async def _answer(self, claim: Claim, scope: Scope, receive: Receive, send: Send, form: FormDigest | None) -> None:
+        status, kept, answer = 500, False, b""
+
+        async def recorded(message: Message) -> None:
+            nonlocal status, kept, answer
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                is_json = Headers(raw=message["headers"]).get("content-type", "").startswith("application/json")
+                # A form that was refused before its end is not known, and is looked at anew.
+                known = form is None or form.complete
+                kept = is_json and known and status < 500 and status not in AGAIN
+            elif kept:
+                answer += message.get("body", b"")
+                kept = len(answer) <= MAX_ANSWER_BYTES
+                if kept and not message.get("more_body", False):
+                    # Before its last byte goes out: who has the answer may rely on it.
+                    request = form.hexdigest() if form else None
+                    await run_in_threadpool(claim.settle, status, answer, request)
+            await send(message)
+
+        try:
+            async with _renewed(claim):
+                await self.app(scope, form.watch(receive) if form else receive, recorded)
+        finally:
+            if not kept:
+                await run_in_threadpool(claim.settle, status, None)
+
+
+def _check(key: str, path: str, content_type: str) -> None:
+    if not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
+        raise InvalidRequest("Idempotency-Key must have 1 to 255 printable ASCII characters", code="invalid_key")
+    # Where bodies are streamed nobody has limited this one, whatever it says that it is: it is not to be read here.
+    if STREAMED.fullmatch(path) and not content_type.lower().startswith("multipart/"):
+        raise InvalidRequest("The body must be a form: Content-Type: multipart/form-data", code="invalid_content_type")
+
+
+async def _first_or_earlier(claim: Claim, scope: Scope) -> idempotency.Answered | None:
+    """None: the request is to be done. Else the answer that it has had. Raises KeyReused, or StillWorking at last."""
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + WAIT_S
+    while earlier := await run_in_threadpool(claim.begin):
+        if earlier.status is not None:
+            return earlier
+        if earlier.request != claim.request:
+            raise KeyReused(REUSED)
+        if await run_in_threadpool(claim.take_over):
+            scope["state"]["repeated"] = True
+            return None
+        if loop.time() > give_up_at:
+            raise StillWorking(
+                "The first request with this Idempotency-Key is still being worked on", headers={"retry-after": "2"}
+            )
+        await asyncio.sleep(POLL_S)
+    return None
+
+
+@asynccontextmanager
+async def _renewed(claim: Claim) -> AsyncIterator[None]:
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(LEASE_S / 3)
+            try:
+                await run_in_threadpool(claim.renew)
+            except SQLAlchemyError as error:  # the next beat may get through in time
+                log.warning("beat_missed", error=type(error).__name__)
+
+    beating = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        beating.cancel()
+
+
+async def _read(receive: Receive) -> bytes:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise InvalidRequest("The connection was lost before the whole body had come")
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return body
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """The body that has been read, and then whatever else there is."""
+    read = False
+
+    async def receive_again() -> Message:
+        nonlocal read
+        if read:
+            return await receive()
+        read = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive_again
+
+
+async def _replay(send: Send, earlier: idempotency.Answered) -> None:
+    body = earlier.body or b""
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"idempotent-replayed", b"true"),
+    ]
+    await send({"type": "http.response.start", "status": earlier.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

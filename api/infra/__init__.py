@@ -1,0 +1,1 @@
+"""Storage, broker, outgoing HTTP, child processes."""

@@ -1,0 +1,208 @@
+"""The bodies of /v1/chat/completions and /v1/completions: OpenAI's fields, as far as they are supported.
+
+A field that is known and not supported is taken while it asks for nothing, as clients send it, and refused otherwise.
+"""
+
+import json
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from api.spec.fields import Strict
+from api.spec.formats import Notice, RowError
+from api.spec.formats.messages import parse_message
+from api.spec.sampling import MAX_CHOICES, Ask
+
+MAX_STOPS, MAX_STOP_LETTERS = 4, 256
+COMPLETION_TOKENS = 16
+"""Of an answer to /v1/completions that names no length, as at OpenAI."""
+
+
+def _only(*neutral: Any, because: str) -> Any:
+    def check(value: Any) -> Any:
+        if value not in neutral:
+            raise ValueError(f"not supported here: {because}")
+        return value
+
+    return AfterValidator(check)
+
+
+_NO_TOOLS = "models answer with text only"
+_NO_PENALTY = "tokens are drawn by temperature and top_p alone"
+
+Unpenalised = Annotated[float | None, _only(None, 0, because=_NO_PENALTY)]
+Untold = Annotated[Any, _only(None, because="Attune has nothing that it would change")]
+
+
+def _messages(raw: Any) -> Any:
+    """In the shape that chat templates take."""
+    if not isinstance(raw, list) or not raw:
+        raise ValueError("must be an array with at least one message")
+    return [_message(number, entry) for number, entry in enumerate(raw, start=1)]
+
+
+def _message(number: int, raw: Any) -> dict[str, Any]:
+    notices: list[Notice] = []
+    if isinstance(raw, dict):
+        if raw.get("role") in ("tool", "function") or raw.get("tool_calls") or raw.get("function_call"):
+            raise ValueError(f"message {number}: tools are not supported here: {_NO_TOOLS}")
+        # Clients send back what a model said with every key of their own type, most of them null or empty.
+        raw = {name: value for name, value in raw.items() if value not in (None, []) or name == "content"}
+    try:
+        message, _ = parse_message(raw, notices, f"message {number}")
+    except RowError as error:
+        words = error.message.replace("only text can be learnt from yet", "only text can be read")
+        raise ValueError(f"message {number} {words.replace('cannot be learnt from yet', 'cannot be read')}") from None
+    if notices:
+        raise ValueError(notices[0].message.replace(" and is ignored", ""))
+    return message
+
+
+def _stops(raw: Any) -> Any:
+    return [] if raw is None else [raw] if isinstance(raw, str) else raw
+
+
+Stop = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_LETTERS)]],
+    Field(max_length=MAX_STOPS),
+    BeforeValidator(_stops),
+]
+
+
+class StreamOptions(Strict):
+    include_usage: bool = False
+    include_obfuscation: bool | None = None
+    """Taken and without effect: nothing is padded, whichever it is."""
+
+
+class SamplingBody(Strict):
+    """What both have."""
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: Stop = Field(default_factory=list)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    """For the server's log."""
+    frequency_penalty: Unpenalised = None
+    presence_penalty: Unpenalised = None
+    logit_bias: Annotated[dict[str, float] | None, _only(None, {}, because=_NO_PENALTY)] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_is_unicode(cls, data: Any) -> Any:
+        try:
+            json.dumps(data, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:
+            raise ValueError("the body holds half of a character (a lone surrogate such as \\ud800)") from None
+        return data
+
+    @model_validator(mode="after")
+    def _options_need_a_stream(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options is only for requests with stream: true")
+        return self
+
+    @property
+    def end_user(self) -> str | None:
+        return self.user
+
+    @property
+    def with_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def _common(self) -> dict[str, Any]:
+        return {
+            "n": self.n or 1,
+            "temperature": 1.0 if self.temperature is None else self.temperature,
+            "top_p": 1.0 if self.top_p is None else self.top_p,
+            "seed": self.seed,
+            "stop": self.stop,
+        }
+
+
+class ChatBody(SamplingBody):
+    messages: Annotated[list[dict[str, Any]], BeforeValidator(_messages)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    tools: Annotated[Any, _only(None, [], because=_NO_TOOLS)] = None
+    tool_choice: Annotated[Any, _only(None, "none", "auto", because=_NO_TOOLS)] = None
+    parallel_tool_calls: Annotated[Any, _only(None, because=_NO_TOOLS)] = None
+    functions: Annotated[Any, _only(None, [], because=_NO_TOOLS)] = None
+    function_call: Annotated[Any, _only(None, "none", "auto", because=_NO_TOOLS)] = None
+    response_format: Annotated[Any, _only(None, {"type": "text"}, because="answers are not held to a format")] = None
+    modalities: Annotated[Any, _only(None, ["text"], because=_NO_TOOLS)] = None
+    audio: Annotated[Any, _only(None, because=_NO_TOOLS)] = None
+    prediction: Untold = None
+    reasoning_effort: Untold = None
+    web_search_options: Annotated[Any, _only(None, because=_NO_TOOLS)] = None
+    store: Annotated[Any, _only(None, False, because="answers are not kept")] = None
+    metadata: Annotated[Any, _only(None, {}, because="answers are not kept")] = None
+    service_tier: Annotated[Any, _only(None, "auto", "default", because="there is one tier")] = None
+    verbosity: Annotated[Any, _only(None, "medium", because="a model says as much as it has learnt to")] = None
+    moderation: Annotated[Any, _only(None, because="nothing is moderated")] = None
+    safety_identifier: str | None = None
+    """The later name of `user`."""
+    prompt_cache_key: str | None = None
+    """Taken and without effect, as the next two: no prompt is kept, and none would be answered otherwise if it were."""
+    prompt_cache_retention: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _cross_checks(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise ValueError("max_tokens is the older name of max_completion_tokens: give one of them")
+        return self
+
+    @property
+    def end_user(self) -> str | None:
+        return self.safety_identifier or self.user
+
+    def ask(self, longest: int) -> Ask:
+        """`longest`: tokens of an answer where the body names no length."""
+        return Ask(
+            messages=self.messages,
+            max_tokens=self.max_completion_tokens or self.max_tokens or longest,
+            top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            **self._common(),
+        )
+
+
+Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+class CompletionBody(SamplingBody):
+    prompt: str | Tokens | list[str] | list[Tokens]
+    """A text or its tokens, or several of either."""
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    echo: Annotated[bool | None, _only(None, False, because="answers do not repeat the prompt")] = None
+    suffix: Annotated[Any, _only(None, because="models continue a text, they do not fill it in")] = None
+    best_of: Annotated[Any, _only(None, 1, because="ask for several with n, and choose")] = None
+
+    @model_validator(mode="after")
+    def _few_enough(self) -> Self:
+        if not self.prompts or len(self.prompts) * (self.n or 1) > MAX_CHOICES:
+            raise ValueError(f"the prompts, times n, must be 1 to {MAX_CHOICES}")
+        return self
+
+    @property
+    def prompts(self) -> list[Any]:
+        one = isinstance(self.prompt, str) or (bool(self.prompt) and isinstance(self.prompt[0], int))
+        return [self.prompt] if one else list(self.prompt)
+
+    def ask(self, longest: int) -> Ask:
+        return Ask(
+            prompts=self.prompts,
+            max_tokens=self.max_tokens or min(COMPLETION_TOKENS, longest),
+            top_logprobs=self.logprobs,
+            **self._common(),
+        )

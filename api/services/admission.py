@@ -1,0 +1,257 @@
+"""Accepting a job: all that is checked before its row is written. Used for single jobs and for those of a pipeline."""
+
+import json
+import secrets
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from api.context import Caller, Context
+from api.errors import InvalidRequest
+from api.estimate.machine import may_recompute
+from api.estimate.shapes import untrained_experts
+from api.infra import trackers
+from api.records import base_models, events, files, trackings
+from api.records.base import db_now
+from api.records.base_models import BaseModel
+from api.records.jobs import Job
+from api.services import lineage
+from api.services.lineage import Origin, Pending
+from api.spec import catalog
+from api.spec.fields import AUTO
+from api.spec.ids import new_id, random_letters, slug
+from api.spec.lifecycle import JobStatus
+from api.spec.methods.base import reward_models
+from api.spec.outputs import GGUF_FAMILIES
+from api.spec.recipe import Recipe
+from api.spec.resolve import FEWEST_TOKENS, room
+
+MAX_RECIPE_BYTES = 64 * 1024
+
+
+class Illegal(InvalidRequest):
+    """This technique and method do not go with this base model."""
+
+    code = "unsupported_combination"
+
+
+class BadJudge(InvalidRequest):
+    """The model that is to give rewards cannot give them."""
+
+    code = "invalid_reward_model"
+
+
+def taken_over(session: Session, caller: Caller, recipe: Recipe) -> Recipe:
+    """The recipe as its job keeps it: with the technique of the model that it continues. Raises InvalidRequest."""
+    return lineage.continued(recipe, lineage.find(session, caller.project_id, recipe.model, {}))
+
+
+def checked(
+    context: Context, session: Session, caller: Caller, recipe: Recipe, origin: Origin, pending: Pending
+) -> Recipe:
+    """The recipe as its job keeps it. Raises InvalidRequest for all that can be wrong before rows are read, but for
+    layers (api.services.layers), which were checked before there was a session."""
+    recipe = lineage.continued(recipe, origin)
+    if refused := catalog.refusal(recipe.technique, recipe.method, origin.base.facts):
+        raise Illegal(refused.message, param=refused.param)
+    _check_options(recipe, origin)
+    _check_integrations(context, recipe)
+    _check_export(recipe, origin.base)
+    _check_hub(context, recipe)
+    _check_room(recipe, origin.base)
+    _check_recomputation(recipe, origin.base)
+    _check_judges(session, caller, recipe, origin.base, pending)
+    _check_file(session, caller, recipe.training_file, "training_file")
+    if recipe.validation_file is not None:
+        _check_file(session, caller, recipe.validation_file, "validation_file")
+    return recipe
+
+
+def accept(
+    context: Context, session: Session, caller: Caller, recipe: Recipe, *, pending: Pending, **values: Any
+) -> Job:
+    """Row and event, in the caller's transaction. `values`: of the row's columns. Raises InvalidRequest."""
+    origin = lineage.find(session, caller.project_id, recipe.model, pending)
+    recipe = checked(context, session, caller, recipe, origin, pending)
+    suffix = slug(recipe.suffix) if recipe.suffix else ""
+    stored = recipe.model_dump(mode="json")
+    _require_small(stored)
+    job = Job(
+        id=new_id("ftjob-"),
+        project_id=caller.project_id,
+        status=JobStatus.VALIDATING_FILES,
+        created_at=db_now(),
+        recipe=stored,
+        base_model=origin.base.name,
+        parent_model=None if origin.maker is None else recipe.model,
+        base_weights=origin.base_weights,
+        training_file=recipe.training_file,
+        validation_file=recipe.validation_file,
+        seed=secrets.randbelow(2**31) if recipe.seed is None else recipe.seed,
+        priority=recipe.priority,
+        model_id=f"ft:{origin.base.name}:{context.settings.organization}:{suffix}:{random_letters(8)}",
+        rung_at=db_now(),
+        **values,
+    )
+    session.add(job)
+    session.flush()
+    events.say(session, job.id, f"Created fine-tuning job: {job.id}")
+    if origin.technique is None and (told := untrained_experts(recipe.technique, recipe.method, origin.base.facts)):
+        events.say(session, job.id, told, level="warn")
+    plan_trackings(context, session, job.id, recipe)
+    session.refresh(job)
+    return job
+
+
+def plan_trackings(context: Context, session: Session, job_id: str, recipe: Recipe) -> None:
+    """What the job's integrations ask for, and what the operator has all jobs sent to."""
+    for number, integration in enumerate(recipe.integrations or ()):
+        trackings.plan(session, job_id, "wandb", number, integration.wandb.model_dump(mode="json"))
+    for name in trackers.configured(context.settings):
+        if name != "wandb":
+            trackings.plan(session, job_id, name)
+
+
+def _require_small(recipe: dict[str, Any]) -> None:
+    """A page of jobs holds a thousand of them, and every claim reads one."""
+    size = len(json.dumps(recipe))
+    if size > MAX_RECIPE_BYTES:
+        raise InvalidRequest(
+            f"The job's description has {size} bytes as JSON, and may have {MAX_RECIPE_BYTES}: shorten its longest "
+            f"field, `{max(recipe, key=lambda name: len(json.dumps(recipe[name])))}`",
+            code="recipe_too_large",
+        )
+
+
+def _check_options(recipe: Recipe, origin: Origin) -> None:
+    """Nothing that is given may be ignored."""
+    problem = AUTO if origin.labels is None else origin.labels.problem
+    if (idle := recipe.method.idle_option(problem)) is not None:
+        param = f"method.{recipe.method.type}.{idle[0]}"
+        raise InvalidRequest(
+            f"{param} would change nothing: {idle[1]}. Leave it out", param=param, code="unsupported_combination"
+        )
+
+
+def _check_integrations(context: Context, recipe: Recipe) -> None:
+    if recipe.integrations and "wandb" not in trackers.configured(context.settings):
+        raise InvalidRequest(
+            "This server cannot send metrics to Weights & Biases: leave integrations out, or ask its operator to set "
+            "ATTUNE_WANDB_API_KEY (or ATTUNE_WANDB_MODE=offline, which needs no key)",
+            param="integrations",
+            code="integration_not_configured",
+        )
+
+
+def _check_export(recipe: Recipe, base: BaseModel) -> None:
+    technique, export = recipe.technique, recipe.export
+    asked = {"export.merged": export.merged is True, "export.gguf": export.gguf is not None}
+    for param in (name for name, wanted in asked.items() if wanted):
+        if not technique.merges and technique.type != "full":
+            legal = ", ".join(name for name, entry in catalog.TECHNIQUES.items() if entry.merges)
+            raise InvalidRequest(
+                f"{param}: what '{technique.type}' trains cannot be added to the base's weights: use {legal} or full",
+                param=param,
+                code="cannot_merge",
+            )
+    family = base.facts["model_type"]
+    if export.gguf is not None and (family not in GGUF_FAMILIES or recipe.method.output != "tokens"):
+        raise InvalidRequest(
+            f"export.gguf: only models that write text, of the families {', '.join(GGUF_FAMILIES)}, are known to come "
+            f"out right as GGUF; {base.name} is of the family {family}, and '{recipe.method.type}' trains for "
+            f"{recipe.method.output}: leave export.gguf out",
+            param="export.gguf",
+            code="unsupported_combination",
+        )
+
+
+def _check_hub(context: Context, recipe: Recipe) -> None:
+    hub, settings = recipe.export.hub, context.settings
+    if hub is None:
+        return
+    if not settings.pushes:
+        raise InvalidRequest(
+            "This server cannot push to a hub: leave export.hub out, or ask its operator to set ATTUNE_HUB_TOKEN and "
+            "ATTUNE_HUB_NAMESPACE",
+            param="export.hub",
+            code="hub_not_configured",
+        )
+    if hub.repository.partition("/")[0] != settings.hub_namespace:
+        raise InvalidRequest(
+            f"export.hub.repository: this server pushes to {settings.hub_namespace}/… only",
+            param="export.hub.repository",
+            code="hub_namespace_not_allowed",
+        )
+
+
+def _check_room(recipe: Recipe, base: BaseModel) -> None:
+    """Something of the base's window has to be left to the rows."""
+    window = base.facts["context_window"]
+    if room(recipe.method, recipe.technique, window) >= FEWEST_TOKENS:
+        return
+    kind, virtual = recipe.method.type, recipe.technique.virtual_tokens
+    fields = [f"method.{kind}.max_tokens"] * recipe.method.rollouts + ["technique.tokens"] * virtual
+    raise InvalidRequest(
+        f"{base.name} reads {window:,} tokens, and {' and '.join(fields)} leave none of them to the rows: lower it",
+        param=fields[0],
+        code="window_too_small",
+    )
+
+
+def _check_recomputation(recipe: Recipe, base: BaseModel) -> None:
+    if recipe.training.gradient_checkpointing is not True or may_recompute(recipe.technique, base.facts):
+        return
+    why = f"transformers cannot recompute activations in models of the family {base.facts['model_type']}"
+    if not recipe.technique.recomputes:
+        why = f"'{recipe.technique.type}' cannot be trained so, for what it learns would be lost"
+    raise InvalidRequest(
+        f'training.gradient_checkpointing: {why}: leave it out, or give false or "auto"',
+        param="training.gradient_checkpointing",
+        code="unsupported_combination",
+    )
+
+
+def _check_judges(session: Session, caller: Caller, recipe: Recipe, base: BaseModel, pending: Pending) -> None:
+    for param, name in reward_models(recipe.method).items():
+        maker = lineage.maker_of(session, caller.project_id, name, pending)
+        if maker is None:
+            raise BadJudge(f"The reward model `{name[:128]}` does not exist here", param=param, code="model_not_found")
+        trained_by = maker.recipe["method"]["type"]
+        if trained_by != "reward":
+            raise BadJudge(f"{name} was made by '{trained_by}': only the model of a 'reward' job judges", param=param)
+        judging = base_models.get(session, maker.base_model)
+        if not param.endswith(".reward_model") and judging is not None and not judging.facts.get("chat_template", True):
+            raise BadJudge(
+                f"{name} was made from {maker.base_model}, which has no chat template to write a grader's messages "
+                "with: train a reward model on a base made for chat, or judge with ppo's reward_model",
+                param=param,
+            )
+        if param.endswith(".reward_model") and not _same_tokenizer(session, base, maker.base_model):
+            raise BadJudge(
+                f"{name} reads other tokens than {base.name} writes, for it was made from {maker.base_model}: train a "
+                "reward model on a base with the same tokenizer, or ask it by a score_model grader, which reads text",
+                param=param,
+            )
+
+
+def _same_tokenizer(session: Session, base: BaseModel, other_name: str) -> bool:
+    """What a job publishes has the tokenizer of its base model, byte for byte."""
+    other = base_models.get(session, other_name)
+    assert other is not None, f"{other_name} cannot be removed while a model needs it"
+    one, two = (
+        [artifact["sha256"] for artifact in each.artifacts if artifact["name"] == "tokenizer.json"]
+        for each in (base, other)
+    )
+    return base.name == other_name or one == two
+
+
+def _check_file(session: Session, caller: Caller, file_id: str, param: str) -> None:
+    file = files.get_to_use(session, caller.project_id, file_id)
+    if file is None:
+        raise InvalidRequest(f"No such File object: {file_id}", param=param, code="file_not_found")
+    if file.purpose != "fine-tune":
+        raise InvalidRequest(
+            f"{file_id} has purpose '{file.purpose}': {param} must be a file with purpose 'fine-tune'",
+            param=param,
+            code="invalid_file_purpose",
+        )

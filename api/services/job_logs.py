@@ -1,0 +1,49 @@
+"""What the trainers of a job wrote, attempt by attempt. Stored by worker/supervisor/logs.py."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+
+from api.context import Caller, Context
+from api.infra.storage import ObjectMissing
+from api.records import queue
+from api.records.jobs import Job
+from api.records.queue import Attempt
+from api.services import jobs
+
+DOING = {"prepare": "preparing", "train": "training"}
+
+
+def read(context: Context, caller: Caller, job_id: str) -> AsyncIterator[bytes]:
+    """The logs of all attempts so far, oldest first, each below a line that says when and how it ended; and of what
+    the job failed.
+
+    Raises NoSuchJob at once, and StorageUnavailable on the way.
+    """
+    job = jobs.get(context, caller, job_id)
+    with context.database.read() as session:
+        attempts = queue.attempts_of(session, job_id)
+    return _joined(context, job, attempts)
+
+
+async def _joined(context: Context, job: Job, attempts: Sequence[Attempt]) -> AsyncIterator[bytes]:
+    for attempt in attempts:
+        yield f"=== {_title(attempt)}\n".encode()
+        if attempt.log_bytes is None:
+            continue
+        last = b"\n"
+        try:
+            async for chunk in context.storage.stream(queue.log_key(attempt.job_id, attempt.fence)):
+                yield chunk
+                last = chunk or last
+        except ObjectMissing:
+            yield b"[not stored any more]\n"
+        if not last.endswith(b"\n"):
+            yield b"\n"
+    if job.error:  # nothing of it may be in a log, as where the users' rows were at fault
+        yield f"=== failed: {job.error['message']}\n".encode()
+
+
+def _title(attempt: Attempt) -> str:
+    began = datetime.fromtimestamp(attempt.started_at, UTC).isoformat(timespec="seconds")
+    ended = "so far" if attempt.ended_at is None else attempt.outcome
+    return f"{DOING[attempt.stage]} from {began}: {ended}"

@@ -1,0 +1,1 @@
+"""What a job may ask for and what it becomes: data and rules, without I/O or torch."""

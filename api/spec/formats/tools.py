@@ -1,0 +1,118 @@
+"""Tools in conversations: what may be called, and the calls. Shared by the formats that hold messages."""
+
+from typing import Any
+
+import msgspec
+
+from api.spec.formats.base import Notice, RowError, kind, notice_once, shown
+from api.spec.formats.calls import MISSING
+from api.spec.formats.structured import structured
+
+
+def parse_tools(raw: Any, notices: list[Notice]) -> list[dict[str, Any]] | None:
+    """`tools`: definitions of functions, as the template shows them to the model."""
+    raw = structured(raw, "tools", "invalid_tools")
+    if raw is None or raw == []:
+        return None
+    if not isinstance(raw, list):
+        raise RowError(f"'tools' must be an array, not {kind(raw)}", code="invalid_tools")
+    return [_tool(tool, f"tools: entry {number}", notices) for number, tool in enumerate(raw, start=1)]
+
+
+def _tool(raw: Any, where: str, notices: list[Notice]) -> dict[str, Any]:
+    """A definition in OpenAI's form: some files leave out what stands around the function."""
+    tool = structured(raw, where, "invalid_tools")
+    if isinstance(tool, dict) and tool.get("type", "function") == "function":
+        function = tool.get("function")
+        if function is None and "name" in tool:
+            function = {key: value for key, value in tool.items() if key != "type"}
+        if isinstance(function, dict):
+            _check_definition(function, where)
+            whole = {"type": "function", "function": function}
+            if tool.keys() < whole.keys() or "function" not in tool:
+                notice_once(notices, "bare_tool", f"{where} is read as {{'type': 'function', 'function': {{…}}}}")
+                return whole
+            return tool
+    raise RowError(f"{where} must be of the form {{'type': 'function', 'function': {{…}}}}", code="invalid_tools")
+
+
+def parse_functions(raw: Any) -> list[dict[str, Any]] | None:
+    """`functions`, the deprecated form, as tools."""
+    raw = structured(raw, "functions", "invalid_tools")
+    if raw is None or raw == []:
+        return None
+    if not isinstance(raw, list):
+        raise RowError(f"'functions' must be an array, not {kind(raw)}", code="invalid_tools")
+    for number, function in enumerate(raw, start=1):
+        if not isinstance(function, dict):
+            raise RowError(f"functions: entry {number} must be an object, not {kind(function)}", code="invalid_tools")
+        _check_definition(function, f"functions: entry {number}")
+    return [{"type": "function", "function": function} for function in raw]
+
+
+def _check_definition(function: dict[str, Any], where: str) -> None:
+    if not isinstance(function.get("name"), str) or not function["name"]:
+        raise RowError(f"{where} has no 'name'", code="invalid_tools")
+    if not isinstance(function.get("description"), str | None):
+        raise RowError(f"{where}: 'description' must be a string", code="invalid_tools")
+    if not isinstance(function.get("parameters"), dict | None):
+        raise RowError(f"{where}: 'parameters' must be a JSON schema object", code="invalid_tools")
+
+
+def parse_calls(raw: Any, notices: list[Notice], where: str) -> list[dict[str, Any]]:
+    """`tool_calls` of an assistant message, their arguments parsed."""
+    raw = structured(raw, "tool_calls", "invalid_tool_calls")
+    if raw is None:
+        return []
+    if not isinstance(raw, list):
+        raise RowError(f"'tool_calls' must be an array, not {kind(raw)}", code="invalid_tool_calls")
+    calls = [_whole_call(call) for call in raw]
+    if calls != raw:
+        words = "tool calls are read as {'type': 'function', 'function': {…}}"
+        notice_once(notices, "bare_tool_call", f"{where}: {words}")
+    return [parse_call(call, f"tool call {number}") for number, call in enumerate(calls, start=1)]
+
+
+def _whole_call(raw: Any) -> Any:
+    """A call in OpenAI's form: some files leave out its type, or all that stands around the function."""
+    if not isinstance(raw, dict) or raw.get("type", "function") != "function":
+        return raw
+    if "function" not in raw and "name" in raw:
+        function = {key: value for key, value in raw.items() if key not in ("id", "type")}
+        return {**{key: raw[key] for key in ("id",) if key in raw}, "type": "function", "function": function}
+    return {"type": "function", **raw}
+
+
+def parse_call(raw: Any, where: str) -> dict[str, Any]:
+    """A call: its arguments are a string of JSON at OpenAI, and the object in it for chat templates."""
+    function = raw.get("function") if isinstance(raw, dict) else None
+    if not isinstance(function, dict) or raw.get("type") != "function":
+        raise RowError(
+            f"{where} must be of the form {{'id', 'type': 'function', 'function': {{…}}}}", code="invalid_tool_calls"
+        )
+    number = raw.get("id")
+    if not isinstance(number, str | None):
+        raise RowError(f"{where}: 'id' must be a string, not {kind(number)}", code="invalid_tool_calls")
+    name = function.get("name")
+    if not isinstance(name, str) or not name:
+        raise RowError(f"{where} must have a function 'name' (a string)", code="invalid_tool_calls")
+    arguments = _arguments(function.get("arguments"), where)
+    return {"id": number or MISSING, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _arguments(raw: Any, where: str) -> dict[str, Any]:
+    """An object: as JSON at OpenAI, as itself at Hugging Face."""
+    if raw is None or isinstance(raw, dict):
+        return raw or {}
+    if not isinstance(raw, str):
+        problem = f"must be a JSON object, or a string of JSON, not {kind(raw)}"
+        raise RowError(f"{where}: 'arguments' {problem}", code="invalid_tool_calls")
+    try:
+        arguments = msgspec.json.decode(raw) if raw.strip() else {}
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise RowError(f"{where}: 'arguments' is not JSON: {shown(raw)}", code="invalid_tool_calls") from None
+    if not isinstance(arguments, dict):
+        raise RowError(
+            f"{where}: 'arguments' must hold a JSON object, not {kind(arguments)}", code="invalid_tool_calls"
+        )
+    return arguments

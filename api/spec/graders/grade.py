@@ -1,0 +1,97 @@
+"""Grading one answer. Pure: the same answer and row give the same grade (but for the time it took)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from time import perf_counter
+from typing import Any
+
+from api.spec.graders.base import Case, GraderBase, GradingError, Scores
+
+
+@dataclass(frozen=True)
+class Errors:
+    """OpenAI's fourteen: why an answer could not be graded."""
+
+    formula_parse_error: bool = False
+    invalid_variable_error: bool = False
+    """A template names what the row, or the answer's JSON, does not have."""
+    model_grader_parse_error: bool = False
+    model_grader_refusal_error: bool = False
+    model_grader_server_error: bool = False
+    """The reward model gave no finite number."""
+    model_grader_server_error_details: str | None = None
+    other_error: bool = False
+    """The formula has no finite value, as in a division by zero."""
+    python_grader_runtime_error: bool = False
+    python_grader_runtime_error_details: str | None = None
+    python_grader_server_error: bool = False
+    python_grader_server_error_type: str | None = None
+    sample_parse_error: bool = False
+    """A template asks for the answer's JSON, and the answer is none."""
+    truncated_observation_error: bool = False
+    """A filled template is too long to be graded."""
+    unresponsive_reward_error: bool = False
+
+    def __bool__(self) -> bool:
+        return any(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True)
+class Metadata:
+    name: str
+    type: str
+    errors: Errors
+    details: tuple[str, ...]
+    """A sentence for each thing that went wrong."""
+    execution_time: float
+    """Seconds."""
+    scores: Mapping[str, float]
+    """The rewards of a multi grader's parts."""
+    token_usage: int | None = None
+    sampled_model_name: str | None = None
+
+
+@dataclass(frozen=True)
+class Grade:
+    reward: float
+    """0 where anything went wrong, whatever the other parts say: an answer must not earn from being ungradable, as it
+    could where a formula takes a part's reward off."""
+    metadata: Metadata
+    sub_rewards: Mapping[str, float]
+
+    @property
+    def errors(self) -> Errors:
+        return self.metadata.errors
+
+
+def grade(grader: GraderBase, text: str, item: Mapping[str, Any], *, scores: Scores | None = None) -> Grade:
+    """The grade of an answer to the prompt of a row. `scores` is needed where `grader.needs_model`."""
+    began = perf_counter()
+    case, problems = Case(text, item), list[GradingError]()
+    rewards = {name: _reward(part, case, {}, scores, problems) for name, part in grader.parts.items()}
+    reward = 0.0 if problems else _reward(grader, case, rewards, scores, problems)
+    metadata = Metadata(
+        name=grader.name,
+        type=grader.type,
+        errors=_errors(problems),
+        details=tuple(dict.fromkeys(problem.message for problem in problems)),
+        execution_time=perf_counter() - began,
+        scores=rewards,
+    )
+    return Grade(reward, metadata, rewards)
+
+
+def _reward(
+    grader: GraderBase, case: Case, rewards: Mapping[str, float], scores: Scores | None, problems: list[GradingError]
+) -> float:
+    try:
+        return grader.reward(case, rewards, scores)
+    except GradingError as problem:
+        problems.append(problem)
+        return 0.0
+
+
+def _errors(problems: list[GradingError]) -> Errors:
+    flags: dict[str, Any] = {problem.flag: True for problem in problems}
+    details = [problem.message for problem in problems if problem.flag == "model_grader_server_error"]
+    return Errors(**flags, model_grader_server_error_details=details[0] if details else None)

@@ -1,0 +1,74 @@
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
+
+from api.spec.formats.base import shown
+from api.spec.graders import formula
+from api.spec.graders.base import Case, GraderBase, Name, Scores
+from api.spec.graders.python import Python
+from api.spec.graders.score_model import ScoreModel
+from api.spec.graders.string_check import StringCheck
+from api.spec.graders.text_similarity import TextSimilarity
+
+MAX_PARTS = 16
+
+Part = Annotated[StringCheck | TextSimilarity | ScoreModel | Python, Field(discriminator="type")]
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+
+
+def _one_or_several(graders: Any) -> str:
+    kind = graders.get("type") if isinstance(graders, dict) else getattr(graders, "type", None)
+    return "one" if isinstance(kind, str) else "several"
+
+
+Parts = Annotated[
+    Annotated[Part, Tag("one")] | Annotated[dict[str, Part], Field(min_length=1, max_length=MAX_PARTS), Tag("several")],
+    Discriminator(_one_or_several),
+]
+
+
+def _named(graders: GraderBase | Mapping[str, GraderBase]) -> Mapping[str, GraderBase]:
+    return {graders.name: graders} if isinstance(graders, GraderBase) else graders
+
+
+class Multi(GraderBase):
+    """One reward from several, by a formula over their names."""
+
+    summary: ClassVar[str] = "Several graders in one formula."
+
+    type: Literal["multi"]
+    name: Name = "multi"
+    """OpenAI's client asks for one, its guides leave it out."""
+    graders: Parts
+    """Names to graders, as OpenAI's guides have it; or a single grader, as its client has it, under its own name."""
+    calculate_output: Annotated[str, Field(min_length=1, max_length=formula.MAX_LENGTH)]
+    """Arithmetic over the names: + - * / ^ ( ), abs, ceil, exp, floor, log, max, min, sqrt."""
+
+    @field_validator("graders")
+    @classmethod
+    def _names_fit_a_formula(cls, graders: Any) -> Any:
+        for name in _named(graders):
+            if not _VARIABLE.fullmatch(name) or name in formula.FUNCTIONS:
+                raise ValueError(
+                    f"'{shown(name)}' cannot stand in calculate_output: a name is of letters, digits and _, and is "
+                    "none of its functions"
+                )
+        return graders
+
+    @field_validator("calculate_output")
+    @classmethod
+    def _formula_fits_the_names(cls, text: str, info: ValidationInfo) -> str:
+        used = formula.variables(text)
+        if "graders" in info.data and (unknown := used - _named(info.data["graders"]).keys()):
+            raise ValueError(f"'{min(unknown)}' is not the name of one of the graders")
+        return text
+
+    @property
+    def parts(self) -> Mapping[str, GraderBase]:
+        return _named(self.graders)
+
+    def reward(self, case: Case, rewards: Mapping[str, float], scores: Scores | None) -> float:
+        return formula.evaluate(self.calculate_output, rewards)

@@ -1,0 +1,115 @@
+"""Templates: texts with `{{ item.key }}` and `{{ sample.output_text }}` in them.
+
+A variable is a namespace and a path of keys and indices (`item.answers[0].text`), nothing else. It is looked up and put
+in, never run, and what is put in is not read again: neither a template nor a row can do more than stand there.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from api.spec.formats.base import shown
+from api.spec.graders.base import Case, GradingError
+
+MAX_TEMPLATE = 65_536
+"""Characters of one template."""
+MAX_VARIABLES = 64
+"""In one template."""
+MAX_RENDERED = 100_000
+"""Characters of a template once filled: some metrics take time that grows with the product of two lengths."""
+
+_VARIABLE = re.compile(r"\{\{([^{}]*)\}\}")
+_PATH = re.compile(r"(item|sample)((?:\.[^\s.\[\]]+|\[\d{1,6}\]){1,32})")
+_STEP = re.compile(r"\.([^\s.\[\]]+)|\[(\d+)\]")
+
+Step = str | int
+
+
+def _checked(template: str) -> str:
+    _parse(template)
+    return template
+
+
+Template = Annotated[str, Field(max_length=MAX_TEMPLATE), AfterValidator(_checked)]
+
+
+def render(template: str, case: Case) -> str:
+    """The template with the values in place: strings as they are, everything else as JSON."""
+    texts, paths = _parse(template)
+    pieces, length = [texts[0]], len(texts[0])
+    for path, text in zip(paths, texts[1:], strict=True):
+        value = _written(_look_up(path, case), path)
+        pieces += (value, text)
+        length += len(value) + len(text)
+        if length > MAX_RENDERED:
+            message = f"{_name(path)}: with it the text is longer than {MAX_RENDERED:,} characters"
+            raise GradingError("truncated_observation_error", message)
+    return "".join(pieces)
+
+
+@lru_cache(maxsize=256)
+def _parse(template: str) -> tuple[tuple[str, ...], tuple[tuple[Step, ...], ...]]:
+    """The texts around the variables, one more than there are variables, and the variables' paths."""
+    texts_and_variables = _VARIABLE.split(template)
+    texts, variables = texts_and_variables[::2], texts_and_variables[1::2]
+    if len(variables) > MAX_VARIABLES:
+        raise ValueError(f"a template may hold {MAX_VARIABLES} variables, not {len(variables)}")
+    for text in texts:
+        if "{{" in text:
+            raise ValueError(f"'{shown(text[text.index('{{') :], 30)}' opens a variable that is not closed with }}}}")
+    return tuple(texts), tuple(_path(variable.strip()) for variable in variables)
+
+
+def _path(variable: str) -> tuple[Step, ...]:
+    found = _PATH.fullmatch(variable)
+    if found is None:
+        raise ValueError(
+            f"'{shown(variable)}' is no variable: write {{{{ item.key }}}} or {{{{ sample.output_text }}}}"
+        )
+    namespace, steps = found.groups()
+    path = (namespace, *(key or int(index) for key, index in _STEP.findall(steps)))
+    if namespace == "sample" and path[1] not in ("output_text", "output_json"):
+        raise ValueError(
+            f"'{shown(variable)}' is not there: an answer is a text here, and sample has output_text and output_json"
+        )
+    if path[:2] == ("sample", "output_text") and len(path) > 2:
+        raise ValueError(f"'{shown(variable)}' is not there: sample.output_text is a string")
+    return path
+
+
+def _look_up(path: tuple[Step, ...], case: Case) -> Any:
+    if path[:2] == ("sample", "output_text"):
+        return case.text
+    value: Any = case.json if path[0] == "sample" else case.item
+    for depth in range(2 if path[0] == "sample" else 1, len(path)):
+        step = path[depth]
+        if not _has(value, step):
+            where = "the answer" if path[0] == "sample" else "the row"
+            message = f"{_name(path)}: {where} has no {_name(path[: depth + 1])}"
+            raise GradingError("invalid_variable_error", message)
+        value = value[step]
+    return value
+
+
+def _has(value: Any, step: Step) -> bool:
+    if isinstance(step, int):
+        return isinstance(value, list) and step < len(value)
+    return isinstance(value, Mapping) and step in value
+
+
+def _written(value: Any, path: tuple[Step, ...]) -> str:
+    if isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (RecursionError, ValueError):  # a ValueError for an integer of more than 4300 digits
+        raise GradingError("other_error", f"{_name(path)}: the value is nested too deeply, or too large") from None
+
+
+def _name(path: tuple[Step, ...]) -> str:
+    steps = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in path[1:]]
+    return shown(f"{path[0]}{''.join(steps)}", 120)

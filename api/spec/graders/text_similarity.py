@@ -1,0 +1,37 @@
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator
+
+from api.spec.graders.base import Case, GraderBase, Scores
+from api.spec.graders.similarity import METRICS
+from api.spec.graders.templates import Template, render
+
+
+def _no_embeddings(metric: Any) -> Any:
+    if metric == "cosine":
+        raise ValueError(
+            "'cosine' needs an embedding model, and there is none here: use fuzzy_match, gleu or rouge_l, or a "
+            "score_model grader"
+        )
+    return metric
+
+
+Metric = Literal[
+    "fuzzy_match", "bleu", "gleu", "meteor", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l"
+]
+
+
+class TextSimilarity(GraderBase):
+    """How alike the input and the reference are, from 0 to 1."""
+
+    summary: ClassVar[str] = "Likeness to a reference: 0 to 1."
+
+    type: Literal["text_similarity"]
+    input: Template
+    reference: Template
+    evaluation_metric: Annotated[Metric, BeforeValidator(_no_embeddings)]
+    """As defined in api/spec/graders/similarity.py. OpenAI's "cosine" is refused."""
+
+    def reward(self, case: Case, rewards: Mapping[str, float], scores: Scores | None) -> float:
+        return METRICS[self.evaluation_metric](render(self.input, case), render(self.reference, case))

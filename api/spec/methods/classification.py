@@ -1,0 +1,44 @@
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from api.spec.fields import AUTO, AutoOrNull, OrNull
+from api.spec.methods.base import MethodBase, ModelKind, Options, Output, Smoothing
+
+Problem = Literal["single_label", "multi_label", "regression"]
+
+
+class ClassificationOptions(Options):
+    problem: AutoOrNull[Problem] = AUTO
+    """What a label is: one name, several names, or a number. "auto": text or whole numbers are names of classes,
+    lists are several names, numbers with a fraction are regressed on."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """"balanced" weighs each class by n / (classes · n_class) in the loss, n as in the training rows; in that of
+    evaluations, too, so that the step that is published is the best one by what was learnt (single_label)."""
+    label_smoothing: Smoothing = 0.0
+    """ε: (1 - ε) of the target goes to the class, ε is spread over all classes (single_label)."""
+
+
+class Classification(MethodBase):
+    """A linear head on the text's representation: cross-entropy, binary cross-entropy or squared error.
+
+    Encoders are read at their first token (Devlin et al. 2018, arXiv:1810.04805), language models at their last.
+    """
+
+    summary: ClassVar[str] = "Learn to label a text: one class, several, or a number."
+    formats: ClassVar[frozenset[str]] = frozenset({"labelled"})
+    kinds: ClassVar[frozenset[ModelKind]] = frozenset({"causal_lm", "encoder"})
+    output: ClassVar[Output] = "labels"
+    row_options: ClassVar[frozenset[str]] = frozenset({"problem"})
+
+    type: Literal["classification"] = "classification"
+    classification: OrNull[ClassificationOptions] = Field(default_factory=ClassificationOptions)
+
+    def idle_option(self, problem: str = AUTO) -> tuple[str, str] | None:
+        options = self.classification
+        problem = options.problem if problem == AUTO else problem
+        if problem in (AUTO, "single_label"):
+            return None
+        given = {"class_weights": options.class_weights != "none", "label_smoothing": options.label_smoothing > 0}
+        why = f"labels of the kind {problem} know none, only single_label does"
+        return next(((name, why) for name, is_given in given.items() if is_given), None)

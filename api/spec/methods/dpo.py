@@ -1,0 +1,53 @@
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from api.spec.fields import AUTO, AutoOrNull, OrNull
+from api.spec.methods.base import Hyperparameters, MethodBase, NotNegative, Options, Smoothing
+
+DEFAULT_BETA = 0.1
+
+
+class DpoHyperparameters(Hyperparameters):
+    beta: AutoOrNull[Annotated[float, Field(gt=0, le=2)]] = AUTO
+    """β: how strongly the policy is held to the reference. "auto": 0.1. For IPO it is the paper's τ."""
+
+    automatic: ClassVar[Mapping[str, float]] = {**Hyperparameters.automatic, "beta": DEFAULT_BETA}
+
+
+class DpoOptions(Options):
+    hyperparameters: OrNull[DpoHyperparameters] = Field(default_factory=DpoHyperparameters)
+    loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
+    """With the margin m = log π(y_w)/π_ref(y_w) - log π(y_l)/π_ref(y_l): sigmoid -log σ(β m) (the paper's), ipo
+    (m - 1/(2τ))² of the mean log-ratios per token (Azar et al. 2023, arXiv:2310.12036), hinge max(0, 1 - β m)
+    (Zhao et al. 2023, arXiv:2305.10425)."""
+    label_smoothing: Smoothing = 0.0
+    """ε: probability that a preference is the wrong way round (Mitchell 2023, conservative DPO). Sigmoid only."""
+    length_normalised: bool = False
+    """Log-ratios are means over the tokens of an answer instead of sums. IPO always does so."""
+    rpo_alpha: NotNegative = 0.0
+    """α of an added negative log-likelihood per token of the preferred answer (Pang et al. 2024, arXiv:2404.19733)."""
+
+    @property
+    def beta(self) -> float:
+        beta = self.hyperparameters.beta
+        return DEFAULT_BETA if beta == AUTO else beta
+
+
+class Dpo(MethodBase):
+    """Direct preference optimisation: prefer y_w to y_l, measured against the policy at step 0 (Rafailov et al. 2023,
+    arXiv:2305.18290)."""
+
+    summary: ClassVar[str] = "Prefer one answer to another, without a reward model."
+    formats: ClassVar[frozenset[str]] = frozenset({"preference"})
+    learning_rate_factor: ClassVar[float] = 0.25
+    full_learning_rate: ClassVar[float | None] = 1e-6  # the paper's, appendix B
+
+    type: Literal["dpo"] = "dpo"
+    dpo: OrNull[DpoOptions] = Field(default_factory=DpoOptions)
+
+    def idle_option(self, problem: str = AUTO) -> tuple[str, str] | None:
+        if self.dpo.label_smoothing and self.dpo.loss != "sigmoid":
+            return "label_smoothing", f"the loss '{self.dpo.loss}' knows none, only 'sigmoid' does"
+        return None

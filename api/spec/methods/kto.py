@@ -1,0 +1,28 @@
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from api.spec.fields import OrNull
+from api.spec.methods.base import MethodBase, Options, Positive
+
+
+class KtoOptions(Options):
+    beta: Positive = 0.1
+    """β: how quickly the value of a gain saturates."""
+    desirable_weight: Positive = 1.0
+    """λ_D"""
+    undesirable_weight: Positive = 1.0
+    """λ_U. The paper advises λ_D n_D / (λ_U n_U) between 1 and 4/3."""
+
+
+class Kto(MethodBase):
+    """Kahneman-Tversky optimisation: single answers, each good or bad (Ethayarajh et al. 2024, arXiv:2402.01306)."""
+
+    summary: ClassVar[str] = "Learn from answers that are each marked good or bad."
+    formats: ClassVar[frozenset[str]] = frozenset({"unpaired", "preference"})
+    learning_rate_factor: ClassVar[float] = 0.25
+    full_learning_rate: ClassVar[float | None] = 1e-6  # the paper trains at 5e-7, TRL at 1e-6
+    smallest_batch: ClassVar[int] = 16  # good and bad answers, and the divergence estimated from their mismatches
+
+    type: Literal["kto"] = "kto"
+    kto: OrNull[KtoOptions] = Field(default_factory=KtoOptions)

@@ -1,0 +1,72 @@
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from api.spec.fields import AUTO, OrNull, Strict
+from api.spec.graders import Grader
+from api.spec.methods.base import MethodBase, NotNegative, Positive, RolloutOptions
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Clip = Annotated[float, Field(gt=0, lt=1)]
+
+
+class AdaptiveKl(Strict):
+    target: Positive = 6.0
+    """KL_target: nats per answer."""
+    horizon: Annotated[int, Field(ge=1)] = 10_000
+    """Answers over which the coefficient adapts; K_β is 1 / horizon."""
+
+
+class PpoOptions(RolloutOptions):
+    reward_model: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    """The model of a `reward` job that judges the answers. Excludes `grader`."""
+    grader: Grader | None = None
+    """Judges the answers where there is no reward model."""
+    updates: Annotated[int, Field(ge=1, le=64)] = 4
+    """K: passes over the answers of one iteration."""
+    minibatches: Annotated[int, Field(ge=1, le=64)] = 1
+    """Optimizer updates in each of these passes."""
+    clip_range: Clip = 0.2
+    """ε: how far the ratio of new to old probability may pay."""
+    value_clip_range: Clip = 0.2
+    """ε_v: how far a value may move in one iteration."""
+    value_coefficient: NotNegative = 0.1
+    """c_1: weight of the value loss."""
+    entropy_coefficient: NotNegative = 0.0
+    """c_2: weight of the entropy bonus."""
+    discount: Share = 1.0
+    """γ"""
+    gae_lambda: Share = 0.95
+    """λ of generalised advantage estimation (Schulman et al. 2015, arXiv:1506.02438)."""
+    kl_coefficient: NotNegative = 0.05
+    """β: what a nat of divergence from the policy at step 0 costs, token by token."""
+    adaptive_kl: AdaptiveKl | None = None
+    """Adapt β so that the divergence stays at a target (Ziegler et al. 2019, arXiv:1909.08593)."""
+    whiten_rewards: bool = False
+    """Scale the rewards of an iteration to unit variance, their mean kept."""
+    missing_end_penalty: NotNegative = 0.0
+    """Taken off the reward of an answer that was cut off at `max_tokens`."""
+
+    @model_validator(mode="after")
+    def _one_judge(self) -> Self:
+        if (self.reward_model is None) == (self.grader is None):
+            raise ValueError("give either reward_model (the model of a reward job) or grader")
+        return self
+
+
+class Ppo(MethodBase):
+    """Proximal policy optimisation against a reward, with a penalty for leaving the policy at step 0 (Schulman et al.
+    2017, arXiv:1707.06347; for language models Ziegler et al. 2019, arXiv:1909.08593)."""
+
+    summary: ClassVar[str] = "Reinforcement learning against a reward model or a grader (RLHF)."
+    formats: ClassVar[frozenset[str]] = frozenset({"prompts"})
+    rollouts: ClassVar[bool] = True
+    learning_rate_factor: ClassVar[float] = 0.1
+
+    type: Literal["ppo"] = "ppo"
+    ppo: OrNull[PpoOptions]
+
+    def idle_option(self, problem: str = AUTO) -> tuple[str, str] | None:
+        if self.ppo.adaptive_kl is not None and not self.ppo.kl_coefficient:
+            return "adaptive_kl", "it multiplies kl_coefficient, which is 0"
+        return None

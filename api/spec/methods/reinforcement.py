@@ -1,0 +1,70 @@
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from api.spec.fields import AUTO, AutoOrNull, OrNull
+from api.spec.graders import Grader
+from api.spec.methods.base import Hyperparameters, MethodBase, NotNegative, RolloutOptions
+
+
+class ReinforcementHyperparameters(Hyperparameters):
+    compute_multiplier: AutoOrNull[Annotated[float, Field(ge=1e-5, le=10)]] = AUTO
+    """Scales `group_size`: how much is explored at each prompt."""
+    eval_interval: AutoOrNull[Annotated[int, Field(ge=1)]] = AUTO
+    """Steps between evaluations; the same as training.eval_every."""
+    eval_samples: AutoOrNull[Annotated[int, Field(ge=1, le=64)]] = AUTO
+    """Answers sampled for each validation prompt. "auto": 1."""
+    reasoning_effort: Literal["default"] | None = None
+    """Models here have no such dial: anything but "default" is refused."""
+
+    automatic: ClassVar[Mapping[str, float]] = {
+        **Hyperparameters.automatic,
+        "compute_multiplier": 1.0,
+        "eval_samples": 1,
+    }
+
+
+class ReinforcementOptions(RolloutOptions):
+    hyperparameters: OrNull[ReinforcementHyperparameters] = Field(default_factory=ReinforcementHyperparameters)
+    grader: Grader
+    """Gives each answer its reward."""
+    response_format: Annotated[dict[str, Any], Field(max_length=0)] | None = None
+    """Structured answers are not supported yet: anything given here is refused."""
+    group_size: Annotated[int, Field(ge=2, le=256)] = 8
+    """G: answers sampled for each prompt."""
+    advantage: Literal["grpo", "dr_grpo", "rloo"] = "grpo"
+    """How an answer compares with its group. grpo: (r - mean) / std, the loss averaged over each answer (Shao et al.
+    2024, arXiv:2402.03300). dr_grpo: r - mean, the loss summed and divided by max_tokens (Liu et al. 2025,
+    arXiv:2503.20783). rloo: r minus the mean of the others, the loss summed over each answer (Ahmadian et al. 2024,
+    arXiv:2402.14740)."""
+    updates: Annotated[int, Field(ge=1, le=64)] = 1
+    """μ: passes over the answers of one step."""
+    clip_range: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """ε: how far the ratio of new to old probability may pay."""
+    kl_coefficient: NotNegative = 0.0
+    """β: weight of the divergence from the policy at step 0 in the loss (Schulman's k3 estimate)."""
+
+    @model_validator(mode="after")
+    def _group(self) -> Self:
+        if self.answers_per_prompt > 256:
+            raise ValueError("group_size times compute_multiplier may be 256 at most")
+        return self
+
+    @property
+    def answers_per_prompt(self) -> int:
+        multiplier = self.hyperparameters.compute_multiplier
+        return max(2, round(self.group_size * (1.0 if multiplier == AUTO else multiplier)))
+
+
+class Reinforcement(MethodBase):
+    """Reinforcement from a grader, as at OpenAI: a group of answers to each prompt, each better or worse than its
+    group (GRPO, Shao et al. 2024, arXiv:2402.03300)."""
+
+    summary: ClassVar[str] = "Reinforcement learning from a grader, without a value function."
+    formats: ClassVar[frozenset[str]] = frozenset({"prompts"})
+    rollouts: ClassVar[bool] = True
+    learning_rate_factor: ClassVar[float] = 0.1
+
+    type: Literal["reinforcement"] = "reinforcement"
+    reinforcement: ReinforcementOptions

@@ -1,0 +1,24 @@
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from api.spec.fields import OrNull
+from api.spec.methods.base import MethodBase, NotNegative, Options, Output
+
+
+class RewardOptions(Options):
+    centering: NotNegative = 0.0
+    """c of an added c (r_w + r_l)², which keeps rewards around zero (Eisenstein et al. 2023, arXiv:2312.09244)."""
+
+
+class Reward(MethodBase):
+    """A reward model from pairs: -log σ(r(x, y_w) - r(x, y_l) - m), where a row may give its margin m (Ouyang et al.
+    2022, arXiv:2203.02155; margins: Touvron et al. 2023, arXiv:2307.09288). Other jobs can name what it publishes."""
+
+    summary: ClassVar[str] = "Learn a reward from preferences, for ppo, reinforcement and graders."
+    formats: ClassVar[frozenset[str]] = frozenset({"preference"})
+    output: ClassVar[Output] = "reward"
+    learning_rate_factor: ClassVar[float] = 0.5
+
+    type: Literal["reward"] = "reward"
+    reward: OrNull[RewardOptions] = Field(default_factory=RewardOptions)

@@ -1,0 +1,132 @@
+"""What a pipeline may say: several recipes, each of which begins where an earlier one ends. Pure.
+
+`{"model", "training"?, "suffix"?, "metadata"?, "stages": [{"name", …a job's fields}]}`. Where a stage leaves out its
+model, it goes on from the nearest earlier stage that gives tokens, the first from the pipeline's model; where a `ppo`
+stage leaves out its judge, the nearest earlier `reward` stage judges. `"stage:NAME"` names one explicitly.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from api.spec.catalog import method_of
+from api.spec.fields import OrNull, Stored
+from api.spec.methods import Output
+from api.spec.recipe import Metadata, Recipe, Training
+
+REFERENCE = "stage:"
+MAX_STAGES = 16
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")]
+
+
+class StageRecipe(Recipe):
+    name: Name
+    """By which later stages name this one."""
+
+
+class Pipeline(Stored):
+    """The body of `POST /v1/fine_tuning/pipelines`."""
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    """What the first stage begins from."""
+    training: OrNull[Training] = Field(default_factory=Training)
+    """Of every stage that does not say otherwise."""
+    suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """Of every model, followed by the name of its stage."""
+    metadata: Metadata | None = None
+    """Of every job that has none of its own."""
+    stages: Annotated[list[StageRecipe], Field(min_length=1, max_length=MAX_STAGES)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _linked(cls, body: Any) -> Any:
+        """Fill in what the stages leave out. What is no object is left for the fields' own checks to name."""
+        if not isinstance(body, dict) or not isinstance(body.get("stages"), list):
+            return body
+        stages: list[Any] = []
+        before: list[tuple[str, Output]] = []
+        for stage in body["stages"]:
+            if not isinstance(stage, dict):
+                stages.append(stage)
+                continue
+            linked = _with_defaults(stage, body) | _links(stage, body.get("model"), before)
+            stages.append(linked)
+            method = method_of(_method(stage).get("type", "supervised"))
+            if method is not None and isinstance(stage.get("name"), str):
+                before.append((stage["name"], method.output))
+        return {**body, "stages": stages}
+
+
+def _with_defaults(stage: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+    filled = dict(stage)
+    training, default = stage.get("training"), body.get("training")
+    if isinstance(default, dict) and isinstance(training, dict | None):
+        filled["training"] = {**default, **(training or {})}
+    if stage.get("suffix") is None and isinstance(body.get("suffix"), str):
+        filled["suffix"] = f"{body['suffix']}-{stage.get('name')}"[:64]
+    if stage.get("metadata") is None and body.get("metadata") is not None:
+        filled["metadata"] = body["metadata"]
+    return filled
+
+
+def _links(stage: dict[str, Any], model: Any, before: list[tuple[str, Output]]) -> dict[str, Any]:
+    """The model and the judge of a stage that names none."""
+    links: dict[str, Any] = {}
+    if stage.get("model") is None:
+        links["model"] = _nearest(before, "tokens") or model
+    method = _method(stage)
+    options = method.get("ppo") or {}
+    judge = _nearest(before, "reward")
+    unjudged = isinstance(options, dict) and options.get("reward_model") is None and options.get("grader") is None
+    if method.get("type") == "ppo" and unjudged:
+        links["method"] = {**method, "ppo": {**options, "reward_model": judge}}
+    return links
+
+
+def _method(stage: dict[str, Any]) -> dict[str, Any]:
+    method = stage.get("method")
+    return method if isinstance(method, dict) else {}
+
+
+def _nearest(before: list[tuple[str, Output]], output: Output) -> str | None:
+    return next((REFERENCE + name for name, gives in reversed(before) if gives == output), None)
+
+
+def references(recipe: dict[str, Any]) -> set[str]:
+    """Names of the stages that a recipe, as plain data, refers to."""
+    found: set[str] = set()
+
+    def note(name: str) -> str:
+        found.add(name)
+        return REFERENCE + name
+
+    _with_references(recipe, note)
+    return found
+
+
+def resolved_references(recipe: dict[str, Any], models: dict[str, str]) -> dict[str, Any]:
+    """The recipe with the id of a stage's model in place of each reference to it."""
+    return _with_references(recipe, models.__getitem__)
+
+
+def _with_references(recipe: dict[str, Any], of_stage: Callable[[str], str]) -> dict[str, Any]:
+    """Both the model and whatever judges within the method can be another stage's; what else a recipe says is the
+    user's own text."""
+    named = {key: recipe[key] for key in ("model", "method") if key in recipe}
+    return {**recipe, **_replaced(named, of_stage)}
+
+
+def _replaced(part: Any, of_stage: Callable[[str], str]) -> Any:
+    if isinstance(part, list):
+        return [_replaced(each, of_stage) for each in part]
+    if not isinstance(part, dict):
+        return part
+    return {
+        key: of_stage(value.removeprefix(REFERENCE)) if _refers(key, value) else _replaced(value, of_stage)
+        for key, value in part.items()
+    }
+
+
+def _refers(key: str, value: Any) -> bool:
+    return key in ("model", "reward_model") and isinstance(value, str) and value.startswith(REFERENCE)

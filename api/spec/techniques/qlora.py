@@ -1,0 +1,18 @@
+from typing import ClassVar, Literal
+
+from api.spec.techniques.lora import Lora
+
+
+class Qlora(Lora):
+    """LoRA beside a base whose linear weights are kept in four bits (Dettmers et al. 2023, arXiv:2305.14314)."""
+
+    summary: ClassVar[str] = "LoRA on a base that is quantised to four bits, for a quarter of the memory."
+    quantises: ClassVar[bool] = True
+
+    type: Literal["qlora"] = "qlora"  # type: ignore[assignment]
+    quantisation: Literal["nf4", "fp4"] = "nf4"
+    """Four-bit type: the quantiles of a normal distribution, or a small floating-point number."""
+    double_quantisation: bool = True
+    """Quantise the scales of the blocks as well: 0.37 bits fewer per weight."""
+    init: Literal["default", "gaussian"] = "default"
+    """How A and B begin; those that change W do not go with a W in four bits."""

@@ -1,0 +1,150 @@
+"""The operator's commands, as an operator runs them: on a new folder, before any server."""
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from alembic import command
+from sqlalchemy import text
+from typer.testing import CliRunner
+
+from api.cli.main import app
+from api.records import Database
+from api.records.migrate import alembic_config
+from api.services import base_models
+from api.settings import load_settings
+from tests.conftest import StartAttune
+
+
+@pytest.fixture
+def attune(tmp_path: Path):
+    def run(*arguments: str, code: int = 0):
+        result = CliRunner().invoke(app, [*arguments, "--data-dir", str(tmp_path / "data")])
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+def test_a_key_is_shown_once_and_can_be_revoked(attune) -> None:
+    made = json.loads(attune("keys", "create", "--project", "a", "--name", "ci", "--scope", "read", "--json").stdout)
+    assert made["api_key"].startswith("sk-attune-")
+    listed = attune("keys", "list", "--json").stdout
+    assert made["api_key"] not in listed
+    assert [(key["project"], key["name"], key["scope"]) for key in json.loads(listed)] == [("a", "ci", "read")]
+    attune("keys", "revoke", made["id"])
+    assert json.loads(attune("keys", "list", "--json").stdout)[0]["revoked"]
+    assert "no live key" in attune("keys", "revoke", made["id"], code=2).output
+
+
+def test_a_base_model_is_added_verified_and_removed_before_any_server_runs(
+    attune, tiny_model: Path, tmp_path: Path
+) -> None:
+    (added,) = json.loads(attune("models", "add", "org/tiny", str(tiny_model), "--json").stdout)
+    assert (added["name"], added["model_type"]) == ("org/tiny", "llama")
+    assert "already" in attune("models", "add", "org/tiny", str(tiny_model), code=2).output
+    attune("models", "verify", "org/tiny")
+    weights = next((tmp_path / "data" / "objects" / "base").rglob("model.safetensors"))
+    weights.write_bytes(b"\0" + weights.read_bytes()[1:])
+    assert "model.safetensors" in attune("models", "verify", "org/tiny", code=1).output
+    attune("models", "remove", "org/tiny")
+    assert json.loads(attune("models", "list", "--json").stdout) == []
+    assert not weights.exists()
+
+
+def test_what_nothing_names_is_only_told_unless_it_is_to_be_removed(attune, tmp_path: Path) -> None:
+    attune("storage", "collect")
+    orphan = tmp_path / "data" / "objects" / "models" / "ftjob-gone" / "1" / "w"
+    orphan.parent.mkdir(parents=True)
+    orphan.write_bytes(b"123")
+    os.utime(orphan, (0, 0))
+    told = json.loads(attune("storage", "collect", "--json").stdout)
+    assert {each["kind"]: each["orphan_bytes"] for each in told if each["orphans"]} == {"models": 3}
+    assert "are both right" in attune("storage", "collect", "--remove", code=2).output
+    assert orphan.exists()
+
+
+def test_weights_that_are_pickled_and_models_that_bring_code_are_refused(
+    attune, tiny_model: Path, tmp_path: Path
+) -> None:
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    (pickled / "config.json").write_text((tiny_model / "config.json").read_text())
+    (pickled / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    assert "safetensors" in attune("models", "add", "a", str(pickled), code=2).output
+    coded = tmp_path / "coded"
+    coded.mkdir()
+    for path in tiny_model.iterdir():
+        (coded / path.name).write_bytes(path.read_bytes())
+    config = json.loads((coded / "config.json").read_text())
+    (coded / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "code.Model"}}))
+    assert "auto_map" in attune("models", "add", "a", str(coded), code=2).output
+
+
+def test_commands_leave_a_schema_of_another_version_alone(attune, tmp_path: Path) -> None:
+    attune("keys", "list")
+    database = Database(f"sqlite:///{tmp_path / 'data' / 'attune.db'}")
+    with database.engine.begin() as connection:
+        command.downgrade(alembic_config(connection), "-1")
+    assert "run `attune migrate` first" in attune("keys", "list", code=2).output
+    attune("migrate")
+    assert attune("keys", "list").exit_code == 0
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    for arguments in (("keys", "list"), ("migrate",), ("up", "--port", "0")):
+        output = attune(*arguments, code=2).output
+        assert "schema of a newer version" in output
+        assert "Traceback" not in output
+
+
+def test_conversion_that_takes_too_long_is_ended(
+    attune, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTUNE_CONVERT_SECONDS", "0.01")
+    assert "raise ATTUNE_CONVERT_SECONDS" in attune("models", "add", "a", str(tiny_model), code=2).output
+
+
+def test_conversion_knows_the_hub_and_none_of_our_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    passed = {"HF_TOKEN": "t", "https_proxy": "http://proxy", "PATH": "/bin"}
+    kept_back = {"AWS_SECRET_ACCESS_KEY": "s", "ATTUNE_BROKER_URL": "redis://:p@h", "WANDB_API_KEY": "w"}
+    monkeypatch.setattr(os, "environ", passed | kept_back)
+    assert base_models._environment() == passed
+
+
+@pytest.mark.parametrize("name", ["../up", "a b", "", "a/b/c", "x" * 200])
+def test_a_models_name_is_a_name(attune, tiny_model: Path, name: str) -> None:
+    assert "no name for a model" in attune("models", "add", name, str(tiny_model), code=2).output
+
+
+def test_a_setting_that_is_wrong_is_named(attune, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTUNE_LEASE_S", "soon")
+    assert "lease_s" in attune("keys", "list", code=2).output
+
+
+def test_settings_come_from_flags_then_variables_then_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "attune.toml"
+    file.write_text('port = 1\nhost = "file"\norganization = "file"\n')
+    monkeypatch.setenv("ATTUNE_CONFIG", str(file))
+    monkeypatch.setenv("ATTUNE_HOST", "variable")
+    monkeypatch.setenv("ATTUNE_ORGANIZATION", "variable")
+    settings = load_settings(organization="flag", port=None)
+    assert (settings.port, settings.host, settings.organization) == (1, "variable", "flag")
+
+
+def test_up_tells_where_it_is_keeps_its_secret_and_is_alone_on_its_folder(attune_up: StartAttune) -> None:
+    server = attune_up()
+    credentials = server.data / "credentials.json"
+    assert stat.S_IMODE(os.stat(credentials).st_mode) == 0o600
+    assert json.loads(credentials.read_text()) == {"base_url": server.base_url, "api_key": server.api_key}
+    assert server.api_key in server.log.read_text()
+    refused = CliRunner().invoke(app, ["up", "--data-dir", str(server.data), "--port", "0"])
+    assert refused.exit_code == 2
+    assert f"process {server.pid}" in refused.output
+    key, children = server.api_key, server.children()
+    server.stop()
+    assert not [child for child in children if child.is_running()]
+    server.start()
+    assert server.api_key == key
+    assert key not in server.log.read_text(), "shown once"

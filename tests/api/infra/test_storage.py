@@ -1,0 +1,103 @@
+import hashlib
+import io
+import tarfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from api.infra.artifacts import stream_tar, tar_size
+from api.infra.storage import Corrupt, ObjectMissing, Storage, StorageUnavailable
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Broken(Exception):
+    pass
+
+
+async def chunks(count: int, *, breaks: bool = False) -> AsyncIterator[bytes]:
+    for number in range(count):
+        yield bytes([number % 256]) * 1_000_000
+    if breaks:
+        raise Broken
+
+
+@pytest.mark.anyio
+async def test_what_is_streamed_in_comes_out(storage: Storage) -> None:
+    stored = await storage.write("a/b", chunks(20))
+    content = b"".join(storage.read("a/b"))
+    assert (stored.bytes, stored.sha256) == (20_000_000, hashlib.sha256(content).hexdigest())
+
+
+@pytest.mark.anyio
+async def test_a_stream_that_breaks_leaves_nothing(storage: Storage) -> None:
+    with pytest.raises(Broken):
+        await storage.write("a/b", chunks(20, breaks=True))
+    assert not storage.exists("a/b")
+
+
+def test_a_missing_object_is_an_error_of_its_own(storage: Storage) -> None:
+    with pytest.raises(ObjectMissing):
+        next(storage.read("nothing"))
+    storage.delete(["nothing"])
+
+
+def test_a_file_whose_hash_differs_is_not_kept(storage: Storage, tmp_path: Path) -> None:
+    storage.write_bytes("a", b"altered")
+    with pytest.raises(Corrupt):
+        storage.read_file("a", tmp_path / "a", sha256=hashlib.sha256(b"original").hexdigest())
+    assert not (tmp_path / "a").exists()
+
+
+def test_deleting_a_prefix_spares_its_neighbours(storage: Storage) -> None:
+    for key in ("states/j1/a", "states/j1/b/c", "states/j10/a"):
+        storage.write_bytes(key, b"x")
+    storage.delete_prefix("states/j1")
+    assert [storage.exists(key) for key in ("states/j1/a", "states/j1/b/c", "states/j10/a")] == [False, False, True]
+
+
+@pytest.mark.anyio
+async def test_the_archive_is_a_plain_tar_of_the_size_that_was_announced(storage: Storage) -> None:
+    contents = {"config.json": b"{}", "deep/" + "long" * 40 + ".safetensors": b"w" * 1_234_567, "empty": b""}
+    artifacts = []
+    for name, content in contents.items():
+        stored = storage.write_bytes(f"models/{name}", content)
+        artifacts.append({"name": name, "bytes": stored.bytes, "sha256": stored.sha256, "key": f"models/{name}"})
+    archive = b"".join([chunk async for chunk in stream_tar(storage, artifacts)])
+    assert len(archive) == tar_size(artifacts)
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
+        assert {entry.name: tar.extractfile(entry).read() for entry in tar} == contents  # type: ignore[union-attr]
+
+
+def test_objects_are_listed_by_their_folder_with_size_and_time(storage: Storage) -> None:
+    for key in ("states/a/1", "states/b", "statesmen"):
+        storage.write_bytes(key, b"123")
+    listed = [each for batch in storage.listed("states") for each in batch]
+    assert {(each.key, each.bytes) for each in listed} == {("states/a/1", 3), ("states/b", 3)}
+    assert all(abs(each.changed_at - time.time()) < 600 for each in listed)
+    assert [each for batch in storage.listed("nothing") for each in batch] == []
+
+
+@pytest.mark.parametrize("url", ["folder", "file://folder"])
+def test_objects_without_their_folder_are_not_missing_but_away(tmp_path: Path, url: str) -> None:
+    folder = tmp_path / "objects"
+    storage = Storage(url.replace("folder", str(folder)))
+    storage.write_bytes("a/b", b"bytes")
+    folder.rename(tmp_path / "away")
+    for act in (
+        lambda: list(storage.read("a/b")),
+        lambda: storage.write_bytes("a/b", b"x"),
+        lambda: storage.exists("a/b"),
+        lambda: list(storage.listed("a")),
+        lambda: storage.delete(["a/b"]),
+        lambda: storage.delete_prefix("a"),
+        lambda: storage.write_file("a/b", Path(__file__)),
+    ):
+        with pytest.raises(StorageUnavailable):
+            act()
+    assert not folder.exists()

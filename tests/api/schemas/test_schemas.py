@@ -1,0 +1,30 @@
+"""What goes out of a job."""
+
+import pytest
+
+from api.records.jobs import Job
+from api.schemas.jobs import shown_method
+from api.spec.recipe import Recipe
+from api.spec.resolve import resolve
+
+GRADER = {"type": "string_check", "name": "right", "input": "a", "reference": "a", "operation": "eq"}
+
+
+def shown(method: dict[str, object]) -> dict[str, object]:
+    """The hyperparameters of a job of that method whose rows are prepared."""
+    recipe = Recipe.model_validate({"model": "tiny", "training_file": "f", "validation_file": "g", "method": method})
+    resolved = resolve(recipe, job_id="j", seed=0, max_length=64, train_rows=100, validation_rows=10)
+    job = Job(recipe=recipe.model_dump(mode="json"), resolved=resolved.model_dump(mode="json"))
+    found: dict[str, object] = shown_method(job)[str(method["type"])]["hyperparameters"]
+    return found
+
+
+@pytest.mark.parametrize(("asked", "beta"), [("auto", 0.1), (0.3, 0.3)])
+def test_a_prepared_dpo_job_shows_its_beta(asked: object, beta: float) -> None:
+    assert shown({"type": "dpo", "dpo": {"hyperparameters": {"beta": asked}}})["beta"] == beta
+
+
+def test_a_prepared_reinforcement_job_shows_all_that_was_automatic() -> None:
+    found = shown({"type": "reinforcement", "reinforcement": {"grader": GRADER}})
+    assert "auto" not in found.values()
+    assert (found["eval_samples"], found["compute_multiplier"], found["eval_interval"]) == (1, 1.0, 15)

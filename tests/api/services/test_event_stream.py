@@ -1,0 +1,36 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api.services.event_stream import thin
+
+LOSSES = st.lists(st.one_of(st.none(), st.floats(-1e9, 1e9)), min_size=1, max_size=200)
+
+
+def points_of(losses: list[float | None]) -> list[dict[str, object]]:
+    return [{"step": step, "train_loss": loss, "valid_loss": -step} for step, loss in enumerate(losses)]
+
+
+@given(LOSSES, st.integers(2, 250))
+def test_it_keeps_both_ends_makes_nothing_up_and_is_no_longer_than_asked(losses: list[float | None], most: int) -> None:
+    points = points_of(losses)
+    thinned = thin(points, most)
+    assert len(thinned) <= most
+    assert (thinned[0], thinned[-1]) == (points[0], points[-1])
+    assert thinned == [point for point in points if point in thinned]
+
+
+@given(LOSSES, st.integers(8, 250))
+def test_the_extremes_of_every_series_stay(losses: list[float | None], most: int) -> None:
+    points = points_of(losses)
+    thinned = thin(points, most)
+    for name in ("train_loss", "valid_loss"):
+        before, after = ([p[name] for p in each if p[name] is not None] for each in (points, thinned))
+        assert not before or (min(before), max(before)) == (min(after), max(after))
+
+
+def test_a_short_spike_is_seen_in_its_place() -> None:
+    points = points_of([1.0] * 10_000)
+    points[2000]["train_loss"], points[7000]["train_loss"], points[7001]["train_loss"] = 50.0, 40.0, 0.1
+    thinned = {point["step"]: point["train_loss"] for point in thin(points, 100)}
+    assert (thinned[2000], thinned[7000], thinned[7001]) == (50.0, 40.0, 0.1)
+    assert max(right - left for left, right in zip(sorted(thinned), sorted(thinned)[1:], strict=False)) < 500

@@ -1,0 +1,77 @@
+"""Reward models at work in a training."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from api.spec.graders.score_model import ScoreModel
+from api.spec.techniques import Full
+from tests.tiny_models import make_tokenizer
+from tests.worker.parity import ours
+from worker.engine.generation.rewards import Judge, RewardModel
+from worker.engine.generation.sampler import Answers
+from worker.shared.arrays import Items
+
+INPUT = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "{{ sample.output_text }}"}]
+
+
+@pytest.fixture
+def judge(tiny_llama: Path, tmp_path: Path) -> Judge:
+    """By a score_model grader, which asks a whole reward model of 128 tokens."""
+    folder = tmp_path / "judges" / "0"
+    AutoModelForSequenceClassification.from_pretrained(tiny_llama, num_labels=1).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(folder)
+    (tmp_path / "judges.json").write_text(json.dumps({"ft:j": {"folder": "judges/0", "technique": {"type": "full"}}}))
+    grader = ScoreModel.model_validate({"type": "score_model", "name": "s", "model": "ft:j", "input": INPUT})
+    recipe = ours.settled("supervised", {})
+    return Judge(tmp_path, recipe, torch.device("cpu"), reward_model=None, grader=grader)
+
+
+def said(*texts: str) -> tuple[Answers, Any]:
+    """Answers as far as a grader reads them, and their prompts."""
+    prompts = ours.rows_of([([1, 2], [0.0, 0.0])] * len(texts))
+    items = Items(np.frombuffer(b"{}" * len(texts), np.uint8), np.arange(0, 2 * len(texts) + 1, 2))
+    prompts = replace(prompts, items=items)
+    nothing: list[Any] = [np.zeros(0, np.int32)] * len(texts)
+    return Answers(prompts, nothing, nothing, list(texts), np.ones(len(texts), bool)), prompts
+
+
+def test_an_answer_that_the_judge_cannot_read_to_its_end_gets_no_reward_and_ends_no_job(judge: Judge) -> None:
+    rewards = judge(*said("four", "four " * 40, "five"), 64)
+    assert (rewards[1], math.isfinite(rewards[0]), rewards[0] != rewards[2]) == (0.0, True, True)
+    (trouble,) = judge.troubles
+    assert "reads 128" in trouble
+
+
+def test_a_judge_asked_for_less_at_once_says_the_same(judge: Judge) -> None:
+    asked = said("four", "five", "six and seven")
+    assert judge(*asked, 4096).tolist() == pytest.approx(judge(*asked, 16).tolist(), abs=1e-5)
+
+
+def test_a_judge_whose_positions_depend_on_the_longest_answer_says_the_same_of_each(tmp_path: Path) -> None:
+    config = AutoConfig.for_model(
+        "phi3", vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=128, original_max_position_embeddings=16, pad_token_id=0, num_labels=1,
+        rope_parameters={
+            "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 16, "factor": 8.0,
+            "short_factor": [1.0] * 4, "long_factor": [7.0] * 4,
+        },
+    )  # fmt: skip
+    torch.manual_seed(2)
+    model = AutoModelForSequenceClassification.from_config(config)
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    model.save_pretrained(tmp_path)
+    make_tokenizer(tmp_path)
+    judge = RewardModel(tmp_path, Full(), ours.settled("supervised", {}), torch.device("cpu"))
+    rng = np.random.default_rng(2)
+    rows = ours.rows_of([(ours.drawn(rng, length, length), [0.0] * length) for length in (9, 12, 40)])
+    expected = [float(model.eval()(torch.tensor(tokens_T[None].astype(int))).logits) for tokens_T, _ in rows]
+    assert judge.score(rows, 4096).tolist() == pytest.approx(expected, abs=1e-5)

@@ -1,0 +1,59 @@
+"""What an uploaded file holds, told before any job names it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from api.spec.formats import FORMATS
+from tests.worker.prepared import jsonl
+
+CHAT = {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]}
+QUESTION = {"messages": [{"role": "user", "content": "2 + 2?"}], "answer": "4"}
+
+
+def scan(folder: Path, content: bytes) -> dict[str, Any]:
+    (folder / "input").write_bytes(content)
+    (folder / "scan.json").write_text(json.dumps({"memory_bytes": 1 << 30, "cpu_seconds": 60}))
+    subprocess.run([sys.executable, "-m", "worker.scan", str(folder)], check=True, stdin=subprocess.DEVNULL)
+    report: dict[str, Any] = json.loads((folder / "report.json").read_bytes())
+    return report
+
+
+def test_format_rows_and_container_are_told(tmp_path: Path) -> None:
+    report = scan(tmp_path, jsonl(CHAT, CHAT | {"tools": []}))
+    assert (report["format"], report["rows"], report["container"], report["error"]) == ("chat", 2, "jsonl", None)
+
+
+def test_a_finding_has_its_line_and_is_counted_by_kind(tmp_path: Path) -> None:
+    report = scan(tmp_path, jsonl(CHAT, {"messages": "hello"}, CHAT) + b"{broken\n")
+    assert [(each["line"], each["severity"]) for each in report["findings"]] == [
+        (2, "error"), (3, "warning"), (4, "error")
+    ]  # fmt: skip
+    assert report["finding_counts"]["duplicate"] == 1
+
+
+def test_messages_that_end_with_a_question_are_prompts(tmp_path: Path) -> None:
+    report = scan(tmp_path, jsonl(*[QUESTION | {"answer": str(n)} for n in range(3)]))
+    assert (report["format"], report["findings"]) == ("prompts", [])
+
+
+def test_every_formats_own_example_is_taken_for_it(tmp_path: Path) -> None:
+    for name, entry in FORMATS.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        report = scan(folder, jsonl(dict(entry.example)))
+        assert report["format"] == name
+        alone = {"labelled": {"one_label": 1}, "unpaired": {"unbalanced_labels": 1}}  # a row of one label
+        assert report["finding_counts"] == alone.get(name, {})
+
+
+def test_a_file_that_holds_no_rows_is_unreadable(tmp_path: Path) -> None:
+    report = scan(tmp_path, b"%PDF-1.7 ...")
+    assert "PDF" in report["error"]
+
+
+def test_a_hundred_findings_are_listed_and_all_are_counted(tmp_path: Path) -> None:
+    report = scan(tmp_path, jsonl(CHAT, *[{"messages": n} for n in range(150)]))
+    assert (len(report["findings"]), sum(report["finding_counts"].values())) == (100, 150)

@@ -1,0 +1,49 @@
+"""What a job is expected to take decides whether it is admitted, and stands beside what it took."""
+
+from typing import Any
+
+import pytest
+
+from api.records import workers
+from api.spec.lifecycle import JobStatus
+from tests.worker.supervisor.conftest import Workshop
+from worker.supervisor.loop import drain
+
+
+def register(workshop: Workshop, **machine: Any) -> None:
+    with workshop.context.database.write() as session:
+        workers.seen(session, owner=workshop.train.owner, gpus=0, train_slots=1, **machine)
+
+
+def test_a_job_that_fits_no_worker_is_refused_before_it_waits(workshop: Workshop) -> None:
+    register(workshop, memory_bytes=64 << 20)
+    job_id = workshop.submit()
+    drain(workshop.prepare, workshop.warm)
+    job = workshop.job(job_id)
+    assert job.error is not None
+    assert (job.status, job.error["code"]) == (JobStatus.FAILED, "does_not_fit")
+    assert "the largest worker has 0.1 GiB" in job.error["message"]
+
+
+def test_a_worker_that_does_not_say_what_it_has_gets_every_job(workshop: Workshop) -> None:
+    register(workshop)
+    job_id = workshop.submit()
+    drain(workshop.prepare, workshop.warm)
+    assert workshop.job(job_id).status == JobStatus.QUEUED
+
+
+def test_predicted_stands_beside_actual_and_teaches_the_next_prediction(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTUNE_FRESH_PROOF", "1")  # the prediction counts the process that reads the files
+    register(workshop, memory_bytes=8 << 30)
+    job_id = workshop.submit(steps=3)
+    workshop.work()
+    estimate = workshop.job(job_id).estimate
+    assert estimate is not None
+    predicted, actual = estimate["predicted"], estimate["actual"]
+    assert abs(predicted["memory"]["total"] / actual["peak_bytes"] - 1) < 0.3
+    assert actual["seconds"] > actual["training_s"] > 0
+    with workshop.context.database.read() as session:
+        (seen,) = workers.observed(session, workshop.train.owner)["jobs"]
+    assert seen["flops"] == predicted["flops"]

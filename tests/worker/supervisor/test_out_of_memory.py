@@ -1,0 +1,58 @@
+"""A job whose trainer the kernel kills for memory."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from api.estimate.machine import Machine
+from api.records.jobs import Job
+from api.settings import Settings
+from api.spec.lifecycle import JobStatus
+from tests.api.estimate.test_machine import a_recipe
+from tests.worker.supervisor.conftest import Workshop
+from worker.supervisor import train
+from worker.supervisor.out_of_memory import killed_for_memory
+
+
+@pytest.fixture
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """One way to run is enough here."""
+    urls: dict[str, Any] = {name: request.getfixturevalue(name) for name in ("sqlite_url", "valkey_url")}
+    return Settings(data_dir=tmp_path / "data", database_url=urls["sqlite_url"], broker_url=urls["valkey_url"])
+
+
+def test_it_is_tried_again_with_less(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    kills = itertools.count()
+    monkeypatch.setattr(train, "out_of_memory_kills", lambda: next(kills))
+    monkeypatch.setenv("ATTUNE_FAIL_AT", "step:3:kill")
+    hyperparameters = {"n_epochs": 6, "batch_size": 12}
+    method = {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}
+    job_id = workshop.submit(method=method, training={"save_every": 1})
+    workshop.train_once()
+    killed = workshop.job(job_id)
+    assert (killed.status, killed.faults["out_of_memory"]) == (JobStatus.QUEUED, 1)
+    assert killed.estimate is not None
+    tokens, before = killed.estimate["less"]["micro_batch_tokens"], killed.estimate["predicted"]
+    assert 0 < tokens < before["micro_batch_tokens"]
+    assert f"Out of memory: the next attempt takes micro-batches of {tokens} tokens." in workshop.told(job_id)
+    monkeypatch.delenv("ATTUNE_FAIL_AT")
+    with workshop.context.database.write() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(run_after=None))
+    workshop.train_once()
+    done = workshop.job(job_id)
+    assert done.status == JobStatus.SUCCEEDED, "the saved state still belongs to it"
+    assert "Fine-tuning job goes on from step 2" in workshop.told(job_id)
+    assert done.resolved == killed.resolved
+    after = (done.estimate or {})["predicted"]
+    assert (after["micro_batch_tokens"], after["memory"]["total"] < before["memory"]["total"]) == (tokens, True)
+
+
+def test_the_last_failure_has_the_numbers() -> None:
+    recipe = a_recipe().model_copy(update={"micro_batch_tokens": 512})
+    estimate = {"predicted": {"memory": {"total": int(2.1 * 2**30)}}}
+    fault = killed_for_memory(recipe, Machine(False, True, int(2.5 * 2**30)), estimate)
+    assert not fault.died, "nothing of the data killed it: it is no poison"
+    assert "micro-batches of 512 tokens, where about 2.1 of 2.5 GiB were expected" in fault.message

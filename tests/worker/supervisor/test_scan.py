@@ -1,0 +1,124 @@
+"""A prepare slot looks through what was uploaded, and survives the loss of another at it."""
+
+import os
+import threading
+from pathlib import Path
+
+from api.context import Context
+from api.records import scans
+from api.records.files import File
+from api.settings import Settings
+from tests.conftest import opened
+from tests.end_to_end.jobs import rows
+from tests.factories import a_file, a_project
+from tests.worker.supervisor.conftest import OpenWorkshop, Workshop
+from worker.supervisor.loop import drain
+from worker.supervisor.scan import give_up
+
+
+def the_file(context: Context, file_id: str) -> File:
+    with context.database.read() as session:
+        return session.get_one(File, file_id)
+
+
+def test_an_uploaded_file_is_scanned_without_a_job(workshop: Workshop) -> None:
+    file_id = a_file(workshop.context, workshop.caller.project_id, rows(12))
+    drain(workshop.prepare, workshop.warm)
+    file = the_file(workshop.context, file_id)
+    assert file.scan is not None
+    assert (file.scan_status, file.scan["format"], file.scan["rows"]) == ("done", "chat", 12)
+
+
+def test_a_file_that_cannot_be_read_fails_its_scan(workshop: Workshop) -> None:
+    file_id = a_file(workshop.context, workshop.caller.project_id, b"PK\x03\x04 a spreadsheet")
+    drain(workshop.prepare, workshop.warm)
+    file = the_file(workshop.context, file_id)
+    assert file.scan is not None
+    assert file.scan_status == "failed"
+    assert "spreadsheet" in file.scan["error"]
+
+
+def test_a_lost_workers_scan_is_begun_again_and_its_late_answer_dropped(workshop: Workshop) -> None:
+    file_id = a_file(workshop.context, workshop.caller.project_id, rows(12))
+    with workshop.context.database.write() as session:
+        lost = scans.claim(session, lease_s=-1)
+    assert lost is not None
+    drain(workshop.prepare, workshop.warm)
+    with workshop.context.database.write() as session:
+        assert not scans.finish(session, lost, "failed", {"error": "late"})
+    assert the_file(workshop.context, file_id).scan_status == "done"
+
+
+def test_two_workers_do_not_scan_the_same_file(workshop: Workshop) -> None:
+    a_file(workshop.context, workshop.caller.project_id, rows(12))
+    with workshop.context.database.write() as session:
+        assert scans.claim(session, lease_s=60) is not None
+        assert scans.claim(session, lease_s=60) is None
+
+
+def test_a_file_that_loses_every_worker_is_given_up(workshop: Workshop) -> None:
+    file_id = a_file(workshop.context, workshop.caller.project_id, rows(12))
+    for _ in range(scans.MAX_SCANS):
+        with workshop.context.database.write() as session:
+            assert scans.claim(session, lease_s=-1) is not None
+    give_up(workshop.prepare)
+    assert the_file(workshop.context, file_id).scan_status == "failed"
+
+
+def test_projects_take_turns_at_scans(workshop: Workshop) -> None:
+    context = workshop.context
+    ours, theirs = workshop.caller.project_id, a_project(context.database, "other")
+    first = [a_file(context, ours, rows(12)) for _ in range(3)]
+    other = a_file(context, theirs, rows(12))
+    order = []
+    while True:
+        with context.database.write() as session:
+            claim = scans.claim(session, lease_s=60)
+        if claim is None:
+            break
+        order.append(claim.file_id)
+    assert set(order[:2]) == {order[0], other}
+    assert order[0] in first
+    assert sorted(order) == sorted([*first, other])
+
+
+def test_a_project_with_many_scans_behind_it_waits_for_one_of_anothers(workshop: Workshop) -> None:
+    context = workshop.context
+    ours, theirs = workshop.caller.project_id, a_project(context.database, "other")
+
+    def scanned_next() -> str:
+        with context.database.write() as session:
+            claim = scans.claim(session, lease_s=60)
+            assert claim is not None
+            scans.finish(session, claim, "done", {})
+        return claim.file_id
+
+    before = {a_file(context, ours, rows(12)) for _ in range(4)}
+    assert {scanned_next() for _ in before} == before
+    flood = {a_file(context, theirs, rows(12)) for _ in range(4)}
+    assert scanned_next() in flood
+    mine = a_file(context, ours, rows(12))
+    assert scanned_next() == mine
+
+
+def test_a_job_does_not_wait_for_a_scan(open_workshop: OpenWorkshop, sqlite_url: str, tmp_path: Path) -> None:
+    """The scan is under way as long as its file does not come; a slot prepares the job meanwhile."""
+    settings = Settings(data_dir=tmp_path / "data", database_url=sqlite_url)
+    with opened(settings) as context:
+        workshop = open_workshop(context)
+        file_id = a_file(context, workshop.caller.project_id, rows(12))
+        fifo = tmp_path / "data" / "objects" / str(the_file(context, file_id).storage_key)
+        fifo.unlink()
+        os.mkfifo(fifo)
+        scanner = threading.Thread(target=drain, args=(workshop.prepare, workshop.warm))
+        scanner.start()
+        while the_file(context, file_id).scan_until is None:
+            scanner.join(0.01)
+        job_id = workshop.submit()
+        drain(workshop.prepare, workshop.warm)
+        assert workshop.job(job_id).status == "queued"
+        assert scanner.is_alive()
+        descriptor = os.open(fifo, os.O_RDWR)
+        fifo.unlink()
+        os.close(descriptor)
+        scanner.join()

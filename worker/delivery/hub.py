@@ -1,0 +1,117 @@
+"""The pusher: a deliverer's thread that takes published models to a hub, where their jobs asked for it.
+
+What is to be pushed is written in the transaction that publishes the model. The hub is the operator's choice, and so is
+the namespace; a push that fails never changes what became of the job.
+"""
+
+import shutil
+from pathlib import Path
+
+import structlog
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils.tqdm import disable_progress_bars
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.infra.artifacts import without_merged
+from api.records import events, jobs, models, trackings
+from api.records.jobs import Job
+from api.records.trackings import HUB, Tracking
+from worker.delivery.deliverer import Deliverer
+
+log = structlog.get_logger(__name__)
+
+LEASE_S = 3600
+"""Should a large model take longer, another deliverer may begin the same commit: the later one then changes nothing."""
+GIVE_UP_S = 2 * 24 * 3600
+LEFT_OUT = ("manifest.json", "logprobs.json")
+"""Of Attune's own."""
+
+
+class Pusher:
+    def __init__(self, deliverer: Deliverer) -> None:
+        self._deliverer, self._settings = deliverer, deliverer.context.settings
+        self._database = deliverer.context.database
+        disable_progress_bars()
+
+    def run(self) -> None:
+        self._deliverer.repeat("pusher", self.push_due, self._settings.track_s)
+
+    def push_due(self) -> None:
+        with self._database.read() as session:
+            due = trackings.due(session, HUB, self._deliverer.owner)
+        for tracking_id in due:
+            if self._deliverer.stopping.is_set():
+                return
+            with self._database.write() as session:
+                tracking = trackings.take(session, tracking_id, HUB, self._deliverer.owner, LEASE_S)
+            if tracking is not None:
+                self._push(tracking)
+
+    def _push(self, tracking: Tracking) -> None:
+        folder = self._deliverer.folder / f"push-{tracking.job_id}"
+        try:
+            self._end(tracking, *self._pushed(tracking, folder))
+        except Exception as error:  # whatever the hub's client raises, the job has succeeded
+            if isinstance(error, SQLAlchemyError):
+                raise
+            log.warning("push_failed", job_id=tracking.job_id, error=type(error).__name__, status=_status(error))
+            self._put_off(tracking, _status(error))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _pushed(self, tracking: Tracking, folder: Path) -> tuple[str, str]:
+        """What came of it, for the job's events, and the level of that. Raises what the hub's client raises."""
+        options = tracking.options or {}
+        if not self._fetch(tracking.job_id, folder):
+            return "Not pushed to {}: the model was deleted before", "info"
+        hub = HfApi(endpoint=self._settings.hub_endpoint or None, token=self._settings.hub_token.get_secret_value())
+        hub.create_repo(options["repository"], private=options["private"], exist_ok=True)
+        if options["private"] and not hub.model_info(options["repository"]).private:
+            return "Not pushed to {}: the repository is public, and the job asks for a private one", "warn"
+        hub.upload_folder(
+            repo_id=options["repository"], folder_path=folder, commit_message=f"Fine-tuned by {tracking.job_id}"
+        )
+        return "Pushed to {}", "info"
+
+    def _fetch(self, job_id: str, folder: Path) -> bool:
+        """What was trained, into a folder. False if it is gone."""
+        with self._database.read() as session:
+            job = session.get_one(Job, job_id)
+            model = models.get(session, job.project_id, job.model_id)
+        if model is None:
+            return False
+        folder.mkdir(exist_ok=True)
+        for artifact in without_merged(model.artifacts):
+            if artifact["name"] not in LEFT_OUT:
+                path = folder / artifact["name"]
+                self._deliverer.context.storage.read_file(artifact["key"], path, sha256=artifact["sha256"])
+        return True
+
+    def _end(self, tracking: Tracking, message: str, level: str = "info") -> None:
+        repository = (tracking.options or {})["repository"]
+        with self._database.write() as session:
+            jobs.lock(session, tracking.job_id)
+            trackings.end(session, tracking.id, self._deliverer.owner)
+            events.say(session, tracking.job_id, message.format(repository), level=level)
+
+    def _put_off(self, tracking: Tracking, status: int | None) -> None:
+        answered = "" if status is None else f" (the hub answered {status})"
+        with self._database.read() as session:
+            over = trackings.is_past(session, tracking.created_at + GIVE_UP_S)
+        if over:
+            self._end(tracking, "Could not be pushed to {}" + answered + ": given up", level="warn")
+            return
+        with self._database.write() as session:
+            jobs.lock(session, tracking.job_id)
+            trackings.failed(session, tracking, self._deliverer.owner)
+            if tracking.failures == 0:
+                repository = (tracking.options or {})["repository"]
+                message = f"Could not be pushed to {repository}{answered}: it will be tried again for two days"
+                events.say(session, tracking.job_id, message, level="warn")
+
+
+def _status(error: Exception) -> int | None:
+    """What the hub answered, if it did."""
+    answer = error.response if isinstance(error, HfHubHTTPError) else None
+    return None if answer is None else int(answer.status_code)

@@ -1,0 +1,1 @@
+"""Sampling from the model and grading the samples."""

@@ -1,0 +1,202 @@
+"""Attention over packed rows: several examples in one row of tokens, each attending to itself alone.
+
+`packed_attention` is registered with transformers' `AttentionInterface`. A name without a mask function there makes
+transformers build no mask at all, so causality, windows and the borders between examples are decided here and nowhere
+else. What this function does not implement it refuses, since an ignored argument would be silently wrong attention.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch.nn import functional
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AttentionInterface
+
+from worker.engine.model.blockwise_attention import Rule, attend, blockwise_attention
+from worker.shared.gpus import BFLOAT16_CAPABILITY
+
+PACKED = "attune_packed"
+
+MATMUL_LENGTH = 256
+"""Up to here plain matmuls beat the CPU's fused kernel, whose bf16 backward is slow (docs/engine-log.md)."""
+FLASH_LONGEST_HEAD = 256
+FUSED_MULTIPLE = 8
+"""A head's size, where the GPU's fused kernels are to take it."""
+PADDING = 1.25
+"""Neighbouring examples are computed together as long as none grows by more than this."""
+
+HARMLESS = frozenset({"position_ids", "use_cache", "output_attentions", "output_hidden_states"})
+"""Arguments that change nothing here: positions are already in the embeddings, and nothing is cached."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring examples of similar length: tokens [start, end) of the packed row, seen as a block [B, T]."""
+
+    start: int
+    end: int
+    shape: tuple[int, int]
+    padded: torch.Tensor | None
+    """[B * T]: each place's token, counted from `start`; padding repeats the last one. None: there is no padding."""
+    real: torch.Tensor | None
+    """[n]: the places of the block that are no padding."""
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Where the examples of one packed row begin and end."""
+
+    lengths: tuple[int, ...]
+    groups: tuple[Group, ...]
+    borders: torch.Tensor
+    """i32 [examples + 1], cumulative lengths, as the varlen kernel wants them."""
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device) -> "Segments":
+        groups: list[list[int]] = []
+        for length in lengths:
+            together = [*groups[-1], length] if groups else [length]
+            if groups and max(together) <= PADDING * min(together):
+                groups[-1].append(length)
+            else:
+                groups.append([length])
+        starts = [sum(map(sum, groups[:index])) for index in range(len(groups))]
+        borders = torch.tensor([0, *lengths]).cumsum(0)
+        blocks = tuple(_group(start, group, device) for start, group in zip(starts, groups, strict=True))
+        return cls(tuple(lengths), blocks, borders.to(device, torch.int32))
+
+
+def _group(start: int, lengths: list[int], device: torch.device) -> Group:
+    shape, end = (len(lengths), max(lengths)), start + sum(lengths)
+    if min(lengths) == max(lengths):
+        return Group(start, end, shape, None, None)
+    lengths_B = torch.tensor(lengths)
+    starts_B = lengths_B.cumsum(0) - lengths_B
+    offsets_T = torch.arange(shape[1])
+    padded_B_T = starts_B[:, None] + torch.minimum(offsets_T, lengths_B[:, None] - 1)
+    real_N = (offsets_T < lengths_B[:, None]).flatten().nonzero().flatten()
+    return Group(start, end, shape, padded_B_T.flatten().to(device), real_N.to(device))
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    segments: Segments | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each example. query [1, H, N, D], key and value [1, KV, N, D] → [1, N, H, D].
+
+    sliding_window w: a token sees itself and the w - 1 before it (transformers' convention).
+    softcap c: scores become c tanh(score / c) (Gemma 2, arXiv:2408.00118).
+    """
+    if unknown := {name for name, argument in others.items() if argument is not None} - HARMLESS:
+        raise NotImplementedError(f"packed attention does not implement {', '.join(sorted(unknown))}")
+    if attention_mask is not None or dropout != 0.0 or not getattr(module, "is_causal", True):
+        raise NotImplementedError("packed attention is causal, without masks and dropout")
+    if segments is None:
+        raise ValueError("the model did not pass `segments` on to its attention: its family cannot be packed")
+    assert query.shape[::2] == (1, sum(segments.lengths)), f"{query.shape} is not one row of {segments.lengths}"
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    query_N, key_N, value_N = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [N, heads, D]
+    if query.is_cuda and softcap is None and flash_runs(query, torch.cuda.get_device_capability(query.device)):
+        return _varlen(query_N, key_N, value_N, segments, scale, sliding_window)[None], None
+    blocks = []
+    for group in segments.groups:
+        query_B, key_B, value_B = (_lay_out(states, group) for states in (query_N, key_N, value_N))
+        # A window that hides nothing here is none, so that the fused kernels may be taken.
+        within = sliding_window is not None and sliding_window < group.shape[1]
+        rule = Rule(scale, sliding_window if within else None, softcap)
+        blocks.append(_take(_block_attention(query_B, key_B, value_B, rule), group))
+    return torch.cat(blocks)[None], None
+
+
+def flash_runs(query: torch.Tensor, capability: tuple[int, int]) -> bool:
+    """Whether FlashAttention takes these queries on a GPU of this compute capability. The varlen operator asks for it
+    by name: unlike scaled_dot_product_attention it has nothing to fall back to."""
+    head = query.shape[-1]
+    halves = query.dtype in (torch.bfloat16, torch.float16)
+    return capability >= BFLOAT16_CAPABILITY and halves and head <= FLASH_LONGEST_HEAD and head % FUSED_MULTIPLE == 0
+
+
+def _varlen(
+    query_N_H_D: torch.Tensor,
+    key_N_KV_D: torch.Tensor,
+    value_N_KV_D: torch.Tensor,
+    segments: Segments,
+    scale: float,
+    window: int | None,
+) -> torch.Tensor:
+    longest, borders = max(segments.lengths), segments.borders
+    attended = varlen_attn(
+        query_N_H_D,
+        key_N_KV_D,
+        value_N_KV_D,
+        borders,
+        borders,
+        longest,
+        longest,
+        scale=scale,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=query_N_H_D.shape[1] != key_N_KV_D.shape[1],
+    )
+    assert isinstance(attended, torch.Tensor)
+    return attended
+
+
+def _lay_out(states_N: torch.Tensor, group: Group) -> torch.Tensor:
+    """[N, heads, D] → the group's [B, heads, T, D]."""
+    tokens = states_N[group.start : group.end]
+    if group.padded is not None:
+        tokens = tokens.index_select(0, group.padded)
+    return tokens.view(*group.shape, *tokens.shape[1:]).transpose(1, 2)
+
+
+def _take(attended_B_H_T_D: torch.Tensor, group: Group) -> torch.Tensor:
+    """The group's [B, H, T, D] → its tokens [n, H, D], without the padding."""
+    tokens = attended_B_H_T_D.transpose(1, 2).flatten(0, 1)
+    return tokens if group.real is None else tokens.index_select(0, group.real)
+
+
+def _block_attention(
+    query_B_H_T_D: torch.Tensor, key_B_KV_T_D: torch.Tensor, value_B_KV_T_D: torch.Tensor, rule: Rule
+) -> torch.Tensor:
+    """No path keeps T² scores or a T² mask for longer sequences: those of one row of 32,768 tokens would take 4 GiB a
+    head and layer."""
+    H, T, D = query_B_H_T_D.shape[1:]
+    on_gpu = query_B_H_T_D.is_cuda
+    if T <= MATMUL_LENGTH and not (on_gpu and rule.softcap is None):
+        return attend(query_B_H_T_D, key_B_KV_T_D, value_B_KV_T_D, _hidden(T, rule, query_B_H_T_D.device), rule)
+    if rule.softcap is not None or rule.window is not None or (on_gpu and D % FUSED_MULTIPLE):
+        return blockwise_attention(query_B_H_T_D, key_B_KV_T_D, value_B_KV_T_D, rule)
+    if on_gpu and key_B_KV_T_D.shape[1] != H:
+        # Of the fused kernels the one for float32 takes no shared key heads: torch would compute T² scores instead.
+        groups = H // key_B_KV_T_D.shape[1]
+        key_B_KV_T_D, value_B_KV_T_D = (each.repeat_interleave(groups, 1) for each in (key_B_KV_T_D, value_B_KV_T_D))
+    return functional.scaled_dot_product_attention(
+        query_B_H_T_D,
+        key_B_KV_T_D,
+        value_B_KV_T_D,
+        is_causal=True,
+        scale=rule.scale,
+        enable_gqa=key_B_KV_T_D.shape[1] != H,
+    )
+
+
+@lru_cache(maxsize=64)
+def _hidden(length: int, rule: Rule, device: torch.device) -> torch.Tensor:
+    """[T, T] for at most MATMUL_LENGTH tokens, so that all that are kept are few megabytes."""
+    return rule.hidden(range(length), range(length), device)
+
+
+AttentionInterface.register(PACKED, packed_attention)

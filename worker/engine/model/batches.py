@@ -1,0 +1,170 @@
+"""Which examples make a step, and how they are laid out in micro-batches of a budget of tokens."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from api.spec.resolve import ResolvedRecipe
+from worker.engine.model.attention import Segments
+from worker.shared.arrays import Rows
+
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Layout:
+    packed: bool
+    """Several sequences in one row; else a right-padded batch."""
+    alone: bool = False
+    """One row per micro-batch."""
+    pad_token: int | None = None
+    """As transformers' sequence classifiers have it: their score is read at a sequence's last token that is not it."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """R rows of `width` sequences each on the device, laid out as B rows of T places; S tokens are supervised."""
+
+    tokens: torch.Tensor
+    """[B, T]; B is 1 when packed."""
+    positions: torch.Tensor
+    """[B, T], from 0 in each sequence."""
+    segments: Segments | None
+    """Packed: where in the one row the sequences begin and end."""
+    attention_mask: torch.Tensor | None
+    """[B, T], padded: 1 at real tokens."""
+    lengths: torch.Tensor
+    """[B, T]: tokens of the sequence that stands at this place."""
+    last: torch.Tensor
+    """[R * width], into B * T: the token at which a sequence's score is read."""
+    places: torch.Tensor
+    """[S], into B * T: where a supervised token is predicted, at the token before it."""
+    targets: torch.Tensor
+    """[S]"""
+    weights: torch.Tensor
+    """[S]"""
+    owners: torch.Tensor
+    """[S]: the sequence of each supervised token, from 0 to R * width - 1, rising."""
+    width: int
+    labels: torch.Tensor | None
+    """[R, columns]"""
+    per_token: Mapping[str, torch.Tensor]
+    """[S] each, of worker.shared.arrays.Rows."""
+    per_row: Mapping[str, torch.Tensor]
+    """[R, …] each"""
+
+    @property
+    def sequences(self) -> int:
+        return len(self.last)
+
+    def sums(self, values_S: torch.Tensor) -> torch.Tensor:
+        """[R * width]: a value of every supervised token, summed over each sequence."""
+        return values_S.new_zeros(self.sequences).index_add(0, self.owners, values_S)
+
+    def counts(self) -> torch.Tensor:
+        """[R * width]: supervised tokens of each sequence; 1 for one without any, so that it can be divided by."""
+        return self.sums(torch.ones_like(self.weights)).clamp(min=1)
+
+
+def rows_of_step(count: int, batch_size: int, step: int, seed: int) -> npt.NDArray[np.int64]:
+    """The rows of optimizer step 1, 2, …: consecutive pieces of each epoch's own permutation, the last one short."""
+    steps_per_epoch = math.ceil(count / batch_size)
+    epoch, index = divmod(step - 1, steps_per_epoch)
+    return _permutation(count, seed, epoch)[index * batch_size : (index + 1) * batch_size]
+
+
+def rows_of_steps(count: int, recipe: ResolvedRecipe) -> npt.NDArray[np.int64]:
+    """The rows that the recipe's steps are made from, each once, rising."""
+    if recipe.total_steps * recipe.batch_size >= count:
+        return np.arange(count)
+    return np.sort(_permutation(count, recipe.seed, 0)[: recipe.total_steps * recipe.batch_size])
+
+
+@lru_cache(maxsize=2)
+def _permutation(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(count)
+
+
+def total_weight(rows: Rows) -> float:
+    """The sum of the loss weights. A sequence's first token is predicted from nothing and never counts."""
+    return float(sum(float(weights_T[1:].sum(dtype=np.float64)) for _, weights_T in rows))
+
+
+def micro_batches(rows: Rows, budget_tokens: int, layout: Layout, device: torch.device) -> Iterator[MicroBatch]:
+    lengths_R_W = (rows.ends - rows.starts).reshape(-1, rows.width)
+    # What a row takes: all its tokens when packed; else its longest sequence, once for each of them.
+    sizes_R = lengths_R_W.sum(1) if layout.packed else rows.width * lengths_R_W.max(1)
+    for members in plan(sizes_R.tolist(), budget_tokens, layout):
+        yield _lay_out(rows.take(np.array(members)), layout, device)
+
+
+def plan(sizes: Sequence[int], budget_tokens: int, layout: Layout) -> list[list[int]]:
+    """Which rows share a micro-batch. Sorted by size: neighbours then pad little and attend in blocks.
+
+    A larger row than the budget makes a micro-batch of its own.
+    """
+    groups: list[list[int]] = []
+    used = 0
+    for row in sorted(range(len(sizes)), key=lambda row: sizes[row]):
+        used = used + sizes[row] if layout.packed else (len(groups[-1]) + 1) * sizes[row] if groups else 0
+        if not groups or layout.alone or used > budget_tokens:
+            groups.append([row])
+            used = sizes[row]
+        else:
+            groups[-1].append(row)
+    return groups
+
+
+def _lay_out(rows: Rows, layout: Layout, device: torch.device) -> MicroBatch:
+    lengths = (rows.ends - rows.starts).tolist()
+    sequences, longest = len(lengths), max(lengths)
+    firsts = np.cumsum([0, *lengths[:-1]]) if layout.packed else np.arange(sequences) * longest
+    shape = (1, sum(lengths)) if layout.packed else (sequences, longest)
+    # Where each token of the sequences, one after the other, stands in B * T.
+    places_N = np.concatenate([first + np.arange(length) for first, length in zip(firsts, lengths, strict=True)])
+    source_N = np.concatenate([np.arange(start, end) for start, end in zip(rows.starts, rows.ends, strict=True)])
+    tokens_N, weights_N = rows.tokens[source_N], rows.loss_weights[source_N].copy()
+    weights_N[np.cumsum([0, *lengths[:-1]])] = 0
+    supervised_S = np.flatnonzero(weights_N)
+    owners_N = np.repeat(np.arange(sequences), lengths)
+
+    def send(array: Array) -> torch.Tensor:
+        tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+    def spread(values_N: Array) -> torch.Tensor:
+        filled = np.zeros(math.prod(shape), np.int64)
+        filled[places_N] = values_N
+        return send(filled.reshape(shape))
+
+    positions_N = np.concatenate([np.arange(length) for length in lengths])
+    return MicroBatch(
+        tokens=spread(tokens_N),
+        positions=spread(positions_N) if layout.packed else send(np.broadcast_to(np.arange(longest), shape)),
+        segments=Segments.of(lengths, device) if layout.packed else None,
+        attention_mask=None if layout.packed else spread(np.ones_like(tokens_N)),
+        lengths=spread(np.repeat(lengths, lengths)),
+        last=send(firsts + _last_tokens(rows, layout.pad_token)),
+        places=send(places_N[supervised_S] - 1),
+        targets=send(tokens_N[supervised_S].astype(np.int64)),
+        weights=send(weights_N[supervised_S]),
+        owners=send(owners_N[supervised_S]),
+        width=rows.width,
+        labels=None if rows.labels is None else send(rows.labels),
+        per_token={name: send(values[source_N[supervised_S]]) for name, values in rows.per_token.items()},
+        per_row={name: send(values) for name, values in rows.per_row.items()},
+    )
+
+
+def _last_tokens(rows: Rows, pad_token: int | None) -> npt.NDArray[np.int64]:
+    """In each sequence, the place of its last token that is not the padding's (of its last one, if all are)."""
+    found = []
+    for tokens_T, _ in rows:
+        real = np.flatnonzero(tokens_T != (-1 if pad_token is None else pad_token))
+        found.append(real[-1] if len(real) else len(tokens_T) - 1)
+    return np.array(found, np.int64)

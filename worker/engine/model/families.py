@@ -1,0 +1,107 @@
+"""What the trainer knows about families of models (`model_type`), each claim kept by a test of that family.
+
+A family may be packed (several examples in one row, the head apart from the decoder) only when it is named here, and
+it is named only when tests/worker/engine/model/test_packing.py shows its loss and gradients equal to one example at a
+time, on examples longer than its window. Every other family takes the padded path: right-padded batches, the model's
+own logits.
+"""
+
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
+
+from api.spec.methods import ModelKind
+from worker.engine.model.head import Head
+
+PACKED_FAMILIES = frozenset({"gemma2", "gpt2", "llama", "mistral", "phi", "phi3", "qwen2", "qwen3"})
+
+LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
+"""Rotary embeddings that change with the longest position in the batch: examples must not share one."""
+
+MAMBA_FAMILIES = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
+"""Their fused kernels read some layers' weights past an adapter's forward; peft refuses to put one there …"""
+MAMBA_BARRED_LAYERS = ["conv1d", "out_proj"]
+"""… namely here."""
+
+
+def kind_of(config: Any) -> ModelKind:
+    """An encoder fills in masks: BERT and its kin, although transformers could turn some of them into decoders."""
+    masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return "encoder" if masked and not getattr(config, "is_decoder", False) else "causal_lm"
+
+
+def known_as(config: Any) -> str | None:
+    """The class that transformers has for a model of its kind; None if it has none."""
+    if kind_of(config) == "encoder":
+        return MODEL_FOR_MASKED_LM_MAPPING_NAMES.get(config.model_type)
+    return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+
+
+def classifies(config: Any) -> bool:
+    return config.model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+
+def recomputes(config: Any) -> bool:
+    """Whether transformers' class of this family can recompute activations (ALBERT's, MPNet's, Funnel's … cannot)."""
+    classes: Any = AutoModelForSequenceClassification if kind_of(config) == "encoder" else AutoModelForCausalLM
+    found = classes._model_mapping.get(type(config), None)
+    return found is not None and bool(found.supports_gradient_checkpointing)
+
+
+def keeps_scores(config: Any) -> bool:
+    """Whether transformers computes this family's attention with whole matrices of scores, a T² for each head and
+    layer: it has no fused one. Packed rows take ours, whatever the family's is."""
+    classes: Any = AutoModelForSequenceClassification if kind_of(config) == "encoder" else AutoModelForCausalLM
+    found = classes._model_mapping.get(type(config), None)
+    return found is not None and not found._supports_sdpa
+
+
+def may_be_packed(config: Any) -> bool:
+    return config.model_type in PACKED_FAMILIES
+
+
+def layers_without_adapters(config: Any) -> list[str]:
+    return MAMBA_BARRED_LAYERS if config.model_type in MAMBA_FAMILIES else []
+
+
+def examples_stay_alone(config: Any) -> bool:
+    return _rope_types(getattr(config, "rope_parameters", None)) & LENGTH_DEPENDENT_ROPE != set()
+
+
+def differs_in_use(config: Any) -> str | None:
+    """What a model of this family does otherwise in training than in use, where that cannot be switched off."""
+    kind = config.model_type
+    if kind == "rwkv":
+        return "halve their layers' weights in use, and no adapter beside them"
+    if kind == "reformer":
+        return "draw at random which tokens attend to each other, and train on texts of one length only"
+    if kind == "big_bird" and config.attention_type == "block_sparse":
+        return "draw at random in training which tokens attend to each other"
+    if kind == "yoso" and not config.use_expectation:
+        return "draw at random which tokens attend to each other"
+    return None
+
+
+def _rope_types(parameters: Any) -> set[str]:
+    """Rope parameters are one dict, or one for each kind of layer."""
+    if not isinstance(parameters, dict):
+        return set()
+    nested = [_rope_types(value) for value in parameters.values()]
+    return {str(parameters.get("rope_type", "default"))}.union(*nested)
+
+
+def head_of(causal_lm: Any) -> Head:
+    """hidden [S, D] → logits [S, V], as the packed families' own forward computes them."""
+    cap = getattr(causal_lm.config, "final_logit_softcapping", None)
+
+    def head(hidden_S_D: torch.Tensor) -> torch.Tensor:
+        logits_S_V: torch.Tensor = causal_lm.get_output_embeddings()(hidden_S_D)
+        return logits_S_V if cap is None else cap * torch.tanh(logits_S_V / cap)
+
+    return head

@@ -1,0 +1,256 @@
+"""Base model + technique + what the method wants of it → a model that trains."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn.modules import Linear4bit
+from peft import PeftModel, get_peft_model_state_dict
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
+
+from api.spec.lifecycle import FailureReason
+from api.spec.resolve import ResolvedRecipe
+from worker.engine.errors import TrainingError
+from worker.engine.model.adapters import HEADS, begin_prefix, with_technique
+from worker.engine.model.attention import PACKED
+from worker.engine.model.batches import Layout
+from worker.engine.model.families import classifies, differs_in_use, examples_stay_alone, kind_of, may_be_packed
+from worker.engine.model.modes import settle
+from worker.engine.model.target_modules import published_config
+from worker.engine.model.trainable import TrainableModel
+from worker.rows.special_tokens import special_tokens
+from worker.techniques import TECHNIQUES
+
+CHANGES_THE_BASE = ("pissa", "olora")
+"""Initialisations that take something out of the frozen weights."""
+
+
+def load_trainable(
+    base: Path,
+    recipe: ResolvedRecipe,
+    device: torch.device,
+    *,
+    start: Path | None = None,
+    opening: npt.NDArray[np.int32] | None = None,
+) -> TrainableModel:
+    """The base with the recipe's technique, begun anew or continued from the adapter in `start`.
+
+    `opening`: tokens of the training text, for techniques that begin from real text.
+    """
+    assert recipe.precision != "auto", "precision is resolved before the model is loaded"
+    torch.manual_seed(recipe.seed)
+    technique = recipe.technique
+    _require_same_in_use(checked_config(base))
+    network = load_network(base, recipe, device, packed=technique.packable)
+    packed = network.config._attn_implementation == PACKED
+    reads_whole = kind_of(network.config) == "encoder"
+    if recipe.gradient_checkpointing:
+        _require_recomputation(network)
+        network.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    layout = Layout(
+        packed=packed,
+        alone=examples_stay_alone(network.config) or (technique.virtual_tokens and recipe.method.output != "tokens"),
+        pad_token=network.config.pad_token_id if recipe.method.output != "tokens" else None,
+    )
+    model = with_technique(network, recipe, start)
+    if technique.peft_type == "PREFIX_TUNING" and start is None and opening is not None and not reads_whole:
+        begin_prefix(model, opening)
+    trainable = TrainableModel(
+        model,
+        layout,
+        virtual_tokens=technique.virtual_tokens,
+        reads_whole=reads_whole,
+    )
+    if getattr(technique, "init", None) in CHANGES_THE_BASE:
+        trainable.extras = {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(model).items()}
+    return trainable
+
+
+def load_network(
+    folder: Path,
+    recipe: ResolvedRecipe,
+    device: torch.device,
+    *,
+    packed: bool = False,
+    whole: bool = False,
+    quantised: bool = True,
+    dtype: str | None = None,
+) -> Any:
+    """A language model or a classifier as transformers loads it, quantised where the technique says so; with `packed`,
+    the attention for packed rows where its family may use it; `whole`: what a full fine-tuning published. `dtype`
+    "auto" takes the weights as they are stored.
+
+    It computes the same in training as in use (worker.engine.model.modes): the technique's dropout is the only one
+    that a recipe speaks of.
+    """
+    config = checked_config(folder)
+    options: dict[str, Any] = {"attn_implementation": PACKED} if packed and may_be_packed(config) else {}
+    if recipe.technique.quantises and quantised:
+        options["quantization_config"] = quantisation(recipe.technique, getattr(torch, str(recipe.precision)))
+        options["device_map"] = {"": device}
+    kind: Any = AutoModelForCausalLM
+    if recipe.method.output != "tokens":
+        if not classifies(config):
+            message = f"Models of the family {config.model_type} have no head for labels: choose another base model."
+            raise TrainingError(FailureReason.INVALID_RECIPE, message)
+        kind = AutoModelForSequenceClassification
+        options |= {} if whole else head_settings(folder, recipe, config)
+    model, loading = kind.from_pretrained(
+        folder,
+        dtype=dtype or getattr(torch, str(recipe.precision)),
+        trust_remote_code=False,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+        **options,
+    )
+    if recipe.technique.type != "full":
+        _require_whole(loading["missing_keys"], within=model.base_model_prefix)
+    if recipe.technique.quantises and quantised and device.type == "cpu":
+        _require_blocks_within_rows(model)
+    model.to(device)
+    settle(model)
+    return model
+
+
+@torch.no_grad()
+def take_quantised_weights(model: Any, base: Path, recipe: ResolvedRecipe) -> None:
+    """Give a plain model's linear layers the values that the base has in four bits."""
+    quantised = load_network(base, recipe, torch.device("cpu"))
+    layers = dict(model.get_base_model().named_modules())
+    for name, module in quantised.named_modules():
+        if isinstance(module, Linear4bit):
+            layer = layers[name].get_base_layer() if hasattr(layers[name], "get_base_layer") else layers[name]
+            weight: Any = module.weight
+            layer.weight.copy_(dequantize_4bit(weight.data, weight.quant_state))
+
+
+def _require_blocks_within_rows(model: Any) -> None:
+    """bitsandbytes (0.50) on a CPU with AVX-512 gives weights the scale of another block where one block of four-bit
+    weights goes on in the next row: they come back a quarter off, without a word."""
+    for name, weight in model.named_parameters():
+        state = getattr(weight, "quant_state", None)
+        if state is not None and state.shape[-1] % state.blocksize:
+            raise TrainingError(
+                FailureReason.INVALID_RECIPE,
+                f"Technique qlora on a worker without a GPU needs layers whose inputs are a multiple of "
+                f"{state.blocksize}, and {name} has {state.shape[-1]}. Use technique lora, or a worker with a GPU.",
+            )
+
+
+def _require_same_in_use(config: Any) -> None:
+    """`attune models add` refuses such bases; those that were added before have to be refused here."""
+    if (otherwise := differs_in_use(config)) is not None:
+        raise TrainingError(
+            FailureReason.INVALID_RECIPE,
+            f"Models of the family {config.model_type} {otherwise}: what is published would not be what was trained. "
+            "Choose another base model.",
+        )
+
+
+def _require_recomputation(network: Any) -> None:
+    """What `facts.recomputes` says of the base; those that were added before it was noted do not."""
+    if not network.supports_gradient_checkpointing:
+        raise TrainingError(
+            FailureReason.INVALID_RECIPE,
+            f"Models of the family {network.config.model_type} cannot recompute activations. Give "
+            "training.gradient_checkpointing false, and fewer training.micro_batch_tokens if memory is short.",
+        )
+
+
+def _require_whole(missing: set[str], *, within: str) -> None:
+    """What the files lack begins at random. Heads do so on purpose and are published; other weights would be frozen at
+    random and lost."""
+    lacking = sorted(name for name in missing if name.startswith(f"{within}."))
+    if lacking:
+        raise TrainingError(
+            FailureReason.INVALID_RECIPE,
+            f"The base model lacks weights that this method needs ({', '.join(lacking)[:200]}). Use technique full, "
+            "which trains and publishes them, or another base model.",
+        )
+
+
+def load_published(
+    folder: Path,
+    base: Path | None,
+    recipe: ResolvedRecipe,
+    device: torch.device,
+    *,
+    dtype: str | None = None,
+    quantised: bool = True,
+) -> Any:
+    """What a job of this recipe published in `folder`, as plain peft or transformers load it, with transformers' own
+    attention. `base`: of an adapter."""
+    if recipe.technique.type == "full":
+        network = load_network(folder, recipe, device, whole=True)
+        network.set_attn_implementation(plain_attention(network))
+        return network
+    assert base is not None, "an adapter is loaded onto its base"
+    network = load_network(base, recipe, device, dtype=dtype, quantised=quantised)
+    network.set_attn_implementation(plain_attention(network))
+    if recipe.technique.type in TECHNIQUES:
+        return TECHNIQUES[recipe.technique.type].load(network, folder)
+    return PeftModel.from_pretrained(network, str(folder), config=published_config(folder, network)).to(device)
+
+
+def plain_attention(network: Any) -> str:
+    return "sdpa" if network._supports_sdpa else "eager"
+
+
+def head_settings(folder: Path, recipe: ResolvedRecipe, config: Any) -> dict[str, Any]:
+    """What a classifier's config says of its labels, and of the padding by which its last token is found."""
+    settings: dict[str, Any] = {"num_labels": 1}
+    if config.pad_token_id is None:
+        end = config.eos_token_id
+        settings["pad_token_id"] = (
+            _tokenizers_padding(folder) if end is None else end[0] if isinstance(end, list) else end
+        )
+    labels = recipe.labels
+    if labels is None:
+        return settings
+    settings["problem_type"] = {
+        "single_label": "single_label_classification",
+        "multi_label": "multi_label_classification",
+        "regression": "regression",
+    }[labels.problem]
+    if labels.names:
+        names = dict(enumerate(labels.names))
+        settings |= {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+        del settings["num_labels"]  # transformers counts the names
+    return settings
+
+
+def _tokenizers_padding(folder: Path) -> int | None:
+    named = special_tokens(folder)
+    text = named.get("pad_token") or named.get("eos_token")
+    number: int | None = Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id(text) if text else None
+    return number
+
+
+def checked_config(folder: Path) -> Any:
+    """Code that comes with a model is never run: a model that wants to is refused before transformers sees it."""
+    for name in ("config.json", "tokenizer_config.json"):
+        path = folder / name
+        if path.exists() and "auto_map" in json.loads(path.read_bytes()):
+            raise TrainingError(FailureReason.INVALID_RECIPE, "The base model brings its own code, which is never run.")
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    if "/" in str(config._attn_implementation):  # transformers would fetch it; `models add` removes the field since
+        message = f"The base model's config.json names code of a hub ({config._attn_implementation}): add it again."
+        raise TrainingError(FailureReason.INVALID_RECIPE, message)
+    return config
+
+
+def quantisation(technique: Any, compute_dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Of the base of a technique that `quantises`."""
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type=technique.quantisation,
+        bnb_4bit_use_double_quant=technique.double_quantisation,
+        bnb_4bit_compute_dtype=compute_dtype,
+        llm_int8_skip_modules=list(HEADS),
+    )

@@ -1,0 +1,86 @@
+"""Layers that a technique's patterns name, as names, for peft.
+
+peft matches patterns by Python's `re`, which can take years over a short one. Ours are matched by api.spec.patterns,
+and peft is given what they matched.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from peft import PeftConfig
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import safe_open
+
+from api.spec import patterns
+from api.spec.lifecycle import FailureReason
+from api.spec.techniques.base import ALL_LINEAR
+from worker.engine.errors import TrainingError
+
+T = TypeVar("T")
+PLAIN = re.compile(r"[\w.]+", re.ASCII)
+"""A name, or what any engine reads alike in time linear in it."""
+OF_PEFT, FACTOR = "base_model.model.", ".lora_"
+
+
+def not_chosen(network: Any, names: Sequence[str]) -> list[str]:
+    """Modules that peft would adapt only because they end in a chosen name."""
+    taken = set(names)
+    return sorted(name for name in modules_of(network) if name not in taken and _ends(name) & taken)
+
+
+def _ends(name: str) -> set[str]:
+    """What follows each dot."""
+    return {name.split(".", depth)[-1] for depth in range(1, name.count(".") + 1)}
+
+
+def plain_patterns(names: Sequence[str], given: Mapping[str, T]) -> dict[str, T]:
+    """Values by pattern (`rank_pattern`, `alpha_pattern`) as peft reads them in the same way: as they are where all are
+    names, else by each layer's own name. Raises api.spec.patterns.BadPattern."""
+    if all(PLAIN.fullmatch(pattern) for pattern in given):
+        return dict(given)
+    return named_values({name: name for name in names}, given)
+
+
+def named_values(keys: Mapping[str, str], given: Mapping[str, T]) -> dict[str, T]:
+    """Values by pattern as values by name. `keys`: by layer, the name that peft has for what it adapts there."""
+    found = patterns.first_of_end(tuple(given), tuple(keys))
+    # peft takes the first that fits: a name that ends in another stands before it.
+    return {
+        re.escape(keys[name]): given[found[name]] for name in sorted(found, key=lambda name: (-len(keys[name]), name))
+    }
+
+
+def published_config(folder: Path, network: Any) -> Any:
+    """peft's configuration of the adapter in `folder`, with names in place of patterns. Raises TrainingError."""
+    config: Any = PeftConfig.from_pretrained(str(folder))
+    names = modules_of(network)
+    tensors = tuple(name for name, _ in network.named_parameters())
+    for field in ("modules_to_save", "layers_pattern", "feedforward_modules"):
+        value = getattr(config, field, None) or ()
+        if not all(PLAIN.fullmatch(name) for name in ([value] if isinstance(value, str) else value)):
+            raise TrainingError(FailureReason.INVALID_RECIPE, f"adapter_config.json: {field} holds what is no name.")
+    targets, excluded = getattr(config, "target_modules", None), getattr(config, "exclude_modules", None)
+    try:
+        if isinstance(targets, str) and targets != ALL_LINEAR:
+            config.target_modules = set(_adapted(folder))
+        if isinstance(excluded, str):
+            config.exclude_modules = sorted(patterns.whole(excluded, names))
+        for field in ("rank_pattern", "alpha_pattern"):
+            if given := getattr(config, field, None):
+                setattr(config, field, plain_patterns((*names, *tensors), given))
+    except patterns.BadPattern as error:
+        raise TrainingError(FailureReason.INVALID_RECIPE, f"adapter_config.json: {error}.") from None
+    return config
+
+
+def modules_of(network: Any) -> tuple[str, ...]:
+    return tuple(name for name, _ in network.named_modules() if name)
+
+
+def _adapted(folder: Path) -> list[str]:
+    """The layers that an adapter's weights belong to."""
+    with safe_open(str(folder / SAFETENSORS_WEIGHTS_NAME), "np") as file:
+        names = [name.partition(FACTOR)[0].removeprefix(OF_PEFT) for name in file.keys() if FACTOR in name]  # noqa: SIM118
+    return sorted(set(names))

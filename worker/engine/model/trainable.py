@@ -1,0 +1,208 @@
+"""A model that trains: what is trained of it, and what it says of a micro-batch."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+from worker.engine.model.batches import Layout, MicroBatch
+from worker.engine.model.families import head_of
+from worker.engine.model.head import Scoring, TokenScores, score, token_scores
+
+Tensors = dict[str, torch.Tensor]
+
+
+class TrainableModel:
+    """A language model, a classifier or a reward model, some of whose weights are trained.
+
+    What is trained is kept in float32. Where the computation is in bfloat16 and the trained weights are too, `masters`
+    holds the float32 copies that the optimizer moves, and the model computes with their roundings.
+    """
+
+    def __init__(self, model: Any, layout: Layout, *, virtual_tokens: bool = False, reads_whole: bool = False) -> None:
+        """`virtual_tokens`: its technique puts learnt tokens before the text, in its own forward alone.
+        `reads_whole`: an encoder."""
+        self.model = model
+        self.network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.layout = layout
+        self._virtual_tokens, self._reads_whole = virtual_tokens, reads_whole
+        self.value_head: nn.Linear | None = None
+        self.trained: dict[str, nn.Parameter] = {
+            name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+        }
+        self.masters = {name: _master(parameter) for name, parameter in self.trained.items()}
+        self.tick: Callable[[], None] = lambda: None
+        """Called at each micro-batch, by whoever wants to know that work goes on."""
+        self.scoring = Scoring()
+        self._lengths: torch.Tensor | None = None
+        self._start: Tensors | None = None
+        self.extras: dict[str, torch.Tensor] = {}
+        """Weights at the beginning that an export must know of (worker.engine.publish.export)."""
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.network.device
+        return device
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.network.config.get_text_config().vocab_size)
+
+    @property
+    def takes_padding_before(self) -> bool:
+        """Whether prompts of different lengths can be answered together, the shorter ones padded in front. Behind
+        learnt tokens peft passes no positions on, so that padding would move a prompt away from them; and some rotary
+        embeddings change with the longest prompt."""
+        return not (self._virtual_tokens or self.layout.alone)
+
+    def train(self, training: bool = True) -> None:
+        self.model.train(training)
+
+    def token_scores(self, batch: MicroBatch, scoring: Scoring | None = None) -> TokenScores:
+        """Scores of each supervised token, [S]."""
+        return self.scores_and_values(batch, scoring)[0]
+
+    def scores_and_values(
+        self, batch: MicroBatch, scoring: Scoring | None = None
+    ) -> tuple[TokenScores, torch.Tensor | None]:
+        """Scores of each supervised token, [S], and the value of what stands before it, [S], if there is a value head.
+
+        Float32.
+        """
+        self.tick()
+        self._lengths = batch.lengths
+        scoring = scoring or self.scoring
+        if self.layout.packed:
+            hidden_S_D = self._packed_hidden(batch).index_select(0, batch.places)
+            head = self.network.get_output_embeddings()
+            trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
+            scores = token_scores(
+                hidden_S_D,
+                head_of(self.network),
+                batch.targets,
+                scoring,
+                vocabulary=self.vocabulary,
+                trained=trained if torch.is_grad_enabled() else [],
+            )
+            return scores, self._values(hidden_S_D)
+        wants_hidden = self.value_head is not None
+        out = self._padded(batch, output_hidden_states=wants_hidden)
+        logits_B_T_V = out.logits[:, -batch.tokens.shape[1] :]  # without those of virtual tokens
+        scores = score(logits_B_T_V.flatten(0, 1)[batch.places], batch.targets, scoring)
+        if not wants_hidden:
+            return scores, None
+        return scores, self._values(out.hidden_states[-1][:, -batch.tokens.shape[1] :].flatten(0, 1)[batch.places])
+
+    def sequence_scores(self, batch: MicroBatch) -> torch.Tensor:
+        """Float32 [sequences, labels]: what a classifier or a reward model says of each sequence."""
+        self.tick()
+        self._lengths = batch.lengths
+        if self._reads_whole or self._virtual_tokens:
+            logits: torch.Tensor = self._padded(batch).logits.float()
+            return logits
+        if self.layout.packed:
+            hidden_N_D = self._packed_hidden(batch)
+        else:
+            hidden_N_D = self.network.base_model(
+                input_ids=batch.tokens, attention_mask=batch.attention_mask, use_cache=False
+            ).last_hidden_state.flatten(0, 1)
+        scores: torch.Tensor = self.network.score(hidden_N_D.index_select(0, batch.last)).float()
+        return scores
+
+    def _packed_hidden(self, batch: MicroBatch) -> torch.Tensor:
+        """[B * T, D], by the decoder alone."""
+        hidden_1_N_D: torch.Tensor = self.network.base_model(
+            input_ids=batch.tokens, position_ids=batch.positions, segments=batch.segments, use_cache=False
+        ).last_hidden_state
+        return hidden_1_N_D[0]
+
+    def _padded(self, batch: MicroBatch, **options: Any) -> Any:
+        whole = self.model if self._virtual_tokens else self.network
+        caching = {} if self._reads_whole else {"use_cache": False}
+        return whole(input_ids=batch.tokens, attention_mask=batch.attention_mask, **caching, **options)
+
+    def _values(self, hidden_S_D: torch.Tensor) -> torch.Tensor | None:
+        if self.value_head is None:
+            return None
+        values_S: torch.Tensor = self.value_head(hidden_S_D.to(self.value_head.weight.dtype))[:, 0]
+        return values_S
+
+    def add_value_head(self) -> None:
+        """A linear value function on the last hidden states. It begins at zero, and is never published."""
+        width = self.network.config.get_text_config().hidden_size
+        head = nn.Linear(width, 1, device=self.device, dtype=torch.float32)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        self.value_head = head
+        for name, parameter in head.named_parameters():
+            self.trained[f"value_head.{name}"] = self.masters[f"value_head.{name}"] = parameter
+
+    def add_noise(self, alpha: float) -> None:
+        """NEFTune (arXiv:2310.05914): while training, embeddings get uniform noise in ± α / √(L d)."""
+
+        def noise(module: nn.Module, _: Any, embedded_B_T_D: torch.Tensor) -> torch.Tensor:
+            if not module.training or self._lengths is None:
+                return embedded_B_T_D
+            lengths = self._lengths.clamp(min=1)[..., None].to(embedded_B_T_D.dtype)
+            reach = alpha / (lengths * embedded_B_T_D.shape[-1]).sqrt()
+            return embedded_B_T_D + torch.empty_like(embedded_B_T_D).uniform_(-1, 1) * reach
+
+        self.network.get_input_embeddings().register_forward_hook(noise)
+
+    def remember_start(self) -> None:
+        """Keep a copy of the trained weights as they are now, for `at_start`."""
+        self._start = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
+
+    @contextmanager
+    @torch.no_grad()
+    def at_start(self) -> Iterator[None]:
+        """The model as it was at `remember_start`: the reference, whatever the technique, without a second model."""
+        assert self._start is not None, "remember_start comes first"
+        now = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
+        _copy(self._start, self.trained)
+        try:
+            yield
+        finally:
+            _copy(now, self.trained)
+
+    @torch.no_grad()
+    def round_masters(self) -> None:
+        """After an optimizer step: the model's weights become the roundings of their float32 masters."""
+        for name, parameter in self.trained.items():
+            if self.masters[name] is not parameter:
+                parameter.copy_(self.masters[name])
+
+    @torch.no_grad()
+    def set_weights(self, weights: Tensors) -> None:
+        assert weights.keys() == self.masters.keys(), f"other weights: {sorted(weights.keys() ^ self.masters.keys())}"
+        _copy(weights, self.masters)
+        self.round_masters()
+
+    def release(self) -> None:
+        """Free the weights. The model is of no use afterwards."""
+        self.trained, self.masters, self.extras = {}, {}, {}
+        self._start = self.value_head = None
+        self.model = self.network = None
+
+
+def _copy(source: Tensors, target: dict[str, nn.Parameter]) -> None:
+    for name, parameter in target.items():
+        parameter.copy_(source[name])
+
+
+def _master(parameter: nn.Parameter) -> nn.Parameter:
+    """The float32 weight that the optimizer moves: the parameter itself, or a copy that collects its gradients."""
+    if parameter.dtype == torch.float32:
+        return parameter
+    master = nn.Parameter(parameter.detach().float())
+
+    def collect(computed: torch.Tensor) -> None:
+        gradient, computed.grad = computed.grad, None
+        assert gradient is not None
+        master.grad = gradient.float() if master.grad is None else master.grad.add_(gradient)
+
+    parameter.register_post_accumulate_grad_hook(collect)  # type: ignore[no-untyped-call]
+    return master

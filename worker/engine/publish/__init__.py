@@ -1,0 +1,1 @@
+"""Export of the trained model, its proof and its card."""

@@ -1,0 +1,75 @@
+"""Other people's text in Markdown: it stays text, whatever is in it."""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def code(text: str) -> str:
+    """On one line, in a code span, also within a table."""
+    line = " ".join(_printable(text).split()).replace("|", "\\|")
+    ticks = "`" * (_longest_run(line) + 1)
+    space = " " if line.startswith("`") or line.endswith("`") or not line else ""
+    return f"{ticks}{space}{line}{space}{ticks}"
+
+
+def fenced(text: str, language: str = "text") -> str:
+    """A code block with a fence longer than any in the text."""
+    text = _printable(text)
+    fence = "`" * max(3, _longest_run(text) + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Of cells that are Markdown already."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def settings(values: Mapping[str, Any]) -> str:
+    return table(
+        ["", ""], ([code(name), code(json.dumps(value, ensure_ascii=False))] for name, value in values.items())
+    )
+
+
+def number(value: float | None) -> str:
+    return "not a number" if value is None else f"{value:.4g}"
+
+
+def _printable(text: str) -> str:
+    """What steers no terminal."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def _longest_run(text: str) -> int:
+    return max(map(len, re.findall("`+", text)), default=0)
+
+
+POINTS = 20
+BARS = "▁▂▃▄▅▆▇█"
+
+Point = list[float]
+"""[step, loss]"""
+
+
+def extend(curve: list[Point], step: int, loss: float) -> None:
+    """Add a point unless it is nearer than the others are to each other; drop every second one when there are too
+    many."""
+    if len(curve) > 1 and step - curve[-1][0] < curve[1][0] - curve[0][0]:
+        return
+    curve.append([step, loss])
+    if len(curve) > POINTS:
+        del curve[1::2]
+
+
+def bars(curve: Sequence[Point]) -> str:
+    """One character a point, from the lowest loss to the highest."""
+    losses = [loss for _, loss in curve if math.isfinite(loss)]
+    if not losses:
+        return ""
+    low, spread = min(losses), (max(losses) - min(losses)) or 1.0
+    return "".join(
+        BARS[round((loss - low) / spread * (len(BARS) - 1))] if math.isfinite(loss) else "?" for _, loss in curve
+    )

@@ -1,0 +1,44 @@
+"""What a published folder was made from, for its manifest."""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+from api.spec.manifest import ORIGIN, BaseEntry, Origin, Provenance, recipe_hash
+from api.spec.resolve import ResolvedRecipe
+from worker.engine.model.facts import facts_of_base
+from worker.engine.publish.versions import libraries, our_code
+
+
+def provenance(run: Path, recipe: ResolvedRecipe, step: int) -> Provenance:
+    """Of what the run folder's training has made by this step."""
+    asked = recipe.model_dump(mode="json")
+    return Provenance(
+        kind="model" if recipe.technique.type == "full" else "adapter",
+        job=recipe.job_id,
+        step=step,
+        origin=origin_of(run, recipe.model),
+        recipe=asked,
+        recipe_sha256=recipe_hash(asked),
+        code=our_code(),
+        libraries=libraries(),
+    )
+
+
+@cache
+def origin_of(run: Path, base_name: str) -> Origin:
+    """As the supervisor wrote it; of a trainer that is run by hand, what can be seen: the base."""
+    path = run / ORIGIN
+    if path.exists():
+        return Origin.model_validate_json(path.read_bytes())
+    base = run / "base"
+    files = [*base.glob("*.safetensors"), base / "config.json"]
+    facts = facts_of_base(base)
+    hashes = {file.name: _sha256(file) for file in sorted(files)}
+    origin = BaseEntry(name=base_name, source=facts.get("source"), revision=facts.get("revision"), files=hashes)
+    return Origin(base=origin)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

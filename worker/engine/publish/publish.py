@@ -1,0 +1,78 @@
+"""Export a trained model and prove that its files are the model, before it is published."""
+
+import shutil
+from pathlib import Path
+
+from api.spec.evaluation import Evaluation
+from api.spec.resolve import ResolvedRecipe
+from worker.engine.atomic_folder import whole_folder, write_manifest
+from worker.engine.callbacks import Milestones
+from worker.engine.data import Data
+from worker.engine.peak_memory import give_back
+from worker.engine.publish.export import export, export_merged
+from worker.engine.publish.fresh_process import reread
+from worker.engine.publish.gguf import export_gguf
+from worker.engine.publish.parity import (
+    check_files,
+    check_gguf,
+    check_learned,
+    check_merged,
+    check_path,
+    check_weights,
+    learned_rows,
+    proof_rows,
+    said_by_gguf,
+    said_in_memory,
+    said_in_training,
+    write_said,
+)
+from worker.engine.publish.provenance import provenance
+from worker.methods import Objective
+from worker.shared.pipe import Pipe
+
+
+def publish(
+    run: Path,
+    recipe: ResolvedRecipe,
+    data: Data,
+    objective: Objective,
+    milestones: Milestones,
+    pipe: Pipe,
+    evaluation: Evaluation | None = None,
+) -> int:
+    """Export to out/model. It appears there only once its files are proved to be the model that was trained. Return the
+    bytes of the process that read them."""
+    pipe.report("phase", phase="exporting")
+    model, base = objective.model, run / "base"
+    step = milestones.take_best_weights()
+    check_weights(model)
+    rows = proof_rows(data.validation if len(data.validation) else data.train)
+    path = said_in_training(model, recipe, rows)
+    if recipe.method.type == "supervised":
+        check_learned(model, learned_rows(data.train), objective.highest_loss(milestones.progress.first_loss))
+    made = provenance(run, recipe, step)
+    with whole_folder(run / "out" / "model", made) as folder:
+        export(model, folder, base, recipe, milestones.story(evaluation))
+        memory, device = said_in_memory(model, recipe, rows), model.device
+        check_path(path, memory, str(recipe.precision))
+        milestones.release()
+        model.release()  # the base is loaded once more, and two might not fit
+        give_back()
+        wanted = recipe.merged or recipe.gguf is not None
+        merged = export_merged(folder, base, recipe) if wanted and recipe.technique.merges else None
+        give_back()  # what merging took
+        found = reread(folder, merged, base, recipe, rows, device, pipe.alive)
+        check_files(memory, found.files, recipe)
+        if merged is not None and found.merged is not None:
+            check_merged(memory, found.merged, merged, recipe)
+        if recipe.gguf is not None:
+            file = export_gguf(merged or folder, folder, recipe)
+            check_gguf(memory, said_by_gguf(file, merged or folder, rows, recipe), recipe)
+            write_manifest(file.parent, made.model_copy(update={"kind": "gguf"}))
+        if merged is not None and recipe.merged:
+            write_said(merged, rows, memory, recipe, merged=True)
+            write_manifest(merged, made.model_copy(update={"kind": "model"}))
+        elif merged is not None:
+            shutil.rmtree(merged)
+        write_said(folder, rows, memory, recipe)
+    return found.peak_bytes

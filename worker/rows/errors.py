@@ -1,0 +1,106 @@
+"""Why a job cannot go on: what its user reads, in OpenAI's words where they are known."""
+
+from typing import Literal, get_args
+
+import msgspec
+
+from api.spec.formats import FORMATS, Row
+from api.spec.formats.base import shown
+from api.spec.lifecycle import FailureReason
+from api.spec.methods import Method, MethodBase
+
+MAX_SHOWN_KEYS = 10
+
+
+class FileRequest(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    """train or validation."""
+    path: str
+    """In the run folder."""
+    file_id: str
+    """As the user knows it."""
+    param: str
+    """The recipe's field that named it."""
+    min_rows: int
+
+    @property
+    def kind(self) -> Literal["training", "validation"]:
+        return "validation" if self.param == "validation_file" else "training"
+
+
+class Invalid(Exception):
+    """The job cannot go on, and this is what its user reads."""
+
+    def __init__(
+        self, message: str, *, code: str, param: str | None, reason: FailureReason = FailureReason.INVALID_FILE
+    ) -> None:
+        super().__init__(message)
+        self.message, self.code, self.param, self.reason = message, code, param, reason
+
+    def body(self) -> dict[str, str | None]:
+        return {"code": self.code, "message": self.message, "param": self.param, "reason": self.reason.value}
+
+
+def invalid_file(file: FileRequest, message: str) -> Invalid:
+    """OpenAI's words and codes."""
+    return Invalid(
+        f"The job failed due to an invalid {file.kind} file. {message}",
+        code=f"invalid_{file.kind}_file",
+        param=file.param,
+    )
+
+
+def wrong_format(file: FileRequest, name: str, method: Method) -> Invalid:
+    """The file is of a format that others learn from."""
+    fitting = " or ".join(f"'{each.model_fields['type'].default}'" for each in _methods() if name in each.formats)
+    return invalid_file(
+        file,
+        f"Input file {file.file_id} is in the {FORMATS[name].title} format, but the specified fine-tuning job is not "
+        f"using {fitting} as the training method (provided method={method.type}). {_taken(method)}",
+    )
+
+
+def wrong_forced_format(name: str, method: Method) -> Invalid:
+    message = f"Rows of the format {shown(name)} were asked for, from which method {method.type} cannot learn. "
+    return Invalid(
+        message + _taken(method),
+        code="invalid_recipe",
+        param="training.format",
+        reason=FailureReason.INVALID_RECIPE,
+    )
+
+
+def unexpected_format(file: FileRequest, method: Method, row: Row) -> Invalid:
+    message = "Unexpected file format, expected either prompt/completion pairs or chat messages."
+    message = message if method.type == "supervised" else f"Unexpected file format. {_taken(method)}"
+    return invalid_file(file, f"{message} {keys_of(row)}")
+
+
+def keys_of(row: Row) -> str:
+    """Names the keys of a row that shows no format."""
+    if {"role", "content"} <= row.keys():
+        return "The row is a message by itself; the messages of a conversation stand in {'messages': […]}."
+    keys = ", ".join(shown(key) for key in list(row)[:MAX_SHOWN_KEYS])
+    return f"The row's keys are: {keys or 'none'}{', …' if len(row) > MAX_SHOWN_KEYS else ''}."
+
+
+def too_few(file: FileRequest, rows: int) -> Invalid:
+    return Invalid(
+        f"{file.kind.capitalize()} file has {rows} example(s), but must have at least {file.min_rows} examples",
+        code="invalid_n_examples",
+        param=file.param,
+    )
+
+
+def _taken(method: Method) -> str:
+    """The formats that a method learns from, each with the keys that show it."""
+    described = [
+        f"{name} ({' or '.join(', '.join(sorted(keys)) for keys in FORMATS[name].required)})"
+        for name in sorted(method.formats)
+    ]
+    return f"Method {method.type} takes rows of the format {'; or '.join(described)}."
+
+
+def _methods() -> tuple[type[MethodBase], ...]:
+    union, *_ = get_args(Method)
+    return get_args(union)

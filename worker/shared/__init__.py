@@ -1,0 +1,1 @@
+"""Modules that both sides of the wall use."""

@@ -1,0 +1,100 @@
+"""How many tokens a file's rows have, and what a cut leaves of them. Torch-free."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from api.estimate.work import Workload
+from worker.shared.arrays import Rows, load_rows
+
+QUANTILES = 33
+
+
+class Counts(msgspec.Struct):
+    """Of a file, as it would be trained on."""
+
+    rows: int
+    """Of the file."""
+    sampled: int
+    """Of them, those that were tokenised; all of them where it is as many as `rows`."""
+    array_rows: int
+    """Of the arrays, before any is dropped: a pair becomes two rows under kto."""
+    width: int
+    """Sequences of an array row."""
+    kept_rows: int
+    """Of the arrays, after the cut."""
+    truncated: int
+    dropped: int
+    overlong: int
+    tokens: int
+    """Of the kept rows, after the cut."""
+    supervised_tokens: int
+    longest: int
+    """Tokens of the longest sequence before the cut."""
+    max_length: int
+    lengths: list[int]
+    """Quantiles, from the shortest to the longest, of the kept rows' longest sequences."""
+    labels: int | None = None
+    """Names of labels that were seen."""
+
+    def workload(self) -> Workload:
+        return Workload(
+            rows=self.kept_rows,
+            width=self.width,
+            tokens=self.tokens,
+            supervised=self.supervised_tokens,
+            lengths=tuple(self.lengths),
+        )
+
+
+def count_arrays(path: Path, *, rows: int, asked: int | None, window: int | None, drop: bool) -> Counts:
+    """Exactly, of arrays that were prepared before from a file of so many rows."""
+    loaded = load_rows(path)
+    counts = count(loaded, asked=asked, window=window, drop=drop, prompts=loaded.items is not None)
+    counts.rows = counts.sampled = rows
+    counts.labels = None if loaded.label_names is None else len(loaded.label_names)
+    return counts
+
+
+def count(rows: Rows, *, asked: int | None, window: int | None, drop: bool, prompts: bool) -> Counts:
+    """`asked`: the recipe's max_length, None for the longest row; `window`: what the base model reads at once."""
+    lengths_S = rows.ends - rows.starts
+    longest = int(lengths_S.max(initial=0))
+    max_length = min(asked or max(longest, 1), window or max(longest, 1))
+    overlong = len(rows.overlong(max_length))
+    if prompts:  # they are to be answered, and have nothing that could be supervised
+        kept, dropped, truncated = rows.take(np.setdiff1d(np.arange(len(rows)), rows.overlong(max_length))), overlong, 0
+    else:
+        kept, dropped, truncated = rows.truncate(max_length, drop=drop)
+    sizes_R = (kept.ends - kept.starts).reshape(-1, kept.width).max(1, initial=0)
+    quantiles: npt.NDArray[np.float64] = (
+        np.quantile(sizes_R, np.linspace(0, 1, QUANTILES)) if len(sizes_R) else np.zeros(0)
+    )
+    return Counts(
+        rows=len(rows),
+        sampled=len(rows),
+        array_rows=len(rows),
+        width=rows.width,
+        kept_rows=len(kept),
+        truncated=truncated,
+        dropped=dropped,
+        overlong=overlong,
+        tokens=int(kept.lengths.sum()),
+        supervised_tokens=_supervised(kept),
+        longest=longest,
+        max_length=max_length,
+        lengths=[round(value) for value in quantiles.tolist()],
+    )
+
+
+def _supervised(rows: Rows) -> int:
+    counted_N = np.concatenate([[0], np.cumsum(rows.loss_weights > 0)])
+    firsts = np.minimum(rows.starts + 1, rows.ends)
+    return int((counted_N[rows.ends] - counted_N[firsts]).sum())
+
+
+def workload(rows: Rows) -> Workload:
+    """Of rows that were cut already."""
+    return count(rows, asked=None, window=None, drop=False, prompts=rows.items is not None).workload()

@@ -1,0 +1,23 @@
+"""What an attempt makes do with after one that ran out of memory: a file in the run folder, beside the recipe.
+
+The recipe itself stays as it was first settled, so that saved states still belong to it.
+"""
+
+import json
+from pathlib import Path
+
+from api.spec.resolve import ResolvedRecipe
+
+FILE = "less_memory.json"
+FIELDS = ("micro_batch_tokens", "gradient_checkpointing")
+
+
+def write(run: Path, attempted: ResolvedRecipe, recipe: ResolvedRecipe) -> None:
+    if attempted != recipe:
+        (run / FILE).write_text(json.dumps({name: getattr(attempted, name) for name in FIELDS}))
+
+
+def read(run: Path, recipe: ResolvedRecipe) -> ResolvedRecipe:
+    """The recipe as this attempt trains it."""
+    path = run / FILE
+    return recipe.model_copy(update=json.loads(path.read_bytes())) if path.exists() else recipe

@@ -1,0 +1,175 @@
+"""The supervisor: claim → fetch → run → hand over, again and again until no waiting job fits a free slot."""
+
+import errno
+import shutil
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from api.infra.storage import Corrupt, ObjectMissing, StorageUnavailable
+from api.records import jobs, models, queue
+from api.records.database import is_outage
+from api.records.jobs import Job, Stale
+from api.records.queue import Claim
+from api.spec.lifecycle import FINAL, FailureReason, Stage
+from worker.supervisor.faults import AttemptFailed, put_back, settle
+from worker.supervisor.inputs import BaseModelGone
+from worker.supervisor.lease import Heartbeat
+from worker.supervisor.lineage import ModelGone
+from worker.supervisor.logs import KeptLog
+from worker.supervisor.node import Node
+from worker.supervisor.prepare import prepare
+from worker.supervisor.prepare_child import Interrupted
+from worker.supervisor.scan import scan_waiting
+from worker.supervisor.slots import Slot
+from worker.supervisor.train import train
+from worker.supervisor.warm_trainers import WarmTrainers
+from worker.supervisor.work_folder import filled_by
+from worker.supervisor.write_retry import written
+
+log = structlog.get_logger(__name__)
+
+OUTAGE_WAIT_S = 5
+OURS = (FailureReason.INTERNAL, FailureReason.WORKER_LOST, FailureReason.HUNG)
+"""Reasons by which not the job may be at fault, but the worker."""
+
+
+def drain(node: Node, warm: WarmTrainers) -> None:
+    """Work on waiting jobs until none is left that fits a free slot of this worker; then scan waiting files."""
+    again = True
+    while again:
+        with node.slots.take() as slot:
+            if slot is None:
+                break
+            while not node.stopping.is_set() and work_once(node, slot, warm):
+                pass
+        # Somebody rang while this slot was still taken, and after its last look at the queue: look again.
+        again = node.slots.missed() and not node.stopping.is_set()
+    if node.stage is Stage.PREPARE:
+        scan_waiting(node)
+
+
+def work_once(node: Node, slot: Slot, warm: WarmTrainers) -> bool:
+    """One attempt at a job. False if none waits."""
+    claim = claim_next(node, slot) if node.hold.open() else None
+    if claim is not None:
+        run_attempt(node, claim, slot, warm)
+    return claim is not None
+
+
+def claim_next(node: Node, slot: Slot) -> Claim | None:
+    with node.context.database.write() as session:
+        return queue.claim(session, node.stage, owner=node.owner, lease_s=node.context.settings.lease_s, gpus=slot.gpus)
+
+
+def run_attempt(node: Node, claim: Claim, slot: Slot, warm: WarmTrainers) -> None:
+    """One attempt, whatever comes of it."""
+    with structlog.contextvars.bound_contextvars(job_id=claim.job_id, fence=claim.fence):
+        log.info("attempt_started", stage=claim.stage)
+        try:
+            _work(node, claim, slot, warm)
+            log.info("attempt_ended")
+            node.hold.passed()
+        except Stale:
+            log.info("attempt_stale")
+            _drop(node, claim)
+        except Interrupted:
+            _put_back(node, claim, "The worker was asked to stop: the job waits for another.")
+        except AttemptFailed as fault:
+            _fail(node, claim, fault)
+        except Exception as error:
+            log.exception("attempt_broke")
+            if isinstance(error, SQLAlchemyError) and is_outage(error):
+                message = (
+                    "The database could not be reached. This costs the job none of its retries: it is tried again."
+                )
+                _put_back(node, claim, message, wait_s=OUTAGE_WAIT_S)
+            else:
+                _fail(node, claim, _as_fault(error))
+
+
+def _work(node: Node, claim: Claim, slot: Slot, warm: WarmTrainers) -> None:
+    folder = node.run_folder(f"{claim.job_id}-{claim.fence}")
+    try:
+        with node.context.database.read() as session:
+            job = session.get_one(Job, claim.job_id)
+        with Heartbeat(node.context, claim) as beat, KeptLog(node, claim, folder / "log.txt"):
+            if claim.stage is Stage.PREPARE:
+                prepare(node, claim, job, folder, beat)
+            else:
+                with warm.take(slot) as trainer:
+                    train(node, claim, job, slot, trainer, folder, beat)
+    except Exception as error:
+        fault = _as_fault(error)
+        if fault.reason is FailureReason.DISK_FULL and not filled_by(folder):
+            raise AttemptFailed(FailureReason.DISK_FULL, "The worker's disk was full", excused=True) from error
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _as_fault(error: Exception) -> AttemptFailed:
+    if isinstance(error, AttemptFailed):
+        return error
+    if isinstance(error, StorageUnavailable):
+        return AttemptFailed(FailureReason.STORAGE_UNAVAILABLE)
+    if isinstance(error, (ObjectMissing, Corrupt)):
+        message = "Stored data that the job needs is missing or damaged. The operator can find it in the log."
+        return AttemptFailed(FailureReason.INTERNAL, message)
+    if isinstance(error, BaseModelGone):
+        message = "The base model was removed while the job waited"
+        return AttemptFailed(FailureReason.INVALID_RECIPE, message, param="model")
+    if isinstance(error, ModelGone):
+        return AttemptFailed(FailureReason.INVALID_RECIPE, str(error), param=error.param)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return AttemptFailed(FailureReason.DISK_FULL if full else FailureReason.INTERNAL)
+
+
+def _fail(node: Node, claim: Claim, fault: AttemptFailed) -> None:
+    """Another attempt or the job's end; and what the fault says of this worker."""
+    if fault.reason in OURS and (trouble := node.trouble()) is not None:
+        fault = AttemptFailed(FailureReason.WORKER_FAULT, trouble)
+    if fault.excused:
+        node.hold.begin(fault.message)
+    elif fault.reason in OURS:
+        node.hold.suspect(claim.job_id)
+    else:
+        node.hold.passed()
+
+    def settled(session: Session) -> bool:
+        job = jobs.held(session, claim.job_id, claim.fence)
+        queue.end_attempt(session, claim, fault.reason)
+        return settle(session, job, fault)
+
+    if written(node, settled):
+        node.context.doorbell.ring(claim.stage, claim.job_id)
+
+
+def _put_back(node: Node, claim: Claim, message: str, *, wait_s: float = 0) -> None:
+    """Back into the queue, at no cost to the job's retries."""
+
+    def waiting(session: Session) -> bool:
+        queue.end_attempt(session, claim, "stopped")
+        put_back(session, jobs.held(session, claim.job_id, claim.fence), message, wait_s=wait_s)
+        return True
+
+    if written(node, waiting):
+        node.context.doorbell.ring(claim.stage, claim.job_id)
+
+
+def _drop(node: Node, claim: Claim) -> None:
+    """What a stale attempt stored and nobody names: its model, and its states if the job has ended."""
+    if claim.stage is not Stage.TRAIN:
+        return
+    try:
+        with node.context.database.read() as session:
+            job = session.get_one(Job, claim.job_id)
+            model = models.get(session, job.project_id, job.model_id)
+        prefix = f"models/{claim.job_id}/{claim.fence}"
+        if model is None or not any(artifact["key"].startswith(f"{prefix}/") for artifact in model.artifacts):
+            node.context.storage.delete_prefix(prefix)
+        if job.status in FINAL:
+            node.context.storage.delete_prefix(f"states/{claim.job_id}")
+    except (SQLAlchemyError, StorageUnavailable):
+        log.exception("not_dropped")

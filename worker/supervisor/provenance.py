@@ -1,0 +1,70 @@
+"""What a job is made from, as only the records know it: origin.json in its run folder, for the manifest."""
+
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from api.infra.artifacts import without_merged
+from api.records import arrays, files, models
+from api.records.base_models import BaseModel
+from api.records.jobs import Job
+from api.spec.manifest import BaseEntry, Continued, DataEntry, Origin
+from worker.supervisor.node import Node
+
+
+def origin_of(node: Node, job: Job, base: BaseModel) -> Origin:
+    with node.context.database.read() as session:
+        continues = None
+        if job.parent_model is not None and job.parent_model != job.base_weights:
+            made = _artifacts(session, job.parent_model)
+            continues = Continued(model=job.parent_model, files=_hashes(made))
+        return Origin(
+            model=job.model_id,
+            base=_base(session, job, base),
+            continues=continues,
+            training=_data(session, job, job.training_file, "train"),
+            validation=_data(session, job, job.validation_file, "validation"),
+        )
+
+
+def _base(session: Session, job: Job, base: BaseModel) -> BaseEntry:
+    if job.base_weights is not None:
+        made = _artifacts(session, job.base_weights)
+        return BaseEntry(name=job.base_weights, files=_weights(made))
+    facts = base.facts
+    return BaseEntry(
+        name=base.name, source=facts.get("source"), revision=facts.get("revision"), files=_weights(base.artifacts)
+    )
+
+
+def _artifacts(session: Session, name: str) -> list[dict[str, Any]]:
+    """Of a fine-tuned model or a checkpoint, of whatever project (worker.supervisor.lineage). It was fetched before, so
+    that it is there or just gone."""
+    made = models.named(session, name)
+    return [] if made is None else without_merged(made.artifacts)
+
+
+def _hashes(artifacts: list[dict[str, Any]]) -> dict[str, str]:
+    return {each["name"]: each["sha256"] for each in artifacts}
+
+
+def _weights(artifacts: list[dict[str, Any]]) -> dict[str, str]:
+    return {
+        name: sha256
+        for name, sha256 in _hashes(artifacts).items()
+        if name.endswith(".safetensors") or name == "config.json"
+    }
+
+
+def _data(session: Session, job: Job, file_id: str | None, part: str) -> DataEntry | None:
+    if file_id is None:
+        return None
+    file = files.get_for_job(session, job.project_id, file_id)
+    prepared = arrays.get(session, job.arrays[part]) if part in job.arrays else None
+    report = {} if prepared is None else prepared.report
+    return DataEntry(
+        file=file_id,
+        sha256=None if file is None else file.sha256,
+        rows=report.get("rows"),
+        format=report.get("format"),
+    )
