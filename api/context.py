@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from api.infra.doorbell import Doorbell
-from api.infra.fair_limiter import Turns
+from api.infra.fair_limiter import FairLimiter
 from api.infra.preview_process import PreviewChild
 from api.infra.storage import Storage
 from api.records import Database
@@ -21,7 +21,7 @@ class Context:
     storage: Storage
     doorbell: Doorbell
     previews: PreviewChild
-    requests: Turns
+    requests: FairLimiter
     """Of the threads that answer requests."""
 
     @classmethod
@@ -32,7 +32,7 @@ class Context:
             Storage(settings.storage),
             Doorbell(settings.broker_url),
             PreviewChild(settings),
-            Turns(
+            FairLimiter(
                 "requests",
                 at_once=REQUEST_THREADS,
                 each=min(settings.requests_at_once, REQUEST_THREADS),

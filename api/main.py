@@ -10,7 +10,7 @@ from api.http import error_handlers, openapi
 from api.http.azure import AzureBody, AzureMount
 from api.http.idempotency import Idempotency
 from api.http.middleware import Authenticate, LimitBody, OriginForm, RequestId
-from api.services.health import Pulse
+from api.services.health import HealthCheck
 from api.settings import Settings
 
 DESCRIPTION = """
@@ -41,7 +41,7 @@ class Attune(FastAPI):
 def create_app(settings: Settings) -> FastAPI:
     # FastAPI compiles the schemas of every endpoint when its module is imported: a cost of serving, not of importing.
     from api.routes import router  # noqa: PLC0415
-    from api.services.event_stream import Watch  # noqa: PLC0415
+    from api.services.event_stream import EventWatcher  # noqa: PLC0415
 
     context = Context.open(settings)
     app = Attune(
@@ -63,8 +63,8 @@ def create_app(settings: Settings) -> FastAPI:
         ],
     )
     app.state.context = context
-    app.state.watch = Watch(context)
-    app.state.pulse = Pulse(settings.database, context.storage)
+    app.state.watch = EventWatcher(context)
+    app.state.pulse = HealthCheck(settings.database, context.storage)
     error_handlers.install(app)
     app.include_router(router())
     return app

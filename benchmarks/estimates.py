@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from api.context import Context
 from api.estimate.speed import Observation, speed_of, with_job
-from api.estimate.work import Work
+from api.estimate.work import ComputeCost
 from api.records import base_models as bases
 from api.records import workers
 from api.records.jobs import Job
@@ -38,7 +38,7 @@ from api.spec.recipe import Recipe
 from tests import smollm2
 from tests.factories import a_caller, a_file, the_job
 from tests.tiny_models import make_encoder, make_encoder_tokenizer, make_model, make_tokenizer
-from worker.supervisor.loop import drain
+from worker.supervisor.loop import work_until_idle
 from worker.supervisor.node import Node
 from worker.supervisor.warm_trainers import WarmTrainers
 
@@ -240,8 +240,8 @@ def run(context: Context, prepare: Node, train: Node, case: Case) -> Job:
     }
     job_id = jobs.submit(context, caller, Recipe.model_validate(body)).id
     warm = WarmTrainers(train)
-    drain(prepare, warm)
-    drain(train, warm)
+    work_until_idle(prepare, warm)
+    work_until_idle(train, warm)
     job = the_job(context.database, job_id)
     peaks = ((job.estimate or {}).get("actual") or {}).get("peaks", {})
     told = ", ".join(f"{phase} {count / 2**20:.0f} MiB" for phase, count in peaks.items())
@@ -314,7 +314,7 @@ def _predicted_s(each: Measured, others: Sequence[Observation]) -> float:
     for other in others:
         seen = with_job(seen, other)
     speed, work = speed_of(seen, gpu=torch.cuda.is_available(), precision="float32"), each.spent[0]
-    return speed.training_s(Work(work["flops"], work["passes"])) + speed.rest_s(each.parameters)
+    return speed.training_s(ComputeCost(work["flops"], work["passes"])) + speed.rest_s(each.parameters)
 
 
 def _observation(estimate: dict[str, Any], parameters: int) -> Observation:

@@ -18,7 +18,7 @@ from worker.engine.checkpoint import Progress
 from worker.engine.loop import Loop
 from worker.engine.model.load import load_trainable
 from worker.engine.optimizer import adamw
-from worker.methods import METHODS, Setting
+from worker.methods import METHODS, MethodContext
 from worker.shared.arrays import Rows
 
 
@@ -67,7 +67,7 @@ def step_seconds(options: argparse.Namespace, technique: str, precision: str, bu
         update={"precision": precision, "micro_batch_tokens": budget, "gradient_checkpointing": options.recompute}
     )
     model = load_trainable(options.base, recipe, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    objective = METHODS["supervised"](Setting(recipe, options.base, model, print))
+    objective = METHODS["supervised"](MethodContext(recipe, options.base, model, print))
     progress = Progress(micro_batch_tokens=budget)
     loop = Loop(recipe, model, objective, adamw(model.masters, recipe), rows, progress, print)
     seconds = []

@@ -2,12 +2,12 @@
 
 from alembic import context
 
-from api.records import Row
+from api.records import Base
 
 connection = context.config.attributes["connection"]
 context.configure(
     connection=connection,
-    target_metadata=Row.metadata,
+    target_metadata=Base.metadata,
     render_as_batch=True,
     compare_type=True,
 )

@@ -32,7 +32,7 @@ def add_events(database: Database, job_id: str, count: int, start: int = 0) -> l
 
 def end(database: Database, job_id: str) -> None:
     with database.write() as session:
-        jobs.move(session, job_id, JobStatus.CANCELLED, message="Fine-tuning job cancelled")
+        jobs.transition(session, job_id, JobStatus.CANCELLED, message="Fine-tuning job cancelled")
 
 
 def told(lines: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:

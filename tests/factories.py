@@ -27,7 +27,7 @@ def a_base_model(database: Database, name: str = "tiny", **facts: Any) -> str:
     with database.write() as session:
         if base_models.get(session, name) is None:
             known = FACTS | facts
-            session.add(base_models.BaseModel(name=name, digest="d", facts=known, artifacts=[], created_at=db_now()))
+            session.add(base_models.BaseModelRow(name=name, digest="d", facts=known, artifacts=[], created_at=db_now()))
     return name
 
 

@@ -141,7 +141,7 @@ def test_statements_are_built_in_records_only() -> None:
     assert not found
 
 
-SLOW = ("patterns", "storage", "doorbell", "previews", "look", "predict", "require_room", "require_patterns")
+SLOW = ("patterns", "storage", "doorbell", "previews", "run_preview", "predict", "require_room", "require_patterns")
 """Calls that take as long as a user, a storage or a broker makes them take."""
 
 

@@ -15,7 +15,7 @@ from api.infra.doorbell import celery_app, queue_name
 from api.settings import Settings
 from api.spec.lifecycle import Stage
 from worker.shared.torch_version import require_torch
-from worker.supervisor.loop import drain
+from worker.supervisor.loop import work_until_idle
 from worker.supervisor.node import Node
 from worker.supervisor.sweep import Sweeper, housekeep, take_back_own
 from worker.supervisor.warm_trainers import WarmTrainers
@@ -96,7 +96,7 @@ def _look_when_told(node: Node, warm: WarmTrainers, look: threading.Event) -> No
         if look.wait(1.0):
             look.clear()
             try:
-                drain(node, warm)
+                work_until_idle(node, warm)
             except Exception:
                 log.exception("look_failed")
 
@@ -108,4 +108,4 @@ def add_task(app: Celery, node: Node, warm: WarmTrainers) -> None:
     @app.task(name=queue_name(node.stage))  # type: ignore[untyped-decorator]
     def rung(job_id: str) -> None:
         log.info("rung", job_id=job_id)
-        drain(node, warm)
+        work_until_idle(node, warm)

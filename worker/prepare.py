@@ -16,13 +16,13 @@ from pydantic import TypeAdapter
 from api.spec.lifecycle import FailureReason
 from api.spec.methods import Method
 from api.spec.recipe import Reasoning
-from worker.rows.errors import FileRequest, Invalid, wrong_forced_format
+from worker.rows.errors import FileRequest, JobRejected, wrong_forced_format
 from worker.rows.limits import CpuTimeUsedUp, limit_process
 from worker.rows.prepare_file import FileReport, Preparation, prepare_file
 from worker.rows.readers import ReadLimits
-from worker.rows.row_builder import Composer, Trained, load_renderer
-from worker.rows.tokenizer import Tokens
-from worker.rows.warnings import Doubts
+from worker.rows.row_builder import LabelSpec, RowBuilder, load_renderer
+from worker.rows.tokenizer import TokenizerWrapper
+from worker.rows.warnings import RowWarnings
 from worker.shared.pipe import Progress
 
 
@@ -56,7 +56,7 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     """Whose reasoning in conversations is rendered and learnt."""
     context_window: int | None = None
     """Of the base model, in tokens; None where it does not matter."""
-    trained: Trained = msgspec.field(default_factory=Trained)
+    trained: LabelSpec = msgspec.field(default_factory=LabelSpec)
     """Of the model that the job continues, or of the training file where that was prepared before."""
     limits: Limits = msgspec.field(default_factory=Limits)
 
@@ -77,7 +77,7 @@ def main(run_dir: Path) -> int:
     report = Report(ok=True, files=[])
     try:
         prepare(run_dir, request, report)
-    except Invalid as invalid:
+    except JobRejected as invalid:
         report.ok, report.error = False, invalid.body()
     except (MemoryError, CpuTimeUsedUp, OSError) as error:
         report.ok, report.error = False, _limit_reached(error).body()
@@ -93,15 +93,15 @@ def prepare(run_dir: Path, request: Request, report: Report) -> None:
     (run_dir / "data").mkdir(exist_ok=True)
     if request.format is not None and request.format not in method.formats:
         raise wrong_forced_format(request.format, method)
-    tokens = Tokens.load(run_dir / "base")
+    tokens = TokenizerWrapper.load(run_dir / "base")
     preparation = Preparation(
         method=method,
         tokens=tokens,
-        composer=Composer(
+        composer=RowBuilder(
             method,
             load_renderer(run_dir / "base", tokens, request.reasoning),
             reasoning=request.reasoning,
-            doubts=Doubts(tokens),
+            doubts=RowWarnings(tokens),
         ),
         read_limits=request.limits.reading(),
         context_window=request.context_window,
@@ -115,19 +115,19 @@ def prepare(run_dir: Path, request: Request, report: Report) -> None:
         prepare_file(file, run_dir / file.path, run_dir / "data" / f"{file.name}.safetensors", preparation, file_report)
 
 
-def _limit_reached(error: BaseException) -> Invalid:
+def _limit_reached(error: BaseException) -> JobRejected:
     if isinstance(error, MemoryError):
         message = "Preparing the files needed more memory than it may use. Split long rows, or use a smaller file."
-        return Invalid(message, code="out_of_memory", param=None, reason=FailureReason.OUT_OF_MEMORY)
+        return JobRejected(message, code="out_of_memory", param=None, reason=FailureReason.OUT_OF_MEMORY)
     if isinstance(error, CpuTimeUsedUp):
         message = "Preparing the files took more processor time than it may use. Use a smaller file."
-        return Invalid(message, code="file_too_slow", param="training_file", reason=FailureReason.INVALID_FILE)
+        return JobRejected(message, code="file_too_slow", param="training_file", reason=FailureReason.INVALID_FILE)
     if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         message = "The worker's disk was full while it prepared the files."
-        return Invalid(message, code="disk_full", param=None, reason=FailureReason.DISK_FULL)
+        return JobRejected(message, code="disk_full", param=None, reason=FailureReason.DISK_FULL)
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
         message = "The rows become more tokens than may be stored. Use a smaller file."
-        return Invalid(message, code="file_too_large", param="training_file", reason=FailureReason.INVALID_FILE)
+        return JobRejected(message, code="file_too_large", param="training_file", reason=FailureReason.INVALID_FILE)
     raise error
 
 

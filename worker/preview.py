@@ -15,19 +15,19 @@ from pydantic import TypeAdapter
 from api.spec.lifecycle import FailureReason
 from api.spec.methods import Method
 from api.spec.recipe import Reasoning
-from worker.rows.errors import FileRequest, Invalid, invalid_file, wrong_forced_format
+from worker.rows.errors import FileRequest, JobRejected, invalid_file, wrong_forced_format
 from worker.rows.examiner import Examiner, tokenised
 from worker.rows.limits import CpuTimeUsedUp, limit_process
-from worker.rows.preview_rows import SeenRow, seen_row
+from worker.rows.preview_rows import PreviewRow, seen_row
 from worker.rows.readers import ReadLimits
-from worker.rows.row_builder import Composer, load_renderer
+from worker.rows.row_builder import RowBuilder, load_renderer
 from worker.rows.token_counts import SAMPLED_ROWS, Sample
-from worker.rows.tokenizer import Tokens
-from worker.rows.warnings import Doubts
+from worker.rows.tokenizer import TokenizerWrapper
+from worker.rows.warnings import RowWarnings
 from worker.shared.counts import Counts, count_arrays
 
 
-class LookedAt(msgspec.Struct, forbid_unknown_fields=True):
+class PreviewFile(msgspec.Struct, forbid_unknown_fields=True):
     """A file of rows, or the arrays that it became."""
 
     file: FileRequest
@@ -44,7 +44,7 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
 
     want: Literal["rows", "counts"]
     method: dict[str, Any]
-    files: list[LookedAt]
+    files: list[PreviewFile]
     memory_bytes: int
     cpu_seconds: int
     format: str | None = None
@@ -61,7 +61,7 @@ class Report(msgspec.Struct):
 
     format: str | None = None
     container: str | None = None
-    rows: list[SeenRow] = []
+    rows: list[PreviewRow] = []
     counts: dict[str, Counts] = {}
     findings: list[dict[str, Any]] = []
     """Of counted rows, the first few; and of the file as a whole, where all of it was looked at."""
@@ -78,11 +78,11 @@ def main(folder: Path) -> int:
     report = Report()
     try:
         look(folder, request, report)
-    except Invalid as invalid:
+    except JobRejected as invalid:
         report.error = invalid.body()
     except (MemoryError, CpuTimeUsedUp):
         message = "Looking at these rows took more time or memory than a preview may use. Give fewer or shorter rows."
-        report.error = Invalid(message, code="rows_too_large", param="training_file").body()
+        report.error = JobRejected(message, code="rows_too_large", param="training_file").body()
     partial = folder / "report.json.partial"
     partial.write_bytes(msgspec.json.encode(report))
     partial.replace(folder / "report.json")
@@ -107,9 +107,9 @@ def look(folder: Path, request: Request, report: Report) -> None:
             )
             continue
         if tokens is None or composer is None:
-            tokens = Tokens.load(folder / "base")
+            tokens = TokenizerWrapper.load(folder / "base")
             renderer = load_renderer(folder / "base", tokens, request.reasoning)
-            composer = Composer(method, renderer, reasoning=request.reasoning, doubts=Doubts(tokens))
+            composer = RowBuilder(method, renderer, reasoning=request.reasoning, doubts=RowWarnings(tokens))
         limits = ReadLimits(1 << 20, 5_000_000, 16 << 30)
         examiner = Examiner(each.file, method, composer, limits, request.format, whole=each.share >= 1)
         if request.want == "rows":
@@ -120,7 +120,7 @@ def look(folder: Path, request: Request, report: Report) -> None:
         report.format = examiner.format.name if examiner.format else None
 
 
-def _show(path: Path, request: Request, examiner: Examiner, tokens: Tokens, report: Report) -> None:
+def _show(path: Path, request: Request, examiner: Examiner, tokens: TokenizerWrapper, report: Report) -> None:
     limit = min(value for value in (request.max_length, request.context_window, 1 << 40) if value is not None)
     for examined in examiner.rows(path, lambda row: row <= request.rows):
         if not examined.wanted:
@@ -130,7 +130,9 @@ def _show(path: Path, request: Request, examiner: Examiner, tokens: Tokens, repo
         report.findings = examiner.whole_file() if examiner.whole else []
 
 
-def _count(path: Path, request: Request, given: LookedAt, examiner: Examiner, tokens: Tokens, report: Report) -> Counts:
+def _count(
+    path: Path, request: Request, given: PreviewFile, examiner: Examiner, tokens: TokenizerWrapper, report: Report
+) -> Counts:
     sample, rows = Sample(stride=max(1, round((given.rows or 0) * given.share / SAMPLED_ROWS))), 0
     for examined in examiner.rows(path, sample.wants):
         rows = examined.row
@@ -141,7 +143,7 @@ def _count(path: Path, request: Request, given: LookedAt, examiner: Examiner, to
             found = [tokenised(each.sequences, tokens) for each in examined.composed]
             sample.add(examined.row, examined.composed, found)
     if not rows:
-        raise Invalid(
+        raise JobRejected(
             f"{given.file.kind.capitalize()} file has 0 examples",
             code="invalid_n_examples",
             param=given.file.param,

@@ -20,7 +20,7 @@ import worker.engine.openmp  # noqa: F401  (before torch)
 # isort: split
 import torch
 
-from api.spec.sampling import SampleRequest
+from api.spec.sampling import SamplerJob
 from worker.engine.errors import TrainingError, as_training_error
 from worker.sampling.answer import Cancelled, Refused, answer
 from worker.sampling.bases import Base, Tuned
@@ -33,11 +33,11 @@ class Inbox:
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
-        self._requests: queue.SimpleQueue[SampleRequest | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[SamplerJob | None] = queue.SimpleQueue()
         self._cancelled: set[str] = set()
         threading.Thread(target=self._read, name="commands", daemon=True).start()
 
-    def next(self) -> SampleRequest | None:
+    def next(self) -> SamplerJob | None:
         """None: there will be no more."""
         return self._requests.get()
 
@@ -47,7 +47,7 @@ class Inbox:
     def _read(self) -> None:
         for command in self._pipe.commands():
             if command.get("cmd") == "sample":
-                self._requests.put(SampleRequest.model_validate(command["request"]))
+                self._requests.put(SamplerJob.model_validate(command["request"]))
             elif command.get("cmd") == "cancel":
                 self._cancelled.add(str(command["id"]))
             elif command.get("cmd") == "stop":
@@ -62,7 +62,7 @@ class Sampler:
         self._device, self._dtype = device, dtype
         self._base: Base | None = None
 
-    def serve(self, request: SampleRequest, pipe: Pipe, inbox: Inbox) -> None:
+    def serve(self, request: SamplerJob, pipe: Pipe, inbox: Inbox) -> None:
         """Whatever comes of it, one last report: done, refused, cancelled or failed."""
 
         def report(type_: str, **fields: Any) -> None:

@@ -18,10 +18,10 @@ from api.spec.resolve import ResolvedRecipe
 from worker.engine.errors import as_training_error
 from worker.engine.peak_memory import Highest, give_back
 from worker.engine.publish.fresh_process import Request
-from worker.engine.publish.parity import Said, said_by_files, said_by_merged
+from worker.engine.publish.parity import Outputs, said_by_files, said_by_merged
 
 
-def read(request: Request) -> list[Said]:
+def read(request: Request) -> list[Outputs]:
     recipe = ResolvedRecipe.model_validate(request.recipe)
     rows, device = request.as_rows(), torch.device(request.device)
     said = [said_by_files(Path(request.folder), Path(request.base), recipe, rows, device)]

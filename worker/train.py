@@ -16,10 +16,10 @@ import worker.engine.openmp  # noqa: F401  (before torch)
 # isort: split
 import torch
 
-from api.estimate.machine import settle
+from api.estimate.machine import resolve_hardware_auto
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
-from worker.engine.callbacks import Milestones
+from worker.engine.callbacks import Callbacks
 from worker.engine.checkpoint import load_references
 from worker.engine.comparison import Comparison
 from worker.engine.data import Data, load_data
@@ -28,10 +28,10 @@ from worker.engine.loop import Loop, has_diverged
 from worker.engine.model.facts import facts_of_base
 from worker.engine.model.load import load_trainable
 from worker.engine.optimizer import adamw
-from worker.engine.peak_memory import Peaks, give_back
+from worker.engine.peak_memory import PeakMemory, give_back
 from worker.engine.publish.gguf import require_exportable
 from worker.engine.publish.publish import publish
-from worker.methods import METHODS, Objective, Setting
+from worker.methods import METHODS, MethodContext, Objective
 from worker.shared import memory_overrides
 from worker.shared.counts import workload
 from worker.shared.gpus import visible_gpus
@@ -45,22 +45,22 @@ def train(run: Path, pipe: Pipe) -> None:
     pipe.report("phase", phase="loading")
     recipe = ResolvedRecipe.model_validate_json((run / "recipe.json").read_bytes())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    peaks = Peaks(device)
+    peaks = PeakMemory(device)
     peaks.begin("loading")
     if recipe.gguf is not None:
         require_exportable(run / "base")
     data = load_data(run / "data", recipe)
     machine = machine_for(next(iter(visible_gpus()), "0") if device.type == "cuda" else None)
-    recipe = settle(recipe, facts_of_base(run / "base"), machine, workload(data.train))
+    recipe = resolve_hardware_auto(recipe, facts_of_base(run / "base"), machine, workload(data.train))
     attempted = memory_overrides.read(run, recipe)
     start = run / "start"
     model = load_trainable(
         run / "base", attempted, device, start=start if start.exists() else None, opening=data.train.tokens
     )
     give_back()  # what reading the base in another type took: the steps would find it scattered in the heap
-    model.tick = pipe.alive
+    model.keep_alive = pipe.alive
     peaks.begin("training")
-    objective = METHODS[recipe.method.type](Setting(attempted, run, model, pipe.report))
+    objective = METHODS[recipe.method.type](MethodContext(attempted, run, model, pipe.report))
     # With the weights of step 0, even where an interrupted training goes on.
     data = data.prepared(objective, pipe.warn, load_references(run / "resume"))
     comparison = Comparison(recipe, data, objective, pipe)
@@ -88,9 +88,9 @@ def train(run: Path, pipe: Pipe) -> None:
     )
 
 
-def run_steps(run: Path, recipe: ResolvedRecipe, data: Data, objective: Objective, pipe: Pipe) -> Milestones:
+def run_steps(run: Path, recipe: ResolvedRecipe, data: Data, objective: Objective, pipe: Pipe) -> Callbacks:
     optimizer = adamw(objective.model.masters, recipe)
-    milestones = Milestones(run, recipe, data, objective, optimizer, pipe)
+    milestones = Callbacks(run, recipe, data, objective, optimizer, pipe)
     progress = milestones.progress
     loop = Loop(recipe, objective.model, objective, optimizer, data.train, progress, pipe.warn)
     pipe.report("phase", phase="training")

@@ -15,7 +15,7 @@ import typer
 
 from api.cli.client import Client, Document, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.console import say_error, say_fields, say_json, say_result, transfer_progress
+from api.cli.console import print_error, print_fields, print_json, say_result, transfer_progress
 from api.cli.errors import ClientCommands, CommandError, ExitCode
 
 adapters_app = typer.Typer(cls=ClientCommands, no_args_is_help=True, help="Fetch what was trained, and verify it.")
@@ -75,12 +75,12 @@ def verify(
 
     found = verification(path, base=base, data_dir=data_dir, files_only=files_only)
     if as_json:
-        say_json(found)
+        print_json(found)
     else:
-        say_fields(verification_fields(found))
+        print_fields(verification_fields(found))
     if found["problems"]:
         if not as_json:
-            say_error(f"{path} is not what was published.")
+            print_error(f"{path} is not what was published.")
         raise typer.Exit(ExitCode.CORRUPT)
 
 

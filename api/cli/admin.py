@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli.console import moment, note, say_json, say_table
+from api.cli.console import moment, note, print_json, say_table
 from api.cli.options import Config, DataDirectory, make_data_dir, operator_settings
 from api.context import Context
 from api.errors import ServiceError
-from api.records.base_models import BaseModel
+from api.records.base_models import BaseModelRow
 from api.records.keys import Key
 from api.records.migrate import WrongSchema, is_new, migrate, require_current
 from api.services import base_models, keys, orphans
@@ -144,7 +144,7 @@ def collect_objects(
 ) -> None:
     """Find objects that nothing names: left by failed attempts, or by deletions that did not get through."""
     with _opened(data_dir, config) as context:
-        found = orphans.collect(context, older_than_s=3600 * older_than_hours, most=most, remove=remove)
+        found = orphans.collect_garbage(context, older_than_s=3600 * older_than_hours, most=most, remove=remove)
     _show([vars(each) for each in found], as_json)
     count = sum(each.orphans for each in found)
     typer.echo(f"{count} orphans {'are removed' if remove else '(dry run: --remove removes them)'}", err=True)
@@ -164,7 +164,7 @@ def _key_row(key: Key, project: str) -> dict[str, Any]:
     }
 
 
-def _model_row(base: BaseModel) -> dict[str, Any]:
+def _model_row(base: BaseModelRow) -> dict[str, Any]:
     return {
         "name": base.name,
         "model_type": base.facts["model_type"],
@@ -179,7 +179,7 @@ def _model_row(base: BaseModel) -> dict[str, Any]:
 
 def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
-        say_json(rows)
+        print_json(rows)
     elif rows:
         say_table(list(rows[0]), [["" if value is None else value for value in row.values()] for row in rows])
     else:

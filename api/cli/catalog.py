@@ -4,7 +4,7 @@ import typer
 
 from api.cli.client import Document
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.console import note, say_json, say_table
+from api.cli.console import note, print_json, say_table
 from api.cli.errors import ClientCommands
 
 catalog_app = typer.Typer(cls=ClientCommands, help="Show what can be asked for, and what goes with what.")
@@ -20,7 +20,7 @@ def catalog(
     with connect(base_url, api_key, data_dir) as client:
         found = client.get("/fine_tuning/catalog")
     if as_json:
-        return say_json(found)
+        return print_json(found)
     rows = [[word, entry["type"], entry["summary"]] for part, word in PARTS.items() for entry in found[part]]
     rows += [["base model", base["id"], _told(base)] for base in found["base_models"]]
     say_table(["WHAT", "NAME", "SUMMARY"], rows)

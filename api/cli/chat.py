@@ -7,7 +7,7 @@ import typer
 
 from api.cli.client import Document
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.console import note, say_json, say_piece
+from api.cli.console import note, print_json, say_piece
 from api.cli.errors import ClientCommand, CommandError, ExitCode
 
 chat_app = typer.Typer(add_completion=False)
@@ -38,7 +38,7 @@ def chat(
     body |= {name: value for name, value in options.items() if value is not None}
     with connect(base_url, api_key, data_dir) as client:
         if as_json:
-            say_json(client.ask(PATH, body))
+            print_json(client.ask(PATH, body))
             return
         reason = None
         for chunk in client.events(PATH, body | {"stream": True}):

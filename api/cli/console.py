@@ -28,7 +28,7 @@ def clean(value: object) -> str:
     return "".join(" " if unicodedata.category(char)[0] == "C" or char in "\u2028\u2029" else char for char in text)
 
 
-def say(text: object) -> None:
+def print_line(text: object) -> None:
     out.print(Text(clean(text)))
 
 
@@ -37,11 +37,11 @@ def note(text: object) -> None:
     err.print(Text(clean(text), style="dim"))
 
 
-def say_error(text: object) -> None:
+def print_error(text: object) -> None:
     err.print(Text.assemble(("error: ", "bold red"), clean(text)))
 
 
-def say_json(document: object) -> None:
+def print_json(document: object) -> None:
     """One document on one line; ASCII, so that no control character of a name survives unescaped."""
     sys.stdout.write(json.dumps(document) + "\n")
     sys.stdout.flush()
@@ -50,9 +50,9 @@ def say_json(document: object) -> None:
 def say_result(document: object, text: object, *, as_json: bool) -> None:
     """The result of a command: for programs the whole document, for people a sentence."""
     if as_json:
-        say_json(document)
+        print_json(document)
     else:
-        say(text)
+        print_line(text)
 
 
 def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -69,10 +69,10 @@ def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     out.print(table)
 
 
-def say_fields(fields: Mapping[str, object]) -> None:
+def print_fields(fields: Mapping[str, object]) -> None:
     width = max(map(len, fields), default=0)
     for name, value in fields.items():
-        say(f"{name:<{width}}  {value}")
+        print_line(f"{name:<{width}}  {value}")
 
 
 def say_piece(text: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from api.cli.console import say_error
+from api.cli.console import print_error
 
 
 class ExitCode(IntEnum):
@@ -51,10 +51,10 @@ class _Named:
         try:
             return super().invoke(ctx)  # type: ignore[misc]  # of the command that this is mixed into
         except CommandError as error:
-            say_error(error.message)
+            print_error(error.message)
             raise typer.Exit(error.code) from None
         except OSError as error:  # a folder that cannot be written to, a full disk
-            say_error(f"{error.filename or 'this machine'}: {error.strerror or type(error).__name__}")
+            print_error(f"{error.filename or 'this machine'}: {error.strerror or type(error).__name__}")
             raise typer.Exit(ExitCode.REFUSED) from None
 
 

@@ -8,7 +8,7 @@ import typer
 from api.cli.body import job_body, require_named, value_of
 from api.cli.client import Document
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.console import say, say_fields, say_json, size
+from api.cli.console import print_fields, print_json, print_line, size
 from api.cli.errors import ClientCommand, ExitCode
 from api.cli.files import put_files
 
@@ -60,9 +60,9 @@ def estimate(
         put_files(client, body, training_file, validation)
         found = client.post("/fine_tuning/estimates", body)
     if as_json:
-        say_json(found)
+        print_json(found)
     else:
-        say_fields(_estimate_fields(found))
+        print_fields(_estimate_fields(found))
     if not found["allowed"]:
         raise typer.Exit(ExitCode.REFUSED)
 
@@ -88,7 +88,7 @@ def preview(
         put_files(client, body, training_file, None)
         found = client.post("/fine_tuning/previews", {**body, "rows": rows})
     if as_json:
-        return say_json(found)
+        return print_json(found)
     for row in found["rows"]:
         _say_row(row)
     return None
@@ -127,14 +127,14 @@ def _duration(seconds: int) -> str:
 def _say_row(row: Document) -> None:
     dropped = ", left out of the training" if row["dropped"] else ""
     label = "" if row["label"] is None else f", label {row['label']}"
-    say(f"Row {row['row']}{label}{dropped}")
+    print_line(f"Row {row['row']}{label}{dropped}")
     for sequence in row["sequences"]:
         cut = "" if sequence["cut_at"] is None else f", cut after {sequence['cut_at']}"
-        say(f"  {sequence['role']}: {sequence['length']} tokens{cut}, {sequence['supervised_tokens']} learnt")
+        print_line(f"  {sequence['role']}: {sequence['length']} tokens{cut}, {sequence['supervised_tokens']} learnt")
         for line in _marked(sequence).splitlines():
-            say(f"    {line}")
+            print_line(f"    {line}")
     for finding in row["findings"]:
-        say(f"  {finding['severity']}: {finding['message']}")
+        print_line(f"  {finding['severity']}: {finding['message']}")
 
 
 def _marked(sequence: Document) -> str:

@@ -13,8 +13,8 @@ from api.cli.console import (
     clean,
     moment,
     note,
-    say_fields,
-    say_json,
+    print_fields,
+    print_json,
     say_line,
     say_result,
     say_table,
@@ -60,7 +60,7 @@ def list_files(
     with connect(base_url, api_key, data_dir) as client:
         files = list(client.pages("/files", limit=limit, after=after))
     if as_json:
-        return say_json({"object": "list", "data": files})
+        return print_json({"object": "list", "data": files})
     say_table(
         ["ID", "PURPOSE", "SIZE", "CREATED", "NAME"],
         [[f["id"], f["purpose"], size(f["bytes"]), moment(f["created_at"]), f["filename"]] for f in files],
@@ -81,10 +81,10 @@ def get(
     with connect(base_url, api_key, data_dir) as client:
         file = client.get(f"/files/{segment(file_id)}")
     if as_json:
-        return say_json(file)
+        return print_json(file)
     shown = {**file, "bytes": size(file["bytes"]), "created_at": moment(file["created_at"])}
     shown["scan"] = _scanned(file.get("scan"))
-    return say_fields({name: value for name, value in shown.items() if value is not None and name != "object"})
+    return print_fields({name: value for name, value in shown.items() if value is not None and name != "object"})
 
 
 @files_app.command()

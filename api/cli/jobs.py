@@ -8,7 +8,7 @@ import typer
 from api.cli.body import job_body, require_named, value_of
 from api.cli.client import Client, Document, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.console import clean, moment, say, say_fields, say_json, say_line, say_result, say_table
+from api.cli.console import clean, moment, print_fields, print_json, print_line, say_line, say_result, say_table
 from api.cli.errors import ClientCommands
 from api.cli.files import After, Limit, put_files
 from api.cli.watch import event_line, watch_job
@@ -84,7 +84,7 @@ def list_jobs(
     with connect(base_url, api_key, data_dir) as client:
         jobs = list(client.pages("/fine_tuning/jobs", limit=limit, after=after))
     if as_json:
-        return say_json({"object": "list", "data": jobs})
+        return print_json({"object": "list", "data": jobs})
     return say_table(
         ["ID", "STATUS", "BASE MODEL", "CREATED", "FINE-TUNED MODEL"],
         [[j["id"], j["status"], j["model"], moment(j["created_at"]), j["fine_tuned_model"] or "-"] for j in jobs],
@@ -104,9 +104,9 @@ def get(
     with connect(base_url, api_key, data_dir) as client:
         job = client.get(_path(job_id))
     if as_json:
-        say_json(job)
+        print_json(job)
     else:
-        say_fields(_fields(job))
+        print_fields(_fields(job))
 
 
 @jobs_app.command()
@@ -176,9 +176,9 @@ def events(
     with connect(base_url, api_key, data_dir) as client:
         newest = list(client.pages(f"{_path(job_id)}/events", limit=limit))
     if as_json:
-        return say_json({"object": "list", "data": newest[::-1]})
+        return print_json({"object": "list", "data": newest[::-1]})
     for event in newest[::-1]:
-        say(event_line(event))
+        print_line(event_line(event))
     return None
 
 

@@ -8,7 +8,7 @@ import typer
 from api.cli.body import read_body
 from api.cli.client import Client, Document, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.console import moment, note, say_fields, say_json, say_result, say_table
+from api.cli.console import moment, note, print_fields, print_json, say_result, say_table
 from api.cli.errors import ClientCommands, ExitCode
 from api.cli.files import After, Limit, upload_file
 from api.cli.watch import watch_job
@@ -58,7 +58,7 @@ def list_pipelines(
     with connect(base_url, api_key, data_dir) as client:
         found = list(client.pages("/fine_tuning/pipelines", limit=limit, after=after))
     if as_json:
-        return say_json({"object": "list", "data": found})
+        return print_json({"object": "list", "data": found})
     return say_table(
         ["ID", "STATUS", "MODEL", "CREATED", "STAGES"],
         [
@@ -81,8 +81,8 @@ def get(
     with connect(base_url, api_key, data_dir) as client:
         found = client.get(_path(pipeline_id))
     if as_json:
-        return say_json(found)
-    say_fields({"id": found["id"], "status": found["status"], "model": found["model"]})
+        return print_json(found)
+    print_fields({"id": found["id"], "status": found["status"], "model": found["model"]})
     return say_table(
         ["STAGE", "JOB", "STATUS", "METHOD", "TECHNIQUE", "NEEDS", "FINE-TUNED MODEL"],
         [

@@ -19,7 +19,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 @dataclass
-class Part:
+class ManagedProcess:
     """One process, and what is needed to start it again as it was."""
 
     name: str
@@ -55,7 +55,7 @@ class Part:
             self.process.stdin.close()
         self.started_at, self.start_at = time.monotonic(), None
 
-    def mind(self, say: Callable[[str], None]) -> None:
+    def restart_if_dead(self, say: Callable[[str], None]) -> None:
         """Notice a death, and start again when the back-off is over."""
         if self.process is not None and (code := self.process.poll()) is not None:
             self.process = None
@@ -82,14 +82,14 @@ class Part:
 
 
 @dataclass
-class Parts:
+class ProcessManager:
     """Started in their order, stopped in the reverse of it."""
 
     say: Callable[[str], None]
-    parts: list[Part] = field(default_factory=list)
+    parts: list[ManagedProcess] = field(default_factory=list)
     stopping: bool = False
 
-    def start(self, part: Part, *, ready: Callable[[], bool] | None = None, timeout_s: float = 60.0) -> bool:
+    def start(self, part: ManagedProcess, *, ready: Callable[[], bool] | None = None, timeout_s: float = 60.0) -> bool:
         """Start a part and wait until it is ready. Returns whether it became so before the time or a signal."""
         self.parts.append(part)
         part.start()
@@ -97,7 +97,7 @@ class Parts:
         while ready is not None and not ready():
             if self.stopping or time.monotonic() > give_up_at:
                 return False
-            part.mind(self.say)
+            part.restart_if_dead(self.say)
             time.sleep(WATCH_S / 4)
         return True
 
@@ -105,7 +105,7 @@ class Parts:
         """Until a signal asks us to stop."""
         while not self.stopping:
             for part in self.parts:
-                part.mind(self.say)
+                part.restart_if_dead(self.say)
             time.sleep(WATCH_S)
 
     def stop(self) -> None:

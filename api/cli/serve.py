@@ -10,7 +10,7 @@ import typer
 import uvicorn
 
 from api.cli.options import Config, DataDirectory, Host, Port, operator_settings
-from api.cli.process_manager import Part, Parts
+from api.cli.process_manager import ManagedProcess, ProcessManager
 from api.http.uvicorn_protocol import HttpProtocol, HttpServer, make_room
 from api.infra.logs import configure_logging
 from api.infra.trackers import MissingLibrary, require_libraries
@@ -87,12 +87,12 @@ def serve_worker(
     if len(stages) == 1:
         os.execve(sys.executable, worker_command(stages[0]), environment)  # noqa: S606 (it becomes the worker)
     # One process for each stage, so that training never holds up the preparing of other jobs.
-    parts = Parts(say=lambda text: typer.echo(text, err=True))
+    parts = ProcessManager(say=lambda text: typer.echo(text, err=True))
     parts.stop_on_signals()
     try:
         for each in stages:
             grace_s = settings.stop_grace_s + 10
-            parts.start(Part(f"worker ({each})", worker_command(each), environment, grace_s=grace_s))
+            parts.start(ManagedProcess(f"worker ({each})", worker_command(each), environment, grace_s=grace_s))
         parts.watch()
     finally:
         parts.stop()

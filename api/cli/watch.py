@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self
 from rich.progress import BarColumn, Progress, TextColumn
 
 from api.cli.client import Client, Document, segment
-from api.cli.console import clean, err, note, out, say, say_error, say_json
+from api.cli.console import clean, err, note, out, print_error, print_json, print_line
 from api.cli.errors import CommandError, ExitCode
 
 POLL_S = 1.0
@@ -106,15 +106,15 @@ class _Plain:
 
 class JsonLines(_Plain):
     def event(self, event: Document) -> None:
-        say_json(event)
+        print_json(event)
 
     def end(self, job: Document) -> None:
-        say_json(job)
+        print_json(job)
 
 
 class Lines(_Plain):
     def event(self, event: Document) -> None:
-        say(event_line(event))
+        print_line(event_line(event))
 
     def end(self, job: Document) -> None:
         _say_ending(job)
@@ -144,7 +144,7 @@ class Bar:
     def event(self, event: Document) -> None:
         data = event.get("data") or {}
         if event.get("type") != "metrics" or "step" not in data:
-            say(event_line(event))
+            print_line(event_line(event))
             return
         step, total = data["step"], data["total_steps"]
         numbers = "  ".join(_numbers(data, self._clock.seconds_left(step, total)))
@@ -188,10 +188,10 @@ def _numbers(data: dict[str, Any], seconds_left: float | None) -> Iterator[str]:
 
 def _say_ending(job: Document) -> None:
     if job["status"] == "succeeded":
-        say(f"Succeeded: {job['fine_tuned_model']} ({job.get('trained_tokens') or 0:,} tokens trained)")
+        print_line(f"Succeeded: {job['fine_tuned_model']} ({job.get('trained_tokens') or 0:,} tokens trained)")
         note(f"Download it with: attune adapters download {job['id']}")
     elif job["status"] == "failed":
         error = job.get("error") or {}
-        say_error(f"the job failed: {error.get('message', 'no reason given')} ({error.get('code', 'unknown')})")
+        print_error(f"the job failed: {error.get('message', 'no reason given')} ({error.get('code', 'unknown')})")
     else:
         err.print(f"The job was {clean(job['status'])}.", markup=False)

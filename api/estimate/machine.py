@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from api.estimate.memory import MemoryParts, Setting, largest_batch, peak_memory
+from api.estimate.memory import ExecutionPlan, MemoryParts, largest_batch, peak_memory
 from api.estimate.shapes import trained_parameters
 from api.estimate.speed import speed_of
 from api.estimate.work import Base, Workload, training_work
@@ -64,7 +64,7 @@ def may_recompute(technique: TechniqueBase, facts: Mapping[str, Any]) -> bool:
     return technique.recomputes and bool(facts.get("recomputes", True))
 
 
-def settle(
+def resolve_hardware_auto(
     recipe: ResolvedRecipe, facts: Mapping[str, Any], machine: Machine, train: Workload | None = None
 ) -> ResolvedRecipe:
     """Replace what is still "auto". `train`: the rows, where they are known; else each is taken for the longest.
@@ -150,7 +150,9 @@ def _needing(
     base, trained, value = Base.of(facts), _trained(recipe, facts), _value_bytes(recipe.precision)
 
     def needed(recompute: bool, tokens: int) -> int:
-        return peak_memory(recipe, base, facts, trained, rows, Setting(machine.gpu, value, tokens, recompute)).training
+        return peak_memory(
+            recipe, base, facts, trained, rows, ExecutionPlan(machine.gpu, value, tokens, recompute)
+        ).training
 
     return needed
 
@@ -159,12 +161,12 @@ def predict(
     recipe: ResolvedRecipe, facts: Mapping[str, Any], train: Workload, validation: Workload | None, machine: Machine
 ) -> Prediction:
     """What the training takes on this machine. Raises api.estimate.targets.NoPlace."""
-    settled = settle(recipe, facts, machine, train)
+    settled = resolve_hardware_auto(recipe, facts, machine, train)
     assert settled.micro_batch_tokens != "auto", settled
     assert settled.gradient_checkpointing != "auto", settled
     value, budget = _value_bytes(settled.precision), settled.micro_batch_tokens
     base, trained = Base.of(facts), _trained(settled, facts)
-    setting = Setting(machine.gpu, value, budget, settled.gradient_checkpointing)
+    setting = ExecutionPlan(machine.gpu, value, budget, settled.gradient_checkpointing)
     memory = peak_memory(settled, base, facts, trained, train, setting)
     work = training_work(settled, base, trained, train, validation, budget)
     speed = speed_of(machine.observed, gpu=machine.gpu, precision=str(settled.precision))

@@ -56,8 +56,8 @@ room for some in what was freed before."""
 CHUNK_LOGITS = 1 << 25
 """As the trainer's loss head has it (worker.engine.model.head)."""
 READ_TOKENS, READ_LOGITS = 128, 3
-"""Tokens that the reader of published files puts through the model at a time (worker.engine.publish.parity), and copies of their
-float32 logits."""
+"""Tokens that the reader of published files puts through the model at a time (worker.engine.publish.parity), and
+copies of their float32 logits."""
 FOUR_BITS = 0.52
 """Bytes of a weight in four bits, with its share of the scales (Dettmers et al. 2023, arXiv:2305.14314)."""
 
@@ -90,7 +90,7 @@ class MemoryParts:
 
 
 @dataclass(frozen=True)
-class Setting:
+class ExecutionPlan:
     """What the machine decides."""
 
     gpu: bool
@@ -102,7 +102,7 @@ class Setting:
 
 
 def peak_memory(
-    recipe: ResolvedRecipe, base: Base, facts: Mapping[str, Any], trained: int, train: Workload, setting: Setting
+    recipe: ResolvedRecipe, base: Base, facts: Mapping[str, Any], trained: int, train: Workload, setting: ExecutionPlan
 ) -> MemoryParts:
     technique, value = recipe.technique, setting.value_bytes
     full = isinstance(technique, Full)
@@ -141,7 +141,9 @@ def peak_memory(
     return replace(training, publishing=max(0, _publishing(recipe, base, facts, trained, setting) - training.total))
 
 
-def _publishing(recipe: ResolvedRecipe, base: Base, facts: Mapping[str, Any], trained: int, setting: Setting) -> int:
+def _publishing(
+    recipe: ResolvedRecipe, base: Base, facts: Mapping[str, Any], trained: int, setting: ExecutionPlan
+) -> int:
     """Bytes of both processes when the published files are read, or of the trainer when it merges them. It has freed
     its model by then, and keeps its libraries."""
     technique, value, stored = recipe.technique, setting.value_bytes, _stored_bytes(facts)
@@ -162,7 +164,7 @@ def _publishing(recipe: ResolvedRecipe, base: Base, facts: Mapping[str, Any], tr
 
 
 def _squares(
-    recipe: ResolvedRecipe, base: Base, facts: Mapping[str, Any], train: Workload, tokens: float, setting: Setting
+    recipe: ResolvedRecipe, base: Base, facts: Mapping[str, Any], train: Workload, tokens: float, setting: ExecutionPlan
 ) -> float:
     """Bytes that grow with the square of a row's length, in families whose rows are padded instead of packed.
 
@@ -203,7 +205,7 @@ def largest_batch(recipe: ResolvedRecipe, train: Workload, budget: int) -> float
     return max(longest, min(whole, step))
 
 
-def _logits(recipe: ResolvedRecipe, base: Base, train: Workload, tokens: float, setting: Setting) -> int:
+def _logits(recipe: ResolvedRecipe, base: Base, train: Workload, tokens: float, setting: ExecutionPlan) -> int:
     if recipe.method.output != "tokens":
         return 0
     copies = LOGIT_COPIES if setting.gpu else LOGIT_COPIES_CPU
@@ -216,7 +218,9 @@ def _logits(recipe: ResolvedRecipe, base: Base, train: Workload, tokens: float, 
     return int(copies * 4 * min(float(CHUNK_LOGITS), share * tokens * base.vocabulary))
 
 
-def _rollout(recipe: ResolvedRecipe, facts: Mapping[str, Any], base: Base, train: Workload, setting: Setting) -> int:
+def _rollout(
+    recipe: ResolvedRecipe, facts: Mapping[str, Any], base: Base, train: Workload, setting: ExecutionPlan
+) -> int:
     options = recipe.method.options
     if not isinstance(options, RolloutOptions):
         return 0

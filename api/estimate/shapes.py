@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypedDict
 
-from api.estimate.targets import Matrix, NoPlace, ia3_layers, left_out, lora_layers, ranks
+from api.estimate.targets import Matrix, NoTargetModules, ia3_layers, left_out, lora_layers, ranks
 from api.spec.methods import MethodBase
 from api.spec.techniques import Technique, TechniqueBase
 from api.spec.techniques.bottleneck import Bottleneck
@@ -106,9 +106,9 @@ def _weights(shapes: Shapes) -> int:
 
 
 def require_layers(technique: TechniqueBase, method: MethodBase, facts: Mapping[str, Any]) -> None:
-    """Raise NoPlace if the technique names layers that this base model does not have, or that cannot be adapted.
+    """Raise NoTargetModules if the technique names layers that the base model lacks or that cannot be adapted.
 
-    Of bases without exact shapes the trainer says it, once it has them.
+    For a base without exact shapes the trainer checks, once it has loaded the weights.
     """
     shapes, exact = shapes_of(facts)
     if exact:
@@ -117,13 +117,13 @@ def require_layers(technique: TechniqueBase, method: MethodBase, facts: Mapping[
 
 def require_whole_blocks(technique: Technique, facts: Mapping[str, Any]) -> None:
     """On a machine without a GPU, where bitsandbytes returns wrong values if a block of weights goes on in the next
-    row. Raises NoPlace. Of bases without exact shapes worker/engine/model/load.py says it, once it has them."""
+    row. Raises NoTargetModules. Of bases without exact shapes worker/engine/model/load.py says it, once it has them."""
     shapes, exact = shapes_of(facts)
     if not (technique.quantises and exact):
         return
     for matrix in matrices(shapes):
         if matrix.kind in QUANTISED and matrix.inputs % BLOCK:
-            raise NoPlace(
+            raise NoTargetModules(
                 f"Technique {technique.type} on a worker without a GPU needs layers whose inputs are a multiple of "
                 f"{BLOCK}, and {matrix.name} has {matrix.inputs}: use technique lora, or a worker with a GPU"
             )
@@ -134,7 +134,7 @@ def trained_parameters(
 ) -> int:
     """How many numbers the optimizer moves. `labels`: of a classification; a reward model has one.
 
-    Raises NoPlace where the technique finds no layer to work on.
+    Raises NoTargetModules where the technique finds no layer to work on.
     """
     shapes, _ = shapes_of(facts)
     scores = method.output != "tokens"
@@ -211,7 +211,7 @@ def _ia3(technique: Ia3, shapes: Shapes, *, scores: bool) -> int:
 def _bottleneck(technique: Bottleneck, shapes: Shapes, facts: Mapping[str, Any]) -> int:
     """Two matrices and their biases for each place."""
     if shapes["bottlenecks"] is None:
-        raise NoPlace("technique: bottleneck adapters have no place in models of this family")
+        raise NoTargetModules("technique: bottleneck adapters have no place in models of this family")
     hidden = facts["hidden_size"]
     inner = max(1, int(hidden // technique.reduction_factor))
     each = 2 * hidden * inner + inner + hidden

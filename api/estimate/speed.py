@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from api.estimate.work import Work
+from api.estimate.work import ComputeCost
 
 KEPT = 32
 
@@ -30,7 +30,7 @@ class Speed:
     start_per_parameter_s: float
     measured: bool
 
-    def training_s(self, work: Work) -> float:
+    def training_s(self, work: ComputeCost) -> float:
         return work.flops / self.flops_per_s + work.passes * self.pass_s
 
     def rest_s(self, parameters: int) -> float:

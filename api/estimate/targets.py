@@ -29,7 +29,7 @@ SCALED_BY_NONE = {
 """Kinds that (IA)³ has nothing for."""
 
 
-class NoPlace(ValueError):
+class NoTargetModules(ValueError):
     """The technique finds nothing in this base model to work on."""
 
     def __init__(self, message: str, param: str = "technique") -> None:
@@ -63,7 +63,7 @@ class Matrix:
 def lora_layers(technique: Lora, layers: Sequence[Matrix], *, scores: bool) -> list[Matrix]:
     """Return the layers that get an update. `scores`: the model has a head for labels or rewards.
 
-    Raises NoPlace for a name or a pattern without such a layer.
+    Raises NoTargetModules for a name or a pattern without such a layer.
     """
     for field, given in technique.patterns().items():
         with _named(f"technique.{field}"):
@@ -77,7 +77,7 @@ def lora_layers(technique: Lora, layers: Sequence[Matrix], *, scores: bool) -> l
         if unused is not None:
             where = f"technique.{field}"
             message = f"{where}: '{unused[:200]}' fits none of the layers that are adapted. {_listed(found)}"
-            raise NoPlace(message, where)
+            raise NoTargetModules(message, where)
     return found
 
 
@@ -92,7 +92,7 @@ def _named(where: str) -> Iterator[None]:
     try:
         yield
     except patterns.BadPattern as error:
-        raise NoPlace(f"{where}: {error}", where) from None
+        raise NoTargetModules(f"{where}: {error}", where) from None
 
 
 def ia3_layers(
@@ -100,22 +100,26 @@ def ia3_layers(
 ) -> tuple[list[Matrix], list[Matrix]]:
     """Return (the layers that are scaled, those of them that are scaled at their inputs). `known`: the family's own.
 
-    Raises NoPlace for a name without such a layer.
+    Raises NoTargetModules for a name without such a layer.
     """
     adaptable = _adaptable(layers, scores=scores)
     targets = technique.target_modules or _found_names(known, adaptable)
     if not targets:
-        raise NoPlace(f"{FIELD}: (IA)³ knows no layers of this family: name them", FIELD)
+        raise NoTargetModules(f"{FIELD}: (IA)³ knows no layers of this family: name them", FIELD)
     found = _chosen(targets, adaptable)
     for layer in found:
         if layer.kind in SCALED_BY_NONE:
             what = SCALED_BY_NONE[layer.kind]
-            raise NoPlace(f"{FIELD}: (IA)³ scales linear layers, and {layer.name} is {what}: leave it out", FIELD)
+            raise NoTargetModules(
+                f"{FIELD}: (IA)³ scales linear layers, and {layer.name} is {what}: leave it out", FIELD
+            )
     given = technique.feedforward_modules
     for name in given or ():
         if name not in targets:
             where = "technique.feedforward_modules"
-            raise NoPlace(f"{where}: '{name[:200]}' is none of target_modules, which are {', '.join(targets)}", where)
+            raise NoTargetModules(
+                f"{where}: '{name[:200]}' is none of target_modules, which are {', '.join(targets)}", where
+            )
     inner = given or (known["feedforward"] if known else [])
     return found, [layer for layer in found if any(layer.name.endswith(name) for name in inner)]
 
@@ -152,7 +156,7 @@ def _require_plain_update(technique: Lora, found: Sequence[Matrix], layers: Sequ
     for param, what in barred.items():
         if what is not None:
             names = sorted({layer.name.rpartition(".")[2] for layer in layers if layer.kind == "linear"})
-            raise NoPlace(
+            raise NoTargetModules(
                 f"{param}: {what} cannot be trained on {bare.name}, for the experts of a layer are one tensor. Leave "
                 f"it at its default ('lora', 0, 'default'), or name other layers in {FIELD}: {', '.join(names)}.",
                 param,
@@ -187,7 +191,7 @@ def _chosen(targets: str | list[str], layers: Sequence[Matrix], *, quantised: bo
         matched = patterns.whole(targets, tuple(layer.name for layer in layers))
         found = [layer for layer in layers if layer.name in matched]
         if not found:
-            raise NoPlace(
+            raise NoTargetModules(
                 f"{FIELD}: '{targets[:200]}' matches none of the base model's layers. {_listed(layers)}", FIELD
             )
     else:
@@ -195,13 +199,15 @@ def _chosen(targets: str | list[str], layers: Sequence[Matrix], *, quantised: bo
         if missing:
             names = ", ".join(missing)[:200]
             message = f"{FIELD}: the base model has no layer that can be adapted called {names}. {_listed(layers)}"
-            raise NoPlace(message, FIELD)
+            raise NoTargetModules(message, FIELD)
         found = [layer for layer in layers if any(named(name, layer.name) for name in targets)]
     if tied := [layer.name for layer in found if layer.kind == "tied"]:
         message = f"{FIELD}: {tied[0]} has no weights of its own, for it shares the input embeddings': leave it out"
-        raise NoPlace(message, FIELD)
+        raise NoTargetModules(message, FIELD)
     if apart := [layer.name for layer in found if layer.kind == "apart" or (quantised and layer.kind == "shared")]:
-        raise NoPlace(f"{FIELD}: peft cannot adapt the weights of {apart[0]} in this family: leave it out", FIELD)
+        raise NoTargetModules(
+            f"{FIELD}: peft cannot adapt the weights of {apart[0]} in this family: leave it out", FIELD
+        )
     return found
 
 

@@ -10,11 +10,11 @@ from api.estimate.shapes import QUANTISED, matrices, shapes_of
 from api.estimate.targets import OF_EXPERTS, Matrix, lora_layers, ranks
 from api.spec.evaluation import (
     ANSWER_TOKENS,
-    BEYOND_REFERENCE,
     COMPARED_PROMPTS,
     COMPARED_ROWS,
     COMPARED_TOKENS,
     COMPARED_TRAINING_ROWS,
+    MAX_EXTRA_TOKENS,
     SHOWN_ROWS,
 )
 from api.spec.methods.base import RolloutOptions
@@ -147,7 +147,7 @@ class AdaptedExperts:
 
 
 @dataclass(frozen=True)
-class Work:
+class ComputeCost:
     flops: float
     passes: float
     """Of a micro-batch through one layer, forward or backward; what small ones cost whatever their size."""
@@ -155,7 +155,7 @@ class Work:
 
 def training_work(
     recipe: ResolvedRecipe, base: Base, trained: int, train: Workload, validation: Workload | None, budget: int
-) -> Work:
+) -> ComputeCost:
     """Of all steps and evaluations. `budget`: tokens of a micro-batch.
 
     A forward pass takes two operations for each weight and token, and 2 · layers · hidden · T² for causal attention; a
@@ -190,7 +190,7 @@ def training_work(
         flops += DORA_FLOPS * base.linear * rounds
     # Two operations for each expert's weight and rank forward, four backward.
     flops += (EXPERT_FLOPS * experts.size + 3.0 * experts.by_rank) * rounds
-    return Work(flops, rounds * base.layers)
+    return ComputeCost(flops, rounds * base.layers)
 
 
 def _tokens(recipe: ResolvedRecipe, rows: Workload) -> float:
@@ -219,7 +219,9 @@ def _references(recipe: ResolvedRecipe, forward: float, train: Workload, share: 
     return 0.0
 
 
-def _comparison(recipe: ResolvedRecipe, base: Base, train: Workload, validation: Workload | None, budget: int) -> Work:
+def _comparison(
+    recipe: ResolvedRecipe, base: Base, train: Workload, validation: Workload | None, budget: int
+) -> ComputeCost:
     """Base against tuned: metrics of a few rows, and answers to the first of them, before the training and after."""
     validates = validation is not None and validation.rows > 0
     rows = validation if validation is not None and validates else train
@@ -233,20 +235,20 @@ def _comparison(recipe: ResolvedRecipe, base: Base, train: Workload, validation:
     passes = float(math.ceil(few * rows.mean / max(1, budget)))
     if recipe.method.output == "tokens":
         answer = rows.supervised / max(1, rows.rows * rows.width)
-        drawn = min(length, answer + BEYOND_REFERENCE)
+        drawn = min(length, answer + MAX_EXTRA_TOKENS)
         asked = few if isinstance(options, RolloutOptions) else min(SHOWN_ROWS, few)
         flops += 2.0 * (base.active + base.head) * asked * (max(0.0, rows.mean / rows.width - answer) + drawn)
         passes += drawn
-    return Work(2 * flops, 2 * passes)
+    return ComputeCost(2 * flops, 2 * passes)
 
 
-def _sampling(recipe: ResolvedRecipe, base: Base, prompts: int, train: Workload) -> Work:
+def _sampling(recipe: ResolvedRecipe, base: Base, prompts: int, train: Workload) -> ComputeCost:
     """Answers are drawn a token after the other, and then learnt from a few times."""
     options = recipe.method.options
     if not isinstance(options, RolloutOptions):
-        return Work(0.0, 0.0)
+        return ComputeCost(0.0, 0.0)
     answers = prompts * getattr(options, "answers_per_prompt", 1)
     each = train.mean + options.max_tokens
     looks = 3 + 3 * getattr(options, "updates", 1)
     flops = recipe.total_steps * answers * each * (1 + looks) * 2.0 * (base.active + base.head)
-    return Work(flops, recipe.total_steps * (options.max_tokens + looks))
+    return ComputeCost(flops, recipe.total_steps * (options.max_tokens + looks))

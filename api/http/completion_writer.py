@@ -43,7 +43,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Form(ABC):
+class ResponseWriter(ABC):
     """How an endpoint writes its objects."""
 
     id: str
@@ -59,10 +59,10 @@ class Form(ABC):
         """The chunk before an answer's first text."""
 
     @abstractmethod
-    def piece(self, report: Report) -> BaseModel: ...
+    def delta(self, report: Report) -> BaseModel: ...
 
     @abstractmethod
-    def ending(self, index: int, reason: Any) -> BaseModel: ...
+    def finish(self, index: int, reason: Any) -> BaseModel: ...
 
     @abstractmethod
     def usage(self, usage: Usage) -> BaseModel: ...
@@ -72,7 +72,7 @@ class Form(ABC):
         return {"id": self.id, "created": self.created, "model": self.model}
 
 
-class ChatForm(Form):
+class ChatForm(ResponseWriter):
     def whole(self, choices: list[Choice], usage: Usage) -> ChatCompletion:
         written = [
             ChatChoice(
@@ -88,11 +88,11 @@ class ChatForm(Form):
     def opening(self, index: int) -> ChatChunk:
         return self._chunk(ChunkChoice(index=index, delta=Delta(role="assistant", content="")))
 
-    def piece(self, report: Report) -> ChatChunk:
+    def delta(self, report: Report) -> ChatChunk:
         logprobs = ChatLogprobs.of(report["tokens"]) if self.with_logprobs else None
         return self._chunk(ChunkChoice(index=report["index"], delta=Delta(content=report["text"]), logprobs=logprobs))
 
-    def ending(self, index: int, reason: Any) -> ChatChunk:
+    def finish(self, index: int, reason: Any) -> ChatChunk:
         return self._chunk(ChunkChoice(index=index, delta=Delta(), finish_reason=reason))
 
     def usage(self, usage: Usage) -> ChatChunk:
@@ -102,7 +102,7 @@ class ChatForm(Form):
         return ChatChunk(**self._head, choices=[choice])
 
 
-class CompletionForm(Form):
+class CompletionForm(ResponseWriter):
     def whole(self, choices: list[Choice], usage: Usage) -> Completion:
         written = [
             CompletionChoice(
@@ -118,11 +118,11 @@ class CompletionForm(Form):
     def opening(self, index: int) -> None:
         return None
 
-    def piece(self, report: Report) -> CompletionChunk:
+    def delta(self, report: Report) -> CompletionChunk:
         logprobs = CompletionLogprobs.of(report["tokens"]) if self.with_logprobs else None
         return self._chunk(CompletionChunkChoice(index=report["index"], text=report["text"], logprobs=logprobs))
 
-    def ending(self, index: int, reason: Any) -> CompletionChunk:
+    def finish(self, index: int, reason: Any) -> CompletionChunk:
         return self._chunk(CompletionChunkChoice(index=index, text="", finish_reason=reason))
 
     def usage(self, usage: Usage) -> CompletionChunk:
@@ -132,7 +132,7 @@ class CompletionForm(Form):
         return CompletionChunk(**self._head, choices=[choice])
 
 
-async def collected(form: Form, answer: Answer) -> BaseModel:
+async def collected(form: ResponseWriter, answer: Answer) -> BaseModel:
     """All choices, once all of them have ended."""
     choices: dict[int, Choice] = defaultdict(Choice)
     completion_tokens = 0
@@ -148,7 +148,7 @@ async def collected(form: Form, answer: Answer) -> BaseModel:
     return form.whole(ordered, Usage.of(answer.prompt_tokens, completion_tokens))
 
 
-async def events(form: Form, answer: Answer, *, with_usage: bool) -> AsyncIterator[bytes]:
+async def events(form: ResponseWriter, answer: Answer, *, with_usage: bool) -> AsyncIterator[bytes]:
     """The same as it comes. An error in the middle is the last event: the status has been sent long before."""
     opened: set[int] = set()
     completion_tokens = 0
@@ -159,10 +159,10 @@ async def events(form: Form, answer: Answer, *, with_usage: bool) -> AsyncIterat
                 if (opening := form.opening(report["index"])) is not None:
                     yield _event(opening)
             if report["type"] == "text":
-                yield _event(form.piece(report))
+                yield _event(form.delta(report))
             else:
                 completion_tokens += report["tokens"]
-                yield _event(form.ending(report["index"], report["reason"]))
+                yield _event(form.finish(report["index"], report["reason"]))
     except ServiceError as error:
         log.warning("stream_broke", answer_id=form.id, error=type(error).__name__)
         yield f"data: {json.dumps(error.body())}\n\n".encode()

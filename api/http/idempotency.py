@@ -113,7 +113,7 @@ class Idempotency:
             claim = self._claim(scope, key, FormDigest("", b"form", *address).hexdigest())
         else:
             form, body = None, await _read(receive)
-            receive = _again(body, receive)
+            receive = replay_body(body, receive)
             claim = self._claim(scope, key, hashlib.sha256(b"\0".join((*address, body))).hexdigest())
         earlier = await _first_or_earlier(claim, scope)
         if earlier is None:
@@ -218,7 +218,7 @@ async def _read(receive: Receive) -> bytes:
     return body
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
+def replay_body(body: bytes, receive: Receive) -> Receive:
     """The body that has been read, and then whatever else there is."""
     read = False
 

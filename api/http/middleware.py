@@ -27,7 +27,7 @@ from api.errors import (
     Unauthorized,
     Unavailable,
 )
-from api.infra.fair_limiter import Turns
+from api.infra.fair_limiter import FairLimiter
 from api.infra.multipart import STREAMED
 from api.records import keys
 from api.records.database import holds_nul, is_full, is_outage
@@ -142,7 +142,7 @@ class Authenticate:
         self.app, self.context = app, context
         self._rate = RequestRate(context.settings.requests_per_second)
         self._threads = anyio.CapacityLimiter(KEY_THREADS)
-        self._turns = Turns("requests", at_once=KEY_THREADS, each=KEY_THREADS // 4, waiting=KEY_WAITING)
+        self._turns = FairLimiter("requests", at_once=KEY_THREADS, each=KEY_THREADS // 4, waiting=KEY_WAITING)
         """By key: whoever sends hundreds of requests keeps others from none."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -18,7 +18,7 @@ GGUF = "gguf/"
 """Where its GGUF file is, if it has one."""
 
 
-def without_merged(artifacts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def trained_artifacts(artifacts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """What was trained, without the other forms of it."""
     return [artifact for artifact in artifacts if not artifact["name"].startswith((MERGED, GGUF))]
 

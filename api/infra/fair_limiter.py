@@ -32,7 +32,7 @@ class _Waiter:
     granted: bool = False
 
 
-class Turns:
+class FairLimiter:
     def __init__(self, what: str, *, at_once: int, each: int, waiting: int) -> None:
         """`at_once` for all projects together, `each` for one of them; so many of one may wait."""
         self._what, self._free, self._each, self._most_waiting = what, at_once, each, waiting

@@ -29,7 +29,7 @@ class UrlRefused(InvalidRequest):
     code = "invalid_url"
 
 
-class NotSent(Exception):
+class DeliveryError(Exception):
     """Why no answer came, for the user to read."""
 
 
@@ -78,15 +78,15 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
 async def post(
     url: str, body: bytes, headers: dict[str, str], private_hosts: Collection[str], *, tls: ssl.SSLContext | None = None
 ) -> int:
-    """The status of the answer. Raises NotSent."""
+    """The status of the answer. Raises DeliveryError."""
     try:
         async with asyncio.timeout(DEADLINE_S):
             target = check_url(url, private_hosts)
             return await _send(target, await _addresses(target, private_hosts), body, headers, tls)
     except TimeoutError as error:
-        raise NotSent(f"there was no answer within {DEADLINE_S:.0f} seconds") from error
+        raise DeliveryError(f"there was no answer within {DEADLINE_S:.0f} seconds") from error
     except UrlRefused as error:
-        raise NotSent(error.message) from error
+        raise DeliveryError(error.message) from error
 
 
 async def _addresses(target: httpx.URL, private_hosts: Collection[str]) -> list[str]:
@@ -94,12 +94,12 @@ async def _addresses(target: httpx.URL, private_hosts: Collection[str]) -> list[
     try:
         found = await asyncio.get_running_loop().getaddrinfo(_name(target), port, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise NotSent(f"the name {target.host} cannot be resolved") from error
+        raise DeliveryError(f"the name {target.host} cannot be resolved") from error
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     if target.host not in private_hosts:
         for address in addresses:
             if not is_public(ipaddress.ip_address(address.partition("%")[0])):
-                raise NotSent(f"{target.host} is {address}, which is not a public address")
+                raise DeliveryError(f"{target.host} is {address}, which is not a public address")
     return addresses[:MAX_ADDRESSES]
 
 
@@ -123,7 +123,7 @@ async def _send(
                 failure = type(error).__name__
                 continue
             except httpx.HTTPError as error:
-                raise NotSent(f"the connection failed ({type(error).__name__})") from error
+                raise DeliveryError(f"the connection failed ({type(error).__name__})") from error
             await answer.aclose()
             return answer.status_code
-    raise NotSent(f"{target.host} could not be connected to ({failure})")
+    raise DeliveryError(f"{target.host} could not be connected to ({failure})")

@@ -23,7 +23,7 @@ import anyio
 import structlog
 
 from api.errors import Unavailable
-from api.infra.fair_limiter import Turns
+from api.infra.fair_limiter import FairLimiter
 from api.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -50,7 +50,7 @@ class TooBusy(Unavailable):
         )
 
 
-class LookFailed(Unavailable):
+class PreviewFailed(Unavailable):
     code = "preview_failed"
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class PreviewChild:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         processes = settings.preview_processes
-        self._turns = Turns(
+        self._turns = FairLimiter(
             "previews, estimates and gradings",
             at_once=processes,
             each=max(1, processes - 1),  # one is always free for another project
@@ -86,7 +86,7 @@ class PreviewChild:
     def ask(self, key: str, request: dict[str, Any], fill: Callable[[Path], None]) -> Report:
         """The child's report. `key`: of all that decides it; `fill` puts the files that it reads into its folder.
 
-        Raises TooBusy, LookFailed.
+        Raises TooBusy, PreviewFailed.
         """
         with self._lock:
             known = self._answers.get(key)
@@ -104,7 +104,7 @@ class PreviewChild:
 
     def run(self, module: str, name: str, request: dict[str, Any], fill: Callable[[Path], None] | None = None) -> str:
         """The report of the child, which reads its request, and the limits that are added to it, from a file of that
-        name. Raises LookFailed."""
+        name. Raises PreviewFailed."""
         settings = self._settings
         settings.work.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=settings.work, prefix="preview-") as temporary:
@@ -142,7 +142,7 @@ def _answer(module: str, folder: Path, timeout_s: float) -> str:
             code=code,
             log=(folder / "log.txt").read_bytes()[-4096:].decode(errors="replace"),
         )
-        raise LookFailed
+        raise PreviewFailed
     return report.read_text()
 
 

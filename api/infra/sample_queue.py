@@ -103,7 +103,7 @@ class Lost(Exception):
 
 
 @dataclass(frozen=True)
-class Letter:
+class SampleJob:
     """A request on its way."""
 
     id: str
@@ -111,7 +111,7 @@ class Letter:
     content: dict[str, Any]
 
 
-class Sender:
+class Producer:
     """The API's side. A connection of its own for each request: it blocks on it."""
 
     def __init__(self, broker_url: SecretStr) -> None:
@@ -128,21 +128,21 @@ class Sender:
     async def __aexit__(self, *_: object) -> None:
         await self._redis.aclose()
 
-    async def submit(self, letter: Letter, *, timeout_s: float, limit: int) -> None:
+    async def submit(self, letter: SampleJob, *, timeout_s: float, limit: int) -> None:
         """Raises NoSampler, TooMany."""
         body = json.dumps(letter.content)
         said = await self._run(_SUBMIT, [_PREFIX], letter.id, letter.project_id, body, timeout_s, limit)
         if said != "ok":
             raise NoSampler if said == "no_sampler" else TooMany
 
-    async def withdraw(self, letter: Letter) -> None:
+    async def withdraw(self, letter: SampleJob) -> None:
         """Nobody waits for the answer any more."""
         async with self._redis.pipeline() as pipe:
             pipe.zrem(f"{_PREFIX}:open:{letter.project_id}", letter.id)
             pipe.delete(f"{_PREFIX}:request:{letter.id}", f"{_PREFIX}:answer:{letter.id}")
             await pipe.execute()
 
-    async def reports(self, letter: Letter) -> AsyncIterator[dict[str, Any]]:
+    async def reports(self, letter: SampleJob) -> AsyncIterator[dict[str, Any]]:
         """As they come, without end. Raises Lost, and TimeoutError after the deadline."""
         key, last, sampler = f"{_PREFIX}:answer:{letter.id}", "0", ""
         while True:
@@ -165,7 +165,7 @@ class Sender:
         return await self._redis.eval(script, len(keys), *keys, *arguments)
 
 
-class Receiver:
+class Consumer:
     """A sampler's side."""
 
     def __init__(self, broker_url: SecretStr, name: str) -> None:
@@ -181,33 +181,33 @@ class Receiver:
     def beat(self) -> None:
         self._redis.eval(_BEAT, 1, f"{_PREFIX}:workers", self.name, ALIVE_S)
 
-    def sign_off(self) -> None:
+    def deregister(self) -> None:
         self._redis.zrem(f"{_PREFIX}:workers", self.name)
 
-    def take(self, wait_s: float) -> Letter | None:
+    def take(self, wait_s: float) -> SampleJob | None:
         """The next request of the project whose turn it is; None if none has come in this time."""
         if (letter := self._take()) is not None:
             return letter
         self._redis.blpop([f"{_PREFIX}:bell"], timeout=wait_s)
         return self._take()
 
-    def _take(self) -> Letter | None:
+    def _take(self) -> SampleJob | None:
         found: Any = self._redis.eval(_TAKE, 1, _PREFIX)
         if found is None:
             return None
         project, request, body = found
-        letter = Letter(request, project, json.loads(body))
+        letter = SampleJob(request, project, json.loads(body))
         self._add(letter, {"sampler": self.name})
         return letter
 
-    def wanted(self, letter: Letter) -> bool:
+    def wanted(self, letter: SampleJob) -> bool:
         """Whether somebody still waits for the answer."""
         return bool(self._redis.eval(_WANTED, 1, f"{_PREFIX}:open:{letter.project_id}", letter.id))
 
-    def report(self, letter: Letter, report: dict[str, Any]) -> None:
+    def report(self, letter: SampleJob, report: dict[str, Any]) -> None:
         self._add(letter, {"report": json.dumps(report)})
 
-    def _add(self, letter: Letter, fields: dict[Any, Any]) -> None:
+    def _add(self, letter: SampleJob, fields: dict[Any, Any]) -> None:
         key = f"{_PREFIX}:answer:{letter.id}"
         with self._redis.pipeline() as pipe:
             pipe.xadd(key, fields)

@@ -37,7 +37,7 @@ class Corrupt(Exception):
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredObject:
     """An object as it was written: what a record keeps of it."""
 
     bytes: int
@@ -79,7 +79,7 @@ class Storage:
         self.require()
         return self._objects
 
-    async def write(self, key: str, chunks: AsyncIterator[bytes], *, sparing: bool = False) -> Stored:
+    async def write(self, key: str, chunks: AsyncIterator[bytes], *, sparing: bool = False) -> StoredObject:
         """Stream into an object, which appears only when it is whole. An error in `chunks` leaves nothing behind.
 
         sparing: for small objects of which many may be on their way at once; some 10 MiB of memory each, not 30.
@@ -104,9 +104,9 @@ class Storage:
             )
         except BaseError as error:
             raise _not_written(key, error) from error
-        return Stored(count, digest.hexdigest())
+        return StoredObject(count, digest.hexdigest())
 
-    def write_file(self, key: str, path: Path) -> Stored:
+    def write_file(self, key: str, path: Path) -> StoredObject:
         """Copy a local file into an object."""
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -114,15 +114,15 @@ class Storage:
             obstore.put(self._store, key, path, chunk_size=PART_BYTES, max_concurrency=2)
         except BaseError as error:
             raise _not_written(key, error) from error
-        return Stored(path.stat().st_size, digest)
+        return StoredObject(path.stat().st_size, digest)
 
-    def write_bytes(self, key: str, data: bytes) -> Stored:
+    def write_bytes(self, key: str, data: bytes) -> StoredObject:
         """Store a small object (a manifest, a result file)."""
         try:
             obstore.put(self._store, key, data)
         except BaseError as error:
             raise _not_written(key, error) from error
-        return Stored(len(data), hashlib.sha256(data).hexdigest())
+        return StoredObject(len(data), hashlib.sha256(data).hexdigest())
 
     def read_file(self, key: str, path: Path, *, sha256: str | None = None) -> None:
         """Copy an object into a local file, and check its hash on the way."""

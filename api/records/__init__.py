@@ -25,12 +25,12 @@ from api.records import (
     webhooks,
     workers,
 )
-from api.records.base import Row
+from api.records.base import Base
 from api.records.database import Database
 
 __all__ = [
+    "Base",
     "Database",
-    "Row",
     "arrays",
     "base_models",
     "dependencies",

@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, String
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.records.base import Epoch, Row, db_now, insert
-from api.records.base_models import BaseModel
+from api.records.base import Base, UnixTime, db_now, insert
+from api.records.base_models import BaseModelRow
 from api.spec.recipe import Recipe
 from api.spec.resolve import Labels
 
@@ -17,7 +17,7 @@ CODE_VERSION = 7
 """Raise it when the same rows give other arrays: it is a part of their key."""
 
 
-class Arrays(Row):
+class Arrays(Base):
     __tablename__ = "arrays"
 
     key: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -26,7 +26,7 @@ class Arrays(Row):
     sha256: Mapped[str] = mapped_column(String(64))
     report: Mapped[dict[str, Any]]
     """What prepare found of this file: format, rows, tokens, findings."""
-    created_at: Mapped[float] = mapped_column(Epoch)
+    created_at: Mapped[float] = mapped_column(UnixTime)
 
     @property
     def storage_key(self) -> str:
@@ -34,7 +34,7 @@ class Arrays(Row):
 
 
 def key_of(
-    project_id: str, hashes: Sequence[str | None], recipe: Recipe, base: BaseModel, continued: Labels | None = None
+    project_id: str, hashes: Sequence[str | None], recipe: Recipe, base: BaseModelRow, continued: Labels | None = None
 ) -> str:
     """Of all that decides the arrays' content. The project is a part of it, so nothing crosses projects.
 
@@ -49,7 +49,7 @@ def key_of(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def tokenizer_of(base: BaseModel) -> list[list[str]]:
+def tokenizer_of(base: BaseModelRow) -> list[list[str]]:
     """All that decides how a base model reads rows: its files but the weights, and their hashes."""
     return sorted(
         [each["name"], each["sha256"]] for each in base.artifacts if not each["name"].endswith(".safetensors")
@@ -60,7 +60,7 @@ def get(session: Session, key: str) -> Arrays | None:
     return session.get(Arrays, key)
 
 
-def put(
+def upsert(
     session: Session, *, key: str, project_id: str, bytes_total: int, sha256: str, report: dict[str, Any]
 ) -> Arrays:
     """Two workers may prepare the same rows at once: they make the same arrays, and the later one's row stays."""

@@ -9,11 +9,11 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-Epoch = Double
+UnixTime = Double
 """Times are Unix seconds with fractions, by the database's clock."""
 
 
-class Row(DeclarativeBase):
+class Base(DeclarativeBase):
     metadata = MetaData(
         naming_convention={
             "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -54,6 +54,6 @@ def time_of(session: Session) -> float:
     return session.scalars(select(db_now())).one()
 
 
-def insert(session: Session, row: type[Row]) -> postgresql.Insert | sqlite.Insert:
+def insert(session: Session, row: type[Base]) -> postgresql.Insert | sqlite.Insert:
     """An INSERT that can be told what to do on a conflict, for which each dialect has a class of its own."""
     return postgresql.insert(row) if session.get_bind().dialect.name == "postgresql" else sqlite.insert(row)

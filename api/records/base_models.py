@@ -6,10 +6,10 @@ from typing import Any
 from sqlalchemy import String, delete, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.records.base import Epoch, Row
+from api.records.base import Base, UnixTime
 
 
-class BaseModel(Row):
+class BaseModelRow(Base):
     __tablename__ = "base_models"
 
     name: Mapped[str] = mapped_column(String(128), primary_key=True)
@@ -19,16 +19,16 @@ class BaseModel(Row):
     """What the conversion learnt: model_type, parameters, context_window, source, revision, …"""
     artifacts: Mapped[list[Any]]
     """[{name, bytes, sha256, key}]"""
-    created_at: Mapped[float] = mapped_column(Epoch)
+    created_at: Mapped[float] = mapped_column(UnixTime)
 
 
-def get(session: Session, name: str) -> BaseModel | None:
-    return session.get(BaseModel, name)
+def get(session: Session, name: str) -> BaseModelRow | None:
+    return session.get(BaseModelRow, name)
 
 
-def listed(session: Session) -> Sequence[BaseModel]:
-    return session.scalars(select(BaseModel).order_by(BaseModel.name)).all()
+def listed(session: Session) -> Sequence[BaseModelRow]:
+    return session.scalars(select(BaseModelRow).order_by(BaseModelRow.name)).all()
 
 
 def remove(session: Session, name: str) -> None:
-    session.execute(delete(BaseModel).where(BaseModel.name == name))
+    session.execute(delete(BaseModelRow).where(BaseModelRow.name == name))

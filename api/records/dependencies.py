@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from sqlalchemy import ForeignKey, String, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.records.base import Row
+from api.records.base import Base
 
 
-class Dependency(Row):
+class Dependency(Base):
     __tablename__ = "job_dependencies"
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)

@@ -6,12 +6,12 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.records.base import Epoch, Row, db_now
+from api.records.base import Base, UnixTime, db_now
 from api.records.pages import Page, paginate
 from api.spec.ids import new_id
 
 
-class Event(Row):
+class Event(Base):
     __tablename__ = "events"
     __table_args__ = (Index("ix_events_job_id_seq", "job_id", "seq"),)
 
@@ -19,7 +19,7 @@ class Event(Row):
     """The order of events; within one job, whose row every writer of them holds, also the order of their commits."""
     id: Mapped[str] = mapped_column(String(64), unique=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
-    created_at: Mapped[float] = mapped_column(Epoch)
+    created_at: Mapped[float] = mapped_column(UnixTime)
     level: Mapped[str] = mapped_column(String(8))
     """info, warn or error."""
     message: Mapped[str] = mapped_column(Text)
@@ -28,7 +28,7 @@ class Event(Row):
     data: Mapped[dict[str, Any] | None]
 
 
-def say(
+def add_event(
     session: Session,
     job_id: str,
     message: str,

@@ -6,13 +6,13 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, ForeignKey, Integer, Select, String, delete, func, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.records.base import Epoch, Row, db_now
+from api.records.base import Base, UnixTime, db_now
 from api.records.jobs import Job
 from api.records.pages import Page, paginate
 from api.spec.lifecycle import FINAL
 
 
-class File(Row):
+class File(Base):
     __tablename__ = "files"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -25,8 +25,8 @@ class File(Row):
     """None for a model's archive, which is put together from its artifacts while it is read."""
     model_id: Mapped[str | None] = mapped_column(String(256), index=True)
     """The model whose archive this is."""
-    created_at: Mapped[float] = mapped_column(Epoch)
-    expires_at: Mapped[float | None] = mapped_column(Epoch, index=True)
+    created_at: Mapped[float] = mapped_column(UnixTime)
+    expires_at: Mapped[float | None] = mapped_column(UnixTime, index=True)
     """From then on nobody sees it, and it is removed as soon as no unfinished job needs it."""
     scan_status: Mapped[str | None] = mapped_column(String(16), index=True)
     """pending, done or failed; None for what is not scanned, such as results."""
@@ -34,7 +34,7 @@ class File(Row):
     """How often a worker began to scan it; whoever holds an older number holds it no more."""
     scan_excused: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     """How many of these beginnings came to nothing by no fault of the file: they do not count against it."""
-    scan_until: Mapped[float | None] = mapped_column(Epoch)
+    scan_until: Mapped[float | None] = mapped_column(UnixTime)
     """The lease of the worker that scans it."""
     scan: Mapped[dict[str, Any] | None]
     """What the scan found: format, rows, container, findings, finding_counts, error."""

@@ -3,7 +3,7 @@
 from sqlalchemy import ForeignKey, Integer, LargeBinary, String, delete, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.records.base import Epoch, Row, db_now, insert
+from api.records.base import Base, UnixTime, db_now, insert
 
 KEEP_S = 24 * 3600
 """How long an answer can be had again."""
@@ -11,7 +11,7 @@ ROW_BYTES = 512
 """About what a key takes that was never answered: it is kept as long."""
 
 
-class Answered(Row):
+class Answered(Base):
     __tablename__ = "idempotency"
 
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
@@ -20,12 +20,12 @@ class Answered(Row):
     """SHA-256 over path, query and body; of a form that is not answered yet over the first two."""
     owner: Mapped[str] = mapped_column(String(64))
     """The request that works on it, or did."""
-    claimed_until: Mapped[float] = mapped_column(Epoch)
+    claimed_until: Mapped[float] = mapped_column(UnixTime)
     """The owner renews it while it works. When it has passed without an answer, the owner is dead."""
     status: Mapped[int | None] = mapped_column(Integer)
     """None until it is answered."""
     body: Mapped[bytes | None] = mapped_column(LargeBinary)
-    created_at: Mapped[float] = mapped_column(Epoch, index=True)
+    created_at: Mapped[float] = mapped_column(UnixTime, index=True)
 
 
 def held(session: Session, project_id: str) -> int:

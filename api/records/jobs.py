@@ -24,22 +24,22 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records import dependencies, events, webhooks
-from api.records.base import Epoch, Row, db_now
+from api.records.base import Base, UnixTime, db_now
 from api.records.pages import Page, paginate
 from api.spec.lifecycle import FAILURES, FINAL, TRANSITIONS, FailureReason, JobStatus
 
 
-class Job(Row):
+class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (Index("ix_jobs_project_id_created_at", "project_id", "created_at"),)
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     status: Mapped[str] = mapped_column(String(20), index=True)
-    created_at: Mapped[float] = mapped_column(Epoch)
-    started_at: Mapped[float | None] = mapped_column(Epoch)
+    created_at: Mapped[float] = mapped_column(UnixTime)
+    started_at: Mapped[float | None] = mapped_column(UnixTime)
     """When it first began to train."""
-    finished_at: Mapped[float | None] = mapped_column(Epoch)
+    finished_at: Mapped[float | None] = mapped_column(UnixTime)
 
     recipe: Mapped[dict[str, Any]]
     """As it was asked for (api.spec.recipe.Recipe)."""
@@ -67,7 +67,7 @@ class Job(Row):
     fine_tuned_model: Mapped[str | None] = mapped_column(String(256))
     result_files: Mapped[list[str]] = mapped_column(default=list)
     trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
-    estimated_finish: Mapped[float | None] = mapped_column(Epoch)
+    estimated_finish: Mapped[float | None] = mapped_column(UnixTime)
     progress: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """{step, total_steps, phase}"""
     error: Mapped[dict[str, Any] | None]
@@ -80,10 +80,10 @@ class Job(Row):
 
     owner: Mapped[str | None] = mapped_column(String(128))
     fence: Mapped[int] = mapped_column(Integer, default=0)
-    lease_until: Mapped[float | None] = mapped_column(Epoch)
-    run_after: Mapped[float | None] = mapped_column(Epoch)
+    lease_until: Mapped[float | None] = mapped_column(UnixTime)
+    run_after: Mapped[float | None] = mapped_column(UnixTime)
     """Not before this time: the back-off after a fault."""
-    rung_at: Mapped[float | None] = mapped_column(Epoch)
+    rung_at: Mapped[float | None] = mapped_column(UnixTime)
     pause_requested: Mapped[bool] = mapped_column(default=False)
     faults: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """How often each FailureReason ended an attempt since the state of step `reached` was stored (-1: while the rows
@@ -92,7 +92,7 @@ class Job(Row):
     """The last good state: {step, prefix, before: the one before it}. Moved under the fence, once it is all stored."""
 
 
-class Stale(Exception):
+class StaleFence(Exception):
     """The attempt lost its job: another claimed it, or it was cancelled. Whatever it has must be dropped."""
 
 
@@ -161,11 +161,11 @@ def lock(session: Session, job_id: str, project_id: str | None = None) -> Job | 
     return session.scalars(query.with_for_update().execution_options(populate_existing=True)).one_or_none()
 
 
-def held(session: Session, job_id: str, fence: int) -> Job:
+def lock_for_attempt(session: Session, job_id: str, fence: int) -> Job:
     """The job, locked, for the attempt that holds this fence. Raises Stale."""
     job = lock(session, job_id)
     if job is None or job.fence != fence:
-        raise Stale(job_id)
+        raise StaleFence(job_id)
     return job
 
 
@@ -173,11 +173,11 @@ def pause_is_wanted(session: Session, job_id: str, fence: int) -> bool:
     """What the attempt that holds this fence should know. Raises Stale when it holds it no more."""
     row = session.execute(select(Job.fence, Job.pause_requested).where(Job.id == job_id)).one_or_none()
     if row is None or row.fence != fence:
-        raise Stale(job_id)
+        raise StaleFence(job_id)
     return bool(row.pause_requested)
 
 
-def move(
+def transition(
     session: Session,
     job_id: str,
     to: JobStatus,
@@ -216,9 +216,11 @@ def _change(
     if to in FINAL:
         values["finished_at"] = db_now()
     _changed_one(session.execute(statement.values(status=to, **values)), job_id)
-    events.say(session, job_id, message, level=level)
+    events.add_event(session, job_id, message, level=level)
     if to in FINAL:
-        webhooks.announce(session, session.scalars(select(Job.project_id).where(Job.id == job_id)).one(), job_id, to)
+        webhooks.enqueue_deliveries(
+            session, session.scalars(select(Job.project_id).where(Job.id == job_id)).one(), job_id, to
+        )
 
 
 def _fail_dependants(session: Session, job_id: str) -> None:
@@ -236,7 +238,7 @@ def _fail_dependants(session: Session, job_id: str) -> None:
             _change(session, dependant, JobStatus.FAILED, message=message, level="error", fence=None, error=error)
 
 
-def write(session: Session, job_id: str, at_fence: int, **values: Any) -> None:
+def update_fenced(session: Session, job_id: str, at_fence: int, **values: Any) -> None:
     """Set columns other than the status, as the attempt that holds this fence. Raises Stale."""
     _changed_one(session.execute(update(Job).where(Job.id == job_id, Job.fence == at_fence).values(**values)), job_id)
 
@@ -244,7 +246,7 @@ def write(session: Session, job_id: str, at_fence: int, **values: Any) -> None:
 def _changed_one(result: Any, job_id: str) -> None:
     assert isinstance(result, CursorResult), result
     if result.rowcount != 1:
-        raise Stale(job_id)
+        raise StaleFence(job_id)
 
 
 def move_state(session: Session, job_id: str, at_fence: int, state: dict[str, Any]) -> str | None:
@@ -256,7 +258,7 @@ def move_state(session: Session, job_id: str, at_fence: int, state: dict[str, An
     if last is not None and last["prefix"] == state["prefix"]:
         return None
     before = None if last is None else {"step": last["step"], "prefix": last["prefix"]}
-    write(session, job_id, at_fence, state={**state, "before": before})
+    update_fenced(session, job_id, at_fence, state={**state, "before": before})
     unused: str | None = last["before"]["prefix"] if last is not None and last.get("before") else None
     return unused
 

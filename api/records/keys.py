@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from sqlalchemy import ForeignKey, String, or_, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.records.base import Epoch, Row, db_now
+from api.records.base import Base, UnixTime, db_now
 from api.records.projects import Project
 from api.spec.ids import new_id
 
 
-class Key(Row):
+class Key(Base):
     __tablename__ = "keys"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -23,9 +23,9 @@ class Key(Row):
     sha256: Mapped[str] = mapped_column(String(64), unique=True)
     scope: Mapped[str] = mapped_column(String(16))
     """admin, write or read."""
-    created_at: Mapped[float] = mapped_column(Epoch)
-    expires_at: Mapped[float | None] = mapped_column(Epoch)
-    revoked_at: Mapped[float | None] = mapped_column(Epoch)
+    created_at: Mapped[float] = mapped_column(UnixTime)
+    expires_at: Mapped[float | None] = mapped_column(UnixTime)
+    revoked_at: Mapped[float | None] = mapped_column(UnixTime)
 
 
 def hash_of(plain: str) -> str:

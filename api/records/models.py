@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 from sqlalchemy import ForeignKey, Integer, String, UniqueConstraint, and_, cast, delete, or_, select, true
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.records.base import Epoch, Row
+from api.records.base import Base, UnixTime
 from api.records.jobs import Job
 from api.records.pages import Page, paginate
 from api.spec.lifecycle import FINAL
@@ -17,7 +17,7 @@ from api.spec.methods.base import reward_models
 _METHOD = TypeAdapter[Method](Method)
 
 
-class Model(Row):
+class Model(Base):
     """What a job published; at most one for each."""
 
     __tablename__ = "models"
@@ -28,10 +28,10 @@ class Model(Row):
     base_model: Mapped[str] = mapped_column(String(128), index=True)
     artifacts: Mapped[list[Any]]
     """[{name, bytes, sha256, key}]"""
-    created_at: Mapped[float] = mapped_column(Epoch)
+    created_at: Mapped[float] = mapped_column(UnixTime)
 
 
-class Checkpoint(Row):
+class Checkpoint(Base):
     __tablename__ = "checkpoints"
     __table_args__ = (UniqueConstraint("job_id", "step"),)
 
@@ -43,7 +43,7 @@ class Checkpoint(Row):
     step: Mapped[int] = mapped_column(Integer)
     metrics: Mapped[dict[str, Any]]
     artifacts: Mapped[list[Any]]
-    created_at: Mapped[float] = mapped_column(Epoch)
+    created_at: Mapped[float] = mapped_column(UnixTime)
 
 
 def get(session: Session, project_id: str, model_id: str) -> Model | None:
@@ -84,7 +84,7 @@ def of_base(session: Session, base_model: str) -> Sequence[Model]:
     return session.scalars(select(Model).where(Model.base_model == base_model)).all()
 
 
-def needed_by(session: Session, model_id: str, project_id: str | None = None) -> Sequence[str]:
+def referenced_by(session: Session, model_id: str, project_id: str | None = None) -> Sequence[str]:
     """Ids of the jobs that have not ended and begin from this model or a checkpoint of it, or are judged by one; of
     this project, or of any that was let use it."""
     sources = [Job.parent_model, Job.base_weights]

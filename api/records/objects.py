@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.records.arrays import Arrays
-from api.records.base_models import BaseModel
+from api.records.base_models import BaseModelRow
 from api.records.files import File
 from api.records.jobs import Job
 from api.records.models import Checkpoint, Model
@@ -51,7 +51,7 @@ def _models(session: Session, keys: Keys) -> set[str]:
 
 
 def _bases(session: Session, keys: Keys) -> set[str]:
-    return _artifacts(session.scalars(select(BaseModel.artifacts)))
+    return _artifacts(session.scalars(select(BaseModelRow.artifacts)))
 
 
 def _jobs(keys: Keys) -> set[str]:

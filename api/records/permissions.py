@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from sqlalchemy import ForeignKey, String, UniqueConstraint, delete, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.records.base import Epoch, Row, db_now, insert
+from api.records.base import Base, UnixTime, db_now, insert
 from api.records.models import Checkpoint, Model
 from api.records.pages import Page, paginate
 from api.records.projects import Project
 from api.spec.ids import new_id
 
 
-class Permission(Row):
+class Permission(Base):
     __tablename__ = "checkpoint_permissions"
     __table_args__ = (UniqueConstraint("checkpoint", "project_id"),)
 
@@ -24,7 +24,7 @@ class Permission(Row):
     """The project that made the checkpoint."""
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
     """The project that may use it."""
-    created_at: Mapped[float] = mapped_column(Epoch)
+    created_at: Mapped[float] = mapped_column(UnixTime)
 
 
 def granted(session: Session, project_id: str, checkpoint_model_id: str) -> bool:

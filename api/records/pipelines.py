@@ -5,11 +5,11 @@ from typing import Any
 from sqlalchemy import ForeignKey, String, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.records.base import Epoch, Row
+from api.records.base import Base, UnixTime
 from api.records.pages import Page, paginate
 
 
-class Pipeline(Row):
+class Pipeline(Base):
     __tablename__ = "pipelines"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -20,7 +20,7 @@ class Pipeline(Row):
     pairs: Mapped[dict[str, Any] | None] = mapped_column("metadata")
     stages: Mapped[list[Any]]
     """[{name, job_id}], in their order."""
-    created_at: Mapped[float] = mapped_column(Epoch)
+    created_at: Mapped[float] = mapped_column(UnixTime)
 
 
 def get(session: Session, project_id: str, pipeline_id: str) -> Pipeline | None:

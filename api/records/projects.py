@@ -3,18 +3,18 @@
 from sqlalchemy import String, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.records.base import Epoch, Row, db_now
+from api.records.base import Base, UnixTime, db_now
 from api.spec.ids import new_id
 
 DEFAULT_PROJECT = "default"
 
 
-class Project(Row):
+class Project(Base):
     __tablename__ = "projects"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     name: Mapped[str] = mapped_column(String(64), unique=True)
-    created_at: Mapped[float] = mapped_column(Epoch)
+    created_at: Mapped[float] = mapped_column(UnixTime)
 
 
 def get_or_create(session: Session, name: str) -> Project:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 from sqlalchemy.sql.elements import ColumnElement
 
 from api.records import events, jobs, turns, workers
-from api.records.base import Epoch, Row, db_now
+from api.records.base import Base, UnixTime, db_now
 from api.records.dependencies import Dependency
 from api.records.jobs import Job
 from api.spec.lifecycle import FINAL, JobStatus, Stage
@@ -25,7 +25,7 @@ RINGS_AT_ONCE = 4
 _CLAIM_LOCK = 0x41747475  # any number, as long as every worker uses the same
 
 
-class Attempt(Row):
+class Attempt(Base):
     """One claim of one job: the history from which it is told how often and where it ran."""
 
     __tablename__ = "attempts"
@@ -34,8 +34,8 @@ class Attempt(Row):
     fence: Mapped[int] = mapped_column(Integer, primary_key=True)
     stage: Mapped[str] = mapped_column(String(16))
     owner: Mapped[str] = mapped_column(String(128))
-    started_at: Mapped[float] = mapped_column(Epoch)
-    ended_at: Mapped[float | None] = mapped_column(Epoch)
+    started_at: Mapped[float] = mapped_column(UnixTime)
+    ended_at: Mapped[float | None] = mapped_column(UnixTime)
     outcome: Mapped[str | None] = mapped_column(String(32))
     log_bytes: Mapped[int | None] = mapped_column(Integer)
     """Of the log that is stored of it; None: there is none."""
@@ -64,7 +64,7 @@ def claim(session: Session, stage: Stage, *, owner: str, lease_s: float, gpus: i
     fence = job.fence + 1
     lease: dict[str, Any] = {"owner": owner, "lease_until": db_now() + lease_s, "run_after": None}
     if stage is Stage.TRAIN:
-        jobs.move(
+        jobs.transition(
             session,
             job.id,
             JobStatus.RUNNING,
@@ -79,7 +79,7 @@ def claim(session: Session, stage: Stage, *, owner: str, lease_s: float, gpus: i
             files = f"training file: {job.training_file}"
             if job.validation_file:
                 files += f" and validation file: {job.validation_file}"
-            events.say(session, job.id, f"Validating {files}")
+            events.add_event(session, job.id, f"Validating {files}")
     session.add(Attempt(job_id=job.id, fence=fence, stage=stage, owner=owner, started_at=db_now()))
     return Claim(job.id, job.project_id, stage, fence)
 
@@ -145,7 +145,7 @@ def _being_prepared(session: Session) -> dict[str, int]:
 
 def renew(session: Session, claim: Claim, lease_s: float) -> None:
     """Raises Stale when the claim is lost."""
-    jobs.write(session, claim.job_id, claim.fence, lease_until=db_now() + lease_s)
+    jobs.update_fenced(session, claim.job_id, claim.fence, lease_until=db_now() + lease_s)
 
 
 def end_attempt(session: Session, claim: Claim, outcome: str) -> None:
@@ -214,7 +214,7 @@ def expired(session: Session) -> Sequence[Job]:
     ).all()
 
 
-def waits(session: Session, stage: Stage) -> bool:
+def has_waiting(session: Session, stage: Stage) -> bool:
     """Whether any job could be claimed, by a slot that fits it."""
     return session.scalar(select(Job.id).where(_waiting(stage)).limit(1)) is not None
 

@@ -77,12 +77,12 @@ def finish(session: Session, claim: ScanClaim, status: Literal["done", "failed"]
     return _write(session, claim, scan_status=status, scan=found, scan_until=None)
 
 
-def put_back(session: Session, claim: ScanClaim, *, excused: bool) -> bool:
+def requeue(session: Session, claim: ScanClaim, *, excused: bool) -> bool:
     """Let another try. excused: the file was not at fault, and the beginning does not count against it."""
     return _write(session, claim, scan_until=None, scan_excused=File.scan_excused + int(excused))
 
 
-def waits(session: Session) -> bool:
+def has_waiting(session: Session) -> bool:
     return session.scalar(select(File.id).where(_waiting(), _BEGUN < MAX_SCANS).limit(1)) is not None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, Integer, String, Text, or_, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.records.base import Epoch, Row, db_now
+from api.records.base import Base, UnixTime, db_now
 
 HUB = "hub"
 """What the model itself is sent to, as another tracker."""
@@ -18,7 +18,7 @@ BACK_OFF_S = (10, 30, 60, 120, 300, 900, 3600)
 """After the first, second, … failure in a row; the last one again and again."""
 
 
-class Tracking(Row):
+class ExportTask(Base):
     __tablename__ = "trackings"
 
     id: Mapped[str] = mapped_column(String(128), primary_key=True)
@@ -29,12 +29,12 @@ class Tracking(Row):
     """Of several that one job sends to the same tracker."""
     options: Mapped[dict[str, Any] | None]
     """What the job said of it (api.spec.outputs.Wandb, api.spec.outputs.Hub)."""
-    created_at: Mapped[float] = mapped_column(Epoch)
-    due_at: Mapped[float | None] = mapped_column(Epoch, index=True)
+    created_at: Mapped[float] = mapped_column(UnixTime)
+    due_at: Mapped[float | None] = mapped_column(UnixTime, index=True)
     """When it is looked at next; None before the job runs, and once all is sent, or given up."""
     owner: Mapped[str | None] = mapped_column(String(128))
     """The deliverer that has it open."""
-    lease_until: Mapped[float | None] = mapped_column(Epoch)
+    lease_until: Mapped[float | None] = mapped_column(UnixTime)
     failures: Mapped[int] = mapped_column(Integer, default=0)
     """In a row, of the newest attempts to send."""
     url: Mapped[str | None] = mapped_column(Text)
@@ -52,7 +52,7 @@ def plan(
 ) -> None:
     """Something of this job is to be sent there: from when it runs, or at once."""
     session.add(
-        Tracking(
+        ExportTask(
             id=f"{job_id}:{tracker}:{number}",
             job_id=job_id,
             tracker=tracker,
@@ -68,19 +68,19 @@ def plan(
 def begin(session: Session, job_id: str) -> None:
     """The job runs, perhaps not for the first time: what was planned is due."""
     session.execute(
-        update(Tracking).where(Tracking.job_id == job_id, Tracking.due_at.is_(None)).values(due_at=db_now())
+        update(ExportTask).where(ExportTask.job_id == job_id, ExportTask.due_at.is_(None)).values(due_at=db_now())
     )
 
 
 def due(session: Session, tracker: str, owner: str) -> Sequence[str]:
     """Ids of those that this deliverer may look at now; the one that has waited longest first."""
-    return session.scalars(select(Tracking.id).where(*_due(tracker, owner)).order_by(Tracking.due_at)).all()
+    return session.scalars(select(ExportTask.id).where(*_due(tracker, owner)).order_by(ExportTask.due_at)).all()
 
 
-def take(session: Session, tracking_id: str, tracker: str, owner: str, lease_s: float) -> Tracking | None:
+def lease(session: Session, tracking_id: str, tracker: str, owner: str, lease_s: float) -> ExportTask | None:
     """This one for this deliverer alone until the lease runs out, unless another was faster."""
     tracking = session.scalars(
-        select(Tracking).where(Tracking.id == tracking_id, *_due(tracker, owner)).with_for_update(skip_locked=True)
+        select(ExportTask).where(ExportTask.id == tracking_id, *_due(tracker, owner)).with_for_update(skip_locked=True)
     ).one_or_none()
     if tracking is None:
         return None
@@ -91,17 +91,17 @@ def take(session: Session, tracking_id: str, tracker: str, owner: str, lease_s: 
 
 
 def _due(tracker: str, owner: str) -> tuple[Any, ...]:
-    free = or_(Tracking.owner.is_(None), Tracking.owner == owner, Tracking.lease_until < db_now())
-    return (Tracking.tracker == tracker, Tracking.due_at <= db_now(), free)
+    free = or_(ExportTask.owner.is_(None), ExportTask.owner == owner, ExportTask.lease_until < db_now())
+    return (ExportTask.tracker == tracker, ExportTask.due_at <= db_now(), free)
 
 
-def look_again(session: Session, tracking_id: str, owner: str, wait_s: float, *, keep: bool, lease_s: float) -> None:
+def reschedule(session: Session, tracking_id: str, owner: str, wait_s: float, *, keep: bool, lease_s: float) -> None:
     """All is sent that there was. keep: this deliverer stays at it."""
     lease: dict[str, Any] = {"lease_until": db_now() + lease_s} if keep else {"owner": None, "lease_until": None}
     _write(session, tracking_id, owner, due_at=db_now() + wait_s, failures=0, **lease)
 
 
-def failed(session: Session, tracking: Tracking, owner: str) -> None:
+def failed(session: Session, tracking: ExportTask, owner: str) -> None:
     wait_s = BACK_OFF_S[min(tracking.failures, len(BACK_OFF_S) - 1)]
     _write(
         session,
@@ -130,12 +130,14 @@ def is_past(session: Session, moment: float) -> bool:
 def release(session: Session, tracker: str, owner: str) -> None:
     """What this deliverer had open is anybody's."""
     session.execute(
-        update(Tracking)
-        .where(Tracking.tracker == tracker, Tracking.owner == owner)
+        update(ExportTask)
+        .where(ExportTask.tracker == tracker, ExportTask.owner == owner)
         .values(owner=None, lease_until=None)
     )
 
 
 def _write(session: Session, tracking_id: str, at_owner: str, **values: Any) -> None:
     """Unless another has taken it over meanwhile, who will then do the same."""
-    session.execute(update(Tracking).where(Tracking.id == tracking_id, Tracking.owner == at_owner).values(**values))
+    session.execute(
+        update(ExportTask).where(ExportTask.id == tracking_id, ExportTask.owner == at_owner).values(**values)
+    )

@@ -10,12 +10,12 @@ from typing import Literal
 from sqlalchemy import BigInteger, ForeignKey, String, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.records.base import Row, insert
+from api.records.base import Base, insert
 
 What = Literal["prepare", "scan"]
 
 
-class Turn(Row):
+class Turn(Base):
     """The last turn that a project had."""
 
     __tablename__ = "turns"

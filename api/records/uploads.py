@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from sqlalchemy import BigInteger, Double, ForeignKey, Integer, String, delete, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.records.base import Epoch, Row, db_now
+from api.records.base import Base, UnixTime, db_now
 
 PENDING, COMPLETED, CANCELLED, EXPIRED = "pending", "completed", "cancelled", "expired"
 
 
-class Upload(Row):
+class Upload(Base):
     __tablename__ = "uploads"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -29,18 +29,18 @@ class Upload(Row):
     """The parts that it was completed with, in order: a completion that is sent again is told from another one."""
     swept: Mapped[bool] = mapped_column(default=False)
     """Whether its parts have been removed from storage, as they are once it has ended."""
-    created_at: Mapped[float] = mapped_column(Epoch)
+    created_at: Mapped[float] = mapped_column(UnixTime)
     expires_at: Mapped[float] = mapped_column(Double)
 
 
-class UploadPart(Row):
+class UploadPart(Base):
     __tablename__ = "upload_parts"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id"), index=True)
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
-    created_at: Mapped[float] = mapped_column(Epoch)
+    created_at: Mapped[float] = mapped_column(UnixTime)
 
     @property
     def storage_key(self) -> str:

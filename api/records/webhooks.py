@@ -7,7 +7,7 @@ moves its `due_at` into the future first: if it dies, another takes it then.
 from sqlalchemy import ForeignKey, Integer, String, Text, delete, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.records.base import Epoch, Row, db_now
+from api.records.base import Base, UnixTime, db_now
 from api.records.pages import Page, paginate
 from api.spec.ids import new_id
 
@@ -17,7 +17,7 @@ BACK_OFF_S = (30, 120, 600, 1800, 7200, 18_000, 36_000, 36_000)
 """After the first, second, … attempt that failed. After the last one nothing more is tried: some 30 hours."""
 
 
-class Webhook(Row):
+class Webhook(Base):
     __tablename__ = "webhooks"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -28,13 +28,13 @@ class Webhook(Row):
     secret: Mapped[str] = mapped_column(String(64))
     """`whsec_…`. Kept as it is: every delivery is signed with it."""
     old_secret: Mapped[str | None] = mapped_column(String(64))
-    old_secret_until: Mapped[float | None] = mapped_column(Epoch)
+    old_secret_until: Mapped[float | None] = mapped_column(UnixTime)
     """Until when deliveries are signed with the secret before this one, too."""
-    created_at: Mapped[float] = mapped_column(Epoch)
-    updated_at: Mapped[float] = mapped_column(Epoch)
+    created_at: Mapped[float] = mapped_column(UnixTime)
+    updated_at: Mapped[float] = mapped_column(UnixTime)
 
 
-class Delivery(Row):
+class Delivery(Base):
     __tablename__ = "webhook_deliveries"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -44,19 +44,19 @@ class Delivery(Row):
     event_type: Mapped[str] = mapped_column(String(64))
     object_id: Mapped[str] = mapped_column(String(64))
     """The job that it is about."""
-    created_at: Mapped[float] = mapped_column(Epoch)
+    created_at: Mapped[float] = mapped_column(UnixTime)
     status: Mapped[str] = mapped_column(String(16))
     """pending, delivered or failed."""
     attempts: Mapped[int] = mapped_column(Integer, default=0)
-    due_at: Mapped[float | None] = mapped_column(Epoch, index=True)
+    due_at: Mapped[float | None] = mapped_column(UnixTime, index=True)
     """When it is tried next; None once nothing is to be tried."""
     last_status: Mapped[int | None] = mapped_column(Integer)
     """What the receiver answered last."""
     last_error: Mapped[str | None] = mapped_column(Text)
-    ended_at: Mapped[float | None] = mapped_column(Epoch)
+    ended_at: Mapped[float | None] = mapped_column(UnixTime)
 
 
-def announce(session: Session, project_id: str, job_id: str, status: str) -> None:
+def enqueue_deliveries(session: Session, project_id: str, job_id: str, status: str) -> None:
     """A job of this project has ended so: a delivery for each webhook that asked for it."""
     event_type = f"fine_tuning.job.{status}"
     event_id = new_id("evt_")

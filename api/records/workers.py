@@ -8,19 +8,19 @@ from sqlalchemy.orm import InstrumentedAttribute, Mapped, Session, mapped_column
 from sqlalchemy.sql.elements import ColumnElement
 
 from api.estimate.machine import Machine
-from api.records.base import Epoch, Row, db_now
+from api.records.base import Base, UnixTime, db_now
 from api.spec.lifecycle import Stage
 
 SEEN_S = 120
 
 
-class Worker(Row):
+class Worker(Base):
     __tablename__ = "workers"
 
     owner: Mapped[str] = mapped_column(String(128), primary_key=True)
     gpus: Mapped[int] = mapped_column(Integer)
     train_slots: Mapped[int] = mapped_column(Integer)
-    seen_at: Mapped[float] = mapped_column(Epoch)
+    seen_at: Mapped[float] = mapped_column(UnixTime)
     memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     """What each of its jobs may take: a share of the machine's, or of what the worker's control group allows."""
     gpu_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)

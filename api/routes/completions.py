@@ -14,14 +14,14 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from api.context import Caller
 from api.errors import ServiceError
-from api.http.completion_writer import ChatForm, CompletionForm, Form, collected, events
+from api.http.completion_writer import ChatForm, CompletionForm, ResponseWriter, collected, events
 from api.http.deps import Ctx, Who
 from api.schemas.common import EVENT_STREAM, errors
 from api.schemas.completion_requests import ChatBody, CompletionBody, SamplingBody
 from api.schemas.completions import ChatCompletion, Completion
 from api.services import sampling
 from api.spec.ids import new_id
-from api.spec.sampling import Ask
+from api.spec.sampling import SamplingRequest
 
 router = APIRouter(tags=["sampling"])
 
@@ -49,7 +49,9 @@ async def create_completion(body: CompletionBody, request: Request, context: Ctx
     return await _answer(body, ask, form, request, context, caller)
 
 
-async def _answer(body: SamplingBody, ask: Ask, form: Form, request: Request, context: Ctx, caller: Caller) -> Response:
+async def _answer(
+    body: SamplingBody, ask: SamplingRequest, form: ResponseWriter, request: Request, context: Ctx, caller: Caller
+) -> Response:
     async with AsyncExitStack() as stack:
         asked = sampling.asked(context, caller, body.model, ask, answer_id=form.id, user=body.end_user)
         answer = await _unless_gone(request, stack.enter_async_context(asked))

@@ -8,13 +8,13 @@ from api.http.deps import Ctx, Who
 from api.schemas.common import errors
 from api.schemas.graders import GradeObject, ValidGrader
 from api.services import graders
-from api.spec.fields import OrNull, Strict
+from api.spec.fields import OrNull, StrictModel
 from api.spec.graders import Grader
 
 router = APIRouter(prefix="/fine_tuning/alpha/graders", tags=["graders"])
 
 
-class Trial(Strict):
+class Trial(StrictModel):
     grader: Grader
     model_sample: str
     """The answer to grade: `sample.output_text` and, where it is JSON, `sample.output_json`."""
@@ -22,7 +22,7 @@ class Trial(Strict):
     """The row whose prompt it answers."""
 
 
-class Candidate(Strict):
+class Candidate(StrictModel):
     grader: Grader
 
 

@@ -13,7 +13,7 @@ from api.http.fair_route import FairRoute
 from api.schemas.common import EVENT_STREAM, errors
 from api.schemas.jobs import EventList, EventObject, MetricList
 from api.services import event_stream, jobs
-from api.services.event_stream import Watch
+from api.services.event_stream import EventWatcher
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"], route_class=FairRoute)
 
@@ -53,7 +53,7 @@ def _stream(request: Request, context: Context, caller: Caller, job_id: str, las
     begin_after = event_stream.begin(context, caller, job_id, last_event_id)
     if begin_after is None:
         return Response(status_code=204)
-    watch = cast(Watch, request.app.state.watch)
+    watch = cast(EventWatcher, request.app.state.watch)
     batches = _as_text(watch, job_id, begin_after, context.settings.stream_keep_alive_s)
     return _Stream(
         watch,
@@ -67,16 +67,16 @@ def _stream(request: Request, context: Context, caller: Caller, job_id: str, las
 class _Stream(StreamingResponse):
     """Takes its seat before its headers go out: of a hundred requests at once no two can be given the last one."""
 
-    def __init__(self, watch: Watch, project_id: str, content: AsyncIterator[str], **options: Any) -> None:
+    def __init__(self, watch: EventWatcher, project_id: str, content: AsyncIterator[str], **options: Any) -> None:
         super().__init__(content, **options)
         self._watch, self._project_id = watch, project_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._watch.seat(self._project_id):
+        with self._watch.stream_slot(self._project_id):
             await super().__call__(scope, receive, send)
 
 
-async def _as_text(watch: Watch, job_id: str, after: int, keep_alive_s: float) -> AsyncIterator[str]:
+async def _as_text(watch: EventWatcher, job_id: str, after: int, keep_alive_s: float) -> AsyncIterator[str]:
     async for batch in event_stream.follow(watch, job_id, after, keep_alive_s):
         yield (
             "".join(f"id: {event.id}\ndata: {json.dumps(EventObject.of(event).model_dump())}\n\n" for event in batch)

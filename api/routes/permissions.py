@@ -8,14 +8,14 @@ from api.http.fair_route import FairRoute
 from api.schemas.common import Deleted
 from api.schemas.permissions import PermissionList
 from api.services import permissions
-from api.spec.fields import Stored
+from api.spec.fields import NulFreeModel
 
 router = APIRouter(prefix="/fine_tuning/checkpoints", tags=["fine-tuning"], route_class=FairRoute)
 
 # The names of checkpoints may hold slashes, which some clients send as they are: hence `:path`.
 
 
-class Grant(Stored):
+class Grant(NulFreeModel):
     project_ids: Annotated[list[str], Field(min_length=1, max_length=100)]
     """Their ids, or their names, which is how an operator knows them."""
 

@@ -10,7 +10,7 @@ from api.schemas.common import errors
 from api.schemas.uploads import UploadObject, UploadPartObject
 from api.services import upload_parts, uploads
 from api.services.files import ExpiresAfter
-from api.spec.fields import Stored
+from api.spec.fields import NulFreeModel
 
 router = APIRouter(prefix="/uploads", tags=["uploads"], route_class=FairRoute)
 
@@ -30,7 +30,7 @@ PART_BODY: dict[str, Any] = {
 }
 
 
-class Announcement(Stored):
+class Announcement(NulFreeModel):
     bytes: Annotated[int, Field(ge=1, lt=2**63)]
     """How many the whole file has."""
     filename: Annotated[str, StringConstraints(min_length=1, max_length=512)]
@@ -40,7 +40,7 @@ class Announcement(Stored):
     """When the file that it becomes is to go by itself."""
 
 
-class Completion(Stored):
+class Completion(NulFreeModel):
     part_ids: Annotated[list[str], Field(min_length=1, max_length=uploads.MAX_PARTS)]
     """In the order of the file, whatever order they were sent in."""
     md5: str | None = None

@@ -16,7 +16,7 @@ from api.schemas.webhooks import (
     WebhookWithSecret,
 )
 from api.services import webhooks
-from api.spec.fields import Stored, Strict
+from api.spec.fields import NulFreeModel, StrictModel
 
 router = APIRouter(tags=["webhooks"], route_class=FairRoute)
 
@@ -27,23 +27,23 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Url = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
 
 
-class Endpoint(Stored):
+class Endpoint(NulFreeModel):
     event_types: EventTypes
     name: Name
     url: Url
 
 
-class Change(Stored):
+class Change(NulFreeModel):
     event_types: EventTypes | None = None
     name: Name | None = None
     url: Url | None = None
 
 
-class Rotation(Strict):
+class Rotation(StrictModel):
     keep_old_secret_active_for_24_hours: bool = False
 
 
-class Sample(Strict):
+class Sample(StrictModel):
     event_type: EventType
 
 

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from api.spec.fields import Strict
-from api.spec.formats import Notice, RowError
+from api.spec.fields import StrictModel
+from api.spec.formats import RowError, RowWarning
 from api.spec.formats.messages import parse_message
-from api.spec.sampling import MAX_CHOICES, Ask
+from api.spec.sampling import MAX_CHOICES, SamplingRequest
 
 MAX_STOPS, MAX_STOP_LETTERS = 4, 256
 COMPLETION_TOKENS = 16
@@ -42,7 +42,7 @@ def _messages(raw: Any) -> Any:
 
 
 def _message(number: int, raw: Any) -> dict[str, Any]:
-    notices: list[Notice] = []
+    notices: list[RowWarning] = []
     if isinstance(raw, dict):
         if raw.get("role") in ("tool", "function") or raw.get("tool_calls") or raw.get("function_call"):
             raise ValueError(f"message {number}: tools are not supported here: {_NO_TOOLS}")
@@ -69,13 +69,13 @@ Stop = Annotated[
 ]
 
 
-class StreamOptions(Strict):
+class StreamOptions(StrictModel):
     include_usage: bool = False
     include_obfuscation: bool | None = None
     """Taken and without effect: nothing is padded, whichever it is."""
 
 
-class SamplingBody(Strict):
+class SamplingBody(StrictModel):
     """What both have."""
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
@@ -167,9 +167,9 @@ class ChatBody(SamplingBody):
     def end_user(self) -> str | None:
         return self.safety_identifier or self.user
 
-    def ask(self, longest: int) -> Ask:
+    def ask(self, longest: int) -> SamplingRequest:
         """`longest`: tokens of an answer where the body names no length."""
-        return Ask(
+        return SamplingRequest(
             messages=self.messages,
             max_tokens=self.max_completion_tokens or self.max_tokens or longest,
             top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
@@ -199,8 +199,8 @@ class CompletionBody(SamplingBody):
         one = isinstance(self.prompt, str) or (bool(self.prompt) and isinstance(self.prompt[0], int))
         return [self.prompt] if one else list(self.prompt)
 
-    def ask(self, longest: int) -> Ask:
-        return Ask(
+    def ask(self, longest: int) -> SamplingRequest:
+        return SamplingRequest(
             prompts=self.prompts,
             max_tokens=self.max_tokens or min(COMPLETION_TOKENS, longest),
             top_logprobs=self.logprobs,

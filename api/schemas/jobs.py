@@ -115,7 +115,7 @@ def shown_method(job: Job) -> dict[str, Any]:
     asked = options["hyperparameters"]
     decided = {
         "eval_interval": job.resolved["eval_every"],
-        **_METHOD.validate_python(method).options.hyperparameters.automatic,
+        **_METHOD.validate_python(method).options.hyperparameters.auto_defaults,
     }
     numbers = {name: decided.get(name, value) if value == AUTO else value for name, value in asked.items()}
     numbers |= {"n_epochs": job.resolved["n_epochs"], "batch_size": job.resolved["batch_size"]}

@@ -13,7 +13,7 @@ from api.estimate.shapes import untrained_experts
 from api.infra import trackers
 from api.records import base_models, events, files, trackings
 from api.records.base import db_now
-from api.records.base_models import BaseModel
+from api.records.base_models import BaseModelRow
 from api.records.jobs import Job
 from api.services import lineage
 from api.services.lineage import Origin, Pending
@@ -24,36 +24,36 @@ from api.spec.lifecycle import JobStatus
 from api.spec.methods.base import reward_models
 from api.spec.outputs import GGUF_FAMILIES
 from api.spec.recipe import Recipe
-from api.spec.resolve import FEWEST_TOKENS, room
+from api.spec.resolve import MIN_ROW_TOKENS, max_row_tokens
 
 MAX_RECIPE_BYTES = 64 * 1024
 
 
-class Illegal(InvalidRequest):
+class UnsupportedCombination(InvalidRequest):
     """This technique and method do not go with this base model."""
 
     code = "unsupported_combination"
 
 
-class BadJudge(InvalidRequest):
+class InvalidRewardModel(InvalidRequest):
     """The model that is to give rewards cannot give them."""
 
     code = "invalid_reward_model"
 
 
-def taken_over(session: Session, caller: Caller, recipe: Recipe) -> Recipe:
+def inherit_technique(session: Session, caller: Caller, recipe: Recipe) -> Recipe:
     """The recipe as its job keeps it: with the technique of the model that it continues. Raises InvalidRequest."""
     return lineage.continued(recipe, lineage.find(session, caller.project_id, recipe.model, {}))
 
 
-def checked(
+def validate(
     context: Context, session: Session, caller: Caller, recipe: Recipe, origin: Origin, pending: Pending
 ) -> Recipe:
     """The recipe as its job keeps it. Raises InvalidRequest for all that can be wrong before rows are read, but for
     layers (api.services.layers), which were checked before there was a session."""
     recipe = lineage.continued(recipe, origin)
     if refused := catalog.refusal(recipe.technique, recipe.method, origin.base.facts):
-        raise Illegal(refused.message, param=refused.param)
+        raise UnsupportedCombination(refused.message, param=refused.param)
     _check_options(recipe, origin)
     _check_integrations(context, recipe)
     _check_export(recipe, origin.base)
@@ -67,12 +67,12 @@ def checked(
     return recipe
 
 
-def accept(
+def insert_job(
     context: Context, session: Session, caller: Caller, recipe: Recipe, *, pending: Pending, **values: Any
 ) -> Job:
     """Row and event, in the caller's transaction. `values`: of the row's columns. Raises InvalidRequest."""
     origin = lineage.find(session, caller.project_id, recipe.model, pending)
-    recipe = checked(context, session, caller, recipe, origin, pending)
+    recipe = validate(context, session, caller, recipe, origin, pending)
     suffix = slug(recipe.suffix) if recipe.suffix else ""
     stored = recipe.model_dump(mode="json")
     _require_small(stored)
@@ -83,7 +83,7 @@ def accept(
         created_at=db_now(),
         recipe=stored,
         base_model=origin.base.name,
-        parent_model=None if origin.maker is None else recipe.model,
+        parent_model=None if origin.producing_job is None else recipe.model,
         base_weights=origin.base_weights,
         training_file=recipe.training_file,
         validation_file=recipe.validation_file,
@@ -95,9 +95,9 @@ def accept(
     )
     session.add(job)
     session.flush()
-    events.say(session, job.id, f"Created fine-tuning job: {job.id}")
+    events.add_event(session, job.id, f"Created fine-tuning job: {job.id}")
     if origin.technique is None and (told := untrained_experts(recipe.technique, recipe.method, origin.base.facts)):
-        events.say(session, job.id, told, level="warn")
+        events.add_event(session, job.id, told, level="warn")
     plan_trackings(context, session, job.id, recipe)
     session.refresh(job)
     return job
@@ -143,7 +143,7 @@ def _check_integrations(context: Context, recipe: Recipe) -> None:
         )
 
 
-def _check_export(recipe: Recipe, base: BaseModel) -> None:
+def _check_export(recipe: Recipe, base: BaseModelRow) -> None:
     technique, export = recipe.technique, recipe.export
     asked = {"export.merged": export.merged is True, "export.gguf": export.gguf is not None}
     for param in (name for name, wanted in asked.items() if wanted):
@@ -184,10 +184,10 @@ def _check_hub(context: Context, recipe: Recipe) -> None:
         )
 
 
-def _check_room(recipe: Recipe, base: BaseModel) -> None:
+def _check_room(recipe: Recipe, base: BaseModelRow) -> None:
     """Something of the base's window has to be left to the rows."""
     window = base.facts["context_window"]
-    if room(recipe.method, recipe.technique, window) >= FEWEST_TOKENS:
+    if max_row_tokens(recipe.method, recipe.technique, window) >= MIN_ROW_TOKENS:
         return
     kind, virtual = recipe.method.type, recipe.technique.virtual_tokens
     fields = [f"method.{kind}.max_tokens"] * recipe.method.rollouts + ["technique.tokens"] * virtual
@@ -198,7 +198,7 @@ def _check_room(recipe: Recipe, base: BaseModel) -> None:
     )
 
 
-def _check_recomputation(recipe: Recipe, base: BaseModel) -> None:
+def _check_recomputation(recipe: Recipe, base: BaseModelRow) -> None:
     if recipe.training.gradient_checkpointing is not True or may_recompute(recipe.technique, base.facts):
         return
     why = f"transformers cannot recompute activations in models of the family {base.facts['model_type']}"
@@ -211,30 +211,34 @@ def _check_recomputation(recipe: Recipe, base: BaseModel) -> None:
     )
 
 
-def _check_judges(session: Session, caller: Caller, recipe: Recipe, base: BaseModel, pending: Pending) -> None:
+def _check_judges(session: Session, caller: Caller, recipe: Recipe, base: BaseModelRow, pending: Pending) -> None:
     for param, name in reward_models(recipe.method).items():
-        maker = lineage.maker_of(session, caller.project_id, name, pending)
+        maker = lineage.producing_job(session, caller.project_id, name, pending)
         if maker is None:
-            raise BadJudge(f"The reward model `{name[:128]}` does not exist here", param=param, code="model_not_found")
+            raise InvalidRewardModel(
+                f"The reward model `{name[:128]}` does not exist here", param=param, code="model_not_found"
+            )
         trained_by = maker.recipe["method"]["type"]
         if trained_by != "reward":
-            raise BadJudge(f"{name} was made by '{trained_by}': only the model of a 'reward' job judges", param=param)
+            raise InvalidRewardModel(
+                f"{name} was made by '{trained_by}': only the model of a 'reward' job judges", param=param
+            )
         judging = base_models.get(session, maker.base_model)
         if not param.endswith(".reward_model") and judging is not None and not judging.facts.get("chat_template", True):
-            raise BadJudge(
+            raise InvalidRewardModel(
                 f"{name} was made from {maker.base_model}, which has no chat template to write a grader's messages "
                 "with: train a reward model on a base made for chat, or judge with ppo's reward_model",
                 param=param,
             )
         if param.endswith(".reward_model") and not _same_tokenizer(session, base, maker.base_model):
-            raise BadJudge(
+            raise InvalidRewardModel(
                 f"{name} reads other tokens than {base.name} writes, for it was made from {maker.base_model}: train a "
                 "reward model on a base with the same tokenizer, or ask it by a score_model grader, which reads text",
                 param=param,
             )
 
 
-def _same_tokenizer(session: Session, base: BaseModel, other_name: str) -> bool:
+def _same_tokenizer(session: Session, base: BaseModelRow, other_name: str) -> bool:
     """What a job publishes has the tokenizer of its base model, byte for byte."""
     other = base_models.get(session, other_name)
     assert other is not None, f"{other_name} cannot be removed while a model needs it"

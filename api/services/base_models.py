@@ -16,7 +16,7 @@ from api.errors import InvalidRequest, NotFound
 from api.infra.storage import ObjectMissing
 from api.records import base_models, jobs, models
 from api.records.base import db_now
-from api.records.base_models import BaseModel
+from api.records.base_models import BaseModelRow
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 FACTS_FILE = "attune.json"
@@ -31,14 +31,14 @@ class NotConvertible(InvalidRequest):
     """The source is not a model that can be fine-tuned here; the message says why."""
 
 
-def add(context: Context, name: str, source: str, *, revision: str | None = None) -> BaseModel:
+def add(context: Context, name: str, source: str, *, revision: str | None = None) -> BaseModelRow:
     """Convert a hub id, a folder or a GGUF file to safetensors, store it, and list it."""
     _check_name(context, name)
     with _converted(context, source, revision) as folder:
         return register(context, name, folder)
 
 
-def register(context: Context, name: str, folder: Path) -> BaseModel:
+def register(context: Context, name: str, folder: Path) -> BaseModelRow:
     """Store and list what `worker.convert` made."""
     _check_name(context, name)
     facts = json.loads((folder / FACTS_FILE).read_bytes())
@@ -50,7 +50,7 @@ def register(context: Context, name: str, folder: Path) -> BaseModel:
         key = f"base/{digest}/{file}"
         stored = context.storage.write_file(key, folder / file)
         artifacts.append({"name": file, "bytes": stored.bytes, "sha256": sha256, "key": key})
-    base = BaseModel(name=name, digest=digest, facts=facts, artifacts=artifacts, created_at=db_now())
+    base = BaseModelRow(name=name, digest=digest, facts=facts, artifacts=artifacts, created_at=db_now())
     with context.database.write() as session:
         session.add(base)
         session.flush()
@@ -111,12 +111,12 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def listed(context: Context) -> Sequence[BaseModel]:
+def listed(context: Context) -> Sequence[BaseModelRow]:
     with context.database.read() as session:
         return base_models.listed(session)
 
 
-def get(context: Context, name: str) -> BaseModel:
+def get(context: Context, name: str) -> BaseModelRow:
     with context.database.read() as session:
         base = base_models.get(session, name)
     if base is None:

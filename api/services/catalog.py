@@ -7,7 +7,7 @@ from typing import Any
 
 from api.context import Context
 from api.records import base_models
-from api.records.base_models import BaseModel
+from api.records.base_models import BaseModelRow
 from api.spec import catalog
 from api.spec.catalog import Combination
 
@@ -19,7 +19,7 @@ class Choices:
     formats: list[dict[str, Any]]
     graders: list[dict[str, Any]]
     combinations: list[Combination]
-    base_models: Sequence[BaseModel]
+    base_models: Sequence[BaseModelRow]
 
 
 def choices(context: Context) -> Choices:

@@ -6,12 +6,12 @@ from typing import Any
 from api.context import Caller, Context
 from api.estimate.machine import Machine, Prediction, predict, refused_precision, too_large
 from api.estimate.shapes import require_whole_blocks, shapes_of, trained_parameters, untrained_experts
-from api.estimate.targets import NoPlace
+from api.estimate.targets import NoTargetModules
 from api.estimate.work import Workload
 from api.records import jobs, workers
 from api.records.workers import Worker
 from api.services.lineage import Origin
-from api.services.previews import Asked, RowsRefused, asked, look
+from api.services.previews import PreviewQuery, RowsRefused, resolve_query, run_preview
 from api.spec.methods.classification import Problem
 from api.spec.recipe import MIN_EXAMPLES, Recipe
 from api.spec.resolve import Labels, ResolvedRecipe, resolve
@@ -21,13 +21,13 @@ Reason = dict[str, str | None]
 
 def estimate(context: Context, caller: Caller, recipe: Recipe) -> dict[str, Any]:
     """An answer for what can be trained and for what cannot. Raises InvalidRequest for what is not there."""
-    question = asked(context, caller, recipe)
+    question = resolve_query(context, caller, recipe)
     recipe = question.recipe
     with context.database.read() as session:
         active = jobs.active_count(session, caller.project_id)
         live = workers.training(session)
     able = _able(live, recipe)
-    reasons = _barred(context, question, active, live)
+    reasons = blocking_reasons(context, question, active, live)
     answer = _empty(recipe, question)
     if question.origin.technique is None and not question.refused:
         told = untrained_experts(recipe.technique, recipe.method, question.base.facts)
@@ -37,7 +37,7 @@ def estimate(context: Context, caller: Caller, recipe: Recipe) -> dict[str, Any]
             "reasons": [_reason(refused.code or "invalid_recipe", refused.message, refused.param), *reasons]
         }
     try:
-        report = look(context, question, "counts", names=[name for name, _ in question.files])
+        report = run_preview(context, question, "counts", names=[name for name, _ in question.files])
     except RowsRefused as rows_refused:
         reasons.insert(0, _reason(rows_refused.code or "invalid_file", rows_refused.message, rows_refused.param))
         return answer | {"reasons": reasons}
@@ -60,7 +60,7 @@ def estimate(context: Context, caller: Caller, recipe: Recipe) -> dict[str, Any]
         machines = [workers.machine(worker) for worker in able]
         facts = question.base.facts
         predictions = [(machine, predict(resolved, facts, train, validation, machine)) for machine in machines]
-    except NoPlace as no_place:
+    except NoTargetModules as no_place:
         return answer | {"reasons": [_reason("invalid_recipe", str(no_place), no_place.param), *reasons]}
     unsuited = [refused_precision(recipe.training.precision, machine) for machine in machines]
     if unsuited and all(unsuited):
@@ -68,7 +68,7 @@ def estimate(context: Context, caller: Caller, recipe: Recipe) -> dict[str, Any]
     return answer | _conclusion(reasons, predictions)
 
 
-def _barred(context: Context, question: Asked, active: int, live: Sequence[Worker]) -> list[Reason]:
+def blocking_reasons(context: Context, question: PreviewQuery, active: int, live: Sequence[Worker]) -> list[Reason]:
     reasons: list[Reason] = []
     limit = context.settings.max_active_jobs
     if active >= limit:
@@ -190,7 +190,7 @@ def _file_counts(counts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _empty(recipe: Recipe, question: Asked) -> dict[str, Any]:
+def _empty(recipe: Recipe, question: PreviewQuery) -> dict[str, Any]:
     unknown = ("train", "validation", "trained_tokens", "trained_parameters", "memory", "seconds", "max_length")
     numbers = ("n_epochs", "batch_size", "learning_rate", "total_steps")
     return dict.fromkeys((*unknown, *numbers)) | {

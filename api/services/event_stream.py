@@ -34,7 +34,7 @@ class _Waiter:
     woken: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Watch:
+class EventWatcher:
     """Looks at the database for all streams of this process at once, and wakes those whose jobs have news."""
 
     def __init__(self, context: Context) -> None:
@@ -45,7 +45,7 @@ class Watch:
         self._open: Counter[str] = Counter()
 
     @contextmanager
-    def seat(self, project_id: str) -> Iterator[None]:
+    def stream_slot(self, project_id: str) -> Iterator[None]:
         """One of the streams that may be open at once. On the event loop only. Raises TooManyRequests."""
         settings = self._context.settings
         whose, count, limit = "a project", self._open[project_id], settings.max_project_streams
@@ -120,7 +120,7 @@ def begin(context: Context, caller: Caller, job_id: str, last_event_id: str | No
     return None if ended and not waiting else after
 
 
-async def follow(watch: Watch, job_id: str, after: int, keep_alive_s: float) -> AsyncIterator[Sequence[Event]]:
+async def follow(watch: EventWatcher, job_id: str, after: int, keep_alive_s: float) -> AsyncIterator[Sequence[Event]]:
     """The job's events after this one, oldest first, until its last; nothing at all when there was none for a while."""
     while True:
         batch, ended = await watch.read(job_id, after)
@@ -139,13 +139,13 @@ def metrics(context: Context, caller: Caller, job_id: str, max_points: int | Non
     jobs.get(context, caller, job_id)
     with context.database.read() as session:
         points = events.metrics_of(session, job_id)
-    return points if max_points is None else thin(points, max_points), len(points)
+    return points if max_points is None else downsample(points, max_points), len(points)
 
 
 MAIN = "train_loss"
 
 
-def thin(points: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+def downsample(points: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
     """At most so many (two or more) of the points, in their order; none of them is made up.
 
     Always there: the first and the last; then, as far as there is room, the lowest and the highest of every series,

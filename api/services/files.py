@@ -10,15 +10,15 @@ from starlette.concurrency import run_in_threadpool
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound, ServiceError, TooLarge
-from api.infra.artifacts import stream_tar, without_merged
+from api.infra.artifacts import stream_tar, trained_artifacts
 from api.infra.multipart import Form
-from api.infra.storage import Stored
+from api.infra.storage import StoredObject
 from api.records import files, jobs, models, scans
 from api.records.base import db_now
 from api.records.files import File
 from api.records.pages import Page
 from api.services import budgets
-from api.spec.fields import Strict
+from api.spec.fields import StrictModel
 from api.spec.ids import new_id
 from api.spec.lifecycle import Stage
 
@@ -37,7 +37,7 @@ class FileInUse(InvalidRequest):
     code = "file_in_use"
 
 
-class ExpiresAfter(Strict):
+class ExpiresAfter(StrictModel):
     """When a file goes by itself: so many seconds after it was made."""
 
     anchor: Literal["created_at"]
@@ -50,7 +50,7 @@ class Received:
 
     file_id: str
     storage_key: str
-    stored: Stored
+    stored: StoredObject
 
 
 Consume = Callable[[AsyncIterator[bytes]], Awaitable[Received]]
@@ -170,7 +170,7 @@ def add(
     filename: str,
     purpose: str,
     storage_key: str,
-    stored: Stored,
+    stored: StoredObject,
     expires_after_s: int | None,
 ) -> File:
     """A stored object becomes a file."""
@@ -224,7 +224,7 @@ def content(context: Context, caller: Caller, file_id: str) -> tuple[File, Async
         model = models.get(session, caller.project_id, file.model_id)
     if model is None:
         raise NoSuchFile(file_id)
-    return file, stream_tar(context.storage, without_merged(model.artifacts))
+    return file, stream_tar(context.storage, trained_artifacts(model.artifacts))
 
 
 def delete(context: Context, caller: Caller, file_id: str) -> None:

@@ -28,7 +28,7 @@ class TooSlow(InvalidRequest):
 
 
 def run(context: Context, grader: GraderBase, model_sample: str, item: dict[str, Any]) -> Grade:
-    """By a child, whose limits hold for all parts together. Raises NeedsWorker, TooSlow, LookFailed."""
+    """By a child, whose limits hold for all parts together. Raises NeedsWorker, TooSlow, PreviewFailed."""
     if grader.needs_model:
         raise NeedsWorker
     request = {"grader": grader.model_dump(mode="json"), "model_sample": model_sample, "item": item}

@@ -14,7 +14,7 @@ from api.records import Database
 PATIENCE_S = 5.0
 
 
-class Pulse:
+class HealthCheck:
     def __init__(self, url: str, storage: Storage) -> None:
         self._database = Database(url)
         """Connections of its own: the others may all be in use."""

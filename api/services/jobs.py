@@ -11,7 +11,7 @@ from api.records.jobs import Job
 from api.records.models import Checkpoint
 from api.records.pages import Page
 from api.services import budgets, layers
-from api.services.admission import accept, taken_over
+from api.services.admission import inherit_technique, insert_job
 from api.services.models import NoSuchModel
 from api.spec.lifecycle import FINAL, JobStatus, Stage
 from api.spec.recipe import Recipe
@@ -35,11 +35,11 @@ def submit(context: Context, caller: Caller, recipe: Recipe, *, repeated: bool =
     """Accept a job: row and event in one transaction, then a ring. A repeated request gets the job already made."""
     layers.check(context, caller, recipe)
     with context.database.write() as session:
-        recipe = taken_over(session, caller, recipe)
-        if made := made_before(session, caller.project_id, recipe, context.settings.retried_create_s, repeated):
+        recipe = inherit_technique(session, caller, recipe)
+        if made := find_duplicate(session, caller.project_id, recipe, context.settings.retried_create_s, repeated):
             return made
         budgets.require_jobs(context, session, caller.project_id)
-        job = accept(context, session, caller, recipe, pending={})
+        job = insert_job(context, session, caller, recipe, pending={})
     context.doorbell.ring(Stage.PREPARE, job.id)
     return job
 
@@ -62,7 +62,7 @@ def cancel(context: Context, caller: Caller, job_id: str) -> Job:
         job = _found(jobs.lock(session, job_id, caller.project_id), job_id)
         if job.status in FINAL:
             raise WrongState(f"{job_id} has already {_ended(job)}: it cannot be cancelled")
-        jobs.move(session, job_id, JobStatus.CANCELLED, message="Fine-tuning job cancelled")
+        jobs.transition(session, job_id, JobStatus.CANCELLED, message="Fine-tuning job cancelled")
         queue.end_attempts(session, job_id, JobStatus.CANCELLED)
         session.refresh(job)
     return job
@@ -73,11 +73,11 @@ def pause(context: Context, caller: Caller, job_id: str) -> Job:
     with context.database.write() as session:
         job = _found(jobs.lock(session, job_id, caller.project_id), job_id)
         if job.status == JobStatus.QUEUED:
-            jobs.move(session, job_id, JobStatus.PAUSED, message="Fine-tuning job paused")
+            jobs.transition(session, job_id, JobStatus.PAUSED, message="Fine-tuning job paused")
         elif job.status == JobStatus.RUNNING:
             if not job.pause_requested:
                 job.pause_requested = True
-                events.say(session, job_id, "Pause requested: the job will pause once its state is saved")
+                events.add_event(session, job_id, "Pause requested: the job will pause once its state is saved")
         else:
             raise WrongState(f"{job_id} is {job.status}: only a queued or running job can be paused")
         session.flush()
@@ -90,7 +90,7 @@ def resume(context: Context, caller: Caller, job_id: str) -> Job:
         job = _found(jobs.lock(session, job_id, caller.project_id), job_id)
         if job.status != JobStatus.PAUSED:
             raise WrongState(f"{job_id} is {job.status}: only a paused job can be resumed")
-        jobs.move(
+        jobs.transition(
             session, job_id, JobStatus.QUEUED, message="Fine-tuning job resumed: back in the queue", rung_at=db_now()
         )
         session.refresh(job)
@@ -133,7 +133,7 @@ def _ended(job: Job) -> str:
     return {"cancelled": "been cancelled"}.get(job.status, job.status)
 
 
-def made_before(session: Session, project_id: str, recipe: Recipe, within_s: float, repeated: bool) -> Job | None:
+def find_duplicate(session: Session, project_id: str, recipe: Recipe, within_s: float, repeated: bool) -> Job | None:
     """The newest job of the last `within_s` seconds that asked for exactly the same, if the request is a repeated one.
 
     A client that had no answer sends its request again: the job that was made nevertheless is its answer.

@@ -6,8 +6,8 @@ Users' patterns are matched here, which takes as long as they make it take: no s
 from api.context import Caller, Context
 from api.errors import InvalidRequest
 from api.estimate.shapes import require_layers
-from api.estimate.targets import NoPlace
-from api.records.base_models import BaseModel
+from api.estimate.targets import NoTargetModules
+from api.records.base_models import BaseModelRow
 from api.services import lineage
 from api.services.lineage import Origin
 from api.spec import catalog, patterns
@@ -40,7 +40,7 @@ def require(recipe: Recipe, origin: Origin) -> None:
         _require_layers(recipe, origin.base)
 
 
-def check_stage(context: Context, caller: Caller, recipe: StageRecipe, whole: dict[str, BaseModel]) -> None:
+def check_stage(context: Context, caller: Caller, recipe: StageRecipe, whole: dict[str, BaseModelRow]) -> None:
     """The same, of a stage of a pipeline. `whole`: earlier stages that publish whole models, with their base models;
     this one is added, if it does."""
     if recipe.model.startswith(REFERENCE):
@@ -68,10 +68,10 @@ def _require_patterns(recipe: Recipe) -> None:
             raise UnusablePattern(f"technique.{field}: {error}", param=f"technique.{field}") from None
 
 
-def _require_layers(recipe: Recipe, base: BaseModel) -> None:
+def _require_layers(recipe: Recipe, base: BaseModelRow) -> None:
     if catalog.refusal(recipe.technique, recipe.method, base.facts):
         return  # which is what is said of it
     try:
         require_layers(recipe.technique, recipe.method, base.facts)
-    except NoPlace as no_place:
+    except NoTargetModules as no_place:
         raise NoSuchLayer(str(no_place), param=no_place.param) from None

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from api.errors import InvalidRequest
 from api.records import base_models, jobs, models, permissions
-from api.records.base_models import BaseModel
+from api.records.base_models import BaseModelRow
 from api.records.jobs import Job
 from api.spec.fields import AUTO
 from api.spec.methods import Method
@@ -30,41 +30,41 @@ class CannotContinue(InvalidRequest):
 @dataclass(frozen=True)
 class Origin:
     name: str
-    base: BaseModel
+    base: BaseModelRow
     """The operator's base model that it all began from."""
-    maker: Job | None = None
+    producing_job: Job | None = None
     """The job that made what is named."""
 
     @property
     def method(self) -> Method | None:
-        return None if self.maker is None else METHOD.validate_python(self.maker.recipe["method"])
+        return None if self.producing_job is None else METHOD.validate_python(self.producing_job.recipe["method"])
 
     @property
     def technique(self) -> Technique | None:
         """That of the files of the maker's adapter; None for whole models."""
-        if self.maker is None or self.maker.recipe["technique"]["type"] == "full":
+        if self.producing_job is None or self.producing_job.recipe["technique"]["type"] == "full":
             return None
-        return TECHNIQUE.validate_python(self.maker.recipe["technique"]).published()
+        return TECHNIQUE.validate_python(self.producing_job.recipe["technique"]).as_published()
 
     @property
     def labels(self) -> Labels | None:
         """What the maker's classifier tells, once its rows are prepared."""
-        labels = None if self.maker is None else (self.maker.resolved or {}).get("labels")
+        labels = None if self.producing_job is None else (self.producing_job.resolved or {}).get("labels")
         return None if labels is None else Labels.model_validate(labels)
 
     @property
     def base_weights(self) -> str | None:
         """The fully fine-tuned model whose weights are the base, in place of `base`'s own."""
-        if self.maker is None:
+        if self.producing_job is None:
             return None
-        return self.name if self.technique is None else self.maker.base_weights
+        return self.name if self.technique is None else self.producing_job.base_weights
 
 
 def find(session: Session, project_id: str, name: str, pending: Pending) -> Origin:
     """Raises InvalidRequest if there is no such model."""
     if (base := base_models.get(session, name)) is not None:
         return Origin(name, base)
-    maker = maker_of(session, project_id, name, pending)
+    maker = producing_job(session, project_id, name, pending)
     if maker is None:
         raise InvalidRequest(
             f"The model `{name[:128]}` does not exist here: GET /v1/models lists those that can be fine-tuned",
@@ -82,7 +82,7 @@ def _check_weights(session: Session, project_id: str, origin: Origin, pending: P
     """Whoever may use an adapter of another project may not for that use the whole model that it lies on, whose weights
     would be published again with what is merged."""
     weights = origin.base_weights
-    if weights is not None and maker_of(session, project_id, weights, pending) is None:
+    if weights is not None and producing_job(session, project_id, weights, pending) is None:
         raise CannotContinue(
             f"{origin.name[:128]} lies on the weights of {weights}, which this project may not use: they were deleted, "
             "or their owner has to permit them too",
@@ -90,7 +90,7 @@ def _check_weights(session: Session, project_id: str, origin: Origin, pending: P
         )
 
 
-def maker_of(session: Session, project_id: str, name: str, pending: Pending) -> Job | None:
+def producing_job(session: Session, project_id: str, name: str, pending: Pending) -> Job | None:
     """The job that made, or will make, the model or checkpoint: of this project, or of one that permits it."""
     if name in pending:
         return pending[name]
@@ -101,7 +101,7 @@ def maker_of(session: Session, project_id: str, name: str, pending: Pending) -> 
 
 def continued(recipe: Recipe, origin: Origin) -> Recipe:
     """The recipe with the technique that it takes over from its parent. Raises CannotContinue where it cannot."""
-    if origin.maker is None or origin.method is None:
+    if origin.producing_job is None or origin.method is None:
         return recipe
     output, wanted = origin.method.output, recipe.method.output
     if output not in ("tokens", wanted):
@@ -134,7 +134,7 @@ def _taken_over(recipe: Recipe, name: str, parent: Technique) -> Technique:
         )
     asked = {field: getattr(given, field) for field in sorted(given.model_fields_set - {"type"})}
     for field, value in asked.items():
-        if field not in parent.changeable and value != getattr(parent, field):
+        if field not in parent.mutable_fields and value != getattr(parent, field):
             raise CannotContinue(
                 f"{name} was trained with {field} {getattr(parent, field)}, which cannot become {value}: leave it out",
                 param=f"technique.{field}",

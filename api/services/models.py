@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from api.context import Caller, Context
 from api.errors import Forbidden, InvalidRequest, NotFound
-from api.infra.artifacts import GGUF, MERGED, without_merged
+from api.infra.artifacts import GGUF, MERGED, trained_artifacts
 from api.records import base_models, files, jobs, models, permissions
 from api.spec import catalog
 
@@ -86,7 +86,7 @@ def artifacts(context: Context, caller: Caller, model_id: str, form: Form) -> li
     """
     every = get(context, caller, model_id).artifacts
     if form == "adapter":
-        return without_merged(every)
+        return trained_artifacts(every)
     if form == "gguf":
         return _gguf(model_id, every)
     with context.database.read() as session:
@@ -97,7 +97,7 @@ def artifacts(context: Context, caller: Caller, model_id: str, form: Form) -> li
         maker = session.get_one(jobs.Job, made.job_id)
     kind = maker.recipe["technique"]["type"]
     if kind == "full":
-        return without_merged(every)
+        return trained_artifacts(every)
     if isinstance(made, models.Checkpoint):
         own = made.project_id == caller.project_id
         whose = "of their model" if own else "of their model, if its project permits that too"
@@ -157,7 +157,7 @@ def delete(context: Context, caller: Caller, model_id: str) -> None:
 
 def _refuse_needed(session: Session, caller: Caller, model_id: str) -> None:
     """While a job begins from it, or an adapter lies on its weights."""
-    if users := models.needed_by(session, model_id, caller.project_id):
+    if users := models.referenced_by(session, model_id, caller.project_id):
         raise ModelInUse(f"{model_id} is needed by {', '.join(users[:5])}: cancel the job or wait for its end")
     if lying := models.on_weights(session, caller.project_id, model_id):
         raise ModelInUse(f"{model_id} is the base of {', '.join(lying[:5])}: delete them first")
@@ -175,5 +175,5 @@ def _view(context: Context, model_id: str, made: models.Model | models.Checkpoin
     return ModelView(model_id, made.created_at, context.settings.organization, made.artifacts, facts)
 
 
-def _base_view(base: base_models.BaseModel) -> ModelView:
+def _base_view(base: base_models.BaseModelRow) -> ModelView:
     return ModelView(base.name, base.created_at, "operator", base.artifacts, base.facts)

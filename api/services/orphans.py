@@ -31,7 +31,7 @@ class Collected:
     orphan_bytes: int = 0
 
 
-def collect(context: Context, *, older_than_s: float, most: int, remove: bool) -> list[Collected]:
+def collect_garbage(context: Context, *, older_than_s: float, most: int, remove: bool) -> list[Collected]:
     """What there is, by kind of key; with `remove` the orphans are gone afterwards, `most` of them at most.
 
     Raises InvalidRequest, NotThisDatabase.

@@ -10,13 +10,13 @@ from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound, ServiceError
 from api.records import dependencies, jobs, pipelines, queue
 from api.records.base import db_now
-from api.records.base_models import BaseModel
+from api.records.base_models import BaseModelRow
 from api.records.dependencies import Dependency
 from api.records.jobs import Job
 from api.records.pages import Page, size_of, within
 from api.records.pipelines import Pipeline
 from api.services import budgets, layers
-from api.services.admission import accept
+from api.services.admission import insert_job
 from api.services.jobs import WrongState
 from api.spec.ids import new_id
 from api.spec.lifecycle import FINAL, JobStatus, Stage
@@ -55,7 +55,7 @@ class PipelineView:
 
 def create(context: Context, caller: Caller, body: Body) -> PipelineView:
     """Accept every stage or none: all rows in one transaction, then the rings."""
-    whole: dict[str, BaseModel] = {}
+    whole: dict[str, BaseModelRow] = {}
     for index, stage in enumerate(body.stages):
         with _named(index, stage):
             layers.check_stage(context, caller, stage, whole)
@@ -112,7 +112,9 @@ def _accept(
         )
     recipe = Recipe.model_validate(resolved_references(plain, {name: job.model_id for name, job in made.items()}))
     pending = {job.model_id: job for job in made.values()}
-    job = accept(context, session, caller, recipe, pending=pending, pipeline_id=pipeline_id, pipeline_stage=stage.name)
+    job = insert_job(
+        context, session, caller, recipe, pending=pending, pipeline_id=pipeline_id, pipeline_stage=stage.name
+    )
     parent = pending.get(recipe.model)
     needed = {pending[name].id: Stage.TRAIN for name in reward_models(recipe.method).values() if name in pending}
     if parent is not None:
@@ -145,7 +147,7 @@ def cancel(context: Context, caller: Caller, pipeline_id: str) -> PipelineView:
         if not waiting:
             raise WrongState(f"{pipeline_id} has already ended: it cannot be cancelled")
         for job in reversed(waiting):  # … and ended from the last to the first, so that none fails for another's end
-            jobs.move(session, job.id, JobStatus.CANCELLED, message="Fine-tuning job cancelled with its pipeline")
+            jobs.transition(session, job.id, JobStatus.CANCELLED, message="Fine-tuning job cancelled with its pipeline")
             queue.end_attempts(session, job.id, JobStatus.CANCELLED)
         session.expire_all()
         return _view(session, pipeline)

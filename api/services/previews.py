@@ -15,15 +15,15 @@ from api.errors import InvalidRequest
 from api.infra.storage import ObjectMissing
 from api.records import arrays, files
 from api.records.arrays import Arrays
-from api.records.base_models import BaseModel
+from api.records.base_models import BaseModelRow
 from api.records.files import File
 from api.services import layers, lineage
-from api.services.admission import checked
+from api.services.admission import validate
 from api.services.lineage import Origin
 from api.spec.fields import AUTO
 from api.spec.lifecycle import FAILURES, FailureReason
 from api.spec.recipe import MIN_EXAMPLES, Recipe
-from api.spec.resolve import room
+from api.spec.resolve import max_row_tokens
 
 PARQUET = b"PAR1"
 """Its directory is at its end: half of such a file is worth nothing."""
@@ -34,7 +34,7 @@ class RowsRefused(InvalidRequest):
 
 
 @dataclass(frozen=True)
-class Asked:
+class PreviewQuery:
     """A recipe, and what of the database it names."""
 
     recipe: Recipe
@@ -47,11 +47,11 @@ class Asked:
     """What creating the job would say."""
 
     @property
-    def base(self) -> BaseModel:
+    def base(self) -> BaseModelRow:
         return self.origin.base
 
 
-def asked(context: Context, caller: Caller, recipe: Recipe) -> Asked:
+def resolve_query(context: Context, caller: Caller, recipe: Recipe) -> PreviewQuery:
     """Raises InvalidRequest for what is not there, in the words of creating a job; and in its order, so that a recipe
     can be checked before there are files: it is refused, or the missing file is all that is wrong."""
     refused: InvalidRequest | None = None
@@ -63,7 +63,7 @@ def asked(context: Context, caller: Caller, recipe: Recipe) -> Asked:
         refused = error
     with context.database.read() as session:
         try:
-            recipe = checked(context, session, caller, recipe, origin, {})
+            recipe = validate(context, session, caller, recipe, origin, {})
         except InvalidRequest as error:
             refused = refused or error
         if refused is not None and refused.code == "file_not_found":
@@ -79,23 +79,23 @@ def asked(context: Context, caller: Caller, recipe: Recipe) -> Asked:
             found = arrays.get(session, key)
             if found is not None:
                 prepared[name] = found
-    return Asked(recipe, origin, there, prepared, refused)
+    return PreviewQuery(recipe, origin, there, prepared, refused)
 
 
 def preview(context: Context, caller: Caller, recipe: Recipe, rows: int) -> dict[str, Any]:
     """The first rows of the training file as the model will see them. Raises RowsRefused, and what `asked` raises."""
-    question = asked(context, caller, recipe)
+    question = resolve_query(context, caller, recipe)
     if not question.files:
         raise InvalidRequest(
             f"No such File object: {recipe.training_file}", param="training_file", code="file_not_found"
         )
-    return look(context, question, "rows", names=["train"], rows=rows)
+    return run_preview(context, question, "rows", names=["train"], rows=rows)
 
 
-def look(
-    context: Context, question: Asked, want: Literal["rows", "counts"], *, names: Sequence[str], rows: int = 0
+def run_preview(
+    context: Context, question: PreviewQuery, want: Literal["rows", "counts"], *, names: Sequence[str], rows: int = 0
 ) -> dict[str, Any]:
-    """The child's report on these files. Raises RowsRefused, TooBusy, LookFailed."""
+    """The child's report on these files. Raises RowsRefused, TooBusy, PreviewFailed."""
     wanted = [(name, file) for name, file in question.files if name in names]
     prepared = question.prepared if want == "counts" else {}
     request = asked_of_child(question, want, rows)
@@ -122,7 +122,7 @@ def look(
     return report
 
 
-def asked_of_child(question: Asked, want: str, rows: int) -> dict[str, Any]:
+def asked_of_child(question: PreviewQuery, want: str, rows: int) -> dict[str, Any]:
     recipe, facts = question.recipe, question.base.facts
     training = recipe.training
     return {
@@ -130,7 +130,7 @@ def asked_of_child(question: Asked, want: str, rows: int) -> dict[str, Any]:
         "method": recipe.method.model_dump(mode="json"),
         "format": None if training.format == AUTO else training.format,
         "reasoning": training.reasoning,
-        "context_window": room(recipe.method, recipe.technique, facts["context_window"]),
+        "context_window": max_row_tokens(recipe.method, recipe.technique, facts["context_window"]),
         "max_length": None if training.max_length == AUTO else training.max_length,
         "overlong": recipe.overlong,
         "rows": rows,
@@ -164,7 +164,7 @@ def _fetch(context: Context, file: File, prepared: Arrays | None, path: Path) ->
                 break
 
 
-def _key(question: Asked, request: dict[str, Any], wanted: Sequence[tuple[str, File]]) -> str:
+def _key(question: PreviewQuery, request: dict[str, Any], wanted: Sequence[tuple[str, File]]) -> str:
     """Of everything that decides the report: nothing of a project but its files' contents."""
     files_read = [[name, file.sha256] for name, file in wanted]
     parts = [arrays.CODE_VERSION, request, files_read, arrays.tokenizer_of(question.base)]

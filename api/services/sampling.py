@@ -13,13 +13,13 @@ from sqlalchemy.orm import Session
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest, ServiceError, TooManyRequests, Unavailable
-from api.infra.artifacts import digest_of, without_merged
-from api.infra.sample_queue import Letter, Lost, NoSampler, Sender, TooMany
+from api.infra.artifacts import digest_of, trained_artifacts
+from api.infra.sample_queue import Lost, NoSampler, Producer, SampleJob, TooMany
 from api.records import base_models, models, permissions
 from api.records.jobs import Job
 from api.services.models import NoSuchModel
 from api.spec.resolve import ResolvedRecipe
-from api.spec.sampling import Ask
+from api.spec.sampling import SamplingRequest
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +41,7 @@ class TooLong(InvalidRequest):
         super().__init__(f"max_tokens: {asked} is more than the {longest} that this server allows", param="max_tokens")
 
 
-class NobodySamples(Unavailable):
+class NoSamplerAvailable(Unavailable):
     code = "no_sampler"
 
     def __init__(self) -> None:
@@ -94,20 +94,21 @@ class Answer:
 
 @asynccontextmanager
 async def asked(
-    context: Context, caller: Caller, model_id: str, ask: Ask, *, answer_id: str, user: str | None = None
+    context: Context, caller: Caller, model_id: str, ask: SamplingRequest, *, answer_id: str, user: str | None = None
 ) -> AsyncIterator[Answer]:
     """Send a request, wait until it begins, and withdraw it in the end, whatever happens.
 
-    Raises NoSuchModel, CannotAnswer, TooLong, Busy, NobodySamples, SamplerLost, TooSlow, SamplerFailed, InvalidRequest.
+    Raises NoSuchModel, CannotAnswer, TooLong, Busy, NoSamplerAvailable, SamplerLost, TooSlow, SamplerFailed,
+    InvalidRequest.
     """
     settings = context.settings
     if ask.max_tokens > settings.sample_max_tokens:
         raise TooLong(ask.max_tokens, settings.sample_max_tokens)
     content = await run_sync(_content, context, caller, model_id, ask)
     if not settings.broker_url.get_secret_value():
-        raise NobodySamples
-    letter = Letter(answer_id, caller.project_id, content)
-    async with Sender(settings.broker_url) as sender:
+        raise NoSamplerAvailable
+    letter = SampleJob(answer_id, caller.project_id, content)
+    async with Producer(settings.broker_url) as sender:
         with _broker_named():
             await _submit(sender, letter, context)
         log.info("sample_asked", answer_id=answer_id, model=model_id, user=user)
@@ -120,24 +121,24 @@ async def asked(
                 await _withdraw(sender, letter)
 
 
-async def _submit(sender: Sender, letter: Letter, context: Context) -> None:
+async def _submit(sender: Producer, letter: SampleJob, context: Context) -> None:
     settings = context.settings
     try:
         await sender.submit(letter, timeout_s=settings.sample_timeout_s, limit=settings.sample_requests)
     except NoSampler:
-        raise NobodySamples from None
+        raise NoSamplerAvailable from None
     except TooMany:
         raise Busy(settings.sample_requests) from None
 
 
-async def _withdraw(sender: Sender, letter: Letter) -> None:
+async def _withdraw(sender: Producer, letter: SampleJob) -> None:
     try:
         await sender.withdraw(letter)
     except redis.RedisError as error:  # it expires
         log.warning("not_withdrawn", answer_id=letter.id, error=type(error).__name__)
 
 
-async def _followed(sender: Sender, letter: Letter, timeout_s: float) -> AsyncGenerator[dict[str, Any]]:
+async def _followed(sender: Producer, letter: SampleJob, timeout_s: float) -> AsyncGenerator[dict[str, Any]]:
     """Reports up to the last; what is an error is raised."""
     try:
         with _broker_named():
@@ -168,7 +169,7 @@ def _broker_named() -> Iterator[None]:
         raise Unavailable("The broker cannot be reached at the moment", headers=RETRY) from error
 
 
-def _content(context: Context, caller: Caller, model_id: str, ask: Ask) -> dict[str, Any]:
+def _content(context: Context, caller: Caller, model_id: str, ask: SamplingRequest) -> dict[str, Any]:
     """What a sampler needs to know: the request, and which files the model is made of."""
     return {"ask": ask.model_dump(mode="json"), "model": _model(context, caller, model_id)}
 
@@ -185,7 +186,7 @@ def _model(context: Context, caller: Caller, model_id: str) -> dict[str, Any]:
         if found is None:
             raise NoSuchModel(model_id)
         recipe = ResolvedRecipe.model_validate(session.get_one(Job, found.job_id).resolved)
-        own = without_merged(found.artifacts)  # the merged copy that may stand beside an adapter says the same
+        own = trained_artifacts(found.artifacts)  # the merged copy that may stand beside an adapter says the same
         whole = recipe.technique.type == "full"
         base_files = _files(own) if whole else _weights(session, caller, recipe.model)
     if recipe.method.output != "tokens":
@@ -205,12 +206,12 @@ def _weights(session: Session, caller: Caller, name: str) -> dict[str, Any] | No
         return _base(base)
     owner_id = permissions.owner_for(session, caller.project_id, name)
     made = models.get(session, owner_id, name) or models.get_checkpoint(session, owner_id, name)
-    return None if made is None else _files(without_merged(made.artifacts))
+    return None if made is None else _files(trained_artifacts(made.artifacts))
 
 
 def _files(artifacts: list[dict[str, Any]]) -> dict[str, Any]:
     return {"digest": digest_of(artifacts), "artifacts": artifacts}
 
 
-def _base(base: base_models.BaseModel) -> dict[str, Any]:
+def _base(base: base_models.BaseModelRow) -> dict[str, Any]:
     return {"digest": base.digest, "artifacts": base.artifacts}

@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from api.context import Caller, Context
 from api.errors import InvalidRequest, ServiceError, TooLarge
 from api.infra.multipart import Form
-from api.infra.storage import Stored
+from api.infra.storage import StoredObject
 from api.records import uploads as records
 from api.records.base import db_now
 from api.records.uploads import PENDING, UploadPart
@@ -20,7 +20,7 @@ from api.spec.ids import new_id
 class ReceivedPart:
     part_id: str
     storage_key: str
-    stored: Stored
+    stored: StoredObject
 
 
 Consume = Callable[[AsyncIterator[bytes]], Awaitable[ReceivedPart]]

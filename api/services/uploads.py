@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound
-from api.infra.storage import ObjectMissing, Stored
+from api.infra.storage import ObjectMissing, StoredObject
 from api.records import files as file_records
 from api.records import uploads
 from api.records.base import db_now
@@ -61,12 +61,12 @@ class UploadView:
 
 
 @dataclass(frozen=True)
-class Whole:
+class AssembledUpload:
     """All parts in one object, not yet a file."""
 
     file_id: str
     storage_key: str
-    stored: Stored
+    stored: StoredObject
 
 
 def create(
@@ -129,7 +129,7 @@ async def complete(
             if upload.status == PENDING:
                 raise
         else:
-            upload = await run_in_threadpool(_finish, context, upload, part_ids, Whole(file_id, key, stored))
+            upload = await run_in_threadpool(_finish, context, upload, part_ids, AssembledUpload(file_id, key, stored))
             won = upload.file_id == file_id
             await run_in_threadpool(context.storage.delete, [part.storage_key for part in parts] if won else [key])
     return await run_in_threadpool(_completed, context, upload, part_ids)
@@ -143,7 +143,7 @@ def _begin_completion(
         return upload, _in_order(session, upload, part_ids) if upload.status == PENDING else []
 
 
-def _finish(context: Context, begun: Upload, part_ids: Sequence[str], whole: Whole) -> Upload:
+def _finish(context: Context, begun: Upload, part_ids: Sequence[str], whole: AssembledUpload) -> Upload:
     """The upload as it is then: completed with this file, or as another request has ended it."""
     with context.database.write() as session:
         upload = uploads.lock(session, begun.project_id, begun.id, expire=False)

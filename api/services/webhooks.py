@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound
-from api.infra.outbound import NotSent, check_url, post
+from api.infra.outbound import DeliveryError, check_url, post
 from api.infra.webhook_signature import headers, message, new_secret
 from api.records import webhooks
 from api.records.base import db_now
@@ -120,7 +120,7 @@ async def test(context: Context, webhook: Webhook, event_type: str) -> int:
         return await post(
             webhook.url, body, headers(event_id, body, [webhook.secret]), context.settings.private_webhook_hosts
         )
-    except NotSent as error:
+    except DeliveryError as error:
         raise TestNotSent(f"The endpoint was not reached: {error}") from error
 
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from api.spec.fields import Strict
+from api.spec.fields import StrictModel
 
 COMPARED_ROWS = 128
 COMPARED_TRAINING_ROWS = 32
@@ -12,11 +12,11 @@ COMPARED_PROMPTS = 16
 COMPARED_TOKENS = 32_768
 SHOWN_ROWS = 3
 ANSWER_TOKENS = 64
-BEYOND_REFERENCE = 16
+MAX_EXTRA_TOKENS = 16
 """So many tokens may an answer be longer than the longest of the references."""
 
 
-class SampleAnswer(Strict):
+class SampleAnswer(StrictModel):
     """One row, and the likeliest answers to it."""
 
     prompt: str
@@ -29,7 +29,7 @@ class SampleAnswer(Strict):
     """Of methods that judge answers."""
 
 
-class Evaluation(Strict):
+class Evaluation(StrictModel):
     rows: int
     """Rows that were looked at, drawn with the job's seed; with labels, each in its share."""
     drawn_from: Literal["validation", "training"]

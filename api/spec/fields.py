@@ -9,13 +9,13 @@ T = TypeVar("T")
 AUTO: Literal["auto"] = "auto"
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
     """Refuses unknown fields, so that a misspelt option is an error and not a surprise after an hour of training."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Stored(Strict):
+class NulFreeModel(StrictModel):
     """A body whose texts go into the database, where PostgreSQL can keep no NUL character."""
 
     @model_validator(mode="before")

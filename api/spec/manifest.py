@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from api.spec.fields import Strict
+from api.spec.fields import StrictModel
 
 NAME = "manifest.json"
 ORIGIN = "origin.json"
@@ -30,14 +30,14 @@ def _within(name: str) -> str:
     return name
 
 
-class FileEntry(Strict):
+class FileEntry(StrictModel):
     name: Annotated[str, AfterValidator(_within)]
     """Within the folder, with slashes."""
     bytes: int
     sha256: Sha256
 
 
-class BaseEntry(Strict):
+class BaseEntry(StrictModel):
     name: str
     """The server's name of the weights: a base model, or the fully fine-tuned one that stood in for it."""
     source: str | None = None
@@ -48,7 +48,7 @@ class BaseEntry(Strict):
     """Its weights (as they were published) and its config.json (which `attune models add` tidies)."""
 
 
-class DataEntry(Strict):
+class DataEntry(StrictModel):
     """A file of rows."""
 
     file: str
@@ -58,32 +58,32 @@ class DataEntry(Strict):
     format: str | None
 
 
-class Continued(Strict):
+class ParentAdapter(StrictModel):
     """The adapter that training began from."""
 
     model: str
     files: dict[str, Sha256]
 
 
-class Origin(Strict):
+class Origin(StrictModel):
     """What the supervisor knows and the trainer does not: origin.json in the run folder."""
 
     model: str | None = None
     """The name under which the result is published; of checkpoints it gets `:ckpt-step-N`."""
     base: BaseEntry
-    continues: Continued | None = None
+    continues: ParentAdapter | None = None
     training: DataEntry | None = None
     validation: DataEntry | None = None
     """None where there is no such file; the recipe tells of a split."""
 
 
-class Code(Strict):
+class Code(StrictModel):
     version: str | None
     commit: str | None
     """Of git, where it is known; ends in -dirty if files were changed since."""
 
 
-class Provenance(Strict):
+class Provenance(StrictModel):
     """All of a manifest but its files."""
 
     version: Literal[1] = 1

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from api.spec.fields import AUTO, Auto, Strict
+from api.spec.fields import AUTO, Auto, StrictModel
 
 GGUF_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """Families whose GGUF files are known to be the model."""
@@ -13,14 +13,14 @@ GGUF_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 Repository = Annotated[str, Field(max_length=96, pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
 
 
-class Hub(Strict):
+class Hub(StrictModel):
     repository: Repository
     """NAMESPACE/name, in the operator's namespace."""
     private: bool = True
     """Of a repository that the push has to make."""
 
 
-class Export(Strict):
+class Export(StrictModel):
     merged: Auto[bool] = AUTO
     """Publish, beside the adapter, the base's weights with the adapter's added: a whole model, in `merged/`. "auto":
     where the technique allows it and the base is small (the server's `merged_max_parameters`)."""
@@ -43,7 +43,7 @@ Project = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^/\\#?%
 Tag = Annotated[str, Field(min_length=1, max_length=64)]
 
 
-class Wandb(Strict):
+class Wandb(StrictModel):
     project: Project
     name: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """What the run is shown as; null: the job's id."""
@@ -52,7 +52,7 @@ class Wandb(Strict):
     tags: Annotated[list[Tag], Field(max_length=50)] = Field(default_factory=list)
 
 
-class Integration(Strict):
+class Integration(StrictModel):
     type: Literal["wandb"]
     wandb: Wandb
 

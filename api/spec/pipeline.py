@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from api.spec.catalog import method_of
-from api.spec.fields import OrNull, Stored
+from api.spec.fields import NulFreeModel, OrNull
 from api.spec.methods import Output
 from api.spec.recipe import Metadata, Recipe, Training
 
@@ -25,7 +25,7 @@ class StageRecipe(Recipe):
     """By which later stages name this one."""
 
 
-class Pipeline(Stored):
+class Pipeline(NulFreeModel):
     """The body of `POST /v1/fine_tuning/pipelines`."""
 
     model: Annotated[str, Field(min_length=1, max_length=256)]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from api.spec.fields import AUTO, Auto, AutoOrNull, OrNull, Stored, Strict
+from api.spec.fields import AUTO, Auto, AutoOrNull, NulFreeModel, OrNull, StrictModel
 from api.spec.formats import FORMATS
 from api.spec.methods import Hyperparameters, Method, Supervised
 from api.spec.outputs import Export, Integrations
@@ -24,7 +24,7 @@ Overlong = Literal["truncate", "drop", "error"]
 Reasoning = Literal["auto", "keep", "last", "drop"]
 
 
-class EarlyStopping(Strict):
+class EarlyStopping(StrictModel):
     patience: Annotated[int, Field(ge=1)] = 3
     """Evaluations without improvement of the validation loss before training stops."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
@@ -40,7 +40,7 @@ def _known_format(name: str) -> str:
 KnownFormat = Annotated[str, AfterValidator(_known_format), Field(json_schema_extra={"enum": [*FORMATS]})]
 
 
-class Training(Strict):
+class Training(StrictModel):
     learning_rate: AutoOrNull[Annotated[float, Field(gt=0)]] = AUTO
     """Peak learning rate. Excludes `learning_rate_multiplier`."""
     format: AutoOrNull[KnownFormat] = AUTO
@@ -88,7 +88,7 @@ class Training(Strict):
     false publishes those of the last step, as OpenAI does."""
 
 
-class Resources(Strict):
+class Resources(StrictModel):
     gpus: Auto[Annotated[int, Field(ge=0, le=1)]] = AUTO
     """GPUs the job needs; "auto": one where the workers have GPUs. More than one is not supported yet."""
 
@@ -119,7 +119,7 @@ def _with_hyperparameters(method: Any, given: dict[str, Any]) -> Any:
     return {**method, method["type"]: {**(options or {}), "hyperparameters": {**own, **said}}}
 
 
-class Recipe(Stored):
+class Recipe(NulFreeModel):
     """The body of `POST /v1/fine_tuning/jobs`: OpenAI's fields, and technique, training, resources, priority."""
 
     model: Annotated[str, Field(min_length=1, max_length=256)]

@@ -4,14 +4,14 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from api.spec.fields import AUTO, Auto, Strict
+from api.spec.fields import AUTO, Auto, StrictModel
 from api.spec.methods import Method
 from api.spec.methods.classification import Problem
 from api.spec.recipe import EarlyStopping, Overlong, Precision, Recipe, Scheduler
 from api.spec.techniques import Full, Technique
 
 
-class Labels(Strict):
+class Labels(StrictModel):
     """What a classifier learns to tell."""
 
     problem: Problem
@@ -19,7 +19,7 @@ class Labels(Strict):
     """Of the classes, in the order of the scores; none for regression."""
 
 
-class ResolvedRecipe(Strict):
+class ResolvedRecipe(StrictModel):
     """What `recipe.json` in the run folder holds: everything the trainer needs to know, and no "auto"."""
 
     job_id: str
@@ -153,11 +153,11 @@ def _tenths(asked: int | Literal["auto"], total_steps: int) -> int:
     return max(1, total_steps // 10) if asked == AUTO else asked
 
 
-FEWEST_TOKENS = 8
+MIN_ROW_TOKENS = 8
 """The shortest `training.max_length`."""
 
 
-def room(method: Method, technique: Technique, context_window: int) -> int:
+def max_row_tokens(method: Method, technique: Technique, context_window: int) -> int:
     """Tokens that a row may have: what is learnt before it, and the answer that is sampled after it, need theirs."""
     options: Any = method.options
     before = getattr(technique, "tokens", 0) if technique.virtual_tokens else 0
@@ -167,4 +167,4 @@ def room(method: Method, technique: Technique, context_window: int) -> int:
 def resolve_max_length(recipe: Recipe, *, longest_row: int, context_window: int) -> int:
     """Tokens per example. Comes first: truncation may drop rows, and every other "auto" counts what is left."""
     asked = recipe.training.max_length
-    return min(longest_row if asked == AUTO else asked, room(recipe.method, recipe.technique, context_window))
+    return min(longest_row if asked == AUTO else asked, max_row_tokens(recipe.method, recipe.technique, context_window))

@@ -4,14 +4,14 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from api.spec.fields import Strict
+from api.spec.fields import StrictModel
 from api.spec.techniques import Technique
 
 MAX_CHOICES = 16
 """Answers to one request: its prompts, times n."""
 
 
-class Ask(Strict):
+class SamplingRequest(StrictModel):
     """One request, as a sampler's child takes it: OpenAI's two forms in one."""
 
     messages: list[dict[str, Any]] | None = None
@@ -36,7 +36,7 @@ class Ask(Strict):
         return self
 
 
-class SampleRequest(Ask):
+class SamplerJob(SamplingRequest):
     """… and where the model is, once its files are there."""
 
     id: str

@@ -13,7 +13,7 @@ from worker.engine.checkpoint import Progress
 from worker.engine.loop import Loop
 from worker.engine.model.load import load_trainable
 from worker.engine.optimizer import adamw
-from worker.methods import METHODS, Setting
+from worker.methods import METHODS, MethodContext
 
 ROUNDS = 5
 
@@ -37,7 +37,7 @@ def speed(folder: Path, device: torch.device, *, small: bool) -> None:
     for technique, budget in variants:
         recipe = recipe_for(technique, rows, "bfloat16", budget)
         model = load_trainable(base, recipe, device)
-        objective = METHODS["supervised"](Setting(recipe, base, model, print))
+        objective = METHODS["supervised"](MethodContext(recipe, base, model, print))
         progress, seconds = Progress(micro_batch_tokens=budget), []
         loop = Loop(recipe, model, objective, adamw(model.masters, recipe), rows, progress, print)
         if device.type == "cuda":

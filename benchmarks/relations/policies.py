@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from api.estimate.machine import settle
+from api.estimate.machine import resolve_hardware_auto
 from benchmarks.relations.rows import Row
 from benchmarks.relations.runs import fill
 from worker.engine.generation.sampler import Sampler
 from worker.engine.model.load import load_trainable
-from worker.engine.objective import Objective, Setting
-from worker.rows.end_tokens import Endings
+from worker.engine.objective import MethodContext, Objective
+from worker.rows.end_tokens import EndTokens
 from worker.shared.arrays import load_rows
 from worker.shared.hardware import machine_for
 
@@ -61,16 +61,16 @@ def answers(
     recipe = fill(
         scratch, base, prompts, prompts[:1], seed=seed, method=PROMPTS_METHOD, technique=technique, training={}
     )
-    recipe = settle(recipe, json.loads((base / "attune.json").read_bytes()), machine_for(None))
+    recipe = resolve_hardware_auto(recipe, json.loads((base / "attune.json").read_bytes()), machine_for(None))
     rows = load_rows(scratch / "data" / "train.safetensors")
     model = load_trainable(base, recipe, torch.device("cpu"), start=adapter)
-    ends = Endings.load(base).stops
+    ends = EndTokens.load(base).stops
     sampler = Sampler(model, Tokenizer.from_file(str(base / "tokenizer.json")), ends, pad_token=min(ends))
     torch.manual_seed(seed)
     found = sampler.sample(rows, max_tokens=max_tokens, temperature=1.0, budget_tokens=2048, greedy=False)
     kl = 0.0
     if adapter is not None:
-        reader = _Reader(Setting(recipe, scratch, model, print))
+        reader = _Reader(MethodContext(recipe, scratch, model, print))
         now_R_1 = reader.answer_logprobs(found.rows)
         with model.model.disable_adapter():
             kl = float((now_R_1 - reader.answer_logprobs(found.rows)).mean())

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from api.infra.sample_queue import Letter, Receiver
+from api.infra.sample_queue import Consumer, SampleJob
 from api.settings import Settings
 
-Script = Callable[[Letter], list[dict[str, Any]]]
+Script = Callable[[SampleJob], list[dict[str, Any]]]
 
 
 def text(said: str, index: int = 0, **fields: Any) -> dict[str, Any]:
@@ -30,9 +30,9 @@ def ends(**last: Any) -> Script:
 
 
 @contextmanager
-def sampler(settings: Settings, script: Script) -> Iterator[list[Letter]]:
+def sampler(settings: Settings, script: Script) -> Iterator[list[SampleJob]]:
     """Answers everything as the script says. What it was asked is in the list."""
-    receiver, stop, asked = Receiver(settings.broker_url, "scripted"), threading.Event(), list[Letter]()
+    receiver, stop, asked = Consumer(settings.broker_url, "scripted"), threading.Event(), list[SampleJob]()
     receiver.beat()
 
     def work() -> None:
@@ -50,4 +50,4 @@ def sampler(settings: Settings, script: Script) -> Iterator[list[Letter]]:
     finally:
         stop.set()
         thread.join()
-        receiver.sign_off()
+        receiver.deregister()

@@ -48,7 +48,7 @@ def trainer_loss(
     model.model.train()
     for batch in micro_batches(rows, budget_tokens, layout or model.layout, model.device):
         scores = model.token_scores(batch)
-        loss, _ = supervised_loss(scores.learnt, scores.hits, batch.weights, weight)
+        loss, _ = supervised_loss(scores.learnt, scores.correct, batch.weights, weight)
         loss.backward()
         loss_sum += loss.item()
     return loss_sum, _gradients(causal_lm), model

@@ -19,7 +19,7 @@ from worker.engine.generation.rollout import RolloutObjective
 from worker.engine.model.load import load_trainable
 from worker.engine.model.trainable import TrainableModel
 from worker.engine.publish.publish import publish
-from worker.methods import METHODS, Objective, Setting
+from worker.methods import METHODS, MethodContext, Objective
 from worker.shared.arrays import Rows, save_rows
 from worker.train import run_steps
 
@@ -174,7 +174,7 @@ def train(folder: Path, *, publishes: bool = True, device: torch.device = CPU) -
     recorder: Any = Recorder()
     data = load_data(folder / "data", recipe)
     model = load_trainable(folder / "base", recipe, device, opening=data.train.tokens)
-    objective = METHODS[recipe.method.type](Setting(recipe, folder, model, recorder.report))
+    objective = METHODS[recipe.method.type](MethodContext(recipe, folder, model, recorder.report))
     data = data.prepared(objective, recorder.warn)
     before = digest(frozen(model)), digest(model.trained.items())
     reward_before = mean_reward(objective, data.train)

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from worker.bases.files import Refused, read_object, require_no_code
 from worker.rows.special_tokens import special_tokens
-from worker.rows.tokenizer import Tokens
+from worker.rows.tokenizer import TokenizerWrapper
 
 SETTINGS_NOISE = ("is_local", "local_files_only", "name_or_path", "_commit_hash", "processor_class")
 """Of the machine that wrote them, not of the tokenizer."""
@@ -47,7 +47,7 @@ def settle_tokenizer(folder: Path) -> None:
 def _require_embeddings(folder: Path) -> None:
     """A token without a row in the embedding would end a training in the middle."""
     rows = read_object(folder / "config.json").get("vocab_size")
-    last = max(Tokens.load(folder).tokenizer.get_vocab().values())
+    last = max(TokenizerWrapper.load(folder).tokenizer.get_vocab().values())
     if isinstance(rows, int) and last >= rows:
         raise Refused(f"its tokenizer has token ids up to {last}, but its config.json says vocab_size {rows}")
 
@@ -68,7 +68,7 @@ def save(tokenizer: Any, folder: Path) -> None:
 
 def _agree(folder: Path, theirs: Any) -> bool:
     try:
-        ours = Tokens.load(folder)
+        ours = TokenizerWrapper.load(folder)
     except Exception as error:
         raise Refused(f"tokenizer.json cannot be read: {error}") from error
     named = special_tokens(folder)

@@ -9,10 +9,10 @@ from api.context import Context
 from api.infra.trackers import MissingLibrary, require_libraries
 from api.settings import Settings
 from worker.delivery.deliverer import Deliverer
-from worker.delivery.hub import Pusher
-from worker.delivery.metrics import Recorder
+from worker.delivery.hub import HubPusher
+from worker.delivery.metrics import MetricsExporter
 from worker.delivery.trackers import open_trackers
-from worker.delivery.webhooks import Courier
+from worker.delivery.webhooks import WebhookSender
 
 GRACE_S = 5
 """How long a deliverer that stops waits for whom it speaks to. What it did not tell, the next one does."""
@@ -37,11 +37,11 @@ def run(settings: Settings) -> None:
         thread.join(GRACE_S)
 
 
-def _duties(deliverer: Deliverer) -> dict[str, Courier | Recorder | Pusher]:
+def _duties(deliverer: Deliverer) -> dict[str, WebhookSender | MetricsExporter | HubPusher]:
     settings = deliverer.context.settings
-    duties: dict[str, Courier | Recorder | Pusher] = {"courier": Courier(deliverer)}
+    duties: dict[str, WebhookSender | MetricsExporter | HubPusher] = {"courier": WebhookSender(deliverer)}
     for name, tracker in open_trackers(settings).items():
-        duties[f"recorder-{name}"] = Recorder(deliverer, name, tracker)
+        duties[f"recorder-{name}"] = MetricsExporter(deliverer, name, tracker)
     if settings.pushes:
-        duties["pusher"] = Pusher(deliverer)
+        duties["pusher"] = HubPusher(deliverer)
     return duties

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.context import Context
 from api.spec.lifecycle import DELIVER
-from worker.supervisor.node import own_folder
+from worker.supervisor.node import claim_work_dir
 
 log = structlog.get_logger(__name__)
 
@@ -28,7 +28,7 @@ class Deliverer:
 
     @classmethod
     def open(cls, context: Context) -> Self:
-        return cls(context, *own_folder(context.settings.work, DELIVER))
+        return cls(context, *claim_work_dir(context.settings.work, DELIVER))
 
     def repeat(self, name: str, act: Callable[[], object], wait_s: float) -> None:
         """Act again and again until it is to stop. Whatever goes wrong, the next time may be better."""

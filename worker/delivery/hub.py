@@ -13,10 +13,10 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils.tqdm import disable_progress_bars
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.infra.artifacts import without_merged
+from api.infra.artifacts import trained_artifacts
 from api.records import events, jobs, models, trackings
 from api.records.jobs import Job
-from api.records.trackings import HUB, Tracking
+from api.records.trackings import HUB, ExportTask
 from worker.delivery.deliverer import Deliverer
 
 log = structlog.get_logger(__name__)
@@ -28,7 +28,7 @@ LEFT_OUT = ("manifest.json", "logprobs.json")
 """Of Attune's own."""
 
 
-class Pusher:
+class HubPusher:
     def __init__(self, deliverer: Deliverer) -> None:
         self._deliverer, self._settings = deliverer, deliverer.context.settings
         self._database = deliverer.context.database
@@ -44,11 +44,11 @@ class Pusher:
             if self._deliverer.stopping.is_set():
                 return
             with self._database.write() as session:
-                tracking = trackings.take(session, tracking_id, HUB, self._deliverer.owner, LEASE_S)
+                tracking = trackings.lease(session, tracking_id, HUB, self._deliverer.owner, LEASE_S)
             if tracking is not None:
                 self._push(tracking)
 
-    def _push(self, tracking: Tracking) -> None:
+    def _push(self, tracking: ExportTask) -> None:
         folder = self._deliverer.folder / f"push-{tracking.job_id}"
         try:
             self._end(tracking, *self._pushed(tracking, folder))
@@ -60,7 +60,7 @@ class Pusher:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _pushed(self, tracking: Tracking, folder: Path) -> tuple[str, str]:
+    def _pushed(self, tracking: ExportTask, folder: Path) -> tuple[str, str]:
         """What came of it, for the job's events, and the level of that. Raises what the hub's client raises."""
         options = tracking.options or {}
         if not self._fetch(tracking.job_id, folder):
@@ -82,20 +82,20 @@ class Pusher:
         if model is None:
             return False
         folder.mkdir(exist_ok=True)
-        for artifact in without_merged(model.artifacts):
+        for artifact in trained_artifacts(model.artifacts):
             if artifact["name"] not in LEFT_OUT:
                 path = folder / artifact["name"]
                 self._deliverer.context.storage.read_file(artifact["key"], path, sha256=artifact["sha256"])
         return True
 
-    def _end(self, tracking: Tracking, message: str, level: str = "info") -> None:
+    def _end(self, tracking: ExportTask, message: str, level: str = "info") -> None:
         repository = (tracking.options or {})["repository"]
         with self._database.write() as session:
             jobs.lock(session, tracking.job_id)
             trackings.end(session, tracking.id, self._deliverer.owner)
-            events.say(session, tracking.job_id, message.format(repository), level=level)
+            events.add_event(session, tracking.job_id, message.format(repository), level=level)
 
-    def _put_off(self, tracking: Tracking, status: int | None) -> None:
+    def _put_off(self, tracking: ExportTask, status: int | None) -> None:
         answered = "" if status is None else f" (the hub answered {status})"
         with self._database.read() as session:
             over = trackings.is_past(session, tracking.created_at + GIVE_UP_S)
@@ -108,7 +108,7 @@ class Pusher:
             if tracking.failures == 0:
                 repository = (tracking.options or {})["repository"]
                 message = f"Could not be pushed to {repository}{answered}: it will be tried again for two days"
-                events.say(session, tracking.job_id, message, level="warn")
+                events.add_event(session, tracking.job_id, message, level="warn")
 
 
 def _status(error: Exception) -> int | None:

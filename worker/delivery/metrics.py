@@ -14,10 +14,10 @@ from api.infra.trackers import TITLES
 from api.records import events, jobs, trackings
 from api.records.database import is_outage
 from api.records.jobs import Job
-from api.records.trackings import Tracking
+from api.records.trackings import ExportTask
 from api.spec.lifecycle import FINAL, JobStatus
 from worker.delivery.deliverer import Deliverer
-from worker.delivery.trackers.base import About, Point, Run, Tracker, numbers
+from worker.delivery.trackers.base import MetricPoint, Run, RunInfo, Tracker, numbers
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +36,7 @@ class Open:
     """Of the last event that was read."""
 
 
-class Recorder:
+class MetricsExporter:
     def __init__(self, deliverer: Deliverer, name: str, tracker: Tracker) -> None:
         self._deliverer, self._name, self._tracker = deliverer, name, tracker
         self._database = deliverer.context.database
@@ -55,7 +55,7 @@ class Recorder:
             if self._deliverer.stopping.is_set():
                 return
             with self._database.write() as session:
-                tracking = trackings.take(session, tracking_id, self._name, self._deliverer.owner, LEASE_S)
+                tracking = trackings.lease(session, tracking_id, self._name, self._deliverer.owner, LEASE_S)
             if tracking is None:
                 continue
             try:
@@ -77,7 +77,7 @@ class Recorder:
         except SQLAlchemyError as error:
             log.warning("not_released", tracker=self._name, error=type(error).__name__)  # the lease runs out
 
-    def _record(self, tracking: Tracking) -> None:
+    def _record(self, tracking: ExportTask) -> None:
         with self._database.read() as session:
             job = session.get_one(Job, tracking.job_id)
         opened = self._open.get(tracking.id)
@@ -86,7 +86,9 @@ class Recorder:
             self._tell_url(tracking, opened.run.url)
         with self._database.read() as session:  # after the job's status was read: of one that has ended, all is here
             told = events.metrics_after(session, job.id, opened.seq)
-        points = [Point(event.data["step"], event.created_at, numbers(event.data)) for event in told if event.data]
+        points = [
+            MetricPoint(event.data["step"], event.created_at, numbers(event.data)) for event in told if event.data
+        ]
         fresh = _ascending(points, opened.run.step)
         opened.run.add(fresh)
         if told:
@@ -94,7 +96,7 @@ class Recorder:
         opened.run.step = fresh[-1].step if fresh else opened.run.step
         self._settle(tracking, JobStatus(job.status), opened.run)
 
-    def _settle(self, tracking: Tracking, status: JobStatus, run: Run) -> None:
+    def _settle(self, tracking: ExportTask, status: JobStatus, run: Run) -> None:
         ended, running = status in FINAL, status is JobStatus.RUNNING
         if not running:
             run.close(status if ended else None)
@@ -104,9 +106,9 @@ class Recorder:
             if ended:
                 trackings.end(session, tracking.id, self._deliverer.owner)
             else:
-                trackings.look_again(session, tracking.id, self._deliverer.owner, wait_s, keep=running, lease_s=LEASE_S)
+                trackings.reschedule(session, tracking.id, self._deliverer.owner, wait_s, keep=running, lease_s=LEASE_S)
 
-    def _put_off(self, tracking: Tracking) -> None:
+    def _put_off(self, tracking: ExportTask) -> None:
         """Try again later. The user is told when an outage begins, and when it has outlasted our patience."""
         title = TITLES[self._name]
         with self._database.write() as session:
@@ -114,20 +116,20 @@ class Recorder:
             assert job is not None, tracking.job_id
             if job.finished_at is not None and trackings.is_past(session, job.finished_at + GIVE_UP_S):
                 trackings.end(session, tracking.id, self._deliverer.owner)
-                events.say(session, job.id, f"Metrics could not be sent to {title}: given up", level="warn")
+                events.add_event(session, job.id, f"Metrics could not be sent to {title}: given up", level="warn")
                 return
             trackings.failed(session, tracking, self._deliverer.owner)
             if tracking.failures == 0:
                 message = f"Metrics could not be sent to {title}: they will be once it answers. The job goes on."
-                events.say(session, job.id, message, level="warn")
+                events.add_event(session, job.id, message, level="warn")
 
-    def _tell_url(self, tracking: Tracking, url: str | None) -> None:
+    def _tell_url(self, tracking: ExportTask, url: str | None) -> None:
         if url is None or tracking.url is not None:
             return
         with self._database.write() as session:
             jobs.lock(session, tracking.job_id)
             trackings.tell_url(session, tracking.id, self._deliverer.owner, url)
-            events.say(session, tracking.job_id, f"Metrics are sent to {TITLES[self._name]}: {url}")
+            events.add_event(session, tracking.job_id, f"Metrics are sent to {TITLES[self._name]}: {url}")
 
     def _shut(self, tracking_id: str) -> None:
         opened = self._open.pop(tracking_id, None)
@@ -139,8 +141,8 @@ class Recorder:
             log.warning("tracker_not_closed", tracker=self._name, error=type(error).__name__)
 
 
-def _about(job: Job, tracking: Tracking) -> About:
-    return About(
+def _about(job: Job, tracking: ExportTask) -> RunInfo:
+    return RunInfo(
         job_id=job.id,
         number=tracking.number,
         model=job.model_id,
@@ -150,9 +152,9 @@ def _about(job: Job, tracking: Tracking) -> About:
     )
 
 
-def _ascending(points: Sequence[Point], after: int) -> list[Point]:
+def _ascending(points: Sequence[MetricPoint], after: int) -> list[MetricPoint]:
     """Each step once, and only those after the last that the tracker has."""
-    fresh: list[Point] = []
+    fresh: list[MetricPoint] = []
     for point in points:
         if point.step > after:
             fresh.append(point)

@@ -5,7 +5,7 @@ import asyncio
 import structlog
 
 from api.context import Context
-from api.infra.outbound import NotSent, post
+from api.infra.outbound import DeliveryError, post
 from api.infra.webhook_signature import headers, message
 from api.records import webhooks
 from api.records.webhooks import Delivery, Webhook
@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 AT_ONCE = 16
 
 
-class Courier:
+class WebhookSender:
     def __init__(self, deliverer: Deliverer) -> None:
         self._deliverer = deliverer
 
@@ -57,7 +57,7 @@ async def _deliver(
         status = await post(
             webhook.url, body, headers(delivery.event_id, body, secrets), context.settings.private_webhook_hosts
         )
-    except NotSent as error:
+    except DeliveryError as error:
         return None, str(error)
     except Exception as error:  # one that cannot be sent must not take those of others with it
         log.exception("delivery_failed", delivery_id=delivery.id)

@@ -16,7 +16,7 @@ from worker.engine.errors import TrainingError
 
 
 @contextmanager
-def whole_folder(final: Path, provenance: Provenance | None = None) -> Iterator[Path]:
+def atomic_folder(final: Path, provenance: Provenance | None = None) -> Iterator[Path]:
     """A folder to fill. At the end its files are synced, listed in manifest.json, and it is moved to `final`.
 
     `provenance`: of what is published; what is only kept to go on from needs none.

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from api.spec.evaluation import Evaluation
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
-from worker.engine.atomic_folder import keep_newest, whole_folder
+from worker.engine.atomic_folder import atomic_folder, keep_newest
 from worker.engine.checkpoint import (
     REFERENCES,
     Progress,
@@ -27,8 +27,8 @@ from worker.engine.errors import TrainingError
 from worker.engine.identity import belongs, recipe_digest
 from worker.engine.loop import StepResult
 from worker.engine.objective import Objective
-from worker.engine.out_of_memory import with_less_memory
-from worker.engine.publish.card import Story
+from worker.engine.out_of_memory import retry_with_smaller_batch
+from worker.engine.publish.card import TrainingSummary
 from worker.engine.publish.export import export
 from worker.engine.publish.markdown import extend
 from worker.engine.publish.provenance import origin_of, provenance
@@ -38,7 +38,7 @@ from worker.shared.pipe import Pipe
 KEPT_CHECKPOINTS = 3
 
 
-class Milestones:
+class Callbacks:
     def __init__(
         self,
         run: Path,
@@ -127,10 +127,10 @@ class Milestones:
         self._optimizer.state.clear()
         self._optimizer.param_groups.clear()
 
-    def story(self, evaluation: Evaluation | None = None) -> Story:
+    def story(self, evaluation: Evaluation | None = None) -> TrainingSummary:
         """For the model card."""
         progress, origin = self.progress, origin_of(self._run, self._recipe.model)
-        return Story(self.last_metrics, progress.train_curve, progress.valid_curve, origin, evaluation)
+        return TrainingSummary(self.last_metrics, progress.train_curve, progress.valid_curve, origin, evaluation)
 
     def _begin(self) -> Progress:
         return Progress(micro_batch_tokens=self._objective.budget_tokens)  # less than asked for, if preparing took less
@@ -180,7 +180,9 @@ class Milestones:
 
     def _evaluated(self, rows: Rows) -> dict[str, Any]:
         where = f"while evaluating after step {self.progress.step}"
-        found = with_less_memory(partial(self._objective.evaluate, rows), self._objective, rows, where, self._pipe.warn)
+        found = retry_with_smaller_batch(
+            partial(self._objective.evaluate, rows), self._objective, rows, where, self._pipe.warn
+        )
         self.progress.micro_batch_tokens = self._objective.budget_tokens
         return found
 
@@ -196,7 +198,7 @@ class Milestones:
         progress = self.progress
         self._pipe.report("phase", phase="saving")
         final = self._out / "checkpoints" / f"step-{progress.step:06d}"
-        with whole_folder(final, provenance(self._run, self._recipe, progress.step)) as folder:
+        with atomic_folder(final, provenance(self._run, self._recipe, progress.step)) as folder:
             export(self._model, folder, self._run / "base", self._recipe, self.story())
         loss = metrics.get("full_valid_loss")
         before = math.inf if progress.best_checkpoint_loss is None else progress.best_checkpoint_loss

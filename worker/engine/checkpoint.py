@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file, save_file
 
-from worker.engine.atomic_folder import keep_newest, verify, whole_folder
+from worker.engine.atomic_folder import atomic_folder, keep_newest, verify
 from worker.engine.publish.markdown import Point
 
 KEPT_STATES = 2
@@ -73,7 +73,7 @@ def save_state(
     """Write states/step-%06d, whole or not at all, and drop all but the newest two. `best` and `references`: files
     that all states share."""
     final = states / f"step-{progress.step:06d}"
-    with whole_folder(final) as folder:
+    with atomic_folder(final) as folder:
         save_file(_on_cpu(weights), folder / "weights.safetensors")
         save_file(_on_cpu(optimizer), folder / "optimizer.safetensors")
         rng, python_gauss = _rng_tensors()

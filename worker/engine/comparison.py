@@ -25,10 +25,10 @@ from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from worker.engine.data import Data, drawn
 from worker.engine.errors import TrainingError
-from worker.engine.generation.sample_answers import Shown
+from worker.engine.generation.sample_answers import GeneratedAnswer
 from worker.engine.model.trainable import TrainableModel
 from worker.engine.objective import Objective
-from worker.engine.out_of_memory import with_less_memory
+from worker.engine.out_of_memory import retry_with_smaller_batch
 from worker.shared.arrays import Rows
 from worker.shared.pipe import Pipe
 
@@ -43,9 +43,9 @@ class CutShort(Exception):
 
 
 @dataclass(frozen=True)
-class Seen:
+class ComparisonResult:
     metrics: dict[str, float | None]
-    shown: list[Shown]
+    shown: list[GeneratedAnswer]
 
 
 class Comparison:
@@ -56,7 +56,7 @@ class Comparison:
         self._recipe, self._objective, self._pipe = recipe, objective, pipe
         self._validates = len(data.validation) > 0
         self._rows = _few(data.validation if self._validates else data.train, self._most_rows(), recipe.seed)
-        self._base: Seen | None = None
+        self._base: ComparisonResult | None = None
 
     def _most_rows(self) -> int:
         if self._objective.samples_answers:
@@ -95,19 +95,19 @@ class Comparison:
             ],
         )
 
-    def _look(self, when: str) -> Seen | None:
+    def _look(self, when: str) -> ComparisonResult | None:
         metrics = self._try(f"The evaluation {when} training", partial(self._objective.compare, self._rows))
         if metrics is None:
             return None
         shown = self._try(f"Sample answers {when} training", partial(self._objective.show_answers, self._rows))
-        return Seen(_numbers(metrics), shown or [])
+        return ComparisonResult(_numbers(metrics), shown or [])
 
     def _try(self, what: str, look: Callable[[], T]) -> T | None:
         """The training goes on whatever becomes of this: what is seen of it here is never worth a model."""
         observed = dict(self._objective.observed)
         try:
             with _limited(self._objective.model, self._pipe):
-                return with_less_memory(
+                return retry_with_smaller_batch(
                     look, self._objective, self._rows, f"for {what[0].lower()}{what[1:]}", self._pipe.warn
                 )
         except CutShort:
@@ -127,18 +127,18 @@ class Comparison:
 @contextmanager
 def _limited(model: TrainableModel, pipe: Pipe) -> Iterator[None]:
     """Within it, each micro-batch and each sampled token first looks at the time."""
-    tick, deadline = model.tick, time.monotonic() + COMPARED_S
+    tick, deadline = model.keep_alive, time.monotonic() + COMPARED_S
 
     def look_at_the_time() -> None:
         tick()
         if time.monotonic() > deadline or pipe.stopping:
             raise CutShort
 
-    model.tick = look_at_the_time
+    model.keep_alive = look_at_the_time
     try:
         yield
     finally:
-        model.tick = tick
+        model.keep_alive = tick
 
 
 def _few(rows: Rows, most: int, seed: int) -> Rows:

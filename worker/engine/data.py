@@ -12,8 +12,8 @@ from api.spec.resolve import ResolvedRecipe
 from worker.engine.errors import TrainingError
 from worker.engine.model.batches import rows_of_steps
 from worker.engine.objective import Floats, Objective, Places
-from worker.engine.out_of_memory import with_less_memory
-from worker.rows.tokenizer import Tokens
+from worker.engine.out_of_memory import retry_with_smaller_batch
+from worker.rows.tokenizer import TokenizerWrapper
 from worker.shared.arrays import Rows, load_rows, split
 
 EVALUATED_ROWS = 256
@@ -58,7 +58,7 @@ def _prepared(
     if not len(rows):
         return rows
     act = partial(objective.prepare, rows, needed, known)
-    return with_less_memory(act, objective, rows, "before the first step", warn)
+    return retry_with_smaller_batch(act, objective, rows, "before the first step", warn)
 
 
 def load_data(folder: Path, recipe: ResolvedRecipe) -> Data:
@@ -81,7 +81,7 @@ def _cut(rows: Rows, folder: Path, recipe: ResolvedRecipe) -> Rows:
     kept, _, _ = rows.truncate(recipe.max_length, drop=drop)
     if drop or recipe.method.output != "labels" or not (kept.ends < rows.ends).any():
         return kept
-    end = np.array(Tokens.load(folder.parent / "base").frame_end, np.int32)
+    end = np.array(TokenizerWrapper.load(folder.parent / "base").frame_end, np.int32)
     for row in np.flatnonzero(kept.ends < rows.ends) if len(end) else ():
         before, after = rows.ends[row], kept.ends[row]
         if np.array_equal(rows.tokens[before - len(end) : before], end):

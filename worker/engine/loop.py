@@ -15,7 +15,7 @@ from worker.engine.model.batches import rows_of_step
 from worker.engine.model.trainable import TrainableModel
 from worker.engine.objective import Metrics, Objective, add, as_numbers
 from worker.engine.optimizer import clipped_step, learning_rate
-from worker.engine.out_of_memory import with_less_memory
+from worker.engine.out_of_memory import retry_with_smaller_batch
 from worker.shared.arrays import Rows
 
 T = TypeVar("T")
@@ -56,7 +56,7 @@ class Loop:
         for update in self._updates(rows, step):
             shares = self._with_less_memory(partial(self._accumulate, update, step), update, step)
             shares["grad_norm"] = clipped_step(self.optimizer, self.recipe.max_grad_norm, rate)
-            self.model.round_masters()
+            self.model.copy_from_masters()
             add(sums, shares)
             tokens += int(update.lengths.sum())
             updates += 1
@@ -78,7 +78,7 @@ class Loop:
         yield from updates
 
     def _with_less_memory(self, act: Callable[[], T], rows: Rows, step: int) -> T:
-        done = with_less_memory(act, self.objective, rows, f"at step {step}", self.warn)
+        done = retry_with_smaller_batch(act, self.objective, rows, f"at step {step}", self.warn)
         self.progress.micro_batch_tokens = self.objective.budget_tokens
         return done
 

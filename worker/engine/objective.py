@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from api.spec.resolve import ResolvedRecipe
-from worker.engine.generation.sample_answers import Shown, likeliest_answers
+from worker.engine.generation.sample_answers import GeneratedAnswer, likeliest_answers
 from worker.engine.model.batches import MicroBatch, micro_batches, total_weight
 from worker.engine.model.trainable import TrainableModel
 from worker.shared.arrays import Rows
@@ -23,7 +23,7 @@ Metrics = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Setting:
+class MethodContext:
     """The training that a method is part of."""
 
     recipe: ResolvedRecipe
@@ -36,7 +36,7 @@ class Setting:
 class Objective:
     """A method at work. A subclass has at least `total` and `loss`."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MethodContext) -> None:
         self.setting, self.recipe, self.model = setting, setting.recipe, setting.model
         budget = self.recipe.micro_batch_tokens
         assert budget != "auto", "the micro-batch is resolved before the first step"
@@ -116,7 +116,7 @@ class Objective:
         """What is told of the model before and after its training."""
         return self.evaluate(rows)
 
-    def show_answers(self, rows: Rows) -> list[Shown]:
+    def show_answers(self, rows: Rows) -> list[GeneratedAnswer]:
         """What the model now answers to a few of the rows, where answers are something to read."""
         if self.recipe.method.output != "tokens":
             return []
@@ -169,9 +169,9 @@ def as_numbers(sums: Metrics) -> dict[str, float]:
 
 __all__ = [
     "Floats",
+    "MethodContext",
     "Metrics",
     "Objective",
-    "Setting",
     "add",
     "answer_sums",
     "as_numbers",

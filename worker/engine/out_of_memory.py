@@ -15,7 +15,7 @@ from worker.shared.arrays import Rows
 T = TypeVar("T")
 
 
-def with_less_memory(
+def retry_with_smaller_batch(
     act: Callable[[], T], objective: Objective, rows: Rows, where: str, warn: Callable[[str], None]
 ) -> T:
     """What `act` gives; when memory runs out, again from its beginning with half of `objective.budget_tokens`, and so

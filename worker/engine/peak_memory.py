@@ -10,7 +10,7 @@ from typing import Self
 import torch
 
 
-class Peaks:
+class PeakMemory:
     """Bytes: on a GPU what torch had allocated at most, else the process's largest resident set.
 
     `begin` ends the phase before. Where the kernel lets a process forget its largest resident set (proc(5),

@@ -1,6 +1,6 @@
 """What is optimised: one file for each method of `api.spec.methods`, of the same name, with its loss."""
 
-from worker.engine.objective import Objective, Setting
+from worker.engine.objective import MethodContext, Objective
 from worker.methods.classification import Classification
 from worker.methods.dpo import Dpo
 from worker.methods.kto import Kto
@@ -23,4 +23,4 @@ METHODS: dict[str, type[Objective]] = {
     "reinforcement": Reinforcement,
 }
 
-__all__ = ["METHODS", "Objective", "Setting"]
+__all__ = ["METHODS", "MethodContext", "Objective"]

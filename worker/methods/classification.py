@@ -9,9 +9,9 @@ from torch.nn import functional
 
 from api.spec.evaluation import SHOWN_ROWS
 from api.spec.methods.classification import ClassificationOptions
-from worker.engine.generation.sample_answers import Shown, readable
+from worker.engine.generation.sample_answers import GeneratedAnswer, readable
 from worker.engine.model.batches import MicroBatch
-from worker.engine.objective import Metrics, Objective, Setting
+from worker.engine.objective import MethodContext, Metrics, Objective
 from worker.shared.arrays import Rows
 
 
@@ -39,7 +39,7 @@ MOST_CONFUSED = 64
 
 
 class Classification(Objective):
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MethodContext) -> None:
         super().__init__(setting)
         assert self.recipe.labels is not None, "the labels are known once the rows are prepared"
         self._problem = self.recipe.labels.problem
@@ -91,7 +91,7 @@ class Classification(Objective):
         return {"loss": float(torch.stack(losses).sum()), **quality}
 
     @torch.no_grad()
-    def show_answers(self, rows: Rows) -> list[Shown]:
+    def show_answers(self, rows: Rows) -> list[GeneratedAnswer]:
         """Texts, their labels, and the labels that the model gives them."""
         if not self._names or self._problem != "single_label" or rows.labels is None:
             return []
@@ -104,7 +104,7 @@ class Classification(Objective):
             (batch,) = self.batches(few.take(np.array([row])))
             best, right = int(self.model.sequence_scores(batch)[0].argmax()), int(few.labels[row, 0])
             text = readable(tokenizer.decode(tokens_T.tolist()))
-            found.append(Shown(text, readable(self._names[right]), readable(self._names[best])))
+            found.append(GeneratedAnswer(text, readable(self._names[right]), readable(self._names[best])))
         return found
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from api.spec.methods.kto import KtoOptions
-from worker.engine.generation.sample_answers import Shown
+from worker.engine.generation.sample_answers import GeneratedAnswer
 from worker.engine.model.batches import MicroBatch
 from worker.engine.objective import Floats, Metrics, Objective, answer_sums
 from worker.shared.arrays import Rows
@@ -43,7 +43,7 @@ class Kto(Objective):
     def evaluate(self, rows: Rows) -> dict[str, float]:
         return super().evaluate(self._with_z0(rows))
 
-    def show_answers(self, rows: Rows) -> list[Shown]:
+    def show_answers(self, rows: Rows) -> list[GeneratedAnswer]:
         """To rows whose own answers are good."""
         assert rows.labels is not None
         return super().show_answers(rows.take(np.flatnonzero(rows.labels[:, 0] > 0.5)))

@@ -12,7 +12,7 @@ from worker.engine.generation.rollout import RolloutObjective
 from worker.engine.generation.sampler import FloatArray, read_tokens
 from worker.engine.model.batches import MicroBatch, total_weight
 from worker.engine.model.head import Scoring
-from worker.engine.objective import Metrics, Setting
+from worker.engine.objective import MethodContext, Metrics
 from worker.shared.arrays import Rows
 
 EPSILON = 1e-8
@@ -58,12 +58,12 @@ def value_losses(values_S: torch.Tensor, old_S: torch.Tensor, returns_S: torch.T
 class Ppo(RolloutObjective):
     """One step is one iteration: answers are sampled and judged, then learnt from in `updates` × `minibatches`."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MethodContext) -> None:
         options: PpoOptions = setting.recipe.method.options  # type: ignore[assignment]
         super().__init__(setting, reward_model=options.reward_model, grader=options.grader)
         self._options = options
         self.model.add_value_head()
-        self.model.remember_start()
+        self.model.snapshot_reference()
         self.state = {"kl_coefficient": options.kl_coefficient}
         self._learning = Scoring(
             temperature=options.temperature, entropies=True, learns_entropies=options.entropy_coefficient > 0
@@ -85,7 +85,7 @@ class Ppo(RolloutObjective):
         judged_R = self.judge(answers, prompts)
         scores_R = judged_R - options.missing_end_penalty * ~answers.ended
         old_N, values_N = read_tokens(rows, self.batches, self._now, 2)
-        with self.model.at_start():
+        with self.model.reference_weights():
             (reference_N,) = read_tokens(rows, self.batches, self._logprobs, 1)
         spent_N = old_N - reference_N  # k1 estimate of the divergence; zero outside of answers
         rewards_N = (-self.state["kl_coefficient"] * spent_N).astype(np.float32)

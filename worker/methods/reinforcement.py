@@ -13,7 +13,7 @@ from worker.engine.generation.rollout import RolloutObjective
 from worker.engine.generation.sampler import read_tokens
 from worker.engine.model.batches import MicroBatch
 from worker.engine.model.head import Scoring
-from worker.engine.objective import Metrics, Setting
+from worker.engine.objective import MethodContext, Metrics
 from worker.methods.ppo import policy_losses
 from worker.shared.arrays import Rows
 
@@ -41,13 +41,13 @@ def divergences(logprobs_S: torch.Tensor, reference_S: torch.Tensor) -> torch.Te
 
 
 class Reinforcement(RolloutObjective):
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MethodContext) -> None:
         options: ReinforcementOptions = setting.recipe.method.options  # type: ignore[assignment]
         super().__init__(setting, reward_model=None, grader=options.grader)
         self._options = options
         self._scoring = Scoring(temperature=options.temperature, entropies=True)
         if options.kl_coefficient:
-            self.model.remember_start()
+            self.model.snapshot_reference()
         samples = options.hyperparameters.eval_samples
         self.eval_samples = 1 if samples == AUTO else samples
 
@@ -63,7 +63,7 @@ class Reinforcement(RolloutObjective):
         if options.updates > 1:
             (known["old"],) = read_tokens(experience, self.batches, self._logprobs, 1)
         if options.kl_coefficient:
-            with self.model.at_start():
+            with self.model.reference_weights():
                 (known["reference"],) = read_tokens(experience, self.batches, self._logprobs, 1)
         self.observed["silent_groups"] = float((rewards_R.reshape(-1, group).std(1) == 0).mean())
         self.show(step, answers, rewards_R)

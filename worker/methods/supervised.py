@@ -7,7 +7,7 @@ import torch
 from api.spec.methods.supervised import SupervisedOptions
 from worker.engine.model.batches import MicroBatch
 from worker.engine.model.head import Scoring
-from worker.engine.objective import Metrics, Objective, Setting, total_weight
+from worker.engine.objective import MethodContext, Metrics, Objective, total_weight
 from worker.shared.arrays import Rows
 
 NEAR_GUESSING = 0.95
@@ -29,7 +29,7 @@ def loss(
 
 
 class Supervised(Objective):
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: MethodContext) -> None:
         super().__init__(setting)
         options: SupervisedOptions = self.options
         self.scoring = Scoring(smoothing=options.label_smoothing)
@@ -42,7 +42,7 @@ class Supervised(Objective):
     def loss(self, batch: MicroBatch, total: float) -> tuple[torch.Tensor, Metrics]:
         # Smoothing is for learning: an evaluation tells the loss itself.
         scores = self.model.token_scores(batch, self.scoring if torch.is_grad_enabled() else Scoring())
-        return loss(scores.learnt, scores.hits, batch.weights, total)
+        return loss(scores.learnt, scores.correct, batch.weights, total)
 
     def highest_loss(self, first: float | None) -> float:
         """ln V is what guessing blindly costs: a model that is about there has lost what it knew. A base that begins

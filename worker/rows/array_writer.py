@@ -14,7 +14,7 @@ from worker.rows.tokenizer import TokenRow
 from worker.shared.arrays import Array, save_rows
 
 
-class Spool:
+class ArrayWriter:
     """Appends rows to raw files beside the target, which `save` turns into the target. A context manager."""
 
     def __init__(self, target: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from api.spec.formats import Label, Notice, Row, RowError
+from api.spec.formats import Label, Row, RowError, RowWarning
 from worker.rows.findings import Findings, example
 from worker.rows.labels import Labels
 from worker.rows.limits import TooSlow, time_limit
@@ -19,7 +19,7 @@ class Meaning(Generic[T]):
     """What a row was found to be."""
 
     value: T
-    notices: Sequence[Notice]
+    notices: Sequence[RowWarning]
     labels: Sequence[Label | None]
     """Of each row of arrays that it becomes."""
     into: Labels | None = None
@@ -31,7 +31,7 @@ def check_row(
     row: Row | RowError,
     read: Callable[[Row], Meaning[T]],
     findings: Findings,
-    seen: Callable[[], Sequence[Notice]] = tuple,
+    seen: Callable[[], Sequence[RowWarning]] = tuple,
 ) -> T | None:
     """Return what `read` makes of the row, and add what is to be said of it; None if it is invalid.
 

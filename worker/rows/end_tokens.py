@@ -12,7 +12,7 @@ from worker.rows.chat_template import ChatTemplate
 from worker.rows.limits import TooSlow, time_limit
 from worker.rows.render import PROBE, Renderer
 from worker.rows.special_tokens import end_ids, special_tokens
-from worker.rows.tokenizer import Tokens
+from worker.rows.tokenizer import TokenizerWrapper
 
 TEMPLATE_SECONDS = 5
 
@@ -28,7 +28,7 @@ _TOOLS = [{"type": "function", "function": {"name": "d", "description": "", "par
 
 
 @dataclass(frozen=True)
-class Endings:
+class EndTokens:
     stops: frozenset[int]
     """Tokens that end an answer: those of the model's own settings, and the end of turn that its template writes."""
     own_stops: frozenset[int]
@@ -40,10 +40,10 @@ class Endings:
     """Tokens after a document without a template, such as [</s>]."""
 
     @classmethod
-    def load(cls, folder: Path, tokens: Tokens | None = None) -> "Endings":
+    def load(cls, folder: Path, tokens: TokenizerWrapper | None = None) -> "EndTokens":
         """Of the base model, or the published model, in the folder. A template that fails or takes long adds
         nothing: rows that need it are refused where they are prepared."""
-        tokens = tokens or Tokens.load(folder)
+        tokens = tokens or TokenizerWrapper.load(folder)
         named = special_tokens(folder).get("eos_token")
         own = end_ids(folder) | {tokens.tokenizer.token_to_id(named) if named else None}
         own_stops = frozenset(number for number in own if number is not None)
@@ -71,7 +71,7 @@ class Endings:
         return kept + tail[have:]
 
 
-def _turn_ends(renderer: Renderer, tokens: Tokens) -> frozenset[int]:
+def _turn_ends(renderer: Renderer, tokens: TokenizerWrapper) -> frozenset[int]:
     """The last token of each end of turn that the template writes, where that is a token of its own. One that also
     stands within a turn, such as after its reasoning, ends none."""
     added = tokens.added_texts()
@@ -97,7 +97,7 @@ def _within_turns(renderer: Renderer) -> Iterator[str]:
         yield from parts[1:-1]
 
 
-def _tail(renderer: Renderer, tokens: Tokens) -> tuple[int, ...]:
+def _tail(renderer: Renderer, tokens: TokenizerWrapper) -> tuple[int, ...]:
     text = renderer.attempt([_QUESTION, {"role": "assistant", "content": f"b{PROBE}"}], None) or ""
     before, probe, after = text.rpartition(PROBE)
     if not probe or not after:

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import msgspec
 
 from api.spec.formats import FORMATS, Row
-from api.spec.formats.base import shown
+from api.spec.formats.base import truncate
 from api.spec.lifecycle import FailureReason
 from api.spec.methods import Method, MethodBase
 
@@ -28,7 +28,7 @@ class FileRequest(msgspec.Struct, forbid_unknown_fields=True):
         return "validation" if self.param == "validation_file" else "training"
 
 
-class Invalid(Exception):
+class JobRejected(Exception):
     """The job cannot go on, and this is what its user reads."""
 
     def __init__(
@@ -41,16 +41,16 @@ class Invalid(Exception):
         return {"code": self.code, "message": self.message, "param": self.param, "reason": self.reason.value}
 
 
-def invalid_file(file: FileRequest, message: str) -> Invalid:
+def invalid_file(file: FileRequest, message: str) -> JobRejected:
     """OpenAI's words and codes."""
-    return Invalid(
+    return JobRejected(
         f"The job failed due to an invalid {file.kind} file. {message}",
         code=f"invalid_{file.kind}_file",
         param=file.param,
     )
 
 
-def wrong_format(file: FileRequest, name: str, method: Method) -> Invalid:
+def wrong_format(file: FileRequest, name: str, method: Method) -> JobRejected:
     """The file is of a format that others learn from."""
     fitting = " or ".join(f"'{each.model_fields['type'].default}'" for each in _methods() if name in each.formats)
     return invalid_file(
@@ -60,9 +60,9 @@ def wrong_format(file: FileRequest, name: str, method: Method) -> Invalid:
     )
 
 
-def wrong_forced_format(name: str, method: Method) -> Invalid:
-    message = f"Rows of the format {shown(name)} were asked for, from which method {method.type} cannot learn. "
-    return Invalid(
+def wrong_forced_format(name: str, method: Method) -> JobRejected:
+    message = f"Rows of the format {truncate(name)} were asked for, from which method {method.type} cannot learn. "
+    return JobRejected(
         message + _taken(method),
         code="invalid_recipe",
         param="training.format",
@@ -70,7 +70,7 @@ def wrong_forced_format(name: str, method: Method) -> Invalid:
     )
 
 
-def unexpected_format(file: FileRequest, method: Method, row: Row) -> Invalid:
+def unexpected_format(file: FileRequest, method: Method, row: Row) -> JobRejected:
     message = "Unexpected file format, expected either prompt/completion pairs or chat messages."
     message = message if method.type == "supervised" else f"Unexpected file format. {_taken(method)}"
     return invalid_file(file, f"{message} {keys_of(row)}")
@@ -80,12 +80,12 @@ def keys_of(row: Row) -> str:
     """Names the keys of a row that shows no format."""
     if {"role", "content"} <= row.keys():
         return "The row is a message by itself; the messages of a conversation stand in {'messages': […]}."
-    keys = ", ".join(shown(key) for key in list(row)[:MAX_SHOWN_KEYS])
+    keys = ", ".join(truncate(key) for key in list(row)[:MAX_SHOWN_KEYS])
     return f"The row's keys are: {keys or 'none'}{', …' if len(row) > MAX_SHOWN_KEYS else ''}."
 
 
-def too_few(file: FileRequest, rows: int) -> Invalid:
-    return Invalid(
+def too_few(file: FileRequest, rows: int) -> JobRejected:
+    return JobRejected(
         f"{file.kind.capitalize()} file has {rows} example(s), but must have at least {file.min_rows} examples",
         code="invalid_n_examples",
         param=file.param,

@@ -5,18 +5,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from api.spec.formats import FORMATS, Format, Notice, Row, RowError, almost, detect
+from api.spec.formats import FORMATS, Format, Row, RowError, RowWarning, closest_format, detect
 from api.spec.methods import Method
 from worker.rows.check_row import Meaning, check_row
-from worker.rows.duplicates import Seen
+from worker.rows.duplicates import DuplicateDetector
 from worker.rows.errors import FileRequest, invalid_file, unexpected_format, wrong_format
 from worker.rows.findings import Findings
 from worker.rows.label_balance import check_labels
 from worker.rows.labels import Labels
 from worker.rows.readers import FileError, ReadLimits, open_rows
 from worker.rows.render import Rendered
-from worker.rows.row_builder import Composed, Composer, Trained
-from worker.rows.tokenizer import Plain, TokenRow, Tokens
+from worker.rows.row_builder import LabelSpec, RowBuilder, TokenizableRow
+from worker.rows.tokenizer import PromptCompletionText, TokenizerWrapper, TokenRow
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Examined:
     row: int
     """From 1, blank lines not counted."""
     line: int
-    composed: list[Composed] = field(default_factory=list)
+    composed: list[TokenizableRow] = field(default_factory=list)
     findings: list[dict[str, Any]] = field(default_factory=list)
     wanted: bool = True
 
@@ -37,7 +37,7 @@ class Examiner:
 
     file: FileRequest
     method: Method
-    composer: Composer
+    composer: RowBuilder
     limits: ReadLimits
     forced: str | None
     whole: bool = True
@@ -45,7 +45,7 @@ class Examiner:
     container: str | None = None
     format: Format | None = None
     labels: Labels | None = None
-    seen: Seen = field(default_factory=Seen)
+    seen: DuplicateDetector = field(default_factory=DuplicateDetector)
     blank: Findings = field(default_factory=Findings)
     """Blank lines before the next row."""
 
@@ -76,11 +76,11 @@ class Examiner:
         examined.composed, examined.findings = composed or [], findings.listed
         return examined
 
-    def _compose(self, row: Row) -> Meaning[list[Composed]]:
+    def _compose(self, row: Row) -> Meaning[list[TokenizableRow]]:
         composed, notices = self.composer.compose(self._format_of(row).read(row))
         return Meaning(composed, notices, [each.label for each in composed], self.labels)
 
-    def _seen(self, line: int, row: Row | RowError) -> list[Notice]:
+    def _seen(self, line: int, row: Row | RowError) -> list[RowWarning]:
         return [] if isinstance(row, RowError) else self.seen.notices(line, row)
 
     def whole_file(self) -> list[dict[str, Any]]:
@@ -94,7 +94,7 @@ class Examiner:
         if self.format is None:
             name = detect(row, self.method.formats)
             if name not in self.method.formats:
-                if found := almost(row, self.method.formats):
+                if found := closest_format(row, self.method.formats):
                     raise RowError(f"key '{found[1]}' is missing", code="missing_key")
                 raise (
                     unexpected_format(self.file, self.method, row)
@@ -107,11 +107,11 @@ class Examiner:
 
     def _take_as(self, name: str) -> None:
         self.format = FORMATS[name]
-        self.labels = self.composer.labels(name, Trained())
+        self.labels = self.composer.labels(name, LabelSpec())
 
 
-def tokenised(texts: Sequence[Rendered | Plain], tokens: Tokens) -> list[TokenRow]:
+def tokenised(texts: Sequence[Rendered | PromptCompletionText], tokens: TokenizerWrapper) -> list[TokenRow]:
     """In the order of the texts."""
     rendered = iter(tokens.encode_spanned([text for text in texts if isinstance(text, Rendered)]))
-    plain = iter(tokens.encode_plain([text for text in texts if isinstance(text, Plain)]))
+    plain = iter(tokens.encode_plain([text for text in texts if isinstance(text, PromptCompletionText)]))
     return [next(rendered) if isinstance(text, Rendered) else next(plain) for text in texts]

@@ -7,7 +7,7 @@ template writes between that and the answer, be it a space or an empty block of 
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from worker.rows.sentinels import Marks, Messages, Places
+from worker.rows.sentinels import Messages, Places, Sentinels
 
 
 class Before(Protocol):
@@ -18,10 +18,10 @@ class Before(Protocol):
 
 
 @dataclass
-class Beginnings:
+class GenerationStarts:
     text: str
     messages: Messages
-    marks: Marks
+    marks: Sentinels
     places: Places
     generation_prompt: str
     """What the template adds where the assistant is to speak; empty if nothing."""

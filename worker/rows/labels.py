@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 
 from api.spec.fields import AUTO
-from api.spec.formats import Label, Notice, RowError
-from api.spec.formats.base import number, shown
+from api.spec.formats import Label, RowError, RowWarning
+from api.spec.formats.base import number, truncate
 from api.spec.methods.classification import Problem
-from worker.rows.multi_hot import MAX_CELLS, MAX_NAMES, ZerosAndOnes, class_names
+from worker.rows.multi_hot import MAX_CELLS, MAX_NAMES, MultiHot, class_names
 from worker.shared.arrays import Array
 
 MAX_SIMILAR = 10
@@ -41,7 +41,7 @@ class Labels(ABC):
         """How many the model has to tell apart; None where labels are no classes."""
         return None
 
-    def notices(self) -> list[Notice]:
+    def notices(self) -> list[RowWarning]:
         """What the author of all labels together should know."""
         return []
 
@@ -103,7 +103,7 @@ class Classes(Labels):
         self.lengths = array("q")
         """How many names each row has."""
         self.values = array("d")
-        self.hot = ZerosAndOnes()
+        self.hot = MultiHot()
         self.real_text = False
         """A label was a number with a fraction, written as text."""
 
@@ -145,7 +145,7 @@ class Classes(Labels):
             names = []
         for name in dict.fromkeys(names):
             if self.allowed is not None and name not in self.allowed:
-                raise RowError(f"'label' {shown(name)} does not occur in {self.decided_by}", code="unknown_label")
+                raise RowError(f"'label' {truncate(name)} does not occur in {self.decided_by}", code="unknown_label")
             self.numbers.append(self.known.setdefault(name, len(self.known)))
         self.lengths.append(len(dict.fromkeys(names)))
         if len(self.known) > MAX_NAMES:
@@ -171,15 +171,15 @@ class Classes(Labels):
     def classes(self) -> int | None:
         return None if self.decide() == "regression" else self.hot.width if self.hot.seen else len(self.known)
 
-    def notices(self) -> list[Notice]:
+    def notices(self) -> list[RowWarning]:
         if self.hot.seen:
             width = self.hot.width or 0
             words = f"The labels are read as zeros and ones for {width} classes, LABEL_0 to LABEL_{width - 1}; "
-            return [Notice("zeros_and_ones", words + "lists of names give the classes theirs.")]
+            return [RowWarning("zeros_and_ones", words + "lists of names give the classes theirs.")]
         if self.decide() == "regression" and self.forced is None and self.real_text:
             words = "The labels are numbers written as text, and are learnt as numbers. "
             words += "If they are names, set method.classification.problem to single_label."
-            return [Notice("written_numbers", words)]
+            return [RowWarning("written_numbers", words)]
         return [] if self.decide() == "regression" else similar_names(self.known)
 
     def save(self, scratch: Path) -> Array | None:
@@ -213,18 +213,18 @@ def _on_disk(table: Array, scratch: Path) -> Array:
     return values
 
 
-def similar_names(names: Iterable[str]) -> list[Notice]:
+def similar_names(names: Iterable[str]) -> list[RowWarning]:
     """Notices of names that look the same, the first few."""
     alike: dict[str, list[str]] = {}
     for name in names:
         alike.setdefault(" ".join(name.split()).casefold(), []).append(name)
     groups = [group for group in alike.values() if len(group) > 1][:MAX_SIMILAR]
     words = "differ only in case or spaces, and are classes of their own"
-    return [Notice("similar_labels", f"The labels {_quoted(group)} {words}.") for group in groups]
+    return [RowWarning("similar_labels", f"The labels {_quoted(group)} {words}.") for group in groups]
 
 
 def _quoted(names: list[str]) -> str:
-    return " and ".join(f"'{shown(name)}'" for name in names[:5])
+    return " and ".join(f"'{truncate(name)}'" for name in names[:5])
 
 
 class TooManyLabels(Exception):
@@ -254,4 +254,4 @@ def _possible(label: Label) -> frozenset[Problem]:
 
 
 def _shown(label: Label) -> str:
-    return shown(", ".join(map(str, label)) if isinstance(label, list | tuple) else label)
+    return truncate(", ".join(map(str, label)) if isinstance(label, list | tuple) else label)

@@ -17,7 +17,7 @@ def class_names(width: int) -> list[str]:
     return [f"LABEL_{number}" for number in range(width)]
 
 
-class ZerosAndOnes:
+class MultiHot:
     """A file's labels, as long as every one of them is as many zeros and ones.
 
     Two of them, one of each kind, may also be two names: until a label tells, they are both.

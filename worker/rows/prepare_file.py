@@ -8,13 +8,13 @@ from typing import Any
 
 import msgspec
 
-from api.spec.formats import FORMATS, Format, Row, RowError, almost, detect
+from api.spec.formats import FORMATS, Format, Row, RowError, closest_format, detect
 from api.spec.methods import Method
 from api.spec.methods.classification import Problem
-from worker.rows.array_writer import Spool
+from worker.rows.array_writer import ArrayWriter
 from worker.rows.check_row import Meaning, check_row
-from worker.rows.duplicates import Seen
-from worker.rows.errors import FileRequest, Invalid, invalid_file, too_few, unexpected_format, wrong_format
+from worker.rows.duplicates import DuplicateDetector
+from worker.rows.errors import FileRequest, JobRejected, invalid_file, too_few, unexpected_format, wrong_format
 from worker.rows.examiner import tokenised
 from worker.rows.findings import Findings, example
 from worker.rows.label_balance import check_labels
@@ -22,8 +22,8 @@ from worker.rows.labels import Labels, TooManyLabels
 from worker.rows.limits import exit_if_stuck, require_memory
 from worker.rows.readers import FileError, ReadLimits, open_rows
 from worker.rows.render import Rendered
-from worker.rows.row_builder import Composed, Composer, Trained
-from worker.rows.tokenizer import Plain, Tokens
+from worker.rows.row_builder import LabelSpec, RowBuilder, TokenizableRow
+from worker.rows.tokenizer import PromptCompletionText, TokenizerWrapper
 
 BATCH_BYTES = 250_000
 BATCH_ROWS = 1_000
@@ -60,25 +60,25 @@ class Preparation:
     """What all files of a job share."""
 
     method: Method
-    tokens: Tokens
-    composer: Composer
+    tokens: TokenizerWrapper
+    composer: RowBuilder
     read_limits: ReadLimits
     context_window: int | None
     format: str | None
     """The one to take rows for, whatever their keys show."""
     progress: Callable[[str, int, bool], None]
-    trained: Trained
-    seen: Seen | None = None
+    trained: LabelSpec
+    seen: DuplicateDetector | None = None
     """The training file's rows."""
 
 
 def prepare_file(file: FileRequest, source: Path, target: Path, shared: Preparation, report: FileReport) -> None:
     """Write the file's arrays and fill its report; Invalid if it cannot be trained on."""
     findings = Findings()
-    with Spool(target) as spool, _reported(findings, report):
+    with ArrayWriter(target) as spool, _reported(findings, report):
         shared.progress(file.name, 0, True)
         shared.composer.begin_file()
-        reader = _Reader(file, shared, findings, spool, report, Seen(shared.seen))
+        reader = _Reader(file, shared, findings, spool, report, DuplicateDetector(shared.seen))
         reader.read(source)
         check_labels(reader.labels, findings, file.kind)
         if findings.first_error is not None:
@@ -89,7 +89,7 @@ def prepare_file(file: FileRequest, source: Path, target: Path, shared: Preparat
         if file.kind == "training":
             shared.seen = reader.seen
             if shared.trained.problem is None:
-                shared.trained = Trained(report.problem, report.label_names)
+                shared.trained = LabelSpec(report.problem, report.label_names)
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def _reported(findings: Findings, report: FileReport) -> Iterator[None]:
         report.findings, report.finding_counts = findings.listed, dict(findings.counts)
 
 
-def _save(file: FileRequest, spool: Spool, labels: Labels | None, report: FileReport) -> None:
+def _save(file: FileRequest, spool: ArrayWriter, labels: Labels | None, report: FileReport) -> None:
     scratch = spool.target.with_name(f"{spool.target.name}.labels.bin")
     try:
         values = None if labels is None else labels.save(scratch)
@@ -122,7 +122,7 @@ class _Waiting:
     """A text that waits to be tokenised with others."""
 
     number: int
-    text: Rendered | Plain
+    text: Rendered | PromptCompletionText
 
 
 @dataclass
@@ -130,9 +130,9 @@ class _Reader:
     file: FileRequest
     shared: Preparation
     findings: Findings
-    spool: Spool
+    spool: ArrayWriter
     report: FileReport
-    seen: Seen
+    seen: DuplicateDetector
     format: Format | None = None
     labels: Labels | None = None
     batch: list[_Waiting] = field(default_factory=list)
@@ -172,7 +172,7 @@ class _Reader:
                 self._add(number, each)
         self.shared.progress(self.file.name, self.report.rows, False)
 
-    def _compose(self, number: int, row: Row) -> Meaning[list[Composed]]:
+    def _compose(self, number: int, row: Row) -> Meaning[list[TokenizableRow]]:
         composed, notices = self.shared.composer.compose(self._format_of(number, row).read(row))
         return Meaning(composed, notices, [each.label for each in composed], self.labels)
 
@@ -187,7 +187,7 @@ class _Reader:
         name = detect(row, method.formats)
         if name in method.formats:
             return self._take_as(name)
-        if found := almost(row, method.formats):
+        if found := closest_format(row, method.formats):
             raise RowError(f"key '{found[1]}' is missing", code="missing_key")
         refused = unexpected_format(self.file, method, row) if name is None else wrong_format(self.file, name, method)
         self.findings.error(number, "wrong_format", refused.message)
@@ -198,7 +198,7 @@ class _Reader:
         self.labels = self.shared.composer.labels(name, self.shared.trained)
         return self.format
 
-    def _add(self, number: int, row: Composed) -> None:
+    def _add(self, number: int, row: TokenizableRow) -> None:
         self.report.array_rows += 1
         self.report.width = len(row.sequences)
         if row.item is not None:
@@ -226,4 +226,4 @@ class _Reader:
                 self.findings.warning(waiting.number, "too_long", example(waiting.number, problem))
 
 
-__all__ = ["FileReport", "Invalid", "Preparation", "prepare_file"]
+__all__ = ["FileReport", "JobRejected", "Preparation", "prepare_file"]

@@ -7,8 +7,8 @@ import msgspec
 import numpy as np
 
 from worker.rows.examiner import Examined, tokenised
-from worker.rows.row_builder import Composed
-from worker.rows.tokenizer import Tokens
+from worker.rows.row_builder import TokenizableRow
+from worker.rows.tokenizer import TokenizerWrapper
 
 MAX_TOKENS = 4096
 """Of a sequence that are listed."""
@@ -36,7 +36,7 @@ class SeenSequence(msgspec.Struct):
     """[first, after the last, weight]: runs of tokens that carry loss, those behind the cut left out."""
 
 
-class SeenRow(msgspec.Struct):
+class PreviewRow(msgspec.Struct):
     row: int
     """From 1."""
     line: int
@@ -49,10 +49,10 @@ class SeenRow(msgspec.Struct):
     findings: list[dict[str, Any]] = []
 
 
-def seen_row(examined: Examined, tokens: Tokens, max_length: int | None, *, drop: bool) -> list[SeenRow]:
+def seen_row(examined: Examined, tokens: TokenizerWrapper, max_length: int | None, *, drop: bool) -> list[PreviewRow]:
     """What becomes of a row: one of the arrays' rows, or two of a pair under kto."""
     if not examined.composed:
-        return [SeenRow(examined.row, examined.line, [], findings=examined.findings)]
+        return [PreviewRow(examined.row, examined.line, [], findings=examined.findings)]
     return [
         _seen(examined, each, tokens, max_length, drop, first=number == 0)
         for number, each in enumerate(examined.composed)
@@ -60,8 +60,14 @@ def seen_row(examined: Examined, tokens: Tokens, max_length: int | None, *, drop
 
 
 def _seen(
-    examined: Examined, composed: Composed, tokens: Tokens, max_length: int | None, drop: bool, *, first: bool
-) -> SeenRow:
+    examined: Examined,
+    composed: TokenizableRow,
+    tokens: TokenizerWrapper,
+    max_length: int | None,
+    drop: bool,
+    *,
+    first: bool,
+) -> PreviewRow:
     roles = ["chosen", "rejected"] if len(composed.sequences) == 2 else ["prompt" if composed.item else "text"]
     found = tokenised(composed.sequences, tokens)
     sequences = [
@@ -71,7 +77,7 @@ def _seen(
     cut = any(each.cut_at is not None for each in sequences)
     labelled = composed.label is not None and len(sequences) == 1
     nothing = composed.item is None and not labelled and any(not each.supervised_tokens for each in sequences)
-    return SeenRow(
+    return PreviewRow(
         examined.row,
         examined.line,
         sequences,
@@ -81,7 +87,9 @@ def _seen(
     )
 
 
-def _sequence(role: str, text: str, ids_T: Any, weights_T: Any, tokens: Tokens, max_length: int | None) -> SeenSequence:
+def _sequence(
+    role: str, text: str, ids_T: Any, weights_T: Any, tokens: TokenizerWrapper, max_length: int | None
+) -> SeenSequence:
     length = len(ids_T)
     left = length if max_length is None else min(length, max_length)
     learnt_T = weights_T.copy()

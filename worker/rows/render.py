@@ -13,15 +13,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from api.spec.formats import Conversation, Notice, RowError
+from api.spec.formats import Conversation, RowError, RowWarning
 from api.spec.recipe import Reasoning
 from worker.rows.chat_template import ChatTemplate, TemplateFailure
-from worker.rows.generation_starts import Beginnings
+from worker.rows.generation_starts import GenerationStarts
 from worker.rows.reasoning import CLOSING, apart, chosen, without_reasoning
-from worker.rows.rendered import Drawn, keep_reasoning
-from worker.rows.sentinels import Marks, Messages, Places
+from worker.rows.rendered import RenderedTurns, keep_reasoning
+from worker.rows.sentinels import Messages, Places, Sentinels
 from worker.rows.tokenizer import Span
-from worker.rows.turns import Turns
+from worker.rows.turns import AssistantSpans
 
 PROBE = "\U000f0000"
 
@@ -30,7 +30,7 @@ PROBE = "\U000f0000"
 class Rendered:
     text: str
     spans: Sequence[Span]
-    notices: list[Notice] = field(default_factory=list)
+    notices: list[RowWarning] = field(default_factory=list)
     rest_weight: float = 0.0
     """In the loss, of what is in no span."""
 
@@ -75,13 +75,15 @@ class Renderer:
         learnt = [turn for turn in drawn.turns if weights[turn.message]]
         notices = list(_left_out(drawn))
         if not all(turn.ended for turn in learnt):
-            notices.append(Notice("no_end_of_turn", "the chat template writes no end-of-turn token after an answer"))
+            notices.append(
+                RowWarning("no_end_of_turn", "the chat template writes no end-of-turn token after an answer")
+            )
         spans = [Span(turn.start, turn.end, weights[turn.message]) for turn in learnt]
         return Rendered(drawn.text, spans, notices, rest_weight)
 
-    def _drawn(self, conversation: Conversation) -> tuple["_Part", Drawn]:
+    def _drawn(self, conversation: Conversation) -> tuple["_Part", RenderedTurns]:
         plain, messages = self._plain(conversation)
-        part = _Part(self, messages, conversation.tools, Marks.absent_from(plain, messages))
+        part = _Part(self, messages, conversation.tools, Sentinels.absent_from(plain, messages))
         return part, part.draw(plain, messages)
 
     def _plain(self, conversation: Conversation, add_generation_prompt: bool = False) -> tuple[str, Messages]:
@@ -156,32 +158,32 @@ class _Part:
     renderer: Renderer
     messages: Messages
     tools: Any
-    marks: Marks
+    marks: Sentinels
 
     @property
     def shows_reasoning(self) -> bool:
         return self.renderer.shows_reasoning
 
-    def ending_with(self, message: int) -> Drawn:
+    def ending_with(self, message: int) -> RenderedTurns:
         shown = self.messages[: message + 1]
         plain = self.renderer.attempt(shown, self.tools)
         if plain is None:
             raise RowError("refuses the messages before it", code="reasoning_not_kept")
         return self.draw(plain, shown)
 
-    def draw(self, plain: str, messages: Messages) -> Drawn:
+    def draw(self, plain: str, messages: Messages) -> RenderedTurns:
         """`messages`: the first of the conversation, and `plain` what they render to."""
         renderer, marks = self.renderer, self.marks
         places = self._places(plain, messages)
-        turns = Turns(plain, messages, marks, places, renderer.end_of_turn, self)
+        turns = AssistantSpans(plain, messages, marks, places, renderer.end_of_turn, self)
         found = (
             turns.by_template()
             if renderer.template.marks_generation(self.tools)
             else turns.by_answers(
-                Beginnings(plain, messages, marks, places, renderer.generation_prompt, renderer.after_user, self)
+                GenerationStarts(plain, messages, marks, places, renderer.generation_prompt, renderer.after_user, self)
             )
         )
-        return Drawn(plain, messages, marks, places, list(found))
+        return RenderedTurns(plain, messages, marks, places, list(found))
 
     def _places(self, plain: str, messages: Messages) -> Places:
         # Marks in what others say only serve to notice what a template leaves out. Some templates look at its end.
@@ -221,7 +223,7 @@ def _weights(conversation: Conversation, train_on: Literal["all", "last"]) -> li
     return [weight if index == last else 0.0 for index, weight in enumerate(conversation.weights)]
 
 
-def _left_out(drawn: Drawn) -> Iterator[Notice]:
+def _left_out(drawn: RenderedTurns) -> Iterator[RowWarning]:
     """What the template drops without a word."""
     messages, marks, places = drawn.messages, drawn.marks, drawn.places
     reasoning = drawn.without_reasoning()
@@ -240,7 +242,7 @@ def _left_out(drawn: Drawn) -> Iterator[Notice]:
             said = without_reasoning(message).get("content")
             left_out = "content" if "tool_calls" in message and said and not opened else None
         if left_out:
-            yield Notice(
+            yield RowWarning(
                 "left_out", f"message {index + 1} ({left_out}) is left out by the chat template{_way(left_out)}"
             )
 

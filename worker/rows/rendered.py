@@ -6,15 +6,15 @@ from typing import Protocol
 from api.spec.formats import RowError
 from worker.rows.generation_starts import Before, shared_length
 from worker.rows.reasoning import CLOSING, OPENING, reasoning_of
-from worker.rows.sentinels import Marks, Messages, Places
+from worker.rows.sentinels import Messages, Places, Sentinels
 from worker.rows.turns import Turn
 
 
 @dataclass(frozen=True)
-class Drawn:
+class RenderedTurns:
     text: str
     messages: Messages
-    marks: Marks
+    marks: Sentinels
     places: Places
     turns: list[Turn]
 
@@ -38,7 +38,7 @@ class Drawn:
         said = self.places.get(self.marks.closing(message - 1), []) if message else []
         return max((place for place in said if place <= first), default=self.start(message)), first
 
-    def with_head(self, message: int, head: str, start: int) -> "Drawn":
+    def with_head(self, message: int, head: str, start: int) -> "RenderedTurns":
         """With another head, in which the generation begins after `start` characters."""
         begin, end = self.head(message)
 
@@ -65,11 +65,11 @@ class Source(Before, Protocol):
     def shows_reasoning(self) -> bool:
         """Whether the template has a form of its own for reasoning, if only for the last message."""
 
-    def ending_with(self, message: int) -> Drawn:
+    def ending_with(self, message: int) -> RenderedTurns:
         """The conversation up to and including that message."""
 
 
-def keep_reasoning(drawn: Drawn, source: Source) -> Drawn:
+def keep_reasoning(drawn: RenderedTurns, source: Source) -> RenderedTurns:
     """Put reasoning that the template leaves out where the model would write it; RowError where that is unknown.
 
     Most templates show it in the last message alone: its head there is the one to learn in earlier messages, too. For

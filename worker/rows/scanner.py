@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from api.spec.formats import Example, Format, Labelled, Notice, Row, RowError, Unpaired, fitting
+from api.spec.formats import ClassificationExample, Example, Format, Row, RowError, RowWarning, Unpaired, fitting
 from worker.rows.check_row import Meaning, check_row
-from worker.rows.duplicates import Seen
+from worker.rows.duplicates import DuplicateDetector
 from worker.rows.errors import keys_of
 from worker.rows.findings import Findings, example
 from worker.rows.label_balance import check_labels
@@ -24,7 +24,7 @@ class Candidate:
     def __post_init__(self) -> None:
         self.labels = {"labelled": Classes, "unpaired": Desirable}.get(self.format.name, lambda: None)()
 
-    def take(self, number: int, row: Row, notices: list[Notice]) -> None:
+    def take(self, number: int, row: Row, notices: list[RowWarning]) -> None:
         read = check_row(number, row, self._read, self.findings, lambda: notices)
         self.errors += read is None
 
@@ -34,7 +34,7 @@ class Candidate:
 
     def _read(self, row: Row) -> Meaning[Example]:
         found = self.format.read(row)
-        label = found.label if isinstance(found, Labelled) else None
+        label = found.label if isinstance(found, ClassificationExample) else None
         label = float(found.desirable) if isinstance(found, Unpaired) else label
         return Meaning(found, found.notices, [label], self.labels)
 
@@ -50,7 +50,7 @@ class Scanner:
         self.rows = 0
         self._max_rows = max_rows
         self._candidates: list[Candidate] = []
-        self._seen = Seen()
+        self._seen = DuplicateDetector()
         self._before: Findings = Findings()
         """What was found while no row had shown a format."""
 

@@ -26,7 +26,7 @@ Places = dict[str, list[int]]
 
 
 @dataclass(frozen=True)
-class Marks:
+class Sentinels:
     """One code point each: the template's generation begins, ends; a message's text begins, ends, its reasoning begins;
     each of its calls has one mark after the name, and one after every string in the arguments."""
 
@@ -35,7 +35,7 @@ class Marks:
     """Marks before those of each message; the last entry counts all of them."""
 
     @classmethod
-    def absent_from(cls, text: str, messages: Messages) -> "Marks":
+    def absent_from(cls, text: str, messages: Messages) -> "Sentinels":
         counts = [2, *(OF_MESSAGE + 2 * len(message.get("tool_calls", ())) for message in messages)]
         starts = tuple(itertools.accumulate(counts))
         for first, last in PLANES:

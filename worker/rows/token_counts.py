@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from worker.rows.row_builder import Composed
+from worker.rows.row_builder import TokenizableRow
 from worker.rows.tokenizer import TokenRow
 from worker.shared.arrays import Rows
 from worker.shared.counts import Counts, count
@@ -24,7 +24,7 @@ class Sample:
     def wants(self, row: int) -> bool:
         return (row - 1) % self.stride == 0
 
-    def add(self, row: int, composed: list[Composed], sequences: list[list[TokenRow]]) -> None:
+    def add(self, row: int, composed: list[TokenizableRow], sequences: list[list[TokenRow]]) -> None:
         for each in composed:
             self.prompts = self.prompts or each.item is not None
         labelled = [each.label is not None and len(each.sequences) == 1 for each in composed]

@@ -46,7 +46,7 @@ class Spanned(Protocol):
 
 
 @dataclass(frozen=True)
-class Plain:
+class PromptCompletionText:
     """Text without a template: what the model sees first, and what it continues that with."""
 
     given: str
@@ -61,7 +61,7 @@ class Plain:
     """Only read, just as the tokenizer itself frames a text: what plain `tokenizer(text)` gives. Excludes `learnt`."""
 
 
-class Tokens:
+class TokenizerWrapper:
     def __init__(self, tokenizer: Tokenizer, *, eos_id: int | None, end_texts: frozenset[str]) -> None:
         self.tokenizer = tokenizer
         self.end_texts = end_texts
@@ -78,7 +78,7 @@ class Tokens:
         self._endings = tuple((end_texts | last) & self.added_texts())
 
     @classmethod
-    def load(cls, base: Path) -> "Tokens":
+    def load(cls, base: Path) -> "TokenizerWrapper":
         settings = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))
         # A base model's file may cut or pad to some length; and offsets must cover every character of a token.
         settings["truncation"] = settings["padding"] = None
@@ -107,7 +107,7 @@ class Tokens:
             for encoding, row in zip(encodings, rows, strict=True)
         ]
 
-    def encode_plain(self, rows: Sequence[Plain]) -> list[TokenRow]:
+    def encode_plain(self, rows: Sequence[PromptCompletionText]) -> list[TokenRow]:
         """Documents, of which the second part and the end are learnt. Tokens that begin or end a document stand there
         once, whether or not the text holds them already."""
         given = self._ids(["" if row.framed else row.given for row in rows])

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Protocol
 
 from api.spec.formats import RowError
-from worker.rows.generation_starts import Before, Beginnings
-from worker.rows.sentinels import Marks, Messages, Places, string_counts
+from worker.rows.generation_starts import Before, GenerationStarts
+from worker.rows.sentinels import Messages, Places, Sentinels, string_counts
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,15 @@ class Part(Before, Protocol):
 
 
 @dataclass(frozen=True)
-class Turns:
+class AssistantSpans:
     text: str
     messages: Messages
-    marks: Marks
+    marks: Sentinels
     places: Places
     end_of_turn: re.Pattern[str] | None
     rendered: Part
 
-    def by_answers(self, beginnings: Beginnings) -> Iterator[Turn]:
+    def by_answers(self, beginnings: GenerationStarts) -> Iterator[Turn]:
         previous_end = 0
         for message in self._assistant():
             calls = self._required_calls(message)

@@ -4,10 +4,10 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from api.spec.sampling import SampleRequest
+from api.spec.sampling import SamplerJob
 from worker.rows.chat_template import TemplateFailure
 from worker.rows.limits import TooSlow, time_limit
-from worker.rows.tokenizer import Plain
+from worker.rows.tokenizer import PromptCompletionText
 from worker.sampling.bases import Base
 from worker.sampling.draw import Draw, Drawn
 from worker.sampling.generate import generate
@@ -35,7 +35,7 @@ class Cancelled(Exception):
     """Nobody waits for the answer any more."""
 
 
-def answer(request: SampleRequest, base: Base, model: Any, report: Report, *, cancelled: Callable[[], bool]) -> None:
+def answer(request: SamplerJob, base: Base, model: Any, report: Report, *, cancelled: Callable[[], bool]) -> None:
     """Report the number of prompt tokens, then each answer's text and end. Raises Refused, Cancelled."""
     prompts = _prompts(request, base)
     room = [_room(request, base.window, len(prompt)) for prompt in prompts]
@@ -55,7 +55,7 @@ class _Answer:
     def __init__(
         self,
         index: int,
-        request: SampleRequest,
+        request: SamplerJob,
         base: Base,
         report: Report,
         cancelled: Callable[[], bool],
@@ -105,7 +105,7 @@ class _Answer:
         return {"token": raw.decode(errors="replace"), "bytes": list(raw), "logprob": max(logprob, LEAST_LOGPROB)}
 
 
-def _prompts(request: SampleRequest, base: Base) -> list[list[int]]:
+def _prompts(request: SamplerJob, base: Base) -> list[list[int]]:
     """The tokens of each prompt."""
     if request.messages is not None:
         return [_conversation(request.messages, base)]
@@ -135,7 +135,9 @@ def _conversation(messages: list[dict[str, Any]], base: Base) -> list[int]:
 
 def _continued(prompt: str | list[int], base: Base) -> list[int]:
     if isinstance(prompt, str):
-        tokens = [int(each) for each in base.tokens.encode_plain([Plain(given=prompt, ends=False)])[0].tokens]
+        tokens = [
+            int(each) for each in base.tokens.encode_plain([PromptCompletionText(given=prompt, ends=False)])[0].tokens
+        ]
     else:
         tokens = prompt
         if not all(0 <= each < base.vocabulary for each in tokens):
@@ -147,7 +149,7 @@ def _continued(prompt: str | list[int], base: Base) -> list[int]:
     return tokens
 
 
-def _room(request: SampleRequest, window: int | None, prompt_tokens: int) -> int:
+def _room(request: SamplerJob, window: int | None, prompt_tokens: int) -> int:
     """How many tokens an answer may have; at least 1."""
     if window is None:
         return request.max_tokens

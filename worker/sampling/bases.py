@@ -14,8 +14,8 @@ from api.spec.techniques import Technique
 from worker.engine.model.load import checked_config, plain_attention, quantisation
 from worker.engine.model.modes import keep_four_bits, pack_where_possible
 from worker.rows.chat_template import ChatTemplate
-from worker.rows.end_tokens import Endings
-from worker.rows.tokenizer import Tokens
+from worker.rows.end_tokens import EndTokens
+from worker.rows.tokenizer import TokenizerWrapper
 from worker.sampling.token_bytes import TokenBytes
 from worker.techniques import TECHNIQUES
 
@@ -64,11 +64,11 @@ class Base:
         self._network.eval()
         self._adapted: PeftModel | None = None
         self._kept: dict[Path, str] = {}
-        self.tokens = Tokens.load(folder)
+        self.tokens = TokenizerWrapper.load(folder)
         self.token_bytes = TokenBytes(self.tokens.tokenizer)
         self.template = ChatTemplate.load(folder)
         self.vocabulary = int(self._network.get_input_embeddings().weight.shape[0])
-        self.ends = Endings.load(folder, self.tokens).stops
+        self.ends = EndTokens.load(folder, self.tokens).stops
         self.window: int | None = getattr(self._network.config.get_text_config(), "max_position_embeddings", None)
 
     @contextmanager

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 
-class Beside(ABC):
+class BackgroundThread(ABC):
     """A context: its thread begins and ends with it."""
 
     def __init__(self, name: str) -> None:

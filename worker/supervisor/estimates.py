@@ -6,10 +6,10 @@ from typing import Any
 from api.estimate.machine import Machine, predict, refused_precision, too_large
 from api.estimate.shapes import require_whole_blocks
 from api.estimate.speed import Observation, with_job
-from api.estimate.targets import NoPlace
+from api.estimate.targets import NoTargetModules
 from api.estimate.work import Workload
 from api.records import workers
-from api.records.base_models import BaseModel
+from api.records.base_models import BaseModelRow
 from api.records.workers import Worker
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
@@ -20,7 +20,7 @@ from worker.supervisor.slots import Slot
 
 
 @dataclass(frozen=True)
-class Epoch:
+class Workloads:
     """The rows that a job trains and evaluates on."""
 
     train: Workload
@@ -30,7 +30,7 @@ class Epoch:
         return {name: _stored(work) for name, work in (("train", self.train), ("validation", self.validation)) if work}
 
     @classmethod
-    def of(cls, stored: dict[str, Any]) -> "Epoch":
+    def of(cls, stored: dict[str, Any]) -> "Workloads":
         found = {name: Workload(**{**work, "lengths": tuple(work["lengths"])}) for name, work in stored.items()}
         return cls(found["train"], found.get("validation"))
 
@@ -39,14 +39,16 @@ def _stored(work: Workload) -> dict[str, Any]:
     return {**vars(work), "lengths": list(work.lengths)}
 
 
-def require_room(live: list[Worker], base: BaseModel, resolved: ResolvedRecipe, epoch: Epoch, *, gpu: bool) -> None:
+def require_room(
+    live: list[Worker], base: BaseModelRow, resolved: ResolvedRecipe, epoch: Workloads, *, gpu: bool
+) -> None:
     """Refuse what fits no worker. Where none says what it has, anything may."""
     machines = [workers.machine(worker) for worker in live if not gpu or worker.gpus]
     try:
         if not gpu:
             require_whole_blocks(resolved.technique, base.facts)
         predictions = [predict(resolved, base.facts, epoch.train, epoch.validation, machine) for machine in machines]
-    except NoPlace as no_place:
+    except NoTargetModules as no_place:
         raise AttemptFailed(
             FailureReason.INVALID_RECIPE, f"{str(no_place).rstrip('.')}.", param=no_place.param
         ) from None
@@ -70,7 +72,7 @@ def machine_of(node: Node, slot: Slot) -> Machine:
     return machine_for(slot.gpu, slots=node.slots.count, warm=warm, observed=observed)
 
 
-def observe(node: Node, base: BaseModel, predicted: dict[str, Any], actual: dict[str, Any]) -> None:
+def observe(node: Node, base: BaseModelRow, predicted: dict[str, Any], actual: dict[str, Any]) -> None:
     """Note how fast this worker was."""
     job = Observation(
         precision=predicted["precision"],

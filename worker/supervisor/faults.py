@@ -49,7 +49,7 @@ class AttemptFailed(Exception):
         """The worker or what it depends on is at fault: the job waits, and loses none of its retries."""
 
 
-def settle(session: Session, job: Job, fault: AttemptFailed) -> bool:
+def retry_or_fail(session: Session, job: Job, fault: AttemptFailed) -> bool:
     """Put the job back in line, or fail it. Returns whether it waits again. Raises Stale."""
     if fault.excused:
         _excuse(session, job, fault)
@@ -61,11 +61,13 @@ def settle(session: Session, job: Job, fault: AttemptFailed) -> bool:
     log.warning("attempt_failed", job_id=job.id, reason=fault.reason, count=count, retries=retries)
     if count > retries:
         error = {"code": fault.code, "message": fault.message, "param": fault.param}
-        jobs.move(session, job.id, JobStatus.FAILED, message=fault.message, level="error", fence=job.fence, error=error)
+        jobs.transition(
+            session, job.id, JobStatus.FAILED, message=fault.message, level="error", fence=job.fence, error=error
+        )
         return False
     wait_s = BACKOFF_S[min(count, len(BACKOFF_S)) - 1]
     faults.avoid(session, job.id, job.owner, wait_s + PREFER_ANOTHER_S)
-    put_back(session, job, f"{_sentence(fault)} Trying again ({count} of {retries}).", wait_s=wait_s)
+    requeue(session, job, f"{_sentence(fault)} Trying again ({count} of {retries}).", wait_s=wait_s)
     return True
 
 
@@ -75,7 +77,7 @@ def _excuse(session: Session, job: Job, fault: AttemptFailed) -> None:
     faults.avoid(session, job.id, job.owner, wait_s + PREFER_ANOTHER_S)
     log.warning("attempt_excused", job_id=job.id, reason=fault.reason, count=count, wait_s=wait_s)
     message = f"{_sentence(fault)} This costs the job none of its retries: it waits, and is tried again in {wait_s} s."
-    put_back(session, job, message, wait_s=wait_s)
+    requeue(session, job, message, wait_s=wait_s)
 
 
 def _sentence(fault: AttemptFailed) -> str:
@@ -91,16 +93,16 @@ _WHY = {reason: FAILURES[reason].sentence for reason in FailureReason} | {
 }
 
 
-def put_back(session: Session, job: Job, message: str, *, wait_s: float = 0) -> None:
+def requeue(session: Session, job: Job, message: str, *, wait_s: float = 0) -> None:
     """Make the job claimable again, or paused if its user asked for that meanwhile. Raises Stale."""
     after: dict[str, Any] = {"run_after": db_now() + wait_s if wait_s else None, "rung_at": None}
     if job.status == Stage.PREPARE.leased:
-        jobs.write(session, job.id, job.fence, owner=None, lease_until=None, fence=Job.fence + 1, **after)
-        events.say(session, job.id, message, level="warn")
+        jobs.update_fenced(session, job.id, job.fence, owner=None, lease_until=None, fence=Job.fence + 1, **after)
+        events.add_event(session, job.id, message, level="warn")
     elif job.pause_requested:
-        jobs.move(session, job.id, JobStatus.PAUSED, message="Fine-tuning job paused", fence=job.fence)
+        jobs.transition(session, job.id, JobStatus.PAUSED, message="Fine-tuning job paused", fence=job.fence)
     else:
-        jobs.move(
+        jobs.transition(
             session,
             job.id,
             JobStatus.QUEUED,

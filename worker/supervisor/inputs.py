@@ -13,7 +13,7 @@ import structlog
 
 from api.infra.storage import Corrupt, ObjectMissing, Storage
 from api.records import base_models
-from api.records.base_models import BaseModel
+from api.records.base_models import BaseModelRow
 from api.records.jobs import Job
 from worker.supervisor.damage import named
 from worker.supervisor.node import Node
@@ -27,7 +27,7 @@ class BaseModelGone(Exception):
     """The operator removed the base model while the job waited."""
 
 
-def base_model(node: Node, job: Job) -> BaseModel:
+def base_model(node: Node, job: Job) -> BaseModelRow:
     with node.context.database.read() as session:
         base = base_models.get(session, job.base_model)
     if base is None:
@@ -35,13 +35,13 @@ def base_model(node: Node, job: Job) -> BaseModel:
     return base
 
 
-def fetch_base(node: Node, base: BaseModel) -> Path:
+def fetch_base(node: Node, base: BaseModelRow) -> Path:
     """The base model's folder in this worker's cache."""
     with named_base(base):
         return fetch_cached(node, base.digest, base.artifacts)
 
 
-def named_base(base: BaseModel) -> AbstractContextManager[None]:
+def named_base(base: BaseModelRow) -> AbstractContextManager[None]:
     remedy = f"Its operator sees which file by `attune models verify {base.name}`, and has to add it again."
     return named(f"The base model {base.name}", remedy, code="damaged_base_model", param="model")
 
@@ -118,7 +118,7 @@ def fetch_artifacts(storage: Storage, artifacts: list[Any], folder: Path) -> Non
         storage.read_file(artifact["key"], path, sha256=artifact["sha256"])
 
 
-def fetch_tokenizer(node: Node, base: BaseModel, folder: Path) -> None:
+def fetch_tokenizer(node: Node, base: BaseModelRow, folder: Path) -> None:
     """All of the base model but its weights: what prepare needs."""
     with named_base(base):
         fetch_artifacts(

@@ -10,14 +10,14 @@ import structlog
 
 from api.context import Context
 from api.records import jobs, queue
-from api.records.jobs import Stale
+from api.records.jobs import StaleFence
 from api.records.queue import Claim
-from worker.supervisor.background import Beside
+from worker.supervisor.background import BackgroundThread
 
 log = structlog.get_logger(__name__)
 
 
-class Heartbeat(Beside):
+class Heartbeat(BackgroundThread):
     """While it runs: `lost` is set when the job is no longer ours, `pause` when its user asked for a pause."""
 
     def __init__(self, context: Context, claim: Claim) -> None:
@@ -36,7 +36,7 @@ class Heartbeat(Beside):
                     with self._context.database.write() as session:
                         queue.renew(session, self._claim, settings.lease_s)
                     beat_at = time.monotonic() + settings.heartbeat_s
-            except Stale:
+            except StaleFence:
                 self.lost.set()
                 return
             except Exception as error:

@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from api.infra.artifacts import digest_of, without_merged
+from api.infra.artifacts import digest_of, trained_artifacts
 from api.records import base_models, models
-from api.records.base_models import BaseModel
+from api.records.base_models import BaseModelRow
 from api.records.jobs import Job
 from api.spec.methods.base import reward_models
 from api.spec.recipe import Recipe
@@ -23,7 +23,7 @@ BEGUN_FROM = "whose weights this job begins from"
 TECHNIQUE = TypeAdapter[Technique](Technique)
 
 
-class ModelGone(Exception):
+class ParentDeleted(Exception):
     """A fine-tuned model that the job needs was deleted while it waited."""
 
     def __init__(self, name: str, role: str, param: str) -> None:
@@ -31,8 +31,8 @@ class ModelGone(Exception):
         self.param = param
 
 
-def fetch_weights(node: Node, job: Job, base: BaseModel) -> Path:
-    """The folder of the weights on which the job's adapter lies, or which it trains itself. Raises ModelGone."""
+def fetch_weights(node: Node, job: Job, base: BaseModelRow) -> Path:
+    """The folder of the weights on which the job's adapter lies, or which it trains itself. Raises ParentDeleted."""
     if job.base_weights is None:
         return fetch_base(node, base)
     _, artifacts = _made(node, job.base_weights, BEGUN_FROM, "model")
@@ -40,7 +40,7 @@ def fetch_weights(node: Node, job: Job, base: BaseModel) -> Path:
         return fetch_cached(node, digest_of(artifacts), artifacts)
 
 
-def weights_are_damaged(node: Node, job: Job, base: BaseModel) -> bool:
+def weights_are_damaged(node: Node, job: Job, base: BaseModelRow) -> bool:
     """Return whether this worker's copy of those weights is not what was stored; then it is fetched anew next time."""
     digest, artifacts = base.digest, base.artifacts
     if job.base_weights is not None:
@@ -54,7 +54,7 @@ def _named(model: str, param: str) -> AbstractContextManager[None]:
 
 
 def fetch_start(node: Node, job: Job, folder: Path) -> None:
-    """The adapter that the job continues, if it does. Raises ModelGone."""
+    """The adapter that the job continues, if it does. Raises ParentDeleted."""
     if job.parent_model is None or job.parent_model == job.base_weights:
         return
     _, artifacts = _made(node, job.parent_model, "which this job continues", "model")
@@ -65,7 +65,7 @@ def fetch_start(node: Node, job: Job, folder: Path) -> None:
 def fetch_judges(node: Node, job: Job, recipe: Recipe, folder: Path) -> None:
     """judges.json, {model: {folder, technique}}, and their folders, each with its base in `base/` if it is an adapter.
 
-    Raises ModelGone, BaseModelGone.
+    Raises ParentDeleted, BaseModelGone.
     """
     listed: dict[str, Any] = {}
     for param, name in reward_models(recipe.method).items():
@@ -76,7 +76,7 @@ def fetch_judges(node: Node, job: Job, recipe: Recipe, folder: Path) -> None:
         with _named(name, param):
             fetched = fetch_cached(node, digest_of(artifacts), artifacts)
         _link_files(fetched, folder / place)
-        technique = TECHNIQUE.validate_python(maker.recipe["technique"]).published()
+        technique = TECHNIQUE.validate_python(maker.recipe["technique"]).as_published()
         if technique.type != "full":
             with node.context.database.read() as session:
                 base = base_models.get(session, maker.base_model)
@@ -88,7 +88,7 @@ def fetch_judges(node: Node, job: Job, recipe: Recipe, folder: Path) -> None:
         (folder / "judges.json").write_text(json.dumps(listed, indent=2))
 
 
-def maker_of(node: Node, name: str) -> Job | None:
+def producing_job(node: Node, name: str) -> Job | None:
     """The job that made a model or a checkpoint; None if that is not there any more.
 
     Of whatever project: what a job names was its own or permitted to it when it was accepted, and it keeps that.
@@ -103,8 +103,8 @@ def _made(node: Node, name: str, role: str, param: str) -> tuple[Job, list[dict[
     with node.context.database.read() as session:
         made = models.named(session, name)
         if made is None:
-            raise ModelGone(name, role, param)
-        return session.get_one(Job, made.job_id), without_merged(made.artifacts)
+            raise ParentDeleted(name, role, param)
+        return session.get_one(Job, made.job_id), trained_artifacts(made.artifacts)
 
 
 def _link_files(cached: Path, folder: Path) -> None:

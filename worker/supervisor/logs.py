@@ -17,7 +17,7 @@ import structlog
 from api.records import queue
 from api.records.queue import Claim
 from api.settings import Settings
-from worker.supervisor.background import Beside
+from worker.supervisor.background import BackgroundThread
 from worker.supervisor.node import Node
 
 log = structlog.get_logger(__name__)
@@ -27,7 +27,7 @@ MAX_BYTES = 10 * 1024**2
 """Of a longer log the end is kept: what went wrong stands there."""
 
 
-class KeptLog(Beside):
+class LogUploader(BackgroundThread):
     """While it runs, and when it is left. That a log could not be stored fails no attempt."""
 
     def __init__(self, node: Node, claim: Claim, path: Path) -> None:

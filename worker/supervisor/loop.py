@@ -10,14 +10,14 @@ from sqlalchemy.orm import Session
 from api.infra.storage import Corrupt, ObjectMissing, StorageUnavailable
 from api.records import jobs, models, queue
 from api.records.database import is_outage
-from api.records.jobs import Job, Stale
+from api.records.jobs import Job, StaleFence
 from api.records.queue import Claim
 from api.spec.lifecycle import FINAL, FailureReason, Stage
-from worker.supervisor.faults import AttemptFailed, put_back, settle
+from worker.supervisor.faults import AttemptFailed, requeue, retry_or_fail
 from worker.supervisor.inputs import BaseModelGone
 from worker.supervisor.lease import Heartbeat
-from worker.supervisor.lineage import ModelGone
-from worker.supervisor.logs import KeptLog
+from worker.supervisor.lineage import ParentDeleted
+from worker.supervisor.logs import LogUploader
 from worker.supervisor.node import Node
 from worker.supervisor.prepare import prepare
 from worker.supervisor.prepare_child import Interrupted
@@ -35,7 +35,7 @@ OURS = (FailureReason.INTERNAL, FailureReason.WORKER_LOST, FailureReason.HUNG)
 """Reasons by which not the job may be at fault, but the worker."""
 
 
-def drain(node: Node, warm: WarmTrainers) -> None:
+def work_until_idle(node: Node, warm: WarmTrainers) -> None:
     """Work on waiting jobs until none is left that fits a free slot of this worker; then scan waiting files."""
     again = True
     while again:
@@ -71,7 +71,7 @@ def run_attempt(node: Node, claim: Claim, slot: Slot, warm: WarmTrainers) -> Non
             _work(node, claim, slot, warm)
             log.info("attempt_ended")
             node.hold.passed()
-        except Stale:
+        except StaleFence:
             log.info("attempt_stale")
             _drop(node, claim)
         except Interrupted:
@@ -94,7 +94,7 @@ def _work(node: Node, claim: Claim, slot: Slot, warm: WarmTrainers) -> None:
     try:
         with node.context.database.read() as session:
             job = session.get_one(Job, claim.job_id)
-        with Heartbeat(node.context, claim) as beat, KeptLog(node, claim, folder / "log.txt"):
+        with Heartbeat(node.context, claim) as beat, LogUploader(node, claim, folder / "log.txt"):
             if claim.stage is Stage.PREPARE:
                 prepare(node, claim, job, folder, beat)
             else:
@@ -120,7 +120,7 @@ def _as_fault(error: Exception) -> AttemptFailed:
     if isinstance(error, BaseModelGone):
         message = "The base model was removed while the job waited"
         return AttemptFailed(FailureReason.INVALID_RECIPE, message, param="model")
-    if isinstance(error, ModelGone):
+    if isinstance(error, ParentDeleted):
         return AttemptFailed(FailureReason.INVALID_RECIPE, str(error), param=error.param)
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return AttemptFailed(FailureReason.DISK_FULL if full else FailureReason.INTERNAL)
@@ -138,9 +138,9 @@ def _fail(node: Node, claim: Claim, fault: AttemptFailed) -> None:
         node.hold.passed()
 
     def settled(session: Session) -> bool:
-        job = jobs.held(session, claim.job_id, claim.fence)
+        job = jobs.lock_for_attempt(session, claim.job_id, claim.fence)
         queue.end_attempt(session, claim, fault.reason)
-        return settle(session, job, fault)
+        return retry_or_fail(session, job, fault)
 
     if written(node, settled):
         node.context.doorbell.ring(claim.stage, claim.job_id)
@@ -151,7 +151,7 @@ def _put_back(node: Node, claim: Claim, message: str, *, wait_s: float = 0) -> N
 
     def waiting(session: Session) -> bool:
         queue.end_attempt(session, claim, "stopped")
-        put_back(session, jobs.held(session, claim.job_id, claim.fence), message, wait_s=wait_s)
+        requeue(session, jobs.lock_for_attempt(session, claim.job_id, claim.fence), message, wait_s=wait_s)
         return True
 
     if written(node, waiting):

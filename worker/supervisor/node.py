@@ -13,9 +13,9 @@ from api.context import Context
 from api.infra.storage import StorageUnavailable
 from api.spec.lifecycle import FAILURES, FailureReason, Stage
 from worker.shared.gpus import visible_gpus
-from worker.supervisor.pause import Hold
+from worker.supervisor.pause import Pause
 from worker.supervisor.slots import Slot, Slots
-from worker.supervisor.visibility import Watch
+from worker.supervisor.visibility import Visibility
 from worker.supervisor.work_folder import identity_of, trouble_with
 
 MAX_HOST = 64
@@ -38,13 +38,13 @@ class Node:
     """Held by the one thread that scans files."""
 
     def __post_init__(self) -> None:
-        self.hold = Hold(self.trouble)
-        self.watch = Watch(self.context.settings.lease_s)
+        self.hold = Pause(self.trouble)
+        self.watch = Visibility(self.context.settings.lease_s)
 
     @classmethod
     def open(cls, context: Context, stage: Stage) -> Self:
         """In the first work folder of this stage that is free, emptied of what a killed worker left there."""
-        owner, folder, lock = own_folder(context.settings.work, stage)
+        owner, folder, lock = claim_work_dir(context.settings.work, stage)
         gpus = visible_gpus() if stage is Stage.TRAIN else []
         return cls(context, stage, owner, folder, lock, _slots(context, stage, gpus), gpus)
 
@@ -73,7 +73,7 @@ class Node:
         return folder
 
 
-def own_folder(work: Path, stage: str) -> tuple[str, Path, IO[bytes]]:
+def claim_work_dir(work: Path, stage: str) -> tuple[str, Path, IO[bytes]]:
     """Who this process is from now on, its folder, emptied, and the lock on that: the first that nobody else holds."""
     number, lock = _lock(work, stage)
     folder = work / f"{stage}-{number}"

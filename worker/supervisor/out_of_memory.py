@@ -4,14 +4,14 @@ from typing import Any
 
 from api.estimate.machine import HALVINGS, Machine, may_recompute, with_less
 from api.records import events, jobs
-from api.records.base_models import BaseModel
+from api.records.base_models import BaseModelRow
 from api.records.jobs import Job
 from api.records.queue import Claim
 from api.spec.lifecycle import FailureReason
 from api.spec.recipe import Recipe
 from api.spec.resolve import ResolvedRecipe
 from worker.shared import memory_overrides
-from worker.supervisor.estimates import Epoch
+from worker.supervisor.estimates import Workloads
 from worker.supervisor.faults import AttemptFailed
 from worker.supervisor.node import Node
 
@@ -25,7 +25,7 @@ def as_attempted(job: Job, resolved: ResolvedRecipe) -> ResolvedRecipe:
 
 
 def take_less(
-    node: Node, claim: Claim, job: Job, base: BaseModel, attempted: ResolvedRecipe, machine: Machine, *, killed: bool
+    node: Node, claim: Claim, job: Job, base: BaseModelRow, attempted: ResolvedRecipe, machine: Machine, *, killed: bool
 ) -> None:
     """Note with the job what its next attempt makes do with. `killed`: the kernel ended the trainer; else it has tried
     smaller micro-batches itself. Raises Stale."""
@@ -37,17 +37,17 @@ def take_less(
         tried = attempted.model_copy(update={"micro_batch_tokens": fewest})
     asked = Recipe.model_validate(job.recipe).training.gradient_checkpointing
     recomputes = may_recompute(attempted.technique, base.facts) if asked == "auto" else asked
-    rows = Epoch.of(job.estimate["rows"]).train
+    rows = Workloads.of(job.estimate["rows"]).train
     less = with_less(tried, base.facts, machine, rows, recomputes=recomputes)
     if less is None:
         return
     again = ", and recomputes activations" if less.gradient_checkpointing else ""
     message = f"Out of memory: the next attempt takes micro-batches of {less.micro_batch_tokens} tokens{again}."
     with node.context.database.write() as session:
-        estimate = jobs.held(session, job.id, claim.fence).estimate or {}
+        estimate = jobs.lock_for_attempt(session, job.id, claim.fence).estimate or {}
         fields = {name: getattr(less, name) for name in memory_overrides.FIELDS}
-        jobs.write(session, job.id, claim.fence, estimate={**estimate, LESS: fields})
-        events.say(session, job.id, message, level="warn")
+        jobs.update_fenced(session, job.id, claim.fence, estimate={**estimate, LESS: fields})
+        events.add_event(session, job.id, message, level="warn")
 
 
 def killed_for_memory(attempted: ResolvedRecipe, machine: Machine, estimate: dict[str, Any] | None) -> AttemptFailed:

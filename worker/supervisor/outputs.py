@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from api.infra.artifacts import GGUF, MERGED, tar_size, without_merged
+from api.infra.artifacts import GGUF, MERGED, tar_size, trained_artifacts
 from api.infra.storage import Corrupt, Storage
 from api.records import events, jobs, models, queue, trackings
 from api.records.base import db_now
@@ -83,7 +83,7 @@ def store_checkpoint(node: Node, claim: Claim, job: Job, report: dict[str, Any],
         if name.startswith(CHECKPOINT_METRICS) and isinstance(value, (int, float))
     }
     with node.context.database.write() as session:
-        jobs.held(session, job.id, claim.fence)
+        jobs.lock_for_attempt(session, job.id, claim.fence)
         session.add(
             Checkpoint(
                 id=new_id("ftckpt_"),
@@ -97,11 +97,11 @@ def store_checkpoint(node: Node, claim: Claim, job: Job, report: dict[str, Any],
             )
         )
         session.flush()
-        events.say(session, job.id, f"Checkpoint created at step {step}: {job.model_id}:ckpt-step-{step}")
+        events.add_event(session, job.id, f"Checkpoint created at step {step}: {job.model_id}:ckpt-step-{step}")
         surplus = [
             checkpoint
             for checkpoint in _surplus(models.checkpoints_of(session, job.id))
-            if not models.needed_by(session, checkpoint.model_id)
+            if not models.referenced_by(session, checkpoint.model_id)
         ]
         models.remove_checkpoints(session, surplus)
     node.context.storage.delete([artifact["key"] for gone in surplus for artifact in gone.artifacts])
@@ -153,7 +153,7 @@ def publish(node: Node, claim: Claim, job: Job, report: dict[str, Any], folder: 
             File(
                 id=archive,
                 filename=f"{job.id}.tar",
-                bytes=tar_size(without_merged(artifacts)),
+                bytes=tar_size(trained_artifacts(artifacts)),
                 model_id=job.model_id,
                 **shared,
             )
@@ -161,11 +161,11 @@ def publish(node: Node, claim: Claim, job: Job, report: dict[str, Any], folder: 
         session.flush()
         if (hub := (job.recipe.get("export") or {}).get("hub")) is not None:
             trackings.plan(session, job.id, HUB, options=hub, at_once=True)
-        events.say(session, job.id, f"New fine-tuned model created: {job.model_id}")
+        events.add_event(session, job.id, f"New fine-tuned model created: {job.model_id}")
         if (told := best_step(job, report)) is not None:
-            events.say(session, job.id, told)
-        estimate = jobs.held(session, job.id, claim.fence).estimate
-        jobs.move(
+            events.add_event(session, job.id, told)
+        estimate = jobs.lock_for_attempt(session, job.id, claim.fence).estimate
+        jobs.transition(
             session,
             job.id,
             JobStatus.SUCCEEDED,

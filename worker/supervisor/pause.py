@@ -18,7 +18,7 @@ SUSPICIOUS_JOBS = 3
 """So many different jobs that failed one after the other by no fault of their own make the worker the suspect."""
 
 
-class Hold:
+class Pause:
     """`why` tells why the worker takes no work; None while it takes some."""
 
     def __init__(self, check: Callable[[bool], str | None], clock: Callable[[], float] = time.monotonic) -> None:

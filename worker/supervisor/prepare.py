@@ -8,7 +8,7 @@ import structlog
 from api.infra.storage import Corrupt, ObjectMissing
 from api.records import arrays, events, files, jobs, queue, workers
 from api.records.arrays import Arrays
-from api.records.base_models import BaseModel
+from api.records.base_models import BaseModelRow
 from api.records.jobs import Job
 from api.records.queue import Claim
 from api.spec.lifecycle import FailureReason, JobStatus, Stage
@@ -16,7 +16,7 @@ from api.spec.recipe import MIN_EXAMPLES, Recipe
 from api.spec.resolve import Labels, ResolvedRecipe, resolve, resolve_max_length
 from worker.shared.arrays import Rows, load_rows, split
 from worker.shared.counts import workload
-from worker.supervisor.estimates import Epoch, require_room
+from worker.supervisor.estimates import Workloads, require_room
 from worker.supervisor.faults import AttemptFailed
 from worker.supervisor.inputs import base_model
 from worker.supervisor.lease import Heartbeat
@@ -44,7 +44,7 @@ def prepare(node: Node, claim: Claim, job: Job, folder: Path, beat: Heartbeat) -
     _finish(node, claim, job, recipe, base, resolved, prepared, epoch, notes)
 
 
-def fetch_arrays(node: Node, claim: Claim, job: Job, base: BaseModel, folder: Path, beat: Heartbeat) -> None:
+def fetch_arrays(node: Node, claim: Claim, job: Job, base: BaseModelRow, folder: Path, beat: Heartbeat) -> None:
     """Put the job's arrays into the run folder it is trained in. Damaged ones are made again from its files.
 
     Raises AttemptFailed, Stale, Interrupted, StorageUnavailable.
@@ -62,11 +62,11 @@ def fetch_arrays(node: Node, claim: Claim, job: Job, base: BaseModel, folder: Pa
             raise AttemptFailed(FailureReason.INTERNAL, CHANGED)
         (again / "data" / f"{name}.safetensors").replace(folder / "data" / f"{name}.safetensors")
     with node.context.database.write() as session:
-        jobs.write(session, job.id, claim.fence, arrays={name: found.key for name, found in made.items()})
+        jobs.update_fenced(session, job.id, claim.fence, arrays={name: found.key for name, found in made.items()})
 
 
 def _made(
-    node: Node, job: Job, recipe: Recipe, base: BaseModel, continued: Labels | None, folder: Path, beat: Heartbeat
+    node: Node, job: Job, recipe: Recipe, base: BaseModelRow, continued: Labels | None, folder: Path, beat: Heartbeat
 ) -> dict[str, Arrays]:
     """The arrays of each file of rows, in `data/`: those that are stored, as far as they are whole, else new ones."""
     sources = _sources(node, job, recipe, base, continued)
@@ -87,7 +87,7 @@ def _decided(job: Job, continued: Labels | None, train: Arrays | None) -> dict[s
     return {} if train is None else {name: train.report.get(name) for name in ("problem", "label_names")}
 
 
-def _sources(node: Node, job: Job, recipe: Recipe, base: BaseModel, continued: Labels | None) -> list[Source]:
+def _sources(node: Node, job: Job, recipe: Recipe, base: BaseModelRow, continued: Labels | None) -> list[Source]:
     wanted = [("train", "training_file", job.training_file, MIN_EXAMPLES)]
     if job.validation_file is not None:
         wanted.append(("validation", "validation_file", job.validation_file, 1))
@@ -132,7 +132,7 @@ def _store(node: Node, job: Job, source: Source, folder: Path, report: dict[str,
         f"arrays/{job.project_id}/{source.key}.safetensors", folder / "data" / f"{source.name}.safetensors"
     )
     with node.context.database.write() as session:
-        return arrays.put(
+        return arrays.upsert(
             session,
             key=source.key,
             project_id=job.project_id,
@@ -143,8 +143,8 @@ def _store(node: Node, job: Job, source: Source, folder: Path, report: dict[str,
 
 
 def _resolve(
-    job: Job, recipe: Recipe, base: BaseModel, prepared: dict[str, Arrays], settled: Settled, folder: Path
-) -> tuple[ResolvedRecipe, Epoch, list[str]]:
+    job: Job, recipe: Recipe, base: BaseModelRow, prepared: dict[str, Arrays], settled: Settled, folder: Path
+) -> tuple[ResolvedRecipe, Workloads, list[str]]:
     """The numbers in place of each "auto", the rows that are left, and what the user should know of the cut."""
     max_length = resolve_max_length(
         recipe,
@@ -181,7 +181,7 @@ def _resolve(
         **settled,
     )
     validation = workload(kept["validation"]) if "validation" in kept else None
-    return resolved, Epoch(workload(kept["train"]), validation), notes
+    return resolved, Workloads(workload(kept["train"]), validation), notes
 
 
 def _why_dropped(recipe: Recipe, max_length: int) -> str:
@@ -215,10 +215,10 @@ def _finish(
     claim: Claim,
     job: Job,
     recipe: Recipe,
-    base: BaseModel,
+    base: BaseModelRow,
     resolved: ResolvedRecipe,
     prepared: dict[str, Arrays],
-    epoch: Epoch,
+    epoch: Workloads,
     notes: list[str],
 ) -> None:
     train = prepared["train"].report
@@ -232,12 +232,12 @@ def _finish(
     written = resolved.model_dump(mode="json")
     with node.context.database.write() as session:
         for note in notes:
-            events.say(session, job.id, note, level="warn")
+            events.add_event(session, job.id, note, level="warn")
         for name, found in prepared.items():
             for finding in found.report["findings"][:5]:
                 where = f", {_unit(found.report)} {finding['line']}" if finding["line"] else ""
-                events.say(session, job.id, f"{name} file{where}: {finding['message']}", level="warn")
-        jobs.move(
+                events.add_event(session, job.id, f"{name} file{where}: {finding['message']}", level="warn")
+        jobs.transition(
             session,
             job.id,
             JobStatus.QUEUED,

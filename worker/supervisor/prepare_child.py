@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from api.records import jobs
-from api.records.base_models import BaseModel
+from api.records.base_models import BaseModelRow
 from api.records.files import File
 from api.records.jobs import Job
 from api.spec.fields import AUTO
@@ -49,7 +49,7 @@ def run_child(
     node: Node,
     job: Job,
     recipe: Recipe,
-    base: BaseModel,
+    base: BaseModelRow,
     sources: list[Source],
     labels: dict[str, Any],
     folder: Path,
@@ -108,7 +108,7 @@ def wait_for(node: Node, job: Job, child: Child, beat: Heartbeat) -> None:
     try:
         while True:
             if beat.lost.is_set():
-                raise jobs.Stale(job.id)
+                raise jobs.StaleFence(job.id)
             if node.stopping.is_set():
                 raise Interrupted
             try:

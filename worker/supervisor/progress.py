@@ -10,7 +10,7 @@ from api.records.base import db_now
 from api.records.database import is_outage
 from api.records.jobs import Job
 from api.records.queue import Claim
-from api.spec.formats.base import shown
+from api.spec.formats.base import truncate
 from worker.supervisor.node import Node
 
 FLUSH_S = 1.0
@@ -57,7 +57,7 @@ class Progress:
         try:
             with self._node.context.database.write() as session:
                 estimate = self._estimate()
-                jobs.write(session, self._claim.job_id, self._claim.fence, progress=self._progress, **estimate)
+                jobs.update_fenced(session, self._claim.job_id, self._claim.fence, progress=self._progress, **estimate)
                 for report in self._waiting:
                     _tell(session, self._claim.job_id, report)
         except SQLAlchemyError as error:
@@ -78,18 +78,18 @@ class Progress:
 
 def _tell(session: Any, job_id: str, report: dict[str, Any]) -> None:
     if report["type"] == "warning":
-        events.say(session, job_id, report["message"], level="warn")
+        events.add_event(session, job_id, report["message"], level="warn")
         return
     data = {name: value for name, value in report.items() if name != "type"}
     if report["type"] == "samples":
         if data["samples"]:
-            events.say(session, job_id, _sample(data["step"], data["samples"][0]), data=data)
+            events.add_event(session, job_id, _sample(data["step"], data["samples"][0]), data=data)
         return
     message = f"Step {data['step']}/{data['total_steps']}: training loss={_number(data['train_loss'])}"
     for name, words in MENTIONED.items():
         if name in data:
             message += f", {words}={_number(data[name])}"
-    events.say(session, job_id, message, type="metrics", data=data)
+    events.add_event(session, job_id, message, type="metrics", data=data)
 
 
 def _sample(step: int, sample: dict[str, Any]) -> str:
@@ -97,7 +97,9 @@ def _sample(step: int, sample: dict[str, Any]) -> str:
     prompt, answer = (" ".join(str(sample[part]).split()) for part in ("prompt", "answer"))
     tail = prompt if len(prompt) <= SHOWN_LETTERS else f"…{prompt[-SHOWN_LETTERS:]}"
     reward = _number(sample["reward"])
-    return f"Step {step} sample (reward {reward}): {shown(tail, SHOWN_LETTERS + 1)} → {shown(answer, SHOWN_LETTERS)}"
+    return (
+        f"Step {step} sample (reward {reward}): {truncate(tail, SHOWN_LETTERS + 1)} → {truncate(answer, SHOWN_LETTERS)}"
+    )
 
 
 def _number(value: float | None) -> str:

@@ -4,20 +4,20 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from api.infra.artifacts import without_merged
+from api.infra.artifacts import trained_artifacts
 from api.records import arrays, files, models
-from api.records.base_models import BaseModel
+from api.records.base_models import BaseModelRow
 from api.records.jobs import Job
-from api.spec.manifest import BaseEntry, Continued, DataEntry, Origin
+from api.spec.manifest import BaseEntry, DataEntry, Origin, ParentAdapter
 from worker.supervisor.node import Node
 
 
-def origin_of(node: Node, job: Job, base: BaseModel) -> Origin:
+def origin_of(node: Node, job: Job, base: BaseModelRow) -> Origin:
     with node.context.database.read() as session:
         continues = None
         if job.parent_model is not None and job.parent_model != job.base_weights:
             made = _artifacts(session, job.parent_model)
-            continues = Continued(model=job.parent_model, files=_hashes(made))
+            continues = ParentAdapter(model=job.parent_model, files=_hashes(made))
         return Origin(
             model=job.model_id,
             base=_base(session, job, base),
@@ -27,7 +27,7 @@ def origin_of(node: Node, job: Job, base: BaseModel) -> Origin:
         )
 
 
-def _base(session: Session, job: Job, base: BaseModel) -> BaseEntry:
+def _base(session: Session, job: Job, base: BaseModelRow) -> BaseEntry:
     if job.base_weights is not None:
         made = _artifacts(session, job.base_weights)
         return BaseEntry(name=job.base_weights, files=_weights(made))
@@ -41,7 +41,7 @@ def _artifacts(session: Session, name: str) -> list[dict[str, Any]]:
     """Of a fine-tuned model or a checkpoint, of whatever project (worker.supervisor.lineage). It was fetched before, so
     that it is there or just gone."""
     made = models.named(session, name)
-    return [] if made is None else without_merged(made.artifacts)
+    return [] if made is None else trained_artifacts(made.artifacts)
 
 
 def _hashes(artifacts: list[dict[str, Any]]) -> dict[str, str]:

@@ -3,14 +3,14 @@
 from typing import TypedDict
 
 from api.records.arrays import Arrays
-from api.records.base_models import BaseModel
+from api.records.base_models import BaseModelRow
 from api.records.jobs import Job
 from api.spec.fields import AUTO
 from api.spec.lifecycle import FailureReason
 from api.spec.recipe import Recipe
 from api.spec.resolve import Labels
 from worker.supervisor.faults import AttemptFailed
-from worker.supervisor.lineage import ModelGone, maker_of
+from worker.supervisor.lineage import ParentDeleted, producing_job
 from worker.supervisor.node import Node
 
 
@@ -22,7 +22,9 @@ class Settled(TypedDict):
     merged: bool
 
 
-def settle(node: Node, job: Job, recipe: Recipe, base: BaseModel, train: Arrays, continued: Labels | None) -> Settled:
+def settle(
+    node: Node, job: Job, recipe: Recipe, base: BaseModelRow, train: Arrays, continued: Labels | None
+) -> Settled:
     """`continued`: the labels of the classifier that the job continues (known_labels). Raises AttemptFailed."""
     largest = node.context.settings.merged_max_parameters
     wanted = recipe.export.wants_merged(base.facts["parameters"], largest)
@@ -44,12 +46,12 @@ def _require_effect(recipe: Recipe, labels: Labels) -> None:
 
 
 def known_labels(node: Node, job: Job, recipe: Recipe) -> Labels | None:
-    """Those of the classifier that the job continues, in the order of its head. Raises AttemptFailed, ModelGone."""
+    """Those of the classifier that the job continues, in the order of its head. Raises AttemptFailed, ParentDeleted."""
     if recipe.method.output != "labels" or job.parent_model is None:
         return None
-    maker = maker_of(node, job.parent_model)
+    maker = producing_job(node, job.parent_model)
     if maker is None:
-        raise ModelGone(job.parent_model, "which this job continues", "model")
+        raise ParentDeleted(job.parent_model, "which this job continues", "model")
     had = (maker.resolved or {}).get("labels")
     if had is None:  # it gave tokens
         return None

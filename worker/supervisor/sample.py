@@ -11,16 +11,16 @@ from typing import Any
 import redis
 import structlog
 
-from api.infra.sample_queue import BEAT_S, LISTEN_S, Letter, Receiver
+from api.infra.sample_queue import BEAT_S, LISTEN_S, Consumer, SampleJob
 from api.infra.storage import Corrupt, ObjectMissing, Storage, StorageUnavailable
 from api.settings import Settings
 from api.spec.lifecycle import SAMPLE
-from api.spec.sampling import SampleRequest
+from api.spec.sampling import SamplerJob
 from worker.shared.gpus import visible_gpus
 from worker.supervisor.adapter_cache import Adapters
 from worker.supervisor.child import Child
 from worker.supervisor.inputs import fetch_once
-from worker.supervisor.node import own_folder
+from worker.supervisor.node import claim_work_dir
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +34,7 @@ BROKER_WAIT_S = 2.0
 
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
-    _, folder, _lock = own_folder(settings.work, SAMPLE)
+    _, folder, _lock = claim_work_dir(settings.work, SAMPLE)
     sampler = Sampler(settings, Storage(settings.storage), folder)
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda *_: sampler.stopping.set())
@@ -48,7 +48,7 @@ class LostChild(Exception):
 class Sampler:
     def __init__(self, settings: Settings, storage: Storage, folder: Path) -> None:
         self._settings, self._storage, self._folder = settings, storage, folder
-        self._letters = Receiver(settings.broker_url, secrets.token_hex(8))
+        self._letters = Consumer(settings.broker_url, secrets.token_hex(8))
         self._adapters = Adapters(storage, folder / "adapters")
         self._child: Child | None = None
         self._used_at = time.monotonic()
@@ -77,7 +77,7 @@ class Sampler:
             self._child.kill()
             self._child = None
 
-    def serve(self, letter: Letter) -> None:
+    def serve(self, letter: SampleJob) -> None:
         """Answer one request, whatever comes of it."""
         with structlog.contextvars.bound_contextvars(answer_id=letter.id, project_id=letter.project_id):
             try:
@@ -86,7 +86,7 @@ class Sampler:
                 log.warning("answer_lost", error=type(error).__name__)
                 self.close()  # it would go on for nobody
 
-    def _answer(self, letter: Letter) -> None:
+    def _answer(self, letter: SampleJob) -> None:
         began_at = time.monotonic()
         try:
             report = self._follow(letter, self._command(letter))
@@ -107,7 +107,7 @@ class Sampler:
         self._letters.report(letter, report)
         log.info("sampled", outcome=report["type"], ms=round(1000 * (time.monotonic() - began_at)))
 
-    def _command(self, letter: Letter) -> SampleRequest:
+    def _command(self, letter: SampleJob) -> SamplerJob:
         """The request with the model's folders, fetched where they are not yet."""
         model = letter.content["model"]
         storage, base, adapter = self._storage, model["base"], model["adapter"]
@@ -116,7 +116,7 @@ class Sampler:
         folder = cache / base["digest"]
         if not whole:
             fetch_once(storage, base["artifacts"], folder)
-        return SampleRequest(
+        return SamplerJob(
             id=letter.id,
             base=str(folder),
             adapter=str(self._adapters.fetch(adapter["artifacts"])) if adapter is not None else None,
@@ -124,7 +124,7 @@ class Sampler:
             **letter.content["ask"],
         )
 
-    def _follow(self, letter: Letter, request: SampleRequest) -> dict[str, Any]:
+    def _follow(self, letter: SampleJob, request: SamplerJob) -> dict[str, Any]:
         """Hand the request over and its reports on; returns the last one, which is for the caller to hand on."""
         child = self._running()
         child.command(cmd="sample", request=request.model_dump(mode="json"))
@@ -166,7 +166,7 @@ class Sampler:
                 log.warning("beat_failed", error=type(error).__name__)
             self.stopping.wait(BEAT_S)
         try:
-            self._letters.sign_off()
+            self._letters.deregister()
         except redis.RedisError as error:
             log.warning("beat_failed", error=type(error).__name__)
 

@@ -124,4 +124,4 @@ def _wait(node: Node, claim: ScanClaim, child: Child) -> int:
 
 
 def _put_back(node: Node, claim: ScanClaim, *, excused: bool) -> None:
-    written(node, lambda session: scans.put_back(session, claim, excused=excused))
+    written(node, lambda session: scans.requeue(session, claim, excused=excused))

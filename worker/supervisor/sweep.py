@@ -18,7 +18,7 @@ from api.records.jobs import Job
 from api.records.queue import Claim
 from api.spec.lifecycle import FailureReason, Stage
 from worker.shared.hardware import registered
-from worker.supervisor.faults import AttemptFailed, settle
+from worker.supervisor.faults import AttemptFailed, retry_or_fail
 from worker.supervisor.node import Node
 from worker.supervisor.scan import give_up
 
@@ -62,7 +62,9 @@ class Sweeper:
         with node.context.database.write() as session:
             queue.end_attempts_of_ended(session)
             due = queue.ring_due(session, node.context.settings.ring_again_s)
-            waits = queue.waits(session, node.stage) or (node.stage is Stage.PREPARE and scans.waits(session))
+            waits = queue.has_waiting(session, node.stage) or (
+                node.stage is Stage.PREPARE and scans.has_waiting(session)
+            )
         for job_id, stage in due:
             node.context.doorbell.ring(stage, job_id)
         if waits:
@@ -98,7 +100,7 @@ def take_back_own(node: Node) -> None:
 def _lost(session: Session, job: Job) -> None:
     stage = Stage.TRAIN if job.status == Stage.TRAIN.leased else Stage.PREPARE
     queue.end_attempt(session, Claim(job.id, job.project_id, stage, job.fence), FailureReason.WORKER_LOST)
-    settle(session, job, AttemptFailed(FailureReason.WORKER_LOST))
+    retry_or_fail(session, job, AttemptFailed(FailureReason.WORKER_LOST))
 
 
 def housekeep(node: Node) -> None:

@@ -12,13 +12,13 @@ from typing import Any
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.estimate.machine import Machine, predict, refused_precision, settle
+from api.estimate.machine import Machine, predict, refused_precision, resolve_hardware_auto
 from api.infra.storage import StorageUnavailable
 from api.records import dependencies, events, jobs, queue, trackings
-from api.records.base_models import BaseModel
+from api.records.base_models import BaseModelRow
 from api.records.database import is_outage
 from api.records.dependencies import Dependency
-from api.records.jobs import Job, Stale
+from api.records.jobs import Job, StaleFence
 from api.records.queue import Claim
 from api.spec.lifecycle import FailureReason, Stage
 from api.spec.manifest import ORIGIN
@@ -27,8 +27,8 @@ from api.spec.resolve import ResolvedRecipe, with_hardware
 from worker.shared import memory_overrides
 from worker.shared.cgroup import out_of_memory_kills
 from worker.supervisor.child import Child
-from worker.supervisor.estimates import Epoch, machine_of, observe
-from worker.supervisor.faults import FROM_OUTSIDE, AttemptFailed, put_back
+from worker.supervisor.estimates import Workloads, machine_of, observe
+from worker.supervisor.faults import FROM_OUTSIDE, AttemptFailed, requeue
 from worker.supervisor.inputs import base_model, fetch_state
 from worker.supervisor.lease import Heartbeat
 from worker.supervisor.lineage import fetch_judges, fetch_start, fetch_weights, weights_are_damaged
@@ -83,34 +83,36 @@ def train(node: Node, claim: Claim, job: Job, slot: Slot, trainer: Child, folder
         observe(node, base, estimate["predicted"], attempt.took)
 
 
-def _settle(node: Node, claim: Claim, job: Job, base: BaseModel, machine: Machine) -> ResolvedRecipe:
+def _settle(node: Node, claim: Claim, job: Job, base: BaseModelRow, machine: Machine) -> ResolvedRecipe:
     """What depends on the machine is decided by the first that trains the job, and kept for every later attempt."""
     asked = ResolvedRecipe.model_validate(job.resolved)
     wished = Recipe.model_validate(job.recipe).training.precision  # what was settled elsewhere is trained, if slowly
     if refused := refused_precision(wished, machine):
         raise AttemptFailed(FailureReason.INVALID_RECIPE, f"{refused}.", param="training.precision")
-    resolved = settle(asked, base.facts, machine, Epoch.of(job.estimate["rows"]).train if job.estimate else None)
+    resolved = resolve_hardware_auto(
+        asked, base.facts, machine, Workloads.of(job.estimate["rows"]).train if job.estimate else None
+    )
     if resolved != asked:
         with node.context.database.write() as session:
-            jobs.write(session, job.id, claim.fence, resolved=with_hardware(job.resolved or {}, resolved))
+            jobs.update_fenced(session, job.id, claim.fence, resolved=with_hardware(job.resolved or {}, resolved))
     return resolved
 
 
 def _predict(
-    node: Node, claim: Claim, job: Job, base: BaseModel, attempted: ResolvedRecipe, machine: Machine
+    node: Node, claim: Claim, job: Job, base: BaseModelRow, attempted: ResolvedRecipe, machine: Machine
 ) -> dict[str, Any] | None:
     """What this worker expects of it, stored with the job; None of jobs from before there were estimates."""
     if not job.estimate:
         return None
-    epoch = Epoch.of(job.estimate["rows"])
+    epoch = Workloads.of(job.estimate["rows"])
     predicted = predict(attempted, base.facts, epoch.train, epoch.validation, machine)
     estimate = {**job.estimate, "predicted": predicted.stored()}
     with node.context.database.write() as session:
-        jobs.write(session, job.id, claim.fence, estimate=estimate)
+        jobs.update_fenced(session, job.id, claim.fence, estimate=estimate)
     return estimate
 
 
-def _fill_run_folder(node: Node, job: Job, base: BaseModel, resolved: ResolvedRecipe, folder: Path) -> None:
+def _fill_run_folder(node: Node, job: Job, base: BaseModelRow, resolved: ResolvedRecipe, folder: Path) -> None:
     assert job.resolved is not None, job.id
     (folder / "recipe.json").write_text(json.dumps(with_hardware(job.resolved, resolved), indent=2))
     (folder / "base").symlink_to(fetch_weights(node, job, base))
@@ -128,7 +130,7 @@ def _fetch_state(node: Node, claim: Claim, job: Job, folder: Path) -> None:
     if step < newest:
         message, level = f"The state saved at step {newest} is damaged: {message[0].lower()}{message[1:]}", "warn"
     with node.context.database.write() as session:
-        events.say(session, jobs.held(session, job.id, claim.fence).id, message, level=level)
+        events.add_event(session, jobs.lock_for_attempt(session, job.id, claim.fence).id, message, level=level)
 
 
 class Attempt:
@@ -168,7 +170,7 @@ class Attempt:
     def _mind(self) -> None:
         """What is to be done whether or not the trainer says something."""
         if self._beat.lost.is_set():
-            raise Stale(self._job.id)
+            raise StaleFence(self._job.id)
         now = time.monotonic()
         if self._told_to_stop_at is None:
             if self._beat.pause.is_set() or self._node.stopping.is_set():
@@ -176,7 +178,7 @@ class Attempt:
                 self._told_to_stop_at = now
         elif self._node.stopping.is_set() and now - self._told_to_stop_at > self._node.context.settings.stop_grace_s:
             self._leave("The worker had to stop before a new state was saved.")
-            raise Stale(self._job.id)
+            raise StaleFence(self._job.id)
         if self._trainer.silent_s > self._patience():
             self._trainer.dump_stacks()
             self._trainer.wait(timeout_s=2)
@@ -276,7 +278,7 @@ class Attempt:
     def _leave(self, message: str) -> None:
         """Back into the queue, which costs the job none of its retries."""
         with self._node.context.database.write() as session:
-            put_back(session, jobs.held(session, self._job.id, self._claim.fence), message)
+            requeue(session, jobs.lock_for_attempt(session, self._job.id, self._claim.fence), message)
             queue.end_attempt(session, self._claim, "stopped")
         self._node.context.doorbell.ring(Stage.TRAIN, self._job.id)
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 
-class Watch:
+class Visibility:
     def __init__(self, lease_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._lease_s, self._clock = lease_s, clock
         self._lock = threading.Lock()

@@ -7,7 +7,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from api.records.database import is_outage
-from api.records.jobs import Stale
+from api.records.jobs import StaleFence
 from worker.supervisor.node import Node
 
 log = structlog.get_logger(__name__)
@@ -24,7 +24,7 @@ def written(node: Node, write: Callable[[Session], bool]) -> bool:
         try:
             with node.context.database.write() as session:
                 return write(session)
-        except Stale:
+        except StaleFence:
             return False
         except SQLAlchemyError as error:
             if not is_outage(error):

@@ -12,17 +12,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from api.cli.errors import CommandError, ExitCode
-from api.cli.verify.tensors import Unreadable, lora_trouble, read_tensors
+from api.cli.verify.tensors import Unreadable, check_lora_shapes, read_tensors
 from api.spec.manifest import HOLDS_DATA, NAME, Manifest, recipe_hash
 
 WEIGHTS = ".safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
-UNPROVED = ".part"
+PARTIAL_SUFFIX = ".part"
 """What `attune adapters download` has not got whole."""
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Path]:
+def open_artifact(path: Path) -> Iterator[Path]:
     """The folder, or what is in the tar, which writes nothing outside of a folder of its own."""
     if path.is_dir():
         yield path
@@ -96,7 +96,7 @@ def _shape_problems(folder: Path, shapes: dict[str, tuple[int, ...]]) -> list[st
     config = _object(folder / ADAPTER_CONFIG)
     index = _object(folder / "model.safetensors.index.json").get("weight_map", {})
     missing = [f"{name} is in the index, and in none of the files" for name in sorted(index.keys() - shapes.keys())]
-    return missing + (lora_trouble(shapes, config) if config.get("peft_type") == "LORA" else [])
+    return missing + (check_lora_shapes(shapes, config) if config.get("peft_type") == "LORA" else [])
 
 
 def other_base(manifest: Manifest, base: Path) -> list[str]:
@@ -115,7 +115,7 @@ def _files(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
         parts = path.relative_to(folder).parts
         apart = any((folder.joinpath(*parts[:depth]) / NAME).exists() for depth in range(1, len(parts)))
-        if path.is_file() and not apart and path.suffix != UNPROVED and not any(part[0] == "." for part in parts):
+        if path.is_file() and not apart and path.suffix != PARTIAL_SUFFIX and not any(part[0] == "." for part in parts):
             yield path
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from api.cli.client import Document
 from api.cli.errors import CommandError, ExitCode
 from api.cli.verify.base import find_base
-from api.cli.verify.files import check_files, check_tensors, opened, other_base, read_manifest
+from api.cli.verify.files import check_files, check_tensors, open_artifact, other_base, read_manifest
 from api.spec.manifest import LOGPROBS, Manifest
 
 SHOWN_LETTERS = 300
@@ -18,7 +18,7 @@ SHOWN_LETTERS = 300
 
 def verification(path: Path, *, base: str | None, data_dir: Path | None, files_only: bool) -> Document:
     """Of a folder, or a job's tar. Raises CommandError where what was asked for cannot be looked at."""
-    with opened(path) as folder:
+    with open_artifact(path) as folder:
         return _verification(folder, base=base, data_dir=data_dir, files_only=files_only)
 
 

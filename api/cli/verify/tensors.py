@@ -73,7 +73,7 @@ def read_tensors(path: Path) -> Iterator[Tensor]:
         yield Tensor(name, dtype, shape, np.asarray(data[begin:end]))
 
 
-def lora_trouble(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> list[str]:
+def check_lora_shapes(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> list[str]:
     """Where a LoRA adapter's factors are not those that adapter_config.json speaks of: B [out, r], A [r, in]."""
     tensors = bool(config.get("target_parameters"))
     modules = {name: name.partition(".lora_A")[0] for name in sorted(shapes) if "lora_A" in name}

@@ -3,18 +3,18 @@
 from collections.abc import Collection
 
 from api.spec.formats.base import (
+    ChatOrText,
+    ClassificationExample,
     Conversation,
-    Either,
     Example,
     Format,
     Label,
-    Labelled,
-    Notice,
     Pair,
-    Passage,
     Prompt,
+    PromptCompletion,
     Row,
     RowError,
+    RowWarning,
     Text,
     Unpaired,
     given_keys,
@@ -64,7 +64,7 @@ def fitting(row: Row) -> list[Format]:
     return [FORMATS[name] for name, keys in known.items() if not any(keys < more for more in known.values())]
 
 
-def almost(row: Row, preferred: Collection[str]) -> tuple[str, str] | None:
+def closest_format(row: Row, preferred: Collection[str]) -> tuple[str, str] | None:
     """(format, key): the row would be of that preferred format with that key, and of no other format so nearly."""
     whole, present = detect(row, preferred), given_keys(row)
     known = 0 if whole is None else len(present & FORMATS[whole].keys)
@@ -78,18 +78,18 @@ def almost(row: Row, preferred: Collection[str]) -> tuple[str, str] | None:
 __all__ = [
     "FORMATS",
     "KEYS",
+    "ChatOrText",
+    "ClassificationExample",
     "Conversation",
-    "Either",
     "Example",
     "Format",
     "Label",
-    "Labelled",
-    "Notice",
     "Pair",
-    "Passage",
     "Prompt",
+    "PromptCompletion",
     "Row",
     "RowError",
+    "RowWarning",
     "Text",
     "Unpaired",
     "almost",

@@ -4,7 +4,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from api.spec.formats.alpaca import asked_as_chat, asked_as_text
-from api.spec.formats.base import Conversation, Either, Notice, Passage, Row, RowError, Text, kind, optional_string
+from api.spec.formats.base import (
+    ChatOrText,
+    Conversation,
+    PromptCompletion,
+    Row,
+    RowError,
+    RowWarning,
+    Text,
+    kind,
+    optional_string,
+)
 from api.spec.formats.calls import Messages
 from api.spec.formats.messages import is_empty, parse_messages, with_system
 from api.spec.formats.structured import messages_in
@@ -29,7 +39,7 @@ class Asked:
     """False: a text that the model sees as it is, whether it has a template or not."""
 
 
-def find_asked(row: Row, notices: list[Notice]) -> Asked | None:
+def find_asked(row: Row, notices: list[RowWarning]) -> Asked | None:
     """What stands before the row's answers, under whichever key; None where there is nothing."""
     if (raw := row.get("prompt")) and not _blank(raw):
         history = isinstance(raw, str) and row.get("history")
@@ -44,7 +54,7 @@ def find_asked(row: Row, notices: list[Notice]) -> Asked | None:
     return None
 
 
-def asked_by_prompt(row: Row, raw: Any, notices: list[Notice]) -> Asked:
+def asked_by_prompt(row: Row, raw: Any, notices: list[RowWarning]) -> Asked:
     """`prompt`, a text or messages, with a system text if the row has one."""
     read = frozenset({"prompt", "system"})
     if messages := messages_in(raw):
@@ -59,21 +69,21 @@ def asked_by_prompt(row: Row, raw: Any, notices: list[Notice]) -> Asked:
     messages = with_system(row, [{"role": "user", "content": raw}], notices)
     if system:
         words = "'prompt' is read as a user's message after the one of the system"
-        notices.append(Notice("prompt_key", words))
+        notices.append(RowWarning("prompt_key", words))
     return Asked(messages, f"{system}\n\n{raw}" if system else raw, read, templated=bool(system))
 
 
-def _asked_by_question(row: Row, key: str, notices: list[Notice]) -> Asked:
+def _asked_by_question(row: Row, key: str, notices: list[RowWarning]) -> Asked:
     question = row[key]
     if messages := messages_in(question if not isinstance(question, dict) else question.get("messages", question)):
         parsed, _ = parse_messages(messages, notices, key)
-        notices.append(Notice("prompt_key", f"key '{key}' is read as the messages before the answer"))
+        notices.append(RowWarning("prompt_key", f"key '{key}' is read as the messages before the answer"))
         return Asked(with_system(row, parsed, notices), None, frozenset({key, "system"}))
     if not isinstance(question, str):
         raise RowError(f"'{key}' must be a string or an array of messages, not {kind(question)}", code="invalid_type")
     read = frozenset({key, "system", "history"} | ({"input"} if key == "instruction" else set()))
     alone = {name: value for name, value in row.items() if name in read and name != key}
-    notices.append(Notice("prompt_key", f"key '{key}' is read as the user's message before the answer"))
+    notices.append(RowWarning("prompt_key", f"key '{key}' is read as the user's message before the answer"))
     return Asked(asked_as_chat(alone, question), asked_as_text(alone, question), read)
 
 
@@ -91,21 +101,21 @@ def require_one_question(row: Row, asked: Asked) -> None:
 def as_text(asked: Asked, answer: str) -> Text:
     """A text that answers."""
     if asked.text is not None and not asked.templated:
-        return Passage(asked.text, answer)
+        return PromptCompletion(asked.text, answer)
     messages = [*asked.messages, {"role": "assistant", "content": answer}]
     conversation = Conversation(messages, [0.0] * len(asked.messages) + [1.0])
-    return conversation if asked.text is None else Either(conversation, Passage(asked.text, answer))
+    return conversation if asked.text is None else ChatOrText(conversation, PromptCompletion(asked.text, answer))
 
 
 def says_nothing(text: Text) -> bool:
     """Whether the answer, the last thing in the text, is empty."""
     if isinstance(text, Conversation):
         return is_empty(text.messages[-1])
-    return not (text.passage if isinstance(text, Either) else text).learnt.strip()
+    return not (text.passage if isinstance(text, ChatOrText) else text).learnt.strip()
 
 
-def json_notice(key: str) -> Notice:
-    return Notice("json_text", f"'{key}' is a text that holds messages as JSON, and is read as those")
+def json_notice(key: str) -> RowWarning:
+    return RowWarning("json_text", f"'{key}' is a text that holds messages as JSON, and is read as those")
 
 
 def _blank(value: Any) -> bool:

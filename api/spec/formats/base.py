@@ -27,7 +27,7 @@ class RowError(ValueError):
 
 
 @dataclass(frozen=True)
-class Notice:
+class RowWarning:
     """Something about a row that does not make it invalid, and that its author should know."""
 
     code: str
@@ -42,28 +42,28 @@ class Conversation:
     weights: list[float]
     """One for each message: the weight in the loss of what the assistant says there; 0 for everyone else."""
     tools: list[dict[str, Any]] | None = None
-    notices: list[Notice] = field(default_factory=list)
+    notices: list[RowWarning] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Passage:
+class PromptCompletion:
     """Plain text, no template: `given` is what the model sees, `learnt` what it learns to continue it with."""
 
     given: str
     learnt: str
-    notices: list[Notice] = field(default_factory=list)
+    notices: list[RowWarning] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Either:
+class ChatOrText:
     """A conversation where the base model has a chat template, else a passage."""
 
     conversation: Conversation
-    passage: Passage
-    notices: list[Notice] = field(default_factory=list)
+    passage: PromptCompletion
+    notices: list[RowWarning] = field(default_factory=list)
 
 
-Text = Conversation | Passage | Either
+Text = Conversation | PromptCompletion | ChatOrText
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Pair:
     rejected: Text
     margin: float | None = None
     """By how much the first is better, in the units of a reward."""
-    notices: list[Notice] = field(default_factory=list)
+    notices: list[RowWarning] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Unpaired:
 
     answer: Text
     desirable: bool
-    notices: list[Notice] = field(default_factory=list)
+    notices: list[RowWarning] = field(default_factory=list)
 
 
 Label = str | int | float | list[str] | tuple[int, ...]
@@ -91,12 +91,12 @@ Label = str | int | float | list[str] | tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Labelled:
+class ClassificationExample:
     """A text that is only read, and what is to be said of it."""
 
     document: Text
     label: Label
-    notices: list[Notice] = field(default_factory=list)
+    notices: list[RowWarning] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,10 @@ class Prompt:
 
     given: Text
     item: Row
-    notices: list[Notice] = field(default_factory=list)
+    notices: list[RowWarning] = field(default_factory=list)
 
 
-Example = Text | Pair | Unpaired | Labelled | Prompt
+Example = Text | Pair | Unpaired | ClassificationExample | Prompt
 
 
 class Format(ABC):
@@ -167,11 +167,11 @@ class Format(ABC):
     def _parse_renamed(self, row: Row) -> Example:
         example = self.parse({("system" if key == OTHER_SYSTEM else key): row[key] for key in row if key != "system"})
         if row[OTHER_SYSTEM]:
-            example.notices.append(Notice("system_key", f"key '{OTHER_SYSTEM}' is read as 'system'"))
+            example.notices.append(RowWarning("system_key", f"key '{OTHER_SYSTEM}' is read as 'system'"))
         # A grader finds the row as it was written.
         return replace(example, item=row) if isinstance(example, Prompt) else example
 
-    def unknown_keys(self, row: Row) -> list[Notice]:
+    def unknown_keys(self, row: Row) -> list[RowWarning]:
         return ignored_keys(row, self.keys)
 
 
@@ -180,22 +180,22 @@ def given_keys(row: Row) -> set[str]:
     return {key for key, value in row.items() if value is not None}
 
 
-def ignored_keys(row: Row, read: AbstractSet[str]) -> list[Notice]:
+def ignored_keys(row: Row, read: AbstractSet[str]) -> list[RowWarning]:
     """Notices of the keys that are not read, but for those that hold nothing."""
     return [
-        Notice("unknown_key", f"key '{shown(key)}' is not part of the format and is ignored")
+        RowWarning("unknown_key", f"key '{truncate(key)}' is not part of the format and is ignored")
         for key in sorted(row.keys() - read)
         if row[key] not in EMPTY
     ]
 
 
-def notice_once(notices: list[Notice], code: str, message: str) -> None:
+def notice_once(notices: list[RowWarning], code: str, message: str) -> None:
     """Add a notice, unless the row has one of the kind: what a program writes one way it writes so throughout."""
     if all(notice.code != code for notice in notices):
-        notices.append(Notice(code, message))
+        notices.append(RowWarning(code, message))
 
 
-def shown(text: object, limit: int = 60) -> str:
+def truncate(text: object, limit: int = 60) -> str:
     """A user's text as it may stand in a message: one line, printable, short."""
     line = str(text)[: limit + 1]
     line = "".join(character if character.isprintable() else "�" for character in line)

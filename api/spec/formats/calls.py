@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from api.spec.formats.base import Notice, Row, RowError, shown
+from api.spec.formats.base import Row, RowError, RowWarning, truncate
 
 Messages = list[dict[str, Any]]
 
@@ -13,7 +13,7 @@ ANY_CALL = "call00000"
 MISSING = ""
 
 
-def link_calls(messages: Messages, notices: list[Notice], where: str = "", before: Sequence[Row] = ()) -> None:
+def link_calls(messages: Messages, notices: list[RowWarning], where: str = "", before: Sequence[Row] = ()) -> None:
     """Give calls without an id one, and answers without one that of the call they answer: the first of their name that
     waits for its answer, or the first at all. `before`: messages that come earlier and have their ids. Raise RowError
     for an answer that follows no call.
@@ -44,10 +44,10 @@ def link_calls(messages: Messages, notices: list[Notice], where: str = "", befor
                 raise RowError(problem, code="missing_tool_call_id")
         waiting = [call for call in waiting if call is not answered]
     if missing:
-        notices.append(Notice("call_ids", f"{where}tool calls without an 'id' are numbered: call00001 and so on"))
+        notices.append(RowWarning("call_ids", f"{where}tool calls without an 'id' are numbered: call00001 and so on"))
 
 
-def call_notices(messages: Messages, tools: Messages | None) -> list[Notice]:
+def call_notices(messages: Messages, tools: Messages | None) -> list[RowWarning]:
     """Calls of tools that the row does not define, and answers to calls that nothing made."""
     defined = {tool["function"]["name"] for tool in tools or ()}
     made: set[str] = set()
@@ -56,14 +56,13 @@ def call_notices(messages: Messages, tools: Messages | None) -> list[Notice]:
         for call in message.get("tool_calls", ()):
             made.add(call["id"])
             if (name := call["function"]["name"]) not in defined:
-                problem = f"message {number} calls '{shown(name)}', which the row's tools do not define"
-                notices.append(Notice("undefined_tool", problem))
+                problem = f"message {number} calls '{truncate(name)}', which the row's tools do not define"
+                notices.append(RowWarning("undefined_tool", problem))
         # An answer without an id may follow calls that a text makes in its own words.
         if message["role"] == "tool" and message["tool_call_id"] not in made | {ANY_CALL}:
-            problem = (
-                f"message {number} answers the call '{shown(message['tool_call_id'])}', which no message before makes"
-            )
-            notices.append(Notice("unknown_tool_call", problem))
+            call = truncate(message["tool_call_id"])
+            problem = f"message {number} answers the call '{call}', which no message before makes"
+            notices.append(RowWarning("unknown_tool_call", problem))
     return notices
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from api.spec.formats.base import Conversation, Format, Notice, Row, RowError
+from api.spec.formats.base import Conversation, Format, Row, RowError, RowWarning
 from api.spec.formats.calls import Messages
 from api.spec.formats.messages import is_empty, order_notices, parse_messages, parse_row_tools, with_system
 
@@ -29,7 +29,7 @@ class Chat(Format):
 
 
 def conversation(
-    messages: Messages, weights: list[float], tools: Messages | None, notices: list[Notice]
+    messages: Messages, weights: list[float], tools: Messages | None, notices: list[RowWarning]
 ) -> Conversation:
     """A conversation to imitate; RowError if it holds nothing to learn."""
     if not any(message["role"] == "assistant" for message in messages):
@@ -38,5 +38,7 @@ def conversation(
         raise RowError("gives every assistant message weight 0, so there is nothing to learn", code="nothing_to_learn")
     for number, message in enumerate(messages, start=1):
         if is_empty(message):
-            notices.append(Notice("empty_answer", f"message {number} is empty: the model learns to say nothing there"))
+            notices.append(
+                RowWarning("empty_answer", f"message {number} is empty: the model learns to say nothing there")
+            )
     return Conversation(messages, weights, tools, [*notices, *order_notices(messages, tools)])

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from api.spec.formats.asked import says_nothing
-from api.spec.formats.base import Format, Notice, Row, Text
+from api.spec.formats.base import Format, Row, RowWarning, Text
 from api.spec.formats.chat import conversation
 from api.spec.formats.exchange import EXCHANGE_KEYS, Exchange, parse_exchange
 
@@ -30,13 +30,13 @@ class Completion(Format):
         notices = self.unknown_keys(row)
         if row.get("completion") is None:
             row = {**row, "completion": row["response"]}
-            notices.append(Notice("answer_key", "key 'response' is read as the completion"))
+            notices.append(RowWarning("answer_key", "key 'response' is read as the completion"))
         elif row.get("response"):
-            notices.append(Notice("ignored_key", "key 'response' is ignored beside 'completion'"))
+            notices.append(RowWarning("ignored_key", "key 'response' is ignored beside 'completion'"))
         found = parse_exchange(row, notices)
         if isinstance(found, Exchange):
             weights = [0.0] * len(found.given) + found.weights
             return conversation([*found.given, *found.answer], weights, found.tools, notices)
         if says_nothing(found):
-            notices.append(Notice("empty_answer", "'completion' is empty: the model learns to say nothing here"))
+            notices.append(RowWarning("empty_answer", "'completion' is empty: the model learns to say nothing here"))
         return replace(found, notices=notices)

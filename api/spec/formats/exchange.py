@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from api.spec.formats.asked import as_text, asked_by_prompt, json_notice
-from api.spec.formats.base import Notice, Row, RowError, Text, kind
+from api.spec.formats.base import Row, RowError, RowWarning, Text, kind
 from api.spec.formats.calls import Messages
 from api.spec.formats.messages import parse_messages, parse_row_tools
 from api.spec.formats.structured import messages_in
@@ -22,7 +22,7 @@ class Exchange:
     tools: Messages | None
 
 
-def parse_exchange(row: Row, notices: list[Notice]) -> Exchange | Text:
+def parse_exchange(row: Row, notices: list[RowWarning]) -> Exchange | Text:
     """What the row's `prompt` and `completion` mean. RowError if they mean nothing."""
     prompt, completion = row["prompt"], row["completion"]
     asked = asked_by_prompt(row, prompt, notices)
@@ -31,7 +31,7 @@ def parse_exchange(row: Row, notices: list[Notice]) -> Exchange | Text:
     if answers is None and isinstance(completion, str) and asked.text is not None:
         if row.get("tools"):
             words = "key 'tools' is ignored: only a prompt or completion of messages can have them"
-            notices.append(Notice("ignored_key", words))
+            notices.append(RowWarning("ignored_key", words))
         return as_text(asked, completion)
     if isinstance(completion, str):
         if answers:

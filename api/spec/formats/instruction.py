@@ -5,7 +5,16 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from api.spec.formats.alpaca import asked_as_chat, asked_as_text
-from api.spec.formats.base import Conversation, Either, Format, Notice, Passage, Row, given_keys, required_string
+from api.spec.formats.base import (
+    ChatOrText,
+    Conversation,
+    Format,
+    PromptCompletion,
+    Row,
+    RowWarning,
+    given_keys,
+    required_string,
+)
 
 QUESTIONS = ("question", "query", "input")
 """Keys of the instruction where there is none (GSM8K, OpenOrca, ms-swift); the first that a row has is read."""
@@ -39,19 +48,19 @@ class Instruction(Format):
         asked = bool(present.intersection(("instruction", *QUESTIONS))) and not present & READ_ELSEWHERE
         return super().matches(row) or (asked and bool(present.intersection(ANSWERS)))
 
-    def parse(self, row: Row) -> Either:
+    def parse(self, row: Row) -> ChatOrText:
         notices = self.unknown_keys(row)
         row = _in_alpacas_keys(row, notices)
         instruction, output = required_string(row, "instruction"), required_string(row, "output")
         if not output.strip():
-            notices.append(Notice("empty_answer", "'output' is empty: the model learns to say nothing here"))
+            notices.append(RowWarning("empty_answer", "'output' is empty: the model learns to say nothing here"))
         messages = [*asked_as_chat(row, instruction), {"role": "assistant", "content": output}]
         weights = [float(message["role"] == "assistant") for message in messages]
-        passage = Passage(asked_as_text(row, instruction), output)
-        return Either(Conversation(messages, weights), passage, notices)
+        passage = PromptCompletion(asked_as_text(row, instruction), output)
+        return ChatOrText(Conversation(messages, weights), passage, notices)
 
 
-def _in_alpacas_keys(row: Row, notices: list[Notice]) -> Row:
+def _in_alpacas_keys(row: Row, notices: list[RowWarning]) -> Row:
     """The row with an instruction, an input and an output, under whatever keys it has them."""
     names = {"output": ANSWERS, "input": ("input", "context"), "instruction": ("instruction", *QUESTIONS)}
     if row.get("instruction") is not None:
@@ -64,7 +73,7 @@ def _in_alpacas_keys(row: Row, notices: list[Notice]) -> Row:
         renamed |= {key: row[given[0]]} if given else {}
         for number, other in enumerate(given):
             if number:
-                notices.append(Notice("ignored_key", f"key '{other}' is ignored beside '{given[0]}'"))
+                notices.append(RowWarning("ignored_key", f"key '{other}' is ignored beside '{given[0]}'"))
             elif other != key:
-                notices.append(Notice("answer_key", f"key '{other}' is read as '{key}'"))
+                notices.append(RowWarning("answer_key", f"key '{other}' is read as '{key}'"))
     return renamed

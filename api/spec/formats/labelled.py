@@ -5,17 +5,17 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from api.spec.formats.base import (
+    ClassificationExample,
     Format,
     Label,
-    Labelled,
-    Notice,
-    Passage,
+    PromptCompletion,
     Row,
     RowError,
+    RowWarning,
     kind,
     number,
     required_string,
-    shown,
+    truncate,
 )
 from api.spec.formats.messages import given, parse_messages, parse_row_tools
 from api.spec.formats.structured import structure_in
@@ -39,29 +39,33 @@ class LabelledTexts(Format):
     optional: ClassVar[frozenset[str]] = frozenset({"tools"})
     example: ClassVar[Mapping[str, Any]] = {"text": "What a film!", "label": "positive"}
 
-    def parse(self, row: Row) -> Labelled:
+    def parse(self, row: Row) -> ClassificationExample:
         notices = self.unknown_keys(row)
         label = _label(row["labels"] if row.get("label") is None else row["label"], notices)
         if row.get("messages") is not None:
             if row.get("text"):
-                notices.append(Notice("ignored_key", "key 'text' is ignored beside 'messages'"))
+                notices.append(RowWarning("ignored_key", "key 'text' is ignored beside 'messages'"))
             messages, _ = parse_messages(row["messages"], notices)
-            return Labelled(given(messages, parse_row_tools({"tools": row.get("tools")}, notices)), label, notices)
+            return ClassificationExample(
+                given(messages, parse_row_tools({"tools": row.get("tools")}, notices)), label, notices
+            )
         text = required_string(row, "text")
         if not text.strip():
             raise RowError("'text' is empty, so there is nothing to label", code="nothing_to_learn")
-        return Labelled(Passage(text, ""), label, notices)
+        return ClassificationExample(PromptCompletion(text, ""), label, notices)
 
 
-def _label(raw: Any, notices: list[Notice]) -> Label:
+def _label(raw: Any, notices: list[RowWarning]) -> Label:
     """Truth becomes a name; numbers stay numbers until the whole file is known."""
     if isinstance(raw, str) and raw.lstrip().startswith("["):
         held = structure_in(raw)
         if isinstance(held, list) and not any(isinstance(entry, dict | list) for entry in held):
-            notices.append(Notice("json_text", "'label' is a text that holds a list as JSON, and is read as that list"))
+            notices.append(
+                RowWarning("json_text", "'label' is a text that holds a list as JSON, and is read as that list")
+            )
             raw = held
         elif held is None and PYTHON_LIST.match(raw.lstrip()):
-            problem = f"'label' is a list as Python shows it, not as JSON: {shown(raw)}; write it with json.dumps"
+            problem = f"'label' is a list as Python shows it, not as JSON: {truncate(raw)}; write it with json.dumps"
             raise RowError(problem, code="invalid_label")
     if isinstance(raw, list):
         return _names(raw, notices)
@@ -72,7 +76,7 @@ def _label(raw: Any, notices: list[Notice]) -> Label:
     return _name(raw)
 
 
-def _names(raw: list[Any], notices: list[Notice]) -> Label:
+def _names(raw: list[Any], notices: list[RowWarning]) -> Label:
     if len(raw) > 1 and all(isinstance(entry, bool | int | float) and entry in (0, 1) for entry in raw):
         return tuple(int(entry) for entry in raw)
     if any(isinstance(entry, float) for entry in raw):
@@ -82,7 +86,7 @@ def _names(raw: list[Any], notices: list[Notice]) -> Label:
         )
     names = [str(_name(entry)) for entry in raw]
     if len(set(names)) < len(names):
-        notices.append(Notice("repeated_label", "'label' names a class twice"))
+        notices.append(RowWarning("repeated_label", "'label' names a class twice"))
     return names
 
 

@@ -4,7 +4,17 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from api.spec.formats.base import EMPTY, Conversation, Notice, Row, RowError, kind, notice_once, optional_string, shown
+from api.spec.formats.base import (
+    EMPTY,
+    Conversation,
+    Row,
+    RowError,
+    RowWarning,
+    kind,
+    notice_once,
+    optional_string,
+    truncate,
+)
 from api.spec.formats.calls import ANY_CALL, MISSING, Messages, call_notices, link_calls
 from api.spec.formats.speakers import ROLES, openai_message
 from api.spec.formats.structured import structured
@@ -30,7 +40,7 @@ TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 
 
 def parse_messages(
-    raw: Any, notices: list[Notice], key: str = "messages", before: Sequence[Row] = ()
+    raw: Any, notices: list[RowWarning], key: str = "messages", before: Sequence[Row] = ()
 ) -> tuple[Messages, list[float]]:
     """The messages as a chat template takes them, and the weight in the loss of each. `before`: parsed earlier ones."""
     raw = structured(raw, key, "invalid_json")
@@ -51,21 +61,23 @@ def parse_messages(
     return messages, weights
 
 
-def parse_row_tools(row: Row, notices: list[Notice]) -> Messages | None:
+def parse_row_tools(row: Row, notices: list[RowWarning]) -> Messages | None:
     """The tools of a row, in either form, and its `parallel_tool_calls` checked."""
     if not isinstance(row.get("parallel_tool_calls"), bool | None):
         raise RowError("'parallel_tool_calls' must be a boolean", code="invalid_type")
     return parse_tools(row.get("tools"), notices) or parse_functions(row.get("functions"))
 
 
-def with_system(row: Row, messages: Messages, notices: list[Notice]) -> Messages:
+def with_system(row: Row, messages: Messages, notices: list[RowWarning]) -> Messages:
     """The messages after the row's own system text, if it has one and they have none."""
     system = optional_string(row, "system")
     if not system:
         return messages
     if messages[0]["role"] == "system":
         if messages[0]["content"] != system:
-            notices.append(Notice("ignored_key", "key 'system' is ignored: the messages begin with one of the system"))
+            notices.append(
+                RowWarning("ignored_key", "key 'system' is ignored: the messages begin with one of the system")
+            )
         return messages
     return [{"role": "system", "content": system}, *messages]
 
@@ -92,22 +104,22 @@ def is_empty(message: dict[str, Any]) -> bool:
     )
 
 
-def order_notices(messages: Messages, tools: Messages | None = None) -> list[Notice]:
+def order_notices(messages: Messages, tools: Messages | None = None) -> list[RowWarning]:
     """Orders of roles that models seldom saw, and calls that name nothing: more often slips than meant."""
     roles = [message["role"] for message in messages]
     notices = []
     spoken = [role for role in roles if role != "system"]
     if spoken[:1] == ["assistant"]:
-        notices.append(Notice("role_order", "the assistant speaks first, before any user"))
+        notices.append(RowWarning("role_order", "the assistant speaks first, before any user"))
     for number, (before, role) in enumerate(itertools.pairwise(roles), start=2):
         if role == before and role in {"user", "assistant"}:
-            notices.append(Notice("role_order", f"message {number} is the second from the {role} in a row"))
+            notices.append(RowWarning("role_order", f"message {number} is the second from the {role} in a row"))
         elif role == "system" and before != "system":
-            notices.append(Notice("role_order", f"message {number} is from the system, which usually speaks first"))
+            notices.append(RowWarning("role_order", f"message {number} is from the system, which usually speaks first"))
     return [*notices, *call_notices(messages, tools)]
 
 
-def parse_message(raw: Any, notices: list[Notice], where: str) -> tuple[dict[str, Any], float]:
+def parse_message(raw: Any, notices: list[RowWarning], where: str) -> tuple[dict[str, Any], float]:
     """One message as a chat template takes it, and its weight in the loss."""
     if not isinstance(raw, dict):
         raise RowError(f"must be an object, not {kind(raw)}", code="invalid_messages")
@@ -116,12 +128,12 @@ def parse_message(raw: Any, notices: list[Notice], where: str) -> tuple[dict[str
         raise RowError("Discriminator 'role' is missing in value", code="missing_role")
     role = raw["role"]
     if not isinstance(role, str) or role not in ROLES:
-        raise RowError(f"role '{shown(role)}' is not one of {', '.join(ROLES)}", code="unknown_role")
+        raise RowError(f"role '{truncate(role)}' is not one of {', '.join(ROLES)}", code="unknown_role")
     unknown = sorted(key for key in raw.keys() - MESSAGE_KEYS[role] if raw[key] not in EMPTY)
     if role != "assistant" and "weight" in unknown:
         raise RowError("only assistant messages can have a 'weight'", code="invalid_weight")
     notices.extend(
-        Notice("unknown_key", f"{where}: key '{shown(key)}' is not part of the format and is ignored")
+        RowWarning("unknown_key", f"{where}: key '{truncate(key)}' is not part of the format and is ignored")
         for key in unknown
     )
     if raw.get("name") is not None and not isinstance(raw["name"], str):
@@ -131,7 +143,7 @@ def parse_message(raw: Any, notices: list[Notice], where: str) -> tuple[dict[str
     return PARSERS[role](raw), 0.0
 
 
-def with_weight(raw: Any, notices: list[Notice], where: str) -> Any:
+def with_weight(raw: Any, notices: list[RowWarning], where: str) -> Any:
     """The message with a weight where it says under another key whether it is learnt; whatever else as it is."""
     key = next((key for key in LEARNT if isinstance(raw, dict) and isinstance(raw.get(key), bool)), None)
     if key is None or raw.get("weight") is not None:
@@ -165,7 +177,8 @@ def parse_content(raw: Row) -> str:
         part_type = part.get("type") if isinstance(part, dict) else None
         if isinstance(part_type, str) and part_type not in TEXT_PARTS:
             raise RowError(
-                f"has a part of type '{shown(part_type)}'; only text can be learnt from yet", code="unsupported_content"
+                f"has a part of type '{truncate(part_type)}'; only text can be learnt from yet",
+                code="unsupported_content",
             )
         if not isinstance(part, dict) or part_type not in TEXT_PARTS or not isinstance(part.get("text"), str):
             raise RowError(
@@ -181,7 +194,7 @@ def _speaker(raw: Row) -> dict[str, Any]:
     return message | ({"name": raw["name"]} if raw.get("name") else {})
 
 
-def _assistant(raw: Row, notices: list[Notice], where: str) -> dict[str, Any]:
+def _assistant(raw: Row, notices: list[RowWarning], where: str) -> dict[str, Any]:
     for unsupported in ("refusal", "audio"):
         if raw.get(unsupported) is not None:
             raise RowError(f"has a '{unsupported}', which cannot be learnt from yet", code="unsupported_content")

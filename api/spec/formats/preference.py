@@ -16,13 +16,13 @@ from api.spec.formats.asked import (
     says_nothing,
 )
 from api.spec.formats.base import (
-    Either,
+    ChatOrText,
     Format,
-    Notice,
     Pair,
-    Passage,
+    PromptCompletion,
     Row,
     RowError,
+    RowWarning,
     Text,
     ignored_keys,
     kind,
@@ -58,19 +58,19 @@ class Preference(Format):
     }
 
     def parse(self, row: Row) -> Pair:
-        notices: list[Notice] = []
+        notices: list[RowWarning] = []
         chosen, rejected = self._sides(row, notices)
         margin = number(row.get("margin"))
         if row.get("margin") is not None and margin is None:
             raise RowError(f"'margin' must be a number, not {kind(row['margin'])}", code="invalid_type")
         for side, name in ((chosen, "preferred"), (rejected, "other")):
             if says_nothing(side):
-                notices.append(Notice("empty_answer", f"the {name} answer is empty"))
+                notices.append(RowWarning("empty_answer", f"the {name} answer is empty"))
         if _content(chosen) == _content(rejected):
-            notices.append(Notice("identical_answers", "both answers are the same, so there is nothing to prefer"))
+            notices.append(RowWarning("identical_answers", "both answers are the same, so there is nothing to prefer"))
         return Pair(chosen, rejected, margin, notices)
 
-    def _sides(self, row: Row, notices: list[Notice]) -> tuple[Text, Text]:
+    def _sides(self, row: Row, notices: list[RowWarning]) -> tuple[Text, Text]:
         for names in OPENAI:
             if frozenset({"input", *names}) <= row.keys():
                 notices += ignored_keys(row, {"input", "margin", *names})
@@ -84,11 +84,11 @@ class Preference(Format):
         sides = _conversations(row, messages, asked, notices) if messages else _texts(row, asked, notices)
         if asked is None and all(_prompt_of(side) == "" for side in sides):
             require_no_prompt_elsewhere(row, read)
-            notices.append(Notice("no_prompt", "has no prompt: the answers are compared as they stand"))
+            notices.append(RowWarning("no_prompt", "has no prompt: the answers are compared as they stand"))
         return sides
 
 
-def _openai(row: Row, names: tuple[str, str], notices: list[Notice]) -> tuple[Text, Text]:
+def _openai(row: Row, names: tuple[str, str], notices: list[RowWarning]) -> tuple[Text, Text]:
     given = row["input"]
     given = structure_in(given) or given if isinstance(given, str) else given
     if isinstance(given, str):
@@ -108,7 +108,7 @@ def _openai(row: Row, names: tuple[str, str], notices: list[Notice]) -> tuple[Te
     return sides[0], sides[1]
 
 
-def _one_message(raw: Any, name: str, notices: list[Notice]) -> list[Any]:
+def _one_message(raw: Any, name: str, notices: list[RowWarning]) -> list[Any]:
     """An answer in OpenAI's shape, an array of one message; a message or a text alone is read as such."""
     found = raw
     if isinstance(raw, str):
@@ -123,13 +123,15 @@ def _one_message(raw: Any, name: str, notices: list[Notice]) -> list[Any]:
     return found
 
 
-def _note_shape(key: str, notices: list[Notice]) -> None:
+def _note_shape(key: str, notices: list[RowWarning]) -> None:
     notice_once(notices, "bare_message", f"'{key}' is read as an array of one message")
 
 
-def _texts(row: Row, asked: Asked | None, notices: list[Notice]) -> tuple[Text, Text]:
+def _texts(row: Row, asked: Asked | None, notices: list[RowWarning]) -> tuple[Text, Text]:
     if row.get("tools"):
-        notices.append(Notice("ignored_key", "key 'tools' is ignored: only answers that are messages can call them"))
+        notices.append(
+            RowWarning("ignored_key", "key 'tools' is ignored: only answers that are messages can call them")
+        )
     chosen, rejected = (required_string(row, name) for name in SIDES)
     if asked is not None and asked.text is None:
         asked = replace(asked, messages=without_repeated(asked.messages, (chosen, rejected), notices))
@@ -137,7 +139,7 @@ def _texts(row: Row, asked: Asked | None, notices: list[Notice]) -> tuple[Text, 
     return as_text(asked, chosen), as_text(asked, rejected)
 
 
-def _as_messages(row: Row, notices: list[Notice]) -> list[Any] | None:
+def _as_messages(row: Row, notices: list[RowWarning]) -> list[Any] | None:
     """Both answers as messages, if one of them is; None where both are texts."""
     sides = [row[name] for name in SIDES]
     found = [messages_in(side) for side in sides]
@@ -151,7 +153,7 @@ def _as_messages(row: Row, notices: list[Notice]) -> list[Any] | None:
     ]
 
 
-def _conversations(row: Row, sides: list[Any], asked: Asked | None, notices: list[Notice]) -> tuple[Text, Text]:
+def _conversations(row: Row, sides: list[Any], asked: Asked | None, notices: list[RowWarning]) -> tuple[Text, Text]:
     before = asked.messages if asked else []
     tools = parse_row_tools({"tools": row.get("tools")}, notices)
     answers = [parse_messages(side, notices, name, before)[0] for side, name in zip(sides, SIDES, strict=True)]
@@ -161,7 +163,7 @@ def _conversations(row: Row, sides: list[Any], asked: Asked | None, notices: lis
     ]
     notices += order_notices(pair[0].messages, tools)
     if pair[0].messages[:-1] != pair[1].messages[:-1]:
-        notices.append(Notice("different_prompts", "the two answers are given after different messages"))
+        notices.append(RowWarning("different_prompts", "the two answers are given after different messages"))
     return pair[0], pair[1]
 
 
@@ -182,11 +184,11 @@ def _words(message: dict[str, Any]) -> str:
 
 def _prompt_of(side: Text) -> str:
     """What stands before the answer, as far as it matters whether anything does."""
-    if isinstance(side, Passage):
+    if isinstance(side, PromptCompletion):
         return side.given
-    messages = side.conversation.messages if isinstance(side, Either) else side.messages
+    messages = side.conversation.messages if isinstance(side, ChatOrText) else side.messages
     return "".join(map(_words, messages[:-1]))
 
 
 def _content(side: Text) -> object:
-    return side.conversation.messages if isinstance(side, Either) else getattr(side, "messages", side)
+    return side.conversation.messages if isinstance(side, ChatOrText) else getattr(side, "messages", side)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from api.spec.formats.asked import asked_by_prompt
-from api.spec.formats.base import Either, Format, Notice, Passage, Prompt, Row, RowError
+from api.spec.formats.base import ChatOrText, Format, Prompt, PromptCompletion, Row, RowError, RowWarning
 from api.spec.formats.calls import Messages
 from api.spec.formats.messages import given, order_notices, parse_messages, parse_row_tools, with_system
 
@@ -20,22 +20,22 @@ class Prompts(Format):
     example: ClassVar[Mapping[str, Any]] = {"messages": [{"role": "user", "content": "2 + 2?"}], "reference": "4"}
 
     def parse(self, row: Row) -> Prompt:
-        notices: list[Notice] = []
+        notices: list[RowWarning] = []
         if row.get("messages") is None:
             return self._parse_prompt(row, notices)
         messages, _ = parse_messages(row["messages"], notices)
         return self._prompt(row, with_system(row, messages, notices), notices)
 
-    def _parse_prompt(self, row: Row, notices: list[Notice]) -> Prompt:
+    def _parse_prompt(self, row: Row, notices: list[RowWarning]) -> Prompt:
         asked = asked_by_prompt(row, row["prompt"], notices)
         if asked.text is None:
             return self._prompt(row, asked.messages, notices)
         if not asked.text.strip():
             raise RowError("'prompt' is empty, so there is nothing to answer", code="empty_prompt")
-        passage = Passage(asked.text, "")
-        return Prompt(Either(given(asked.messages, None), passage) if asked.templated else passage, row, notices)
+        passage = PromptCompletion(asked.text, "")
+        return Prompt(ChatOrText(given(asked.messages, None), passage) if asked.templated else passage, row, notices)
 
-    def _prompt(self, row: Row, messages: Messages, notices: list[Notice]) -> Prompt:
+    def _prompt(self, row: Row, messages: Messages, notices: list[RowWarning]) -> Prompt:
         if messages[-1]["role"] == "assistant":
             raise RowError(
                 "ends with a message from the assistant. The model is to answer it itself: end with the user's (or a "

@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 from api.spec.formats.asked import Asked
-from api.spec.formats.base import Notice, Row, RowError, given_keys, shown
+from api.spec.formats.base import Row, RowError, RowWarning, given_keys, truncate
 from api.spec.formats.calls import Messages
 from api.spec.formats.structured import messages_in
 
@@ -33,28 +33,34 @@ METADATA = re.compile(
 """Keys of what describes a row and is no part of it."""
 
 
-def split_repeated(asked: Asked | None, chosen: str, rejected: str, notices: list[Notice]) -> tuple[Asked, str, str]:
+def split_repeated(
+    asked: Asked | None, chosen: str, rejected: str, notices: list[RowWarning]
+) -> tuple[Asked, str, str]:
     """Take the prompt that both answers repeat off them: the row's own, or what they share up to where the assistant
     speaks."""
     prompt = "" if asked is None else _question(asked)
     length = _shared_prompt(chosen, rejected)
     if asked is None or (prompt and prompt.strip() in chosen[:length] and not chosen.startswith(prompt)):
         if length:
-            notices.append(Notice("repeated_prompt", "the prompt, with which both answers begin, is split off them"))
+            notices.append(
+                RowWarning("repeated_prompt", "the prompt, with which both answers begin, is split off them")
+            )
         return _plain(chosen[:length]), chosen[length:], rejected[length:]
     if not prompt or not chosen.startswith(prompt) or not rejected.startswith(prompt):
         return asked, chosen, rejected
     if len(prompt.split()) < CERTAIN_WORDS and not prompt.rstrip().endswith(tuple(map(str.strip, MARKS))):
-        notices.append(Notice("repeated_prompt", "the prompt's text begins both answers, too, and is left in them"))
+        notices.append(RowWarning("repeated_prompt", "the prompt's text begins both answers, too, and is left in them"))
         return asked, chosen, rejected
-    notices.append(Notice("repeated_prompt", "the prompt, with which both answers begin, is taken off them"))
+    notices.append(RowWarning("repeated_prompt", "the prompt, with which both answers begin, is taken off them"))
     return asked, chosen[len(prompt) :], rejected[len(prompt) :]
 
 
-def without_repeated(before: Messages, answers: Sequence[object], notices: list[Notice]) -> Messages:
+def without_repeated(before: Messages, answers: Sequence[object], notices: list[RowWarning]) -> Messages:
     """The messages before the answers, without one of the answers at their end."""
     if before and before[-1]["role"] == "assistant" and before[-1].get("content") in answers:
-        notices.append(Notice("repeated_answer", "the last message before the answers is one of them and is left out"))
+        notices.append(
+            RowWarning("repeated_answer", "the last message before the answers is one of them and is left out")
+        )
         return before[:-1]
     return before
 
@@ -64,7 +70,7 @@ def require_no_prompt_elsewhere(row: Row, read: AbstractSet[str]) -> None:
     for key in sorted(given_keys(row) - read):
         if not METADATA.search(key) and _may_ask(row[key]):
             raise RowError(
-                f"key '{shown(key)}' may be the prompt, which no known key holds: rename it 'prompt' (a text or "
+                f"key '{truncate(key)}' may be the prompt, which no known key holds: rename it 'prompt' (a text or "
                 "messages), or leave it out",
                 code="unread_prompt",
             )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from api.spec.formats.base import Conversation, Format, Row, RowError, kind, shown
+from api.spec.formats.base import Conversation, Format, Row, RowError, kind, truncate
 from api.spec.formats.chat import conversation
 from api.spec.formats.messages import parse_messages, parse_row_tools, with_system
 from api.spec.formats.speakers import SPEAKERS, in_openais_names
@@ -43,7 +43,7 @@ def _message(turn: Any, number: int) -> Row:
         raise RowError(f"message {number} must be an object, not {kind(turn)}", code="invalid_messages")
     speaker_key = "role" if "role" in turn else "from"
     if speaker_key not in turn:
-        keys = ", ".join(f"'{shown(key)}'" for key in list(turn)[:5])
+        keys = ", ".join(f"'{truncate(key)}'" for key in list(turn)[:5])
         problem = f"message {number} has no 'from' that says who speaks, only {keys or 'nothing'}"
         raise RowError(problem, code="missing_role")
     for key in (speaker_key, "content" if "content" in turn or speaker_key == "role" else "value"):
@@ -55,7 +55,7 @@ def _message(turn: Any, number: int) -> Row:
     speaker = turn[speaker_key]
     if speaker.strip().lower() not in SPEAKERS:
         raise RowError(
-            f"message {number} '{speaker_key}' is '{shown(speaker)}', not one of {', '.join(SPEAKERS)}",
+            f"message {number} '{speaker_key}' is '{truncate(speaker)}', not one of {', '.join(SPEAKERS)}",
             code="unknown_role",
         )
     try:

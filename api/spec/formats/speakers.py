@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from api.spec.formats.base import Notice, Row, RowError, kind, notice_once, shown
+from api.spec.formats.base import Row, RowError, RowWarning, kind, notice_once, truncate
 from api.spec.formats.calls import ANY_CALL
 from api.spec.formats.structured import structure_in
 
@@ -29,7 +29,7 @@ CALLS = ("function_call", "tool_call")
 """Names of speakers, in lower case, and the roles that they stand for."""
 
 
-def openai_message(raw: Any, notices: list[Notice], where: str) -> Any:
+def openai_message(raw: Any, notices: list[RowWarning], where: str) -> Any:
     """Return a message with OpenAI's keys and roles, with a notice where it has others; whatever else as it is."""
     if not isinstance(raw, dict):
         return raw
@@ -37,7 +37,7 @@ def openai_message(raw: Any, notices: list[Notice], where: str) -> Any:
     if not isinstance(speaker, str) or ("role" in raw and speaker in ROLES) or speaker.strip().lower() not in SPEAKERS:
         return raw
     message = in_openais_names(raw)
-    words = f"{where} is from '{shown(speaker)}', read as role '{message['role']}'; so are others of such names"
+    words = f"{where} is from '{truncate(speaker)}', read as role '{message['role']}'; so are others of such names"
     notice_once(notices, "renamed_role", words)
     return message
 
@@ -62,6 +62,6 @@ def _calls_in(value: Any) -> list[Row]:
     calls = found if isinstance(found, list) else [found]
     if not calls or not all(isinstance(call, dict) for call in calls):
         expected = "JSON of the form {'name': …, 'arguments': {…}}"
-        given = shown(value) if isinstance(value, str) else kind(value)
+        given = truncate(value) if isinstance(value, str) else kind(value)
         raise RowError(f"is a function_call and must hold {expected}, not {given}", code="invalid_tool_calls")
     return [{"id": ANY_CALL, "type": "function", "function": call} for call in calls]

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from api.spec.formats.base import RowError, shown
+from api.spec.formats.base import RowError, truncate
 
 PYTHON = re.compile(r"[\[\s]*\{\s*'")
 """How an array of objects, or an object, begins where str() wrote it."""
@@ -40,7 +40,7 @@ def structured(value: Any, key: str, code: str) -> Any:
     except RecursionError:
         raise RowError(f"'{key}' is nested too deeply", code=code) from None
     except (msgspec.MsgspecError, ValueError) as error:
-        raise RowError(f"'{key}' is a text that is not valid JSON: {shown(value)} ({error})", code=code) from None
+        raise RowError(f"'{key}' is a text that is not valid JSON: {truncate(value)} ({error})", code=code) from None
 
 
 def messages_in(value: Any) -> list[Any] | None:

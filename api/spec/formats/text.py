@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from api.spec.formats.base import Format, Passage, Row, RowError, required_string
+from api.spec.formats.base import Format, PromptCompletion, Row, RowError, required_string
 
 
 class Text(Format):
@@ -15,8 +15,8 @@ class Text(Format):
     required: ClassVar[tuple[frozenset[str], ...]] = (frozenset({"text"}),)
     example: ClassVar[Mapping[str, Any]] = {"text": "Attune is a fine-tuning service you host yourself."}
 
-    def parse(self, row: Row) -> Passage:
+    def parse(self, row: Row) -> PromptCompletion:
         text = required_string(row, "text")
         if not text:
             raise RowError("'text' is empty, so there is nothing to learn", code="nothing_to_learn")
-        return Passage("", text, self.unknown_keys(row))
+        return PromptCompletion("", text, self.unknown_keys(row))

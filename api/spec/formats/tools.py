@@ -4,12 +4,12 @@ from typing import Any
 
 import msgspec
 
-from api.spec.formats.base import Notice, RowError, kind, notice_once, shown
+from api.spec.formats.base import RowError, RowWarning, kind, notice_once, truncate
 from api.spec.formats.calls import MISSING
 from api.spec.formats.structured import structured
 
 
-def parse_tools(raw: Any, notices: list[Notice]) -> list[dict[str, Any]] | None:
+def parse_tools(raw: Any, notices: list[RowWarning]) -> list[dict[str, Any]] | None:
     """`tools`: definitions of functions, as the template shows them to the model."""
     raw = structured(raw, "tools", "invalid_tools")
     if raw is None or raw == []:
@@ -19,7 +19,7 @@ def parse_tools(raw: Any, notices: list[Notice]) -> list[dict[str, Any]] | None:
     return [_tool(tool, f"tools: entry {number}", notices) for number, tool in enumerate(raw, start=1)]
 
 
-def _tool(raw: Any, where: str, notices: list[Notice]) -> dict[str, Any]:
+def _tool(raw: Any, where: str, notices: list[RowWarning]) -> dict[str, Any]:
     """A definition in OpenAI's form: some files leave out what stands around the function."""
     tool = structured(raw, where, "invalid_tools")
     if isinstance(tool, dict) and tool.get("type", "function") == "function":
@@ -59,7 +59,7 @@ def _check_definition(function: dict[str, Any], where: str) -> None:
         raise RowError(f"{where}: 'parameters' must be a JSON schema object", code="invalid_tools")
 
 
-def parse_calls(raw: Any, notices: list[Notice], where: str) -> list[dict[str, Any]]:
+def parse_calls(raw: Any, notices: list[RowWarning], where: str) -> list[dict[str, Any]]:
     """`tool_calls` of an assistant message, their arguments parsed."""
     raw = structured(raw, "tool_calls", "invalid_tool_calls")
     if raw is None:
@@ -110,7 +110,7 @@ def _arguments(raw: Any, where: str) -> dict[str, Any]:
     try:
         arguments = msgspec.json.decode(raw) if raw.strip() else {}
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise RowError(f"{where}: 'arguments' is not JSON: {shown(raw)}", code="invalid_tool_calls") from None
+        raise RowError(f"{where}: 'arguments' is not JSON: {truncate(raw)}", code="invalid_tool_calls") from None
     if not isinstance(arguments, dict):
         raise RowError(
             f"{where}: 'arguments' must hold a JSON object, not {kind(arguments)}", code="invalid_tool_calls"

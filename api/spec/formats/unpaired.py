@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from api.spec.formats.alpaca import asked_as_chat, asked_as_text
 from api.spec.formats.asked import Asked, as_text, says_nothing
-from api.spec.formats.base import Format, Notice, Row, RowError, Text, Unpaired, kind, required_string, shown
+from api.spec.formats.base import Format, Row, RowError, RowWarning, Text, Unpaired, kind, required_string, truncate
 from api.spec.formats.exchange import EXCHANGE_KEYS, Exchange, parse_exchange
 from api.spec.formats.messages import answered, order_notices, parse_messages, parse_row_tools, with_system
 
@@ -39,16 +39,16 @@ class UnpairedAnswers(Format):
         if isinstance(label, str | int | float):
             label = WRITTEN.get(str(label).strip().lower(), label)
         if not isinstance(label, bool):
-            given = f"'{shown(label)}'" if isinstance(label, str) else kind(label)
+            given = f"'{truncate(label)}'" if isinstance(label, str) else kind(label)
             raise RowError(f"'{key}' must be true or false, not {given}", code="invalid_label")
         notices = self.unknown_keys(row)
         answer = _answer(row, notices)
         if says_nothing(answer):
-            notices.append(Notice("empty_answer", "the answer is empty"))
+            notices.append(RowWarning("empty_answer", "the answer is empty"))
         return Unpaired(answer, label, notices)
 
 
-def _answer(row: Row, notices: list[Notice]) -> Text:
+def _answer(row: Row, notices: list[RowWarning]) -> Text:
     for key in CONVERSATIONS:
         if row.get(key) is not None:
             notices += _ignored(row, key)
@@ -63,7 +63,7 @@ def _answer(row: Row, notices: list[Notice]) -> Text:
     notices += _ignored(row, "prompt")
     if row.get("completion") is None:
         row = {**row, "completion": row["response"]}
-        notices.append(Notice("answer_key", "key 'response' is read as the completion"))
+        notices.append(RowWarning("answer_key", "key 'response' is read as the completion"))
     found = parse_exchange(row, notices)
     if not isinstance(found, Exchange):
         return found
@@ -72,8 +72,8 @@ def _answer(row: Row, notices: list[Notice]) -> Text:
     return answered(messages, found.tools, "completion")
 
 
-def _ignored(row: Row, read: str) -> list[Notice]:
+def _ignored(row: Row, read: str) -> list[RowWarning]:
     """Notices of the other answers that a row has beside the one under `read`."""
     first = next(keys for keys in ANSWERED if read in keys and all(row.get(key) is not None for key in keys))
     others = {key for keys in ANSWERED for key in keys if row.get(key)} - set(first)
-    return [Notice("ignored_key", f"key '{key}' is ignored beside '{first[-1]}'") for key in sorted(others)]
+    return [RowWarning("ignored_key", f"key '{key}' is ignored beside '{first[-1]}'") for key in sorted(others)]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from api.spec.fields import Strict
+from api.spec.fields import StrictModel
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -64,7 +64,7 @@ def _not_json(constant: str) -> None:
     raise ValueError(constant)
 
 
-class GraderBase(Strict, ABC):
+class GraderBase(StrictModel, ABC):
     summary: ClassVar[str]
 
     name: Name

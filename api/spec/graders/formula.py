@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
-from api.spec.formats.base import shown
+from api.spec.formats.base import truncate
 from api.spec.graders.base import GradingError
 
 MAX_LENGTH = 1024
@@ -72,13 +72,13 @@ def _parse(formula: str) -> ast.expr:
     if len(formula) > MAX_LENGTH:
         raise FormulaError(f"a formula may have {MAX_LENGTH} characters, not {len(formula)}")
     if foreign := _FOREIGN.search(formula):
-        raise FormulaError(f"'{shown(foreign[0])}' may not be in a formula: {ALLOWED}")
+        raise FormulaError(f"'{truncate(foreign[0])}' may not be in a formula: {ALLOWED}")
     # OpenAI writes a power as ^, and so it binds as one; there are no strings in a formula that could hold another.
     source = " ".join(formula.replace("^", "**").split())
     try:
         return ast.parse(source, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise FormulaError(f"'{shown(formula)}' is no formula that can be read") from None
+        raise FormulaError(f"'{truncate(formula)}' is no formula that can be read") from None
 
 
 def _check(node: ast.expr, depth: int) -> set[str]:
@@ -99,7 +99,7 @@ def _check(node: ast.expr, depth: int) -> set[str]:
             if not args or (name in OF_ONE and len(args) != 1):
                 raise FormulaError(f"{name} takes {'one number' if name in OF_ONE else 'one or more numbers'}")
             return set().union(*(_check(arg, depth + 1) for arg in args))
-    raise FormulaError(f"'{shown(ast.unparse(node), 40)}' may not be in a formula: {ALLOWED}")
+    raise FormulaError(f"'{truncate(ast.unparse(node), 40)}' may not be in a formula: {ALLOWED}")
 
 
 def _number(number: float) -> float:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 
-from api.spec.formats.base import shown
+from api.spec.formats.base import truncate
 from api.spec.graders import formula
 from api.spec.graders.base import Case, GraderBase, Name, Scores
 from api.spec.graders.python import Python
@@ -53,7 +53,7 @@ class Multi(GraderBase):
         for name in _named(graders):
             if not _VARIABLE.fullmatch(name) or name in formula.FUNCTIONS:
                 raise ValueError(
-                    f"'{shown(name)}' cannot stand in calculate_output: a name is of letters, digits and _, and is "
+                    f"'{truncate(name)}' cannot stand in calculate_output: a name is of letters, digits and _, and is "
                     "none of its functions"
                 )
         return graders

@@ -4,12 +4,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from api.spec.fields import Strict
+from api.spec.fields import StrictModel
 from api.spec.graders.base import Case, GraderBase, GradingError, Messages, Scores
 from api.spec.graders.templates import Template, render
 
 
-class TextPart(Strict):
+class TextPart(StrictModel):
     type: Literal["input_text", "output_text"]
     text: Template
 
@@ -38,7 +38,7 @@ Content = Annotated[
 ]
 
 
-class Message(Strict):
+class Message(StrictModel):
     role: Literal["user", "assistant", "system", "developer"]
     content: Content
     """A text, or several: each then stands in a line of its own."""

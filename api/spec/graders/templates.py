@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from api.spec.formats.base import shown
+from api.spec.formats.base import truncate
 from api.spec.graders.base import Case, GradingError
 
 MAX_TEMPLATE = 65_536
@@ -60,7 +60,9 @@ def _parse(template: str) -> tuple[tuple[str, ...], tuple[tuple[Step, ...], ...]
         raise ValueError(f"a template may hold {MAX_VARIABLES} variables, not {len(variables)}")
     for text in texts:
         if "{{" in text:
-            raise ValueError(f"'{shown(text[text.index('{{') :], 30)}' opens a variable that is not closed with }}}}")
+            raise ValueError(
+                f"'{truncate(text[text.index('{{') :], 30)}' opens a variable that is not closed with }}}}"
+            )
     return tuple(texts), tuple(_path(variable.strip()) for variable in variables)
 
 
@@ -68,16 +70,16 @@ def _path(variable: str) -> tuple[Step, ...]:
     found = _PATH.fullmatch(variable)
     if found is None:
         raise ValueError(
-            f"'{shown(variable)}' is no variable: write {{{{ item.key }}}} or {{{{ sample.output_text }}}}"
+            f"'{truncate(variable)}' is no variable: write {{{{ item.key }}}} or {{{{ sample.output_text }}}}"
         )
     namespace, steps = found.groups()
     path = (namespace, *(key or int(index) for key, index in _STEP.findall(steps)))
     if namespace == "sample" and path[1] not in ("output_text", "output_json"):
         raise ValueError(
-            f"'{shown(variable)}' is not there: an answer is a text here, and sample has output_text and output_json"
+            f"'{truncate(variable)}' is not there: an answer is a text here, and sample has output_text and output_json"
         )
     if path[:2] == ("sample", "output_text") and len(path) > 2:
-        raise ValueError(f"'{shown(variable)}' is not there: sample.output_text is a string")
+        raise ValueError(f"'{truncate(variable)}' is not there: sample.output_text is a string")
     return path
 
 
@@ -112,4 +114,4 @@ def _written(value: Any, path: tuple[Step, ...]) -> str:
 
 def _name(path: tuple[Step, ...]) -> str:
     steps = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in path[1:]]
-    return shown(f"{path[0]}{''.join(steps)}", 120)
+    return truncate(f"{path[0]}{''.join(steps)}", 120)

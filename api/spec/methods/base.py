@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from api.spec.fields import AUTO, AutoOrNull, OrNull, Strict
+from api.spec.fields import AUTO, AutoOrNull, OrNull, StrictModel
 from api.spec.graders import GraderBase
 from api.spec.graders.score_model import ScoreModel
 
@@ -19,7 +19,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Smoothing = Annotated[float, Field(ge=0, lt=0.5)]
 
 
-class Hyperparameters(Strict):
+class Hyperparameters(StrictModel):
     """OpenAI's three, for every method."""
 
     n_epochs: AutoOrNull[Annotated[int, Field(ge=1, le=50)]] = AUTO
@@ -29,11 +29,11 @@ class Hyperparameters(Strict):
     learning_rate_multiplier: AutoOrNull[Positive] = AUTO
     """Scales the technique's default learning rate."""
 
-    automatic: ClassVar[Mapping[str, float]] = {"learning_rate_multiplier": 1.0}
+    auto_defaults: ClassVar[Mapping[str, float]] = {"learning_rate_multiplier": 1.0}
     """What "auto" means, where it depends on nothing else."""
 
 
-class Options(Strict):
+class Options(StrictModel):
     """What stands in `method.<type>`: the hyperparameters, and the method's own parameters beside them."""
 
     hyperparameters: OrNull[Hyperparameters] = Field(default_factory=Hyperparameters)
@@ -48,7 +48,7 @@ class RolloutOptions(Options):
     """Of the sampling; the policy that is trained is the one at this temperature."""
 
 
-class MethodBase(Strict):
+class MethodBase(StrictModel):
     """A method decides what is optimised, and which formats of rows it can learn from."""
 
     summary: ClassVar[str]

@@ -13,7 +13,7 @@ class DpoHyperparameters(Hyperparameters):
     beta: AutoOrNull[Annotated[float, Field(gt=0, le=2)]] = AUTO
     """β: how strongly the policy is held to the reference. "auto": 0.1. For IPO it is the paper's τ."""
 
-    automatic: ClassVar[Mapping[str, float]] = {**Hyperparameters.automatic, "beta": DEFAULT_BETA}
+    auto_defaults: ClassVar[Mapping[str, float]] = {**Hyperparameters.auto_defaults, "beta": DEFAULT_BETA}
 
 
 class DpoOptions(Options):

@@ -2,7 +2,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from api.spec.fields import AUTO, OrNull, Strict
+from api.spec.fields import AUTO, OrNull, StrictModel
 from api.spec.graders import Grader
 from api.spec.methods.base import MethodBase, NotNegative, Positive, RolloutOptions
 
@@ -10,7 +10,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Clip = Annotated[float, Field(gt=0, lt=1)]
 
 
-class AdaptiveKl(Strict):
+class AdaptiveKl(StrictModel):
     target: Positive = 6.0
     """KL_target: nats per answer."""
     horizon: Annotated[int, Field(ge=1)] = 10_000

@@ -18,8 +18,8 @@ class ReinforcementHyperparameters(Hyperparameters):
     reasoning_effort: Literal["default"] | None = None
     """Models here have no such dial: anything but "default" is refused."""
 
-    automatic: ClassVar[Mapping[str, float]] = {
-        **Hyperparameters.automatic,
+    auto_defaults: ClassVar[Mapping[str, float]] = {
+        **Hyperparameters.auto_defaults,
         "compute_multiplier": 1.0,
         "eval_samples": 1,
     }

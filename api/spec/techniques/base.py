@@ -5,14 +5,14 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from api.spec.fields import Strict
+from api.spec.fields import StrictModel
 
 Names = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 
 ALL_LINEAR: Literal["all-linear"] = "all-linear"
 
 
-class TechniqueBase(Strict):
+class TechniqueBase(StrictModel):
     """A technique decides which weights are trained, and what is published."""
 
     summary: ClassVar[str]
@@ -30,14 +30,14 @@ class TechniqueBase(Strict):
     """What it trains can be added into the base's own weights."""
     quantises: ClassVar[bool] = False
     """The frozen base is kept in fewer bits."""
-    changeable: ClassVar[frozenset[str]] = frozenset()
+    mutable_fields: ClassVar[frozenset[str]] = frozenset()
     """Fields that may differ when a job continues another's model: they decide nothing of its shape."""
 
     scales: ClassVar[tuple[str, ...]] = ()
     """Parts of the names of weights that multiply what the base computes: at 1 they change nothing, and they decay to
     it."""
 
-    def published(self) -> Self:
+    def as_published(self) -> Self:
         """The technique of the files that it publishes, which whoever continues from them has to name."""
         return self
 

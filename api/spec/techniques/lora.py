@@ -24,7 +24,7 @@ class Lora(TechniqueBase):
     default_learning_rate: ClassVar[float] = 2e-4
     peft_type: ClassVar[str | None] = "LORA"
     merges: ClassVar[bool] = True
-    changeable: ClassVar[frozenset[str]] = frozenset({"dropout", "learning_rate_ratio", "init"})
+    mutable_fields: ClassVar[frozenset[str]] = frozenset({"dropout", "learning_rate_ratio", "init"})
 
     type: Literal["lora"] = "lora"
     rank: Rank = 16
@@ -60,7 +60,7 @@ class Lora(TechniqueBase):
             raise ValueError(f"with init {self.init} the rank may be {MAX_RANK // 2} at most: it is published doubled")
         return self
 
-    def published(self) -> Self:
+    def as_published(self) -> Self:
         if self.init not in CHANGES_THE_BASE:
             return self.model_copy(update={"init": "default"})
         growth = math.sqrt(2) if self.rslora else 2  # α / √r, or α / r, stays

@@ -13,10 +13,10 @@ from api.estimate.machine import (
     Prediction,
     predict,
     refused_precision,
-    settle,
+    resolve_hardware_auto,
     with_less,
 )
-from api.estimate.targets import NoPlace
+from api.estimate.targets import NoTargetModules
 from api.estimate.work import Workload
 from api.spec.methods import _Methods
 from api.spec.recipe import Recipe
@@ -77,11 +77,11 @@ def test_what_fits_is_predicted_to_take_no_more_than_there_is(technique: str, me
         recipe = a_recipe(technique, method, **asked)
         try:
             found = predict(recipe, FACTS, rows, None, machine)
-        except NoPlace:
+        except NoTargetModules:
             continue
         assert machine.memory_bytes is not None
         assert found.fits == (found.memory.total <= machine.memory_bytes)
-        settled = settle(recipe, FACTS, machine, rows)
+        settled = resolve_hardware_auto(recipe, FACTS, machine, rows)
         assert settled.micro_batch_tokens == found.micro_batch_tokens, "estimate and trainer decide alike"
         assert settled.gradient_checkpointing == found.gradient_checkpointing
         again = predict(settled, FACTS, rows, None, machine)
@@ -130,7 +130,7 @@ def test_what_was_asked_for_is_kept_and_refused_where_it_does_not_fit() -> None:
 def test_the_rows_decide_and_not_the_longest_that_could_be() -> None:
     short = Workload(1000, 1, 10_000, 5_000, (10,))
     assert on(2.5, a_recipe(), short).gradient_checkpointing is False
-    settled = settle(a_recipe(), FACTS, Machine(False, True, int(2.5 * 2**30)))
+    settled = resolve_hardware_auto(a_recipe(), FACTS, Machine(False, True, int(2.5 * 2**30)))
     assert settled.gradient_checkpointing is True, "unknown rows are as long as they may be"
 
 
@@ -138,7 +138,7 @@ def test_the_rows_decide_and_not_the_longest_that_could_be() -> None:
 @pytest.mark.parametrize("technique", TECHNIQUES)
 def test_each_attempt_after_one_that_ran_out_takes_less(technique: str, gpu: bool) -> None:
     machine = Machine(gpu, True, None)
-    recipe = settle(a_recipe(technique), FACTS, machine, ROWS)
+    recipe = resolve_hardware_auto(a_recipe(technique), FACTS, machine, ROWS)
     needs = [predict(recipe, FACTS, ROWS, None, machine).memory.training]
     while less := with_less(recipe, FACTS, machine, ROWS, recomputes=recipe.technique.recomputes):
         needs.append(predict(less, FACTS, ROWS, None, machine).memory.training)
@@ -153,7 +153,7 @@ def test_each_attempt_after_one_that_ran_out_takes_less(technique: str, gpu: boo
 
 def test_an_attempt_never_recomputes_where_that_was_refused() -> None:
     machine = Machine(False, True, None)
-    recipe: ResolvedRecipe | None = settle(a_recipe(), FACTS, machine, ROWS)
+    recipe: ResolvedRecipe | None = resolve_hardware_auto(a_recipe(), FACTS, machine, ROWS)
     while recipe is not None:
         assert not recipe.gradient_checkpointing
         recipe = with_less(recipe, FACTS, machine, ROWS, recomputes=False)
@@ -164,7 +164,7 @@ def test_an_attempt_never_recomputes_where_that_was_refused() -> None:
     [(True, True, "bfloat16"), (True, False, "float32"), (False, True, "bfloat16"), (False, False, "float32")],
 )
 def test_a_machine_computes_in_bfloat16_only_where_it_can(gpu: bool, bfloat16: bool, precision: str) -> None:
-    assert settle(a_recipe(), FACTS, Machine(gpu, bfloat16, None)).precision == precision
+    assert resolve_hardware_auto(a_recipe(), FACTS, Machine(gpu, bfloat16, None)).precision == precision
 
 
 def test_an_old_gpu_refuses_bfloat16_and_a_processor_emulates_it() -> None:

@@ -6,7 +6,18 @@ from typing import Any
 
 import pytest
 
-from api.spec.formats import FORMATS, Conversation, Either, Pair, Passage, Prompt, RowError, Unpaired, detect, fitting
+from api.spec.formats import (
+    FORMATS,
+    ChatOrText,
+    Conversation,
+    Pair,
+    Prompt,
+    PromptCompletion,
+    RowError,
+    Unpaired,
+    detect,
+    fitting,
+)
 
 USER, ANSWER = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
 SYSTEM, BAD = {"role": "system", "content": "Add."}, {"role": "assistant", "content": "5"}
@@ -209,7 +220,7 @@ def test_a_text_that_looks_like_json_is_a_text(name: str, text: str) -> None:
         "unpaired": lambda: example.answer,
         "labelled": lambda: example.document,
     }.get(name, lambda: example)()
-    assert isinstance(passage, Passage)
+    assert isinstance(passage, PromptCompletion)
     assert text in passage.given + passage.learnt
     assert codes(example) == []
 
@@ -218,7 +229,7 @@ def test_alpacas_system_and_history_are_given() -> None:
     row = {"instruction": "Add.", "input": "2 + 2", "output": "4", "system": "Be brief.", "history": [["Hi", "Hello"]]}
     for each in (row, row | {"history": json.dumps(row["history"])}):
         example = read("instruction", each)
-        assert isinstance(example, Either)
+        assert isinstance(example, ChatOrText)
         assert [message["role"] for message in example.conversation.messages] == [
             "system", "user", "assistant", "user", "assistant"
         ]  # fmt: skip
@@ -240,9 +251,9 @@ def pair(row: dict[str, Any]) -> Pair:
 
 def shown(text: Any) -> list[str]:
     """What a base model with a template sees of each message; of a text, what is given and what answers."""
-    if isinstance(text, Passage):
+    if isinstance(text, PromptCompletion):
         return [text.given, text.learnt]
-    text = text.conversation if isinstance(text, Either) else text
+    text = text.conversation if isinstance(text, ChatOrText) else text
     return [f"{message['role']}: {message['content']}" for message in text.messages]
 
 
@@ -290,8 +301,8 @@ def test_a_prompt_of_a_pair_under_another_key_is_noticed() -> None:
 
 def test_a_question_without_a_template_is_alpacas_prompt() -> None:
     found = pair({"system": "Add.", "question": "2 + 2?", "chosen": "4", "rejected": "5"})
-    assert isinstance(found.chosen, Either)
-    assert found.chosen.passage == Passage("Add.\n\n### Instruction:\n2 + 2?\n\n### Response:\n", "4")
+    assert isinstance(found.chosen, ChatOrText)
+    assert found.chosen.passage == PromptCompletion("Add.\n\n### Instruction:\n2 + 2?\n\n### Response:\n", "4")
 
 
 @pytest.mark.parametrize("unread", [{"post": "2 + 2?"}, {"turns": [USER]}, {"state": {"messages": [USER]}}])
@@ -329,20 +340,23 @@ DIALOGS = [
 def test_a_prompt_that_both_answers_repeat_is_split_off(dialog: str, extra: dict[str, Any]) -> None:
     extra = {key: dialog if value is ... else value for key, value in extra.items()}
     found = pair({"chosen": f"{dialog} good day", "rejected": f"{dialog} good, bad", **extra})
-    assert (found.chosen, found.rejected) == (Passage(dialog, " good day"), Passage(dialog, " good, bad"))
+    assert (found.chosen, found.rejected) == (
+        PromptCompletion(dialog, " good day"),
+        PromptCompletion(dialog, " good, bad"),
+    )
     assert codes(found) == ["repeated_prompt"]
 
 
 def test_a_long_prompt_is_taken_off_the_answers_and_a_short_one_that_may_be_chance_is_not() -> None:
     long = pair({"prompt": "Once upon a time", "chosen": "Once upon a time, x", "rejected": "Once upon a time, y"})
-    assert (long.chosen, codes(long)) == (Passage("Once upon a time", ", x"), ["repeated_prompt"])
+    assert (long.chosen, codes(long)) == (PromptCompletion("Once upon a time", ", x"), ["repeated_prompt"])
     short = pair({"prompt": "Hi", "chosen": "Hi there", "rejected": "Hi you"})
-    assert (short.chosen, codes(short)) == (Passage("Hi", "Hi there"), ["repeated_prompt"])
+    assert (short.chosen, codes(short)) == (PromptCompletion("Hi", "Hi there"), ["repeated_prompt"])
 
 
 def test_what_two_answers_share_by_chance_is_no_prompt() -> None:
     found = pair({"chosen": "The answer is 4", "rejected": "The answer is 5"})
-    assert (found.chosen, codes(found)) == (Passage("", "The answer is 4"), ["no_prompt"])
+    assert (found.chosen, codes(found)) == (PromptCompletion("", "The answer is 4"), ["no_prompt"])
 
 
 @pytest.mark.parametrize(

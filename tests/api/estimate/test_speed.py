@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from api.estimate.speed import KEPT, Observation, speed_of, with_job
-from api.estimate.work import Work
+from api.estimate.work import ComputeCost
 
 
 def job(flops: float, passes: float, parameters: int = 10**6) -> Observation:
@@ -36,13 +36,13 @@ def test_a_worker_that_was_never_seen_is_guessed_by_its_kind() -> None:
 
 def test_two_kinds_of_jobs_tell_operations_from_passes() -> None:
     speed = speed_of(seen(job(1e12, 100), job(1e9, 50_000)), gpu=False, precision="float32")
-    assert speed.training_s(Work(5e11, 20_000)) == pytest.approx(70, rel=0.05)
+    assert speed.training_s(ComputeCost(5e11, 20_000)) == pytest.approx(70, rel=0.05)
     assert speed.rest_s(10**6) == pytest.approx(5.01, rel=0.1)
 
 
 def test_one_job_alone_predicts_itself() -> None:
     speed = speed_of(seen(job(1e12, 1000)), gpu=False, precision="float32")
-    assert speed.training_s(Work(1e12, 1000)) == pytest.approx(101, rel=0.05)
+    assert speed.training_s(ComputeCost(1e12, 1000)) == pytest.approx(101, rel=0.05)
 
 
 def test_other_precisions_do_not_count_and_old_jobs_are_forgotten() -> None:

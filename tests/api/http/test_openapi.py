@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from api.context import Context
 from api.http import idempotency, middleware
-from api.infra.sample_queue import Letter, Receiver, Sender
+from api.infra.sample_queue import Consumer, Producer, SampleJob
 from api.main import create_app
 from api.records import idempotency as idempotency_records
 from api.settings import Settings
@@ -168,9 +168,9 @@ def one_job_and_one_question(served: Context) -> dict[Operation, tuple[str, dict
     project = a_project(served.database)
     a_base_model(served.database)
     job, file = a_job(served.database, project), a_file(served, project)
-    receiver = Receiver(served.settings.broker_url, "busy")
+    receiver = Consumer(served.settings.broker_url, "busy")
     receiver.beat()
-    asyncio.run(_submit(served.settings, Letter("waits", project, {})))
+    asyncio.run(_submit(served.settings, SampleJob("waits", project, {})))
     jobs, stage = "/v1/fine_tuning/jobs", {"name": "a", "training_file": file}
     return {
         ("POST", jobs): (jobs, {"model": "tiny", "training_file": file}),
@@ -181,8 +181,8 @@ def one_job_and_one_question(served: Context) -> dict[Operation, tuple[str, dict
     }
 
 
-async def _submit(settings: Settings, letter: Letter) -> None:
-    async with Sender(settings.broker_url) as sender:
+async def _submit(settings: Settings, letter: SampleJob) -> None:
+    async with Producer(settings.broker_url) as sender:
         await sender.submit(letter, timeout_s=60, limit=1)
 
 

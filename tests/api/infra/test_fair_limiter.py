@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from api.infra.fair_limiter import Crowded, Turns
+from api.infra.fair_limiter import Crowded, FairLimiter
 
 
 async def _settled() -> None:
@@ -13,7 +13,7 @@ async def _settled() -> None:
         await asyncio.sleep(0)
 
 
-async def _hold(turns: Turns, project: str, order: list[str], done: asyncio.Event) -> None:
+async def _hold(turns: FairLimiter, project: str, order: list[str], done: asyncio.Event) -> None:
     async with turns.turn(project):
         order.append(project)
         await done.wait()
@@ -21,7 +21,7 @@ async def _hold(turns: Turns, project: str, order: list[str], done: asyncio.Even
 
 def test_projects_take_turns_however_many_one_asks_for() -> None:
     async def run() -> list[str]:
-        turns, order, done = Turns("things", at_once=2, each=1, waiting=5), list[str](), asyncio.Event()
+        turns, order, done = FairLimiter("things", at_once=2, each=1, waiting=5), list[str](), asyncio.Event()
         tasks = [asyncio.create_task(_hold(turns, name, order, done)) for name in "aaaabc"]
         await _settled()
         held = list(order)
@@ -34,7 +34,7 @@ def test_projects_take_turns_however_many_one_asks_for() -> None:
 
 def test_one_more_than_may_wait_is_refused_at_once() -> None:
     async def run() -> None:
-        turns, done = Turns("things", at_once=1, each=1, waiting=2), asyncio.Event()
+        turns, done = FairLimiter("things", at_once=1, each=1, waiting=2), asyncio.Event()
         tasks = [asyncio.create_task(_hold(turns, "a", [], done)) for _ in range(3)]
         await _settled()
         with pytest.raises(Crowded, match="3 things under way or waiting"):
@@ -50,7 +50,7 @@ def test_one_more_than_may_wait_is_refused_at_once() -> None:
 
 def test_who_gives_up_waiting_leaves_its_place() -> None:
     async def run() -> None:
-        turns, done = Turns("things", at_once=1, each=1, waiting=1), asyncio.Event()
+        turns, done = FairLimiter("things", at_once=1, each=1, waiting=1), asyncio.Event()
         first = asyncio.create_task(_hold(turns, "a", [], done))
         await _settled()
         for _ in range(2):  # its place is free again

@@ -3,7 +3,7 @@ import ipaddress
 
 import pytest
 
-from api.infra.outbound import NotSent, UrlRefused, check_url, is_public, post
+from api.infra.outbound import DeliveryError, UrlRefused, check_url, is_public, post
 from tests.receiver import receiving
 
 PRIVATE = (
@@ -48,7 +48,7 @@ def test_a_url_of_another_kind_is_refused(url: str) -> None:
 def test_a_name_of_a_private_address_is_not_connected_to() -> None:
     with receiving() as receiver:
         url = f"https://localhost:{receiver.server_port}/"
-        with pytest.raises(NotSent, match="not a public address"):
+        with pytest.raises(DeliveryError, match="not a public address"):
             asyncio.run(post(url, b"{}", {}, private_hosts=()))
         assert receiver.got == []
 
@@ -56,7 +56,7 @@ def test_a_name_of_a_private_address_is_not_connected_to() -> None:
 @pytest.mark.parametrize("number", ["2130706433", "0x7f000001", "127.1", "0177.0.0.1"])
 def test_other_ways_to_write_loopback_lead_nowhere_either(number: str) -> None:
     with receiving() as receiver:
-        with pytest.raises(NotSent):
+        with pytest.raises(DeliveryError):
             asyncio.run(post(f"https://{number}:{receiver.server_port}/", b"{}", {}, private_hosts=()))
         assert receiver.got == []
 
@@ -79,5 +79,5 @@ def test_the_host_that_is_named_is_the_one_that_was_asked_for() -> None:
 def test_nobody_there_is_not_sent() -> None:
     with receiving() as receiver:
         url = receiver.url
-    with pytest.raises(NotSent, match="could not be connected to"):
+    with pytest.raises(DeliveryError, match="could not be connected to"):
         asyncio.run(post(url, b"{}", {}, private_hosts={"127.0.0.1"}))

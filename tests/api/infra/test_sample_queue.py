@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import pytest
 from pydantic import SecretStr
 
-from api.infra.sample_queue import Letter, Lost, NoSampler, Receiver, Sender, TooMany
+from api.infra.sample_queue import Consumer, Lost, NoSampler, Producer, SampleJob, TooMany
 
 T = TypeVar("T")
 
@@ -18,49 +18,49 @@ def url(valkey_url: str) -> SecretStr:
 
 
 @pytest.fixture
-def receiver(url: SecretStr) -> Receiver:
+def receiver(url: SecretStr) -> Consumer:
     """One that is alive."""
-    receiver = Receiver(url, "one")
+    receiver = Consumer(url, "one")
     receiver.beat()
     return receiver
 
 
-def sent(url: SecretStr, what: Callable[[Sender], Awaitable[T]]) -> T:
+def sent(url: SecretStr, what: Callable[[Producer], Awaitable[T]]) -> T:
     async def main() -> T:
-        async with Sender(url) as sender:
+        async with Producer(url) as sender:
             return await what(sender)
 
     return asyncio.run(main())
 
 
-def submit(url: SecretStr, *letters: Letter, timeout_s: float = 60, limit: int = 8) -> None:
+def submit(url: SecretStr, *letters: SampleJob, timeout_s: float = 60, limit: int = 8) -> None:
     for letter in letters:
         sent(url, lambda sender, letter=letter: sender.submit(letter, timeout_s=timeout_s, limit=limit))  # type: ignore[misc]
 
 
-def letter(number: int, project: str = "a") -> Letter:
-    return Letter(f"cmpl-{project}{number}", project, {"number": number})
+def letter(number: int, project: str = "a") -> SampleJob:
+    return SampleJob(f"cmpl-{project}{number}", project, {"number": number})
 
 
-def test_a_request_arrives_once(url: SecretStr, receiver: Receiver) -> None:
+def test_a_request_arrives_once(url: SecretStr, receiver: Consumer) -> None:
     submit(url, letter(1))
     assert receiver.take(0.1) == letter(1)
     assert receiver.take(0.1) is None
 
 
-def test_projects_take_turns(url: SecretStr, receiver: Receiver) -> None:
+def test_projects_take_turns(url: SecretStr, receiver: Consumer) -> None:
     submit(url, *(letter(number) for number in range(3)), letter(0, "b"), letter(1, "b"))
     taken = [receiver.take(0.1) for _ in range(5)]
     assert [each.id for each in taken if each] == ["cmpl-a0", "cmpl-b0", "cmpl-a1", "cmpl-b1", "cmpl-a2"]
 
 
-def test_without_a_living_sampler_a_request_is_refused(url: SecretStr, receiver: Receiver) -> None:
-    receiver.sign_off()
+def test_without_a_living_sampler_a_request_is_refused(url: SecretStr, receiver: Consumer) -> None:
+    receiver.deregister()
     with pytest.raises(NoSampler):
         submit(url, letter(1))
 
 
-def test_a_project_waits_for_so_many_answers_at_most(url: SecretStr, receiver: Receiver) -> None:
+def test_a_project_waits_for_so_many_answers_at_most(url: SecretStr, receiver: Consumer) -> None:
     submit(url, letter(1), letter(2), limit=2)
     with pytest.raises(TooMany):
         submit(url, letter(3), limit=2)
@@ -69,7 +69,7 @@ def test_a_project_waits_for_so_many_answers_at_most(url: SecretStr, receiver: R
     submit(url, letter(3), limit=2)
 
 
-def test_what_was_withdrawn_is_neither_taken_nor_wanted(url: SecretStr, receiver: Receiver) -> None:
+def test_what_was_withdrawn_is_neither_taken_nor_wanted(url: SecretStr, receiver: Consumer) -> None:
     submit(url, letter(1), letter(2))
     assert receiver.take(0.1) == letter(1)
     assert receiver.wanted(letter(1))
@@ -79,28 +79,28 @@ def test_what_was_withdrawn_is_neither_taken_nor_wanted(url: SecretStr, receiver
     assert receiver.take(0.1) is None
 
 
-def test_reports_come_in_their_order(url: SecretStr, receiver: Receiver) -> None:
+def test_reports_come_in_their_order(url: SecretStr, receiver: Consumer) -> None:
     submit(url, letter(1))
     receiver.take(0.1)
     for number in range(5):
         receiver.report(letter(1), {"number": number})
 
-    async def read(sender: Sender) -> list[Any]:
+    async def read(sender: Producer) -> list[Any]:
         return [(await anext(reports))["number"] for reports in [sender.reports(letter(1))] for _ in range(5)]
 
     assert sent(url, read) == list(range(5))
 
 
-def test_a_request_whose_sampler_is_gone_is_lost(url: SecretStr, receiver: Receiver) -> None:
+def test_a_request_whose_sampler_is_gone_is_lost(url: SecretStr, receiver: Consumer) -> None:
     submit(url, letter(1))
     receiver.take(0.1)
-    receiver.sign_off()
-    Receiver(url, "its successor").beat()
+    receiver.deregister()
+    Consumer(url, "its successor").beat()
     with pytest.raises(Lost):
         sent(url, lambda sender: anext(sender.reports(letter(1))))
 
 
-def test_a_request_that_took_too_long_says_so_and_is_not_taken(url: SecretStr, receiver: Receiver) -> None:
+def test_a_request_that_took_too_long_says_so_and_is_not_taken(url: SecretStr, receiver: Consumer) -> None:
     submit(url, letter(1), timeout_s=0.2)
     with pytest.raises(TimeoutError):
         sent(url, lambda sender: anext(sender.reports(letter(1))))

@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 
 from api.records import arrays
-from api.records.base_models import BaseModel
+from api.records.base_models import BaseModelRow
 from api.spec.recipe import Recipe
 
 
 def key(training: dict[str, Any]) -> str:
     recipe = Recipe.model_validate({"model": "m", "training_file": "file-1", "training": training})
-    return arrays.key_of("proj", ["hash"], recipe, BaseModel(facts={"kind": "causal_lm"}, artifacts=[]))
+    return arrays.key_of("proj", ["hash"], recipe, BaseModelRow(facts={"kind": "causal_lm"}, artifacts=[]))
 
 
 @pytest.mark.parametrize("training", [{"reasoning": "keep"}, {"reasoning": "last"}, {"format": "text"}])

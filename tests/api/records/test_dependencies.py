@@ -26,7 +26,7 @@ def linked(database: Database, *needs: int, status: JobStatus = JobStatus.QUEUED
 
 def end(database: Database, job_id: str, to: JobStatus, **values: object) -> None:
     with database.write() as session:
-        jobs.move(session, job_id, to, message="ended", **values)
+        jobs.transition(session, job_id, to, message="ended", **values)
 
 
 def test_a_job_is_claimed_once_all_that_it_needs_has_succeeded(database: Database) -> None:
@@ -35,7 +35,7 @@ def test_a_job_is_claimed_once_all_that_it_needs_has_succeeded(database: Databas
     assert taken is not None
     assert taken.job_id == first
     with database.write() as session:
-        assert not queue.waits(session, Stage.TRAIN)
+        assert not queue.has_waiting(session, Stage.TRAIN)
         assert queue.ring_due(session, ring_again_s=0) == []
     assert claim(database) is None
     end(database, first, JobStatus.SUCCEEDED)

@@ -6,13 +6,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
 
-from api.records import Database, Row
+from api.records import Base, Database
 from api.records.migrate import WrongSchema, alembic_config, is_new, migrate, require_current
 
 
 def test_migrations_make_exactly_the_schema_of_the_records(database: Database) -> None:
     with database.engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), Row.metadata) == []
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
 
 def test_migrating_again_changes_nothing(database: Database) -> None:

@@ -13,8 +13,8 @@ def test_a_checkpoint_is_needed_by_other_projects_too_that_may_use_it(context: C
     checkpoint = f"{a_model(context, owner)}:ckpt-step-5"
     job_id = a_job(context.database, other, parent_model=checkpoint)
     with context.database.read() as session:
-        assert models.needed_by(session, checkpoint) == [job_id]
-        assert models.needed_by(session, checkpoint, owner) == []
+        assert models.referenced_by(session, checkpoint) == [job_id]
+        assert models.referenced_by(session, checkpoint, owner) == []
 
 
 def test_of_many_jobs_only_those_that_name_a_model_are_read(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,5 +30,5 @@ def test_of_many_jobs_only_those_that_name_a_model_are_read(context: Context, mo
     read: list[str] = []
     monkeypatch.setattr(models, "reward_models", lambda method: read.append(method.type) or reward_models(method))
     with context.database.read() as session:
-        assert models.needed_by(session, judge) == [job_id]
+        assert models.referenced_by(session, judge) == [job_id]
     assert (len(others), read) == (20, ["ppo"])

@@ -8,7 +8,7 @@ from sqlalchemy import update
 
 from api.records import Database, jobs, queue
 from api.records.base import db_now
-from api.records.jobs import Job, Stale
+from api.records.jobs import Job, StaleFence
 from api.records.queue import Claim
 from api.spec.lifecycle import JobStatus, Stage
 from tests.factories import a_job, a_project, the_job
@@ -132,13 +132,13 @@ def test_a_stale_fence_writes_nothing(database: Database) -> None:
     job_id = a_job(database, a_project(database))
     mine = claimed(database)
     with database.write() as session:
-        jobs.move(session, job_id, JobStatus.CANCELLED, message="cancelled")
+        jobs.transition(session, job_id, JobStatus.CANCELLED, message="cancelled")
     for act in (
-        lambda session: jobs.write(session, job_id, mine.fence, trained_tokens=7),
+        lambda session: jobs.update_fenced(session, job_id, mine.fence, trained_tokens=7),
         lambda session: queue.renew(session, mine, 60),
-        lambda session: jobs.move(session, job_id, JobStatus.SUCCEEDED, message="done", fence=mine.fence),
+        lambda session: jobs.transition(session, job_id, JobStatus.SUCCEEDED, message="done", fence=mine.fence),
     ):
-        with pytest.raises(Stale), database.write() as session:
+        with pytest.raises(StaleFence), database.write() as session:
             act(session)
     job = the_job(database, job_id)
     assert (job.status, job.trained_tokens) == (JobStatus.CANCELLED, None)
@@ -147,8 +147,8 @@ def test_a_stale_fence_writes_nothing(database: Database) -> None:
 def test_a_final_status_never_changes(database: Database) -> None:
     job_id = a_job(database, a_project(database), JobStatus.SUCCEEDED)
     for status in JobStatus:
-        with pytest.raises(Stale), database.write() as session:
-            jobs.move(session, job_id, status, message="no")
+        with pytest.raises(StaleFence), database.write() as session:
+            jobs.transition(session, job_id, status, message="no")
 
 
 def test_only_expired_leases_are_found(database: Database) -> None:
@@ -189,7 +189,7 @@ def test_a_project_whose_jobs_are_refused_delays_its_own_only(database: Database
     assert taken is not None
     assert taken.job_id == first
     with database.write() as session:
-        jobs.move(session, first, JobStatus.FAILED, message="invalid rows", fence=taken.fence)
+        jobs.transition(session, first, JobStatus.FAILED, message="invalid rows", fence=taken.fence)
     following = claim(database, stage=Stage.PREPARE)
     assert following is not None
     assert following.job_id == other

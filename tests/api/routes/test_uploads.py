@@ -11,7 +11,7 @@ from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
 from api.context import Context
-from api.infra.storage import Stored
+from api.infra.storage import StoredObject
 from api.main import create_app
 from api.records import uploads as upload_records
 from api.records.base import db_now
@@ -118,7 +118,7 @@ def test_a_completion_that_was_begun_in_time_may_end_late(
 ) -> None:
     write = served.storage.write
 
-    async def write_until_the_time_is_over(key: str, chunks: AsyncIterator[bytes]) -> Stored:
+    async def write_until_the_time_is_over(key: str, chunks: AsyncIterator[bytes]) -> StoredObject:
         with served.database.write() as session:
             session.execute(update(Upload).values(expires_at=db_now() - 1))
         end_uploads(served)  # as every worker does, every few seconds

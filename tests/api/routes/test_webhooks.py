@@ -42,7 +42,7 @@ def register(client: TestClient, url: str, *event_types: str, name: str = "mine"
 def end_a_job(context: Context, to: JobStatus = JobStatus.SUCCEEDED, project: str = "default") -> str:
     job_id = a_job(context.database, a_project(context.database, project), JobStatus.RUNNING)
     with context.database.write() as session:
-        jobs.move(session, job_id, to, message="done")
+        jobs.transition(session, job_id, to, message="done")
     return job_id
 
 
@@ -165,7 +165,7 @@ def test_an_endpoint_that_cannot_be_sent_to_keeps_no_other_from_being_told_once(
 def test_a_status_that_is_rolled_back_is_not_told(client: TestClient, served: Context, receiver: Receiver) -> None:
     webhook_id = register(client, receiver.url).json()["id"]
     job_id = a_job(served.database, a_project(served.database), JobStatus.RUNNING)
-    with pytest.raises(jobs.Stale):
+    with pytest.raises(jobs.StaleFence):
         end_twice(served, job_id)
     assert log_of(client, webhook_id) == []
 
@@ -174,7 +174,7 @@ def end_twice(context: Context, job_id: str) -> None:
     """In one transaction, of which the second half is refused."""
     with context.database.write() as session:
         for _ in range(2):
-            jobs.move(session, job_id, JobStatus.FAILED, message="done")
+            jobs.transition(session, job_id, JobStatus.FAILED, message="done")
 
 
 def test_a_secret_is_shown_once_and_can_be_changed(client: TestClient, served: Context, receiver: Receiver) -> None:

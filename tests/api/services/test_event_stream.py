@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.services.event_stream import thin
+from api.services.event_stream import downsample
 
 LOSSES = st.lists(st.one_of(st.none(), st.floats(-1e9, 1e9)), min_size=1, max_size=200)
 
@@ -13,7 +13,7 @@ def points_of(losses: list[float | None]) -> list[dict[str, object]]:
 @given(LOSSES, st.integers(2, 250))
 def test_it_keeps_both_ends_makes_nothing_up_and_is_no_longer_than_asked(losses: list[float | None], most: int) -> None:
     points = points_of(losses)
-    thinned = thin(points, most)
+    thinned = downsample(points, most)
     assert len(thinned) <= most
     assert (thinned[0], thinned[-1]) == (points[0], points[-1])
     assert thinned == [point for point in points if point in thinned]
@@ -22,7 +22,7 @@ def test_it_keeps_both_ends_makes_nothing_up_and_is_no_longer_than_asked(losses:
 @given(LOSSES, st.integers(8, 250))
 def test_the_extremes_of_every_series_stay(losses: list[float | None], most: int) -> None:
     points = points_of(losses)
-    thinned = thin(points, most)
+    thinned = downsample(points, most)
     for name in ("train_loss", "valid_loss"):
         before, after = ([p[name] for p in each if p[name] is not None] for each in (points, thinned))
         assert not before or (min(before), max(before)) == (min(after), max(after))
@@ -31,6 +31,6 @@ def test_the_extremes_of_every_series_stay(losses: list[float | None], most: int
 def test_a_short_spike_is_seen_in_its_place() -> None:
     points = points_of([1.0] * 10_000)
     points[2000]["train_loss"], points[7000]["train_loss"], points[7001]["train_loss"] = 50.0, 40.0, 0.1
-    thinned = {point["step"]: point["train_loss"] for point in thin(points, 100)}
+    thinned = {point["step"]: point["train_loss"] for point in downsample(points, 100)}
     assert (thinned[2000], thinned[7000], thinned[7001]) == (50.0, 40.0, 0.1)
     assert max(right - left for left, right in zip(sorted(thinned), sorted(thinned)[1:], strict=False)) < 500

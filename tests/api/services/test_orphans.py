@@ -45,7 +45,7 @@ def everything_grows_old(context: Context) -> None:
 
 def collect(context: Context, **options: Any) -> dict[str, tuple[int, int, int]]:
     options = {"older_than_s": DAY_S, "most": 1000, "remove": True} | options
-    return {each.kind: (each.named, each.young, each.orphans) for each in orphans.collect(context, **options)}
+    return {each.kind: (each.named, each.young, each.orphans) for each in orphans.collect_garbage(context, **options)}
 
 
 def of_each_kind(context: Context) -> list[str]:
@@ -63,9 +63,9 @@ def of_each_kind(context: Context) -> list[str]:
         checkpoint.artifacts = [{"name": "w", "key": f"checkpoints/{checkpoint.job_id}/1/000005/w"}]
         keys = [checkpoint.artifacts[0]["key"], f"{newest}/manifest.json", f"{before}/a/b", "base/d/w"]
         job.state = {"step": 2, "prefix": newest, "before": {"step": 1, "prefix": before}}
-        session.add(base_models.BaseModel(artifacts=[{"name": "w", "key": "base/d/w"}], **facts))
+        session.add(base_models.BaseModelRow(artifacts=[{"name": "w", "key": "base/d/w"}], **facts))
         session.add(UploadPart(id="part_1", upload_id=upload_id, bytes=5, sha256="0", created_at=db_now()))
-        arrays.put(session, key="k", project_id=project, bytes_total=5, sha256="0", report={})
+        arrays.upsert(session, key="k", project_id=project, bytes_total=5, sha256="0", report={})
     keys += [f"uploads/{upload_id}/part_1", f"arrays/{project}/k.safetensors"]
     return [stored(context, key) for key in keys]
 

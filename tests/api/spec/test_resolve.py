@@ -1,8 +1,8 @@
 import pytest
 
-from api.records.base_models import BaseModel
+from api.records.base_models import BaseModelRow
 from api.services.lineage import Origin
-from api.services.previews import Asked, asked_of_child
+from api.services.previews import PreviewQuery, asked_of_child
 from api.spec.recipe import Recipe
 from api.spec.resolve import resolve_max_length
 
@@ -20,5 +20,7 @@ def test_rows_leave_the_window_room_for_answers_and_virtual_tokens(body: dict[st
 
 def test_a_preview_cuts_where_the_job_will() -> None:
     recipe = Recipe.model_validate({"model": "tiny", "training_file": "f", **VIRTUAL})
-    question = Asked(recipe, Origin("tiny", BaseModel(name="tiny", facts={"context_window": 128})), (), {}, None)
+    question = PreviewQuery(
+        recipe, Origin("tiny", BaseModelRow(name="tiny", facts={"context_window": 128})), (), {}, None
+    )
     assert asked_of_child(question, "rows", 1)["context_window"] == 108

@@ -5,12 +5,12 @@ from sqlalchemy import update
 
 from api.context import Context
 from api.records import events, models, trackings
-from api.records.trackings import HUB, Tracking
+from api.records.trackings import HUB, ExportTask
 from api.settings import Settings
 from tests.factories import a_model, a_project, the_job
 from tests.worker.delivery.hub import Hub
 from worker.delivery.deliverer import Deliverer
-from worker.delivery.hub import Pusher
+from worker.delivery.hub import HubPusher
 
 TOKEN = "hf_" + "secret" * 5
 FILES = {
@@ -51,7 +51,7 @@ def told(context: Context, job_id: str) -> list[str]:
 
 def test_what_was_trained_becomes_a_commit(context: Context, hub: Hub) -> None:
     job_id = published(context)
-    Pusher(Deliverer.open(context)).push_due()
+    HubPusher(Deliverer.open(context)).push_due()
     assert hub.files == {name: FILES[name] for name in ("adapter_model.safetensors", "README.md")}
     assert (hub.made[0]["organization"], hub.made[0]["name"], hub.made[0]["visibility"]) == ("team", "tuned", "private")
     assert hub.keys == {f"Bearer {TOKEN}"}
@@ -64,10 +64,10 @@ def test_a_hub_that_refuses_is_told_once_and_changes_nothing(context: Context, h
     job_id = published(context)
     status = the_job(context.database, job_id).status
     hub.refuses_with = 403
-    pusher = Pusher(Deliverer.open(context))
+    pusher = HubPusher(Deliverer.open(context))
     for _ in range(2):
         with context.database.write() as session:
-            session.execute(update(Tracking).values(due_at=0.0))
+            session.execute(update(ExportTask).values(due_at=0.0))
         pusher.push_due()
     assert told(context, job_id) == [
         "Could not be pushed to team/tuned (the hub answered 403): it will be tried again for two days"
@@ -79,7 +79,7 @@ def test_a_hub_that_refuses_is_told_once_and_changes_nothing(context: Context, h
 def test_what_is_to_be_private_is_not_pushed_where_all_can_read_it(context: Context, hub: Hub) -> None:
     job_id = published(context)
     hub.public = True
-    Pusher(Deliverer.open(context)).push_due()
+    HubPusher(Deliverer.open(context)).push_due()
     assert not hub.files
     assert told(context, job_id) == [
         "Not pushed to team/tuned: the repository is public, and the job asks for a private one"

@@ -224,9 +224,9 @@ def test_prompts_of_one_token_fail_no_proof(technique: dict[str, Any], tiny_llam
     recipe = ours.settled("supervised", {}, technique)
     model = ours.begin(tiny_llama, tmp_path / "run", recipe).model
     rows = parity.proof_rows(ours.rows_of([([token], [0.0]) for token in (5, 6)]))
-    path, memory = parity.said_in_training(model, recipe, rows), parity.said_in_memory(model, recipe, rows)
+    path, memory = parity.outputs_in_training(model, recipe, rows), parity.outputs_in_memory(model, recipe, rows)
     assert [len(each) for each in path] == [1, 1]
-    parity.check_path(path, memory, "float32")
+    parity.check_forward_parity(path, memory, "float32")
 
 
 @pytest.mark.parametrize("rows", ["training", "validation"])

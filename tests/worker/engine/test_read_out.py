@@ -19,10 +19,10 @@ from tests.worker.parity import ours
 from worker.engine.generation.rewards import Judge, RewardModel
 from worker.engine.generation.sampler import Answers
 from worker.methods import Objective
-from worker.rows.end_tokens import Endings
+from worker.rows.end_tokens import EndTokens
 from worker.rows.examiner import tokenised
-from worker.rows.row_builder import Composer, load_renderer
-from worker.rows.tokenizer import Tokens
+from worker.rows.row_builder import RowBuilder, load_renderer
+from worker.rows.tokenizer import TokenizerWrapper
 from worker.shared.arrays import Items, Rows
 
 QUESTION = {"role": "user", "content": "Is the sky blue?"}
@@ -38,7 +38,7 @@ class Prepared:
     """Rows as prepare makes them."""
 
     def __init__(self, base: Path) -> None:
-        self.tokens = Tokens.load(base)
+        self.tokens = TokenizerWrapper.load(base)
         self._renderer = load_renderer(base, self.tokens)
 
     def pair(self, row: dict[str, Any]) -> list[list[int]]:
@@ -49,14 +49,14 @@ class Prepared:
         return self._of(ppo, FORMATS["prompts"].parse(row))[0]
 
     def _of(self, method: Any, example: Any) -> list[list[int]]:
-        (composed,), _ = Composer(method, self._renderer).compose(example)
+        (composed,), _ = RowBuilder(method, self._renderer).compose(example)
         return [[int(each) for each in row.tokens] for row in tokenised(composed.sequences, self.tokens)]
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_the_tokens_after_an_answer_are_those_of_a_row_to_learn_from(name: str, tmp_path: Path) -> None:
     base = template_bases.base(tmp_path / "base", name)
-    prepared, endings = Prepared(base), Endings.load(base)
+    prepared, endings = Prepared(base), EndTokens.load(base)
     chosen, _ = prepared.pair({"chosen": [QUESTION, answer("Yes it is")], "rejected": [QUESTION, answer("No")]})
     said = prepared.tokens.tokenizer.encode(" it is", add_special_tokens=False).ids
     for ending in ([], *([stop] for stop in sorted(endings.stops))):
@@ -68,7 +68,7 @@ def test_the_tokens_after_an_answer_are_those_of_a_row_to_learn_from(name: str, 
 
 def test_a_text_without_a_template_ends_as_a_document_does(tmp_path: Path) -> None:
     base = template_bases.base(tmp_path / "base", "chatml")
-    prepared, endings = Prepared(base), Endings.load(base)
+    prepared, endings = Prepared(base), EndTokens.load(base)
     row, _ = prepared.pair({"prompt": "Is it?\n", "chosen": "Yes", "rejected": "No"})
     prompt = prepared.prompt({"prompt": "Is it?\n"})
     said = prepared.tokens.tokenizer.encode("Yes", add_special_tokens=False).ids
@@ -111,7 +111,7 @@ class Trained:
 
     def judged(self, judge: Judge, *, ends: bool) -> list[float]:
         """What a judge says of the same answers, sampled with a last token that ended them or cut off before it."""
-        endings, prompt = Endings.load(self.folder), self.prepared.prompt({"messages": [QUESTION]})
+        endings, prompt = EndTokens.load(self.folder), self.prepared.prompt({"messages": [QUESTION]})
         texts = [text for pair in self.texts for text in pair]
         said = [tokens_T.tolist()[len(prompt) : len(tokens_T) - len(endings.chat_tail)] for tokens_T, _ in self.rows]
         said = [[*tokens, *[max(endings.stops)] * ends] for tokens in said]
@@ -157,5 +157,5 @@ def test_an_answer_that_fills_the_window_is_still_read_at_its_ending(tmp_path: P
     trained = Trained(base, tmp_path / "run", 1, seed)
     model = RewardModel(trained.folder, ours.settled("reward", {}).technique, trained.recipe, torch.device("cpu"))
     prompt, said = np.arange(10, dtype=np.int32), np.full(template_bases.WINDOW - 10, 7, np.int32)
-    tail = Endings.load(base).chat_tail
+    tail = EndTokens.load(base).chat_tail
     assert model._closed(prompt, said, False, True) == [*prompt, *said[: len(said) - len(tail)], *tail]

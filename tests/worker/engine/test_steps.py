@@ -142,7 +142,7 @@ def test_the_chunked_head_is_the_whole_one(
     monkeypatch.setattr(head, "CHUNK_LOGITS", 150)  # three rows at a time
     trained_parts = [matrix] if trained else []
     found = token_scores(hidden, lambda rows: rows @ matrix.T, targets, scoring, vocabulary=50, trained=trained_parts)
-    for name in ("learnt", "logprobs", "hits", "entropies"):
+    for name in ("learnt", "logprobs", "correct", "entropies"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name))
     for ours, gradient in zip(torch.autograd.grad(loss(found), wanted), gradients, strict=True):
         torch.testing.assert_close(ours, gradient)

@@ -14,7 +14,7 @@ from tests.tiny_models import make_model
 from tests.worker.parity import ours
 from worker.engine.errors import TrainingError
 from worker.engine.optimizer import adamw, clipped_step
-from worker.engine.publish.card import Story
+from worker.engine.publish.card import TrainingSummary
 from worker.engine.publish.export import export
 from worker.methods import Objective
 from worker.shared.arrays import Rows
@@ -123,7 +123,7 @@ def test_the_published_adapter_of_twice_the_rank_goes_on_the_base_as_it_was(
     technique = LORA | patterns | {"init": init, "rslora": rslora}
     objective = _begin(tiny_llama, tmp_path / "run", seed, technique)
     (tmp_path / "published").mkdir()
-    export(objective.model, tmp_path / "published", tiny_llama, objective.recipe, Story())
+    export(objective.model, tmp_path / "published", tiny_llama, objective.recipe, TrainingSummary())
     plain = AutoModelForCausalLM.from_pretrained(tiny_llama)
     before = _says(plain)
     published = PeftModel.from_pretrained(plain, str(tmp_path / "published"))

@@ -18,7 +18,7 @@ def in_float64(objective: Objective) -> Any:
 
 def in_transformers_at_start(objective: Objective) -> Any:
     """In float64, the model as it was when the method began."""
-    with objective.model.at_start():
+    with objective.model.reference_weights():
         return frozen(in_float64(objective))
 
 

@@ -11,7 +11,7 @@ import torch
 from api.spec.recipe import Recipe
 from api.spec.resolve import ResolvedRecipe, resolve
 from worker.engine.model.load import load_trainable, plain_attention
-from worker.methods import METHODS, Objective, Setting
+from worker.methods import METHODS, MethodContext, Objective
 from worker.shared.arrays import Rows
 
 Gradients = dict[str, torch.Tensor]
@@ -35,7 +35,7 @@ def begin(base: Path, run: Path, recipe: ResolvedRecipe) -> Objective:
     run.mkdir()
     (run / "base").symlink_to(base)
     model = load_trainable(run / "base", recipe, torch.device("cpu"))
-    return METHODS[recipe.method.type](Setting(recipe, run, model, lambda *_, **__: None))
+    return METHODS[recipe.method.type](MethodContext(recipe, run, model, lambda *_, **__: None))
 
 
 def in_transformers(objective: Objective) -> Any:

@@ -14,7 +14,7 @@ import pytest
 from tests.worker import bases
 from tests.worker.prepared import jsonl
 from worker import prepare, preview, scan
-from worker.rows.errors import FileRequest, Invalid
+from worker.rows.errors import FileRequest, JobRejected
 from worker.rows.readers import ReadLimits
 
 USER, GOOD = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
@@ -251,7 +251,7 @@ def scanned(folder: Path) -> list[dict[str, Any]]:
 
 def previewed(folder: Path, method: dict[str, Any], file: FileRequest) -> list[dict[str, Any]]:
     report = preview.Report()
-    request = preview.Request("rows", method, [preview.LookedAt(file)], memory_bytes=0, cpu_seconds=0, rows=100)
+    request = preview.Request("rows", method, [preview.PreviewFile(file)], memory_bytes=0, cpu_seconds=0, rows=100)
     preview.look(folder, request, report)
     return [finding for row in report.rows for finding in row.findings] + report.findings
 
@@ -260,7 +260,7 @@ def job(folder: Path, method: dict[str, Any], file: FileRequest) -> tuple[bool, 
     report, ok = prepare.Report(ok=True, files=[]), True
     try:
         prepare.prepare(folder, prepare.Request("ftjob-1", method, [file]), report)
-    except Invalid:
+    except JobRejected:
         ok = False
     return ok, report.files[0].findings
 

@@ -14,7 +14,7 @@ from api.spec.formats import FORMATS, Conversation, RowError
 from tests.worker import bases, templates
 from worker.rows.chat_template import GENERATION_TAG, ChatTemplate
 from worker.rows.render import Renderer
-from worker.rows.tokenizer import Tokens
+from worker.rows.tokenizer import TokenizerWrapper
 
 TOKENIZERS = {"byte_level": bases.byte_level, "sentence_piece": bases.sentence_piece}
 USER = {"role": "user", "content": "2+2?"}
@@ -68,13 +68,13 @@ WITHOUT_CALLS = 32
 
 
 @cache
-def tokenizers(name: str, folder: Path) -> tuple[Tokens, Any]:
+def tokenizers(name: str, folder: Path) -> tuple[TokenizerWrapper, Any]:
     """Ours, and the same tokenizer in transformers."""
     base = bases.base(folder / name, template=None, tokenizer=TOKENIZERS[name](), eos="</s>")
     theirs = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_file=str(base / "tokenizer.json"), bos_token="<s>", eos_token="</s>", pad_token="<pad>"
     )
-    return Tokens.load(base), theirs
+    return TokenizerWrapper.load(base), theirs
 
 
 @cache

@@ -10,8 +10,8 @@ from api.spec.formats.base import number
 from api.spec.methods.supervised import Supervised
 from tests.worker import bases
 from worker.rows.check_row import ROW_SECONDS
-from worker.rows.row_builder import Composer, load_renderer
-from worker.rows.tokenizer import Tokens
+from worker.rows.row_builder import RowBuilder, load_renderer
+from worker.rows.tokenizer import TokenizerWrapper
 
 QUESTION, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 
@@ -19,7 +19,7 @@ QUESTION, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "con
 @pytest.mark.parametrize("template", [bases.CHATML, bases.MARKED_CHATML])
 def test_a_conversation_of_thousands_of_turns_is_checked_in_time(tmp_path: Path, template: str) -> None:
     base = bases.base(tmp_path, template=template)
-    composer = Composer(Supervised(), load_renderer(base, Tokens.load(base)))
+    composer = RowBuilder(Supervised(), load_renderer(base, TokenizerWrapper.load(base)))
     example = FORMATS["chat"].parse({"messages": [QUESTION, ANSWER] * 1_500})
     started = time.process_time()
     composer.compose(example)

@@ -17,7 +17,7 @@ from tests.worker import bases
 from tests.worker.prepared import Outcome, jsonl, prepare
 from worker.rows.chat_template import ChatTemplate
 from worker.rows.render import Renderer
-from worker.rows.row_builder import Composer, Trained
+from worker.rows.row_builder import LabelSpec, RowBuilder
 from worker.shared.arrays import Rows, load_rows
 
 USER, GOOD = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
@@ -277,12 +277,14 @@ row = st.dictionaries(st.sampled_from(sorted(KEYS)), value, max_size=6)
 def test_any_rows_are_composed_or_refused(method: dict[str, Any], given_rows: list[dict[str, Any]]) -> None:
     asked = TypeAdapter[Method](Method).validate_python(method)
     template = ChatTemplate({"default": bases.CHATML}, {})
-    composer = Composer(asked, Renderer(template, end_texts=frozenset({"<|im_end|>"}), added_texts=set(bases.SPECIAL)))
+    composer = RowBuilder(
+        asked, Renderer(template, end_texts=frozenset({"<|im_end|>"}), added_texts=set(bases.SPECIAL))
+    )
     for each in given_rows:
         name = detect(each, asked.formats)
         if name not in asked.formats:
             continue
-        labels = composer.labels(name, Trained())
+        labels = composer.labels(name, LabelSpec())
         with suppress(RowError):
             composed, _ = composer.compose(FORMATS[name].parse(each))
             assert {len(one.sequences) for one in composed} == {2 if asked.type == "dpo" else 1}

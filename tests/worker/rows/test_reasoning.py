@@ -9,13 +9,13 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from api.spec.formats import FORMATS, Conversation, Passage, RowError
+from api.spec.formats import FORMATS, Conversation, PromptCompletion, RowError
 from api.spec.methods.supervised import Supervised
 from tests.worker import bases, templates
 from tests.worker.prepared import jsonl, prepare
 from worker.rows.chat_template import ChatTemplate
 from worker.rows.render import Rendered, Renderer
-from worker.rows.row_builder import Composer
+from worker.rows.row_builder import RowBuilder
 from worker.shared.arrays import load_rows
 
 CHOICES: list[Any] = ["auto", "keep", "last", "drop"]
@@ -149,9 +149,9 @@ def test_a_template_that_shows_reasoning_beside_calls_only_refuses_to_keep_the_r
 
 
 def test_reasoning_in_plain_text_cannot_be_taken_out() -> None:
-    composer = Composer(Supervised(), None, reasoning="drop")
+    composer = RowBuilder(Supervised(), None, reasoning="drop")
     with pytest.raises(RowError, match=r"training\.reasoning") as refused:
-        composer.compose(Passage("2+2?", "<think>Two twos.</think>4"))
+        composer.compose(PromptCompletion("2+2?", "<think>Two twos.</think>4"))
     assert refused.value.code == "reasoning_in_text"
 
 

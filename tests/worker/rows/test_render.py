@@ -11,7 +11,7 @@ from api.spec.formats import FORMATS, Conversation, RowError
 from tests.worker import bases
 from worker.rows.chat_template import ChatTemplate
 from worker.rows.render import Rendered, Renderer
-from worker.rows.tokenizer import Tokens
+from worker.rows.tokenizer import TokenizerWrapper
 
 USER, HELLO = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello there"}
 TEMPLATES = {"chatml": bases.CHATML, "stripping": bases.STRIPPING, "tools": bases.TOOLS, "thinking": bases.THINKING}
@@ -167,7 +167,7 @@ def test_a_span_begins_where_the_generation_prompt_ends(name: str, turns: list[t
 @pytest.mark.parametrize("name", ["chatml", "stripping"])
 def test_learnt_tokens_spell_what_is_learnt(tmp_path: Path, name: str, tokenizer: Any) -> None:
     folder = bases.base(tmp_path, template=TEMPLATES[name], tokenizer=tokenizer(), eos="</s>")
-    tokens = Tokens.load(folder)
+    tokens = TokenizerWrapper.load(folder)
     rendered = render(TEMPLATES[name], USER, HELLO, USER, {"role": "assistant", "content": "Two  spaces,\nünïcode 😀"})
     row = tokens.encode_spanned([rendered])[0]
     spelt = tokens.tokenizer.decode(row.tokens[row.loss_weights > 0].tolist(), skip_special_tokens=False)

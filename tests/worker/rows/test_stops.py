@@ -12,14 +12,14 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from api.spec.sampling import SampleRequest
+from api.spec.sampling import SamplerJob
 from tests.worker import template_bases
 from tests.worker.parity import ours
 from worker.engine.generation.rollout import RolloutObjective
 from worker.engine.generation.sample_answers import likeliest_answers
-from worker.engine.publish.card import Story
+from worker.engine.publish.card import TrainingSummary
 from worker.engine.publish.export import export, export_merged
-from worker.rows.end_tokens import Endings
+from worker.rows.end_tokens import EndTokens
 from worker.sampling.answer import answer
 from worker.sampling.bases import Base, Tuned
 
@@ -39,14 +39,14 @@ def test_the_token_that_a_template_ends_an_answer_with_stops_a_generation(name: 
     added = {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()}
     after = text.rpartition("It is so")[2].strip()
     first = [number for content, number in added.items() if after.startswith(content)]
-    assert set(first) <= Endings.load(base).stops
+    assert set(first) <= EndTokens.load(base).stops
     assert bool(first) or name in {"plain", "glm4moe"}, "nothing ends a turn there"
 
 
 def test_a_token_that_stands_within_a_turn_ends_none(tmp_path: Path) -> None:
     base = template_bases.base(tmp_path / "base", "gptoss", eos="<|return|>")
     tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
-    assert Endings.load(base).stops == {tokenizer.token_to_id("<|return|>")}, "its reasoning ends in <|end|>"
+    assert EndTokens.load(base).stops == {tokenizer.token_to_id("<|return|>")}, "its reasoning ends in <|end|>"
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def always_ends(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def chat(tuned: Tuned) -> tuple[str, int]:
     """How an answer of the chat ends, and after how many tokens."""
     base, reports = Base(tuned, torch.device("cpu"), torch.float32), []
-    request = SampleRequest(
+    request = SamplerJob(
         id="r", base=str(tuned.base), messages=[QUESTION], prompts=None, max_tokens=9, temperature=0, top_p=1, n=1,
         seed=None, stop=[], top_logprobs=None, adapter=None, technique=None,
     )  # fmt: skip
@@ -104,8 +104,8 @@ def test_plain_generate_stops_on_what_was_published(technique: Any, always_ends:
     objective = ours.begin(always_ends, tmp_path / "run", ours.settled("supervised", {}, technique))
     folder = tmp_path / "model"
     folder.mkdir()
-    export(objective.model, folder, always_ends, objective.recipe, Story())
-    stops = sorted(Endings.load(always_ends).stops)
+    export(objective.model, folder, always_ends, objective.recipe, TrainingSummary())
+    stops = sorted(EndTokens.load(always_ends).stops)
     card = (folder / "README.md").read_text()
     if technique is ours.LORA:
         assert f"eos_token_id={stops}" in card

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from api.spec.formats import FORMATS, Example, Passage
+from api.spec.formats import FORMATS, Example, PromptCompletion
 from api.spec.methods.supervised import Supervised
 from tests.worker import bases, templates
 from worker.rows.findings import Findings
-from worker.rows.row_builder import Composer, load_renderer
-from worker.rows.tokenizer import Tokens
-from worker.rows.warnings import Doubts
+from worker.rows.row_builder import RowBuilder, load_renderer
+from worker.rows.tokenizer import TokenizerWrapper
+from worker.rows.warnings import RowWarnings
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 CALL = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
@@ -28,9 +28,9 @@ def parsed(messages: list[dict[str, Any]], **row: Any) -> Example:
 
 def codes(folder: Path, template: str, example: Example, reasoning: Any = "auto") -> set[str]:
     base = bases.base(folder, template=template)
-    tokens = Tokens.load(base)
+    tokens = TokenizerWrapper.load(base)
     renderer = load_renderer(base, tokens, reasoning)
-    composer = Composer(Supervised(), renderer, reasoning=reasoning, doubts=Doubts(tokens))
+    composer = RowBuilder(Supervised(), renderer, reasoning=reasoning, doubts=RowWarnings(tokens))
     return {notice.code for notice in composer.compose(example)[1]}
 
 
@@ -81,10 +81,10 @@ def test_a_generation_prompt_that_opens_none_wants_none(tmp_path: Path, name: st
 def test_a_base_without_an_end_token_is_noticed(tmp_path: Path) -> None:
     base = bases.base(tmp_path, template=None)
     settings = json.loads((base / "tokenizer_config.json").read_text())
-    passage = Passage("", "A document.")
+    passage = PromptCompletion("", "A document.")
     for eos, expected in ((settings["eos_token"], []), (None, ["no_end_token"])):
         (base / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": eos}))
-        composer = Composer(Supervised(), None, doubts=Doubts(Tokens.load(base)))
+        composer = RowBuilder(Supervised(), None, doubts=RowWarnings(TokenizerWrapper.load(base)))
         assert [notice.code for notice in composer.compose(passage)[1]] == expected
 
 
@@ -92,9 +92,14 @@ def test_what_holds_for_every_row_of_a_file_is_said_once(tmp_path: Path) -> None
     base = bases.base(tmp_path, template=templates.ALL["deepseek_r1_distill"])
     settings = json.loads((base / "tokenizer_config.json").read_text())
     (base / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": None}))
-    tokens = Tokens.load(base)
-    composer = Composer(Supervised(), load_renderer(base, tokens), doubts=Doubts(tokens))
-    rows = [parsed([USER, ANSWER]), Passage("", "A document."), Passage("", ""), parsed([USER, ANSWER])]
+    tokens = TokenizerWrapper.load(base)
+    composer = RowBuilder(Supervised(), load_renderer(base, tokens), doubts=RowWarnings(tokens))
+    rows = [
+        parsed([USER, ANSWER]),
+        PromptCompletion("", "A document."),
+        PromptCompletion("", ""),
+        parsed([USER, ANSWER]),
+    ]
 
     def said() -> list[str]:
         found = [notice.code for row in rows for notice in composer.compose(row)[1]]

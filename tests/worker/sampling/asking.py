@@ -7,7 +7,7 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
-from api.spec.sampling import SampleRequest
+from api.spec.sampling import SamplerJob
 from api.spec.techniques import Technique
 from worker.engine.model.adapters import peft_config
 from worker.engine.model.load import quantisation
@@ -62,7 +62,7 @@ class Asked:
     def __init__(self, base: Base, tuned: Tuned, **fields: Any) -> None:
         self.reports: list[dict[str, Any]] = []
         given = {"prompts": [PROMPT], "max_tokens": TOKENS, "temperature": 0, "top_p": 1, "top_logprobs": 1} | fields
-        request = SampleRequest(
+        request = SamplerJob(
             id="cmpl-test",
             base=str(tuned.base),
             adapter=str(tuned.adapter) if tuned.adapter else None,

@@ -14,7 +14,7 @@ from api.spec.lifecycle import Stage
 from api.spec.recipe import Recipe
 from tests.end_to_end.jobs import rows
 from tests.factories import a_caller, a_file, the_job
-from worker.supervisor.loop import claim_next, drain, run_attempt
+from worker.supervisor.loop import claim_next, run_attempt, work_until_idle
 from worker.supervisor.node import Node
 from worker.supervisor.warm_trainers import WarmTrainers
 
@@ -37,12 +37,12 @@ class Workshop:
 
     def work(self) -> None:
         """Until nothing waits."""
-        drain(self.prepare, self.warm)
-        drain(self.train, self.warm)
+        work_until_idle(self.prepare, self.warm)
+        work_until_idle(self.train, self.warm)
 
     def train_once(self) -> None:
         """One attempt at the best waiting job."""
-        drain(self.prepare, self.warm)
+        work_until_idle(self.prepare, self.warm)
         with self.train.slots.take() as slot:
             assert slot is not None
             claim = claim_next(self.train, slot)

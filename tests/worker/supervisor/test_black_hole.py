@@ -16,10 +16,10 @@ from api.spec.lifecycle import FailureReason, JobStatus, Stage
 from tests.factories import a_job, a_project
 from tests.worker.supervisor.clock import Clock
 from tests.worker.supervisor.conftest import Workshop
-from worker.supervisor.faults import AttemptFailed, settle
+from worker.supervisor.faults import AttemptFailed, retry_or_fail
 from worker.supervisor.loop import claim_next, run_attempt, work_once
 from worker.supervisor.node import Node
-from worker.supervisor.pause import PAUSES_S, Hold
+from worker.supervisor.pause import PAUSES_S, Pause
 
 FILE_ROWS = b'{"messages": [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]}\n' * 12
 
@@ -29,7 +29,7 @@ def second(workshop: Workshop, tmp_path: Path) -> Node:
     """A prepare worker with a work folder of its own."""
     settings = workshop.context.settings.model_copy(update={"work_dir": tmp_path / "second"})
     node = Node.open(replace(workshop.context, settings=settings), Stage.PREPARE)
-    node.hold = Hold(node.trouble, Clock())
+    node.hold = Pause(node.trouble, Clock())
     return node
 
 
@@ -72,7 +72,7 @@ def test_a_job_whose_worker_loses_its_folder_is_charged_nothing_and_goes_to_anot
 
 def test_a_folder_that_comes_back_is_worked_in_again(second: Node, tmp_path: Path) -> None:
     clock = Clock()
-    second.hold = Hold(second.trouble, clock)
+    second.hold = Pause(second.trouble, clock)
     second.context.settings.work.rename(tmp_path / "away")
     assert not second.hold.open()
     (tmp_path / "away").rename(second.context.settings.work)
@@ -99,7 +99,7 @@ def failed_by(database: Database, owner: str, reason: FailureReason, stage: Stag
     assert claim is not None
     assert claim.job_id == job_id
     with database.write() as session:
-        settle(session, jobs.held(session, job_id, claim.fence), AttemptFailed(reason))
+        retry_or_fail(session, jobs.lock_for_attempt(session, job_id, claim.fence), AttemptFailed(reason))
         session.execute(update(Job).values(run_after=None))
     return job_id
 

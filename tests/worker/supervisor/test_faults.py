@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import update
 
 from api.context import Context
-from api.infra.storage import Storage, StorageUnavailable, Stored
+from api.infra.storage import Storage, StorageUnavailable, StoredObject
 from api.records import events, jobs, models, queue
 from api.records.base import db_now
 from api.records.jobs import Job
@@ -19,18 +19,18 @@ from api.services import jobs as job_service
 from api.spec.lifecycle import FAILURES, FailureReason, JobStatus, Stage
 from tests.end_to_end.jobs import wait_until
 from tests.worker.supervisor.conftest import OpenWorkshop, Workshop
-from worker.engine.atomic_folder import whole_folder
+from worker.engine.atomic_folder import atomic_folder
 from worker.supervisor.child import Child
-from worker.supervisor.faults import BACKOFF_S, AttemptFailed, settle
+from worker.supervisor.faults import BACKOFF_S, AttemptFailed, retry_or_fail
 from worker.supervisor.inputs import fetch_state
 from worker.supervisor.lease import Heartbeat
-from worker.supervisor.loop import claim_next, drain
+from worker.supervisor.loop import claim_next, work_until_idle
 from worker.supervisor.outputs import store_folder, store_state
 from worker.supervisor.prepare_child import wait_for
 from worker.supervisor.progress import Progress
 from worker.supervisor.slots import Slot
 from worker.supervisor.sweep import take_back
-from worker.supervisor.visibility import Watch
+from worker.supervisor.visibility import Visibility
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_prepare_killed_from_outside_is_a_lost_worker(workshop: Workshop, tmp_pa
 
 def test_cancelled_job_has_no_attempt_that_goes_on(workshop: Workshop) -> None:
     job_id = workshop.submit()
-    drain(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare, workshop.warm)
     with workshop.train.slots.take() as slot:
         assert slot is not None
         claim = claim_next(workshop.train, slot)
@@ -211,7 +211,7 @@ class ShakyStorage(Storage):
         super().__init__(url)
         self.away_until = 0.0
 
-    def write_file(self, key: str, path: Path) -> Stored:
+    def write_file(self, key: str, path: Path) -> StoredObject:
         if time.monotonic() < self.away_until:
             raise StorageUnavailable(key)
         return super().write_file(key, path)
@@ -231,12 +231,12 @@ def test_a_finished_model_waits_for_a_storage_that_is_away(open_workshop: OpenWo
 
 def test_a_state_that_went_away_before_it_was_stored_changes_nothing(workshop: Workshop, tmp_path: Path) -> None:
     job_id = workshop.submit()
-    drain(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare, workshop.warm)
     with workshop.context.database.write() as session:
         claim = queue.claim(session, Stage.TRAIN, owner="w", lease_s=60, gpus=0)
     assert claim is not None
     state = tmp_path / "state"
-    with whole_folder(state) as folder:
+    with atomic_folder(state) as folder:
         (folder / "weights").write_bytes(b"w")
     job = workshop.job(job_id)
     store_state(workshop.train, claim, job, 1, state)
@@ -251,7 +251,7 @@ def test_a_state_that_went_away_before_it_was_stored_changes_nothing(workshop: W
 def test_a_damaged_state_gives_way_to_the_one_before(workshop: Workshop, tmp_path: Path) -> None:
     storage, hashes = workshop.context.storage, {}
     for step in (1, 2):
-        with whole_folder(tmp_path / str(step)) as folder:
+        with atomic_folder(tmp_path / str(step)) as folder:
             (folder / "weights").write_bytes(bytes([step]))
         hashes[step] = store_folder(storage, tmp_path / str(step), f"states/j/1/{step}")
     state = {"step": 2, "prefix": "states/j/1/2", "before": {"step": 1, "prefix": "states/j/1/1"}}
@@ -265,7 +265,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(workshop: Workshop, tmp_pat
 
 def test_a_loss_that_is_no_number_is_told_and_breaks_nothing(workshop: Workshop) -> None:
     job_id = workshop.submit()
-    drain(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare, workshop.warm)
     with workshop.context.database.write() as session:
         claim = queue.claim(session, Stage.TRAIN, owner="w", lease_s=60, gpus=0)
     assert claim is not None
@@ -288,7 +288,7 @@ def test_a_pause_that_was_acknowledged_outlives_the_worker(workshop: Workshop) -
 
 def judge(workshop: Workshop) -> None:
     """Take back the jobs of silent workers, as one that has watched for long enough."""
-    workshop.train.watch = Watch(lease_s=0)
+    workshop.train.watch = Visibility(lease_s=0)
     take_back(workshop.train)
 
 
@@ -346,5 +346,5 @@ def settled(workshop: Workshop, job_id: str, reason: FailureReason) -> str:
     with workshop.context.database.write() as session:
         job = jobs.lock(session, job_id)
         assert job is not None
-        settle(session, job, AttemptFailed(reason))
+        retry_or_fail(session, job, AttemptFailed(reason))
     return workshop.job(job_id).status

@@ -18,7 +18,7 @@ from api.spec.lifecycle import JobStatus, Stage
 from tests.end_to_end.jobs import wait_until
 from tests.factories import a_job, a_project, the_job
 from worker.supervisor.lease import Heartbeat
-from worker.supervisor.logs import KeptLog
+from worker.supervisor.logs import LogUploader
 from worker.supervisor.node import Node
 
 
@@ -97,7 +97,7 @@ def test_a_heartbeat_survives_every_error_and_beats_on(
         wait_until(lambda: (the_job(context.database, claim.job_id).lease_until or 0) > 0)
         assert not beat.lost.is_set()
         with context.database.write() as session:
-            jobs.move(session, claim.job_id, JobStatus.CANCELLED, message="Cancelled")
+            jobs.transition(session, claim.job_id, JobStatus.CANCELLED, message="Cancelled")
         wait_until(beat.lost.is_set)
 
 
@@ -111,6 +111,6 @@ def test_a_log_that_cannot_be_stored_fails_no_attempt(
 
     monkeypatch.setattr("worker.supervisor.logs.read_tail", broken)
     log = tmp_path / "log.txt"
-    with KeptLog(node, claim, log):
+    with LogUploader(node, claim, log):
         log.write_text("text")
     assert the_job(context.database, claim.job_id).status == JobStatus.RUNNING

@@ -13,7 +13,7 @@ from tests.end_to_end.jobs import rows
 from tests.factories import a_file
 from tests.streams import collected
 from tests.worker.supervisor.conftest import Workshop
-from worker.supervisor.loop import drain
+from worker.supervisor.loop import work_until_idle
 from worker.supervisor.sweep import forget_states
 
 
@@ -140,7 +140,7 @@ def check_states_are_forgotten(workshop: Workshop, job: Job) -> None:
 def test_a_second_job_on_the_same_rows_finds_their_arrays(workshop: Workshop) -> None:
     ids = [workshop.submit(), workshop.submit()]
     for _ in ids:
-        drain(workshop.prepare, workshop.warm)
+        work_until_idle(workshop.prepare, workshop.warm)
     one, two = (workshop.job(job_id) for job_id in ids)
     assert one.status == two.status == JobStatus.QUEUED
     assert one.training_file != two.training_file
@@ -149,7 +149,7 @@ def test_a_second_job_on_the_same_rows_finds_their_arrays(workshop: Workshop) ->
 
 def test_the_old_form_of_hyperparameters_trains(workshop: Workshop) -> None:
     job_id = workshop.submit(hyperparameters={"n_epochs": 2, "batch_size": 6})
-    drain(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare, workshop.warm)
     job = workshop.job(job_id)
     assert job.status == JobStatus.QUEUED, job.error
     assert job.resolved is not None

@@ -17,8 +17,8 @@ from api.spec.recipe import Recipe
 from tests.factories import a_file, a_model, a_project
 from tests.worker.prepared import jsonl
 from tests.worker.supervisor.conftest import Workshop
-from worker.supervisor.lineage import ModelGone, fetch_judges, fetch_start, fetch_weights
-from worker.supervisor.loop import drain
+from worker.supervisor.lineage import ParentDeleted, fetch_judges, fetch_start, fetch_weights
+from worker.supervisor.loop import work_until_idle
 from worker.supervisor.provenance import origin_of
 from worker.supervisor.resolution import settle
 
@@ -122,7 +122,7 @@ def test_a_parent_that_is_gone_fails_the_job_clearly(workshop: Workshop, techniq
     project = workshop.caller.project_id
     parent = a_model(workshop.context, project, technique={"type": technique})
     job_id = workshop.submit(model=parent)
-    drain(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare, workshop.warm)
     with workshop.context.database.write() as session:
         session.execute(delete(Model).where(Model.id == parent))
     workshop.work()
@@ -156,7 +156,7 @@ def test_a_judge_that_is_gone_is_named(workshop: Workshop, tmp_path: Path) -> No
     job = workshop.job(ppo_job(workshop, judge))
     with workshop.context.database.write() as session:
         session.execute(delete(Model).where(Model.id == judge))
-    with pytest.raises(ModelGone, match="the reward model, was deleted") as gone:
+    with pytest.raises(ParentDeleted, match="the reward model, was deleted") as gone:
         fetch_judges(workshop.train, job, Recipe.model_validate(job.recipe), tmp_path)
     assert gone.value.param == "method.ppo.reward_model"
 
@@ -190,7 +190,7 @@ def continued(workshop: Workshop, parent: str, train: str, validation: str) -> J
     held_out = a_file(workshop.context, workshop.caller.project_id, files[1])
     body = {"model": parent, "method": {"type": "classification"}, "validation_file": held_out}
     job_id = workshop.submit(files[0], **body)
-    drain(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare, workshop.warm)
     return workshop.job(job_id)
 
 
@@ -222,7 +222,7 @@ def test_options_of_single_labels_are_refused_where_the_rows_have_others(
 ) -> None:
     rows = jsonl(*[{"text": f"row {number}", "label": ["a", "b"][: number % 3]} for number in range(12)])
     job_id = workshop.submit(rows, method={"type": "classification", "classification": option})
-    drain(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare, workshop.warm)
     job = workshop.job(job_id)
     assert job.error is not None
     assert job.error["param"] == f"method.classification.{next(iter(option))}"
@@ -252,6 +252,6 @@ def test_a_small_base_is_published_merged_too_unless_the_job_says_no(workshop: W
 @pytest.mark.parametrize(("asked", "merged"), [("auto", False), (True, True)])
 def test_a_large_base_is_merged_only_where_the_job_asks_for_it(workshop: Workshop, asked: object, merged: bool) -> None:
     job = workshop.job(workshop.submit(export={"merged": asked}))
-    base = base_models.BaseModel(name="large", facts={"parameters": 10**9 + 1})
+    base = base_models.BaseModelRow(name="large", facts={"parameters": 10**9 + 1})
     settled = settle(workshop.prepare, job, Recipe.model_validate(job.recipe), base, of_no_labels(), None)
     assert settled["merged"] == merged

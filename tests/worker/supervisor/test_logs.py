@@ -11,7 +11,7 @@ from api.settings import Settings
 from api.spec.lifecycle import JobStatus, Stage
 from tests.factories import a_caller, a_job
 from tests.streams import collected
-from worker.supervisor.logs import KeptLog
+from worker.supervisor.logs import LogUploader
 from worker.supervisor.node import Node
 from worker.supervisor.sweep import remove_old_logs
 
@@ -32,11 +32,11 @@ def an_attempt(node: Node, caller: Caller, text: str, folder: Path) -> Claim:
         claim = queue.claim(session, Stage.TRAIN, owner="w1", lease_s=60, gpus=0)
     assert claim is not None
     log = folder / "log.txt"
-    with KeptLog(node, claim, log):
+    with LogUploader(node, claim, log):
         log.write_text(text)
     with node.context.database.write() as session:
         queue.end_attempt(session, claim, "worker_lost")
-        jobs.move(session, claim.job_id, JobStatus.QUEUED, message="Trying again", fence=claim.fence)
+        jobs.transition(session, claim.job_id, JobStatus.QUEUED, message="Trying again", fence=claim.fence)
     return claim
 
 
@@ -71,7 +71,7 @@ def test_logs_go_some_time_after_their_job_has_ended(node: Node, tmp_path: Path)
     remove_old_logs(node.context, keep_s=-1)
     assert node.context.storage.exists(key), "it has not ended"
     with node.context.database.write() as session:
-        jobs.move(session, job_id, JobStatus.CANCELLED, message="Cancelled")
+        jobs.transition(session, job_id, JobStatus.CANCELLED, message="Cancelled")
     remove_old_logs(node.context, keep_s=-1)
     assert not node.context.storage.exists(key)
     assert b"text" not in b"".join(collected(job_logs.read(node.context, caller, job_id)))

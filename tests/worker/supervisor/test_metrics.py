@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from api.records.trackings import Tracking
+from api.records.trackings import ExportTask
 from api.settings import Settings
 from api.spec.lifecycle import JobStatus
 from tests.worker.delivery.trackers.test_tensorboard import read_back
@@ -13,7 +13,7 @@ from tests.worker.delivery.trackers.test_wandb import history
 from tests.worker.supervisor.conftest import Workshop
 from tests.worker.supervisor.test_faults import let_wait_pass
 from worker.delivery.deliverer import Deliverer
-from worker.delivery.metrics import Recorder
+from worker.delivery.metrics import MetricsExporter
 from worker.delivery.trackers import open_trackers
 from worker.delivery.trackers.wandb import offline_folder
 
@@ -27,7 +27,7 @@ def settings(tmp_path: Path, sqlite_url: str, valkey_url: str) -> Settings:
 def test_an_interrupted_job_is_recorded_step_by_step_once(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = workshop.context.settings
     deliverer = Deliverer.open(workshop.context)
-    recorders = [Recorder(deliverer, name, each) for name, each in open_trackers(settings).items()]
+    recorders = [MetricsExporter(deliverer, name, each) for name, each in open_trackers(settings).items()]
     integrations = [{"type": "wandb", "wandb": {"project": "tuning"}}]
     job_id = workshop.submit(steps=5, training={"save_every": 2}, integrations=integrations)
     monkeypatch.setenv("ATTUNE_FAIL_AT", "step:4:kill")
@@ -39,9 +39,9 @@ def test_an_interrupted_job_is_recorded_step_by_step_once(workshop: Workshop, mo
     workshop.train_once()
     assert workshop.job(job_id).status == JobStatus.SUCCEEDED
     with workshop.context.database.write() as session:
-        session.execute(update(Tracking).values(due_at=0.0))
+        session.execute(update(ExportTask).values(due_at=0.0))
     for name, each in open_trackers(settings).items():
-        Recorder(deliverer, name, each).record_due()
+        MetricsExporter(deliverer, name, each).record_due()
     assert [row["_step"] for row in history(offline_folder(settings, job_id))] == [1, 2, 3, 4, 5]
     assert settings.tensorboard_dir is not None
     written = read_back(settings.tensorboard_dir / job_id)

@@ -11,7 +11,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
 from api.context import Context
-from api.infra.storage import Storage, StorageFull, StorageUnavailable, Stored
+from api.infra.storage import Storage, StorageFull, StorageUnavailable, StoredObject
 from api.records import faults, jobs, scans
 from api.records.files import File
 from api.records.jobs import Job
@@ -24,8 +24,8 @@ from tests.worker.supervisor.clock import Clock
 from tests.worker.supervisor.conftest import OpenWorkshop, Workshop
 from worker.engine.errors import as_training_error
 from worker.supervisor import loop
-from worker.supervisor.faults import AttemptFailed, settle
-from worker.supervisor.pause import PAUSES_S, SUSPICIOUS_JOBS, Hold
+from worker.supervisor.faults import AttemptFailed, retry_or_fail
+from worker.supervisor.pause import PAUSES_S, SUSPICIOUS_JOBS, Pause
 from worker.supervisor.sweep import Sweeper
 from worker.supervisor.work_folder import filled_by
 
@@ -39,11 +39,11 @@ class Away(Storage):
         if self.error is not None:
             raise self.error
 
-    def write_file(self, key: str, path: Path) -> Stored:
+    def write_file(self, key: str, path: Path) -> StoredObject:
         self._check()
         return super().write_file(key, path)
 
-    def write_bytes(self, key: str, data: bytes) -> Stored:
+    def write_bytes(self, key: str, data: bytes) -> StoredObject:
         self._check()
         return super().write_bytes(key, data)
 
@@ -72,7 +72,7 @@ def storage(context: Context) -> Away:
 def shop(open_workshop: OpenWorkshop, context: Context, storage: Away, clock: Clock) -> Workshop:
     shop = open_workshop(context)
     for node in (shop.prepare, shop.train):
-        node.hold = Hold(node.trouble, clock)
+        node.hold = Pause(node.trouble, clock)
     return shop
 
 
@@ -126,7 +126,7 @@ def test_an_outage_of_the_storage_never_gives_up_a_scan(shop: Workshop, storage:
     file_id = a_file(shop.context, shop.caller.project_id, rows(12))
     storage.error = StorageUnavailable("503")
     for _ in range(scans.MAX_SCANS + 2):
-        shop.prepare.hold = Hold(shop.prepare.trouble, clock)  # as if other workers met it, one after the other
+        shop.prepare.hold = Pause(shop.prepare.trouble, clock)  # as if other workers met it, one after the other
         shop.work()
     with shop.context.database.read() as session:
         file = session.get_one(File, file_id)
@@ -206,7 +206,7 @@ def test_counts_begin_anew_once_a_newer_state_is_stored(shop: Workshop) -> None:
         with shop.context.database.write() as session:
             job = jobs.lock(session, job_id)
             assert job is not None
-            settle(session, job, AttemptFailed(FailureReason.WORKER_LOST))
+            retry_or_fail(session, job, AttemptFailed(FailureReason.WORKER_LOST))
         counted.append(shop.job(job_id).faults["worker_lost"])
     assert counted == [1, 2, 1, 2, 1]
 
@@ -234,10 +234,10 @@ def test_an_end_that_the_database_cannot_take_is_written_when_it_is_back(
         away -= 1
         if away >= 0:
             _write_to_what_can_only_be_read(session)
-        return settle(session, *arguments)
+        return retry_or_fail(session, *arguments)
 
     monkeypatch.setattr(loop, "prepare", _raise(StorageUnavailable("503")))
-    monkeypatch.setattr(loop, "settle", settle_later)
+    monkeypatch.setattr(loop, "retry_or_fail", settle_later)
     monkeypatch.setattr("worker.supervisor.write_retry.AGAIN_S", 0)
     shop.work()
     assert away == -1
@@ -264,7 +264,7 @@ def _raise(error: Exception) -> Callable[..., None]:
 
 
 def test_jobs_that_fail_one_after_the_other_make_the_worker_pause(clock: Clock) -> None:
-    hold = Hold(lambda thorough: None, clock)
+    hold = Pause(lambda thorough: None, clock)
     for number in range(SUSPICIOUS_JOBS - 1):
         hold.suspect(f"job-{number}")
         hold.suspect(f"job-{number}")
@@ -285,7 +285,7 @@ def test_jobs_that_fail_one_after_the_other_make_the_worker_pause(clock: Clock) 
 
 def test_a_hold_ends_when_what_failed_works_again(clock: Clock) -> None:
     broken: list[str] = ["The disk is full"]
-    hold = Hold(lambda thorough: broken[0] if broken else None, clock)
+    hold = Pause(lambda thorough: broken[0] if broken else None, clock)
     assert not hold.open()
     assert hold.why == "The disk is full"
     broken.clear()

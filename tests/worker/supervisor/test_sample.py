@@ -11,7 +11,7 @@ import pytest
 
 from api.context import Caller, Context
 from api.errors import ServiceError
-from api.infra.sample_queue import Receiver
+from api.infra.sample_queue import Consumer
 from api.records.base import db_now
 from api.records.models import Model
 from api.services import base_models, sampling
@@ -19,12 +19,12 @@ from api.settings import Settings
 from api.spec.lifecycle import JobStatus
 from api.spec.recipe import Recipe
 from api.spec.resolve import resolve
-from api.spec.sampling import Ask
+from api.spec.sampling import SamplingRequest
 from tests.end_to_end.jobs import wait_until
 from tests.factories import a_caller, a_job
 from worker.supervisor.sample import Sampler
 
-ASK = Ask(prompts=["abc"], max_tokens=3, temperature=0, top_p=1)
+ASK = SamplingRequest(prompts=["abc"], max_tokens=3, temperature=0, top_p=1)
 NAME = "ft:tiny:attune::abcdefgh"
 
 
@@ -42,7 +42,7 @@ def opened(tmp_path: Path, sqlite_url: str, valkey_url: str, tiny_base: Path) ->
     base_models.register(context, "tiny", tiny_base)
     folder = tmp_path / "sampler"
     folder.mkdir()
-    Receiver(settings.broker_url, "for the first moment").beat()
+    Consumer(settings.broker_url, "for the first moment").beat()
     sampler = Sampler(settings, context.storage, folder)
     thread = threading.Thread(target=sampler.run)
     thread.start()

@@ -25,7 +25,7 @@ from worker.supervisor.node import Node
 from worker.supervisor.scan import scan_next
 from worker.supervisor.sweep import see_database, take_back, take_back_own
 from worker.supervisor.train import Attempt
-from worker.supervisor.visibility import Watch
+from worker.supervisor.visibility import Visibility
 
 LEASE_S = 60
 
@@ -39,7 +39,7 @@ def clock() -> Clock:
 def node(workshop: Workshop, clock: Clock) -> Node:
     """Of a worker that has watched for long enough to judge others."""
     node = workshop.train
-    node.watch = Watch(LEASE_S, clock)
+    node.watch = Visibility(LEASE_S, clock)
     look_on(node, clock)
     return node
 
@@ -108,7 +108,7 @@ def test_a_stop_of_everything_between_two_sweeps_loses_no_job(workshop: Workshop
 
 def test_a_worker_that_has_just_started_judges_nobody_for_one_lease(workshop: Workshop, clock: Clock) -> None:
     node = workshop.train
-    node.watch = Watch(LEASE_S, clock)
+    node.watch = Visibility(LEASE_S, clock)
     job = a_held_job(node)
     take_back(node)
     assert held(workshop, job)
@@ -119,14 +119,14 @@ def test_a_worker_that_has_just_started_judges_nobody_for_one_lease(workshop: Wo
 
 def test_what_a_worker_held_when_it_died_it_gives_back_at_its_start(workshop: Workshop, clock: Clock) -> None:
     node = workshop.train
-    node.watch = Watch(LEASE_S, clock)
+    node.watch = Visibility(LEASE_S, clock)
     own, others = a_held_job(node, node.owner), a_held_job(node)
     take_back_own(node)
     assert (held(workshop, own), held(workshop, others)) == (False, True)
 
 
 def test_a_clock_that_is_set_makes_no_worker_silent(clock: Clock) -> None:
-    watch = Watch(LEASE_S, clock)
+    watch = Visibility(LEASE_S, clock)
     for _ in range(7):
         watch.saw(clock.now)
         clock.now += 10
@@ -140,7 +140,7 @@ def test_a_clock_that_is_set_makes_no_worker_silent(clock: Clock) -> None:
 
 
 def test_a_database_that_did_not_answer_is_waited_for_one_lease_more(clock: Clock) -> None:
-    watch = Watch(LEASE_S, clock)
+    watch = Visibility(LEASE_S, clock)
     for _ in range(7):
         watch.saw(clock.now)
         clock.now += 10

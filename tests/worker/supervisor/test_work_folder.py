@@ -10,7 +10,7 @@ from api.records import queue
 from api.settings import Settings
 from api.spec.lifecycle import Stage
 from tests.factories import a_job, a_project, the_job
-from worker.supervisor.node import Node, own_folder
+from worker.supervisor.node import Node, claim_work_dir
 from worker.supervisor.sweep import take_back_own
 
 
@@ -20,13 +20,13 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 
 
 def name_of(work: Path) -> str:
-    owner, _, lock = own_folder(work, Stage.TRAIN)
+    owner, _, lock = claim_work_dir(work, Stage.TRAIN)
     lock.close()
     return owner
 
 
 def test_a_worker_keeps_its_name_over_restarts_and_beside_others(tmp_path: Path) -> None:
-    first, _, lock = own_folder(tmp_path, Stage.TRAIN)
+    first, _, lock = claim_work_dir(tmp_path, Stage.TRAIN)
     second = name_of(tmp_path)
     assert second != first
     lock.close()

@@ -8,7 +8,7 @@ from api.spec.lifecycle import JobStatus
 
 
 @dataclass(frozen=True)
-class About:
+class RunInfo:
     """A job, as far as a tracker is told of it."""
 
     job_id: str
@@ -23,7 +23,7 @@ class About:
 
 
 @dataclass(frozen=True)
-class Point:
+class MetricPoint:
     """One step's metrics."""
 
     step: int
@@ -40,7 +40,7 @@ class Run(Protocol):
     url: str | None
     """Where a person can look at it. Without credentials: users read it."""
 
-    def add(self, points: Sequence[Point]) -> None:
+    def add(self, points: Sequence[MetricPoint]) -> None:
         """In the order of their steps."""
 
     def close(self, status: JobStatus | None) -> None:
@@ -48,7 +48,7 @@ class Run(Protocol):
 
 
 class Tracker(Protocol):
-    def open(self, about: About) -> Run:
+    def open(self, about: RunInfo) -> Run:
         """The job's run: a new one, or the one that was made before, by whichever worker."""
 
 

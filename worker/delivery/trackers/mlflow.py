@@ -8,7 +8,7 @@ from mlflow.entities import Metric, Param
 
 from api.settings import Settings
 from api.spec.lifecycle import JobStatus
-from worker.delivery.trackers.base import About, Point
+from worker.delivery.trackers.base import MetricPoint, RunInfo
 
 TAG = "attune.job"
 BATCH = 1000
@@ -24,7 +24,7 @@ class Tracker:
         self._client = MlflowClient(tracking_uri=uri)
         self._experiment = experiment
 
-    def open(self, about: About) -> "MlflowRun":
+    def open(self, about: RunInfo) -> "MlflowRun":
         experiment = self._client.get_experiment_by_name(self._experiment)
         experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(self._experiment)
         found = self._client.search_runs([experiment_id], f"tags.`{TAG}` = '{about.job_id}'", max_results=1)
@@ -32,7 +32,7 @@ class Tracker:
         held = self._client.get_metric_history(run_id, "train_loss")
         return MlflowRun(self._client, run_id, max((metric.step for metric in held), default=0))
 
-    def _create(self, experiment_id: str, about: About) -> str:
+    def _create(self, experiment_id: str, about: RunInfo) -> str:
         tags = {TAG: about.job_id, "fine_tuned_model": about.model, "base_model": about.base_model}
         run = self._client.create_run(experiment_id, run_name=about.job_id, tags=tags)
         parameters = [Param(name, value[:LETTERS]) for name, value in _flat(about.config) if value]
@@ -46,7 +46,7 @@ class MlflowRun:
         self.step = step
         self.url = None  # the address may hold the operator's password
 
-    def add(self, points: Sequence[Point]) -> None:
+    def add(self, points: Sequence[MetricPoint]) -> None:
         """A step's metrics are sent together, so that one of them tells whether all have arrived."""
         batch: list[Metric] = []
         for point in points:

@@ -13,14 +13,14 @@ from tensorboardX.summary import scalar
 
 from api.settings import Settings
 from api.spec.lifecycle import JobStatus
-from worker.delivery.trackers.base import About, Point
+from worker.delivery.trackers.base import MetricPoint, RunInfo
 
 
 class Tracker:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def open(self, about: About) -> "EventFile":
+    def open(self, about: RunInfo) -> "EventFile":
         folder = self._folder / about.job_id
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -35,7 +35,7 @@ class EventFile:
         self.url = None
         self._writer = EventsWriter(str(folder / f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"))
 
-    def add(self, points: Sequence[Point]) -> None:
+    def add(self, points: Sequence[MetricPoint]) -> None:
         for point in points:
             for name, value in point.values.items():
                 summary = scalar(name, value)

@@ -16,7 +16,7 @@ from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
 from api.settings import Settings
 from api.spec.lifecycle import JobStatus
-from worker.delivery.trackers.base import About, Point, Run
+from worker.delivery.trackers.base import MetricPoint, Run, RunInfo
 
 INIT_TIMEOUT_S = 30
 FINISH_TIMEOUT_S = 30
@@ -26,12 +26,12 @@ class Tracker:
     def __init__(self, settings: Settings) -> None:
         self._settings, self._folder = settings, settings.wandb_folder
 
-    def open(self, about: About) -> Run:
+    def open(self, about: RunInfo) -> Run:
         if self._settings.wandb_mode == "offline":
             return Offline(self, about)
         return Online(self, about)
 
-    def begin(self, about: About) -> Any:
+    def begin(self, about: RunInfo) -> Any:
         """Of wandb's kind. The run's own thread and process are wandb's."""
         self._folder.mkdir(parents=True, exist_ok=True)
         options = about.options
@@ -41,7 +41,7 @@ class Tracker:
             _forget_dead_process()
             raise
 
-    def _init(self, about: About, options: dict[str, Any]) -> Any:
+    def _init(self, about: RunInfo, options: dict[str, Any]) -> Any:
         return wandb.init(
             id=run_id(about),
             project=options["project"],
@@ -79,7 +79,7 @@ class Tracker:
             **address,
         )
 
-    def forget(self, about: About) -> None:
+    def forget(self, about: RunInfo) -> None:
         """What lies on this disk of the run, from whoever died while writing it."""
         for left in (self._folder / "wandb").glob(f"*run-*-{run_id(about)}"):
             shutil.rmtree(left)
@@ -88,12 +88,12 @@ class Tracker:
 @dataclass
 class Offline:
     tracker: Tracker
-    about: About
+    about: RunInfo
     step: int = 0
     url: str | None = None
-    _points: list[Point] = field(default_factory=list)
+    _points: list[MetricPoint] = field(default_factory=list)
 
-    def add(self, points: Sequence[Point]) -> None:
+    def add(self, points: Sequence[MetricPoint]) -> None:
         self._points += points
 
     def close(self, status: JobStatus | None) -> None:
@@ -106,13 +106,13 @@ class Offline:
 
 
 class Online:
-    def __init__(self, tracker: Tracker, about: About) -> None:
+    def __init__(self, tracker: Tracker, about: RunInfo) -> None:
         self._tracker, self._about = tracker, about
         self._run = tracker.begin(about)
         self.step: int = self._run.starting_step - 1 if self._run.resumed else 0
         self.url: str | None = self._run.url
 
-    def add(self, points: Sequence[Point]) -> None:
+    def add(self, points: Sequence[MetricPoint]) -> None:
         _log(self._run, points)
 
     def close(self, status: JobStatus | None) -> None:
@@ -125,7 +125,7 @@ def tracker(settings: Settings) -> Tracker:
     return Tracker(settings)
 
 
-def run_id(about: About) -> str:
+def run_id(about: RunInfo) -> str:
     return about.job_id if about.number == 0 else f"{about.job_id}-{about.number}"
 
 
@@ -134,7 +134,7 @@ def offline_folder(settings: Settings, job_id: str) -> Path:
     return next((settings.wandb_folder / "wandb").glob(f"offline-run-*-{job_id}"))
 
 
-def _log(run: Any, points: Sequence[Point]) -> None:
+def _log(run: Any, points: Sequence[MetricPoint]) -> None:
     for point in points:
         run.log(point.values | {"_timestamp": point.at}, step=point.step, commit=True)
 

@@ -22,8 +22,8 @@ from worker.engine.model.families import examples_stay_alone
 from worker.engine.model.load import load_published
 from worker.engine.model.trainable import TrainableModel
 from worker.rows.chat_template import ChatTemplate, TemplateFailure
-from worker.rows.end_tokens import Endings
-from worker.rows.tokenizer import Tokens
+from worker.rows.end_tokens import EndTokens
+from worker.rows.tokenizer import TokenizerWrapper
 from worker.shared.arrays import Rows
 
 JUDGES = "judges.json"
@@ -43,9 +43,9 @@ class RewardModel:
     def __init__(self, folder: Path, technique: Technique, recipe: ResolvedRecipe, device: torch.device) -> None:
         base = folder / "base"
         weights = base if base.exists() else folder
-        self._tokens = Tokens.load(weights)
+        self._tokens = TokenizerWrapper.load(weights)
         self._template = ChatTemplate.load(weights)
-        self._endings = Endings.load(weights, self._tokens)
+        self._endings = EndTokens.load(weights, self._tokens)
         of_reward = recipe.model_copy(update={"technique": technique, "method": Reward(), "labels": None})
         network = load_published(folder, base if base.exists() else None, of_reward, device)
         network.requires_grad_(False)

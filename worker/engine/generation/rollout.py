@@ -9,10 +9,10 @@ from tokenizers import Tokenizer
 from api.spec.evaluation import SHOWN_ROWS
 from api.spec.methods.base import RolloutOptions
 from worker.engine.generation.rewards import Judge, Rewards
-from worker.engine.generation.sample_answers import Shown, readable
+from worker.engine.generation.sample_answers import GeneratedAnswer, readable
 from worker.engine.generation.sampler import Answers, Sampler
-from worker.engine.objective import Objective, Setting
-from worker.rows.end_tokens import Endings
+from worker.engine.objective import MethodContext, Objective
+from worker.rows.end_tokens import EndTokens
 from worker.shared.arrays import Rows
 
 SHOWN = 2
@@ -25,11 +25,11 @@ class RolloutObjective(Objective):
     samples_answers = True
     eval_samples = 1
 
-    def __init__(self, setting: Setting, *, reward_model: str | None, grader: Any) -> None:
+    def __init__(self, setting: MethodContext, *, reward_model: str | None, grader: Any) -> None:
         super().__init__(setting)
         base = setting.run / "base"
         self._tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
-        ends = Endings.load(base).stops
+        ends = EndTokens.load(base).stops
         self._sampler = Sampler(self.model, self._tokenizer, ends, pad_token=min(ends, default=0))
         self._judge = Judge(setting.run, self.recipe, self.model.device, reward_model=reward_model, grader=grader)
         self._told: set[str] = set()
@@ -92,13 +92,13 @@ class RolloutObjective(Objective):
         reward = sum(rewards) / len(rewards)
         return {"loss": -reward, "reward": reward}
 
-    def show_answers(self, rows: Rows) -> list[Shown]:
+    def show_answers(self, rows: Rows) -> list[GeneratedAnswer]:
         """The likeliest ones, and their rewards."""
         few = rows.take(np.arange(min(SHOWN_ROWS, len(rows))))
         answers = self.sample(few, greedy=True)
         rewards_R = self.judge(answers, few)
         return [
-            Shown(
+            GeneratedAnswer(
                 prompt=readable(self._tokenizer.decode(prompt.tolist(), skip_special_tokens=False), from_end=True),
                 reference=None,
                 answer=readable(text),

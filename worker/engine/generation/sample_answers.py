@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from api.spec.evaluation import ANSWER_TOKENS, BEYOND_REFERENCE, SHOWN_ROWS
+from api.spec.evaluation import ANSWER_TOKENS, MAX_EXTRA_TOKENS, SHOWN_ROWS
 from worker.engine.generation.sampler import Sampler
 from worker.engine.model.trainable import TrainableModel
-from worker.rows.end_tokens import Endings
+from worker.rows.end_tokens import EndTokens
 from worker.shared.arrays import Rows
 
 SHOWN_LETTERS = 600
@@ -20,14 +20,14 @@ TEXT_PROMPT_TOKENS = 16
 
 
 @dataclass(frozen=True)
-class Shown:
+class GeneratedAnswer:
     prompt: str
     reference: str | None
     answer: str
     reward: float | None = None
 
 
-def likeliest_answers(base: Path, model: TrainableModel, rows: Rows, budget_tokens: int) -> list[Shown]:
+def likeliest_answers(base: Path, model: TrainableModel, rows: Rows, budget_tokens: int) -> list[GeneratedAnswer]:
     """Greedy answers to the first rows with prompts of a bearable length. Of pairs the preferred answer is the
     reference."""
     tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
@@ -37,9 +37,9 @@ def likeliest_answers(base: Path, model: TrainableModel, rows: Rows, budget_toke
     begins, answers, ends = (np.array(column, np.int64) for column in zip(*spans, strict=True))
     prompts = Rows(rows.tokens, rows.loss_weights, begins, answers)
     references = [rows.tokens[answer:end] for answer, end in zip(answers, ends, strict=True)]
-    stops = Endings.load(base).stops
+    stops = EndTokens.load(base).stops
     sampler = Sampler(model, tokenizer, stops, pad_token=min(stops, default=0))
-    longest = max(map(len, references)) + BEYOND_REFERENCE
+    longest = max(map(len, references)) + MAX_EXTRA_TOKENS
     found = sampler.sample(
         prompts,
         max_tokens=min(ANSWER_TOKENS, longest),
@@ -48,7 +48,7 @@ def likeliest_answers(base: Path, model: TrainableModel, rows: Rows, budget_toke
         greedy=True,
     )
     return [
-        Shown(
+        GeneratedAnswer(
             prompt=readable(tokenizer.decode(prompt.tolist(), skip_special_tokens=False), from_end=True),
             reference=readable(tokenizer.decode(reference.tolist())),
             answer=readable(text),

@@ -45,7 +45,7 @@ class Sampler:
         with self._plain_attention():
             padded = self._model.takes_padding_before
             for together in _chunks(order, prompts, max_tokens, budget_tokens, padded=padded):
-                self._model.tick()
+                self._model.keep_alive()
                 sampled = self._generate([prompts[index] for index in together], max_tokens, temperature, greedy)
                 for index, answer in zip(together, sampled, strict=True):
                     answers[index] = answer
@@ -97,7 +97,7 @@ class _Alive(StoppingCriteria):
         self._model = model
 
     def __call__(self, input_ids: Any, scores: Any, **options: Any) -> Any:
-        self._model.tick()
+        self._model.keep_alive()
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 

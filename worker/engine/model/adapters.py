@@ -13,7 +13,7 @@ from peft.utils.save_and_load import set_peft_model_state_dict
 from safetensors.torch import load_file
 
 from api.estimate.shapes import expanded
-from api.estimate.targets import BARE, Matrix, NoPlace, ia3_layers, lora_layers, named
+from api.estimate.targets import BARE, Matrix, NoTargetModules, ia3_layers, lora_layers, named
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from api.spec.techniques import Technique
@@ -81,7 +81,7 @@ def peft_config(network: Any, technique: Technique, output: str) -> Any:
     if isinstance(technique, Lora | Ia3):
         try:
             arguments |= _layers(network, technique, scores=output != "tokens")
-        except NoPlace as no_place:
+        except NoTargetModules as no_place:
             raise TrainingError(FailureReason.INVALID_RECIPE, str(no_place)) from None
     if output != "tokens":
         arguments["modules_to_save"] = heads_of(network)

@@ -40,7 +40,7 @@ class TokenScores:
     """Its log-probability, smoothed if so asked: what a loss is made of."""
     logprobs: torch.Tensor
     """Its log-probability, without a gradient."""
-    hits: torch.Tensor
+    correct: torch.Tensor
     """1.0 where it is the likeliest token."""
     entropies: torch.Tensor
     """Of the distribution that it is drawn from, in nats; zeros if not asked for."""
@@ -126,12 +126,12 @@ class _ChunkedHead(torch.autograd.Function):
                     grads.append([torch.autograd.grad(each, hidden, retain_graph=True)[0] for each in sums])
             parts.append(found)
         ctx.save_for_backward(targets_S, *map(torch.cat, zip(*grads, strict=True)) if now else [hidden_S_D])
-        learnt, logprobs, hits, entropies = (
+        learnt, logprobs, correct, entropies = (
             torch.cat([getattr(part, name).detach() for part in parts])
-            for name in ("learnt", "logprobs", "hits", "entropies")
+            for name in ("learnt", "logprobs", "correct", "entropies")
         )
-        ctx.mark_non_differentiable(logprobs, hits, *() if scoring.learns_entropies else (entropies,))
-        return learnt, logprobs, hits, entropies
+        ctx.mark_non_differentiable(logprobs, correct, *() if scoring.learns_entropies else (entropies,))
+        return learnt, logprobs, correct, entropies
 
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

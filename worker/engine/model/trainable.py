@@ -34,7 +34,7 @@ class TrainableModel:
             name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
         }
         self.masters = {name: _master(parameter) for name, parameter in self.trained.items()}
-        self.tick: Callable[[], None] = lambda: None
+        self.keep_alive: Callable[[], None] = lambda: None
         """Called at each micro-batch, by whoever wants to know that work goes on."""
         self.scoring = Scoring()
         self._lengths: torch.Tensor | None = None
@@ -72,7 +72,7 @@ class TrainableModel:
 
         Float32.
         """
-        self.tick()
+        self.keep_alive()
         self._lengths = batch.lengths
         scoring = scoring or self.scoring
         if self.layout.packed:
@@ -98,7 +98,7 @@ class TrainableModel:
 
     def sequence_scores(self, batch: MicroBatch) -> torch.Tensor:
         """Float32 [sequences, labels]: what a classifier or a reward model says of each sequence."""
-        self.tick()
+        self.keep_alive()
         self._lengths = batch.lengths
         if self._reads_whole or self._virtual_tokens:
             logits: torch.Tensor = self._padded(batch).logits.float()
@@ -152,13 +152,13 @@ class TrainableModel:
 
         self.network.get_input_embeddings().register_forward_hook(noise)
 
-    def remember_start(self) -> None:
+    def snapshot_reference(self) -> None:
         """Keep a copy of the trained weights as they are now, for `at_start`."""
         self._start = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
 
     @contextmanager
     @torch.no_grad()
-    def at_start(self) -> Iterator[None]:
+    def reference_weights(self) -> Iterator[None]:
         """The model as it was at `remember_start`: the reference, whatever the technique, without a second model."""
         assert self._start is not None, "remember_start comes first"
         now = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
@@ -169,7 +169,7 @@ class TrainableModel:
             _copy(now, self.trained)
 
     @torch.no_grad()
-    def round_masters(self) -> None:
+    def copy_from_masters(self) -> None:
         """After an optimizer step: the model's weights become the roundings of their float32 masters."""
         for name, parameter in self.trained.items():
             if self.masters[name] is not parameter:
@@ -179,7 +179,7 @@ class TrainableModel:
     def set_weights(self, weights: Tensors) -> None:
         assert weights.keys() == self.masters.keys(), f"other weights: {sorted(weights.keys() ^ self.masters.keys())}"
         _copy(weights, self.masters)
-        self.round_masters()
+        self.copy_from_masters()
 
     def release(self) -> None:
         """Free the weights. The model is of no use afterwards."""

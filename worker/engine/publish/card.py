@@ -25,7 +25,7 @@ PIPELINES = {"tokens": "text-generation", "labels": "text-classification", "rewa
 
 
 @dataclass(frozen=True)
-class Story:
+class TrainingSummary:
     """Of a training up to what is published."""
 
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -37,7 +37,9 @@ class Story:
     """Of the model itself; checkpoints have none."""
 
 
-def model_card(recipe: ResolvedRecipe, model_type: str, story: Story, usage: Usage, *, experts: bool = False) -> str:
+def model_card(
+    recipe: ResolvedRecipe, model_type: str, story: TrainingSummary, usage: Usage, *, experts: bool = False
+) -> str:
     what = "adapter for" if recipe.technique.type != "full" else "model made from"
     return CARD.format(
         yaml=_header(recipe),
@@ -128,7 +130,7 @@ def _sample(place: int, sample: SampleAnswer) -> str:
     return "\n\n".join(lines)
 
 
-def _curves(story: Story) -> str:
+def _curves(story: TrainingSummary) -> str:
     parts = []
     for title, curve in (("Training loss", story.train_curve), ("Validation loss", story.valid_curve)):
         if curve:

@@ -18,9 +18,9 @@ from worker.engine.model.adapters import ADAPTER_WEIGHTS
 from worker.engine.model.load import load_published, take_quantised_weights
 from worker.engine.model.modes import leaves_to_chance
 from worker.engine.model.trainable import TrainableModel
-from worker.engine.publish.card import Story, model_card
+from worker.engine.publish.card import TrainingSummary, model_card
 from worker.engine.publish.usage import Usage
-from worker.rows.end_tokens import Endings
+from worker.rows.end_tokens import EndTokens
 from worker.techniques import TECHNIQUES
 
 TOKENIZER_FILES = (
@@ -41,7 +41,7 @@ MERGED = "merged"
 """The folder, within what is published, of the whole model that an adapter makes of its base."""
 
 
-def export(model: TrainableModel, folder: Path, base: Path, recipe: ResolvedRecipe, story: Story) -> None:
+def export(model: TrainableModel, folder: Path, base: Path, recipe: ResolvedRecipe, story: TrainingSummary) -> None:
     """Fill the folder with files that load without Attune. The same weights give the same bytes."""
     technique = recipe.technique
     if technique.type in TECHNIQUES:
@@ -152,7 +152,7 @@ def export_merged(folder: Path, base: Path, recipe: ResolvedRecipe) -> Path:
     _name_dropout(base, merged)
     _copy_tokenizer(base, merged)
     if recipe.method.output == "tokens":
-        _write_stops(merged, sorted(Endings.load(base).stops))
+        _write_stops(merged, sorted(EndTokens.load(base).stops))
     return merged
 
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from worker.engine.errors import TrainingError
-from worker.engine.publish.parity import Said, said_by_files, said_by_merged
+from worker.engine.publish.parity import Outputs, said_by_files, said_by_merged
 from worker.shared.arrays import Rows
 
 ALIVE_S = 5.0
@@ -50,8 +50,8 @@ class Request(BaseModel):
 
 
 class Reread(NamedTuple):
-    files: Said
-    merged: Said | None
+    files: Outputs
+    merged: Outputs | None
     peak_bytes: int
     """The most that the other process held; 0 without one."""
 

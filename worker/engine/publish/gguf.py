@@ -22,7 +22,7 @@ from api.spec.lifecycle import FailureReason
 from api.spec.outputs import GGUF_FAMILIES
 from api.spec.resolve import ResolvedRecipe
 from worker.engine.errors import TrainingError
-from worker.rows.end_tokens import Endings
+from worker.rows.end_tokens import EndTokens
 
 ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
@@ -168,7 +168,7 @@ def _write_tokenizer(writer: GGUFWriter, model: Path, rows: int) -> None:
     first = Tokenizer.from_file(str(model / "tokenizer.json")).encode("a").ids[0]
     special.add_special_token = {"bos": first == special.special_token_ids.get("bos"), "eos": False}
     special.add_to_gguf(writer, quiet=True)
-    endings = Endings.load(model)
+    endings = EndTokens.load(model)
     turn = next((number for number in endings.chat_tail if number in endings.stops), None)
     if turn not in (None, special.special_token_ids.get("eos")) and "eot" not in special.special_token_ids:
         writer.add_eot_token_id(turn)  # llama.cpp knows the widespread ones by their text, and no others

@@ -41,7 +41,7 @@ ELSEWHERE_MEAN = 0.1
 LARGEST_WEIGHT = 65504.0
 """float16's largest number: weights beyond it cannot be served, whatever loss they happen to give."""
 
-Said = list[torch.Tensor]
+Outputs = list[torch.Tensor]
 """For each proof row, float32: the log-probability of each token after the first, [T - 1]; or the scores, [labels]."""
 
 
@@ -56,7 +56,7 @@ def proof_rows(rows: Rows) -> Rows:
 
 
 @torch.no_grad()
-def said_in_training(model: TrainableModel, recipe: ResolvedRecipe, rows: Rows) -> Said:
+def outputs_in_training(model: TrainableModel, recipe: ResolvedRecipe, rows: Rows) -> Outputs:
     """By the path that trained: the trainer's attention and its heads."""
     model.train(False)
     layout = Layout(packed=model.layout.packed, alone=True, pad_token=model.layout.pad_token)
@@ -70,7 +70,7 @@ def said_in_training(model: TrainableModel, recipe: ResolvedRecipe, rows: Rows) 
 
 
 @torch.no_grad()
-def said_plainly(model: Any, recipe: ResolvedRecipe, rows: Rows) -> Said:
+def said_plainly(model: Any, recipe: ResolvedRecipe, rows: Rows) -> Outputs:
     """As any user gets it: one row at a time through the model's own forward."""
     model.eval()
     found = []
@@ -85,23 +85,23 @@ def said_plainly(model: Any, recipe: ResolvedRecipe, rows: Rows) -> Said:
     return found
 
 
-def said_in_memory(model: TrainableModel, recipe: ResolvedRecipe, rows: Rows) -> Said:
+def outputs_in_memory(model: TrainableModel, recipe: ResolvedRecipe, rows: Rows) -> Outputs:
     """By the trained weights in memory. From here on the model has transformers' attention."""
     model.network.set_attn_implementation(plain_attention(model.network))
     return said_plainly(model.model, recipe, rows)
 
 
-def said_by_files(folder: Path, base: Path, recipe: ResolvedRecipe, rows: Rows, device: torch.device) -> Said:
+def said_by_files(folder: Path, base: Path, recipe: ResolvedRecipe, rows: Rows, device: torch.device) -> Outputs:
     """By the files, loaded as plain peft or transformers load them."""
     return said_plainly(load_published(folder, base, recipe, device), recipe, rows)
 
 
-def said_by_merged(merged: Path, recipe: ResolvedRecipe, rows: Rows, device: torch.device) -> Said:
+def said_by_merged(merged: Path, recipe: ResolvedRecipe, rows: Rows, device: torch.device) -> Outputs:
     whole = recipe.model_copy(update={"technique": Full()})
     return said_plainly(load_network(merged, whole, device, whole=True), recipe, rows)
 
 
-def said_by_gguf(file: Path, whole: Path, rows: Rows, recipe: ResolvedRecipe) -> Said:
+def outputs_of_gguf(file: Path, whole: Path, rows: Rows, recipe: ResolvedRecipe) -> Outputs:
     """By the file, read back by transformers, which gets the config of the same model as safetensors: its reader of
     GGUF knows no size of heads of some families."""
     model = AutoModelForCausalLM.from_pretrained(
@@ -144,13 +144,13 @@ def check_learned(model: TrainableModel, rows: Rows, highest: float) -> None:
         raise TrainingError(FailureReason.DIVERGED)
 
 
-def check_path(path: Said, memory: Said, precision: str) -> None:
+def check_forward_parity(path: Outputs, memory: Outputs, precision: str) -> None:
     """Raises TrainingError (internal) if the trainer computed something other than the model."""
     if precision == "float32":
         _agree(path, memory, PATH_TOLERANCE, "The trainer's own computation is not the model's")
 
 
-def check_files(memory: Said, files: Said, recipe: ResolvedRecipe) -> None:
+def check_files(memory: Outputs, files: Outputs, recipe: ResolvedRecipe) -> None:
     """Raises TrainingError (internal) if the files are not the trained model."""
     otherwise, precision = "The exported files do not reproduce the trained model", str(recipe.precision)
     if getattr(recipe.technique, "init", None) in CHANGES_THE_BASE:
@@ -159,7 +159,7 @@ def check_files(memory: Said, files: Said, recipe: ResolvedRecipe) -> None:
         _agree(memory, files, TOLERANCE[precision], otherwise)
 
 
-def check_merged(memory: Said, said: Said, merged: Path, recipe: ResolvedRecipe) -> None:
+def check_merged(memory: Outputs, said: Outputs, merged: Path, recipe: ResolvedRecipe) -> None:
     """Raises TrainingError (internal) if the merged weights are another model. They are rounded to what the base is
     stored in, which may be less than what was computed with."""
     stored = json.loads((merged / "config.json").read_bytes()).get("dtype", "float32")
@@ -168,18 +168,18 @@ def check_merged(memory: Said, said: Said, merged: Path, recipe: ResolvedRecipe)
     _agree_on_average(memory, said, tolerance, "The merged weights do not reproduce the trained model")
 
 
-def check_gguf(memory: Said, said: Said, recipe: ResolvedRecipe) -> None:
+def check_gguf(memory: Outputs, said: Outputs, recipe: ResolvedRecipe) -> None:
     """Raises TrainingError (internal) if the file is another model than was trained, its rounding apart."""
     exact = recipe.gguf == "f16" and recipe.precision == "float32"
     tolerance = ROUNDED_MEAN["float32" if exact else "bfloat16"]
     _agree_on_average(memory, said, tolerance, "The GGUF file does not reproduce the trained model")
 
 
-def _agree(ours: Said, theirs: Said, tolerance: float, otherwise: str) -> None:
+def _agree(ours: Outputs, theirs: Outputs, tolerance: float, otherwise: str) -> None:
     _require(Apart.of(ours, theirs), "greatest", tolerance, otherwise)
 
 
-def _agree_on_average(ours: Said, theirs: Said, tolerance: float, otherwise: str) -> None:
+def _agree_on_average(ours: Outputs, theirs: Outputs, tolerance: float, otherwise: str) -> None:
     _require(Apart.of(ours, theirs), "mean", tolerance, otherwise)
 
 
@@ -212,7 +212,7 @@ class Apart:
     """A line about each row."""
 
     @classmethod
-    def of(cls, ours: Said, theirs: Said) -> "Apart":
+    def of(cls, ours: Outputs, theirs: Outputs) -> "Apart":
         differences = [(one - other).abs() for one, other in zip(ours, theirs, strict=True)]
         # NaN counts as the largest.
         places = [int(each.nan_to_num(math.inf).argmax()) for each in differences]
@@ -227,7 +227,7 @@ class Apart:
         return cls(float(every.max()), float(every.mean()), worst, means)
 
 
-def write_said(folder: Path, rows: Rows, said: Said, recipe: ResolvedRecipe, *, merged: bool = False) -> None:
+def write_outputs(folder: Path, rows: Rows, said: Outputs, recipe: ResolvedRecipe, *, merged: bool = False) -> None:
     """logprobs.json: what the trained model says, and how near to it the files are to come on any machine."""
     key = "logprobs" if recipe.method.output == "tokens" else "scores"
     pairs = zip(rows, said, strict=True)

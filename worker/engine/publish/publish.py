@@ -5,8 +5,8 @@ from pathlib import Path
 
 from api.spec.evaluation import Evaluation
 from api.spec.resolve import ResolvedRecipe
-from worker.engine.atomic_folder import whole_folder, write_manifest
-from worker.engine.callbacks import Milestones
+from worker.engine.atomic_folder import atomic_folder, write_manifest
+from worker.engine.callbacks import Callbacks
 from worker.engine.data import Data
 from worker.engine.peak_memory import give_back
 from worker.engine.publish.export import export, export_merged
@@ -14,17 +14,17 @@ from worker.engine.publish.fresh_process import reread
 from worker.engine.publish.gguf import export_gguf
 from worker.engine.publish.parity import (
     check_files,
+    check_forward_parity,
     check_gguf,
     check_learned,
     check_merged,
-    check_path,
     check_weights,
     learned_rows,
+    outputs_in_memory,
+    outputs_in_training,
+    outputs_of_gguf,
     proof_rows,
-    said_by_gguf,
-    said_in_memory,
-    said_in_training,
-    write_said,
+    write_outputs,
 )
 from worker.engine.publish.provenance import provenance
 from worker.methods import Objective
@@ -36,7 +36,7 @@ def publish(
     recipe: ResolvedRecipe,
     data: Data,
     objective: Objective,
-    milestones: Milestones,
+    milestones: Callbacks,
     pipe: Pipe,
     evaluation: Evaluation | None = None,
 ) -> int:
@@ -47,14 +47,14 @@ def publish(
     step = milestones.take_best_weights()
     check_weights(model)
     rows = proof_rows(data.validation if len(data.validation) else data.train)
-    path = said_in_training(model, recipe, rows)
+    path = outputs_in_training(model, recipe, rows)
     if recipe.method.type == "supervised":
         check_learned(model, learned_rows(data.train), objective.highest_loss(milestones.progress.first_loss))
     made = provenance(run, recipe, step)
-    with whole_folder(run / "out" / "model", made) as folder:
+    with atomic_folder(run / "out" / "model", made) as folder:
         export(model, folder, base, recipe, milestones.story(evaluation))
-        memory, device = said_in_memory(model, recipe, rows), model.device
-        check_path(path, memory, str(recipe.precision))
+        memory, device = outputs_in_memory(model, recipe, rows), model.device
+        check_forward_parity(path, memory, str(recipe.precision))
         milestones.release()
         model.release()  # the base is loaded once more, and two might not fit
         give_back()
@@ -67,12 +67,12 @@ def publish(
             check_merged(memory, found.merged, merged, recipe)
         if recipe.gguf is not None:
             file = export_gguf(merged or folder, folder, recipe)
-            check_gguf(memory, said_by_gguf(file, merged or folder, rows, recipe), recipe)
+            check_gguf(memory, outputs_of_gguf(file, merged or folder, rows, recipe), recipe)
             write_manifest(file.parent, made.model_copy(update={"kind": "gguf"}))
         if merged is not None and recipe.merged:
-            write_said(merged, rows, memory, recipe, merged=True)
+            write_outputs(merged, rows, memory, recipe, merged=True)
             write_manifest(merged, made.model_copy(update={"kind": "model"}))
         elif merged is not None:
             shutil.rmtree(merged)
-        write_said(folder, rows, memory, recipe)
+        write_outputs(folder, rows, memory, recipe)
     return found.peak_bytes

@@ -8,9 +8,9 @@ from pathlib import Path
 from api.spec.resolve import ResolvedRecipe
 from worker.engine.publish.markdown import fenced
 from worker.rows.chat_template import ChatTemplate
-from worker.rows.end_tokens import Endings
+from worker.rows.end_tokens import EndTokens
 from worker.rows.special_tokens import special_tokens
-from worker.rows.tokenizer import Tokens
+from worker.rows.tokenizer import TokenizerWrapper
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class Usage:
 
 # Every checkpoint has a card, and a large tokenizer takes seconds to load.
 @lru_cache(maxsize=1)
-def _endings(base: Path) -> Endings:
-    return Endings.load(base)
+def _endings(base: Path) -> EndTokens:
+    return EndTokens.load(base)
 
 
 @lru_cache(maxsize=1)
 def _frame(base: Path) -> tuple[int | None, str]:
     """The token that the tokenizer pads with, and what training puts after a text and the tokenizer does not."""
-    tokens, named = Tokens.load(base), special_tokens(base).get("pad_token")
+    tokens, named = TokenizerWrapper.load(base), special_tokens(base).get("pad_token")
     number = tokens.tokenizer.token_to_id(named) if named else None
     end = tokens.suffix[-1:] if tokens.tokenizer.encode("a").ids[-1:] != tokens.suffix[-1:] else []
     return number, tokens.tokenizer.decode(end, skip_special_tokens=False)

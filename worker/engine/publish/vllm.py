@@ -43,7 +43,7 @@ def _why_not(recipe: ResolvedRecipe) -> str | None:
     technique = recipe.technique
     if technique.peft_type != "LORA":
         return f"vLLM serves LoRA adapters only, not those of {code(technique.type)}."
-    config = technique.published().peft()
+    config = technique.as_published().peft()
     if config.get("use_dora"):
         return "vLLM refuses DoRA adapters."
     if config.get("rank_pattern") or config.get("alpha_pattern"):
@@ -58,7 +58,7 @@ def _why_not(recipe: ResolvedRecipe) -> str | None:
 
 def _rank(recipe: ResolvedRecipe) -> int:
     """The least --max-lora-rank that holds it."""
-    rank = int(recipe.technique.published().peft()["r"])
+    rank = int(recipe.technique.as_published().peft()["r"])
     return next(legal for legal in LORA_RANKS if legal >= rank)
 
 

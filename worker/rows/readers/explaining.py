@@ -2,7 +2,7 @@
 
 import re
 
-from api.spec.formats.base import RowError, shown
+from api.spec.formats.base import RowError, truncate
 
 LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]")
 NOT_A_NUMBER = re.compile(rb"[:\[,]\s*-?(NaN|Infinity)")
@@ -45,7 +45,7 @@ def _slip(line: bytes, problem: str, at: int | None) -> str:
         ("trailing comma" in problem, "a comma stands before a closing bracket"),
         ("keys must be strings" in problem, 'its keys and texts stand in double quotes (")'),
         ("trailing characters" in problem, _what_follows(line[(at or 1) - 1 :])),
-        (at == 0, f"it begins with {shown(line.strip().decode(errors='replace'), 20)}"),
+        (at == 0, f"it begins with {truncate(line.strip().decode(errors='replace'), 20)}"),
         (rest[:1] and rest[0] < 32, "a tab or another control character stands in a text, where JSON has \\t, \\n"),
     )
     return next((words for found, words in slips if found), problem.removeprefix("JSON is malformed: "))
@@ -58,4 +58,4 @@ def _what_follows(rest: bytes) -> str:
         return "a comma stands behind its object, where a line ends without one"
     if rest.lstrip(b", ").startswith((b"{", b"[")):
         return "it holds several objects: write each on a line of its own"
-    return f"{shown(rest.decode(errors='replace'), 20)} stands behind its object"
+    return f"{truncate(rest.decode(errors='replace'), 20)} stands behind its object"

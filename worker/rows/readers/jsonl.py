@@ -6,7 +6,7 @@ from typing import IO, Any
 
 import msgspec
 
-from api.spec.formats.base import Row, RowError, kind, shown
+from api.spec.formats.base import Row, RowError, kind, truncate
 from worker.rows.readers.base import MAX_KEYS, ReadLimits, Rows
 from worker.rows.readers.explaining import explained
 
@@ -78,7 +78,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         seen: set[str] = set()
         repeated = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise RowError(f"has the key '{shown(repeated)}' twice in one object", code="duplicate_key")
+        raise RowError(f"has the key '{truncate(repeated)}' twice in one object", code="duplicate_key")
     return result
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from api.spec.formats import KEYS, Row, RowError
-from api.spec.formats.base import shown
+from api.spec.formats.base import truncate
 from api.spec.formats.structured import structure_in
 from worker.rows.readers.base import MAX_KEYS, FileError, ReadLimits, Rows
 from worker.rows.readers.jsonl import BOM, read_lines
@@ -42,7 +42,7 @@ def delimiter_of(head: bytes) -> str | None:
     refuse_no_text(head)
     if any(len(_cells(line, delimiter)) > 1 for delimiter in DELIMITERS):
         raise FileError(
-            f"has no column that a format reads in its first line ({shown(line, 80)}): if it is CSV, that line must "
+            f"has no column that a format reads in its first line ({truncate(line, 80)}): if it is CSV, that line must "
             "name the columns, such as prompt,completion or text,label",
             code="no_header",
         )
@@ -69,7 +69,7 @@ def read_table(file: BinaryIO, delimiter: str, limits: ReadLimits) -> Rows:
     header = ["" if ROW_NUMBER.fullmatch(name) else name for name in header]
     repeated = next((name for name in header if name and header.count(name) > 1), None)
     if repeated:
-        raise FileError(f"has two columns named '{shown(repeated)}'", code="duplicate_key")
+        raise FileError(f"has two columns named '{truncate(repeated)}'", code="duplicate_key")
     number = 0
     while True:
         try:

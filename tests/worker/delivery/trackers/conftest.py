@@ -9,14 +9,14 @@ from sqlalchemy import update
 
 from api.context import Context
 from api.records import events, jobs, trackings
-from api.records.trackings import Tracking
+from api.records.trackings import ExportTask
 from api.services.admission import plan_trackings
 from api.settings import Settings
 from api.spec.lifecycle import JobStatus
 from api.spec.recipe import Recipe
 from tests.factories import a_base_model, a_job, a_project
 from worker.delivery.deliverer import Deliverer
-from worker.delivery.metrics import Recorder
+from worker.delivery.metrics import MetricsExporter
 from worker.delivery.trackers import open_trackers
 
 
@@ -44,20 +44,20 @@ class Studio:
         with self.context.database.write() as session:
             for step in steps:
                 data = {"step": step, "total_steps": 9, "train_loss": 1 / step, "valid_loss": None}
-                events.say(session, self.job_id, f"Step {step}", type="metrics", data=data)
+                events.add_event(session, self.job_id, f"Step {step}", type="metrics", data=data)
 
     def ends(self, status: JobStatus = JobStatus.SUCCEEDED) -> None:
         with self.context.database.write() as session:
-            jobs.move(session, self.job_id, status, message="It has ended")
+            jobs.transition(session, self.job_id, status, message="It has ended")
 
-    def recorder(self, name: str) -> Recorder:
+    def recorder(self, name: str) -> MetricsExporter:
         """Of a deliverer that has just been started."""
-        return Recorder(self.deliverer, name, open_trackers(self.settings)[name])
+        return MetricsExporter(self.deliverer, name, open_trackers(self.settings)[name])
 
     def no_waiting(self) -> None:
         """The back-off is over."""
         with self.context.database.write() as session:
-            session.execute(update(Tracking).where(Tracking.due_at.is_not(None)).values(due_at=0.0))
+            session.execute(update(ExportTask).where(ExportTask.due_at.is_not(None)).values(due_at=0.0))
 
     def told(self) -> list[str]:
         with self.context.database.read() as session:

@@ -26,7 +26,7 @@ def test_a_long_answer_is_told_of_at_every_token(tiny_llama: Path, tmp_path: Pat
     """Or the supervisor would take a trainer that samples thousands of tokens for hung."""
     model = ours.begin(tiny_llama, tmp_path / "run", ours.settled("supervised", {})).model
     ticks = []
-    model.tick = lambda: ticks.append(1)
+    model.keep_alive = lambda: ticks.append(1)
     sampler = Sampler(model, Tokenizer.from_file(str(tiny_llama / "tokenizer.json")), set(), pad_token=0)
     prompts = ours.rows_of([(ours.drawn(np.random.default_rng(seed), 1, 8), [0.0] * 8)])
     answers = sampler.sample(prompts, max_tokens=20, temperature=1.0, budget_tokens=64, greedy=True)
@@ -49,7 +49,7 @@ def test_every_answer_is_that_of_the_policy_that_learns_from_it(
     prompts = ours.rows_of([(ours.drawn(rng, 1, length), [0.0] * length) for length in (30, 3, 9, 14, 9)])
     sampler = Sampler(model, Tokenizer.from_file(str(base / "tokenizer.json")), set(), pad_token=0)
     answers = sampler.sample(prompts, max_tokens=12, temperature=1.0, budget_tokens=1000, greedy=True)
-    (likeliest,) = read_tokens(answers.rows, objective.batches, lambda batch: [model.token_scores(batch).hits], 1)
+    (likeliest,) = read_tokens(answers.rows, objective.batches, lambda batch: [model.token_scores(batch).correct], 1)
     assert likeliest[answers.rows.loss_weights > 0].all()
 
 

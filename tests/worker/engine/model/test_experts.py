@@ -10,10 +10,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from api.cli.verify.tensors import lora_trouble, read_tensors
-from api.estimate.memory import Setting, peak_memory
+from api.cli.verify.tensors import check_lora_shapes, read_tensors
+from api.estimate.memory import ExecutionPlan, peak_memory
 from api.estimate.shapes import require_layers, shapes_of, trained_parameters, untrained_experts
-from api.estimate.targets import NoPlace
+from api.estimate.targets import NoTargetModules
 from api.estimate.work import Base, Workload, training_work
 from api.spec.methods.classification import Classification
 from api.spec.methods.supervised import Supervised
@@ -105,7 +105,7 @@ def test_qlora_and_ia3_leave_out_more_and_say_so() -> None:
     told = untrained_experts(Qlora(), Supervised(), facts)
     assert told is not None
     assert "shared_experts.down_proj" in told
-    with pytest.raises(NoPlace, match="cannot adapt"):
+    with pytest.raises(NoTargetModules, match="cannot adapt"):
         require_layers(Qlora(target_modules=["shared_experts.down_proj"]), Supervised(), facts)
     scaled = untrained_experts(Ia3(), Supervised(), facts_of(tiny_config("mixtral")))
     assert scaled is not None
@@ -130,7 +130,7 @@ def test_what_cannot_be_trained_on_experts_is_refused_at_create(
     config = tiny_config(family)
     if family == "qwen2_moe" and isinstance(technique, Ia3):
         pytest.skip("its second layer has no experts")
-    with pytest.raises(NoPlace) as refused:
+    with pytest.raises(NoTargetModules) as refused:
         require_layers(technique, Supervised(), facts_of(config))
     assert refused.value.param == param
     assert word in str(refused.value)
@@ -168,7 +168,7 @@ def _trains_and_is_published(folder: Path, family: str, **technique: Any) -> Pat
     assert moved == {name for name in weights if "lora_B" in name}
     config: Any = LoraConfig.from_pretrained(str(run / "out/model"))
     shapes = {each.name: each.shape for each in read_tensors(run / "out/model/adapter_model.safetensors")}
-    assert lora_trouble(shapes, config.to_dict()) == []
+    assert check_lora_shapes(shapes, config.to_dict()) == []
     assert ("loads no adapters on the tensors" in (run / "out/model/README.md").read_text()) is (family in FUSED)
     return run
 
@@ -265,7 +265,7 @@ def test_a_large_mixtures_experts_are_counted_and_costed() -> None:
     assert whole == pytest.approx(30.5e9, rel=0.01)
     assert base.active + 2 * base.head == pytest.approx(3.3e9, rel=0.05)  # its name says three billion
     narrow = a_recipe(target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
-    setting = Setting(gpu=True, value_bytes=2, budget=2048, recompute=False)
+    setting = ExecutionPlan(gpu=True, value_bytes=2, budget=2048, recompute=False)
     for recipe, trained in ((narrow, attention), (a_recipe(), attention + experts)):
         memory = peak_memory(recipe, base, facts, trained, ROWS, setting)
         assert memory.weights >= 2 * whole

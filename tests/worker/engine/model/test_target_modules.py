@@ -8,7 +8,7 @@ from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from api.estimate.shapes import require_layers, trained_parameters
-from api.estimate.targets import NoPlace
+from api.estimate.targets import NoTargetModules
 from api.spec.methods.classification import Classification
 from api.spec.methods.supervised import Supervised
 from api.spec.techniques import TechniqueBase
@@ -26,11 +26,11 @@ def facts_of(config: Any) -> dict[str, Any]:
     return {"parameters": 0, "layers": 2, "hidden_size": 32, "shapes": shapes_of(config)}
 
 
-def refusals(family: str, technique: TechniqueBase) -> tuple[NoPlace, TrainingError]:
+def refusals(family: str, technique: TechniqueBase) -> tuple[NoTargetModules, TrainingError]:
     """(at create, by the trainer)"""
     config = tiny_config(family)
     labelled = family in ENCODERS
-    with pytest.raises(NoPlace) as refused:
+    with pytest.raises(NoTargetModules) as refused:
         require_layers(technique, Classification() if labelled else Supervised(), facts_of(config))
     auto: Any = AutoModelForSequenceClassification if labelled else AutoModelForCausalLM
     with pytest.raises(TrainingError) as failed:
@@ -88,7 +88,7 @@ def test_a_head_that_shares_the_embeddings_weights_is_refused(family: str, targe
 def test_a_head_is_known_to_be_tied_in_a_base_that_was_added_before_that_was_noted() -> None:
     facts = facts_of(tiny_config("llama"))
     facts["shapes"]["layers"]["lm_head"][0] = "head"
-    with pytest.raises(NoPlace, match="no weights of its own"):
+    with pytest.raises(NoTargetModules, match="no weights of its own"):
         require_layers(Lora(target_modules=["lm_head"]), Supervised(), facts)
 
 

@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 from api.spec.evaluation import Evaluation, SampleAnswer
 from api.spec.recipe import Recipe
 from api.spec.resolve import Labels, ResolvedRecipe, resolve
-from worker.engine.publish.card import Story, model_card
+from worker.engine.publish.card import TrainingSummary, model_card
 from worker.engine.publish.markdown import POINTS, extend
 from worker.engine.publish.usage import Usage
 from worker.engine.publish.vllm import vllm
@@ -43,7 +43,7 @@ def test_other_peoples_text_breaks_nothing() -> None:
     labels = Labels(problem="single_label", names=(NASTY, "{kind}"))
     recipe = _recipe("classification", {"type": "lora"}, labels=labels)
     card = model_card(
-        recipe, "llama", Story({NASTY: NASTY}, [[1, 2.0]], [], None, found), Usage(chat=True, pad_token=3)
+        recipe, "llama", TrainingSummary({NASTY: NASTY}, [[1, 2.0]], [], None, found), Usage(chat=True, pad_token=3)
     )
     _, header, text = card.split("---\n", 2)
     assert yaml.safe_load(header)["base_model"] == "tiny"
@@ -60,7 +60,7 @@ def test_a_base_that_no_hub_could_have_is_not_in_the_header() -> None:
     card = model_card(
         _recipe("supervised", {"type": "lora"}, model="ft:tiny:attune::abcdefgh"),
         "llama",
-        Story({}, [], [], None, None),
+        TrainingSummary({}, [], [], None, None),
         Usage(),
     )
     header = yaml.safe_load(card.split("---\n")[1])

@@ -19,11 +19,11 @@ from tests.tiny_models import make_encoder
 from tests.worker import bases, template_bases
 from tests.worker.parity import ours
 from worker.engine.data import load_data
-from worker.engine.publish.card import Story
+from worker.engine.publish.card import TrainingSummary
 from worker.engine.publish.export import export
 from worker.rows.examiner import tokenised
-from worker.rows.row_builder import Composer, load_renderer
-from worker.rows.tokenizer import Tokens
+from worker.rows.row_builder import RowBuilder, load_renderer
+from worker.rows.tokenizer import TokenizerWrapper
 from worker.shared.arrays import Rows, load_rows, save_rows
 
 TEXTS = ("The sky is blue", "Grass", "<s>It</s>", " two\n words ", "It is so and so <|im_end|>")
@@ -41,8 +41,8 @@ def framed(base: Path, frame: str) -> Path:
 
 
 def prepared(base: Path, documents: list[dict[str, Any]]) -> list[list[int]]:
-    tokens = Tokens.load(base)
-    composer, found = Composer(Classification(), load_renderer(base, tokens)), []
+    tokens = TokenizerWrapper.load(base)
+    composer, found = RowBuilder(Classification(), load_renderer(base, tokens)), []
     for document in documents:
         (composed,), _ = composer.compose(FORMATS["labelled"].parse(document | {"label": "yes"}))
         found += [row.tokens.tolist() for row in tokenised(composed.sequences, tokens)]
@@ -116,7 +116,7 @@ def test_what_was_published_scores_as_the_trainer_does(
     expected = trained_scores(objective, rows)
     folder = tmp_path / "model"
     folder.mkdir()
-    export(objective.model, folder, base, recipe, Story())
+    export(objective.model, folder, base, recipe, TrainingSummary())
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model, padding = as_the_card_says(folder, base, technique)

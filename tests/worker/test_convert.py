@@ -315,7 +315,7 @@ def test_several_chat_templates_are_kept_in_a_flat_folder(model: Path, tmp_path:
 
 def test_command_line_says_why_on_its_last_line(tmp_path: Path) -> None:
     arguments = [sys.executable, "-m", "worker.convert", str(tmp_path / "nothing"), str(tmp_path / "out")]
-    ended = subprocess.run(arguments, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
+    ended = subprocess.run(arguments, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1].startswith("error: ")
 
