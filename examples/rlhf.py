@@ -88,7 +88,7 @@ def create(client: OpenAI, questions: list[tuple[str, str]], seed: int) -> Any:
         "reward": upload(client, preferences),
         "ppo": upload(client, [{"messages": [user]} for user in said]),
     }
-    own: dict[str, dict[str, Any]] = {"ppo": {"max_tokens": LONGEST_ANSWER, "missing_end_penalty": 1.0}}
+    own: dict[str, dict[str, Any]] = {"ppo": {"max_tokens": LONGEST_ANSWER, "missing_eos_penalty": 1.0}}
     methods = {"sft": "supervised", "reward": "reward", "ppo": "ppo"}
     batch = {"hyperparameters": {"n_epochs": 5, "batch_size": 16}}
     body = {

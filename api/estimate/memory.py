@@ -200,7 +200,7 @@ def largest_batch(recipe: ResolvedRecipe, train: Workload, budget: int) -> float
     answer = recipe.method.options
     if isinstance(answer, RolloutOptions):
         longest, mean = longest + answer.max_tokens, mean + answer.max_tokens
-    step = recipe.batch_size * max(1, getattr(answer, "answers_per_prompt", 1)) * mean
+    step = recipe.batch_size * max(1, getattr(answer, "num_generations", 1)) * mean
     whole = budget // max(1.0, mean) * mean  # a row is never divided
     return max(longest, min(whole, step))
 
@@ -225,6 +225,6 @@ def _rollout(
     if not isinstance(options, RolloutOptions):
         return 0
     key_values = facts.get("shapes", {}).get("key_values", base.hidden)
-    answers = recipe.batch_size * max(1, getattr(options, "answers_per_prompt", 1))
+    answers = recipe.batch_size * max(1, getattr(options, "num_generations", 1))
     tokens = min(max(setting.budget, train.longest + options.max_tokens), answers * (train.mean + options.max_tokens))
     return int(2 * base.layers * key_values * setting.value_bytes * tokens)

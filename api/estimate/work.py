@@ -247,8 +247,8 @@ def _sampling(recipe: ResolvedRecipe, base: Base, prompts: int, train: Workload)
     options = recipe.method.options
     if not isinstance(options, RolloutOptions):
         return ComputeCost(0.0, 0.0)
-    answers = prompts * getattr(options, "answers_per_prompt", 1)
+    answers = prompts * options.num_generations
     each = train.mean + options.max_tokens
-    looks = 3 + 3 * getattr(options, "updates", 1)
+    looks = 3 + 3 * options.passes
     flops = recipe.total_steps * answers * each * (1 + looks) * 2.0 * (base.active + base.head)
     return ComputeCost(flops, recipe.total_steps * (options.max_tokens + looks))

@@ -9,8 +9,9 @@ from api.records.events import Event
 from api.records.jobs import Job
 from api.records.models import Checkpoint
 from api.schemas.common import ends, seconds
+from api.spec.catalog import METHODS, TECHNIQUES
 from api.spec.evaluation import Evaluation
-from api.spec.fields import AUTO
+from api.spec.fields import AUTO, with_current_names
 from api.spec.methods import Method
 
 _METHOD = TypeAdapter[Method](Method)
@@ -95,7 +96,7 @@ class JobObject(BaseModel):
             integrations=recipe["integrations"] or None,
             hyperparameters=method[method["type"]]["hyperparameters"],
             method=method,
-            technique=recipe["technique"],
+            technique=with_current_names(TECHNIQUES[recipe["technique"]["type"]], recipe["technique"]),
             training=_training(job),
             resources={"gpus": job.gpus} if job.resolved else recipe["resources"],
             export=_export(job),
@@ -108,7 +109,7 @@ class JobObject(BaseModel):
 
 def shown_method(job: Job) -> dict[str, Any]:
     """The method as asked for, with the numbers in place of each "auto" once they are known."""
-    method: dict[str, Any] = job.recipe["method"]
+    method = _with_current_options(job.recipe["method"])
     if job.resolved is None:
         return method
     options = method[method["type"]]
@@ -120,6 +121,11 @@ def shown_method(job: Job) -> dict[str, Any]:
     numbers = {name: decided.get(name, value) if value == AUTO else value for name, value in asked.items()}
     numbers |= {"n_epochs": job.resolved["n_epochs"], "batch_size": job.resolved["batch_size"]}
     return {**method, method["type"]: {**options, "hyperparameters": numbers}}
+
+
+def _with_current_options(method: dict[str, Any]) -> dict[str, Any]:
+    kind = method["type"]
+    return {**method, kind: with_current_names(METHODS[kind].options_class(), method[kind])}
 
 
 def _estimate(job: Job) -> dict[str, Any] | None:

@@ -1,8 +1,9 @@
 """Field types that the catalogues share."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Tag, model_validator
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Discriminator, Tag, model_validator
 
 T = TypeVar("T")
 
@@ -31,6 +32,17 @@ class NulFreeModel(StrictModel):
                 case list() as items:
                     left += items
         return data
+
+
+def with_current_names(model: type[BaseModel], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the stored fields under the model's current names. Rows of releases before a rename hold the old ones."""
+    current = {
+        old: name
+        for name, field in model.model_fields.items()
+        if isinstance(field.validation_alias, AliasChoices)
+        for old in field.validation_alias.choices
+    }
+    return {current.get(name, name): value for name, value in stored.items()}
 
 
 def _auto_or_value(value: Any) -> str:

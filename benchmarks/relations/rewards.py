@@ -29,9 +29,9 @@ DRAWN = 5
 LEAST_GAP = 0.25
 """Of the known rewards in a pair; nearer answers are no preference."""
 RATES = {"reward": 1e-3, "ppo": 2e-3, "dpo": 1e-3, "grpo": 3e-3}
-PPO = {"max_tokens": MAX_TOKENS, "updates": 4, "kl_coefficient": 0.05}
+PPO = {"max_tokens": MAX_TOKENS, "num_ppo_epochs": 4, "kl_coefficient": 0.05}
 PPO_STEPS, PPO_PROMPTS = 8, 24
-GRPO = {"max_tokens": MAX_TOKENS, "group_size": 4, "updates": 3}
+GRPO = {"max_tokens": MAX_TOKENS, "group_size": 4, "num_iterations": 3}
 GRPO_STEPS, GRPO_PROMPTS = 12, 6
 REWARD_EPOCHS, DPO_EPOCHS = 1, 1
 """More pairs once, rather than fewer twice: that is what a reward model's accuracy on other prompts comes from."""

@@ -37,10 +37,10 @@ VARIANTS = {
     "MiniLM bottleneck": Variant("classified", {"type": "bottleneck", "placement": "houlsby"}, (1e-2, 2e-2)),
     "full": Variant("explained", {"type": "full"}, (1e-4, 2e-4)),
     "lora": Variant("explained", {"type": "lora", "rank": 8}, (1e-3, 2e-3, 4e-3)),
-    "qlora nf4": Variant("explained", {"type": "qlora", "rank": 8, "quantisation": "nf4"}, rate_of="lora"),
-    "qlora fp4": Variant("explained", {"type": "qlora", "rank": 8, "quantisation": "fp4"}, rate_of="lora"),
+    "qlora nf4": Variant("explained", {"type": "qlora", "rank": 8, "quantization": "nf4"}, rate_of="lora"),
+    "qlora fp4": Variant("explained", {"type": "qlora", "rank": 8, "quantization": "fp4"}, rate_of="lora"),
     "untrained": Variant("explained", {"type": "lora", "rank": 8}, (1e-9,), untrained=True),
-    "untrained nf4": Variant("explained", {"type": "qlora", "rank": 8, "quantisation": "nf4"}, (1e-9,), untrained=True),
+    "untrained nf4": Variant("explained", {"type": "qlora", "rank": 8, "quantization": "nf4"}, (1e-9,), untrained=True),
     "cards full": Variant("cards", {"type": "full"}, (1e-4, 2e-4)),
     "cards prefix": Variant("cards", {"type": "prefix", "tokens": 40}, (3e-2, 1e-1)),
 }

@@ -45,7 +45,7 @@ SCORE = {
     "input": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "{{sample.output_text}}"}],
 }
 OPTIONS: dict[str, dict[str, Any]] = {
-    "ppo": {"reward_model": JUDGE, "max_tokens": 8, "kl_coefficient": 0.0, "updates": 4},
+    "ppo": {"reward_model": JUDGE, "max_tokens": 8, "kl_coefficient": 0.0, "num_ppo_epochs": 4},
     "reinforcement": {"grader": SCORE, "max_tokens": 8, "group_size": 8},
 }
 LEGAL = [each for each in combinations() if each.reason is None]

@@ -26,8 +26,8 @@ def load(run: Path, recipe: dict[str, Any]) -> Any:
     if technique["type"] == "qlora":
         arguments["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
-            bnb_4bit_quant_type=technique["quantisation"],
-            bnb_4bit_use_double_quant=technique["double_quantisation"],
+            bnb_4bit_quant_type=technique["quantization"],
+            bnb_4bit_use_double_quant=technique["double_quantization"],
             bnb_4bit_compute_dtype=torch.float32,
             llm_int8_skip_modules=["lm_head", "score", "classifier"],
         )

@@ -35,7 +35,7 @@ class Dpo(Objective):
     @property
     def _mean(self) -> bool:
         options: DpoOptions = self.options
-        return options.length_normalised or options.loss == "ipo"
+        return options.length_normalized or options.loss == "ipo"
 
     def reference(self, rows: Rows) -> Floats:
         return self.answer_logprobs(rows, mean=self._mean)

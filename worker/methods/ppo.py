@@ -56,7 +56,7 @@ def value_losses(values_S: torch.Tensor, old_S: torch.Tensor, returns_S: torch.T
 
 
 class Ppo(RolloutObjective):
-    """One step is one iteration: answers are sampled and judged, then learnt from in `updates` × `minibatches`."""
+    """A step is one iteration: sample answers, grade them, and make `num_ppo_epochs` × `minibatches` updates."""
 
     def __init__(self, setting: MethodContext) -> None:
         options: PpoOptions = setting.recipe.method.options  # type: ignore[assignment]
@@ -73,7 +73,7 @@ class Ppo(RolloutObjective):
         experience = self._experience(rows, step)
         rng = np.random.Generator(np.random.PCG64([self.recipe.seed, step]))
         parts = min(self._options.minibatches, len(experience))
-        for _ in range(self._options.updates):
+        for _ in range(self._options.num_ppo_epochs):
             for part in np.array_split(rng.permutation(len(experience)), parts):
                 yield experience.take(part)
 
@@ -83,7 +83,7 @@ class Ppo(RolloutObjective):
         answers = self.sample(prompts)
         rows = answers.rows
         judged_R = self.judge(answers, prompts)
-        scores_R = judged_R - options.missing_end_penalty * ~answers.ended
+        scores_R = judged_R - options.missing_eos_penalty * ~answers.ended
         old_N, values_N = read_tokens(rows, self.batches, self._now, 2)
         with self.model.reference_weights():
             (reference_N,) = read_tokens(rows, self.batches, self._logprobs, 1)

@@ -53,14 +53,14 @@ class Reinforcement(RolloutObjective):
 
     def updates(self, rows: Rows, step: int) -> Iterator[Rows]:
         options = self._options
-        group = options.answers_per_prompt
+        group = options.num_generations
         prompts = rows.take(np.repeat(np.arange(len(rows)), group))
         answers = self.sample(prompts)
         rewards_R = self.judge(answers, prompts)
         advantages_R = group_advantages(rewards_R.reshape(-1, group).astype(np.float64), options.advantage).reshape(-1)
         experience = answers.rows
         known = {}
-        if options.updates > 1:
+        if options.num_iterations > 1:
             (known["old"],) = read_tokens(experience, self.batches, self._logprobs, 1)
         if options.kl_coefficient:
             with self.model.reference_weights():
@@ -68,7 +68,7 @@ class Reinforcement(RolloutObjective):
         self.observed["silent_groups"] = float((rewards_R.reshape(-1, group).std(1) == 0).mean())
         self.show(step, answers, rewards_R)
         per_row = {"advantages": advantages_R.astype(np.float32)}
-        for _ in range(options.updates):
+        for _ in range(options.num_iterations):
             yield replace(experience, per_token=known, per_row=per_row)
 
     def _logprobs(self, batch: MicroBatch) -> list[torch.Tensor]:

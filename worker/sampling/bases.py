@@ -130,7 +130,7 @@ def _load(folder: Path, technique: Technique | None, device: torch.device, dtype
 
 
 def _four_bits(technique: Technique) -> dict[str, Any]:
-    return technique.model_dump(include={"quantisation", "double_quantisation"})
+    return technique.model_dump(include={"quantization", "double_quantization"})
 
 
 def _name(folder: Path) -> str:

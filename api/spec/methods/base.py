@@ -47,6 +47,16 @@ class RolloutOptions(Options):
     temperature: Positive = 1.0
     """Of the sampling; the policy that is trained is the one at this temperature."""
 
+    @property
+    def num_generations(self) -> int:
+        """Answers sampled for each prompt of a step."""
+        return 1
+
+    @property
+    def passes(self) -> int:
+        """Passes over the answers of a step."""
+        return 1
+
 
 class MethodBase(StrictModel):
     """A method decides what is optimised, and which formats of rows it can learn from."""
@@ -72,6 +82,14 @@ class MethodBase(StrictModel):
     def options(self) -> Options:
         options = getattr(self, self.type)  # type: ignore[attr-defined]  # the literal that every method has
         assert isinstance(options, Options), options
+        return options
+
+    @classmethod
+    def options_class(cls) -> type[Options]:
+        """Return the class of `options`."""
+        options = cls.model_fields[cls.model_fields["type"].default].annotation
+        assert isinstance(options, type), options
+        assert issubclass(options, Options), options
         return options
 
     @property

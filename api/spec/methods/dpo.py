@@ -1,7 +1,7 @@
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from api.spec.fields import AUTO, AutoOrNull, OrNull
 from api.spec.methods.base import Hyperparameters, MethodBase, NotNegative, Options, Smoothing
@@ -24,7 +24,7 @@ class DpoOptions(Options):
     (Zhao et al. 2023, arXiv:2305.10425)."""
     label_smoothing: Smoothing = 0.0
     """ε: probability that a preference is the wrong way round (Mitchell 2023, conservative DPO). Sigmoid only."""
-    length_normalised: bool = False
+    length_normalized: bool = Field(False, validation_alias=AliasChoices("length_normalized", "length_normalised"))
     """Log-ratios are means over the tokens of an answer instead of sums. IPO always does so."""
     rpo_alpha: NotNegative = 0.0
     """α of an added negative log-likelihood per token of the preferred answer (Pang et al. 2024, arXiv:2404.19733)."""

@@ -1,6 +1,6 @@
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
 from api.spec.fields import AUTO, OrNull, StrictModel
 from api.spec.graders import Grader
@@ -22,7 +22,7 @@ class PpoOptions(RolloutOptions):
     """The model of a `reward` job that judges the answers. Excludes `grader`."""
     grader: Grader | None = None
     """Judges the answers where there is no reward model."""
-    updates: Annotated[int, Field(ge=1, le=64)] = 4
+    num_ppo_epochs: int = Field(4, ge=1, le=64, validation_alias=AliasChoices("num_ppo_epochs", "updates"))
     """K: passes over the answers of one iteration."""
     minibatches: Annotated[int, Field(ge=1, le=64)] = 1
     """Optimizer updates in each of these passes."""
@@ -44,8 +44,14 @@ class PpoOptions(RolloutOptions):
     """Adapt β so that the divergence stays at a target (Ziegler et al. 2019, arXiv:1909.08593)."""
     whiten_rewards: bool = False
     """Scale the rewards of an iteration to unit variance, their mean kept."""
-    missing_end_penalty: NotNegative = 0.0
+    missing_eos_penalty: NotNegative = Field(
+        0.0, validation_alias=AliasChoices("missing_eos_penalty", "missing_end_penalty")
+    )
     """Taken off the reward of an answer that was cut off at `max_tokens`."""
+
+    @property
+    def passes(self) -> int:
+        return self.num_ppo_epochs
 
     @model_validator(mode="after")
     def _one_judge(self) -> Self:

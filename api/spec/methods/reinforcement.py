@@ -1,7 +1,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
 from api.spec.fields import AUTO, AutoOrNull, OrNull
 from api.spec.graders import Grader
@@ -38,7 +38,7 @@ class ReinforcementOptions(RolloutOptions):
     2024, arXiv:2402.03300). dr_grpo: r - mean, the loss summed and divided by max_tokens (Liu et al. 2025,
     arXiv:2503.20783). rloo: r minus the mean of the others, the loss summed over each answer (Ahmadian et al. 2024,
     arXiv:2402.14740)."""
-    updates: Annotated[int, Field(ge=1, le=64)] = 1
+    num_iterations: int = Field(1, ge=1, le=64, validation_alias=AliasChoices("num_iterations", "updates"))
     """μ: passes over the answers of one step."""
     clip_range: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """ε: how far the ratio of new to old probability may pay."""
@@ -47,12 +47,16 @@ class ReinforcementOptions(RolloutOptions):
 
     @model_validator(mode="after")
     def _group(self) -> Self:
-        if self.answers_per_prompt > 256:
+        if self.num_generations > 256:
             raise ValueError("group_size times compute_multiplier may be 256 at most")
         return self
 
     @property
-    def answers_per_prompt(self) -> int:
+    def passes(self) -> int:
+        return self.num_iterations
+
+    @property
+    def num_generations(self) -> int:
         multiplier = self.hyperparameters.compute_multiplier
         return max(2, round(self.group_size * (1.0 if multiplier == AUTO else multiplier)))
 

@@ -1,5 +1,7 @@
 from typing import ClassVar, Literal
 
+from pydantic import AliasChoices, Field
+
 from api.spec.techniques.lora import Lora
 
 
@@ -10,9 +12,9 @@ class Qlora(Lora):
     quantises: ClassVar[bool] = True
 
     type: Literal["qlora"] = "qlora"  # type: ignore[assignment]
-    quantisation: Literal["nf4", "fp4"] = "nf4"
+    quantization: Literal["nf4", "fp4"] = Field("nf4", validation_alias=AliasChoices("quantization", "quantisation"))
     """Four-bit type: the quantiles of a normal distribution, or a small floating-point number."""
-    double_quantisation: bool = True
+    double_quantization: bool = Field(True, validation_alias=AliasChoices("double_quantization", "double_quantisation"))
     """Quantise the scales of the blocks as well: 0.37 bits fewer per weight."""
     init: Literal["default", "gaussian"] = "default"
     """How A and B begin; those that change W do not go with a W in four bits."""

@@ -5,8 +5,9 @@ from sqlalchemy import select, update
 from api.context import Context
 from api.records.jobs import Job
 from api.spec.lifecycle import JobStatus
+from api.spec.recipe import Recipe
 from tests.api.routes.test_files import upload
-from tests.factories import a_base_model, the_job
+from tests.factories import a_base_model, a_job, a_project, the_job
 
 
 @pytest.fixture
@@ -250,3 +251,17 @@ def test_a_jobs_log_is_text(client: TestClient, other_project: TestClient, job: 
     assert (answer.status_code, answer.text) == (200, "")
     assert answer.headers["content-type"] == "text/plain; charset=utf-8"
     assert other_project.get(f"/v1/fine_tuning/jobs/{job['id']}/log").status_code == 404
+
+
+def test_jobs_of_earlier_releases_are_shown_with_the_current_names_of_options(
+    client: TestClient, served: Context
+) -> None:
+    old = {"technique": {"type": "qlora"}, "method": {"type": "dpo"}}
+    recipe = Recipe(model="tiny", training_file="file-none", **old).model_dump(mode="json")
+    recipe["technique"]["quantisation"] = recipe["technique"].pop("quantization")
+    recipe["method"]["dpo"]["length_normalised"] = recipe["method"]["dpo"].pop("length_normalized")
+    job_id = a_job(served.database, a_project(served.database), recipe=recipe)
+    shown = client.get(f"/v1/fine_tuning/jobs/{job_id}").json()
+    assert shown["technique"]["quantization"] == "nf4"
+    assert shown["method"]["dpo"]["length_normalized"] is False
+    assert "quantisation" not in shown["technique"]

@@ -22,7 +22,7 @@ def test_each_stage_goes_on_from_the_nearest_earlier_one_that_gives_tokens() -> 
 
 
 def test_the_nearest_earlier_reward_stage_judges_where_none_is_named() -> None:
-    explicit = {"method": {"type": "ppo", "ppo": {"reward_model": "stage:s0", "updates": 2}}}
+    explicit = {"method": {"type": "ppo", "ppo": {"reward_model": "stage:s0", "num_ppo_epochs": 2}}}
     stages = linked(REWARD, REWARD, PPO, explicit).stages
     judges = [getattr(stage.method.options, "reward_model", None) for stage in stages]
     assert judges == [None, None, "stage:s1", "stage:s0"]

@@ -206,15 +206,15 @@ def wide_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("double", [True, False])
-@pytest.mark.parametrize("quantisation", ["nf4", "fp4"])
+@pytest.mark.parametrize("quantization", ["nf4", "fp4"])
 def test_qlora_adds_to_the_weights_in_four_bits(
-    quantisation: str, double: bool, wide_llama: Path, tmp_path: Path, seed: int
+    quantization: str, double: bool, wide_llama: Path, tmp_path: Path, seed: int
 ) -> None:
-    technique = LORA | {"type": "qlora", "quantisation": quantisation, "double_quantisation": double}
+    technique = LORA | {"type": "qlora", "quantization": quantization, "double_quantization": double}
     objective = _begin(wide_llama, tmp_path / "run", seed, technique)
     layer = objective.model.network.model.layers[1].mlp.up_proj
     kept = layer.base_layer.weight
-    assert (kept.quant_state.quant_type, kept.quant_state.nested) == (quantisation, double)
+    assert (kept.quant_state.quant_type, kept.quant_state.nested) == (quantization, double)
     weight = bitsandbytes.functional.dequantize_4bit(kept.data, kept.quant_state).float()
     (A, B), x = _factors(layer), torch.randn(5, 64)
     expected = x @ weight.T + 12 / 4 * x @ A.T @ B.T
@@ -222,11 +222,11 @@ def test_qlora_adds_to_the_weights_in_four_bits(
     assert not isinstance(objective.model.network.lm_head, bitsandbytes.nn.Linear4bit)
 
 
-@pytest.mark.parametrize("quantisation", ["nf4", "fp4"])
+@pytest.mark.parametrize("quantization", ["nf4", "fp4"])
 def test_weights_in_four_bits_are_the_nearest_level_of_their_block(
-    quantisation: str, wide_llama: Path, tmp_path: Path, seed: int
+    quantization: str, wide_llama: Path, tmp_path: Path, seed: int
 ) -> None:
-    technique = LORA | {"type": "qlora", "quantisation": quantisation, "double_quantisation": False}
+    technique = LORA | {"type": "qlora", "quantization": quantization, "double_quantization": False}
     objective = _begin(wide_llama, tmp_path / "run", seed, technique)
     kept = objective.model.network.model.layers[0].mlp.down_proj.base_layer.weight
     weight = bitsandbytes.functional.dequantize_4bit(kept.data, kept.quant_state).float()

@@ -39,7 +39,7 @@ def test_each_loss_is_trls(loss: str, tiny_llama: Path, tmp_path: Path, seed: in
 
 
 def test_log_ratios_per_token_are_trls_sigmoid_norm(tiny_llama: Path, tmp_path: Path, seed: int) -> None:
-    options = {"length_normalised": True, "hyperparameters": {"beta": 0.5}}
+    options = {"length_normalized": True, "hyperparameters": {"beta": 0.5}}
     _both(tiny_llama, tmp_path, seed, options, loss_type=["sigmoid_norm"], beta=0.5)
 
 
@@ -61,7 +61,7 @@ def test_the_rpo_term_is_trls_sft_loss_of_each_preferred_answer(tiny_llama: Path
 def test_what_trl_lacks_is_the_formula(loss: str, tiny_llama: Path, tmp_path: Path, seed: int) -> None:
     """Smoothed labels (Mitchell 2023; TRL's `robust` is another loss) and a hinge of log-ratios per token."""
     smoothing = 0.2 if loss == "sigmoid" else 0.0
-    options = {"loss": loss, "label_smoothing": smoothing, "length_normalised": loss == "hinge"}
+    options = {"loss": loss, "label_smoothing": smoothing, "length_normalized": loss == "hinge"}
     torch.manual_seed(seed)
     objective = ours.begin(tiny_llama, tmp_path / "run", ours.settled("dpo", options))
     reference = by_hand.frozen(by_hand.in_float64(objective))

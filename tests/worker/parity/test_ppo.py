@@ -20,7 +20,7 @@ OPTIONS = {
     "grader": rollouts.GRADER,
     "max_tokens": 10,
     "temperature": 0.8,
-    "updates": 2,
+    "num_ppo_epochs": 2,
     "clip_range": 0.1,
     "value_clip_range": 0.05,
     "value_coefficient": 0.3,
@@ -28,7 +28,7 @@ OPTIONS = {
     "discount": 0.97,
     "gae_lambda": 0.9,
     "kl_coefficient": 0.1,
-    "missing_end_penalty": 0.5,
+    "missing_eos_penalty": 0.5,
 }
 
 

@@ -89,7 +89,7 @@ def test_the_first_update_is_trls(
 def test_a_later_update_is_clipped_as_trls(
     advantage: str, trls: Any, beta: float, tiny_llama: Path, tmp_path: Path, seed: int
 ) -> None:
-    options = {"advantage": advantage, "kl_coefficient": beta, "updates": 2, "clip_range": 0.1}
+    options = {"advantage": advantage, "kl_coefficient": beta, "num_iterations": 2, "clip_range": 0.1}
     objective = _begin(tiny_llama, tmp_path, seed, **options)
     updates = objective.updates(rollouts.prompts(seed, PROMPTS), 1)
     first = next(updates)
@@ -127,7 +127,7 @@ def test_rloo_has_trls_gradients(tiny_llama: Path, tmp_path: Path, seed: int) ->
 
 
 def test_rloo_is_the_formula(tiny_llama: Path, tmp_path: Path, seed: int) -> None:
-    options = {"advantage": "rloo", "kl_coefficient": 0.3, "updates": 2, "clip_range": 0.1}
+    options = {"advantage": "rloo", "kl_coefficient": 0.3, "num_iterations": 2, "clip_range": 0.1}
     objective = _begin(tiny_llama, tmp_path, seed, **options)
     reference = by_hand.in_transformers_at_start(objective)
     old = by_hand.frozen(by_hand.in_float64(objective))

@@ -249,8 +249,8 @@ def quantisation(technique: Any, compute_dtype: torch.dtype) -> BitsAndBytesConf
     """Of the base of a technique that `quantises`."""
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
-        bnb_4bit_quant_type=technique.quantisation,
-        bnb_4bit_use_double_quant=technique.double_quantisation,
+        bnb_4bit_quant_type=technique.quantization,
+        bnb_4bit_use_double_quant=technique.double_quantization,
         bnb_4bit_compute_dtype=compute_dtype,
         llm_int8_skip_modules=list(HEADS),
     )

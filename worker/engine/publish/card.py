@@ -99,7 +99,7 @@ def _loading(recipe: ResolvedRecipe, model_type: str, usage: Usage) -> str:
     quantised = QUANTISED if technique.quantises else ""
     if quantised:
         arguments += ", quantization_config=four_bits"
-    lines = quantised.format(type=getattr(technique, "quantisation", "")) + LOAD_ADAPTER
+    lines = quantised.format(type=getattr(technique, "quantization", "")) + LOAD_ADAPTER
     if technique.peft_type in INJECTED and recipe.method.output == "tokens":
         lines += LOAD_IN_TRANSFORMERS
     return lines.replace("{kind}", kind).replace("{arguments}", arguments)  # labels may hold braces

@@ -108,11 +108,11 @@ def packing_processor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("packing_processor")
 @pytest.mark.parametrize("double", [True, False])
-@pytest.mark.parametrize("quantisation", ["nf4", "fp4"])
+@pytest.mark.parametrize("quantization", ["nf4", "fp4"])
 def test_an_evaluation_leaves_the_gradient_of_four_bit_layers(
-    quantisation: str, double: bool, wide_llama: Path, tmp_path: Path, seed: int
+    quantization: str, double: bool, wide_llama: Path, tmp_path: Path, seed: int
 ) -> None:
-    technique = {"type": "qlora", "rank": 4, "quantisation": quantisation, "double_quantisation": double}
+    technique = {"type": "qlora", "rank": 4, "quantization": quantization, "double_quantization": double}
     torch.manual_seed(seed)
     objective = ours.begin(wide_llama, tmp_path / "run", ours.settled("supervised", {}, technique))
     ours.change_weights(objective)
