@@ -16,7 +16,7 @@ from api.records.base import db_now
 from api.records.base_models import BaseModelRow
 from api.records.jobs import Job
 from api.services import lineage
-from api.services.lineage import Origin, Pending
+from api.services.lineage import NO_PENDING, Origin, Pending
 from api.spec import catalog
 from api.spec.fields import AUTO
 from api.spec.ids import new_id, random_letters, slug
@@ -41,17 +41,11 @@ class InvalidRewardModel(InvalidRequest):
     code = "invalid_reward_model"
 
 
-def inherit_technique(session: Session, caller: Caller, recipe: Recipe) -> Recipe:
-    """The recipe as its job keeps it: with the technique of the model that it continues. Raises InvalidRequest."""
-    return lineage.continued(recipe, lineage.find(session, caller.project_id, recipe.model, {}))
-
-
 def validate(
-    context: Context, session: Session, caller: Caller, recipe: Recipe, origin: Origin, pending: Pending
-) -> Recipe:
-    """The recipe as its job keeps it. Raises InvalidRequest for all that can be wrong before rows are read, but for
-    layers (api.services.layers), which were checked before there was a session."""
-    recipe = lineage.continued(recipe, origin)
+    context: Context, session: Session, caller: Caller, recipe: Recipe, origin: Origin, pending: Pending = NO_PENDING
+) -> None:
+    """Raise InvalidRequest for everything that can be wrong with a recipe before its rows are read, except its layers
+    (api.services.layers), which are checked while no session is open. `recipe`: with its inherited technique."""
     if refused := catalog.refusal(recipe.technique, recipe.method, origin.base.facts):
         raise UnsupportedCombination(refused.message, param=refused.param)
     _check_options(recipe, origin)
@@ -64,15 +58,24 @@ def validate(
     _check_file(session, caller, recipe.training_file, "training_file")
     if recipe.validation_file is not None:
         _check_file(session, caller, recipe.validation_file, "validation_file")
-    return recipe
 
 
 def insert_job(
-    context: Context, session: Session, caller: Caller, recipe: Recipe, *, pending: Pending, **values: Any
+    context: Context,
+    session: Session,
+    caller: Caller,
+    recipe: Recipe,
+    origin: Origin,
+    *,
+    pending: Pending = NO_PENDING,
+    **values: Any,
 ) -> Job:
-    """Row and event, in the caller's transaction. `values`: of the row's columns. Raises InvalidRequest."""
-    origin = lineage.find(session, caller.project_id, recipe.model, pending)
-    recipe = validate(context, session, caller, recipe, origin, pending)
+    """Validate the recipe and insert its job with the first events, in the caller's transaction.
+
+    `recipe`: with its inherited technique; `origin`: held until the transaction ends; `values`: of other columns.
+    Raise InvalidRequest.
+    """
+    validate(context, session, caller, recipe, origin, pending)
     suffix = slug(recipe.suffix) if recipe.suffix else ""
     stored = recipe.model_dump(mode="json")
     _require_small(stored)
@@ -96,8 +99,9 @@ def insert_job(
     session.add(job)
     session.flush()
     events.add_event(session, job.id, f"Created fine-tuning job: {job.id}")
-    if origin.technique is None and (told := untrained_experts(recipe.technique, recipe.method, origin.base.facts)):
-        events.add_event(session, job.id, told, level="warn")
+    warning = untrained_experts(recipe.technique, recipe.method, origin.base.facts)
+    if origin.technique is None and warning:
+        events.add_event(session, job.id, warning, level="warn")
     plan_trackings(context, session, job.id, recipe)
     session.refresh(job)
     return job

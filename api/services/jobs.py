@@ -10,8 +10,8 @@ from api.records.events import Event
 from api.records.jobs import Job
 from api.records.models import Checkpoint
 from api.records.pages import Page
-from api.services import budgets, layers
-from api.services.admission import inherit_technique, insert_job
+from api.services import budgets, layers, lineage
+from api.services.admission import insert_job
 from api.services.models import NoSuchModel
 from api.spec.lifecycle import FINAL, JobStatus, Stage
 from api.spec.recipe import Recipe
@@ -32,14 +32,21 @@ class WrongState(InvalidRequest):
 
 
 def submit(context: Context, caller: Caller, recipe: Recipe, *, repeated: bool = False) -> Job:
-    """Accept a job: row and event in one transaction, then a ring. A repeated request gets the job already made."""
-    layers.check(context, caller, recipe)
+    """Create a job and ring for it after the commit. A repeated request gets the job that the first one created.
+
+    Raise InvalidRequest, TooManyRequests.
+    """
+    with context.database.read() as session:
+        origin = lineage.find(session, caller.project_id, recipe.model)
+    recipe = lineage.inherit_technique(recipe, origin)
+    layers.require(recipe, origin)
     with context.database.write() as session:
-        recipe = inherit_technique(session, caller, recipe)
-        if made := find_duplicate(session, caller.project_id, recipe, context.settings.retried_create_s, repeated):
-            return made
+        lineage.hold(session, caller.project_id, origin)
+        duplicate = find_duplicate(session, caller.project_id, recipe, context.settings.retried_create_s, repeated)
+        if duplicate is not None:
+            return duplicate
         budgets.require_jobs(context, session, caller.project_id)
-        job = insert_job(context, session, caller, recipe, pending={})
+        job = insert_job(context, session, caller, recipe, origin)
     context.doorbell.ring(Stage.PREPARE, job.id)
     return job
 

@@ -1,17 +1,14 @@
-"""Layers that a technique names, checked before a job is accepted.
+"""The layers that a technique names, checked before a job is accepted.
 
-Users' patterns are matched here, which takes as long as they make it take: no session is open meanwhile.
+Matching users' patterns against a model's layers can take long, so it happens while no session is open.
 """
 
-from api.context import Caller, Context
 from api.errors import InvalidRequest
 from api.estimate.shapes import require_layers
 from api.estimate.targets import NoTargetModules
 from api.records.base_models import BaseModelRow
-from api.services import lineage
 from api.services.lineage import Origin
 from api.spec import catalog, patterns
-from api.spec.pipeline import REFERENCE, StageRecipe
 from api.spec.recipe import Recipe
 
 
@@ -25,42 +22,18 @@ class UnusablePattern(InvalidRequest):
     code = "invalid_value"
 
 
-def check(context: Context, caller: Caller, recipe: Recipe) -> None:
-    """Raise InvalidRequest for layers that the technique cannot be put beside, and where there is no such model."""
-    with context.database.read() as session:
-        origin = lineage.find(session, caller.project_id, recipe.model, {})
-    require(recipe, origin)
-
-
 def require(recipe: Recipe, origin: Origin) -> None:
-    """The same, of a model that was found. An adapter that is continued keeps the layers that it has."""
-    _require_patterns(recipe)
-    recipe = lineage.continued(recipe, origin)
+    """Raise InvalidRequest unless the technique's patterns are valid and the model has the layers that they name.
+
+    An adapter that is continued keeps its layers.
+    """
+    require_patterns(recipe)
     if origin.technique is None:
-        _require_layers(recipe, origin.base)
+        require_of_base(recipe, origin.base)
 
 
-def check_stage(context: Context, caller: Caller, recipe: StageRecipe, whole: dict[str, BaseModelRow]) -> None:
-    """The same, of a stage of a pipeline. `whole`: earlier stages that publish whole models, with their base models;
-    this one is added, if it does."""
-    if recipe.model.startswith(REFERENCE):
-        _require_patterns(recipe)
-        base = whole.get(recipe.model.removeprefix(REFERENCE))
-        if base is None:
-            return  # it continues an adapter, which keeps its layers, or names no stage, which is refused later
-        _require_layers(recipe, base)
-    else:
-        with context.database.read() as session:
-            origin = lineage.find(session, caller.project_id, recipe.model, {})
-        require(recipe, origin)
-        if origin.technique is not None:
-            return
-        base = origin.base
-    if recipe.technique.type == "full":
-        whole[recipe.name] = base
-
-
-def _require_patterns(recipe: Recipe) -> None:
+def require_patterns(recipe: Recipe) -> None:
+    """Raise UnusablePattern for a pattern that is not valid RE2 or is too large."""
     for field, given in recipe.technique.patterns().items():
         try:
             patterns.require(given)
@@ -68,10 +41,14 @@ def _require_patterns(recipe: Recipe) -> None:
             raise UnusablePattern(f"technique.{field}: {error}", param=f"technique.{field}") from None
 
 
-def _require_layers(recipe: Recipe, base: BaseModelRow) -> None:
+def require_of_base(recipe: Recipe, base: BaseModelRow) -> None:
+    """Raise NoSuchLayer unless the base model has the layers that the technique trains.
+
+    A combination that the catalogue refuses is left to `admission.validate`, whose message is clearer.
+    """
     if catalog.refusal(recipe.technique, recipe.method, base.facts):
-        return  # which is what is said of it
+        return
     try:
         require_layers(recipe.technique, recipe.method, base.facts)
-    except NoTargetModules as no_place:
-        raise NoSuchLayer(str(no_place), param=no_place.param) from None
+    except NoTargetModules as error:
+        raise NoSuchLayer(str(error), param=error.param) from None

@@ -1,7 +1,8 @@
-"""What a job begins from: a base model, or the model or a checkpoint that another job made."""
+"""The model that a job begins from: a base model, or a model or checkpoint that another job published."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pydantic import TypeAdapter
 from sqlalchemy.orm import Session
@@ -19,8 +20,22 @@ from api.spec.techniques.lora import CHANGES_THE_BASE
 
 METHOD, TECHNIQUE = TypeAdapter[Method](Method), TypeAdapter[Technique](Technique)
 
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+
 Pending = Mapping[str, Job]
-"""Models that are still to be made, by the id that they will have: those of earlier stages."""
+"""The models that earlier stages of a pipeline will publish, by their ids, with the stages' jobs."""
+
+NO_PENDING: Pending = {}
+
+
+class NoSuchOrigin(InvalidRequest):
+    param = "model"
+    code = "model_not_found"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"The model `{name[:128]}` does not exist here: GET /v1/models lists those that can be fine-tuned"
+        )
 
 
 class CannotContinue(InvalidRequest):
@@ -30,10 +45,11 @@ class CannotContinue(InvalidRequest):
 @dataclass(frozen=True)
 class Origin:
     name: str
+    """The name in the recipe."""
     base: BaseModelRow
-    """The operator's base model that it all began from."""
+    """The operator's base model at the start of the lineage."""
     producing_job: Job | None = None
-    """The job that made what is named."""
+    """The job that published the named model; None for a base model."""
 
     @property
     def method(self) -> Method | None:
@@ -41,104 +57,127 @@ class Origin:
 
     @property
     def technique(self) -> Technique | None:
-        """That of the files of the maker's adapter; None for whole models."""
+        """The technique of the published adapter; None for whole models."""
         if self.producing_job is None or self.producing_job.recipe["technique"]["type"] == "full":
             return None
         return TECHNIQUE.validate_python(self.producing_job.recipe["technique"]).as_published()
 
     @property
     def labels(self) -> Labels | None:
-        """What the maker's classifier tells, once its rows are prepared."""
+        """The labels of the classifier that is continued, once its rows are prepared; else None."""
         labels = None if self.producing_job is None else (self.producing_job.resolved or {}).get("labels")
         return None if labels is None else Labels.model_validate(labels)
 
     @property
     def base_weights(self) -> str | None:
-        """The fully fine-tuned model whose weights are the base, in place of `base`'s own."""
+        """The fully fine-tuned model whose weights replace those of `base`, if there is one."""
         if self.producing_job is None:
             return None
         return self.name if self.technique is None else self.producing_job.base_weights
 
 
-def find(session: Session, project_id: str, name: str, pending: Pending) -> Origin:
-    """Raises InvalidRequest if there is no such model."""
+def find(session: Session, project_id: str, name: str, pending: Pending = NO_PENDING) -> Origin:
+    """Return what a job on the model of this name begins from. Raise InvalidRequest if there is no such model."""
     if (base := base_models.get(session, name)) is not None:
         return Origin(name, base)
-    maker = producing_job(session, project_id, name, pending)
-    if maker is None:
-        raise InvalidRequest(
-            f"The model `{name[:128]}` does not exist here: GET /v1/models lists those that can be fine-tuned",
-            param="model",
-            code="model_not_found",
-        )
-    base = base_models.get(session, maker.base_model)
-    assert base is not None, f"{maker.base_model} cannot be removed while {name} needs it"
-    origin = Origin(name, base, maker)
-    _check_weights(session, project_id, origin, pending)
+    job = producing_job(session, project_id, name, pending)
+    if job is None:
+        raise NoSuchOrigin(name)
+    base = base_models.get(session, job.base_model)
+    assert base is not None, f"{job.base_model} cannot be removed while {name} needs it"
+    origin = Origin(name, base, job)
+    _require_weights(session, project_id, origin, pending)
     return origin
 
 
-def _check_weights(session: Session, project_id: str, origin: Origin, pending: Pending) -> None:
-    """Whoever may use an adapter of another project may not for that use the whole model that it lies on, whose weights
-    would be published again with what is merged."""
+def hold(session: Session, project_id: str, origin: Origin) -> None:
+    """Keep an origin that an earlier session found from being removed until this transaction ends.
+
+    Raise InvalidRequest if it was removed in the meantime, or if the project may no longer use it.
+    """
+    if origin.producing_job is None:
+        exists = base_models.get(session, origin.name) is not None
+    else:
+        exists = producing_job(session, project_id, origin.name, NO_PENDING) is not None
+    if not exists:
+        raise NoSuchOrigin(origin.name)
+    _require_weights(session, project_id, origin, NO_PENDING)
+
+
+def _require_weights(session: Session, project_id: str, origin: Origin, pending: Pending) -> None:
+    """Raise CannotContinue unless the project may use the whole model that the origin's adapter needs.
+
+    A permission to use another project's adapter does not extend to that model: merging would publish its weights.
+    """
     weights = origin.base_weights
     if weights is not None and producing_job(session, project_id, weights, pending) is None:
         raise CannotContinue(
-            f"{origin.name[:128]} lies on the weights of {weights}, which this project may not use: they were deleted, "
-            "or their owner has to permit them too",
+            f"{origin.name[:128]} is an adapter for the weights of {weights}, which this project cannot use: they were "
+            "deleted, or their owner has to permit their use too",
             param="model",
         )
 
 
 def producing_job(session: Session, project_id: str, name: str, pending: Pending) -> Job | None:
-    """The job that made, or will make, the model or checkpoint: of this project, or of one that permits it."""
+    """Return the job that published, or will publish, the model or checkpoint; None if the project has no such model
+    and no permission to use another project's. The model cannot be removed until the transaction ends."""
     if name in pending:
         return pending[name]
     owner_id = permissions.owner_for(session, project_id, name)
-    made = models.get_to_use(session, owner_id, name) or models.get_checkpoint(session, owner_id, name)
-    return None if made is None else jobs.get(session, owner_id, made.job_id)
+    model = models.get_to_use(session, owner_id, name) or models.get_checkpoint(session, owner_id, name)
+    return None if model is None else jobs.get(session, owner_id, model.job_id)
 
 
-def continued(recipe: Recipe, origin: Origin) -> Recipe:
-    """The recipe with the technique that it takes over from its parent. Raises CannotContinue where it cannot."""
-    if origin.producing_job is None or origin.method is None:
+def inherit_technique(recipe: AnyRecipe, origin: Origin) -> AnyRecipe:
+    """Return the recipe with the technique of the adapter that it continues, if it continues one.
+
+    Raise CannotContinue if the recipe contradicts what the origin was trained with.
+    """
+    if origin.method is None:
         return recipe
-    output, wanted = origin.method.output, recipe.method.output
-    if output not in ("tokens", wanted):
-        raise CannotContinue(
-            f"{origin.name} was trained by '{origin.method.type}' and gives no tokens: it can only be trained on by "
-            f"'{origin.method.type}', not by '{recipe.method.type}'",
-            param="method.type",
-        )
-    asked = recipe.method.chosen().get("problem", AUTO)
-    if origin.labels is not None and asked not in (AUTO, origin.labels.problem):
-        raise CannotContinue(
-            f"{origin.name} was trained on labels of the kind {origin.labels.problem}, not {asked}: leave it out",
-            param="method.classification.problem",
-        )
+    _require_same_output(recipe, origin, origin.method)
     if origin.technique is None:
         return recipe
-    return recipe.model_copy(update={"technique": _taken_over(recipe, origin.name, origin.technique)})
+    return recipe.model_copy(update={"technique": _continued_technique(recipe, origin.name, origin.technique)})
 
 
-def _taken_over(recipe: Recipe, name: str, parent: Technique) -> Technique:
-    """The parent's technique, with what the recipe may change of it."""
+def _require_same_output(recipe: Recipe, origin: Origin, trained_by: Method) -> None:
+    """Raise CannotContinue if a classifier or a reward model would become something else."""
+    if trained_by.output not in ("tokens", recipe.method.output):
+        raise CannotContinue(
+            f"{origin.name} was trained by '{trained_by.type}' and gives no tokens: it can only be trained on by "
+            f"'{trained_by.type}', not by '{recipe.method.type}'",
+            param="method.type",
+        )
+    problem = recipe.method.chosen().get("problem", AUTO)
+    if origin.labels is not None and problem not in (AUTO, origin.labels.problem):
+        raise CannotContinue(
+            f"{origin.name} was trained on labels of the kind {origin.labels.problem}, not {problem}: leave it out",
+            param="method.classification.problem",
+        )
+
+
+def _continued_technique(recipe: Recipe, name: str, parent: Technique) -> Technique:
+    """Return the parent's technique with the fields that the recipe may change and changes."""
     if not recipe.technique_given:
         return parent
-    given = recipe.technique
-    if given.type != parent.type:
+    requested = recipe.technique
+    if requested.type != parent.type:
         raise CannotContinue(
             f"{name} is a '{parent.type}' adapter, and is trained on as one: leave technique out, or give "
-            f"'{parent.type}' instead of '{given.type}'",
+            f"'{parent.type}' instead of '{requested.type}'",
             param="technique.type",
         )
-    asked = {field: getattr(given, field) for field in sorted(given.model_fields_set - {"type"})}
-    for field, value in asked.items():
+    fields = {field: getattr(requested, field) for field in sorted(requested.model_fields_set - {"type"})}
+    for field, value in fields.items():
         if field not in parent.mutable_fields and value != getattr(parent, field):
             raise CannotContinue(
                 f"{name} was trained with {field} {getattr(parent, field)}, which cannot become {value}: leave it out",
                 param=f"technique.{field}",
             )
-    if asked.get("init") in CHANGES_THE_BASE:
-        raise CannotContinue(f"{name} has begun already: leave technique.init out", param="technique.init")
-    return parent.model_copy(update=asked)
+    if fields.get("init") in CHANGES_THE_BASE:
+        raise CannotContinue(
+            f"{name} is already trained, so its adapter is not initialised again: leave technique.init out",
+            param="technique.init",
+        )
+    return parent.model_copy(update=fields)

@@ -15,9 +15,10 @@ from api.records.dependencies import Dependency
 from api.records.jobs import Job
 from api.records.pages import Page, size_of, within
 from api.records.pipelines import Pipeline
-from api.services import budgets, layers
+from api.services import budgets, layers, lineage
 from api.services.admission import insert_job
 from api.services.jobs import WrongState
+from api.services.lineage import Origin
 from api.spec.ids import new_id
 from api.spec.lifecycle import FINAL, JobStatus, Stage
 from api.spec.methods.base import reward_models
@@ -55,10 +56,11 @@ class PipelineView:
 
 def create(context: Context, caller: Caller, body: Body) -> PipelineView:
     """Accept every stage or none: all rows in one transaction, then the rings."""
-    whole: dict[str, BaseModelRow] = {}
+    bases: dict[str, BaseModelRow] = {}
+    stages: list[tuple[StageRecipe, Origin | None]] = []
     for index, stage in enumerate(body.stages):
         with _named(index, stage):
-            layers.check_stage(context, caller, stage, whole)
+            stages.append(_check_layers(context, caller, stage, bases))
     with context.database.write() as session:
         budgets.require_jobs(context, session, caller.project_id, more=len(body.stages))
         pipeline = Pipeline(
@@ -73,9 +75,9 @@ def create(context: Context, caller: Caller, body: Body) -> PipelineView:
         session.add(pipeline)
         session.flush()
         made: dict[str, Job] = {}
-        for index, stage in enumerate(body.stages):
+        for index, (stage, origin) in enumerate(stages):
             with _named(index, stage):
-                made[stage.name] = _accept(context, session, caller, pipeline.id, stage, made)
+                made[stage.name] = _accept(context, session, caller, pipeline.id, stage, origin, made)
         pipeline.stages = [{"name": name, "job_id": job.id} for name, job in made.items()]
         session.flush()
         session.refresh(pipeline)
@@ -83,6 +85,35 @@ def create(context: Context, caller: Caller, body: Body) -> PipelineView:
     for job in view.jobs:
         context.doorbell.ring(Stage.PREPARE, job.id)
     return view
+
+
+def _check_layers(
+    context: Context, caller: Caller, stage: StageRecipe, bases: dict[str, BaseModelRow]
+) -> tuple[StageRecipe, Origin | None]:
+    """Return the stage with its inherited technique, and its origin: None if it begins from an earlier stage, whose
+    model has no row yet. Raise InvalidRequest for layers that the stage cannot train.
+
+    `bases`: the base models of the earlier stages that publish whole models; this stage is added if it does so too.
+    """
+    origin: Origin | None = None
+    if stage.model.startswith(REFERENCE):
+        layers.require_patterns(stage)
+        base = bases.get(stage.model.removeprefix(REFERENCE))
+        if base is None:
+            return (
+                stage,
+                None,
+            )  # continues an adapter, which keeps its layers, or names no stage, which is refused later
+        layers.require_of_base(stage, base)
+    else:
+        with context.database.read() as session:
+            origin = lineage.find(session, caller.project_id, stage.model)
+        stage = lineage.inherit_technique(stage, origin)
+        layers.require(stage, origin)
+        base = origin.base
+    if stage.technique.type == "full":
+        bases[stage.name] = base
+    return stage, origin
 
 
 @contextmanager
@@ -97,7 +128,13 @@ def _named(index: int, stage: StageRecipe) -> Iterator[None]:
 
 
 def _accept(
-    context: Context, session: Session, caller: Caller, pipeline_id: str, stage: StageRecipe, made: dict[str, Job]
+    context: Context,
+    session: Session,
+    caller: Caller,
+    pipeline_id: str,
+    stage: StageRecipe,
+    origin: Origin | None,
+    made: dict[str, Job],
 ) -> Job:
     """One stage's job, and what it waits for."""
     if stage.name in made:
@@ -112,9 +149,13 @@ def _accept(
         )
     recipe = Recipe.model_validate(resolved_references(plain, {name: job.model_id for name, job in made.items()}))
     pending = {job.model_id: job for job in made.values()}
-    job = insert_job(
-        context, session, caller, recipe, pending=pending, pipeline_id=pipeline_id, pipeline_stage=stage.name
-    )
+    if origin is None:
+        origin = lineage.find(session, caller.project_id, recipe.model, pending)
+        recipe = lineage.inherit_technique(recipe, origin)
+    else:
+        lineage.hold(session, caller.project_id, origin)
+    references_of_job = {"pipeline_id": pipeline_id, "pipeline_stage": stage.name}
+    job = insert_job(context, session, caller, recipe, origin, pending=pending, **references_of_job)
     parent = pending.get(recipe.model)
     needed = {pending[name].id: Stage.TRAIN for name in reward_models(recipe.method).values() if name in pending}
     if parent is not None:

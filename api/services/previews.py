@@ -56,14 +56,15 @@ def resolve_query(context: Context, caller: Caller, recipe: Recipe) -> PreviewQu
     can be checked before there are files: it is refused, or the missing file is all that is wrong."""
     refused: InvalidRequest | None = None
     with context.database.read() as session:
-        origin = lineage.find(session, caller.project_id, recipe.model, {})
+        origin = lineage.find(session, caller.project_id, recipe.model)
     try:
+        recipe = lineage.inherit_technique(recipe, origin)
         layers.require(recipe, origin)
     except InvalidRequest as error:
         refused = error
     with context.database.read() as session:
         try:
-            recipe = validate(context, session, caller, recipe, origin, {})
+            validate(context, session, caller, recipe, origin)
         except InvalidRequest as error:
             refused = refused or error
         if refused is not None and refused.code == "file_not_found":
