@@ -9,6 +9,7 @@ from typing import Any
 
 from api.http.middleware import PUBLIC
 from api.infra.multipart import STREAMED
+from api.schemas.stored import with_stored_schemas
 
 Operation = dict[str, Any]
 
@@ -56,6 +57,7 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
     components["responses"] = {f"Error{status}": _error(status) for status in _MEANINGS}
     for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's, which nothing here answers with
         components.get("schemas", {}).pop(name, None)
+    components["schemas"] = with_stored_schemas(components.get("schemas", {}))
     document["security"] = [{"key": []}]
     for path, operations in document["paths"].items():
         for method, operation in operations.items():

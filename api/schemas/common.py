@@ -17,6 +17,22 @@ class ErrorObject(BaseModel):
     error: ErrorDetail
 
 
+class Memory(BaseModel):
+    """Bytes, at the peak."""
+
+    runtime: int
+    weights: int
+    gradients: int
+    optimizer: int
+    reference: int
+    activations: int
+    logits: int
+    rollout: int
+    publishing: int
+    """What the end takes beyond the rest, when a second process reads the files that are about to be published."""
+    total: int
+
+
 class Deleted(BaseModel):
     id: str
     object: str

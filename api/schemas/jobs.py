@@ -1,7 +1,7 @@
 """Jobs, their events and checkpoints: OpenAI's objects, with what Attune adds beside their fields."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -9,6 +9,7 @@ from api.records.events import Event
 from api.records.jobs import Job
 from api.records.models import Checkpoint
 from api.schemas.common import ends, seconds
+from api.schemas.stored import stored
 from api.spec.catalog import METHODS, TECHNIQUES
 from api.spec.evaluation import Evaluation
 from api.spec.fields import AUTO, with_current_names
@@ -53,21 +54,20 @@ class JobObject(BaseModel):
     seed: int
     user_provided_suffix: str | None
     metadata: dict[str, str] | None
-    integrations: list[dict[str, Any]] | None
-    hyperparameters: dict[str, Any]
-    method: dict[str, Any]
-    technique: dict[str, Any]
-    training: dict[str, Any]
-    resources: dict[str, Any]
-    export: dict[str, Any]
+    integrations: list[Annotated[dict[str, Any], stored("Integration")]] | None
+    hyperparameters: Annotated[dict[str, Any], stored("Hyperparameters")]
+    method: Annotated[dict[str, Any], stored("Method")]
+    technique: Annotated[dict[str, Any], stored("Technique")]
+    training: Annotated[dict[str, Any], stored("ResolvedTraining")]
+    resources: Annotated[dict[str, Any], stored("Resources")]
+    export: Annotated[dict[str, Any], stored("Export")]
     priority: int
-    progress: dict[str, Any] | None
-    """{step, total_steps, phase} of a job that has begun to train."""
-    estimate: dict[str, Any] | None
-    """Of a job that has begun to train: what was predicted of its memory and time, and once it has succeeded, what it
-    took."""
+    progress: Annotated[dict[str, Any], stored("Progress")] | None
+    """Null until the job begins to train."""
+    estimate: Annotated[dict[str, Any], stored("JobEstimate")] | None
+    """Predicted and actual memory and time; null until the job begins to train."""
     evaluation: Evaluation | None
-    """Of a job that has succeeded: the model before its training against the one after it, on the same rows."""
+    """The model before its training compared with the model after it, on the same rows; null until the job succeeds."""
 
     @classmethod
     def of(cls, job: Job, organization: str) -> Self:
@@ -210,8 +210,7 @@ class EventList(BaseModel):
 
 class MetricList(BaseModel):
     object: Literal["list"] = "list"
-    data: list[dict[str, Any]]
-    """{step, total_steps, train_loss, …} of each step."""
+    data: list[Annotated[dict[str, Any], stored("Metrics")]]
     has_more: Literal[False] = False
     total_points: int
     """How many steps there are, told or not."""

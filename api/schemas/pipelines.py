@@ -1,10 +1,11 @@
 """Pipelines on their way out."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel
 
 from api.schemas.jobs import JobError
+from api.schemas.stored import stored
 from api.services.pipelines import PipelineView
 
 
@@ -20,7 +21,7 @@ class StageObject(BaseModel):
     """Names of the stages that it waits for."""
     fine_tuned_model: str | None
     error: JobError | None
-    progress: dict[str, Any] | None
+    progress: Annotated[dict[str, Any], stored("Progress")] | None
 
 
 class PipelineObject(BaseModel):

@@ -1,8 +1,11 @@
 """What previews and estimates answer."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel
+
+from api.schemas.common import Memory
+from api.schemas.stored import stored
 
 
 class SequenceObject(BaseModel):
@@ -29,10 +32,10 @@ class RowObject(BaseModel):
     line: int
     sequences: list[SequenceObject]
     """One, or two of a pair; none where the row is invalid."""
-    label: Any = None
+    label: str | int | float | list[str] | list[int] | None = None
     dropped: bool
     """Training would leave it out."""
-    findings: list[dict[str, Any]]
+    findings: list[Annotated[dict[str, Any], stored("Finding")]]
 
 
 class PreviewObject(BaseModel):
@@ -44,7 +47,7 @@ class PreviewObject(BaseModel):
     max_length: int | None
     """Where rows are cut; null: as long as the longest, within the model's window."""
     rows: list[RowObject]
-    findings: list[dict[str, Any]] = []
+    findings: list[Annotated[dict[str, Any], stored("Finding")]] = []
     """Of the file as a whole, where all of its rows are shown."""
 
 
@@ -65,22 +68,6 @@ class FileCounts(BaseModel):
     """Of one epoch."""
     supervised_tokens: int
     longest: int
-
-
-class Memory(BaseModel):
-    """Bytes, at the peak."""
-
-    runtime: int
-    weights: int
-    gradients: int
-    optimizer: int
-    reference: int
-    activations: int
-    logits: int
-    rollout: int
-    publishing: int
-    """What the end takes beyond the rest, when a second process reads the files that are about to be published."""
-    total: int
 
 
 class WorkerEstimate(BaseModel):

@@ -1,0 +1,158 @@
+"""The OpenAPI schemas of stored JSON that responses pass on unchanged.
+
+A job shows what its row holds. Rows of earlier releases may lack newer fields and hold older ones, so a response
+validates none of it. /openapi.json describes it by the classes that write it today, and requires nothing of it but the
+`type` of a method, a technique and the like.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, TypeAdapter, WithJsonSchema
+
+from api.schemas.common import Memory
+from api.spec.methods import Hyperparameters, Method
+from api.spec.outputs import Export, Integration
+from api.spec.recipe import Resources, Training
+from api.spec.techniques import Technique
+
+REFERENCE = "x-stored"
+"""The key that stands in a response's schema for a reference to one of `STORED`."""
+
+_MODE: Literal["serialization"] = "serialization"
+
+_NULLABLE = {"eval_every", "eval_interval"}
+"""Fields whose "auto" becomes null where there is no validation data."""
+
+_KEYWORDS = {"type", "title", "description", "const", "enum", "discriminator", "$ref"}
+"""Keywords that a schema keeps. Bounds go: they hold for requests, and a resolved value may lie outside them."""
+
+
+class ResolvedTraining(Training):
+    """The training options; once the rows are prepared, with a number in place of each "auto" that they decide."""
+
+    total_steps: int
+    steps_per_epoch: int
+    warmup_steps: int
+
+
+class Predicted(BaseModel):
+    """The predicted cost of training on the worker that trains the job."""
+
+    precision: str
+    gradient_checkpointing: bool
+    micro_batch_tokens: int
+    trained_parameters: int
+    memory: Memory
+    fits: bool | None
+    training_s: float
+    seconds: float
+    measured: bool
+    flops: float
+    passes: float
+
+
+class Actual(BaseModel):
+    """The measured cost of training. Times are in seconds, memory in bytes."""
+
+    peak_bytes: int | None
+    peaks: dict[str, int | None]
+    """By phase."""
+    processor_s: dict[str, float]
+    """By phase."""
+    seconds: float
+    training_s: float
+
+
+class JobEstimate(BaseModel):
+    """What training was predicted to cost, and what it cost; null until the job has succeeded."""
+
+    predicted: Predicted
+    actual: Actual | None
+
+
+class Progress(BaseModel):
+    """Optimizer steps, and what the trainer does at the moment."""
+
+    step: int
+    total_steps: int
+    phase: str
+
+
+class Finding(BaseModel):
+    """A problem of a row. `line` is null for a problem of the whole file."""
+
+    line: int | None
+    severity: Literal["error", "warning"]
+    code: str
+    message: str
+
+
+class Metrics(BaseModel):
+    """The metrics of one optimizer step. Methods add their own; null is not a number."""
+
+    step: int
+    total_steps: int
+    train_loss: float | None
+
+
+STORED: Mapping[str, Any] = {
+    "Export": Export,
+    "Finding": Finding,
+    "Hyperparameters": Hyperparameters,
+    "Integration": Integration,
+    "JobEstimate": JobEstimate,
+    "Method": Method,
+    "Metrics": Metrics,
+    "Progress": Progress,
+    "Resources": Resources,
+    "ResolvedTraining": ResolvedTraining,
+    "Technique": Technique,
+}
+"""Name of a schema → what writes the JSON. In the document each name ends in "Object"."""
+
+
+def stored(name: str) -> WithJsonSchema:
+    """Return the annotation of a field that passes on such JSON."""
+    assert name in STORED, name
+    return WithJsonSchema({REFERENCE: name})
+
+
+def with_stored_schemas(schemas: dict[str, Any]) -> dict[str, Any]:
+    """Return the document's schemas with those of stored JSON, and the references to them resolved."""
+    adapters = [(name, _MODE, TypeAdapter(written_by)) for name, written_by in STORED.items()]
+    roots, definitions = TypeAdapter.json_schemas(adapters, ref_template="#/components/schemas/{model}Object")
+    generated = {name: _relaxed(schema) for name, schema in definitions["$defs"].items()}
+    generated |= {name: _relaxed(roots[name, _MODE]) for name in STORED if name not in generated}
+    named = {f"{name}Object": schema for name, schema in generated.items()}
+    assert not named.keys() & schemas.keys(), named.keys() & schemas.keys()
+    return {name: _with_references(schema) for name, schema in schemas.items()} | named
+
+
+def _relaxed(schema: Any) -> Any:
+    """Return the schema without bounds, defaults and required fields, open to further fields."""
+    kept: dict[str, Any] = {}
+    for keyword, value in schema.items():
+        if keyword in _KEYWORDS:
+            kept[keyword] = value
+        elif keyword == "properties":
+            kept[keyword] = {name: _relaxed(field) for name, field in value.items()}
+            for name in _NULLABLE & value.keys():
+                kept[keyword][name] = {"anyOf": [kept[keyword][name], {"type": "null"}]}
+            kept |= {"required": ["type"]} if "const" in value.get("type", {}) else {}
+        elif keyword in ("anyOf", "oneOf", "allOf"):
+            kept[keyword] = [_relaxed(member) for member in value]
+        elif keyword in ("items", "additionalProperties") and isinstance(value, dict):
+            kept[keyword] = _relaxed(value)
+    return kept
+
+
+def _with_references(node: Any) -> Any:
+    match node:
+        case {"x-stored": name}:
+            return {"$ref": f"#/components/schemas/{name}Object"}
+        case dict():
+            return {key: _with_references(value) for key, value in node.items()}
+        case list():
+            return [_with_references(value) for value in node]
+    return node
