@@ -95,7 +95,8 @@ def test_services_know_nothing_of_http() -> None:
     """The command line and the tests use them too."""
     for module in modules():
         if within(module, ("api.services",)):
-            assert not {name for name in imports(module) if within(name, ("fastapi",))}, module
+            http = {name for name in imports(module) if within(name, ("fastapi", "starlette", "api.infra.multipart"))}
+            assert not http, f"{module} imports {http}"
 
 
 def test_the_api_imports_no_worker_and_nothing_that_imports_torch() -> None:

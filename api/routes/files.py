@@ -7,7 +7,7 @@ from api.http.downloads import Download
 from api.http.fair_route import FairRoute
 from api.infra.multipart import read_form
 from api.schemas.common import Deleted, errors
-from api.schemas.files import FileList, FileObject
+from api.schemas.files import FileList, FileObject, file_request
 from api.services import files
 
 router = APIRouter(prefix="/files", tags=["files"], route_class=FairRoute)
@@ -38,8 +38,11 @@ async def create_file(request: Request, context: Ctx, caller: Who) -> FileObject
     """Upload a file. It goes to storage while it arrives. With `expires_after` it is gone so many seconds later, but
     not before the jobs that need it have ended.
     """
-    file = await files.create(context, caller, lambda consume: read_form(request, file_field="file", consume=consume))
-    return FileObject.of(file)
+
+    async def receive(consume: files.Consume) -> files.FileRequest:
+        return file_request(await read_form(request, file_field="file", consume=consume))
+
+    return FileObject.of(await files.create(context, caller, receive))
 
 
 @router.get("")

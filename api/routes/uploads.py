@@ -7,7 +7,7 @@ from api.http.deps import Ctx, Who
 from api.http.fair_route import FairRoute
 from api.infra.multipart import read_form
 from api.schemas.common import errors
-from api.schemas.uploads import UploadObject, UploadPartObject
+from api.schemas.uploads import UploadObject, UploadPartObject, require_no_fields
 from api.services import upload_parts, uploads
 from api.services.files import ExpiresAfter
 from api.spec.fields import NulFreeModel
@@ -74,10 +74,11 @@ async def create_upload_part(upload_id: str, request: Request, context: Ctx, cal
     """Send a part of at most 64 MiB. Parts may come in any order, and several at once. It goes to storage while it
     arrives; once it is answered it is kept until the upload ends.
     """
-    part = await upload_parts.add(
-        context, caller, upload_id, lambda consume: read_form(request, file_field="data", consume=consume)
-    )
-    return UploadPartObject.of(part)
+
+    async def receive(consume: upload_parts.Consume) -> None:
+        require_no_fields(await read_form(request, file_field="data", consume=consume))
+
+    return UploadPartObject.of(await upload_parts.add(context, caller, upload_id, receive))
 
 
 @router.post("/{upload_id}/complete", responses=errors(507))

@@ -1,12 +1,45 @@
-"""Files as they go out."""
+"""Files: the form that uploads one, and the objects in responses."""
 
-from collections.abc import Sequence
-from typing import Any, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from api.errors import InvalidRequest
+from api.infra.multipart import Form
 from api.records.files import File
 from api.schemas.common import ends, seconds
+from api.schemas.stored import stored
+from api.services.files import ExpiresAfter, FileRequest, check_purpose
+
+_EXPIRES_AFTER = {f"expires_after[{name}]": name for name in ExpiresAfter.model_fields}
+
+
+def file_request(form: Form) -> FileRequest:
+    """Return the upload that the form requests. Raise InvalidRequest for a missing, unknown or wrong field."""
+    unknown = sorted(form.fields.keys() - {"purpose", *_EXPIRES_AFTER})
+    if unknown:
+        raise InvalidRequest(f"Unknown or not supported field '{unknown[0][:64]}'", param=unknown[0][:64])
+    purpose = form.fields.get("purpose")
+    if purpose is None:
+        raise InvalidRequest("'purpose' is a required property", param="purpose")
+    check_purpose(purpose)
+    if not form.filename:
+        raise InvalidRequest("'file' is a required property, and needs a name", param="file")
+    return FileRequest(form.filename, purpose, _expires_after_s(form.fields))
+
+
+def _expires_after_s(fields: Mapping[str, str]) -> int | None:
+    """Return the seconds of the form's two bracketed keys; both or none are given."""
+    given = {name: fields[key] for key, name in _EXPIRES_AFTER.items() if key in fields}
+    if not given:
+        return None
+    try:
+        return ExpiresAfter.model_validate_strings(given).seconds
+    except ValidationError as error:
+        first = error.errors()[0]
+        param = f"expires_after[{first['loc'][0]}]"
+        raise InvalidRequest(f"{param}: {first['msg']}", param=param, code="invalid_value") from error
 
 
 class FileScan(BaseModel):
@@ -17,7 +50,7 @@ class FileScan(BaseModel):
     """Null until it is known, or where the rows' keys show none."""
     rows: int | None = None
     container: str | None = None
-    findings: list[dict[str, Any]] = []
+    findings: list[Annotated[dict[str, Any], stored("Finding")]] = []
     """The first hundred: line (row, where rows are no lines), severity, code, message."""
     finding_counts: dict[str, int] = {}
     """Of all of them, by code."""

@@ -1,12 +1,21 @@
-"""What goes out about uploads in parts."""
+"""Uploads in parts: the form that sends a part, and the objects in responses."""
 
 from typing import Literal, Self
 
 from pydantic import BaseModel
 
+from api.errors import InvalidRequest
+from api.infra.multipart import Form
 from api.records.uploads import UploadPart
 from api.schemas.files import FileObject
 from api.services.uploads import UploadView
+
+
+def require_no_fields(form: Form) -> None:
+    """Raise InvalidRequest for any field beside the part's data."""
+    if form.fields:
+        name = min(form.fields)[:64]
+        raise InvalidRequest(f"Unknown field '{name}': a part has 'data' only", param=name)
 
 
 class UploadObject(BaseModel):

@@ -4,14 +4,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from anyio.to_thread import run_sync
+from pydantic import Field
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound, ServiceError, TooLarge
 from api.infra.artifacts import stream_tar, trained_artifacts
-from api.infra.multipart import Form
 from api.infra.storage import StoredObject
 from api.records import files, jobs, models, scans
 from api.records.base import db_now
@@ -38,7 +37,7 @@ class FileInUse(InvalidRequest):
 
 
 class ExpiresAfter(StrictModel):
-    """When a file goes by itself: so many seconds after it was made."""
+    """When a file expires: so many seconds after its creation."""
 
     anchor: Literal["created_at"]
     seconds: int = Field(ge=3600, le=2_592_000)
@@ -46,76 +45,72 @@ class ExpiresAfter(StrictModel):
 
 @dataclass(frozen=True)
 class Received:
-    """A file's bytes, stored but not yet a file."""
+    """A stored object that no row names yet."""
 
     file_id: str
     storage_key: str
     stored: StoredObject
 
 
-Consume = Callable[[AsyncIterator[bytes]], Awaitable[Received]]
+@dataclass(frozen=True)
+class FileRequest:
+    """An upload's request without the bytes of the file."""
+
+    filename: str
+    purpose: str
+    expires_after_s: int | None
 
 
-async def create(context: Context, caller: Caller, read: Callable[[Consume], Awaitable[Form]]) -> File:
-    """Stream a form's file to storage and make it a file, or refuse it and keep nothing.
+Consume = Callable[[AsyncIterator[bytes]], Awaitable[None]]
 
-    `read` reads the request's body and hands the file's chunks to what it is given. Raises TooLarge as soon as there
-    are too many of them.
+
+async def create(context: Context, caller: Caller, receive: Callable[[Consume], Awaitable[FileRequest]]) -> File:
+    """Stream an upload to storage and make it a file, or refuse it and keep nothing.
+
+    `receive` passes the file's chunks to its argument and returns the rest of the request. Raise TooLarge at the first
+    chunk over the limit, InvalidRequest, TooManyRequests.
     """
-    await run_in_threadpool(_require_room, context, caller)
+    await run_sync(_require_room, context, caller)
     received: Received | None = None
 
-    async def consume(chunks: AsyncIterator[bytes]) -> Received:
+    async def consume(chunks: AsyncIterator[bytes]) -> None:
         nonlocal received
         file_id = new_id("file-")
         key = f"files/{caller.project_id}/{file_id}"
-        received = Received(file_id, key, await context.storage.write(key, _capped(chunks, context)))
-        return received
+        limited = limit_bytes(chunks, context.settings.max_file_bytes, what="file", param="file")
+        received = Received(file_id, key, await context.storage.write(key, limited))
 
     try:
-        form = await read(consume)
-        _check_form(form, received)
+        request = await receive(consume)
+        if received is None or received.stored.bytes == 0:
+            raise InvalidRequest("The file is empty", param="file")
     except BaseException:  # no row can name the object yet
         if received is not None:
-            await run_in_threadpool(context.storage.delete, [received.storage_key])
+            await run_sync(context.storage.delete, [received.storage_key])
         raise
-    assert received is not None
     try:
-        return await run_in_threadpool(_insert, context, caller, received, form)
+        return await run_sync(_insert, context, caller, received, request)
     except ServiceError:
-        # Only here it is certain that no row names the object. After any other error, and where the client went away,
+        # Only here is it certain that no row names the object. After any other error, and when the client disconnects,
         # the commit may have succeeded; an object without a row is left to `attune storage collect`.
-        await run_in_threadpool(context.storage.delete, [received.storage_key])
+        await run_sync(context.storage.delete, [received.storage_key])
         raise
 
 
 def _require_room(context: Context, caller: Caller) -> None:
-    """Before the first byte: nobody sends a file to be told that there is no room for any."""
+    """Refuse before the first byte an upload that there is no room for."""
     with context.database.write() as session:
         budgets.require_storage(context, session, caller.project_id, bytes_more=1, param="file")
 
 
-async def _capped(chunks: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-    count, limit = 0, context.settings.max_file_bytes
+async def limit_bytes(chunks: AsyncIterator[bytes], limit: int, *, what: str, param: str) -> AsyncIterator[bytes]:
+    """Yield the chunks. Raise TooLarge as soon as they have more bytes than the limit."""
+    count = 0
     async for chunk in chunks:
         count += len(chunk)
         if count > limit:
-            raise TooLarge(f"The file is larger than {limit} bytes, the most that this server takes", param="file")
+            raise TooLarge(f"The {what} is larger than {limit} bytes, the most that this server takes", param=param)
         yield chunk
-
-
-def _check_form(form: Form, received: Received | None) -> None:
-    unknown = sorted(form.fields.keys() - {"purpose", *_EXPIRES_AFTER})
-    if unknown:
-        raise InvalidRequest(f"Unknown or not supported field '{unknown[0][:64]}'", param=unknown[0][:64])
-    purpose = form.fields.get("purpose")
-    if purpose is None:
-        raise InvalidRequest("'purpose' is a required property", param="purpose")
-    check_purpose(purpose)
-    if received is None or not form.filename:
-        raise InvalidRequest("'file' is a required property, and needs a name", param="file")
-    if received.stored.bytes == 0:
-        raise InvalidRequest("The file is empty", param="file")
 
 
 def check_purpose(purpose: str) -> None:
@@ -123,35 +118,18 @@ def check_purpose(purpose: str) -> None:
         raise InvalidRequest(f"'{purpose[:32]}' is not one of {list(PURPOSES)} - 'purpose'", param="purpose")
 
 
-_EXPIRES_AFTER = {f"expires_after[{name}]": name for name in ExpiresAfter.model_fields}
-
-
-def _expires_after_s(fields: dict[str, str]) -> int | None:
-    """The form's two bracketed keys, of which either both are given or none."""
-    given = {name: fields[key] for key, name in _EXPIRES_AFTER.items() if key in fields}
-    if not given:
-        return None
-    try:
-        return ExpiresAfter.model_validate_strings(given).seconds
-    except ValidationError as error:
-        first = error.errors()[0]
-        param = f"expires_after[{first['loc'][0]}]"
-        raise InvalidRequest(f"{param}: {first['msg']}", param=param, code="invalid_value") from error
-
-
-def _insert(context: Context, caller: Caller, received: Received, form: Form) -> File:
-    expires_after_s = _expires_after_s(form.fields)
+def _insert(context: Context, caller: Caller, received: Received, request: FileRequest) -> File:
     with context.database.write() as session:
         budgets.require_storage(context, session, caller.project_id, bytes_more=received.stored.bytes, param="file")
         file = add(
             session,
             id=received.file_id,
             project_id=caller.project_id,
-            filename=printable(form.filename or ""),
-            purpose=form.fields["purpose"],
+            filename=printable(request.filename),
+            purpose=request.purpose,
             storage_key=received.storage_key,
             stored=received.stored,
-            expires_after_s=expires_after_s,
+            expires_after_s=request.expires_after_s,
         )
     ring_for_scan(context, file.id)
     return file

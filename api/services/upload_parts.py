@@ -1,18 +1,18 @@
-"""Parts of uploads on their way in: to storage as they arrive, and kept once their row is there."""
+"""Parts of uploads: streamed to storage as they arrive, and kept once their row is committed."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
-from starlette.concurrency import run_in_threadpool
+from anyio.to_thread import run_sync
 
 from api.context import Caller, Context
-from api.errors import InvalidRequest, ServiceError, TooLarge
-from api.infra.multipart import Form
+from api.errors import InvalidRequest, ServiceError
 from api.infra.storage import StoredObject
 from api.records import uploads as records
 from api.records.base import db_now
 from api.records.uploads import PENDING, UploadPart
 from api.services import budgets, uploads
+from api.services.files import limit_bytes
 from api.spec.ids import new_id
 
 
@@ -23,49 +23,41 @@ class ReceivedPart:
     stored: StoredObject
 
 
-Consume = Callable[[AsyncIterator[bytes]], Awaitable[ReceivedPart]]
+Consume = Callable[[AsyncIterator[bytes]], Awaitable[None]]
 
 
 async def add(
-    context: Context, caller: Caller, upload_id: str, read: Callable[[Consume], Awaitable[Form]]
+    context: Context, caller: Caller, upload_id: str, receive: Callable[[Consume], Awaitable[None]]
 ) -> UploadPart:
-    """Stream a form's file to storage and make it a part, or refuse it and keep nothing."""
-    # Before its first byte: nobody sends 64 MiB to be told that the upload was cancelled.
-    await run_in_threadpool(_check_pending, context, caller, upload_id)
+    """Stream a part to storage and add it to its upload, or refuse it and keep nothing.
+
+    `receive` passes the part's chunks to its argument. Raise NoSuchUpload, UploadEnded, WrongParts, TooLarge,
+    InvalidRequest, TooManyRequests.
+    """
+    # Before the first byte, so that nobody sends 64 MiB to an upload that has ended.
+    await run_sync(_check_pending, context, caller, upload_id)
     received: ReceivedPart | None = None
 
-    async def consume(chunks: AsyncIterator[bytes]) -> ReceivedPart:
+    async def consume(chunks: AsyncIterator[bytes]) -> None:
         nonlocal received
         part_id = new_id("part_")
         key = f"uploads/{upload_id}/{part_id}"
-        received = ReceivedPart(part_id, key, await context.storage.write(key, _capped(chunks, context), sparing=True))
-        return received
+        limited = limit_bytes(chunks, context.settings.max_part_bytes, what="part", param="data")
+        received = ReceivedPart(part_id, key, await context.storage.write(key, limited, sparing=True))
 
     try:
-        form = await read(consume)
-        if form.fields:
-            name = min(form.fields)[:64]
-            raise InvalidRequest(f"Unknown field '{name}': a part has 'data' only", param=name)
+        await receive(consume)
         if received is None or received.stored.bytes == 0:
             raise InvalidRequest("'data' is a required property, and must not be empty", param="data")
     except BaseException:  # no row can name the object yet
         if received is not None:
-            await run_in_threadpool(context.storage.delete, [received.storage_key])
+            await run_sync(context.storage.delete, [received.storage_key])
         raise
     try:
-        return await run_in_threadpool(_insert_part, context, caller, upload_id, received)
-    except ServiceError:  # after any other error the row may be there: what none names goes with the upload
-        await run_in_threadpool(context.storage.delete, [received.storage_key])
+        return await run_sync(_insert_part, context, caller, upload_id, received)
+    except ServiceError:  # after any other error the row may exist; an object without one goes with the upload
+        await run_sync(context.storage.delete, [received.storage_key])
         raise
-
-
-async def _capped(chunks: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-    count, limit = 0, context.settings.max_part_bytes
-    async for chunk in chunks:
-        count += len(chunk)
-        if count > limit:
-            raise TooLarge(f"The part is larger than {limit} bytes, the most that this server takes", param="data")
-        yield chunk
 
 
 def _check_pending(context: Context, caller: Caller, upload_id: str) -> None:

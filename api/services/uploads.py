@@ -9,8 +9,8 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
+from anyio.to_thread import run_sync
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound
@@ -118,21 +118,21 @@ async def complete(
     When it fails, the upload is as it was: it can be completed again, with the right parts or the right md5.
     """
     digest = None if md5 is None else _as_md5(md5)
-    upload, parts = await run_in_threadpool(_begin_completion, context, caller, upload_id, part_ids)
+    upload, parts = await run_sync(_begin_completion, context, caller, upload_id, part_ids)
     if upload.status == PENDING:
         file_id = new_id("file-")
         key = f"files/{caller.project_id}/{file_id}"
         try:
             stored = await context.storage.write(key, _joined(context, parts, digest))
         except ObjectMissing:  # as when another completion won in the meantime, and took the parts away
-            upload = (await run_in_threadpool(get, context, caller, upload_id)).upload
+            upload = (await run_sync(get, context, caller, upload_id)).upload
             if upload.status == PENDING:
                 raise
         else:
-            upload = await run_in_threadpool(_finish, context, upload, part_ids, AssembledUpload(file_id, key, stored))
+            upload = await run_sync(_finish, context, upload, part_ids, AssembledUpload(file_id, key, stored))
             won = upload.file_id == file_id
-            await run_in_threadpool(context.storage.delete, [part.storage_key for part in parts] if won else [key])
-    return await run_in_threadpool(_completed, context, upload, part_ids)
+            await run_sync(context.storage.delete, [part.storage_key for part in parts] if won else [key])
+    return await run_sync(_completed, context, upload, part_ids)
 
 
 def _begin_completion(
@@ -193,7 +193,7 @@ async def _joined(context: Context, parts: Sequence[UploadPart], digest: str | N
     for part in parts:
         async for chunk in context.storage.stream(part.storage_key):
             if digest is not None:
-                await run_in_threadpool(whole.update, chunk)  # some milliseconds each
+                await run_sync(whole.update, chunk)  # some milliseconds each
             yield chunk
     if digest is not None and whole.hexdigest() != digest:
         raise WrongMd5(f"The md5 of the parts is {whole.hexdigest()}, not {digest}: the upload is still pending")
