@@ -1,5 +1,6 @@
 """The API: wiring only."""
 
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
@@ -48,7 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
         title="Attune",
         summary="A fine-tuning service you host yourself, spoken to with OpenAI's clients.",
         description=DESCRIPTION,
-        version="0.1.0",
+        version=version("attune"),
         docs_url=None,  # its page would load scripts from a stranger's server
         redoc_url=None,
         redirect_slashes=False,
