@@ -2,7 +2,9 @@
 #
 #   make demo     fine-tune a real language model through the REST API, from nothing
 #   make test     formatting, lint, types and all tests
-#   make lint     the first three of those
+#   make quick    for the loop of editing and testing, about a minute: the tests without torch, child processes,
+#                 PostgreSQL, S3 or a running Attune; no lint. What it selects is in tests/quick.py
+#   make lint     formatting, lint and types
 #   make fix      reformat the code, and correct what ruff can correct
 #   make coverage all tests, with the lines that they run: .cache/coverage/index.html
 #   make pairs    train every technique with every method, on tiny models
@@ -28,7 +30,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 RIGHT_PYTHON := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: help demo test lint fix coverage pairs clients soak bench relations clean install constraints lock
+.PHONY: help demo test quick lint fix coverage pairs clients soak bench relations clean install constraints lock
 .DEFAULT_GOAL := help
 
 help:
@@ -43,6 +45,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test: lint
 	$(PYTEST) -m "not clients and not soak and not pairs" $(ARGS)
+
+quick: $(INSTALLED)
+	$(PYTEST) -p tests.quick $(ARGS)
 
 # Trainers are counted only where a test runs them in its own process: their environment is a short list of names.
 coverage: $(INSTALLED)

@@ -7,12 +7,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("api", "worker", "migrations")
+AROUND = ("tests", "benchmarks", "examples")
 
 
 @cache
 def modules() -> dict[str, ast.Module]:
     """Every module of the project, by its dotted name."""
-    paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    return _parsed(PACKAGES)
+
+
+@cache
+def _with_tests() -> dict[str, ast.Module]:
+    return modules() | _parsed(AROUND)
+
+
+def _parsed(folders: tuple[str, ...]) -> dict[str, ast.Module]:
+    paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
     return {_dotted(path): ast.parse(path.read_text(), str(path)) for path in paths}
 
 
@@ -24,7 +34,7 @@ def _dotted(path: Path) -> str:
 @cache
 def imports(module: str) -> frozenset[str]:
     """What a module imports, also inside its functions: our modules by full name, others as they are written."""
-    return frozenset(name for node in ast.walk(modules()[module]) for name in _imported(node))
+    return frozenset(name for node in ast.walk(_with_tests()[module]) for name in _imported(node))
 
 
 def _imported(node: ast.AST) -> Iterator[str]:
@@ -33,7 +43,7 @@ def _imported(node: ast.AST) -> Iterator[str]:
     elif isinstance(node, ast.ImportFrom):
         assert node.module is not None, "relative imports are not used here"
         members = [f"{node.module}.{alias.name}" for alias in node.names]
-        submodules = [member for member in members if member in modules()]
+        submodules = [member for member in members if member in _with_tests()]
         yield from submodules
         if len(submodules) < len(members):
             yield node.module
@@ -45,12 +55,12 @@ def reaches(module: str) -> frozenset[str]:
     seen, waiting = {module}, [module]
     while waiting:
         for name in imports(waiting.pop()):
-            ours = name in modules()
+            ours = name in _with_tests()
             parents = [".".join(name.split(".")[: i + 1]) for i in range(name.count("."))] if ours else []
             for found in [*parents, name] if ours else [name.partition(".")[0]]:
                 if found not in seen:
                     seen.add(found)
-                    waiting.extend([found] if ours else [])
+                    waiting.extend([found] if found in _with_tests() else [])
     return frozenset(seen)
 
 

@@ -10,6 +10,7 @@ import yaml
 
 from api.main import create_app
 from api.settings import Settings
+from tests import quick
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -54,3 +55,13 @@ def test_pre_commit_runs_the_checks_of_lint_from_the_environment_alone() -> None
     assert commands == [".venv/bin/ruff format", ".venv/bin/ruff check", ".venv/bin/mypy"]
     lint = (ROOT / "Makefile").read_text().partition("\nlint:")[2].partition("\n\n")[0]
     assert all(command.replace(".venv/bin", "$(BIN)") in lint for command in commands)
+
+
+def test_make_quick_leaves_out_every_file_that_loads_torch_or_starts_processes() -> None:
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    left_out = {path for path in files if quick.pytest_ignore_collect(path)}
+    assert {
+        path for path in files if re.search(r"^import (torch|subprocess)$", path.read_text(), re.MULTILINE)
+    } <= left_out
+    assert Path(__file__) not in left_out
+    assert len(left_out) < 2 * len(files) / 3
