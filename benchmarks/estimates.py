@@ -33,6 +33,7 @@ from api.records.jobs import Job
 from api.records.migrate import migrate
 from api.services import base_models, jobs
 from api.settings import Settings
+from api.spec.catalog import METHODS
 from api.spec.lifecycle import Stage
 from api.spec.recipe import Recipe
 from tests import smollm2
@@ -256,11 +257,12 @@ def rows(case: Case) -> bytes:
         return " ".join("".join(rng.choices("abcdefgh", k=4)) for _ in range(case.words))
 
     def row() -> dict[str, Any]:
-        if case.method in ("dpo", "orpo", "simpo", "reward"):
-            return {"prompt": text(), "chosen": text(), "rejected": text()}
-        if case.method == "kto":
+        formats = METHODS[case.method].formats
+        if "unpaired" in formats:
             return {"prompt": text(), "completion": text(), "label": rng.random() < 0.5}
-        if case.method == "classification":
+        if "preference" in formats:
+            return {"prompt": text(), "chosen": text(), "rejected": text()}
+        if "labelled" in formats:
             return {"text": text(), "label": rng.choice("ab")}
         return {"messages": [{"role": "user", "content": text()}, {"role": "assistant", "content": text()}]}
 

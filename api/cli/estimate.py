@@ -20,8 +20,12 @@ TrainingFile = Annotated[
 ]
 Model = Annotated[str | None, typer.Option("--model", "-m", help="A base model.")]
 Validation = Annotated[str | None, typer.Option(metavar="FILE_OR_ID")]
-Technique = Annotated[str | None, typer.Option(help="What is trained: lora, full, …")]
-MethodName = Annotated[str | None, typer.Option(help="How it learns: supervised, dpo, …")]
+Technique = Annotated[
+    str | None, typer.Option(help="Which weights are trained; `attune catalog` lists them. Default: lora.")
+]
+MethodName = Annotated[
+    str | None, typer.Option(help="What is optimized; `attune catalog` lists them. Default: supervised.")
+]
 AutoNumber = Annotated[str | None, typer.Option(metavar="NUMBER|auto", parser=str)]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other field: training.max_length=512.")

@@ -28,7 +28,9 @@ def create(
     *,
     model: Annotated[str | None, typer.Option("--model", "-m", help="A base model, or ft:… to go on from it.")] = None,
     validation: Annotated[str | None, typer.Option(metavar="FILE_OR_ID")] = None,
-    technique: Annotated[str | None, typer.Option(help="What is trained: lora, full.")] = None,
+    technique: Annotated[
+        str | None, typer.Option(help="Which weights are trained; `attune catalog` lists them. Default: lora.")
+    ] = None,
     rank: Annotated[int | None, typer.Option(help="Of the technique.")] = None,
     epochs: AutoNumber = None,
     batch_size: AutoNumber = None,

@@ -160,7 +160,7 @@ def _needing(
 def predict(
     recipe: ResolvedRecipe, facts: Mapping[str, Any], train: Workload, validation: Workload | None, machine: Machine
 ) -> Prediction:
-    """What the training takes on this machine. Raises api.estimate.targets.NoPlace."""
+    """What the training takes on this machine. Raises api.spec.target_modules.NoTargetModules."""
     settled = resolve_hardware_auto(recipe, facts, machine, train)
     assert settled.micro_batch_tokens != "auto", settled
     assert settled.gradient_checkpointing != "auto", settled

@@ -10,42 +10,17 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from api.estimate.work import AdaptedExperts, Base, Workload
-from api.spec.methods.base import RolloutOptions
 from api.spec.resolve import ResolvedRecipe
-from api.spec.techniques import Full
 
 RUNTIME_CPU = 450 * 2**20
 """Resident before anything is trained: Python, torch, transformers, peft, and what the allocator keeps."""
 RUNTIME_GPU = 700 * 2**20
 """CUDA's context and cuBLAS' workspace."""
-KEPT: Mapping[str, tuple[float, float]] = {
-    "full": (0.45, 0.2),
-    "lora": (0.5, 0.39),
-    "qlora": (0.5, 0.39),
-    "dora": (0.5, 1.95),
-    "ia3": (0.5, 0.2),
-    "prefix": (0.5, 0.2),
-    "prompt": (0.5, 0.2),
-    "bottleneck": (0.4, 0.1),
-}
-"""By technique: numbers kept for the backward pass, for each input and output of a matrix and each token: so many in
-the computation's type, and so many in float32, as adapters compute in."""
 COMPOSED_GELU = frozenset({"gpt2", "phi"})
 GELU_COPIES = 4
 """Of the widest values of a layer, kept in these families besides: their GELU is made of many small operations."""
 ENCODER_SHARE = 0.75
 """Of those numbers: encoders' norms and activations are single operations, and the feed-forward parts have no gate."""
-HEAP: Mapping[str, float] = {
-    "full": 1.4,
-    "lora": 2.15,
-    "qlora": 2.15,
-    "dora": 1.27,
-    "ia3": 1.7,
-    "prefix": 1.0,
-    "prompt": 1.15,
-    "bottleneck": 1.55,
-}
-"""On a CPU: bytes that the C library's heap holds for each of those. What lies between them it does not give back."""
 HEAP_SLACK = 155 * 2**20
 """What the heap holds besides once there is that much to hold."""
 RECOMPUTED_LAYERS = 3.25
@@ -105,23 +80,22 @@ def peak_memory(
     recipe: ResolvedRecipe, base: Base, facts: Mapping[str, Any], trained: int, train: Workload, setting: ExecutionPlan
 ) -> MemoryParts:
     technique, value = recipe.technique, setting.value_bytes
-    full = isinstance(technique, Full)
     weights = float(base.parameters * value)
-    if technique.quantises:
+    if technique.quantizes:
         weights = base.linear * FOUR_BITS + (base.parameters - base.linear) * value
     if not setting.gpu:
         # Read in another type, or as single experts that become one tensor, and not all given back.
         read = base.parameters if _stored_bytes(facts) != value else base.experts
         weights += read * _stored_bytes(facts)
     # What is trained is float32: beside the base for adapters; a copy of it where the base is in bfloat16.
-    weights += 4 * trained if not full or value == 2 else 0
+    weights += 4 * trained if not technique.whole_model or value == 2 else 0
     tokens = largest_batch(recipe, train, setting.budget)
-    in_type, in_float32 = KEPT[recipe.technique.type]
+    factors = technique.activation_factors
     numbers = float(base.values) * (ENCODER_SHARE if base.encoder else 1)
-    kept = (in_type * value + in_float32 * 4) * numbers * tokens
+    kept = (factors.computation * value + factors.float32 * 4) * numbers * tokens
     if facts.get("model_type") in COMPOSED_GELU:
         kept += GELU_COPIES * base.inner * base.layers * value * tokens
-    kept *= 1 if setting.gpu else HEAP[recipe.technique.type]
+    kept *= 1 if setting.gpu else technique.allocator_overhead
     if setting.recompute:
         kept = base.layers * base.hidden * value * tokens + RECOMPUTED_LAYERS * kept / max(1, base.layers)
     kept += _squares(recipe, base, facts, train, tokens, setting)
@@ -133,7 +107,7 @@ def peak_memory(
         weights=int(weights),
         gradients=4 * trained,
         optimizer=8 * trained,
-        reference=2 * trained * (value if full else 4) if recipe.method.type in ("ppo", "reinforcement") else 0,
+        reference=2 * trained * (value if technique.whole_model else 4) if recipe.method.keeps_reference else 0,
         activations=int(kept),
         logits=logits,
         rollout=_rollout(recipe, facts, base, train, setting),
@@ -148,9 +122,9 @@ def _publishing(
     its model by then, and keeps its libraries."""
     technique, value, stored = recipe.technique, setting.value_bytes, _stored_bytes(facts)
     whole = weights = float(base.parameters * value)
-    if technique.quantises:
+    if technique.quantizes:
         weights = base.linear * FOUR_BITS + (base.parameters - base.linear) * value
-    adapter = 0 if isinstance(technique, Full) else 4 * trained
+    adapter = 0 if technique.whole_model else 4 * trained
     merges = technique.merges and (recipe.merged or recipe.gguf is not None)
     # The adapter's files and the merged ones are read one after the other.
     read = max(weights + adapter, whole if merges else 0.0)
@@ -173,9 +147,9 @@ def _squares(
     """
     if base.packed and recipe.technique.packable:
         return 0.0
-    longest = train.longest + (getattr(recipe.technique, "tokens", 0) if recipe.technique.virtual_tokens else 0)
-    if isinstance(recipe.method.options, RolloutOptions):
-        longest += recipe.method.options.max_tokens
+    longest = train.longest + recipe.technique.virtual_tokens
+    if (rollout := recipe.method.rollout_options) is not None:
+        longest += rollout.max_tokens
     each = setting.value_bytes
     if facts.get("keeps_scores", False):
         each += facts.get("heads", 1) * (4 + setting.value_bytes)
@@ -195,12 +169,12 @@ def _stored_bytes(facts: Mapping[str, Any]) -> int:
 
 def largest_batch(recipe: ResolvedRecipe, train: Workload, budget: int) -> float:
     """Tokens of the largest micro-batch: the budget, one row if that is longer, or a whole step if that is less."""
-    before = getattr(recipe.technique, "tokens", 0) if recipe.technique.virtual_tokens else 0
+    before = recipe.technique.virtual_tokens
     longest, mean = (train.longest + before) * train.width, train.mean + before * train.width
-    answer = recipe.method.options
-    if isinstance(answer, RolloutOptions):
-        longest, mean = longest + answer.max_tokens, mean + answer.max_tokens
-    step = recipe.batch_size * max(1, getattr(answer, "num_generations", 1)) * mean
+    rollout = recipe.method.rollout_options
+    if rollout is not None:
+        longest, mean = longest + rollout.max_tokens, mean + rollout.max_tokens
+    step = recipe.batch_size * (rollout.num_generations if rollout else 1) * mean
     whole = budget // max(1.0, mean) * mean  # a row is never divided
     return max(longest, min(whole, step))
 
@@ -213,18 +187,18 @@ def _logits(recipe: ResolvedRecipe, base: Base, train: Workload, tokens: float, 
     if not (base.packed and recipe.technique.packable):
         # The model's own logits of every token and their gradient, and what the loss makes of the supervised ones.
         return int(tokens * base.vocabulary * (2 * setting.value_bytes + (copies - 2) * 4 * share))
-    if isinstance(recipe.method.options, RolloutOptions):
-        share = recipe.method.options.max_tokens / max(1.0, train.mean + recipe.method.options.max_tokens)
+    if (rollout := recipe.method.rollout_options) is not None:
+        share = rollout.max_tokens / max(1.0, train.mean + rollout.max_tokens)
     return int(copies * 4 * min(float(CHUNK_LOGITS), share * tokens * base.vocabulary))
 
 
 def _rollout(
     recipe: ResolvedRecipe, facts: Mapping[str, Any], base: Base, train: Workload, setting: ExecutionPlan
 ) -> int:
-    options = recipe.method.options
-    if not isinstance(options, RolloutOptions):
+    options = recipe.method.rollout_options
+    if options is None:
         return 0
     key_values = facts.get("shapes", {}).get("key_values", base.hidden)
-    answers = recipe.batch_size * max(1, getattr(options, "num_generations", 1))
+    answers = recipe.batch_size * options.num_generations
     tokens = min(max(setting.budget, train.longest + options.max_tokens), answers * (train.mean + options.max_tokens))
     return int(2 * base.layers * key_values * setting.value_bytes * tokens)

@@ -5,15 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypedDict
 
-from api.estimate.targets import Matrix, NoTargetModules, ia3_layers, left_out, lora_layers, ranks
+from api.spec.base_model import EXPERT_KINDS, Matrix, ModelShape
 from api.spec.methods import MethodBase
-from api.spec.techniques import Technique, TechniqueBase
-from api.spec.techniques.bottleneck import Bottleneck
-from api.spec.techniques.full import Full
-from api.spec.techniques.ia3 import Ia3
-from api.spec.techniques.lora import Lora
-from api.spec.techniques.prefix import Prefix
-from api.spec.techniques.prompt import Prompt
+from api.spec.target_modules import NoTargetModules
+from api.spec.techniques import TechniqueBase
 
 BLOCK = 64
 """Weights that share a scale when they are quantised to four bits."""
@@ -83,6 +78,21 @@ def _guessed(facts: Mapping[str, Any]) -> Shapes:
     )
 
 
+def model_shape(facts: Mapping[str, Any], method: MethodBase) -> ModelShape:
+    """Return the shape of the base model as this method trains it."""
+    shapes, _ = shapes_of(facts)
+    return ModelShape(
+        matrices=tuple(matrices(shapes)),
+        scores=method.output != "tokens",
+        ia3=shapes["ia3"],
+        layers=int(facts.get("layers", 0)),
+        hidden_size=int(facts.get("hidden_size", 0)),
+        embedding_size=shapes["width"],
+        key_value_size=shapes["key_values"],
+        bottlenecks=shapes["bottlenecks"],
+    )
+
+
 def matrices(shapes: Shapes) -> Iterator[Matrix]:
     tied = _counts_the_head_twice(shapes)
     for matrix in expanded(shapes["layers"]):
@@ -110,16 +120,15 @@ def require_layers(technique: TechniqueBase, method: MethodBase, facts: Mapping[
 
     For a base without exact shapes the trainer checks, once it has loaded the weights.
     """
-    shapes, exact = shapes_of(facts)
-    if exact:
-        _adapter(technique, shapes, facts, scores=method.output != "tokens")
+    if shapes_of(facts)[1]:
+        technique.added_parameters(model_shape(facts, method))
 
 
-def require_whole_blocks(technique: Technique, facts: Mapping[str, Any]) -> None:
+def require_whole_blocks(technique: TechniqueBase, facts: Mapping[str, Any]) -> None:
     """On a machine without a GPU, where bitsandbytes returns wrong values if a block of weights goes on in the next
     row. Raises NoTargetModules. Of bases without exact shapes worker/engine/model/load.py says it, once it has them."""
     shapes, exact = shapes_of(facts)
-    if not (technique.quantises and exact):
+    if not (technique.quantizes and exact):
         return
     for matrix in matrices(shapes):
         if matrix.kind in QUANTISED and matrix.inputs % BLOCK:
@@ -140,38 +149,30 @@ def trained_parameters(
     scores = method.output != "tokens"
     head = _head(shapes, labels or 1) if scores else 0
     # PPO's value function: a linear head and its bias, trained and never published.
-    value = shapes["width"] + 1 if method.rollouts and hasattr(method, "ppo") else 0
-    if isinstance(technique, Full):
+    value = shapes["width"] + 1 if method.value_head else 0
+    if technique.whole_model:
         return _whole(shapes, facts, labels or 1, scores=scores) + value
-    return _adapter(technique, shapes, facts, scores=scores) + head + value
+    return technique.added_parameters(model_shape(facts, method)) + head + value
 
 
 def untrained_experts(technique: TechniqueBase, method: MethodBase, facts: Mapping[str, Any]) -> str | None:
     """What the technique leaves out of a mixture of experts, as a sentence; None if nothing is."""
-    shapes, exact = shapes_of(facts)
+    _, exact = shapes_of(facts)
     if not exact and facts.get("shapes"):
         return (
             "This base model was added before the weights of experts were noted: what is estimated of it leaves them "
             "out. Its operator can remove it and add it again"
         )
-    return left_out(technique, list(matrices(shapes)), shapes["ia3"], scores=method.output != "tokens")
-
-
-def _adapter(technique: TechniqueBase, shapes: Shapes, facts: Mapping[str, Any], *, scores: bool) -> int:
-    """What the technique trains of its own. One that nobody counts here yet counts as none: an adapter's weights are
-    few beside the base's."""
-    match technique:
-        case Lora():
-            return _lora(technique, shapes, scores=scores)
-        case Ia3():
-            return _ia3(technique, shapes, scores=scores)
-        case Prefix():
-            return technique.tokens * int(facts["layers"]) * 2 * shapes["key_values"]
-        case Prompt():
-            return technique.tokens * shapes["width"]
-        case Bottleneck():
-            return _bottleneck(technique, shapes, facts)
-    return 0
+    shape = model_shape(facts, method)
+    taken = None if technique.names_layers else technique.default_layers(shape)
+    if taken is None:
+        return None
+    rest = [matrix for matrix in shape.matrices if matrix.kind in EXPERT_KINDS and matrix not in taken]
+    if not rest:
+        return None
+    names = sorted({".".join(matrix.name.split(".")[-2:]) for matrix in rest})
+    count = sum(matrix.size for matrix in rest)
+    return f"'{technique.type}' leaves out {', '.join(names)} ({count:,} weights of experts and routers)"
 
 
 def _whole(shapes: Shapes, facts: Mapping[str, Any], labels: int, *, scores: bool) -> int:
@@ -189,30 +190,3 @@ def _head(shapes: Shapes, labels: int) -> int:
 def _with_labels(classifier: ClassifierShape, which: str, labels: int) -> int:
     counted: dict[str, int] = dict(classifier)  # type: ignore[arg-type]  # a TypedDict of ints
     return counted[which] + (labels - 2) * counted["per_label"]
-
-
-def _lora(technique: Lora, shapes: Shapes, *, scores: bool) -> int:
-    """r (in + out) for each adapted matrix; DoRA learns a magnitude for each output besides."""
-    found = 0
-    chosen = lora_layers(technique, list(matrices(shapes)), scores=scores)
-    own = ranks(technique, chosen)
-    for matrix in chosen:
-        found += own.get(matrix.name, technique.rank) * (matrix.inputs + matrix.outputs) * matrix.experts
-        found += matrix.outputs if technique.type == "dora" else 0  # type: ignore[comparison-overlap]  # a subclass's
-    return found
-
-
-def _ia3(technique: Ia3, shapes: Shapes, *, scores: bool) -> int:
-    """One number for each output of a scaled layer, or for each input of a feed-forward one."""
-    found, inputs = ia3_layers(technique, list(matrices(shapes)), shapes["ia3"], scores=scores)
-    return sum(each.inputs if each in inputs else each.outputs for each in found)
-
-
-def _bottleneck(technique: Bottleneck, shapes: Shapes, facts: Mapping[str, Any]) -> int:
-    """Two matrices and their biases for each place."""
-    if shapes["bottlenecks"] is None:
-        raise NoTargetModules("technique: bottleneck adapters have no place in models of this family")
-    hidden = facts["hidden_size"]
-    inner = max(1, int(hidden // technique.reduction_factor))
-    each = 2 * hidden * inner + inner + hidden
-    return int(facts["layers"] * shapes["bottlenecks"][technique.placement] * each)

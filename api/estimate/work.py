@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from api.estimate.shapes import QUANTISED, matrices, shapes_of
-from api.estimate.targets import OF_EXPERTS, Matrix, lora_layers, ranks
+from api.spec.base_model import EXPERT_KINDS, Matrix, ModelLayers
 from api.spec.evaluation import (
     ANSWER_TOKENS,
     COMPARED_PROMPTS,
@@ -17,19 +17,12 @@ from api.spec.evaluation import (
     MAX_EXTRA_TOKENS,
     SHOWN_ROWS,
 )
-from api.spec.methods.base import RolloutOptions
 from api.spec.resolve import ResolvedRecipe
-from api.spec.techniques import Full
-from api.spec.techniques.dora import Dora
-from api.spec.techniques.lora import Lora
 
 EVALUATED_ROWS = 256
 """Validation rows at each evaluation, as the trainer has it."""
-DORA_FLOPS = 150
-"""What DoRA's magnitudes cost for each adapted weight whenever the layers are gone through, however few tokens there
-are: mostly memory traffic, as operations (docs/engine-log.md)."""
 EXPERT_FLOPS = 90
-"""The same of each weight of experts that are adapted: the sum with its update is written, and read again."""
+"""Operations for each weight of adapted experts and each pass: the sum with its update is written, and read again."""
 PACKED_FAMILIES = frozenset({"gemma2", "gpt2", "llama", "mistral", "phi", "phi3", "qwen2", "qwen3"})
 """As the trainer's (tests compare): their logits are made of supervised tokens only."""
 
@@ -91,7 +84,7 @@ class Base:
         shapes, _ = shapes_of(facts)
         layers = tuple(matrices(shapes))
         linear = [matrix for matrix in layers if matrix.kind in QUANTISED]
-        inside = [matrix for matrix in layers if matrix.kind in QUANTISED or matrix.kind in OF_EXPERTS]
+        inside = [matrix for matrix in layers if matrix.kind in QUANTISED or matrix.kind in EXPERT_KINDS]
         hidden, vocabulary = facts.get("hidden_size", 0), facts.get("vocab_size", 0)
         return cls(
             parameters=facts["parameters"],
@@ -99,7 +92,7 @@ class Base:
             hidden=hidden,
             vocabulary=vocabulary,
             linear=sum(matrix.size for matrix in linear),
-            active=sum(matrix.used for matrix in inside),
+            active=sum(matrix.active_size for matrix in inside),
             values=sum(matrix.active * (matrix.inputs + matrix.outputs) for matrix in inside),
             inner=max((matrix.outputs for matrix in inside), default=0),
             head=hidden * vocabulary,
@@ -127,22 +120,20 @@ class AdaptedExperts:
 
     @classmethod
     def of(cls, recipe: ResolvedRecipe, base: Base) -> "AdaptedExperts":
-        technique = recipe.technique
-        if not isinstance(technique, Lora) or not any(matrix.kind == "experts" for matrix in base.matrices):
+        if not any(matrix.kind == "experts" for matrix in base.matrices):
             return cls()
-        chosen = lora_layers(technique, base.matrices, scores=recipe.method.output != "tokens")
-        tensors = [matrix for matrix in chosen if matrix.kind == "experts"]
-        own = ranks(technique, chosen)
-        rank = [own.get(matrix.name, technique.rank) for matrix in tensors]
+        layers = ModelLayers(base.matrices, scores=recipe.method.output != "tokens")
+        every = recipe.technique.low_rank_updates(layers)
+        updates = [update for update in every if update.matrix.kind == "experts"]
         in_layer: Counter[str] = Counter()
-        for matrix in tensors:
-            in_layer[matrix.name.rpartition(".")[0]] += matrix.size
+        for update in updates:
+            in_layer[update.matrix.name.rpartition(".")[0]] += update.matrix.size
         return cls(
-            trained=sum(r * (each.inputs + each.outputs) * each.experts for r, each in zip(rank, tensors, strict=True)),
-            used=sum(each.used for each in tensors),
+            trained=sum(update.parameters for update in updates),
+            used=sum(update.matrix.active_size for update in updates),
             size=in_layer.total(),
             largest=max(in_layer.values(), default=0),
-            by_rank=sum(r * each.size for r, each in zip(rank, tensors, strict=True)),
+            by_rank=sum(update.rank * update.matrix.size for update in updates),
         )
 
 
@@ -168,7 +159,7 @@ def training_work(
     experts = AdaptedExperts.of(recipe, base)
     tokens = _tokens(recipe, train)
     weights = forward
-    if not isinstance(recipe.technique, Full):
+    if not recipe.technique.whole_model:
         weights = 6.0 * (trained - experts.trained) * tokens + 2.0 * experts.used * tokens
     again = forward if recipe.gradient_checkpointing is True else 0.0
     batches = math.ceil(rows * train.mean / max(budget, train.longest * train.width)) * recipe.total_steps
@@ -186,8 +177,7 @@ def training_work(
         rounds += times * math.ceil(validation.tokens / max(1, budget))
     compared = _comparison(recipe, base, train, validation, budget)
     flops, rounds = flops + compared.flops, rounds + compared.passes
-    if isinstance(recipe.technique, Dora):
-        flops += DORA_FLOPS * base.linear * rounds
+    flops += recipe.technique.flops_per_pass * base.linear * rounds
     # Two operations for each expert's weight and rank forward, four backward.
     flops += (EXPERT_FLOPS * experts.size + 3.0 * experts.by_rank) * rounds
     return ComputeCost(flops, rounds * base.layers)
@@ -195,8 +185,7 @@ def training_work(
 
 def _tokens(recipe: ResolvedRecipe, rows: Workload) -> float:
     """Of an epoch, with what the technique puts before each sequence."""
-    before = getattr(recipe.technique, "tokens", 0) if recipe.technique.virtual_tokens else 0
-    return rows.tokens + before * rows.rows * rows.width
+    return rows.tokens + recipe.technique.virtual_tokens * rows.rows * rows.width
 
 
 def _forward(recipe: ResolvedRecipe, base: Base, rows: Workload) -> float:
@@ -211,12 +200,8 @@ def _forward(recipe: ResolvedRecipe, base: Base, rows: Workload) -> float:
 def _references(recipe: ResolvedRecipe, forward: float, train: Workload, share: float) -> float:
     """Further forward passes over the rows, in epochs: a reference once of those that are seen, and what a step looks
     at besides."""
-    match recipe.method.type:
-        case "dpo":
-            return min(1.0, share)
-        case "kto":
-            return 2.0 * min(1.0, share) + share
-    return 0.0
+    method = recipe.method
+    return method.reference_passes * min(1.0, share) + method.extra_passes * share
 
 
 def _comparison(
@@ -226,17 +211,17 @@ def _comparison(
     validates = validation is not None and validation.rows > 0
     rows = validation if validation is not None and validates else train
     most = COMPARED_ROWS if validates else COMPARED_TRAINING_ROWS
-    options = recipe.method.options
+    rollout = recipe.method.rollout_options
     length = ANSWER_TOKENS
-    if isinstance(options, RolloutOptions):
-        most, length = COMPARED_PROMPTS, options.max_tokens
+    if rollout is not None:
+        most, length = COMPARED_PROMPTS, rollout.max_tokens
     few = min(rows.rows, most, max(1, int(COMPARED_TOKENS / max(1.0, rows.mean))))
     flops = _forward(recipe, base, rows) * few / max(1, rows.rows)
     passes = float(math.ceil(few * rows.mean / max(1, budget)))
     if recipe.method.output == "tokens":
         answer = rows.supervised / max(1, rows.rows * rows.width)
         drawn = min(length, answer + MAX_EXTRA_TOKENS)
-        asked = few if isinstance(options, RolloutOptions) else min(SHOWN_ROWS, few)
+        asked = few if rollout is not None else min(SHOWN_ROWS, few)
         flops += 2.0 * (base.active + base.head) * asked * (max(0.0, rows.mean / rows.width - answer) + drawn)
         passes += drawn
     return ComputeCost(2 * flops, 2 * passes)
@@ -244,8 +229,8 @@ def _comparison(
 
 def _sampling(recipe: ResolvedRecipe, base: Base, prompts: int, train: Workload) -> ComputeCost:
     """Answers are drawn a token after the other, and then learnt from a few times."""
-    options = recipe.method.options
-    if not isinstance(options, RolloutOptions):
+    options = recipe.method.rollout_options
+    if options is None:
         return ComputeCost(0.0, 0.0)
     answers = prompts * options.num_generations
     each = train.mean + options.max_tokens

@@ -42,7 +42,7 @@ def key_of(
     `continued`: labels of the classifier that the job continues, which decide it before either.
     """
     method = recipe.method
-    asked = [method.type, method.chosen(), recipe.training.format, recipe.training.reasoning]
+    asked = [method.type, method.row_option_values(), recipe.training.format, recipe.training.reasoning]
     parts = [CODE_VERSION, project_id, list(hashes), asked, base.facts["kind"], tokenizer_of(base)]
     if continued is not None:
         parts.append(continued.model_dump(mode="json"))

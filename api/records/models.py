@@ -12,7 +12,6 @@ from api.records.jobs import Job
 from api.records.pages import Page, paginate
 from api.spec.lifecycle import FINAL
 from api.spec.methods import Method
-from api.spec.methods.base import reward_models
 
 _METHOD = TypeAdapter[Method](Method)
 
@@ -98,8 +97,8 @@ def referenced_by(session: Session, model_id: str, project_id: str | None = None
         job_id
         for job_id, recipe in session.execute(select(Job.id, Job.recipe).where(active, names_it))
         if any(
-            judge == model_id or judge.startswith(f"{model_id}:ckpt-step-")
-            for judge in reward_models(_METHOD.validate_python(recipe["method"])).values()
+            use.model == model_id or use.model.startswith(f"{model_id}:ckpt-step-")
+            for use in _METHOD.validate_python(recipe["method"]).reward_models
         )
     ]
     beginning = session.scalars(select(Job.id).where(named, active)).all()

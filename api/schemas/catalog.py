@@ -5,7 +5,8 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.services.catalog import Choices
-from api.spec.methods import ModelKind, Output
+from api.spec.base_model import ModelKind
+from api.spec.methods import Output
 
 
 class Entry(BaseModel):

@@ -21,7 +21,6 @@ from api.spec import catalog
 from api.spec.fields import AUTO
 from api.spec.ids import new_id, random_letters, slug
 from api.spec.lifecycle import JobStatus
-from api.spec.methods.base import reward_models
 from api.spec.outputs import GGUF_FAMILIES
 from api.spec.recipe import Recipe
 from api.spec.resolve import MIN_ROW_TOKENS, max_row_tokens
@@ -151,7 +150,7 @@ def _check_export(recipe: Recipe, base: BaseModelRow) -> None:
     technique, export = recipe.technique, recipe.export
     asked = {"export.merged": export.merged is True, "export.gguf": export.gguf is not None}
     for param in (name for name, wanted in asked.items() if wanted):
-        if not technique.merges and technique.type != "full":
+        if not (technique.merges or technique.whole_model):
             legal = ", ".join(name for name, entry in catalog.TECHNIQUES.items() if entry.merges)
             raise InvalidRequest(
                 f"{param}: what '{technique.type}' trains cannot be added to the base's weights: use {legal} or full",
@@ -193,8 +192,8 @@ def _check_room(recipe: Recipe, base: BaseModelRow) -> None:
     window = base.facts["context_window"]
     if max_row_tokens(recipe.method, recipe.technique, window) >= MIN_ROW_TOKENS:
         return
-    kind, virtual = recipe.method.type, recipe.technique.virtual_tokens
-    fields = [f"method.{kind}.max_tokens"] * recipe.method.rollouts + ["technique.tokens"] * virtual
+    fields = [f"method.{recipe.method.type}.max_tokens"] * recipe.method.rollouts
+    fields += ["technique.tokens"] * (recipe.technique.virtual_tokens > 0)
     raise InvalidRequest(
         f"{base.name} reads {window:,} tokens, and {' and '.join(fields)} leave none of them to the rows: lower it",
         param=fields[0],
@@ -216,25 +215,26 @@ def _check_recomputation(recipe: Recipe, base: BaseModelRow) -> None:
 
 
 def _check_judges(session: Session, caller: Caller, recipe: Recipe, base: BaseModelRow, pending: Pending) -> None:
-    for param, name in reward_models(recipe.method).items():
+    for use in recipe.method.reward_models:
+        param, name = use.param, use.model
         maker = lineage.producing_job(session, caller.project_id, name, pending)
         if maker is None:
             raise InvalidRewardModel(
                 f"The reward model `{name[:128]}` does not exist here", param=param, code="model_not_found"
             )
         trained_by = maker.recipe["method"]["type"]
-        if trained_by != "reward":
+        if catalog.METHODS[trained_by].output != "reward":
             raise InvalidRewardModel(
                 f"{name} was made by '{trained_by}': only the model of a 'reward' job judges", param=param
             )
         judging = base_models.get(session, maker.base_model)
-        if not param.endswith(".reward_model") and judging is not None and not judging.facts.get("chat_template", True):
+        if not use.reads_tokens and judging is not None and not judging.facts.get("chat_template", True):
             raise InvalidRewardModel(
                 f"{name} was made from {maker.base_model}, which has no chat template to write a grader's messages "
                 "with: train a reward model on a base made for chat, or judge with ppo's reward_model",
                 param=param,
             )
-        if param.endswith(".reward_model") and not _same_tokenizer(session, base, maker.base_model):
+        if use.reads_tokens and not _same_tokenizer(session, base, maker.base_model):
             raise InvalidRewardModel(
                 f"{name} reads other tokens than {base.name} writes, for it was made from {maker.base_model}: train a "
                 "reward model on a base with the same tokenizer, or ask it by a score_model grader, which reads text",

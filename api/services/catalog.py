@@ -42,7 +42,7 @@ def _techniques() -> list[dict[str, Any]]:
         | {
             "default_learning_rate": technique.default_learning_rate,
             "merges": technique.merges,
-            "quantises": technique.quantises,
+            "quantises": technique.quantizes,
         }
         for name, technique in catalog.TECHNIQUES.items()
     ]

@@ -6,15 +6,15 @@ from typing import Any
 from api.context import Caller, Context
 from api.estimate.machine import Machine, Prediction, predict, refused_precision, too_large
 from api.estimate.shapes import require_whole_blocks, shapes_of, trained_parameters, untrained_experts
-from api.estimate.targets import NoTargetModules
 from api.estimate.work import Workload
 from api.records import jobs, workers
 from api.records.workers import Worker
 from api.services.lineage import Origin
 from api.services.previews import PreviewQuery, RowsRefused, resolve_query, run_preview
-from api.spec.methods.classification import Problem
+from api.spec.methods.base import Problem
 from api.spec.recipe import MIN_EXAMPLES, Recipe
 from api.spec.resolve import Labels, ResolvedRecipe, resolve
+from api.spec.target_modules import NoTargetModules
 
 Reason = dict[str, str | None]
 
@@ -134,9 +134,9 @@ def _part(whole: Workload, share: float) -> Workload:
 
 
 def _labels(recipe: Recipe, count: int | None) -> Labels | None:
-    if recipe.method.type != "classification":
+    if recipe.method.output != "labels":
         return None
-    asked_for = recipe.method.classification.problem
+    asked_for = recipe.method.problem
     found: Problem = "regression" if count is None else "single_label"
     problem = found if asked_for == "auto" else asked_for
     names = () if problem == "regression" else tuple(str(number) for number in range(count or 2))

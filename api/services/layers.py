@@ -5,11 +5,11 @@ Matching users' patterns against a model's layers can take long, so it happens w
 
 from api.errors import InvalidRequest
 from api.estimate.shapes import require_layers
-from api.estimate.targets import NoTargetModules
 from api.records.base_models import BaseModelRow
 from api.services.lineage import Origin
 from api.spec import catalog, patterns
 from api.spec.recipe import Recipe
+from api.spec.target_modules import NoTargetModules
 
 
 class NoSuchLayer(InvalidRequest):

@@ -16,7 +16,6 @@ from api.spec.methods import Method
 from api.spec.recipe import Recipe
 from api.spec.resolve import Labels
 from api.spec.techniques import Technique
-from api.spec.techniques.lora import CHANGES_THE_BASE
 
 METHOD, TECHNIQUE = TypeAdapter[Method](Method), TypeAdapter[Technique](Technique)
 
@@ -58,9 +57,10 @@ class Origin:
     @property
     def technique(self) -> Technique | None:
         """The technique of the published adapter; None for whole models."""
-        if self.producing_job is None or self.producing_job.recipe["technique"]["type"] == "full":
+        if self.producing_job is None:
             return None
-        return TECHNIQUE.validate_python(self.producing_job.recipe["technique"]).as_published()
+        technique = TECHNIQUE.validate_python(self.producing_job.recipe["technique"])
+        return None if technique.whole_model else technique.as_published()
 
     @property
     def labels(self) -> Labels | None:
@@ -149,7 +149,7 @@ def _require_same_output(recipe: Recipe, origin: Origin, trained_by: Method) -> 
             f"'{trained_by.type}', not by '{recipe.method.type}'",
             param="method.type",
         )
-    problem = recipe.method.chosen().get("problem", AUTO)
+    problem = recipe.method.problem
     if origin.labels is not None and problem not in (AUTO, origin.labels.problem):
         raise CannotContinue(
             f"{origin.name} was trained on labels of the kind {origin.labels.problem}, not {problem}: leave it out",
@@ -175,7 +175,7 @@ def _continued_technique(recipe: Recipe, name: str, parent: Technique) -> Techni
                 f"{name} was trained with {field} {getattr(parent, field)}, which cannot become {value}: leave it out",
                 param=f"technique.{field}",
             )
-    if fields.get("init") in CHANGES_THE_BASE:
+    if requested.changes_base:
         raise CannotContinue(
             f"{name} is already trained, so its adapter is not initialised again: leave technique.init out",
             param="technique.init",

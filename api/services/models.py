@@ -95,8 +95,8 @@ def artifacts(context: Context, caller: Caller, model_id: str, form: Form) -> li
         made = models.named(session, model_id)
         assert made is not None, model_id
         maker = session.get_one(jobs.Job, made.job_id)
-    kind = maker.recipe["technique"]["type"]
-    if kind == "full":
+    name, technique = maker.recipe["technique"]["type"], catalog.technique_of(maker.recipe)
+    if technique.whole_model:
         return trained_artifacts(every)
     if isinstance(made, models.Checkpoint):
         own = made.project_id == caller.project_id
@@ -105,10 +105,10 @@ def artifacts(context: Context, caller: Caller, model_id: str, form: Form) -> li
             f"Checkpoints are kept as they are trained, not merged: download the adapter (format=adapter), or ask for "
             f"the merged weights {whose}"
         )
-    if not catalog.TECHNIQUES[kind].merges:
+    if not technique.merges:
         legal = ", ".join(name for name, entry in catalog.TECHNIQUES.items() if entry.merges)
         raise NotMerged(
-            f"What '{kind}' trains cannot be added to the base's weights: download the adapter (format=adapter), or "
+            f"What '{name}' trains cannot be added to the base's weights: download the adapter (format=adapter), or "
             f"train with {legal} or full"
         )
     merged = [each for each in every if each["name"].startswith(MERGED)]

@@ -21,7 +21,6 @@ from api.services.jobs import WrongState
 from api.services.lineage import Origin
 from api.spec.ids import new_id
 from api.spec.lifecycle import FINAL, JobStatus, Stage
-from api.spec.methods.base import reward_models
 from api.spec.pipeline import REFERENCE, StageRecipe, references, resolved_references
 from api.spec.pipeline import Pipeline as Body
 from api.spec.recipe import Recipe
@@ -111,7 +110,7 @@ def _check_layers(
         stage = lineage.inherit_technique(stage, origin)
         layers.require(stage, origin)
         base = origin.base
-    if stage.technique.type == "full":
+    if stage.technique.whole_model:
         bases[stage.name] = base
     return stage, origin
 
@@ -157,7 +156,7 @@ def _accept(
     references_of_job = {"pipeline_id": pipeline_id, "pipeline_stage": stage.name}
     job = insert_job(context, session, caller, recipe, origin, pending=pending, **references_of_job)
     parent = pending.get(recipe.model)
-    needed = {pending[name].id: Stage.TRAIN for name in reward_models(recipe.method).values() if name in pending}
+    needed = {pending[use.model].id: Stage.TRAIN for use in recipe.method.reward_models if use.model in pending}
     if parent is not None:
         # A classifier's labels are known, and can be compared, only once its rows are prepared.
         labels = recipe.method.output == "labels" and parent.recipe["method"]["type"] == recipe.method.type

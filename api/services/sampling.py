@@ -187,7 +187,7 @@ def _model(context: Context, caller: Caller, model_id: str) -> dict[str, Any]:
             raise NoSuchModel(model_id)
         recipe = ResolvedRecipe.model_validate(session.get_one(Job, found.job_id).resolved)
         own = trained_artifacts(found.artifacts)  # the merged copy that may stand beside an adapter says the same
-        whole = recipe.technique.type == "full"
+        whole = recipe.technique.whole_model
         base_files = _files(own) if whole else _weights(session, caller, recipe.model)
     if recipe.method.output != "tokens":
         raise CannotAnswer(model_id, f"was trained with method {recipe.method.type}: it scores texts and writes none")

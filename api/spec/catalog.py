@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from api.spec.base_model import ModelKind
 from api.spec.formats import FORMATS
 from api.spec.graders import Grader, GraderBase
-from api.spec.methods import Method, MethodBase, ModelKind
+from api.spec.methods import Method, MethodBase
 from api.spec.techniques import Technique, TechniqueBase
 
 
@@ -22,25 +23,6 @@ GRADERS: Mapping[str, type[GraderBase]] = _members(Grader)
 KINDS: tuple[ModelKind, ...] = get_args(ModelKind)
 
 KIND_WORDS: Mapping[ModelKind, str] = {"causal_lm": "a language model", "encoder": "an encoder"}
-
-FAMILIES_FOR: Mapping[tuple[ModelKind, str], frozenset[str]] = {
-    ("encoder", "prefix"): frozenset({"bert", "electra", "roberta", "xlm-roberta"}),
-    ("encoder", "prompt"): frozenset({"bert", "deberta-v2", "modernbert", "roberta", "xlm-roberta"}),
-    ("encoder", "ia3"): frozenset({"bert", "deberta-v2", "roberta"}),
-    ("encoder", "bottleneck"): frozenset(
-        {"bert", "deberta-v2", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta"}
-    ),
-    ("causal_lm", "ia3"): frozenset(
-        {"bloom", "falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj"}
-        | {"llama", "llama4", "mistral", "mixtral", "opt", "phi", "qwen2", "qwen3"}
-    ),
-    ("causal_lm", "bottleneck"): frozenset(
-        {"gemma2", "gemma3_text", "gpt2", "llama", "mistral", "phi", "phi3", "qwen2", "qwen3"}
-    ),
-}
-"""Families (`model_type`) that a technique works on, where it does not on all of a kind: a prefix needs a model that
-takes keys and values from before, a prompt embeddings as wide as the hidden states, (IA)³ a family whose layers peft
-knows (or their names in the job), a bottleneck one of which it is known where adapters belong."""
 
 
 @dataclass(frozen=True)
@@ -67,30 +49,33 @@ def combinations() -> Iterator[Combination]:
     for kind in KINDS:
         for method, entry in METHODS.items():
             reason = None if kind in entry.kinds else _method_bar(method, kind)
-            for technique in TECHNIQUES:
-                families = FAMILIES_FOR.get((kind, technique)) if reason is None else None
+            for technique, trains in TECHNIQUES.items():
+                families = trains.families.get(kind) if reason is None else None
                 yield Combination(technique, method, kind, reason, families)
 
 
 def refusal(technique: TechniqueBase, method: MethodBase, facts: Mapping[str, Any]) -> Refusal | None:
     """None if a base model of these facts can be trained so. Bases from before there were encoders have no `kind`."""
-    names = {"technique": technique.type, "method": method.type}  # type: ignore[attr-defined]  # each has the literal
     kind: ModelKind = facts.get("kind", "causal_lm")
     if kind not in method.kinds:
-        return Refusal("method.type", _method_bar(names["method"], kind))
+        return Refusal("method.type", _method_bar(method.type, kind))
     if method.output != "tokens" and not facts.get("classifies", True):
         legal = _either(name for name, entry in METHODS.items() if entry.output == "tokens" and kind in entry.kinds)
-        message = f"'{names['method']}' needs a head for labels, which models of the family {facts['model_type']} have "
+        message = f"'{method.type}' needs a head for labels, which models of the family {facts['model_type']} have "
         message += "not: "
         return Refusal("method.type", message + f"use {legal}, or another base model")
     family = facts["model_type"]
-    families = FAMILIES_FOR.get((kind, names["technique"]))
-    named = getattr(technique, "target_modules", None) is not None
-    if families is not None and family not in families and not named:
-        legal = _either(name for name in TECHNIQUES if family in FAMILIES_FOR.get((kind, name), {family}))
-        message = f"'{names['technique']}' cannot be trained on models of the family {family}, only on "
+    families = technique.families.get(kind)
+    if families is not None and family not in families and not technique.names_layers:
+        legal = _either(name for name, entry in TECHNIQUES.items() if family in entry.families.get(kind, {family}))
+        message = f"'{technique.type}' cannot be trained on models of the family {family}, only on "
         return Refusal("technique.type", message + f"{_either(families)}: use {legal}")
     return None
+
+
+def technique_of(recipe: Mapping[str, Any]) -> type[TechniqueBase]:
+    """Return the class of a stored recipe's technique."""
+    return TECHNIQUES[recipe["technique"]["type"]]
 
 
 def method_of(name: object) -> type[MethodBase] | None:

@@ -76,11 +76,13 @@ def _links(stage: dict[str, Any], model: Any, before: list[tuple[str, Output]]) 
     if stage.get("model") is None:
         links["model"] = _nearest(before, "tokens") or model
     method = _method(stage)
-    options = method.get("ppo") or {}
-    judge = _nearest(before, "reward")
-    unjudged = isinstance(options, dict) and options.get("reward_model") is None and options.get("grader") is None
-    if method.get("type") == "ppo" and unjudged:
-        links["method"] = {**method, "ppo": {**options, "reward_model": judge}}
+    name = method.get("type")
+    entry = method_of(name)
+    if isinstance(name, str) and entry is not None and entry.takes_reward_model:
+        options = method.get(name) or {}
+        unjudged = isinstance(options, dict) and options.get("reward_model") is None and options.get("grader") is None
+        if unjudged:
+            links["method"] = {**method, name: {**options, "reward_model": _nearest(before, "reward")}}
     return links
 
 

@@ -187,7 +187,7 @@ class Recipe(NulFreeModel):
         ):
             if asked and not has_validation:
                 raise ValueError(f"{field} needs validation data: give validation_file or validation_split")
-        if training.reasoning != AUTO and self.method.formats <= {"labelled", "prompts"}:
+        if training.reasoning != AUTO and not any(FORMATS[name].has_answers for name in self.method.formats):
             raise ValueError(f"training.reasoning: '{self.method.type}' learns no answers of its rows: leave it out")
         if training.format != AUTO and training.format not in self.method.formats:
             legal = ", ".join(sorted(self.method.formats))

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from api.spec.fields import AUTO, Auto, StrictModel
 from api.spec.methods import Method
-from api.spec.methods.classification import Problem
+from api.spec.methods.base import Problem
 from api.spec.recipe import EarlyStopping, Overlong, Precision, Recipe, Scheduler
-from api.spec.techniques import Full, Technique
+from api.spec.techniques import Technique
 
 
 class Labels(StrictModel):
@@ -144,7 +144,7 @@ def _auto_batch(recipe: Recipe, rows: int, n_epochs: int) -> int:
 
 def _auto_learning_rate(recipe: Recipe) -> float:
     technique, method = recipe.technique, recipe.method
-    if isinstance(technique, Full) and method.full_learning_rate is not None:
+    if technique.whole_model and method.full_learning_rate is not None:
         return method.full_learning_rate
     return technique.default_learning_rate * method.learning_rate_factor
 
@@ -159,9 +159,8 @@ MIN_ROW_TOKENS = 8
 
 def max_row_tokens(method: Method, technique: Technique, context_window: int) -> int:
     """Tokens that a row may have: what is learnt before it, and the answer that is sampled after it, need theirs."""
-    options: Any = method.options
-    before = getattr(technique, "tokens", 0) if technique.virtual_tokens else 0
-    return context_window - before - (options.max_tokens if method.rollouts else 0)
+    rollout = method.rollout_options
+    return context_window - technique.virtual_tokens - (rollout.max_tokens if rollout else 0)
 
 
 def resolve_max_length(recipe: Recipe, *, longest_row: int, context_window: int) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import AutoModel, AutoModelForCausalLM
 
-from api.spec.methods import ModelKind
+from api.spec.base_model import ModelKind
 from worker.bases.files import Refused
 
 POOLER = "pooler."

@@ -16,7 +16,7 @@ ACTIVE = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k")
 """Names that configurations have for the experts that compute a token."""
 
 Shape = tuple[str, int, int, int, int]
-"""(kind, inputs, outputs, experts, of those active): api.estimate.targets.Matrix."""
+"""(kind, inputs, outputs, experts, of those active): api.spec.base_model.Matrix."""
 
 
 def expert_layers(network: Any) -> dict[str, Shape]:

@@ -7,7 +7,7 @@ from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_PRETRAINING_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
 from api.estimate.shapes import Shapes
-from api.spec.methods import ModelKind
+from api.spec.base_model import ModelKind
 from worker.bases.files import Refused
 from worker.bases.shapes import shapes_of
 from worker.bases.weights import Weights

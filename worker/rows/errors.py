@@ -1,13 +1,14 @@
 """Why a job cannot go on: what its user reads, in OpenAI's words where they are known."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import msgspec
 
+from api.spec.catalog import METHODS
 from api.spec.formats import FORMATS, Row
 from api.spec.formats.base import truncate
 from api.spec.lifecycle import FailureReason
-from api.spec.methods import Method, MethodBase
+from api.spec.methods import Method
 
 MAX_SHOWN_KEYS = 10
 
@@ -52,7 +53,7 @@ def invalid_file(file: FileRequest, message: str) -> JobRejected:
 
 def wrong_format(file: FileRequest, name: str, method: Method) -> JobRejected:
     """The file is of a format that others learn from."""
-    fitting = " or ".join(f"'{each.model_fields['type'].default}'" for each in _methods() if name in each.formats)
+    fitting = " or ".join(f"'{method_name}'" for method_name, entry in METHODS.items() if name in entry.formats)
     return invalid_file(
         file,
         f"Input file {file.file_id} is in the {FORMATS[name].title} format, but the specified fine-tuning job is not "
@@ -72,7 +73,7 @@ def wrong_forced_format(name: str, method: Method) -> JobRejected:
 
 def unexpected_format(file: FileRequest, method: Method, row: Row) -> JobRejected:
     message = "Unexpected file format, expected either prompt/completion pairs or chat messages."
-    message = message if method.type == "supervised" else f"Unexpected file format. {_taken(method)}"
+    message = message if {"chat", "completion"} <= method.formats else f"Unexpected file format. {_taken(method)}"
     return invalid_file(file, f"{message} {keys_of(row)}")
 
 
@@ -99,8 +100,3 @@ def _taken(method: Method) -> str:
         for name in sorted(method.formats)
     ]
     return f"Method {method.type} takes rows of the format {'; or '.join(described)}."
-
-
-def _methods() -> tuple[type[MethodBase], ...]:
-    union, *_ = get_args(Method)
-    return get_args(union)

@@ -12,7 +12,7 @@ import numpy as np
 from api.spec.fields import AUTO
 from api.spec.formats import Label, RowError, RowWarning
 from api.spec.formats.base import number, truncate
-from api.spec.methods.classification import Problem
+from api.spec.methods.base import Problem
 from worker.rows.multi_hot import MAX_CELLS, MAX_NAMES, MultiHot, class_names
 from worker.shared.arrays import Array
 

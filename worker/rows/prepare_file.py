@@ -10,7 +10,7 @@ import msgspec
 
 from api.spec.formats import FORMATS, Format, Row, RowError, closest_format, detect
 from api.spec.methods import Method
-from api.spec.methods.classification import Problem
+from api.spec.methods.base import Problem
 from worker.rows.array_writer import ArrayWriter
 from worker.rows.check_row import Meaning, check_row
 from worker.rows.duplicates import DuplicateDetector

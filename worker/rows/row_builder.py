@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from api.spec.formats import (
+    FORMATS,
     ChatOrText,
     ClassificationExample,
     Conversation,
@@ -22,7 +23,7 @@ from api.spec.formats import (
 )
 from api.spec.lifecycle import FailureReason
 from api.spec.methods import Method
-from api.spec.methods.classification import Problem
+from api.spec.methods.base import Problem
 from api.spec.recipe import Reasoning
 from worker.rows.chat_template import ChatTemplate, TemplateFailure
 from worker.rows.errors import JobRejected
@@ -79,17 +80,21 @@ class RowBuilder:
 
     def labels(self, format_name: str, trained: LabelSpec) -> Labels | None:
         """Where the labels of a file of that format go."""
-        if self.method.type == "classification":
-            problem = trained.problem or self.method.classification.problem
-            return Classes(problem, trained.label_names, decided_by=trained.by)
-        if self.method.type == "kto":
-            return Desirable()
-        return Margins() if format_name == "preference" else None
+        match "desirable" if self.method.splits_pairs else FORMATS[format_name].label_kind:
+            case "class":
+                problem = trained.problem or self.method.problem
+                return Classes(problem, trained.label_names, decided_by=trained.by)
+            case "desirable":
+                return Desirable()
+            case "margin":
+                return Margins()
+            case None:
+                return None
 
     def compose(self, example: Example) -> tuple[list[TokenizableRow], list[RowWarning]]:
         """The rows, and what their author should know; RowError, Invalid."""
         self.notices = list(example.notices)
-        if isinstance(example, Pair) and example.margin is not None and self.method.output != "reward":
+        if isinstance(example, Pair) and example.margin is not None and not self.method.uses_margins:
             message = f"'margin' is learnt from by method reward alone, and '{self.method.type}' leaves it out"
             self.notices.append(RowWarning("unused_margin", message))
         rows = list(self._rows(example))
@@ -105,7 +110,7 @@ class RowBuilder:
 
     def _rows(self, example: Example) -> Iterator[TokenizableRow]:
         match example:
-            case Pair() if self.method.type == "kto":
+            case Pair() if self.method.splits_pairs:
                 yield TokenizableRow([self._answer(example.chosen)], 1.0)
                 yield TokenizableRow([self._answer(example.rejected)], 0.0)
             case Pair():
@@ -121,7 +126,7 @@ class RowBuilder:
                 yield TokenizableRow([self._answer(example)])
 
     def _answer(self, text: Text) -> Rendered | PromptCompletionText:
-        text, options = self._shown(text), self.method.chosen()
+        text, options = self._shown(text), self.method.row_option_values()
         rest_weight = options.get("prompt_loss_weight", 0.0)
         if isinstance(text, PromptCompletion):
             if self.reasoning in ("last", "drop") and typed_in(text.learnt):

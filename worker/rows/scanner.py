@@ -22,7 +22,11 @@ class Candidate:
     labels: Labels | None = None
 
     def __post_init__(self) -> None:
-        self.labels = {"labelled": Classes, "unpaired": Desirable}.get(self.format.name, lambda: None)()
+        match self.format.label_kind:
+            case "class":
+                self.labels = Classes()
+            case "desirable":
+                self.labels = Desirable()
 
     def take(self, number: int, row: Row, notices: list[RowWarning]) -> None:
         read = check_row(number, row, self._read, self.findings, lambda: notices)

@@ -154,7 +154,7 @@ def _room(request: SamplerJob, window: int | None, prompt_tokens: int) -> int:
     if window is None:
         return request.max_tokens
     technique: Any = request.technique
-    taken = prompt_tokens + (technique.tokens if technique is not None and technique.virtual_tokens else 0)
+    taken = prompt_tokens + (technique.virtual_tokens if technique is not None else 0)
     if taken >= window:
         raise Refused(
             f"This model's maximum context length is {window} tokens, and the prompt has {taken}.",

@@ -11,13 +11,13 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from api.spec.techniques import Technique
-from worker.engine.model.load import checked_config, plain_attention, quantisation
+from worker.engine.model.load import checked_config, plain_attention, quantization_config
 from worker.engine.model.modes import keep_four_bits, pack_where_possible
 from worker.rows.chat_template import ChatTemplate
 from worker.rows.end_tokens import EndTokens
 from worker.rows.tokenizer import TokenizerWrapper
 from worker.sampling.token_bytes import TokenBytes
-from worker.techniques import TECHNIQUES
+from worker.techniques import implementation_of
 
 KEPT_ADAPTERS = 8
 """Of one base, in memory."""
@@ -38,12 +38,12 @@ class Tuned:
         technique = self.technique
         if technique is None or self.adapter is None:
             return (self.base,)
-        if technique.type == "full":
+        if technique.whole_model:
             return (self.adapter,)
-        if technique.type in TECHNIQUES:
+        if implementation_of(technique) is not None:
             return (self.base, self.adapter)
-        if technique.quantises:
-            return (self.base, technique.type, *sorted(_four_bits(technique).items()))
+        if technique.four_bits is not None:
+            return (self.base, *technique.four_bits)
         return (self.base,)
 
     @property
@@ -59,8 +59,9 @@ class Base:
         self.weights = tuned.weights
         folder, technique = tuned.folder, tuned.technique
         self._network = _load(folder, technique if len(self.weights) > 1 else None, device, dtype)
-        if technique is not None and technique.type in TECHNIQUES:
-            TECHNIQUES[technique.type].load(self._network, tuned.adapter)
+        own = None if technique is None else implementation_of(technique)
+        if own is not None and tuned.adapter is not None:
+            own.load(self._network, tuned.adapter)
         self._network.eval()
         self._adapted: PeftModel | None = None
         self._kept: dict[Path, str] = {}
@@ -113,8 +114,9 @@ class Base:
 def _load(folder: Path, technique: Technique | None, device: torch.device, dtype: torch.dtype) -> Any:
     checked_config(folder)
     options: dict[str, Any] = {}
-    if technique is not None and technique.quantises:
-        options = {"quantization_config": quantisation(technique, dtype), "device_map": {"": device}}
+    if technique is not None and technique.four_bits is not None:
+        config = quantization_config(technique.four_bits, dtype)
+        options = {"quantization_config": config, "device_map": {"": device}}
     network: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True, **options
     )
@@ -127,10 +129,6 @@ def _load(folder: Path, technique: Technique | None, device: torch.device, dtype
     # Settings that come with a model (penalties, its own end tokens, sampling) are not what the caller asked for.
     network.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
     return network
-
-
-def _four_bits(technique: Technique) -> dict[str, Any]:
-    return technique.model_dump(include={"quantization", "double_quantization"})
 
 
 def _name(folder: Path) -> str:

@@ -6,13 +6,13 @@ from typing import Any
 from api.estimate.machine import Machine, predict, refused_precision, too_large
 from api.estimate.shapes import require_whole_blocks
 from api.estimate.speed import Observation, with_job
-from api.estimate.targets import NoTargetModules
 from api.estimate.work import Workload
 from api.records import workers
 from api.records.base_models import BaseModelRow
 from api.records.workers import Worker
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
+from api.spec.target_modules import NoTargetModules
 from worker.shared.hardware import machine_for
 from worker.supervisor.faults import AttemptFailed
 from worker.supervisor.node import Node

@@ -12,7 +12,6 @@ from api.infra.artifacts import digest_of, trained_artifacts
 from api.records import base_models, models
 from api.records.base_models import BaseModelRow
 from api.records.jobs import Job
-from api.spec.methods.base import reward_models
 from api.spec.recipe import Recipe
 from api.spec.techniques import Technique
 from worker.supervisor.damage import named
@@ -68,7 +67,8 @@ def fetch_judges(node: Node, job: Job, recipe: Recipe, folder: Path) -> None:
     Raises ParentDeleted, BaseModelGone.
     """
     listed: dict[str, Any] = {}
-    for param, name in reward_models(recipe.method).items():
+    for use in recipe.method.reward_models:
+        param, name = use.param, use.model
         if name in listed:
             continue
         maker, artifacts = _made(node, name, "the reward model", param)
@@ -77,7 +77,7 @@ def fetch_judges(node: Node, job: Job, recipe: Recipe, folder: Path) -> None:
             fetched = fetch_cached(node, digest_of(artifacts), artifacts)
         _link_files(fetched, folder / place)
         technique = TECHNIQUE.validate_python(maker.recipe["technique"]).as_published()
-        if technique.type != "full":
+        if not technique.whole_model:
             with node.context.database.read() as session:
                 base = base_models.get(session, maker.base_model)
             if base is None:

@@ -55,7 +55,7 @@ def known_labels(node: Node, job: Job, recipe: Recipe) -> Labels | None:
     had = (maker.resolved or {}).get("labels")
     if had is None:  # it gave tokens
         return None
-    known, asked = Labels.model_validate(had), recipe.method.chosen().get("problem", AUTO)
+    known, asked = Labels.model_validate(had), recipe.method.problem
     if asked not in (AUTO, known.problem):
         message = f"{job.parent_model} was trained on labels of the kind {known.problem}, and method.classification."
         message += f"problem is {asked}: leave it out"

@@ -14,6 +14,7 @@ import structlog
 from api.infra.sample_queue import BEAT_S, LISTEN_S, Consumer, SampleJob
 from api.infra.storage import Corrupt, ObjectMissing, Storage, StorageUnavailable
 from api.settings import Settings
+from api.spec.catalog import technique_of
 from api.spec.lifecycle import SAMPLE
 from api.spec.sampling import SamplerJob
 from worker.shared.gpus import visible_gpus
@@ -112,7 +113,7 @@ class Sampler:
         model = letter.content["model"]
         storage, base, adapter = self._storage, model["base"], model["adapter"]
         cache = self._settings.work / "cache" / "base"
-        whole = model["technique"] is not None and model["technique"]["type"] == "full"
+        whole = model["technique"] is not None and technique_of(model).whole_model
         folder = cache / base["digest"]
         if not whole:
             fetch_once(storage, base["artifacts"], folder)

@@ -1,11 +1,34 @@
-"""Techniques that peft has not got. A file here is the twin of one in api/spec/techniques; the others are peft's work.
+"""Techniques that peft does not have: each file is the torch side of one in api/spec/techniques.
 
-Each has `add(model, technique)`, `save(model, technique, folder, base_name)`, `load(model, folder)` and
-`loading_code(model_type, auto_class)`.
+A new one is a file here and a name in TECHNIQUES. Techniques of peft's need neither.
 """
 
-from types import ModuleType
+from pathlib import Path
+from typing import Any, Protocol
 
+from api.spec.techniques import TechniqueBase
 from worker.techniques import bottleneck
 
-TECHNIQUES: dict[str, ModuleType] = {"bottleneck": bottleneck}
+
+class Implementation(Protocol):
+    """The functions that such a module has."""
+
+    def add(self, model: Any, technique: Any) -> Any:
+        """Put the trained weights into a transformers model, in place, and freeze the others."""
+
+    def save(self, model: Any, technique: Any, folder: Path, base_name: str) -> None:
+        """Write the adapter into the folder. `base_name`: the base model's name for users."""
+
+    def load(self, model: Any, folder: Path) -> Any:
+        """Put the adapter of a folder into a transformers model, and return the model."""
+
+    def loading_code(self, model_type: str, auto_class: str) -> str:
+        """Return the Python code that loads the adapter, for the model card."""
+
+
+TECHNIQUES: dict[str, Implementation] = {"bottleneck": bottleneck}
+
+
+def implementation_of(technique: TechniqueBase) -> Implementation | None:
+    """Return the module that implements the technique; None: peft does, or there is nothing to add."""
+    return TECHNIQUES.get(technique.type)

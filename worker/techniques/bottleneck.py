@@ -68,10 +68,6 @@ class Adapter(nn.Module):
         return normalised
 
 
-def bottleneck_size(hidden: int, technique: Bottleneck) -> int:
-    return max(1, int(hidden // technique.reduction_factor))
-
-
 def add(model: Any, technique: Bottleneck) -> Parameters:
     """Put adapters into a transformers model and freeze everything else but a classification head. In place.
 
@@ -85,7 +81,7 @@ def add(model: Any, technique: Bottleneck) -> Parameters:
     for layer in layers:
         device = next(layer.parameters()).device
         for place in family.places(technique.placement):
-            adapter = Adapter(hidden, bottleneck_size(hidden, technique), technique.non_linearity, device)
+            adapter = Adapter(hidden, technique.bottleneck_size(hidden), technique.non_linearity, device)
             adapter.train(model.training)
             _house(layer, place.home, adapter)
             layer.get_submodule(place.module).register_forward_hook(adapter.hook(place.rule))

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 Row = dict[str, Any]
 MEDIA_KEYS = ("images", "videos", "audios", "image", "video", "audio")
@@ -111,6 +111,11 @@ class Prompt:
 Example = Text | Pair | Unpaired | ClassificationExample | Prompt
 
 
+LabelKind = Literal["class", "desirable", "margin"]
+"""class: the name of a class, several, or a number. desirable: whether an answer is good. margin: by how much an answer
+is better than another, which a row may leave out."""
+
+
 class Format(ABC):
     """A format is recognised by its keys; `parse` checks a row of it and says what the row means."""
 
@@ -124,6 +129,10 @@ class Format(ABC):
     """Further keys that are read, or known and ignored."""
     example: ClassVar[Mapping[str, Any]]
     """A short valid row, for documentation and tests."""
+    label_kind: ClassVar[LabelKind | None] = None
+    """What the rows are labelled with; None: they have no labels."""
+    has_answers: ClassVar[bool] = True
+    """The rows hold answers to learn."""
 
     @abstractmethod
     def parse(self, row: Row) -> Example:

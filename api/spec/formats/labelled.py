@@ -8,6 +8,7 @@ from api.spec.formats.base import (
     ClassificationExample,
     Format,
     Label,
+    LabelKind,
     PromptCompletion,
     Row,
     RowError,
@@ -29,6 +30,8 @@ class LabelledTexts(Format):
     or one for each class."""
 
     name: ClassVar[str] = "labelled"
+    label_kind: ClassVar[LabelKind | None] = "class"
+    has_answers: ClassVar[bool] = False
     title: ClassVar[str] = "fine-tune-labelled"
     summary: ClassVar[str] = (
         "Texts (or conversations), each with a label: a name, a list of names or of zeros and ones, or a number."

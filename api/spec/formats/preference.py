@@ -18,6 +18,7 @@ from api.spec.formats.asked import (
 from api.spec.formats.base import (
     ChatOrText,
     Format,
+    LabelKind,
     Pair,
     PromptCompletion,
     Row,
@@ -44,6 +45,7 @@ class Preference(Format):
     """Only the last answer of each side counts; what stands before it is the prompt."""
 
     name: ClassVar[str] = "preference"
+    label_kind: ClassVar[LabelKind | None] = "margin"
     title: ClassVar[str] = "fine-tune-preference"
     summary: ClassVar[str] = "Pairs of answers to one prompt, of which one is preferred."
     required: ClassVar[tuple[frozenset[str], ...]] = (

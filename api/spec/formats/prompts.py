@@ -13,6 +13,7 @@ class Prompts(Format):
     """Whatever else stands in a row is for its grader, as `item`."""
 
     name: ClassVar[str] = "prompts"
+    has_answers: ClassVar[bool] = False
     title: ClassVar[str] = "fine-tune-prompts"
     summary: ClassVar[str] = "Prompts that the model answers itself; further keys are what a grader may look at."
     required: ClassVar[tuple[frozenset[str], ...]] = (frozenset({"messages"}), frozenset({"prompt"}))

@@ -5,7 +5,18 @@ from typing import Any, ClassVar
 
 from api.spec.formats.alpaca import asked_as_chat, asked_as_text
 from api.spec.formats.asked import Asked, as_text, says_nothing
-from api.spec.formats.base import Format, Row, RowError, RowWarning, Text, Unpaired, kind, required_string, truncate
+from api.spec.formats.base import (
+    Format,
+    LabelKind,
+    Row,
+    RowError,
+    RowWarning,
+    Text,
+    Unpaired,
+    kind,
+    required_string,
+    truncate,
+)
 from api.spec.formats.exchange import EXCHANGE_KEYS, Exchange, parse_exchange
 from api.spec.formats.messages import answered, order_notices, parse_messages, parse_row_tools, with_system
 
@@ -25,6 +36,7 @@ class UnpairedAnswers(Format):
     """LLaMA-Factory's rows have `kto_tag` in place of `label`, and may be conversations or instructions, too."""
 
     name: ClassVar[str] = "unpaired"
+    label_kind: ClassVar[LabelKind | None] = "desirable"
     title: ClassVar[str] = "fine-tune-unpaired"
     summary: ClassVar[str] = "Single answers, each labelled good (true) or bad (false)."
     required: ClassVar[tuple[frozenset[str], ...]] = (

@@ -80,6 +80,14 @@ class GraderBase(StrictModel, ABC):
         """A reward model has to score what it renders: it runs in a worker only."""
         return any(part.needs_model for part in self.parts.values())
 
+    def reward_models(self) -> Mapping[str, str]:
+        """Return the models of reward jobs that the grader names, by the path of the field."""
+        return {
+            f"graders.{name}.{path}": model
+            for name, part in self.parts.items()
+            for path, model in part.reward_models().items()
+        }
+
     @abstractmethod
     def reward(self, case: Case, rewards: Mapping[str, float], scores: Scores | None) -> float:
         """The answer's reward, given those of the parts; GradingError if it cannot be told."""

@@ -7,14 +7,11 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 from api.spec.formats.base import truncate
 from api.spec.graders import formula
 from api.spec.graders.base import Case, GraderBase, Name, Scores
-from api.spec.graders.python import Python
-from api.spec.graders.score_model import ScoreModel
-from api.spec.graders.string_check import StringCheck
-from api.spec.graders.text_similarity import TextSimilarity
+from api.spec.graders.single import SingleGrader
 
 MAX_PARTS = 16
 
-Part = Annotated[StringCheck | TextSimilarity | ScoreModel | Python, Field(discriminator="type")]
+Part = Annotated[SingleGrader, Field(discriminator="type")]
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 

@@ -84,6 +84,9 @@ class ScoreModel(GraderBase):
     def needs_model(self) -> bool:
         return True
 
+    def reward_models(self) -> Mapping[str, str]:
+        return {"model": self.model}
+
     def render(self, case: Case) -> Messages:
         """GradingError if a variable is missing."""
         return [message.render(case) for message in self.input]

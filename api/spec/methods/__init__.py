@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BeforeValidator, Field
 
-from api.spec.methods.base import Hyperparameters, MethodBase, ModelKind, Output
+from api.spec.methods.base import Hyperparameters, MethodBase, Output
 from api.spec.methods.classification import Classification
 from api.spec.methods.dpo import Dpo
 from api.spec.methods.kto import Kto
@@ -32,4 +32,4 @@ def _null_of_another_is_absent(method: Any) -> Any:
 
 Method = Annotated[_Methods, Field(discriminator="type"), BeforeValidator(_null_of_another_is_absent)]
 
-__all__ = ["Hyperparameters", "Method", "MethodBase", "ModelKind", "Output", "Supervised"]
+__all__ = ["Hyperparameters", "Method", "MethodBase", "Output", "Supervised"]

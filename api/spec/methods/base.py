@@ -1,16 +1,20 @@
-"""What every method says of itself, without torch."""
+"""The base class of all methods: all that a method may differ in, each with a default. Torch-free.
 
-from collections.abc import Mapping
+The rest of the program asks these attributes and methods, never a method's name or class.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from api.spec.fields import AUTO, AutoOrNull, OrNull, StrictModel
+from api.spec.base_model import ModelKind
+from api.spec.fields import AUTO, Auto, AutoOrNull, OrNull, StrictModel
 from api.spec.graders import GraderBase
-from api.spec.graders.score_model import ScoreModel
 
-ModelKind = Literal["causal_lm", "encoder"]
-"""Of a base model: it predicts the next token, or it reads a text whole, as BERT does."""
+Problem = Literal["single_label", "multi_label", "regression"]
+"""What a classification label is: one name, several names, or a number."""
 Output = Literal["tokens", "labels", "reward"]
 """What a trained model gives: probabilities of the next token, scores of labels, or one number for a text."""
 
@@ -34,58 +38,103 @@ class Hyperparameters(StrictModel):
 
 
 class Options(StrictModel):
-    """What stands in `method.<type>`: the hyperparameters, and the method's own parameters beside them."""
+    """The object `method.<type>`: the hyperparameters, and the method's own parameters beside them."""
 
     hyperparameters: OrNull[Hyperparameters] = Field(default_factory=Hyperparameters)
 
+    def reward_models(self) -> Mapping[str, str]:
+        """Return the models of reward jobs that the options name, by the path of the field."""
+        return {}
+
+
+OptionsClass = type[Options]
+
 
 class RolloutOptions(Options):
-    """What the methods share that learn from their own samples."""
+    """Options of the methods that learn from their own samples."""
 
     max_tokens: Annotated[int, Field(ge=1, le=8192)] = 64
     """Longest answer that is sampled, in tokens."""
     temperature: Positive = 1.0
-    """Of the sampling; the policy that is trained is the one at this temperature."""
+    """Sampling temperature; the policy that is trained is the one at this temperature."""
 
     @property
     def num_generations(self) -> int:
-        """Answers sampled for each prompt of a step."""
+        """Answers sampled for each prompt."""
         return 1
 
     @property
     def passes(self) -> int:
-        """Passes over the answers of a step."""
+        """Passes over the sampled answers of one step."""
         return 1
 
 
+def reward_models_of(grader: GraderBase | None) -> Mapping[str, str]:
+    """Return the reward models of the option `grader`, by the path of the field."""
+    return {} if grader is None else {f"grader.{path}": name for path, name in grader.reward_models().items()}
+
+
+@dataclass(frozen=True)
+class RewardModelUse:
+    """A field of the recipe that names the model of a reward job."""
+
+    param: str
+    model: str
+    reads_tokens: bool
+    """It reads the answers' tokens as they were sampled, and not a text that a grader renders for it."""
+
+
 class MethodBase(StrictModel):
-    """A method decides what is optimised, and which formats of rows it can learn from."""
+    """A method decides what is optimized, and which formats of rows it accepts."""
 
     summary: ClassVar[str]
+    """One sentence for the catalogue."""
     formats: ClassVar[frozenset[str]]
-    """Names from api.spec.formats."""
+    """Names of the formats that it accepts (api.spec.formats)."""
     kinds: ClassVar[frozenset[ModelKind]] = frozenset({"causal_lm"})
     """Kinds of base models that it can train."""
     output: ClassVar[Output] = "tokens"
+
+    # How it reads rows.
+    row_options: ClassVar[frozenset[str]] = frozenset()
+    """Names of the options that change the rows' arrays."""
+    splits_pairs: ClassVar[bool] = False
+    """A preference becomes two rows: its better answer, labelled 1, and its worse one, labelled 0."""
+    uses_margins: ClassVar[bool] = False
+    """The loss uses the margin of a preference, where the row gives one."""
+
+    # How it trains.
     rollouts: ClassVar[bool] = False
-    """It learns from what the model itself samples."""
+    """It learns from answers that the model samples; its options are RolloutOptions."""
+    takes_reward_model: ClassVar[bool] = False
+    """It has an option `reward_model`, which a pipeline fills in from an earlier stage."""
+    keeps_reference: ClassVar[bool] = False
+    """It keeps a copy of the trained weights as they were at step 0."""
+    value_head: ClassVar[bool] = False
+    """It trains a value function, a linear head that is never published."""
     learning_rate_factor: ClassVar[float] = 1.0
-    """Of the technique's default learning rate, which is the one for imitation."""
+    """Factor of the technique's default learning rate, which is the one for supervised fine-tuning."""
     full_learning_rate: ClassVar[float | None] = None
     """Peak learning rate of full fine-tuning, after the method's paper. None: the technique's, times the factor."""
     smallest_batch: ClassVar[int] = 1
-    """Rows of an automatic batch at least: what the method estimates from a batch needs as many."""
-    row_options: ClassVar[frozenset[str]] = frozenset()
-    """Which of its options decide what the rows' arrays hold."""
+    """Fewest rows of an automatic batch: what the method estimates from a batch needs as many."""
+
+    # What an estimate counts with.
+    reference_passes: ClassVar[float] = 0.0
+    """Forward passes over each row that is trained on, once, for the reference's log-probabilities."""
+    extra_passes: ClassVar[float] = 0.0
+    """Forward passes over the rows of each step, beside those of the loss."""
+
+    type: str
 
     @property
     def options(self) -> Options:
-        options = getattr(self, self.type)  # type: ignore[attr-defined]  # the literal that every method has
+        options = getattr(self, self.type)
         assert isinstance(options, Options), options
         return options
 
     @classmethod
-    def options_class(cls) -> type[Options]:
+    def options_class(cls) -> OptionsClass:
         """Return the class of `options`."""
         options = cls.model_fields[cls.model_fields["type"].default].annotation
         assert isinstance(options, type), options
@@ -93,33 +142,37 @@ class MethodBase(StrictModel):
         return options
 
     @property
+    def rollout_options(self) -> RolloutOptions | None:
+        """The options of a method that samples answers; None for the others."""
+        return self.options if isinstance(self.options, RolloutOptions) else None
+
+    @property
     def evaluation_interval(self) -> int | Literal["auto"]:
-        """Steps between evaluations, where its hyperparameters say so."""
+        """Steps between evaluations, where its hyperparameters give them."""
         interval: int | Literal["auto"] = getattr(self.options.hyperparameters, "eval_interval", AUTO)
         return interval
 
+    @property
+    def problem(self) -> Auto[Problem]:
+        """The requested kind of labels of a method whose output is labels."""
+        return AUTO
+
+    @property
+    def reward_models(self) -> Sequence[RewardModelUse]:
+        """The models of reward jobs that the recipe names."""
+        return [
+            RewardModelUse(f"method.{self.type}.{path}", name, reads_tokens=path == "reward_model")
+            for path, name in self.options.reward_models().items()
+        ]
+
     def idle_option(self, problem: str = AUTO) -> tuple[str, str] | None:
-        """Return (the name of an option that is given and would change nothing, why), if there is one. `problem`: what
-        the labels are, once that is known. Asked where a job is accepted, not here: stored jobs may have such options.
+        """Return (the name of an option that is given and would change nothing, why), or None if there is none.
+
+        `problem`: the kind of the labels, where it is known. Checked where a job is accepted, not when a recipe is
+        parsed: stored jobs may have such options.
         """
         return None
 
-    def chosen(self) -> Mapping[str, Any]:
-        """Its row options, as asked for."""
+    def row_option_values(self) -> Mapping[str, Any]:
+        """Return the values of the options that change the rows' arrays, by name."""
         return {name: getattr(self.options, name) for name in sorted(self.row_options)}
-
-
-def reward_models(method: MethodBase) -> dict[str, str]:
-    """Field of the recipe → the model that it names."""
-    options = method.options
-    place = f"method.{method.type}"  # type: ignore[attr-defined]  # as above
-    found: dict[str, str] = {}
-    if name := getattr(options, "reward_model", None):
-        found[f"{place}.reward_model"] = name
-    grader: GraderBase | None = getattr(options, "grader", None)
-    if isinstance(grader, ScoreModel):
-        found[f"{place}.grader.model"] = grader.model
-    elif grader is not None:
-        parts = {name: part for name, part in grader.parts.items() if isinstance(part, ScoreModel)}
-        found |= {f"{place}.grader.graders.{name}.model": part.model for name, part in parts.items()}
-    return found

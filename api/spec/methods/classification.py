@@ -2,10 +2,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from api.spec.fields import AUTO, AutoOrNull, OrNull
-from api.spec.methods.base import MethodBase, ModelKind, Options, Output, Smoothing
-
-Problem = Literal["single_label", "multi_label", "regression"]
+from api.spec.base_model import ModelKind
+from api.spec.fields import AUTO, Auto, AutoOrNull, OrNull
+from api.spec.methods.base import MethodBase, Options, Output, Problem, Smoothing
 
 
 class ClassificationOptions(Options):
@@ -33,6 +32,10 @@ class Classification(MethodBase):
 
     type: Literal["classification"] = "classification"
     classification: OrNull[ClassificationOptions] = Field(default_factory=ClassificationOptions)
+
+    @property
+    def problem(self) -> Auto[Problem]:
+        return self.classification.problem
 
     def idle_option(self, problem: str = AUTO) -> tuple[str, str] | None:
         options = self.classification

@@ -43,6 +43,7 @@ class Dpo(MethodBase):
     formats: ClassVar[frozenset[str]] = frozenset({"preference"})
     learning_rate_factor: ClassVar[float] = 0.25
     full_learning_rate: ClassVar[float | None] = 1e-6  # the paper's, appendix B
+    reference_passes: ClassVar[float] = 1.0
 
     type: Literal["dpo"] = "dpo"
     dpo: OrNull[DpoOptions] = Field(default_factory=DpoOptions)

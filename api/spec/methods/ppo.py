@@ -1,10 +1,11 @@
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AliasChoices, Field, model_validator
 
 from api.spec.fields import AUTO, OrNull, StrictModel
 from api.spec.graders import Grader
-from api.spec.methods.base import MethodBase, NotNegative, Positive, RolloutOptions
+from api.spec.methods.base import MethodBase, NotNegative, Positive, RolloutOptions, reward_models_of
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Clip = Annotated[float, Field(gt=0, lt=1)]
@@ -59,6 +60,9 @@ class PpoOptions(RolloutOptions):
             raise ValueError("give either reward_model (the model of a reward job) or grader")
         return self
 
+    def reward_models(self) -> Mapping[str, str]:
+        return {"reward_model": self.reward_model} if self.reward_model else reward_models_of(self.grader)
+
 
 class Ppo(MethodBase):
     """Proximal policy optimisation against a reward, with a penalty for leaving the policy at step 0 (Schulman et al.
@@ -67,6 +71,9 @@ class Ppo(MethodBase):
     summary: ClassVar[str] = "Reinforcement learning against a reward model or a grader (RLHF)."
     formats: ClassVar[frozenset[str]] = frozenset({"prompts"})
     rollouts: ClassVar[bool] = True
+    takes_reward_model: ClassVar[bool] = True
+    keeps_reference: ClassVar[bool] = True
+    value_head: ClassVar[bool] = True
     learning_rate_factor: ClassVar[float] = 0.1
 
     type: Literal["ppo"] = "ppo"

@@ -5,7 +5,7 @@ from pydantic import AliasChoices, Field, model_validator
 
 from api.spec.fields import AUTO, AutoOrNull, OrNull
 from api.spec.graders import Grader
-from api.spec.methods.base import Hyperparameters, MethodBase, NotNegative, RolloutOptions
+from api.spec.methods.base import Hyperparameters, MethodBase, NotNegative, RolloutOptions, reward_models_of
 
 
 class ReinforcementHyperparameters(Hyperparameters):
@@ -52,13 +52,16 @@ class ReinforcementOptions(RolloutOptions):
         return self
 
     @property
-    def passes(self) -> int:
-        return self.num_iterations
-
-    @property
     def num_generations(self) -> int:
         multiplier = self.hyperparameters.compute_multiplier
         return max(2, round(self.group_size * (1.0 if multiplier == AUTO else multiplier)))
+
+    @property
+    def passes(self) -> int:
+        return self.num_iterations
+
+    def reward_models(self) -> Mapping[str, str]:
+        return reward_models_of(self.grader)
 
 
 class Reinforcement(MethodBase):
@@ -68,6 +71,7 @@ class Reinforcement(MethodBase):
     summary: ClassVar[str] = "Reinforcement learning from a grader, without a value function."
     formats: ClassVar[frozenset[str]] = frozenset({"prompts"})
     rollouts: ClassVar[bool] = True
+    keeps_reference: ClassVar[bool] = True
     learning_rate_factor: ClassVar[float] = 0.1
 
     type: Literal["reinforcement"] = "reinforcement"

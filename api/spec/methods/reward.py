@@ -18,6 +18,7 @@ class Reward(MethodBase):
     summary: ClassVar[str] = "Learn a reward from preferences, for ppo, reinforcement and graders."
     formats: ClassVar[frozenset[str]] = frozenset({"preference"})
     output: ClassVar[Output] = "reward"
+    uses_margins: ClassVar[bool] = True
     learning_rate_factor: ClassVar[float] = 0.5
 
     type: Literal["reward"] = "reward"

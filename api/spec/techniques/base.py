@@ -1,54 +1,149 @@
-"""What every technique says of itself, without torch."""
+"""The base class of all techniques: all that a technique may differ in, each with a default. Torch-free.
+
+The rest of the program asks these attributes and methods, never a technique's name or class: a new technique is a file
+that sets what differs.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 from pydantic import Field
 
+from api.spec.base_model import LowRankUpdate, Matrix, ModelKind, ModelLayers, ModelShape
 from api.spec.fields import StrictModel
 
 Names = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 
-ALL_LINEAR: Literal["all-linear"] = "all-linear"
+
+class ActivationFactors(NamedTuple):
+    """Numbers kept for the backward pass, for each input and output of a matrix and each token."""
+
+    computation: float
+    """In the computation's type: bfloat16 or float32."""
+    float32: float
+    """In float32, the type that adapters compute in."""
+
+
+class FourBits(NamedTuple):
+    """How the frozen weights are quantized."""
+
+    type: str
+    """nf4 or fp4."""
+    double: bool
+    """The scales of the blocks are quantized, too."""
 
 
 class TechniqueBase(StrictModel):
     """A technique decides which weights are trained, and what is published."""
 
     summary: ClassVar[str]
+    """One sentence for the catalogue."""
     default_learning_rate: ClassVar[float]
-    """Peak learning rate when the job leaves it to us; multiplied by `learning_rate_multiplier`."""
-    peft_type: ClassVar[str | None] = None
-    """peft's name of it, where peft does the work."""
-    packable: ClassVar[bool] = True
-    """Several examples in one row of tokens give what they give alone."""
-    virtual_tokens: ClassVar[bool] = False
-    """It puts learnt tokens before the text."""
-    recomputes: ClassVar[bool] = True
-    """Its activations may be recomputed in the backward pass."""
-    merges: ClassVar[bool] = False
-    """What it trains can be added into the base's own weights."""
-    quantises: ClassVar[bool] = False
-    """The frozen base is kept in fewer bits."""
-    mutable_fields: ClassVar[frozenset[str]] = frozenset()
-    """Fields that may differ when a job continues another's model: they decide nothing of its shape."""
+    """Peak learning rate where the job gives none; multiplied by `learning_rate_multiplier`."""
 
+    # What is trained and published.
+    whole_model: ClassVar[bool] = False
+    """All weights of the base model are trained, and a whole model is published. Else an adapter is."""
+    peft_type: ClassVar[str | None] = None
+    """peft's name of the technique. None: the technique is not one of peft's; unless it trains the whole model, it has
+    a module of its own in worker/techniques."""
+    begins_from_text: ClassVar[bool] = False
+    """The trained keys and values begin as those of the first tokens of the training text."""
     scales: ClassVar[tuple[str, ...]] = ()
-    """Parts of the names of weights that multiply what the base computes: at 1 they change nothing, and they decay to
-    it."""
+    """Parts of the names of trained weights that multiply what the base computes. At 1 they change nothing, so that
+    weight decay pulls them towards 1."""
+    mutable_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields that may differ when a job continues another job's adapter: they do not affect its shape."""
+    merges: ClassVar[bool] = False
+    """The adapter can be added to the base model's own weights."""
+    quantizes: ClassVar[bool] = False
+    """The frozen base model is kept in four bits; `four_bits` says how."""
+
+    # What it needs of the base model and the training.
+    families: ClassVar[Mapping[ModelKind, frozenset[str]]] = {}
+    """The only families of base models (`model_type`) that it works on, for a kind of base model. A kind that is not a
+    key has no limits."""
+    packable: ClassVar[bool] = True
+    """Several examples in one row of tokens give the same losses as each alone."""
+    recomputes: ClassVar[bool] = True
+    """Activations may be recomputed in the backward pass (gradient checkpointing)."""
+    explicit_targets: ClassVar[bool] = False
+    """The trainer lists the layers of `adapted_layers` to peft by name: peft would match the job's patterns in an
+    unbounded time."""
+
+    # What an estimate uses, fitted to measurements (docs/benchmarks.md). The defaults are LoRA's: they are high.
+    activation_factors: ClassVar[ActivationFactors] = ActivationFactors(0.5, 0.39)
+    allocator_overhead: ClassVar[float] = 2.15
+    """On a CPU: bytes that the C library's heap holds for each byte of activations. It does not return the gaps."""
+    flops_per_pass: ClassVar[float] = 0.0
+    """Operations for each weight of the base model's linear layers and each pass through them, however few tokens a
+    micro-batch has: mostly memory traffic."""
+
+    # How others load what is published.
+    loads_in_transformers: ClassVar[bool] = False
+    """transformers' own `load_adapter` loads the adapter."""
+
+    type: str
+
+    @property
+    def virtual_tokens(self) -> int:
+        """Number of trained tokens before the text."""
+        return 0
+
+    @property
+    def four_bits(self) -> FourBits | None:
+        """The quantization of the frozen weights; None: they are not quantized."""
+        return None
+
+    @property
+    def changes_base(self) -> bool:
+        """Whether the initialization takes something out of the frozen weights: the adapter is rewritten for the
+        original ones when it is published."""
+        return False
+
+    @property
+    def names_layers(self) -> bool:
+        """Whether the job names the layers to adapt, instead of leaving the choice to the technique."""
+        return False
 
     def as_published(self) -> Self:
-        """The technique of the files that it publishes, which whoever continues from them has to name."""
+        """Return the technique of the published adapter, which a job that continues it has to give."""
         return self
 
-    def peft(self) -> Mapping[str, Any]:
-        """Arguments of peft's configuration of that type."""
+    def peft(self, layers: ModelLayers) -> Mapping[str, Any]:
+        """Return the arguments of peft's configuration class for this base model."""
         return {}
 
     def patterns(self) -> Mapping[str, Sequence[str]]:
-        """Fields that hold patterns of layers' names (api.spec.patterns), and those patterns."""
+        """Return the fields that hold patterns of layer names (api.spec.patterns), with those patterns."""
         return {}
 
     def learning_rate_factors(self) -> Mapping[str, float]:
-        """A part of a weight's name → what its learning rate is multiplied by."""
+        """Return factors of the learning rate by a part of a weight's name."""
         return {}
+
+    def adapted_layers(self, layers: ModelLayers) -> Sequence[Matrix]:
+        """Return the matrices that the technique adapts. Raise NoTargetModules where the job names others than the base
+        model has, or none can be adapted."""
+        return ()
+
+    def default_layers(self, layers: ModelLayers) -> Sequence[Matrix] | None:
+        """Return the matrices that the technique adapts where the job names none; None: it chooses no layers."""
+        return None
+
+    def low_rank_updates(self, layers: ModelLayers) -> Sequence[LowRankUpdate]:
+        """Return the updates of low rank beside matrices. Raise NoTargetModules as `adapted_layers` does."""
+        return ()
+
+    def added_parameters(self, shape: ModelShape) -> int:
+        """Return the number of weights that the technique adds to the base model and trains, without heads. Raise
+        NoTargetModules where it has no layers to work on. The default counts low-rank updates."""
+        return sum(update.parameters for update in self.low_rank_updates(shape))
+
+    def vllm_refusal(self) -> str | None:
+        """Return why vLLM does not serve the adapter, as a sentence in Markdown; None: it does."""
+        return f"vLLM serves LoRA adapters only, not those of `{self.type}`."
+
+    def vllm_flags(self) -> Sequence[str]:
+        """Return the flags of `vllm serve` that this adapter needs."""
+        return ()

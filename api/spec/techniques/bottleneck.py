@@ -1,8 +1,11 @@
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from api.spec.techniques.base import TechniqueBase
+from api.spec.base_model import ModelKind, ModelShape
+from api.spec.target_modules import NoTargetModules
+from api.spec.techniques.base import ActivationFactors, TechniqueBase
 
 
 class Bottleneck(TechniqueBase):
@@ -12,6 +15,13 @@ class Bottleneck(TechniqueBase):
 
     summary: ClassVar[str] = "Train small layers between those of the frozen model."
     default_learning_rate: ClassVar[float] = 1e-3
+    activation_factors: ClassVar[ActivationFactors] = ActivationFactors(0.4, 0.1)
+    allocator_overhead: ClassVar[float] = 1.55
+    families: ClassVar[Mapping[ModelKind, frozenset[str]]] = {
+        "encoder": frozenset({"bert", "deberta-v2", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta"}),
+        "causal_lm": frozenset({"gemma2", "gemma3_text", "gpt2", "llama", "mistral", "phi", "phi3", "qwen2", "qwen3"}),
+    }
+    """Those of which it is known where adapters belong (worker/techniques/bottleneck_families.py)."""
 
     type: Literal["bottleneck"] = "bottleneck"
     placement: Literal["houlsby", "pfeiffer"] = "pfeiffer"
@@ -19,3 +29,14 @@ class Bottleneck(TechniqueBase):
     """Hidden size divided by the bottleneck's."""
     non_linearity: Literal["relu", "gelu", "silu", "tanh"] = "relu"
     """f"""
+
+    def added_parameters(self, shape: ModelShape) -> int:
+        """Two matrices and their biases for each place."""
+        if shape.bottlenecks is None:
+            raise NoTargetModules("technique: bottleneck adapters have no place in models of this family")
+        inner = self.bottleneck_size(shape.hidden_size)
+        each = 2 * shape.hidden_size * inner + inner + shape.hidden_size
+        return shape.layers * shape.bottlenecks[self.placement] * each
+
+    def bottleneck_size(self, hidden_size: int) -> int:
+        return max(1, int(hidden_size // self.reduction_factor))

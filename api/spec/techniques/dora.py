@@ -1,6 +1,8 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from api.spec.base_model import ModelLayers, ModelShape
+from api.spec.techniques.base import ActivationFactors
 from api.spec.techniques.lora import Lora
 
 
@@ -9,8 +11,20 @@ class Dora(Lora):
     by rows (Liu et al. 2024, arXiv:2402.09353)."""
 
     summary: ClassVar[str] = "LoRA with the magnitude of each weight learnt apart from its direction."
+    plain_update: ClassVar[bool] = False
+    activation_factors: ClassVar[ActivationFactors] = ActivationFactors(0.5, 1.95)
+    allocator_overhead: ClassVar[float] = 1.27
+    flops_per_pass: ClassVar[float] = 150.0  # the norms of the rows (docs/engine-log.md)
 
     type: Literal["dora"] = "dora"  # type: ignore[assignment]
 
-    def peft(self) -> Mapping[str, Any]:
-        return {**super().peft(), "use_dora": True}
+    def peft(self, layers: ModelLayers) -> Mapping[str, Any]:
+        return {**super().peft(layers), "use_dora": True}
+
+    def added_parameters(self, shape: ModelShape) -> int:
+        """The updates, and a magnitude for each output."""
+        updates = self.low_rank_updates(shape)
+        return sum(update.parameters + update.matrix.outputs for update in updates)
+
+    def vllm_refusal(self) -> str | None:
+        return "vLLM refuses DoRA adapters."

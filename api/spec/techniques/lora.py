@@ -4,12 +4,23 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from api.spec.techniques.base import ALL_LINEAR, Names, TechniqueBase
+from api.spec import patterns
+from api.spec.base_model import TENSOR_KINDS, LowRankUpdate, Matrix, ModelLayers
+from api.spec.target_modules import (
+    ALL_LINEAR,
+    FIELD,
+    NoTargetModules,
+    choose,
+    is_all_linear,
+    listed,
+    require_patterns,
+)
+from api.spec.techniques.base import Names, TechniqueBase
 
 MAX_RANK = 1024
 Rank = Annotated[int, Field(ge=1, le=MAX_RANK)]
-CHANGES_THE_BASE = ("pissa", "olora")
-"""Initialisations that take something out of the frozen weights."""
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Values that `vllm serve --max-lora-rank` accepts. 16 is its default."""
 
 
 Pattern = Annotated[str, Field(min_length=1, max_length=512)]
@@ -24,6 +35,10 @@ class Lora(TechniqueBase):
     default_learning_rate: ClassVar[float] = 2e-4
     peft_type: ClassVar[str | None] = "LORA"
     merges: ClassVar[bool] = True
+    explicit_targets: ClassVar[bool] = True
+    loads_in_transformers: ClassVar[bool] = True
+    plain_update: ClassVar[bool] = True
+    """The update is B A alone, which peft can put beside tensors of experts, too."""
     mutable_fields: ClassVar[frozenset[str]] = frozenset({"dropout", "learning_rate_ratio", "init"})
 
     type: Literal["lora"] = "lora"
@@ -55,13 +70,21 @@ class Lora(TechniqueBase):
 
     @model_validator(mode="after")
     def _twice_the_rank(self) -> Self:
-        """What these two publish can be continued as any other adapter."""
-        if self.init in CHANGES_THE_BASE and 2 * max(self.rank, *self.rank_pattern.values(), 0) > MAX_RANK:
+        """Refuse a rank whose published adapter could not be continued as any other."""
+        if self.changes_base and 2 * max(self.rank, *self.rank_pattern.values(), 0) > MAX_RANK:
             raise ValueError(f"with init {self.init} the rank may be {MAX_RANK // 2} at most: it is published doubled")
         return self
 
+    @property
+    def changes_base(self) -> bool:
+        return self.init in ("pissa", "olora")
+
+    @property
+    def names_layers(self) -> bool:
+        return not is_all_linear(self.target_modules)
+
     def as_published(self) -> Self:
-        if self.init not in CHANGES_THE_BASE:
+        if not self.changes_base:
             return self.model_copy(update={"init": "default"})
         growth = math.sqrt(2) if self.rslora else 2  # α / √r, or α / r, stays
         return self.model_copy(
@@ -77,10 +100,10 @@ class Lora(TechniqueBase):
     def patterns(self) -> Mapping[str, Sequence[str]]:
         targets = self.target_modules
         named = [targets] if isinstance(targets, str) and targets != ALL_LINEAR else []
-        found = {"target_modules": named, "rank_pattern": [*self.rank_pattern], "alpha_pattern": [*self.alpha_pattern]}
-        return {field: given for field, given in found.items() if given}
+        given = {"target_modules": named, "rank_pattern": [*self.rank_pattern], "alpha_pattern": [*self.alpha_pattern]}
+        return {field: values for field, values in given.items() if values}
 
-    def peft(self) -> Mapping[str, Any]:
+    def peft(self, layers: ModelLayers) -> Mapping[str, Any]:
         return {
             "r": self.rank,
             "lora_alpha": self.alpha,
@@ -94,3 +117,61 @@ class Lora(TechniqueBase):
 
     def learning_rate_factors(self) -> Mapping[str, float]:
         return {} if self.learning_rate_ratio == 1.0 else {"lora_B": self.learning_rate_ratio}
+
+    def adapted_layers(self, layers: ModelLayers) -> Sequence[Matrix]:
+        require_patterns(self.patterns())
+        found = choose(self.target_modules, layers.adaptable, quantized=self.quantizes)
+        self._require_plain_update(found, layers.adaptable)
+        names = tuple(matrix.name for matrix in found)
+        for field in ("rank_pattern", "alpha_pattern"):
+            unused = patterns.unused(tuple(getattr(self, field)), names)
+            if unused is not None:
+                param = f"technique.{field}"
+                message = f"{param}: '{unused[:200]}' fits none of the layers that are adapted. {listed(found)}"
+                raise NoTargetModules(message, param)
+        return found
+
+    def _require_plain_update(self, found: Sequence[Matrix], matrices: Sequence[Matrix]) -> None:
+        """Raise NoTargetModules where more than the plain update would stand beside weights that are no layer of their
+        own: peft cannot do that."""
+        tensor = next((matrix for matrix in found if matrix.kind in TENSOR_KINDS), None)
+        if tensor is None:
+            return
+        obstacles = {
+            "technique.type": None if self.plain_update else f"'{self.type}'",
+            "technique.dropout": f"a dropout of {self.dropout}" if self.dropout else None,
+            "technique.init": f"init '{self.init}'" if self.changes_base else None,
+        }
+        for param, what in obstacles.items():
+            if what is not None:
+                names = sorted({matrix.name.rpartition(".")[2] for matrix in matrices if matrix.kind == "linear"})
+                raise NoTargetModules(
+                    f"{param}: {what} cannot be trained on {tensor.name}, for the experts of a layer are one tensor. "
+                    f"Leave it at its default ('lora', 0, 'default'), or name other layers in {FIELD}: "
+                    f"{', '.join(names)}.",
+                    param,
+                )
+
+    def default_layers(self, layers: ModelLayers) -> Sequence[Matrix] | None:
+        return choose(ALL_LINEAR, layers.adaptable, quantized=self.quantizes)
+
+    def low_rank_updates(self, layers: ModelLayers) -> Sequence[LowRankUpdate]:
+        found = self.adapted_layers(layers)
+        own = patterns.first_of_end(tuple(self.rank_pattern), tuple(matrix.name for matrix in found))
+        ranks = {name: self.rank_pattern[pattern] for name, pattern in own.items()}
+        return [LowRankUpdate(matrix, ranks.get(matrix.name, self.rank)) for matrix in found]
+
+    def vllm_refusal(self) -> str | None:
+        published = self.as_published()
+        if published.rank_pattern or published.alpha_pattern:
+            return (
+                "**Do not serve this adapter with vLLM**: it ignores `rank_pattern` and `alpha_pattern`, and would "
+                "scale those layers wrongly without a word."
+            )
+        if published.rank > VLLM_RANKS[-1]:
+            return f"vLLM's adapters have ranks up to {VLLM_RANKS[-1]}, and this one has {published.rank}."
+        return None
+
+    def vllm_flags(self) -> Sequence[str]:
+        rank = next(legal for legal in VLLM_RANKS if legal >= self.as_published().rank)
+        return () if rank == 16 else ("--max-lora-rank", str(rank))

@@ -3,7 +3,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from api.spec.techniques.base import TechniqueBase
+from api.spec.base_model import ModelKind, ModelLayers, ModelShape
+from api.spec.techniques.base import ActivationFactors, TechniqueBase
 
 
 class Prefix(TechniqueBase):
@@ -15,13 +16,27 @@ class Prefix(TechniqueBase):
     summary: ClassVar[str] = "Train keys and values that every layer sees before the text."
     default_learning_rate: ClassVar[float] = 1e-2
     peft_type: ClassVar[str | None] = "PREFIX_TUNING"
+    begins_from_text: ClassVar[bool] = True
     packable: ClassVar[bool] = False
-    virtual_tokens: ClassVar[bool] = True
     recomputes: ClassVar[bool] = False  # transformers drops the keys and values from before where it recomputes
+    activation_factors: ClassVar[ActivationFactors] = ActivationFactors(0.5, 0.2)
+    allocator_overhead: ClassVar[float] = 1.0
+    families: ClassVar[Mapping[ModelKind, frozenset[str]]] = {
+        "encoder": frozenset({"bert", "electra", "roberta", "xlm-roberta"})
+    }
+    """Encoders that take keys and values from before."""
 
     type: Literal["prefix"] = "prefix"
     tokens: Annotated[int, Field(ge=1, le=1024)] = 20
     """|P|: length of the prefix."""
 
-    def peft(self) -> Mapping[str, Any]:
+    @property
+    def virtual_tokens(self) -> int:
+        return self.tokens
+
+    def peft(self, layers: ModelLayers) -> Mapping[str, Any]:
         return {"num_virtual_tokens": self.tokens, "prefix_projection": False, "init_weights": "zero"}
+
+    def added_parameters(self, shape: ModelShape) -> int:
+        """A key and a value for each token and layer."""
+        return self.tokens * shape.layers * 2 * shape.key_value_size

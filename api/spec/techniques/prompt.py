@@ -3,7 +3,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from api.spec.techniques.base import TechniqueBase
+from api.spec.base_model import ModelKind, ModelLayers, ModelShape
+from api.spec.techniques.base import ActivationFactors, TechniqueBase
 
 
 class Prompt(TechniqueBase):
@@ -15,11 +16,23 @@ class Prompt(TechniqueBase):
     default_learning_rate: ClassVar[float] = 3e-2
     peft_type: ClassVar[str | None] = "PROMPT_TUNING"
     packable: ClassVar[bool] = False
-    virtual_tokens: ClassVar[bool] = True
+    activation_factors: ClassVar[ActivationFactors] = ActivationFactors(0.5, 0.2)
+    allocator_overhead: ClassVar[float] = 1.15
+    families: ClassVar[Mapping[ModelKind, frozenset[str]]] = {
+        "encoder": frozenset({"bert", "deberta-v2", "modernbert", "roberta", "xlm-roberta"})
+    }
+    """Encoders whose embeddings are as wide as their hidden states."""
 
     type: Literal["prompt"] = "prompt"
     tokens: Annotated[int, Field(ge=1, le=1024)] = 20
     """|P|: how many tokens are learnt."""
 
-    def peft(self) -> Mapping[str, Any]:
+    @property
+    def virtual_tokens(self) -> int:
+        return self.tokens
+
+    def peft(self, layers: ModelLayers) -> Mapping[str, Any]:
         return {"num_virtual_tokens": self.tokens, "prompt_tuning_init": "SAMPLE_VOCAB"}
+
+    def added_parameters(self, shape: ModelShape) -> int:
+        return self.tokens * shape.embedding_size

@@ -16,11 +16,11 @@ from api.estimate.machine import (
     resolve_hardware_auto,
     with_less,
 )
-from api.estimate.targets import NoTargetModules
 from api.estimate.work import Workload
 from api.spec.methods import _Methods
 from api.spec.recipe import Recipe
 from api.spec.resolve import Labels, ResolvedRecipe, resolve
+from api.spec.target_modules import NoTargetModules
 from api.spec.techniques import Technique
 
 TECHNIQUES = [technique.model_fields["type"].default for technique in get_args(get_args(Technique)[0])]

@@ -1,9 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 
 from api.context import Context
 from api.records import models
 from api.records.jobs import Job
-from api.spec.methods.base import reward_models
 from api.spec.recipe import Recipe
 from tests.factories import a_job, a_model, a_project
 
@@ -28,7 +29,9 @@ def test_of_many_jobs_only_those_that_name_a_model_are_read(context: Context, mo
         recipe = Recipe.model_validate({"model": "tiny", "training_file": "file-none", "method": method})
         job.recipe = recipe.model_dump(mode="json")
     read: list[str] = []
-    monkeypatch.setattr(models, "reward_models", lambda method: read.append(method.type) or reward_models(method))
+    parsed = models._METHOD.validate_python
+    counting = SimpleNamespace(validate_python=lambda method: read.append(method["type"]) or parsed(method))
+    monkeypatch.setattr(models, "_METHOD", counting)
     with context.database.read() as session:
         assert models.referenced_by(session, judge) == [job_id]
     assert (len(others), read) == (20, ["ppo"])

@@ -24,7 +24,7 @@ TOKENS = 10
 def plain(base: Path, technique: Any = None) -> Any:
     """As transformers loads it."""
     options: dict[str, Any] = {}
-    if technique is not None and technique.quantises:
+    if technique is not None and technique.quantizes:
         options = {"quantization_config": quantisation(technique, torch.float32), "device_map": {"": CPU}}
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, trust_remote_code=False, **options)
     keep_four_bits(model)

@@ -50,9 +50,9 @@ class RewardModel:
         network = load_published(folder, base if base.exists() else None, of_reward, device)
         network.requires_grad_(False)
         inner = network.get_base_model() if hasattr(network, "get_base_model") else network
-        alone = technique.virtual_tokens or examples_stay_alone(inner.config)
+        alone = technique.virtual_tokens > 0 or examples_stay_alone(inner.config)
         layout = Layout(packed=False, alone=alone, pad_token=inner.config.pad_token_id)
-        self._model = TrainableModel(network, layout, virtual_tokens=technique.virtual_tokens)
+        self._model = TrainableModel(network, layout, virtual_tokens=technique.virtual_tokens > 0)
         self._model.train(False)
         self._window: int | None = getattr(inner.config, "max_position_embeddings", None)
 

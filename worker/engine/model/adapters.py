@@ -13,19 +13,17 @@ from peft.utils.save_and_load import set_peft_model_state_dict
 from safetensors.torch import load_file
 
 from api.estimate.shapes import expanded
-from api.estimate.targets import BARE, Matrix, NoTargetModules, ia3_layers, lora_layers, named
+from api.spec.base_model import TENSOR_KINDS, Matrix, ModelLayers
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
-from api.spec.techniques import Technique
-from api.spec.techniques.base import ALL_LINEAR
-from api.spec.techniques.ia3 import Ia3
-from api.spec.techniques.lora import Lora
+from api.spec.target_modules import ALL_LINEAR, NoTargetModules, is_all_linear, matches
+from api.spec.techniques import TechniqueBase
 from worker.bases.experts import adapted_tensor
 from worker.bases.shapes import ia3_names, layers_of
 from worker.engine.errors import TrainingError
 from worker.engine.model.families import layers_without_adapters
 from worker.engine.model.target_modules import named_values, not_chosen, plain_patterns, published_config
-from worker.techniques import TECHNIQUES
+from worker.techniques import implementation_of
 
 HEADS = ("lm_head", "score", "classifier", "pre_classifier", "head", "pooler")
 """Names of heads and of what leads to them, which are not quantised."""
@@ -41,11 +39,11 @@ def heads_of(network: Any) -> list[str]:
 def with_technique(network: Any, recipe: ResolvedRecipe, start: Path | None) -> Any:
     """The network with what the technique trains, begun anew or continued from the adapter in `start`."""
     technique = recipe.technique
-    if technique.type in TECHNIQUES:
+    if (own := implementation_of(technique)) is not None:
         if start is None:
-            TECHNIQUES[technique.type].add(network, technique)
+            own.add(network, technique)
         else:
-            TECHNIQUES[technique.type].load(network, start)
+            own.load(network, start)
         return network
     if technique.peft_type is None:
         return network
@@ -54,7 +52,7 @@ def with_technique(network: Any, recipe: ResolvedRecipe, start: Path | None) -> 
         _keep_tensors(config, published_config(start, network))
     try:
         model = get_peft_model(network, config)
-    except ValueError as error:  # what peft cannot adapt, and api.estimate.targets does not know of
+    except ValueError as error:  # what peft cannot adapt, and api.spec.target_modules does not know of
         print(error, flush=True)
         message = "technique.target_modules: some of these layers cannot be adapted so. Name the model's linear layers."
         raise TrainingError(FailureReason.INVALID_RECIPE, message) from error
@@ -74,69 +72,65 @@ def begin_prefix(model: PeftModel, opening: npt.NDArray[np.int32]) -> None:
     initialize_kv_prefix_from_past_key_values(model, past_key_values=seen.past_key_values)
 
 
-def peft_config(network: Any, technique: Technique, output: str) -> Any:
-    """peft's configuration of the technique on this network. Raises TrainingError for layers that it has not got."""
-    arguments: dict[str, Any] = dict(technique.peft())
+def peft_config(network: Any, technique: TechniqueBase, output: str) -> Any:
+    """Return peft's configuration of the technique for this network. Raise TrainingError for layers that the network
+    does not have."""
     assert technique.peft_type is not None, technique.type
-    if isinstance(technique, Lora | Ia3):
-        try:
-            arguments |= _layers(network, technique, scores=output != "tokens")
-        except NoTargetModules as no_place:
-            raise TrainingError(FailureReason.INVALID_RECIPE, str(no_place)) from None
+    layers = ModelLayers(
+        list(expanded(layers_of(network))), scores=output != "tokens", ia3=ia3_names(network.config.model_type)
+    )
+    arguments: dict[str, Any] = dict(technique.peft(layers))
+    try:
+        found = technique.adapted_layers(layers)
+        if technique.explicit_targets:
+            arguments |= _explicit_targets(network, arguments, found, layers)
+    except NoTargetModules as error:
+        raise TrainingError(FailureReason.INVALID_RECIPE, str(error)) from None
     if output != "tokens":
         arguments["modules_to_save"] = heads_of(network)
     kind = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(technique.peft_type)]
     return kind(task_type="CAUSAL_LM" if output == "tokens" else "SEQ_CLS", **arguments)
 
 
-def _layers(network: Any, technique: Lora | Ia3, *, scores: bool) -> dict[str, Any]:
-    """The layers in peft's words. By an expression, peft would adapt whatever module has such a name, and fail where it
-    cannot, and take time without a bound; it is given the names of the layers instead."""
-    matrices = list(expanded(layers_of(network)))
-    targets = technique.target_modules
-    if isinstance(technique, Ia3):
-        known, inner = ia3_names(network.config.model_type), technique.feedforward_modules
-        ia3_layers(technique, matrices, known, scores=scores)
-        # Of a family that peft does not know, no layer is feed-forward unless the job names it; null would be an error.
-        inner = [] if inner is None and known is None else inner
-        return {"target_modules": targets and sorted(targets), "feedforward_modules": inner}
-    found = lora_layers(technique, matrices, scores=scores)
-    if any(layer.kind in BARE for layer in found) or any(layer.kind == "router" for layer in matrices):
-        return _among_experts(network, technique, found)
-    names = [layer.name for layer in found]
+def _explicit_targets(
+    network: Any, arguments: Mapping[str, Any], found: Sequence[Matrix], layers: ModelLayers
+) -> dict[str, Any]:
+    """Return peft's arguments with the names of the chosen layers in place of the job's patterns. By an expression,
+    peft would adapt any module with such a name, fail where it cannot, and take an unbounded time."""
+    patterns = {field: arguments[field] for field in ("rank_pattern", "alpha_pattern") if field in arguments}
+    if any(matrix.kind in TENSOR_KINDS for matrix in found) or any(each.kind == "router" for each in layers.matrices):
+        return _among_experts(network, patterns, found)
+    names = [matrix.name for matrix in found]
     barred = layers_without_adapters(network.config)
-    arguments = {
-        "rank_pattern": plain_patterns(names, technique.rank_pattern),
-        "alpha_pattern": plain_patterns(names, technique.alpha_pattern),
-        "exclude_modules": barred or None,
-    }
-    if targets in (ALL_LINEAR, [ALL_LINEAR]):
-        return arguments | {"target_modules": ALL_LINEAR}
+    named: dict[str, Any] = {field: plain_patterns(names, given) for field, given in patterns.items()}
+    named["exclude_modules"] = barred or None
+    targets = arguments["target_modules"]
+    if is_all_linear(targets):
+        return named | {"target_modules": ALL_LINEAR}
     if isinstance(targets, list) and _modules_called(network, targets) == set(names):
-        return arguments | {"target_modules": sorted(targets)}
-    return arguments | {
+        return named | {"target_modules": sorted(targets)}
+    return named | {
         "target_modules": sorted(names),
         "exclude_modules": [*barred, *not_chosen(network, names)] or None,
     }
 
 
-def _among_experts(network: Any, technique: Lora, found: Sequence[Matrix]) -> dict[str, Any]:
-    """In a mixture of experts, where peft's "all-linear" would take routers too and pass over other layers."""
-    tensors = {layer.name: adapted_tensor(network, layer.name) for layer in found if layer.kind in BARE}
-    keys = {layer.name: tensors.get(layer.name) or layer.name for layer in found}
+def _among_experts(network: Any, patterns: Mapping[str, Mapping[str, Any]], found: Sequence[Matrix]) -> dict[str, Any]:
+    """Return the arguments for a mixture of experts, where peft's "all-linear" would take routers too and pass over
+    other layers."""
+    tensors = {matrix.name: adapted_tensor(network, matrix.name) for matrix in found if matrix.kind in TENSOR_KINDS}
+    keys = {matrix.name: tensors.get(matrix.name) or matrix.name for matrix in found}
     modules = sorted(name for name in keys if tensors.get(name) is None)
     barred = [*layers_without_adapters(network.config), *not_chosen(network, modules)]
-    return {
+    return {field: named_values(keys, given) for field, given in patterns.items()} | {
         "target_modules": modules,
         "target_parameters": sorted(tensor for tensor in tensors.values() if tensor is not None),
-        "rank_pattern": named_values(keys, technique.rank_pattern),
-        "alpha_pattern": named_values(keys, technique.alpha_pattern),
         "exclude_modules": barred or None,
     }
 
 
 def _modules_called(network: Any, names: list[str]) -> set[str]:
-    return {module for module, _ in network.named_modules() if any(named(name, module) for name in names)}
+    return {module for module, _ in network.named_modules() if any(matches(name, module) for name in names)}
 
 
 def _keep_tensors(config: Any, continued: Any) -> None:

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
+from api.spec.techniques.base import FourBits
 from worker.engine.errors import TrainingError
 from worker.engine.model.adapters import HEADS, begin_prefix, with_technique
 from worker.engine.model.attention import PACKED
@@ -24,10 +25,7 @@ from worker.engine.model.modes import settle
 from worker.engine.model.target_modules import published_config
 from worker.engine.model.trainable import TrainableModel
 from worker.rows.special_tokens import special_tokens
-from worker.techniques import TECHNIQUES
-
-CHANGES_THE_BASE = ("pissa", "olora")
-"""Initialisations that take something out of the frozen weights."""
+from worker.techniques import implementation_of
 
 
 def load_trainable(
@@ -52,21 +50,22 @@ def load_trainable(
     if recipe.gradient_checkpointing:
         _require_recomputation(network)
         network.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    virtual_tokens = technique.virtual_tokens > 0
     layout = Layout(
         packed=packed,
-        alone=examples_stay_alone(network.config) or (technique.virtual_tokens and recipe.method.output != "tokens"),
+        alone=examples_stay_alone(network.config) or (virtual_tokens and recipe.method.output != "tokens"),
         pad_token=network.config.pad_token_id if recipe.method.output != "tokens" else None,
     )
     model = with_technique(network, recipe, start)
-    if technique.peft_type == "PREFIX_TUNING" and start is None and opening is not None and not reads_whole:
+    if technique.begins_from_text and start is None and opening is not None and not reads_whole:
         begin_prefix(model, opening)
     trainable = TrainableModel(
         model,
         layout,
-        virtual_tokens=technique.virtual_tokens,
+        virtual_tokens=virtual_tokens,
         reads_whole=reads_whole,
     )
-    if getattr(technique, "init", None) in CHANGES_THE_BASE:
+    if technique.changes_base:
         trainable.extras = {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(model).items()}
     return trainable
 
@@ -90,8 +89,9 @@ def load_network(
     """
     config = checked_config(folder)
     options: dict[str, Any] = {"attn_implementation": PACKED} if packed and may_be_packed(config) else {}
-    if recipe.technique.quantises and quantised:
-        options["quantization_config"] = quantisation(recipe.technique, getattr(torch, str(recipe.precision)))
+    four_bits = recipe.technique.four_bits if quantised else None
+    if four_bits is not None:
+        options["quantization_config"] = quantization_config(four_bits, getattr(torch, str(recipe.precision)))
         options["device_map"] = {"": device}
     kind: Any = AutoModelForCausalLM
     if recipe.method.output != "tokens":
@@ -109,10 +109,10 @@ def load_network(
         output_loading_info=True,
         **options,
     )
-    if recipe.technique.type != "full":
+    if not recipe.technique.whole_model:
         _require_whole(loading["missing_keys"], within=model.base_model_prefix)
-    if recipe.technique.quantises and quantised and device.type == "cpu":
-        _require_blocks_within_rows(model)
+    if four_bits is not None and device.type == "cpu":
+        _require_blocks_within_rows(model, recipe.technique.type)
     model.to(device)
     settle(model)
     return model
@@ -130,7 +130,7 @@ def take_quantised_weights(model: Any, base: Path, recipe: ResolvedRecipe) -> No
             layer.weight.copy_(dequantize_4bit(weight.data, weight.quant_state))
 
 
-def _require_blocks_within_rows(model: Any) -> None:
+def _require_blocks_within_rows(model: Any, technique: str) -> None:
     """bitsandbytes (0.50) on a CPU with AVX-512 gives weights the scale of another block where one block of four-bit
     weights goes on in the next row: they come back a quarter off, without a word."""
     for name, weight in model.named_parameters():
@@ -138,7 +138,7 @@ def _require_blocks_within_rows(model: Any) -> None:
         if state is not None and state.shape[-1] % state.blocksize:
             raise TrainingError(
                 FailureReason.INVALID_RECIPE,
-                f"Technique qlora on a worker without a GPU needs layers whose inputs are a multiple of "
+                f"Technique {technique} on a worker without a GPU needs layers whose inputs are a multiple of "
                 f"{state.blocksize}, and {name} has {state.shape[-1]}. Use technique lora, or a worker with a GPU.",
             )
 
@@ -186,15 +186,15 @@ def load_published(
 ) -> Any:
     """What a job of this recipe published in `folder`, as plain peft or transformers load it, with transformers' own
     attention. `base`: of an adapter."""
-    if recipe.technique.type == "full":
+    if recipe.technique.whole_model:
         network = load_network(folder, recipe, device, whole=True)
         network.set_attn_implementation(plain_attention(network))
         return network
     assert base is not None, "an adapter is loaded onto its base"
     network = load_network(base, recipe, device, dtype=dtype, quantised=quantised)
     network.set_attn_implementation(plain_attention(network))
-    if recipe.technique.type in TECHNIQUES:
-        return TECHNIQUES[recipe.technique.type].load(network, folder)
+    if (own := implementation_of(recipe.technique)) is not None:
+        return own.load(network, folder)
     return PeftModel.from_pretrained(network, str(folder), config=published_config(folder, network)).to(device)
 
 
@@ -245,12 +245,12 @@ def checked_config(folder: Path) -> Any:
     return config
 
 
-def quantisation(technique: Any, compute_dtype: torch.dtype) -> BitsAndBytesConfig:
-    """Of the base of a technique that `quantises`."""
+def quantization_config(four_bits: FourBits, compute_dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Return how transformers is to quantize the frozen base model."""
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
-        bnb_4bit_quant_type=technique.quantization,
-        bnb_4bit_use_double_quant=technique.double_quantization,
+        bnb_4bit_quant_type=four_bits.type,
+        bnb_4bit_use_double_quant=four_bits.double,
         bnb_4bit_compute_dtype=compute_dtype,
         llm_int8_skip_modules=list(HEADS),
     )

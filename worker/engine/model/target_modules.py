@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from api.spec import patterns
 from api.spec.lifecycle import FailureReason
-from api.spec.techniques.base import ALL_LINEAR
+from api.spec.target_modules import ALL_LINEAR
 from worker.engine.errors import TrainingError
 
 T = TypeVar("T")

@@ -16,10 +16,8 @@ from api.spec.resolve import ResolvedRecipe
 from worker.engine.publish.markdown import Point, bars, code, fenced, number, settings, table
 from worker.engine.publish.usage import Usage, asking
 from worker.engine.publish.vllm import vllm
-from worker.techniques import TECHNIQUES
+from worker.techniques import implementation_of
 
-INJECTED = ("LORA", "IA3")
-"""peft types that transformers puts into a model itself."""
 _HUB_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
 PIPELINES = {"tokens": "text-generation", "labels": "text-classification", "reward": "text-classification"}
 
@@ -40,7 +38,7 @@ class TrainingSummary:
 def model_card(
     recipe: ResolvedRecipe, model_type: str, story: TrainingSummary, usage: Usage, *, experts: bool = False
 ) -> str:
-    what = "adapter for" if recipe.technique.type != "full" else "model made from"
+    what = "model made from" if recipe.technique.whole_model else "adapter for"
     return CARD.format(
         yaml=_header(recipe),
         what=f"{recipe.technique.type} {what} {code(recipe.model)}",
@@ -61,7 +59,7 @@ def _header(recipe: ResolvedRecipe) -> str:
     technique, method = recipe.technique, recipe.method
     # A hub refuses a card whose base is no name that it could have, such as a fine-tuned model's of this server.
     base = {"base_model": recipe.model} if _HUB_NAME.fullmatch(recipe.model) else {}
-    adapter = [f"base_model:adapter:{recipe.model}"] if base and technique.type != "full" else []
+    adapter = [f"base_model:adapter:{recipe.model}"] if base and not technique.whole_model else []
     header = {
         **base,
         "library_name": "peft" if technique.peft_type else "transformers",
@@ -87,20 +85,20 @@ def _loading(recipe: ResolvedRecipe, model_type: str, usage: Usage) -> str:
     """In Python."""
     kind = "AutoModelForCausalLM" if recipe.method.output == "tokens" else "AutoModelForSequenceClassification"
     technique = recipe.technique
-    if technique.type == "full":
+    if technique.whole_model:
         return LOAD_MODEL.format(kind=kind)
     arguments = ""
     if recipe.method.output != "tokens":
         names = recipe.labels.names if recipe.labels else ()
         known = f"id2label={dict(enumerate(names))!r}" if names else "num_labels=1"
         arguments = f", {known}" + (f", pad_token_id={usage.pad_token}" if usage.pad_token is not None else "")
-    if technique.type in TECHNIQUES:
-        return str(TECHNIQUES[technique.type].loading_code(model_type, kind))
-    quantised = QUANTISED if technique.quantises else ""
-    if quantised:
+    if (own := implementation_of(technique)) is not None:
+        return own.loading_code(model_type, kind)
+    lines = LOAD_ADAPTER
+    if technique.four_bits is not None:
         arguments += ", quantization_config=four_bits"
-    lines = quantised.format(type=getattr(technique, "quantization", "")) + LOAD_ADAPTER
-    if technique.peft_type in INJECTED and recipe.method.output == "tokens":
+        lines = QUANTISED.format(type=technique.four_bits.type) + lines
+    if technique.loads_in_transformers and recipe.method.output == "tokens":
         lines += LOAD_IN_TRANSFORMERS
     return lines.replace("{kind}", kind).replace("{arguments}", arguments)  # labels may hold braces
 

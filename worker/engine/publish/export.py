@@ -21,7 +21,7 @@ from worker.engine.model.trainable import TrainableModel
 from worker.engine.publish.card import TrainingSummary, model_card
 from worker.engine.publish.usage import Usage
 from worker.rows.end_tokens import EndTokens
-from worker.techniques import TECHNIQUES
+from worker.techniques import implementation_of
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -44,8 +44,8 @@ MERGED = "merged"
 def export(model: TrainableModel, folder: Path, base: Path, recipe: ResolvedRecipe, story: TrainingSummary) -> None:
     """Fill the folder with files that load without Attune. The same weights give the same bytes."""
     technique = recipe.technique
-    if technique.type in TECHNIQUES:
-        TECHNIQUES[technique.type].save(model.model, technique, folder, recipe.model)
+    if (own := implementation_of(technique)) is not None:
+        own.save(model.model, technique, folder, recipe.model)
     elif isinstance(model.model, PeftModel):
         _write_adapter(model, folder, recipe.model)
     else:
@@ -54,7 +54,7 @@ def export(model: TrainableModel, folder: Path, base: Path, recipe: ResolvedReci
     _copy_tokenizer(base, folder)
     config = model.network.config
     usage = Usage.of(base, recipe, getattr(config, "pad_token_id", None))
-    if technique.type == "full" and recipe.method.output == "tokens":
+    if technique.whole_model and recipe.method.output == "tokens":
         _write_stops(folder, usage.stops)
     adapter: Any = model.model.peft_config["default"] if isinstance(model.model, PeftModel) else None
     experts = bool(getattr(adapter, "target_parameters", None))
@@ -144,7 +144,7 @@ def export_merged(folder: Path, base: Path, recipe: ResolvedRecipe) -> Path:
     The weights are the base's as they are stored; where it was quantised, what it computed with: those in four bits.
     """
     model = load_published(folder, base, recipe, torch.device("cpu"), dtype="auto", quantised=False)
-    if recipe.technique.quantises:
+    if recipe.technique.quantizes:
         take_quantised_weights(model, base, recipe)
     _untie(model)
     merged = folder / MERGED

@@ -17,7 +17,7 @@ from api.spec.resolve import ResolvedRecipe
 from api.spec.techniques import Full
 from worker.engine.errors import TrainingError
 from worker.engine.model.batches import Layout, micro_batches, total_weight
-from worker.engine.model.load import CHANGES_THE_BASE, load_network, load_published, plain_attention
+from worker.engine.model.load import load_network, load_published, plain_attention
 from worker.engine.model.trainable import TrainableModel
 from worker.shared.arrays import Rows
 
@@ -153,7 +153,7 @@ def check_forward_parity(path: Outputs, memory: Outputs, precision: str) -> None
 def check_files(memory: Outputs, files: Outputs, recipe: ResolvedRecipe) -> None:
     """Raises TrainingError (internal) if the files are not the trained model."""
     otherwise, precision = "The exported files do not reproduce the trained model", str(recipe.precision)
-    if getattr(recipe.technique, "init", None) in CHANGES_THE_BASE:
+    if recipe.technique.changes_base:
         _agree_on_average(memory, files, ROUNDED_MEAN[precision], otherwise)
     else:
         _agree(memory, files, TOLERANCE[precision], otherwise)
@@ -243,6 +243,6 @@ def _tolerance_elsewhere(recipe: ResolvedRecipe, merged: bool) -> dict[str, floa
     precision = str(recipe.precision)
     if merged:
         return {"mean": ROUNDED_MEAN["bfloat16"]}
-    if getattr(recipe.technique, "init", None) in CHANGES_THE_BASE:
+    if recipe.technique.changes_base:
         return {"mean": ROUNDED_MEAN[precision]}
     return {"greatest": PATH_TOLERANCE} if precision == "float32" else {"mean": ELSEWHERE_MEAN}

@@ -14,7 +14,7 @@ def provenance(run: Path, recipe: ResolvedRecipe, step: int) -> Provenance:
     """Of what the run folder's training has made by this step."""
     asked = recipe.model_dump(mode="json")
     return Provenance(
-        kind="model" if recipe.technique.type == "full" else "adapter",
+        kind="model" if recipe.technique.whole_model else "adapter",
         job=recipe.job_id,
         step=step,
         origin=origin_of(run, recipe.model),

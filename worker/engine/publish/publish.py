@@ -1,5 +1,6 @@
 """Export a trained model and prove that its files are the model, before it is published."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -48,8 +49,9 @@ def publish(
     check_weights(model)
     rows = proof_rows(data.validation if len(data.validation) else data.train)
     path = outputs_in_training(model, recipe, rows)
-    if recipe.method.type == "supervised":
-        check_learned(model, learned_rows(data.train), objective.highest_loss(milestones.progress.first_loss))
+    highest_loss = objective.highest_loss(milestones.progress.first_loss)
+    if math.isfinite(highest_loss):
+        check_learned(model, learned_rows(data.train), highest_loss)
     made = provenance(run, recipe, step)
     with atomic_folder(run / "out" / "model", made) as folder:
         export(model, folder, base, recipe, milestones.story(evaluation))

@@ -63,7 +63,7 @@ def asking(recipe: ResolvedRecipe, usage: Usage) -> str:
 
 
 def _answers(recipe: ResolvedRecipe, usage: Usage) -> str:
-    adapter = recipe.technique.type != "full"
+    adapter = not recipe.technique.whole_model
     ends = f", eos_token_id={list(usage.stops)}" if adapter and usage.unknown_stops else ""
     lines = [CHAT if usage.chat else TEXT, f"answer = model.generate(**inputs, max_new_tokens=256{ends})"]
     lines.append("print(tokenizer.decode(answer[0, inputs['input_ids'].shape[1] :], skip_special_tokens=True))")

@@ -13,7 +13,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
-from api.spec.catalog import FAMILIES_FOR
+from api.spec.base_model import ModelKind
+from api.spec.catalog import TECHNIQUES
 from api.spec.techniques import Technique
 from tests.tiny_models import ENCODERS, make_encoder
 from worker.engine.errors import TrainingError
@@ -45,14 +46,17 @@ def learns(folder: Path, technique: str) -> bool:
 def test_a_technique_works_on_the_encoders_that_the_catalogue_names(
     family: str, technique: str, tmp_path: Path
 ) -> None:
-    assert learns(make_encoder(tmp_path / family, family), technique) == (family in FAMILIES_FOR["encoder", technique])
+    assert learns(make_encoder(tmp_path / family, family), technique) == (
+        family in TECHNIQUES[technique].families["encoder"]
+    )
 
 
 def test_the_catalogue_names_the_families_that_peft_and_our_own_table_know() -> None:
     """Of peft's, those that predict the next token."""
     decoders = set(TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
     encoders = set(MODEL_FOR_MASKED_LM_MAPPING_NAMES)
-    assert FAMILIES_FOR["causal_lm", "ia3"] == decoders - encoders
-    for kind in ("causal_lm", "encoder"):
+    assert TECHNIQUES["ia3"].families["causal_lm"] == decoders - encoders
+    kinds: tuple[ModelKind, ...] = ("causal_lm", "encoder")
+    for kind in kinds:
         ours = {family for family in BOTTLENECK_FAMILIES if (family in encoders) == (kind == "encoder")}
-        assert FAMILIES_FOR[kind, "bottleneck"] == ours
+        assert TECHNIQUES["bottleneck"].families[kind] == ours

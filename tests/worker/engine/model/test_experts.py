@@ -13,12 +13,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from api.cli.verify.tensors import check_lora_shapes, read_tensors
 from api.estimate.memory import ExecutionPlan, peak_memory
 from api.estimate.shapes import require_layers, shapes_of, trained_parameters, untrained_experts
-from api.estimate.targets import NoTargetModules
 from api.estimate.work import Base, Workload, training_work
 from api.spec.methods.classification import Classification
 from api.spec.methods.supervised import Supervised
 from api.spec.recipe import Recipe
 from api.spec.resolve import ResolvedRecipe, resolve
+from api.spec.target_modules import NoTargetModules
 from api.spec.techniques.dora import Dora
 from api.spec.techniques.ia3 import Ia3
 from api.spec.techniques.lora import Lora

@@ -8,9 +8,9 @@ from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from api.estimate.shapes import require_layers, trained_parameters
-from api.estimate.targets import NoTargetModules
 from api.spec.methods.classification import Classification
 from api.spec.methods.supervised import Supervised
+from api.spec.target_modules import NoTargetModules
 from api.spec.techniques import TechniqueBase
 from api.spec.techniques.dora import Dora
 from api.spec.techniques.ia3 import Ia3
