@@ -11,6 +11,7 @@
 #   make clients  every version of every client that is known to work, unmodified
 #   make soak     hours of random faults, while invariants are checked
 #   make bench    the benchmarks of this machine's speed
+#   make docs     generate docs/settings.md from api/settings.py
 #   make relations  what each paper claims, measured small (an hour)
 #   make constraints  pin every dependency anew: constraints.txt, and with hashes requirements/
 #   make clean    remove .venv and every cache
@@ -30,7 +31,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 RIGHT_PYTHON := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: help demo test quick lint fix coverage pairs clients soak bench relations clean install constraints lock
+.PHONY: help demo test quick lint fix coverage pairs clients soak bench docs relations clean install constraints lock
 .DEFAULT_GOAL := help
 
 help:
@@ -76,6 +77,9 @@ soak: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@set -e; for benchmark in benchmarks/*.py; do echo "== $$benchmark"; PYTHONPATH=. $(BIN)/python $$benchmark; done
+
+docs: $(INSTALLED)
+	$(BIN)/python -m docs.settings
 
 relations: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.relations $(ARGS)

@@ -1,6 +1,7 @@
-"""Every setting, in one place: from flags of the command line, `ATTUNE_…` variables, or a TOML file, in this order.
+"""All settings: from command-line options, `ATTUNE_…` variables, or a TOML file, in this order of precedence.
 
-Built once by whoever starts a process and passed down; nothing reads it at import.
+The entry point of each process builds `Settings` once and passes it down. No module reads settings at import.
+`docs/settings.md` is generated from this file (`make docs`).
 """
 
 import os
@@ -15,197 +16,219 @@ Bytes = Annotated[int, Field(gt=0)]
 
 
 class Settings(BaseSettings):
-    """All of Attune's settings. The TOML file is named by `ATTUNE_CONFIG`; its keys are the names below."""
+    """Settings of the API, the workers and the operator's commands.
+
+    `ATTUNE_CONFIG` names the TOML file. Its keys are the names of the fields.
+    """
 
     model_config = SettingsConfigDict(env_prefix="ATTUNE_", extra="forbid", frozen=True)
 
     data_dir: Path = Path("attune-data")
-    """Where everything lives that is not configured to live elsewhere."""
+    """Folder for all data whose place no other setting names."""
     database_url: str = ""
-    """`postgresql://…` or `sqlite:///…`. Default: attune.db in the data folder."""
+    """URL of the database: `postgresql://user:password@host/name` or `sqlite:///path`. Empty: `attune.db` in the data
+    folder."""
     broker_url: SecretStr = SecretStr("")
-    """`redis://…` of a Redis or Valkey. `attune up` starts its own where this is empty."""
+    """URL of a Redis or Valkey server: `redis://…`. Empty: `attune up` starts its own. `attune worker` requires one;
+    an API without one serves no completions."""
     storage_url: str = ""
-    """`s3://bucket/prefix`, `gs://…`, `az://…` or a folder. Default: objects/ in the data folder.
+    """Object storage: `s3://bucket/prefix`, `gs://…`, `az://…` or a folder. Empty: `objects/` in the data folder.
     Credentials and endpoint come from the cloud's usual variables (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …)."""
     work_dir: Path | None = None
-    """A worker's run folders and its cache of base models. Default: work/ in the data folder."""
+    """Folder for a worker's run folders and its cache of base models. Not set: `work/` in the data folder."""
 
     host: str = "127.0.0.1"
+    """Address that the API listens on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    """Of the API; 0 picks a free one."""
+    """Port that the API listens on. 0: any free port."""
     organization: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] = "attune"
-    """The third part of a fine-tuned model's id."""
+    """Organization in the ids of fine-tuned models: `ft:BASE:ORGANIZATION:SUFFIX:ID`."""
+    log_level: str = "info"
+    """Lowest level of the log lines that are written: debug, info, warning or error."""
 
     max_file_bytes: Bytes = 512 * 1024 * 1024
-    """The largest file that `POST /v1/files` takes."""
+    """Size limit of a file sent to `POST /v1/files`, in bytes."""
     max_upload_bytes: Bytes = 8 * 1024**3
-    """The largest file that `POST /v1/uploads` takes in parts."""
+    """Size limit of a file sent to `POST /v1/uploads` in parts, in bytes."""
     max_part_bytes: Bytes = 64 * 1024 * 1024
-    """The largest part of one."""
+    """Size limit of one part of an upload, in bytes."""
     upload_expires_s: Seconds = 3600
-    """How long an upload may take from its beginning to its completion."""
+    """Seconds from the creation of an upload until it expires, if it is not completed."""
     max_body_bytes: Bytes = 1024 * 1024
-    """The largest JSON body."""
+    """Size limit of a JSON body, in bytes."""
     requests_at_once: Annotated[int, Field(ge=1)] = 10
-    """Requests of one project that an API process works on at the same time, of 36. Projects take turns."""
+    """Requests of one project that an API process handles at the same time, 36 at most. Projects take turns."""
     requests_waiting: Annotated[int, Field(ge=1)] = 100
-    """Further ones that one project may have waiting; one more is a 429."""
-    retried_create_s: Annotated[float, Field(ge=0)] = 120
-    """So long after a job was created, a client's retry of the same request gets that job instead of another one."""
+    """Further requests of one project that wait for their turn. Any more get a 429."""
     requests_per_second: Annotated[float, Field(gt=0)] = 100
-    """Of one project, by each API process; three seconds' worth may come at once."""
+    """Rate limit of one project in each API process, in requests per second. Bursts of three seconds' worth pass."""
+    retried_create_s: Annotated[float, Field(ge=0)] = 120
+    """Seconds after the creation of a job in which a client's retry of the same request returns that job instead of
+    creating another one."""
     max_project_files: Annotated[int, Field(gt=0)] = 10_000
-    """Files of one project."""
+    """Number of files that one project may keep."""
     max_project_bytes: Bytes = 256 * 1024**3
-    """Bytes of one project's files and of the parts of its uploads."""
+    """Total size of one project's files and parts of uploads, in bytes."""
     max_project_answer_bytes: Bytes = 64 * 1024**2
-    """Bytes of one project's Idempotency-Keys and of the answers that are kept for them, each for a day."""
+    """Total size of one project's Idempotency-Keys and their stored responses, in bytes. Each is kept for a day."""
+    max_active_jobs: Annotated[int, Field(gt=0)] = 1000
+    """Number of unfinished jobs that one project may have."""
+    max_connections: Annotated[int, Field(ge=16)] = 4096
+    """Connections that one API process keeps open, if the limit on open files allows it. At the limit, connections
+    that have not sent a request are closed."""
+    max_streams: Annotated[int, Field(ge=0)] = 1000
+    """Event streams that one API process keeps open; at most three quarters of its connections."""
     max_project_streams: Annotated[int, Field(ge=0)] = 250
     """Event streams of one project that one API process keeps open."""
-    max_active_jobs: Annotated[int, Field(gt=0)] = 1000
-    """Jobs of one project that have not ended."""
-
-    merged_max_parameters: Annotated[int, Field(ge=0)] = 1_000_000_000
-    """Parameters of the largest base model whose weights are published merged without being asked for."""
-    max_connections: Annotated[int, Field(ge=16)] = 4096
-    """Connections that one API process keeps open, as far as its limit on open files allows. Where it is reached, those
-    that have sent no request make room."""
-    max_streams: Annotated[int, Field(ge=0)] = 1000
-    """Event streams that one API process keeps open."""
     stream_poll_s: Seconds = 0.5
-    """How often it looks for new events, once for all streams."""
+    """Seconds between two queries for new events. One query serves all streams of an API process."""
     stream_keep_alive_s: Seconds = 15
-    """How long a stream says nothing."""
+    """Seconds without an event after which a stream sends a comment that keeps its connection open."""
+
+    preview_processes: Annotated[int, Field(ge=1)] = 2
+    """Previews, estimates and gradings that an API process computes at the same time, each in a child process. One
+    project gets all of them but one, and at least one. Projects take turns."""
+    preview_waiting: Annotated[int, Field(ge=1)] = 4
+    """Further previews, estimates and gradings of one project that wait for their turn. Any more get a 429."""
+    preview_seconds: Seconds = 20
+    """Processor time of such a child process, in seconds; also the time that a request waits for its turn."""
+    preview_memory_bytes: Bytes = 1024**3
+    """Memory limit of such a child process, in bytes."""
+    preview_file_bytes: Bytes = 256 * 1024**2
+    """Bytes at the beginning of a file that a preview or an estimate reads. An estimate extrapolates to the rest."""
 
     webhook_private_hosts: str = ""
-    """Names or addresses, with commas between them, that webhooks may be sent to although they are not public ones."""
+    """Names or addresses of private hosts that webhooks may be sent to, separated by commas. Empty: public hosts
+    only."""
 
     wandb_api_key: SecretStr = SecretStr("")
-    """Of Weights & Biases. With it, jobs that name it among their integrations have their metrics sent there."""
+    """API key of Weights & Biases. With it, jobs may send their metrics there by an integration."""
     wandb_base_url: str = ""
-    """Of an installation of one's own; empty: the public one."""
+    """URL of a self-hosted Weights & Biases server. Empty: the public one."""
     wandb_mode: Literal["online", "offline"] = "online"
-    """offline: no key is needed, and each run is a folder in `wandb_dir`, for `wandb sync` to send."""
+    """`offline` needs no API key and writes each run into a folder in `wandb_dir`, to be sent with `wandb sync`."""
     wandb_dir: Path | None = None
-    """Default: wandb/ in the data folder."""
+    """Folder for the runs of Weights & Biases. Not set: `wandb/` in the data folder."""
     mlflow_tracking_uri: SecretStr = SecretStr("")
-    """Every job's metrics go to this MLflow server (`https://…`) or database (`sqlite:///…`). Credentials come from
-    its usual variables (`MLFLOW_TRACKING_USERNAME`, `MLFLOW_TRACKING_TOKEN`, …)."""
+    """MLflow server (`https://…`) or database (`sqlite:///…`) for the metrics of every job. Empty: none. Credentials
+    come from MLflow's usual variables (`MLFLOW_TRACKING_USERNAME`, `MLFLOW_TRACKING_TOKEN`, …)."""
     mlflow_experiment: Annotated[str, Field(min_length=1)] = "attune"
+    """Name of the MLflow experiment for the runs."""
     tensorboard_dir: Path | None = None
-    """Every job's metrics become event files in a folder of this folder. Workers on several machines share it."""
+    """Folder for TensorBoard event files, with a subfolder for each job. Workers on several machines share it. Not set:
+    no event files."""
     track_s: Seconds = 5
-    """How often new metrics are sent to these."""
+    """Seconds between two deliveries of new metrics to the trackers, and between two checks for pushes to the hub."""
 
     hub_token: SecretStr = SecretStr("")
-    """Of a Hugging Face hub. With it and the namespace, jobs may push what they publish there."""
+    """Access token of a Hugging Face hub. With it and `hub_namespace`, jobs may push their models there."""
     hub_namespace: str = ""
-    """The user or organization whose repositories jobs may push to."""
+    """User or organization whose repositories jobs may push to."""
     hub_endpoint: str = ""
-    """Of a hub of one's own; empty: the public one."""
+    """URL of a self-hosted hub. Empty: the public one."""
 
     convert_seconds: Seconds = 4 * 3600
-    """How long `attune models add` may take to download and convert a base model."""
+    """Time limit of `attune models add` for the download and conversion of a base model, in seconds."""
     convert_memory_bytes: Annotated[int, Field(ge=0)] = 0
-    """Memory of the child that converts it; 0: the machine's."""
+    """Memory limit of the child process that converts a base model, in bytes. 0: the memory of the machine."""
 
     prepare_slots: Annotated[int, Field(ge=1)] = 1
-    """Files that one worker turns into arrays at the same time."""
+    """Jobs whose files one worker tokenizes at the same time."""
     train_slots: Annotated[int, Field(ge=0)] = 0
-    """Jobs that one worker trains at the same time; 0: one for each GPU, or one on a machine without."""
+    """Jobs that one worker trains at the same time. 0: one for each GPU, or one on a machine without GPUs."""
     warm_trainers: bool = True
-    """Keep a trainer waiting with torch imported: jobs start seconds earlier, for some 400 MB of memory a slot."""
+    """Whether each training slot keeps an idle trainer with torch imported. Jobs then start seconds earlier, at the
+    cost of about 400 MB of memory for each slot."""
     prepare_memory_bytes: Bytes = 4 * 1024**3
-    """Memory of the child that reads the users' rows."""
+    """Memory limit of the child process that reads users' rows, in bytes."""
     prepare_cpu_seconds: Annotated[int, Field(gt=0)] = 1800
-    """Processor time of that child."""
+    """Processor time of the child process that tokenizes a job's files, in seconds."""
     scan_cpu_seconds: Annotated[int, Field(gt=0)] = 600
-    """Processor time of the child that looks through an uploaded file, beside the slots for jobs."""
+    """Processor time of the child process that scans an uploaded file, in seconds."""
+    merged_max_parameters: Annotated[int, Field(ge=0)] = 1_000_000_000
+    """Number of parameters of the largest base model for which `export.merged: "auto"` publishes merged weights."""
 
     sampler: bool = True
-    """Whether `attune up` and `attune worker` start a sampler, which answers /v1/chat/completions. It loads nothing
-    before it is asked."""
+    """Whether `attune up` and `attune worker` start a sampler, which serves `/v1/chat/completions` and
+    `/v1/completions`. It loads a model at the first request for it."""
     sample_idle_s: Seconds = 600
-    """A sampler that nobody asks for so long gives its memory back: the next request loads the model again."""
+    """Seconds without a request after which a sampler unloads its model. The next request loads it again."""
     sample_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 540
-    """How long a request may take, its waiting included. OpenAI's clients give up after 600 s."""
+    """Time limit of a completion request including its wait, in seconds. OpenAI's clients time out after 600 s."""
     sample_max_tokens: Annotated[int, Field(ge=1)] = 4096
-    """The longest answer that may be asked for."""
+    """Largest number of tokens that a request may ask for in one completion."""
     sample_requests: Annotated[int, Field(ge=1)] = 16
-    """Answers that one project may wait for at once; one more is a 429."""
-    preview_processes: Annotated[int, Field(ge=1)] = 2
-    """Previews, estimates and gradings that the API makes at the same time, each in a process of its own; one project
-    gets one less, if that is any. Projects take turns."""
-    preview_waiting: Annotated[int, Field(ge=1)] = 4
-    """Further ones that one project may have waiting; one more is a 429."""
-    preview_seconds: Seconds = 20
-    """Processor time of such a process, and how long a request waits for its turn."""
-    preview_memory_bytes: Bytes = 1024**3
-    preview_file_bytes: Bytes = 256 * 1024**2
-    """How much of a file is looked at: its beginning, from which an estimate concludes for the rest."""
+    """Completion requests of one project that wait or run at the same time. Any more get a 429."""
 
     lease_s: Seconds = 60
-    """How long a job stays a silent worker's."""
+    """Seconds without a heartbeat after which a worker loses its job and the job is requeued."""
     heartbeat_s: Seconds = 10
+    """Seconds between two heartbeats of a worker for a job."""
     poll_s: Seconds = 2
-    """How often a worker looks for a pause or a cancel of the job it trains."""
+    """Seconds between two checks of a worker whether its job was paused or canceled, and between two checks of a
+    deliverer for webhooks that are due."""
     sweep_s: Seconds = 15
+    """Seconds between two sweeps of a worker: it requeues jobs of lost workers, deletes expired data and looks for
+    waiting jobs."""
     ring_again_s: Seconds = 30
-    """How long a waiting job stays unrung."""
+    """Seconds after which the workers are notified again of jobs that still wait."""
     hung_s: Seconds = 600
-    """A trainer that reports nothing for this long (or for ten times its median step, if that is longer) is ended."""
+    """Seconds without a report after which a child process counts as hung and is killed. For a trainer, ten times its
+    median step if that is longer."""
     stop_grace_s: Seconds = 60
-    """How long a trainer may take to save when its worker is asked to stop."""
-
-    log_level: str = "info"
+    """Seconds that a trainer may take to save its state when its worker shuts down."""
 
     @field_validator("storage_url")
     @classmethod
-    def _a_folder_or_an_address(cls, url: str) -> str:
+    def _check_storage_url(cls, url: str) -> str:
         if ":" in url and "://" not in url:
-            raise ValueError("neither a folder nor an address such as s3://bucket/prefix")
+            raise ValueError("give a folder, or a URL such as s3://bucket/prefix")
         return url
 
     @field_validator("database_url")
     @classmethod
-    def _a_database_we_know(cls, url: str) -> str:
+    def _check_database_url(cls, url: str) -> str:
         if url and not url.startswith(("postgresql://", "postgresql+psycopg://", "sqlite:///")):
-            raise ValueError("give postgresql://user:password@host/name, or sqlite:///path")
+            raise ValueError("give postgresql://user:password@host/name or sqlite:///path")
         return url
 
     @property
     def database(self) -> str:
+        """The database's URL, with its default."""
         return self.database_url or f"sqlite:///{self.data_dir.resolve()}/attune.db"
 
     @property
     def storage(self) -> str:
+        """The object storage's URL or folder, with its default."""
         return self.storage_url or str(self.data_dir.resolve() / "objects")
 
     @property
     def work(self) -> Path:
+        """The worker's folder, with its default."""
         return (self.work_dir or self.data_dir / "work").resolve()
 
     @property
     def wandb_folder(self) -> Path:
+        """The folder for runs of Weights & Biases, with its default."""
         return (self.wandb_dir or self.data_dir / "wandb").resolve()
 
     @property
     def pushes(self) -> bool:
-        """Whether jobs may push to a hub."""
+        """Whether the settings suffice for pushes to a hub."""
         return bool(self.hub_token.get_secret_value() and self.hub_namespace)
 
     @property
     def private_webhook_hosts(self) -> frozenset[str]:
+        """The names and addresses in `webhook_private_hosts`."""
         return frozenset(host.strip() for host in self.webhook_private_hosts.split(",") if host.strip())
 
     @property
     def credentials_file(self) -> Path:
-        """The admin key's plain text, for programs on this machine only (mode 0600)."""
+        """File with the admin key in plain text, for programs on this machine only (mode 0600)."""
         return self.data_dir / "credentials.json"
 
     def environment(self) -> dict[str, str]:
-        """These settings as variables, for a child process that builds its own `Settings`."""
+        """Return the settings as variables, for a child process that builds its own `Settings`."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return {
             f"ATTUNE_{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
@@ -222,13 +245,14 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        given = (init_settings, env_settings)
+        """Return the sources in order of precedence."""
+        sources = (init_settings, env_settings)
         path = os.environ.get("ATTUNE_CONFIG")
         if path and not Path(path).is_file():
-            raise ValueError(f"ATTUNE_CONFIG names {path}, and there is no such file")
-        return (*given, TomlConfigSettingsSource(settings_cls, toml_file=path)) if path else given
+            raise ValueError(f"ATTUNE_CONFIG is {path}, but there is no such file")
+        return (*sources, TomlConfigSettingsSource(settings_cls, toml_file=path)) if path else sources
 
 
-def load_settings(**flags: Any) -> Settings:
-    """Settings with the flags that were given (not None) on top."""
-    return Settings(**{name: value for name, value in flags.items() if value is not None})
+def load_settings(**options: Any) -> Settings:
+    """Return the settings. Command-line options that are not None override the other sources."""
+    return Settings(**{name: value for name, value in options.items() if value is not None})
