@@ -1,8 +1,8 @@
-"""`python -m worker.grade FOLDER`: one answer graded, for a user who tries a grader out.
+"""`python -m worker.grade FOLDER`: grades one answer, for a user who tries a grader.
 
-A child behind the wall (docs/architecture.md), which the API starts: it reads FOLDER/request.json and writes
-FOLDER/report.json. Metrics of long texts take time that grows with the product of two lengths: its limits hold for all
-parts of a grader together.
+A child behind the wall (docs/architecture.md), started by the API: it reads FOLDER/request.json and writes
+FOLDER/report.json. Some metrics take time that grows with the product of two lengths; the limits hold for all parts of
+a grader together.
 """
 
 import json
@@ -10,32 +10,43 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from pydantic import TypeAdapter
 
 from api.spec.graders import Grade, Grader, grade
-from worker.rows.limits import CpuTimeUsedUp, limit_process
+from worker.rows.child_io import ProcessLimits, write_report
+from worker.rows.limits import CpuTimeUsedUp
+
+
+class Request(ProcessLimits, kw_only=True):
+    """request.json."""
+
+    grader: dict[str, Any]
+    model_sample: str
+    item: dict[str, Any]
+    file_bytes: int | None = 64 << 20
 
 
 def main(folder: Path) -> int:
-    request = json.loads((folder / "request.json").read_bytes())  # a text may be one that UTF-8 cannot write
-    seconds = request["cpu_seconds"]
-    limit_process(memory_bytes=request["memory_bytes"], cpu_seconds=seconds, file_bytes=64 << 20)
+    # Texts may hold lone surrogates, which UTF-8 cannot encode and msgspec refuses: hence json on both sides.
+    request = msgspec.convert(json.loads((folder / "request.json").read_bytes()), Request)
+    request.apply()
     try:
-        report = {"grade": graded(request), "error": None}
+        report = {"grade": run_grader(request), "error": None}
     except (CpuTimeUsedUp, MemoryError):
         message = (
-            f"Grading took more than {seconds} s of processor time, or the memory that it may use: shorten the texts"
+            f"Grading took more than {request.cpu_seconds} s of processor time, or more memory than allowed. Shorten "
+            "the texts"
         )
         report = {"grade": None, "error": {"code": "grader_too_slow", "message": message, "param": "grader"}}
-    partial = folder / "report.json.partial"
-    partial.write_text(json.dumps(report))
-    partial.replace(folder / "report.json")
+    write_report(folder, json.dumps(report).encode())
     return 0
 
 
-def graded(request: dict[str, Any]) -> Any:
-    grader = TypeAdapter[Grader](Grader).validate_python(request["grader"])
-    return TypeAdapter(Grade).dump_python(grade(grader, request["model_sample"], request["item"]))
+def run_grader(request: Request) -> object:
+    """Return the grade as JSON values."""
+    grader = TypeAdapter[Grader](Grader).validate_python(request.grader)
+    return TypeAdapter(Grade).dump_python(grade(grader, request.model_sample, request.item))
 
 
 if __name__ == "__main__":

@@ -1,29 +1,28 @@
 """`python -m worker.preview FOLDER`: a look at rows before they are prepared, for a preview or an estimate.
 
-A child behind the wall (docs/architecture.md), which the API starts: it has the tokenizer and the template of a base
-model in FOLDER/base, beginnings of files (or arrays made of them before) beside it, and writes FOLDER/report.json. It
-stores nothing, and its limits on time and memory are those of an answer that someone waits for.
+A child behind the wall (docs/architecture.md), started by the API: it reads FOLDER/preview.json, the tokenizer and chat
+template of a base model in FOLDER/base, and the beginnings of files, or arrays made of them before. It writes
+FOLDER/report.json and stores nothing else. A client waits for it, so its limits on time and memory are tight.
 """
 
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from pydantic import TypeAdapter
 
 from api.spec.lifecycle import FailureReason
-from api.spec.methods import Method
 from api.spec.recipe import Reasoning
-from worker.rows.errors import FileRequest, JobRejected, invalid_file, wrong_forced_format
-from worker.rows.examiner import Examiner, tokenised
-from worker.rows.limits import CpuTimeUsedUp, limit_process
-from worker.rows.preview_rows import PreviewRow, seen_row
+from worker.rows.child_io import ProcessLimits, write_report
+from worker.rows.errors import FileRequest, JobRejected, invalid_file, validate_method
+from worker.rows.file_rows import FileRows
+from worker.rows.limits import CpuTimeUsedUp
+from worker.rows.preview_rows import PreviewRow, preview_rows
 from worker.rows.readers import ReadLimits
-from worker.rows.row_builder import RowBuilder, load_renderer
-from worker.rows.token_counts import SAMPLED_ROWS, Sample
+from worker.rows.row_builder import RowBuilder, load_builder
+from worker.rows.token_counts import SAMPLED_ROWS, RowSample
 from worker.rows.tokenizer import TokenizerWrapper
-from worker.rows.warnings import RowWarnings
 from worker.shared.counts import Counts, count_arrays
 
 
@@ -32,28 +31,28 @@ class PreviewFile(msgspec.Struct, forbid_unknown_fields=True):
 
     file: FileRequest
     arrays_of_rows: int | None = None
-    """The path is of arrays, made of so many rows."""
+    """Number of rows that the arrays at the path were made of. None: the path is a file of rows."""
     rows: int | None = None
-    """Of the file, where a scan has counted them."""
+    """Number of rows in the whole file. None: no scan has counted them."""
     share: float = 1.0
-    """Of the file's bytes that are given: its beginning."""
+    """Share of the file's bytes that is at the path, from its beginning."""
 
 
-class Request(msgspec.Struct, forbid_unknown_fields=True):
+class Request(ProcessLimits, kw_only=True):
     """preview.json."""
 
     want: Literal["rows", "counts"]
     method: dict[str, Any]
     files: list[PreviewFile]
-    memory_bytes: int
-    cpu_seconds: int
+    file_bytes: int | None = 64 << 20
     format: str | None = None
+    """The format to read the rows as. None: detected from their keys."""
     reasoning: Reasoning = "auto"
     context_window: int | None = None
     max_length: int | None = None
     overlong: Literal["truncate", "drop", "error"] = "truncate"
     rows: int = 10
-    """How many rows are shown."""
+    """Number of rows to show."""
 
 
 class Report(msgspec.Struct):
@@ -64,9 +63,9 @@ class Report(msgspec.Struct):
     rows: list[PreviewRow] = []
     counts: dict[str, Counts] = {}
     findings: list[dict[str, Any]] = []
-    """Of counted rows, the first few; and of the file as a whole, where all of it was looked at."""
+    """With counts, the first findings of the sampled rows; and findings about the whole file, if all of it was read."""
     error: dict[str, str | None] | None = None
-    """code, message and param as the API shows them; reason is a FailureReason."""
+    """`code`, `message` and `param` as the API shows them; `reason` is a FailureReason."""
 
 
 MAX_FINDINGS = 20
@@ -74,90 +73,93 @@ MAX_FINDINGS = 20
 
 def main(folder: Path) -> int:
     request = msgspec.json.decode((folder / "preview.json").read_bytes(), type=Request)
-    limit_process(memory_bytes=request.memory_bytes, cpu_seconds=request.cpu_seconds, file_bytes=64 << 20)
+    request.apply()
     report = Report()
     try:
-        look(folder, request, report)
-    except JobRejected as invalid:
-        report.error = invalid.body()
+        run_preview(folder, request, report)
+    except JobRejected as rejected:
+        report.error = rejected.body()
     except (MemoryError, CpuTimeUsedUp):
-        message = "Looking at these rows took more time or memory than a preview may use. Give fewer or shorter rows."
+        message = "Reading these rows took more time or memory than a preview may use. Send fewer or shorter rows."
         report.error = JobRejected(message, code="rows_too_large", param="training_file").body()
-    partial = folder / "report.json.partial"
-    partial.write_bytes(msgspec.json.encode(report))
-    partial.replace(folder / "report.json")
+    write_report(folder, msgspec.json.encode(report))
     return 0
 
 
-def look(folder: Path, request: Request, report: Report) -> None:
-    """Fill the report. Raises Invalid."""
-    method = TypeAdapter[Method](Method).validate_python(request.method)
-    if request.format is not None and request.format not in method.formats:
-        raise wrong_forced_format(request.format, method)
-    tokens = composer = None
-    for each in request.files:
-        path = folder / each.file.path
-        if each.arrays_of_rows is not None:
-            report.counts[each.file.name] = count_arrays(
+def run_preview(folder: Path, request: Request, report: Report) -> None:
+    """Fill the report. Raises JobRejected."""
+    method = validate_method(request.method, request.format)
+
+    @cache  # arrays need neither
+    def load() -> tuple[TokenizerWrapper, RowBuilder]:
+        tokenizer = TokenizerWrapper.load(folder / "base")
+        return tokenizer, load_builder(folder / "base", method, tokenizer, request.reasoning)
+
+    for source in request.files:
+        name, path = source.file.name, folder / source.file.path
+        if source.arrays_of_rows is not None:
+            report.counts[name] = count_arrays(
                 path,
-                rows=each.arrays_of_rows,
+                rows=source.arrays_of_rows,
                 asked=request.max_length,
                 window=request.context_window,
                 drop=request.overlong == "drop",
             )
             continue
-        if tokens is None or composer is None:
-            tokens = TokenizerWrapper.load(folder / "base")
-            renderer = load_renderer(folder / "base", tokens, request.reasoning)
-            composer = RowBuilder(method, renderer, reasoning=request.reasoning, doubts=RowWarnings(tokens))
-        limits = ReadLimits(1 << 20, 5_000_000, 16 << 30)
-        examiner = Examiner(each.file, method, composer, limits, request.format, whole=each.share >= 1)
+        tokenizer, builder = load()
+        rows = FileRows(source.file, method, builder, ReadLimits(), request.format, complete=source.share >= 1)
         if request.want == "rows":
-            _show(path, request, examiner, tokens, report)
+            _show(path, request, rows, tokenizer, report)
         else:
-            report.counts[each.file.name] = _count(path, request, each, examiner, tokens, report)
-        report.container = examiner.container
-        report.format = examiner.format.name if examiner.format else None
+            report.counts[name] = _count(path, request, source, rows, tokenizer, report)
+        report.container = rows.container
+        report.format = rows.format.name if rows.format else None
 
 
-def _show(path: Path, request: Request, examiner: Examiner, tokens: TokenizerWrapper, report: Report) -> None:
-    limit = min(value for value in (request.max_length, request.context_window, 1 << 40) if value is not None)
-    for examined in examiner.rows(path, lambda row: row <= request.rows):
-        if not examined.wanted:
-            break
-        report.rows += seen_row(examined, tokens, limit, drop=request.overlong == "drop")
-    else:
-        report.findings = examiner.whole_file() if examiner.whole else []
+def _show(path: Path, request: Request, rows: FileRows, tokenizer: TokenizerWrapper, report: Report) -> None:
+    limits = [value for value in (request.max_length, request.context_window) if value is not None]
+    for row in rows.read(path, lambda number: number <= request.rows):
+        if not row.wanted:
+            return
+        findings = rows.take_findings().listed
+        report.rows += preview_rows(
+            row, findings, tokenizer, min(limits, default=None), drop=request.overlong == "drop"
+        )
+    if rows.complete:
+        rows.check_labels()
+        report.findings = rows.take_findings().listed
 
 
 def _count(
-    path: Path, request: Request, given: PreviewFile, examiner: Examiner, tokens: TokenizerWrapper, report: Report
+    path: Path, request: Request, source: PreviewFile, rows: FileRows, tokenizer: TokenizerWrapper, report: Report
 ) -> Counts:
-    sample, rows = Sample(stride=max(1, round((given.rows or 0) * given.share / SAMPLED_ROWS))), 0
-    for examined in examiner.rows(path, sample.wants):
-        rows = examined.row
-        report.findings += examined.findings[: max(0, MAX_FINDINGS - len(report.findings))]
-        if examined.wanted and not examined.composed:
-            raise invalid_file(given.file, f"Invalid file format. {examined.findings[0]['message']}")
-        if examined.composed:
-            found = [tokenised(each.sequences, tokens) for each in examined.composed]
-            sample.add(examined.row, examined.composed, found)
-    if not rows:
+    sample = RowSample(stride=max(1, round((source.rows or 0) * source.share / SAMPLED_ROWS)))
+    for row in rows.read(path, sample.wants):
+        if not row.wanted:
+            continue
+        findings = rows.take_findings()
+        report.findings += findings.listed[: max(0, MAX_FINDINGS - len(report.findings))]
+        if not row.built:
+            raise invalid_file(source.file, f"Invalid file format. {findings.first_error}")
+        sample.add(row.number, row.built, [tokenizer.encode(each.sequences) for each in row.built])
+    if not rows.count:
         raise JobRejected(
-            f"{given.file.kind.capitalize()} file has 0 examples",
+            f"{source.file.kind.capitalize()} file has 0 examples",
             code="invalid_n_examples",
-            param=given.file.param,
+            param=source.file.param,
             reason=FailureReason.INVALID_FILE,
         )
-    report.findings += examiner.whole_file()[: max(0, MAX_FINDINGS - len(report.findings))] if given.share >= 1 else []
-    share = 1.0 if examiner.container == "parquet" else given.share  # such a file is always given whole
+    if rows.complete:
+        rows.check_labels()
+        report.findings += rows.take_findings().listed[: max(0, MAX_FINDINGS - len(report.findings))]
+    share = 1.0 if rows.container == "parquet" else source.share  # a Parquet file is always there as a whole
     counts = sample.counts(
-        given.rows or round(rows / share),
-        asked=request.max_length,
+        source.rows or round(rows.count / share),
+        max_length=request.max_length,
         window=request.context_window,
         drop=request.overlong == "drop",
     )
-    counts.labels = examiner.labels.classes() if examiner.labels else None
+    counts.labels = rows.labels.classes() if rows.labels else None
     return counts
 
 

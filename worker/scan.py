@@ -1,8 +1,8 @@
-"""`python -m worker.scan FOLDER`: what an uploaded file of rows holds, before any job names it.
+"""`python -m worker.scan FOLDER`: the format and the findings of an uploaded file, before a job uses it.
 
-A child behind the wall (docs/architecture.md): reads FOLDER/scan.json and FOLDER/input, writes FOLDER/report.json. It
-knows no base model and no method: each row is checked by what its format says of it, and nothing is tokenised. Exit 0:
-report.json tells the outcome, good or bad.
+A child behind the wall (docs/architecture.md): it reads FOLDER/scan.json and FOLDER/input, and writes
+FOLDER/report.json. It knows no base model and no method: it checks each row by its format, and tokenizes nothing.
+Exit 0: report.json holds the outcome, good or bad.
 """
 
 import sys
@@ -11,21 +11,15 @@ from typing import Any
 
 import msgspec
 
-from worker.rows.limits import CpuTimeUsedUp, limit_process
+from worker.rows.child_io import RowLimits, write_report
+from worker.rows.limits import CpuTimeUsedUp
 from worker.rows.readers import FileError, ReadLimits, open_rows
 from worker.rows.scanner import Scanner
 from worker.shared.pipe import Progress
 
 
-class Request(msgspec.Struct, forbid_unknown_fields=True):
+class Request(RowLimits):
     """scan.json."""
-
-    memory_bytes: int
-    """Private memory of the process."""
-    cpu_seconds: int
-    line_bytes: int = 1 << 20
-    rows: int = 5_000_000
-    decompressed_bytes: int = 16 << 30
 
 
 class Report(msgspec.Struct):
@@ -33,26 +27,23 @@ class Report(msgspec.Struct):
 
     container: str | None = None
     format: str | None = None
-    """None where the keys show none."""
+    """None if the keys of no row show one."""
     rows: int = 0
     findings: list[dict[str, Any]] = []
     finding_counts: dict[str, int] = {}
     error: str | None = None
-    """Why the file cannot be read (to its end); what was found before it stands above."""
+    """Why the file cannot be read to its end. The other fields describe the rows before that."""
 
 
 def main(folder: Path) -> int:
     request = msgspec.json.decode((folder / "scan.json").read_bytes(), type=Request)
-    limit_process(memory_bytes=request.memory_bytes, cpu_seconds=request.cpu_seconds, file_bytes=None)
-    report = scan(folder / "input", ReadLimits(request.line_bytes, request.rows, request.decompressed_bytes))
-    partial = folder / "report.json.partial"
-    partial.write_bytes(msgspec.json.encode(report))
-    partial.replace(folder / "report.json")
+    request.apply()
+    write_report(folder, msgspec.json.encode(scan(folder / "input", request.read_limits())))
     return 0
 
 
 def scan(source: Path, limits: ReadLimits) -> Report:
-    report, scanner, progress = Report(), Scanner(limits.rows), Progress()
+    report, scanner, progress = Report(), Scanner(), Progress()
     try:
         report.container, rows = open_rows(source, limits)
         for number, row in rows:
@@ -61,9 +52,13 @@ def scan(source: Path, limits: ReadLimits) -> Report:
     except FileError as error:
         report.error = error.message
     except MemoryError:
-        report.error = "The file needs more memory to be read than it may use: its rows are too long."
+        report.error = (
+            f"Reading the file took more memory than allowed, after {scanner.rows:,} rows. Split its longest rows."
+        )
     except CpuTimeUsedUp:
-        report.error = f"Reading the file took more processor time than it may use; {scanner.rows:,} rows were read."
+        report.error = (
+            f"Reading the file took more processor time than allowed, after {scanner.rows:,} rows. Use a smaller file."
+        )
     report.rows = scanner.rows
     report.format, findings = scanner.best()
     report.findings, report.finding_counts = findings.listed, dict(findings.counts)

@@ -1,4 +1,4 @@
-"""One row checked, the same way for a scan, a preview and a job: what is found, and in which order."""
+"""The check of one row, which a scan, a preview and a job share: they report the same findings in the same order."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,44 +11,44 @@ from worker.rows.limits import TooSlow, time_limit
 
 T = TypeVar("T")
 ROW_SECONDS = 2.0
-"""One row is rendered in microseconds; a template that takes longer than this was made to."""
+"""Most rows take microseconds. Only a hostile chat template or row takes longer than this."""
 
 
 @dataclass(frozen=True)
-class Meaning(Generic[T]):
-    """What a row was found to be."""
+class ParsedRow(Generic[T]):
+    """The result of parsing a row."""
 
     value: T
     notices: Sequence[RowWarning]
     labels: Sequence[Label | None]
-    """Of each row of arrays that it becomes."""
-    into: Labels | None = None
-    """Where they go."""
+    """One for each array row that it becomes."""
+    column: Labels | None = None
+    """Receives the labels."""
 
 
 def check_row(
     number: int,
     row: Row | RowError,
-    read: Callable[[Row], Meaning[T]],
+    parse: Callable[[Row], ParsedRow[T]],
     findings: Findings,
-    seen: Callable[[], Sequence[RowWarning]] = tuple,
+    duplicates: Callable[[], Sequence[RowWarning]] = tuple,
 ) -> T | None:
-    """Return what `read` makes of the row, and add what is to be said of it; None if it is invalid.
+    """Return the value of the parsed row, or None if the row is invalid; add its warnings or its error to the findings.
 
-    `seen`: returns what is to be said of the row beside others, whether it is valid or not.
+    `duplicates` returns further warnings; it is called after parsing, for valid and invalid rows.
     """
-    meaning, valid = None, False
+    value = None
     try:
         if isinstance(row, RowError):
             raise row
         with time_limit(ROW_SECONDS):
-            meaning = read(row)
-        for notice in meaning.notices:
+            parsed = parse(row)
+        for notice in parsed.notices:
             findings.warning(number, notice.code, example(number, notice.message))
-        if meaning.into is not None:
-            for label in meaning.labels:
-                meaning.into.add(label)
-        valid = True
+        if parsed.column is not None:
+            for label in parsed.labels:
+                parsed.column.add(label)
+        value = parsed.value
     except RowError as error:
         findings.error(number, error.code, example(number, error.message))
     except RecursionError:
@@ -56,6 +56,6 @@ def check_row(
     except TooSlow:
         findings.error(number, "too_slow", example(number, f"takes longer than {ROW_SECONDS:g} s to check"))
     if not isinstance(row, RowError):
-        for notice in seen():
+        for notice in duplicates():
             findings.warning(number, notice.code, example(number, notice.message))
-    return meaning.value if meaning is not None and valid else None
+    return value

@@ -1,8 +1,9 @@
 """Why a job cannot go on: what its user reads, in OpenAI's words where they are known."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
+from pydantic import TypeAdapter
 
 from api.spec.catalog import METHODS
 from api.spec.formats import FORMATS, Row
@@ -61,10 +62,14 @@ def wrong_format(file: FileRequest, name: str, method: Method) -> JobRejected:
     )
 
 
-def wrong_forced_format(name: str, method: Method) -> JobRejected:
-    message = f"Rows of the format {truncate(name)} were asked for, from which method {method.type} cannot learn. "
-    return JobRejected(
-        message + _taken(method),
+def validate_method(raw: dict[str, Any], forced_format: str | None) -> Method:
+    """Return the method. Raises JobRejected if it does not accept the format that the recipe forces."""
+    method = TypeAdapter[Method](Method).validate_python(raw)
+    if forced_format is None or forced_format in method.formats:
+        return method
+    raise JobRejected(
+        f"`training.format` is '{truncate(forced_format)}', which method {method.type} does not accept. "
+        + _taken(method),
         code="invalid_recipe",
         param="training.format",
         reason=FailureReason.INVALID_RECIPE,

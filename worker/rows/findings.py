@@ -26,6 +26,9 @@ class Findings:
     def warning(self, line: int | None, code: str, message: str) -> None:
         self._add(line, "warning", code, message)
 
+    def blank_line(self, line: int) -> None:
+        self.warning(line, "blank_line", f"Line {line} is blank and skipped.")
+
     def followed_by(self, later: "Findings") -> "Findings":
         """These, and those of the rest of the file."""
         whole = Findings(list(self.listed), self.counts + later.counts, self.first_error or later.first_error)

@@ -1,118 +1,122 @@
-"""The first rows of a file as a model will see them: texts, tokens, which of them are learnt, where they are cut."""
+"""The first rows of a file as the model gets them: texts, tokens, their loss weights, and where they are truncated."""
 
 import itertools
 from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
-from worker.rows.examiner import Examined, tokenised
+from worker.rows.file_rows import CheckedRow
+from worker.rows.render import Rendered
 from worker.rows.row_builder import TokenizableRow
-from worker.rows.tokenizer import TokenizerWrapper
+from worker.rows.tokenizer import PromptCompletionText, TokenizerWrapper, TokenRow
 
 MAX_TOKENS = 4096
-"""Of a sequence that are listed."""
-MAX_LETTERS = 65_536
+"""Most tokens of a sequence that are listed."""
+MAX_CHARACTERS = 65_536
+"""Most characters of a sequence's text that are listed."""
 
 
-class SeenSequence(msgspec.Struct):
+class PreviewSequence(msgspec.Struct):
     role: str
-    """text, chosen or rejected, document, prompt."""
+    """text, chosen, rejected or prompt."""
     text: str
-    """After the template; its first letters where it is very long."""
+    """The rendered text; its beginning if it is very long."""
     length: int
-    """In tokens, before the cut."""
+    """Number of tokens before truncation."""
     cut_at: int | None
-    """Tokens that are left after the cut; null if all are."""
+    """Number of tokens left after truncation; null if it is not truncated."""
     supervised_tokens: int
-    """Of those that are left, how many carry loss."""
+    """Number of tokens with a loss weight, after truncation."""
     tokens: list[int]
-    """The first of them, those behind the cut included."""
+    """The first tokens, including those that truncation removes."""
     token_texts: list[str]
-    """Each on its own: a letter that is split into several tokens shows as � in them."""
+    """The text of each listed token. A character that spans several tokens is � in each of them."""
     loss_weights: list[float]
-    """Of predicting each token from those before it. The first is predicted from nothing and never counts."""
+    """The weight of each listed token's prediction in the loss. The first token is never predicted: 0."""
     spans: list[list[float]]
-    """[first, after the last, weight]: runs of tokens that carry loss, those behind the cut left out."""
+    """[first, end, weight] of each run of tokens with the same loss weight, after truncation."""
 
 
 class PreviewRow(msgspec.Struct):
     row: int
     """From 1."""
     line: int
-    """In the file, where its rows are lines; else as `row`."""
-    sequences: list[SeenSequence]
-    """None where the row is invalid."""
+    """Its line in JSON Lines; in other containers, the same as `row`."""
+    sequences: list[PreviewSequence]
+    """Empty if the row is invalid."""
     label: Any = None
     dropped: bool = False
-    """It is left out of the training: too long, or nothing to learn is left of it."""
+    """Whether training leaves it out, because it is too long or has no supervised token left."""
     findings: list[dict[str, Any]] = []
 
 
-def seen_row(examined: Examined, tokens: TokenizerWrapper, max_length: int | None, *, drop: bool) -> list[PreviewRow]:
-    """What becomes of a row: one of the arrays' rows, or two of a pair under kto."""
-    if not examined.composed:
-        return [PreviewRow(examined.row, examined.line, [], findings=examined.findings)]
-    return [
-        _seen(examined, each, tokens, max_length, drop, first=number == 0)
-        for number, each in enumerate(examined.composed)
-    ]
-
-
-def _seen(
-    examined: Examined,
-    composed: TokenizableRow,
-    tokens: TokenizerWrapper,
+def preview_rows(
+    row: CheckedRow,
+    findings: list[dict[str, Any]],
+    tokenizer: TokenizerWrapper,
     max_length: int | None,
-    drop: bool,
     *,
-    first: bool,
-) -> PreviewRow:
-    roles = ["chosen", "rejected"] if len(composed.sequences) == 2 else ["prompt" if composed.item else "text"]
-    found = tokenised(composed.sequences, tokens)
-    sequences = [
-        _sequence(role, _text(text), row.tokens, row.loss_weights, tokens, max_length)
-        for role, text, row in zip(roles, composed.sequences, found, strict=True)
+    drop: bool,
+) -> list[PreviewRow]:
+    """Return the array rows that a row becomes: one, or two for a pair under kto. The first has the findings.
+
+    `drop`: sequences longer than `max_length` are dropped instead of truncated.
+    """
+    if not row.built:
+        return [PreviewRow(row.number, row.line, [], findings=findings)]
+    previews = []
+    for built in row.built:
+        sequences = _sequences(built, tokenizer, max_length)
+        label, dropped = built.label, _is_dropped(built, sequences, drop=drop)
+        previews.append(PreviewRow(row.number, row.line, sequences, label=label, dropped=dropped))
+    previews[0].findings = findings
+    return previews
+
+
+def _is_dropped(built: TokenizableRow, sequences: list[PreviewSequence], *, drop: bool) -> bool:
+    if any(sequence.cut_at is not None for sequence in sequences) and (drop or built.item is not None):
+        return True
+    read_only = built.item is not None or (built.label is not None and len(sequences) == 1)
+    return not read_only and any(not sequence.supervised_tokens for sequence in sequences)
+
+
+def _sequences(built: TokenizableRow, tokenizer: TokenizerWrapper, max_length: int | None) -> list[PreviewSequence]:
+    roles = ["chosen", "rejected"] if len(built.sequences) == 2 else ["prompt" if built.item else "text"]
+    encoded = tokenizer.encode(built.sequences)
+    return [
+        _sequence(role, _text(text), row, tokenizer, max_length)
+        for role, text, row in zip(roles, built.sequences, encoded, strict=True)
     ]
-    cut = any(each.cut_at is not None for each in sequences)
-    labelled = composed.label is not None and len(sequences) == 1
-    nothing = composed.item is None and not labelled and any(not each.supervised_tokens for each in sequences)
-    return PreviewRow(
-        examined.row,
-        examined.line,
-        sequences,
-        label=composed.label,
-        dropped=nothing or (cut and (drop or composed.item is not None)),
-        findings=examined.findings if first else [],
-    )
 
 
 def _sequence(
-    role: str, text: str, ids_T: Any, weights_T: Any, tokens: TokenizerWrapper, max_length: int | None
-) -> SeenSequence:
-    length = len(ids_T)
-    left = length if max_length is None else min(length, max_length)
-    learnt_T = weights_T.copy()
-    learnt_T[:1] = 0
-    listed = [int(each) for each in ids_T[:MAX_TOKENS]]
-    return SeenSequence(
+    role: str, text: str, row: TokenRow, tokenizer: TokenizerWrapper, max_length: int | None
+) -> PreviewSequence:
+    length = len(row.tokens)
+    kept = length if max_length is None else min(length, max_length)
+    weights_T = row.loss_weights.copy()
+    weights_T[:1] = 0
+    listed = row.tokens[:MAX_TOKENS].tolist()
+    return PreviewSequence(
         role=role,
-        text=text[:MAX_LETTERS],
+        text=text[:MAX_CHARACTERS],
         length=length,
-        cut_at=left if left < length else None,
-        supervised_tokens=int(np.count_nonzero(learnt_T[:left])),
+        cut_at=kept if kept < length else None,
+        supervised_tokens=int(np.count_nonzero(weights_T[:kept])),
         tokens=listed,
-        token_texts=[tokens.tokenizer.decode([each], skip_special_tokens=False) for each in listed],
-        loss_weights=[float(each) for each in learnt_T[:MAX_TOKENS]],
-        spans=_spans(learnt_T[:left]),
+        token_texts=[tokenizer.tokenizer.decode([token], skip_special_tokens=False) for token in listed],
+        loss_weights=weights_T[:MAX_TOKENS].tolist(),
+        spans=_spans(weights_T[:kept]),
     )
 
 
-def _spans(weights_T: Any) -> list[list[float]]:
+def _spans(weights_T: npt.NDArray[np.float32]) -> list[list[float]]:
     borders = [0, *(np.flatnonzero(np.diff(weights_T)) + 1).tolist(), len(weights_T)]
     runs = itertools.pairwise(borders)
     return [[begin, end, float(weights_T[begin])] for begin, end in runs if begin < end and weights_T[begin] != 0]
 
 
-def _text(text: Any) -> str:
-    return str(text.text) if hasattr(text, "text") else str(text.given + text.learnt)
+def _text(text: Rendered | PromptCompletionText) -> str:
+    return text.text if isinstance(text, Rendered) else text.given + text.learnt

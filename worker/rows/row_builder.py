@@ -161,6 +161,12 @@ class RowBuilder:
         return self.renderer
 
 
+def load_builder(base: Path, method: Method, tokens: TokenizerWrapper, reasoning: Reasoning) -> RowBuilder:
+    """Return the builder of rows for the base model in the folder. Raises JobRejected."""
+    renderer = load_renderer(base, tokens, reasoning)
+    return RowBuilder(method, renderer, reasoning=reasoning, doubts=RowWarnings(tokens))
+
+
 def load_renderer(base: Path, tokens: TokenizerWrapper, reasoning: Reasoning = "auto") -> Renderer | None:
     """None for a base model without a chat template, which is an error only where rows need one."""
     try:

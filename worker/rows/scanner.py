@@ -3,13 +3,12 @@
 from dataclasses import dataclass, field
 
 from api.spec.formats import ClassificationExample, Example, Format, Row, RowError, RowWarning, Unpaired, fitting
-from worker.rows.check_row import Meaning, check_row
+from worker.rows.check_row import ParsedRow, check_row
 from worker.rows.duplicates import DuplicateDetector
 from worker.rows.errors import keys_of
 from worker.rows.findings import Findings, example
 from worker.rows.label_balance import check_labels
 from worker.rows.labels import Classes, Desirable, Labels
-from worker.rows.readers import FileError
 
 
 @dataclass
@@ -36,11 +35,11 @@ class Candidate:
         self.errors += 1
         self.findings.error(number, code, example(number, message))
 
-    def _read(self, row: Row) -> Meaning[Example]:
+    def _read(self, row: Row) -> ParsedRow[Example]:
         found = self.format.read(row)
         label = found.label if isinstance(found, ClassificationExample) else None
         label = float(found.desirable) if isinstance(found, Unpaired) else label
-        return Meaning(found, found.notices, [label], self.labels)
+        return ParsedRow(found, found.notices, [label], self.labels)
 
 
 class Scanner:
@@ -50,9 +49,8 @@ class Scanner:
     a prompt to be answered.
     """
 
-    def __init__(self, max_rows: int) -> None:
+    def __init__(self) -> None:
         self.rows = 0
-        self._max_rows = max_rows
         self._candidates: list[Candidate] = []
         self._seen = DuplicateDetector()
         self._before: Findings = Findings()
@@ -61,10 +59,8 @@ class Scanner:
     def take(self, number: int, row: Row | RowError | None) -> None:
         if row is None:
             for findings in self._all():
-                findings.warning(number, "blank_line", f"Line {number} is blank and skipped.")
+                findings.blank_line(number)
             return
-        if self.rows == self._max_rows:
-            raise FileError(f"has more than {self.rows:,} rows", code="too_many_rows")
         self.rows += 1
         if isinstance(row, RowError):
             self._error(number, row.code, row.message)

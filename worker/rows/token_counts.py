@@ -1,4 +1,4 @@
-"""The tokens of a file, counted from a sample of its rows."""
+"""The tokens of a file, estimated from a sample of its rows."""
 
 from dataclasses import dataclass, field
 
@@ -10,48 +10,57 @@ from worker.shared.arrays import Rows
 from worker.shared.counts import Counts, count
 
 SAMPLED_ROWS = 2000
+"""Rows that a sample has at least, if the file has as many; it has less than twice as many."""
+SCALED = ("array_rows", "kept_rows", "truncated", "dropped", "overlong", "tokens", "supervised_tokens")
+"""Counts that grow with the file."""
 
 
 @dataclass
-class Sample:
-    """Every n-th row of the file, n doubled whenever there are twice as many as wanted."""
+class RowSample:
+    """Every n-th row of the file. The stride n doubles whenever the sample has twice the rows it needs."""
 
     stride: int = 1
     rows: dict[int, list[tuple[list[TokenRow], bool]]] = field(default_factory=dict)
-    """File row → its array rows: (sequences, whether it is kept whatever the cut leaves)."""
+    """Row number → its array rows: (sequences, whether it is a labelled text)."""
     prompts: bool = False
+    """Whether the rows are prompts to answer."""
 
-    def wants(self, row: int) -> bool:
-        return (row - 1) % self.stride == 0
+    def wants(self, number: int) -> bool:
+        return (number - 1) % self.stride == 0
 
-    def add(self, row: int, composed: list[TokenizableRow], sequences: list[list[TokenRow]]) -> None:
-        for each in composed:
-            self.prompts = self.prompts or each.item is not None
-        labelled = [each.label is not None and len(each.sequences) == 1 for each in composed]
-        self.rows[row] = list(zip(sequences, labelled, strict=True))
+    def add(self, number: int, built: list[TokenizableRow], encoded: list[list[TokenRow]]) -> None:
+        """Add a row: what it was built to, and the tokens of each array row's sequences."""
+        self.prompts = self.prompts or any(row.item is not None for row in built)
+        labelled = [row.label is not None and len(row.sequences) == 1 for row in built]
+        self.rows[number] = list(zip(encoded, labelled, strict=True))
         if len(self.rows) >= 2 * SAMPLED_ROWS:
             self.stride *= 2
-            self.rows = {number: found for number, found in self.rows.items() if self.wants(number)}
+            self.rows = {number: row for number, row in self.rows.items() if self.wants(number)}
 
-    def counts(self, rows: int, *, asked: int | None, window: int | None, drop: bool) -> Counts:
-        """`rows`: of the whole file, to which the sample's counts are scaled."""
-        flat = [each for found in self.rows.values() for each in found]
-        width = len(flat[0][0]) if flat else 1
-        arrays = [row.tokens for sequences, _ in flat for row in sequences]
-        ends = np.cumsum([len(each) for each in arrays], dtype=np.int64)
-        whole = Rows(
-            np.zeros(int(ends[-1]) if len(ends) else 0, np.int32),
-            np.concatenate(
-                [row.loss_weights for sequences, _ in flat for row in sequences] or [np.zeros(0, np.float32)]
-            ),
-            np.concatenate([[0], ends[:-1]]) if len(ends) else np.zeros(0, np.int64),
-            ends,
-            width=width,
-            labels=np.zeros((len(flat), 1), np.float32) if flat and flat[0][1] else None,
+    def counts(self, rows: int, *, max_length: int | None, window: int | None, drop: bool) -> Counts:
+        """Return the sample's counts, scaled to a file of `rows` rows."""
+        array_rows = [array_row for row in self.rows.values() for array_row in row]
+        counts = count(
+            self._arrays(array_rows),
+            asked=max_length,
+            window=window,
+            drop=drop or self.prompts,
+            prompts=self.prompts,
         )
-        counts = count(whole, asked=asked, window=window, drop=drop or self.prompts, prompts=self.prompts)
         scale = rows / max(1, len(self.rows))
-        for name in ("array_rows", "kept_rows", "truncated", "dropped", "overlong", "tokens", "supervised_tokens"):
+        for name in SCALED:
             setattr(counts, name, round(getattr(counts, name) * scale))
         counts.rows, counts.sampled = rows, len(self.rows)
         return counts
+
+    def _arrays(self, array_rows: list[tuple[list[TokenRow], bool]]) -> Rows:
+        sequences = [sequence for row, _ in array_rows for sequence in row]
+        starts = np.cumsum([0, *(len(sequence.tokens) for sequence in sequences)], dtype=np.int64)
+        return Rows(
+            np.zeros(int(starts[-1]), np.int32),  # counting reads no token
+            np.concatenate([np.zeros(0, np.float32), *(sequence.loss_weights for sequence in sequences)]),
+            starts[:-1],
+            starts[1:],
+            width=len(array_rows[0][0]) if array_rows else 1,
+            labels=np.zeros((len(array_rows), 1), np.float32) if array_rows and array_rows[0][1] else None,
+        )

@@ -99,6 +99,12 @@ class TokenizerWrapper:
         """Texts that become one token wherever they stand, such as <|im_end|>."""
         return {token.content for token in self.tokenizer.get_added_tokens_decoder().values()}
 
+    def encode(self, texts: Sequence["Spanned | PromptCompletionText"]) -> list[TokenRow]:
+        """Return the tokens and loss weights of rendered conversations and plain texts, in their order."""
+        plain = iter(self.encode_plain([text for text in texts if isinstance(text, PromptCompletionText)]))
+        spanned = iter(self.encode_spanned([text for text in texts if not isinstance(text, PromptCompletionText)]))
+        return [next(plain) if isinstance(text, PromptCompletionText) else next(spanned) for text in texts]
+
     def encode_spanned(self, rows: Sequence[Spanned]) -> list[TokenRow]:
         """Rendered conversations: the template has written every special token."""
         encodings = self.tokenizer.encode_batch([row.text for row in rows], add_special_tokens=False)

@@ -20,7 +20,6 @@ from worker.engine.generation.rewards import Judge, RewardModel
 from worker.engine.generation.sampler import Answers
 from worker.methods import Objective
 from worker.rows.end_tokens import EndTokens
-from worker.rows.examiner import tokenised
 from worker.rows.row_builder import RowBuilder, load_renderer
 from worker.rows.tokenizer import TokenizerWrapper
 from worker.shared.arrays import Items, Rows
@@ -50,7 +49,7 @@ class Prepared:
 
     def _of(self, method: Any, example: Any) -> list[list[int]]:
         (composed,), _ = RowBuilder(method, self._renderer).compose(example)
-        return [[int(each) for each in row.tokens] for row in tokenised(composed.sequences, self.tokens)]
+        return [[int(each) for each in row.tokens] for row in self.tokens.encode(composed.sequences)]
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -251,8 +251,8 @@ def scanned(folder: Path) -> list[dict[str, Any]]:
 
 def previewed(folder: Path, method: dict[str, Any], file: FileRequest) -> list[dict[str, Any]]:
     report = preview.Report()
-    request = preview.Request("rows", method, [preview.PreviewFile(file)], memory_bytes=0, cpu_seconds=0, rows=100)
-    preview.look(folder, request, report)
+    request = preview.Request(want="rows", method=method, files=[preview.PreviewFile(file)], rows=100)
+    preview.run_preview(folder, request, report)
     return [finding for row in report.rows for finding in row.findings] + report.findings
 
 

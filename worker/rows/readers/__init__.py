@@ -15,7 +15,21 @@ HEAD_BYTES = 1 << 16
 
 
 def open_rows(path: Path, limits: ReadLimits) -> tuple[str, Rows]:
-    """(container, rows); FileError, at once or on the way."""
+    """Return the container (parquet, json, csv or jsonl) and its rows. Raises FileError, also while rows are read."""
+    container, rows = _open_container(path, limits)
+    return container, _limited(rows, limits.rows)
+
+
+def _limited(rows: Rows, max_rows: int) -> Rows:
+    count = 0
+    for number, row in rows:
+        count += row is not None
+        if count > max_rows:
+            raise FileError(f"has more than {max_rows:,} rows", code="too_many_rows")
+        yield number, row
+
+
+def _open_container(path: Path, limits: ReadLimits) -> tuple[str, Rows]:
     with path.open("rb") as file:
         if file.read(4) == PARQUET:
             return "parquet", read_parquet(path, limits)

@@ -19,10 +19,14 @@ gzip can reach 1,000."""
 
 @dataclass(frozen=True)
 class ReadLimits:
-    line_bytes: int
-    """Longest line, or row in another container."""
-    rows: int
-    decompressed_bytes: int
+    """Limits on a file of rows."""
+
+    line_bytes: int = 1 << 20
+    """Size of the longest line; in other containers, of the longest row."""
+    rows: int = 5_000_000
+    """Number of rows, blank lines not counted."""
+    decompressed_bytes: int = 16 << 30
+    """Size of the file once it is decompressed."""
 
     def check_growth(self, bytes_out: int, file_bytes: int) -> None:
         """FileError where a file becomes more than any honest one does."""

@@ -21,7 +21,6 @@ from tests.worker.parity import ours
 from worker.engine.data import load_data
 from worker.engine.publish.card import TrainingSummary
 from worker.engine.publish.export import export
-from worker.rows.examiner import tokenised
 from worker.rows.row_builder import RowBuilder, load_renderer
 from worker.rows.tokenizer import TokenizerWrapper
 from worker.shared.arrays import Rows, load_rows, save_rows
@@ -45,7 +44,7 @@ def prepared(base: Path, documents: list[dict[str, Any]]) -> list[list[int]]:
     composer, found = RowBuilder(Classification(), load_renderer(base, tokens)), []
     for document in documents:
         (composed,), _ = composer.compose(FORMATS["labelled"].parse(document | {"label": "yes"}))
-        found += [row.tokens.tolist() for row in tokenised(composed.sequences, tokens)]
+        found += [row.tokens.tolist() for row in tokens.encode(composed.sequences)]
     return found
 
 

@@ -1,0 +1,125 @@
+"""The rows of one file: read, their format detected, checked, and built for a method. Prepare and preview share it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from api.spec.formats import FORMATS, Format, Row, RowError, RowWarning, closest_format, detect
+from api.spec.methods import Method
+from worker.rows.check_row import ParsedRow, check_row
+from worker.rows.duplicates import DuplicateDetector
+from worker.rows.errors import FileRequest, invalid_file, unexpected_format, wrong_format
+from worker.rows.findings import Findings
+from worker.rows.label_balance import check_labels
+from worker.rows.labels import Labels
+from worker.rows.readers import FileError, ReadLimits, open_rows
+from worker.rows.row_builder import LabelSpec, RowBuilder, TokenizableRow
+
+
+@dataclass
+class CheckedRow:
+    """A row of the file. It is invalid if it is wanted and `built` is empty; the findings then hold the reason."""
+
+    number: int
+    """From 1, blank lines not counted."""
+    line: int
+    """Its line in JSON Lines; its number in other containers."""
+    wanted: bool
+    built: list[TokenizableRow] = field(default_factory=list)
+
+
+@dataclass
+class FileRows:
+    """The rows of one file, for one method."""
+
+    file: FileRequest
+    method: Method
+    builder: RowBuilder
+    limits: ReadLimits
+    forced_format: str | None = None
+    """The format to read the rows as, whatever their keys. None: the first valid row's keys decide."""
+    label_spec: LabelSpec = field(default_factory=LabelSpec)
+    training_rows: DuplicateDetector | None = None
+    """The training file's rows, where this is the validation file."""
+    complete: bool = True
+    """False: only the file's beginning is there, so an error at its end is not the file's."""
+    findings: Findings = field(default_factory=Findings)
+    """Findings that `take_findings` has not returned yet."""
+    count: int = 0
+    """Rows read so far."""
+    container: str | None = None
+    format: Format | None = None
+    labels: Labels | None = None
+
+    def __post_init__(self) -> None:
+        self.duplicates = DuplicateDetector(self.training_rows)
+
+    def read(self, source: Path, wanted: Callable[[int], bool] = lambda number: True) -> Iterator[CheckedRow]:
+        """Yield every row of the file. Rows whose number is not wanted are counted, but neither checked nor built.
+
+        Raises JobRejected if the file cannot be read, or is in no format that the method accepts.
+        """
+        self.builder.begin_file()
+        if self.forced_format is not None:
+            self._set_format(self.forced_format)
+        line = 0
+        try:
+            self.container, rows = open_rows(source, self.limits)
+            for line, row in rows:
+                if row is None:
+                    self.findings.blank_line(line)
+                    continue
+                self.count += 1
+                checked = CheckedRow(self.count, line, wanted(self.count))
+                if checked.wanted:
+                    checked.built = self._check(line, row)
+                yield checked
+        except FileError as error:
+            if self.complete or not self.count:
+                self.findings.error(line + 1 if line else None, error.code, error.message)
+                raise invalid_file(self.file, error.message) from None
+
+    def check_labels(self) -> None:
+        """Add the findings about all labels together. For after the last row."""
+        check_labels(self.labels, self.findings, self.file.kind)
+
+    def take_findings(self) -> Findings:
+        """Return the findings since the last call, and forget them."""
+        taken, self.findings = self.findings, Findings()
+        return taken
+
+    def _check(self, line: int, row: Row | RowError) -> list[TokenizableRow]:
+        def duplicates() -> list[RowWarning]:
+            return [] if isinstance(row, RowError) else self.duplicates.notices(line, row)
+
+        return check_row(line, row, lambda row: self._build(line, row), self.findings, duplicates) or []
+
+    def _build(self, line: int, row: Row) -> ParsedRow[list[TokenizableRow]]:
+        if self.format is None:
+            self._set_format(self._detect_format(line, row))
+        assert self.format is not None
+        built, notices = self.builder.compose(self.format.read(row))
+        return ParsedRow(built, notices, [each.label for each in built], self.labels)
+
+    def _detect_format(self, line: int, row: Row) -> str:
+        """Return the name of the format that the row's keys show.
+
+        Raises RowError if the row lacks one key of a format that the method accepts; JobRejected if it is in no such
+        format.
+        """
+        name = detect(row, self.method.formats)
+        if name in self.method.formats:
+            return name
+        if closest := closest_format(row, self.method.formats):
+            raise RowError(f"key '{closest[1]}' is missing", code="missing_key")
+        rejected = (
+            unexpected_format(self.file, self.method, row)
+            if name is None
+            else wrong_format(self.file, name, self.method)
+        )
+        self.findings.error(line, "wrong_format", rejected.message)
+        raise rejected
+
+    def _set_format(self, name: str) -> None:
+        self.format = FORMATS[name]
+        self.labels = self.builder.labels(name, self.label_spec)
