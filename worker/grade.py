@@ -8,7 +8,6 @@ a grader together.
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from pydantic import TypeAdapter
@@ -21,9 +20,9 @@ from worker.rows.limits import CpuTimeUsedUp
 class Request(ProcessLimits, kw_only=True):
     """request.json."""
 
-    grader: dict[str, Any]
+    grader: dict[str, object]
     model_sample: str
-    item: dict[str, Any]
+    item: dict[str, object]
     file_bytes: int | None = 64 << 20
 
 

@@ -8,7 +8,6 @@ Exit 0: report.json holds the outcome, good or bad.
 import errno
 import sys
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -27,7 +26,7 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     """prepare.json."""
 
     job_id: str
-    method: dict[str, Any]
+    method: dict[str, object]
     files: list[FileRequest]
     """The training file before the validation file, whose rows are compared with it."""
     format: str | None = None

@@ -8,7 +8,7 @@ FOLDER/report.json and stores nothing else. A client waits for it, so its limits
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -17,6 +17,7 @@ from api.spec.recipe import Reasoning
 from worker.rows.child_io import ProcessLimits, write_report
 from worker.rows.errors import FileRequest, JobRejected, invalid_file, validate_method
 from worker.rows.file_rows import FileRows
+from worker.rows.findings import Finding
 from worker.rows.limits import CpuTimeUsedUp
 from worker.rows.preview_rows import PreviewRow, preview_rows
 from worker.rows.readers import ReadLimits
@@ -42,7 +43,7 @@ class Request(ProcessLimits, kw_only=True):
     """preview.json."""
 
     want: Literal["rows", "counts"]
-    method: dict[str, Any]
+    method: dict[str, object]
     files: list[PreviewFile]
     file_bytes: int | None = 64 << 20
     format: str | None = None
@@ -62,7 +63,7 @@ class Report(msgspec.Struct):
     container: str | None = None
     rows: list[PreviewRow] = []
     counts: dict[str, Counts] = {}
-    findings: list[dict[str, Any]] = []
+    findings: list[Finding] = []
     """With counts, the first findings of the sampled rows; and findings about the whole file, if all of it was read."""
     error: dict[str, str | None] | None = None
     """`code`, `message` and `param` as the API shows them; `reason` is a FailureReason."""
@@ -141,7 +142,7 @@ def _count(
         report.findings += findings.listed[: max(0, MAX_FINDINGS - len(report.findings))]
         if not row.built:
             raise invalid_file(source.file, f"Invalid file format. {findings.first_error}")
-        sample.add(row.number, row.built, [tokenizer.encode(each.sequences) for each in row.built])
+        sample.add(row.number, row.built, [tokenizer.encode(built.sequences) for built in row.built])
     if not rows.count:
         raise JobRejected(
             f"{source.file.kind.capitalize()} file has 0 examples",

@@ -7,11 +7,11 @@ Exit 0: report.json holds the outcome, good or bad.
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from worker.rows.child_io import RowLimits, write_report
+from worker.rows.findings import Finding
 from worker.rows.limits import CpuTimeUsedUp
 from worker.rows.readers import FileError, ReadLimits, open_rows
 from worker.rows.scanner import Scanner
@@ -29,7 +29,7 @@ class Report(msgspec.Struct):
     format: str | None = None
     """None if the keys of no row show one."""
     rows: int = 0
-    findings: list[dict[str, Any]] = []
+    findings: list[Finding] = []
     finding_counts: dict[str, int] = {}
     error: str | None = None
     """Why the file cannot be read to its end. The other fields describe the rows before that."""
@@ -47,7 +47,7 @@ def scan(source: Path, limits: ReadLimits) -> Report:
     try:
         report.container, rows = open_rows(source, limits)
         for number, row in rows:
-            scanner.take(number, row)
+            scanner.add(number, row)
             progress("input", scanner.rows, False)
     except FileError as error:
         report.error = error.message

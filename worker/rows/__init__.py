@@ -1,1 +1,1 @@
-"""Users' rows to arrays: what `worker.prepare` is made of. No torch, no transformers."""
+"""Users' rows to arrays of tokens: the modules of `worker.prepare`. No torch, no transformers."""

@@ -1,4 +1,4 @@
-"""Rows of tokens on their way to a file of arrays: kept on disk, so that memory does not grow with the file."""
+"""Rows of tokens on their way to a file of arrays. They wait on disk, so memory does not grow with the file."""
 
 from array import array
 from collections.abc import Iterable, Sequence
@@ -15,14 +15,14 @@ from worker.shared.arrays import Array, save_rows
 
 
 class ArrayWriter:
-    """Appends rows to raw files beside the target, which `save` turns into the target. A context manager."""
+    """A context manager that appends rows to raw files beside the target, until `save` turns them into the target."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
         self.lengths = array("q")
-        """Of each sequence, in tokens."""
+        """The length of each sequence in tokens."""
         self.item_lengths = array("q")
-        """Of each row that has an item, in bytes."""
+        """The length of each item in bytes."""
         self.supervised_tokens = 0
         self._paths = [target.with_name(f"{target.name}.{part}.bin") for part in ("tokens", "loss_weights", "items")]
         self._files = [path.open("wb") for path in self._paths]
@@ -35,26 +35,29 @@ class ArrayWriter:
             self._files[1].write(row.loss_weights.astype("<f4", copy=False).data)
 
     def append_item(self, item: bytes) -> None:
-        """Of the next row: its own JSON."""
+        """Append the JSON of a prompt's row."""
         self.item_lengths.append(len(item))
         self._files[2].write(item)
 
-    def save(self, width: int, together: int, labels: Array | None, label_names: Sequence[str] | None) -> None:
-        """`width` sequences make a row, `together` rows come from one of the file's; labels [rows, columns]."""
+    def save(self, width: int, rows_per_example: int, labels: Array | None, label_names: Sequence[str] | None) -> None:
+        """Write the target: array rows of `width` sequences, `rows_per_example` of them for each row of the file.
+        `labels`: [rows, columns]."""
         for file in self._files:
             file.flush()
         starts, item_starts = _starts(self.lengths), _starts(self.item_lengths)
-        tokens, weights = (_mapped(path, code, starts) for path, code in zip(self._paths, ("<i4", "<f4"), strict=False))
+        tokens, weights = (
+            _memory_map(path, code, starts) for path, code in zip(self._paths, ("<i4", "<f4"), strict=False)
+        )
         save_rows(
             self.target,
             tokens,
             weights,
             starts,
             width=width,
-            together=together,
+            together=rows_per_example,
             labels=labels,
             label_names=label_names,
-            items=_mapped(self._paths[2], "u1", item_starts) if self.item_lengths else None,
+            items=_memory_map(self._paths[2], "u1", item_starts) if self.item_lengths else None,
             item_starts=item_starts if self.item_lengths else None,
         )
 
@@ -65,7 +68,7 @@ class ArrayWriter:
         self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         for file, path in zip(self._files, self._paths, strict=True):
-            with suppress(OSError):  # a full disk, which the write before has reported
+            with suppress(OSError):  # the disk is full, which an earlier write reported
                 file.close()
             path.unlink(missing_ok=True)
 
@@ -74,6 +77,6 @@ def _starts(lengths: "array[int]") -> npt.NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
-def _mapped(path: Path, code: str, starts: npt.NDArray[np.int64]) -> Array:
+def _memory_map(path: Path, code: str, starts: npt.NDArray[np.int64]) -> Array:
     total = int(starts[-1])
     return np.memmap(path, code, "r", shape=(total,)) if total else np.empty(0, code)

@@ -1,7 +1,7 @@
-"""A base model's chat template, run as transformers runs it (same settings, same helpers) and without transformers.
+"""A base model's chat template, rendered as transformers renders it (same settings, same helpers), but without it.
 
-Templates come from strangers. They run in jinja2's immutable sandbox, under the limits of the process around them
-(worker.rows.limits); what they render is capped here.
+Templates come from strangers. They run in jinja2's immutable sandbox, under the limits of the process
+(worker.rows.limits); this module caps the length of what they render.
 """
 
 import json
@@ -19,50 +19,52 @@ import jinja2.runtime
 import jinja2.utils
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from api.spec.formats import Message, Messages
 from worker.rows.special_tokens import read_json, special_tokens
 
 MAX_RENDERED = 4_000_000
-"""Characters that one conversation may become."""
+"""Most characters of a rendered conversation."""
 MAX_POWER = 10_000
-"""Largest operand of ** in a template: a sandbox does not stop 9**9**9, and no signal can interrupt it."""
+"""Largest operand of ** in a template. The sandbox allows 9**9**9, and no signal interrupts it."""
 
 GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 class TemplateFailure(Exception):
-    """The template refused the conversation, or broke on it."""
+    """The template raised an exception, or its own error, for a conversation."""
 
 
 class ChatTemplate:
     def __init__(self, sources: dict[str, str], tokens: dict[str, str]) -> None:
-        """`sources`: the template called "default", and any other by its name, as transformers knows them."""
+        """`sources`: the template named "default", and any others by name, as in transformers."""
         self.sources = sources
         self.tokens = tokens
         self._compiled: dict[str, jinja2.Template] = {}
 
     @classmethod
     def load(cls, base: Path) -> "ChatTemplate | None":
-        """The template of the base model in the folder; None if it has none."""
+        """Return the template of the base model in the folder, or None if it has none."""
         sources = _sources(base)
         return cls(sources, special_tokens(base)) if sources else None
 
-    def marks_generation(self, tools: list[dict[str, Any]] | None) -> bool:
-        """Whether the template itself says which text is the assistant's."""
+    def marks_generation(self, tools: Messages | None) -> bool:
+        """Whether the template marks the assistant's text by {% generation %}."""
         return GENERATION_TAG.search(self.sources[self._name(tools)]) is not None
 
     def render(
         self,
-        messages: list[dict[str, Any]],
-        tools: list[dict[str, Any]] | None = None,
+        messages: Messages,
+        tools: Messages | None = None,
         *,
         add_generation_prompt: bool = False,
         generation_marks: tuple[str, str] = ("", ""),
     ) -> str:
-        """The conversation as the base model reads it, what is in {% generation %} between the two marks."""
+        """Return the rendered conversation, with the two marks around what is in {% generation %}. Raises
+        TemplateFailure."""
         try:
             template = self._compile(self._name(tools))
-            pieces, length = [], 0
-            for piece in template.generate(
+            chunks, length = [], 0
+            for chunk in template.generate(
                 **self.tokens,
                 messages=[_with_reasoning(message) for message in messages],
                 tools=tools,
@@ -70,17 +72,17 @@ class ChatTemplate:
                 add_generation_prompt=add_generation_prompt,
                 attune_generation_marks=generation_marks,
             ):
-                pieces.append(piece)
-                length += len(piece)
+                chunks.append(chunk)
+                length += len(chunk)
                 if length > MAX_RENDERED:
                     raise TemplateFailure(f"it renders more than {MAX_RENDERED:,} characters")
         except jinja2.TemplateError as error:
             raise TemplateFailure(error.message or type(error).__name__) from error
         except (TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError) as error:
             raise TemplateFailure(f"{type(error).__name__}: {error}") from error
-        return "".join(pieces)
+        return "".join(chunks)
 
-    def _name(self, tools: list[dict[str, Any]] | None) -> str:
+    def _name(self, tools: Messages | None) -> str:
         if tools and "tool_use" in self.sources:
             return "tool_use"
         if "default" not in self.sources:
@@ -93,15 +95,15 @@ class ChatTemplate:
         return self._compiled[name]
 
 
-def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
-    """Some templates read it by its older name."""
+def _with_reasoning(message: Message) -> Message:
+    """Return the message with its reasoning also under the older key that some templates read."""
     if "reasoning_content" not in message:
         return message
     return {"thinking": message["reasoning_content"], **message}
 
 
 def _sources(base: Path) -> dict[str, str]:
-    """Template files come before templates inside tokenizer_config.json, as in transformers."""
+    """Return the templates by name. Files win over templates in tokenizer_config.json, as in transformers."""
     sources = {}
     if (file := base / "chat_template.jinja").is_file():
         sources["default"] = file.read_text(encoding="utf-8")
@@ -116,19 +118,19 @@ def _sources(base: Path) -> dict[str, str]:
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}…{% endgeneration %}`: what is inside is the assistant's."""
+    """The tag `{% generation %}…{% endgeneration %}`: its content is the assistant's."""
 
     tags = {"generation"}  # noqa: RUF012 (jinja2 declares it so)
 
     def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        marks = jinja2.nodes.Name("attune_generation_marks", "load")
-        return jinja2.nodes.CallBlock(self.call_method("_mark", [marks]), [], [], body).set_lineno(line)
+        sentinels = jinja2.nodes.Name("attune_generation_marks", "load")
+        return jinja2.nodes.CallBlock(self.call_method("_mark", [sentinels]), [], [], body).set_lineno(line)
 
     @staticmethod
-    def _mark(marks: tuple[str, str], caller: Callable[[], str]) -> str:
-        return f"{marks[0]}{caller()}{marks[1]}"
+    def _mark(sentinels: tuple[str, str], caller: Callable[[], str]) -> str:
+        return f"{sentinels[0]}{caller()}{sentinels[1]}"
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -151,7 +153,7 @@ class _Dict:
 
 
 class _Namespace(jinja2.utils.Namespace):
-    """`namespace(...)` in templates; refuses the names that lead to Python's internals."""
+    """`namespace(...)` in templates. Refuses names that lead to Python's internals."""
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name.startswith("_"):

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 from api.spec.formats import Label, Row, RowError, RowWarning
 from worker.rows.findings import Findings, example
-from worker.rows.labels import Labels
+from worker.rows.labels import LabelColumn
 from worker.rows.limits import TooSlow, time_limit
 
 T = TypeVar("T")
@@ -19,10 +19,10 @@ class ParsedRow(Generic[T]):
     """The result of parsing a row."""
 
     value: T
-    notices: Sequence[RowWarning]
+    warnings: Sequence[RowWarning]
     labels: Sequence[Label | None]
     """One for each array row that it becomes."""
-    column: Labels | None = None
+    column: LabelColumn | None = None
     """Receives the labels."""
 
 
@@ -43,8 +43,8 @@ def check_row(
             raise row
         with time_limit(ROW_SECONDS):
             parsed = parse(row)
-        for notice in parsed.notices:
-            findings.warning(number, notice.code, example(number, notice.message))
+        for warning in parsed.warnings:
+            findings.warning(number, warning.code, example(number, warning.message))
         if parsed.column is not None:
             for label in parsed.labels:
                 parsed.column.add(label)
@@ -56,6 +56,6 @@ def check_row(
     except TooSlow:
         findings.error(number, "too_slow", example(number, f"takes longer than {ROW_SECONDS:g} s to check"))
     if not isinstance(row, RowError):
-        for notice in duplicates():
-            findings.warning(number, notice.code, example(number, notice.message))
+        for warning in duplicates():
+            findings.warning(number, warning.code, example(number, warning.message))
     return value

@@ -1,6 +1,6 @@
-"""How answers end on one base model: the tokens that stop a generation, and what stands after a finished answer.
+"""How answers end on a base model: the tokens that stop a generation, and the tokens after a finished answer.
 
-The one definition for rollouts, samples, the chat, what is published, and the token at which a reward is read.
+Rollouts, samples, the chat, published models and the token at which a reward is read share this definition.
 """
 
 import re
@@ -30,23 +30,25 @@ _TOOLS = [{"type": "function", "function": {"name": "d", "description": "", "par
 @dataclass(frozen=True)
 class EndTokens:
     stops: frozenset[int]
-    """Tokens that end an answer: those of the model's own settings, and the end of turn that its template writes."""
+    """Tokens that end an answer: those in the model's settings, and the end of turn that its template writes."""
     own_stops: frozenset[int]
-    """Those of them that the model's own settings name: what other programs stop at unasked."""
+    """The tokens among `stops` in the model's own settings, at which other programs stop by default."""
     chat_tail: tuple[int, ...]
-    """Tokens after the last answer of a rendered conversation, such as [<|im_end|>, newline]; empty without a
+    """Tokens after the last answer of a rendered conversation, such as [<|im_end|>, newline]. Empty without a chat
     template."""
     text_tail: tuple[int, ...]
     """Tokens after a document without a template, such as [</s>]."""
 
     @classmethod
     def load(cls, folder: Path, tokens: TokenizerWrapper | None = None) -> "EndTokens":
-        """Of the base model, or the published model, in the folder. A template that fails or takes long adds
-        nothing: rows that need it are refused where they are prepared."""
+        """Return the end tokens of the base model or published model in the folder.
+
+        A template that fails or takes too long adds nothing: rows that need it are refused when they are prepared.
+        """
         tokens = tokens or TokenizerWrapper.load(folder)
         named = special_tokens(folder).get("eos_token")
-        own = end_ids(folder) | {tokens.tokenizer.token_to_id(named) if named else None}
-        own_stops = frozenset(number for number in own if number is not None)
+        settings = end_ids(folder) | {tokens.tokenizer.token_to_id(named) if named else None}
+        own_stops = frozenset(number for number in settings if number is not None)
         template = ChatTemplate.load(folder)
         of_template: frozenset[int] = frozenset()
         tail: tuple[int, ...] = ()
@@ -60,34 +62,36 @@ class EndTokens:
         return cls(own_stops | of_template, own_stops, tail, tuple(tokens.suffix))
 
     def closed(self, answer: Sequence[int], *, ended: bool, chat: bool) -> list[int]:
-        """The answer's tokens as they stand in a row to learn from: with all that follows a finished answer there.
-        `ended`: its last token is the one that ended it."""
+        """Return the answer's tokens with all tokens that follow a finished answer in a supervised row.
+
+        `ended`: the last token is the one that stopped the generation.
+        """
         tail = list(self.chat_tail if chat else self.text_tail)
         kept = list(answer[:-1] if ended else answer)
-        # The template may write white space before its end of turn, which the answer then has, too.
-        have = next(
+        # Some templates write white space before the end of turn, so the answer may already have a part of the tail.
+        present = next(
             size for size in range(min(len(kept), len(tail)), -1, -1) if kept[len(kept) - size :] == tail[:size]
         )
-        return kept + tail[have:]
+        return kept + tail[present:]
 
 
 def _turn_ends(renderer: Renderer, tokens: TokenizerWrapper) -> frozenset[int]:
-    """The last token of each end of turn that the template writes, where that is a token of its own. One that also
-    stands within a turn, such as after its reasoning, ends none."""
+    """Return the last token of each end of turn that the template writes, if it is a token of its own and does not also
+    occur within a turn, such as after the reasoning."""
     added = tokens.added_texts()
-    pieces = re.compile("|".join(map(re.escape, sorted(added, key=len, reverse=True))) or "(?!)")
-    found = set()
+    chunks = re.compile("|".join(map(re.escape, sorted(added, key=len, reverse=True))) or "(?!)")
+    ends = set()
     for text in renderer.turn_ends:
-        run = pieces.findall(text)
+        run = chunks.findall(text)
         if run and "".join(run) == "".join(text.split()):
-            found.add(run[-1])
+            ends.add(run[-1])
     within = "".join(_within_turns(renderer))
-    ids = (tokens.tokenizer.token_to_id(text) for text in found if text not in within)
+    ids = (tokens.tokenizer.token_to_id(text) for text in ends if text not in within)
     return frozenset(number for number in ids if number is not None)
 
 
 def _within_turns(renderer: Renderer) -> Iterator[str]:
-    """What the template writes between the parts of one turn: its reasoning, its content, its calls."""
+    """Yield what the template writes between the parts of one turn: reasoning, content, calls."""
     rendered = [
         renderer.attempt([_QUESTION, _THOUGHT], None),
         renderer.attempt([_QUESTION, _CALLING], _TOOLS),

@@ -1,6 +1,6 @@
-"""Why a job cannot go on: what its user reads, in OpenAI's words where they are known."""
+"""The errors that end a job's preparation, in OpenAI's wording where it is known."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 from pydantic import TypeAdapter
@@ -15,15 +15,18 @@ MAX_SHOWN_KEYS = 10
 
 
 class FileRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """A file of rows in a request."""
+
     name: str
     """train or validation."""
     path: str
-    """In the run folder."""
+    """Relative to the run folder."""
     file_id: str
-    """As the user knows it."""
+    """The id that the user knows."""
     param: str
-    """The recipe's field that named it."""
+    """The recipe's field that named the file."""
     min_rows: int
+    """Fewest rows that are enough."""
 
     @property
     def kind(self) -> Literal["training", "validation"]:
@@ -31,7 +34,7 @@ class FileRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class JobRejected(Exception):
-    """The job cannot go on, and this is what its user reads."""
+    """The job fails because of the user's input; the message is for the user."""
 
     def __init__(
         self, message: str, *, code: str, param: str | None, reason: FailureReason = FailureReason.INVALID_FILE
@@ -44,7 +47,7 @@ class JobRejected(Exception):
 
 
 def invalid_file(file: FileRequest, message: str) -> JobRejected:
-    """OpenAI's words and codes."""
+    """Return the error of an invalid file, with OpenAI's wording and codes."""
     return JobRejected(
         f"The job failed due to an invalid {file.kind} file. {message}",
         code=f"invalid_{file.kind}_file",
@@ -53,23 +56,23 @@ def invalid_file(file: FileRequest, message: str) -> JobRejected:
 
 
 def wrong_format(file: FileRequest, name: str, method: Method) -> JobRejected:
-    """The file is of a format that others learn from."""
-    fitting = " or ".join(f"'{method_name}'" for method_name, entry in METHODS.items() if name in entry.formats)
+    """Return the error of a file whose format other methods accept."""
+    methods = " or ".join(f"'{method_name}'" for method_name, entry in METHODS.items() if name in entry.formats)
     return invalid_file(
         file,
         f"Input file {file.file_id} is in the {FORMATS[name].title} format, but the specified fine-tuning job is not "
-        f"using {fitting} as the training method (provided method={method.type}). {_taken(method)}",
+        f"using {methods} as the training method (provided method={method.type}). {_accepted_formats(method)}",
     )
 
 
-def validate_method(raw: dict[str, Any], forced_format: str | None) -> Method:
+def validate_method(raw: dict[str, object], forced_format: str | None) -> Method:
     """Return the method. Raises JobRejected if it does not accept the format that the recipe forces."""
     method = TypeAdapter[Method](Method).validate_python(raw)
     if forced_format is None or forced_format in method.formats:
         return method
     raise JobRejected(
         f"`training.format` is '{truncate(forced_format)}', which method {method.type} does not accept. "
-        + _taken(method),
+        + _accepted_formats(method),
         code="invalid_recipe",
         param="training.format",
         reason=FailureReason.INVALID_RECIPE,
@@ -77,20 +80,24 @@ def validate_method(raw: dict[str, Any], forced_format: str | None) -> Method:
 
 
 def unexpected_format(file: FileRequest, method: Method, row: Row) -> JobRejected:
+    """Return the error of a file whose first row shows no format."""
     message = "Unexpected file format, expected either prompt/completion pairs or chat messages."
-    message = message if {"chat", "completion"} <= method.formats else f"Unexpected file format. {_taken(method)}"
+    message = (
+        message if {"chat", "completion"} <= method.formats else f"Unexpected file format. {_accepted_formats(method)}"
+    )
     return invalid_file(file, f"{message} {keys_of(row)}")
 
 
 def keys_of(row: Row) -> str:
-    """Names the keys of a row that shows no format."""
+    """Return a sentence that names the keys of a row without a format."""
     if {"role", "content"} <= row.keys():
-        return "The row is a message by itself; the messages of a conversation stand in {'messages': […]}."
+        return "The row is a single message. Put the messages of a conversation into {'messages': […]}."
     keys = ", ".join(truncate(key) for key in list(row)[:MAX_SHOWN_KEYS])
     return f"The row's keys are: {keys or 'none'}{', …' if len(row) > MAX_SHOWN_KEYS else ''}."
 
 
 def too_few(file: FileRequest, rows: int) -> JobRejected:
+    """Return the error of a file with fewer rows than the method needs."""
     return JobRejected(
         f"{file.kind.capitalize()} file has {rows} example(s), but must have at least {file.min_rows} examples",
         code="invalid_n_examples",
@@ -98,10 +105,10 @@ def too_few(file: FileRequest, rows: int) -> JobRejected:
     )
 
 
-def _taken(method: Method) -> str:
-    """The formats that a method learns from, each with the keys that show it."""
+def _accepted_formats(method: Method) -> str:
+    """Return a sentence that names the formats a method accepts, each with its required keys."""
     described = [
         f"{name} ({' or '.join(', '.join(sorted(keys)) for keys in FORMATS[name].required)})"
         for name in sorted(method.formats)
     ]
-    return f"Method {method.type} takes rows of the format {'; or '.join(described)}."
+    return f"Method {method.type} accepts rows of the format {'; or '.join(described)}."

@@ -11,7 +11,7 @@ from worker.rows.duplicates import DuplicateDetector
 from worker.rows.errors import FileRequest, invalid_file, unexpected_format, wrong_format
 from worker.rows.findings import Findings
 from worker.rows.label_balance import check_labels
-from worker.rows.labels import Labels
+from worker.rows.labels import LabelColumn
 from worker.rows.readers import FileError, ReadLimits, open_rows
 from worker.rows.row_builder import LabelSpec, RowBuilder, TokenizableRow
 
@@ -49,7 +49,7 @@ class FileRows:
     """Rows read so far."""
     container: str | None = None
     format: Format | None = None
-    labels: Labels | None = None
+    labels: LabelColumn | None = None
 
     def __post_init__(self) -> None:
         self.duplicates = DuplicateDetector(self.training_rows)
@@ -90,7 +90,7 @@ class FileRows:
 
     def _check(self, line: int, row: Row | RowError) -> list[TokenizableRow]:
         def duplicates() -> list[RowWarning]:
-            return [] if isinstance(row, RowError) else self.duplicates.notices(line, row)
+            return [] if isinstance(row, RowError) else self.duplicates.warnings(line, row)
 
         return check_row(line, row, lambda row: self._build(line, row), self.findings, duplicates) or []
 
@@ -98,8 +98,8 @@ class FileRows:
         if self.format is None:
             self._set_format(self._detect_format(line, row))
         assert self.format is not None
-        built, notices = self.builder.compose(self.format.read(row))
-        return ParsedRow(built, notices, [each.label for each in built], self.labels)
+        built, warnings = self.builder.build(self.format.read(row))
+        return ParsedRow(built, warnings, [array_row.label for array_row in built], self.labels)
 
     def _detect_format(self, line: int, row: Row) -> str:
         """Return the name of the format that the row's keys show.

@@ -1,23 +1,37 @@
-"""What prepare found in a file, line by line: the first hundred in full, the rest counted."""
+"""The errors and warnings in a file: a hundred are listed, all are counted."""
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 MAX_FINDINGS = 100
+"""Most findings that are listed."""
+
+
+class Finding(TypedDict):
+    """An error or a warning about a line, or about the whole file."""
+
+    line: int | None
+    """None: the whole file."""
+    severity: Literal["error", "warning"]
+    code: str
+    message: str
 
 
 def example(number: int, problem: str) -> str:
-    """Reads as a sentence, and where OpenAI's own message is known, as that one."""
-    names_a_part = problem.startswith(("message", "'", "key", "tools", "functions", "the ", "both "))
-    return f"Example {number}{',' if names_a_part else ''} {problem}"
+    """Return the problem as a sentence about that row, in OpenAI's wording where it is known."""
+    names_field = problem.startswith(("message", "'", "key", "tools", "functions", "the ", "both "))
+    return f"Example {number}{',' if names_field else ''} {problem}"
 
 
 @dataclass
 class Findings:
-    listed: list[dict[str, Any]] = field(default_factory=list)
+    listed: list[Finding] = field(default_factory=list)
+    """In the order of the file."""
     counts: Counter[str] = field(default_factory=Counter)
+    """Code → number of findings, listed or not."""
     first_error: str | None = None
+    """The message of the first error."""
 
     def error(self, line: int | None, code: str, message: str) -> None:
         self.first_error = self.first_error or message
@@ -30,7 +44,7 @@ class Findings:
         self.warning(line, "blank_line", f"Line {line} is blank and skipped.")
 
     def followed_by(self, later: "Findings") -> "Findings":
-        """These, and those of the rest of the file."""
+        """Return these findings with those of the rest of the file."""
         whole = Findings(list(self.listed), self.counts + later.counts, self.first_error or later.first_error)
         for entry in later.listed:
             whole._list(entry)
@@ -40,17 +54,20 @@ class Findings:
         self.counts[code] += 1
         self._list({"line": line, "severity": severity, "code": code, "message": message})
 
-    def _list(self, entry: dict[str, Any]) -> None:
+    def _list(self, entry: Finding) -> None:
         if len(self.listed) < MAX_FINDINGS:
             self.listed.append(entry)
         elif (last := self._dispensable(entry)) is not None:
             del self.listed[last]
             self.listed.append(entry)
 
-    def _dispensable(self, entry: dict[str, Any]) -> int | None:
-        """The last warning of a kind that is listed more than once, which gives its place to an error or to a warning
-        of a new kind. To an error any other warning does: a file of warnings does not hide what makes it invalid."""
-        listed = Counter(each["code"] for each in self.listed)
+    def _dispensable(self, entry: Finding) -> int | None:
+        """Return the index of the listed warning that the entry replaces, or None.
+
+        An error or a warning with a new code replaces the last warning whose code is listed more than once. An error
+        replaces any other warning, too: a file full of warnings must not hide its errors.
+        """
+        listed = Counter(finding["code"] for finding in self.listed)
         if _is_warning(entry) and entry["code"] in listed:
             return None
         warnings = [at for at in range(MAX_FINDINGS - 1, -1, -1) if _is_warning(self.listed[at])]
@@ -58,5 +75,5 @@ class Findings:
         return next(repeated, None if _is_warning(entry) else next(iter(warnings), None))
 
 
-def _is_warning(entry: dict[str, Any]) -> bool:
-    return bool(entry["severity"] == "warning")
+def _is_warning(entry: Finding) -> bool:
+    return entry["severity"] == "warning"

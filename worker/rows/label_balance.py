@@ -1,36 +1,38 @@
-"""What the labels of a whole file leave to learn."""
+"""Checks of all labels of a file together: whether they leave anything to learn."""
 
 from typing import Literal
 
 from worker.rows.findings import Findings
-from worker.rows.labels import Classes, Labels
+from worker.rows.labels import ClassColumn, LabelColumn
 
 UNBALANCED_SHARE = 0.9
-"""Of the rows: a label that more of them have is learnt by always saying it."""
+"""Share of the rows: if one label has more, always predicting it is nearly always right."""
 MANY_ROWS = 20
-"""Fewer rows tell nothing about how often a label comes again."""
+"""With fewer rows, how often a label repeats shows nothing."""
 
 
-def check_labels(labels: Labels | None, findings: Findings, use: Literal["training", "validation", "unknown"]) -> None:
-    """Add what is to be said of all labels together. Where they leave nothing to learn, a training file is invalid."""
-    if labels is None or use == "validation":
+def check_labels(
+    labels: LabelColumn | None, findings: Findings, kind: Literal["training", "validation", "unknown"]
+) -> None:
+    """Add the findings about all labels together. A training file whose labels leave nothing to learn is invalid."""
+    if labels is None or kind == "validation":
         return
-    refuse = findings.error if use == "training" else findings.warning
-    for notice in labels.notices():
-        findings.warning(None, notice.code, notice.message)
+    report = findings.error if kind == "training" else findings.warning
+    for warning in labels.warnings():
+        findings.warning(None, warning.code, warning.message)
     counts = labels.counts()
     total = sum(counts.values())
-    if isinstance(labels, Classes) and labels.decide() == "multi_label" and not total:
-        refuse(None, "no_label", "No row has a label, so there is nothing to learn.")
+    if isinstance(labels, ClassColumn) and labels.decided_problem() == "multi_label" and not total:
+        report(None, "no_label", "No row has a label. Give at least one row a label.")
     if not total:
         return
     name, most = max(counts.items(), key=lambda entry: entry[1])
-    single = isinstance(labels, Classes) and labels.decide() == "single_label"
-    if isinstance(labels, Classes) and single and len(labels.allowed or counts) == 1:
-        message = f"Every row has the label '{name}', so there is nothing to tell apart."
-        refuse(None, "one_label", message)
+    single = isinstance(labels, ClassColumn) and labels.decided_problem() == "single_label"
+    if isinstance(labels, ClassColumn) and single and len(labels.allowed or counts) == 1:
+        message = f"Every row has the label '{name}'. Training needs rows of at least two labels."
+        report(None, "one_label", message)
     elif most > UNBALANCED_SHARE * total:
         findings.warning(None, "unbalanced_labels", f"{most} of {total} labels are '{name}'.")
     if single and total >= MANY_ROWS and 2 * len(counts) > total:
-        message = f"{len(counts)} different labels in {total} rows: most of them cannot be learnt."
+        message = f"There are {len(counts)} different labels in {total} rows, too few rows for most of them."
         findings.warning(None, "many_labels", message)

@@ -1,4 +1,4 @@
-"""The labels of a file, gathered row by row; what they are is known for certain once the last row is read."""
+"""The labels of a file, collected row by row. Their kind may depend on the last row."""
 
 from abc import ABC, abstractmethod
 from array import array
@@ -11,59 +11,63 @@ import numpy as np
 
 from api.spec.fields import AUTO
 from api.spec.formats import Label, RowError, RowWarning
-from api.spec.formats.base import number, truncate
+from api.spec.formats.base import parse_number, truncate
 from api.spec.methods.base import Problem
 from worker.rows.multi_hot import MAX_CELLS, MAX_NAMES, MultiHot, class_names
 from worker.shared.arrays import Array
 
 MAX_SIMILAR = 10
-"""Groups of names that look the same which are listed."""
+"""Most groups of similar names that are listed."""
 
 
-class Labels(ABC):
+class LabelColumn(ABC):
+    """The labels of one file."""
+
     names: list[str] | None = None
-    """What columns or indices stand for, in their order; only once `save` was called."""
+    """The names of the columns or class indices, in order; set by `save`."""
     problem: Problem | None = None
+    """The classification problem; set by `save`."""
 
     @abstractmethod
     def add(self, label: Label | None) -> None:
-        """Of the next row; RowError if it does not go with those before it."""
+        """Add the next row's label. Raises RowError if it does not fit those before it."""
 
     @abstractmethod
     def save(self, scratch: Path) -> Array | None:
-        """[rows, columns] f32, in a file of that name where they are many; None if no row has a label."""
+        """Return the labels [rows, columns] in float32, or None if no row has one. Large ones are memory-mapped from
+        `scratch`."""
 
     def counts(self) -> dict[str, int]:
-        """Rows for each name; empty where labels are numbers."""
+        """Return the number of rows of each name; empty for numbers."""
         return {}
 
     def classes(self) -> int | None:
-        """How many the model has to tell apart; None where labels are no classes."""
+        """Return the number of classes, or None if the labels are not classes."""
         return None
 
-    def notices(self) -> list[RowWarning]:
-        """What the author of all labels together should know."""
+    def warnings(self) -> list[RowWarning]:
+        """Return the warnings about all labels together."""
         return []
 
 
-class Margins(Labels):
-    """Of preferences: numbers that most files do not give."""
+class MarginColumn(LabelColumn):
+    """The margins of preferences, which most files leave out."""
 
     def __init__(self) -> None:
         self.values = array("d")
-        self.given = False
+        self.any_given = False
 
     def add(self, label: Label | None) -> None:
-        self.given = self.given or label is not None
+        self.any_given = self.any_given or label is not None
         assert isinstance(label, float | int | None), label
         self.values.append(float(label or 0.0))
 
     def save(self, scratch: Path) -> Array | None:
-        return np.array(self.values, np.float32)[:, None] if self.given else None
+        return np.array(self.values, np.float32)[:, None] if self.any_given else None
 
 
-class Desirable(Labels):
-    """Of single answers: 1 for a good one, 0 for a bad one."""
+class DesirableColumn(LabelColumn):
+    """Whether each single answer is good (1) or bad (0)."""
 
     def __init__(self) -> None:
         self.values = array("d")
@@ -80,8 +84,8 @@ class Desirable(Labels):
         return {"true": good, "false": len(self.values) - good}
 
 
-class Classes(Labels):
-    """Of texts: one name, several, or a number. Whole numbers may be either, until another label tells."""
+class ClassColumn(LabelColumn):
+    """The labels of texts: one name, several, or a number. A whole number is either, until another label decides."""
 
     def __init__(
         self,
@@ -90,46 +94,47 @@ class Classes(Labels):
         *,
         decided_by: str = "the training file",
     ) -> None:
-        """`allowed`: the only names there may be, where the training file or the model to continue has decided them."""
+        """`allowed`: the only valid names, if the training file or the model that the job continues has set them."""
         self.allowed = allowed
         self.decided_by = decided_by
         self.forced: Problem | None = None if problem == AUTO else problem
-        self.seen: Problem | None = None
-        """What a label so far can only have been."""
-        self.known: dict[str, int] = {}
-        """Name to its number, in the order of appearance."""
-        self.numbers = array("q")
-        """Of all labels' names, one row after the other."""
+        self.inferred: Problem | None = None
+        """The only problem that the labels so far allow. None: more than one."""
+        self.name_ids: dict[str, int] = {}
+        """Name → id, in the order of appearance."""
+        self.ids = array("q")
+        """The ids of all rows' names, concatenated."""
         self.lengths = array("q")
-        """How many names each row has."""
+        """The number of names of each row."""
         self.values = array("d")
-        self.hot = MultiHot()
+        """The number that each label is, or NaN."""
+        self.multi_hot = MultiHot()
         self.real_text = False
-        """A label was a number with a fraction, written as text."""
+        """Whether a label was a number with a fraction, written as text."""
 
     def add(self, label: Label | None) -> None:
         assert label is not None
         if isinstance(label, tuple):
             label = self._zeros_and_ones(label)
-        possible, decided = _possible(label), self.forced or self.seen
-        if self.forced == "regression" and number(label) is not None:
+        possible, decided = _possible(label), self.forced or self.inferred
+        if self.forced == "regression" and parse_number(label) is not None:
             possible = REGRESSION
         if self.forced == "multi_label" and not isinstance(label, list | tuple) and possible >= SINGLE:
-            label, possible = [name_of(label)], MULTI
+            label, possible = [label_name(label)], MULTI
         if decided is None and possible == MULTI and self.lengths:
-            decided = "single_label"  # whole numbers came before: names or values, but no lists
+            decided = "single_label"  # the whole numbers before it are names or values, never lists
         if decided is not None and decided not in possible:
-            why = "as this job's labels are" if self.forced else "as the labels before it are"
-            raise RowError(f"'label' {_shown(label)} is not a {NOUNS[decided]}, {why}", code="invalid_label")
-        self.hot.add(label)
+            why = "as this job requires" if self.forced else "unlike the labels before it"
+            raise RowError(f"'label' {_display(label)} is not a {NOUNS[decided]}, {why}", code="invalid_label")
+        self.multi_hot.add(label)
         if len(possible) == 1:
-            [self.seen] = possible
-        if isinstance(label, str) and (value := number(label)) is not None and not value.is_integer():
+            [self.inferred] = possible
+        if isinstance(label, str) and (value := parse_number(label)) is not None and not value.is_integer():
             self.real_text = True
         self._keep(label)
 
     def _zeros_and_ones(self, label: tuple[int, ...]) -> Label:
-        """Where the classes are known, as their names."""
+        """Return zeros and ones as names, if the classes are known."""
         if self.allowed is None:
             return label
         names = class_names(len(label))
@@ -138,61 +143,68 @@ class Classes(Labels):
         return [name for name, one in zip(names, label, strict=True) if one]
 
     def _keep(self, label: Label) -> None:
-        names = list(map(str, label)) if isinstance(label, list | tuple) else [name_of(label)]
-        value = None if isinstance(label, list | tuple) else number(label)
+        names = list(map(str, label)) if isinstance(label, list | tuple) else [label_name(label)]
+        value = None if isinstance(label, list | tuple) else parse_number(label)
         self.values.append(float("nan") if value is None else value)
-        if self.forced == "regression" or self.seen == "regression":
+        if self.forced == "regression" or self.inferred == "regression":
             names = []
         for name in dict.fromkeys(names):
             if self.allowed is not None and name not in self.allowed:
                 raise RowError(f"'label' {truncate(name)} does not occur in {self.decided_by}", code="unknown_label")
-            self.numbers.append(self.known.setdefault(name, len(self.known)))
+            self.ids.append(self.name_ids.setdefault(name, len(self.name_ids)))
         self.lengths.append(len(dict.fromkeys(names)))
-        if len(self.known) > MAX_NAMES:
-            if self.decide() != "regression":
-                raise RowError(
-                    f"has the label number {MAX_NAMES + 1:,}: more are not supported", code="too_many_labels"
-                )
-            self.seen, self.known, self.numbers = "regression", {}, array("q")
+        if len(self.name_ids) > MAX_NAMES:
+            if self.decided_problem() != "regression":
+                raise RowError(f"has a new label, after {MAX_NAMES:,} others: use fewer labels", code="too_many_labels")
+            self.inferred, self.name_ids, self.ids = "regression", {}, array("q")
 
-    def decide(self) -> Problem:
-        if self.forced is None and self.seen is None and self.real_text:
+    def decided_problem(self) -> Problem:
+        """Return the problem that the labels so far show."""
+        if self.forced is None and self.inferred is None and self.real_text:
             return "regression"
-        return self.forced or self.seen or "single_label"
+        return self.forced or self.inferred or "single_label"
 
     def counts(self) -> dict[str, int]:
-        if self.decide() == "regression":
+        if self.decided_problem() == "regression":
             return {}
-        if self.hot.seen:
-            return dict(zip(class_names(self.hot.width or 0), self.hot.table().sum(0).tolist(), strict=True))
-        counted = Counter(self.numbers)
-        return {name: counted[at] for name, at in self.known.items()}
+        if self.multi_hot.present:
+            return dict(
+                zip(class_names(self.multi_hot.width or 0), self.multi_hot.table().sum(0).tolist(), strict=True)
+            )
+        counted = Counter(self.ids)
+        return {name: counted[at] for name, at in self.name_ids.items()}
 
     def classes(self) -> int | None:
-        return None if self.decide() == "regression" else self.hot.width if self.hot.seen else len(self.known)
+        return (
+            None
+            if self.decided_problem() == "regression"
+            else self.multi_hot.width
+            if self.multi_hot.present
+            else len(self.name_ids)
+        )
 
-    def notices(self) -> list[RowWarning]:
-        if self.hot.seen:
-            width = self.hot.width or 0
-            words = f"The labels are read as zeros and ones for {width} classes, LABEL_0 to LABEL_{width - 1}; "
-            return [RowWarning("zeros_and_ones", words + "lists of names give the classes theirs.")]
-        if self.decide() == "regression" and self.forced is None and self.real_text:
-            words = "The labels are numbers written as text, and are learnt as numbers. "
-            words += "If they are names, set method.classification.problem to single_label."
-            return [RowWarning("written_numbers", words)]
-        return [] if self.decide() == "regression" else similar_names(self.known)
+    def warnings(self) -> list[RowWarning]:
+        if self.multi_hot.present:
+            width = self.multi_hot.width or 0
+            message = f"The labels are read as zeros and ones for {width} classes, LABEL_0 to LABEL_{width - 1}. "
+            return [RowWarning("zeros_and_ones", message + "To name the classes, give lists of names.")]
+        if self.decided_problem() == "regression" and self.forced is None and self.real_text:
+            message = "The labels are numbers written as text, and are read as numbers. "
+            message += "If they are names, set method.classification.problem to single_label."
+            return [RowWarning("written_numbers", message)]
+        return [] if self.decided_problem() == "regression" else similar_names(self.name_ids)
 
     def save(self, scratch: Path) -> Array | None:
-        self.problem = self.decide()
+        self.problem = self.decided_problem()
         if self.problem == "regression":
             return np.array(self.values, np.float32)[:, None]
-        if self.hot.seen:
-            self.names = class_names(self.hot.width or 0)
-            return _on_disk(self.hot.table(), scratch)
-        self.names = sorted(self.known)
-        place = np.empty(len(self.names), np.int64)  # of each name in the sorted order
-        place[[self.known[name] for name in self.names]] = np.arange(len(self.names))
-        columns = place[np.frombuffer(self.numbers, np.int64)] if self.numbers else np.empty(0, np.int64)
+        if self.multi_hot.present:
+            self.names = class_names(self.multi_hot.width or 0)
+            return _on_disk(self.multi_hot.table(), scratch)
+        self.names = sorted(self.name_ids)
+        position = np.empty(len(self.names), np.int64)  # of each id in the sorted order
+        position[[self.name_ids[name] for name in self.names]] = np.arange(len(self.names))
+        columns = position[np.frombuffer(self.ids, np.int64)] if self.ids else np.empty(0, np.int64)
         if self.problem == "single_label":
             return columns.astype(np.float32)[:, None]
         return self._multi_hot(columns, scratch)
@@ -214,13 +226,13 @@ def _on_disk(table: Array, scratch: Path) -> Array:
 
 
 def similar_names(names: Iterable[str]) -> list[RowWarning]:
-    """Notices of names that look the same, the first few."""
-    alike: dict[str, list[str]] = {}
+    """Return warnings about the first few groups of names that differ only in case or spaces."""
+    groups: dict[str, list[str]] = {}
     for name in names:
-        alike.setdefault(" ".join(name.split()).casefold(), []).append(name)
-    groups = [group for group in alike.values() if len(group) > 1][:MAX_SIMILAR]
-    words = "differ only in case or spaces, and are classes of their own"
-    return [RowWarning("similar_labels", f"The labels {_quoted(group)} {words}.") for group in groups]
+        groups.setdefault(" ".join(name.split()).casefold(), []).append(name)
+    similar = [group for group in groups.values() if len(group) > 1][:MAX_SIMILAR]
+    problem = "differ only in case or spaces, and are separate classes"
+    return [RowWarning("similar_labels", f"The labels {_quoted(group)} {problem}.") for group in similar]
 
 
 def _quoted(names: list[str]) -> str:
@@ -228,8 +240,10 @@ def _quoted(names: list[str]) -> str:
 
 
 class TooManyLabels(Exception):
+    """The table of rows and labels is too large to store."""
+
     def __init__(self, rows: int, names: int) -> None:
-        super().__init__(f"{rows:,} rows with labels out of {names:,} are more than can be stored. Use fewer labels.")
+        super().__init__(f"A table of {rows:,} rows and {names:,} labels is too large to store. Use fewer labels.")
 
 
 SINGLE: frozenset[Problem] = frozenset({"single_label"})
@@ -238,20 +252,20 @@ REGRESSION: frozenset[Problem] = frozenset({"regression"})
 NOUNS: dict[Problem, str] = {"single_label": "single name", "multi_label": "list of names", "regression": "number"}
 
 
-def name_of(label: str | int | float) -> str:
+def label_name(label: str | int | float) -> str:
     return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
 
 
 def _possible(label: Label) -> frozenset[Problem]:
-    """What such a label may belong to."""
+    """Return the problems that a label may belong to."""
     if isinstance(label, list | tuple):
         return MULTI
     if isinstance(label, str):
-        return SINGLE if number(label) is None else SINGLE | REGRESSION
-    if number(label) is None:
+        return SINGLE if parse_number(label) is None else SINGLE | REGRESSION
+    if parse_number(label) is None:
         return SINGLE
     return SINGLE | REGRESSION if float(label).is_integer() else REGRESSION
 
 
-def _shown(label: Label) -> str:
+def _display(label: Label) -> str:
     return truncate(", ".join(map(str, label)) if isinstance(label, list | tuple) else label)

@@ -1,4 +1,4 @@
-"""Limits that a child sets on itself before it reads what strangers wrote."""
+"""Limits that a child process sets on itself before it reads users' data."""
 
 import faulthandler
 import resource
@@ -9,19 +9,20 @@ from types import FrameType
 
 
 class CpuTimeUsedUp(Exception):
-    """The process has used the CPU time it was given."""
+    """The process has used its processor time."""
 
 
 class TooSlow(Exception):
-    """One piece of work took longer than it may."""
+    """One piece of work took longer than its time limit."""
 
 
 GRACE_SECONDS = 10
-"""CPU time between the request to stop, which lets a report be written, and the end."""
+"""Processor time between CpuTimeUsedUp and the end of the process, in which it writes its report."""
 
 
 def limit_process(*, memory_bytes: int | None, cpu_seconds: int | None, file_bytes: int | None) -> None:
-    """Memory beyond the limit raises MemoryError, CPU time CpuTimeUsedUp, a larger file OSError; no core dumps."""
+    """Limit this process: more memory raises MemoryError, more processor time CpuTimeUsedUp, a larger file OSError. No
+    core dumps."""
     _lower(resource.RLIMIT_CORE, 0, 0)
     if memory_bytes is not None:
         # Private memory, not address space: a mapped file takes no memory, however large it is.
@@ -47,13 +48,14 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def require_memory(bytes_total: int) -> None:
-    """MemoryError unless so much can still be allocated. For libraries that abort the process where it cannot."""
+    """Raise MemoryError unless so much memory can be allocated. For libraries that abort the process otherwise."""
     bytearray(bytes_total)  # untouched, it takes address space only
 
 
 @contextmanager
 def exit_if_stuck(seconds: float) -> Iterator[None]:
-    """End the process, its stacks in the log, if the work inside never returns; works while no Python code runs."""
+    """End the process, with its stacks in the log, if the work inside does not return in time. Works while no Python
+    code runs."""
     faulthandler.dump_traceback_later(seconds, exit=True)
     try:
         yield
@@ -62,10 +64,10 @@ def exit_if_stuck(seconds: float) -> Iterator[None]:
 
 
 def _lower(which: int, soft: int, hard: int) -> None:
-    """Never above what the parent has already set."""
-    _, present = resource.getrlimit(which)
-    if present != resource.RLIM_INFINITY:
-        soft, hard = min(soft, present), min(hard, present)
+    """Set a resource limit, at most what the parent has set."""
+    _, inherited = resource.getrlimit(which)
+    if inherited != resource.RLIM_INFINITY:
+        soft, hard = min(soft, inherited), min(hard, inherited)
     resource.setrlimit(which, (soft, hard))
 
 

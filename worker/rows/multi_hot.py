@@ -1,4 +1,4 @@
-"""Labels that hold a zero or one for each class, as Hugging Face's tools write several labels of a text."""
+"""Labels with one 0 or 1 for each class, as Hugging Face's tools write several labels of a text."""
 
 from array import array
 
@@ -8,19 +8,20 @@ from api.spec.formats import Label, RowError
 from worker.shared.arrays import Array
 
 MAX_NAMES = 10_000
+"""Most classes of a file."""
 MAX_CELLS = 1 << 28
-"""Rows times names: a gigabyte, once they are learnt from."""
+"""Most rows times classes: a gigabyte as float32."""
 
 
 def class_names(width: int) -> list[str]:
-    """Names of classes that have none, as transformers gives them."""
+    """Return transformers' default names of the classes."""
     return [f"LABEL_{number}" for number in range(width)]
 
 
 class MultiHot:
-    """A file's labels, as long as every one of them is as many zeros and ones.
+    """The labels of a file, as long as each of them has the same number of zeros and ones.
 
-    Two of them, one of each kind, may also be two names: until a label tells, they are both.
+    Two different values in one label may also be two names; until another label decides, both readings are kept.
     """
 
     def __init__(self) -> None:
@@ -30,13 +31,13 @@ class MultiHot:
         self._cells = array("b")
 
     def add(self, label: Label) -> None:
-        """Of the next row. Raise RowError for another kind of label where those before can be nothing else."""
+        """Add the next row's label. Raises RowError if it is of another kind, and those before it allow no other."""
         if not self.possible:
             return
         fits = isinstance(label, tuple) and self.width in (None, len(label))
         if not fits:
             if self.certain:
-                expected = f"an array of {self.width} zeros and ones, as the labels before it are"
+                expected = f"an array of {self.width} zeros and ones, unlike the labels before it"
                 raise RowError(f"'label' is not {expected}", code="invalid_label")
             self.possible, self._cells = False, array("b")
             return
@@ -45,12 +46,16 @@ class MultiHot:
         self.certain = self.certain or len(set(label)) < len(label)
         self._cells.extend(label)
         if len(self._cells) > MAX_CELLS or self.width > MAX_NAMES:
-            raise RowError("has more zeros and ones than can be stored with those before it", code="too_many_labels")
+            raise RowError(
+                "has more zeros and ones than can be stored: use lists of names, or fewer classes",
+                code="too_many_labels",
+            )
 
     @property
-    def seen(self) -> bool:
+    def present(self) -> bool:
+        """Whether the file has labels, and all fit."""
         return self.possible and self.width is not None
 
     def table(self) -> Array:
-        """[rows, width]"""
+        """Return the labels, [rows, width]."""
         return np.frombuffer(self._cells, np.int8).reshape(-1, self.width or 1)

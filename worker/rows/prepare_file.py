@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -14,13 +13,14 @@ from worker.rows.array_writer import ArrayWriter
 from worker.rows.duplicates import DuplicateDetector
 from worker.rows.errors import FileRequest, invalid_file, too_few
 from worker.rows.file_rows import FileRows
-from worker.rows.findings import example
-from worker.rows.labels import Labels, TooManyLabels
+from worker.rows.findings import Finding, example
+from worker.rows.labels import LabelColumn, TooManyLabels
 from worker.rows.limits import exit_if_stuck, require_memory
 from worker.rows.readers import ReadLimits
 from worker.rows.render import Rendered
 from worker.rows.row_builder import LabelSpec, RowBuilder, TokenizableRow
 from worker.rows.tokenizer import PromptCompletionText, TokenizerWrapper
+from worker.shared.arrays import Array
 
 BATCH_BYTES = 250_000
 BATCH_ROWS = 1_000
@@ -51,7 +51,7 @@ class FileReport(msgspec.Struct):
     problem: Problem | None = None
     """The classification problem that the labels show."""
     label_names: list[str] | None = None
-    findings: list[dict[str, Any]] = []
+    findings: list[Finding] = []
     finding_counts: dict[str, int] = {}
 
 
@@ -128,7 +128,7 @@ def _save(file: FileRequest, writer: ArrayWriter, rows: FileRows, report: FileRe
     report.supervised_tokens = writer.supervised_tokens
 
 
-def _save_labels(file: FileRequest, labels: Labels, scratch: Path) -> Any:
+def _save_labels(file: FileRequest, labels: LabelColumn, scratch: Path) -> Array | None:
     try:
         return labels.save(scratch)
     except TooManyLabels as error:
@@ -160,7 +160,7 @@ class _Batch:
         for text in row.sequences:
             self.lines.append(line)
             self.texts.append(text)
-            parts = [text.text] if isinstance(text, Rendered) else [text.given, text.given, text.learnt]
+            parts = [text.text] if isinstance(text, Rendered) else [text.prompt, text.prompt, text.completion]
             self.text_bytes += sum(len(part.encode()) for part in parts)
         if self.text_bytes >= BATCH_BYTES or len(self.texts) >= BATCH_ROWS:
             self.flush()

@@ -1,13 +1,14 @@
 """The first rows of a file as the model gets them: texts, tokens, their loss weights, and where they are truncated."""
 
 import itertools
-from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from api.spec.formats import Label
 from worker.rows.file_rows import CheckedRow
+from worker.rows.findings import Finding
 from worker.rows.render import Rendered
 from worker.rows.row_builder import TokenizableRow
 from worker.rows.tokenizer import PromptCompletionText, TokenizerWrapper, TokenRow
@@ -46,15 +47,15 @@ class PreviewRow(msgspec.Struct):
     """Its line in JSON Lines; in other containers, the same as `row`."""
     sequences: list[PreviewSequence]
     """Empty if the row is invalid."""
-    label: Any = None
+    label: Label | None = None
     dropped: bool = False
     """Whether training leaves it out, because it is too long or has no supervised token left."""
-    findings: list[dict[str, Any]] = []
+    findings: list[Finding] = []
 
 
 def preview_rows(
     row: CheckedRow,
-    findings: list[dict[str, Any]],
+    findings: list[Finding],
     tokenizer: TokenizerWrapper,
     max_length: int | None,
     *,
@@ -119,4 +120,4 @@ def _spans(weights_T: npt.NDArray[np.float32]) -> list[list[float]]:
 
 
 def _text(text: Rendered | PromptCompletionText) -> str:
-    return text.text if isinstance(text, Rendered) else text.given + text.learnt
+    return text.text if isinstance(text, Rendered) else text.prompt + text.completion

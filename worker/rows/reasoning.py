@@ -1,27 +1,27 @@
-"""The reasoning in an assistant's message: under a key of its own, or in tags at the head of its content."""
+"""The reasoning in an assistant's message: under its own key, or in tags at the beginning of its content."""
 
 from dataclasses import dataclass
-from typing import Any
 
-from api.spec.formats import Conversation
+from api.spec.formats import Conversation, Message, Messages
 from api.spec.recipe import Reasoning
 
 OPENING, CLOSING = "<think>", "</think>"
 
 
 @dataclass(frozen=True)
-class Typed:
-    """Where reasoning stands in a content."""
+class InlineReasoning:
+    """The position of reasoning in a content."""
 
     start: int
     end: int
-    """Of the reasoning itself, between the tags."""
+    """The end of the reasoning itself, without the tags."""
     rest: int
-    """Where what follows the closing tag begins."""
+    """The beginning of the text after the closing tag."""
 
 
-def typed_in(content: str) -> Typed | None:
-    """Reasoning at the head of a content. Its opening tag may be absent: some generation prompts end with it."""
+def find_inline_reasoning(content: str) -> InlineReasoning | None:
+    """Return the position of the reasoning at the beginning of a content, or None. The opening tag may be absent,
+    because some generation prompts end with it."""
     end = content.rfind(CLOSING)
     if end < 0:
         return None
@@ -29,50 +29,53 @@ def typed_in(content: str) -> Typed | None:
     start = end - len(head)
     if head.startswith(OPENING):
         start += len(OPENING)
-    # Another block further on is no head: which of them a template would show is for the template to say.
-    return None if OPENING in content[start:end] else Typed(start, end, end + len(CLOSING))
+    # With another block inside, which one a template shows is unknown.
+    return None if OPENING in content[start:end] else InlineReasoning(start, end, end + len(CLOSING))
 
 
-def reasoning_of(message: dict[str, Any]) -> str:
-    """Without the white space around it; empty where there is none."""
+def reasoning_of(message: Message) -> str:
+    """Return the message's reasoning without surrounding white space; empty if there is none."""
     if message["role"] != "assistant":
         return ""
     if message.get("reasoning_content"):
         return str(message["reasoning_content"]).strip()
     content = message.get("content") or ""
-    typed = typed_in(content)
-    return content[typed.start : typed.end].strip() if typed else ""
+    inline = find_inline_reasoning(content)
+    return content[inline.start : inline.end].strip() if inline else ""
 
 
-def without_reasoning(message: dict[str, Any]) -> dict[str, Any]:
+def without_reasoning(message: Message) -> Message:
+    """Return the message without its reasoning."""
     if message["role"] != "assistant":
         return message
     bare = {key: value for key, value in message.items() if key != "reasoning_content"}
-    typed = typed_in(bare.get("content") or "")
-    if typed is None:
+    inline = find_inline_reasoning(bare.get("content") or "")
+    if inline is None:
         return bare
-    rest = bare["content"][typed.rest :].lstrip()
+    rest = bare["content"][inline.rest :].lstrip()
     if not rest and "tool_calls" in bare:
         del bare["content"]
         return bare
     return {**bare, "content": rest}
 
 
-def chosen(conversation: Conversation, reasoning: Reasoning, *, take_apart: bool) -> list[dict[str, Any]]:
-    """The messages with the reasoning that is to be rendered; `take_apart`: under its own key, so that a template with
-    a form for it uses that."""
+def select_reasoning(conversation: Conversation, reasoning: Reasoning, *, separate: bool) -> Messages:
+    """Return the messages with the reasoning that is to be rendered.
+
+    `separate`: put it under its own key, for templates that have a form for it.
+    """
     messages = conversation.messages
     if reasoning == "auto":
         return messages
     users = [at for at, message in enumerate(messages) if message["role"] == "user"]
     first = {"keep": 0, "last": max(users, default=0), "drop": len(messages)}[reasoning]
     return [
-        without_reasoning(message) if at < first else apart(message) if take_apart else message
+        without_reasoning(message) if at < first else separate_reasoning(message) if separate else message
         for at, message in enumerate(messages)
     ]
 
 
-def apart(message: dict[str, Any]) -> dict[str, Any]:
-    """The message with its reasoning under its own key."""
-    said = reasoning_of(message)
-    return {**without_reasoning(message), "reasoning_content": said} if said else message
+def separate_reasoning(message: Message) -> Message:
+    """Return the message with its reasoning under its own key."""
+    reasoning = reasoning_of(message)
+    return {**without_reasoning(message), "reasoning_content": reasoning} if reasoning else message

@@ -1,4 +1,4 @@
-"""What an example becomes before it is tokenised: the texts of its sequences, its label, its item."""
+"""The conversion of an example into array rows that are not tokenized yet: texts of sequences, a label, an item."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -25,88 +25,91 @@ from api.spec.lifecycle import FailureReason
 from api.spec.methods import Method
 from api.spec.methods.base import Problem
 from api.spec.recipe import Reasoning
+from worker.rows.base_warnings import BaseModelWarnings
 from worker.rows.chat_template import ChatTemplate, TemplateFailure
 from worker.rows.errors import JobRejected
-from worker.rows.labels import Classes, Desirable, Labels, Margins
+from worker.rows.labels import ClassColumn, DesirableColumn, LabelColumn, MarginColumn
 from worker.rows.limits import TooSlow, time_limit
-from worker.rows.reasoning import typed_in
+from worker.rows.reasoning import find_inline_reasoning
 from worker.rows.render import Rendered, Renderer
 from worker.rows.tokenizer import PromptCompletionText, TokenizerWrapper
-from worker.rows.warnings import RowWarnings
 
 TEMPLATE_SECONDS = 5
 ONCE = frozenset({"no_end_token", "no_end_of_turn", "no_reasoning", "unused_margin"})
-"""Codes of notices that hold for the rows of a file alike: each is said of the first."""
-OTHERS = "this is said once, of the first such row"
+"""Codes of warnings that hold for all rows of a file alike; only the first row gets them."""
+ONCE_NOTE = "this is reported for the first such row only"
 
 
 @dataclass(frozen=True)
 class TokenizableRow:
-    """One row of arrays to be."""
+    """One array row before it is tokenized."""
 
     sequences: list[Rendered | PromptCompletionText]
+    """One text, or the preferred and the other answer."""
     label: Label | None = None
     item: bytes | None = None
+    """The JSON of a prompt's row, for its grader."""
 
 
 class LabelSpec(msgspec.Struct, forbid_unknown_fields=True):
-    """What a file's labels have to be: decided by the model that the job continues, or for the validation file by the
-    training file; nothing, while a training file begins anew."""
+    """The required labels of a file: those of the model that the job continues; in a validation file, those of the
+    training file. Empty for the training file of a new model."""
 
     problem: Problem | None = None
-    """Of a classification."""
+    """The classification problem."""
     label_names: list[str] | None = None
     by: str = "the training file"
-    """Who decided it, in the words of a refusal."""
+    """The source of the requirement, for error messages."""
 
 
 @dataclass
 class RowBuilder:
+    """Builds the array rows of examples, for one method and one base model."""
+
     method: Method
     renderer: Renderer | None
-    """None where the base model has no chat template."""
+    """None: the base model has no chat template."""
     reasoning: Reasoning = "auto"
-    """Whose reasoning is learnt in conversations, as the renderer has it."""
-    doubts: RowWarnings = field(default_factory=RowWarnings)
-    """What the base's tokenizer makes doubtful."""
-    notices: list[RowWarning] = field(default_factory=list)
-    """What the author of the present row should know."""
-    told: set[str] = field(default_factory=set)
-    """Codes of what was said of the file's rows so far."""
+    """Which reasoning is supervised; the renderer has the same setting."""
+    base_warnings: BaseModelWarnings = field(default_factory=BaseModelWarnings)
+    warnings: list[RowWarning] = field(default_factory=list)
+    """Warnings about the current row."""
+    reported: set[str] = field(default_factory=set)
+    """Codes of warnings about the file's rows so far."""
 
     def begin_file(self) -> None:
-        """What is to be said once of a file may be said again."""
-        self.told.clear()
+        """Forget the warnings about the previous file."""
+        self.reported.clear()
 
-    def labels(self, format_name: str, trained: LabelSpec) -> Labels | None:
-        """Where the labels of a file of that format go."""
+    def labels(self, format_name: str, trained: LabelSpec) -> LabelColumn | None:
+        """Return the column for the labels of a file in that format, or None if it has no labels."""
         match "desirable" if self.method.splits_pairs else FORMATS[format_name].label_kind:
             case "class":
                 problem = trained.problem or self.method.problem
-                return Classes(problem, trained.label_names, decided_by=trained.by)
+                return ClassColumn(problem, trained.label_names, decided_by=trained.by)
             case "desirable":
-                return Desirable()
+                return DesirableColumn()
             case "margin":
-                return Margins()
+                return MarginColumn()
             case None:
                 return None
 
-    def compose(self, example: Example) -> tuple[list[TokenizableRow], list[RowWarning]]:
-        """The rows, and what their author should know; RowError, Invalid."""
-        self.notices = list(example.notices)
+    def build(self, example: Example) -> tuple[list[TokenizableRow], list[RowWarning]]:
+        """Return the array rows of the example, and the warnings about it. Raises RowError, JobRejected."""
+        self.warnings = list(example.warnings)
         if isinstance(example, Pair) and example.margin is not None and not self.method.uses_margins:
-            message = f"'margin' is learnt from by method reward alone, and '{self.method.type}' leaves it out"
-            self.notices.append(RowWarning("unused_margin", message))
+            message = f"'margin' is used by method reward only; '{self.method.type}' ignores it"
+            self.warnings.append(RowWarning("unused_margin", message))
         rows = list(self._rows(example))
-        return rows, list(self._not_told(self.notices))
+        return rows, list(self._unreported(self.warnings))
 
-    def _not_told(self, notices: list[RowWarning]) -> Iterator[RowWarning]:
-        """The notices without those of the base and the method that an earlier row has had: they hold for all."""
-        for notice in notices:
-            if notice.code in ONCE and notice.code in self.told:
+    def _unreported(self, warnings: list[RowWarning]) -> Iterator[RowWarning]:
+        """Yield the warnings, except those in ONCE that an earlier row has had."""
+        for warning in warnings:
+            if warning.code in ONCE and warning.code in self.reported:
                 continue
-            self.told.add(notice.code)
-            yield replace(notice, message=f"{notice.message}; {OTHERS}") if notice.code in ONCE else notice
+            self.reported.add(warning.code)
+            yield replace(warning, message=f"{warning.message}; {ONCE_NOTE}") if warning.code in ONCE else warning
 
     def _rows(self, example: Example) -> Iterator[TokenizableRow]:
         match example:
@@ -118,45 +121,45 @@ class RowBuilder:
             case Unpaired():
                 yield TokenizableRow([self._answer(example.answer)], float(example.desirable))
             case ClassificationExample():
-                yield TokenizableRow([self._given(example.document, prompt=False)], example.label)
+                yield TokenizableRow([self._unsupervised(example.document, prompt=False)], example.label)
             case Prompt():
                 item = msgspec.json.encode(example.item)
-                yield TokenizableRow([self._given(example.given, prompt=True)], item=item)
+                yield TokenizableRow([self._unsupervised(example.prompt, prompt=True)], item=item)
             case _:
                 yield TokenizableRow([self._answer(example)])
 
     def _answer(self, text: Text) -> Rendered | PromptCompletionText:
-        text, options = self._shown(text), self.method.row_option_values()
+        text, options = self._for_base(text), self.method.row_option_values()
         rest_weight = options.get("prompt_loss_weight", 0.0)
         if isinstance(text, PromptCompletion):
-            if self.reasoning in ("last", "drop") and typed_in(text.learnt):
+            if self.reasoning in ("last", "drop") and find_inline_reasoning(text.completion):
                 raise RowError(
-                    "has reasoning in plain text, and 'training.reasoning' takes it out of conversations only; leave "
-                    "the field out, or take the reasoning out of the row",
+                    "has reasoning in plain text, but 'training.reasoning' removes it from conversations only; leave "
+                    "the field out, or remove the reasoning from the row",
                     code="reasoning_in_text",
                 )
-            self.notices += self.doubts.of_passage()
-            return PromptCompletionText(text.given, text.learnt, rest_weight=rest_weight)
-        renderer = self._needed_renderer()
+            self.warnings += self.base_warnings.for_plain_text()
+            return PromptCompletionText(text.prompt, text.completion, prompt_weight=rest_weight)
+        renderer = self._require_renderer()
         rendered = renderer.render(text, options.get("train_on", "all"), rest_weight)
-        self.notices += [*rendered.notices, *self.doubts.of_conversation(text, renderer)]
+        self.warnings += [*rendered.warnings, *self.base_warnings.for_conversation(text, renderer)]
         return rendered
 
-    def _given(self, text: Text, *, prompt: bool) -> Rendered | PromptCompletionText:
-        text = self._shown(text)
+    def _unsupervised(self, text: Text, *, prompt: bool) -> Rendered | PromptCompletionText:
+        text = self._for_base(text)
         if isinstance(text, PromptCompletion):
-            return PromptCompletionText(text.given, weight=0.0, ends=False, framed=not prompt)
-        return self._needed_renderer().render_given(text, add_generation_prompt=prompt)
+            return PromptCompletionText(text.prompt, weight=0.0, append_end=False, with_special_tokens=not prompt)
+        return self._require_renderer().render_unsupervised(text, add_generation_prompt=prompt)
 
-    def _shown(self, text: Text) -> Conversation | PromptCompletion:
+    def _for_base(self, text: Text) -> Conversation | PromptCompletion:
         if isinstance(text, ChatOrText):
-            return text.passage if self.renderer is None else text.conversation
+            return text.plain if self.renderer is None else text.conversation
         return text
 
-    def _needed_renderer(self) -> Renderer:
+    def _require_renderer(self) -> Renderer:
         if self.renderer is None:
-            message = "The base model has no chat template, so it cannot learn from chat messages. "
-            message += "Choose a base model made for chat, or write the rows as plain text."
+            message = "The base model has no chat template, so it cannot be trained on chat messages. "
+            message += "Choose a base model with a chat template, or write the rows as plain text."
             raise JobRejected(message, code="no_chat_template", param="model", reason=FailureReason.INVALID_RECIPE)
         return self.renderer
 
@@ -164,11 +167,12 @@ class RowBuilder:
 def load_builder(base: Path, method: Method, tokens: TokenizerWrapper, reasoning: Reasoning) -> RowBuilder:
     """Return the builder of rows for the base model in the folder. Raises JobRejected."""
     renderer = load_renderer(base, tokens, reasoning)
-    return RowBuilder(method, renderer, reasoning=reasoning, doubts=RowWarnings(tokens))
+    return RowBuilder(method, renderer, reasoning=reasoning, base_warnings=BaseModelWarnings(tokens))
 
 
 def load_renderer(base: Path, tokens: TokenizerWrapper, reasoning: Reasoning = "auto") -> Renderer | None:
-    """None for a base model without a chat template, which is an error only where rows need one."""
+    """Return the renderer, or None for a base model without a chat template. Raises JobRejected if the template is
+    unusable."""
     try:
         with time_limit(TEMPLATE_SECONDS):
             template = ChatTemplate.load(base)

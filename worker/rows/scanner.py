@@ -1,62 +1,72 @@
-"""Rows checked by their formats alone: what a file seems to be, and what is wrong with it as such."""
+"""The check of a file's rows by their formats alone, without a base model or a method."""
 
 from dataclasses import dataclass, field
 
-from api.spec.formats import ClassificationExample, Example, Format, Row, RowError, RowWarning, Unpaired, fitting
+from api.spec.formats import (
+    ClassificationExample,
+    Example,
+    Format,
+    Row,
+    RowError,
+    RowWarning,
+    Unpaired,
+    possible_formats,
+)
 from worker.rows.check_row import ParsedRow, check_row
 from worker.rows.duplicates import DuplicateDetector
 from worker.rows.errors import keys_of
 from worker.rows.findings import Findings, example
 from worker.rows.label_balance import check_labels
-from worker.rows.labels import Classes, Desirable, Labels
+from worker.rows.labels import ClassColumn, DesirableColumn, LabelColumn
 
 
 @dataclass
 class Candidate:
-    """A format that the file may be in, and what is to be said of it if it is."""
+    """A format that the file may have, and the findings if it has."""
 
     format: Format
     findings: Findings = field(default_factory=Findings)
     errors: int = 0
-    labels: Labels | None = None
+    labels: LabelColumn | None = None
 
     def __post_init__(self) -> None:
         match self.format.label_kind:
             case "class":
-                self.labels = Classes()
+                self.labels = ClassColumn()
             case "desirable":
-                self.labels = Desirable()
+                self.labels = DesirableColumn()
 
-    def take(self, number: int, row: Row, notices: list[RowWarning]) -> None:
-        read = check_row(number, row, self._read, self.findings, lambda: notices)
-        self.errors += read is None
+    def add(self, number: int, row: Row, warnings: list[RowWarning]) -> None:
+        value = check_row(number, row, self._parse, self.findings, lambda: warnings)
+        self.errors += value is None
 
     def error(self, number: int, code: str, message: str) -> None:
         self.errors += 1
         self.findings.error(number, code, example(number, message))
 
-    def _read(self, row: Row) -> ParsedRow[Example]:
-        found = self.format.read(row)
-        label = found.label if isinstance(found, ClassificationExample) else None
-        label = float(found.desirable) if isinstance(found, Unpaired) else label
-        return ParsedRow(found, found.notices, [label], self.labels)
+    def _parse(self, row: Row) -> ParsedRow[Example]:
+        parsed = self.format.read(row)
+        label = parsed.label if isinstance(parsed, ClassificationExample) else None
+        label = float(parsed.desirable) if isinstance(parsed, Unpaired) else label
+        return ParsedRow(parsed, parsed.warnings, [label], self.labels)
 
 
 class Scanner:
-    """Takes every row of a file, for each format that the first row's keys fit; the one with the fewest errors is it.
+    """Checks every row of a file in each format that the first row may have; the format with the fewest errors is the
+    file's.
 
-    Without a method the keys alone may leave a doubt: `messages` that end with a question are no training example, but
-    a prompt to be answered.
+    Without a method, the keys may show two formats: `messages` that end with a question are prompts, not training
+    examples.
     """
 
     def __init__(self) -> None:
         self.rows = 0
         self._candidates: list[Candidate] = []
-        self._seen = DuplicateDetector()
+        self._duplicates = DuplicateDetector()
         self._before: Findings = Findings()
-        """What was found while no row had shown a format."""
+        """Findings before the first row that shows a format."""
 
-    def take(self, number: int, row: Row | RowError | None) -> None:
+    def add(self, number: int, row: Row | RowError | None) -> None:
         if row is None:
             for findings in self._all():
                 findings.blank_line(number)
@@ -65,17 +75,17 @@ class Scanner:
         if isinstance(row, RowError):
             self._error(number, row.code, row.message)
             return
-        notices = self._seen.notices(number, row)
+        warnings = self._duplicates.warnings(number, row)
         if not self._candidates:
-            self._candidates = [Candidate(entry) for entry in fitting(row)]
+            self._candidates = [Candidate(entry) for entry in possible_formats(row)]
         if not self._candidates:
-            words = f"has no format's keys: GET /v1/fine_tuning/catalog names them. {keys_of(row)}"
-            self._error(number, "unknown_format", words)
+            problem = f"has the keys of no format; GET /v1/fine_tuning/catalog lists them. {keys_of(row)}"
+            self._error(number, "unknown_format", problem)
         for candidate in self._candidates:
-            candidate.take(number, row, notices)
+            candidate.add(number, row, warnings)
 
     def best(self) -> tuple[str | None, Findings]:
-        """(the format's name, all findings). An earlier format wins where two fit alike."""
+        """Return (the format's name, all findings). The first format wins a tie."""
         if not self._candidates:
             return None, self._before
         best = min(self._candidates, key=lambda candidate: candidate.errors)

@@ -1,4 +1,4 @@
-"""The named special tokens of a base model, as its tokenizer's settings say."""
+"""The special tokens of a base model, from its tokenizer's settings."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 
 
 def special_tokens(base: Path) -> dict[str, str]:
-    """Name to text, for those that there are; tokenizer_config.json wins over the older special_tokens_map.json."""
+    """Return name → text of each special token. tokenizer_config.json wins over the older special_tokens_map.json."""
     config = read_json(base / "tokenizer_config.json")
     older = {} if "added_tokens_decoder" in config else read_json(base / "special_tokens_map.json")
     tokens = {}
@@ -22,7 +22,7 @@ def special_tokens(base: Path) -> dict[str, str]:
 
 
 def end_ids(base: Path) -> set[int]:
-    """Every token id at which the model's own settings end a generation."""
+    """Return the token ids at which the model's settings end a generation."""
     ids: set[int] = set()
     for file in ("generation_config.json", "config.json"):
         value = read_json(base / file).get("eos_token_id")
@@ -31,10 +31,10 @@ def end_ids(base: Path) -> set[int]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in the file; empty where there is no such file."""
+    """Return the object in the file, empty if there is no file. Raises ValueError for anything but an object."""
     if not path.is_file():
         return {}
     value = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict):
-        raise ValueError(f"{path.name} holds no JSON object")
+        raise ValueError(f"{path.name} is not a JSON object")
     return value

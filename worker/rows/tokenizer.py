@@ -1,6 +1,6 @@
 """A base model's tokenizer without transformers, whose import takes seconds and loads torch.
 
-`tokenizer.json` holds all of it: worker.convert makes sure that transformers reads the same from the folder.
+`tokenizer.json` has all that is needed: worker.convert checks that transformers tokenizes the same from the folder.
 """
 
 import json
@@ -19,15 +19,17 @@ from worker.rows.special_tokens import end_ids, special_tokens
 
 @dataclass(frozen=True)
 class TokenRow:
+    """The tokens of one sequence."""
+
     tokens: npt.NDArray[np.int32]
     """[T]"""
     loss_weights: npt.NDArray[np.float32]
-    """[T]: weight in the loss of predicting this token from those before it."""
+    """[T]: the weight in the loss of predicting this token from those before it."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """Characters [start, end) of a text, and the weight in the loss of the tokens that overlap them."""
+    """Characters [start, end) of a text, and the loss weight of the tokens that overlap them."""
 
     start: int
     end: int
@@ -35,42 +37,46 @@ class Span:
 
 
 class Spanned(Protocol):
+    """A text whose tokens get their loss weights from spans."""
+
     @property
     def text(self) -> str: ...
     @property
     def spans(self) -> Sequence[Span]: ...
     @property
     def rest_weight(self) -> float:
-        """Of the tokens in no span."""
+        """The loss weight of tokens outside all spans."""
         ...
 
 
 @dataclass(frozen=True)
 class PromptCompletionText:
-    """Text without a template: what the model sees first, and what it continues that with."""
+    """Text without a template: a prompt and its completion."""
 
-    given: str
-    learnt: str = ""
+    prompt: str
+    completion: str = ""
     weight: float = 1.0
-    """In the loss, of what is learnt and of the end."""
-    rest_weight: float = 0.0
-    """In the loss, of what is given."""
-    ends: bool = True
-    """Whether the document ends there; a prompt does not."""
-    framed: bool = False
-    """Only read, just as the tokenizer itself frames a text: what plain `tokenizer(text)` gives. Excludes `learnt`."""
+    """The loss weight of the completion and of the end-of-text token."""
+    prompt_weight: float = 0.0
+    """The loss weight of the prompt."""
+    append_end: bool = True
+    """Whether the end-of-text token is appended; not to a prompt that is to be continued."""
+    with_special_tokens: bool = False
+    """Tokenize as plain `tokenizer(text)` does, without loss. Excludes a completion."""
 
 
 class TokenizerWrapper:
+    """A tokenizer with the special tokens of its base model."""
+
     def __init__(self, tokenizer: Tokenizer, *, eos_id: int | None, end_texts: frozenset[str]) -> None:
         self.tokenizer = tokenizer
         self.end_texts = end_texts
         """Texts of the tokens at which the model's settings end a generation."""
         before, after = _surroundings(tokenizer)
         self.frame_end = after
-        """Ids that the tokenizer itself puts after a text, such as BERT's [SEP]."""
+        """Ids that the tokenizer itself appends to a text, such as BERT's [SEP]."""
         self.prefix: list[int] = before
-        """Ids that the tokenizer puts before a document: the beginning of text, for most models that have one."""
+        """Ids that the tokenizer puts before a document: usually the beginning-of-text token, if there is one."""
         needs_eos = eos_id is not None and eos_id not in after
         self.suffix: list[int] = [*after, eos_id] if needs_eos and eos_id is not None else after
         """Ids that end a document."""
@@ -79,8 +85,9 @@ class TokenizerWrapper:
 
     @classmethod
     def load(cls, base: Path) -> "TokenizerWrapper":
+        """Return the tokenizer of the base model in the folder."""
         settings = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))
-        # A base model's file may cut or pad to some length; and offsets must cover every character of a token.
+        # The file may truncate or pad; and offsets must cover every character of a token.
         settings["truncation"] = settings["padding"] = None
         _keep_spaces_in_offsets(settings.get("post_processor"))
         tokenizer = Tokenizer.from_str(json.dumps(settings))
@@ -92,11 +99,11 @@ class TokenizerWrapper:
         return cls(tokenizer, eos_id=eos_id, end_texts=frozenset(text for text in texts if text))
 
     def control_texts(self) -> set[str]:
-        """Those of them that are no text to a reader: the beginning and end of text, of turns, of calls."""
+        """Return the texts of added tokens that control the model: the ends of texts, turns and calls."""
         return {token.content for token in self.tokenizer.get_added_tokens_decoder().values() if token.special}
 
     def added_texts(self) -> set[str]:
-        """Texts that become one token wherever they stand, such as <|im_end|>."""
+        """Return the texts that always become one token, such as <|im_end|>."""
         return {token.content for token in self.tokenizer.get_added_tokens_decoder().values()}
 
     def encode(self, texts: Sequence["Spanned | PromptCompletionText"]) -> list[TokenRow]:
@@ -106,7 +113,7 @@ class TokenizerWrapper:
         return [next(plain) if isinstance(text, PromptCompletionText) else next(spanned) for text in texts]
 
     def encode_spanned(self, rows: Sequence[Spanned]) -> list[TokenRow]:
-        """Rendered conversations: the template has written every special token."""
+        """Return the tokens of rendered conversations. The template has written every special token."""
         encodings = self.tokenizer.encode_batch([row.text for row in rows], add_special_tokens=False)
         return [
             TokenRow(np.array(encoding.ids, np.int32), _weights(encoding, row.spans, row.rest_weight))
@@ -114,30 +121,32 @@ class TokenizerWrapper:
         ]
 
     def encode_plain(self, rows: Sequence[PromptCompletionText]) -> list[TokenRow]:
-        """Documents, of which the second part and the end are learnt. Tokens that begin or end a document stand there
-        once, whether or not the text holds them already."""
-        given = self._ids(["" if row.framed else row.given for row in rows])
-        whole = iter(self._ids([row.given + row.learnt for row in rows if row.learnt]))
+        """Return the tokens of plain texts, with their completion and end supervised.
+
+        Tokens that begin or end a document are added once, unless the text already contains them.
+        """
+        prompts = self._ids(["" if row.with_special_tokens else row.prompt for row in rows])
+        whole = iter(self._ids([row.prompt + row.completion for row in rows if row.completion]))
         encoded = []
-        for row, given_ids in zip(rows, given, strict=True):
-            if row.framed:
-                ids = np.array(self.tokenizer.encode(row.given).ids, np.int32)
+        for row, prompt_ids in zip(rows, prompts, strict=True):
+            if row.with_special_tokens:
+                ids = np.array(self.tokenizer.encode(row.prompt).ids, np.int32)
                 encoded.append(TokenRow(ids, np.zeros(len(ids), np.float32)))
                 continue
-            whole_ids = next(whole) if row.learnt else given_ids
-            # The prompt's tokens must be those that it has when it stands alone, as it will once the model is used.
-            learnt_ids = (
-                whole_ids[len(given_ids) :]
-                if whole_ids[: len(given_ids)] == given_ids
-                else self._continuation_ids(row.learnt)
+            whole_ids = next(whole) if row.completion else prompt_ids
+            # The prompt needs the tokens that it has by itself, because the model will get it so when it is used.
+            completion_ids = (
+                whole_ids[len(prompt_ids) :]
+                if whole_ids[: len(prompt_ids)] == prompt_ids
+                else self._continuation_ids(row.completion)
             )
-            text_ids = [*given_ids, *learnt_ids]
-            begun = text_ids[: len(self.prefix)] == self.prefix
-            ended = (row.learnt if row.weight else row.given).rstrip().endswith(self._endings)
-            prefix = [] if begun else self.prefix
-            tokens = [*prefix, *text_ids, *(self.suffix if row.ends and not ended else [])]
+            text_ids = [*prompt_ids, *completion_ids]
+            has_prefix = text_ids[: len(self.prefix)] == self.prefix
+            has_end = (row.completion if row.weight else row.prompt).rstrip().endswith(self._endings)
+            prefix = [] if has_prefix else self.prefix
+            tokens = [*prefix, *text_ids, *(self.suffix if row.append_end and not has_end else [])]
             weights = np.full(len(tokens), row.weight, np.float32)
-            weights[: max(len(self.prefix), len(prefix) + len(given_ids))] = row.rest_weight
+            weights[: max(len(self.prefix), len(prefix) + len(prompt_ids))] = row.prompt_weight
             encoded.append(TokenRow(np.array(tokens, np.int32), weights))
         return encoded
 
@@ -145,7 +154,7 @@ class TokenizerWrapper:
         return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def _continuation_ids(self, text: str) -> list[int]:
-        """The ids of a text that continues another: without the space that some tokenizers put before a beginning."""
+        """Return the ids of a text that continues another, without the space that some tokenizers put before it."""
         newline, after_newline = self._ids(["\n", "\n" + text])
         if after_newline[: len(newline)] == newline:
             return after_newline[len(newline) :]
@@ -153,7 +162,7 @@ class TokenizerWrapper:
 
 
 def _surroundings(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Ids that the tokenizer's own post-processor puts before and after a text."""
+    """Return the ids that the tokenizer's post-processor puts before and after a text."""
     bare = tokenizer.encode("a", add_special_tokens=False).ids
     whole = tokenizer.encode("a", add_special_tokens=True).ids
     for start in range(len(whole) - len(bare) + 1):
@@ -163,7 +172,7 @@ def _surroundings(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
 
 
 def _keep_spaces_in_offsets(settings: Any) -> None:
-    """Turn off `trim_offsets` in a post-processor, and in those it is made of."""
+    """Turn off `trim_offsets` in a post-processor and its parts."""
     if isinstance(settings, dict):
         if "trim_offsets" in settings:
             settings["trim_offsets"] = False
@@ -172,13 +181,13 @@ def _keep_spaces_in_offsets(settings: Any) -> None:
 
 
 def _weights(encoding: Encoding, spans: Sequence[Span], rest: float) -> npt.NDArray[np.float32]:
-    """Each token has the weight of the span that its characters overlap."""
+    """Return the weight of each token: that of the span that its characters overlap, else `rest`."""
     offsets = encoding.offsets
     weights_T = np.full(len(offsets), rest, np.float32)
     ends = [end for _, end in offsets]
     starts = [start for start, _ in offsets]
     for span in spans:
-        # Tokens stand in the order of the text: those that end after the span's start and start before its end.
+        # Tokens are in text order, so those overlapping a span are contiguous.
         first = bisect_left(ends, span.start + 1)
         weights_T[first : bisect_left(starts, span.end, lo=first)] = span.weight
     return weights_T

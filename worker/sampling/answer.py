@@ -136,7 +136,7 @@ def _conversation(messages: list[dict[str, Any]], base: Base) -> list[int]:
 def _continued(prompt: str | list[int], base: Base) -> list[int]:
     if isinstance(prompt, str):
         tokens = [
-            int(each) for each in base.tokens.encode_plain([PromptCompletionText(given=prompt, ends=False)])[0].tokens
+            int(each) for each in base.tokens.encode_plain([PromptCompletionText(prompt, append_end=False)])[0].tokens
         ]
     else:
         tokens = prompt

@@ -1,4 +1,5 @@
-"""The catalogue of formats: what a row is. A new one is a file here and a name in the tuple below."""
+"""The catalogue of formats: the shapes that a row of a file may have. To add one, add a file here and a name to the
+tuple."""
 
 from collections.abc import Collection
 
@@ -8,7 +9,10 @@ from api.spec.formats.base import (
     Conversation,
     Example,
     Format,
+    JsonObject,
     Label,
+    Message,
+    Messages,
     Pair,
     Prompt,
     PromptCompletion,
@@ -17,7 +21,7 @@ from api.spec.formats.base import (
     RowWarning,
     Text,
     Unpaired,
-    given_keys,
+    present_keys,
 )
 from api.spec.formats.chat import Chat
 from api.spec.formats.completion import Completion
@@ -43,30 +47,34 @@ FORMATS: dict[str, Format] = {
         Prompts(),
     )
 }
-"""Those that ask for more keys come first: a row that has them all is most likely meant so."""
+"""Formats that require more keys come first: a row with all of them is most likely of that format."""
 KEYS: frozenset[str] = frozenset().union(*(entry.keys for entry in FORMATS.values()))
-"""Every key that some format reads."""
+"""Every key that at least one format reads."""
 
 
 def detect(row: Row, preferred: Collection[str] = ()) -> str | None:
-    """The name of the format that the row's keys show, None if they show none.
+    """Return the name of the format that the row's keys show, or None if they show none.
 
-    Keys may fit several formats; one that is `preferred`, as the job's method takes it, goes first.
+    Keys may match several formats. One in `preferred`, the formats that the job's method accepts, wins over the others.
     """
-    found = [name for name, entry in FORMATS.items() if entry.matches(row)]
-    return next((name for name in found if name in preferred), found[0] if found else None)
+    matching = [name for name, entry in FORMATS.items() if entry.matches(row)]
+    return next((name for name in matching if name in preferred), matching[0] if matching else None)
 
 
-def fitting(row: Row) -> list[Format]:
-    """The formats that the row may be in, whatever the method, without those that read only a part of what another
-    reads: a pair of a prompt and a completion is no prompt alone."""
-    known = {name: given_keys(row) & entry.read_keys(row) for name, entry in FORMATS.items() if entry.matches(row)}
+def possible_formats(row: Row) -> list[Format]:
+    """Return the formats that the row may have, whatever the method.
+
+    A format that reads only some of the keys that another one reads is left out: a prompt with a completion is not a
+    prompt alone.
+    """
+    known = {name: present_keys(row) & entry.read_keys(row) for name, entry in FORMATS.items() if entry.matches(row)}
     return [FORMATS[name] for name, keys in known.items() if not any(keys < more for more in known.values())]
 
 
 def closest_format(row: Row, preferred: Collection[str]) -> tuple[str, str] | None:
-    """(format, key): the row would be of that preferred format with that key, and of no other format so nearly."""
-    whole, present = detect(row, preferred), given_keys(row)
+    """Return (format, key) if the row lacks only that key to be of that preferred format, and no other format reads as
+    many of its keys."""
+    whole, present = detect(row, preferred), present_keys(row)
     known = 0 if whole is None else len(present & FORMATS[whole].keys)
     for name, entry in FORMATS.items():
         key = entry.missing_key(row)
@@ -83,7 +91,10 @@ __all__ = [
     "Conversation",
     "Example",
     "Format",
+    "JsonObject",
     "Label",
+    "Message",
+    "Messages",
     "Pair",
     "Prompt",
     "PromptCompletion",
@@ -92,8 +103,8 @@ __all__ = [
     "RowWarning",
     "Text",
     "Unpaired",
-    "almost",
+    "closest_format",
     "detect",
-    "fitting",
-    "given_keys",
+    "possible_formats",
+    "present_keys",
 ]

@@ -1,19 +1,19 @@
-"""Prompt and completion pairs: `{"prompt": …, "completion": …}`, with texts or messages."""
+"""Pairs of a prompt and a completion, `{"prompt": …, "completion": …}`, with texts or messages."""
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from api.spec.formats.asked import says_nothing
 from api.spec.formats.base import Format, Row, RowWarning, Text
-from api.spec.formats.chat import conversation
+from api.spec.formats.chat import supervised_conversation
 from api.spec.formats.exchange import EXCHANGE_KEYS, Exchange, parse_exchange
+from api.spec.formats.prompt_parsing import has_empty_answer
 
 
 class Completion(Format):
-    """The prompt is given as it is, without a template; the completion and the end of text after it are learnt.
+    """The prompt is read as it is, without a template; the completion and the end of text after it are supervised.
 
-    Messages, and a prompt beside a system text, are rendered by the base model's template.
+    Messages, and a prompt beside a system text, are rendered by the base model's chat template.
     """
 
     name: ClassVar[str] = "completion"
@@ -24,19 +24,18 @@ class Completion(Format):
         frozenset({"prompt", "response"}),
     )
     optional: ClassVar[frozenset[str]] = EXCHANGE_KEYS
-    example: ClassVar[Mapping[str, Any]] = {"prompt": "The capital of France is", "completion": " Paris."}
+    example: ClassVar[Mapping[str, object]] = {"prompt": "The capital of France is", "completion": " Paris."}
 
     def parse(self, row: Row) -> Text:
-        notices = self.unknown_keys(row)
-        if row.get("completion") is None:
-            row = {**row, "completion": row["response"]}
-            notices.append(RowWarning("answer_key", "key 'response' is read as the completion"))
-        elif row.get("response"):
-            notices.append(RowWarning("ignored_key", "key 'response' is ignored beside 'completion'"))
-        found = parse_exchange(row, notices)
-        if isinstance(found, Exchange):
-            weights = [0.0] * len(found.given) + found.weights
-            return conversation([*found.given, *found.answer], weights, found.tools, notices)
-        if says_nothing(found):
-            notices.append(RowWarning("empty_answer", "'completion' is empty: the model learns to say nothing here"))
-        return replace(found, notices=notices)
+        warnings = self.unknown_key_warnings(row)
+        if row.get("completion") is not None and row.get("response"):
+            warnings.append(RowWarning("ignored_key", "key 'response' is ignored beside 'completion'"))
+        exchange = parse_exchange(row, warnings)
+        if isinstance(exchange, Exchange):
+            weights = [0.0] * len(exchange.prompt) + exchange.weights
+            return supervised_conversation([*exchange.prompt, *exchange.answer], weights, exchange.tools, warnings)
+        if has_empty_answer(exchange):
+            warnings.append(
+                RowWarning("empty_answer", "'completion' is empty, so the model learns to answer with nothing")
+            )
+        return replace(exchange, warnings=warnings)

@@ -2,44 +2,46 @@
 
 from dataclasses import dataclass
 
-from api.spec.formats.asked import as_text, asked_by_prompt, json_notice
-from api.spec.formats.base import Row, RowError, RowWarning, Text, kind
-from api.spec.formats.calls import Messages
+from api.spec.formats.base import Messages, Row, RowError, RowWarning, Text, json_type
+from api.spec.formats.json_text import find_messages
 from api.spec.formats.messages import parse_messages, parse_row_tools
-from api.spec.formats.structured import messages_in
+from api.spec.formats.prompt_parsing import json_warning, parse_prompt, with_answer
 
 EXCHANGE_KEYS = frozenset({"system", "tools"})
-"""Read beside the prompt and the completion."""
+"""Optional keys beside the prompt and the completion."""
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """Messages that are given, and messages that answer, with the weights of the latter."""
+    """The messages of a prompt and of its answer, with the loss weights of the latter."""
 
-    given: Messages
+    prompt: Messages
     answer: Messages
     weights: list[float]
     tools: Messages | None
 
 
-def parse_exchange(row: Row, notices: list[RowWarning]) -> Exchange | Text:
-    """What the row's `prompt` and `completion` mean. RowError if they mean nothing."""
-    prompt, completion = row["prompt"], row["completion"]
-    asked = asked_by_prompt(row, prompt, notices)
-    # Texts that look like messages are an answer's own words, unless the prompt is of messages, too.
-    answers = messages_in(completion) if asked.text is None or not isinstance(completion, str) else None
-    if answers is None and isinstance(completion, str) and asked.text is not None:
+def parse_exchange(row: Row, warnings: list[RowWarning]) -> Exchange | Text:
+    """Return the row's prompt with its completion, or with its `response` if it has no completion. Raises RowError."""
+    completion = row.get("completion")
+    if completion is None:
+        completion = row["response"]
+        warnings.append(RowWarning("answer_key", "key 'response' is read as the completion"))
+    prompt = parse_prompt(row, row["prompt"], warnings)
+    if prompt.text is not None and isinstance(completion, str):
+        # Even a text that looks like messages is the answer itself, unless the prompt has messages, too.
         if row.get("tools"):
-            words = "key 'tools' is ignored: only a prompt or completion of messages can have them"
-            notices.append(RowWarning("ignored_key", words))
-        return as_text(asked, completion)
+            message = "key 'tools' is ignored: only a prompt or completion of messages can have them"
+            warnings.append(RowWarning("ignored_key", message))
+        return with_answer(prompt, completion)
+    answers = find_messages(completion)
     if isinstance(completion, str):
         if answers:
-            notices.append(json_notice("completion"))
+            warnings.append(json_warning("completion"))
         answers = answers or [{"role": "assistant", "content": completion}]
     if not isinstance(answers, list) and not isinstance(completion, list):
         raise RowError(
-            f"'completion' must be a string or an array of messages, not {kind(completion)}", code="invalid_type"
+            f"'completion' must be a string or an array of messages, not {json_type(completion)}", code="invalid_type"
         )
-    answer, weights = parse_messages(answers or completion, notices, "completion", asked.messages)
-    return Exchange(asked.messages, answer, weights, parse_row_tools({"tools": row.get("tools")}, notices))
+    answer, weights = parse_messages(answers or completion, warnings, "completion", prompt.messages)
+    return Exchange(prompt.messages, answer, weights, parse_row_tools({"tools": row.get("tools")}, warnings))

@@ -1,10 +1,10 @@
-"""Alpaca's format: `{"instruction": …, "input": …, "output": …}`, optionally with `system` and `history`; and rows of a
-question and its answer under the other names that they go by."""
+"""Alpaca's format, `{"instruction": …, "input": …, "output": …}`, optionally with `system` and `history`; and questions
+with answers under other keys."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from api.spec.formats.alpaca import asked_as_chat, asked_as_text
+from api.spec.formats.alpaca import prompt_as_messages, prompt_as_text
 from api.spec.formats.base import (
     ChatOrText,
     Conversation,
@@ -12,21 +12,21 @@ from api.spec.formats.base import (
     PromptCompletion,
     Row,
     RowWarning,
-    given_keys,
+    present_keys,
     required_string,
 )
 
 QUESTIONS = ("question", "query", "input")
-"""Keys of the instruction where there is none (GSM8K, OpenOrca, ms-swift); the first that a row has is read."""
+"""Keys that replace `instruction` (GSM8K, OpenOrca, ms-swift); the first that a row has is read."""
 ANSWERS = ("output", "response", "answer")
-READ_ELSEWHERE = frozenset({"prompt", "completion", "messages", "conversations", "conversation", "text", "chosen"})
-"""Keys that show another format, beside which a question and an answer are something else."""
+OTHER_FORMAT_KEYS = frozenset({"prompt", "completion", "messages", "conversations", "conversation", "text", "chosen"})
+"""Keys of other formats. Beside them, a question and an answer do not make a row of this format."""
 
 
 class Instruction(Format):
-    """A question and its answer where the base model has a chat template; else Alpaca's prompt and a completion.
+    """A conversation where the base model has a chat template; else Alpaca's prompt and a completion.
 
-    The answers of `history` are learnt, too, where there is a template.
+    With a chat template, the answers in `history` are supervised, too.
     """
 
     name: ClassVar[str] = "instruction"
@@ -37,34 +37,34 @@ class Instruction(Format):
         frozenset({"instruction", "response"}),
     )
     optional: ClassVar[frozenset[str]] = frozenset({"context", "system", "history", *QUESTIONS, *ANSWERS})
-    example: ClassVar[Mapping[str, Any]] = {
+    example: ClassVar[Mapping[str, object]] = {
         "instruction": "Translate to French.",
         "input": "Hello",
         "output": "Bonjour",
     }
 
     def matches(self, row: Row) -> bool:
-        present = given_keys(row)
-        asked = bool(present.intersection(("instruction", *QUESTIONS))) and not present & READ_ELSEWHERE
-        return super().matches(row) or (asked and bool(present.intersection(ANSWERS)))
+        present = present_keys(row)
+        has_question = bool(present.intersection(("instruction", *QUESTIONS))) and not present & OTHER_FORMAT_KEYS
+        return super().matches(row) or (has_question and bool(present.intersection(ANSWERS)))
 
     def parse(self, row: Row) -> ChatOrText:
-        notices = self.unknown_keys(row)
-        row = _in_alpacas_keys(row, notices)
+        warnings = self.unknown_key_warnings(row)
+        row = _to_alpaca_keys(row, warnings)
         instruction, output = required_string(row, "instruction"), required_string(row, "output")
         if not output.strip():
-            notices.append(RowWarning("empty_answer", "'output' is empty: the model learns to say nothing here"))
-        messages = [*asked_as_chat(row, instruction), {"role": "assistant", "content": output}]
+            warnings.append(RowWarning("empty_answer", "'output' is empty, so the model learns to answer with nothing"))
+        messages = [*prompt_as_messages(row, instruction), {"role": "assistant", "content": output}]
         weights = [float(message["role"] == "assistant") for message in messages]
-        passage = PromptCompletion(asked_as_text(row, instruction), output)
-        return ChatOrText(Conversation(messages, weights), passage, notices)
+        plain = PromptCompletion(prompt_as_text(row, instruction), output)
+        return ChatOrText(Conversation(messages, weights), plain, warnings)
 
 
-def _in_alpacas_keys(row: Row, notices: list[RowWarning]) -> Row:
-    """The row with an instruction, an input and an output, under whatever keys it has them."""
+def _to_alpaca_keys(row: Row, warnings: list[RowWarning]) -> Row:
+    """Return the row with the keys instruction, input and output in place of their alternatives."""
     names = {"output": ANSWERS, "input": ("input", "context"), "instruction": ("instruction", *QUESTIONS)}
     if row.get("instruction") is not None:
-        names["instruction"] = ("instruction", "question", "query")  # its input belongs to it
+        names["instruction"] = ("instruction", "question", "query")  # `input` is then a part of the instruction
     elif all(row.get(key) is None for key in ("question", "query")):
         names["input"] = ("context",)
     renamed = {key: value for key, value in row.items() if key not in ("input", "output", "instruction")}
@@ -73,7 +73,7 @@ def _in_alpacas_keys(row: Row, notices: list[RowWarning]) -> Row:
         renamed |= {key: row[given[0]]} if given else {}
         for number, other in enumerate(given):
             if number:
-                notices.append(RowWarning("ignored_key", f"key '{other}' is ignored beside '{given[0]}'"))
+                warnings.append(RowWarning("ignored_key", f"key '{other}' is ignored beside '{given[0]}'"))
             elif other != key:
-                notices.append(RowWarning("answer_key", f"key '{other}' is read as '{key}'"))
+                warnings.append(RowWarning("answer_key", f"key '{other}' is read as '{key}'"))
     return renamed

@@ -1,48 +1,51 @@
 """Pairs of answers, one preferred: OpenAI's `{"input": …, "preferred_output": …, "non_preferred_output": …}`, and
-`{"prompt": …, "chosen": …, "rejected": …}`, with texts or messages, the prompt under any of the keys in
-api.spec.formats.asked or repeated by both answers."""
+`{"prompt": …, "chosen": …, "rejected": …}` with texts or messages.
+
+The prompt may have any key in api.spec.formats.prompt_parsing, or be repeated by both answers.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from api.spec.formats.asked import (
-    ASKED_KEYS,
-    Asked,
-    as_text,
-    find_asked,
-    json_notice,
-    require_one_question,
-    says_nothing,
-)
 from api.spec.formats.base import (
     ChatOrText,
     Format,
+    JsonObject,
     LabelKind,
+    Messages,
     Pair,
     PromptCompletion,
     Row,
     RowError,
     RowWarning,
     Text,
-    ignored_keys,
-    kind,
-    notice_once,
-    number,
+    json_type,
+    parse_number,
     required_string,
+    unread_key_warnings,
+    warn_once,
 )
-from api.spec.formats.calls import Messages
-from api.spec.formats.messages import answered, order_notices, parse_messages, parse_row_tools
-from api.spec.formats.repeated import require_no_prompt_elsewhere, split_repeated, without_repeated
-from api.spec.formats.structured import messages_in, structure_in
+from api.spec.formats.json_text import find_messages, parse_json_text
+from api.spec.formats.messages import order_warnings, parse_messages, parse_row_tools, train_on_last_answer
+from api.spec.formats.prompt_parsing import (
+    PROMPT_KEYS,
+    ParsedPrompt,
+    find_prompt,
+    has_empty_answer,
+    json_warning,
+    require_one_prompt,
+    with_answer,
+)
+from api.spec.formats.repeated_prompt import drop_repeated_answer, require_no_unread_prompt, split_repeated_prompt
 
 OPENAI = (("preferred_output", "non_preferred_output"), ("preferred_completion", "non_preferred_completion"))
-"""Its names for the two answers, and those of an older version."""
+"""OpenAI's keys of the two answers, and those of an older version."""
 SIDES = ("chosen", "rejected")
 
 
 class Preference(Format):
-    """Only the last answer of each side counts; what stands before it is the prompt."""
+    """Only the last answer of each side is compared; everything before it is the prompt."""
 
     name: ClassVar[str] = "preference"
     label_kind: ClassVar[LabelKind | None] = "margin"
@@ -52,144 +55,145 @@ class Preference(Format):
         *(frozenset({"input", *names}) for names in OPENAI),
         frozenset(SIDES),
     )
-    optional: ClassVar[frozenset[str]] = frozenset({"tools", "margin"}) | ASKED_KEYS
-    example: ClassVar[Mapping[str, Any]] = {
+    optional: ClassVar[frozenset[str]] = frozenset({"tools", "margin"}) | PROMPT_KEYS
+    example: ClassVar[Mapping[str, object]] = {
         "input": {"messages": [{"role": "user", "content": "2 + 2?"}]},
         "preferred_output": [{"role": "assistant", "content": "4"}],
         "non_preferred_output": [{"role": "assistant", "content": "5"}],
     }
 
     def parse(self, row: Row) -> Pair:
-        notices: list[RowWarning] = []
-        chosen, rejected = self._sides(row, notices)
-        margin = number(row.get("margin"))
+        warnings: list[RowWarning] = []
+        chosen, rejected = self._sides(row, warnings)
+        margin = parse_number(row.get("margin"))
         if row.get("margin") is not None and margin is None:
-            raise RowError(f"'margin' must be a number, not {kind(row['margin'])}", code="invalid_type")
+            raise RowError(f"'margin' must be a number, not {json_type(row['margin'])}", code="invalid_type")
         for side, name in ((chosen, "preferred"), (rejected, "other")):
-            if says_nothing(side):
-                notices.append(RowWarning("empty_answer", f"the {name} answer is empty"))
+            if has_empty_answer(side):
+                warnings.append(RowWarning("empty_answer", f"the {name} answer is empty"))
         if _content(chosen) == _content(rejected):
-            notices.append(RowWarning("identical_answers", "both answers are the same, so there is nothing to prefer"))
-        return Pair(chosen, rejected, margin, notices)
+            warnings.append(RowWarning("identical_answers", "both answers are the same, so neither can be preferred"))
+        return Pair(chosen, rejected, margin, warnings)
 
-    def _sides(self, row: Row, notices: list[RowWarning]) -> tuple[Text, Text]:
+    def _sides(self, row: Row, warnings: list[RowWarning]) -> tuple[Text, Text]:
         for names in OPENAI:
             if frozenset({"input", *names}) <= row.keys():
-                notices += ignored_keys(row, {"input", "margin", *names})
-                return _openai(row, names, notices)
-        asked = find_asked(row, notices)
-        if asked is not None:
-            require_one_question(row, asked)
-        read = frozenset({"tools", "margin", *SIDES}) | (asked.read if asked else frozenset())
-        notices += ignored_keys(row, read)
-        messages = _as_messages(row, notices)
-        sides = _conversations(row, messages, asked, notices) if messages else _texts(row, asked, notices)
-        if asked is None and all(_prompt_of(side) == "" for side in sides):
-            require_no_prompt_elsewhere(row, read)
-            notices.append(RowWarning("no_prompt", "has no prompt: the answers are compared as they stand"))
+                warnings += unread_key_warnings(row, {"input", "margin", *names})
+                return _openai(row, names, warnings)
+        prompt = find_prompt(row, warnings)
+        if prompt is not None:
+            require_one_prompt(row, prompt)
+        read = frozenset({"tools", "margin", *SIDES}) | (prompt.read if prompt else frozenset())
+        warnings += unread_key_warnings(row, read)
+        messages = _as_messages(row, warnings)
+        sides = _conversations(row, messages, prompt, warnings) if messages else _texts(row, prompt, warnings)
+        if prompt is None and all(_prompt_of(side) == "" for side in sides):
+            require_no_unread_prompt(row, read)
+            warnings.append(RowWarning("no_prompt", "has no prompt: only the answers are compared"))
         return sides
 
 
-def _openai(row: Row, names: tuple[str, str], notices: list[RowWarning]) -> tuple[Text, Text]:
-    given = row["input"]
-    given = structure_in(given) or given if isinstance(given, str) else given
-    if isinstance(given, str):
-        _note_shape("input", notices)
-        given = [{"role": "user", "content": given}]
-    if isinstance(given, list):
-        given = {"messages": given}
-    if not isinstance(given, dict):
-        raise RowError(f"'input' must be an object with 'messages', not {kind(given)}", code="invalid_type")
-    prompt, _ = parse_messages(given.get("messages"), notices, "input.messages")
-    tools = parse_row_tools(given, notices)
-    notices += order_notices(prompt, tools)
+def _openai(row: Row, names: tuple[str, str], warnings: list[RowWarning]) -> tuple[Text, Text]:
+    raw = row["input"]
+    raw = (parse_json_text(raw) or raw) if isinstance(raw, str) else raw
+    if isinstance(raw, str):
+        _warn_bare_message("input", warnings)
+        raw = [{"role": "user", "content": raw}]
+    if isinstance(raw, list):
+        raw = {"messages": raw}
+    if not isinstance(raw, dict):
+        raise RowError(f"'input' must be an object with 'messages', not {json_type(raw)}", code="invalid_type")
+    prompt, _ = parse_messages(raw.get("messages"), warnings, "input.messages")
+    tools = parse_row_tools(raw, warnings)
+    warnings += order_warnings(prompt, tools)
     sides = []
     for name in names:
-        answer = _one_message(row[name], name, notices)
-        sides.append(answered([*prompt, *parse_messages(answer, notices, name, prompt)[0]], tools, name))
+        answer = _one_message(row[name], name, warnings)
+        sides.append(train_on_last_answer([*prompt, *parse_messages(answer, warnings, name, prompt)[0]], tools, name))
     return sides[0], sides[1]
 
 
-def _one_message(raw: Any, name: str, notices: list[RowWarning]) -> list[Any]:
-    """An answer in OpenAI's shape, an array of one message; a message or a text alone is read as such."""
-    found = raw
+def _one_message(raw: object, name: str, warnings: list[RowWarning]) -> list[object]:
+    """Return an answer in OpenAI's form, an array of one message; a bare message or text is wrapped."""
+    messages = raw
     if isinstance(raw, str):
-        found = messages_in(raw)
-        if found is None:
-            found = {"role": "assistant", "content": raw}
-    if isinstance(found, dict):
-        _note_shape(name, notices)
-        found = [found]
-    if not isinstance(found, list) or len(found) != 1:
+        messages = find_messages(raw)
+        if messages is None:
+            messages = {"role": "assistant", "content": raw}
+    if isinstance(messages, dict):
+        _warn_bare_message(name, warnings)
+        messages = [messages]
+    if not isinstance(messages, list) or len(messages) != 1:
         raise RowError(f"'{name}' must be an array of one message from the assistant", code="invalid_messages")
-    return found
+    return messages
 
 
-def _note_shape(key: str, notices: list[RowWarning]) -> None:
-    notice_once(notices, "bare_message", f"'{key}' is read as an array of one message")
+def _warn_bare_message(key: str, warnings: list[RowWarning]) -> None:
+    warn_once(warnings, "bare_message", f"'{key}' is read as an array of one message")
 
 
-def _texts(row: Row, asked: Asked | None, notices: list[RowWarning]) -> tuple[Text, Text]:
+def _texts(row: Row, prompt: ParsedPrompt | None, warnings: list[RowWarning]) -> tuple[Text, Text]:
     if row.get("tools"):
-        notices.append(
-            RowWarning("ignored_key", "key 'tools' is ignored: only answers that are messages can call them")
-        )
+        warnings.append(RowWarning("ignored_key", "key 'tools' is ignored: only answers of messages can call tools"))
     chosen, rejected = (required_string(row, name) for name in SIDES)
-    if asked is not None and asked.text is None:
-        asked = replace(asked, messages=without_repeated(asked.messages, (chosen, rejected), notices))
-    asked, chosen, rejected = split_repeated(asked, chosen, rejected, notices)
-    return as_text(asked, chosen), as_text(asked, rejected)
+    if prompt is not None and prompt.text is None:
+        prompt = replace(prompt, messages=drop_repeated_answer(prompt.messages, (chosen, rejected), warnings))
+    prompt, chosen, rejected = split_repeated_prompt(prompt, chosen, rejected, warnings)
+    return with_answer(prompt, chosen), with_answer(prompt, rejected)
 
 
-def _as_messages(row: Row, notices: list[RowWarning]) -> list[Any] | None:
-    """Both answers as messages, if one of them is; None where both are texts."""
+def _as_messages(row: Row, warnings: list[RowWarning]) -> list[object] | None:
+    """Return both answers as messages if at least one of them is, or None if both are texts."""
     sides = [row[name] for name in SIDES]
-    found = [messages_in(side) for side in sides]
+    parsed = [find_messages(side) for side in sides]
     if not any(isinstance(side, list | dict) for side in sides):
-        if not all(found):
+        if not all(parsed):
             return None
-        notices += map(json_notice, SIDES)
+        warnings += map(json_warning, SIDES)
     return [
-        held or ([{"role": "assistant", "content": side}] if isinstance(side, str) else side)
-        for side, held in zip(sides, found, strict=True)
+        messages or ([{"role": "assistant", "content": side}] if isinstance(side, str) else side)
+        for side, messages in zip(sides, parsed, strict=True)
     ]
 
 
-def _conversations(row: Row, sides: list[Any], asked: Asked | None, notices: list[RowWarning]) -> tuple[Text, Text]:
-    before = asked.messages if asked else []
-    tools = parse_row_tools({"tools": row.get("tools")}, notices)
-    answers = [parse_messages(side, notices, name, before)[0] for side, name in zip(sides, SIDES, strict=True)]
-    before = without_repeated(before, [answer[-1].get("content") for answer in answers], notices)
+def _conversations(
+    row: Row, sides: list[object], prompt: ParsedPrompt | None, warnings: list[RowWarning]
+) -> tuple[Text, Text]:
+    context = prompt.messages if prompt else []
+    tools = parse_row_tools({"tools": row.get("tools")}, warnings)
+    answers = [parse_messages(side, warnings, name, context)[0] for side, name in zip(sides, SIDES, strict=True)]
+    context = drop_repeated_answer(context, [answer[-1].get("content") for answer in answers], warnings)
     pair = [
-        answered([*_not_in(before, answer), *answer], tools, name) for answer, name in zip(answers, SIDES, strict=True)
+        train_on_last_answer([*_not_in(context, answer), *answer], tools, name)
+        for answer, name in zip(answers, SIDES, strict=True)
     ]
-    notices += order_notices(pair[0].messages, tools)
+    warnings += order_warnings(pair[0].messages, tools)
     if pair[0].messages[:-1] != pair[1].messages[:-1]:
-        notices.append(RowWarning("different_prompts", "the two answers are given after different messages"))
+        warnings.append(RowWarning("different_prompts", "the two answers follow different messages"))
     return pair[0], pair[1]
 
 
-def _not_in(before: Messages, answer: Messages) -> Messages:
-    """What of the prompt the answer's own messages do not repeat."""
-    repeated = {_words(message) for message in answer[:-1]}
+def _not_in(context: Messages, answer: Messages) -> Messages:
+    """Return the prompt's messages that the answer's own messages do not repeat."""
+    repeated = {_stripped_content(message) for message in answer[:-1]}
     own_system = answer[0]["role"] == "system"
     return [
         message
-        for message in before
-        if _words(message) not in repeated and not (own_system and message["role"] == "system")
+        for message in context
+        if _stripped_content(message) not in repeated and not (own_system and message["role"] == "system")
     ]
 
 
-def _words(message: dict[str, Any]) -> str:
+def _stripped_content(message: JsonObject) -> str:
     return str(message.get("content", "")).strip()
 
 
 def _prompt_of(side: Text) -> str:
-    """What stands before the answer, as far as it matters whether anything does."""
+    """Return the text before the answer, empty if there is none."""
     if isinstance(side, PromptCompletion):
-        return side.given
+        return side.prompt
     messages = side.conversation.messages if isinstance(side, ChatOrText) else side.messages
-    return "".join(map(_words, messages[:-1]))
+    return "".join(map(_stripped_content, messages[:-1]))
 
 
 def _content(side: Text) -> object:

@@ -1,27 +1,25 @@
-"""Tools in conversations: what may be called, and the calls. Shared by the formats that hold messages."""
-
-from typing import Any
+"""Tools in conversations: their definitions and calls. The formats with messages share it."""
 
 import msgspec
 
-from api.spec.formats.base import RowError, RowWarning, kind, notice_once, truncate
+from api.spec.formats.base import JsonObject, RowError, RowWarning, json_type, truncate, warn_once
 from api.spec.formats.calls import MISSING
-from api.spec.formats.structured import structured
+from api.spec.formats.json_text import decode_json_field
 
 
-def parse_tools(raw: Any, notices: list[RowWarning]) -> list[dict[str, Any]] | None:
-    """`tools`: definitions of functions, as the template shows them to the model."""
-    raw = structured(raw, "tools", "invalid_tools")
+def parse_tools(raw: object, warnings: list[RowWarning]) -> list[JsonObject] | None:
+    """Return `tools`, definitions of functions for the chat template, or None. Raises RowError."""
+    raw = decode_json_field(raw, "tools", "invalid_tools")
     if raw is None or raw == []:
         return None
     if not isinstance(raw, list):
-        raise RowError(f"'tools' must be an array, not {kind(raw)}", code="invalid_tools")
-    return [_tool(tool, f"tools: entry {number}", notices) for number, tool in enumerate(raw, start=1)]
+        raise RowError(f"'tools' must be an array, not {json_type(raw)}", code="invalid_tools")
+    return [_tool(tool, f"tools: entry {number}", warnings) for number, tool in enumerate(raw, start=1)]
 
 
-def _tool(raw: Any, where: str, notices: list[RowWarning]) -> dict[str, Any]:
-    """A definition in OpenAI's form: some files leave out what stands around the function."""
-    tool = structured(raw, where, "invalid_tools")
+def _tool(raw: object, where: str, warnings: list[RowWarning]) -> JsonObject:
+    """Return a definition in OpenAI's form; some files have the bare function."""
+    tool = decode_json_field(raw, where, "invalid_tools")
     if isinstance(tool, dict) and tool.get("type", "function") == "function":
         function = tool.get("function")
         if function is None and "name" in tool:
@@ -30,27 +28,29 @@ def _tool(raw: Any, where: str, notices: list[RowWarning]) -> dict[str, Any]:
             _check_definition(function, where)
             whole = {"type": "function", "function": function}
             if tool.keys() < whole.keys() or "function" not in tool:
-                notice_once(notices, "bare_tool", f"{where} is read as {{'type': 'function', 'function': {{…}}}}")
+                warn_once(warnings, "bare_tool", f"{where} is read as {{'type': 'function', 'function': {{…}}}}")
                 return whole
             return tool
     raise RowError(f"{where} must be of the form {{'type': 'function', 'function': {{…}}}}", code="invalid_tools")
 
 
-def parse_functions(raw: Any) -> list[dict[str, Any]] | None:
-    """`functions`, the deprecated form, as tools."""
-    raw = structured(raw, "functions", "invalid_tools")
+def parse_functions(raw: object) -> list[JsonObject] | None:
+    """Return `functions`, the deprecated form, as tools, or None. Raises RowError."""
+    raw = decode_json_field(raw, "functions", "invalid_tools")
     if raw is None or raw == []:
         return None
     if not isinstance(raw, list):
-        raise RowError(f"'functions' must be an array, not {kind(raw)}", code="invalid_tools")
+        raise RowError(f"'functions' must be an array, not {json_type(raw)}", code="invalid_tools")
     for number, function in enumerate(raw, start=1):
         if not isinstance(function, dict):
-            raise RowError(f"functions: entry {number} must be an object, not {kind(function)}", code="invalid_tools")
+            raise RowError(
+                f"functions: entry {number} must be an object, not {json_type(function)}", code="invalid_tools"
+            )
         _check_definition(function, f"functions: entry {number}")
     return [{"type": "function", "function": function} for function in raw]
 
 
-def _check_definition(function: dict[str, Any], where: str) -> None:
+def _check_definition(function: JsonObject, where: str) -> None:
     if not isinstance(function.get("name"), str) or not function["name"]:
         raise RowError(f"{where} has no 'name'", code="invalid_tools")
     if not isinstance(function.get("description"), str | None):
@@ -59,22 +59,22 @@ def _check_definition(function: dict[str, Any], where: str) -> None:
         raise RowError(f"{where}: 'parameters' must be a JSON schema object", code="invalid_tools")
 
 
-def parse_calls(raw: Any, notices: list[RowWarning], where: str) -> list[dict[str, Any]]:
-    """`tool_calls` of an assistant message, their arguments parsed."""
-    raw = structured(raw, "tool_calls", "invalid_tool_calls")
+def parse_calls(raw: object, warnings: list[RowWarning], where: str) -> list[JsonObject]:
+    """Return the `tool_calls` of an assistant message, with parsed arguments. Raises RowError."""
+    raw = decode_json_field(raw, "tool_calls", "invalid_tool_calls")
     if raw is None:
         return []
     if not isinstance(raw, list):
-        raise RowError(f"'tool_calls' must be an array, not {kind(raw)}", code="invalid_tool_calls")
-    calls = [_whole_call(call) for call in raw]
+        raise RowError(f"'tool_calls' must be an array, not {json_type(raw)}", code="invalid_tool_calls")
+    calls = [_to_openai_call(call) for call in raw]
     if calls != raw:
-        words = "tool calls are read as {'type': 'function', 'function': {…}}"
-        notice_once(notices, "bare_tool_call", f"{where}: {words}")
+        text = "tool calls are read as {'type': 'function', 'function': {…}}"
+        warn_once(warnings, "bare_tool_call", f"{where}: {text}")
     return [parse_call(call, f"tool call {number}") for number, call in enumerate(calls, start=1)]
 
 
-def _whole_call(raw: Any) -> Any:
-    """A call in OpenAI's form: some files leave out its type, or all that stands around the function."""
+def _to_openai_call(raw: object) -> object:
+    """Return a call in OpenAI's form; some files leave out its type, or have the bare function."""
     if not isinstance(raw, dict) or raw.get("type", "function") != "function":
         return raw
     if "function" not in raw and "name" in raw:
@@ -83,16 +83,17 @@ def _whole_call(raw: Any) -> Any:
     return {"type": "function", **raw}
 
 
-def parse_call(raw: Any, where: str) -> dict[str, Any]:
-    """A call: its arguments are a string of JSON at OpenAI, and the object in it for chat templates."""
+def parse_call(raw: object, where: str) -> JsonObject:
+    """Return a call whose arguments are an object, as chat templates need; OpenAI's are a string of JSON. Raises
+    RowError."""
     function = raw.get("function") if isinstance(raw, dict) else None
-    if not isinstance(function, dict) or raw.get("type") != "function":
+    if not isinstance(raw, dict) or not isinstance(function, dict) or raw.get("type") != "function":
         raise RowError(
             f"{where} must be of the form {{'id', 'type': 'function', 'function': {{…}}}}", code="invalid_tool_calls"
         )
     number = raw.get("id")
     if not isinstance(number, str | None):
-        raise RowError(f"{where}: 'id' must be a string, not {kind(number)}", code="invalid_tool_calls")
+        raise RowError(f"{where}: 'id' must be a string, not {json_type(number)}", code="invalid_tool_calls")
     name = function.get("name")
     if not isinstance(name, str) or not name:
         raise RowError(f"{where} must have a function 'name' (a string)", code="invalid_tool_calls")
@@ -100,12 +101,12 @@ def parse_call(raw: Any, where: str) -> dict[str, Any]:
     return {"id": number or MISSING, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def _arguments(raw: Any, where: str) -> dict[str, Any]:
-    """An object: as JSON at OpenAI, as itself at Hugging Face."""
+def _arguments(raw: object, where: str) -> JsonObject:
+    """Return the arguments as an object. OpenAI has them as JSON, Hugging Face as an object."""
     if raw is None or isinstance(raw, dict):
         return raw or {}
     if not isinstance(raw, str):
-        problem = f"must be a JSON object, or a string of JSON, not {kind(raw)}"
+        problem = f"must be a JSON object, or a string of JSON, not {json_type(raw)}"
         raise RowError(f"{where}: 'arguments' {problem}", code="invalid_tool_calls")
     try:
         arguments = msgspec.json.decode(raw) if raw.strip() else {}
@@ -113,6 +114,6 @@ def _arguments(raw: Any, where: str) -> dict[str, Any]:
         raise RowError(f"{where}: 'arguments' is not JSON: {truncate(raw)}", code="invalid_tool_calls") from None
     if not isinstance(arguments, dict):
         raise RowError(
-            f"{where}: 'arguments' must hold a JSON object, not {kind(arguments)}", code="invalid_tool_calls"
+            f"{where}: 'arguments' must hold a JSON object, not {json_type(arguments)}", code="invalid_tool_calls"
         )
     return arguments

@@ -1,5 +1,5 @@
-"""The catalogue of graders: what gives an answer its reward. A new one is a file here, and a name in the
-union of api.spec.graders.single."""
+"""The catalogue of graders, which give an answer its reward. To add one, add a file here and a name to the union in
+api.spec.graders.single."""
 
 from typing import Annotated
 

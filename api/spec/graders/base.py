@@ -1,4 +1,4 @@
-"""What every grader says of itself, and what it is given to grade. Torch-free."""
+"""The interface of a grader, and the case that it grades. Torch-free."""
 
 import json
 from abc import ABC, abstractmethod
@@ -14,10 +14,10 @@ from api.spec.fields import StrictModel
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 Messages = list[dict[str, str]]
-"""`[{"role", "content"}]`, as chat templates take them."""
+"""`[{"role", "content"}]`, the form of chat templates."""
 
 Scores = Callable[[str, Messages], float]
-"""Name of a reward model, messages → its reward for them."""
+"""(name of a reward model, messages) → the model's reward for them."""
 
 Flag = Literal[
     "formula_parse_error",
@@ -32,11 +32,11 @@ Flag = Literal[
     "truncated_observation_error",
     "unresponsive_reward_error",
 ]
-"""OpenAI's names for why an answer could not be graded."""
+"""OpenAI's names of the reasons why an answer cannot be graded."""
 
 
 class GradingError(Exception):
-    """One answer cannot be graded. It costs that answer its reward, never the job."""
+    """One answer cannot be graded. Its reward is 0; the job continues."""
 
     def __init__(self, flag: Flag, message: str) -> None:
         super().__init__(message)
@@ -46,14 +46,14 @@ class GradingError(Exception):
 
 @dataclass(frozen=True)
 class Case:
-    """An answer, and the row of the dataset whose prompt it answers."""
+    """An answer, and the row whose prompt it answers."""
 
     text: str
-    item: Mapping[str, Any]
+    item: Mapping[str, object]
 
     @cached_property
     def json(self) -> Any:
-        """The answer read as JSON; GradingError if it is none."""
+        """Return the answer parsed as JSON. Raises GradingError."""
         try:
             return json.loads(self.text, parse_constant=_not_json)
         except (ValueError, RecursionError):
@@ -72,12 +72,12 @@ class GraderBase(StrictModel, ABC):
 
     @property
     def parts(self) -> Mapping[str, "GraderBase"]:
-        """The graders it combines, by their names in its formula."""
+        """The graders that it combines, by their names in its formula."""
         return {}
 
     @property
     def needs_model(self) -> bool:
-        """A reward model has to score what it renders: it runs in a worker only."""
+        """Whether it needs the rewards of a reward model, and so runs in a worker only."""
         return any(part.needs_model for part in self.parts.values())
 
     def reward_models(self) -> Mapping[str, str]:
@@ -90,9 +90,12 @@ class GraderBase(StrictModel, ABC):
 
     @abstractmethod
     def reward(self, case: Case, rewards: Mapping[str, float], scores: Scores | None) -> float:
-        """The answer's reward, given those of the parts; GradingError if it cannot be told."""
+        """Return the answer's reward. `rewards` are those of the parts. Raises GradingError."""
 
     def questions(self, case: Case) -> list[tuple[str, Messages]]:
-        """Every (reward model, messages) that grading this answer will ask `scores` about: so that a batch of answers
-        can pass through the model at once, before they are graded. What cannot be rendered is not asked."""
+        """Return every (reward model, messages) that grading this answer asks `scores` for.
+
+        A batch of answers can then pass through the model at once, before they are graded. Messages that cannot be
+        rendered are left out.
+        """
         return [question for part in self.parts.values() for question in part.questions(case)]

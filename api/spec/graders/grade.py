@@ -1,4 +1,4 @@
-"""Grading one answer. Pure: the same answer and row give the same grade (but for the time it took)."""
+"""The grading of one answer. It is pure: the same answer and row give the same grade, except for the measured time."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -10,26 +10,26 @@ from api.spec.graders.base import Case, GraderBase, GradingError, Scores
 
 @dataclass(frozen=True)
 class Errors:
-    """OpenAI's fourteen: why an answer could not be graded."""
+    """OpenAI's fourteen reasons why an answer cannot be graded."""
 
     formula_parse_error: bool = False
     invalid_variable_error: bool = False
-    """A template names what the row, or the answer's JSON, does not have."""
+    """A template has a variable that the row, or the answer's JSON, does not have."""
     model_grader_parse_error: bool = False
     model_grader_refusal_error: bool = False
     model_grader_server_error: bool = False
-    """The reward model gave no finite number."""
+    """The reward model returned no finite number."""
     model_grader_server_error_details: str | None = None
     other_error: bool = False
-    """The formula has no finite value, as in a division by zero."""
+    """The formula has no finite value, for example after a division by zero."""
     python_grader_runtime_error: bool = False
     python_grader_runtime_error_details: str | None = None
     python_grader_server_error: bool = False
     python_grader_server_error_type: str | None = None
     sample_parse_error: bool = False
-    """A template asks for the answer's JSON, and the answer is none."""
+    """A template needs the answer's JSON, but the answer is not JSON."""
     truncated_observation_error: bool = False
-    """A filled template is too long to be graded."""
+    """A rendered template is too long to be graded."""
     unresponsive_reward_error: bool = False
 
     def __bool__(self) -> bool:
@@ -42,7 +42,7 @@ class Metadata:
     type: str
     errors: Errors
     details: tuple[str, ...]
-    """A sentence for each thing that went wrong."""
+    """One sentence for each error."""
     execution_time: float
     """Seconds."""
     scores: Mapping[str, float]
@@ -54,8 +54,8 @@ class Metadata:
 @dataclass(frozen=True)
 class Grade:
     reward: float
-    """0 where anything went wrong, whatever the other parts say: an answer must not earn from being ungradable, as it
-    could where a formula takes a part's reward off."""
+    """0 after any error, even if other parts have a reward: a formula that subtracts a part's reward must not reward an
+    ungradable answer."""
     metadata: Metadata
     sub_rewards: Mapping[str, float]
 
@@ -64,8 +64,8 @@ class Grade:
         return self.metadata.errors
 
 
-def grade(grader: GraderBase, text: str, item: Mapping[str, Any], *, scores: Scores | None = None) -> Grade:
-    """The grade of an answer to the prompt of a row. `scores` is needed where `grader.needs_model`."""
+def grade(grader: GraderBase, text: str, item: Mapping[str, object], *, scores: Scores | None = None) -> Grade:
+    """Return the grade of an answer to the prompt of a row. `scores` is required if `grader.needs_model`."""
     began = perf_counter()
     case, problems = Case(text, item), list[GradingError]()
     rewards = {name: _reward(part, case, {}, scores, problems) for name, part in grader.parts.items()}

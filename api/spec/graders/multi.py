@@ -1,6 +1,6 @@
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 
@@ -16,7 +16,7 @@ Part = Annotated[SingleGrader, Field(discriminator="type")]
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
-def _one_or_several(graders: Any) -> str:
+def _one_or_several(graders: object) -> str:
     kind = graders.get("type") if isinstance(graders, dict) else getattr(graders, "type", None)
     return "one" if isinstance(kind, str) else "several"
 
@@ -32,26 +32,26 @@ def _named(graders: GraderBase | Mapping[str, GraderBase]) -> Mapping[str, Grade
 
 
 class Multi(GraderBase):
-    """One reward from several, by a formula over their names."""
+    """One reward from several graders, by a formula over their names."""
 
     summary: ClassVar[str] = "Several graders in one formula."
 
     type: Literal["multi"]
     name: Name = "multi"
-    """OpenAI's client asks for one, its guides leave it out."""
+    """OpenAI's client requires a name; its guides leave it out."""
     graders: Parts
-    """Names to graders, as OpenAI's guides have it; or a single grader, as its client has it, under its own name."""
+    """Graders by name, as in OpenAI's guides; or one grader under its own name, as in its client."""
     calculate_output: Annotated[str, Field(min_length=1, max_length=formula.MAX_LENGTH)]
     """Arithmetic over the names: + - * / ^ ( ), abs, ceil, exp, floor, log, max, min, sqrt."""
 
     @field_validator("graders")
     @classmethod
-    def _names_fit_a_formula(cls, graders: Any) -> Any:
+    def _names_fit_a_formula(cls, graders: Parts) -> Parts:
         for name in _named(graders):
             if not _VARIABLE.fullmatch(name) or name in formula.FUNCTIONS:
                 raise ValueError(
-                    f"'{truncate(name)}' cannot stand in calculate_output: a name is of letters, digits and _, and is "
-                    "none of its functions"
+                    f"'{truncate(name)}' cannot be used in calculate_output: a name has letters, digits and _ "
+                    "only, and is not the name of a function"
                 )
         return graders
 
@@ -60,7 +60,7 @@ class Multi(GraderBase):
     def _formula_fits_the_names(cls, text: str, info: ValidationInfo) -> str:
         used = formula.variables(text)
         if "graders" in info.data and (unknown := used - _named(info.data["graders"]).keys()):
-            raise ValueError(f"'{min(unknown)}' is not the name of one of the graders")
+            raise ValueError(f"'{min(unknown)}' is not the name of a grader")
         return text
 
     @property

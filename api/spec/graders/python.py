@@ -1,5 +1,5 @@
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import ClassVar, Literal, NoReturn
 
 from pydantic import model_validator
 
@@ -7,8 +7,8 @@ from api.spec.graders.base import Case, GraderBase, Scores
 
 
 class Python(GraderBase):
-    """OpenAI's grader by a script. It is in the catalogue to be refused in words: a stranger's script needs a sandbox
-    that keeps it from the machine, and there is none here yet."""
+    """OpenAI's grader by a script. It is in the catalogue to be refused with a clear message: a user's script needs a
+    sandbox, and there is none yet."""
 
     summary: ClassVar[str] = "Refused until there is a sandbox to run scripts in."
 
@@ -18,9 +18,9 @@ class Python(GraderBase):
 
     @model_validator(mode="before")
     @classmethod
-    def _refused(cls, data: Any) -> NoReturn:
+    def _refused(cls, data: object) -> NoReturn:
         raise ValueError(
-            "python graders cannot run here: there is no sandbox for their scripts yet. Use string_check, "
+            "python graders are not supported: there is no sandbox for their scripts yet. Use string_check, "
             "text_similarity or score_model, and multi to combine them"
         )
 

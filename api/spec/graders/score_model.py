@@ -1,6 +1,6 @@
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
@@ -15,20 +15,20 @@ class TextPart(StrictModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _text_only(cls, part: Any) -> Any:
+    def _text_only(cls, part: object) -> object:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind in ("input_image", "input_audio"):
-            raise ValueError(f"'{kind}' cannot be scored: reward models here read text only")
+            raise ValueError(f"'{kind}' cannot be scored: reward models read text only")
         return part
 
 
-def _shape(content: Any) -> str:
+def _shape(content: object) -> str:
     if isinstance(content, str):
         return "text"
     return "parts" if isinstance(content, list) else "part"
 
 
-# Tagged by shape, so that a wrong value is one error about the value and not one for each member of the union.
+# The discriminator makes a wrong value one error, instead of one for each member of the union.
 Part = Annotated[Annotated[Template, Tag("text")] | Annotated[TextPart, Tag("part")], Discriminator(_shape)]
 Content = Annotated[
     Annotated[Template, Tag("text")]
@@ -41,7 +41,7 @@ Content = Annotated[
 class Message(StrictModel):
     role: Literal["user", "assistant", "system", "developer"]
     content: Content
-    """A text, or several: each then stands in a line of its own."""
+    """A text, or several; each is then on its own line."""
     type: Literal["message"] | None = None
 
     def render(self, case: Case) -> dict[str, str]:
@@ -52,20 +52,20 @@ class Message(StrictModel):
         return {"role": role, "content": "\n".join(render(text, case) for text in texts)}
 
 
-def _rises(bounds: tuple[float, float]) -> tuple[float, float]:
+def _increasing(bounds: tuple[float, float]) -> tuple[float, float]:
     if bounds[0] >= bounds[1]:
-        raise ValueError(f"the range must rise, and {bounds[0]:g} is not below {bounds[1]:g}")
+        raise ValueError(f"the range must be increasing, but {bounds[0]:g} is not below {bounds[1]:g}")
     return bounds
 
 
-def _samples_nothing(given: Any) -> None:
+def _no_sampling(given: object) -> None:
     if given:
-        raise ValueError("a reward model gives a number and samples nothing: leave sampling_params out")
+        raise ValueError("a reward model samples no text: leave sampling_params out")
 
 
 class ScoreModel(GraderBase):
-    """The reward that the model of a `reward` job gives to a conversation. At OpenAI a chat model is asked for a
-    number; here a model that was trained to rank answers gives one."""
+    """The reward that the model of a `reward` job gives to a conversation. OpenAI asks a chat model for a number
+    instead."""
 
     summary: ClassVar[str] = "The reward of a model that a reward job has trained."
 
@@ -73,12 +73,12 @@ class ScoreModel(GraderBase):
     model: Annotated[str, Field(min_length=1, max_length=256)]
     """The model of a `reward` job."""
     input: Annotated[list[Message], Field(min_length=1, max_length=64)]
-    """The conversation whose reward is the score; its last message is the answer to judge."""
-    range: Annotated[tuple[float, float], AfterValidator(_rises)] | None = None
-    """A score outside is moved to the nearer end. Null leaves it as it is: a reward has no bounds of its own, and
-    OpenAI's [0, 1] would cut most of it off."""
-    sampling_params: Annotated[None, BeforeValidator(_samples_nothing)] = None
-    """OpenAI's, for a judge that writes. Anything given here is refused."""
+    """The conversation to score; its last message is the answer."""
+    range: Annotated[tuple[float, float], AfterValidator(_increasing)] | None = None
+    """A score outside is clamped to the nearer bound. Null leaves it unchanged: a reward has no bounds, and OpenAI's
+    [0, 1] would cut off most of it."""
+    sampling_params: Annotated[None, BeforeValidator(_no_sampling)] = None
+    """OpenAI's parameter for a grader that generates text. Every value is refused."""
 
     @property
     def needs_model(self) -> bool:
@@ -88,18 +88,20 @@ class ScoreModel(GraderBase):
         return {"model": self.model}
 
     def render(self, case: Case) -> Messages:
-        """GradingError if a variable is missing."""
+        """Return the conversation to score. Raises GradingError if a variable is missing."""
         return [message.render(case) for message in self.input]
 
     def questions(self, case: Case) -> list[tuple[str, Messages]]:
         try:
             return [(self.model, self.render(case))]
         except GradingError:
-            return []  # the same error is what grading then tells
+            return []  # grading then raises the same error
 
     def reward(self, case: Case, rewards: Mapping[str, float], scores: Scores | None) -> float:
         assert scores is not None, f"{self.name} needs scores of {self.model}"
         score = float(scores(self.model, self.render(case)))
         if not math.isfinite(score):
-            raise GradingError("model_grader_server_error", f"{self.model} gave {score}, which is no reward")
+            raise GradingError(
+                "model_grader_server_error", f"{self.model} returned {score}, which is not a finite number"
+            )
         return score if self.range is None else min(max(score, self.range[0]), self.range[1])

@@ -1,10 +1,10 @@
-"""How alike two texts are, from 0 to 1: the metrics of `text_similarity`.
+"""The metrics of `text_similarity`: how similar two texts are, from 0 to 1.
 
-rapidfuzz and nltk do the work. ROUGE is a few lines: its usual package is no longer released, and keeps only the
-letters a to z, so that a text in another script would be empty.
+rapidfuzz and nltk compute them, except ROUGE: its usual package is unmaintained, and drops all letters but a to z, so a
+text in another script would be empty.
 
-nltk takes 0.3 s and 40 MB to import, which the API and trainers without such a grader need not pay: hence the imports
-inside the functions.
+nltk takes 0.3 s and 40 MB to import. The imports are inside the functions, so the API and trainers without such a
+grader do not pay for it.
 """
 
 import re
@@ -20,13 +20,14 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 def fuzzy_match(text: str, reference: str) -> float:
-    """2 M / T: M characters of the longest common subsequence, T characters of both texts. Of two empty texts: 1."""
+    """2 M / T, with M characters in the longest common subsequence and T characters in both texts; 1 for two empty
+    texts."""
     return fuzz.ratio(text, reference) / 100
 
 
 def bleu(text: str, reference: str) -> float:
-    """BLEU of one sentence (Papineni et al. 2002): words and punctuation, orders 1 to 4, or to its length where it is
-    shorter; an order without a match counts as the NIST smoothing has it (Chen and Cherry 2014, method 3)."""
+    """BLEU of one sentence (Papineni et al. 2002), over words and punctuation, with orders 1 to 4, or up to the length
+    of a shorter text. An order without a match is smoothed by the NIST method (Chen and Cherry 2014, method 3)."""
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu  # noqa: PLC0415
 
     smoothing = SmoothingFunction().method3
@@ -43,28 +44,28 @@ def gleu(text: str, reference: str) -> float:
 
 
 class _NoSynonyms:
-    """In place of WordNet, whose data nltk would have to download."""
+    """Replaces WordNet, whose data nltk would have to download."""
 
     def synsets(self, word: str) -> list[object]:
         return []
 
 
 def meteor(text: str, reference: str) -> float:
-    """METEOR (Lavie and Agarwal 2007) with its exact and its Porter-stem matches, without WordNet's synonyms. Its
-    penalty for fragments makes a perfect answer of one word 0.5."""
+    """METEOR (Lavie and Agarwal 2007) with exact and Porter-stem matches, without WordNet's synonyms. Its fragmentation
+    penalty gives a correct answer of one word 0.5."""
     from nltk.translate.meteor_score import single_meteor_score  # noqa: PLC0415
 
     return float(single_meteor_score(tokens(reference), tokens(text), wordnet=_NoSynonyms()))
 
 
 def rouge_n(text: str, reference: str, *, n: int) -> float:
-    """ROUGE-N (Lin 2004), as F1: n-grams of lower-case words that both texts have, against those of each."""
+    """ROUGE-N (Lin 2004) as F1: the n-grams of lower-case words that both texts share."""
     ours, theirs = (_ngrams(words(side), n) for side in (text, reference))
     return _f1((ours & theirs).total(), ours.total(), theirs.total())
 
 
 def rouge_l(text: str, reference: str) -> float:
-    """ROUGE-L (Lin 2004), as F1: the longest common subsequence of lower-case words, against the words of each."""
+    """ROUGE-L (Lin 2004) as F1: the longest common subsequence of lower-case words."""
     ours, theirs = words(text), words(reference)
     return _f1(LCSseq.similarity(ours, theirs), len(ours), len(theirs))
 

@@ -1,5 +1,5 @@
-"""The graders that give a reward by themselves, alone or as a part of `multi`. A new grader is a file beside this one,
-and a name in this union."""
+"""The graders that give a reward by themselves, or as parts of `multi`. To add one, add a file here and a name to this
+union."""
 
 from api.spec.graders.python import Python
 from api.spec.graders.score_model import ScoreModel

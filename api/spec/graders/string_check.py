@@ -13,9 +13,9 @@ OPERATIONS: dict[str, Callable[[str, str], bool]] = {
 
 
 class StringCheck(GraderBase):
-    """1 where the input is (eq), is not (ne) or contains (like; ilike: in any case) the reference, 0 where not."""
+    """1 if the input equals (eq), differs from (ne) or contains (like; ilike: ignoring case) the reference, else 0."""
 
-    summary: ClassVar[str] = "Equal to a reference, or containing it: 1 or 0."
+    summary: ClassVar[str] = "1 if the text equals a reference, or contains it; else 0."
 
     type: Literal["string_check"]
     input: Template

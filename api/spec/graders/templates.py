@@ -1,7 +1,7 @@
 """Templates: texts with `{{ item.key }}` and `{{ sample.output_text }}` in them.
 
-A variable is a namespace and a path of keys and indices (`item.answers[0].text`), nothing else. It is looked up and put
-in, never run, and what is put in is not read again: neither a template nor a row can do more than stand there.
+A variable is a namespace and a path of keys and indices, such as `item.answers[0].text`. Its value is inserted once,
+and is neither run nor rendered again, so neither a template nor a row can execute anything.
 """
 
 import json
@@ -16,11 +16,11 @@ from api.spec.formats.base import truncate
 from api.spec.graders.base import Case, GradingError
 
 MAX_TEMPLATE = 65_536
-"""Characters of one template."""
+"""Most characters of a template."""
 MAX_VARIABLES = 64
-"""In one template."""
+"""Most variables of a template."""
 MAX_RENDERED = 100_000
-"""Characters of a template once filled: some metrics take time that grows with the product of two lengths."""
+"""Most characters of a rendered template: some metrics take time that grows with the product of two lengths."""
 
 _VARIABLE = re.compile(r"\{\{([^{}]*)\}\}")
 _PATH = re.compile(r"(item|sample)((?:\.[^\s.\[\]]+|\[\d{1,6}\]){1,32})")
@@ -38,26 +38,26 @@ Template = Annotated[str, Field(max_length=MAX_TEMPLATE), AfterValidator(_checke
 
 
 def render(template: str, case: Case) -> str:
-    """The template with the values in place: strings as they are, everything else as JSON."""
+    """Return the template with the values inserted: strings unchanged, other values as JSON. Raises GradingError."""
     texts, paths = _parse(template)
     pieces, length = [texts[0]], len(texts[0])
     for path, text in zip(paths, texts[1:], strict=True):
-        value = _written(_look_up(path, case), path)
+        value = _as_text(_look_up(path, case), path)
         pieces += (value, text)
         length += len(value) + len(text)
         if length > MAX_RENDERED:
-            message = f"{_name(path)}: with it the text is longer than {MAX_RENDERED:,} characters"
+            message = f"{_name(path)}: the rendered text is longer than {MAX_RENDERED:,} characters"
             raise GradingError("truncated_observation_error", message)
     return "".join(pieces)
 
 
 @lru_cache(maxsize=256)
 def _parse(template: str) -> tuple[tuple[str, ...], tuple[tuple[Step, ...], ...]]:
-    """The texts around the variables, one more than there are variables, and the variables' paths."""
+    """Return the texts around the variables, one more than there are variables, and the paths of the variables."""
     texts_and_variables = _VARIABLE.split(template)
     texts, variables = texts_and_variables[::2], texts_and_variables[1::2]
     if len(variables) > MAX_VARIABLES:
-        raise ValueError(f"a template may hold {MAX_VARIABLES} variables, not {len(variables)}")
+        raise ValueError(f"the template has {len(variables)} variables; the most is {MAX_VARIABLES}")
     for text in texts:
         if "{{" in text:
             raise ValueError(
@@ -67,19 +67,17 @@ def _parse(template: str) -> tuple[tuple[str, ...], tuple[tuple[Step, ...], ...]
 
 
 def _path(variable: str) -> tuple[Step, ...]:
-    found = _PATH.fullmatch(variable)
-    if found is None:
+    match = _PATH.fullmatch(variable)
+    if match is None:
         raise ValueError(
-            f"'{truncate(variable)}' is no variable: write {{{{ item.key }}}} or {{{{ sample.output_text }}}}"
+            f"'{truncate(variable)}' is not a variable: write {{{{ item.key }}}} or {{{{ sample.output_text }}}}"
         )
-    namespace, steps = found.groups()
+    namespace, steps = match.groups()
     path = (namespace, *(key or int(index) for key, index in _STEP.findall(steps)))
     if namespace == "sample" and path[1] not in ("output_text", "output_json"):
-        raise ValueError(
-            f"'{truncate(variable)}' is not there: an answer is a text here, and sample has output_text and output_json"
-        )
+        raise ValueError(f"'{truncate(variable)}' does not exist: sample has output_text and output_json only")
     if path[:2] == ("sample", "output_text") and len(path) > 2:
-        raise ValueError(f"'{truncate(variable)}' is not there: sample.output_text is a string")
+        raise ValueError(f"'{truncate(variable)}' does not exist: sample.output_text is a string")
     return path
 
 
@@ -97,13 +95,13 @@ def _look_up(path: tuple[Step, ...], case: Case) -> Any:
     return value
 
 
-def _has(value: Any, step: Step) -> bool:
+def _has(value: object, step: Step) -> bool:
     if isinstance(step, int):
         return isinstance(value, list) and step < len(value)
     return isinstance(value, Mapping) and step in value
 
 
-def _written(value: Any, path: tuple[Step, ...]) -> str:
+def _as_text(value: object, path: tuple[Step, ...]) -> str:
     if isinstance(value, str):
         return value
     try:

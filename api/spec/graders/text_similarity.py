@@ -1,5 +1,5 @@
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator
 
@@ -8,10 +8,10 @@ from api.spec.graders.similarity import METRICS
 from api.spec.graders.templates import Template, render
 
 
-def _no_embeddings(metric: Any) -> Any:
+def _no_embeddings(metric: object) -> object:
     if metric == "cosine":
         raise ValueError(
-            "'cosine' needs an embedding model, and there is none here: use fuzzy_match, gleu or rouge_l, or a "
+            "'cosine' is not supported, because it needs an embedding model: use fuzzy_match, gleu or rouge_l, or a "
             "score_model grader"
         )
     return metric
@@ -23,15 +23,15 @@ Metric = Literal[
 
 
 class TextSimilarity(GraderBase):
-    """How alike the input and the reference are, from 0 to 1."""
+    """How similar the input and the reference are, from 0 to 1."""
 
-    summary: ClassVar[str] = "Likeness to a reference: 0 to 1."
+    summary: ClassVar[str] = "Similarity to a reference, from 0 to 1."
 
     type: Literal["text_similarity"]
     input: Template
     reference: Template
     evaluation_metric: Annotated[Metric, BeforeValidator(_no_embeddings)]
-    """As defined in api/spec/graders/similarity.py. OpenAI's "cosine" is refused."""
+    """Defined in api/spec/graders/similarity.py. OpenAI's "cosine" is refused."""
 
     def reward(self, case: Case, rewards: Mapping[str, float], scores: Scores | None) -> float:
         return METRICS[self.evaluation_metric](render(self.input, case), render(self.reference, case))

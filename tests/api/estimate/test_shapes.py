@@ -16,7 +16,7 @@ from api.spec.formats import (
     RowError,
     Unpaired,
     detect,
-    fitting,
+    possible_formats,
 )
 
 USER, ANSWER = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
@@ -33,7 +33,7 @@ def read(name: str, row: dict[str, Any]) -> Any:
 
 
 def codes(example: Any) -> list[str]:
-    return [notice.code for notice in example.notices]
+    return [warning.code for warning in example.warnings]
 
 
 def calling(*calls: Any) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def test_tools_are_read_however_they_are_written(name: str, tools: Any, noticed:
         "completion": {"prompt": [USER], "completion": [ANSWER]},
     }
     example = read(name, {**rows[name], "tools": tools})
-    text = {"preference": lambda: example.chosen, "prompts": lambda: example.given}.get(name, lambda: example)()
+    text = {"preference": lambda: example.chosen, "prompts": lambda: example.prompt}.get(name, lambda: example)()
     assert all(tool == TOOL for tool in text.tools)
     assert codes(example) == noticed
 
@@ -159,7 +159,7 @@ def test_a_system_text_beside_messages_is_their_first(name: str) -> None:
     key, turns = ("conversations", [USER, ANSWER]) if name == "sharegpt" else ("messages", [USER, ANSWER])
     turns = [USER] if name == "prompts" else turns
     example = read(name, {key: turns, "system": "Add."})
-    text = example.given if name == "prompts" else example
+    text = example.prompt if name == "prompts" else example
     assert text.messages == [SYSTEM, *turns]
     own = read(name, {key: [SYSTEM, *turns], "system": "Subtract."})
     assert "ignored_key" in codes(own)
@@ -196,8 +196,8 @@ def test_of_a_completion_of_messages_all_answers_are_learnt_and_none_of_the_prom
 def test_a_prompt_of_messages_is_a_prompt(prompt: Any) -> None:
     example = read("prompts", {"prompt": prompt, "answer": "4"})
     assert isinstance(example, Prompt)
-    assert isinstance(example.given, Conversation)
-    assert example.given.messages == [USER]
+    assert isinstance(example.prompt, Conversation)
+    assert example.prompt.messages == [USER]
     assert codes(example) == ([] if isinstance(prompt, list) else ["json_text"])
 
 
@@ -215,13 +215,13 @@ def test_a_text_that_looks_like_json_is_a_text(name: str, text: str) -> None:
     }
     example = read(name, rows[name])
     passage = {
-        "instruction": lambda: example.passage,
+        "instruction": lambda: example.plain,
         "preference": lambda: example.chosen,
         "unpaired": lambda: example.answer,
         "labelled": lambda: example.document,
     }.get(name, lambda: example)()
     assert isinstance(passage, PromptCompletion)
-    assert text in passage.given + passage.learnt
+    assert text in passage.prompt + passage.completion
     assert codes(example) == []
 
 
@@ -234,7 +234,7 @@ def test_alpacas_system_and_history_are_given() -> None:
             "system", "user", "assistant", "user", "assistant"
         ]  # fmt: skip
         assert example.conversation.weights == [0, 0, 1, 0, 1]
-        assert example.passage.given == (
+        assert example.plain.prompt == (
             "Be brief.\n\n### Instruction:\nHi\n\n### Response:\nHello\n\n"
             "### Instruction:\nAdd.\n\n### Input:\n2 + 2\n\n### Response:\n"
         )
@@ -252,7 +252,7 @@ def pair(row: dict[str, Any]) -> Pair:
 def shown(text: Any) -> list[str]:
     """What a base model with a template sees of each message; of a text, what is given and what answers."""
     if isinstance(text, PromptCompletion):
-        return [text.given, text.learnt]
+        return [text.prompt, text.completion]
     text = text.conversation if isinstance(text, ChatOrText) else text
     return [f"{message['role']}: {message['content']}" for message in text.messages]
 
@@ -302,7 +302,7 @@ def test_a_prompt_of_a_pair_under_another_key_is_noticed() -> None:
 def test_a_question_without_a_template_is_alpacas_prompt() -> None:
     found = pair({"system": "Add.", "question": "2 + 2?", "chosen": "4", "rejected": "5"})
     assert isinstance(found.chosen, ChatOrText)
-    assert found.chosen.passage == PromptCompletion("Add.\n\n### Instruction:\n2 + 2?\n\n### Response:\n", "4")
+    assert found.chosen.plain == PromptCompletion("Add.\n\n### Instruction:\n2 + 2?\n\n### Response:\n", "4")
 
 
 @pytest.mark.parametrize("unread", [{"post": "2 + 2?"}, {"turns": [USER]}, {"state": {"messages": [USER]}}])
@@ -416,7 +416,7 @@ def test_messages_that_are_not_to_be_learnt_are_not(name: str, key: str) -> None
 def test_openorcas_system_text_is_read(name: str, row: dict[str, Any]) -> None:
     row = {"system_prompt": "Add.", "system": None, **row}
     example = read(name, row)
-    text = {"preference": "chosen", "unpaired": "answer", "prompts": "given"}.get(name)
+    text = {"preference": "chosen", "unpaired": "answer", "prompts": "prompt"}.get(name)
     assert shown(getattr(example, text) if text else example)[:2] == ["system: Add.", "user: 2 + 2?"]
     assert "system_key" in codes(example)
     assert "unknown_key" not in codes(example)
@@ -483,7 +483,7 @@ def test_what_a_text_only_points_to_is_refused(key: str) -> None:
 
 @pytest.mark.parametrize("label", ["['a', 'b']", '[ "a" "b"]', "[1 0 1]", "[1. 0.]"])
 def test_a_list_that_python_wrote_is_no_label(label: str) -> None:
-    with pytest.raises(RowError, match="as Python shows it"):
+    with pytest.raises(RowError, match="in Python's notation"):
         read("labelled", {"text": "a", "label": label})
 
 
@@ -523,14 +523,14 @@ def test_no_tools_as_text_are_none(tools: str) -> None:
 
 def test_a_prompt_beside_messages_leaves_the_row_a_conversation() -> None:
     row = {"messages": [USER, ANSWER], "prompt": "2 + 2?", "prompt_id": "a"}
-    assert "chat" in [entry.name for entry in fitting(row)]
+    assert "chat" in [entry.name for entry in possible_formats(row)]
 
 
 @pytest.mark.parametrize(
     ("messages", "words"),
     [
         ([{"role": "user", "content": [{"type": "tool_use"}]}], "part of type 'tool_use'"),
-        ([{"input": "a", "output": "b"}], "no 'from' that says who speaks, only 'input', 'output'"),
+        ([{"input": "a", "output": "b"}], "no 'from' to name its speaker, only 'input', 'output'"),
     ],
 )
 def test_what_is_not_known_is_named(messages: list[Any], words: str) -> None:

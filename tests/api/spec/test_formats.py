@@ -75,8 +75,8 @@ def test_deprecated_functions_become_tools() -> None:
 
 def test_unknown_keys_are_noticed_not_refused() -> None:
     example = chat(USER, {**ANSWER, "wieght": 0}, source="x")
-    assert [notice.code for notice in example.notices] == ["unknown_key", "unknown_key"]
-    assert "'wieght'" in example.notices[1].message
+    assert [warning.code for warning in example.warnings] == ["unknown_key", "unknown_key"]
+    assert "'wieght'" in example.warnings[1].message
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_unknown_keys_are_noticed_not_refused() -> None:
     [
         ([], "'messages' must be an array with at least one message"),
         ("hello", "'messages' must be an array with at least one message"),
-        ([USER], "has no message from the assistant, so there is nothing to learn"),
-        ([USER, {**ANSWER, "weight": 0}], "gives every assistant message weight 0, so there is nothing to learn"),
+        ([USER], "has no message from the assistant, so nothing in it can be trained on"),
+        ([USER, {**ANSWER, "weight": 0}], "gives every assistant message weight 0, so nothing in it can be trained on"),
         ([USER, {"content": "x"}], "message 2 Discriminator 'role' is missing in value"),
         ([USER, "x"], "message 2 must be an object, not a string"),
         ([{"role": "robot", "content": "x"}], "message 1 role 'robot' is not one of"),
@@ -108,8 +108,8 @@ def test_unknown_keys_are_noticed_not_refused() -> None:
         ([USER, call(id=3)], "message 2 tool call 1: 'id' must be a string, not a number"),
         ([USER, {"role": "assistant", "tool_calls": []}], "message 2 'content' is missing"),
         ([USER, {"role": "assistant", "tool_calls": {}}], "message 2 'tool_calls' must be an array, not an object"),
-        ("[{'role': 'user'}]", "'messages' is written as Python shows it, not as JSON"),
-        ('[{"role": "user"', "'messages' is a text that is not valid JSON"),
+        ("[{'role': 'user'}]", "'messages' is in Python's notation, not JSON"),
+        ('[{"role": "user"', "'messages' is not valid JSON"),
     ],
 )
 def test_invalid_conversation_is_told_by_message(messages: Any, expected: str) -> None:
@@ -123,7 +123,7 @@ def test_invalid_conversation_is_told_by_message(messages: Any, expected: str) -
     [
         ({"tools": {}}, "'tools' must be an array, not an object"),
         ({"tools": [{"type": "retrieval"}]}, "tools: entry 1 must be of the form"),
-        ({"tools": "{"}, "'tools' is a text that is not valid JSON"),
+        ({"tools": "{"}, "'tools' is not valid JSON"),
         ({"tools": [{"type": "function", "function": {}}]}, "tools: entry 1 has no 'name'"),
         ({"functions": [{"name": "f", "parameters": []}]}, "functions: entry 1: 'parameters' must be a JSON schema"),
         ({"parallel_tool_calls": "yes"}, "'parallel_tool_calls' must be a boolean"),
@@ -136,9 +136,9 @@ def test_invalid_tools_are_told(row: dict[str, Any], expected: str) -> None:
 
 
 def test_empty_text_has_nothing_to_learn_and_empty_completion_is_noticed() -> None:
-    with pytest.raises(RowError, match="nothing to learn"):
+    with pytest.raises(RowError, match="nothing in it can be trained on"):
         FORMATS["text"].parse({"text": ""})
-    assert FORMATS["completion"].parse({"prompt": "a", "completion": ""}).notices[0].code == "empty_answer"
+    assert FORMATS["completion"].parse({"prompt": "a", "completion": ""}).warnings[0].code == "empty_answer"
 
 
 def test_users_text_in_a_message_is_one_short_line() -> None:

@@ -15,5 +15,5 @@ class Riddle(Format):
 
     def parse(self, row: Row) -> PromptCompletion:
         return PromptCompletion(
-            required_string(row, "riddle"), required_string(row, "solution"), self.unknown_keys(row)
+            required_string(row, "riddle"), required_string(row, "solution"), self.unknown_key_warnings(row)
         )

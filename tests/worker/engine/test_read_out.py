@@ -48,8 +48,8 @@ class Prepared:
         return self._of(ppo, FORMATS["prompts"].parse(row))[0]
 
     def _of(self, method: Any, example: Any) -> list[list[int]]:
-        (composed,), _ = RowBuilder(method, self._renderer).compose(example)
-        return [[int(each) for each in row.tokens] for row in self.tokens.encode(composed.sequences)]
+        (built,), _ = RowBuilder(method, self._renderer).build(example)
+        return [[int(each) for each in row.tokens] for row in self.tokens.encode(built.sequences)]
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -57,17 +57,17 @@ def zeros(compressed: Callable[[Iterable[bytes]], bytes]) -> bytes:
     return compressed([jsonl(TEXT), *[b" " * (1 << 20)] * 1024])
 
 
-def gzipped(pieces: Iterable[bytes]) -> bytes:
+def gzipped(chunks: Iterable[bytes]) -> bytes:
     target = io.BytesIO()
     with gzip.GzipFile(fileobj=target, mode="wb", compresslevel=1) as file:
-        for piece in pieces:
-            file.write(piece)
+        for chunk in chunks:
+            file.write(chunk)
     return target.getvalue()
 
 
-def zstandard_compressed(pieces: Iterable[bytes]) -> bytes:
+def zstandard_compressed(chunks: Iterable[bytes]) -> bytes:
     engine = zstandard.ZstdCompressor().compressobj()
-    return b"".join([*map(engine.compress, pieces), engine.flush()])
+    return b"".join([*map(engine.compress, chunks), engine.flush()])
 
 
 def table(*rows: Any) -> bytes:
@@ -262,6 +262,6 @@ def test_a_wrong_format_is_told_in_openais_words_and_with_what_fits(tmp_path: Pa
     assert outcome.message == (
         "The job failed due to an invalid training file. Input file file-abc is in the fine-tune-chat format, but the "
         "specified fine-tuning job is not using 'supervised' as the training method (provided method=dpo). Method dpo "
-        "takes rows of the format preference (input, non_preferred_output, preferred_output or input, "
+        "accepts rows of the format preference (input, non_preferred_output, preferred_output or input, "
         "non_preferred_completion, preferred_completion or chosen, rejected)."
     )

@@ -14,8 +14,8 @@ FRAMES = {"bare": "$A", "begun": "<s> $A", "framed": "<s> $A </s>", "two": "<s> 
 ROWS = {
     "text": PromptCompletionText("", "A document."),
     "completion": PromptCompletionText("A prompt:", " its completion."),
-    "weighted prompt": PromptCompletionText("A prompt:", " its completion.", rest_weight=0.5),
-    "prompt": PromptCompletionText("A prompt:", weight=0.0, ends=False),
+    "weighted prompt": PromptCompletionText("A prompt:", " its completion.", prompt_weight=0.5),
+    "prompt": PromptCompletionText("A prompt:", weight=0.0, append_end=False),
 }
 
 
@@ -28,9 +28,9 @@ def framed(folder: Path, frame: str, *, eos: str = "</s>") -> TokenizerWrapper:
 
 
 def changed(row: PromptCompletionText, *, begin: str = "", end: str = "") -> PromptCompletionText:
-    given, learnt = (begin + row.given, row.learnt) if row.given else ("", begin + row.learnt)
-    given, learnt = (given, learnt + end) if row.learnt else (given + end, "")
-    return PromptCompletionText(given, learnt, row.weight, row.rest_weight, row.ends)
+    given, learnt = (begin + row.prompt, row.completion) if row.prompt else ("", begin + row.completion)
+    given, learnt = (given, learnt + end) if row.completion else (given + end, "")
+    return PromptCompletionText(given, learnt, row.weight, row.prompt_weight, row.append_end)
 
 
 def encoded(tokens: TokenizerWrapper, row: PromptCompletionText) -> TokenRow:
@@ -44,7 +44,7 @@ def test_a_row_that_has_its_frame_already_becomes_the_same_tokens(tmp_path: Path
     tokens, row = framed(tmp_path, FRAMES[frame]), ROWS[kind]
     plain = encoded(tokens, row)
     begin = FRAMES[frame].partition("$A")[0].replace(" ", "")
-    end = "</s>" if row.ends else ""
+    end = "</s>" if row.append_end else ""
     for given in (changed(row, begin=begin), changed(row, end=end), changed(row, begin=begin, end=end)):
         again = encoded(tokens, given)
         assert again.tokens.tolist() == plain.tokens.tolist()

@@ -277,17 +277,15 @@ row = st.dictionaries(st.sampled_from(sorted(KEYS)), value, max_size=6)
 def test_any_rows_are_composed_or_refused(method: dict[str, Any], given_rows: list[dict[str, Any]]) -> None:
     asked = TypeAdapter[Method](Method).validate_python(method)
     template = ChatTemplate({"default": bases.CHATML}, {})
-    composer = RowBuilder(
-        asked, Renderer(template, end_texts=frozenset({"<|im_end|>"}), added_texts=set(bases.SPECIAL))
-    )
+    builder = RowBuilder(asked, Renderer(template, end_texts=frozenset({"<|im_end|>"}), added_texts=set(bases.SPECIAL)))
     for each in given_rows:
         name = detect(each, asked.formats)
         if name not in asked.formats:
             continue
-        labels = composer.labels(name, LabelSpec())
+        labels = builder.labels(name, LabelSpec())
         with suppress(RowError):
-            composed, _ = composer.compose(FORMATS[name].parse(each))
-            assert {len(one.sequences) for one in composed} == {2 if asked.type == "dpo" else 1}
-            for one in composed:
+            built, _ = builder.build(FORMATS[name].parse(each))
+            assert {len(one.sequences) for one in built} == {2 if asked.type == "dpo" else 1}
+            for one in built:
                 if labels is not None:
                     labels.add(one.label)

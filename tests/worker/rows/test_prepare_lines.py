@@ -8,20 +8,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from api.spec.formats import RowError
-from worker.rows.readers.jsonl import decode, read_lines
+from worker.rows.readers.jsonl import decode_object, read_lines
 
 GOOD = b'{"messages": [{"role": "user", "content": "\\u00fc \\ud83d\\ude00"}], "n": -1.5e3, "t": true, "z": null}'
 
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """A good line with a piece replaced."""
+    """A good line with a chunk replaced."""
     start = draw(st.integers(0, len(GOOD)))
     end = draw(st.integers(start, min(len(GOOD), start + 12)))
-    pieces = st.sampled_from(
+    chunks = st.sampled_from(
         [b"", b"\\", b'"', b"{", b"}", b"[", b"\\ud83d", b"NaN", b"\0", b"\xff", b"9" * 4400, b"1e999"]
     )
-    return GOOD[:start] + draw(pieces | st.binary(max_size=6)) + GOOD[end:]
+    return GOOD[:start] + draw(chunks | st.binary(max_size=6)) + GOOD[end:]
 
 
 @settings(max_examples=1500, deadline=None)
@@ -32,7 +32,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 @example(b'{"a":' * 1100 + b"1" + b"}" * 1100)
 def test_any_line_is_an_object_or_a_row_error(line: bytes) -> None:
     with suppress(RowError):
-        row = decode(line)
+        row = decode_object(line)
         assert isinstance(row, dict)
         str(row).encode()  # only real characters
 

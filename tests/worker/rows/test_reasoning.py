@@ -65,7 +65,7 @@ def learnt(rendered: Rendered) -> str:
 
 
 def left_out(rendered: Rendered) -> list[str]:
-    return [notice.message for notice in rendered.notices if notice.code == "left_out"]
+    return [warning.message for warning in rendered.warnings if warning.code == "left_out"]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -149,9 +149,9 @@ def test_a_template_that_shows_reasoning_beside_calls_only_refuses_to_keep_the_r
 
 
 def test_reasoning_in_plain_text_cannot_be_taken_out() -> None:
-    composer = RowBuilder(Supervised(), None, reasoning="drop")
+    builder = RowBuilder(Supervised(), None, reasoning="drop")
     with pytest.raises(RowError, match=r"training\.reasoning") as refused:
-        composer.compose(PromptCompletion("2+2?", "<think>Two twos.</think>4"))
+        builder.build(PromptCompletion("2+2?", "<think>Two twos.</think>4"))
     assert refused.value.code == "reasoning_in_text"
 
 

@@ -109,26 +109,26 @@ def test_base_whose_template_ignores_tools_refuses_rows_with_tools(messages: lis
 def test_reasoning_is_learnt_where_the_template_shows_it() -> None:
     thought = {**HELLO, "reasoning_content": "A greeting."}
     assert learnt(render(bases.THINKING, USER, thought)) == ["<think>\nA greeting.\n</think>\n\nHello there<|im_end|>"]
-    assert render(bases.CHATML, USER, thought).notices[0].code == "left_out"
+    assert render(bases.CHATML, USER, thought).warnings[0].code == "left_out"
 
 
 def test_what_a_template_leaves_out_is_noticed() -> None:
-    notices = render(bases.STRIPPING, {"role": "system", "content": "Be brief"}, USER, HELLO).notices
-    assert [(notice.code, notice.message) for notice in notices] == [
+    warnings = render(bases.STRIPPING, {"role": "system", "content": "Be brief"}, USER, HELLO).warnings
+    assert [(warning.code, warning.message) for warning in warnings] == [
         ("left_out", "message 1 (system) is left out by the chat template")
     ]
 
 
 def test_template_that_rewrites_answers_is_refused_rather_than_guessed_at() -> None:
     shouting = bases.CHATML.replace("message['content']", "message['content'][:5]")
-    with pytest.raises(RowError, match="cannot be told") as caught:
+    with pytest.raises(RowError, match="cannot be found in the rendered text") as caught:
         render(shouting, USER, HELLO)
     assert caught.value.code == "answer_not_found"
 
 
 def test_template_without_end_of_turn_is_noticed() -> None:
     plain = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
-    assert [notice.code for notice in render(plain, USER, HELLO).notices] == ["no_end_of_turn"]
+    assert [warning.code for warning in render(plain, USER, HELLO).warnings] == ["no_end_of_turn"]
 
 
 def test_what_a_template_raises_reaches_the_user() -> None:

@@ -1,4 +1,4 @@
-"""Rows that are valid, and that their author should look at: each slip is a notice of its own."""
+"""Rows that are valid, and that their author should look at: each slip is a warning of its own."""
 
 import json
 from pathlib import Path
@@ -9,10 +9,10 @@ import pytest
 from api.spec.formats import FORMATS, Example, PromptCompletion
 from api.spec.methods.supervised import Supervised
 from tests.worker import bases, templates
+from worker.rows.base_warnings import BaseModelWarnings
 from worker.rows.findings import Findings
 from worker.rows.row_builder import RowBuilder, load_renderer
 from worker.rows.tokenizer import TokenizerWrapper
-from worker.rows.warnings import RowWarnings
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 CALL = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
@@ -30,8 +30,8 @@ def codes(folder: Path, template: str, example: Example, reasoning: Any = "auto"
     base = bases.base(folder, template=template)
     tokens = TokenizerWrapper.load(base)
     renderer = load_renderer(base, tokens, reasoning)
-    composer = RowBuilder(Supervised(), renderer, reasoning=reasoning, doubts=RowWarnings(tokens))
-    return {notice.code for notice in composer.compose(example)[1]}
+    builder = RowBuilder(Supervised(), renderer, reasoning=reasoning, base_warnings=BaseModelWarnings(tokens))
+    return {warning.code for warning in builder.build(example)[1]}
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def codes(folder: Path, template: str, example: Example, reasoning: Any = "auto"
     ],
 )
 def test_slips_that_a_row_shows_by_itself(messages: list[Any], tools: Any, expected: set[str]) -> None:
-    assert {notice.code for notice in parsed(messages, tools=tools).notices} == expected
+    assert {warning.code for warning in parsed(messages, tools=tools).warnings} == expected
 
 
 @pytest.mark.parametrize("text", ["Say <|im_end|> twice", "<s>Hi"])
@@ -84,8 +84,8 @@ def test_a_base_without_an_end_token_is_noticed(tmp_path: Path) -> None:
     passage = PromptCompletion("", "A document.")
     for eos, expected in ((settings["eos_token"], []), (None, ["no_end_token"])):
         (base / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": eos}))
-        composer = RowBuilder(Supervised(), None, doubts=RowWarnings(TokenizerWrapper.load(base)))
-        assert [notice.code for notice in composer.compose(passage)[1]] == expected
+        builder = RowBuilder(Supervised(), None, base_warnings=BaseModelWarnings(TokenizerWrapper.load(base)))
+        assert [warning.code for warning in builder.build(passage)[1]] == expected
 
 
 def test_what_holds_for_every_row_of_a_file_is_said_once(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_what_holds_for_every_row_of_a_file_is_said_once(tmp_path: Path) -> None
     settings = json.loads((base / "tokenizer_config.json").read_text())
     (base / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": None}))
     tokens = TokenizerWrapper.load(base)
-    composer = RowBuilder(Supervised(), load_renderer(base, tokens), doubts=RowWarnings(tokens))
+    builder = RowBuilder(Supervised(), load_renderer(base, tokens), base_warnings=BaseModelWarnings(tokens))
     rows = [
         parsed([USER, ANSWER]),
         PromptCompletion("", "A document."),
@@ -102,12 +102,12 @@ def test_what_holds_for_every_row_of_a_file_is_said_once(tmp_path: Path) -> None
     ]
 
     def said() -> list[str]:
-        found = [notice.code for row in rows for notice in composer.compose(row)[1]]
+        found = [warning.code for row in rows for warning in builder.build(row)[1]]
         return [code for code in found if code in ("no_reasoning", "no_end_token")]
 
     assert said() == ["no_reasoning", "no_end_token"]
     assert said() == []
-    composer.begin_file()
+    builder.begin_file()
     assert said() == ["no_reasoning", "no_end_token"]
 
 

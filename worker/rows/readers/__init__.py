@@ -1,4 +1,4 @@
-"""Rows out of a user's file, whatever holds them. What it is shows in its first bytes, never in its name."""
+"""The rows of a user's file, whatever its container. The first bytes decide the container, never the file's name."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -7,9 +7,9 @@ from worker.rows.readers.base import FileError, ReadLimits, Rows
 from worker.rows.readers.compressed import open_compressed
 from worker.rows.readers.json_array import read_json_array
 from worker.rows.readers.jsonl import BOM, read_json_lines
-from worker.rows.readers.other_kinds import refuse_no_rows, refuse_other_kinds
 from worker.rows.readers.parquet import PARQUET, read_parquet
 from worker.rows.readers.table import delimiter_of, read_table
+from worker.rows.readers.unsupported import reject_no_rows, reject_unsupported
 
 HEAD_BYTES = 1 << 16
 
@@ -35,14 +35,14 @@ def _open_container(path: Path, limits: ReadLimits) -> tuple[str, Rows]:
             return "parquet", read_parquet(path, limits)
     with _open(path, limits) as file:
         head = file.read(HEAD_BYTES)
-    refuse_other_kinds(head)
+    reject_unsupported(head)
     begin = head.removeprefix(BOM).lstrip()[:1]
     if begin == b"[":
         return "json", read_json_array(_open(path, limits), limits)
     delimiter = None if begin in (b"{", b"") else delimiter_of(head)
     if delimiter is not None:
         return "csv", read_table(_open(path, limits), delimiter, limits)
-    refuse_no_rows(head)
+    reject_no_rows(head)
     return "jsonl", read_json_lines(_open(path, limits), limits)
 
 

@@ -1,4 +1,4 @@
-"""What every reader of rows has in common."""
+"""The rows, limits and errors that all readers share."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from api.spec.formats import Row, RowError
 
 Rows = Iterator[tuple[int, Row | RowError | None]]
-"""(line or row number from 1, what stands there: a row, why it is none, or None for a blank line)."""
+"""(line or row number from 1, a row, the reason why it is invalid, or None for a blank line)."""
 
 MAX_KEYS = 1_000
-"""Of a row, and columns of a table. Formats know some forty, and each further one is a finding."""
+"""Most keys of a row, and columns of a table. Formats know some forty, and each further one is a finding."""
 FREE_BYTES = 256 << 20
-"""What a file may become whatever its size: to read so much is harmless."""
+"""A file may always decompress to this size, whatever its own."""
 MAX_RATIO = 200
-"""Of what a file becomes to its size, beyond that. Rows compress 3 to 30 times, the most repetitive ones 100 times;
-gzip can reach 1,000."""
+"""Largest ratio of decompressed to compressed size beyond that. Rows compress 3 to 30 times, very repetitive ones 100
+times; gzip reaches 1,000."""
 
 
 @dataclass(frozen=True)
@@ -29,19 +29,17 @@ class ReadLimits:
     """Size of the file once it is decompressed."""
 
     def check_growth(self, bytes_out: int, file_bytes: int) -> None:
-        """FileError where a file becomes more than any honest one does."""
+        """Raise FileError if a file decompresses to more than a genuine one does."""
         if bytes_out > self.decompressed_bytes:
             raise FileError(
-                f"becomes more than {self.decompressed_bytes:,} bytes when decompressed", code="decompressed_too_large"
+                f"is larger than {self.decompressed_bytes:,} bytes when decompressed", code="decompressed_too_large"
             )
         if bytes_out > max(FREE_BYTES, MAX_RATIO * file_bytes):
-            raise FileError(
-                f"becomes more than {MAX_RATIO} times as large when decompressed", code="decompressed_too_large"
-            )
+            raise FileError(f"is more than {MAX_RATIO} times as large when decompressed", code="decompressed_too_large")
 
 
 class FileError(Exception):
-    """The file, or what is left of it, cannot be read. The message follows "The file "."""
+    """The file, or the rest of it, cannot be read. The message follows "The file "."""
 
     def __init__(self, message: str, *, code: str) -> None:
         super().__init__(message)

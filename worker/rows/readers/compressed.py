@@ -1,4 +1,4 @@
-"""gzip and Zstandard, decompressed in pieces of bounded size; what is cut off or far too repetitive is an error."""
+"""gzip and Zstandard, decompressed in chunks of bounded size. Truncated data and suspicious ratios are errors."""
 
 import io
 import zlib
@@ -12,29 +12,29 @@ from worker.rows.readers.base import FileError, ReadLimits
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 GZIP_WINDOW = 16 + zlib.MAX_WBITS
-"""zlib's way to say that a gzip header comes first."""
-PIECE_BYTES = 1 << 18
+"""Tells zlib to expect a gzip header."""
+CHUNK_BYTES = 1 << 18
 ZSTD_INPUT_BYTES = 1 << 10
-"""zstandard gives out all that a piece of input becomes: at most 128 KiB for four bytes of it."""
+"""zstandard returns all output of an input chunk at once: at most 128 KiB for four bytes."""
 ZSTD_WINDOW_BYTES = 1 << 27
-"""What a frame may ask to remember: as much as `zstd --long` does."""
+"""Largest window of a frame, that of `zstd --long`."""
 
 
 def open_compressed(path: Path, limits: ReadLimits) -> BinaryIO | None:
-    """The decompressed bytes, None if the file is of neither kind; reading them may raise FileError."""
+    """Return the decompressed bytes, or None if the file is not compressed. Reading them may raise FileError."""
     with path.open("rb") as file:
         magic = file.read(4)
-    pieces = next((pieces for start, pieces in PIECES.items() if magic.startswith(start)), None)
-    if pieces is None:
+    chunks = next((chunks for start, chunks in DECOMPRESSORS.items() if magic.startswith(start)), None)
+    if chunks is None:
         return None
-    # The buffer is what takes care of lines.
-    return io.BufferedReader(_Pieces(path, pieces, limits), PIECE_BYTES)
+    # The buffer provides `readline`.
+    return io.BufferedReader(_DecompressedFile(path, chunks, limits), CHUNK_BYTES)
 
 
-class _Pieces(io.RawIOBase):
-    def __init__(self, path: Path, pieces: Callable[[BinaryIO], Iterator[bytes]], limits: ReadLimits) -> None:
+class _DecompressedFile(io.RawIOBase):
+    def __init__(self, path: Path, chunks: Callable[[BinaryIO], Iterator[bytes]], limits: ReadLimits) -> None:
         self._file = path.open("rb")
-        self._pieces = pieces(self._file)
+        self._pieces = chunks(self._file)
         self._limits = limits
         self._file_bytes, self._bytes_out = path.stat().st_size, 0
         self._ready = memoryview(b"")
@@ -57,51 +57,51 @@ class _Pieces(io.RawIOBase):
         super().close()
 
 
-def _gzip_pieces(file: BinaryIO) -> Iterator[bytes]:
+def _gzip_chunks(file: BinaryIO) -> Iterator[bytes]:
     member, data = zlib.decompressobj(GZIP_WINDOW), b""
     while True:
-        data = data or file.read(PIECE_BYTES)
+        data = data or file.read(CHUNK_BYTES)
         try:
-            piece = member.decompress(data, PIECE_BYTES)
+            chunk = member.decompress(data, CHUNK_BYTES)
         except zlib.error as error:
             raise _damaged(error) from None
-        if piece:
-            yield piece
+        if chunk:
+            yield chunk
         elif not data and not member.eof:
-            raise _cut_off()
+            raise _incomplete()
         data = member.unconsumed_tail
         if member.eof:
-            # Several members are one text; what pads the last is zeros.
-            data = (member.unused_data or file.read(PIECE_BYTES)).lstrip(b"\0")
+            # Several members are one text. Zeros may follow the last.
+            data = (member.unused_data or file.read(CHUNK_BYTES)).lstrip(b"\0")
             if not data:
                 return
             member = zlib.decompressobj(GZIP_WINDOW)
 
 
-def _zstd_pieces(file: BinaryIO) -> Iterator[bytes]:
+def _zstd_chunks(file: BinaryIO) -> Iterator[bytes]:
     engine = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES)
     data = file.read(ZSTD_INPUT_BYTES)
     while data:  # one frame after the other
         frame = engine.decompressobj()
         while not frame.eof:
             if not data:
-                raise _cut_off()
+                raise _incomplete()
             try:
-                piece = frame.decompress(data)
+                chunk = frame.decompress(data)
             except zstandard.ZstdError as error:
                 raise _damaged(error) from None
-            if piece:
-                yield piece
+            if chunk:
+                yield chunk
             data = frame.unused_data if frame.eof else file.read(ZSTD_INPUT_BYTES)
         data = data or file.read(ZSTD_INPUT_BYTES)
 
 
-def _cut_off() -> FileError:
-    return FileError("is cut off: its compressed data ends too early", code="cut_off")
+def _incomplete() -> FileError:
+    return FileError("is incomplete: its compressed data ends too early", code="cut_off")
 
 
 def _damaged(error: Exception) -> FileError:
     return FileError(f"cannot be decompressed: {error}", code="damaged")
 
 
-PIECES: dict[bytes, Callable[[BinaryIO], Iterator[bytes]]] = {GZIP: _gzip_pieces, ZSTD: _zstd_pieces}
+DECOMPRESSORS: dict[bytes, Callable[[BinaryIO], Iterator[bytes]]] = {GZIP: _gzip_chunks, ZSTD: _zstd_chunks}

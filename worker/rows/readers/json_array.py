@@ -1,4 +1,4 @@
-"""One JSON array of rows, read element by element: only the present one is in memory."""
+"""One JSON array of rows, read element by element. Only the current one is in memory."""
 
 import re
 from collections.abc import Iterator
@@ -6,36 +6,36 @@ from typing import BinaryIO
 
 from api.spec.formats import RowError
 from worker.rows.readers.base import FileError, ReadLimits, Rows
-from worker.rows.readers.jsonl import BOM, decode
+from worker.rows.readers.jsonl import BOM, decode_object
 
 CHUNK_BYTES = 1 << 18
 TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},"]', re.DOTALL)
-"""A whole string, or what structures the text; a quote alone begins a string that does not end yet."""
+"""A whole string or a structural character. A single quote begins a string whose end is not read yet."""
 
 
 def read_json_array(file: BinaryIO, limits: ReadLimits) -> Rows:
     for number, element in enumerate(_elements(file, limits.line_bytes), start=1):
         try:
-            yield number, decode(element)
+            yield number, decode_object(element)
         except RowError as error:
             yield number, error
 
 
-def _elements(file: BinaryIO, most_bytes: int) -> Iterator[bytes]:
-    """The text of each element of the outermost array."""
-    text = file.read(CHUNK_BYTES).removeprefix(BOM).lstrip()[1:]  # whoever called has seen its bracket
-    depth, begin, at, found = 1, 0, 0, False
+def _elements(file: BinaryIO, max_bytes: int) -> Iterator[bytes]:
+    """Yield the text of each element of the outermost array."""
+    text = file.read(CHUNK_BYTES).removeprefix(BOM).lstrip()[1:]  # open_rows has checked the bracket
+    depth, begin, at, any_element = 1, 0, 0, False
     while True:
         token = TOKEN.search(text, at)
         if token is None or token.group() == b'"':
-            # More text is needed; what is not searched again holds no token.
+            # More text is needed. The part before `at` contains no token, so it is not searched again.
             at = (len(text) if token is None else token.start()) - begin
             chunk = file.read(CHUNK_BYTES)
             text, begin = text[begin:] + chunk, 0
             if not chunk:
-                raise FileError("is cut off: its JSON array has no end", code="cut_off")
-            if len(text) > most_bytes + CHUNK_BYTES:
-                raise FileError(f"holds a row of more than {most_bytes:,} bytes", code="line_too_long")
+                raise FileError("is incomplete: its JSON array has no end", code="cut_off")
+            if len(text) > max_bytes + CHUNK_BYTES:
+                raise FileError(f"has a row of more than {max_bytes:,} bytes", code="line_too_long")
             continue
         at = token.end()
         character = token.group()[:1]
@@ -45,10 +45,10 @@ def _elements(file: BinaryIO, most_bytes: int) -> Iterator[bytes]:
             depth -= 1
         if depth == 0 or (depth == 1 and character == b","):
             element = text[begin : token.start()].strip()
-            if depth or element or found:  # an empty array has no element
+            if depth or element or any_element:  # an empty array has no element
                 yield element
-            begin, found = at, True
+            begin, any_element = at, True
         if depth == 0:
             if text[at:].strip() or file.read(CHUNK_BYTES).strip():
-                raise FileError("goes on after the end of its JSON array", code="invalid_json")
+                raise FileError("has more text after the end of its JSON array", code="invalid_json")
             return

@@ -1,14 +1,14 @@
-"""Lines of JSON from strangers: read one at a time, each either an object or a reason why it is not."""
+"""Lines of JSON, read one at a time: each is an object, or the reason why it is not."""
 
 import json
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO
 
 import msgspec
 
-from api.spec.formats.base import Row, RowError, kind, truncate
+from api.spec.formats.base import Row, RowError, json_type, truncate
 from worker.rows.readers.base import MAX_KEYS, ReadLimits, Rows
-from worker.rows.readers.explaining import explained
+from worker.rows.readers.json_errors import explain_json_error
 
 BOM = b"\xef\xbb\xbf"
 _decoder = msgspec.json.Decoder()
@@ -16,23 +16,24 @@ _decoder = msgspec.json.Decoder()
 
 def read_json_lines(file: IO[bytes], limits: ReadLimits) -> Rows:
     for number, line in read_lines(file, limits.line_bytes):
-        yield number, decoded(line)
+        yield number, decode_line(line)
 
 
-def decoded(line: bytes | RowError) -> Row | RowError | None:
-    """What a line holds; None where it is blank."""
+def decode_line(line: bytes | RowError) -> Row | RowError | None:
+    """Return the object in a line, the error if it is invalid, or None if it is blank."""
     if isinstance(line, RowError):
         return line
     if not line.strip():
         return None
     try:
-        return decode(line)
+        return decode_object(line)
     except RowError as error:
         return error
 
 
 def read_lines(file: IO[bytes], line_bytes: int) -> Iterator[tuple[int, bytes | RowError]]:
-    """(line number, line without its end), a line too long replaced by its error and never held in memory."""
+    """Yield (line number, line without its end). The error of a line that is too long replaces it; it is never in
+    memory as a whole."""
     number = 0
     while line := file.readline(line_bytes + 2):
         number += 1
@@ -47,8 +48,9 @@ def read_lines(file: IO[bytes], line_bytes: int) -> Iterator[tuple[int, bytes | 
         yield number, RowError(f"is longer than {line_bytes:,} bytes", code="line_too_long")
 
 
-def decode(line: bytes) -> Row:
-    """The object in a line; RowError for whatever is not exactly one JSON object of characters and finite numbers."""
+def decode_object(line: bytes) -> Row:
+    """Return the object in a line. Raises RowError unless it is exactly one JSON object of characters and finite
+    numbers."""
     try:
         row = _decoder.decode(line)
         _refuse_duplicate_keys(line)
@@ -58,22 +60,23 @@ def decode(line: bytes) -> Row:
     except UnicodeDecodeError:
         raise RowError("is not valid UTF-8: save the file in UTF-8", code="invalid_utf8") from None
     except msgspec.MsgspecError as error:
-        raise explained(line, str(error)) from None
+        raise explain_json_error(line, str(error)) from None
     if not isinstance(row, dict):
-        raise RowError(f"must be a JSON object, not {kind(row)}", code="not_an_object")
+        raise RowError(f"must be a JSON object, not {json_type(row)}", code="not_an_object")
     if len(row) > MAX_KEYS:
-        raise RowError(f"has {len(row):,} keys, and a row may have {MAX_KEYS:,}", code="too_many_keys")
+        raise RowError(f"has {len(row):,} keys, but the most is {MAX_KEYS:,}", code="too_many_keys")
     if has_nul:
         raise RowError("contains the character NUL (\\u0000)", code="nul_character")
     return row
 
 
 def _refuse_duplicate_keys(line: bytes) -> None:
-    """A repeated key would silently lose a value. msgspec cannot tell; the standard library's decoder can."""
-    json.loads(line, object_pairs_hook=_object, parse_int=str)  # whose length the library limits
+    """Raise RowError for a repeated key, which would silently lose a value. msgspec does not report it; the standard
+    library can."""
+    json.loads(line, object_pairs_hook=_object, parse_int=str)  # parse_int: the library limits the length of integers
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, object]]) -> Row:
     result = dict(pairs)
     if len(result) != len(pairs):
         seen: set[str] = set()
@@ -82,7 +85,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _has_nul(value: Any) -> bool:
+def _has_nul(value: object) -> bool:
     if isinstance(value, dict):
         return any("\0" in key or _has_nul(entry) for key, entry in value.items())
     if isinstance(value, list):

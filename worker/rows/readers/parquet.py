@@ -1,7 +1,7 @@
-"""Parquet, read by a process of its own (worker.rows.readers.parquet_child).
+"""Parquet, read by a separate process (worker.rows.readers.parquet_child).
 
-Its pages are decoded by native code that a damaged file can make allocate without bound, or crash: there it takes only
-that process with it.
+Native code decodes its pages. A damaged file can make it allocate without bound or crash, which then ends only that
+process.
 """
 
 import json
@@ -15,24 +15,24 @@ from typing import IO
 
 from api.spec.formats import RowError
 from worker.rows.readers.base import FileError, ReadLimits, Rows
-from worker.rows.readers.jsonl import decoded, read_lines
+from worker.rows.readers.jsonl import decode_line, read_lines
 
 PARQUET = b"PAR1"
 MEMORY_BYTES = 512 << 20
-"""Of the process: a batch of rows, a page and a dictionary of each column, and the library itself."""
+"""Memory of the process: a batch of rows, a page and a dictionary of each column, and the library itself."""
 ROW_ERROR, FILE_ERROR = b"!", 2
-"""What a line that is no row begins with, and the exit code for a file that is none."""
+"""The first byte of a line that is the error of a row, and the exit code for an unreadable file."""
 
 
 def read_parquet(path: Path, limits: ReadLimits) -> Rows:
-    arguments = [str(each) for each in (path, limits.rows, limits.decompressed_bytes, MEMORY_BYTES)]
+    arguments = [str(argument) for argument in (path, limits.rows, limits.decompressed_bytes, MEMORY_BYTES)]
     with tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(
             [sys.executable, "-m", "worker.rows.readers.parquet_child", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env={**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"},  # the others take address space in advance
+            env={**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"},  # other pools reserve address space
         )
         assert child.stdout is not None
         try:
@@ -41,7 +41,7 @@ def read_parquet(path: Path, limits: ReadLimits) -> Rows:
                     problem = json.loads(line[len(ROW_ERROR) :])
                     yield number, RowError(problem["message"], code=problem["code"])
                 else:
-                    yield number, decoded(line)
+                    yield number, decode_line(line)
             _require_success(child.wait(), errors)
         finally:
             child.kill()
@@ -53,10 +53,10 @@ def _require_success(code: int, errors: IO[bytes]) -> None:
     if code == 0:
         return
     errors.seek(0)
-    said = errors.read(1 << 20)
+    output = errors.read(1 << 20)
     if code == FILE_ERROR:
-        problem = json.loads(said.splitlines()[-1])
+        problem = json.loads(output.splitlines()[-1])
         raise FileError(problem["message"], code=problem["code"])
-    sys.stderr.write(said.decode(errors="replace"))
-    how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    raise FileError(f"cannot be read as Parquet: it ended the process that reads it ({how})", code="damaged")
+    sys.stderr.write(output.decode(errors="replace"))
+    reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    raise FileError(f"cannot be read as Parquet: the reading process crashed ({reason})", code="damaged")

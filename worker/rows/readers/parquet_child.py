@@ -1,6 +1,7 @@
-"""`python -m worker.rows.readers.parquet_child FILE ROWS BYTES MEMORY`: rows of a Parquet file as lines of JSON.
+"""`python -m worker.rows.readers.parquet_child FILE ROWS BYTES MEMORY`: prints the rows of a Parquet file as lines of
+JSON.
 
-Exit 0: all rows are out. Exit 2: the last line on stderr is an object that says why they are not.
+Exit 0: all rows are printed. Exit 2: the last line on stderr is an object with the reason why they are not.
 """
 
 import json
@@ -8,21 +9,21 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from api.spec.formats import KEYS
+from api.spec.formats import KEYS, Row
 from worker.rows.limits import limit_process
 from worker.rows.readers.base import MAX_KEYS, FileError, ReadLimits
 from worker.rows.readers.parquet import FILE_ERROR, PARQUET, ROW_ERROR
 
 ROW_NUMBER = re.compile(r"__index_level_[0-9]+__")
-"""What pandas calls an index without a name, which holds the numbers of rows."""
+"""pandas's name for an index without a name, which holds row numbers."""
 BATCH_ROWS = 16
-"""Few: columns of few distinct values are small in the file, and large as rows."""
+"""Small, because columns with few distinct values are small in the file but large as rows."""
 MAX_FOOTER_BYTES = 16 << 20
 
 
@@ -33,16 +34,16 @@ def main(path: Path, limits: ReadLimits, memory_bytes: int) -> int:
         _write_rows(path, limits, sys.stdout.buffer)
         sys.stdout.buffer.flush()
     except FileError as error:
-        return _told(str(error), error.code)
+        return _fail(str(error), error.code)
     except MemoryError:
-        return _told("holds rows or pages that are too large to be read; write it with smaller row groups", "too_large")
+        return _fail("has rows or pages that are too large to read; write it with smaller row groups", "too_large")
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0][:200]
-        return _told(f"cannot be read as Parquet: {reason}", "damaged")
+        return _fail(f"cannot be read as Parquet: {reason}", "damaged")
     return 0
 
 
-def _told(message: str, code: str) -> int:
+def _fail(message: str, code: str) -> int:
     sys.stderr.write("\n" + json.dumps({"message": message, "code": code}))
     return FILE_ERROR
 
@@ -50,7 +51,7 @@ def _told(message: str, code: str) -> int:
 def _write_rows(path: Path, limits: ReadLimits, output: IO[bytes]) -> None:
     file_bytes = path.stat().st_size
     _check_ends(path, file_bytes)
-    # The file says twice how much there is: in its footer, which is read first, and in its pages, which may not agree.
+    # The footer states the number of rows and bytes, but the pages may hold more: both are checked.
     file = pq.ParquetFile(
         path, thrift_string_size_limit=MAX_FOOTER_BYTES, thrift_container_size_limit=MAX_FOOTER_BYTES // 16
     )
@@ -68,7 +69,7 @@ def _write_rows(path: Path, limits: ReadLimits, output: IO[bytes]) -> None:
         limits.check_growth(bytes_out, file_bytes)
         output.write(line + b"\n")
     if rows != footer.num_rows:
-        raise FileError(f"holds {rows:,} rows, but says that it has {footer.num_rows:,}", code="damaged")
+        raise FileError(f"has {rows:,} rows, but its footer says {footer.num_rows:,}", code="damaged")
 
 
 def _check_ends(path: Path, file_bytes: int) -> None:
@@ -76,7 +77,7 @@ def _check_ends(path: Path, file_bytes: int) -> None:
         file.seek(max(0, file_bytes - 8))
         tail = file.read()
     if file_bytes < 12 or not tail.endswith(PARQUET):
-        raise FileError("is cut off: it begins as Parquet and does not end so", code="cut_off")
+        raise FileError("is incomplete: it begins like Parquet, but does not end like it", code="cut_off")
     if int.from_bytes(tail[:4], "little") > min(MAX_FOOTER_BYTES, file_bytes - 12):
         raise FileError("cannot be read as Parquet: its footer has an impossible size", code="damaged")
 
@@ -92,7 +93,7 @@ def _lines(file: pq.ParquetFile) -> Iterator[bytes]:
             except TypeError as error:
                 yield _row_error(f"has a value that JSON cannot hold: {error}", "invalid_type")
             except KeyError as error:
-                yield _row_error(f"has a map with a key twice: {error}", "duplicate_key")
+                yield _row_error(f"has a map with the same key twice: {error}", "duplicate_key")
             except (RecursionError, OverflowError):
                 yield _row_error("has a value that JSON cannot hold", "invalid_type")
 
@@ -101,8 +102,9 @@ def _row_error(message: str, code: str) -> bytes:
     return ROW_ERROR + json.dumps({"message": message, "code": code}).encode()
 
 
-def _row(row: dict[str, Any]) -> dict[str, Any]:
-    """Without pandas's numbers of rows, and with words in place of bytes that no format could read."""
+def _row(row: Row) -> Row:
+    """Return the row without pandas's row numbers. In keys that no format reads, a note replaces bytes that are not
+    text."""
     kept = {}
     for key, value in row.items():
         if value is None or ROW_NUMBER.fullmatch(key):
@@ -116,8 +118,8 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _plain(value: Any) -> Any:
-    """As JSON has it. A column has a value in every row, so null means that there is none."""
+def _plain(value: object) -> object:
+    """Return the value as JSON has it, without nulls: a column has a value in every row, so null means none."""
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items() if entry is not None}
     if isinstance(value, list):
@@ -126,6 +128,6 @@ def _plain(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    _, given, rows, decompressed_bytes, memory = sys.argv
+    _, file, rows, decompressed_bytes, memory = sys.argv
     reading = ReadLimits(line_bytes=0, rows=int(rows), decompressed_bytes=int(decompressed_bytes))
-    sys.exit(main(Path(given), reading, int(memory)))
+    sys.exit(main(Path(file), reading, int(memory)))

@@ -1,32 +1,32 @@
-"""CSV with a header: columns are keys, and a cell may hold JSON where the key asks for more than a text."""
+"""CSV with a header: columns are keys. A cell may hold JSON where the key takes more than a text."""
 
 import csv
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from api.spec.formats import KEYS, Row, RowError
 from api.spec.formats.base import truncate
-from api.spec.formats.structured import structure_in
+from api.spec.formats.json_text import parse_json_text
 from worker.rows.readers.base import MAX_KEYS, FileError, ReadLimits, Rows
 from worker.rows.readers.jsonl import BOM, read_lines
-from worker.rows.readers.other_kinds import refuse_no_text
+from worker.rows.readers.unsupported import reject_binary
 
 DELIMITERS = (",", ";", "\t")
 BAR = "|"
-"""Separates columns in tables that are not read."""
+"""A delimiter of tables that are not supported."""
 DELIMITER_LINE = re.compile(r"sep=([,;\t])", re.IGNORECASE)
-"""A first line that tells a spreadsheet what stands between the columns."""
+"""A first line that names the delimiter for spreadsheet programs."""
 ROW_NUMBER = re.compile(r"Unnamed: [0-9]+")
-"""What pandas calls a column without a name, which holds the numbers of rows."""
+"""pandas's name for a column without a name, which holds row numbers."""
 STRUCTURED = frozenset({"messages", "conversations", "tools", "functions"})
-"""Keys whose cells are JSON in every format. Other cells are texts, in which a format may find more."""
+"""Keys whose cells are JSON in every format. Other cells are texts, which a format may decode."""
 
 
 def delimiter_of(head: bytes) -> str | None:
-    """What stands between the columns, if the first line names one that a format reads; None if it is no header.
+    """Return the delimiter, if the first line has a column that a format reads; None if it is not a header.
 
-    FileError if it is a line of a table nevertheless.
+    Raises FileError if the line belongs to a table nevertheless.
     """
     line = _first_line(head.removeprefix(BOM))
     if names := DELIMITER_LINE.fullmatch(line):
@@ -36,10 +36,10 @@ def delimiter_of(head: bytes) -> str | None:
             return delimiter
     if KEYS & set(_cells(line, BAR)):
         raise FileError(
-            f"is a table whose columns are separated by {BAR}; separate them by commas, semicolons or tabs",
+            f"is a table with columns separated by {BAR}; separate them by commas, semicolons or tabs",
             code="unsupported_container",
         )
-    refuse_no_text(head)
+    reject_binary(head)
     if any(len(_cells(line, delimiter)) > 1 for delimiter in DELIMITERS):
         raise FileError(
             f"has no column that a format reads in its first line ({truncate(line, 80)}): if it is CSV, that line must "
@@ -59,13 +59,13 @@ def read_table(file: BinaryIO, delimiter: str, limits: ReadLimits) -> Rows:
     try:
         names = _header(table)
         if len(names) > 1 and all(name.startswith(" ") for name in names[1:]):
-            # Whoever writes a space behind each comma does not mean it.
+            # A space after every comma is not part of the names, nor of the cells.
             table = csv.reader(_Lines(file, limits.line_bytes), delimiter=delimiter, strict=True, skipinitialspace=True)
         header = _keys(name.strip() for name in names)
     except (csv.Error, RowError) as error:
-        raise FileError(f"has a header that cannot be read: {error}", code="no_header") from None
+        raise FileError(f"has an invalid header: {error}", code="no_header") from None
     if len(header) > MAX_KEYS:
-        raise FileError(f"has {len(header):,} columns, and a table may have {MAX_KEYS:,}", code="too_many_columns")
+        raise FileError(f"has {len(header):,} columns, but the most is {MAX_KEYS:,}", code="too_many_columns")
     header = ["" if ROW_NUMBER.fullmatch(name) else name for name in header]
     repeated = next((name for name in header if name and header.count(name) > 1), None)
     if repeated:
@@ -89,7 +89,7 @@ def read_table(file: BinaryIO, delimiter: str, limits: ReadLimits) -> Rows:
 
 
 def _header(table: Iterator[list[str]]) -> list[str]:
-    """The first line that is not blank and names columns."""
+    """Return the first line that is not blank and names columns. Raises RowError."""
     for cells in table:
         if cells and not (cells[0].lower() == "sep=" and not any(cells[1:])):
             return cells
@@ -97,7 +97,7 @@ def _header(table: Iterator[list[str]]) -> list[str]:
 
 
 class _Lines(Iterator[str]):
-    """Lines as the csv module wants them; unlike a generator it can go on after an error."""
+    """Lines for the csv module. Unlike a generator, it continues after an error."""
 
     def __init__(self, file: BinaryIO, line_bytes: int) -> None:
         self._lines = read_lines(file, line_bytes)
@@ -115,28 +115,28 @@ class _Lines(Iterator[str]):
 
 
 def _keys(names: Iterable[str]) -> list[str]:
-    """Names of columns as formats know them: spreadsheets like to begin them with a capital."""
+    """Return the columns as formats name them: spreadsheet programs capitalize names."""
     given = list(names)
     return [name.lower() if name.lower() in KEYS and name.lower() not in given else name for name in given]
 
 
 def _row(header: list[str], cells: list[str]) -> Row | RowError:
     if len(cells) != len(header):
-        return RowError(f"has {len(cells)} cells, and the header has {len(header)}", code="ragged_row")
+        return RowError(f"has {len(cells)} cells, but the header has {len(header)}", code="ragged_row")
     try:
-        # A column without a name is the row number that some programs write; an empty cell is no value.
+        # Some programs write row numbers without a column name. An empty cell is no value.
         return {name: _value(name, cell) for name, cell in zip(header, cells, strict=True) if name and cell}
     except RowError as error:
         return error
 
 
-def _value(name: str, cell: str) -> Any:
+def _value(name: str, cell: str) -> object:
     if name in STRUCTURED:
-        held = structure_in(cell)
-        return cell if held is None else held  # formats say what is wrong with it
+        decoded = parse_json_text(cell)
+        return cell if decoded is None else decoded  # the format reports the error
     if name in ("label", "labels") and cell.lstrip().startswith("["):
-        names = structure_in(cell)
-        return names if isinstance(names, list) and not any(isinstance(each, dict | list) for each in names) else cell
+        names = parse_json_text(cell)
+        return names if isinstance(names, list) and not any(isinstance(name, dict | list) for name in names) else cell
     return cell
 
 

@@ -49,14 +49,14 @@ def test_a_model_that_gives_no_number_costs_the_reward(score: float) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"sampling_params": {"temperature": 1}}, "samples nothing"),
-        ({"range": [1, 0]}, "must rise"),
+        ({"sampling_params": {"temperature": 1}}, "samples no text"),
+        ({"range": [1, 0]}, "must be increasing"),
         ({"range": [0]}, "range"),
         ({"range": [0, math.inf]}, "finite"),
         ({"input": []}, "input"),
         ({"input": [{"role": "tool", "content": "x"}]}, "role"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "text only"),
-        ({"input": [{"role": "user", "content": "{{ nothing }}"}]}, "is no variable"),
+        ({"input": [{"role": "user", "content": "{{ nothing }}"}]}, "is not a variable"),
     ],
 )
 def test_what_a_reward_model_cannot_do_is_refused(fields: dict[str, object], message: str) -> None:

@@ -41,10 +41,10 @@ def framed(base: Path, frame: str) -> Path:
 
 def prepared(base: Path, documents: list[dict[str, Any]]) -> list[list[int]]:
     tokens = TokenizerWrapper.load(base)
-    composer, found = RowBuilder(Classification(), load_renderer(base, tokens)), []
+    builder, found = RowBuilder(Classification(), load_renderer(base, tokens)), []
     for document in documents:
-        (composed,), _ = composer.compose(FORMATS["labelled"].parse(document | {"label": "yes"}))
-        found += [row.tokens.tolist() for row in tokens.encode(composed.sequences)]
+        (built,), _ = builder.build(FORMATS["labelled"].parse(document | {"label": "yes"}))
+        found += [row.tokens.tolist() for row in tokens.encode(built.sequences)]
     return found
 
 

@@ -62,8 +62,11 @@ FILES: dict[str, tuple[bytes, str]] = {
     "objects broken after a key": (b'{"prompt": "a",\n "completion": "b"}\n' * 20, "several lines"),
     "Python's repr": (b"".join(repr(row).encode() + b"\n" for row in ROWS), "Python's notation"),
     "Python's repr of a list": (repr(ROWS).encode(), "Python's notation"),
-    "prose": (b"Once upon a time\nthere was a file\nwithout any rows.\n" * 50, "neither with JSON nor with a header"),
-    "YAML": (b"- prompt: a\n  completion: b\n" * 20, "neither with JSON nor with a header"),
+    "prose": (
+        b"Once upon a time\nthere was a file\nwithout any rows.\n" * 50,
+        "neither with JSON nor with column names",
+    ),
+    "YAML": (b"- prompt: a\n  completion: b\n" * 20, "neither with JSON nor with column names"),
     "random bytes": (bytes(range(1, 256)) * 9 + b"\0", "is not text"),
 }
 
@@ -116,11 +119,11 @@ def test_files_of_rows_are_read_as_before(tmp_path: Path, content: bytes) -> Non
         (b"{'text': 'b'}", "Python's notation"),
         (b'{"text": "b"', "ends before its object does"),
         (b"// the second", "begins with a comment"),
-        (b'{"text": "b",}', "a comma stands before a closing bracket"),
-        (b'{"text": "b"},', "a comma stands behind its object"),
-        (b'{"text": "b"}{"text": "d"}', "it holds several objects"),
-        (b'{"text": "b"} the second', "the second stands behind its object"),
-        (b'{text: "b"}', "stand in double quotes"),
+        (b'{"text": "b",}', "it has a comma before a closing bracket"),
+        (b'{"text": "b"},', "it has a comma after its object"),
+        (b'{"text": "b"}{"text": "d"}', "it has several objects"),
+        (b'{"text": "b"} the second', "the second follows its object"),
+        (b'{text: "b"}', "must be in double quotes"),
         (b'{"text": "b\td"}', "control character"),
         (b'{"text": "b\0d"}', "the character NUL"),
         (b"\0\0\0", "the character NUL"),
@@ -151,7 +154,7 @@ def test_a_header_of_unknown_names_is_shown(tmp_path: Path) -> None:
 
 def test_a_comma_behind_the_last_row_of_an_array_is_named(tmp_path: Path) -> None:
     report = scanned(tmp_path, b'[{"text": "a"},\n]')
-    assert [(each["line"], "a comma too many" in each["message"]) for each in report.findings] == [(2, True)]
+    assert [(each["line"], "remove a comma" in each["message"]) for each in report.findings] == [(2, True)]
 
 
 def test_parquet_as_pandas_and_datasets_write_it(tmp_path: Path) -> None:

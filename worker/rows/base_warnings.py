@@ -1,4 +1,4 @@
-"""What is doubtful in a row once its base model is known: control tokens, reasoning that is opened, a missing end."""
+"""Warnings about a row that depend on the base model: control tokens in texts, missing reasoning, no end token."""
 
 import re
 from collections.abc import Iterator
@@ -12,27 +12,29 @@ from worker.rows.tokenizer import TokenizerWrapper
 
 
 @dataclass
-class RowWarnings:
+class BaseModelWarnings:
     tokens: TokenizerWrapper | None = None
 
-    def of_conversation(self, conversation: Conversation, renderer: Renderer) -> Iterator[RowWarning]:
+    def for_conversation(self, conversation: Conversation, renderer: Renderer) -> Iterator[RowWarning]:
         for number, message in enumerate(conversation.messages, start=1):
-            found = self._control.search(message.get("content") or "")
-            if found:
-                problem = f"message {number} holds {found.group()}, which the tokenizer reads as a control token"
+            match = self._control.search(message.get("content") or "")
+            if match:
+                problem = f"message {number} contains {match.group()}, which the tokenizer reads as a control token"
                 yield RowWarning("control_token", problem)
         prompt = renderer.generation_prompt
         if prompt.rfind(OPENING) <= prompt.rfind(CLOSING):
             return
         for number, (message, weight) in enumerate(zip(conversation.messages, conversation.weights, strict=True), 1):
             if weight and (renderer.reasoning == "drop" or not reasoning_of(message)):
-                problem = f"the generation prompt opens {OPENING}, and message {number} is learnt without reasoning"
+                problem = f"the generation prompt opens {OPENING}, but message {number} is trained without reasoning"
                 yield RowWarning("no_reasoning", problem)
                 return
 
-    def of_passage(self) -> Iterator[RowWarning]:
+    def for_plain_text(self) -> Iterator[RowWarning]:
         if self.tokens is not None and not self.tokens.suffix:
-            yield RowWarning("no_end_token", "the base model names no token that ends a text, so none is learnt")
+            yield RowWarning(
+                "no_end_token", "the base model has no end-of-text token, so the model does not learn to end a text"
+            )
 
     @cached_property
     def _control(self) -> re.Pattern[str]:

@@ -1,4 +1,4 @@
-"""Files that hold no rows in a form that is read. Each is named, once, with what to do."""
+"""Files that are not rows in a supported container. The error names what the file is and what to do."""
 
 import json
 
@@ -7,11 +7,15 @@ from worker.rows.readers.base import FileError
 ADVICE = "give JSON lines in UTF-8, a JSON array, CSV with a header, or Parquet"
 DECOMPRESS = "decompress it, or compress it with gzip or Zstandard"
 BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
-    (b"version https://git-lfs.github.com/", "is a Git LFS pointer, not the file it stands for", "run `git lfs pull`"),
+    (
+        b"version https://git-lfs.github.com/",
+        "is a Git LFS pointer, not the file that it points to",
+        "run `git lfs pull`",
+    ),
     (b"PK\x03\x04", "is a ZIP archive or a spreadsheet (.xlsx)", ADVICE),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is an old spreadsheet or document (.xls, .doc)", "save it as CSV in UTF-8"),
-    (b"ARROW1", "is in Arrow's own format", "write it with `to_parquet` or `to_json`"),
-    (b"\xff\xff\xff\xff", "is a stream in Arrow's own format", "write it with `to_parquet` or `to_json`"),
+    (b"ARROW1", "is in Arrow format", "write it with `to_parquet` or `to_json`"),
+    (b"\xff\xff\xff\xff", "is an Arrow stream", "write it with `to_parquet` or `to_json`"),
     *((b"BZh%d1AY&SY" % level, "is compressed with bzip2", DECOMPRESS) for level in range(1, 10)),
     (b"\xfd7zXZ\0", "is compressed with xz", DECOMPRESS),
     (b"]\0\0", "is compressed with LZMA", DECOMPRESS),
@@ -23,9 +27,9 @@ BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (b"%PDF", "is a PDF document", ADVICE),
     (b"{\\rtf", "is a document in Rich Text Format", ADVICE),
     (b"SQLite format 3", "is a database", ADVICE),
-    (b"Obj\x01", "is in Avro's format", ADVICE),
-    (b"\x89HDF", "is in HDF5's format", ADVICE),
-    (b"\x93NUMPY", "is an array of NumPy", ADVICE),
+    (b"Obj\x01", "is in Avro format", ADVICE),
+    (b"\x89HDF", "is in HDF5 format", ADVICE),
+    (b"\x93NUMPY", "is a NumPy array", ADVICE),
     (b"\x80\x02", "is a Python pickle", ADVICE),
     (b"\x80\x03", "is a Python pickle", ADVICE),
     (b"\x80\x04", "is a Python pickle", ADVICE),
@@ -36,59 +40,55 @@ BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x28\xb5\x2f\xfd", "is compressed twice", "decompress it once"),
 )
 TAR = slice(257, 262)
-LOOKED_AT = 3
-"""Lines at the beginning that may all be wrong before the whole file is said to be of another kind."""
+MAX_PROBED_LINES = 3
+"""Number of first lines that must all be invalid before the whole file is refused."""
 
 
-def refuse_other_kinds(head: bytes) -> None:
-    """FileError where the beginning of a file shows that it holds no rows."""
+def reject_unsupported(head: bytes) -> None:
+    """Raise FileError if the beginning of the file shows that it has no rows."""
     for magic, what, advice in BEGINNINGS:
         if head.startswith(magic):
-            raise _refused(what, advice)
+            raise _unsupported(what, advice)
     if head[TAR] == b"ustar":
-        raise _refused("is a tar archive", "upload the files in it one by one")
+        raise _unsupported("is a tar archive", "upload the files in it one by one")
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     begin = text[:64].lower()
     if begin.startswith((b"<!doctype", b"<html", b"<head", b"<body")):
-        raise _refused("is an HTML page, such as a server shows in place of a file", "download the file itself")
+        raise _unsupported("is an HTML page, perhaps a server's error page", "download the file itself")
     if begin.startswith(b"<?xml"):
-        raise _refused("is XML", ADVICE)
+        raise _unsupported("is XML", ADVICE)
     if b"\0" in head[:4] and head[:4].replace(b"\0", b"").startswith((b"{", b"[")):
-        raise _refused("is UTF-16 or UTF-32", "save it in UTF-8")
+        raise _unsupported("is UTF-16 or UTF-32", "save it in UTF-8")
     if _is_repr(text):
-        raise _refused("holds Python's notation, with single quotes, not JSON", "write each row with `json.dumps`")
-    _refuse_other_lines(text)
+        raise _unsupported("is in Python's notation, with single quotes, not JSON", "write each row with `json.dumps`")
+    _reject_split_rows(text)
 
 
-def refuse_no_text(head: bytes) -> None:
+def reject_binary(head: bytes) -> None:
     if b"\0" in head:
-        raise _refused("is not text", ADVICE)
+        raise _unsupported("is not text", ADVICE)
 
 
-def refuse_no_rows(head: bytes) -> None:
-    """FileError where none of the first lines could be a JSON object, in a file that is no array and no table."""
-    lines = [line for line in head.splitlines() if line.strip()][:LOOKED_AT]
+def reject_no_rows(head: bytes) -> None:
+    """Raise FileError if a file, neither an array nor a table, has no JSON object in its first lines."""
+    lines = [line for line in head.splitlines() if line.strip()][:MAX_PROBED_LINES]
     if lines and not any(line.lstrip().startswith((b"{", b"\xef\xbb\xbf{")) for line in lines):
-        refuse_no_text(head)
-        raise _refused(
-            "begins neither with JSON nor with a header that names columns, such as prompt,completion", ADVICE
-        )
+        reject_binary(head)
+        raise _unsupported("begins neither with JSON nor with column names, such as prompt,completion", ADVICE)
 
 
-def _refuse_other_lines(text: bytes) -> None:
-    """Rows whose lines are not lines."""
+def _reject_split_rows(text: bytes) -> None:
+    """Raise FileError if rows are not on lines of their own."""
     if b"\r" in text.strip() and b"\n" not in text:
-        raise _refused(
-            "has lines that end with a carriage return alone", "save it with the line ends of Unix or Windows"
-        )
+        raise _unsupported("has lines that end with a carriage return only", "save it with Unix or Windows line ends")
     first, _, rest = text.partition(b"\n")
     if not first.startswith(b"{") or not rest.strip() or _is_json(first):
         return
-    # An object that goes on in the next line, where a row would begin with a brace.
+    # An object continues on the next line, which would begin with a brace if it were a row.
     if first.strip() == b"{" or _ends_later(text):
-        raise _refused(
-            "holds JSON objects that take several lines each",
-            "write each row on a line of its own, or all in a JSON array",
+        raise _unsupported(
+            "has JSON objects over several lines",
+            "write each row on its own line, or all rows in a JSON array",
         )
 
 
@@ -106,7 +106,7 @@ def _is_json(line: bytes) -> bool:
 
 
 def _ends_later(text: bytes) -> bool:
-    """Whether an object begins in the first line, and ends in a later one."""
+    """Whether an object begins in the first line and ends in a later one."""
     decoded = text.decode(errors="replace")
     try:
         _, end = json.JSONDecoder().raw_decode(decoded)
@@ -115,5 +115,5 @@ def _ends_later(text: bytes) -> bool:
     return "\n" in decoded[:end]
 
 
-def _refused(what: str, advice: str) -> FileError:
+def _unsupported(what: str, advice: str) -> FileError:
     return FileError(f"{what}; {advice}", code="unsupported_container")
