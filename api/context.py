@@ -1,4 +1,4 @@
-"""What the services work with: built once for a process, passed to every one of them."""
+"""The context of all services, built once for each process: settings, database, storage and limits."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -11,7 +11,7 @@ from api.records import Database
 from api.settings import Settings
 
 REQUEST_THREADS = 36
-"""Of anyio's 40: some are left to what coroutines send to a thread for a moment."""
+"""Threads for requests, of anyio's 40. Four are left for short calls from coroutines."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Context:
     doorbell: Doorbell
     previews: PreviewChild
     requests: FairLimiter
-    """Of the threads that answer requests."""
+    """Limit of the threads that handle requests."""
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -43,7 +43,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: a project, and what its key allows."""
+    """The authenticated project, and the scope of its key."""
 
     project_id: str
     key_id: str

@@ -1,7 +1,7 @@
-"""The errors a caller can meet: each carries its status, type, code and the field it is about.
+"""Base classes of the errors that clients can get. Each has an HTTP status, a type, a code and a parameter.
 
-The HTTP shape is OpenAI's: `{"error": {"message", "type", "param", "code"}}`, all four always there. A domain error
-is a short subclass beside the service that raises it.
+The body has OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`, always with all four fields. A service
+defines its own errors as short subclasses.
 """
 
 from typing import Any, ClassVar
@@ -79,12 +79,11 @@ class Unavailable(ServiceError):
 
 
 class InsufficientStorage(ServiceError):
-    """There is no room on a disk of ours. To send the same bytes again at once, as OpenAI's clients do after any error
-    of a server, would be in vain."""
+    """A disk of the server is full. A header prevents the immediate retries of OpenAI's clients, which would fail."""
 
     status = 507
     type = "server_error"
     code = "insufficient_storage"
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what}: its operator has to make room", headers={"x-should-retry": "false"})
+        super().__init__(f"{what}: the operator has to free space", headers={"x-should-retry": "false"})

@@ -1,4 +1,4 @@
-"""The API: wiring only."""
+"""The API's application object."""
 
 from importlib.metadata import version
 from typing import Any
@@ -15,20 +15,20 @@ from api.services.health import HealthCheck
 from api.settings import Settings
 
 DESCRIPTION = """
-Every call is also there as Azure writes it: below `/openai` or `/openai/v1`, with the key in an `api-key` header, and
-an `api-version` in the query, which changes nothing.
+Every operation is also available in Azure's form: below `/openai` or `/openai/v1`, with the key in an `api-key` header.
+An `api-version` in the query is ignored.
 
-**Idempotency.** Any POST may carry an `Idempotency-Key` (1 to 255 printable ASCII
-characters). For 24 hours the same request under it gets the first answer, with the header `idempotent-replayed: true`;
-another request under it is refused with a 400. While the first is at work a second waits for it, and is asked with a
-409 and `retry-after` to come back if that takes long. The boundary of a form is not part of the request.
+**Idempotency.** Any POST may have an `Idempotency-Key` header (1 to 255 printable ASCII characters). For 24 hours, the
+same request with the same key gets the first response, with the header `idempotent-replayed: true`. Another request
+with the same key gets a 400. While the first request runs, a second one waits for it; if that takes long, the second
+one gets a 409 with `retry-after`. The boundary of a form is not part of the request.
 
-**Errors** have the shape of `ErrorObject`, whatever raises them. Each call names those that it can answer with. Beside
-them there are a 404 for an unknown address, a 405 for a method that an address does not have, and a 500, which is a
-fault of this server: it is in its log under the answer's `x-request-id`.
+**Errors** have the shape of `ErrorObject`. Each operation lists the errors that it can return. In addition there are
+404 for an unknown path, 405 for a method that a path does not have, and 500 for a fault of the server, which is in its
+log with the response's `x-request-id`.
 
-A retry of `POST /v1/fine_tuning/jobs` that OpenAI's clients mark as one (`x-stainless-retry-count`) gets the job that
-the same request made up to two minutes before.
+A retry of `POST /v1/fine_tuning/jobs` that an OpenAI client marks (`x-stainless-retry-count`) returns the job that the
+same request created up to two minutes before.
 """
 
 
@@ -40,7 +40,7 @@ class Attune(FastAPI):
 
 
 def create_app(settings: Settings) -> FastAPI:
-    # FastAPI compiles the schemas of every endpoint when its module is imported: a cost of serving, not of importing.
+    # FastAPI compiles the schemas of all endpoints on import. Only processes that serve need to pay for that.
     from api.routes import router  # noqa: PLC0415
     from api.services.event_stream import EventWatcher  # noqa: PLC0415
 
@@ -50,7 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
         summary="A fine-tuning service you host yourself, spoken to with OpenAI's clients.",
         description=DESCRIPTION,
         version=version("attune"),
-        docs_url=None,  # its page would load scripts from a stranger's server
+        docs_url=None,  # the page would load scripts from a third party's server
         redoc_url=None,
         redirect_slashes=False,
         middleware=[

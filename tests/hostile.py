@@ -7,8 +7,8 @@ UNUSABLE = {
     "a)(b": "unexpected )",
     "(?!model).*q_proj": "no look-around",
     r"(q)_proj\1": "no look-around",
-    "a{99999999999999}": "a repetition is",
-    "q{,2}_proj": "a repetition is",
+    "a{99999999999999}": "write repetitions as",
+    "q{,2}_proj": "write repetitions as",
     "(?:[a-z0-9._]*){1000}": "too large",
 }
-"""And what is said of patterns that cannot be used."""
+"""Invalid patterns, each with a part of the error message."""

@@ -1,1 +1,1 @@
-"""Storage, broker, outgoing HTTP, child processes."""
+"""Access to the outside: object storage, broker, outgoing HTTP and child processes."""

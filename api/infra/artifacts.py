@@ -1,4 +1,7 @@
-"""A model's artifacts as one plain tar, put together while it is read: nothing is stored twice."""
+"""Artifacts of models: their selection by form, their digest, and their archive.
+
+The archive is an uncompressed tar that is generated while it is read, so that nothing is stored twice.
+"""
 
 import hashlib
 import json
@@ -12,35 +15,35 @@ _BLOCK = tarfile.BLOCKSIZE
 _END = b"\0" * (2 * _BLOCK)
 
 MERGED = "merged/"
-"""Where, among an adapter's artifacts, the whole model is that it makes of its base."""
+"""Folder of the merged weights among an adapter's artifacts."""
 
 GGUF = "gguf/"
-"""Where its GGUF file is, if it has one."""
+"""Folder of the GGUF file among a model's artifacts."""
 
 
 def trained_artifacts(artifacts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What was trained, without the other forms of it."""
+    """Return the artifacts of the trained form, without merged weights and GGUF."""
     return [artifact for artifact in artifacts if not artifact["name"].startswith((MERGED, GGUF))]
 
 
 def from_their_folder(artifacts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same, named as `merged/` or `gguf/` names them where they lie there."""
+    """Return the artifacts with names relative to `merged/` or `gguf/`."""
     return [{**artifact, "name": artifact["name"].removeprefix(MERGED).removeprefix(GGUF)} for artifact in artifacts]
 
 
 def digest_of(artifacts: Sequence[dict[str, Any]]) -> str:
-    """Of their names and contents: a folder made of the same files is the same folder."""
+    """Return the SHA-256 over the artifacts' names and hashes, which identifies a folder of these files."""
     hashes = {artifact["name"]: artifact["sha256"] for artifact in artifacts}
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
 def tar_size(artifacts: Sequence[dict[str, Any]]) -> int:
-    """Bytes of the archive, known before it is read."""
+    """Return the size of the archive in bytes, without reading any artifact."""
     return sum(len(_header(artifact)) + _padded(artifact["bytes"]) for artifact in artifacts) + len(_END)
 
 
 async def stream_tar(storage: Storage, artifacts: Sequence[dict[str, Any]]) -> AsyncIterator[bytes]:
-    """The archive in chunks; the same bytes each time."""
+    """Yield the archive in chunks. Its bytes are the same each time."""
     for artifact in artifacts:
         yield _header(artifact)
         async for chunk in storage.stream(artifact["key"]):

@@ -1,4 +1,7 @@
-"""The doorbell. A ring says "look at the queue", nothing more: rows decide, so a lost or doubled ring is harmless."""
+"""The doorbell: notifications through the broker that make workers query the queue in the database.
+
+A notification carries no state, so that a lost or duplicate one is harmless.
+"""
 
 import structlog
 from celery import Celery
@@ -13,12 +16,12 @@ RING_TIMEOUT_S = 1
 
 
 def queue_name(stage: Stage) -> str:
-    """The Celery queue of a stage, and the name of the one task that is sent there."""
+    """Return the name of a stage's Celery queue, which is also the name of its only task."""
     return f"attune.{stage}"
 
 
 def celery_app(broker_url: SecretStr, **transport_options: float) -> Celery:
-    """What both ends of the bell agree on: JSON only, no results, early acknowledgement."""
+    """Return the Celery app that sender and receiver share: JSON only, no results, early acknowledgement."""
     app = Celery("attune", broker=broker_url.get_secret_value(), set_as_current=False)
     app.conf.update(
         task_serializer="json",
@@ -33,12 +36,15 @@ def celery_app(broker_url: SecretStr, **transport_options: float) -> Celery:
 
 class Doorbell:
     def __init__(self, broker_url: SecretStr) -> None:
-        # Short timeouts: without them a broker that hangs would hold an HTTP request for twelve seconds.
+        # Without short timeouts, a broker that hangs would block an HTTP request for twelve seconds.
         timeouts = {"socket_timeout": RING_TIMEOUT_S, "socket_connect_timeout": RING_TIMEOUT_S}
         self._app = celery_app(broker_url, **timeouts, max_retries=0) if broker_url.get_secret_value() else None
 
     def ring(self, stage: Stage, job_id: str) -> None:
-        """Send the id, for the log's sake. That nobody hears it is no error: the sweep rings again."""
+        """Notify the workers of a stage. The job's id is for logs only.
+
+        A failure is logged and not raised: the sweep of a worker notifies again.
+        """
         if self._app is None:
             return
         try:

@@ -1,7 +1,7 @@
-"""Turns by project at what only few can use at once: threads, children.
+"""A concurrency limit for threads or child processes that is fair between projects.
 
-Whoever waits, waits as a coroutine and holds nothing. The next turn is for the project that has fewest now, and among
-equals for the one whose last turn is longest ago: a project that asks for hundreds delays its own requests only.
+Waiters are coroutines and hold no resources. The next turn goes to the project with the fewest running tasks, and among
+equals to the one whose last turn was earliest: a project with hundreds of requests delays only its own.
 """
 
 import asyncio
@@ -19,8 +19,7 @@ class Crowded(TooManyRequests):
 
     def __init__(self, what: str, allowed: int) -> None:
         super().__init__(
-            f"This project has {allowed} {what} under way or waiting, the most that it may at once: ask again when "
-            "some are answered",
+            f"This project has {allowed} {what} running or waiting, which is its limit. Retry when some have finished.",
             headers={"retry-after": "1"},
         )
 
@@ -34,15 +33,15 @@ class _Waiter:
 
 class FairLimiter:
     def __init__(self, what: str, *, at_once: int, each: int, waiting: int) -> None:
-        """`at_once` for all projects together, `each` for one of them; so many of one may wait."""
+        """Limit the running tasks to `at_once` for all projects and `each` for one; `waiting` is for one project."""
         self._what, self._free, self._each, self._most_waiting = what, at_once, each, waiting
-        self._lock = threading.Lock()  # the tests' clients have an event loop each
+        self._lock = threading.Lock()  # each of the tests' clients has its own event loop
         self._running: Counter[str] = Counter()
         self._waiting: OrderedDict[str, deque[_Waiter]] = OrderedDict()
 
     @asynccontextmanager
     async def turn(self, project_id: str, *, wait_s: float | None = None) -> AsyncIterator[None]:
-        """Raises Crowded at once, and TimeoutError after `wait_s`."""
+        """Wait for a turn, and hold it. Raises Crowded at once if too many wait, and TimeoutError after `wait_s`."""
         waiter = self._enter(project_id)
         try:
             async with asyncio.timeout(wait_s):
@@ -56,7 +55,7 @@ class FairLimiter:
         with self._lock:
             if project_id not in self._waiting:
                 self._waiting[project_id] = deque()
-                self._waiting.move_to_end(project_id, last=False)  # it has had no turn of late
+                self._waiting.move_to_end(project_id, last=False)  # it had no recent turn
             queue = self._waiting[project_id]
             busy = self._free <= 0 or self._running[project_id] >= self._each
             if busy and len(queue) >= self._most_waiting:
@@ -77,12 +76,12 @@ class FairLimiter:
                 del self._waiting[project_id], self._running[project_id]
 
     def _grant(self) -> None:
-        """Give what is free to those that wait."""
+        """Grant free turns to waiters."""
         while self._free > 0:
-            wanting = [name for name, queue in self._waiting.items() if queue and self._running[name] < self._each]
-            if not wanting:
+            eligible = [name for name, queue in self._waiting.items() if queue and self._running[name] < self._each]
+            if not eligible:
                 return
-            name = min(wanting, key=self._running.__getitem__)
+            name = min(eligible, key=self._running.__getitem__)
             waiter = self._waiting[name].popleft()
             self._waiting.move_to_end(name)
             self._running[name] += 1

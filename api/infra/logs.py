@@ -1,4 +1,4 @@
-"""Logs of every process."""
+"""Logging configuration of every process."""
 
 import logging
 
@@ -7,7 +7,7 @@ import structlog.typing
 
 
 def configure_logging(level: str) -> None:
-    """JSON lines on stderr, ours and the libraries' alike. No user's text can break a line."""
+    """Write all logs, those of libraries too, as JSON lines to stderr. JSON escapes line breaks in users' text."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

@@ -1,6 +1,6 @@
-"""Multipart bodies as they arrive: fields are small and kept, the file goes on chunk by chunk.
+"""Streaming parser of multipart bodies: fields are kept in memory, the file is passed on in chunks.
 
-FastAPI's own form parsing spools the whole file into the system's temporary folder before any of our code runs.
+FastAPI's form parser would write the whole file into the system's temporary folder before any of our code runs.
 """
 
 import re
@@ -16,7 +16,7 @@ from starlette.requests import Request
 from api.errors import InvalidRequest
 
 STREAMED = re.compile(r"/v1/files|/v1/uploads/[^/]+/parts")
-"""Addresses of POST bodies that are streamed to storage, and limited only there."""
+"""Paths of POST bodies that are streamed to storage, which limits their size."""
 MAX_FIELDS = 32
 MAX_FIELD_BYTES = 16 * 1024
 MAX_HEADER_BYTES = 8 * 1024
@@ -27,7 +27,7 @@ class Form:
     fields: dict[str, str] = field(default_factory=dict)
     filename: str | None = None
     file: Any = None
-    """What the consumer of the file returned; None if the body held no file."""
+    """The result of `consume` for the file; None without a file."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ _Event = _PartBegins | bytes | None
 async def read_form(
     request: Request, *, file_field: str, consume: Callable[[AsyncIterator[bytes]], Awaitable[Any]]
 ) -> Form:
-    """Read the whole body. The file's chunks go to `consume`, whichever place among the fields it has.
+    """Read the whole body, and pass the file's chunks to `consume`. The file may stand anywhere among the fields.
 
-    Raises InvalidRequest for a body that is not multipart, or holds more than a form of ours can.
+    Raises InvalidRequest if the body is not multipart, or has unexpected or too many parts.
     """
     form, events, parts = Form(), _events(request), 0
     async for event in events:
@@ -91,10 +91,10 @@ async def _value(events: AsyncIterator[_Event], name: str) -> str:
 
 
 async def _events(request: Request) -> AsyncIterator[_Event]:
-    """The parser's callbacks as a stream, one body chunk at a time."""
+    """Yield the parser's events, one chunk of the body at a time."""
     content_type, options = parse_options_header(request.headers.get("content-type", ""))
     if content_type != b"multipart/form-data" or not options.get(b"boundary"):
-        raise InvalidRequest("send the body as multipart/form-data, as HTML forms with a file in them are sent")
+        raise InvalidRequest("the body is not multipart/form-data: send it like an HTML form with a file")
     collected = _Collector()
     try:
         parser = MultipartParser(options[b"boundary"], collected.callbacks())
@@ -110,7 +110,7 @@ async def _events(request: Request) -> AsyncIterator[_Event]:
 
 
 class _Collector:
-    """Turns the parser's callbacks into events."""
+    """Collects events from the parser's callbacks."""
 
     def __init__(self) -> None:
         self.events: deque[_Event] = deque()

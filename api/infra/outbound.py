@@ -1,7 +1,7 @@
-"""Requests to addresses that users gave us. Nobody gets to see, through them, what only this machine can reach.
+"""HTTP requests to users' addresses, protected against server-side request forgery.
 
-The host is resolved once, every address that it has must be a public one, and the connection goes to the address that
-was looked at (a name that is resolved again may then say another). Redirects are not followed and bodies not read.
+The host is resolved once, and all its addresses must be public. The connection goes to one of the checked addresses,
+because a second resolution may return another one. Redirects are not followed, and response bodies are not read.
 """
 
 import asyncio
@@ -17,8 +17,9 @@ import httpx
 from api.errors import InvalidRequest
 
 DEADLINE_S = 15.0
-"""Of a whole request, so that one that trickles ends too."""
+"""Time limit of a whole request in seconds. It also ends responses that trickle."""
 STEP_S = 5.0
+"""Time limit of each connect, write and read, in seconds."""
 MAX_ADDRESSES = 4
 _NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 _PUBLIC_V6 = ipaddress.ip_network("2000::/3")
@@ -30,17 +31,20 @@ class UrlRefused(InvalidRequest):
 
 
 class DeliveryError(Exception):
-    """Why no answer came, for the user to read."""
+    """The request got no response. The message is for the user."""
 
 
 def check_url(url: str, private_hosts: Collection[str]) -> httpx.URL:
-    """`https://host[:port]/…` without a password in it; plain http only to hosts that the operator named."""
+    """Return the parsed URL, `https://host[:port]/…` without a password. Raises UrlRefused.
+
+    Plain http is accepted for the operator's `private_hosts` only.
+    """
     try:
         parsed = httpx.URL(url)
         host = parsed.host
         _name(parsed).encode("idna")
-    except (httpx.InvalidURL, UnicodeError) as error:  # the latter of a name that no resolver takes
-        raise UrlRefused("url is not a URL, or its host not a name") from error
+    except (httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a host name that IDNA cannot encode
+        raise UrlRefused("url is not a URL, or its host is not a valid name") from error
     if parsed.userinfo or not host:
         raise UrlRefused("url needs a host, and must not hold a user or a password")
     if parsed.scheme != "https" and not (parsed.scheme == "http" and host in private_hosts):
@@ -52,20 +56,21 @@ def check_url(url: str, private_hosts: Collection[str]) -> httpx.URL:
     except ValueError as error:
         if not _NAME.fullmatch(parsed.raw_host.decode("ascii")):
             raise UrlRefused("url needs the name of a host: parts of at most 63 letters, digits and hyphens") from error
-        return parsed  # a name: its addresses are looked at when there is something to send
+        return parsed  # a name: its addresses are checked at each delivery
     if not is_public(address) and host not in private_hosts:
-        raise UrlRefused(f"url: {address} is not a public address, and not one that the operator has allowed")
+        raise UrlRefused(f"url: {address} is neither a public address nor one that the operator has allowed")
     return parsed
 
 
 def _name(target: httpx.URL) -> str:
-    """The host in ASCII, as it is resolved, told to the receiver, and looked for in its certificate."""
+    """Return the host name in ASCII, for the resolver, the Host header and the check of the certificate."""
     return target.raw_host.decode("ascii")
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Whether everyone reaches the same machine there. Addresses that hold another inside are judged by that, or not
-    at all public.
+    """Return whether the address is globally reachable.
+
+    An IPv4-mapped address counts as its IPv4 address. Other addresses that embed one (6to4, Teredo) are not public.
     """
     if isinstance(address, IPv6Address):
         if address.ipv4_mapped is not None:
@@ -78,13 +83,13 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
 async def post(
     url: str, body: bytes, headers: dict[str, str], private_hosts: Collection[str], *, tls: ssl.SSLContext | None = None
 ) -> int:
-    """The status of the answer. Raises DeliveryError."""
+    """Send a POST request. Return the status of the response. Raises DeliveryError."""
     try:
         async with asyncio.timeout(DEADLINE_S):
             target = check_url(url, private_hosts)
             return await _send(target, await _addresses(target, private_hosts), body, headers, tls)
     except TimeoutError as error:
-        raise DeliveryError(f"there was no answer within {DEADLINE_S:.0f} seconds") from error
+        raise DeliveryError(f"there was no response within {DEADLINE_S:.0f} seconds") from error
     except UrlRefused as error:
         raise DeliveryError(error.message) from error
 
@@ -92,21 +97,21 @@ async def post(
 async def _addresses(target: httpx.URL, private_hosts: Collection[str]) -> list[str]:
     port = target.port or (443 if target.scheme == "https" else 80)
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(_name(target), port, type=socket.SOCK_STREAM)
+        entries = await asyncio.get_running_loop().getaddrinfo(_name(target), port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise DeliveryError(f"the name {target.host} cannot be resolved") from error
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in entries))
     if target.host not in private_hosts:
         for address in addresses:
             if not is_public(ipaddress.ip_address(address.partition("%")[0])):
-                raise DeliveryError(f"{target.host} is {address}, which is not a public address")
+                raise DeliveryError(f"{target.host} resolves to {address}, which is not a public address")
     return addresses[:MAX_ADDRESSES]
 
 
 async def _send(
     target: httpx.URL, addresses: list[str], body: bytes, headers: dict[str, str], tls: ssl.SSLContext | None
 ) -> int:
-    named = {**headers, "host": target.netloc.decode("ascii")}
+    with_host = {**headers, "host": target.netloc.decode("ascii")}
     failure = "no address"
     async with httpx.AsyncClient(trust_env=False, timeout=STEP_S, verify=tls if tls is not None else True) as client:
         for address in addresses:
@@ -114,16 +119,16 @@ async def _send(
                 "POST",
                 target.copy_with(host=address),
                 content=body,
-                headers=named,
+                headers=with_host,
                 extensions={"sni_hostname": _name(target)},
             )
             try:
-                answer = await client.send(request, stream=True, follow_redirects=False)
+                response = await client.send(request, stream=True, follow_redirects=False)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 failure = type(error).__name__
                 continue
             except httpx.HTTPError as error:
                 raise DeliveryError(f"the connection failed ({type(error).__name__})") from error
-            await answer.aclose()
-            return answer.status_code
-    raise DeliveryError(f"{target.host} could not be connected to ({failure})")
+            await response.aclose()
+            return response.status_code
+    raise DeliveryError(f"the connection to {target.host} failed ({failure})")

@@ -1,9 +1,9 @@
-"""The processes that work for a client while it waits: they look at rows for a preview or an estimate, or grade.
+"""Child processes that serve a request while its client waits: previews, estimates and gradings.
 
-Templates are programs that strangers wrote, rows and graders may be anything: none is ever run in the API's process.
-The children are `worker.preview` and `worker.grade`, run by their names; they have limits of their own, and nothing of
-our environment but what they need to start. Few of them run at a time, in turns by project, and who waits for a turn
-holds no thread. The newest answers about rows are kept: the same question costs nothing twice.
+Chat templates are untrusted programs, and rows and graders are untrusted input: none is processed in the API's process.
+The child processes `worker.preview` and `worker.grade` have limits and a minimal environment of their own. Few run at
+the same time, in turns by project, and a request that waits for its turn holds no thread. The newest reports about rows
+are cached.
 """
 
 import json
@@ -31,10 +31,10 @@ log = structlog.get_logger(__name__)
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
 """All that the child may know of its surroundings. Passwords and credentials stay on this side."""
 START_S = 10.0
-"""What a busy machine may take to start it."""
-KEPT_ANSWERS = 256
-KEPT_BYTES = 1 << 21
-"""Of an answer that is kept."""
+"""Seconds that a busy machine may take to start a child process."""
+CACHED_REPORTS = 256
+MAX_CACHED_BYTES = 1 << 21
+"""Size limit of a cached report."""
 
 Report = dict[str, Any]
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class TooBusy(Unavailable):
 
     def __init__(self) -> None:
         super().__init__(
-            "Too many previews, estimates and gradings are being made: try again in a few seconds",
+            "Too many previews, estimates and gradings are running. Retry in a few seconds.",
             headers={"retry-after": "5"},
         )
 
@@ -54,7 +54,7 @@ class PreviewFailed(Unavailable):
     code = "preview_failed"
 
     def __init__(self) -> None:
-        super().__init__("This took longer than it may. Shorten the rows, or create the job: it takes its time")
+        super().__init__("The time limit was exceeded. Shorten the rows, or create the job, which has no such limit.")
 
 
 class PreviewChild:
@@ -64,17 +64,17 @@ class PreviewChild:
         self._turns = FairLimiter(
             "previews, estimates and gradings",
             at_once=processes,
-            each=max(1, processes - 1),  # one is always free for another project
+            each=max(1, processes - 1),  # leaves one for another project
             waiting=settings.preview_waiting,
         )
         self._threads = anyio.CapacityLimiter(processes)
         self._lock = threading.Lock()
-        self._answers: OrderedDict[str, str] = OrderedDict()
+        self._reports: OrderedDict[str, str] = OrderedDict()
 
     async def in_turn(self, project_id: str, work: Callable[[], T]) -> T:
-        """What the work, which asks a child, returns: in a thread that nothing else uses, when its turn has come.
+        """Wait for the project's turn, run `work` in a thread reserved for these processes, and return its result.
 
-        Raises Crowded, TooBusy, and what the work raises.
+        Raises Crowded, TooBusy, and the exceptions of `work`.
         """
         async with AsyncExitStack() as stack:
             try:
@@ -84,27 +84,30 @@ class PreviewChild:
             return await anyio.to_thread.run_sync(work, limiter=self._threads)
 
     def ask(self, key: str, request: dict[str, Any], fill: Callable[[Path], None]) -> Report:
-        """The child's report. `key`: of all that decides it; `fill` puts the files that it reads into its folder.
+        """Return the report of `worker.preview`, from the cache if it is there.
 
-        Raises TooBusy, PreviewFailed.
+        `key` is a hash of everything that determines the report. `fill` writes the files that the child process reads
+        into its folder. Raises PreviewFailed.
         """
         with self._lock:
-            known = self._answers.get(key)
-            if known is not None:
-                self._answers.move_to_end(key)
-        if known is None:
-            known = self.run("worker.preview", "preview.json", request, fill)
-            if len(known) <= KEPT_BYTES:
+            report = self._reports.get(key)
+            if report is not None:
+                self._reports.move_to_end(key)
+        if report is None:
+            report = self.run("worker.preview", "preview.json", request, fill)
+            if len(report) <= MAX_CACHED_BYTES:
                 with self._lock:
-                    self._answers[key] = known
-                    while len(self._answers) > KEPT_ANSWERS:
-                        self._answers.popitem(last=False)
-        report: Report = json.loads(known)
-        return report
+                    self._reports[key] = report
+                    while len(self._reports) > CACHED_REPORTS:
+                        self._reports.popitem(last=False)
+        parsed: Report = json.loads(report)
+        return parsed
 
     def run(self, module: str, name: str, request: dict[str, Any], fill: Callable[[Path], None] | None = None) -> str:
-        """The report of the child, which reads its request, and the limits that are added to it, from a file of that
-        name. Raises PreviewFailed."""
+        """Run a child process, and return its report. Raises PreviewFailed.
+
+        `name` is the file from which the child process reads the request and its limits.
+        """
         settings = self._settings
         settings.work.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=settings.work, prefix="preview-") as temporary:
@@ -113,10 +116,10 @@ class PreviewChild:
                 fill(folder)
             limits = {"memory_bytes": settings.preview_memory_bytes, "cpu_seconds": int(settings.preview_seconds)}
             (folder / name).write_text(json.dumps(request | limits))
-            return _answer(module, folder, 2 * settings.preview_seconds + START_S)
+            return _report(module, folder, 2 * settings.preview_seconds + START_S)
 
 
-def _answer(module: str, folder: Path, timeout_s: float) -> str:
+def _report(module: str, folder: Path, timeout_s: float) -> str:
     with (folder / "log.txt").open("wb") as output:
         child = subprocess.Popen(
             [sys.executable, "-m", module, str(folder)],

@@ -1,16 +1,16 @@
-"""The letterbox in Redis: requests one way, tokens the other. Only here does Redis carry more than a ring.
+"""The queue of completion requests in Redis: the API sends requests, samplers send reports with tokens.
 
-Nothing of it needs to last: what is lost with Redis is an answer in flight, and its client is told. All times are the
-server's own, so that clocks need not agree; everything expires by itself.
+Nothing here is durable: if Redis loses its data, only responses in flight are lost, and their clients get an error. All
+times are Redis's own, so that clocks need not agree. All keys expire.
 
-    attune:sample:workers            sorted set: sampler → until when it counts as alive
-    attune:sample:open:{project}     sorted set: request → its deadline. Who is in it is waited for: taking a request
-                                     out of it withdraws it, wherever it is
-    attune:sample:queue:{project}    list: requests that wait, oldest first
+    attune:sample:workers            sorted set: sampler → time until which it counts as alive
+    attune:sample:open:{project}     sorted set: request → its deadline. Removing a request from it withdraws the
+                                     request in whatever state it is
+    attune:sample:queue:{project}    list: waiting requests, oldest first
     attune:sample:turns              list: projects with waiting requests, the next one first
-    attune:sample:bell               list: something to block on; what it holds says nothing
-    attune:sample:request:{request}  what is asked
-    attune:sample:answer:{request}   stream: the reports of the answer
+    attune:sample:bell               list: samplers block on it; its content has no meaning
+    attune:sample:request:{request}  the request's content
+    attune:sample:answer:{request}   stream: the reports of its response
 """
 
 import json
@@ -23,9 +23,11 @@ import redis.asyncio
 from pydantic import SecretStr
 
 ALIVE_S = 6.0
-"""A sampler that has said nothing for so long is lost."""
+"""Seconds without a heartbeat after which a sampler counts as lost."""
 BEAT_S = 1.0
+"""Seconds between two heartbeats of a sampler."""
 LISTEN_S = 1.0
+"""Seconds that the API blocks on a request's reports before it checks the request and its sampler."""
 SOCKET_TIMEOUT_S = 5.0
 
 _PREFIX = "attune:sample"
@@ -91,20 +93,20 @@ return until_ and tonumber(until_) > now and 1 or 0
 
 
 class NoSampler(Exception):
-    """None is registered, so nobody would answer."""
+    """No live sampler is registered."""
 
 
 class TooMany(Exception):
-    """The project waits for as many answers as it may."""
+    """The project has reached its limit of open requests."""
 
 
 class Lost(Exception):
-    """The sampler that had the request is gone, or there is none any more to take it."""
+    """The sampler of the request is dead, or no live sampler is left to take it."""
 
 
 @dataclass(frozen=True)
 class SampleJob:
-    """A request on its way."""
+    """A completion request in the queue."""
 
     id: str
     project_id: str
@@ -112,7 +114,7 @@ class SampleJob:
 
 
 class Producer:
-    """The API's side. A connection of its own for each request: it blocks on it."""
+    """The API's side of the queue. Each request needs its own connection, because it blocks on it."""
 
     def __init__(self, broker_url: SecretStr) -> None:
         self._redis = redis.asyncio.Redis.from_url(
@@ -129,32 +131,32 @@ class Producer:
         await self._redis.aclose()
 
     async def submit(self, letter: SampleJob, *, timeout_s: float, limit: int) -> None:
-        """Raises NoSampler, TooMany."""
+        """Add the request to its project's queue. Raises NoSampler, and TooMany at `limit` open requests."""
         body = json.dumps(letter.content)
-        said = await self._run(_SUBMIT, [_PREFIX], letter.id, letter.project_id, body, timeout_s, limit)
-        if said != "ok":
-            raise NoSampler if said == "no_sampler" else TooMany
+        result = await self._run(_SUBMIT, [_PREFIX], letter.id, letter.project_id, body, timeout_s, limit)
+        if result != "ok":
+            raise NoSampler if result == "no_sampler" else TooMany
 
     async def withdraw(self, letter: SampleJob) -> None:
-        """Nobody waits for the answer any more."""
+        """Remove the request and its reports. A sampler that works on it stops."""
         async with self._redis.pipeline() as pipe:
             pipe.zrem(f"{_PREFIX}:open:{letter.project_id}", letter.id)
             pipe.delete(f"{_PREFIX}:request:{letter.id}", f"{_PREFIX}:answer:{letter.id}")
             await pipe.execute()
 
     async def reports(self, letter: SampleJob) -> AsyncIterator[dict[str, Any]]:
-        """As they come, without end. Raises Lost, and TimeoutError after the deadline."""
+        """Yield the sampler's reports without end. Raises Lost, and TimeoutError after the deadline."""
         key, last, sampler = f"{_PREFIX}:answer:{letter.id}", "0", ""
         while True:
-            found: Any = await self._redis.xread({key: last}, count=256, block=int(1000 * LISTEN_S))
-            for number, fields in found[0][1] if found else ():
+            streams: Any = await self._redis.xread({key: last}, count=256, block=int(1000 * LISTEN_S))
+            for number, fields in streams[0][1] if streams else ():
                 last = number
                 if "sampler" in fields:
                     sampler = fields["sampler"]
                 else:
                     yield json.loads(fields["report"])
-            if found:
-                await self._redis.xtrim(key, minid=last)  # what was read takes no more room
+            if streams:
+                await self._redis.xtrim(key, minid=last)  # frees the memory of entries that were read
             else:
                 if not await self._run(_WANTED, [f"{_PREFIX}:open:{letter.project_id}"], letter.id):
                     raise TimeoutError
@@ -166,10 +168,10 @@ class Producer:
 
 
 class Consumer:
-    """A sampler's side."""
+    """A sampler's side of the queue."""
 
     def __init__(self, broker_url: SecretStr, name: str) -> None:
-        """`name`: another one for each process, so that what a killed one had counts as lost."""
+        """Connect under a name that is unique to the process, so that requests of a killed process count as lost."""
         self.name = name
         self._redis = redis.Redis.from_url(
             broker_url.get_secret_value(),
@@ -179,29 +181,30 @@ class Consumer:
         )
 
     def beat(self) -> None:
+        """Register as alive for ALIVE_S seconds."""
         self._redis.eval(_BEAT, 1, f"{_PREFIX}:workers", self.name, ALIVE_S)
 
     def deregister(self) -> None:
         self._redis.zrem(f"{_PREFIX}:workers", self.name)
 
     def take(self, wait_s: float) -> SampleJob | None:
-        """The next request of the project whose turn it is; None if none has come in this time."""
+        """Return the next request of the project whose turn it is; None if none arrives within `wait_s`."""
         if (letter := self._take()) is not None:
             return letter
         self._redis.blpop([f"{_PREFIX}:bell"], timeout=wait_s)
         return self._take()
 
     def _take(self) -> SampleJob | None:
-        found: Any = self._redis.eval(_TAKE, 1, _PREFIX)
-        if found is None:
+        taken: Any = self._redis.eval(_TAKE, 1, _PREFIX)
+        if taken is None:
             return None
-        project, request, body = found
+        project, request, body = taken
         letter = SampleJob(request, project, json.loads(body))
         self._add(letter, {"sampler": self.name})
         return letter
 
     def wanted(self, letter: SampleJob) -> bool:
-        """Whether somebody still waits for the answer."""
+        """Return whether the request is neither withdrawn nor past its deadline."""
         return bool(self._redis.eval(_WANTED, 1, f"{_PREFIX}:open:{letter.project_id}", letter.id))
 
     def report(self, letter: SampleJob, report: dict[str, Any]) -> None:

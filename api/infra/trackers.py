@@ -1,20 +1,20 @@
-"""Trackers: where the operator has metrics sent besides the database. What sends is in worker/delivery/trackers."""
+"""Configured trackers, the services outside to which metrics are sent. The senders are in worker/delivery/trackers."""
 
 from importlib.util import find_spec
 
 from api.settings import Settings
 
 TITLES = {"wandb": "Weights & Biases", "mlflow": "MLflow", "tensorboard": "TensorBoard"}
-"""Every tracker that there is; each is an extra of the package, by the same name."""
+"""Display name of each supported tracker. Each is an extra of the package with the same name."""
 _LIBRARIES = {"wandb": "wandb", "mlflow": "mlflow", "tensorboard": "tensorboardX"}
 
 
 class MissingLibrary(Exception):
-    """The settings name a tracker that this installation has no library for."""
+    """The settings configure a tracker whose library is not installed."""
 
 
 def configured(settings: Settings) -> list[str]:
-    """The trackers that the settings are enough for."""
+    """Return the names of the trackers that the settings configure."""
     has = {
         "wandb": settings.wandb_mode == "offline" or bool(settings.wandb_api_key.get_secret_value()),
         "mlflow": bool(settings.mlflow_tracking_uri.get_secret_value()),
@@ -24,11 +24,11 @@ def configured(settings: Settings) -> list[str]:
 
 
 def require_libraries(settings: Settings) -> None:
-    """For whoever starts a deliverer: better now than at the first job's metrics. Raises MissingLibrary."""
+    """Raise MissingLibrary if a configured tracker's library is not installed. Called before a deliverer starts."""
     missing = [name for name in configured(settings) if find_spec(_LIBRARIES[name]) is None]
     if missing:
         titles = " and ".join(TITLES[name] for name in missing)
         raise MissingLibrary(
-            f"{titles} cannot be used: the settings ask for it, and its library is not installed. Install it with "
-            f"pip install 'attune[{','.join(missing)}]', or leave the settings out"
+            f"The settings configure {titles}, but the library is not installed. Install it with "
+            f"pip install 'attune[{','.join(missing)}]', or remove the settings"
         )

@@ -1,4 +1,4 @@
-"""A webhook's message, signed as standardwebhooks.com says and OpenAI's clients check (`webhooks.unwrap`)."""
+"""Body and headers of a webhook, signed by standardwebhooks.com's scheme, which OpenAI's `webhooks.unwrap` verifies."""
 
 import base64
 import hashlib
@@ -16,7 +16,7 @@ def new_secret() -> str:
 
 
 def message(event_id: str, event_type: str, object_id: str, created_at: float) -> bytes:
-    """The body; the same in every attempt."""
+    """Return the body, which is the same in every attempt."""
     event = {
         "id": event_id,
         "object": "event",
@@ -28,7 +28,7 @@ def message(event_id: str, event_type: str, object_id: str, created_at: float) -
 
 
 def headers(event_id: str, body: bytes, with_secrets: Sequence[str]) -> dict[str, str]:
-    """Signed now, with each of the secrets: receivers refuse what was signed more than five minutes ago."""
+    """Return the headers with a signature by each secret. Receivers refuse signatures older than five minutes."""
     timestamp = str(int(time.time()))
     return {
         "content-type": "application/json",

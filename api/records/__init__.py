@@ -1,6 +1,6 @@
-"""The only SQL: one file per table, the row and its queries together.
+"""The only SQL: one file for each table, with its row class and its queries.
 
-Times and leases are judged by the database's clock alone (`api.records.base.db_now`).
+Times and leases are compared with the database's clock only (`api.records.base.db_now`).
 """
 
 from api.records import (

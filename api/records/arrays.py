@@ -1,4 +1,4 @@
-"""Prepared arrays, under a key made of all that decides their content: a second job on the same rows finds them."""
+"""Prepared arrays, stored under a hash of everything that determines them. Jobs on the same rows share them."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from api.spec.recipe import Recipe
 from api.spec.resolve import Labels
 
 CODE_VERSION = 7
-"""Raise it when the same rows give other arrays: it is a part of their key."""
+"""Version of the code that prepares arrays, a part of their key. Increase it when the same rows give other arrays."""
 
 
 class Arrays(Base):
@@ -25,7 +25,7 @@ class Arrays(Base):
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
     report: Mapped[dict[str, Any]]
-    """What prepare found of this file: format, rows, tokens, findings."""
+    """The report of the preparation: format, rows, tokens, findings."""
     created_at: Mapped[float] = mapped_column(UnixTime)
 
     @property
@@ -36,23 +36,26 @@ class Arrays(Base):
 def key_of(
     project_id: str, hashes: Sequence[str | None], recipe: Recipe, base: BaseModelRow, continued: Labels | None = None
 ) -> str:
-    """Of all that decides the arrays' content. The project is a part of it, so nothing crosses projects.
+    """Return the SHA-256 of everything that determines the arrays' content.
 
-    `hashes`: of the file, after that of the training file, which decides what a validation file's labels are.
-    `continued`: labels of the classifier that the job continues, which decide it before either.
+    It includes the project, so that projects share no arrays. `hashes` are the SHA-256 of the file and, before it for a
+    validation file, of the training file, which determines the labels. `continued` are the labels of the classifier
+    that the job continues; they take precedence over those of the files.
     """
     method = recipe.method
-    asked = [method.type, method.row_option_values(), recipe.training.format, recipe.training.reasoning]
-    parts = [CODE_VERSION, project_id, list(hashes), asked, base.facts["kind"], tokenizer_of(base)]
+    options = [method.type, method.row_option_values(), recipe.training.format, recipe.training.reasoning]
+    parts = [CODE_VERSION, project_id, list(hashes), options, base.facts["kind"], tokenizer_of(base)]
     if continued is not None:
         parts.append(continued.model_dump(mode="json"))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def tokenizer_of(base: BaseModelRow) -> list[list[str]]:
-    """All that decides how a base model reads rows: its files but the weights, and their hashes."""
+    """Return name and SHA-256 of every file of a base model but its weights. They determine how rows are tokenized."""
     return sorted(
-        [each["name"], each["sha256"]] for each in base.artifacts if not each["name"].endswith(".safetensors")
+        [artifact["name"], artifact["sha256"]]
+        for artifact in base.artifacts
+        if not artifact["name"].endswith(".safetensors")
     )
 
 
@@ -63,7 +66,7 @@ def get(session: Session, key: str) -> Arrays | None:
 def upsert(
     session: Session, *, key: str, project_id: str, bytes_total: int, sha256: str, report: dict[str, Any]
 ) -> Arrays:
-    """Two workers may prepare the same rows at once: they make the same arrays, and the later one's row stays."""
+    """Insert or replace the row. Two workers that prepare the same rows at once produce the same arrays."""
     values = {"project_id": project_id, "bytes": bytes_total, "sha256": sha256, "report": report}
     statement = insert(session, Arrays).values(key=key, created_at=db_now(), **values)
     session.execute(statement.on_conflict_do_update(index_elements=[Arrays.key], set_=values))

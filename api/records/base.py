@@ -1,4 +1,4 @@
-"""What every table shares: the declarative base, and the database's own clock."""
+"""The declarative base of all tables, and the database's clock."""
 
 from typing import Any, ClassVar
 
@@ -10,7 +10,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 UnixTime = Double
-"""Times are Unix seconds with fractions, by the database's clock."""
+"""Column type of times: Unix seconds with fractions, by the database's clock."""
 
 
 class Base(DeclarativeBase):
@@ -30,9 +30,9 @@ class Base(DeclarativeBase):
 
 
 class db_now(FunctionElement[float]):  # noqa: N801 (reads as the SQL function that it is)
-    """Unix seconds by the database's clock. Workers' clocks differ, so no lease is ever judged by one of them.
+    """Unix seconds by the database's clock. Workers' clocks differ, so no lease is ever compared with one of them.
 
-    On PostgreSQL the time of the statement's execution, not of the transaction's start.
+    On PostgreSQL it is the time at which the statement runs, not the start of the transaction.
     """
 
     type = Double()
@@ -55,5 +55,5 @@ def time_of(session: Session) -> float:
 
 
 def insert(session: Session, row: type[Base]) -> postgresql.Insert | sqlite.Insert:
-    """An INSERT that can be told what to do on a conflict, for which each dialect has a class of its own."""
+    """Return the dialect's INSERT, which supports ON CONFLICT."""
     return postgresql.insert(row) if session.get_bind().dialect.name == "postgresql" else sqlite.insert(row)

@@ -1,4 +1,4 @@
-"""Base models: the operator's list of what can be fine-tuned, shared by all projects."""
+"""Base models that jobs can fine-tune. The operator adds them; all projects share them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ class BaseModelRow(Base):
 
     name: Mapped[str] = mapped_column(String(128), primary_key=True)
     digest: Mapped[str] = mapped_column(String(64))
-    """SHA-256 over its artifacts' names and hashes: what a worker's cache is keyed by."""
+    """SHA-256 over the names and hashes of its artifacts; the key of workers' caches."""
     facts: Mapped[dict[str, Any]]
     """What the conversion learnt: model_type, parameters, context_window, source, revision, …"""
     artifacts: Mapped[list[Any]]

@@ -1,4 +1,4 @@
-"""Sessions: `read()` for looking, `write()` for one transaction that commits at its end."""
+"""Database sessions: `read()` for queries, `write()` for one transaction that commits at its end."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ BUSY_TIMEOUT_S = 15
 POOL: dict[str, Any] = {"pool_size": 20, "max_overflow": 30}  # the API answers on 40 threads
 POSTGRESQL = {
     "connect_timeout": 5,
-    # A server that vanished without a word is noticed within a minute, not after the kernel's two hours.
+    # A server that vanished without closing its connections is noticed within a minute, not after the kernel's 2 hours.
     "keepalives_idle": 15,
     "keepalives_interval": 5,
     "keepalives_count": 3,
@@ -26,8 +26,8 @@ POSTGRESQL = {
 
 
 class DatabaseGone(SQLAlchemyError):
-    """The database's file is not the one that was opened: it was removed, or replaced. Open connections would go on
-    writing into the removed file, and nobody would ever read that again."""
+    """The SQLite file was removed or replaced since it was opened. Open connections would continue to write into the
+    removed file, whose content is lost."""
 
 
 class Database:
@@ -42,14 +42,18 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """One transaction. On SQLite it takes the write lock at once: a read that turns into a write cannot wait."""
+        """Open a session with one transaction.
+
+        On SQLite the transaction takes the write lock at its start: a read transaction that becomes a write cannot wait
+        for the lock.
+        """
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             if self.is_sqlite:
                 session.execute(text("BEGIN IMMEDIATE"))
             yield session
 
     def ping(self) -> None:
-        """Raises DBAPIError when the database does not answer."""
+        """Raise DBAPIError if the database does not respond."""
         with self.read() as session:
             session.execute(text("SELECT 1"))
 
@@ -58,8 +62,10 @@ class Database:
 
 
 def is_outage(error: SQLAlchemyError) -> bool:
-    """Return whether the database was at fault (away, busy, full, read-only, damaged, out of connections) and not the
-    statement: then the same may succeed later."""
+    """Return whether the database caused the error, so that the same statement may succeed later.
+
+    The database may be unreachable, busy, full, read-only, damaged or out of connections.
+    """
     if isinstance(error, (PoolTimeout, DatabaseGone)):
         return True
     if not isinstance(error, DBAPIError):
@@ -67,10 +73,10 @@ def is_outage(error: SQLAlchemyError) -> bool:
     if error.connection_invalidated or error.orig is None:
         return True
     if isinstance(error.orig, sqlite3.Error):
-        # The extended code holds the primary one in its lowest byte. A wrong statement is an OperationalError, too.
+        # The lowest byte of the extended code is the primary code. A wrong statement is an OperationalError, too.
         code: int | None = getattr(error.orig, "sqlite_errorcode", None)
         return code is not None and code & 0xFF in _SQLITE_FAULTS
-    return isinstance(error.orig, _POSTGRESQL_FAULTS) and not _is_statements_own(error.orig)
+    return isinstance(error.orig, _POSTGRESQL_FAULTS) and not _exceeds_limits(error.orig)
 
 
 _SQLITE_FAULTS = (
@@ -88,7 +94,7 @@ _SQLITE_FAULTS = (
 _POSTGRESQL_FAULTS = (
     psycopg.OperationalError,
     psycopg.errors.InsufficientPrivilege,
-    psycopg.errors.ReadOnlySqlTransaction,  # a standby, or a server that its operator lets only be read
+    psycopg.errors.ReadOnlySqlTransaction,  # a standby, or a server that its operator made read-only
     psycopg.errors.IdleInTransactionSessionTimeout,
     psycopg.errors.TransactionTimeout,
     psycopg.errors.InternalError_,
@@ -97,13 +103,13 @@ _POSTGRESQL_FAULTS = (
 )
 
 
-def _is_statements_own(error: psycopg.Error) -> bool:
-    """Whether PostgreSQL calls it operational, though the same statement would always fail: class 54, its limits."""
+def _exceeds_limits(error: psycopg.Error) -> bool:
+    """Return whether the statement exceeds PostgreSQL's limits (class 54): operational errors that always recur."""
     return (error.sqlstate or "").startswith("54")
 
 
 def is_full(error: SQLAlchemyError) -> bool:
-    """Whether the database's disk was."""
+    """Return whether the database's disk is full."""
     if not isinstance(error, DBAPIError):
         return False
     if isinstance(error.orig, sqlite3.OperationalError):
@@ -112,7 +118,7 @@ def is_full(error: SQLAlchemyError) -> bool:
 
 
 def holds_nul(error: SQLAlchemyError) -> bool:
-    """Whether a text was to be stored, or looked for, that no text in PostgreSQL can be."""
+    """Return whether a parameter held a NUL character, which PostgreSQL's text cannot contain."""
     return isinstance(error, DBAPIError) and isinstance(error.orig, psycopg.DataError) and "NUL" in str(error.orig)
 
 
@@ -132,12 +138,12 @@ def _engine(url: str) -> Engine:
         cursor.close()
 
     if parsed.database:
-        _stay_with_file(engine, Path(parsed.database))
+        _require_same_file(engine, Path(parsed.database))
     return engine
 
 
-def _stay_with_file(engine: Engine, path: Path) -> None:
-    """Raise DatabaseGone wherever a connection is asked for and the file is not there, or is another."""
+def _require_same_file(engine: Engine, path: Path) -> None:
+    """Make every checkout of a connection raise DatabaseGone if the file was removed or replaced."""
 
     def inode() -> int | None:
         try:
@@ -152,9 +158,9 @@ def _stay_with_file(engine: Engine, path: Path) -> None:
             raise DatabaseGone(f"{path} was removed or replaced: restore it, or restart this process")
 
     @event.listens_for(engine, "connect")
-    def note(*_: Any) -> None:
-        if not opened and (found := inode()) is not None:
-            opened.append(found)
+    def remember(*_: Any) -> None:
+        if not opened and (created := inode()) is not None:
+            opened.append(created)
 
-    event.listen(engine, "do_connect", require)  # else SQLite would make an empty file
+    event.listen(engine, "do_connect", require)  # before SQLite would create an empty file
     event.listen(engine, "checkout", require)

@@ -1,4 +1,4 @@
-"""Which jobs wait for which: the stages of a pipeline."""
+"""Dependencies between jobs: the stages of pipelines."""
 
 from collections.abc import Sequence
 
@@ -14,28 +14,29 @@ class Dependency(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     needs_job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True, index=True)
     stage: Mapped[str] = mapped_column(String(16))
-    """The stage of work on the job (api.spec.lifecycle.Stage) that waits: what comes before it may be done at once."""
+    """The stage of work (api.spec.lifecycle.Stage) that waits for the other job. Earlier stages need not wait."""
 
 
 def of(session: Session, job_ids: Sequence[str]) -> Sequence[Dependency]:
+    """Return the dependencies of these jobs on others."""
     return session.scalars(select(Dependency).where(Dependency.job_id.in_(job_ids))).all()
 
 
 def on(session: Session, job_id: str) -> Sequence[Dependency]:
-    """Who waits for this job, and with what."""
+    """Return the dependencies of other jobs on this one."""
     return session.scalars(select(Dependency).where(Dependency.needs_job_id == job_id)).all()
 
 
 def direct(session: Session, job_ids: Sequence[str]) -> set[str]:
-    """Ids of the jobs that need one of these."""
+    """Return the ids of the jobs that depend directly on one of these."""
     return set(session.scalars(select(Dependency.job_id).where(Dependency.needs_job_id.in_(job_ids))))
 
 
 def transitive(session: Session, job_id: str) -> set[str]:
-    """Ids of all jobs that cannot end well without this one."""
-    found: set[str] = set()
+    """Return the ids of all jobs that depend on this one, directly or through others."""
+    dependents: set[str] = set()
     newest = direct(session, [job_id])
     while newest:
-        found |= newest
-        newest = direct(session, sorted(newest)) - found
-    return found
+        dependents |= newest
+        newest = direct(session, sorted(newest)) - dependents
+    return dependents

@@ -1,4 +1,4 @@
-"""What those who follow a job look at: its newest events, and whether there will be more."""
+"""Queries for event streams: the newest events of a job, and whether more will follow."""
 
 from collections.abc import Sequence
 
@@ -11,15 +11,15 @@ from api.spec.lifecycle import FINAL
 
 
 def position(session: Session, job_id: str, event_id: str) -> int | None:
-    """The number of this event of the job."""
+    """Return the sequence number of this event of the job."""
     return session.scalar(select(Event.seq).where(Event.id == event_id, Event.job_id == job_id))
 
 
 def read(session: Session, job_id: str, after: int, limit: int) -> tuple[Sequence[Event], bool]:
-    """The job's events after this number, oldest first; and whether the job had ended before they were read.
+    """Return the job's events after this sequence number, oldest first, and whether the job had ended before the query.
 
-    What a job tells is written in the transaction that ends it, or before. After it only a hub or a tracker may still
-    be told of, which nobody waits for.
+    A job's own events are written in the transaction that ends it, or before. Later events concern only deliveries to
+    a hub or a tracker; streams do not wait for them.
     """
     ended = session.scalar(select(Job.status).where(Job.id == job_id)) in FINAL
     query = select(Event).where(Event.job_id == job_id, Event.seq > after).order_by(Event.seq).limit(limit)
@@ -27,7 +27,7 @@ def read(session: Session, job_id: str, after: int, limit: int) -> tuple[Sequenc
 
 
 def newest(session: Session, job_ids: Sequence[str]) -> dict[str, int]:
-    """The number of the newest event of each of these jobs. The index has it, however many there are."""
+    """Return the sequence number of the newest event of each job; 0 without events. One index lookup for each job."""
     last = select(func.max(Event.seq)).where(Event.job_id == Job.id).scalar_subquery()
     rows = session.execute(select(Job.id, last).where(Job.id.in_(job_ids)))
     return {job_id: seq or 0 for job_id, seq in rows}

@@ -1,4 +1,4 @@
-"""Events: what a user reads of a job's life, written in the transaction that they tell of."""
+"""Events of jobs for their users. Each is written in the transaction of the change that it describes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,8 @@ class Event(Base):
     __table_args__ = (Index("ix_events_job_id_seq", "job_id", "seq"),)
 
     seq: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
-    """The order of events; within one job, whose row every writer of them holds, also the order of their commits."""
+    """Sequence number: the order of events. Within one job it is also the order of their commits, because every writer
+    holds the job's row."""
     id: Mapped[str] = mapped_column(String(64), unique=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     created_at: Mapped[float] = mapped_column(UnixTime)
@@ -48,7 +49,7 @@ def add_event(
             data=data,
         )
     )
-    session.flush()  # one by one, so that their numbers follow their order
+    session.flush()  # one by one, so that sequence numbers follow the order of the calls
 
 
 def page(session: Session, job_id: str, *, after: str | None, limit: int) -> Page[Event]:
@@ -63,13 +64,13 @@ def page(session: Session, job_id: str, *, after: str | None, limit: int) -> Pag
 
 
 def metrics_after(session: Session, job_id: str, seq: int) -> Sequence[Event]:
-    """The metrics events that follow that one, oldest first."""
+    """Return the job's metrics events after this sequence number, oldest first."""
     query = select(Event).where(Event.job_id == job_id, Event.type == "metrics", Event.seq > seq)
     return session.scalars(query.order_by(Event.seq)).all()
 
 
 def metrics_of(session: Session, job_id: str) -> list[dict[str, Any]]:
-    """The data of every metrics event, oldest first; a step that was trained again counts as it was last."""
+    """Return the data of the job's metrics events by step. A step that was trained again has its newest metrics."""
     rows = session.scalars(
         select(Event.data).where(Event.job_id == job_id, Event.type == "metrics").order_by(Event.seq)
     )

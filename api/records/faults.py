@@ -1,7 +1,7 @@
-"""How often faults ended attempts at a job: counts on its row, from which its remaining retries follow.
+"""Counts of the faults that ended a job's attempts. They limit its retries.
 
-They begin anew when the job makes progress, so that a long job is not failed by faults that were days apart. Progress
-is a newer stored state: steps that every attempt trains again are none.
+The counts restart from 0 when the job makes progress, so that faults days apart do not fail a long job. Progress is a
+newer saved state: steps that every attempt trains again do not count.
 """
 
 from typing import Any
@@ -14,13 +14,13 @@ from api.records.jobs import Job
 from api.spec.lifecycle import JobStatus
 
 EXCUSED = "excused"
-"""The count of faults that were none of the job's doing: they cost no retry, but lengthen the pause before the next."""
+"""Name of the count of faults that the job did not cause. They use up no retry, but lengthen the next back-off."""
 _DEATHS = ("died_at_step", "deaths")
-"""Told by the step itself, stored or not."""
+"""Counts that refer to a step. They outlast a newer saved state."""
 
 
 def count(session: Session, job_id: str, reason: str) -> int:
-    """Return how often this reason has ended an attempt since the job last made progress, this time included."""
+    """Count an attempt that ended for this reason. Return the count since the job last made progress."""
     faults = _since_progress(session, job_id)
     faults[reason] = faults.get(reason, 0) + 1
     session.execute(update(Job).where(Job.id == job_id).values(faults=faults))
@@ -28,7 +28,7 @@ def count(session: Session, job_id: str, reason: str) -> int:
 
 
 def count_death(session: Session, job_id: str, step: int) -> int:
-    """Return how often in a row its trainer has now died at this step."""
+    """Count a death of the trainer at this step. Return the number of consecutive deaths there."""
     faults = _since_progress(session, job_id)
     deaths = faults.get("deaths", 0) + 1 if faults.get("died_at_step") == step else 1
     faults |= {"died_at_step": step, "deaths": deaths}
@@ -37,7 +37,7 @@ def count_death(session: Session, job_id: str, step: int) -> int:
 
 
 def avoid(session: Session, job_id: str, owner: str | None, for_s: float) -> None:
-    """Leave the job's next attempt to another worker than this one for so long, if there is another."""
+    """Reserve the job's next attempt for workers other than `owner` for `for_s` seconds, if there are any."""
     faults = _since_progress(session, job_id) | {"avoid": {"owner": owner, "until": time_of(session) + for_s}}
     session.execute(update(Job).where(Job.id == job_id).values(faults=faults))
 

@@ -1,4 +1,4 @@
-"""Files: what users upload, and the result files of jobs."""
+"""Files: uploads of users, and result files of jobs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,22 +22,22 @@ class File(Base):
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str | None] = mapped_column(String(64))
     storage_key: Mapped[str | None] = mapped_column(String(256))
-    """None for a model's archive, which is put together from its artifacts while it is read."""
+    """None for a model's archive, which is generated from its artifacts while it is read."""
     model_id: Mapped[str | None] = mapped_column(String(256), index=True)
     """The model whose archive this is."""
     created_at: Mapped[float] = mapped_column(UnixTime)
     expires_at: Mapped[float | None] = mapped_column(UnixTime, index=True)
-    """From then on nobody sees it, and it is removed as soon as no unfinished job needs it."""
+    """Time from which the file is invisible. It is deleted once no unfinished job needs it."""
     scan_status: Mapped[str | None] = mapped_column(String(16), index=True)
-    """pending, done or failed; None for what is not scanned, such as results."""
+    """pending, done or failed; None for files that are not scanned, such as results."""
     scan_fence: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
-    """How often a worker began to scan it; whoever holds an older number holds it no more."""
+    """Number of scans that were begun. Writes of a worker with an older number are ignored."""
     scan_excused: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
-    """How many of these beginnings came to nothing by no fault of the file: they do not count against it."""
+    """Number of begun scans that failed for reasons other than the file. They do not count towards its limit."""
     scan_until: Mapped[float | None] = mapped_column(UnixTime)
-    """The lease of the worker that scans it."""
+    """End of the lease of the worker that scans it."""
     scan: Mapped[dict[str, Any] | None]
-    """What the scan found: format, rows, container, findings, finding_counts, error."""
+    """The scan's report: format, rows, container, findings, finding_counts, error."""
 
 
 def get(session: Session, project_id: str, file_id: str) -> File | None:
@@ -45,17 +45,17 @@ def get(session: Session, project_id: str, file_id: str) -> File | None:
 
 
 def get_for_job(session: Session, project_id: str, file_id: str) -> File | None:
-    """The same for a job that was accepted while the file had not expired."""
+    """Return the file even if it has expired, for a job that was accepted before that."""
     return session.scalars(select(File).where(File.id == file_id, File.project_id == project_id)).one_or_none()
 
 
 def get_to_use(session: Session, project_id: str, file_id: str) -> File | None:
-    """The file, which nobody can remove until this transaction ends."""
+    """Return the file, locked against removal until this transaction ends."""
     return session.scalars(_one(project_id, file_id).with_for_update(read=True)).one_or_none()
 
 
 def get_to_remove(session: Session, project_id: str, file_id: str) -> File | None:
-    """The file, which nobody can begin to use until this transaction ends."""
+    """Return the file, locked against new uses until this transaction ends."""
     return session.scalars(_one(project_id, file_id).with_for_update()).one_or_none()
 
 
@@ -85,7 +85,7 @@ def page(
 
 
 def held(session: Session, project_id: str) -> tuple[int, int]:
-    """Return how many files the project has, and their bytes; without archives of models, made while they are read."""
+    """Return the number and the total bytes of the project's stored files. Archives of models are not stored."""
     size = func.coalesce(func.sum(File.bytes), 0)
     query = select(func.count(), size).where(File.project_id == project_id, File.storage_key.is_not(None))
     count, total = session.execute(query).one()
@@ -101,10 +101,10 @@ def archives_of(session: Session, model_id: str) -> Sequence[File]:
 
 
 def expired(session: Session, limit: int = 50) -> Sequence[File]:
-    """Files whose time is over, which nobody can begin to use until this transaction ends.
+    """Return expired files, locked against new uses until this transaction ends.
 
-    Those that unfinished jobs need are left out, lest they keep the others from their turn; but whether one has just
-    come to be needed can only be asked once they are locked.
+    Files in use by unfinished jobs are excluded, so that they do not fill the limit. A job may be created between the
+    query and its locks: the caller has to check again.
     """
     named = or_(Job.training_file == File.id, Job.validation_file == File.id)
     needed = select(Job.id).where(named, Job.status.not_in(FINAL)).exists()

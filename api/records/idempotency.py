@@ -1,4 +1,4 @@
-"""Idempotency keys: the request that came with a key first, and what it was answered."""
+"""Idempotency keys: the first request with each key, and its response."""
 
 from sqlalchemy import ForeignKey, Integer, LargeBinary, String, delete, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -6,9 +6,9 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from api.records.base import Base, UnixTime, db_now, insert
 
 KEEP_S = 24 * 3600
-"""How long an answer can be had again."""
+"""Seconds that a response is kept."""
 ROW_BYTES = 512
-"""About what a key takes that was never answered: it is kept as long."""
+"""Approximate size of a row without a response."""
 
 
 class Answered(Base):
@@ -17,25 +17,25 @@ class Answered(Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     request: Mapped[str] = mapped_column(String(64))
-    """SHA-256 over path, query and body; of a form that is not answered yet over the first two."""
+    """SHA-256 over path, query and body; for a form without a response yet, over path and query."""
     owner: Mapped[str] = mapped_column(String(64))
-    """The request that works on it, or did."""
+    """Id of the request that claimed the key."""
     claimed_until: Mapped[float] = mapped_column(UnixTime)
-    """The owner renews it while it works. When it has passed without an answer, the owner is dead."""
+    """End of the claim. The owner renews it while it works; once it passes without a response, the owner is dead."""
     status: Mapped[int | None] = mapped_column(Integer)
-    """None until it is answered."""
+    """HTTP status of the response; None until there is one."""
     body: Mapped[bytes | None] = mapped_column(LargeBinary)
     created_at: Mapped[float] = mapped_column(UnixTime, index=True)
 
 
 def held(session: Session, project_id: str) -> int:
-    """Bytes of the project's keys and of the answers that are kept for them."""
+    """Return the bytes of the project's keys and of their stored responses."""
     size = func.coalesce(func.sum(ROW_BYTES + func.coalesce(func.length(Answered.body), 0)), 0)
     return int(session.scalar(select(size).where(Answered.project_id == project_id)) or 0)
 
 
 def begin(session: Session, project_id: str, key: str, *, request: str, owner: str, lease_s: float) -> Answered | None:
-    """Claim the key for this request. None: it is ours, and new. Else the row that was there before."""
+    """Claim the key for this request. Return None if the claim succeeded, else the existing row."""
     session.execute(
         delete(Answered).where(
             Answered.project_id == project_id, Answered.key == key, Answered.created_at <= db_now() - KEEP_S
@@ -49,13 +49,13 @@ def begin(session: Session, project_id: str, key: str, *, request: str, owner: s
         claimed_until=db_now() + lease_s,
         created_at=db_now(),
     )
-    made = session.execute(statement.on_conflict_do_nothing().returning(Answered.key)).first()
-    return None if made is not None else session.get(Answered, (project_id, key))
+    created = session.execute(statement.on_conflict_do_nothing().returning(Answered.key)).first()
+    return None if created is not None else session.get(Answered, (project_id, key))
 
 
 def take_over(session: Session, project_id: str, key: str, *, request: str, owner: str, lease_s: float) -> bool:
-    """Take the place of an owner that died. False when it lives, has answered, or another was quicker."""
-    done = session.execute(
+    """Replace a dead owner. Return False if the owner lives or has responded, or another request was faster."""
+    updated = session.execute(
         update(Answered)
         .where(
             Answered.project_id == project_id,
@@ -67,7 +67,7 @@ def take_over(session: Session, project_id: str, key: str, *, request: str, owne
         .values(owner=owner, claimed_until=db_now() + lease_s)
         .returning(Answered.key)
     )
-    return done.first() is not None
+    return updated.first() is not None
 
 
 def renew(session: Session, project_id: str, key: str, owner: str, lease_s: float) -> None:
@@ -79,7 +79,7 @@ def answer(session: Session, project_id: str, key: str, owner: str, *, request: 
 
 
 def give_up(session: Session, project_id: str, key: str, owner: str) -> None:
-    """Nothing worth repeating came of it: whoever sends the request again begins at once, as after a death."""
+    """End the claim without a response worth keeping. The next request with this key starts at once."""
     _set(session, project_id, key, owner, claimed_until=db_now() - 1)
 
 

@@ -1,7 +1,7 @@
-"""Jobs: the row that is the truth about one, and the only door through which its status changes.
+"""Jobs, and `transition`, the only function that changes a job's status.
 
-A worker owns a job while its lease lasts. Every claim raises the fence, and every later write of that attempt names
-the fence that it got: what a worker writes after it lost the job changes nothing (`Stale`).
+A worker owns a job while its lease lasts. Every claim increases the job's fence, and every write of the attempt
+requires the fence of its claim: a worker that lost its job changes nothing (`StaleFence`).
 """
 
 from collections.abc import Sequence
@@ -38,32 +38,32 @@ class Job(Base):
     status: Mapped[str] = mapped_column(String(20), index=True)
     created_at: Mapped[float] = mapped_column(UnixTime)
     started_at: Mapped[float | None] = mapped_column(UnixTime)
-    """When it first began to train."""
+    """Time of its first training."""
     finished_at: Mapped[float | None] = mapped_column(UnixTime)
 
     recipe: Mapped[dict[str, Any]]
-    """As it was asked for (api.spec.recipe.Recipe)."""
+    """The requested recipe (api.spec.recipe.Recipe)."""
     resolved: Mapped[dict[str, Any] | None]
-    """With every "auto" resolved (api.spec.resolve.ResolvedRecipe)."""
+    """The recipe with every "auto" resolved (api.spec.resolve.ResolvedRecipe)."""
     base_model: Mapped[str] = mapped_column(String(128), index=True)
-    """The operator's base model that all began from: its facts and its tokenizer are this job's, too."""
+    """The operator's base model at the root of the job's lineage. The job uses its facts and its tokenizer."""
     parent_model: Mapped[str | None] = mapped_column(String(256), index=True)
-    """The fine-tuned model, or checkpoint of one, that this job continues."""
+    """The fine-tuned model or checkpoint that this job continues."""
     base_weights: Mapped[str | None] = mapped_column(String(256), index=True)
-    """The fully fine-tuned model, or checkpoint of one, whose weights stand in for those of `base_model`."""
+    """The fully fine-tuned model or checkpoint whose weights replace those of `base_model`."""
     pipeline_id: Mapped[str | None] = mapped_column(String(64), index=True)
     pipeline_stage: Mapped[str | None] = mapped_column(String(64))
-    """The name that the pipeline has for this job."""
+    """Name of this job's stage in the pipeline."""
     training_file: Mapped[str] = mapped_column(String(64), index=True)
     validation_file: Mapped[str | None] = mapped_column(String(64), index=True)
     seed: Mapped[int] = mapped_column(Integer)
     priority: Mapped[int] = mapped_column(Integer, default=0)
     gpus: Mapped[int] = mapped_column(Integer, default=0)
     work: Mapped[float | None] = mapped_column(Double)
-    """Floating-point operations that its training takes, by the usual estimate; what fairness counts."""
+    """Estimated floating-point operations of the training. Fairness between projects counts them."""
 
     model_id: Mapped[str] = mapped_column(String(256))
-    """The name that its model will have."""
+    """Id of the model that the job will publish."""
     fine_tuned_model: Mapped[str | None] = mapped_column(String(256))
     result_files: Mapped[list[str]] = mapped_column(default=list)
     trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
@@ -74,26 +74,27 @@ class Job(Base):
     arrays: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """{train: key, validation: key} of api.records.arrays."""
     estimate: Mapped[dict[str, Any] | None]
-    """{rows, predicted, actual}: what was predicted before training, and then happened (api.estimate)."""
+    """{rows, predicted, actual}: the prediction before training, and the measurement after it (api.estimate)."""
     evaluation: Mapped[dict[str, Any] | None]
-    """api.spec.evaluation, once it has succeeded."""
+    """api.spec.evaluation, once the job has succeeded."""
 
     owner: Mapped[str | None] = mapped_column(String(128))
     fence: Mapped[int] = mapped_column(Integer, default=0)
     lease_until: Mapped[float | None] = mapped_column(UnixTime)
     run_after: Mapped[float | None] = mapped_column(UnixTime)
-    """Not before this time: the back-off after a fault."""
+    """Earliest time of the next attempt: the back-off after a fault."""
     rung_at: Mapped[float | None] = mapped_column(UnixTime)
+    """Time of the last notification of workers about this waiting job."""
     pause_requested: Mapped[bool] = mapped_column(default=False)
     faults: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """How often each FailureReason ended an attempt since the state of step `reached` was stored (-1: while the rows
-    were prepared), `excused` how often none of the job's doing; how often its trainer died at which step."""
+    """Counts of ended attempts by FailureReason since the state of step `reached` was stored (-1: during preparation);
+    `excused` counts those that the job did not cause. Also the consecutive deaths of the trainer at one step."""
     state: Mapped[dict[str, Any] | None]
     """The last good state: {step, prefix, before: the one before it}. Moved under the fence, once it is all stored."""
 
 
 class StaleFence(Exception):
-    """The attempt lost its job: another claimed it, or it was cancelled. Whatever it has must be dropped."""
+    """The attempt lost its job: another attempt claimed it, or it was cancelled. The attempt's results are dropped."""
 
 
 def get(session: Session, project_id: str, job_id: str) -> Job | None:
@@ -112,7 +113,10 @@ def page(
     after: str | None,
     limit: int,
 ) -> Page[Job]:
-    """Newest first. `metadata`: only jobs with all these pairs; empty: only jobs without any."""
+    """Return a page of the project's jobs, newest first.
+
+    `metadata` selects jobs with all these pairs; an empty dict selects jobs without metadata.
+    """
     query = select(Job).where(Job.project_id == project_id)
     for key, value in (metadata or {}).items():
         query = query.where(Job.recipe["metadata"][key].as_string() == value)
@@ -129,6 +133,7 @@ def page(
 
 
 def active_count(session: Session, project_id: str) -> int:
+    """Return the number of the project's unfinished jobs."""
     return (
         session.scalar(
             select(func.count()).select_from(Job).where(Job.project_id == project_id, Job.status.not_in(FINAL))
@@ -138,7 +143,7 @@ def active_count(session: Session, project_id: str) -> int:
 
 
 def using_file(session: Session, project_id: str, file_id: str) -> Sequence[str]:
-    """Ids of the jobs that have not ended and read this file."""
+    """Return the ids of unfinished jobs that read this file."""
     return session.scalars(
         select(Job.id).where(
             Job.project_id == project_id,
@@ -149,12 +154,12 @@ def using_file(session: Session, project_id: str, file_id: str) -> Sequence[str]
 
 
 def using_base(session: Session, base_model: str) -> Sequence[str]:
-    """Ids of the jobs that have not ended and train this base model."""
+    """Return the ids of unfinished jobs that train this base model."""
     return session.scalars(select(Job.id).where(Job.base_model == base_model, Job.status.not_in(FINAL))).all()
 
 
 def lock(session: Session, job_id: str, project_id: str | None = None) -> Job | None:
-    """The job as it is now, and unchanged by others until this transaction ends. Workers need name no project."""
+    """Return the job's current row, locked until this transaction ends. Workers need no project."""
     query = select(Job).where(Job.id == job_id)
     if project_id is not None:
         query = query.where(Job.project_id == project_id)
@@ -162,7 +167,7 @@ def lock(session: Session, job_id: str, project_id: str | None = None) -> Job | 
 
 
 def lock_for_attempt(session: Session, job_id: str, fence: int) -> Job:
-    """The job, locked, for the attempt that holds this fence. Raises Stale."""
+    """Return the job, locked, for the attempt that holds this fence. Raises StaleFence."""
     job = lock(session, job_id)
     if job is None or job.fence != fence:
         raise StaleFence(job_id)
@@ -170,7 +175,7 @@ def lock_for_attempt(session: Session, job_id: str, fence: int) -> Job:
 
 
 def pause_is_wanted(session: Session, job_id: str, fence: int) -> bool:
-    """What the attempt that holds this fence should know. Raises Stale when it holds it no more."""
+    """Return whether the attempt that holds this fence should pause. Raises StaleFence if it lost the job."""
     row = session.execute(select(Job.fence, Job.pause_requested).where(Job.id == job_id)).one_or_none()
     if row is None or row.fence != fence:
         raise StaleFence(job_id)
@@ -187,13 +192,13 @@ def transition(
     fence: int | None = None,
     **values: Any,
 ) -> None:
-    """Change a job's status, if its present one allows that, and say so in the same transaction.
+    """Change a job's status if its current status allows that, and write an event in the same transaction.
 
-    With `fence`, only for the attempt that holds it. Every change raises the fence: whoever held the job before holds
-    it no more, not even with a heartbeat that was under way. Raises Stale if the job is not there to be moved.
+    With `fence`, the change requires that the attempt holds it. Every change increases the fence: the previous owner
+    loses the job, even if its heartbeat is in flight. Raises StaleFence if the status or the fence does not match.
 
-    The jobs that need this one follow in the same transaction: they are rung for once it has succeeded, and fail with
-    it otherwise.
+    Dependent jobs follow in the same transaction. If the job succeeded, workers are notified of them; if it failed or
+    was cancelled, they fail.
     """
     _change(session, job_id, to, message=message, level=level, fence=fence, **values)
     if to is JobStatus.SUCCEEDED:
@@ -227,11 +232,13 @@ def _fail_dependants(session: Session, job_id: str) -> None:
     dependants = dependencies.transitive(session, job_id)
     if not dependants:
         return
-    gone = session.get_one(Job, job_id, populate_existing=True)
-    ended = "was cancelled" if gone.status == JobStatus.CANCELLED else f"failed: {(gone.error or {}).get('message')}"
-    message = f"The stage '{gone.pipeline_stage}', which this one needs, {ended}"
+    ended = session.get_one(Job, job_id, populate_existing=True)
+    outcome = (
+        "was cancelled" if ended.status == JobStatus.CANCELLED else f"failed: {(ended.error or {}).get('message')}"
+    )
+    message = f"The stage '{ended.pipeline_stage}', which this one needs, {outcome}"
     error = {"code": FAILURES[FailureReason.DEPENDENCY].code, "message": message, "param": None}
-    # In the order in which they were made, as whoever locks several stages does: so nobody waits in a circle.
+    # Everything that locks several stages does so in the order of their creation, which prevents deadlocks.
     for dependant in session.scalars(select(Job.id).where(Job.id.in_(dependants)).order_by(Job.created_at, Job.id)):
         job = lock(session, dependant)
         if job is not None and job.status not in FINAL:
@@ -239,7 +246,7 @@ def _fail_dependants(session: Session, job_id: str) -> None:
 
 
 def update_fenced(session: Session, job_id: str, at_fence: int, **values: Any) -> None:
-    """Set columns other than the status, as the attempt that holds this fence. Raises Stale."""
+    """Set columns other than the status, for the attempt that holds this fence. Raises StaleFence."""
     _changed_one(session.execute(update(Job).where(Job.id == job_id, Job.fence == at_fence).values(**values)), job_id)
 
 
@@ -250,9 +257,9 @@ def _changed_one(result: Any, job_id: str) -> None:
 
 
 def move_state(session: Session, job_id: str, at_fence: int, state: dict[str, Any]) -> str | None:
-    """Point the job to a newer state {step, prefix}, and keep the one before. Returns the prefix that falls out of use.
+    """Set the job's newest saved state, and keep the previous one. Return the prefix of the one that is now unused.
 
-    Raises Stale.
+    Raises StaleFence.
     """
     last: dict[str, Any] | None = session.scalars(select(Job.state).where(Job.id == job_id)).one()
     if last is not None and last["prefix"] == state["prefix"]:
@@ -264,7 +271,7 @@ def move_state(session: Session, job_id: str, at_fence: int, state: dict[str, An
 
 
 def ended_with_state(session: Session, limit: int = 20) -> Sequence[str]:
-    """Ids of ended jobs whose saved states are still stored."""
+    """Return the ids of ended jobs whose saved states are still stored."""
     return session.scalars(select(Job.id).where(Job.status.in_(FINAL), Job.state.is_not(None)).limit(limit)).all()
 
 
@@ -273,7 +280,7 @@ def forget_state(session: Session, job_id: str) -> None:
 
 
 def usage(session: Session, since_s: float) -> dict[str, float]:
-    """Work that each project's jobs began in the last `since_s` seconds, those that still run included."""
+    """Return the work of each project's jobs that started in the last `since_s` seconds or still run."""
     rows = session.execute(
         select(Job.project_id, func.sum(case((Job.work.is_(None), 0.0), else_=Job.work)))
         .where(or_(Job.started_at > db_now() - since_s, Job.status == JobStatus.RUNNING))
@@ -283,7 +290,7 @@ def usage(session: Session, since_s: float) -> dict[str, float]:
 
 
 def jobs_since(session: Session, project_id: str, training_file: str, within_s: float) -> Sequence[Job]:
-    """The project's jobs of the last `within_s` seconds on this file, newest first."""
+    """Return the project's jobs on this file that were created in the last `within_s` seconds, newest first."""
     query = select(Job).where(
         Job.project_id == project_id, Job.training_file == training_file, Job.created_at > db_now() - within_s
     )

@@ -1,4 +1,4 @@
-"""API keys: the plain text is shown once and never stored; a row holds its SHA-256 and enough to recognise it."""
+"""API keys. The plain text is shown once and never stored; a row holds its SHA-256 and its first characters."""
 
 import hashlib
 import secrets
@@ -19,7 +19,7 @@ class Key(Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
     name: Mapped[str] = mapped_column(String(64))
     prefix: Mapped[str] = mapped_column(String(16))
-    """The first letters of the plain text, to tell keys apart in a list."""
+    """First characters of the plain text, to distinguish keys in a list."""
     sha256: Mapped[str] = mapped_column(String(64), unique=True)
     scope: Mapped[str] = mapped_column(String(16))
     """admin, write or read."""
@@ -29,14 +29,14 @@ class Key(Base):
 
 
 def hash_of(plain: str) -> str:
-    """A plain hash is enough: the key is 256 random bits, which no dictionary holds."""
+    """Return the SHA-256 of a key. It needs no salt: a key has 256 random bits, which no dictionary holds."""
     return hashlib.sha256(plain.encode()).hexdigest()
 
 
 def create(
     session: Session, project: Project, *, name: str, scope: str, expires_in_s: float | None = None
 ) -> tuple[Key, str]:
-    """A new key and its plain text, which cannot be had again."""
+    """Create a key. Return it with its plain text, which cannot be recovered later."""
     plain = "sk-attune-" + secrets.token_urlsafe(32)
     key = Key(
         id=new_id("key_"),
@@ -54,7 +54,7 @@ def create(
 
 
 def valid(session: Session, plain: str) -> Key | None:
-    """The live key with this plain text. It is found by its hash, so no comparison leaks how much of it was right."""
+    """Return the live key with this plain text. The lookup by hash leaks no timing about partly correct keys."""
     return session.scalars(
         select(Key).where(
             Key.sha256 == hash_of(plain),
@@ -65,17 +65,17 @@ def valid(session: Session, plain: str) -> Key | None:
 
 
 def listed(session: Session) -> Sequence[tuple[Key, str]]:
-    """Every key with its project's name, oldest first."""
+    """Return every key with its project's name, oldest first."""
     rows = session.execute(select(Key, Project.name).join(Project).order_by(Key.created_at))
     return [(key, name) for key, name in rows]
 
 
 def revoke(session: Session, key_id: str) -> bool:
-    """Whether a live key was revoked."""
-    done = session.execute(
+    """Revoke a live key. Return False if there is none."""
+    updated = session.execute(
         update(Key).where(Key.id == key_id, Key.revoked_at.is_(None)).values(revoked_at=db_now()).returning(Key.id)
     )
-    return done.first() is not None
+    return updated.first() is not None
 
 
 def revoke_named(session: Session, project_id: str, name: str) -> None:

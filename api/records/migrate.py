@@ -1,4 +1,4 @@
-"""The schema, by migrations only. Imported by the commands that migrate; the API itself never loads Alembic."""
+"""Migration of the schema. Only the commands that migrate import this module; the API never loads Alembic."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ _MIGRATE_LOCK = 0x41747476
 
 
 def migrate(database: Database) -> None:
-    """Bring the schema to the newest version. Two at once wait for each other. Raises WrongSchema."""
+    """Upgrade the schema to the newest version. Concurrent calls wait for each other. Raises WrongSchema."""
     require_not_newer(database)
     with database.engine.connect() as connection:
         if database.is_sqlite:
@@ -28,7 +28,7 @@ def migrate(database: Database) -> None:
 
 
 class WrongSchema(Exception):
-    """The database's schema is not the one that this version of Attune works with; the message says what to do."""
+    """The database has the schema of another version of Attune. The message names the remedy."""
 
 
 def is_new(database: Database) -> bool:
@@ -37,21 +37,21 @@ def is_new(database: Database) -> bool:
 
 
 def require_current(database: Database) -> None:
-    """Raise WrongSchema unless the schema is this version's."""
+    """Raise WrongSchema unless the schema is the newest that this version knows."""
     require_not_newer(database)
-    have = _revision(database)
-    if have != _script().get_current_head():
-        what = "has no schema yet" if have is None else f"has the schema of an older version ({have})"
-        raise WrongSchema(f"The database {what}: run `attune migrate` first.")
+    revision = _revision(database)
+    if revision != _script().get_current_head():
+        state = "has no schema yet" if revision is None else f"has the schema of an older version ({revision})"
+        raise WrongSchema(f"The database {state}: run `attune migrate` first.")
 
 
 def require_not_newer(database: Database) -> None:
     """Raise WrongSchema for a schema that this version does not know."""
-    have = _revision(database)
-    if have is not None and have not in {script.revision for script in _script().walk_revisions()}:
+    revision = _revision(database)
+    if revision is not None and revision not in {script.revision for script in _script().walk_revisions()}:
         raise WrongSchema(
-            f"The database has the schema of a newer version of Attune ({have}): install that version or a later one. "
-            "Nothing was changed."
+            f"The database has the schema of a newer version of Attune ({revision}): install that version or a later "
+            "one. Nothing was changed."
         )
 
 
@@ -65,6 +65,7 @@ def _script() -> ScriptDirectory:
 
 
 def alembic_config(connection: Connection) -> Config:
+    """Return Alembic's configuration for an open connection."""
     config = Config()
     config.set_main_option("script_location", str(FOLDER))
     config.attributes["connection"] = connection

@@ -1,4 +1,4 @@
-"""Fine-tuned models and the checkpoints on the way to them."""
+"""Fine-tuned models and their checkpoints."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ _METHOD = TypeAdapter[Method](Method)
 
 
 class Model(Base):
-    """What a job published; at most one for each."""
+    """A model that a job published. Each job publishes at most one."""
 
     __tablename__ = "models"
 
@@ -38,7 +38,7 @@ class Checkpoint(Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
     model_id: Mapped[str] = mapped_column(String(256), unique=True)
-    """The name under which it is downloaded: the model's, and `:ckpt-step-N`."""
+    """Id for downloads and further training: the model's id and `:ckpt-step-N`."""
     step: Mapped[int] = mapped_column(Integer)
     metrics: Mapped[dict[str, Any]]
     artifacts: Mapped[list[Any]]
@@ -50,13 +50,13 @@ def get(session: Session, project_id: str, model_id: str) -> Model | None:
 
 
 def get_to_use(session: Session, project_id: str, model_id: str) -> Model | None:
-    """The model, which nobody can remove until this transaction ends."""
+    """Return the model, locked against removal until this transaction ends."""
     query = select(Model).where(Model.id == model_id, Model.project_id == project_id)
     return session.scalars(query.with_for_update(read=True)).one_or_none()
 
 
 def get_to_remove(session: Session, project_id: str, model_id: str) -> Model | None:
-    """The model, which nobody can begin to use until this transaction ends."""
+    """Return the model, locked against new uses until this transaction ends."""
     query = select(Model).where(Model.id == model_id, Model.project_id == project_id)
     return session.scalars(query.with_for_update()).one_or_none()
 
@@ -68,7 +68,7 @@ def get_checkpoint(session: Session, project_id: str, model_id: str) -> Checkpoi
 
 
 def named(session: Session, model_id: str) -> Model | Checkpoint | None:
-    """Of whatever project: for those who were let use it."""
+    """Return a model or checkpoint of any project, for callers that checked the permission."""
     return (
         session.get(Model, model_id)
         or session.scalars(select(Checkpoint).where(Checkpoint.model_id == model_id)).one_or_none()
@@ -84,33 +84,35 @@ def of_base(session: Session, base_model: str) -> Sequence[Model]:
 
 
 def referenced_by(session: Session, model_id: str, project_id: str | None = None) -> Sequence[str]:
-    """Ids of the jobs that have not ended and begin from this model or a checkpoint of it, or are judged by one; of
-    this project, or of any that was let use it."""
+    """Return the ids of unfinished jobs that start from this model or a checkpoint of it, or use one as reward model.
+
+    Without `project_id`, jobs of all projects count.
+    """
     sources = [Job.parent_model, Job.base_weights]
-    named = or_(
-        *(or_(each == model_id, each.startswith(f"{model_id}:ckpt-step-", autoescape=True)) for each in sources)
+    starts_here = or_(
+        *(or_(source == model_id, source.startswith(f"{model_id}:ckpt-step-", autoescape=True)) for source in sources)
     )
     active = and_(Job.status.not_in(FINAL), true() if project_id is None else Job.project_id == project_id)
-    # Only the few recipes that hold the name somewhere are read: to parse all of them takes a second for 3,000 jobs.
-    names_it = cast(Job.recipe, String).contains(model_id, autoescape=True)
+    # Only recipes that contain the id anywhere are parsed: parsing all of them takes a second for 3,000 jobs.
+    mentions = cast(Job.recipe, String).contains(model_id, autoescape=True)
     judged = [
         job_id
-        for job_id, recipe in session.execute(select(Job.id, Job.recipe).where(active, names_it))
+        for job_id, recipe in session.execute(select(Job.id, Job.recipe).where(active, mentions))
         if any(
             use.model == model_id or use.model.startswith(f"{model_id}:ckpt-step-")
             for use in _METHOD.validate_python(recipe["method"]).reward_models
         )
     ]
-    beginning = session.scalars(select(Job.id).where(named, active)).all()
-    return list(dict.fromkeys([*beginning, *judged]))
+    continuing = session.scalars(select(Job.id).where(starts_here, active)).all()
+    return list(dict.fromkeys([*continuing, *judged]))
 
 
 def on_weights(session: Session, project_id: str, model_id: str) -> Sequence[str]:
-    """Ids of the models that are adapters for this fully fine-tuned one, or for a checkpoint of it."""
+    """Return the ids of adapters that need the weights of this fully fine-tuned model or of a checkpoint of it."""
     weights = Job.base_weights
-    lies = or_(weights == model_id, weights.startswith(f"{model_id}:ckpt-step-", autoescape=True))
+    needs_weights = or_(weights == model_id, weights.startswith(f"{model_id}:ckpt-step-", autoescape=True))
     return session.scalars(
-        select(Model.id).join(Job, Job.id == Model.job_id).where(Model.project_id == project_id, lies)
+        select(Model.id).join(Job, Job.id == Model.job_id).where(Model.project_id == project_id, needs_weights)
     ).all()
 
 

@@ -1,4 +1,4 @@
-"""Which objects in the storage a row names: the places where each kind of key is kept."""
+"""Storage keys that rows refer to, by kind of object."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
@@ -17,13 +17,13 @@ Keys = Collection[str]
 
 
 def named(session: Session, kind: str, keys: Keys) -> set[str]:
-    """Of these keys, all of that kind (the first part of each), those that a row names."""
+    """Return those of the keys that a row refers to. `kind` is the first part of each key."""
     return FINDERS[kind](session, keys)
 
 
 def _files(session: Session, keys: Keys) -> set[str]:
-    found = session.scalars(select(File.storage_key).where(File.storage_key.in_(keys)))
-    return {key for key in found if key is not None}
+    referenced = session.scalars(select(File.storage_key).where(File.storage_key.in_(keys)))
+    return {key for key in referenced if key is not None}
 
 
 def _parts(session: Session, keys: Keys) -> set[str]:
@@ -32,8 +32,8 @@ def _parts(session: Session, keys: Keys) -> set[str]:
 
 
 def _arrays(session: Session, keys: Keys) -> set[str]:
-    made_of = {key.rpartition("/")[2].removesuffix(".safetensors") for key in keys}
-    return {found.storage_key for found in session.scalars(select(Arrays).where(Arrays.key.in_(made_of)))}
+    hashes = {key.rpartition("/")[2].removesuffix(".safetensors") for key in keys}
+    return {arrays.storage_key for arrays in session.scalars(select(Arrays).where(Arrays.key.in_(hashes)))}
 
 
 def _states(session: Session, keys: Keys) -> set[str]:
@@ -71,4 +71,4 @@ FINDERS: Mapping[str, Callable[[Session, Keys], set[str]]] = {
     "models": _models,
     "base": _bases,
 }
-"""By the first part of a key. What else may lie in the storage is none of Attune's."""
+"""The lookup for each first part of a key. Objects under other prefixes are not Attune's."""

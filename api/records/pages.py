@@ -1,4 +1,4 @@
-"""Cursor pagination: the rows after the one that the caller saw last."""
+"""Cursor pagination: a page begins after the last row of the page before."""
 
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -12,7 +12,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 MAX_BYTES = 4 * 1024**2
-"""Of the rows of one page. Rows may be large, and an answer is several times its rows while it is made."""
+"""Size limit of the rows of one page. A response takes several times the memory of its rows while it is built."""
 ROWS_AT_A_TIME = 20
 
 
@@ -23,7 +23,7 @@ class Page(Generic[T]):
 
 
 class UnknownCursor(Exception):
-    """`after` names a row that is not in this list."""
+    """`after` is not the id of a row in this list."""
 
 
 def paginate(
@@ -36,16 +36,19 @@ def paginate(
     limit: int,
     newest_first: bool = True,
 ) -> Page[T]:
-    """`order` are the columns that put the rows in order, the last of them unique."""
+    """Return the page of the query's rows after the row with the id `after`.
+
+    `order` are the columns to sort by; the last one is unique. Raises UnknownCursor.
+    """
     if after is not None:
         scope: ColumnElement[bool] | None = query.whereclause
-        seen = session.execute(
+        cursor = session.execute(
             select(*order).where(id_column == after, *([scope] if scope is not None else []))
         ).one_or_none()
-        if seen is None:
+        if cursor is None:
             raise UnknownCursor(after)
         position = tuple_(*order)
-        bound = tuple_(*seen)
+        bound = tuple_(*cursor)
         query = query.where(position < bound if newest_first else position > bound)
     query = query.order_by(*(column.desc() if newest_first else column.asc() for column in order)).limit(limit + 1)
     with closing(session.scalars(query.execution_options(yield_per=ROWS_AT_A_TIME))) as rows:
@@ -53,7 +56,7 @@ def paginate(
 
 
 def within(page: Page[T], views: Iterable[U], size: Callable[[U], int]) -> Page[U]:
-    """What is made of the rows of a page, cut where it grows too large: `views` are made one by one."""
+    """Return the page with `views` in place of its rows, cut at MAX_BYTES. `views` are built one by one."""
     return _cut(views, len(page.data), size, has_more=page.has_more)
 
 
@@ -69,5 +72,5 @@ def _cut(items: Iterable[T], limit: int, size: Callable[[T], int], *, has_more: 
 
 
 def size_of(row: Any) -> int:
-    """About how many bytes a row has as JSON."""
+    """Return the approximate size of a row as JSON, in bytes."""
     return sum(len(str(value)) for name, value in vars(row).items() if not name.startswith("_"))

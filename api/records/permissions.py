@@ -1,4 +1,4 @@
-"""Permissions on checkpoints: which other projects may download one, and begin from it."""
+"""Permissions on checkpoints: the other projects that may download a checkpoint and continue its training."""
 
 from collections.abc import Sequence
 
@@ -18,54 +18,53 @@ class Permission(Base):
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     checkpoint: Mapped[str] = mapped_column(String(256))
-    """The checkpoint's model id, or that of a finished model. A name is never given twice, so that what is granted on
-    one that has been deleted grants nothing."""
+    """Model id of the checkpoint or of a finished model. Ids are never reused, so that permissions on a deleted model
+    grant nothing."""
     owner_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
-    """The project that made the checkpoint."""
+    """The project that the checkpoint belongs to."""
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
     """The project that may use it."""
     created_at: Mapped[float] = mapped_column(UnixTime)
 
 
 def granted(session: Session, project_id: str, checkpoint_model_id: str) -> bool:
-    """Whether this project was given the use of another's checkpoint or model."""
+    """Return whether another project granted this one the use of the checkpoint or model."""
     return owner_for(session, project_id, checkpoint_model_id) != project_id
 
 
 def owner_for(session: Session, project_id: str, model_id: str) -> str:
-    """Under which project this one may read the model: another that granted it, else its own."""
+    """Return the project whose model this one may read: the one that granted it, else its own."""
     query = select(Permission.owner_id).where(Permission.checkpoint == model_id, Permission.project_id == project_id)
     return session.scalars(query).one_or_none() or project_id
 
 
 def owns(session: Session, project_id: str, model_id: str) -> bool:
-    found = session.scalar(select(Model.id).where(Model.id == model_id, Model.project_id == project_id))
-    return found is not None or (
-        session.scalar(
-            select(Checkpoint.id).where(Checkpoint.model_id == model_id, Checkpoint.project_id == project_id)
-        )
-        is not None
-    )
+    """Return whether the project has a model or checkpoint of this id."""
+    model = select(Model.id).where(Model.id == model_id, Model.project_id == project_id)
+    checkpoint = select(Checkpoint.id).where(Checkpoint.model_id == model_id, Checkpoint.project_id == project_id)
+    return session.scalar(model) is not None or session.scalar(checkpoint) is not None
 
 
-def projects_named(session: Session, given: Sequence[str]) -> dict[str, str]:
-    """The ids of those of these projects that there are, by the id or the name that was given. Where the one's name is
-    the other's id, the id is meant."""
-    query = select(Project.id, Project.name).where(or_(Project.id.in_(given), Project.name.in_(given)))
-    found = session.execute(query).all()
-    by_either = {row.name: row.id for row in found} | {row.id: row.id for row in found}
-    return {key: by_either[key] for key in given if key in by_either}
+def projects_named(session: Session, ids_or_names: Sequence[str]) -> dict[str, str]:
+    """Return the id of each existing project by the given id or name.
+
+    If a name equals another project's id, it is taken as the id.
+    """
+    query = select(Project.id, Project.name).where(or_(Project.id.in_(ids_or_names), Project.name.in_(ids_or_names)))
+    rows = session.execute(query).all()
+    by_either = {row.name: row.id for row in rows} | {row.id: row.id for row in rows}
+    return {key: by_either[key] for key in ids_or_names if key in by_either}
 
 
 def grant(session: Session, owner_id: str, checkpoint: str, project_id: str) -> Permission:
-    """The permission, new or as it already was, or as another request gives it at the same time."""
+    """Return the permission, created unless it exists. Concurrent calls return the same row."""
     values = {"checkpoint": checkpoint, "owner_id": owner_id, "project_id": project_id}
     statement = insert(session, Permission).values(id=new_id("cp_"), created_at=db_now(), **values)
-    found = statement.on_conflict_do_update(
+    upsert = statement.on_conflict_do_update(
         index_elements=[Permission.checkpoint, Permission.project_id],
-        set_={"owner_id": owner_id},  # nothing changes, and the row is told
+        set_={"owner_id": owner_id},  # no change, but an update returns the row
     )
-    return session.scalars(found.returning(Permission)).one()
+    return session.scalars(upsert.returning(Permission)).one()
 
 
 def page(
@@ -93,15 +92,15 @@ def page(
 
 
 def revoke(session: Session, owner_id: str, checkpoint: str, permission_id: str) -> bool:
-    """Whether there was such a permission."""
-    done = session.execute(
+    """Delete the permission. Return False if there is none."""
+    deleted = session.execute(
         delete(Permission)
         .where(Permission.id == permission_id, Permission.checkpoint == checkpoint, Permission.owner_id == owner_id)
         .returning(Permission.id)
     )
-    return done.first() is not None
+    return deleted.first() is not None
 
 
 def forget_of(session: Session, model_ids: Sequence[str]) -> None:
-    """With the models that are deleted go the permissions on them."""
+    """Delete the permissions on deleted models."""
     session.execute(delete(Permission).where(Permission.checkpoint.in_(model_ids)))

@@ -1,4 +1,4 @@
-"""Pipelines: jobs that were accepted together, each of which may begin from what an earlier one made."""
+"""Pipelines: jobs that were created together, each of which may start from the model of an earlier one."""
 
 from typing import Any
 
@@ -15,11 +15,11 @@ class Pipeline(Base):
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
     model: Mapped[str] = mapped_column(String(256))
-    """What the first stage begins from."""
+    """The model that the first stage starts from."""
     suffix: Mapped[str | None] = mapped_column(String(64))
     pairs: Mapped[dict[str, Any] | None] = mapped_column("metadata")
     stages: Mapped[list[Any]]
-    """[{name, job_id}], in their order."""
+    """[{name, job_id}] in order."""
     created_at: Mapped[float] = mapped_column(UnixTime)
 
 
@@ -30,7 +30,7 @@ def get(session: Session, project_id: str, pipeline_id: str) -> Pipeline | None:
 
 
 def page(session: Session, project_id: str, *, after: str | None, limit: int) -> Page[Pipeline]:
-    """Newest first."""
+    """Return a page of the project's pipelines, newest first."""
     return paginate(
         session,
         select(Pipeline).where(Pipeline.project_id == project_id),

@@ -1,4 +1,4 @@
-"""Projects: every other row belongs to one."""
+"""Projects, the owners of files, jobs and models."""
 
 from sqlalchemy import String, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -27,5 +27,5 @@ def get_or_create(session: Session, name: str) -> Project:
 
 
 def lock(session: Session, project_id: str) -> None:
-    """Until this transaction ends, others that lock the project wait. Rows that belong to it may still be added."""
+    """Lock the project until this transaction ends. Other callers wait; rows may still be added to it."""
     session.execute(select(Project.id).where(Project.id == project_id).with_for_update(key_share=True))

@@ -1,9 +1,9 @@
-"""The queue is a view of the jobs: who may claim which, whose lease has run out, who waits unrung.
+"""The queue, a view of the jobs: claims, expired leases, and waiting jobs to notify workers of.
 
-Fairness. A project's next job comes from the project that has used least; within it priority decides, then age. What a
-project has used is the *work* (floating-point operations, known before training) of the jobs it began in the last day,
-not the seconds they took: seconds are known only afterwards and vary with the machine; work is exact, so that equal
-jobs of equally hungry projects start in turn. Preparing, which is short, goes by turns alone (api.records.turns).
+Fairness: the next job to train comes from the project with the least usage; within a project, priority decides, then
+age. Usage is the work (floating-point operations, estimated before training) of the jobs that the project started in
+the last day. Seconds would be known only afterwards and vary with the machine; with work, equal jobs of projects with
+equal usage start in turn. Preparation is short and goes by turns (api.records.turns).
 """
 
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ from api.spec.lifecycle import FINAL, JobStatus, Stage
 
 USAGE_WINDOW_S = 24 * 3600
 RINGS_AT_ONCE = 4
-_CLAIM_LOCK = 0x41747475  # any number, as long as every worker uses the same
+_CLAIM_LOCK = 0x41747475  # an arbitrary number that all workers share
 
 
 class Attempt(Base):
-    """One claim of one job: the history from which it is told how often and where it ran."""
+    """One claim of one job. The attempts are the history of how often and where a job ran."""
 
     __tablename__ = "attempts"
 
@@ -38,12 +38,12 @@ class Attempt(Base):
     ended_at: Mapped[float | None] = mapped_column(UnixTime)
     outcome: Mapped[str | None] = mapped_column(String(32))
     log_bytes: Mapped[int | None] = mapped_column(Integer)
-    """Of the log that is stored of it; None: there is none."""
+    """Size of the attempt's stored log; None without one."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to work on a job, until the lease runs out or the fence rises."""
+    """The right to work on a job until the lease expires or the fence increases."""
 
     job_id: str
     project_id: str
@@ -52,9 +52,9 @@ class Claim:
 
 
 def claim(session: Session, stage: Stage, *, owner: str, lease_s: float, gpus: int) -> Claim | None:
-    """Take the best waiting job that fits a slot with so many GPUs, or None.
+    """Claim the next job that fits a slot with this number of GPUs. Return None if there is none.
 
-    Claims happen one after the other: two at once could both see the same project as the one that used least.
+    A lock serializes claims: two concurrent ones could both take the same project for the one with the least usage.
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CLAIM_LOCK})
@@ -106,7 +106,7 @@ def _waiting(stage: Stage) -> ColumnElement[bool]:
 
 
 def _not_left_to_another(stage: Stage, owner: str) -> ColumnElement[bool]:
-    """All jobs but those that this worker failed of late and another may take (api.records.faults.avoid)."""
+    """Exclude jobs that failed on this worker and that another worker may take (api.records.faults.avoid)."""
     failed_by = func.coalesce(Job.faults[("avoid", "owner")].as_string(), "")
     until = func.coalesce(Job.faults[("avoid", "until")].as_float(), 0.0)
     return or_(failed_by != owner, until <= db_now(), ~workers.another(stage, owner, Job.gpus))
@@ -124,7 +124,7 @@ def _best(session: Session, stage: Stage, owner: str, gpus: int) -> Job | None:
         .where(ready, Job.project_id == project)
         .order_by(Job.priority.desc(), Job.created_at, Job.id)
         .limit(1)
-        .with_for_update(skip_locked=True)  # against a cancel or a sweep that is at it
+        .with_for_update(skip_locked=True)  # a concurrent cancel or sweep may hold the row
         .execution_options(populate_existing=True)
     ).one_or_none()
 
@@ -132,19 +132,19 @@ def _best(session: Session, stage: Stage, owner: str, gpus: int) -> Job | None:
 def _next_project(session: Session, stage: Stage, oldest: dict[str, float]) -> str | None:
     if stage is Stage.PREPARE:
         return turns.following(session, "prepare", oldest, _being_prepared(session))
-    used = jobs.usage(session, USAGE_WINDOW_S)
-    return min(oldest, key=lambda project: (used.get(project, 0.0), oldest[project], project), default=None)
+    usage = jobs.usage(session, USAGE_WINDOW_S)
+    return min(oldest, key=lambda project: (usage.get(project, 0.0), oldest[project], project), default=None)
 
 
 def _being_prepared(session: Session) -> dict[str, int]:
-    """How many jobs of each project are being prepared."""
-    at_it = and_(Job.status == Stage.PREPARE.leased, Job.owner.is_not(None), Job.lease_until >= db_now())
-    rows = session.execute(select(Job.project_id, func.count()).where(at_it).group_by(Job.project_id))
+    """Return the number of each project's jobs that are being prepared."""
+    leased = and_(Job.status == Stage.PREPARE.leased, Job.owner.is_not(None), Job.lease_until >= db_now())
+    rows = session.execute(select(Job.project_id, func.count()).where(leased).group_by(Job.project_id))
     return {project: int(count) for project, count in rows}
 
 
 def renew(session: Session, claim: Claim, lease_s: float) -> None:
-    """Raises Stale when the claim is lost."""
+    """Extend the claim's lease. Raises StaleFence if the claim is lost."""
     jobs.update_fenced(session, claim.job_id, claim.fence, lease_until=db_now() + lease_s)
 
 
@@ -157,7 +157,7 @@ def end_attempt(session: Session, claim: Claim, outcome: str) -> None:
 
 
 def end_attempts(session: Session, job_id: str, outcome: str) -> None:
-    """End what is under way at a job that another than its worker brings to an end."""
+    """End all attempts of a job that something other than its worker ends."""
     session.execute(
         update(Attempt)
         .where(Attempt.job_id == job_id, Attempt.ended_at.is_(None))
@@ -166,7 +166,7 @@ def end_attempts(session: Session, job_id: str, outcome: str) -> None:
 
 
 def end_attempts_of_ended(session: Session) -> None:
-    """Those that nobody ended when their job was, as older releases left them."""
+    """End attempts that older releases left open when their job ended."""
     ended = select(Job.id).where(Job.status.in_(FINAL))
     session.execute(
         update(Attempt)
@@ -176,7 +176,7 @@ def end_attempts_of_ended(session: Session) -> None:
 
 
 def log_key(job_id: str, fence: int) -> str:
-    """Of the stored log of an attempt."""
+    """Return the storage key of an attempt's log."""
     return f"logs/{job_id}/{fence}.txt"
 
 
@@ -187,12 +187,12 @@ def keep_log(session: Session, claim: Claim, log_bytes: int) -> None:
 
 
 def attempts_of(session: Session, job_id: str) -> Sequence[Attempt]:
-    """In their order."""
+    """Return the job's attempts, oldest first."""
     return session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.fence)).all()
 
 
 def with_old_logs(session: Session, keep_s: float, limit: int = 20) -> Sequence[str]:
-    """Ids of jobs that ended so long ago and whose logs are still stored."""
+    """Return the ids of jobs that ended more than `keep_s` seconds ago and still have stored logs."""
     old = select(Job.id).join(Attempt, Attempt.job_id == Job.id).where(Attempt.log_bytes.is_not(None))
     return session.scalars(old.where(Job.finished_at < db_now() - keep_s).distinct().limit(limit)).all()
 
@@ -202,7 +202,7 @@ def forget_logs(session: Session, job_id: str) -> None:
 
 
 def expired(session: Session) -> Sequence[Job]:
-    """Jobs whose worker has been silent for longer than its lease."""
+    """Return the jobs whose lease has expired, locked."""
     return session.scalars(
         select(Job)
         .where(
@@ -215,14 +215,15 @@ def expired(session: Session) -> Sequence[Job]:
 
 
 def has_waiting(session: Session, stage: Stage) -> bool:
-    """Whether any job could be claimed, by a slot that fits it."""
+    """Return whether any job waits for a slot of this stage."""
     return session.scalar(select(Job.id).where(_waiting(stage)).limit(1)) is not None
 
 
 def ring_due(session: Session, ring_again_s: float) -> Sequence[tuple[str, Stage]]:
-    """Waiting jobs to ring for, marked as rung now: those never rung for, or a few of a stage that is silent of late.
+    """Return waiting jobs to notify workers of, and record the time.
 
-    A ring is not about its job, so that a thousand waiting jobs need no more rings than one.
+    These are jobs without a notification, or a few of a stage without any notification for `ring_again_s` seconds. A
+    notification does not refer to its job, so that a thousand waiting jobs need no more of them than one job.
     """
     due: list[tuple[str, Stage]] = []
     for stage in Stage:
@@ -237,6 +238,6 @@ def ring_due(session: Session, ring_again_s: float) -> Sequence[tuple[str, Stage
 
 
 def held_by(session: Session, owner: str) -> Sequence[Job]:
-    """Return the jobs that a worker holds. One that has just started works on none of them any more."""
+    """Return the jobs that a worker holds, locked. A worker that has just started no longer works on any of them."""
     leased = Job.status.in_([Stage.PREPARE.leased, Stage.TRAIN.leased])
     return session.scalars(select(Job).where(Job.owner == owner, leased).with_for_update()).all()

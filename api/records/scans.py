@@ -1,6 +1,7 @@
-"""Scans of uploaded files: which waits, who is at it, what was found. A small queue beside that of the jobs.
+"""Scans of uploaded files: a queue of files, separate from that of the jobs.
 
-A claim raises the file's fence and takes a lease; what a worker writes after another claimed the file changes nothing.
+A claim increases the file's fence and takes a lease. Once another worker has claimed the file, writes of the first one
+are ignored.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from api.records.base import db_now
 from api.records.files import File
 
 MAX_SCANS = 5
-"""A file that was begun so often and never finished is scanned no more. Excused beginnings do not count."""
+"""Unfinished scans of a file after which it is not scanned again. Excused ones do not count."""
 SCANNED_PURPOSE = "fine-tune"
 
 
@@ -36,9 +37,9 @@ _BEGUN = File.scan_fence - File.scan_excused
 
 
 def claim(session: Session, lease_s: float, *, stalled: bool = False) -> ScanClaim | None:
-    """The file that waits longest, of the project whose turn it is; or None.
+    """Claim the oldest waiting file of the project whose turn it is. Return None if none waits.
 
-    stalled: leases have run out of late because everything stopped, so that one that did is not held against its file.
+    `stalled`: the whole system was interrupted recently, so that an expired lease does not count against its file.
     """
     project_id = _next_project(session)
     query = (
@@ -51,34 +52,34 @@ def claim(session: Session, lease_s: float, *, stalled: bool = False) -> ScanCla
     file = session.scalars(query.execution_options(populate_existing=True)).one_or_none()
     if file is None or file.storage_key is None:
         return None
-    taken = ScanClaim(file.id, file.storage_key, file.sha256, file.scan_fence + 1)
+    scan = ScanClaim(file.id, file.storage_key, file.sha256, file.scan_fence + 1)
     excused = file.scan_excused + int(stalled and file.scan_until is not None)
-    lease = {"scan_fence": taken.fence, "scan_until": db_now() + lease_s, "scan_excused": excused}
+    lease = {"scan_fence": scan.fence, "scan_until": db_now() + lease_s, "scan_excused": excused}
     session.execute(update(File).where(File.id == file.id).values(**lease))
     turns.take(session, "scan", file.project_id)
-    return taken
+    return scan
 
 
 def _next_project(session: Session) -> str | None:
     waiting = select(File.project_id, func.min(File.created_at)).where(_waiting(), _BEGUN < MAX_SCANS)
     oldest = {project: float(at) for project, at in session.execute(waiting.group_by(File.project_id))}
-    at_it = select(File.project_id, func.count()).where(File.scan_status == "pending", File.scan_until >= db_now())
-    busy = {project: int(count) for project, count in session.execute(at_it.group_by(File.project_id))}
+    leased = select(File.project_id, func.count()).where(File.scan_status == "pending", File.scan_until >= db_now())
+    busy = {project: int(count) for project, count in session.execute(leased.group_by(File.project_id))}
     return turns.following(session, "scan", oldest, busy)
 
 
 def renew(session: Session, claim: ScanClaim, lease_s: float) -> bool:
-    """Whether the claim still holds."""
+    """Extend the claim's lease. Return False if the claim is lost."""
     return _write(session, claim, scan_until=db_now() + lease_s)
 
 
 def finish(session: Session, claim: ScanClaim, status: Literal["done", "failed"], found: dict[str, Any] | None) -> bool:
-    """Write what was found. False if the claim is lost, or the file is gone."""
+    """Write the result. Return False if the claim is lost or the file was deleted."""
     return _write(session, claim, scan_status=status, scan=found, scan_until=None)
 
 
 def requeue(session: Session, claim: ScanClaim, *, excused: bool) -> bool:
-    """Let another try. excused: the file was not at fault, and the beginning does not count against it."""
+    """Give up the claim, so that another worker scans the file. An excused scan does not count towards MAX_SCANS."""
     return _write(session, claim, scan_until=None, scan_excused=File.scan_excused + int(excused))
 
 
@@ -87,7 +88,7 @@ def has_waiting(session: Session) -> bool:
 
 
 def begun_too_often(session: Session, limit: int = 20) -> Sequence[ScanClaim]:
-    """Files over which worker after worker was lost, as claims that can be finished."""
+    """Return files that reached MAX_SCANS, as claims to finish."""
     query = select(File).where(_waiting(), _BEGUN >= MAX_SCANS).limit(limit)
     return [ScanClaim(file.id, str(file.storage_key), file.sha256, file.scan_fence) for file in session.scalars(query)]
 

@@ -1,7 +1,7 @@
-"""Trackings: which job's metrics are to be sent to which tracker, what it made to which hub, and who is at it.
+"""Export tasks: jobs whose metrics are sent to a tracker, or whose model is pushed to a hub.
 
-A row is a task, not a log: what a tracker already holds is asked of the tracker itself, so that nothing is sent twice
-and nothing is missed, whoever sends it and whatever happened to the one before.
+A row is a task, not a log. The deliverer asks the tracker for the metrics that it already has, so that nothing is sent
+twice and nothing is missed when another deliverer takes the task over.
 """
 
 from collections.abc import Sequence
@@ -13,32 +13,32 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from api.records.base import Base, UnixTime, db_now
 
 HUB = "hub"
-"""What the model itself is sent to, as another tracker."""
+"""Name of the tracker to which models, not metrics, are sent."""
 BACK_OFF_S = (10, 30, 60, 120, 300, 900, 3600)
-"""After the first, second, … failure in a row; the last one again and again."""
+"""Seconds to wait after the first, second, … consecutive failure; after more failures, the last value."""
 
 
 class ExportTask(Base):
     __tablename__ = "trackings"
 
     id: Mapped[str] = mapped_column(String(128), primary_key=True)
-    """{job}:{tracker}:{number}"""
+    """JOB:TRACKER:NUMBER"""
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
     tracker: Mapped[str] = mapped_column(String(16))
     number: Mapped[int] = mapped_column(Integer)
-    """Of several that one job sends to the same tracker."""
+    """Index among the job's tasks for the same tracker."""
     options: Mapped[dict[str, Any] | None]
-    """What the job said of it (api.spec.outputs.Wandb, api.spec.outputs.Hub)."""
+    """The job's options for this task (api.spec.outputs.Wandb, api.spec.outputs.Hub)."""
     created_at: Mapped[float] = mapped_column(UnixTime)
     due_at: Mapped[float | None] = mapped_column(UnixTime, index=True)
-    """When it is looked at next; None before the job runs, and once all is sent, or given up."""
+    """Time of the next delivery; None before the job runs, and once everything is sent or the task has failed."""
     owner: Mapped[str | None] = mapped_column(String(128))
-    """The deliverer that has it open."""
+    """The deliverer that holds the lease."""
     lease_until: Mapped[float | None] = mapped_column(UnixTime)
     failures: Mapped[int] = mapped_column(Integer, default=0)
-    """In a row, of the newest attempts to send."""
+    """Consecutive failures up to the last attempt."""
     url: Mapped[str | None] = mapped_column(Text)
-    """Where a person can look at it, once that is known."""
+    """Address of the run or repository for people, once known."""
 
 
 def plan(
@@ -50,7 +50,7 @@ def plan(
     *,
     at_once: bool = False,
 ) -> None:
-    """Something of this job is to be sent there: from when it runs, or at once."""
+    """Add a task, due when the job starts to run, or now with `at_once`."""
     session.add(
         ExportTask(
             id=f"{job_id}:{tracker}:{number}",
@@ -66,19 +66,19 @@ def plan(
 
 
 def begin(session: Session, job_id: str) -> None:
-    """The job runs, perhaps not for the first time: what was planned is due."""
+    """Make the job's tasks due. Called whenever the job starts to run."""
     session.execute(
         update(ExportTask).where(ExportTask.job_id == job_id, ExportTask.due_at.is_(None)).values(due_at=db_now())
     )
 
 
 def due(session: Session, tracker: str, owner: str) -> Sequence[str]:
-    """Ids of those that this deliverer may look at now; the one that has waited longest first."""
+    """Return the ids of the due tasks that this deliverer may lease, the longest due first."""
     return session.scalars(select(ExportTask.id).where(*_due(tracker, owner)).order_by(ExportTask.due_at)).all()
 
 
 def lease(session: Session, tracking_id: str, tracker: str, owner: str, lease_s: float) -> ExportTask | None:
-    """This one for this deliverer alone until the lease runs out, unless another was faster."""
+    """Lease the task to this deliverer. Return None if another deliverer was faster."""
     tracking = session.scalars(
         select(ExportTask).where(ExportTask.id == tracking_id, *_due(tracker, owner)).with_for_update(skip_locked=True)
     ).one_or_none()
@@ -96,12 +96,13 @@ def _due(tracker: str, owner: str) -> tuple[Any, ...]:
 
 
 def reschedule(session: Session, tracking_id: str, owner: str, wait_s: float, *, keep: bool, lease_s: float) -> None:
-    """All is sent that there was. keep: this deliverer stays at it."""
+    """Record a success, and set the time of the next delivery. `keep`: this deliverer keeps the lease."""
     lease: dict[str, Any] = {"lease_until": db_now() + lease_s} if keep else {"owner": None, "lease_until": None}
     _write(session, tracking_id, owner, due_at=db_now() + wait_s, failures=0, **lease)
 
 
 def failed(session: Session, tracking: ExportTask, owner: str) -> None:
+    """Record a failure, and release the task until its back-off has passed."""
     wait_s = BACK_OFF_S[min(tracking.failures, len(BACK_OFF_S) - 1)]
     _write(
         session,
@@ -123,12 +124,12 @@ def tell_url(session: Session, tracking_id: str, owner: str, url: str) -> None:
 
 
 def is_past(session: Session, moment: float) -> bool:
-    """By the database's clock."""
+    """Return whether the moment has passed by the database's clock."""
     return bool(session.scalar(select(db_now() > moment)))
 
 
 def release(session: Session, tracker: str, owner: str) -> None:
-    """What this deliverer had open is anybody's."""
+    """Release this deliverer's leases."""
     session.execute(
         update(ExportTask)
         .where(ExportTask.tracker == tracker, ExportTask.owner == owner)
@@ -137,7 +138,7 @@ def release(session: Session, tracker: str, owner: str) -> None:
 
 
 def _write(session: Session, tracking_id: str, at_owner: str, **values: Any) -> None:
-    """Unless another has taken it over meanwhile, who will then do the same."""
+    """Update the task if this deliverer still holds it. Another one would write the same later."""
     session.execute(
         update(ExportTask).where(ExportTask.id == tracking_id, ExportTask.owner == at_owner).values(**values)
     )

@@ -1,7 +1,8 @@
-"""Whose turn it is at the slots that all projects share: of those who wait, the project that has fewest at it now, and
-among equals the one whose last turn is longest ago.
+"""Turns of projects at slots that all projects share.
 
-No count over an hour: whoever comes new with a thousand would go before all that worked within that hour.
+The next turn goes to the waiting project with the fewest running tasks, and among equals to the one whose last turn was
+earliest. Usage over a time window would not be fair: a project that arrives with a thousand tasks would precede all
+projects with tasks in that window.
 """
 
 from collections.abc import Mapping
@@ -16,20 +17,20 @@ What = Literal["prepare", "scan"]
 
 
 class Turn(Base):
-    """The last turn that a project had."""
+    """The last turn of a project."""
 
     __tablename__ = "turns"
 
     what: Mapped[str] = mapped_column(String(16), primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
     number: Mapped[int] = mapped_column(BigInteger)
-    """They are counted over all projects."""
+    """Sequence number over the turns of all projects."""
 
 
 def following(session: Session, what: What, oldest: Mapping[str, float], busy: Mapping[str, int]) -> str | None:
-    """Return the project whose turn it is. `oldest`: since when each that waits does so; `busy`: how many it has at it.
+    """Return the project whose turn it is; None if no project waits.
 
-    None if nobody waits.
+    `oldest` is the creation time of each waiting project's oldest task; `busy` is the number of its running tasks.
     """
     rows = session.execute(select(Turn.project_id, Turn.number).where(Turn.what == what))
     last = {row.project_id: row.number for row in rows}
@@ -38,7 +39,7 @@ def following(session: Session, what: What, oldest: Mapping[str, float], busy: M
 
 
 def take(session: Session, what: What, project_id: str) -> None:
-    """Note that the project has its turn."""
+    """Record a turn of the project."""
     number = select(func.coalesce(func.max(Turn.number), 0) + 1).where(Turn.what == what).scalar_subquery()
     statement = insert(session, Turn).values(what=what, project_id=project_id, number=number)
     session.execute(

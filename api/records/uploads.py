@@ -1,4 +1,4 @@
-"""Uploads in parts: what was announced, and the parts that have arrived. What has a row here is kept."""
+"""Uploads in parts: the announced file, and the parts received so far."""
 
 from collections.abc import Sequence
 
@@ -19,16 +19,16 @@ class Upload(Base):
     purpose: Mapped[str] = mapped_column(String(32))
     mime_type: Mapped[str] = mapped_column(String(128))
     bytes: Mapped[int] = mapped_column(BigInteger)
-    """How many its parts must have together."""
+    """Total size that the parts must have."""
     file_expires_after_s: Mapped[int | None] = mapped_column(Integer)
     status: Mapped[str] = mapped_column(String(16), index=True)
     """pending, completed, cancelled or expired."""
     file_id: Mapped[str | None] = mapped_column(String(64))
-    """The file that it became."""
+    """The file that the completed upload became."""
     part_ids: Mapped[list[str] | None]
-    """The parts that it was completed with, in order: a completion that is sent again is told from another one."""
+    """The parts that the upload was completed with, in order. They identify a retry of the completion."""
     swept: Mapped[bool] = mapped_column(default=False)
-    """Whether its parts have been removed from storage, as they are once it has ended."""
+    """Whether the parts of the ended upload were deleted from storage."""
     created_at: Mapped[float] = mapped_column(UnixTime)
     expires_at: Mapped[float] = mapped_column(Double)
 
@@ -53,9 +53,9 @@ def get(session: Session, project_id: str, upload_id: str) -> Upload | None:
 
 
 def lock(session: Session, project_id: str, upload_id: str, *, expire: bool = True) -> Upload | None:
-    """The upload, which nobody else can change until this transaction ends. One whose time is over is marked so.
+    """Return the upload, locked until this transaction ends. A pending upload past its time becomes expired.
 
-    expire=False: for a completion that was begun in time.
+    `expire=False` is for a completion that began in time.
     """
     query = select(Upload).where(Upload.id == upload_id, Upload.project_id == project_id)
     upload = session.scalars(query.with_for_update().execution_options(populate_existing=True)).one_or_none()
@@ -74,29 +74,29 @@ def parts_of(session: Session, upload_id: str) -> Sequence[UploadPart]:
 
 
 def arrived(session: Session, upload_id: str) -> tuple[int, int]:
-    """How many parts, and how many bytes they have together."""
+    """Return the number of received parts and their total bytes."""
     query = select(func.count(), func.coalesce(func.sum(UploadPart.bytes), 0))
     count, total = session.execute(query.where(UploadPart.upload_id == upload_id)).one()
     return int(count), int(total)
 
 
 def held(session: Session, project_id: str) -> int:
-    """Bytes of the parts that the project's uploads still have."""
+    """Return the bytes of the parts of the project's pending uploads."""
     query = select(func.coalesce(func.sum(UploadPart.bytes), 0)).join(Upload, Upload.id == UploadPart.upload_id)
     return int(session.scalar(query.where(Upload.project_id == project_id, Upload.status == PENDING)) or 0)
 
 
 def expire(session: Session) -> None:
-    """Mark those whose time is over."""
+    """Mark pending uploads past their time as expired."""
     over = select(Upload).where(Upload.status == PENDING, Upload.expires_at <= db_now())
     for upload in session.scalars(over.with_for_update(skip_locked=True)):
         upload.status = EXPIRED
 
 
 def ended_with_parts(session: Session, grace_s: float, limit: int = 20) -> Sequence[str]:
-    """Ids of ended uploads whose parts are still stored.
+    """Return the ids of ended uploads whose parts are still stored.
 
-    Not before `grace_s` after its last moment: a part, or another completion, may still be under way.
+    Uploads are included `grace_s` seconds after their expiry: until then a part or another completion may be in flight.
     """
     query = select(Upload.id).where(
         Upload.status != PENDING, Upload.swept.is_(False), Upload.expires_at <= db_now() - grace_s

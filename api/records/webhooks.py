@@ -1,7 +1,7 @@
-"""Webhooks: who wants to be told, and what has been or is to be told to whom.
+"""Webhooks and their deliveries.
 
-A delivery's row is written in the transaction that ends the job, so that no end goes untold. A worker that takes one
-moves its `due_at` into the future first: if it dies, another takes it then.
+A delivery's row is written in the transaction that ends the job, so that no event is lost. A deliverer first moves
+`due_at` into the future: if it dies, another one takes the delivery at that time.
 """
 
 from sqlalchemy import ForeignKey, Integer, String, Text, delete, func, select, update
@@ -14,7 +14,7 @@ from api.spec.ids import new_id
 PENDING, DELIVERED, FAILED = "pending", "delivered", "failed"
 
 BACK_OFF_S = (30, 120, 600, 1800, 7200, 18_000, 36_000, 36_000)
-"""After the first, second, … attempt that failed. After the last one nothing more is tried: some 30 hours."""
+"""Seconds to wait after the first, second, … failed attempt. A delivery fails after the last one, about 30 hours."""
 
 
 class Webhook(Base):
@@ -26,10 +26,10 @@ class Webhook(Base):
     url: Mapped[str] = mapped_column(Text)
     event_types: Mapped[list[str]]
     secret: Mapped[str] = mapped_column(String(64))
-    """`whsec_…`. Kept as it is: every delivery is signed with it."""
+    """`whsec_…`. Stored in plain text, because every delivery is signed with it."""
     old_secret: Mapped[str | None] = mapped_column(String(64))
     old_secret_until: Mapped[float | None] = mapped_column(UnixTime)
-    """Until when deliveries are signed with the secret before this one, too."""
+    """Time until which deliveries are also signed with the previous secret."""
     created_at: Mapped[float] = mapped_column(UnixTime)
     updated_at: Mapped[float] = mapped_column(UnixTime)
 
@@ -40,24 +40,24 @@ class Delivery(Base):
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id"), index=True)
     event_id: Mapped[str] = mapped_column(String(64))
-    """The same in every attempt, so that a receiver can tell what it has seen."""
+    """Id of the event, the same in every attempt, so that a receiver can recognize duplicates."""
     event_type: Mapped[str] = mapped_column(String(64))
     object_id: Mapped[str] = mapped_column(String(64))
-    """The job that it is about."""
+    """Id of the job that ended."""
     created_at: Mapped[float] = mapped_column(UnixTime)
     status: Mapped[str] = mapped_column(String(16))
     """pending, delivered or failed."""
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     due_at: Mapped[float | None] = mapped_column(UnixTime, index=True)
-    """When it is tried next; None once nothing is to be tried."""
+    """Time of the next attempt; None once the delivery has ended."""
     last_status: Mapped[int | None] = mapped_column(Integer)
-    """What the receiver answered last."""
+    """HTTP status of the receiver's last response."""
     last_error: Mapped[str | None] = mapped_column(Text)
     ended_at: Mapped[float | None] = mapped_column(UnixTime)
 
 
 def enqueue_deliveries(session: Session, project_id: str, job_id: str, status: str) -> None:
-    """A job of this project has ended so: a delivery for each webhook that asked for it."""
+    """Add a delivery of the job's end for each webhook of the project with this event type."""
     event_type = f"fine_tuning.job.{status}"
     event_id = new_id("evt_")
     for webhook in session.scalars(select(Webhook).where(Webhook.project_id == project_id)):
@@ -123,9 +123,9 @@ def any_due(session: Session) -> bool:
 
 
 def take_due(session: Session, limit: int) -> list[tuple[Delivery, Webhook, list[str]]]:
-    """Deliveries that are to be tried now, each with the secrets to sign it with.
+    """Take due deliveries. Return each with its webhook and the secrets to sign it with.
 
-    Each is ours until the next try of its back-off would be due.
+    The caller holds each delivery until the next attempt of its back-off is due.
     """
     query = (
         select(Delivery, Webhook, func.coalesce(Webhook.old_secret_until > db_now(), False))
@@ -149,7 +149,7 @@ def take_due(session: Session, limit: int) -> list[tuple[Delivery, Webhook, list
 
 
 def record(session: Session, delivery_id: str, *, attempt: int, status: int | None, error: str | None) -> None:
-    """What came of this attempt, unless a later one is at it."""
+    """Record the result of an attempt, unless a later one has begun. `error` is None after a success."""
     values: dict[str, object] = {"last_status": status, "last_error": error}
     if error is None:
         values |= {"status": DELIVERED, "due_at": None, "ended_at": db_now()}
@@ -159,5 +159,5 @@ def record(session: Session, delivery_id: str, *, attempt: int, status: int | No
 
 
 def forget(session: Session, keep_s: float) -> None:
-    """Deliveries that ended so long ago."""
+    """Delete deliveries that ended more than `keep_s` seconds ago."""
     session.execute(delete(Delivery).where(Delivery.ended_at <= db_now() - keep_s))

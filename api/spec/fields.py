@@ -1,4 +1,4 @@
-"""Field types that the catalogues share."""
+"""Base classes and field types of all recipe models."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
@@ -11,13 +11,13 @@ AUTO: Literal["auto"] = "auto"
 
 
 class StrictModel(BaseModel):
-    """Refuses unknown fields, so that a misspelt option is an error and not a surprise after an hour of training."""
+    """Rejects unknown fields, so that a misspelled option is an error at once and not ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class NulFreeModel(StrictModel):
-    """A body whose texts go into the database, where PostgreSQL can keep no NUL character."""
+    """A request body whose text is stored in the database. PostgreSQL cannot store NUL characters."""
 
     @model_validator(mode="before")
     @classmethod
@@ -49,12 +49,12 @@ def _auto_or_value(value: Any) -> str:
     return "auto" if value == AUTO else "value"
 
 
-# A tagged union, so that a wrong value is one error about the value and not one for each member of the union.
+# A tagged union, so that a wrong value is reported as one error instead of one for each member of the union.
 Auto = Annotated[
     Annotated[Literal["auto"], Tag("auto")] | Annotated[T, Tag("value")],
     Discriminator(_auto_or_value),
 ]
-"""`Auto[int]`: an int, or "auto", which Attune replaces by a value that the job then shows."""
+"""`Auto[int]`: an int, or "auto". Attune replaces "auto" by a value, which the job's object shows."""
 
 
 def _null_is_default(value: Any) -> Any:
@@ -62,7 +62,7 @@ def _null_is_default(value: Any) -> Any:
 
 
 OrNull = Annotated[T, BeforeValidator(_null_is_default)]
-"""A nested object for which OpenAI's clients may send an explicit null, meaning all its defaults."""
+"""A nested object. OpenAI's clients may send an explicit null for it, which means all its defaults."""
 
 
 def _null_is_auto(value: Any) -> Any:
@@ -70,4 +70,4 @@ def _null_is_auto(value: Any) -> Any:
 
 
 AutoOrNull = Annotated[Auto[T], BeforeValidator(_null_is_auto)]
-"""`Auto`, and an explicit null means "auto", as it does at OpenAI."""
+"""`Auto` that also accepts null for "auto", as OpenAI's API does."""

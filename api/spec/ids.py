@@ -1,4 +1,4 @@
-"""Ids as OpenAI writes them: a prefix that tells the kind, and letters that cannot be guessed."""
+"""Ids in OpenAI's form: a prefix for the kind of object, and random letters that cannot be guessed."""
 
 import re
 import secrets
@@ -17,5 +17,5 @@ def new_id(prefix: str) -> str:
 
 
 def slug(text: str) -> str:
-    """What of a user's suffix may stand in a model id."""
+    """Return a user's suffix with only characters that a model id may contain."""
     return re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip("-.") or "model"

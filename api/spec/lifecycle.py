@@ -1,4 +1,4 @@
-"""What a job may become, and why it may fail. Pure: no database, no HTTP."""
+"""Statuses of a job and the transitions between them, and the reasons of failures. Pure: no database, no HTTP."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -27,10 +27,10 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
             JobStatus.FAILED,
             JobStatus.CANCELLED,
             JobStatus.PAUSED,
-            JobStatus.QUEUED,  # its worker was lost or asked to stop: another attempt goes on from the last state
+            JobStatus.QUEUED,  # its worker was lost or shut down: the next attempt resumes from the last saved state
         }
     ),
-    # A paused stage of a pipeline fails with the stage that it waits for.
+    # A paused stage of a pipeline fails if the stage that it waits for fails.
     JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED, JobStatus.FAILED}),
     JobStatus.SUCCEEDED: frozenset(),
     JobStatus.FAILED: frozenset(),
@@ -41,7 +41,7 @@ FINAL = frozenset(status for status, following in TRANSITIONS.items() if not fol
 
 
 class Stage(StrEnum):
-    """A queue, and what a worker's slot does for the jobs that wait in it."""
+    """A stage of work on jobs, with a queue of its own."""
 
     PREPARE = "prepare"
     TRAIN = "train"
@@ -56,9 +56,9 @@ class Stage(StrEnum):
 
 
 SAMPLE = "sample"
-"""What a third kind of worker does, for requests instead of jobs: nothing of it is in the database."""
+"""The sampler's work: completion requests. It does not use the database."""
 DELIVER = "deliver"
-"""What a fourth one does: it tells webhooks, trackers and hubs what has happened."""
+"""The deliverer's work: webhooks, metrics for trackers, and models for a hub."""
 
 
 class FailureReason(StrEnum):
@@ -79,12 +79,12 @@ class FailureReason(StrEnum):
 @dataclass(frozen=True)
 class FailurePolicy:
     retries: int | None
-    """Further attempts after one that ended so, counted per reason and job, and anew after progress. None: no limit,
-    because the infrastructure is at fault and never the job."""
+    """Retries of a job after this reason. The count restarts after progress. None: no limit, because the fault is
+    always the infrastructure's."""
     code: str
-    """The public `error.code`; OpenAI's where it has one."""
+    """The public `error.code`; OpenAI's code if it has one."""
     sentence: str
-    """What a user reads when nothing more precise is known."""
+    """The message for users if there is no more precise one."""
 
 
 FAILURES: dict[FailureReason, FailurePolicy] = {
@@ -92,7 +92,7 @@ FAILURES: dict[FailureReason, FailurePolicy] = {
         0, "invalid_training_file", "The job failed due to an invalid training file."
     ),
     FailureReason.INVALID_RECIPE: FailurePolicy(
-        0, "invalid_recipe", "The job asks for something that cannot be trained. Change the named field and try again."
+        0, "invalid_recipe", "The job's recipe cannot be trained. Change the named field and create the job again."
     ),
     FailureReason.OUT_OF_MEMORY: FailurePolicy(
         3,
@@ -105,29 +105,31 @@ FAILURES: dict[FailureReason, FailurePolicy] = {
     FailureReason.DISK_FULL: FailurePolicy(
         3,
         "disk_full",
-        "The job's own files filled the worker's disk. Choose a smaller base model or save fewer states, or have the "
-        "operator give the worker a larger disk; then create the job again.",
+        "The job's files filled the worker's disk. Choose a smaller base model, save fewer states, or ask the operator "
+        "for a larger disk; then create the job again.",
     ),
     FailureReason.STORAGE_UNAVAILABLE: FailurePolicy(
         None, "storage_unavailable", "The object storage could not be reached."
     ),
     FailureReason.WORKER_FAULT: FailurePolicy(
-        None, "worker_fault", "The worker could not run the job, for reasons of its own."
+        None, "worker_fault", "The worker could not run the job because of a fault of its own."
     ),
     FailureReason.WORKER_LOST: FailurePolicy(
-        5, "worker_lost", "The worker was lost again and again while it trained this job."
+        5, "worker_lost", "The workers of this job's attempts were lost repeatedly."
     ),
     FailureReason.POISON: FailurePolicy(
-        0, "poison", "The trainer died at the same step three times. The data at that step, or the recipe, kills it."
+        0,
+        "poison",
+        "The trainer crashed at the same step three times. The data at that step or the recipe is the likely cause.",
     ),
-    FailureReason.HUNG: FailurePolicy(2, "hung", "The trainer stopped making progress and was ended."),
+    FailureReason.HUNG: FailurePolicy(2, "hung", "The trainer made no progress and was stopped."),
     FailureReason.DEPENDENCY: FailurePolicy(
         0, "dependency_failed", "A stage of the pipeline that this one needs did not succeed."
     ),
     FailureReason.INTERNAL: FailurePolicy(
-        2, "internal_error", "Something unexpected went wrong on the server. The operator can find it in the log."
+        2, "internal_error", "An unexpected error occurred on the server. Its log has the details for the operator."
     ),
 }
 
 POISON_DEATHS = 3
-"""As many deaths of the trainer without a step of progress between them make a job poison."""
+"""Consecutive deaths of the trainer at the same step after which a job counts as poison."""

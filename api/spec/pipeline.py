@@ -1,8 +1,9 @@
-"""What a pipeline may say: several recipes, each of which begins where an earlier one ends. Pure.
+"""The request body of a pipeline: several recipes, each of which may start from an earlier one's model. Pure.
 
-`{"model", "training"?, "suffix"?, "metadata"?, "stages": [{"name", …a job's fields}]}`. Where a stage leaves out its
-model, it goes on from the nearest earlier stage that gives tokens, the first from the pipeline's model; where a `ppo`
-stage leaves out its judge, the nearest earlier `reward` stage judges. `"stage:NAME"` names one explicitly.
+`{"model", "training"?, "suffix"?, "metadata"?, "stages": [{"name", …a job's fields}]}`. A stage without a model
+continues the nearest earlier stage whose model generates tokens; the first one starts from the pipeline's model. A
+`ppo` stage without a reward model or grader uses the nearest earlier `reward` stage. `"stage:NAME"` selects a stage
+explicitly.
 """
 
 from collections.abc import Callable
@@ -22,26 +23,26 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")]
 
 class StageRecipe(Recipe):
     name: Name
-    """By which later stages name this one."""
+    """Name by which later stages refer to this one."""
 
 
 class Pipeline(NulFreeModel):
     """The body of `POST /v1/fine_tuning/pipelines`."""
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
-    """What the first stage begins from."""
+    """The model that the first stage starts from."""
     training: OrNull[Training] = Field(default_factory=Training)
-    """Of every stage that does not say otherwise."""
+    """Defaults for the `training` of every stage."""
     suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
-    """Of every model, followed by the name of its stage."""
+    """Suffix of every model, followed by the name of its stage."""
     metadata: Metadata | None = None
-    """Of every job that has none of its own."""
+    """Metadata of every job without its own."""
     stages: Annotated[list[StageRecipe], Field(min_length=1, max_length=MAX_STAGES)]
 
     @model_validator(mode="before")
     @classmethod
     def _linked(cls, body: Any) -> Any:
-        """Fill in what the stages leave out. What is no object is left for the fields' own checks to name."""
+        """Fill in the fields that stages leave out. The fields' own validation reports parts that are not objects."""
         if not isinstance(body, dict) or not isinstance(body.get("stages"), list):
             return body
         stages: list[Any] = []
@@ -71,7 +72,7 @@ def _with_defaults(stage: dict[str, Any], body: dict[str, Any]) -> dict[str, Any
 
 
 def _links(stage: dict[str, Any], model: Any, before: list[tuple[str, Output]]) -> dict[str, Any]:
-    """The model and the judge of a stage that names none."""
+    """Return the model and the reward model of a stage that leaves them out."""
     links: dict[str, Any] = {}
     if stage.get("model") is None:
         links["model"] = _nearest(before, "tokens") or model
@@ -96,32 +97,32 @@ def _nearest(before: list[tuple[str, Output]], output: Output) -> str | None:
 
 
 def references(recipe: dict[str, Any]) -> set[str]:
-    """Names of the stages that a recipe, as plain data, refers to."""
-    found: set[str] = set()
+    """Return the names of the stages that a recipe, as plain data, refers to."""
+    names: set[str] = set()
 
-    def note(name: str) -> str:
-        found.add(name)
+    def collect(name: str) -> str:
+        names.add(name)
         return REFERENCE + name
 
-    _with_references(recipe, note)
-    return found
+    _with_references(recipe, collect)
+    return names
 
 
 def resolved_references(recipe: dict[str, Any], models: dict[str, str]) -> dict[str, Any]:
-    """The recipe with the id of a stage's model in place of each reference to it."""
+    """Return the recipe with each reference to a stage replaced by the id of its model."""
     return _with_references(recipe, models.__getitem__)
 
 
 def _with_references(recipe: dict[str, Any], of_stage: Callable[[str], str]) -> dict[str, Any]:
-    """Both the model and whatever judges within the method can be another stage's; what else a recipe says is the
-    user's own text."""
-    named = {key: recipe[key] for key in ("model", "method") if key in recipe}
-    return {**recipe, **_replaced(named, of_stage)}
+    """Return the recipe with `of_stage(NAME)` for each reference in `model` and `method`. Other fields are users' text
+    and stay unchanged."""
+    referring = {key: recipe[key] for key in ("model", "method") if key in recipe}
+    return {**recipe, **_replaced(referring, of_stage)}
 
 
 def _replaced(part: Any, of_stage: Callable[[str], str]) -> Any:
     if isinstance(part, list):
-        return [_replaced(each, of_stage) for each in part]
+        return [_replaced(item, of_stage) for item in part]
     if not isinstance(part, dict):
         return part
     return {

@@ -1,8 +1,9 @@
-"""The recipe: what a job may say (`Recipe`), and the same with every "auto" resolved (`ResolvedRecipe`).
+"""The recipe, the request body of a job.
 
-Two things decide an "auto". What depends on the data (epochs, batch, learning rate, lengths, intervals) is resolved by
-`resolve` once the rows are counted; what depends on the hardware (precision, recomputation, micro-batch) by the first
-worker that trains the job, and kept for every later attempt, so that a resumed run repeats the interrupted one.
+"auto" values are resolved in two steps. Those that depend on the data (epochs, batch size, learning rate, lengths,
+intervals) are resolved by `api.spec.resolve` after the rows are counted. Those that depend on the hardware (precision,
+recomputation, micro-batch) are resolved by the first worker that trains the job, and kept for later attempts, so that a
+resumed run repeats the interrupted one.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -26,14 +27,14 @@ Reasoning = Literal["auto", "keep", "last", "drop"]
 
 class EarlyStopping(StrictModel):
     patience: Annotated[int, Field(ge=1)] = 3
-    """Evaluations without improvement of the validation loss before training stops."""
+    """Evaluations without improvement of the validation loss after which training stops."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
-    """How much lower (nats per token) counts as an improvement."""
+    """Smallest decrease of the validation loss, in nats per token, that counts as an improvement."""
 
 
 def _known_format(name: str) -> str:
     if name not in FORMATS:
-        raise ValueError(f"no format of rows: {', '.join(FORMATS)} are")
+        raise ValueError(f"unknown row format: use {', '.join(FORMATS)}")
     return name
 
 
@@ -44,53 +45,54 @@ class Training(StrictModel):
     learning_rate: AutoOrNull[Annotated[float, Field(gt=0)]] = AUTO
     """Peak learning rate. Excludes `learning_rate_multiplier`."""
     format: AutoOrNull[KnownFormat] = AUTO
-    """What the rows are, where their keys do not tell."""
+    """Format of the rows. "auto": detected from their keys."""
     max_length: AutoOrNull[Annotated[int, Field(ge=8)]] = AUTO
-    """Tokens per example. "auto": the longest row, at most the model's window."""
+    """Maximum tokens of an example. "auto": the longest row, at most the model's context window."""
     overlong: Overlong = "truncate"
-    """What becomes of longer rows: cut at the end, left out, or the job fails and names the first of them. Prompts to
-    be answered, and the pairs of a reward model, are never cut: they are left out where others would be cut."""
+    """Treatment of longer rows: "truncate" cuts their end, "drop" leaves them out, and "error" fails the job and names
+    the first one. Prompts to be answered and the pairs of a reward model are never cut: "truncate" leaves them out."""
     reasoning: Reasoning = AUTO
-    """Which answers' reasoning (`reasoning_content`, or `<think>…</think>` at the head of a content) is rendered and
-    learnt: that of all ("keep"), of those after the last user's message ("last"), or of none ("drop"). "auto": what the
-    base model's chat template shows."""
+    """Answers whose reasoning (`reasoning_content`, or `<think>…</think>` at the start of the content) is rendered and
+    trained: all ("keep"), those after the last user message ("last"), or none ("drop"). "auto": those whose reasoning
+    the base model's chat template renders."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
-    """Ends training after so many optimizer steps, if the epochs have not ended it before."""
+    """Maximum number of optimizer steps; null: no limit but the epochs."""
     scheduler: Scheduler = "cosine"
-    """How the learning rate falls after the warm-up: to zero along a cosine or a line, or not at all."""
+    """Decay of the learning rate after the warm-up: to zero along a cosine or a line, or none."""
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.03
     """Share of all steps over which the learning rate rises linearly from zero."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Share of the learning rate by which each step pulls matrices towards 0, and (IA)³'s scales towards 1, where they
-    change nothing. Biases and norms do not decay."""
-    """AdamW's decoupled decay, on matrices only."""
+    """AdamW's decoupled weight decay: the share of the learning rate by which each step pulls matrices towards 0, and
+    (IA)³'s scales towards 1, their neutral value. Biases and norms do not decay."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
-    """Gradients with a larger global L2 norm are scaled down to it; null clips nothing."""
+    """Maximum global L2 norm of the gradients. Larger gradients are scaled down to it; null: no clipping."""
     precision: Auto[Precision] = AUTO
-    """Of the frozen weights and the computation; what is trained is always kept in float32. "auto": bfloat16 where the
-    machine computes in it. A GPU does so from compute capability 8.0 on; an older one refuses it."""
+    """Data type of the frozen weights and the computation. Trained weights are always float32. "auto": bfloat16 if the
+    machine supports it. GPUs support it from compute capability 8.0; older ones reject it."""
     gradient_checkpointing: Auto[bool] = AUTO
-    """Recompute activations in the backward pass: slower, and much less memory. "auto": where no micro-batch fits
-    otherwise."""
+    """Recompute activations in the backward pass, which takes much less memory and more time. "auto": if no micro-batch
+    fits otherwise."""
     micro_batch_tokens: Auto[Annotated[int, Field(ge=8)]] = AUTO
-    """Tokens that pass through the model at once; gradients are accumulated up to `batch_size` examples. "auto": what
-    fits, at most 2,048 on a CPU and 16,384 on a GPU, or the longest example."""
+    """Tokens of a micro-batch. Gradients are accumulated up to `batch_size` examples. "auto": as many as fit, at most
+    2,048 on a CPU and 16,384 on a GPU, but at least the longest example."""
     validation_split: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Share of the training rows, drawn with the job's seed, held out when there is no validation file."""
+    """Share of the training rows that is held out for validation, drawn with the job's seed. Excludes
+    `validation_file`."""
     eval_every: AutoOrNull[Annotated[int, Field(ge=1)]] = AUTO
-    """Optimizer steps between evaluations on the validation rows, or on 256 of them: drawn with the job's seed, each
-    label in its share where there are labels."""
+    """Optimizer steps between evaluations. An evaluation uses all validation rows, or 256 of them drawn with the job's
+    seed, in proportion to their labels if they have labels. "auto": a tenth of the training."""
     save_every: AutoOrNull[Annotated[int, Field(ge=1)]] = AUTO
-    """Optimizer steps between saved states, from which an interrupted run goes on."""
+    """Optimizer steps between saved states, from which an interrupted run resumes. "auto": a tenth of the training."""
     early_stopping: EarlyStopping | None = None
+    """Stop training when the validation loss no longer improves; null: train to the end."""
     keep_best: Auto[bool] = AUTO
-    """Publish the weights of the evaluation with the lowest validation loss. "auto": where there is validation data.
-    false publishes those of the last step, as OpenAI does."""
+    """Publish the weights of the evaluation with the lowest validation loss. "auto": if there is validation data. false
+    publishes the weights of the last step, as OpenAI does."""
 
 
 class Resources(StrictModel):
     gpus: Auto[Annotated[int, Field(ge=0, le=1)]] = AUTO
-    """GPUs the job needs; "auto": one where the workers have GPUs. More than one is not supported yet."""
+    """GPUs that the job needs, at most 1. "auto": 1 if the workers have GPUs."""
 
 
 Metadata = Annotated[
@@ -103,51 +105,51 @@ def _null_is_supervised(value: Any) -> Any:
 
 
 def _with_hyperparameters(method: Any, given: dict[str, Any]) -> Any:
-    """The method with those of the deprecated field, where it says nothing else; clients send both."""
+    """Return the method with the hyperparameters of the deprecated field, unless they conflict. Clients send both."""
     if not isinstance(method, dict) or not isinstance(method.get("type"), str):
-        return method  # which is refused by itself
+        return method  # its own validation rejects it
     options = method.get(method["type"])
     if not isinstance(options, dict | None):
         return method
     own = (options or {}).get("hyperparameters")
     own = own if isinstance(own, dict) else {}
-    said = {name: value for name, value in given.items() if value not in (None, AUTO)}
-    for name, value in said.items():
+    explicit = {name: value for name, value in given.items() if value not in (None, AUTO)}
+    for name, value in explicit.items():
         if own.get(name) not in (None, AUTO, value):
-            place = f"method.{method['type']}.hyperparameters.{name}"
-            raise ValueError(f"hyperparameters.{name} is {value}, and {place} is {own[name]}: give one of them")
-    return {**method, method["type"]: {**(options or {}), "hyperparameters": {**own, **said}}}
+            field = f"method.{method['type']}.hyperparameters.{name}"
+            raise ValueError(f"hyperparameters.{name} is {value}, but {field} is {own[name]}: give one of them")
+    return {**method, method["type"]: {**(options or {}), "hyperparameters": {**own, **explicit}}}
 
 
 class Recipe(NulFreeModel):
-    """The body of `POST /v1/fine_tuning/jobs`: OpenAI's fields, and technique, training, resources, priority."""
+    """The body of `POST /v1/fine_tuning/jobs`: OpenAI's fields and technique, training, export, resources, priority."""
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
     training_file: Annotated[str, Field(min_length=1, max_length=64)]
     validation_file: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
-    """Becomes part of the fine-tuned model's id; what is no letter, digit, dot or hyphen there becomes a hyphen."""
+    """Part of the fine-tuned model's id. Characters other than letters, digits, dots and hyphens become hyphens."""
     seed: Annotated[int, Field(ge=0, le=2147483647)] | None = None
     metadata: Metadata | None = None
     integrations: Integrations | None = None
-    """Where else the metrics go, if the operator has made that possible."""
+    """Trackers that the metrics are also sent to, if the operator has configured them."""
     hyperparameters: Hyperparameters | None = None
-    """Deprecated by OpenAI in favour of `method`; still what many clients send."""
+    """Deprecated by OpenAI in favor of `method`, but still sent by many clients."""
     method: Annotated[Method, BeforeValidator(_null_is_supervised)] = Field(default_factory=Supervised)
     technique: Technique = Field(default_factory=Lora)
-    """Not given, it is that of the model that the job continues, or LoRA."""
+    """Default: the technique of the model that the job continues, or LoRA."""
     training: OrNull[Training] = Field(default_factory=Training)
     export: OrNull[Export] = Field(default_factory=Export)
     resources: OrNull[Resources] = Field(default_factory=Resources)
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
-    """Order among the waiting jobs of the same project; higher first."""
+    """Order among the waiting jobs of the same project; higher values first."""
 
     @property
     def overlong(self) -> Overlong:
-        """What becomes of rows longer than `training.max_length`. An answer's reward is read at its end, so that the
-        pairs of a reward model are left out rather than cut."""
-        asked = self.training.overlong
-        return "drop" if asked == "truncate" and self.method.output == "reward" else asked
+        """Treatment of rows longer than `training.max_length`. A reward model scores an answer at its end, so that its
+        pairs are dropped instead of truncated."""
+        requested = self.training.overlong
+        return "drop" if requested == "truncate" and self.method.output == "reward" else requested
 
     @model_validator(mode="before")
     @classmethod
@@ -179,21 +181,19 @@ class Recipe(NulFreeModel):
         interval = self.method.evaluation_interval
         if AUTO not in (training.eval_every, interval):
             raise ValueError("training.eval_every excludes eval_interval: give one of them")
-        for asked, field in (
+        for requested, field in (
             (training.early_stopping is not None, "training.early_stopping"),
             (training.keep_best is True, "training.keep_best"),
             (training.eval_every != AUTO, "training.eval_every"),
             (interval != AUTO, "hyperparameters.eval_interval"),
         ):
-            if asked and not has_validation:
+            if requested and not has_validation:
                 raise ValueError(f"{field} needs validation data: give validation_file or validation_split")
         if training.reasoning != AUTO and not any(FORMATS[name].has_answers for name in self.method.formats):
-            raise ValueError(f"training.reasoning: '{self.method.type}' learns no answers of its rows: leave it out")
+            raise ValueError(f"training.reasoning: '{self.method.type}' trains no answers of its rows: leave it out")
         if training.format != AUTO and training.format not in self.method.formats:
             legal = ", ".join(sorted(self.method.formats))
-            raise ValueError(
-                f"training.format: '{self.method.type}' cannot learn from '{training.format}': give {legal}"
-            )
+            raise ValueError(f"training.format: '{self.method.type}' cannot train on '{training.format}': give {legal}")
         return self
 
     @property

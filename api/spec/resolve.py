@@ -1,4 +1,4 @@
-"""The resolved recipe: every "auto" replaced by a value."""
+"""The resolved recipe, with every "auto" replaced by a value."""
 
 import math
 from collections.abc import Mapping
@@ -12,15 +12,15 @@ from api.spec.techniques import Technique
 
 
 class Labels(StrictModel):
-    """What a classifier learns to tell."""
+    """The labels of a classifier."""
 
     problem: Problem
     names: tuple[str, ...] = ()
-    """Of the classes, in the order of the scores; none for regression."""
+    """Names of the classes in the order of the scores; empty for regression."""
 
 
 class ResolvedRecipe(StrictModel):
-    """What `recipe.json` in the run folder holds: everything the trainer needs to know, and no "auto"."""
+    """The content of `recipe.json` in the run folder: everything that the trainer needs, without "auto"."""
 
     job_id: str
     model: str
@@ -28,13 +28,13 @@ class ResolvedRecipe(StrictModel):
     method: Method
     technique: Technique
     labels: Labels | None = None
-    """Of classification."""
+    """Labels of a classifier; None for other methods."""
     continues: str | None = None
-    """The model whose adapter this training begins from; `model` is then the base of both."""
+    """The model whose adapter the training starts from; `model` is then the base of both."""
     merged: bool = False
-    """Publish the base's weights with the adapter's added, beside the adapter."""
+    """Publish also the merged weights."""
     gguf: Literal["f16", "q8_0"] | None = None
-    """Publish the whole model as a GGUF file, too."""
+    """Publish also the whole model as a GGUF file."""
     n_epochs: int
     batch_size: int
     learning_rate: float
@@ -58,14 +58,17 @@ class ResolvedRecipe(StrictModel):
 
 
 HARDWARE_FIELDS = ("gradient_checkpointing", "micro_batch_tokens")
-"""What an attempt with less memory may change. The gradient of a step stays what it is."""
+"""Fields that an attempt with less memory may change. They do not affect the gradient of a step."""
 
 
 def with_hardware(stored: Mapping[str, Any], resolved: ResolvedRecipe) -> dict[str, Any]:
-    """The stored recipe with what the hardware decides of it. All else stays as the release that accepted it wrote it:
-    saved states are known by these bytes (worker.engine.identity)."""
-    decided = resolved.model_dump(mode="json", include={*HARDWARE_FIELDS, "precision"})
-    return {**stored, **decided}
+    """Return the stored recipe with the fields that the hardware determines.
+
+    The other fields stay byte for byte as the release that accepted the job wrote them, because saved states are
+    identified by these bytes (worker.engine.identity).
+    """
+    hardware = resolved.model_dump(mode="json", include={*HARDWARE_FIELDS, "precision"})
+    return {**stored, **hardware}
 
 
 def resolve(
@@ -80,15 +83,15 @@ def resolve(
     base_model: str | None = None,
     merged: bool = False,
 ) -> ResolvedRecipe:
-    """Replace every "auto" that depends on the data. What depends on the hardware stays "auto" until it is known.
+    """Replace every "auto" that depends on the data. Fields that depend on the hardware stay "auto" until it is known.
 
-    The rows are those that `max_length` and `validation_split` leave. `base_model`: of the fine-tuned model that the
-    recipe names, if it continues one.
+    `train_rows` and `validation_rows` are the rows that `max_length` and `validation_split` leave. `base_model` is the
+    base of the fine-tuned model that the recipe continues, if it continues one.
     """
-    asked, training = recipe.method.options.hyperparameters, recipe.training
-    n_epochs = _auto_epochs(train_rows) if asked.n_epochs == AUTO else asked.n_epochs
-    batch_size = _auto_batch(recipe, train_rows, n_epochs) if asked.batch_size == AUTO else asked.batch_size
-    multiplier = 1.0 if asked.learning_rate_multiplier == AUTO else asked.learning_rate_multiplier
+    requested, training = recipe.method.options.hyperparameters, recipe.training
+    n_epochs = _auto_epochs(train_rows) if requested.n_epochs == AUTO else requested.n_epochs
+    batch_size = _auto_batch(recipe, train_rows, n_epochs) if requested.batch_size == AUTO else requested.batch_size
+    multiplier = 1.0 if requested.learning_rate_multiplier == AUTO else requested.learning_rate_multiplier
     learning_rate = training.learning_rate
     if learning_rate == AUTO:
         learning_rate = _auto_learning_rate(recipe) * multiplier
@@ -118,8 +121,8 @@ def resolve(
         warmup_steps=math.ceil(training.warmup_ratio * total_steps),
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
-        eval_every=_tenths(eval_every, total_steps) if evaluates else None,
-        save_every=_tenths(training.save_every, total_steps),
+        eval_every=_interval(eval_every, total_steps) if evaluates else None,
+        save_every=_interval(training.save_every, total_steps),
         early_stopping=training.early_stopping if evaluates else None,
         keep_best=evaluates if training.keep_best == AUTO else training.keep_best and evaluates,
         precision=training.precision,
@@ -129,15 +132,17 @@ def resolve(
 
 
 def _auto_epochs(rows: int) -> int:
-    """OpenAI's published rule: three, more for few rows (up to 25) and fewer for very many."""
+    """Return the number of epochs by OpenAI's published rule: 3, up to 25 for few rows, fewer for very many rows."""
     if 3 * rows < 100:
         return min(25, max(3, 100 // rows))
     return max(1, 25_000 // rows) if 3 * rows > 25_000 else 3
 
 
 def _auto_batch(recipe: Recipe, rows: int, n_epochs: int) -> int:
-    """The largest power of two up to 64 that still leaves about a hundred optimizer steps; at least what the method
-    needs for its estimates, or all rows where they are fewer."""
+    """Return the largest power of two up to 64 that leaves about a hundred optimizer steps.
+
+    It is at least the method's `smallest_batch`, or the number of rows if that is smaller.
+    """
     batch: int = 1 << min(6, int(math.log2(max(1.0, rows * n_epochs / 100))))
     return max(batch, min(recipe.method.smallest_batch, rows))
 
@@ -149,21 +154,27 @@ def _auto_learning_rate(recipe: Recipe) -> float:
     return technique.default_learning_rate * method.learning_rate_factor
 
 
-def _tenths(asked: int | Literal["auto"], total_steps: int) -> int:
-    return max(1, total_steps // 10) if asked == AUTO else asked
+def _interval(requested: int | Literal["auto"], total_steps: int) -> int:
+    """Return the interval in steps; "auto" is a tenth of the training."""
+    return max(1, total_steps // 10) if requested == AUTO else requested
 
 
 MIN_ROW_TOKENS = 8
-"""The shortest `training.max_length`."""
+"""Minimum of `training.max_length`."""
 
 
 def max_row_tokens(method: Method, technique: Technique, context_window: int) -> int:
-    """Tokens that a row may have: what is learnt before it, and the answer that is sampled after it, need theirs."""
+    """Return the maximum tokens of a row: the context window less virtual tokens and tokens of sampled answers."""
     rollout = method.rollout_options
     return context_window - technique.virtual_tokens - (rollout.max_tokens if rollout else 0)
 
 
 def resolve_max_length(recipe: Recipe, *, longest_row: int, context_window: int) -> int:
-    """Tokens per example. Comes first: truncation may drop rows, and every other "auto" counts what is left."""
-    asked = recipe.training.max_length
-    return min(longest_row if asked == AUTO else asked, max_row_tokens(recipe.method, recipe.technique, context_window))
+    """Return the maximum tokens of an example.
+
+    It is resolved before the other fields, because truncation may drop rows and the other "auto" values depend on the
+    remaining rows.
+    """
+    requested = recipe.training.max_length
+    limit = max_row_tokens(recipe.method, recipe.technique, context_window)
+    return min(longest_row if requested == AUTO else requested, limit)

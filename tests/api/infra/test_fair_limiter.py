@@ -37,7 +37,7 @@ def test_one_more_than_may_wait_is_refused_at_once() -> None:
         turns, done = FairLimiter("things", at_once=1, each=1, waiting=2), asyncio.Event()
         tasks = [asyncio.create_task(_hold(turns, "a", [], done)) for _ in range(3)]
         await _settled()
-        with pytest.raises(Crowded, match="3 things under way or waiting"):
+        with pytest.raises(Crowded, match="3 things running or waiting"):
             async with turns.turn("a"):
                 pass
         done.set()

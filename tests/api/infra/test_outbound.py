@@ -79,5 +79,5 @@ def test_the_host_that_is_named_is_the_one_that_was_asked_for() -> None:
 def test_nobody_there_is_not_sent() -> None:
     with receiving() as receiver:
         url = receiver.url
-    with pytest.raises(DeliveryError, match="could not be connected to"):
+    with pytest.raises(DeliveryError, match=r"the connection to .* failed"):
         asyncio.run(post(url, b"{}", {}, private_hosts={"127.0.0.1"}))

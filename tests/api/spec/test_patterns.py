@@ -36,7 +36,7 @@ def test_what_cannot_be_used_is_refused_wherever_it_is_read(pattern: str, reason
 
 def test_many_patterns_share_one_limit() -> None:
     patterns.require([f"layers.{number}.self_attn.q_proj" for number in range(256)])
-    with pytest.raises(patterns.BadPattern, match="too large together"):
+    with pytest.raises(patterns.BadPattern, match="together are too large"):
         patterns.require([f"[a-z]{{{number}}}x" for number in range(500, 628)])
 
 
