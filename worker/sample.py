@@ -13,7 +13,6 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import Any
 
 import worker.engine.openmp  # noqa: F401  (before torch)
 
@@ -26,6 +25,7 @@ from worker.sampling.answer import Cancelled, Refused, answer
 from worker.sampling.bases import Base, Tuned
 from worker.shared.hardware import cpu_multiplies_bfloat16
 from worker.shared.pipe import Pipe
+from worker.shared.reports import CancelledReport, CompleteReport, FailedReport, RefusedReport
 
 
 class Inbox:
@@ -65,27 +65,24 @@ class Sampler:
     def serve(self, request: SamplerJob, pipe: Pipe, inbox: Inbox) -> None:
         """Whatever comes of it, one last report: done, refused, cancelled or failed."""
 
-        def report(type_: str, **fields: Any) -> None:
-            pipe.report(type_, id=request.id, **fields)
-
         tuned = Tuned(
             Path(request.base), Path(request.adapter) if request.adapter is not None else None, request.technique
         )
         try:
             base = self._loaded(tuned)
             with base.model(tuned) as model:
-                answer(request, base, model, report, cancelled=lambda: inbox.cancelled(request.id))
-            report("done")
+                answer(request, base, model, pipe.report, cancelled=lambda: inbox.cancelled(request.id))
+            pipe.report(CompleteReport(id=request.id))
         except Refused as refused:
-            report("refused", message=refused.message, param=refused.param, code=refused.code)
+            pipe.report(RefusedReport(id=request.id, message=refused.message, param=refused.param, code=refused.code))
         except Cancelled:
-            report("cancelled")
+            pipe.report(CancelledReport(id=request.id))
         except Exception as error:  # whatever it was: the log gets all of it, the caller a sentence
             traceback.print_exc()
             self._base = None  # an adapter may be half loaded, and memory is wanted
             failure = as_training_error(error)
             message = failure.message if isinstance(error, TrainingError) else None
-            report("failed", reason=failure.reason.value, message=message)
+            pipe.report(FailedReport(id=request.id, reason=failure.reason.value, message=message))
 
     def _loaded(self, tuned: Tuned) -> Base:
         if self._base is None or self._base.weights != tuned.weights:

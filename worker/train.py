@@ -37,12 +37,13 @@ from worker.shared.counts import workload
 from worker.shared.gpus import visible_gpus
 from worker.shared.hardware import machine_for
 from worker.shared.pipe import Pipe
+from worker.shared.reports import DoneReport, ErrorReport, PhaseReport, StoppedReport
 from worker.shared.torch_version import require_torch
 
 
 def train(run: Path, pipe: Pipe) -> None:
     """Load, train step by step, publish. Raises Stopped, TrainingError."""
-    pipe.report("phase", phase="loading")
+    pipe.report(PhaseReport(phase="loading"))
     recipe = ResolvedRecipe.model_validate_json((run / "recipe.json").read_bytes())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     peaks = PeakMemory(device)
@@ -75,16 +76,17 @@ def train(run: Path, pipe: Pipe) -> None:
         peaks.beside("publishing", reader_bytes)
     progress = milestones.progress
     pipe.report(
-        "done",
-        step=progress.step,
-        best_step=progress.best_step,
-        trained_tokens=progress.trained_tokens,
-        path="out/model",
-        evaluation=None if evaluation is None else evaluation.model_dump(mode="json"),
-        peak_bytes=peaks.highest,
-        peaks=peaks.by_phase,
-        processor_s=peaks.processor_s,
-        device=device.type,
+        DoneReport(
+            step=progress.step,
+            best_step=progress.best_step,
+            trained_tokens=progress.trained_tokens,
+            path="out/model",
+            evaluation=None if evaluation is None else evaluation.model_dump(mode="json"),
+            peak_bytes=peaks.highest,
+            peaks=peaks.by_phase,
+            processor_s=peaks.processor_s,
+            device=device.type,
+        )
     )
 
 
@@ -93,7 +95,7 @@ def run_steps(run: Path, recipe: ResolvedRecipe, data: Data, objective: Objectiv
     milestones = Callbacks(run, recipe, data, objective, optimizer, pipe)
     progress = milestones.progress
     loop = Loop(recipe, objective.model, objective, optimizer, data.train, progress, pipe.warn)
-    pipe.report("phase", phase="training")
+    pipe.report(PhaseReport(phase="training"))
     while progress.step < recipe.total_steps and not progress.stopped_early:
         if pipe.stopping:
             milestones.save_state()
@@ -124,11 +126,11 @@ def main() -> int:
     try:
         train(Path(run), pipe)
     except Stopped as stopped:
-        pipe.report("stopped", step=stopped.step)
+        pipe.report(StoppedReport(step=stopped.step))
     except Exception as error:  # whatever it was: the log gets all of it, the user a sentence
         traceback.print_exc()
         failure = as_training_error(error)
-        pipe.report("error", reason=failure.reason.value, message=failure.message)
+        pipe.report(ErrorReport(reason=failure.reason, message=failure.message))
         return 1
     return 0
 

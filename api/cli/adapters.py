@@ -17,6 +17,7 @@ from api.cli.client import Client, Document, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
 from api.cli.console import print_error, print_fields, print_json, say_result, transfer_progress
 from api.cli.errors import ClientCommands, CommandError, ExitCode
+from api.spec.file_hash import file_sha256
 
 adapters_app = typer.Typer(cls=ClientCommands, no_args_is_help=True, help="Fetch what was trained, and verify it.")
 
@@ -102,7 +103,7 @@ def _file_name(name: str) -> str:
 
 
 def _fetch(client: Client, url: str, artifact: Document, path: Path, arrived: Callable[[int], None]) -> None:
-    if path.is_file() and _sha256(path) == artifact["sha256"]:
+    if path.is_file() and file_sha256(path) == artifact["sha256"]:
         arrived(artifact["bytes"])
         return
     unproved, digest = path.with_name(path.name + ".part"), hashlib.sha256()
@@ -115,8 +116,3 @@ def _fetch(client: Client, url: str, artifact: Document, path: Path, arrived: Ca
         unproved.unlink()
         raise CommandError(ExitCode.CORRUPT, f"{path.name} is not what the server lists (its SHA-256 differs).")
     unproved.replace(path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,9 +7,9 @@ import hashlib
 import json
 import tarfile
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
 
 from api.infra.storage import Storage
+from api.spec.artifacts import Artifact
 
 _BLOCK = tarfile.BLOCKSIZE
 _END = b"\0" * (2 * _BLOCK)
@@ -21,28 +21,28 @@ GGUF = "gguf/"
 """Folder of the GGUF file among a model's artifacts."""
 
 
-def trained_artifacts(artifacts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def trained_artifacts(artifacts: Sequence[Artifact]) -> list[Artifact]:
     """Return the artifacts of the trained form, without merged weights and GGUF."""
     return [artifact for artifact in artifacts if not artifact["name"].startswith((MERGED, GGUF))]
 
 
-def from_their_folder(artifacts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def from_their_folder(artifacts: Sequence[Artifact]) -> list[Artifact]:
     """Return the artifacts with names relative to `merged/` or `gguf/`."""
     return [{**artifact, "name": artifact["name"].removeprefix(MERGED).removeprefix(GGUF)} for artifact in artifacts]
 
 
-def digest_of(artifacts: Sequence[dict[str, Any]]) -> str:
+def digest_of(artifacts: Sequence[Artifact]) -> str:
     """Return the SHA-256 over the artifacts' names and hashes, which identifies a folder of these files."""
     hashes = {artifact["name"]: artifact["sha256"] for artifact in artifacts}
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
-def tar_size(artifacts: Sequence[dict[str, Any]]) -> int:
+def tar_size(artifacts: Sequence[Artifact]) -> int:
     """Return the size of the archive in bytes, without reading any artifact."""
     return sum(len(_header(artifact)) + _padded(artifact["bytes"]) for artifact in artifacts) + len(_END)
 
 
-async def stream_tar(storage: Storage, artifacts: Sequence[dict[str, Any]]) -> AsyncIterator[bytes]:
+async def stream_tar(storage: Storage, artifacts: Sequence[Artifact]) -> AsyncIterator[bytes]:
     """Yield the archive in chunks. Its bytes are the same each time."""
     for artifact in artifacts:
         yield _header(artifact)
@@ -52,7 +52,7 @@ async def stream_tar(storage: Storage, artifacts: Sequence[dict[str, Any]]) -> A
     yield _END
 
 
-def _header(artifact: dict[str, Any]) -> bytes:
+def _header(artifact: Artifact) -> bytes:
     entry = tarfile.TarInfo(artifact["name"])
     entry.size = artifact["bytes"]
     entry.mode = 0o644

@@ -23,13 +23,12 @@ import anyio
 import structlog
 
 from api.errors import Unavailable
+from api.infra.child_environment import child_environment
 from api.infra.fair_limiter import FairLimiter
 from api.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
-"""All that the child may know of its surroundings. Passwords and credentials stay on this side."""
 START_S = 10.0
 """Seconds that a busy machine may take to start a child process."""
 CACHED_REPORTS = 256
@@ -147,8 +146,3 @@ def _report(module: str, folder: Path, timeout_s: float) -> str:
         )
         raise PreviewFailed
     return report.read_text()
-
-
-def child_environment() -> dict[str, str]:
-    kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    return kept | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}

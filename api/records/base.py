@@ -9,6 +9,8 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from api.spec.artifacts import SavedState
+
 UnixTime = Double
 """Column type of times: Unix seconds with fractions, by the database's clock."""
 
@@ -24,6 +26,7 @@ class Base(DeclarativeBase):
     )
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         dict[str, Any]: JSON(none_as_null=True),
+        SavedState: JSON(none_as_null=True),
         list[Any]: JSON,
         list[str]: JSON,
     }

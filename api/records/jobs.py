@@ -26,6 +26,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from api.records import dependencies, events, webhooks
 from api.records.base import Base, UnixTime, db_now
 from api.records.pages import Page, paginate
+from api.spec.artifacts import SavedState
 from api.spec.lifecycle import FAILURES, FINAL, TRANSITIONS, FailureReason, JobStatus
 
 
@@ -89,7 +90,7 @@ class Job(Base):
     faults: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """Counts of ended attempts by FailureReason since the state of step `reached` was stored (-1: during preparation);
     `excused` counts those that the job did not cause. Also the consecutive deaths of the trainer at one step."""
-    state: Mapped[dict[str, Any] | None]
+    state: Mapped[SavedState | None]
     """The last good state: {step, prefix, before: the one before it}. Moved under the fence, once it is all stored."""
 
 
@@ -256,18 +257,18 @@ def _changed_one(result: Any, job_id: str) -> None:
         raise StaleFence(job_id)
 
 
-def move_state(session: Session, job_id: str, at_fence: int, state: dict[str, Any]) -> str | None:
+def move_state(session: Session, job_id: str, at_fence: int, state: SavedState) -> str | None:
     """Set the job's newest saved state, and keep the previous one. Return the prefix of the one that is now unused.
 
     Raises StaleFence.
     """
-    last: dict[str, Any] | None = session.scalars(select(Job.state).where(Job.id == job_id)).one()
+    last: SavedState | None = session.scalars(select(Job.state).where(Job.id == job_id)).one()
     if last is not None and last["prefix"] == state["prefix"]:
         return None
-    before = None if last is None else {"step": last["step"], "prefix": last["prefix"]}
+    before = None if last is None else SavedState(step=last["step"], prefix=last["prefix"])
     update_fenced(session, job_id, at_fence, state={**state, "before": before})
-    unused: str | None = last["before"]["prefix"] if last is not None and last.get("before") else None
-    return unused
+    unused = None if last is None else last.get("before")
+    return None if unused is None else unused["prefix"]
 
 
 def ended_with_state(session: Session, limit: int = 20) -> Sequence[str]:

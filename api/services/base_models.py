@@ -17,6 +17,7 @@ from api.infra.storage import ObjectMissing
 from api.records import base_models, jobs, models
 from api.records.base import db_now
 from api.records.base_models import BaseModelRow
+from api.spec.file_hash import file_sha256
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 FACTS_FILE = "attune.json"
@@ -43,7 +44,7 @@ def register(context: Context, name: str, folder: Path) -> BaseModelRow:
     _check_name(context, name)
     facts = json.loads((folder / FACTS_FILE).read_bytes())
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != FACTS_FILE)
-    hashes = {path.relative_to(folder).as_posix(): _sha256(path) for path in paths}
+    hashes = {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
     digest = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
     artifacts = []
     for file, sha256 in hashes.items():
@@ -104,11 +105,6 @@ def _run(command: list[str], output: Path, timeout_s: float, source: str) -> Non
 def _environment() -> dict[str, str]:
     """What the conversion needs to reach a hub. Passwords of the database and the storage stay on this side."""
     return {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def listed(context: Context) -> Sequence[BaseModelRow]:

@@ -11,6 +11,7 @@ from api.errors import Forbidden, InvalidRequest, NotFound
 from api.infra.artifacts import GGUF, MERGED, trained_artifacts
 from api.records import base_models, files, jobs, models, permissions
 from api.spec import catalog
+from api.spec.artifacts import Artifact
 
 
 class NoSuchModel(NotFound):
@@ -56,7 +57,7 @@ class ModelView:
     id: str
     created_at: float
     owned_by: str
-    artifacts: Sequence[dict[str, Any]]
+    artifacts: Sequence[Artifact]
     facts: dict[str, Any]
 
 
@@ -79,7 +80,7 @@ def get(context: Context, caller: Caller, model_id: str) -> ModelView:
     raise NoSuchModel(model_id)
 
 
-def artifacts(context: Context, caller: Caller, model_id: str, form: Form) -> list[dict[str, Any]]:
+def artifacts(context: Context, caller: Caller, model_id: str, form: Form) -> list[Artifact]:
     """The files of a model as it was trained; or those of a whole model, which an adapter may have been merged into.
 
     Raises NotMerged, NoGguf.
@@ -120,14 +121,14 @@ def artifacts(context: Context, caller: Caller, model_id: str, form: Form) -> li
     return merged
 
 
-def _gguf(model_id: str, every: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _gguf(model_id: str, every: Sequence[Artifact]) -> list[Artifact]:
     found = [each for each in every if each["name"].startswith(GGUF)]
     if not found:
         raise NoGguf(f'{model_id} was published without a GGUF file: create the job with "export": {{"gguf": "f16"}}')
     return found
 
 
-def artifact(context: Context, caller: Caller, model_id: str, name: str) -> dict[str, Any]:
+def artifact(context: Context, caller: Caller, model_id: str, name: str) -> Artifact:
     for found in get(context, caller, model_id).artifacts:
         if found["name"] == name:
             return found

@@ -18,6 +18,7 @@ from api.infra.sample_queue import Lost, NoSampler, Producer, SampleJob, TooMany
 from api.records import base_models, models, permissions
 from api.records.jobs import Job
 from api.services.models import NoSuchModel
+from api.spec.artifacts import Artifact
 from api.spec.resolve import ResolvedRecipe
 from api.spec.sampling import SamplingRequest
 
@@ -209,7 +210,7 @@ def _weights(session: Session, caller: Caller, name: str) -> dict[str, Any] | No
     return None if made is None else _files(trained_artifacts(made.artifacts))
 
 
-def _files(artifacts: list[dict[str, Any]]) -> dict[str, Any]:
+def _files(artifacts: list[Artifact]) -> dict[str, Any]:
     return {"digest": digest_of(artifacts), "artifacts": artifacts}
 
 

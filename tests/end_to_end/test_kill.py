@@ -84,7 +84,7 @@ def test_a_job_survives_kill_9_with_the_same_bytes(
     assert adapter_hash(client, job_id) == undisturbed
     assert metric_steps(client, job_id) == list(range(1, STEPS + 1)), "each step is told once"
     if victim in ("trainer", "worker"):
-        assert any("goes on from step" in message for message in messages(client, job_id)), "it was killed in time"
+        assert any("resumes from step" in message for message in messages(client, job_id)), "it was killed in time"
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
@@ -110,4 +110,4 @@ def test_a_worker_that_is_asked_to_stop_saves_and_charges_the_job_nothing(
     assert adapter_hash(client, job_id) == undisturbed
     told = messages(client, job_id)
     assert any("asked to stop" in message for message in told), told
-    assert any("goes on from step " in message for message in told), told
+    assert any("resumes from step " in message for message in told), told

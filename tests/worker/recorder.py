@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.engine.errors import Stopped
+from worker.shared.reports import Report, StoppedReport, WarningReport, as_dict
 from worker.train import train
 
 
@@ -26,10 +27,10 @@ class Recorder:
         """Nobody waits for a sign of life here."""
 
     def warn(self, message: str) -> None:
-        self.report("warning", message=message)
+        self.report(WarningReport(message=message))
 
-    def report(self, type_: str, **fields: Any) -> None:
-        self.reports.append({"type": type_, **fields})
+    def report(self, report: Report) -> None:
+        self.reports.append(as_dict(report))
         if self._on_report:
             self._on_report(self.reports[-1])
 
@@ -42,7 +43,7 @@ def train_here(run: Path, **options: Any) -> Recorder:
     try:
         train(run, recorder)  # type: ignore[arg-type]
     except Stopped as stopped:
-        recorder.report("stopped", step=stopped.step)
+        recorder.report(StoppedReport(step=stopped.step))
     return recorder
 
 

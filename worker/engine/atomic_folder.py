@@ -1,6 +1,5 @@
 """Folders that appear whole or not at all, each with a manifest of its files."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -9,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from api.spec.file_hash import file_sha256
 from api.spec.lifecycle import FailureReason
 from api.spec.manifest import NAME as MANIFEST
 from api.spec.manifest import FileEntry, Manifest, Provenance
@@ -57,7 +57,7 @@ def _own_files(folder: Path) -> list[Path]:
 def _entry(folder: Path, path: Path) -> FileEntry:
     _sync(path)
     name = path.relative_to(folder).as_posix()
-    return FileEntry(name=name, bytes=path.stat().st_size, sha256=_sha256(path))
+    return FileEntry(name=name, bytes=path.stat().st_size, sha256=file_sha256(path))
 
 
 def verify(folder: Path) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def verify(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
         for entry in manifest["files"]:
-            if _sha256(folder / entry["name"]) != entry["sha256"]:
+            if file_sha256(folder / entry["name"]) != entry["sha256"]:
                 raise ValueError(f"{entry['name']} is not the file that was saved")
     except (OSError, ValueError, KeyError) as error:
         name = getattr(error, "filename", None)
@@ -81,11 +81,6 @@ def keep_newest(folders: Path, count: int, *, besides: Path | None = None) -> No
     for path in finished[:-count]:
         if path != besides:
             shutil.rmtree(path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -33,9 +33,9 @@ from worker.engine.publish.export import export
 from worker.engine.publish.markdown import extend
 from worker.engine.publish.provenance import origin_of, provenance
 from worker.shared.arrays import Rows
+from worker.shared.checkpoints import KEPT_CHECKPOINTS
 from worker.shared.pipe import Pipe
-
-KEPT_CHECKPOINTS = 3
+from worker.shared.reports import CheckpointReport, MetricsReport, PhaseReport, StateReport
 
 
 class Callbacks:
@@ -87,7 +87,7 @@ class Callbacks:
         extend(progress.train_curve, step, result.loss)
         if (valid := metrics.get("valid_loss", metrics.get("full_valid_loss"))) is not None:
             extend(progress.valid_curve, step, valid)
-        self._pipe.report("metrics", **metrics)
+        self._pipe.report(MetricsReport.of(metrics))
         self.last_metrics = metrics
         if epoch_ends:
             self._save_checkpoint(metrics)
@@ -97,7 +97,7 @@ class Callbacks:
     def save_state(self) -> None:
         if self._saved_step == self.progress.step:
             return
-        self._pipe.report("phase", phase="saving")
+        self._pipe.report(PhaseReport(phase="saving"))
         self.progress.method = dict(self._objective.state)
         optimizer = optimizer_tensors(self._optimizer, self._model.masters)
         path = save_state(
@@ -110,8 +110,8 @@ class Callbacks:
             references=self._references,
         )
         self._saved_step = self.progress.step
-        self._pipe.report("state", step=self.progress.step, path=str(path.relative_to(self._run)))
-        self._pipe.report("phase", phase="training")
+        self._pipe.report(StateReport(step=self.progress.step, path=str(path.relative_to(self._run))))
+        self._pipe.report(PhaseReport(phase="training"))
 
     def take_best_weights(self) -> int:
         """Before publishing: the weights of the best evaluation, where the recipe asks for them. Returns their step."""
@@ -149,7 +149,7 @@ class Callbacks:
         return state.progress
 
     def _evaluate(self) -> dict[str, Any]:
-        self._pipe.report("phase", phase="evaluating")
+        self._pipe.report(PhaseReport(phase="evaluating"))
         progress, recipe = self.progress, self._recipe
         found = self._evaluated(self._data.few_validation)
         loss = found["loss"]
@@ -166,16 +166,16 @@ class Callbacks:
                 self._keep_as_best()
         if recipe.early_stopping and progress.evaluations_without_gain >= recipe.early_stopping.patience:
             progress.stopped_early = True
-        self._pipe.report("phase", phase="training")
+        self._pipe.report(PhaseReport(phase="training"))
         return {f"valid_{name}": value for name, value in found.items()}
 
     def _evaluate_fully(self, metrics: dict[str, Any]) -> dict[str, Any]:
         few, every = self._data.few_validation, self._data.validation
         if len(few) == len(every) and "valid_loss" in metrics:
             return {f"full_{name}": value for name, value in metrics.items() if name.startswith("valid_")}
-        self._pipe.report("phase", phase="evaluating")
+        self._pipe.report(PhaseReport(phase="evaluating"))
         found = self._evaluated(every)
-        self._pipe.report("phase", phase="training")
+        self._pipe.report(PhaseReport(phase="training"))
         return {f"full_valid_{name}": value for name, value in found.items()}
 
     def _evaluated(self, rows: Rows) -> dict[str, Any]:
@@ -196,7 +196,7 @@ class Callbacks:
 
     def _save_checkpoint(self, metrics: dict[str, Any]) -> None:
         progress = self.progress
-        self._pipe.report("phase", phase="saving")
+        self._pipe.report(PhaseReport(phase="saving"))
         final = self._out / "checkpoints" / f"step-{progress.step:06d}"
         with atomic_folder(final, provenance(self._run, self._recipe, progress.step)) as folder:
             export(self._model, folder, self._run / "base", self._recipe, self.story())
@@ -207,8 +207,8 @@ class Callbacks:
         best = None if progress.best_checkpoint is None else final.parent / progress.best_checkpoint
         keep_newest(final.parent, KEPT_CHECKPOINTS, besides=best)
         path = str(final.relative_to(self._run))
-        self._pipe.report("checkpoint", step=progress.step, path=path, metrics=metrics)
-        self._pipe.report("phase", phase="training")
+        self._pipe.report(CheckpointReport(step=progress.step, path=path, metrics=metrics))
+        self._pipe.report(PhaseReport(phase="training"))
 
 
 def _keep_references(data: Data, out: Path) -> Path | None:

@@ -31,6 +31,7 @@ from worker.engine.objective import Objective
 from worker.engine.out_of_memory import retry_with_smaller_batch
 from worker.shared.arrays import Rows
 from worker.shared.pipe import Pipe
+from worker.shared.reports import PhaseReport
 
 T = TypeVar("T")
 
@@ -71,7 +72,7 @@ class Comparison:
             self._base = self._look("before")
 
     def after(self) -> Evaluation | None:
-        self._pipe.report("phase", phase="comparing")
+        self._pipe.report(PhaseReport(phase="comparing"))
         tuned = None if self._base is None else self._look("after")
         if self._base is None or tuned is None:
             return None

@@ -14,6 +14,7 @@ from worker.engine.generation.sample_answers import GeneratedAnswer, likeliest_a
 from worker.engine.model.batches import MicroBatch, micro_batches, total_weight
 from worker.engine.model.trainable import TrainableModel
 from worker.shared.arrays import Rows
+from worker.shared.reports import Report
 
 Floats = npt.NDArray[np.float32]
 Places = npt.NDArray[np.int64]
@@ -29,7 +30,7 @@ class MethodContext:
     recipe: ResolvedRecipe
     run: Path
     model: TrainableModel
-    say: Callable[..., None]
+    say: Callable[[Report], None]
     """`worker.shared.pipe.Pipe.report`"""
 
 

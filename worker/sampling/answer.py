@@ -12,6 +12,14 @@ from worker.sampling.bases import Base
 from worker.sampling.draw import Draw, Drawn
 from worker.sampling.generate import generate
 from worker.sampling.text import AnswerText, Piece
+from worker.shared.reports import (
+    FinishedReport,
+    SamplerReport,
+    StartedReport,
+    TextReport,
+    TokenLogprob,
+    TopLogprob,
+)
 
 TEMPLATE_SECONDS = 10
 LEAST_LOGPROB = -9999.0
@@ -20,7 +28,7 @@ LEAST_LOGPROB = -9999.0
 TOKENS_TOLD = 64
 """In one report."""
 
-Report = Callable[..., None]
+Report = Callable[[SamplerReport], None]
 
 
 class Refused(Exception):
@@ -39,7 +47,7 @@ def answer(request: SamplerJob, base: Base, model: Any, report: Report, *, cance
     """Report the number of prompt tokens, then each answer's text and end. Raises Refused, Cancelled."""
     prompts = _prompts(request, base)
     room = [_room(request, base.window, len(prompt)) for prompt in prompts]
-    report("started", prompt_tokens=sum(map(len, prompts)))
+    report(StartedReport(id=request.id, prompt_tokens=sum(map(len, prompts))))
     for index, (row, _) in enumerate(itertools.product(range(len(prompts)), range(request.n))):
         seed = None if request.seed is None else request.seed + index
         draw = Draw(temperature=request.temperature, top_p=request.top_p, seed=seed, top_logprobs=request.top_logprobs)
@@ -61,7 +69,8 @@ class _Answer:
         cancelled: Callable[[], bool],
         given: Sequence[int],
     ) -> None:
-        self._index, self._report, self._cancelled = index, report, cancelled
+        self._id, self._index = request.id, index
+        self._report, self._cancelled = report, cancelled
         self._ends, self._bytes = base.ends, base.token_bytes
         self._with_logprobs = request.top_logprobs is not None
         self._text = AnswerText(base.tokens.tokenizer, request.stop, given=given)
@@ -80,29 +89,32 @@ class _Answer:
     def finish(self) -> None:
         self._tell(self._text.finish())
         reason = "stop" if self._ended or self._text.stopped else "length"
-        self._report("finished", index=self._index, reason=reason, tokens=self._count)
+        self._report(FinishedReport(id=self._id, index=self._index, reason=reason, tokens=self._count))
 
     def _tell(self, piece: Piece) -> None:
         if not self._with_logprobs:
             if piece.text:
-                self._report("text", index=self._index, text=piece.text, tokens=None)
+                self._send(piece.text, None)
             return
         # Many tokens may come at once, where their text was held back long; a report must stay small.
         text = piece.text
         for start in range(0, len(piece.tokens), TOKENS_TOLD):
             tokens = [self._told(offset, token) for offset, token in piece.tokens[start : start + TOKENS_TOLD]]
-            self._report("text", index=self._index, text=text, tokens=tokens)
+            self._send(text, tokens)
             text = ""
         if text:
-            self._report("text", index=self._index, text=text, tokens=[])
+            self._send(text, [])
 
-    def _told(self, offset: int, token: Drawn) -> dict[str, Any]:
-        top = [self._named(number, logprob) for number, logprob in token.top]
-        return {**self._named(token.id, token.logprob), "top": top, "offset": offset}
+    def _send(self, text: str, tokens: list[TokenLogprob] | None) -> None:
+        self._report(TextReport(id=self._id, index=self._index, text=text, tokens=tokens))
 
-    def _named(self, number: int, logprob: float) -> dict[str, Any]:
+    def _told(self, offset: int, token: Drawn) -> TokenLogprob:
+        drawn, top = self._named(token.id, token.logprob), [self._named(*each) for each in token.top]
+        return TokenLogprob(token=drawn.token, bytes=drawn.bytes, logprob=drawn.logprob, top=top, offset=offset)
+
+    def _named(self, number: int, logprob: float) -> TopLogprob:
         raw = self._bytes.of(number)
-        return {"token": raw.decode(errors="replace"), "bytes": list(raw), "logprob": max(logprob, LEAST_LOGPROB)}
+        return TopLogprob(token=raw.decode(errors="replace"), bytes=list(raw), logprob=max(logprob, LEAST_LOGPROB))
 
 
 def _prompts(request: SamplerJob, base: Base) -> list[list[int]]:

@@ -1,7 +1,6 @@
 """The trainer's side of the wall: reports out, commands in (docs/architecture.md)."""
 
 import json
-import math
 import os
 import signal
 import threading
@@ -9,6 +8,8 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
+
+from worker.shared.reports import AliveReport, ProgressReport, Report, WarningReport, encode
 
 REPORT_FD = "ATTUNE_REPORT_FD"
 STDIN, STDOUT = 0, 1
@@ -36,9 +37,8 @@ class Pipe:
         """Asked to finish the step, save a state and exit."""
         return self._stop.is_set()
 
-    def report(self, type_: str, **fields: Any) -> None:
-        """One JSON line."""
-        line = json.dumps(_finite({"type": type_, **fields}), allow_nan=False).encode() + b"\n"
+    def report(self, report: Report) -> None:
+        line = encode(report)
         try:
             while line:
                 line = line[os.write(self._report_fd, line) :]
@@ -47,13 +47,13 @@ class Pipe:
 
     def warn(self, message: str) -> None:
         """Something that the user should read."""
-        self.report("warning", message=message)
+        self.report(WarningReport(message=message))
 
     def alive(self) -> None:
         """Say so every few seconds, where nothing else is to be said for long: or the supervisor takes us for hung."""
         if time.monotonic() - self._alive_at > ALIVE_S:
             self._alive_at = time.monotonic()
-            self.report("alive")
+            self.report(AliveReport())
 
     def wait_for_run(self) -> str | None:
         """Of a warm trainer: the run folder that it is handed, or None if there will be none."""
@@ -89,15 +89,6 @@ class Pipe:
         os._exit(3)
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become null."""
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _lines(descriptor: int) -> Iterator[dict[str, Any]]:
     """Commands until the end. Read without Python's buffered stdin, whose lock a waiting thread would keep at exit."""
     rest = b""
@@ -122,4 +113,4 @@ class Progress:
     def __call__(self, file: str, rows: int, done: bool) -> None:
         if done or time.monotonic() >= self._next:
             self._next = time.monotonic() + PROGRESS_S
-            self._pipe.report("progress", file=file, rows=rows)
+            self._pipe.report(ProgressReport(file=file, rows=rows))

@@ -4,9 +4,9 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from api.infra.storage import Storage
+from api.spec.artifacts import Artifact
 from worker.supervisor.inputs import fetch_artifacts
 
 KEPT_BYTES = 20 * 1024**3
@@ -19,7 +19,7 @@ class Adapters:
         self._kept: dict[Path, int] = {}
         folder.mkdir()
 
-    def fetch(self, artifacts: list[Any]) -> Path:
+    def fetch(self, artifacts: list[Artifact]) -> Path:
         """The folder of these files. Its name tells what is in it: a model made again is another one.
 
         Raises ObjectMissing, Corrupt, StorageUnavailable, OSError.

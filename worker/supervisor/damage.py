@@ -1,4 +1,4 @@
-"""Stored bytes that are not what was stored: which of them, and what can be done about it."""
+"""Stored data that is damaged or missing and cannot be rebuilt: the failure that names it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,16 +13,16 @@ log = structlog.get_logger(__name__)
 
 
 @contextmanager
-def named(
-    what: str, remedy: str, *, code: str, param: str, reason: FailureReason = FailureReason.INTERNAL
+def raise_on_damage(
+    name: str, remedy: str, *, code: str, param: str, reason: FailureReason = FailureReason.INTERNAL
 ) -> Iterator[None]:
-    """Turn damage met inside into a failure that names it. `what` begins a sentence; `remedy` is one.
+    """Raise AttemptFailed for damage found inside. Not for derived data, which is rebuilt instead.
 
-    For what cannot be made again: derived data is rebuilt instead.
+    `name`: the subject of the message's first sentence, such as "The file file-1". `remedy`: the sentence after it.
     """
     try:
         yield
     except (ObjectMissing, Corrupt) as error:
-        log.exception("stored_data_damaged", what=what)
-        message = f"{what} is damaged or missing in this server's storage. {remedy}"
+        log.exception("stored_data_damaged", name=name)
+        message = f"{name} is damaged or missing in this server's storage. {remedy}"
         raise AttemptFailed(reason, message, code=code, param=param) from error

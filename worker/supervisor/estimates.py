@@ -14,6 +14,7 @@ from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from api.spec.target_modules import NoTargetModules
 from worker.shared.hardware import machine_for
+from worker.supervisor.attempt import AttemptContext
 from worker.supervisor.faults import AttemptFailed
 from worker.supervisor.node import Node
 from worker.supervisor.slots import Slot
@@ -40,14 +41,16 @@ def _stored(work: Workload) -> dict[str, Any]:
 
 
 def require_room(
-    live: list[Worker], base: BaseModelRow, resolved: ResolvedRecipe, epoch: Workloads, *, gpu: bool
+    live: list[Worker], base: BaseModelRow, resolved: ResolvedRecipe, workloads: Workloads, *, gpu: bool
 ) -> None:
     """Refuse what fits no worker. Where none says what it has, anything may."""
     machines = [workers.machine(worker) for worker in live if not gpu or worker.gpus]
     try:
         if not gpu:
             require_whole_blocks(resolved.technique, base.facts)
-        predictions = [predict(resolved, base.facts, epoch.train, epoch.validation, machine) for machine in machines]
+        predictions = [
+            predict(resolved, base.facts, workloads.train, workloads.validation, machine) for machine in machines
+        ]
     except NoTargetModules as no_place:
         raise AttemptFailed(
             FailureReason.INVALID_RECIPE, f"{str(no_place).rstrip('.')}.", param=no_place.param
@@ -72,15 +75,16 @@ def machine_of(node: Node, slot: Slot) -> Machine:
     return machine_for(slot.gpu, slots=node.slots.count, warm=warm, observed=observed)
 
 
-def observe(node: Node, base: BaseModelRow, predicted: dict[str, Any], actual: dict[str, Any]) -> None:
-    """Note how fast this worker was."""
+def record_observation(attempt: AttemptContext, predicted: dict[str, Any], measured: dict[str, Any]) -> None:
+    """Store how fast this worker was, for the estimates of later jobs."""
+    node = attempt.node
     job = Observation(
         precision=predicted["precision"],
         flops=predicted["flops"],
         passes=predicted["passes"],
-        training_s=actual["training_s"],
-        rest_s=max(0.0, actual["seconds"] - actual["training_s"]),
-        parameters=base.facts["parameters"],
+        training_s=measured["training_s"],
+        rest_s=max(0.0, measured["seconds"] - measured["training_s"]),
+        parameters=attempt.base.facts["parameters"],
     )
     with node.context.database.write() as session:
         workers.observe(session, node.owner, with_job(workers.observed(session, node.owner), job))

@@ -19,7 +19,7 @@ EXCUSED_BACKOFF_S = (5, 15, 45, 120)
 """The same where the infrastructure was at fault, and there are as many retries as it takes."""
 
 
-FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SIGNALS_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that an operator or the kernel sends; others are the process' own doing, over what it was given."""
 PREFER_ANOTHER_S = 60
 """How long a job that may be claimed again is left to another worker than the one that failed it, if there is one."""

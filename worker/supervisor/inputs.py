@@ -1,13 +1,11 @@
 """What an attempt needs, fetched into its run folder: files, arrays, the base model, the last good state."""
 
 import fcntl
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -15,7 +13,9 @@ from api.infra.storage import Corrupt, ObjectMissing, Storage
 from api.records import base_models
 from api.records.base_models import BaseModelRow
 from api.records.jobs import Job
-from worker.supervisor.damage import named
+from api.spec.artifacts import Artifact, SavedState
+from api.spec.file_hash import file_sha256
+from worker.supervisor.damage import raise_on_damage
 from worker.supervisor.node import Node
 
 log = structlog.get_logger(__name__)
@@ -27,7 +27,7 @@ class BaseModelGone(Exception):
     """The operator removed the base model while the job waited."""
 
 
-def base_model(node: Node, job: Job) -> BaseModelRow:
+def get_base_model(node: Node, job: Job) -> BaseModelRow:
     with node.context.database.read() as session:
         base = base_models.get(session, job.base_model)
     if base is None:
@@ -37,16 +37,16 @@ def base_model(node: Node, job: Job) -> BaseModelRow:
 
 def fetch_base(node: Node, base: BaseModelRow) -> Path:
     """The base model's folder in this worker's cache."""
-    with named_base(base):
+    with raise_on_damaged_base(base):
         return fetch_cached(node, base.digest, base.artifacts)
 
 
-def named_base(base: BaseModelRow) -> AbstractContextManager[None]:
+def raise_on_damaged_base(base: BaseModelRow) -> AbstractContextManager[None]:
     remedy = f"Its operator sees which file by `attune models verify {base.name}`, and has to add it again."
-    return named(f"The base model {base.name}", remedy, code="damaged_base_model", param="model")
+    return raise_on_damage(f"The base model {base.name}", remedy, code="damaged_base_model", param="model")
 
 
-def fetch_cached(node: Node, digest: str, artifacts: list[Any]) -> Path:
+def fetch_cached(node: Node, digest: str, artifacts: list[Artifact]) -> Path:
     """A model's folder in this worker's cache, fetched once and checked by hash."""
     return fetch_once(node.context.storage, artifacts, cached(node, digest))
 
@@ -55,7 +55,7 @@ def cached(node: Node, digest: str) -> Path:
     return node.cache / "base" / digest
 
 
-def fetch_once(storage: Storage, artifacts: list[Any], folder: Path) -> Path:
+def fetch_once(storage: Storage, artifacts: list[Artifact], folder: Path) -> Path:
     """The artifacts' folder; whoever else wants it meanwhile waits."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
@@ -68,11 +68,11 @@ def fetch_once(storage: Storage, artifacts: list[Any], folder: Path) -> Path:
     return folder
 
 
-def is_damaged(artifacts: list[Any], folder: Path) -> bool:
+def is_damaged(artifacts: list[Artifact], folder: Path) -> bool:
     """Return whether a cached folder has other bytes than were fetched, which sizes may not show; then it goes."""
     with _locked(folder):
         damaged = not _is_whole(folder, artifacts) or any(
-            _sha256(folder / artifact["name"]) != artifact["sha256"] for artifact in artifacts
+            file_sha256(folder / artifact["name"]) != artifact["sha256"] for artifact in artifacts
         )
         if damaged:
             _put_away(folder)
@@ -86,7 +86,7 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _is_whole(folder: Path, artifacts: list[Any]) -> bool:
+def _is_whole(folder: Path, artifacts: list[Artifact]) -> bool:
     """Whether every file is there in its size. A disk that lost power may have cut what was once verified."""
     try:
         return all((folder / each["name"]).stat().st_size == each["bytes"] for each in artifacts)
@@ -105,12 +105,7 @@ def _put_away(folder: Path) -> None:
     shutil.rmtree(damaged, ignore_errors=True)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def fetch_artifacts(storage: Storage, artifacts: list[Any], folder: Path) -> None:
+def fetch_artifacts(storage: Storage, artifacts: list[Artifact], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for artifact in artifacts:
         path = folder / artifact["name"]
@@ -120,13 +115,13 @@ def fetch_artifacts(storage: Storage, artifacts: list[Any], folder: Path) -> Non
 
 def fetch_tokenizer(node: Node, base: BaseModelRow, folder: Path) -> None:
     """All of the base model but its weights: what prepare needs."""
-    with named_base(base):
+    with raise_on_damaged_base(base):
         fetch_artifacts(
             node.context.storage, [each for each in base.artifacts if not each["name"].endswith(WEIGHTS)], folder
         )
 
 
-def fetch_state(storage: Storage, state: dict[str, Any] | None, folder: Path) -> int:
+def fetch_state(storage: Storage, state: SavedState | None, folder: Path) -> int:
     """Fetch the last saved state, or the one before if that is damaged, or none: then the job begins anew. Return its
     step."""
     while state is not None:

@@ -12,9 +12,10 @@ from api.infra.artifacts import digest_of, trained_artifacts
 from api.records import base_models, models
 from api.records.base_models import BaseModelRow
 from api.records.jobs import Job
+from api.spec.artifacts import Artifact
 from api.spec.recipe import Recipe
 from api.spec.techniques import Technique
-from worker.supervisor.damage import named
+from worker.supervisor.damage import raise_on_damage
 from worker.supervisor.inputs import BaseModelGone, cached, fetch_artifacts, fetch_base, fetch_cached, is_damaged
 from worker.supervisor.node import Node
 
@@ -49,10 +50,10 @@ def weights_are_damaged(node: Node, job: Job, base: BaseModelRow) -> bool:
 
 
 def _named(model: str, param: str) -> AbstractContextManager[None]:
-    return named(f"The model {model}", "Train it again, or name another.", code="damaged_model", param=param)
+    return raise_on_damage(f"The model {model}", "Train it again, or name another.", code="damaged_model", param=param)
 
 
-def fetch_start(node: Node, job: Job, folder: Path) -> None:
+def fetch_parent_adapter(node: Node, job: Job, folder: Path) -> None:
     """The adapter that the job continues, if it does. Raises ParentDeleted."""
     if job.parent_model is None or job.parent_model == job.base_weights:
         return
@@ -61,7 +62,7 @@ def fetch_start(node: Node, job: Job, folder: Path) -> None:
         fetch_artifacts(node.context.storage, artifacts, folder)
 
 
-def fetch_judges(node: Node, job: Job, recipe: Recipe, folder: Path) -> None:
+def fetch_reward_models(node: Node, recipe: Recipe, folder: Path) -> None:
     """judges.json, {model: {folder, technique}}, and their folders, each with its base in `base/` if it is an adapter.
 
     Raises ParentDeleted, BaseModelGone.
@@ -98,7 +99,7 @@ def producing_job(node: Node, name: str) -> Job | None:
         return None if made is None else session.get_one(Job, made.job_id)
 
 
-def _made(node: Node, name: str, role: str, param: str) -> tuple[Job, list[dict[str, Any]]]:
+def _made(node: Node, name: str, role: str, param: str) -> tuple[Job, list[Artifact]]:
     """The job that made it, and the artifacts without the merged model."""
     with node.context.database.read() as session:
         made = models.named(session, name)

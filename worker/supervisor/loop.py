@@ -13,6 +13,7 @@ from api.records.database import is_outage
 from api.records.jobs import Job, StaleFence
 from api.records.queue import Claim
 from api.spec.lifecycle import FINAL, FailureReason, Stage
+from worker.supervisor.attempt import AttemptContext
 from worker.supervisor.faults import AttemptFailed, requeue, retry_or_fail
 from worker.supervisor.inputs import BaseModelGone
 from worker.supervisor.lease import Heartbeat
@@ -95,11 +96,12 @@ def _work(node: Node, claim: Claim, slot: Slot, warm: WarmTrainers) -> None:
         with node.context.database.read() as session:
             job = session.get_one(Job, claim.job_id)
         with Heartbeat(node.context, claim) as beat, LogUploader(node, claim, folder / "log.txt"):
+            attempt = AttemptContext(node, claim, job, folder, beat)
             if claim.stage is Stage.PREPARE:
-                prepare(node, claim, job, folder, beat)
+                prepare(attempt)
             else:
                 with warm.take(slot) as trainer:
-                    train(node, claim, job, slot, trainer, folder, beat)
+                    train(attempt, slot, trainer)
     except Exception as error:
         fault = _as_fault(error)
         if fault.reason is FailureReason.DISK_FULL and not filled_by(folder):

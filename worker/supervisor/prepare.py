@@ -1,6 +1,6 @@
-"""One attempt at preparing a job: rows to arrays, and every "auto" that depends on them to a number."""
+"""One attempt at preparing a job: convert its rows to arrays, and replace each "auto" in its recipe."""
 
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -8,134 +8,135 @@ import structlog
 from api.infra.storage import Corrupt, ObjectMissing
 from api.records import arrays, events, files, jobs, queue, workers
 from api.records.arrays import Arrays
-from api.records.base_models import BaseModelRow
-from api.records.jobs import Job
-from api.records.queue import Claim
 from api.spec.lifecycle import FailureReason, JobStatus, Stage
 from api.spec.recipe import MIN_EXAMPLES, Recipe
 from api.spec.resolve import Labels, ResolvedRecipe, resolve, resolve_max_length
 from worker.shared.arrays import Rows, load_rows, split
 from worker.shared.counts import workload
+from worker.supervisor.attempt import AttemptContext
 from worker.supervisor.estimates import Workloads, require_room
 from worker.supervisor.faults import AttemptFailed
-from worker.supervisor.inputs import base_model
-from worker.supervisor.lease import Heartbeat
-from worker.supervisor.node import Node
-from worker.supervisor.prepare_child import Source, run_child
-from worker.supervisor.resolution import Settled, known_labels, settle
+from worker.supervisor.prepare_child import Source, run_prepare
+from worker.supervisor.resolution import ResolutionInputs, parent_labels, resolution_inputs
 
 log = structlog.get_logger(__name__)
 
 CHANGED = (
-    "The rows that were prepared for this job are damaged, and this version of the server reads other rows from its "
-    "files. Create the job again."
+    "The rows prepared for this job are damaged, and this version of the server reads its files differently. "
+    "Create the job again."
 )
-NAMED_ROWS = 5
-"""Of those that are too long, in the message to the user."""
+MAX_LISTED_ROWS = 5
+"""How many overlong rows the error message lists."""
+MAX_FINDINGS = 5
+"""How many findings of each file become events."""
 
 
-def prepare(node: Node, claim: Claim, job: Job, folder: Path, beat: Heartbeat) -> None:
-    """Raises AttemptFailed, Stale, StorageUnavailable."""
-    recipe, base = Recipe.model_validate(job.recipe), base_model(node, job)
-    continued = known_labels(node, job, recipe)
-    prepared = _made(node, job, recipe, base, continued, folder, beat)
-    settled = settle(node, job, recipe, base, prepared["train"], continued)
-    resolved, epoch, notes = _resolve(job, recipe, base, prepared, settled, folder)
-    _finish(node, claim, job, recipe, base, resolved, prepared, epoch, notes)
+def prepare(attempt: AttemptContext) -> None:
+    """Raise AttemptFailed, StaleFence or StorageUnavailable if it fails."""
+    labels = parent_labels(attempt)
+    prepared = _prepared_arrays(attempt, labels)
+    inputs = resolution_inputs(attempt, prepared["train"], labels)
+    resolved, workloads, notes = _resolve(attempt, prepared, inputs)
+    _queue_for_training(attempt, resolved, prepared, workloads, notes)
 
 
-def fetch_arrays(node: Node, claim: Claim, job: Job, base: BaseModelRow, folder: Path, beat: Heartbeat) -> None:
-    """Put the job's arrays into the run folder it is trained in. Damaged ones are made again from its files.
+def fetch_arrays(attempt: AttemptContext) -> None:
+    """Put the job's arrays into the run folder. Rebuild missing or damaged arrays from its files.
 
-    Raises AttemptFailed, Stale, Interrupted, StorageUnavailable.
+    Raises AttemptFailed, StaleFence, Interrupted, StorageUnavailable.
     """
+    node, job, folder = attempt.node, attempt.job, attempt.folder
     with node.context.database.read() as session:
         known = {name: arrays.get(session, key) for name, key in job.arrays.items()}
-    if all(found is not None and _fetched(node, found, name, folder) for name, found in known.items()):
+    if all(stored is not None and _fetch_stored(attempt, stored, name) for name, stored in known.items()):
         return
-    recipe, again = Recipe.model_validate(job.recipe), folder / "prepare"
-    again.mkdir()
-    made = _made(node, job, recipe, base, known_labels(node, job, recipe), again, beat)
-    for name, found in made.items():
+    rebuild = replace(attempt, folder=folder / "prepare")
+    rebuild.folder.mkdir()
+    rebuilt = _prepared_arrays(rebuild, parent_labels(attempt))
+    for name, stored in rebuilt.items():
         before = known[name]
-        if before is not None and found.sha256 != before.sha256:
+        if before is not None and stored.sha256 != before.sha256:
             raise AttemptFailed(FailureReason.INTERNAL, CHANGED)
-        (again / "data" / f"{name}.safetensors").replace(folder / "data" / f"{name}.safetensors")
+        file = f"data/{name}.safetensors"
+        (rebuild.folder / file).replace(folder / file)
+    keys = {name: stored.key for name, stored in rebuilt.items()}
     with node.context.database.write() as session:
-        jobs.update_fenced(session, job.id, claim.fence, arrays={name: found.key for name, found in made.items()})
+        jobs.update_fenced(session, job.id, attempt.claim.fence, arrays=keys)
 
 
-def _made(
-    node: Node, job: Job, recipe: Recipe, base: BaseModelRow, continued: Labels | None, folder: Path, beat: Heartbeat
-) -> dict[str, Arrays]:
-    """The arrays of each file of rows, in `data/`: those that are stored, as far as they are whole, else new ones."""
-    sources = _sources(node, job, recipe, base, continued)
-    prepared = {source.name: found for source in sources if (found := _known(node, source, folder))}
+def _prepared_arrays(attempt: AttemptContext, labels: Labels | None) -> dict[str, Arrays]:
+    """Return the arrays of each file of rows, with their files in `data/`. Intact stored arrays are reused."""
+    sources = _sources(attempt, labels)
+    prepared = {source.name: stored for source in sources if (stored := _reuse(attempt, source))}
     missing = [source for source in sources if source.name not in prepared]
     if missing:
-        labels = _decided(job, continued, prepared.get("train"))
-        reports = run_child(node, job, recipe, base, missing, labels, folder, beat)
-        prepared |= {source.name: _store(node, job, source, folder, reports[source.name]) for source in missing}
+        required = _required_labels(attempt, labels, prepared.get("train"))
+        reports = run_prepare(attempt, missing, required)
+        prepared |= {source.name: _store(attempt, source, reports[source.name]) for source in missing}
     return prepared
 
 
-def _decided(job: Job, continued: Labels | None, train: Arrays | None) -> dict[str, Any]:
-    """The labels that the rows must have (worker.rows.row_builder.Trained): the parent's, or the training file's."""
-    if continued is not None:
-        names = list(continued.names) or None
-        return {"problem": continued.problem, "label_names": names, "by": f"the labels of {job.parent_model}"}
+def _required_labels(attempt: AttemptContext, parent: Labels | None, train: Arrays | None) -> dict[str, Any]:
+    """Return the labels that the rows must have (worker.rows.row_builder.LabelSpec): those of the parent model, or
+    those of a training file that was prepared before."""
+    if parent is not None:
+        names = list(parent.names) or None
+        return {"problem": parent.problem, "label_names": names, "by": f"the labels of {attempt.job.parent_model}"}
     return {} if train is None else {name: train.report.get(name) for name in ("problem", "label_names")}
 
 
-def _sources(node: Node, job: Job, recipe: Recipe, base: BaseModelRow, continued: Labels | None) -> list[Source]:
-    wanted = [("train", "training_file", job.training_file, MIN_EXAMPLES)]
+def _sources(attempt: AttemptContext, labels: Labels | None) -> list[Source]:
+    job = attempt.job
+    requested = [("train", "training_file", job.training_file, MIN_EXAMPLES)]
     if job.validation_file is not None:
-        wanted.append(("validation", "validation_file", job.validation_file, 1))
+        requested.append(("validation", "validation_file", job.validation_file, 1))
     sources: list[Source] = []
-    with node.context.database.read() as session:
-        for name, param, file_id, min_rows in wanted:
+    base = attempt.base
+    with attempt.node.context.database.read() as session:
+        for name, param, file_id, min_rows in requested:
             file = files.get_for_job(session, job.project_id, file_id)
             if file is None:
                 raise AttemptFailed(
                     FailureReason.INVALID_FILE, f"No such File object: {file_id}", code="file_not_found", param=param
                 )
             hashes = [*(source.file.sha256 for source in sources), file.sha256]
-            key = arrays.key_of(job.project_id, hashes, recipe, base, continued)
+            key = arrays.key_of(job.project_id, hashes, attempt.recipe, base, labels)
             sources.append(Source(name, param, file, min_rows, key))
     return sources
 
 
-def _known(node: Node, source: Source, folder: Path) -> Arrays | None:
-    """The arrays that an earlier job left, fetched; None where they have to be made."""
-    with node.context.database.read() as session:
-        found = arrays.get(session, source.key)
-    if found is None or found.report["rows"] < source.min_rows:
-        return None  # too few rows: prepare says so in the words for this file
-    return found if _fetched(node, found, source.name, folder) else None
+def _reuse(attempt: AttemptContext, source: Source) -> Arrays | None:
+    """Fetch arrays that an earlier job stored. Return None if there are none, or they are damaged."""
+    with attempt.node.context.database.read() as session:
+        stored = arrays.get(session, source.key)
+    if stored is None or stored.report["rows"] < source.min_rows:
+        return None  # with too few rows, prepare raises the error that names this file
+    return stored if _fetch_stored(attempt, stored, source.name) else None
 
 
-def _fetched(node: Node, found: Arrays, name: str, folder: Path) -> bool:
-    """Whether the stored arrays are whole: an operator may have made room, or a disk damaged them."""
-    path = folder / "data" / f"{name}.safetensors"
+def _fetch_stored(attempt: AttemptContext, stored: Arrays, name: str) -> bool:
+    """Return False if the object is missing, which an operator may have deleted to make room, or damaged."""
+    path = attempt.folder / "data" / f"{name}.safetensors"
     path.parent.mkdir(exist_ok=True)
     try:
-        node.context.storage.read_file(found.storage_key, path, sha256=found.sha256)
+        attempt.node.context.storage.read_file(stored.storage_key, path, sha256=stored.sha256)
     except (ObjectMissing, Corrupt) as error:
         path.unlink(missing_ok=True)
-        log.warning("arrays_made_again", key=found.key, why=type(error).__name__)
+        log.warning("arrays_rebuilt", key=stored.key, why=type(error).__name__)
         return False
     return True
 
 
-def _store(node: Node, job: Job, source: Source, folder: Path, report: dict[str, Any]) -> Arrays:
-    stored = node.context.storage.write_file(
-        f"arrays/{job.project_id}/{source.key}.safetensors", folder / "data" / f"{source.name}.safetensors"
+def _store(attempt: AttemptContext, source: Source, report: dict[str, Any]) -> Arrays:
+    project_id, context = attempt.job.project_id, attempt.node.context
+    stored = context.storage.write_file(
+        f"arrays/{project_id}/{source.key}.safetensors", attempt.folder / "data" / f"{source.name}.safetensors"
     )
-    with node.context.database.write() as session:
+    with context.database.write() as session:
         return arrays.upsert(
             session,
             key=source.key,
-            project_id=job.project_id,
+            project_id=project_id,
             bytes_total=stored.bytes,
             sha256=stored.sha256,
             report=report,
@@ -143,20 +144,21 @@ def _store(node: Node, job: Job, source: Source, folder: Path, report: dict[str,
 
 
 def _resolve(
-    job: Job, recipe: Recipe, base: BaseModelRow, prepared: dict[str, Arrays], settled: Settled, folder: Path
+    attempt: AttemptContext, prepared: dict[str, Arrays], inputs: ResolutionInputs
 ) -> tuple[ResolvedRecipe, Workloads, list[str]]:
-    """The numbers in place of each "auto", the rows that are left, and what the user should know of the cut."""
+    """Return the resolved recipe, the workloads of the rows that remain, and notes on cut rows for the user."""
+    recipe, job = attempt.recipe, attempt.job
     max_length = resolve_max_length(
         recipe,
-        longest_row=max(found.report["longest_row"] for found in prepared.values()),
-        context_window=base.facts["context_window"],
+        longest_row=max(stored.report["longest_row"] for stored in prepared.values()),
+        context_window=attempt.base.facts["context_window"],
     )
     notes = []
     kept: dict[str, Rows] = {}
-    for name, found in prepared.items():
-        rows = load_rows(folder / "data" / f"{name}.safetensors")
+    for name, stored in prepared.items():
+        rows = load_rows(attempt.folder / "data" / f"{name}.safetensors")
         if recipe.training.overlong == "error":
-            _require_fitting(rows, found, name, max_length)
+            _require_fitting(rows, stored, name, max_length)
         rows, dropped, truncated = rows.truncate(max_length, drop=recipe.overlong == "drop")
         if name == "train" and recipe.training.validation_split:
             rows, kept["validation"] = split(rows, recipe.training.validation_split, job.seed)
@@ -164,11 +166,11 @@ def _resolve(
         if truncated:
             notes.append(f"{truncated} of the {name} rows are longer than {max_length} tokens and are cut at the end")
         if dropped:
-            notes.append(f"{dropped} of the {name} rows are left out: each {_why_dropped(recipe, max_length)}")
+            notes.append(f"{dropped} of the {name} rows are left out: each {_drop_reason(recipe, max_length)}")
     if not len(kept["train"]):
         raise AttemptFailed(
             FailureReason.INVALID_FILE,
-            f"No row is left to train on: every one {_why_dropped(recipe, max_length)}. Raise training.max_length.",
+            f"No row is left to train on: each {_drop_reason(recipe, max_length)}. Raise training.max_length.",
             param="training.max_length",
         )
     resolved = resolve(
@@ -178,82 +180,83 @@ def _resolve(
         max_length=max_length,
         train_rows=len(kept["train"]),
         validation_rows=len(kept["validation"]) if "validation" in kept else 0,
-        **settled,
+        **inputs,
     )
     validation = workload(kept["validation"]) if "validation" in kept else None
     return resolved, Workloads(workload(kept["train"]), validation), notes
 
 
-def _why_dropped(recipe: Recipe, max_length: int) -> str:
+def _drop_reason(recipe: Recipe, max_length: int) -> str:
     if recipe.overlong == "drop":
-        return f"has more than {max_length} tokens, or none to learn from"
+        return f"has more than {max_length} tokens, or no supervised token"
     if recipe.method.rollouts:
         return f"has more than {max_length} tokens, and prompts are never cut"
-    return f"cut to {max_length} tokens, holds no token to learn from"
+    return f"has no supervised token after it is cut to {max_length} tokens"
 
 
-def _require_fitting(rows: Rows, found: Arrays, name: str, max_length: int) -> None:
-    """Refuse the job where a row is longer, and say which."""
-    longer = rows.overlong(max_length)
-    if not len(longer):
+def _require_fitting(rows: Rows, stored: Arrays, name: str, max_length: int) -> None:
+    """Raise AttemptFailed with the numbers of the overlong rows, if there are any."""
+    overlong = rows.overlong(max_length)
+    if not len(overlong):
         return
-    each = found.report["array_rows"] // max(1, found.report["rows"]) or 1  # a pair is two rows of arrays under kto
+    per_row = stored.report["array_rows"] // max(1, stored.report["rows"]) or 1  # under kto, a pair is two array rows
     longest = (rows.ends - rows.starts).reshape(-1, rows.width).max(1)
-    listed = ", ".join(f"row {int(row) // each + 1} with {int(longest[row]):,}" for row in longer[:NAMED_ROWS])
-    more = f" and {len(longer) - NAMED_ROWS:,} more" if len(longer) > NAMED_ROWS else ""
+    listed = ", ".join(
+        f"row {int(row) // per_row + 1} with {int(longest[row]):,}" for row in overlong[:MAX_LISTED_ROWS]
+    )
+    more = f" and {len(overlong) - MAX_LISTED_ROWS:,} more" if len(overlong) > MAX_LISTED_ROWS else ""
     raise AttemptFailed(
         FailureReason.INVALID_FILE,
         f"Rows of the {name} file are longer than {max_length:,} tokens: {listed}{more}. Shorten them, raise "
-        "training.max_length as far as the base model reads, or set training.overlong to truncate or drop.",
+        "training.max_length up to the base model's context window, or set training.overlong to truncate or drop.",
         code="overlong_rows",
         param=f"{'training' if name == 'train' else 'validation'}_file",
     )
 
 
-def _finish(
-    node: Node,
-    claim: Claim,
-    job: Job,
-    recipe: Recipe,
-    base: BaseModelRow,
+def _queue_for_training(
+    attempt: AttemptContext,
     resolved: ResolvedRecipe,
     prepared: dict[str, Arrays],
-    epoch: Workloads,
+    workloads: Workloads,
     notes: list[str],
 ) -> None:
+    job, base, database = attempt.job, attempt.base, attempt.node.context.database
     train = prepared["train"].report
     tokens = train["tokens"] / max(1, train["array_rows"]) * resolved.batch_size * resolved.total_steps
-    with node.context.database.read() as session:
+    with database.read() as session:
         available, live = workers.gpus_anywhere(session), list(workers.training(session))
-    gpus = min(1, available) if recipe.resources.gpus == "auto" else recipe.resources.gpus
+    requested = attempt.recipe.resources.gpus
+    gpus = min(1, available) if requested == "auto" else requested
     if gpus > available:
         raise AttemptFailed(FailureReason.INVALID_RECIPE, "No worker of this server has a GPU", param="resources.gpus")
-    require_room(live, base, resolved, epoch, gpu=gpus > 0)
-    written = resolved.model_dump(mode="json")
-    with node.context.database.write() as session:
-        for note in notes:
-            events.add_event(session, job.id, note, level="warn")
-        for name, found in prepared.items():
-            for finding in found.report["findings"][:5]:
-                where = f", {_unit(found.report)} {finding['line']}" if finding["line"] else ""
-                events.add_event(session, job.id, f"{name} file{where}: {finding['message']}", level="warn")
+    require_room(live, base, resolved, workloads, gpu=gpus > 0)
+    fields = resolved.model_dump(mode="json")
+    with database.write() as session:
+        for message in [*notes, *(line for name, stored in prepared.items() for line in _findings(name, stored))]:
+            events.add_event(session, job.id, message, level="warn")
         jobs.transition(
             session,
             job.id,
             JobStatus.QUEUED,
             message="Files validated, moving job to queued state",
-            fence=claim.fence,
-            resolved=written,
-            arrays={name: found.key for name, found in prepared.items()},
+            fence=attempt.claim.fence,
+            resolved=fields,
+            arrays={name: stored.key for name, stored in prepared.items()},
             work=6.0 * base.facts["parameters"] * tokens,
             gpus=gpus,
-            estimate={"rows": epoch.stored()},
+            estimate={"rows": workloads.stored()},
             rung_at=None,
         )
-        queue.end_attempt(session, claim, "prepared")
-    node.context.doorbell.ring(Stage.TRAIN, job.id)
+        queue.end_attempt(session, attempt.claim, "prepared")
+    attempt.node.context.doorbell.ring(Stage.TRAIN, job.id)
 
 
-def _unit(report: dict[str, Any]) -> str:
-    """What a finding's number counts."""
-    return "line" if report["container"] == "jsonl" else "row"
+def _findings(name: str, stored: Arrays) -> list[str]:
+    """Return the first findings of a file, as messages."""
+    unit = "line" if stored.report["container"] == "jsonl" else "row"
+    lines = []
+    for finding in stored.report["findings"][:MAX_FINDINGS]:
+        where = f", {unit} {finding['line']}" if finding["line"] else ""
+        lines.append(f"{name} file{where}: {finding['message']}")
+    return lines

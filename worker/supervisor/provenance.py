@@ -1,13 +1,12 @@
 """What a job is made from, as only the records know it: origin.json in its run folder, for the manifest."""
 
-from typing import Any
-
 from sqlalchemy.orm import Session
 
 from api.infra.artifacts import trained_artifacts
 from api.records import arrays, files, models
 from api.records.base_models import BaseModelRow
 from api.records.jobs import Job
+from api.spec.artifacts import Artifact
 from api.spec.manifest import BaseEntry, DataEntry, Origin, ParentAdapter
 from worker.supervisor.node import Node
 
@@ -37,18 +36,18 @@ def _base(session: Session, job: Job, base: BaseModelRow) -> BaseEntry:
     )
 
 
-def _artifacts(session: Session, name: str) -> list[dict[str, Any]]:
+def _artifacts(session: Session, name: str) -> list[Artifact]:
     """Of a fine-tuned model or a checkpoint, of whatever project (worker.supervisor.lineage). It was fetched before, so
     that it is there or just gone."""
     made = models.named(session, name)
     return [] if made is None else trained_artifacts(made.artifacts)
 
 
-def _hashes(artifacts: list[dict[str, Any]]) -> dict[str, str]:
+def _hashes(artifacts: list[Artifact]) -> dict[str, str]:
     return {each["name"]: each["sha256"] for each in artifacts}
 
 
-def _weights(artifacts: list[dict[str, Any]]) -> dict[str, str]:
+def _weights(artifacts: list[Artifact]) -> dict[str, str]:
     return {
         name: sha256
         for name, sha256 in _hashes(artifacts).items()

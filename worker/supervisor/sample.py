@@ -6,7 +6,6 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import redis
 import structlog
@@ -18,6 +17,16 @@ from api.spec.catalog import technique_of
 from api.spec.lifecycle import SAMPLE
 from api.spec.sampling import SamplerJob
 from worker.shared.gpus import visible_gpus
+from worker.shared.reports import (
+    LAST_REPORTS,
+    SAMPLING_REPORTS,
+    FailedReport,
+    LostReport,
+    RefusedReport,
+    Report,
+    SamplerReport,
+    as_dict,
+)
 from worker.supervisor.adapter_cache import Adapters
 from worker.supervisor.child import Child
 from worker.supervisor.inputs import fetch_once
@@ -25,8 +34,6 @@ from worker.supervisor.node import claim_work_dir
 
 log = structlog.get_logger(__name__)
 
-LAST = ("done", "refused", "cancelled", "failed")
-"""The reports that end a request."""
 LOOK_S = 0.5
 CANCEL_S = 10.0
 """How long a child may take to notice that nobody waits any more: a long prompt is read in one go."""
@@ -90,23 +97,26 @@ class Sampler:
     def _answer(self, letter: SampleJob) -> None:
         began_at = time.monotonic()
         try:
-            report = self._follow(letter, self._command(letter))
+            report: Report = self._follow(letter, self._command(letter))
         except redis.RedisError:
             raise  # nobody can be told
         except LostChild:
             self.close()
-            report = {"type": "lost"}
+            report = LostReport(id=letter.id)
         except ObjectMissing:
-            report = _refusal("The model was deleted while the request waited", "model_not_found")
+            message = "The model was deleted while the request waited"
+            report = RefusedReport(id=letter.id, message=message, param="model", code="model_not_found")
         except (Corrupt, StorageUnavailable, OSError):
             log.exception("model_not_fetched")
-            report = {"type": "failed", "reason": "storage_unavailable", "message": "The model could not be fetched"}
+            message = "The model could not be fetched"
+            report = FailedReport(id=letter.id, reason="storage_unavailable", message=message)
         except Exception:
             log.exception("sample_broke")
             self.close()
-            report = {"type": "failed", "reason": "internal_error", "message": None}
-        self._letters.report(letter, report)
-        log.info("sampled", outcome=report["type"], ms=round(1000 * (time.monotonic() - began_at)))
+            report = FailedReport(id=letter.id, reason="internal_error", message=None)
+        fields = as_dict(report)
+        self._letters.report(letter, fields)
+        log.info("sampled", outcome=fields["type"], ms=round(1000 * (time.monotonic() - began_at)))
 
     def _command(self, letter: SampleJob) -> SamplerJob:
         """The request with the model's folders, fetched where they are not yet."""
@@ -125,7 +135,7 @@ class Sampler:
             **letter.content["ask"],
         )
 
-    def _follow(self, letter: SampleJob, request: SamplerJob) -> dict[str, Any]:
+    def _follow(self, letter: SampleJob, request: SamplerJob) -> Report:
         """Hand the request over and its reports on; returns the last one, which is for the caller to hand on."""
         child = self._running()
         child.command(cmd="sample", request=request.model_dump(mode="json"))
@@ -146,16 +156,16 @@ class Sampler:
             if report is None:
                 log.error("sampler_died", exit_code=child.wait(1.0), log=child.log_tail())
                 raise LostChild
-            if report["type"] in LAST:
+            if isinstance(report, LAST_REPORTS):
                 return report
-            if cancelled_at is None:
-                self._letters.report(letter, report)
+            if cancelled_at is None and isinstance(report, SamplerReport):
+                self._letters.report(letter, as_dict(report))
 
     def _running(self) -> Child:
         if self._child is None or not self._child.alive:
             # On a machine with GPUs the last one: trainers take them from the first on.
             gpu = next(reversed(visible_gpus()), None)
-            self._child = Child("worker.sample", gpu=gpu, log_file=self._folder / "log.txt")
+            self._child = Child("worker.sample", gpu=gpu, log_file=self._folder / "log.txt", reports=SAMPLING_REPORTS)
         return self._child
 
     def _beat(self) -> None:
@@ -170,7 +180,3 @@ class Sampler:
             self._letters.deregister()
         except redis.RedisError as error:
             log.warning("beat_failed", error=type(error).__name__)
-
-
-def _refusal(message: str, code: str) -> dict[str, Any]:
-    return {"type": "refused", "message": message, "param": "model", "code": code}

@@ -1,6 +1,5 @@
 """What `attune adapters verify` looks at: a published folder against its own manifest, and its weights themselves."""
 
-import hashlib
 import json
 import tarfile
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 
 from api.cli.errors import CommandError, ExitCode
 from api.cli.verify.tensors import Unreadable, check_lora_shapes, read_tensors
+from api.spec.file_hash import file_sha256
 from api.spec.manifest import HOLDS_DATA, NAME, Manifest, recipe_hash
 
 WEIGHTS = ".safetensors"
@@ -61,7 +61,7 @@ def check_files(folder: Path, manifest: Manifest) -> tuple[list[str], list[str]]
     for name, entry in listed.items():
         if name not in found:
             (notes if name in HOLDS_DATA else problems).append(f"{name} is missing")
-        elif _sha256(found[name]) != entry.sha256:
+        elif file_sha256(found[name]) != entry.sha256:
             problems.append(f"{name} was changed: its SHA-256 is not the listed one")
     for name in sorted(found.keys() - listed.keys() - {NAME}):
         problems.append(f"{name} is not listed in {NAME}")
@@ -103,7 +103,7 @@ def other_base(manifest: Manifest, base: Path) -> list[str]:
     """How a base's weights differ from those that were trained on. Its config.json is tidied when it is added, and so
     does not count."""
     trained = {name: sha256 for name, sha256 in manifest.origin.base.files.items() if name.endswith(WEIGHTS)}
-    here = {path.name: _sha256(path) for path in sorted(base.glob(f"*{WEIGHTS}"))}
+    here = {path.name: file_sha256(path) for path in sorted(base.glob(f"*{WEIGHTS}"))}
     lacking = [f"{name} is not there" for name in sorted(trained.keys() - here.keys())]
     return lacking + [
         f"{name} is another file" for name in sorted(trained.keys() & here.keys()) if here[name] != trained[name]
@@ -132,8 +132,3 @@ def _object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api.context import Context
-from api.infra.preview_process import PreviewChild, child_environment
+from api.infra.child_environment import child_environment
+from api.infra.preview_process import PreviewChild
 from api.records import base_models as records
 from api.records import workers
 from api.services import base_models

@@ -14,6 +14,7 @@ from worker.engine.model.load import quantisation
 from worker.engine.model.modes import keep_four_bits
 from worker.sampling.answer import answer
 from worker.sampling.bases import Base, Tuned
+from worker.shared.reports import SamplerReport, as_dict
 from worker.techniques import TECHNIQUES
 
 CPU = torch.device("cpu")
@@ -72,8 +73,8 @@ class Asked:
         with base.model(tuned) as model:
             answer(request, base, model, self._report, cancelled=lambda: False)
 
-    def _report(self, type_: str, **fields: Any) -> None:
-        self.reports.append({"type": type_, **fields})
+    def _report(self, report: SamplerReport) -> None:
+        self.reports.append({name: value for name, value in as_dict(report).items() if name != "id"})
 
     def of(self, type_: str, index: int = 0) -> list[dict[str, Any]]:
         return [each for each in self.reports if each["type"] == type_ and each.get("index") == index]

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from api.infra.child_environment import child_environment
 from worker.shared import torch_version
 from worker.shared.torch_version import Unsuited, require_torch
-from worker.supervisor.child import _environment
 
 SHOWN = ("CUBLAS_WORKSPACE_CONFIG", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "GOMP_SPINCOUNT")
 SHOW = f"import worker.engine.openmp, os; print([os.environ.get(name) for name in {SHOWN}])"
@@ -35,12 +35,12 @@ def test_what_an_operator_says_of_the_allocator_stays(name: str) -> None:
 @pytest.mark.parametrize("name", ["CUBLAS_WORKSPACE_CONFIG", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
 def test_and_reaches_the_trainer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "as asked")
-    assert _environment("0", 1)[name] == "as asked"
+    assert child_environment("0", 1)[name] == "as asked"
 
 
 def test_gpus_are_numbered_as_the_driver_lists_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
-    assert _environment("1", None)["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert child_environment("1", None)["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
 @pytest.mark.parametrize("found", ["2.12.0", "2.13.0+cpu", "3.0.1"])

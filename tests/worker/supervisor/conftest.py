@@ -9,11 +9,14 @@ import pytest
 from api.context import Caller, Context
 from api.records import events
 from api.records.jobs import Job
+from api.records.queue import Claim
 from api.services import base_models, jobs
 from api.spec.lifecycle import Stage
 from api.spec.recipe import Recipe
 from tests.end_to_end.jobs import rows
 from tests.factories import a_caller, a_file, the_job
+from worker.supervisor.attempt import AttemptContext
+from worker.supervisor.lease import Heartbeat
 from worker.supervisor.loop import claim_next, run_attempt, work_until_idle
 from worker.supervisor.node import Node
 from worker.supervisor.warm_trainers import WarmTrainers
@@ -57,6 +60,11 @@ class Workshop:
         with self.context.database.read() as session:
             page = events.page(session, job_id, after=None, limit=1000)
         return [event.message for event in reversed(page.data) if event.type == "message"]
+
+
+def attempt_at(node: Node, claim: Claim, job: Job, folder: Path, beat: Heartbeat | None = None) -> AttemptContext:
+    """An attempt as run_attempt begins it; its heart beats only if the test starts it."""
+    return AttemptContext(node, claim, job, folder, beat or Heartbeat(node.context, claim))
 
 
 OpenWorkshop = Callable[[Context], Workshop]

@@ -3,7 +3,8 @@
 import os
 
 from worker.shared.pipe import Pipe
+from worker.shared.reports import ProgressReport
 
 if __name__ == "__main__":
-    Pipe().report("progress", file="validation", rows=1200)
+    Pipe().report(ProgressReport(file="validation", rows=1200))
     os.abort()

@@ -3,9 +3,10 @@
 import sys
 
 from worker.shared.pipe import Pipe
+from worker.shared.reports import PhaseReport
 
 if __name__ == "__main__":
     pipe = Pipe()
-    pipe.report("phase", phase="loading")
+    pipe.report(PhaseReport(phase="loading"))
     for _ in sys.stdin:
         pipe.alive()

@@ -18,15 +18,16 @@ from api.services import base_models
 from api.services import jobs as job_service
 from api.spec.lifecycle import FAILURES, FailureReason, JobStatus, Stage
 from tests.end_to_end.jobs import wait_until
-from tests.worker.supervisor.conftest import OpenWorkshop, Workshop
+from tests.worker.supervisor.conftest import OpenWorkshop, Workshop, attempt_at
 from worker.engine.atomic_folder import atomic_folder
+from worker.shared.reports import MetricsReport
 from worker.supervisor.child import Child
 from worker.supervisor.faults import BACKOFF_S, AttemptFailed, retry_or_fail
 from worker.supervisor.inputs import fetch_state
 from worker.supervisor.lease import Heartbeat
 from worker.supervisor.loop import claim_next, work_until_idle
 from worker.supervisor.outputs import store_folder, store_state
-from worker.supervisor.prepare_child import wait_for
+from worker.supervisor.prepare_child import wait_for_child
 from worker.supervisor.progress import Progress
 from worker.supervisor.slots import Slot
 from worker.supervisor.sweep import take_back
@@ -106,7 +107,7 @@ def test_prepare_killed_from_outside_is_a_lost_worker(workshop: Workshop, tmp_pa
     assert claim is not None
     child = Child("tests.worker.supervisor.killed", log_file=tmp_path / "log.txt")
     with Heartbeat(workshop.context, claim) as beat, pytest.raises(AttemptFailed) as caught:
-        wait_for(workshop.prepare, workshop.job(job_id), child, beat)
+        wait_for_child(attempt_at(workshop.prepare, claim, workshop.job(job_id), tmp_path, beat), child)
     assert (caught.value.reason, caught.value.died) == (FailureReason.WORKER_LOST, False)
 
 
@@ -134,8 +135,8 @@ def test_event_names_the_state_that_is_resumed(workshop: Workshop, monkeypatch: 
     let_wait_pass(workshop, job_id)
     workshop.train_once()
     assert workshop.job(job_id).status == JobStatus.SUCCEEDED
-    assert "The state saved at step 4 is damaged: fine-tuning job goes on from step 2" in workshop.told(job_id)
-    assert "Fine-tuning job goes on from step 4" not in workshop.told(job_id)
+    assert "The state saved at step 4 is damaged: fine-tuning job resumes from step 2" in workshop.told(job_id)
+    assert "Fine-tuning job resumes from step 4" not in workshop.told(job_id)
 
 
 def let_wait_pass(workshop: Workshop, job_id: str) -> None:
@@ -189,7 +190,7 @@ def test_a_paused_job_goes_on_where_it_was(workshop: Workshop) -> None:
     job_service.resume(workshop.context, workshop.caller, job_id)
     workshop.work()
     assert workshop.job(job_id).status == JobStatus.SUCCEEDED
-    assert f"Fine-tuning job goes on from step {paused.state['step']}" in workshop.told(job_id)
+    assert f"Fine-tuning job resumes from step {paused.state['step']}" in workshop.told(job_id)
 
 
 def test_a_worker_that_lost_its_job_publishes_nothing(workshop: Workshop) -> None:
@@ -238,13 +239,13 @@ def test_a_state_that_went_away_before_it_was_stored_changes_nothing(workshop: W
     state = tmp_path / "state"
     with atomic_folder(state) as folder:
         (folder / "weights").write_bytes(b"w")
-    job = workshop.job(job_id)
-    store_state(workshop.train, claim, job, 1, state)
+    attempt = attempt_at(workshop.train, claim, workshop.job(job_id), tmp_path)
+    store_state(attempt, 1, state)
     stored = workshop.job(job_id).state
     for damage in ((state / "weights").unlink, lambda: shutil.rmtree(state)):
         damage()
         with pytest.raises(FileNotFoundError):
-            store_state(workshop.train, claim, job, 2, state)
+            store_state(attempt, 2, state)
         assert workshop.job(job_id).state == stored
 
 
@@ -263,14 +264,14 @@ def test_a_damaged_state_gives_way_to_the_one_before(workshop: Workshop, tmp_pat
     assert not (tmp_path / "anew").exists()
 
 
-def test_a_loss_that_is_no_number_is_told_and_breaks_nothing(workshop: Workshop) -> None:
+def test_a_loss_that_is_no_number_is_told_and_breaks_nothing(workshop: Workshop, tmp_path: Path) -> None:
     job_id = workshop.submit()
     work_until_idle(workshop.prepare, workshop.warm)
     with workshop.context.database.write() as session:
         claim = queue.claim(session, Stage.TRAIN, owner="w", lease_s=60, gpus=0)
     assert claim is not None
-    progress = Progress(workshop.train, claim, workshop.job(job_id))
-    progress.add({"type": "metrics", "step": 1, "total_steps": 6, "train_loss": None, "valid_loss": None, "tokens": 3})
+    progress = Progress(attempt_at(workshop.train, claim, workshop.job(job_id), tmp_path))
+    progress.add(MetricsReport.of({"step": 1, "total_steps": 6, "train_loss": None, "valid_loss": None, "tokens": 3}))
     progress.flush(force=True)
     with workshop.context.database.read() as session:
         (event,) = events.page(session, job_id, after=None, limit=1).data

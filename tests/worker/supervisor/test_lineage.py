@@ -11,16 +11,17 @@ from sqlalchemy import delete
 from api.records import arrays, base_models, models, permissions
 from api.records.jobs import Job
 from api.records.models import Model
+from api.records.queue import Claim
 from api.services.lineage import CannotContinue
-from api.spec.lifecycle import JobStatus
+from api.spec.lifecycle import JobStatus, Stage
 from api.spec.recipe import Recipe
 from tests.factories import a_file, a_model, a_project
 from tests.worker.prepared import jsonl
-from tests.worker.supervisor.conftest import Workshop
-from worker.supervisor.lineage import ParentDeleted, fetch_judges, fetch_start, fetch_weights
+from tests.worker.supervisor.conftest import Workshop, attempt_at
+from worker.supervisor.lineage import ParentDeleted, fetch_parent_adapter, fetch_reward_models, fetch_weights
 from worker.supervisor.loop import work_until_idle
 from worker.supervisor.provenance import origin_of
-from worker.supervisor.resolution import settle
+from worker.supervisor.resolution import resolution_inputs
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_what_was_permitted_when_the_job_was_accepted_is_fetched_for_it(workshop
     job = workshop.job(workshop.submit(model=parent))
     with database.write() as session:
         permissions.revoke(session, theirs, parent, right.id)
-    fetch_start(workshop.train, job, tmp_path / "start")
+    fetch_parent_adapter(workshop.train, job, tmp_path / "start")
     assert (tmp_path / "start" / "adapter_config.json").read_bytes() == b"{}"
     with database.read() as session:
         base = base_models.get(session, "tiny")
@@ -143,7 +144,7 @@ def test_judges_lie_in_the_run_folder_each_with_its_base(workshop: Workshop, tmp
     project = workshop.caller.project_id
     judge = a_model(workshop.context, project, contents, technique=technique, method=reward)
     job = workshop.job(ppo_job(workshop, judge))
-    fetch_judges(workshop.train, job, Recipe.model_validate(job.recipe), tmp_path)
+    fetch_reward_models(workshop.train, Recipe.model_validate(job.recipe), tmp_path)
     listed = json.loads((tmp_path / "judges.json").read_bytes())
     assert listed.keys() == {judge}
     assert (listed[judge]["folder"], listed[judge]["technique"]["rank"]) == ("judges/0", 4)
@@ -157,14 +158,14 @@ def test_a_judge_that_is_gone_is_named(workshop: Workshop, tmp_path: Path) -> No
     with workshop.context.database.write() as session:
         session.execute(delete(Model).where(Model.id == judge))
     with pytest.raises(ParentDeleted, match="the reward model, was deleted") as gone:
-        fetch_judges(workshop.train, job, Recipe.model_validate(job.recipe), tmp_path)
+        fetch_reward_models(workshop.train, Recipe.model_validate(job.recipe), tmp_path)
     assert gone.value.param == "method.ppo.reward_model"
 
 
 def test_a_job_on_a_base_model_has_no_start_and_no_judges(workshop: Workshop, tmp_path: Path) -> None:
     job = workshop.job(workshop.submit())
-    fetch_start(workshop.train, job, tmp_path / "start")
-    fetch_judges(workshop.train, job, Recipe.model_validate(job.recipe), tmp_path)
+    fetch_parent_adapter(workshop.train, job, tmp_path / "start")
+    fetch_reward_models(workshop.train, Recipe.model_validate(job.recipe), tmp_path)
     assert list(tmp_path.glob("judges*")) == list(tmp_path.glob("start")) == []
 
 
@@ -250,8 +251,14 @@ def test_a_small_base_is_published_merged_too_unless_the_job_says_no(workshop: W
 
 
 @pytest.mark.parametrize(("asked", "merged"), [("auto", False), (True, True)])
-def test_a_large_base_is_merged_only_where_the_job_asks_for_it(workshop: Workshop, asked: object, merged: bool) -> None:
+def test_a_large_base_is_merged_only_where_the_job_asks_for_it(
+    workshop: Workshop, asked: object, merged: bool, tmp_path: Path
+) -> None:
     job = workshop.job(workshop.submit(export={"merged": asked}))
-    base = base_models.BaseModelRow(name="large", facts={"parameters": 10**9 + 1})
-    settled = settle(workshop.prepare, job, Recipe.model_validate(job.recipe), base, of_no_labels(), None)
-    assert settled["merged"] == merged
+    with workshop.context.database.write() as session:
+        base = base_models.get(session, "tiny")
+        assert base is not None
+        base.facts = base.facts | {"parameters": 10**9 + 1}
+    claim = Claim(job.id, job.project_id, Stage.PREPARE, 1)
+    attempt = attempt_at(workshop.prepare, claim, job, tmp_path)
+    assert resolution_inputs(attempt, of_no_labels(), None)["merged"] == merged

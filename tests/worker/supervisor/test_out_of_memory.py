@@ -37,14 +37,14 @@ def test_it_is_tried_again_with_less(workshop: Workshop, monkeypatch: pytest.Mon
     assert killed.estimate is not None
     tokens, before = killed.estimate["less"]["micro_batch_tokens"], killed.estimate["predicted"]
     assert 0 < tokens < before["micro_batch_tokens"]
-    assert f"Out of memory: the next attempt takes micro-batches of {tokens} tokens." in workshop.told(job_id)
+    assert f"Out of memory: the next attempt uses micro-batches of {tokens} tokens." in workshop.told(job_id)
     monkeypatch.delenv("ATTUNE_FAIL_AT")
     with workshop.context.database.write() as session:
         session.execute(update(Job).where(Job.id == job_id).values(run_after=None))
     workshop.train_once()
     done = workshop.job(job_id)
     assert done.status == JobStatus.SUCCEEDED, "the saved state still belongs to it"
-    assert "Fine-tuning job goes on from step 2" in workshop.told(job_id)
+    assert "Fine-tuning job resumes from step 2" in workshop.told(job_id)
     assert done.resolved == killed.resolved
     after = (done.estimate or {})["predicted"]
     assert (after["micro_batch_tokens"], after["memory"]["total"] < before["memory"]["total"]) == (tokens, True)
@@ -55,4 +55,4 @@ def test_the_last_failure_has_the_numbers() -> None:
     estimate = {"predicted": {"memory": {"total": int(2.1 * 2**30)}}}
     fault = killed_for_memory(recipe, Machine(False, True, int(2.5 * 2**30)), estimate)
     assert not fault.died, "nothing of the data killed it: it is no poison"
-    assert "micro-batches of 512 tokens, where about 2.1 of 2.5 GiB were expected" in fault.message
+    assert "micro-batches of 512 tokens and was estimated to need about 2.1 of 2.5 GiB" in fault.message

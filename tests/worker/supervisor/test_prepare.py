@@ -7,12 +7,12 @@ from api.records.jobs import Job
 from api.spec.lifecycle import FailureReason, JobStatus
 from tests.hostile import CATASTROPHIC
 from tests.worker.prepared import jsonl
-from tests.worker.supervisor.conftest import Workshop
+from tests.worker.supervisor.conftest import Workshop, attempt_at
 from worker.supervisor.child import Child
 from worker.supervisor.faults import AttemptFailed
 from worker.supervisor.lease import Heartbeat
 from worker.supervisor.loop import claim_next, work_until_idle
-from worker.supervisor.prepare_child import wait_for
+from worker.supervisor.prepare_child import wait_for_child
 from worker.supervisor.slots import Slot
 
 PAIRS = [{"prompt": f"question {n}", "chosen": "yes", "rejected": "no"} for n in range(12)]
@@ -26,7 +26,7 @@ def test_a_file_that_crashes_its_reader_fails_the_job_and_is_not_tried_again(
     assert claim is not None
     child = Child("tests.worker.supervisor.crashing", log_file=tmp_path / "log.txt")
     with Heartbeat(workshop.context, claim) as beat, pytest.raises(AttemptFailed, match="about 1,200 rows") as caught:
-        wait_for(workshop.prepare, workshop.job(job_id), child, beat)
+        wait_for_child(attempt_at(workshop.prepare, claim, workshop.job(job_id), tmp_path, beat), child)
     assert (caught.value.reason, caught.value.code) == (FailureReason.INVALID_FILE, "invalid_validation_file")
 
 

@@ -1,5 +1,6 @@
 """What a trainer's reports become: events that people read."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,19 +10,21 @@ from api.records import events, queue
 from api.records.events import Event
 from api.spec.lifecycle import Stage
 from tests.factories import a_job, a_project, the_job
+from tests.worker.supervisor.conftest import attempt_at
+from worker.shared.reports import MetricsReport, RolloutSample, SamplesReport
 from worker.supervisor.node import Node
 from worker.supervisor.progress import Progress
 
-METRICS = {"type": "metrics", "total_steps": 6, "train_loss": 0.5, "tokens": 3}
+METRICS = {"total_steps": 6, "train_loss": 0.5, "tokens": 3}
 
 
-def told(context: Context, *reports: dict[str, Any]) -> list[Event]:
+def told(context: Context, *reports: MetricsReport | SamplesReport) -> list[Event]:
     """The events that these reports became, oldest first."""
     job_id = a_job(context.database, a_project(context.database))
     with context.database.write() as session:
         claim = queue.claim(session, Stage.TRAIN, owner="w", lease_s=60, gpus=0)
     assert claim is not None
-    progress = Progress(Node.open(context, Stage.PREPARE), claim, the_job(context.database, job_id))
+    progress = Progress(attempt_at(Node.open(context, Stage.PREPARE), claim, the_job(context.database, job_id), Path()))
     for report in reports:
         progress.add(report)
     progress.flush(force=True)
@@ -30,23 +33,24 @@ def told(context: Context, *reports: dict[str, Any]) -> list[Event]:
     return [event for event in reversed(found) if event.message.startswith("Step")]
 
 
-def samples(step: int, **sample: Any) -> dict[str, Any]:
-    whole = {"prompt": "2 + 2?", "answer": "4", "reward": 0.8249} | sample
-    return {"type": "samples", "step": step, "samples": [whole, whole]}
+SAMPLE = {"prompt": "2 + 2?", "answer": "4", "reward": 0.8249}
+
+
+def samples(step: int, **sample: Any) -> SamplesReport:
+    whole = RolloutSample(**(SAMPLE | sample))
+    return SamplesReport(step=step, samples=[whole, whole])
 
 
 def test_samples_are_a_message_of_one_line_with_all_of_them_in_its_data(context: Context) -> None:
-    (event,) = told(context, samples(3, prompt="x" * 200 + "\nEnd?", answer="4\n\x1b[2Jfour"))
+    long = {"prompt": "x" * 200 + "\nEnd?", "answer": "4\n\x1b[2Jfour"}
+    (event,) = told(context, samples(3, **long))
     assert event.message == f"Step 3 sample (reward 0.82): …{'x' * 75} End? → 4 �[2Jfour"
     assert (event.type, event.level) == ("message", "info")
-    assert event.data == {
-        "step": 3,
-        "samples": samples(3, prompt="x" * 200 + "\nEnd?", answer="4\n\x1b[2Jfour")["samples"],
-    }
+    assert event.data == {"step": 3, "samples": [SAMPLE | long, SAMPLE | long]}
 
 
 def test_samples_of_a_step_that_was_told_already_are_not_told_again(context: Context) -> None:
-    heard = told(context, METRICS | {"step": 3}, samples(3), samples(4))
+    heard = told(context, MetricsReport.of(METRICS | {"step": 3}), samples(3), samples(4))
     assert [event.message for event in heard] == [
         "Step 3/6: training loss=0.50",
         "Step 4 sample (reward 0.82): 2 + 2? → 4",
@@ -65,5 +69,5 @@ def test_samples_of_a_step_that_was_told_already_are_not_told_again(context: Con
     ],
 )
 def test_a_step_tells_of_its_reward_where_it_has_one(context: Context, metrics: dict[str, Any], message: str) -> None:
-    (event,) = told(context, METRICS | {"step": 1} | metrics)
+    (event,) = told(context, MetricsReport.of(METRICS | {"step": 1} | metrics))
     assert (event.message, event.type) == (message, "metrics")

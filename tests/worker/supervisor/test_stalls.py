@@ -17,14 +17,13 @@ from api.spec.lifecycle import FailureReason, JobStatus, Stage
 from tests.end_to_end.jobs import rows, wait_until
 from tests.factories import a_file, a_job, a_project
 from tests.worker.supervisor.clock import Clock
-from tests.worker.supervisor.conftest import Workshop
+from tests.worker.supervisor.conftest import Workshop, attempt_at
 from worker.supervisor.child import Child
 from worker.supervisor.faults import AttemptFailed
-from worker.supervisor.lease import Heartbeat
 from worker.supervisor.node import Node
 from worker.supervisor.scan import scan_next
 from worker.supervisor.sweep import see_database, take_back, take_back_own
-from worker.supervisor.train import Attempt
+from worker.supervisor.trainer_monitor import TrainerMonitor
 from worker.supervisor.visibility import Visibility
 
 LEASE_S = 60
@@ -195,8 +194,8 @@ def test_a_supervisor_that_was_stopped_does_not_take_its_trainer_for_hung(
     workshop: Workshop, trainer: Child, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim = a_held_job(workshop.train)
-    beat = Heartbeat(workshop.context, claim)
-    attempt = Attempt(workshop.train, claim, workshop.job(claim.job_id), trainer, tmp_path, beat)
+    attempt = attempt_at(workshop.train, claim, workshop.job(claim.job_id), tmp_path)
+    monitor = TrainerMonitor(attempt, trainer)
     hours = iter(range(10**9, 10**12, 10**6))
     with monkeypatch.context() as stopped:  # for a long time, whenever it looks at its clock
         stopped.setattr("worker.supervisor.child.time", Hours(hours))
@@ -205,12 +204,12 @@ def test_a_supervisor_that_was_stopped_does_not_take_its_trainer_for_hung(
         for _ in range(3):
             with pytest.raises(TimeoutError):
                 trainer.next_report(0.01)
-            attempt._mind()
+            monitor._check()
     trainer.command(cmd="speak")
     assert trainer.next_report(30) is not None
     trainer.silent_s = workshop.context.settings.hung_s + 1
     with pytest.raises(AttemptFailed) as caught:
-        attempt._mind()
+        monitor._check()
     assert caught.value.reason is FailureReason.HUNG
 
 

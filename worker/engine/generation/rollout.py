@@ -14,6 +14,7 @@ from worker.engine.generation.sampler import Answers, Sampler
 from worker.engine.objective import MethodContext, Objective
 from worker.rows.end_tokens import EndTokens
 from worker.shared.arrays import Rows
+from worker.shared.reports import RolloutSample, SamplesReport, WarningReport
 
 SHOWN = 2
 SHOWN_LETTERS = 600
@@ -61,7 +62,8 @@ class RolloutObjective(Objective):
         }
         for trouble in sorted(self._judge.troubles - self._told):
             self._told.add(trouble)
-            self.setting.say("warning", message=f"The grader cannot judge an answer, which gets no reward: {trouble}")
+            message = f"The grader cannot judge an answer, which gets no reward: {trouble}"
+            self.setting.say(WarningReport(message=message))
         return rewards_R
 
     def show(self, step: int, answers: Answers, rewards_R: Rewards) -> None:
@@ -69,14 +71,14 @@ class RolloutObjective(Objective):
         if (step - 1) % max(1, self.recipe.total_steps // LOOKS):
             return
         samples = [
-            {
-                "prompt": self._tokenizer.decode(answers.prompts[row].tolist())[-SHOWN_LETTERS:],
-                "answer": answers.texts[row][:SHOWN_LETTERS],
-                "reward": float(rewards_R[row]),
-            }
+            RolloutSample(
+                prompt=self._tokenizer.decode(answers.prompts[row].tolist())[-SHOWN_LETTERS:],
+                answer=answers.texts[row][:SHOWN_LETTERS],
+                reward=float(rewards_R[row]),
+            )
             for row in range(min(SHOWN, len(answers.texts)))
         ]
-        self.setting.say("samples", step=step, samples=samples)
+        self.setting.say(SamplesReport(step=step, samples=samples))
 
     def evaluate(self, rows: Rows) -> dict[str, float]:
         """The reward of the likeliest answer to each prompt, or of several drawn ones, always the same; the loss is its

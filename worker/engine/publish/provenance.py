@@ -1,9 +1,9 @@
 """What a published folder was made from, for its manifest."""
 
-import hashlib
 from functools import cache
 from pathlib import Path
 
+from api.spec.file_hash import file_sha256
 from api.spec.manifest import ORIGIN, BaseEntry, Origin, Provenance, recipe_hash
 from api.spec.resolve import ResolvedRecipe
 from worker.engine.model.facts import facts_of_base
@@ -34,11 +34,6 @@ def origin_of(run: Path, base_name: str) -> Origin:
     base = run / "base"
     files = [*base.glob("*.safetensors"), base / "config.json"]
     facts = facts_of_base(base)
-    hashes = {file.name: _sha256(file) for file in sorted(files)}
+    hashes = {file.name: file_sha256(file) for file in sorted(files)}
     origin = BaseEntry(name=base_name, source=facts.get("source"), revision=facts.get("revision"), files=hashes)
     return Origin(base=origin)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

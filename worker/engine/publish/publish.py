@@ -30,6 +30,7 @@ from worker.engine.publish.parity import (
 from worker.engine.publish.provenance import provenance
 from worker.methods import Objective
 from worker.shared.pipe import Pipe
+from worker.shared.reports import PhaseReport
 
 
 def publish(
@@ -43,7 +44,7 @@ def publish(
 ) -> int:
     """Export to out/model. It appears there only once its files are proved to be the model that was trained. Return the
     bytes of the process that read them."""
-    pipe.report("phase", phase="exporting")
+    pipe.report(PhaseReport(phase="exporting"))
     model, base = objective.model, run / "base"
     step = milestones.take_best_weights()
     check_weights(model)

@@ -1,0 +1,48 @@
+"""The environment of a child process behind the wall: everything else, such as passwords and cloud credentials, stays
+on this side."""
+
+import os
+
+PASSED_ON = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",  # an operator's allocator
+    "VIRTUAL_ENV",
+    "PYTHONPATH",
+    "PYTHONDONTWRITEBYTECODE",
+    "SOURCE_COMMIT",
+)
+PASSED_ON_PREFIXES = (
+    "OMP_",
+    "MKL_",
+    "NCCL_",
+    "CUDA_",
+    "CUBLAS_",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "ATTUNE_FAIL_AT",
+    "ATTUNE_FRESH_PROOF",
+)
+
+
+def child_environment(gpu: str | None = None, threads: int | None = None) -> dict[str, str]:
+    """`gpu`: the only GPU that the child sees, as CUDA_VISIBLE_DEVICES names it; None: no GPU.
+
+    `threads`: the child's OpenMP threads, unless the operator has set OMP_NUM_THREADS.
+    """
+    kept = {
+        name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)
+    }
+    if threads is not None:
+        kept.setdefault("OMP_NUM_THREADS", str(threads))
+    # By default, CUDA numbers GPUs by speed. nvidia-smi, from which slots are made, numbers them by bus.
+    kept.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    return kept | {
+        "CUDA_VISIBLE_DEVICES": gpu or "",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }

@@ -1,0 +1,24 @@
+"""Stored files of models and trainings, as the records list them."""
+
+from typing import NotRequired, TypedDict
+
+
+class Artifact(TypedDict):
+    """One file of a model or a checkpoint."""
+
+    name: str
+    """Path within the model's folder, with slashes."""
+    bytes: int
+    sha256: str
+    key: str
+    """Where the storage holds it."""
+
+
+class SavedState(TypedDict):
+    """A training's saved state, from which the next attempt resumes."""
+
+    step: int
+    prefix: str
+    """The storage keys of its files begin with this."""
+    before: NotRequired["SavedState | None"]
+    """The state before, which is used if this one is damaged."""

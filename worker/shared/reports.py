@@ -1,0 +1,271 @@
+"""The reports that a child process writes to its pipe: one JSON object a line, told apart by its `type`."""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias, get_args
+
+import msgspec
+
+from api.spec.lifecycle import FailureReason
+
+Metrics: TypeAlias = dict[str, Any]
+"""A step's metrics by name. Values are numbers; a method may add lists, such as a confusion matrix."""
+
+
+class Report(msgspec.Struct, kw_only=True, tag_field="type"):
+    """What every report is. The class's tag is the value of `type`."""
+
+
+class AliveReport(Report, tag="alive"):
+    """A sign of life between other reports."""
+
+
+class UnknownReport(Report, tag="unknown"):
+    """A report of a type that this version does not know. It still is a sign of life."""
+
+
+class PhaseReport(Report, tag="phase"):
+    phase: str
+    """What the trainer begins: loading, training, evaluating, saving, comparing or exporting."""
+
+
+class WarningReport(Report, tag="warning"):
+    message: str
+    """A message for the user."""
+
+
+class MetricsReport(Report, tag="metrics"):
+    """A finished step. On the wire, the metrics stand beside `type`."""
+
+    step: int
+    total_steps: int
+    tokens: int
+    train_loss: float | None
+    """None if it is not finite."""
+    tokens_per_second: float | None = None
+    metrics: Metrics = {}
+    """All of the step's metrics, the fields above included."""
+
+    @classmethod
+    def of(cls, metrics: Metrics) -> "MetricsReport":
+        """Raise msgspec.ValidationError if a field is missing or has another type."""
+        return msgspec.convert({**metrics, "type": "metrics", "metrics": metrics}, cls)
+
+
+class RolloutSample(msgspec.Struct, kw_only=True):
+    prompt: str
+    answer: str
+    reward: float | None
+    """None if it is not finite."""
+
+
+class SamplesReport(Report, tag="samples"):
+    """Some of a step's rollouts."""
+
+    step: int
+    samples: list[RolloutSample]
+
+
+class StateReport(Report, tag="state"):
+    """A saved state, from which a later attempt resumes."""
+
+    step: int
+    path: str
+    """Its folder, relative to the run folder."""
+
+
+class CheckpointReport(Report, tag="checkpoint"):
+    """An exported adapter of an intermediate step."""
+
+    step: int
+    path: str
+    """Its folder, relative to the run folder."""
+    metrics: Metrics
+
+
+class DoneReport(Report, tag="done"):
+    """The last report of a successful training."""
+
+    step: int
+    path: str
+    """The folder of the model, relative to the run folder."""
+    trained_tokens: int
+    best_step: int | None = None
+    """The step with the lowest validation loss, if there was a validation."""
+    evaluation: dict[str, Any] | None = None
+    """An api.spec.evaluation.Evaluation as JSON."""
+    peak_bytes: int | None = None
+    peaks: dict[str, int] | None = None
+    """Peak memory of each phase in bytes."""
+    processor_s: dict[str, float] | None = None
+    """Processor time of each phase in seconds."""
+    device: str | None = None
+    """cpu or cuda."""
+
+
+class StoppedReport(Report, tag="stopped"):
+    """The last report of a training that saved a state and ended because it was told to stop or pause."""
+
+    step: int
+
+
+class ErrorReport(Report, tag="error"):
+    """The last report of a failed training."""
+
+    reason: FailureReason
+    message: str | None = None
+    """A message for the user; None: the reason's own sentence."""
+
+
+class ProgressReport(Report, tag="progress"):
+    """How many rows of a file have been read."""
+
+    file: str
+    """train, validation, or input."""
+    rows: int
+
+
+class SamplerReport(Report):
+    """A report about one sampling request."""
+
+    id: str
+    """The request's id."""
+
+
+class StartedReport(SamplerReport, tag="started"):
+    prompt_tokens: int
+
+
+class TokenLogprob(msgspec.Struct, kw_only=True):
+    token: str
+    bytes: list[int]
+    logprob: float
+    top: list["TopLogprob"]
+    """The likeliest tokens at this position."""
+    offset: int
+    """Where the token begins in the answer's text, in characters."""
+
+
+class TopLogprob(msgspec.Struct, kw_only=True):
+    token: str
+    bytes: list[int]
+    logprob: float
+
+
+class TextReport(SamplerReport, tag="text"):
+    """More of an answer."""
+
+    index: int
+    """The answer's number, from 0."""
+    text: str
+    tokens: list[TokenLogprob] | None
+    """None: the request asks for no log-probabilities."""
+
+
+class FinishedReport(SamplerReport, tag="finished"):
+    """The end of one answer."""
+
+    index: int
+    reason: str
+    """stop or length."""
+    tokens: int
+
+
+class CompleteReport(SamplerReport, tag="done"):
+    """All answers are complete. This and the reports below end a request."""
+
+
+class RefusedReport(SamplerReport, tag="refused"):
+    """The request is invalid for this model."""
+
+    message: str
+    param: str
+    code: str
+
+
+class CancelledReport(SamplerReport, tag="cancelled"):
+    """Nobody waits for the answer any more."""
+
+
+class FailedReport(SamplerReport, tag="failed"):
+    reason: str
+    message: str | None
+
+
+class LostReport(SamplerReport, tag="lost"):
+    """The sampler's process ended before the answer was complete. Written by the supervisor."""
+
+
+TrainerReport: TypeAlias = (
+    AliveReport
+    | PhaseReport
+    | WarningReport
+    | MetricsReport
+    | SamplesReport
+    | StateReport
+    | CheckpointReport
+    | DoneReport
+    | StoppedReport
+    | ErrorReport
+    | ProgressReport
+)
+"""Reports of the trainer, and of the programs that read rows."""
+SamplingReport: TypeAlias = (
+    StartedReport
+    | TextReport
+    | FinishedReport
+    | CompleteReport
+    | RefusedReport
+    | CancelledReport
+    | FailedReport
+    | LostReport
+)
+"""Reports of the sampler."""
+
+LAST_REPORTS = (CompleteReport, RefusedReport, CancelledReport, FailedReport)
+"""Each ends a sampling request."""
+
+Kinds: TypeAlias = Mapping[str, type[Report]]
+"""Reports by their `type`."""
+
+
+def _kinds(union: object) -> Kinds:
+    return {str(report.__struct_config__.tag): report for report in get_args(union)}
+
+
+TRAINER_REPORTS = _kinds(TrainerReport)
+SAMPLING_REPORTS = _kinds(SamplingReport)
+
+
+def as_dict(report: Report) -> dict[str, Any]:
+    """Return the report's JSON object."""
+    if isinstance(report, MetricsReport):
+        return {"type": "metrics", **report.metrics}
+    fields: dict[str, Any] = msgspec.to_builtins(report, enc_hook=_plain)
+    return fields
+
+
+def encode(report: Report) -> bytes:
+    """Return the report as one line. JSON has no NaN and no infinity: they become null."""
+    return msgspec.json.encode(as_dict(report), enc_hook=_plain) + b"\n"
+
+
+def decode(line: bytes, kinds: Kinds) -> Report:
+    """Read one line. Raise msgspec.DecodeError or RecursionError if it is not a report."""
+    tag = msgspec.json.decode(line, type=_Tag).type
+    if tag not in kinds:
+        return UnknownReport()
+    if kinds[tag] is MetricsReport:
+        fields = msgspec.json.decode(line, type=Metrics)
+        return MetricsReport.of({name: value for name, value in fields.items() if name != "type"})
+    return msgspec.json.decode(line, type=kinds[tag])
+
+
+class _Tag(msgspec.Struct):
+    type: str
+
+
+def _plain(value: object) -> float:
+    """Convert numpy's float64, a subclass of float."""
+    if isinstance(value, float):
+        return float(value)
+    raise TypeError(f"a report holds a {type(value).__name__}")

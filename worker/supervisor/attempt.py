@@ -1,0 +1,34 @@
+"""One attempt at a job: what every function that works on it needs to know."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from api.records.base_models import BaseModelRow
+from api.records.jobs import Job
+from api.records.queue import Claim
+from api.spec.recipe import Recipe
+from worker.supervisor.inputs import get_base_model
+from worker.supervisor.lease import Heartbeat
+from worker.supervisor.node import Node
+
+
+@dataclass(frozen=True)
+class AttemptContext:
+    node: Node
+    claim: Claim
+    job: Job
+    """The job as it was when the attempt began."""
+    folder: Path
+    """The run folder, deleted when the attempt ends."""
+    beat: Heartbeat
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The job's recipe as its user wrote it."""
+        return Recipe.model_validate(self.job.recipe)
+
+    @cached_property
+    def base(self) -> BaseModelRow:
+        """The job's base model. Raise BaseModelGone if it was removed."""
+        return get_base_model(self.node, self.job)

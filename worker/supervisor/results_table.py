@@ -1,0 +1,40 @@
+"""The table of a job's metrics that its users download: OpenAI's columns, and rewards beside them."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from worker.shared.reports import Metrics
+
+RESULT_COLUMNS = {
+    "step": "step",
+    "train_loss": "train_loss",
+    "train_accuracy": "train_accuracy",
+    "valid_loss": "valid_loss",
+    "valid_mean_token_accuracy": "valid_accuracy",
+}
+"""OpenAI's columns, and the metric that fills each."""
+REWARD_COLUMNS = ("train_reward", "valid_reward")
+"""Additional columns for methods with a reward."""
+ACCURACIES = ("mean_token_accuracy", "accuracy", "rewards_accuracy")
+"""The names that methods have for an accuracy: of tokens, of labels, or of preferences."""
+
+
+def results_csv(metrics: Sequence[Metrics]) -> bytes:
+    """Return a row for each step. Cells are numbers, or empty if the step lacks the metric."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    rewards = {name: name for name in REWARD_COLUMNS if any(name in row for row in metrics)}
+    columns = RESULT_COLUMNS | rewards
+    table.writerow(columns)
+    for row in metrics:
+        values = (_metric(row, metric) for metric in columns.values())
+        table.writerow(["" if value is None else value for value in values])
+    return text.getvalue().encode()
+
+
+def _metric(row: Metrics, name: str) -> float | None:
+    part, _, kind = name.partition("_")
+    names = [f"{part}_{accuracy}" for accuracy in ACCURACIES] if kind == "accuracy" else [name]
+    value: float | None = next((row[name] for name in names if name in row), None)
+    return value

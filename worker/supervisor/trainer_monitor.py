@@ -1,0 +1,217 @@
+"""The supervision of a trainer from its start to its last report."""
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.infra.storage import StorageUnavailable
+from api.records import dependencies, jobs, queue
+from api.records.database import is_outage
+from api.records.dependencies import Dependency
+from api.records.jobs import StaleFence
+from api.spec.lifecycle import FailureReason, Stage
+from worker.shared.reports import (
+    CheckpointReport,
+    DoneReport,
+    ErrorReport,
+    MetricsReport,
+    PhaseReport,
+    Report,
+    SamplesReport,
+    StateReport,
+    StoppedReport,
+    WarningReport,
+)
+from worker.supervisor.attempt import AttemptContext
+from worker.supervisor.child import Child
+from worker.supervisor.faults import SIGNALS_FROM_OUTSIDE, AttemptFailed, requeue
+from worker.supervisor.outputs import publish, store_checkpoint, store_state
+from worker.supervisor.progress import Progress
+
+log = structlog.get_logger(__name__)
+
+STOPPED = "The worker shut down: the job was requeued and resumes from its last saved state."
+
+LISTEN_S = 0.5
+RETRY_S = 2.0
+FIRST_PHASE_AFTER_TRAINING = "exporting"
+"""Where the training time that an estimate predicts ends. The comparison of base and tuned model is part of it."""
+PUBLISH_PATIENCE_S = 900
+"""How long a finished model waits for an unreachable database or storage."""
+
+
+class TrainerMonitor:
+    """Watches the trainer, handles its reports, and stores what it saves."""
+
+    def __init__(self, attempt: AttemptContext, trainer: Child) -> None:
+        self._attempt, self._trainer = attempt, trainer
+        self._node, self._job, self._beat = attempt.node, attempt.job, attempt.beat
+        self.exit_code: int | None = None
+        """Exit code of a trainer that ended without a last report."""
+        self.measured: dict[str, Any] = {}
+        """Time and memory of a successful training: seconds, training_s, peak_bytes, peaks, processor_s, device."""
+        self._progress = Progress(attempt)
+        self._started_at = time.monotonic()
+        self._phases: dict[str, float] = {}
+        """When each phase began first."""
+        self._stepped_at: float | None = None
+        self._step_seconds: list[float] = []
+        self._unstored: Callable[[], None] | None = None
+        """Stores the newest saved state, if that failed before."""
+        self._stop_sent_at: float | None = None
+
+    def run(self) -> None:
+        """Return when the training has succeeded or has stopped. Raises AttemptFailed, StaleFence."""
+        while True:
+            self._check()
+            try:
+                report = self._trainer.next_report(LISTEN_S)
+            except TimeoutError:
+                self._progress.flush()
+                continue
+            if report is None:
+                raise self._died()
+            if self._handle(report):
+                return
+            self._progress.flush()
+
+    def _check(self) -> None:
+        """Do what is due whether or not the trainer reports: stop it, or give it up if it hangs."""
+        if self._beat.lost.is_set():
+            raise StaleFence(self._job.id)
+        now = time.monotonic()
+        if self._stop_sent_at is None:
+            if self._beat.pause.is_set() or self._node.stopping.is_set():
+                self._trainer.command(cmd="pause" if self._beat.pause.is_set() else "stop")
+                self._stop_sent_at = now
+        elif self._node.stopping.is_set() and now - self._stop_sent_at > self._node.context.settings.stop_grace_s:
+            self._requeue("The worker shut down before a new state was saved.")
+            raise StaleFence(self._job.id)
+        if self._trainer.silent_s > self._max_silence_s():
+            self._trainer.dump_stacks()
+            self._trainer.wait(timeout_s=2)
+            log.error("trainer_hung", job_id=self._job.id, log=self._trainer.log_tail())
+            raise AttemptFailed(FailureReason.HUNG)
+
+    def _max_silence_s(self) -> float:
+        typical_s = statistics.median(self._step_seconds) if self._step_seconds else 0.0
+        return max(self._node.context.settings.hung_s, 10 * typical_s)
+
+    def _handle(self, report: Report) -> bool:
+        """Return whether this was the last report."""
+        now = time.monotonic()
+        match report:
+            case MetricsReport():
+                if self._stepped_at is not None:
+                    self._step_seconds = [*self._step_seconds[-99:], now - self._stepped_at]
+                self._stepped_at = now
+                self._progress.add(report)
+            case PhaseReport():
+                self._phases.setdefault(report.phase, now)
+                self._progress.add(report)
+            case WarningReport() | SamplesReport():
+                self._progress.add(report)
+            case StateReport():
+                self._unstored = None
+                self._store(report, lambda folder: store_state(self._attempt, report.step, folder))
+            case CheckpointReport():
+                self._store(report, lambda folder: store_checkpoint(self._attempt, report, folder))
+            case DoneReport():
+                self._finish(report, now)
+                return True
+            case StoppedReport():
+                self._retrying(lambda: self._progress.flush(force=True))
+                if self._unstored is not None:
+                    self._retrying(self._unstored)
+                self._retrying(lambda: self._requeue(STOPPED))
+                return True
+            case ErrorReport():
+                self._retrying(lambda: self._progress.flush(force=True))
+                log.warning("trainer_failed", job_id=self._job.id, report=report, log=self._trainer.log_tail())
+                raise AttemptFailed(report.reason, report.message)
+        return False
+
+    def _finish(self, report: DoneReport, now: float) -> None:
+        self._retrying(lambda: self._progress.flush(force=True))
+        self.measured = self._measure(report, now)
+        folder = self._attempt.folder / report.path
+        self._retrying(lambda: publish(self._attempt, report, folder, self.measured))
+        self._ring_for_dependents()
+
+    def _measure(self, report: DoneReport, now: float) -> dict[str, Any]:
+        training_s = self._phases.get(FIRST_PHASE_AFTER_TRAINING, now) - self._phases.get("training", now)
+        fields = {
+            "seconds": now - self._started_at,
+            "training_s": training_s,
+            "peak_bytes": report.peak_bytes,
+            "peaks": report.peaks,
+            "processor_s": report.processor_s,
+            "device": report.device,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def _store(self, report: StateReport | CheckpointReport, store: Callable[[Path], None]) -> None:
+        """Store a state or a checkpoint. Training continues if that fails; a state is stored when training stops."""
+        folder, is_state = self._attempt.folder / report.path, isinstance(report, StateReport)
+        try:
+            # First, because an attempt that resumes from this state does not report its steps again.
+            self._progress.flush(force=True)
+            store(folder)
+        except (StorageUnavailable, SQLAlchemyError) as error:
+            if isinstance(error, SQLAlchemyError) and not is_outage(error):
+                raise
+            log.warning("not_stored", job_id=self._job.id, path=report.path, error=type(error).__name__)
+            if is_state:
+                self._unstored = lambda: store(folder)
+        except FileNotFoundError:
+            # The trainer keeps only its newest states; it replaced this one while the one before was stored.
+            log.info("replaced", job_id=self._job.id, path=report.path)
+
+    def _retrying(self, act: Callable[[], None]) -> None:
+        """Retry through outages, until the job is no longer ours or PUBLISH_PATIENCE_S have passed."""
+        give_up_at = time.monotonic() + PUBLISH_PATIENCE_S
+        while True:
+            try:
+                act()
+                return
+            except (StorageUnavailable, SQLAlchemyError) as error:
+                if isinstance(error, SQLAlchemyError) and not is_outage(error):
+                    raise
+                if self._beat.lost.is_set() or time.monotonic() > give_up_at:
+                    raise
+                log.warning("retrying", job_id=self._job.id, error=type(error).__name__)
+                self._beat.lost.wait(RETRY_S)
+
+    def _ring_for_dependents(self) -> None:
+        """Ring for the stages that waited for this job. If this fails, the sweep rings."""
+        waiting: Sequence[Dependency] = ()
+        with contextlib.suppress(SQLAlchemyError), self._node.context.database.read() as session:
+            waiting = dependencies.on(session, self._job.id)
+        for dependency in waiting:
+            self._node.context.doorbell.ring(Stage(dependency.stage), dependency.job_id)
+
+    def _requeue(self, message: str) -> None:
+        """Put the job back into the queue, at no cost to its retries."""
+        claim = self._attempt.claim
+        with self._node.context.database.write() as session:
+            requeue(session, jobs.lock_for_attempt(session, self._job.id, claim.fence), message)
+            queue.end_attempt(session, claim, "stopped")
+        self._node.context.doorbell.ring(Stage.TRAIN, self._job.id)
+
+    def _died(self) -> AttemptFailed:
+        with contextlib.suppress(SQLAlchemyError):
+            self._progress.flush(force=True)  # deaths at the same step show that the job is poison
+        self.exit_code = self._trainer.wait(timeout_s=5)
+        log.error("trainer_died", job_id=self._job.id, code=self.exit_code, log=self._trainer.log_tail())
+        if not self._phases:
+            return AttemptFailed(FailureReason.WORKER_FAULT, "The trainer ended before it read the job")
+        # Before the first step, a kill from outside is no fault of the job.
+        began_a_step = self._stepped_at is not None or self._job.progress.get("step", 0) > 0
+        died = began_a_step or -self.exit_code not in SIGNALS_FROM_OUTSIDE
+        return AttemptFailed(FailureReason.WORKER_LOST, died=died)
