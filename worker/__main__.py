@@ -1,4 +1,4 @@
-"""`python -m worker STAGE`: one worker process. Its settings are variables; `attune worker` sets them from flags."""
+"""`python -m worker STAGE`: one worker process. Its settings are environment variables, which `attune worker` sets."""
 
 import sys
 

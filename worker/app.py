@@ -1,6 +1,6 @@
-"""A worker process: Celery hears the bell for one stage, its threads supervise, a thread sweeps.
+"""A worker process for one stage: Celery receives rings, threads supervise jobs, and other threads sweep.
 
-Run by `attune worker`. Celery's part is small on purpose: a message only says that it is worth looking at the queue.
+Started by `attune worker`. A Celery message carries no work: it only makes a thread query the queue.
 """
 
 import threading
@@ -17,45 +17,45 @@ from api.spec.lifecycle import Stage
 from worker.shared.torch_version import require_torch
 from worker.supervisor.loop import work_until_idle
 from worker.supervisor.node import Node
-from worker.supervisor.sweep import Sweeper, housekeep, take_back_own
+from worker.supervisor.sweep import Sweeper, housekeep, requeue_own
 from worker.supervisor.warm_trainers import WarmTrainers
 
 log = structlog.get_logger(__name__)
 
-HEAR_AGAIN_S = 2
+RESTART_S = 2
 
 
 def run(settings: Settings, stage: Stage) -> None:
-    """Serve one stage until SIGTERM or SIGINT; then let trainers save, and put their jobs back."""
+    """Serve one stage until SIGTERM or SIGINT. Then let trainers save their state, and requeue their jobs."""
     if stage is Stage.TRAIN:
         require_torch()
     context = Context.open(settings)
     node = Node.open(context, stage)
-    take_back_own(node)
+    requeue_own(node)
     warm = WarmTrainers(node)
     if stage is Stage.TRAIN:
         warm.warm_up(node.slots.first)
-    look = threading.Event()
-    threading.Thread(target=Sweeper(node, look).run, name="sweep", daemon=True).start()
+    wake = threading.Event()
+    threading.Thread(target=Sweeper(node, wake).run, name="sweep", daemon=True).start()
     threading.Thread(target=housekeep, args=(node,), name="housekeeping", daemon=True).start()
-    threads = node.slots.count + (stage is Stage.PREPARE)  # one scans files, beside the slots
-    lookers = [threading.Thread(target=_look_when_told, args=(node, warm, look)) for _ in range(threads)]
-    for looker in lookers:
-        looker.start()
+    concurrency = node.slots.count + (stage is Stage.PREPARE)  # one more thread scans files
+    threads = [threading.Thread(target=_work_when_woken, args=(node, warm, wake)) for _ in range(concurrency)]
+    for thread in threads:
+        thread.start()
     worker_shutting_down.connect(lambda **_: node.stopping.set(), weak=False)
-    setup_logging.connect(lambda **_: None, weak=False)  # our logging stays as it is
+    setup_logging.connect(lambda **_: None, weak=False)  # keeps Celery from replacing our logging
     log.info("worker_ready", stage=stage, owner=node.owner, slots=node.slots.count)
     try:
-        _hear(settings, node, warm, threads)
+        _run_celery(settings, node, warm, concurrency)
     finally:
         node.stopping.set()
-        for looker in lookers:
-            looker.join()  # a trainer that it supervises saves first
+        for thread in threads:
+            thread.join()  # its trainer saves a state first
         warm.close()
 
 
-def _hear(settings: Settings, node: Node, warm: WarmTrainers, threads: int) -> None:
-    """Hear the bell until the worker is to stop. Celery that ended for another reason begins again."""
+def _run_celery(settings: Settings, node: Node, warm: WarmTrainers, concurrency: int) -> None:
+    """Run Celery until the worker shuts down. Restart it if it ends for another reason."""
     while not node.stopping.is_set():
         app = build(settings, node, warm)
         state.should_stop = state.should_terminate = None
@@ -64,7 +64,7 @@ def _hear(settings: Settings, node: Node, warm: WarmTrainers, threads: int) -> N
                 [
                     "worker",
                     "--pool=threads",
-                    f"--concurrency={threads}",
+                    f"--concurrency={concurrency}",
                     f"--queues={queue_name(node.stage)}",
                     f"--hostname={node.stage}@%h",
                     "--without-gossip",
@@ -73,39 +73,34 @@ def _hear(settings: Settings, node: Node, warm: WarmTrainers, threads: int) -> N
                 ]
             )
         except (Exception, SystemExit):
-            log.exception("celery_broke")
-        if not node.stopping.wait(HEAR_AGAIN_S):
+            log.exception("celery_failed")
+        if not node.stopping.wait(RESTART_S):
             log.error("celery_ended", why="the broker answers with errors: see above")
 
 
 def build(settings: Settings, node: Node, warm: WarmTrainers) -> Celery:
     app = celery_app(settings.broker_url)
     app.conf.update(
-        worker_disable_prefetch=True,  # else a ring would wait behind an hour of training
+        worker_disable_prefetch=True,  # a prefetched ring would wait behind an hour of training
         worker_cancel_long_running_tasks_on_connection_loss=False,
         broker_connection_max_retries=None,
         broker_transport="worker.supervisor.redis_transport:Transport",
     )
-    add_task(app, node, warm)
+
+    @app.task(name=queue_name(node.stage))  # type: ignore[untyped-decorator]
+    def ring(job_id: str) -> None:
+        log.info("rung", job_id=job_id)
+        work_until_idle(node, warm)
+
     return app
 
 
-def _look_when_told(node: Node, warm: WarmTrainers, look: threading.Event) -> None:
-    """The sweep saw that something waits: look at the queue without having heard the bell."""
+def _work_when_woken(node: Node, warm: WarmTrainers, wake: threading.Event) -> None:
+    """Work whenever the sweep finds waiting jobs, in case their ring was lost."""
     while not node.stopping.is_set():
-        if look.wait(1.0):
-            look.clear()
+        if wake.wait(1.0):
+            wake.clear()
             try:
                 work_until_idle(node, warm)
             except Exception:
-                log.exception("look_failed")
-
-
-log = structlog.get_logger(__name__)
-
-
-def add_task(app: Celery, node: Node, warm: WarmTrainers) -> None:
-    @app.task(name=queue_name(node.stage))  # type: ignore[untyped-decorator]
-    def rung(job_id: str) -> None:
-        log.info("rung", job_id=job_id)
-        work_until_idle(node, warm)
+                log.exception("work_failed")

@@ -11,7 +11,7 @@ class Artifact(TypedDict):
     bytes: int
     sha256: str
     key: str
-    """Where the storage holds it."""
+    """Key of its object in storage."""
 
 
 class SavedState(TypedDict):

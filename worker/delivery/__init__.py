@@ -1,2 +1,5 @@
-"""What is told to the world outside: webhooks, trackers, hubs. The only part of a worker that needs a way out, and none
-of it holds a job up: what is to be told is in the database, written with what happened, and is told from there."""
+"""Delivery to other servers: webhooks, trackers, hubs.
+
+No job waits for a delivery. It is recorded in the transaction of the event that it is about, and sent later. Only this
+part of a worker needs outgoing connections.
+"""

@@ -1,4 +1,4 @@
-"""A deliverer's threads: courier, a recorder for each tracker, pusher. Run by `attune worker --stage deliver`."""
+"""A deliverer's threads: webhooks, metrics for each tracker, and the hub. Run by `attune worker --stage deliver`."""
 
 import sys
 import threading
@@ -15,7 +15,7 @@ from worker.delivery.trackers import open_trackers
 from worker.delivery.webhooks import WebhookSender
 
 GRACE_S = 5
-"""How long a deliverer that stops waits for whom it speaks to. What it did not tell, the next one does."""
+"""How long a shutdown waits for each delivery in progress. The next deliverer sends what is left."""
 
 log = structlog.get_logger(__name__)
 
@@ -28,20 +28,21 @@ def run(settings: Settings) -> None:
         sys.exit(str(error))
     deliverer = Deliverer.open(Context.open(settings))
     deliverer.stop_on_signals()
-    threads = [threading.Thread(target=each.run, name=name, daemon=True) for name, each in _duties(deliverer).items()]
+    senders = _senders(deliverer)
+    threads = [threading.Thread(target=sender.run, name=name, daemon=True) for name, sender in senders.items()]
     for thread in threads:
         thread.start()
-    log.info("deliverer_ready", owner=deliverer.owner, duties=[thread.name for thread in threads])
+    log.info("deliverer_ready", owner=deliverer.owner, senders=list(senders))
     deliverer.stopping.wait()
     for thread in threads:
         thread.join(GRACE_S)
 
 
-def _duties(deliverer: Deliverer) -> dict[str, WebhookSender | MetricsExporter | HubPusher]:
+def _senders(deliverer: Deliverer) -> dict[str, WebhookSender | MetricsExporter | HubPusher]:
     settings = deliverer.context.settings
-    duties: dict[str, WebhookSender | MetricsExporter | HubPusher] = {"courier": WebhookSender(deliverer)}
+    senders: dict[str, WebhookSender | MetricsExporter | HubPusher] = {"webhooks": WebhookSender(deliverer)}
     for name, tracker in open_trackers(settings).items():
-        duties[f"recorder-{name}"] = MetricsExporter(deliverer, name, tracker)
+        senders[f"metrics-{name}"] = MetricsExporter(deliverer, name, tracker)
     if settings.pushes:
-        duties["pusher"] = HubPusher(deliverer)
-    return duties
+        senders["hub"] = HubPusher(deliverer)
+    return senders

@@ -1,4 +1,4 @@
-"""A deliverer: the process that tells others. It trains nothing and runs no child, so it alone may have a way out."""
+"""A deliverer: the process that sends to other servers. It runs no child, so it alone may have outgoing access."""
 
 import signal
 import threading
@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 class Deliverer:
     context: Context
     owner: str
-    """Stable over restarts, as a node's."""
+    """The deliverer's name, which survives restarts (worker.supervisor.node.Node)."""
     folder: Path
     lock: IO[bytes]
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -31,7 +31,7 @@ class Deliverer:
         return cls(context, *claim_work_dir(context.settings.work, DELIVER))
 
     def repeat(self, name: str, act: Callable[[], object], wait_s: float) -> None:
-        """Act again and again until it is to stop. Whatever goes wrong, the next time may be better."""
+        """Call `act` until the deliverer stops. Errors are logged, and `act` is called again."""
         while not self.stopping.is_set():
             try:
                 act()
@@ -42,5 +42,5 @@ class Deliverer:
             self.stopping.wait(wait_s)
 
     def stop_on_signals(self) -> None:
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, lambda *_: self.stopping.set())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.stopping.set())

@@ -1,7 +1,7 @@
-"""The pusher: a deliverer's thread that takes published models to a hub, where their jobs asked for it.
+"""Pushes of published models to a hub, for jobs that request one.
 
-What is to be pushed is written in the transaction that publishes the model. The hub is the operator's choice, and so is
-the namespace; a push that fails never changes what became of the job.
+A push is recorded in the transaction that publishes the model. The operator chooses the hub and the namespace. A failed
+push never changes the job's status.
 """
 
 import shutil
@@ -22,10 +22,10 @@ from worker.delivery.deliverer import Deliverer
 log = structlog.get_logger(__name__)
 
 LEASE_S = 3600
-"""Should a large model take longer, another deliverer may begin the same commit: the later one then changes nothing."""
+"""If a large model takes longer, another deliverer may push the same files: the later commit then changes nothing."""
 GIVE_UP_S = 2 * 24 * 3600
-LEFT_OUT = ("manifest.json", "logprobs.json")
-"""Of Attune's own."""
+EXCLUDED = ("manifest.json", "logprobs.json")
+"""Attune's own files."""
 
 
 class HubPusher:
@@ -35,7 +35,7 @@ class HubPusher:
         disable_progress_bars()
 
     def run(self) -> None:
-        self._deliverer.repeat("pusher", self.push_due, self._settings.track_s)
+        self._deliverer.repeat("hub", self.push_due, self._settings.track_s)
 
     def push_due(self) -> None:
         with self._database.read() as session:
@@ -51,31 +51,31 @@ class HubPusher:
     def _push(self, tracking: ExportTask) -> None:
         folder = self._deliverer.folder / f"push-{tracking.job_id}"
         try:
-            self._end(tracking, *self._pushed(tracking, folder))
-        except Exception as error:  # whatever the hub's client raises, the job has succeeded
+            self._end(tracking, *self._upload(tracking, folder))
+        except Exception as error:  # of any kind: the job has succeeded whatever the hub's client raises
             if isinstance(error, SQLAlchemyError):
                 raise
             log.warning("push_failed", job_id=tracking.job_id, error=type(error).__name__, status=_status(error))
-            self._put_off(tracking, _status(error))
+            self._retry_later(tracking, _status(error))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _pushed(self, tracking: ExportTask, folder: Path) -> tuple[str, str]:
-        """What came of it, for the job's events, and the level of that. Raises what the hub's client raises."""
+    def _upload(self, tracking: ExportTask, folder: Path) -> tuple[str, str]:
+        """Return the event's message and level. Raises what the hub's client raises."""
         options = tracking.options or {}
         if not self._fetch(tracking.job_id, folder):
-            return "Not pushed to {}: the model was deleted before", "info"
+            return "Not pushed to {}: the model was deleted", "info"
         hub = HfApi(endpoint=self._settings.hub_endpoint or None, token=self._settings.hub_token.get_secret_value())
         hub.create_repo(options["repository"], private=options["private"], exist_ok=True)
         if options["private"] and not hub.model_info(options["repository"]).private:
-            return "Not pushed to {}: the repository is public, and the job asks for a private one", "warn"
+            return "Not pushed to {}: the repository is public, but the job requests a private one", "warn"
         hub.upload_folder(
             repo_id=options["repository"], folder_path=folder, commit_message=f"Fine-tuned by {tracking.job_id}"
         )
         return "Pushed to {}", "info"
 
     def _fetch(self, job_id: str, folder: Path) -> bool:
-        """What was trained, into a folder. False if it is gone."""
+        """Fetch the trained files into a folder. Return False if the model was deleted."""
         with self._database.read() as session:
             job = session.get_one(Job, job_id)
             model = models.get(session, job.project_id, job.model_id)
@@ -83,7 +83,7 @@ class HubPusher:
             return False
         folder.mkdir(exist_ok=True)
         for artifact in trained_artifacts(model.artifacts):
-            if artifact["name"] not in LEFT_OUT:
+            if artifact["name"] not in EXCLUDED:
                 path = folder / artifact["name"]
                 self._deliverer.context.storage.read_file(artifact["key"], path, sha256=artifact["sha256"])
         return True
@@ -95,23 +95,23 @@ class HubPusher:
             trackings.end(session, tracking.id, self._deliverer.owner)
             events.add_event(session, tracking.job_id, message.format(repository), level=level)
 
-    def _put_off(self, tracking: ExportTask, status: int | None) -> None:
-        answered = "" if status is None else f" (the hub answered {status})"
+    def _retry_later(self, tracking: ExportTask, status: int | None) -> None:
+        answer = "" if status is None else f" (the hub answered {status})"
         with self._database.read() as session:
-            over = trackings.is_past(session, tracking.created_at + GIVE_UP_S)
-        if over:
-            self._end(tracking, "Could not be pushed to {}" + answered + ": given up", level="warn")
+            expired = trackings.is_past(session, tracking.created_at + GIVE_UP_S)
+        if expired:
+            self._end(tracking, "Not pushed to {}" + answer + ": every attempt failed for two days", level="warn")
             return
         with self._database.write() as session:
             jobs.lock(session, tracking.job_id)
             trackings.failed(session, tracking, self._deliverer.owner)
             if tracking.failures == 0:
                 repository = (tracking.options or {})["repository"]
-                message = f"Could not be pushed to {repository}{answered}: it will be tried again for two days"
+                message = f"Not pushed to {repository}{answer}. The push is retried for two days."
                 events.add_event(session, tracking.job_id, message, level="warn")
 
 
 def _status(error: Exception) -> int | None:
-    """What the hub answered, if it did."""
-    answer = error.response if isinstance(error, HfHubHTTPError) else None
-    return None if answer is None else int(answer.status_code)
+    """Return the status of the hub's answer, if there was one."""
+    response = error.response if isinstance(error, HfHubHTTPError) else None
+    return None if response is None else int(response.status_code)

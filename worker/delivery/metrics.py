@@ -1,7 +1,7 @@
-"""The recorder: a deliverer's thread for each tracker, which sends it what the database holds.
+"""Exports of metrics from the database to a tracker. Each tracker has a thread of its own.
 
-The attempt at a job never waits for a tracker, nor does its end: metrics are in the database first, and a job that has
-ended is sent to its end later, by any deliverer that has the tracker. What the tracker already has, it tells itself.
+A job never waits for a tracker: its metrics are in the database first, and any deliverer that has the tracker may send
+the rest of an ended job. The tracker itself reports which steps it already holds.
 """
 
 from collections.abc import Sequence
@@ -22,33 +22,36 @@ from worker.delivery.trackers.base import MetricPoint, Run, RunInfo, Tracker, nu
 log = structlog.get_logger(__name__)
 
 LEASE_S = 300
-"""How long a run that a deliverer has open is its own: more than the slowest tracker takes to answer or to refuse."""
+"""How long a deliverer owns a run that it has open. The slowest tracker answers or times out sooner."""
 IDLE_S = 30
-"""Between looks at a job that waits."""
+"""Time between checks of a job that does not run."""
 GIVE_UP_S = 2 * 24 * 3600
-"""So long after a job's end nothing more is tried."""
+"""Exports are retried for this long after a job's end."""
+
+UNAVAILABLE = "Metrics could not be sent to {}. They are sent when it answers again; the job continues."
+GIVEN_UP = "Metrics could not be sent to {}: every attempt failed for two days after the job's end."
 
 
 @dataclass
-class Open:
+class OpenRun:
     run: Run
     seq: int = 0
-    """Of the last event that was read."""
+    """Sequence number of the last exported event."""
 
 
 class MetricsExporter:
     def __init__(self, deliverer: Deliverer, name: str, tracker: Tracker) -> None:
         self._deliverer, self._name, self._tracker = deliverer, name, tracker
         self._database = deliverer.context.database
-        self._open: dict[str, Open] = {}
+        self._open: dict[str, OpenRun] = {}
 
     def run(self) -> None:
         settings = self._deliverer.context.settings
-        self._deliverer.repeat(f"recorder_{self._name}", self.record_due, settings.track_s)
+        self._deliverer.repeat(f"metrics_{self._name}", self.export_due, settings.track_s)
         self.close()
 
-    def record_due(self) -> None:
-        """Send what is to be sent now, job by job."""
+    def export_due(self) -> None:
+        """Export the new metrics of each job that is due."""
         with self._database.read() as session:
             due = trackings.due(session, self._name, self._deliverer.owner)
         for tracking_id in due:
@@ -59,44 +62,45 @@ class MetricsExporter:
             if tracking is None:
                 continue
             try:
-                self._record(tracking)
-            except Exception as error:  # whatever a tracker's library raises, it is no fault of the job
+                self._export(tracking)
+            except Exception as error:  # of any kind: trackers' libraries raise what they like
                 if isinstance(error, SQLAlchemyError) and is_outage(error):
                     raise
                 log.warning("tracker_failed", tracker=self._name, job_id=tracking.job_id, error=type(error).__name__)
-                self._shut(tracking.id)
-                self._put_off(tracking)
+                self._close_run(tracking.id)
+                self._retry_later(tracking)
 
     def close(self) -> None:
-        """The deliverer stops: what it has open is another's."""
+        """Close all runs, so that another deliverer can open them."""
         for tracking_id in list(self._open):
-            self._shut(tracking_id)
+            self._close_run(tracking_id)
         try:
             with self._database.write() as session:
                 trackings.release(session, self._name, self._deliverer.owner)
         except SQLAlchemyError as error:
-            log.warning("not_released", tracker=self._name, error=type(error).__name__)  # the lease runs out
+            log.warning("not_released", tracker=self._name, error=type(error).__name__)  # the lease expires
 
-    def _record(self, tracking: ExportTask) -> None:
+    def _export(self, tracking: ExportTask) -> None:
         with self._database.read() as session:
             job = session.get_one(Job, tracking.job_id)
         opened = self._open.get(tracking.id)
         if opened is None:
-            opened = self._open[tracking.id] = Open(self._tracker.open(_about(job, tracking)))
-            self._tell_url(tracking, opened.run.url)
-        with self._database.read() as session:  # after the job's status was read: of one that has ended, all is here
-            told = events.metrics_after(session, job.id, opened.seq)
+            opened = self._open[tracking.id] = OpenRun(self._tracker.open(_run_info(job, tracking)))
+            self._save_url(tracking, opened.run.url)
+        # Read after the job's status, so that a job seen as ended has all of its metrics here.
+        with self._database.read() as session:
+            rows = events.metrics_after(session, job.id, opened.seq)
         points = [
-            MetricPoint(event.data["step"], event.created_at, numbers(event.data)) for event in told if event.data
+            MetricPoint(event.data["step"], event.created_at, numbers(event.data)) for event in rows if event.data
         ]
-        fresh = _ascending(points, opened.run.step)
-        opened.run.add(fresh)
-        if told:
-            opened.seq = told[-1].seq
-        opened.run.step = fresh[-1].step if fresh else opened.run.step
-        self._settle(tracking, JobStatus(job.status), opened.run)
+        new = _ascending(points, opened.run.step)
+        opened.run.add(new)
+        if rows:
+            opened.seq = rows[-1].seq
+        opened.run.step = new[-1].step if new else opened.run.step
+        self._schedule_next(tracking, JobStatus(job.status), opened.run)
 
-    def _settle(self, tracking: ExportTask, status: JobStatus, run: Run) -> None:
+    def _schedule_next(self, tracking: ExportTask, status: JobStatus, run: Run) -> None:
         ended, running = status in FINAL, status is JobStatus.RUNNING
         if not running:
             run.close(status if ended else None)
@@ -108,22 +112,22 @@ class MetricsExporter:
             else:
                 trackings.reschedule(session, tracking.id, self._deliverer.owner, wait_s, keep=running, lease_s=LEASE_S)
 
-    def _put_off(self, tracking: ExportTask) -> None:
-        """Try again later. The user is told when an outage begins, and when it has outlasted our patience."""
+    def _retry_later(self, tracking: ExportTask) -> None:
+        """Events mark the first failure and, after GIVE_UP_S, the last."""
         title = TITLES[self._name]
         with self._database.write() as session:
             job = jobs.lock(session, tracking.job_id)
             assert job is not None, tracking.job_id
             if job.finished_at is not None and trackings.is_past(session, job.finished_at + GIVE_UP_S):
                 trackings.end(session, tracking.id, self._deliverer.owner)
-                events.add_event(session, job.id, f"Metrics could not be sent to {title}: given up", level="warn")
+                events.add_event(session, job.id, GIVEN_UP.format(title), level="warn")
                 return
             trackings.failed(session, tracking, self._deliverer.owner)
             if tracking.failures == 0:
-                message = f"Metrics could not be sent to {title}: they will be once it answers. The job goes on."
+                message = UNAVAILABLE.format(title)
                 events.add_event(session, job.id, message, level="warn")
 
-    def _tell_url(self, tracking: ExportTask, url: str | None) -> None:
+    def _save_url(self, tracking: ExportTask, url: str | None) -> None:
         if url is None or tracking.url is not None:
             return
         with self._database.write() as session:
@@ -131,17 +135,17 @@ class MetricsExporter:
             trackings.tell_url(session, tracking.id, self._deliverer.owner, url)
             events.add_event(session, tracking.job_id, f"Metrics are sent to {TITLES[self._name]}: {url}")
 
-    def _shut(self, tracking_id: str) -> None:
+    def _close_run(self, tracking_id: str) -> None:
         opened = self._open.pop(tracking_id, None)
         if opened is None:
             return
         try:
             opened.run.close(None)
-        except Exception as error:  # it is given up as it is; who opens it again asks what arrived
+        except Exception as error:  # the next deliverer that opens the run asks the tracker what arrived
             log.warning("tracker_not_closed", tracker=self._name, error=type(error).__name__)
 
 
-def _about(job: Job, tracking: ExportTask) -> RunInfo:
+def _run_info(job: Job, tracking: ExportTask) -> RunInfo:
     return RunInfo(
         job_id=job.id,
         number=tracking.number,
@@ -153,10 +157,10 @@ def _about(job: Job, tracking: ExportTask) -> RunInfo:
 
 
 def _ascending(points: Sequence[MetricPoint], after: int) -> list[MetricPoint]:
-    """Each step once, and only those after the last that the tracker has."""
-    fresh: list[MetricPoint] = []
+    """Return each step once, and only those after the tracker's last step."""
+    new: list[MetricPoint] = []
     for point in points:
         if point.step > after:
-            fresh.append(point)
+            new.append(point)
             after = point.step
-    return fresh
+    return new

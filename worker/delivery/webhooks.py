@@ -1,4 +1,4 @@
-"""The courier: a deliverer's thread that tells users' webhooks how jobs ended. A slow receiver holds up only it."""
+"""Deliveries to users' webhooks. They have a thread of their own, so that a slow endpoint delays nothing else."""
 
 import asyncio
 
@@ -13,7 +13,8 @@ from worker.delivery.deliverer import Deliverer
 
 log = structlog.get_logger(__name__)
 
-AT_ONCE = 16
+BATCH = 16
+"""Deliveries that are sent at the same time."""
 
 
 class WebhookSender:
@@ -21,37 +22,37 @@ class WebhookSender:
         self._deliverer = deliverer
 
     def run(self) -> None:
-        self._deliverer.repeat("courier", self._deliver_all_due, self._deliverer.context.settings.poll_s)
+        self._deliverer.repeat("webhooks", self._deliver_all_due, self._deliverer.context.settings.poll_s)
 
     def _deliver_all_due(self) -> None:
-        while not self._deliverer.stopping.is_set() and deliver_due(self._deliverer.context) == AT_ONCE:
+        while not self._deliverer.stopping.is_set() and deliver_due(self._deliverer.context) == BATCH:
             pass
 
 
 def deliver_due(context: Context) -> int:
-    """Try what is to be tried now. Returns how many there were."""
+    """Send the next deliveries that are due, at most BATCH. Return their number."""
     with context.database.read() as session:
         if not webhooks.any_due(session):
             return 0
     with context.database.write() as session:
-        taken = webhooks.take_due(session, AT_ONCE)
-    results = asyncio.run(_deliver_all(context, taken))
+        due = webhooks.take_due(session, BATCH)
+    results = asyncio.run(_deliver_all(context, due))
     with context.database.write() as session:
-        for (delivery, _, _), (status, error) in zip(taken, results, strict=True):
+        for (delivery, _, _), (status, error) in zip(due, results, strict=True):
             webhooks.record(session, delivery.id, attempt=delivery.attempts, status=status, error=error)
-    return len(taken)
+    return len(due)
 
 
 async def _deliver_all(
-    context: Context, taken: list[tuple[Delivery, Webhook, list[str]]]
+    context: Context, due: list[tuple[Delivery, Webhook, list[str]]]
 ) -> list[tuple[int | None, str | None]]:
-    return await asyncio.gather(*(_deliver(context, *each) for each in taken))
+    return await asyncio.gather(*(_deliver(context, *delivery) for delivery in due))
 
 
 async def _deliver(
     context: Context, delivery: Delivery, webhook: Webhook, secrets: list[str]
 ) -> tuple[int | None, str | None]:
-    """The receiver's status, and what was wrong (None: nothing)."""
+    """Return the endpoint's HTTP status, if it answered, and an error, if the delivery failed."""
     body = message(delivery.event_id, delivery.event_type, delivery.object_id, delivery.created_at)
     try:
         status = await post(
@@ -59,9 +60,9 @@ async def _deliver(
         )
     except DeliveryError as error:
         return None, str(error)
-    except Exception as error:  # one that cannot be sent must not take those of others with it
+    except Exception as error:  # of any kind: one failure must not end the deliveries of others
         log.exception("delivery_failed", delivery_id=delivery.id)
-        return None, f"the request could not be made ({type(error).__name__})"
+        return None, f"the request could not be sent ({type(error).__name__})"
     if 200 <= status < 300:
         return status, None
-    return status, f"the endpoint answered {status}, and only 2xx counts as delivered"
+    return status, f"the endpoint answered {status}; only 2xx counts as delivered"

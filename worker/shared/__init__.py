@@ -1,1 +1,1 @@
-"""Modules that both sides of the wall use."""
+"""Modules that the supervisor and its child processes share. None of them imports torch."""

@@ -1,8 +1,8 @@
-"""The rows of a file as arrays: what prepare writes, the supervisor counts and the trainer reads. Torch-free.
+"""The rows of a file as arrays. Prepare writes them, the supervisor counts them, and the trainer reads them.
 
 One safetensors file for each file of rows (docs/architecture.md). A row is `width` sequences: one, or two for a pair
-(preferred, other). Sequence s is tokens[starts[s]:starts[s + 1]] with its loss weights. Beside them a file may hold
-`labels` f32 [rows, columns] and, for prompts, `items`: each row's own JSON, as bytes. Files are memory-mapped, so that
+(preferred, other). Sequence s is tokens[starts[s]:starts[s + 1]] with its loss weights. A file may also hold `labels`
+f32 [rows, columns] and, for prompts, `items`: the JSON object of each row, as bytes. Files are memory-mapped, so that
 rows need not fit in memory.
 """
 
@@ -25,7 +25,7 @@ DTYPES: dict[str, tuple[str, np.dtype[Any]]] = {
     "labels": ("F32", np.dtype("<f4")),
     "items": ("U8", np.dtype("u1")),
 }
-"""Widest first, so that each buffer begins where its type is aligned."""
+"""Widest first, so that each buffer is aligned to its type."""
 REQUIRED = ("starts", "tokens", "loss_weights")
 CHUNK_ELEMENTS = 1 << 20
 
@@ -33,12 +33,12 @@ Array = npt.NDArray[Any]
 
 
 class ArraysError(ValueError):
-    """The file is not what `save_rows` writes."""
+    """The file was not written by `save_rows`, or is damaged."""
 
 
 @dataclass(frozen=True)
 class Items:
-    """Each row's own JSON, of the file's rows in their order."""
+    """The JSON object of each row of the file."""
 
     text: npt.NDArray[np.uint8]
     starts: npt.NDArray[np.int64]
@@ -66,18 +66,18 @@ class Rows:
     """[sequences]"""
     width: int = 1
     together: int = 1
-    """So many rows in a row come from one row of the user's file: never split between training and validation."""
+    """How many consecutive rows come from one row of the user's file. `split` keeps them together."""
     labels: npt.NDArray[np.float32] | None = None
     """[rows, columns]"""
     label_names: tuple[str, ...] | None = None
-    """What the labels' numbers or columns stand for; None where they are numbers themselves."""
+    """Names of the classes or columns; None if the labels are numbers."""
     numbers: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """[rows]: where in its file each row stands, from 0. Items are found by it."""
+    """[rows]: number of each row in its file, from 0, by which `items` is indexed."""
     items: Items | None = None
     per_token: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
-    """[N] each: what a method knows of every token, such as its log-probability when it was sampled."""
+    """[N] each: a method's values of every token, such as its log-probability when it was sampled."""
     per_row: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
-    """[rows, …] each: what a method knows of every row, such as its log-probability under the reference."""
+    """[rows, …] each: a method's values of every row, such as its log-probability under the reference."""
 
     def __post_init__(self) -> None:
         if len(self.numbers) != len(self):
@@ -90,18 +90,18 @@ class Rows:
         return (self.sequence(index) for index in range(len(self.starts)))
 
     def sequence(self, index: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-        """The sequence's tokens_T and loss_weights_T."""
+        """Return the sequence's tokens_T and loss_weights_T."""
         cut = slice(self.starts[index], self.ends[index])
         return self.tokens[cut], self.loss_weights[cut]
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """[rows]: tokens of all of a row's sequences."""
+        """[rows]: tokens of all sequences of each row."""
         lengths: npt.NDArray[np.int64] = (self.ends - self.starts).reshape(-1, self.width).sum(1)
         return lengths
 
     def take(self, rows: npt.NDArray[np.int64]) -> "Rows":
-        """These rows, in this order."""
+        """Return these rows, in this order."""
         sequences = (rows[:, None] * self.width + np.arange(self.width)).reshape(-1)
         return replace(
             self,
@@ -112,21 +112,21 @@ class Rows:
             per_row={name: values[rows] for name, values in self.per_row.items()},
         )
 
-    def column(self, place: int) -> "Rows":
-        """Rows of one sequence: the one that stands at this place in each of these rows."""
-        return replace(self, starts=self.starts[place :: self.width], ends=self.ends[place :: self.width], width=1)
+    def column(self, index: int) -> "Rows":
+        """Return rows of width 1: the sequence with this index of each row."""
+        return replace(self, starts=self.starts[index :: self.width], ends=self.ends[index :: self.width], width=1)
 
     def overlong(self, max_length: int) -> npt.NDArray[np.int64]:
-        """[n]: which rows have a sequence of more than `max_length` tokens, from 0."""
+        """Return the indices [n] of the rows with a sequence of more than `max_length` tokens."""
         longer_S = self.ends - self.starts > max_length
         return np.flatnonzero(longer_S.reshape(-1, self.width).any(1))
 
     def truncate(self, max_length: int, *, drop: bool = False) -> tuple["Rows", int, int]:
-        """Cut every sequence at the end to `max_length` tokens: (rows, dropped, truncated).
+        """Cut the end of every sequence after `max_length` tokens. Return (rows, dropped, truncated).
 
-        Dropped are the rows of which a sequence keeps no supervised token, unless the file has none, as where only
-        labels are learnt; prompts that do not fit are dropped and never cut, and with `drop` so is every row.
-        `truncated` counts those cut and kept.
+        A row is dropped if one of its sequences keeps no supervised token, unless only labels are supervised. Overlong
+        prompts are always dropped instead of cut; with `drop`, all overlong rows are. `truncated` counts the rows that
+        were cut and kept.
         """
         ends_S = np.minimum(self.ends, self.starts + max_length)
         cut_R = (ends_S < self.ends).reshape(-1, self.width).any(1)
@@ -142,7 +142,7 @@ class Rows:
         return kept, len(self) - len(kept), int((keep_R & cut_R).sum())
 
     def _supervised_before(self, ends_S: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """A sequence's first token is predicted from nothing and therefore never counts."""
+        """[sequences]: whether a token before the end is supervised. The first token is never predicted."""
         return np.fromiter(
             (
                 bool((self.loss_weights[start + 1 : end] > 0).any())
@@ -154,16 +154,17 @@ class Rows:
 
 
 def split(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:
-    """(train, validation): `share` of the rows, drawn with the seed, are held out; both keep the file's order.
+    """Return (train, validation). A `share` of the rows, drawn with the seed, is held out. Both keep the file's order.
 
-    At least one row stays for training; with a share above zero and two rows or more, at least one is held out.
+    At least one row is left for training. If the share is above zero and there are two rows or more, at least one is
+    held out.
     """
     sources_R = rows.numbers // rows.together
     sources_F = np.unique(sources_R)
     held_out = min(max(round(share * len(sources_F)), 1 if share > 0 else 0), max(len(sources_F) - 1, 0))
     drawn_F = np.random.Generator(np.random.PCG64(seed)).permutation(len(sources_F))
-    apart_R = np.isin(sources_R, sources_F[drawn_F[:held_out]])
-    return rows.take(np.flatnonzero(~apart_R)), rows.take(np.flatnonzero(apart_R))
+    held_out_R = np.isin(sources_R, sources_F[drawn_F[:held_out]])
+    return rows.take(np.flatnonzero(~held_out_R)), rows.take(np.flatnonzero(held_out_R))
 
 
 def load_rows(path: Path) -> Rows:
@@ -210,7 +211,7 @@ def save_rows(
     items: Array | None = None,
     item_starts: Array | None = None,
 ) -> None:
-    """Write the arrays (numpy or memory-mapped) as safetensors, a piece at a time, then move the file into place.
+    """Write the arrays (numpy or memory-mapped) as safetensors, in chunks, then move the file into place.
 
     tokens [N], loss_weights [N], starts [sequences + 1], labels [rows, columns], items [bytes], item_starts [rows + 1].
     """
@@ -249,7 +250,7 @@ def save_rows(
 
 
 def _map_arrays(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
-    """The arrays by name, and the facts beside them."""
+    """Return the arrays by name, and the metadata that `save_rows` wrote."""
     size = path.stat().st_size
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")

@@ -1,6 +1,6 @@
-"""What the control groups of this process let it take of the machine's memory (cgroups(7), versions 1 and 2).
+"""The memory limits of this process's control groups (cgroups(7), versions 1 and 2).
 
-A limit of any group above counts, too: systemd's slices and containers nest them.
+Groups are nested by systemd's slices and by containers, so the limits of all groups above count too.
 """
 
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Files:
-    """What a version calls its files."""
+    """Names of a cgroup version's files."""
 
     limits: tuple[str, ...]
     usage: str
     cached: tuple[str, ...]
-    """Lines of memory.stat: pages that the kernel takes back when it needs them."""
+    """Lines of memory.stat that count pages which the kernel can reclaim."""
 
 
 VERSION_1 = Files(("memory.limit_in_bytes",), "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
@@ -23,18 +23,18 @@ VERSION_2 = Files(("memory.max", "memory.high"), "memory.current", ("inactive_fi
 
 
 def limit_bytes(proc: Path = Path("/proc"), root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """The lowest limit; None where there is none."""
+    """Return the lowest limit, or None if there is none."""
     return min((limit for _, _, limit in _limits(proc, root)), default=None)
 
 
 def available_bytes(proc: Path = Path("/proc"), root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What is left below the limits, cached files not counted; None where there is none."""
+    """Return the bytes left below the limits, or None without a limit. Cached files do not count as used."""
     left = [limit - _used(folder, files) for folder, files, limit in _limits(proc, root)]
     return max(0, min(left)) if left else None
 
 
 def out_of_memory_kills(proc: Path = Path("/proc"), root: Path = Path("/sys/fs/cgroup")) -> int:
-    """How many processes the kernel has killed for memory so far, on this machine or in these groups."""
+    """Return how many processes the kernel has killed for memory so far, on this machine or in these groups."""
     counts = [_counter(proc / "vmstat", "oom_kill")]
     for folder, _ in _groups(proc, root):
         counts += [_counter(folder / name, "oom_kill") for name in ("memory.events", "memory.oom_control")]
@@ -50,7 +50,7 @@ def _limits(proc: Path, root: Path) -> Iterator[tuple[Path, Files, int]]:
 
 
 def _groups(proc: Path, root: Path) -> Iterator[tuple[Path, Files]]:
-    """This process's groups that account for memory, from its own up."""
+    """Yield this process's groups that account for memory, from its own upward."""
     try:
         lines = (proc / "self" / "cgroup").read_text().splitlines()
     except OSError:
@@ -64,7 +64,7 @@ def _groups(proc: Path, root: Path) -> Iterator[tuple[Path, Files]]:
         else:
             continue
         for top in tops:
-            # Within a container the path may be the host's, which is not to be seen there: the top is then the limit.
+            # In a container the path may be the host's and not exist here. Then the root holds the limit.
             below = Path(path.lstrip("/"))
             yield from ((top / part, files) for part in (below, *below.parents) if (top / part).is_dir())
 

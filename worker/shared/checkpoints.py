@@ -1,4 +1,4 @@
-"""The checkpoints of a job that stay: in the trainer's run folder, and in storage."""
+"""How many checkpoints of a job are kept, in the trainer's run folder and in storage."""
 
 KEPT_CHECKPOINTS = 3
-"""The newest; the best one is kept besides."""
+"""How many of the newest checkpoints are kept. The best one is kept as well."""

@@ -1,4 +1,4 @@
-"""How many tokens a file's rows have, and what a cut leaves of them. Torch-free."""
+"""Token counts of a file's rows, before and after they are cut."""
 
 from pathlib import Path
 
@@ -13,31 +13,31 @@ QUANTILES = 33
 
 
 class Counts(msgspec.Struct):
-    """Of a file, as it would be trained on."""
+    """Counts of a file as it would be trained on."""
 
     rows: int
-    """Of the file."""
+    """Rows of the file."""
     sampled: int
-    """Of them, those that were tokenised; all of them where it is as many as `rows`."""
+    """Rows that were tokenized; equal to `rows` if the counts are exact."""
     array_rows: int
-    """Of the arrays, before any is dropped: a pair becomes two rows under kto."""
+    """Rows of the arrays, before any is dropped. Under kto, a pair becomes two rows."""
     width: int
     """Sequences of an array row."""
     kept_rows: int
-    """Of the arrays, after the cut."""
+    """Rows of the arrays after the cut."""
     truncated: int
     dropped: int
     overlong: int
     tokens: int
-    """Of the kept rows, after the cut."""
+    """Tokens of the kept rows after the cut."""
     supervised_tokens: int
     longest: int
     """Tokens of the longest sequence before the cut."""
     max_length: int
     lengths: list[int]
-    """Quantiles, from the shortest to the longest, of the kept rows' longest sequences."""
+    """Quantiles, in ascending order, of the lengths of the kept rows' longest sequences."""
     labels: int | None = None
-    """Names of labels that were seen."""
+    """Number of distinct label names."""
 
     def workload(self) -> Workload:
         return Workload(
@@ -50,7 +50,7 @@ class Counts(msgspec.Struct):
 
 
 def count_arrays(path: Path, *, rows: int, asked: int | None, window: int | None, drop: bool) -> Counts:
-    """Exactly, of arrays that were prepared before from a file of so many rows."""
+    """Count arrays that were prepared before. `rows`: the rows of their file; the others as in `count`."""
     loaded = load_rows(path)
     counts = count(loaded, asked=asked, window=window, drop=drop, prompts=loaded.items is not None)
     counts.rows = counts.sampled = rows
@@ -59,12 +59,12 @@ def count_arrays(path: Path, *, rows: int, asked: int | None, window: int | None
 
 
 def count(rows: Rows, *, asked: int | None, window: int | None, drop: bool, prompts: bool) -> Counts:
-    """`asked`: the recipe's max_length, None for the longest row; `window`: what the base model reads at once."""
+    """`asked`: the requested max_length, None for the longest row; `window`: the base model's context window."""
     lengths_S = rows.ends - rows.starts
     longest = int(lengths_S.max(initial=0))
     max_length = min(asked or max(longest, 1), window or max(longest, 1))
     overlong = len(rows.overlong(max_length))
-    if prompts:  # they are to be answered, and have nothing that could be supervised
+    if prompts:  # prompts have no supervised tokens
         kept, dropped, truncated = rows.take(np.setdiff1d(np.arange(len(rows)), rows.overlong(max_length))), overlong, 0
     else:
         kept, dropped, truncated = rows.truncate(max_length, drop=drop)
@@ -96,5 +96,5 @@ def _supervised(rows: Rows) -> int:
 
 
 def workload(rows: Rows) -> Workload:
-    """Of rows that were cut already."""
+    """Return the workload of rows that are already cut."""
     return count(rows, asked=None, window=None, drop=False, prompts=rows.items is not None).workload()

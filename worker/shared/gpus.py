@@ -1,4 +1,4 @@
-"""The GPUs of this machine, as the driver lists them. Torch-free, since the supervisor asks."""
+"""The GPUs of this machine, as nvidia-smi lists them."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ import subprocess
 from dataclasses import dataclass
 
 BFLOAT16_CAPABILITY = (8, 0)
-"""The first (Ampere) that multiplies in bfloat16, and that FlashAttention runs on."""
+"""Ampere: the first that multiplies in bfloat16 and runs FlashAttention."""
 QUERY = "index,uuid,memory.total,memory.free,compute_cap"
 
 
@@ -16,7 +16,7 @@ class Gpu:
     uuid: str
     total_bytes: int | None
     free_bytes: int | None
-    """None where it shares the machine's memory."""
+    """None if the GPU shares the machine's memory."""
     capability: tuple[int, int]
 
     @property
@@ -25,21 +25,21 @@ class Gpu:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use: those the operator named in CUDA_VISIBLE_DEVICES, or all there are."""
+    """Return the GPUs that this process may use: those in CUDA_VISIBLE_DEVICES, or all if it is not set."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        return [each.strip() for each in named.split(",") if each.strip()]
-    return [gpu.index for gpu in listed()]
+        return [name.strip() for name in named.split(",") if name.strip()]
+    return [gpu.index for gpu in list_gpus()]
 
 
-def gpu_of(name: str) -> Gpu | None:
-    """By its index in the order of the bus, or its UUID or the beginning of that, as CUDA_VISIBLE_DEVICES names it."""
+def find_gpu(name: str) -> Gpu | None:
+    """`name`: as in CUDA_VISIBLE_DEVICES, its index in bus order, or its UUID or a prefix of that."""
     by_uuid = name.startswith("GPU-")
-    return next((gpu for gpu in listed() if (gpu.uuid.startswith(name) if by_uuid else gpu.index == name)), None)
+    return next((gpu for gpu in list_gpus() if (gpu.uuid.startswith(name) if by_uuid else gpu.index == name)), None)
 
 
-def listed() -> list[Gpu]:
-    """None where there is no driver, or it does not answer."""
+def list_gpus() -> list[Gpu]:
+    """Return an empty list if there is no driver, or it does not answer."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
@@ -48,20 +48,20 @@ def listed() -> list[Gpu]:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
-    return parsed(answer.stdout)
+    return parse_gpus(answer.stdout)
 
 
-def parsed(answer: str) -> list[Gpu]:
-    """nvidia-smi's answer to QUERY. A driver that does not know a number writes [N/A]: that GPU has none of it."""
-    found = []
-    for line in answer.splitlines():
+def parse_gpus(output: str) -> list[Gpu]:
+    """Parse nvidia-smi's answer to QUERY. The driver writes [N/A] for numbers it does not know."""
+    gpus = []
+    for line in output.splitlines():
         fields = [field.strip() for field in line.split(",")]
         if len(fields) == len(QUERY.split(",")):
             index, uuid, total, free, capability = fields
             major, _, minor = capability.partition(".")
             numbers = (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)
-            found.append(Gpu(index, uuid, _mebibytes(total), _mebibytes(free), numbers))
-    return found
+            gpus.append(Gpu(index, uuid, _mebibytes(total), _mebibytes(free), numbers))
+    return gpus
 
 
 def _mebibytes(text: str) -> int | None:

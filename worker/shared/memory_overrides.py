@@ -1,6 +1,6 @@
-"""What an attempt makes do with after one that ran out of memory: a file in the run folder, beside the recipe.
+"""Overrides of the recipe after an attempt that ran out of memory: a file in the run folder, beside the recipe.
 
-The recipe itself stays as it was first settled, so that saved states still belong to it.
+The recipe itself stays as it was first resolved, so that saved states still belong to it.
 """
 
 import json
@@ -13,11 +13,12 @@ FIELDS = ("micro_batch_tokens", "gradient_checkpointing")
 
 
 def write(run: Path, attempted: ResolvedRecipe, recipe: ResolvedRecipe) -> None:
+    """Write the fields in which the attempted recipe differs, if it does."""
     if attempted != recipe:
         (run / FILE).write_text(json.dumps({name: getattr(attempted, name) for name in FIELDS}))
 
 
 def read(run: Path, recipe: ResolvedRecipe) -> ResolvedRecipe:
-    """The recipe as this attempt trains it."""
+    """Return the recipe as this attempt trains it."""
     path = run / FILE
     return recipe.model_copy(update=json.loads(path.read_bytes())) if path.exists() else recipe

@@ -1,4 +1,4 @@
-"""The trainer's side of the wall: reports out, commands in (docs/architecture.md)."""
+"""A child's side of the wall: reports go out, commands come in (docs/architecture.md)."""
 
 import json
 import os
@@ -14,15 +14,16 @@ from worker.shared.reports import AliveReport, ProgressReport, Report, WarningRe
 REPORT_FD = "ATTUNE_REPORT_FD"
 STDIN, STDOUT = 0, 1
 
-
 ALIVE_S = 5.0
+"""Least time between two signs of life."""
 PROGRESS_S = 1.0
+"""Least time between two progress reports."""
 ORPHAN_S = 60.0
-"""How long we go on without a parent: long enough to finish a step and save."""
+"""How long the child continues without a parent: long enough to finish a step and save a state."""
 
 
 class Pipe:
-    """Without `ATTUNE_REPORT_FD` the trainer is run by hand: reports go to standard output, stdin commands nothing."""
+    """Without `ATTUNE_REPORT_FD`, as when run by hand, reports go to standard output and stdin is ignored."""
 
     def __init__(self) -> None:
         descriptor = os.environ.get(REPORT_FD)
@@ -34,7 +35,7 @@ class Pipe:
 
     @property
     def stopping(self) -> bool:
-        """Asked to finish the step, save a state and exit."""
+        """Whether the trainer is to finish its step, save a state and exit."""
         return self._stop.is_set()
 
     def report(self, report: Report) -> None:
@@ -43,20 +44,20 @@ class Pipe:
             while line:
                 line = line[os.write(self._report_fd, line) :]
         except BrokenPipeError:
-            self._stop.set()  # the parent is gone: the same as stop
+            self._stop.set()  # the parent has died: act as on a stop command
 
     def warn(self, message: str) -> None:
-        """Something that the user should read."""
+        """Send the user a message."""
         self.report(WarningReport(message=message))
 
     def alive(self) -> None:
-        """Say so every few seconds, where nothing else is to be said for long: or the supervisor takes us for hung."""
+        """Send a sign of life, at most every ALIVE_S. Without reports, the supervisor takes the child for hung."""
         if time.monotonic() - self._alive_at > ALIVE_S:
             self._alive_at = time.monotonic()
             self.report(AliveReport())
 
     def wait_for_run(self) -> str | None:
-        """Of a warm trainer: the run folder that it is handed, or None if there will be none."""
+        """Wait for the job of a warm trainer. Return its run folder, or None if there will be no job."""
         for command in self._commands:
             if command.get("cmd") == "run":
                 return str(command["dir"])
@@ -65,11 +66,11 @@ class Pipe:
         return None
 
     def commands(self) -> Iterator[dict[str, Any]]:
-        """All of them as they come, for who serves more than one run; they end with the parent."""
+        """Yield commands until the parent closes stdin or dies."""
         return self._commands
 
     def listen(self) -> None:
-        """From now on pause, stop, the end of stdin and SIGTERM set `stopping`."""
+        """From now on, pause, stop, the end of stdin and SIGTERM set `stopping`."""
         signal.signal(signal.SIGTERM, self._on_signal)
         if self._commanded:
             threading.Thread(target=self._obey, name="commands", daemon=True).start()
@@ -83,14 +84,14 @@ class Pipe:
         for command in self._commands:
             if command.get("cmd") in ("pause", "stop"):
                 self._stop.set()
-        # The parent is gone. Between steps that is noticed; whatever else holds us must not hold the GPU for long.
+        # The parent has died. The trainer notices between steps; anything else must not keep the GPU for long.
         self._stop.set()
         threading.Event().wait(ORPHAN_S)
         os._exit(3)
 
 
 def _lines(descriptor: int) -> Iterator[dict[str, Any]]:
-    """Commands until the end. Read without Python's buffered stdin, whose lock a waiting thread would keep at exit."""
+    """Yield commands until stdin ends. A thread that waits in Python's buffered stdin would hold its lock at exit."""
     rest = b""
     while chunk := os.read(descriptor, 65536):
         *lines, rest = (rest + chunk).split(b"\n")
@@ -104,7 +105,7 @@ def _lines(descriptor: int) -> Iterator[dict[str, Any]]:
 
 
 class Progress:
-    """Reports how far the reading of a file is, at most once a second."""
+    """Reports how many rows of a file have been read."""
 
     def __init__(self) -> None:
         self._pipe = Pipe()

@@ -12,7 +12,7 @@ Metrics: TypeAlias = dict[str, Any]
 
 
 class Report(msgspec.Struct, kw_only=True, tag_field="type"):
-    """What every report is. The class's tag is the value of `type`."""
+    """Base of all reports. A class's tag is the value of `type`."""
 
 
 class AliveReport(Report, tag="alive"):
@@ -25,7 +25,7 @@ class UnknownReport(Report, tag="unknown"):
 
 class PhaseReport(Report, tag="phase"):
     phase: str
-    """What the trainer begins: loading, training, evaluating, saving, comparing or exporting."""
+    """loading, training, evaluating, saving, comparing or exporting."""
 
 
 class WarningReport(Report, tag="warning"):
@@ -34,7 +34,7 @@ class WarningReport(Report, tag="warning"):
 
 
 class MetricsReport(Report, tag="metrics"):
-    """A finished step. On the wire, the metrics stand beside `type`."""
+    """A finished step. In the JSON object, the metrics are beside `type`."""
 
     step: int
     total_steps: int
@@ -103,7 +103,7 @@ class DoneReport(Report, tag="done"):
 
 
 class StoppedReport(Report, tag="stopped"):
-    """The last report of a training that saved a state and ended because it was told to stop or pause."""
+    """The last report of a training that received a stop or pause command and saved a state."""
 
     step: int
 
@@ -142,7 +142,7 @@ class TokenLogprob(msgspec.Struct, kw_only=True):
     top: list["TopLogprob"]
     """The likeliest tokens at this position."""
     offset: int
-    """Where the token begins in the answer's text, in characters."""
+    """Position in the answer's text where the token begins, in characters."""
 
 
 class TopLogprob(msgspec.Struct, kw_only=True):
@@ -183,7 +183,7 @@ class RefusedReport(SamplerReport, tag="refused"):
 
 
 class CancelledReport(SamplerReport, tag="cancelled"):
-    """Nobody waits for the answer any more."""
+    """The request was cancelled."""
 
 
 class FailedReport(SamplerReport, tag="failed"):

@@ -1,23 +1,25 @@
-"""Whether the libraries here are those that the trainer is written for. Torch-free: workers ask when they start."""
+"""A check of the installed torch version, which does not import torch."""
 
 import re
 from importlib.metadata import PackageNotFoundError, version
 
-TORCH = (2, 12)
+MIN_TORCH = (2, 12)
 """The first whose varlen_attn takes windows and shared key heads by these names (worker.engine.model.attention)."""
 
 
-class Unsuited(SystemExit):
-    """The message says what to install."""
+class UnsupportedTorch(SystemExit):
+    """torch is missing or too old. The message names what to install."""
 
 
-def require_torch(found: str | None = None) -> None:
-    """Raise Unsuited if torch is missing or too old. `found`: its version, if not the installed one's."""
+def require_torch(installed: str | None = None) -> None:
+    """Raise UnsupportedTorch if torch is missing or too old. `installed`: the version to check; default: look it up."""
     try:
-        found = found or version("torch")
+        installed = installed or version("torch")
     except PackageNotFoundError:
-        raise Unsuited("This worker needs torch: install attune[worker].") from None
-    numbers = re.match(r"(\d+)\.(\d+)", found)
-    if numbers is None or (int(numbers[1]), int(numbers[2])) < TORCH:
-        wanted = ".".join(map(str, TORCH))
-        raise Unsuited(f"torch {found} is too old: packed attention needs {wanted} or newer. Install attune[worker].")
+        raise UnsupportedTorch("This worker needs torch: install attune[worker].") from None
+    numbers = re.match(r"(\d+)\.(\d+)", installed)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) < MIN_TORCH:
+        required = ".".join(map(str, MIN_TORCH))
+        raise UnsupportedTorch(
+            f"torch {installed} is too old: packed attention needs {required} or newer. Install attune[worker]."
+        )

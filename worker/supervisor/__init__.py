@@ -1,1 +1,1 @@
-"""Supervision: claim → fetch → run a child → hand over what it made. No torch on this side of the wall."""
+"""Supervision of jobs: claim, fetch, run a child, store its outputs. Nothing here imports torch."""

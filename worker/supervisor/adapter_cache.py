@@ -1,4 +1,4 @@
-"""What was published on base models, in a sampler's own folder: fetched when asked for, kept while there is room."""
+"""A sampler's cache of published models, in its own folder. The least recently used are deleted first."""
 
 import hashlib
 import json
@@ -9,35 +9,37 @@ from api.infra.storage import Storage
 from api.spec.artifacts import Artifact
 from worker.supervisor.inputs import fetch_artifacts
 
-KEPT_BYTES = 20 * 1024**3
-"""What was not asked for longest goes first. A single model may be larger."""
+MAX_BYTES = 20 * 1024**3
+"""A single model may be larger."""
 
 
-class Adapters:
+class AdapterCache:
     def __init__(self, storage: Storage, folder: Path) -> None:
         self._storage, self._folder = storage, folder
-        self._kept: dict[Path, int] = {}
+        self._sizes: dict[Path, int] = {}
+        """Bytes of each cached folder, the least recently used first."""
         folder.mkdir()
 
     def fetch(self, artifacts: list[Artifact]) -> Path:
-        """The folder of these files. Its name tells what is in it: a model made again is another one.
+        """Return the folder of these files. Its name is a hash of their names and contents.
 
         Raises ObjectMissing, Corrupt, StorageUnavailable, OSError.
         """
-        listed = json.dumps([[each["name"], each["sha256"]] for each in artifacts])
+        listed = json.dumps([[artifact["name"], artifact["sha256"]] for artifact in artifacts])
         folder = self._folder / hashlib.sha256(listed.encode()).hexdigest()
-        size = sum(each["bytes"] for each in artifacts)
-        if folder not in self._kept:
-            self._make_room(size)
+        size = sum(artifact["bytes"] for artifact in artifacts)
+        if folder not in self._sizes:
+            self._evict(size)
             partial = self._folder / "partial"
             shutil.rmtree(partial, ignore_errors=True)
             fetch_artifacts(self._storage, artifacts, partial)
             partial.rename(folder)
-        self._kept[folder] = self._kept.pop(folder, size)  # the latest stands last
+        self._sizes[folder] = self._sizes.pop(folder, size)
         return folder
 
-    def _make_room(self, size: int) -> None:
-        while self._kept and sum(self._kept.values()) + size > KEPT_BYTES:
-            oldest = next(iter(self._kept))
-            del self._kept[oldest]
+    def _evict(self, size: int) -> None:
+        """Make room for this many bytes."""
+        while self._sizes and sum(self._sizes.values()) + size > MAX_BYTES:
+            oldest = next(iter(self._sizes))
+            del self._sizes[oldest]
             shutil.rmtree(oldest)

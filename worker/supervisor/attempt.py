@@ -1,4 +1,4 @@
-"""One attempt at a job: what every function that works on it needs to know."""
+"""The context of one attempt at a job, shared by all functions that work on it."""
 
 from dataclasses import dataclass
 from functools import cached_property

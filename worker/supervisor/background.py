@@ -1,4 +1,4 @@
-"""A thread beside an attempt: it runs while the attempt does, and is told when that is over."""
+"""A thread that runs while an attempt does."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -7,7 +7,7 @@ from typing import Self
 
 
 class BackgroundThread(ABC):
-    """A context: its thread begins and ends with it."""
+    """A context manager: its thread starts and ends with the context."""
 
     def __init__(self, name: str) -> None:
         self._stop = threading.Event()
@@ -15,7 +15,7 @@ class BackgroundThread(ABC):
 
     @abstractmethod
     def _run(self) -> None:
-        """Until `_stop` is set."""
+        """Return once `_stop` is set."""
 
     def __enter__(self) -> Self:
         self._thread.start()

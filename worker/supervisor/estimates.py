@@ -1,4 +1,4 @@
-"""What a job is expected to take, by which it is admitted; and what it then took, by which the next is predicted."""
+"""Estimates of a job: whether it fits a worker, and the speed of finished jobs that later estimates use."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,22 +28,20 @@ class Workloads:
     validation: Workload | None
 
     def stored(self) -> dict[str, Any]:
-        return {name: _stored(work) for name, work in (("train", self.train), ("validation", self.validation)) if work}
+        """Return the JSON that is stored with the job's estimate."""
+        pairs = (("train", self.train), ("validation", self.validation))
+        return {name: {**vars(rows), "lengths": list(rows.lengths)} for name, rows in pairs if rows}
 
     @classmethod
     def of(cls, stored: dict[str, Any]) -> "Workloads":
-        found = {name: Workload(**{**work, "lengths": tuple(work["lengths"])}) for name, work in stored.items()}
-        return cls(found["train"], found.get("validation"))
-
-
-def _stored(work: Workload) -> dict[str, Any]:
-    return {**vars(work), "lengths": list(work.lengths)}
+        parts = {name: Workload(**{**rows, "lengths": tuple(rows["lengths"])}) for name, rows in stored.items()}
+        return cls(parts["train"], parts.get("validation"))
 
 
 def require_room(
     live: list[Worker], base: BaseModelRow, resolved: ResolvedRecipe, workloads: Workloads, *, gpu: bool
 ) -> None:
-    """Refuse what fits no worker. Where none says what it has, anything may."""
+    """Raise AttemptFailed if the job fits none of the live workers. A worker of unknown memory fits every job."""
     machines = [workers.machine(worker) for worker in live if not gpu or worker.gpus]
     try:
         if not gpu:
@@ -51,10 +49,8 @@ def require_room(
         predictions = [
             predict(resolved, base.facts, workloads.train, workloads.validation, machine) for machine in machines
         ]
-    except NoTargetModules as no_place:
-        raise AttemptFailed(
-            FailureReason.INVALID_RECIPE, f"{str(no_place).rstrip('.')}.", param=no_place.param
-        ) from None
+    except NoTargetModules as error:
+        raise AttemptFailed(FailureReason.INVALID_RECIPE, f"{str(error).rstrip('.')}.", param=error.param) from None
     refused = [refused_precision(resolved.precision, machine) for machine in machines]
     if refused and all(refused):
         raise AttemptFailed(FailureReason.INVALID_RECIPE, f"{refused[0]}.", param="training.precision")
@@ -68,7 +64,7 @@ def require_room(
 
 
 def machine_of(node: Node, slot: Slot) -> Machine:
-    """What the next job has in this slot, as far as other work leaves it."""
+    """Return the resources that the next job in this slot gets, less those that other work uses now."""
     with node.context.database.read() as session:
         observed = workers.observed(session, node.owner)
     warm = node.context.settings.warm_trainers

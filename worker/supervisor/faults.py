@@ -1,4 +1,4 @@
-"""When an attempt ends badly: another attempt, or the job's end, by the class of the fault."""
+"""The end of a failed attempt: another attempt or the end of the job, depending on the reason."""
 
 import signal
 from typing import Any
@@ -14,19 +14,19 @@ from api.spec.lifecycle import FAILURES, POISON_DEATHS, FailureReason, JobStatus
 log = structlog.get_logger(__name__)
 
 BACKOFF_S = (0, 5, 15, 45, 120)
-"""Before the first retry, the second, …"""
+"""Delay before the first retry, the second, and so on."""
 EXCUSED_BACKOFF_S = (5, 15, 45, 120)
-"""The same where the infrastructure was at fault, and there are as many retries as it takes."""
+"""The same for failures of the infrastructure, which are retried without limit."""
 
 
 SIGNALS_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Signals that an operator or the kernel sends; others are the process' own doing, over what it was given."""
+"""Signals that an operator or the kernel sends. Other signals are caused by the process itself."""
 PREFER_ANOTHER_S = 60
-"""How long a job that may be claimed again is left to another worker than the one that failed it, if there is one."""
+"""How long a requeued job is reserved for workers other than the one that failed it, if there are any."""
 
 
 class AttemptFailed(Exception):
-    """Why an attempt ended. The message, if there is one, is the user's."""
+    """A failed attempt. The message is shown to the user."""
 
     def __init__(
         self,
@@ -44,13 +44,13 @@ class AttemptFailed(Exception):
         self.code = code or FAILURES[reason].code
         self.param = param
         self.died = died
-        """The trainer was gone without a word."""
+        """The child ended without a last report."""
         self.excused = excused or FAILURES[reason].retries is None
-        """The worker or what it depends on is at fault: the job waits, and loses none of its retries."""
+        """The worker or a service it depends on is at fault: the job is requeued and keeps its retries."""
 
 
 def retry_or_fail(session: Session, job: Job, fault: AttemptFailed) -> bool:
-    """Put the job back in line, or fail it. Returns whether it waits again. Raises Stale."""
+    """Requeue the job or fail it. Return whether it was requeued. Raises StaleFence."""
     if fault.excused:
         _excuse(session, job, fault)
         return True
@@ -67,7 +67,7 @@ def retry_or_fail(session: Session, job: Job, fault: AttemptFailed) -> bool:
         return False
     wait_s = BACKOFF_S[min(count, len(BACKOFF_S)) - 1]
     faults.avoid(session, job.id, job.owner, wait_s + PREFER_ANOTHER_S)
-    requeue(session, job, f"{_sentence(fault)} Trying again ({count} of {retries}).", wait_s=wait_s)
+    requeue(session, job, f"{_sentence(fault)} Retrying ({count} of {retries}).", wait_s=wait_s)
     return True
 
 
@@ -76,25 +76,26 @@ def _excuse(session: Session, job: Job, fault: AttemptFailed) -> None:
     wait_s = EXCUSED_BACKOFF_S[min(count, len(EXCUSED_BACKOFF_S)) - 1]
     faults.avoid(session, job.id, job.owner, wait_s + PREFER_ANOTHER_S)
     log.warning("attempt_excused", job_id=job.id, reason=fault.reason, count=count, wait_s=wait_s)
-    message = f"{_sentence(fault)} This costs the job none of its retries: it waits, and is tried again in {wait_s} s."
+    message = f"{_sentence(fault)} The job is retried in {wait_s} s and loses none of its retries."
     requeue(session, job, message, wait_s=wait_s)
 
 
 def _sentence(fault: AttemptFailed) -> str:
-    why = _WHY[fault.reason] if fault.message == FAILURES[fault.reason].sentence else fault.message
+    why = _EVENT_SENTENCES[fault.reason] if fault.message == FAILURES[fault.reason].sentence else fault.message
     return why if why.endswith(".") else f"{why}."
 
 
-_WHY = {reason: FAILURES[reason].sentence for reason in FailureReason} | {
+_EVENT_SENTENCES = {reason: FAILURES[reason].sentence for reason in FailureReason} | {
     FailureReason.WORKER_LOST: "The worker or its trainer was lost.",
     FailureReason.OUT_OF_MEMORY: "Training ran out of memory.",
     FailureReason.DISK_FULL: "The job's own files filled the worker's disk.",
-    FailureReason.INTERNAL: "Something unexpected went wrong.",
+    FailureReason.INTERNAL: "An unexpected error occurred.",
 }
+"""For events. Some sentences of FAILURES would tell the user that the job has failed, which it has not yet."""
 
 
 def requeue(session: Session, job: Job, message: str, *, wait_s: float = 0) -> None:
-    """Make the job claimable again, or paused if its user asked for that meanwhile. Raises Stale."""
+    """Make the job claimable again, or pause it if its user has requested that. Raises StaleFence."""
     after: dict[str, Any] = {"run_after": db_now() + wait_s if wait_s else None, "rung_at": None}
     if job.status == Stage.PREPARE.leased:
         jobs.update_fenced(session, job.id, job.fence, owner=None, lease_until=None, fence=Job.fence + 1, **after)

@@ -1,4 +1,4 @@
-"""What an attempt needs, fetched into its run folder: files, arrays, the base model, the last good state."""
+"""The inputs of an attempt: base models, artifacts and saved states, fetched from storage."""
 
 import fcntl
 import json
@@ -24,7 +24,7 @@ WEIGHTS = ".safetensors"
 
 
 class BaseModelGone(Exception):
-    """The operator removed the base model while the job waited."""
+    """The operator removed the base model after the job was created."""
 
 
 def get_base_model(node: Node, job: Job) -> BaseModelRow:
@@ -36,31 +36,31 @@ def get_base_model(node: Node, job: Job) -> BaseModelRow:
 
 
 def fetch_base(node: Node, base: BaseModelRow) -> Path:
-    """The base model's folder in this worker's cache."""
+    """Return the base model's folder in this worker's cache."""
     with raise_on_damaged_base(base):
         return fetch_cached(node, base.digest, base.artifacts)
 
 
 def raise_on_damaged_base(base: BaseModelRow) -> AbstractContextManager[None]:
-    remedy = f"Its operator sees which file by `attune models verify {base.name}`, and has to add it again."
+    remedy = f"Its operator can find the file with `attune models verify {base.name}` and must add the model again."
     return raise_on_damage(f"The base model {base.name}", remedy, code="damaged_base_model", param="model")
 
 
 def fetch_cached(node: Node, digest: str, artifacts: list[Artifact]) -> Path:
-    """A model's folder in this worker's cache, fetched once and checked by hash."""
-    return fetch_once(node.context.storage, artifacts, cached(node, digest))
+    """Return a model's folder in this worker's cache. It is fetched once and checked by hash."""
+    return fetch_once(node.context.storage, artifacts, cache_folder(node, digest))
 
 
-def cached(node: Node, digest: str) -> Path:
+def cache_folder(node: Node, digest: str) -> Path:
     return node.cache / "base" / digest
 
 
 def fetch_once(storage: Storage, artifacts: list[Artifact], folder: Path) -> Path:
-    """The artifacts' folder; whoever else wants it meanwhile waits."""
+    """Fetch the artifacts into this folder unless they are there. Other processes that want it wait."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
-        if not _is_whole(folder, artifacts):
-            _put_away(folder)
+        if not _is_complete(folder, artifacts):
+            _discard(folder)
             partial = folder.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
             fetch_artifacts(storage, artifacts, partial)
@@ -68,14 +68,14 @@ def fetch_once(storage: Storage, artifacts: list[Artifact], folder: Path) -> Pat
     return folder
 
 
-def is_damaged(artifacts: list[Artifact], folder: Path) -> bool:
-    """Return whether a cached folder has other bytes than were fetched, which sizes may not show; then it goes."""
+def discard_if_damaged(artifacts: list[Artifact], folder: Path) -> bool:
+    """Hash every file of a cached folder. Delete the folder and return True if one differs from its artifact."""
     with _locked(folder):
-        damaged = not _is_whole(folder, artifacts) or any(
+        damaged = not _is_complete(folder, artifacts) or any(
             file_sha256(folder / artifact["name"]) != artifact["sha256"] for artifact in artifacts
         )
         if damaged:
-            _put_away(folder)
+            _discard(folder)
     return damaged
 
 
@@ -86,16 +86,16 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _is_whole(folder: Path, artifacts: list[Artifact]) -> bool:
-    """Whether every file is there in its size. A disk that lost power may have cut what was once verified."""
+def _is_complete(folder: Path, artifacts: list[Artifact]) -> bool:
+    """Compare sizes only: a disk that lost power may have truncated files that were verified before."""
     try:
-        return all((folder / each["name"]).stat().st_size == each["bytes"] for each in artifacts)
+        return all((folder / artifact["name"]).stat().st_size == artifact["bytes"] for artifact in artifacts)
     except FileNotFoundError:
         return False
 
 
-def _put_away(folder: Path) -> None:
-    """Out of the way first: whoever has the files open keeps them."""
+def _discard(folder: Path) -> None:
+    """Rename the folder, then delete it. Processes that have its files open keep them."""
     if not folder.exists():
         return
     log.warning("cached_copy_damaged", folder=folder.name)
@@ -114,19 +114,20 @@ def fetch_artifacts(storage: Storage, artifacts: list[Artifact], folder: Path) -
 
 
 def fetch_tokenizer(node: Node, base: BaseModelRow, folder: Path) -> None:
-    """All of the base model but its weights: what prepare needs."""
+    """Fetch the base model without its weights, which prepare does not need."""
     with raise_on_damaged_base(base):
-        fetch_artifacts(
-            node.context.storage, [each for each in base.artifacts if not each["name"].endswith(WEIGHTS)], folder
-        )
+        artifacts = [artifact for artifact in base.artifacts if not artifact["name"].endswith(WEIGHTS)]
+        fetch_artifacts(node.context.storage, artifacts, folder)
 
 
 def fetch_state(storage: Storage, state: SavedState | None, folder: Path) -> int:
-    """Fetch the last saved state, or the one before if that is damaged, or none: then the job begins anew. Return its
-    step."""
+    """Fetch the last saved state, or the one before if that is damaged. Return its step.
+
+    If both are damaged, return 0: the job starts over.
+    """
     while state is not None:
         try:
-            _fetch_listed(storage, state["prefix"], folder)
+            _fetch_manifest_files(storage, state["prefix"], folder)
             return int(state["step"])
         except (ObjectMissing, Corrupt, ValueError, KeyError):
             log.exception("state_damaged", prefix=state["prefix"])
@@ -135,8 +136,8 @@ def fetch_state(storage: Storage, state: SavedState | None, folder: Path) -> int
     return 0
 
 
-def _fetch_listed(storage: Storage, prefix: str, folder: Path) -> None:
-    """A stored folder as its own manifest lists it; the trainer checks the hashes once more."""
+def _fetch_manifest_files(storage: Storage, prefix: str, folder: Path) -> None:
+    """Fetch the files that a stored folder's manifest lists. The trainer checks their hashes again."""
     folder.mkdir(parents=True)
     manifest = folder / "manifest.json"
     storage.read_file(f"{prefix}/{manifest.name}", manifest)

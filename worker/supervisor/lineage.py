@@ -1,5 +1,5 @@
-"""What a job goes on from, fetched into its run folder: an adapter to continue, a whole model in place of the base, and
-the reward models that judge its answers."""
+"""The fine-tuned models that a job needs, fetched into its run folder: an adapter to continue, a whole model that
+replaces the base model's weights, and reward models."""
 
 import json
 from contextlib import AbstractContextManager
@@ -16,10 +16,17 @@ from api.spec.artifacts import Artifact
 from api.spec.recipe import Recipe
 from api.spec.techniques import Technique
 from worker.supervisor.damage import raise_on_damage
-from worker.supervisor.inputs import BaseModelGone, cached, fetch_artifacts, fetch_base, fetch_cached, is_damaged
+from worker.supervisor.inputs import (
+    BaseModelGone,
+    cache_folder,
+    discard_if_damaged,
+    fetch_artifacts,
+    fetch_base,
+    fetch_cached,
+)
 from worker.supervisor.node import Node
 
-BEGUN_FROM = "whose weights this job begins from"
+WEIGHTS_ROLE = "whose weights this job starts from"
 TECHNIQUE = TypeAdapter[Technique](Technique)
 
 
@@ -32,84 +39,84 @@ class ParentDeleted(Exception):
 
 
 def fetch_weights(node: Node, job: Job, base: BaseModelRow) -> Path:
-    """The folder of the weights on which the job's adapter lies, or which it trains itself. Raises ParentDeleted."""
+    """Return the folder of the weights that the job trains, or trains an adapter on. Raises ParentDeleted."""
     if job.base_weights is None:
         return fetch_base(node, base)
-    _, artifacts = _made(node, job.base_weights, BEGUN_FROM, "model")
-    with _named(job.base_weights, "model"):
+    _, artifacts = _producer(node, job.base_weights, WEIGHTS_ROLE, "model")
+    with _raise_on_damaged_model(job.base_weights, "model"):
         return fetch_cached(node, digest_of(artifacts), artifacts)
 
 
 def weights_are_damaged(node: Node, job: Job, base: BaseModelRow) -> bool:
-    """Return whether this worker's copy of those weights is not what was stored; then it is fetched anew next time."""
+    """Return whether this worker's cached copy of those weights was damaged. If so, it is deleted."""
     digest, artifacts = base.digest, base.artifacts
     if job.base_weights is not None:
-        _, artifacts = _made(node, job.base_weights, BEGUN_FROM, "model")
+        _, artifacts = _producer(node, job.base_weights, WEIGHTS_ROLE, "model")
         digest = digest_of(artifacts)
-    return is_damaged(artifacts, cached(node, digest))
+    return discard_if_damaged(artifacts, cache_folder(node, digest))
 
 
-def _named(model: str, param: str) -> AbstractContextManager[None]:
+def _raise_on_damaged_model(model: str, param: str) -> AbstractContextManager[None]:
     return raise_on_damage(f"The model {model}", "Train it again, or name another.", code="damaged_model", param=param)
 
 
 def fetch_parent_adapter(node: Node, job: Job, folder: Path) -> None:
-    """The adapter that the job continues, if it does. Raises ParentDeleted."""
+    """Fetch the adapter that the job continues, if there is one. Raises ParentDeleted."""
     if job.parent_model is None or job.parent_model == job.base_weights:
         return
-    _, artifacts = _made(node, job.parent_model, "which this job continues", "model")
-    with _named(job.parent_model, "model"):
+    _, artifacts = _producer(node, job.parent_model, "which this job continues", "model")
+    with _raise_on_damaged_model(job.parent_model, "model"):
         fetch_artifacts(node.context.storage, artifacts, folder)
 
 
 def fetch_reward_models(node: Node, recipe: Recipe, folder: Path) -> None:
-    """judges.json, {model: {folder, technique}}, and their folders, each with its base in `base/` if it is an adapter.
+    """Write judges.json, {model: {folder, technique}}, and the reward models' folders.
 
-    Raises ParentDeleted, BaseModelGone.
+    An adapter's base model is linked as `base/` in its folder. Raises ParentDeleted, BaseModelGone.
     """
     listed: dict[str, Any] = {}
     for use in recipe.method.reward_models:
         param, name = use.param, use.model
         if name in listed:
             continue
-        maker, artifacts = _made(node, name, "the reward model", param)
-        place = f"judges/{len(listed)}"
-        with _named(name, param):
-            fetched = fetch_cached(node, digest_of(artifacts), artifacts)
-        _link_files(fetched, folder / place)
-        technique = TECHNIQUE.validate_python(maker.recipe["technique"]).as_published()
+        producer, artifacts = _producer(node, name, "the reward model", param)
+        subfolder = f"judges/{len(listed)}"
+        with _raise_on_damaged_model(name, param):
+            cached = fetch_cached(node, digest_of(artifacts), artifacts)
+        _link_files(cached, folder / subfolder)
+        technique = TECHNIQUE.validate_python(producer.recipe["technique"]).as_published()
         if not technique.whole_model:
             with node.context.database.read() as session:
-                base = base_models.get(session, maker.base_model)
+                base = base_models.get(session, producer.base_model)
             if base is None:
-                raise BaseModelGone(maker.base_model)
-            (folder / place / "base").symlink_to(fetch_weights(node, maker, base))
-        listed[name] = {"folder": place, "technique": technique.model_dump(mode="json")}
+                raise BaseModelGone(producer.base_model)
+            (folder / subfolder / "base").symlink_to(fetch_weights(node, producer, base))
+        listed[name] = {"folder": subfolder, "technique": technique.model_dump(mode="json")}
     if listed:
         (folder / "judges.json").write_text(json.dumps(listed, indent=2))
 
 
 def producing_job(node: Node, name: str) -> Job | None:
-    """The job that made a model or a checkpoint; None if that is not there any more.
+    """Return the job that produced a model or a checkpoint, or None if that was deleted.
 
-    Of whatever project: what a job names was its own or permitted to it when it was accepted, and it keeps that.
+    It may belong to any project: permissions are checked when a job is created, and it keeps them.
     """
     with node.context.database.read() as session:
-        made = models.named(session, name)
-        return None if made is None else session.get_one(Job, made.job_id)
+        model = models.named(session, name)
+        return None if model is None else session.get_one(Job, model.job_id)
 
 
-def _made(node: Node, name: str, role: str, param: str) -> tuple[Job, list[Artifact]]:
-    """The job that made it, and the artifacts without the merged model."""
+def _producer(node: Node, name: str, role: str, param: str) -> tuple[Job, list[Artifact]]:
+    """Return the job that produced the model, and the model's artifacts without merged and GGUF forms."""
     with node.context.database.read() as session:
-        made = models.named(session, name)
-        if made is None:
+        model = models.named(session, name)
+        if model is None:
             raise ParentDeleted(name, role, param)
-        return session.get_one(Job, made.job_id), trained_artifacts(made.artifacts)
+        return session.get_one(Job, model.job_id), trained_artifacts(model.artifacts)
 
 
 def _link_files(cached: Path, folder: Path) -> None:
-    """A folder of links: its base has to stand in it, and the cached one is everybody's."""
+    """Link each file. `base/` is added to the new folder, and the cached one is shared by all jobs."""
     folder.mkdir(parents=True)
     for path in cached.iterdir():
         (folder / path.name).symlink_to(path)

@@ -1,4 +1,4 @@
-"""The supervisor: claim → fetch → run → hand over, again and again until no waiting job fits a free slot."""
+"""The supervisor's loop: claim, fetch, run and publish jobs until no waiting job fits a free slot."""
 
 import errno
 import shutil
@@ -26,18 +26,21 @@ from worker.supervisor.scan import scan_waiting
 from worker.supervisor.slots import Slot
 from worker.supervisor.train import train
 from worker.supervisor.warm_trainers import WarmTrainers
-from worker.supervisor.work_folder import filled_by
-from worker.supervisor.write_retry import written
+from worker.supervisor.work_folder import fills_disk
+from worker.supervisor.write_retry import write_with_retry
 
 log = structlog.get_logger(__name__)
 
 OUTAGE_WAIT_S = 5
-OURS = (FailureReason.INTERNAL, FailureReason.WORKER_LOST, FailureReason.HUNG)
-"""Reasons by which not the job may be at fault, but the worker."""
+SUSPICIOUS_REASONS = (FailureReason.INTERNAL, FailureReason.WORKER_LOST, FailureReason.HUNG)
+"""Reasons for which the worker may be at fault instead of the job."""
+
+INTERRUPTED = "The worker shut down: the job was requeued."
+DATABASE_OUTAGE = "The database could not be reached. The job is retried and loses none of its retries."
 
 
 def work_until_idle(node: Node, warm: WarmTrainers) -> None:
-    """Work on waiting jobs until none is left that fits a free slot of this worker; then scan waiting files."""
+    """Work on waiting jobs until none fits a free slot of this worker. Then scan waiting files."""
     again = True
     while again:
         with node.slots.take() as slot:
@@ -45,15 +48,15 @@ def work_until_idle(node: Node, warm: WarmTrainers) -> None:
                 break
             while not node.stopping.is_set() and work_once(node, slot, warm):
                 pass
-        # Somebody rang while this slot was still taken, and after its last look at the queue: look again.
+        # A ring may have come while this slot was taken, after its last query of the queue.
         again = node.slots.missed() and not node.stopping.is_set()
     if node.stage is Stage.PREPARE:
         scan_waiting(node)
 
 
 def work_once(node: Node, slot: Slot, warm: WarmTrainers) -> bool:
-    """One attempt at a job. False if none waits."""
-    claim = claim_next(node, slot) if node.hold.open() else None
+    """Claim a job and make one attempt at it. Return False if no job waits."""
+    claim = claim_next(node, slot) if node.pause.may_work() else None
     if claim is not None:
         run_attempt(node, claim, slot, warm)
     return claim is not None
@@ -65,32 +68,29 @@ def claim_next(node: Node, slot: Slot) -> Claim | None:
 
 
 def run_attempt(node: Node, claim: Claim, slot: Slot, warm: WarmTrainers) -> None:
-    """One attempt, whatever comes of it."""
+    """Make one attempt, and record its end whatever happens."""
     with structlog.contextvars.bound_contextvars(job_id=claim.job_id, fence=claim.fence):
         log.info("attempt_started", stage=claim.stage)
         try:
-            _work(node, claim, slot, warm)
+            _run_stage(node, claim, slot, warm)
             log.info("attempt_ended")
-            node.hold.passed()
+            node.pause.record_success()
         except StaleFence:
             log.info("attempt_stale")
-            _drop(node, claim)
+            _delete_orphans(node, claim)
         except Interrupted:
-            _put_back(node, claim, "The worker was asked to stop: the job waits for another.")
+            _requeue(node, claim, INTERRUPTED)
         except AttemptFailed as fault:
             _fail(node, claim, fault)
         except Exception as error:
-            log.exception("attempt_broke")
+            log.exception("attempt_raised")
             if isinstance(error, SQLAlchemyError) and is_outage(error):
-                message = (
-                    "The database could not be reached. This costs the job none of its retries: it is tried again."
-                )
-                _put_back(node, claim, message, wait_s=OUTAGE_WAIT_S)
+                _requeue(node, claim, DATABASE_OUTAGE, wait_s=OUTAGE_WAIT_S)
             else:
-                _fail(node, claim, _as_fault(error))
+                _fail(node, claim, _as_failure(error))
 
 
-def _work(node: Node, claim: Claim, slot: Slot, warm: WarmTrainers) -> None:
+def _run_stage(node: Node, claim: Claim, slot: Slot, warm: WarmTrainers) -> None:
     folder = node.run_folder(f"{claim.job_id}-{claim.fence}")
     try:
         with node.context.database.read() as session:
@@ -103,21 +103,21 @@ def _work(node: Node, claim: Claim, slot: Slot, warm: WarmTrainers) -> None:
                 with warm.take(slot) as trainer:
                     train(attempt, slot, trainer)
     except Exception as error:
-        fault = _as_fault(error)
-        if fault.reason is FailureReason.DISK_FULL and not filled_by(folder):
+        fault = _as_failure(error)
+        if fault.reason is FailureReason.DISK_FULL and not fills_disk(folder):
             raise AttemptFailed(FailureReason.DISK_FULL, "The worker's disk was full", excused=True) from error
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _as_fault(error: Exception) -> AttemptFailed:
+def _as_failure(error: Exception) -> AttemptFailed:
     if isinstance(error, AttemptFailed):
         return error
     if isinstance(error, StorageUnavailable):
         return AttemptFailed(FailureReason.STORAGE_UNAVAILABLE)
     if isinstance(error, (ObjectMissing, Corrupt)):
-        message = "Stored data that the job needs is missing or damaged. The operator can find it in the log."
+        message = "Stored data of this job is missing or damaged. The operator finds its name in the worker's log."
         return AttemptFailed(FailureReason.INTERNAL, message)
     if isinstance(error, BaseModelGone):
         message = "The base model was removed while the job waited"
@@ -129,39 +129,39 @@ def _as_fault(error: Exception) -> AttemptFailed:
 
 
 def _fail(node: Node, claim: Claim, fault: AttemptFailed) -> None:
-    """Another attempt or the job's end; and what the fault says of this worker."""
-    if fault.reason in OURS and (trouble := node.trouble()) is not None:
-        fault = AttemptFailed(FailureReason.WORKER_FAULT, trouble)
+    """Retry or fail the job, and note what its failure says about this worker."""
+    if fault.reason in SUSPICIOUS_REASONS and (problem := node.find_problem()) is not None:
+        fault = AttemptFailed(FailureReason.WORKER_FAULT, problem)
     if fault.excused:
-        node.hold.begin(fault.message)
-    elif fault.reason in OURS:
-        node.hold.suspect(claim.job_id)
+        node.pause.begin(fault.message)
+    elif fault.reason in SUSPICIOUS_REASONS:
+        node.pause.suspect(claim.job_id)
     else:
-        node.hold.passed()
+        node.pause.record_success()
 
-    def settled(session: Session) -> bool:
+    def end(session: Session) -> bool:
         job = jobs.lock_for_attempt(session, claim.job_id, claim.fence)
         queue.end_attempt(session, claim, fault.reason)
         return retry_or_fail(session, job, fault)
 
-    if written(node, settled):
+    if write_with_retry(node, end):
         node.context.doorbell.ring(claim.stage, claim.job_id)
 
 
-def _put_back(node: Node, claim: Claim, message: str, *, wait_s: float = 0) -> None:
-    """Back into the queue, at no cost to the job's retries."""
+def _requeue(node: Node, claim: Claim, message: str, *, wait_s: float = 0) -> None:
+    """Put the job back into the queue, at no cost to its retries."""
 
-    def waiting(session: Session) -> bool:
+    def end(session: Session) -> bool:
         queue.end_attempt(session, claim, "stopped")
         requeue(session, jobs.lock_for_attempt(session, claim.job_id, claim.fence), message, wait_s=wait_s)
         return True
 
-    if written(node, waiting):
+    if write_with_retry(node, end):
         node.context.doorbell.ring(claim.stage, claim.job_id)
 
 
-def _drop(node: Node, claim: Claim) -> None:
-    """What a stale attempt stored and nobody names: its model, and its states if the job has ended."""
+def _delete_orphans(node: Node, claim: Claim) -> None:
+    """Delete what a stale attempt stored and no record names: its model, and its states if the job has ended."""
     if claim.stage is not Stage.TRAIN:
         return
     try:
@@ -174,4 +174,4 @@ def _drop(node: Node, claim: Claim) -> None:
         if job.status in FINAL:
             node.context.storage.delete_prefix(f"states/{claim.job_id}")
     except (SQLAlchemyError, StorageUnavailable):
-        log.exception("not_dropped")
+        log.exception("orphans_not_deleted")

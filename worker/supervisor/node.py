@@ -1,4 +1,4 @@
-"""One worker process: what it is called, what it has, and what it is doing."""
+"""One worker process: its identity, its resources and its state."""
 
 import fcntl
 import os
@@ -16,10 +16,10 @@ from worker.shared.gpus import visible_gpus
 from worker.supervisor.pause import Pause
 from worker.supervisor.slots import Slot, Slots
 from worker.supervisor.visibility import Visibility
-from worker.supervisor.work_folder import identity_of, trouble_with
+from worker.supervisor.work_folder import find_folder_problem, read_or_create_id
 
 MAX_HOST = 64
-"""Letters of the host's name in a worker's name, which operators read in logs and in the database."""
+"""Characters of the host's name in the worker's name."""
 
 
 @dataclass
@@ -27,23 +27,23 @@ class Node:
     context: Context
     stage: Stage
     owner: str
-    """Stable over restarts: whoever holds the lock on the work folder is this worker, and its id lies there."""
+    """The worker's name in logs and the database. It survives restarts: its id is stored beside the folder."""
     folder: Path
     lock: IO[bytes]
     slots: Slots
     gpu_names: list[str]
-    """As CUDA_VISIBLE_DEVICES names them."""
+    """GPUs as CUDA_VISIBLE_DEVICES names them."""
     stopping: threading.Event = field(default_factory=threading.Event)
     scanning: threading.Lock = field(default_factory=threading.Lock)
-    """Held by the one thread that scans files."""
+    """Held by the thread that scans files."""
 
     def __post_init__(self) -> None:
-        self.hold = Pause(self.trouble)
-        self.watch = Visibility(self.context.settings.lease_s)
+        self.pause = Pause(self.find_problem)
+        self.visibility = Visibility(self.context.settings.lease_s)
 
     @classmethod
     def open(cls, context: Context, stage: Stage) -> Self:
-        """In the first work folder of this stage that is free, emptied of what a killed worker left there."""
+        """Take the first free work folder of this stage. Files that a killed worker left there are deleted."""
         owner, folder, lock = claim_work_dir(context.settings.work, stage)
         gpus = visible_gpus() if stage is Stage.TRAIN else []
         return cls(context, stage, owner, folder, lock, _slots(context, stage, gpus), gpus)
@@ -54,18 +54,18 @@ class Node:
 
     @property
     def cache(self) -> Path:
-        """Base models, shared by all workers of this work folder."""
+        """The folder of base models, shared by all workers with the same `work` setting."""
         return self.context.settings.work / "cache"
 
-    def trouble(self, thorough: bool = True) -> str | None:
-        """Name what keeps this worker from working on any job, or return None. thorough: try it out."""
-        found = trouble_with(self.folder, self.lock, thorough=thorough)
-        if found is None and thorough:
+    def find_problem(self, thorough: bool = True) -> str | None:
+        """Return why this worker cannot work on any job, or None. thorough: write to the disk and the storage."""
+        problem = find_folder_problem(self.folder, self.lock, thorough=thorough)
+        if problem is None and thorough:
             try:
                 self.context.storage.probe()
             except StorageUnavailable:
-                found = FAILURES[FailureReason.STORAGE_UNAVAILABLE].sentence
-        return found
+                problem = FAILURES[FailureReason.STORAGE_UNAVAILABLE].sentence
+        return problem
 
     def run_folder(self, name: str) -> Path:
         folder = self.folder / name
@@ -74,13 +74,17 @@ class Node:
 
 
 def claim_work_dir(work: Path, stage: str) -> tuple[str, Path, IO[bytes]]:
-    """Who this process is from now on, its folder, emptied, and the lock on that: the first that nobody else holds."""
+    """Lock the first folder of this stage that no other process holds, and empty it.
+
+    Returns the owner's name, the folder and the lock.
+    """
     number, lock = _lock(work, stage)
     folder = work / f"{stage}-{number}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    identity = identity_of(work / f"{stage}-{number}.id")  # host and path alone may be those of a twin machine
-    return f"{socket.gethostname()[:MAX_HOST]}:{stage}-{number}:{identity}", folder, lock
+    # Host and path alone could be those of a cloned machine.
+    worker_id = read_or_create_id(work / f"{stage}-{number}.id")
+    return f"{socket.gethostname()[:MAX_HOST]}:{stage}-{number}:{worker_id}", folder, lock
 
 
 def _lock(work: Path, stage: str) -> tuple[int, IO[bytes]]:

@@ -1,7 +1,6 @@
-"""A worker's hold: it takes no work while its surroundings are broken, because every job would fail by them.
+"""A worker's pause: it takes no work while its disk, its storage or its machine is broken and every job would fail.
 
-Jobs stay in the queue, untouched and uncharged. The pauses grow from one vain attempt to the next, and end when what
-failed works again.
+Jobs stay in the queue and lose no retries. Each pause is longer than the one before, until an attempt succeeds.
 """
 
 import threading
@@ -13,59 +12,58 @@ import structlog
 log = structlog.get_logger(__name__)
 
 PAUSES_S = (5, 10, 20, 40, 60)
-"""After the first fault of the surroundings in a row, the second, …"""
+"""The first pause, the second, and so on."""
 SUSPICIOUS_JOBS = 3
-"""So many different jobs that failed one after the other by no fault of their own make the worker the suspect."""
+"""If this many different jobs in a row fail for no reason of their own, the worker is taken to be broken."""
 
 
 class Pause:
-    """`why` tells why the worker takes no work; None while it takes some."""
-
     def __init__(self, check: Callable[[bool], str | None], clock: Callable[[], float] = time.monotonic) -> None:
-        """`check(thorough)` names what is broken around the worker, or returns None."""
+        """`check(thorough)` returns what is broken, or None."""
         self._check, self._clock = check, clock
         self._lock = threading.Lock()
         self._pauses = 0
         self._until = 0.0
         self._suspects: set[str] = set()
-        self.why: str | None = None
+        self.reason: str | None = None
+        """Why the worker takes no work; None while it takes work."""
 
-    def open(self) -> bool:
-        """Return whether work may be taken. Checks the surroundings: briefly each time, thoroughly after a fault."""
+    def may_work(self) -> bool:
+        """Return whether the worker may take work. Checks it briefly each time, and thoroughly after a problem."""
         with self._lock:
-            if self.why is not None and self._clock() < self._until:
+            if self.reason is not None and self._clock() < self._until:
                 return False
-            trouble = self._check(self.why is not None)
-            if trouble is not None:
-                self._begin(trouble)
-            elif self.why is not None:
-                log.info("worker_takes_work_again", after=self.why)
-                self.why = None
-            return trouble is None
+            problem = self._check(self.reason is not None)
+            if problem is not None:
+                self._begin(problem)
+            elif self.reason is not None:
+                log.info("worker_resumed", after=self.reason)
+                self.reason = None
+            return problem is None
 
-    def begin(self, why: str) -> None:
-        """Take no work for a while, longer each time until an attempt gets through."""
+    def begin(self, reason: str) -> None:
+        """Take no work for a while. Each pause is longer, until an attempt succeeds."""
         with self._lock:
-            self._begin(why)
+            self._begin(reason)
 
     def suspect(self, job_id: str) -> None:
-        """Note that the server failed this job here. Enough of them in a row, and the worker pauses."""
+        """Note that this job failed for no reason of its own. After SUSPICIOUS_JOBS in a row, the worker pauses."""
         with self._lock:
             self._suspects.add(job_id)
             if len(self._suspects) >= SUSPICIOUS_JOBS:
                 self._begin(f"{len(self._suspects)} jobs in a row failed here, for no reason of their own")
 
-    def passed(self) -> None:
-        """Note that an attempt got through: nothing is wrong with this worker."""
+    def record_success(self) -> None:
+        """Note that an attempt succeeded, or failed for a reason of its own: this worker is not broken."""
         with self._lock:
             self._pauses = 0
             self._suspects.clear()
 
-    def _begin(self, why: str) -> None:
-        if self.why is not None and self._clock() < self._until:
-            return  # another slot met the same fault
+    def _begin(self, reason: str) -> None:
+        if self.reason is not None and self._clock() < self._until:
+            return  # another slot met the same problem
         pause_s = PAUSES_S[min(self._pauses, len(PAUSES_S) - 1)]
         self._pauses += 1
         self._until = self._clock() + pause_s
-        self.why = why
-        log.error("worker_takes_no_work", why=why, pause_s=pause_s)
+        self.reason = reason
+        log.error("worker_paused", why=reason, pause_s=pause_s)

@@ -1,4 +1,4 @@
-"""What a job is made from, as only the records know it: origin.json in its run folder, for the manifest."""
+"""The provenance that only the database knows: origin.json in the run folder, which becomes part of the manifest."""
 
 from sqlalchemy.orm import Session
 
@@ -15,8 +15,8 @@ def origin_of(node: Node, job: Job, base: BaseModelRow) -> Origin:
     with node.context.database.read() as session:
         continues = None
         if job.parent_model is not None and job.parent_model != job.base_weights:
-            made = _artifacts(session, job.parent_model)
-            continues = ParentAdapter(model=job.parent_model, files=_hashes(made))
+            parent = _artifacts(session, job.parent_model)
+            continues = ParentAdapter(model=job.parent_model, files=_hashes(parent))
         return Origin(
             model=job.model_id,
             base=_base(session, job, base),
@@ -28,8 +28,8 @@ def origin_of(node: Node, job: Job, base: BaseModelRow) -> Origin:
 
 def _base(session: Session, job: Job, base: BaseModelRow) -> BaseEntry:
     if job.base_weights is not None:
-        made = _artifacts(session, job.base_weights)
-        return BaseEntry(name=job.base_weights, files=_weights(made))
+        weights = _weights(_artifacts(session, job.base_weights))
+        return BaseEntry(name=job.base_weights, files=weights)
     facts = base.facts
     return BaseEntry(
         name=base.name, source=facts.get("source"), revision=facts.get("revision"), files=_weights(base.artifacts)
@@ -37,14 +37,14 @@ def _base(session: Session, job: Job, base: BaseModelRow) -> BaseEntry:
 
 
 def _artifacts(session: Session, name: str) -> list[Artifact]:
-    """Of a fine-tuned model or a checkpoint, of whatever project (worker.supervisor.lineage). It was fetched before, so
-    that it is there or just gone."""
-    made = models.named(session, name)
-    return [] if made is None else trained_artifacts(made.artifacts)
+    """Return those of a fine-tuned model or a checkpoint of any project (see producing_job). Empty if it was deleted
+    since it was fetched."""
+    model = models.named(session, name)
+    return [] if model is None else trained_artifacts(model.artifacts)
 
 
 def _hashes(artifacts: list[Artifact]) -> dict[str, str]:
-    return {each["name"]: each["sha256"] for each in artifacts}
+    return {artifact["name"]: artifact["sha256"] for artifact in artifacts}
 
 
 def _weights(artifacts: list[Artifact]) -> dict[str, str]:

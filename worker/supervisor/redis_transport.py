@@ -1,7 +1,7 @@
-"""Celery's ear on Redis, which a message that nobody can read does not deafen.
+"""kombu's Redis transport, made to drop messages that it cannot deliver.
 
-A list in Redis takes whatever its writers push. kombu reads a message and delivers it inside the event loop, where any
-error but a connection's ends the whole worker, with exit code 0.
+A list in Redis accepts whatever is pushed. kombu reads and delivers a message inside its event loop, where any error
+other than a connection's ends the whole worker with exit code 0.
 """
 
 from collections.abc import Callable
@@ -15,15 +15,15 @@ log = structlog.get_logger(__name__)
 
 
 class Channel(redis.Channel):
-    """Drops what cannot be delivered."""
+    """Drops messages that cannot be delivered."""
 
     def _brpop_read(self, **options: Any) -> Any:
-        return self._forgiving(super()._brpop_read, **options)
+        return self._dropping_bad_messages(super()._brpop_read, **options)
 
     def _receive(self) -> Any:
-        return self._forgiving(super()._receive)
+        return self._dropping_bad_messages(super()._receive)
 
-    def _forgiving(self, read: Callable[..., Any], **options: Any) -> Any:
+    def _dropping_bad_messages(self, read: Callable[..., Any], **options: Any) -> Any:
         known = set(self.qos._delivered)
         try:
             return read(**options)
@@ -31,7 +31,7 @@ class Channel(redis.Channel):
             raise
         except Exception as error:
             log.warning("bad_message_dropped", error=type(error).__name__)
-            for tag in set(self.qos._delivered) - known:  # else it would come again
+            for tag in set(self.qos._delivered) - known:  # otherwise it would be redelivered
                 self.basic_reject(tag, requeue=False)  # type: ignore[no-untyped-call]
             return True
 

@@ -1,5 +1,7 @@
-"""A sampler's supervisor: takes requests out of the letterbox, fetches the models that they name, and feeds the child
-that samples. The child is started with the first request, and ended when nobody has asked for long."""
+"""A sampler's supervisor: takes jobs from the sample queue, fetches their models, and feeds the child that samples.
+
+The child is started with the first job, and ended when no job has come for a while.
+"""
 
 import secrets
 import signal
@@ -27,156 +29,158 @@ from worker.shared.reports import (
     SamplerReport,
     as_dict,
 )
-from worker.supervisor.adapter_cache import Adapters
+from worker.supervisor.adapter_cache import AdapterCache
 from worker.supervisor.child import Child
 from worker.supervisor.inputs import fetch_once
 from worker.supervisor.node import claim_work_dir
 
 log = structlog.get_logger(__name__)
 
-LOOK_S = 0.5
+POLL_S = 0.5
 CANCEL_S = 10.0
-"""How long a child may take to notice that nobody waits any more: a long prompt is read in one go."""
-BROKER_WAIT_S = 2.0
+"""How long a child may take to notice a cancellation. It reads a long prompt without a break."""
+RECONNECT_S = 2.0
 
 
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
     _, folder, _lock = claim_work_dir(settings.work, SAMPLE)
     sampler = Sampler(settings, Storage(settings.storage), folder)
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, lambda *_: sampler.stopping.set())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sampler.stopping.set())
     sampler.run()
 
 
-class LostChild(Exception):
-    """It ended, or had to be ended, before its answer was complete."""
+class ChildLost(Exception):
+    """The child ended, or was killed, before its answer was complete."""
 
 
 class Sampler:
     def __init__(self, settings: Settings, storage: Storage, folder: Path) -> None:
         self._settings, self._storage, self._folder = settings, storage, folder
-        self._letters = Consumer(settings.broker_url, secrets.token_hex(8))
-        self._adapters = Adapters(storage, folder / "adapters")
+        self._queue = Consumer(settings.broker_url, secrets.token_hex(8))
+        self._adapters = AdapterCache(storage, folder / "adapters")
         self._child: Child | None = None
         self._used_at = time.monotonic()
         self.stopping = threading.Event()
 
     def run(self) -> None:
-        threading.Thread(target=self._beat, name="beat", daemon=True).start()
-        log.info("sampler_ready", name=self._letters.name)
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        log.info("sampler_ready", name=self._queue.name)
         while not self.stopping.is_set():
             try:
-                letter = self._letters.take(LISTEN_S)
+                job = self._queue.take(LISTEN_S)
             except redis.RedisError as error:
-                log.warning("broker_away", error=type(error).__name__)
-                self.stopping.wait(BROKER_WAIT_S)
+                log.warning("broker_unavailable", error=type(error).__name__)
+                self.stopping.wait(RECONNECT_S)
                 continue
-            if letter is not None:
-                self.serve(letter)
+            if job is not None:
+                self.serve(job)
                 self._used_at = time.monotonic()
             elif time.monotonic() - self._used_at > self._settings.sample_idle_s:
                 self.close()
         self.close()
 
     def close(self) -> None:
-        """End the child; the next request starts another."""
+        """Kill the child. The next job starts another."""
         if self._child is not None:
             self._child.kill()
             self._child = None
 
-    def serve(self, letter: SampleJob) -> None:
-        """Answer one request, whatever comes of it."""
-        with structlog.contextvars.bound_contextvars(answer_id=letter.id, project_id=letter.project_id):
+    def serve(self, job: SampleJob) -> None:
+        """Answer one job, with an error report if it fails."""
+        with structlog.contextvars.bound_contextvars(answer_id=job.id, project_id=job.project_id):
             try:
-                self._answer(letter)
+                self._answer(job)
             except redis.RedisError as error:
                 log.warning("answer_lost", error=type(error).__name__)
-                self.close()  # it would go on for nobody
+                self.close()  # it would continue an answer that nobody receives
 
-    def _answer(self, letter: SampleJob) -> None:
-        began_at = time.monotonic()
+    def _answer(self, job: SampleJob) -> None:
+        started_at = time.monotonic()
         try:
-            report: Report = self._follow(letter, self._command(letter))
+            report: Report = self._relay(job, self._request(job))
         except redis.RedisError:
-            raise  # nobody can be told
-        except LostChild:
+            raise  # no report can be sent
+        except ChildLost:
             self.close()
-            report = LostReport(id=letter.id)
+            report = LostReport(id=job.id)
         except ObjectMissing:
             message = "The model was deleted while the request waited"
-            report = RefusedReport(id=letter.id, message=message, param="model", code="model_not_found")
+            report = RefusedReport(id=job.id, message=message, param="model", code="model_not_found")
         except (Corrupt, StorageUnavailable, OSError):
             log.exception("model_not_fetched")
             message = "The model could not be fetched"
-            report = FailedReport(id=letter.id, reason="storage_unavailable", message=message)
+            report = FailedReport(id=job.id, reason="storage_unavailable", message=message)
         except Exception:
-            log.exception("sample_broke")
+            log.exception("sample_failed")
             self.close()
-            report = FailedReport(id=letter.id, reason="internal_error", message=None)
+            report = FailedReport(id=job.id, reason="internal_error", message=None)
         fields = as_dict(report)
-        self._letters.report(letter, fields)
-        log.info("sampled", outcome=fields["type"], ms=round(1000 * (time.monotonic() - began_at)))
+        self._queue.report(job, fields)
+        log.info("sampled", outcome=fields["type"], ms=round(1000 * (time.monotonic() - started_at)))
 
-    def _command(self, letter: SampleJob) -> SamplerJob:
-        """The request with the model's folders, fetched where they are not yet."""
-        model = letter.content["model"]
-        storage, base, adapter = self._storage, model["base"], model["adapter"]
-        cache = self._settings.work / "cache" / "base"
+    def _request(self, job: SampleJob) -> SamplerJob:
+        """Return the request with the folders of its model, which are fetched if they are not cached."""
+        model = job.content["model"]
+        base, adapter = model["base"], model["adapter"]
         whole = model["technique"] is not None and technique_of(model).whole_model
-        folder = cache / base["digest"]
+        folder = self._settings.work / "cache" / "base" / base["digest"]
         if not whole:
-            fetch_once(storage, base["artifacts"], folder)
+            fetch_once(self._storage, base["artifacts"], folder)
         return SamplerJob(
-            id=letter.id,
+            id=job.id,
             base=str(folder),
             adapter=str(self._adapters.fetch(adapter["artifacts"])) if adapter is not None else None,
             technique=model["technique"],
-            **letter.content["ask"],
+            **job.content["ask"],
         )
 
-    def _follow(self, letter: SampleJob, request: SamplerJob) -> Report:
-        """Hand the request over and its reports on; returns the last one, which is for the caller to hand on."""
-        child = self._running()
+    def _relay(self, job: SampleJob, request: SamplerJob) -> Report:
+        """Send the request to the child and its reports to the client. Return the last one, which is not sent yet.
+
+        Raises ChildLost.
+        """
+        child = self._running_child()
         child.command(cmd="sample", request=request.model_dump(mode="json"))
-        looked_at, cancelled_at = time.monotonic(), None
+        polled_at, cancelled_at = time.monotonic(), None
         while True:
             now = time.monotonic()
             if self.stopping.is_set() or (cancelled_at is not None and now - cancelled_at > CANCEL_S):
-                raise LostChild
-            if cancelled_at is None and now - looked_at > LOOK_S:
-                looked_at = now
-                if not self._letters.wanted(letter):
+                raise ChildLost
+            if cancelled_at is None and now - polled_at > POLL_S:
+                polled_at = now
+                if not self._queue.wanted(job):
                     cancelled_at = now
-                    child.command(cmd="cancel", id=letter.id)
+                    child.command(cmd="cancel", id=job.id)
             try:
-                report = child.next_report(LOOK_S)
+                report = child.next_report(POLL_S)
             except TimeoutError:
                 continue
             if report is None:
                 log.error("sampler_died", exit_code=child.wait(1.0), log=child.log_tail())
-                raise LostChild
+                raise ChildLost
             if isinstance(report, LAST_REPORTS):
                 return report
             if cancelled_at is None and isinstance(report, SamplerReport):
-                self._letters.report(letter, as_dict(report))
+                self._queue.report(job, as_dict(report))
 
-    def _running(self) -> Child:
+    def _running_child(self) -> Child:
         if self._child is None or not self._child.alive:
-            # On a machine with GPUs the last one: trainers take them from the first on.
+            # The last GPU: trainers take them in order from the first.
             gpu = next(reversed(visible_gpus()), None)
             self._child = Child("worker.sample", gpu=gpu, log_file=self._folder / "log.txt", reports=SAMPLING_REPORTS)
         return self._child
 
     def _beat(self) -> None:
-        """Say that we are there, as long as we are."""
+        """Keep this sampler registered until it stops."""
         while not self.stopping.is_set():
             try:
-                self._letters.beat()
-            except Exception as error:  # or nobody would know that we are there
-                log.warning("beat_failed", error=type(error).__name__)
+                self._queue.beat()
+            except Exception as error:  # any other end of this thread would deregister a healthy sampler
+                log.warning("heartbeat_failed", error=type(error).__name__)
             self.stopping.wait(BEAT_S)
         try:
-            self._letters.deregister()
+            self._queue.deregister()
         except redis.RedisError as error:
-            log.warning("beat_failed", error=type(error).__name__)
+            log.warning("heartbeat_failed", error=type(error).__name__)

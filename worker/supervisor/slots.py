@@ -1,4 +1,4 @@
-"""Slots: how many jobs of a stage a worker takes at once, and which GPU each of them has."""
+"""Slots: how many jobs of its stage a worker runs at once, and the GPU of each."""
 
 import threading
 from collections import deque
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Slot:
     gpu: str | None = None
-    """The GPU that jobs in this slot see, as CUDA_VISIBLE_DEVICES names it; None on a machine without."""
+    """The only GPU that jobs in this slot see, as CUDA_VISIBLE_DEVICES names it; None: no GPU."""
 
     @property
     def gpus(self) -> int:
@@ -27,7 +27,7 @@ class Slots:
 
     @contextmanager
     def take(self) -> Iterator[Slot | None]:
-        """A free slot, or None. Whoever gets None is remembered, so that a holder looks again (`missed`)."""
+        """Take a free slot; None if there is none, which `missed` then reports to a thread that holds one."""
         with self._lock:
             slot = self._free.popleft() if self._free else None
             self._missed = self._missed or slot is None
@@ -39,7 +39,7 @@ class Slots:
                     self._free.append(slot)
 
     def missed(self) -> bool:
-        """Whether somebody found no free slot since this was last asked."""
+        """Return whether a thread found no free slot since the last call."""
         with self._lock:
             missed, self._missed = self._missed, False
         return missed

@@ -1,6 +1,6 @@
-"""The sweep: every worker looks every few seconds for what fell through.
+"""The sweep: every few seconds, each worker looks for jobs that were lost and rings that were missed.
 
-Leases that ran out, waiting jobs that nobody has rung for, states of jobs that have ended.
+Expired leases, waiting jobs without a ring, and in a thread of its own, data that is no longer needed.
 """
 
 import threading
@@ -17,34 +17,42 @@ from api.records.base import time_of
 from api.records.jobs import Job
 from api.records.queue import Claim
 from api.spec.lifecycle import FailureReason, Stage
-from worker.shared.hardware import registered
+from worker.shared.hardware import worker_resources
 from worker.supervisor.faults import AttemptFailed, retry_or_fail
 from worker.supervisor.node import Node
-from worker.supervisor.scan import give_up
+from worker.supervisor.scan import fail_abandoned_scans
 
 log = structlog.get_logger(__name__)
 
+UPLOAD_GRACE_S = 900
+"""How long the completion of an upload may take if it started before the upload expired."""
+KEEP_LOGS_S = 90 * 24 * 3600
+KEEP_DELIVERIES_S = 30 * 24 * 3600
+KEEP_WORKERS_S = 30 * 24 * 3600
+
 
 class Sweeper:
-    def __init__(self, node: Node, drain: threading.Event) -> None:
-        self._node, self._drain = node, drain
-        self._machine = registered(node.gpu_names, slots=node.slots.count, warm=node.context.settings.warm_trainers)
+    def __init__(self, node: Node, wake: threading.Event) -> None:
+        """`wake`: set when jobs of this stage wait, so that this worker's threads query the queue."""
+        self._node, self._wake = node, wake
+        warm = node.context.settings.warm_trainers
+        self._resources = worker_resources(node.gpu_names, slots=node.slots.count, warm=warm)
 
     def run(self) -> None:
         node, settings = self._node, self._node.context.settings
         swept_at: float | None = None
         while not node.stopping.is_set():
             try:
-                see_database(node)
+                observe_database(node)
                 if swept_at is None or time.monotonic() - swept_at >= settings.sweep_s:
                     swept_at = time.monotonic()
                     self._sweep()
             except SQLAlchemyError as error:
                 log.warning("sweep_failed", error=type(error).__name__)
-                node.watch.missed()
+                node.visibility.record_outage()
             except Exception:
                 log.exception("sweep_failed")
-            node.stopping.wait(min(settings.sweep_s, node.watch.look_s))
+            node.stopping.wait(min(settings.sweep_s, node.visibility.poll_s))
 
     def _sweep(self) -> None:
         node = self._node
@@ -55,61 +63,61 @@ class Sweeper:
                 owner=node.owner,
                 gpus=node.gpus,
                 train_slots=train_slots,
-                held=node.hold.why,
-                **self._machine,
+                held=node.pause.reason,
+                **self._resources,
             )
-        take_back(node)
+        requeue_expired(node)
         with node.context.database.write() as session:
             queue.end_attempts_of_ended(session)
             due = queue.ring_due(session, node.context.settings.ring_again_s)
-            waits = queue.has_waiting(session, node.stage) or (
+            waiting = queue.has_waiting(session, node.stage) or (
                 node.stage is Stage.PREPARE and scans.has_waiting(session)
             )
         for job_id, stage in due:
             node.context.doorbell.ring(stage, job_id)
-        if waits:
-            self._drain.set()  # and look ourselves: the broker may be away, or our ear to it deaf
+        if waiting:
+            self._wake.set()  # the broker may be unavailable, or Celery may have lost its connection
 
 
-def see_database(node: Node) -> None:
+def observe_database(node: Node) -> None:
     with node.context.database.read() as session:
-        node.watch.saw(time_of(session))
+        node.visibility.record_answer(time_of(session))
 
 
-def take_back(node: Node) -> None:
-    """Give the jobs of silent workers to others, or fail those that were lost too often."""
+def requeue_expired(node: Node) -> None:
+    """Requeue the jobs whose leases have expired, or fail those that were lost too often."""
     with node.context.database.write() as session:
         expired = queue.expired(session)
-        trusted = node.watch.saw(time_of(session))
+        trusted = node.visibility.record_answer(time_of(session))
         if expired and not trusted:
-            log.info("not_judged", jobs=len(expired))
+            log.info("expired_leases_ignored", jobs=len(expired))
             return
         for job in expired:
             log.warning("lease_expired", job_id=job.id, owner=job.owner, fence=job.fence)
-            _lost(session, job)
+            _requeue_lost(session, job)
 
 
-def take_back_own(node: Node) -> None:
-    """Give back what this worker held when it died. For its start, before it takes anything."""
+def requeue_own(node: Node) -> None:
+    """Requeue the jobs that this worker held when it died. Call it at the start, before any job is claimed."""
     with node.context.database.write() as session:
         for job in queue.held_by(session, node.owner):
-            log.warning("left_behind", job_id=job.id, fence=job.fence)
-            _lost(session, job)
+            log.warning("job_left_behind", job_id=job.id, fence=job.fence)
+            _requeue_lost(session, job)
 
 
-def _lost(session: Session, job: Job) -> None:
+def _requeue_lost(session: Session, job: Job) -> None:
     stage = Stage.TRAIN if job.status == Stage.TRAIN.leased else Stage.PREPARE
     queue.end_attempt(session, Claim(job.id, job.project_id, stage, job.fence), FailureReason.WORKER_LOST)
     retry_or_fail(session, job, AttemptFailed(FailureReason.WORKER_LOST))
 
 
 def housekeep(node: Node) -> None:
-    """Clear away, again and again, in a thread of its own: a slow storage must not keep the sweep from its watch."""
+    """Delete what is no longer needed, repeatedly, in a thread of its own: a slow storage must not delay the sweep."""
     while not node.stopping.is_set():
         try:
-            give_up(node)
-            forget_states(node)
-            tidy(node.context)
+            fail_abandoned_scans(node)
+            delete_ended_states(node)
+            delete_expired(node.context)
         except (SQLAlchemyError, StorageUnavailable) as error:
             log.warning("housekeeping_failed", error=type(error).__name__)
         except Exception:
@@ -117,8 +125,8 @@ def housekeep(node: Node) -> None:
         node.stopping.wait(node.context.settings.sweep_s)
 
 
-def forget_states(node: Node) -> None:
-    """Saved states of jobs that have ended are of no more use."""
+def delete_ended_states(node: Node) -> None:
+    """Delete the saved states of jobs that have ended."""
     with node.context.database.read() as session:
         ended = jobs.ended_with_state(session)
     for job_id in ended:
@@ -127,17 +135,8 @@ def forget_states(node: Node) -> None:
             jobs.forget_state(session, job_id)
 
 
-log = structlog.get_logger(__name__)
-
-UPLOAD_GRACE_S = 900
-"""A completion that was begun in time may take so long."""
-KEEP_LOGS_S = 90 * 24 * 3600
-KEEP_DELIVERIES_S = 30 * 24 * 3600
-KEEP_WORKERS_S = 30 * 24 * 3600
-
-
-def tidy(context: Context) -> None:
-    end_uploads(context)
+def delete_expired(context: Context) -> None:
+    expire_uploads(context)
     remove_expired_files(context)
     remove_old_logs(context)
     with context.database.write() as session:
@@ -146,8 +145,8 @@ def tidy(context: Context) -> None:
         workers.forget(session, KEEP_WORKERS_S)
 
 
-def end_uploads(context: Context, grace_s: float = UPLOAD_GRACE_S) -> None:
-    """Mark uploads that were not completed in time, and remove the parts of those that have ended."""
+def expire_uploads(context: Context, grace_s: float = UPLOAD_GRACE_S) -> None:
+    """Expire uploads that were not completed in time, and delete the parts of those that have ended."""
     with context.database.write() as session:
         uploads.expire(session)
     with context.database.read() as session:
@@ -159,18 +158,18 @@ def end_uploads(context: Context, grace_s: float = UPLOAD_GRACE_S) -> None:
 
 
 def remove_expired_files(context: Context) -> None:
-    """All but those that a job which has not ended needs."""
+    """Delete expired files that no unfinished job needs."""
     with context.database.write() as session:
-        gone = [file for file in files.expired(session) if not jobs.using_file(session, file.project_id, file.id)]
-        for file in gone:
+        expired = [file for file in files.expired(session) if not jobs.using_file(session, file.project_id, file.id)]
+        for file in expired:
             files.remove(session, file)
-    context.storage.delete([file.storage_key for file in gone if file.storage_key is not None])
-    if gone:
-        log.info("expired_files_removed", count=len(gone))
+    context.storage.delete([file.storage_key for file in expired if file.storage_key is not None])
+    if expired:
+        log.info("expired_files_removed", count=len(expired))
 
 
 def remove_old_logs(context: Context, keep_s: float = KEEP_LOGS_S) -> None:
-    """Of jobs that ended so long ago."""
+    """Delete the logs of jobs that ended more than `keep_s` ago."""
     with context.database.read() as session:
         old = queue.with_old_logs(session, keep_s)
     for job_id in old:

@@ -41,7 +41,7 @@ STOPPED = "The worker shut down: the job was requeued and resumes from its last 
 LISTEN_S = 0.5
 RETRY_S = 2.0
 FIRST_PHASE_AFTER_TRAINING = "exporting"
-"""Where the training time that an estimate predicts ends. The comparison of base and tuned model is part of it."""
+"""The phase that ends the training time of an estimate, which includes the comparison with the base model."""
 PUBLISH_PATIENCE_S = 900
 """How long a finished model waits for an unreachable database or storage."""
 

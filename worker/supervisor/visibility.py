@@ -1,8 +1,8 @@
-"""A worker's watch over the others: whether it saw the database all along, so that their silence means something.
+"""Whether this worker has seen the database without a gap, so that an expired lease means a lost worker.
 
-A stop of the database, or of everything, makes all workers silent alike. Who judges by leases that ran out meanwhile
-takes jobs from healthy workers. So after a gap in our own sight, and after our own start, nobody is judged for one
-lease: by then every healthy worker has renewed.
+If the database or the whole machine stops for a while, no worker can renew its lease, and jobs would be taken from
+healthy workers. After a gap, and after this worker's start, expired leases are therefore ignored for the length of one
+lease. By then, every healthy worker has renewed.
 """
 
 import threading
@@ -15,20 +15,20 @@ class Visibility:
         self._lease_s, self._clock = lease_s, clock
         self._lock = threading.Lock()
         self._seen: tuple[float, float] | None = None
-        """When the database was last seen: by our clock, and by its own."""
+        """When the database last answered: by our clock, and by its own."""
         self._trusted_from = clock() + lease_s
         self._stalled_until = 0.0
 
     @property
-    def look_s(self) -> float:
-        """How often the database has to be seen."""
+    def poll_s(self) -> float:
+        """Seconds between queries of the database that leave no gap."""
         return self._lease_s / 6
 
-    def saw(self, database_time: float) -> bool:
-        """Note that the database answered, and with what time. Returns whether leases that ran out may be judged.
+    def record_answer(self, database_time: float) -> bool:
+        """Note the time with which the database answered. Return whether expired leases mean lost workers.
 
-        To be called after the leases were read, in the same transaction: the stop may have come in between. Both clocks
-        count, because ours may have stood still with its machine, and the database's may have been set.
+        Call it after the leases were read, in the same transaction, because a stop may come in between. Both clocks are
+        compared: ours stands still with a suspended machine, and the database's may be set.
         """
         with self._lock:
             now = self._clock()
@@ -39,12 +39,12 @@ class Visibility:
             self._seen = (now, database_time)
             return now >= self._trusted_from
 
-    def missed(self) -> None:
+    def record_outage(self) -> None:
         """Note that the database did not answer."""
         with self._lock:
             self._trusted_from = self._stalled_until = self._clock() + self._lease_s
 
     @property
     def stalled(self) -> bool:
-        """Whether the database or everything stopped less than one lease ago."""
+        """Whether a gap ended less than one lease ago."""
         return self._clock() < self._stalled_until

@@ -1,4 +1,4 @@
-"""Trainers that wait with torch imported: a job that is claimed begins to train seconds earlier."""
+"""Trainers that wait with torch imported, so that a claimed job starts to train seconds earlier."""
 
 import itertools
 import os
@@ -12,7 +12,7 @@ from worker.supervisor.slots import Slot
 
 
 class WarmTrainers:
-    """One for each slot at most. Each serves one job; its successor is started when it is taken."""
+    """At most one for each slot. A trainer serves one job; when it is taken, the next one is started."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -23,7 +23,7 @@ class WarmTrainers:
 
     @contextmanager
     def take(self, slot: Slot) -> Iterator[Child]:
-        """The trainer of this slot. Whatever happens, it is gone afterwards."""
+        """Take this slot's trainer. It is killed when the context ends."""
         with self._lock:
             trainer = self._waiting.pop(slot, None)
         if trainer is None or not trainer.alive:
@@ -37,6 +37,7 @@ class WarmTrainers:
             waiting_log.unlink(missing_ok=True)
 
     def warm_up(self, slot: Slot) -> None:
+        """Start a trainer for the slot's next job, if the settings ask for that."""
         with self._lock:
             wanted = self._node.context.settings.warm_trainers and not self._closed
             if wanted and slot not in self._waiting:
@@ -51,6 +52,6 @@ class WarmTrainers:
 
     def _start(self, slot: Slot) -> Child:
         log_file = self._node.folder / f"trainer-{next(self._numbers)}.log"
-        # Trainers beside each other share the cores: more threads than cores only wait for each other.
+        # The trainers of all slots share the cores. More threads than cores would only wait for each other.
         threads = max(1, (os.cpu_count() or 1) // self._node.slots.count)
         return Child("worker.train", "--wait", gpu=slot.gpu, log_file=log_file, threads=threads)

@@ -1,4 +1,4 @@
-"""A worker's place: the lock that makes a work folder its own, its identity, and what is broken there."""
+"""A worker's folder: its stored id, and checks of its lock and its disk."""
 
 import errno
 import json
@@ -9,35 +9,35 @@ from pathlib import Path
 from typing import IO
 
 ID_BYTES = 12
-LEAST_FREE_BYTES = 64 * 1024**2
-"""Less than this, or a hundredth of a small disk, is a full disk: no job could even begin."""
+MIN_FREE_BYTES = 64 * 1024**2
+"""With less than this, or a hundredth of a small disk, a disk counts as full: no job could start."""
 
 
-def identity_of(file: Path) -> str:
-    """Return the random id that the file holds, which is made with it: it stays the same over restarts.
+def read_or_create_id(file: Path) -> str:
+    """Return the random id in the file, or write a new one. It stays the same over restarts.
 
-    The file also names its own inode, so that a copy of a work folder, as in another machine's image, is somebody else.
+    The file also holds its own inode number, so that a copy of it, as in a cloned machine's image, gets a new id.
     """
     try:
-        known = json.loads(file.read_bytes())
-        if known["inode"] == file.stat().st_ino:
-            return str(known["id"])
+        stored = json.loads(file.read_bytes())
+        if stored["inode"] == file.stat().st_ino:
+            return str(stored["id"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         pass
-    identity = secrets.token_hex(ID_BYTES)
+    new_id = secrets.token_hex(ID_BYTES)
     partial = file.with_suffix(".partial")
     with partial.open("w") as new:
-        json.dump({"id": identity, "inode": os.fstat(new.fileno()).st_ino}, new)
+        json.dump({"id": new_id, "inode": os.fstat(new.fileno()).st_ino}, new)
         new.flush()
         os.fsync(new.fileno())
     partial.rename(file)
-    return identity
+    return new_id
 
 
-def trouble_with(folder: Path, lock: IO[bytes], *, thorough: bool) -> str | None:
-    """Name what keeps the folder from being worked in, or return None. Makes it again if it alone was removed.
+def find_folder_problem(folder: Path, lock: IO[bytes], *, thorough: bool) -> str | None:
+    """Return what makes the folder unusable, or None. A deleted folder is made again if its parent is still there.
 
-    thorough: write into it, too.
+    thorough: also write a file.
     """
     lock_file = folder.with_name(f"{folder.name}.lock")
     try:
@@ -45,7 +45,7 @@ def trouble_with(folder: Path, lock: IO[bytes], *, thorough: bool) -> str | None
             return "The worker's folder was replaced while it ran: restart the worker"
         folder.mkdir(exist_ok=True)
         disk = shutil.disk_usage(folder)
-        if disk.free < min(LEAST_FREE_BYTES, disk.total // 100):
+        if disk.free < min(MIN_FREE_BYTES, disk.total // 100):
             return "The worker's disk is full"
         if thorough:
             _write_into(folder)
@@ -64,8 +64,8 @@ def _write_into(folder: Path) -> None:
         probe.unlink(missing_ok=True)
 
 
-def filled_by(folder: Path) -> bool:
-    """Return whether this folder holds most of what its disk can: then it is what filled the disk."""
+def fills_disk(folder: Path) -> bool:
+    """Return whether this folder holds more than half of its disk's capacity."""
     try:
         used = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
         return used > shutil.disk_usage(folder).total / 2

@@ -1,4 +1,4 @@
-"""Writes that must not be lost: the end of an attempt or of a scan, which unwritten is charged as a lost worker."""
+"""Writes that are retried: the end of an attempt or a scan. If it is lost, the job is charged for a lost worker."""
 
 from collections.abc import Callable
 
@@ -12,13 +12,14 @@ from worker.supervisor.node import Node
 
 log = structlog.get_logger(__name__)
 
-AGAIN_S = 2
+RETRY_S = 2
 
 
-def written(node: Node, write: Callable[[Session], bool]) -> bool:
-    """Write as soon as the database takes it. Returns what `write` returns; False if that was stale, or never written.
+def write_with_retry(node: Node, write: Callable[[Session], bool]) -> bool:
+    """Run `write` in a transaction, and retry it during an outage. Return its result.
 
-    What cannot be written before the worker has to stop, the sweep finds by its lease.
+    Returns False if the fence is stale, the write fails, or the worker shuts down first. Then the sweep of another
+    worker ends the attempt when its lease expires.
     """
     while True:
         try:
@@ -31,5 +32,5 @@ def written(node: Node, write: Callable[[Session], bool]) -> bool:
                 log.exception("not_written")
                 return False
             log.warning("not_written_yet", error=type(error.__cause__ or error).__name__)
-            if node.stopping.wait(AGAIN_S):
+            if node.stopping.wait(RETRY_S):
                 return False

@@ -18,7 +18,7 @@ from api.records.base import db_now
 from api.records.uploads import Upload
 from api.services import files, upload_parts
 from tests.api.conftest import client_of
-from worker.supervisor.sweep import end_uploads
+from worker.supervisor.sweep import expire_uploads
 
 PIECES = (b'{"text": "one"}\n', b'{"text": "two"}\n' * 1000, b'{"text": "three"}\n')
 WHOLE = b"".join(PIECES)
@@ -121,7 +121,7 @@ def test_a_completion_that_was_begun_in_time_may_end_late(
     async def write_until_the_time_is_over(key: str, chunks: AsyncIterator[bytes]) -> StoredObject:
         with served.database.write() as session:
             session.execute(update(Upload).values(expires_at=db_now() - 1))
-        end_uploads(served)  # as every worker does, every few seconds
+        expire_uploads(served)  # as every worker does, every few seconds
         return await write(key, chunks)
 
     monkeypatch.setattr(served.storage, "write", write_until_the_time_is_over)

@@ -70,7 +70,7 @@ def test_a_hub_that_refuses_is_told_once_and_changes_nothing(context: Context, h
             session.execute(update(ExportTask).values(due_at=0.0))
         pusher.push_due()
     assert told(context, job_id) == [
-        "Could not be pushed to team/tuned (the hub answered 403): it will be tried again for two days"
+        "Not pushed to team/tuned (the hub answered 403). The push is retried for two days."
     ]
     assert the_job(context.database, job_id).status == status
     assert not hub.files
@@ -82,5 +82,5 @@ def test_what_is_to_be_private_is_not_pushed_where_all_can_read_it(context: Cont
     HubPusher(Deliverer.open(context)).push_due()
     assert not hub.files
     assert told(context, job_id) == [
-        "Not pushed to team/tuned: the repository is public, and the job asks for a private one"
+        "Not pushed to team/tuned: the repository is public, but the job requests a private one"
     ]

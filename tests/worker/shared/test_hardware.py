@@ -15,7 +15,7 @@ T4 = Gpu("1", "GPU-1c2b", 15 * GIB, 15 * GIB, (7, 5))
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpus, "listed", lambda: [H200, T4])
+    monkeypatch.setattr(gpus, "list_gpus", lambda: [H200, T4])
 
 
 @pytest.mark.usefixtures("two_gpus")
@@ -32,7 +32,7 @@ def test_a_job_has_the_gpu_of_its_slot_and_what_others_left_of_it(
 
 @pytest.mark.usefixtures("two_gpus")
 def test_a_worker_registers_what_each_of_its_gpus_has() -> None:
-    both, one = (hardware.registered(names, slots=2, warm=False) for names in (["0", "1"], ["0"]))
+    both, one = (hardware.worker_resources(names, slots=2, warm=False) for names in (["0", "1"], ["0"]))
     assert (both["gpu_memory_bytes"], both["bfloat16"]) == (15 * GIB, False)
     assert (one["gpu_memory_bytes"], one["bfloat16"]) == (140 * GIB, True), "not the one that it may not use"
 
@@ -54,7 +54,7 @@ def test_other_work_in_the_group_leaves_less(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_the_driver_prints_is_read() -> None:
     printed = "0, GPU-8f3a, 143771, 143100, 9.0\n1, GPU-1c2b, 15360, 15101, 7.5\n2, GPU-aa, [N/A], [N/A], [N/A]\n"
-    first, second, third = gpus.parsed(printed)
+    first, second, third = gpus.parse_gpus(printed)
     assert (first.total_bytes, first.capability, first.bfloat16) == (143771 << 20, (9, 0), True)
     assert (second.index, second.free_bytes, second.bfloat16) == ("1", 15101 << 20, False)
     assert (third.total_bytes, third.bfloat16) == (None, False), "it shares the machine's memory"

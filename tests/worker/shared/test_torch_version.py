@@ -8,7 +8,7 @@ import pytest
 
 from api.infra.child_environment import child_environment
 from worker.shared import torch_version
-from worker.shared.torch_version import Unsuited, require_torch
+from worker.shared.torch_version import UnsupportedTorch, require_torch
 
 SHOWN = ("CUBLAS_WORKSPACE_CONFIG", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "GOMP_SPINCOUNT")
 SHOW = f"import worker.engine.openmp, os; print([os.environ.get(name) for name in {SHOWN}])"
@@ -50,7 +50,7 @@ def test_newer_torch_is_taken(found: str) -> None:
 
 @pytest.mark.parametrize("found", ["2.10.0", "2.11.3+cu128", "1.13"])
 def test_older_torch_is_refused_with_what_to_install(found: str) -> None:
-    with pytest.raises(Unsuited, match=r"too old: packed attention needs 2\.12"):
+    with pytest.raises(UnsupportedTorch, match=r"too old: packed attention needs 2\.12"):
         require_torch(found)
 
 
@@ -59,5 +59,5 @@ def test_a_missing_torch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         raise torch_version.PackageNotFoundError
 
     monkeypatch.setattr(torch_version, "version", missing)
-    with pytest.raises(Unsuited, match="needs torch"):
+    with pytest.raises(UnsupportedTorch, match="needs torch"):
         require_torch()

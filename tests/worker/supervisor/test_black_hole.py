@@ -29,7 +29,7 @@ def second(workshop: Workshop, tmp_path: Path) -> Node:
     """A prepare worker with a work folder of its own."""
     settings = workshop.context.settings.model_copy(update={"work_dir": tmp_path / "second"})
     node = Node.open(replace(workshop.context, settings=settings), Stage.PREPARE)
-    node.hold = Pause(node.trouble, Clock())
+    node.pause = Pause(node.find_problem, Clock())
     return node
 
 
@@ -43,8 +43,8 @@ def test_a_worker_without_its_folder_takes_no_job(workshop: Workshop, second: No
     shutil.rmtree(second.context.settings.work)
     while work_once(workshop.prepare, workshop.prepare.slots.first, workshop.warm):
         assert not work_once(second, second.slots.first, workshop.warm)
-    assert second.hold.why is not None
-    assert "gone" in second.hold.why
+    assert second.pause.reason is not None
+    assert "gone" in second.pause.reason
     assert {workshop.job(job_id).status for job_id in ids} == {JobStatus.QUEUED}
     assert [workshop.job(job_id).faults for job_id in ids] == [{}] * 12
     with workshop.context.database.read() as session:
@@ -63,7 +63,7 @@ def test_a_job_whose_worker_loses_its_folder_is_charged_nothing_and_goes_to_anot
     shutil.rmtree(second.context.settings.work)
     run_attempt(second, claim, second.slots.first, workshop.warm)
     assert workshop.job(job_id).faults["excused"] == 1
-    assert second.hold.why is not None
+    assert second.pause.reason is not None
     with workshop.context.database.write() as session:
         session.execute(update(Job).values(run_after=None))
     assert claim_next(second, second.slots.first) is None
@@ -72,14 +72,14 @@ def test_a_job_whose_worker_loses_its_folder_is_charged_nothing_and_goes_to_anot
 
 def test_a_folder_that_comes_back_is_worked_in_again(second: Node, tmp_path: Path) -> None:
     clock = Clock()
-    second.hold = Pause(second.trouble, clock)
+    second.pause = Pause(second.find_problem, clock)
     second.context.settings.work.rename(tmp_path / "away")
-    assert not second.hold.open()
+    assert not second.pause.may_work()
     (tmp_path / "away").rename(second.context.settings.work)
     clock.now += PAUSES_S[-1]
-    assert second.hold.open()
+    assert second.pause.may_work()
     shutil.rmtree(second.folder)  # somebody cleaned up: the lock is still ours
-    assert second.hold.open()
+    assert second.pause.may_work()
     assert second.folder.is_dir()
 
 
@@ -87,7 +87,7 @@ def test_another_workers_folder_in_the_same_place_is_not_ours(second: Node, tmp_
     work = second.context.settings.work
     work.rename(tmp_path / "away")
     Node.open(second.context, Stage.PREPARE)
-    assert "replaced" in (second.trouble() or "")
+    assert "replaced" in (second.find_problem() or "")
 
 
 def failed_by(database: Database, owner: str, reason: FailureReason, stage: Stage = Stage.TRAIN) -> str:

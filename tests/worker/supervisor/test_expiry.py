@@ -9,7 +9,7 @@ from api.records.jobs import Job
 from api.records.uploads import Upload
 from api.services import files, uploads
 from tests.factories import a_caller, a_file, a_job
-from worker.supervisor.sweep import end_uploads, remove_expired_files
+from worker.supervisor.sweep import expire_uploads, remove_expired_files
 
 KEY = "uploads/{}/part_1"
 
@@ -33,7 +33,7 @@ def test_the_parts_of_an_upload_that_nobody_completed_are_removed(context: Conte
     over, under_way = an_upload(context), an_upload(context)
     with context.database.write() as session:
         session.execute(update(Upload).where(Upload.id == over).values(expires_at=db_now() - 10))
-    end_uploads(context, grace_s=0)
+    expire_uploads(context, grace_s=0)
     assert uploads.get(context, a_caller(context.database), over).upload.status == "expired"
     assert not context.storage.exists(KEY.format(over))
     assert context.storage.exists(KEY.format(under_way))

@@ -30,7 +30,7 @@ from worker.supervisor.outputs import store_folder, store_state
 from worker.supervisor.prepare_child import wait_for_child
 from worker.supervisor.progress import Progress
 from worker.supervisor.slots import Slot
-from worker.supervisor.sweep import take_back
+from worker.supervisor.sweep import requeue_expired
 from worker.supervisor.visibility import Visibility
 
 
@@ -289,8 +289,8 @@ def test_a_pause_that_was_acknowledged_outlives_the_worker(workshop: Workshop) -
 
 def judge(workshop: Workshop) -> None:
     """Take back the jobs of silent workers, as one that has watched for long enough."""
-    workshop.train.watch = Visibility(lease_s=0)
-    take_back(workshop.train)
+    workshop.train.visibility = Visibility(lease_s=0)
+    requeue_expired(workshop.train)
 
 
 def test_a_base_model_that_is_gone_fails_the_job_clearly(workshop: Workshop) -> None:

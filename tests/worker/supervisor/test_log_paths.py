@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from worker.supervisor.logs import read_tail, without_paths
+from worker.supervisor.logs import read_tail, relative_paths
 
 
 def test_a_short_log_is_kept_whole_and_without_control_characters(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_paths_of_the_machine_are_not_told() -> None:
         'File "/opt/venv/lib/site-packages/torch/nn/linear.py", line 9\n'
         "no room in /srv/run 7: PATH=/usr/local/bin:/usr/bin, file:///home/me/x.py, /srv/run 77/y\n"
     )
-    assert without_paths(told, [Path("/srv/run 7"), Path("/opt/venv/lib/site-packages")]) == (
+    assert relative_paths(told, [Path("/srv/run 7"), Path("/opt/venv/lib/site-packages")]) == (
         'File "base/config.json", line 3\n'
         'File "torch/nn/linear.py", line 9\n'
         "no room in .: PATH=…/bin:…/bin, file://…/x.py, …/run 77/y\n"
@@ -38,4 +38,4 @@ def test_paths_of_the_machine_are_not_told() -> None:
 
 def test_what_only_looks_like_a_path_stays() -> None:
     told = "loss 1/2, and/or, <turn>hi</turn>, https://host.example/v1/files, api/spec/recipe.py, ./a/b, step 3/60\n"
-    assert without_paths(told, []) == told
+    assert relative_paths(told, []) == told

@@ -33,7 +33,7 @@ def test_an_interrupted_job_is_recorded_step_by_step_once(workshop: Workshop, mo
     monkeypatch.setenv("ATTUNE_FAIL_AT", "step:4:kill")
     workshop.train_once()
     for recorder in recorders:
-        recorder.record_due()
+        recorder.export_due()
     monkeypatch.delenv("ATTUNE_FAIL_AT")
     let_wait_pass(workshop, job_id)
     workshop.train_once()
@@ -41,7 +41,7 @@ def test_an_interrupted_job_is_recorded_step_by_step_once(workshop: Workshop, mo
     with workshop.context.database.write() as session:
         session.execute(update(ExportTask).values(due_at=0.0))
     for name, each in open_trackers(settings).items():
-        MetricsExporter(deliverer, name, each).record_due()
+        MetricsExporter(deliverer, name, each).export_due()
     assert [row["_step"] for row in history(offline_folder(settings, job_id))] == [1, 2, 3, 4, 5]
     assert settings.tensorboard_dir is not None
     written = read_back(settings.tensorboard_dir / job_id)

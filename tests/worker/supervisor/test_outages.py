@@ -27,7 +27,7 @@ from worker.supervisor import loop
 from worker.supervisor.faults import AttemptFailed, retry_or_fail
 from worker.supervisor.pause import PAUSES_S, SUSPICIOUS_JOBS, Pause
 from worker.supervisor.sweep import Sweeper
-from worker.supervisor.work_folder import filled_by
+from worker.supervisor.work_folder import fills_disk
 
 
 class Away(Storage):
@@ -72,7 +72,7 @@ def storage(context: Context) -> Away:
 def shop(open_workshop: OpenWorkshop, context: Context, storage: Away, clock: Clock) -> Workshop:
     shop = open_workshop(context)
     for node in (shop.prepare, shop.train):
-        node.hold = Pause(node.trouble, clock)
+        node.pause = Pause(node.find_problem, clock)
     return shop
 
 
@@ -126,7 +126,7 @@ def test_an_outage_of_the_storage_never_gives_up_a_scan(shop: Workshop, storage:
     file_id = a_file(shop.context, shop.caller.project_id, rows(12))
     storage.error = StorageUnavailable("503")
     for _ in range(scans.MAX_SCANS + 2):
-        shop.prepare.hold = Pause(shop.prepare.trouble, clock)  # as if other workers met it, one after the other
+        shop.prepare.pause = Pause(shop.prepare.find_problem, clock)  # as if other workers met it, one after the other
         shop.work()
     with shop.context.database.read() as session:
         file = session.get_one(File, file_id)
@@ -177,9 +177,9 @@ def test_a_disk_that_the_job_itself_fills_is_charged(tmp_path: Path, monkeypatch
         total = 15_000
 
     monkeypatch.setattr("worker.supervisor.work_folder.shutil.disk_usage", lambda _: Disk)
-    assert filled_by(tmp_path)
+    assert fills_disk(tmp_path)
     Disk.total = 25_000
-    assert not filled_by(tmp_path)
+    assert not fills_disk(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_an_end_that_the_database_cannot_take_is_written_when_it_is_back(
 
     monkeypatch.setattr(loop, "prepare", _raise(StorageUnavailable("503")))
     monkeypatch.setattr(loop, "retry_or_fail", settle_later)
-    monkeypatch.setattr("worker.supervisor.write_retry.AGAIN_S", 0)
+    monkeypatch.setattr("worker.supervisor.write_retry.RETRY_S", 0)
     shop.work()
     assert away == -1
     assert (shop.job(job_id).owner, counts(shop.job(job_id))) == (None, {"excused": 1})
@@ -268,31 +268,31 @@ def test_jobs_that_fail_one_after_the_other_make_the_worker_pause(clock: Clock) 
     for number in range(SUSPICIOUS_JOBS - 1):
         hold.suspect(f"job-{number}")
         hold.suspect(f"job-{number}")
-    assert hold.open()
-    hold.passed()
+    assert hold.may_work()
+    hold.record_success()
     for number in range(SUSPICIOUS_JOBS):
-        assert hold.open()
+        assert hold.may_work()
         hold.suspect(f"job-{number}")
-    assert not hold.open()
+    assert not hold.may_work()
     clock.now += PAUSES_S[0]
-    assert hold.open(), "one more job is tried"
+    assert hold.may_work(), "one more job is tried"
     hold.suspect("another")
     clock.now += PAUSES_S[0]
-    assert not hold.open(), "the pauses grow"
+    assert not hold.may_work(), "the pauses grow"
     clock.now += PAUSES_S[1]
-    assert hold.open()
+    assert hold.may_work()
 
 
 def test_a_hold_ends_when_what_failed_works_again(clock: Clock) -> None:
     broken: list[str] = ["The disk is full"]
     hold = Pause(lambda thorough: broken[0] if broken else None, clock)
-    assert not hold.open()
-    assert hold.why == "The disk is full"
+    assert not hold.may_work()
+    assert hold.reason == "The disk is full"
     broken.clear()
-    assert not hold.open(), "not before its pause is over"
+    assert not hold.may_work(), "not before its pause is over"
     clock.now += PAUSES_S[0]
-    assert hold.open()
-    assert hold.why is None
+    assert hold.may_work()
+    assert hold.reason is None
 
 
 @EMBEDDED
@@ -309,12 +309,12 @@ def test_a_trainer_that_dies_before_it_looks_at_the_job_is_the_workers_fault(
         shop.train_once()
     job = shop.job(job_id)
     assert (job.status, counts(job)) == (JobStatus.QUEUED, {"excused": 1})
-    assert shop.train.hold.why is not None
+    assert shop.train.pause.reason is not None
 
 
 @EMBEDDED
 def test_a_worker_on_hold_is_known_to_the_others(shop: Workshop) -> None:
-    shop.train.hold.begin("The worker's disk is full")
+    shop.train.pause.begin("The worker's disk is full")
     Sweeper(shop.train, threading.Event())._sweep()
     with shop.context.database.read() as session:
         assert session.get_one(Worker, shop.train.owner).held == "The worker's disk is full"

@@ -13,7 +13,7 @@ from tests.end_to_end.jobs import rows
 from tests.factories import a_file, a_project
 from tests.worker.supervisor.conftest import OpenWorkshop, Workshop
 from worker.supervisor.loop import work_until_idle
-from worker.supervisor.scan import give_up
+from worker.supervisor.scan import fail_abandoned_scans
 
 
 def the_file(context: Context, file_id: str) -> File:
@@ -61,7 +61,7 @@ def test_a_file_that_loses_every_worker_is_given_up(workshop: Workshop) -> None:
     for _ in range(scans.MAX_SCANS):
         with workshop.context.database.write() as session:
             assert scans.claim(session, lease_s=-1) is not None
-    give_up(workshop.prepare)
+    fail_abandoned_scans(workshop.prepare)
     assert the_file(workshop.context, file_id).scan_status == "failed"
 
 

@@ -22,7 +22,7 @@ from worker.supervisor.child import Child
 from worker.supervisor.faults import AttemptFailed
 from worker.supervisor.node import Node
 from worker.supervisor.scan import scan_next
-from worker.supervisor.sweep import see_database, take_back, take_back_own
+from worker.supervisor.sweep import observe_database, requeue_expired, requeue_own
 from worker.supervisor.trainer_monitor import TrainerMonitor
 from worker.supervisor.visibility import Visibility
 
@@ -38,7 +38,7 @@ def clock() -> Clock:
 def node(workshop: Workshop, clock: Clock) -> Node:
     """Of a worker that has watched for long enough to judge others."""
     node = workshop.train
-    node.watch = Visibility(LEASE_S, clock)
+    node.visibility = Visibility(LEASE_S, clock)
     look_on(node, clock)
     return node
 
@@ -46,9 +46,9 @@ def node(workshop: Workshop, clock: Clock) -> Node:
 def look_on(node: Node, clock: Clock) -> None:
     """See the database regularly for a lease."""
     for _ in range(6):
-        see_database(node)
+        observe_database(node)
         clock.now += LEASE_S / 6
-    see_database(node)
+    observe_database(node)
 
 
 def a_held_job(node: Node, owner: str = "another") -> Claim:
@@ -82,7 +82,7 @@ def test_a_stop_of_the_database_in_the_middle_of_a_sweep_loses_no_job(
     workshop: Workshop, node: Node, clock: Clock
 ) -> None:
     healthy = a_held_job(node)
-    sweep = threading.Thread(target=take_back, args=(node,))
+    sweep = threading.Thread(target=requeue_expired, args=(node,))
     with stopped_database(workshop):
         sweep.start()
         clock.now += LEASE_S + 1
@@ -91,64 +91,64 @@ def test_a_stop_of_the_database_in_the_middle_of_a_sweep_loses_no_job(
     with workshop.context.database.write() as session:
         queue.renew(session, healthy, LEASE_S)  # as its worker does within seconds
     look_on(node, clock)
-    take_back(node)
+    requeue_expired(node)
     assert held(workshop, healthy)
 
 
 def test_a_stop_of_everything_between_two_sweeps_loses_no_job(workshop: Workshop, node: Node, clock: Clock) -> None:
     job = a_held_job(node)
     clock.now += LEASE_S + 1
-    take_back(node)
+    requeue_expired(node)
     assert held(workshop, job)
     look_on(node, clock)
-    take_back(node)
+    requeue_expired(node)
     assert not held(workshop, job), "its worker had a lease's time to say that it lives"
 
 
 def test_a_worker_that_has_just_started_judges_nobody_for_one_lease(workshop: Workshop, clock: Clock) -> None:
     node = workshop.train
-    node.watch = Visibility(LEASE_S, clock)
+    node.visibility = Visibility(LEASE_S, clock)
     job = a_held_job(node)
-    take_back(node)
+    requeue_expired(node)
     assert held(workshop, job)
     look_on(node, clock)
-    take_back(node)
+    requeue_expired(node)
     assert not held(workshop, job)
 
 
 def test_what_a_worker_held_when_it_died_it_gives_back_at_its_start(workshop: Workshop, clock: Clock) -> None:
     node = workshop.train
-    node.watch = Visibility(LEASE_S, clock)
+    node.visibility = Visibility(LEASE_S, clock)
     own, others = a_held_job(node, node.owner), a_held_job(node)
-    take_back_own(node)
+    requeue_own(node)
     assert (held(workshop, own), held(workshop, others)) == (False, True)
 
 
 def test_a_clock_that_is_set_makes_no_worker_silent(clock: Clock) -> None:
     watch = Visibility(LEASE_S, clock)
     for _ in range(7):
-        watch.saw(clock.now)
+        watch.record_answer(clock.now)
         clock.now += 10
-    assert watch.saw(clock.now)
+    assert watch.record_answer(clock.now)
     clock.now += 10
-    assert not watch.saw(clock.now + 3600), "the database's clock was set, or our machine was suspended"
+    assert not watch.record_answer(clock.now + 3600), "the database's clock was set, or our machine was suspended"
     for _ in range(6):
         clock.now += 10
-        trusted = watch.saw(clock.now + 3600)
+        trusted = watch.record_answer(clock.now + 3600)
     assert trusted
 
 
 def test_a_database_that_did_not_answer_is_waited_for_one_lease_more(clock: Clock) -> None:
     watch = Visibility(LEASE_S, clock)
     for _ in range(7):
-        watch.saw(clock.now)
+        watch.record_answer(clock.now)
         clock.now += 10
-    watch.missed()
+    watch.record_outage()
     assert watch.stalled
-    assert not watch.saw(clock.now)
+    assert not watch.record_answer(clock.now)
     for _ in range(6):
         clock.now += 10
-        trusted = watch.saw(clock.now)
+        trusted = watch.record_answer(clock.now)
     assert trusted
     assert not watch.stalled
 

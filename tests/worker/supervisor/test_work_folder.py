@@ -11,7 +11,7 @@ from api.settings import Settings
 from api.spec.lifecycle import Stage
 from tests.factories import a_job, a_project, the_job
 from worker.supervisor.node import Node, claim_work_dir
-from worker.supervisor.sweep import take_back_own
+from worker.supervisor.sweep import requeue_own
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_twin_machine_takes_no_live_job(context: Context, tmp_path: Path) -> N
         if files is not None:
             files.rename(work)
         twin = Node.open(context, Stage.TRAIN)
-        take_back_own(twin)
+        requeue_own(twin)
         assert (the_job(context.database, job_id).owner, twin.folder) == (node.owner, node.folder)
         twins.append(twin.owner)
     assert len({node.owner, *twins}) == 3

@@ -1,7 +1,7 @@
-"""Trackers: one small file for each place that metrics are sent to, all of the same shape (base.py).
+"""Trackers: one file for each service that metrics are sent to, all of the same shape (base.py).
 
-Sent by a deliverer, never by a trainer, which knows no key; by a thread of its own for each tracker
-(worker/delivery/metrics.py), so that a tracker that is slow or away holds up nothing but itself.
+A deliverer sends the metrics, because a trainer knows no key. Each tracker has a thread of its own
+(worker/delivery/metrics.py), so that a slow or unavailable one delays nothing else.
 """
 
 import os
@@ -14,15 +14,15 @@ from worker.delivery.trackers.base import Tracker
 _ENVIRONMENT = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # we try again ourselves, and ask for nothing meanwhile
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # the deliverer retries with its own back-off
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "WANDB_ERROR_REPORTING": "false",
 }
-"""What the libraries read of it while they are imported. An operator's own values stay."""
+"""Variables that the libraries read while they are imported. An operator's own values are kept."""
 
 
 def open_trackers(settings: Settings) -> dict[str, Tracker]:
-    """Those that the settings are enough for. Only their libraries are imported: each is an optional extra."""
+    """Return the configured trackers. Only their libraries are imported, because each is an optional extra."""
     names = configured(settings)
     if names:
         for name, value in _ENVIRONMENT.items():

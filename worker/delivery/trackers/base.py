@@ -1,4 +1,4 @@
-"""What every tracker is."""
+"""The interface of a tracker."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ from api.spec.lifecycle import JobStatus
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A job, as far as a tracker is told of it."""
+    """A job's fields that are sent to a tracker."""
 
     job_id: str
     number: int
-    """Of several runs of this job at the same tracker."""
+    """Number of the run, from 0, if the job has several at the same tracker."""
     model: str
     base_model: str
     config: dict[str, Any]
     """The resolved recipe."""
     options: dict[str, Any]
-    """What the job said of this tracker."""
+    """The job's options for this tracker (api.spec.outputs)."""
 
 
 @dataclass(frozen=True)
@@ -33,27 +33,27 @@ class MetricPoint:
 
 
 class Run(Protocol):
-    """One job's record at a tracker, open to be added to. Any method may raise whatever its library raises."""
+    """A job's record at a tracker, open for writing. Any method may raise whatever its library raises."""
 
     step: int
-    """The last step that the tracker holds, and when it was opened, of attempts before: only later ones are added."""
+    """The last step that the tracker holds, earlier attempts included. Only later steps are added."""
     url: str | None
-    """Where a person can look at it. Without credentials: users read it."""
+    """The run's page for users, without credentials; None if there is none."""
 
     def add(self, points: Sequence[MetricPoint]) -> None:
-        """In the order of their steps."""
+        """Add points, which are in the order of their steps."""
 
     def close(self, status: JobStatus | None) -> None:
-        """With the status that the job has ended in. None: it has not, and may be opened again."""
+        """`status`: the status in which the job has ended; None: it has not ended, and the run may be opened again."""
 
 
 class Tracker(Protocol):
-    def open(self, about: RunInfo) -> Run:
-        """The job's run: a new one, or the one that was made before, by whichever worker."""
+    def open(self, info: RunInfo) -> Run:
+        """Open the job's run. Create it if no deliverer has created it before."""
 
 
 def numbers(metrics: dict[str, Any]) -> dict[str, float]:
-    """What of a step's metrics is a curve. The pipe has no NaN: such a value is null, and left out."""
+    """Return the metrics that can be plotted. NaN, which is stored as null, is left out."""
     return {
         name: float(value)
         for name, value in metrics.items()

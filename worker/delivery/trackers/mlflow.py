@@ -1,4 +1,4 @@
-"""MLflow: every job is a run of one experiment, found again by a tag. What it holds is asked of the server."""
+"""MLflow: every job is a run of one experiment, found again by a tag. The server reports which steps it holds."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,10 +12,10 @@ from worker.delivery.trackers.base import MetricPoint, RunInfo
 
 TAG = "attune.job"
 BATCH = 1000
-"""Metrics that MLflow takes at once."""
-PARAMETERS = 100
-LETTERS = 500
-"""Of one parameter's value."""
+"""MLflow's limit of metrics in one request."""
+MAX_PARAMETERS = 100
+MAX_VALUE_LENGTH = 500
+"""Characters of a parameter's value."""
 ENDS = {JobStatus.SUCCEEDED: "FINISHED", JobStatus.FAILED: "FAILED", JobStatus.CANCELLED: "KILLED"}
 
 
@@ -24,19 +24,19 @@ class Tracker:
         self._client = MlflowClient(tracking_uri=uri)
         self._experiment = experiment
 
-    def open(self, about: RunInfo) -> "MlflowRun":
+    def open(self, info: RunInfo) -> "MlflowRun":
         experiment = self._client.get_experiment_by_name(self._experiment)
         experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(self._experiment)
-        found = self._client.search_runs([experiment_id], f"tags.`{TAG}` = '{about.job_id}'", max_results=1)
-        run_id = found[0].info.run_id if found else self._create(experiment_id, about)
+        found = self._client.search_runs([experiment_id], f"tags.`{TAG}` = '{info.job_id}'", max_results=1)
+        run_id = found[0].info.run_id if found else self._create(experiment_id, info)
         held = self._client.get_metric_history(run_id, "train_loss")
         return MlflowRun(self._client, run_id, max((metric.step for metric in held), default=0))
 
-    def _create(self, experiment_id: str, about: RunInfo) -> str:
-        tags = {TAG: about.job_id, "fine_tuned_model": about.model, "base_model": about.base_model}
-        run = self._client.create_run(experiment_id, run_name=about.job_id, tags=tags)
-        parameters = [Param(name, value[:LETTERS]) for name, value in _flat(about.config) if value]
-        self._client.log_batch(run.info.run_id, params=parameters[:PARAMETERS])
+    def _create(self, experiment_id: str, info: RunInfo) -> str:
+        tags = {TAG: info.job_id, "fine_tuned_model": info.model, "base_model": info.base_model}
+        run = self._client.create_run(experiment_id, run_name=info.job_id, tags=tags)
+        parameters = [Param(name, value[:MAX_VALUE_LENGTH]) for name, value in _flat(info.config) if value]
+        self._client.log_batch(run.info.run_id, params=parameters[:MAX_PARAMETERS])
         return str(run.info.run_id)
 
 
@@ -47,7 +47,7 @@ class MlflowRun:
         self.url = None  # the address may hold the operator's password
 
     def add(self, points: Sequence[MetricPoint]) -> None:
-        """A step's metrics are sent together, so that one of them tells whether all have arrived."""
+        """Send all metrics of a step in one request, so that train_loss alone shows whether they arrived."""
         batch: list[Metric] = []
         for point in points:
             metrics = [Metric(name, value, int(point.at * 1000), point.step) for name, value in point.values.items()]

@@ -1,5 +1,7 @@
-"""TensorBoard: a folder of event files for each job. It is written anew whenever it is opened, since a file that its
-writer did not close may end anywhere, and the database has every step."""
+"""TensorBoard: a folder of event files for each job.
+
+Each time a run is opened, its folder is rewritten from the database, because a file whose writer died may be truncated.
+"""
 
 import os
 import shutil
@@ -20,15 +22,15 @@ class Tracker:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def open(self, about: RunInfo) -> "EventFile":
-        folder = self._folder / about.job_id
+    def open(self, info: RunInfo) -> "EventFile":
+        folder = self._folder / info.job_id
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         return EventFile(folder)
 
 
 class EventFile:
-    """Written by whoever calls, not by a thread as tensorboardX's SummaryWriter does: so a full disk is noticed."""
+    """Writes in the caller's thread. tensorboardX's SummaryWriter writes in a thread whose errors would be lost."""
 
     def __init__(self, folder: Path) -> None:
         self.step = 0

@@ -1,7 +1,7 @@
 """Weights & Biases: a run for each integration that a job names, with the job's id as its own.
 
-Online, the server tells a run that is resumed which steps it has. Offline there is nobody to ask, and nobody who looks
-either: the run is written as a whole once the job has ended, so that its folder holds every step once.
+Online, the server reports which steps a resumed run has. Offline, no server keeps count: the run is written as a whole
+once the job has ended, so that its folder holds every step once.
 """
 
 import contextlib
@@ -26,37 +26,37 @@ class Tracker:
     def __init__(self, settings: Settings) -> None:
         self._settings, self._folder = settings, settings.wandb_folder
 
-    def open(self, about: RunInfo) -> Run:
+    def open(self, info: RunInfo) -> Run:
         if self._settings.wandb_mode == "offline":
-            return Offline(self, about)
-        return Online(self, about)
+            return Offline(self, info)
+        return Online(self, info)
 
-    def begin(self, about: RunInfo) -> Any:
-        """Of wandb's kind. The run's own thread and process are wandb's."""
+    def begin(self, info: RunInfo) -> Any:
+        """Return a wandb run, which has a thread and a process of wandb's own."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        options = about.options
+        options = info.options
         try:
-            return self._init(about, options)
+            return self._init(info, options)
         except (MailboxClosedError, HandleAbandonedError, ConnectionError):
             _forget_dead_process()
             raise
 
-    def _init(self, about: RunInfo, options: dict[str, Any]) -> Any:
+    def _init(self, info: RunInfo, options: dict[str, Any]) -> Any:
         return wandb.init(
-            id=run_id(about),
+            id=run_id(info),
             project=options["project"],
             entity=options["entity"],
-            name=options["name"] or about.job_id,
+            name=options["name"] or info.job_id,
             tags=options["tags"],
-            config={"fine_tuned_model": about.model, "base_model": about.base_model, **about.config},
+            config={"fine_tuned_model": info.model, "base_model": info.base_model, **info.config},
             dir=str(self._folder),
             resume="allow",
             reinit="create_new",
-            settings=self._as_wandb_has_them(),
+            settings=self._wandb_settings(),
         )
 
-    def _as_wandb_has_them(self) -> wandb.Settings:
-        """The key is handed over here, not through the environment or a file; and of this machine nothing is told."""
+    def _wandb_settings(self) -> wandb.Settings:
+        """Pass the key directly, not through the environment or a file, and send nothing about this machine."""
         ours = self._settings
         address = {"base_url": ours.wandb_base_url} if ours.wandb_base_url else {}
         return wandb.Settings(
@@ -79,16 +79,16 @@ class Tracker:
             **address,
         )
 
-    def forget(self, about: RunInfo) -> None:
-        """What lies on this disk of the run, from whoever died while writing it."""
-        for left in (self._folder / "wandb").glob(f"*run-*-{run_id(about)}"):
-            shutil.rmtree(left)
+    def delete_local(self, info: RunInfo) -> None:
+        """Delete the run's files on this disk, those of deliverers that died included."""
+        for folder in (self._folder / "wandb").glob(f"*run-*-{run_id(info)}"):
+            shutil.rmtree(folder)
 
 
 @dataclass
 class Offline:
     tracker: Tracker
-    about: RunInfo
+    info: RunInfo
     step: int = 0
     url: str | None = None
     _points: list[MetricPoint] = field(default_factory=list)
@@ -99,16 +99,16 @@ class Offline:
     def close(self, status: JobStatus | None) -> None:
         if status is None:
             return
-        self.tracker.forget(self.about)
-        run = self.tracker.begin(self.about)
+        self.tracker.delete_local(self.info)
+        run = self.tracker.begin(self.info)
         _log(run, self._points)
         run.finish(exit_code=_exit_code(status))
 
 
 class Online:
-    def __init__(self, tracker: Tracker, about: RunInfo) -> None:
-        self._tracker, self._about = tracker, about
-        self._run = tracker.begin(about)
+    def __init__(self, tracker: Tracker, info: RunInfo) -> None:
+        self._tracker, self._info = tracker, info
+        self._run = tracker.begin(info)
         self.step: int = self._run.starting_step - 1 if self._run.resumed else 0
         self.url: str | None = self._run.url
 
@@ -116,21 +116,21 @@ class Online:
         _log(self._run, points)
 
     def close(self, status: JobStatus | None) -> None:
-        """Waits until all is uploaded. Raises TimeoutError."""
+        """Wait until everything is uploaded. Raises TimeoutError."""
         self._run.finish(exit_code=0 if status is None else _exit_code(status))
-        self._tracker.forget(self._about)  # the server has it
+        self._tracker.delete_local(self._info)  # the server has it
 
 
 def tracker(settings: Settings) -> Tracker:
     return Tracker(settings)
 
 
-def run_id(about: RunInfo) -> str:
-    return about.job_id if about.number == 0 else f"{about.job_id}-{about.number}"
+def run_id(info: RunInfo) -> str:
+    return info.job_id if info.number == 0 else f"{info.job_id}-{info.number}"
 
 
 def offline_folder(settings: Settings, job_id: str) -> Path:
-    """Where the offline run of a job is, for `wandb sync`."""
+    """Return the folder of a job's offline run, for `wandb sync`."""
     return next((settings.wandb_folder / "wandb").glob(f"offline-run-*-{job_id}"))
 
 
@@ -140,7 +140,7 @@ def _log(run: Any, points: Sequence[MetricPoint]) -> None:
 
 
 def _forget_dead_process() -> None:
-    """wandb's process serves all runs of ours, and is not started again by itself should it have died."""
+    """Let wandb start a new process for our runs. It does not restart one that has died."""
     with contextlib.suppress(ConnectionError):
         wandb.teardown()
 

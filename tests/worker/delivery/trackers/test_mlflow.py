@@ -15,10 +15,10 @@ def uri(tmp_path: Path) -> str:
 def test_mlflow_holds_every_step_once_although_the_worker_was_killed(open_studio: OpenStudio, uri: str) -> None:
     studio = open_studio(mlflow_tracking_uri=uri)
     studio.trained(1, 2)
-    studio.recorder("mlflow").record_due()  # and is not heard of again
+    studio.recorder("mlflow").export_due()  # and is not heard of again
     studio.trained(3)
     studio.ends(JobStatus.FAILED)
-    studio.recorder("mlflow").record_due()
+    studio.recorder("mlflow").export_due()
     client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name("attune")
     assert experiment is not None

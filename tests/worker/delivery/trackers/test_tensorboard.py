@@ -23,11 +23,11 @@ def test_event_files_hold_every_step_once(open_studio: OpenStudio, tmp_path: Pat
     studio = open_studio(tensorboard_dir=tmp_path / "board")
     studio.trained(1, 2)
     recorder = studio.recorder("tensorboard")
-    recorder.record_due()
+    recorder.export_due()
     assert len(read_back(tmp_path / "board" / studio.job_id)) == 2, "before the job has ended, too"
     studio.trained(3)
     studio.ends()
-    recorder.record_due()
+    recorder.export_due()
     assert {key: len(values) for key, values in read_back(tmp_path / "board" / studio.job_id).items()} == {
         ("train_loss", step): 1 for step in (1, 2, 3)
     }
@@ -36,10 +36,10 @@ def test_event_files_hold_every_step_once(open_studio: OpenStudio, tmp_path: Pat
 def test_a_worker_that_is_killed_leaves_nothing_twice(open_studio: OpenStudio, tmp_path: Path) -> None:
     studio = open_studio(tensorboard_dir=tmp_path / "board")
     studio.trained(1, 2)
-    studio.recorder("tensorboard").record_due()  # and is not heard of again
+    studio.recorder("tensorboard").export_due()  # and is not heard of again
     studio.trained(3)
     studio.ends()
-    studio.recorder("tensorboard").record_due()
+    studio.recorder("tensorboard").export_due()
     assert {key: len(values) for key, values in read_back(tmp_path / "board" / studio.job_id).items()} == {
         ("train_loss", step): 1 for step in (1, 2, 3)
     }
@@ -54,10 +54,12 @@ def test_a_disk_that_refuses_is_told_once_and_written_to_when_it_is_back(
     studio.trained(1)
     recorder = studio.recorder("tensorboard")
     for _ in range(2):
-        recorder.record_due()
+        recorder.export_due()
         studio.no_waiting()
-    assert studio.told() == ["Metrics could not be sent to TensorBoard: they will be once it answers. The job goes on."]
+    assert studio.told() == [
+        "Metrics could not be sent to TensorBoard. They are sent when it answers again; the job continues."
+    ]
     board.unlink()
     studio.ends()
-    recorder.record_due()
+    recorder.export_due()
     assert read_back(board / studio.job_id).keys() == {("train_loss", 1)}

@@ -46,10 +46,10 @@ def history(folder: Path) -> list[dict[str, Any]]:
 def test_an_offline_run_holds_every_step_once_although_the_worker_was_killed(open_studio: OpenStudio) -> None:
     studio = open_studio(recipe=WANTED, wandb_mode="offline", wandb_api_key=KEY)
     studio.trained(1, 2)
-    studio.recorder("wandb").record_due()  # and is not heard of again
+    studio.recorder("wandb").export_due()  # and is not heard of again
     studio.trained(3)
     studio.ends()
-    studio.recorder("wandb").record_due()
+    studio.recorder("wandb").export_due()
     folder = offline_folder(studio.settings, studio.job_id)
     rows = history(folder)
     assert [(row["_step"], row["train_loss"]) for row in rows] == [(step, 1 / step) for step in (1, 2, 3)]
@@ -68,11 +68,11 @@ def test_a_run_goes_on_where_the_server_has_it_whichever_worker_sends(open_studi
     studio = open_studio(recipe=WANTED, wandb_api_key=KEY, wandb_base_url=server.url)
     studio.trained(1, 2)
     first = studio.recorder("wandb")
-    first.record_due()
+    first.export_due()
     first.close()
     studio.trained(3)
     studio.ends(JobStatus.FAILED)
-    studio.recorder("wandb").record_due()
+    studio.recorder("wandb").export_due()
     assert [(row["_step"], row["train_loss"]) for row in server.histories[studio.job_id]] == [
         (step, 1 / step) for step in (1, 2, 3)
     ]
@@ -87,16 +87,16 @@ def test_an_outage_at_the_end_is_told_and_made_up_for(open_studio: OpenStudio, m
     studio = open_studio(recipe=WANTED, wandb_api_key=KEY, wandb_base_url=server.url)
     studio.trained(1)
     recorder = studio.recorder("wandb")
-    recorder.record_due()
+    recorder.export_due()
     server.away = True
     studio.trained(2)
     studio.ends()
-    recorder.record_due()
+    recorder.export_due()
     assert studio.told()[-1].startswith("Metrics could not be sent to Weights & Biases")
     server.away = False
     for _ in range(3):
         studio.no_waiting()
-        recorder.record_due()
+        recorder.export_due()
     assert [row["_step"] for row in server.histories[studio.job_id]] == [1, 2]
     assert server.ends[studio.job_id] == 0
 
@@ -106,7 +106,7 @@ def test_wandbs_process_may_die(open_studio: OpenStudio) -> None:
     studio = open_studio(recipe=WANTED, wandb_api_key=KEY, wandb_base_url=server.url)
     studio.trained(1)
     recorder = studio.recorder("wandb")
-    recorder.record_due()
+    recorder.export_due()
     for child in psutil.Process().children():
         if child.name() == "wandb-core":
             child.kill()
@@ -115,7 +115,7 @@ def test_wandbs_process_may_die(open_studio: OpenStudio) -> None:
     studio.ends()
     for _ in range(3):  # it notices, starts another, sends
         studio.no_waiting()
-        recorder.record_due()
+        recorder.export_due()
     assert [row["_step"] for row in server.histories[studio.job_id]] == [1, 2]
 
 
@@ -125,9 +125,9 @@ def test_a_server_that_cannot_be_reached_is_told_once_and_does_not_keep_the_job(
     studio.trained(1)
     recorder = studio.recorder("wandb")
     for _ in range(2):
-        recorder.record_due()
+        recorder.export_due()
         studio.no_waiting()
-    told = ["Metrics could not be sent to Weights & Biases: they will be once it answers. The job goes on."]
+    told = ["Metrics could not be sent to Weights & Biases. They are sent when it answers again; the job continues."]
     assert studio.told() == told
 
 
@@ -135,5 +135,5 @@ def test_a_job_that_names_no_integration_is_not_sent(open_studio: OpenStudio) ->
     studio = open_studio(wandb_mode="offline")
     studio.trained(1)
     studio.ends()
-    studio.recorder("wandb").record_due()
+    studio.recorder("wandb").export_due()
     assert not studio.settings.wandb_folder.exists()
