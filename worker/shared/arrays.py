@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ REQUIRED = ("starts", "tokens", "loss_weights")
 CHUNK_ELEMENTS = 1 << 20
 
 Array = npt.NDArray[Any]
+JsonObject: TypeAlias = dict[str, Any]
 
 
 class ArraysError(ValueError):
@@ -44,8 +45,8 @@ class Items:
     starts: npt.NDArray[np.int64]
     """[rows + 1]"""
 
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        item: dict[str, Any] = json.loads(self.text[self.starts[row] : self.starts[row + 1]].tobytes())
+    def __getitem__(self, row: int) -> JsonObject:
+        item: JsonObject = json.loads(self.text[self.starts[row] : self.starts[row + 1]].tobytes())
         return item
 
 
@@ -249,7 +250,7 @@ def save_rows(
     temporary.replace(path)
 
 
-def _map_arrays(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
+def _map_arrays(path: Path) -> tuple[dict[str, Array], JsonObject]:
     """Return the arrays by name, and the metadata that `save_rows` wrote."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -269,5 +270,5 @@ def _map_arrays(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
             arrays[name] = np.empty(shape, dtype)
         else:
             arrays[name] = np.memmap(path, dtype, "c", offset=8 + header_bytes + begin, shape=shape)
-    facts: dict[str, Any] = json.loads(header.get("__metadata__", {}).get("rows", "{}"))
+    facts: JsonObject = json.loads(header.get("__metadata__", {}).get("rows", "{}"))
     return arrays, facts

@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import psutil  # type: ignore[import-untyped]
 
@@ -11,6 +11,15 @@ from worker.shared import cgroup, gpus
 
 WARM_BYTES = 400 * 2**20
 """Memory of a trainer that waits with torch imported."""
+
+
+class WorkerResources(TypedDict):
+    memory_bytes: int
+    """Memory for each job."""
+    gpu_memory_bytes: int | None
+    """Memory of the smallest GPU; None without a GPU."""
+    bfloat16: bool
+    """Whether all GPUs, or the processor without one, multiply in bfloat16."""
 
 
 def machine_for(
@@ -27,16 +36,13 @@ def machine_for(
     return Machine(True, device.bfloat16, min(memories, default=None), observed)
 
 
-def worker_resources(gpu_names: list[str], *, slots: int, warm: bool) -> dict[str, Any]:
+def worker_resources(gpu_names: list[str], *, slots: int, warm: bool) -> WorkerResources:
     """Return the resources of a job in any slot, as arguments of `api.records.workers.seen`."""
     known = [gpu for gpu in map(gpus.find_gpu, gpu_names) if gpu is not None]
     bfloat16 = all(gpu.bfloat16 for gpu in known) if gpu_names else cpu_multiplies_bfloat16()
     smallest = min((gpu.total_bytes for gpu in known if gpu.total_bytes is not None), default=None)
-    return {
-        "memory_bytes": memory_for_job(slots=slots, warm=warm),
-        "gpu_memory_bytes": smallest,
-        "bfloat16": bfloat16,
-    }
+    memory = memory_for_job(slots=slots, warm=warm)
+    return WorkerResources(memory_bytes=memory, gpu_memory_bytes=smallest, bfloat16=bfloat16)
 
 
 @lru_cache

@@ -7,9 +7,12 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 from worker.shared.reports import AliveReport, ProgressReport, Report, WarningReport, encode
+
+Command: TypeAlias = dict[str, Any]
+"""A command of the supervisor: a JSON object whose `cmd` is run, stop, pause, sample or cancel."""
 
 REPORT_FD = "ATTUNE_REPORT_FD"
 STDIN, STDOUT = 0, 1
@@ -65,7 +68,7 @@ class Pipe:
                 return None
         return None
 
-    def commands(self) -> Iterator[dict[str, Any]]:
+    def commands(self) -> Iterator[Command]:
         """Yield commands until the parent closes stdin or dies."""
         return self._commands
 
@@ -90,7 +93,7 @@ class Pipe:
         os._exit(3)
 
 
-def _lines(descriptor: int) -> Iterator[dict[str, Any]]:
+def _lines(descriptor: int) -> Iterator[Command]:
     """Yield commands until stdin ends. A thread that waits in Python's buffered stdin would hold its lock at exit."""
     rest = b""
     while chunk := os.read(descriptor, 65536):

@@ -9,6 +9,7 @@ from api.spec.lifecycle import FailureReason
 
 Metrics: TypeAlias = dict[str, Any]
 """A step's metrics by name. Values are numbers; a method may add lists, such as a confusion matrix."""
+Json: TypeAlias = dict[str, Any]
 
 
 class Report(msgspec.Struct, kw_only=True, tag_field="type"):
@@ -91,7 +92,7 @@ class DoneReport(Report, tag="done"):
     trained_tokens: int
     best_step: int | None = None
     """The step with the lowest validation loss, if there was a validation."""
-    evaluation: dict[str, Any] | None = None
+    evaluation: Json | None = None
     """An api.spec.evaluation.Evaluation as JSON."""
     peak_bytes: int | None = None
     peaks: dict[str, int] | None = None
@@ -236,11 +237,11 @@ TRAINER_REPORTS = _kinds(TrainerReport)
 SAMPLING_REPORTS = _kinds(SamplingReport)
 
 
-def as_dict(report: Report) -> dict[str, Any]:
+def as_dict(report: Report) -> Json:
     """Return the report's JSON object."""
     if isinstance(report, MetricsReport):
         return {"type": "metrics", **report.metrics}
-    fields: dict[str, Any] = msgspec.to_builtins(report, enc_hook=_plain)
+    fields: Json = msgspec.to_builtins(report, enc_hook=_plain)
     return fields
 
 

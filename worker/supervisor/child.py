@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import structlog
@@ -76,7 +75,7 @@ class Child:
             self._reports.put(None)
         return report
 
-    def command(self, **command: Any) -> None:
+    def command(self, **command: object) -> None:
         """Send a command. If the child has ended, nothing is raised: the end of its reports shows that."""
         assert self._process.stdin is not None
         try:

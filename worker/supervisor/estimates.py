@@ -1,7 +1,9 @@
 """Estimates of a job: whether it fits a worker, and the speed of finished jobs that later estimates use."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
+
+import msgspec
 
 from api.estimate.machine import Machine, predict, refused_precision, too_large
 from api.estimate.shapes import require_whole_blocks
@@ -19,6 +21,23 @@ from worker.supervisor.faults import AttemptFailed
 from worker.supervisor.node import Node
 from worker.supervisor.slots import Slot
 
+Estimate: TypeAlias = dict[str, Any]
+"""A job's stored estimate: rows (Workloads), predicted (api.estimate.machine.Prediction), less, actual (Measured)."""
+
+
+class Measured(msgspec.Struct, omit_defaults=True):
+    """The time and memory of a successful training. Stored as `actual` in the job's estimate."""
+
+    seconds: float
+    training_s: float
+    """Time of the steps, evaluations included."""
+    peak_bytes: int | None = None
+    peaks: dict[str, int] | None = None
+    """Peak memory of each phase in bytes."""
+    processor_s: dict[str, float] | None = None
+    """Processor time of each phase in seconds."""
+    device: str | None = None
+
 
 @dataclass(frozen=True)
 class Workloads:
@@ -27,14 +46,16 @@ class Workloads:
     train: Workload
     validation: Workload | None
 
-    def stored(self) -> dict[str, Any]:
+    def stored(self) -> dict[str, dict[str, object]]:
         """Return the JSON that is stored with the job's estimate."""
         pairs = (("train", self.train), ("validation", self.validation))
         return {name: {**vars(rows), "lengths": list(rows.lengths)} for name, rows in pairs if rows}
 
     @classmethod
-    def of(cls, stored: dict[str, Any]) -> "Workloads":
-        parts = {name: Workload(**{**rows, "lengths": tuple(rows["lengths"])}) for name, rows in stored.items()}
+    def of(cls, estimate: Estimate) -> "Workloads":
+        parts = {
+            name: Workload(**{**rows, "lengths": tuple(rows["lengths"])}) for name, rows in estimate["rows"].items()
+        }
         return cls(parts["train"], parts.get("validation"))
 
 
@@ -71,15 +92,15 @@ def machine_of(node: Node, slot: Slot) -> Machine:
     return machine_for(slot.gpu, slots=node.slots.count, warm=warm, observed=observed)
 
 
-def record_observation(attempt: AttemptContext, predicted: dict[str, Any], measured: dict[str, Any]) -> None:
+def record_observation(attempt: AttemptContext, estimate: Estimate, measured: Measured) -> None:
     """Store how fast this worker was, for the estimates of later jobs."""
-    node = attempt.node
+    node, predicted = attempt.node, estimate["predicted"]
     job = Observation(
         precision=predicted["precision"],
         flops=predicted["flops"],
         passes=predicted["passes"],
-        training_s=measured["training_s"],
-        rest_s=max(0.0, measured["seconds"] - measured["training_s"]),
+        training_s=measured.training_s,
+        rest_s=max(0.0, measured.seconds - measured.training_s),
         parameters=attempt.base.facts["parameters"],
     )
     with node.context.database.write() as session:

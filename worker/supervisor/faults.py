@@ -1,7 +1,6 @@
 """The end of a failed attempt: another attempt or the end of the job, depending on the reason."""
 
 import signal
-from typing import Any
 
 import structlog
 from sqlalchemy.orm import Session
@@ -96,7 +95,7 @@ _EVENT_SENTENCES = {reason: FAILURES[reason].sentence for reason in FailureReaso
 
 def requeue(session: Session, job: Job, message: str, *, wait_s: float = 0) -> None:
     """Make the job claimable again, or pause it if its user has requested that. Raises StaleFence."""
-    after: dict[str, Any] = {"run_after": db_now() + wait_s if wait_s else None, "rung_at": None}
+    after: dict[str, object] = {"run_after": db_now() + wait_s if wait_s else None, "rung_at": None}
     if job.status == Stage.PREPARE.leased:
         jobs.update_fenced(session, job.id, job.fence, owner=None, lease_until=None, fence=Job.fence + 1, **after)
         events.add_event(session, job.id, message, level="warn")

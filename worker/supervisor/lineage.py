@@ -4,7 +4,6 @@ replaces the base model's weights, and reward models."""
 import json
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -74,7 +73,7 @@ def fetch_reward_models(node: Node, recipe: Recipe, folder: Path) -> None:
 
     An adapter's base model is linked as `base/` in its folder. Raises ParentDeleted, BaseModelGone.
     """
-    listed: dict[str, Any] = {}
+    listed: dict[str, dict[str, object]] = {}
     for use in recipe.method.reward_models:
         param, name = use.param, use.model
         if name in listed:

@@ -10,7 +10,6 @@ import sys
 import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -35,13 +34,10 @@ class LogUploader(BackgroundThread):
         self._node, self._claim, self._path = node, claim, path
         self._stored_size = 0
 
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self._store()
-
     def _run(self) -> None:
         while not self._stop.wait(UPLOAD_S):
             self._store()
+        self._store()
 
     def _store(self) -> None:
         try:

@@ -1,7 +1,5 @@
 """The response to an attempt that ran out of memory: the next attempt uses less (worker.shared.memory_overrides)."""
 
-from typing import Any
-
 from api.estimate.machine import HALVINGS, Machine, may_recompute, with_less
 from api.records import events, jobs
 from api.records.jobs import Job
@@ -9,7 +7,7 @@ from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from worker.shared import memory_overrides
 from worker.supervisor.attempt import AttemptContext
-from worker.supervisor.estimates import Workloads
+from worker.supervisor.estimates import Estimate, Workloads
 from worker.supervisor.faults import AttemptFailed
 
 OVERRIDES = "less"
@@ -35,7 +33,7 @@ def reduce_memory(attempt: AttemptContext, attempted: ResolvedRecipe, machine: M
         tried = attempted.model_copy(update={"micro_batch_tokens": smallest})
     requested = attempt.recipe.training.gradient_checkpointing
     recomputes = may_recompute(attempted.technique, base.facts) if requested == "auto" else requested
-    rows = Workloads.of(job.estimate["rows"]).train
+    rows = Workloads.of(job.estimate).train
     less = with_less(tried, base.facts, machine, rows, recomputes=recomputes)
     if less is None:
         return
@@ -48,7 +46,7 @@ def reduce_memory(attempt: AttemptContext, attempted: ResolvedRecipe, machine: M
         events.add_event(session, job.id, message, level="warn")
 
 
-def killed_for_memory(attempted: ResolvedRecipe, machine: Machine, estimate: dict[str, Any] | None) -> AttemptFailed:
+def killed_for_memory(attempted: ResolvedRecipe, machine: Machine, estimate: Estimate | None) -> AttemptFailed:
     """Return the failure of a trainer that the kernel ended, with the numbers that explain it."""
     expected = ""
     if estimate and machine.memory_bytes is not None:

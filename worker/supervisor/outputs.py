@@ -7,7 +7,8 @@ is ever visible.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from api.infra.artifacts import GGUF, MERGED, tar_size, trained_artifacts
 from api.infra.storage import Corrupt, Storage
@@ -24,6 +25,7 @@ from api.spec.manifest import NAME as MANIFEST
 from worker.shared.checkpoints import KEPT_CHECKPOINTS
 from worker.shared.reports import CheckpointReport, DoneReport, Metrics
 from worker.supervisor.attempt import AttemptContext
+from worker.supervisor.estimates import Measured
 from worker.supervisor.results_table import results_csv
 
 CHECKPOINT_METRICS = ("step", "train_", "valid_", "full_valid_")
@@ -113,7 +115,7 @@ def _surplus(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
     return [checkpoint for checkpoint in checkpoints[:-KEPT_CHECKPOINTS] if checkpoint is not best]
 
 
-def publish(attempt: AttemptContext, report: DoneReport, folder: Path, measured: dict[str, Any]) -> None:
+def publish(attempt: AttemptContext, report: DoneReport, folder: Path, measured: Measured) -> None:
     """Store the model, then name it, its files and the job's success in one transaction.
 
     `measured`: the training's time and memory, stored beside the estimate.
@@ -156,7 +158,7 @@ def publish(attempt: AttemptContext, report: DoneReport, folder: Path, measured:
             result_files=[results.id, archive.id],
             trained_tokens=report.trained_tokens,
             evaluation=report.evaluation,
-            estimate=None if estimate is None else {**estimate, "actual": measured},
+            estimate=None if estimate is None else {**estimate, "actual": msgspec.to_builtins(measured)},
         )
         queue.end_attempt(session, attempt.claim, "succeeded")
 

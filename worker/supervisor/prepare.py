@@ -1,7 +1,6 @@
 """One attempt at preparing a job: convert its rows to arrays, and replace each "auto" in its recipe."""
 
 from dataclasses import replace
-from typing import Any
 
 import structlog
 
@@ -16,7 +15,7 @@ from worker.shared.counts import workload
 from worker.supervisor.attempt import AttemptContext
 from worker.supervisor.estimates import Workloads, require_room
 from worker.supervisor.faults import AttemptFailed
-from worker.supervisor.prepare_child import Source, run_prepare
+from worker.supervisor.prepare_child import FileReport, RequiredLabels, Source, run_prepare
 from worker.supervisor.resolution import ResolutionInputs, parent_labels, resolution_inputs
 
 log = structlog.get_logger(__name__)
@@ -76,9 +75,8 @@ def _prepared_arrays(attempt: AttemptContext, labels: Labels | None) -> dict[str
     return prepared
 
 
-def _required_labels(attempt: AttemptContext, parent: Labels | None, train: Arrays | None) -> dict[str, Any]:
-    """Return the labels that the rows must have (worker.rows.row_builder.LabelSpec): those of the parent model, or
-    those of a training file that was prepared before."""
+def _required_labels(attempt: AttemptContext, parent: Labels | None, train: Arrays | None) -> RequiredLabels:
+    """Return the labels of the parent model, or those of a training file that was prepared before."""
     if parent is not None:
         names = list(parent.names) or None
         return {"problem": parent.problem, "label_names": names, "by": f"the labels of {attempt.job.parent_model}"}
@@ -127,7 +125,7 @@ def _fetch_stored(attempt: AttemptContext, stored: Arrays, name: str) -> bool:
     return True
 
 
-def _store(attempt: AttemptContext, source: Source, report: dict[str, Any]) -> Arrays:
+def _store(attempt: AttemptContext, source: Source, report: FileReport) -> Arrays:
     project_id, context = attempt.job.project_id, attempt.node.context
     stored = context.storage.write_file(
         f"arrays/{project_id}/{source.key}.safetensors", attempt.folder / "data" / f"{source.name}.safetensors"

@@ -3,7 +3,7 @@
 import json
 import signal
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import structlog
 
@@ -25,6 +25,12 @@ CRASHES = {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.
 """Signals by which native code ends its own process over its input."""
 
 
+FileReport: TypeAlias = dict[str, Any]
+"""The report of one prepared file (worker.rows.prepare_file.FileReport), stored with its arrays."""
+RequiredLabels: TypeAlias = dict[str, object]
+"""The labels that rows must have, as JSON (worker.rows.row_builder.LabelSpec)."""
+
+
 @dataclass(frozen=True)
 class Source:
     """One file of rows, and the key under which its arrays are stored."""
@@ -41,11 +47,8 @@ class Interrupted(Exception):
     """The worker is shutting down."""
 
 
-def run_prepare(attempt: AttemptContext, sources: list[Source], labels: dict[str, Any]) -> dict[str, Any]:
-    """Prepare these files. Return the report of each by its source's name.
-
-    `labels`: the labels that the rows must have, as a worker.rows.row_builder.LabelSpec.
-    """
+def run_prepare(attempt: AttemptContext, sources: list[Source], labels: RequiredLabels) -> dict[str, FileReport]:
+    """Prepare these files. Return the report of each by its source's name."""
     folder = attempt.folder
     _fetch_inputs(attempt, sources)
     (folder / "prepare.json").write_text(json.dumps(_request(attempt, sources, labels)))
@@ -78,7 +81,7 @@ def _fetch_inputs(attempt: AttemptContext, sources: list[Source]) -> None:
             )
 
 
-def _request(attempt: AttemptContext, sources: list[Source], labels: dict[str, Any]) -> dict[str, Any]:
+def _request(attempt: AttemptContext, sources: list[Source], labels: RequiredLabels) -> dict[str, object]:
     """Return prepare.json (worker.prepare.Request)."""
     recipe, settings = attempt.recipe, attempt.node.context.settings
     return {

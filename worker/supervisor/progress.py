@@ -1,7 +1,6 @@
 """Metrics and messages on their way into the database: written in batches, and kept during an outage."""
 
 import time
-from typing import Any
 
 import msgspec
 from sqlalchemy.exc import SQLAlchemyError
@@ -31,7 +30,7 @@ class Progress:
     def __init__(self, attempt: AttemptContext) -> None:
         self._attempt = attempt
         self._last_step = attempt.job.progress.get("step", 0)
-        self._progress: dict[str, Any] = dict(attempt.job.progress)
+        self._progress: dict[str, object] = dict(attempt.job.progress)
         self._waiting: list[MetricsReport | SamplesReport | WarningReport] = []
         self._flushed_at = 0.0
         self._changed = False

@@ -6,7 +6,6 @@ other than a connection's ends the whole worker with exit code 0.
 
 from collections.abc import Callable
 from queue import Empty
-from typing import Any
 
 import structlog
 from kombu.transport import redis
@@ -17,13 +16,13 @@ log = structlog.get_logger(__name__)
 class Channel(redis.Channel):
     """Drops messages that cannot be delivered."""
 
-    def _brpop_read(self, **options: Any) -> Any:
+    def _brpop_read(self, **options: object) -> object:
         return self._dropping_bad_messages(super()._brpop_read, **options)
 
-    def _receive(self) -> Any:
+    def _receive(self) -> object:
         return self._dropping_bad_messages(super()._receive)
 
-    def _dropping_bad_messages(self, read: Callable[..., Any], **options: Any) -> Any:
+    def _dropping_bad_messages(self, read: Callable[..., object], **options: object) -> object:
         known = set(self.qos._delivered)
         try:
             return read(**options)

@@ -5,7 +5,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -26,6 +26,8 @@ other thread's last query and its end."""
 CRASHED = "The process that reads the file ended unexpectedly. Look in the file for a row that is unlike the others."
 LOST = "The file could not be scanned: each attempt was interrupted."
 
+ScanReport: TypeAlias = dict[str, Any]
+"""The child's report (worker.scan.Report)."""
 
 SIGNALS_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
 """Signals that an operator or the kernel sends: another attempt may succeed."""
@@ -88,8 +90,7 @@ def fail_abandoned_scans(node: Node) -> None:
             scans.finish(session, claim, "failed", {"error": LOST})
 
 
-def _scan(node: Node, claim: ScanClaim, folder: Path) -> dict[str, Any]:
-    """Return the child's report (worker.scan.Report)."""
+def _scan(node: Node, claim: ScanClaim, folder: Path) -> ScanReport:
     settings = node.context.settings
     node.context.storage.read_file(claim.storage_key, folder / "input", sha256=claim.sha256)
     request = {"memory_bytes": settings.prepare_memory_bytes, "cpu_seconds": settings.scan_cpu_seconds}
@@ -97,7 +98,7 @@ def _scan(node: Node, claim: ScanClaim, folder: Path) -> dict[str, Any]:
     code = _wait(node, claim, Child("worker.scan", str(folder), log_file=folder / "log.txt"))
     path = folder / "report.json"
     if code == 0 and path.exists():
-        report: dict[str, Any] = json.loads(path.read_bytes())
+        report: ScanReport = json.loads(path.read_bytes())
         return report
     log.error("scan_died", file_id=claim.file_id, code=code)
     if -code in SIGNALS_FROM_OUTSIDE:

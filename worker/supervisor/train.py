@@ -2,7 +2,6 @@
 
 import json
 import signal
-from typing import Any
 
 from api.estimate.machine import Machine, predict, refused_precision, resolve_hardware_auto
 from api.records import events, jobs, trackings
@@ -13,7 +12,7 @@ from worker.shared import memory_overrides
 from worker.shared.cgroup import out_of_memory_kills
 from worker.supervisor.attempt import AttemptContext
 from worker.supervisor.child import Child
-from worker.supervisor.estimates import Workloads, machine_of, record_observation
+from worker.supervisor.estimates import Estimate, Workloads, machine_of, record_observation
 from worker.supervisor.faults import AttemptFailed
 from worker.supervisor.inputs import fetch_state
 from worker.supervisor.lineage import fetch_parent_adapter, fetch_reward_models, fetch_weights, weights_are_damaged
@@ -57,7 +56,7 @@ def train(attempt: AttemptContext, slot: Slot, trainer: Child) -> None:
             raise AttemptFailed(FailureReason.WORKER_FAULT, DAMAGED_COPY) from fault
         raise
     if estimate and monitor.measured and not job.state:  # a resumed attempt has not trained all steps
-        record_observation(attempt, estimate["predicted"], monitor.measured)
+        record_observation(attempt, estimate, monitor.measured)
 
 
 def _resolve_hardware(attempt: AttemptContext, machine: Machine) -> ResolvedRecipe:
@@ -68,7 +67,7 @@ def _resolve_hardware(attempt: AttemptContext, machine: Machine) -> ResolvedReci
     if refused := refused_precision(attempt.recipe.training.precision, machine):
         raise AttemptFailed(FailureReason.INVALID_RECIPE, f"{refused}.", param="training.precision")
     resolved = resolve_hardware_auto(
-        prepared, base.facts, machine, Workloads.of(job.estimate["rows"]).train if job.estimate else None
+        prepared, base.facts, machine, Workloads.of(job.estimate).train if job.estimate else None
     )
     if resolved != prepared:
         fields = with_hardware(job.resolved or {}, resolved)
@@ -77,12 +76,12 @@ def _resolve_hardware(attempt: AttemptContext, machine: Machine) -> ResolvedReci
     return resolved
 
 
-def _predict(attempt: AttemptContext, attempted: ResolvedRecipe, machine: Machine) -> dict[str, Any] | None:
+def _predict(attempt: AttemptContext, attempted: ResolvedRecipe, machine: Machine) -> Estimate | None:
     """Store this worker's estimate with the job, and return it. Jobs of older versions have none."""
     job = attempt.job
     if not job.estimate:
         return None
-    workloads = Workloads.of(job.estimate["rows"])
+    workloads = Workloads.of(job.estimate)
     predicted = predict(attempted, attempt.base.facts, workloads.train, workloads.validation, machine)
     estimate = {**job.estimate, "predicted": predicted.stored()}
     with attempt.node.context.database.write() as session:

@@ -5,7 +5,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -30,6 +29,7 @@ from worker.shared.reports import (
 )
 from worker.supervisor.attempt import AttemptContext
 from worker.supervisor.child import Child
+from worker.supervisor.estimates import Measured
 from worker.supervisor.faults import SIGNALS_FROM_OUTSIDE, AttemptFailed, requeue
 from worker.supervisor.outputs import publish, store_checkpoint, store_state
 from worker.supervisor.progress import Progress
@@ -54,8 +54,8 @@ class TrainerMonitor:
         self._node, self._job, self._beat = attempt.node, attempt.job, attempt.beat
         self.exit_code: int | None = None
         """Exit code of a trainer that ended without a last report."""
-        self.measured: dict[str, Any] = {}
-        """Time and memory of a successful training: seconds, training_s, peak_bytes, peaks, processor_s, device."""
+        self.measured: Measured | None = None
+        """Set when the training has succeeded."""
         self._progress = Progress(attempt)
         self._started_at = time.monotonic()
         self._phases: dict[str, float] = {}
@@ -139,22 +139,20 @@ class TrainerMonitor:
 
     def _finish(self, report: DoneReport, now: float) -> None:
         self._retrying(lambda: self._progress.flush(force=True))
-        self.measured = self._measure(report, now)
+        measured = self.measured = self._measure(report, now)
         folder = self._attempt.folder / report.path
-        self._retrying(lambda: publish(self._attempt, report, folder, self.measured))
+        self._retrying(lambda: publish(self._attempt, report, folder, measured))
         self._ring_for_dependents()
 
-    def _measure(self, report: DoneReport, now: float) -> dict[str, Any]:
-        training_s = self._phases.get(FIRST_PHASE_AFTER_TRAINING, now) - self._phases.get("training", now)
-        fields = {
-            "seconds": now - self._started_at,
-            "training_s": training_s,
-            "peak_bytes": report.peak_bytes,
-            "peaks": report.peaks,
-            "processor_s": report.processor_s,
-            "device": report.device,
-        }
-        return {name: value for name, value in fields.items() if value is not None}
+    def _measure(self, report: DoneReport, now: float) -> Measured:
+        return Measured(
+            seconds=now - self._started_at,
+            training_s=self._phases.get(FIRST_PHASE_AFTER_TRAINING, now) - self._phases.get("training", now),
+            peak_bytes=report.peak_bytes,
+            peaks=report.peaks,
+            processor_s=report.processor_s,
+            device=report.device,
+        )
 
     def _store(self, report: StateReport | CheckpointReport, store: Callable[[Path], None]) -> None:
         """Store a state or a checkpoint. Training continues if that fails; a state is stored when training stops."""

@@ -1,10 +1,12 @@
 """The interface of a tracker."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from api.spec.lifecycle import JobStatus
+
+Config: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -16,9 +18,9 @@ class RunInfo:
     """Number of the run, from 0, if the job has several at the same tracker."""
     model: str
     base_model: str
-    config: dict[str, Any]
+    config: Config
     """The resolved recipe."""
-    options: dict[str, Any]
+    options: Config
     """The job's options for this tracker (api.spec.outputs)."""
 
 
@@ -52,7 +54,7 @@ class Tracker(Protocol):
         """Open the job's run. Create it if no deliverer has created it before."""
 
 
-def numbers(metrics: dict[str, Any]) -> dict[str, float]:
+def numbers(metrics: Mapping[str, object]) -> dict[str, float]:
     """Return the metrics that can be plotted. NaN, which is stored as null, is left out."""
     return {
         name: float(value)

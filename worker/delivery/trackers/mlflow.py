@@ -1,7 +1,6 @@
 """MLflow: every job is a run of one experiment, found again by a tag. The server reports which steps it holds."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
@@ -67,7 +66,7 @@ def tracker(settings: Settings) -> Tracker:
     return Tracker(settings.mlflow_tracking_uri.get_secret_value(), settings.mlflow_experiment)
 
 
-def _flat(config: dict[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+def _flat(config: Mapping[str, object], before: str = "") -> Iterator[tuple[str, str]]:
     for name, value in config.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{before}{name}.")

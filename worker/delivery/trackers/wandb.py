@@ -9,14 +9,13 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import wandb
 from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
 from api.settings import Settings
 from api.spec.lifecycle import JobStatus
-from worker.delivery.trackers.base import MetricPoint, Run, RunInfo
+from worker.delivery.trackers.base import Config, MetricPoint, Run, RunInfo
 
 INIT_TIMEOUT_S = 30
 FINISH_TIMEOUT_S = 30
@@ -31,7 +30,7 @@ class Tracker:
             return Offline(self, info)
         return Online(self, info)
 
-    def begin(self, info: RunInfo) -> Any:
+    def begin(self, info: RunInfo) -> wandb.Run:
         """Return a wandb run, which has a thread and a process of wandb's own."""
         self._folder.mkdir(parents=True, exist_ok=True)
         options = info.options
@@ -41,7 +40,7 @@ class Tracker:
             _forget_dead_process()
             raise
 
-    def _init(self, info: RunInfo, options: dict[str, Any]) -> Any:
+    def _init(self, info: RunInfo, options: Config) -> wandb.Run:
         return wandb.init(
             id=run_id(info),
             project=options["project"],
@@ -134,7 +133,7 @@ def offline_folder(settings: Settings, job_id: str) -> Path:
     return next((settings.wandb_folder / "wandb").glob(f"offline-run-*-{job_id}"))
 
 
-def _log(run: Any, points: Sequence[MetricPoint]) -> None:
+def _log(run: wandb.Run, points: Sequence[MetricPoint]) -> None:
     for point in points:
         run.log(point.values | {"_timestamp": point.at}, step=point.step, commit=True)
 
