@@ -29,7 +29,7 @@ LOGIT_COPIES, LOGIT_COPIES_CPU = 5.0, 3.5
 """Of the logits of a chunk: the product, float32, log-softmax, and the gradients of the last two. A CPU's heap finds
 room for some in what was freed before."""
 CHUNK_LOGITS = 1 << 25
-"""As the trainer's loss head has it (worker.engine.model.head)."""
+"""Logits that the loss computes at a time (worker.engine.model.head): 32 M, 128 MB in float32."""
 READ_TOKENS, READ_LOGITS = 128, 3
 """Tokens that the reader of published files puts through the model at a time (worker.engine.publish.parity), and
 copies of their float32 logits."""

@@ -20,11 +20,11 @@ from api.spec.evaluation import (
 from api.spec.resolve import ResolvedRecipe
 
 EVALUATED_ROWS = 256
-"""Validation rows at each evaluation, as the trainer has it."""
+"""Validation rows of each evaluation, drawn with the job's seed. At the end of an epoch, all rows are evaluated."""
 EXPERT_FLOPS = 90
 """Operations for each weight of adapted experts and each pass: the sum with its update is written, and read again."""
 PACKED_FAMILIES = frozenset({"gemma2", "gpt2", "llama", "mistral", "phi", "phi3", "qwen2", "qwen3"})
-"""As the trainer's (tests compare): their logits are made of supervised tokens only."""
+"""Families whose examples are packed in one row, with logits of supervised tokens only (engine.model.families)."""
 
 
 @dataclass(frozen=True)

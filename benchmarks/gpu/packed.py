@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
+from api.estimate.work import PACKED_FAMILIES
 from benchmarks.gpu.rows import random_rows, recipe_for
 from tests.tiny_models import make_model
 from worker.engine.model.batches import Layout, micro_batches, total_weight
-from worker.engine.model.families import PACKED_FAMILIES
 from worker.engine.model.load import load_trainable
 from worker.engine.model.trainable import TrainableModel
 from worker.methods.supervised import loss as supervised_loss

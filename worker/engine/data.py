@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from api.estimate.work import EVALUATED_ROWS
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from worker.engine.errors import TrainingError
@@ -15,9 +16,6 @@ from worker.engine.objective import Floats, Objective, Places
 from worker.engine.out_of_memory import retry_with_smaller_batch
 from worker.rows.tokenizer import TokenizerWrapper
 from worker.shared.arrays import Rows, load_rows, split
-
-EVALUATED_ROWS = 256
-"""Validation rows at each evaluation, drawn with the job's seed; all of them at each epoch's end."""
 
 
 @dataclass(frozen=True)

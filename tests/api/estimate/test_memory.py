@@ -7,10 +7,9 @@ import pytest
 from api.estimate import memory
 from api.estimate.machine import Machine, predict, too_large
 from api.estimate.memory import MemoryParts
-from api.estimate.work import PACKED_FAMILIES, Base, Workload
+from api.estimate.work import Base, Workload
 from api.spec.recipe import Recipe
 from api.spec.resolve import ResolvedRecipe, resolve
-from worker.engine.model import families, head
 
 FACTS: dict[str, Any] = {
     "parameters": 135_000_000,
@@ -98,11 +97,6 @@ def test_a_gelu_of_many_operations_keeps_four_more_of_the_widest_values() -> Non
     assert composed.memory.activations - fused.memory.activations == pytest.approx(
         4 * base.inner * base.layers * 2 * tokens, abs=1
     )
-
-
-def test_what_is_known_of_the_trainer_is_so() -> None:
-    assert PACKED_FAMILIES == families.PACKED_FAMILIES
-    assert memory.CHUNK_LOGITS == head.CHUNK_LOGITS
 
 
 @pytest.mark.parametrize("recompute", [False, True])

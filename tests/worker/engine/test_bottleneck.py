@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from api.estimate.work import PACKED_FAMILIES
 from api.spec.techniques.bottleneck import Bottleneck
 from tests.tiny_models import ENCODERS, make_encoder
 from tests.worker.losses import as_rows, plain_loss, trainer_loss, worst_difference
 from tests.worker.run_folders import random_rows
-from worker.engine.model.families import PACKED_FAMILIES
 from worker.techniques.bottleneck import add, load_bottleneck, save
 from worker.techniques.bottleneck_families import FAMILIES
 

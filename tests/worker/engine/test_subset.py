@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from api.estimate.work import EVALUATED_ROWS
 from api.spec.evaluation import COMPARED_ROWS, COMPARED_TOKENS
 from tests.worker.pairs import make
 from tests.worker.recorder import Recorder
 from worker.engine.comparison import Comparison
-from worker.engine.data import EVALUATED_ROWS, drawn, load_data
+from worker.engine.data import drawn, load_data
 from worker.shared.arrays import Rows, load_rows, save_rows
 
 SORTED = np.repeat([0, 1, 2], [900, 60, 40])

@@ -16,10 +16,9 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 
+from api.estimate.work import PACKED_FAMILIES
 from api.spec.base_model import ModelKind
 from worker.engine.model.head import Head
-
-PACKED_FAMILIES = frozenset({"gemma2", "gpt2", "llama", "mistral", "phi", "phi3", "qwen2", "qwen3"})
 
 LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
 """Rotary embeddings that change with the longest position in the batch: examples must not share one."""

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-CHUNK_LOGITS = 1 << 25
-"""Logits that exist at once: 32 M, 128 MB in float32."""
+from api.estimate.memory import CHUNK_LOGITS
 
 FEWEST_ROWS = 4
 

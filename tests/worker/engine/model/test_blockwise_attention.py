@@ -8,6 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
+from api.estimate.work import PACKED_FAMILIES
 from tests.worker.losses import as_rows, trainer_loss
 from tests.worker.run_folders import random_rows
 from worker.engine.model import attention
@@ -15,7 +16,7 @@ from worker.engine.model import blockwise_attention as blockwise
 from worker.engine.model.attention import Segments, flash_runs, packed_attention
 from worker.engine.model.batches import Layout, micro_batches
 from worker.engine.model.blockwise_attention import Rule, attend, blocks, blockwise_attention
-from worker.engine.model.families import PACKED_FAMILIES, keeps_scores
+from worker.engine.model.families import keeps_scores
 from worker.engine.model.load import checked_config
 from worker.engine.model.modes import without_dropout
 from worker.engine.model.trainable import TrainableModel

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from api.estimate.work import PACKED_FAMILIES
 from tests.tiny_models import FAMILIES, WINDOW
 from tests.worker.losses import as_rows, plain_loss, trainer_loss, worst_difference
 from tests.worker.run_folders import docstring_rows, random_rows
 from worker.engine.model.attention import Segments, packed_attention
 from worker.engine.model.batches import Layout, micro_batches, plan, total_weight
-from worker.engine.model.families import PACKED_FAMILIES
 from worker.engine.model.trainable import TrainableModel
 from worker.shared.arrays import Rows
 
