@@ -1,6 +1,6 @@
 """`python -m worker.grade FOLDER`: grades one answer, for a user who tries a grader.
 
-A child behind the wall (docs/architecture.md), started by the API: it reads FOLDER/request.json and writes
+A child behind the wall (docs/internals/wall.md), started by the API: it reads FOLDER/request.json and writes
 FOLDER/report.json. Some metrics take time that grows with the product of two lengths; the limits hold for all parts of
 a grader together.
 """

@@ -1,6 +1,6 @@
 """`python -m worker.prepare RUN_DIR`: turns files of rows into arrays of tokens, or reports what is wrong with them.
 
-A child behind the wall (docs/architecture.md): it reads RUN_DIR/prepare.json, input/ and base/, and writes data/ and
+A child behind the wall (docs/internals/wall.md): it reads RUN_DIR/prepare.json, input/ and base/, and writes data/ and
 report.json. Its input comes from strangers, so it first limits its own memory, processor time and output.
 Exit 0: report.json holds the outcome, good or bad.
 """

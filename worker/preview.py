@@ -1,6 +1,6 @@
 """`python -m worker.preview FOLDER`: a look at rows before they are prepared, for a preview or an estimate.
 
-A child behind the wall (docs/architecture.md), started by the API: it reads FOLDER/preview.json, the tokenizer and chat
+A child process (docs/internals/wall.md) of the API: it reads FOLDER/preview.json, the tokenizer and chat
 template of a base model in FOLDER/base, and the beginnings of files, or arrays made of them before. It writes
 FOLDER/report.json and stores nothing else. A client waits for it, so its limits on time and memory are tight.
 """

@@ -1,7 +1,7 @@
 """The sampler, behind the wall: `python -m worker.sample` answers what stands on stdin, one request after the other.
 
 It keeps one base model in memory and swaps adapters on it. It knows no database, no storage and no secret: folders come
-with each request, reports go to the pipe (docs/architecture.md).
+with each request, reports go to the pipe (docs/internals/sampling.md).
 """
 
 import faulthandler

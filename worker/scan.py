@@ -1,6 +1,6 @@
 """`python -m worker.scan FOLDER`: the format and the findings of an uploaded file, before a job uses it.
 
-A child behind the wall (docs/architecture.md): it reads FOLDER/scan.json and FOLDER/input, and writes
+A child behind the wall (docs/internals/wall.md): it reads FOLDER/scan.json and FOLDER/input, and writes
 FOLDER/report.json. It knows no base model and no method: it checks each row by its format, and tokenizes nothing.
 Exit 0: report.json holds the outcome, good or bad.
 """

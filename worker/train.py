@@ -1,6 +1,6 @@
 """The trainer, behind the wall: `python -m worker.train RUN_DIR`, or `--wait` to be handed a run folder later.
 
-It reads the run folder, trains, writes into it, and reports on a pipe (docs/architecture.md). It knows no database, no
+It reads the run folder, trains, writes into it, and reports on a pipe (docs/internals). It knows no database, no
 storage and no secret. Run it by hand to see what it does.
 """
 

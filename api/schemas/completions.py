@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 FinishReason = Literal["stop", "length"]
 Report = Mapping[str, Any]
-"""Of a sampler (docs/architecture.md)."""
+"""Of a sampler (docs/internals/sampling.md)."""
 
 
 class Usage(BaseModel):

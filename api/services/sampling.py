@@ -90,7 +90,7 @@ class Answer:
     id: str
     prompt_tokens: int
     reports: AsyncIterator[dict[str, Any]]
-    """`text` and `finished` (docs/architecture.md); raises what a caller can read."""
+    """`text` and `finished` (docs/internals/sampling.md); raises what a caller can read."""
 
 
 @asynccontextmanager

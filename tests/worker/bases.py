@@ -35,7 +35,7 @@ THINKING = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SPECIAL = ("<s>", "</s>", "<unk>", "<pad>", "<|im_start|>", "<|im_end|>")
-TEXT = Path(__file__).parents[2].joinpath("docs", "architecture.md")
+TEXT = Path(__file__).parents[2] / "LICENSE"
 
 
 @cache

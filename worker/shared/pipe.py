@@ -1,4 +1,4 @@
-"""A child's side of the wall: reports go out, commands come in (docs/architecture.md)."""
+"""A child's side of the wall: reports go out, commands come in (docs/internals/wall.md)."""
 
 import json
 import os
