@@ -42,10 +42,10 @@ def serve_api(
     settings = operator_settings(data_dir, config, host=host, port=port)
     configure_logging(settings.log_level)
     _require_schema(settings)
-    HttpProtocol.most = make_room(settings.max_connections)
-    streams = min(settings.max_streams, HttpProtocol.most * 3 // 4)  # what is left is for everyone else
+    HttpProtocol.max_connections = make_room(settings.max_connections)
+    streams = min(settings.max_streams, HttpProtocol.max_connections * 3 // 4)  # what is left is for everyone else
     if streams < settings.max_streams:
-        log.warning("fewer_streams", max_streams=streams, max_connections=HttpProtocol.most)
+        log.warning("fewer_streams", max_streams=streams, max_connections=HttpProtocol.max_connections)
     server = uvicorn.Config(
         create_app(settings.model_copy(update={"max_streams": streams})),
         host=settings.host,

@@ -1,4 +1,4 @@
-"""A sampler's reports as OpenAI's objects: a whole one, or server-sent events."""
+"""OpenAI's completion objects from a sampler's reports: one object, or server-sent events."""
 
 import json
 import time
@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass
 class Choice:
-    """One answer, as far as it has come."""
+    """One choice of an answer, up to now."""
 
     text: str = ""
     tokens: list[Report] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class ResponseWriter(ABC):
-    """How an endpoint writes its objects."""
+    """Writes the objects of an endpoint."""
 
     id: str
     model: str
@@ -56,7 +56,7 @@ class ResponseWriter(ABC):
 
     @abstractmethod
     def opening(self, index: int) -> BaseModel | None:
-        """The chunk before an answer's first text."""
+        """Return the chunk before a choice's first text, if the endpoint has one."""
 
     @abstractmethod
     def delta(self, report: Report) -> BaseModel: ...
@@ -72,9 +72,9 @@ class ResponseWriter(ABC):
         return {"id": self.id, "created": self.created, "model": self.model}
 
 
-class ChatForm(ResponseWriter):
+class ChatWriter(ResponseWriter):
     def whole(self, choices: list[Choice], usage: Usage) -> ChatCompletion:
-        written = [
+        response_choices = [
             ChatChoice(
                 index=index,
                 message=ChatMessage(content=choice.text),
@@ -83,7 +83,7 @@ class ChatForm(ResponseWriter):
             )
             for index, choice in enumerate(choices)
         ]
-        return ChatCompletion(**self._head, choices=written, usage=usage)
+        return ChatCompletion(**self._head, choices=response_choices, usage=usage)
 
     def opening(self, index: int) -> ChatChunk:
         return self._chunk(ChunkChoice(index=index, delta=Delta(role="assistant", content="")))
@@ -102,9 +102,9 @@ class ChatForm(ResponseWriter):
         return ChatChunk(**self._head, choices=[choice])
 
 
-class CompletionForm(ResponseWriter):
+class CompletionWriter(ResponseWriter):
     def whole(self, choices: list[Choice], usage: Usage) -> Completion:
-        written = [
+        response_choices = [
             CompletionChoice(
                 index=index,
                 text=choice.text,
@@ -113,7 +113,7 @@ class CompletionForm(ResponseWriter):
             )
             for index, choice in enumerate(choices)
         ]
-        return Completion(**self._head, choices=written, usage=usage)
+        return Completion(**self._head, choices=response_choices, usage=usage)
 
     def opening(self, index: int) -> None:
         return None
@@ -132,8 +132,8 @@ class CompletionForm(ResponseWriter):
         return CompletionChunk(**self._head, choices=[choice])
 
 
-async def collected(form: ResponseWriter, answer: Answer) -> BaseModel:
-    """All choices, once all of them have ended."""
+async def collect(writer: ResponseWriter, answer: Answer) -> BaseModel:
+    """Return the complete object once all choices have ended."""
     choices: dict[int, Choice] = defaultdict(Choice)
     completion_tokens = 0
     async for report in answer.reports:
@@ -145,30 +145,30 @@ async def collected(form: ResponseWriter, answer: Answer) -> BaseModel:
             choice.finish_reason = report["reason"]
             completion_tokens += report["tokens"]
     ordered = [choices[index] for index in sorted(choices)]
-    return form.whole(ordered, Usage.of(answer.prompt_tokens, completion_tokens))
+    return writer.whole(ordered, Usage.of(answer.prompt_tokens, completion_tokens))
 
 
-async def events(form: ResponseWriter, answer: Answer, *, with_usage: bool) -> AsyncIterator[bytes]:
-    """The same as it comes. An error in the middle is the last event: the status has been sent long before."""
+async def stream(writer: ResponseWriter, answer: Answer, *, with_usage: bool) -> AsyncIterator[bytes]:
+    """Yield the chunks as they arrive. After an error the last event is the error: the status has already been sent."""
     opened: set[int] = set()
     completion_tokens = 0
     try:
         async for report in answer.reports:
             if report["index"] not in opened:
                 opened.add(report["index"])
-                if (opening := form.opening(report["index"])) is not None:
+                if (opening := writer.opening(report["index"])) is not None:
                     yield _event(opening)
             if report["type"] == "text":
-                yield _event(form.delta(report))
+                yield _event(writer.delta(report))
             else:
                 completion_tokens += report["tokens"]
-                yield _event(form.finish(report["index"], report["reason"]))
+                yield _event(writer.finish(report["index"], report["reason"]))
     except ServiceError as error:
-        log.warning("stream_broke", answer_id=form.id, error=type(error).__name__)
+        log.warning("stream_failed", answer_id=writer.id, error=type(error).__name__)
         yield f"data: {json.dumps(error.body())}\n\n".encode()
         return
     if with_usage:
-        yield _event(form.usage(Usage.of(answer.prompt_tokens, completion_tokens)))
+        yield _event(writer.usage(Usage.of(answer.prompt_tokens, completion_tokens)))
     yield b"data: [DONE]\n\n"
 
 

@@ -1,4 +1,4 @@
-"""What routes are given. All are coroutines: others would take a thread, and wait for it where all are busy."""
+"""Dependencies of routes. All are coroutines: a function would wait for a free thread."""
 
 import re
 from typing import Annotated, cast
@@ -22,10 +22,10 @@ async def _metadata_filter(
     request: Request,
     metadata: Annotated[str | None, Query(include_in_schema=False)] = None,
 ) -> dict[str, str] | None:
-    if metadata in ("null", ""):  # Node sends an empty one for null
+    if metadata in ("null", ""):  # the Node client sends an empty string for null
         return {}
     if metadata is not None:
-        raise InvalidRequest("metadata is null, or write metadata[key]=value", param="metadata")
+        raise InvalidRequest("metadata must be null, or given as metadata[key]=value", param="metadata")
     pairs = {name[9:-1]: value for name, value in request.query_params.items() if _METADATA.fullmatch(name)}
     return pairs or None
 
@@ -43,7 +43,7 @@ METADATA_PARAMETER = {
     },
     "description": "`metadata[key]=value`: jobs with that pair. `metadata=null`: jobs without any.",
 }
-"""FastAPI has no words for it."""
+"""FastAPI cannot declare a parameter of this style."""
 
 _METADATA = re.compile(r"metadata\[[^\]\"\\]{1,64}\]")
 
@@ -54,7 +54,7 @@ async def _is_repeated(request: Request) -> bool:
 
 
 async def only_known_query(request: Request) -> None:
-    """Refuse query parameters that nobody would read: what is misspelt must not be ignored."""
+    """Raise InvalidRequest for unknown query parameters, so that a misspelt one is not ignored."""
     if not request.query_params:
         return
     if len(request.query_params.multi_items()) > MAX_QUERY_FIELDS:
@@ -68,17 +68,17 @@ async def only_known_query(request: Request) -> None:
 
 
 def _query_names(dependant: Dependant) -> set[str]:
-    """Of an endpoint and all that it depends on."""
+    """Return the names of the query parameters of an endpoint and its dependencies."""
     own = {field.alias for field in dependant.query_params}
     return own.union(*(_query_names(dependency) for dependency in dependant.dependencies))
 
 
 MAX_QUERY_FIELDS = 64
-"""More than any call has, `metadata[…]` pairs included: a job has 16 of them."""
+"""More than any call has, with a job's 16 pairs of `metadata[…]`."""
 
 Ctx = Annotated[Context, Depends(_context)]
 Who = Annotated[Caller, Depends(_caller)]
 MetadataFilter = Annotated[dict[str, str] | None, Depends(_metadata_filter)]
 Repeated = Annotated[bool, Depends(_is_repeated)]
-"""Whether the same request may have come before: OpenAI's clients say so, and send no Idempotency-Key."""
+"""Whether the request may be a retry. OpenAI's clients mark a retry in a header, and send no Idempotency-Key."""
 After = Annotated[str | None, Query(max_length=64, description="The id of the last object of the page before.")]

@@ -1,4 +1,4 @@
-"""Bytes on their way out: read by coroutines, so that neither a slow storage nor a slow client holds a thread."""
+"""Downloads as streams, read by coroutines so that a slow storage or client holds no thread."""
 
 from collections.abc import AsyncIterator
 from urllib.parse import quote
@@ -11,7 +11,7 @@ from api.infra.storage import ObjectMissing
 
 
 class Download(StreamingResponse):
-    """A streamed attachment. The first chunk is read before the answer begins, so that a missing object is a 404."""
+    """A streamed attachment. The first chunk is read before the response starts: a missing object is a 404."""
 
     media_type = "application/octet-stream"
 

@@ -1,4 +1,4 @@
-"""Every error of the framework in OpenAI's shape: validation (400, not 422), 404, 405, 413 and the rest."""
+"""Handlers that return every error in OpenAI's shape. Validation errors have status 400, not 422."""
 
 from typing import Any
 
@@ -20,38 +20,41 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(StorageUnavailable, _storage_away)
+    app.add_exception_handler(StorageUnavailable, _storage_unavailable)
     app.add_exception_handler(StorageFull, _storage_full)
     app.add_exception_handler(UnknownCursor, _unknown_cursor)
 
 
-def _answer(error: ServiceError) -> JSONResponse:
+def _response(error: ServiceError) -> JSONResponse:
     return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
 
 
 async def _service_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServiceError), error
-    return _answer(error)
+    return _response(error)
 
 
-async def _storage_away(request: Request, error: Exception) -> JSONResponse:
-    return _answer(Unavailable("The object storage cannot be reached at the moment", headers={"retry-after": "5"}))
+async def _storage_unavailable(request: Request, error: Exception) -> JSONResponse:
+    return _response(
+        Unavailable("The object storage cannot be reached at the moment: retry in 5 s", headers={"retry-after": "5"})
+    )
 
 
 async def _storage_full(request: Request, error: Exception) -> JSONResponse:
     log.error("storage_full", error=str(error))
-    return _answer(InsufficientStorage("The object storage of this server is full"))
+    return _response(InsufficientStorage("The object storage of this server is full"))
 
 
 async def _unknown_cursor(request: Request, error: Exception) -> JSONResponse:
-    return _answer(InvalidRequest("'after' does not name an object of this list", param="after"))
+    return _response(InvalidRequest("'after' does not name an object of this list", param="after"))
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException), error
     path = request.url.path
+    hint = _ALTERNATIVES.get(path, "See /openapi.json for the API.")
     message = {
-        404: f"Unknown request URL: {request.method} {path}. {_INSTEAD.get(path, 'See /openapi.json for the API.')}",
+        404: f"Unknown request URL: {request.method} {path}. {hint}",
         405: f"Not allowed to {request.method} on {path}",
     }.get(error.status_code, str(error.detail))
     kind = "invalid_request_error" if error.status_code < 500 else "server_error"
@@ -61,7 +64,7 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _allowed(request: Request) -> list[str]:
-    """The methods that the address has. The framework tells those of the first route that it finds there."""
+    """Return the methods of all routes at the address; the framework reports only those of the first."""
     routes = request.app.router.routes
     scopes = {method: {**request.scope, "method": method} for method in ("DELETE", "GET", "POST")}
     return [
@@ -69,28 +72,28 @@ def _allowed(request: Request) -> list[str]:
     ]
 
 
-_INSTEAD = {
-    "/v1/responses": "Models answer at /v1/chat/completions: have your client use the Chat Completions API.",
+_ALTERNATIVES = {
+    "/v1/responses": "Use /v1/chat/completions: set your client to the Chat Completions API.",
     "/v1/fine-tunes": "Fine-tuning is at /v1/fine_tuning/jobs, as in OpenAI's API since 2023.",
 }
-"""Calls that OpenAI has or had, and where to find here what they are made for."""
+"""Calls of OpenAI's API that Attune does not have, with the call to use instead."""
 
 _CODES = {404: "unknown_url", 405: "method_not_allowed"}
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError), error
-    if isinstance(error.body, bytes):  # FastAPI parses only what is said to be JSON
-        return _answer(
+    if isinstance(error.body, bytes):  # FastAPI parses only bodies whose content type is JSON
+        return _response(
             InvalidRequest(
                 "Send the body as JSON, with the header `Content-Type: application/json`", code="invalid_json"
             )
         )
-    return _answer(as_invalid_request(error.errors(), error.body))
+    return _response(as_invalid_request(error.errors(), error.body))
 
 
 def as_invalid_request(errors: Any, body: Any) -> InvalidRequest:
-    """The first error as what a caller reads: the field as the body writes it, what is wrong, and where else."""
+    """Return the error for a caller: the first field as the body writes it, its problem, and the other wrong fields."""
     first = errors[0]
     if first["type"] == "json_invalid":
         return InvalidRequest("We could not parse the JSON body of your request", code="invalid_json")
@@ -99,12 +102,12 @@ def as_invalid_request(errors: Any, body: Any) -> InvalidRequest:
     param = _param(first, body)
     others = dict.fromkeys(_param(error, body) for error in errors[1:])
     also = [other for other in others if other and not f"{param}.".startswith(f"{other}.")]
-    named = ", ".join(also[:MAX_NAMED]) + (", …" if len(also) > MAX_NAMED else "")
-    message = _sentence(first) + (f" (also wrong: {named})" if also else "")
+    named = ", ".join(also[:MAX_OTHER_FIELDS]) + (", …" if len(also) > MAX_OTHER_FIELDS else "")
+    message = _problem(first) + (f" (also wrong: {named})" if also else "")
     return InvalidRequest(f"{param}: {message}" if param else message, param=param or None, code="invalid_value")
 
 
-MAX_NAMED = 5
+MAX_OTHER_FIELDS = 5
 
 
 def _param(error: Any, body: Any) -> str:
@@ -112,12 +115,12 @@ def _param(error: Any, body: Any) -> str:
     return _field(error, body) if place == "body" else ".".join(str(part) for part in path)
 
 
-def _sentence(error: Any) -> str:
+def _problem(error: Any) -> str:
     match error["type"]:
         case "extra_forbidden":
-            return "Unknown field: it is misspelt, or not supported"
+            return "Unknown field: it is misspelt or not supported"
         case "union_tag_not_found":
-            return "Field required: it says which kind this is"
+            return "Field required: it selects the kind of object"
         case "union_tag_invalid":
             return f"Input should be {error['ctx']['expected_tags']}, not {error['ctx']['tag'][:64]!r}"
     return str(error["msg"].removeprefix("Value error, "))
@@ -127,10 +130,10 @@ _TAG_ERRORS = ("union_tag_invalid", "union_tag_not_found")
 
 
 def _field(error: Any, body: Any) -> str:
-    """pydantic's location without the tags of unions, which are not in the body."""
+    """Return pydantic's location without the tags of unions, which are not in the body."""
     _, *path = error["loc"]
     if error["type"] in _TAG_ERRORS:
-        # About the object to pydantic; about its `type` to who wrote it.
+        # pydantic reports the object; the wrong field is its `type`.
         path.append(error["ctx"]["discriminator"].strip("'"))
     missing = error["type"] in ("missing", "union_tag_not_found")
     names, node = [], body
@@ -138,7 +141,7 @@ def _field(error: Any, body: Any) -> str:
         try:
             node = node[part]
         except (KeyError, IndexError, TypeError):
-            # Not in the body: a union's tag, or (as the last part) the field that is missing.
+            # Not in the body: a union's tag, or, as the last part, the missing field.
             if not missing or index < len(path) - 1 or not isinstance(node, dict):
                 continue
         names.append(str(part))

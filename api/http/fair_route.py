@@ -1,7 +1,7 @@
-"""Requests that are answered by a thread, in turns by project.
+"""Routes that share the threads fairly between projects.
 
-The threads are few, and a request holds one for as long as the database or the storage makes it wait. No project gets
-all of them. Routes that are coroutines hold none, and wait for nothing here.
+There are few threads, and a request holds one while it waits for the database or the storage. No project can hold all
+of them. Routes that are coroutines need no thread and do not wait.
 """
 
 import inspect
@@ -34,9 +34,9 @@ def _in_turn(handler: Handler) -> Handler:
     async def waiting(request: Request) -> Response:
         context: Context = request.app.state.context
         try:
-            await request.body()  # at the client's pace, and so before the turn
+            await request.body()  # as fast as the client sends it, so before the turn
         except ClientDisconnect:
-            raise InvalidRequest("The connection was lost before the whole body had come") from None
+            raise InvalidRequest("The connection was lost before the whole body arrived") from None
         async with context.requests.turn(request.state.caller.project_id):
             return await handler(request)
 

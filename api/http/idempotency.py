@@ -1,11 +1,11 @@
-"""`Idempotency-Key`: a POST that is sent again is answered as the first was, and does nothing a second time.
+"""`Idempotency-Key`: a repeated POST gets the response of the first one and has no second effect.
 
-Which answers are kept: all below 500 but 408, 409 and 429, which ask to be tried again. Another body, path or method
-under the same key is a 400. While the first request is still at work a second waits for it, and after WAIT_S is asked
-with a 409 to come back, which OpenAI's clients do. If the first died without an answer, the second begins anew.
+Responses below 500 are kept, except 408, 409 and 429, which ask for a retry. Another body, path or method under the
+same key gets a 400. While the first request runs, a second one waits for it, and after WAIT_S gets a 409, which
+OpenAI's clients retry. If the first one died without a response, the second one runs.
 
-A form may be as large as a file, and is not kept to be looked at first. It is claimed by its address alone, digested as
-it passes, and known by that digest once it is answered; who comes later sends all of it before it is told what it gets.
+A form may be as large as a file, and is not buffered. Its key is claimed by the address only. The body is digested as
+it passes, and identified by that digest afterwards. A repeated form is read to its end before its response is sent.
 """
 
 import asyncio
@@ -33,15 +33,15 @@ log = structlog.get_logger(__name__)
 LEASE_S = 15.0
 WAIT_S = 20.0
 POLL_S = 0.1
-MAX_ANSWER_BYTES = 256 * 1024
-"""A longer answer is not kept, nor one that is not JSON (a stream): then the request is done again."""
-AGAIN = (408, 409, 429)
+MAX_RESPONSE_BYTES = 256 * 1024
+"""Longer responses are not kept, and none that is not JSON (a stream): the repeated request runs again."""
+RETRIED = (408, 409, 429)
 
 
-REUSED = "This Idempotency-Key has come with another request before: use a new one for each"
+REUSED = "This Idempotency-Key was used for another request: use a new key for each request"
 
 
-class StillWorking(ServiceError):
+class StillRunning(ServiceError):
     status = 409
     type = "invalid_request_error"
     code = "idempotency_key_in_use"
@@ -53,7 +53,7 @@ class KeyReused(InvalidRequest):
 
 @dataclass(frozen=True)
 class Claim:
-    """The right of one request to answer for a key."""
+    """The right of one request to run under a key."""
 
     context: Context
     project_id: str
@@ -62,12 +62,12 @@ class Claim:
     owner: str
 
     def begin(self) -> idempotency.Answered | None:
-        """None: ours. Else what was there before."""
+        """Claim the key. Return None if the claim is ours, else the earlier request."""
         with self.context.database.write() as session:
             earlier = idempotency.begin(
                 session, self.project_id, self.key, request=self.request, owner=self.owner, lease_s=LEASE_S
             )
-            if earlier is None:  # an answer that is kept already can always be had
+            if earlier is None:  # a response that is already kept needs no room
                 budgets.require_answer(self.context, session, self.project_id)
             return earlier
 
@@ -82,7 +82,7 @@ class Claim:
             idempotency.renew(session, self.project_id, self.key, self.owner, LEASE_S)
 
     def settle(self, status: int, body: bytes | None, request: str | None = None) -> None:
-        """`request`: what it turned out to be, where that was not known when it was claimed."""
+        """Keep the response, or release the key if `body` is None. `request`: the digest of a form, known only now."""
         with self.context.database.write() as session:
             if body is None:
                 idempotency.give_up(session, self.project_id, self.key, self.owner)
@@ -94,7 +94,7 @@ class Claim:
 
 
 class Idempotency:
-    """Inside of who authenticates and who limits the body: what it reads is the caller's, and small."""
+    """Middleware behind Authenticate and LimitBody: the bodies that it reads are authenticated and small."""
 
     def __init__(self, app: ASGIApp, context: Context) -> None:
         self.app, self.context = app, context
@@ -127,51 +127,53 @@ class Idempotency:
 
     @property
     def _largest_form(self) -> int:
-        """More than that was never answered with anything to keep. Bytes."""
+        """The largest form whose response can have been kept, in bytes."""
         settings = self.context.settings
-        return max(settings.max_file_bytes, settings.max_part_bytes) + MAX_ANSWER_BYTES
+        return max(settings.max_file_bytes, settings.max_part_bytes) + MAX_RESPONSE_BYTES
 
     def _claim(self, scope: Scope, key: str, request: str) -> Claim:
         return Claim(self.context, scope["state"]["caller"].project_id, key, request, secrets.token_hex(16))
 
     async def _answer(self, claim: Claim, scope: Scope, receive: Receive, send: Send, form: FormDigest | None) -> None:
-        status, kept, answer = 500, False, b""
+        status, keep, answer = 500, False, b""
 
-        async def recorded(message: Message) -> None:
-            nonlocal status, kept, answer
+        async def send_recorded(message: Message) -> None:
+            nonlocal status, keep, answer
             if message["type"] == "http.response.start":
                 status = message["status"]
                 is_json = Headers(raw=message["headers"]).get("content-type", "").startswith("application/json")
-                # A form that was refused before its end is not known, and is looked at anew.
+                # A form that was refused before its end has no digest, and runs again.
                 known = form is None or form.complete
-                kept = is_json and known and status < 500 and status not in AGAIN
-            elif kept:
+                keep = is_json and known and status < 500 and status not in RETRIED
+            elif keep:
                 answer += message.get("body", b"")
-                kept = len(answer) <= MAX_ANSWER_BYTES
-                if kept and not message.get("more_body", False):
-                    # Before its last byte goes out: who has the answer may rely on it.
+                keep = len(answer) <= MAX_RESPONSE_BYTES
+                if keep and not message.get("more_body", False):
+                    # Before the last byte is sent, so that a client with the whole response can rely on it.
                     request = form.hexdigest() if form else None
                     await run_in_threadpool(claim.settle, status, answer, request)
             await send(message)
 
         try:
             async with _renewed(claim):
-                await self.app(scope, form.watch(receive) if form else receive, recorded)
+                await self.app(scope, form.watch(receive) if form else receive, send_recorded)
         finally:
-            if not kept:
+            if not keep:
                 await run_in_threadpool(claim.settle, status, None)
 
 
 def _check(key: str, path: str, content_type: str) -> None:
     if not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
         raise InvalidRequest("Idempotency-Key must have 1 to 255 printable ASCII characters", code="invalid_key")
-    # Where bodies are streamed nobody has limited this one, whatever it says that it is: it is not to be read here.
+    # LimitBody does not limit streamed bodies, so a body of another type must not be read here.
     if STREAMED.fullmatch(path) and not content_type.lower().startswith("multipart/"):
-        raise InvalidRequest("The body must be a form: Content-Type: multipart/form-data", code="invalid_content_type")
+        raise InvalidRequest(
+            "The body must be a form with Content-Type: multipart/form-data", code="invalid_content_type"
+        )
 
 
 async def _first_or_earlier(claim: Claim, scope: Scope) -> idempotency.Answered | None:
-    """None: the request is to be done. Else the answer that it has had. Raises KeyReused, or StillWorking at last."""
+    """Return None if the request has to run, else its earlier response. Raise KeyReused, StillRunning."""
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + WAIT_S
     while earlier := await run_in_threadpool(claim.begin):
@@ -183,8 +185,9 @@ async def _first_or_earlier(claim: Claim, scope: Scope) -> idempotency.Answered 
             scope["state"]["repeated"] = True
             return None
         if loop.time() > give_up_at:
-            raise StillWorking(
-                "The first request with this Idempotency-Key is still being worked on", headers={"retry-after": "2"}
+            raise StillRunning(
+                "The first request with this Idempotency-Key is still running: retry in 2 s",
+                headers={"retry-after": "2"},
             )
         await asyncio.sleep(POLL_S)
     return None
@@ -192,19 +195,19 @@ async def _first_or_earlier(claim: Claim, scope: Scope) -> idempotency.Answered 
 
 @asynccontextmanager
 async def _renewed(claim: Claim) -> AsyncIterator[None]:
-    async def beat() -> None:
+    async def renew_regularly() -> None:
         while True:
             await asyncio.sleep(LEASE_S / 3)
             try:
                 await run_in_threadpool(claim.renew)
-            except SQLAlchemyError as error:  # the next beat may get through in time
-                log.warning("beat_missed", error=type(error).__name__)
+            except SQLAlchemyError as error:  # the next renewal may still be in time
+                log.warning("renewal_failed", error=type(error).__name__)
 
-    beating = asyncio.create_task(beat())
+    renewal = asyncio.create_task(renew_regularly())
     try:
         yield
     finally:
-        beating.cancel()
+        renewal.cancel()
 
 
 async def _read(receive: Receive) -> bytes:
@@ -212,24 +215,24 @@ async def _read(receive: Receive) -> bytes:
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise InvalidRequest("The connection was lost before the whole body had come")
+            raise InvalidRequest("The connection was lost before the whole body arrived")
         body += message.get("body", b"")
         more = message.get("more_body", False)
     return body
 
 
 def replay_body(body: bytes, receive: Receive) -> Receive:
-    """The body that has been read, and then whatever else there is."""
+    """Return a receive function that gives the body, which has been read, and then the rest."""
     read = False
 
-    async def receive_again() -> Message:
+    async def receive_replayed() -> Message:
         nonlocal read
         if read:
             return await receive()
         read = True
         return {"type": "http.request", "body": body, "more_body": False}
 
-    return receive_again
+    return receive_replayed
 
 
 async def _replay(send: Send, earlier: idempotency.Answered) -> None:

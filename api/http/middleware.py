@@ -1,7 +1,7 @@
-"""What happens around every request, before any of its body is read: an id, the caller's key, and a limit on bytes.
+"""Middleware of every request, which runs before its body is read: the request id, authentication and limits.
 
-Plain ASGI, not FastAPI dependencies: FastAPI reads a JSON body before it resolves a dependency, so that a stranger
-could send one.
+It is plain ASGI. FastAPI reads a JSON body before it resolves dependencies, so with those an unauthenticated client
+could send large bodies.
 """
 
 import asyncio
@@ -37,16 +37,16 @@ log = structlog.get_logger(__name__)
 
 PUBLIC = ("/healthz", "/readyz", "/openapi.json")
 BODY_S = 60.0
-"""How long a JSON body may take to come. Files have no deadline: they come at the speed of their client's line."""
-ABSOLUTE = re.compile(r"https?://[^/]*", re.IGNORECASE)
-KEY = re.compile(r"sk-[\w-]{8,}")
-"""An API key in an address, where none belongs: no line of the log repeats it."""
+"""Seconds in which a JSON body must arrive. Files have no deadline: their clients may be slow."""
+ABSOLUTE_FORM = re.compile(r"https?://[^/]*", re.IGNORECASE)
+API_KEY = re.compile(r"sk-[\w-]{8,}")
+"""An API key in a path, where it does not belong. The log never shows it."""
 KEY_THREADS = 8
-"""For looking keys up, and nothing else: whatever requests wait for, the next one is let in."""
+"""Threads that only look up keys, so that authentication never waits for other requests."""
 KEY_WAITING = 1000
-"""Requests with one key that wait for it to be looked up."""
+"""Requests with the same key that may wait for its lookup."""
 QUIET = ("/healthz", "/readyz")
-"""Asked every few seconds by whoever watches the process: not worth a line."""
+"""Paths that monitoring requests every few seconds. They are not logged."""
 
 
 async def send_error(send: Send, error: ServiceError, request_id: str | None = None) -> None:
@@ -54,7 +54,7 @@ async def send_error(send: Send, error: ServiceError, request_id: str | None = N
     headers = {
         "content-type": "application/json",
         "content-length": str(len(body)),
-        # The rest of the request's body is not read, so nothing else can follow on this connection.
+        # The rest of the body is not read, so the connection cannot be reused.
         "connection": "close",
         **error.headers,
     }
@@ -67,13 +67,13 @@ async def send_error(send: Send, error: ServiceError, request_id: str | None = N
 
 
 class OriginForm:
-    """Reduces a target of the absolute form (`http://user:password@host/path`), which proxies send, to its path."""
+    """Reduces a request target in absolute form (`http://user:password@host/path`), as proxies send it, to its path."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        absolute = ABSOLUTE.match(scope["path"]) if scope["type"] == "http" else None
+        absolute = ABSOLUTE_FORM.match(scope["path"]) if scope["type"] == "http" else None
         if absolute is not None:
             path = scope["path"][absolute.end() :] or "/"
             scope = {**scope, "path": path, "raw_path": path.encode()}
@@ -81,7 +81,7 @@ class OriginForm:
 
 
 class RequestId:
-    """Gives every answer an `x-request-id`, and whatever goes wrong OpenAI's error shape. Outermost."""
+    """Gives every response an `x-request-id`, and every error OpenAI's shape. The outermost middleware."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -90,7 +90,7 @@ class RequestId:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id, started, began_at, status = "req_" + secrets.token_hex(16), False, time.monotonic(), 500
+        request_id, started, started_at, status = "req_" + secrets.token_hex(16), False, time.monotonic(), 500
 
         async def send_with_id(message: Message) -> None:
             nonlocal started, status
@@ -98,7 +98,7 @@ class RequestId:
                 started, status = True, message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
-                headers.setdefault("cache-control", "no-store")  # every answer is its caller's alone
+                headers.setdefault("cache-control", "no-store")  # responses are private to the caller
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -106,18 +106,18 @@ class RequestId:
                 await self.app(scope, receive, send_with_id)
             except Exception as error:
                 if started:
-                    raise  # the server cuts the connection, which tells the client that the answer is not whole
+                    raise  # the server closes the connection, which shows the client that the response is incomplete
                 failure = _as_service_error(error, scope)
                 status = failure.status
                 await send_error(send, failure, request_id)
             finally:
                 if scope["path"] not in QUIET:
-                    ms = round(1000 * (time.monotonic() - began_at))
+                    ms = round(1000 * (time.monotonic() - started_at))
                     log.info("request", method=scope["method"], path=_without_keys(scope), status=status, ms=ms)
 
 
 def _without_keys(scope: Scope) -> str:
-    return KEY.sub("sk-…", scope["path"])
+    return API_KEY.sub("sk-…", scope["path"])
 
 
 def _as_service_error(error: Exception, scope: Scope) -> ServiceError:
@@ -127,23 +127,25 @@ def _as_service_error(error: Exception, scope: Scope) -> ServiceError:
         log.error("database_full", error=type(error).__name__)
         return InsufficientStorage("The disk of this server's database is full")
     if isinstance(error, SQLAlchemyError) and is_outage(error):
-        log.warning("database_away", error=type(error.__cause__ or error).__name__)
-        return Unavailable("The database cannot be reached at the moment", headers={"retry-after": "2"})
+        log.warning("database_unavailable", error=type(error.__cause__ or error).__name__)
+        return Unavailable("The database cannot be reached at the moment: retry in 2 s", headers={"retry-after": "2"})
     if isinstance(error, SQLAlchemyError) and holds_nul(error):
-        return InvalidRequest("The request holds a NUL character, which cannot be stored", code="invalid_value")
+        return InvalidRequest(
+            "The request contains a NUL character, which cannot be stored: remove it", code="invalid_value"
+        )
     log.error("request_failed", method=scope["method"], path=_without_keys(scope), exc_info=error)
     return ServiceError("The server had an error while processing your request", code="internal_error")
 
 
 class Authenticate:
-    """Every path but the public ones needs a key. What it belongs to is then `request.state.caller`."""
+    """Requires a valid key on every path that is not public, and sets `request.state.caller`."""
 
     def __init__(self, app: ASGIApp, context: Context) -> None:
         self.app, self.context = app, context
         self._rate = RequestRate(context.settings.requests_per_second)
         self._threads = anyio.CapacityLimiter(KEY_THREADS)
         self._turns = FairLimiter("requests", at_once=KEY_THREADS, each=KEY_THREADS // 4, waiting=KEY_WAITING)
-        """By key: whoever sends hundreds of requests keeps others from none."""
+        """Turns by key, so that a flood of requests with one key does not delay the others."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in PUBLIC:
@@ -153,10 +155,13 @@ class Authenticate:
             headers = Headers(scope=scope)
             lengths = headers.getlist("content-length")
             if len(lengths) > 1 or (lengths and "transfer-encoding" in headers):
-                # Two readers of the same bytes could see different requests in them.
-                raise InvalidRequest("The request says in two ways how long its body is", code="ambiguous_length")
+                # A proxy could read another request from the same bytes.
+                raise InvalidRequest(
+                    "The request gives the length of its body twice: send one Content-Length, or a Transfer-Encoding",
+                    code="ambiguous_length",
+                )
             if "\0" in scope["path"] or b"%00" in scope["query_string"]:
-                raise InvalidRequest("The address holds a NUL character")  # which no text in PostgreSQL can
+                raise InvalidRequest("The address contains a NUL character: remove it")  # PostgreSQL cannot store it
             authorization = headers.get("authorization", "")
             async with self._turns.turn(authorization):
                 caller = await anyio.to_thread.run_sync(self._caller, authorization, limiter=self._threads)
@@ -173,7 +178,7 @@ class Authenticate:
         kind, _, plain = authorization.partition(" ")
         if kind.lower() != "bearer" or not plain.strip():
             raise Unauthorized(
-                "You didn't provide an API key: send it as `Authorization: Bearer YOUR_KEY` (or, to an address below "
+                "You didn't provide an API key: send it as `Authorization: Bearer YOUR_KEY` (or, to a path below "
                 "/openai, as `api-key: YOUR_KEY`)"
             )
         with self.context.database.read() as session:
@@ -184,7 +189,7 @@ class Authenticate:
 
 
 class LimitBody:
-    """Cuts a JSON body at the limit, whatever its Content-Length says, and one that does not come."""
+    """Refuses JSON bodies over the limit, whatever their Content-Length is, and bodies that do not arrive in time."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app, self.limit = app, limit
@@ -200,11 +205,11 @@ class LimitBody:
         if int(declared[:20]) > self.limit:
             await send_error(send, self._too_large())
             return
-        count, complete, refused = 0, False, False
+        count, complete, error_sent = 0, False, False
         failure: ServiceError | None = None
         deadline = asyncio.get_running_loop().time() + BODY_S
 
-        async def counted() -> Message:
+        async def receive_counted() -> Message:
             nonlocal count, complete, failure
             if complete:
                 return await receive()
@@ -212,7 +217,7 @@ class LimitBody:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
-                failure = RequestTimeout(f"The request's body did not come within {BODY_S:.0f} s")
+                failure = RequestTimeout(f"The request's body did not arrive within {BODY_S:.0f} s")
                 raise failure from None
             count += len(message.get("body", b""))
             complete = not message.get("more_body", False)
@@ -222,15 +227,15 @@ class LimitBody:
             return message
 
         async def send_or_refuse(message: Message) -> None:
-            # FastAPI turns whatever is raised while it reads a body into a 400: here it becomes what it was.
-            nonlocal refused
+            # FastAPI turns every error raised while it reads a body into a 400. This restores the original.
+            nonlocal error_sent
             if failure is None:
                 await send(message)
-            elif not refused:
-                refused = True
+            elif not error_sent:
+                error_sent = True
                 await send_error(send, failure)
 
-        await self.app(scope, counted, send_or_refuse)
+        await self.app(scope, receive_counted, send_or_refuse)
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"The request's body is larger than {self.limit} bytes")

@@ -1,8 +1,7 @@
-"""What /openapi.json says of every call beyond its own fields: who may call, with which headers, and each error.
+"""The parts of /openapi.json that all calls share: authentication, headers and common errors.
 
-A route names in `responses` only those errors that are its own (`api.schemas.common.errors`); what all calls of a kind
-have in common is said here, once. Neither 500 is told, which only a fault of ours gives (a sampler's is told), nor 405
-and the 404 of unknown addresses, which are no answers of any call.
+A route lists in `responses` only its own errors (`api.schemas.common.errors`). The document omits status 500, except
+for samplers, and also 405 and the 404 of unknown addresses, which belong to no call.
 """
 
 from typing import Any
@@ -15,47 +14,47 @@ Operation = dict[str, Any]
 
 _ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorObject"}}}
 
-_MEANINGS = {
-    "400": "The request is wrong: `param` names the field, `message` says what to do.",
-    "401": "No API key, or one that is unknown here, revoked or expired.",
-    "403": "The key may not do that.",
-    "404": "There is no such object in this project.",
-    "408": "The body did not come in time: ask again.",
-    "409": "The first request with this Idempotency-Key is still being worked on: ask again.",
-    "413": "The body is larger than this server takes.",
-    "429": "The project has asked too often, or holds as much as it may: `code` says which.",
+_DESCRIPTIONS = {
+    "400": "The request is invalid: `param` names the field, `message` describes the problem.",
+    "401": "The API key is missing, unknown, revoked or expired.",
+    "403": "The key does not permit this call.",
+    "404": "The project has no such object.",
+    "408": "The body did not arrive in time: retry.",
+    "409": "The first request with this Idempotency-Key is still running: retry.",
+    "413": "The body is larger than the server's limit.",
+    "429": "The project exceeds its rate of requests or another limit, which `code` names.",
     "500": "The sampler failed.",
-    "503": "A part that this needs cannot be reached at the moment: ask again.",
-    "507": "A disk of the server is full: its operator has to make room.",
+    "503": "A service that the call needs is unavailable: retry.",
+    "507": "A disk of the server is full: the operator has to free space.",
 }
-_WAITS = ("409", "429", "503")
-"""Statuses whose answers may say in `retry-after` when to ask again."""
+_RETRIED = ("409", "429", "503")
+"""Statuses of responses that may have a `retry-after` header."""
 
 _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
-    "description": "The same request under it gets the first answer, for 24 hours.",
+    "description": "A repeated request with the same key gets the first response, for 24 hours.",
 }
 
 _HEADERS = {
-    "x-request-id": {"description": "Of this request, in the server's log.", "schema": {"type": "string"}},
-    "retry-after": {"description": "Seconds.", "schema": {"type": "integer"}},
+    "x-request-id": {"description": "The id of the request in the server's log.", "schema": {"type": "string"}},
+    "retry-after": {"description": "Seconds to wait before a retry.", "schema": {"type": "integer"}},
     "idempotent-replayed": {
-        "description": "There, and `true`, where this is the first answer once more.",
+        "description": "`true` if this is the kept response of an earlier request.",
         "schema": {"type": "string", "enum": ["true"]},
     },
 }
 
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """FastAPI's document with all of that."""
+    """Return FastAPI's document with the shared parts added."""
     components = document.setdefault("components", {})
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": "`sk-attune-…`"}}
     components["headers"] = _HEADERS
-    components["responses"] = {f"Error{status}": _error(status) for status in _MEANINGS}
-    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's, which nothing here answers with
+    components["responses"] = {f"Error{status}": _error(status) for status in _DESCRIPTIONS}
+    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's, which no call returns
         components.get("schemas", {}).pop(name, None)
     components["schemas"] = with_stored_schemas(components.get("schemas", {}))
     document["security"] = [{"key": []}]
@@ -70,25 +69,25 @@ def _complete(path: str, method: str, operation: Operation) -> None:
         operation["security"] = []
     if _may_be_repeated(method):
         operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
-    answers = operation["responses"]
-    answers.pop("422", None)
-    own = {status for status in answers if status in _MEANINGS}
+    responses = operation["responses"]
+    responses.pop("422", None)
+    own = {status for status in responses if status in _DESCRIPTIONS}
     for status in own | _common_errors(path, method, operation):
-        answers[status] = {"$ref": f"#/components/responses/Error{status}"}
-    for status, answer in answers.items():
-        if status not in _MEANINGS:
+        responses[status] = {"$ref": f"#/components/responses/Error{status}"}
+    for status, response in responses.items():
+        if status not in _DESCRIPTIONS:
             replayed = ["idempotent-replayed"] if _may_be_repeated(method) else []
-            answer["headers"] = _named_headers("x-request-id", *replayed)
-    operation["responses"] = dict(sorted(answers.items()))
+            response["headers"] = _named_headers("x-request-id", *replayed)
+    operation["responses"] = dict(sorted(responses.items()))
 
 
 def _may_be_repeated(method: str) -> bool:
-    """Whether it takes an Idempotency-Key."""
+    """Return whether the method accepts an Idempotency-Key."""
     return method == "post"
 
 
 def _common_errors(path: str, method: str, operation: Operation) -> set[str]:
-    statuses = {"400"}  # an unknown query parameter, at the least
+    statuses = {"400"}  # at least for an unknown query parameter
     if path not in PUBLIC:
         statuses |= {"401", "429", "503"}
         if method != "get":
@@ -105,8 +104,8 @@ def _common_errors(path: str, method: str, operation: Operation) -> set[str]:
 
 
 def _error(status: str) -> dict[str, Any]:
-    extra = [*(["retry-after"] if status in _WAITS else []), *(["idempotent-replayed"] if status < "409" else [])]
-    return {"description": _MEANINGS[status], "content": _ERROR, "headers": _named_headers("x-request-id", *extra)}
+    extra = [*(["retry-after"] if status in _RETRIED else []), *(["idempotent-replayed"] if status < "409" else [])]
+    return {"description": _DESCRIPTIONS[status], "content": _ERROR, "headers": _named_headers("x-request-id", *extra)}
 
 
 def _named_headers(*names: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""HTTP only: who, what, where to. Decisions are in the services."""
+"""Routes: each reads a request, calls a service and returns its result."""
 
 from fastapi import APIRouter, Depends
 

@@ -10,5 +10,5 @@ router = APIRouter(prefix="/fine_tuning/catalog", tags=["catalog"], route_class=
 
 @router.get("")
 def show_catalog(context: Ctx, caller: Who) -> CatalogObject:
-    """Every technique, method, format of rows, grader and base model, and which of them go together."""
+    """List every technique, method, row format, grader and base model, and which of them can be combined."""
     return CatalogObject.of(catalog.choices(context))

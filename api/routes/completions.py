@@ -1,7 +1,7 @@
-"""Trying models out, as OpenAI's clients ask: whole, or streamed as server-sent events.
+"""Chat completions and completions, whole or streamed as server-sent events.
 
-These routes are coroutines: an answer takes seconds to minutes, and must not hold one of the threads that all other
-routes share.
+These routes are coroutines, because an answer takes seconds to minutes and must not hold one of the threads that the
+other routes share.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from api.context import Caller
 from api.errors import ServiceError
-from api.http.completion_writer import ChatForm, CompletionForm, ResponseWriter, collected, events
+from api.http.completion_writer import ChatWriter, CompletionWriter, ResponseWriter, collect, stream
 from api.http.deps import Ctx, Who
 from api.schemas.common import EVENT_STREAM, errors
 from api.schemas.completion_requests import ChatBody, CompletionBody, SamplingBody
@@ -29,36 +29,43 @@ T = TypeVar("T")
 
 ANSWERS = errors(404, 429, 500) | {200: {"content": EVENT_STREAM}}
 
-LOOK_S = 0.5
-"""How often it is looked whether the client is still there."""
+POLL_S = 0.5
+"""Seconds between checks that the client is still connected."""
 
 
 @router.post("/chat/completions", response_model=ChatCompletion, responses=ANSWERS)
 async def create_chat_completion(body: ChatBody, request: Request, context: Ctx, caller: Who) -> Response:
-    """Ask a base model, a fine-tuned one or a checkpoint. For trying and grading: one answer after the other."""
-    ask = body.ask(context.settings.sample_max_tokens)
-    form = ChatForm(new_id("chatcmpl-"), body.model, with_logprobs=ask.top_logprobs is not None)
-    return await _answer(body, ask, form, request, context, caller)
+    """Answer a chat with a base model, a fine-tuned model or a checkpoint: for trials and grading, not for serving."""
+    sampling_request = body.sampling_request(context.settings.sample_max_tokens)
+    writer = ChatWriter(new_id("chatcmpl-"), body.model, with_logprobs=sampling_request.top_logprobs is not None)
+    return await _answer(body, sampling_request, writer, request, context, caller)
 
 
 @router.post("/completions", response_model=Completion, responses=ANSWERS)
 async def create_completion(body: CompletionBody, request: Request, context: Ctx, caller: Who) -> Response:
-    """Have a model continue texts, or tokens, without a chat template."""
-    ask = body.ask(context.settings.sample_max_tokens)
-    form = CompletionForm(new_id("cmpl-"), body.model, with_logprobs=ask.top_logprobs is not None)
-    return await _answer(body, ask, form, request, context, caller)
+    """Continue texts or token sequences without a chat template."""
+    sampling_request = body.sampling_request(context.settings.sample_max_tokens)
+    writer = CompletionWriter(new_id("cmpl-"), body.model, with_logprobs=sampling_request.top_logprobs is not None)
+    return await _answer(body, sampling_request, writer, request, context, caller)
 
 
 async def _answer(
-    body: SamplingBody, ask: SamplingRequest, form: ResponseWriter, request: Request, context: Ctx, caller: Caller
+    body: SamplingBody,
+    sampling_request: SamplingRequest,
+    writer: ResponseWriter,
+    request: Request,
+    context: Ctx,
+    caller: Caller,
 ) -> Response:
     async with AsyncExitStack() as stack:
-        asked = sampling.asked(context, caller, body.model, ask, answer_id=form.id, user=body.end_user)
-        answer = await _unless_gone(request, stack.enter_async_context(asked))
+        sampled = sampling.sample(
+            context, caller, body.model, sampling_request, answer_id=writer.id, user=body.end_user
+        )
+        answer = await _until_disconnect(request, stack.enter_async_context(sampled))
         if not body.stream:
-            whole = await _unless_gone(request, collected(form, answer))
+            whole = await _until_disconnect(request, collect(writer, answer))
             return JSONResponse(whole.model_dump(mode="json"))
-        lines = events(form, answer, with_usage=body.with_usage)
+        lines = stream(writer, answer, with_usage=body.with_usage)
         return StreamingResponse(
             _until_closed(lines, stack.pop_all()),
             media_type="text/event-stream",
@@ -73,17 +80,17 @@ async def _until_closed(lines: AsyncIterator[bytes], stack: AsyncExitStack) -> A
 
 
 class ClientGone(ServiceError):
-    """Nobody reads this."""
+    """The client disconnected. It never receives this error."""
 
     def __init__(self) -> None:
         super().__init__("The client closed the connection", code="client_gone")
 
 
-async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
+async def _until_disconnect(request: Request, work: Awaitable[T]) -> T:
     """The work's result; ends the work when the client has gone away."""
     task = asyncio.ensure_future(work)
     try:
-        while not (await asyncio.wait({task}, timeout=LOOK_S))[0]:
+        while not (await asyncio.wait({task}, timeout=POLL_S))[0]:
             if await request.is_disconnected():
                 raise ClientGone
         return task.result()

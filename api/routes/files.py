@@ -35,8 +35,8 @@ UPLOAD_BODY: dict[str, Any] = {
 
 @router.post("", responses=errors(507), openapi_extra=UPLOAD_BODY)
 async def create_file(request: Request, context: Ctx, caller: Who) -> FileObject:
-    """Upload a file. It goes to storage while it arrives. With `expires_after` it is gone so many seconds later, but
-    not before the jobs that need it have ended.
+    """Upload a file. With `expires_after` it is deleted after that many seconds, but not before the jobs that need it
+    have ended.
     """
 
     async def receive(consume: files.Consume) -> files.FileRequest:

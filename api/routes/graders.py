@@ -17,9 +17,9 @@ router = APIRouter(prefix="/fine_tuning/alpha/graders", tags=["graders"])
 class Trial(StrictModel):
     grader: Grader
     model_sample: str
-    """The answer to grade: `sample.output_text` and, where it is JSON, `sample.output_json`."""
+    """The answer to grade: `sample.output_text` and, if it is JSON, `sample.output_json`."""
     item: OrNull[dict[str, Any]] = Field(default_factory=dict)
-    """The row whose prompt it answers."""
+    """The row of the prompt."""
 
 
 class Candidate(StrictModel):
@@ -28,12 +28,12 @@ class Candidate(StrictModel):
 
 @router.post("/run", responses=errors(429))
 async def run_grader(trial: Trial, context: Ctx, caller: Who) -> GradeObject:
-    """Grade one answer, as a job would."""
+    """Grade one answer as a job would."""
     run = partial(graders.run, context, trial.grader, trial.model_sample, trial.item)
     return GradeObject.of(await context.previews.in_turn(caller.project_id, run))
 
 
 @router.post("/validate", response_model_exclude_none=True)
 async def validate_grader(candidate: Candidate, caller: Who) -> ValidGrader:
-    """The grader, if a job could use it; an error that names the field, if not."""
+    """Return the grader if a job can use it, else an error that names the invalid field."""
     return ValidGrader(grader=candidate.grader)

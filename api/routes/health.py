@@ -1,4 +1,4 @@
-"""Coroutines that share nothing with other requests: whatever those wait for, these are answered."""
+"""Health checks. They are coroutines and share nothing with other requests, so that they never wait for them."""
 
 from fastapi import APIRouter, Request
 
@@ -9,12 +9,12 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz")
 async def alive() -> dict[str, str]:
-    """The process answers."""
+    """Report that the process is running."""
     return {"status": "ok"}
 
 
 @router.get("/readyz", responses=errors(503))
 async def ready(request: Request) -> dict[str, str]:
-    """The database answers too, and the folder of the objects is there, if it is one; otherwise 503."""
+    """Report that the database and the object storage are available; otherwise the status is 503."""
     await request.app.state.pulse.check()
     return {"status": "ok"}

@@ -19,16 +19,16 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 
 @router.post("", responses=errors(429))
 def create_job(recipe: Recipe, context: Ctx, caller: Who, repeated: Repeated) -> JobObject:
-    """Accept a job and put it in line. Its files are checked, and its "auto"s resolved, before it trains.
+    """Create a job and queue it. Its files are validated, and every "auto" resolved, before it trains.
 
-    A client's retry (`x-stainless-retry-count` of 1 or more) of a request that made a job a moment ago gets that job.
+    A client's retry (`x-stainless-retry-count` of 1 or more) gets the job that its first request created.
     """
     return JobObject.of(jobs.submit(context, caller, recipe, repeated=repeated), context.settings.organization)
 
 
 @router.get("", openapi_extra={"parameters": [METADATA_PARAMETER]})
 def list_jobs(context: Ctx, caller: Who, metadata: MetadataFilter, after: After = None, limit: Limit = 20) -> JobList:
-    """Newest first. `metadata[key]=value` lists only the jobs with that pair."""
+    """List jobs, newest first. `metadata[key]=value` lists only the jobs with that pair."""
     page = jobs.page(context, caller, metadata=metadata, after=after, limit=limit)
     return JobList(data=[JobObject.of(job, context.settings.organization) for job in page.data], has_more=page.has_more)
 
@@ -45,7 +45,7 @@ def cancel_job(job_id: str, context: Ctx, caller: Who) -> JobObject:
 
 @router.post("/{job_id}/pause")
 def pause_job(job_id: str, context: Ctx, caller: Who) -> JobObject:
-    """A queued job pauses at once. A running one stays running until its state is saved, then it is paused."""
+    """Pause a queued job at once, and a running job once its state is saved."""
     return JobObject.of(jobs.pause(context, caller, job_id), context.settings.organization)
 
 
@@ -63,7 +63,7 @@ def list_checkpoints(job_id: str, context: Ctx, caller: Who, after: After = None
 
 @router.get("/{job_id}/log", response_class=PlainTextResponse)
 def download_log(job_id: str, context: Ctx, caller: Who) -> StreamingResponse:
-    """What the trainers of the job wrote, attempt by attempt; of one that is at it, as it was some seconds ago."""
+    """Return the logs of the job's trainers, attempt by attempt. The log of a running attempt lags by some seconds."""
     return StreamingResponse(
         job_logs.read(context, caller, job_id),
         media_type="text/plain; charset=utf-8",
@@ -72,9 +72,9 @@ def download_log(job_id: str, context: Ctx, caller: Who) -> StreamingResponse:
 
 
 @router.get("/{job_id}/adapter", response_class=Download)
-def download_adapter(job_id: str, context: Ctx, caller: Who, format: models.Form = "adapter") -> Download:
-    """What the job published, as a plain tar; with `format=merged` the whole model that it makes of its base, and with
-    `format=gguf` that as a GGUF file."""
+def download_adapter(job_id: str, context: Ctx, caller: Who, format: models.ArtifactFormat = "adapter") -> Download:
+    """Download the published weights as a plain tar: the trained ones, with `format=merged` the whole model, with
+    `format=gguf` the whole model as a GGUF file."""
     found = models.artifacts(context, caller, jobs.published_model(context, caller, job_id), format)
     artifacts = from_their_folder(found)
     ending = "" if format == "adapter" else f"-{format}"

@@ -19,7 +19,7 @@ router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"], route_class
 
 STREAM: dict[int | str, dict[str, Any]] = errors(429) | {
     200: {"content": EVENT_STREAM},
-    204: {"description": "The job has ended, and `Last-Event-ID` names its last event: there is nothing to follow."},
+    204: {"description": "The job has ended, and `Last-Event-ID` names its last event: no event will follow."},
 }
 
 
@@ -34,11 +34,11 @@ def list_events(
     stream: bool = False,
     last_event_id: Annotated[str | None, Header(max_length=64)] = None,
 ) -> EventList | Response:
-    """A page of a job's events, newest first.
+    """List a job's events, newest first.
 
-    With `stream=true`, all of them as server-sent events, oldest first, from the first or from the one after
-    `Last-Event-ID`, and then each as it is written. `data` is the event, `id` its id. The stream ends after the job's
-    last event; one that was cut is taken up with `Last-Event-ID`, without loss or repeat.
+    With `stream=true`, stream them as server-sent events, oldest first: all past events, or those after
+    `Last-Event-ID`, then each new one. `data` is the event and `id` its id. The stream ends after the job's last event.
+    A client resumes an interrupted stream with `Last-Event-ID`, without loss or repetition.
     """
     if stream:
         return _stream(request, context, caller, job_id, last_event_id)
@@ -49,14 +49,14 @@ def list_events(
 def _stream(request: Request, context: Context, caller: Caller, job_id: str, last_event_id: str | None) -> Response:
     for name in ("after", "limit"):
         if name in request.query_params:
-            raise InvalidRequest(f"{name} is for pages: a stream goes on after its Last-Event-ID header", param=name)
-    begin_after = event_stream.begin(context, caller, job_id, last_event_id)
-    if begin_after is None:
+            raise InvalidRequest(f"{name} is for pages: a stream continues after its Last-Event-ID header", param=name)
+    after_seq = event_stream.begin(context, caller, job_id, last_event_id)
+    if after_seq is None:
         return Response(status_code=204)
-    watch = cast(EventWatcher, request.app.state.watch)
-    batches = _as_text(watch, job_id, begin_after, context.settings.stream_keep_alive_s)
+    watcher = cast(EventWatcher, request.app.state.watch)
+    batches = _event_lines(watcher, job_id, after_seq, context.settings.stream_keep_alive_s)
     return _Stream(
-        watch,
+        watcher,
         caller.project_id,
         batches,
         media_type="text/event-stream",
@@ -65,19 +65,19 @@ def _stream(request: Request, context: Context, caller: Caller, job_id: str, las
 
 
 class _Stream(StreamingResponse):
-    """Takes its seat before its headers go out: of a hundred requests at once no two can be given the last one."""
+    """Takes its slot before its headers are sent, so that concurrent requests cannot share the last slot."""
 
-    def __init__(self, watch: EventWatcher, project_id: str, content: AsyncIterator[str], **options: Any) -> None:
+    def __init__(self, watcher: EventWatcher, project_id: str, content: AsyncIterator[str], **options: Any) -> None:
         super().__init__(content, **options)
-        self._watch, self._project_id = watch, project_id
+        self._watcher, self._project_id = watcher, project_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._watch.stream_slot(self._project_id):
+        with self._watcher.stream_slot(self._project_id):
             await super().__call__(scope, receive, send)
 
 
-async def _as_text(watch: EventWatcher, job_id: str, after: int, keep_alive_s: float) -> AsyncIterator[str]:
-    async for batch in event_stream.follow(watch, job_id, after, keep_alive_s):
+async def _event_lines(watcher: EventWatcher, job_id: str, after: int, keep_alive_s: float) -> AsyncIterator[str]:
+    async for batch in event_stream.follow(watcher, job_id, after, keep_alive_s):
         yield (
             "".join(f"id: {event.id}\ndata: {json.dumps(EventObject.of(event).model_dump())}\n\n" for event in batch)
             or ": still here\n\n"
@@ -91,10 +91,10 @@ def list_metrics(
     caller: Who,
     max_points: Annotated[int | None, Query(ge=2, le=100_000)] = None,
 ) -> MetricList:
-    """The metrics of every step, oldest first; a step that was trained again is as it was last.
+    """List the metrics of every step, oldest first. A step that was trained again has its latest metrics.
 
-    With `max_points` at most so many of them: the first, the last, the lowest and highest of every series as far as
-    there is room, and then the lowest and highest `train_loss` of each stretch of steps. No value is made up.
+    With `max_points`, list at most that many steps: the first and the last, the lowest and highest of every series if
+    there is room, then the lowest and highest `train_loss` of equal stretches of steps. Values are never interpolated.
     """
     points, total = event_stream.metrics(context, caller, job_id, max_points)
     return MetricList(data=points, total_points=total)

@@ -12,7 +12,7 @@ router = APIRouter(prefix="/models", tags=["models"], route_class=FairRoute)
 
 
 class ModelId(Convertor[str]):
-    """Ids may hold slashes, which some clients send as they are; but `…/artifacts` is an address of its own."""
+    """A model id in a path. Some clients do not encode the slashes of an id; `…/artifacts` is another route."""
 
     regex = r"(?:(?!/artifacts(?:/|$)).)+"
 
@@ -28,13 +28,13 @@ register_url_convertor("model_id", ModelId())
 
 @router.get("")
 def list_models(context: Ctx, caller: Who) -> ModelList:
-    """The project's fine-tuned models, newest first, then the base models."""
+    """List the project's fine-tuned models, newest first, then the base models."""
     return ModelList(data=[ModelObject.of(model) for model in models.listed(context, caller)])
 
 
 @router.get("/{model:path}/artifacts")
-def list_artifacts(model: str, context: Ctx, caller: Who, format: models.Form = "adapter") -> ArtifactList:
-    """The files of a base model, a fine-tuned one or a checkpoint; with `format` those of another form."""
+def list_artifacts(model: str, context: Ctx, caller: Who, format: models.ArtifactFormat = "adapter") -> ArtifactList:
+    """List the files of a base model, a fine-tuned model or a checkpoint, in the form that `format` names."""
     found = models.artifacts(context, caller, model, format)
     return ArtifactList(
         data=[

@@ -12,19 +12,19 @@ from api.spec.fields import NulFreeModel
 
 router = APIRouter(prefix="/fine_tuning/checkpoints", tags=["fine-tuning"], route_class=FairRoute)
 
-# The names of checkpoints may hold slashes, which some clients send as they are: hence `:path`.
+# Checkpoint ids may contain slashes, which some clients do not encode: hence `:path`.
 
 
 class Grant(NulFreeModel):
     project_ids: Annotated[list[str], Field(min_length=1, max_length=100)]
-    """Their ids, or their names, which is how an operator knows them."""
+    """Ids or names of projects."""
 
 
 @router.post("/{checkpoint:path}/permissions")
 def create_permissions(checkpoint: str, grant: Grant, context: Ctx, caller: Who) -> PermissionList:
-    """Give other projects the use of a checkpoint, or of a finished model: to download it, and as a base model.
+    """Permit other projects to download a checkpoint or a published model and to train on it.
 
-    Needs a key of scope admin, of the project that owns it.
+    Needs a key of scope admin of the project that owns it.
     """
     return PermissionList.of(permissions.grant(context, caller, checkpoint, grant.project_ids), has_more=False)
 
@@ -39,7 +39,7 @@ def list_permissions(
     limit: Annotated[int, Query(ge=1, le=1000)] = 10,
     order: Literal["ascending", "descending"] = "descending",
 ) -> PermissionList:
-    """Who may use a checkpoint of this project, newest permission first."""
+    """List the permissions on a checkpoint of this project, newest first."""
     page = permissions.page(
         context,
         caller,
@@ -54,6 +54,6 @@ def list_permissions(
 
 @router.delete("/{checkpoint:path}/permissions/{permission_id}")
 def delete_permission(checkpoint: str, permission_id: str, context: Ctx, caller: Who) -> Deleted:
-    """Take a permission back. Jobs that began from the checkpoint go on. Needs a key of scope admin."""
+    """Revoke a permission. Jobs that already use the checkpoint continue. Needs a key of scope admin."""
     permissions.revoke(context, caller, checkpoint, permission_id)
     return Deleted(id=permission_id, object="checkpoint.permission")

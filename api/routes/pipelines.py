@@ -14,7 +14,7 @@ router = APIRouter(prefix="/fine_tuning/pipelines", tags=["pipelines"], route_cl
 
 @router.post("", responses=errors(429))
 def create_pipeline(body: Pipeline, context: Ctx, caller: Who) -> PipelineObject:
-    """Accept several jobs at once, each of which may begin from what an earlier one makes; all of them, or none."""
+    """Create several jobs at once, or none of them. Each may continue or use the model of an earlier one."""
     return PipelineObject.of(pipelines.create(context, caller, body))
 
 
@@ -22,14 +22,14 @@ def create_pipeline(body: Pipeline, context: Ctx, caller: Who) -> PipelineObject
 def list_pipelines(
     context: Ctx, caller: Who, after: After = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
 ) -> PipelineList:
-    """Newest first."""
+    """List pipelines, newest first."""
     page = pipelines.page(context, caller, after=after, limit=limit)
     return PipelineList(data=[PipelineObject.of(view) for view in page.data], has_more=page.has_more)
 
 
 @router.get("/{pipeline_id}")
 def retrieve_pipeline(pipeline_id: str, context: Ctx, caller: Who) -> PipelineObject:
-    """Its stages, with their jobs and what became of them."""
+    """Return a pipeline with the jobs of its stages."""
     return PipelineObject.of(pipelines.get(context, caller, pipeline_id))
 
 

@@ -15,20 +15,20 @@ router = APIRouter(prefix="/fine_tuning", tags=["fine-tuning"])
 
 class PreviewRequest(Recipe):
     rows: Annotated[int, Field(ge=1, le=20)] = 5
-    """How many of the file's first rows."""
+    """The number of rows, from the start of the file."""
 
 
 @router.post("/previews", responses=errors(429))
-async def preview_rows(asked: PreviewRequest, context: Ctx, caller: Who) -> PreviewObject:
-    """The first rows of a job's training file as the model will see them: text, tokens, loss, cut."""
-    look = partial(previews.preview, context, caller, asked, asked.rows)
-    report = await context.previews.in_turn(caller.project_id, look)
+async def preview_rows(body: PreviewRequest, context: Ctx, caller: Who) -> PreviewObject:
+    """Show the first rows of a training file as the model will see them: text, tokens, loss weights, truncation."""
+    preview = partial(previews.preview, context, caller, body, body.rows)
+    report = await context.previews.in_turn(caller.project_id, preview)
     return PreviewObject(
-        model=asked.model,
-        training_file=asked.training_file,
+        model=body.model,
+        training_file=body.training_file,
         format=report["format"],
         container=report["container"],
-        max_length=None if asked.training.max_length == "auto" else asked.training.max_length,
+        max_length=None if body.training.max_length == "auto" else body.training.max_length,
         rows=report["rows"],
         findings=report["findings"],
     )
@@ -36,6 +36,6 @@ async def preview_rows(asked: PreviewRequest, context: Ctx, caller: Who) -> Prev
 
 @router.post("/estimates", responses=errors(429))
 async def estimate_job(recipe: Recipe, context: Ctx, caller: Who) -> EstimateObject:
-    """What a job of this body would take, and whether it would be allowed. Nothing is created."""
+    """Estimate a job's memory and time, and whether it would be accepted. Nothing is created."""
     estimate = partial(estimates.estimate, context, caller, recipe)
     return EstimateObject.model_validate(await context.previews.in_turn(caller.project_id, estimate))

@@ -32,24 +32,24 @@ PART_BODY: dict[str, Any] = {
 
 class Announcement(NulFreeModel):
     bytes: Annotated[int, Field(ge=1, lt=2**63)]
-    """How many the whole file has."""
+    """The size of the whole file."""
     filename: Annotated[str, StringConstraints(min_length=1, max_length=512)]
     mime_type: Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[\x20-\x7e]+$")]
     purpose: str
     expires_after: ExpiresAfter | None = None
-    """When the file that it becomes is to go by itself."""
+    """When the completed file expires."""
 
 
 class Completion(NulFreeModel):
     part_ids: Annotated[list[str], Field(min_length=1, max_length=uploads.MAX_PARTS)]
-    """In the order of the file, whatever order they were sent in."""
+    """The ids of the parts, in their order in the file."""
     md5: str | None = None
-    """Of the whole file, in hexadecimal."""
+    """The hexadecimal MD5 digest of the whole file."""
 
 
 @router.post("")
 def create_upload(announced: Announcement, context: Ctx, caller: Who) -> UploadObject:
-    """Announce a file that will be sent in parts, within an hour from now."""
+    """Announce a file that will be sent in parts within an hour."""
     return UploadObject.of(
         uploads.create(
             context,
@@ -65,14 +65,14 @@ def create_upload(announced: Announcement, context: Ctx, caller: Who) -> UploadO
 
 @router.get("/{upload_id}")
 def retrieve_upload(upload_id: str, context: Ctx, caller: Who) -> UploadObject:
-    """An upload and what it became. (OpenAI has no such call.)"""
+    """Return an upload, with its file if it is completed. OpenAI has no such call."""
     return UploadObject.of(uploads.get(context, caller, upload_id))
 
 
 @router.post("/{upload_id}/parts", responses=errors(507), openapi_extra=PART_BODY)
 async def create_upload_part(upload_id: str, request: Request, context: Ctx, caller: Who) -> UploadPartObject:
-    """Send a part of at most 64 MiB. Parts may come in any order, and several at once. It goes to storage while it
-    arrives; once it is answered it is kept until the upload ends.
+    """Send a part of at most 64 MiB. Parts may be sent in any order and concurrently. An acknowledged part is kept
+    until the upload ends.
     """
 
     async def receive(consume: upload_parts.Consume) -> None:
@@ -83,14 +83,14 @@ async def create_upload_part(upload_id: str, request: Request, context: Ctx, cal
 
 @router.post("/{upload_id}/complete", responses=errors(507))
 async def complete_upload(upload_id: str, completion: Completion, context: Ctx, caller: Who) -> UploadObject:
-    """Put the parts together to a file. A wrong list or md5 changes nothing: complete it again with the right one.
+    """Join the parts to a file. After a wrong list or md5 the upload stays pending and can be completed again.
 
-    The same completion sent again is answered as the first was.
+    Repeating the same completion returns the same file.
     """
     return UploadObject.of(await uploads.complete(context, caller, upload_id, completion.part_ids, completion.md5))
 
 
 @router.post("/{upload_id}/cancel")
 def cancel_upload(upload_id: str, context: Ctx, caller: Who) -> UploadObject:
-    """Give up a pending upload. Its parts are removed."""
+    """Cancel a pending upload and delete its parts."""
     return UploadObject.of(uploads.cancel(context, caller, upload_id))

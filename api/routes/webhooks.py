@@ -49,10 +49,10 @@ class Sample(StrictModel):
 
 @router.post("")
 def create_webhook(endpoint: Endpoint, context: Ctx, caller: Who) -> WebhookWithSecret:
-    """Be told of the ends of this project's jobs, by signed POSTs to an https address that all the world can reach.
+    """Create an endpoint that is notified when this project's jobs end, by signed POSTs to a public https address.
 
-    The answer holds the signing secret, which is not shown again. Deliveries are tried for about 30 hours, until one
-    is answered with a 2xx; redirects are not followed.
+    The response has the signing secret, which is not shown again. A delivery is retried for about 30 hours until the
+    endpoint responds with a 2xx. Redirects are not followed.
     """
     return WebhookWithSecret.of(
         webhooks.create(context, caller, name=endpoint.name, url=endpoint.url, event_types=endpoint.event_types)
@@ -61,7 +61,7 @@ def create_webhook(endpoint: Endpoint, context: Ctx, caller: Who) -> WebhookWith
 
 @router.get("")
 def list_webhooks(context: Ctx, caller: Who, after: After = None, limit: Limit = 20) -> WebhookList:
-    """Newest first."""
+    """List endpoints, newest first."""
     page = webhooks.page(context, caller, after=after, limit=limit)
     return WebhookList.of(page.data, page.has_more)
 
@@ -73,7 +73,7 @@ def retrieve_webhook(webhook_id: str, context: Ctx, caller: Who) -> WebhookObjec
 
 @router.post("/{webhook_id}")
 def update_webhook(webhook_id: str, change: Change, context: Ctx, caller: Who) -> WebhookObject:
-    """What is not named stays as it is."""
+    """Change the given fields of an endpoint."""
     return WebhookObject.of(
         webhooks.update(context, caller, webhook_id, name=change.name, url=change.url, event_types=change.event_types)
     )
@@ -81,7 +81,7 @@ def update_webhook(webhook_id: str, change: Change, context: Ctx, caller: Who) -
 
 @router.delete("/{webhook_id}")
 def delete_webhook(webhook_id: str, context: Ctx, caller: Who) -> Deleted:
-    """With its delivery log. What was still to be delivered is not."""
+    """Delete an endpoint with its delivery log. Pending deliveries are dropped."""
     webhooks.delete(context, caller, webhook_id)
     return Deleted(id=webhook_id, object="webhook_endpoint.deleted")
 
@@ -90,14 +90,14 @@ def delete_webhook(webhook_id: str, context: Ctx, caller: Who) -> Deleted:
 def rotate_webhook_secret(
     webhook_id: str, context: Ctx, caller: Who, rotation: Rotation | None = None
 ) -> WebhookWithSecret:
-    """A new signing secret, shown once. If the old one is kept, deliveries carry both signatures for a day."""
+    """Create a new signing secret, shown once. If the old one is kept, deliveries have both signatures for a day."""
     keep_old = rotation is not None and rotation.keep_old_secret_active_for_24_hours
     return WebhookWithSecret.of(webhooks.rotate_secret(context, caller, webhook_id, keep_old=keep_old))
 
 
 @router.post("/{webhook_id}/test")
 async def test_webhook(webhook_id: str, sample: Sample, context: Ctx, caller: Who) -> WebhookTestObject:
-    """Send a sample now, and tell what the endpoint answered."""
+    """Send a sample event now, and return the endpoint's status."""
     webhook = await run_in_threadpool(webhooks.get, context, caller, webhook_id)
     status = await webhooks.test(context, webhook, sample.event_type)
     return WebhookTestObject(event_type=sample.event_type, status_code=status, webhook_endpoint_id=webhook_id)
@@ -105,12 +105,12 @@ async def test_webhook(webhook_id: str, sample: Sample, context: Ctx, caller: Wh
 
 @router.get("/{webhook_id}/deliveries")
 def list_deliveries(webhook_id: str, context: Ctx, caller: Who, after: After = None, limit: Limit = 20) -> DeliveryList:
-    """What was, or is to be, told to this endpoint, newest first. Kept for 30 days."""
+    """List the deliveries to an endpoint, newest first. They are kept for 30 days."""
     page = webhooks.delivery_page(context, caller, webhook_id, after=after, limit=limit)
     return DeliveryList.of(page.data, page.has_more)
 
 
 @router.post("/{webhook_id}/deliveries/{delivery_id}/replay")
 def replay_delivery(webhook_id: str, delivery_id: str, context: Ctx, caller: Who) -> DeliveryObject:
-    """Deliver it once more, under the same event id."""
+    """Deliver an event again, under the same event id."""
     return DeliveryObject.of(webhooks.replay(context, caller, webhook_id, delivery_id))

@@ -1,1 +1,1 @@
-"""What goes out: OpenAI's objects, with what Attune adds beside their fields. One file for each resource."""
+"""Request and response bodies: OpenAI's objects with Attune's additional fields. One file for each resource."""

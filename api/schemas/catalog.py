@@ -1,4 +1,4 @@
-"""What `GET /v1/fine_tuning/catalog` answers."""
+"""The response of `GET /v1/fine_tuning/catalog`."""
 
 from typing import Any, Literal, Self
 
@@ -15,36 +15,36 @@ class Entry(BaseModel):
     type: str
     summary: str
     description: str
-    """With the formulas and the papers."""
+    """A longer description, with formulas and papers."""
     json_schema: dict[str, Any] = Field(alias="schema")
-    """JSON Schema of the object in a job's body."""
+    """The JSON Schema of the object in a job's body."""
 
 
 class TechniqueEntry(Entry):
     default_learning_rate: float
     merges: bool
-    """`export.merged` can be had."""
+    """Whether `export.merged` is available."""
     quantises: bool
 
 
 class MethodEntry(Entry):
     formats: list[str]
-    """Of the rows that it can learn from."""
+    """Row formats that the method can train on."""
     kinds: list[ModelKind]
     output: Output
     rollouts: bool
-    """It learns from what the model samples."""
+    """Whether the method trains on the model's own samples."""
 
 
 class FormatEntry(BaseModel):
     type: str
     summary: str
     required: list[list[str]]
-    """Sets of keys: a row of this format has all of one of them."""
+    """Alternative sets of keys; a row has all keys of one set."""
     optional: list[str]
     example: dict[str, Any]
     methods: list[str]
-    """Those that can learn from it."""
+    """Methods that can train on the format."""
 
 
 class CombinationEntry(BaseModel):
@@ -53,9 +53,9 @@ class CombinationEntry(BaseModel):
     kind: ModelKind
     legal: bool
     reason: str | None
-    """Why not."""
+    """The reason why the combination is not legal; null if it is."""
     families: list[str] | None
-    """The only families of base models (`model_type`) that it is for; null for all of that kind."""
+    """The only families of base models (`model_type`) that support it; null for all of the kind."""
 
 
 class BaseModelEntry(BaseModel):
@@ -86,13 +86,13 @@ class CatalogObject(BaseModel):
             ],
             combinations=[
                 CombinationEntry(
-                    technique=each.technique,
-                    method=each.method,
-                    kind=each.kind,
-                    legal=each.reason is None,
-                    reason=each.reason,
-                    families=None if each.families is None else sorted(each.families),
+                    technique=combination.technique,
+                    method=combination.method,
+                    kind=combination.kind,
+                    legal=combination.reason is None,
+                    reason=combination.reason,
+                    families=None if combination.families is None else sorted(combination.families),
                 )
-                for each in choices.combinations
+                for combination in choices.combinations
             ],
         )

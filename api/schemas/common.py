@@ -1,4 +1,4 @@
-"""What every answer shares: errors, lists, deletions."""
+"""Parts of many responses: errors, lists, deletions."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -18,7 +18,7 @@ class ErrorObject(BaseModel):
 
 
 class Memory(BaseModel):
-    """Bytes, at the peak."""
+    """Peak memory by use, in bytes."""
 
     runtime: int
     weights: int
@@ -29,7 +29,7 @@ class Memory(BaseModel):
     logits: int
     rollout: int
     publishing: int
-    """What the end takes beyond the rest, when a second process reads the files that are about to be published."""
+    """Additional memory at the end, while a second process reads the files before they are published."""
     total: int
 
 
@@ -40,24 +40,24 @@ class Deleted(BaseModel):
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What a route can answer beside the errors that all have (api.http.openapi): its `responses`."""
+    """Return the `responses` of a route with its own errors; api.http.openapi adds those of all routes."""
     return {status: {"model": ErrorObject} for status in statuses}
 
 
 EVENT_STREAM: dict[str, Any] = {
     "text/event-stream": {
         "schema": {
-            "description": "Of each event.",
+            "description": "One event.",
             "type": "object",
             "required": ["data"],
             "properties": {
                 "id": {"type": "string"},
-                "data": {"type": "string", "description": "JSON; at the end of a completion, `[DONE]`."},
+                "data": {"type": "string", "description": "JSON; `[DONE]` at the end of a completion."},
             },
         }
     }
 }
-"""The content of an answer that comes in server-sent events."""
+"""The content of a response of server-sent events."""
 
 
 def ends(rows: Sequence[Any]) -> dict[str, str | None]:
@@ -65,5 +65,5 @@ def ends(rows: Sequence[Any]) -> dict[str, str | None]:
 
 
 def seconds(time: float | None) -> int | None:
-    """As OpenAI's objects tell times."""
+    """Return a time in whole seconds, as in OpenAI's objects."""
     return None if time is None else int(time)

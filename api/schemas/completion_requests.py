@@ -1,6 +1,6 @@
-"""The bodies of /v1/chat/completions and /v1/completions: OpenAI's fields, as far as they are supported.
+"""The bodies of /v1/chat/completions and /v1/completions: OpenAI's fields.
 
-A field that is known and not supported is taken while it asks for nothing, as clients send it, and refused otherwise.
+Clients also send unsupported fields with neutral values. Those are accepted, and other values are refused.
 """
 
 import json
@@ -15,7 +15,7 @@ from api.spec.sampling import MAX_CHOICES, SamplingRequest
 
 MAX_STOPS, MAX_STOP_LETTERS = 4, 256
 COMPLETION_TOKENS = 16
-"""Of an answer to /v1/completions that names no length, as at OpenAI."""
+"""The default `max_tokens` of /v1/completions, as at OpenAI."""
 
 
 def _only(*neutral: Any, because: str) -> Any:
@@ -30,36 +30,36 @@ def _only(*neutral: Any, because: str) -> Any:
 _NO_TOOLS = "models answer with text only"
 _NO_PENALTY = "tokens are drawn by temperature and top_p alone"
 
-Unpenalised = Annotated[float | None, _only(None, 0, because=_NO_PENALTY)]
-Untold = Annotated[Any, _only(None, because="Attune has nothing that it would change")]
+NoPenalty = Annotated[float | None, _only(None, 0, because=_NO_PENALTY)]
+Unsupported = Annotated[Any, _only(None, because="it has no counterpart here")]
 
 
-def _messages(raw: Any) -> Any:
-    """In the shape that chat templates take."""
-    if not isinstance(raw, list) or not raw:
+def _messages(value: Any) -> Any:
+    """Return the messages as chat templates read them."""
+    if not isinstance(value, list) or not value:
         raise ValueError("must be an array with at least one message")
-    return [_message(number, entry) for number, entry in enumerate(raw, start=1)]
+    return [_message(number, entry) for number, entry in enumerate(value, start=1)]
 
 
 def _message(number: int, raw: Any) -> dict[str, Any]:
-    notices: list[RowWarning] = []
+    warnings: list[RowWarning] = []
     if isinstance(raw, dict):
         if raw.get("role") in ("tool", "function") or raw.get("tool_calls") or raw.get("function_call"):
             raise ValueError(f"message {number}: tools are not supported here: {_NO_TOOLS}")
-        # Clients send back what a model said with every key of their own type, most of them null or empty.
+        # Clients return an assistant's message with all keys of their own class, most of them null or empty.
         raw = {name: value for name, value in raw.items() if value not in (None, []) or name == "content"}
     try:
-        message, _ = parse_message(raw, notices, f"message {number}")
+        message, _ = parse_message(raw, warnings, f"message {number}")
     except RowError as error:
         words = error.message.replace("only text can be learnt from yet", "only text can be read")
         raise ValueError(f"message {number} {words.replace('cannot be learnt from yet', 'cannot be read')}") from None
-    if notices:
-        raise ValueError(notices[0].message.replace(" and is ignored", ""))
+    if warnings:
+        raise ValueError(warnings[0].message.replace(" and is ignored", ""))
     return message
 
 
-def _stops(raw: Any) -> Any:
-    return [] if raw is None else [raw] if isinstance(raw, str) else raw
+def _stops(value: Any) -> Any:
+    return [] if value is None else [value] if isinstance(value, str) else value
 
 
 Stop = Annotated[
@@ -72,11 +72,11 @@ Stop = Annotated[
 class StreamOptions(StrictModel):
     include_usage: bool = False
     include_obfuscation: bool | None = None
-    """Taken and without effect: nothing is padded, whichever it is."""
+    """Accepted without effect: chunks are never padded."""
 
 
 class SamplingBody(StrictModel):
-    """What both have."""
+    """The fields of both bodies."""
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -88,9 +88,9 @@ class SamplingBody(StrictModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
-    """For the server's log."""
-    frequency_penalty: Unpenalised = None
-    presence_penalty: Unpenalised = None
+    """The caller's end user, for the server's log."""
+    frequency_penalty: NoPenalty = None
+    presence_penalty: NoPenalty = None
     logit_bias: Annotated[dict[str, float] | None, _only(None, {}, because=_NO_PENALTY)] = None
 
     @model_validator(mode="before")
@@ -99,7 +99,7 @@ class SamplingBody(StrictModel):
         try:
             json.dumps(data, ensure_ascii=False, default=str).encode()
         except UnicodeEncodeError:
-            raise ValueError("the body holds half of a character (a lone surrogate such as \\ud800)") from None
+            raise ValueError("the body has half of a character (a lone surrogate such as \\ud800)") from None
         return data
 
     @model_validator(mode="after")
@@ -114,7 +114,7 @@ class SamplingBody(StrictModel):
 
     @property
     def with_usage(self) -> bool:
-        """Whether a stream ends with the usage."""
+        """Return whether a stream ends with a chunk of usage."""
         return self.stream_options is not None and self.stream_options.include_usage
 
     def _common(self) -> dict[str, Any]:
@@ -140,18 +140,18 @@ class ChatBody(SamplingBody):
     response_format: Annotated[Any, _only(None, {"type": "text"}, because="answers are not held to a format")] = None
     modalities: Annotated[Any, _only(None, ["text"], because=_NO_TOOLS)] = None
     audio: Annotated[Any, _only(None, because=_NO_TOOLS)] = None
-    prediction: Untold = None
-    reasoning_effort: Untold = None
+    prediction: Unsupported = None
+    reasoning_effort: Unsupported = None
     web_search_options: Annotated[Any, _only(None, because=_NO_TOOLS)] = None
     store: Annotated[Any, _only(None, False, because="answers are not kept")] = None
     metadata: Annotated[Any, _only(None, {}, because="answers are not kept")] = None
     service_tier: Annotated[Any, _only(None, "auto", "default", because="there is one tier")] = None
-    verbosity: Annotated[Any, _only(None, "medium", because="a model says as much as it has learnt to")] = None
+    verbosity: Annotated[Any, _only(None, "medium", because="the length of answers is not adjustable")] = None
     moderation: Annotated[Any, _only(None, because="nothing is moderated")] = None
     safety_identifier: str | None = None
-    """The later name of `user`."""
+    """The newer name of `user`."""
     prompt_cache_key: str | None = None
-    """Taken and without effect, as the next two: no prompt is kept, and none would be answered otherwise if it were."""
+    """Accepted without effect, like the next two: prompts are not cached."""
     prompt_cache_retention: str | None = None
     prompt_cache_options: dict[str, Any] | None = None
 
@@ -167,8 +167,8 @@ class ChatBody(SamplingBody):
     def end_user(self) -> str | None:
         return self.safety_identifier or self.user
 
-    def ask(self, longest: int) -> SamplingRequest:
-        """`longest`: tokens of an answer where the body names no length."""
+    def sampling_request(self, longest: int) -> SamplingRequest:
+        """Return the sampler's request. `longest`: the default number of tokens of an answer."""
         return SamplingRequest(
             messages=self.messages,
             max_tokens=self.max_completion_tokens or self.max_tokens or longest,
@@ -182,11 +182,11 @@ Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 class CompletionBody(SamplingBody):
     prompt: str | Tokens | list[str] | list[Tokens]
-    """A text or its tokens, or several of either."""
+    """A text or its tokens, or a list of either."""
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     echo: Annotated[bool | None, _only(None, False, because="answers do not repeat the prompt")] = None
     suffix: Annotated[Any, _only(None, because="models continue a text, they do not fill it in")] = None
-    best_of: Annotated[Any, _only(None, 1, because="ask for several with n, and choose")] = None
+    best_of: Annotated[Any, _only(None, 1, because="request several answers with n, and choose one")] = None
 
     @model_validator(mode="after")
     def _few_enough(self) -> Self:
@@ -199,7 +199,7 @@ class CompletionBody(SamplingBody):
         one = isinstance(self.prompt, str) or (bool(self.prompt) and isinstance(self.prompt[0], int))
         return [self.prompt] if one else list(self.prompt)
 
-    def ask(self, longest: int) -> SamplingRequest:
+    def sampling_request(self, longest: int) -> SamplingRequest:
         return SamplingRequest(
             prompts=self.prompts,
             max_tokens=self.max_tokens or min(COMPLETION_TOKENS, longest),

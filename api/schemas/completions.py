@@ -1,4 +1,4 @@
-"""What goes out of /v1/chat/completions and /v1/completions: OpenAI's objects, whole and in chunks."""
+"""Responses of /v1/chat/completions and /v1/completions: OpenAI's objects, whole and in chunks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
@@ -7,13 +7,13 @@ from pydantic import BaseModel, Field
 
 FinishReason = Literal["stop", "length"]
 Report = Mapping[str, Any]
-"""Of a sampler (docs/internals/sampling.md)."""
+"""A report of a sampler (docs/internals/sampling.md)."""
 
 
 class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
-    """With the token that ended each answer."""
+    """Includes the token that ends each answer."""
     total_tokens: int
 
     @classmethod
@@ -32,7 +32,7 @@ class TopLogprob(BaseModel):
 
 
 class TokenLogprob(TopLogprob):
-    """Of the model's own distribution, in nats: before temperature and top_p."""
+    """A token with its log-probability in nats under the model's distribution, before temperature and top_p."""
 
     top_logprobs: list[TopLogprob]
 
@@ -53,7 +53,7 @@ class CompletionLogprobs(BaseModel):
     token_logprobs: list[float]
     top_logprobs: list[dict[str, float]]
     text_offset: list[int]
-    """The character of the answer at which each token begins."""
+    """The position in the answer, in characters, where each token begins."""
 
     @classmethod
     def of(cls, tokens: Sequence[Report] | None) -> Self | None:
@@ -110,7 +110,7 @@ def _none(value: object) -> bool:
 
 
 class Delta(BaseModel):
-    """What a chunk brings; the rest is left out."""
+    """The new part of a message; null fields are omitted."""
 
     role: Literal["assistant"] | None = Field(default=None, exclude_if=_none)
     content: str | None = Field(default=None, exclude_if=_none)

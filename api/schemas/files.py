@@ -43,19 +43,19 @@ def _expires_after_s(fields: Mapping[str, str]) -> int | None:
 
 
 class FileScan(BaseModel):
-    """What a file was found to hold, soon after it was uploaded, whatever job it may be for."""
+    """The scan of a file soon after its upload, before any job uses it."""
 
     status: Literal["pending", "done", "failed"]
     format: str | None = None
-    """Null until it is known, or where the rows' keys show none."""
+    """The row format; null until it is known, or if the rows' keys match none."""
     rows: int | None = None
     container: str | None = None
     findings: list[Annotated[dict[str, Any], stored("Finding")]] = []
-    """The first hundred: line (row, where rows are no lines), severity, code, message."""
+    """The first hundred problems. `line` is the row in files whose rows are not lines."""
     finding_counts: dict[str, int] = {}
-    """Of all of them, by code."""
+    """The number of all problems, by code."""
     error: str | None = None
-    """Why the file cannot be read."""
+    """The reason why the file cannot be read."""
 
     @classmethod
     def of(cls, file: File) -> Self | None:
@@ -76,7 +76,7 @@ class FileObject(BaseModel):
     expires_at: int | None = None
     sha256: str | None = None
     scan: FileScan | None = None
-    """Of a file with purpose fine-tune."""
+    """Only for files with purpose `fine-tune`."""
 
     @classmethod
     def of(cls, file: File) -> Self:

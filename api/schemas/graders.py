@@ -1,4 +1,4 @@
-"""Grades, as OpenAI's graders answer."""
+"""Grades in the shape of OpenAI's graders."""
 
 from typing import Self
 
@@ -12,7 +12,7 @@ class GradeObject(BaseModel):
     metadata: Metadata
     sub_rewards: dict[str, float]
     model_grader_token_usage_per_model: dict[str, int]
-    """Empty: a reward model writes nothing."""
+    """Always empty: reward models generate no tokens."""
 
     @classmethod
     def of(cls, grade: Grade) -> Self:

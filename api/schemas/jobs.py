@@ -1,4 +1,4 @@
-"""Jobs, their events and checkpoints: OpenAI's objects, with what Attune adds beside their fields."""
+"""Jobs, events and checkpoints: OpenAI's objects with Attune's additional fields."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
@@ -39,11 +39,11 @@ class JobObject(BaseModel):
     status: str
     error: JobError | None
     model: str
-    """As it was asked for: a base model, or a fine-tuned one to go on from."""
+    """The requested model: a base model, or a fine-tuned model that the job continues."""
     base_model: str
-    """The operator's base model at the beginning of it all."""
+    """The operator's base model at the start of the lineage."""
     parent: str | None
-    """The fine-tuned model, or checkpoint, that this job continues."""
+    """The fine-tuned model or checkpoint that the job continues."""
     pipeline: PipelineRef | None
     fine_tuned_model: str | None
     organization_id: str
@@ -108,17 +108,17 @@ class JobObject(BaseModel):
 
 
 def shown_method(job: Job) -> dict[str, Any]:
-    """The method as asked for, with the numbers in place of each "auto" once they are known."""
+    """Return the requested method, with a number in place of each "auto" that is resolved."""
     method = _with_current_options(job.recipe["method"])
     if job.resolved is None:
         return method
     options = method[method["type"]]
-    asked = options["hyperparameters"]
-    decided = {
+    requested = options["hyperparameters"]
+    resolved_values = {
         "eval_interval": job.resolved["eval_every"],
         **_METHOD.validate_python(method).options.hyperparameters.auto_defaults,
     }
-    numbers = {name: decided.get(name, value) if value == AUTO else value for name, value in asked.items()}
+    numbers = {name: resolved_values.get(name, value) if value == AUTO else value for name, value in requested.items()}
     numbers |= {"n_epochs": job.resolved["n_epochs"], "batch_size": job.resolved["batch_size"]}
     return {**method, method["type"]: {**options, "hyperparameters": numbers}}
 
@@ -134,13 +134,13 @@ def _estimate(job: Job) -> dict[str, Any] | None:
 
 
 def _training(job: Job) -> dict[str, Any]:
-    asked: dict[str, Any] = job.recipe["training"]
+    requested: dict[str, Any] = job.recipe["training"]
     resolved = job.resolved
     if resolved is None:
-        return asked
-    known = {name: resolved[name] for name in asked if name in resolved}
+        return requested
+    resolved_options = {name: resolved[name] for name in requested if name in resolved}
     extra = {name: resolved[name] for name in ("total_steps", "steps_per_epoch", "warmup_steps")}
-    return {**asked, **known, **extra}
+    return {**requested, **resolved_options, **extra}
 
 
 def _pipeline(job: Job) -> PipelineRef | None:
@@ -150,8 +150,8 @@ def _pipeline(job: Job) -> PipelineRef | None:
 
 
 def _export(job: Job) -> dict[str, Any]:
-    asked: dict[str, Any] = job.recipe.get("export") or {"merged": "auto"}  # older jobs say nothing of it
-    return asked if job.resolved is None else {**asked, "merged": job.resolved.get("merged", False)}
+    requested: dict[str, Any] = job.recipe.get("export") or {"merged": "auto"}  # jobs of older releases have no export
+    return requested if job.resolved is None else {**requested, "merged": job.resolved.get("merged", False)}
 
 
 class EventObject(BaseModel):
@@ -213,7 +213,7 @@ class MetricList(BaseModel):
     data: list[Annotated[dict[str, Any], stored("Metrics")]]
     has_more: Literal[False] = False
     total_points: int
-    """How many steps there are, told or not."""
+    """The number of all steps, including those that are not listed."""
 
 
 class CheckpointList(BaseModel):

@@ -1,4 +1,4 @@
-"""Models and their files as they go out."""
+"""Models and their artifacts."""
 
 from typing import Any, Literal, Self
 
@@ -13,8 +13,8 @@ class ModelObject(BaseModel):
     created: int
     owned_by: str
     facts: dict[str, Any]
-    """What is known of a base model; of a fine-tuned one or a checkpoint, its base and its job, what was trained by
-    which method, and what it gives: tokens, labels or a reward."""
+    """Properties of a base model. For a fine-tuned model or a checkpoint: its base model, job, technique, method and
+    output (tokens, labels or a reward)."""
 
     @classmethod
     def of(cls, model: ModelView) -> Self:

@@ -1,4 +1,4 @@
-"""What goes out about permissions on checkpoints."""
+"""Permissions on checkpoints."""
 
 from collections.abc import Sequence
 from typing import Literal, Self

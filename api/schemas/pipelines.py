@@ -1,4 +1,4 @@
-"""Pipelines on their way out."""
+"""Pipelines and their stages."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -16,9 +16,9 @@ class StageObject(BaseModel):
     method: str
     technique: str
     model: str
-    """What it begins from: a base model, or the model of an earlier stage."""
+    """The model that the stage begins from: a base model, a fine-tuned model, or the model of an earlier stage."""
     needs: list[str]
-    """Names of the stages that it waits for."""
+    """The names of the stages that must end first."""
     fine_tuned_model: str | None
     error: JobError | None
     progress: Annotated[dict[str, Any], stored("Progress")] | None

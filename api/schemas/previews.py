@@ -1,4 +1,4 @@
-"""What previews and estimates answer."""
+"""Previews of rows and estimates of jobs."""
 
 from typing import Annotated, Any, Literal
 
@@ -11,30 +11,30 @@ from api.schemas.stored import stored
 class SequenceObject(BaseModel):
     role: Literal["text", "prompt", "chosen", "rejected"]
     text: str
-    """After the template."""
+    """The rendered text, after the chat template."""
     length: int
-    """In tokens, before the cut."""
+    """The number of tokens before truncation."""
     cut_at: int | None
-    """How many tokens the cut leaves; null if it leaves all."""
+    """The number of tokens after truncation; null if nothing is truncated."""
     supervised_tokens: int
-    """Of those that are left, how many carry loss."""
+    """The number of remaining tokens with loss."""
     tokens: list[int]
     token_texts: list[str]
-    """Of each token on its own: where a letter is split over several, each of them shows as �."""
+    """The text of each token. A character that is split over several tokens shows as � in each of them."""
     loss_weights: list[float]
-    """Weight in the loss of predicting this token from those before it."""
+    """The weight of each token's prediction in the loss."""
     spans: list[list[float]]
-    """[first token, after the last, weight] of each run that carries loss."""
+    """[start, end, weight] of each run of tokens with loss; the end is exclusive."""
 
 
 class RowObject(BaseModel):
     row: int
     line: int
     sequences: list[SequenceObject]
-    """One, or two of a pair; none where the row is invalid."""
+    """One sequence, two for a pair, none for an invalid row."""
     label: str | int | float | list[str] | list[int] | None = None
     dropped: bool
-    """Training would leave it out."""
+    """Whether training leaves the row out."""
     findings: list[Annotated[dict[str, Any], stored("Finding")]]
 
 
@@ -45,10 +45,10 @@ class PreviewObject(BaseModel):
     format: str | None
     container: str | None
     max_length: int | None
-    """Where rows are cut; null: as long as the longest, within the model's window."""
+    """The length to which rows are truncated; null for the longest row within the context window."""
     rows: list[RowObject]
     findings: list[Annotated[dict[str, Any], stored("Finding")]] = []
-    """Of the file as a whole, where all of its rows are shown."""
+    """Problems of the whole file, if all of its rows are shown."""
 
 
 class Reason(BaseModel):
@@ -60,12 +60,12 @@ class Reason(BaseModel):
 class FileCounts(BaseModel):
     rows: int
     sampled_rows: int
-    """So many were tokenised; the other numbers conclude from them."""
+    """Rows that were tokenized. The other numbers are extrapolated from them."""
     kept_rows: int
     truncated_rows: int
     dropped_rows: int
     tokens: int
-    """Of one epoch."""
+    """Tokens of one epoch."""
     supervised_tokens: int
     longest: int
 
@@ -78,20 +78,20 @@ class WorkerEstimate(BaseModel):
     memory: Memory
     memory_available: int | None
     fits: bool | None
-    """Null where the worker has not said what it has."""
+    """Whether the memory is sufficient; null if the worker's memory is unknown."""
     seconds: int
-    """From its start to its end, the time in the queue left out."""
+    """From the start of the job to its end, without the time in the queue."""
     measured: bool
-    """The worker has trained jobs by whose pace this is told; else a guess."""
+    """Whether the time is based on jobs that the worker has trained; else it is a rough guess."""
 
 
 class EstimateObject(BaseModel):
     object: Literal["fine_tuning.estimate"] = "fine_tuning.estimate"
     allowed: bool
     reasons: list[Reason]
-    """Why not."""
+    """The reasons why the job would be refused."""
     warnings: list[str]
-    """What the job would do that may not be expected, such as leaving out experts."""
+    """Possibly unexpected behaviour of the job, for example that experts are not trained."""
     model: str
     train: FileCounts | None
     validation: FileCounts | None
@@ -101,12 +101,12 @@ class EstimateObject(BaseModel):
     learning_rate: float | None
     total_steps: int | None
     trained_tokens: int | None
-    """Of all steps."""
+    """Tokens of all steps."""
     trained_parameters: int | None
     parameters_exact: bool
-    """False for base models that were added before their shapes were noted: add them again."""
+    """False for base models of old releases, which did not record shapes. Add the base model again."""
     memory: Memory | None
-    """On the worker that takes least time, of those where it fits."""
+    """On the fastest worker with sufficient memory."""
     seconds: int | None
-    """There; null if no worker is registered."""
+    """Training time on that worker; null if no worker is registered."""
     workers: list[WorkerEstimate]

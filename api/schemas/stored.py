@@ -1,8 +1,8 @@
 """The OpenAPI schemas of stored JSON that responses pass on unchanged.
 
 A job shows what its row holds. Rows of earlier releases may lack newer fields and hold older ones, so a response
-validates none of it. /openapi.json describes it by the classes that write it today, and requires nothing of it but the
-`type` of a method, a technique and the like.
+validates none of it. /openapi.json describes it by the classes that write it today, and requires no field but the
+`type` of a method, a technique and similar objects.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from api.spec.recipe import Resources, Training
 from api.spec.techniques import Technique
 
 REFERENCE = "x-stored"
-"""The key that stands in a response's schema for a reference to one of `STORED`."""
+"""The key of a placeholder in a response's schema, which is replaced by a reference to one of `STORED`."""
 
 _MODE: Literal["serialization"] = "serialization"
 
@@ -57,22 +57,22 @@ class Actual(BaseModel):
 
     peak_bytes: int | None
     peaks: dict[str, int | None]
-    """By phase."""
+    """Peak memory by phase."""
     processor_s: dict[str, float]
-    """By phase."""
+    """Processor time by phase."""
     seconds: float
     training_s: float
 
 
 class JobEstimate(BaseModel):
-    """What training was predicted to cost, and what it cost; null until the job has succeeded."""
+    """The predicted cost of training, and the actual cost; null until the job succeeds."""
 
     predicted: Predicted
     actual: Actual | None
 
 
 class Progress(BaseModel):
-    """Optimizer steps, and what the trainer does at the moment."""
+    """Optimizer steps, and the trainer's current phase."""
 
     step: int
     total_steps: int
@@ -109,7 +109,7 @@ STORED: Mapping[str, Any] = {
     "ResolvedTraining": ResolvedTraining,
     "Technique": Technique,
 }
-"""Name of a schema → what writes the JSON. In the document each name ends in "Object"."""
+"""Name of a schema → the class that describes the JSON. In the document each name ends in "Object"."""
 
 
 def stored(name: str) -> WithJsonSchema:
@@ -131,20 +131,20 @@ def with_stored_schemas(schemas: dict[str, Any]) -> dict[str, Any]:
 
 def _relaxed(schema: Any) -> Any:
     """Return the schema without bounds, defaults and required fields, open to further fields."""
-    kept: dict[str, Any] = {}
+    relaxed: dict[str, Any] = {}
     for keyword, value in schema.items():
         if keyword in _KEYWORDS:
-            kept[keyword] = value
+            relaxed[keyword] = value
         elif keyword == "properties":
-            kept[keyword] = {name: _relaxed(field) for name, field in value.items()}
+            relaxed[keyword] = {name: _relaxed(field) for name, field in value.items()}
             for name in _NULLABLE & value.keys():
-                kept[keyword][name] = {"anyOf": [kept[keyword][name], {"type": "null"}]}
-            kept |= {"required": ["type"]} if "const" in value.get("type", {}) else {}
+                relaxed[keyword][name] = {"anyOf": [relaxed[keyword][name], {"type": "null"}]}
+            relaxed |= {"required": ["type"]} if "const" in value.get("type", {}) else {}
         elif keyword in ("anyOf", "oneOf", "allOf"):
-            kept[keyword] = [_relaxed(member) for member in value]
+            relaxed[keyword] = [_relaxed(member) for member in value]
         elif keyword in ("items", "additionalProperties") and isinstance(value, dict):
-            kept[keyword] = _relaxed(value)
-    return kept
+            relaxed[keyword] = _relaxed(value)
+    return relaxed
 
 
 def _with_references(node: Any) -> Any:

@@ -28,7 +28,7 @@ class UploadObject(BaseModel):
     purpose: str
     status: Literal["pending", "completed", "cancelled", "expired"]
     file: FileObject | None
-    """What it became when it was completed."""
+    """The file of a completed upload."""
 
     @classmethod
     def of(cls, view: UploadView) -> Self:

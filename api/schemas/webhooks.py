@@ -1,4 +1,4 @@
-"""What goes out about webhooks; OpenAI's objects, and the delivery log beside them."""
+"""Webhook endpoints as OpenAI's objects, and Attune's log of deliveries."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, Self
@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel
 
 from api.records.webhooks import Delivery, Webhook
-from api.schemas.common import ends
+from api.schemas.common import ends, seconds
 
 
 class WebhookObject(BaseModel):
@@ -26,7 +26,7 @@ class WebhookObject(BaseModel):
 
 class WebhookWithSecret(WebhookObject):
     signing_secret: str
-    """Shown here only: for `OpenAI(webhook_secret=…).webhooks.unwrap(…)`."""
+    """The secret for `OpenAI(webhook_secret=…).webhooks.unwrap(…)`, shown only once."""
 
     @classmethod
     def of(cls, webhook: Webhook) -> Self:
@@ -50,9 +50,9 @@ class WebhookTestObject(BaseModel):
     webhook_endpoint_id: str
     event_type: str
     status_code: int
-    """What the endpoint answered."""
+    """The HTTP status of the endpoint's response."""
     success: Literal[True] = True
-    """That it answered at all."""
+    """Always true: the endpoint responded."""
 
 
 class WebhookList(BaseModel):
@@ -74,13 +74,13 @@ class DeliveryObject(BaseModel):
     event_id: str
     event_type: str
     data: dict[str, str]
-    """{id} of the job."""
+    """{"id": the job's id}."""
     status: Literal["pending", "delivered", "failed"]
     attempts: int
     next_attempt_at: int | None
     ended_at: int | None
     last_status: int | None
-    """The HTTP status of the last attempt that was answered."""
+    """The HTTP status of the last response."""
     last_error: str | None
 
     @classmethod
@@ -93,8 +93,8 @@ class DeliveryObject(BaseModel):
             data={"id": delivery.object_id},
             status=delivery.status,
             attempts=delivery.attempts,
-            next_attempt_at=_seconds(delivery.due_at),
-            ended_at=_seconds(delivery.ended_at),
+            next_attempt_at=seconds(delivery.due_at),
+            ended_at=seconds(delivery.ended_at),
             last_status=delivery.last_status,
             last_error=delivery.last_error,
         )
@@ -110,7 +110,3 @@ class DeliveryList(BaseModel):
     @classmethod
     def of(cls, rows: Sequence[Delivery], has_more: bool) -> Self:
         return cls(data=[DeliveryObject.of(row) for row in rows], has_more=has_more, **ends(rows))
-
-
-def _seconds(time: float | None) -> int | None:
-    return None if time is None else int(time)

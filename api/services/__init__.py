@@ -1,1 +1,1 @@
-"""Decisions: testable without HTTP. Each loads, decides, writes in one transaction, and rings after the commit."""
+"""Services: decisions that can be tested without HTTP. Each loads, decides, writes in one transaction, then rings."""

@@ -1,4 +1,4 @@
-"""Accepting a job: all that is checked before its row is written. Used for single jobs and for those of a pipeline."""
+"""Admission of jobs: the checks before a job's row is inserted, for single jobs and for stages of pipelines."""
 
 import json
 import secrets
@@ -29,13 +29,13 @@ MAX_RECIPE_BYTES = 64 * 1024
 
 
 class UnsupportedCombination(InvalidRequest):
-    """This technique and method do not go with this base model."""
+    """The technique or the method cannot be used with the base model."""
 
     code = "unsupported_combination"
 
 
 class InvalidRewardModel(InvalidRequest):
-    """The model that is to give rewards cannot give them."""
+    """The named reward model cannot give rewards in this job."""
 
     code = "invalid_reward_model"
 
@@ -51,9 +51,9 @@ def validate(
     _check_integrations(context, recipe)
     _check_export(recipe, origin.base)
     _check_hub(context, recipe)
-    _check_room(recipe, origin.base)
+    _check_context_window(recipe, origin.base)
     _check_recomputation(recipe, origin.base)
-    _check_judges(session, caller, recipe, origin.base, pending)
+    _check_reward_models(session, caller, recipe, origin.base, pending)
     _check_file(session, caller, recipe.training_file, "training_file")
     if recipe.validation_file is not None:
         _check_file(session, caller, recipe.validation_file, "validation_file")
@@ -107,7 +107,7 @@ def insert_job(
 
 
 def plan_trackings(context: Context, session: Session, job_id: str, recipe: Recipe) -> None:
-    """What the job's integrations ask for, and what the operator has all jobs sent to."""
+    """Insert an export task for each of the job's integrations, and for each tracker of the operator."""
     for number, integration in enumerate(recipe.integrations or ()):
         trackings.plan(session, job_id, "wandb", number, integration.wandb.model_dump(mode="json"))
     for name in trackers.configured(context.settings):
@@ -116,7 +116,7 @@ def plan_trackings(context: Context, session: Session, job_id: str, recipe: Reci
 
 
 def _require_small(recipe: dict[str, Any]) -> None:
-    """A page of jobs holds a thousand of them, and every claim reads one."""
+    """Raise InvalidRequest for a large recipe: a page of jobs holds up to a thousand, and every claim reads one."""
     size = len(json.dumps(recipe))
     if size > MAX_RECIPE_BYTES:
         raise InvalidRequest(
@@ -127,19 +127,17 @@ def _require_small(recipe: dict[str, Any]) -> None:
 
 
 def _check_options(recipe: Recipe, origin: Origin) -> None:
-    """Nothing that is given may be ignored."""
+    """Raise UnsupportedCombination for an option that would have no effect."""
     problem = AUTO if origin.labels is None else origin.labels.problem
     if (idle := recipe.method.idle_option(problem)) is not None:
         param = f"method.{recipe.method.type}.{idle[0]}"
-        raise InvalidRequest(
-            f"{param} would change nothing: {idle[1]}. Leave it out", param=param, code="unsupported_combination"
-        )
+        raise UnsupportedCombination(f"{param} would change nothing: {idle[1]}. Leave it out", param=param)
 
 
 def _check_integrations(context: Context, recipe: Recipe) -> None:
     if recipe.integrations and "wandb" not in trackers.configured(context.settings):
         raise InvalidRequest(
-            "This server cannot send metrics to Weights & Biases: leave integrations out, or ask its operator to set "
+            "This server cannot send metrics to Weights & Biases: leave integrations out, or ask the operator to set "
             "ATTUNE_WANDB_API_KEY (or ATTUNE_WANDB_MODE=offline, which needs no key)",
             param="integrations",
             code="integration_not_configured",
@@ -148,20 +146,21 @@ def _check_integrations(context: Context, recipe: Recipe) -> None:
 
 def _check_export(recipe: Recipe, base: BaseModelRow) -> None:
     technique, export = recipe.technique, recipe.export
-    asked = {"export.merged": export.merged is True, "export.gguf": export.gguf is not None}
-    for param in (name for name, wanted in asked.items() if wanted):
+    options = {"export.merged": export.merged is True, "export.gguf": export.gguf is not None}
+    for param in (name for name, requested in options.items() if requested):
         if not (technique.merges or technique.whole_model):
             legal = ", ".join(name for name, entry in catalog.TECHNIQUES.items() if entry.merges)
             raise InvalidRequest(
-                f"{param}: what '{technique.type}' trains cannot be added to the base's weights: use {legal} or full",
+                f"{param}: the weights that '{technique.type}' trains cannot be merged into the base: use {legal} "
+                "or full",
                 param=param,
                 code="cannot_merge",
             )
     family = base.facts["model_type"]
     if export.gguf is not None and (family not in GGUF_FAMILIES or recipe.method.output != "tokens"):
         raise InvalidRequest(
-            f"export.gguf: only models that write text, of the families {', '.join(GGUF_FAMILIES)}, are known to come "
-            f"out right as GGUF; {base.name} is of the family {family}, and '{recipe.method.type}' trains for "
+            f"export.gguf: GGUF files are verified only for language models of the families "
+            f"{', '.join(GGUF_FAMILIES)}. {base.name} is of the family {family}, and '{recipe.method.type}' trains for "
             f"{recipe.method.output}: leave export.gguf out",
             param="export.gguf",
             code="unsupported_combination",
@@ -187,15 +186,16 @@ def _check_hub(context: Context, recipe: Recipe) -> None:
         )
 
 
-def _check_room(recipe: Recipe, base: BaseModelRow) -> None:
-    """Something of the base's window has to be left to the rows."""
+def _check_context_window(recipe: Recipe, base: BaseModelRow) -> None:
+    """Raise InvalidRequest if the method and the technique leave no tokens of the base's context window to the rows."""
     window = base.facts["context_window"]
     if max_row_tokens(recipe.method, recipe.technique, window) >= MIN_ROW_TOKENS:
         return
     fields = [f"method.{recipe.method.type}.max_tokens"] * recipe.method.rollouts
     fields += ["technique.tokens"] * (recipe.technique.virtual_tokens > 0)
     raise InvalidRequest(
-        f"{base.name} reads {window:,} tokens, and {' and '.join(fields)} leave none of them to the rows: lower it",
+        f"{base.name} has a context window of {window:,} tokens, and {' and '.join(fields)} leave none of them to the "
+        "rows: lower it",
         param=fields[0],
         code="window_too_small",
     )
@@ -204,53 +204,55 @@ def _check_room(recipe: Recipe, base: BaseModelRow) -> None:
 def _check_recomputation(recipe: Recipe, base: BaseModelRow) -> None:
     if recipe.training.gradient_checkpointing is not True or may_recompute(recipe.technique, base.facts):
         return
-    why = f"transformers cannot recompute activations in models of the family {base.facts['model_type']}"
+    reason = f"transformers cannot recompute activations in models of the family {base.facts['model_type']}"
     if not recipe.technique.recomputes:
-        why = f"'{recipe.technique.type}' cannot be trained so, for what it learns would be lost"
+        reason = f"'{recipe.technique.type}' cannot be trained with recomputed activations"
     raise InvalidRequest(
-        f'training.gradient_checkpointing: {why}: leave it out, or give false or "auto"',
+        f'training.gradient_checkpointing: {reason}: leave it out, or give false or "auto"',
         param="training.gradient_checkpointing",
         code="unsupported_combination",
     )
 
 
-def _check_judges(session: Session, caller: Caller, recipe: Recipe, base: BaseModelRow, pending: Pending) -> None:
+def _check_reward_models(
+    session: Session, caller: Caller, recipe: Recipe, base: BaseModelRow, pending: Pending
+) -> None:
     for use in recipe.method.reward_models:
         param, name = use.param, use.model
-        maker = lineage.producing_job(session, caller.project_id, name, pending)
-        if maker is None:
+        producer = lineage.producing_job(session, caller.project_id, name, pending)
+        if producer is None:
             raise InvalidRewardModel(
                 f"The reward model `{name[:128]}` does not exist here", param=param, code="model_not_found"
             )
-        trained_by = maker.recipe["method"]["type"]
+        trained_by = producer.recipe["method"]["type"]
         if catalog.METHODS[trained_by].output != "reward":
             raise InvalidRewardModel(
-                f"{name} was made by '{trained_by}': only the model of a 'reward' job judges", param=param
+                f"{name} was trained by '{trained_by}': only the model of a 'reward' job gives rewards", param=param
             )
-        judging = base_models.get(session, maker.base_model)
-        if not use.reads_tokens and judging is not None and not judging.facts.get("chat_template", True):
+        reward_base = base_models.get(session, producer.base_model)
+        if not use.reads_tokens and reward_base is not None and not reward_base.facts.get("chat_template", True):
             raise InvalidRewardModel(
-                f"{name} was made from {maker.base_model}, which has no chat template to write a grader's messages "
-                "with: train a reward model on a base made for chat, or judge with ppo's reward_model",
+                f"{name} was trained on {producer.base_model}, which has no chat template for a grader's messages: "
+                "train a reward model on a base with a chat template, or use ppo's reward_model",
                 param=param,
             )
-        if use.reads_tokens and not _same_tokenizer(session, base, maker.base_model):
+        if use.reads_tokens and not _same_tokenizer(session, base, producer.base_model):
             raise InvalidRewardModel(
-                f"{name} reads other tokens than {base.name} writes, for it was made from {maker.base_model}: train a "
-                "reward model on a base with the same tokenizer, or ask it by a score_model grader, which reads text",
+                f"{name} was trained on {producer.base_model}, whose tokenizer differs from that of {base.name}: "
+                "train a reward model on a base with the same tokenizer, or use a score_model grader, which reads text",
                 param=param,
             )
 
 
 def _same_tokenizer(session: Session, base: BaseModelRow, other_name: str) -> bool:
-    """What a job publishes has the tokenizer of its base model, byte for byte."""
+    """Return whether the base models have the same tokenizer. A published model has its base's, byte for byte."""
     other = base_models.get(session, other_name)
     assert other is not None, f"{other_name} cannot be removed while a model needs it"
-    one, two = (
-        [artifact["sha256"] for artifact in each.artifacts if artifact["name"] == "tokenizer.json"]
-        for each in (base, other)
+    own_hashes, other_hashes = (
+        [artifact["sha256"] for artifact in row.artifacts if artifact["name"] == "tokenizer.json"]
+        for row in (base, other)
     )
-    return base.name == other_name or one == two
+    return base.name == other_name or own_hashes == other_hashes
 
 
 def _check_file(session: Session, caller: Caller, file_id: str, param: str) -> None:

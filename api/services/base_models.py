@@ -1,4 +1,4 @@
-"""Base models, the operator's side: add, verify, remove. Works on a data folder before any server runs."""
+"""The operator's management of base models: add, verify, remove. It needs a data folder, but no running server."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from api.spec.file_hash import file_sha256
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 FACTS_FILE = "attune.json"
-PASSED_ON = re.compile(
+INHERITED_VARIABLES = re.compile(
     r"PATH|HOME|LANG|LC_ALL|LD_.*|VIRTUAL_ENV|PYTHON.*|OMP_.*|TMPDIR|SSL_CERT_.*|(HF|HUGGING_?FACE|XDG)_.*|REQUESTS_CA_BUNDLE"
     r"|(?i:https?|all|no)_proxy"
 )
@@ -29,7 +29,7 @@ LOG_BYTES = 4096
 
 
 class NotConvertible(InvalidRequest):
-    """The source is not a model that can be fine-tuned here; the message says why."""
+    """The source cannot be converted to a base model; the message gives the reason."""
 
 
 def add(context: Context, name: str, source: str, *, revision: str | None = None) -> BaseModelRow:
@@ -40,7 +40,7 @@ def add(context: Context, name: str, source: str, *, revision: str | None = None
 
 
 def register(context: Context, name: str, folder: Path) -> BaseModelRow:
-    """Store and list what `worker.convert` made."""
+    """Store and list a base model that `worker.convert` has written to this folder."""
     _check_name(context, name)
     facts = json.loads((folder / FACTS_FILE).read_bytes())
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != FACTS_FILE)
@@ -61,7 +61,9 @@ def register(context: Context, name: str, folder: Path) -> BaseModelRow:
 
 def _check_name(context: Context, name: str) -> None:
     if not NAME.fullmatch(name) or len(name) > 128:
-        raise InvalidRequest(f"'{name[:64]}' is no name for a model: letters, digits, . _ - and at most one slash")
+        raise InvalidRequest(
+            f"'{name[:64]}' is not a valid name for a model: use letters, digits, `.`, `_`, `-` and at most one slash"
+        )
     with context.database.read() as session:
         if base_models.get(session, name) is not None:
             raise InvalidRequest(f"There is already a base model '{name}': remove it first, or choose another name")
@@ -69,7 +71,7 @@ def _check_name(context: Context, name: str) -> None:
 
 @contextmanager
 def _converted(context: Context, source: str, revision: str | None) -> Iterator[Path]:
-    """The source as a folder of safetensors. Conversion needs torch, so it happens in a process of its own."""
+    """Yield a temporary folder with the source as safetensors. Conversion needs torch and runs in its own process."""
     context.settings.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=context.settings.work) as folder:
         command = [sys.executable, "-m", "worker.convert", source, f"{folder}/model"]
@@ -81,7 +83,7 @@ def _converted(context: Context, source: str, revision: str | None) -> Iterator[
 
 
 def _run(command: list[str], output: Path, timeout_s: float, source: str) -> None:
-    """Raise NotConvertible, with the last line of the child's output, unless it ends in time and well."""
+    """Run the command. Raise NotConvertible, with the last line of its output, if it fails or times out."""
     try:
         with output.open("wb") as log:
             subprocess.run(
@@ -103,8 +105,8 @@ def _run(command: list[str], output: Path, timeout_s: float, source: str) -> Non
 
 
 def _environment() -> dict[str, str]:
-    """What the conversion needs to reach a hub. Passwords of the database and the storage stay on this side."""
-    return {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)}
+    """Return the environment variables that the conversion may see: none with a password of the database or storage."""
+    return {name: value for name, value in os.environ.items() if INHERITED_VARIABLES.fullmatch(name)}
 
 
 def listed(context: Context) -> Sequence[BaseModelRow]:
@@ -116,35 +118,35 @@ def get(context: Context, name: str) -> BaseModelRow:
     with context.database.read() as session:
         base = base_models.get(session, name)
     if base is None:
-        raise NotFound(f"There is no base model '{name[:128]}': attune models list shows those that there are")
+        raise NotFound(f"There is no base model '{name[:128]}': `attune models list` lists the base models")
     return base
 
 
 def verify(context: Context, name: str) -> list[str]:
-    """Read every stored artifact and compare its hash. Returns what is wrong; nothing, if all is well."""
-    wrong = []
+    """Compare the hash of every stored artifact. Return a message for each that is missing or differs."""
+    problems = []
     for artifact in get(context, name).artifacts:
         digest = hashlib.sha256()
         try:
             for chunk in context.storage.read(artifact["key"]):
                 digest.update(chunk)
         except ObjectMissing:
-            wrong.append(f"{artifact['name']} is missing")
+            problems.append(f"{artifact['name']} is missing")
             continue
         if digest.hexdigest() != artifact["sha256"]:
-            wrong.append(f"{artifact['name']} is not what was stored: its sha256 differs")
-    return wrong
+            problems.append(f"{artifact['name']} differs from the file that was stored: its sha256 does not match")
+    return problems
 
 
 def remove(context: Context, name: str) -> None:
-    """Refused while a job or a published adapter needs it."""
+    """Remove a base model. Raise InvalidRequest while a job or a published model needs it."""
     with context.database.write() as session:
         base = base_models.get(session, name)
         if base is None:
             raise NotFound(f"There is no base model '{name[:128]}'")
-        needing = [*jobs.using_base(session, name), *(model.id for model in models.of_base(session, name))]
-        if needing:
-            raise InvalidRequest(f"'{name}' is needed by {', '.join(needing[:5])}: cancel or delete them first")
+        users = [*jobs.using_base(session, name), *(model.id for model in models.of_base(session, name))]
+        if users:
+            raise InvalidRequest(f"'{name}' is needed by {', '.join(users[:5])}: cancel or delete them first")
         base_models.remove(session, name)
         shared = any(other.digest == base.digest for other in base_models.listed(session))
     if not shared:

@@ -1,4 +1,4 @@
-"""What can be asked for here: the catalogues, with the schema of every entry, and the base models of this server."""
+"""The catalogue of techniques, methods, formats and graders, with their schemas, and this server's base models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

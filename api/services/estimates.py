@@ -1,4 +1,4 @@
-"""What a job would take, and whether it would be allowed. Nothing is created."""
+"""Estimates of a job's memory and time before it is created, and the reasons why it would be refused."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,73 +20,73 @@ Reason = dict[str, str | None]
 
 
 def estimate(context: Context, caller: Caller, recipe: Recipe) -> dict[str, Any]:
-    """An answer for what can be trained and for what cannot. Raises InvalidRequest for what is not there."""
-    question = resolve_query(context, caller, recipe)
-    recipe = question.recipe
+    """Estimate a job, whether or not it would be accepted. Raise InvalidRequest for a missing model or file."""
+    query = resolve_query(context, caller, recipe)
+    recipe = query.recipe
     with context.database.read() as session:
         active = jobs.active_count(session, caller.project_id)
         live = workers.training(session)
-    able = _able(live, recipe)
-    reasons = blocking_reasons(context, question, active, live)
-    answer = _empty(recipe, question)
-    if question.origin.technique is None and not question.refused:
-        told = untrained_experts(recipe.technique, recipe.method, question.base.facts)
-        answer["warnings"] = [] if told is None else [told]
-    if refused := question.refused:
+    eligible = _eligible(live, recipe)
+    reasons = blocking_reasons(context, query, active, live)
+    answer = _empty(recipe, query)
+    if query.origin.technique is None and not query.refused:
+        warning = untrained_experts(recipe.technique, recipe.method, query.base.facts)
+        answer["warnings"] = [] if warning is None else [warning]
+    if refused := query.refused:
         return answer | {
             "reasons": [_reason(refused.code or "invalid_recipe", refused.message, refused.param), *reasons]
         }
     try:
-        report = run_preview(context, question, "counts", names=[name for name, _ in question.files])
+        report = run_preview(context, query, "counts", names=[name for name, _ in query.files])
     except RowsRefused as rows_refused:
         reasons.insert(0, _reason(rows_refused.code or "invalid_file", rows_refused.message, rows_refused.param))
         return answer | {"reasons": reasons}
     counts = report["counts"]
-    answer |= {name: _file_counts(found) for name, found in counts.items()}
-    reasons += _of_rows(recipe, counts["train"])
+    answer |= {name: _file_counts(counted) for name, counted in counts.items()}
+    reasons += _row_reasons(recipe, counts["train"])
     if not counts["train"]["kept_rows"]:
         return answer | {"reasons": reasons}
-    wanted = recipe.export.wants_merged(question.base.facts["parameters"], context.settings.merged_max_parameters)
-    merged = recipe.technique.merges and wanted
-    resolved, train, validation = _resolved(recipe, counts, question.origin, merged=merged)
+    wants_merged = recipe.export.wants_merged(query.base.facts["parameters"], context.settings.merged_max_parameters)
+    merged = recipe.technique.merges and wants_merged
+    resolved, train, validation = _resolved(recipe, counts, query.origin, merged=merged)
     answer |= _numbers(resolved, train)
     try:
         labels = len(resolved.labels.names) if resolved.labels else None
         answer["trained_parameters"] = trained_parameters(
-            recipe.technique, recipe.method, question.base.facts, labels=labels or None
+            recipe.technique, recipe.method, query.base.facts, labels=labels or None
         )
-        if able and not any(worker.gpus for worker in able):
-            require_whole_blocks(recipe.technique, question.base.facts)
-        machines = [workers.machine(worker) for worker in able]
-        facts = question.base.facts
+        if eligible and not any(worker.gpus for worker in eligible):
+            require_whole_blocks(recipe.technique, query.base.facts)
+        machines = [workers.machine(worker) for worker in eligible]
+        facts = query.base.facts
         predictions = [(machine, predict(resolved, facts, train, validation, machine)) for machine in machines]
-    except NoTargetModules as no_place:
-        return answer | {"reasons": [_reason("invalid_recipe", str(no_place), no_place.param), *reasons]}
+    except NoTargetModules as error:
+        return answer | {"reasons": [_reason("invalid_recipe", str(error), error.param), *reasons]}
     unsuited = [refused_precision(recipe.training.precision, machine) for machine in machines]
     if unsuited and all(unsuited):
         reasons.append(_reason("invalid_recipe", str(unsuited[0]), "training.precision"))
-    return answer | _conclusion(reasons, predictions)
+    return answer | _outcome(reasons, predictions)
 
 
-def blocking_reasons(context: Context, question: PreviewQuery, active: int, live: Sequence[Worker]) -> list[Reason]:
+def blocking_reasons(context: Context, query: PreviewQuery, active: int, live: Sequence[Worker]) -> list[Reason]:
     reasons: list[Reason] = []
     limit = context.settings.max_active_jobs
     if active >= limit:
-        message = f"This project already has {limit} jobs that have not ended, the most that this server allows"
+        message = f"This project already has {limit} unfinished jobs, the most that this server allows"
         reasons.append(_reason("too_many_active_jobs", message))
-    gpus = question.recipe.resources.gpus
+    gpus = query.recipe.resources.gpus
     if gpus != "auto" and gpus > max((worker.gpus for worker in live), default=0):
         reasons.append(_reason("no_gpu", "No worker of this server has a GPU", "resources.gpus"))
     return reasons
 
 
-def _of_rows(recipe: Recipe, train: dict[str, Any]) -> list[Reason]:
+def _row_reasons(recipe: Recipe, train: dict[str, Any]) -> list[Reason]:
     reasons = []
     if train["rows"] < MIN_EXAMPLES:
         message = f"Training file has {train['rows']} example(s), but must have at least {MIN_EXAMPLES} examples"
         reasons.append(_reason("invalid_n_examples", message, "training_file"))
     if not train["kept_rows"]:
-        message = f"No row is left to train on when all are cut to {train['max_length']} tokens"
+        message = f"No row is left to train on after truncation to {train['max_length']} tokens"
         reasons.append(_reason("no_rows_left", message, "training.max_length"))
     if recipe.training.overlong == "error" and train["overlong"]:
         message = (
@@ -99,11 +99,11 @@ def _of_rows(recipe: Recipe, train: dict[str, Any]) -> list[Reason]:
 def _resolved(
     recipe: Recipe, counts: dict[str, dict[str, Any]], origin: Origin, *, merged: bool
 ) -> tuple[ResolvedRecipe, Workload, Workload | None]:
-    """The recipe with its numbers, and the rows that it trains and evaluates on."""
+    """Return the resolved recipe, and the rows that it trains and evaluates on."""
     train = _workload(counts["train"])
     validation = _workload(counts["validation"]) if "validation" in counts else None
     if share := recipe.training.validation_split:
-        train, validation = _part(train, 1 - share), _part(train, share)
+        train, validation = _share_of(train, 1 - share), _share_of(train, share)
     resolved = resolve(
         recipe,
         job_id="estimate",
@@ -128,33 +128,39 @@ def _workload(counts: dict[str, Any]) -> Workload:
     )
 
 
-def _part(whole: Workload, share: float) -> Workload:
-    rows, tokens, supervised = (max(1, round(each * share)) for each in (whole.rows, whole.tokens, whole.supervised))
-    return Workload(rows, whole.width, tokens, supervised, whole.lengths)
+def _share_of(workload: Workload, share: float) -> Workload:
+    rows, tokens, supervised = (
+        max(1, round(count * share)) for count in (workload.rows, workload.tokens, workload.supervised)
+    )
+    return Workload(rows, workload.width, tokens, supervised, workload.lengths)
 
 
 def _labels(recipe: Recipe, count: int | None) -> Labels | None:
     if recipe.method.output != "labels":
         return None
-    asked_for = recipe.method.problem
-    found: Problem = "regression" if count is None else "single_label"
-    problem = found if asked_for == "auto" else asked_for
+    requested = recipe.method.problem
+    detected: Problem = "regression" if count is None else "single_label"
+    problem = detected if requested == "auto" else requested
     names = () if problem == "regression" else tuple(str(number) for number in range(count or 2))
     return Labels(problem=problem, names=names)
 
 
-def _able(live: Sequence[Worker], recipe: Recipe) -> list[Worker]:
-    """The workers that would take the job: those with a GPU if it needs one, as "auto" does where there are any."""
+def _eligible(live: Sequence[Worker], recipe: Recipe) -> list[Worker]:
+    """Return the workers that would claim the job. Those with a GPU, if there are any, unless it asks for none."""
     with_gpu = [worker for worker in live if worker.gpus]
     return with_gpu if with_gpu and recipe.resources.gpus != 0 else list(live)
 
 
-def _conclusion(reasons: list[Reason], predictions: list[tuple[Machine, Prediction]]) -> dict[str, Any]:
+def _outcome(reasons: list[Reason], predictions: list[tuple[Machine, Prediction]]) -> dict[str, Any]:
     fitting = [prediction for _, prediction in predictions if prediction.fits is not False]
     if predictions and not fitting:
         largest = max(machine.memory_bytes or 0 for machine, _ in predictions)
         reasons = [*reasons, _reason("does_not_fit", too_large(predictions[0][1], largest), "model")]
-    best = min(fitting or [each for _, each in predictions], key=lambda each: each.seconds, default=None)
+    best = min(
+        fitting or [prediction for _, prediction in predictions],
+        key=lambda prediction: prediction.seconds,
+        default=None,
+    )
     return {
         "allowed": not reasons,
         "reasons": reasons,
@@ -165,9 +171,9 @@ def _conclusion(reasons: list[Reason], predictions: list[tuple[Machine, Predicti
 
 
 def _worker(machine: Machine, prediction: Prediction) -> dict[str, Any]:
-    found = prediction.stored()
+    stored = prediction.stored()
     names = ("precision", "gradient_checkpointing", "micro_batch_tokens", "memory", "fits", "measured")
-    return {name: found[name] for name in names} | {
+    return {name: stored[name] for name in names} | {
         "device": "gpu" if machine.gpu else "cpu",
         "memory_available": machine.memory_bytes,
         "seconds": round(prediction.seconds),
@@ -177,8 +183,8 @@ def _worker(machine: Machine, prediction: Prediction) -> dict[str, Any]:
 def _numbers(resolved: ResolvedRecipe, train: Workload) -> dict[str, Any]:
     rows = min(resolved.batch_size, train.rows)
     share = resolved.total_steps * rows / train.rows
-    asked_for = ("max_length", "n_epochs", "batch_size", "learning_rate", "total_steps")
-    return {name: getattr(resolved, name) for name in asked_for} | {"trained_tokens": round(share * train.tokens)}
+    names = ("max_length", "n_epochs", "batch_size", "learning_rate", "total_steps")
+    return {name: getattr(resolved, name) for name in names} | {"trained_tokens": round(share * train.tokens)}
 
 
 def _file_counts(counts: dict[str, Any]) -> dict[str, Any]:
@@ -190,13 +196,13 @@ def _file_counts(counts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _empty(recipe: Recipe, question: PreviewQuery) -> dict[str, Any]:
+def _empty(recipe: Recipe, query: PreviewQuery) -> dict[str, Any]:
     unknown = ("train", "validation", "trained_tokens", "trained_parameters", "memory", "seconds", "max_length")
     numbers = ("n_epochs", "batch_size", "learning_rate", "total_steps")
     return dict.fromkeys((*unknown, *numbers)) | {
         "allowed": False,
         "model": recipe.model,
-        "parameters_exact": shapes_of(question.base.facts)[1],
+        "parameters_exact": shapes_of(query.base.facts)[1],
         "workers": [],
         "warnings": [],
     }

@@ -1,4 +1,4 @@
-"""Files: take them in as a stream, give them back as a stream, and keep what a job still needs."""
+"""Files: uploads and downloads as streams, and deletion of files that no job needs."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from api.spec.ids import new_id
 from api.spec.lifecycle import Stage
 
 PURPOSES = ("fine-tune",)
-"""What may be uploaded here. `fine-tune-results` is what jobs make."""
+"""Purposes of uploads. Jobs create files with purpose `fine-tune-results`."""
 
 
 class NoSuchFile(NotFound):
@@ -136,7 +136,7 @@ def _insert(context: Context, caller: Caller, received: Received, request: FileR
 
 
 def ring_for_scan(context: Context, file_id: str) -> None:
-    """A prepare slot looks through the file soon; if nobody hears it, after the next sweep."""
+    """Ask a worker to scan the file soon. If none receives the message, the next sweep finds the file."""
     context.doorbell.ring(Stage.PREPARE, file_id)
 
 
@@ -151,7 +151,7 @@ def add(
     stored: StoredObject,
     expires_after_s: int | None,
 ) -> File:
-    """A stored object becomes a file."""
+    """Insert the file of a stored object."""
     file = File(
         id=id,
         project_id=project_id,
@@ -171,7 +171,7 @@ def add(
 
 
 def printable(filename: str) -> str:
-    """A name is a label and never a path; what would break a line of a log or a terminal goes."""
+    """Return the name without characters that could break a log or a terminal. It is a label, never a path."""
     return ("".join(letter for letter in filename if letter.isprintable()) or "unnamed")[-255:]
 
 
@@ -193,7 +193,7 @@ def page(
 
 
 def content(context: Context, caller: Caller, file_id: str) -> tuple[File, AsyncIterator[bytes]]:
-    """The file's record and its bytes, in chunks."""
+    """Return the file's row and its bytes in chunks. Raise NoSuchFile."""
     file = get(context, caller, file_id)
     if file.storage_key is not None:
         return file, context.storage.stream(file.storage_key)

@@ -1,4 +1,4 @@
-"""Graders, tried out before a job: on one answer, without a worker."""
+"""A grader run on one answer, before a job uses it."""
 
 import json
 from typing import Any
@@ -18,17 +18,20 @@ class NeedsWorker(InvalidRequest):
 
     def __init__(self) -> None:
         super().__init__(
-            "A score_model grader runs inside jobs only: a worker has to load its reward model. Check it with "
+            "A score_model grader runs inside jobs only, because a worker has to load its reward model. Check it with "
             "/fine_tuning/alpha/graders/validate, and run the other graders of a multi grader one by one"
         )
 
 
 class TooSlow(InvalidRequest):
-    """The limits were reached."""
+    """The grader exceeded its limits of time or memory."""
 
 
 def run(context: Context, grader: GraderBase, model_sample: str, item: dict[str, Any]) -> Grade:
-    """By a child, whose limits hold for all parts together. Raises NeedsWorker, TooSlow, PreviewFailed."""
+    """Return the grade of an answer. A child process grades; its limits hold for all parts of a multi grader together.
+
+    Raise NeedsWorker, TooSlow, PreviewFailed.
+    """
     if grader.needs_model:
         raise NeedsWorker
     request = {"grader": grader.model_dump(mode="json"), "model_sample": model_sample, "item": item}

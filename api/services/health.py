@@ -1,6 +1,6 @@
-"""Whether the database answers and the objects are in their place.
+"""The readiness check: the database answers, and the object storage exists.
 
-Asked by whoever watches the process, and by nothing that other requests use.
+It shares no connections and no threads with other requests.
 """
 
 import asyncio
@@ -11,33 +11,33 @@ from api.errors import Unavailable
 from api.infra.storage import Storage
 from api.records import Database
 
-PATIENCE_S = 5.0
+TIMEOUT_S = 5.0
 
 
 class HealthCheck:
     def __init__(self, url: str, storage: Storage) -> None:
         self._database = Database(url)
-        """Connections of its own: the others may all be in use."""
+        """With its own connections, because requests may hold all others."""
         self._storage = storage
         self._threads = anyio.CapacityLimiter(1)
-        self._asking: asyncio.Task[None] | None = None
+        self._running: asyncio.Task[None] | None = None
 
     async def check(self) -> None:
-        """Raises what the database and the storage raise, and Unavailable if they say nothing.
+        """Raise the errors of the database and the storage, and Unavailable if they do not answer in time.
 
-        All who ask at once get one answer.
+        Concurrent calls share one check.
         """
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask())
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._run())
         try:
-            async with asyncio.timeout(PATIENCE_S):
-                await asyncio.shield(self._asking)
+            async with asyncio.timeout(TIMEOUT_S):
+                await asyncio.shield(self._running)
         except TimeoutError:
             raise Unavailable("The database does not answer", headers={"retry-after": "2"}) from None
 
-    async def _ask(self) -> None:
-        await anyio.to_thread.run_sync(self._look, limiter=self._threads)
+    async def _run(self) -> None:
+        await anyio.to_thread.run_sync(self._require, limiter=self._threads)
 
-    def _look(self) -> None:
+    def _require(self) -> None:
         self._database.ping()
         self._storage.require()

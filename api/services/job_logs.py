@@ -1,4 +1,4 @@
-"""What the trainers of a job wrote, attempt by attempt. Stored by worker/supervisor/logs.py."""
+"""The logs of a job's trainers, attempt by attempt. worker/supervisor/logs.py stores them."""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
@@ -10,14 +10,14 @@ from api.records.jobs import Job
 from api.records.queue import Attempt
 from api.services import jobs
 
-DOING = {"prepare": "preparing", "train": "training"}
+ACTIVITY = {"prepare": "preparing", "train": "training"}
 
 
 def read(context: Context, caller: Caller, job_id: str) -> AsyncIterator[bytes]:
-    """The logs of all attempts so far, oldest first, each below a line that says when and how it ended; and of what
-    the job failed.
+    """Return the logs of all attempts so far, oldest first, each below a line with its start and outcome; then the
+    job's error, if it failed.
 
-    Raises NoSuchJob at once, and StorageUnavailable on the way.
+    Raise NoSuchJob. Iterating raises StorageUnavailable.
     """
     job = jobs.get(context, caller, job_id)
     with context.database.read() as session:
@@ -30,20 +30,20 @@ async def _joined(context: Context, job: Job, attempts: Sequence[Attempt]) -> As
         yield f"=== {_title(attempt)}\n".encode()
         if attempt.log_bytes is None:
             continue
-        last = b"\n"
+        end = b"\n"
         try:
             async for chunk in context.storage.stream(queue.log_key(attempt.job_id, attempt.fence)):
                 yield chunk
-                last = chunk or last
+                end = chunk or end
         except ObjectMissing:
             yield b"[not stored any more]\n"
-        if not last.endswith(b"\n"):
+        if not end.endswith(b"\n"):
             yield b"\n"
-    if job.error:  # nothing of it may be in a log, as where the users' rows were at fault
+    if job.error:  # it may be in no log, for example if the rows were invalid
         yield f"=== failed: {job.error['message']}\n".encode()
 
 
 def _title(attempt: Attempt) -> str:
     began = datetime.fromtimestamp(attempt.started_at, UTC).isoformat(timespec="seconds")
     ended = "so far" if attempt.ended_at is None else attempt.outcome
-    return f"{DOING[attempt.stage]} from {began}: {ended}"
+    return f"{ACTIVITY[attempt.stage]} from {began}: {ended}"

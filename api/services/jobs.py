@@ -1,4 +1,4 @@
-"""Jobs: submit, cancel, pause, resume. What a worker does with them is in worker/supervisor/loop.py."""
+"""Jobs: submit, cancel, pause, resume. worker/supervisor/loop.py runs them."""
 
 from sqlalchemy.orm import Session
 
@@ -26,7 +26,7 @@ class NoSuchJob(NotFound):
 
 
 class WrongState(InvalidRequest):
-    """The job's status does not allow it. 400, not 409, which OpenAI's clients would send three times."""
+    """The job's status does not allow the call. The HTTP status is 400, because OpenAI's clients retry a 409."""
 
     code = "invalid_job_state"
 
@@ -53,7 +53,7 @@ def submit(context: Context, caller: Caller, recipe: Recipe, *, repeated: bool =
 
 def get(context: Context, caller: Caller, job_id: str) -> Job:
     with context.database.read() as session:
-        return _found(jobs.get(session, caller.project_id, job_id), job_id)
+        return _require(jobs.get(session, caller.project_id, job_id), job_id)
 
 
 def page(
@@ -64,11 +64,11 @@ def page(
 
 
 def cancel(context: Context, caller: Caller, job_id: str) -> Job:
-    """Final at once: whoever trains it finds its fence gone and stops."""
+    """Cancel the job at once. The worker that trains it finds that its fence is stale, and stops."""
     with context.database.write() as session:
-        job = _found(jobs.lock(session, job_id, caller.project_id), job_id)
+        job = _require(jobs.lock(session, job_id, caller.project_id), job_id)
         if job.status in FINAL:
-            raise WrongState(f"{job_id} has already {_ended(job)}: it cannot be cancelled")
+            raise WrongState(f"{job_id} has already {_outcome(job)}: it cannot be cancelled")
         jobs.transition(session, job_id, JobStatus.CANCELLED, message="Fine-tuning job cancelled")
         queue.end_attempts(session, job_id, JobStatus.CANCELLED)
         session.refresh(job)
@@ -76,9 +76,9 @@ def cancel(context: Context, caller: Caller, job_id: str) -> Job:
 
 
 def pause(context: Context, caller: Caller, job_id: str) -> Job:
-    """A queued job is paused at once; a running one when its trainer has saved a state."""
+    """Pause a queued job at once, and a running one once its trainer has saved a state."""
     with context.database.write() as session:
-        job = _found(jobs.lock(session, job_id, caller.project_id), job_id)
+        job = _require(jobs.lock(session, job_id, caller.project_id), job_id)
         if job.status == JobStatus.QUEUED:
             jobs.transition(session, job_id, JobStatus.PAUSED, message="Fine-tuning job paused")
         elif job.status == JobStatus.RUNNING:
@@ -94,7 +94,7 @@ def pause(context: Context, caller: Caller, job_id: str) -> Job:
 
 def resume(context: Context, caller: Caller, job_id: str) -> Job:
     with context.database.write() as session:
-        job = _found(jobs.lock(session, job_id, caller.project_id), job_id)
+        job = _require(jobs.lock(session, job_id, caller.project_id), job_id)
         if job.status != JobStatus.PAUSED:
             raise WrongState(f"{job_id} is {job.status}: only a paused job can be resumed")
         jobs.transition(
@@ -107,7 +107,7 @@ def resume(context: Context, caller: Caller, job_id: str) -> Job:
 
 def event_page(context: Context, caller: Caller, job_id: str, *, after: str | None, limit: int) -> Page[Event]:
     with context.database.read() as session:
-        _found(jobs.get(session, caller.project_id, job_id), job_id)
+        _require(jobs.get(session, caller.project_id, job_id), job_id)
         return events.page(session, job_id, after=after, limit=limit)
 
 
@@ -115,12 +115,12 @@ def checkpoint_page(
     context: Context, caller: Caller, job_id: str, *, after: str | None, limit: int
 ) -> Page[Checkpoint]:
     with context.database.read() as session:
-        _found(jobs.get(session, caller.project_id, job_id), job_id)
+        _require(jobs.get(session, caller.project_id, job_id), job_id)
         return models.checkpoint_page(session, job_id, after=after, limit=limit)
 
 
 def published_model(context: Context, caller: Caller, job_id: str) -> str:
-    """The id of the model that the job published. Raises WrongState if there is none (yet)."""
+    """Return the id of the job's published model. Raise NoSuchJob, WrongState, NoSuchModel."""
     job = get(context, caller, job_id)
     if job.fine_tuned_model is None:
         raise WrongState(f"{job_id} is {job.status}: it has published no adapter")
@@ -130,26 +130,25 @@ def published_model(context: Context, caller: Caller, job_id: str) -> str:
     return job.fine_tuned_model
 
 
-def _found(job: Job | None, job_id: str) -> Job:
+def _require(job: Job | None, job_id: str) -> Job:
     if job is None:
         raise NoSuchJob(job_id)
     return job
 
 
-def _ended(job: Job) -> str:
+def _outcome(job: Job) -> str:
     return {"cancelled": "been cancelled"}.get(job.status, job.status)
 
 
 def find_duplicate(session: Session, project_id: str, recipe: Recipe, within_s: float, repeated: bool) -> Job | None:
-    """The newest job of the last `within_s` seconds that asked for exactly the same, if the request is a repeated one.
+    """Return the newest job of the last `within_s` seconds with the same recipe, if the request is a repeated one.
 
-    A client that had no answer sends its request again: the job that was made nevertheless is its answer.
-
-    Jobs of one project are made one after the other: a first request that is still at work is awaited.
+    A client that gets no response sends its request again, although the first one may have created a job. The project
+    is locked, so that a repeated request waits for the first one.
     """
     projects.lock(session, project_id)
     if not repeated:
         return None
-    asked = recipe.model_dump(mode="json")
-    made = jobs.jobs_since(session, project_id, recipe.training_file, within_s)
-    return next((job for job in made if job.recipe == asked), None)
+    requested = recipe.model_dump(mode="json")
+    recent = jobs.jobs_since(session, project_id, recipe.training_file, within_s)
+    return next((job for job in recent if job.recipe == requested), None)

@@ -1,4 +1,4 @@
-"""Keys, the operator's side, and the local admin key that `attune up` leaves for programs on this machine."""
+"""The operator's management of API keys, and the local admin key that `attune up` writes for this machine."""
 
 import json
 import os
@@ -15,7 +15,7 @@ LOCAL_KEY = "local admin"
 def create(
     context: Context, *, project: str, name: str, scope: str, expires_in_s: float | None = None
 ) -> tuple[Key, str]:
-    """A new key and its plain text, which cannot be had again. The project is made if there is none of that name."""
+    """Create a key, and its project if there is none. Return the key and its plain text, which is not stored."""
     with context.database.write() as session:
         key, plain = keys.create(
             session, projects.get_or_create(session, project), name=name, scope=scope, expires_in_s=expires_in_s
@@ -32,11 +32,11 @@ def listed(context: Context) -> Sequence[tuple[Key, str]]:
 def revoke(context: Context, key_id: str) -> None:
     with context.database.write() as session:
         if not keys.revoke(session, key_id):
-            raise NotFound(f"There is no live key '{key_id[:64]}': attune keys list shows those that there are")
+            raise NotFound(f"There is no live key '{key_id[:64]}': `attune keys list` lists the keys")
 
 
 def ensure_local(context: Context, base_url: str) -> str | None:
-    """Write credentials.json for this start. Returns the key's plain text if it is a new one, to be shown once."""
+    """Write credentials.json with a valid local key. Return its plain text if it is new, else None."""
     path = context.settings.credentials_file
     try:
         plain = str(json.loads(path.read_text())["api_key"])

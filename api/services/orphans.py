@@ -1,8 +1,7 @@
-"""Objects that nothing names any more: of attempts that failed, and of deletions that did not get through.
+"""Garbage collection of orphans: stored objects that no row names, left by failed attempts and failed deletions.
 
-Objects are stored before a row names them, so one that no row names may be on its way: it is left alone until it is
-old. What is stored again (a model that could not be published yet) is new again. The rows are asked after the objects
-were listed, so that what was named meanwhile is seen.
+Objects are stored before a row names them, so a young object without a row may be in use and is kept. Storing an object
+again resets its age. Rows are queried after the objects are listed, so that rows inserted in between count.
 """
 
 import time
@@ -13,12 +12,12 @@ from api.errors import InvalidRequest
 from api.infra.storage import Listed
 from api.records import objects
 
-YOUNGEST_S = 3600.0
-"""No attempt, upload or publishing takes so long between its last object and the row that names it."""
+MIN_AGE_S = 3600.0
+"""The minimum age of an orphan. Attempts, uploads and publishing take less from their last object to its row."""
 
 
 class NotThisDatabase(InvalidRequest):
-    """No object is named at all: more likely the storage is another's than all of it forgotten."""
+    """No row names any object: the storage probably belongs to another database."""
 
 
 @dataclass
@@ -26,52 +25,54 @@ class Collected:
     kind: str
     named: int = 0
     young: int = 0
-    """Named by no row, and not old enough to be sure that none will."""
+    """Objects without a row that are too young to be orphans."""
     orphans: int = 0
     orphan_bytes: int = 0
 
 
 def collect_garbage(context: Context, *, older_than_s: float, most: int, remove: bool) -> list[Collected]:
-    """What there is, by kind of key; with `remove` the orphans are gone afterwards, `most` of them at most.
+    """Count the objects by kind of key, with at most `most` orphans. With `remove`, delete these orphans.
 
-    Raises InvalidRequest, NotThisDatabase.
+    Raise InvalidRequest, NotThisDatabase.
     """
-    if older_than_s < YOUNGEST_S:
-        raise InvalidRequest(f"objects younger than {YOUNGEST_S / 3600:g} hours may be on their way: leave them alone")
-    found, gone, count = list[Collected](), list[tuple[str, list[str]]](), 0
+    if older_than_s < MIN_AGE_S:
+        raise InvalidRequest(f"objects younger than {MIN_AGE_S / 3600:g} hours may still be in use: give a longer time")
+    reports, orphan_keys, count = list[Collected](), list[tuple[str, list[str]]](), 0
     for kind in objects.FINDERS:
-        counted = Collected(kind)
+        report = Collected(kind)
         for batch in context.storage.listed(kind):
-            orphans = _orphans(context, batch, counted, older_than_s, most - count)
-            gone.append((kind, [each.key for each in orphans]))
+            orphans = _orphans(context, batch, report, older_than_s, most - count)
+            orphan_keys.append((kind, [entry.key for entry in orphans]))
             count += len(orphans)
             if count >= most:
                 break
-        found.append(counted)
+        reports.append(report)
     if remove and count:
-        if not any(each.named for each in found):
-            raise NotThisDatabase("This database names no object of this storage. Nothing was removed: are both right?")
-        for kind, keys in gone:
+        if not any(entry.named for entry in reports):
+            raise NotThisDatabase(
+                "This database names no object of this storage. Nothing was removed: check that the two belong together"
+            )
+        for kind, keys in orphan_keys:
             _remove(context, kind, keys, older_than_s)
-    return found
+    return reports
 
 
-def _orphans(context: Context, batch: list[Listed], counted: Collected, older_than_s: float, most: int) -> list[Listed]:
+def _orphans(context: Context, batch: list[Listed], report: Collected, older_than_s: float, most: int) -> list[Listed]:
     with context.database.read() as session:
-        named = objects.named(session, counted.kind, [each.key for each in batch])
-    nameless = [each for each in batch if each.key not in named]
-    old = [each for each in nameless if time.time() - each.changed_at > older_than_s]
-    taken = old[:most]
-    counted.named += len(batch) - len(nameless)
-    counted.young += len(nameless) - len(old)
-    counted.orphans += len(taken)
-    counted.orphan_bytes += sum(each.bytes for each in taken)
-    return taken
+        named = objects.named(session, report.kind, [entry.key for entry in batch])
+    unnamed = [entry for entry in batch if entry.key not in named]
+    old = [entry for entry in unnamed if time.time() - entry.changed_at > older_than_s]
+    orphans = old[:most]
+    report.named += len(batch) - len(unnamed)
+    report.young += len(unnamed) - len(old)
+    report.orphans += len(orphans)
+    report.orphan_bytes += sum(entry.bytes for entry in orphans)
+    return orphans
 
 
 def _remove(context: Context, kind: str, keys: list[str], older_than_s: float) -> None:
-    """Those that are still orphans. Until all was listed minutes have passed, and the keys of arrays and base models
-    tell their content: the same may have been stored again, and be named by now or soon."""
+    """Delete the objects that are still orphans. Listing takes minutes, and the keys of arrays and base models depend
+    on their content only: the same object may have been stored again since."""
     with context.database.read() as session:
         named = objects.named(session, kind, keys)
     for key in keys:

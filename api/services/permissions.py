@@ -1,4 +1,4 @@
-"""Checkpoint permissions: a project gives others the use of what it trained, for download and as a base."""
+"""Checkpoint permissions: the right of other projects to download a checkpoint or model and to train on it."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ class NoSuchPermission(NotFound):
 
 
 def grant(context: Context, caller: Caller, checkpoint: str, project_ids: Sequence[str]) -> list[Permission]:
-    """Newest first. A project, given by its id or its name, that had the permission keeps it."""
+    """Grant projects, by their ids or names, a permission that they may already have. Return all, newest first."""
     _check_admin(caller)
     with context.database.write() as session:
         if not permissions.owns(session, caller.project_id, checkpoint):
@@ -29,7 +29,7 @@ def grant(context: Context, caller: Caller, checkpoint: str, project_ids: Sequen
                 raise InvalidRequest(f"There is no project '{project_id[:64]}'", param="project_ids")
         given = [
             permissions.grant(session, caller.project_id, checkpoint, project_id)
-            for project_id in sorted(set(known.values()))  # two requests at once wait for each other, not in a circle
+            for project_id in sorted(set(known.values()))  # a fixed order, so that concurrent requests do not deadlock
         ]
     return sorted(given, key=lambda permission: (permission.created_at, permission.id), reverse=True)
 
@@ -68,5 +68,5 @@ def revoke(context: Context, caller: Caller, checkpoint: str, permission_id: str
 def _check_admin(caller: Caller) -> None:
     if caller.scope != "admin":
         raise Forbidden(
-            "Permissions are given and taken back with a key of scope 'admin' of the project that owns them"
+            "Granting and revoking permissions needs a key of scope 'admin' of the project that owns the checkpoint"
         )

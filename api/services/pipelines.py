@@ -1,4 +1,4 @@
-"""Pipelines: jobs that are accepted together or not at all, each waiting for those that it begins from."""
+"""Pipelines: jobs that are created together or not at all; each waits for the stages that it needs."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,22 +43,24 @@ class PipelineView:
 
     @property
     def status(self) -> str:
-        """That of the whole, in the words for a job's."""
-        seen = {JobStatus(job.status) for job in self.jobs}
-        if seen <= FINAL:
-            return next(each for each in (JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.SUCCEEDED) if each in seen)
-        if JobStatus.RUNNING in seen or JobStatus.SUCCEEDED in seen:
+        """The status of the whole pipeline, one of a job's."""
+        statuses = {JobStatus(job.status) for job in self.jobs}
+        if statuses <= FINAL:
+            return next(
+                status for status in (JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.SUCCEEDED) if status in statuses
+            )
+        if JobStatus.RUNNING in statuses or JobStatus.SUCCEEDED in statuses:
             return JobStatus.RUNNING
         order = (JobStatus.VALIDATING_FILES, JobStatus.QUEUED, JobStatus.PAUSED)
-        return next(each for each in order if each in seen)
+        return next(status for status in order if status in statuses)
 
 
 def create(context: Context, caller: Caller, body: Body) -> PipelineView:
-    """Accept every stage or none: all rows in one transaction, then the rings."""
+    """Create the jobs of all stages in one transaction, then ring for each. Raise InvalidRequest, TooManyRequests."""
     bases: dict[str, BaseModelRow] = {}
     stages: list[tuple[StageRecipe, Origin | None]] = []
     for index, stage in enumerate(body.stages):
-        with _named(index, stage):
+        with _naming_stage(index, stage):
             stages.append(_check_layers(context, caller, stage, bases))
     with context.database.write() as session:
         budgets.require_jobs(context, session, caller.project_id, more=len(body.stages))
@@ -73,11 +75,13 @@ def create(context: Context, caller: Caller, body: Body) -> PipelineView:
         )
         session.add(pipeline)
         session.flush()
-        made: dict[str, Job] = {}
+        jobs_by_stage: dict[str, Job] = {}
         for index, (stage, origin) in enumerate(stages):
-            with _named(index, stage):
-                made[stage.name] = _accept(context, session, caller, pipeline.id, stage, origin, made)
-        pipeline.stages = [{"name": name, "job_id": job.id} for name, job in made.items()]
+            with _naming_stage(index, stage):
+                jobs_by_stage[stage.name] = _insert_stage(
+                    context, session, caller, pipeline.id, stage, origin, jobs_by_stage
+                )
+        pipeline.stages = [{"name": name, "job_id": job.id} for name, job in jobs_by_stage.items()]
         session.flush()
         session.refresh(pipeline)
         view = _view(session, pipeline)
@@ -99,10 +103,8 @@ def _check_layers(
         layers.require_patterns(stage)
         base = bases.get(stage.model.removeprefix(REFERENCE))
         if base is None:
-            return (
-                stage,
-                None,
-            )  # continues an adapter, which keeps its layers, or names no stage, which is refused later
+            # The stage continues an adapter, which keeps its layers; or it names no stage, which is refused later.
+            return stage, None
         layers.require_of_base(stage, base)
     else:
         with context.database.read() as session:
@@ -116,8 +118,8 @@ def _check_layers(
 
 
 @contextmanager
-def _named(index: int, stage: StageRecipe) -> Iterator[None]:
-    """Errors say which stage they are about."""
+def _naming_stage(index: int, stage: StageRecipe) -> Iterator[None]:
+    """Add the stage to the `param` and the message of errors."""
     try:
         yield
     except ServiceError as error:
@@ -126,28 +128,30 @@ def _named(index: int, stage: StageRecipe) -> Iterator[None]:
         raise
 
 
-def _accept(
+def _insert_stage(
     context: Context,
     session: Session,
     caller: Caller,
     pipeline_id: str,
     stage: StageRecipe,
     origin: Origin | None,
-    made: dict[str, Job],
+    jobs_by_stage: dict[str, Job],
 ) -> Job:
-    """One stage's job, and what it waits for."""
-    if stage.name in made:
+    """Insert the job of a stage and its dependencies."""
+    if stage.name in jobs_by_stage:
         raise InvalidRequest(f"two stages are called '{stage.name}'", param="name", code="invalid_value")
     plain = stage.model_dump(mode="json", exclude={"name"}, exclude_unset=True)
-    if unknown := sorted(references(plain) - made.keys()):
-        earlier = ", ".join(REFERENCE + name for name in made) or "none, for it is the first"
+    if unknown := sorted(references(plain) - jobs_by_stage.keys()):
+        earlier = ", ".join(REFERENCE + name for name in jobs_by_stage) or "none, for it is the first"
         raise InvalidRequest(
             f"'{REFERENCE}{unknown[0][:64]}' is no earlier stage; those are: {earlier}",
             param="model" if plain.get("model") == REFERENCE + unknown[0] else "method",
             code="unknown_stage",
         )
-    recipe = Recipe.model_validate(resolved_references(plain, {name: job.model_id for name, job in made.items()}))
-    pending = {job.model_id: job for job in made.values()}
+    recipe = Recipe.model_validate(
+        resolved_references(plain, {name: job.model_id for name, job in jobs_by_stage.items()})
+    )
+    pending = {job.model_id: job for job in jobs_by_stage.values()}
     if origin is None:
         origin = lineage.find(session, caller.project_id, recipe.model, pending)
         recipe = lineage.inherit_technique(recipe, origin)
@@ -156,37 +160,42 @@ def _accept(
     references_of_job = {"pipeline_id": pipeline_id, "pipeline_stage": stage.name}
     job = insert_job(context, session, caller, recipe, origin, pending=pending, **references_of_job)
     parent = pending.get(recipe.model)
-    needed = {pending[use.model].id: Stage.TRAIN for use in recipe.method.reward_models if use.model in pending}
+    dependencies_of_job = {
+        pending[use.model].id: Stage.TRAIN for use in recipe.method.reward_models if use.model in pending
+    }
     if parent is not None:
         # A classifier's labels are known, and can be compared, only once its rows are prepared.
         labels = recipe.method.output == "labels" and parent.recipe["method"]["type"] == recipe.method.type
-        needed[parent.id] = Stage.PREPARE if labels else Stage.TRAIN
-    session.add_all(Dependency(job_id=job.id, needs_job_id=other, stage=at) for other, at in needed.items())
+        dependencies_of_job[parent.id] = Stage.PREPARE if labels else Stage.TRAIN
+    session.add_all(
+        Dependency(job_id=job.id, needs_job_id=other, stage=at) for other, at in dependencies_of_job.items()
+    )
     session.flush()
     return job
 
 
 def get(context: Context, caller: Caller, pipeline_id: str) -> PipelineView:
     with context.database.read() as session:
-        return _view(session, _found(session, caller, pipeline_id))
+        return _view(session, _require(session, caller, pipeline_id))
 
 
 def page(context: Context, caller: Caller, *, after: str | None, limit: int) -> Page[PipelineView]:
     with context.database.read() as session:
-        found = pipelines.page(session, caller.project_id, after=after, limit=limit)
-        return within(found, (_view(session, pipeline) for pipeline in found.data), _size)
+        rows = pipelines.page(session, caller.project_id, after=after, limit=limit)
+        return within(rows, (_view(session, pipeline) for pipeline in rows.data), _size)
 
 
 def cancel(context: Context, caller: Caller, pipeline_id: str) -> PipelineView:
-    """Cancel every stage that has not ended."""
+    """Cancel every stage that has not ended. Raise NoSuchPipeline, WrongState."""
     with context.database.write() as session:
-        pipeline = _found(session, caller, pipeline_id)
-        # Locked from the first to the last, as a failing stage locks those that need it …
+        pipeline = _require(session, caller, pipeline_id)
+        # Locks go from the first stage to the last, as when a failing stage locks its dependants. Cancelling goes
+        # from the last to the first, so that no stage fails because of another.
         rows = [jobs.lock(session, stage["job_id"], caller.project_id) for stage in pipeline.stages]
-        waiting = [job for job in rows if job is not None and job.status not in FINAL]
-        if not waiting:
+        unfinished = [job for job in rows if job is not None and job.status not in FINAL]
+        if not unfinished:
             raise WrongState(f"{pipeline_id} has already ended: it cannot be cancelled")
-        for job in reversed(waiting):  # … and ended from the last to the first, so that none fails for another's end
+        for job in reversed(unfinished):
             jobs.transition(session, job.id, JobStatus.CANCELLED, message="Fine-tuning job cancelled with its pipeline")
             queue.end_attempts(session, job.id, JobStatus.CANCELLED)
         session.expire_all()
@@ -197,7 +206,7 @@ def _size(view: PipelineView) -> int:
     return sum(size_of(job) for job in view.jobs)
 
 
-def _found(session: Session, caller: Caller, pipeline_id: str) -> Pipeline:
+def _require(session: Session, caller: Caller, pipeline_id: str) -> Pipeline:
     pipeline = pipelines.get(session, caller.project_id, pipeline_id)
     if pipeline is None:
         raise NoSuchPipeline(pipeline_id)
@@ -206,5 +215,5 @@ def _found(session: Session, caller: Caller, pipeline_id: str) -> Pipeline:
 
 def _view(session: Session, pipeline: Pipeline) -> PipelineView:
     ids = [stage["job_id"] for stage in pipeline.stages]
-    found = {job.id: job for job in jobs.with_ids(session, pipeline.project_id, ids)}
-    return PipelineView(pipeline, [found[job_id] for job_id in ids], dependencies.of(session, ids))
+    by_id = {job.id: job for job in jobs.with_ids(session, pipeline.project_id, ids)}
+    return PipelineView(pipeline, [by_id[job_id] for job_id in ids], dependencies.of(session, ids))

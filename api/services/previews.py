@@ -1,6 +1,6 @@
-"""Looking at rows as a job would: what a preview shows, and what an estimate counts.
+"""Rows as a job would read them: shown by a preview, counted by an estimate.
 
-The work is done by a child (api.infra.preview_process); here is what it is asked, and what it is given to read.
+A child process reads the rows (api.infra.preview_process). This module writes its request and fetches its files.
 """
 
 import hashlib
@@ -26,25 +26,25 @@ from api.spec.recipe import MIN_EXAMPLES, Recipe
 from api.spec.resolve import max_row_tokens
 
 PARQUET = b"PAR1"
-"""Its directory is at its end: half of such a file is worth nothing."""
+"""The first bytes of a Parquet file. Its index is at its end, so that it can only be read whole."""
 
 
 class RowsRefused(InvalidRequest):
-    """What prepare would say of these rows."""
+    """The preparation of a job would refuse the rows."""
 
 
 @dataclass(frozen=True)
 class PreviewQuery:
-    """A recipe, and what of the database it names."""
+    """A recipe with the rows of the database that it names."""
 
     recipe: Recipe
     origin: Origin
     files: tuple[tuple[str, File], ...]
-    """(train or validation, file), of those that are there: where the recipe is refused they need not be."""
+    """("train" or "validation", file) for each file that exists; a refused recipe may lack them."""
     prepared: dict[str, Arrays]
-    """Arrays that a job made of the same rows."""
+    """The arrays that an earlier job made of the same rows, by "train" or "validation"."""
     refused: InvalidRequest | None
-    """What creating the job would say."""
+    """The error that creating the job would raise; None if it would be accepted."""
 
     @property
     def base(self) -> BaseModelRow:
@@ -52,8 +52,11 @@ class PreviewQuery:
 
 
 def resolve_query(context: Context, caller: Caller, recipe: Recipe) -> PreviewQuery:
-    """Raises InvalidRequest for what is not there, in the words of creating a job; and in its order, so that a recipe
-    can be checked before there are files: it is refused, or the missing file is all that is wrong."""
+    """Look up what the recipe names, and validate it as creating a job would.
+
+    Raise InvalidRequest for a missing model, and for a missing file if nothing else is wrong: so a recipe can be
+    checked before its files are uploaded.
+    """
     refused: InvalidRequest | None = None
     with context.database.read() as session:
         origin = lineage.find(session, caller.project_id, recipe.model)
@@ -72,62 +75,65 @@ def resolve_query(context: Context, caller: Caller, recipe: Recipe) -> PreviewQu
         named = [("train", files.get(session, caller.project_id, recipe.training_file))]
         if recipe.validation_file is not None:
             named.append(("validation", files.get(session, caller.project_id, recipe.validation_file)))
-        there = tuple((name, file) for name, file in named if file is not None and file.storage_key is not None)
+        existing = tuple((name, file) for name, file in named if file is not None and file.storage_key is not None)
         prepared = {}
-        for index, (name, _) in enumerate(there):
-            hashes = [file.sha256 for _, file in there[: index + 1]]
+        for index, (name, _) in enumerate(existing):
+            hashes = [file.sha256 for _, file in existing[: index + 1]]
             key = arrays.key_of(caller.project_id, hashes, recipe, origin.base, origin.labels)
             found = arrays.get(session, key)
             if found is not None:
                 prepared[name] = found
-    return PreviewQuery(recipe, origin, there, prepared, refused)
+    return PreviewQuery(recipe, origin, existing, prepared, refused)
 
 
 def preview(context: Context, caller: Caller, recipe: Recipe, rows: int) -> dict[str, Any]:
-    """The first rows of the training file as the model will see them. Raises RowsRefused, and what `asked` raises."""
-    question = resolve_query(context, caller, recipe)
-    if not question.files:
+    """Return a report with the first rows of the training file, as the model will see them.
+
+    Raise RowsRefused, TooBusy, PreviewFailed, and the errors of `resolve_query`.
+    """
+    query = resolve_query(context, caller, recipe)
+    if not query.files:
         raise InvalidRequest(
             f"No such File object: {recipe.training_file}", param="training_file", code="file_not_found"
         )
-    return run_preview(context, question, "rows", names=["train"], rows=rows)
+    return run_preview(context, query, "rows", names=["train"], rows=rows)
 
 
 def run_preview(
-    context: Context, question: PreviewQuery, want: Literal["rows", "counts"], *, names: Sequence[str], rows: int = 0
+    context: Context, query: PreviewQuery, output: Literal["rows", "counts"], *, names: Sequence[str], rows: int = 0
 ) -> dict[str, Any]:
-    """The child's report on these files. Raises RowsRefused, TooBusy, PreviewFailed."""
-    wanted = [(name, file) for name, file in question.files if name in names]
-    prepared = question.prepared if want == "counts" else {}
-    request = asked_of_child(question, want, rows)
-    request["files"] = [_entry(context, name, file, prepared.get(name)) for name, file in wanted]
+    """Return the child's report on these files. Raise RowsRefused, TooBusy, PreviewFailed."""
+    requested = [(name, file) for name, file in query.files if name in names]
+    prepared = query.prepared if output == "counts" else {}
+    request = child_request(query, output, rows)
+    request["files"] = [_entry(context, name, file, prepared.get(name)) for name, file in requested]
 
     def fill(folder: Path) -> None:
-        for artifact in question.base.artifacts:
+        for artifact in query.base.artifacts:
             if not artifact["name"].endswith(".safetensors"):
                 path = folder / "base" / artifact["name"]
                 path.parent.mkdir(parents=True, exist_ok=True)
                 context.storage.read_file(artifact["key"], path, sha256=artifact["sha256"])
-        for name, file in wanted:
+        for name, file in requested:
             _fetch(context, file, prepared.get(name), folder / name)
 
     try:
-        report = context.previews.ask(_key(question, request, wanted), request, fill)
+        report = context.previews.ask(_key(query, request, requested), request, fill)
     except ObjectMissing:
-        raise InvalidRequest("A file of this request was deleted meanwhile", code="file_not_found") from None
+        raise InvalidRequest("A file of this request was deleted during the preview", code="file_not_found") from None
     if report["error"] is not None:
         error = report["error"]
-        # In a preparation's words, but for their beginning: there is no job that could have failed.
+        # The preparation's message without its first sentence, which is about a failed job.
         message = error["message"].removeprefix(FAILURES[FailureReason.INVALID_FILE].sentence).strip()
         raise RowsRefused(message, code=error["code"], param=error["param"])
     return report
 
 
-def asked_of_child(question: PreviewQuery, want: str, rows: int) -> dict[str, Any]:
-    recipe, facts = question.recipe, question.base.facts
+def child_request(query: PreviewQuery, output: str, rows: int) -> dict[str, Any]:
+    recipe, facts = query.recipe, query.base.facts
     training = recipe.training
     return {
-        "want": want,
+        "want": output,
         "method": recipe.method.model_dump(mode="json"),
         "format": None if training.format == AUTO else training.format,
         "reasoning": training.reasoning,
@@ -150,7 +156,7 @@ def _entry(context: Context, name: str, file: File, prepared: Arrays | None) -> 
 
 
 def _fetch(context: Context, file: File, prepared: Arrays | None, path: Path) -> None:
-    """Arrays, or a file: whole where it is short, or Parquet; else its beginning."""
+    """Fetch the arrays if there are any, else the file: a Parquet file whole, another up to the preview limit."""
     if prepared is not None:
         context.storage.read_file(prepared.storage_key, path, sha256=prepared.sha256)
         return
@@ -165,8 +171,8 @@ def _fetch(context: Context, file: File, prepared: Arrays | None, path: Path) ->
                 break
 
 
-def _key(question: PreviewQuery, request: dict[str, Any], wanted: Sequence[tuple[str, File]]) -> str:
-    """Of everything that decides the report: nothing of a project but its files' contents."""
-    files_read = [[name, file.sha256] for name, file in wanted]
-    parts = [arrays.CODE_VERSION, request, files_read, arrays.tokenizer_of(question.base)]
+def _key(query: PreviewQuery, request: dict[str, Any], requested: Sequence[tuple[str, File]]) -> str:
+    """Return a cache key of everything that determines the report. It names no project, only its files' contents."""
+    files_read = [[name, file.sha256] for name, file in requested]
+    parts = [arrays.CODE_VERSION, request, files_read, arrays.tokenizer_of(query.base)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Trying models out: a request to a sampler, and its answer as it comes."""
+"""Completions: a request to a sampler, and its reports as they arrive."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
@@ -35,11 +35,13 @@ class CannotAnswer(InvalidRequest):
         super().__init__(f"The model '{model_id[:256]}' {why}")
 
 
-class TooLong(InvalidRequest):
+class TooManyTokens(InvalidRequest):
     code = "invalid_value"
 
-    def __init__(self, asked: int, longest: int) -> None:
-        super().__init__(f"max_tokens: {asked} is more than the {longest} that this server allows", param="max_tokens")
+    def __init__(self, requested: int, longest: int) -> None:
+        super().__init__(
+            f"max_tokens: {requested} is more than the {longest} that this server allows", param="max_tokens"
+        )
 
 
 class NoSamplerAvailable(Unavailable):
@@ -47,7 +49,7 @@ class NoSamplerAvailable(Unavailable):
 
     def __init__(self) -> None:
         super().__init__(
-            "No sampler is running, so no model can be asked: the operator starts one with `attune up` or "
+            "No sampler is running, so no model can answer. The operator starts one with `attune up` or "
             "`attune worker --stage sample`",
             headers=RETRY,
         )
@@ -57,7 +59,7 @@ class SamplerLost(Unavailable):
     code = "sampler_lost"
 
     def __init__(self) -> None:
-        super().__init__("The sampler that worked on this answer is gone: ask again", headers=RETRY)
+        super().__init__("The sampler of this answer stopped before it was complete: retry", headers=RETRY)
 
 
 class TooSlow(Unavailable):
@@ -65,7 +67,8 @@ class TooSlow(Unavailable):
 
     def __init__(self, timeout_s: float) -> None:
         super().__init__(
-            f"The answer was not complete within {timeout_s:g} s: ask for fewer tokens, or when less is asked",
+            f"The answer was not complete within {timeout_s:g} s: request fewer tokens, or retry when the "
+            "server is less busy",
             headers={"x-should-retry": "false"},
         )
 
@@ -73,87 +76,94 @@ class TooSlow(Unavailable):
 class Busy(TooManyRequests):
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"This project waits for {limit} answers already, as many as it may at once", headers={"retry-after": "1"}
+            f"This project already waits for {limit} answers, the most that it may have at once: retry in 1 s",
+            headers={"retry-after": "1"},
         )
 
 
 class SamplerFailed(ServiceError):
     def __init__(self, answer_id: str, report: dict[str, Any]) -> None:
-        message = report["message"] or "The sampler had an error while it answered"
-        super().__init__(f"{message} (the operator finds it in the log as {answer_id})", code=report["reason"])
+        message = report["message"] or "The sampler failed"
+        super().__init__(f"{message} (the operator finds details in the log as {answer_id})", code=report["reason"])
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The reports of one request, after the first: it has begun."""
+    """A request that a sampler has begun to answer."""
 
     id: str
     prompt_tokens: int
     reports: AsyncIterator[dict[str, Any]]
-    """`text` and `finished` (docs/internals/sampling.md); raises what a caller can read."""
+    """`text` and `finished` (docs/internals/sampling.md). Iterating raises ServiceErrors."""
 
 
 @asynccontextmanager
-async def asked(
-    context: Context, caller: Caller, model_id: str, ask: SamplingRequest, *, answer_id: str, user: str | None = None
+async def sample(
+    context: Context,
+    caller: Caller,
+    model_id: str,
+    request: SamplingRequest,
+    *,
+    answer_id: str,
+    user: str | None = None,
 ) -> AsyncIterator[Answer]:
-    """Send a request, wait until it begins, and withdraw it in the end, whatever happens.
+    """Send a request and yield its answer once a sampler has begun; withdraw the request at the end in any case.
 
-    Raises NoSuchModel, CannotAnswer, TooLong, Busy, NoSamplerAvailable, SamplerLost, TooSlow, SamplerFailed,
+    Raise NoSuchModel, CannotAnswer, TooManyTokens, Busy, NoSamplerAvailable, SamplerLost, TooSlow, SamplerFailed,
     InvalidRequest.
     """
     settings = context.settings
-    if ask.max_tokens > settings.sample_max_tokens:
-        raise TooLong(ask.max_tokens, settings.sample_max_tokens)
-    content = await run_sync(_content, context, caller, model_id, ask)
+    if request.max_tokens > settings.sample_max_tokens:
+        raise TooManyTokens(request.max_tokens, settings.sample_max_tokens)
+    content = await run_sync(_content, context, caller, model_id, request)
     if not settings.broker_url.get_secret_value():
         raise NoSamplerAvailable
-    letter = SampleJob(answer_id, caller.project_id, content)
-    async with Producer(settings.broker_url) as sender:
-        with _broker_named():
-            await _submit(sender, letter, context)
+    job = SampleJob(answer_id, caller.project_id, content)
+    async with Producer(settings.broker_url) as producer:
+        with _broker_errors():
+            await _submit(producer, job, context)
         log.info("sample_asked", answer_id=answer_id, model=model_id, user=user)
         try:
-            async with aclosing(_followed(sender, letter, settings.sample_timeout_s)) as reports:
+            async with aclosing(_reports(producer, job, settings.sample_timeout_s)) as reports:
                 started = await anext(reports)
                 yield Answer(answer_id, started["prompt_tokens"], reports)
         finally:
-            with CancelScope(shield=True):  # also when the client is gone, which cancels all that it waited for
-                await _withdraw(sender, letter)
+            with CancelScope(shield=True):  # also when the client disconnects, which cancels this request
+                await _withdraw(producer, job)
 
 
-async def _submit(sender: Producer, letter: SampleJob, context: Context) -> None:
+async def _submit(producer: Producer, job: SampleJob, context: Context) -> None:
     settings = context.settings
     try:
-        await sender.submit(letter, timeout_s=settings.sample_timeout_s, limit=settings.sample_requests)
+        await producer.submit(job, timeout_s=settings.sample_timeout_s, limit=settings.sample_requests)
     except NoSampler:
         raise NoSamplerAvailable from None
     except TooMany:
         raise Busy(settings.sample_requests) from None
 
 
-async def _withdraw(sender: Producer, letter: SampleJob) -> None:
+async def _withdraw(producer: Producer, job: SampleJob) -> None:
     try:
-        await sender.withdraw(letter)
+        await producer.withdraw(job)
     except redis.RedisError as error:  # it expires
-        log.warning("not_withdrawn", answer_id=letter.id, error=type(error).__name__)
+        log.warning("not_withdrawn", answer_id=job.id, error=type(error).__name__)
 
 
-async def _followed(sender: Producer, letter: SampleJob, timeout_s: float) -> AsyncGenerator[dict[str, Any]]:
-    """Reports up to the last; what is an error is raised."""
+async def _reports(producer: Producer, job: SampleJob, timeout_s: float) -> AsyncGenerator[dict[str, Any]]:
+    """Yield the reports of an answer, and raise those that are errors."""
     try:
-        with _broker_named():
-            async for report in sender.reports(letter):
+        with _broker_errors():
+            async for report in producer.reports(job):
                 if report["type"] == "done":
                     return
                 if report["type"] == "refused":
                     raise InvalidRequest(report["message"], param=report["param"], code=report["code"])
-                if report["type"] == "cancelled":  # by its deadline: nobody else cancels it while we listen
+                if report["type"] == "cancelled":  # at its deadline: nothing else cancels it while this request waits
                     raise TimeoutError
                 if report["type"] == "lost":
                     raise SamplerLost
                 if report["type"] == "failed":
-                    raise SamplerFailed(letter.id, report)
+                    raise SamplerFailed(job.id, report)
                 yield report
     except Lost:
         raise SamplerLost from None
@@ -162,52 +172,56 @@ async def _followed(sender: Producer, letter: SampleJob, timeout_s: float) -> As
 
 
 @contextmanager
-def _broker_named() -> Iterator[None]:
+def _broker_errors() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
         log.warning("broker_away", error=type(error).__name__)
-        raise Unavailable("The broker cannot be reached at the moment", headers=RETRY) from error
+        raise Unavailable("The broker cannot be reached at the moment: retry in 5 s", headers=RETRY) from error
 
 
-def _content(context: Context, caller: Caller, model_id: str, ask: SamplingRequest) -> dict[str, Any]:
-    """What a sampler needs to know: the request, and which files the model is made of."""
-    return {"ask": ask.model_dump(mode="json"), "model": _model(context, caller, model_id)}
+def _content(context: Context, caller: Caller, model_id: str, request: SamplingRequest) -> dict[str, Any]:
+    """Return the content of a sampler's job: the request, and the files of the model."""
+    return {"ask": request.model_dump(mode="json"), "model": _model(context, caller, model_id)}
 
 
 def _model(context: Context, caller: Caller, model_id: str) -> dict[str, Any]:
-    """{base: {digest, artifacts}, adapter: {name, artifacts} | None, technique}. A whole model is its own base."""
+    """Return {base: {digest, artifacts}, adapter: {name, artifacts} or None, technique}. A whole model is its base."""
     with context.database.read() as session:
         if base := base_models.get(session, model_id):
             if base.facts.get("kind", "causal_lm") != "causal_lm":
-                raise CannotAnswer(model_id, "is an encoder, which writes no text")
+                raise CannotAnswer(model_id, "is an encoder, which generates no text")
             return {"base": _base(base), "adapter": None, "technique": None}
         owner_id = permissions.owner_for(session, caller.project_id, model_id)
-        found = models.get(session, owner_id, model_id) or models.get_checkpoint(session, owner_id, model_id)
-        if found is None:
+        model = models.get(session, owner_id, model_id) or models.get_checkpoint(session, owner_id, model_id)
+        if model is None:
             raise NoSuchModel(model_id)
-        recipe = ResolvedRecipe.model_validate(session.get_one(Job, found.job_id).resolved)
-        own = trained_artifacts(found.artifacts)  # the merged copy that may stand beside an adapter says the same
+        recipe = ResolvedRecipe.model_validate(session.get_one(Job, model.job_id).resolved)
+        trained = trained_artifacts(model.artifacts)  # an adapter's merged copy would give the same answers
         whole = recipe.technique.whole_model
-        base_files = _files(own) if whole else _weights(session, caller, recipe.model)
+        base_files = _files(trained) if whole else _weights(session, caller, recipe.model)
     if recipe.method.output != "tokens":
-        raise CannotAnswer(model_id, f"was trained with method {recipe.method.type}: it scores texts and writes none")
+        raise CannotAnswer(
+            model_id, f"was trained with method {recipe.method.type}: it scores texts and generates none"
+        )
     if base_files is None:
-        raise CannotAnswer(model_id, f"needs the weights of '{recipe.model}', which are gone or not this project's")
+        raise CannotAnswer(
+            model_id, f"needs the weights of '{recipe.model}', which were deleted or which this project may not use"
+        )
     return {
         "base": base_files,
-        "adapter": {"name": model_id, "artifacts": own},
+        "adapter": {"name": model_id, "artifacts": trained},
         "technique": recipe.technique.model_dump(mode="json"),
     }
 
 
 def _weights(session: Session, caller: Caller, name: str) -> dict[str, Any] | None:
-    """Those that an adapter lies on: a base model's, or those of a whole model that this project may use."""
+    """Return the files of an adapter's base: a base model, or a whole model that this project may use; else None."""
     if base := base_models.get(session, name):
         return _base(base)
     owner_id = permissions.owner_for(session, caller.project_id, name)
-    made = models.get(session, owner_id, name) or models.get_checkpoint(session, owner_id, name)
-    return None if made is None else _files(trained_artifacts(made.artifacts))
+    model = models.get(session, owner_id, name) or models.get_checkpoint(session, owner_id, name)
+    return None if model is None else _files(trained_artifacts(model.artifacts))
 
 
 def _files(artifacts: list[Artifact]) -> dict[str, Any]:

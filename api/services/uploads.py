@@ -1,7 +1,6 @@
-"""Uploads in parts: announce a file, send its parts in any order, and name them in the right one at the end.
+"""Uploads in parts: announce a file, send its parts in any order, and complete it with the ordered list of parts.
 
-What was acknowledged stays until the upload ends: a part once its row is there, whatever happens to the connection, and
-all parts when a completion fails.
+An acknowledged part is kept until the upload ends, even if the connection is lost or a completion fails.
 """
 
 import hashlib
@@ -62,7 +61,7 @@ class UploadView:
 
 @dataclass(frozen=True)
 class AssembledUpload:
-    """All parts in one object, not yet a file."""
+    """The parts joined in one object that no file names yet."""
 
     file_id: str
     storage_key: str
@@ -113,9 +112,10 @@ def get(context: Context, caller: Caller, upload_id: str) -> UploadView:
 async def complete(
     context: Context, caller: Caller, upload_id: str, part_ids: Sequence[str], md5: str | None
 ) -> UploadView:
-    """Put the parts together, in this order. The same completion again gets the same answer; of two at once one wins.
+    """Join the parts in this order to a file. Repeating a completion returns the same file.
 
-    When it fails, the upload is as it was: it can be completed again, with the right parts or the right md5.
+    A failed completion leaves the upload pending, so that it can be repeated with the right parts or md5. Raise
+    NoSuchUpload, UploadEnded, WrongParts, WrongMd5, TooManyRequests.
     """
     digest = None if md5 is None else _as_md5(md5)
     upload, parts = await run_sync(_begin_completion, context, caller, upload_id, part_ids)
@@ -124,14 +124,14 @@ async def complete(
         key = f"files/{caller.project_id}/{file_id}"
         try:
             stored = await context.storage.write(key, _joined(context, parts, digest))
-        except ObjectMissing:  # as when another completion won in the meantime, and took the parts away
+        except ObjectMissing:  # for example, a concurrent completion finished first and removed the parts
             upload = (await run_sync(get, context, caller, upload_id)).upload
             if upload.status == PENDING:
                 raise
         else:
             upload = await run_sync(_finish, context, upload, part_ids, AssembledUpload(file_id, key, stored))
-            won = upload.file_id == file_id
-            await run_sync(context.storage.delete, [part.storage_key for part in parts] if won else [key])
+            is_ours = upload.file_id == file_id
+            await run_sync(context.storage.delete, [part.storage_key for part in parts] if is_ours else [key])
     return await run_sync(_completed, context, upload, part_ids)
 
 
@@ -143,30 +143,30 @@ def _begin_completion(
         return upload, _in_order(session, upload, part_ids) if upload.status == PENDING else []
 
 
-def _finish(context: Context, begun: Upload, part_ids: Sequence[str], whole: AssembledUpload) -> Upload:
-    """The upload as it is then: completed with this file, or as another request has ended it."""
+def _finish(context: Context, pending: Upload, part_ids: Sequence[str], assembled: AssembledUpload) -> Upload:
+    """Complete the upload with this object, unless another request has ended it. Return the upload."""
     with context.database.write() as session:
-        upload = uploads.lock(session, begun.project_id, begun.id, expire=False)
-        assert upload is not None, begun.id
-        if upload.status in (PENDING, EXPIRED):  # it was begun in time, so that it may end late
+        upload = uploads.lock(session, pending.project_id, pending.id, expire=False)
+        assert upload is not None, pending.id
+        if upload.status in (PENDING, EXPIRED):  # the completion began in time, so it may end after the expiry
             files.add(
                 session,
-                id=whole.file_id,
+                id=assembled.file_id,
                 project_id=upload.project_id,
                 filename=upload.filename,
                 purpose=upload.purpose,
-                storage_key=whole.storage_key,
-                stored=whole.stored,
+                storage_key=assembled.storage_key,
+                stored=assembled.stored,
                 expires_after_s=upload.file_expires_after_s,
             )
-            upload.status, upload.file_id, upload.part_ids = COMPLETED, whole.file_id, list(part_ids)
+            upload.status, upload.file_id, upload.part_ids = COMPLETED, assembled.file_id, list(part_ids)
             session.flush()
-    files.ring_for_scan(context, whole.file_id)
+    files.ring_for_scan(context, assembled.file_id)
     return upload
 
 
 def _completed(context: Context, upload: Upload, part_ids: Sequence[str]) -> UploadView:
-    """The answer to a completion of an upload that has ended: what it became, if it was these parts."""
+    """Return an upload that was completed with these parts. Raise UploadEnded for another ending."""
     if upload.status != COMPLETED or upload.part_ids != list(part_ids):
         raise UploadEnded(upload)
     with context.database.read() as session:
@@ -183,12 +183,14 @@ def _in_order(session: Session, upload: Upload, part_ids: Sequence[str]) -> list
     parts = [known[part_id] for part_id in part_ids]
     total = sum(part.bytes for part in parts)
     if total != upload.bytes:
-        raise WrongParts(f"The parts have {total} bytes together, and the upload was announced with {upload.bytes}")
+        raise WrongParts(
+            f"The parts have {total} bytes together, and the upload was announced with {upload.bytes} bytes"
+        )
     return parts
 
 
 async def _joined(context: Context, parts: Sequence[UploadPart], digest: str | None) -> AsyncIterator[bytes]:
-    """All parts' bytes. Raises WrongMd5 at their end, when nothing of the file is visible yet."""
+    """Yield the bytes of all parts. Raise WrongMd5 at the end, before the file exists."""
     whole = hashlib.md5(usedforsecurity=False)
     for part in parts:
         async for chunk in context.storage.stream(part.storage_key):
@@ -200,7 +202,7 @@ async def _joined(context: Context, parts: Sequence[UploadPart], digest: str | N
 
 
 def _as_md5(text: str) -> str:
-    """Hexadecimal, and as a tool printed it: in capitals, or with the end of its line."""
+    """Return the digest in lower case without whitespace. Raise WrongMd5 unless it is hexadecimal."""
     digest = text.strip().lower()
     if not re.fullmatch(r"[0-9a-f]{32}", digest):
         raise WrongMd5("md5 is not 32 hexadecimal digits")

@@ -1,4 +1,4 @@
-"""Webhooks: who is told of the ends of a project's jobs. Sent by worker/delivery/webhooks.py."""
+"""Webhook endpoints, which are notified when a project's jobs end. worker/delivery/webhooks.py sends the requests."""
 
 from collections.abc import Sequence
 
@@ -59,7 +59,7 @@ def create(context: Context, caller: Caller, *, name: str, url: str, event_types
 
 def get(context: Context, caller: Caller, webhook_id: str) -> Webhook:
     with context.database.read() as session:
-        return _found(session, caller, webhook_id)
+        return _require(session, caller, webhook_id)
 
 
 def page(context: Context, caller: Caller, *, after: str | None, limit: int) -> Page[Webhook]:
@@ -76,14 +76,14 @@ def update(
     url: str | None,
     event_types: Sequence[str] | None,
 ) -> Webhook:
-    """What is None stays."""
+    """Change the fields that are not None."""
     if url is not None:
         check_url(url, context.settings.private_webhook_hosts)
-    given = {"name": name, "url": url, "event_types": None if event_types is None else list(event_types)}
+    fields = {"name": name, "url": url, "event_types": None if event_types is None else list(event_types)}
     with context.database.write() as session:
-        webhook = _found(session, caller, webhook_id)
+        webhook = _require(session, caller, webhook_id)
         changed = {
-            field: value for field, value in given.items() if value is not None and value != getattr(webhook, field)
+            field: value for field, value in fields.items() if value is not None and value != getattr(webhook, field)
         }
         for field, value in changed.items():
             setattr(webhook, field, value)
@@ -95,9 +95,9 @@ def update(
 
 
 def rotate_secret(context: Context, caller: Caller, webhook_id: str, *, keep_old: bool) -> Webhook:
-    """A new secret. With keep_old, deliveries are signed with both for a day."""
+    """Create a new signing secret. With `keep_old`, deliveries are signed with both secrets for a day."""
     with context.database.write() as session:
-        webhook = _found(session, caller, webhook_id)
+        webhook = _require(session, caller, webhook_id)
         webhook.old_secret = webhook.secret if keep_old else None
         webhook.old_secret_until = db_now() + OLD_SECRET_S if keep_old else None
         webhook.secret, webhook.updated_at = new_secret(), db_now()
@@ -107,13 +107,13 @@ def rotate_secret(context: Context, caller: Caller, webhook_id: str, *, keep_old
 
 
 def delete(context: Context, caller: Caller, webhook_id: str) -> None:
-    """With its delivery log, and what was still to be told."""
+    """Delete the endpoint with its delivery log and its pending deliveries."""
     with context.database.write() as session:
-        webhooks.remove(session, _found(session, caller, webhook_id))
+        webhooks.remove(session, _require(session, caller, webhook_id))
 
 
 async def test(context: Context, webhook: Webhook, event_type: str) -> int:
-    """Send a sample now. Returns the receiver's status. Raises TestNotSent."""
+    """Send a sample event now. Return the endpoint's HTTP status. Raise TestNotSent."""
     event_id = new_id("evt_test_")
     body = message(event_id, event_type, "ftjob-sample", webhook.updated_at)
     try:
@@ -121,21 +121,21 @@ async def test(context: Context, webhook: Webhook, event_type: str) -> int:
             webhook.url, body, headers(event_id, body, [webhook.secret]), context.settings.private_webhook_hosts
         )
     except DeliveryError as error:
-        raise TestNotSent(f"The endpoint was not reached: {error}") from error
+        raise TestNotSent(f"The endpoint could not be reached: {error}") from error
 
 
 def delivery_page(
     context: Context, caller: Caller, webhook_id: str, *, after: str | None, limit: int
 ) -> Page[Delivery]:
     with context.database.read() as session:
-        _found(session, caller, webhook_id)
+        _require(session, caller, webhook_id)
         return webhooks.delivery_page(session, webhook_id, after=after, limit=limit)
 
 
 def replay(context: Context, caller: Caller, webhook_id: str, delivery_id: str) -> Delivery:
-    """Deliver it once more, whatever came of it before: at once, and then with the usual back-off."""
+    """Make a delivery due again, whatever its outcome: at once, then with the usual back-off."""
     with context.database.write() as session:
-        _found(session, caller, webhook_id)
+        _require(session, caller, webhook_id)
         delivery = webhooks.get_delivery(session, webhook_id, delivery_id)
         if delivery is None:
             raise NoSuchDelivery(delivery_id)
@@ -145,7 +145,7 @@ def replay(context: Context, caller: Caller, webhook_id: str, delivery_id: str) 
     return delivery
 
 
-def _found(session: Session, caller: Caller, webhook_id: str) -> Webhook:
+def _require(session: Session, caller: Caller, webhook_id: str) -> Webhook:
     webhook = webhooks.get(session, caller.project_id, webhook_id)
     if webhook is None:
         raise NoSuchWebhook(webhook_id)

@@ -115,7 +115,7 @@ def test_conversion_knows_the_hub_and_none_of_our_passwords(monkeypatch: pytest.
 
 @pytest.mark.parametrize("name", ["../up", "a b", "", "a/b/c", "x" * 200])
 def test_a_models_name_is_a_name(attune, tiny_model: Path, name: str) -> None:
-    assert "no name for a model" in attune("models", "add", name, str(tiny_model), code=2).output
+    assert "not a valid name for a model" in attune("models", "add", name, str(tiny_model), code=2).output
 
 
 def test_a_setting_that_is_wrong_is_named(attune, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import structlog
 import uvicorn
 
 from api.http import uvicorn_protocol
-from api.http.uvicorn_protocol import HttpProtocol, HttpServer, make_room, sparingly
+from api.http.uvicorn_protocol import HttpProtocol, HttpServer, log_rate_limited, make_room
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 MUCH = 16 * 2**20
@@ -147,7 +147,7 @@ def test_head_that_two_readers_may_read_in_two_ways_is_refused(framing: bytes) -
 
 
 def test_connections_without_a_request_make_room_for_those_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(HttpProtocol, "most", 20)
+    monkeypatch.setattr(HttpProtocol, "max_connections", 20)
 
     async def scenario() -> None:
         async with _served() as connect:
@@ -178,7 +178,7 @@ def test_flood_of_one_fault_is_one_line_and_a_count(monkeypatch: pytest.MonkeyPa
     with structlog.testing.capture_logs() as logs:
         log = structlog.get_logger()
         for _ in range(1000):
-            sparingly(log.error, "accept_failed", error="too many open files")
+            log_rate_limited(log.error, "accept_failed", error="too many open files")
         monkeypatch.setattr(uvicorn_protocol, "LOG_EVERY_S", 0.0)
-        sparingly(log.error, "accept_failed", error="too many open files")
-    assert [line.get("kept_back") for line in logs] == [None, 999]
+        log_rate_limited(log.error, "accept_failed", error="too many open files")
+    assert [line.get("suppressed") for line in logs] == [None, 999]

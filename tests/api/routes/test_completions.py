@@ -192,7 +192,7 @@ def test_without_a_sampler_the_answer_comes_at_once_and_says_why(client: TestCli
     [
         ({"type": "refused", "message": "no template", "param": "model", "code": "c"}, 400, "no template"),
         ({"type": "failed", "message": None, "reason": "internal_error"}, 500, "in the log as chatcmpl-"),
-        ({"type": "lost"}, 503, "ask again"),
+        ({"type": "lost"}, 503, "retry"),
         ({"type": "cancelled"}, 503, "was not complete within"),
     ],
 )

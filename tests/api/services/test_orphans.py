@@ -136,7 +136,7 @@ def test_a_database_that_names_none_of_it_is_taken_for_the_wrong_one(context: Co
     everything_grows_old(context)
     with pytest.raises(NotThisDatabase):
         collect(context)
-    with pytest.raises(InvalidRequest, match="may be on their way"):
+    with pytest.raises(InvalidRequest, match="may still be in use"):
         collect(context, older_than_s=60)
     assert context.storage.exists(orphan)
     assert context.storage.exists(foreign)

@@ -211,7 +211,7 @@ def test_a_method_may_come_with_nulls_for_the_others() -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"technique": {"rank": 2}}, "technique.type: Field required: it says which kind this is"),
+        ({"technique": {"rank": 2}}, "technique.type: Field required: it selects the kind of object"),
         ({"resources": {"gpus": -1}, "suffix": ""}, "(also wrong: resources.gpus)"),
     ],
 )

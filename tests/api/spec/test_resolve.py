@@ -2,7 +2,7 @@ import pytest
 
 from api.records.base_models import BaseModelRow
 from api.services.lineage import Origin
-from api.services.previews import PreviewQuery, asked_of_child
+from api.services.previews import PreviewQuery, child_request
 from api.spec.recipe import Recipe
 from api.spec.resolve import resolve_max_length
 
@@ -23,4 +23,4 @@ def test_a_preview_cuts_where_the_job_will() -> None:
     question = PreviewQuery(
         recipe, Origin("tiny", BaseModelRow(name="tiny", facts={"context_window": 128})), (), {}, None
     )
-    assert asked_of_child(question, "rows", 1)["context_window"] == 108
+    assert child_request(question, "rows", 1)["context_window"] == 108

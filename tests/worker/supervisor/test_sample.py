@@ -59,7 +59,7 @@ def caller(opened: Context) -> Caller:
 
 def ask(context: Context, caller: Caller, model: str) -> list[dict[str, Any]]:
     async def main() -> list[dict[str, Any]]:
-        async with sampling.asked(context, caller, model, ASK, answer_id="cmpl-test") as answer:
+        async with sampling.sample(context, caller, model, ASK, answer_id="cmpl-test") as answer:
             return [report async for report in answer.reports]
 
     return asyncio.run(main())
