@@ -62,7 +62,7 @@ def test_what_nothing_names_is_only_told_unless_it_is_to_be_removed(attune, tmp_
     os.utime(orphan, (0, 0))
     told = json.loads(attune("storage", "collect", "--json").stdout)
     assert {each["kind"]: each["orphan_bytes"] for each in told if each["orphans"]} == {"models": 3}
-    assert "are both right" in attune("storage", "collect", "--remove", code=2).output
+    assert "belong together" in attune("storage", "collect", "--remove", code=2).output
     assert orphan.exists()
 
 
