@@ -24,6 +24,8 @@ from worker.rows.special_tokens import read_json, special_tokens
 
 MAX_RENDERED = 4_000_000
 """Most characters of a rendered conversation."""
+TEMPLATE_SECONDS = 5
+"""Longest time in which a template is probed, before any row is rendered."""
 MAX_POWER = 10_000
 """Largest operand of ** in a template. The sandbox allows 9**9**9, and no signal interrupts it."""
 

@@ -8,13 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.rows.chat_template import ChatTemplate
+from worker.rows.chat_template import TEMPLATE_SECONDS, ChatTemplate
 from worker.rows.limits import TooSlow, time_limit
 from worker.rows.render import PROBE, Renderer
 from worker.rows.special_tokens import end_ids, special_tokens
 from worker.rows.tokenizer import TokenizerWrapper
-
-TEMPLATE_SECONDS = 5
 
 _QUESTION = {"role": "user", "content": "a"}
 _THOUGHT = {"role": "assistant", "reasoning_content": f"c{PROBE}", "content": f"b{PROBE}"}

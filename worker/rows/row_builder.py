@@ -26,7 +26,7 @@ from api.spec.methods import Method
 from api.spec.methods.base import Problem
 from api.spec.recipe import Reasoning
 from worker.rows.base_warnings import BaseModelWarnings
-from worker.rows.chat_template import ChatTemplate, TemplateFailure
+from worker.rows.chat_template import TEMPLATE_SECONDS, ChatTemplate, TemplateFailure
 from worker.rows.errors import JobRejected
 from worker.rows.labels import ClassColumn, DesirableColumn, LabelColumn, MarginColumn
 from worker.rows.limits import TooSlow, time_limit
@@ -34,7 +34,6 @@ from worker.rows.reasoning import find_inline_reasoning
 from worker.rows.render import Rendered, Renderer
 from worker.rows.tokenizer import PromptCompletionText, TokenizerWrapper
 
-TEMPLATE_SECONDS = 5
 ONCE = frozenset({"no_end_token", "no_end_of_turn", "no_reasoning", "unused_margin"})
 """Codes of warnings that hold for all rows of a file alike; only the first row gets them."""
 ONCE_NOTE = "this is reported for the first such row only"

@@ -22,6 +22,7 @@ QUESTIONS = ("instruction", "question", "query", "input")
 """Keys of a question, where the row has no `prompt`. Beside `instruction`, `input` is a part of the question (Alpaca).
 """
 CONVERSATIONS = ("messages", "conversations")
+"""Keys of messages."""
 PROMPT_KEYS = frozenset({"prompt", "system", "history", *QUESTIONS, *CONVERSATIONS})
 """All keys that a prompt is read from."""
 

@@ -18,11 +18,10 @@ from api.spec.formats.base import (
 )
 from api.spec.formats.exchange import EXCHANGE_KEYS, Exchange, parse_exchange
 from api.spec.formats.messages import order_warnings, parse_messages, parse_row_tools, train_on_last_answer, with_system
-from api.spec.formats.prompt_parsing import ParsedPrompt, has_empty_answer, with_answer
+from api.spec.formats.prompt_parsing import CONVERSATIONS, ParsedPrompt, has_empty_answer, with_answer
 
 TRUTH_TEXTS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 """Booleans as tables and programs write them."""
-CONVERSATIONS = ("messages", "conversations")
 ANSWER_KEYS = (
     ("prompt", "completion"),
     ("prompt", "response"),
