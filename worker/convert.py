@@ -15,8 +15,9 @@ import tempfile
 import traceback
 from pathlib import Path
 
+from api.spec.base_model import BaseModelFacts
 from worker.bases.completeness import require_complete
-from worker.bases.facts import Facts, facts_of
+from worker.bases.facts import facts_of
 from worker.bases.files import Refused, copy_model, read_object, require_no_code
 from worker.bases.gguf import convert_gguf
 from worker.bases.hub import download, is_hub_id
@@ -55,7 +56,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def convert(source: str, out: Path, revision: str | None = None) -> Facts:
+def convert(source: str, out: Path, revision: str | None = None) -> BaseModelFacts:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise Refused(f"{out} exists already")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +69,7 @@ def convert(source: str, out: Path, revision: str | None = None) -> Facts:
     return facts
 
 
-def _stage(source: str, revision: str | None, staged: Path, scratch: Path) -> Facts:
+def _stage(source: str, revision: str | None, staged: Path, scratch: Path) -> BaseModelFacts:
     """Put the model's files into the staged folder, checked, and say what is known of it."""
     path = Path(source).expanduser()
     commit = license_name = dequantised_from = None

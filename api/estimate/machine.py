@@ -5,7 +5,7 @@ The same numbers settle the recipe before it is trained, admit or refuse the job
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from api.estimate.memory import ExecutionPlan, MemoryParts, largest_batch, peak_
 from api.estimate.shapes import trained_parameters
 from api.estimate.speed import speed_of
 from api.estimate.work import Base, Workload, training_work
+from api.spec.base_model import BaseModelFacts
 from api.spec.fields import AUTO
 from api.spec.resolve import ResolvedRecipe
 from api.spec.techniques import TechniqueBase
@@ -59,13 +60,13 @@ class Prediction:
         return {**asdict(self), "memory": {**asdict(self.memory), "total": self.memory.total}}
 
 
-def may_recompute(technique: TechniqueBase, facts: Mapping[str, Any]) -> bool:
+def may_recompute(technique: TechniqueBase, facts: BaseModelFacts) -> bool:
     """Whether activations can be recomputed. Bases from before this was noted do not say, and are taken to allow it."""
     return technique.recomputes and bool(facts.get("recomputes", True))
 
 
 def resolve_hardware_auto(
-    recipe: ResolvedRecipe, facts: Mapping[str, Any], machine: Machine, train: Workload | None = None
+    recipe: ResolvedRecipe, facts: BaseModelFacts, machine: Machine, train: Workload | None = None
 ) -> ResolvedRecipe:
     """Replace what is still "auto". `train`: the rows, where they are known; else each is taken for the longest.
 
@@ -91,7 +92,7 @@ def resolve_hardware_auto(
 
 
 def with_less(
-    settled: ResolvedRecipe, facts: Mapping[str, Any], machine: Machine, train: Workload, *, recomputes: bool
+    settled: ResolvedRecipe, facts: BaseModelFacts, machine: Machine, train: Workload, *, recomputes: bool
 ) -> ResolvedRecipe | None:
     """The recipe for another attempt after one that ran out of memory: the largest micro-batch, without recomputation
     or else with it, that is predicted to need three quarters of the memory at most. None if nothing needs less.
@@ -144,7 +145,7 @@ def _largest(
 
 
 def _needing(
-    recipe: ResolvedRecipe, facts: Mapping[str, Any], rows: Workload, machine: Machine
+    recipe: ResolvedRecipe, facts: BaseModelFacts, rows: Workload, machine: Machine
 ) -> Callable[[bool, int], int]:
     """Bytes of the training by recomputation and the tokens of a micro-batch. Publishing takes the same with all."""
     base, trained, value = Base.of(facts), _trained(recipe, facts), _value_bytes(recipe.precision)
@@ -158,7 +159,7 @@ def _needing(
 
 
 def predict(
-    recipe: ResolvedRecipe, facts: Mapping[str, Any], train: Workload, validation: Workload | None, machine: Machine
+    recipe: ResolvedRecipe, facts: BaseModelFacts, train: Workload, validation: Workload | None, machine: Machine
 ) -> Prediction:
     """What the training takes on this machine. Raises api.spec.target_modules.NoTargetModules."""
     settled = resolve_hardware_auto(recipe, facts, machine, train)
@@ -206,7 +207,7 @@ def refused_precision(precision: str, machine: Machine) -> str | None:
     )
 
 
-def _trained(recipe: ResolvedRecipe, facts: Mapping[str, Any]) -> int:
+def _trained(recipe: ResolvedRecipe, facts: BaseModelFacts) -> int:
     labels = len(recipe.labels.names) if recipe.labels is not None else None
     return trained_parameters(recipe.technique, recipe.method, facts, labels=labels or None)
 

@@ -5,11 +5,10 @@ state, and what is left over; activations after Korthikanti et al. 2022 (arXiv:2
 fitted to what this trainer was measured to take (docs/benchmarks.md): the papers' layers are not ours.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from api.estimate.work import AdaptedExperts, Base, Workload
+from api.spec.base_model import BaseModelFacts
 from api.spec.resolve import ResolvedRecipe
 
 RUNTIME_CPU = 450 * 2**20
@@ -77,7 +76,7 @@ class ExecutionPlan:
 
 
 def peak_memory(
-    recipe: ResolvedRecipe, base: Base, facts: Mapping[str, Any], trained: int, train: Workload, setting: ExecutionPlan
+    recipe: ResolvedRecipe, base: Base, facts: BaseModelFacts, trained: int, train: Workload, setting: ExecutionPlan
 ) -> MemoryParts:
     technique, value = recipe.technique, setting.value_bytes
     weights = float(base.parameters * value)
@@ -115,9 +114,7 @@ def peak_memory(
     return replace(training, publishing=max(0, _publishing(recipe, base, facts, trained, setting) - training.total))
 
 
-def _publishing(
-    recipe: ResolvedRecipe, base: Base, facts: Mapping[str, Any], trained: int, setting: ExecutionPlan
-) -> int:
+def _publishing(recipe: ResolvedRecipe, base: Base, facts: BaseModelFacts, trained: int, setting: ExecutionPlan) -> int:
     """Bytes of both processes when the published files are read, or of the trainer when it merges them. It has freed
     its model by then, and keeps its libraries."""
     technique, value, stored = recipe.technique, setting.value_bytes, _stored_bytes(facts)
@@ -138,7 +135,7 @@ def _publishing(
 
 
 def _squares(
-    recipe: ResolvedRecipe, base: Base, facts: Mapping[str, Any], train: Workload, tokens: float, setting: ExecutionPlan
+    recipe: ResolvedRecipe, base: Base, facts: BaseModelFacts, train: Workload, tokens: float, setting: ExecutionPlan
 ) -> float:
     """Bytes that grow with the square of a row's length, in families whose rows are padded instead of packed.
 
@@ -163,7 +160,7 @@ def _sums_with_experts(recipe: ResolvedRecipe, base: Base, value: int, *, recomp
     return value * ((experts.largest if recompute else experts.size) + experts.largest)
 
 
-def _stored_bytes(facts: Mapping[str, Any]) -> int:
+def _stored_bytes(facts: BaseModelFacts) -> int:
     return {"float32": 4, "float64": 8}.get(facts.get("dtype", "float32"), 2)
 
 
@@ -192,9 +189,7 @@ def _logits(recipe: ResolvedRecipe, base: Base, train: Workload, tokens: float, 
     return int(copies * 4 * min(float(CHUNK_LOGITS), share * tokens * base.vocabulary))
 
 
-def _rollout(
-    recipe: ResolvedRecipe, facts: Mapping[str, Any], base: Base, train: Workload, setting: ExecutionPlan
-) -> int:
+def _rollout(recipe: ResolvedRecipe, facts: BaseModelFacts, base: Base, train: Workload, setting: ExecutionPlan) -> int:
     options = recipe.method.rollout_options
     if options is None:
         return 0

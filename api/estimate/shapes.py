@@ -3,9 +3,8 @@ shapes; approximate for those converted before there were any."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, TypedDict
 
-from api.spec.base_model import EXPERT_KINDS, Matrix, ModelShape
+from api.spec.base_model import EXPERT_KINDS, BaseModelFacts, ClassifierShape, Layer, Matrix, ModelShape, Shapes
 from api.spec.methods import MethodBase
 from api.spec.target_modules import NoTargetModules
 from api.spec.techniques import TechniqueBase
@@ -14,49 +13,18 @@ BLOCK = 64
 """Weights that share a scale when they are quantised to four bits."""
 QUANTISED = ("linear", "shared")
 """Kinds of layers that are."""
-Layer = list[Any]
-"""[kind, inputs, outputs, how many], and of experts their number and how many of them compute a token; the kinds are
-those of Matrix. With {} in its name, it stands for those numbered from 0."""
 
 
-class ClassifierShape(TypedDict):
-    """Of the model with a head for labels."""
-
-    parameters: int
-    """With two labels."""
-    per_label: int
-    """More for each further label."""
-    outside: int
-    """Of those, what is not the base model's: the head, and what leads to it."""
-
-
-class Shapes(TypedDict):
-    """`shapes` of a base model's facts."""
-
-    layers: dict[str, Layer]
-    parameters: int | None
-    """Of the causal language model as it is trained; None of an encoder."""
-    classifier: ClassifierShape | None
-    width: int
-    """Of a token's embedding, as learnt prompts have it."""
-    key_values: int
-    """Of a token's keys (or values) in one layer."""
-    ia3: dict[str, list[str]] | None
-    """Names of the layers that (IA)³ scales by default: targets, and those of them that are feedforward."""
-    bottlenecks: dict[str, int] | None
-    """Adapters in a layer for each placement; None where bottleneck adapters have no place in the family."""
-
-
-def shapes_of(facts: Mapping[str, Any]) -> tuple[Shapes, bool]:
+def shapes_of(facts: BaseModelFacts) -> tuple[Shapes, bool]:
     """(shapes, whether they are exact)."""
     if facts.get("shapes"):
-        shapes: Shapes = facts["shapes"]
+        shapes = facts["shapes"]
         # Bases that were added before experts were noted: their layers are but a small part of their weights.
         return shapes, _weights(shapes) >= 0.5 * (shapes["parameters"] or 0)
     return _guessed(facts), False
 
 
-def _guessed(facts: Mapping[str, Any]) -> Shapes:
+def _guessed(facts: BaseModelFacts) -> Shapes:
     """A decoder with gated feed-forward parts and untied heads of attention, as wide as the parameters allow."""
     hidden, layers = facts.get("hidden_size", 0), facts.get("layers", 0)
     body = max(0, facts["parameters"] - facts.get("vocab_size", 0) * hidden)
@@ -78,7 +46,7 @@ def _guessed(facts: Mapping[str, Any]) -> Shapes:
     )
 
 
-def model_shape(facts: Mapping[str, Any], method: MethodBase) -> ModelShape:
+def model_shape(facts: BaseModelFacts, method: MethodBase) -> ModelShape:
     """Return the shape of the base model as this method trains it."""
     shapes, _ = shapes_of(facts)
     return ModelShape(
@@ -115,7 +83,7 @@ def _weights(shapes: Shapes) -> int:
     return sum(matrix.size for matrix in expanded(shapes["layers"]))
 
 
-def require_layers(technique: TechniqueBase, method: MethodBase, facts: Mapping[str, Any]) -> None:
+def require_layers(technique: TechniqueBase, method: MethodBase, facts: BaseModelFacts) -> None:
     """Raise NoTargetModules if the technique names layers that the base model lacks or that cannot be adapted.
 
     For a base without exact shapes the trainer checks, once it has loaded the weights.
@@ -124,7 +92,7 @@ def require_layers(technique: TechniqueBase, method: MethodBase, facts: Mapping[
         technique.added_parameters(model_shape(facts, method))
 
 
-def require_whole_blocks(technique: TechniqueBase, facts: Mapping[str, Any]) -> None:
+def require_whole_blocks(technique: TechniqueBase, facts: BaseModelFacts) -> None:
     """On a machine without a GPU, where bitsandbytes returns wrong values if a block of weights goes on in the next
     row. Raises NoTargetModules. Of bases without exact shapes worker/engine/model/load.py says it, once it has them."""
     shapes, exact = shapes_of(facts)
@@ -139,7 +107,7 @@ def require_whole_blocks(technique: TechniqueBase, facts: Mapping[str, Any]) -> 
 
 
 def trained_parameters(
-    technique: TechniqueBase, method: MethodBase, facts: Mapping[str, Any], *, labels: int | None = None
+    technique: TechniqueBase, method: MethodBase, facts: BaseModelFacts, *, labels: int | None = None
 ) -> int:
     """How many numbers the optimizer moves. `labels`: of a classification; a reward model has one.
 
@@ -155,7 +123,7 @@ def trained_parameters(
     return technique.added_parameters(model_shape(facts, method)) + head + value
 
 
-def untrained_experts(technique: TechniqueBase, method: MethodBase, facts: Mapping[str, Any]) -> str | None:
+def untrained_experts(technique: TechniqueBase, method: MethodBase, facts: BaseModelFacts) -> str | None:
     """What the technique leaves out of a mixture of experts, as a sentence; None if nothing is."""
     _, exact = shapes_of(facts)
     if not exact and facts.get("shapes"):
@@ -175,7 +143,7 @@ def untrained_experts(technique: TechniqueBase, method: MethodBase, facts: Mappi
     return f"'{technique.type}' leaves out {', '.join(names)} ({count:,} weights of experts and routers)"
 
 
-def _whole(shapes: Shapes, facts: Mapping[str, Any], labels: int, *, scores: bool) -> int:
+def _whole(shapes: Shapes, facts: BaseModelFacts, labels: int, *, scores: bool) -> int:
     if not scores:
         return int(shapes["parameters"] or facts["parameters"])
     classifier = shapes["classifier"]

@@ -2,12 +2,10 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from api.estimate.shapes import QUANTISED, matrices, shapes_of
-from api.spec.base_model import EXPERT_KINDS, Matrix, ModelLayers
+from api.spec.base_model import EXPERT_KINDS, BaseModelFacts, Matrix, ModelLayers
 from api.spec.evaluation import (
     ANSWER_TOKENS,
     COMPARED_PROMPTS,
@@ -80,7 +78,7 @@ class Base:
     """Weights of experts, of all of them."""
 
     @classmethod
-    def of(cls, facts: Mapping[str, Any]) -> "Base":
+    def of(cls, facts: BaseModelFacts) -> "Base":
         shapes, _ = shapes_of(facts)
         layers = tuple(matrices(shapes))
         linear = [matrix for matrix in layers if matrix.kind in QUANTISED]

@@ -10,6 +10,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 from api.spec.artifacts import SavedState
+from api.spec.base_model import BaseModelFacts
 
 UnixTime = Double
 """Column type of times: Unix seconds with fractions, by the database's clock."""
@@ -27,6 +28,7 @@ class Base(DeclarativeBase):
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         dict[str, Any]: JSON(none_as_null=True),
         SavedState: JSON(none_as_null=True),
+        BaseModelFacts: JSON(none_as_null=True),
         list[Any]: JSON,
         list[str]: JSON,
     }

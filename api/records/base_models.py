@@ -7,6 +7,7 @@ from sqlalchemy import String, delete, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime
+from api.spec.base_model import BaseModelFacts
 
 
 class BaseModelRow(Base):
@@ -15,8 +16,7 @@ class BaseModelRow(Base):
     name: Mapped[str] = mapped_column(String(128), primary_key=True)
     digest: Mapped[str] = mapped_column(String(64))
     """SHA-256 over the names and hashes of its artifacts; the key of workers' caches."""
-    facts: Mapped[dict[str, Any]]
-    """What the conversion learnt: model_type, parameters, context_window, source, revision, …"""
+    facts: Mapped[BaseModelFacts]
     artifacts: Mapped[list[Any]]
     """[{name, bytes, sha256, key}]"""
     created_at: Mapped[float] = mapped_column(UnixTime)

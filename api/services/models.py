@@ -1,8 +1,8 @@
 """Models: the operator's base models, the project's fine-tuned models and checkpoints, and their files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from sqlalchemy.orm import Session
 
@@ -58,7 +58,7 @@ class ModelView:
     created_at: float
     owned_by: str
     artifacts: Sequence[Artifact]
-    facts: dict[str, Any]
+    facts: Mapping[str, object]
 
 
 def listed(context: Context, caller: Caller) -> list[ModelView]:

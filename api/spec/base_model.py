@@ -1,8 +1,8 @@
-"""What techniques and methods know of a base model: its kind, its layers and their shapes."""
+"""Facts about base models: their kind, their sizes, and the shapes of their layers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 ModelKind = Literal["causal_lm", "encoder"]
 """causal_lm: predicts the next token. encoder: reads a text whole, as BERT does."""
@@ -14,6 +14,74 @@ EXPERT_KINDS = frozenset({"experts", "shared", "router", "apart"})
 """Kinds of matrices that belong to a mixture of experts."""
 TENSOR_KINDS = frozenset({"experts", "shared", "router"})
 """Kinds whose weights peft adapts as tensors (`target_parameters`) instead of as layers."""
+
+
+Layer = list[Any]
+"""[kind, inputs, outputs, count], and for experts their number and the number that compute a token. The kinds are those
+of Matrix. A name with {} stands for `count` layers numbered from 0."""
+
+
+class ClassifierShape(TypedDict):
+    """Weights of the model with a head for labels."""
+
+    parameters: int
+    """Number of weights with two labels."""
+    per_label: int
+    """Number of weights that each further label adds."""
+    outside: int
+    """Number of weights that the base model lacks, with two labels: the head and the layers before it."""
+
+
+class Shapes(TypedDict):
+    """Shapes of a base model's layers, which determine the trained weights and the memory of a training."""
+
+    layers: dict[str, Layer]
+    parameters: int | None
+    """Number of weights of the causal language model; None for an encoder."""
+    classifier: ClassifierShape | None
+    width: int
+    """Width of a token's embedding, and of a trained prompt's."""
+    key_values: int
+    """Width of a token's keys (or values) in one layer."""
+    ia3: dict[str, list[str]] | None
+    """Names of the layers that (IA)³ scales by default: `targets`, and of those the `feedforward` ones."""
+    bottlenecks: dict[str, int] | None
+    """Bottleneck adapters in a layer, by placement; None if the family has no places for them."""
+
+
+class BaseModelFacts(TypedDict):
+    """The facts of a base model in its attune.json and its row. Older releases did not write the optional ones."""
+
+    kind: NotRequired[ModelKind]
+    """Default: causal_lm."""
+    classifies: NotRequired[bool]
+    """Whether transformers has a class of this family with a head for labels. Default: true."""
+    recomputes: NotRequired[bool]
+    """Whether transformers' class can recompute activations in the backward pass. Default: true."""
+    keeps_scores: NotRequired[bool]
+    """Whether transformers' class has no fused attention, so that it keeps T² scores for each head and layer. Default:
+    false."""
+    model_type: str
+    architectures: list[str]
+    parameters: int
+    context_window: int
+    """Maximum number of tokens."""
+    hidden_size: int
+    layers: int
+    heads: int
+    vocab_size: int
+    dtype: str
+    """Data type of the stored weights."""
+    source: str
+    """The hub id, or the name of the folder or file."""
+    revision: str | None
+    """The hub's commit."""
+    license: str | None
+    chat_template: bool
+    """Whether the tokenizer has a chat template."""
+    dequantised_from: str | None
+    """Quantization of the GGUF file that the weights come from, such as Q4_1; null for other sources."""
+    shapes: NotRequired[Shapes]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from api.spec.base_model import ModelKind
+from api.spec.base_model import BaseModelFacts, ModelKind
 from api.spec.formats import FORMATS
 from api.spec.graders import Grader, GraderBase
 from api.spec.methods import Method, MethodBase
@@ -54,7 +54,7 @@ def combinations() -> Iterator[Combination]:
                 yield Combination(technique, method, kind, reason, families)
 
 
-def refusal(technique: TechniqueBase, method: MethodBase, facts: Mapping[str, Any]) -> Refusal | None:
+def refusal(technique: TechniqueBase, method: MethodBase, facts: BaseModelFacts) -> Refusal | None:
     """None if a base model of these facts can be trained so. Bases from before there were encoders have no `kind`."""
     kind: ModelKind = facts.get("kind", "causal_lm")
     if kind not in method.kinds:

@@ -1,13 +1,12 @@
 """What is known of a base model: the contents of its attune.json."""
 
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_PRETRAINING_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
-from api.estimate.shapes import Shapes
-from api.spec.base_model import ModelKind
+from api.spec.base_model import BaseModelFacts
 from worker.bases.files import Refused
 from worker.bases.shapes import shapes_of
 from worker.bases.weights import Weights
@@ -21,38 +20,6 @@ POSITIONS_AFTER_PADDING = frozenset(
 """Families whose first token stands at position padding_idx + 1: so many fewer tokens fit."""
 
 
-class Facts(TypedDict):
-    kind: ModelKind
-    """causal_lm: predicts the next token. encoder: reads a text whole."""
-    classifies: bool
-    """transformers has a class of this family with a head for labels, which classification and reward need."""
-    recomputes: bool
-    """transformers' class of this family can recompute activations in the backward pass."""
-    keeps_scores: bool
-    """transformers' class of this family has no fused attention: it keeps T² scores for each head and layer."""
-    model_type: str
-    architectures: list[str]
-    parameters: int
-    context_window: int
-    """Tokens."""
-    hidden_size: int
-    layers: int
-    heads: int
-    vocab_size: int
-    dtype: str
-    """Of the weights as stored."""
-    source: str
-    """The hub id, or the name of the folder or file."""
-    revision: str | None
-    """The hub's commit."""
-    license: str | None
-    chat_template: bool
-    dequantised_from: str | None
-    """What a GGUF file's weights were, such as Q4_1; null if nothing was lost before."""
-    shapes: Shapes
-    """Of its layers: by them it is known how many weights a technique trains, and what memory that takes."""
-
-
 def facts_of(
     folder: Path,
     weights: Weights,
@@ -61,7 +28,7 @@ def facts_of(
     revision: str | None,
     license_name: str | None,
     dequantised_from: str | None,
-) -> Facts:
+) -> BaseModelFacts:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, OSError, KeyError) as error:
@@ -74,7 +41,7 @@ def facts_of(
         )
     text = config.get_text_config()
     try:
-        return Facts(
+        return BaseModelFacts(
             kind=kind_of(config),
             classifies=classifies(config),
             recomputes=recomputes(config),

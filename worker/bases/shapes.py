@@ -18,7 +18,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
-from api.estimate.shapes import ClassifierShape, Layer, Shapes
+from api.spec.base_model import ClassifierShape, Layer, Shapes
 from worker.bases.experts import expert_layers
 from worker.engine.model.families import classifies, kind_of, layers_without_adapters
 from worker.techniques.bottleneck_families import FAMILIES

@@ -1,22 +1,25 @@
-"""What `settle` (api.estimate.machine) needs to know of a base model, for a trainer that is run by hand. Torch-free."""
+"""Facts of a base model for the prediction of memory (api.estimate.machine), also without a server. Torch-free."""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import cast
+
+from api.spec.base_model import BaseModelFacts
 
 
-def facts_of_base(base: Path) -> dict[str, Any]:
-    """attune.json where the base came through `attune models add`; else from the sizes in its config.json."""
+def facts_of_base(base: Path) -> BaseModelFacts:
+    """Return the facts in attune.json, which `attune models add` writes; without it, the sizes in config.json."""
     if (base / "attune.json").exists():
-        facts: dict[str, Any] = json.loads((base / "attune.json").read_bytes())
+        facts: BaseModelFacts = json.loads((base / "attune.json").read_bytes())
         return facts
     config = json.loads((base / "config.json").read_bytes())
     hidden = config.get("hidden_size") or config.get("n_embd") or 0
     layers = config.get("num_hidden_layers") or config.get("n_layer") or 0
     vocabulary = config.get("vocab_size") or 0
-    return {
+    sizes = {
         "hidden_size": hidden,
         "layers": layers,
         "vocab_size": vocabulary,
         "parameters": 12 * layers * hidden**2 + vocabulary * hidden,  # a transformer's rule of thumb
     }
+    return cast(BaseModelFacts, sizes)  # the prediction takes defaults for the others
