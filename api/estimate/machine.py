@@ -8,11 +8,12 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from api.estimate.memory import ExecutionPlan, MemoryParts, largest_batch, peak_memory
 from api.estimate.shapes import trained_parameters
 from api.estimate.speed import speed_of
+from api.estimate.stored import Observations, StoredPrediction
 from api.estimate.work import Base, Workload, training_work
 from api.spec.base_model import BaseModelFacts
 from api.spec.fields import AUTO
@@ -38,7 +39,7 @@ class Machine:
     """It multiplies in it at least as fast as in float32."""
     memory_bytes: int | None
     """What a job may take of the GPU, or of the machine without one; None if unknown."""
-    observed: dict[str, Any] | None = None
+    observed: Observations | None = None
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,10 @@ class Prediction:
     flops: float
     passes: float
 
-    def stored(self) -> dict[str, Any]:
-        return {**asdict(self), "memory": {**asdict(self.memory), "total": self.memory.total}}
+    def stored(self) -> StoredPrediction:
+        """Return the JSON for the job's row."""
+        fields = {**asdict(self), "memory": {**asdict(self.memory), "total": self.memory.total}}
+        return cast(StoredPrediction, fields)
 
 
 def may_recompute(technique: TechniqueBase, facts: BaseModelFacts) -> bool:

@@ -2,23 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
 
+from api.estimate.stored import Observation, Observations
 from api.estimate.work import ComputeCost
 
 KEPT = 32
-
-
-class Observation(TypedDict):
-    """Of one job that a worker trained from its beginning to its end."""
-
-    precision: str
-    flops: float
-    passes: float
-    training_s: float
-    rest_s: float
-    """Loading, exporting, proving."""
-    parameters: int
 
 
 @dataclass(frozen=True)
@@ -43,10 +31,10 @@ GPU = Speed(1.5e14, 2e-4, 15.0, 1e-8, measured=False)
 """A data-centre card in bfloat16, at a third of its peak."""
 
 
-def speed_of(observed: dict[str, Any] | None, *, gpu: bool, precision: str) -> Speed:
+def speed_of(observed: Observations | None, *, gpu: bool, precision: str) -> Speed:
     """By the jobs of that precision, if there were any."""
     guess = GPU if gpu else CPU
-    seen: list[Observation] = [each for each in (observed or {}).get("jobs", []) if each["precision"] == precision]
+    seen = [job for job in (observed["jobs"] if observed else []) if job["precision"] == precision]
     if not seen:
         return guess
     per_flop, per_pass = _fit(
@@ -58,9 +46,9 @@ def speed_of(observed: dict[str, Any] | None, *, gpu: bool, precision: str) -> S
     return Speed(1 / max(per_flop, 1e-18), per_pass, start, each, measured=True)
 
 
-def with_job(observed: dict[str, Any] | None, job: Observation) -> dict[str, Any]:
-    """What is known of a worker, and this of it besides."""
-    return {"jobs": [*(observed or {}).get("jobs", []), job][-KEPT:]}
+def with_job(observed: Observations | None, job: Observation) -> Observations:
+    """Return the worker's observations with this job added. The last KEPT jobs are kept."""
+    return {"jobs": [*(observed["jobs"] if observed else []), job][-KEPT:]}
 
 
 def _fit(seen: Sequence[tuple[float, float, float]], guess: tuple[float, float]) -> tuple[float, float]:

@@ -3,8 +3,10 @@
 import math
 from collections import Counter
 from dataclasses import dataclass
+from typing import Self, cast
 
 from api.estimate.shapes import QUANTISED, matrices, shapes_of
+from api.estimate.stored import StoredWorkload
 from api.spec.base_model import EXPERT_KINDS, BaseModelFacts, Matrix, ModelLayers
 from api.spec.evaluation import (
     ANSWER_TOKENS,
@@ -36,6 +38,21 @@ class Workload:
     supervised: int
     lengths: tuple[int, ...]
     """Quantiles of the rows' longest sequences, from the shortest to the longest."""
+
+    @classmethod
+    def of(cls, stored: StoredWorkload) -> Self:
+        """Return the workload from a job's row."""
+        return cls(
+            rows=stored["rows"],
+            width=stored["width"],
+            tokens=stored["tokens"],
+            supervised=stored["supervised"],
+            lengths=tuple(stored["lengths"]),
+        )
+
+    def stored(self) -> StoredWorkload:
+        """Return the JSON for a job's row."""
+        return cast(StoredWorkload, {**vars(self), "lengths": list(self.lengths)})
 
     @property
     def longest(self) -> int:

@@ -9,8 +9,10 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from api.spec.artifacts import SavedState
+from api.estimate.stored import Observations, StoredEstimate
+from api.spec.artifacts import Artifact, SavedState
 from api.spec.base_model import BaseModelFacts
+from api.spec.job import JobError, JobProgress, PipelineStage
 
 UnixTime = Double
 """Column type of times: Unix seconds with fractions, by the database's clock."""
@@ -25,13 +27,19 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map: ClassVar[dict[Any, Any]] = {
-        dict[str, Any]: JSON(none_as_null=True),
-        SavedState: JSON(none_as_null=True),
-        BaseModelFacts: JSON(none_as_null=True),
-        list[Any]: JSON,
-        list[str]: JSON,
-    }
+    type_annotation_map: ClassVar[dict[Any, Any]] = dict.fromkeys(
+        (
+            dict[str, Any],
+            dict[str, str],
+            BaseModelFacts,
+            JobError,
+            JobProgress,
+            Observations,
+            SavedState,
+            StoredEstimate,
+        ),
+        JSON(none_as_null=True),
+    ) | dict.fromkeys((list[Artifact], list[PipelineStage], list[str]), JSON)
 
 
 class db_now(FunctionElement[float]):  # noqa: N801 (reads as the SQL function that it is)

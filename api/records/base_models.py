@@ -1,12 +1,12 @@
 """Base models that jobs can fine-tune. The operator adds them; all projects share them."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import String, delete, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime
+from api.spec.artifacts import Artifact
 from api.spec.base_model import BaseModelFacts
 
 
@@ -17,8 +17,7 @@ class BaseModelRow(Base):
     digest: Mapped[str] = mapped_column(String(64))
     """SHA-256 over the names and hashes of its artifacts; the key of workers' caches."""
     facts: Mapped[BaseModelFacts]
-    artifacts: Mapped[list[Any]]
-    """[{name, bytes, sha256, key}]"""
+    artifacts: Mapped[list[Artifact]]
     created_at: Mapped[float] = mapped_column(UnixTime)
 
 

@@ -23,10 +23,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from api.estimate.stored import StoredEstimate
 from api.records import dependencies, events, webhooks
 from api.records.base import Base, UnixTime, db_now
 from api.records.pages import Page, paginate
 from api.spec.artifacts import SavedState
+from api.spec.job import JobError, JobProgress
 from api.spec.lifecycle import FAILURES, FINAL, TRANSITIONS, FailureReason, JobStatus
 
 
@@ -69,13 +71,12 @@ class Job(Base):
     result_files: Mapped[list[str]] = mapped_column(default=list)
     trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
     estimated_finish: Mapped[float | None] = mapped_column(UnixTime)
-    progress: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    """{step, total_steps, phase}"""
-    error: Mapped[dict[str, Any] | None]
-    arrays: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    progress: Mapped[JobProgress] = mapped_column(default=dict)
+    error: Mapped[JobError | None]
+    arrays: Mapped[dict[str, str]] = mapped_column(default=dict)
     """{train: key, validation: key} of api.records.arrays."""
-    estimate: Mapped[dict[str, Any] | None]
-    """{rows, predicted, actual}: the prediction before training, and the measurement after it (api.estimate)."""
+    estimate: Mapped[StoredEstimate | None]
+    """The prediction before training, and the measurement after it."""
     evaluation: Mapped[dict[str, Any] | None]
     """api.spec.evaluation, once the job has succeeded."""
 
@@ -206,7 +207,7 @@ def transition(
         waiting = dependencies.direct(session, [job_id])
         session.execute(update(Job).where(Job.id.in_(waiting)).values(rung_at=None))
     elif to in FINAL:
-        _fail_dependants(session, job_id)
+        _fail_dependents(session, job_id)
 
 
 def _change(
@@ -229,21 +230,21 @@ def _change(
         )
 
 
-def _fail_dependants(session: Session, job_id: str) -> None:
-    dependants = dependencies.transitive(session, job_id)
-    if not dependants:
+def _fail_dependents(session: Session, job_id: str) -> None:
+    dependents = dependencies.transitive(session, job_id)
+    if not dependents:
         return
     ended = session.get_one(Job, job_id, populate_existing=True)
-    outcome = (
-        "was cancelled" if ended.status == JobStatus.CANCELLED else f"failed: {(ended.error or {}).get('message')}"
-    )
+    outcome = "was cancelled"
+    if ended.status == JobStatus.FAILED and ended.error is not None:
+        outcome = f"failed: {ended.error['message']}"
     message = f"The stage '{ended.pipeline_stage}', which this one needs, {outcome}"
-    error = {"code": FAILURES[FailureReason.DEPENDENCY].code, "message": message, "param": None}
+    error: JobError = {"code": FAILURES[FailureReason.DEPENDENCY].code, "message": message, "param": None}
     # Everything that locks several stages does so in the order of their creation, which prevents deadlocks.
-    for dependant in session.scalars(select(Job.id).where(Job.id.in_(dependants)).order_by(Job.created_at, Job.id)):
-        job = lock(session, dependant)
+    for dependent in session.scalars(select(Job.id).where(Job.id.in_(dependents)).order_by(Job.created_at, Job.id)):
+        job = lock(session, dependent)
         if job is not None and job.status not in FINAL:
-            _change(session, dependant, JobStatus.FAILED, message=message, level="error", fence=None, error=error)
+            _change(session, dependent, JobStatus.FAILED, message=message, level="error", fence=None, error=error)
 
 
 def update_fenced(session: Session, job_id: str, at_fence: int, **values: Any) -> None:

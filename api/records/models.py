@@ -10,6 +10,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from api.records.base import Base, UnixTime
 from api.records.jobs import Job
 from api.records.pages import Page, paginate
+from api.spec.artifacts import Artifact
 from api.spec.lifecycle import FINAL
 from api.spec.methods import Method
 
@@ -25,8 +26,7 @@ class Model(Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), unique=True)
     base_model: Mapped[str] = mapped_column(String(128), index=True)
-    artifacts: Mapped[list[Any]]
-    """[{name, bytes, sha256, key}]"""
+    artifacts: Mapped[list[Artifact]]
     created_at: Mapped[float] = mapped_column(UnixTime)
 
 
@@ -41,7 +41,7 @@ class Checkpoint(Base):
     """Id for downloads and further training: the model's id and `:ckpt-step-N`."""
     step: Mapped[int] = mapped_column(Integer)
     metrics: Mapped[dict[str, Any]]
-    artifacts: Mapped[list[Any]]
+    artifacts: Mapped[list[Artifact]]
     created_at: Mapped[float] = mapped_column(UnixTime)
 
 

@@ -1,7 +1,6 @@
 """Storage keys that rows refer to, by kind of object."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -12,6 +11,7 @@ from api.records.files import File
 from api.records.jobs import Job
 from api.records.models import Checkpoint, Model
 from api.records.uploads import UploadPart
+from api.spec.artifacts import Artifact
 
 Keys = Collection[str]
 
@@ -58,7 +58,7 @@ def _jobs(keys: Keys) -> set[str]:
     return {key.split("/")[1] for key in keys}
 
 
-def _artifacts(listed: Iterable[list[Any]]) -> set[str]:
+def _artifacts(listed: Iterable[list[Artifact]]) -> set[str]:
     return {artifact["key"] for artifacts in listed for artifact in artifacts}
 
 

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime
 from api.records.pages import Page, paginate
+from api.spec.job import PipelineStage
 
 
 class Pipeline(Base):
@@ -18,8 +19,7 @@ class Pipeline(Base):
     """The model that the first stage starts from."""
     suffix: Mapped[str | None] = mapped_column(String(64))
     pairs: Mapped[dict[str, Any] | None] = mapped_column("metadata")
-    stages: Mapped[list[Any]]
-    """[{name, job_id}] in order."""
+    stages: Mapped[list[PipelineStage]]
     created_at: Mapped[float] = mapped_column(UnixTime)
 
 

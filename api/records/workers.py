@@ -8,6 +8,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Mapped, Session, mapped_column
 from sqlalchemy.sql.elements import ColumnElement
 
 from api.estimate.machine import Machine
+from api.estimate.stored import Observations
 from api.records.base import Base, UnixTime, db_now
 from api.spec.lifecycle import Stage
 
@@ -30,7 +31,7 @@ class Worker(Base):
     """Whether its GPUs, or its processor without GPUs, multiply in bfloat16 at least as fast as in float32."""
     held: Mapped[str | None] = mapped_column(Text)
     """Reason for which it takes no work at the moment; None if it takes work."""
-    observed: Mapped[dict[str, Any] | None]
+    observed: Mapped[Observations | None]
     """Measured speed of its last jobs (api.estimate.speed)."""
 
 
@@ -64,12 +65,12 @@ def another(stage: Stage, owner: str, gpus: InstrumentedAttribute[int]) -> Colum
     return exists().where(Worker.owner != owner, live, of_stage, Worker.held.is_(None), Worker.gpus >= gpus)
 
 
-def observe(session: Session, owner: str, observed: dict[str, Any]) -> None:
+def observe(session: Session, owner: str, observed: Observations) -> None:
     session.execute(update(Worker).where(Worker.owner == owner).values(observed=observed))
 
 
-def observed(session: Session, owner: str) -> dict[str, Any]:
-    return session.scalar(select(Worker.observed).where(Worker.owner == owner)) or {}
+def observed(session: Session, owner: str) -> Observations | None:
+    return session.scalar(select(Worker.observed).where(Worker.owner == owner))
 
 
 def gpus_anywhere(session: Session) -> int:

@@ -129,8 +129,9 @@ def _with_current_options(method: dict[str, Any]) -> dict[str, Any]:
 
 
 def _estimate(job: Job) -> dict[str, Any] | None:
-    predicted = (job.estimate or {}).get("predicted")
-    return None if predicted is None else {"predicted": predicted, "actual": (job.estimate or {}).get("actual")}
+    if job.estimate is None or "predicted" not in job.estimate:
+        return None
+    return {"predicted": job.estimate["predicted"], "actual": job.estimate.get("actual")}
 
 
 def _training(job: Job) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Estimates of a job's memory and time before it is created, and the reasons why it would be refused."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from api.context import Caller, Context
@@ -171,7 +171,7 @@ def _outcome(reasons: list[Reason], predictions: list[tuple[Machine, Prediction]
 
 
 def _worker(machine: Machine, prediction: Prediction) -> dict[str, Any]:
-    stored = prediction.stored()
+    stored: Mapping[str, object] = prediction.stored()
     names = ("precision", "gradient_checkpointing", "micro_batch_tokens", "memory", "fits", "measured")
     return {name: stored[name] for name in names} | {
         "device": "gpu" if machine.gpu else "cpu",

@@ -2,11 +2,12 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import psutil  # type: ignore[import-untyped]
 
 from api.estimate.machine import Machine
+from api.estimate.stored import Observations
 from worker.shared import cgroup, gpus
 
 WARM_BYTES = 400 * 2**20
@@ -23,7 +24,7 @@ class WorkerResources(TypedDict):
 
 
 def machine_for(
-    gpu: str | None, *, slots: int = 1, warm: bool = False, observed: dict[str, Any] | None = None
+    gpu: str | None, *, slots: int = 1, warm: bool = False, observed: Observations | None = None
 ) -> Machine:
     """Return the resources of the next job: on this GPU, or on the processor if it is None."""
     if gpu is None:

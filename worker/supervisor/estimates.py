@@ -1,13 +1,13 @@
 """Estimates of a job: whether it fits a worker, and the speed of finished jobs that later estimates use."""
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import msgspec
 
 from api.estimate.machine import Machine, predict, refused_precision, too_large
 from api.estimate.shapes import require_whole_blocks
-from api.estimate.speed import Observation, with_job
+from api.estimate.speed import with_job
+from api.estimate.stored import Observation, StoredEstimate, StoredWorkload
 from api.estimate.work import Workload
 from api.records import workers
 from api.records.base_models import BaseModelRow
@@ -20,9 +20,6 @@ from worker.supervisor.attempt import AttemptContext
 from worker.supervisor.faults import AttemptFailed
 from worker.supervisor.node import Node
 from worker.supervisor.slots import Slot
-
-Estimate: TypeAlias = dict[str, Any]
-"""A job's stored estimate: rows (Workloads), predicted (api.estimate.machine.Prediction), less, actual (Measured)."""
 
 
 class Measured(msgspec.Struct, omit_defaults=True):
@@ -46,16 +43,14 @@ class Workloads:
     train: Workload
     validation: Workload | None
 
-    def stored(self) -> dict[str, dict[str, object]]:
+    def stored(self) -> dict[str, StoredWorkload]:
         """Return the JSON that is stored with the job's estimate."""
         pairs = (("train", self.train), ("validation", self.validation))
-        return {name: {**vars(rows), "lengths": list(rows.lengths)} for name, rows in pairs if rows}
+        return {name: rows.stored() for name, rows in pairs if rows}
 
     @classmethod
-    def of(cls, estimate: Estimate) -> "Workloads":
-        parts = {
-            name: Workload(**{**rows, "lengths": tuple(rows["lengths"])}) for name, rows in estimate["rows"].items()
-        }
+    def of(cls, estimate: StoredEstimate) -> "Workloads":
+        parts = {name: Workload.of(rows) for name, rows in estimate["rows"].items()}
         return cls(parts["train"], parts.get("validation"))
 
 
@@ -92,7 +87,7 @@ def machine_of(node: Node, slot: Slot) -> Machine:
     return machine_for(slot.gpu, slots=node.slots.count, warm=warm, observed=observed)
 
 
-def record_observation(attempt: AttemptContext, estimate: Estimate, measured: Measured) -> None:
+def record_observation(attempt: AttemptContext, estimate: StoredEstimate, measured: Measured) -> None:
     """Store how fast this worker was, for the estimates of later jobs."""
     node, predicted = attempt.node, estimate["predicted"]
     job = Observation(

@@ -1,22 +1,20 @@
 """The response to an attempt that ran out of memory: the next attempt uses less (worker.shared.memory_overrides)."""
 
 from api.estimate.machine import HALVINGS, Machine, may_recompute, with_less
+from api.estimate.stored import StoredEstimate
 from api.records import events, jobs
 from api.records.jobs import Job
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from worker.shared import memory_overrides
 from worker.supervisor.attempt import AttemptContext
-from worker.supervisor.estimates import Estimate, Workloads
+from worker.supervisor.estimates import Workloads
 from worker.supervisor.faults import AttemptFailed
-
-OVERRIDES = "less"
-"""The key in a job's estimate of the fields that replace the recipe's."""
 
 
 def with_overrides(job: Job, resolved: ResolvedRecipe) -> ResolvedRecipe:
     """Return the recipe as this attempt trains it."""
-    return resolved.model_copy(update=(job.estimate or {}).get(OVERRIDES, {}))
+    return resolved.model_copy(update=job.estimate.get("less", {}) if job.estimate else {})
 
 
 def reduce_memory(attempt: AttemptContext, attempted: ResolvedRecipe, machine: Machine, *, killed: bool) -> None:
@@ -40,13 +38,13 @@ def reduce_memory(attempt: AttemptContext, attempted: ResolvedRecipe, machine: M
     recompute = " and recomputes activations" if less.gradient_checkpointing else ""
     message = f"Out of memory: the next attempt uses micro-batches of {less.micro_batch_tokens} tokens{recompute}."
     with attempt.node.context.database.write() as session:
-        estimate = jobs.lock_for_attempt(session, job.id, attempt.claim.fence).estimate or {}
+        estimate = jobs.lock_for_attempt(session, job.id, attempt.claim.fence).estimate or job.estimate
         fields = {name: getattr(less, name) for name in memory_overrides.FIELDS}
-        jobs.update_fenced(session, job.id, attempt.claim.fence, estimate={**estimate, OVERRIDES: fields})
+        jobs.update_fenced(session, job.id, attempt.claim.fence, estimate={**estimate, "less": fields})
         events.add_event(session, job.id, message, level="warn")
 
 
-def killed_for_memory(attempted: ResolvedRecipe, machine: Machine, estimate: Estimate | None) -> AttemptFailed:
+def killed_for_memory(attempted: ResolvedRecipe, machine: Machine, estimate: StoredEstimate | None) -> AttemptFailed:
     """Return the failure of a trainer that the kernel ended, with the numbers that explain it."""
     expected = ""
     if estimate and machine.memory_bytes is not None:

@@ -30,7 +30,7 @@ class Progress:
     def __init__(self, attempt: AttemptContext) -> None:
         self._attempt = attempt
         self._last_step = attempt.job.progress.get("step", 0)
-        self._progress: dict[str, object] = dict(attempt.job.progress)
+        self._progress = attempt.job.progress.copy()
         self._waiting: list[MetricsReport | SamplesReport | WarningReport] = []
         self._flushed_at = 0.0
         self._changed = False

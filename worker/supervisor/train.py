@@ -4,6 +4,7 @@ import json
 import signal
 
 from api.estimate.machine import Machine, predict, refused_precision, resolve_hardware_auto
+from api.estimate.stored import StoredEstimate
 from api.records import events, jobs, trackings
 from api.spec.lifecycle import FailureReason
 from api.spec.manifest import ORIGIN
@@ -12,7 +13,7 @@ from worker.shared import memory_overrides
 from worker.shared.cgroup import out_of_memory_kills
 from worker.supervisor.attempt import AttemptContext
 from worker.supervisor.child import Child
-from worker.supervisor.estimates import Estimate, Workloads, machine_of, record_observation
+from worker.supervisor.estimates import Workloads, machine_of, record_observation
 from worker.supervisor.faults import AttemptFailed
 from worker.supervisor.inputs import fetch_state
 from worker.supervisor.lineage import fetch_parent_adapter, fetch_reward_models, fetch_weights, weights_are_damaged
@@ -76,14 +77,14 @@ def _resolve_hardware(attempt: AttemptContext, machine: Machine) -> ResolvedReci
     return resolved
 
 
-def _predict(attempt: AttemptContext, attempted: ResolvedRecipe, machine: Machine) -> Estimate | None:
+def _predict(attempt: AttemptContext, attempted: ResolvedRecipe, machine: Machine) -> StoredEstimate | None:
     """Store this worker's estimate with the job, and return it. Jobs of older versions have none."""
     job = attempt.job
     if not job.estimate:
         return None
     workloads = Workloads.of(job.estimate)
     predicted = predict(attempted, attempt.base.facts, workloads.train, workloads.validation, machine)
-    estimate = {**job.estimate, "predicted": predicted.stored()}
+    estimate: StoredEstimate = {**job.estimate, "predicted": predicted.stored()}
     with attempt.node.context.database.write() as session:
         jobs.update_fenced(session, job.id, attempt.claim.fence, estimate=estimate)
     return estimate
