@@ -35,7 +35,6 @@ CHILDREN = tuple(
         "scan",
         "score_files",
         "train",
-        "verify_adapter",
     )
 )
 """The programs behind the wall."""

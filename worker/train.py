@@ -67,14 +67,15 @@ def train(run: Path, pipe: Pipe) -> None:
     comparison = Comparison(recipe, data, objective, pipe)
     comparison.before()
     milestones = run_steps(run, recipe, data, objective, pipe)
-    milestones.take_best_weights()
+    step = milestones.take_best_weights()
+    milestones.release()
     evaluation = comparison.after()
     peaks.begin("exporting")
-    reader_bytes = publish(run, recipe, data, objective, milestones, pipe, evaluation)
+    progress, summary = milestones.progress, milestones.summary(evaluation)
+    scoring_bytes = publish(run, recipe, data, objective, summary, pipe, step=step, first_loss=progress.first_loss)
     peaks.end()
-    if reader_bytes:
-        peaks.beside("publishing", reader_bytes)
-    progress = milestones.progress
+    if scoring_bytes:
+        peaks.beside("publishing", scoring_bytes)
     pipe.report(
         DoneReport(
             step=progress.step,

@@ -72,14 +72,14 @@ def verify(
 ) -> None:
     """Check, offline, that files are as they were published and say what the trainer's model said."""
     # Here, since it takes numpy and pydantic, which no other of a client's commands needs.
-    from api.cli.verify.report import verification, verification_fields  # noqa: PLC0415
+    from api.cli.verify.report import verification_fields, verify_files  # noqa: PLC0415
 
-    found = verification(path, base=base, data_dir=data_dir, files_only=files_only)
+    found = verify_files(path, base=base, data_dir=data_dir, files_only=files_only)
     if as_json:
-        print_json(found)
+        print_json(found.model_dump(mode="json"))
     else:
         print_fields(verification_fields(found))
-    if found["problems"]:
+    if found.problems:
         if not as_json:
             print_error(f"{path} is not what was published.")
         raise typer.Exit(ExitCode.CORRUPT)

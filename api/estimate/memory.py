@@ -30,8 +30,8 @@ room for some in what was freed before."""
 CHUNK_LOGITS = 1 << 25
 """Logits that the loss computes at a time (worker.engine.model.head): 32 M, 128 MB in float32."""
 READ_TOKENS, READ_LOGITS = 128, 3
-"""Tokens that the reader of published files puts through the model at a time (worker.engine.publish.parity), and
-copies of their float32 logits."""
+"""Tokens that worker.score_files puts through the model at a time (worker.engine.publish.outputs), and copies of their
+float32 logits."""
 FOUR_BITS = 0.52
 """Bytes of a weight in four bits, with its share of the scales (Dettmers et al. 2023, arXiv:2305.14314)."""
 

@@ -182,7 +182,10 @@ def train(folder: Path, *, publishes: bool = True, device: torch.device = CPU) -
     after = digest(frozen(model)), digest(model.trained.items())
     reward_after = mean_reward(objective, data.train)
     if publishes:
-        publish(folder, recipe, data, objective, milestones, recorder)
+        step = milestones.take_best_weights()
+        milestones.release()
+        first_loss = milestones.progress.first_loss
+        publish(folder, recipe, data, objective, milestones.summary(), recorder, step=step, first_loss=first_loss)
     weights = (before[0], after[0], before[1], after[1])
     return Trained(folder, recorder.of("metrics"), *weights, reward_before, reward_after)
 

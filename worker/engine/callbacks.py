@@ -127,7 +127,7 @@ class Callbacks:
         self._optimizer.state.clear()
         self._optimizer.param_groups.clear()
 
-    def story(self, evaluation: Evaluation | None = None) -> TrainingSummary:
+    def summary(self, evaluation: Evaluation | None = None) -> TrainingSummary:
         """For the model card."""
         progress, origin = self.progress, origin_of(self._run, self._recipe.model)
         return TrainingSummary(self.last_metrics, progress.train_curve, progress.valid_curve, origin, evaluation)
@@ -199,7 +199,7 @@ class Callbacks:
         self._pipe.report(PhaseReport(phase="saving"))
         final = self._out / "checkpoints" / f"step-{progress.step:06d}"
         with atomic_folder(final, provenance(self._run, self._recipe, progress.step)) as folder:
-            export(self._model, folder, self._run / "base", self._recipe, self.story())
+            export(self._model, folder, self._run / "base", self._recipe, self.summary())
         loss = metrics.get("full_valid_loss")
         before = math.inf if progress.best_checkpoint_loss is None else progress.best_checkpoint_loss
         if loss is not None and loss < before:

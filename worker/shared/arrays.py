@@ -7,7 +7,6 @@ rows need not fit in memory.
 """
 
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+from api.spec.safetensors_header import HeaderError, read_header
 
 DTYPES: dict[str, tuple[str, np.dtype[Any]]] = {
     "starts": ("I64", np.dtype("<i8")),
@@ -250,25 +251,29 @@ def save_rows(
     temporary.replace(path)
 
 
+def rows_of(sequences: Sequence[Sequence[int] | Array]) -> Rows:
+    """Return rows of one sequence each, in memory. Every token has weight 1."""
+    ends = np.cumsum([len(tokens) for tokens in sequences])
+    tokens_N = np.concatenate([np.asarray(tokens, np.int32) for tokens in sequences])
+    return Rows(tokens_N, np.ones(len(tokens_N), np.float32), np.concatenate([[0], ends[:-1]]), ends)
+
+
 def _map_arrays(path: Path) -> tuple[dict[str, Array], JsonObject]:
     """Return the arrays by name, and the metadata that `save_rows` wrote."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-        if size < 8 or header_bytes > size - 8:
-            raise ArraysError(f"{path.name}: not a safetensors file")
-        header = json.loads(file.read(header_bytes))
+    try:
+        header = read_header(path)
+    except HeaderError as error:
+        raise ArraysError(f"{path.name}: not a safetensors file: {error}") from None
     arrays: dict[str, Array] = {}
     for name, (code, dtype) in DTYPES.items():
-        if name not in header:
+        if name not in header.tensors:
             continue
-        entry = header[name]
-        shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
-        if entry["dtype"] != code or end - begin != math.prod(shape) * dtype.itemsize or 8 + header_bytes + end > size:
-            raise ArraysError(f"{path.name}: array {name} is not {code} {list(shape)} within the file")
-        if end == begin:  # an empty range cannot be mapped
-            arrays[name] = np.empty(shape, dtype)
+        entry = header.tensors[name]
+        if entry.dtype != code:
+            raise ArraysError(f"{path.name}: array {name} is of type {entry.dtype}, not {code}")
+        if entry.end == entry.begin:  # an empty range cannot be mapped
+            arrays[name] = np.empty(entry.shape, dtype)
         else:
-            arrays[name] = np.memmap(path, dtype, "c", offset=8 + header_bytes + begin, shape=shape)
-    facts: JsonObject = json.loads(header.get("__metadata__", {}).get("rows", "{}"))
+            arrays[name] = np.memmap(path, dtype, "c", offset=entry.begin, shape=entry.shape)
+    facts: JsonObject = json.loads(header.metadata.get("rows", "{}"))
     return arrays, facts

@@ -11,9 +11,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from api.cli.errors import CommandError, ExitCode
-from api.cli.verify.tensors import Unreadable, check_lora_shapes, read_tensors
+from api.cli.verify.tensors import check_lora_shapes, read_tensors
 from api.spec.file_hash import file_sha256
 from api.spec.manifest import HOLDS_DATA, NAME, Manifest, recipe_hash
+from api.spec.safetensors_header import HeaderError
 
 WEIGHTS = ".safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -85,7 +86,7 @@ def check_tensors(folder: Path, manifest: Manifest) -> tuple[list[str], int, int
                 values += _count(tensor.shape)
                 if not tensor.finite():
                     problems.append(f"{entry.name}: {tensor.name} holds values that are not finite")
-        except Unreadable as error:
+        except HeaderError as error:
             problems.append(f"{entry.name} cannot be read: {error}")
     if not shapes and manifest.kind != "gguf":
         problems.append("there are no weights")
@@ -99,7 +100,7 @@ def _shape_problems(folder: Path, shapes: dict[str, tuple[int, ...]]) -> list[st
     return missing + (check_lora_shapes(shapes, config) if config.get("peft_type") == "LORA" else [])
 
 
-def other_base(manifest: Manifest, base: Path) -> list[str]:
+def base_differences(manifest: Manifest, base: Path) -> list[str]:
     """How a base's weights differ from those that were trained on. Its config.json is tidied when it is added, and so
     does not count."""
     trained = {name: sha256 for name, sha256 in manifest.origin.base.files.items() if name.endswith(WEIGHTS)}

@@ -1,109 +1,129 @@
-"""All that `attune adapters verify` finds, as one document, and as lines for people."""
+"""The findings of `attune adapters verify`: as one document for programs, and as fields for people."""
 
-import importlib.util
-import json
-import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from api.cli.client import Document
+from pydantic import BaseModel
+
 from api.cli.errors import CommandError, ExitCode
 from api.cli.verify.base import find_base
-from api.cli.verify.files import check_files, check_tensors, open_artifact, other_base, read_manifest
-from api.spec.manifest import LOGPROBS, Manifest
+from api.cli.verify.comparison import Comparison, NotComparable, can_load_models, compare
+from api.cli.verify.files import base_differences, check_files, check_tensors, open_artifact, read_manifest
+from api.spec.manifest import LOGPROBS, BaseEntry, Manifest
 
-SHOWN_LETTERS = 300
+
+class VerifiedBase(BaseModel):
+    path: str
+    differences: list[str]
+    """From the base model that the files were trained on."""
 
 
-def verification(path: Path, *, base: str | None, data_dir: Path | None, files_only: bool) -> Document:
-    """Of a folder, or a job's tar. Raises CommandError where what was asked for cannot be looked at."""
+class Verification(BaseModel):
+    object: Literal["adapter.verification"] = "adapter.verification"
+    model: str | None
+    job: str
+    step: int
+    kind: Literal["adapter", "model", "gguf"]
+    verified: bool
+    problems: list[str]
+    notes: list[str]
+    files: int
+    """Number of files that the manifest lists."""
+    tensors: int
+    values: int
+    """Number of weights in all tensors."""
+    trained_on: BaseEntry
+    base: VerifiedBase | None
+    """The base model on this machine, if one was given."""
+    comparison: Comparison | None
+
+
+def verify_files(path: Path, *, base: str | None, data_dir: Path | None, files_only: bool) -> Verification:
+    """Verify a folder, or a job's tar. Raises CommandError if it cannot be verified at all."""
     with open_artifact(path) as folder:
-        return _verification(folder, base=base, data_dir=data_dir, files_only=files_only)
+        return _verify_folder(folder, base=base, data_dir=data_dir, files_only=files_only)
 
 
-def _verification(folder: Path, *, base: str | None, data_dir: Path | None, files_only: bool) -> Document:
+def _verify_folder(folder: Path, *, base: str | None, data_dir: Path | None, files_only: bool) -> Verification:
     manifest = read_manifest(folder)
     base_folder = None if base is None else find_base(base, manifest.origin.base, data_dir)
     problems, notes = check_files(folder, manifest)
-    damaged, tensors, values = check_tensors(folder, manifest)
-    problems += damaged
-    differences = None if base_folder is None else other_base(manifest, base_folder)
-    loads = base_folder is not None if manifest.kind == "adapter" else manifest.kind == "model" and not files_only
+    tensor_problems, tensors, values = check_tensors(folder, manifest)
+    problems += tensor_problems
+    differences = [] if base_folder is None else base_differences(manifest, base_folder)
     comparison = None
     if problems:
         notes.append("nothing was loaded, since the files are damaged")
-    elif loads and (folder / LOGPROBS).exists():
-        comparison = _compare(folder, manifest, base_folder, asked=base is not None, notes=notes, problems=problems)
-    elif loads:
-        notes.append(f"there is no {LOGPROBS} to compare with")
-    if comparison is not None and not comparison["agrees"]:
-        problems.append("loaded, it does not say what the trainer's model said")
+    elif base_folder is not None if manifest.kind == "adapter" else manifest.kind == "model" and not files_only:
+        comparison = _compare(folder, manifest, base_folder, required=base is not None, notes=notes, problems=problems)
+    if comparison is not None and not comparison.agrees:
+        problems.append("the loaded model's outputs are not those of the trainer's model")
     elif comparison is None and differences:
         problems.append("the base model is not the one that was trained on, and nothing could be compared")
-    return {
-        "object": "adapter.verification",
-        "model": manifest.origin.model,
-        "job": manifest.job,
-        "step": manifest.step,
-        "kind": manifest.kind,
-        "verified": not problems,
-        "problems": problems,
-        "notes": notes,
-        "files": len(manifest.files),
-        "tensors": tensors,
-        "values": values,
-        "trained_on": manifest.origin.base.model_dump(mode="json"),
-        "base": None if base_folder is None else {"path": str(base_folder), "differences": differences},
-        "comparison": comparison,
-    }
+    return Verification(
+        model=manifest.origin.model,
+        job=manifest.job,
+        step=manifest.step,
+        kind=manifest.kind,
+        verified=not problems,
+        problems=problems,
+        notes=notes,
+        files=len(manifest.files),
+        tensors=tensors,
+        values=values,
+        trained_on=manifest.origin.base,
+        base=None if base_folder is None else VerifiedBase(path=str(base_folder), differences=differences),
+        comparison=comparison,
+    )
 
 
 def _compare(
-    folder: Path, manifest: Manifest, base: Path | None, *, asked: bool, notes: list[str], problems: list[str]
-) -> dict[str, Any] | None:
-    """Loading takes torch, so it happens in a process of its own."""
-    if importlib.util.find_spec("torch") is None:
-        why = "torch is not installed here, so that nothing was loaded and compared (pip install 'attune[worker]')"
-        if asked:
-            raise CommandError(ExitCode.REFUSED, f"{why}. Leave --base out to look at the files alone.")
-        notes.append(why)
+    folder: Path, manifest: Manifest, base: Path | None, *, required: bool, notes: list[str], problems: list[str]
+) -> Comparison | None:
+    """Return the comparison, or None with the reason added to the notes or problems.
+
+    Raises CommandError if a comparison is `required` and torch is missing.
+    """
+    if not (folder / LOGPROBS).exists():
+        notes.append(f"there is no {LOGPROBS} to compare with")
         return None
-    command = [sys.executable, "-m", "worker.verify_adapter", str(folder)]
-    if base is not None and manifest.kind == "adapter":
-        command.append(str(base))
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = done.stdout.splitlines() if done.returncode == 0 else []
-    found: dict[str, Any] = json.loads(lines[-1]) if lines else {}
-    if "rows" not in found:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        problems.append(f"it could not be loaded: {found.get('refused', last)[:SHOWN_LETTERS]}")
+    if not can_load_models():
+        reason = "torch is not installed here, so nothing was loaded and compared (pip install 'attune[worker]')"
+        if required:
+            raise CommandError(ExitCode.REFUSED, f"{reason}. Omit --base to check the files alone.")
+        notes.append(reason)
         return None
-    # False for NaN, too.
-    found["agrees"] = all(found[name] <= allowed for name, allowed in found["tolerance"].items())
-    return found
+    try:
+        return compare(folder, manifest, base)
+    except NotComparable as error:
+        problems.append(f"it could not be loaded: {error}")
+        return None
 
 
-def verification_fields(found: Document) -> dict[str, object]:
-    trained = found["trained_on"]
-    origin = "" if trained["source"] is None else f", from {trained['source']}"
+def verification_fields(found: Verification) -> dict[str, object]:
+    """Return the fields that the command prints for people."""
+    trained = found.trained_on
+    origin = "" if trained.source is None else f", from {trained.source}"
     fields: dict[str, object] = {
-        "model": f"{found['model'] or 'unnamed'}, step {found['step']}",
-        "job": found["job"],
-        "base model": f"{trained['name']}{origin}{'@' + trained['revision'] if trained['revision'] else ''}",
-        "files": f"{found['files']} listed",
-        "weights": f"{found['tensors']:,} tensors, {found['values']:,} values",
+        "model": f"{found.model or 'unnamed'}, step {found.step}",
+        "job": found.job,
+        "base model": f"{trained.name}{origin}{'@' + trained.revision if trained.revision else ''}",
+        "files": f"{found.files} listed",
+        "weights": f"{found.tensors:,} tensors, {found.values:,} values",
     }
-    if found["base"] is not None:
-        differences = found["base"]["differences"]
-        known = "the one that was trained on"
+    if found.base is not None:
+        known, differences = "the one that was trained on", found.base.differences
         fields["this base"] = known if not differences else f"NOT {known}: {'; '.join(differences)}"
-    if (compared := found["comparison"]) is not None:
-        allowed = ", ".join(f"{name} {value:g}" for name, value in compared["tolerance"].items())
+    if (compared := found.comparison) is not None:
+        allowed = ", ".join(f"{name} {value:g}" for name, value in compared.tolerance.items())
         fields["log-probs"] = (
-            f"differ by {compared['greatest']:.1e} at most, {compared['mean']:.1e} on average, over {compared['rows']} "
-            f"rows on {compared['device']} (allowed: {allowed})"
+            f"differ by {compared.greatest:.1e} at most, {compared.mean:.1e} on average, over {compared.rows} "
+            f"rows on {compared.device} (allowed: {allowed})"
         )
-    for part in ("notes", "problems"):
-        fields |= {f"{part[:-1]} {place}": text for place, text in enumerate(found[part], 1)}
-    return {**fields, "verified": "yes" if found["verified"] else "NO"}
+    fields |= _numbered("note", found.notes) | _numbered("problem", found.problems)
+    return {**fields, "verified": "yes" if found.verified else "NO"}
+
+
+def _numbered(name: str, texts: Sequence[str]) -> dict[str, object]:
+    return {f"{name} {number}": text for number, text in enumerate(texts, 1)}

@@ -1,33 +1,26 @@
-"""The tensors of a safetensors file, read without torch: their shapes, and whether their values are finite."""
+"""The tensors of a safetensors file: their shapes, and whether their values are finite. Needs no torch."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from api.spec import patterns
+from api.spec.safetensors_header import read_header
 
-MAX_HEADER_BYTES = 100_000_000
-"""safetensors' own limit."""
 CHUNK = 1 << 24
-"""Values looked at together."""
-EXPONENT: dict[str, tuple[str, int, int]] = {
-    "F64": ("<u8", 0x7FF0_0000_0000_0000, 8),
-    "F32": ("<u4", 0x7F80_0000, 4),
-    "F16": ("<u2", 0x7C00, 2),
-    "BF16": ("<u2", 0x7F80, 2),
+"""Values that are checked at a time."""
+EXPONENT_BITS = {
+    "F64": ("<u8", 0x7FF0_0000_0000_0000),
+    "F32": ("<u4", 0x7F80_0000),
+    "F16": ("<u2", 0x7C00),
+    "BF16": ("<u2", 0x7F80),
 }
-"""As unsigned integers, of so many bytes: a value whose exponent bits are all set is infinite or not a number."""
-WIDTH = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1} | {
-    name: width for name, (_, _, width) in EXPONENT.items()
-}
-
-
-class Unreadable(Exception):
-    """It is no safetensors file, or a damaged one; the message says in what."""
+"""Floating types as unsigned integers, with the mask of their exponent: where all of its bits are set, the value is
+infinite or not a number."""
 
 
 @dataclass(frozen=True)
@@ -35,42 +28,25 @@ class Tensor:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    data: Any
+    data: npt.NDArray[np.uint8]
     """Its bytes, mapped from the file."""
 
     def finite(self) -> bool:
-        """True for whole numbers, which cannot be anything else."""
-        if self.dtype not in EXPONENT:
+        """Return whether all values are finite. Integers always are."""
+        if self.dtype not in EXPONENT_BITS:
             return True
-        kind, mask, _ = EXPONENT[self.dtype]
-        values = self.data.view(kind)
+        unsigned, mask = EXPONENT_BITS[self.dtype]
+        values = self.data.view(unsigned)
         chunks = (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))
         return not any(((chunk & chunk.dtype.type(mask)) == mask).any() for chunk in chunks)
 
 
 def read_tensors(path: Path) -> Iterator[Tensor]:
-    """Raises Unreadable."""
-    if path.stat().st_size < 8:
-        raise Unreadable("it ends within its header")
+    """Yield the tensors of a file. Raises HeaderError."""
+    header = read_header(path)
     content = np.memmap(path, np.uint8, "r")
-    size = int.from_bytes(content[:8].tobytes(), "little")
-    if size > min(MAX_HEADER_BYTES, len(content) - 8):
-        raise Unreadable("it ends within its header")
-    try:
-        header = json.loads(content[8 : 8 + size].tobytes())
-        entries = [
-            (name, str(each["dtype"]), tuple(map(int, each["shape"])), *map(int, each["data_offsets"]))
-            for name, each in header.items()
-            if name != "__metadata__"
-        ]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise Unreadable("its header is not one of safetensors") from None
-    data = content[8 + size :]
-    for name, dtype, shape, begin, end in entries:
-        count = int(np.prod(shape, dtype=object)) if shape else 1
-        if not 0 <= begin <= end <= len(data) or end - begin != count * WIDTH.get(dtype, (end - begin) / max(count, 1)):
-            raise Unreadable(f"{name} has other bytes than its shape says")
-        yield Tensor(name, dtype, shape, np.asarray(data[begin:end]))
+    for name, entry in header.tensors.items():
+        yield Tensor(name, entry.dtype, entry.shape, np.asarray(content[entry.begin : entry.end]))
 
 
 def check_lora_shapes(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ from worker.engine.data import Data
 from worker.engine.errors import TrainingError, as_training_error
 from worker.engine.model.batches import MicroBatch
 from worker.engine.model.trainable import TrainableModel
-from worker.engine.publish import export, parity
+from worker.engine.publish import export, outputs, parity
 from worker.shared import memory_overrides
 
 
@@ -215,7 +215,7 @@ def test_files_that_are_not_the_trained_model_are_not_published(
     assert not (run / "out" / "model").exists()
     assert re.search(r"4 rows of the data differ by \S+ at most, and 0.0001 is allowed", caught.value.message)
     printed = capsys.readouterr().out
-    assert [line for line in printed.splitlines() if line.startswith("proof: row 3, output ")]
+    assert [line for line in printed.splitlines() if line.startswith("parity: row 3, output ")]
     assert re.search(r"largest difference: (row \d, output \d+ of \d+: \S+ against \S+)\.", caught.value.message)
 
 
@@ -223,8 +223,8 @@ def test_files_that_are_not_the_trained_model_are_not_published(
 def test_prompts_of_one_token_fail_no_proof(technique: dict[str, Any], tiny_llama: Path, tmp_path: Path) -> None:
     recipe = ours.settled("supervised", {}, technique)
     model = ours.begin(tiny_llama, tmp_path / "run", recipe).model
-    rows = parity.proof_rows(ours.rows_of([([token], [0.0]) for token in (5, 6)]))
-    path, memory = parity.outputs_in_training(model, recipe, rows), parity.outputs_in_memory(model, recipe, rows)
+    rows = outputs.parity_rows(ours.rows_of([([token], [0.0]) for token in (5, 6)]))
+    path, memory = outputs.outputs_in_training(model, recipe, rows), outputs.outputs_in_memory(model, recipe, rows)
     assert [len(each) for each in path] == [1, 1]
     parity.check_forward_parity(path, memory, "float32")
 

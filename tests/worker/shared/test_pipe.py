@@ -57,8 +57,8 @@ def test_a_warm_trainer_serves_one_job_and_logs_into_its_folder(tiny_llama: Path
     finished = finish(child, reports)
     assert finished.code == 0, finished.log
     assert finished.last["type"] == "done"
-    assert "proof:" in (run / "log.txt").read_text()
-    assert "proof:" not in finished.log
+    assert "parity:" in (run / "log.txt").read_text()
+    assert "parity:" not in finished.log
 
 
 def test_a_warm_trainer_whose_parent_goes_away_just_ends() -> None:

@@ -24,7 +24,7 @@ from worker.engine.model.trainable import TrainableModel
 from worker.rows.chat_template import ChatTemplate, TemplateFailure
 from worker.rows.end_tokens import EndTokens
 from worker.rows.tokenizer import TokenizerWrapper
-from worker.shared.arrays import Rows
+from worker.shared.arrays import Rows, rows_of
 
 JUDGES = "judges.json"
 
@@ -86,7 +86,7 @@ class RewardModel:
         One that was cut off at its longest is closed, too: the model has learnt to score nothing else.
         """
         found = zip(answers.prompts, answers.answers, answers.ended, chats, strict=True)
-        return self.score(_rows([self._closed(*each) for each in found]), budget_tokens)
+        return self.score(rows_of([self._closed(*each) for each in found]), budget_tokens)
 
     def _closed(self, prompt: Array, answer: Array, ended: bool, chat: bool) -> list[int]:
         said = answer.tolist()
@@ -110,7 +110,7 @@ class RewardModel:
                 found.append(math.nan)
                 readable.append((at, tokens))
         if readable:
-            rows = _rows([tokens for _, tokens in readable])
+            rows = rows_of([tokens for _, tokens in readable])
             for (at, _), score in zip(readable, self.score(rows, budget_tokens), strict=True):
                 found[at] = float(score)
         return found
@@ -176,12 +176,6 @@ class Judge:
             return found
 
         return score
-
-
-def _rows(sequences: Sequence[Sequence[int]]) -> Rows:
-    ends = np.cumsum([len(tokens) for tokens in sequences])
-    joined = np.concatenate([np.array(tokens, np.int32) for tokens in sequences])
-    return Rows(joined, np.zeros(len(joined), np.float32), np.concatenate([[0], ends[:-1]]), ends)
 
 
 def _reward_models(run: Path, recipe: ResolvedRecipe, device: torch.device) -> dict[str, RewardModel]:

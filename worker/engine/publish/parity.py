@@ -1,122 +1,47 @@
-"""Before anything is published: it is finite, it learned, and its files give what the trainer's model gives."""
+"""Checks before a model is published.
+
+Its weights must be finite, it must have learned, and its files must give the trained model's outputs. Each check raises
+TrainingError, and then nothing is published.
+"""
 
 import json
 import math
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from api.spec.lifecycle import FailureReason
-from api.spec.manifest import LOGPROBS
 from api.spec.resolve import ResolvedRecipe
-from api.spec.techniques import Full
+from api.spec.scoring import Tolerance
 from worker.engine.errors import TrainingError
 from worker.engine.model.batches import Layout, micro_batches, total_weight
-from worker.engine.model.load import load_network, load_published, plain_attention
 from worker.engine.model.trainable import TrainableModel
+from worker.engine.publish.outputs import PARITY_ROWS, PARITY_TOKENS, Outputs
 from worker.shared.arrays import Rows
 
-PROOF_ROWS = 4
-PROOF_TOKENS = 128
-"""Per row."""
 LEARNED_OF = 64
-"""Rows among which the shortest are looked for."""
-TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
-"""Nats, or units of a score, between the weights in memory and the files, both through transformers' own forward: the
-same arithmetic twice."""
-PATH_TOLERANCE = 1e-3
-"""Between the trainer's own forward and transformers', in float32. In bfloat16 two correct ways differ by 0.3 nats on
-single tokens (docs/engine-log.md), so that only float32, and the tests, can tell."""
+"""Number of first training rows from which the shortest are taken for `check_learned`."""
+FILES_TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
+"""Largest difference, in nats or units of a score, between the weights in memory and the files. Both go through
+transformers' own forward, so it is the same arithmetic twice."""
+FORWARD_TOLERANCE = 1e-3
+"""Largest difference between the trainer's own forward and transformers', in float32. In bfloat16 two correct
+implementations differ by 0.3 nats on single tokens (docs/engine-log.md), so only float32, and the tests, can tell."""
 ROUNDED_MEAN = {"float32": 1e-2, "bfloat16": 0.25}
-"""On average, where the files are other weights that should come to the same: merged ones, or an adapter rewritten for
-the weights that it had changed. Each weight is rounded once more, which moves single unlikely tokens by up to a nat;
-weights without the adapter, or with it twice, are off by more than that on average."""
-ELSEWHERE_MEAN = 0.1
-"""On average, in bfloat16, between this machine and another one, whose kernels round elsewhere."""
+"""Mean difference where the files hold other weights that should amount to the same model: merged ones, or an adapter
+rewritten for the base that its initialization had changed. Each weight is rounded once more, which moves single
+unlikely tokens by up to a nat. Weights without the adapter, or with it twice, differ by more than that on average."""
+OTHER_MACHINE_MEAN = 0.1
+"""Mean difference, in bfloat16, between this machine and another one, whose kernels round elsewhere."""
 LARGEST_WEIGHT = 65504.0
-"""float16's largest number: weights beyond it cannot be served, whatever loss they happen to give."""
-
-Outputs = list[torch.Tensor]
-"""For each proof row, float32: the log-probability of each token after the first, [T - 1]; or the scores, [labels]."""
-
-
-def proof_rows(rows: Rows) -> Rows:
-    """The first sequences, cut. One of a single token, as a prompt may be, has it twice: of that alone a language model
-    predicts nothing."""
-    found = [tokens_T[:PROOF_TOKENS] for tokens_T, _ in islice(rows, PROOF_ROWS)]
-    tokens = [np.repeat(tokens_T, 2) if len(tokens_T) == 1 else tokens_T for tokens_T in found]
-    ends = np.cumsum([len(tokens_T) for tokens_T in tokens])
-    joined = np.concatenate(tokens)
-    return Rows(joined, np.zeros(len(joined), np.float32), np.concatenate([[0], ends[:-1]]), ends)
-
-
-@torch.no_grad()
-def outputs_in_training(model: TrainableModel, recipe: ResolvedRecipe, rows: Rows) -> Outputs:
-    """By the path that trained: the trainer's attention and its heads."""
-    model.train(False)
-    layout = Layout(packed=model.layout.packed, alone=True, pad_token=model.layout.pad_token)
-    every_token = Rows(rows.tokens, np.ones_like(rows.loss_weights), rows.starts, rows.ends)
-    tokens = recipe.method.output == "tokens"
-    return [
-        (model.token_scores(batch).logprobs if tokens else model.sequence_scores(batch)[0]).cpu()
-        for row in range(len(rows))
-        for batch in micro_batches(every_token.take(np.array([row])), PROOF_TOKENS, layout, model.device)
-    ]
-
-
-@torch.no_grad()
-def said_plainly(model: Any, recipe: ResolvedRecipe, rows: Rows) -> Outputs:
-    """As any user gets it: one row at a time through the model's own forward."""
-    model.eval()
-    found = []
-    for tokens_T, _ in rows:
-        tokens = torch.from_numpy(tokens_T.astype(np.int64)).to(model.device)
-        mask = torch.ones_like(tokens)[None]
-        logits = model(input_ids=tokens[None], attention_mask=mask).logits[0].float()
-        if recipe.method.output == "tokens":
-            logprobs_T_V = logits[-len(tokens) :].log_softmax(-1)  # without virtual tokens
-            logits = logprobs_T_V[:-1].gather(1, tokens[1:, None])[:, 0]
-        found.append(logits.cpu())
-    return found
-
-
-def outputs_in_memory(model: TrainableModel, recipe: ResolvedRecipe, rows: Rows) -> Outputs:
-    """By the trained weights in memory. From here on the model has transformers' attention."""
-    model.network.set_attn_implementation(plain_attention(model.network))
-    return said_plainly(model.model, recipe, rows)
-
-
-def said_by_files(folder: Path, base: Path, recipe: ResolvedRecipe, rows: Rows, device: torch.device) -> Outputs:
-    """By the files, loaded as plain peft or transformers load them."""
-    return said_plainly(load_published(folder, base, recipe, device), recipe, rows)
-
-
-def said_by_merged(merged: Path, recipe: ResolvedRecipe, rows: Rows, device: torch.device) -> Outputs:
-    whole = recipe.model_copy(update={"technique": Full()})
-    return said_plainly(load_network(merged, whole, device, whole=True), recipe, rows)
-
-
-def outputs_of_gguf(file: Path, whole: Path, rows: Rows, recipe: ResolvedRecipe) -> Outputs:
-    """By the file, read back by transformers, which gets the config of the same model as safetensors: its reader of
-    GGUF knows no size of heads of some families."""
-    model = AutoModelForCausalLM.from_pretrained(
-        file.parent,
-        gguf_file=file.name,
-        config=AutoConfig.from_pretrained(whole, trust_remote_code=False, local_files_only=True),
-        dtype=torch.float32,
-        trust_remote_code=False,
-        local_files_only=True,
-    )
-    return said_plainly(model, recipe, rows)
+"""float16's largest number: larger weights cannot be served, whatever loss they happen to give."""
 
 
 def check_weights(model: TrainableModel) -> None:
-    """Raises TrainingError (diverged) if the weights to publish are not finite, or absurdly large."""
+    """Raise TrainingError (diverged) if the weights to publish are not finite, or absurdly large."""
     for master in model.masters.values():
         largest = float(master.detach().abs().max())
         if not largest <= LARGEST_WEIGHT:  # true for NaN, too
@@ -124,125 +49,116 @@ def check_weights(model: TrainableModel) -> None:
 
 
 def learned_rows(rows: Rows) -> Rows:
-    """The shortest of the first rows, whole: their supervised tokens may stand anywhere in them."""
+    """Return the shortest of the first rows, not truncated: their supervised tokens may be anywhere in them."""
     first = np.arange(min(len(rows), LEARNED_OF))
-    return rows.take(np.sort(first[np.argsort(rows.lengths[first], kind="stable")[:PROOF_ROWS]]))
+    return rows.take(np.sort(first[np.argsort(rows.lengths[first], kind="stable")[:PARITY_ROWS]]))
 
 
 @torch.no_grad()
-def check_learned(model: TrainableModel, rows: Rows, highest: float) -> None:
-    """Raises TrainingError (diverged) if the model to publish predicts the supervised tokens of rows for training worse
-    than one that knows nothing. Others it may predict wrongly with confidence."""
+def check_learned(model: TrainableModel, rows: Rows, highest_loss: float) -> None:
+    """Raise TrainingError (diverged) if the loss on training rows is above `highest_loss`, that of an untrained model.
+
+    Validation rows would be the wrong measure: a sound model may predict those wrongly with confidence.
+    """
     model.train(False)
     layout = Layout(packed=model.layout.packed, alone=True, pad_token=model.layout.pad_token)
     weight = total_weight(rows)
     loss = 0.0
-    for batch in micro_batches(rows, PROOF_TOKENS, layout, model.device):
+    for batch in micro_batches(rows, PARITY_TOKENS, layout, model.device):
         loss -= float((batch.weights * model.token_scores(batch).logprobs).sum()) / weight
-    if not loss <= highest:  # true for NaN, too
-        print(f"proof: the loss on {len(rows)} rows is {loss:.4g}, and {highest:.4g} is allowed", flush=True)
+    if not loss <= highest_loss:  # true for NaN, too
+        print(f"parity: the loss on {len(rows)} rows is {loss:.4g}, and {highest_loss:.4g} is allowed", flush=True)
         raise TrainingError(FailureReason.DIVERGED)
 
 
-def check_forward_parity(path: Outputs, memory: Outputs, precision: str) -> None:
-    """Raises TrainingError (internal) if the trainer computed something other than the model."""
+def check_forward_parity(trainer: Outputs, memory: Outputs, precision: str) -> None:
+    """Raise TrainingError (internal) if the trainer's own forward computes something other than the model."""
     if precision == "float32":
-        _agree(path, memory, PATH_TOLERANCE, "The trainer's own computation is not the model's")
+        _require(trainer, memory, "greatest", FORWARD_TOLERANCE, "The trainer's own computation is not the model's")
 
 
 def check_files(memory: Outputs, files: Outputs, recipe: ResolvedRecipe) -> None:
-    """Raises TrainingError (internal) if the files are not the trained model."""
-    otherwise, precision = "The exported files do not reproduce the trained model", str(recipe.precision)
+    """Raise TrainingError (internal) if the exported files are not the trained model."""
+    error, precision = "The exported files do not reproduce the trained model", str(recipe.precision)
     if recipe.technique.changes_base:
-        _agree_on_average(memory, files, ROUNDED_MEAN[precision], otherwise)
+        _require(memory, files, "mean", ROUNDED_MEAN[precision], error)
     else:
-        _agree(memory, files, TOLERANCE[precision], otherwise)
+        _require(memory, files, "greatest", FILES_TOLERANCE[precision], error)
 
 
-def check_merged(memory: Outputs, said: Outputs, merged: Path, recipe: ResolvedRecipe) -> None:
-    """Raises TrainingError (internal) if the merged weights are another model. They are rounded to what the base is
-    stored in, which may be less than what was computed with."""
+def check_merged(memory: Outputs, merged_outputs: Outputs, merged: Path, recipe: ResolvedRecipe) -> None:
+    """Raise TrainingError (internal) if the merged weights are another model.
+
+    They are rounded to the base's stored type, which may be less precise than the type of the computation.
+    """
     stored = json.loads((merged / "config.json").read_bytes()).get("dtype", "float32")
     exact = stored == recipe.precision == "float32"
     tolerance = ROUNDED_MEAN["float32" if exact else "bfloat16"]
-    _agree_on_average(memory, said, tolerance, "The merged weights do not reproduce the trained model")
+    _require(memory, merged_outputs, "mean", tolerance, "The merged weights do not reproduce the trained model")
 
 
-def check_gguf(memory: Outputs, said: Outputs, recipe: ResolvedRecipe) -> None:
-    """Raises TrainingError (internal) if the file is another model than was trained, its rounding apart."""
+def check_gguf(memory: Outputs, gguf_outputs: Outputs, recipe: ResolvedRecipe) -> None:
+    """Raise TrainingError (internal) if the GGUF file differs from the trained model by more than its rounding."""
     exact = recipe.gguf == "f16" and recipe.precision == "float32"
     tolerance = ROUNDED_MEAN["float32" if exact else "bfloat16"]
-    _agree_on_average(memory, said, tolerance, "The GGUF file does not reproduce the trained model")
+    _require(memory, gguf_outputs, "mean", tolerance, "The GGUF file does not reproduce the trained model")
 
 
-def _agree(ours: Outputs, theirs: Outputs, tolerance: float, otherwise: str) -> None:
-    _require(Apart.of(ours, theirs), "greatest", tolerance, otherwise)
-
-
-def _agree_on_average(ours: Outputs, theirs: Outputs, tolerance: float, otherwise: str) -> None:
-    _require(Apart.of(ours, theirs), "mean", tolerance, otherwise)
-
-
-def _require(apart: "Apart", measure: Literal["greatest", "mean"], tolerance: float, otherwise: str) -> None:
-    """The log gets every row's differences, whatever comes of them; the user gets the largest."""
-    difference = apart.greatest if measure == "greatest" else apart.mean
-    print(
-        f"proof: {len(apart.rows)} rows, {measure} difference {difference:.1e} (allowed: {tolerance:.0e})", flush=True
-    )
-    if difference <= tolerance:  # false for NaN, too
-        return
-    print("\n".join(f"proof: {row}" for row in apart.rows), flush=True)
-    raise TrainingError(
-        FailureReason.INTERNAL,
-        f"{otherwise}, so nothing was published: their outputs on {len(apart.rows)} rows of the data differ by "
-        f"{difference:.2g} {'on average' if measure == 'mean' else 'at most'}, and {tolerance:.2g} is allowed. "
-        f"The largest difference: {apart.worst}. The job's log has all of them.",
-    )
-
-
-@dataclass(frozen=True)
-class Apart:
-    """How far two models' outputs are from each other."""
-
-    greatest: float
-    mean: float
-    worst: str
-    """Where the largest difference is."""
-    rows: list[str]
-    """A line about each row."""
-
-    @classmethod
-    def of(cls, ours: Outputs, theirs: Outputs) -> "Apart":
-        differences = [(one - other).abs() for one, other in zip(ours, theirs, strict=True)]
-        # NaN counts as the largest.
-        places = [int(each.nan_to_num(math.inf).argmax()) for each in differences]
-        lines = [
-            f"row {row}, output {at} of {len(each)}: {ours[row][at]:.4g} against {theirs[row][at]:.4g}"
-            for row, (each, at) in enumerate(zip(differences, places, strict=True))
-        ]
-        largest = torch.stack([each[at] for each, at in zip(differences, places, strict=True)])
-        means = [f"{line}; {float(each.mean()):.1e} on average" for line, each in zip(lines, differences, strict=True)]
-        every = torch.cat(differences)
-        worst = lines[int(largest.nan_to_num(math.inf).argmax())]
-        return cls(float(every.max()), float(every.mean()), worst, means)
-
-
-def write_outputs(folder: Path, rows: Rows, said: Outputs, recipe: ResolvedRecipe, *, merged: bool = False) -> None:
-    """logprobs.json: what the trained model says, and how near to it the files are to come on any machine."""
-    key = "logprobs" if recipe.method.output == "tokens" else "scores"
-    pairs = zip(rows, said, strict=True)
-    written: dict[str, Any] = {
-        "precision": recipe.precision,
-        "tolerance": _tolerance_elsewhere(recipe, merged),
-        "rows": [{"tokens": tokens_T.tolist(), key: found.tolist()} for (tokens_T, _), found in pairs],
-    }
-    (folder / LOGPROBS).write_text(json.dumps(written) + "\n")
-
-
-def _tolerance_elsewhere(recipe: ResolvedRecipe, merged: bool) -> dict[str, float]:
+def tolerance_elsewhere(recipe: ResolvedRecipe, *, merged: bool = False) -> Tolerance:
+    """Return how closely published files must match the trained model's outputs on any machine."""
     precision = str(recipe.precision)
     if merged:
         return {"mean": ROUNDED_MEAN["bfloat16"]}
     if recipe.technique.changes_base:
         return {"mean": ROUNDED_MEAN[precision]}
-    return {"greatest": PATH_TOLERANCE} if precision == "float32" else {"mean": ELSEWHERE_MEAN}
+    return {"greatest": FORWARD_TOLERANCE} if precision == "float32" else {"mean": OTHER_MACHINE_MEAN}
+
+
+def _require(
+    ours: Outputs, theirs: Outputs, measure: Literal["greatest", "mean"], tolerance: float, error: str
+) -> None:
+    """Raise TrainingError (internal) beyond the tolerance.
+
+    The log gets the difference of every row, the user the largest one.
+    """
+    found = Difference.of(ours, theirs)
+    difference = found.greatest if measure == "greatest" else found.mean
+    print(
+        f"parity: {len(found.rows)} rows, {measure} difference {difference:.1e} (allowed: {tolerance:.0e})", flush=True
+    )
+    if difference <= tolerance:  # false for NaN, too
+        return
+    print("\n".join(f"parity: {row}" for row in found.rows), flush=True)
+    raise TrainingError(
+        FailureReason.INTERNAL,
+        f"{error}, so nothing was published: their outputs on {len(found.rows)} rows of the data differ by "
+        f"{difference:.2g} {'on average' if measure == 'mean' else 'at most'}, and {tolerance:.2g} is allowed. "
+        f"The largest difference: {found.worst}. The job's log lists the others.",
+    )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The absolute difference of two models' outputs."""
+
+    greatest: float
+    mean: float
+    worst: str
+    """Row, position and values of the largest difference."""
+    rows: list[str]
+    """A line for each row."""
+
+    @classmethod
+    def of(cls, ours: Outputs, theirs: Outputs) -> "Difference":
+        differences = [(one - other).abs() for one, other in zip(ours, theirs, strict=True)]
+        # NaN counts as the largest.
+        positions = [int(values.nan_to_num(math.inf).argmax()) for values in differences]
+        lines = [
+            f"row {row}, output {at} of {len(values)}: {ours[row][at]:.4g} against {theirs[row][at]:.4g}"
+            for row, (values, at) in enumerate(zip(differences, positions, strict=True))
+        ]
+        largest = torch.stack([values[at] for values, at in zip(differences, positions, strict=True)])
+        rows = [f"{line}; {float(row.mean()):.1e} on average" for line, row in zip(lines, differences, strict=True)]
+        values = torch.cat(differences)
+        worst = lines[int(largest.nan_to_num(math.inf).argmax())]
+        return cls(float(values.max()), float(values.mean()), worst, rows)

@@ -1,18 +1,27 @@
-"""Export a trained model and prove that its files are the model, before it is published."""
+"""Export of a trained model, with proof that its files are the model, before it is published."""
 
 import math
 import shutil
 from pathlib import Path
 
-from api.spec.evaluation import Evaluation
+from api.spec.manifest import Provenance
 from api.spec.resolve import ResolvedRecipe
+from api.spec.scoring import ModelFiles, ScoringRequest
 from worker.engine.atomic_folder import atomic_folder, write_manifest
-from worker.engine.callbacks import Callbacks
 from worker.engine.data import Data
 from worker.engine.peak_memory import give_back
+from worker.engine.publish.card import TrainingSummary
 from worker.engine.publish.export import export, export_merged
-from worker.engine.publish.fresh_process import reread
+from worker.engine.publish.fresh_process import score_in_fresh_process
 from worker.engine.publish.gguf import export_gguf
+from worker.engine.publish.outputs import (
+    Outputs,
+    outputs_in_memory,
+    outputs_in_training,
+    outputs_of_gguf,
+    parity_rows,
+    write_outputs,
+)
 from worker.engine.publish.parity import (
     check_files,
     check_forward_parity,
@@ -21,14 +30,11 @@ from worker.engine.publish.parity import (
     check_merged,
     check_weights,
     learned_rows,
-    outputs_in_memory,
-    outputs_in_training,
-    outputs_of_gguf,
-    proof_rows,
-    write_outputs,
+    tolerance_elsewhere,
 )
 from worker.engine.publish.provenance import provenance
 from worker.methods import Objective
+from worker.shared.arrays import Rows
 from worker.shared.pipe import Pipe
 from worker.shared.reports import PhaseReport
 
@@ -38,44 +44,67 @@ def publish(
     recipe: ResolvedRecipe,
     data: Data,
     objective: Objective,
-    milestones: Callbacks,
+    summary: TrainingSummary,
     pipe: Pipe,
-    evaluation: Evaluation | None = None,
+    *,
+    step: int,
+    first_loss: float | None,
 ) -> int:
-    """Export to out/model. It appears there only once its files are proved to be the model that was trained. Return the
-    bytes of the process that read them."""
+    """Export the weights in memory, those of `step`, to out/model, and free them. Raises TrainingError.
+
+    The folder appears only once its files are proved to be the trained model. `first_loss`: of the first training step;
+    a model with a higher loss has diverged. Returns the peak memory, in bytes, of the process that scored the files; 0
+    if there was none.
+    """
     pipe.report(PhaseReport(phase="exporting"))
     model, base = objective.model, run / "base"
-    step = milestones.take_best_weights()
     check_weights(model)
-    rows = proof_rows(data.validation if len(data.validation) else data.train)
-    path = outputs_in_training(model, recipe, rows)
-    highest_loss = objective.highest_loss(milestones.progress.first_loss)
+    rows = parity_rows(data.validation if len(data.validation) else data.train)
+    in_training = outputs_in_training(model, recipe, rows)
+    highest_loss = objective.highest_loss(first_loss)
     if math.isfinite(highest_loss):
         check_learned(model, learned_rows(data.train), highest_loss)
     made = provenance(run, recipe, step)
     with atomic_folder(run / "out" / "model", made) as folder:
-        export(model, folder, base, recipe, milestones.story(evaluation))
-        memory, device = outputs_in_memory(model, recipe, rows), model.device
-        check_forward_parity(path, memory, str(recipe.precision))
-        milestones.release()
-        model.release()  # the base is loaded once more, and two might not fit
+        export(model, folder, base, recipe, summary)
+        memory, device = outputs_in_memory(model, recipe, rows), str(model.device)
+        check_forward_parity(in_training, memory, str(recipe.precision))
+        model.release()  # what follows loads the base once more, and two might not fit
         give_back()
-        wanted = recipe.merged or recipe.gguf is not None
-        merged = export_merged(folder, base, recipe) if wanted and recipe.technique.merges else None
-        give_back()  # what merging took
-        found = reread(folder, merged, base, recipe, rows, device, pipe.alive)
-        check_files(memory, found.files, recipe)
-        if merged is not None and found.merged is not None:
-            check_merged(memory, found.merged, merged, recipe)
+        needs_merged = recipe.merged or recipe.gguf is not None
+        merged = export_merged(folder, base, recipe) if needs_merged and recipe.technique.merges else None
+        give_back()  # the memory of merging
+        request = _scoring_request(folder, merged, base, recipe, rows, device)
+        (by_files, *by_merged), peak_bytes = score_in_fresh_process(request, pipe.alive)
+        check_files(memory, by_files, recipe)
+        if merged is not None:
+            check_merged(memory, by_merged[0], merged, recipe)
         if recipe.gguf is not None:
-            file = export_gguf(merged or folder, folder, recipe)
-            check_gguf(memory, outputs_of_gguf(file, merged or folder, rows, recipe), recipe)
-            write_manifest(file.parent, made.model_copy(update={"kind": "gguf"}))
+            _publish_gguf(merged or folder, folder, recipe, rows, memory, made)
         if merged is not None and recipe.merged:
-            write_outputs(merged, rows, memory, recipe, merged=True)
+            write_outputs(merged, rows, memory, recipe, tolerance_elsewhere(recipe, merged=True))
             write_manifest(merged, made.model_copy(update={"kind": "model"}))
         elif merged is not None:
             shutil.rmtree(merged)
-        write_outputs(folder, rows, memory, recipe)
-    return found.peak_bytes
+        write_outputs(folder, rows, memory, recipe, tolerance_elsewhere(recipe))
+    return peak_bytes
+
+
+def _scoring_request(
+    folder: Path, merged: Path | None, base: Path, recipe: ResolvedRecipe, rows: Rows, device: str
+) -> ScoringRequest:
+    """Ask for the outputs of the exported files, and of the merged weights if there are any."""
+    on_base = None if recipe.technique.type == "full" else str(base.resolve())
+    models = [ModelFiles(folder=str(folder), base=on_base, recipe=recipe)]
+    if merged is not None:
+        models.append(ModelFiles(folder=str(merged), recipe=recipe))
+    return ScoringRequest(models=models, rows=[tokens_T.tolist() for tokens_T, _ in rows], device=device)
+
+
+def _publish_gguf(
+    model: Path, folder: Path, recipe: ResolvedRecipe, rows: Rows, memory: Outputs, made: Provenance
+) -> None:
+    """Write the whole model as a GGUF file below `folder`, and check it."""
+    file = export_gguf(model, folder, recipe)
+    check_gguf(memory, outputs_of_gguf(file, model, rows, recipe), recipe)
+    write_manifest(file.parent, made.model_copy(update={"kind": "gguf"}))

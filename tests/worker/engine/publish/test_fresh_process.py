@@ -1,23 +1,22 @@
 """Before anything is published, a process of its own reads it from the disk."""
 
-import json
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from api.spec.resolve import ResolvedRecipe
+from api.spec.scoring import ModelFiles, ScoringRequest
 from tests.worker.recorder import adapter, train_here
 from tests.worker.run_folders import make_run, random_rows, run_trainer
 from worker.engine.errors import TrainingError
 from worker.engine.peak_memory import Highest
 from worker.engine.publish import fresh_process
-from worker.engine.publish.fresh_process import reread
-from worker.shared.arrays import Rows
+from worker.engine.publish.fresh_process import score_in_fresh_process
 
 
 def _run(folder: Path, base: Path) -> Path:
@@ -31,10 +30,16 @@ def _run(folder: Path, base: Path) -> Path:
     )
 
 
+def _request(run: Path, folder: Path) -> ScoringRequest:
+    recipe = ResolvedRecipe.model_validate_json((run / "recipe.json").read_bytes())
+    files = ModelFiles(folder=str(folder), base=str((run / "base").resolve()), recipe=recipe)
+    return ScoringRequest(models=[files], rows=[list(range(8))], device="cpu")
+
+
 def test_another_process_reads_the_adapter_and_the_merged_weights(tiny_llama: Path, tmp_path: Path) -> None:
     done = run_trainer(_run(tmp_path / "fresh", tiny_llama), env={"ATTUNE_FRESH_PROOF": "1"})
     assert done.code == 0, done.log
-    assert "proof: the files were read by process" in done.log
+    assert re.search(r"parity: process \d+ scored the files", done.log)
     assert done.log.count(" rows, ") == 3  # the trainer's own way, the adapter, the merged weights
     peaks = done.reports[-1]["peaks"]
     assert peaks["publishing"] > 200 * 2**20 + peaks["exporting"] / 2, "both processes hold their libraries"
@@ -50,24 +55,20 @@ def test_files_that_cannot_be_read_are_not_published(
     train_here(run)
     published = run / "out" / "model"
     (published / "adapter_model.safetensors").write_bytes(b"no tensors")
-    rows = Rows(np.arange(8, dtype=np.int32), np.ones(8, np.float32), np.array([0]), np.array([8]))
-    recipe = ResolvedRecipe.model_validate(json.loads((run / "recipe.json").read_bytes()))
     monkeypatch.setenv("ATTUNE_FRESH_PROOF", "1")
     with pytest.raises(TrainingError) as caught:
-        reread(published, None, run / "base", recipe, rows, torch.device("cpu"), lambda: None)
+        score_in_fresh_process(_request(run, published), lambda: None)
     assert caught.value.reason == "internal"
     assert "SafetensorError" in capfd.readouterr().err
 
 
 def test_a_reader_that_does_not_end_is_ended(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = _run(tmp_path / "run", tiny_llama)
-    rows = Rows(np.arange(8, dtype=np.int32), np.ones(8, np.float32), np.array([0]), np.array([8]))
-    recipe = ResolvedRecipe.model_validate(json.loads((run / "recipe.json").read_bytes()))
     monkeypatch.setenv("ATTUNE_FRESH_PROOF", "1")
-    monkeypatch.setattr(fresh_process, "ALIVE_S", 0.01)
-    monkeypatch.setattr(fresh_process, "LONGEST_S", 0.01)
+    monkeypatch.setattr(fresh_process, "KEEP_ALIVE_S", 0.01)
+    monkeypatch.setattr(fresh_process, "TIMEOUT_S", 0.01)
     with pytest.raises(TrainingError) as caught:
-        reread(run, None, run / "base", recipe, rows, torch.device("cpu"), lambda: None)
+        score_in_fresh_process(_request(run, run), lambda: None)
     assert caught.value.reason == "hung"
 
 
@@ -75,17 +76,15 @@ def test_a_reader_that_the_kernel_kills_has_run_out_of_memory(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = _run(tmp_path / "run", tiny_llama)
-    rows = Rows(np.arange(8, dtype=np.int32), np.ones(8, np.float32), np.array([0]), np.array([8]))
-    recipe = ResolvedRecipe.model_validate(json.loads((run / "recipe.json").read_bytes()))
 
     def killed(reader: subprocess.Popen[str], *_: object) -> str:
         reader.kill()
         return reader.communicate()[0]
 
     monkeypatch.setenv("ATTUNE_FRESH_PROOF", "1")
-    monkeypatch.setattr(fresh_process, "_told", killed)
+    monkeypatch.setattr(fresh_process, "_communicate", killed)
     with pytest.raises(TrainingError) as caught:
-        reread(run, None, run / "base", recipe, rows, torch.device("cpu"), lambda: None)
+        score_in_fresh_process(_request(run, run), lambda: None)
     assert caught.value.reason == "out_of_memory"
 
 

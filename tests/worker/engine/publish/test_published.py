@@ -126,7 +126,7 @@ def test_on_another_base_it_does_not(published: Path, tmp_path: Path) -> None:
     code, found = _verify(published, "--base", make_model(tmp_path / "other", "llama", seed=1))
     assert code == ExitCode.CORRUPT
     assert found["base"]["differences"] == ["model.safetensors is another file"]
-    assert found["problems"] == ["loaded, it does not say what the trainer's model said"]
+    assert found["problems"] == ["the loaded model's outputs are not those of the trainer's model"]
 
 
 def test_a_base_is_found_by_its_name_where_a_server_here_has_it(published: Path, run: Path, tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""What `python -m worker.score_files` reads and prints: model files and rows in, the models' outputs out.
+
+The trainer scores files that it is about to publish; `attune adapters verify` scores files that were published. Both
+compare the outputs themselves. logprobs.json records the outputs to compare with.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+from api.spec.lifecycle import FailureReason
+from api.spec.resolve import ResolvedRecipe
+
+
+class _Message(BaseModel):
+    # A broken model may output NaN, which must reach the comparison.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+class ModelFiles(_Message):
+    folder: str
+    """The published folder."""
+    base: str | None = None
+    """Folder of the base model that the adapter is loaded on; None if `folder` holds a whole model."""
+    recipe: ResolvedRecipe
+    """The recipe that the files were trained with. It names the technique, the method and the precision."""
+
+
+class ScoringRequest(_Message):
+    models: list[ModelFiles]
+    rows: list[list[int]]
+    """Token ids."""
+    device: str | None = None
+    """torch's name of the device; None means a GPU if there is one."""
+
+
+class ScoringResult(_Message):
+    outputs: list[list[list[float]]]
+    """For each model and row: the log-probability of each token after the first, in nats; or the row's scores."""
+    device: str
+    """cpu or cuda."""
+    peak_bytes: int
+    """The most memory that the program held while it loaded and scored."""
+
+
+class ScoringFailure(_Message):
+    """Files that could not be loaded or scored."""
+
+    reason: FailureReason
+    message: str
+    """A sentence for the user."""
+
+
+SCORING_REPLY: TypeAdapter[ScoringResult | ScoringFailure] = TypeAdapter(ScoringResult | ScoringFailure)
+"""The last line on standard output, as JSON."""
+
+
+Tolerance = dict[Literal["greatest", "mean"], float]
+"""Allowed differences in nats, or units of a score: of any single output, or on average over all outputs."""
+
+
+class RecordedRow(BaseModel):
+    tokens: list[int]
+    logprobs: list[float] | None = None
+    """Of each token after the first, in nats; of methods that train a language model."""
+    scores: list[float] | None = None
+    """Of a classifier or a reward model."""
+
+
+class RecordedOutputs(BaseModel):
+    """logprobs.json: the trained model's outputs on a few rows of its data."""
+
+    precision: str
+    tolerance: Tolerance
+    """How closely the published files must match the outputs on any machine."""
+    rows: list[RecordedRow]
