@@ -194,7 +194,7 @@ def mean_reward(objective: Objective, prompts: Rows) -> float | None:
     if not isinstance(objective, RolloutObjective):
         return None
     many = prompts.take(np.repeat(np.arange(len(prompts)), 16))
-    return float(objective.judge(objective.sample(many), many).mean())
+    return float(objective.rewards(objective.sample(many), many).mean())
 
 
 def frozen(model: TrainableModel) -> Iterator[tuple[str, torch.Tensor]]:

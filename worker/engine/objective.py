@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from api.spec.resolve import ResolvedRecipe
-from worker.engine.generation.sample_answers import GeneratedAnswer, likeliest_answers
+from worker.engine.generation.sample_answers import GeneratedAnswer, greedy_answers
 from worker.engine.model.batches import MicroBatch, micro_batches, total_weight
 from worker.engine.model.trainable import TrainableModel
 from worker.shared.arrays import Rows
@@ -121,7 +121,7 @@ class Objective:
         """What the model now answers to a few of the rows, where answers are something to read."""
         if self.recipe.method.output != "tokens":
             return []
-        return likeliest_answers(self.setting.run / "base", self.model, rows, self.budget_tokens)
+        return greedy_answers(self.setting.run / "base", self.model, rows, self.budget_tokens)
 
     def highest_loss(self, first: float | None) -> float:
         """Above this for several steps in a row, the training has diverged. Most losses know no such limit."""

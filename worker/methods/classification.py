@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from api.spec.evaluation import SHOWN_ROWS
 from api.spec.methods.classification import ClassificationOptions
-from worker.engine.generation.sample_answers import GeneratedAnswer, readable
+from worker.engine.generation.sample_answers import GeneratedAnswer, display_text
 from worker.engine.model.batches import MicroBatch
 from worker.engine.objective import MethodContext, Metrics, Objective
 from worker.shared.arrays import Rows
@@ -103,8 +103,8 @@ class Classification(Objective):
         for row, (tokens_T, _) in enumerate(few):
             (batch,) = self.batches(few.take(np.array([row])))
             best, right = int(self.model.sequence_scores(batch)[0].argmax()), int(few.labels[row, 0])
-            text = readable(tokenizer.decode(tokens_T.tolist()))
-            found.append(GeneratedAnswer(text, readable(self._names[right]), readable(self._names[best])))
+            text = display_text(tokenizer.decode(tokens_T.tolist()))
+            found.append(GeneratedAnswer(text, display_text(self._names[right]), display_text(self._names[best])))
         return found
 
 

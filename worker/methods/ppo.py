@@ -9,7 +9,7 @@ import torch
 
 from api.spec.methods.ppo import PpoOptions
 from worker.engine.generation.rollout import RolloutObjective
-from worker.engine.generation.sampler import FloatArray, read_tokens
+from worker.engine.generation.sampler import FloatArray, token_values
 from worker.engine.model.batches import MicroBatch, total_weight
 from worker.engine.model.head import Scoring
 from worker.engine.objective import MethodContext, Metrics
@@ -82,11 +82,11 @@ class Ppo(RolloutObjective):
         options = self._options
         answers = self.sample(prompts)
         rows = answers.rows
-        judged_R = self.judge(answers, prompts)
+        judged_R = self.rewards(answers, prompts)
         scores_R = judged_R - options.missing_eos_penalty * ~answers.ended
-        old_N, values_N = read_tokens(rows, self.batches, self._now, 2)
+        old_N, values_N = token_values(rows, self.batches, self._now, 2)
         with self.model.reference_weights():
-            (reference_N,) = read_tokens(rows, self.batches, self._logprobs, 1)
+            (reference_N,) = token_values(rows, self.batches, self._logprobs, 1)
         spent_N = old_N - reference_N  # k1 estimate of the divergence; zero outside of answers
         rewards_N = (-self.state["kl_coefficient"] * spent_N).astype(np.float32)
         last_R = rows.ends - 1
@@ -108,7 +108,7 @@ class Ppo(RolloutObjective):
             "explained_variance": 1 - unexplained / variance if variance > EPSILON else 0.0,
         }
         self._adapt(kl, len(rows))
-        self.show(step, answers, judged_R)
+        self.report_samples(step, answers, judged_R)
         known = {"old": old_N, "old_values": values_N, "advantages": advantages_N, "returns": returns_N}
         return replace(rows, per_token=known)
 

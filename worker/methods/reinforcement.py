@@ -10,7 +10,7 @@ import torch
 from api.spec.fields import AUTO
 from api.spec.methods.reinforcement import ReinforcementOptions
 from worker.engine.generation.rollout import RolloutObjective
-from worker.engine.generation.sampler import read_tokens
+from worker.engine.generation.sampler import token_values
 from worker.engine.model.batches import MicroBatch
 from worker.engine.model.head import Scoring
 from worker.engine.objective import MethodContext, Metrics
@@ -56,17 +56,17 @@ class Reinforcement(RolloutObjective):
         group = options.num_generations
         prompts = rows.take(np.repeat(np.arange(len(rows)), group))
         answers = self.sample(prompts)
-        rewards_R = self.judge(answers, prompts)
+        rewards_R = self.rewards(answers, prompts)
         advantages_R = group_advantages(rewards_R.reshape(-1, group).astype(np.float64), options.advantage).reshape(-1)
         experience = answers.rows
         known = {}
         if options.num_iterations > 1:
-            (known["old"],) = read_tokens(experience, self.batches, self._logprobs, 1)
+            (known["old"],) = token_values(experience, self.batches, self._logprobs, 1)
         if options.kl_coefficient:
             with self.model.reference_weights():
-                (known["reference"],) = read_tokens(experience, self.batches, self._logprobs, 1)
+                (known["reference"],) = token_values(experience, self.batches, self._logprobs, 1)
         self.observed["silent_groups"] = float((rewards_R.reshape(-1, group).std(1) == 0).mean())
-        self.show(step, answers, rewards_R)
+        self.report_samples(step, answers, rewards_R)
         per_row = {"advantages": advantages_R.astype(np.float32)}
         for _ in range(options.num_iterations):
             yield replace(experience, per_token=known, per_row=per_row)

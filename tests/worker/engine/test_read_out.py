@@ -16,7 +16,7 @@ from api.spec.methods.ppo import Ppo
 from api.spec.methods.reward import Reward
 from tests.worker import template_bases
 from tests.worker.parity import ours
-from worker.engine.generation.rewards import Judge, RewardModel
+from worker.engine.generation.rewards import RewardFunction, RewardModel
 from worker.engine.generation.sampler import Answers
 from worker.methods import Objective
 from worker.rows.end_tokens import EndTokens
@@ -105,10 +105,10 @@ class Trained:
         batches = (batch for n in range(len(single)) for batch in self.objective.batches(single.take(np.array([n]))))
         return [float(self.objective.model.sequence_scores(batch)[0, 0]) for batch in batches]
 
-    def judge(self, **options: Any) -> Judge:
-        return Judge(self.run, ours.settled("supervised", {}), torch.device("cpu"), **options)
+    def judge(self, **options: Any) -> RewardFunction:
+        return RewardFunction(self.run, ours.settled("supervised", {}), torch.device("cpu"), **options)
 
-    def judged(self, judge: Judge, *, ends: bool) -> list[float]:
+    def judged(self, judge: RewardFunction, *, ends: bool) -> list[float]:
         """What a judge says of the same answers, sampled with a last token that ended them or cut off before it."""
         endings, prompt = EndTokens.load(self.folder), self.prepared.prompt({"messages": [QUESTION]})
         texts = [text for pair in self.texts for text in pair]

@@ -16,7 +16,7 @@ from api.spec.sampling import SamplerJob
 from tests.worker import template_bases
 from tests.worker.parity import ours
 from worker.engine.generation.rollout import RolloutObjective
-from worker.engine.generation.sample_answers import likeliest_answers
+from worker.engine.generation.sample_answers import greedy_answers
 from worker.engine.publish.card import TrainingSummary
 from worker.engine.publish.export import export, export_merged
 from worker.rows.end_tokens import EndTokens
@@ -94,7 +94,7 @@ def test_rollouts_samples_and_the_chat_stop_at_the_end_of_a_turn(always_ends: Pa
     sampled = objective.sample(ours.rows_of([([5, 6, 7], [0.0] * 3)]), greedy=True)
     assert (len(sampled.answers[0]), sampled.ended.tolist(), sampled.texts) == (1, [True], [""])
     rows = ours.rows_of([([5, 6, 7, 8, 9], [0.0] * 3 + [1.0] * 2)])
-    (shown,) = likeliest_answers(always_ends, objective.model, rows, 64)
+    (shown,) = greedy_answers(always_ends, objective.model, rows, 64)
     assert shown.answer == ""
 
 

@@ -1,1 +1,1 @@
-"""Sampling from the model and grading the samples."""
+"""Rollouts: sampling answers from the model in training, and rewarding them."""

@@ -1,4 +1,4 @@
-"""What the methods share that learn from their own samples: sampling, judging, evaluating, showing."""
+"""The common part of methods that learn from their own samples: sampling, rewards, evaluation and reports."""
 
 from typing import Any
 
@@ -8,21 +8,27 @@ from tokenizers import Tokenizer
 
 from api.spec.evaluation import SHOWN_ROWS
 from api.spec.methods.base import RolloutOptions
-from worker.engine.generation.rewards import Judge, Rewards
-from worker.engine.generation.sample_answers import GeneratedAnswer, readable
+from worker.engine.generation.rewards import RewardFunction, Rewards
+from worker.engine.generation.sample_answers import GeneratedAnswer, display_text
 from worker.engine.generation.sampler import Answers, Sampler
 from worker.engine.objective import MethodContext, Objective
 from worker.rows.end_tokens import EndTokens
 from worker.shared.arrays import Rows
 from worker.shared.reports import RolloutSample, SamplesReport, WarningReport
 
-SHOWN = 2
-SHOWN_LETTERS = 600
-LOOKS = 10
-"""So many times in a training its samples are shown."""
+REPORTED_SAMPLES = 2
+MAX_REPORTED_CHARS = 600
+SAMPLE_REPORTS = 10
+"""Number of steps in a training that report samples."""
 
 
 class RolloutObjective(Objective):
+    """A method that samples answers to prompts, and learns from their rewards.
+
+    Rollouts are part of a step: the loop asks for the rows of its updates (`Objective.updates`), and a subclass yields
+    prompts with freshly sampled answers.
+    """
+
     samples_answers = True
     eval_samples = 1
 
@@ -32,8 +38,10 @@ class RolloutObjective(Objective):
         self._tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
         ends = EndTokens.load(base).stops
         self._sampler = Sampler(self.model, self._tokenizer, ends, pad_token=min(ends, default=0))
-        self._judge = Judge(setting.run, self.recipe, self.model.device, reward_model=reward_model, grader=grader)
-        self._told: set[str] = set()
+        self._reward_function = RewardFunction(
+            setting.run, self.recipe, self.model.device, reward_model=reward_model, grader=grader
+        )
+        self._reported_errors: set[str] = set()
 
     @property
     def rollout_options(self) -> RolloutOptions:
@@ -41,6 +49,7 @@ class RolloutObjective(Objective):
         return options
 
     def sample(self, prompts: Rows, *, greedy: bool = False) -> Answers:
+        """Return an answer to each prompt by the model as it is now."""
         options = self.rollout_options
         return self._sampler.sample(
             prompts,
@@ -50,9 +59,9 @@ class RolloutObjective(Objective):
             greedy=greedy,
         )
 
-    def judge(self, answers: Answers, prompts: Rows) -> Rewards:
-        """[R], and what is worth watching of them in `observed`."""
-        rewards_R = self._judge(answers, prompts, self.budget_tokens)
+    def rewards(self, answers: Answers, prompts: Rows) -> Rewards:
+        """Return the rewards [R] of the answers, and note statistics of them in `observed`."""
+        rewards_R = self._reward_function(answers, prompts, self.budget_tokens)
         lengths = [len(answer) for answer in answers.answers]
         self.observed = {
             "reward": float(rewards_R.mean()),
@@ -60,34 +69,37 @@ class RolloutObjective(Objective):
             "answer_tokens": sum(lengths) / len(lengths),
             "ended": float(answers.ended.mean()),
         }
-        for trouble in sorted(self._judge.troubles - self._told):
-            self._told.add(trouble)
-            message = f"The grader cannot judge an answer, which gets no reward: {trouble}"
+        for error in sorted(self._reward_function.grading_errors - self._reported_errors):
+            self._reported_errors.add(error)
+            message = f"The grader failed on an answer, whose reward is 0: {error}"
             self.setting.say(WarningReport(message=message))
         return rewards_R
 
-    def show(self, step: int, answers: Answers, rewards_R: Rewards) -> None:
-        """Tell a few of the answers, now and then."""
-        if (step - 1) % max(1, self.recipe.total_steps // LOOKS):
+    def report_samples(self, step: int, answers: Answers, rewards_R: Rewards) -> None:
+        """Report a few answers with their rewards, in some of the steps."""
+        if (step - 1) % max(1, self.recipe.total_steps // SAMPLE_REPORTS):
             return
         samples = [
             RolloutSample(
-                prompt=self._tokenizer.decode(answers.prompts[row].tolist())[-SHOWN_LETTERS:],
-                answer=answers.texts[row][:SHOWN_LETTERS],
+                prompt=self._tokenizer.decode(answers.prompts[row].tolist())[-MAX_REPORTED_CHARS:],
+                answer=answers.texts[row][:MAX_REPORTED_CHARS],
                 reward=float(rewards_R[row]),
             )
-            for row in range(min(SHOWN, len(answers.texts)))
+            for row in range(min(REPORTED_SAMPLES, len(answers.texts)))
         ]
         self.setting.say(SamplesReport(step=step, samples=samples))
 
     def evaluate(self, rows: Rows) -> dict[str, float]:
-        """The reward of the likeliest answer to each prompt, or of several drawn ones, always the same; the loss is its
-        negative. Leaves the random numbers of the training as they were."""
+        """Return the mean reward of the answers to the prompts, and its negative as the loss.
+
+        With one evaluation sample answers are greedy, with more they are sampled from the same seed every time. The
+        training's own random numbers stay as they are.
+        """
         observed = dict(self.observed)
         with torch.random.fork_rng():
             torch.manual_seed(self.recipe.seed)
             rewards = [
-                float(self.judge(self.sample(rows, greedy=self.eval_samples == 1), rows).mean())
+                float(self.rewards(self.sample(rows, greedy=self.eval_samples == 1), rows).mean())
                 for _ in range(self.eval_samples)
             ]
         self.observed = observed
@@ -95,15 +107,15 @@ class RolloutObjective(Objective):
         return {"loss": -reward, "reward": reward}
 
     def show_answers(self, rows: Rows) -> list[GeneratedAnswer]:
-        """The likeliest ones, and their rewards."""
+        """Return greedy answers to a few prompts, with their rewards."""
         few = rows.take(np.arange(min(SHOWN_ROWS, len(rows))))
         answers = self.sample(few, greedy=True)
-        rewards_R = self.judge(answers, few)
+        rewards_R = self.rewards(answers, few)
         return [
             GeneratedAnswer(
-                prompt=readable(self._tokenizer.decode(prompt.tolist(), skip_special_tokens=False), from_end=True),
+                prompt=display_text(self._tokenizer.decode(prompt.tolist(), skip_special_tokens=False), from_end=True),
                 reference=None,
-                answer=readable(text),
+                answer=display_text(text),
                 reward=float(reward),
             )
             for prompt, text, reward in zip(answers.prompts, answers.texts, rewards_R, strict=True)

@@ -1,1 +1,1 @@
-"""Export of the trained model, its proof and its card."""
+"""Export of the trained model, the checks of its files, and its model card."""

@@ -1,6 +1,7 @@
-"""The model card: what was made, from what, how it went, how good it is, and how to load it.
+"""The model card, README.md of a published folder: how to load the model, its evaluation, curves, data and recipe.
 
-Names, labels and answers in it are other people's text: they only go through worker.engine.publish.markdown.
+Names, labels and answers in it are users' text. They only get in through worker.engine.publish.markdown, which escapes
+them.
 """
 
 import json
@@ -14,8 +15,8 @@ from api.spec.evaluation import Evaluation, SampleAnswer
 from api.spec.manifest import DataEntry, Origin
 from api.spec.resolve import ResolvedRecipe
 from worker.engine.publish.markdown import Point, bars, code, fenced, number, settings, table
-from worker.engine.publish.usage import Usage, asking
-from worker.engine.publish.vllm import vllm
+from worker.engine.publish.usage import Usage, usage_section
+from worker.engine.publish.vllm import vllm_section
 from worker.techniques import implementation_of
 
 _HUB_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
@@ -24,40 +25,41 @@ PIPELINES = {"tokens": "text-generation", "labels": "text-classification", "rewa
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """Of a training up to what is published."""
+    """The training up to the published step."""
 
     metrics: dict[str, Any] = field(default_factory=dict)
-    """The last step's."""
+    """Metrics of the last step."""
     train_curve: Sequence[Point] = ()
     valid_curve: Sequence[Point] = ()
     origin: Origin | None = None
     evaluation: Evaluation | None = None
-    """Of the model itself; checkpoints have none."""
+    """None for checkpoints."""
 
 
 def model_card(
-    recipe: ResolvedRecipe, model_type: str, story: TrainingSummary, usage: Usage, *, experts: bool = False
+    recipe: ResolvedRecipe, model_type: str, summary: TrainingSummary, usage: Usage, *, experts: bool = False
 ) -> str:
-    what = "model made from" if recipe.technique.whole_model else "adapter for"
+    """Return the card as Markdown. `experts`: the adapter is on the tensors of a mixture of experts."""
+    kind = "model made from" if recipe.technique.whole_model else "adapter for"
     return CARD.format(
         yaml=_header(recipe),
-        what=f"{recipe.technique.type} {what} {code(recipe.model)}",
-        technique=_sentence(recipe.technique),
-        method=_sentence(recipe.method),
+        kind=f"{recipe.technique.type} {kind} {code(recipe.model)}",
+        technique=_docstring(recipe.technique),
+        method=_docstring(recipe.method),
         loading=fenced(_loading(recipe, model_type, usage), "python"),
-        asking=asking(recipe, usage),
-        vllm=vllm(recipe, experts=experts),
-        evaluation=_evaluation(story.evaluation),
-        curves=_curves(story),
-        metrics=settings(story.metrics) if story.metrics else "None.",
-        data=_data(story.origin),
+        usage=usage_section(recipe, usage),
+        vllm=vllm_section(recipe, experts=experts),
+        evaluation=_evaluation(summary.evaluation),
+        curves=_curves(summary),
+        metrics=settings(summary.metrics) if summary.metrics else "None.",
+        data=_data(summary.origin),
         recipe=_recipe(recipe),
     )
 
 
 def _header(recipe: ResolvedRecipe) -> str:
     technique, method = recipe.technique, recipe.method
-    # A hub refuses a card whose base is no name that it could have, such as a fine-tuned model's of this server.
+    # A hub refuses a card whose base_model is not a valid hub name, such as a fine-tuned model of this server.
     base = {"base_model": recipe.model} if _HUB_NAME.fullmatch(recipe.model) else {}
     adapter = [f"base_model:adapter:{recipe.model}"] if base and not technique.whole_model else []
     header = {
@@ -66,11 +68,11 @@ def _header(recipe: ResolvedRecipe) -> str:
         "pipeline_tag": PIPELINES[method.output],
         "tags": ["attune", technique.type, method.type, *adapter],
     }
-    # Every JSON value is a YAML value too, so that a name needs no other quoting.
+    # JSON values are valid YAML, so names need no other quoting.
     return "\n".join(f"{key}: {json.dumps(value)}" for key, value in header.items())
 
 
-def _sentence(entry: Any) -> str:
+def _docstring(entry: Any) -> str:
     return " ".join((type(entry).__doc__ or "").split())
 
 
@@ -82,55 +84,58 @@ def _recipe(recipe: ResolvedRecipe) -> str:
 
 
 def _loading(recipe: ResolvedRecipe, model_type: str, usage: Usage) -> str:
-    """In Python."""
-    kind = "AutoModelForCausalLM" if recipe.method.output == "tokens" else "AutoModelForSequenceClassification"
+    """Return the Python code that loads the model."""
+    auto_class = "AutoModelForCausalLM" if recipe.method.output == "tokens" else "AutoModelForSequenceClassification"
     technique = recipe.technique
     if technique.whole_model:
-        return LOAD_MODEL.format(kind=kind)
+        return LOAD_MODEL.format(auto_class=auto_class)
     arguments = ""
     if recipe.method.output != "tokens":
         names = recipe.labels.names if recipe.labels else ()
-        known = f"id2label={dict(enumerate(names))!r}" if names else "num_labels=1"
-        arguments = f", {known}" + (f", pad_token_id={usage.pad_token}" if usage.pad_token is not None else "")
+        labels = f"id2label={dict(enumerate(names))!r}" if names else "num_labels=1"
+        arguments = f", {labels}" + (f", pad_token_id={usage.pad_token}" if usage.pad_token is not None else "")
     if (own := implementation_of(technique)) is not None:
-        return own.loading_code(model_type, kind)
+        return own.loading_code(model_type, auto_class)
     lines = LOAD_ADAPTER
     if technique.four_bits is not None:
-        arguments += ", quantization_config=four_bits"
-        lines = QUANTISED.format(type=technique.four_bits.type) + lines
+        arguments += ", quantization_config=quantization"
+        lines = QUANTIZATION.format(type=technique.four_bits.type) + lines
     if technique.loads_in_transformers and recipe.method.output == "tokens":
         lines += LOAD_IN_TRANSFORMERS
-    return lines.replace("{kind}", kind).replace("{arguments}", arguments)  # labels may hold braces
+    # Not format(): labels may contain braces.
+    return lines.replace("{auto_class}", auto_class).replace("{arguments}", arguments)
 
 
-def _evaluation(found: Evaluation | None) -> str:
-    if found is None:
-        return "None was made."
-    where = "validation rows" if found.drawn_from == "validation" else "training rows, as there were no others"
-    names = [*found.base, *(name for name in found.tuned if name not in found.base)]
-    rows = [[code(name), number(found.base.get(name)), number(found.tuned.get(name))] for name in names]
-    parts = [f"On {found.rows} {where}. Base is {code(found.base_model)}.", table(["", "base", "tuned"], rows)]
-    return "\n\n".join([*parts, *(_sample(number, each) for number, each in enumerate(found.samples, 1))])
+def _evaluation(evaluation: Evaluation | None) -> str:
+    if evaluation is None:
+        return "No evaluation was made."
+    validation = evaluation.drawn_from == "validation"
+    kind = "validation rows" if validation else "training rows, since the job had no validation rows"
+    names = [*evaluation.base, *(name for name in evaluation.tuned if name not in evaluation.base)]
+    rows = [[code(name), number(evaluation.base.get(name)), number(evaluation.tuned.get(name))] for name in names]
+    head = f"Measured on {evaluation.rows} {kind}. Base is {code(evaluation.base_model)}, before the training."
+    samples = [_sample(index, sample) for index, sample in enumerate(evaluation.samples, 1)]
+    return "\n\n".join([head, table(["metric", "base", "tuned"], rows), *samples])
 
 
-def _sample(place: int, sample: SampleAnswer) -> str:
+def _sample(index: int, sample: SampleAnswer) -> str:
     parts: list[tuple[str, str | None, float | None]] = [
         ("Prompt", sample.prompt, None),
-        ("The row's own answer", sample.reference, None),
+        ("The answer in the data", sample.reference, None),
         ("Base", sample.base, sample.base_reward),
         ("Tuned", sample.tuned, sample.tuned_reward),
     ]
-    lines = [f"### Sample {place}"]
+    lines = [f"### Sample {index}"]
     for title, text, reward in parts:
         if text is not None:
-            judged = "" if reward is None else f" (reward {number(reward)})"
-            lines += [f"{title}{judged}:", fenced(text)]
+            suffix = "" if reward is None else f" (reward {number(reward)})"
+            lines += [f"{title}{suffix}:", fenced(text)]
     return "\n\n".join(lines)
 
 
-def _curves(story: TrainingSummary) -> str:
+def _curves(summary: TrainingSummary) -> str:
     parts = []
-    for title, curve in (("Training loss", story.train_curve), ("Validation loss", story.valid_curve)):
+    for title, curve in (("Training loss", summary.train_curve), ("Validation loss", summary.valid_curve)):
         if curve:
             points = [[str(int(step)), number(loss if math.isfinite(loss) else None)] for step, loss in curve]
             parts.append(f"{title} {bars(curve)}\n\n{table(['step', 'loss'], points)}")
@@ -139,15 +144,16 @@ def _curves(story: TrainingSummary) -> str:
 
 def _data(origin: Origin | None) -> str:
     if origin is None or origin.training is None:
-        return "Unknown: the trainer was run by hand."
+        return "Unknown: the trainer was run without a job."
     files: list[tuple[str, DataEntry | None]] = [("training", origin.training), ("validation", origin.validation)]
     rows = [
-        [part, code(file.file), str(file.rows), file.format or "", code(file.sha256 or "")]
-        for part, file in files
+        [split, code(file.file), str(file.rows), file.format or "", code(file.sha256 or "")]
+        for split, file in files
         if file is not None
     ]
-    continued = "" if origin.continues is None else f"\n\nIt goes on from {code(origin.continues.model)}."
-    return table(["", "file", "rows", "format", "SHA-256"], rows) + continued
+    parent = origin.continues
+    continued = "" if parent is None else f"\n\nThe training continued the adapter of {code(parent.model)}."
+    return table(["split", "file", "rows", "format", "SHA-256"], rows) + continued
 
 
 CARD = """---
@@ -156,38 +162,41 @@ CARD = """---
 
 # Fine-tuned with Attune
 
-A {what}.
+A {kind}.
 
 {technique}
 
 {method}
 
-## Loading it
+## Load the model
 
 {loading}
 
-### Asking it
+### Use it
 
-{asking}
+{usage}
 
-### vLLM
+### Serve it with vLLM
 
 {vllm}
 
-## Is it what was trained?
+## Verify the files
 
     attune adapters verify path/to/this/folder --base path/to/the/base/model
 
-`manifest.json` says what this was made from, and lists every file with its SHA-256. `logprobs.json`, where there is
-one, holds a few rows of the data with what the trainer's model says of them (log-probabilities of tokens, or scores):
-the command repeats the comparison. It and `evaluation.json`, and the samples below, hold rows of the data: delete them
-before sharing what must not be seen.
+The command checks every file against the SHA-256 that `manifest.json` lists, loads the model, and compares its outputs
+on a few rows with those that the trainer recorded in `logprobs.json` (log-probabilities of tokens, or scores).
+`manifest.json` also names the base model, the data and the recipe.
+
+**Private data.** `logprobs.json`, `evaluation.json` and the samples below contain rows of the training or validation
+data. If those must stay private, delete both files and the samples before you share this folder; the command accepts a
+folder without them.
 
 ## Evaluation
 
 {evaluation}
 
-## Curves
+## Training curves
 
 {curves}
 
@@ -204,25 +213,26 @@ before sharing what must not be seen.
 {recipe}
 """
 
-QUANTISED = """from transformers import BitsAndBytesConfig
+QUANTIZATION = """from transformers import BitsAndBytesConfig
 
-four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="{type}")  # as it was trained; or leave it out
+# As in training. Without it the adapter works, too, on the base in full precision.
+quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="{type}")
 """
 
 LOAD_ADAPTER = """from peft import PeftModel
-from transformers import {kind}, AutoTokenizer
+from transformers import {auto_class}, AutoTokenizer
 
-base = {kind}.from_pretrained("path/to/the/base/model"{arguments})
+base = {auto_class}.from_pretrained("path/to/the/base/model"{arguments})
 model = PeftModel.from_pretrained(base, "path/to/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""
 
 LOAD_IN_TRANSFORMERS = """
 
-# The same by transformers' own method (which imports peft):
-# model = {kind}.from_pretrained("path/to/the/base/model"{arguments})
+# Or with transformers' own method, which needs peft installed:
+# model = {auto_class}.from_pretrained("path/to/the/base/model"{arguments})
 # model.load_adapter("path/to/this/folder")"""
 
-LOAD_MODEL = """from transformers import {kind}, AutoTokenizer
+LOAD_MODEL = """from transformers import {auto_class}, AutoTokenizer
 
-model = {kind}.from_pretrained("path/to/this/folder")
+model = {auto_class}.from_pretrained("path/to/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")"""

@@ -1,4 +1,4 @@
-"""What a user takes away: an adapter or a whole model, with its tokenizer and a model card."""
+"""Export: an adapter or a whole model as files that load without Attune, with its tokenizer and a model card."""
 
 import json
 import math
@@ -35,13 +35,13 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-SIDE_A, SIDE_B = (re.compile(rf"\.lora_(embedding_)?{side}(\.|$)") for side in "AB")
-"""The two matrices of an update, of a linear layer or an embedding."""
+FACTOR_A, FACTOR_B = (re.compile(rf"\.lora_(embedding_)?{factor}(\.|$)") for factor in "AB")
+"""Names of the two factors of a low-rank update, of a linear layer or an embedding."""
 MERGED = "merged"
-"""The folder, within what is published, of the whole model that an adapter makes of its base."""
+"""Subfolder of the published folder that holds the whole model: the base with the adapter merged into it."""
 
 
-def export(model: TrainableModel, folder: Path, base: Path, recipe: ResolvedRecipe, story: TrainingSummary) -> None:
+def export(model: TrainableModel, folder: Path, base: Path, recipe: ResolvedRecipe, summary: TrainingSummary) -> None:
     """Fill the folder with files that load without Attune. The same weights give the same bytes."""
     technique = recipe.technique
     if (own := implementation_of(technique)) is not None:
@@ -58,15 +58,17 @@ def export(model: TrainableModel, folder: Path, base: Path, recipe: ResolvedReci
         _write_stops(folder, usage.stops)
     adapter: Any = model.model.peft_config["default"] if isinstance(model.model, PeftModel) else None
     experts = bool(getattr(adapter, "target_parameters", None))
-    card = model_card(recipe, config.model_type, story, usage, experts=experts)
+    card = model_card(recipe, config.model_type, summary, usage, experts=experts)
     (folder / "README.md").write_text(card, encoding="utf-8")
-    if story.evaluation is not None:
-        (folder / EVALUATION).write_text(story.evaluation.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    if summary.evaluation is not None:
+        (folder / EVALUATION).write_text(summary.evaluation.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def _write_stops(folder: Path, stops: Sequence[int]) -> None:
-    """Have plain `generate` stop where a finished answer ends: base models often name another token than the one that
-    their chat template ends a turn with."""
+    """Make plain `generate` stop at the end of an answer.
+
+    A base model's generation_config.json often names another end token than the one that its chat template writes.
+    """
     path = folder / "generation_config.json"
     config = json.loads(path.read_bytes()) if path.exists() else {}
     if stops:
@@ -81,25 +83,30 @@ def _copy_tokenizer(base: Path, folder: Path) -> None:
 
 
 def _name_dropout(base: Path, folder: Path) -> None:
-    """Let the published configuration name the base's own dropout, which is off in training
-    (worker.engine.model.modes): whoever trains the model further with other tools decides about it."""
+    """Write the base's own dropout into the published config.json.
+
+    Training turns it off (worker.engine.model.modes), but other tools that train the model further expect it.
+    """
     path = folder / "config.json"
     published = json.loads(path.read_bytes())
-    _take_chance(published, json.loads((base / "config.json").read_bytes()))
+    _copy_dropout(published, json.loads((base / "config.json").read_bytes()))
     path.write_text(json.dumps(published, indent=2, sort_keys=True) + "\n")
 
 
-def _take_chance(published: dict[str, Any], given: dict[str, Any]) -> None:
+def _copy_dropout(published: dict[str, Any], base: dict[str, Any]) -> None:
     for name in [name for name, value in published.items() if leaves_to_chance(name, value)]:
         del published[name]
-    published |= {name: value for name, value in given.items() if leaves_to_chance(name, value)}
+    published |= {name: value for name, value in base.items() if leaves_to_chance(name, value)}
     for name, value in published.items():
-        if isinstance(value, dict) and isinstance(given.get(name), dict):
-            _take_chance(value, given[name])
+        if isinstance(value, dict) and isinstance(base.get(name), dict):
+            _copy_dropout(value, base[name])
 
 
 def _write_adapter(model: TrainableModel, folder: Path, base_name: str) -> None:
-    """peft's two files, reproducibly: it writes sets in a random order and names the base by its local folder."""
+    """Write peft's two files so that the same weights give the same bytes.
+
+    peft itself writes sets in a random order, and names the base by its local folder.
+    """
     tensors = get_peft_model_state_dict(model.model, save_embedding_layers=False)
     model.model.peft_config["default"].save_pretrained(str(folder))
     path = folder / "adapter_config.json"
@@ -114,18 +121,22 @@ def _write_adapter(model: TrainableModel, folder: Path, base_name: str) -> None:
 
 
 def _as_plain_lora(
-    tensors: dict[str, torch.Tensor], start: dict[str, torch.Tensor], config: dict[str, Any]
+    tensors: dict[str, torch.Tensor], initial: dict[str, torch.Tensor], config: dict[str, Any]
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """An adapter that took B0 A0 out of the frozen weights, as one for the weights as they were: of twice the rank,
-    [B, -B0] [A; A0]. The scale stays, so α grows with the rank (with its root, where that is what α is divided by).
+    """Return (tensors, config) of an equivalent adapter for the untouched base, with twice the rank.
 
-    peft takes nothing out of an embedding (A0 is zero there), but reads its matrices by the same rank."""
+    PiSSA (arXiv:2404.02948) and OLoRA (arXiv:2406.01775) subtract the initial update B0 A0 from the frozen weights, so
+    that training starts at the base model. On the untouched base W the trained model is W + s (B A - B0 A0), which is
+    the adapter [B, -B0] [A; A0]. The scale s must stay: α / r needs α doubled, rsLoRA's α / √r needs it times √2.
+
+    peft subtracts nothing from an embedding (A0 is zero there), but expects its factors to have the same rank.
+    """
     plain = {}
     for name, tensor in tensors.items():
-        if SIDE_A.search(name):
-            plain[name] = torch.cat([tensor, start[name].to(tensor)], dim=0)
-        elif SIDE_B.search(name):
-            plain[name] = torch.cat([tensor, -start[name].to(tensor)], dim=1)
+        if FACTOR_A.search(name):
+            plain[name] = torch.cat([tensor, initial[name].to(tensor)], dim=0)
+        elif FACTOR_B.search(name):
+            plain[name] = torch.cat([tensor, -initial[name].to(tensor)], dim=1)
         else:
             plain[name] = tensor
     growth = math.sqrt(2) if config["use_rslora"] else 2
@@ -139,9 +150,10 @@ def _as_plain_lora(
 
 
 def export_merged(folder: Path, base: Path, recipe: ResolvedRecipe) -> Path:
-    """Add the adapter in `folder` to the base's weights and write the whole model into `folder/merged`.
+    """Merge the adapter in `folder` into the base's weights, write the whole model to `folder/merged`, and return that.
 
-    The weights are the base's as they are stored; where it was quantised, what it computed with: those in four bits.
+    The merged weights have the base's stored type. Where the base was quantized, the adapter is merged into the
+    dequantized 4-bit weights, with which it was trained.
     """
     model = load_published(folder, base, recipe, torch.device("cpu"), dtype="auto", quantised=False)
     if recipe.technique.quantizes:
@@ -157,13 +169,15 @@ def export_merged(folder: Path, base: Path, recipe: ResolvedRecipe) -> Path:
 
 
 def _untie(model: Any) -> None:
-    """Where the input's and the output's embeddings are one matrix, an update of one of them is none of the other's:
-    merged they are two."""
+    """Give tied input and output embeddings a matrix each if the adapter updates one of them.
+
+    Merging the update into a shared matrix would change both.
+    """
     network = model.get_base_model()
-    ends = [network.get_input_embeddings(), network.get_output_embeddings()]
-    if None in ends or not any(hasattr(end, "base_layer") for end in ends):
+    layers = [network.get_input_embeddings(), network.get_output_embeddings()]
+    if None in layers or not any(hasattr(layer, "base_layer") for layer in layers):
         return
-    into, out = (getattr(end, "base_layer", end) for end in ends)
-    if into.weight is out.weight:
-        out.weight = torch.nn.Parameter(out.weight.detach().clone(), requires_grad=False)
+    embedding, head = (getattr(layer, "base_layer", layer) for layer in layers)
+    if embedding.weight is head.weight:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
         network.config.get_text_config().tie_word_embeddings = network.config.tie_word_embeddings = False

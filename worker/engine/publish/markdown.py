@@ -1,4 +1,4 @@
-"""Other people's text in Markdown: it stays text, whatever is in it."""
+"""Markdown from untrusted text, which stays text whatever it contains, and loss curves as bars of characters."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def code(text: str) -> str:
-    """On one line, in a code span, also within a table."""
+    """Return the text as a code span on one line, safe within a table."""
     line = " ".join(_printable(text).split()).replace("|", "\\|")
     ticks = "`" * (_longest_run(line) + 1)
     space = " " if line.startswith("`") or line.endswith("`") or not line else ""
@@ -16,21 +16,22 @@ def code(text: str) -> str:
 
 
 def fenced(text: str, language: str = "text") -> str:
-    """A code block with a fence longer than any in the text."""
+    """Return a code block whose fence is longer than any in the text."""
     text = _printable(text)
     fence = "`" * max(3, _longest_run(text) + 1)
     return f"{fence}{language}\n{text}\n{fence}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Of cells that are Markdown already."""
+    """Return a table. The cells are Markdown already."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def settings(values: Mapping[str, Any]) -> str:
+    """Return a table of names and JSON values."""
     return table(
-        ["", ""], ([code(name), code(json.dumps(value, ensure_ascii=False))] for name, value in values.items())
+        ["name", "value"], ([code(name), code(json.dumps(value, ensure_ascii=False))] for name, value in values.items())
     )
 
 
@@ -39,7 +40,7 @@ def number(value: float | None) -> str:
 
 
 def _printable(text: str) -> str:
-    """What steers no terminal."""
+    """Return the text with control characters replaced, which could steer a terminal."""
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
@@ -55,8 +56,10 @@ Point = list[float]
 
 
 def extend(curve: list[Point], step: int, loss: float) -> None:
-    """Add a point unless it is nearer than the others are to each other; drop every second one when there are too
-    many."""
+    """Add a point to the curve, which keeps at most `POINTS` at equal distances.
+
+    A point that follows the last one too closely is left out. When there are too many, every second one is dropped.
+    """
     if len(curve) > 1 and step - curve[-1][0] < curve[1][0] - curve[0][0]:
         return
     curve.append([step, loss])
@@ -65,7 +68,7 @@ def extend(curve: list[Point], step: int, loss: float) -> None:
 
 
 def bars(curve: Sequence[Point]) -> str:
-    """One character a point, from the lowest loss to the highest."""
+    """Return one character for each point: its height is the loss, between the curve's lowest and highest."""
     losses = [loss for _, loss in curve if math.isfinite(loss)]
     if not losses:
         return ""

@@ -1,4 +1,4 @@
-"""What a published folder was made from, for its manifest."""
+"""Provenance of a published folder, for its manifest: base model, data, recipe, code and libraries."""
 
 from functools import cache
 from pathlib import Path
@@ -11,15 +11,15 @@ from worker.engine.publish.versions import libraries, our_code
 
 
 def provenance(run: Path, recipe: ResolvedRecipe, step: int) -> Provenance:
-    """Of what the run folder's training has made by this step."""
-    asked = recipe.model_dump(mode="json")
+    """Return the provenance of the run folder's model at `step`."""
+    document = recipe.model_dump(mode="json")
     return Provenance(
         kind="model" if recipe.technique.whole_model else "adapter",
         job=recipe.job_id,
         step=step,
         origin=origin_of(run, recipe.model),
-        recipe=asked,
-        recipe_sha256=recipe_hash(asked),
+        recipe=document,
+        recipe_sha256=recipe_hash(document),
         code=our_code(),
         libraries=libraries(),
     )
@@ -27,7 +27,7 @@ def provenance(run: Path, recipe: ResolvedRecipe, step: int) -> Provenance:
 
 @cache
 def origin_of(run: Path, base_name: str) -> Origin:
-    """As the supervisor wrote it; of a trainer that is run by hand, what can be seen: the base."""
+    """Return the origin that the supervisor wrote. A trainer run by hand has none: then only the base is known."""
     path = run / ORIGIN
     if path.exists():
         return Origin.model_validate_json(path.read_bytes())

@@ -1,4 +1,7 @@
-"""How to ask what was published, for the model card: to read what it was trained on, and to stop at an answer's end."""
+"""The "Use it" section of the model card.
+
+It shows how to build inputs in the form of the training data, and how generation stops at the end of an answer.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,20 +18,20 @@ from worker.rows.tokenizer import TokenizerWrapper
 
 @dataclass(frozen=True)
 class Usage:
-    """What a caller has to know of a base model."""
+    """Facts about a base model that a caller needs."""
 
     chat: bool = False
-    """It has a chat template."""
+    """The model has a chat template."""
     stops: Sequence[int] = ()
-    """Tokens that end an answer."""
+    """Ids of the tokens that end an answer."""
     unknown_stops: Sequence[int] = ()
-    """Those of them that the base model's own settings lack."""
+    """Those of `stops` that the base model's own generation settings lack."""
     pad_token: int | None = None
-    """Of a classifier's or a reward model's config."""
+    """`pad_token_id` in the config of a classifier or a reward model."""
     tokenizer_pads: bool = True
-    """The tokenizer pads with that token."""
+    """The tokenizer pads with `pad_token`."""
     text_end: str = ""
-    """Ends a text without a template in training, where the tokenizer does not write it by itself."""
+    """The text that ended a row without a template in training, if the tokenizer does not append it itself."""
 
     @classmethod
     def of(cls, base: Path, recipe: ResolvedRecipe, pad_token: int | None) -> "Usage":
@@ -36,33 +39,33 @@ class Usage:
         if recipe.method.output == "tokens":
             endings = _endings(base.resolve())
             return cls(chat, sorted(endings.stops), sorted(endings.stops - endings.own_stops))
-        padding, text_end = _frame(base.resolve())
-        return cls(chat, pad_token=pad_token, tokenizer_pads=padding == pad_token, text_end=text_end)
+        tokenizer_pad, text_end = _pad_and_end(base.resolve())
+        return cls(chat, pad_token=pad_token, tokenizer_pads=tokenizer_pad == pad_token, text_end=text_end)
 
 
-# Every checkpoint has a card, and a large tokenizer takes seconds to load.
+# Cached because every checkpoint has a card, and a large tokenizer takes seconds to load.
 @lru_cache(maxsize=1)
 def _endings(base: Path) -> EndTokens:
     return EndTokens.load(base)
 
 
 @lru_cache(maxsize=1)
-def _frame(base: Path) -> tuple[int | None, str]:
-    """The token that the tokenizer pads with, and what training puts after a text and the tokenizer does not."""
-    tokens, named = TokenizerWrapper.load(base), special_tokens(base).get("pad_token")
-    number = tokens.tokenizer.token_to_id(named) if named else None
-    end = tokens.suffix[-1:] if tokens.tokenizer.encode("a").ids[-1:] != tokens.suffix[-1:] else []
-    return number, tokens.tokenizer.decode(end, skip_special_tokens=False)
+def _pad_and_end(base: Path) -> tuple[int | None, str]:
+    """Return (the tokenizer's padding token, the text that training appends to a row and the tokenizer does not)."""
+    wrapper, pad = TokenizerWrapper.load(base), special_tokens(base).get("pad_token")
+    pad_id = wrapper.tokenizer.token_to_id(pad) if pad else None
+    end = wrapper.suffix[-1:] if wrapper.tokenizer.encode("a").ids[-1:] != wrapper.suffix[-1:] else []
+    return pad_id, wrapper.tokenizer.decode(end, skip_special_tokens=False)
 
 
-def asking(recipe: ResolvedRecipe, usage: Usage) -> str:
-    """Markdown for the model card."""
+def usage_section(recipe: ResolvedRecipe, usage: Usage) -> str:
+    """Return the section as Markdown."""
     if recipe.method.output == "reward":
-        return _reward(usage)
-    return _labels(recipe, usage) if recipe.method.output == "labels" else _answers(recipe, usage)
+        return _reward_model(usage)
+    return _classifier(recipe, usage) if recipe.method.output == "labels" else _generation(recipe, usage)
 
 
-def _answers(recipe: ResolvedRecipe, usage: Usage) -> str:
+def _generation(recipe: ResolvedRecipe, usage: Usage) -> str:
     adapter = not recipe.technique.whole_model
     ends = f", eos_token_id={list(usage.stops)}" if adapter and usage.unknown_stops else ""
     lines = [CHAT if usage.chat else TEXT, f"answer = model.generate(**inputs, max_new_tokens=256{ends})"]
@@ -71,24 +74,25 @@ def _answers(recipe: ResolvedRecipe, usage: Usage) -> str:
     if not usage.unknown_stops:
         return text
     if not adapter:
-        return f"{text}\n\nIt stops at the tokens {_listed(usage.stops)}, as `generation_config.json` says."
+        return f"{text}\n\nAnswers end at the tokens {_listed(usage.stops)}, which `generation_config.json` lists."
     return (
-        f"{text}\n\nIts answers end in one of the tokens {_listed(usage.stops)}; the base model's own settings lack "
-        f"{_listed(usage.unknown_stops)}: give `eos_token_id` as above (to vLLM, `stop_token_ids`), or they run on."
+        f"{text}\n\nAnswers end with one of the tokens {_listed(usage.stops)}. The base model's own settings do not "
+        f"list {_listed(usage.unknown_stops)}: pass `eos_token_id` as above (vLLM: `stop_token_ids`), or generation "
+        "continues beyond the answer."
     )
 
 
-def _reward(usage: Usage) -> str:
+def _reward_model(usage: Usage) -> str:
     end = f" + {usage.text_end!r}" if usage.text_end else ""
-    of_text = fenced(REWARD_OF_TEXT.format(end=end), "python")
-    calls = f"{fenced(REWARD, 'python')}\n\nIf the rows were texts:\n\n{of_text}" if usage.chat else of_text
+    text_code = fenced(REWARD_OF_TEXT.format(end=end), "python")
+    code = f"{fenced(REWARD, 'python')}\n\nIf the rows were texts:\n\n{text_code}" if usage.chat else text_code
     return (
-        f"{calls}\n\nA reward is read at the last token, so that what is sent has to end as the rows did in training: "
-        f"with all that stands after the answer. {_padding(usage)}"
+        f"{code}\n\nThe reward is read at the last token. The input must therefore end exactly as the rows did in "
+        f"training, including everything after the answer. {_padding(usage)}"
     )
 
 
-def _labels(recipe: ResolvedRecipe, usage: Usage) -> str:
+def _classifier(recipe: ResolvedRecipe, usage: Usage) -> str:
     text = fenced(LABELS.format(max_length=recipe.max_length), "python")
     chat = (
         "If the rows were conversations: `tokenizer.apply_chat_template(messages, return_dict=True, "
@@ -99,15 +103,15 @@ def _labels(recipe: ResolvedRecipe, usage: Usage) -> str:
 
 def _padding(usage: Usage) -> str:
     if usage.tokenizer_pads or usage.pad_token is None:
-        return "Several at once are padded as usual (`padding=True`)."
+        return "For a batch, pass `padding=True`."
     return (
-        f"Before several are sent at once, `tokenizer.pad_token_id = {usage.pad_token}`: by that token, the config's "
-        "`pad_token_id`, the model finds where each of them ends."
+        f"For a batch, set `tokenizer.pad_token_id = {usage.pad_token}` and pass `padding=True`: the model finds the "
+        "end of each input by that token, `pad_token_id` in its config."
     )
 
 
-def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))
+def _listed(token_ids: Sequence[int]) -> str:
+    return ", ".join(map(str, token_ids))
 
 
 CHAT = """messages = [{"role": "user", "content": "…"}]

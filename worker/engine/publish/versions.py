@@ -1,4 +1,4 @@
-"""Which code made this: ours, and the libraries that decide its numbers."""
+"""Versions of the code that trained a model: Attune's, and those of the libraries that affect its numbers."""
 
 import json
 import os
@@ -11,21 +11,23 @@ from pathlib import Path
 from api.spec.manifest import Code
 
 COMMIT = "SOURCE_COMMIT"
-"""Names the commit in an image, which has no git."""
+"""Environment variable with the commit, set in container images, which have no git."""
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers", "numpy")
-SOURCE = Path(__file__).parents[2]
-GIT_S = 10.0
+SOURCE = Path(__file__).parents[3]
+GIT_TIMEOUT_S = 10.0
 
 
 @cache
 def our_code() -> Code:
-    return Code(version=_version("attune"), commit=os.environ.get(COMMIT) or _of_checkout() or _of_install())
+    return Code(version=_version("attune"), commit=os.environ.get(COMMIT) or _checkout_commit() or _installed_commit())
 
 
 @cache
 def libraries() -> dict[str, str]:
-    found = {name: _version(name) for name in LIBRARIES}
-    return {"python": platform.python_version()} | {name: each for name, each in found.items() if each is not None}
+    versions = {name: _version(name) for name in LIBRARIES}
+    return {"python": platform.python_version()} | {
+        name: found for name, found in versions.items() if found is not None
+    }
 
 
 def _version(name: str) -> str | None:
@@ -35,22 +37,22 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _of_checkout() -> str | None:
+def _checkout_commit() -> str | None:
     if not (SOURCE / ".git").exists():
         return None
     command = ["git", "-C", str(SOURCE), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=GIT_S)
-    except (OSError, subprocess.TimeoutExpired):  # no git here
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=GIT_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired):  # git is not installed, or hangs
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None
 
 
-def _of_install() -> str | None:
-    """What pip notes of a package that it installed from a repository."""
+def _installed_commit() -> str | None:
+    """Return the commit that pip recorded if it installed Attune from a repository (PEP 610)."""
     try:
-        noted = distribution("attune").read_text("direct_url.json")
+        record = distribution("attune").read_text("direct_url.json")
     except PackageNotFoundError:
         return None
-    commit = json.loads(noted or "{}").get("vcs_info", {}).get("commit_id")
+    commit = json.loads(record or "{}").get("vcs_info", {}).get("commit_id")
     return str(commit) if commit else None

@@ -1,7 +1,7 @@
-"""How, and whether, vLLM serves what a job published.
+"""The "Serve it with vLLM" section of the model card.
 
-What its LoRA loader takes (vllm/lora/peft_helper.py): no DoRA, no modules_to_save (heads for labels are such), ranks up
-to --max-lora-rank; of a config's patterns of single layers it reads none, and scales all layers by the one α / r.
+vLLM's LoRA loader (vllm/lora/peft_helper.py) refuses DoRA, modules_to_save, which classification heads are, and ranks
+above --max-lora-rank. It ignores rank_pattern and alpha_pattern, and scales every layer by the same α / r.
 """
 
 import shlex
@@ -10,39 +10,39 @@ from api.spec.resolve import ResolvedRecipe
 from worker.engine.publish.markdown import fenced
 
 
-def vllm(recipe: ResolvedRecipe, *, experts: bool = False) -> str:
-    """Markdown for the model card. `experts`: the adapter is on tensors of experts."""
+def vllm_section(recipe: ResolvedRecipe, *, experts: bool = False) -> str:
+    """Return the section as Markdown. `experts`: the adapter is on the tensors of a mixture of experts."""
     technique = recipe.technique
     if recipe.method.output != "tokens":
         if technique.whole_model:
-            return "vLLM serves it as a pooling model where it knows the family."
-        return f"vLLM takes no adapter with a head of its own. {_merged(recipe)}"
+            return "vLLM serves this model as a pooling model if it supports the model's family."
+        return f"vLLM cannot load an adapter that has a head of its own. {_merged(recipe)}"
     if technique.whole_model:
         return fenced("vllm serve path/to/this/folder", "sh")
-    why = technique.vllm_refusal()
+    reason = technique.vllm_refusal()
     if experts:
-        why = "vLLM loads no adapters on the tensors of a mixture of experts (`target_parameters`)."
-    if why is not None:
-        return f"{why} {_merged(recipe)}"
+        reason = "vLLM loads no adapters on the tensors of a mixture of experts (`target_parameters`)."
+    if reason is not None:
+        return f"{reason} {_merged(recipe)}"
     command = ["vllm", "serve", "path/to/the/base/model", "--enable-lora", *technique.vllm_flags()]
     lines = fenced(shlex.join([*command, "--lora-modules", "tuned=path/to/this/folder"]), "sh")
-    note = "Ask it for the model `tuned`. Of families for which vLLM has no LoRA it serves the merged model. "
-    quantised = (
-        "\n\nThe base was in four bits while this was trained; vLLM computes with the base as it is given, so that its "
-        "answers may differ a little."
+    note = "Request the model `tuned`. If vLLM does not support LoRA for this family, serve the merged model. "
+    quantized = (
+        "\n\nThe base was quantized to 4 bits during training. vLLM computes with the base in its own precision, so "
+        "answers may differ slightly."
     )
-    return f"{lines}\n\n{note}{_merged(recipe)}" + quantised * technique.quantizes
+    return f"{lines}\n\n{note}{_merged(recipe)}" + quantized * technique.quantizes
 
 
 def _merged(recipe: ResolvedRecipe) -> str:
     if not recipe.technique.merges:
-        return "It cannot be merged into the base's weights either: serve it with transformers."
+        return "It cannot be merged into the base's weights either. Serve it with transformers."
     if recipe.merged:
         return (
-            "The merged model was published, too: "
+            "The job published the merged model, too: "
             f"`attune adapters download {recipe.job_id} --merged --output merged`, then `vllm serve merged`."
         )
     return (
-        'To serve the merged model: `"export": {"merged": true}` in a job publishes it, and '
-        "`model.merge_and_unload().save_pretrained(…)` makes it of the model loaded above."
+        'To get the merged model, set `"export": {"merged": true}` in a job, or call '
+        "`model.merge_and_unload().save_pretrained(…)` on the model loaded above."
     )

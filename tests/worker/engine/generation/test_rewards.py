@@ -15,7 +15,7 @@ from api.spec.graders.score_model import ScoreModel
 from api.spec.techniques import Full
 from tests.tiny_models import make_tokenizer
 from tests.worker.parity import ours
-from worker.engine.generation.rewards import Judge, RewardModel
+from worker.engine.generation.rewards import RewardFunction, RewardModel
 from worker.engine.generation.sampler import Answers
 from worker.shared.arrays import Items
 
@@ -23,7 +23,7 @@ INPUT = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content":
 
 
 @pytest.fixture
-def judge(tiny_llama: Path, tmp_path: Path) -> Judge:
+def judge(tiny_llama: Path, tmp_path: Path) -> RewardFunction:
     """By a score_model grader, which asks a whole reward model of 128 tokens."""
     folder = tmp_path / "judges" / "0"
     AutoModelForSequenceClassification.from_pretrained(tiny_llama, num_labels=1).save_pretrained(folder)
@@ -31,7 +31,7 @@ def judge(tiny_llama: Path, tmp_path: Path) -> Judge:
     (tmp_path / "judges.json").write_text(json.dumps({"ft:j": {"folder": "judges/0", "technique": {"type": "full"}}}))
     grader = ScoreModel.model_validate({"type": "score_model", "name": "s", "model": "ft:j", "input": INPUT})
     recipe = ours.settled("supervised", {})
-    return Judge(tmp_path, recipe, torch.device("cpu"), reward_model=None, grader=grader)
+    return RewardFunction(tmp_path, recipe, torch.device("cpu"), reward_model=None, grader=grader)
 
 
 def said(*texts: str) -> tuple[Answers, Any]:
@@ -43,14 +43,14 @@ def said(*texts: str) -> tuple[Answers, Any]:
     return Answers(prompts, nothing, nothing, list(texts), np.ones(len(texts), bool)), prompts
 
 
-def test_an_answer_that_the_judge_cannot_read_to_its_end_gets_no_reward_and_ends_no_job(judge: Judge) -> None:
+def test_an_answer_that_the_judge_cannot_read_to_its_end_gets_no_reward_and_ends_no_job(judge: RewardFunction) -> None:
     rewards = judge(*said("four", "four " * 40, "five"), 64)
     assert (rewards[1], math.isfinite(rewards[0]), rewards[0] != rewards[2]) == (0.0, True, True)
-    (trouble,) = judge.troubles
+    (trouble,) = judge.grading_errors
     assert "reads 128" in trouble
 
 
-def test_a_judge_asked_for_less_at_once_says_the_same(judge: Judge) -> None:
+def test_a_judge_asked_for_less_at_once_says_the_same(judge: RewardFunction) -> None:
     asked = said("four", "five", "six and seven")
     assert judge(*asked, 4096).tolist() == pytest.approx(judge(*asked, 16).tolist(), abs=1e-5)
 

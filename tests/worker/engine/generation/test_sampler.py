@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from tests.tiny_models import make_model
 from tests.worker.parity import ours
-from worker.engine.generation.sampler import Sampler, read_tokens
+from worker.engine.generation.sampler import Sampler, token_values
 from worker.engine.model.batches import Layout, micro_batches
 from worker.shared.arrays import Rows
 
@@ -49,7 +49,7 @@ def test_every_answer_is_that_of_the_policy_that_learns_from_it(
     prompts = ours.rows_of([(ours.drawn(rng, 1, length), [0.0] * length) for length in (30, 3, 9, 14, 9)])
     sampler = Sampler(model, Tokenizer.from_file(str(base / "tokenizer.json")), set(), pad_token=0)
     answers = sampler.sample(prompts, max_tokens=12, temperature=1.0, budget_tokens=1000, greedy=True)
-    (likeliest,) = read_tokens(answers.rows, objective.batches, lambda batch: [model.token_scores(batch).correct], 1)
+    (likeliest,) = token_values(answers.rows, objective.batches, lambda batch: [model.token_scores(batch).correct], 1)
     assert likeliest[answers.rows.loss_weights > 0].all()
 
 
@@ -59,7 +59,7 @@ def test_what_is_said_of_a_token_stays_its_own_beyond_what_float32_counts_to() -
     rows = Rows(np.zeros(count, np.int32), np.ones(count, np.float32), ends - length, ends)
     rows.tokens[-length:] = np.arange(1, length + 1)
     layout, device = Layout(packed=True, alone=False, pad_token=None), torch.device("cpu")
-    (found,) = read_tokens(
+    (found,) = token_values(
         rows, lambda placed: micro_batches(placed, 64, layout, device), lambda batch: [batch.targets.float()], 1
     )
     assert found[-length:].tolist() == [0, *range(2, length + 1)]  # nothing is said of a first token

@@ -13,19 +13,19 @@ from api.spec.resolve import Labels, ResolvedRecipe, resolve
 from worker.engine.publish.card import TrainingSummary, model_card
 from worker.engine.publish.markdown import POINTS, extend
 from worker.engine.publish.usage import Usage
-from worker.engine.publish.vllm import vllm
+from worker.engine.publish.vllm import vllm_section
 
 NASTY = "```\n# A heading\n<script>alert(1)</script> | `x` | {yaml} ---\n\x1b[31m~~~"
 HEADINGS = [
     "Fine-tuned with Attune",
-    "Loading it",
-    "Asking it",
-    "vLLM",
-    "Is it what was trained?",
+    "Load the model",
+    "Use it",
+    "Serve it with vLLM",
+    "Verify the files",
     "Evaluation",
     "Sample 1",
 ]
-HEADINGS += ["Curves", "Metrics of the last step", "Data", "Recipe"]
+HEADINGS += ["Training curves", "Metrics of the last step", "Data", "Recipe"]
 
 
 def _recipe(method: str = "supervised", technique: dict[str, Any] | None = None, **more: Any) -> ResolvedRecipe:
@@ -77,13 +77,13 @@ def test_a_base_that_no_hub_could_have_is_not_in_the_header() -> None:
         ({"type": "lora", "rank": 16, "init": "pissa"}, "--max-lora-rank 32 --lora-modules"),
         ({"type": "lora", "rank_pattern": {"q_proj": 2}}, "Do not serve this adapter with vLLM"),
         ({"type": "dora"}, "vLLM refuses DoRA adapters."),
-        ({"type": "qlora"}, "in four bits while this was trained"),
+        ({"type": "qlora"}, "quantized to 4 bits during training"),
         ({"type": "prefix"}, "vLLM serves LoRA adapters only"),
         ({"type": "full"}, "vllm serve path/to/this/folder"),
     ],
 )
 def test_the_card_says_how_and_whether_vllm_serves_it(technique: dict[str, Any], told: str) -> None:
-    assert told in vllm(_recipe(technique=technique))
+    assert told in vllm_section(_recipe(technique=technique))
 
 
 def test_a_curve_stays_short_and_even() -> None:
