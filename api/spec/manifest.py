@@ -1,7 +1,7 @@
-"""manifest.json: what a published folder consists of, and what it was made from. Written by the trainer, read by
-`attune adapters verify`.
+"""manifest.json: the files of a published folder, and their provenance.
 
-It proves that files are whole and belong together, not who made them: it carries no signature.
+The trainer writes it, and `attune adapters verify` reads it. It shows that files are complete and belong together, but
+not who made them: it carries no signature.
 """
 
 import hashlib
@@ -15,86 +15,86 @@ from api.spec.fields import StrictModel
 
 NAME = "manifest.json"
 ORIGIN = "origin.json"
-"""In a run folder: an `Origin`."""
+"""File in a run folder with an `Origin`."""
 LOGPROBS = "logprobs.json"
 EVALUATION = "evaluation.json"
 HOLDS_DATA = frozenset({LOGPROBS, EVALUATION})
-"""Files with rows of the data in them, which one may leave out when one shares the rest."""
+"""Files that contain rows of the data. They may be deleted before the folder is shared."""
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 def _within(name: str) -> str:
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise ValueError("is not within the folder")
+        raise ValueError("is outside the folder")
     return name
 
 
 class FileEntry(StrictModel):
     name: Annotated[str, AfterValidator(_within)]
-    """Within the folder, with slashes."""
+    """Path relative to the folder, with slashes."""
     bytes: int
     sha256: Sha256
 
 
 class BaseEntry(StrictModel):
     name: str
-    """The server's name of the weights: a base model, or the fully fine-tuned one that stood in for it."""
+    """The server's name of the weights: a base model, or a fully fine-tuned model in its place."""
     source: str | None = None
     """The hub id, folder or file that it was added from."""
     revision: str | None = None
-    """The hub's commit."""
+    """Commit of the hub's repository."""
     files: dict[str, Sha256]
-    """Its weights (as they were published) and its config.json (which `attune models add` tidies)."""
+    """Hashes of its weights, as their maker published them, and of its config.json, as `attune models add` wrote it."""
 
 
 class DataEntry(StrictModel):
     """A file of rows."""
 
     file: str
-    """Its id."""
+    """File id."""
     sha256: Sha256 | None
     rows: int | None
     format: str | None
 
 
 class ParentAdapter(StrictModel):
-    """The adapter that training began from."""
+    """The adapter that the training continued."""
 
     model: str
     files: dict[str, Sha256]
 
 
 class Origin(StrictModel):
-    """What the supervisor knows and the trainer does not: origin.json in the run folder."""
+    """The names and files that a model was made from. The supervisor writes them to origin.json for the trainer."""
 
     model: str | None = None
-    """The name under which the result is published; of checkpoints it gets `:ckpt-step-N`."""
+    """Name under which the result is published; checkpoints append `:ckpt-step-N`."""
     base: BaseEntry
     continues: ParentAdapter | None = None
     training: DataEntry | None = None
     validation: DataEntry | None = None
-    """None where there is no such file; the recipe tells of a split."""
+    """None if the job has no validation file. A split of the training file is in the recipe."""
 
 
 class Code(StrictModel):
     version: str | None
     commit: str | None
-    """Of git, where it is known; ends in -dirty if files were changed since."""
+    """Git commit, if known. It ends in -dirty if files were changed since."""
 
 
 class Provenance(StrictModel):
-    """All of a manifest but its files."""
+    """The manifest without its list of files."""
 
     version: Literal[1] = 1
     kind: Literal["adapter", "model", "gguf"]
-    """model: loads by itself."""
+    """An adapter is loaded on its base model; a model or a GGUF file is loaded alone."""
     job: str
     step: int
-    """Whose weights these are."""
+    """Training step of these weights."""
     origin: Origin
     recipe: dict[str, Any]
-    """api.spec.resolve.ResolvedRecipe: "auto" replaced by what was used."""
+    """An `api.spec.resolve.ResolvedRecipe`: every "auto" is replaced by the value that was used."""
     recipe_sha256: Sha256
     """`recipe_hash(recipe)`"""
     code: Code
@@ -103,9 +103,9 @@ class Provenance(StrictModel):
 
 class Manifest(Provenance):
     files: list[FileEntry]
-    """All but the manifest itself, and but folders that have their own."""
+    """All files but the manifest itself and those of subfolders with a manifest of their own."""
 
 
 def recipe_hash(recipe: dict[str, Any]) -> str:
-    """Of the recipe as compact JSON with sorted keys."""
+    """Return the SHA-256 of the recipe as compact JSON with sorted keys."""
     return hashlib.sha256(json.dumps(recipe, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What `python -m worker.score_files` reads and prints: model files and rows in, the models' outputs out.
+"""Request and reply of `python -m worker.score_files`, which scores rows with model files.
 
 The trainer scores files that it is about to publish; `attune adapters verify` scores files that were published. Both
 compare the outputs themselves. logprobs.json records the outputs to compare with.
@@ -62,9 +62,9 @@ Tolerance = dict[Literal["greatest", "mean"], float]
 class RecordedRow(BaseModel):
     tokens: list[int]
     logprobs: list[float] | None = None
-    """Of each token after the first, in nats; of methods that train a language model."""
+    """Log-probability of each token after the first, in nats. None for classifiers and reward models."""
     scores: list[float] | None = None
-    """Of a classifier or a reward model."""
+    """The scores of a classifier or a reward model for the row. None for language models."""
 
 
 class RecordedOutputs(BaseModel):

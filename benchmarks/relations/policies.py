@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from api.estimate.machine import resolve_hardware_auto
 from benchmarks.relations.rows import Row
 from benchmarks.relations.runs import fill
-from worker.engine.generation.sampler import Sampler
+from worker.engine.generation.sampler import RolloutSampler
 from worker.engine.model.load import load_trainable
 from worker.engine.objective import MethodContext, Objective
 from worker.rows.end_tokens import EndTokens
@@ -65,7 +65,7 @@ def answers(
     rows = load_rows(scratch / "data" / "train.safetensors")
     model = load_trainable(base, recipe, torch.device("cpu"), start=adapter)
     ends = EndTokens.load(base).stops
-    sampler = Sampler(model, Tokenizer.from_file(str(base / "tokenizer.json")), ends, pad_token=min(ends))
+    sampler = RolloutSampler(model, Tokenizer.from_file(str(base / "tokenizer.json")), ends, pad_token=min(ends))
     torch.manual_seed(seed)
     found = sampler.sample(rows, max_tokens=max_tokens, temperature=1.0, budget_tokens=2048, greedy=False)
     kl = 0.0

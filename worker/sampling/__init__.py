@@ -1,1 +1,1 @@
-"""Sampling from base and tuned models, behind the wall."""
+"""Answers of base and fine-tuned models to requests, in the sampler's child process."""

@@ -1,4 +1,4 @@
-"""One request to a loaded model → reports of its answers."""
+"""Generation of the answers to one request, reported as they grow."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -8,10 +8,10 @@ from api.spec.sampling import SamplerJob
 from worker.rows.chat_template import TemplateFailure
 from worker.rows.limits import TooSlow, time_limit
 from worker.rows.tokenizer import PromptCompletionText
-from worker.sampling.bases import Base
-from worker.sampling.draw import Draw, Drawn
+from worker.sampling.bases import LoadedBase
 from worker.sampling.generate import generate
-from worker.sampling.text import AnswerText, Piece
+from worker.sampling.text import AnswerText, TextDelta
+from worker.sampling.token_sampler import SampledToken, TokenSampler
 from worker.shared.reports import (
     FinishedReport,
     SamplerReport,
@@ -21,85 +21,90 @@ from worker.shared.reports import (
     TopLogprob,
 )
 
-TEMPLATE_SECONDS = 10
-LEAST_LOGPROB = -9999.0
-"""Told for what is impossible, as OpenAI does: JSON has no infinity."""
-
-TOKENS_TOLD = 64
-"""In one report."""
+TEMPLATE_TIMEOUT_S = 10
+MIN_LOGPROB = -9999.0
+"""Reported for impossible tokens, as OpenAI does, since JSON has no infinity."""
+TOKENS_PER_REPORT = 64
 
 Report = Callable[[SamplerReport], None]
 
 
-class Refused(Exception):
-    """The request asks for what this model cannot do. `message` is for the user."""
+class RequestRefused(Exception):
+    """The model cannot serve the request. `message` is for the user."""
 
     def __init__(self, message: str, *, param: str, code: str) -> None:
         super().__init__(message)
         self.message, self.param, self.code = message, param, code
 
 
-class Cancelled(Exception):
-    """Nobody waits for the answer any more."""
+class RequestCancelled(Exception):
+    """The client no longer waits for the answer."""
 
 
-def answer(request: SamplerJob, base: Base, model: Any, report: Report, *, cancelled: Callable[[], bool]) -> None:
-    """Report the number of prompt tokens, then each answer's text and end. Raises Refused, Cancelled."""
+def answer(request: SamplerJob, base: LoadedBase, model: Any, report: Report, *, cancelled: Callable[[], bool]) -> None:
+    """Report the number of prompt tokens, then the text and the end of each answer.
+
+    Raises RequestRefused and RequestCancelled."""
     prompts = _prompts(request, base)
-    room = [_room(request, base.window, len(prompt)) for prompt in prompts]
+    max_tokens = [_max_answer_tokens(request, base.context_length, len(prompt)) for prompt in prompts]
     report(StartedReport(id=request.id, prompt_tokens=sum(map(len, prompts))))
     for index, (row, _) in enumerate(itertools.product(range(len(prompts)), range(request.n))):
         seed = None if request.seed is None else request.seed + index
-        draw = Draw(temperature=request.temperature, top_p=request.top_p, seed=seed, top_logprobs=request.top_logprobs)
+        sampler = TokenSampler(
+            temperature=request.temperature, top_p=request.top_p, seed=seed, top_logprobs=request.top_logprobs
+        )
         given = prompts[row] if request.prompts is not None else []
-        one = _Answer(index, request, base, report, cancelled, given)
-        generate(model, prompts[row], draw, max_tokens=room[row], take=one.take)
-        one.finish()
+        choice = _Choice(index, request, base, report, cancelled, given)
+        generate(model, prompts[row], sampler, max_tokens=max_tokens[row], on_token=choice.add)
+        choice.finish()
 
 
-class _Answer:
-    """One choice while it is generated."""
+class _Choice:
+    """One answer while it is generated."""
 
     def __init__(
         self,
         index: int,
         request: SamplerJob,
-        base: Base,
+        base: LoadedBase,
         report: Report,
         cancelled: Callable[[], bool],
         given: Sequence[int],
     ) -> None:
         self._id, self._index = request.id, index
         self._report, self._cancelled = report, cancelled
-        self._ends, self._bytes = base.ends, base.token_bytes
+        self._end_tokens, self._bytes = base.end_tokens, base.token_bytes
         self._with_logprobs = request.top_logprobs is not None
-        self._text = AnswerText(base.tokens.tokenizer, request.stop, given=given)
+        self._text = AnswerText(base.tokenizer.tokenizer, request.stop, given=given)
         self._count, self._ended = 0, False
 
-    def take(self, token: Drawn) -> bool:
+    def add(self, token: SampledToken) -> bool:
+        """Report the token's text. Return whether to generate another token."""
         if self._cancelled():
-            raise Cancelled
+            raise RequestCancelled
         self._count += 1
-        if token.id in self._ends:
+        if token.id in self._end_tokens:
             self._ended = True
             return False
-        self._tell(self._text.add(token))
+        self._report_delta(self._text.add(token))
         return not self._text.stopped
 
     def finish(self) -> None:
-        self._tell(self._text.finish())
+        self._report_delta(self._text.finish())
         reason = "stop" if self._ended or self._text.stopped else "length"
         self._report(FinishedReport(id=self._id, index=self._index, reason=reason, tokens=self._count))
 
-    def _tell(self, piece: Piece) -> None:
+    def _report_delta(self, delta: TextDelta) -> None:
         if not self._with_logprobs:
-            if piece.text:
-                self._send(piece.text, None)
+            if delta.text:
+                self._send(delta.text, None)
             return
-        # Many tokens may come at once, where their text was held back long; a report must stay small.
-        text = piece.text
-        for start in range(0, len(piece.tokens), TOKENS_TOLD):
-            tokens = [self._told(offset, token) for offset, token in piece.tokens[start : start + TOKENS_TOLD]]
+        # Text that was held back for long may release many tokens at once, and a report must stay small.
+        text = delta.text
+        for start in range(0, len(delta.tokens), TOKENS_PER_REPORT):
+            tokens = [
+                self._token_report(offset, token) for offset, token in delta.tokens[start : start + TOKENS_PER_REPORT]
+            ]
             self._send(text, tokens)
             text = ""
         if text:
@@ -108,69 +113,73 @@ class _Answer:
     def _send(self, text: str, tokens: list[TokenLogprob] | None) -> None:
         self._report(TextReport(id=self._id, index=self._index, text=text, tokens=tokens))
 
-    def _told(self, offset: int, token: Drawn) -> TokenLogprob:
-        drawn, top = self._named(token.id, token.logprob), [self._named(*each) for each in token.top]
-        return TokenLogprob(token=drawn.token, bytes=drawn.bytes, logprob=drawn.logprob, top=top, offset=offset)
+    def _token_report(self, offset: int, token: SampledToken) -> TokenLogprob:
+        sampled = self._logprob(token.id, token.logprob)
+        top = [self._logprob(token_id, logprob) for token_id, logprob in token.top]
+        return TokenLogprob(token=sampled.token, bytes=sampled.bytes, logprob=sampled.logprob, top=top, offset=offset)
 
-    def _named(self, number: int, logprob: float) -> TopLogprob:
-        raw = self._bytes.of(number)
-        return TopLogprob(token=raw.decode(errors="replace"), bytes=list(raw), logprob=max(logprob, LEAST_LOGPROB))
+    def _logprob(self, token_id: int, logprob: float) -> TopLogprob:
+        raw = self._bytes.of(token_id)
+        return TopLogprob(token=raw.decode(errors="replace"), bytes=list(raw), logprob=max(logprob, MIN_LOGPROB))
 
 
-def _prompts(request: SamplerJob, base: Base) -> list[list[int]]:
-    """The tokens of each prompt."""
+def _prompts(request: SamplerJob, base: LoadedBase) -> list[list[int]]:
+    """Return the tokens of each prompt."""
     if request.messages is not None:
-        return [_conversation(request.messages, base)]
-    return [_continued(prompt, base) for prompt in request.prompts or []]
+        return [_chat_tokens(request.messages, base)]
+    return [_completion_tokens(prompt, base) for prompt in request.prompts or []]
 
 
-def _conversation(messages: list[dict[str, Any]], base: Base) -> list[int]:
+def _chat_tokens(messages: list[dict[str, Any]], base: LoadedBase) -> list[int]:
     if base.template is None:
-        raise Refused(
-            "This model has no chat template: use /v1/completions, or a base model that has one.",
+        raise RequestRefused(
+            "This model has no chat template. Use /v1/completions, or a base model that has one.",
             param="model",
             code="no_chat_template",
         )
     try:
-        with time_limit(TEMPLATE_SECONDS):
+        with time_limit(TEMPLATE_TIMEOUT_S):
             text = base.template.render(messages, add_generation_prompt=True)
     except TemplateFailure as failure:
-        raise Refused(
-            f"The model's chat template refuses these messages: {failure}", param="messages", code="template_refuses"
+        raise RequestRefused(
+            f"The model's chat template rejects these messages: {failure}", param="messages", code="template_refuses"
         ) from failure
     except TooSlow:
-        raise Refused(
-            "The model's chat template takes too long with these messages.", param="messages", code="template_refuses"
+        raise RequestRefused(
+            f"The model's chat template took longer than {TEMPLATE_TIMEOUT_S} s with these messages.",
+            param="messages",
+            code="template_refuses",
         ) from None
-    return base.tokens.tokenizer.encode(text, add_special_tokens=False).ids
+    return base.tokenizer.tokenizer.encode(text, add_special_tokens=False).ids
 
 
-def _continued(prompt: str | list[int], base: Base) -> list[int]:
+def _completion_tokens(prompt: str | list[int], base: LoadedBase) -> list[int]:
     if isinstance(prompt, str):
         tokens = [
-            int(each) for each in base.tokens.encode_plain([PromptCompletionText(prompt, append_end=False)])[0].tokens
+            int(token)
+            for token in base.tokenizer.encode_plain([PromptCompletionText(prompt, append_end=False)])[0].tokens
         ]
     else:
         tokens = prompt
-        if not all(0 <= each < base.vocabulary for each in tokens):
-            raise Refused(
-                f"prompt: this model's tokens are 0 to {base.vocabulary - 1}", param="prompt", code="invalid_value"
+        if not all(0 <= token < base.vocabulary for token in tokens):
+            raise RequestRefused(
+                f"prompt: this model's token ids are 0 to {base.vocabulary - 1}.", param="prompt", code="invalid_value"
             )
     if not tokens:
-        raise Refused("prompt: there is nothing to continue", param="prompt", code="invalid_value")
+        raise RequestRefused("prompt is empty: there is no text to continue.", param="prompt", code="invalid_value")
     return tokens
 
 
-def _room(request: SamplerJob, window: int | None, prompt_tokens: int) -> int:
-    """How many tokens an answer may have; at least 1."""
-    if window is None:
+def _max_answer_tokens(request: SamplerJob, context_length: int | None, prompt_tokens: int) -> int:
+    """Return how many tokens an answer may have, at least 1. Raises RequestRefused if the prompt is too long."""
+    if context_length is None:
         return request.max_tokens
     technique: Any = request.technique
     taken = prompt_tokens + (technique.virtual_tokens if technique is not None else 0)
-    if taken >= window:
-        raise Refused(
-            f"This model's maximum context length is {window} tokens, and the prompt has {taken}.",
+    if taken >= context_length:
+        raise RequestRefused(
+            f"This model's maximum context length is {context_length} tokens, and the prompt has {taken}.",
             param="messages" if request.messages is not None else "prompt",
             code="context_length_exceeded",
         )
-    return min(request.max_tokens, window - taken)
+    return min(request.max_tokens, context_length - taken)

@@ -1,4 +1,4 @@
-"""A base model in memory with all that it takes to ask it, and its tuned models one at a time on top."""
+"""A base model in memory, with its tokenizer, chat template and adapters, one of which is active at a time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,21 +20,23 @@ from worker.sampling.token_bytes import TokenBytes
 from worker.techniques import implementation_of
 
 KEPT_ADAPTERS = 8
-"""Of one base, in memory."""
+"""Number of adapters that stay in memory beside their base."""
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """Which model is asked: a base alone, or what was published on it."""
+class ModelSource:
+    """The files of a requested model: a base alone, or a published model with its base."""
 
     base: Path
     adapter: Path | None = None
     technique: Technique | None = None
 
     @property
-    def weights(self) -> tuple[Any, ...]:
-        """What has to be loaded anew if it differs: a whole model is a base of its own, and so is one whose adapter
-        cannot be taken out again, or whose base is kept in four bits."""
+    def base_key(self) -> tuple[Any, ...]:
+        """The key of the weights in memory: models with the same key differ by their peft adapters alone.
+
+        A whole model is a base of its own. So is one whose adapter cannot be removed again, or whose base is quantized.
+        """
         technique = self.technique
         if technique is None or self.adapter is None:
             return (self.base,)
@@ -48,67 +50,71 @@ class Tuned:
 
     @property
     def folder(self) -> Path:
-        """Where the network, its settings and its tokenizer are."""
-        return Path(self.weights[0])
+        """The folder of the weights, their config and their tokenizer."""
+        return Path(self.base_key[0])
 
 
-class Base:
-    """What `tuned.weights` names. Ask it for models of the same weights only."""
+class LoadedBase:
+    """The weights of `source.base_key` in memory. It provides the models with the same key."""
 
-    def __init__(self, tuned: Tuned, device: torch.device, dtype: torch.dtype) -> None:
-        self.weights = tuned.weights
-        folder, technique = tuned.folder, tuned.technique
-        self._network = _load(folder, technique if len(self.weights) > 1 else None, device, dtype)
+    def __init__(self, source: ModelSource, device: torch.device, dtype: torch.dtype) -> None:
+        self.key = source.base_key
+        folder, technique = source.folder, source.technique
+        self._network = _load(folder, technique if len(self.key) > 1 else None, device, dtype)
         own = None if technique is None else implementation_of(technique)
-        if own is not None and tuned.adapter is not None:
-            own.load(self._network, tuned.adapter)
+        if own is not None and source.adapter is not None:
+            own.load(self._network, source.adapter)
         self._network.eval()
-        self._adapted: PeftModel | None = None
-        self._kept: dict[Path, str] = {}
-        self.tokens = TokenizerWrapper.load(folder)
-        self.token_bytes = TokenBytes(self.tokens.tokenizer)
+        self._peft_model: PeftModel | None = None
+        self._adapter_names: dict[Path, str] = {}
+        self.tokenizer = TokenizerWrapper.load(folder)
+        self.token_bytes = TokenBytes(self.tokenizer.tokenizer)
         self.template = ChatTemplate.load(folder)
         self.vocabulary = int(self._network.get_input_embeddings().weight.shape[0])
-        self.ends = EndTokens.load(folder, self.tokens).stops
-        self.window: int | None = getattr(self._network.config.get_text_config(), "max_position_embeddings", None)
+        self.end_tokens = EndTokens.load(folder, self.tokenizer).stops
+        self.context_length: int | None = getattr(
+            self._network.config.get_text_config(), "max_position_embeddings", None
+        )
 
     @contextmanager
-    def model(self, tuned: Tuned) -> Iterator[Any]:
-        """The model, ready to generate."""
-        assert tuned.weights == self.weights, "another base"
-        if tuned.adapter is None or tuned.technique is None or tuned.technique.peft_type is None:
-            adapted = self._adapted
-            if adapted is None or adapted.active_peft_config.is_prompt_learning:
-                yield self._network  # virtual tokens stand outside of it
+    def model(self, source: ModelSource) -> Iterator[Any]:
+        """Yield the model, ready to generate."""
+        assert source.base_key == self.key, "another base"
+        if source.adapter is None or source.technique is None or source.technique.peft_type is None:
+            peft_model = self._peft_model
+            if peft_model is None or peft_model.active_peft_config.is_prompt_learning:
+                yield self._network  # peft adds virtual tokens outside the network
                 return
-            with adapted.disable_adapter():
-                yield adapted
+            with peft_model.disable_adapter():
+                yield peft_model
             return
-        yield self._with_adapter(tuned.adapter, tuned.technique)
+        yield self._with_adapter(source.adapter, source.technique)
 
     def _with_adapter(self, folder: Path, technique: Technique) -> PeftModel:
-        adapted = self._adapted
-        if adapted is not None and adapted.peft_type != technique.peft_type:
-            self._take_out()
-            adapted = None
-        if adapted is None:
-            adapted = self._adapted = PeftModel.from_pretrained(self._network, str(folder), adapter_name=_name(folder))
-        elif folder not in self._kept:
-            if len(self._kept) >= KEPT_ADAPTERS:
-                oldest = next(iter(self._kept))
-                adapted.delete_adapter(self._kept.pop(oldest))
-            adapted.load_adapter(str(folder), adapter_name=_name(folder))
-        self._kept[folder] = self._kept.pop(folder, _name(folder))  # the latest stands last
-        adapted.set_adapter(_name(folder))
-        return adapted.eval()
+        peft_model = self._peft_model
+        if peft_model is not None and peft_model.peft_type != technique.peft_type:
+            self._remove_adapters()
+            peft_model = None
+        if peft_model is None:
+            peft_model = self._peft_model = PeftModel.from_pretrained(
+                self._network, str(folder), adapter_name=_name(folder)
+            )
+        elif folder not in self._adapter_names:
+            if len(self._adapter_names) >= KEPT_ADAPTERS:
+                oldest = next(iter(self._adapter_names))
+                peft_model.delete_adapter(self._adapter_names.pop(oldest))
+            peft_model.load_adapter(str(folder), adapter_name=_name(folder))
+        self._adapter_names[folder] = self._adapter_names.pop(folder, _name(folder))  # most recently used last
+        peft_model.set_adapter(_name(folder))
+        return peft_model.eval()
 
-    def _take_out(self) -> None:
-        """Adapters of one kind at a time: peft mixes no others."""
-        assert self._adapted is not None
-        tuner: Any = self._adapted.base_model
-        self._network = tuner.unload() if hasattr(tuner, "unload") else self._adapted.get_base_model()
-        self._adapted = None
-        self._kept.clear()
+    def _remove_adapters(self) -> None:
+        """Restore the plain network: one peft model holds adapters of a single type."""
+        assert self._peft_model is not None
+        tuner: Any = self._peft_model.base_model
+        self._network = tuner.unload() if hasattr(tuner, "unload") else self._peft_model.get_base_model()
+        self._peft_model = None
+        self._adapter_names.clear()
 
 
 def _load(folder: Path, technique: Technique | None, device: torch.device, dtype: torch.dtype) -> Any:
@@ -121,16 +127,16 @@ def _load(folder: Path, technique: Technique | None, device: torch.device, dtype
         folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True, **options
     )
     network.to(device)
-    if dtype == torch.bfloat16:  # to which packing rounds
+    if dtype == torch.bfloat16:  # packed 4-bit weights compute in bfloat16
         pack_where_possible(network)
     else:
         keep_four_bits(network)
     network.set_attn_implementation(plain_attention(network))
-    # Settings that come with a model (penalties, its own end tokens, sampling) are not what the caller asked for.
+    # The model's own generation settings (penalties, end tokens, sampling) must not change what the request asks for.
     network.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
     return network
 
 
 def _name(folder: Path) -> str:
-    """peft's names must hold no dots: they become parts of modules' names."""
+    """Return the adapter's name for peft. It becomes part of module names and must contain no dots."""
     return folder.name.replace(".", "_")

@@ -1,34 +1,45 @@
-"""One answer, token by token, by transformers' own `generate`: caches, windows and virtual tokens are its work."""
+"""Generation of one answer, token by token, with transformers' own `generate`.
+
+It takes care of caches, sliding windows and virtual tokens; the tokens themselves are sampled here.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from worker.sampling.draw import Draw, Drawn
+from worker.sampling.token_sampler import SampledToken, TokenSampler
 
 
-class _Steps:
-    """Draws each token, and has greedy decoding take it; then says whether that was the last."""
+class _ForcedTokens:
+    """Samples each token and forces `generate`'s greedy decoding to take it."""
 
-    def __init__(self, draw: Draw, take: Callable[[Drawn], bool]) -> None:
-        self._draw, self._take = draw, take
-        self._going_on = True
+    def __init__(self, sampler: TokenSampler, on_token: Callable[[SampledToken], bool]) -> None:
+        self._sampler, self._on_token = sampler, on_token
+        self._continues = True
 
-    def choose(self, tokens_1_T: torch.Tensor, logits_1_V: torch.Tensor) -> torch.Tensor:
-        token = self._draw(logits_1_V[0])
-        self._going_on = self._take(token)
-        chosen_1_V = torch.full_like(logits_1_V, -torch.inf)
-        chosen_1_V[0, token.id] = 0
-        return chosen_1_V
+    def process_logits(self, tokens_1_T: torch.Tensor, logits_1_V: torch.Tensor) -> torch.Tensor:
+        """Return logits of which greedy decoding takes the sampled token."""
+        token = self._sampler(logits_1_V[0])
+        self._continues = self._on_token(token)
+        forced_1_V = torch.full_like(logits_1_V, -torch.inf)
+        forced_1_V[0, token.id] = 0
+        return forced_1_V
 
-    def ended(self, tokens_1_T: torch.Tensor, logits_1_V: torch.Tensor, **_: Any) -> torch.Tensor:
-        return torch.tensor([not self._going_on], device=tokens_1_T.device)
+    def should_stop(self, tokens_1_T: torch.Tensor, logits_1_V: torch.Tensor, **_: Any) -> torch.Tensor:
+        return torch.tensor([not self._continues], device=tokens_1_T.device)
 
 
-def generate(model: Any, prompt: Sequence[int], draw: Draw, *, max_tokens: int, take: Callable[[Drawn], bool]) -> None:
-    """Draw at most `max_tokens` tokens after the prompt, and hand over each until `take` says that it was the last."""
-    steps = _Steps(draw, take)
+def generate(
+    model: Any,
+    prompt: Sequence[int],
+    sampler: TokenSampler,
+    *,
+    max_tokens: int,
+    on_token: Callable[[SampledToken], bool],
+) -> None:
+    """Sample at most `max_tokens` tokens after the prompt and pass each to `on_token`, until that returns False."""
+    forced = _ForcedTokens(sampler, on_token)
     tokens_1_T = torch.tensor([list(prompt)], device=model.device)
     model.generate(
         input_ids=tokens_1_T,
@@ -36,6 +47,6 @@ def generate(model: Any, prompt: Sequence[int], draw: Draw, *, max_tokens: int, 
         max_new_tokens=max_tokens,
         do_sample=False,
         pad_token_id=0,
-        logits_processor=[steps.choose],
-        stopping_criteria=[steps.ended],
+        logits_processor=[forced.process_logits],
+        stopping_criteria=[forced.should_stop],
     )

@@ -1,4 +1,4 @@
-"""An answer's text while it grows: whole characters only, and nothing that may turn out to be a stop string."""
+"""The text of an answer while it is generated: whole characters only, and nothing that may begin a stop string."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -7,57 +7,60 @@ from dataclasses import dataclass, field
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from worker.sampling.draw import Drawn
+from worker.sampling.token_sampler import SampledToken
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What may be told."""
+class TextDelta:
+    """Text that may be sent to the client."""
 
     text: str = ""
-    tokens: list[tuple[int, Drawn]] = field(default_factory=list)
-    """The tokens whose text that is, with the character of the answer at which each of them begins."""
+    tokens: list[tuple[int, SampledToken]] = field(default_factory=list)
+    """(offset, token) of the tokens whose text it is. An offset counts characters from the start of the answer."""
 
 
 class AnswerText:
+    """Decodes tokens as they are generated, and holds back text that may be the beginning of a stop string."""
+
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], *, given: Sequence[int] = ()) -> None:
-        """`given`: tokens that the answer continues, where their text decides the first one's (a space before it)."""
+        """`given`: tokens of the prompt, if the answer continues its text: they decide about a leading space."""
         self._tokenizer, self._stop = tokenizer, stop
         self._decoder = DecodeStream(ids=list(given), skip_special_tokens=True)
-        self._held, self._told = "", 0
-        self._waiting: deque[tuple[int, Drawn]] = deque()
+        self._held, self._released_chars = "", 0
+        self._held_tokens: deque[tuple[int, SampledToken]] = deque()
         self.stopped = False
-        """A stop string has come: it and all that follows are no part of the answer."""
+        """A stop string was generated. It and everything after it are not part of the answer."""
 
-    def add(self, token: Drawn) -> Piece:
-        self._waiting.append((self._told + len(self._held), token))
+    def add(self, token: SampledToken) -> TextDelta:
+        """Return the text that this token makes safe to send."""
+        self._held_tokens.append((self._released_chars + len(self._held), token))
         self._held += self._decoder.step(self._tokenizer, token.id) or ""
-        found = [place for stop in self._stop if (place := self._held.find(stop)) >= 0]
-        if found:
+        starts = [start for stop in self._stop if (start := self._held.find(stop)) >= 0]
+        if starts:
             self.stopped = True
-            return self._tell(min(found))
-        return self._tell(len(self._held) - self._maybe_stop())
+            return self._release(min(starts))
+        return self._release(len(self._held) - self._possible_stop_chars())
 
-    def finish(self) -> Piece:
-        """What was held back. Bytes that are no whole character are left out."""
+    def finish(self) -> TextDelta:
+        """Return the text that was held back, without bytes of an incomplete character."""
         if self.stopped:
-            return Piece()
-        piece = self._tell(len(self._held))
-        rest = list(self._waiting)
-        self._waiting.clear()
-        return Piece(piece.text, piece.tokens + rest)
+            return TextDelta()
+        delta = self._release(len(self._held))
+        rest = list(self._held_tokens)
+        self._held_tokens.clear()
+        return TextDelta(delta.text, delta.tokens + rest)
 
-    def _maybe_stop(self) -> int:
-        """Characters at the end with which a stop string may begin."""
+    def _possible_stop_chars(self) -> int:
+        """Return how many characters at the end may be the beginning of a stop string."""
         longest = max((len(stop) for stop in self._stop), default=1) - 1
         sizes = range(min(longest, len(self._held)), 0, -1)
         ends = (size for size in sizes if any(stop.startswith(self._held[-size:]) for stop in self._stop))
         return next(ends, 0)
 
-    def _tell(self, size: int) -> Piece:
+    def _release(self, size: int) -> TextDelta:
         text, self._held = self._held[:size], self._held[size:]
-        self._told += size
+        self._released_chars += size
         tokens = []
-        while self._waiting and self._waiting[0][0] < self._told:
-            tokens.append(self._waiting.popleft())
-        return Piece(text, tokens)
+        while self._held_tokens and self._held_tokens[0][0] < self._released_chars:
+            tokens.append(self._held_tokens.popleft())
+        return TextDelta(text, tokens)

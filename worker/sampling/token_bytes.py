@@ -1,4 +1,4 @@
-"""The bytes that a token stands for: part of a character, at times."""
+"""The bytes of a token, which may be a part of a character only."""
 
 import json
 import re
@@ -14,26 +14,28 @@ class TokenBytes:
         self._tokenizer = tokenizer
         decoder = json.dumps(json.loads(tokenizer.to_str())["decoder"])
         self._byte_level = '"ByteLevel"' in decoder
-        self._added = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items()}
+        self._added = {token_id: token.content for token_id, token in tokenizer.get_added_tokens_decoder().items()}
 
-    def of(self, number: int) -> bytes:
-        """Empty for a number that the tokenizer has no token for: vocabularies are padded."""
-        if number in self._added:
-            return self._added[number].encode()
-        token = self._tokenizer.id_to_token(number)
+    def of(self, token_id: int) -> bytes:
+        """Return the token's bytes; none for ids that pad the vocabulary, which are no tokens of the tokenizer."""
+        if token_id in self._added:
+            return self._added[token_id].encode()
+        token = self._tokenizer.id_to_token(token_id)
         if token is None:
             return b""
         if self._byte_level:
-            return bytes(_bytes_of_letters()[letter] for letter in token if letter in _bytes_of_letters())
+            return bytes(_byte_of_char()[char] for char in token if char in _byte_of_char())
         if match := _BYTE.fullmatch(token):
             return bytes([int(match[1], 16)])
         return token.replace("▁", " ").encode()
 
 
 @cache
-def _bytes_of_letters() -> dict[str, int]:
-    """The letters by which byte-level tokenizers write bytes (Radford et al. 2019): printable ones are themselves, the
-    others follow from 256 on."""
+def _byte_of_char() -> dict[str, int]:
+    """Return the byte that each character stands for in byte-level tokenizers (Radford et al. 2019).
+
+    Printable bytes are themselves; the others are the characters from 256 on.
+    """
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
     others = [byte for byte in range(256) if byte not in set(printable)]
-    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(others)}

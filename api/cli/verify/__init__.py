@@ -1,1 +1,1 @@
-"""`attune adapters verify`: checks of published files without a server."""
+"""`attune adapters verify`: checks of published files, offline."""

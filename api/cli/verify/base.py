@@ -1,4 +1,4 @@
-"""A base model's folder on this machine, by path or by name. Nothing is asked of any server."""
+"""Lookup of a base model's folder on this machine, by path or by name. It makes no request to any server."""
 
 import hashlib
 import os
@@ -10,34 +10,37 @@ from api.cli.errors import CommandError, ExitCode
 from api.spec.manifest import BaseEntry
 
 
-def find_base(named: str, trained: BaseEntry, data_dir: Path | None) -> Path:
-    """A folder; or the trained base by the server's name of it, where this machine's server has it; or a hub id in the
-    Hugging Face cache. Raises CommandError."""
-    if Path(named).is_dir():
-        return Path(named)
-    places = [*_added_here(named, trained, data_dir), *_in_hub_cache(named, trained)]
-    if not places:
+def find_base(path_or_name: str, trained: BaseEntry, data_dir: Path | None) -> Path:
+    """Return the base model's folder. Raises CommandError if there is none.
+
+    `path_or_name` is a folder, the server's name of the base that was trained on (if a server on this machine has it),
+    or a hub id in the Hugging Face cache.
+    """
+    if Path(path_or_name).is_dir():
+        return Path(path_or_name)
+    folders = [*_in_server_data(path_or_name, trained, data_dir), *_in_hub_cache(path_or_name, trained)]
+    if not folders:
         raise CommandError(
             ExitCode.REFUSED,
-            f"{named} is no folder here, not {trained.name} in the data folder of a server here (--data-dir), and "
-            "not in the Hugging Face cache: give the base model's folder.",
+            f"{path_or_name} was not found: it is not a folder, not {trained.name} in the data folder of a server on "
+            "this machine (--data-dir), and not in the Hugging Face cache. Give the base model's folder.",
         )
-    return places[0]
+    return folders[0]
 
 
-def _added_here(named: str, trained: BaseEntry, data_dir: Path | None) -> Iterator[Path]:
-    """Base models in the local storage of an `attune up`, known by their config.json."""
+def _in_server_data(name: str, trained: BaseEntry, data_dir: Path | None) -> Iterator[Path]:
+    """Yield base models in the local storage of `attune up`, recognized by the hash of their config.json."""
     folder = data_dir or Path(os.environ.get("ATTUNE_DATA_DIR") or DEFAULT_DATA_DIR)
-    if named not in (trained.name, trained.source):
+    if name not in (trained.name, trained.source):
         return
     for config in sorted(folder.glob("objects/base/*/config.json")):
         if hashlib.sha256(config.read_bytes()).hexdigest() == trained.files.get("config.json"):
             yield config.parent
 
 
-def _in_hub_cache(named: str, trained: BaseEntry) -> list[Path]:
-    """Its snapshots: the one that was trained on first, else the newest."""
+def _in_hub_cache(name: str, trained: BaseEntry) -> list[Path]:
+    """Return the model's snapshots, the revision that was trained on first, then the newest."""
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
-    snapshots = [path.parent for path in cache.glob(f"models--{named.replace('/', '--')}/snapshots/*/config.json")]
+    snapshots = [path.parent for path in cache.glob(f"models--{name.replace('/', '--')}/snapshots/*/config.json")]
     return sorted(snapshots, key=lambda path: (path.name == trained.revision, path.stat().st_mtime), reverse=True)

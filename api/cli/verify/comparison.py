@@ -55,11 +55,11 @@ def compare(folder: Path, manifest: Manifest, base: Path | None) -> Comparison:
     on_base = str(base) if base is not None and manifest.kind == "adapter" else None
     files = ModelFiles(folder=str(folder), base=on_base, recipe=recipe)
     result = _score(ScoringRequest(models=[files], rows=[row.tokens for row in recorded.rows]))
-    found = np.concatenate([np.array(values, np.float32) for values in result.outputs[0]])
+    published = np.concatenate([np.array(values, np.float32) for values in result.outputs[0]])
     trained = np.concatenate([np.array(row.logprobs or row.scores, np.float32) for row in recorded.rows])
-    if found.shape != trained.shape:
-        raise NotComparable(f"it has {len(found)} outputs, and {LOGPROBS} records {len(trained)}")
-    difference = np.abs(found - trained)
+    if published.shape != trained.shape:
+        raise NotComparable(f"it has {len(published)} outputs, and {LOGPROBS} records {len(trained)}")
+    difference = np.abs(published - trained)
     measured = {"greatest": float(difference.max()), "mean": float(difference.mean())}
     return Comparison(
         rows=len(recorded.rows),

@@ -101,28 +101,28 @@ def _compare(
         return None
 
 
-def verification_fields(found: Verification) -> dict[str, object]:
+def verification_fields(verification: Verification) -> dict[str, object]:
     """Return the fields that the command prints for people."""
-    trained = found.trained_on
+    trained = verification.trained_on
     origin = "" if trained.source is None else f", from {trained.source}"
     fields: dict[str, object] = {
-        "model": f"{found.model or 'unnamed'}, step {found.step}",
-        "job": found.job,
+        "model": f"{verification.model or 'unnamed'}, step {verification.step}",
+        "job": verification.job,
         "base model": f"{trained.name}{origin}{'@' + trained.revision if trained.revision else ''}",
-        "files": f"{found.files} listed",
-        "weights": f"{found.tensors:,} tensors, {found.values:,} values",
+        "files": f"{verification.files} listed",
+        "weights": f"{verification.tensors:,} tensors, {verification.values:,} values",
     }
-    if found.base is not None:
-        known, differences = "the one that was trained on", found.base.differences
-        fields["this base"] = known if not differences else f"NOT {known}: {'; '.join(differences)}"
-    if (compared := found.comparison) is not None:
+    if verification.base is not None:
+        same, differences = "the one that was trained on", verification.base.differences
+        fields["this base"] = same if not differences else f"NOT {same}: {'; '.join(differences)}"
+    if (compared := verification.comparison) is not None:
         allowed = ", ".join(f"{name} {value:g}" for name, value in compared.tolerance.items())
         fields["log-probs"] = (
             f"differ by {compared.greatest:.1e} at most, {compared.mean:.1e} on average, over {compared.rows} "
             f"rows on {compared.device} (allowed: {allowed})"
         )
-    fields |= _numbered("note", found.notes) | _numbered("problem", found.problems)
-    return {**fields, "verified": "yes" if found.verified else "NO"}
+    fields |= _numbered("note", verification.notes) | _numbered("problem", verification.problems)
+    return {**fields, "verified": "yes" if verification.verified else "NO"}
 
 
 def _numbered(name: str, texts: Sequence[str]) -> dict[str, object]:

@@ -50,34 +50,40 @@ def read_tensors(path: Path) -> Iterator[Tensor]:
 
 
 def check_lora_shapes(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> list[str]:
-    """Where a LoRA adapter's factors are not those that adapter_config.json speaks of: B [out, r], A [r, in]."""
-    tensors = bool(config.get("target_parameters"))
+    """Return the LoRA factors whose shapes contradict adapter_config.json: B is [out, r] and A is [r, in]."""
+    on_experts = bool(config.get("target_parameters"))
     modules = {name: name.partition(".lora_A")[0] for name in sorted(shapes) if "lora_A" in name}
     ranks = _ranks(config, tuple(modules.values()))
-    trouble = []
+    problems = []
     for name, module in modules.items():
-        shape, other = shapes[name], shapes.get(name.replace("lora_A", "lora_B"))
-        rank = ranks[module] if ranks is not None else next(iter(shape), None)
-        if other is None:
-            trouble.append(f"{name} has no lora_B")
-        elif len(shape) < 2 or len(other) < 2 or not _of_rank(shape[0], other[1], rank, experts=tensors):
-            trouble.append(f"{name} {list(shape)} and its lora_B {list(other)} are not of rank {rank}")
-    return trouble
+        shape_a, shape_b = shapes[name], shapes.get(name.replace("lora_A", "lora_B"))
+        rank = ranks[module] if ranks is not None else next(iter(shape_a), None)
+        if shape_b is None:
+            problems.append(f"{name} has no lora_B")
+        elif len(shape_a) < 2 or len(shape_b) < 2 or not _has_rank(shape_a[0], shape_b[1], rank, experts=on_experts):
+            problems.append(f"{name} {list(shape_a)} and its lora_B {list(shape_b)} are not of rank {rank}")
+    return problems
 
 
-def _of_rank(one: int, other: int, rank: Any, *, experts: bool) -> bool:
-    """`experts`: the factors of all experts of a layer stand beside each other, and which tensor they are of, and so of
-    which rank, is not in their names."""
-    return one == other and (one == rank or experts)
+def _has_rank(a: int, b: int, rank: object, *, experts: bool) -> bool:
+    """Return whether both factors have the rank.
+
+    `experts`: the factors of all experts of a layer are stacked, and their names do not tell their tensor and so their
+    rank. Then only the equality of the two is checked.
+    """
+    return a == b and (a == rank or experts)
 
 
 def _ranks(config: Mapping[str, Any], modules: tuple[str, ...]) -> dict[str, Any] | None:
-    """As peft finds them: by the first pattern that a module's name, or an end of it, matches; else r. None where a
-    pattern needs an engine whose time has no bound (those of older releases may): then any rank may be right."""
-    given = config.get("rank_pattern")
-    given = given if isinstance(given, dict) else {}
+    """Return the rank of each module as peft does: of the first pattern that matches its name or a suffix, else r.
+
+    Return None if a pattern needs a regular expression engine without a bound on its time, as those of older releases
+    may: then any rank may be right.
+    """
+    rank_pattern = config.get("rank_pattern")
+    rank_pattern = rank_pattern if isinstance(rank_pattern, dict) else {}
     try:
-        found = patterns.first_of_end(tuple(given), modules)
+        matched = patterns.first_of_end(tuple(rank_pattern), modules)
     except patterns.BadPattern:
         return None
-    return {module: given[found[module]] if module in found else config.get("r") for module in modules}
+    return {module: rank_pattern[matched[module]] if module in matched else config.get("r") for module in modules}

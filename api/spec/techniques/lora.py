@@ -166,10 +166,10 @@ class Lora(TechniqueBase):
         if published.rank_pattern or published.alpha_pattern:
             return (
                 "**Do not serve this adapter with vLLM**: it ignores `rank_pattern` and `alpha_pattern`, and would "
-                "scale those layers wrongly without a word."
+                "scale those layers wrongly without a warning."
             )
         if published.rank > VLLM_RANKS[-1]:
-            return f"vLLM's adapters have ranks up to {VLLM_RANKS[-1]}, and this one has {published.rank}."
+            return f"vLLM supports ranks up to {VLLM_RANKS[-1]}, and this adapter has rank {published.rank}."
         return None
 
     def vllm_flags(self) -> Sequence[str]:

@@ -21,7 +21,7 @@ from worker.engine.publish.card import TrainingSummary
 from worker.engine.publish.export import export, export_merged
 from worker.rows.end_tokens import EndTokens
 from worker.sampling.answer import answer
-from worker.sampling.bases import Base, Tuned
+from worker.sampling.bases import LoadedBase, ModelSource
 
 QUESTION, END = {"role": "user", "content": "Is it?"}, "<|im_end|>"
 QUICK = ("chatml", "llama_2", "plain", "phi3", "gemma", "llama3", "gptoss", "qwen3", "cohere2", "glm4moe")
@@ -61,9 +61,9 @@ def always_ends(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base
 
 
-def chat(tuned: Tuned) -> tuple[str, int]:
+def chat(tuned: ModelSource) -> tuple[str, int]:
     """How an answer of the chat ends, and after how many tokens."""
-    base, reports = Base(tuned, torch.device("cpu"), torch.float32), []
+    base, reports = LoadedBase(tuned, torch.device("cpu"), torch.float32), []
     request = SamplerJob(
         id="r", base=str(tuned.base), messages=[QUESTION], prompts=None, max_tokens=9, temperature=0, top_p=1, n=1,
         seed=None, stop=[], top_logprobs=None, adapter=None, technique=None,
@@ -87,7 +87,7 @@ def generated(folder: Path, adapter: Path | None = None, **options: Any) -> int:
 
 
 def test_rollouts_samples_and_the_chat_stop_at_the_end_of_a_turn(always_ends: Path, tmp_path: Path) -> None:
-    assert chat(Tuned(always_ends)) == ("stop", 1)
+    assert chat(ModelSource(always_ends)) == ("stop", 1)
     recipe = ours.settled("reinforcement", {"grader": GRADER, "max_tokens": 9})
     objective = ours.begin(always_ends, tmp_path / "run", recipe)
     assert isinstance(objective, RolloutObjective)
@@ -112,7 +112,7 @@ def test_plain_generate_stops_on_what_was_published(technique: Any, always_ends:
         assert generated(always_ends, folder, eos_token_id=stops) == 1
         folder = export_merged(folder, always_ends, objective.recipe)
     assert json.loads((folder / "generation_config.json").read_bytes())["eos_token_id"] == stops
-    assert generated(folder) == 1 == chat(Tuned(folder))[1]
+    assert generated(folder) == 1 == chat(ModelSource(folder))[1]
 
 
 def test_an_end_that_is_no_special_token_is_no_part_of_an_answers_text(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from worker.engine.model.adapters import peft_config
 from worker.engine.model.load import quantisation
 from worker.engine.model.modes import keep_four_bits
 from worker.sampling.answer import answer
-from worker.sampling.bases import Base, Tuned
+from worker.sampling.bases import LoadedBase, ModelSource
 from worker.shared.reports import SamplerReport, as_dict
 from worker.techniques import TECHNIQUES
 
@@ -60,7 +60,7 @@ def make_adapter(base: Path, folder: Path, technique: Technique, seed: int) -> P
 class Asked:
     """The reports of one request."""
 
-    def __init__(self, base: Base, tuned: Tuned, **fields: Any) -> None:
+    def __init__(self, base: LoadedBase, tuned: ModelSource, **fields: Any) -> None:
         self.reports: list[dict[str, Any]] = []
         given = {"prompts": [PROMPT], "max_tokens": TOKENS, "temperature": 0, "top_p": 1, "top_logprobs": 1} | fields
         request = SamplerJob(

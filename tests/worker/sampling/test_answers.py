@@ -11,10 +11,10 @@ from pydantic import TypeAdapter
 from api.spec.techniques import Technique
 from tests.tiny_models import make_model
 from tests.worker.sampling.asking import CPU, PROMPT, TOKENS, Asked, make_adapter, plain
-from worker.sampling.answer import Refused
-from worker.sampling.bases import KEPT_ADAPTERS, Base, Tuned
-from worker.sampling.draw import Draw, Drawn
+from worker.sampling.answer import RequestRefused
+from worker.sampling.bases import KEPT_ADAPTERS, LoadedBase, ModelSource
 from worker.sampling.generate import generate
+from worker.sampling.token_sampler import SampledToken, TokenSampler
 from worker.techniques import TECHNIQUES
 
 ALIKE = ("lora", "dora", "ia3", "prefix", "prompt")
@@ -33,11 +33,11 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tuned(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tuned]:
+def tuned(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSource]:
     """Two models of each technique, by names like lora-1."""
     folder = tmp_path_factory.mktemp("adapters")
     return {
-        f"{name}-{seed}": Tuned(
+        f"{name}-{seed}": ModelSource(
             llama, make_adapter(llama, folder / f"{name}-{seed}", technique(name), seed), technique(name)
         )
         for name in (*ALIKE, *OF_THEIR_OWN)
@@ -46,25 +46,25 @@ def tuned(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tu
 
 
 @pytest.fixture(scope="module")
-def base(llama: Path) -> Base:
-    return Base(Tuned(llama), CPU, torch.float32)
+def base(llama: Path) -> LoadedBase:
+    return LoadedBase(ModelSource(llama), CPU, torch.float32)
 
 
-def greedy(model: Any, base: Base) -> list[list[int]]:
+def greedy(model: Any, base: LoadedBase) -> list[list[int]]:
     """The bytes of the tokens that transformers' own greedy decoding gives."""
     found = model.generate(
         input_ids=torch.tensor([PROMPT]),
         attention_mask=torch.ones(1, len(PROMPT), dtype=torch.long),
         max_new_tokens=TOKENS,
         do_sample=False,
-        eos_token_id=sorted(base.ends),
+        eos_token_id=sorted(base.end_tokens),
         pad_token_id=0,
     )
     ids = found[0, len(PROMPT) :].tolist()
-    return [list(base.token_bytes.of(number)) for number in ids if number not in base.ends]
+    return [list(base.token_bytes.of(number)) for number in ids if number not in base.end_tokens]
 
 
-def by_itself(model: Tuned, base: Base) -> list[list[int]]:
+def by_itself(model: ModelSource, base: LoadedBase) -> list[list[int]]:
     """What it says when it is loaded alone, as its card tells."""
     kind: Any = model.technique
     if kind.type == "full":
@@ -76,7 +76,7 @@ def by_itself(model: Tuned, base: Base) -> list[list[int]]:
 
 
 def test_each_model_gives_its_own_answer_however_they_alternate(
-    base: Base, llama: Path, tuned: dict[str, Tuned]
+    base: LoadedBase, llama: Path, tuned: dict[str, ModelSource]
 ) -> None:
     names = [f"{name}-{seed}" for seed in (1, 2) for name in ALIKE] + [
         f"{name}-{seed}" for name in ALIKE for seed in (1, 2)
@@ -86,23 +86,27 @@ def test_each_model_gives_its_own_answer_however_they_alternate(
     assert len({str(said) for said in [of_base, *alone.values()]}) > len(ALIKE), "they differ"
     for name in names:
         assert Asked(base, tuned[name]).bytes() == alone[name], name
-        assert Asked(base, Tuned(llama)).bytes() == of_base, f"the base, after {name}"
+        assert Asked(base, ModelSource(llama)).bytes() == of_base, f"the base, after {name}"
 
 
 @pytest.mark.parametrize("name", OF_THEIR_OWN)
-def test_a_model_with_weights_of_its_own_gives_its_own_answer(name: str, base: Base, tuned: dict[str, Tuned]) -> None:
+def test_a_model_with_weights_of_its_own_gives_its_own_answer(
+    name: str, base: LoadedBase, tuned: dict[str, ModelSource]
+) -> None:
     one, other = tuned[f"{name}-1"], tuned[f"{name}-2"]
-    assert one.weights != Tuned(one.base).weights
-    loaded = Base(one, CPU, torch.float32)
+    assert one.base_key != ModelSource(one.base).base_key
+    loaded = LoadedBase(one, CPU, torch.float32)
     assert Asked(loaded, one).bytes() == by_itself(one, base)
-    if other.weights == one.weights:
+    if other.base_key == one.base_key:
         assert Asked(loaded, other).bytes() == by_itself(other, base)
 
 
 def test_adapters_that_were_long_unused_make_room_and_come_back(llama: Path, tmp_path: Path) -> None:
-    base = Base(Tuned(llama), CPU, torch.float32)
+    base = LoadedBase(ModelSource(llama), CPU, torch.float32)
     lora = technique("lora")
-    models = [Tuned(llama, make_adapter(llama, tmp_path / f"a.{n}", lora, n), lora) for n in range(KEPT_ADAPTERS + 2)]
+    models = [
+        ModelSource(llama, make_adapter(llama, tmp_path / f"a.{n}", lora, n), lora) for n in range(KEPT_ADAPTERS + 2)
+    ]
     first = Asked(base, models[0]).bytes()
     for model in models[1:]:
         Asked(base, model)
@@ -111,9 +115,9 @@ def test_adapters_that_were_long_unused_make_room_and_come_back(llama: Path, tmp
 
 @torch.no_grad()
 def test_logprobs_are_transformers_own_log_softmax(llama: Path) -> None:
-    model, said = plain(llama), list[Drawn]()
-    draw = Draw(temperature=1.5, top_p=0.9, seed=3, top_logprobs=3)
-    generate(model, PROMPT, draw, max_tokens=TOKENS, take=lambda token: said.append(token) is None)
+    model, said = plain(llama), list[SampledToken]()
+    draw = TokenSampler(temperature=1.5, top_p=0.9, seed=3, top_logprobs=3)
+    generate(model, PROMPT, draw, max_tokens=TOKENS, on_token=lambda token: said.append(token) is None)
     logits_T_V = model(torch.tensor([[*PROMPT, *(token.id for token in said)]])).logits[0, len(PROMPT) - 1 : -1]
     for token, logprobs_V in zip(said, torch.log_softmax(logits_T_V, dim=-1), strict=True):
         assert token.logprob == pytest.approx(float(logprobs_V[token.id]), abs=1e-4)
@@ -122,62 +126,62 @@ def test_logprobs_are_transformers_own_log_softmax(llama: Path) -> None:
         assert [logprob for _, logprob in token.top] == pytest.approx(values.tolist(), abs=1e-4)
 
 
-def test_a_seed_repeats_the_answers_and_each_of_n_is_another(base: Base, llama: Path) -> None:
-    one, two = (Asked(base, Tuned(llama), temperature=1, seed=11, n=3) for _ in range(2))
+def test_a_seed_repeats_the_answers_and_each_of_n_is_another(base: LoadedBase, llama: Path) -> None:
+    one, two = (Asked(base, ModelSource(llama), temperature=1, seed=11, n=3) for _ in range(2))
     assert [one.bytes(index) for index in range(3)] == [two.bytes(index) for index in range(3)]
     assert one.bytes(0) != one.bytes(1) != one.bytes(2)
 
 
-def test_an_answer_ends_at_an_end_token_or_at_its_length(base: Base, llama: Path) -> None:
-    length = Asked(base, Tuned(llama))
+def test_an_answer_ends_at_an_end_token_or_at_its_length(base: LoadedBase, llama: Path) -> None:
+    length = Asked(base, ModelSource(llama))
     assert length.end() == ("length", TOKENS)
     first = length.tokens()[2]["bytes"]
-    base_ends, base.ends = base.ends, frozenset({_number(base, first)})
+    base_ends, base.end_tokens = base.end_tokens, frozenset({_number(base, first)})
     try:
-        stopped = Asked(base, Tuned(llama))
+        stopped = Asked(base, ModelSource(llama))
     finally:
-        base.ends = base_ends
+        base.end_tokens = base_ends
     place = length.bytes().index(first)
     assert stopped.end() == ("stop", place + 1)
     assert stopped.bytes() == length.bytes()[:place], "the token that ends it is not part of it"
 
 
-def _number(base: Base, raw: list[int]) -> int:
+def _number(base: LoadedBase, raw: list[int]) -> int:
     return next(number for number in range(base.vocabulary) if list(base.token_bytes.of(number)) == raw)
 
 
-def test_a_stop_string_ends_an_answer(base: Base, llama: Path) -> None:
+def test_a_stop_string_ends_an_answer(base: LoadedBase, llama: Path) -> None:
     asked = {"temperature": 1, "seed": 2, "max_tokens": 60}
-    whole = Asked(base, Tuned(llama), **asked).text()
+    whole = Asked(base, ModelSource(llama), **asked).text()
     stop = whole[4:6]
-    stopped = Asked(base, Tuned(llama), stop=[stop], **asked)
+    stopped = Asked(base, ModelSource(llama), stop=[stop], **asked)
     assert stopped.text() == whole[: whole.index(stop)]
     assert stopped.end()[0] == "stop"
 
 
-def test_a_conversation_is_what_the_template_makes_of_it(base: Base, llama: Path) -> None:
+def test_a_conversation_is_what_the_template_makes_of_it(base: LoadedBase, llama: Path) -> None:
     messages = [{"role": "user", "content": "hé"}]
     text = "<turn>user\nhé</turn>\n<turn>assistant\n"
-    tokens = base.tokens.tokenizer.encode(text, add_special_tokens=False).ids
-    chat = Asked(base, Tuned(llama), prompts=None, messages=messages)
-    assert chat.bytes() == Asked(base, Tuned(llama), prompts=[tokens]).bytes()
+    tokens = base.tokenizer.tokenizer.encode(text, add_special_tokens=False).ids
+    chat = Asked(base, ModelSource(llama), prompts=None, messages=messages)
+    assert chat.bytes() == Asked(base, ModelSource(llama), prompts=[tokens]).bytes()
     assert chat.reports[0] == {"type": "started", "prompt_tokens": len(tokens)}
 
 
-def test_a_text_and_its_tokens_are_continued_alike(base: Base, llama: Path) -> None:
-    tokens = base.tokens.tokenizer.encode("abc").ids
-    both = Asked(base, Tuned(llama), prompts=["abc", tokens])
+def test_a_text_and_its_tokens_are_continued_alike(base: LoadedBase, llama: Path) -> None:
+    tokens = base.tokenizer.tokenizer.encode("abc").ids
+    both = Asked(base, ModelSource(llama), prompts=["abc", tokens])
     assert both.bytes(0) == both.bytes(1)
 
 
-def test_an_answer_has_no_more_tokens_than_the_window_leaves(base: Base, llama: Path) -> None:
-    assert base.window == 128
-    assert Asked(base, Tuned(llama), prompts=[[7] * 125], max_tokens=50).end()[1] <= 3
-    with pytest.raises(Refused, match="maximum context length is 128 tokens, and the prompt has 128"):
-        Asked(base, Tuned(llama), prompts=[[7] * 128])
+def test_an_answer_has_no_more_tokens_than_the_window_leaves(base: LoadedBase, llama: Path) -> None:
+    assert base.context_length == 128
+    assert Asked(base, ModelSource(llama), prompts=[[7] * 125], max_tokens=50).end()[1] <= 3
+    with pytest.raises(RequestRefused, match="maximum context length is 128 tokens, and the prompt has 128"):
+        Asked(base, ModelSource(llama), prompts=[[7] * 128])
 
 
 @pytest.mark.parametrize("prompts", [[""], [[300]]])
-def test_what_cannot_be_continued_is_refused(base: Base, llama: Path, prompts: list[Any]) -> None:
-    with pytest.raises(Refused):
-        Asked(base, Tuned(llama), prompts=prompts)
+def test_what_cannot_be_continued_is_refused(base: LoadedBase, llama: Path, prompts: list[Any]) -> None:
+    with pytest.raises(RequestRefused):
+        Asked(base, ModelSource(llama), prompts=prompts)

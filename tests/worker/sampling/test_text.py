@@ -9,9 +9,9 @@ from tokenizers import Tokenizer
 
 from tests.tiny_models import make_tokenizer
 from tests.worker.bases import sentence_piece
-from worker.sampling.draw import Drawn
-from worker.sampling.text import AnswerText, Piece
+from worker.sampling.text import AnswerText, TextDelta
 from worker.sampling.token_bytes import TokenBytes
+from worker.sampling.token_sampler import SampledToken
 
 
 @pytest.fixture(scope="module")
@@ -22,18 +22,18 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
-def told(tokenizer: Tokenizer, text: str, stop: Sequence[str] = ()) -> list[Piece]:
+def told(tokenizer: Tokenizer, text: str, stop: Sequence[str] = ()) -> list[TextDelta]:
     """All pieces of a text that comes token by token, as far as it is asked for."""
     answer = AnswerText(tokenizer, stop)
     pieces = []
     for number in tokenizer.encode(text, add_special_tokens=False).ids:
-        pieces.append(answer.add(Drawn(number)))
+        pieces.append(answer.add(SampledToken(number)))
         if answer.stopped:
             break
     return [*pieces, answer.finish()]
 
 
-def joined(pieces: list[Piece]) -> str:
+def joined(pieces: list[TextDelta]) -> str:
     return "".join(piece.text for piece in pieces)
 
 
@@ -44,7 +44,7 @@ def test_a_character_of_several_tokens_is_told_when_it_is_whole(tokenizer: Token
 def test_half_a_character_at_the_end_is_left_out(tokenizer: Tokenizer) -> None:
     answer = AnswerText(tokenizer, [])
     first, second, _ = tokenizer.encode("€").ids
-    assert joined([answer.add(Drawn(first)), answer.add(Drawn(second)), answer.finish()]) == ""
+    assert joined([answer.add(SampledToken(first)), answer.add(SampledToken(second)), answer.finish()]) == ""
 
 
 def test_a_stop_string_that_straddles_tokens_is_not_told(tokenizer: Tokenizer) -> None:
@@ -82,7 +82,7 @@ def test_an_answer_that_continues_a_text_keeps_the_space_before_it() -> None:
     tokenizer = Tokenizer.from_str(sentence_piece())
     before, both = (tokenizer.encode(text, add_special_tokens=False).ids for text in ("the job", "the job is"))
     answer = AnswerText(tokenizer, [], given=before)
-    assert joined([*(answer.add(Drawn(number)) for number in both[len(before) :]), answer.finish()]) == " is"
+    assert joined([*(answer.add(SampledToken(number)) for number in both[len(before) :]), answer.finish()]) == " is"
 
 
 def test_the_bytes_of_tokens_make_the_text(tokenizer: Tokenizer) -> None:

@@ -169,19 +169,19 @@ class RewardFunction:
 
         `questions`: (model id, messages). Each model scores all of its messages in one call, for the sake of batches.
         """
-        known: dict[tuple[str, str], float | GradingError] = {}
+        scores: dict[tuple[str, str], float | GradingError] = {}
         for name, model in self._models.items():
             conversations = [messages for model_id, messages in questions if model_id == name]
             if conversations:
-                found = model.score_messages(conversations, budget_tokens)
+                values = model.score_messages(conversations, budget_tokens)
                 keys = [(name, json.dumps(messages)) for messages in conversations]
-                known |= dict(zip(keys, found, strict=True))
+                scores |= dict(zip(keys, values, strict=True))
 
         def score(model_id: str, messages: Messages) -> float:
-            found = known[model_id, json.dumps(messages)]
-            if isinstance(found, GradingError):
-                raise found
-            return found
+            value = scores[model_id, json.dumps(messages)]
+            if isinstance(value, GradingError):
+                raise value
+            return value
 
         return score
 

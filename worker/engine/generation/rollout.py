@@ -10,7 +10,7 @@ from api.spec.evaluation import SHOWN_ROWS
 from api.spec.methods.base import RolloutOptions
 from worker.engine.generation.rewards import RewardFunction, Rewards
 from worker.engine.generation.sample_answers import GeneratedAnswer, display_text
-from worker.engine.generation.sampler import Answers, Sampler
+from worker.engine.generation.sampler import Answers, RolloutSampler
 from worker.engine.objective import MethodContext, Objective
 from worker.rows.end_tokens import EndTokens
 from worker.shared.arrays import Rows
@@ -36,8 +36,8 @@ class RolloutObjective(Objective):
         super().__init__(setting)
         base = setting.run / "base"
         self._tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
-        ends = EndTokens.load(base).stops
-        self._sampler = Sampler(self.model, self._tokenizer, ends, pad_token=min(ends, default=0))
+        end_tokens = EndTokens.load(base).stops
+        self._sampler = RolloutSampler(self.model, self._tokenizer, end_tokens, pad_token=min(end_tokens, default=0))
         self._reward_function = RewardFunction(
             setting.run, self.recipe, self.model.device, reward_model=reward_model, grader=grader
         )
@@ -49,7 +49,7 @@ class RolloutObjective(Objective):
         return options
 
     def sample(self, prompts: Rows, *, greedy: bool = False) -> Answers:
-        """Return an answer to each prompt by the model as it is now."""
+        """Return an answer to each prompt, sampled from the current policy."""
         options = self.rollout_options
         return self._sampler.sample(
             prompts,
@@ -108,9 +108,9 @@ class RolloutObjective(Objective):
 
     def show_answers(self, rows: Rows) -> list[GeneratedAnswer]:
         """Return greedy answers to a few prompts, with their rewards."""
-        few = rows.take(np.arange(min(SHOWN_ROWS, len(rows))))
-        answers = self.sample(few, greedy=True)
-        rewards_R = self.rewards(answers, few)
+        first = rows.take(np.arange(min(SHOWN_ROWS, len(rows))))
+        answers = self.sample(first, greedy=True)
+        rewards_R = self.rewards(answers, first)
         return [
             GeneratedAnswer(
                 prompt=display_text(self._tokenizer.decode(prompt.tolist(), skip_special_tokens=False), from_end=True),

@@ -7,7 +7,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from api.spec.evaluation import ANSWER_TOKENS, MAX_EXTRA_TOKENS, SHOWN_ROWS
-from worker.engine.generation.sampler import Sampler
+from worker.engine.generation.sampler import RolloutSampler
 from worker.engine.model.trainable import TrainableModel
 from worker.rows.end_tokens import EndTokens
 from worker.shared.arrays import Rows
@@ -40,7 +40,7 @@ def greedy_answers(base: Path, model: TrainableModel, rows: Rows, budget_tokens:
     prompts = Rows(rows.tokens, rows.loss_weights, prompt_starts, answer_starts)
     references = [rows.tokens[start:end] for start, end in zip(answer_starts, answer_ends, strict=True)]
     stops = EndTokens.load(base).stops
-    sampler = Sampler(model, tokenizer, stops, pad_token=min(stops, default=0))
+    sampler = RolloutSampler(model, tokenizer, stops, pad_token=min(stops, default=0))
     longest = max(map(len, references)) + MAX_EXTRA_TOKENS
     answers = sampler.sample(
         prompts,

@@ -34,7 +34,7 @@ class Answers:
     """[R]: whether the answer ended within the allowed length."""
 
 
-class Sampler:
+class RolloutSampler:
     """Samples with transformers' `generate`, in batches of a budget of tokens."""
 
     def __init__(self, model: TrainableModel, tokenizer: Tokenizer, end_tokens: Set[int], pad_token: int) -> None:

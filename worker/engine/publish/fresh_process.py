@@ -32,7 +32,7 @@ gigabyte for DoRA on SmolLM2, whose magnitudes are computed from whole matrices 
 
 class FileScores(NamedTuple):
     outputs: list[Outputs]
-    """Of each model of the request."""
+    """One item for each model of the request."""
     peak_bytes: int
     """The most memory that the fresh process held; 0 without one."""
 
@@ -82,6 +82,6 @@ def _communicate(process: subprocess.Popen[str], request: str, keep_alive: Calla
         try:
             return process.communicate(unsent, timeout=KEEP_ALIVE_S)[0]
         except subprocess.TimeoutExpired:
-            unsent = None  # communicate() goes on sending it by itself
+            unsent = None  # later calls of communicate() send the rest
             keep_alive()
     raise TrainingError(FailureReason.HUNG, "The files to publish were not scored in time: nothing was published.")

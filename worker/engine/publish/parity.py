@@ -121,19 +121,20 @@ def _require(
 
     The log gets the difference of every row, the user the largest one.
     """
-    found = Difference.of(ours, theirs)
-    difference = found.greatest if measure == "greatest" else found.mean
+    measured = Difference.of(ours, theirs)
+    difference = measured.greatest if measure == "greatest" else measured.mean
     print(
-        f"parity: {len(found.rows)} rows, {measure} difference {difference:.1e} (allowed: {tolerance:.0e})", flush=True
+        f"parity: {len(measured.rows)} rows, {measure} difference {difference:.1e} (allowed: {tolerance:.0e})",
+        flush=True,
     )
     if difference <= tolerance:  # false for NaN, too
         return
-    print("\n".join(f"parity: {row}" for row in found.rows), flush=True)
+    print("\n".join(f"parity: {row}" for row in measured.rows), flush=True)
     raise TrainingError(
         FailureReason.INTERNAL,
-        f"{error}, so nothing was published: their outputs on {len(found.rows)} rows of the data differ by "
+        f"{error}, so nothing was published: their outputs on {len(measured.rows)} rows of the data differ by "
         f"{difference:.2g} {'on average' if measure == 'mean' else 'at most'}, and {tolerance:.2g} is allowed. "
-        f"The largest difference: {found.worst}. The job's log lists the others.",
+        f"The largest difference: {measured.worst}. The job's log lists the others.",
     )
 
 
@@ -150,7 +151,7 @@ class Difference:
 
     @classmethod
     def of(cls, ours: Outputs, theirs: Outputs) -> "Difference":
-        differences = [(one - other).abs() for one, other in zip(ours, theirs, strict=True)]
+        differences = [(a - b).abs() for a, b in zip(ours, theirs, strict=True)]
         # NaN counts as the largest.
         positions = [int(values.nan_to_num(math.inf).argmax()) for values in differences]
         lines = [

@@ -64,8 +64,8 @@ def publish(
     highest_loss = objective.highest_loss(first_loss)
     if math.isfinite(highest_loss):
         check_learned(model, learned_rows(data.train), highest_loss)
-    made = provenance(run, recipe, step)
-    with atomic_folder(run / "out" / "model", made) as folder:
+    folder_provenance = provenance(run, recipe, step)
+    with atomic_folder(run / "out" / "model", folder_provenance) as folder:
         export(model, folder, base, recipe, summary)
         memory, device = outputs_in_memory(model, recipe, rows), str(model.device)
         check_forward_parity(in_training, memory, str(recipe.precision))
@@ -80,10 +80,10 @@ def publish(
         if merged is not None:
             check_merged(memory, by_merged[0], merged, recipe)
         if recipe.gguf is not None:
-            _publish_gguf(merged or folder, folder, recipe, rows, memory, made)
+            _publish_gguf(merged or folder, folder, recipe, rows, memory, folder_provenance)
         if merged is not None and recipe.merged:
             write_outputs(merged, rows, memory, recipe, tolerance_elsewhere(recipe, merged=True))
-            write_manifest(merged, made.model_copy(update={"kind": "model"}))
+            write_manifest(merged, folder_provenance.model_copy(update={"kind": "model"}))
         elif merged is not None:
             shutil.rmtree(merged)
         write_outputs(folder, rows, memory, recipe, tolerance_elsewhere(recipe))
@@ -94,7 +94,7 @@ def _scoring_request(
     folder: Path, merged: Path | None, base: Path, recipe: ResolvedRecipe, rows: Rows, device: str
 ) -> ScoringRequest:
     """Ask for the outputs of the exported files, and of the merged weights if there are any."""
-    on_base = None if recipe.technique.type == "full" else str(base.resolve())
+    on_base = None if recipe.technique.whole_model else str(base.resolve())
     models = [ModelFiles(folder=str(folder), base=on_base, recipe=recipe)]
     if merged is not None:
         models.append(ModelFiles(folder=str(merged), recipe=recipe))
@@ -102,9 +102,9 @@ def _scoring_request(
 
 
 def _publish_gguf(
-    model: Path, folder: Path, recipe: ResolvedRecipe, rows: Rows, memory: Outputs, made: Provenance
+    model: Path, folder: Path, recipe: ResolvedRecipe, rows: Rows, memory: Outputs, folder_provenance: Provenance
 ) -> None:
     """Write the whole model as a GGUF file below `folder`, and check it."""
     file = export_gguf(model, folder, recipe)
     check_gguf(memory, outputs_of_gguf(file, model, rows, recipe), recipe)
-    write_manifest(file.parent, made.model_copy(update={"kind": "gguf"}))
+    write_manifest(file.parent, folder_provenance.model_copy(update={"kind": "gguf"}))

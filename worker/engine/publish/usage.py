@@ -67,8 +67,8 @@ def usage_section(recipe: ResolvedRecipe, usage: Usage) -> str:
 
 def _generation(recipe: ResolvedRecipe, usage: Usage) -> str:
     adapter = not recipe.technique.whole_model
-    ends = f", eos_token_id={list(usage.stops)}" if adapter and usage.unknown_stops else ""
-    lines = [CHAT if usage.chat else TEXT, f"answer = model.generate(**inputs, max_new_tokens=256{ends})"]
+    end_argument = f", eos_token_id={list(usage.stops)}" if adapter and usage.unknown_stops else ""
+    lines = [CHAT if usage.chat else TEXT, f"answer = model.generate(**inputs, max_new_tokens=256{end_argument})"]
     lines.append("print(tokenizer.decode(answer[0, inputs['input_ids'].shape[1] :], skip_special_tokens=True))")
     text = fenced("\n".join(lines), "python")
     if not usage.unknown_stops:

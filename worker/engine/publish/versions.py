@@ -26,7 +26,7 @@ def our_code() -> Code:
 def libraries() -> dict[str, str]:
     versions = {name: _version(name) for name in LIBRARIES}
     return {"python": platform.python_version()} | {
-        name: found for name, found in versions.items() if found is not None
+        name: number for name, number in versions.items() if number is not None
     }
 
 

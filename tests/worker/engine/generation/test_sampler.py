@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from tests.tiny_models import make_model
 from tests.worker.parity import ours
-from worker.engine.generation.sampler import Sampler, token_values
+from worker.engine.generation.sampler import RolloutSampler, token_values
 from worker.engine.model.batches import Layout, micro_batches
 from worker.shared.arrays import Rows
 
@@ -27,7 +27,7 @@ def test_a_long_answer_is_told_of_at_every_token(tiny_llama: Path, tmp_path: Pat
     model = ours.begin(tiny_llama, tmp_path / "run", ours.settled("supervised", {})).model
     ticks = []
     model.keep_alive = lambda: ticks.append(1)
-    sampler = Sampler(model, Tokenizer.from_file(str(tiny_llama / "tokenizer.json")), set(), pad_token=0)
+    sampler = RolloutSampler(model, Tokenizer.from_file(str(tiny_llama / "tokenizer.json")), set(), pad_token=0)
     prompts = ours.rows_of([(ours.drawn(np.random.default_rng(seed), 1, 8), [0.0] * 8)])
     answers = sampler.sample(prompts, max_tokens=20, temperature=1.0, budget_tokens=64, greedy=True)
     assert len(answers.answers[0]) == 20
@@ -47,7 +47,7 @@ def test_every_answer_is_that_of_the_policy_that_learns_from_it(
     ours.change_weights(objective, 0.2)
     rng = np.random.default_rng(seed)
     prompts = ours.rows_of([(ours.drawn(rng, 1, length), [0.0] * length) for length in (30, 3, 9, 14, 9)])
-    sampler = Sampler(model, Tokenizer.from_file(str(base / "tokenizer.json")), set(), pad_token=0)
+    sampler = RolloutSampler(model, Tokenizer.from_file(str(base / "tokenizer.json")), set(), pad_token=0)
     answers = sampler.sample(prompts, max_tokens=12, temperature=1.0, budget_tokens=1000, greedy=True)
     (likeliest,) = token_values(answers.rows, objective.batches, lambda batch: [model.token_scores(batch).correct], 1)
     assert likeliest[answers.rows.loss_weights > 0].all()

@@ -1,13 +1,13 @@
 import torch
 
-from worker.sampling.draw import Draw, nucleus
+from worker.sampling.token_sampler import TokenSampler, nucleus
 
 LOGITS_V = torch.tensor([1.0, 3.0, 2.0, -1.0])
 
 
 def draws(seed: int | None, count: int = 50, temperature: float = 1.0, top_p: float = 1.0) -> list[int]:
-    draw = Draw(temperature=temperature, top_p=top_p, seed=seed, top_logprobs=None)
-    return [draw(LOGITS_V).id for _ in range(count)]
+    sample = TokenSampler(temperature=temperature, top_p=top_p, seed=seed, top_logprobs=None)
+    return [sample(LOGITS_V).id for _ in range(count)]
 
 
 def test_temperature_zero_takes_the_likeliest() -> None:
@@ -38,7 +38,7 @@ def test_the_nucleus_is_the_fewest_tokens_that_reach_top_p() -> None:
 
 
 def test_logprobs_are_those_of_the_models_own_distribution() -> None:
-    drawn = Draw(temperature=0.5, top_p=0.9, seed=0, top_logprobs=2)(LOGITS_V)
+    drawn = TokenSampler(temperature=0.5, top_p=0.9, seed=0, top_logprobs=2)(LOGITS_V)
     logprobs_V = torch.log_softmax(LOGITS_V, dim=-1)
     assert drawn.logprob == float(logprobs_V[drawn.id])
     assert drawn.top == ((1, float(logprobs_V[1])), (2, float(logprobs_V[2])))

@@ -1,0 +1,54 @@
+"""Sampling of the next token from logits."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class SampledToken:
+    id: int
+    logprob: float = 0.0
+    """Log-probability in nats, of the model's own distribution: before temperature and top_p."""
+    top: tuple[tuple[int, float], ...] = ()
+    """The most likely tokens at this position, with their log-probabilities."""
+
+
+class TokenSampler:
+    """Samples with temperature and top_p; temperature 0 is greedy. The same seed gives the same tokens."""
+
+    def __init__(self, *, temperature: float, top_p: float, seed: int | None, top_logprobs: int | None) -> None:
+        self._temperature, self._top_p, self._top = temperature, top_p, top_logprobs
+        self._generator = torch.Generator()  # on the CPU, where a seed gives the same numbers on every machine
+        if seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(seed)
+
+    def __call__(self, logits_V: torch.Tensor) -> SampledToken:
+        logits_V = logits_V.float()
+        token = int(logits_V.argmax()) if self._temperature == 0 else self._sample(logits_V)
+        if self._top is None:
+            return SampledToken(token)
+        logprobs_V = torch.log_softmax(logits_V, dim=-1)
+        values, ids = logprobs_V.topk(min(self._top, len(logprobs_V)))
+        top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+        return SampledToken(token, float(logprobs_V[token]), top)
+
+    def _sample(self, logits_V: torch.Tensor) -> int:
+        # Subtracting the largest logit first keeps a tiny temperature from overflowing.
+        probs_V = torch.softmax((logits_V - logits_V.max()) / self._temperature, dim=-1).cpu()
+        if self._top_p < 1:
+            probs_V = nucleus(probs_V, self._top_p)
+        return int(torch.multinomial(probs_V, 1, generator=self._generator))
+
+
+def nucleus(probs_V: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Return the probabilities of the nucleus, and 0 for all other tokens: Holtzman et al. 2020 (arXiv:1904.09751).
+
+    The nucleus is the smallest set of most likely tokens whose probabilities sum to at least `top_p`.
+    """
+    sorted_V, order_V = probs_V.sort(descending=True)
+    before_V = sorted_V.cumsum(0) - sorted_V
+    sorted_V[before_V >= top_p] = 0
+    return torch.zeros_like(probs_V).scatter(0, order_V, sorted_V)
