@@ -39,7 +39,7 @@ class Comparison(BaseModel):
 
 
 def can_load_models() -> bool:
-    """Return whether torch is installed here, which loading a model takes."""
+    """Return whether torch is installed here. Loading a model needs it."""
     return importlib.util.find_spec("torch") is not None
 
 

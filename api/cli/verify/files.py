@@ -77,7 +77,7 @@ def check_files(folder: Path, manifest: Manifest) -> tuple[list[str], list[str]]
 
 
 def check_tensors(folder: Path, manifest: Manifest) -> tuple[list[str], int, int]:
-    """Return (problems, number of tensors, number of values) of the weights. Does not depend on their hashes."""
+    """Return (problems, number of tensors, number of values) of the weights. Their hashes are checked elsewhere."""
     problems: list[str] = []
     shapes: dict[str, tuple[int, ...]] = {}
     values = 0

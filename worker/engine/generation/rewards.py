@@ -138,7 +138,7 @@ class RewardModel:
 
 
 class RewardFunction:
-    """The reward of each answer, from `reward_model` or from `grader`, which may itself use reward models."""
+    """Rewards answers with `reward_model`, or with `grader`, which may itself use reward models."""
 
     def __init__(
         self, run: Path, recipe: ResolvedRecipe, device: torch.device, *, reward_model: str | None, grader: Any

@@ -48,6 +48,7 @@ def model_card(
         method=_docstring(recipe.method),
         loading=fenced(_loading(recipe, model_type, usage), "python"),
         usage=usage_section(recipe, usage),
+        base_option="" if recipe.technique.whole_model else " --base path/to/the/base/model",
         vllm=vllm_section(recipe, experts=experts),
         evaluation=_evaluation(summary.evaluation),
         curves=_curves(summary),
@@ -182,15 +183,15 @@ A {kind}.
 
 ## Verify the files
 
-    attune adapters verify path/to/this/folder --base path/to/the/base/model
+    attune adapters verify path/to/this/folder{base_option}
 
-The command checks every file against the SHA-256 that `manifest.json` lists, loads the model, and compares its outputs
-on a few rows with those that the trainer recorded in `logprobs.json` (log-probabilities of tokens, or scores).
-`manifest.json` also names the base model, the data and the recipe.
+The command checks every file against the SHA-256 that `manifest.json` lists. If there is a `logprobs.json`, it also
+loads the model and compares its outputs on a few rows (log-probabilities of tokens, or scores) with those that the
+trainer recorded there. `manifest.json` also lists the base model, the data, the recipe and the versions of the code.
 
 **Private data.** `logprobs.json`, `evaluation.json` and the samples below contain rows of the training or validation
-data. If those must stay private, delete both files and the samples before you share this folder; the command accepts a
-folder without them.
+data. If those must stay private, delete the two files, and the samples from this README, before you share the folder.
+The command accepts a folder without the two files; it reports an edited README as changed.
 
 ## Evaluation
 
@@ -217,6 +218,7 @@ QUANTIZATION = """from transformers import BitsAndBytesConfig
 
 # As in training. Without it the adapter works, too, on the base in full precision.
 quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="{type}")
+
 """
 
 LOAD_ADAPTER = """from peft import PeftModel

@@ -1,8 +1,8 @@
 """Scoring of files in a fresh process, before they are published.
 
-Nothing that the training did to this process, its libraries or its model can hide there that the files are incomplete.
-A fresh process imports torch, which takes seconds. ATTUNE_FRESH_PROOF=0 scores the files in this process instead: it is
-for the tests, which train hundreds of times.
+The training changes this process: it patches libraries and keeps a model in memory, which could hide that the published
+files are incomplete. A fresh process has only the files. It takes seconds to import torch: with ATTUNE_FRESH_PROOF=0,
+which is for the tests, the files are scored in this process instead.
 """
 
 import os

@@ -25,17 +25,17 @@ from worker.shared.arrays import Rows
 LEARNED_OF = 64
 """Number of first training rows from which the shortest are taken for `check_learned`."""
 FILES_TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
-"""Largest difference, in nats or units of a score, between the weights in memory and the files. Both go through
+"""Largest allowed difference, in nats or units of a score, between the weights in memory and the files. Both go through
 transformers' own forward, so it is the same arithmetic twice."""
 FORWARD_TOLERANCE = 1e-3
-"""Largest difference between the trainer's own forward and transformers', in float32. In bfloat16 two correct
+"""Largest allowed difference between the trainer's own forward and transformers', in float32. In bfloat16 two correct
 implementations differ by 0.3 nats on single tokens (docs/engine-log.md), so only float32, and the tests, can tell."""
 ROUNDED_MEAN = {"float32": 1e-2, "bfloat16": 0.25}
-"""Mean difference where the files hold other weights that should amount to the same model: merged ones, or an adapter
+"""Allowed mean difference where the files hold other weights that amount to the same model: merged ones, or an adapter
 rewritten for the base that its initialization had changed. Each weight is rounded once more, which moves single
 unlikely tokens by up to a nat. Weights without the adapter, or with it twice, differ by more than that on average."""
 OTHER_MACHINE_MEAN = 0.1
-"""Mean difference, in bfloat16, between this machine and another one, whose kernels round elsewhere."""
+"""Allowed mean difference, in bfloat16, between this machine and another one, whose kernels round differently."""
 LARGEST_WEIGHT = 65504.0
 """float16's largest number: larger weights cannot be served, whatever loss they happen to give."""
 

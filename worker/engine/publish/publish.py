@@ -1,4 +1,4 @@
-"""Export of a trained model, with proof that its files are the model, before it is published."""
+"""Export of a trained model, and the checks that its files reproduce it, before it is published."""
 
 import math
 import shutil
@@ -52,9 +52,9 @@ def publish(
 ) -> int:
     """Export the weights in memory, those of `step`, to out/model, and free them. Raises TrainingError.
 
-    The folder appears only once its files are proved to be the trained model. `first_loss`: of the first training step;
-    a model with a higher loss has diverged. Returns the peak memory, in bytes, of the process that scored the files; 0
-    if there was none.
+    The folder appears only after its files have reproduced the trained model's outputs. `first_loss` is the loss of the
+    first training step: a model with a higher one has diverged. Returns the peak memory, in bytes, of the process that
+    scored the files; 0 if there was none.
     """
     pipe.report(PhaseReport(phase="exporting"))
     model, base = objective.model, run / "base"
@@ -93,7 +93,7 @@ def publish(
 def _scoring_request(
     folder: Path, merged: Path | None, base: Path, recipe: ResolvedRecipe, rows: Rows, device: str
 ) -> ScoringRequest:
-    """Ask for the outputs of the exported files, and of the merged weights if there are any."""
+    """Return a request for the outputs of the exported files, and of the merged weights if there are any."""
     on_base = None if recipe.technique.whole_model else str(base.resolve())
     models = [ModelFiles(folder=str(folder), base=on_base, recipe=recipe)]
     if merged is not None:

@@ -46,8 +46,8 @@ def said(*texts: str) -> tuple[Answers, Any]:
 def test_an_answer_that_the_judge_cannot_read_to_its_end_gets_no_reward_and_ends_no_job(judge: RewardFunction) -> None:
     rewards = judge(*said("four", "four " * 40, "five"), 64)
     assert (rewards[1], math.isfinite(rewards[0]), rewards[0] != rewards[2]) == (0.0, True, True)
-    (trouble,) = judge.grading_errors
-    assert "reads 128" in trouble
+    (error,) = judge.grading_errors
+    assert "context length is 128" in error
 
 
 def test_a_judge_asked_for_less_at_once_says_the_same(judge: RewardFunction) -> None:
