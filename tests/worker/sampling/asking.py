@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from api.spec.sampling import SamplerJob
 from api.spec.techniques import Technique
 from worker.engine.model.adapters import peft_config
-from worker.engine.model.load import quantisation
+from worker.engine.model.load import quantization_config
 from worker.engine.model.modes import keep_four_bits
 from worker.sampling.answer import answer
 from worker.sampling.bases import LoadedBase, ModelSource
@@ -25,8 +25,9 @@ TOKENS = 10
 def plain(base: Path, technique: Any = None) -> Any:
     """As transformers loads it."""
     options: dict[str, Any] = {}
-    if technique is not None and technique.quantizes:
-        options = {"quantization_config": quantisation(technique, torch.float32), "device_map": {"": CPU}}
+    if technique is not None and technique.four_bits is not None:
+        config = quantization_config(technique.four_bits, torch.float32)
+        options = {"quantization_config": config, "device_map": {"": CPU}}
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, trust_remote_code=False, **options)
     keep_four_bits(model)
     return model.eval()
