@@ -157,4 +157,4 @@ def test_an_answer_that_fills_the_window_is_still_read_at_its_ending(tmp_path: P
     model = RewardModel(trained.folder, ours.settled("reward", {}).technique, trained.recipe, torch.device("cpu"))
     prompt, said = np.arange(10, dtype=np.int32), np.full(template_bases.WINDOW - 10, 7, np.int32)
     tail = EndTokens.load(base).chat_tail
-    assert model._closed(prompt, said, False, True) == [*prompt, *said[: len(said) - len(tail)], *tail]
+    assert model._with_end(prompt, said, False, True) == [*prompt, *said[: len(said) - len(tail)], *tail]
