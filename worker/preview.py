@@ -102,8 +102,8 @@ def run_preview(folder: Path, request: Request, report: Report) -> None:
             report.counts[name] = count_arrays(
                 path,
                 rows=source.arrays_of_rows,
-                asked=request.max_length,
-                window=request.context_window,
+                max_length=request.max_length,
+                context_window=request.context_window,
                 drop=request.overlong == "drop",
             )
             continue

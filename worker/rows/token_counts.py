@@ -42,8 +42,8 @@ class RowSample:
         array_rows = [array_row for row in self.rows.values() for array_row in row]
         counts = count(
             self._arrays(array_rows),
-            asked=max_length,
-            window=window,
+            max_length=max_length,
+            context_window=window,
             drop=drop or self.prompts,
             prompts=self.prompts,
         )

@@ -49,25 +49,26 @@ class Counts(msgspec.Struct):
         )
 
 
-def count_arrays(path: Path, *, rows: int, asked: int | None, window: int | None, drop: bool) -> Counts:
+def count_arrays(path: Path, *, rows: int, max_length: int | None, context_window: int | None, drop: bool) -> Counts:
     """Count arrays that were prepared before. `rows`: the rows of their file; the others as in `count`."""
     loaded = load_rows(path)
-    counts = count(loaded, asked=asked, window=window, drop=drop, prompts=loaded.items is not None)
+    prompts = loaded.items is not None
+    counts = count(loaded, max_length=max_length, context_window=context_window, drop=drop, prompts=prompts)
     counts.rows = counts.sampled = rows
     counts.labels = None if loaded.label_names is None else len(loaded.label_names)
     return counts
 
 
-def count(rows: Rows, *, asked: int | None, window: int | None, drop: bool, prompts: bool) -> Counts:
-    """`asked`: the requested max_length, None for the longest row; `window`: the base model's context window."""
+def count(rows: Rows, *, max_length: int | None, context_window: int | None, drop: bool, prompts: bool) -> Counts:
+    """`max_length`: the requested one; None: the longest row. `prompts`: the rows have no supervised tokens."""
     lengths_S = rows.ends - rows.starts
     longest = int(lengths_S.max(initial=0))
-    max_length = min(asked or max(longest, 1), window or max(longest, 1))
-    overlong = len(rows.overlong(max_length))
+    limit = min(max_length or max(longest, 1), context_window or max(longest, 1))
+    overlong = len(rows.overlong(limit))
     if prompts:  # prompts have no supervised tokens
-        kept, dropped, truncated = rows.take(np.setdiff1d(np.arange(len(rows)), rows.overlong(max_length))), overlong, 0
+        kept, dropped, truncated = rows.take(np.setdiff1d(np.arange(len(rows)), rows.overlong(limit))), overlong, 0
     else:
-        kept, dropped, truncated = rows.truncate(max_length, drop=drop)
+        kept, dropped, truncated = rows.truncate(limit, drop=drop)
     sizes_R = (kept.ends - kept.starts).reshape(-1, kept.width).max(1, initial=0)
     quantiles: npt.NDArray[np.float64] = (
         np.quantile(sizes_R, np.linspace(0, 1, QUANTILES)) if len(sizes_R) else np.zeros(0)
@@ -84,7 +85,7 @@ def count(rows: Rows, *, asked: int | None, window: int | None, drop: bool, prom
         tokens=int(kept.lengths.sum()),
         supervised_tokens=_supervised(kept),
         longest=longest,
-        max_length=max_length,
+        max_length=limit,
         lengths=[round(value) for value in quantiles.tolist()],
     )
 
@@ -97,4 +98,5 @@ def _supervised(rows: Rows) -> int:
 
 def workload(rows: Rows) -> Workload:
     """Return the workload of rows that are already cut."""
-    return count(rows, asked=None, window=None, drop=False, prompts=rows.items is not None).workload()
+    prompts = rows.items is not None
+    return count(rows, max_length=None, context_window=None, drop=False, prompts=prompts).workload()
