@@ -173,6 +173,15 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     )
 
 
+EMBEDDED = ["embedded"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module where neither SQL nor the storage is what is tested says `SETTINGS = EMBEDDED`: once is then enough."""
+    if "settings" in metafunc.fixturenames and hasattr(metafunc.module, "SETTINGS"):
+        metafunc.parametrize("settings", metafunc.module.SETTINGS, indirect=True)
+
+
 @pytest.fixture
 def context(settings: Settings) -> Iterator[Context]:
     context = Context.open(settings)

@@ -1,23 +1,12 @@
 """Runs prepare as the supervisor does: as a child, in a run folder."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-MEASURED = """
-import resource, subprocess, sys
-code = subprocess.call([sys.executable, "-m", "worker.prepare", sys.argv[1]], close_fds=False)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
-sys.exit(code)
-"""
-"""What a process has used counts from its parent's memory on: so prepare needs a small one to be measured."""
-
+from tests.worker.children import run_child
 
 Content = bytes | Callable[[Path], object]
 """Of a file: its bytes, or what writes it."""
@@ -85,21 +74,8 @@ def prepare(
 
 
 def run(folder: Path) -> Outcome:
-    read_fd, write_fd = os.pipe()
-    with os.fdopen(read_fd, "rb") as pipe:
-        try:
-            child = subprocess.run(
-                [sys.executable, "-c", MEASURED, str(folder)],
-                check=False,
-                pass_fds=[write_fd],
-                env={**os.environ, "ATTUNE_REPORT_FD": str(write_fd)},
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-                timeout=120,
-            )
-        finally:
-            os.close(write_fd)
-        assert child.returncode == 0, child.stderr
-        progress = [json.loads(line) for line in pipe]
-    return Outcome(folder, json.loads((folder / "report.json").read_bytes()), progress, int(child.stdout))
+    reports = folder / "reports.jsonl"
+    ended = run_child("worker.prepare", folder, reports)
+    assert ended.code == 0
+    progress = [json.loads(line) for line in reports.read_bytes().splitlines()]
+    return Outcome(folder, json.loads((folder / "report.json").read_bytes()), progress, ended.peak_bytes)

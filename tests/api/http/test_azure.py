@@ -5,7 +5,10 @@ from fastapi.testclient import TestClient
 from api.context import Context
 from tests.api.routes.test_files import upload
 from tests.api.sampler import sampler, says
+from tests.conftest import EMBEDDED
 from tests.factories import a_base_model
+
+SETTINGS = EMBEDDED
 
 
 @pytest.fixture

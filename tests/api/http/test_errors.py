@@ -21,7 +21,10 @@ from api.settings import Settings
 from tests.api.conftest import client_of
 from tests.api.routes.test_files import stored_objects, upload
 from tests.api.served import listening
+from tests.conftest import EMBEDDED
 from tests.factories import a_model, a_project
+
+SETTINGS = EMBEDDED
 
 
 def error_of(answer) -> dict[str, object]:

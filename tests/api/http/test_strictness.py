@@ -7,6 +7,9 @@ import structlog
 from fastapi.testclient import TestClient
 
 from tests.api.http.test_errors import error_of
+from tests.conftest import EMBEDDED
+
+SETTINGS = EMBEDDED
 
 NESTED = b'{"model": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 DEEP_ENOUGH_TO_READ = b'{"model": ' + b"[" * 900 + b"]" * 900 + b"}"

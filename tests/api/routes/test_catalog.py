@@ -6,7 +6,10 @@ from fastapi.testclient import TestClient
 from api.context import Context
 from api.spec.catalog import GRADERS, METHODS, TECHNIQUES
 from api.spec.formats import FORMATS
+from tests.conftest import EMBEDDED
 from tests.factories import a_base_model
+
+SETTINGS = EMBEDDED
 
 
 @pytest.fixture

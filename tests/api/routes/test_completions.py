@@ -21,7 +21,10 @@ from api.spec.lifecycle import JobStatus
 from api.spec.recipe import Recipe
 from api.spec.resolve import resolve
 from tests.api.sampler import ends, sampler, says, text
+from tests.conftest import EMBEDDED
 from tests.factories import a_base_model, a_job, a_project
+
+SETTINGS = EMBEDDED
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "hello"}]

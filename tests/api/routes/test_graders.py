@@ -7,6 +7,9 @@ from fastapi.testclient import TestClient
 from openai.types.fine_tuning.alpha import GraderRunResponse, GraderValidateResponse
 
 from tests.api.spec.graders.graders import a_check
+from tests.conftest import EMBEDDED
+
+SETTINGS = EMBEDDED
 
 RUN, VALIDATE = (f"/v1/fine_tuning/alpha/graders/{verb}" for verb in ("run", "validate"))
 SCORE_MODEL = {

@@ -11,7 +11,10 @@ from api.spec.catalog import METHODS, TECHNIQUES
 from api.spec.lifecycle import JobStatus
 from api.spec.recipe import Recipe
 from api.spec.resolve import resolve
+from tests.conftest import EMBEDDED
 from tests.factories import a_job, a_project
+
+SETTINGS = EMBEDDED
 
 GRADER = {"type": "string_check", "name": "right", "input": "a", "reference": "a", "operation": "eq"}
 REQUIRED = {"ppo": {"grader": GRADER}, "reinforcement": {"grader": GRADER}}

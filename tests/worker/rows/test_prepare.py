@@ -10,7 +10,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from tests.worker import bases
-from tests.worker.prepared import ROOT, jsonl, prepare
+from tests.worker.children import ROOT
+from tests.worker.prepared import jsonl, prepare
 from worker.shared.arrays import load_rows
 
 CHAT = {

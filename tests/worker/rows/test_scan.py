@@ -1,12 +1,11 @@
 """What an uploaded file holds, told before any job names it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from api.spec.formats import FORMATS
+from tests.worker.children import run_child
 from tests.worker.prepared import jsonl
 
 CHAT = {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]}
@@ -16,7 +15,7 @@ QUESTION = {"messages": [{"role": "user", "content": "2 + 2?"}], "answer": "4"}
 def scan(folder: Path, content: bytes) -> dict[str, Any]:
     (folder / "input").write_bytes(content)
     (folder / "scan.json").write_text(json.dumps({"memory_bytes": 1 << 30, "cpu_seconds": 60}))
-    subprocess.run([sys.executable, "-m", "worker.scan", str(folder)], check=True, stdin=subprocess.DEVNULL)
+    assert run_child("worker.scan", folder).code == 0
     report: dict[str, Any] = json.loads((folder / "report.json").read_bytes())
     return report
 
