@@ -5,7 +5,7 @@ from typing import Self
 
 from api.infra.doorbell import Doorbell
 from api.infra.fair_limiter import FairLimiter
-from api.infra.preview_process import PreviewChild
+from api.infra.preview_process import PreviewProcesses
 from api.infra.storage import Storage
 from api.records import Database
 from api.settings import Settings
@@ -20,7 +20,7 @@ class Context:
     database: Database
     storage: Storage
     doorbell: Doorbell
-    previews: PreviewChild
+    previews: PreviewProcesses
     requests: FairLimiter
     """Limit of the threads that handle requests."""
 
@@ -31,12 +31,12 @@ class Context:
             Database(settings.database),
             Storage(settings.storage),
             Doorbell(settings.broker_url),
-            PreviewChild(settings),
+            PreviewProcesses(settings),
             FairLimiter(
                 "requests",
-                at_once=REQUEST_THREADS,
-                each=min(settings.requests_at_once, REQUEST_THREADS),
-                waiting=settings.requests_waiting,
+                total=REQUEST_THREADS,
+                per_project=min(settings.requests_at_once, REQUEST_THREADS),
+                max_waiting=settings.requests_waiting,
             ),
         )
 

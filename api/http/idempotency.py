@@ -61,10 +61,10 @@ class Claim:
     request: str
     owner: str
 
-    def begin(self) -> idempotency.Answered | None:
+    def begin(self) -> idempotency.IdempotentRequest | None:
         """Claim the key. Return None if the claim is ours, else the earlier request."""
         with self.context.database.write() as session:
-            earlier = idempotency.begin(
+            earlier = idempotency.claim(
                 session, self.project_id, self.key, request=self.request, owner=self.owner, lease_s=LEASE_S
             )
             if earlier is None:  # a response that is already kept needs no room
@@ -85,10 +85,10 @@ class Claim:
         """Keep the response, or release the key if `body` is None. `request`: the digest of a form, known only now."""
         with self.context.database.write() as session:
             if body is None:
-                idempotency.give_up(session, self.project_id, self.key, self.owner)
+                idempotency.release(session, self.project_id, self.key, self.owner)
             else:
                 request = request or self.request
-                idempotency.answer(
+                idempotency.store_response(
                     session, self.project_id, self.key, self.owner, request=request, status=status, body=body
                 )
 
@@ -172,7 +172,7 @@ def _check(key: str, path: str, content_type: str) -> None:
         )
 
 
-async def _first_or_earlier(claim: Claim, scope: Scope) -> idempotency.Answered | None:
+async def _first_or_earlier(claim: Claim, scope: Scope) -> idempotency.IdempotentRequest | None:
     """Return None if the request has to run, else its earlier response. Raise KeyReused, StillRunning."""
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + WAIT_S
@@ -235,7 +235,7 @@ def replay_body(body: bytes, receive: Receive) -> Receive:
     return receive_replayed
 
 
-async def _replay(send: Send, earlier: idempotency.Answered) -> None:
+async def _replay(send: Send, earlier: idempotency.IdempotentRequest) -> None:
     body = earlier.body or b""
     headers = [
         (b"content-type", b"application/json"),

@@ -144,7 +144,7 @@ class Authenticate:
         self.app, self.context = app, context
         self._rate = RequestRate(context.settings.requests_per_second)
         self._threads = anyio.CapacityLimiter(KEY_THREADS)
-        self._turns = FairLimiter("requests", at_once=KEY_THREADS, each=KEY_THREADS // 4, waiting=KEY_WAITING)
+        self._turns = FairLimiter("requests", total=KEY_THREADS, per_project=KEY_THREADS // 4, max_waiting=KEY_WAITING)
         """Turns by key, so that a flood of requests with one key does not delay the others."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -182,7 +182,7 @@ class Authenticate:
                 "/openai, as `api-key: YOUR_KEY`)"
             )
         with self.context.database.read() as session:
-            key = keys.valid(session, plain.strip())
+            key = keys.find_valid(session, plain.strip())
         if key is None:
             raise Unauthorized("Incorrect API key provided: it is unknown here, revoked or expired")
         return Caller(key.project_id, key.id, key.scope)

@@ -26,7 +26,7 @@ def trained_artifacts(artifacts: Sequence[Artifact]) -> list[Artifact]:
     return [artifact for artifact in artifacts if not artifact["name"].startswith((MERGED, GGUF))]
 
 
-def from_their_folder(artifacts: Sequence[Artifact]) -> list[Artifact]:
+def with_relative_names(artifacts: Sequence[Artifact]) -> list[Artifact]:
     """Return the artifacts with names relative to `merged/` or `gguf/`."""
     return [{**artifact, "name": artifact["name"].removeprefix(MERGED).removeprefix(GGUF)} for artifact in artifacts]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from api.errors import TooManyRequests
 
 
-class Crowded(TooManyRequests):
+class ConcurrencyLimitExceeded(TooManyRequests):
     code = "too_many_requests_at_once"
 
     def __init__(self, what: str, allowed: int) -> None:
@@ -32,16 +32,20 @@ class _Waiter:
 
 
 class FairLimiter:
-    def __init__(self, what: str, *, at_once: int, each: int, waiting: int) -> None:
-        """Limit the running tasks to `at_once` for all projects and `each` for one; `waiting` is for one project."""
-        self._what, self._free, self._each, self._most_waiting = what, at_once, each, waiting
+    def __init__(self, what: str, *, total: int, per_project: int, max_waiting: int) -> None:
+        """Run at most `total` tasks, and `per_project` of one project, of which `max_waiting` may wait."""
+        self._what, self._free = what, total
+        self._per_project, self._max_waiting = per_project, max_waiting
         self._lock = threading.Lock()  # each of the tests' clients has its own event loop
         self._running: Counter[str] = Counter()
         self._waiting: OrderedDict[str, deque[_Waiter]] = OrderedDict()
 
     @asynccontextmanager
     async def turn(self, project_id: str, *, wait_s: float | None = None) -> AsyncIterator[None]:
-        """Wait for a turn, and hold it. Raises Crowded at once if too many wait, and TimeoutError after `wait_s`."""
+        """Wait for a turn, and hold it.
+
+        Raises ConcurrencyLimitExceeded immediately if too many wait, and TimeoutError after `wait_s` seconds.
+        """
         waiter = self._enter(project_id)
         try:
             async with asyncio.timeout(wait_s):
@@ -57,9 +61,9 @@ class FairLimiter:
                 self._waiting[project_id] = deque()
                 self._waiting.move_to_end(project_id, last=False)  # it had no recent turn
             queue = self._waiting[project_id]
-            busy = self._free <= 0 or self._running[project_id] >= self._each
-            if busy and len(queue) >= self._most_waiting:
-                raise Crowded(self._what, self._most_waiting + self._running[project_id])
+            busy = self._free <= 0 or self._running[project_id] >= self._per_project
+            if busy and len(queue) >= self._max_waiting:
+                raise ConcurrencyLimitExceeded(self._what, self._max_waiting + self._running[project_id])
             queue.append(waiter)
             self._grant()
         return waiter
@@ -78,7 +82,9 @@ class FairLimiter:
     def _grant(self) -> None:
         """Grant free turns to waiters."""
         while self._free > 0:
-            eligible = [name for name, queue in self._waiting.items() if queue and self._running[name] < self._each]
+            eligible = [
+                name for name, queue in self._waiting.items() if queue and self._running[name] < self._per_project
+            ]
             if not eligible:
                 return
             name = min(eligible, key=self._running.__getitem__)

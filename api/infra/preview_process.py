@@ -56,24 +56,24 @@ class PreviewFailed(Unavailable):
         super().__init__("The time limit was exceeded. Shorten the rows, or create the job, which has no such limit.")
 
 
-class PreviewChild:
+class PreviewProcesses:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         processes = settings.preview_processes
         self._turns = FairLimiter(
             "previews, estimates and gradings",
-            at_once=processes,
-            each=max(1, processes - 1),  # leaves one for another project
-            waiting=settings.preview_waiting,
+            total=processes,
+            per_project=max(1, processes - 1),  # leaves one for another project
+            max_waiting=settings.preview_waiting,
         )
         self._threads = anyio.CapacityLimiter(processes)
         self._lock = threading.Lock()
         self._reports: OrderedDict[str, str] = OrderedDict()
 
-    async def in_turn(self, project_id: str, work: Callable[[], T]) -> T:
+    async def run_in_turn(self, project_id: str, work: Callable[[], T]) -> T:
         """Wait for the project's turn, run `work` in a thread reserved for these processes, and return its result.
 
-        Raises Crowded, TooBusy, and the exceptions of `work`.
+        Raises ConcurrencyLimitExceeded, TooBusy, and the exceptions of `work`.
         """
         async with AsyncExitStack() as stack:
             try:
@@ -82,7 +82,7 @@ class PreviewChild:
                 raise TooBusy from None
             return await anyio.to_thread.run_sync(work, limiter=self._threads)
 
-    def ask(self, key: str, request: dict[str, Any], fill: Callable[[Path], None]) -> Report:
+    def preview(self, key: str, request: dict[str, Any], fill: Callable[[Path], None]) -> Report:
         """Return the report of `worker.preview`, from the cache if it is there.
 
         `key` is a hash of everything that determines the report. `fill` writes the files that the child process reads

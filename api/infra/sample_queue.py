@@ -96,11 +96,11 @@ class NoSampler(Exception):
     """No live sampler is registered."""
 
 
-class TooMany(Exception):
+class TooManyOpen(Exception):
     """The project has reached its limit of open requests."""
 
 
-class Lost(Exception):
+class SamplerDead(Exception):
     """The sampler of the request is dead, or no live sampler is left to take it."""
 
 
@@ -130,23 +130,23 @@ class Producer:
     async def __aexit__(self, *_: object) -> None:
         await self._redis.aclose()
 
-    async def submit(self, letter: SampleJob, *, timeout_s: float, limit: int) -> None:
-        """Add the request to its project's queue. Raises NoSampler, and TooMany at `limit` open requests."""
-        body = json.dumps(letter.content)
-        result = await self._run(_SUBMIT, [_PREFIX], letter.id, letter.project_id, body, timeout_s, limit)
+    async def submit(self, job: SampleJob, *, timeout_s: float, limit: int) -> None:
+        """Add the request to its project's queue. Raises NoSampler, and TooManyOpen at `limit` open requests."""
+        body = json.dumps(job.content)
+        result = await self._run(_SUBMIT, [_PREFIX], job.id, job.project_id, body, timeout_s, limit)
         if result != "ok":
-            raise NoSampler if result == "no_sampler" else TooMany
+            raise NoSampler if result == "no_sampler" else TooManyOpen
 
-    async def withdraw(self, letter: SampleJob) -> None:
+    async def withdraw(self, job: SampleJob) -> None:
         """Remove the request and its reports. A sampler that works on it stops."""
         async with self._redis.pipeline() as pipe:
-            pipe.zrem(f"{_PREFIX}:open:{letter.project_id}", letter.id)
-            pipe.delete(f"{_PREFIX}:request:{letter.id}", f"{_PREFIX}:answer:{letter.id}")
+            pipe.zrem(f"{_PREFIX}:open:{job.project_id}", job.id)
+            pipe.delete(f"{_PREFIX}:request:{job.id}", f"{_PREFIX}:answer:{job.id}")
             await pipe.execute()
 
-    async def reports(self, letter: SampleJob) -> AsyncIterator[dict[str, Any]]:
-        """Yield the sampler's reports without end. Raises Lost, and TimeoutError after the deadline."""
-        key, last, sampler = f"{_PREFIX}:answer:{letter.id}", "0", ""
+    async def reports(self, job: SampleJob) -> AsyncIterator[dict[str, Any]]:
+        """Yield the sampler's reports without end. Raises SamplerDead, and TimeoutError after the deadline."""
+        key, last, sampler = f"{_PREFIX}:answer:{job.id}", "0", ""
         while True:
             streams: Any = await self._redis.xread({key: last}, count=256, block=int(1000 * LISTEN_S))
             for number, fields in streams[0][1] if streams else ():
@@ -158,10 +158,10 @@ class Producer:
             if streams:
                 await self._redis.xtrim(key, minid=last)  # frees the memory of entries that were read
             else:
-                if not await self._run(_WANTED, [f"{_PREFIX}:open:{letter.project_id}"], letter.id):
+                if not await self._run(_WANTED, [f"{_PREFIX}:open:{job.project_id}"], job.id):
                     raise TimeoutError
                 if not await self._run(_ALIVE, [f"{_PREFIX}:workers"], sampler):
-                    raise Lost
+                    raise SamplerDead
 
     async def _run(self, script: str, keys: list[str], *arguments: Any) -> Any:
         return await self._redis.eval(script, len(keys), *keys, *arguments)
@@ -189,8 +189,8 @@ class Consumer:
 
     def take(self, wait_s: float) -> SampleJob | None:
         """Return the next request of the project whose turn it is; None if none arrives within `wait_s`."""
-        if (letter := self._take()) is not None:
-            return letter
+        if (job := self._take()) is not None:
+            return job
         self._redis.blpop([f"{_PREFIX}:bell"], timeout=wait_s)
         return self._take()
 
@@ -199,19 +199,19 @@ class Consumer:
         if taken is None:
             return None
         project, request, body = taken
-        letter = SampleJob(request, project, json.loads(body))
-        self._add(letter, {"sampler": self.name})
-        return letter
+        job = SampleJob(request, project, json.loads(body))
+        self._add(job, {"sampler": self.name})
+        return job
 
-    def wanted(self, letter: SampleJob) -> bool:
+    def is_wanted(self, job: SampleJob) -> bool:
         """Return whether the request is neither withdrawn nor past its deadline."""
-        return bool(self._redis.eval(_WANTED, 1, f"{_PREFIX}:open:{letter.project_id}", letter.id))
+        return bool(self._redis.eval(_WANTED, 1, f"{_PREFIX}:open:{job.project_id}", job.id))
 
-    def report(self, letter: SampleJob, report: dict[str, Any]) -> None:
-        self._add(letter, {"report": json.dumps(report)})
+    def report(self, job: SampleJob, report: dict[str, Any]) -> None:
+        self._add(job, {"report": json.dumps(report)})
 
-    def _add(self, letter: SampleJob, fields: dict[Any, Any]) -> None:
-        key = f"{_PREFIX}:answer:{letter.id}"
+    def _add(self, job: SampleJob, fields: dict[Any, Any]) -> None:
+        key = f"{_PREFIX}:answer:{job.id}"
         with self._redis.pipeline() as pipe:
             pipe.xadd(key, fields)
             pipe.expire(key, 600)

@@ -32,7 +32,7 @@ class ObjectMissing(Exception):
     """There is no object with this key."""
 
 
-class Corrupt(Exception):
+class ObjectCorrupt(Exception):
     """The object's SHA-256 differs from that of the stored bytes."""
 
 
@@ -45,7 +45,7 @@ class StoredObject:
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedObject:
     """An entry of a listing."""
 
     key: str
@@ -80,10 +80,10 @@ class Storage:
         self.require()
         return self._objects
 
-    async def write(self, key: str, chunks: AsyncIterator[bytes], *, sparing: bool = False) -> StoredObject:
+    async def write(self, key: str, chunks: AsyncIterator[bytes], *, low_memory: bool = False) -> StoredObject:
         """Stream into an object, which appears once it is complete. An error in `chunks` leaves nothing behind.
 
-        `sparing` is for many concurrent small objects: each takes about 10 MiB of memory instead of 30.
+        `low_memory` is for many concurrent small objects: each takes about 10 MiB of memory instead of 30.
         """
         digest, count = hashlib.sha256(), 0
 
@@ -100,8 +100,8 @@ class Storage:
                 key,
                 counted(),
                 use_multipart=True,
-                chunk_size=SMALLEST_PART_BYTES if sparing else PART_BYTES,
-                max_concurrency=1 if sparing else 2,
+                chunk_size=SMALLEST_PART_BYTES if low_memory else PART_BYTES,
+                max_concurrency=1 if low_memory else 2,
             )
         except BaseError as error:
             raise _not_written(key, error) from error
@@ -126,7 +126,7 @@ class Storage:
         return StoredObject(len(data), hashlib.sha256(data).hexdigest())
 
     def read_file(self, key: str, path: Path, *, sha256: str | None = None) -> None:
-        """Copy an object into a local file. Raises Corrupt if its hash differs from `sha256`."""
+        """Copy an object into a local file. Raises ObjectCorrupt if its hash differs from `sha256`."""
         digest = hashlib.sha256()
         with path.open("wb") as file:
             for chunk in self.read(key):
@@ -134,7 +134,7 @@ class Storage:
                 file.write(chunk)
         if sha256 is not None and digest.hexdigest() != sha256:
             path.unlink()
-            raise Corrupt(f"{key} is damaged: its sha256 differs")
+            raise ObjectCorrupt(f"{key} is damaged: its sha256 differs")
 
     def read(self, key: str) -> Iterator[bytes]:
         """Yield the object in chunks of about 4 MiB. Raises ObjectMissing before the first chunk."""
@@ -179,11 +179,13 @@ class Storage:
         self.write_bytes(key, b"probe")
         self.delete([key])
 
-    def listed(self, folder: str) -> Iterator[list[Listed]]:
+    def list_objects(self, folder: str) -> Iterator[list[ListedObject]]:
         """Yield all objects whose key begins with `folder/`, in batches."""
         try:
             for batch in obstore.list(self._store, folder):
-                yield [Listed(entry["path"], entry["size"], entry["last_modified"].timestamp()) for entry in batch]
+                yield [
+                    ListedObject(entry["path"], entry["size"], entry["last_modified"].timestamp()) for entry in batch
+                ]
         except BaseError as error:
             raise StorageUnavailable(f"listing {folder}") from error
 

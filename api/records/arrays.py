@@ -33,7 +33,7 @@ class Arrays(Base):
         return f"arrays/{self.project_id}/{self.key}.safetensors"
 
 
-def key_of(
+def content_key(
     project_id: str, hashes: Sequence[str | None], recipe: Recipe, base: BaseModelRow, continued: Labels | None = None
 ) -> str:
     """Return the SHA-256 of everything that determines the arrays' content.
@@ -44,13 +44,13 @@ def key_of(
     """
     method = recipe.method
     options = [method.type, method.row_option_values(), recipe.training.format, recipe.training.reasoning]
-    parts = [CODE_VERSION, project_id, list(hashes), options, base.facts["kind"], tokenizer_of(base)]
+    parts = [CODE_VERSION, project_id, list(hashes), options, base.facts["kind"], tokenizer_files(base)]
     if continued is not None:
         parts.append(continued.model_dump(mode="json"))
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def tokenizer_of(base: BaseModelRow) -> list[list[str]]:
+def tokenizer_files(base: BaseModelRow) -> list[list[str]]:
     """Return name and SHA-256 of every file of a base model but its weights. They determine how rows are tokenized."""
     return sorted(
         [artifact["name"], artifact["sha256"]]

@@ -62,7 +62,7 @@ def _sqlite(element: db_now, compiler: SQLCompiler, **kw: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
-def time_of(session: Session) -> float:
+def current_time(session: Session) -> float:
     """Return the database's time."""
     return session.scalars(select(db_now())).one()
 

@@ -17,26 +17,26 @@ class Dependency(Base):
     """The stage of work (api.spec.lifecycle.Stage) that waits for the other job. Earlier stages need not wait."""
 
 
-def of(session: Session, job_ids: Sequence[str]) -> Sequence[Dependency]:
+def of_jobs(session: Session, job_ids: Sequence[str]) -> Sequence[Dependency]:
     """Return the dependencies of these jobs on others."""
     return session.scalars(select(Dependency).where(Dependency.job_id.in_(job_ids))).all()
 
 
-def on(session: Session, job_id: str) -> Sequence[Dependency]:
+def waiting_for(session: Session, job_id: str) -> Sequence[Dependency]:
     """Return the dependencies of other jobs on this one."""
     return session.scalars(select(Dependency).where(Dependency.needs_job_id == job_id)).all()
 
 
-def direct(session: Session, job_ids: Sequence[str]) -> set[str]:
+def direct_dependents(session: Session, job_ids: Sequence[str]) -> set[str]:
     """Return the ids of the jobs that depend directly on one of these."""
     return set(session.scalars(select(Dependency.job_id).where(Dependency.needs_job_id.in_(job_ids))))
 
 
-def transitive(session: Session, job_id: str) -> set[str]:
+def all_dependents(session: Session, job_id: str) -> set[str]:
     """Return the ids of all jobs that depend on this one, directly or through others."""
     dependents: set[str] = set()
-    newest = direct(session, [job_id])
+    newest = direct_dependents(session, [job_id])
     while newest:
         dependents |= newest
-        newest = direct(session, sorted(newest)) - dependents
+        newest = direct_dependents(session, sorted(newest)) - dependents
     return dependents

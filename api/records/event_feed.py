@@ -10,7 +10,7 @@ from api.records.jobs import Job
 from api.spec.lifecycle import FINAL
 
 
-def position(session: Session, job_id: str, event_id: str) -> int | None:
+def sequence_number(session: Session, job_id: str, event_id: str) -> int | None:
     """Return the sequence number of this event of the job."""
     return session.scalar(select(Event.seq).where(Event.id == event_id, Event.job_id == job_id))
 
@@ -26,7 +26,7 @@ def read(session: Session, job_id: str, after: int, limit: int) -> tuple[Sequenc
     return session.scalars(query).all(), ended
 
 
-def newest(session: Session, job_ids: Sequence[str]) -> dict[str, int]:
+def newest_numbers(session: Session, job_ids: Sequence[str]) -> dict[str, int]:
     """Return the sequence number of the newest event of each job; 0 without events. One index lookup for each job."""
     last = select(func.max(Event.seq)).where(Event.job_id == Job.id).scalar_subquery()
     rows = session.execute(select(Job.id, last).where(Job.id.in_(job_ids)))

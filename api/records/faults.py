@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from api.records.base import time_of
+from api.records.base import current_time
 from api.records.jobs import Job
 from api.spec.lifecycle import JobStatus
 
@@ -38,7 +38,7 @@ def count_death(session: Session, job_id: str, step: int) -> int:
 
 def avoid(session: Session, job_id: str, owner: str | None, for_s: float) -> None:
     """Reserve the job's next attempt for workers other than `owner` for `for_s` seconds, if there are any."""
-    faults = _since_progress(session, job_id) | {"avoid": {"owner": owner, "until": time_of(session) + for_s}}
+    faults = _since_progress(session, job_id) | {"avoid": {"owner": owner, "until": current_time(session) + for_s}}
     session.execute(update(Job).where(Job.id == job_id).values(faults=faults))
 
 

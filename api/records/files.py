@@ -84,7 +84,7 @@ def page(
     )
 
 
-def held(session: Session, project_id: str) -> tuple[int, int]:
+def stored_totals(session: Session, project_id: str) -> tuple[int, int]:
     """Return the number and the total bytes of the project's stored files. Archives of models are not stored."""
     size = func.coalesce(func.sum(File.bytes), 0)
     query = select(func.count(), size).where(File.project_id == project_id, File.storage_key.is_not(None))

@@ -11,7 +11,7 @@ ROW_BYTES = 512
 """Approximate size of a row without a response."""
 
 
-class Answered(Base):
+class IdempotentRequest(Base):
     __tablename__ = "idempotency"
 
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
@@ -28,20 +28,24 @@ class Answered(Base):
     created_at: Mapped[float] = mapped_column(UnixTime, index=True)
 
 
-def held(session: Session, project_id: str) -> int:
+def stored_bytes(session: Session, project_id: str) -> int:
     """Return the bytes of the project's keys and of their stored responses."""
-    size = func.coalesce(func.sum(ROW_BYTES + func.coalesce(func.length(Answered.body), 0)), 0)
-    return int(session.scalar(select(size).where(Answered.project_id == project_id)) or 0)
+    size = func.coalesce(func.sum(ROW_BYTES + func.coalesce(func.length(IdempotentRequest.body), 0)), 0)
+    return int(session.scalar(select(size).where(IdempotentRequest.project_id == project_id)) or 0)
 
 
-def begin(session: Session, project_id: str, key: str, *, request: str, owner: str, lease_s: float) -> Answered | None:
+def claim(
+    session: Session, project_id: str, key: str, *, request: str, owner: str, lease_s: float
+) -> IdempotentRequest | None:
     """Claim the key for this request. Return None if the claim succeeded, else the existing row."""
     session.execute(
-        delete(Answered).where(
-            Answered.project_id == project_id, Answered.key == key, Answered.created_at <= db_now() - KEEP_S
+        delete(IdempotentRequest).where(
+            IdempotentRequest.project_id == project_id,
+            IdempotentRequest.key == key,
+            IdempotentRequest.created_at <= db_now() - KEEP_S,
         )
     )
-    statement = insert(session, Answered).values(
+    statement = insert(session, IdempotentRequest).values(
         project_id=project_id,
         key=key,
         request=request,
@@ -49,23 +53,23 @@ def begin(session: Session, project_id: str, key: str, *, request: str, owner: s
         claimed_until=db_now() + lease_s,
         created_at=db_now(),
     )
-    created = session.execute(statement.on_conflict_do_nothing().returning(Answered.key)).first()
-    return None if created is not None else session.get(Answered, (project_id, key))
+    created = session.execute(statement.on_conflict_do_nothing().returning(IdempotentRequest.key)).first()
+    return None if created is not None else session.get(IdempotentRequest, (project_id, key))
 
 
 def take_over(session: Session, project_id: str, key: str, *, request: str, owner: str, lease_s: float) -> bool:
     """Replace a dead owner. Return False if the owner lives or has responded, or another request was faster."""
     updated = session.execute(
-        update(Answered)
+        update(IdempotentRequest)
         .where(
-            Answered.project_id == project_id,
-            Answered.key == key,
-            Answered.request == request,
-            Answered.status.is_(None),
-            Answered.claimed_until <= db_now(),
+            IdempotentRequest.project_id == project_id,
+            IdempotentRequest.key == key,
+            IdempotentRequest.request == request,
+            IdempotentRequest.status.is_(None),
+            IdempotentRequest.claimed_until <= db_now(),
         )
         .values(owner=owner, claimed_until=db_now() + lease_s)
-        .returning(Answered.key)
+        .returning(IdempotentRequest.key)
     )
     return updated.first() is not None
 
@@ -74,22 +78,26 @@ def renew(session: Session, project_id: str, key: str, owner: str, lease_s: floa
     _set(session, project_id, key, owner, claimed_until=db_now() + lease_s)
 
 
-def answer(session: Session, project_id: str, key: str, owner: str, *, request: str, status: int, body: bytes) -> None:
+def store_response(
+    session: Session, project_id: str, key: str, owner: str, *, request: str, status: int, body: bytes
+) -> None:
     _set(session, project_id, key, owner, request=request, status=status, body=body)
 
 
-def give_up(session: Session, project_id: str, key: str, owner: str) -> None:
+def release(session: Session, project_id: str, key: str, owner: str) -> None:
     """End the claim without a response worth keeping. The next request with this key starts at once."""
     _set(session, project_id, key, owner, claimed_until=db_now() - 1)
 
 
 def _set(session: Session, project_id: str, key: str, owner: str, **values: object) -> None:
     session.execute(
-        update(Answered)
-        .where(Answered.project_id == project_id, Answered.key == key, Answered.owner == owner)
+        update(IdempotentRequest)
+        .where(
+            IdempotentRequest.project_id == project_id, IdempotentRequest.key == key, IdempotentRequest.owner == owner
+        )
         .values(**values)
     )
 
 
-def forget(session: Session) -> None:
-    session.execute(delete(Answered).where(Answered.created_at <= db_now() - KEEP_S))
+def delete_expired(session: Session) -> None:
+    session.execute(delete(IdempotentRequest).where(IdempotentRequest.created_at <= db_now() - KEEP_S))

@@ -176,7 +176,7 @@ def lock_for_attempt(session: Session, job_id: str, fence: int) -> Job:
     return job
 
 
-def pause_is_wanted(session: Session, job_id: str, fence: int) -> bool:
+def should_pause(session: Session, job_id: str, fence: int) -> bool:
     """Return whether the attempt that holds this fence should pause. Raises StaleFence if it lost the job."""
     row = session.execute(select(Job.fence, Job.pause_requested).where(Job.id == job_id)).one_or_none()
     if row is None or row.fence != fence:
@@ -204,7 +204,7 @@ def transition(
     """
     _change(session, job_id, to, message=message, level=level, fence=fence, **values)
     if to is JobStatus.SUCCEEDED:
-        waiting = dependencies.direct(session, [job_id])
+        waiting = dependencies.direct_dependents(session, [job_id])
         session.execute(update(Job).where(Job.id.in_(waiting)).values(rung_at=None))
     elif to in FINAL:
         _fail_dependents(session, job_id)
@@ -231,7 +231,7 @@ def _change(
 
 
 def _fail_dependents(session: Session, job_id: str) -> None:
-    dependents = dependencies.transitive(session, job_id)
+    dependents = dependencies.all_dependents(session, job_id)
     if not dependents:
         return
     ended = session.get_one(Job, job_id, populate_existing=True)
@@ -258,7 +258,7 @@ def _changed_one(result: Any, job_id: str) -> None:
         raise StaleFence(job_id)
 
 
-def move_state(session: Session, job_id: str, at_fence: int, state: SavedState) -> str | None:
+def advance_state(session: Session, job_id: str, at_fence: int, state: SavedState) -> str | None:
     """Set the job's newest saved state, and keep the previous one. Return the prefix of the one that is now unused.
 
     Raises StaleFence.
@@ -277,7 +277,7 @@ def ended_with_state(session: Session, limit: int = 20) -> Sequence[str]:
     return session.scalars(select(Job.id).where(Job.status.in_(FINAL), Job.state.is_not(None)).limit(limit)).all()
 
 
-def forget_state(session: Session, job_id: str) -> None:
+def clear_state(session: Session, job_id: str) -> None:
     session.execute(update(Job).where(Job.id == job_id).values(state=None))
 
 
@@ -291,7 +291,7 @@ def usage(session: Session, since_s: float) -> dict[str, float]:
     return {project: float(work) for project, work in rows}
 
 
-def jobs_since(session: Session, project_id: str, training_file: str, within_s: float) -> Sequence[Job]:
+def created_since(session: Session, project_id: str, training_file: str, within_s: float) -> Sequence[Job]:
     """Return the project's jobs on this file that were created in the last `within_s` seconds, newest first."""
     query = select(Job).where(
         Job.project_id == project_id, Job.training_file == training_file, Job.created_at > db_now() - within_s

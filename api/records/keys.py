@@ -53,7 +53,7 @@ def create(
     return key, plain
 
 
-def valid(session: Session, plain: str) -> Key | None:
+def find_valid(session: Session, plain: str) -> Key | None:
     """Return the live key with this plain text. The lookup by hash leaks no timing about partly correct keys."""
     return session.scalars(
         select(Key).where(

@@ -67,7 +67,7 @@ def get_checkpoint(session: Session, project_id: str, model_id: str) -> Checkpoi
     ).one_or_none()
 
 
-def named(session: Session, model_id: str) -> Model | Checkpoint | None:
+def find_in_any_project(session: Session, model_id: str) -> Model | Checkpoint | None:
     """Return a model or checkpoint of any project, for callers that checked the permission."""
     return (
         session.get(Model, model_id)
@@ -107,7 +107,7 @@ def referenced_by(session: Session, model_id: str, project_id: str | None = None
     return list(dict.fromkeys([*continuing, *judged]))
 
 
-def on_weights(session: Session, project_id: str, model_id: str) -> Sequence[str]:
+def adapters_on(session: Session, project_id: str, model_id: str) -> Sequence[str]:
     """Return the ids of adapters that need the weights of this fully fine-tuned model or of a checkpoint of it."""
     weights = Job.base_weights
     needs_weights = or_(weights == model_id, weights.startswith(f"{model_id}:ckpt-step-", autoescape=True))

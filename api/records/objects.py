@@ -16,7 +16,7 @@ from api.spec.artifacts import Artifact
 Keys = Collection[str]
 
 
-def named(session: Session, kind: str, keys: Keys) -> set[str]:
+def referenced(session: Session, kind: str, keys: Keys) -> set[str]:
     """Return those of the keys that a row refers to. `kind` is the first part of each key."""
     return FINDERS[kind](session, keys)
 

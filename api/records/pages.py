@@ -55,7 +55,7 @@ def paginate(
         return _cut(rows, limit, size_of, has_more=False)
 
 
-def within(page: Page[T], views: Iterable[U], size: Callable[[U], int]) -> Page[U]:
+def cut_to_size(page: Page[T], views: Iterable[U], size: Callable[[U], int]) -> Page[U]:
     """Return the page with `views` in place of its rows, cut at MAX_BYTES. `views` are built one by one."""
     return _cut(views, len(page.data), size, has_more=page.has_more)
 

@@ -101,6 +101,6 @@ def revoke(session: Session, owner_id: str, checkpoint: str, permission_id: str)
     return deleted.first() is not None
 
 
-def forget_of(session: Session, model_ids: Sequence[str]) -> None:
+def delete_for_models(session: Session, model_ids: Sequence[str]) -> None:
     """Delete the permissions on deleted models."""
     session.execute(delete(Permission).where(Permission.checkpoint.in_(model_ids)))

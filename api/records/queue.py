@@ -74,7 +74,7 @@ def claim(session: Session, stage: Stage, *, owner: str, lease_s: float, gpus: i
         )
     else:
         session.execute(update(Job).where(Job.id == job.id).values(fence=Job.fence + 1, **lease))
-        turns.take(session, "prepare", job.project_id)
+        turns.record(session, "prepare", job.project_id)
         if fence == 1:
             files = f"training file: {job.training_file}"
             if job.validation_file:
@@ -109,7 +109,7 @@ def _not_left_to_another(stage: Stage, owner: str) -> ColumnElement[bool]:
     """Exclude jobs that failed on this worker and that another worker may take (api.records.faults.avoid)."""
     failed_by = func.coalesce(Job.faults[("avoid", "owner")].as_string(), "")
     until = func.coalesce(Job.faults[("avoid", "until")].as_float(), 0.0)
-    return or_(failed_by != owner, until <= db_now(), ~workers.another(stage, owner, Job.gpus))
+    return or_(failed_by != owner, until <= db_now(), ~workers.another_available(stage, owner, Job.gpus))
 
 
 def _best(session: Session, stage: Stage, owner: str, gpus: int) -> Job | None:
@@ -131,7 +131,7 @@ def _best(session: Session, stage: Stage, owner: str, gpus: int) -> Job | None:
 
 def _next_project(session: Session, stage: Stage, oldest: dict[str, float]) -> str | None:
     if stage is Stage.PREPARE:
-        return turns.following(session, "prepare", oldest, _being_prepared(session))
+        return turns.next_project(session, "prepare", oldest, _being_prepared(session))
     usage = jobs.usage(session, USAGE_WINDOW_S)
     return min(oldest, key=lambda project: (usage.get(project, 0.0), oldest[project], project), default=None)
 
@@ -165,7 +165,7 @@ def end_attempts(session: Session, job_id: str, outcome: str) -> None:
     )
 
 
-def end_attempts_of_ended(session: Session) -> None:
+def end_orphaned_attempts(session: Session) -> None:
     """End attempts that older releases left open when their job ended."""
     ended = select(Job.id).where(Job.status.in_(FINAL))
     session.execute(
@@ -180,7 +180,7 @@ def log_key(job_id: str, fence: int) -> str:
     return f"logs/{job_id}/{fence}.txt"
 
 
-def keep_log(session: Session, claim: Claim, log_bytes: int) -> None:
+def record_log(session: Session, claim: Claim, log_bytes: int) -> None:
     session.execute(
         update(Attempt).where(Attempt.job_id == claim.job_id, Attempt.fence == claim.fence).values(log_bytes=log_bytes)
     )
@@ -191,13 +191,13 @@ def attempts_of(session: Session, job_id: str) -> Sequence[Attempt]:
     return session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.fence)).all()
 
 
-def with_old_logs(session: Session, keep_s: float, limit: int = 20) -> Sequence[str]:
+def with_expired_logs(session: Session, keep_s: float, limit: int = 20) -> Sequence[str]:
     """Return the ids of jobs that ended more than `keep_s` seconds ago and still have stored logs."""
     old = select(Job.id).join(Attempt, Attempt.job_id == Job.id).where(Attempt.log_bytes.is_not(None))
     return session.scalars(old.where(Job.finished_at < db_now() - keep_s).distinct().limit(limit)).all()
 
 
-def forget_logs(session: Session, job_id: str) -> None:
+def clear_logs(session: Session, job_id: str) -> None:
     session.execute(update(Attempt).where(Attempt.job_id == job_id).values(log_bytes=None))
 
 
@@ -237,7 +237,7 @@ def ring_due(session: Session, ring_again_s: float) -> Sequence[tuple[str, Stage
     return due
 
 
-def held_by(session: Session, owner: str) -> Sequence[Job]:
+def leased_by(session: Session, owner: str) -> Sequence[Job]:
     """Return the jobs that a worker holds, locked. A worker that has just started no longer works on any of them."""
     leased = Job.status.in_([Stage.PREPARE.leased, Stage.TRAIN.leased])
     return session.scalars(select(Job).where(Job.owner == owner, leased).with_for_update()).all()

@@ -56,7 +56,7 @@ def claim(session: Session, lease_s: float, *, stalled: bool = False) -> ScanCla
     excused = file.scan_excused + int(stalled and file.scan_until is not None)
     lease = {"scan_fence": scan.fence, "scan_until": db_now() + lease_s, "scan_excused": excused}
     session.execute(update(File).where(File.id == file.id).values(**lease))
-    turns.take(session, "scan", file.project_id)
+    turns.record(session, "scan", file.project_id)
     return scan
 
 
@@ -65,7 +65,7 @@ def _next_project(session: Session) -> str | None:
     oldest = {project: float(at) for project, at in session.execute(waiting.group_by(File.project_id))}
     leased = select(File.project_id, func.count()).where(File.scan_status == "pending", File.scan_until >= db_now())
     busy = {project: int(count) for project, count in session.execute(leased.group_by(File.project_id))}
-    return turns.following(session, "scan", oldest, busy)
+    return turns.next_project(session, "scan", oldest, busy)
 
 
 def renew(session: Session, claim: ScanClaim, lease_s: float) -> bool:
@@ -87,7 +87,7 @@ def has_waiting(session: Session) -> bool:
     return session.scalar(select(File.id).where(_waiting(), _BEGUN < MAX_SCANS).limit(1)) is not None
 
 
-def begun_too_often(session: Session, limit: int = 20) -> Sequence[ScanClaim]:
+def exhausted(session: Session, limit: int = 20) -> Sequence[ScanClaim]:
     """Return files that reached MAX_SCANS, as claims to finish."""
     query = select(File).where(_waiting(), _BEGUN >= MAX_SCANS).limit(limit)
     return [ScanClaim(file.id, str(file.storage_key), file.sha256, file.scan_fence) for file in session.scalars(query)]

@@ -41,7 +41,7 @@ class ExportTask(Base):
     """Address of the run or repository for people, once known."""
 
 
-def plan(
+def add(
     session: Session,
     job_id: str,
     tracker: str,
@@ -65,7 +65,7 @@ def plan(
     session.flush()
 
 
-def begin(session: Session, job_id: str) -> None:
+def make_due(session: Session, job_id: str) -> None:
     """Make the job's tasks due. Called whenever the job starts to run."""
     session.execute(
         update(ExportTask).where(ExportTask.job_id == job_id, ExportTask.due_at.is_(None)).values(due_at=db_now())
@@ -101,7 +101,7 @@ def reschedule(session: Session, tracking_id: str, owner: str, wait_s: float, *,
     _write(session, tracking_id, owner, due_at=db_now() + wait_s, failures=0, **lease)
 
 
-def failed(session: Session, tracking: ExportTask, owner: str) -> None:
+def record_failure(session: Session, tracking: ExportTask, owner: str) -> None:
     """Record a failure, and release the task until its back-off has passed."""
     wait_s = BACK_OFF_S[min(tracking.failures, len(BACK_OFF_S) - 1)]
     _write(
@@ -115,15 +115,15 @@ def failed(session: Session, tracking: ExportTask, owner: str) -> None:
     )
 
 
-def end(session: Session, tracking_id: str, owner: str) -> None:
+def finish(session: Session, tracking_id: str, owner: str) -> None:
     _write(session, tracking_id, owner, due_at=None, owner=None, lease_until=None)
 
 
-def tell_url(session: Session, tracking_id: str, owner: str, url: str) -> None:
+def set_url(session: Session, tracking_id: str, owner: str, url: str) -> None:
     _write(session, tracking_id, owner, url=url)
 
 
-def is_past(session: Session, moment: float) -> bool:
+def has_passed(session: Session, moment: float) -> bool:
     """Return whether the moment has passed by the database's clock."""
     return bool(session.scalar(select(db_now() > moment)))
 

@@ -27,7 +27,7 @@ class Turn(Base):
     """Sequence number over the turns of all projects."""
 
 
-def following(session: Session, what: What, oldest: Mapping[str, float], busy: Mapping[str, int]) -> str | None:
+def next_project(session: Session, what: What, oldest: Mapping[str, float], busy: Mapping[str, int]) -> str | None:
     """Return the project whose turn it is; None if no project waits.
 
     `oldest` is the creation time of each waiting project's oldest task; `busy` is the number of its running tasks.
@@ -38,7 +38,7 @@ def following(session: Session, what: What, oldest: Mapping[str, float], busy: M
     return min(order, key=lambda project: (order[project], project), default=None)
 
 
-def take(session: Session, what: What, project_id: str) -> None:
+def record(session: Session, what: What, project_id: str) -> None:
     """Record a turn of the project."""
     number = select(func.coalesce(func.max(Turn.number), 0) + 1).where(Turn.what == what).scalar_subquery()
     statement = insert(session, Turn).values(what=what, project_id=project_id, number=number)

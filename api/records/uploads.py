@@ -59,13 +59,13 @@ def lock(session: Session, project_id: str, upload_id: str, *, expire: bool = Tr
     """
     query = select(Upload).where(Upload.id == upload_id, Upload.project_id == project_id)
     upload = session.scalars(query.with_for_update().execution_options(populate_existing=True)).one_or_none()
-    if expire and upload is not None and upload.status == PENDING and is_over(session, upload):
+    if expire and upload is not None and upload.status == PENDING and is_expired(session, upload):
         upload.status = EXPIRED
         session.flush()
     return upload
 
 
-def is_over(session: Session, upload: Upload) -> bool:
+def is_expired(session: Session, upload: Upload) -> bool:
     return bool(session.scalar(select(db_now() >= upload.expires_at)))
 
 
@@ -73,14 +73,14 @@ def parts_of(session: Session, upload_id: str) -> Sequence[UploadPart]:
     return session.scalars(select(UploadPart).where(UploadPart.upload_id == upload_id)).all()
 
 
-def arrived(session: Session, upload_id: str) -> tuple[int, int]:
+def received(session: Session, upload_id: str) -> tuple[int, int]:
     """Return the number of received parts and their total bytes."""
     query = select(func.count(), func.coalesce(func.sum(UploadPart.bytes), 0))
     count, total = session.execute(query.where(UploadPart.upload_id == upload_id)).one()
     return int(count), int(total)
 
 
-def held(session: Session, project_id: str) -> int:
+def stored_bytes(session: Session, project_id: str) -> int:
     """Return the bytes of the parts of the project's pending uploads."""
     query = select(func.coalesce(func.sum(UploadPart.bytes), 0)).join(Upload, Upload.id == UploadPart.upload_id)
     return int(session.scalar(query.where(Upload.project_id == project_id, Upload.status == PENDING)) or 0)
@@ -104,6 +104,6 @@ def ended_with_parts(session: Session, grace_s: float, limit: int = 20) -> Seque
     return session.scalars(query.limit(limit)).all()
 
 
-def forget_parts(session: Session, upload_id: str) -> None:
+def delete_parts(session: Session, upload_id: str) -> None:
     session.execute(delete(UploadPart).where(UploadPart.upload_id == upload_id))
     session.get_one(Upload, upload_id).swept = True

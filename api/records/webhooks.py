@@ -122,7 +122,7 @@ def any_due(session: Session) -> bool:
     return session.scalar(select(Delivery.id).where(Delivery.due_at <= db_now()).limit(1)) is not None
 
 
-def take_due(session: Session, limit: int) -> list[tuple[Delivery, Webhook, list[str]]]:
+def lease_due(session: Session, limit: int) -> list[tuple[Delivery, Webhook, list[str]]]:
     """Take due deliveries. Return each with its webhook and the secrets to sign it with.
 
     The caller holds each delivery until the next attempt of its back-off is due.
@@ -148,7 +148,7 @@ def take_due(session: Session, limit: int) -> list[tuple[Delivery, Webhook, list
     return taken
 
 
-def record(session: Session, delivery_id: str, *, attempt: int, status: int | None, error: str | None) -> None:
+def record_attempt(session: Session, delivery_id: str, *, attempt: int, status: int | None, error: str | None) -> None:
     """Record the result of an attempt, unless a later one has begun. `error` is None after a success."""
     values: dict[str, object] = {"last_status": status, "last_error": error}
     if error is None:
@@ -158,6 +158,6 @@ def record(session: Session, delivery_id: str, *, attempt: int, status: int | No
     session.execute(update(Delivery).where(Delivery.id == delivery_id, Delivery.attempts == attempt).values(**values))
 
 
-def forget(session: Session, keep_s: float) -> None:
+def delete_ended(session: Session, keep_s: float) -> None:
     """Delete deliveries that ended more than `keep_s` seconds ago."""
     session.execute(delete(Delivery).where(Delivery.ended_at <= db_now() - keep_s))

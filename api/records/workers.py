@@ -35,12 +35,14 @@ class Worker(Base):
     """Measured speed of its last jobs (api.estimate.speed)."""
 
 
-def seen(session: Session, *, owner: str, gpus: int, train_slots: int, held: str | None = None, **machine: Any) -> None:
+def register(
+    session: Session, *, owner: str, gpus: int, train_slots: int, held: str | None = None, **machine: Any
+) -> None:
     """Insert or update the worker. `machine` holds memory_bytes, gpu_memory_bytes and bfloat16. `observed` is kept."""
     session.merge(Worker(owner=owner, gpus=gpus, train_slots=train_slots, seen_at=db_now(), held=held, **machine))
 
 
-def forget(session: Session, keep_s: float) -> None:
+def delete_unseen(session: Session, keep_s: float) -> None:
     """Delete workers last seen more than `keep_s` seconds ago. Each new work folder is a new worker."""
     session.execute(delete(Worker).where(Worker.seen_at < db_now() - keep_s))
 
@@ -58,21 +60,21 @@ def machine(worker: Worker) -> Machine:
     return Machine(gpu, worker.bfloat16, memory, worker.observed)
 
 
-def another(stage: Stage, owner: str, gpus: InstrumentedAttribute[int]) -> ColumnElement[bool]:
+def another_available(stage: Stage, owner: str, gpus: InstrumentedAttribute[int]) -> ColumnElement[bool]:
     """Return the condition that another live worker than `owner` has this number of GPUs and takes work."""
     of_stage = Worker.train_slots > 0 if stage is Stage.TRAIN else Worker.train_slots == 0
     live = Worker.seen_at > db_now() - SEEN_S
     return exists().where(Worker.owner != owner, live, of_stage, Worker.held.is_(None), Worker.gpus >= gpus)
 
 
-def observe(session: Session, owner: str, observed: Observations) -> None:
+def set_observations(session: Session, owner: str, observed: Observations) -> None:
     session.execute(update(Worker).where(Worker.owner == owner).values(observed=observed))
 
 
-def observed(session: Session, owner: str) -> Observations | None:
+def observations(session: Session, owner: str) -> Observations | None:
     return session.scalar(select(Worker.observed).where(Worker.owner == owner))
 
 
-def gpus_anywhere(session: Session) -> int:
+def max_gpus(session: Session) -> int:
     """Return the largest number of GPUs of a live worker."""
     return session.scalar(select(func.max(Worker.gpus)).where(Worker.seen_at > db_now() - SEEN_S)) or 0

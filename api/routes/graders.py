@@ -30,7 +30,7 @@ class Candidate(StrictModel):
 async def run_grader(trial: Trial, context: Ctx, caller: Who) -> GradeObject:
     """Grade one answer as a job would."""
     run = partial(graders.run, context, trial.grader, trial.model_sample, trial.item)
-    return GradeObject.of(await context.previews.in_turn(caller.project_id, run))
+    return GradeObject.of(await context.previews.run_in_turn(caller.project_id, run))
 
 
 @router.post("/validate", response_model_exclude_none=True)

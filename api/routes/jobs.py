@@ -6,7 +6,7 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 from api.http.deps import METADATA_PARAMETER, After, Ctx, MetadataFilter, Repeated, Who
 from api.http.downloads import Download
 from api.http.fair_route import FairRoute
-from api.infra.artifacts import from_their_folder, stream_tar, tar_size
+from api.infra.artifacts import stream_tar, tar_size, with_relative_names
 from api.schemas.common import errors
 from api.schemas.jobs import CheckpointList, JobList, JobObject
 from api.services import job_logs, jobs, models
@@ -76,6 +76,6 @@ def download_adapter(job_id: str, context: Ctx, caller: Who, format: models.Arti
     """Download the published weights as a plain tar: the trained ones, with `format=merged` the whole model, with
     `format=gguf` the whole model as a GGUF file."""
     found = models.artifacts(context, caller, jobs.published_model(context, caller, job_id), format)
-    artifacts = from_their_folder(found)
+    artifacts = with_relative_names(found)
     ending = "" if format == "adapter" else f"-{format}"
     return Download(stream_tar(context.storage, artifacts), filename=f"{job_id}{ending}.tar", size=tar_size(artifacts))

@@ -22,7 +22,7 @@ class PreviewRequest(Recipe):
 async def preview_rows(body: PreviewRequest, context: Ctx, caller: Who) -> PreviewObject:
     """Show the first rows of a training file as the model will see them: text, tokens, loss weights, truncation."""
     preview = partial(previews.preview, context, caller, body, body.rows)
-    report = await context.previews.in_turn(caller.project_id, preview)
+    report = await context.previews.run_in_turn(caller.project_id, preview)
     return PreviewObject(
         model=body.model,
         training_file=body.training_file,
@@ -38,4 +38,4 @@ async def preview_rows(body: PreviewRequest, context: Ctx, caller: Who) -> Previ
 async def estimate_job(recipe: Recipe, context: Ctx, caller: Who) -> EstimateObject:
     """Estimate a job's memory and time, and whether it would be accepted. Nothing is created."""
     estimate = partial(estimates.estimate, context, caller, recipe)
-    return EstimateObject.model_validate(await context.previews.in_turn(caller.project_id, estimate))
+    return EstimateObject.model_validate(await context.previews.run_in_turn(caller.project_id, estimate))

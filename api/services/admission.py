@@ -109,10 +109,10 @@ def insert_job(
 def plan_trackings(context: Context, session: Session, job_id: str, recipe: Recipe) -> None:
     """Insert an export task for each of the job's integrations, and for each tracker of the operator."""
     for number, integration in enumerate(recipe.integrations or ()):
-        trackings.plan(session, job_id, "wandb", number, integration.wandb.model_dump(mode="json"))
+        trackings.add(session, job_id, "wandb", number, integration.wandb.model_dump(mode="json"))
     for name in trackers.configured(context.settings):
         if name != "wandb":
-            trackings.plan(session, job_id, name)
+            trackings.add(session, job_id, name)
 
 
 def _require_small(recipe: dict[str, Any]) -> None:

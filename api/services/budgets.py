@@ -36,7 +36,7 @@ def require_storage(context: Context, session: Session, project_id: str, *, byte
     """Raise TooManyRequests if the project may not store `bytes_more`, as one more file or part of a file."""
     projects.lock(session, project_id)
     settings = context.settings
-    count, held = files.held(session, project_id)
+    count, held = files.stored_totals(session, project_id)
     if count >= settings.max_project_files:
         raise TooManyRequests(
             f"This server allows a project {settings.max_project_files} files: delete files that you no longer need",
@@ -44,7 +44,7 @@ def require_storage(context: Context, session: Session, project_id: str, *, byte
             param=param,
             headers=DO_NOT_RETRY,
         )
-    held += uploads.held(session, project_id)
+    held += uploads.stored_bytes(session, project_id)
     if held + bytes_more > settings.max_project_bytes:
         raise TooManyRequests(
             f"The project's files and uploads have {held} bytes, and this server allows {settings.max_project_bytes}: "
@@ -58,7 +58,7 @@ def require_storage(context: Context, session: Session, project_id: str, *, byte
 def require_answer(context: Context, session: Session, project_id: str) -> None:
     """Raise TooManyRequests if the responses kept for the project's Idempotency-Keys are too large."""
     limit = context.settings.max_project_answer_bytes
-    if idempotency.held(session, project_id) > limit:
+    if idempotency.stored_bytes(session, project_id) > limit:
         raise TooManyRequests(
             f"This project's Idempotency-Keys and the responses kept for them have {limit} bytes, the most that this "
             "server allows: send no key, or wait until some expire after a day",

@@ -101,7 +101,7 @@ class EventWatcher:
         found: dict[str, int] = {}
         with self._context.database.read() as session:
             for start in range(0, len(job_ids), BATCH):
-                found |= event_feed.newest(session, job_ids[start : start + BATCH])
+                found |= event_feed.newest_numbers(session, job_ids[start : start + BATCH])
         return found
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
@@ -117,7 +117,7 @@ def begin(context: Context, caller: Caller, job_id: str, last_event_id: str | No
     if last_event_id is None:
         return 0
     with context.database.read() as session:
-        after = event_feed.position(session, job_id, last_event_id)
+        after = event_feed.sequence_number(session, job_id, last_event_id)
         if after is None:
             raise InvalidRequest("Last-Event-ID does not name an event of this job", param="Last-Event-ID")
         waiting, ended = event_feed.read(session, job_id, after, 1)

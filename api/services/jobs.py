@@ -150,5 +150,5 @@ def find_duplicate(session: Session, project_id: str, recipe: Recipe, within_s: 
     if not repeated:
         return None
     requested = recipe.model_dump(mode="json")
-    recent = jobs.jobs_since(session, project_id, recipe.training_file, within_s)
+    recent = jobs.created_since(session, project_id, recipe.training_file, within_s)
     return next((job for job in recent if job.recipe == requested), None)

@@ -43,7 +43,7 @@ def ensure_local(context: Context, base_url: str) -> str | None:
     except (OSError, ValueError, KeyError):
         plain = ""
     with context.database.write() as session:
-        known = keys.valid(session, plain) if plain else None
+        known = keys.find_valid(session, plain) if plain else None
         if known is None:
             project = projects.get_or_create(session, projects.DEFAULT_PROJECT)
             keys.revoke_named(session, project.id, LOCAL_KEY)

@@ -90,7 +90,7 @@ def artifacts(context: Context, caller: Caller, model_id: str, form: ArtifactFor
     with context.database.read() as session:
         if base_models.get(session, model_id) is not None:
             return list(all_artifacts)
-        row = models.named(session, model_id)
+        row = models.find_in_any_project(session, model_id)
         assert row is not None, model_id
         job = session.get_one(jobs.Job, row.job_id)
     name, technique = job.recipe["technique"]["type"], catalog.technique_of(job.recipe)
@@ -147,7 +147,7 @@ def delete(context: Context, caller: Caller, model_id: str) -> None:
             files.remove(session, archive)
         models.remove_checkpoints(session, checkpoints)
         models.remove(session, model)
-        permissions.forget_of(session, [model_id, *(checkpoint.model_id for checkpoint in checkpoints)])
+        permissions.delete_for_models(session, [model_id, *(checkpoint.model_id for checkpoint in checkpoints)])
     deleted = [*model.artifacts, *(artifact for checkpoint in checkpoints for artifact in checkpoint.artifacts)]
     context.storage.delete([artifact["key"] for artifact in deleted])
 
@@ -156,7 +156,7 @@ def _require_unused(session: Session, caller: Caller, model_id: str) -> None:
     """Raise ModelInUse while a job begins from the model, or an adapter needs its weights."""
     if users := models.referenced_by(session, model_id, caller.project_id):
         raise ModelInUse(f"{model_id} is needed by {', '.join(users[:5])}: cancel the job or wait for its end")
-    if adapters := models.on_weights(session, caller.project_id, model_id):
+    if adapters := models.adapters_on(session, caller.project_id, model_id):
         raise ModelInUse(f"{model_id} is the base of {', '.join(adapters[:5])}: delete them first")
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from api.context import Context
 from api.errors import InvalidRequest
-from api.infra.storage import Listed
+from api.infra.storage import ListedObject
 from api.records import objects
 
 MIN_AGE_S = 3600.0
@@ -40,7 +40,7 @@ def collect_garbage(context: Context, *, older_than_s: float, most: int, remove:
     reports, orphan_keys, count = list[Collected](), list[tuple[str, list[str]]](), 0
     for kind in objects.FINDERS:
         report = Collected(kind)
-        for batch in context.storage.listed(kind):
+        for batch in context.storage.list_objects(kind):
             orphans = _orphans(context, batch, report, older_than_s, most - count)
             orphan_keys.append((kind, [entry.key for entry in orphans]))
             count += len(orphans)
@@ -57,9 +57,11 @@ def collect_garbage(context: Context, *, older_than_s: float, most: int, remove:
     return reports
 
 
-def _orphans(context: Context, batch: list[Listed], report: Collected, older_than_s: float, most: int) -> list[Listed]:
+def _orphans(
+    context: Context, batch: list[ListedObject], report: Collected, older_than_s: float, most: int
+) -> list[ListedObject]:
     with context.database.read() as session:
-        named = objects.named(session, report.kind, [entry.key for entry in batch])
+        named = objects.referenced(session, report.kind, [entry.key for entry in batch])
     unnamed = [entry for entry in batch if entry.key not in named]
     old = [entry for entry in unnamed if time.time() - entry.changed_at > older_than_s]
     orphans = old[:most]
@@ -74,7 +76,7 @@ def _remove(context: Context, kind: str, keys: list[str], older_than_s: float) -
     """Delete the objects that are still orphans. Listing takes minutes, and the keys of arrays and base models depend
     on their content only: the same object may have been stored again since."""
     with context.database.read() as session:
-        named = objects.named(session, kind, keys)
+        named = objects.referenced(session, kind, keys)
     for key in keys:
         changed_at = context.storage.changed_at(key)
         if key not in named and changed_at is not None and time.time() - changed_at > older_than_s:

@@ -13,7 +13,7 @@ from api.records.base import db_now
 from api.records.base_models import BaseModelRow
 from api.records.dependencies import Dependency
 from api.records.jobs import Job
-from api.records.pages import Page, size_of, within
+from api.records.pages import Page, cut_to_size, size_of
 from api.records.pipelines import Pipeline
 from api.services import budgets, layers, lineage
 from api.services.admission import insert_job
@@ -182,7 +182,7 @@ def get(context: Context, caller: Caller, pipeline_id: str) -> PipelineView:
 def page(context: Context, caller: Caller, *, after: str | None, limit: int) -> Page[PipelineView]:
     with context.database.read() as session:
         rows = pipelines.page(session, caller.project_id, after=after, limit=limit)
-        return within(rows, (_view(session, pipeline) for pipeline in rows.data), _size)
+        return cut_to_size(rows, (_view(session, pipeline) for pipeline in rows.data), _size)
 
 
 def cancel(context: Context, caller: Caller, pipeline_id: str) -> PipelineView:
@@ -216,4 +216,4 @@ def _require(session: Session, caller: Caller, pipeline_id: str) -> Pipeline:
 def _view(session: Session, pipeline: Pipeline) -> PipelineView:
     ids = [stage["job_id"] for stage in pipeline.stages]
     by_id = {job.id: job for job in jobs.with_ids(session, pipeline.project_id, ids)}
-    return PipelineView(pipeline, [by_id[job_id] for job_id in ids], dependencies.of(session, ids))
+    return PipelineView(pipeline, [by_id[job_id] for job_id in ids], dependencies.of_jobs(session, ids))

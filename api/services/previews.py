@@ -79,7 +79,7 @@ def resolve_query(context: Context, caller: Caller, recipe: Recipe) -> PreviewQu
         prepared = {}
         for index, (name, _) in enumerate(existing):
             hashes = [file.sha256 for _, file in existing[: index + 1]]
-            key = arrays.key_of(caller.project_id, hashes, recipe, origin.base, origin.labels)
+            key = arrays.content_key(caller.project_id, hashes, recipe, origin.base, origin.labels)
             found = arrays.get(session, key)
             if found is not None:
                 prepared[name] = found
@@ -118,7 +118,7 @@ def run_preview(
             _fetch(context, file, prepared.get(name), folder / name)
 
     try:
-        report = context.previews.ask(_key(query, request, requested), request, fill)
+        report = context.previews.preview(_key(query, request, requested), request, fill)
     except ObjectMissing:
         raise InvalidRequest("A file of this request was deleted during the preview", code="file_not_found") from None
     if report["error"] is not None:
@@ -174,5 +174,5 @@ def _fetch(context: Context, file: File, prepared: Arrays | None, path: Path) ->
 def _key(query: PreviewQuery, request: dict[str, Any], requested: Sequence[tuple[str, File]]) -> str:
     """Return a cache key of everything that determines the report. It names no project, only its files' contents."""
     files_read = [[name, file.sha256] for name, file in requested]
-    parts = [arrays.CODE_VERSION, request, files_read, arrays.tokenizer_of(query.base)]
+    parts = [arrays.CODE_VERSION, request, files_read, arrays.tokenizer_files(query.base)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from api.context import Caller, Context
 from api.errors import InvalidRequest, ServiceError, TooManyRequests, Unavailable
 from api.infra.artifacts import digest_of, trained_artifacts
-from api.infra.sample_queue import Lost, NoSampler, Producer, SampleJob, TooMany
+from api.infra.sample_queue import NoSampler, Producer, SampleJob, SamplerDead, TooManyOpen
 from api.records import base_models, models, permissions
 from api.records.jobs import Job
 from api.services.models import NoSuchModel
@@ -138,7 +138,7 @@ async def _submit(producer: Producer, job: SampleJob, context: Context) -> None:
         await producer.submit(job, timeout_s=settings.sample_timeout_s, limit=settings.sample_requests)
     except NoSampler:
         raise NoSamplerAvailable from None
-    except TooMany:
+    except TooManyOpen:
         raise Busy(settings.sample_requests) from None
 
 
@@ -165,7 +165,7 @@ async def _reports(producer: Producer, job: SampleJob, timeout_s: float) -> Asyn
                 if report["type"] == "failed":
                     raise SamplerFailed(job.id, report)
                 yield report
-    except Lost:
+    except SamplerDead:
         raise SamplerLost from None
     except TimeoutError:
         raise TooSlow(timeout_s) from None

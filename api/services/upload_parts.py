@@ -43,7 +43,7 @@ async def add(
         part_id = new_id("part_")
         key = f"uploads/{upload_id}/{part_id}"
         limited = limit_bytes(chunks, context.settings.max_part_bytes, what="part", param="data")
-        received = ReceivedPart(part_id, key, await context.storage.write(key, limited, sparing=True))
+        received = ReceivedPart(part_id, key, await context.storage.write(key, limited, low_memory=True))
 
     try:
         await receive(consume)
@@ -80,7 +80,7 @@ def _insert_part(context: Context, caller: Caller, upload_id: str, received: Rec
         upload = uploads.locked(session, caller, upload_id)
         if upload.status != PENDING:
             raise uploads.UploadEnded(upload)
-        count, total = records.arrived(session, upload_id)
+        count, total = records.received(session, upload_id)
         # Parts are sent again when an answer is lost, so there may be more of them than are named at the end.
         if count >= uploads.MAX_PARTS or total + part.bytes > 2 * upload.bytes + context.settings.max_part_bytes:
             raise uploads.WrongParts(

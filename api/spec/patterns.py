@@ -39,14 +39,14 @@ def require(patterns: Iterable[str]) -> None:
 
 
 @lru_cache(maxsize=64)
-def whole(pattern: str, names: Names) -> frozenset[str]:
+def full_matches(pattern: str, names: Names) -> frozenset[str]:
     """Return the names that the pattern matches in full. Raises BadPattern."""
     compiled = _compiled(pattern, ends=False)
     return frozenset(name for name in names if compiled.fullmatch(name.encode()))
 
 
 @lru_cache(maxsize=64)
-def first_of_end(patterns: Names, names: Names) -> dict[str, str]:
+def first_match(patterns: Names, names: Names) -> dict[str, str]:
     """Return the first pattern that matches each name or its end after a dot, as peft does. Raises BadPattern."""
     require(patterns)
     matched: dict[str, str] = {}
@@ -57,7 +57,7 @@ def first_of_end(patterns: Names, names: Names) -> dict[str, str]:
 
 
 @lru_cache(maxsize=64)
-def unused(patterns: Names, names: Names) -> str | None:
+def first_unused(patterns: Names, names: Names) -> str | None:
     """Return the first pattern that matches the end of no name; None without one. Raises BadPattern."""
     for pattern in patterns:
         compiled = _compiled(pattern, ends=True)

@@ -36,7 +36,7 @@ def choose(targets: str | Sequence[str], matrices: Sequence[Matrix], *, quantize
         kinds = {"linear", "experts"} if quantized else {"linear", "experts", "shared"}
         found = [matrix for matrix in matrices if matrix.kind in kinds]
     elif isinstance(targets, str):
-        matched = patterns.whole(targets, tuple(matrix.name for matrix in matrices))
+        matched = patterns.full_matches(targets, tuple(matrix.name for matrix in matrices))
         found = [matrix for matrix in matrices if matrix.name in matched]
         if not found:
             raise NoTargetModules(

@@ -92,19 +92,19 @@ class HubPusher:
         repository = (tracking.options or {})["repository"]
         with self._database.write() as session:
             jobs.lock(session, tracking.job_id)
-            trackings.end(session, tracking.id, self._deliverer.owner)
+            trackings.finish(session, tracking.id, self._deliverer.owner)
             events.add_event(session, tracking.job_id, message.format(repository), level=level)
 
     def _retry_later(self, tracking: ExportTask, status: int | None) -> None:
         answer = "" if status is None else f" (the hub answered {status})"
         with self._database.read() as session:
-            expired = trackings.is_past(session, tracking.created_at + GIVE_UP_S)
+            expired = trackings.has_passed(session, tracking.created_at + GIVE_UP_S)
         if expired:
             self._end(tracking, "Not pushed to {}" + answer + ": every attempt failed for two days", level="warn")
             return
         with self._database.write() as session:
             jobs.lock(session, tracking.job_id)
-            trackings.failed(session, tracking, self._deliverer.owner)
+            trackings.record_failure(session, tracking, self._deliverer.owner)
             if tracking.failures == 0:
                 repository = (tracking.options or {})["repository"]
                 message = f"Not pushed to {repository}{answer}. The push is retried for two days."

@@ -108,7 +108,7 @@ class MetricsExporter:
         wait_s = self._deliverer.context.settings.track_s if running else IDLE_S
         with self._database.write() as session:
             if ended:
-                trackings.end(session, tracking.id, self._deliverer.owner)
+                trackings.finish(session, tracking.id, self._deliverer.owner)
             else:
                 trackings.reschedule(session, tracking.id, self._deliverer.owner, wait_s, keep=running, lease_s=LEASE_S)
 
@@ -118,11 +118,11 @@ class MetricsExporter:
         with self._database.write() as session:
             job = jobs.lock(session, tracking.job_id)
             assert job is not None, tracking.job_id
-            if job.finished_at is not None and trackings.is_past(session, job.finished_at + GIVE_UP_S):
-                trackings.end(session, tracking.id, self._deliverer.owner)
+            if job.finished_at is not None and trackings.has_passed(session, job.finished_at + GIVE_UP_S):
+                trackings.finish(session, tracking.id, self._deliverer.owner)
                 events.add_event(session, job.id, GIVEN_UP.format(title), level="warn")
                 return
-            trackings.failed(session, tracking, self._deliverer.owner)
+            trackings.record_failure(session, tracking, self._deliverer.owner)
             if tracking.failures == 0:
                 message = UNAVAILABLE.format(title)
                 events.add_event(session, job.id, message, level="warn")
@@ -132,7 +132,7 @@ class MetricsExporter:
             return
         with self._database.write() as session:
             jobs.lock(session, tracking.job_id)
-            trackings.tell_url(session, tracking.id, self._deliverer.owner, url)
+            trackings.set_url(session, tracking.id, self._deliverer.owner, url)
             events.add_event(session, tracking.job_id, f"Metrics are sent to {TITLES[self._name]}: {url}")
 
     def _close_run(self, tracking_id: str) -> None:

@@ -35,11 +35,11 @@ def deliver_due(context: Context) -> int:
         if not webhooks.any_due(session):
             return 0
     with context.database.write() as session:
-        due = webhooks.take_due(session, BATCH)
+        due = webhooks.lease_due(session, BATCH)
     results = asyncio.run(_deliver_all(context, due))
     with context.database.write() as session:
         for (delivery, _, _), (status, error) in zip(due, results, strict=True):
-            webhooks.record(session, delivery.id, attempt=delivery.attempts, status=status, error=error)
+            webhooks.record_attempt(session, delivery.id, attempt=delivery.attempts, status=status, error=error)
     return len(due)
 
 

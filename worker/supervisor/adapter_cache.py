@@ -23,7 +23,7 @@ class AdapterCache:
     def fetch(self, artifacts: list[Artifact]) -> Path:
         """Return the folder of these files. Its name is a hash of their names and contents.
 
-        Raises ObjectMissing, Corrupt, StorageUnavailable, OSError.
+        Raises ObjectMissing, ObjectCorrupt, StorageUnavailable, OSError.
         """
         listed = json.dumps([[artifact["name"], artifact["sha256"]] for artifact in artifacts])
         folder = self._folder / hashlib.sha256(listed.encode()).hexdigest()

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import structlog
 
-from api.infra.storage import Corrupt, ObjectMissing
+from api.infra.storage import ObjectCorrupt, ObjectMissing
 from api.spec.lifecycle import FailureReason
 from worker.supervisor.faults import AttemptFailed
 
@@ -22,7 +22,7 @@ def raise_on_damage(
     """
     try:
         yield
-    except (ObjectMissing, Corrupt) as error:
+    except (ObjectMissing, ObjectCorrupt) as error:
         log.exception("stored_data_damaged", name=name)
         message = f"{name} is damaged or missing in this server's storage. {remedy}"
         raise AttemptFailed(reason, message, code=code, param=param) from error

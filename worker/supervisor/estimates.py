@@ -82,7 +82,7 @@ def require_room(
 def machine_of(node: Node, slot: Slot) -> Machine:
     """Return the resources that the next job in this slot gets, less those that other work uses now."""
     with node.context.database.read() as session:
-        observed = workers.observed(session, node.owner)
+        observed = workers.observations(session, node.owner)
     warm = node.context.settings.warm_trainers
     return machine_for(slot.gpu, slots=node.slots.count, warm=warm, observed=observed)
 
@@ -99,4 +99,4 @@ def record_observation(attempt: AttemptContext, estimate: StoredEstimate, measur
         parameters=attempt.base.facts["parameters"],
     )
     with node.context.database.write() as session:
-        workers.observe(session, node.owner, with_job(workers.observed(session, node.owner), job))
+        workers.set_observations(session, node.owner, with_job(workers.observations(session, node.owner), job))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from api.infra.storage import Corrupt, ObjectMissing, Storage
+from api.infra.storage import ObjectCorrupt, ObjectMissing, Storage
 from api.records import base_models
 from api.records.base_models import BaseModelRow
 from api.records.jobs import Job
@@ -129,7 +129,7 @@ def fetch_state(storage: Storage, state: SavedState | None, folder: Path) -> int
         try:
             _fetch_manifest_files(storage, state["prefix"], folder)
             return int(state["step"])
-        except (ObjectMissing, Corrupt, ValueError, KeyError):
+        except (ObjectMissing, ObjectCorrupt, ValueError, KeyError):
             log.exception("state_damaged", prefix=state["prefix"])
             shutil.rmtree(folder, ignore_errors=True)
             state = state.get("before")

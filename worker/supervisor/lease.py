@@ -46,5 +46,5 @@ class Heartbeat(BackgroundThread):
 
     def _poll_pause(self) -> None:
         with self._context.database.read() as session:
-            if jobs.pause_is_wanted(session, self._claim.job_id, self._claim.fence):
+            if jobs.should_pause(session, self._claim.job_id, self._claim.fence):
                 self.pause.set()

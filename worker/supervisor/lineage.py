@@ -101,14 +101,14 @@ def producing_job(node: Node, name: str) -> Job | None:
     It may belong to any project: permissions are checked when a job is created, and it keeps them.
     """
     with node.context.database.read() as session:
-        model = models.named(session, name)
+        model = models.find_in_any_project(session, name)
         return None if model is None else session.get_one(Job, model.job_id)
 
 
 def _producer(node: Node, name: str, role: str, param: str) -> tuple[Job, list[Artifact]]:
     """Return the job that produced the model, and the model's artifacts without merged and GGUF forms."""
     with node.context.database.read() as session:
-        model = models.named(session, name)
+        model = models.find_in_any_project(session, name)
         if model is None:
             raise ParentDeleted(name, role, param)
         return session.get_one(Job, model.job_id), trained_artifacts(model.artifacts)

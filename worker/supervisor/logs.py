@@ -48,7 +48,7 @@ class LogUploader(BackgroundThread):
             tail = relative_paths(read_tail(self._path, MAX_BYTES), folders).encode()
             self._node.context.storage.write_bytes(queue.log_key(self._claim.job_id, self._claim.fence), tail)
             with self._node.context.database.write() as session:
-                queue.keep_log(session, self._claim, len(tail))
+                queue.record_log(session, self._claim, len(tail))
             self._stored_size = size
         except Exception as error:
             log.warning("log_not_stored", job_id=self._claim.job_id, error=type(error).__name__)

@@ -7,7 +7,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from api.infra.storage import Corrupt, ObjectMissing, StorageUnavailable
+from api.infra.storage import ObjectCorrupt, ObjectMissing, StorageUnavailable
 from api.records import jobs, models, queue
 from api.records.database import is_outage
 from api.records.jobs import Job, StaleFence
@@ -116,7 +116,7 @@ def _as_failure(error: Exception) -> AttemptFailed:
         return error
     if isinstance(error, StorageUnavailable):
         return AttemptFailed(FailureReason.STORAGE_UNAVAILABLE)
-    if isinstance(error, (ObjectMissing, Corrupt)):
+    if isinstance(error, (ObjectMissing, ObjectCorrupt)):
         message = "Stored data of this job is missing or damaged. The operator finds its name in the worker's log."
         return AttemptFailed(FailureReason.INTERNAL, message)
     if isinstance(error, BaseModelGone):

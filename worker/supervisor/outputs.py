@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from api.infra.artifacts import GGUF, MERGED, tar_size, trained_artifacts
-from api.infra.storage import Corrupt, Storage
+from api.infra.storage import ObjectCorrupt, Storage
 from api.records import events, jobs, models, queue, trackings
 from api.records.base import db_now
 from api.records.files import File
@@ -36,7 +36,7 @@ def store_folder(storage: Storage, folder: Path, prefix: str) -> list[Artifact]:
     """Store the files that a finished folder's manifest lists, and the manifest last. Return them as artifacts.
 
     The merged model and the GGUF file inside it are stored likewise. Raises FileNotFoundError if the folder is deleted
-    meanwhile, Corrupt if a file differs from the manifest.
+    meanwhile, ObjectCorrupt if a file differs from the manifest.
     """
     artifacts = []
     for part in [part for part in (MERGED, GGUF) if (folder / part).is_dir()] + [""]:
@@ -46,7 +46,7 @@ def store_folder(storage: Storage, folder: Path, prefix: str) -> list[Artifact]:
             key = f"{prefix}/{name}"
             stored = storage.write_file(key, folder / name)
             if sha256 not in (None, stored.sha256):
-                raise Corrupt(f"{name} is not the file that its manifest lists")
+                raise ObjectCorrupt(f"{name} is not the file that its manifest lists")
             artifacts.append(Artifact(name=name, bytes=stored.bytes, sha256=stored.sha256, key=key))
     return artifacts
 
@@ -57,7 +57,7 @@ def store_state(attempt: AttemptContext, step: int, folder: Path) -> None:
     prefix = f"states/{job_id}/{fence}/{step:06d}"
     store_folder(context.storage, folder, prefix)
     with context.database.write() as session:
-        unused = jobs.move_state(session, job_id, fence, SavedState(step=step, prefix=prefix))
+        unused = jobs.advance_state(session, job_id, fence, SavedState(step=step, prefix=prefix))
     if unused is not None:
         context.storage.delete_prefix(unused)
 
@@ -143,7 +143,7 @@ def publish(attempt: AttemptContext, report: DoneReport, folder: Path, measured:
         session.add_all((results, archive))
         session.flush()
         if (hub := (job.recipe.get("export") or {}).get("hub")) is not None:
-            trackings.plan(session, job.id, HUB, options=hub, at_once=True)
+            trackings.add(session, job.id, HUB, options=hub, at_once=True)
         events.add_event(session, job.id, f"New fine-tuned model created: {job.model_id}")
         if (message := best_step_message(job, report)) is not None:
             events.add_event(session, job.id, message)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import structlog
 
-from api.infra.storage import Corrupt, ObjectMissing
+from api.infra.storage import ObjectCorrupt, ObjectMissing
 from api.records import arrays, events, files, jobs, queue, workers
 from api.records.arrays import Arrays
 from api.spec.lifecycle import FailureReason, JobStatus, Stage
@@ -98,7 +98,7 @@ def _sources(attempt: AttemptContext, labels: Labels | None) -> list[Source]:
                     FailureReason.INVALID_FILE, f"No such File object: {file_id}", code="file_not_found", param=param
                 )
             hashes = [*(source.file.sha256 for source in sources), file.sha256]
-            key = arrays.key_of(job.project_id, hashes, attempt.recipe, base, labels)
+            key = arrays.content_key(job.project_id, hashes, attempt.recipe, base, labels)
             sources.append(Source(name, param, file, min_rows, key))
     return sources
 
@@ -118,7 +118,7 @@ def _fetch_stored(attempt: AttemptContext, stored: Arrays, name: str) -> bool:
     path.parent.mkdir(exist_ok=True)
     try:
         attempt.node.context.storage.read_file(stored.storage_key, path, sha256=stored.sha256)
-    except (ObjectMissing, Corrupt) as error:
+    except (ObjectMissing, ObjectCorrupt) as error:
         path.unlink(missing_ok=True)
         log.warning("arrays_rebuilt", key=stored.key, why=type(error).__name__)
         return False
@@ -223,7 +223,7 @@ def _queue_for_training(
     train = prepared["train"].report
     tokens = train["tokens"] / max(1, train["array_rows"]) * resolved.batch_size * resolved.total_steps
     with database.read() as session:
-        available, live = workers.gpus_anywhere(session), list(workers.training(session))
+        available, live = workers.max_gpus(session), list(workers.training(session))
     requested = attempt.recipe.resources.gpus
     gpus = min(1, available) if requested == "auto" else requested
     if gpus > available:

@@ -13,7 +13,7 @@ import redis
 import structlog
 
 from api.infra.sample_queue import BEAT_S, LISTEN_S, Consumer, SampleJob
-from api.infra.storage import Corrupt, ObjectMissing, Storage, StorageUnavailable
+from api.infra.storage import ObjectCorrupt, ObjectMissing, Storage, StorageUnavailable
 from api.settings import Settings
 from api.spec.catalog import technique_of
 from api.spec.lifecycle import SAMPLE
@@ -108,7 +108,7 @@ class Sampler:
         except ObjectMissing:
             message = "The model was deleted while the request waited"
             report = RefusedReport(id=job.id, message=message, param="model", code="model_not_found")
-        except (Corrupt, StorageUnavailable, OSError):
+        except (ObjectCorrupt, StorageUnavailable, OSError):
             log.exception("model_not_fetched")
             message = "The model could not be fetched"
             report = FailedReport(id=job.id, reason="storage_unavailable", message=message)
@@ -150,7 +150,7 @@ class Sampler:
                 raise ChildLost
             if cancelled_at is None and now - polled_at > POLL_S:
                 polled_at = now
-                if not self._queue.wanted(job):
+                if not self._queue.is_wanted(job):
                     cancelled_at = now
                     child.command(cmd="cancel", id=job.id)
             try:

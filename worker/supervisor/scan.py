@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.infra.storage import Corrupt, ObjectMissing, StorageUnavailable
+from api.infra.storage import ObjectCorrupt, ObjectMissing, StorageUnavailable
 from api.records import scans
 from api.records.scans import ScanClaim
 from worker.supervisor.child import Child
@@ -70,7 +70,7 @@ def scan_next(node: Node) -> bool:
         write_with_retry(node, lambda session: scans.finish(session, claim, outcome, result))
     except ScanInterrupted:
         _requeue(node, claim, excused=True)
-    except (ObjectMissing, Corrupt, ChildKilled) as error:
+    except (ObjectMissing, ObjectCorrupt, ChildKilled) as error:
         log.info("scan_dropped", file_id=claim.file_id, error=type(error).__name__)
         _requeue(node, claim, excused=False)
     except (SQLAlchemyError, StorageUnavailable, OSError) as error:
@@ -86,7 +86,7 @@ def scan_next(node: Node) -> bool:
 def fail_abandoned_scans(node: Node) -> None:
     """Fail scans whose workers were lost too often."""
     with node.context.database.write() as session:
-        for claim in scans.begun_too_often(session):
+        for claim in scans.exhausted(session):
             scans.finish(session, claim, "failed", {"error": LOST})
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from api.context import Context
 from api.infra.storage import StorageUnavailable
 from api.records import files, idempotency, jobs, queue, scans, uploads, webhooks, workers
-from api.records.base import time_of
+from api.records.base import current_time
 from api.records.jobs import Job
 from api.records.queue import Claim
 from api.spec.lifecycle import FailureReason, Stage
@@ -58,7 +58,7 @@ class Sweeper:
         node = self._node
         with node.context.database.write() as session:
             train_slots = node.slots.count if node.stage is Stage.TRAIN else 0
-            workers.seen(
+            workers.register(
                 session,
                 owner=node.owner,
                 gpus=node.gpus,
@@ -68,7 +68,7 @@ class Sweeper:
             )
         requeue_expired(node)
         with node.context.database.write() as session:
-            queue.end_attempts_of_ended(session)
+            queue.end_orphaned_attempts(session)
             due = queue.ring_due(session, node.context.settings.ring_again_s)
             waiting = queue.has_waiting(session, node.stage) or (
                 node.stage is Stage.PREPARE and scans.has_waiting(session)
@@ -81,14 +81,14 @@ class Sweeper:
 
 def observe_database(node: Node) -> None:
     with node.context.database.read() as session:
-        node.visibility.record_answer(time_of(session))
+        node.visibility.record_answer(current_time(session))
 
 
 def requeue_expired(node: Node) -> None:
     """Requeue the jobs whose leases have expired, or fail those that were lost too often."""
     with node.context.database.write() as session:
         expired = queue.expired(session)
-        trusted = node.visibility.record_answer(time_of(session))
+        trusted = node.visibility.record_answer(current_time(session))
         if expired and not trusted:
             log.info("expired_leases_ignored", jobs=len(expired))
             return
@@ -100,7 +100,7 @@ def requeue_expired(node: Node) -> None:
 def requeue_own(node: Node) -> None:
     """Requeue the jobs that this worker held when it died. Call it at the start, before any job is claimed."""
     with node.context.database.write() as session:
-        for job in queue.held_by(session, node.owner):
+        for job in queue.leased_by(session, node.owner):
             log.warning("job_left_behind", job_id=job.id, fence=job.fence)
             _requeue_lost(session, job)
 
@@ -132,7 +132,7 @@ def delete_ended_states(node: Node) -> None:
     for job_id in ended:
         node.context.storage.delete_prefix(f"states/{job_id}")
         with node.context.database.write() as session:
-            jobs.forget_state(session, job_id)
+            jobs.clear_state(session, job_id)
 
 
 def delete_expired(context: Context) -> None:
@@ -140,9 +140,9 @@ def delete_expired(context: Context) -> None:
     remove_expired_files(context)
     remove_old_logs(context)
     with context.database.write() as session:
-        idempotency.forget(session)
-        webhooks.forget(session, KEEP_DELIVERIES_S)
-        workers.forget(session, KEEP_WORKERS_S)
+        idempotency.delete_expired(session)
+        webhooks.delete_ended(session, KEEP_DELIVERIES_S)
+        workers.delete_unseen(session, KEEP_WORKERS_S)
 
 
 def expire_uploads(context: Context, grace_s: float = UPLOAD_GRACE_S) -> None:
@@ -154,7 +154,7 @@ def expire_uploads(context: Context, grace_s: float = UPLOAD_GRACE_S) -> None:
     for upload_id in ended:
         context.storage.delete_prefix(f"uploads/{upload_id}")
         with context.database.write() as session:
-            uploads.forget_parts(session, upload_id)
+            uploads.delete_parts(session, upload_id)
 
 
 def remove_expired_files(context: Context) -> None:
@@ -171,8 +171,8 @@ def remove_expired_files(context: Context) -> None:
 def remove_old_logs(context: Context, keep_s: float = KEEP_LOGS_S) -> None:
     """Delete the logs of jobs that ended more than `keep_s` ago."""
     with context.database.read() as session:
-        old = queue.with_old_logs(session, keep_s)
+        old = queue.with_expired_logs(session, keep_s)
     for job_id in old:
         context.storage.delete_prefix(f"logs/{job_id}")
         with context.database.write() as session:
-            queue.forget_logs(session, job_id)
+            queue.clear_logs(session, job_id)

@@ -40,7 +40,7 @@ def train(attempt: AttemptContext, slot: Slot, trainer: Child) -> None:
     _fetch_state(attempt)
     memory_overrides.write(folder, attempted, resolved)
     with node.context.database.write() as session:
-        trackings.begin(session, job.id)
+        trackings.make_due(session, job.id)
     kills_before = out_of_memory_kills()
     trainer.command(cmd="run", dir=str(folder))
     trainer.log_file = folder / "log.txt"

@@ -190,7 +190,7 @@ class TrainerMonitor:
         """Ring for the stages that waited for this job. If this fails, the sweep rings."""
         waiting: Sequence[Dependency] = ()
         with contextlib.suppress(SQLAlchemyError), self._node.context.database.read() as session:
-            waiting = dependencies.on(session, self._job.id)
+            waiting = dependencies.waiting_for(session, self._job.id)
         for dependency in waiting:
             self._node.context.doorbell.ring(Stage(dependency.stage), dependency.job_id)
 

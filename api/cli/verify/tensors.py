@@ -83,7 +83,7 @@ def _ranks(config: Mapping[str, Any], modules: tuple[str, ...]) -> dict[str, Any
     rank_pattern = config.get("rank_pattern")
     rank_pattern = rank_pattern if isinstance(rank_pattern, dict) else {}
     try:
-        matched = patterns.first_of_end(tuple(rank_pattern), modules)
+        matched = patterns.first_match(tuple(rank_pattern), modules)
     except patterns.BadPattern:
         return None
     return {module: rank_pattern[matched[module]] if module in matched else config.get("r") for module in modules}

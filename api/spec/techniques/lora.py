@@ -124,7 +124,7 @@ class Lora(TechniqueBase):
         self._require_plain_update(found, layers.adaptable)
         names = tuple(matrix.name for matrix in found)
         for field in ("rank_pattern", "alpha_pattern"):
-            unused = patterns.unused(tuple(getattr(self, field)), names)
+            unused = patterns.first_unused(tuple(getattr(self, field)), names)
             if unused is not None:
                 param = f"technique.{field}"
                 message = f"{param}: '{unused[:200]}' fits none of the layers that are adapted. {listed(found)}"
@@ -157,7 +157,7 @@ class Lora(TechniqueBase):
 
     def low_rank_updates(self, layers: ModelLayers) -> Sequence[LowRankUpdate]:
         found = self.adapted_layers(layers)
-        own = patterns.first_of_end(tuple(self.rank_pattern), tuple(matrix.name for matrix in found))
+        own = patterns.first_match(tuple(self.rank_pattern), tuple(matrix.name for matrix in found))
         ranks = {name: self.rank_pattern[pattern] for name, pattern in own.items()}
         return [LowRankUpdate(matrix, ranks.get(matrix.name, self.rank)) for matrix in found]
 

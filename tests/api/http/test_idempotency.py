@@ -10,7 +10,7 @@ from api.context import Context
 from api.http.form_digest import FormDigest
 from api.records import idempotency
 from api.records.base import db_now
-from api.records.idempotency import Answered
+from api.records.idempotency import IdempotentRequest
 from api.records.jobs import Job
 from tests.api.routes.test_files import upload
 from tests.factories import a_base_model, a_project
@@ -93,21 +93,21 @@ def test_a_first_request_that_died_is_done_again_but_its_job_is_not_made_twice(
     project_id = a_project(served.database)
     if made:
         with served.database.write() as session:
-            session.execute(update(Answered).values(status=None, claimed_until=db_now() - 1))
+            session.execute(update(IdempotentRequest).values(status=None, claimed_until=db_now() - 1))
     second = create(client, body)
     assert second.status_code == 200
     assert count(client) == 1
     if first is not None:
         assert second.json()["id"] == first["id"]
     with served.database.read() as session:
-        answered = session.get_one(Answered, (project_id, "k1"))
+        answered = session.get_one(IdempotentRequest, (project_id, "k1"))
     assert answered.status == 200
 
 
 def test_a_key_is_forgotten_after_a_day(client: TestClient, served: Context, body: dict[str, object]) -> None:
     create(client, body)
     with served.database.write() as session:
-        session.execute(update(Answered).values(created_at=db_now() - idempotency.KEEP_S - 1))
+        session.execute(update(IdempotentRequest).values(created_at=db_now() - idempotency.KEEP_S - 1))
     create(client, body)
     assert count(client) == 2
 

@@ -142,7 +142,7 @@ def test_409_is_for_a_request_whose_first_attempt_is_at_work(
         first = (b"form",) if path in FORMS else ()  # whose content is compared once it has been read
         request = hashlib.sha256(b"\0".join((*first, address(path).encode(), b"", b""))).hexdigest()
         with served.database.write() as session:
-            idempotency_records.begin(session, project, f"k{number}", request=request, owner="first", lease_s=60)
+            idempotency_records.claim(session, project, f"k{number}", request=request, owner="first", lease_s=60)
         form = {FORMS[path]: ("a", b"x")} if path in FORMS else None
         answer = admin.request(method, address(path), files=form, headers={"Idempotency-Key": f"k{number}"})
         check(answer, 409, (method, path))

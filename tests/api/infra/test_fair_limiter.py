@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from api.infra.fair_limiter import Crowded, FairLimiter
+from api.infra.fair_limiter import ConcurrencyLimitExceeded, FairLimiter
 
 
 async def _settled() -> None:
@@ -21,7 +21,7 @@ async def _hold(turns: FairLimiter, project: str, order: list[str], done: asynci
 
 def test_projects_take_turns_however_many_one_asks_for() -> None:
     async def run() -> list[str]:
-        turns, order, done = FairLimiter("things", at_once=2, each=1, waiting=5), list[str](), asyncio.Event()
+        turns, order, done = FairLimiter("things", total=2, per_project=1, max_waiting=5), list[str](), asyncio.Event()
         tasks = [asyncio.create_task(_hold(turns, name, order, done)) for name in "aaaabc"]
         await _settled()
         held = list(order)
@@ -34,10 +34,10 @@ def test_projects_take_turns_however_many_one_asks_for() -> None:
 
 def test_one_more_than_may_wait_is_refused_at_once() -> None:
     async def run() -> None:
-        turns, done = FairLimiter("things", at_once=1, each=1, waiting=2), asyncio.Event()
+        turns, done = FairLimiter("things", total=1, per_project=1, max_waiting=2), asyncio.Event()
         tasks = [asyncio.create_task(_hold(turns, "a", [], done)) for _ in range(3)]
         await _settled()
-        with pytest.raises(Crowded, match="3 things running or waiting"):
+        with pytest.raises(ConcurrencyLimitExceeded, match="3 things running or waiting"):
             async with turns.turn("a"):
                 pass
         done.set()
@@ -50,7 +50,7 @@ def test_one_more_than_may_wait_is_refused_at_once() -> None:
 
 def test_who_gives_up_waiting_leaves_its_place() -> None:
     async def run() -> None:
-        turns, done = FairLimiter("things", at_once=1, each=1, waiting=1), asyncio.Event()
+        turns, done = FairLimiter("things", total=1, per_project=1, max_waiting=1), asyncio.Event()
         first = asyncio.create_task(_hold(turns, "a", [], done))
         await _settled()
         for _ in range(2):  # its place is free again

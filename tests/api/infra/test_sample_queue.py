@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import pytest
 from pydantic import SecretStr
 
-from api.infra.sample_queue import Consumer, Lost, NoSampler, Producer, SampleJob, TooMany
+from api.infra.sample_queue import Consumer, NoSampler, Producer, SampleJob, SamplerDead, TooManyOpen
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ def test_without_a_living_sampler_a_request_is_refused(url: SecretStr, receiver:
 
 def test_a_project_waits_for_so_many_answers_at_most(url: SecretStr, receiver: Consumer) -> None:
     submit(url, letter(1), letter(2), limit=2)
-    with pytest.raises(TooMany):
+    with pytest.raises(TooManyOpen):
         submit(url, letter(3), limit=2)
     submit(url, letter(3, "b"), limit=2)
     sent(url, lambda sender: sender.withdraw(letter(1)))
@@ -72,10 +72,10 @@ def test_a_project_waits_for_so_many_answers_at_most(url: SecretStr, receiver: C
 def test_what_was_withdrawn_is_neither_taken_nor_wanted(url: SecretStr, receiver: Consumer) -> None:
     submit(url, letter(1), letter(2))
     assert receiver.take(0.1) == letter(1)
-    assert receiver.wanted(letter(1))
+    assert receiver.is_wanted(letter(1))
     for each in (letter(1), letter(2)):
         sent(url, lambda sender, each=each: sender.withdraw(each))  # type: ignore[misc]
-    assert not receiver.wanted(letter(1))
+    assert not receiver.is_wanted(letter(1))
     assert receiver.take(0.1) is None
 
 
@@ -96,7 +96,7 @@ def test_a_request_whose_sampler_is_gone_is_lost(url: SecretStr, receiver: Consu
     receiver.take(0.1)
     receiver.deregister()
     Consumer(url, "its successor").beat()
-    with pytest.raises(Lost):
+    with pytest.raises(SamplerDead):
         sent(url, lambda sender: anext(sender.reports(letter(1))))
 
 

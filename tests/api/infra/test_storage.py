@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from api.infra.artifacts import stream_tar, tar_size
-from api.infra.storage import Corrupt, ObjectMissing, Storage, StorageUnavailable
+from api.infra.storage import ObjectCorrupt, ObjectMissing, Storage, StorageUnavailable
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_missing_object_is_an_error_of_its_own(storage: Storage) -> None:
 
 def test_a_file_whose_hash_differs_is_not_kept(storage: Storage, tmp_path: Path) -> None:
     storage.write_bytes("a", b"altered")
-    with pytest.raises(Corrupt):
+    with pytest.raises(ObjectCorrupt):
         storage.read_file("a", tmp_path / "a", sha256=hashlib.sha256(b"original").hexdigest())
     assert not (tmp_path / "a").exists()
 
@@ -77,10 +77,10 @@ async def test_the_archive_is_a_plain_tar_of_the_size_that_was_announced(storage
 def test_objects_are_listed_by_their_folder_with_size_and_time(storage: Storage) -> None:
     for key in ("states/a/1", "states/b", "statesmen"):
         storage.write_bytes(key, b"123")
-    listed = [each for batch in storage.listed("states") for each in batch]
+    listed = [each for batch in storage.list_objects("states") for each in batch]
     assert {(each.key, each.bytes) for each in listed} == {("states/a/1", 3), ("states/b", 3)}
     assert all(abs(each.changed_at - time.time()) < 600 for each in listed)
-    assert [each for batch in storage.listed("nothing") for each in batch] == []
+    assert [each for batch in storage.list_objects("nothing") for each in batch] == []
 
 
 @pytest.mark.parametrize("url", ["folder", "file://folder"])
@@ -93,7 +93,7 @@ def test_objects_without_their_folder_are_not_missing_but_away(tmp_path: Path, u
         lambda: list(storage.read("a/b")),
         lambda: storage.write_bytes("a/b", b"x"),
         lambda: storage.exists("a/b"),
-        lambda: list(storage.listed("a")),
+        lambda: list(storage.list_objects("a")),
         lambda: storage.delete(["a/b"]),
         lambda: storage.delete_prefix("a"),
         lambda: storage.write_file("a/b", Path(__file__)),

@@ -11,7 +11,7 @@ from api.spec.recipe import Recipe
 
 def key(training: dict[str, Any]) -> str:
     recipe = Recipe.model_validate({"model": "m", "training_file": "file-1", "training": training})
-    return arrays.key_of("proj", ["hash"], recipe, BaseModelRow(facts={"kind": "causal_lm"}, artifacts=[]))
+    return arrays.content_key("proj", ["hash"], recipe, BaseModelRow(facts={"kind": "causal_lm"}, artifacts=[]))
 
 
 @pytest.mark.parametrize("training", [{"reasoning": "keep"}, {"reasoning": "last"}, {"format": "text"}])

@@ -27,7 +27,7 @@ FIELDS: list[Callable[[str], dict[str, Any]]] = [
 def body(client: TestClient, served: Context, tiny_base: Path) -> dict[str, Any]:
     base_models.register(served, "tiny", tiny_base)
     with served.database.write() as session:
-        workers.seen(session, owner="w", gpus=0, train_slots=1, memory_bytes=8 << 30)
+        workers.register(session, owner="w", gpus=0, train_slots=1, memory_bytes=8 << 30)
     return {"model": "tiny", "training_file": upload(client, content=jsonl(*[CHAT] * 12)).json()["id"]}
 
 

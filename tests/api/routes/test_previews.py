@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from api.context import Context
 from api.infra.child_environment import child_environment
-from api.infra.preview_process import PreviewChild
+from api.infra.preview_process import PreviewProcesses
 from api.records import base_models as records
 from api.records import workers
 from api.services import base_models
@@ -31,7 +31,7 @@ def server(served: Context, tiny_base: Path) -> Context:
 @pytest.fixture
 def worker(server: Context) -> None:
     with server.database.write() as session:
-        workers.seen(session, owner="w", gpus=0, train_slots=1, memory_bytes=8 << 30)
+        workers.register(session, owner="w", gpus=0, train_slots=1, memory_bytes=8 << 30)
 
 
 def post(client: TestClient, what: str, content: bytes, **body: Any) -> Any:
@@ -98,7 +98,7 @@ def test_an_estimate_counts_rows_tokens_steps_weights_memory_and_seconds(
 
 def test_a_job_too_large_for_every_worker_is_not_allowed(client: TestClient, server: Context) -> None:
     with server.database.write() as session:
-        workers.seen(session, owner="w", gpus=0, train_slots=1, memory_bytes=64 << 20)
+        workers.register(session, owner="w", gpus=0, train_slots=1, memory_bytes=64 << 20)
     found = post(client, "estimates", jsonl(*[CHAT] * 12)).json()
     assert (found["allowed"], [each["code"] for each in found["reasons"]]) == (False, ["does_not_fit"])
 
@@ -187,9 +187,9 @@ def test_the_same_question_is_answered_from_memory(client: TestClient, server: C
     def refuse(folder: Path) -> None:
         raise AssertionError("asked again")
 
-    child = PreviewChild(server.settings)
-    child._answers["key"] = json.dumps({"error": None})
-    assert child.ask("key", {}, refuse) == {"error": None}
+    child = PreviewProcesses(server.settings)
+    child._reports["key"] = json.dumps({"error": None})
+    assert child.preview("key", {}, refuse) == {"error": None}
 
 
 def test_the_child_sees_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:

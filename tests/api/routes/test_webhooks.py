@@ -143,7 +143,7 @@ def test_a_delivery_whose_worker_died_is_taken_up_by_another(
     register(client, receiver.url)
     end_a_job(served)
     with served.database.write() as session:
-        assert len(webhooks.take_due(session, 16)) == 1
+        assert len(webhooks.lease_due(session, 16)) == 1
     assert deliver_due(served) == 0
     make_due(served)
     assert deliver_due(served) == 1

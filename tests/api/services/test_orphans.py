@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from api.context import Context
 from api.errors import InvalidRequest
-from api.infra.storage import Listed
+from api.infra.storage import ListedObject
 from api.records import arrays, base_models
 from api.records.base import db_now
 from api.records.jobs import Job
@@ -111,15 +111,15 @@ def test_an_older_attempts_model_of_a_job_is_an_orphan(context: Context) -> None
 
 def test_what_is_stored_again_while_the_rest_is_listed_stays(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     of_each_kind(context)
-    arrays_key, listed = stored(context, ORPHANS[2]), context.storage.listed
+    arrays_key, listed = stored(context, ORPHANS[2]), context.storage.list_objects
     everything_grows_old(context)
 
-    def listed_while_a_job_is_prepared(kind: str) -> Iterator[list[Listed]]:
+    def listed_while_a_job_is_prepared(kind: str) -> Iterator[list[ListedObject]]:
         if kind == "base":
             stored(context, arrays_key)
         return listed(kind)
 
-    monkeypatch.setattr(context.storage, "listed", listed_while_a_job_is_prepared)
+    monkeypatch.setattr(context.storage, "list_objects", listed_while_a_job_is_prepared)
     assert collect(context)["arrays"] == (1, 0, 1)
     assert context.storage.exists(arrays_key)
 

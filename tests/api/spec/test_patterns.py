@@ -19,16 +19,16 @@ NAMES = tuple(
 @pytest.mark.parametrize("pattern", CATASTROPHIC)
 def test_what_a_backtracking_engine_never_finishes_matches_nothing_at_once(pattern: str) -> None:
     patterns.require([pattern])
-    assert patterns.whole(pattern, NAMES) == frozenset()
-    assert patterns.first_of_end((pattern,), NAMES) == {}
+    assert patterns.full_matches(pattern, NAMES) == frozenset()
+    assert patterns.first_match((pattern,), NAMES) == {}
 
 
 @pytest.mark.parametrize(("pattern", "reason"), UNUSABLE.items())
 def test_what_cannot_be_used_is_refused_wherever_it_is_read(pattern: str, reason: str) -> None:
     for read in (
         lambda: patterns.require([pattern]),
-        lambda: patterns.whole(pattern, NAMES),
-        lambda: patterns.first_of_end((pattern,), NAMES),
+        lambda: patterns.full_matches(pattern, NAMES),
+        lambda: patterns.first_match((pattern,), NAMES),
     ):
         with pytest.raises(patterns.BadPattern, match=re.escape(reason)):
             read()
@@ -46,7 +46,7 @@ PIECES = st.sampled_from(["q", "v", "_proj", "model", "layers", r"\.", ".", ".*"
 @given(st.lists(PIECES, min_size=1, max_size=5).map("".join))
 def test_plain_patterns_mean_what_they_mean_to_peft(pattern: str) -> None:
     try:
-        ours = patterns.whole(pattern, NAMES), patterns.first_of_end((pattern,), NAMES).keys()
+        ours = patterns.full_matches(pattern, NAMES), patterns.first_match((pattern,), NAMES).keys()
         theirs = re.compile(pattern), re.compile(rf"(.*\.)?({pattern})$")
     except (patterns.BadPattern, re.error):
         return
@@ -55,7 +55,7 @@ def test_plain_patterns_mean_what_they_mean_to_peft(pattern: str) -> None:
 
 
 def test_the_first_pattern_that_fits_counts() -> None:
-    found = patterns.first_of_end((r"layers\.1\..*", "q_proj", ".*"), NAMES)
+    found = patterns.first_match((r"layers\.1\..*", "q_proj", ".*"), NAMES)
     assert found["model.layers.1.self_attn.q_proj"] == r"layers\.1\..*"
     assert found["model.layers.10.self_attn.q_proj"] == "q_proj"
     assert found["model.layers.10.mlp.up_proj"] == ".*"

@@ -39,7 +39,7 @@ def published(context: Context) -> str:
     with context.database.write() as session:
         model = models.get(session, project_id, model_id)
         assert model is not None
-        trackings.plan(session, model.job_id, HUB, options={"repository": "team/tuned", "private": True}, at_once=True)
+        trackings.add(session, model.job_id, HUB, options={"repository": "team/tuned", "private": True}, at_once=True)
         return model.job_id
 
 

@@ -12,7 +12,7 @@ from worker.supervisor.loop import work_until_idle
 
 def register(workshop: Workshop, **machine: Any) -> None:
     with workshop.context.database.write() as session:
-        workers.seen(session, owner=workshop.train.owner, gpus=0, train_slots=1, **machine)
+        workers.register(session, owner=workshop.train.owner, gpus=0, train_slots=1, **machine)
 
 
 def test_a_job_that_fits_no_worker_is_refused_before_it_waits(workshop: Workshop) -> None:
@@ -45,5 +45,5 @@ def test_predicted_stands_beside_actual_and_teaches_the_next_prediction(
     assert abs(predicted["memory"]["total"] / actual["peak_bytes"] - 1) < 0.3
     assert actual["seconds"] > actual["training_s"] > 0
     with workshop.context.database.read() as session:
-        (seen,) = workers.observed(session, workshop.train.owner)["jobs"]
+        (seen,) = workers.observations(session, workshop.train.owner)["jobs"]
     assert seen["flops"] == predicted["flops"]

@@ -159,7 +159,7 @@ def test_scans_that_a_stop_interrupted_are_not_held_against_their_file(workshop:
         with workshop.context.database.write() as session:
             assert scans.claim(session, lease_s=-1, stalled=stalled) is not None
     with workshop.context.database.read() as session:
-        assert not scans.begun_too_often(session)
+        assert not scans.exhausted(session)
         file = session.get_one(File, file_id)
     assert (file.scan_fence, file.scan_excused) == (scans.MAX_SCANS + 1, scans.MAX_SCANS - 1)
 

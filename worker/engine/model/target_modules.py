@@ -45,7 +45,7 @@ def plain_patterns(names: Sequence[str], given: Mapping[str, T]) -> dict[str, T]
 
 def named_values(keys: Mapping[str, str], given: Mapping[str, T]) -> dict[str, T]:
     """Values by pattern as values by name. `keys`: by layer, the name that peft has for what it adapts there."""
-    found = patterns.first_of_end(tuple(given), tuple(keys))
+    found = patterns.first_match(tuple(given), tuple(keys))
     # peft takes the first that fits: a name that ends in another stands before it.
     return {
         re.escape(keys[name]): given[found[name]] for name in sorted(found, key=lambda name: (-len(keys[name]), name))
@@ -66,7 +66,7 @@ def published_config(folder: Path, network: Any) -> Any:
         if isinstance(targets, str) and targets != ALL_LINEAR:
             config.target_modules = set(_adapted(folder))
         if isinstance(excluded, str):
-            config.exclude_modules = sorted(patterns.whole(excluded, names))
+            config.exclude_modules = sorted(patterns.full_matches(excluded, names))
         for field in ("rank_pattern", "alpha_pattern"):
             if given := getattr(config, field, None):
                 setattr(config, field, plain_patterns((*names, *tensors), given))

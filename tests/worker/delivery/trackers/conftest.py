@@ -37,7 +37,7 @@ class Studio:
         self.deliverer = Deliverer.open(self.context)
         with self.context.database.write() as session:
             plan_trackings(self.context, session, self.job_id, asked)
-            trackings.begin(session, self.job_id)
+            trackings.make_due(session, self.job_id)
 
     def trained(self, *steps: int) -> None:
         """The trainer reported these steps, and the supervisor wrote them down."""
