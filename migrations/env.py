@@ -1,4 +1,4 @@
-"""Alembic's entry: the connection comes from `api.records.migrate`, the tables from the records."""
+"""Alembic's environment. `api.records.migrate` passes the connection; the tables come from the records."""
 
 from alembic import context
 

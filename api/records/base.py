@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, Double, MetaData, select
+from sqlalchemy import JSON, CursorResult, Double, MetaData, Result, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session
@@ -65,6 +65,12 @@ def _sqlite(element: db_now, compiler: SQLCompiler, **kw: Any) -> str:
 def current_time(session: Session) -> float:
     """Return the database's time."""
     return session.scalars(select(db_now())).one()
+
+
+def changed_rows(result: Result[Any]) -> int:
+    """Return the number of rows that an UPDATE or DELETE changed."""
+    assert isinstance(result, CursorResult), result
+    return result.rowcount
 
 
 def insert(session: Session, row: type[Base]) -> postgresql.Insert | sqlite.Insert:

@@ -9,11 +9,11 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
-    CursorResult,
     Double,
     ForeignKey,
     Index,
     Integer,
+    Result,
     String,
     case,
     func,
@@ -25,7 +25,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.estimate.stored import StoredEstimate
 from api.records import dependencies, events, webhooks
-from api.records.base import Base, UnixTime, db_now
+from api.records.base import Base, UnixTime, changed_rows, db_now
 from api.records.pages import Page, paginate
 from api.spec.artifacts import SavedState
 from api.spec.job import JobError, JobProgress
@@ -252,9 +252,8 @@ def update_fenced(session: Session, job_id: str, at_fence: int, **values: Any) -
     _changed_one(session.execute(update(Job).where(Job.id == job_id, Job.fence == at_fence).values(**values)), job_id)
 
 
-def _changed_one(result: Any, job_id: str) -> None:
-    assert isinstance(result, CursorResult), result
-    if result.rowcount != 1:
+def _changed_one(result: Result[Any], job_id: str) -> None:
+    if changed_rows(result) != 1:
         raise StaleFence(job_id)
 
 

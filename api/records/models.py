@@ -4,13 +4,26 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import ForeignKey, Integer, String, UniqueConstraint, and_, cast, delete, or_, select, true
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy import (
+    ColumnElement,
+    ForeignKey,
+    Integer,
+    String,
+    UniqueConstraint,
+    and_,
+    cast,
+    delete,
+    or_,
+    select,
+    true,
+)
+from sqlalchemy.orm import InstrumentedAttribute, Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime
 from api.records.jobs import Job
 from api.records.pages import Page, paginate
 from api.spec.artifacts import Artifact
+from api.spec.ids import CHECKPOINT_INFIX, is_model_or_checkpoint
 from api.spec.lifecycle import FINAL
 from api.spec.methods import Method
 
@@ -88,10 +101,7 @@ def referenced_by(session: Session, model_id: str, project_id: str | None = None
 
     Without `project_id`, jobs of all projects count.
     """
-    sources = [Job.parent_model, Job.base_weights]
-    starts_here = or_(
-        *(or_(source == model_id, source.startswith(f"{model_id}:ckpt-step-", autoescape=True)) for source in sources)
-    )
+    starts_here = or_(_is_model_or_checkpoint(Job.parent_model, model_id), _needs_weights(model_id))
     active = and_(Job.status.not_in(FINAL), true() if project_id is None else Job.project_id == project_id)
     # Only recipes that contain the id anywhere are parsed: parsing all of them takes a second for 3,000 jobs.
     mentions = cast(Job.recipe, String).contains(model_id, autoescape=True)
@@ -99,7 +109,7 @@ def referenced_by(session: Session, model_id: str, project_id: str | None = None
         job_id
         for job_id, recipe in session.execute(select(Job.id, Job.recipe).where(active, mentions))
         if any(
-            use.model == model_id or use.model.startswith(f"{model_id}:ckpt-step-")
+            is_model_or_checkpoint(use.model, model_id)
             for use in _METHOD.validate_python(recipe["method"]).reward_models
         )
     ]
@@ -109,11 +119,17 @@ def referenced_by(session: Session, model_id: str, project_id: str | None = None
 
 def adapters_on(session: Session, project_id: str, model_id: str) -> Sequence[str]:
     """Return the ids of adapters that need the weights of this fully fine-tuned model or of a checkpoint of it."""
-    weights = Job.base_weights
-    needs_weights = or_(weights == model_id, weights.startswith(f"{model_id}:ckpt-step-", autoescape=True))
-    return session.scalars(
-        select(Model.id).join(Job, Job.id == Model.job_id).where(Model.project_id == project_id, needs_weights)
-    ).all()
+    adapters = select(Model.id).join(Job, Job.id == Model.job_id).where(Model.project_id == project_id)
+    return session.scalars(adapters.where(_needs_weights(model_id))).all()
+
+
+def _needs_weights(model_id: str) -> ColumnElement[bool]:
+    return _is_model_or_checkpoint(Job.base_weights, model_id)
+
+
+def _is_model_or_checkpoint(column: InstrumentedAttribute[str | None], model_id: str) -> ColumnElement[bool]:
+    """Return the condition that the column holds the id of the model or of one of its checkpoints."""
+    return or_(column == model_id, column.startswith(model_id + CHECKPOINT_INFIX, autoescape=True))
 
 
 def remove(session: Session, model: Model) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, CursorResult, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from api.records import turns
-from api.records.base import db_now
+from api.records.base import changed_rows, db_now
 from api.records.files import File
 
 MAX_SCANS = 5
@@ -97,6 +97,4 @@ def _write(session: Session, claim: ScanClaim, **values: Any) -> bool:
     statement = update(File).where(
         File.id == claim.file_id, File.scan_fence == claim.fence, File.scan_status == "pending"
     )
-    result = session.execute(statement.values(**values))
-    assert isinstance(result, CursorResult), result
-    return result.rowcount == 1
+    return changed_rows(session.execute(statement.values(**values))) == 1

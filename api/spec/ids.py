@@ -5,6 +5,8 @@ import secrets
 import string
 
 _ALPHABET = string.ascii_letters + string.digits
+CHECKPOINT_INFIX = ":ckpt-step-"
+"""Separator between the model's id and the step in a checkpoint's id, as in OpenAI's ids."""
 
 
 def random_letters(count: int) -> str:
@@ -19,3 +21,13 @@ def new_id(prefix: str) -> str:
 def slug(text: str) -> str:
     """Return a user's suffix with only characters that a model id may contain."""
     return re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip("-.") or "model"
+
+
+def checkpoint_id(model_id: str, step: int) -> str:
+    """Return the id under which a checkpoint of the model is downloaded and continued."""
+    return f"{model_id}{CHECKPOINT_INFIX}{step}"
+
+
+def is_model_or_checkpoint(name: str, model_id: str) -> bool:
+    """Return whether `name` is the id of the model or of one of its checkpoints."""
+    return name == model_id or name.startswith(model_id + CHECKPOINT_INFIX)

@@ -1,4 +1,4 @@
-"""what a job begins from; pipelines
+"""parent models of jobs; pipelines
 
 Revision ID: 0002
 Revises: 0001
@@ -18,7 +18,7 @@ INDEXED = ("parent_model", "base_weights", "pipeline_id")
 
 
 def upgrade() -> None:
-    # Columns are added one by one: SQLite would copy the whole table in a batch, and drop what others refer to.
+    # Columns are added one by one: a batch on SQLite copies the table and drops the original, which others refer to.
     for name, length in JOB_COLUMNS.items():
         op.add_column("jobs", sa.Column(name, sa.String(length=length), nullable=True))
     for name in INDEXED:

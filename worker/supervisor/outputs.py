@@ -19,7 +19,7 @@ from api.records.jobs import Job
 from api.records.models import Checkpoint, Model
 from api.records.trackings import HUB
 from api.spec.artifacts import Artifact, SavedState
-from api.spec.ids import new_id
+from api.spec.ids import checkpoint_id, new_id
 from api.spec.lifecycle import JobStatus
 from api.spec.manifest import NAME as MANIFEST
 from worker.shared.checkpoints import KEPT_CHECKPOINTS
@@ -69,7 +69,7 @@ def store_checkpoint(attempt: AttemptContext, report: CheckpointReport, folder: 
         if any(known.step == step for known in models.checkpoints_of(session, job.id)):
             return
     artifacts = store_folder(context.storage, folder, f"checkpoints/{job.id}/{fence}/{step:06d}")
-    model_id = f"{job.model_id}:ckpt-step-{step}"
+    model_id = checkpoint_id(job.model_id, step)
     with context.database.write() as session:
         jobs.lock_for_attempt(session, job.id, fence)
         session.add(
