@@ -173,11 +173,11 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     )
 
 
-EMBEDDED = "embedded"
+EMBEDDED, PRODUCTION = "embedded", "production"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run modules that say `SETTINGS = EMBEDDED` once: neither SQL nor the storage is their subject."""
+    """Run modules that set `SETTINGS` once, with those settings: what differs between the two is not their subject."""
     twice = [item for item in items if isinstance(item, pytest.Function) and _is_second(item)]
     config.hook.pytest_deselected(items=twice)
     items[:] = [item for item in items if item not in set(twice)]

@@ -8,9 +8,12 @@ from api.records import base_models
 from api.records.arrays import Arrays
 from api.records.files import File
 from api.spec.lifecycle import JobStatus
+from tests.conftest import PRODUCTION
 from tests.end_to_end.jobs import rows
 from tests.worker.supervisor.conftest import Workshop
 from worker.supervisor.loop import work_until_idle
+
+SETTINGS = PRODUCTION
 
 
 def flip(shop: Workshop, key: str) -> None:
