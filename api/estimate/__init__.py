@@ -1,1 +1,1 @@
-"""What a job will take, before it runs: weights trained, memory, time. Pure, and without torch."""
+"""Estimates of a job before it runs: trained weights, memory, time. Pure functions, without torch."""

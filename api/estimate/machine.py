@@ -1,6 +1,7 @@
-"""What a machine decides of a recipe (precision, micro-batch, recomputation), and what the training will take on it.
+"""The fields of a recipe that depend on the machine (precision, micro-batch, recomputation), and the predicted memory
+and time of the training there.
 
-The same numbers settle the recipe before it is trained, admit or refuse the job, and answer an estimate.
+The same prediction resolves a recipe before training, accepts or refuses a job, and answers an estimate.
 """
 
 import math
@@ -24,21 +25,21 @@ MICRO_BATCH_TOKENS_CPU = 2048
 MICRO_BATCH_TOKENS_GPU = 16384
 COMFORTABLE_SHARE = 0.85
 """Share of the memory up to which a prediction is trusted: most are within 15 % (docs/benchmarks.md), and allocators
-fragment. What needs more than this takes a smaller micro-batch, or recomputes."""
+fragment. A training that needs more gets a smaller micro-batch, or recomputes."""
 HALVINGS = 3
-"""An eighth of the usual micro-batch is tried before activations are recomputed; and a trainer whose memory runs out
-halves its micro-batch so often."""
+"""Halvings of the usual micro-batch that are tried before activations are recomputed, and that a trainer makes when its
+memory runs out."""
 LESS = 0.75
-"""After an attempt that ran out of memory: the share of its predicted memory that the next one may need."""
+"""Share of the predicted memory that the next attempt may need after one that ran out of memory."""
 
 
 @dataclass(frozen=True)
 class Machine:
     gpu: bool
     bfloat16: bool
-    """It multiplies in it at least as fast as in float32."""
+    """The machine multiplies in bfloat16 at least as fast as in float32."""
     memory_bytes: int | None
-    """What a job may take of the GPU, or of the machine without one; None if unknown."""
+    """Memory for a job, on the GPU or on a machine without one; None if unknown."""
     observed: Observations | None = None
 
 
@@ -50,7 +51,7 @@ class Prediction:
     trained_parameters: int
     memory: MemoryParts
     fits: bool | None
-    """`memory` is at most what the machine has; None where that is not known."""
+    """The machine has enough memory; None if its memory is unknown."""
     training_s: float
     seconds: float
     measured: bool
@@ -64,17 +65,19 @@ class Prediction:
 
 
 def may_recompute(technique: TechniqueBase, facts: BaseModelFacts) -> bool:
-    """Whether activations can be recomputed. Bases from before this was noted do not say, and are taken to allow it."""
+    """Return whether activations can be recomputed. Base models of earlier releases do not record it; they are assumed
+    to allow it."""
     return technique.recomputes and bool(facts.get("recomputes", True))
 
 
 def resolve_hardware_auto(
     recipe: ResolvedRecipe, facts: BaseModelFacts, machine: Machine, train: Workload | None = None
 ) -> ResolvedRecipe:
-    """Replace what is still "auto". `train`: the rows, where they are known; else each is taken for the longest.
+    """Return the recipe with values for the remaining "auto" fields. `train`: the rows; if None, all are assumed to
+    have the longest length.
 
     The largest micro-batch that fits is chosen: without recomputation down to an eighth of the usual size, then with
-    it, down to the longest row. Where nothing fits it is the smallest.
+    it, down to the longest row. If nothing fits, it is the smallest.
     """
     precision = recipe.precision
     if precision == AUTO:
@@ -85,61 +88,65 @@ def resolve_hardware_auto(
     usual = max(recipe.max_length, MICRO_BATCH_TOKENS_GPU if machine.gpu else MICRO_BATCH_TOKENS_CPU)
     tokens = usual if recipe.micro_batch_tokens == "auto" else recipe.micro_batch_tokens
     rows = train or _longest_rows(recipe)
-    sizes = Sizes.of(recipe, rows, tokens) if recipe.micro_batch_tokens == "auto" else Sizes(tokens, tokens, tokens)
+    sizes = (
+        MicroBatchSizes.of(recipe, rows, tokens)
+        if recipe.micro_batch_tokens == "auto"
+        else MicroBatchSizes(tokens, tokens, tokens)
+    )
     recomputes = (False, True) if may_recompute(recipe.technique, facts) else (False,)
     if recipe.gradient_checkpointing != "auto":
         recomputes = (recipe.gradient_checkpointing,)
     limit = math.inf if machine.memory_bytes is None else COMFORTABLE_SHARE * machine.memory_bytes
-    chosen = _largest(sizes, recomputes, limit, _needing(recipe, facts, rows, machine))
+    chosen = _largest(sizes, recomputes, limit, _memory_needed(recipe, facts, rows, machine))
     return recipe.model_copy(update=chosen)
 
 
-def with_less(
-    settled: ResolvedRecipe, facts: BaseModelFacts, machine: Machine, train: Workload, *, recomputes: bool
+def with_less_memory(
+    resolved: ResolvedRecipe, facts: BaseModelFacts, machine: Machine, train: Workload, *, recomputes: bool
 ) -> ResolvedRecipe | None:
-    """The recipe for another attempt after one that ran out of memory: the largest micro-batch, without recomputation
-    or else with it, that is predicted to need three quarters of the memory at most. None if nothing needs less.
+    """Return the recipe for another attempt after one that ran out of memory; None if nothing needs less memory.
 
-    `recomputes`: it may recompute although the first attempt did not.
+    It has the largest micro-batch that is predicted to need at most three quarters of the memory, without recomputation
+    if possible. `recomputes`: it may recompute although the first attempt did not.
     """
-    assert settled.micro_batch_tokens != "auto", settled
-    assert settled.gradient_checkpointing != "auto", settled
-    tokens, recompute = settled.micro_batch_tokens, settled.gradient_checkpointing
-    needed = _needing(settled, facts, train, machine)
+    assert resolved.micro_batch_tokens != "auto", resolved
+    assert resolved.gradient_checkpointing != "auto", resolved
+    tokens, recompute = resolved.micro_batch_tokens, resolved.gradient_checkpointing
+    needed = _memory_needed(resolved, facts, train, machine)
     kinds = (False, True) if recomputes and not recompute else (recompute,)
     before = needed(recompute, tokens)
     limit = LESS * min(before, machine.memory_bytes or before)
-    chosen = _largest(Sizes.of(settled, train, tokens), kinds, limit, needed)
+    chosen = _largest(MicroBatchSizes.of(resolved, train, tokens), kinds, limit, needed)
     less = needed(chosen["gradient_checkpointing"], chosen["micro_batch_tokens"]) < before
-    return settled.model_copy(update=chosen) if less else None
+    return resolved.model_copy(update=chosen) if less else None
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Micro-batches to choose from, in tokens."""
+class MicroBatchSizes:
+    """MicroBatchSizes of micro-batches to choose from, in tokens."""
 
     largest: int
     eighth: int
-    """Of the largest that the rows fill."""
+    """An eighth of the largest size that the rows fill."""
     smallest: int
     """The longest row, which is never divided."""
 
     @classmethod
-    def of(cls, recipe: ResolvedRecipe, rows: Workload, largest: int) -> "Sizes":
+    def of(cls, recipe: ResolvedRecipe, rows: Workload, largest: int) -> "MicroBatchSizes":
         longest, filled = (math.ceil(largest_batch(recipe, rows, budget)) for budget in (1, largest))
         smallest = min(longest, largest)
         return cls(largest, max(smallest, min(filled, largest) >> HALVINGS), smallest)
 
 
 def _largest(
-    sizes: Sizes, recomputes: Sequence[bool], limit: float, needed: Callable[[bool, int], int]
+    sizes: MicroBatchSizes, recomputes: Sequence[bool], limit: float, needed: Callable[[bool, int], int]
 ) -> dict[str, Any]:
-    """The largest micro-batch that needs at most `limit` bytes; where none does, the one that needs least.
-    Recomputation comes last, and before it nothing that is much slower."""
+    """Return the largest micro-batch that needs at most `limit` bytes, or the one that needs least. Recomputation is
+    tried last, and before it no micro-batch that is much slower."""
     for recompute in recomputes:
         least = sizes.smallest if recompute == recomputes[-1] else sizes.eighth
         if needed(recompute, least) <= limit:
-            # More tokens never need less, so that the largest is found by bisection.
+            # Memory grows with the tokens, so that bisection finds the largest.
             tried = range(least, sizes.largest + 1)
             found = bisect_right(tried, limit, key=partial(needed, recompute))
             return {"micro_batch_tokens": tried[found - 1], "gradient_checkpointing": recompute}
@@ -147,7 +154,7 @@ def _largest(
     return {"micro_batch_tokens": sizes.smallest, "gradient_checkpointing": least_of}
 
 
-def _needing(
+def _memory_needed(
     recipe: ResolvedRecipe, facts: BaseModelFacts, rows: Workload, machine: Machine
 ) -> Callable[[bool, int], int]:
     """Bytes of the training by recomputation and the tokens of a micro-batch. Publishing takes the same with all."""
@@ -164,20 +171,20 @@ def _needing(
 def predict(
     recipe: ResolvedRecipe, facts: BaseModelFacts, train: Workload, validation: Workload | None, machine: Machine
 ) -> Prediction:
-    """What the training takes on this machine. Raises api.spec.target_modules.NoTargetModules."""
-    settled = resolve_hardware_auto(recipe, facts, machine, train)
-    assert settled.micro_batch_tokens != "auto", settled
-    assert settled.gradient_checkpointing != "auto", settled
-    value, budget = _value_bytes(settled.precision), settled.micro_batch_tokens
-    base, trained = Base.of(facts), _trained(settled, facts)
-    setting = ExecutionPlan(machine.gpu, value, budget, settled.gradient_checkpointing)
-    memory = peak_memory(settled, base, facts, trained, train, setting)
-    work = training_work(settled, base, trained, train, validation, budget)
-    speed = speed_of(machine.observed, gpu=machine.gpu, precision=str(settled.precision))
+    """Return the prediction for this machine. Raise api.spec.target_modules.NoTargetModules."""
+    resolved = resolve_hardware_auto(recipe, facts, machine, train)
+    assert resolved.micro_batch_tokens != "auto", resolved
+    assert resolved.gradient_checkpointing != "auto", resolved
+    value, budget = _value_bytes(resolved.precision), resolved.micro_batch_tokens
+    base, trained = Base.of(facts), _trained(resolved, facts)
+    plan = ExecutionPlan(machine.gpu, value, budget, resolved.gradient_checkpointing)
+    memory = peak_memory(resolved, base, facts, trained, train, plan)
+    work = training_work(resolved, base, trained, train, validation, budget)
+    speed = speed_of(machine.observed, gpu=machine.gpu, precision=str(resolved.precision))
     training_s = speed.training_s(work)
     return Prediction(
-        precision=str(settled.precision),
-        gradient_checkpointing=settled.gradient_checkpointing,
+        precision=str(resolved.precision),
+        gradient_checkpointing=resolved.gradient_checkpointing,
         micro_batch_tokens=budget,
         trained_parameters=trained,
         memory=memory,
@@ -201,7 +208,7 @@ def too_large(prediction: Prediction, largest: int) -> str:
 
 
 def refused_precision(precision: str, machine: Machine) -> str | None:
-    """Why the precision that is asked for cannot be had there."""
+    """Return why the machine cannot train in the requested precision; None if it can."""
     if precision != "bfloat16" or not machine.gpu or machine.bfloat16:
         return None
     return (

@@ -1,5 +1,5 @@
-"""How many weights a technique trains, from the shapes of the base model's layers. Exact for bases whose facts hold
-shapes; approximate for those converted before there were any."""
+"""The number of weights that a technique trains, from the shapes of the base model's layers. Exact for base models
+whose facts hold shapes; approximate for those that were converted by earlier releases."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -10,22 +10,23 @@ from api.spec.target_modules import NoTargetModules
 from api.spec.techniques import TechniqueBase
 
 BLOCK = 64
-"""Weights that share a scale when they are quantised to four bits."""
-QUANTISED = ("linear", "shared")
-"""Kinds of layers that are."""
+"""Weights that share a scale when they are quantized to four bits."""
+QUANTIZED = ("linear", "shared")
+"""Kinds of matrices that are quantized."""
 
 
 def shapes_of(facts: BaseModelFacts) -> tuple[Shapes, bool]:
-    """(shapes, whether they are exact)."""
+    """Return (the shapes, whether they are exact)."""
     if facts.get("shapes"):
         shapes = facts["shapes"]
-        # Bases that were added before experts were noted: their layers are but a small part of their weights.
+        # In base models of releases that did not record experts, the layers are a small part of all weights.
         return shapes, _weights(shapes) >= 0.5 * (shapes["parameters"] or 0)
     return _guessed(facts), False
 
 
 def _guessed(facts: BaseModelFacts) -> Shapes:
-    """A decoder with gated feed-forward parts and untied heads of attention, as wide as the parameters allow."""
+    """Return the shapes of a decoder with gated feed-forward parts and untied attention heads that has this many
+    weights."""
     hidden, layers = facts.get("hidden_size", 0), facts.get("layers", 0)
     body = max(0, facts["parameters"] - facts.get("vocab_size", 0) * hidden)
     inner = max(1, (body - 4 * layers * hidden**2) // max(1, 3 * layers * hidden))
@@ -62,20 +63,22 @@ def model_shape(facts: BaseModelFacts, method: MethodBase) -> ModelShape:
 
 
 def matrices(shapes: Shapes) -> Iterator[Matrix]:
+    """Yield every matrix of the layers."""
     tied = _counts_the_head_twice(shapes)
     for matrix in expanded(shapes["layers"]):
         yield replace(matrix, kind="tied") if tied and matrix.kind == "head" else matrix
 
 
 def expanded(layers: Mapping[str, Layer]) -> Iterator[Matrix]:
+    """Yield a matrix for each number that the layers' names stand for."""
     for pattern, (kind, inputs, outputs, count, *experts) in layers.items():
         for number in range(count):
             yield Matrix(pattern.replace("{}", str(number)), kind, inputs, outputs, *experts)
 
 
 def _counts_the_head_twice(shapes: Shapes) -> bool:
-    """Whether the head is tied in a base that was converted before that was noted: its layers have more weights than
-    the model."""
+    """Return whether the head is tied in a base model whose facts do not record it: its layers then have more weights
+    than the model."""
     return shapes["parameters"] is not None and _weights(shapes) > shapes["parameters"]
 
 
@@ -93,13 +96,15 @@ def require_layers(technique: TechniqueBase, method: MethodBase, facts: BaseMode
 
 
 def require_whole_blocks(technique: TechniqueBase, facts: BaseModelFacts) -> None:
-    """On a machine without a GPU, where bitsandbytes returns wrong values if a block of weights goes on in the next
-    row. Raises NoTargetModules. Of bases without exact shapes worker/engine/model/load.py says it, once it has them."""
+    """Raise NoTargetModules if a worker without a GPU cannot quantize the layers: bitsandbytes returns wrong values on
+    a CPU where a block of weights continues in the next row.
+
+    For base models without exact shapes the trainer checks, once it has loaded the weights."""
     shapes, exact = shapes_of(facts)
     if not (technique.quantizes and exact):
         return
     for matrix in matrices(shapes):
-        if matrix.kind in QUANTISED and matrix.inputs % BLOCK:
+        if matrix.kind in QUANTIZED and matrix.inputs % BLOCK:
             raise NoTargetModules(
                 f"Technique {technique.type} on a worker without a GPU needs layers whose inputs are a multiple of "
                 f"{BLOCK}, and {matrix.name} has {matrix.inputs}: use technique lora, or a worker with a GPU"
@@ -109,14 +114,15 @@ def require_whole_blocks(technique: TechniqueBase, facts: BaseModelFacts) -> Non
 def trained_parameters(
     technique: TechniqueBase, method: MethodBase, facts: BaseModelFacts, *, labels: int | None = None
 ) -> int:
-    """How many numbers the optimizer moves. `labels`: of a classification; a reward model has one.
+    """Return the number of weights that the optimizer updates. `labels`: number of classes; a reward model has one
+    output.
 
-    Raises NoTargetModules where the technique finds no layer to work on.
+    Raise NoTargetModules where the technique has no layers to adapt.
     """
     shapes, _ = shapes_of(facts)
     scores = method.output != "tokens"
     head = _head(shapes, labels or 1) if scores else 0
-    # PPO's value function: a linear head and its bias, trained and never published.
+    # The value function is a linear head with a bias.
     value = shapes["width"] + 1 if method.value_head else 0
     if technique.whole_model:
         return _whole(shapes, facts, labels or 1, scores=scores) + value
@@ -124,12 +130,12 @@ def trained_parameters(
 
 
 def untrained_experts(technique: TechniqueBase, method: MethodBase, facts: BaseModelFacts) -> str | None:
-    """What the technique leaves out of a mixture of experts, as a sentence; None if nothing is."""
+    """Return a sentence about the experts and routers that the technique does not train; None if there are none."""
     _, exact = shapes_of(facts)
     if not exact and facts.get("shapes"):
         return (
-            "This base model was added before the weights of experts were noted: what is estimated of it leaves them "
-            "out. Its operator can remove it and add it again"
+            "This base model was added before the weights of experts were recorded: estimates leave them out. Its "
+            "operator can remove it and add it again"
         )
     shape = model_shape(facts, method)
     taken = None if technique.names_layers else technique.default_layers(shape)

@@ -1,4 +1,5 @@
-"""From work to seconds: what a worker was seen to do, fitted to two numbers; before that, a guess by its kind."""
+"""The seconds that work takes: two rates fitted to a worker's finished jobs, or a guess by device until there are
+some."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,14 +7,15 @@ from dataclasses import dataclass
 from api.estimate.stored import Observation, Observations
 from api.estimate.work import ComputeCost
 
-KEPT = 32
+MAX_JOBS = 32
+"""Latest jobs of a worker that are remembered."""
 
 
 @dataclass(frozen=True)
 class Speed:
     flops_per_s: float
     pass_s: float
-    """Of a micro-batch through a layer, however small it is."""
+    """Seconds of a micro-batch through one layer, independent of its size."""
     start_s: float
     start_per_parameter_s: float
     measured: bool
@@ -26,38 +28,40 @@ class Speed:
 
 
 CPU = Speed(3e10, 2e-3, 8.0, 2e-8, measured=False)
-"""A few cores."""
+"""Guess for a few cores."""
 GPU = Speed(1.5e14, 2e-4, 15.0, 1e-8, measured=False)
-"""A data-centre card in bfloat16, at a third of its peak."""
+"""Guess for a data-center GPU in bfloat16, at a third of its peak."""
 
 
 def speed_of(observed: Observations | None, *, gpu: bool, precision: str) -> Speed:
-    """By the jobs of that precision, if there were any."""
+    """Return the speed fitted to the jobs of this precision, or the guess if there are none."""
     guess = GPU if gpu else CPU
-    seen = [job for job in (observed["jobs"] if observed else []) if job["precision"] == precision]
-    if not seen:
+    jobs = [job for job in (observed["jobs"] if observed else []) if job["precision"] == precision]
+    if not jobs:
         return guess
     per_flop, per_pass = _fit(
-        [(o["flops"], o["passes"], o["training_s"]) for o in seen], (1 / guess.flops_per_s, guess.pass_s)
+        [(o["flops"], o["passes"], o["training_s"]) for o in jobs], (1 / guess.flops_per_s, guess.pass_s)
     )
     each, start = _fit(
-        [(float(o["parameters"]), 1.0, o["rest_s"]) for o in seen], (guess.start_per_parameter_s, guess.start_s)
+        [(float(o["parameters"]), 1.0, o["rest_s"]) for o in jobs], (guess.start_per_parameter_s, guess.start_s)
     )
     return Speed(1 / max(per_flop, 1e-18), per_pass, start, each, measured=True)
 
 
 def with_job(observed: Observations | None, job: Observation) -> Observations:
-    """Return the worker's observations with this job added. The last KEPT jobs are kept."""
-    return {"jobs": [*(observed["jobs"] if observed else []), job][-KEPT:]}
+    """Return a worker's measurements with those of one more job."""
+    return {"jobs": [*(observed["jobs"] if observed else []), job][-MAX_JOBS:]}
 
 
-def _fit(seen: Sequence[tuple[float, float, float]], guess: tuple[float, float]) -> tuple[float, float]:
-    """a, b ≥ 0 of a x + b y = s, with the least squares of the relative errors. The guess counts as a tenth of a job
-    in proportion, so that one job alone, or many alike, still say how the two share what was seen."""
-    scale = sum(s for _, _, s in seen) / max(sum(guess[0] * x + guess[1] * y for x, y, _ in seen), 1e-12)
+def _fit(jobs: Sequence[tuple[float, float, float]], guess: tuple[float, float]) -> tuple[float, float]:
+    """Return a, b ≥ 0 of a x + b y = s by least squares of the relative errors.
+
+    The guess, scaled to the same total, counts as a tenth of a job: it decides the ratio of a and b where one job, or
+    several similar ones, do not."""
+    scale = sum(s for _, _, s in jobs) / max(sum(guess[0] * x + guess[1] * y for x, y, _ in jobs), 1e-12)
     a0, b0 = guess[0] * scale, guess[1] * scale
-    rows = [(x / s, y / s, 1.0, 1.0) for x, y, s in seen if s > 0]
-    x0, y0, s0 = (sum(column) / len(seen) for column in zip(*seen, strict=True))
+    rows = [(x / s, y / s, 1.0, 1.0) for x, y, s in jobs if s > 0]
+    x0, y0, s0 = (sum(column) / len(jobs) for column in zip(*jobs, strict=True))
     rows += [(x0 / s0, 0.0, a0 * x0 / s0, 0.1), (0.0, y0 / s0, b0 * y0 / s0, 0.1)] if s0 > 0 else []
     xx = sum(w * x * x for x, _, _, w in rows)
     yy = sum(w * y * y for _, y, _, w in rows)

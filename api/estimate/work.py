@@ -1,11 +1,11 @@
-"""How much there is to compute: floating-point operations, and how often the layers are gone through."""
+"""The work of a training: floating-point operations, and passes through the layers."""
 
 import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Self, cast
 
-from api.estimate.shapes import QUANTISED, matrices, shapes_of
+from api.estimate.shapes import QUANTIZED, matrices, shapes_of
 from api.estimate.stored import StoredWorkload
 from api.spec.base_model import EXPERT_KINDS, BaseModelFacts, Matrix, ModelLayers
 from api.spec.evaluation import (
@@ -22,18 +22,18 @@ from api.spec.resolve import ResolvedRecipe
 EVALUATED_ROWS = 256
 """Validation rows of each evaluation, drawn with the job's seed. At the end of an epoch, all rows are evaluated."""
 EXPERT_FLOPS = 90
-"""Operations for each weight of adapted experts and each pass: the sum with its update is written, and read again."""
+"""Operations for each weight of adapted experts and each pass: the sum with its update is written and read again."""
 PACKED_FAMILIES = frozenset({"gemma2", "gpt2", "llama", "mistral", "phi", "phi3", "qwen2", "qwen3"})
 """Families whose examples are packed in one row, with logits of supervised tokens only (engine.model.families)."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """The rows of an epoch, as they are trained on."""
+    """The rows of an epoch, after truncation."""
 
     rows: int
     width: int
-    """Sequences of a row."""
+    """Sequences in a row."""
     tokens: int
     supervised: int
     lengths: tuple[int, ...]
@@ -60,7 +60,7 @@ class Workload:
 
     @property
     def mean(self) -> float:
-        """Tokens of a row, all its sequences together."""
+        """Mean tokens of a row, over all its sequences."""
         return self.tokens / max(1, self.rows)
 
     @property
@@ -71,35 +71,35 @@ class Workload:
 
 @dataclass(frozen=True)
 class Base:
-    """What of a base model decides memory and time."""
+    """The properties of a base model that determine memory and time."""
 
     parameters: int
     layers: int
     hidden: int
     vocabulary: int
     linear: int
-    """Weights of its layers' matrices, but for experts."""
+    """Weights of the linear layers, without experts."""
     active: int
-    """Weights that compute a token, of experts those of the chosen: two operations each."""
+    """Weights that compute a token, with two operations each. Of experts only the chosen ones count."""
     values: int
-    """Inputs and outputs of all those matrices, for one token."""
+    """Inputs and outputs of all matrices that compute a token."""
     inner: int
-    """Outputs of the widest of them."""
+    """Outputs of the widest matrix."""
     head: int
     """Weights of the output head."""
     packed: bool
     encoder: bool
     matrices: tuple[Matrix, ...] = ()
-    """Those that an adapter may stand beside."""
+    """The matrices that an adapter may be placed beside."""
     experts: int = 0
-    """Weights of experts, of all of them."""
+    """Weights of all experts."""
 
     @classmethod
     def of(cls, facts: BaseModelFacts) -> "Base":
         shapes, _ = shapes_of(facts)
         layers = tuple(matrices(shapes))
-        linear = [matrix for matrix in layers if matrix.kind in QUANTISED]
-        inside = [matrix for matrix in layers if matrix.kind in QUANTISED or matrix.kind in EXPERT_KINDS]
+        linear = [matrix for matrix in layers if matrix.kind in QUANTIZED]
+        inside = [matrix for matrix in layers if matrix.kind in QUANTIZED or matrix.kind in EXPERT_KINDS]
         hidden, vocabulary = facts.get("hidden_size", 0), facts.get("vocab_size", 0)
         return cls(
             parameters=facts["parameters"],
@@ -120,7 +120,7 @@ class Base:
 
 @dataclass(frozen=True)
 class AdaptedExperts:
-    """Tensors of experts with a low-rank update. The sum of both is made for all experts, however few are chosen."""
+    """Tensors of experts with a low-rank update. Their sum is computed for all experts, however few a token uses."""
 
     trained: int = 0
     """Weights of the updates."""
@@ -129,9 +129,9 @@ class AdaptedExperts:
     size: int = 0
     """Weights of the tensors."""
     largest: int = 0
-    """Of those, in one layer."""
+    """Largest number of these weights in one layer."""
     by_rank: int = 0
-    """Weights, each times the rank of its update."""
+    """Sum over the weights of the rank of their update."""
 
     @classmethod
     def of(cls, recipe: ResolvedRecipe, base: Base) -> "AdaptedExperts":
@@ -156,13 +156,14 @@ class AdaptedExperts:
 class ComputeCost:
     flops: float
     passes: float
-    """Of a micro-batch through one layer, forward or backward; what small ones cost whatever their size."""
+    """Number of times that a micro-batch passes through one layer, forward or backward. It determines the time of small
+    micro-batches."""
 
 
 def training_work(
     recipe: ResolvedRecipe, base: Base, trained: int, train: Workload, validation: Workload | None, budget: int
 ) -> ComputeCost:
-    """Of all steps and evaluations. `budget`: tokens of a micro-batch.
+    """Return the work of all steps and evaluations. `budget`: tokens of a micro-batch.
 
     A forward pass takes two operations for each weight and token, and 2 · layers · hidden · T² for causal attention; a
     backward pass as many for the inputs' gradients, and as many again for the weights' where they are trained (Kaplan
@@ -176,10 +177,10 @@ def training_work(
     weights = forward
     if not recipe.technique.whole_model:
         weights = 6.0 * (trained - experts.trained) * tokens + 2.0 * experts.used * tokens
-    again = forward if recipe.gradient_checkpointing is True else 0.0
+    recomputed = forward if recipe.gradient_checkpointing is True else 0.0
     batches = math.ceil(rows * train.mean / max(budget, train.longest * train.width)) * recipe.total_steps
     rounds = (3.0 if recipe.gradient_checkpointing is True else 2.0) * batches
-    flops = share * (2 * forward + weights + again)
+    flops = share * (2 * forward + weights + recomputed)
     extra = _references(recipe, forward, train, share)
     flops, rounds = flops + extra * forward, rounds + extra * train.rows * train.mean / max(1, budget)
     sampled = _sampling(recipe, base, rows, train)
@@ -193,13 +194,13 @@ def training_work(
     compared = _comparison(recipe, base, train, validation, budget)
     flops, rounds = flops + compared.flops, rounds + compared.passes
     flops += recipe.technique.flops_per_pass * base.linear * rounds
-    # Two operations for each expert's weight and rank forward, four backward.
+    # For each weight of an expert and each rank: two operations forward, four backward.
     flops += (EXPERT_FLOPS * experts.size + 3.0 * experts.by_rank) * rounds
     return ComputeCost(flops, rounds * base.layers)
 
 
 def _tokens(recipe: ResolvedRecipe, rows: Workload) -> float:
-    """Of an epoch, with what the technique puts before each sequence."""
+    """Return the tokens of an epoch, including the virtual tokens before each sequence."""
     return rows.tokens + recipe.technique.virtual_tokens * rows.rows * rows.width
 
 
@@ -213,8 +214,8 @@ def _forward(recipe: ResolvedRecipe, base: Base, rows: Workload) -> float:
 
 
 def _references(recipe: ResolvedRecipe, forward: float, train: Workload, share: float) -> float:
-    """Further forward passes over the rows, in epochs: a reference once of those that are seen, and what a step looks
-    at besides."""
+    """Return the further forward passes over the rows, in epochs: one reference for each row that is trained on, and
+    the extra passes of each step."""
     method = recipe.method
     return method.reference_passes * min(1.0, share) + method.extra_passes * share
 
@@ -222,7 +223,8 @@ def _references(recipe: ResolvedRecipe, forward: float, train: Workload, share: 
 def _comparison(
     recipe: ResolvedRecipe, base: Base, train: Workload, validation: Workload | None, budget: int
 ) -> ComputeCost:
-    """Base against tuned: metrics of a few rows, and answers to the first of them, before the training and after."""
+    """Return the work of comparing the base with the tuned model: metrics of a few rows and sample answers, each before
+    and after the training."""
     validates = validation is not None and validation.rows > 0
     rows = validation if validation is not None and validates else train
     most = COMPARED_ROWS if validates else COMPARED_TRAINING_ROWS
@@ -243,12 +245,12 @@ def _comparison(
 
 
 def _sampling(recipe: ResolvedRecipe, base: Base, prompts: int, train: Workload) -> ComputeCost:
-    """Answers are drawn a token after the other, and then learnt from a few times."""
+    """Return the work of sampling answers token by token, and of the passes over them."""
     options = recipe.method.rollout_options
     if options is None:
         return ComputeCost(0.0, 0.0)
     answers = prompts * options.num_generations
     each = train.mean + options.max_tokens
-    looks = 3 + 3 * options.passes
-    flops = recipe.total_steps * answers * each * (1 + looks) * 2.0 * (base.active + base.head)
-    return ComputeCost(flops, recipe.total_steps * (options.max_tokens + looks))
+    token_passes = 3 + 3 * options.passes
+    flops = recipe.total_steps * answers * each * (1 + token_passes) * 2.0 * (base.active + base.head)
+    return ComputeCost(flops, recipe.total_steps * (options.max_tokens + token_passes))

@@ -1,4 +1,5 @@
-"""What there is to choose from, and what goes with what: every technique, method and kind of base model. Pure."""
+"""The catalogues by name, and the combinations of technique, method and kind of base model that can be trained.
+Pure."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from api.spec.techniques import Technique, TechniqueBase
 
 
 def _members(union: Any) -> dict[str, Any]:
-    """The classes of a discriminated union, by their literal `type`."""
+    """Return the classes of a discriminated union by their literal `type`."""
     classes = get_args(get_args(union)[0])
     return {get_args(entry.model_fields["type"].annotation)[0]: entry for entry in classes}
 
@@ -31,45 +32,50 @@ class Combination:
     method: str
     kind: ModelKind
     reason: str | None
-    """Why it cannot be trained; None if it can."""
+    """Why the combination cannot be trained; None if it can."""
     families: frozenset[str] | None
-    """The only families of base models (`model_type`) that it is for; None for all of that kind."""
+    """The only families of base models (`model_type`) that it works on; None: all of that kind."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a technique and a method do not go with a base model, and which field of the recipe to change."""
+    """Why a technique and a method do not work on a base model, and the field of the recipe to change."""
 
     param: str
     message: str
 
 
 def combinations() -> Iterator[Combination]:
-    """Every technique with every method on every kind of base model."""
+    """Yield every technique with every method on every kind of base model."""
     for kind in KINDS:
         for method, entry in METHODS.items():
-            reason = None if kind in entry.kinds else _method_bar(method, kind)
+            reason = None if kind in entry.kinds else _kind_refusal(method, kind)
             for technique, trains in TECHNIQUES.items():
                 families = trains.families.get(kind) if reason is None else None
                 yield Combination(technique, method, kind, reason, families)
 
 
 def refusal(technique: TechniqueBase, method: MethodBase, facts: BaseModelFacts) -> Refusal | None:
-    """None if a base model of these facts can be trained so. Bases from before there were encoders have no `kind`."""
+    """Return why the base model with these facts cannot be trained so, or None if it can. The facts of base models that
+    were added before encoders were supported have no `kind`: they are language models."""
     kind: ModelKind = facts.get("kind", "causal_lm")
     if kind not in method.kinds:
-        return Refusal("method.type", _method_bar(method.type, kind))
+        return Refusal("method.type", _kind_refusal(method.type, kind))
     if method.output != "tokens" and not facts.get("classifies", True):
-        legal = _either(name for name, entry in METHODS.items() if entry.output == "tokens" and kind in entry.kinds)
+        legal = _alternatives(
+            name for name, entry in METHODS.items() if entry.output == "tokens" and kind in entry.kinds
+        )
         message = f"'{method.type}' needs a head for labels, which models of the family {facts['model_type']} have "
         message += "not: "
         return Refusal("method.type", message + f"use {legal}, or another base model")
     family = facts["model_type"]
     families = technique.families.get(kind)
     if families is not None and family not in families and not technique.names_layers:
-        legal = _either(name for name, entry in TECHNIQUES.items() if family in entry.families.get(kind, {family}))
+        legal = _alternatives(
+            name for name, entry in TECHNIQUES.items() if family in entry.families.get(kind, {family})
+        )
         message = f"'{technique.type}' cannot be trained on models of the family {family}, only on "
-        return Refusal("technique.type", message + f"{_either(families)}: use {legal}")
+        return Refusal("technique.type", message + f"{_alternatives(families)}: use {legal}")
     return None
 
 
@@ -79,11 +85,12 @@ def technique_of(recipe: Mapping[str, Any]) -> type[TechniqueBase]:
 
 
 def method_of(name: object) -> type[MethodBase] | None:
-    """The method of that name, whatever stands in a body where one should."""
+    """Return the method of this name; None for any other value of a request."""
     return METHODS.get(name) if isinstance(name, str) else None
 
 
 def format_entries() -> Iterator[dict[str, Any]]:
+    """Yield the entries of the catalogue of formats."""
     for name, entry in FORMATS.items():
         yield {
             "type": name,
@@ -95,10 +102,10 @@ def format_entries() -> Iterator[dict[str, Any]]:
         }
 
 
-def _method_bar(method: str, kind: ModelKind) -> str:
-    legal = _either(name for name, entry in METHODS.items() if kind in entry.kinds)
+def _kind_refusal(method: str, kind: ModelKind) -> str:
+    legal = _alternatives(name for name, entry in METHODS.items() if kind in entry.kinds)
     return f"'{method}' cannot train {KIND_WORDS[kind]}, which predicts no next token: use {legal}"
 
 
-def _either(names: Any) -> str:
+def _alternatives(names: Any) -> str:
     return " or ".join([", ".join(listed[:-1]), listed[-1]] if len(listed := sorted(names)) > 1 else listed)

@@ -1,6 +1,6 @@
 """The response to an attempt that ran out of memory: the next attempt uses less (worker.shared.memory_overrides)."""
 
-from api.estimate.machine import HALVINGS, Machine, may_recompute, with_less
+from api.estimate.machine import HALVINGS, Machine, may_recompute, with_less_memory
 from api.estimate.stored import StoredEstimate
 from api.records import events, jobs
 from api.records.jobs import Job
@@ -32,7 +32,7 @@ def reduce_memory(attempt: AttemptContext, attempted: ResolvedRecipe, machine: M
     requested = attempt.recipe.training.gradient_checkpointing
     recomputes = may_recompute(attempted.technique, base.facts) if requested == "auto" else requested
     rows = Workloads.of(job.estimate).train
-    less = with_less(tried, base.facts, machine, rows, recomputes=recomputes)
+    less = with_less_memory(tried, base.facts, machine, rows, recomputes=recomputes)
     if less is None:
         return
     recompute = " and recomputes activations" if less.gradient_checkpointing else ""

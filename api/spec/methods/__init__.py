@@ -1,6 +1,6 @@
-"""The catalogue of methods: what is optimised.
+"""The catalogue of methods: what is optimized.
 
-A new one is a file here, its twin in worker/methods, and a name below.
+A new method is a file here, one of the same name in worker/methods with its loss, and a name in each list.
 """
 
 from typing import Annotated, Any, get_args
@@ -22,14 +22,16 @@ _Methods = Supervised | Classification | Dpo | Kto | Orpo | Simpo | Reward | Ppo
 _NAMES = frozenset(method.model_fields["type"].default for method in get_args(_Methods))
 
 
-def _null_of_another_is_absent(method: Any) -> Any:
-    """OpenAI's client reads a method as an object with a field for each: sent back, it has nulls for the others."""
+def _without_null_methods(method: Any) -> Any:
+    """Drop null fields that are named after other methods.
+
+    OpenAI's client reads a method as an object with a field for each method, and sends it back with these nulls."""
     if not isinstance(method, dict):
         return method
     others = _NAMES - {method.get("type")} if isinstance(method.get("type"), str) else frozenset()
     return {name: value for name, value in method.items() if value is not None or name not in others}
 
 
-Method = Annotated[_Methods, Field(discriminator="type"), BeforeValidator(_null_of_another_is_absent)]
+Method = Annotated[_Methods, Field(discriminator="type"), BeforeValidator(_without_null_methods)]
 
 __all__ = ["Hyperparameters", "Method", "MethodBase", "Output", "Supervised"]

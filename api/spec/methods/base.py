@@ -14,9 +14,9 @@ from api.spec.fields import AUTO, Auto, AutoOrNull, OrNull, StrictModel
 from api.spec.graders import GraderBase
 
 Problem = Literal["single_label", "multi_label", "regression"]
-"""What a classification label is: one name, several names, or a number."""
+"""Kinds of classification labels: one name, several names, or a number."""
 Output = Literal["tokens", "labels", "reward"]
-"""What a trained model gives: probabilities of the next token, scores of labels, or one number for a text."""
+"""Outputs of a trained model: probabilities of the next token, scores of labels, or one number for a text."""
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -24,17 +24,17 @@ Smoothing = Annotated[float, Field(ge=0, lt=0.5)]
 
 
 class Hyperparameters(StrictModel):
-    """OpenAI's three, for every method."""
+    """OpenAI's three hyperparameters, which every method has."""
 
     n_epochs: AutoOrNull[Annotated[int, Field(ge=1, le=50)]] = AUTO
-    """Passes over the training rows."""
+    """Passes over the training rows. "auto": from 1 to 25, more for fewer rows."""
     batch_size: AutoOrNull[Annotated[int, Field(ge=1, le=256)]] = AUTO
-    """Examples per optimizer step, whatever the micro-batching."""
+    """Examples per optimizer step, independent of the micro-batch. "auto": a power of two up to 64."""
     learning_rate_multiplier: AutoOrNull[Positive] = AUTO
-    """Scales the technique's default learning rate."""
+    """Factor of the technique's default learning rate. "auto": 1."""
 
     auto_defaults: ClassVar[Mapping[str, float]] = {"learning_rate_multiplier": 1.0}
-    """What "auto" means, where it depends on nothing else."""
+    """Values of "auto" that do not depend on the data."""
 
 
 class Options(StrictModel):
@@ -119,7 +119,7 @@ class MethodBase(StrictModel):
     smallest_batch: ClassVar[int] = 1
     """Fewest rows of an automatic batch: what the method estimates from a batch needs as many."""
 
-    # What an estimate counts with.
+    # Factors of the estimate.
     reference_passes: ClassVar[float] = 0.0
     """Forward passes over each row that is trained on, once, for the reference's log-probabilities."""
     extra_passes: ClassVar[float] = 0.0

@@ -9,19 +9,19 @@ from api.spec.methods.base import MethodBase, Options, Output, Problem, Smoothin
 
 class ClassificationOptions(Options):
     problem: AutoOrNull[Problem] = AUTO
-    """What a label is: one name, several names, or a number. "auto": text or whole numbers are names of classes,
-    lists are several names, numbers with a fraction are regressed on."""
+    """Kind of the labels: one name, several names, or a number. "auto": text and whole numbers are names of classes,
+    lists are several names, and numbers with a fraction are regression targets."""
     class_weights: Literal["none", "balanced"] = "none"
-    """"balanced" weighs each class by n / (classes · n_class) in the loss, n as in the training rows; in that of
-    evaluations, too, so that the step that is published is the best one by what was learnt (single_label)."""
+    """"balanced" weighs each class by n / (classes · n_class) in the loss, with n the number of training rows. The loss
+    of evaluations is weighed alike, so that the best step is chosen by the trained loss (single_label only)."""
     label_smoothing: Smoothing = 0.0
-    """ε: (1 - ε) of the target goes to the class, ε is spread over all classes (single_label)."""
+    """ε: (1 - ε) of the target goes to the class, ε is spread over all classes (single_label only). Default 0."""
 
 
 class Classification(MethodBase):
     """A linear head on the text's representation: cross-entropy, binary cross-entropy or squared error.
 
-    Encoders are read at their first token (Devlin et al. 2018, arXiv:1810.04805), language models at their last.
+    Encoders are scored at their first token (Devlin et al. 2018, arXiv:1810.04805), language models at their last.
     """
 
     summary: ClassVar[str] = "Learn to label a text: one class, several, or a number."
@@ -43,5 +43,5 @@ class Classification(MethodBase):
         if problem in (AUTO, "single_label"):
             return None
         given = {"class_weights": options.class_weights != "none", "label_smoothing": options.label_smoothing > 0}
-        why = f"labels of the kind {problem} know none, only single_label does"
+        why = f"only labels of the kind single_label use it, and these are {problem}"
         return next(((name, why) for name, is_given in given.items() if is_given), None)

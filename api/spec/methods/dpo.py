@@ -11,7 +11,7 @@ DEFAULT_BETA = 0.1
 
 class DpoHyperparameters(Hyperparameters):
     beta: AutoOrNull[Annotated[float, Field(gt=0, le=2)]] = AUTO
-    """β: how strongly the policy is held to the reference. "auto": 0.1. For IPO it is the paper's τ."""
+    """β: strength of the pull towards the reference. "auto": 0.1. For IPO it is the paper's τ."""
 
     auto_defaults: ClassVar[Mapping[str, float]] = {**Hyperparameters.auto_defaults, "beta": DEFAULT_BETA}
 
@@ -23,9 +23,9 @@ class DpoOptions(Options):
     (m - 1/(2τ))² of the mean log-ratios per token (Azar et al. 2023, arXiv:2310.12036), hinge max(0, 1 - β m)
     (Zhao et al. 2023, arXiv:2305.10425)."""
     label_smoothing: Smoothing = 0.0
-    """ε: probability that a preference is the wrong way round (Mitchell 2023, conservative DPO). Sigmoid only."""
+    """ε: probability that a preference is wrong (Mitchell 2023, conservative DPO). Loss "sigmoid" only. Default 0."""
     length_normalized: bool = Field(False, validation_alias=AliasChoices("length_normalized", "length_normalised"))
-    """Log-ratios are means over the tokens of an answer instead of sums. IPO always does so."""
+    """Average log-ratios over the tokens of an answer instead of summing them. IPO always averages."""
     rpo_alpha: NotNegative = 0.0
     """α of an added negative log-likelihood per token of the preferred answer (Pang et al. 2024, arXiv:2404.19733)."""
 
@@ -36,7 +36,7 @@ class DpoOptions(Options):
 
 
 class Dpo(MethodBase):
-    """Direct preference optimisation: prefer y_w to y_l, measured against the policy at step 0 (Rafailov et al. 2023,
+    """Direct preference optimization: prefer y_w to y_l, measured against the policy at step 0 (Rafailov et al. 2023,
     arXiv:2305.18290)."""
 
     summary: ClassVar[str] = "Prefer one answer to another, without a reward model."
@@ -50,5 +50,5 @@ class Dpo(MethodBase):
 
     def idle_option(self, problem: str = AUTO) -> tuple[str, str] | None:
         if self.dpo.label_smoothing and self.dpo.loss != "sigmoid":
-            return "label_smoothing", f"the loss '{self.dpo.loss}' knows none, only 'sigmoid' does"
+            return "label_smoothing", f"only the loss 'sigmoid' uses it, and this is '{self.dpo.loss}'"
         return None

@@ -8,15 +8,15 @@ from api.spec.methods.base import MethodBase, Options, Positive
 
 class KtoOptions(Options):
     beta: Positive = 0.1
-    """β: how quickly the value of a gain saturates."""
+    """β: how quickly the value of a gain saturates. Default 0.1."""
     desirable_weight: Positive = 1.0
-    """λ_D"""
+    """λ_D: weight of good answers. Default 1."""
     undesirable_weight: Positive = 1.0
-    """λ_U. The paper advises λ_D n_D / (λ_U n_U) between 1 and 4/3."""
+    """λ_U: weight of bad answers. Default 1. The paper advises λ_D n_D / (λ_U n_U) between 1 and 4/3."""
 
 
 class Kto(MethodBase):
-    """Kahneman-Tversky optimisation: single answers, each good or bad (Ethayarajh et al. 2024, arXiv:2402.01306)."""
+    """Kahneman-Tversky optimization: single answers, each good or bad (Ethayarajh et al. 2024, arXiv:2402.01306)."""
 
     summary: ClassVar[str] = "Learn from answers that are each marked good or bad."
     formats: ClassVar[frozenset[str]] = frozenset({"unpaired", "preference"})

@@ -15,40 +15,40 @@ class AdaptiveKl(StrictModel):
     target: Positive = 6.0
     """KL_target: nats per answer."""
     horizon: Annotated[int, Field(ge=1)] = 10_000
-    """Answers over which the coefficient adapts; K_β is 1 / horizon."""
+    """Number of answers over which the coefficient adapts; K_β is 1 / horizon."""
 
 
 class PpoOptions(RolloutOptions):
     reward_model: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    """The model of a `reward` job that judges the answers. Excludes `grader`."""
+    """The model of a `reward` job that scores the answers. Excludes `grader`."""
     grader: Grader | None = None
-    """Judges the answers where there is no reward model."""
+    """Scores the answers if there is no reward model."""
     num_ppo_epochs: int = Field(4, ge=1, le=64, validation_alias=AliasChoices("num_ppo_epochs", "updates"))
     """K: passes over the answers of one iteration."""
     minibatches: Annotated[int, Field(ge=1, le=64)] = 1
     """Optimizer updates in each of these passes."""
     clip_range: Clip = 0.2
-    """ε: how far the ratio of new to old probability may pay."""
+    """ε: the ratio of new to old probability is clipped to 1 ± ε."""
     value_clip_range: Clip = 0.2
-    """ε_v: how far a value may move in one iteration."""
+    """ε_v: largest change of a value in one iteration."""
     value_coefficient: NotNegative = 0.1
     """c_1: weight of the value loss."""
     entropy_coefficient: NotNegative = 0.0
     """c_2: weight of the entropy bonus."""
     discount: Share = 1.0
-    """γ"""
+    """γ: discount of later rewards. Default 1."""
     gae_lambda: Share = 0.95
-    """λ of generalised advantage estimation (Schulman et al. 2015, arXiv:1506.02438)."""
+    """λ of generalized advantage estimation (Schulman et al. 2015, arXiv:1506.02438)."""
     kl_coefficient: NotNegative = 0.05
-    """β: what a nat of divergence from the policy at step 0 costs, token by token."""
+    """β: penalty for each nat of divergence from the policy at step 0, token by token."""
     adaptive_kl: AdaptiveKl | None = None
     """Adapt β so that the divergence stays at a target (Ziegler et al. 2019, arXiv:1909.08593)."""
     whiten_rewards: bool = False
-    """Scale the rewards of an iteration to unit variance, their mean kept."""
+    """Scale the rewards of an iteration to unit variance and keep their mean."""
     missing_eos_penalty: NotNegative = Field(
         0.0, validation_alias=AliasChoices("missing_eos_penalty", "missing_end_penalty")
     )
-    """Taken off the reward of an answer that was cut off at `max_tokens`."""
+    """Subtracted from the reward of an answer that was cut off at `max_tokens`."""
 
     @property
     def passes(self) -> int:
@@ -65,7 +65,7 @@ class PpoOptions(RolloutOptions):
 
 
 class Ppo(MethodBase):
-    """Proximal policy optimisation against a reward, with a penalty for leaving the policy at step 0 (Schulman et al.
+    """Proximal policy optimization against a reward, with a penalty for leaving the policy at step 0 (Schulman et al.
     2017, arXiv:1707.06347; for language models Ziegler et al. 2019, arXiv:1909.08593)."""
 
     summary: ClassVar[str] = "Reinforcement learning against a reward model or a grader (RLHF)."

@@ -10,13 +10,13 @@ from api.spec.methods.base import Hyperparameters, MethodBase, NotNegative, Roll
 
 class ReinforcementHyperparameters(Hyperparameters):
     compute_multiplier: AutoOrNull[Annotated[float, Field(ge=1e-5, le=10)]] = AUTO
-    """Scales `group_size`: how much is explored at each prompt."""
+    """Factor of `group_size`. "auto": 1."""
     eval_interval: AutoOrNull[Annotated[int, Field(ge=1)]] = AUTO
     """Steps between evaluations; the same as training.eval_every."""
     eval_samples: AutoOrNull[Annotated[int, Field(ge=1, le=64)]] = AUTO
     """Answers sampled for each validation prompt. "auto": 1."""
     reasoning_effort: Literal["default"] | None = None
-    """Models here have no such dial: anything but "default" is refused."""
+    """OpenAI's. The models here have no such option: all values but "default" are refused."""
 
     auto_defaults: ClassVar[Mapping[str, float]] = {
         **Hyperparameters.auto_defaults,
@@ -30,18 +30,18 @@ class ReinforcementOptions(RolloutOptions):
     grader: Grader
     """Gives each answer its reward."""
     response_format: Annotated[dict[str, Any], Field(max_length=0)] | None = None
-    """Structured answers are not supported yet: anything given here is refused."""
+    """OpenAI's. Structured answers are not supported: any value is refused."""
     group_size: Annotated[int, Field(ge=2, le=256)] = 8
     """G: answers sampled for each prompt."""
     advantage: Literal["grpo", "dr_grpo", "rloo"] = "grpo"
-    """How an answer compares with its group. grpo: (r - mean) / std, the loss averaged over each answer (Shao et al.
+    """Comparison of an answer with its group. grpo: (r - mean) / std, the loss averaged over each answer (Shao et al.
     2024, arXiv:2402.03300). dr_grpo: r - mean, the loss summed and divided by max_tokens (Liu et al. 2025,
     arXiv:2503.20783). rloo: r minus the mean of the others, the loss summed over each answer (Ahmadian et al. 2024,
     arXiv:2402.14740)."""
     num_iterations: int = Field(1, ge=1, le=64, validation_alias=AliasChoices("num_iterations", "updates"))
     """μ: passes over the answers of one step."""
     clip_range: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """ε: how far the ratio of new to old probability may pay."""
+    """ε: the ratio of new to old probability is clipped to 1 ± ε."""
     kl_coefficient: NotNegative = 0.0
     """β: weight of the divergence from the policy at step 0 in the loss (Schulman's k3 estimate)."""
 
@@ -65,7 +65,7 @@ class ReinforcementOptions(RolloutOptions):
 
 
 class Reinforcement(MethodBase):
-    """Reinforcement from a grader, as at OpenAI: a group of answers to each prompt, each better or worse than its
+    """Reinforcement from a grader, as at OpenAI: a group of answers to each prompt, each scored relative to its
     group (GRPO, Shao et al. 2024, arXiv:2402.03300)."""
 
     summary: ClassVar[str] = "Reinforcement learning from a grader, without a value function."

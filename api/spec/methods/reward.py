@@ -8,12 +8,12 @@ from api.spec.methods.base import MethodBase, NotNegative, Options, Output
 
 class RewardOptions(Options):
     centering: NotNegative = 0.0
-    """c of an added c (r_w + r_l)², which keeps rewards around zero (Eisenstein et al. 2023, arXiv:2312.09244)."""
+    """c of an added term c (r_w + r_l)², which keeps rewards around zero (Eisenstein et al. 2023, arXiv:2312.09244)."""
 
 
 class Reward(MethodBase):
     """A reward model from pairs: -log σ(r(x, y_w) - r(x, y_l) - m), where a row may give its margin m (Ouyang et al.
-    2022, arXiv:2203.02155; margins: Touvron et al. 2023, arXiv:2307.09288). Other jobs can name what it publishes."""
+    2022, arXiv:2203.02155; margins: Touvron et al. 2023, arXiv:2307.09288). Other jobs can name the published model."""
 
     summary: ClassVar[str] = "Learn a reward from preferences, for ppo, reinforcement and graders."
     formats: ClassVar[frozenset[str]] = frozenset({"preference"})

@@ -8,13 +8,13 @@ from api.spec.methods.base import MethodBase, NotNegative, Options, Positive
 
 class SimpoOptions(Options):
     beta: Positive = 2.0
-    """β: scale of the mean log-probability per token."""
+    """β: factor of the mean log-probability per token. Default 2."""
     margin: NotNegative = 1.0
-    """γ: by how much the preferred answer's reward should exceed the other's."""
+    """γ: target difference between the rewards of the preferred answer and the other. Default 1."""
 
 
 class Simpo(MethodBase):
-    """Simple preference optimisation: length-normalised, with a margin, without a reference (Meng et al. 2024,
+    """Simple preference optimization: length-normalized, with a margin, without a reference (Meng et al. 2024,
     arXiv:2405.14734)."""
 
     summary: ClassVar[str] = "Prefer one answer to another by likelihood per token, without a reference."

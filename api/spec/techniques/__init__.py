@@ -1,4 +1,4 @@
-"""The catalogue of techniques: what is trained. A new one is a file here and a name in this union."""
+"""The catalogue of techniques: which weights are trained. A new technique is a file here and a name in this union."""
 
 from typing import Annotated
 

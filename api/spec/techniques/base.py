@@ -41,7 +41,7 @@ class TechniqueBase(StrictModel):
     default_learning_rate: ClassVar[float]
     """Peak learning rate where the job gives none; multiplied by `learning_rate_multiplier`."""
 
-    # What is trained and published.
+    # The trained and the published weights.
     whole_model: ClassVar[bool] = False
     """All weights of the base model are trained, and a whole model is published. Else an adapter is."""
     peft_type: ClassVar[str | None] = None
@@ -57,9 +57,9 @@ class TechniqueBase(StrictModel):
     merges: ClassVar[bool] = False
     """The adapter can be added to the base model's own weights."""
     quantizes: ClassVar[bool] = False
-    """The frozen base model is kept in four bits; `four_bits` says how."""
+    """The frozen base model is kept in four bits, in the format that `four_bits` returns."""
 
-    # What it needs of the base model and the training.
+    # Requirements on the base model and the training.
     families: ClassVar[Mapping[ModelKind, frozenset[str]]] = {}
     """The only families of base models (`model_type`) that it works on, for a kind of base model. A kind that is not a
     key has no limits."""
@@ -71,7 +71,7 @@ class TechniqueBase(StrictModel):
     """The trainer lists the layers of `adapted_layers` to peft by name: peft would match the job's patterns in an
     unbounded time."""
 
-    # What an estimate uses, fitted to measurements (docs/benchmarks.md). The defaults are LoRA's: they are high.
+    # Factors of the estimate, fitted to measurements (docs/benchmarks.md). The defaults are LoRA's, which are high.
     activation_factors: ClassVar[ActivationFactors] = ActivationFactors(0.5, 0.39)
     allocator_overhead: ClassVar[float] = 2.15
     """On a CPU: bytes that the C library's heap holds for each byte of activations. It does not return the gaps."""
@@ -79,7 +79,7 @@ class TechniqueBase(StrictModel):
     """Operations for each weight of the base model's linear layers and each pass through them, however few tokens a
     micro-batch has: mostly memory traffic."""
 
-    # How others load what is published.
+    # Loading of the published adapter by other programs.
     loads_in_transformers: ClassVar[bool] = False
     """transformers' own `load_adapter` loads the adapter."""
 

@@ -9,7 +9,7 @@ from api.spec.techniques.base import ActivationFactors, TechniqueBase
 
 
 class Bottleneck(TechniqueBase):
-    """Adapter layers: h ← h + W_up f(W_down h), small, inside every layer of a frozen model. Houlsby et al. 2019
+    """Adapter layers: small layers h ← h + W_up f(W_down h) inside every layer of a frozen model. Houlsby et al. 2019
     (arXiv:1902.00751) put one after attention and one after the feed-forward part, Pfeiffer et al. 2020
     (arXiv:2005.00247) only the latter."""
 
@@ -21,17 +21,17 @@ class Bottleneck(TechniqueBase):
         "encoder": frozenset({"bert", "deberta-v2", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta"}),
         "causal_lm": frozenset({"gemma2", "gemma3_text", "gpt2", "llama", "mistral", "phi", "phi3", "qwen2", "qwen3"}),
     }
-    """Those of which it is known where adapters belong (worker/techniques/bottleneck_families.py)."""
+    """The families for which the places of adapters are known (worker/techniques/bottleneck_families.py)."""
 
     type: Literal["bottleneck"] = "bottleneck"
     placement: Literal["houlsby", "pfeiffer"] = "pfeiffer"
     reduction_factor: Annotated[float, Field(gt=0, le=1024)] = 16
-    """Hidden size divided by the bottleneck's."""
+    """Hidden size divided by the size of the bottleneck. Default 16."""
     non_linearity: Literal["relu", "gelu", "silu", "tanh"] = "relu"
-    """f"""
+    """The activation function f."""
 
     def added_parameters(self, shape: ModelShape) -> int:
-        """Two matrices and their biases for each place."""
+        """Count two matrices and their biases for each place."""
         if shape.bottlenecks is None:
             raise NoTargetModules("technique: bottleneck adapters have no place in models of this family")
         inner = self.bottleneck_size(shape.hidden_size)
@@ -39,4 +39,5 @@ class Bottleneck(TechniqueBase):
         return shape.layers * shape.bottlenecks[self.placement] * each
 
     def bottleneck_size(self, hidden_size: int) -> int:
+        """Return the number of units in a bottleneck."""
         return max(1, int(hidden_size // self.reduction_factor))

@@ -4,7 +4,7 @@ from api.spec.techniques.base import ActivationFactors, TechniqueBase
 
 
 class Full(TechniqueBase):
-    """Every weight of the base model is trained; what is published is a whole model."""
+    """Every weight of the base model is trained, and a whole model is published."""
 
     summary: ClassVar[str] = "Train every weight of the base model and publish a whole model."
     default_learning_rate: ClassVar[float] = 2e-5

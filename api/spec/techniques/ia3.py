@@ -11,12 +11,12 @@ UNSCALED_KINDS = {
     "apart": "one tensor of all experts",
     "router": "a router",
 }
-"""Kinds of matrices that peft's (IA)³ cannot scale, in words."""
+"""Kinds of matrices that peft's (IA)³ cannot scale, as error messages name them."""
 
 
 class Ia3(TechniqueBase):
-    """(IA)³: keys, values and the inner activations of the feed-forward part are scaled by learnt vectors l_k, l_v and
-    l_ff (Liu et al. 2022, arXiv:2205.05638)."""
+    """(IA)³: trained vectors l_k, l_v and l_ff scale the keys, the values and the inner activations of the feed-forward
+    part (Liu et al. 2022, arXiv:2205.05638)."""
 
     summary: ClassVar[str] = "Train vectors that scale keys, values and inner activations: very few weights."
     default_learning_rate: ClassVar[float] = 3e-3
@@ -32,13 +32,14 @@ class Ia3(TechniqueBase):
             | {"llama", "llama4", "mistral", "mixtral", "opt", "phi", "qwen2", "qwen3"}
         ),
     }
-    """Those whose layers peft knows. Others need the names in the job."""
+    """The families whose layers peft knows. For others the job has to name the layers."""
 
     type: Literal["ia3"] = "ia3"
     target_modules: Names | None = None
-    """Layers that are scaled, by their names in the model. Null: the family's keys, values and feed-forward output."""
+    """Names of the scaled layers in the model. Null: the family's keys, values and feed-forward output."""
     feedforward_modules: Names | None = None
-    """Those of them whose input is scaled and not their output. Null: the family's feed-forward output."""
+    """Names among `target_modules` whose input is scaled instead of the output. Null: the family's feed-forward
+    output."""
 
     @property
     def names_layers(self) -> bool:
@@ -51,12 +52,12 @@ class Ia3(TechniqueBase):
         return self._chosen(layers)[0]
 
     def added_parameters(self, shape: ModelShape) -> int:
-        """One number for each output of a scaled layer, or for each input of a feed-forward one."""
+        """Count one number for each output of a scaled layer, or for each input of a feed-forward one."""
         scaled, at_inputs = self._chosen(shape)
         return sum(matrix.inputs if matrix in at_inputs else matrix.outputs for matrix in scaled)
 
     def _chosen(self, layers: ModelLayers) -> tuple[list[Matrix], list[Matrix]]:
-        """Return (the layers that are scaled, those of them that are scaled at their inputs)."""
+        """Return (the scaled layers, those among them whose input is scaled). Raise NoTargetModules."""
         targets = self.target_modules or _default_names(layers)
         if not targets:
             raise NoTargetModules(f"{FIELD}: (IA)³ knows no layers of this family: name them", FIELD)
@@ -84,7 +85,7 @@ class Ia3(TechniqueBase):
 
 
 def _default_names(layers: ModelLayers) -> list[str]:
-    """Return the family's default names that the model still has: experts in one tensor are no layers any more."""
+    """Return the family's default names that the model still has: experts in one tensor are not layers."""
     scaled = [matrix.name for matrix in layers.adaptable if matrix.kind not in UNSCALED_KINDS]
     return [
         name for name in (layers.ia3["targets"] if layers.ia3 else ()) if any(matches(name, each) for each in scaled)

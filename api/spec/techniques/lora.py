@@ -24,8 +24,8 @@ VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 Pattern = Annotated[str, Field(min_length=1, max_length=512)]
-"""Read by api.spec.patterns only. Checked where a job is accepted, not here: stored jobs and published models may hold
-patterns that an earlier release read by Python's rules."""
+"""A regular expression for api.spec.patterns. It is checked where a job is accepted, not here: stored jobs and
+published models may hold patterns that an earlier release read by Python's rules."""
 
 
 class Lora(TechniqueBase):
@@ -45,28 +45,29 @@ class Lora(TechniqueBase):
     rank: Rank = 16
     """r: the inner dimension of B A."""
     alpha: float = Field(gt=0, le=65536, default_factory=lambda given: 2.0 * given.get("rank", 1))
-    """α; the update is scaled by α / r. Default: twice the rank."""
+    """α: the update is scaled by α / r. Default: twice the rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Probability with which an input of the update is dropped while training."""
+    """Probability that an input of the update is dropped in training. Default 0."""
     target_modules: Names | Pattern = ALL_LINEAR
-    """Which linear layers get an update: "all-linear" (every one but the output head and routers, and a mixture's
-    experts), names as in the model, or a regular expression in RE2's syntax that matches their whole names."""
+    """The layers that get an update: "all-linear" (all linear layers except the output head and routers, and the
+    experts of a mixture), a list of names, or a regular expression in RE2's syntax that matches whole names."""
     rank_pattern: Annotated[dict[Pattern, Rank], Field(max_length=256)] = Field(default_factory=dict)
-    """Ranks of single layers: a name, or a regular expression (RE2) of its end, to r."""
+    """r of single layers, by name or by a regular expression (RE2) that matches the end of the name."""
     alpha_pattern: Annotated[dict[Pattern, Annotated[float, Field(gt=0)]], Field(max_length=256)] = Field(
         default_factory=dict
     )
-    """α of single layers, alike."""
+    """α of single layers, with keys as in `rank_pattern`."""
     rslora: bool = False
-    """Scale by α / √r instead (Kalajdzievski 2023, arXiv:2312.03732)."""
+    """Scale the update by α / √r instead of α / r (Kalajdzievski 2023, arXiv:2312.03732)."""
     init: Literal["default", "gaussian", "pissa", "olora"] = "default"
-    """How A and B begin. default: A Kaiming-uniform, B zero; gaussian: A normal, B zero; pissa: the principal singular
-    directions of W (Meng et al. 2024, arXiv:2404.02948); olora: its QR factors (Büyükakyüz 2024, arXiv:2406.01775).
-    The last two are published as a plain adapter of twice the rank; embeddings begin as by default (A zero)."""
+    """Initialization of A and B. default: A Kaiming-uniform, B zero; gaussian: A normal, B zero; pissa: the principal
+    singular directions of W (Meng et al. 2024, arXiv:2404.02948); olora: its QR factors (Büyükakyüz 2024,
+    arXiv:2406.01775). The last two are published as a plain adapter of twice the rank. Embeddings always begin as by
+    default (A zero)."""
     learning_rate_ratio: Annotated[float, Field(ge=1, le=1024)] = 1.0
-    """λ of LoRA+: B learns so many times faster than A (Hayou et al. 2024, arXiv:2402.12354). In an
-    embedding, whose B is random at first and whose A is zero, both learn at the job's rate: its argument, from the
-    width of what A reads, says nothing of one-hot inputs."""
+    """λ of LoRA+: the learning rate of B divided by that of A (Hayou et al. 2024, arXiv:2402.12354). Default 1. In an
+    embedding both have the job's learning rate: the paper argues from the width of A's input, and an embedding's input
+    is one-hot."""
 
     @model_validator(mode="after")
     def _twice_the_rank(self) -> Self:
@@ -132,8 +133,8 @@ class Lora(TechniqueBase):
         return found
 
     def _require_plain_update(self, found: Sequence[Matrix], matrices: Sequence[Matrix]) -> None:
-        """Raise NoTargetModules where more than the plain update would stand beside weights that are no layer of their
-        own: peft cannot do that."""
+        """Raise NoTargetModules if a tensor of experts would get more than the plain update, which peft does not
+        implement."""
         tensor = next((matrix for matrix in found if matrix.kind in TENSOR_KINDS), None)
         if tensor is None:
             return

@@ -8,27 +8,27 @@ from api.spec.techniques.base import ActivationFactors, TechniqueBase
 
 
 class Prefix(TechniqueBase):
-    """Prefix tuning: learnt keys and values before the text, in every layer (Li and Liang 2021, arXiv:2101.00190).
+    """Prefix tuning: trained keys and values before the text, in every layer (Li and Liang 2021, arXiv:2101.00190).
 
-    A language model's prefix begins as the keys and values of the training text's first words, an encoder's as
+    A language model's prefix begins as the keys and values of the first words of the training text, an encoder's as
     zeros."""
 
-    summary: ClassVar[str] = "Train keys and values that every layer sees before the text."
+    summary: ClassVar[str] = "Train keys and values that every layer reads before the text."
     default_learning_rate: ClassVar[float] = 1e-2
     peft_type: ClassVar[str | None] = "PREFIX_TUNING"
     begins_from_text: ClassVar[bool] = True
     packable: ClassVar[bool] = False
-    recomputes: ClassVar[bool] = False  # transformers drops the keys and values from before where it recomputes
+    recomputes: ClassVar[bool] = False  # transformers drops cached keys and values where it recomputes
     activation_factors: ClassVar[ActivationFactors] = ActivationFactors(0.5, 0.2)
     allocator_overhead: ClassVar[float] = 1.0
     families: ClassVar[Mapping[ModelKind, frozenset[str]]] = {
         "encoder": frozenset({"bert", "electra", "roberta", "xlm-roberta"})
     }
-    """Encoders that take keys and values from before."""
+    """The encoders that accept cached keys and values."""
 
     type: Literal["prefix"] = "prefix"
     tokens: Annotated[int, Field(ge=1, le=1024)] = 20
-    """|P|: length of the prefix."""
+    """|P|: length of the prefix, in tokens. Default 20."""
 
     @property
     def virtual_tokens(self) -> int:
@@ -38,5 +38,5 @@ class Prefix(TechniqueBase):
         return {"num_virtual_tokens": self.tokens, "prefix_projection": False, "init_weights": "zero"}
 
     def added_parameters(self, shape: ModelShape) -> int:
-        """A key and a value for each token and layer."""
+        """Count a key and a value for each token and layer."""
         return self.tokens * shape.layers * 2 * shape.key_value_size

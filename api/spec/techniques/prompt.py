@@ -8,11 +8,11 @@ from api.spec.techniques.base import ActivationFactors, TechniqueBase
 
 
 class Prompt(TechniqueBase):
-    """Prompt tuning: learnt embeddings before the text (Lester et al. 2021, arXiv:2104.08691).
+    """Prompt tuning: trained embeddings before the text (Lester et al. 2021, arXiv:2104.08691).
 
-    They begin as embeddings of random words."""
+    They begin as the embeddings of random words."""
 
-    summary: ClassVar[str] = "Train the embeddings of a few tokens that stand before the text."
+    summary: ClassVar[str] = "Train the embeddings of a few tokens before the text."
     default_learning_rate: ClassVar[float] = 3e-2
     peft_type: ClassVar[str | None] = "PROMPT_TUNING"
     packable: ClassVar[bool] = False
@@ -21,11 +21,11 @@ class Prompt(TechniqueBase):
     families: ClassVar[Mapping[ModelKind, frozenset[str]]] = {
         "encoder": frozenset({"bert", "deberta-v2", "modernbert", "roberta", "xlm-roberta"})
     }
-    """Encoders whose embeddings are as wide as their hidden states."""
+    """The encoders whose embeddings are as wide as their hidden states."""
 
     type: Literal["prompt"] = "prompt"
     tokens: Annotated[int, Field(ge=1, le=1024)] = 20
-    """|P|: how many tokens are learnt."""
+    """|P|: number of trained tokens. Default 20."""
 
     @property
     def virtual_tokens(self) -> int:

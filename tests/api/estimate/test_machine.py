@@ -14,7 +14,7 @@ from api.estimate.machine import (
     predict,
     refused_precision,
     resolve_hardware_auto,
-    with_less,
+    with_less_memory,
 )
 from api.estimate.work import Workload
 from api.spec.methods import _Methods
@@ -140,7 +140,7 @@ def test_each_attempt_after_one_that_ran_out_takes_less(technique: str, gpu: boo
     machine = Machine(gpu, True, None)
     recipe = resolve_hardware_auto(a_recipe(technique), FACTS, machine, ROWS)
     needs = [predict(recipe, FACTS, ROWS, None, machine).memory.training]
-    while less := with_less(recipe, FACTS, machine, ROWS, recomputes=recipe.technique.recomputes):
+    while less := with_less_memory(recipe, FACTS, machine, ROWS, recomputes=recipe.technique.recomputes):
         needs.append(predict(less, FACTS, ROWS, None, machine).memory.training)
         recipe = less
     assert len(needs) > 1
@@ -156,7 +156,7 @@ def test_an_attempt_never_recomputes_where_that_was_refused() -> None:
     recipe: ResolvedRecipe | None = resolve_hardware_auto(a_recipe(), FACTS, machine, ROWS)
     while recipe is not None:
         assert not recipe.gradient_checkpointing
-        recipe = with_less(recipe, FACTS, machine, ROWS, recomputes=False)
+        recipe = with_less_memory(recipe, FACTS, machine, ROWS, recomputes=False)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from api.estimate.speed import KEPT, Observation, speed_of, with_job
+from api.estimate.speed import MAX_JOBS, Observation, speed_of, with_job
 from api.estimate.work import ComputeCost
 
 
@@ -46,6 +46,6 @@ def test_one_job_alone_predicts_itself() -> None:
 
 
 def test_other_precisions_do_not_count_and_old_jobs_are_forgotten() -> None:
-    observed = seen(*[job(1e12, n + 1) for n in range(KEPT + 5)])
-    assert len(observed["jobs"]) == KEPT
+    observed = seen(*[job(1e12, n + 1) for n in range(MAX_JOBS + 5)])
+    assert len(observed["jobs"]) == MAX_JOBS
     assert not speed_of(observed, gpu=False, precision="bfloat16").measured
