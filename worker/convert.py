@@ -21,7 +21,7 @@ from worker.bases.facts import facts_of
 from worker.bases.files import Refused, copy_model, read_object, require_no_code
 from worker.bases.gguf import convert_gguf
 from worker.bases.hub import download, is_hub_id
-from worker.bases.tokenizer import settle_tokenizer
+from worker.bases.tokenizer import normalize_tokenizer
 from worker.bases.weights import check_weights
 from worker.rows.limits import limit_process
 
@@ -88,7 +88,7 @@ def _stage(source: str, revision: str | None, staged: Path, scratch: Path) -> Ba
     require_no_code(staged)
     _clean_config(staged)
     weights = check_weights(staged)
-    settle_tokenizer(staged)
+    normalize_tokenizer(staged)
     origin = source if commit else path.name
     facts = facts_of(
         staged,

@@ -8,7 +8,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from worker.bases.facts import _architectures
 from worker.bases.files import Refused
 from worker.engine.model.families import differs_in_use
-from worker.engine.model.modes import leaves_to_chance
+from worker.engine.model.modes import is_random_strength
 
 SMALL: dict[int, tuple[str, ...]] = {
     300: ("vocab_size",),
@@ -79,7 +79,7 @@ def tiny_config(family: str) -> Any:
     sizes = {name: size for size, names in SMALL.items() for name in names}
     chosen: dict[str, Any] = {name: size for name, size in sizes.items() if name in known or name in aliases}
     for name, value in known.items():
-        if leaves_to_chance(name, value) or name == "classifier_dropout":
+        if is_random_strength(name, value) or name == "classifier_dropout":
             chosen[name] = 0.1 if "jitter" in name else 0.5
     if isinstance(kinds := known.get("layer_types"), list):
         others = [kind for kind in dict.fromkeys(kinds) if kind != kinds[0]]

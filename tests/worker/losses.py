@@ -12,7 +12,7 @@ from tests.worker.run_folders import save
 from worker.engine.model.batches import Layout, micro_batches, total_weight
 from worker.engine.model.families import examples_stay_alone, may_be_packed
 from worker.engine.model.load import checked_config
-from worker.engine.model.modes import settle
+from worker.engine.model.modes import disable_training_behavior
 from worker.engine.model.trainable import TrainableModel
 from worker.methods.supervised import loss as supervised_loss
 from worker.shared.arrays import Rows, load_rows
@@ -41,7 +41,7 @@ def trainer_loss(
     packed = may_be_packed(config)
     options = {"attn_implementation": "attune_packed"} if packed else {}
     causal_lm = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **options)
-    settle(causal_lm)
+    disable_training_behavior(causal_lm)
     adapt(causal_lm)
     model = TrainableModel(causal_lm, Layout(packed=packed, alone=examples_stay_alone(config)))
     weight, loss_sum = total_weight(rows), 0.0

@@ -1,4 +1,4 @@
-"""A base model's weights against its configuration: transformers finds every tensor, each of the shape it expects."""
+"""A check that a base model has every tensor that its configuration needs, each with the expected shape."""
 
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,14 @@ from api.spec.base_model import ModelKind
 from worker.bases.files import Refused
 
 POOLER = "pooler."
-"""A head that many encoders are published without; classifiers that need it train it."""
+"""A head that many published encoders lack. Classifiers that need it train it."""
 
 
 def require_complete(folder: Path, kind: ModelKind) -> None:
-    """Load the model onto the meta device, which reads shapes and no data. Names on disk may be those of older versions
-    of transformers, or experts one by one: only its own loading knows them all.
+    """Raise Refused if a weight is missing or has another shape than config.json says.
 
-    Raises Refused if a weight is missing or has another shape.
+    The model is loaded onto the meta device, which reads shapes and no data. Names on disk may be those of older
+    versions of transformers, or of single experts, and only its own loading code knows them all.
     """
     auto: Any = AutoModelForCausalLM if kind == "causal_lm" else AutoModel
     _, loading = auto.from_pretrained(
@@ -34,6 +34,7 @@ def require_complete(folder: Path, kind: ModelKind) -> None:
 
 
 def require_none_missing(names: set[str]) -> None:
+    """Raise Refused if one of the missing tensors is not part of a pooler."""
     missing = sorted(name for name in names if POOLER not in name)
     if missing:
         more = f", nor are {len(missing) - 1} others" if len(missing) > 1 else ""

@@ -1,7 +1,7 @@
-"""Mixtures of experts: which weights are experts', which choose among them, and how peft names them.
+"""Mixtures of experts: the weights of experts and routers, and peft's names of them.
 
-transformers keeps the same matrix of all experts of a layer in one tensor [experts, …], which is no layer that an
-adapter could stand beside: peft adapts the tensor (`target_parameters`).
+transformers keeps a matrix of all experts of a layer in one tensor [experts, …]. An adapter cannot be placed beside a
+tensor as beside a layer: peft adapts it by its name (`target_parameters`).
 """
 
 import re
@@ -11,16 +11,16 @@ from peft.utils import transformers_weight_conversion as conversion
 from torch import nn
 
 ROUTER = re.compile(r"Router|TopK|Topk|Gating")
-"""Of the names of classes."""
+"""Parts of the names of router classes."""
 ACTIVE = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k")
-"""Names that configurations have for the experts that compute a token."""
+"""Names in configurations of the number of experts that compute a token."""
 
 Shape = tuple[str, int, int, int, int]
-"""(kind, inputs, outputs, experts, of those active): api.spec.base_model.Matrix."""
+"""(kind, inputs, outputs, experts, active experts), as in api.spec.base_model.Matrix."""
 
 
 def expert_layers(network: Any) -> dict[str, Shape]:
-    """Experts, routers, and layers that peft takes for experts, by the name of the module or of the tensor."""
+    """Return experts, routers, and layers that peft takes for experts, by the name of the module or the tensor."""
     modules = dict(network.named_modules())
     routers = tuple(name for name, module in modules.items() if ROUTER.search(type(module).__name__))
     found: dict[str, Shape] = {}
@@ -42,18 +42,18 @@ def expert_layers(network: Any) -> dict[str, Shape]:
 
 
 def taken_for_experts(config: Any) -> frozenset[str]:
-    """Names in whose place peft puts experts' tensors, wherever `target_modules` has them: once the experts' own layers
-    were called so (peft.utils.transformers_weight_conversion)."""
+    """Return the names that peft replaces by experts' tensors wherever `target_modules` contains them. Layers of
+    experts had these names in earlier versions (peft.utils.transformers_weight_conversion)."""
     mapping: Any = conversion
     if mapping.get_checkpoint_conversion_mapping(config.model_type) is None:
         return frozenset()
-    # Private, and pinned: there is no other word of peft's on it. A test trains every family.
+    # Private, but pinned: peft has no public function for it. A test trains every family.
     now_as = mapping._MODEL_TO_CONVERSION_PATTERN.get(config.model_type)
     return frozenset(mapping._MOE_TARGET_MODULE_MAPPING.get(now_as, ()))
 
 
 def adapted_tensor(network: Any, name: str) -> str | None:
-    """The tensor that peft is to adapt for the layer of that name; None where the layer itself can be named to it."""
+    """Return the name of the tensor that peft adapts in place of the layer; None if peft adapts the layer itself."""
     owner = dict(network.named_modules()).get(name)
     if owner is None:
         return name
@@ -62,8 +62,8 @@ def adapted_tensor(network: Any, name: str) -> str | None:
 
 
 def _experts(module: nn.Module, weight: Any, config: Any) -> Shape:
-    """[experts, outputs, inputs], or with the last two exchanged. Experts that transformers computes in a way of a
-    family's own are left alone."""
+    """Return the shape of a tensor [experts, outputs, inputs], or with the last two exchanged. Experts with a
+    computation of their family's own cannot be adapted."""
     transposed = getattr(module, "is_transposed", None)
     outputs, inputs = weight.shape[:0:-1] if transposed else weight.shape[1:]
     text, experts = config.get_text_config(), weight.shape[0]

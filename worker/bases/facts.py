@@ -1,4 +1,4 @@
-"""What is known of a base model: the contents of its attune.json."""
+"""The facts about a base model, which its attune.json holds."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ POSITIONS_AFTER_PADDING = frozenset(
     {"camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
      "xlm-roberta-xl", "xmod"}
 )  # fmt: skip
-"""Families whose first token stands at position padding_idx + 1: so many fewer tokens fit."""
+"""Families whose first token has position padding_idx + 1, which leaves fewer positions to tokens."""
 
 
 def facts_of(
@@ -67,11 +67,11 @@ def facts_of(
 
 
 def _architectures(config: Any) -> list[str]:
-    """What the model says it is. Refused if that is nothing that can be trained here."""
+    """Return the architectures that config.json names. Raise Refused if none of them can be trained."""
     known = known_as(config)
     named = list(config.architectures or ([known] if known else []))
     accepted = {known}
-    if kind_of(config) == "encoder":  # published bare as well, or with the heads of its own pre-training
+    if kind_of(config) == "encoder":  # also published without a head, or with the heads of pre-training
         for names in (MODEL_MAPPING_NAMES, MODEL_FOR_PRETRAINING_MAPPING_NAMES):
             name = names.get(config.model_type)
             accepted |= {name} if isinstance(name, str) else set(name or ())
@@ -90,4 +90,4 @@ def _context_window(config: Any) -> int:
         value = getattr(config, name, None)
         if isinstance(value, int) and value > before:
             return value - before
-    raise Refused("config.json does not say how many tokens it can read (max_position_embeddings)")
+    raise Refused("config.json has no length of the context (max_position_embeddings)")

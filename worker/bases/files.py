@@ -1,4 +1,5 @@
-"""A base model's folder: which of its files are taken, and which make it refused. Nothing in it is ever executed."""
+"""The files of a base model's folder: the ones that are copied, and the ones for which it is refused. Nothing in the
+folder is ever executed."""
 
 import json
 import os
@@ -35,11 +36,11 @@ LICENSE_LINE = re.compile(r"\A---\n(?:.*\n)*?license:[ \t]*([\w.+-]+)[ \t]*\n")
 
 
 class Refused(Exception):
-    """The source cannot become a base model; the message says why, and what to do."""
+    """The source cannot become a base model. The message gives the reason and what to do."""
 
 
 def copy_model(folder: Path, out: Path) -> str | None:
-    """Copy what a model consists of. Returns the name of its license, as its model card has it."""
+    """Copy the files of a model. Return the name of the license in its model card."""
     require_safetensors([file.name for file in folder.iterdir()])
     if not (folder / "config.json").exists():
         adapter = (folder / "adapter_config.json").exists()
@@ -52,7 +53,7 @@ def copy_model(folder: Path, out: Path) -> str | None:
 
 
 def require_safetensors(names: list[str]) -> None:
-    """Weights that are pickles can run code when they are opened: they never are."""
+    """Raise Refused if the weights are not safetensors. Pickled weights can run code when they are opened."""
     if any(re.fullmatch(r"model(-[\w-]+)?\.safetensors", name) for name in names):
         return
     if pickles := sorted(name for name in names if Path(name).suffix in PICKLES):
@@ -64,13 +65,14 @@ def require_safetensors(names: list[str]) -> None:
 
 
 def require_no_code(folder: Path) -> None:
+    """Raise Refused if the model needs code of its own."""
     for name in ("config.json", "tokenizer_config.json"):
         if (folder / name).exists() and "auto_map" in read_object(folder / name):
             raise Refused(f"{name} has an auto_map: the model needs code of its own to run, which is never executed")
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file that is to be there."""
+    """Return the JSON object in a file. Raise Refused if there is none."""
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise Refused(f"{path.name} is larger than {MAX_JSON_BYTES >> 20} MiB")
@@ -85,6 +87,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def card_license(folder: Path) -> str | None:
+    """Return the license that the model card names."""
     card = folder / "README.md"
     if not card.is_file():
         return None
@@ -120,7 +123,8 @@ def _opened_inside(folder: Path, file: Path) -> Iterator[BinaryIO]:
 
 
 def _roots(folder: Path) -> list[Path]:
-    """Snapshots of the hub's cache are links into the `blobs` beside them, which must itself be no link."""
+    """Return the folders that links may lead into. Snapshots in the hub's cache are links into the folder `blobs`
+    beside them, which must not be a link itself."""
     real = folder.resolve()
     if real.parent.name != "snapshots":
         return [real]

@@ -1,7 +1,7 @@
-"""A GGUF file as a base model: transformers reads and dequantises it, safetensors keeps it.
+"""Conversion of a GGUF file into a base model: transformers reads and dequantizes it, and safetensors store it.
 
-Quantised weights become bfloat16: its rounding is far finer than the quantisation that they have been through. Weights
-that the file holds as float32, float16 or bfloat16 stay what they are.
+Quantized weights become bfloat16, whose rounding is far finer than their quantization. Weights that the file holds as
+float32, float16 or bfloat16 keep their type.
 """
 
 import json
@@ -22,11 +22,12 @@ from worker.bases.weights import require_layers
 MAGIC = b"GGUF"
 MAX_ARRAY = 1 << 24
 """Elements of one array in the header. The longest in use, a vocabulary's merges, have under a million."""
-KEPT = {"ALL_F32": torch.float32, "MOSTLY_F16": torch.float16, "MOSTLY_BF16": torch.bfloat16}
+UNQUANTIZED = {"ALL_F32": torch.float32, "MOSTLY_F16": torch.float16, "MOSTLY_BF16": torch.bfloat16}
 
 
 def convert_gguf(path: Path, out: Path) -> tuple[str | None, str | None]:
-    """Write the model and its tokenizer. Returns its license and what its weights were quantised to, if known."""
+    """Write the model and its tokenizer. Return its license and the quantization of its weights, where they are
+    known."""
     with path.open("rb") as file:
         if file.read(4) != MAGIC:
             raise Refused(f"{path.name} is no GGUF file")
@@ -39,7 +40,7 @@ def convert_gguf(path: Path, out: Path) -> tuple[str | None, str | None]:
         model, loading = auto.from_pretrained(
             path.parent,
             gguf_file=path.name,
-            dtype=KEPT.get(file_type.name, torch.bfloat16),
+            dtype=UNQUANTIZED.get(file_type.name, torch.bfloat16),
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
@@ -47,20 +48,20 @@ def convert_gguf(path: Path, out: Path) -> tuple[str | None, str | None]:
     except Refused:
         raise
     except Exception as error:
-        # Whatever gguf and transformers raise on a file that is damaged or of an architecture they do not know.
+        # gguf and transformers raise various errors for damaged files and unknown architectures.
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise Refused(f"this GGUF file cannot be read: {reason}") from error
     require_none_missing(loading["missing_keys"])
     _save_model(model, out)
     save(load(path.parent, gguf_file=path.name), out)
-    kept = file_type.name in KEPT
-    return _field(reader, "general.license"), None if kept else file_type.name.removeprefix("MOSTLY_")
+    unquantized = file_type.name in UNQUANTIZED
+    return _field(reader, "general.license"), None if unquantized else file_type.name.removeprefix("MOSTLY_")
 
 
 class _BoundedReader(GGUFReader):
-    """gguf's reader, which counts through an array of 2^40 elements whether or not the file has them.
+    """gguf's reader with limits: without them it iterates over 2^40 elements if a header says so.
 
-    It reads before transformers does: a header that passes here is as long as it says.
+    It reads the file before transformers does, so that only headers of correct length reach transformers.
     """
 
     def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:

@@ -1,4 +1,5 @@
-"""Base models from the Hugging Face hub: the commit is resolved first, and only what a model consists of is fetched."""
+"""Downloads of base models from the Hugging Face hub: the revision is resolved to a commit, and only the files of a
+model are fetched."""
 
 import re
 from pathlib import Path
@@ -12,15 +13,16 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
 def is_hub_id(source: str) -> bool:
+    """Return whether the source has the form owner/name."""
     return len(source) <= 96 and HUB_ID.fullmatch(source) is not None
 
 
 def download(hub_id: str, revision: str | None, folder: Path) -> str:
-    """Fetch the model into the folder, as plain files. Returns the commit that the revision named."""
+    """Download the model into the folder as plain files. Return the commit of the revision."""
     try:
         info = HfApi().model_info(hub_id, revision=revision)
         if info.sha is None:
-            raise Refused(f"the hub does not say which commit of {hub_id} this is")
+            raise Refused(f"the hub returned no commit of {hub_id}")
         require_safetensors([file.rfilename for file in info.siblings or []])
         snapshot_download(hub_id, revision=info.sha, local_dir=folder, allow_patterns=[*WANTED, "README.md"])
     except HfHubHTTPError as error:

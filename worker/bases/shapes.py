@@ -1,6 +1,6 @@
 """The shapes of a base model's layers, from its configuration alone: no weights are made.
 
-By them it is known before training how many weights a technique trains (api.estimate.shapes).
+api.estimate.shapes counts with them, before training, the weights that a technique trains.
 """
 
 import re
@@ -27,12 +27,12 @@ NUMBER = re.compile(r"\.\d+(?=\.)")
 
 
 def shapes_of(config: Any) -> Shapes:
-    """`config`: transformers' own, of a causal language model or an encoder."""
+    """Return the shapes of a causal language model or an encoder. `config`: transformers' own."""
     text = config.get_text_config()
     causal = kind_of(config) == "causal_lm"
-    model = _made(AutoModelForCausalLM, config) if causal else None
+    model = _on_meta(AutoModelForCausalLM, config) if causal else None
     classifier = _classifier(config) if classifies(config) else None
-    network = model or (_made(AutoModelForSequenceClassification, config) if classifier else None)
+    network = model or (_on_meta(AutoModelForSequenceClassification, config) if classifier else None)
     described = text.to_dict()
     hidden = described.get("hidden_size") or described.get("n_embd") or described.get("d_model")
     heads = described.get("num_attention_heads") or described.get("n_head") or 1
@@ -52,12 +52,12 @@ def shapes_of(config: Any) -> Shapes:
 
 
 def ia3_names(family: str) -> dict[str, list[str]] | None:
-    """Names of the layers that (IA)³ scales by default; None of a family that peft knows none of."""
+    """Return the names of the layers that (IA)³ scales by default; None if peft has none for the family."""
     targets = IA3_TARGETS.get(family)
     return None if targets is None else {"targets": targets, "feedforward": IA3_FEEDFORWARD[family]}
 
 
-def _made(auto: Any, config: Any, **options: Any) -> nn.Module:
+def _on_meta(auto: Any, config: Any, **options: Any) -> nn.Module:
     with torch.device("meta"):
         model: nn.Module = auto.from_config(config, trust_remote_code=False, **options)
     return model
@@ -76,7 +76,7 @@ def _classifier(config: Any) -> ClassifierShape:
 def _labelled(config: Any, labels: int) -> Any:
     described = type(config).from_dict(config.to_dict())
     described.num_labels = labels
-    return _made(AutoModelForSequenceClassification, described)
+    return _on_meta(AutoModelForSequenceClassification, described)
 
 
 def _count(module: nn.Module) -> int:
@@ -84,7 +84,8 @@ def _count(module: nn.Module) -> int:
 
 
 def layers_of(network: Any) -> dict[str, Layer]:
-    """Every layer that an adapter may stand beside, those that differ in a number alone as one entry."""
+    """Return every layer that an adapter may be placed beside. Layers whose names differ only in a number share an
+    entry."""
     barred = layers_without_adapters(network.config)
     found: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     of_experts = expert_layers(network)
@@ -113,7 +114,7 @@ def _kind(network: Any, module: nn.Module) -> str:
 
 
 def _shape(module: nn.Module) -> tuple[int, int] | None:
-    """Inputs and outputs of a matrix that peft adapts."""
+    """Return the inputs and outputs of a matrix that peft adapts; None for other modules."""
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
     if isinstance(module, nn.Embedding):

@@ -1,7 +1,8 @@
-"""The tokenizer of a base model, settled: `tokenizer.json` alone must say what transformers does with the folder.
+"""Normalization of a base model's tokenizer: `tokenizer.json` alone must give the tokens that transformers gives.
 
-Some model classes of transformers rebuild their tokenizer or add to it when they load. Where that makes a difference,
-what transformers made of it is stored, so that prepare, the trainer and whoever loads the result all read the same.
+Some tokenizer classes of transformers rebuild or extend their tokenizer when they load it. If that changes tokens, the
+loaded tokenizer is stored in place of the original, so that prepare, the trainer and users of the result all read texts
+alike.
 """
 
 import json
@@ -16,7 +17,7 @@ from worker.rows.special_tokens import special_tokens
 from worker.rows.tokenizer import TokenizerWrapper
 
 SETTINGS_NOISE = ("is_local", "local_files_only", "name_or_path", "_commit_hash", "processor_class")
-"""Of the machine that wrote them, not of the tokenizer."""
+"""Settings that describe the machine that wrote them, not the tokenizer."""
 MAX_LENGTH = 1 << 40
 TEMPLATES = "additional_chat_templates"
 PROBE = (
@@ -26,7 +27,8 @@ PROBE = (
 )
 
 
-def settle_tokenizer(folder: Path) -> None:
+def normalize_tokenizer(folder: Path) -> None:
+    """Rewrite the folder's tokenizer where transformers reads texts differently. Raise Refused if that fails."""
     if not (folder / "tokenizer.json").exists():
         raise Refused(
             "it has no tokenizer.json: load its tokenizer with transformers (AutoTokenizer), save it with "
@@ -39,13 +41,13 @@ def settle_tokenizer(folder: Path) -> None:
     if not _agree(folder, theirs):
         save(theirs, folder)
         if not _agree(folder, load(folder)):
-            raise Refused("its tokenizer.json and transformers read texts differently")
+            raise Refused("its tokenizer.json and transformers give different tokens")
     _clean_settings(folder)
     _require_embeddings(folder)
 
 
 def _require_embeddings(folder: Path) -> None:
-    """A token without a row in the embedding would end a training in the middle."""
+    """Raise Refused if a token has no row in the embedding: a training would fail at the first such token."""
     rows = read_object(folder / "config.json").get("vocab_size")
     last = max(TokenizerWrapper.load(folder).tokenizer.get_vocab().values())
     if isinstance(rows, int) and last >= rows:
@@ -91,14 +93,15 @@ def _clean_settings(folder: Path) -> None:
     for name in SETTINGS_NOISE:
         settings.pop(name, None)
     if settings.get("model_max_length", 0) > MAX_LENGTH:
-        del settings["model_max_length"]  # transformers writes 10**30 where it knows none
+        del settings["model_max_length"]  # transformers writes 10**30 for an unknown length
     if (folder / TEMPLATES).is_dir():
         settings["chat_template"] = _without_folder(folder)
     path.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _without_folder(folder: Path) -> list[dict[str, str]]:
-    """Several chat templates move from files of their own into the settings: a base model's folder is flat."""
+    """Move several chat templates from their files into the settings, since a base model's folder is flat. Return
+    them."""
     files = {file.stem: file for file in sorted((folder / TEMPLATES).glob("*.jinja"))}
     if (folder / "chat_template.jinja").exists():
         files["default"] = folder / "chat_template.jinja"

@@ -1,4 +1,4 @@
-"""The safetensors of a base model: whole, of finite numbers that can be trained, and counted."""
+"""Checks of a base model's safetensors: all tensors are present, finite and of a type that can be trained."""
 
 import json
 import math
@@ -16,28 +16,29 @@ from worker.bases.files import Refused, read_object
 
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 CHUNK = 1 << 24
-"""Numbers that are checked at a time."""
+"""Numbers that are checked at once."""
 BUFFERS = re.compile(r"\.(attn\.bias|attn\.masked_bias|inv_freq|position_ids)$")
-"""Constants that old checkpoints store beside the weights."""
+"""Names of constants that old checkpoints store with the weights."""
 LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
 LAYERS_A_TENSOR = 8
-"""More are nonsense: most layers have ten tensors, but some families use one layer's again and again."""
+"""Largest plausible ratio of layers to tensors: most layers have ten tensors, but some families share one layer's."""
 
 
 class Tensor(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
-    """As safetensors names it: F32, BF16, I64, …"""
+    """The type in safetensors' notation: F32, BF16, I64, …"""
 
 
 @dataclass(frozen=True)
 class Weights:
     parameters: int
-    """Weights that are tied are counted once."""
+    """Number of weights. Tied weights count once."""
     dtype: str
 
 
 def check_weights(folder: Path) -> Weights:
+    """Check the folder's safetensors and count them. Raise Refused."""
     shards = _shards(folder)
     tensors: dict[str, Tensor] = {}
     for shard in shards:
@@ -52,7 +53,7 @@ def check_weights(folder: Path) -> Weights:
     for name in _counted(tensors, tied=config.get("tie_word_embeddings", False)):
         parameters[tensors[name].dtype] += math.prod(tensors[name].shape)
     if unusual := sorted(parameters.keys() - DTYPES.keys()):
-        raise Refused(f"its weights are of type {unusual[0]}: give the model before it was quantised")
+        raise Refused(f"its weights are of type {unusual[0]}: give the model from before quantization")
     if not parameters:
         raise Refused("its safetensors hold no weights")
     for shard in shards:
@@ -61,7 +62,8 @@ def check_weights(folder: Path) -> Weights:
 
 
 def require_layers(layers: int, tensors: int) -> None:
-    """Raise Refused for a number of layers that so many tensors cannot be: to make ten million takes hours."""
+    """Raise Refused if the number of layers is implausible for the number of tensors: to create ten million layers
+    takes hours."""
     if layers < 0 or layers > LAYERS_A_TENSOR * tensors:
         raise Refused(f"it is to have {layers} layers, and its weights are {tensors} tensors: the file is damaged")
 
@@ -108,7 +110,8 @@ def _counted(tensors: dict[str, Tensor], *, tied: bool) -> Iterable[str]:
 
 
 def _read_header(path: Path) -> dict[str, Tensor]:
-    """safetensors itself checks that sizes fit shapes, and that the tensors fill the file without gap or overlap."""
+    """Return the tensors of a file. safetensors itself checks that sizes match shapes, and that the tensors fill the
+    file without gap or overlap."""
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()
@@ -119,7 +122,7 @@ def _read_header(path: Path) -> dict[str, Tensor]:
 
 
 def _require_finite(path: Path) -> None:
-    """One NaN spoils whatever is computed with it: the base would only fail when a job trains on it."""
+    """Raise Refused if a weight is NaN or infinite: otherwise the first job on the base model would fail."""
     with safe_open(path, framework="pt") as file:
         names = file.keys()
         for name in names:

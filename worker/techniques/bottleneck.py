@@ -17,35 +17,35 @@ from api.spec.techniques.bottleneck import Bottleneck
 from worker.techniques.bottleneck_families import FAMILIES, Family, Rule, find_layers
 
 NAME = "attune"
-"""Of the adapter, in the files and in the model: `adapters` keeps several in one model."""
+"""Name of the adapter in the files and in the model. `adapters` can have several adapters in one model."""
 FORMAT = "adapters.1.3.0"
-"""The version of AdapterHub's format. Without one, `adapters` takes "gelu" for its old name of another function."""
+"""The version of AdapterHub's format. Without it, `adapters` reads "gelu" as the old name of another function."""
 CONFIG, WEIGHTS = "adapter_config.json", "adapter.safetensors"
 HEAD_CONFIG, HEAD_WEIGHTS = "head_config.json", "model_head.safetensors"
 
 NON_LINEARITIES: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 OTHER_NAMES = {"swish": "silu"}
-"""AdapterHub's configs use them, too."""
+"""Other names of the same functions in AdapterHub's configs."""
 
 Parameters = dict[str, nn.Parameter]
 
 
 class WrongAdapter(ValueError):
-    """A folder that does not hold a bottleneck adapter for this model, or one of a kind that is not implemented."""
+    """The folder holds no bottleneck adapter for this model, or one of a kind that is not implemented."""
 
 
 class Adapter(nn.Module):
     """A(h) = W_up f(W_down h + b_down) + b_up, without the residual connection. [..., hidden] → [..., hidden].
 
     W_up begins at zero, so that training begins at the base model; W_down is Kaiming-uniform. AdapterHub calls this
-    "mam_adapter" (He et al. 2021, arXiv:2110.04366). The computation is in the weights' dtype, float32 at first; what
-    goes in and comes out is in the model's.
+    "mam_adapter" (He et al. 2021, arXiv:2110.04366). The computation is in the weights' type,
+    initially float32; input and output are in the model's type.
     """
 
     def __init__(self, hidden: int, bottleneck: int, non_linearity: str, device: torch.device) -> None:
         super().__init__()
         options: dict[str, Any] = {"dtype": torch.float32, "device": device}
-        down = nn.Linear(hidden, bottleneck, **options)  # Kaiming-uniform with a = √5 is torch's own initialisation
+        down = nn.Linear(hidden, bottleneck, **options)  # torch initializes it Kaiming-uniform with a = √5
         self.adapter_down = nn.Sequential(down, NON_LINEARITIES[non_linearity]())
         self.adapter_up = nn.Linear(bottleneck, hidden, **options)
         for zero in (down.bias, self.adapter_up.weight, self.adapter_up.bias):
@@ -56,24 +56,24 @@ class Adapter(nn.Module):
         return changed.to(h.dtype)
 
     def hook(self, rule: Rule) -> Any:
-        """The forward hook that does what the rule says. A bound method, which a copy of the model binds to its own."""
+        """Return the forward hook for the rule. It is a bound method, so that a copied model uses its own adapter."""
         return {Rule.AFTER: self._after, Rule.AFTER_NORM: self._after_norm}[rule]
 
     def _after(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         return output + self.forward(output)
 
     def _after_norm(self, norm: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        # Not by a call of the norm, which would call this hook again.
+        # A call of the module would call this hook again.
         normalised: torch.Tensor = norm.forward(inputs[0] + self.forward(output))
         return normalised
 
 
 def add(model: Any, technique: Bottleneck) -> Parameters:
-    """Put adapters into a transformers model and freeze everything else but a classification head. In place.
+    """Put adapters into a transformers model, in place, and freeze everything but them and a classification head.
 
     model: a causal or masked language model, a sequence classifier, or an encoder without a head, of a family in
-    FAMILIES. Returns what is trained, by its name in `model.named_parameters()`. The adapters' weights are submodules
-    of the layers, drawn from torch's global random generator. Raises UnsupportedFamily.
+    FAMILIES. Return the trained parameters by their names in `model.named_parameters()`. The adapters' weights are
+    submodules of the layers, drawn from torch's global random generator. Raise UnsupportedFamily.
     """
     family, layers = find_layers(model)
     model.requires_grad_(False)
@@ -83,14 +83,14 @@ def add(model: Any, technique: Bottleneck) -> Parameters:
         for place in family.places(technique.placement):
             adapter = Adapter(hidden, technique.bottleneck_size(hidden), technique.non_linearity, device)
             adapter.train(model.training)
-            _house(layer, place.home, adapter)
+            _attach(layer, place.home, adapter)
             layer.get_submodule(place.module).register_forward_hook(adapter.hook(place.rule))
     for parameter in _head(model).values():
         parameter.requires_grad_(True)
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def _house(layer: nn.Module, home: str, adapter: Adapter) -> None:
+def _attach(layer: nn.Module, home: str, adapter: Adapter) -> None:
     *path, last = home.split(".")
     owner = layer
     for step in path:
@@ -103,7 +103,7 @@ def _house(layer: nn.Module, home: str, adapter: Adapter) -> None:
 
 
 def _head(model: Any) -> Parameters:
-    """What lies on top of the base model, unless it predicts tokens: such a head was trained with the base."""
+    """Return the parameters of a head for labels or rewards. A head for tokens was trained with the base model."""
     if model.base_model is model or model.get_output_embeddings() is not None:
         return {}
     inside = f"{model.base_model_prefix}."
@@ -111,14 +111,15 @@ def _head(model: Any) -> Parameters:
 
 
 def _adapters(model: Any) -> Parameters:
-    """By their names in files: from the base model on, as `adapters` finds them with and without a head on top."""
+    """Return the adapters' parameters by their names in files. The names begin below the base model, so that `adapters`
+    finds them with and without a head."""
     return {name: parameter for name, parameter in model.base_model.named_parameters() if f".adapters.{NAME}." in name}
 
 
 def save(model: Any, technique: Bottleneck, folder: Path, base_name: str) -> None:
-    """Write the adapter in AdapterHub's format: a config and float32 safetensors; a classification head alongside.
+    """Write the adapter and a classification head in AdapterHub's format: configs and float32 safetensors.
 
-    `base_name` is how users know the base model. The same weights give the same bytes.
+    base_name: the base model's name for users. The same weights give the same bytes.
     """
     common = {
         "model_class": type(model).__name__,
@@ -146,7 +147,7 @@ def _write_weights(path: Path, parameters: Parameters) -> None:
 
 
 def _adapterhub_config(technique: Bottleneck, family: Family) -> dict[str, Any]:
-    """Everything in `adapters`' BnConfig that decides what is computed."""
+    """Return all fields of `adapters`' BnConfig that affect the computation."""
     return {
         "mh_adapter": technique.placement == "houlsby",
         "output_adapter": True,
@@ -172,12 +173,12 @@ def _adapterhub_config(technique: Bottleneck, family: Family) -> dict[str, Any]:
 
 
 def load_bottleneck(model: Any, folder: Path | str) -> Any:
-    """Put the adapter of a folder into a model as transformers loaded it, and return the model.
+    """Put the adapter of a folder into a model that transformers has loaded, and return the model.
 
-    Needs nothing but the folder and a base of a family in FAMILIES: `AutoModelForCausalLM.from_pretrained(…)`, or
-    another class. A classification head in the folder is loaded where the model has one, with its labels, and left
-    where it has none. Afterwards adapters and head could be trained on; the rest is frozen. Adapters that the library
-    `adapters` wrote as safetensors are read as well. Raises WrongAdapter, and UnsupportedFamily.
+    It needs only the folder and a base model of a family in FAMILIES: `AutoModelForCausalLM.from_pretrained(…)`, or
+    another class. A classification head in the folder is loaded, with its labels, if the model has one.
+    Afterwards the adapters and the head are trainable, and the rest is frozen. Adapters that the library `adapters`
+    wrote as safetensors are read as well. Raise WrongAdapter or UnsupportedFamily.
     """
     folder = Path(folder)
     written = json.loads((folder / CONFIG).read_bytes())
@@ -197,7 +198,7 @@ def load_bottleneck(model: Any, folder: Path | str) -> Any:
 
 
 def _technique(written: dict[str, Any], hidden: int, family: Family) -> Bottleneck:
-    """What a file's config asks for; refused where that is not what would be computed here."""
+    """Return the technique of a file's config. Raise WrongAdapter if it needs a computation that is not implemented."""
     config = written.get("config") or {}
     if written.get("hidden_size") != hidden or "output_adapter" not in config:
         raise WrongAdapter(f"{CONFIG}: no bottleneck adapter for a model with a hidden size of {hidden}.")
@@ -213,7 +214,7 @@ def _technique(written: dict[str, Any], hidden: int, family: Family) -> Bottlene
     except ValidationError as error:
         fields = ", ".join(str(each["loc"][0]) for each in error.errors())
         raise WrongAdapter(f"{CONFIG}: values of {fields} that are not implemented here.") from None
-    decided = {"init_weights", "non_linearity"}  # the one is past, the other has two names
+    decided = {"init_weights", "non_linearity"}  # initialization is over, and functions have two names
     expected = {key: value for key, value in _adapterhub_config(technique, family).items() if key not in decided}
     if other := sorted(key for key, value in expected.items() if config.get(key, value) != value):
         raise WrongAdapter(f"{CONFIG}: values of {', '.join(other)} that are not implemented here for this model.")
@@ -235,7 +236,8 @@ load = load_bottleneck
 
 
 def loading_code(model_type: str, auto_class: str = "AutoModelForCausalLM") -> str:
-    """For the model card: by the library `adapters` where it knows the family, else by `load_bottleneck` alone."""
+    """Return the code for the model card. It uses the library `adapters` if that supports the family, else
+    `load_bottleneck`."""
     code = LOAD_WITH_ADAPTERS if FAMILIES[model_type].in_adapterhub else LOAD_WITH_ATTUNE
     return code.format(auto_class=auto_class, name=NAME)
 

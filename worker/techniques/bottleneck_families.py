@@ -1,13 +1,13 @@
-"""Where bottleneck adapters go in each family of models: exactly where AdapterHub's `adapters` 1.3.0 puts them.
+"""The places of bottleneck adapters in each family of models, the same as in AdapterHub's `adapters` 1.3.0.
 
-With x the residual stream before a part of a layer, h what the part (attention or feed-forward) computes and A the
-adapter without its own residual connection, the papers' rules for layers that normalise after the addition are
+Let x be the residual stream before a part of a layer (attention or feed-forward), h the output of the part, and A the
+adapter without its own residual connection. The papers' rules for layers that normalize after the addition are
 
     Houlsby et al. 2019   LN(x + h + A(h))             after both parts
     Pfeiffer et al. 2020  LN(x + h + A(LN(x + h)))     after the feed-forward part only
 
-and without the LN where a layer normalises before its parts. Each of them can be had by changing the output of one
-module that sees nothing but what the rule needs, so that the model's own forward stays as it is.
+and without the LN where a layer normalizes before its parts. Each rule changes the output of one module, which has all
+that the rule needs as its input or output, so that the model's own forward is unchanged.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from worker.engine.errors import TrainingError
 
 
 class Rule(Enum):
-    """What becomes of the output of the module at the place."""
+    """The change of the output of the module at a place."""
 
     AFTER = "h → h + A(h)"
     AFTER_NORM = "LN(s) → LN(s + A(LN(s)))"
@@ -30,29 +30,29 @@ class Rule(Enum):
 @dataclass(frozen=True)
 class Place:
     module: str
-    """Path in a layer; "" is the layer itself."""
+    """Path of the module in a layer; "" is the layer itself."""
     home: str
-    """Path in a layer of the dictionary that owns the adapter. It is part of the names of weights in files."""
+    """Path in a layer of the dictionary that holds the adapter. It is part of the names of weights in files."""
     rule: Rule = Rule.AFTER
 
 
 @dataclass(frozen=True)
 class Family:
     layers: str
-    """Path in the base model of the list of layers."""
+    """Path of the list of layers in the base model."""
     houlsby: tuple[Place, ...]
     pfeiffer: tuple[Place, ...]
     pfeiffer_sees_sum: bool = True
     """AdapterHub's `original_ln_before`: a Pfeiffer adapter reads x + h, not h alone."""
     in_adapterhub: bool = True
-    """The library `adapters` loads such a model and its adapter, and computes the same."""
+    """The library `adapters` supports the family and computes the same."""
 
     def places(self, placement: str) -> tuple[Place, ...]:
         return {"houlsby": self.houlsby, "pfeiffer": self.pfeiffer}[placement]
 
 
 class UnsupportedFamily(TrainingError):
-    """Nobody has said where adapters belong in such layers."""
+    """The places of adapters in this family are not known."""
 
     def __init__(self, model_type: str) -> None:
         super().__init__(
@@ -66,19 +66,20 @@ ATTENTION, OUTPUT = "attention_adapters.adapters", "output_adapters.adapters"
 
 
 def _norm_first(layers: str, attention: str, feed_forward: str, **more: Any) -> Family:
-    """Layers of x + h. A Pfeiffer adapter's x + h + A(x + h) then is y + A(y), y being the layer's output."""
+    """Return a family whose layers compute x + h. With y the layer's output, a Pfeiffer adapter x + h + A(x + h) is
+    y + A(y)."""
     after = (Place(attention, ATTENTION), Place(feed_forward, OUTPUT))
     return Family(layers, after, (Place("", OUTPUT),), **more)
 
 
 def _norm_last(layers: str, attention: str, feed_forward: str, norm: str, homes: tuple[str, str]) -> Family:
-    """Layers of LN(x + h)."""
+    """Return a family whose layers compute LN(x + h)."""
     after = (Place(attention, homes[0]), Place(feed_forward, homes[1]))
     return Family(layers, after, (Place(norm, homes[1], Rule.AFTER_NORM),))
 
 
-def _feed_forward_alone(attention: str, feed_forward: str, *, pfeiffer_sees_sum: bool, **more: Any) -> Family:
-    """Families where the feed-forward part's h is all that a Pfeiffer adapter reads."""
+def _feed_forward_only(attention: str, feed_forward: str, *, pfeiffer_sees_sum: bool, **more: Any) -> Family:
+    """Return a family in which a Pfeiffer adapter reads only h of the feed-forward part."""
     after = (Place(attention, ATTENTION), Place(feed_forward, OUTPUT))
     return Family("layers", after, after[1:], pfeiffer_sees_sum, **more)
 
@@ -91,9 +92,9 @@ BERT = _norm_last(
     "output.LayerNorm",
     ("attention.output.adapters", "output.adapters"),
 )
-# Normalises before and after its parts. `adapters` would have a Pfeiffer adapter there read the last layer's norm of
-# x + h in every layer, which is no paper's rule; its files say that it reads h alone, and both sides keep to that.
-GEMMA2 = _feed_forward_alone("self_attn.o_proj", "mlp.down_proj", pfeiffer_sees_sum=False)
+# Normalizes before and after its parts. By default `adapters` lets a Pfeiffer adapter there read the last layer's norm
+# of x + h in every layer, which no paper describes. The files set it to read h alone, which both sides implement.
+GEMMA2 = _feed_forward_only("self_attn.o_proj", "mlp.down_proj", pfeiffer_sees_sum=False)
 
 FAMILIES: dict[str, Family] = {
     "llama": LLAMA,
@@ -102,8 +103,8 @@ FAMILIES: dict[str, Family] = {
     "qwen3": LLAMA,
     "phi3": _norm_first("layers", "self_attn.o_proj", "mlp.down_proj", in_adapterhub=False),
     "gpt2": _norm_first("h", "attn.resid_dropout", "mlp.dropout"),
-    # Attention and feed-forward part run side by side: there is no sum between them to read.
-    "phi": _feed_forward_alone("self_attn.dense", "mlp.fc2", pfeiffer_sees_sum=True),
+    # Attention and feed-forward part run in parallel, so that there is no sum between them.
+    "phi": _feed_forward_only("self_attn.dense", "mlp.fc2", pfeiffer_sees_sum=True),
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA2,
     "bert": BERT,
@@ -112,16 +113,16 @@ FAMILIES: dict[str, Family] = {
     "electra": BERT,
     "deberta-v2": BERT,
     "distilbert": _norm_last("transformer.layer", "attention.out_lin", "ffn", "output_layer_norm", (ATTENTION, OUTPUT)),
-    # `adapters` knows it but breaks it: without any adapter its `init` gives every Wqkv a bias of random numbers.
-    "modernbert": _feed_forward_alone("attn.Wo", "mlp.Wo", pfeiffer_sees_sum=False, in_adapterhub=False),
+    # `adapters` supports it with an error: its `init` adds a random bias to every Wqkv, even without an adapter.
+    "modernbert": _feed_forward_only("attn.Wo", "mlp.Wo", pfeiffer_sees_sum=False, in_adapterhub=False),
 }
-"""By `model_type`. A family is named here only when tests/worker/engine/test_bottleneck.py tries it."""
+"""Families by `model_type`. Each is tested in tests/worker/engine/test_bottleneck.py."""
 
 
 def find_layers(model: Any) -> tuple[Family, list[nn.Module]]:
-    """Of a transformers model, with or without a head: its family, and its layers from the bottom up.
+    """Return the family of a transformers model, with or without a head, and its layers from the first to the last.
 
-    Raises UnsupportedFamily.
+    Raise UnsupportedFamily.
     """
     family = FAMILIES.get(model.config.model_type)
     if family is None:

@@ -1,1 +1,1 @@
-"""The model that is trained: loading, adapters, attention, batches."""
+"""The trained model: loading, adapters, attention, micro-batches."""

@@ -1,4 +1,4 @@
-"""A technique on a network: peft's adapters, ours, or none."""
+"""Techniques applied to a network: adapters of peft's, of our own, or none."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,18 +26,20 @@ from worker.engine.model.target_modules import named_values, not_chosen, plain_p
 from worker.techniques import implementation_of
 
 HEADS = ("lm_head", "score", "classifier", "pre_classifier", "head", "pooler")
-"""Names of heads and of what leads to them, which are not quantised."""
+"""Names of heads and of the layers before them, which are not quantized."""
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def heads_of(network: Any) -> list[str]:
-    """What lies on top of the base model in a classifier or a reward model: trained and published, by any technique."""
+    """Return the names of the modules on top of the base model in a classifier or a reward model. Every technique
+    trains and publishes them."""
     above = (entry for entry in network.named_children() if entry[0] != network.base_model_prefix)
     return [name for name, module in above if any(True for _ in module.parameters())]
 
 
 def with_technique(network: Any, recipe: ResolvedRecipe, start: Path | None) -> Any:
-    """The network with what the technique trains, begun anew or continued from the adapter in `start`."""
+    """Return the network with the technique's trained weights, newly initialized or loaded from the adapter in
+    `start`."""
     technique = recipe.technique
     if (own := implementation_of(technique)) is not None:
         if start is None:
@@ -52,9 +54,9 @@ def with_technique(network: Any, recipe: ResolvedRecipe, start: Path | None) -> 
         _keep_tensors(config, published_config(start, network))
     try:
         model = get_peft_model(network, config)
-    except ValueError as error:  # what peft cannot adapt, and api.spec.target_modules does not know of
+    except ValueError as error:  # for layers that peft cannot adapt and api.spec.target_modules accepts
         print(error, flush=True)
-        message = "technique.target_modules: some of these layers cannot be adapted so. Name the model's linear layers."
+        message = "technique.target_modules: peft cannot adapt some of these layers. Name linear layers of the model."
         raise TrainingError(FailureReason.INVALID_RECIPE, message) from error
     if start is not None:
         _continue(model, start)
@@ -63,8 +65,8 @@ def with_technique(network: Any, recipe: ResolvedRecipe, start: Path | None) -> 
 
 @torch.no_grad()
 def begin_prefix(model: PeftModel, opening: npt.NDArray[np.int32]) -> None:
-    """Keys and values of real words, which the paper found far better than random ones (section 7.4): of a random
-    prefix a language model makes nothing but noise."""
+    """Initialize the prefix with the keys and values of real words, which the paper found far better than random ones
+    (section 7.4): after a random prefix a language model writes noise."""
     config: Any = model.peft_config["default"]
     length = config.num_virtual_tokens
     tokens = torch.from_numpy(np.resize(opening, length).astype(np.int64))[None].to(model.device)
@@ -134,21 +136,24 @@ def _modules_called(network: Any, names: list[str]) -> set[str]:
 
 
 def _keep_tensors(config: Any, continued: Any) -> None:
-    """An adapter on experts goes on as it is: those of earlier releases are on routers too, and of other ranks."""
+    """Keep the tensors and ranks of a continued adapter on experts: earlier releases adapted routers too, with other
+    ranks."""
     if getattr(continued, "target_parameters", None):
         for field in ("target_modules", "target_parameters", "rank_pattern", "alpha_pattern", "exclude_modules"):
             setattr(config, field, getattr(continued, field))
 
 
 def _continue(model: PeftModel, start: Path) -> None:
-    """Take over another job's adapter. A head that it has not got (a policy's, for a reward) begins anew."""
+    """Load another job's adapter. A head that it does not have (a policy has none for rewards) keeps its
+    initialization."""
     weights: Mapping[str, torch.Tensor] = load_file(start / ADAPTER_WEIGHTS)
-    # Names under the network's own head differ between a language model and a classifier; those of its layers do not.
+    # Names in the head differ between a language model and a classifier; names of layers do not.
     own = get_peft_model_state_dict(model)
     set_peft_model_state_dict(model, {**own, **weights})
     expected = {name for name in own if not any(f".{head}." in name for head in HEADS)}
     if missing := expected - weights.keys():
         raise TrainingError(
             FailureReason.INVALID_RECIPE,
-            f"The model to continue has other weights than this technique: {len(missing)} are missing.",
+            f"The model to continue lacks {len(missing)} of the weights that this technique trains. Give the "
+            "technique that it was trained with.",
         ) from ValueError(f"{sorted(missing)[:5]}")

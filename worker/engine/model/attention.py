@@ -1,8 +1,9 @@
-"""Attention over packed rows: several examples in one row of tokens, each attending to itself alone.
+"""Attention over packed rows: several examples in one row of tokens, each attending only to itself.
 
-`packed_attention` is registered with transformers' `AttentionInterface`. A name without a mask function there makes
-transformers build no mask at all, so causality, windows and the borders between examples are decided here and nowhere
-else. What this function does not implement it refuses, since an ignored argument would be silently wrong attention.
+`packed_attention` is registered with transformers' `AttentionInterface`. For a name without a mask
+function transformers builds no mask at all, so causality, windows and the borders between examples are decided here
+only. The function raises for arguments that it does not implement: ignoring them would compute wrong attention
+silently.
 """
 
 from collections.abc import Sequence
@@ -21,38 +22,40 @@ from worker.shared.gpus import BFLOAT16_CAPABILITY
 PACKED = "attune_packed"
 
 MATMUL_LENGTH = 256
-"""Up to here plain matmuls beat the CPU's fused kernel, whose bf16 backward is slow (docs/engine-log.md)."""
+"""Tokens up to which plain matmuls are faster than the CPU's fused kernel, whose bf16 backward is slow
+(docs/engine-log.md)."""
 FLASH_LONGEST_HEAD = 256
 FUSED_MULTIPLE = 8
-"""A head's size, where the GPU's fused kernels are to take it."""
+"""The GPU's fused kernels need head sizes that are a multiple of this."""
 PADDING = 1.25
-"""Neighbouring examples are computed together as long as none grows by more than this."""
+"""Neighboring examples share a block as long as padding makes none longer by more than this factor."""
 
 HARMLESS = frozenset({"position_ids", "use_cache", "output_attentions", "output_hidden_states"})
-"""Arguments that change nothing here: positions are already in the embeddings, and nothing is cached."""
+"""Arguments without an effect here: positions are already in the embeddings, and nothing is cached."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Neighbouring examples of similar length: tokens [start, end) of the packed row, seen as a block [B, T]."""
+    """Neighboring examples of similar length: tokens [start, end) of the packed row, laid out as a block [B, T]."""
 
     start: int
     end: int
     shape: tuple[int, int]
     padded: torch.Tensor | None
-    """[B * T]: each place's token, counted from `start`; padding repeats the last one. None: there is no padding."""
+    """[B * T]: the index of each position's token, counted from `start`; padding repeats the last one. None: there is
+    no padding."""
     real: torch.Tensor | None
-    """[n]: the places of the block that are no padding."""
+    """[n]: the positions of the block that are not padding."""
 
 
 @dataclass(frozen=True)
 class Segments:
-    """Where the examples of one packed row begin and end."""
+    """The borders of the examples in one packed row."""
 
     lengths: tuple[int, ...]
     groups: tuple[Group, ...]
     borders: torch.Tensor
-    """i32 [examples + 1], cumulative lengths, as the varlen kernel wants them."""
+    """i32 [examples + 1]: cumulative lengths, as the varlen kernel takes them."""
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> "Segments":
@@ -114,7 +117,7 @@ def packed_attention(
     blocks = []
     for group in segments.groups:
         query_B, key_B, value_B = (_lay_out(states, group) for states in (query_N, key_N, value_N))
-        # A window that hides nothing here is none, so that the fused kernels may be taken.
+        # A window longer than the examples is dropped, so that the fused kernels can be used.
         within = sliding_window is not None and sliding_window < group.shape[1]
         rule = Rule(scale, sliding_window if within else None, softcap)
         blocks.append(_take(_block_attention(query_B, key_B, value_B, rule), group))
@@ -122,8 +125,8 @@ def packed_attention(
 
 
 def flash_runs(query: torch.Tensor, capability: tuple[int, int]) -> bool:
-    """Whether FlashAttention takes these queries on a GPU of this compute capability. The varlen operator asks for it
-    by name: unlike scaled_dot_product_attention it has nothing to fall back to."""
+    """Return whether FlashAttention supports these queries on a GPU of this compute capability. Unlike
+    scaled_dot_product_attention, the varlen operator has no other kernel to fall back to."""
     head = query.shape[-1]
     halves = query.dtype in (torch.bfloat16, torch.float16)
     return capability >= BFLOAT16_CAPABILITY and halves and head <= FLASH_LONGEST_HEAD and head % FUSED_MULTIPLE == 0
@@ -155,7 +158,7 @@ def _varlen(
 
 
 def _lay_out(states_N: torch.Tensor, group: Group) -> torch.Tensor:
-    """[N, heads, D] → the group's [B, heads, T, D]."""
+    """Return the group's block [B, heads, T, D] of [N, heads, D]."""
     tokens = states_N[group.start : group.end]
     if group.padded is not None:
         tokens = tokens.index_select(0, group.padded)
@@ -163,7 +166,7 @@ def _lay_out(states_N: torch.Tensor, group: Group) -> torch.Tensor:
 
 
 def _take(attended_B_H_T_D: torch.Tensor, group: Group) -> torch.Tensor:
-    """The group's [B, H, T, D] → its tokens [n, H, D], without the padding."""
+    """Return the group's tokens [n, H, D] of its block [B, H, T, D], without the padding."""
     tokens = attended_B_H_T_D.transpose(1, 2).flatten(0, 1)
     return tokens if group.real is None else tokens.index_select(0, group.real)
 
@@ -171,8 +174,8 @@ def _take(attended_B_H_T_D: torch.Tensor, group: Group) -> torch.Tensor:
 def _block_attention(
     query_B_H_T_D: torch.Tensor, key_B_KV_T_D: torch.Tensor, value_B_KV_T_D: torch.Tensor, rule: Rule
 ) -> torch.Tensor:
-    """No path keeps T² scores or a T² mask for longer sequences: those of one row of 32,768 tokens would take 4 GiB a
-    head and layer."""
+    """Return the attention [B, H, T, D] of a block. No path keeps T² scores or a T² mask for long sequences: for 32,768
+    tokens they would take 4 GiB for each head and layer."""
     H, T, D = query_B_H_T_D.shape[1:]
     on_gpu = query_B_H_T_D.is_cuda
     if T <= MATMUL_LENGTH and not (on_gpu and rule.softcap is None):
@@ -180,7 +183,7 @@ def _block_attention(
     if rule.softcap is not None or rule.window is not None or (on_gpu and D % FUSED_MULTIPLE):
         return blockwise_attention(query_B_H_T_D, key_B_KV_T_D, value_B_KV_T_D, rule)
     if on_gpu and key_B_KV_T_D.shape[1] != H:
-        # Of the fused kernels the one for float32 takes no shared key heads: torch would compute T² scores instead.
+        # The fused kernel for float32 supports no shared key heads: torch would compute T² scores instead.
         groups = H // key_B_KV_T_D.shape[1]
         key_B_KV_T_D, value_B_KV_T_D = (each.repeat_interleave(groups, 1) for each in (key_B_KV_T_D, value_B_KV_T_D))
     return functional.scaled_dot_product_attention(
@@ -195,7 +198,7 @@ def _block_attention(
 
 @lru_cache(maxsize=64)
 def _hidden(length: int, rule: Rule, device: torch.device) -> torch.Tensor:
-    """[T, T] for at most MATMUL_LENGTH tokens, so that all that are kept are few megabytes."""
+    """Return the mask [T, T] for at most MATMUL_LENGTH tokens. The cache holds a few megabytes."""
     return rule.hidden(range(length), range(length), device)
 
 

@@ -1,4 +1,4 @@
-"""Which examples make a step, and how they are laid out in micro-batches of a budget of tokens."""
+"""The examples of each step, and their layout in micro-batches with a budget of tokens."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,42 +19,42 @@ Array = npt.NDArray[np.generic]
 @dataclass(frozen=True)
 class Layout:
     packed: bool
-    """Several sequences in one row; else a right-padded batch."""
+    """Several sequences share one row. Else the batch is right-padded."""
     alone: bool = False
-    """One row per micro-batch."""
+    """A micro-batch has a single row."""
     pad_token: int | None = None
-    """As transformers' sequence classifiers have it: their score is read at a sequence's last token that is not it."""
+    """The padding token of a sequence classifier: its score is read at the last token that is not padding."""
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """R rows of `width` sequences each on the device, laid out as B rows of T places; S tokens are supervised."""
+    """R rows of `width` sequences each on the device, laid out as B rows of T positions; S tokens are supervised."""
 
     tokens: torch.Tensor
     """[B, T]; B is 1 when packed."""
     positions: torch.Tensor
     """[B, T], from 0 in each sequence."""
     segments: Segments | None
-    """Packed: where in the one row the sequences begin and end."""
+    """The borders of the sequences in a packed row."""
     attention_mask: torch.Tensor | None
-    """[B, T], padded: 1 at real tokens."""
+    """[B, T] of a padded batch: 1 at real tokens."""
     lengths: torch.Tensor
-    """[B, T]: tokens of the sequence that stands at this place."""
+    """[B, T]: the length of the sequence at this position."""
     last: torch.Tensor
-    """[R * width], into B * T: the token at which a sequence's score is read."""
+    """[R * width], indices into B * T: the token at which a sequence's score is read."""
     places: torch.Tensor
-    """[S], into B * T: where a supervised token is predicted, at the token before it."""
+    """[S], indices into B * T: the position that predicts each supervised token, the one before it."""
     targets: torch.Tensor
     """[S]"""
     weights: torch.Tensor
     """[S]"""
     owners: torch.Tensor
-    """[S]: the sequence of each supervised token, from 0 to R * width - 1, rising."""
+    """[S]: the sequence of each supervised token, from 0 to R * width - 1, ascending."""
     width: int
     labels: torch.Tensor | None
     """[R, columns]"""
     per_token: Mapping[str, torch.Tensor]
-    """[S] each, of worker.shared.arrays.Rows."""
+    """[S] each, from worker.shared.arrays.Rows."""
     per_row: Mapping[str, torch.Tensor]
     """[R, …] each"""
 
@@ -63,23 +63,25 @@ class MicroBatch:
         return len(self.last)
 
     def sums(self, values_S: torch.Tensor) -> torch.Tensor:
-        """[R * width]: a value of every supervised token, summed over each sequence."""
+        """Return [R * width]: the sums over each sequence of a value for each supervised token."""
         return values_S.new_zeros(self.sequences).index_add(0, self.owners, values_S)
 
     def counts(self) -> torch.Tensor:
-        """[R * width]: supervised tokens of each sequence; 1 for one without any, so that it can be divided by."""
+        """Return [R * width]: the number of supervised tokens of each sequence, at least 1 so that it can be a
+        divisor."""
         return self.sums(torch.ones_like(self.weights)).clamp(min=1)
 
 
 def rows_of_step(count: int, batch_size: int, step: int, seed: int) -> npt.NDArray[np.int64]:
-    """The rows of optimizer step 1, 2, …: consecutive pieces of each epoch's own permutation, the last one short."""
+    """Return the rows of optimizer step 1, 2, …: consecutive parts of each epoch's own permutation. The last part may
+    be shorter."""
     steps_per_epoch = math.ceil(count / batch_size)
     epoch, index = divmod(step - 1, steps_per_epoch)
     return _permutation(count, seed, epoch)[index * batch_size : (index + 1) * batch_size]
 
 
 def rows_of_steps(count: int, recipe: ResolvedRecipe) -> npt.NDArray[np.int64]:
-    """The rows that the recipe's steps are made from, each once, rising."""
+    """Return the rows that the recipe's steps train on, each once, ascending."""
     if recipe.total_steps * recipe.batch_size >= count:
         return np.arange(count)
     return np.sort(_permutation(count, recipe.seed, 0)[: recipe.total_steps * recipe.batch_size])
@@ -91,22 +93,23 @@ def _permutation(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 
 
 def total_weight(rows: Rows) -> float:
-    """The sum of the loss weights. A sequence's first token is predicted from nothing and never counts."""
+    """Return the sum of the loss weights. A sequence's first token has no prediction and never counts."""
     return float(sum(float(weights_T[1:].sum(dtype=np.float64)) for _, weights_T in rows))
 
 
 def micro_batches(rows: Rows, budget_tokens: int, layout: Layout, device: torch.device) -> Iterator[MicroBatch]:
+    """Yield the rows in micro-batches of at most `budget_tokens`, or of one row that is longer."""
     lengths_R_W = (rows.ends - rows.starts).reshape(-1, rows.width)
-    # What a row takes: all its tokens when packed; else its longest sequence, once for each of them.
+    # A packed row costs all its tokens; a padded one its longest sequence, once for each of its sequences.
     sizes_R = lengths_R_W.sum(1) if layout.packed else rows.width * lengths_R_W.max(1)
     for members in plan(sizes_R.tolist(), budget_tokens, layout):
         yield _lay_out(rows.take(np.array(members)), layout, device)
 
 
 def plan(sizes: Sequence[int], budget_tokens: int, layout: Layout) -> list[list[int]]:
-    """Which rows share a micro-batch. Sorted by size: neighbours then pad little and attend in blocks.
+    """Return groups of rows that share a micro-batch. Rows are sorted by size, so that neighbors need little padding.
 
-    A larger row than the budget makes a micro-batch of its own.
+    A row larger than the budget is a micro-batch of its own.
     """
     groups: list[list[int]] = []
     used = 0
@@ -125,7 +128,7 @@ def _lay_out(rows: Rows, layout: Layout, device: torch.device) -> MicroBatch:
     sequences, longest = len(lengths), max(lengths)
     firsts = np.cumsum([0, *lengths[:-1]]) if layout.packed else np.arange(sequences) * longest
     shape = (1, sum(lengths)) if layout.packed else (sequences, longest)
-    # Where each token of the sequences, one after the other, stands in B * T.
+    # The index in B * T of each token of the concatenated sequences.
     places_N = np.concatenate([first + np.arange(length) for first, length in zip(firsts, lengths, strict=True)])
     source_N = np.concatenate([np.arange(start, end) for start, end in zip(rows.starts, rows.ends, strict=True)])
     tokens_N, weights_N = rows.tokens[source_N], rows.loss_weights[source_N].copy()
@@ -162,7 +165,7 @@ def _lay_out(rows: Rows, layout: Layout, device: torch.device) -> MicroBatch:
 
 
 def _last_tokens(rows: Rows, pad_token: int | None) -> npt.NDArray[np.int64]:
-    """In each sequence, the place of its last token that is not the padding's (of its last one, if all are)."""
+    """Return the index in each sequence of its last token that is not padding, or of its last token if all are."""
     found = []
     for tokens_T, _ in rows:
         real = np.flatnonzero(tokens_T != (-1 if pad_token is None else pad_token))

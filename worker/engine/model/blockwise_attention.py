@@ -1,7 +1,7 @@
-"""Causal attention for what no fused kernel does (soft-capping, windows), without a matrix of T² scores.
+"""Causal attention with soft-capping and windows, which no fused kernel supports, without a matrix of T² scores.
 
-A block of queries is computed at a time, with the keys that it may see alone. Nothing but queries, keys and values is
-kept for the backward pass, which computes each block's scores again, as FlashAttention does (arXiv:2205.14135).
+One block of queries is computed at a time, with only the keys that it attends to. The backward pass keeps queries, keys
+and values, and computes each block's scores again, as FlashAttention does (arXiv:2205.14135).
 """
 
 import math
@@ -12,21 +12,21 @@ from typing import Any
 import torch
 
 BLOCK_SCORES = 1 << 23
-"""Scores that exist at once, of all heads and examples: 32 MiB in float32, and some copies of that."""
+"""Scores that exist at once, over all heads and examples: 32 MiB in float32, and some copies."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a query sees of its keys, and how."""
+    """The keys that a query attends to, and the scaling of the scores."""
 
     scale: float
     window: int | None = None
-    """A token sees itself and the window - 1 before it."""
+    """A token attends to itself and the window - 1 tokens before it."""
     softcap: float | None = None
     """Scores become softcap · tanh(score / softcap)."""
 
     def hidden(self, queries: range, keys: range, device: torch.device) -> torch.Tensor:
-        """[queries, keys], True where the query must not see the key."""
+        """Return the mask [queries, keys], True where the query must not attend to the key."""
         at_Q = torch.arange(queries.start, queries.stop, device=device)
         behind_Q_K = at_Q[:, None] - torch.arange(keys.start, keys.stop, device=device)
         return (behind_Q_K < 0) if self.window is None else (behind_Q_K < 0) | (behind_Q_K >= self.window)
@@ -39,10 +39,10 @@ def attend(
     hidden_Q_K: torch.Tensor,
     rule: Rule,
 ) -> torch.Tensor:
-    """[B, H, Q, D], by plain matmuls. The softmax is in float32, as transformers' own."""
+    """Return the attention [B, H, Q, D] by plain matmuls. The softmax is in float32, as in transformers."""
     B, H, Q, D = query_B_H_Q_D.shape
     KV, K = key_B_KV_K_D.shape[1:3]
-    # The queries that share a key head lie one below the other, so that keys and values need not be repeated.
+    # Queries that share a key head are stacked, so that keys and values need not be repeated.
     query_B_KV_GQ_D = query_B_H_Q_D.reshape(B, KV, H // KV * Q, D)
     scores = (query_B_KV_GQ_D @ key_B_KV_K_D.transpose(-1, -2)).view(B, H, Q, K) * rule.scale
     if rule.softcap is not None:
@@ -54,17 +54,17 @@ def attend(
 def blockwise_attention(
     query_B_H_T_D: torch.Tensor, key_B_KV_T_D: torch.Tensor, value_B_KV_T_D: torch.Tensor, rule: Rule
 ) -> torch.Tensor:
-    """`attend` over whole sequences, a block of queries at a time."""
+    """Return `attend` over whole sequences, computed one block of queries at a time."""
     attended: torch.Tensor = _Blockwise.apply(query_B_H_T_D, key_B_KV_T_D, value_B_KV_T_D, rule)  # type: ignore[no-untyped-call]
     return attended
 
 
 def blocks(length: int, rows: int, window: int | None) -> Iterator[tuple[range, range]]:
-    """Queries and the keys that they see. `rows`: heads of all examples together."""
+    """Yield blocks of queries with the keys that they attend to. `rows`: heads of all examples together."""
     most = BLOCK_SCORES // rows
-    size = most // length  # such a block sees no more keys than there are …
+    size = most // length  # a block attends to all keys at most …
     if window is not None:
-        size = max(size, (math.isqrt(window**2 + 4 * most) - window) // 2)  # … or no more than its own and the window's
+        size = max(size, (math.isqrt(window**2 + 4 * most) - window) // 2)  # … or to its own and the window's
     size = max(1, min(length, size))
     for start in range(0, length, size):
         queries = range(start, min(length, start + size))
@@ -89,7 +89,7 @@ class _Blockwise(torch.autograd.Function):
     def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (grad_B_H_T_D,), rule = outer, ctx.rule
         states = ctx.saved_tensors
-        # Keys get gradients from many blocks: their sum is kept in float32.
+        # Keys get gradients from many blocks, which are summed in float32.
         sums = [torch.zeros_like(each, dtype=torch.float32) for each in states]
         for queries, keys in _blocks(states[0], rule):
             places = (queries, keys, keys)

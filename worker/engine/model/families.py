@@ -1,9 +1,8 @@
-"""What the trainer knows about families of models (`model_type`), each claim kept by a test of that family.
+"""Properties of families of models (`model_type`), each held by a test of the family.
 
-A family may be packed (several examples in one row, the head apart from the decoder) only when it is named here, and
-it is named only when tests/worker/engine/model/test_packing.py shows its loss and gradients equal to one example at a
-time, on examples longer than its window. Every other family takes the padded path: right-padded batches, the model's
-own logits.
+A family is packed (several examples in one row, the head apart from the decoder) only if it is listed here. It is
+listed only if tests/worker/engine/model/test_packing.py shows that its loss and gradients equal those of one example at
+a time, on examples longer than its window. Every other family is padded: right-padded batches, the model's own logits.
 """
 
 from typing import Any
@@ -21,47 +20,51 @@ from api.spec.base_model import ModelKind
 from worker.engine.model.head import Head
 
 LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
-"""Rotary embeddings that change with the longest position in the batch: examples must not share one."""
+"""Rotary embeddings that depend on the longest position in the batch: examples must not share a batch."""
 
 MAMBA_FAMILIES = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
-"""Their fused kernels read some layers' weights past an adapter's forward; peft refuses to put one there …"""
+"""Families whose fused kernels read the weights of some layers directly, without an adapter's forward."""
 MAMBA_BARRED_LAYERS = ["conv1d", "out_proj"]
-"""… namely here."""
+"""The names of those layers, which peft refuses to adapt."""
 
 
 def kind_of(config: Any) -> ModelKind:
-    """An encoder fills in masks: BERT and its kin, although transformers could turn some of them into decoders."""
+    """Return the kind of the model. A masked language model, such as BERT, is an encoder, although transformers can
+    turn some of them into decoders."""
     masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     return "encoder" if masked and not getattr(config, "is_decoder", False) else "causal_lm"
 
 
 def known_as(config: Any) -> str | None:
-    """The class that transformers has for a model of its kind; None if it has none."""
+    """Return the name of transformers' class for the model; None if there is none."""
     if kind_of(config) == "encoder":
         return MODEL_FOR_MASKED_LM_MAPPING_NAMES.get(config.model_type)
     return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
 
 
 def classifies(config: Any) -> bool:
+    """Return whether transformers has a class of this family with a head for labels."""
     return config.model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 
 def recomputes(config: Any) -> bool:
-    """Whether transformers' class of this family can recompute activations (ALBERT's, MPNet's, Funnel's … cannot)."""
+    """Return whether transformers' class of this family can recompute activations. ALBERT's, MPNet's and others
+    cannot."""
     classes: Any = AutoModelForSequenceClassification if kind_of(config) == "encoder" else AutoModelForCausalLM
     found = classes._model_mapping.get(type(config), None)
     return found is not None and bool(found.supports_gradient_checkpointing)
 
 
 def keeps_scores(config: Any) -> bool:
-    """Whether transformers computes this family's attention with whole matrices of scores, a T² for each head and
-    layer: it has no fused one. Packed rows take ours, whatever the family's is."""
+    """Return whether transformers has no fused attention for this family and keeps T² scores for each head and layer.
+    Packed rows use the attention of this package instead."""
     classes: Any = AutoModelForSequenceClassification if kind_of(config) == "encoder" else AutoModelForCausalLM
     found = classes._model_mapping.get(type(config), None)
     return found is not None and not found._supports_sdpa
 
 
 def may_be_packed(config: Any) -> bool:
+    """Return whether several examples may share one row."""
     return config.model_type in PACKED_FAMILIES
 
 
@@ -74,10 +77,11 @@ def examples_stay_alone(config: Any) -> bool:
 
 
 def differs_in_use(config: Any) -> str | None:
-    """What a model of this family does otherwise in training than in use, where that cannot be switched off."""
+    """Return how a model of this family differs between training and inference where that cannot be disabled; None if
+    it does not."""
     kind = config.model_type
     if kind == "rwkv":
-        return "halve their layers' weights in use, and no adapter beside them"
+        return "halve their layers' weights in inference, but not those of an adapter"
     if kind == "reformer":
         return "draw at random which tokens attend to each other, and train on texts of one length only"
     if kind == "big_bird" and config.attention_type == "block_sparse":
@@ -88,7 +92,7 @@ def differs_in_use(config: Any) -> str | None:
 
 
 def _rope_types(parameters: Any) -> set[str]:
-    """Rope parameters are one dict, or one for each kind of layer."""
+    """Return the types in rope parameters, which are one dict, or one for each kind of layer."""
     if not isinstance(parameters, dict):
         return set()
     nested = [_rope_types(value) for value in parameters.values()]
@@ -96,7 +100,7 @@ def _rope_types(parameters: Any) -> set[str]:
 
 
 def head_of(causal_lm: Any) -> Head:
-    """hidden [S, D] → logits [S, V], as the packed families' own forward computes them."""
+    """Return the function hidden [S, D] → logits [S, V] that the packed families' own forward computes."""
     cap = getattr(causal_lm.config, "final_logit_softcapping", None)
 
     def head(hidden_S_D: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
-"""The loss head: logits only where a token is predicted for the loss, and only a chunk of them at a time.
+"""The loss head: logits only of supervised tokens, and only a chunk of them at a time.
 
-For a vocabulary of 150,000 the logits of one packed row would outweigh everything else in memory together.
+With a vocabulary of 150,000 the logits of one packed row would need more memory than everything else together.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ Head = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Scoring:
-    """What is read off the logits of a predicted token."""
+    """Options of the scores of a predicted token."""
 
     temperature: float = 1.0
     """The distribution is softmax(logits / temperature)."""
@@ -33,16 +33,16 @@ class Scoring:
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Float32 [S] each: of every supervised token."""
+    """Float32 [S] each: one number for every supervised token."""
 
     learnt: torch.Tensor
-    """Its log-probability, smoothed if so asked: what a loss is made of."""
+    """Its log-probability, smoothed where `Scoring.smoothing` is set, with a gradient. Losses are computed from it."""
     logprobs: torch.Tensor
     """Its log-probability, without a gradient."""
     correct: torch.Tensor
-    """1.0 where it is the likeliest token."""
+    """1.0 where it is the most likely token."""
     entropies: torch.Tensor
-    """Of the distribution that it is drawn from, in nats; zeros if not asked for."""
+    """Entropy in nats of the distribution that predicts it; zeros unless `Scoring.entropies`."""
 
 
 def token_scores(
@@ -54,9 +54,9 @@ def token_scores(
     vocabulary: int,
     trained: Sequence[torch.Tensor],
 ) -> TokenScores:
-    """Scores of the targets, a chunk of rows at a time.
+    """Return the scores of the targets, computed one chunk of rows at a time.
 
-    `trained` are the head's own parameters that want a gradient: none under most adapters.
+    `trained`: the head's parameters that need a gradient; most adapters have none there.
     """
     rows = max(1, CHUNK_LOGITS // vocabulary)
     arguments = (hidden_S_D, head, rows, targets_S, scoring, *trained)
@@ -64,7 +64,7 @@ def token_scores(
 
 
 def score(logits_S_V: torch.Tensor, targets_S: torch.Tensor, scoring: Scoring) -> TokenScores:
-    """`token_scores` of logits at hand. The softmax is in float32, whatever the logits are."""
+    """Return the scores of the targets from logits [S, V]. The softmax is in float32, independent of their type."""
     hits_S = (logits_S_V.argmax(-1) == targets_S).float()
     logits_S_V = logits_S_V.float()
     if scoring.temperature != 1.0:
@@ -85,8 +85,9 @@ def score(logits_S_V: torch.Tensor, targets_S: torch.Tensor, scoring: Scoring) -
 
 
 def _logits(head: Head, hidden_S_D: torch.Tensor) -> torch.Tensor:
-    """`head`, never of fewer than four rows: with those, the CPU's product that sums the gradient over the vocabulary
-    adds 49,152 terms one after the other, and was off by 7e-5 instead of 4e-7 (docs/engine-log.md).
+    """Return the head's logits, computed for at least four rows. With fewer, the CPU's matrix product adds the
+    gradient's 49,152 terms over the vocabulary one after the other, with an error of 7e-5 instead of 4e-7
+    (docs/engine-log.md).
     """
     missing = FEWEST_ROWS - len(hidden_S_D)
     if missing <= 0 or not len(hidden_S_D):
@@ -95,10 +96,12 @@ def _logits(head: Head, hidden_S_D: torch.Tensor) -> torch.Tensor:
 
 
 class _ChunkedHead(torch.autograd.Function):
-    """A frozen head's gradient is taken in the forward pass, while the logits are at hand: each row's hidden state
-    reaches its own scores alone, so that backward only scales it. A trained head's gradient mixes the rows and has to
-    wait for their scales: backward computes the logits again, from the same random numbers, since an adapter of the
-    head may drop some of its input.
+    """The head and its scores, one chunk of rows at a time.
+
+    With a frozen head the gradient is computed in the forward pass, where the logits exist: a row's hidden state
+    affects only its own scores, so that the backward pass only scales the gradient. The gradient of a trained head sums
+    over rows and needs their scales: the backward pass computes the logits again, with the same random numbers, since
+    an adapter of the head may have dropout.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Base model + technique + what the method wants of it → a model that trains."""
+"""Loading of a base model with a technique, and with the head that the method needs, as a trainable model."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ from worker.engine.model.adapters import HEADS, begin_prefix, with_technique
 from worker.engine.model.attention import PACKED
 from worker.engine.model.batches import Layout
 from worker.engine.model.families import classifies, differs_in_use, examples_stay_alone, kind_of, may_be_packed
-from worker.engine.model.modes import settle
+from worker.engine.model.modes import disable_training_behavior
 from worker.engine.model.target_modules import published_config
 from worker.engine.model.trainable import TrainableModel
 from worker.rows.special_tokens import special_tokens
@@ -36,9 +36,9 @@ def load_trainable(
     start: Path | None = None,
     opening: npt.NDArray[np.int32] | None = None,
 ) -> TrainableModel:
-    """The base with the recipe's technique, begun anew or continued from the adapter in `start`.
+    """Return the base model with the recipe's technique, newly initialized or continued from the adapter in `start`.
 
-    `opening`: tokens of the training text, for techniques that begin from real text.
+    `opening`: first tokens of the training text, for techniques that begin from text.
     """
     assert recipe.precision != "auto", "precision is resolved before the model is loaded"
     torch.manual_seed(recipe.seed)
@@ -80,12 +80,11 @@ def load_network(
     quantised: bool = True,
     dtype: str | None = None,
 ) -> Any:
-    """A language model or a classifier as transformers loads it, quantised where the technique says so; with `packed`,
-    the attention for packed rows where its family may use it; `whole`: what a full fine-tuning published. `dtype`
-    "auto" takes the weights as they are stored.
+    """Return a language model or a classifier as transformers loads it, quantized if the technique quantizes.
 
-    It computes the same in training as in use (worker.engine.model.modes): the technique's dropout is the only one
-    that a recipe speaks of.
+    packed: use the attention for packed rows if the family supports it. whole: the folder holds a fully fine-tuned
+    model, with its head. dtype: "auto" keeps the stored type. The model computes the same in training as in inference
+    (worker.engine.model.modes): the only dropout is the technique's own.
     """
     config = checked_config(folder)
     options: dict[str, Any] = {"attn_implementation": PACKED} if packed and may_be_packed(config) else {}
@@ -96,7 +95,7 @@ def load_network(
     kind: Any = AutoModelForCausalLM
     if recipe.method.output != "tokens":
         if not classifies(config):
-            message = f"Models of the family {config.model_type} have no head for labels: choose another base model."
+            message = f"Models of the family {config.model_type} have no head for labels. Choose another base model."
             raise TrainingError(FailureReason.INVALID_RECIPE, message)
         kind = AutoModelForSequenceClassification
         options |= {} if whole else head_settings(folder, recipe, config)
@@ -114,13 +113,13 @@ def load_network(
     if four_bits is not None and device.type == "cpu":
         _require_blocks_within_rows(model, recipe.technique.type)
     model.to(device)
-    settle(model)
+    disable_training_behavior(model)
     return model
 
 
 @torch.no_grad()
 def take_quantised_weights(model: Any, base: Path, recipe: ResolvedRecipe) -> None:
-    """Give a plain model's linear layers the values that the base has in four bits."""
+    """Copy the values of the quantized base model into the linear layers of an unquantized one."""
     quantised = load_network(base, recipe, torch.device("cpu"))
     layers = dict(model.get_base_model().named_modules())
     for name, module in quantised.named_modules():
@@ -131,8 +130,8 @@ def take_quantised_weights(model: Any, base: Path, recipe: ResolvedRecipe) -> No
 
 
 def _require_blocks_within_rows(model: Any, technique: str) -> None:
-    """bitsandbytes (0.50) on a CPU with AVX-512 gives weights the scale of another block where one block of four-bit
-    weights goes on in the next row: they come back a quarter off, without a word."""
+    """Raise TrainingError if a block of four-bit weights continues in the next row: bitsandbytes (0.50) on a CPU with
+    AVX-512 then applies the scale of another block, and values are wrong by a quarter without an error."""
     for name, weight in model.named_parameters():
         state = getattr(weight, "quant_state", None)
         if state is not None and state.shape[-1] % state.blocksize:
@@ -144,28 +143,30 @@ def _require_blocks_within_rows(model: Any, technique: str) -> None:
 
 
 def _require_same_in_use(config: Any) -> None:
-    """`attune models add` refuses such bases; those that were added before have to be refused here."""
+    """Raise TrainingError for a family that differs between training and inference. `attune models add` refuses such
+    base models, but earlier releases accepted them."""
     if (otherwise := differs_in_use(config)) is not None:
         raise TrainingError(
             FailureReason.INVALID_RECIPE,
-            f"Models of the family {config.model_type} {otherwise}: what is published would not be what was trained. "
-            "Choose another base model.",
+            f"Models of the family {config.model_type} {otherwise}: the published model would differ from the "
+            "trained one. Choose another base model.",
         )
 
 
 def _require_recomputation(network: Any) -> None:
-    """What `facts.recomputes` says of the base; those that were added before it was noted do not."""
+    """Raise TrainingError if the family cannot recompute activations. The facts of base models of earlier releases do
+    not record it."""
     if not network.supports_gradient_checkpointing:
         raise TrainingError(
             FailureReason.INVALID_RECIPE,
-            f"Models of the family {network.config.model_type} cannot recompute activations. Give "
-            "training.gradient_checkpointing false, and fewer training.micro_batch_tokens if memory is short.",
+            f"Models of the family {network.config.model_type} cannot recompute activations. Set "
+            "training.gradient_checkpointing to false, and lower training.micro_batch_tokens if memory is short.",
         )
 
 
 def _require_whole(missing: set[str], *, within: str) -> None:
-    """What the files lack begins at random. Heads do so on purpose and are published; other weights would be frozen at
-    random and lost."""
+    """Raise TrainingError if the files lack weights other than heads. Missing weights are random: heads are trained and
+    published, but others would be frozen and not published."""
     lacking = sorted(name for name in missing if name.startswith(f"{within}."))
     if lacking:
         raise TrainingError(
@@ -184,8 +185,10 @@ def load_published(
     dtype: str | None = None,
     quantised: bool = True,
 ) -> Any:
-    """What a job of this recipe published in `folder`, as plain peft or transformers load it, with transformers' own
-    attention. `base`: of an adapter."""
+    """Return the published model in `folder` as peft or transformers load it, with transformers' own attention.
+
+    base: the folder of the base model, for an adapter.
+    """
     if recipe.technique.whole_model:
         network = load_network(folder, recipe, device, whole=True)
         network.set_attn_implementation(plain_attention(network))
@@ -203,7 +206,8 @@ def plain_attention(network: Any) -> str:
 
 
 def head_settings(folder: Path, recipe: ResolvedRecipe, config: Any) -> dict[str, Any]:
-    """What a classifier's config says of its labels, and of the padding by which its last token is found."""
+    """Return the settings of a classifier's config: its labels, and the padding token by which its last token is
+    found."""
     settings: dict[str, Any] = {"num_labels": 1}
     if config.pad_token_id is None:
         end = config.eos_token_id
@@ -233,13 +237,15 @@ def _tokenizers_padding(folder: Path) -> int | None:
 
 
 def checked_config(folder: Path) -> Any:
-    """Code that comes with a model is never run: a model that wants to is refused before transformers sees it."""
+    """Return the model's config. Raise TrainingError, before transformers reads the folder, if it needs code of its
+    own, which is never run."""
     for name in ("config.json", "tokenizer_config.json"):
         path = folder / name
         if path.exists() and "auto_map" in json.loads(path.read_bytes()):
-            raise TrainingError(FailureReason.INVALID_RECIPE, "The base model brings its own code, which is never run.")
+            message = "The base model needs code of its own, which is never run. Choose another base model."
+            raise TrainingError(FailureReason.INVALID_RECIPE, message)
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    if "/" in str(config._attn_implementation):  # transformers would fetch it; `models add` removes the field since
+    if "/" in str(config._attn_implementation):  # transformers would download it; `models add` removes the field
         message = f"The base model's config.json names code of a hub ({config._attn_implementation}): add it again."
         raise TrainingError(FailureReason.INVALID_RECIPE, message)
     return config

@@ -1,7 +1,7 @@
-"""A base model computes the same in training as in use, and evaluating it changes nothing of it.
+"""Removal of the differences between training and inference in a base model.
 
-Layers of libraries differ between `train()` and `eval()`: dropout, noise on a router's input, four-bit weights that are
-rearranged at their first use. All of it is switched off once, when a model is loaded.
+Some layers differ between `train()` and `eval()`: dropout, noise on a router's input, four-bit weights that are
+rearranged at their first use. All of this is disabled once, when a model is loaded.
 """
 
 from functools import partial
@@ -12,27 +12,28 @@ from torch.nn.modules.dropout import _DropoutNd
 from transformers import PreTrainedConfig
 
 RANDOM = ("drop", "jitter")
-"""Parts of the names of numbers that decide how much of a layer is left to chance: `dropout`, `layerdrop`,
+"""Parts of the names of attributes that hold a probability of dropout or a strength of noise: `dropout`, `layerdrop`,
 `router_jitter_noise`."""
-ALWAYS_IN_USE = frozenset({"PhimoeTopKRouter"})
-"""Classes of layers that stay in evaluation mode. In training this one draws experts at random; and its
-`router_jitter_noise` is no noise but a threshold, by which it weighs experts in use, too."""
+ALWAYS_IN_EVALUATION = frozenset({"PhimoeTopKRouter"})
+"""Classes of layers that stay in evaluation mode. In training mode this one samples experts. Its `router_jitter_noise`
+is not noise but a threshold that weighs experts, also in inference."""
 PACKED_OUTPUTS = 32
-"""bitsandbytes rearranges four-bit weights for so many outputs at once."""
+"""Number of outputs for which bitsandbytes rearranges four-bit weights together."""
 
 
-def settle(model: Any) -> None:
-    """Switch off what the base would do otherwise in training than in use. The technique's own dropout is added later
-    and stays."""
+def disable_training_behavior(model: Any) -> None:
+    """Disable the differences between training and inference in the base model. The technique's own dropout is added
+    later and stays."""
     without_dropout(model)
     keep_four_bits(model)
 
 
 def without_dropout(model: Any) -> None:
-    """Set every probability and every strength of noise to 0. Families keep them as modules of torch, as numbers that
-    they hand to torch's functions (OPT, BLOOM, XLM), or read them in their configuration at each step (Falcon)."""
+    """Set every probability of dropout and every strength of noise to 0. Families keep them in torch modules, in
+    attributes that they pass to torch functions (OPT, BLOOM, XLM), or read them from their config at each step
+    (Falcon)."""
     for module in model.modules():
-        if type(module).__name__ in ALWAYS_IN_USE:
+        if type(module).__name__ in ALWAYS_IN_EVALUATION:
             module.training, module.train = False, partial(_unchanged, module)
             continue
         if isinstance(module, _DropoutNd):
@@ -54,22 +55,22 @@ def _silence_config(config: Any) -> None:
 
 def _silence(holder: Any) -> None:
     for name, value in list(vars(holder).items()):
-        if leaves_to_chance(name, value):
+        if is_random_strength(name, value):
             setattr(holder, name, type(value)(0))
 
 
-def leaves_to_chance(name: str, value: Any) -> bool:
-    """Whether an attribute or a configuration's entry is the probability of a dropout, or the strength of a noise."""
+def is_random_strength(name: str, value: Any) -> bool:
+    """Return whether an attribute, or an entry of a config, is a probability of dropout or a strength of noise."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return number and any(part in name for part in RANDOM)
 
 
 def keep_four_bits(model: Any) -> None:
-    """Leave four-bit weights as they are stored.
+    """Keep bitsandbytes from rearranging four-bit weights.
 
     On processors with AVX512-BF16, bitsandbytes (0.50) rearranges a layer's weights at its first forward in evaluation
-    mode and never puts them back. Its product with those has no gradient for its input: nothing below the last layers
-    would learn any more. It also rounds the scales to bfloat16.
+    mode and never restores them. The product with rearranged weights has no gradient for its input, so that no layer
+    below the last ones would be trained. It also rounds the scales to bfloat16.
     """
     for module in model.modules():
         if isinstance(module, Linear4bit):
@@ -77,8 +78,8 @@ def keep_four_bits(model: Any) -> None:
 
 
 def pack_where_possible(model: Any) -> None:
-    """For a model that only answers: let bitsandbytes rearrange four-bit weights, which makes answers two to seven
-    times faster, except those that it cannot (it would stop at an assertion)."""
+    """Let bitsandbytes rearrange the four-bit weights of a model that is only sampled from, which makes sampling two to
+    seven times faster. Layers that it cannot rearrange are excluded: it would fail at an assertion."""
     for module in model.modules():
         if isinstance(module, Linear4bit) and module.out_features % PACKED_OUTPUTS:
             module.support_avx512bf16_for_cpu = False

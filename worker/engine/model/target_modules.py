@@ -1,7 +1,7 @@
-"""Layers that a technique's patterns name, as names, for peft.
+"""Translation of a technique's patterns into layer names for peft.
 
-peft matches patterns by Python's `re`, which can take years over a short one. Ours are matched by api.spec.patterns,
-and peft is given what they matched.
+peft matches patterns by Python's `re`, which may take exponential time. Here api.spec.patterns matches them, and peft
+gets the matched names.
 """
 
 import re
@@ -20,47 +20,48 @@ from worker.engine.errors import TrainingError
 
 T = TypeVar("T")
 PLAIN = re.compile(r"[\w.]+", re.ASCII)
-"""A name, or what any engine reads alike in time linear in it."""
+"""A name, which every engine matches alike in linear time."""
 OF_PEFT, FACTOR = "base_model.model.", ".lora_"
 
 
 def not_chosen(network: Any, names: Sequence[str]) -> list[str]:
-    """Modules that peft would adapt only because they end in a chosen name."""
+    """Return the modules that peft would adapt only because their names end in a chosen name."""
     taken = set(names)
     return sorted(name for name in modules_of(network) if name not in taken and _ends(name) & taken)
 
 
 def _ends(name: str) -> set[str]:
-    """What follows each dot."""
+    """Return the parts of the name after each dot."""
     return {name.split(".", depth)[-1] for depth in range(1, name.count(".") + 1)}
 
 
 def plain_patterns(names: Sequence[str], given: Mapping[str, T]) -> dict[str, T]:
-    """Values by pattern (`rank_pattern`, `alpha_pattern`) as peft reads them in the same way: as they are where all are
-    names, else by each layer's own name. Raises api.spec.patterns.BadPattern."""
+    """Return values by pattern (`rank_pattern`, `alpha_pattern`) so that peft matches the same layers: unchanged if all
+    patterns are names, else by each layer's own name. Raise api.spec.patterns.BadPattern."""
     if all(PLAIN.fullmatch(pattern) for pattern in given):
         return dict(given)
     return named_values({name: name for name in names}, given)
 
 
 def named_values(keys: Mapping[str, str], given: Mapping[str, T]) -> dict[str, T]:
-    """Values by pattern as values by name. `keys`: by layer, the name that peft has for what it adapts there."""
+    """Return values by pattern as values by name. `keys`: peft's name of the adapted weights, by layer."""
     found = patterns.first_match(tuple(given), tuple(keys))
-    # peft takes the first that fits: a name that ends in another stands before it.
+    # peft uses the first match: a name that ends in another comes before it.
     return {
         re.escape(keys[name]): given[found[name]] for name in sorted(found, key=lambda name: (-len(keys[name]), name))
     }
 
 
 def published_config(folder: Path, network: Any) -> Any:
-    """peft's configuration of the adapter in `folder`, with names in place of patterns. Raises TrainingError."""
+    """Return peft's configuration of the adapter in `folder`, with names in place of patterns. Raise TrainingError."""
     config: Any = PeftConfig.from_pretrained(str(folder))
     names = modules_of(network)
     tensors = tuple(name for name, _ in network.named_parameters())
     for field in ("modules_to_save", "layers_pattern", "feedforward_modules"):
         value = getattr(config, field, None) or ()
         if not all(PLAIN.fullmatch(name) for name in ([value] if isinstance(value, str) else value)):
-            raise TrainingError(FailureReason.INVALID_RECIPE, f"adapter_config.json: {field} holds what is no name.")
+            message = f"adapter_config.json: {field} holds a value that is not a name."
+            raise TrainingError(FailureReason.INVALID_RECIPE, message)
     targets, excluded = getattr(config, "target_modules", None), getattr(config, "exclude_modules", None)
     try:
         if isinstance(targets, str) and targets != ALL_LINEAR:
@@ -80,7 +81,7 @@ def modules_of(network: Any) -> tuple[str, ...]:
 
 
 def _adapted(folder: Path) -> list[str]:
-    """The layers that an adapter's weights belong to."""
+    """Return the layers that an adapter's weights belong to."""
     with safe_open(str(folder / SAFETENSORS_WEIGHTS_NAME), "np") as file:
         names = [name.partition(FACTOR)[0].removeprefix(OF_PEFT) for name in file.keys() if FACTOR in name]  # noqa: SIM118
     return sorted(set(names))

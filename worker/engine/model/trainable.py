@@ -1,4 +1,4 @@
-"""A model that trains: what is trained of it, and what it says of a micro-batch."""
+"""A model in training: its trained weights, and its scores of a micro-batch."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,13 +18,13 @@ Tensors = dict[str, torch.Tensor]
 class TrainableModel:
     """A language model, a classifier or a reward model, some of whose weights are trained.
 
-    What is trained is kept in float32. Where the computation is in bfloat16 and the trained weights are too, `masters`
-    holds the float32 copies that the optimizer moves, and the model computes with their roundings.
+    Trained weights are kept in float32. If the model's own weights are trained in bfloat16, `masters` holds float32
+    copies, which the optimizer updates, and the model computes with their roundings.
     """
 
     def __init__(self, model: Any, layout: Layout, *, virtual_tokens: bool = False, reads_whole: bool = False) -> None:
-        """`virtual_tokens`: its technique puts learnt tokens before the text, in its own forward alone.
-        `reads_whole`: an encoder."""
+        """virtual_tokens: the technique puts trained tokens before the text, in the forward of peft's model only.
+        reads_whole: the model is an encoder."""
         self.model = model
         self.network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         self.layout = layout
@@ -35,12 +35,12 @@ class TrainableModel:
         }
         self.masters = {name: _master(parameter) for name, parameter in self.trained.items()}
         self.keep_alive: Callable[[], None] = lambda: None
-        """Called at each micro-batch, by whoever wants to know that work goes on."""
+        """Called at each micro-batch, so that the supervisor knows that the training is running."""
         self.scoring = Scoring()
         self._lengths: torch.Tensor | None = None
         self._start: Tensors | None = None
         self.extras: dict[str, torch.Tensor] = {}
-        """Weights at the beginning that an export must know of (worker.engine.publish.export)."""
+        """Initial weights that the export of an adapter needs whose initialization changed the base model."""
 
     @property
     def device(self) -> torch.device:
@@ -53,25 +53,23 @@ class TrainableModel:
 
     @property
     def takes_padding_before(self) -> bool:
-        """Whether prompts of different lengths can be answered together, the shorter ones padded in front. Behind
-        learnt tokens peft passes no positions on, so that padding would move a prompt away from them; and some rotary
-        embeddings change with the longest prompt."""
+        """Whether prompts of different lengths can be sampled together, with padding before the shorter ones. With
+        virtual tokens peft passes no positions on, so that padding would shift a prompt away from them; and some rotary
+        embeddings depend on the longest prompt."""
         return not (self._virtual_tokens or self.layout.alone)
 
     def train(self, training: bool = True) -> None:
         self.model.train(training)
 
     def token_scores(self, batch: MicroBatch, scoring: Scoring | None = None) -> TokenScores:
-        """Scores of each supervised token, [S]."""
+        """Return the scores of each supervised token, [S]."""
         return self.scores_and_values(batch, scoring)[0]
 
     def scores_and_values(
         self, batch: MicroBatch, scoring: Scoring | None = None
     ) -> tuple[TokenScores, torch.Tensor | None]:
-        """Scores of each supervised token, [S], and the value of what stands before it, [S], if there is a value head.
-
-        Float32.
-        """
+        """Return the scores of each supervised token, [S], and the value of the state before it, [S], if there is a
+        value head. All are float32."""
         self.keep_alive()
         self._lengths = batch.lengths
         scoring = scoring or self.scoring
@@ -90,14 +88,14 @@ class TrainableModel:
             return scores, self._values(hidden_S_D)
         wants_hidden = self.value_head is not None
         out = self._padded(batch, output_hidden_states=wants_hidden)
-        logits_B_T_V = out.logits[:, -batch.tokens.shape[1] :]  # without those of virtual tokens
+        logits_B_T_V = out.logits[:, -batch.tokens.shape[1] :]  # without the virtual tokens
         scores = score(logits_B_T_V.flatten(0, 1)[batch.places], batch.targets, scoring)
         if not wants_hidden:
             return scores, None
         return scores, self._values(out.hidden_states[-1][:, -batch.tokens.shape[1] :].flatten(0, 1)[batch.places])
 
     def sequence_scores(self, batch: MicroBatch) -> torch.Tensor:
-        """Float32 [sequences, labels]: what a classifier or a reward model says of each sequence."""
+        """Return the scores that a classifier or a reward model gives to each sequence, float32 [sequences, labels]."""
         self.keep_alive()
         self._lengths = batch.lengths
         if self._reads_whole or self._virtual_tokens:
@@ -113,7 +111,7 @@ class TrainableModel:
         return scores
 
     def _packed_hidden(self, batch: MicroBatch) -> torch.Tensor:
-        """[B * T, D], by the decoder alone."""
+        """Return the decoder's last hidden states, [B * T, D]."""
         hidden_1_N_D: torch.Tensor = self.network.base_model(
             input_ids=batch.tokens, position_ids=batch.positions, segments=batch.segments, use_cache=False
         ).last_hidden_state
@@ -131,7 +129,7 @@ class TrainableModel:
         return values_S
 
     def add_value_head(self) -> None:
-        """A linear value function on the last hidden states. It begins at zero, and is never published."""
+        """Add a linear value function on the last hidden states. It begins at zero and is never published."""
         width = self.network.config.get_text_config().hidden_size
         head = nn.Linear(width, 1, device=self.device, dtype=torch.float32)
         nn.init.zeros_(head.weight)
@@ -141,7 +139,7 @@ class TrainableModel:
             self.trained[f"value_head.{name}"] = self.masters[f"value_head.{name}"] = parameter
 
     def add_noise(self, alpha: float) -> None:
-        """NEFTune (arXiv:2310.05914): while training, embeddings get uniform noise in ± α / √(L d)."""
+        """Add uniform noise in ± α / √(L d) to the embeddings in training: NEFTune (arXiv:2310.05914)."""
 
         def noise(module: nn.Module, _: Any, embedded_B_T_D: torch.Tensor) -> torch.Tensor:
             if not module.training or self._lengths is None:
@@ -153,14 +151,14 @@ class TrainableModel:
         self.network.get_input_embeddings().register_forward_hook(noise)
 
     def snapshot_reference(self) -> None:
-        """Keep a copy of the trained weights as they are now, for `at_start`."""
+        """Keep a copy of the trained weights as they are now, for `reference_weights`."""
         self._start = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
 
     @contextmanager
     @torch.no_grad()
     def reference_weights(self) -> Iterator[None]:
-        """The model as it was at `remember_start`: the reference, whatever the technique, without a second model."""
-        assert self._start is not None, "remember_start comes first"
+        """Restore the weights of `snapshot_reference` within the context: the reference, without a second model."""
+        assert self._start is not None, "snapshot_reference comes first"
         now = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
         _copy(self._start, self.trained)
         try:
@@ -170,7 +168,7 @@ class TrainableModel:
 
     @torch.no_grad()
     def copy_from_masters(self) -> None:
-        """After an optimizer step: the model's weights become the roundings of their float32 masters."""
+        """Copy the float32 masters into the model's weights, rounded, after an optimizer step."""
         for name, parameter in self.trained.items():
             if self.masters[name] is not parameter:
                 parameter.copy_(self.masters[name])
@@ -182,7 +180,7 @@ class TrainableModel:
         self.copy_from_masters()
 
     def release(self) -> None:
-        """Free the weights. The model is of no use afterwards."""
+        """Free the weights. The model cannot be used afterwards."""
         self.trained, self.masters, self.extras = {}, {}, {}
         self._start = self.value_head = None
         self.model = self.network = None
@@ -194,7 +192,8 @@ def _copy(source: Tensors, target: dict[str, nn.Parameter]) -> None:
 
 
 def _master(parameter: nn.Parameter) -> nn.Parameter:
-    """The float32 weight that the optimizer moves: the parameter itself, or a copy that collects its gradients."""
+    """Return the float32 weight that the optimizer updates: the parameter itself, or a copy that collects its
+    gradients."""
     if parameter.dtype == torch.float32:
         return parameter
     master = nn.Parameter(parameter.detach().float())

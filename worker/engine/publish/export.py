@@ -16,7 +16,7 @@ from api.spec.manifest import EVALUATION
 from api.spec.resolve import ResolvedRecipe
 from worker.engine.model.adapters import ADAPTER_WEIGHTS
 from worker.engine.model.load import load_published, take_quantised_weights
-from worker.engine.model.modes import leaves_to_chance
+from worker.engine.model.modes import is_random_strength
 from worker.engine.model.trainable import TrainableModel
 from worker.engine.publish.card import TrainingSummary, model_card
 from worker.engine.publish.usage import Usage
@@ -94,9 +94,9 @@ def _name_dropout(base: Path, folder: Path) -> None:
 
 
 def _copy_dropout(published: dict[str, Any], base: dict[str, Any]) -> None:
-    for name in [name for name, value in published.items() if leaves_to_chance(name, value)]:
+    for name in [name for name, value in published.items() if is_random_strength(name, value)]:
         del published[name]
-    published |= {name: value for name, value in base.items() if leaves_to_chance(name, value)}
+    published |= {name: value for name, value in base.items() if is_random_strength(name, value)}
     for name, value in published.items():
         if isinstance(value, dict) and isinstance(base.get(name), dict):
             _copy_dropout(value, base[name])

@@ -21,7 +21,7 @@ from worker.bases.files import Refused
 from worker.bases.weights import Weights
 from worker.engine.errors import TrainingError
 from worker.engine.model.families import classifies, kind_of
-from worker.engine.model.modes import settle
+from worker.engine.model.modes import disable_training_behavior
 
 OFTEN = {
     "albert",
@@ -62,7 +62,7 @@ def test_nothing_of_a_base_is_left_to_chance_in_training(family: str, seed: int)
                     weight.normal_(0.0, 0.2)
             model.eval()
             published = _outputs(model, tokens)
-            settle(model)
+            disable_training_behavior(model)
             model.train()
             first, second = (_outputs(model, tokens) for _ in range(2))
             model.eval()
