@@ -23,7 +23,7 @@ def packed(folder: Path, device: torch.device) -> None:
         for precision in ("float32", "bfloat16"):
             model = load_trainable(base, recipe_for("full", rows, precision, 4096), device)
             packed, packed_gradients = gradients(model, rows, model.layout)
-            alone, gradients_alone = gradients(model, rows, Layout(packed=model.layout.packed, alone=True))
+            alone, gradients_alone = gradients(model, rows, Layout(packed=model.layout.packed, single_row=True))
             worst = max(
                 float((mine - theirs).norm() / theirs.norm().clamp_min(1e-12))
                 for mine, theirs in zip(packed_gradients, gradients_alone, strict=True)
@@ -38,7 +38,7 @@ def gradients(model: TrainableModel, rows: Rows, layout: Layout) -> tuple[float,
         parameter.grad = None
     for batch in micro_batches(rows, 4096, layout, model.device):
         scores = model.token_scores(batch)
-        loss, _ = supervised_loss(scores.learnt, scores.hits, batch.weights, weight)
+        loss, _ = supervised_loss(scores.smoothed_logprobs, scores.hits, batch.weights, weight)
         loss.backward()
         total += loss.item()
     return total, [each.grad.float().clone() for each in parameters if each.grad is not None]

@@ -7,7 +7,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from worker.bases.facts import _architectures
 from worker.bases.files import Refused
-from worker.engine.model.families import differs_in_use
+from worker.engine.model.families import inference_difference
 from worker.engine.model.modes import is_random_strength
 
 SMALL: dict[int, tuple[str, ...]] = {
@@ -69,7 +69,7 @@ def _accepted(family: str) -> bool:
         _architectures(config)
     except Refused:
         return False
-    return differs_in_use(config) is None or family in OWN
+    return inference_difference(config) is None or family in OWN
 
 
 def tiny_config(family: str) -> Any:

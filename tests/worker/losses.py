@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.worker.run_folders import save
 from worker.engine.model.batches import Layout, micro_batches, total_weight
-from worker.engine.model.families import examples_stay_alone, may_be_packed
+from worker.engine.model.families import may_be_packed, needs_single_rows
 from worker.engine.model.load import checked_config
 from worker.engine.model.modes import disable_training_behavior
 from worker.engine.model.trainable import TrainableModel
@@ -43,12 +43,12 @@ def trainer_loss(
     causal_lm = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **options)
     disable_training_behavior(causal_lm)
     adapt(causal_lm)
-    model = TrainableModel(causal_lm, Layout(packed=packed, alone=examples_stay_alone(config)))
+    model = TrainableModel(causal_lm, Layout(packed=packed, single_row=needs_single_rows(config)))
     weight, loss_sum = total_weight(rows), 0.0
     model.model.train()
     for batch in micro_batches(rows, budget_tokens, layout or model.layout, model.device):
         scores = model.token_scores(batch)
-        loss, _ = supervised_loss(scores.learnt, scores.correct, batch.weights, weight)
+        loss, _ = supervised_loss(scores.smoothed_logprobs, scores.correct, batch.weights, weight)
         loss.backward()
         loss_sum += loss.item()
     return loss_sum, _gradients(causal_lm), model

@@ -34,7 +34,7 @@ def require_complete(folder: Path, kind: ModelKind) -> None:
 
 
 def require_none_missing(names: set[str]) -> None:
-    """Raise Refused if one of the missing tensors is not part of a pooler."""
+    """Raise Refused if tensors other than a pooler's are missing."""
     missing = sorted(name for name in names if POOLER not in name)
     if missing:
         more = f", nor are {len(missing) - 1} others" if len(missing) > 1 else ""

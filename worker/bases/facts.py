@@ -10,7 +10,14 @@ from api.spec.base_model import BaseModelFacts
 from worker.bases.files import Refused
 from worker.bases.shapes import shapes_of
 from worker.bases.weights import Weights
-from worker.engine.model.families import classifies, differs_in_use, keeps_scores, kind_of, known_as, recomputes
+from worker.engine.model.families import (
+    classifies,
+    inference_difference,
+    keeps_scores,
+    kind_of,
+    recomputes,
+    transformers_class,
+)
 from worker.rows.chat_template import ChatTemplate
 
 POSITIONS_AFTER_PADDING = frozenset(
@@ -35,7 +42,7 @@ def facts_of(
         reason = str(error).strip().partition("\n")[0]
         raise Refused(f"this version of transformers does not know its config.json: {reason}") from None
     architectures = _architectures(config)
-    if (otherwise := differs_in_use(config)) is not None:
+    if (otherwise := inference_difference(config)) is not None:
         raise Refused(
             f"models of the family {config.model_type} {otherwise}: training would give another model than use"
         )
@@ -68,7 +75,7 @@ def facts_of(
 
 def _architectures(config: Any) -> list[str]:
     """Return the architectures that config.json names. Raise Refused if none of them can be trained."""
-    known = known_as(config)
+    known = transformers_class(config)
     named = list(config.architectures or ([known] if known else []))
     accepted = {known}
     if kind_of(config) == "encoder":  # also published without a head, or with the heads of pre-training

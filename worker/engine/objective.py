@@ -138,7 +138,7 @@ class Objective:
         self.model.train(False)
         numbered = replace(rows, per_row={"at": np.arange(len(rows), dtype=np.float32)})
         for batch in self.batches(numbered):
-            sums = answer_sums(self.model.token_scores(batch).learnt, batch, mean=mean)
+            sums = answer_sums(self.model.token_scores(batch).smoothed_logprobs, batch, mean=mean)
             at = batch.per_row["at"].long().cpu().numpy()
             found[at] = sums.view(-1, rows.width).float().cpu().numpy()
         return found

@@ -46,11 +46,11 @@ class Dpo(Objective):
     def loss(self, batch: MicroBatch, total: float) -> tuple[torch.Tensor, Metrics]:
         options: DpoOptions = self.options
         scores = self.model.token_scores(batch)
-        policy_R_2 = answer_sums(scores.learnt, batch, mean=self._mean).view(-1, 2)
+        policy_R_2 = answer_sums(scores.smoothed_logprobs, batch, mean=self._mean).view(-1, 2)
         ratios_R_2 = policy_R_2 - batch.per_row["reference"]
         losses_R = preference_losses(ratios_R_2, options.loss, options.beta, options.label_smoothing)
         if options.rpo_alpha:
-            per_token_R = answer_sums(scores.learnt, batch, mean=True).view(-1, 2)[:, 0]
+            per_token_R = answer_sums(scores.smoothed_logprobs, batch, mean=True).view(-1, 2)[:, 0]
             losses_R = losses_R - options.rpo_alpha * per_token_R
         return losses_R.sum() / total, reward_metrics(options.beta * ratios_R_2, total)
 

@@ -70,7 +70,7 @@ class Kto(Objective):
         assert batch.labels is not None, "rows for kto are marked good or bad"
         options: KtoOptions = self.options
         desirable_R = batch.labels[:, 0]
-        sums_R = answer_sums(self.model.token_scores(batch).learnt, batch, mean=False)
+        sums_R = answer_sums(self.model.token_scores(batch).smoothed_logprobs, batch, mean=False)
         ratios_R = sums_R - batch.per_row["reference"]
         losses_R = prospect_losses(ratios_R, desirable_R, batch.per_row["z0"], options)
         # Means over the good answers, and over the others.

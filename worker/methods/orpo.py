@@ -23,7 +23,7 @@ class Orpo(Objective):
 
     def loss(self, batch: MicroBatch, total: float) -> tuple[torch.Tensor, Metrics]:
         options: OrpoOptions = self.options
-        logprobs_R_2 = answer_sums(self.model.token_scores(batch).learnt, batch, mean=True).view(-1, 2)
+        logprobs_R_2 = answer_sums(self.model.token_scores(batch).smoothed_logprobs, batch, mean=True).view(-1, 2)
         losses_R = odds_ratio_losses(logprobs_R_2, options.odds_ratio_weight)
         metrics = reward_metrics(options.odds_ratio_weight * logprobs_R_2, total)
         return losses_R.sum() / total, {"nll_loss": -logprobs_R_2[:, 0].detach().sum() / total, **metrics}

@@ -115,10 +115,10 @@ class Ppo(RolloutObjective):
     def _now(self, batch: MicroBatch) -> list[torch.Tensor]:
         scores, values_S = self.model.scores_and_values(batch, self._learning)
         assert values_S is not None
-        return [scores.learnt, values_S]
+        return [scores.smoothed_logprobs, values_S]
 
     def _logprobs(self, batch: MicroBatch) -> list[torch.Tensor]:
-        return [self.model.token_scores(batch, self._learning).learnt]
+        return [self.model.token_scores(batch, self._learning).smoothed_logprobs]
 
     def _adapt(self, kl: float, answers: int) -> None:
         """β ← β (1 + clip(KL / target - 1, ± 0.2) n / horizon) (arXiv:1909.08593, section 2.2)."""
@@ -135,7 +135,9 @@ class Ppo(RolloutObjective):
         options, known = self._options, batch.per_token
         scores, values_S = self.model.scores_and_values(batch, self._learning)
         assert values_S is not None
-        policy_S, clipped_S = policy_losses(scores.learnt, known["old"], known["advantages"], options.clip_range)
+        policy_S, clipped_S = policy_losses(
+            scores.smoothed_logprobs, known["old"], known["advantages"], options.clip_range
+        )
         value_S = value_losses(values_S, known["old_values"], known["returns"], options.value_clip_range)
         policy, value, entropy = policy_S.sum() / total, value_S.sum() / total, scores.entropies.sum() / total
         loss = policy + options.value_coefficient * value - options.entropy_coefficient * entropy

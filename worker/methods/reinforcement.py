@@ -72,7 +72,7 @@ class Reinforcement(RolloutObjective):
             yield replace(experience, per_token=known, per_row=per_row)
 
     def _logprobs(self, batch: MicroBatch) -> list[torch.Tensor]:
-        return [self.model.token_scores(batch, self._scoring).learnt]
+        return [self.model.token_scores(batch, self._scoring).smoothed_logprobs]
 
     def total(self, rows: Rows) -> float:
         if self._options.advantage == "dr_grpo":
@@ -85,8 +85,8 @@ class Reinforcement(RolloutObjective):
         options = self._options
         scores = self.model.token_scores(batch, self._scoring)
         advantages_S = batch.per_row["advantages"][batch.owners]
-        old_S = batch.per_token.get("old", scores.learnt.detach())
-        losses_S, clipped_S = policy_losses(scores.learnt, old_S, advantages_S, options.clip_range)
+        old_S = batch.per_token.get("old", scores.smoothed_logprobs.detach())
+        losses_S, clipped_S = policy_losses(scores.smoothed_logprobs, old_S, advantages_S, options.clip_range)
         shares_S = 1 / batch.counts()[batch.owners]  # every answer counts alike, whatever its length
         rows = total if options.advantage != "dr_grpo" else total / options.max_tokens
         metrics = {
@@ -94,7 +94,7 @@ class Reinforcement(RolloutObjective):
             "clip_fraction": (clipped_S * shares_S).sum() / rows,
         }
         if options.kl_coefficient:
-            kl_S = divergences(scores.learnt, batch.per_token["reference"])
+            kl_S = divergences(scores.smoothed_logprobs, batch.per_token["reference"])
             losses_S = losses_S + options.kl_coefficient * kl_S
             metrics["kl"] = (kl_S.detach()).sum() / rows
         if options.advantage == "grpo":

@@ -21,6 +21,6 @@ class Simpo(Objective):
 
     def loss(self, batch: MicroBatch, total: float) -> tuple[torch.Tensor, Metrics]:
         options: SimpoOptions = self.options
-        logprobs_R_2 = answer_sums(self.model.token_scores(batch).learnt, batch, mean=True).view(-1, 2)
+        logprobs_R_2 = answer_sums(self.model.token_scores(batch).smoothed_logprobs, batch, mean=True).view(-1, 2)
         losses_R = margin_losses(logprobs_R_2, options.beta, options.margin)
         return losses_R.sum() / total, reward_metrics(options.beta * logprobs_R_2, total)

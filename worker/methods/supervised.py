@@ -42,7 +42,7 @@ class Supervised(Objective):
     def loss(self, batch: MicroBatch, total: float) -> tuple[torch.Tensor, Metrics]:
         # Smoothing is for learning: an evaluation tells the loss itself.
         scores = self.model.token_scores(batch, self.scoring if torch.is_grad_enabled() else Scoring())
-        return loss(scores.learnt, scores.correct, batch.weights, total)
+        return loss(scores.smoothed_logprobs, scores.correct, batch.weights, total)
 
     def highest_loss(self, first: float | None) -> float:
         """ln V is what guessing blindly costs: a model that is about there has lost what it knew. A base that begins

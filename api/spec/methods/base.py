@@ -1,6 +1,6 @@
 """The base class of all methods: all that a method may differ in, each with a default. Torch-free.
 
-The rest of the program asks these attributes and methods, never a method's name or class.
+The rest of the program reads these attributes and methods, never a method's name or class.
 """
 
 from collections.abc import Mapping, Sequence

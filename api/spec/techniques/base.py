@@ -1,6 +1,6 @@
 """The base class of all techniques: all that a technique may differ in, each with a default. Torch-free.
 
-The rest of the program asks these attributes and methods, never a technique's name or class: a new technique is a file
+The rest of the program reads these attributes and methods, never a technique's name or class: a new technique is a file
 that sets what differs.
 """
 

@@ -12,6 +12,6 @@ class Brier(Objective):
         return total_weight(rows)
 
     def loss(self, batch: MicroBatch, total: float) -> tuple[torch.Tensor, Metrics]:
-        probabilities_S = self.model.token_scores(batch).learnt.exp()
+        probabilities_S = self.model.token_scores(batch).smoothed_logprobs.exp()
         losses_S = (1 - probabilities_S) ** self.options.exponent
         return supervised_mean(losses_S, batch, total), {}

@@ -106,12 +106,14 @@ def test_a_head_that_drops_drops_the_same_in_its_backward_pass(seed: int, monkey
 
     state = torch.get_rng_state()
     logits = torch.cat([dropping(part) for part in hidden.split(4)])
-    expected = torch.autograd.grad((scales * score(logits, targets, Scoring()).learnt).sum(), [hidden, matrix])
+    expected = torch.autograd.grad(
+        (scales * score(logits, targets, Scoring()).smoothed_logprobs).sum(), [hidden, matrix]
+    )
     due = torch.rand(1)
     torch.set_rng_state(state)
     found = token_scores(hidden, dropping, targets, Scoring(), vocabulary=50, trained=[matrix])
     for ours, gradient in zip(
-        torch.autograd.grad((scales * found.learnt).sum(), [hidden, matrix]), expected, strict=True
+        torch.autograd.grad((scales * found.smoothed_logprobs).sum(), [hidden, matrix]), expected, strict=True
     ):
         torch.testing.assert_close(ours, gradient)
     assert torch.equal(torch.rand(1), due)
@@ -135,14 +137,14 @@ def test_the_chunked_head_is_the_whole_one(
     wanted = [hidden, matrix] if trained else [hidden]
 
     def loss(scores: TokenScores) -> torch.Tensor:
-        return (scales * scores.learnt).sum() + (scores.entropies**2).sum() * scoring.learns_entropies
+        return (scales * scores.smoothed_logprobs).sum() + (scores.entropies**2).sum() * scoring.learns_entropies
 
     expected = score(hidden @ matrix.T, targets, scoring)
     gradients = torch.autograd.grad(loss(expected), wanted)
     monkeypatch.setattr(head, "CHUNK_LOGITS", 150)  # three rows at a time
     trained_parts = [matrix] if trained else []
     found = token_scores(hidden, lambda rows: rows @ matrix.T, targets, scoring, vocabulary=50, trained=trained_parts)
-    for name in ("learnt", "logprobs", "correct", "entropies"):
+    for name in ("smoothed_logprobs", "logprobs", "correct", "entropies"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name))
     for ours, gradient in zip(torch.autograd.grad(loss(found), wanted), gradients, strict=True):
         torch.testing.assert_close(ours, gradient)

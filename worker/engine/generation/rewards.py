@@ -18,7 +18,7 @@ from api.spec.techniques import Technique
 from worker.engine.errors import TrainingError
 from worker.engine.generation.sampler import Answers, TokenArray
 from worker.engine.model.batches import Layout, micro_batches
-from worker.engine.model.families import examples_stay_alone
+from worker.engine.model.families import needs_single_rows
 from worker.engine.model.load import load_published
 from worker.engine.model.trainable import TrainableModel
 from worker.rows.chat_template import ChatTemplate, TemplateFailure
@@ -52,8 +52,8 @@ class RewardModel:
         network = load_published(folder, base if base.exists() else None, reward_recipe, device)
         network.requires_grad_(False)
         inner = network.get_base_model() if hasattr(network, "get_base_model") else network
-        single_row = technique.virtual_tokens > 0 or examples_stay_alone(inner.config)
-        layout = Layout(packed=False, alone=single_row, pad_token=inner.config.pad_token_id)
+        single_row = technique.virtual_tokens > 0 or needs_single_rows(inner.config)
+        layout = Layout(packed=False, single_row=single_row, pad_token=inner.config.pad_token_id)
         self._model = TrainableModel(network, layout, virtual_tokens=technique.virtual_tokens > 0)
         self._model.train(False)
         self._context_length: int | None = getattr(inner.config, "max_position_embeddings", None)

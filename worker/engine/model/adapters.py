@@ -64,7 +64,7 @@ def with_technique(network: Any, recipe: ResolvedRecipe, start: Path | None) -> 
 
 
 @torch.no_grad()
-def begin_prefix(model: PeftModel, opening: npt.NDArray[np.int32]) -> None:
+def initialize_prefix(model: PeftModel, opening: npt.NDArray[np.int32]) -> None:
     """Initialize the prefix with the keys and values of real words, which the paper found far better than random ones
     (section 7.4): after a random prefix a language model writes noise."""
     config: Any = model.peft_config["default"]

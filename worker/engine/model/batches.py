@@ -20,7 +20,7 @@ Array = npt.NDArray[np.generic]
 class Layout:
     packed: bool
     """Several sequences share one row. Else the batch is right-padded."""
-    alone: bool = False
+    single_row: bool = False
     """A micro-batch has a single row."""
     pad_token: int | None = None
     """The padding token of a sequence classifier: its score is read at the last token that is not padding."""
@@ -42,7 +42,7 @@ class MicroBatch:
     """[B, T]: the length of the sequence at this position."""
     last: torch.Tensor
     """[R * width], indices into B * T: the token at which a sequence's score is read."""
-    places: torch.Tensor
+    target_positions: torch.Tensor
     """[S], indices into B * T: the position that predicts each supervised token, the one before it."""
     targets: torch.Tensor
     """[S]"""
@@ -115,7 +115,7 @@ def plan(sizes: Sequence[int], budget_tokens: int, layout: Layout) -> list[list[
     used = 0
     for row in sorted(range(len(sizes)), key=lambda row: sizes[row]):
         used = used + sizes[row] if layout.packed else (len(groups[-1]) + 1) * sizes[row] if groups else 0
-        if not groups or layout.alone or used > budget_tokens:
+        if not groups or layout.single_row or used > budget_tokens:
             groups.append([row])
             used = sizes[row]
         else:
@@ -129,7 +129,9 @@ def _lay_out(rows: Rows, layout: Layout, device: torch.device) -> MicroBatch:
     firsts = np.cumsum([0, *lengths[:-1]]) if layout.packed else np.arange(sequences) * longest
     shape = (1, sum(lengths)) if layout.packed else (sequences, longest)
     # The index in B * T of each token of the concatenated sequences.
-    places_N = np.concatenate([first + np.arange(length) for first, length in zip(firsts, lengths, strict=True)])
+    positions_in_block_N = np.concatenate(
+        [first + np.arange(length) for first, length in zip(firsts, lengths, strict=True)]
+    )
     source_N = np.concatenate([np.arange(start, end) for start, end in zip(rows.starts, rows.ends, strict=True)])
     tokens_N, weights_N = rows.tokens[source_N], rows.loss_weights[source_N].copy()
     weights_N[np.cumsum([0, *lengths[:-1]])] = 0
@@ -142,7 +144,7 @@ def _lay_out(rows: Rows, layout: Layout, device: torch.device) -> MicroBatch:
 
     def spread(values_N: Array) -> torch.Tensor:
         filled = np.zeros(math.prod(shape), np.int64)
-        filled[places_N] = values_N
+        filled[positions_in_block_N] = values_N
         return send(filled.reshape(shape))
 
     positions_N = np.concatenate([np.arange(length) for length in lengths])
@@ -153,7 +155,7 @@ def _lay_out(rows: Rows, layout: Layout, device: torch.device) -> MicroBatch:
         attention_mask=None if layout.packed else spread(np.ones_like(tokens_N)),
         lengths=spread(np.repeat(lengths, lengths)),
         last=send(firsts + _last_tokens(rows, layout.pad_token)),
-        places=send(places_N[supervised_S] - 1),
+        target_positions=send(positions_in_block_N[supervised_S] - 1),
         targets=send(tokens_N[supervised_S].astype(np.int64)),
         weights=send(weights_N[supervised_S]),
         owners=send(owners_N[supervised_S]),

@@ -92,12 +92,12 @@ class _Blockwise(torch.autograd.Function):
         # Keys get gradients from many blocks, which are summed in float32.
         sums = [torch.zeros_like(each, dtype=torch.float32) for each in states]
         for queries, keys in _blocks(states[0], rule):
-            places = (queries, keys, keys)
+            ranges = (queries, keys, keys)
             with torch.enable_grad():
-                parts = [_part(each, at).detach().requires_grad_() for each, at in zip(states, places, strict=True)]
+                parts = [_part(each, at).detach().requires_grad_() for each, at in zip(states, ranges, strict=True)]
                 found = attend(parts[0], parts[1], parts[2], rule.hidden(queries, keys, states[0].device), rule)
                 grads = torch.autograd.grad(found, parts, _part(grad_B_H_T_D, queries))
-            for total, grad, at in zip(sums, grads, places, strict=True):
+            for total, grad, at in zip(sums, grads, ranges, strict=True):
                 _part(total, at).add_(grad)
         return *(total.to(each.dtype) for total, each in zip(sums, states, strict=True)), None
 

@@ -35,7 +35,7 @@ def kind_of(config: Any) -> ModelKind:
     return "encoder" if masked and not getattr(config, "is_decoder", False) else "causal_lm"
 
 
-def known_as(config: Any) -> str | None:
+def transformers_class(config: Any) -> str | None:
     """Return the name of transformers' class for the model; None if there is none."""
     if kind_of(config) == "encoder":
         return MODEL_FOR_MASKED_LM_MAPPING_NAMES.get(config.model_type)
@@ -72,11 +72,11 @@ def layers_without_adapters(config: Any) -> list[str]:
     return MAMBA_BARRED_LAYERS if config.model_type in MAMBA_FAMILIES else []
 
 
-def examples_stay_alone(config: Any) -> bool:
+def needs_single_rows(config: Any) -> bool:
     return _rope_types(getattr(config, "rope_parameters", None)) & LENGTH_DEPENDENT_ROPE != set()
 
 
-def differs_in_use(config: Any) -> str | None:
+def inference_difference(config: Any) -> str | None:
     """Return how a model of this family differs between training and inference where that cannot be disabled; None if
     it does not."""
     kind = config.model_type

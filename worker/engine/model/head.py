@@ -26,7 +26,7 @@ class Scoring:
     temperature: float = 1.0
     """The distribution is softmax(logits / temperature)."""
     smoothing: float = 0.0
-    """ε: `learnt` is (1 - ε) log p(token) + ε mean over the vocabulary of log p (Szegedy et al. 2016)."""
+    """ε: `smoothed_logprobs` are (1 - ε) log p(token) + ε mean over the vocabulary of log p (Szegedy et al. 2016)."""
     entropies: bool = False
     learns_entropies: bool = False
 
@@ -35,7 +35,7 @@ class Scoring:
 class TokenScores:
     """Float32 [S] each: one number for every supervised token."""
 
-    learnt: torch.Tensor
+    smoothed_logprobs: torch.Tensor
     """Its log-probability, smoothed where `Scoring.smoothing` is set, with a gradient. Losses are computed from it."""
     logprobs: torch.Tensor
     """Its log-probability, without a gradient."""
@@ -65,23 +65,23 @@ def token_scores(
 
 def score(logits_S_V: torch.Tensor, targets_S: torch.Tensor, scoring: Scoring) -> TokenScores:
     """Return the scores of the targets from logits [S, V]. The softmax is in float32, independent of their type."""
-    hits_S = (logits_S_V.argmax(-1) == targets_S).float()
+    correct_S = (logits_S_V.argmax(-1) == targets_S).float()
     logits_S_V = logits_S_V.float()
     if scoring.temperature != 1.0:
         logits_S_V = logits_S_V / scoring.temperature
     if not (scoring.smoothing or scoring.entropies):
         logprobs_S = -functional.cross_entropy(logits_S_V, targets_S, reduction="none")
-        return TokenScores(logprobs_S, logprobs_S.detach(), hits_S, torch.zeros_like(logprobs_S))
+        return TokenScores(logprobs_S, logprobs_S.detach(), correct_S, torch.zeros_like(logprobs_S))
     logprobs_S_V = logits_S_V.log_softmax(-1)
     logprobs_S = logprobs_S_V.gather(1, targets_S[:, None])[:, 0]
-    learnt_S = logprobs_S
+    smoothed_S = logprobs_S
     if scoring.smoothing:
-        learnt_S = (1 - scoring.smoothing) * logprobs_S + scoring.smoothing * logprobs_S_V.mean(-1)
+        smoothed_S = (1 - scoring.smoothing) * logprobs_S + scoring.smoothing * logprobs_S_V.mean(-1)
     entropies_S = torch.zeros_like(logprobs_S)
     if scoring.entropies:
         with torch.set_grad_enabled(torch.is_grad_enabled() and scoring.learns_entropies):
             entropies_S = -(logprobs_S_V.exp() * logprobs_S_V).sum(-1)
-    return TokenScores(learnt_S, logprobs_S.detach(), hits_S, entropies_S)
+    return TokenScores(smoothed_S, logprobs_S.detach(), correct_S, entropies_S)
 
 
 def _logits(head: Head, hidden_S_D: torch.Tensor) -> torch.Tensor:
@@ -124,16 +124,16 @@ class _ChunkedHead(torch.autograd.Function):
                 hidden = hidden_part.detach().requires_grad_(now)
                 found = score(_logits(head, hidden), targets, scoring)
                 if now:
-                    sums = [each.sum() for each in _learnt(found, scoring)]
+                    sums = [each.sum() for each in _differentiable(found, scoring)]
                     grads.append([torch.autograd.grad(each, hidden, retain_graph=True)[0] for each in sums])
             parts.append(found)
         ctx.save_for_backward(targets_S, *map(torch.cat, zip(*grads, strict=True)) if now else [hidden_S_D])
-        learnt, logprobs, correct, entropies = (
+        smoothed, logprobs, correct, entropies = (
             torch.cat([getattr(part, name).detach() for part in parts])
-            for name in ("learnt", "logprobs", "correct", "entropies")
+            for name in ("smoothed_logprobs", "logprobs", "correct", "entropies")
         )
         ctx.mark_non_differentiable(logprobs, correct, *() if scoring.learns_entropies else (entropies,))
-        return learnt, logprobs, correct, entropies
+        return smoothed, logprobs, correct, entropies
 
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -149,7 +149,7 @@ class _ChunkedHead(torch.autograd.Function):
         with _repeated(ctx.random, saved[0].device), torch.enable_grad():
             for part, targets, *part_scales in zip(*(torch.split(whole, ctx.rows) for whole in wholes), strict=True):
                 hidden = part.detach().requires_grad_()
-                found = _learnt(score(_logits(ctx.head, hidden), targets, ctx.scoring), ctx.scoring)
+                found = _differentiable(score(_logits(ctx.head, hidden), targets, ctx.scoring), ctx.scoring)
                 total = torch.stack([(each * by).sum() for each, by in zip(found, part_scales, strict=True)]).sum()
                 hidden_grad, *grads = torch.autograd.grad(total, [hidden, *ctx.trained])
                 hidden_grads.append(hidden_grad)
@@ -158,9 +158,9 @@ class _ChunkedHead(torch.autograd.Function):
         return torch.cat(hidden_grads), None, None, None, None, *trained
 
 
-def _learnt(scores: TokenScores, scoring: Scoring) -> list[torch.Tensor]:
+def _differentiable(scores: TokenScores, scoring: Scoring) -> list[torch.Tensor]:
     """The scores that want a gradient."""
-    return [scores.learnt, scores.entropies] if scoring.learns_entropies else [scores.learnt]
+    return [scores.smoothed_logprobs, scores.entropies] if scoring.learns_entropies else [scores.smoothed_logprobs]
 
 
 def _random_state(device: torch.device) -> tuple[torch.Tensor, ...]:

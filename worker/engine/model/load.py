@@ -17,10 +17,10 @@ from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from api.spec.techniques.base import FourBits
 from worker.engine.errors import TrainingError
-from worker.engine.model.adapters import HEADS, begin_prefix, with_technique
+from worker.engine.model.adapters import HEADS, initialize_prefix, with_technique
 from worker.engine.model.attention import PACKED
 from worker.engine.model.batches import Layout
-from worker.engine.model.families import classifies, differs_in_use, examples_stay_alone, kind_of, may_be_packed
+from worker.engine.model.families import classifies, inference_difference, kind_of, may_be_packed, needs_single_rows
 from worker.engine.model.modes import disable_training_behavior
 from worker.engine.model.target_modules import published_config
 from worker.engine.model.trainable import TrainableModel
@@ -53,12 +53,12 @@ def load_trainable(
     virtual_tokens = technique.virtual_tokens > 0
     layout = Layout(
         packed=packed,
-        alone=examples_stay_alone(network.config) or (virtual_tokens and recipe.method.output != "tokens"),
+        single_row=needs_single_rows(network.config) or (virtual_tokens and recipe.method.output != "tokens"),
         pad_token=network.config.pad_token_id if recipe.method.output != "tokens" else None,
     )
     model = with_technique(network, recipe, start)
     if technique.begins_from_text and start is None and opening is not None and not reads_whole:
-        begin_prefix(model, opening)
+        initialize_prefix(model, opening)
     trainable = TrainableModel(
         model,
         layout,
@@ -77,7 +77,7 @@ def load_network(
     *,
     packed: bool = False,
     whole: bool = False,
-    quantised: bool = True,
+    quantized: bool = True,
     dtype: str | None = None,
 ) -> Any:
     """Return a language model or a classifier as transformers loads it, quantized if the technique quantizes.
@@ -88,7 +88,7 @@ def load_network(
     """
     config = checked_config(folder)
     options: dict[str, Any] = {"attn_implementation": PACKED} if packed and may_be_packed(config) else {}
-    four_bits = recipe.technique.four_bits if quantised else None
+    four_bits = recipe.technique.four_bits if quantized else None
     if four_bits is not None:
         options["quantization_config"] = quantization_config(four_bits, getattr(torch, str(recipe.precision)))
         options["device_map"] = {"": device}
@@ -118,11 +118,11 @@ def load_network(
 
 
 @torch.no_grad()
-def take_quantised_weights(model: Any, base: Path, recipe: ResolvedRecipe) -> None:
+def copy_quantized_weights(model: Any, base: Path, recipe: ResolvedRecipe) -> None:
     """Copy the values of the quantized base model into the linear layers of an unquantized one."""
-    quantised = load_network(base, recipe, torch.device("cpu"))
+    quantized = load_network(base, recipe, torch.device("cpu"))
     layers = dict(model.get_base_model().named_modules())
-    for name, module in quantised.named_modules():
+    for name, module in quantized.named_modules():
         if isinstance(module, Linear4bit):
             layer = layers[name].get_base_layer() if hasattr(layers[name], "get_base_layer") else layers[name]
             weight: Any = module.weight
@@ -145,7 +145,7 @@ def _require_blocks_within_rows(model: Any, technique: str) -> None:
 def _require_same_in_use(config: Any) -> None:
     """Raise TrainingError for a family that differs between training and inference. `attune models add` refuses such
     base models, but earlier releases accepted them."""
-    if (otherwise := differs_in_use(config)) is not None:
+    if (otherwise := inference_difference(config)) is not None:
         raise TrainingError(
             FailureReason.INVALID_RECIPE,
             f"Models of the family {config.model_type} {otherwise}: the published model would differ from the "
@@ -183,7 +183,7 @@ def load_published(
     device: torch.device,
     *,
     dtype: str | None = None,
-    quantised: bool = True,
+    quantized: bool = True,
 ) -> Any:
     """Return the published model in `folder` as peft or transformers load it, with transformers' own attention.
 
@@ -194,7 +194,7 @@ def load_published(
         network.set_attn_implementation(plain_attention(network))
         return network
     assert base is not None, "an adapter is loaded onto its base"
-    network = load_network(base, recipe, device, dtype=dtype, quantised=quantised)
+    network = load_network(base, recipe, device, dtype=dtype, quantized=quantized)
     network.set_attn_implementation(plain_attention(network))
     if (own := implementation_of(recipe.technique)) is not None:
         return own.load(network, folder)

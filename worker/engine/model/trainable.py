@@ -56,7 +56,7 @@ class TrainableModel:
         """Whether prompts of different lengths can be sampled together, with padding before the shorter ones. With
         virtual tokens peft passes no positions on, so that padding would shift a prompt away from them; and some rotary
         embeddings depend on the longest prompt."""
-        return not (self._virtual_tokens or self.layout.alone)
+        return not (self._virtual_tokens or self.layout.single_row)
 
     def train(self, training: bool = True) -> None:
         self.model.train(training)
@@ -74,7 +74,7 @@ class TrainableModel:
         self._lengths = batch.lengths
         scoring = scoring or self.scoring
         if self.layout.packed:
-            hidden_S_D = self._packed_hidden(batch).index_select(0, batch.places)
+            hidden_S_D = self._packed_hidden(batch).index_select(0, batch.target_positions)
             head = self.network.get_output_embeddings()
             trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
             scores = token_scores(
@@ -89,10 +89,12 @@ class TrainableModel:
         wants_hidden = self.value_head is not None
         out = self._padded(batch, output_hidden_states=wants_hidden)
         logits_B_T_V = out.logits[:, -batch.tokens.shape[1] :]  # without the virtual tokens
-        scores = score(logits_B_T_V.flatten(0, 1)[batch.places], batch.targets, scoring)
+        scores = score(logits_B_T_V.flatten(0, 1)[batch.target_positions], batch.targets, scoring)
         if not wants_hidden:
             return scores, None
-        return scores, self._values(out.hidden_states[-1][:, -batch.tokens.shape[1] :].flatten(0, 1)[batch.places])
+        return scores, self._values(
+            out.hidden_states[-1][:, -batch.tokens.shape[1] :].flatten(0, 1)[batch.target_positions]
+        )
 
     def sequence_scores(self, batch: MicroBatch) -> torch.Tensor:
         """Return the scores that a classifier or a reward model gives to each sequence, float32 [sequences, labels]."""

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from api.spec.manifest import EVALUATION
 from api.spec.resolve import ResolvedRecipe
 from worker.engine.model.adapters import ADAPTER_WEIGHTS
-from worker.engine.model.load import load_published, take_quantised_weights
+from worker.engine.model.load import load_published, copy_quantized_weights
 from worker.engine.model.modes import is_random_strength
 from worker.engine.model.trainable import TrainableModel
 from worker.engine.publish.card import TrainingSummary, model_card
@@ -155,9 +155,9 @@ def export_merged(folder: Path, base: Path, recipe: ResolvedRecipe) -> Path:
     The merged weights have the base's stored type. Where the base was quantized, the adapter is merged into the
     dequantized 4-bit weights, with which it was trained.
     """
-    model = load_published(folder, base, recipe, torch.device("cpu"), dtype="auto", quantised=False)
+    model = load_published(folder, base, recipe, torch.device("cpu"), dtype="auto", quantized=False)
     if recipe.technique.quantizes:
-        take_quantised_weights(model, base, recipe)
+        copy_quantized_weights(model, base, recipe)
     _untie(model)
     merged = folder / MERGED
     model.merge_and_unload(safe_merge=True).save_pretrained(merged)

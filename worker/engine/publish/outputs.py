@@ -39,7 +39,7 @@ def parity_rows(rows: Rows) -> Rows:
 def outputs_in_training(model: TrainableModel, recipe: ResolvedRecipe, rows: Rows) -> Outputs:
     """Return the outputs that the trainer's own attention and heads compute, one row at a time."""
     model.train(False)
-    layout = Layout(packed=model.layout.packed, alone=True, pad_token=model.layout.pad_token)
+    layout = Layout(packed=model.layout.packed, single_row=True, pad_token=model.layout.pad_token)
     tokens = recipe.method.output == "tokens"
     return [
         (model.token_scores(batch).logprobs if tokens else model.sequence_scores(batch)[0]).cpu()

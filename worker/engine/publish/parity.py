@@ -61,7 +61,7 @@ def check_learned(model: TrainableModel, rows: Rows, highest_loss: float) -> Non
     Validation rows would be the wrong measure: a sound model may predict those wrongly with confidence.
     """
     model.train(False)
-    layout = Layout(packed=model.layout.packed, alone=True, pad_token=model.layout.pad_token)
+    layout = Layout(packed=model.layout.packed, single_row=True, pad_token=model.layout.pad_token)
     weight = total_weight(rows)
     loss = 0.0
     for batch in micro_batches(rows, PARITY_TOKENS, layout, model.device):

@@ -58,7 +58,7 @@ def test_what_is_said_of_a_token_stays_its_own_beyond_what_float32_counts_to() -
     ends = np.array([length, count])
     rows = Rows(np.zeros(count, np.int32), np.ones(count, np.float32), ends - length, ends)
     rows.tokens[-length:] = np.arange(1, length + 1)
-    layout, device = Layout(packed=True, alone=False, pad_token=None), torch.device("cpu")
+    layout, device = Layout(packed=True, single_row=False, pad_token=None), torch.device("cpu")
     (found,) = token_values(
         rows, lambda placed: micro_batches(placed, 64, layout, device), lambda batch: [batch.targets.float()], 1
     )

@@ -145,5 +145,5 @@ def test_what_a_padded_row_keeps_of_its_square_is_what_the_estimate_counts(
     longest, layers = int(rows.lengths.max()), config.num_hidden_layers
     each = 4 if fused else 4 + config.num_attention_heads * 8
     counted = each * 2 * longest**2 * layers
-    assert scores.learnt.requires_grad
+    assert scores.smoothed_logprobs.requires_grad
     assert 0.5 * counted <= sum(kept.values()) <= counted

@@ -105,7 +105,7 @@ def test_attention_refuses_what_it_does_not_implement(argument: dict[str, object
 
 
 def test_examples_stay_alone_where_positions_depend_on_the_longest() -> None:
-    assert plan([3, 3, 3], 100, Layout(packed=True, alone=True)) == [[0], [1], [2]]
+    assert plan([3, 3, 3], 100, Layout(packed=True, single_row=True)) == [[0], [1], [2]]
 
 
 def _loss(model: TrainableModel, rows: Rows) -> float:
