@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from api.spec.manifest import EVALUATION
 from api.spec.resolve import ResolvedRecipe
 from worker.engine.model.adapters import ADAPTER_WEIGHTS
-from worker.engine.model.load import load_published, copy_quantized_weights
+from worker.engine.model.load import copy_quantized_weights, load_published
 from worker.engine.model.modes import is_random_strength
 from worker.engine.model.trainable import TrainableModel
 from worker.engine.publish.card import TrainingSummary, model_card

@@ -159,7 +159,7 @@ def wide_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("family", "options", "why"),
     [
-        ("rwkv", {}, "weights in use"),
+        ("rwkv", {}, "weights in inference"),
         ("reformer", {}, "one length only"),
         ("big_bird", {}, "draw at random"),
         ("yoso", {"use_expectation": False}, "draw at random"),
