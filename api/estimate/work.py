@@ -120,7 +120,8 @@ class Base:
 
 @dataclass(frozen=True)
 class AdaptedExperts:
-    """Tensors of experts with a low-rank update. Their sum is computed for all experts, however few a token uses."""
+    """Expert tensors with a low-rank update. Weight plus update is computed for every expert, also for those that no
+    token is routed to."""
 
     trained: int = 0
     """Weights of the updates."""
@@ -214,8 +215,8 @@ def _forward(recipe: ResolvedRecipe, base: Base, rows: Workload) -> float:
 
 
 def _references(recipe: ResolvedRecipe, forward: float, train: Workload, share: float) -> float:
-    """Return the further forward passes over the rows, in epochs: one reference for each row that is trained on, and
-    the extra passes of each step."""
+    """Return the forward passes beyond the training's own, in epochs: the reference's, at most once for each row, and
+    the extra ones of each step."""
     method = recipe.method
     return method.reference_passes * min(1.0, share) + method.extra_passes * share
 

@@ -115,8 +115,10 @@ class HttpProtocol(H11Protocol):
         return False  # the API has no WebSockets
 
     def _update_deadline(self) -> None:
-        """Set or clear the client's deadline. A request runs until its response is complete; a rest of its body counts
-        as the next request's head."""
+        """Start the client's deadline, or clear it while the server works on a response.
+
+        Where part of a body is still to come after the response, waiting for it counts as waiting for the next head.
+        """
         if self.cycle is not None and not self.cycle.response_complete and not self.flow.write_paused:
             self._clear_deadline()
         else:

@@ -63,7 +63,7 @@ def read_header(path: Path) -> Header:
         metadata = {str(name): str(value) for name, value in entries.pop("__metadata__", {}).items()}
         tensors = {name: _entry(entry, 8 + header_bytes) for name, entry in entries.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise HeaderError("its header is not one of safetensors") from None
+        raise HeaderError("its header is not a valid safetensors header") from None
     for name, entry in tensors.items():
         _require_fit(name, entry, first=8 + header_bytes, size=size)
     return Header(tensors, metadata)

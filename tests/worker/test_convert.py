@@ -236,7 +236,7 @@ def link_that_leads_away(folder: Path) -> None:
         (weights(**{f"{LAYER}.self_attn.q_proj.weight": None}), r"q_proj.weight, which config.json asks for"),
         (
             weights(**{f"{LAYER}.mlp.down_proj.weight": np.zeros((8, 8), np.float32)}),
-            r"down_proj.weight has shape \[8, 8\], but config.json makes it \[8, 16\]",
+            r"down_proj.weight has shape \[8, 8\], but config.json requires \[8, 16\]",
         ),
         (fifo("config.json"), "config.json is not a regular file"),
         (fifo("tokenizer_config.json"), "tokenizer_config.json is not a regular file"),

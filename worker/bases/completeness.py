@@ -29,7 +29,7 @@ def require_complete(folder: Path, kind: ModelKind) -> None:
         output_loading_info=True,
     )
     for name, stored, expected in sorted(loading["mismatched_keys"]):
-        raise Refused(f"tensor {name} has shape {list(stored)}, but config.json makes it {list(expected)}")
+        raise Refused(f"tensor {name} has shape {list(stored)}, but config.json requires {list(expected)}")
     require_none_missing(loading["missing_keys"])
 
 

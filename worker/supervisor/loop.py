@@ -63,6 +63,7 @@ def work_once(node: Node, slot: Slot, warm: WarmTrainers) -> bool:
 
 
 def claim_next(node: Node, slot: Slot) -> Claim | None:
+    """Claim the job that `api.records.queue` chooses for this worker, if one waits."""
     with node.context.database.write() as session:
         return queue.claim(session, node.stage, owner=node.owner, lease_s=node.context.settings.lease_s, gpus=slot.gpus)
 

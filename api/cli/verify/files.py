@@ -1,24 +1,18 @@
 """Checks of a published folder: its files against its manifest, and its weights themselves."""
 
-import json
-import math
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from pydantic import ValidationError
 
 from api.cli.errors import CommandError, ExitCode
-from api.cli.verify.tensors import check_lora_shapes, read_tensors
+from api.cli.verify.tensors import WEIGHTS
 from api.spec.file_hash import file_sha256
 from api.spec.manifest import HOLDS_DATA, NAME, Manifest, recipe_hash
-from api.spec.safetensors_header import HeaderError
 
-WEIGHTS = ".safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
 PARTIAL_SUFFIX = ".part"
 """Suffix of unfinished files of `attune adapters download`."""
 
@@ -72,39 +66,8 @@ def check_files(folder: Path, manifest: Manifest) -> tuple[list[str], list[str]]
     for name in sorted(present.keys() - listed.keys() - {NAME}):
         problems.append(f"{name} is not listed in {NAME}")
     if recipe_hash(manifest.recipe) != manifest.recipe_sha256:
-        problems.append(f"the recipe in {NAME} was changed: its SHA-256 is not recipe_sha256")
+        problems.append(f"the recipe in {NAME} was changed: its SHA-256 differs from recipe_sha256")
     return problems, notes
-
-
-def check_tensors(folder: Path, manifest: Manifest) -> tuple[list[str], int, int]:
-    """Return (problems, number of tensors, number of values) of the weights. Their hashes are checked elsewhere."""
-    problems: list[str] = []
-    shapes: dict[str, tuple[int, ...]] = {}
-    values = 0
-    for entry in manifest.files:
-        path = folder / entry.name
-        if not entry.name.endswith(WEIGHTS) or not path.is_file():
-            continue
-        try:
-            for tensor in read_tensors(path):
-                shapes[tensor.name] = tensor.shape
-                values += math.prod(tensor.shape)
-                if not tensor.finite():
-                    problems.append(f"{entry.name}: {tensor.name} holds values that are not finite")
-        except HeaderError as error:
-            problems.append(f"{entry.name} cannot be read: {error}")
-    if not shapes and manifest.kind != "gguf":
-        problems.append("there are no weights")
-    return problems + _shape_problems(folder, shapes), len(shapes), values
-
-
-def _shape_problems(folder: Path, shapes: dict[str, tuple[int, ...]]) -> list[str]:
-    config = _read_object(folder / ADAPTER_CONFIG)
-    index = _read_object(folder / "model.safetensors.index.json").get("weight_map", {})
-    missing = [
-        f"{name} is listed in the index, but is in none of the files" for name in sorted(index.keys() - shapes.keys())
-    ]
-    return missing + (check_lora_shapes(shapes, config) if config.get("peft_type") == "LORA" else [])
 
 
 def base_differences(manifest: Manifest, base: Path) -> list[str]:
@@ -135,11 +98,3 @@ def _files(folder: Path) -> Iterator[Path]:
             and not any(part[0] == "." for part in parts)
         ):
             yield path
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

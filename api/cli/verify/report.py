@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from api.cli.errors import CommandError, ExitCode
 from api.cli.verify.base import find_base
 from api.cli.verify.comparison import Comparison, NotComparable, can_load_models, compare
-from api.cli.verify.files import base_differences, check_files, check_tensors, open_artifact, read_manifest
+from api.cli.verify.files import base_differences, check_files, open_artifact, read_manifest
+from api.cli.verify.tensors import check_tensors
 from api.spec.manifest import LOGPROBS, BaseEntry, Manifest
 
 

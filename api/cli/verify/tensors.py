@@ -1,5 +1,7 @@
 """The tensors of a safetensors file: their shapes, and whether their values are finite. Needs no torch."""
 
+import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from api.spec import patterns
-from api.spec.safetensors_header import read_header
+from api.spec.manifest import Manifest
+from api.spec.safetensors_header import HeaderError, read_header
 
+WEIGHTS = ".safetensors"
+"""Suffix of the files that hold weights."""
+ADAPTER_CONFIG = "adapter_config.json"
 CHUNK = 1 << 24
 """Values that are checked at a time."""
 EXPONENT_BITS = {
@@ -87,3 +93,42 @@ def _ranks(config: Mapping[str, Any], modules: tuple[str, ...]) -> dict[str, Any
     except patterns.BadPattern:
         return None
     return {module: rank_pattern[matched[module]] if module in matched else config.get("r") for module in modules}
+
+
+def check_tensors(folder: Path, manifest: Manifest) -> tuple[list[str], int, int]:
+    """Return (problems, number of tensors, number of values) of the weights. Their hashes are checked elsewhere."""
+    problems: list[str] = []
+    shapes: dict[str, tuple[int, ...]] = {}
+    values = 0
+    for entry in manifest.files:
+        path = folder / entry.name
+        if not entry.name.endswith(WEIGHTS) or not path.is_file():
+            continue
+        try:
+            for tensor in read_tensors(path):
+                shapes[tensor.name] = tensor.shape
+                values += math.prod(tensor.shape)
+                if not tensor.finite():
+                    problems.append(f"{entry.name}: {tensor.name} holds values that are not finite")
+        except HeaderError as error:
+            problems.append(f"{entry.name} cannot be read: {error}")
+    if not shapes and manifest.kind != "gguf":
+        problems.append("there are no weights")
+    return problems + _shape_problems(folder, shapes), len(shapes), values
+
+
+def _shape_problems(folder: Path, shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    config = _read_object(folder / ADAPTER_CONFIG)
+    index = _read_object(folder / "model.safetensors.index.json").get("weight_map", {})
+    missing = [
+        f"{name} is listed in the index, but is in none of the files" for name in sorted(index.keys() - shapes.keys())
+    ]
+    return missing + (check_lora_shapes(shapes, config) if config.get("peft_type") == "LORA" else [])
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

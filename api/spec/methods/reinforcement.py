@@ -43,7 +43,7 @@ class ReinforcementOptions(RolloutOptions):
     clip_range: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """ε: the ratio of new to old probability is clipped to 1 ± ε."""
     kl_coefficient: NotNegative = 0.0
-    """β: weight of the divergence from the policy at step 0 in the loss (Schulman's k3 estimate)."""
+    """β: weight, in the loss, of the divergence from the policy of step 0 (Schulman's k3 estimate)."""
 
     @model_validator(mode="after")
     def _group(self) -> Self:

@@ -73,7 +73,10 @@ class Lora(TechniqueBase):
     def _twice_the_rank(self) -> Self:
         """Refuse a rank whose published adapter could not be continued as any other."""
         if self.changes_base and 2 * max(self.rank, *self.rank_pattern.values(), 0) > MAX_RANK:
-            raise ValueError(f"with init {self.init} the rank may be {MAX_RANK // 2} at most: it is published doubled")
+            raise ValueError(
+                f"with init {self.init} the rank may be at most {MAX_RANK // 2}, because the adapter is published with "
+                "twice the rank"
+            )
         return self
 
     @property
