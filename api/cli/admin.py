@@ -1,14 +1,15 @@
-"""The operator's commands on keys and base models: they work on the database and the storage, not over HTTP."""
+"""The operator's commands for keys, base models and storage, which use the database and the storage, not HTTP."""
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from api.cli.console import moment, note, print_json, say_table
-from api.cli.options import Config, DataDirectory, make_data_dir, operator_settings
+from api.cli.console import format_time, print_json, print_note, print_table
+from api.cli.options import Config, DataDirectory, load_operator_settings, make_data_dir
 from api.context import Context
 from api.errors import ServiceError
 from api.records.base_models import BaseModelRow
@@ -16,19 +17,36 @@ from api.records.keys import Key
 from api.records.migrate import WrongSchema, is_new, migrate, require_current
 from api.services import base_models, keys, orphans
 
-keys_app = typer.Typer(no_args_is_help=True, help="API keys: create, list, revoke.")
-models_app = typer.Typer(no_args_is_help=True, help="Base models: add, list, verify, remove.")
+keys_app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Create, list and revoke API keys.",
+    epilog="Example: attune keys create --name alice --project research",
+)
+models_app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Add, list, verify and remove base models.",
+    epilog="Example: attune models add smollm2-135m-instruct HuggingFaceTB/SmolLM2-135M-Instruct",
+)
+storage_app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Find and remove stored objects that no record refers to.",
+    epilog="Example: attune storage collect --remove",
+)
 
-storage_app = typer.Typer(no_args_is_help=True, help="Objects in the storage: remove those that nothing names.")
-
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+BaseModelName = Annotated[str, typer.Argument(help="The base model's name.")]
 
 
 @contextmanager
-def _opened(data_dir: Any, config: Any) -> Iterator[Context]:
-    """The context, on a schema that is made if the database is new, and never changed if it is not. A refusal becomes
-    one line and exit code 2."""
-    settings = operator_settings(data_dir, config)
+def _open_context(data_dir: Path | None, config: Path | None) -> Iterator[Context]:
+    """Yield the context. A new database gets its schema; an existing one must have this version's.
+
+    A refusal is printed as one line, with exit code 2.
+    """
+    settings = load_operator_settings(data_dir, config)
     make_data_dir(settings)
     context = Context.open(settings)
     try:
@@ -46,111 +64,124 @@ def _opened(data_dir: Any, config: Any) -> Iterator[Context]:
         context.database.dispose()
 
 
-@keys_app.command("create")
+@keys_app.command("create", epilog="Example: attune keys create --name alice --project research --scope write")
 def create_key(
-    name: Annotated[str, typer.Option(help="What the key is for.")] = "key",
-    project: Annotated[str, typer.Option(help="Made if there is none of this name.")] = "default",
-    scope: Annotated[str, typer.Option(help="admin, write or read.")] = "write",
-    expires_days: Annotated[float | None, typer.Option(min=0.001)] = None,
+    name: Annotated[str, typer.Option(help="A note on the key's use.")] = "key",
+    project: Annotated[str, typer.Option(help="The key's project, which is created if it does not exist.")] = "default",
+    scope: Annotated[str, typer.Option(help="Permissions: admin, write or read.")] = "write",
+    expires_days: Annotated[
+        float | None, typer.Option(min=0.001, help="Days until the key expires. Default: never.")
+    ] = None,
     as_json: AsJson = False,
     data_dir: DataDirectory = None,
     config: Config = None,
 ) -> None:
-    """Create a key. Its plain text is shown once."""
+    """Create a key and print it. Only its hash is stored, so it cannot be printed again."""
     if scope not in ("admin", "write", "read"):
-        raise typer.BadParameter("admin, write or read", param_hint="--scope")
-    with _opened(data_dir, config) as context:
+        raise typer.BadParameter("use admin, write or read", param_hint="--scope")
+    with _open_context(data_dir, config) as context:
         expires_in_s = None if expires_days is None else expires_days * 86400
         key, plain = keys.create(context, project=project, name=name, scope=scope, expires_in_s=expires_in_s)
     if as_json:
-        typer.echo(json.dumps(_key_row(key, project) | {"api_key": plain}))
+        typer.echo(json.dumps(_key_fields(key, project) | {"api_key": plain}))
     else:
-        typer.echo(f"{key.id} for project {project} ({scope}); shown this once:", err=True)
+        typer.echo(f"{key.id} for project {project} ({scope}); it is shown only once:", err=True)
         typer.echo(plain)
 
 
-@keys_app.command("list")
+@keys_app.command("list", epilog="Example: attune keys list")
 def list_keys(as_json: AsJson = False, data_dir: DataDirectory = None, config: Config = None) -> None:
-    """List all keys, without their secrets."""
-    with _opened(data_dir, config) as context:
-        rows = [_key_row(key, project) for key, project in keys.listed(context)]
-    _show(rows, as_json)
+    """List the keys of all projects, without their secrets."""
+    with _open_context(data_dir, config) as context:
+        rows = [_key_fields(key, project) for key, project in keys.listed(context)]
+    _print_rows(rows, as_json)
 
 
-@keys_app.command("revoke")
-def revoke_key(key_id: str, data_dir: DataDirectory = None, config: Config = None) -> None:
-    """Revoke a key: it stops working at once."""
-    with _opened(data_dir, config) as context:
+@keys_app.command("revoke", epilog="Example: attune keys revoke key-abc123")
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(help="The key's id, from `attune keys list`.")],
+    data_dir: DataDirectory = None,
+    config: Config = None,
+) -> None:
+    """Revoke a key. It stops working immediately."""
+    with _open_context(data_dir, config) as context:
         keys.revoke(context, key_id)
     typer.echo(f"{key_id} is revoked", err=True)
 
 
-@models_app.command("add")
+@models_app.command(
+    "add", epilog="Example: attune models add smollm2-135m-instruct HuggingFaceTB/SmolLM2-135M-Instruct"
+)
 def add_model(
-    name: Annotated[str, typer.Argument(help="How jobs will name it.")],
-    source: Annotated[str, typer.Argument(help="A hub id, a folder, or a GGUF file.")],
-    revision: Annotated[str | None, typer.Option(help="Of a hub id: a branch, tag or commit.")] = None,
+    name: Annotated[str, typer.Argument(help="The name that jobs use.")],
+    source: Annotated[str, typer.Argument(help="A Hugging Face Hub id, a folder or a GGUF file.")],
+    revision: Annotated[str | None, typer.Option(help="A branch, tag or commit on the hub. Default: main.")] = None,
     as_json: AsJson = False,
     data_dir: DataDirectory = None,
     config: Config = None,
 ) -> None:
-    """Add a base model. safetensors and GGUF only: pickled weights and models that bring code are refused."""
-    with _opened(data_dir, config) as context:
+    """Add a base model from safetensors or GGUF. Pickled weights and models with custom code are refused."""
+    with _open_context(data_dir, config) as context:
         typer.echo(f"converting {source} …", err=True)
         base = base_models.add(context, name, source, revision=revision)
-    _show([_model_row(base)], as_json)
+    _print_rows([_model_fields(base)], as_json)
 
 
-@models_app.command("list")
+@models_app.command("list", epilog="Example: attune models list")
 def list_base_models(as_json: AsJson = False, data_dir: DataDirectory = None, config: Config = None) -> None:
     """List the base models."""
-    with _opened(data_dir, config) as context:
-        rows = [_model_row(base) for base in base_models.listed(context)]
-    _show(rows, as_json)
+    with _open_context(data_dir, config) as context:
+        rows = [_model_fields(base) for base in base_models.listed(context)]
+    _print_rows(rows, as_json)
 
 
-@models_app.command("verify")
-def verify_model(name: str, data_dir: DataDirectory = None, config: Config = None) -> None:
-    """Read a base model's stored files and compare their hashes."""
-    with _opened(data_dir, config) as context:
-        wrong = base_models.verify(context, name)
-    for line in wrong:
+@models_app.command("verify", epilog="Example: attune models verify smollm2-135m-instruct")
+def verify_model(name: BaseModelName, data_dir: DataDirectory = None, config: Config = None) -> None:
+    """Compare the hashes of a base model's stored files. The exit code is 1 if one differs."""
+    with _open_context(data_dir, config) as context:
+        errors = base_models.verify(context, name)
+    for line in errors:
         typer.echo(line, err=True)
-    typer.echo(f"{name}: {'damaged' if wrong else 'every file is as it was stored'}", err=True)
-    raise typer.Exit(1 if wrong else 0)
+    typer.echo(f"{name}: {'damaged' if errors else 'every file is intact'}", err=True)
+    raise typer.Exit(1 if errors else 0)
 
 
-@models_app.command("remove")
-def remove_model(name: str, data_dir: DataDirectory = None, config: Config = None) -> None:
-    """Remove a base model that no job and no adapter needs."""
-    with _opened(data_dir, config) as context:
+@models_app.command("remove", epilog="Example: attune models remove smollm2-135m-instruct")
+def remove_model(name: BaseModelName, data_dir: DataDirectory = None, config: Config = None) -> None:
+    """Remove a base model that no job and no adapter uses."""
+    with _open_context(data_dir, config) as context:
         base_models.remove(context, name)
     typer.echo(f"{name} is removed", err=True)
 
 
-@storage_app.callback()
+@storage_app.callback()  # makes a group of this single command
 def storage_commands() -> None:
-    """A group, although it has one command."""
+    """Find and remove stored objects that no record refers to."""
 
 
-@storage_app.command("collect")
+@storage_app.command("collect", epilog="Example: attune storage collect --remove")
 def collect_objects(
-    remove: Annotated[bool, typer.Option("--remove/--dry-run", help="Remove them, or only say what there is.")] = False,
-    older_than_hours: Annotated[float, typer.Option(min=1, help="What is younger may be on its way.")] = 24.0,
-    most: Annotated[int, typer.Option(min=1, help="So many at a time.")] = 10_000,
+    remove: Annotated[bool, typer.Option("--remove/--dry-run", help="Remove the objects, or only count them.")] = False,
+    older_than_hours: Annotated[
+        float,
+        typer.Option(
+            min=1, help="Minimum age in hours; a younger object may still be in use by a running upload or job."
+        ),
+    ] = 24.0,
+    most: Annotated[int, typer.Option(min=1, help="Stop after this many orphans.")] = 10_000,
     as_json: AsJson = False,
     data_dir: DataDirectory = None,
     config: Config = None,
 ) -> None:
-    """Find objects that nothing names: left by failed attempts, or by deletions that did not get through."""
-    with _opened(data_dir, config) as context:
-        found = orphans.collect_garbage(context, older_than_s=3600 * older_than_hours, most=most, remove=remove)
-    _show([vars(each) for each in found], as_json)
-    count = sum(each.orphans for each in found)
-    typer.echo(f"{count} orphans {'are removed' if remove else '(dry run: --remove removes them)'}", err=True)
+    """Find stored objects that no record refers to, left behind by failed attempts and interrupted deletions."""
+    with _open_context(data_dir, config) as context:
+        kinds = orphans.collect_garbage(context, older_than_s=3600 * older_than_hours, most=most, remove=remove)
+    _print_rows([vars(kind) for kind in kinds], as_json)
+    count = sum(kind.orphans for kind in kinds)
+    typer.echo(f"{count} orphans {'removed' if remove else 'found (dry run: --remove removes them)'}", err=True)
 
 
-def _key_row(key: Key, project: str) -> dict[str, Any]:
+def _key_fields(key: Key, project: str) -> dict[str, object]:
     return {
         "id": key.id,
         "project": project,
@@ -158,13 +189,13 @@ def _key_row(key: Key, project: str) -> dict[str, Any]:
         "name": key.name,
         "scope": key.scope,
         "begins with": key.prefix,
-        "created": key.created_at and moment(key.created_at),
-        "expires": key.expires_at and moment(key.expires_at),
-        "revoked": key.revoked_at and moment(key.revoked_at),
+        "created": key.created_at and format_time(key.created_at),
+        "expires": key.expires_at and format_time(key.expires_at),
+        "revoked": key.revoked_at and format_time(key.revoked_at),
     }
 
 
-def _model_row(base: BaseModelRow) -> dict[str, Any]:
+def _model_fields(base: BaseModelRow) -> dict[str, object]:
     return {
         "name": base.name,
         "model_type": base.facts["model_type"],
@@ -177,10 +208,10 @@ def _model_row(base: BaseModelRow) -> dict[str, Any]:
     }
 
 
-def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
+def _print_rows(rows: list[dict[str, object]], as_json: bool) -> None:
     if as_json:
         print_json(rows)
     elif rows:
-        say_table(list(rows[0]), [["" if value is None else value for value in row.values()] for row in rows])
+        print_table(list(rows[0]), [["" if value is None else value for value in row.values()] for row in rows])
     else:
-        note("nothing here yet")
+        print_note("nothing to list")

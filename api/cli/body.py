@@ -1,20 +1,19 @@
-"""From the options of `attune jobs create`, `estimate` and `preview` to the body of `POST /v1/fine_tuning/jobs`.
+"""The body of `POST /v1/fine_tuning/jobs` from the options of `attune jobs create`, `estimate` and `preview`.
 
-Only what was asked for is sent; the server knows the defaults, the limits and what fits together.
+Only the given options are sent. The server has the defaults and checks limits and combinations.
 """
 
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from api.cli.client import Document, open_input
 from api.cli.errors import CommandError, ExitCode
 
 
 def read_body(path: Path | None) -> Document:
-    """The body to start from: nothing, a JSON file, or standard input for `-`."""
+    """Return the JSON object in the file, or on standard input for `-`; an empty object for None."""
     if path is None:
         return {}
     if str(path) == "-":
@@ -33,30 +32,33 @@ def read_body(path: Path | None) -> Document:
 
 def job_body(
     body_file: Path | None,
-    values: Mapping[str, Any],
-    hyperparameters: Mapping[str, Any],
+    fields: Mapping[str, object],
+    hyperparameters: Mapping[str, object],
     assignments: Sequence[str] | None,
 ) -> Document:
-    """What `--body` holds, and over it the options: by their dotted names, by the method's own, and by `--set`."""
+    """Return the body of `--body`, overridden first by the options and then by each `--set`.
+
+    The keys of `fields` are dotted names; those of `hyperparameters` belong to the method. None means not given.
+    """
     body = read_body(body_file)
-    put_given(body, values)
-    put_hyperparameters(body, hyperparameters)
+    set_fields(body, fields)
+    set_hyperparameters(body, hyperparameters)
     for assignment in assignments or []:
-        put_assignment(body, assignment)
-    name_types(body)
+        apply_assignment(body, assignment)
+    set_default_types(body)
     return body
 
 
-def require_named(body: Document, training_file: str | None) -> None:
-    """Before anything is uploaded: what the server would refuse only afterwards."""
+def require_model_and_file(body: Document, training_file: str | None) -> None:
+    """Raise CommandError before an upload if the server would refuse the job after it."""
     if "model" not in body:
         raise CommandError(ExitCode.REFUSED, "which base model? Give --model; `attune models list` names them.")
     if training_file is None and "training_file" not in body:
         raise CommandError(ExitCode.REFUSED, "no training file: give a path or the id of an uploaded file.")
 
 
-def put(body: Document, dotted: str, value: Any) -> None:
-    """Set `training.max_length` as `body["training"]["max_length"]`, making the objects on the way."""
+def set_field(body: Document, dotted: str, value: object) -> None:
+    """Set `training.max_length` as `body["training"]["max_length"]`, creating the objects in between."""
     *parents, last = dotted.split(".")
     for parent in parents:
         inner = body.get(parent)
@@ -68,36 +70,36 @@ def put(body: Document, dotted: str, value: Any) -> None:
     body[last] = value
 
 
-def put_given(body: Document, values: Mapping[str, Any]) -> None:
-    for dotted, value in values.items():
+def set_fields(body: Document, fields: Mapping[str, object]) -> None:
+    for dotted, value in fields.items():
         if value is not None:
-            put(body, dotted, value)
+            set_field(body, dotted, value)
 
 
-def put_hyperparameters(body: Document, values: Mapping[str, Any]) -> None:
-    """They sit below the method's own name; the method is `supervised` where none is named."""
+def set_hyperparameters(body: Document, values: Mapping[str, object]) -> None:
+    """Set hyperparameters below the method's name, which is `supervised` if the body names none."""
     method = body.get("method")
     kind = method.get("type", "supervised") if isinstance(method, dict) else "supervised"
-    put_given(body, {f"method.{kind}.hyperparameters.{name}": value for name, value in values.items()})
+    set_fields(body, {f"method.{kind}.hyperparameters.{name}": value for name, value in values.items()})
 
 
-def name_types(body: Document) -> None:
-    """Options of a technique or a method whose type was left out are those of the default one."""
-    for part, default in (("technique", "lora"), ("method", "supervised")):
-        if isinstance(body.get(part), dict):
-            body[part].setdefault("type", default)
+def set_default_types(body: Document) -> None:
+    """Set the default type of a technique or method that has options but no type."""
+    for name, default in (("technique", "lora"), ("method", "supervised")):
+        if isinstance(body.get(name), dict):
+            body[name].setdefault("type", default)
 
 
-def put_assignment(body: Document, assignment: str) -> None:
-    """`--set training.max_length=512`."""
+def apply_assignment(body: Document, assignment: str) -> None:
+    """Apply one `--set`, such as `training.max_length=512`."""
     dotted, equals, text = assignment.partition("=")
     if not equals or not all(dotted.split(".")):
         raise CommandError(ExitCode.REFUSED, f"--set {assignment}: write it as name=value or group.name=value.")
-    put(body, dotted, value_of(text))
+    set_field(body, dotted, parse_value(text))
 
 
-def value_of(text: str | None) -> Any:
-    """What was typed: JSON if it reads as JSON, else the text itself (`auto`)."""
+def parse_value(text: str | None) -> object:
+    """Return the text parsed as JSON, or the text itself if it is not JSON (`auto`)."""
     if text is None:
         return None
     try:

@@ -1,47 +1,50 @@
-"""`attune catalog`: what the server can train, how, and on which base models."""
+"""`attune catalog`: the techniques, methods, formats, graders and base models of the server."""
 
 import typer
 
 from api.cli.client import Document
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.console import note, print_json, say_table
+from api.cli.console import print_json, print_note, print_table
 from api.cli.errors import ClientCommands
 
-catalog_app = typer.Typer(cls=ClientCommands, help="Show what can be asked for, and what goes with what.")
+catalog_app = typer.Typer(cls=ClientCommands, add_completion=False)
 
-PARTS = {"techniques": "technique", "methods": "method", "formats": "format", "graders": "grader"}
+SECTIONS = {"techniques": "technique", "methods": "method", "formats": "format", "graders": "grader"}
 
 
-@catalog_app.callback(invoke_without_command=True)
+@catalog_app.callback(invoke_without_command=True, epilog="Example: attune catalog --json")
 def catalog(
     *, base_url: BaseUrl = None, api_key: ApiKey = None, data_dir: DataDir = None, as_json: Json = False
 ) -> None:
-    """Show what can be asked for, and what goes with what. With --json: the schema of every entry as well."""
+    """List techniques, methods, formats, graders and base models, and the combinations that are refused.
+
+    With --json, each entry has its JSON schema.
+    """
     with connect(base_url, api_key, data_dir) as client:
-        found = client.get("/fine_tuning/catalog")
+        entries = client.get("/fine_tuning/catalog")
     if as_json:
-        return print_json(found)
-    rows = [[word, entry["type"], entry["summary"]] for part, word in PARTS.items() for entry in found[part]]
-    rows += [["base model", base["id"], _told(base)] for base in found["base_models"]]
-    say_table(["WHAT", "NAME", "SUMMARY"], rows)
-    for line in _exceptions(found):
-        note(line)
+        return print_json(entries)
+    rows = [[kind, entry["type"], entry["summary"]] for name, kind in SECTIONS.items() for entry in entries[name]]
+    rows += [["base model", base["id"], _summarize_base(base)] for base in entries["base_models"]]
+    print_table(["WHAT", "NAME", "SUMMARY"], rows)
+    for line in _refused_combinations(entries):
+        print_note(line)
     return None
 
 
-def _told(base: Document) -> str:
+def _summarize_base(base: Document) -> str:
     facts = base["facts"]
     parameters = f"{facts['parameters']:,} parameters" if "parameters" in facts else ""
-    return ", ".join(part for part in (base["kind"], str(facts.get("model_type", "")), parameters) if part)
+    return ", ".join(text for text in (base["kind"], str(facts.get("model_type", "")), parameters) if text)
 
 
-def _exceptions(found: Document) -> list[str]:
-    """What does not go together, in as few lines as it takes."""
+def _refused_combinations(entries: Document) -> list[str]:
+    """Return each reason for a refusal once, and the combinations that are limited to some model families."""
     lines = []
-    for each in found["combinations"]:
-        if not each["legal"]:
-            lines.append(each["reason"])
-        elif each["families"] is not None:
-            families = ", ".join(each["families"])
-            lines.append(f"'{each['technique']}' with '{each['method']}' on {each['kind']}: only {families}")
+    for combination in entries["combinations"]:
+        technique, method, kind = (combination[name] for name in ("technique", "method", "kind"))
+        if not combination["legal"]:
+            lines.append(combination["reason"])
+        elif combination["families"] is not None:
+            lines.append(f"'{technique}' with '{method}' on {kind}: only {', '.join(combination['families'])}")
     return list(dict.fromkeys(lines))

@@ -1,13 +1,13 @@
-"""`attune chat`: ask a model, and read its answer as it comes."""
+"""`attune chat`: send a message to a model and print its answer while it is generated."""
 
 import sys
 from typing import Annotated, Any
 
 import typer
 
-from api.cli.client import Document
+from api.cli.client import GENERATION_TIMEOUT, Document
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.console import note, print_json, say_piece
+from api.cli.console import print_chunk, print_json, print_note
 from api.cli.errors import ClientCommand, CommandError, ExitCode
 
 chat_app = typer.Typer(add_completion=False)
@@ -15,45 +15,52 @@ chat_app = typer.Typer(add_completion=False)
 PATH = "/chat/completions"
 
 
-@chat_app.command("chat", cls=ClientCommand)
+@chat_app.command("chat", cls=ClientCommand, epilog='Example: attune chat smollm2-135m-instruct "What is a list?"')
 def chat(
-    model: Annotated[str, typer.Argument(metavar="MODEL")],
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to say to it; - reads standard input.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A base model, a fine-tuned model (ft:…) or a checkpoint.")
+    ],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The message, or - for stdin.")],
     *,
-    system: Annotated[str | None, typer.Option(help="What the system says first.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Of the answer.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0: always the likeliest token. Default: 1.")] = None,
-    top_p: Annotated[float | None, typer.Option()] = None,
+    system: Annotated[str | None, typer.Option(help="A system message to put before it.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Maximum length of the answer.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 always picks the most likely token. Default: 1.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Sample from the most likely tokens of this total probability.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Ask a base model, a fine-tuned one or a checkpoint. With --json: the whole answer, once it is there."""
-    said = [{"role": "system", "content": system}] if system is not None else []
-    messages = [*said, {"role": "user", "content": sys.stdin.read() if text == "-" else text}]
+    """Send a message to a model and print its answer.
+
+    The answer is printed while it is generated; with --json, the whole response is printed at its end.
+    """
+    messages = [{"role": "system", "content": system}] if system is not None else []
+    messages.append({"role": "user", "content": sys.stdin.read() if text == "-" else text})
     options = {"max_completion_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     body: dict[str, Any] = {"model": model, "messages": messages}
     body |= {name: value for name, value in options.items() if value is not None}
     with connect(base_url, api_key, data_dir) as client:
         if as_json:
-            print_json(client.ask(PATH, body))
+            print_json(client.post(PATH, body, timeout=GENERATION_TIMEOUT))
             return
-        reason = None
-        for chunk in client.events(PATH, body | {"stream": True}):
-            reason = _tell(chunk) or reason
-    say_piece("\n")
-    if reason == "length":
-        note("(the answer was cut at its longest: see --max-tokens)")
+        finish_reason = None
+        for chunk in client.stream_events(PATH, body | {"stream": True}):
+            finish_reason = _print_delta(chunk) or finish_reason
+    print_chunk("\n")
+    if finish_reason == "length":
+        print_note("(the answer was cut at the token limit: see --max-tokens)")
 
 
-def _tell(chunk: Document) -> str | None:
-    """Print what is new of the answer; returns why it ended, once it has."""
+def _print_delta(chunk: Document) -> str | None:
+    """Print the chunk's part of the answer and return its finish reason, None before the last chunk."""
     if "error" in chunk:
         raise CommandError(ExitCode.UNAVAILABLE, str(chunk["error"]["message"]))
-    reason = None
+    finish_reason = None
     for choice in chunk["choices"]:
-        say_piece(choice["delta"].get("content") or "")
-        reason = choice["finish_reason"]
-    return reason
+        print_chunk(choice["delta"].get("content") or "")
+        finish_reason = choice["finish_reason"]
+    return finish_reason

@@ -1,4 +1,4 @@
-"""A thin client of the HTTP API: one method for each way of asking, and every failure a `CommandError`."""
+"""A thin client of the HTTP API. Every failure is a `CommandError`."""
 
 import json
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from urllib.parse import quote
 
 import httpx
 
-from api.cli.errors import CommandError, ExitCode, Refusal
+from api.cli.errors import CommandError, ExitCode, RequestRefused
 
 TIMEOUT = httpx.Timeout(60, connect=5, write=600)
-ANSWER_TIMEOUT = httpx.Timeout(600, connect=5)
-"""For what a model says: it may have to be loaded first."""
+GENERATION_TIMEOUT = httpx.Timeout(600, connect=5)
+"""For a request to a model, which may have to be loaded first."""
 PAGE = 100
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
@@ -28,7 +28,7 @@ class Client:
             base_url=base_url,
             headers={"Authorization": f"Bearer {api_key}"},
             timeout=TIMEOUT,
-            trust_env=httpx.URL(base_url).host not in LOOPBACK,  # no proxy stands between a machine and itself
+            trust_env=httpx.URL(base_url).host not in LOOPBACK,  # no proxy for loopback
         )
 
     def __enter__(self) -> Self:
@@ -40,8 +40,8 @@ class Client:
     def get(self, path: str, **params: object) -> Document:
         return self._json("GET", path, params={k: v for k, v in params.items() if v is not None})
 
-    def post(self, path: str, body: Document | None = None) -> Document:
-        return self._json("POST", path, json=body if body is not None else {})
+    def post(self, path: str, body: Document | None = None, *, timeout: httpx.Timeout = TIMEOUT) -> Document:
+        return self._json("POST", path, json=body if body is not None else {}, timeout=timeout)
 
     def delete(self, path: str) -> Document:
         return self._json("DELETE", path)
@@ -50,33 +50,29 @@ class Client:
         return self._json("POST", "/files", data={"purpose": purpose}, files={"file": (name, file)})
 
     @contextmanager
-    def stream(self, path: str) -> Iterator[httpx.Response]:
-        """The bytes at `path`, as they come."""
-        with self._failures_named(), self._http.stream("GET", path) as response:
+    def stream_bytes(self, path: str) -> Iterator[httpx.Response]:
+        """Yield the response to a GET before its body is read."""
+        with self._as_command_errors(), self._http.stream("GET", path) as response:
             if not response.is_success:
                 response.read()
-            _raise_for_refusal(response)
+            _raise_for_status(response)
             yield response
 
-    def ask(self, path: str, body: Document) -> Document:
-        """A POST that may take minutes."""
-        return self._json("POST", path, json=body, timeout=ANSWER_TIMEOUT)
-
-    def events(self, path: str, body: Document) -> Iterator[Document]:
-        """Server-sent events, as they come."""
+    def stream_events(self, path: str, body: Document) -> Iterator[Document]:
+        """Yield the server-sent events of a POST as they arrive."""
         with (
-            self._failures_named(),
-            self._http.stream("POST", path, json=body, timeout=ANSWER_TIMEOUT) as response,
+            self._as_command_errors(),
+            self._http.stream("POST", path, json=body, timeout=GENERATION_TIMEOUT) as response,
         ):
             if not response.is_success:
                 response.read()
-            _raise_for_refusal(response)
+            _raise_for_status(response)
             for line in response.iter_lines():
                 if line.startswith("data: ") and line != "data: [DONE]":
                     yield json.loads(line.removeprefix("data: "))
 
     def pages(self, path: str, *, limit: int | None = None, after: str | None = None) -> Iterator[Document]:
-        """The objects of a list, page after page, `limit` of them at most."""
+        """Yield the objects of a list, `limit` at most, fetching page after page."""
         left = limit
         while left is None or left > 0:
             page = self.get(path, limit=PAGE if left is None else min(PAGE, left), after=after)
@@ -87,25 +83,25 @@ class Client:
             left = None if left is None else left - len(page["data"])
 
     def _json(self, method: str, path: str, **request: Any) -> Document:
-        with self._failures_named():
+        with self._as_command_errors():
             response = self._http.request(method, path, **request)
-            _raise_for_refusal(response)
+            _raise_for_status(response)
             try:
                 document = response.json()
             except ValueError:
                 document = None
         if not isinstance(document, dict):
             raise CommandError(
-                ExitCode.UNAVAILABLE, f"{self.base_url} does not answer as an Attune server does: is the address right?"
+                ExitCode.UNAVAILABLE, f"{self.base_url} does not respond like an Attune server: is the address right?"
             )
         return document
 
     @contextmanager
-    def _failures_named(self) -> Iterator[None]:
+    def _as_command_errors(self) -> Iterator[None]:
         try:
             yield
         except httpx.TimeoutException:
-            raise CommandError(ExitCode.UNAVAILABLE, f"{self.base_url} did not answer in time.") from None
+            raise CommandError(ExitCode.UNAVAILABLE, f"{self.base_url} did not respond in time.") from None
         except httpx.TransportError:
             raise CommandError(
                 ExitCode.UNAVAILABLE, f"cannot reach {self.base_url}: is the server running there?"
@@ -113,7 +109,7 @@ class Client:
 
 
 def segment(identifier: str) -> str:
-    """An id as one segment of a path, whatever is in it: `ft:…` has colons, a hub's name has a slash."""
+    """Return an id quoted as one segment of a path: model names have colons and slashes."""
     return quote(identifier, safe="")
 
 
@@ -124,7 +120,7 @@ def open_input(path: Path) -> BinaryIO:
         raise CommandError(ExitCode.REFUSED, f"cannot read {path}: {error.strerror}.") from None
 
 
-def _raise_for_refusal(response: httpx.Response) -> None:
+def _raise_for_status(response: httpx.Response) -> None:
     if response.is_success:
         return
     status = response.status_code
@@ -138,10 +134,12 @@ def _raise_for_refusal(response: httpx.Response) -> None:
         error = response.json()["error"]
         message, param, reason = str(error["message"]), error.get("param"), error.get("code")
     except (ValueError, KeyError, TypeError):
-        raise CommandError(code, f"the server answered {response.status_code} {response.reason_phrase}.") from None
-    raise Refusal(code, explained(message, param), reason)
+        raise CommandError(
+            code, f"the server responded with {response.status_code} {response.reason_phrase}."
+        ) from None
+    raise RequestRefused(code, name_field(message, param), reason)
 
 
-def explained(message: str, param: str | None) -> str:
-    """The server's own sentence, and which field it is about."""
+def name_field(message: str, param: str | None) -> str:
+    """Return the server's message with the name of the field, unless the message has it."""
     return f"{message} (field: {param})" if param and param not in message else message

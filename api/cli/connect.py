@@ -1,7 +1,7 @@
-"""Where the server is and with which key: flags, then the environment, then the data folder of a local `attune up`.
+"""The server's address and API key: from options, then the environment, then the data folder of a local `attune up`.
 
-A key from `credentials.json` goes only to the server that wrote it, never to another one named by a flag. OpenAI's own
-variables are not read: a file meant for your server must not end up at OpenAI because of a variable set for it.
+A key from `credentials.json` is sent only to the server that wrote it, never to another one named by an option.
+OpenAI's variables (`OPENAI_BASE_URL`, `OPENAI_API_KEY`) are not read, so that no file is uploaded to OpenAI by mistake.
 """
 
 import json
@@ -16,14 +16,19 @@ from api.cli.client import Client
 from api.cli.errors import CommandError, ExitCode
 
 BaseUrl = Annotated[
-    str | None, typer.Option("--base-url", help="The server, such as http://host:8000/v1. Else ATTUNE_BASE_URL.")
+    str | None, typer.Option("--base-url", help="The server, such as http://host:8000/v1. Default: ATTUNE_BASE_URL.")
 ]
-ApiKey = Annotated[str | None, typer.Option("--api-key", help="Else ATTUNE_API_KEY (which `ps` does not show).")]
+ApiKey = Annotated[
+    str | None,
+    typer.Option("--api-key", help="The API key. Default: ATTUNE_API_KEY, which `ps` does not show to other users."),
+]
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", help="Of a local `attune up`; its credentials.json is used when nothing else is given."),
+    typer.Option(
+        "--data-dir", help="The data folder of a local `attune up`, whose credentials.json is used by default."
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 DEFAULT_DATA_DIR = Path("attune-data")
 
@@ -35,7 +40,7 @@ def connect(base_url: str | None, api_key: str | None, data_dir: Path | None) ->
         local_url, local_key = _credentials(data_dir)
         if url is None:
             url, key = local_url, key or local_key
-        elif _versioned(url) == _versioned(local_url or ""):
+        elif _with_version(url) == _with_version(local_url or ""):
             key = key or local_key
     if not url:
         raise CommandError(
@@ -44,7 +49,7 @@ def connect(base_url: str | None, api_key: str | None, data_dir: Path | None) ->
         )
     if not key:
         raise CommandError(ExitCode.NOT_AUTHORIZED, "no API key: set ATTUNE_API_KEY or give --api-key.")
-    return Client(_versioned(url), key)
+    return Client(_with_version(url), key)
 
 
 def _credentials(data_dir: Path | None) -> tuple[str | None, str | None]:
@@ -60,15 +65,17 @@ def _credentials(data_dir: Path | None) -> tuple[str | None, str | None]:
             ) from None
         return None, None
     except (OSError, ValueError, KeyError, TypeError):
-        raise CommandError(ExitCode.REFUSED, f"{path} cannot be read as Attune's credentials.") from None
+        raise CommandError(
+            ExitCode.REFUSED, f"{path} does not hold Attune's credentials: start `attune up` again to rewrite it."
+        ) from None
 
 
-def _versioned(url: str) -> str:
-    """`http://host:8000` and `http://host:8000/v1/` both mean the API below /v1."""
+def _with_version(url: str) -> str:
+    """Return the URL of the API: `http://host:8000` and `http://host:8000/v1/` both become `http://host:8000/v1`."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
         parsed = httpx.URL("")
     if url and (parsed.scheme not in {"http", "https"} or not parsed.host):
-        raise CommandError(ExitCode.REFUSED, f"{url} is no http:// or https:// address.")
+        raise CommandError(ExitCode.REFUSED, f"{url} is not an http:// or https:// address.")
     return str(parsed.copy_with(path="/v1")) if parsed.path in {"", "/"} else url.rstrip("/")

@@ -1,4 +1,4 @@
-"""Everything that reaches the terminal passes here: results on stdout, all else on stderr.
+"""Output to the terminal: results on stdout, everything else on stderr.
 
 Names and messages come from other people's files and requests, so their control characters never reach the terminal.
 """
@@ -9,7 +9,6 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -23,7 +22,10 @@ _ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07
 
 
 def clean(value: object) -> str:
-    """One line without control characters. Those that reverse the reading direction count as such (category Cf)."""
+    """Return the text as one line without control characters.
+
+    Characters that reverse the reading direction are control characters too (category Cf).
+    """
     text = _ESCAPE_SEQUENCE.sub("", str(value))
     return "".join(" " if unicodedata.category(char)[0] == "C" or char in "\u2028\u2029" else char for char in text)
 
@@ -32,8 +34,8 @@ def print_line(text: object) -> None:
     out.print(Text(clean(text)))
 
 
-def note(text: object) -> None:
-    """For the person at the terminal, not part of the result."""
+def print_note(text: object) -> None:
+    """Print a line for the person at the terminal that is not part of the result."""
     err.print(Text(clean(text), style="dim"))
 
 
@@ -42,24 +44,24 @@ def print_error(text: object) -> None:
 
 
 def print_json(document: object) -> None:
-    """One document on one line; ASCII, so that no control character of a name survives unescaped."""
+    """Print a document on one line, in ASCII, which escapes every control character."""
     sys.stdout.write(json.dumps(document) + "\n")
     sys.stdout.flush()
 
 
-def say_result(document: object, text: object, *, as_json: bool) -> None:
-    """The result of a command: for programs the whole document, for people a sentence."""
+def print_result(document: object, text: object, *, as_json: bool) -> None:
+    """Print the result of a command: the whole document for programs, or a sentence for people."""
     if as_json:
         print_json(document)
     else:
         print_line(text)
 
 
-def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Aligned columns; without a terminal, tab-separated lines under the same head, for `cut` and `awk`."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print aligned columns, or, without a terminal, tab-separated lines with the same header for `cut` and `awk`."""
     if not out.is_terminal:
         for row in (columns, *rows):
-            say_line("\t".join(clean(cell) for cell in row))
+            print_raw("\t".join(clean(cell) for cell in row))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
@@ -75,25 +77,27 @@ def print_fields(fields: Mapping[str, object]) -> None:
         print_line(f"{name:<{width}}  {value}")
 
 
-def say_piece(text: str) -> None:
-    """Part of a longer text, as it comes. It may have lines; nothing else in it steers the terminal."""
+def print_chunk(text: str) -> None:
+    """Print a part of a longer text as it arrives, with its newlines and tabs but no other control character."""
     lines = ("\t".join(map(clean, line.split("\t"))) for line in text.split("\n"))
     sys.stdout.write("\n".join(lines))
     sys.stdout.flush()
 
 
-def say_line(line: str) -> None:
+def print_raw(line: str) -> None:
+    """Print a line that is clean already, without wrapping it."""
     sys.stdout.write(line + "\n")
 
 
-def moment(unix_s: Any) -> str:
-    """A server's Unix time as this machine's local time."""
+def format_time(unix_s: object) -> str:
+    """Return a Unix time as this machine's local time, or "-" for anything but a number."""
     if not isinstance(unix_s, (int, float)):
         return "-"
     return datetime.fromtimestamp(unix_s).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def size(count: Any) -> str:
+def format_size(count: object) -> str:
+    """Return a number of bytes with a decimal unit, or "-" for anything but a number."""
     if not isinstance(count, (int, float)):
         return "-"
     for unit in ("B", "KB", "MB"):
@@ -104,7 +108,7 @@ def size(count: Any) -> str:
 
 
 def transfer_progress() -> Progress:
-    """For bytes that move; shown only where someone looks at it."""
+    """Return a progress bar for an upload or download; it is shown only on a terminal."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),

@@ -12,20 +12,20 @@ from api.cli.console import print_error
 class ExitCode(IntEnum):
     OK = 0
     JOB_FAILED = 1
-    """The watched job ended as failed."""
+    """The watched job failed."""
     REFUSED = 2
-    """The command line is wrong, or the server refused the request (400, 404, 413 and the like)."""
+    """The command line is wrong, or the server refused the request (400, 404, 413 and similar)."""
     JOB_CANCELLED = 3
-    """The watched job ended as cancelled."""
+    """The watched job was cancelled."""
     UNAVAILABLE = 4
-    """The server cannot be reached, does not answer in time, or answers 429 or 5xx: trying again may help."""
+    """The server cannot be reached, times out, or responds with 429 or 5xx. A retry may succeed."""
     NOT_AUTHORIZED = 5
-    """No API key, or one that the server does not accept for this."""
+    """There is no API key, or the server does not accept the key for this request."""
     CORRUPT = 6
-    """What was downloaded is not what the server says it is, and nothing of it was kept; or what was verified is not
-    what was published."""
+    """A downloaded file does not match the server's SHA-256 and was deleted, or a verified file does not match the
+    published one."""
     INTERRUPTED = 130
-    """Ctrl-C. A watched job goes on."""
+    """Ctrl-C. A watched job keeps running."""
 
 
 class CommandError(Exception):
@@ -35,32 +35,32 @@ class CommandError(Exception):
         self.message = message
 
 
-class Refusal(CommandError):
-    """The server's own."""
+class RequestRefused(CommandError):
+    """An error response of the server."""
 
     def __init__(self, code: ExitCode, message: str, reason: str | None) -> None:
         super().__init__(code, message)
         self.reason = reason
-        """Its `error.code`."""
+        """`error.code` of the response."""
 
 
-class _Named:
-    """Invoked, its `CommandError`s become a message and an exit code."""
+class _PrintsErrors:
+    """A mixin that turns `CommandError` and `OSError` into a message and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)  # type: ignore[misc]  # of the command that this is mixed into
+            return super().invoke(ctx)  # type: ignore[misc]  # defined by the command class
         except CommandError as error:
             print_error(error.message)
             raise typer.Exit(error.code) from None
-        except OSError as error:  # a folder that cannot be written to, a full disk
+        except OSError as error:  # an unwritable folder, a full disk
             print_error(f"{error.filename or 'this machine'}: {error.strerror or type(error).__name__}")
             raise typer.Exit(ExitCode.REFUSED) from None
 
 
-class ClientCommands(_Named, TyperGroup):
-    """A group of commands."""
+class ClientCommands(_PrintsErrors, TyperGroup):
+    """A group of client commands."""
 
 
-class ClientCommand(_Named, TyperCommand):
-    """One that stands alone."""
+class ClientCommand(_PrintsErrors, TyperCommand):
+    """A client command outside a group."""

@@ -7,46 +7,54 @@ from typing import Annotated
 
 import typer
 
-from api.cli.client import Client, Document, explained, open_input, segment
+from api.cli.client import Client, Document, name_field, open_input, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
 from api.cli.console import (
     clean,
-    moment,
-    note,
+    format_size,
+    format_time,
     print_fields,
     print_json,
-    say_line,
-    say_result,
-    say_table,
-    size,
+    print_note,
+    print_raw,
+    print_result,
+    print_table,
     transfer_progress,
 )
-from api.cli.errors import ClientCommands, CommandError, ExitCode, Refusal
+from api.cli.errors import ClientCommands, CommandError, ExitCode, RequestRefused
 
-files_app = typer.Typer(cls=ClientCommands, no_args_is_help=True, help="Upload and look after files of rows.")
+files_app = typer.Typer(
+    cls=ClientCommands,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Upload, list, print and delete files of training rows.",
+    epilog="Example: attune files upload rows.jsonl",
+)
 
 FileId = Annotated[str, typer.Argument(metavar="FILE_ID")]
-Limit = Annotated[int, typer.Option(min=1, help="How many, newest first.")]
-After = Annotated[str | None, typer.Option(metavar="ID", help="Go on after this one.")]
+Limit = Annotated[int, typer.Option(min=1, help="Number of entries, newest first.")]
+After = Annotated[str | None, typer.Option(metavar="ID", help="Start after this entry.")]
 
 
-@files_app.command()
+@files_app.command(epilog="Example: attune files upload rows.jsonl")
 def upload(
-    path: Annotated[Path, typer.Argument(help="JSON Lines: one example a line.")],
+    path: Annotated[
+        Path, typer.Argument(help="A file of training rows, such as JSON Lines with one example per line.")
+    ],
     *,
-    purpose: Annotated[str, typer.Option()] = "fine-tune",
+    purpose: Annotated[str, typer.Option(help="Use of the file. The server accepts only fine-tune.")] = "fine-tune",
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Upload a file; its id names it in a job."""
+    """Upload a file and print its id, which jobs refer to."""
     with connect(base_url, api_key, data_dir) as client:
         file = upload_file(client, path, purpose)
-    say_result(file, f"Uploaded {file['id']}: {file['filename']}, {size(file['bytes'])}", as_json=as_json)
+    print_result(file, f"Uploaded {file['id']}: {file['filename']}, {format_size(file['bytes'])}", as_json=as_json)
 
 
-@files_app.command(name="list")
+@files_app.command(name="list", epilog="Example: attune files list --limit 5")
 def list_files(
     *,
     limit: Limit = 20,
@@ -61,14 +69,14 @@ def list_files(
         files = list(client.pages("/files", limit=limit, after=after))
     if as_json:
         return print_json({"object": "list", "data": files})
-    say_table(
+    print_table(
         ["ID", "PURPOSE", "SIZE", "CREATED", "NAME"],
-        [[f["id"], f["purpose"], size(f["bytes"]), moment(f["created_at"]), f["filename"]] for f in files],
+        [[f["id"], f["purpose"], format_size(f["bytes"]), format_time(f["created_at"]), f["filename"]] for f in files],
     )
     return None
 
 
-@files_app.command()
+@files_app.command(epilog="Example: attune files get file-abc123")
 def get(
     file_id: FileId,
     *,
@@ -77,17 +85,17 @@ def get(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Show what is known of a file."""
+    """Show a file's fields and the result of its scan."""
     with connect(base_url, api_key, data_dir) as client:
         file = client.get(f"/files/{segment(file_id)}")
     if as_json:
         return print_json(file)
-    shown = {**file, "bytes": size(file["bytes"]), "created_at": moment(file["created_at"])}
-    shown["scan"] = _scanned(file.get("scan"))
-    return print_fields({name: value for name, value in shown.items() if value is not None and name != "object"})
+    fields = {**file, "bytes": format_size(file["bytes"]), "created_at": format_time(file["created_at"])}
+    fields["scan"] = _format_scan(file.get("scan"))
+    return print_fields({name: value for name, value in fields.items() if value is not None and name != "object"})
 
 
-@files_app.command()
+@files_app.command(epilog="Example: attune files delete file-abc123")
 def delete(
     file_id: FileId,
     *,
@@ -96,13 +104,13 @@ def delete(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Delete a file that no unfinished job needs."""
+    """Delete a file. It is refused while an unfinished job uses the file."""
     with connect(base_url, api_key, data_dir) as client:
-        answer = client.delete(f"/files/{segment(file_id)}")
-    say_result(answer, f"Deleted {file_id}", as_json=as_json)
+        deleted = client.delete(f"/files/{segment(file_id)}")
+    print_result(deleted, f"Deleted {file_id}", as_json=as_json)
 
 
-@files_app.command()
+@files_app.command(epilog="Example: attune files content file-abc123 --output rows.jsonl")
 def content(
     file_id: FileId,
     *,
@@ -112,17 +120,18 @@ def content(
     data_dir: DataDir = None,
 ) -> None:
     """Print a file's content, or save it with --output."""
-    with connect(base_url, api_key, data_dir) as client, client.stream(f"/files/{segment(file_id)}/content") as answer:
+    path = f"/files/{segment(file_id)}/content"
+    with connect(base_url, api_key, data_dir) as client, client.stream_bytes(path) as response:
         if output is not None:
             with output.open("wb") as file:
-                for chunk in answer.iter_bytes():
+                for chunk in response.iter_bytes():
                     file.write(chunk)
-            note(f"Saved {output}")
+            print_note(f"Saved {output}")
         elif sys.stdout.isatty():
-            for line in answer.iter_lines():
-                say_line(clean(line))
+            for line in response.iter_lines():
+                print_raw(clean(line))
         else:
-            for chunk in answer.iter_bytes():
+            for chunk in response.iter_bytes():
                 sys.stdout.buffer.write(chunk)
 
 
@@ -133,51 +142,54 @@ def upload_file(client: Client, path: Path, purpose: str = "fine-tune") -> Docum
             return client.upload(counted, path.name, purpose)
 
 
-def _scanned(scan: Document | None) -> str | None:
-    """In a line: what the file holds, and the first thing that is wrong with it."""
+def _format_scan(scan: Document | None) -> str | None:
+    """Return a line with the number of rows, their format, counts of the findings and the first finding."""
     if scan is None:
         return None
     if scan["status"] == "pending":
         return "pending"
-    told = f"{scan['rows'] or 0:,} rows, format {scan['format'] or 'unknown'}"
+    summary = f"{scan['rows'] or 0:,} rows, format {scan['format'] or 'unknown'}"
     counts = ", ".join(f"{code} {count:,}" for code, count in scan["finding_counts"].items())
     first = f"; {scan['findings'][0]['message']}" if scan["findings"] else ""
-    return f"{told}{f'; {counts}' if counts else ''}{first}"
+    return f"{summary}{f'; {counts}' if counts else ''}{first}"
 
 
-def _file_id(client: Client, given: str) -> str:
-    """A file that is here is uploaded; else it is an id."""
-    if not Path(given).is_file():
-        return given
-    file = upload_file(client, Path(given))
-    note(f"Uploaded {given} as {file['id']}")
+def _upload_if_local(client: Client, path_or_id: str) -> str:
+    """Return the id of the file, which is uploaded first if it is a local path."""
+    if not Path(path_or_id).is_file():
+        return path_or_id
+    file = upload_file(client, Path(path_or_id))
+    print_note(f"Uploaded {path_or_id} as {file['id']}")
     return str(file["id"])
 
 
-def put_files(
+def attach_files(
     client: Client, body: Document, training: str | None, validation: str | None, *, for_job: bool = False
 ) -> None:
-    """Into the body, uploaded where they are here: but not for a job that would be refused whatever they hold."""
-    given = {"training_file": training, "validation_file": validation}
-    named = {name: file for name, file in given.items() if file is not None}
-    for file in named.values():
+    """Set the body's file ids, uploading local files.
+
+    With `for_job`, nothing is uploaded for a job that the server would refuse whatever its files hold.
+    """
+    options = {"training_file": training, "validation_file": validation}
+    files = {field: file for field, file in options.items() if file is not None}
+    for file in files.values():
         if not Path(file).is_file() and not re.fullmatch(r"file-[A-Za-z0-9_-]+", file):
-            raise CommandError(ExitCode.REFUSED, f"{file} is neither a file here nor the id of an uploaded one.")
-    if for_job and any(Path(file).is_file() for file in named.values()):
-        _check_recipe(client, body | named)
-    for name, file in named.items():
-        body[name] = _file_id(client, file)
+            raise CommandError(ExitCode.REFUSED, f"{file} is neither a local file nor the id of an uploaded one.")
+    if for_job and any(Path(file).is_file() for file in files.values()):
+        _check_recipe(client, body | files)
+    for field, file in files.items():
+        body[field] = _upload_if_local(client, file)
 
 
 def _check_recipe(client: Client, body: Document) -> None:
-    """An estimate of a job whose files are not there yet: that they are missing is all that may be wrong."""
-    names = ("training_file", "validation_file")
-    to_come = {name: "file-to-be-uploaded" for name in names if name in body and Path(str(body[name])).is_file()}
+    """Raise CommandError if an estimate with placeholder ids finds more wrong than the missing files."""
+    fields = ("training_file", "validation_file")
+    local = {field: "file-to-be-uploaded" for field in fields if field in body and Path(str(body[field])).is_file()}
     try:
-        found = client.post("/fine_tuning/estimates", body | to_come)
-    except Refusal as refusal:
-        if refusal.reason != "file_not_found":
+        report = client.post("/fine_tuning/estimates", body | local)
+    except RequestRefused as error:
+        if error.reason != "file_not_found":
             raise
         return
-    for reason in found["reasons"]:
-        raise CommandError(ExitCode.REFUSED, explained(reason["message"], reason["param"]))
+    for reason in report["reasons"]:
+        raise CommandError(ExitCode.REFUSED, name_field(reason["message"], reason["param"]))

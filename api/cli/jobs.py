@@ -1,78 +1,102 @@
 """`attune jobs`: create, list, get, watch, cancel, pause, resume, events, log."""
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from api.cli.body import job_body, require_named, value_of
+from api.cli.body import job_body, parse_value, require_model_and_file
 from api.cli.client import Client, Document, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.console import clean, moment, print_fields, print_json, print_line, say_line, say_result, say_table
+from api.cli.console import (
+    clean,
+    format_time,
+    print_fields,
+    print_json,
+    print_line,
+    print_raw,
+    print_result,
+    print_table,
+)
 from api.cli.errors import ClientCommands
-from api.cli.files import After, Limit, put_files
-from api.cli.watch import event_line, watch_job
+from api.cli.files import After, Limit, attach_files
+from api.cli.job_options import (
+    Assignments,
+    BatchSize,
+    BodyFile,
+    Epochs,
+    JobCommand,
+    MaxSteps,
+    Model,
+    Rank,
+    Technique,
+    TrainingFile,
+    Validation,
+)
+from api.cli.watch import format_event, watch_job
 
-jobs_app = typer.Typer(cls=ClientCommands, no_args_is_help=True, help="Create and follow fine-tuning jobs.")
+jobs_app = typer.Typer(
+    cls=ClientCommands,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Create, follow and control fine-tuning jobs.",
+    epilog="Example: attune jobs create rows.jsonl --model smollm2-135m-instruct --watch",
+)
 
 JobId = Annotated[str, typer.Argument(metavar="JOB_ID")]
-AutoNumber = Annotated[str | None, typer.Option(metavar="NUMBER|auto", parser=str)]
 
 
-@jobs_app.command()
+@jobs_app.command(
+    cls=JobCommand,
+    epilog="Example: attune jobs create rows.jsonl --model smollm2-135m-instruct --rank 32 --epochs 2 --watch",
+)
 def create(
-    training_file: Annotated[
-        str | None,
-        typer.Argument(metavar="FILE_OR_ID", help="A file here, which is uploaded, or an uploaded one's id."),
-    ] = None,
+    training_file: TrainingFile = None,
     *,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="A base model, or ft:… to go on from it.")] = None,
-    validation: Annotated[str | None, typer.Option(metavar="FILE_OR_ID")] = None,
-    technique: Annotated[
-        str | None, typer.Option(help="Which weights are trained; `attune catalog` lists them. Default: lora.")
+    model: Model = None,
+    validation: Validation = None,
+    technique: Technique = None,
+    rank: Rank = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: Annotated[
+        str | None, typer.Option(metavar="NUMBER|auto", parser=str, help="Peak learning rate. Default: auto.")
     ] = None,
-    rank: Annotated[int | None, typer.Option(help="Of the technique.")] = None,
-    epochs: AutoNumber = None,
-    batch_size: AutoNumber = None,
-    learning_rate: AutoNumber = None,
-    max_steps: Annotated[int | None, typer.Option()] = None,
-    suffix: Annotated[str | None, typer.Option(help="Becomes part of the tuned model's name.")] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other field: training.max_length=512.")
+    max_steps: MaxSteps = None,
+    suffix: Annotated[str | None, typer.Option(help="Becomes part of the fine-tuned model's name.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Makes the job reproducible. Default: a random seed, which the job records.")
     ] = None,
-    body_file: Annotated[
-        Path | None, typer.Option("--body", help="A JSON file with the job's body (- is stdin); options override it.")
-    ] = None,
+    assignments: Assignments = None,
+    body_file: BodyFile = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow the job until it ends.")] = False,
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Create a job."""
-    values = {
+    """Create a job, uploading its local files first."""
+    fields = {
         "model": model,
         "suffix": suffix,
         "seed": seed,
         "technique.type": technique,
         "technique.rank": rank,
-        "training.learning_rate": value_of(learning_rate),
+        "training.learning_rate": parse_value(learning_rate),
         "training.max_steps": max_steps,
     }
-    numbers = {"n_epochs": value_of(epochs), "batch_size": value_of(batch_size)}
-    body = job_body(body_file, values, numbers, assignments)
-    require_named(body, training_file)
+    hyperparameters = {"n_epochs": parse_value(epochs), "batch_size": parse_value(batch_size)}
+    body = job_body(body_file, fields, hyperparameters, assignments)
+    require_model_and_file(body, training_file)
     with connect(base_url, api_key, data_dir) as client:
-        put_files(client, body, training_file, validation, for_job=True)
+        attach_files(client, body, training_file, validation, for_job=True)
         job = client.post("/fine_tuning/jobs", body)
         if not (watch and as_json):
-            say_result(job, f"Created {job['id']}. Follow it with: attune jobs watch {job['id']}", as_json=as_json)
+            print_result(job, f"Created {job['id']}. Follow it with: attune jobs watch {job['id']}", as_json=as_json)
         if watch:
             raise typer.Exit(watch_job(client, job["id"], as_json=as_json))
 
 
-@jobs_app.command(name="list")
+@jobs_app.command(name="list", epilog="Example: attune jobs list --limit 5")
 def list_jobs(
     *,
     limit: Limit = 20,
@@ -87,13 +111,13 @@ def list_jobs(
         jobs = list(client.pages("/fine_tuning/jobs", limit=limit, after=after))
     if as_json:
         return print_json({"object": "list", "data": jobs})
-    return say_table(
+    return print_table(
         ["ID", "STATUS", "BASE MODEL", "CREATED", "FINE-TUNED MODEL"],
-        [[j["id"], j["status"], j["model"], moment(j["created_at"]), j["fine_tuned_model"] or "-"] for j in jobs],
+        [[j["id"], j["status"], j["model"], format_time(j["created_at"]), j["fine_tuned_model"] or "-"] for j in jobs],
     )
 
 
-@jobs_app.command()
+@jobs_app.command(epilog="Example: attune jobs get ftjob-abc123")
 def get(
     job_id: JobId,
     *,
@@ -111,7 +135,7 @@ def get(
         print_fields(_fields(job))
 
 
-@jobs_app.command()
+@jobs_app.command(epilog="Example: attune jobs watch ftjob-abc123")
 def watch(
     job_id: JobId,
     *,
@@ -120,12 +144,16 @@ def watch(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Follow a job until it ends; the exit code says how. With --json: each event on a line, then the job."""
+    """Follow a job until it ends.
+
+    The exit code is 0 if it succeeded, 1 if it failed and 3 if it was cancelled. With --json, each event is a line, and
+    the job is the last one.
+    """
     with connect(base_url, api_key, data_dir) as client:
         raise typer.Exit(watch_job(client, job_id, as_json=as_json))
 
 
-@jobs_app.command()
+@jobs_app.command(epilog="Example: attune jobs cancel ftjob-abc123")
 def cancel(
     job_id: JobId,
     *,
@@ -134,11 +162,11 @@ def cancel(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """End a job for good, without a result."""
+    """Cancel a job. It ends without a model and cannot be resumed."""
     _act(job_id, "cancel", connect(base_url, api_key, data_dir), as_json)
 
 
-@jobs_app.command()
+@jobs_app.command(epilog="Example: attune jobs pause ftjob-abc123")
 def pause(
     job_id: JobId,
     *,
@@ -147,11 +175,11 @@ def pause(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Stop a job at its next saved state, to go on later."""
+    """Pause a job at its next saved state; `attune jobs resume` continues it."""
     _act(job_id, "pause", connect(base_url, api_key, data_dir), as_json)
 
 
-@jobs_app.command()
+@jobs_app.command(epilog="Example: attune jobs resume ftjob-abc123")
 def resume(
     job_id: JobId,
     *,
@@ -160,50 +188,50 @@ def resume(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Let a paused job go on from where it stopped."""
+    """Resume a paused job from its last saved state."""
     _act(job_id, "resume", connect(base_url, api_key, data_dir), as_json)
 
 
-@jobs_app.command()
+@jobs_app.command(epilog="Example: attune jobs events ftjob-abc123 --limit 50")
 def events(
     job_id: JobId,
     *,
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many, oldest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Number of events to print, the newest ones, oldest first.")] = 20,
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Print what happened to a job."""
+    """Print the events of a job."""
     with connect(base_url, api_key, data_dir) as client:
         newest = list(client.pages(f"{_path(job_id)}/events", limit=limit))
     if as_json:
         return print_json({"object": "list", "data": newest[::-1]})
     for event in newest[::-1]:
-        print_line(event_line(event))
+        print_line(format_event(event))
     return None
 
 
-@jobs_app.command()
+@jobs_app.command(epilog="Example: attune jobs log ftjob-abc123")
 def log(job_id: JobId, *, base_url: BaseUrl = None, api_key: ApiKey = None, data_dir: DataDir = None) -> None:
-    """Print what the trainers of a job wrote, attempt by attempt."""
-    with connect(base_url, api_key, data_dir) as client, client.stream(f"{_path(job_id)}/log") as response:
+    """Print the log of a job's trainer, attempt by attempt."""
+    with connect(base_url, api_key, data_dir) as client, client.stream_bytes(f"{_path(job_id)}/log") as response:
         for line in response.iter_lines():
-            say_line(clean(line))
+            print_raw(clean(line))
 
 
 def _act(job_id: str, action: str, client: Client, as_json: bool) -> None:
     with client:
         job = client.post(f"{_path(job_id)}/{action}")
-    note_of_pause = " (it pauses once its state is saved)" if action == "pause" and job["status"] == "running" else ""
-    say_result(job, f"{job['id']} is {job['status']}{note_of_pause}", as_json=as_json)
+    pending = " (it pauses once its state is saved)" if action == "pause" and job["status"] == "running" else ""
+    print_result(job, f"{job['id']} is {job['status']}{pending}", as_json=as_json)
 
 
 def _path(job_id: str) -> str:
     return f"/fine_tuning/jobs/{segment(job_id)}"
 
 
-def _fields(job: Document) -> dict[str, Any]:
+def _fields(job: Document) -> dict[str, object]:
     error = job.get("error") or {}
     hyperparameters = ", ".join(f"{name} {value}" for name, value in (job.get("hyperparameters") or {}).items())
     fields = {
@@ -221,19 +249,19 @@ def _fields(job: Document) -> dict[str, Any]:
         "validation file": job.get("validation_file"),
         "result files": ", ".join(job.get("result_files") or []) or None,
         "seed": job.get("seed"),
-        "created": moment(job["created_at"]),
-        "finished": moment(job["finished_at"]) if job.get("finished_at") else None,
+        "created": format_time(job["created_at"]),
+        "finished": format_time(job["finished_at"]) if job.get("finished_at") else None,
     }
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _evaluation(found: Document | None) -> str | None:
-    """Base → tuned, of what both have."""
-    if not found:
+def _evaluation(report: Document | None) -> str | None:
+    """Return the metrics that both models have, as "base → tuned"."""
+    if not report:
         return None
-    gains = [
-        f"{name} {found['base'][name]:.4g} → {tuned:.4g}"
-        for name, tuned in found["tuned"].items()
-        if tuned is not None and found["base"].get(name) is not None
+    changes = [
+        f"{name} {report['base'][name]:.4g} → {tuned:.4g}"
+        for name, tuned in report["tuned"].items()
+        if tuned is not None and report["base"].get(name) is not None
     ]
-    return f"{', '.join(gains)} (base → tuned, {found['rows']} {found['drawn_from']} rows)"
+    return f"{', '.join(changes)} (base → tuned, {report['rows']} {report['drawn_from']} rows)"

@@ -1,48 +1,67 @@
 """The `attune` command."""
 
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any
 
 import typer
 import typer.main
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
+
+COMMANDS = {
+    "up": (
+        "api.cli.up:app",
+        "Start everything on this machine: broker, database, API and workers. Ctrl-C stops everything.",
+    ),
+    "api": ("api.cli.serve:api_app", "Serve the API alone. Run `attune migrate` first."),
+    "worker": (
+        "api.cli.serve:worker_app",
+        "Run a worker alone: it prepares files, trains jobs, samples from models and delivers results.",
+    ),
+    "migrate": ("api.cli.serve:migrate_app", "Upgrade the database schema to this version."),
+    "keys": ("api.cli.admin:keys_app", "Create, list and revoke API keys."),
+    "models": ("api.cli.admin:models_app", "Add, list, verify and remove base models."),
+    "storage": ("api.cli.admin:storage_app", "Find and remove stored objects that no record refers to."),
+    "catalog": (
+        "api.cli.catalog:catalog_app",
+        "List techniques, methods, formats, graders and base models, and the combinations that are refused.",
+    ),
+    "jobs": ("api.cli.jobs:jobs_app", "Create, follow and control fine-tuning jobs."),
+    "pipelines": ("api.cli.pipelines:pipelines_app", "Run several jobs, each starting from the result of another."),
+    "estimate": (
+        "api.cli.estimate:estimate_app",
+        "Estimate a job's memory, steps and time, and check whether it would be accepted.",
+    ),
+    "preview": ("api.cli.estimate:preview_app", "Show the first rows of a training file as the model will see them."),
+    "files": ("api.cli.files:files_app", "Upload, list, print and delete files of training rows."),
+    "adapters": ("api.cli.adapters:adapters_app", "Download published models and verify them."),
+    "chat": ("api.cli.chat:chat_app", "Send a message to a model and print its answer."),
+}
+"""Each command's Typer app and its summary, in the order in which `attune --help` lists them.
+
+The summary is the first sentence of the command's own help. It is repeated here so that `attune --help` imports none of
+the modules: those of the operator's commands load the database, the broker and the web framework.
+"""
+
+
+class LazyCommand(TyperCommand):
+    """A command whose module is imported when the command runs or prints its own help."""
+
+    def __init__(self, name: str, path: str, summary: str) -> None:
+        super().__init__(name, help=summary)
+        self._path = path
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Return the context of the loaded command, which runs in place of this one."""
+        module, _, attribute = self._path.partition(":")
+        command = typer.main.get_command(getattr(import_module(module), attribute))
+        command.name = self.name
+        return command.make_context(info_name, args, parent, **extra)
 
 
 class LazyGroup(TyperGroup):
-    """A group whose commands are loaded when they are called.
-
-    The client's commands must start fast, and need neither the database's libraries nor the broker's.
-    """
-
-    commands_at: ClassVar[dict[str, str]] = {
-        "up": "api.cli.up:app",
-        "api": "api.cli.serve:api_app",
-        "worker": "api.cli.serve:worker_app",
-        "migrate": "api.cli.serve:migrate_app",
-        "keys": "api.cli.admin:keys_app",
-        "models": "api.cli.admin:models_app",
-        "storage": "api.cli.admin:storage_app",
-        "catalog": "api.cli.catalog:catalog_app",
-        "jobs": "api.cli.jobs:jobs_app",
-        "pipelines": "api.cli.pipelines:pipelines_app",
-        "estimate": "api.cli.estimate:estimate_app",
-        "preview": "api.cli.estimate:preview_app",
-        "files": "api.cli.files:files_app",
-        "adapters": "api.cli.adapters:adapters_app",
-        "chat": "api.cli.chat:chat_app",
-    }
-    """Each command's Typer app, in the order in which `attune --help` lists them."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(self.commands_at)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in self.commands_at:
-            return None
-        module, _, name = self.commands_at[cmd_name].partition(":")
-        command = typer.main.get_command(getattr(import_module(module), name))
-        command.name = cmd_name
-        return command
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {name: LazyCommand(name, *entry) for name, entry in COMMANDS.items()}
 
 
 app = typer.Typer(
@@ -51,9 +70,10 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    epilog="Example: attune jobs create rows.jsonl --model smollm2-135m-instruct --watch",
 )
 
 
 @app.callback()
 def attune() -> None:
-    """A fine-tuning service you host yourself, spoken to with OpenAI's clients."""
+    """Host your own fine-tuning service. Its API is OpenAI's: OpenAI's clients work unchanged."""

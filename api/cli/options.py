@@ -1,9 +1,9 @@
-"""Options that the operator's commands share."""
+"""Options and settings that the operator's commands share."""
 
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
@@ -11,25 +11,26 @@ from pydantic import ValidationError
 from api.settings import Settings, load_settings
 
 DataDirectory = Annotated[
-    Path | None, typer.Option("--data-dir", help="Where everything lives. [env: ATTUNE_DATA_DIR; default: attune-data]")
+    Path | None,
+    typer.Option("--data-dir", help="Folder for all data of the service. Default: ATTUNE_DATA_DIR, or attune-data."),
 ]
 Config = Annotated[
-    Path | None, typer.Option("--config", help="A TOML file of settings (api/settings.py). [env: ATTUNE_CONFIG]")
+    Path | None, typer.Option("--config", help="A TOML file of settings (docs/settings.md). Default: ATTUNE_CONFIG.")
 ]
-Host = Annotated[str | None, typer.Option(help="Address to listen on. [env: ATTUNE_HOST; default: 127.0.0.1]")]
-Port = Annotated[int | None, typer.Option(help="0 picks a free one. [env: ATTUNE_PORT; default: 8000]")]
+Host = Annotated[str | None, typer.Option(help="Address to listen on. Default: ATTUNE_HOST, or 127.0.0.1.")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one. Default: ATTUNE_PORT, or 8000.")]
 
 
-def operator_settings(data_dir: Path | None, config: Path | None, **flags: Any) -> Settings:
-    """Settings from flags, variables and file. What is wrong with them is said in a line each, with exit code 2."""
+def load_operator_settings(data_dir: Path | None, config: Path | None, **options: object) -> Settings:
+    """Return the settings from options, environment and file. Print errors, one per line, and exit with code 2."""
     if config is not None:
         os.environ["ATTUNE_CONFIG"] = str(config)
     try:
-        return load_settings(data_dir=data_dir, **flags)
+        return load_settings(data_dir=data_dir, **options)
     except ValidationError as error:
-        for problem in error.errors():
-            name = ".".join(str(part) for part in problem["loc"])
-            print(f"setting {name}: {problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
+        for details in error.errors():
+            name = ".".join(str(part) for part in details["loc"])
+            print(f"setting {name}: {details['msg'].removeprefix('Value error, ')}", file=sys.stderr)
         raise typer.Exit(2) from None
     except ValueError as error:
         print(error, file=sys.stderr)
@@ -37,9 +38,12 @@ def operator_settings(data_dir: Path | None, config: Path | None, **flags: Any) 
 
 
 def make_data_dir(settings: Settings) -> None:
-    """The data folder, which only its owner may enter; exit code 2 where it cannot be made."""
+    """Create the data folder, accessible only to its owner. Exit with code 2 if that fails."""
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        print(f"cannot use {settings.data_dir} as data folder: {error.strerror}", file=sys.stderr)
+        print(
+            f"cannot create the data folder {settings.data_dir}: {error.strerror}. Use another --data-dir",
+            file=sys.stderr,
+        )
         raise typer.Exit(2) from None

@@ -8,43 +8,50 @@ import typer
 from api.cli.body import read_body
 from api.cli.client import Client, Document, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.console import moment, note, print_fields, print_json, say_result, say_table
+from api.cli.console import format_time, print_fields, print_json, print_note, print_result, print_table
 from api.cli.errors import ClientCommands, ExitCode
 from api.cli.files import After, Limit, upload_file
 from api.cli.watch import watch_job
 
 pipelines_app = typer.Typer(
-    cls=ClientCommands, no_args_is_help=True, help="Several jobs, each of which begins where another ends."
+    cls=ClientCommands,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Run several jobs, each starting from the result of another.",
+    epilog="Example: attune pipelines create rlhf.json --watch",
 )
 
 PipelineId = Annotated[str, typer.Argument(metavar="PIPELINE_ID")]
 
 
-@pipelines_app.command()
+@pipelines_app.command(epilog="Example: attune pipelines create rlhf.json --watch")
 def create(
     body_file: Annotated[
-        Path, typer.Argument(metavar="FILE.json", help="The pipeline's body (- is stdin); its files may be paths here.")
+        Path,
+        typer.Argument(
+            metavar="FILE.json", help="A JSON file with the request body, or - for stdin. Its files may be local paths."
+        ),
     ],
     *,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow its jobs until they end.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow the jobs until they end.")] = False,
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Create a pipeline: every stage, or none."""
+    """Create a pipeline with all of its jobs, or none of them if one is refused."""
     body = read_body(body_file)
     with connect(base_url, api_key, data_dir) as client:
         _upload_files(client, body)
-        made = client.post("/fine_tuning/pipelines", body)
+        created = client.post("/fine_tuning/pipelines", body)
         if not (watch and as_json):
-            names = ", ".join(f"{stage['name']} {stage['job_id']}" for stage in made["stages"])
-            say_result(made, f"Created {made['id']}: {names}", as_json=as_json)
+            names = ", ".join(f"{stage['name']} {stage['job_id']}" for stage in created["stages"])
+            print_result(created, f"Created {created['id']}: {names}", as_json=as_json)
         if watch:
-            raise typer.Exit(_watch(client, made, as_json=as_json))
+            raise typer.Exit(_watch(client, created, as_json=as_json))
 
 
-@pipelines_app.command(name="list")
+@pipelines_app.command(name="list", epilog="Example: attune pipelines list --limit 5")
 def list_pipelines(
     *,
     limit: Limit = 20,
@@ -56,19 +63,16 @@ def list_pipelines(
 ) -> None:
     """List the project's pipelines."""
     with connect(base_url, api_key, data_dir) as client:
-        found = list(client.pages("/fine_tuning/pipelines", limit=limit, after=after))
+        pipelines = list(client.pages("/fine_tuning/pipelines", limit=limit, after=after))
     if as_json:
-        return print_json({"object": "list", "data": found})
-    return say_table(
+        return print_json({"object": "list", "data": pipelines})
+    return print_table(
         ["ID", "STATUS", "MODEL", "CREATED", "STAGES"],
-        [
-            [each["id"], each["status"], each["model"], moment(each["created_at"]), _stages_in_short(each)]
-            for each in found
-        ],
+        [[p["id"], p["status"], p["model"], format_time(p["created_at"]), _summarize_stages(p)] for p in pipelines],
     )
 
 
-@pipelines_app.command()
+@pipelines_app.command(epilog="Example: attune pipelines get ftpipe-abc123")
 def get(
     pipeline_id: PipelineId,
     *,
@@ -79,11 +83,11 @@ def get(
 ) -> None:
     """Show a pipeline and its stages."""
     with connect(base_url, api_key, data_dir) as client:
-        found = client.get(_path(pipeline_id))
+        pipeline = client.get(_path(pipeline_id))
     if as_json:
-        return print_json(found)
-    print_fields({"id": found["id"], "status": found["status"], "model": found["model"]})
-    return say_table(
+        return print_json(pipeline)
+    print_fields({"id": pipeline["id"], "status": pipeline["status"], "model": pipeline["model"]})
+    return print_table(
         ["STAGE", "JOB", "STATUS", "METHOD", "TECHNIQUE", "NEEDS", "FINE-TUNED MODEL"],
         [
             [
@@ -95,12 +99,12 @@ def get(
                 ", ".join(stage["needs"]) or "-",
                 stage["fine_tuned_model"] or "-",
             ]
-            for stage in found["stages"]
+            for stage in pipeline["stages"]
         ],
     )
 
 
-@pipelines_app.command()
+@pipelines_app.command(epilog="Example: attune pipelines cancel ftpipe-abc123")
 def cancel(
     pipeline_id: PipelineId,
     *,
@@ -109,39 +113,39 @@ def cancel(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """End every stage that has not ended, for good."""
+    """Cancel every job of a pipeline that has not ended. They cannot be resumed."""
     with connect(base_url, api_key, data_dir) as client:
-        found = client.post(f"{_path(pipeline_id)}/cancel")
-    say_result(found, f"{found['id']} is {found['status']}", as_json=as_json)
+        pipeline = client.post(f"{_path(pipeline_id)}/cancel")
+    print_result(pipeline, f"{pipeline['id']} is {pipeline['status']}", as_json=as_json)
 
 
-def _watch(client: Client, made: Document, *, as_json: bool) -> ExitCode:
-    """Stage after stage; the exit code is that of the first that does not succeed."""
-    ending = ExitCode.OK
-    for stage in made["stages"]:
-        note(f"Stage {stage['name']}: {stage['job_id']}")
+def _watch(client: Client, created: Document, *, as_json: bool) -> ExitCode:
+    """Follow the stages in order and return the exit code of the first that does not succeed."""
+    exit_code = ExitCode.OK
+    for stage in created["stages"]:
+        print_note(f"Stage {stage['name']}: {stage['job_id']}")
         code = watch_job(client, stage["job_id"], as_json=as_json)
         if code is ExitCode.INTERRUPTED:
             return code
-        ending = ending or code
-    return ending
+        exit_code = exit_code or code
+    return exit_code
 
 
 def _upload_files(client: Client, body: Document) -> None:
-    """A file that is here is uploaded, once however many stages name it; anything else is for the server to judge."""
+    """Upload each local file once, even if several stages name it. The server checks everything else."""
     uploaded: dict[str, str] = {}
     for stage in body.get("stages") or []:
         for name in ("training_file", "validation_file"):
-            given = stage.get(name) if isinstance(stage, dict) else None
-            if not isinstance(given, str) or not Path(given).is_file():
+            file = stage.get(name) if isinstance(stage, dict) else None
+            if not isinstance(file, str) or not Path(file).is_file():
                 continue
-            if given not in uploaded:
-                uploaded[given] = upload_file(client, Path(given))["id"]
-                note(f"Uploaded {given} as {uploaded[given]}")
-            stage[name] = uploaded[given]
+            if file not in uploaded:
+                uploaded[file] = upload_file(client, Path(file))["id"]
+                print_note(f"Uploaded {file} as {uploaded[file]}")
+            stage[name] = uploaded[file]
 
 
-def _stages_in_short(pipeline: Document) -> str:
+def _summarize_stages(pipeline: Document) -> str:
     return ", ".join(f"{stage['name']} {stage['status']}" for stage in pipeline["stages"])
 
 

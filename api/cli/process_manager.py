@@ -1,4 +1,4 @@
-"""A handful of processes that belong together: start them, start again what died, stop them in order."""
+"""Child processes that are started together, restarted after a crash and stopped in reverse order."""
 
 import ctypes
 import signal
@@ -13,27 +13,30 @@ from typing import IO
 
 BACKOFF_S = (0.2, 1.0, 2.0, 5.0, 15.0, 30.0)
 HEALTHY_S = 60.0
-"""A process that has run for so long is not in a crash loop."""
-WATCH_S = 0.2
+"""Seconds after which a process is not in a crash loop: its back-off starts over."""
+POLL_S = 0.2
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass
 class ManagedProcess:
-    """One process, and what is needed to start it again as it was."""
+    """A process and all that is needed to restart it."""
 
     name: str
     command: Sequence[str]
     environment: dict[str, str]
     log_file: Path | None = None
-    """None: the same standard error as ours."""
+    """File to append the process's output to; None for this process's standard error."""
     stdin: bytes | None = None
     pass_fds: Sequence[int] = ()
     grace_s: float = 10.0
+    """Seconds between SIGTERM and SIGKILL."""
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
-    deaths: int = 0
-    start_at: float | None = None
+    crashes: int = 0
+    """Consecutive crashes, each within HEALTHY_S of its start."""
+    restart_at: float | None = None
+    """Monotonic time of the next restart; None unless one is due."""
 
     def start(self) -> None:
         output: IO[bytes] | None = self.log_file.open("ab") if self.log_file else None
@@ -44,8 +47,8 @@ class ManagedProcess:
             stdout=output or sys.stderr,
             stderr=output or sys.stderr,
             pass_fds=self.pass_fds,
-            start_new_session=True,  # ctrl-C is for us alone: we stop the parts in order
-            preexec_fn=_end_with_parent,  # noqa: PLW1509 (this process has one thread)
+            start_new_session=True,  # keeps ctrl-C from the children, which are stopped in order
+            preexec_fn=_terminate_with_parent,  # noqa: PLW1509 (this process has one thread)
         )
         if output:
             output.close()
@@ -53,23 +56,23 @@ class ManagedProcess:
             assert self.process.stdin is not None
             self.process.stdin.write(self.stdin)
             self.process.stdin.close()
-        self.started_at, self.start_at = time.monotonic(), None
+        self.started_at, self.restart_at = time.monotonic(), None
 
-    def restart_if_dead(self, say: Callable[[str], None]) -> None:
-        """Notice a death, and start again when the back-off is over."""
+    def restart_if_dead(self, log: Callable[[str], None]) -> None:
+        """Log the end of the process, and restart it once the back-off is over."""
         if self.process is not None and (code := self.process.poll()) is not None:
             self.process = None
-            self.deaths = 0 if time.monotonic() - self.started_at > HEALTHY_S else self.deaths
-            wait_s = BACKOFF_S[min(self.deaths, len(BACKOFF_S) - 1)]
-            self.deaths += 1
-            self.start_at = time.monotonic() + wait_s
+            self.crashes = 0 if time.monotonic() - self.started_at > HEALTHY_S else self.crashes
+            backoff_s = BACKOFF_S[min(self.crashes, len(BACKOFF_S) - 1)]
+            self.crashes += 1
+            self.restart_at = time.monotonic() + backoff_s
             where = f" (see {self.log_file})" if self.log_file else ""
-            say(f"{self.name} ended with code {code}{where}; starting it again in {wait_s:g} s")
-        if self.start_at is not None and time.monotonic() >= self.start_at:
+            log(f"{self.name} exited with code {code}{where}; restarting it in {backoff_s:g} s")
+        if self.restart_at is not None and time.monotonic() >= self.restart_at:
             self.start()
 
     def stop(self) -> None:
-        """Ask it to end, and wait; after its grace, end it."""
+        """Send SIGTERM and wait; send SIGKILL after `grace_s`."""
         if self.process is None:
             return
         self.process.terminate()
@@ -83,34 +86,36 @@ class ManagedProcess:
 
 @dataclass
 class ProcessManager:
-    """Started in their order, stopped in the reverse of it."""
+    """Starts processes one after the other and stops them in reverse order."""
 
-    say: Callable[[str], None]
-    parts: list[ManagedProcess] = field(default_factory=list)
+    log: Callable[[str], None]
+    processes: list[ManagedProcess] = field(default_factory=list)
     stopping: bool = False
 
-    def start(self, part: ManagedProcess, *, ready: Callable[[], bool] | None = None, timeout_s: float = 60.0) -> bool:
-        """Start a part and wait until it is ready. Returns whether it became so before the time or a signal."""
-        self.parts.append(part)
-        part.start()
-        give_up_at = time.monotonic() + timeout_s
+    def start(
+        self, process: ManagedProcess, *, ready: Callable[[], bool] | None = None, timeout_s: float = 60.0
+    ) -> bool:
+        """Start a process and wait until `ready`. Return False after the time-out or a signal."""
+        self.processes.append(process)
+        process.start()
+        deadline = time.monotonic() + timeout_s
         while ready is not None and not ready():
-            if self.stopping or time.monotonic() > give_up_at:
+            if self.stopping or time.monotonic() > deadline:
                 return False
-            part.restart_if_dead(self.say)
-            time.sleep(WATCH_S / 4)
+            process.restart_if_dead(self.log)
+            time.sleep(POLL_S / 4)
         return True
 
     def watch(self) -> None:
-        """Until a signal asks us to stop."""
+        """Restart processes that exit, until a signal asks to stop."""
         while not self.stopping:
-            for part in self.parts:
-                part.restart_if_dead(self.say)
-            time.sleep(WATCH_S)
+            for process in self.processes:
+                process.restart_if_dead(self.log)
+            time.sleep(POLL_S)
 
     def stop(self) -> None:
-        for part in reversed(self.parts):
-            part.stop()
+        for process in reversed(self.processes):
+            process.stop()
 
     def stop_on_signals(self) -> None:
         def stop(number: int, frame: FrameType | None) -> None:
@@ -120,7 +125,7 @@ class ProcessManager:
             signal.signal(number, stop)
 
 
-def _end_with_parent() -> None:
-    """Ask the kernel to end this process when its parent dies, however that happens (Linux only)."""
+def _terminate_with_parent() -> None:
+    """Ask the kernel to send this process SIGTERM when its parent dies, even if it is killed (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""`attune api`, `attune worker`, `attune migrate`: the parts of a production set-up, each on its own."""
+"""`attune api`, `attune worker` and `attune migrate`: the processes of a production deployment."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ import structlog
 import typer
 import uvicorn
 
-from api.cli.options import Config, DataDirectory, Host, Port, operator_settings
+from api.cli.options import Config, DataDirectory, Host, Port, load_operator_settings
 from api.cli.process_manager import ManagedProcess, ProcessManager
 from api.http.uvicorn_protocol import HttpProtocol, HttpServer, make_room
 from api.infra.logs import configure_logging
@@ -23,27 +23,27 @@ from api.spec.lifecycle import DELIVER, SAMPLE, Stage
 log = structlog.get_logger(__name__)
 
 BACKLOG = 128
-"""Connections that the kernel holds until they are accepted."""
+"""Connections that the kernel queues until they are accepted."""
 
 api_app = typer.Typer(add_completion=False)
 worker_app = typer.Typer(add_completion=False)
 migrate_app = typer.Typer(add_completion=False)
 
 
-@api_app.command()
+@api_app.command(epilog="Example: attune api --host 0.0.0.0 --port 8000")
 def serve_api(
     data_dir: DataDirectory = None,
     host: Host = None,
     port: Port = None,
-    fd: Annotated[int | None, typer.Option(hidden=True, help="A socket that the caller listens on.")] = None,
+    fd: Annotated[int | None, typer.Option(hidden=True, help="An inherited socket to listen on.")] = None,
     config: Config = None,
 ) -> None:
     """Serve the API alone. Run `attune migrate` first."""
-    settings = operator_settings(data_dir, config, host=host, port=port)
+    settings = load_operator_settings(data_dir, config, host=host, port=port)
     configure_logging(settings.log_level)
     _require_schema(settings)
     HttpProtocol.max_connections = make_room(settings.max_connections)
-    streams = min(settings.max_streams, HttpProtocol.max_connections * 3 // 4)  # what is left is for everyone else
+    streams = min(settings.max_streams, HttpProtocol.max_connections * 3 // 4)  # the rest serve other requests
     if streams < settings.max_streams:
         log.warning("fewer_streams", max_streams=streams, max_connections=HttpProtocol.max_connections)
     server = uvicorn.Config(
@@ -53,7 +53,7 @@ def serve_api(
         fd=fd,
         http=HttpProtocol,
         log_config=None,
-        access_log=False,  # api.http.middleware logs each request, with its id
+        access_log=False,  # api.http.middleware logs each request with its id
         server_header=False,
         timeout_graceful_shutdown=10,
         backlog=BACKLOG,
@@ -61,66 +61,69 @@ def serve_api(
     HttpServer(server).run()
 
 
-StageName = StrEnum("StageName", {each.upper(): each for each in (*Stage, SAMPLE, DELIVER)})  # type: ignore[misc]
+StageName = StrEnum("StageName", {stage.upper(): stage for stage in (*Stage, SAMPLE, DELIVER)})  # type: ignore[misc]
 
 
-@worker_app.command()
+@worker_app.command(epilog="Example: attune worker --stage train --stage prepare")
 def serve_worker(
     stage: Annotated[
         list[StageName] | None,
-        typer.Option(help="Only this: prepare files, train, sample, or deliver. May come again."),
+        typer.Option(help="Run only this stage. Repeatable. Default: all stages."),
     ] = None,
     data_dir: DataDirectory = None,
     config: Config = None,
 ) -> None:
-    """Run a worker alone: it prepares files, trains jobs, answers requests to models, and tells webhooks of ends."""
-    settings = operator_settings(data_dir, config)
-    stages = [str(each) for each in stage or ()] or worker_stages(settings)
-    if stages != [SAMPLE]:  # which has no use for a database
+    """Run a worker alone: it prepares files, trains jobs, samples from models and delivers results.
+
+    Results are delivered to webhooks, experiment trackers and the Hugging Face Hub.
+    """
+    settings = load_operator_settings(data_dir, config)
+    stages = [str(name) for name in stage or ()] or worker_stages(settings)
+    if stages != [SAMPLE]:  # it uses no database
         _require_schema(settings)
     if not settings.broker_url.get_secret_value():
-        typer.echo("no broker: set ATTUNE_BROKER_URL to a redis:// address (`attune up` brings its own)", err=True)
+        typer.echo("no broker: set ATTUNE_BROKER_URL to a redis:// address (`attune up` starts its own)", err=True)
         raise typer.Exit(2)
     if DELIVER in stages:
-        refuse_without_libraries(settings)
+        require_tracker_libraries(settings)
     environment = {**os.environ, **settings.environment()}
     if len(stages) == 1:
-        os.execve(sys.executable, worker_command(stages[0]), environment)  # noqa: S606 (it becomes the worker)
-    # One process for each stage, so that training never holds up the preparing of other jobs.
-    parts = ProcessManager(say=lambda text: typer.echo(text, err=True))
-    parts.stop_on_signals()
+        os.execve(sys.executable, worker_command(stages[0]), environment)  # noqa: S606 (replaces this process)
+    # One process per stage, so that training never delays the preparation of other jobs.
+    processes = ProcessManager(log=lambda text: typer.echo(text, err=True))
+    processes.stop_on_signals()
     try:
-        for each in stages:
+        for name in stages:
             grace_s = settings.stop_grace_s + 10
-            parts.start(ManagedProcess(f"worker ({each})", worker_command(each), environment, grace_s=grace_s))
-        parts.watch()
+            processes.start(ManagedProcess(f"worker ({name})", worker_command(name), environment, grace_s=grace_s))
+        processes.watch()
     finally:
-        parts.stop()
+        processes.stop()
 
 
-@migrate_app.command()
+@migrate_app.command(epilog="Example: attune migrate --data-dir /var/lib/attune")
 def migrate_schema(data_dir: DataDirectory = None, config: Config = None) -> None:
-    """Bring the database's schema to this version."""
+    """Upgrade the database schema to this version."""
     try:
-        migrate(Database(operator_settings(data_dir, config).database))
+        migrate(Database(load_operator_settings(data_dir, config).database))
     except WrongSchema as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
-    typer.echo("the schema is this version's", err=True)
+    typer.echo("the database schema is up to date", err=True)
 
 
 def worker_stages(settings: Settings) -> list[str]:
-    """What a worker does that is not told what to do."""
+    """Return the stages of a worker without `--stage`."""
     return [*Stage, *([SAMPLE] if settings.sampler else []), DELIVER]
 
 
 def worker_command(stage: str) -> list[str]:
-    """The worker is started by name: nothing on this side of the house imports it."""
+    """Return the command of a worker process. The API never imports the worker's modules."""
     return [sys.executable, "-m", "worker", stage]
 
 
-def refuse_without_libraries(settings: Settings) -> None:
-    """Else the worker would be started again and again, and refuse each time."""
+def require_tracker_libraries(settings: Settings) -> None:
+    """Exit with code 2 if a configured tracker's library is missing: the worker would only crash and be restarted."""
     try:
         require_libraries(settings)
     except MissingLibrary as error:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.cli.console import clean, size
+from api.cli.console import clean, format_size
 
 
 @pytest.mark.parametrize(
@@ -31,4 +31,4 @@ def test_no_text_keeps_a_control_character(text: str) -> None:
 
 @pytest.mark.parametrize(("count", "shown"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 KB"), (2.5e9, "2.5 GB")])
 def test_sizes_are_short(count: float, shown: str) -> None:
-    assert size(count) == shown
+    assert format_size(count) == shown

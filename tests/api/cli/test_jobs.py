@@ -69,7 +69,7 @@ def test_options_override_the_body_file(server: FakeServer, tmp_path: Path) -> N
     [
         (["file-1"], "--model"),
         (["-m", "tiny"], "no training file"),
-        (["nowhere.jsonl", "-m", "tiny"], "neither a file here nor"),
+        (["nowhere.jsonl", "-m", "tiny"], "neither a local file nor"),
         (["file-1", "-m", "tiny", "--set", "oops"], "name=value"),
         (["file-1", "-m", "tiny", "--set", "model.x=1"], "holds a value already"),
         (["--body", "absent.json"], "cannot read absent.json"),
