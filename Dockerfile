@@ -1,23 +1,23 @@
-# Three images from one file:
+# Four images:
 #   --target api      the API, migrations and the operator's commands; without torch
-#   --target worker   the same and the worker, with torch
-#   --target deliver  the same as the API, and what webhooks, trackers and a hub are told with; without torch
-#   --target objects  an S3 store for a single machine, the one that the tests use
-# PIP_ARGS means what it means in the Makefile: by default PyPI's torch comes, which brings CUDA.
+#   --target worker   the same with the worker and torch
+#   --target deliver  the same as api with the libraries of experiment trackers and the hub; without torch
+#   --target objects  an S3 store for a single machine, which the tests use too
+# PIP_ARGS is passed to pip, as in the Makefile. The default is PyPI's torch, which includes CUDA.
 
 FROM python:3.11.15-slim-bookworm AS base
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
-# Each file is compared with the hashes that `make lock` wrote, nothing is installed that is not listed, and no code of a
-# source distribution runs.
+# Only listed packages are installed, each file must match a hash that `make lock` wrote, and no code of a source
+# distribution runs.
 ENV LOCKED="--require-hashes --no-deps --only-binary=:all:"
-# The one folder that may be written to, unless the data lives elsewhere. A volume here begins as this user's.
+# The only writable folder. A new volume mounted here belongs to this user.
 RUN useradd --system --uid 10001 --user-group --home-dir /data attune \
     && install --directory --owner attune --group attune --mode 0700 /data
 
-# Our own wheel, by a build backend whose hashes are listed.
+# Attune's wheel, built with a build backend whose hashes are pinned.
 FROM base AS wheel
 WORKDIR /source
 COPY requirements/build.txt requirements/build.txt
@@ -25,7 +25,7 @@ RUN pip install $LOCKED -r requirements/build.txt
 COPY . .
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels .
 
-# Dependencies are layers of their own, so that a change of our code does not install torch again.
+# Dependencies are separate layers, so that a change of Attune's code does not install torch again.
 FROM base AS api-needs
 ARG PIP_ARGS=""
 WORKDIR /source
@@ -35,7 +35,7 @@ RUN python -m venv /opt/attune && /opt/attune/bin/pip install $PIP_ARGS $LOCKED 
 FROM api-needs AS worker-needs
 ARG PIP_ARGS=""
 COPY constraints.txt requirements/torch.txt requirements/worker.txt ./
-# The hashes are PyPI's: another index has another build of torch, which only its version is known of.
+# The hashes are PyPI's. Another index has other builds of torch, of which only the version is pinned.
 RUN if [ -z "$PIP_ARGS" ]; then /opt/attune/bin/pip install $LOCKED -r torch.txt; \
     else /opt/attune/bin/pip install $PIP_ARGS -c constraints.txt torch; fi
 RUN /opt/attune/bin/pip install $PIP_ARGS $LOCKED -r worker.txt
@@ -58,7 +58,7 @@ COPY --from=wheel /wheels /wheels
 RUN /opt/attune/bin/pip install --no-deps --no-index /wheels/*.whl && /opt/attune/bin/pip check
 
 FROM base AS run
-# --build-arg COMMIT=$(git rev-parse HEAD): manifests of what is trained name it.
+# --build-arg COMMIT=$(git rev-parse HEAD): manifests of trained models record it.
 ARG COMMIT=""
 ENV SOURCE_COMMIT=$COMMIT \
     ATTUNE_DATA_DIR=/data \

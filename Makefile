@@ -1,6 +1,6 @@
-# Needs Python 3.11 or newer (with venv) and nothing else: every target makes .venv first, if it is not there.
+# Needs only Python 3.11 or newer with venv. Every target creates .venv first if it does not exist.
 #
-#   make demo     fine-tune a real language model through the REST API, from nothing
+#   make demo     fine-tune a real language model through the REST API
 #   make test     formatting, lint, types and all tests
 #   make quick    for the loop of editing and testing, about a minute: the tests without torch, child processes,
 #                 PostgreSQL, S3 or a running Attune; no lint. What it selects is in tests/quick.py
@@ -8,18 +8,18 @@
 #   make fix      reformat the code, and correct what ruff can correct
 #   make coverage all tests, with the lines that they run: .cache/coverage/index.html
 #   make pairs    train every technique with every method, on tiny models
-#   make clients  every version of every client that is known to work, unmodified
-#   make soak     hours of random faults, while invariants are checked
-#   make bench    the benchmarks of this machine's speed
+#   make clients  every supported version of every client, unmodified
+#   make soak     hours of random faults, with checks of the invariants
+#   make bench    benchmarks of this machine's speed
 #   make docs     generate docs/settings.md from api/settings.py
-#   make relations  what each paper claims, measured small (an hour)
-#   make constraints  pin every dependency anew: constraints.txt, and with hashes requirements/
+#   make relations  measure each paper's main claim on a small scale (an hour)
+#   make constraints  update every pinned dependency: constraints.txt, and requirements/ with hashes
 #   make clean    remove .venv and every cache
 #
-# Variables: PYTHON   the interpreter that makes .venv (else the newest of 3.11 to 3.13 on the PATH, else python3)
-#            PIP_ARGS passed to pip. PyPI's torch for Linux brings CUDA, about 3 GB. A machine without a GPU can do
-#                     without: PIP_ARGS="--extra-index-url URL" with the URL of PyTorch's own CPU index.
-#            JOBS     how many processes run the tests
+# Variables: PYTHON   the interpreter that creates .venv (default: the newest of 3.11 to 3.13 on the PATH, or python3)
+#            PIP_ARGS passed to pip. PyPI's torch for Linux includes CUDA, about 3 GB. A machine without a GPU does not
+#                     need it: PIP_ARGS="--extra-index-url URL" with the URL of PyTorch's own CPU index.
+#            JOBS     number of test processes
 #            ARGS     passed to pytest, to the demo, or to the relations
 
 PYTHON ?=
@@ -40,8 +40,8 @@ help:
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py $(ARGS)
 
-# A process takes whole files, so that what is costly to set up for one is set up once. One thread for each: as many
-# processes as cores, each with as many threads, would only be in each other's way.
+# A process runs whole files, so that the costly set-up of a file happens once. Each has one thread, since the processes
+# already use all cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test: lint
@@ -50,7 +50,7 @@ test: lint
 quick: $(INSTALLED)
 	$(PYTEST) -p tests.quick $(ARGS)
 
-# Trainers are counted only where a test runs them in its own process: their environment is a short list of names.
+# Trainers are measured only where a test runs them in its own process: children get no variables of coverage.
 coverage: $(INSTALLED)
 	$(PYTEST) --cov --cov-report=term --cov-report=html $(ARGS)
 
@@ -89,7 +89,7 @@ clean:
 
 install: $(INSTALLED)
 
-# The stamp is newer than both files once what they name is installed: a second run has nothing to do.
+# The stamp is newer than both files after an installation, so that a second run does nothing.
 $(INSTALLED): pyproject.toml constraints.txt
 	@if ! $(BIN)/python -c '$(RIGHT_PYTHON)' 2>/dev/null; then \
 	  for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3); do \
@@ -107,7 +107,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[worker,dev]'
 	@touch $@
 
-# After a change of pyproject.toml: what a fresh environment gets today becomes what everyone gets.
+# After a change of pyproject.toml: pin the versions that a fresh environment gets today.
 constraints: $(INSTALLED)
 	$(BIN)/python -m venv --clear .cache/pin
 	.cache/pin/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[worker,dev]'
@@ -116,8 +116,8 @@ constraints: $(INSTALLED)
 	mv .cache/pin/constraints.txt constraints.txt
 	$(MAKE) lock
 
-# The hashes of every file of every pinned version, as PyPI lists them: all platforms, Python 3.11 and newer. Each of the
-# lists holds what the ones before it do not: an image installs the API's and its own.
+# PyPI's hashes of every file of every pinned version, for all platforms and Python 3.11 or newer. Each list leaves out
+# the packages of the lists before it: an image installs the API's list and its own.
 LOCK := .cache/pin/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate
 LOCK += --custom-compile-command "make lock" -c constraints.txt
 LISTED = $$(cd requirements && sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' $(1))

@@ -1,12 +1,11 @@
 """Predicted against actual: `OMP_NUM_THREADS=1 python -m benchmarks.estimates [--rounds 5] [--smollm2 FOLDER]`.
 
-Jobs of different shapes run through both stages of a worker in this process, one after the other, and all of them again
-in each round. Memory is what was predicted when the job began, against the median peak. Time is the trainer's processor
-time, which other work on the machine changes least: the median of the rounds, against what is predicted from what the
-worker was seen to do with other jobs.
+Jobs of different shapes run through both stages of a worker in this process, one after the other, once in each round.
+Memory: the prediction at the start of the job against the median peak. Time: a prediction from the worker's measured
+speed with other jobs against the median of the trainer's processor time, which other load on the machine changes least.
 
-The memory's factors, and what DoRA costs, were fitted to jobs of FITTED. No constant was fitted to a job of HELD_OUT
-(other bases, lengths and families), and none of them helps to predict another's time: that comes from FITTED alone.
+The factors of the memory estimate and the cost of DoRA were fitted to the jobs in FITTED. No constant was fitted to a
+job in HELD_OUT (other base models, lengths and families), and times are predicted from jobs in FITTED only.
 """
 
 import argparse
@@ -25,7 +24,8 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from api.context import Context
-from api.estimate.speed import Observation, speed_of, with_job
+from api.estimate.speed import speed_of, with_job
+from api.estimate.stored import Observation, Observations
 from api.estimate.work import ComputeCost
 from api.records import base_models as bases
 from api.records import workers
@@ -66,7 +66,7 @@ ENCODERS = {
 class Case:
     base: str
     words: int
-    """Of each side of a row; a word is about five bytes, which are tokens in all bases but SmolLM2."""
+    """Words in each side of a row. A word is about five bytes, which are tokens in all bases but SmolLM2."""
     batch: int
     steps: int
     technique: str = "lora"
@@ -113,7 +113,7 @@ FITTED = [
     Case("smollm2", 60, 2, 2, method="dpo"),
     Case("smollm2", 40, 4, 2, "dora"),
     Case("smollm2", 50, 4, 2, training=(("gradient_checkpointing", True),)),
-    # Of these, the times were predicted before anything was fitted to them.
+    # The times of the following jobs were predicted before constants were fitted to them.
     Case("tall", 25, 8, 3),
     Case("tall", 45, 6, 3, "full"),
     Case("tall", 35, 8, 3, "dora"),
@@ -145,33 +145,34 @@ HELD_OUT = [
 
 @dataclass(frozen=True)
 class Measured:
-    """A case's jobs, one of each round."""
+    """A case's jobs, one per round."""
 
     case: Case
     parameters: int
-    """Of the base."""
+    """Parameters of the base model."""
     memory_predicted: int
-    """Bytes, as all below."""
+    """In bytes."""
     peaks: list[int]
+    """In bytes, one per round."""
     spent: list[Observation]
-    """Seconds are the processor's."""
+    """Work and seconds of processor time, one per round."""
 
     @property
     def peak(self) -> float:
         return statistics.median(self.peaks)
 
     @property
-    def typical(self) -> Observation:
-        """The work, which is the same in each round, with median seconds."""
-        training, rest = (statistics.median(each[name] for each in self.spent) for name in ("training_s", "rest_s"))
+    def median(self) -> Observation:
+        """Return the work, which is the same in each round, with the median seconds."""
+        training, rest = (statistics.median(job[name] for job in self.spent) for name in ("training_s", "rest_s"))
         return {**self.spent[0], "training_s": training, "rest_s": rest}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--smollm2", type=Path, help="a converted base; default: as the tests have it")
-    parser.add_argument("--only", help="bases, with commas between them")
-    parser.add_argument("--rounds", type=int, default=5, help="of all jobs; times are their medians")
+    parser.add_argument("--smollm2", type=Path, help="a converted base model; default: that of the tests")
+    parser.add_argument("--only", help="base models, separated by commas")
+    parser.add_argument("--rounds", type=int, default=5, help="how often all jobs run; memory and times are medians")
     options = parser.parse_args()
     chosen = [case for case in (*FITTED, *HELD_OUT) if options.only is None or case.base in options.only.split(",")]
     with tempfile.TemporaryDirectory() as name:
@@ -179,22 +180,22 @@ def main() -> None:
         context = Context.open(Settings(data_dir=folder / "data", warm_trainers=False))
         migrate(context.database)
         for base in sorted({case.base for case in chosen}):
-            base_models.register(context, base, made(folder, base, options.smollm2))
+            base_models.register(context, base, make_base(folder, base, options.smollm2))
         prepare, train = Node.open(context, Stage.PREPARE), Node.open(context, Stage.TRAIN)
         with context.database.write() as session:
             workers.register(session, owner=train.owner, gpus=torch.cuda.device_count(), train_slots=1)
         print(f"{torch.__version__}, {torch.get_num_threads()} thread(s)", flush=True)
-        ended = [[run(context, prepare, train, case) for case in chosen] for _ in range(options.rounds)]
+        rounds = [[run(context, prepare, train, case) for case in chosen] for _ in range(options.rounds)]
         with context.database.read() as session:
             parameters = {base.name: base.facts["parameters"] for base in bases.listed(session)}
-        found = [
-            measured(case, parameters[case.base], each)
-            for case, each in zip(chosen, zip(*ended, strict=True), strict=True)
+        results = [
+            summarize(case, parameters[case.base], finished)
+            for case, finished in zip(chosen, zip(*rounds, strict=True), strict=True)
         ]
-        print("\n".join(table([each for each in found if each is not None])))
+        print("\n".join(table([result for result in results if result is not None])))
 
 
-def made(folder: Path, base: str, smollm2_folder: Path | None) -> Path:
+def make_base(folder: Path, base: str, smollm2_folder: Path | None) -> Path:
     if base == "smollm2":
         return smollm2_folder or smollm2.folder()
     source, converted = folder / f"{base}-source", folder / base
@@ -245,8 +246,8 @@ def run(context: Context, prepare: Node, train: Node, case: Case) -> Job:
     work_until_idle(train, warm)
     job = the_job(context.database, job_id)
     peaks = ((job.estimate or {}).get("actual") or {}).get("peaks", {})
-    told = ", ".join(f"{phase} {count / 2**20:.0f} MiB" for phase, count in peaks.items())
-    print(f"{job.status:<10} {case} {told} {job.error or ''}", flush=True)
+    memory = ", ".join(f"{phase} {count / 2**20:.0f} MiB" for phase, count in peaks.items())
+    print(f"{job.status:<10} {case} {memory} {job.error or ''}", flush=True)
     return job
 
 
@@ -269,10 +270,10 @@ def rows(case: Case) -> bytes:
     return "".join(json.dumps(row()) + "\n" for _ in range(max(12, 2 * case.batch))).encode()
 
 
-def measured(case: Case, parameters: int, ended: Sequence[Job]) -> Measured | None:
-    """None if one of the rounds did not end well, which `run` has told."""
-    estimates = [job.estimate for job in ended if job.estimate and job.estimate.get("actual")]
-    if len(estimates) < len(ended):
+def summarize(case: Case, parameters: int, finished: Sequence[Job]) -> Measured | None:
+    """Return None if the job failed in a round, which `run` has printed."""
+    estimates = [job.estimate for job in finished if job.estimate and job.estimate.get("actual")]
+    if len(estimates) < len(finished):
         return None
     return Measured(
         case,
@@ -283,25 +284,25 @@ def measured(case: Case, parameters: int, ended: Sequence[Job]) -> Measured | No
     )
 
 
-def table(found: Sequence[Measured]) -> Iterator[str]:
-    """Lines of Markdown: those that constants were fitted to, then those held out, each with what was within target."""
-    rounds = {len(each.peaks) for each in found}
-    yield f"\nMedians of {min(rounds, default=0)} rounds; in brackets the least and the most."
+def table(results: Sequence[Measured]) -> Iterator[str]:
+    """Yield lines of Markdown: one per job, then how many fitted and held-out jobs are within the targets."""
+    rounds = {len(result.peaks) for result in results}
+    yield f"\nMedians of {min(rounds, default=0)} rounds; minimum and maximum in brackets."
     yield "\n| job | fitted | memory predicted | actual | off by | time predicted | actual | off by |"
     yield "|---|---|---|---|---|---|---|---|"
     counted: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
-    for each in found:
-        fitted = each.case in FITTED
-        others = [other.typical for other in found if other is not each and other.case in FITTED]
-        seconds = [observation["training_s"] + observation["rest_s"] for observation in each.spent]
-        typical = statistics.median(seconds)
-        predicted = _predicted_s(each, others)
-        off = each.memory_predicted / each.peak - 1, predicted / typical - 1
+    for result in results:
+        fitted = result.case in FITTED
+        others = [other.median for other in results if other is not result and other.case in FITTED]
+        seconds = [observation["training_s"] + observation["rest_s"] for observation in result.spent]
+        median_s = statistics.median(seconds)
+        predicted_s = _predict_seconds(result, others)
+        off = result.memory_predicted / result.peak - 1, predicted_s / median_s - 1
         counted[fitted].append(off)
         yield (
-            f"| {each.case} | {'yes' if fitted else 'no'} | {each.memory_predicted / 2**20:.0f} MiB "
-            f"| {each.peak / 2**20:.0f} MiB | {off[0]:+.0%} | {predicted:.1f} s "
-            f"| {typical:.1f} s ({min(seconds):.1f}, {max(seconds):.1f}) | {off[1]:+.0%} |"
+            f"| {result.case} | {'yes' if fitted else 'no'} | {result.memory_predicted / 2**20:.0f} MiB "
+            f"| {result.peak / 2**20:.0f} MiB | {off[0]:+.0%} | {predicted_s:.1f} s "
+            f"| {median_s:.1f} s ({min(seconds):.1f}, {max(seconds):.1f}) | {off[1]:+.0%} |"
         )
     yield ""
     for fitted, errors in counted.items():
@@ -310,13 +311,13 @@ def table(found: Sequence[Measured]) -> Iterator[str]:
         yield f"{name}: memory {memory} of {len(errors)} within 15 %, time {time} of {len(errors)} within 25 %"
 
 
-def _predicted_s(each: Measured, others: Sequence[Observation]) -> float:
-    """From what the worker was seen to do with the others."""
-    seen: dict[str, Any] = {}
+def _predict_seconds(target: Measured, others: Sequence[Observation]) -> float:
+    """Return seconds predicted from the worker's measured speed with the other jobs."""
+    history: Observations | None = None
     for other in others:
-        seen = with_job(seen, other)
-    speed, work = speed_of(seen, gpu=torch.cuda.is_available(), precision="float32"), each.spent[0]
-    return speed.training_s(ComputeCost(work["flops"], work["passes"])) + speed.rest_s(each.parameters)
+        history = with_job(history, other)
+    speed, work = speed_of(history, gpu=torch.cuda.is_available(), precision="float32"), target.spent[0]
+    return speed.training_s(ComputeCost(work["flops"], work["passes"])) + speed.rest_s(target.parameters)
 
 
 def _observation(estimate: dict[str, Any], parameters: int) -> Observation:

@@ -1,6 +1,7 @@
 """Seconds per optimizer step of the trainer: `python -m benchmarks.step_time [BASE_FOLDER] [--rows 16 …]`.
 
-Rows are random tokens of one length, or of lengths spread evenly around it (`--spread`), the second half supervised.
+Rows are random tokens of one length, or of lengths spread evenly around it (`--spread`); the second half of each row is
+supervised.
 """
 
 import argparse
@@ -24,12 +25,10 @@ from worker.shared.arrays import Rows
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("base", type=Path, nargs="?", help="default: SmolLM2-135M-Instruct, as the tests have it")
+    parser.add_argument("base", type=Path, nargs="?", help="default: SmolLM2-135M-Instruct, as in the tests")
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=60)
-    parser.add_argument(
-        "--spread", type=float, default=0.0, help="0.5: lengths from half to one and a half of --tokens"
-    )
+    parser.add_argument("--spread", type=float, default=0.0, help="0.5: lengths from 0.5 to 1.5 times --tokens")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--technique", nargs="+", default=["lora"])
@@ -46,7 +45,7 @@ def main() -> None:
 
 
 def step_seconds(options: argparse.Namespace, technique: str, precision: str, budget: int) -> float:
-    """The median over the steps after the first."""
+    """Return the median time of a step, without the first step."""
     half = int(options.spread * options.tokens)
     lengths = np.linspace(options.tokens - half, options.tokens + half, options.rows).astype(int)
     ends = np.cumsum(lengths)
@@ -72,9 +71,9 @@ def step_seconds(options: argparse.Namespace, technique: str, precision: str, bu
     loop = Loop(recipe, model, objective, adamw(model.masters, recipe), rows, progress, print)
     seconds = []
     for _ in range(options.steps):
-        began = time.perf_counter()
+        started = time.perf_counter()
         loop.step()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[1:])
 
 

@@ -1,9 +1,9 @@
-"""All of Attune in a few minutes: starts it, fine-tunes a real language model through its API, checks the result.
+"""All of Attune in a few minutes: starts it, fine-tunes a real language model through its API and checks the result.
 
     python examples/demo.py [--seed N] [--data-dir FOLDER] [--keep]
 
-Ends 0 only if the answers to questions that the model was not trained on have become at least 30 points better, and if
-the downloaded adapter, loaded in plain peft, gives the same log-probs as the trainer's model.
+The exit code is 0 only if the answers to held-out questions score at least 30 points higher than before, and if the
+downloaded adapter, loaded in plain peft, gives the same log-probs as the trainer's model.
 """
 
 import argparse
@@ -31,72 +31,77 @@ from service import ATTUNE, running_service
 HERE = Path(__file__).parent
 CACHE = HERE.parent / ".cache"
 MODEL = "smollm2-135m-instruct"
-LEAST_RISE = 30
+MIN_GAIN = 30
 AGREEMENT = {"float32": ("largest", 1e-4), "bfloat16": ("mean", 2e-2)}
-"""In nats. Where other kernels compute (on a GPU), bfloat16 rounds a single unlikely token further off than that."""
+"""For each precision, which difference of log-probs is limited, and the limit in nats.
+
+In bfloat16 only the mean is: other kernels, as on a GPU, round single unlikely tokens differently."""
 SHOWN = 3
+"""Number of answers to print."""
 
 console = Console(highlight=False)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Fine-tune a small language model through the REST API.")
-    parser.add_argument("--seed", type=int, default=0, help="of the rows, their order and the adapter")
-    parser.add_argument("--data-dir", type=Path, default=CACHE / "demo", help="where the service keeps everything")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the rows, their order and the adapter")
+    parser.add_argument("--data-dir", type=Path, default=CACHE / "demo", help="folder for all data of the service")
     parser.add_argument("--keep", action="store_true", help="leave the service running until ctrl-C")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the service is stopped then, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stop the service too
     started = time.monotonic()
     data_dir = options.data_dir.resolve()
     run = data_dir / "runs" / f"seed-{options.seed}"
 
-    chapter("A base model: SmolLM2-135M-Instruct, from a wheel on PyPI")
+    print_heading("A base model: SmolLM2-135M-Instruct, from a wheel on PyPI")
     add_base_model(data_dir)
-    chapter("The service: attune up")
+    print_heading("The service: attune up")
     with running_service(data_dir, log=data_dir / "up.log") as credentials:
         console.print(f"Ready at {credentials['base_url']}; its log is {data_dir / 'up.log'}")
         client = OpenAI(**credentials)
-        chapter("Rows: cards about the functions of Python's standard library")
+        print_heading("Rows: questions about the functions of Python's standard library")
         files = write_rows(run, options.seed)
-        show_a_row(files["train"])
-        chapter("A job, through the openai client")
+        print_row(files["train"])
+        print_heading("A job, through the openai client")
         job, losses = fine_tune(client, files, options.seed)
         console.print(draw(losses))
-        chapter("The result, downloaded")
+        print_heading("The result, downloaded")
         adapter, base = download(client, job, run, data_dir)
-        chapter("The result, in plain transformers and peft")
-        passed = judge(score(base, adapter, files["heldout"], run / "report.json"), split_rows(options.seed)["heldout"])
+        print_heading("The result, in plain transformers and peft")
+        passed = evaluate(
+            score(base, adapter, files["heldout"], run / "report.json"), split_rows(options.seed)["heldout"]
+        )
         minutes, seconds = divmod(round(time.monotonic() - started), 60)
         console.print(f"\n{'Passed' if passed else 'FAILED'} after {minutes} min {seconds} s.")
         if options.keep:
-            stay(data_dir)
+            wait_for_interrupt(data_dir)
     return 0 if passed else 1
 
 
-def chapter(title: str) -> None:
+def print_heading(title: str) -> None:
     console.print(f"\n[bold]{title}[/bold]")
 
 
 def add_base_model(data_dir: Path) -> None:
-    """The weights are those of a 4-bit file, dequantised: slightly worse than the original ones."""
+    """Add the base model. Its weights are dequantized from 4 bits, so it is slightly worse than the original."""
     listed = subprocess.run(
         [*ATTUNE, "models", "list", "--json", "--data-dir", data_dir], check=True, stdout=subprocess.PIPE
     )
     if any(base["name"] == MODEL for base in json.loads(listed.stdout)):
-        console.print(f"{MODEL} is there already.")
+        console.print(f"{MODEL} was added before.")
         return
     gguf = fetch_gguf(CACHE / "models")
     subprocess.run([*ATTUNE, "models", "add", MODEL, gguf, "--data-dir", data_dir], check=True)
 
 
-def show_a_row(path: Path) -> None:
+def print_row(path: Path) -> None:
     for message in json.loads(path.open().readline())["messages"]:
         for line in message["content"].splitlines():
             console.print(f"  {message['role']:>9}  {line}", markup=False, soft_wrap=True)
 
 
 def fine_tune(client: OpenAI, files: dict[str, Path], seed: int) -> tuple[Any, list[float]]:
-    """Upload, create, follow. Returns the job that has succeeded, and its loss at each step."""
+    """Upload the files, create a job and follow it. Return the succeeded job and its loss at each step."""
     train, validation = (
         client.files.create(file=files[part], purpose="fine-tune").id for part in ("train", "validation")
     )
@@ -116,11 +121,11 @@ def fine_tune(client: OpenAI, files: dict[str, Path], seed: int) -> tuple[Any, l
 
 
 def download(client: OpenAI, job: Any, run: Path, data_dir: Path) -> tuple[Path, Path]:
-    """The adapter as the openai client gets it, a tar among the result files; the base model by `attune`."""
+    """Download the adapter with the openai client, as a tar, and the base model with `attune`. Return their folders."""
     adapter, base = run / "adapter", data_dir / "base"
     archive = run / "adapter.tar"
-    with client.files.with_streaming_response.content(job.result_files[1]) as answer:
-        answer.stream_to_file(archive)
+    with client.files.with_streaming_response.content(job.result_files[1]) as response:
+        response.stream_to_file(archive)
     with tarfile.open(archive) as tar:
         tar.extractall(adapter, filter="data")
     archive.unlink()
@@ -132,7 +137,7 @@ def download(client: OpenAI, job: Any, run: Path, data_dir: Path) -> tuple[Path,
 
 
 def score(base: Path, adapter: Path, questions: Path, report: Path) -> dict[str, Any]:
-    """In a process of its own, which knows nothing of Attune."""
+    """Score both models in a process that imports nothing of Attune."""
     console.print("Both models answer the held-out questions …")
     with (report.parent / "score.log").open("w") as log:
         command = [sys.executable, HERE / "score.py", base, adapter, questions, report]
@@ -142,29 +147,31 @@ def score(base: Path, adapter: Path, questions: Path, report: Path) -> dict[str,
     return result
 
 
-def judge(report: dict[str, Any], heldout: list[tuple[str, Card]]) -> bool:
-    """Show both models' answers and points, and tell whether they are what the demo promises."""
+def evaluate(report: dict[str, Any], heldout: list[tuple[str, Card]]) -> bool:
+    """Print both models' answers and points. Return whether the gain and the log-probs meet the demo's limits."""
     answers = list(zip(heldout, report["base"], report["tuned"], strict=True))
     table = Table("question", "base model", "fine-tuned", show_lines=True)
     for (question, _), base, tuned in answers[:SHOWN]:
         table.add_row(Text(question.partition("\n")[0]), Text(textwrap.shorten(base, 120)), Text(tuned))
     base_mean = mean(points(base, card) for (_, card), base, _ in answers)
     tuned_mean = mean(points(tuned, card) for (_, card), _, tuned in answers)
-    rise = tuned_mean - base_mean
+    gain = tuned_mean - base_mean
     difference, precision = report["logprob_difference"], report["precision"]
     kind, limit = AGREEMENT[precision]
     console.print(table)
     console.print(f"Points of 100 (mean over {len(answers)} held-out questions)")
     console.print(f"  base model {base_mean:5.1f}")
-    console.print(f"  fine-tuned {tuned_mean:5.1f}   rise {rise:+.1f}, at least {LEAST_RISE} expected")
+    console.print(f"  fine-tuned {tuned_mean:5.1f}   gain {gain:+.1f}, at least {MIN_GAIN} expected")
     console.print("Log-probs here and in the trainer")
     console.print(f"  differ by {difference['largest']:.1e} at most, {difference['mean']:.1e} on average")
     console.print(f"  in {precision} the {kind} difference may be {limit:.0e}")
-    return rise >= LEAST_RISE and difference[kind] <= limit
+    return gain >= MIN_GAIN and difference[kind] <= limit
 
 
-def stay(data_dir: Path) -> None:
-    console.print(f"The service runs on. Key and address: {data_dir / 'credentials.json'}. Ctrl-C stops it.")
+def wait_for_interrupt(data_dir: Path) -> None:
+    console.print(
+        f"The service keeps running. Its address and API key: {data_dir / 'credentials.json'}. Ctrl-C stops it."
+    )
     try:
         while True:
             time.sleep(60)

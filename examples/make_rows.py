@@ -1,4 +1,4 @@
-"""The demo's task: from the head of a Python function to a card about it, in a fixed JSON form.
+"""The demo's task: describe a Python function, given its signature, as JSON with fixed keys (a card).
 
     python examples/make_rows.py FOLDER --seed 0     writes train.jsonl, validation.jsonl and heldout.jsonl
 
@@ -7,8 +7,8 @@
 ->
     {"module": "urllib.parse", "name": "urljoin", "first_word": "join", "required": ["base", "url"], "optional": [...]}
 
-The functions, their parameters and the first lines of their docstrings are those of the standard library that runs this
-script, so nothing is downloaded, and the answers are facts. An answer earns 20 points for each of its five fields.
+The functions, their parameters and the first lines of their docstrings come from the standard library of the Python
+that runs this script, so nothing is downloaded. An answer gets 20 points for each of its five fields that is right.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from typing import Any
 
 SYSTEM = "Describe the Python function as JSON with the keys module, name, first_word, required, optional."
 ROWS = {"heldout": 48, "validation": 16, "train": 200}
-LONGEST_QUESTION = 120
-MOST_PARAMETERS = 5
+MAX_QUESTION_LENGTH = 120
+MAX_PARAMETERS = 5
 
 MODULES = (
     "argparse ast base64 binascii bisect calendar cmd code codecs codeop collections colorsys compileall "
@@ -44,7 +44,7 @@ Card = dict[str, Any]
 
 
 def split_rows(seed: int) -> dict[str, list[tuple[str, Card]]]:
-    """Questions and their cards, for each part; no function is in two parts."""
+    """Return (question, card) pairs for each part. No function is in two parts."""
     facts = sorted(_facts(), key=lambda fact: fact[0])
     random.Random(seed).shuffle(facts)
     parts, start = {}, 0
@@ -60,52 +60,52 @@ def prompt(question: str) -> list[dict[str, str]]:
 
 
 def chat(question: str, card: Card) -> dict[str, Any]:
-    """A training row, as OpenAI's fine-tuning files have it."""
+    """Return a training row in the format of OpenAI's fine-tuning files."""
     return {"messages": [*prompt(question), {"role": "assistant", "content": json.dumps(card)}]}
 
 
 def points(answer: str, card: Card) -> float:
-    """0 to 100: the share of the card's fields that are right. Text around the JSON object is forgiven."""
-    found = re.search(r"\{.*\}", answer, re.DOTALL)
+    """Return the percentage of the card's fields that are right, 0 to 100. Text around the JSON object is ignored."""
+    match = re.search(r"\{.*\}", answer, re.DOTALL)
     try:
-        given = json.loads(found[0]) if found else None
+        parsed = json.loads(match[0]) if match else None
     except ValueError:
-        given = None
-    if not isinstance(given, dict):
+        parsed = None
+    if not isinstance(parsed, dict):
         return 0.0
-    return 100 * sum(field in given and given[field] == value for field, value in card.items()) / len(card)
+    return 100 * sum(field in parsed and parsed[field] == value for field, value in card.items()) / len(card)
 
 
 def _facts() -> Iterator[tuple[str, Card]]:
     for module_name in MODULES.split():
         try:
             module = importlib.import_module(module_name)
-        except ImportError:  # not every system has every module
+        except ImportError:  # some modules are missing on some systems
             continue
-        for name, thing in sorted(vars(module).items()):
-            home = getattr(thing, "__module__", None) or module_name
-            if inspect.isroutine(thing) and not name.startswith("_") and home == module_name:
-                yield from _fact(module_name, name, thing)
+        for name, member in sorted(vars(module).items()):
+            defined_in = getattr(member, "__module__", None) or module_name
+            if inspect.isroutine(member) and not name.startswith("_") and defined_in == module_name:
+                yield from _fact(module_name, name, member)
 
 
 def _fact(module: str, name: str, function: Any) -> Iterator[tuple[str, Card]]:
-    """One question and its card, or nothing where the function is not plain enough for a short row."""
+    """Yield the function's question and card, or nothing if it does not fit a short row."""
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some built-in functions do not tell theirs
+    except (TypeError, ValueError):  # some built-in functions have none
         return
     summary = (inspect.getdoc(function) or "").partition("\n")[0]
     parameters = list(signature.parameters.values())
     question = f"{module}.{name}{signature}\n{summary}"
-    plain = (
+    fits = (
         re.match(r"[A-Z][a-z]+ ", summary)
-        and 0 < len(parameters) <= MOST_PARAMETERS
+        and 0 < len(parameters) <= MAX_PARAMETERS
         and not any(p.kind in {p.VAR_POSITIONAL, p.VAR_KEYWORD} for p in parameters)
-        and len(question) <= LONGEST_QUESTION
-        and " at 0x" not in question  # a default that prints its address differs at every start
+        and len(question) <= MAX_QUESTION_LENGTH
+        and " at 0x" not in question  # such a default differs at every start
         and "<" not in question
     )
-    if plain:
+    if fits:
         card = {
             "module": module,
             "name": name,

@@ -2,7 +2,7 @@
 
     python examples/quickstart.py ROWS.jsonl [MODEL]
 
-OPENAI_BASE_URL and OPENAI_API_KEY name the server and the key; a local `attune up` writes both to credentials.json.
+Set OPENAI_BASE_URL and OPENAI_API_KEY to the server and its key; `attune up` writes both to credentials.json.
 """
 
 import sys
@@ -19,7 +19,7 @@ job = client.fine_tuning.jobs.create(
     model=model,
     training_file=file.id,
     method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1, "batch_size": 8}}},
-    extra_body={"technique": {"type": "lora", "rank": 16}},  # what OpenAI has no field for
+    extra_body={"technique": {"type": "lora", "rank": 16}},  # fields that OpenAI's API does not have
 )
 print(job.id)
 
@@ -34,6 +34,6 @@ while job.status not in {"succeeded", "failed", "cancelled"}:
 if job.status != "succeeded":
     sys.exit(f"{job.status}: {job.error and job.error.message}")
 
-archive = Path(f"{job.id}.tar")  # after the metrics (CSV) comes the adapter: peft's files in a plain tar
+archive = Path(f"{job.id}.tar")  # result file 0 is the metrics as CSV, 1 the adapter: peft's files in a tar
 client.files.content(job.result_files[1]).write_to_file(archive)
 print(f"{job.fine_tuned_model} is in {archive}")

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The same with curl (and python3 to read JSON).
+# examples/quickstart.py with curl, and python3 to parse JSON.
 #
 #   OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=sk-… examples/quickstart.sh ROWS.jsonl [MODEL]
 set -euo pipefail
 
-rows=${1:?which file of rows?} model=${2:-smollm2-135m-instruct}
+rows=${1:?give a file of training rows} model=${2:-smollm2-135m-instruct}
 auth="Authorization: Bearer ${OPENAI_API_KEY:?}"
 url=${OPENAI_BASE_URL:?}
 

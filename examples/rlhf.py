@@ -1,10 +1,10 @@
-"""RLHF as one request: imitation, a reward model, PPO against it, as three linked jobs on a real language model.
+"""RLHF as one request: supervised fine-tuning, a reward model and PPO, as three linked jobs on a language model.
 
     python examples/rlhf.py [--seed N] [--data-dir FOLDER]
 
-Teaches SmolLM2-135M-Instruct to say in one short sentence what a Python function does. People are stood in for by a
-rule that anybody can check: of two answers, the one is preferred that ends after its first sentence. It ends by asking
-the first model and the last one the same held-out questions.
+It trains SmolLM2-135M-Instruct to describe a Python function in one short sentence. A rule replaces human labelers: of
+two answers, the one that ends after its first sentence is preferred. At the end, the first and the last model answer
+the same held-out questions.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from demo import CACHE, MODEL, add_base_model, chapter, console
+from demo import CACHE, MODEL, add_base_model, console, print_heading
 from follow import follow
 from make_rows import split_rows
 from openai import OpenAI
@@ -31,7 +31,7 @@ TAILS = (
 )
 STEPS = {"sft": 12, "reward": 12, "ppo": 8}
 SHOWN = 4
-LONGEST_ANSWER = 32
+MAX_ANSWER_TOKENS = 32
 
 
 def main() -> int:
@@ -39,56 +39,56 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data-dir", type=Path, default=CACHE / "rlhf")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the service is stopped then, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stop the service too
     data_dir = options.data_dir.resolve()
-    chapter("A base model, and the service")
+    print_heading("A base model, and the service")
     add_base_model(data_dir)
     with running_service(data_dir, log=data_dir / "up.log") as credentials:
         client = OpenAI(**credentials)
         questions = list(rows(options.seed))
-        chapter("One request")
+        print_heading("One request")
         pipeline = create(client, questions, options.seed)
         for stage in pipeline["stages"]:
-            chapter(f"{stage['name']}: {stage['job_id']}")
+            print_heading(f"{stage['name']}: {stage['job_id']}")
             job, _ = follow(client, stage["job_id"], console)
             if job.status != "succeeded":
                 raise SystemExit(f"The stage {job.status}: {job.error.message if job.error else 'no reason given'}")
-            show_samples(client, job.id)
-        chapter("The first model and the last one")
+            print_samples(client, job.id)
+        print_heading("The first model and the last one")
         compare(client, job.fine_tuned_model, [question for question, _ in questions[-SHOWN:]])
     return 0
 
 
 def rows(seed: int) -> Iterator[tuple[str, str]]:
-    """(question, answer) pairs about the standard library's functions: 60 to learn from, the rest held out."""
+    """Yield (question, answer) pairs about standard library functions: 60 for training, then the held-out ones."""
     for question, _ in split_rows(seed)["train"][: 60 + SHOWN]:
         signature, summary = question.split("\n")
         yield f"What does {signature.split('(')[0]} do?", summary.rstrip(".") + "."
 
 
 def create(client: OpenAI, questions: list[tuple[str, str]], seed: int) -> Any:
-    learnt, rng = questions[:-SHOWN], random.Random(seed)
-    tail = [rng.choice(TAILS) for _ in learnt]
-    said = [{"role": "user", "content": question} for question, _ in learnt]
-    # The demonstrations ramble as often as not, so that there is something left for the reward to teach.
+    training, rng = questions[:-SHOWN], random.Random(seed)
+    tails = [rng.choice(TAILS) for _ in training]
+    prompts = [{"role": "user", "content": question} for question, _ in training]
+    # Half of the demonstrations are too long, so that the reward model has something to correct.
     sft = [
-        {"messages": [user, answer(text if row % 2 else f"{text} {more}")]}
-        for row, (user, (_, text), more) in enumerate(zip(said, learnt, tail, strict=True))
+        {"messages": [user, answer(text if row % 2 else f"{text} {tail}")]}
+        for row, (user, (_, text), tail) in enumerate(zip(prompts, training, tails, strict=True))
     ]
     preferences = [
         {
             "input": {"messages": [user]},
             "preferred_output": [answer(text)],
-            "non_preferred_output": [answer(f"{text} {more}")],
+            "non_preferred_output": [answer(f"{text} {tail}")],
         }
-        for user, (_, text), more in zip(said, learnt, tail, strict=True)
+        for user, (_, text), tail in zip(prompts, training, tails, strict=True)
     ]
     files = {
         "sft": upload(client, sft),
         "reward": upload(client, preferences),
-        "ppo": upload(client, [{"messages": [user]} for user in said]),
+        "ppo": upload(client, [{"messages": [user]} for user in prompts]),
     }
-    own: dict[str, dict[str, Any]] = {"ppo": {"max_tokens": LONGEST_ANSWER, "missing_eos_penalty": 1.0}}
+    options: dict[str, dict[str, Any]] = {"ppo": {"max_tokens": MAX_ANSWER_TOKENS, "missing_eos_penalty": 1.0}}
     methods = {"sft": "supervised", "reward": "reward", "ppo": "ppo"}
     batch = {"hyperparameters": {"n_epochs": 5, "batch_size": 16}}
     body = {
@@ -97,7 +97,7 @@ def create(client: OpenAI, questions: list[tuple[str, str]], seed: int) -> Any:
         "stages": [
             {
                 "name": name,
-                "method": {"type": method, method: batch | own.get(name, {})},
+                "method": {"type": method, method: batch | options.get(name, {})},
                 "training_file": files[name],
                 "training": {"max_steps": STEPS[name], "learning_rate": {"ppo": 2e-4}.get(name, 1e-3)},
                 "seed": seed,
@@ -118,8 +118,8 @@ def upload(client: OpenAI, rows: list[dict[str, Any]]) -> str:
     return client.files.create(file=("rows.jsonl", content), purpose="fine-tune").id
 
 
-def show_samples(client: OpenAI, job_id: str) -> None:
-    """What the policy said while it trained, as its events tell."""
+def print_samples(client: OpenAI, job_id: str) -> None:
+    """Print samples that the policy generated during training, from the job's events."""
     events = list(client.fine_tuning.jobs.list_events(job_id, limit=100))
     for event in reversed([event for event in events if "sample (" in event.message][-SHOWN:]):
         console.print(f"  {event.message}", markup=False)
@@ -128,17 +128,17 @@ def show_samples(client: OpenAI, job_id: str) -> None:
 def compare(client: OpenAI, last: str, questions: list[str]) -> None:
     table = Table("question", "first model", "last model", show_lines=True)
     for question in questions:
-        said = [
+        choices = [
             client.chat.completions.create(
                 model=model,
                 messages=[{"role": "user", "content": question}],
                 temperature=0,
-                max_tokens=LONGEST_ANSWER,
+                max_tokens=MAX_ANSWER_TOKENS,
             ).choices[0]
             for model in (MODEL, last)
         ]
-        shown = [Text(f"{each.message.content} [{each.finish_reason}]") for each in said]
-        table.add_row(Text(question), *shown)
+        answers = [Text(f"{choice.message.content} [{choice.finish_reason}]") for choice in choices]
+        table.add_row(Text(question), *answers)
     console.print(table)
 
 

@@ -1,9 +1,9 @@
-"""Loads an adapter as anyone would: plain transformers and peft, no Attune. Compares log-probs, generates answers.
+"""Loads an adapter in plain transformers and peft, without Attune; compares log-probs and generates answers.
 
     python examples/score.py BASE_FOLDER ADAPTER_FOLDER QUESTIONS.jsonl REPORT.json
 
-QUESTIONS holds rows as for fine-tuning; the model is asked everything before the last message. The adapter brings
-logprobs.json: the tokens of a few rows, and the log-prob that the trainer's model gave to each token after the first.
+QUESTIONS holds fine-tuning rows; the messages before the last one are the prompt. The adapter's logprobs.json has the
+tokens of a few rows and the log-prob that the trainer's model gave to each token after the first.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 MAX_NEW_TOKENS = 64
-BATCH = 48
+BATCH_SIZE = 48
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -49,31 +49,31 @@ def main() -> None:
 
 
 def logprob_differences(model: Any, rows: list[dict[str, Any]]) -> list[float]:
-    """Between the trainer's log-probs and those of the model as loaded here: one for each token of each row."""
+    """Return the absolute differences from the trainer's log-probs, one for each token of each row."""
     differences: list[float] = []
     for row in rows:
         tokens_T = torch.tensor(row["tokens"], device=DEVICE)
         logits_TV = model(input_ids=tokens_T[None]).logits[0].float()
-        found_T = logits_TV[:-1].log_softmax(-1).gather(-1, tokens_T[1:, None])[:, 0].cpu()
-        assert len(row["logprobs"]) == len(found_T), f"{len(row['logprobs'])} log-probs of {len(tokens_T)} tokens"
-        differences += (found_T - torch.tensor(row["logprobs"])).abs().tolist()
+        logprobs_T = logits_TV[:-1].log_softmax(-1).gather(-1, tokens_T[1:, None])[:, 0].cpu()
+        assert len(row["logprobs"]) == len(logprobs_T), f"{len(row['logprobs'])} log-probs of {len(tokens_T)} tokens"
+        differences += (logprobs_T - torch.tensor(row["logprobs"])).abs().tolist()
     return differences
 
 
 def answers(model: Any, tokenizer: Any, prompts: list[list[dict[str, str]]]) -> list[str]:
-    """Greedy answers, a batch of similar lengths at a time."""
+    """Return greedy answers, generated in batches of similar length."""
     texts = [tokenizer.apply_chat_template(p, tokenize=False, add_generation_prompt=True) for p in prompts]
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    found = [""] * len(texts)
-    for start in range(0, len(order), BATCH):
-        batch = order[start : start + BATCH]
+    generated = [""] * len(texts)
+    for start in range(0, len(order), BATCH_SIZE):
+        batch = order[start : start + BATCH_SIZE]
         inputs = tokenizer([texts[i] for i in batch], return_tensors="pt", padding=True, add_special_tokens=False)
         inputs = inputs.to(DEVICE)
         output = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
         new_tokens = output[:, inputs.input_ids.shape[1] :]
         for i, text in zip(batch, tokenizer.batch_decode(new_tokens, skip_special_tokens=True), strict=True):
-            found[i] = text.strip()
-    return found
+            generated[i] = text.strip()
+    return generated
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs `attune up` as a child for as long as it is needed."""
+"""Runs `attune up` as a child process."""
 
 import json
 import subprocess
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ATTUNE = [sys.executable, "-m", "api.cli"]
-"""The `attune` command of the Python that runs this, whether or not its folder is on the PATH."""
+"""The `attune` command of this Python, which works without its folder on the PATH."""
 
 STOP_S = 90
 
 
 @contextmanager
 def running_service(data_dir: Path, log: Path) -> Iterator[dict[str, str]]:
-    """Its `{"base_url": …, "api_key": …}`, once it is ready. It is stopped at the end, whatever happens."""
+    """Start the service, yield its `{"base_url": …, "api_key": …}` once it is ready, and stop it at the end."""
     data_dir.mkdir(parents=True, exist_ok=True)
     command = [*ATTUNE, "up", "--port", "0", "--data-dir", str(data_dir)]
     with log.open("w") as file, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True) as service:

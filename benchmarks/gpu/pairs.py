@@ -1,4 +1,4 @@
-"""Does every technique learn with every method on this device, and do its files give what the trainer's model gives?"""
+"""Trains every technique with every method on this device and compares the published files with the trained model."""
 
 import io
 import time
@@ -14,10 +14,10 @@ from tests.tiny_models import make_encoder, make_model
 from tests.worker import pairs
 
 WIDE = ("qlora",)
-"""Quantisation wants rows of 64 values, so those techniques get a wider model."""
+"""Techniques that quantize rows of 64 values and therefore need a wider model."""
 
 
-def every_pair(folder: Path, device: torch.device, only: str = "") -> None:
+def check_pairs(folder: Path, device: torch.device, only: str = "") -> None:
     bases = {
         "causal_lm": make_model(folder / "llama", "llama", seed=0),
         "encoder": make_encoder(folder / "bert", "bert"),
@@ -32,30 +32,30 @@ def every_pair(folder: Path, device: torch.device, only: str = "") -> None:
         if only not in f"{pair.technique} {pair.method}":
             continue
         base = (wide if pair.technique in WIDE else bases)[pair.kind]
-        run, began = folder / "pair", time.perf_counter()
-        told = f"{pair.technique:11} {pair.method:15} {pair.kind:9}"
+        run, started = folder / "pair", time.perf_counter()
+        label = f"{pair.technique:11} {pair.method:15} {pair.kind:9}"
         try:
             pairs.make(run, base, pair.technique, pair.method, seed=3, judge=judge)
             with redirect_stdout(io.StringIO()):
                 trained = pairs.train(run, device=device)
-            print(f"{told} {_outcome(trained)} {time.perf_counter() - began:9.1f}", flush=True)
-        except Exception as error:  # the others' figures are wanted, too
+            print(f"{label} {_outcome(trained)} {time.perf_counter() - started:9.1f}", flush=True)
+        except Exception as error:  # the other pairs are measured all the same
             traceback.print_exc()
-            print(f"{told} FAILED: {type(error).__name__}: {error}", flush=True)
+            print(f"{label} FAILED: {type(error).__name__}: {error}", flush=True)
         rmtree(run, ignore_errors=True)
 
 
 def _outcome(trained: pairs.Trained) -> str:
     if trained.reward_before is not None and trained.reward_after is not None:
         before, after = trained.reward_before, trained.reward_after
-        learnt = after > before
+        improved = after > before
     else:
         losses = [metrics["train_loss"] for metrics in trained.metrics]
         before, after = losses[0], float(np.mean(losses[-3:]))
-        learnt = after < 0.7 * before
+        improved = after < 0.7 * before
     frozen = trained.frozen_before == trained.frozen_after
-    told = f"{before:8.3f} {after:8.3f}  {'learnt' if learnt else 'NOT LEARNT'}"
-    return f"{told:33}" if frozen else f"{told}, FROZEN WEIGHTS CHANGED"
+    outcome = f"{before:8.3f} {after:8.3f}  {'improved' if improved else 'NOT IMPROVED'}"
+    return f"{outcome:33}" if frozen else f"{outcome}, FROZEN WEIGHTS CHANGED"
 
 
 def _judge(folder: Path, base: Path, device: torch.device) -> Path:

@@ -1,4 +1,4 @@
-"""Does a resumed run repeat the interrupted one on this device? The trainer takes the GPU wherever there is one."""
+"""Compares a resumed run with an uninterrupted one on this device. The trainer uses the GPU if there is one."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from tests.worker.recorder import adapter, attempt_after
 from tests.worker.run_folders import make_run, random_rows, run_trainer
 
 
-def resumed(folder: Path) -> None:
+def check_resume(folder: Path) -> None:
     base = make_model(folder / "resumed-base", "llama", seed=0)
     print("\nprecision  a run that was killed at step 8 and resumed from step 5 publishes")
     for precision in ("float32", "bfloat16"):
@@ -27,4 +27,4 @@ def resumed(folder: Path) -> None:
         last = attempt_after(runs[1], folder / f"next-{precision}", stopped.of("state")[-1]["path"])
         run_trainer(last)
         same = adapter(last) == adapter(runs[0])
-        print(f"{precision:9}  {'the same bytes' if same else 'OTHER BYTES'}", flush=True)
+        print(f"{precision:9}  {'the same bytes' if same else 'DIFFERENT BYTES'}", flush=True)

@@ -8,7 +8,7 @@ from worker.shared.arrays import Rows
 
 
 def random_rows(lengths: list[int], vocabulary: int) -> Rows:
-    """Rows of random tokens, the second half of each supervised."""
+    """Return rows of random tokens. The second half of each row is supervised."""
     ends = np.cumsum(lengths)
     tokens = np.random.default_rng(0).integers(3, vocabulary, ends[-1]).astype(np.int32)
     weights = np.concatenate([np.arange(length) >= length // 2 for length in lengths]).astype(np.float32)

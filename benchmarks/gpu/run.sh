@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that can only be known on a GPU, in one command: bash benchmarks/gpu/run.sh > results.txt
+# All checks that need a GPU, in one command: bash benchmarks/gpu/run.sh > results.txt
 # Needs a Python with the packages of `pip install -c constraints.txt -e '.[worker]'`: .venv if there is one, else python3.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -8,7 +8,7 @@ python=.venv/bin/python
 export PYTHONPATH="$PWD" PYTHONUNBUFFERED=1
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader || true
 "$python" -m benchmarks.gpu.check "$@"
-# Predicted memory and time against what jobs take: random bases only, since nothing can be downloaded there.
+# Predicted against actual memory and time, with random base models only, so that nothing is downloaded.
 case " $* " in
   *" --small "*) ;;
   *) "$python" -m benchmarks.estimates --rounds 1 --only tiny,encoder,middle,wide,deep,reader ;;

@@ -1,4 +1,4 @@
-"""How fast is a step of a model of 1.2 billion weights?"""
+"""The speed and memory of a training step of a model with 1.2 billion weights."""
 
 import statistics
 import time
@@ -18,8 +18,8 @@ from worker.methods import METHODS, MethodContext
 ROUNDS = 5
 
 
-def speed(folder: Path, device: torch.device, *, small: bool) -> None:
-    """Tokens a second and peak memory, the variants in turns."""
+def measure_speed(folder: Path, device: torch.device, *, small: bool) -> None:
+    """Print tokens per second and peak memory for each technique and micro-batch size."""
     size = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2} if small else {}
     config = LlamaConfig(
         **({"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16} | size),
@@ -43,9 +43,9 @@ def speed(folder: Path, device: torch.device, *, small: bool) -> None:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         for _ in range(ROUNDS + 1):
-            began = time.perf_counter()
+            started = time.perf_counter()
             loop.step()
-            seconds.append(time.perf_counter() - began)
+            seconds.append(time.perf_counter() - started)
         peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else float("nan")
         rate = sum(lengths) / statistics.median(seconds[1:])
         print(f"{technique:9}  {budget:11}  {rate:8.0f}  {peak:8.1f}", flush=True)

@@ -1,6 +1,6 @@
-"""Each paper's relation, reproduced small: `python -m benchmarks.relations`, or `make relations`.
+"""Each paper's main claim, measured on a small scale: `python -m benchmarks.relations`, or `make relations`.
 
-Figures are kept as they come, so that a run that was stopped goes on where it was: remove the file to begin anew.
+Results are saved one by one, so an interrupted run continues where it stopped. Remove the file to measure again.
 """
 
 import argparse
@@ -18,9 +18,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.relations", description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", default=[""], help="measure what has one of these in its name")
     parser.add_argument(
-        "--table", action="store_true", help="only write the table into docs/benchmarks.md, from what is there"
+        "--only", nargs="+", default=[""], help="measure only experiments whose name contains one of these"
+    )
+    parser.add_argument(
+        "--table", action="store_true", help="measure nothing; write the saved results into docs/benchmarks.md"
     )
     options = parser.parse_args()
     results, scratch = Results(options.results), CACHE / "relations"

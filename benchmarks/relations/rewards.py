@@ -1,7 +1,7 @@
 """A reward model, PPO, DPO and GRPO on SmolLM2's own answers to questions about Python's standard library.
 
-The known reward of an answer is the share of its words that are plain: letters alone, but for punctuation at its end.
-Names in code, which SmolLM2 likes to repeat from the question, are not.
+The known reward of an answer is the share of its words that consist of letters and at most one punctuation mark at the
+end. Code names, which SmolLM2 often repeats from the question, do not.
 """
 
 import re
@@ -15,27 +15,27 @@ from typing import Any
 from api.spec.graders import grade
 from api.spec.graders.text_similarity import TextSimilarity
 from benchmarks.relations import bases, rows
-from benchmarks.relations.policies import Answered, answers
+from benchmarks.relations.policies import Answers, sample_answers
 from benchmarks.relations.results import Figures, Results
 from benchmarks.relations.rows import Row
-from benchmarks.relations.runs import Trained, fill, train
+from benchmarks.relations.runs import Trained, fill_run_folder, train
 
-JUDGE = "ft:smollm2::judge"
+REWARD_MODEL = "ft:smollm2::judge"
 TECHNIQUE = {"type": "lora", "rank": 8, "target_modules": r".*layers\.2\d\..*_proj"}
-"""In the last ten of thirty layers: what is below them needs no backward pass, a third of the time."""
+"""Only the last ten of thirty layers, so that the backward pass skips the others: a third of the time."""
 MAX_TOKENS = 12
-DRAWN = 5
-"""Answers drawn for each prompt; any two of them may make a pair."""
-LEAST_GAP = 0.25
-"""Of the known rewards in a pair; nearer answers are no preference."""
+ANSWERS_PER_PROMPT = 5
+"""Sampled answers; any two of them with different enough rewards become a pair."""
+MIN_REWARD_GAP = 0.25
+"""Smallest difference between the known rewards of a pair."""
 RATES = {"reward": 1e-3, "ppo": 2e-3, "dpo": 1e-3, "grpo": 3e-3}
 PPO = {"max_tokens": MAX_TOKENS, "num_ppo_epochs": 4, "kl_coefficient": 0.05}
 PPO_STEPS, PPO_PROMPTS = 8, 24
 GRPO = {"max_tokens": MAX_TOKENS, "group_size": 4, "num_iterations": 3}
 GRPO_STEPS, GRPO_PROMPTS = 12, 6
 REWARD_EPOCHS, DPO_EPOCHS = 1, 1
-"""More pairs once, rather than fewer twice: that is what a reward model's accuracy on other prompts comes from."""
-REWARD_PAIRS_A_STEP, DPO_PAIRS_A_STEP = 4, 8
+"""More pairs once instead of fewer twice: the accuracy on other prompts depends on the number of pairs."""
+REWARD_BATCH, DPO_BATCH = 4, 8
 NAMES = ("pairs", "reward model", "supervised", "ppo", "dpo", "grpo")
 GRADER = {
     "type": "text_similarity",
@@ -48,52 +48,56 @@ _PLAIN = re.compile(r"[A-Za-z]+[.,;:!?]?")
 
 
 def known_reward(text: str) -> float:
-    """0 to 1; 0 for an empty answer."""
+    """Return the known reward, 0 to 1; an empty answer gets 0."""
     words = text.split()
     return sum(_PLAIN.fullmatch(word) is not None for word in words) / max(1, len(words))
 
 
 def measure(results: Results, scratch: Path, seed: int, only: Sequence[str]) -> None:
-    """What is wanted, and what that is made from."""
-    wanted = {name for name in NAMES if any(part in name for part in only)}
-    work = _Work(scratch / f"rewards-{seed}", seed)
-    if wanted & {"pairs", "reward model", "ppo", "dpo"}:
-        pairs = results.measured("pairs", seed, work.pairs)
-    if wanted & {"reward model", "ppo"}:
-        judge = results.measured("reward model", seed, lambda: work.reward_model(pairs["train"], pairs["heldout"]))
-    if wanted & {"supervised", "ppo", "dpo"}:
-        before = results.measured("supervised", seed, lambda: work.asked_heldout(None))
-    if "ppo" in wanted:
-        work.judge_folder(judge, pairs["train"], pairs["heldout"])
-        results.measured("ppo", seed, lambda: work.ppo(before))
-    if "dpo" in wanted:
-        results.measured("dpo", seed, lambda: work.dpo(pairs["train"], pairs["heldout"], before))
-    if "grpo" in wanted:
-        results.measured("grpo", seed, work.grpo)
+    """Measure the selected experiments and those that they depend on."""
+    selected = {name for name in NAMES if any(part in name for part in only)}
+    experiments = _Experiments(scratch / f"rewards-{seed}", seed)
+    if selected & {"pairs", "reward model", "ppo", "dpo"}:
+        pairs = results.get_or_measure("pairs", seed, experiments.pairs)
+    if selected & {"reward model", "ppo"}:
+        reward_model = results.get_or_measure(
+            "reward model", seed, lambda: experiments.reward_model(pairs["train"], pairs["heldout"])
+        )
+    if selected & {"supervised", "ppo", "dpo"}:
+        before = results.get_or_measure("supervised", seed, lambda: experiments.answer_heldout(None))
+    if "ppo" in selected:
+        experiments.ensure_reward_model(reward_model, pairs["train"], pairs["heldout"])
+        results.get_or_measure("ppo", seed, lambda: experiments.ppo(before))
+    if "dpo" in selected:
+        results.get_or_measure("dpo", seed, lambda: experiments.dpo(pairs["train"], pairs["heldout"], before))
+    if "grpo" in selected:
+        results.get_or_measure("grpo", seed, experiments.grpo)
 
 
-class _Work:
+class _Experiments:
     def __init__(self, folder: Path, seed: int) -> None:
         self._folder, self._seed, self._base = folder, seed, bases.smollm()
-        self._asked = rows.asked(seed)
-        self._judge = folder / "reward" / "out" / "model"
+        self._questions = rows.questions(seed)
+        self._reward_model_dir = folder / "reward" / "out" / "model"
 
     def pairs(self) -> Figures:
-        """Of SmolLM2's own answers to the training prompts, and to others for the held-out pairs."""
-        found: Figures = {}
-        for part, prompts in (("train", self._asked["train"]), ("heldout", self._asked["reward_heldout"])):
-            several = [prompt for prompt in prompts for _ in range(DRAWN)]
-            texts = self._answers(several, None).texts
-            found[part] = [
+        """Return pairs of SmolLM2's own answers to the training prompts, and held-out pairs from other prompts."""
+        pairs: Figures = {}
+        for part, prompts in (("train", self._questions["train"]), ("heldout", self._questions["reward_heldout"])):
+            repeated = [prompt for prompt in prompts for _ in range(ANSWERS_PER_PROMPT)]
+            texts = self._answers(repeated, None).texts
+            pairs[part] = [
                 _pair(prompt, better, worse)
-                for at, prompt in enumerate(prompts)
-                for better, worse in permutations(texts[at * DRAWN : (at + 1) * DRAWN], 2)
-                if known_reward(better) - known_reward(worse) >= LEAST_GAP
+                for index, prompt in enumerate(prompts)
+                for better, worse in permutations(
+                    texts[index * ANSWERS_PER_PROMPT : (index + 1) * ANSWERS_PER_PROMPT], 2
+                )
+                if known_reward(better) - known_reward(worse) >= MIN_REWARD_GAP
             ]
-        return found
+        return pairs
 
     def reward_model(self, pairs: list[Row], heldout: list[Row]) -> Figures:
-        trained = self._train("reward", pairs, heldout, {"n_epochs": REWARD_EPOCHS, "batch_size": REWARD_PAIRS_A_STEP})
+        trained = self._train("reward", pairs, heldout, {"n_epochs": REWARD_EPOCHS, "batch_size": REWARD_BATCH})
         (trained.published / "base").symlink_to(self._base)
         return {
             "accuracy": trained.last["full_valid_rewards_accuracy"],
@@ -103,52 +107,52 @@ class _Work:
             "steps": trained.recipe().total_steps,
         }
 
-    def judge_folder(self, figures: Figures, pairs: list[Row], heldout: list[Row]) -> None:
-        """PPO needs the model itself: where it is gone, it is trained again, to the same weights."""
-        if not self._judge.exists():
+    def ensure_reward_model(self, figures: Figures, pairs: list[Row], heldout: list[Row]) -> None:
+        """Train the reward model again if its folder is gone, since PPO loads it. Its weights must be the same."""
+        if not self._reward_model_dir.exists():
             again = self.reward_model(pairs, heldout)
-            assert again["accuracy"] == figures["accuracy"], "another reward model than was measured"
+            assert again["accuracy"] == figures["accuracy"], "the reward model differs from the measured one"
 
-    def asked_heldout(self, adapter: Path | None) -> Figures:
-        """Answers to the held-out prompts, drawn with the same numbers from every policy."""
-        found = self._answers(self._asked["heldout"], adapter)
+    def answer_heldout(self, adapter: Path | None) -> Figures:
+        """Return figures of answers to the held-out prompts, sampled with the same seed from every policy."""
+        sampled = self._answers(self._questions["heldout"], adapter)
         grader = TextSimilarity.model_validate(GRADER)
         return {
-            "texts": found.texts,
-            "known_rewards": [known_reward(text) for text in found.texts],
-            "known_reward": statistics.mean(map(known_reward, found.texts)),
-            "grade": _mean_grade(grader, found.texts, self._asked["heldout"]),
-            "kl": found.kl,
-            "answer_tokens": found.tokens,
+            "texts": sampled.texts,
+            "known_rewards": [known_reward(text) for text in sampled.texts],
+            "known_reward": statistics.mean(map(known_reward, sampled.texts)),
+            "grade": _mean_grade(grader, sampled.texts, self._questions["heldout"]),
+            "kl": sampled.kl,
+            "answer_tokens": sampled.tokens,
         }
 
     def ppo(self, before: Figures) -> Figures:
-        options = {**PPO, "reward_model": JUDGE}
+        options = {**PPO, "reward_model": REWARD_MODEL}
         prompts = self._prompts(PPO_STEPS * PPO_PROMPTS)
-        trained = self._train("ppo", prompts, self._asked["heldout"], {"batch_size": PPO_PROMPTS}, options)
+        trained = self._train("ppo", prompts, self._questions["heldout"], {"batch_size": PPO_PROMPTS}, options)
         first, last = trained.metrics[0], trained.metrics[-1]
-        after = self.asked_heldout(trained.published)
+        after = self.answer_heldout(trained.published)
         return {
             **after,
-            "wins": _wins(after["known_rewards"], before["known_rewards"]),
+            "wins": _win_rate(after["known_rewards"], before["known_rewards"]),
             "seconds": trained.seconds,
-            "learnt_rewards": [each["train_reward"] for each in trained.metrics],
-            "kls": [each["train_kl"] for each in trained.metrics],
-            "entropies": [each["train_entropy"] for each in trained.metrics],
+            "learnt_rewards": [metrics["train_reward"] for metrics in trained.metrics],
+            "kls": [metrics["train_kl"] for metrics in trained.metrics],
+            "entropies": [metrics["train_entropy"] for metrics in trained.metrics],
             "step_seconds": trained.seconds / len(trained.metrics),
             "learnt_reward_before": first["train_reward"],
-            "learnt_reward_after": statistics.mean(each["train_reward"] for each in trained.metrics[-3:]),
+            "learnt_reward_after": statistics.mean(metrics["train_reward"] for metrics in trained.metrics[-3:]),
             "greedy_learnt_reward": last["full_valid_reward"],
         }
 
     def dpo(self, pairs: list[Row], heldout: list[Row], before: Figures) -> Figures:
-        """Each epoch's checkpoint is a point of reward against divergence."""
-        hyperparameters = {"n_epochs": DPO_EPOCHS, "batch_size": DPO_PAIRS_A_STEP}
+        """Return the figures, with a point of reward against divergence for each epoch's checkpoint."""
+        hyperparameters = {"n_epochs": DPO_EPOCHS, "batch_size": DPO_BATCH}
         trained = self._train("dpo", pairs, heldout, hyperparameters)
         points = []
         for checkpoint in sorted((trained.run / "out" / "checkpoints").iterdir()):
-            after = self.asked_heldout(checkpoint)
-            wins = _wins(after["known_rewards"], before["known_rewards"])
+            after = self.answer_heldout(checkpoint)
+            wins = _win_rate(after["known_rewards"], before["known_rewards"])
             points.append({**after, "checkpoint": checkpoint.name, "wins": wins})
         return {
             "points": points,
@@ -161,21 +165,21 @@ class _Work:
     def grpo(self) -> Figures:
         prompts = self._prompts(GRPO_STEPS * GRPO_PROMPTS)
         options = {**GRPO, "grader": GRADER}
-        trained = self._train("grpo", prompts, self._asked["heldout"], {"batch_size": GRPO_PROMPTS}, options)
-        after = self.asked_heldout(trained.published)
+        trained = self._train("grpo", prompts, self._questions["heldout"], {"batch_size": GRPO_PROMPTS}, options)
+        after = self.answer_heldout(trained.published)
         return {
             **after,
             "seconds": trained.seconds,
-            "rewards": [each["train_reward"] for each in trained.metrics],
-            "entropies": [each["train_entropy"] for each in trained.metrics],
+            "rewards": [metrics["train_reward"] for metrics in trained.metrics],
+            "entropies": [metrics["train_entropy"] for metrics in trained.metrics],
         }
 
     def _prompts(self, count: int) -> list[Row]:
-        prompts = self._asked["train"]
+        prompts = self._questions["train"]
         return (prompts * -(-count // len(prompts)))[:count]
 
-    def _answers(self, prompts: Sequence[Row], adapter: Path | None) -> Answered:
-        return answers(
+    def _answers(self, prompts: Sequence[Row], adapter: Path | None) -> Answers:
+        return sample_answers(
             self._folder / "answers",
             self._base,
             TECHNIQUE,
@@ -196,7 +200,7 @@ class _Work:
         method = "reinforcement" if name == "grpo" else name
         run = self._folder / name
         shutil.rmtree(run, ignore_errors=True)
-        fill(
+        fill_run_folder(
             run,
             self._base,
             train_rows,
@@ -205,7 +209,7 @@ class _Work:
             method={"type": method, method: {**(options or {}), "hyperparameters": {"n_epochs": 1, **hyperparameters}}},
             technique=TECHNIQUE,
             training={"learning_rate": RATES[name]},
-            judges={JUDGE: self._judge} if name == "ppo" else None,
+            reward_models={REWARD_MODEL: self._reward_model_dir} if name == "ppo" else None,
         )
         return train(run)
 
@@ -222,6 +226,6 @@ def _mean_grade(grader: TextSimilarity, texts: list[str], prompts: Sequence[Row]
     return statistics.mean(grade(grader, text, prompt).reward for text, prompt in zip(texts, prompts, strict=True))
 
 
-def _wins(ours: list[float], theirs: list[float]) -> float:
-    """The share of prompts on which ours earns more; equals count half."""
+def _win_rate(ours: list[float], theirs: list[float]) -> float:
+    """Return the share of prompts with a higher reward in `ours`. Ties count half."""
     return statistics.mean((a > b) + (a == b) / 2 for a, b in zip(ours, theirs, strict=True))

@@ -1,4 +1,4 @@
-"""The rows: all from the docstrings of the standard library that runs this program, so real text and no download."""
+"""The rows: real text without a download, from the docstrings of the running Python's standard library."""
 
 import importlib
 import inspect
@@ -16,16 +16,16 @@ MODULES = (
     *("mailbox", "math", "pathlib", "shutil", "ssl", "statistics", "tarfile", "threading", "unittest.case"),
     "urllib.request",
 )
-"""The labels of the classification: twenty modules with many docstrings."""
+"""Labels of the classification task: twenty modules with many docstrings."""
 CLASSIFIED = {"heldout": 300, "validation": 120, "train": 640}
 EXPLAINED = {"heldout": 64, "validation": 32, "train": 128}
 CARDS = {"heldout": 48, "validation": 24, "train": 96}
 CARD_KEYS = ("module", "name", "required")
-ASKED = {"heldout": 40, "reward_heldout": 40, "train": 184}
+QUESTIONS = {"heldout": 40, "reward_heldout": 40, "train": 184}
 
 
 def classified(seed: int) -> dict[str, list[Row]]:
-    """First paragraphs of docstrings; the label is the module that they are from. No text is in two parts."""
+    """Return first paragraphs of docstrings, labeled with their module. No text is in two parts."""
     texts: dict[str, str] = {}
     for module in MODULES:
         for _, text in _paragraphs(module):
@@ -35,34 +35,34 @@ def classified(seed: int) -> dict[str, list[Row]]:
 
 
 def explained(seed: int) -> dict[str, list[Row]]:
-    """From a function's or a class's name to what its docstring begins with."""
+    """Return rows that ask for the first paragraph of a function's or class's docstring, given its name."""
     texts = {text: name for module in MODULES for name, text in _paragraphs(module)}
-    found = [{"messages": [*_question(name), message("assistant", text)]} for text, name in sorted(texts.items())]
-    return _split(found, EXPLAINED, seed)
+    rows = [{"messages": [*_question(name), message("assistant", text)]} for text, name in sorted(texts.items())]
+    return _split(rows, EXPLAINED, seed)
 
 
 def cards(seed: int) -> dict[str, list[Row]]:
-    """The demo's task, shortened: from a function's head to a card about it, in a fixed JSON form."""
-    found = []
+    """Return rows of the demo's task with fewer keys: describe a function, given its signature, as JSON."""
+    rows = []
     for part in split_rows(0).values():
         for question, card in part:
             short = json.dumps({key: card[key] for key in CARD_KEYS})
-            asking = [message("system", "Card, as JSON."), message("user", question.partition("\n")[0])]
-            found.append({"messages": [*asking, message("assistant", short)]})
-    return _split(found, CARDS, seed)
+            prompt = [message("system", "Card, as JSON."), message("user", question.partition("\n")[0])]
+            rows.append({"messages": [*prompt, message("assistant", short)]})
+    return _split(rows, CARDS, seed)
 
 
-def asked(seed: int) -> dict[str, list[Row]]:
-    """Questions about functions of the standard library, with their docstring's summary as `reference`."""
-    found = {}
+def questions(seed: int) -> dict[str, list[Row]]:
+    """Return questions about functions of the standard library, with the docstring's summary as `reference`."""
+    rows = {}
     for part in split_rows(0).values():
         for question, card in part:
             name, summary = f"{card['module']}.{card['name']}", question.partition("\n")[2]
-            found[name] = {
+            rows[name] = {
                 "messages": _question(name),
                 "reference": summary,
             }
-    return _split([found[name] for name in sorted(found)], ASKED, seed)
+    return _split([rows[name] for name in sorted(rows)], QUESTIONS, seed)
 
 
 def _question(name: str) -> list[dict[str, str]]:
@@ -76,21 +76,23 @@ def message(role: str, content: str) -> dict[str, str]:
 def _split(rows: list[Row], parts: dict[str, int], seed: int) -> dict[str, list[Row]]:
     shuffled = random.Random(seed).sample(rows, len(rows))
     assert len(shuffled) >= sum(parts.values()), f"this Python's standard library gives only {len(shuffled)} rows"
-    found, start = {}, 0
+    split, start = {}, 0
     for part, count in parts.items():
-        found[part] = shuffled[start : start + count]
+        split[part] = shuffled[start : start + count]
         start += count
-    return found
+    return split
 
 
 def _paragraphs(module_name: str) -> Iterator[tuple[str, str]]:
-    """(name, first paragraph of its docstring) of the module's functions and classes, and of their methods."""
+    """Yield (name, first paragraph of the docstring) of the module's functions, classes and methods."""
     module = importlib.import_module(module_name)
-    things = {name: each for name, each in vars(module).items() if getattr(each, "__module__", None) == module_name}
-    classes = {name: each for name, each in things.items() if inspect.isclass(each)}
-    methods = {f"{name}.{own}": each for name, kind in classes.items() for own, each in vars(kind).items()}
-    for name, thing in (things | methods).items():
-        if inspect.isroutine(thing) or inspect.isclass(thing):
-            text = (inspect.getdoc(thing) or "").partition("\n\n")[0].replace("\n", " ")
+    members = {name: value for name, value in vars(module).items() if getattr(value, "__module__", None) == module_name}
+    classes = {name: value for name, value in members.items() if inspect.isclass(value)}
+    methods = {
+        f"{name}.{attribute}": value for name, kind in classes.items() for attribute, value in vars(kind).items()
+    }
+    for name, member in (members | methods).items():
+        if inspect.isroutine(member) or inspect.isclass(member):
+            text = (inspect.getdoc(member) or "").partition("\n\n")[0].replace("\n", " ")
             if 25 < len(text) < 160:
                 yield f"{module_name}.{name}", text

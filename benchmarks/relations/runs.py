@@ -1,4 +1,4 @@
-"""A job without the service: its files through prepare, its run folder through the trainer, as the worker does it."""
+"""Jobs without the service: prepares files and runs the trainer on a run folder, as the worker does."""
 
 import json
 import os
@@ -21,11 +21,11 @@ ROOT = Path(__file__).parents[2]
 class Trained:
     run: Path
     metrics: list[dict[str, Any]]
-    """The trainer's reports, one a step; the last holds what the held-out rows say (`full_valid_…`)."""
+    """The trainer's reports, one per step. The last has the metrics of the held-out rows (`full_valid_…`)."""
     seconds: float
-    """From the first step to the last, evaluations included; without loading, comparing, publishing."""
+    """From the first step to the last with evaluations, but without loading, comparing and publishing."""
     peak_bytes: int
-    """Most resident memory of the trainer, from its start to its last step."""
+    """Peak resident memory of the trainer, from its start to its last step."""
 
     @property
     def last(self) -> dict[str, Any]:
@@ -36,14 +36,14 @@ class Trained:
         return self.run / "out" / "model"
 
     def weights_bytes(self) -> int:
-        """Of the published weights, without tokenizer and card."""
+        """Return the size of the published weights, without tokenizer and model card."""
         return sum(path.stat().st_size for path in self.published.glob("*.safetensors"))
 
     def recipe(self) -> ResolvedRecipe:
         return ResolvedRecipe.model_validate_json((self.run / "recipe.json").read_bytes())
 
 
-def fill(
+def fill_run_folder(
     folder: Path,
     base: Path,
     train: Sequence[Mapping[str, Any]],
@@ -53,11 +53,11 @@ def fill(
     method: dict[str, Any],
     technique: dict[str, Any],
     training: Mapping[str, Any],
-    judges: Mapping[str, Path] | None = None,
+    reward_models: Mapping[str, Path] | None = None,
 ) -> ResolvedRecipe:
-    """A run folder as the supervisor fills it. `heldout` becomes the validation file, which decides nothing here.
+    """Fill a run folder as the supervisor does. `heldout` is the validation file, which influences no decision.
 
-    `judges`: reward models by their ids, as `train` published them by the same technique.
+    `reward_models` maps ids to folders that `train` published with the same technique.
     """
     outcome = prepare(folder, base, jsonl(*train), jsonl(*heldout), method=method, context_window=512)
     assert outcome.report["ok"], outcome.report
@@ -83,14 +83,14 @@ def fill(
         labels=labels,
     )
     (folder / "recipe.json").write_text(recipe.model_dump_json(indent=2))
-    for name, published in (judges or {}).items():
+    for name, published in (reward_models or {}).items():
         (folder / "judge").symlink_to(published)
         (folder / "judges.json").write_text(json.dumps({name: {"folder": "judge", "technique": technique}}))
     return recipe
 
 
 def train(run: Path) -> Trained:
-    """Run the trainer on a run folder: a child with a pipe."""
+    """Run the trainer on a run folder, in a child process that reports on a pipe."""
     read_fd, write_fd = os.pipe()
     with (run / "log.txt").open("wb") as log:
         child = subprocess.Popen(
@@ -116,11 +116,11 @@ def train(run: Path) -> Trained:
             if last["type"] == "metrics":
                 metrics.append(last)
     code = child.wait()
-    assert code == 0, f"{run}: the trainer ended with {code}: {last}"
+    assert code == 0, f"{run}: the trainer exited with code {code}: {last}"
     return Trained(run, metrics, times[-1] - times[0], peak)
 
 
 def _peak_bytes(pid: int) -> int:
-    """The high-water mark of the process's own memory; unlike rusage's, it does not begin at its parent's."""
+    """Return the peak resident memory of the process. Unlike rusage's, it does not include the parent's."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024

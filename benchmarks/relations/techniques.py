@@ -1,4 +1,4 @@
-"""BERT, LoRA, QLoRA, prefix and bottleneck: what is trained, compared on the same rows for the same steps."""
+"""Full fine-tuning, LoRA, QLoRA, prefix and bottleneck, compared on the same rows for the same steps."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from bitsandbytes.nn.modules import Linear4bit
 
 from benchmarks.relations import bases, rows
 from benchmarks.relations.results import Figures, Results
-from benchmarks.relations.runs import Trained, fill, train
+from benchmarks.relations.runs import Trained, fill_run_folder, train
 from worker.engine.model.load import load_trainable
 
 
@@ -23,12 +23,12 @@ class Variant:
     """classified | explained | cards"""
     technique: Mapping[str, Any]
     rates: tuple[float, ...] = ()
-    """Peak learning rates that are tried, on seed 0 and rows that no other figure is made from; the best is taken."""
+    """Candidates for the peak learning rate. The best one is chosen on seed 0 and on rows that no figure uses."""
     rate_of: str = ""
-    """The variant whose rate this one takes instead."""
+    """The variant whose learning rate is used instead."""
     from_scratch: bool = False
     untrained: bool = False
-    """Only what the held-out rows say of the weights as they are."""
+    """Only the metrics of the untrained weights on the held-out rows."""
 
 
 VARIANTS = {
@@ -44,7 +44,7 @@ VARIANTS = {
     "cards full": Variant("cards", {"type": "full"}, (1e-4, 2e-4)),
     "cards prefix": Variant("cards", {"type": "prefix", "tokens": 40}, (3e-2, 1e-1)),
 }
-"""In the order in which they run: those whose memory is compared take turns over the seeds."""
+"""In the order in which they run. Variants whose memory is compared alternate over the seeds."""
 EPOCHS = {"classified": 4, "cards": 1, "explained": 1}
 BATCH = {"classified": 32, "cards": 4, "explained": 8}
 
@@ -53,7 +53,7 @@ def measure(results: Results, scratch: Path, seed: int, only: Sequence[str]) -> 
     for name, variant in VARIANTS.items():
         if any(part in name for part in only):
             rate = _best_rate(results, scratch, variant.rate_of or name)
-            results.measured(name, seed, partial(_figures, scratch, name, seed, rate, "heldout"))
+            results.get_or_measure(name, seed, partial(_figures, scratch, name, seed, rate, "heldout"))
 
 
 def _best_rate(results: Results, scratch: Path, name: str) -> float:
@@ -61,12 +61,12 @@ def _best_rate(results: Results, scratch: Path, name: str) -> float:
         return VARIANTS[name].rates[0]
     losses = {}
     for rate in VARIANTS[name].rates:
-        of_rate = partial(_figures, scratch, name, 0, rate, "validation")
-        losses[rate] = results.measured(f"{name} at {rate:g}", 0, of_rate)["loss"]
+        measure_rate = partial(_figures, scratch, name, 0, rate, "validation")
+        losses[rate] = results.get_or_measure(f"{name} at {rate:g}", 0, measure_rate)["loss"]
     return min(losses, key=lambda rate: losses[rate])
 
 
-def _train(scratch: Path, name: str, seed: int, rate: float, judged_on: str) -> Trained:
+def _train(scratch: Path, name: str, seed: int, rate: float, evaluated_on: str) -> Trained:
     variant = VARIANTS[name]
     if variant.task == "classified":
         base = bases.minilm_from_scratch(seed) if variant.from_scratch else bases.minilm()
@@ -77,11 +77,11 @@ def _train(scratch: Path, name: str, seed: int, rate: float, judged_on: str) -> 
     folder = scratch / f"{name.replace(' ', '-')}-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     hyperparameters = {"n_epochs": EPOCHS[variant.task], "batch_size": BATCH[variant.task]}
-    fill(
+    fill_run_folder(
         folder,
         base,
         parts["train"],
-        parts[judged_on],
+        parts[evaluated_on],
         seed=seed,
         method={"type": method, method: {"hyperparameters": hyperparameters}},
         technique=dict(variant.technique),
@@ -90,8 +90,8 @@ def _train(scratch: Path, name: str, seed: int, rate: float, judged_on: str) -> 
     return train(folder)
 
 
-def _figures(scratch: Path, name: str, seed: int, rate: float, judged_on: str) -> Figures:
-    trained = _train(scratch, name, seed, rate, judged_on)
+def _figures(scratch: Path, name: str, seed: int, rate: float, evaluated_on: str) -> Figures:
+    trained = _train(scratch, name, seed, rate, evaluated_on)
     last, recipe = trained.last, trained.recipe()
     figures = {
         "loss": last["full_valid_loss"],
@@ -108,19 +108,19 @@ def _figures(scratch: Path, name: str, seed: int, rate: float, judged_on: str) -
 
 
 def _sizes(trained: Trained) -> Figures:
-    """Weights of the whole model and those that are trained; bytes of the linear layers in four bits, with their
-    scales, and as bfloat16 would have them."""
-    settled = {"precision": "bfloat16", "gradient_checkpointing": False}
-    recipe, base = trained.recipe().model_copy(update=settled), trained.run / "base"
+    """Return the numbers of all and of trained weights, and the bytes of quantized linear layers with their scales and
+    of the same layers in bfloat16."""
+    hardware = {"precision": "bfloat16", "gradient_checkpointing": False}
+    recipe, base = trained.recipe().model_copy(update=hardware), trained.run / "base"
     model = load_trainable(base, recipe, torch.device("cpu"))
     sizes = {
-        "trained": sum(each.numel() for each in model.trained.values()),
+        "trained": sum(weight.numel() for weight in model.trained.values()),
         "parameters": json.loads((base / "attune.json").read_bytes())["parameters"],
     }
-    quantised: list[Any] = [each.weight for each in model.network.modules() if isinstance(each, Linear4bit)]
-    if quantised:
-        states = [weight.quant_state for weight in quantised]
+    quantized: list[Any] = [layer.weight for layer in model.network.modules() if isinstance(layer, Linear4bit)]
+    if quantized:
+        states = [weight.quant_state for weight in quantized]
         scales = [scale for state in states for scale in state.as_dict(packed=True).values()]
-        sizes["quantised_bytes"] = sum(each.nbytes for each in [*quantised, *scales])
+        sizes["quantised_bytes"] = sum(tensor.nbytes for tensor in [*quantized, *scales])
         sizes["bfloat16_bytes"] = sum(2 * state.shape.numel() for state in states)
     return sizes

@@ -1,6 +1,6 @@
 """What the table of predicted against actual is made of."""
 
-from api.estimate.speed import Observation
+from api.estimate.stored import Observation
 from benchmarks.estimates import FITTED, HELD_OUT, Case, Measured, table
 
 
