@@ -15,7 +15,7 @@ import torch
 
 from api.spec.scoring import ScoringFailure, ScoringRequest, ScoringResult
 from worker.engine.errors import as_training_error
-from worker.engine.peak_memory import Highest
+from worker.engine.peak_memory import PeakSampler
 from worker.engine.publish.outputs import score, scoring_device
 
 
@@ -25,7 +25,7 @@ def main() -> int:
     reply: ScoringResult | ScoringFailure
     device = scoring_device(request)
     try:
-        with Highest(device) as highest:
+        with PeakSampler(device) as highest:
             scored = score(request)
         outputs = [[values.tolist() for values in rows] for rows in scored]
         reply = ScoringResult(outputs=outputs, device=device.type, peak_bytes=highest.bytes)

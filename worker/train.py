@@ -1,7 +1,7 @@
-"""The trainer, behind the wall: `python -m worker.train RUN_DIR`, or `--wait` to be handed a run folder later.
+"""The trainer: `python -m worker.train RUN_DIR`, or `--wait` to receive the run folder later.
 
-It reads the run folder, trains, writes into it, and reports on a pipe (docs/internals). It knows no database, no
-storage and no secret. Run it by hand to see what it does.
+It reads a run folder (recipe, rows, base model), trains, writes the model into the folder, and reports on a pipe. It
+runs behind the wall: without database, storage or secrets (docs/internals/wall.md). To see it work, run it by hand.
 """
 
 import faulthandler
@@ -11,7 +11,7 @@ import sys
 import traceback
 from pathlib import Path
 
-import worker.engine.openmp  # noqa: F401  (before torch)
+import worker.engine.openmp  # noqa: F401  (sets environment variables that torch reads when it loads)
 
 # isort: split
 import torch
@@ -28,7 +28,7 @@ from worker.engine.loop import Loop, has_diverged
 from worker.engine.model.facts import facts_of_base
 from worker.engine.model.load import load_trainable
 from worker.engine.optimizer import adamw
-from worker.engine.peak_memory import PeakMemory, give_back
+from worker.engine.peak_memory import PeakMemory, trim_heap
 from worker.engine.publish.gguf import require_exportable
 from worker.engine.publish.publish import publish
 from worker.methods import METHODS, MethodContext, Objective
@@ -42,40 +42,51 @@ from worker.shared.torch_version import require_torch
 
 
 def train(run: Path, pipe: Pipe) -> None:
-    """Load, train step by step, publish. Raises Stopped, TrainingError."""
+    """Train and publish the run folder's job. Raise Stopped after a pause or stop command, and TrainingError."""
     pipe.report(PhaseReport(phase="loading"))
-    recipe = ResolvedRecipe.model_validate_json((run / "recipe.json").read_bytes())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     peaks = PeakMemory(device)
     peaks.begin("loading")
+
+    # Settings and data. Precision, micro-batch and recomputation, if "auto", follow from this machine and these rows.
+    # An attempt after one that ran out of memory overrides them; the published manifest has the recipe without that.
+    recipe = ResolvedRecipe.model_validate_json((run / "recipe.json").read_bytes())
     if recipe.gguf is not None:
-        require_exportable(run / "base")
+        require_exportable(run / "base")  # else the job would fail only after its training
     data = load_data(run / "data", recipe)
     machine = machine_for(next(iter(visible_gpus()), "0") if device.type == "cuda" else None)
     recipe = resolve_hardware_auto(recipe, facts_of_base(run / "base"), machine, workload(data.train))
-    attempted = memory_overrides.read(run, recipe)
+    attempt_recipe = memory_overrides.read(run, recipe)
+
+    # Model: the base with the technique's weights on top. `start` holds those of the model that the job continues.
     start = run / "start"
     model = load_trainable(
-        run / "base", attempted, device, start=start if start.exists() else None, opening=data.train.tokens
+        run / "base", attempt_recipe, device, start=start if start.exists() else None, opening=data.train.tokens
     )
-    give_back()  # what reading the base in another type took: the steps would find it scattered in the heap
+    trim_heap()  # the base may have been converted from another type, and the freed copies fragment the heap
     model.keep_alive = pipe.alive
+
+    # Method. A resumed training, too, prepares and measures with the weights of step 0: they are the reference of DPO
+    # and KTO, and the base model of the comparison. `run_steps` then loads the saved state's weights.
     peaks.begin("training")
-    objective = METHODS[recipe.method.type](MethodContext(attempted, run, model, pipe.report))
-    # With the weights of step 0, even where an interrupted training goes on.
-    data = data.prepared(objective, pipe.warn, load_references(run / "resume"))
+    objective = METHODS[recipe.method.type](MethodContext(attempt_recipe, run, model, pipe.report))
+    data = data.prepare(objective, pipe.warn, load_references(run / "resume"))
     comparison = Comparison(recipe, data, objective, pipe)
-    comparison.before()
-    milestones = run_steps(run, recipe, data, objective, pipe)
-    step = milestones.take_best_weights()
-    milestones.release()
-    evaluation = comparison.after()
+    comparison.measure_base()
+
+    # Loop.
+    callbacks = run_steps(run, recipe, data, objective, pipe)
+    step = callbacks.load_best_weights()
+    callbacks.release()
+    evaluation = comparison.measure_tuned()
+
+    # Save.
     peaks.begin("exporting")
-    progress, summary = milestones.progress, milestones.summary(evaluation)
-    scoring_bytes = publish(run, recipe, data, objective, summary, pipe, step=step, first_loss=progress.first_loss)
+    progress, summary = callbacks.progress, callbacks.summary(evaluation)
+    child_bytes = publish(run, recipe, data, objective, summary, pipe, step=step, first_loss=progress.first_loss)
     peaks.end()
-    if scoring_bytes:
-        peaks.beside("publishing", scoring_bytes)
+    if child_bytes:
+        peaks.add_child("publishing", child_bytes)
     pipe.report(
         DoneReport(
             step=progress.step,
@@ -92,27 +103,29 @@ def train(run: Path, pipe: Pipe) -> None:
 
 
 def run_steps(run: Path, recipe: ResolvedRecipe, data: Data, objective: Objective, pipe: Pipe) -> Callbacks:
+    """Make the recipe's remaining steps. Raise Stopped after a pause or stop command, and TrainingError on
+    divergence."""
     optimizer = adamw(objective.model.masters, recipe)
-    milestones = Callbacks(run, recipe, data, objective, optimizer, pipe)
-    progress = milestones.progress
+    callbacks = Callbacks(run, recipe, data, objective, optimizer, pipe)
+    progress = callbacks.progress
     loop = Loop(recipe, objective.model, objective, optimizer, data.train, progress, pipe.warn)
     pipe.report(PhaseReport(phase="training"))
     while progress.step < recipe.total_steps and not progress.stopped_early:
         if pipe.stopping:
-            milestones.save_state()
+            callbacks.save_state()
             raise Stopped(progress.step)
-        milestones.begin_step()
+        callbacks.on_step_begin()
         result = loop.step()
-        diverged = has_diverged(result, progress, objective.highest_loss(progress.first_loss))
-        milestones.end_step(result)  # evaluates, reports the metrics, saves a checkpoint and a state where one is due
+        diverged = has_diverged(result, progress, objective.divergence_threshold(progress.first_loss))
+        callbacks.on_step_end(result)  # also reports the metrics of a diverged step
         if diverged:
             raise TrainingError(FailureReason.DIVERGED)
-    return milestones
+    return callbacks
 
 
 def main() -> int:
     require_torch()
-    faulthandler.register(signal.SIGUSR1)  # a supervisor that thinks us hung asks for our stacks
+    faulthandler.register(signal.SIGUSR1)  # a supervisor that takes the trainer for hung asks for its stacks
     pipe = Pipe()
     run = sys.argv[1] if len(sys.argv) == 2 else None
     if run is None:
@@ -121,14 +134,14 @@ def main() -> int:
         run = pipe.wait_for_run()
         if run is None:
             return 0
-        log_to(Path(run) / "log.txt")
+        redirect_output(Path(run) / "log.txt")
     pipe.listen()
-    torch.use_deterministic_algorithms(True, warn_only=True)  # a resumed run repeats the interrupted one
+    torch.use_deterministic_algorithms(True, warn_only=True)  # a resumed training repeats the interrupted one
     try:
         train(Path(run), pipe)
     except Stopped as stopped:
         pipe.report(StoppedReport(step=stopped.step))
-    except Exception as error:  # whatever it was: the log gets all of it, the user a sentence
+    except Exception as error:  # the log gets the traceback, the user a sentence
         traceback.print_exc()
         failure = as_training_error(error)
         pipe.report(ErrorReport(reason=failure.reason, message=failure.message))
@@ -136,8 +149,9 @@ def main() -> int:
     return 0
 
 
-def log_to(path: Path) -> None:
-    """A warm process was started before its run folder existed; what libraries print belongs there."""
+def redirect_output(path: Path) -> None:
+    """Append standard output and error, those of native libraries included, to the file. A trainer that was started
+    with `--wait` has no log of its own until it knows its run folder."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

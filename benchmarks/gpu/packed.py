@@ -10,7 +10,7 @@ from tests.tiny_models import make_model
 from worker.engine.model.batches import Layout, micro_batches, total_weight
 from worker.engine.model.load import load_trainable
 from worker.engine.model.trainable import TrainableModel
-from worker.methods.supervised import loss as supervised_loss
+from worker.methods.supervised import cross_entropy
 from worker.shared.arrays import Rows
 
 
@@ -38,7 +38,7 @@ def gradients(model: TrainableModel, rows: Rows, layout: Layout) -> tuple[float,
         parameter.grad = None
     for batch in micro_batches(rows, 4096, layout, model.device):
         scores = model.token_scores(batch)
-        loss, _ = supervised_loss(scores.smoothed_logprobs, scores.correct, batch.weights, weight)
+        loss, _ = cross_entropy(scores.smoothed_logprobs, scores.correct, batch.weights, weight)
         loss.backward()
         total += loss.item()
     return total, [weight.grad.float().clone() for weight in parameters if weight.grad is not None]

@@ -71,9 +71,9 @@ def sample_answers(
     kl = 0.0
     if adapter is not None:
         reader = _Reader(MethodContext(recipe, scratch, model, print))
-        logprobs_R_1 = reader.answer_logprobs(samples.rows)
+        logprobs_R_1 = reader.sequence_logprobs(samples.rows)
         with model.model.disable_adapter():
-            kl = float((logprobs_R_1 - reader.answer_logprobs(samples.rows)).mean())
+            kl = float((logprobs_R_1 - reader.sequence_logprobs(samples.rows)).mean())
     del model, sampler
     gc.collect()
     shutil.rmtree(scratch)

@@ -14,7 +14,7 @@ from worker.engine.model.families import may_be_packed, needs_single_rows
 from worker.engine.model.load import checked_config
 from worker.engine.model.modes import disable_training_behavior
 from worker.engine.model.trainable import TrainableModel
-from worker.methods.supervised import loss as supervised_loss
+from worker.methods.supervised import cross_entropy
 from worker.shared.arrays import Rows, load_rows
 
 Gradients = dict[str, torch.Tensor]
@@ -48,7 +48,7 @@ def trainer_loss(
     model.model.train()
     for batch in micro_batches(rows, budget_tokens, layout or model.layout, model.device):
         scores = model.token_scores(batch)
-        loss, _ = supervised_loss(scores.smoothed_logprobs, scores.correct, batch.weights, weight)
+        loss, _ = cross_entropy(scores.smoothed_logprobs, scores.correct, batch.weights, weight)
         loss.backward()
         loss_sum += loss.item()
     return loss_sum, _gradients(causal_lm), model

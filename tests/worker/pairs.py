@@ -175,17 +175,17 @@ def train(folder: Path, *, publishes: bool = True, device: torch.device = CPU) -
     data = load_data(folder / "data", recipe)
     model = load_trainable(folder / "base", recipe, device, opening=data.train.tokens)
     objective = METHODS[recipe.method.type](MethodContext(recipe, folder, model, recorder.report))
-    data = data.prepared(objective, recorder.warn)
+    data = data.prepare(objective, recorder.warn)
     before = digest(frozen(model)), digest(model.trained.items())
     reward_before = mean_reward(objective, data.train)
-    milestones = run_steps(folder, recipe, data, objective, recorder)
+    callbacks = run_steps(folder, recipe, data, objective, recorder)
     after = digest(frozen(model)), digest(model.trained.items())
     reward_after = mean_reward(objective, data.train)
     if publishes:
-        step = milestones.take_best_weights()
-        milestones.release()
-        first_loss = milestones.progress.first_loss
-        publish(folder, recipe, data, objective, milestones.summary(), recorder, step=step, first_loss=first_loss)
+        step = callbacks.load_best_weights()
+        callbacks.release()
+        first_loss = callbacks.progress.first_loss
+        publish(folder, recipe, data, objective, callbacks.summary(), recorder, step=step, first_loss=first_loss)
     weights = (before[0], after[0], before[1], after[1])
     return Trained(folder, recorder.of("metrics"), *weights, reward_before, reward_after)
 

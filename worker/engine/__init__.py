@@ -1,1 +1,1 @@
-"""The training engine: what `worker.train` is made of."""
+"""The training engine: the loop of `worker.train` and its parts."""

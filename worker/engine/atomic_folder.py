@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from api.spec.file_hash import file_sha256
 from api.spec.lifecycle import FailureReason
@@ -17,9 +16,9 @@ from worker.engine.errors import TrainingError
 
 @contextmanager
 def atomic_folder(final: Path, provenance: Provenance | None = None) -> Iterator[Path]:
-    """A folder to fill. At the end its files are synced, listed in manifest.json, and it is moved to `final`.
+    """Yield a folder to fill. At the end, sync its files, list them in manifest.json, and move it to `final`.
 
-    `provenance`: of what is published; what is only kept to go on from needs none.
+    `provenance`: for the manifest of a published folder; None for a saved state.
     """
     staged = final.with_name(f".{final.name}.partial")
     shutil.rmtree(staged, ignore_errors=True)
@@ -29,14 +28,15 @@ def atomic_folder(final: Path, provenance: Provenance | None = None) -> Iterator
         write_manifest(staged, provenance)
         shutil.rmtree(final, ignore_errors=True)
         staged.rename(final)
-        _sync(final.parent)
+        _fsync(final.parent)
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
         raise
 
 
 def write_manifest(folder: Path, provenance: Provenance | None = None) -> None:
-    """Written last, once everything that it lists is on the disk. A folder in it that has its own is left to that."""
+    """Sync the folder's files, then write manifest.json with their sizes and hashes. A subfolder with a manifest of its
+    own is left out."""
     files = [_entry(folder, path) for path in sorted(_own_files(folder))]
     if provenance is None:
         text = json.dumps({"files": [file.model_dump() for file in files]}, indent=2)
@@ -44,27 +44,27 @@ def write_manifest(folder: Path, provenance: Provenance | None = None) -> None:
         text = Manifest(**dict(provenance), files=files).model_dump_json(indent=2)
     manifest = folder / MANIFEST
     manifest.write_text(text + "\n")
-    _sync(manifest)
-    _sync(folder)
+    _fsync(manifest)
+    _fsync(folder)
 
 
 def _own_files(folder: Path) -> list[Path]:
-    apart = [path.parent for path in folder.rglob(MANIFEST)]
+    nested = [manifest.parent for manifest in folder.rglob(MANIFEST)]
     files = (path for path in folder.rglob("*") if path.is_file())
-    return [path for path in files if not any(path.is_relative_to(each) for each in apart)]
+    return [path for path in files if not any(path.is_relative_to(subfolder) for subfolder in nested)]
 
 
 def _entry(folder: Path, path: Path) -> FileEntry:
-    _sync(path)
+    _fsync(path)
     name = path.relative_to(folder).as_posix()
     return FileEntry(name=name, bytes=path.stat().st_size, sha256=file_sha256(path))
 
 
-def verify(folder: Path) -> dict[str, Any]:
-    """The manifest, if every file is as it says. Else the operator reads in the log which one is not."""
+def verify_manifest(folder: Path) -> None:
+    """Raise TrainingError unless every file that the saved state's manifest lists is unchanged. The message names the
+    first file that is not."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
-        for entry in manifest["files"]:
+        for entry in json.loads((folder / MANIFEST).read_bytes())["files"]:
             if file_sha256(folder / entry["name"]) != entry["sha256"]:
                 raise ValueError(f"{entry['name']} is not the file that was saved")
     except (OSError, ValueError, KeyError) as error:
@@ -72,18 +72,17 @@ def verify(folder: Path) -> dict[str, Any]:
         detail = f"{Path(name).name} is missing" if name else str(error)
         message = f"The saved state cannot be used: {detail}."
         raise TrainingError(FailureReason.INTERNAL, message) from error
-    return manifest
 
 
-def keep_newest(folders: Path, count: int, *, besides: Path | None = None) -> None:
-    """Remove all but the newest finished folders (their names sort by step), and `besides`."""
-    finished = sorted(path for path in folders.iterdir() if not path.name.startswith("."))
-    for path in finished[:-count]:
-        if path != besides:
-            shutil.rmtree(path)
+def keep_newest(parent: Path, count: int, *, keep: Path | None = None) -> None:
+    """Remove all finished subfolders but the newest `count`, and `keep`. Their names sort by step."""
+    finished = sorted(folder for folder in parent.iterdir() if not folder.name.startswith("."))
+    for folder in finished[:-count]:
+        if folder != keep:
+            shutil.rmtree(folder)
 
 
-def _sync(path: Path) -> None:
+def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,10 +1,9 @@
-"""What happens beside the steps: evaluation, metrics, checkpoints, states, the best weights, early stopping."""
+"""Callbacks around the steps: metrics, evaluation, early stopping, the best weights, checkpoints and saved states."""
 
 import math
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.numpy import save_file as save_arrays
@@ -24,9 +23,9 @@ from worker.engine.checkpoint import (
 )
 from worker.engine.data import Data
 from worker.engine.errors import TrainingError
-from worker.engine.identity import belongs, recipe_digest
+from worker.engine.identity import matches_recipe, recipe_digest
 from worker.engine.loop import StepResult
-from worker.engine.objective import Objective
+from worker.engine.objective import EvaluationMetrics, Objective
 from worker.engine.out_of_memory import retry_with_smaller_batch
 from worker.engine.publish.card import TrainingSummary
 from worker.engine.publish.export import export
@@ -35,10 +34,12 @@ from worker.engine.publish.provenance import origin_of, provenance
 from worker.shared.arrays import Rows
 from worker.shared.checkpoints import KEPT_CHECKPOINTS
 from worker.shared.pipe import Pipe
-from worker.shared.reports import CheckpointReport, MetricsReport, PhaseReport, StateReport
+from worker.shared.reports import CheckpointReport, Metrics, MetricsReport, PhaseReport, StateReport
 
 
 class Callbacks:
+    """Create one before the first step. The constructor resumes from the run folder's saved state, if there is one."""
+
     def __init__(
         self,
         run: Path,
@@ -54,21 +55,21 @@ class Callbacks:
         for name in ("states", "checkpoints", "best"):
             (self._out / name).mkdir(parents=True, exist_ok=True)
         self._best: Path | None = None
-        self._references = _keep_references(data, self._out)
+        self._references = _save_references(data, self._out)
         self._saved_step: int | None = None
-        self._began = time.monotonic()
-        self.last_metrics: dict[str, Any] = {}
-        self.progress = self._resume() if (run / "resume").exists() else self._begin()
+        self._step_start_s = time.monotonic()
+        self.last_metrics: Metrics = {}
+        self.progress = self._resume() if (run / "resume").exists() else self._start()
 
-    def begin_step(self) -> None:
-        self._began = time.monotonic()
+    def on_step_begin(self) -> None:
+        self._step_start_s = time.monotonic()
 
-    def end_step(self, result: StepResult) -> None:
-        """Evaluate if due, report the step's one metrics report, then save what is due."""
-        seconds = time.monotonic() - self._began
+    def on_step_end(self, result: StepResult) -> None:
+        """Evaluate if it is due, report the step's metrics, then save a checkpoint and a state if they are due."""
+        seconds = time.monotonic() - self._step_start_s
         recipe, progress = self._recipe, self.progress
         step, last = progress.step, progress.step == recipe.total_steps
-        metrics: dict[str, Any] = {
+        metrics: Metrics = {
             "step": step,
             "total_steps": recipe.total_steps,
             "epoch": step / recipe.steps_per_epoch,
@@ -83,7 +84,7 @@ class Callbacks:
             metrics |= self._evaluate()
         epoch_ends = step % recipe.steps_per_epoch == 0 or last or progress.stopped_early
         if epoch_ends and len(self._data.validation):
-            metrics |= self._evaluate_fully(metrics)
+            metrics |= self._evaluate_all_rows(metrics)
         extend(progress.train_curve, step, result.loss)
         if (valid := metrics.get("valid_loss", metrics.get("full_valid_loss"))) is not None:
             extend(progress.valid_curve, step, valid)
@@ -95,6 +96,7 @@ class Callbacks:
             self.save_state()
 
     def save_state(self) -> None:
+        """Save all that a later attempt needs to resume after this step, unless that is saved already."""
         if self._saved_step == self.progress.step:
             return
         self._pipe.report(PhaseReport(phase="saving"))
@@ -113,106 +115,108 @@ class Callbacks:
         self._pipe.report(StateReport(step=self.progress.step, path=str(path.relative_to(self._run))))
         self._pipe.report(PhaseReport(phase="training"))
 
-    def take_best_weights(self) -> int:
-        """Before publishing: the weights of the best evaluation, where the recipe asks for them. Returns their step."""
-        best = self.progress.best_step
-        if self._best is None or best is None:
+    def load_best_weights(self) -> int:
+        """Put the weights of the best evaluation into the model, if the recipe keeps them. Return the step of the
+        model's weights."""
+        best_step = self.progress.best_step
+        if self._best is None or best_step is None:
             return self.progress.step
-        if best != self.progress.step:
+        if best_step != self.progress.step:
             self._model.set_weights(load_file(self._best))
-        return best
+        return best_step
 
     def release(self) -> None:
-        """Free the optimizer's state and its hold on the trained weights. There is no further step."""
+        """Free the optimizer's state and its references to the weights. No step may follow."""
         self._optimizer.state.clear()
         self._optimizer.param_groups.clear()
 
     def summary(self, evaluation: Evaluation | None = None) -> TrainingSummary:
-        """For the model card."""
+        """Return the training's part of the model card."""
         progress, origin = self.progress, origin_of(self._run, self._recipe.model)
         return TrainingSummary(self.last_metrics, progress.train_curve, progress.valid_curve, origin, evaluation)
 
-    def _begin(self) -> Progress:
-        return Progress(micro_batch_tokens=self._objective.budget_tokens)  # less than asked for, if preparing took less
+    def _start(self) -> Progress:
+        return Progress(micro_batch_tokens=self._objective.budget_tokens)  # `prepare` may have lowered the budget
 
     def _resume(self) -> Progress:
         state = load_state(self._run / "resume")
-        if not belongs(state.recipe_digest, self._run):
+        if not matches_recipe(state.recipe_digest, self._run):
             raise TrainingError(FailureReason.INTERNAL, "The saved state belongs to another recipe.")
         self._model.set_weights(state.weights)
         set_optimizer_tensors(self._optimizer, self._model.masters, state.optimizer)
         self._best, self._saved_step = state.best, state.progress.step
         self._objective.state = dict(state.progress.method)
-        # Preparing, which every attempt does anew, may just have shown that there is less memory here than there was.
+        # The lower of two budgets: `prepare`, which every attempt repeats, may just have run out of memory here.
         state.progress.micro_batch_tokens = min(self._objective.budget_tokens, state.progress.micro_batch_tokens)
         self._objective.budget_tokens = state.progress.micro_batch_tokens
         return state.progress
 
-    def _evaluate(self) -> dict[str, Any]:
+    def _evaluate(self) -> Metrics:
+        """Evaluate a subset of the validation rows. It decides on the best weights and on early stopping."""
         self._pipe.report(PhaseReport(phase="evaluating"))
         progress, recipe = self.progress, self._recipe
-        found = self._evaluated(self._data.few_validation)
-        loss = found["loss"]
-        least = recipe.early_stopping.min_delta if recipe.early_stopping else 0.0
-        # A gain smaller than min_delta is still the best so far; it only does not count as a reason to go on.
-        before = math.inf if progress.patience_loss is None else progress.patience_loss
-        gained = loss < before - least  # false for NaN
-        if gained:
+        metrics = self._metrics_of(self._data.validation_subset)
+        loss = metrics["loss"]
+        # A gain below min_delta still makes the weights the best so far, but does not reset early stopping's patience.
+        min_delta = recipe.early_stopping.min_delta if recipe.early_stopping else 0.0
+        gained = loss < (math.inf if progress.patience_loss is None else progress.patience_loss) - min_delta
+        if gained:  # never for NaN
             progress.patience_loss = loss
         progress.evaluations_without_gain = 0 if gained else progress.evaluations_without_gain + 1
         if loss < (math.inf if progress.best_loss is None else progress.best_loss):
             progress.best_loss, progress.best_step = loss, progress.step
             if recipe.keep_best:
-                self._keep_as_best()
+                self._save_best_weights()
         if recipe.early_stopping and progress.evaluations_without_gain >= recipe.early_stopping.patience:
             progress.stopped_early = True
         self._pipe.report(PhaseReport(phase="training"))
-        return {f"valid_{name}": value for name, value in found.items()}
+        return {f"valid_{name}": value for name, value in metrics.items()}
 
-    def _evaluate_fully(self, metrics: dict[str, Any]) -> dict[str, Any]:
-        few, every = self._data.few_validation, self._data.validation
-        if len(few) == len(every) and "valid_loss" in metrics:
+    def _evaluate_all_rows(self, metrics: Metrics) -> Metrics:
+        """Return the metrics of all validation rows. `metrics` of this step are reused if the subset is all of them."""
+        subset, validation = self._data.validation_subset, self._data.validation
+        if len(subset) == len(validation) and "valid_loss" in metrics:
             return {f"full_{name}": value for name, value in metrics.items() if name.startswith("valid_")}
         self._pipe.report(PhaseReport(phase="evaluating"))
-        found = self._evaluated(every)
+        full_metrics = self._metrics_of(validation)
         self._pipe.report(PhaseReport(phase="training"))
-        return {f"full_valid_{name}": value for name, value in found.items()}
+        return {f"full_valid_{name}": value for name, value in full_metrics.items()}
 
-    def _evaluated(self, rows: Rows) -> dict[str, Any]:
+    def _metrics_of(self, rows: Rows) -> EvaluationMetrics:
         where = f"while evaluating after step {self.progress.step}"
-        found = retry_with_smaller_batch(
+        metrics = retry_with_smaller_batch(
             partial(self._objective.evaluate, rows), self._objective, rows, where, self._pipe.warn
         )
         self.progress.micro_batch_tokens = self._objective.budget_tokens
-        return found
+        return metrics
 
-    def _keep_as_best(self) -> None:
+    def _save_best_weights(self) -> None:
         path = self._out / "best" / f"step-{self.progress.step:06d}.safetensors"
         weights = {name: master.detach().cpu().contiguous() for name, master in self._model.masters.items()}
         save_file(weights, path)
-        if self._best is not None and self._best.parent == path.parent:
+        if self._best is not None and self._best.parent == path.parent:  # else it is the saved state's file
             self._best.unlink()
         self._best = path
 
-    def _save_checkpoint(self, metrics: dict[str, Any]) -> None:
+    def _save_checkpoint(self, metrics: Metrics) -> None:
         progress = self.progress
         self._pipe.report(PhaseReport(phase="saving"))
         final = self._out / "checkpoints" / f"step-{progress.step:06d}"
         with atomic_folder(final, provenance(self._run, self._recipe, progress.step)) as folder:
             export(self._model, folder, self._run / "base", self._recipe, self.summary())
         loss = metrics.get("full_valid_loss")
-        before = math.inf if progress.best_checkpoint_loss is None else progress.best_checkpoint_loss
-        if loss is not None and loss < before:
+        best_loss = math.inf if progress.best_checkpoint_loss is None else progress.best_checkpoint_loss
+        if loss is not None and loss < best_loss:
             progress.best_checkpoint, progress.best_checkpoint_loss = final.name, loss
         best = None if progress.best_checkpoint is None else final.parent / progress.best_checkpoint
-        keep_newest(final.parent, KEPT_CHECKPOINTS, besides=best)
+        keep_newest(final.parent, KEPT_CHECKPOINTS, keep=best)
         path = str(final.relative_to(self._run))
         self._pipe.report(CheckpointReport(step=progress.step, path=path, metrics=metrics))
         self._pipe.report(PhaseReport(phase="training"))
 
 
-def _keep_references(data: Data, out: Path) -> Path | None:
-    """Write what the method knows of the rows, which each attempt would otherwise compute again."""
+def _save_references(data: Data, out: Path) -> Path | None:
+    """Write the reference's log-probabilities, so that a resumed training need not compute them again."""
     if not data.references:
         return None
     path = out / REFERENCES

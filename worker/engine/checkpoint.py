@@ -1,4 +1,7 @@
-"""States: everything from which an interrupted run goes on as if nothing had happened. safetensors and JSON only."""
+"""Saved states: all that an interrupted training needs to resume and end with the same bytes.
+
+A state is a folder of safetensors and JSON files, so loading one runs no code.
+"""
 
 import json
 import os
@@ -6,7 +9,6 @@ import random
 import shutil
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.torch import load_file, save_file
 
-from worker.engine.atomic_folder import atomic_folder, keep_newest, verify
+from worker.engine.atomic_folder import atomic_folder, keep_newest, verify_manifest
 from worker.engine.publish.markdown import Point
 
 KEPT_STATES = 2
@@ -26,38 +28,39 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass
 class Progress:
-    """What the loop remembers from step to step."""
+    """The loop's state between steps. It is stored as JSON in state.json."""
 
     step: int = 0
-    """Optimizer steps done. It is the data cursor too: the rows of a step follow from the seed and its number."""
+    """Optimizer steps made. It is the data cursor, too: the seed and the step's number determine the step's rows."""
     trained_tokens: int = 0
     micro_batch_tokens: int = 0
-    """As asked, or halved when memory ran out."""
+    """The recipe's budget, or less after memory ran out."""
     first_loss: float | None = None
     non_finite_steps: int = 0
-    """In a row, up to now."""
+    """Consecutive steps, up to this one, with a non-finite loss or gradient."""
     high_loss_steps: int = 0
-    """In a row, up to now."""
+    """Consecutive steps, up to this one, with a loss above the divergence threshold."""
     best_step: int | None = None
     best_loss: float | None = None
     """Validation loss at `best_step`."""
     best_checkpoint: str | None = None
-    """The name of the listed checkpoint with the lowest validation loss …"""
+    """Folder name of the checkpoint with the lowest validation loss."""
     best_checkpoint_loss: float | None = None
-    """… and that loss."""
+    """Validation loss of `best_checkpoint`, over all validation rows."""
     patience_loss: float | None = None
-    """The validation loss that early stopping measures gains from."""
+    """Validation loss that the next evaluation must improve on by `min_delta`."""
     evaluations_without_gain: int = 0
+    """Consecutive evaluations without that improvement."""
     stopped_early: bool = False
     train_curve: list[Point] = field(default_factory=list)
     valid_curve: list[Point] = field(default_factory=list)
-    """Losses for the model card (worker.engine.publish.markdown)."""
+    """Points of the model card's loss curves."""
     method: dict[str, float] = field(default_factory=dict)
-    """What the method itself remembers."""
+    """A copy of `Objective.state`."""
 
 
-KNOWN = {each.name for each in fields(Progress)}
-"""A state of a newer release may remember more: what is not known here is left out."""
+PROGRESS_FIELDS = {field.name for field in fields(Progress)}
+"""A state of a newer release may have more fields. They are ignored."""
 
 
 def save_state(
@@ -70,8 +73,11 @@ def save_state(
     best: Path | None,
     references: Path | None,
 ) -> Path:
-    """Write states/step-%06d, whole or not at all, and drop all but the newest two. `best` and `references`: files
-    that all states share."""
+    """Write states/step-%06d, whole or not at all, and remove all but the newest two. Return its folder.
+
+    `weights`: the float32 masters. `best`, `references`: files of the best weights and of the reference's
+    log-probabilities, shared by all states.
+    """
     final = states / f"step-{progress.step:06d}"
     with atomic_folder(final) as folder:
         save_file(_on_cpu(weights), folder / "weights.safetensors")
@@ -89,10 +95,10 @@ def save_state(
 
 
 def _link(source: Path, target: Path) -> None:
-    """The best weights and the references do not change any more, so that states can share one file."""
+    """Link the source, which never changes any more, so that all states share one file."""
     try:
         os.link(source, target)
-    except OSError:  # another file system, or one without links
+    except OSError:  # the file system has no hard links
         shutil.copyfile(source, target)
 
 
@@ -106,13 +112,14 @@ class State:
 
 
 def load_state(folder: Path) -> State:
-    """Verify every byte, restore the random generators, and return the rest. Raises TrainingError."""
-    verify(folder)
-    state: dict[str, Any] = json.loads((folder / "state.json").read_bytes())
+    """Verify the state's files, restore the random generators, and return the rest. Raise TrainingError if a file is
+    damaged."""
+    verify_manifest(folder)
+    state = json.loads((folder / "state.json").read_bytes())
     _restore_rng(load_file(folder / "rng.safetensors"), state["python_gauss"])
     best = folder / "best.safetensors"
     return State(
-        Progress(**{name: value for name, value in state["progress"].items() if name in KNOWN}),
+        Progress(**{name: value for name, value in state["progress"].items() if name in PROGRESS_FIELDS}),
         load_file(folder / "weights.safetensors"),
         load_file(folder / "optimizer.safetensors"),
         best if best.exists() else None,
@@ -121,8 +128,8 @@ def load_state(folder: Path) -> State:
 
 
 def load_references(folder: Path) -> dict[str, npt.NDArray[np.float32]]:
-    """What a method knew of the rows when the state was saved; {} where it is not whole, since it can be computed
-    again."""
+    """Return the reference's log-probabilities from the state; {} if the file is missing or damaged, since they can be
+    computed again."""
     try:
         return load_arrays(folder / REFERENCES)
     except (OSError, SafetensorError):
@@ -130,6 +137,8 @@ def load_references(folder: Path) -> dict[str, npt.NDArray[np.float32]]:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, masters: dict[str, torch.nn.Parameter]) -> Tensors:
+    """Return AdamW's moments and step counts, named "WEIGHT:KEY". torch's own state_dict numbers the weights instead,
+    in an order that a newer library may change."""
     return {
         f"{name}:{key}": tensor for name, master in masters.items() for key, tensor in optimizer.state[master].items()
     }
@@ -148,7 +157,7 @@ def _on_cpu(tensors: Tensors) -> Tensors:
 
 
 def _rng_tensors() -> tuple[Tensors, float | None]:
-    """Python's, numpy's and torch's generators, and the one number of Python's that is no integer."""
+    """Return the states of Python's, numpy's and torch's generators, and the one float of Python's."""
     _, python_words, python_gauss = random.getstate()
     numpy_state = np.random.get_state(legacy=False)
     assert isinstance(numpy_state, dict)

@@ -1,7 +1,8 @@
-"""Base against tuned: the same rows, before the first step and with the weights that are published.
+"""Comparison of the base model with the tuned one, on the same rows: before the first step, and with the weights that
+are published.
 
-It is bounded in rows, tokens and seconds, changes nothing of the training, and never fails it: where it cannot be made,
-a warning says why.
+It is bounded in rows, tokens and seconds, and changes nothing of the training. A failed comparison never fails the job:
+a warning says why there is none.
 """
 
 import math
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from api.spec.evaluation import (
     COMPARED_PROMPTS,
@@ -23,11 +24,11 @@ from api.spec.evaluation import (
 )
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
-from worker.engine.data import Data, drawn
+from worker.engine.data import Data, draw_rows
 from worker.engine.errors import TrainingError
 from worker.engine.generation.sample_answers import GeneratedAnswer
 from worker.engine.model.trainable import TrainableModel
-from worker.engine.objective import Objective
+from worker.engine.objective import EvaluationMetrics, Objective
 from worker.engine.out_of_memory import retry_with_smaller_batch
 from worker.shared.arrays import Rows
 from worker.shared.pipe import Pipe
@@ -35,48 +36,51 @@ from worker.shared.reports import PhaseReport
 
 T = TypeVar("T")
 
-COMPARED_S = 60.0
-"""For the metrics of one model, and as much again for its sample answers."""
+COMPARISON_TIMEOUT_S = 60.0
+"""Time for the metrics of one model, and again for its sample answers."""
 
 
-class CutShort(Exception):
-    """Time is up, or the job was asked to stop."""
+class Interrupted(Exception):
+    """The comparison ran out of time, or the training was asked to stop."""
 
 
 @dataclass(frozen=True)
-class ComparisonResult:
+class Measurement:
+    """Metrics and sample answers of one of the two models."""
+
     metrics: dict[str, float | None]
-    shown: list[GeneratedAnswer]
+    answers: list[GeneratedAnswer]
 
 
 class Comparison:
-    """`before` is to be called with the weights of step 0, after an interruption too: so that a resumed training tells
-    the same as one that was not interrupted."""
+    """Call `measure_base` with the weights of step 0, in a resumed training, too: it then reports the same as one that
+    was not interrupted."""
 
     def __init__(self, recipe: ResolvedRecipe, data: Data, objective: Objective, pipe: Pipe) -> None:
         self._recipe, self._objective, self._pipe = recipe, objective, pipe
         self._validates = len(data.validation) > 0
-        self._rows = _few(data.validation if self._validates else data.train, self._most_rows(), recipe.seed)
-        self._base: ComparisonResult | None = None
+        self._rows = _draw(data.validation if self._validates else data.train, self._max_rows(), recipe.seed)
+        self._base: Measurement | None = None
 
-    def _most_rows(self) -> int:
-        if self._objective.samples_answers:
+    def _max_rows(self) -> int:
+        if self._objective.uses_rollouts:
             return COMPARED_PROMPTS
         return COMPARED_ROWS if self._validates else COMPARED_TRAINING_ROWS
 
-    def before(self) -> None:
-        """A method with a reference may not have computed it of all these rows: training may see only a few."""
+    def measure_base(self) -> None:
+        # The reference's log-probabilities may be missing: they are computed of the rows that the steps reach.
         rows = self._try("The evaluation before training", partial(self._objective.with_reference, self._rows))
         if rows is not None:
             self._rows = rows
-            self._base = self._look("before")
+            self._base = self._measure("before")
 
-    def after(self) -> Evaluation | None:
+    def measure_tuned(self) -> Evaluation | None:
+        """Return the comparison; None if either model could not be measured."""
         self._pipe.report(PhaseReport(phase="comparing"))
-        tuned = None if self._base is None else self._look("after")
+        tuned = None if self._base is None else self._measure("after")
         if self._base is None or tuned is None:
             return None
-        paired = zip(self._base.shown, tuned.shown, strict=True) if self._base.shown and tuned.shown else ()
+        pairs = zip(self._base.answers, tuned.answers, strict=True) if self._base.answers and tuned.answers else ()
         return Evaluation(
             rows=len(self._rows),
             drawn_from="validation" if self._validates else "training",
@@ -92,34 +96,34 @@ class Comparison:
                     base_reward=base.reward,
                     tuned_reward=tuned.reward,
                 )
-                for base, tuned in paired
+                for base, tuned in pairs
             ],
         )
 
-    def _look(self, when: str) -> ComparisonResult | None:
-        metrics = self._try(f"The evaluation {when} training", partial(self._objective.compare, self._rows))
+    def _measure(self, when: str) -> Measurement | None:
+        metrics = self._try(f"The evaluation {when} training", partial(self._objective.comparison_metrics, self._rows))
         if metrics is None:
             return None
-        shown = self._try(f"Sample answers {when} training", partial(self._objective.show_answers, self._rows))
-        return ComparisonResult(_numbers(metrics), shown or [])
+        answers = self._try(f"Sample answers {when} training", partial(self._objective.sample_answers, self._rows))
+        return Measurement(_scalars(metrics), answers or [])
 
-    def _try(self, what: str, look: Callable[[], T]) -> T | None:
-        """The training goes on whatever becomes of this: what is seen of it here is never worth a model."""
-        observed = dict(self._objective.observed)
+    def _try(self, what: str, act: Callable[[], T]) -> T | None:
+        """Return the result of `act`. Send a warning and return None if it fails or takes too long."""
+        extra_metrics = dict(self._objective.extra_metrics)
         try:
             with _limited(self._objective.model, self._pipe):
                 return retry_with_smaller_batch(
-                    look, self._objective, self._rows, f"for {what[0].lower()}{what[1:]}", self._pipe.warn
+                    act, self._objective, self._rows, f"in {what[0].lower()}{what[1:]}", self._pipe.warn
                 )
-        except CutShort:
-            why = f"it took longer than {COMPARED_S:.0f} s"
+        except Interrupted:
+            why = f"it took longer than {COMPARISON_TIMEOUT_S:.0f} s"
         except Exception as error:
             traceback.print_exc()
-            why = "of an internal error, which the worker's log tells of"
+            why = "of an internal error, whose details are in the job's log"
             if isinstance(error, TrainingError) and error.reason is FailureReason.OUT_OF_MEMORY:
                 why = "memory ran out"
         finally:
-            self._objective.observed = observed
+            self._objective.extra_metrics = extra_metrics
         if not self._pipe.stopping:
             self._pipe.warn(f"{what} could not be made, because {why}.")
         return None
@@ -127,30 +131,30 @@ class Comparison:
 
 @contextmanager
 def _limited(model: TrainableModel, pipe: Pipe) -> Iterator[None]:
-    """Within it, each micro-batch and each sampled token first looks at the time."""
-    tick, deadline = model.keep_alive, time.monotonic() + COMPARED_S
+    """Within the block, raise Interrupted at the first micro-batch or sampled token after the time limit or a stop."""
+    keep_alive, deadline = model.keep_alive, time.monotonic() + COMPARISON_TIMEOUT_S
 
-    def look_at_the_time() -> None:
-        tick()
+    def keep_alive_or_interrupt() -> None:
+        keep_alive()
         if time.monotonic() > deadline or pipe.stopping:
-            raise CutShort
+            raise Interrupted
 
-    model.keep_alive = look_at_the_time
+    model.keep_alive = keep_alive_or_interrupt
     try:
         yield
     finally:
-        model.keep_alive = tick
+        model.keep_alive = keep_alive
 
 
-def _few(rows: Rows, most: int, seed: int) -> Rows:
-    """Return as many rows as the limits allow, and one at least, drawn from all of them."""
-    found = drawn(rows, most, seed)
-    while len(found) > 1 and (tokens := int(found.lengths.sum())) > COMPARED_TOKENS:
-        found = drawn(rows, max(1, min(len(found) - 1, len(found) * COMPARED_TOKENS // tokens)), seed)
-    return found
+def _draw(rows: Rows, max_rows: int, seed: int) -> Rows:
+    """Draw as many rows as the limits of rows and tokens allow, at least one."""
+    drawn = draw_rows(rows, max_rows, seed)
+    while len(drawn) > 1 and (tokens := int(drawn.lengths.sum())) > COMPARED_TOKENS:
+        drawn = draw_rows(rows, max(1, min(len(drawn) - 1, len(drawn) * COMPARED_TOKENS // tokens)), seed)
+    return drawn
 
 
-def _numbers(metrics: dict[str, Any]) -> dict[str, float | None]:
-    """Those that are single numbers; not a number becomes null, as on the pipe."""
-    single = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
-    return {name: value if math.isfinite(value) else None for name, value in single.items()}
+def _scalars(metrics: EvaluationMetrics) -> dict[str, float | None]:
+    """Return the metrics that are single numbers. JSON has no NaN: it becomes None."""
+    scalars = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
+    return {name: value if math.isfinite(value) else None for name, value in scalars.items()}

@@ -1,4 +1,4 @@
-"""The rows that a job trains and evaluates on: its arrays, cut and split as its recipe says."""
+"""The rows that a job trains and evaluates on, truncated and split according to its recipe."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from worker.engine.errors import TrainingError
 from worker.engine.model.batches import rows_of_steps
-from worker.engine.objective import Floats, Objective, Places
+from worker.engine.objective import Floats, Objective, RowIndices
 from worker.engine.out_of_memory import retry_with_smaller_batch
 from worker.rows.tokenizer import TokenizerWrapper
 from worker.shared.arrays import Rows, load_rows, split
@@ -22,36 +22,42 @@ from worker.shared.arrays import Rows, load_rows, split
 class Data:
     train: Rows
     validation: Rows
-    """Without rows if there is nothing to validate on."""
+    """Empty without validation."""
     seed: int
-    """The job's."""
+    """The job's seed."""
 
     @cached_property
-    def few_validation(self) -> Rows:
-        return drawn(self.validation, EVALUATED_ROWS, self.seed)
+    def validation_subset(self) -> Rows:
+        """The rows of each evaluation. Only at the end of an epoch are all validation rows evaluated."""
+        return draw_rows(self.validation, EVALUATED_ROWS, self.seed)
 
-    def prepared(
+    def prepare(
         self, objective: Objective, warn: Callable[[str], None], known: Mapping[str, Floats] | None = None
     ) -> "Data":
-        """With what the method must know of the rows before the weights change. Of the rows for training, those that
-        the recipe's steps reach; `known`: the `references` of an earlier attempt at the job."""
+        """Return the data in the method's form, with the reference's log-probabilities. Call it with the weights of
+        step 0.
+
+        Only training rows that the recipe's steps reach get log-probabilities. `known`: `references` of an earlier
+        attempt.
+        """
         known = known or {}
-        seen = rows_of_steps(len(self.train), objective.recipe)
+        reached = rows_of_steps(len(self.train), objective.recipe)
         return Data(
-            _prepared(self.train, objective, warn, seen, known.get("train")),
-            _prepared(self.validation, objective, warn, None, known.get("validation")),
+            _prepare(self.train, objective, warn, reached, known.get("train")),
+            _prepare(self.validation, objective, warn, None, known.get("validation")),
             self.seed,
         )
 
     @property
     def references(self) -> dict[str, Floats]:
-        """What a method knows of the rows by the model of step 0, NaN where it did not look; {} of most methods."""
+        """The reference's log-probabilities of the rows, NaN for rows that no step reaches; empty without a
+        reference."""
         parts = {"train": self.train, "validation": self.validation}
         return {name: rows.per_row["reference"] for name, rows in parts.items() if "reference" in rows.per_row}
 
 
-def _prepared(
-    rows: Rows, objective: Objective, warn: Callable[[str], None], needed: Places | None, known: Floats | None
+def _prepare(
+    rows: Rows, objective: Objective, warn: Callable[[str], None], needed: RowIndices | None, known: Floats | None
 ) -> Rows:
     if not len(rows):
         return rows
@@ -60,11 +66,12 @@ def _prepared(
 
 
 def load_data(folder: Path, recipe: ResolvedRecipe) -> Data:
-    train = _cut(_load(folder / "train.safetensors", recipe), folder, recipe)
+    """Load the run folder's arrays. Without a validation file, hold out the recipe's share of the training rows."""
+    train = _truncate(_load(folder / "train.safetensors", recipe), folder, recipe)
     train, validation = split(train, recipe.validation_split, recipe.seed)
     path = folder / "validation.safetensors"
     if path.exists():
-        validation = _cut(_load(path, recipe), folder, recipe)
+        validation = _truncate(_load(path, recipe), folder, recipe)
     if -(-len(train) // recipe.batch_size) != recipe.steps_per_epoch:
         raise TrainingError(FailureReason.INTERNAL) from ValueError(
             f"{len(train)} rows in batches of {recipe.batch_size} are not {recipe.steps_per_epoch} steps"
@@ -72,9 +79,12 @@ def load_data(folder: Path, recipe: ResolvedRecipe) -> Data:
     return Data(train, validation, recipe.seed)
 
 
-def _cut(rows: Rows, folder: Path, recipe: ResolvedRecipe) -> Rows:
-    """The rows that `max_length` leaves. A text with a label that is cut keeps the end that the tokenizer frames texts
-    with, as `tokenizer(text, truncation=True, max_length=…)` does."""
+def _truncate(rows: Rows, folder: Path, recipe: ResolvedRecipe) -> Rows:
+    """Return the rows cut to `max_length`, or without the longer ones.
+
+    A labeled text that is cut keeps the tokens that the tokenizer puts at the end of every text, as
+    `tokenizer(text, truncation=True, max_length=…)` does: classifiers have never seen a text without them.
+    """
     drop = recipe.overlong == "drop"
     kept, _, _ = rows.truncate(recipe.max_length, drop=drop)
     if drop or recipe.method.output != "labels" or not (kept.ends < rows.ends).any():
@@ -88,34 +98,34 @@ def _cut(rows: Rows, folder: Path, recipe: ResolvedRecipe) -> Rows:
 
 
 def _load(path: Path, recipe: ResolvedRecipe) -> Rows:
-    """The file's rows. Where labels have names, their numbers are those of the recipe: each file numbers its own."""
+    """Return the file's rows. Each file numbers its label names itself; the rows get the recipe's numbers."""
     rows = load_rows(path)
     if recipe.labels is None or rows.label_names is None or rows.labels is None:
         return rows
     numbers = {name: number for number, name in enumerate(recipe.labels.names)}
     if unknown := [name for name in rows.label_names if name not in numbers]:
-        message = f"The validation file has labels that the training file has not: {', '.join(unknown)[:200]}."
+        message = f"The validation file has labels that are missing in the training file: {', '.join(unknown)[:200]}."
         raise TrainingError(FailureReason.INVALID_FILE, message)
-    moved = np.array([numbers[name] for name in rows.label_names], np.int64)
+    recipe_numbers = np.array([numbers[name] for name in rows.label_names], np.int64)
     if recipe.labels.problem == "single_label":
-        return replace(rows, labels=moved[rows.labels.astype(np.int64)].astype(np.float32))
-    spread = np.zeros((len(rows), len(numbers)), np.float32)
-    spread[:, moved] = rows.labels
-    return replace(rows, labels=spread)
+        return replace(rows, labels=recipe_numbers[rows.labels.astype(np.int64)].astype(np.float32))
+    columns = np.zeros((len(rows), len(numbers)), np.float32)
+    columns[:, recipe_numbers] = rows.labels
+    return replace(rows, labels=columns)
 
 
-def drawn(rows: Rows, count: int, seed: int) -> Rows:
-    """Return `count` of the rows, drawn with the seed, in their file's order; all of them where there are no more.
+def draw_rows(rows: Rows, count: int, seed: int) -> Rows:
+    """Return `count` rows drawn with the seed, in the file's order; all rows if there are no more.
 
-    Where rows have labels, each label has the share that it has of all rows, to within a row; of numbers, each part of
-    their range has (systematic sampling of the rows in the order of their labels). Files are often sorted by class,
-    source or date: the first rows would be of one kind.
+    Files are often sorted by class, source or date, so their first rows would all be of one kind. Labeled rows are
+    sorted by label and drawn at even distances (systematic sampling), so every label keeps its proportion to within a
+    row, and so does every part of the range of numeric labels.
     """
     if count >= len(rows):
         return rows
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(rows))
     if rows.labels is not None:
-        _, kinds = np.unique(rows.labels, axis=0, return_inverse=True)
-        order = order[np.argsort(kinds.reshape(-1)[order], kind="stable")]
+        _, label_ranks = np.unique(rows.labels, axis=0, return_inverse=True)
+        order = order[np.argsort(label_ranks.reshape(-1)[order], kind="stable")]
     picked = ((np.arange(count) + 0.5) * len(rows) / count).astype(np.int64)
     return rows.take(np.sort(order[picked]))

@@ -1,4 +1,4 @@
-"""How a training ends before its end, and the sentence that its user reads."""
+"""Exceptions that end a training early, and the sentence that its user reads."""
 
 import errno
 import os
@@ -10,24 +10,25 @@ from api.spec.lifecycle import FAILURES, FailureReason
 
 
 class TrainingError(Exception):
-    """The training cannot go on. `message` is for the user: no paths, no text of other exceptions."""
+    """The training has failed. `message` is for the user: no paths, no text of other exceptions."""
 
     def __init__(self, reason: FailureReason, message: str | None = None) -> None:
+        """`message`: None for the reason's own sentence."""
         self.reason = reason
         self.message = message or FAILURES[reason].sentence
         super().__init__(f"{reason.value}: {self.message}")
 
 
 class Stopped(Exception):
-    """Pause, stop, SIGTERM or the parent's end: the state is saved."""
+    """The training was stopped by a pause or stop command, by SIGTERM, or by the parent's death. Its state is saved."""
 
     def __init__(self, step: int) -> None:
         self.step = step
         super().__init__(f"stopped after step {step}")
 
 
-NO_MEMORY = (
-    "can't allocate memory",  # torch's allocator on a CPU: DefaultCPUAllocator
+OUT_OF_MEMORY_MESSAGES = (
+    "can't allocate memory",  # torch's CPU allocator
     "not enough memory",  # the same on Windows
     "Cannot allocate memory",  # the operating system's ENOMEM, as safetensors writes it
     "std::bad_alloc",
@@ -37,35 +38,36 @@ NO_MEMORY = (
     "CUSOLVER_STATUS_ALLOC_FAILED",
     "cudaErrorMemoryAllocation",
 )
-"""What libraries write that have no class for it. cuBLAS and cuDNN take memory of their own, past torch's allocator."""
+"""Messages of libraries that have no exception class for it. cuBLAS and cuDNN allocate memory of their own, outside of
+torch's allocator."""
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on the GPU or in the machine's own memory."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an allocation failed, on the GPU or in the machine's own memory."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
-    told = isinstance(error, (RuntimeError, OSError, SafetensorError))
-    return told and any(each in str(error) for each in NO_MEMORY)
+    from_library = isinstance(error, (RuntimeError, OSError, SafetensorError))
+    return from_library and any(message in str(error) for message in OUT_OF_MEMORY_MESSAGES)
 
 
 def as_training_error(error: Exception) -> TrainingError:
-    """What any exception means to the user. The exception itself goes to the log."""
+    """Return the error that the user sees for any exception."""
     if isinstance(error, TrainingError):
         return error
-    if out_of_memory(error):
+    if is_out_of_memory(error):
         return TrainingError(FailureReason.OUT_OF_MEMORY)
-    if _disk_full(error):
+    if _is_disk_full(error):
         return TrainingError(FailureReason.DISK_FULL)
     return TrainingError(FailureReason.INTERNAL)
 
 
-def _disk_full(error: Exception) -> bool:
+_DISK_FULL_CODES = (errno.ENOSPC, errno.EDQUOT)
+
+
+def _is_disk_full(error: Exception) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in _NO_ROOM
+        return error.errno in _DISK_FULL_CODES
     # Libraries in native code (safetensors, torch) report the operating system's error as text.
-    return any(f"os error {number})" in str(error) or os.strerror(number) in str(error) for number in _NO_ROOM)
-
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+    return any(f"os error {code})" in str(error) or os.strerror(code) in str(error) for code in _DISK_FULL_CODES)

@@ -1,7 +1,7 @@
-"""Faults on demand, for tests: ATTUNE_FAIL_AT="step:5:kill", several separated by commas.
+"""Injected faults, for tests: ATTUNE_FAIL_AT="step:5:kill", or several separated by commas.
 
-kill ends the process as a crash would, hang sleeps without end, oom (or oom*3, for as many tries) says that memory ran
-out; each at the beginning of the step named.
+A fault strikes at the beginning of its step. `kill` ends the process as a crash would, `hang` sleeps forever, `oom`
+raises an out-of-memory error (`oom*3`: in the first three tries of the step).
 """
 
 import os
@@ -13,9 +13,11 @@ import torch
 VARIABLE = "ATTUNE_FAIL_AT"
 
 _tries: dict[int, int] = {}
+"""Tries of each step so far."""
 
 
 def reach(step: int) -> None:
+    """Strike if a fault is set for this step."""
     for point in filter(None, os.environ.get(VARIABLE, "").split(",")):
         kind, at, fault = point.split(":")
         assert kind == "step", f"{VARIABLE}: unknown point {point}"

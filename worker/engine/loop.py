@@ -1,4 +1,4 @@
-"""One optimizer step: micro-batches, gradients, what became of the loss."""
+"""One optimizer step: forward and backward over micro-batches, clip, update."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -13,15 +13,15 @@ from worker.engine import failpoint
 from worker.engine.checkpoint import Progress
 from worker.engine.model.batches import rows_of_step
 from worker.engine.model.trainable import TrainableModel
-from worker.engine.objective import Metrics, Objective, add, as_numbers
+from worker.engine.objective import Metrics, Objective, accumulate, as_floats
 from worker.engine.optimizer import clipped_step, learning_rate
 from worker.engine.out_of_memory import retry_with_smaller_batch
 from worker.shared.arrays import Rows
 
 T = TypeVar("T")
 
-PATIENCE_STEPS = 3
-"""So many steps in a row that are not finite, or far too high, and the training has diverged."""
+DIVERGENCE_STEPS = 3
+"""Consecutive steps with a non-finite or far too high loss after which the training has diverged."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,14 @@ class StepResult:
     loss: float
     metrics: dict[str, float]
     grad_norm: float
+    """Before clipping, the mean over the step's updates."""
     learning_rate: float
     tokens: int
 
 
 @dataclass
 class Loop:
-    """What a training is made of. `step` is one of its steps."""
+    """The parts of a training. `step` makes one optimizer step with them."""
 
     recipe: ResolvedRecipe
     model: TrainableModel
@@ -46,61 +47,71 @@ class Loop:
     warn: Callable[[str], None]
 
     def step(self) -> StepResult:
-        """Optimizer step `progress.step + 1`: one update for most methods, several for those that sample first.
-        Each update only waits for the device at its end."""
+        """Make step `progress.step + 1`: one update for most methods, several for those that learn from rollouts."""
         step = self.progress.step + 1
+        # The seed and the step's number determine the rows, so a resumed training needs no other data cursor.
         rows = self.train.take(rows_of_step(len(self.train), self.recipe.batch_size, step, self.recipe.seed))
         rate = learning_rate(self.recipe, step)
         sums: Metrics = {}
         tokens = updates = 0
         for update in self._updates(rows, step):
-            shares = self._with_less_memory(partial(self._accumulate, update, step), update, step)
-            shares["grad_norm"] = clipped_step(self.optimizer, self.recipe.max_grad_norm, rate)
+            metrics = self._retry(partial(self._backward, update, step), update, step)
+            metrics["grad_norm"] = clipped_step(self.optimizer, self.recipe.max_grad_norm, rate)
+            # The optimizer updates float32 masters. The model may compute with bfloat16 copies, in which most updates
+            # would be lost: they are smaller than the rounding step.
             self.model.copy_from_masters()
-            add(sums, shares)
+            accumulate(sums, metrics)
             tokens += int(update.lengths.sum())
             updates += 1
-        numbers = {name: value / updates for name, value in as_numbers(sums).items()}
-        loss, grad_norm = numbers.pop("loss"), numbers.pop("grad_norm")
+        # The host waits for the device only here; until then it queues work ahead of it.
+        means = {name: value / updates for name, value in as_floats(sums).items()}
+        loss, grad_norm = means.pop("loss"), means.pop("grad_norm")
         self.progress.step = step
         self.progress.trained_tokens += tokens
-        return StepResult(loss, {**numbers, **self.objective.observed}, grad_norm, rate, tokens)
+        return StepResult(loss, {**means, **self.objective.extra_metrics}, grad_norm, rate, tokens)
 
     def _updates(self, rows: Rows, step: int) -> Iterator[Rows]:
-        """The objective's updates. Sampling that runs out of memory begins anew, with less of it at once."""
+        """Yield the objective's updates. If sampling the rollouts runs out of memory, it starts over with a smaller
+        budget."""
 
-        def begin() -> tuple[Iterator[Rows], Rows]:
+        def start() -> tuple[Iterator[Rows], Rows]:
             updates = self.objective.updates(rows, step)
             return updates, next(updates)
 
-        updates, first = self._with_less_memory(begin, rows, step)
+        updates, first = self._retry(start, rows, step)
         yield first
         yield from updates
 
-    def _with_less_memory(self, act: Callable[[], T], rows: Rows, step: int) -> T:
-        done = retry_with_smaller_batch(act, self.objective, rows, f"at step {step}", self.warn)
+    def _retry(self, act: Callable[[], T], rows: Rows, step: int) -> T:
+        result = retry_with_smaller_batch(act, self.objective, rows, f"at step {step}", self.warn)
         self.progress.micro_batch_tokens = self.objective.budget_tokens
-        return done
+        return result
 
-    def _accumulate(self, rows: Rows, step: int) -> Metrics:
-        """Gradients of the update's whole loss; its loss and metrics on the device."""
+    def _backward(self, rows: Rows, step: int) -> Metrics:
+        """Accumulate the gradients of the update's loss. Return its loss and metrics, on the device."""
         failpoint.reach(step)
-        total = self.objective.total(rows)
+        # The divisor is that of the whole update. Each micro-batch's loss is then a share of one mean, and shares add
+        # up to the same gradient however the rows are cut. Dividing each micro-batch by its own count would not.
+        normalizer = self.objective.normalizer(rows)
         sums: Metrics = {}
         self.model.train()
         for batch in self.objective.batches(rows):
-            loss, metrics = self.objective.loss(batch, total)
+            loss, metrics = self.objective.loss(batch, normalizer)
             loss.backward()  # type: ignore[no-untyped-call]
-            add(sums, {"loss": loss, **metrics})
+            accumulate(sums, {"loss": loss, **metrics})
         return sums
 
 
-def has_diverged(result: StepResult, progress: Progress, highest: float) -> bool:
-    """Count this step among the bad ones in a row, or end their row. `highest`: the loss beyond which one is bad."""
+def has_diverged(result: StepResult, progress: Progress, threshold: float) -> bool:
+    """Count the step in `progress`, and return whether the last DIVERGENCE_STEPS steps all failed.
+
+    A step fails if its loss or gradient norm is not finite, or its loss is above the threshold. A single such step is
+    no reason to end: AdamW skips a non-finite update, and a loss can spike on one batch.
+    """
     finite = math.isfinite(result.loss) and math.isfinite(result.grad_norm)
     if progress.first_loss is None and finite:
         progress.first_loss = result.loss
     progress.non_finite_steps = 0 if finite else progress.non_finite_steps + 1
-    high = not finite or result.loss > highest
+    high = not finite or result.loss > threshold
     progress.high_loss_steps = progress.high_loss_steps + 1 if high else 0
-    return max(progress.non_finite_steps, progress.high_loss_steps) >= PATIENCE_STEPS
+    return max(progress.non_finite_steps, progress.high_loss_steps) >= DIVERGENCE_STEPS

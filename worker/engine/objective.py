@@ -1,4 +1,4 @@
-"""What every method does in a training: what the loop (worker.engine.loop) asks of it."""
+"""The interface between the training loop (`worker.engine.loop`) and the methods (`worker.methods`)."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -9,18 +9,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from api.spec.methods.base import Options
 from api.spec.resolve import ResolvedRecipe
 from worker.engine.generation.sample_answers import GeneratedAnswer, greedy_answers
-from worker.engine.model.batches import MicroBatch, micro_batches, total_weight
+from worker.engine.model.batches import MicroBatch, micro_batches
 from worker.engine.model.trainable import TrainableModel
 from worker.shared.arrays import Rows
 from worker.shared.reports import Report
 
 Floats = npt.NDArray[np.float32]
-Places = npt.NDArray[np.int64]
-"""Numbers of rows."""
+RowIndices = npt.NDArray[np.int64]
 Metrics = dict[str, torch.Tensor]
-"""Shares of means: those of all micro-batches of a step add up to the step's."""
+"""Shares of means, as scalars on the device. Those of all micro-batches of an update add up to the update's metrics."""
+EvaluationMetrics = dict[str, Any]
+"""`loss` (lower is better) and others by name. Values are numbers; a method may add lists, as a confusion matrix."""
 
 
 @dataclass(frozen=True)
@@ -29,41 +31,45 @@ class MethodContext:
 
     recipe: ResolvedRecipe
     run: Path
+    """The run folder."""
     model: TrainableModel
-    say: Callable[[Report], None]
-    """`worker.shared.pipe.Pipe.report`"""
+    report: Callable[[Report], None]
+    """`worker.shared.pipe.Pipe.report`."""
 
 
 class Objective:
-    """A method at work. A subclass has at least `total` and `loss`."""
+    """A training method. A subclass defines at least `normalizer` and `loss`.
 
-    def __init__(self, setting: MethodContext) -> None:
-        self.setting, self.recipe, self.model = setting, setting.recipe, setting.model
-        budget = self.recipe.micro_batch_tokens
-        assert budget != "auto", "the micro-batch is resolved before the first step"
-        self.budget_tokens = budget
-        """Of a micro-batch. Halved by the loop when memory runs out."""
-        self.observed: dict[str, float] = {}
-        """What was seen beside the loss in the last step, such as rewards."""
-        self.state: dict[str, float] = {}
-        """What the method itself remembers from step to step."""
+    The loop calls `prepare` once before the first step. In each step it takes the rows of every update from `updates`,
+    and adds up `loss` over their micro-batches.
+    """
 
-    samples_answers = False
-    """It learns from answers of its own, so that an evaluation samples some."""
-
-    @property
-    def options(self) -> Any:
-        return self.recipe.method.options
-
+    options: Options
+    """`method.<type>` of the recipe. A subclass narrows the type."""
+    uses_rollouts = False
+    """Whether the method learns from answers that it samples. An evaluation then samples answers, too."""
     has_reference = False
-    """It compares the model with itself at step 0."""
+    """Whether the loss compares the policy with the reference, the model at step 0."""
 
-    def prepare(self, rows: Rows, needed: Places | None = None, known: Floats | None = None) -> Rows:
-        """Return the rows with what the method must know of them before the weights of step 0 change.
+    def __init__(self, context: MethodContext) -> None:
+        self.context, self.recipe, self.model = context, context.recipe, context.model
+        self.options = context.recipe.method.options
+        assert self.recipe.micro_batch_tokens != "auto", "the micro-batch is resolved before the first step"
+        self.budget_tokens: int = self.recipe.micro_batch_tokens
+        """Most tokens of a micro-batch. Halved when memory runs out."""
+        self.extra_metrics: dict[str, float] = {}
+        """Metrics of the last step that no micro-batch yields, such as the mean reward."""
+        self.state: dict[str, float] = {}
+        """Values that the method carries from step to step, such as an adaptive coefficient. A saved state has them."""
 
-        `needed`: the rows that will be seen; all of them if None. `known`: references from an earlier attempt.
+    def prepare(self, rows: Rows, needed: RowIndices | None = None, known: Floats | None = None) -> Rows:
+        """Return the rows in the method's form, with the reference's log-probabilities. Call it with the weights of
+        step 0.
+
+        `needed`: the rows that the training reaches; None for all. The others' log-probabilities are NaN. `known`: the
+        log-probabilities that an earlier attempt saved.
         """
-        rows = self.lay_out(rows)
+        rows = self.transform_rows(rows)
         if not self.has_reference:
             return rows
         if known is None or known.shape != (len(rows), rows.width):
@@ -72,16 +78,18 @@ class Objective:
             known[needed] = self.reference(rows.take(needed))
         return replace(rows, per_row={"reference": known})
 
-    def lay_out(self, rows: Rows) -> Rows:
-        """Return the rows as the method reads them."""
+    def transform_rows(self, rows: Rows) -> Rows:
+        """Return the rows in the form that the method trains on."""
         return rows
 
     def reference(self, rows: Rows) -> Floats:
-        """Return the log-probabilities [rows, width] of a method that `has_reference`, by the model as it is now."""
+        """Return the current model's log-probabilities of the sequences, [rows, width], in the form that the loss
+        compares with. Only for methods with `has_reference`."""
         raise NotImplementedError
 
     def with_reference(self, rows: Rows) -> Rows:
-        """Return prepared rows that all have a reference. To be called with the weights of step 0."""
+        """Return prepared rows with the reference's log-probabilities of all of them. Call it with the weights of
+        step 0."""
         if not self.has_reference:
             return rows
         known = rows.per_row["reference"].copy()
@@ -91,91 +99,84 @@ class Objective:
         return replace(rows, per_row={**rows.per_row, "reference": known})
 
     def updates(self, rows: Rows, step: int) -> Iterator[Rows]:
-        """What the optimizer's updates of one step are made from: the step's rows, if nothing else."""
+        """Yield the rows of each optimizer update in this step: by default one update, on the step's rows."""
         yield rows
 
-    def total(self, rows: Rows) -> float:
-        """By what the sums over the rows of one update are divided."""
+    def normalizer(self, rows: Rows) -> float:
+        """Return the divisor of the loss for the rows of one update: their number, or that of their tokens."""
         raise NotImplementedError
 
-    def loss(self, batch: MicroBatch, total: float) -> tuple[torch.Tensor, Metrics]:
-        """A micro-batch's share of the loss, and of the metrics."""
+    def loss(self, batch: MicroBatch, normalizer: float) -> tuple[torch.Tensor, Metrics]:
+        """Return a micro-batch's shares of the update's loss and metrics. `normalizer`: that of the whole update."""
         raise NotImplementedError
 
     @torch.no_grad()
-    def evaluate(self, rows: Rows) -> dict[str, float]:
-        """`loss` (lower is better) and the metrics over all rows, weighted as in training. Draws no random number."""
+    def evaluate(self, rows: Rows) -> EvaluationMetrics:
+        """Return the loss and the metrics over all rows, weighted as in training. It consumes no random
+        numbers of the training, so evaluating more or less often changes no weights."""
         sums: Metrics = {}
-        total = self.total(rows)
+        normalizer = self.normalizer(rows)
         self.model.train(False)
         for batch in self.batches(rows):
-            loss, metrics = self.loss(batch, total)
-            add(sums, {"loss": loss, **metrics})
-        return as_numbers(sums)
+            loss, metrics = self.loss(batch, normalizer)
+            accumulate(sums, {"loss": loss, **metrics})
+        return as_floats(sums)
 
-    def compare(self, rows: Rows) -> dict[str, Any]:
-        """What is told of the model before and after its training."""
+    def comparison_metrics(self, rows: Rows) -> EvaluationMetrics:
+        """Return the metrics by which the base model and the tuned model are compared."""
         return self.evaluate(rows)
 
-    def show_answers(self, rows: Rows) -> list[GeneratedAnswer]:
-        """What the model now answers to a few of the rows, where answers are something to read."""
+    def sample_answers(self, rows: Rows) -> list[GeneratedAnswer]:
+        """Return the current model's answers to a few of the rows; none if the model does not generate text."""
         if self.recipe.method.output != "tokens":
             return []
-        return greedy_answers(self.setting.run / "base", self.model, rows, self.budget_tokens)
+        return greedy_answers(self.context.run / "base", self.model, rows, self.budget_tokens)
 
-    def highest_loss(self, first: float | None) -> float:
-        """Above this for several steps in a row, the training has diverged. Most losses know no such limit."""
+    def divergence_threshold(self, first_loss: float | None) -> float:
+        """Return the loss above which a step counts as diverged. Infinite unless the method's loss has a known scale.
+
+        `first_loss`: the loss of the first step; None before it.
+        """
         return float("inf")
 
     def batches(self, rows: Rows) -> Iterator[MicroBatch]:
         return micro_batches(rows, self.budget_tokens, self.model.layout, self.model.device)
 
     @torch.no_grad()
-    def answer_logprobs(self, rows: Rows, *, mean: bool = False) -> Floats:
-        """[rows, width]: log-probability of each sequence's supervised tokens by the model as it is now, their sum or
-        mean."""
-        found = np.zeros((len(rows), rows.width), np.float32)
+    def sequence_logprobs(self, rows: Rows, *, mean: bool = False) -> Floats:
+        """Return the current model's log-probability of each sequence, [rows, width]: the sum over its supervised
+        tokens, or their mean."""
+        logprobs_R_W = np.zeros((len(rows), rows.width), np.float32)
         self.model.train(False)
-        numbered = replace(rows, per_row={"at": np.arange(len(rows), dtype=np.float32)})
+        # Micro-batches are sorted by length. Each row carries its index, so that its result finds its place.
+        numbered = replace(rows, per_row={"index": np.arange(len(rows), dtype=np.float32)})
         for batch in self.batches(numbered):
-            sums = answer_sums(self.model.token_scores(batch).smoothed_logprobs, batch, mean=mean)
-            at = batch.per_row["at"].long().cpu().numpy()
-            found[at] = sums.view(-1, rows.width).float().cpu().numpy()
-        return found
+            sums = reduce_by_sequence(self.model.token_scores(batch).smoothed_logprobs, batch, mean=mean)
+            indices = batch.per_row["index"].long().cpu().numpy()
+            logprobs_R_W[indices] = sums.view(-1, rows.width).float().cpu().numpy()
+        return logprobs_R_W
 
 
-def answer_sums(values_S: torch.Tensor, batch: MicroBatch, *, mean: bool) -> torch.Tensor:
-    """[sequences]: the values of each sequence's supervised tokens, summed or averaged."""
+def reduce_by_sequence(values_S: torch.Tensor, batch: MicroBatch, *, mean: bool) -> torch.Tensor:
+    """Return the sum, or the mean, of the values over each sequence's supervised tokens, [sequences]."""
     sums = batch.sums(values_S)
     return sums / batch.counts() if mean else sums
 
 
-def supervised_mean(values_S: torch.Tensor, batch: MicroBatch, total: float) -> torch.Tensor:
-    """Σ w v / W"""
-    return (batch.weights * values_S).sum() / total
+def supervised_mean(values_S: torch.Tensor, batch: MicroBatch, normalizer: float) -> torch.Tensor:
+    """Return the micro-batch's share of the weighted mean over supervised tokens, Σ_i w_i v_i / W."""
+    return (batch.weights * values_S).sum() / normalizer
 
 
-def add(sums: Metrics, more: Metrics) -> None:
-    for name, value in more.items():
+def accumulate(sums: Metrics, shares: Metrics) -> None:
+    """Add the shares to the sums, in place and without their graphs."""
+    for name, value in shares.items():
         sums[name] = sums[name] + value.detach() if name in sums else value.detach()
 
 
-def as_numbers(sums: Metrics) -> dict[str, float]:
-    """With one wait for the device."""
+def as_floats(sums: Metrics) -> dict[str, float]:
+    """Return the values on the host. All of them are copied at once, since each copy waits for the device."""
     if not sums:
         return {}
     values = torch.stack([value.float() for value in sums.values()]).tolist()
     return dict(zip(sums, values, strict=True))
-
-
-__all__ = [
-    "Floats",
-    "MethodContext",
-    "Metrics",
-    "Objective",
-    "add",
-    "answer_sums",
-    "as_numbers",
-    "supervised_mean",
-    "total_weight",
-]

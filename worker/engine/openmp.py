@@ -1,17 +1,18 @@
-"""What torch's libraries read from the environment when they load. Import it before torch. What is set already stays.
+"""Environment variables that torch's libraries read when they load. Import this module before torch.
 
-How OpenMP's threads wait for each other: by default a waiting thread spins for milliseconds. On a machine with other
-work that takes the core from the very thread that it waits for: steps became three times slower, and small operations
-took a scheduler's whole tick (docs/engine-log.md).
+Variables that are already set keep their values.
 
-What CUDA's allocator and cuBLAS do: micro-batches differ in size, and segments that grow leave no gaps between them;
-and cuBLAS repeats its sums exactly only with a workspace of fixed size (docs.nvidia.com/cuda/cublas, "Results
-reproducibility").
+- GOMP_SPINCOUNT: by default, an OpenMP thread that waits for another spins for milliseconds. On a machine with other
+  work, it then occupies the core that the other thread needs: steps became three times slower, and small operations
+  took a whole time slice of the scheduler (docs/engine-log.md).
+- CUBLAS_WORKSPACE_CONFIG: cuBLAS repeats its sums exactly only with a workspace of fixed size
+  (docs.nvidia.com/cuda/cublas, "Results reproducibility").
+- PYTORCH_ALLOC_CONF: micro-batches differ in size. Expandable segments leave no gaps between them.
 """
 
 import os
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # about a tenth of a millisecond; then sleep
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # about 0.1 ms, then sleep
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
+if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the variable's older name
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")

@@ -1,4 +1,4 @@
-"""AdamW, its schedule, and clipping."""
+"""AdamW, the learning-rate schedule, and gradient clipping."""
 
 import math
 
@@ -9,26 +9,31 @@ from api.spec.resolve import ResolvedRecipe
 
 
 def adamw(masters: dict[str, nn.Parameter], recipe: ResolvedRecipe) -> torch.optim.AdamW:
-    """Loshchilov and Hutter 2019 (arXiv:1711.05101), fused. Only matrices decay: biases and norms have no direction
-    in which being small is simpler. Scales decay as well, towards 1, where they change nothing: `clipped_step` does
-    that, since AdamW itself decays to 0. Some weights of some techniques learn faster than the rest."""
+    """Return AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), fused, over the float32 weights.
+
+    Only matrices decay towards 0: a small norm weight or bias is not a simpler one. The technique's scales decay
+    towards 1 instead, where they change nothing. AdamW cannot do that, so `clipped_step` does. Some weights have a
+    multiple of the learning rate, such as LoRA+'s B (`Technique.learning_rate_factors`).
+    """
     factors, scales = recipe.technique.learning_rate_factors(), recipe.technique.scales
     groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}
     for name, master in masters.items():
         factor = next((factor for part, factor in factors.items() if part in name), 1.0)
-        scale = any(part in name for part in scales)
-        decay = 0.0 if scale or master.ndim < 2 else recipe.weight_decay
-        groups.setdefault((factor, decay, recipe.weight_decay if scale else 0.0), []).append(master)
-    settings = [
+        is_scale = any(part in name for part in scales)
+        decay = 0.0 if is_scale or master.ndim < 2 else recipe.weight_decay
+        groups.setdefault((factor, decay, recipe.weight_decay if is_scale else 0.0), []).append(master)
+    param_groups = [
         {"params": group, "weight_decay": decay, "factor": factor, "decay_to_one": to_one}
         for (factor, decay, to_one), group in groups.items()
     ]
-    return torch.optim.AdamW(settings, lr=recipe.learning_rate, fused=True)
+    return torch.optim.AdamW(param_groups, lr=recipe.learning_rate, fused=True)
 
 
 def learning_rate(recipe: ResolvedRecipe, step: int) -> float:
-    """Of optimizer step 1 … T. Warm-up: peak · step / W. After it, with x = (step - 1 - W) / (T - W) in [0, 1):
-    cosine peak · (1 + cos πx) / 2, linear peak · (1 - x), constant peak. No step has a rate of zero.
+    """Return the learning rate of optimizer step 1 … T, never zero.
+
+    Warm-up over W steps: peak · step / W. After it, with x = (step - 1 - W) / (T - W) in [0, 1): for cosine
+    peak · (1 + cos πx) / 2, for linear peak · (1 - x), for constant peak.
     """
     done, warmup, total = step - 1, recipe.warmup_steps, recipe.total_steps
     if done < warmup:
@@ -44,22 +49,23 @@ def learning_rate(recipe: ResolvedRecipe, step: int) -> float:
 
 
 def clipped_step(optimizer: torch.optim.AdamW, max_norm: float | None, rate: float) -> torch.Tensor:
-    """One update; returns the gradient's norm before clipping. A gradient that is not finite changes nothing.
+    """Clip the gradients to `max_norm`, make one update, and return the gradients' norm before clipping.
 
-    All of it stays on the device: `found_inf` makes the fused kernel skip the update without asking the host.
+    A non-finite gradient changes nothing. Nothing here waits for the device: the fused kernel reads `found_inf` there,
+    and skips the update if it is 1.
     """
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
-    gradients = [
-        master.grad for group in optimizer.param_groups for master in group["params"] if master.grad is not None
-    ]
-    norm = nn.utils.get_total_norm(gradients)
+    masters = [master for group in optimizer.param_groups for master in group["params"]]
+    norm = nn.utils.get_total_norm([master.grad for master in masters if master.grad is not None])
     if max_norm is not None:
-        nn.utils.clip_grads_with_norm_([m for group in optimizer.param_groups for m in group["params"]], max_norm, norm)
-    optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
+        nn.utils.clip_grads_with_norm_(masters, max_norm, norm)
+    finite = torch.isfinite(norm)
+    optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
     for group in optimizer.param_groups:
         if group["decay_to_one"]:
-            share = group["lr"] * group["decay_to_one"] * torch.isfinite(norm)
+            # Decoupled decay towards 1: w ← w + lr · λ · (1 - w), or no change if the gradient is not finite.
+            share = group["lr"] * group["decay_to_one"] * finite
             for master in group["params"]:
                 master.detach().add_((1 - master.detach()) * share)
     optimizer.step()

@@ -1,4 +1,4 @@
-"""When memory runs out: the same again, with half the micro-batch."""
+"""Retries with half the micro-batch when memory runs out."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -7,7 +7,7 @@ import torch
 
 from api.estimate.machine import HALVINGS
 from api.spec.lifecycle import FailureReason
-from worker.engine.errors import TrainingError, out_of_memory
+from worker.engine.errors import TrainingError, is_out_of_memory
 from worker.engine.model.trainable import TrainableModel
 from worker.engine.objective import Objective
 from worker.shared.arrays import Rows
@@ -18,31 +18,35 @@ T = TypeVar("T")
 def retry_with_smaller_batch(
     act: Callable[[], T], objective: Objective, rows: Rows, where: str, warn: Callable[[str], None]
 ) -> T:
-    """What `act` gives; when memory runs out, again from its beginning with half of `objective.budget_tokens`, and so
-    on. `where`: in the words of the warning, such as "at step 3". Raises TrainingError once it is an eighth."""
-    model, at_first = objective.model, objective.recipe.micro_batch_tokens
-    assert at_first != "auto", "the micro-batch is resolved before the first step"
+    """Return the result of `act`. If memory runs out, halve `objective.budget_tokens` and call it again, from the same
+    random numbers, until it succeeds.
+
+    `where` completes the warning's sentence, such as "at step 3". Raise TrainingError once the budget would be less
+    than an eighth of the recipe's.
+    """
+    model, recipe_budget = objective.model, objective.recipe.micro_batch_tokens
+    assert recipe_budget != "auto", "the micro-batch is resolved before the first step"
     on_gpu = model.device.type == "cuda"
     rng = torch.get_rng_state(), torch.cuda.get_rng_state() if on_gpu else None
     while True:
         try:
             return act()
         except (RuntimeError, MemoryError, OSError) as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
-        _forget_gradients(model)
+        # Outside the `except`: its traceback would keep the failed pass's activations alive.
+        _free_gradients(model)
         halved = objective.budget_tokens // 2
-        if halved < at_first >> HALVINGS or halved == 0:
+        if halved < recipe_budget >> HALVINGS or halved == 0:
             raise TrainingError(FailureReason.OUT_OF_MEMORY, _message(objective, rows, where))
-        warn(f"Out of memory {where}: going on with micro-batches of {halved} tokens.")
+        warn(f"Out of memory {where}: continuing with micro-batches of {halved} tokens.")
         objective.budget_tokens = halved
         torch.set_rng_state(rng[0])
         if rng[1] is not None:
             torch.cuda.set_rng_state(rng[1])
 
 
-def _forget_gradients(model: TrainableModel) -> None:
-    """Outside the `except`, so that the failed pass's activations are not kept alive by its traceback."""
+def _free_gradients(model: TrainableModel) -> None:
     for parameters in (model.trained, model.masters):
         for parameter in parameters.values():
             parameter.grad = None
@@ -53,6 +57,6 @@ def _forget_gradients(model: TrainableModel) -> None:
 def _message(objective: Objective, rows: Rows, where: str) -> str:
     return (
         f"Training ran out of memory {where}, even with micro-batches of {objective.budget_tokens} tokens (first "
-        f"{objective.recipe.micro_batch_tokens}); the longest example there has {int(rows.lengths.max())} tokens. "
+        f"{objective.recipe.micro_batch_tokens}). The longest example has {int(rows.lengths.max())} tokens. "
         "Lower training.max_length, or choose a smaller base model or technique."
     )

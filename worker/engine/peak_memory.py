@@ -1,4 +1,4 @@
-"""The most memory that a training took, and its processor time, by phase."""
+"""Peak memory and processor time of a training, by phase."""
 
 import ctypes
 import gc
@@ -11,41 +11,44 @@ import torch
 
 
 class PeakMemory:
-    """Bytes: on a GPU what torch had allocated at most, else the process's largest resident set.
+    """Peaks in bytes: on a GPU, torch's allocated memory; on a CPU, the process's resident set.
 
-    `begin` ends the phase before. Where the kernel lets a process forget its largest resident set (proc(5),
-    /proc/self/clear_refs), each phase has its own; elsewhere a phase's is the largest so far.
+    `begin` ends the phase before. If the kernel lets a process reset its peak (proc(5), /proc/self/clear_refs), each
+    phase has a peak of its own; else, a phase's peak is the highest so far.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._phase = device, ""
         self.by_phase: dict[str, int] = {}
         self.processor_s: dict[str, float] = {}
-        """Of this process, all threads together; what came before the first phase is not in it."""
-        self._processor_s = 0.0
+        """Processor seconds of all threads of this process, by phase."""
+        self._processor_start_s = 0.0
 
     def begin(self, phase: str) -> None:
         self.end()
-        self._phase, self._processor_s = phase, time.process_time()
-        _forget(self._device)
+        self._phase, self._processor_start_s = phase, time.process_time()
+        _reset_peak(self._device)
 
     def end(self) -> None:
         if self._phase:
             self.by_phase[self._phase] = _peak(self._device)
-            self.processor_s[self._phase] = time.process_time() - self._processor_s
+            self.processor_s[self._phase] = time.process_time() - self._processor_start_s
 
-    def beside(self, phase: str, other: int) -> None:
-        """Note a phase in which another process held so many bytes beside what this one holds now."""
-        self.by_phase[phase] = _now(self._device) + other
+    def add_child(self, phase: str, child_bytes: int) -> None:
+        """Record a phase in which a child process took `child_bytes`, on top of this process's current memory."""
+        self.by_phase[phase] = _current(self._device) + child_bytes
 
     @property
     def highest(self) -> int:
         return max(self.by_phase.values(), default=0)
 
 
-class Highest:
-    """The most memory that this process holds within a `with`: `bytes`. On a CPU it leaves out pages of files, which
-    the kernel takes back when it needs them. The kernel keeps no maximum of the rest, so it is sampled."""
+class PeakSampler:
+    """The most memory that this process holds within a `with` block: `bytes`.
+
+    On a CPU it counts anonymous memory only: the kernel takes pages of files back when it needs memory. It keeps no
+    maximum of anonymous memory, so a thread samples that every EVERY_S.
+    """
 
     EVERY_S = 0.02
 
@@ -55,7 +58,7 @@ class Highest:
         self._sampler = threading.Thread(target=self._sample, daemon=True)
 
     def __enter__(self) -> Self:
-        _forget(self._device)
+        _reset_peak(self._device)
         self._sampler.start()
         return self
 
@@ -66,13 +69,13 @@ class Highest:
     def _sample(self) -> None:
         on_gpu = self._device.type == "cuda"
         while not self._ended.is_set():
-            self.bytes = max(self.bytes, _peak(self._device) if on_gpu else _status("RssAnon"))
+            self.bytes = max(self.bytes, _peak(self._device) if on_gpu else _status_bytes("RssAnon"))
             self._ended.wait(self.EVERY_S)
 
 
-def give_back() -> None:
-    """Return to the operating system what was freed. The C library's heap keeps it otherwise, and a process that loads
-    the base anew beside this one may lack it (docs/engine-log.md). glibc alone has a call for that."""
+def trim_heap() -> None:
+    """Return freed memory to the operating system. The C library's heap keeps it otherwise, and another process that
+    loads the base model may lack it (docs/engine-log.md). Only glibc has a call for that."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -82,25 +85,27 @@ def give_back() -> None:
 def _peak(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    return _status("VmHWM")  # not getrusage's maximum: a child's begins with that of the process that started it
+    return _status_bytes("VmHWM")  # not getrusage's maximum: a child inherits that of its parent
 
 
-def _now(device: torch.device) -> int:
-    return int(torch.cuda.memory_allocated(device)) if device.type == "cuda" else _status("VmRSS")
+def _current(device: torch.device) -> int:
+    return int(torch.cuda.memory_allocated(device)) if device.type == "cuda" else _status_bytes("VmRSS")
 
 
-def _status(name: str) -> int:
+def _status_bytes(name: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
-    raise AssertionError(f"/proc/self/status names no {name}")
+    raise AssertionError(f"/proc/self/status has no line {name}")
 
 
-def _forget(device: torch.device) -> None:
+def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError as error:
-        print(f"the peak of memory cannot be reset: {error}", flush=True)
+        print(
+            f"Cannot reset the peak of memory: {error}. The next phase's peak includes the phases before.", flush=True
+        )

@@ -1,4 +1,8 @@
-"""What is optimised: one file for each method of `api.spec.methods`, of the same name, with its loss."""
+"""Training methods: one file for each method of `api.spec.methods`, of the same name, with its loss.
+
+Names of tensors and arrays end in their shape. R: rows (R_2: pairs of a chosen and a rejected answer). S: supervised
+tokens of a micro-batch. N: tokens of all rows. T: tokens of one sequence. K: classes. P, G: prompts, answers to each.
+"""
 
 from worker.engine.objective import MethodContext, Objective
 from worker.methods.classification import Classification

@@ -1,4 +1,4 @@
-"""Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290)."""
+"""Direct preference optimization (Rafailov et al. 2023, arXiv:2305.18290)."""
 
 from typing import Literal
 
@@ -7,18 +7,23 @@ from torch.nn import functional
 
 from api.spec.methods.dpo import DpoOptions
 from worker.engine.model.batches import MicroBatch
-from worker.engine.objective import Floats, Metrics, Objective, answer_sums
+from worker.engine.objective import EvaluationMetrics, Floats, Metrics, Objective, reduce_by_sequence
 from worker.shared.arrays import Rows
 
 
 def preference_losses(
-    ratios_R_2: torch.Tensor, kind: Literal["sigmoid", "ipo", "hinge"], beta: float, smoothing: float = 0.0
+    log_ratios_R_2: torch.Tensor, kind: Literal["sigmoid", "ipo", "hinge"], beta: float, smoothing: float = 0.0
 ) -> torch.Tensor:
-    """[R], of log-ratios log π(y) - log π_ref(y) [R, 2] of the preferred answer and the other; m is their difference.
+    """Return the loss of each pair, [R].
 
-    sigmoid - (1 - ε) log σ(β m) - ε log σ(-β m); ipo (m - 1 / (2 β))², of ratios per token; hinge max(0, 1 - β m).
+    `log_ratios_R_2`: log π(y|x) - log π_ref(y|x) of the chosen and of the rejected answer, [R, 2]. With m, the chosen
+    one's log-ratio minus the rejected one's, and ε the label smoothing:
+
+    - sigmoid: - (1 - ε) log σ(β m) - ε log σ(-β m). DPO; with ε > 0, conservative DPO (Mitchell 2023).
+    - ipo: (m - 1 / (2 β))², with log-ratios per token (Azar et al. 2023, arXiv:2310.12036).
+    - hinge: max(0, 1 - β m) (SLiC-HF, Zhao et al. 2023, arXiv:2305.10425).
     """
-    margins_R = ratios_R_2[:, 0] - ratios_R_2[:, 1]
+    margins_R = log_ratios_R_2[:, 0] - log_ratios_R_2[:, 1]
     match kind:
         case "sigmoid":
             logits_R = beta * margins_R
@@ -30,45 +35,51 @@ def preference_losses(
 
 
 class Dpo(Objective):
+    options: DpoOptions
     has_reference = True
 
     @property
-    def _mean(self) -> bool:
-        options: DpoOptions = self.options
-        return options.length_normalized or options.loss == "ipo"
+    def _per_token(self) -> bool:
+        """Whether log-ratios are means over an answer's tokens instead of sums. IPO's target 1 / (2 β) is a fixed
+        margin, which sums over long answers would pass by their length alone."""
+        return self.options.length_normalized or self.options.loss == "ipo"
 
     def reference(self, rows: Rows) -> Floats:
-        return self.answer_logprobs(rows, mean=self._mean)
+        return self.sequence_logprobs(rows, mean=self._per_token)
 
-    def total(self, rows: Rows) -> float:
+    def normalizer(self, rows: Rows) -> float:
         return float(len(rows))
 
-    def loss(self, batch: MicroBatch, total: float) -> tuple[torch.Tensor, Metrics]:
-        options: DpoOptions = self.options
+    def loss(self, batch: MicroBatch, normalizer: float) -> tuple[torch.Tensor, Metrics]:
+        options = self.options
         scores = self.model.token_scores(batch)
-        policy_R_2 = answer_sums(scores.smoothed_logprobs, batch, mean=self._mean).view(-1, 2)
-        ratios_R_2 = policy_R_2 - batch.per_row["reference"]
-        losses_R = preference_losses(ratios_R_2, options.loss, options.beta, options.label_smoothing)
+        policy_R_2 = reduce_by_sequence(scores.smoothed_logprobs, batch, mean=self._per_token).view(-1, 2)
+        # β times the log-ratio is the paper's implicit reward (equation 5). Its partition function Z(x) is the same for
+        # both answers and cancels in the margin. The reference is frozen, so its side is computed once, in `prepare`.
+        log_ratios_R_2 = policy_R_2 - batch.per_row["reference"]
+        losses_R = preference_losses(log_ratios_R_2, options.loss, options.beta, options.label_smoothing)
         if options.rpo_alpha:
-            per_token_R = answer_sums(scores.smoothed_logprobs, batch, mean=True).view(-1, 2)[:, 0]
-            losses_R = losses_R - options.rpo_alpha * per_token_R
-        return losses_R.sum() / total, reward_metrics(options.beta * ratios_R_2, total)
+            # DPO can lower the likelihood of both answers, as long as the rejected one's falls faster. The term of
+            # arXiv:2404.19733, the chosen answer's negative log-likelihood per token, counters that.
+            chosen_R = reduce_by_sequence(scores.smoothed_logprobs, batch, mean=True).view(-1, 2)[:, 0]
+            losses_R = losses_R - options.rpo_alpha * chosen_R
+        return losses_R.sum() / normalizer, reward_metrics(options.beta * log_ratios_R_2, normalizer)
 
-    def compare(self, rows: Rows) -> dict[str, float]:
-        """Rewards are measured from the model of step 0, which has none. What both models have is a preference: in how
-        many pairs the preferred answer is the likelier one, per token."""
-        logprobs_R_2 = self.answer_logprobs(rows, mean=True)
-        preferred = float((logprobs_R_2[:, 0] > logprobs_R_2[:, 1]).mean())
-        return {"loss": self.evaluate(rows)["loss"], "preference_accuracy": preferred}
+    def comparison_metrics(self, rows: Rows) -> EvaluationMetrics:
+        """Return the loss, and in how many pairs the chosen answer is the likelier one per token. Rewards are no
+        measure here: the model of step 0 is their reference, so its own are all zero."""
+        logprobs_R_2 = self.sequence_logprobs(rows, mean=True)
+        accuracy = float((logprobs_R_2[:, 0] > logprobs_R_2[:, 1]).mean())
+        return {"loss": self.evaluate(rows)["loss"], "preference_accuracy": accuracy}
 
 
-def reward_metrics(rewards_R_2: torch.Tensor, total: float) -> Metrics:
-    """The metrics people watch, of the rewards of the preferred answer and the other, [R, 2]."""
+def reward_metrics(rewards_R_2: torch.Tensor, normalizer: float) -> Metrics:
+    """Return the usual metrics of the chosen and the rejected answers' rewards, [R, 2]."""
     rewards_R_2 = rewards_R_2.detach()
     margins_R = rewards_R_2[:, 0] - rewards_R_2[:, 1]
     return {
-        "rewards_chosen": rewards_R_2[:, 0].sum() / total,
-        "rewards_rejected": rewards_R_2[:, 1].sum() / total,
-        "rewards_margin": margins_R.sum() / total,
-        "rewards_accuracy": (margins_R > 0).float().sum() / total,
+        "rewards_chosen": rewards_R_2[:, 0].sum() / normalizer,
+        "rewards_rejected": rewards_R_2[:, 1].sum() / normalizer,
+        "rewards_margin": margins_R.sum() / normalizer,
+        "rewards_accuracy": (margins_R > 0).float().sum() / normalizer,
     }

@@ -1,10 +1,11 @@
-"""Group-relative policy optimisation (Shao et al. 2024, arXiv:2402.03300), and two variants of it."""
+"""Group-relative policy optimization (Shao et al. 2024, arXiv:2402.03300), and two variants of it."""
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from api.spec.fields import AUTO
@@ -22,29 +23,43 @@ EPSILON = 1e-4
 Variant = Literal["grpo", "dr_grpo", "rloo"]
 
 
-def group_advantages(rewards_P_G: Any, variant: Variant) -> Any:
-    """[P, G], of the rewards of G answers to each of P prompts. grpo (r - mean) / (std + 1e-4), the sample's standard
-    deviation; dr_grpo r - mean; rloo r - the mean of the others."""
-    centred = rewards_P_G - rewards_P_G.mean(1, keepdims=True)
+def group_advantages(rewards_P_G: npt.NDArray[np.float64], variant: Variant) -> npt.NDArray[np.float64]:
+    """Return the advantages [P, G] of G answers to each of P prompts, from their rewards r.
+
+    - grpo: (r - mean) / (std + 1e-4) of the group, with the sample standard deviation.
+    - dr_grpo: r - mean (Liu et al. 2025, arXiv:2503.20783). Without the division, prompts that are too easy or too hard
+      do not weigh more than others.
+    - rloo: r - the mean of the others' rewards (Ahmadian et al. 2024, arXiv:2402.14740), an unbiased baseline.
+    """
+    centered: npt.NDArray[np.float64] = rewards_P_G - rewards_P_G.mean(1, keepdims=True)
     if variant == "grpo":
-        return centred / (rewards_P_G.std(1, ddof=1, keepdims=True) + EPSILON)
-    if variant == "rloo":
+        centered /= rewards_P_G.std(1, ddof=1, keepdims=True) + EPSILON
+    elif variant == "rloo":
         answers = rewards_P_G.shape[1]
-        return centred * answers / (answers - 1)
-    return centred
+        centered *= answers
+        centered /= answers - 1
+    return centered
 
 
 def divergences(logprobs_S: torch.Tensor, reference_S: torch.Tensor) -> torch.Tensor:
-    """[S]: π_ref / π - log(π_ref / π) - 1, an unbiased estimate of KL(π ‖ π_ref) that is never negative (k3)."""
-    log_ratio_S = reference_S - logprobs_S
-    return log_ratio_S.exp() - log_ratio_S - 1
+    """Return the k3 estimate of KL(π ‖ π_ref) at each token, [S]: π_ref / π - log(π_ref / π) - 1. It is unbiased and,
+    unlike the log-ratio itself, never negative."""
+    log_ratios_S = reference_S - logprobs_S
+    return log_ratios_S.exp() - log_ratios_S - 1
 
 
 class Reinforcement(RolloutObjective):
-    def __init__(self, setting: MethodContext) -> None:
-        options: ReinforcementOptions = setting.recipe.method.options  # type: ignore[assignment]
-        super().__init__(setting, reward_model=None, grader=options.grader)
-        self._options = options
+    """One step: sample a group of answers to each prompt, score them, and make `num_iterations` updates.
+
+    The group's mean reward is the baseline, in place of PPO's value function.
+    """
+
+    options: ReinforcementOptions
+
+    def __init__(self, context: MethodContext) -> None:
+        options = context.recipe.method.options
+        assert isinstance(options, ReinforcementOptions), options
+        super().__init__(context, reward_model=None, grader=options.grader)
         self._scoring = Scoring(temperature=options.temperature, entropies=True)
         if options.kl_coefficient:
             self.model.snapshot_reference()
@@ -52,51 +67,56 @@ class Reinforcement(RolloutObjective):
         self.eval_samples = 1 if samples == AUTO else samples
 
     def updates(self, rows: Rows, step: int) -> Iterator[Rows]:
-        options = self._options
+        options = self.options
         group = options.num_generations
         prompts = rows.take(np.repeat(np.arange(len(rows)), group))
         answers = self.sample(prompts)
         rewards_R = self.rewards(answers, prompts)
         advantages_R = group_advantages(rewards_R.reshape(-1, group).astype(np.float64), options.advantage).reshape(-1)
-        experience = answers.rows
-        known = {}
+        per_token = {}
         if options.num_iterations > 1:
-            (known["old"],) = token_values(experience, self.batches, self._logprobs, 1)
+            # With a single update π_old is π itself, and `loss` takes it from its own forward pass.
+            (per_token["old"],) = token_values(answers.rows, self.batches, self._logprobs, 1)
         if options.kl_coefficient:
             with self.model.reference_weights():
-                (known["reference"],) = token_values(experience, self.batches, self._logprobs, 1)
-        self.observed["silent_groups"] = float((rewards_R.reshape(-1, group).std(1) == 0).mean())
+                (per_token["reference"],) = token_values(answers.rows, self.batches, self._logprobs, 1)
+        # A group whose answers all have the same reward has no advantage, and teaches nothing.
+        self.extra_metrics["silent_groups"] = float((rewards_R.reshape(-1, group).std(1) == 0).mean())
         self.report_samples(step, answers, rewards_R)
         per_row = {"advantages": advantages_R.astype(np.float32)}
         for _ in range(options.num_iterations):
-            yield replace(experience, per_token=known, per_row=per_row)
+            yield replace(answers.rows, per_token=per_token, per_row=per_row)
 
     def _logprobs(self, batch: MicroBatch) -> list[torch.Tensor]:
         return [self.model.token_scores(batch, self._scoring).smoothed_logprobs]
 
-    def total(self, rows: Rows) -> float:
-        if self._options.advantage == "dr_grpo":
-            return float(len(rows) * self._options.max_tokens)
+    def normalizer(self, rows: Rows) -> float:
+        """Return the number of answers; for dr_grpo, times `max_tokens`: a constant length, where a mean over each
+        answer's own would favor short right answers and long wrong ones."""
+        if self.options.advantage == "dr_grpo":
+            return float(len(rows) * self.options.max_tokens)
         return float(len(rows))
 
-    def loss(self, batch: MicroBatch, total: float) -> tuple[torch.Tensor, Metrics]:
-        """Of every token - min(ρ A, clip(ρ) A) + β KL; over an answer their mean (grpo) or sum; over the answers the
-        mean (for dr_grpo, of max_tokens each)."""
-        options = self._options
+    def loss(self, batch: MicroBatch, normalizer: float) -> tuple[torch.Tensor, Metrics]:
+        """Return the mean over the answers of Σ_t (- min(ρ_t A, clip(ρ_t) A) + β KL_t), with ρ = π / π_old.
+
+        The sum over an answer's tokens is divided by their number for grpo and by `max_tokens` for dr_grpo.
+        """
+        options = self.options
         scores = self.model.token_scores(batch, self._scoring)
-        advantages_S = batch.per_row["advantages"][batch.owners]
+        advantages_S = batch.per_row["advantages"][batch.owners]  # every token has its answer's advantage
         old_S = batch.per_token.get("old", scores.smoothed_logprobs.detach())
         losses_S, clipped_S = policy_losses(scores.smoothed_logprobs, old_S, advantages_S, options.clip_range)
-        shares_S = 1 / batch.counts()[batch.owners]  # every answer counts alike, whatever its length
-        rows = total if options.advantage != "dr_grpo" else total / options.max_tokens
+        inverse_lengths_S = 1 / batch.counts()[batch.owners]
+        answers = normalizer if options.advantage != "dr_grpo" else normalizer / options.max_tokens
         metrics = {
-            "entropy": (scores.entropies * shares_S).sum() / rows,
-            "clip_fraction": (clipped_S * shares_S).sum() / rows,
+            "entropy": (scores.entropies * inverse_lengths_S).sum() / answers,
+            "clip_fraction": (clipped_S * inverse_lengths_S).sum() / answers,
         }
         if options.kl_coefficient:
             kl_S = divergences(scores.smoothed_logprobs, batch.per_token["reference"])
             losses_S = losses_S + options.kl_coefficient * kl_S
-            metrics["kl"] = (kl_S.detach()).sum() / rows
+            metrics["kl"] = (kl_S.detach()).sum() / answers
         if options.advantage == "grpo":
-            losses_S = losses_S * shares_S
-        return losses_S.sum() / total, metrics
+            losses_S = losses_S * inverse_lengths_S
+        return losses_S.sum() / normalizer, metrics

@@ -1,50 +1,53 @@
-"""Supervised fine-tuning: imitate the supervised tokens."""
+"""Supervised fine-tuning: next-token cross-entropy on the supervised tokens."""
 
 import math
 
 import torch
 
 from api.spec.methods.supervised import SupervisedOptions
-from worker.engine.model.batches import MicroBatch
+from worker.engine.model.batches import MicroBatch, total_weight
 from worker.engine.model.head import Scoring
-from worker.engine.objective import MethodContext, Metrics, Objective, total_weight
+from worker.engine.objective import MethodContext, Metrics, Objective
 from worker.shared.arrays import Rows
 
-NEAR_GUESSING = 0.95
+UNIFORM_LOSS_FRACTION = 0.95
+"""A loss above this fraction of ln V, the loss of a uniform guess over V tokens, counts as diverged."""
 MARGIN_NATS = 1.0
-"""How much worse than guessing blindly (or than at the start, whichever is more) is far too high."""
+"""How far above its first loss a training may rise, if the first loss is already about ln V."""
 
 
-def loss(
-    logprobs_S: torch.Tensor, hits_S: torch.Tensor, weights_S: torch.Tensor, total_weight: float
+def cross_entropy(
+    logprobs_S: torch.Tensor, correct_S: torch.Tensor, weights_S: torch.Tensor, normalizer: float
 ) -> tuple[torch.Tensor, Metrics]:
-    """L = - Σ_i w_i log p(token_i | tokens before it) / W: a micro-batch's share of the weighted mean.
+    """Return a micro-batch's share of L = - Σ_i w_i log p(token_i | tokens before it) / W, and of the token accuracy.
 
-    W sums the weights of the whole optimizer step (or evaluation), so that the shares of all its micro-batches add up
-    to the same loss and gradient however they are cut. The accuracy is weighted alike.
+    Each tensor is [S], one value for each supervised token. `normalizer` is W, the sum of the weights over the whole
+    optimizer step (or evaluation), so the shares of all its micro-batches add up to the same loss and gradient however
+    the step is cut. A mean of the micro-batches' means would weigh a token more, the fewer tokens its micro-batch has.
     """
-    share = -(weights_S * logprobs_S).sum() / total_weight
-    accuracy = (weights_S * hits_S).sum() / total_weight
-    return share, {"mean_token_accuracy": accuracy}
+    loss = -(weights_S * logprobs_S).sum() / normalizer
+    accuracy = (weights_S * correct_S).sum() / normalizer
+    return loss, {"mean_token_accuracy": accuracy}
 
 
 class Supervised(Objective):
-    def __init__(self, setting: MethodContext) -> None:
-        super().__init__(setting)
-        options: SupervisedOptions = self.options
-        self.scoring = Scoring(smoothing=options.label_smoothing)
-        if options.neftune_alpha:
-            self.model.add_noise(options.neftune_alpha)
+    options: SupervisedOptions
 
-    def total(self, rows: Rows) -> float:
+    def __init__(self, context: MethodContext) -> None:
+        super().__init__(context)
+        self.scoring = Scoring(smoothing=self.options.label_smoothing)
+        if self.options.neftune_alpha:
+            self.model.add_noise(self.options.neftune_alpha)
+
+    def normalizer(self, rows: Rows) -> float:
         return total_weight(rows)
 
-    def loss(self, batch: MicroBatch, total: float) -> tuple[torch.Tensor, Metrics]:
-        # Smoothing is for learning: an evaluation tells the loss itself.
+    def loss(self, batch: MicroBatch, normalizer: float) -> tuple[torch.Tensor, Metrics]:
+        # Label smoothing regularizes training only: an evaluation reports the plain cross-entropy.
         scores = self.model.token_scores(batch, self.scoring if torch.is_grad_enabled() else Scoring())
-        return loss(scores.smoothed_logprobs, scores.correct, batch.weights, total)
+        return cross_entropy(scores.smoothed_logprobs, scores.correct, batch.weights, normalizer)
 
-    def highest_loss(self, first: float | None) -> float:
-        """ln V is what guessing blindly costs: a model that is about there has lost what it knew. A base that begins
-        there, or worse, is allowed a margin above its own beginning."""
-        return max(NEAR_GUESSING * math.log(self.model.vocabulary), (first or 0.0) + MARGIN_NATS)
+    def divergence_threshold(self, first_loss: float | None) -> float:
+        """Return 0.95 ln V: a model that guesses about uniformly has forgotten its pretraining. A base model whose
+        first loss is already there, or higher, may rise by MARGIN_NATS."""
+        return max(UNIFORM_LOSS_FRACTION * math.log(self.model.vocabulary), (first_loss or 0.0) + MARGIN_NATS)

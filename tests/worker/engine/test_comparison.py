@@ -67,7 +67,7 @@ def test_samples_are_the_rows_own_prompts_and_answers(tiny_llama: Path, tmp_path
 def test_a_comparison_that_takes_too_long_costs_no_model(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(comparison, "COMPARED_S", -1.0)
+    monkeypatch.setattr(comparison, "COMPARISON_TIMEOUT_S", -1.0)
     run = make_run(tmp_path / "run", tiny_llama, train=random_rows(8, seed=1), training=TRAINING)
     trained = train_here(run)
     assert _evaluation(trained) is None

@@ -61,8 +61,8 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_nothing_else(
     monkeypatch.setattr(failpoint, "_tries", {})
     pressed = train_here(_run(tmp_path / "pressed", tiny_llama, technique=lora))
     assert [warning["message"] for warning in pressed.of("warning")] == [
-        "Out of memory at step 3: going on with micro-batches of 32 tokens.",
-        "Out of memory at step 3: going on with micro-batches of 16 tokens.",
+        "Out of memory at step 3: continuing with micro-batches of 32 tokens.",
+        "Out of memory at step 3: continuing with micro-batches of 16 tokens.",
     ]
     for pressed_step, theirs in zip(pressed.of("metrics"), calm.of("metrics"), strict=True):
         assert pressed_step["tokens"] == theirs["tokens"]
@@ -89,7 +89,7 @@ def test_an_evaluation_that_runs_out_of_memory_takes_less_at_once(
     monkeypatch.setattr(comparison, "COMPARED_TOKENS", 1)  # a single row has room
     report = train_here(_run(tmp_path / "run", tiny_llama, steps=2, validation=random_rows(6, seed=6)))
     (warning,) = report.of("warning")
-    assert warning["message"].startswith("Out of memory while evaluating after step 1: going on with")
+    assert warning["message"].startswith("Out of memory while evaluating after step 1: continuing with")
     assert report.of("done")
 
 
@@ -97,7 +97,7 @@ def test_an_evaluation_that_runs_out_of_memory_takes_less_at_once(
 def test_a_comparison_that_runs_out_of_memory_takes_less_at_once(tiny_llama: Path, tmp_path: Path) -> None:
     report = train_here(_run(tmp_path / "run", tiny_llama, steps=2, validation=random_rows(6, seed=6)))
     (warning,) = report.of("warning")
-    assert warning["message"].startswith("Out of memory for the evaluation before training: going on with")
+    assert warning["message"].startswith("Out of memory in the evaluation before training: continuing with")
 
 
 @pytest.mark.usefixtures("short_memory")
@@ -105,7 +105,7 @@ def test_a_reference_that_runs_out_of_memory_takes_less_at_once(tiny_llama: Path
     dpo = ours.begin(tiny_llama, tmp_path / "run", ours.settled("dpo", {}, budget_tokens=256))
     rng, told = np.random.default_rng(seed), list[str]()
     rows = ours.rows_of([(ours.drawn(rng, 9, 9), [0.0] * 4 + [1.0] * 5) for _ in range(12)], width=2)
-    prepared = Data(rows, rows.take(np.arange(0)), seed=0).prepared(dpo, told.append).train
+    prepared = Data(rows, rows.take(np.arange(0)), seed=0).prepare(dpo, told.append).train
     assert (len(told), dpo.budget_tokens) == (3, 32)
     assert prepared.per_row["reference"].shape == (6, 2)
 
@@ -124,7 +124,7 @@ def test_what_libraries_say_of_memory_halves_the_micro_batch(
     monkeypatch.setattr(TrainableModel, "token_scores", scores)
     report = train_here(_run(tmp_path / "run", tiny_llama, steps=1))
     assert [warning["message"] for warning in report.of("warning")] == [
-        "Out of memory at step 1: going on with micro-batches of 32 tokens."
+        "Out of memory at step 1: continuing with micro-batches of 32 tokens."
     ]
 
 

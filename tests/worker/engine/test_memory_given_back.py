@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from worker.engine.peak_memory import give_back
+from worker.engine.peak_memory import trim_heap
 
 SMALL, COUNT = 100_000, 2_000
 
@@ -21,6 +21,6 @@ def test_what_lies_between_kept_blocks_is_given_back() -> None:
     kept = blocks[:: COUNT // 10]
     before = resident()
     blocks.clear()
-    give_back()
+    trim_heap()
     assert before - resident() > 0.8 * SMALL * COUNT
     assert all(float(block[0]) == 1.0 for block in kept)

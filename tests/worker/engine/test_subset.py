@@ -11,7 +11,7 @@ from api.spec.evaluation import COMPARED_ROWS, COMPARED_TOKENS
 from tests.worker.pairs import make
 from tests.worker.recorder import Recorder
 from worker.engine.comparison import Comparison
-from worker.engine.data import drawn, load_data
+from worker.engine.data import draw_rows, load_data
 from worker.shared.arrays import Rows, load_rows, save_rows
 
 SORTED = np.repeat([0, 1, 2], [900, 60, 40])
@@ -26,7 +26,7 @@ def rows_of(labels: Any) -> Rows:
 
 @pytest.mark.parametrize("count", [25, 100, 256])
 def test_each_label_keeps_its_share(count: int, seed: int) -> None:
-    found = drawn(rows_of(SORTED[:, None]), count, seed)
+    found = draw_rows(rows_of(SORTED[:, None]), count, seed)
     assert found.labels is not None
     assert len(found) == count
     for label in (0, 1, 2):
@@ -36,10 +36,10 @@ def test_each_label_keeps_its_share(count: int, seed: int) -> None:
 
 def test_sets_of_labels_and_numbers_keep_their_shares_too(seed: int) -> None:
     several = np.repeat([[1, 0], [0, 1], [1, 1]], [500, 300, 200], axis=0)
-    found = drawn(rows_of(several), 100, seed)
+    found = draw_rows(rows_of(several), 100, seed)
     assert found.labels is not None
     assert [int((found.labels == each).all(1).sum()) for each in ([1, 0], [0, 1], [1, 1])] == [50, 30, 20]
-    numbers = drawn(rows_of(np.sort(np.random.default_rng(seed).exponential(size=1000))[:, None]), 200, seed)
+    numbers = draw_rows(rows_of(np.sort(np.random.default_rng(seed).exponential(size=1000))[:, None]), 200, seed)
     assert numbers.labels is not None
     assert abs(np.median(numbers.labels) - np.log(2)) < 0.1
 
@@ -47,12 +47,12 @@ def test_sets_of_labels_and_numbers_keep_their_shares_too(seed: int) -> None:
 def test_rows_without_labels_are_drawn_from_the_whole_file_with_the_seed(seed: int) -> None:
     rows = rows_of(SORTED[:, None])
     plain = Rows(rows.tokens, rows.loss_weights, rows.starts, rows.ends)
-    numbers = drawn(plain, 100, seed).numbers
+    numbers = draw_rows(plain, 100, seed).numbers
     assert (np.diff(numbers) > 0).all()
     assert numbers.mean() == pytest.approx(500, abs=120)
-    assert (drawn(plain, 100, seed).numbers == numbers).all()
-    assert (drawn(plain, 100, seed + 1).numbers != numbers).any()
-    assert drawn(plain, 1000, seed) is plain
+    assert (draw_rows(plain, 100, seed).numbers == numbers).all()
+    assert (draw_rows(plain, 100, seed + 1).numbers != numbers).any()
+    assert draw_rows(plain, 1000, seed) is plain
 
 
 @pytest.mark.parametrize("method", ["classification", "kto"])
@@ -72,15 +72,18 @@ def test_evaluations_and_the_comparison_see_every_label_of_a_sorted_file(
         label_names=one.label_names,
     )
     data = load_data(run / "data", recipe)
-    assert data.few_validation.labels is not None
-    assert (len(data.few_validation), int(data.few_validation.labels.sum())) == (EVALUATED_ROWS, EVALUATED_ROWS // 4)
+    assert data.validation_subset.labels is not None
+    assert (len(data.validation_subset), int(data.validation_subset.labels.sum())) == (
+        EVALUATED_ROWS,
+        EVALUATED_ROWS // 4,
+    )
     compared = Comparison(recipe, data, _Silent(), Recorder())._rows  # type: ignore[arg-type]
     assert compared.labels is not None
     assert (len(compared), int(compared.labels.sum())) == (COMPARED_ROWS, COMPARED_ROWS // 4)
 
 
 class _Silent:
-    samples_answers = False
+    uses_rollouts = False
 
 
 def test_the_comparison_stays_within_its_tokens(tiny_llama: Path, tmp_path: Path, seed: int) -> None:

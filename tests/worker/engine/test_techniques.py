@@ -166,7 +166,7 @@ def test_prompt_tuning_puts_embeddings_before_the_text(tiny_llama: Path, tmp_pat
             text = plain.get_input_embeddings()(torch.tensor(tokens_T.tolist()))
             logits = plain(inputs_embeds=torch.cat([learnt, text])[None]).logits[0, 5:]
             expected.append(_logprobs(logits, tokens_T.tolist()))
-    found = objective.answer_logprobs(_rows(seed))[:, 0]
+    found = objective.sequence_logprobs(_rows(seed))[:, 0]
     torch.testing.assert_close(torch.from_numpy(found), torch.stack(expected), rtol=1e-5, atol=1e-4)
 
 
@@ -195,7 +195,7 @@ def test_prefix_tuning_puts_keys_and_values_before_the_text(tiny_llama: Path, tm
             tokens = torch.tensor(tokens_T.tolist())[None]
             logits = plain(input_ids=tokens, position_ids=5 + torch.arange(tokens.shape[1])[None]).logits[0]
             expected.append(_logprobs(logits, tokens_T.tolist()))
-    found = objective.answer_logprobs(_rows(seed))[:, 0]
+    found = objective.sequence_logprobs(_rows(seed))[:, 0]
     torch.testing.assert_close(torch.from_numpy(found), torch.stack(expected), rtol=1e-5, atol=1e-4)
 
 

@@ -55,10 +55,10 @@ def change_weights(objective: Objective, by: float = 0.02) -> None:
 
 def loss_and_gradients(objective: Objective, rows: Rows) -> tuple[float, Gradients]:
     """Over the micro-batches of one update, as the loop goes through them."""
-    total, loss_sum = objective.total(rows), 0.0
+    normalizer, loss_sum = objective.normalizer(rows), 0.0
     objective.model.train()
     for batch in objective.batches(rows):
-        loss, _ = objective.loss(batch, total)
+        loss, _ = objective.loss(batch, normalizer)
         loss.backward()  # type: ignore[no-untyped-call]
         loss_sum += loss.item()
     gradients = {}

@@ -41,7 +41,7 @@ def _moved(objective: Objective, rows: Rows, *, away: bool) -> Rows:
                 parameter.copy_(start)
         ours.change_weights(objective)
         (update,) = objective.updates(rows, 1)
-        if (objective.observed["kl"] > 0) == away:
+        if (objective.extra_metrics["kl"] > 0) == away:
             return update
 
 

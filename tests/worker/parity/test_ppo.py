@@ -162,7 +162,7 @@ def test_an_iteration_is_that_of_the_papers(
     loss.backward()  # type: ignore[no-untyped-call]
     ours.assert_equal(ours.loss_and_gradients(objective, rows), (loss.item(), actor.gradients()))
     divergence = float(torch.stack([spent for *_, spent in experience]).mean())
-    assert objective.observed["kl"] == pytest.approx(divergence, rel=1e-4, abs=1e-5)
+    assert objective.extra_metrics["kl"] == pytest.approx(divergence, rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("target", [1e-3, 1e3])
@@ -173,6 +173,6 @@ def test_the_coefficient_follows_the_divergence(target: float, tiny_llama: Path,
     objective = ours.begin(tiny_llama, tmp_path / "run", ours.settled("ppo", options))
     ours.change_weights(objective, by=0.05)
     next(objective.updates(rollouts.prompts(seed, 12), 1))
-    error = min(max(objective.observed["kl"] / target - 1, -0.2), 0.2)
-    assert objective.observed["kl_coefficient"] == 0.1
+    error = min(max(objective.extra_metrics["kl"] / target - 1, -0.2), 0.2)
+    assert objective.extra_metrics["kl_coefficient"] == 0.1
     assert objective.state["kl_coefficient"] == pytest.approx(0.1 * (1 + error * 12 / 100))

@@ -29,28 +29,24 @@ class RolloutObjective(Objective):
     prompts with freshly sampled answers.
     """
 
-    samples_answers = True
+    options: RolloutOptions
+    uses_rollouts = True
     eval_samples = 1
 
-    def __init__(self, setting: MethodContext, *, reward_model: str | None, grader: Any) -> None:
-        super().__init__(setting)
-        base = setting.run / "base"
+    def __init__(self, context: MethodContext, *, reward_model: str | None, grader: Any) -> None:
+        super().__init__(context)
+        base = context.run / "base"
         self._tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
         end_tokens = EndTokens.load(base).stops
         self._sampler = RolloutSampler(self.model, self._tokenizer, end_tokens, pad_token=min(end_tokens, default=0))
         self._reward_function = RewardFunction(
-            setting.run, self.recipe, self.model.device, reward_model=reward_model, grader=grader
+            context.run, self.recipe, self.model.device, reward_model=reward_model, grader=grader
         )
         self._reported_errors: set[str] = set()
 
-    @property
-    def rollout_options(self) -> RolloutOptions:
-        options: RolloutOptions = self.options
-        return options
-
     def sample(self, prompts: Rows, *, greedy: bool = False) -> Answers:
         """Return an answer to each prompt, sampled from the current policy."""
-        options = self.rollout_options
+        options = self.options
         return self._sampler.sample(
             prompts,
             max_tokens=options.max_tokens,
@@ -60,10 +56,10 @@ class RolloutObjective(Objective):
         )
 
     def rewards(self, answers: Answers, prompts: Rows) -> Rewards:
-        """Return the rewards [R] of the answers, and note statistics of them in `observed`."""
+        """Return the rewards [R] of the answers, and note statistics of them in `extra_metrics`."""
         rewards_R = self._reward_function(answers, prompts, self.budget_tokens)
         lengths = [len(answer) for answer in answers.answers]
-        self.observed = {
+        self.extra_metrics = {
             "reward": float(rewards_R.mean()),
             "reward_std": float(rewards_R.std()),
             "answer_tokens": sum(lengths) / len(lengths),
@@ -72,7 +68,7 @@ class RolloutObjective(Objective):
         for error in sorted(self._reward_function.grading_errors - self._reported_errors):
             self._reported_errors.add(error)
             message = f"The grader failed on an answer, whose reward is 0: {error}"
-            self.setting.say(WarningReport(message=message))
+            self.context.report(WarningReport(message=message))
         return rewards_R
 
     def report_samples(self, step: int, answers: Answers, rewards_R: Rewards) -> None:
@@ -87,7 +83,7 @@ class RolloutObjective(Objective):
             )
             for row in range(min(REPORTED_SAMPLES, len(answers.texts)))
         ]
-        self.setting.say(SamplesReport(step=step, samples=samples))
+        self.context.report(SamplesReport(step=step, samples=samples))
 
     def evaluate(self, rows: Rows) -> dict[str, float]:
         """Return the mean reward of the answers to the prompts, and its negative as the loss.
@@ -95,18 +91,18 @@ class RolloutObjective(Objective):
         With one evaluation sample answers are greedy, with more they are sampled from the same seed every time. The
         training's own random numbers stay as they are.
         """
-        observed = dict(self.observed)
+        extra_metrics = dict(self.extra_metrics)
         with torch.random.fork_rng():
             torch.manual_seed(self.recipe.seed)
             rewards = [
                 float(self.rewards(self.sample(rows, greedy=self.eval_samples == 1), rows).mean())
                 for _ in range(self.eval_samples)
             ]
-        self.observed = observed
+        self.extra_metrics = extra_metrics
         reward = sum(rewards) / len(rewards)
         return {"loss": -reward, "reward": reward}
 
-    def show_answers(self, rows: Rows) -> list[GeneratedAnswer]:
+    def sample_answers(self, rows: Rows) -> list[GeneratedAnswer]:
         """Return greedy answers to a few prompts, with their rewards."""
         first = rows.take(np.arange(min(SHOWN_ROWS, len(rows))))
         answers = self.sample(first, greedy=True)

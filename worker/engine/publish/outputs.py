@@ -15,7 +15,7 @@ from api.spec.techniques import Full
 from worker.engine.model.batches import Layout, micro_batches
 from worker.engine.model.load import load_published, plain_attention
 from worker.engine.model.trainable import TrainableModel
-from worker.engine.peak_memory import give_back
+from worker.engine.peak_memory import trim_heap
 from worker.shared.arrays import Rows, rows_of
 
 PARITY_ROWS = 4
@@ -76,7 +76,7 @@ def score(request: ScoringRequest) -> list[Outputs]:
     outputs = []
     for files in request.models:
         outputs.append(_outputs_of_files(files, rows, device))
-        give_back()  # the next model may not fit beside this one
+        trim_heap()  # the next model may not fit beside this one
     return outputs
 
 

@@ -55,8 +55,8 @@ def learned_rows(rows: Rows) -> Rows:
 
 
 @torch.no_grad()
-def check_learned(model: TrainableModel, rows: Rows, highest_loss: float) -> None:
-    """Raise TrainingError (diverged) if the loss on training rows is above `highest_loss`, that of an untrained model.
+def check_learned(model: TrainableModel, rows: Rows, threshold: float) -> None:
+    """Raise TrainingError (diverged) if the loss on training rows is above `threshold`, that of an untrained model.
 
     Validation rows would be the wrong measure: a sound model may predict those wrongly with confidence.
     """
@@ -66,8 +66,8 @@ def check_learned(model: TrainableModel, rows: Rows, highest_loss: float) -> Non
     loss = 0.0
     for batch in micro_batches(rows, PARITY_TOKENS, layout, model.device):
         loss -= float((batch.weights * model.token_scores(batch).logprobs).sum()) / weight
-    if not loss <= highest_loss:  # true for NaN, too
-        print(f"parity: the loss on {len(rows)} rows is {loss:.4g}, and {highest_loss:.4g} is allowed", flush=True)
+    if not loss <= threshold:  # true for NaN, too
+        print(f"parity: the loss on {len(rows)} rows is {loss:.4g}, and {threshold:.4g} is allowed", flush=True)
         raise TrainingError(FailureReason.DIVERGED)
 
 

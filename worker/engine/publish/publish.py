@@ -9,7 +9,7 @@ from api.spec.resolve import ResolvedRecipe
 from api.spec.scoring import ModelFiles, ScoringRequest
 from worker.engine.atomic_folder import atomic_folder, write_manifest
 from worker.engine.data import Data
-from worker.engine.peak_memory import give_back
+from worker.engine.peak_memory import trim_heap
 from worker.engine.publish.card import TrainingSummary
 from worker.engine.publish.export import export, export_merged
 from worker.engine.publish.fresh_process import score_in_fresh_process
@@ -61,19 +61,19 @@ def publish(
     check_weights(model)
     rows = parity_rows(data.validation if len(data.validation) else data.train)
     in_training = outputs_in_training(model, recipe, rows)
-    highest_loss = objective.highest_loss(first_loss)
-    if math.isfinite(highest_loss):
-        check_learned(model, learned_rows(data.train), highest_loss)
+    threshold = objective.divergence_threshold(first_loss)
+    if math.isfinite(threshold):
+        check_learned(model, learned_rows(data.train), threshold)
     folder_provenance = provenance(run, recipe, step)
     with atomic_folder(run / "out" / "model", folder_provenance) as folder:
         export(model, folder, base, recipe, summary)
         memory, device = outputs_in_memory(model, recipe, rows), str(model.device)
         check_forward_parity(in_training, memory, str(recipe.precision))
         model.release()  # what follows loads the base once more, and two might not fit
-        give_back()
+        trim_heap()
         needs_merged = recipe.merged or recipe.gguf is not None
         merged = export_merged(folder, base, recipe) if needs_merged and recipe.technique.merges else None
-        give_back()  # the memory of merging
+        trim_heap()  # the memory of merging
         request = _scoring_request(folder, merged, base, recipe, rows, device)
         (by_files, *by_merged), peak_bytes = score_in_fresh_process(request, pipe.alive)
         check_files(memory, by_files, recipe)

@@ -14,7 +14,7 @@ from api.spec.scoring import ModelFiles, ScoringRequest
 from tests.worker.recorder import adapter, train_here
 from tests.worker.run_folders import make_run, random_rows, run_trainer
 from worker.engine.errors import TrainingError
-from worker.engine.peak_memory import Highest
+from worker.engine.peak_memory import PeakSampler
 from worker.engine.publish import fresh_process
 from worker.engine.publish.fresh_process import score_in_fresh_process
 
@@ -116,10 +116,10 @@ def test_what_the_reader_frees_is_free() -> None:
 
 
 def test_the_highest_is_what_was_held_at_once() -> None:
-    with Highest(torch.device("cpu")) as before:
-        time.sleep(3 * Highest.EVERY_S)
-    with Highest(torch.device("cpu")) as highest:
+    with PeakSampler(torch.device("cpu")) as before:
+        time.sleep(3 * PeakSampler.EVERY_S)
+    with PeakSampler(torch.device("cpu")) as highest:
         held = torch.ones(25 * 2**20)
-        time.sleep(3 * Highest.EVERY_S)
+        time.sleep(3 * PeakSampler.EVERY_S)
         del held
     assert highest.bytes - before.bytes > 90 * 2**20
