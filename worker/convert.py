@@ -1,8 +1,8 @@
-"""`python -m worker.convert SOURCE OUT_DIR [--revision REV]`: any base model becomes the one layout that Attune trains.
+"""Conversion of a base model to the layout that Attune trains: `python -m worker.convert SOURCE OUT_DIR`.
 
-SOURCE is a hub id, a folder or a GGUF file. OUT_DIR then holds config.json, safetensors weights, tokenizer.json and its
-settings, the chat template, the license, and attune.json with the facts; it appears whole or not at all.
-Exit 2: the source is refused, and the last line on stderr says why.
+SOURCE is a hub id, a folder or a GGUF file. OUT_DIR gets config.json, safetensors weights, tokenizer.json and its
+settings, the chat template, the license, and attune.json with facts about the model. It appears whole or not at all.
+Exit code 2: the source is refused, and the last line on stderr gives the reason.
 """
 
 import argparse
@@ -26,29 +26,31 @@ from worker.bases.weights import check_weights
 from worker.rows.limits import limit_process
 
 CONFIG_NOISE = ("_name_or_path", "_model_name_or_path", "_commit_hash", "transformers_version")
-"""Where a config once lay and what wrote it: no part of the model."""
-HOW_IT_IS_COMPUTED = re.compile(r"_?(attn|experts)_implementation(_internal)?|kernel_config|use_kernels")
-"""Settings of the program that runs a model. The value `owner/repo` would make transformers fetch code from a hub."""
+"""Entries of config.json that name its old location and the program that wrote it."""
+IMPLEMENTATION = re.compile(r"_?(attn|experts)_implementation(_internal)?|kernel_config|use_kernels")
+"""Entries of config.json that choose kernels. A value `owner/repo` would make transformers download code from a hub."""
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m worker.convert")
     parser.add_argument("source", help="a hub id (owner/name), a folder, or a .gguf file")
     parser.add_argument("out", type=Path, help="a folder that does not exist yet, or is empty")
-    parser.add_argument("--revision", help="of a hub id: a branch, tag or commit; what it names is recorded")
-    parser.add_argument("--memory-bytes", type=int, default=0, help="how much memory it may take; 0: the machine's")
-    asked = parser.parse_args(arguments)
-    memory = asked.memory_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    parser.add_argument("--revision", help="branch, tag or commit of the hub id; its commit is recorded")
+    parser.add_argument(
+        "--memory-bytes", type=int, default=0, help="memory limit in bytes; 0: all of the machine's memory"
+    )
+    options = parser.parse_args(arguments)
+    memory = options.memory_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit_process(memory_bytes=memory, cpu_seconds=None, file_bytes=None)
     try:
-        convert(asked.source, asked.out, asked.revision)
+        convert(options.source, options.out, options.revision)
     except Refused as refused:
         print(f"error: {refused}", file=sys.stderr)
         return 2
     except MemoryError:
-        print(f"error: converting {asked.source} takes more than {memory >> 20} MiB of memory", file=sys.stderr)
+        print(f"error: converting {options.source} takes more than {memory >> 20} MiB of memory", file=sys.stderr)
         return 2
-    except Exception as error:  # transformers raises whatever a value breaks that it does not check
+    except Exception as error:  # transformers does not check every value, so any exception is possible
         traceback.print_exc()
         reason = " ".join(str(error).split())
         print(f"error: transformers cannot read this model: {type(error).__name__}: {reason}", file=sys.stderr)
@@ -57,8 +59,9 @@ def main(arguments: list[str]) -> int:
 
 
 def convert(source: str, out: Path, revision: str | None = None) -> BaseModelFacts:
+    """Convert the source to the folder `out`, and return the model's facts. Raise Refused if it cannot be trained."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise Refused(f"{out} exists already")
+        raise Refused(f"{out} already exists and is not an empty folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         staged = Path(scratch) / "model"
@@ -70,11 +73,11 @@ def convert(source: str, out: Path, revision: str | None = None) -> BaseModelFac
 
 
 def _stage(source: str, revision: str | None, staged: Path, scratch: Path) -> BaseModelFacts:
-    """Put the model's files into the staged folder, checked, and say what is known of it."""
+    """Write the model's files into the staged folder, check them, and return the model's facts."""
     path = Path(source).expanduser()
     commit = license_name = dequantised_from = None
     if revision is not None and (path.exists() or not is_hub_id(source)):
-        raise Refused("--revision only goes with a hub id such as owner/name")
+        raise Refused("--revision is only for a hub id such as owner/name")
     if path.is_dir():
         license_name = copy_model(path, staged)
     elif path.is_file():
@@ -84,7 +87,7 @@ def _stage(source: str, revision: str | None, staged: Path, scratch: Path) -> Ba
         license_name = copy_model(scratch, staged)
         shutil.rmtree(scratch)
     else:
-        raise Refused(f"{source} is no folder, no .gguf file and no hub id such as owner/name")
+        raise Refused(f"{source} is neither a folder nor a .gguf file nor a hub id such as owner/name")
     require_no_code(staged)
     _clean_config(staged)
     weights = check_weights(staged)
@@ -103,15 +106,16 @@ def _stage(source: str, revision: str | None, staged: Path, scratch: Path) -> Ba
 
 
 def _clean_config(staged: Path) -> None:
+    """Remove CONFIG_NOISE and IMPLEMENTATION from config.json. Raise Refused if the weights are quantized."""
     config = read_object(staged / "config.json")
     parts = [config, *(value for value in config.values() if isinstance(value, dict))]  # text_config and the like
     for part in parts:
         if part.get("quantization_config"):
             raise Refused(
-                "its weights are quantised (quantization_config in config.json): give the model they came from"
+                "its weights are quantized (quantization_config in config.json). Convert the unquantized model"
             )
         for name in [*part]:
-            if name in CONFIG_NOISE or HOW_IT_IS_COMPUTED.fullmatch(name):
+            if name in CONFIG_NOISE or IMPLEMENTATION.fullmatch(name):
                 del part[name]
     (staged / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 

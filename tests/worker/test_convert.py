@@ -219,7 +219,7 @@ def link_that_leads_away(folder: Path) -> None:
         (edited("config.json", num_hidden_layers=10**7), "10000000 layers, and its weights are 12 tensors"),
         (edited("config.json", num_hidden_layers=-1), "-1 layers"),
         (edited("config.json", text_config={"num_hidden_layers": 10**7}), "10000000 layers"),
-        (edited("config.json", quantization_config={"bits": 4}), "its weights are quantised"),
+        (edited("config.json", quantization_config={"bits": 4}), "its weights are quantized"),
         (missing_shard, "model-00002-of-00002.safetensors is missing"),
         (index_that_leads_away, "is no shard of a model"),
         (link_that_leads_away, "tokenizer.json is a link that leads out of the folder"),
