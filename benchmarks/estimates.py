@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from api.context import Context
 from api.estimate.speed import speed_of, with_job
-from api.estimate.stored import Observation, Observations
+from api.estimate.stored import Observation, Observations, StoredEstimate
 from api.estimate.work import ComputeCost
 from api.records import base_models as bases
 from api.records import workers
@@ -245,7 +245,8 @@ def run(context: Context, prepare: Node, train: Node, case: Case) -> Job:
     work_until_idle(prepare, warm)
     work_until_idle(train, warm)
     job = the_job(context.database, job_id)
-    peaks = ((job.estimate or {}).get("actual") or {}).get("peaks", {})
+    actual = job.estimate.get("actual") if job.estimate else None
+    peaks = actual.get("peaks", {}) if actual else {}
     memory = ", ".join(f"{phase} {count / 2**20:.0f} MiB" for phase, count in peaks.items())
     print(f"{job.status:<10} {case} {memory} {job.error or ''}", flush=True)
     return job
@@ -272,15 +273,19 @@ def rows(case: Case) -> bytes:
 
 def summarize(case: Case, parameters: int, finished: Sequence[Job]) -> Measured | None:
     """Return None if the job failed in a round, which `run` has printed."""
-    estimates = [job.estimate for job in finished if job.estimate and job.estimate.get("actual")]
-    if len(estimates) < len(finished):
+    estimates = [job.estimate for job in finished if job.estimate]
+    actual = [spent for estimate in estimates if (spent := estimate.get("actual"))]
+    if len(actual) < len(finished):
         return None
     return Measured(
         case,
         parameters,
         estimates[0]["predicted"]["memory"]["total"],
-        [estimate["actual"]["peak_bytes"] for estimate in estimates],
-        [_observation(estimate, parameters) for estimate in estimates],
+        [spent["peak_bytes"] for spent in actual],
+        [
+            _observation(estimate, spent["processor_s"], parameters)
+            for estimate, spent in zip(estimates, actual, strict=True)
+        ],
     )
 
 
@@ -320,8 +325,8 @@ def _predict_seconds(target: Measured, others: Sequence[Observation]) -> float:
     return speed.training_s(ComputeCost(work["flops"], work["passes"])) + speed.rest_s(target.parameters)
 
 
-def _observation(estimate: dict[str, Any], parameters: int) -> Observation:
-    predicted, spent = estimate["predicted"], estimate["actual"]["processor_s"]
+def _observation(estimate: StoredEstimate, spent: dict[str, float], parameters: int) -> Observation:
+    predicted = estimate["predicted"]
     return Observation(
         precision="float32",
         flops=predicted["flops"],

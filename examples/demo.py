@@ -129,7 +129,7 @@ def download(client: OpenAI, job: Any, run: Path, data_dir: Path) -> tuple[Path,
     with tarfile.open(archive) as tar:
         tar.extractall(adapter, filter="data")
     archive.unlink()
-    command = ["adapters", "download", MODEL, "--output", base, "--data-dir", data_dir]
+    command = ["adapters", "download", MODEL, "--output", str(base), "--data-dir", str(data_dir)]
     subprocess.run([*ATTUNE, *command], check=True)
     megabytes = sum(path.stat().st_size for path in adapter.iterdir()) / 1e6
     console.print(f"Downloaded {job.fine_tuned_model}: {megabytes:.0f} MB with its tokenizer")
@@ -140,7 +140,7 @@ def score(base: Path, adapter: Path, questions: Path, report: Path) -> dict[str,
     """Score both models in a process that imports nothing of Attune."""
     console.print("Both models answer the held-out questions …")
     with (report.parent / "score.log").open("w") as log:
-        command = [sys.executable, HERE / "score.py", base, adapter, questions, report]
+        command: list[str | Path] = [sys.executable, HERE / "score.py", base, adapter, questions, report]
         if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode != 0:
             raise SystemExit(f"The adapter could not be scored: see {log.name}")
     result: dict[str, Any] = json.loads(report.read_text())

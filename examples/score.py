@@ -29,7 +29,7 @@ def main() -> None:
 
     trained = json.loads((options.adapter / "logprobs.json").read_text())
     tokenizer = AutoTokenizer.from_pretrained(options.adapter, padding_side="left")
-    base = AutoModelForCausalLM.from_pretrained(options.base, dtype=getattr(torch, trained["precision"]))
+    base: Any = AutoModelForCausalLM.from_pretrained(options.base, dtype=getattr(torch, trained["precision"]))
     model = PeftModel.from_pretrained(base.to(DEVICE), options.adapter).eval()
 
     rows = [json.loads(line) for line in options.questions.read_text().splitlines()]

@@ -13,7 +13,7 @@ from api.spec.lifecycle import JobStatus
 
 def add_events(database: Database, job_id: str, count: int, start: int = 0) -> list[str]:
     """Metrics events of so many steps. Returns their ids."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "id": f"ftevent-{job_id[-8:]}-{start + index}",
             "job_id": job_id,

@@ -7,6 +7,7 @@ from api.records import Database, base_models, files, models, projects
 from api.records.base import db_now
 from api.records.jobs import Job
 from api.spec.ids import new_id
+from api.spec.job import JobError
 from api.spec.lifecycle import JobStatus
 from api.spec.recipe import Recipe
 from api.spec.resolve import resolve
@@ -104,3 +105,9 @@ def a_model(context: Context, project_id: str, contents: dict[str, bytes] | None
         checkpoint_id = f"{model_id}:ckpt-step-5"
         session.add(models.Checkpoint(id=new_id("ftckpt_"), model_id=checkpoint_id, step=5, metrics={}, **shared))
     return model_id
+
+
+def error_of(job: Job) -> JobError:
+    """Return the error of a job that has one."""
+    assert job.error is not None
+    return job.error

@@ -160,8 +160,9 @@ def _opens_a_session(expression: ast.expr) -> bool:
 
 
 def _from_sqlalchemy(node: ast.AST) -> set[str]:
-    ours = isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "sqlalchemy"
-    return {alias.name for alias in node.names} if ours else set()
+    if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "sqlalchemy":
+        return {alias.name for alias in node.names}
+    return set()
 
 
 def test_importing_both_processes_leaves_torch_and_alembic_out() -> None:

@@ -1,5 +1,7 @@
 """Rows and recipes for random models."""
 
+from typing import Any
+
 import numpy as np
 
 from api.spec.recipe import Recipe
@@ -22,7 +24,7 @@ def recipe_for(technique: str, rows: Rows, precision: str, budget: int, *, recom
         "technique": {"type": technique},
         "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 50, "batch_size": len(rows)}}},
     }
-    counts = {"max_length": int(rows.lengths.max()), "train_rows": len(rows), "validation_rows": 0}
+    counts: dict[str, Any] = {"max_length": int(rows.lengths.max()), "train_rows": len(rows), "validation_rows": 0}
     resolved = resolve(Recipe.model_validate(body), job_id="gpu", seed=1, **counts)
     hardware = {"precision": precision, "micro_batch_tokens": budget, "gradient_checkpointing": recompute}
     return resolved.model_copy(update=hardware)

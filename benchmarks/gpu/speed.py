@@ -3,6 +3,7 @@
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +21,9 @@ ROUNDS = 5
 
 def measure_speed(folder: Path, device: torch.device, *, small: bool) -> None:
     """Print tokens per second and peak memory for each technique and micro-batch size."""
-    size = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2} if small else {}
+    size: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2} if small else {}
     config = LlamaConfig(
-        **({"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16} | size),
+        **{"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16} | size,
         num_attention_heads=32,
         num_key_value_heads=8,
         vocab_size=512 if small else 128_256,

@@ -45,7 +45,7 @@ def minilm_from_scratch(seed: int) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(minilm(), partial)
         torch.manual_seed(seed)
-        network: Any = AutoModel.from_config(AutoConfig.from_pretrained(partial))  # type: ignore[no-untyped-call]
+        network: Any = AutoModel.from_config(AutoConfig.from_pretrained(partial))
         network.save_pretrained(partial)
         partial.rename(folder)
     return folder

@@ -22,7 +22,7 @@ def listening(app: FastAPI) -> Iterator[str]:
         await start(sockets)
         started.set()
 
-    server.startup = startup
+    server.startup = startup  # type: ignore[method-assign]
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     assert started.wait(30)

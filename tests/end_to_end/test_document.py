@@ -107,7 +107,14 @@ def _settings(context: Context, base_url: str, webhook_url: str) -> str:
 
 
 def ask(tools: Path, folder: Path, address: str, *options: str) -> None:
-    command = [tools / "schemathesis", "run", f"{address}/openapi.json", "--checks", ",".join(CHECKS), *options]
+    command: list[str | Path] = [
+        tools / "schemathesis",
+        "run",
+        f"{address}/openapi.json",
+        "--checks",
+        ",".join(CHECKS),
+        *options,
+    ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -28,7 +28,8 @@ JOBS_AT_ONCE = 4
 def test_promises_hold_under_random_faults(tiny_base: Path) -> None:
     seed = int(os.environ.get("ATTUNE_TEST_SEED", time.time_ns() % 2**31))
     print(f"ATTUNE_TEST_SEED={seed}")
-    rng, accepted = random.Random(seed), []
+    rng = random.Random(seed)
+    accepted: list[str] = []
     end_at = time.monotonic() + 60 * float(os.environ.get("ATTUNE_SOAK_MINUTES", "60"))
     with running_attune(tiny_base, **QUICK) as server:
         client = client_of(server)

@@ -72,7 +72,7 @@ def run_jobs(client: OpenAI) -> tuple[str, str]:
     paused = create(client, chat, steps=PAUSED_STEPS, training={"save_every": 10}, technique={"type": "dora"})
     wait_until(lambda: step_of(client, paused) > 12, 240)
     client.fine_tuning.jobs.pause(paused)
-    wait_until(lambda: client.fine_tuning.jobs.retrieve(paused).status == "paused", 60)
+    wait_until(lambda: str(client.fine_tuning.jobs.retrieve(paused).status) == "paused", 60)
     assert [ended(client, job).status for job in (succeeded, dpo, failed)] == ["succeeded", "succeeded", "failed"]
     return succeeded, paused
 

@@ -59,7 +59,7 @@ def test_every_answer_of_the_older_release_is_given_again(server: AttuneUp) -> N
 
 def test_a_paused_job_of_the_older_release_resumes_and_its_model_answers(server: AttuneUp) -> None:
     client = client_of(server)
-    (paused,) = (job for job in client.fine_tuning.jobs.list() if job.status == "paused")
+    (paused,) = (job for job in client.fine_tuning.jobs.list() if str(job.status) == "paused")
     step = paused.model_extra["progress"]["step"]  # type: ignore[index]
     client.fine_tuning.jobs.resume(paused.id)
     job = ended(client, paused.id, 280)

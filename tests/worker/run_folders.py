@@ -84,7 +84,7 @@ def _resolved(folder: Path, body: Mapping[str, Any], max_length: int, hardware: 
     validation = folder / "data" / "validation.safetensors"
     if validation.exists():
         held_out, _, _ = load_rows(validation).truncate(max_length)
-    counts = {"train_rows": len(train), "validation_rows": len(held_out)}
+    counts: dict[str, Any] = {"train_rows": len(train), "validation_rows": len(held_out)}
     resolved = resolve(recipe, job_id="ftjob-test", seed=7, max_length=max_length, **counts)
     settled = {"precision": "float32", "micro_batch_tokens": 64, "gradient_checkpointing": False} | dict(hardware)
     return resolved.model_copy(update=settled)

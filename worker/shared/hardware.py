@@ -4,7 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypedDict
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from api.estimate.machine import Machine
 from api.estimate.stored import Observations

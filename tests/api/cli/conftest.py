@@ -167,7 +167,9 @@ def page(objects: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]
 
 
 def events(pieces: list[str]) -> bytes:
-    choices = [{"index": 0, "delta": {"content": piece}, "finish_reason": None} for piece in pieces]
+    choices: list[dict[str, Any]] = [
+        {"index": 0, "delta": {"content": piece}, "finish_reason": None} for piece in pieces
+    ]
     choices.append({"index": 0, "delta": {}, "finish_reason": "length"})
     lines = [json.dumps({"choices": [choice]}) for choice in choices]
     return "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"]).encode()
@@ -190,6 +192,7 @@ class Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         path, query = unquote(url.path), {name: values[0] for name, values in parse_qs(url.query).items()}
         self.state.requests.append(f"{self.command} {path}")
+        content: dict[str, Any] | bytes
         if self.headers["authorization"] != f"Bearer {KEY}":
             status, content = 401, refusal("Incorrect API key provided")
         elif self.state.outages > 0:

@@ -1,6 +1,7 @@
 """`attune jobs watch`: what is shown, for how long, and the exit code at the end."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -74,7 +75,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_so(server: FakeServer, monkeypat
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(watch.time, "sleep", interrupted)
+    monkeypatch.setattr(time, "sleep", interrupted)
     result = attune("jobs", "watch", "ftjob-1")
     assert result.exit_code == ExitCode.INTERRUPTED
     assert "ftjob-1 keeps running" in result.stderr

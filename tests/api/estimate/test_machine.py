@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import pytest
 
@@ -17,6 +17,7 @@ from api.estimate.machine import (
     with_less_memory,
 )
 from api.estimate.work import Workload
+from api.spec.base_model import BaseModelFacts
 from api.spec.methods import _Methods
 from api.spec.recipe import Recipe
 from api.spec.resolve import Labels, ResolvedRecipe, resolve
@@ -25,16 +26,19 @@ from api.spec.techniques import Technique
 
 TECHNIQUES = [technique.model_fields["type"].default for technique in get_args(get_args(Technique)[0])]
 METHODS = [method.model_fields["type"].default for method in get_args(_Methods)]
-FACTS: dict[str, Any] = {
-    "kind": "causal_lm",
-    "parameters": 135_000_000,
-    "hidden_size": 576,
-    "layers": 30,
-    "vocab_size": 49152,
-    "model_type": "llama",
-    "heads": 9,
-    "dtype": "bfloat16",
-}
+FACTS = cast(
+    BaseModelFacts,
+    {
+        "kind": "causal_lm",
+        "parameters": 135_000_000,
+        "hidden_size": 576,
+        "layers": 30,
+        "vocab_size": 49152,
+        "model_type": "llama",
+        "heads": 9,
+        "dtype": "bfloat16",
+    },
+)
 ROWS = Workload(rows=1000, width=1, tokens=150_000, supervised=75_000, lengths=(50, 100, 150, 250, 400))
 GRADER = {"type": "string_check", "name": "g", "operation": "eq", "input": "{{sample.output_text}}", "reference": "a"}
 OPTIONS: dict[str, dict[str, Any]] = {"ppo": {"reward_model": "ft:m"}, "reinforcement": {"grader": GRADER}}
@@ -103,7 +107,7 @@ def test_less_memory_means_smaller_micro_batches_then_recomputation_then_no() ->
 @pytest.mark.parametrize("technique", TECHNIQUES)
 def test_the_largest_that_fits_is_chosen(technique: str, gpu: bool) -> None:
     machine = Machine(gpu, True, None)
-    recompute = {"gradient_checkpointing": False}
+    recompute: dict[str, Any] = {"gradient_checkpointing": False}
     usual, least = (
         predict(a_recipe(technique, micro_batch_tokens=tokens, **recompute), FACTS, ROWS, None, machine).memory.total
         for tokens in (16384 if gpu else 2048, 8)

@@ -1,6 +1,6 @@
 """Parts of the memory, by hand."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -8,18 +8,22 @@ from api.estimate import memory
 from api.estimate.machine import Machine, predict, too_large
 from api.estimate.memory import MemoryParts
 from api.estimate.work import Base, Workload
+from api.spec.base_model import BaseModelFacts
 from api.spec.recipe import Recipe
 from api.spec.resolve import ResolvedRecipe, resolve
 
-FACTS: dict[str, Any] = {
-    "parameters": 135_000_000,
-    "hidden_size": 576,
-    "layers": 30,
-    "vocab_size": 49152,
-    "model_type": "llama",
-    "heads": 9,
-    "dtype": "float32",
-}
+FACTS = cast(
+    BaseModelFacts,
+    {
+        "parameters": 135_000_000,
+        "hidden_size": 576,
+        "layers": 30,
+        "vocab_size": 49152,
+        "model_type": "llama",
+        "heads": 9,
+        "dtype": "float32",
+    },
+)
 ROWS = Workload(rows=100, width=1, tokens=10_000, supervised=5_000, lengths=(50, 100, 200))
 
 
@@ -102,7 +106,7 @@ def test_a_gelu_of_many_operations_keeps_four_more_of_the_widest_values() -> Non
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("fused", [False, True])
 def test_long_rows_of_families_that_are_padded_take_their_square(fused: bool, recompute: bool) -> None:
-    facts = FACTS | {"model_type": "bloom", "keeps_scores": not fused}
+    facts: BaseModelFacts = FACTS | {"model_type": "bloom", "keeps_scores": not fused}
     recipe = a_recipe("lora", precision="bfloat16", micro_batch_tokens=8, gradient_checkpointing=recompute)
     machine = Machine(gpu=True, bfloat16=True, memory_bytes=64 << 30)
     shorter, longer, packed = (
@@ -116,7 +120,7 @@ def test_long_rows_of_families_that_are_padded_take_their_square(fused: bool, re
 
 
 def test_a_long_context_without_fused_attention_is_refused_with_the_number() -> None:
-    facts = FACTS | {"model_type": "bloom", "keeps_scores": True}
+    facts: BaseModelFacts = FACTS | {"model_type": "bloom", "keeps_scores": True}
     rows = Workload(100, 1, 3_276_800, 100, (32_768,))
     found = predict(a_recipe("lora"), facts, rows, None, Machine(gpu=True, bfloat16=True, memory_bytes=40 << 30))
     assert found.fits is False

@@ -1,10 +1,9 @@
 """Seconds from what a worker was seen to do."""
 
-from typing import Any
-
 import pytest
 
-from api.estimate.speed import MAX_JOBS, Observation, speed_of, with_job
+from api.estimate.speed import MAX_JOBS, speed_of, with_job
+from api.estimate.stored import Observation, Observations
 from api.estimate.work import ComputeCost
 
 
@@ -21,8 +20,8 @@ def job(flops: float, passes: float, parameters: int = 10**6) -> Observation:
     }
 
 
-def seen(*jobs: Observation) -> dict[str, Any]:
-    observed: dict[str, Any] = {}
+def seen(*jobs: Observation) -> Observations:
+    observed: Observations = {"jobs": []}
     for each in jobs:
         observed = with_job(observed, each)
     return observed

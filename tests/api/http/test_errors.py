@@ -27,13 +27,14 @@ from tests.factories import a_model, a_project
 SETTINGS = EMBEDDED
 
 
-def error_of(answer) -> dict[str, object]:
-    body = answer.json()
+def error_of(answer: Any) -> dict[str, Any]:
+    body: dict[str, Any] = answer.json()
     assert body.keys() == {"error"}
     assert body["error"].keys() == {"message", "type", "param", "code"}
     assert body["error"]["message"]
     assert answer.headers["x-request-id"].startswith("req_")
-    return body["error"]
+    error: dict[str, Any] = body["error"]
+    return error
 
 
 @pytest.mark.parametrize(
@@ -90,11 +91,13 @@ def test_a_nul_in_what_would_be_stored_is_a_400(client: TestClient, path: str, b
     ],
 )
 def test_what_is_no_http_is_refused_in_the_shape_too(app: FastAPI, sent: bytes, status: int) -> None:
-    with listening(app) as address, socket.create_connection(httpx.URL(address).netloc.decode().split(":"), 30) as raw:
-        raw.sendall(sent)
-        answer = HTTPResponse(raw)
-        answer.begin()
-        error = json.loads(answer.read())["error"]
+    with listening(app) as address:
+        url = httpx.URL(address)
+        with socket.create_connection((url.host, url.port), 30) as raw:
+            raw.sendall(sent)
+            answer = HTTPResponse(raw)
+            answer.begin()
+            error = json.loads(answer.read())["error"]
     assert (answer.status, error["type"], error["code"]) == (status, "invalid_request_error", "invalid_http_request")
     assert answer.headers["x-request-id"].startswith("req_")
 
@@ -112,7 +115,8 @@ def test_a_body_over_the_limit_is_a_413_even_without_a_length(client: TestClient
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic abc", "Bearer sk-attune-wrong", "Bearer \xff"])
 def test_without_a_valid_key_nothing_is_answered(app: FastAPI, header: str) -> None:
-    stranger = TestClient(app, headers={"Authorization": header.encode("latin-1")})
+    headers: dict[str, Any] = {"Authorization": header.encode("latin-1")}
+    stranger = TestClient(app, headers=headers)
     for method, path in (("GET", "/v1/files"), ("POST", "/v1/files"), ("GET", "/v1/nothing-here")):
         answer = stranger.request(method, path)
         assert (answer.status_code, error_of(answer)["code"]) == (401, "invalid_api_key")

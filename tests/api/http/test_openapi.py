@@ -152,7 +152,7 @@ def test_413_is_for_bodies_over_the_limit(app: FastAPI, served: Context, admin: 
     announced = {"bytes": 3, "filename": "a", "mime_type": "a/b", "purpose": "fine-tune"}
     upload = admin.post("/v1/uploads", json=announced).json()["id"]
     limits = dict.fromkeys(("max_body_bytes", "max_file_bytes", "max_part_bytes"), LONG)
-    strict = TestClient(create_app(served.settings.model_copy(update=limits)), headers=admin.headers)
+    strict = TestClient(create_app(served.settings.model_copy(update=limits)), headers=dict(admin.headers))
     for method, path in documented(app)["413"]:
         there = path.replace("{upload_id}", upload)
         if path in FORMS:
@@ -192,8 +192,8 @@ def test_429_is_for_more_than_is_allowed_at_once(app: FastAPI, served: Context, 
         check(admin.request(method, there, json=body), 429, (method, path))
     asyncio.run(_crowd(served))
     for method, path in set(documented(app)["429"]) - more.keys() - COROUTINES:
-        body = (BODIES | FOR_CHILDREN).get(path)
-        check(admin.request(method, address(path), json=body), 429, (method, path))
+        asked = (BODIES | FOR_CHILDREN).get(path)
+        check(admin.request(method, address(path), json=asked), 429, (method, path))
 
 
 COROUTINES = {
@@ -224,7 +224,7 @@ async def _crowd(served: Context) -> None:
 
 def test_429_is_for_asking_too_often(app: FastAPI, served: Context, admin: TestClient) -> None:
     rarely = create_app(served.settings.model_copy(update={"requests_per_second": 0.001}))
-    client = TestClient(rarely, headers=admin.headers)
+    client = TestClient(rarely, headers=dict(admin.headers))
     assert client.get("/v1/models").status_code == 200
     for method, path in documented(app)["429"]:
         answer = client.request(method, address(path))
@@ -255,7 +255,7 @@ async def _without_body(app: FastAPI, method: str, path: str, key: str) -> tuple
 
 
 def test_500_is_for_samplers_that_fail(app: FastAPI, served: Context, admin: TestClient) -> None:
-    bodies = {"/v1/chat/completions": CHAT, "/v1/completions": TEXT}
+    bodies: dict[str, dict[str, Any]] = {"/v1/chat/completions": CHAT, "/v1/completions": TEXT}
     a_base_model(served.database)
     with sampler(served.settings, ends(type="failed", message=None, reason="internal_error")):
         for method, path in documented(app)["500"]:
@@ -264,6 +264,6 @@ def test_500_is_for_samplers_that_fail(app: FastAPI, served: Context, admin: Tes
 
 def test_503_is_for_a_database_that_is_away(app: FastAPI, admin: TestClient, tmp_path: Path) -> None:
     away = Settings(data_dir=tmp_path, database_url="postgresql://nobody@127.0.0.1:1/none")
-    client = TestClient(create_app(away), headers=admin.headers)
+    client = TestClient(create_app(away), headers=dict(admin.headers))
     for method, path in documented(app)["503"]:
         check(client.request(method, address(path)), 503, (method, path))

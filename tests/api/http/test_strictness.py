@@ -75,4 +75,4 @@ def _get_target(client: TestClient, target: str):
             scope | ({"path": target, "raw_path": target.encode()} if scope["type"] == "http" else {}), receive, send
         )
 
-    return TestClient(app, headers=client.headers, raise_server_exceptions=False).get("/")
+    return TestClient(app, headers=dict(client.headers), raise_server_exceptions=False).get("/")

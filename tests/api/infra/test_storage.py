@@ -9,6 +9,7 @@ import pytest
 
 from api.infra.artifacts import stream_tar, tar_size
 from api.infra.storage import ObjectCorrupt, ObjectMissing, Storage, StorageUnavailable
+from api.spec.artifacts import Artifact
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_deleting_a_prefix_spares_its_neighbours(storage: Storage) -> None:
 @pytest.mark.anyio
 async def test_the_archive_is_a_plain_tar_of_the_size_that_was_announced(storage: Storage) -> None:
     contents = {"config.json": b"{}", "deep/" + "long" * 40 + ".safetensors": b"w" * 1_234_567, "empty": b""}
-    artifacts = []
+    artifacts: list[Artifact] = []
     for name, content in contents.items():
         stored = storage.write_bytes(f"models/{name}", content)
         artifacts.append({"name": name, "bytes": stored.bytes, "sha256": stored.sha256, "key": f"models/{name}"})

@@ -1,12 +1,14 @@
 """Jobs that wait for others: when they may be claimed, and what becomes of them when those end."""
 
+from typing import Any
+
 import pytest
 
 from api.records import Database, jobs, queue
 from api.records.dependencies import Dependency
 from api.spec.lifecycle import JobStatus, Stage
 from tests.api.records.test_queue import claim
-from tests.factories import a_job, a_project, the_job
+from tests.factories import a_job, a_project, error_of, the_job
 
 
 def linked(database: Database, *needs: int, status: JobStatus = JobStatus.QUEUED, stage: Stage = Stage.TRAIN):
@@ -24,7 +26,7 @@ def linked(database: Database, *needs: int, status: JobStatus = JobStatus.QUEUED
     return ids
 
 
-def end(database: Database, job_id: str, to: JobStatus, **values: object) -> None:
+def end(database: Database, job_id: str, to: JobStatus, **values: Any) -> None:
     with database.write() as session:
         jobs.transition(session, job_id, to, message="ended", **values)
 
@@ -65,8 +67,8 @@ def test_whoever_needs_a_failed_job_fails_with_it_and_with_its_reason(database: 
     end(database, first, JobStatus.FAILED, error=error)
     for job_id in (second, third):
         job = the_job(database, job_id)
-        assert (job.status, (job.error or {})["code"]) == (JobStatus.FAILED, "dependency_failed")
-        assert (job.error or {})["message"] == "The stage 's0', which this one needs, failed: The loss diverged."
+        assert (job.status, error_of(job)["code"]) == (JobStatus.FAILED, "dependency_failed")
+        assert error_of(job)["message"] == "The stage 's0', which this one needs, failed: The loss diverged."
     assert the_job(database, apart).status == JobStatus.CANCELLED
 
 
@@ -74,4 +76,4 @@ def test_a_cancelled_job_takes_along_who_needs_it_but_not_what_it_needed(databas
     first, second, third = linked(database, 0, 1)
     end(database, second, JobStatus.CANCELLED)
     assert [the_job(database, job_id).status for job_id in (first, second, third)] == ["queued", "cancelled", "failed"]
-    assert "was cancelled" in (the_job(database, third).error or {})["message"]
+    assert "was cancelled" in error_of(the_job(database, third))["message"]

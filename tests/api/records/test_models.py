@@ -1,4 +1,5 @@
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,12 @@ def test_of_many_jobs_only_those_that_name_a_model_are_read(context: Context, mo
         job.recipe = recipe.model_dump(mode="json")
     read: list[str] = []
     parsed = models._METHOD.validate_python
-    counting = SimpleNamespace(validate_python=lambda method: read.append(method["type"]) or parsed(method))
+
+    def counted(method: dict[str, Any]) -> Any:
+        read.append(method["type"])
+        return parsed(method)
+
+    counting = SimpleNamespace(validate_python=counted)
     monkeypatch.setattr(models, "_METHOD", counting)
     with context.database.read() as session:
         assert models.referenced_by(session, judge) == [job_id]

@@ -245,7 +245,7 @@ def test_what_is_not_supported_is_refused_by_its_name(
 
 
 def test_fields_that_ask_for_nothing_are_taken(client: TestClient, served: Context, tiny: str) -> None:
-    nothing = {
+    nothing: dict[str, Any] = {
         "tools": [],
         "tool_choice": None,
         "response_format": {"type": "text"},
@@ -261,7 +261,7 @@ def test_fields_that_ask_for_nothing_are_taken(client: TestClient, served: Conte
         "prompt_cache_retention": "24h",
         "verbosity": "medium",
     }
-    said = {"role": "assistant", "content": "b", "refusal": None, "tool_calls": [], "annotations": []}
+    said: dict[str, Any] = {"role": "assistant", "content": "b", "refusal": None, "tool_calls": [], "annotations": []}
     messages = [{"role": "developer", "content": [{"type": "text", "text": "a"}], "name": None}, *HELLO, said, *HELLO]
     with sampler(served.settings, says("Hi")) as asked:
         answer = client.post(CHAT, json={"model": tiny, "messages": messages} | nothing)

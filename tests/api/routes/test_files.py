@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -51,7 +52,7 @@ def test_lists_are_paged_newest_first_or_oldest_first(client: TestClient) -> Non
 
 
 def test_a_file_that_has_expired_is_gone_from_every_call(client: TestClient, served: Context) -> None:
-    form = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
+    form: dict[str, Any] = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
     file = upload(client, **form).json()
     assert file["expires_at"] == pytest.approx(file["created_at"] + 3600, abs=1)
     with served.database.write() as session:

@@ -1,5 +1,6 @@
 import io
 import tarfile
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -9,6 +10,7 @@ from api.infra.artifacts import tar_size
 from api.records.base import db_now
 from api.records.files import File
 from api.records.models import Checkpoint, Model
+from api.spec.artifacts import Artifact
 from api.spec.ids import new_id
 from api.spec.lifecycle import JobStatus
 from tests.factories import a_base_model, a_job, a_model, a_project
@@ -22,7 +24,7 @@ def published(served: Context) -> str:
     """A job that has succeeded, its model and one checkpoint. Returns the job's id."""
     context, project = served, a_project(served.database)
     job_id = a_job(context.database, project, JobStatus.SUCCEEDED, fine_tuned_model=NAME)
-    artifacts = []
+    artifacts: list[Artifact] = []
     for name, content in CONTENTS.items():
         stored = context.storage.write_bytes(f"models/{job_id}/1/{name}", content)
         artifacts.append(
@@ -77,7 +79,7 @@ def test_a_model_and_its_checkpoint_say_what_they_are_and_where_they_come_from(
     client: TestClient, served: Context
 ) -> None:
     a_base_model(served.database)
-    asked = {"technique": {"type": "dora"}, "method": {"type": "reward"}}
+    asked: dict[str, Any] = {"technique": {"type": "dora"}, "method": {"type": "reward"}}
     name = a_model(served, a_project(served.database), **asked)
     told = [client.get(f"/v1/models/{each}").json()["facts"] for each in (name, f"{name}:ckpt-step-5")]
     told.append(client.get("/v1/models").json()["data"][0]["facts"])

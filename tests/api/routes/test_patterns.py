@@ -62,7 +62,12 @@ def test_patterns_are_read_while_no_connection_is_held(
     pool: Any = served.database.engine.pool
     for name in ("require", "whole", "first_of_end"):
         read = getattr(patterns, name)
-        monkeypatch.setattr(patterns, name, lambda *given, read=read: held.append(pool.checkedout()) or read(*given))
+
+        def counted(*given: Any, read: Any = read) -> Any:
+            held.append(pool.checkedout())
+            return read(*given)
+
+        monkeypatch.setattr(patterns, name, counted)
     for field in FIELDS:
         technique = {"type": "lora"} | field(pattern)
         estimate = client.post("/v1/fine_tuning/estimates", json=body | {"technique": technique})

@@ -122,7 +122,7 @@ def test_rows_that_cannot_be_trained_on_are_a_reason(client: TestClient, server:
     assert (found["allowed"], found["reasons"][0]["code"]) == (False, "invalid_training_file")
 
 
-REFUSED = {
+REFUSED: dict[str, dict[str, Any]] = {
     "technique on a continued adapter": {"technique": {"type": "lora", "rank": 9}},
     "reward model that is none": {"method": {"type": "ppo", "ppo": {"reward_model": "ft:none"}}},
     "merged prefix": {"model": "tiny", "technique": {"type": "prefix"}, "export": {"merged": True}},

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -59,7 +60,7 @@ def test_openais_client_unwraps_what_the_end_of_a_job_sends(
     assert deliver_due(served) == 1
     ((path, headers, body),) = receiver.got
     openai = OpenAI(api_key="x", webhook_secret=webhook["signing_secret"])
-    event = openai.webhooks.unwrap(body, headers)
+    event: Any = openai.webhooks.unwrap(body, headers)
     assert (path, event.type, event.data.id) == ("/hook", f"fine_tuning.job.{to}", job_id)
     with pytest.raises(InvalidWebhookSignatureError):
         openai.webhooks.unwrap(body.replace(b"ftjob", b"ftjab"), headers)

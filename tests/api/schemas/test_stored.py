@@ -66,7 +66,14 @@ def check(value: Any, schema: dict[str, Any], schemas: dict[str, Any]) -> bool:
         return sum(check(value, member, schemas) for member in schema["oneOf"]) == 1
     if "const" in schema or "enum" in schema:
         return value in schema.get("enum", [schema.get("const")])
-    types = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list, "object": dict}
+    types: dict[str, Any] = {
+        "string": str,
+        "integer": int,
+        "number": (int, float),
+        "boolean": bool,
+        "array": list,
+        "object": dict,
+    }
     kind = schema.get("type")
     if kind == "null":
         return value is None

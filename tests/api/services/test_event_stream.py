@@ -1,3 +1,5 @@
+from typing import cast
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +26,7 @@ def test_the_extremes_of_every_series_stay(losses: list[float | None], most: int
     points = points_of(losses)
     thinned = downsample(points, most)
     for name in ("train_loss", "valid_loss"):
-        before, after = ([p[name] for p in each if p[name] is not None] for each in (points, thinned))
+        before, after = ([cast(float, p[name]) for p in each if p[name] is not None] for each in (points, thinned))
         assert not before or (min(before), max(before)) == (min(after), max(after))
 
 

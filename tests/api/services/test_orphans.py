@@ -56,11 +56,13 @@ def of_each_kind(context: Context) -> list[str]:
     job_id, prefixes = a_job(context.database, project, JobStatus.RUNNING), ["states/{}/1/000002", "states/{}/2/000001"]
     newest, before = (prefix.format(job_id) for prefix in prefixes)
     facts = {"name": "b", "digest": "d", "facts": {}, "created_at": db_now()}
-    announced = {"filename": "f", "purpose": "fine-tune", "mime_type": "text/jsonl", "bytes_total": 9}
+    announced: dict[str, Any] = {"filename": "f", "purpose": "fine-tune", "mime_type": "text/jsonl", "bytes_total": 9}
     upload_id = uploads.create(context, caller, **announced, expires_after=None).upload.id
     with context.database.write() as session:
         job, checkpoint = session.get_one(Job, job_id), session.scalars(select(Checkpoint)).one()
-        checkpoint.artifacts = [{"name": "w", "key": f"checkpoints/{checkpoint.job_id}/1/000005/w"}]
+        checkpoint.artifacts = [
+            {"name": "w", "bytes": 1, "sha256": "0", "key": f"checkpoints/{checkpoint.job_id}/1/000005/w"}
+        ]
         keys = [checkpoint.artifacts[0]["key"], f"{newest}/manifest.json", f"{before}/a/b", "base/d/w"]
         job.state = {"step": 2, "prefix": newest, "before": {"step": 1, "prefix": before}}
         session.add(base_models.BaseModelRow(artifacts=[{"name": "w", "key": "base/d/w"}], **facts))

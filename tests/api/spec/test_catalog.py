@@ -1,13 +1,16 @@
+from typing import cast
+
 import pytest
 
+from api.spec.base_model import BaseModelFacts
 from api.spec.catalog import METHODS, TECHNIQUES, combinations, refusal
 from api.spec.recipe import Recipe
 
-LLAMA = {"kind": "causal_lm", "model_type": "llama", "classifies": True}
-BERT = {"kind": "encoder", "model_type": "bert", "classifies": True}
+LLAMA = cast(BaseModelFacts, {"kind": "causal_lm", "model_type": "llama", "classifies": True})
+BERT = cast(BaseModelFacts, {"kind": "encoder", "model_type": "bert", "classifies": True})
 
 
-def refused(facts: dict[str, object], technique: str, method: str):
+def refused(facts: BaseModelFacts, technique: str, method: str):
     options = {"grader": {"type": "string_check", "name": "g", "input": "a", "reference": "b", "operation": "eq"}}
     body = {"type": method} | ({method: options} if METHODS[method].rollouts else {})
     recipe = Recipe.model_validate(
@@ -19,7 +22,7 @@ def refused(facts: dict[str, object], technique: str, method: str):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("technique", TECHNIQUES)
 @pytest.mark.parametrize("facts", [LLAMA, BERT], ids=["causal_lm", "encoder"])
-def test_what_is_refused_is_what_the_catalogue_says(facts: dict[str, object], technique: str, method: str) -> None:
+def test_what_is_refused_is_what_the_catalogue_says(facts: BaseModelFacts, technique: str, method: str) -> None:
     told = {(each.technique, each.method, each.kind): each for each in combinations()}[technique, method, facts["kind"]]
     found = refused(facts, technique, method)
     assert (found.message if found else None) == told.reason
@@ -58,4 +61,4 @@ def test_a_technique_that_does_not_fit_a_family_names_those_that_do() -> None:
 
 
 def test_a_base_model_from_before_there_were_encoders_is_a_language_model() -> None:
-    assert refused({"model_type": "llama"}, "lora", "dpo") is None
+    assert refused(cast(BaseModelFacts, {"model_type": "llama"}), "lora", "dpo") is None

@@ -6,12 +6,12 @@ from pydantic import ValidationError
 from api.http.error_handlers import as_invalid_request
 from api.spec.catalog import METHODS
 from api.spec.recipe import Recipe
-from api.spec.resolve import resolve
+from api.spec.resolve import ResolvedRecipe, resolve
 
 MINIMAL = {"model": "tiny", "training_file": "file-1"}
 
 
-def resolved(body: dict[str, object], rows: int, validation_rows: int = 0):
+def resolved(body: dict[str, Any], rows: int, validation_rows: int = 0) -> ResolvedRecipe:
     recipe = Recipe.model_validate(MINIMAL | body)
     return resolve(recipe, job_id="j", seed=0, max_length=64, train_rows=rows, validation_rows=validation_rows)
 
@@ -46,7 +46,7 @@ PAPERS = {"dpo": (5e-7, 1e-6), "kto": (5e-7, 1e-6), "simpo": (3e-7, 1e-6), "orpo
 
 @pytest.mark.parametrize("method", [name for name, each in METHODS.items() if "preference" in each.formats])
 def test_full_fine_tuning_by_preferences_learns_at_the_papers_rates(method: str) -> None:
-    full = {"method": {"type": method}, "technique": {"type": "full"}}
+    full: dict[str, Any] = {"method": {"type": method}, "technique": {"type": "full"}}
     lowest, highest = PAPERS.get(method, (9e-6, 1e-5))  # reward models: Ouyang et al. 2022, appendix C.2
     assert lowest <= resolved(full, 1000).learning_rate <= highest
     doubled = {"method": {"type": method, method: {"hyperparameters": {"learning_rate_multiplier": 2}}}}
@@ -203,7 +203,8 @@ def test_a_method_may_come_with_nulls_for_the_others() -> None:
     given = {"hyperparameters": {"beta": 0.2, "n_epochs": None}}
     method = {"type": "dpo", "supervised": None, "dpo": given, "reinforcement": None}
     recipe = Recipe.model_validate(MINIMAL | {"method": method})
-    assert (recipe.method.type, recipe.method.options.hyperparameters.beta) == ("dpo", 0.2)
+    options: Any = recipe.method.options
+    assert (recipe.method.type, options.hyperparameters.beta) == ("dpo", 0.2)
     with pytest.raises(ValidationError, match="supervised"):
         Recipe.model_validate(MINIMAL | {"method": method | {"supervised": {}}})
 

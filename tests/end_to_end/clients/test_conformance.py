@@ -75,8 +75,8 @@ def seen(
 ) -> dict[str, Any]:
     """Everything that one version of the client saw, and how often it asked."""
     proxy.attempts.clear()
-    given = [proxy.base_url, live_server.api_key, read_only_key, training_file, too_short_file]
-    command = [python_with(request.param), SCRIPT, *given]
+    given: list[str | Path] = [proxy.base_url, live_server.api_key, read_only_key, training_file, too_short_file]
+    command: list[str | Path] = [python_with(request.param), SCRIPT, *given]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=training_file.parent, env=env, check=False)
     assert done.returncode == 0, done.stderr

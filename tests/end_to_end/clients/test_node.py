@@ -91,7 +91,7 @@ def seen(
     }
     path = tmp_path_factory.mktemp("node") / "given.json"
     path.write_text(json.dumps(given))
-    command = ["node", SCRIPT, path]
+    command: list[str | Path] = ["node", SCRIPT, path]
     done = subprocess.run(command, capture_output=True, text=True, cwd=node_folder(VERSION), check=False)
     assert done.returncode == 0, done.stderr
     return {**json.loads(done.stdout), "attempts": dict(proxy.attempts)}

@@ -29,7 +29,7 @@ def test_litellm_fine_tunes_and_asks_as_it_does_openai_and_azure(
     live_server: AttuneUp, training_file: Path, tmp_path: Path
 ) -> None:
     told = tmp_path / "told.json"
-    given = [live_server.base_url, live_server.api_key, training_file, told]
+    given: list[str | Path] = [live_server.base_url, live_server.api_key, training_file, told]
     run([python_with_litellm(), FOLDER / "litellm_jobs.py", *given], tmp_path, LITELLM_LOCAL_MODEL_COST_MAP="True")
     for provider, seen in json.loads(told.read_text()).items():
         assert seen["model"].startswith("ft:tiny:attune:lite:"), provider

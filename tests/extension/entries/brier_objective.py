@@ -1,5 +1,7 @@
 """The torch side of `brier`."""
 
+from typing import Any
+
 import torch
 
 from worker.engine.model.batches import MicroBatch, total_weight
@@ -8,6 +10,8 @@ from worker.shared.arrays import Rows
 
 
 class Brier(Objective):
+    options: Any  # BrierOptions, once both files are in their folders
+
     def normalizer(self, rows: Rows) -> float:
         return total_weight(rows)
 

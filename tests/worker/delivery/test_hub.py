@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -28,7 +29,7 @@ def hub() -> Hub:
 
 @pytest.fixture
 def settings(hub: Hub, tmp_path: Path, sqlite_url: str) -> Settings:
-    given = {"hub_token": TOKEN, "hub_namespace": "team", "hub_endpoint": hub.url}
+    given: dict[str, Any] = {"hub_token": TOKEN, "hub_namespace": "team", "hub_endpoint": hub.url}
     return Settings(data_dir=tmp_path / "data", database_url=sqlite_url, track_s=1e-6, **given)
 
 

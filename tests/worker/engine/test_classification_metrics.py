@@ -10,8 +10,8 @@ from worker.methods.classification import MAX_CONFUSION_CLASSES, classification_
 
 
 def test_the_confusion_matrix_has_true_classes_in_rows() -> None:
-    scores = np.eye(3)[[0, 1, 1, 2]]
-    found = classification_metrics(scores, np.array([[0], [1], [2], [2]]), "single_label")
+    scores = np.eye(3, dtype=np.float32)[[0, 1, 1, 2]]
+    found = classification_metrics(scores, np.array([[0], [1], [2], [2]], np.float32), "single_label")
     assert found["confusion"] == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
     assert (found["accuracy"], found["f1_by_class"][0]) == (0.75, 1.0)
 
@@ -19,7 +19,8 @@ def test_the_confusion_matrix_has_true_classes_in_rows() -> None:
 def test_of_many_classes_no_confusion_matrix_is_reported() -> None:
     """Of ten thousand it would have a hundred million entries."""
     classes = MAX_CONFUSION_CLASSES + 1
-    found = classification_metrics(np.eye(classes), np.arange(classes)[:, None], "single_label")
+    scores, labels = np.eye(classes, dtype=np.float32), np.arange(classes, dtype=np.float32)[:, None]
+    found = classification_metrics(scores, labels, "single_label")
     assert "confusion" not in found
     assert (found["accuracy"], len(found["f1_by_class"])) == (1.0, classes)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from api.spec.evaluation import COMPARED_TRAINING_ROWS
 from tests.worker import pairs
 from tests.worker.losses import as_rows, plain_loss
 from tests.worker.recorder import Recorder, train_here
@@ -37,7 +38,7 @@ def test_base_and_tuned_are_measured_on_the_same_validation_rows(tiny_llama: Pat
 def test_without_validation_training_rows_are_named_as_such(tiny_llama: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", tiny_llama, train=random_rows(40, seed=1), training=TRAINING)
     found = _evaluation(train_here(run))
-    assert (found["rows"], found["drawn_from"]) == (comparison.COMPARED_TRAINING_ROWS, "training")
+    assert (found["rows"], found["drawn_from"]) == (COMPARED_TRAINING_ROWS, "training")
     assert found["tuned"]["loss"] < found["base"]["loss"]
 
 

@@ -61,7 +61,7 @@ def test_the_tokens_after_an_answer_are_those_of_a_row_to_learn_from(name: str, 
     for ending in ([], *([stop] for stop in sorted(endings.stops))):
         closed = endings.closed([*said, *ending], ended=bool(ending), chat=True)
         assert chosen[-len(closed) :] == closed
-    plainly = AutoTokenizer.from_pretrained(base).apply_chat_template([QUESTION, answer("Yes it is")])
+    plainly: Any = AutoTokenizer.from_pretrained(base).apply_chat_template([QUESTION, answer("Yes it is")])
     assert plainly["input_ids"] == chosen, "what the card says to send"
 
 
@@ -139,7 +139,7 @@ def test_a_reward_is_read_where_it_was_trained(name: str, pad: str | None, tmp_p
     accuracy = np.mean(np.diff(np.reshape(by_grader, (-1, 2)), axis=1) < 0)
     assert accuracy == pytest.approx(trained.objective.evaluate(trained.rows)["rewards_accuracy"])
 
-    tokenizer = AutoTokenizer.from_pretrained(trained.folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(trained.folder)
     model = AutoModelForSequenceClassification.from_pretrained(trained.folder)
     for text, score in zip([text for pair in trained.texts for text in pair], expected, strict=True):
         inputs = tokenizer.apply_chat_template([QUESTION, answer(text)], return_tensors="pt", return_dict=True)

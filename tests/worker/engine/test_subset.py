@@ -30,7 +30,7 @@ def test_each_label_keeps_its_share(count: int, seed: int) -> None:
     assert found.labels is not None
     assert len(found) == count
     for label in (0, 1, 2):
-        expected = count * (label == SORTED).mean()
+        expected = count * np.equal(SORTED, label).mean()
         assert abs((found.labels[:, 0] == label).sum() - expected) <= 1
 
 

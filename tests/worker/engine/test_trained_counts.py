@@ -2,13 +2,14 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from transformers import AutoConfig
 
 from api.estimate.shapes import trained_parameters
+from api.spec.base_model import BaseModelFacts
 from api.spec.recipe import Recipe
 from api.spec.resolve import Labels, ResolvedRecipe, resolve
 from tests.tiny_models import make_encoder, make_model
@@ -44,12 +45,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def counts(base: Path, recipe: ResolvedRecipe) -> tuple[int, int]:
     """(predicted, trained)"""
     config = AutoConfig.from_pretrained(base)
-    facts = {
-        "parameters": 0,
-        "layers": config.num_hidden_layers,
-        "hidden_size": config.hidden_size,
-        "shapes": shapes_of(config),
-    }
+    facts = cast(
+        BaseModelFacts,
+        {
+            "parameters": 0,
+            "layers": config.num_hidden_layers,
+            "hidden_size": config.hidden_size,
+            "shapes": shapes_of(config),
+        },
+    )
     labels = len(recipe.labels.names) if recipe.labels else None
     model = load_trainable(base, recipe, torch.device("cpu"))
     trained = sum(master.numel() for master in model.masters.values())

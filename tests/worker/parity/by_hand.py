@@ -45,7 +45,7 @@ def answer_logprobs(model: Any, rows: Rows) -> list[torch.Tensor]:
 
 def loss_and_gradients(model: Any, loss: Callable[[Any], torch.Tensor]) -> tuple[float, Gradients]:
     found = loss(model)
-    found.backward()  # type: ignore[no-untyped-call]
+    found.backward()
     return found.item(), gradients_of(model)
 
 

@@ -59,7 +59,7 @@ def loss_and_gradients(objective: Objective, rows: Rows) -> tuple[float, Gradien
     objective.model.train()
     for batch in objective.batches(rows):
         loss, _ = objective.loss(batch, normalizer)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         loss_sum += loss.item()
     gradients = {}
     for name, parameter in objective.model.trained.items():

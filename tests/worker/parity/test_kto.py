@@ -1,6 +1,7 @@
 """KTO against TRL's trainer, which is handed the mismatched pairs that ours has drawn."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,10 @@ from worker.shared.arrays import Rows
 COLUMNS = ["prompt", "completion", "label"]
 
 
-def _examples(rows: Rows) -> list[dict[str, object]]:
+def _examples(rows: Rows) -> list[dict[str, Any]]:
     """As TRL's collator takes them: each row's own answer, and the mismatched one to the same prompt."""
     assert rows.labels is not None
-    found: list[dict[str, object]] = []
+    found: list[dict[str, Any]] = []
     for row, label in enumerate(rows.labels[:, 0]):
         (own, weights), (mismatched, _) = rows.sequence(2 * row), rows.sequence(2 * row + 1)
         prompt = int((weights == 0).sum())
@@ -80,7 +81,7 @@ def test_every_answer_is_mismatched_once_to_another_prompt(tiny_llama: Path, tmp
     objective = ours.begin(tiny_llama, tmp_path / "run", ours.settled("kto", {}))
     answers = [ours.answering(ours.drawn(rng, 3, 8), ours.drawn(rng, 4, 6)) for _ in range(6)]
     examples = _examples(objective.prepare(ours.rows_of(answers, labels=[1] * 6)))
-    own = [tuple(example["completion_ids"]) for example in examples]  # type: ignore[call-overload]
-    mismatched = [tuple(example["KL_completion_ids"]) for example in examples]  # type: ignore[call-overload]
+    own = [tuple(example["completion_ids"]) for example in examples]
+    mismatched = [tuple(example["KL_completion_ids"]) for example in examples]
     assert sorted(own) == sorted(mismatched)
     assert all(mine != other for mine, other in zip(own, mismatched, strict=True))

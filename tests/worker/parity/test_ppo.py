@@ -38,7 +38,7 @@ def _advantages(rewards: torch.Tensor, values: torch.Tensor, discount: float, ga
     count = len(rewards)
     return torch.stack(
         [
-            sum(
+            sum(  # type: ignore[misc]  # never empty
                 (discount * gae_lambda) ** (k - t) * (rewards[k] + discount * after[k] - values[k])
                 for k in range(t, count)
             )
@@ -87,7 +87,9 @@ class _Actor(torch.nn.Module):
     def __init__(self, objective: Objective) -> None:
         super().__init__()
         self.policy = by_hand.in_float64(objective)
-        self.value_head = copy.deepcopy(objective.model.value_head).double()
+        value_head = objective.model.value_head
+        assert value_head is not None
+        self.value_head = copy.deepcopy(value_head).double()
 
     def values(self, tokens: list[int]) -> torch.Tensor:
         """[T - 1]: of what stands before each token but the first."""
@@ -96,8 +98,11 @@ class _Actor(torch.nn.Module):
         return found
 
     def gradients(self) -> Gradients:
-        heads = {f"value_head.{name}": weight.grad for name, weight in self.value_head.named_parameters()}
-        return ours.gradients_of(self.policy) | heads
+        found = ours.gradients_of(self.policy)
+        for name, weight in self.value_head.named_parameters():
+            assert weight.grad is not None
+            found[f"value_head.{name}"] = weight.grad
+        return found
 
 
 def _experience(actor: _Actor, reference: Any, base: Path, rows: Rows, whiten_rewards: bool) -> list[Any]:
@@ -159,7 +164,7 @@ def test_an_iteration_is_that_of_the_papers(
     experience = _experience(before, reference, tiny_llama, rows, whiten_rewards)
     actor = _Actor(objective)
     loss = _loss(actor, rows, experience)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     ours.assert_equal(ours.loss_and_gradients(objective, rows), (loss.item(), actor.gradients()))
     divergence = float(torch.stack([spent for *_, spent in experience]).mean())
     assert objective.extra_metrics["kl"] == pytest.approx(divergence, rel=1e-4, abs=1e-5)

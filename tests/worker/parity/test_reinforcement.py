@@ -31,7 +31,7 @@ def _begin(base: Path, folder: Path, seed: int, **options: Any) -> Objective:
     return objective
 
 
-class _OurAnswers(RLOOTrainer):  # type: ignore[misc]
+class _OurAnswers(RLOOTrainer):
     """TRL's, with the answers to be given from outside, as GRPO's `rollout_func` has it."""
 
     sampled: list[tuple[list[int], list[int]]]

@@ -23,7 +23,7 @@ def _begin(base: Path, folder: Path, seed: int, method: str, options: Any) -> Ob
 
 def _batch(pairs: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
     """As the collator of these two trainers makes it of rows that it has tokenised."""
-    batch = {}
+    batch: dict[str, torch.Tensor] = {}
     for side in ("chosen", "rejected"):
         sequences = [ours.answering(pair["prompt_ids"], pair[f"{side}_ids"]) for pair in pairs]
         longest = max(len(tokens) for tokens, _ in sequences)

@@ -15,6 +15,7 @@ from tests.worker import bases
 from tests.worker.prepared import jsonl
 from worker import prepare, preview, scan
 from worker.rows.errors import FileRequest, JobRejected
+from worker.rows.findings import Finding
 from worker.rows.readers import ReadLimits
 
 USER, GOOD = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
@@ -241,22 +242,22 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bases.base(tmp_path_factory.mktemp("bases") / "base", template=bases.TOOLS)
 
 
-def said(findings: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+def said(findings: list[Finding]) -> list[tuple[Any, ...]]:
     return sorted(((each["line"] or 0), each["code"], each["message"]) for each in findings)
 
 
-def scanned(folder: Path) -> list[dict[str, Any]]:
+def scanned(folder: Path) -> list[Finding]:
     return scan.scan(folder / "input", ReadLimits(1 << 20, 10_000, 1 << 30)).findings
 
 
-def previewed(folder: Path, method: dict[str, Any], file: FileRequest) -> list[dict[str, Any]]:
+def previewed(folder: Path, method: dict[str, Any], file: FileRequest) -> list[Finding]:
     report = preview.Report()
     request = preview.Request(want="rows", method=method, files=[preview.PreviewFile(file)], rows=100)
     preview.run_preview(folder, request, report)
     return [finding for row in report.rows for finding in row.findings] + report.findings
 
 
-def job(folder: Path, method: dict[str, Any], file: FileRequest) -> tuple[bool, list[dict[str, Any]]]:
+def job(folder: Path, method: dict[str, Any], file: FileRequest) -> tuple[bool, list[Finding]]:
     report, ok = prepare.Report(ok=True, files=[]), True
     try:
         prepare.prepare(folder, prepare.Request("ftjob-1", method, [file]), report)

@@ -71,7 +71,7 @@ WITHOUT_CALLS = 32
 def tokenizers(name: str, folder: Path) -> tuple[TokenizerWrapper, Any]:
     """Ours, and the same tokenizer in transformers."""
     base = bases.base(folder / name, template=None, tokenizer=TOKENIZERS[name](), eos="</s>")
-    theirs = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    theirs = PreTrainedTokenizerFast(
         tokenizer_file=str(base / "tokenizer.json"), bos_token="<s>", eos_token="</s>", pad_token="<pad>"
     )
     return TokenizerWrapper.load(base), theirs

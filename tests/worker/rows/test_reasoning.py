@@ -109,7 +109,7 @@ def test_kept_reasoning_is_what_a_templates_own_switch_shows(
     tmp_path: Path, options: dict[str, Any], name: str
 ) -> None:
     tokenizer = bases.base(tmp_path, template=None) / "tokenizer.json"
-    theirs = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer), **NAMED)  # type: ignore[no-untyped-call]
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer), **NAMED)
     messages = talk(under_its_key)["messages"]
     expected = theirs.apply_chat_template(messages, tokenize=False, **{"chat_template": templates.ALL[name], **options})
     assert render(name, talk(under_its_key), "keep").text == expected

@@ -34,7 +34,7 @@ def test_the_token_that_a_template_ends_an_answer_with_stops_a_generation(name: 
     """Bases name another one, such as <|endoftext|>."""
     base = template_bases.base(tmp_path / "base", name, eos="<unk>")
     messages = [QUESTION, {"role": "assistant", "content": "It is so"}]
-    text = AutoTokenizer.from_pretrained(base).apply_chat_template(messages, tokenize=False)
+    text: Any = AutoTokenizer.from_pretrained(base).apply_chat_template(messages, tokenize=False)
     tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
     added = {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()}
     after = text.rpartition("It is so")[2].strip()
@@ -79,7 +79,7 @@ def generated(folder: Path, adapter: Path | None = None, **options: Any) -> int:
     model: Any = AutoModelForCausalLM.from_pretrained(folder)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, str(adapter))
-    inputs = AutoTokenizer.from_pretrained(adapter or folder).apply_chat_template(
+    inputs: Any = AutoTokenizer.from_pretrained(adapter or folder).apply_chat_template(
         [QUESTION], add_generation_prompt=True, return_dict=True, return_tensors="pt"
     )
     found = model.generate(**inputs, max_new_tokens=9, do_sample=False, **options)

@@ -71,6 +71,7 @@ def by_itself(model: ModelSource, base: LoadedBase) -> list[list[int]]:
         return greedy(plain(model.folder), base)
     network = plain(model.base, kind)
     if kind.type in TECHNIQUES:
+        assert model.adapter is not None
         return greedy(TECHNIQUES[kind.type].load(network, model.adapter).eval(), base)
     return greedy(PeftModel.from_pretrained(network, str(model.adapter)).eval(), base)
 
@@ -117,7 +118,12 @@ def test_adapters_that_were_long_unused_make_room_and_come_back(llama: Path, tmp
 def test_logprobs_are_transformers_own_log_softmax(llama: Path) -> None:
     model, said = plain(llama), list[SampledToken]()
     draw = TokenSampler(temperature=1.5, top_p=0.9, seed=3, top_logprobs=3)
-    generate(model, PROMPT, draw, max_tokens=TOKENS, on_token=lambda token: said.append(token) is None)
+
+    def keep(token: SampledToken) -> bool:
+        said.append(token)
+        return True
+
+    generate(model, PROMPT, draw, max_tokens=TOKENS, on_token=keep)
     logits_T_V = model(torch.tensor([[*PROMPT, *(token.id for token in said)]])).logits[0, len(PROMPT) - 1 : -1]
     for token, logprobs_V in zip(said, torch.log_softmax(logits_T_V, dim=-1), strict=True):
         assert token.logprob == pytest.approx(float(logprobs_V[token.id]), abs=1e-4)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_older_torch_is_refused_with_what_to_install(found: str) -> None:
 
 def test_a_missing_torch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(_: str) -> str:
-        raise torch_version.PackageNotFoundError
+        raise PackageNotFoundError
 
     monkeypatch.setattr(torch_version, "version", missing)
     with pytest.raises(UnsupportedTorch, match="needs torch"):

@@ -42,8 +42,11 @@ def test_predicted_stands_beside_actual_and_teaches_the_next_prediction(
     estimate = workshop.job(job_id).estimate
     assert estimate is not None
     predicted, actual = estimate["predicted"], estimate["actual"]
+    assert actual is not None
     assert abs(predicted["memory"]["total"] / actual["peak_bytes"] - 1) < 0.3
     assert actual["seconds"] > actual["training_s"] > 0
     with workshop.context.database.read() as session:
-        (seen,) = workers.observations(session, workshop.train.owner)["jobs"]
+        observed = workers.observations(session, workshop.train.owner)
+    assert observed is not None
+    (seen,) = observed["jobs"]
     assert seen["flops"] == predicted["flops"]

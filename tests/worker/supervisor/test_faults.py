@@ -16,8 +16,10 @@ from api.records.base import db_now
 from api.records.jobs import Job
 from api.services import base_models
 from api.services import jobs as job_service
+from api.spec.artifacts import SavedState
 from api.spec.lifecycle import FAILURES, FailureReason, JobStatus, Stage
 from tests.end_to_end.jobs import wait_until
+from tests.factories import error_of
 from tests.worker.supervisor.conftest import OpenWorkshop, Workshop, attempt_at
 from worker.engine.atomic_folder import atomic_folder
 from worker.shared.reports import MetricsReport
@@ -255,7 +257,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(workshop: Workshop, tmp_pat
         with atomic_folder(tmp_path / str(step)) as folder:
             (folder / "weights").write_bytes(bytes([step]))
         hashes[step] = store_folder(storage, tmp_path / str(step), f"states/j/1/{step}")
-    state = {"step": 2, "prefix": "states/j/1/2", "before": {"step": 1, "prefix": "states/j/1/1"}}
+    state: SavedState = {"step": 2, "prefix": "states/j/1/2", "before": {"step": 1, "prefix": "states/j/1/1"}}
     storage.write_bytes("states/j/1/2/weights", b"damaged")
     fetch_state(storage, state, tmp_path / "resume")
     assert (tmp_path / "resume" / "weights").read_bytes() == bytes([1])
@@ -299,7 +301,7 @@ def test_a_base_model_that_is_gone_fails_the_job_clearly(workshop: Workshop) -> 
         session.delete(base_models.get(workshop.context, "tiny"))
     workshop.work()
     job = workshop.job(job_id)
-    assert (job.status, (job.error or {})["param"]) == (JobStatus.FAILED, "model")
+    assert (job.status, error_of(job)["param"]) == (JobStatus.FAILED, "model")
 
 
 def test_a_silent_workers_job_goes_to_another(workshop: Workshop) -> None:
@@ -330,7 +332,7 @@ def test_each_class_of_fault_has_its_own_number_of_retries(
     job_id = workshop.submit()
     statuses = [settled(workshop, job_id, reason) for _ in range(retries + 1)]
     assert statuses == [JobStatus.QUEUED] * retries + [JobStatus.FAILED]
-    assert (workshop.job(job_id).error or {})["code"] == FAILURES[reason].code
+    assert error_of(workshop.job(job_id))["code"] == FAILURES[reason].code
     assert len(BACKOFF_S) >= retries
 
 

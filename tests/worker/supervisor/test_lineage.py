@@ -15,7 +15,7 @@ from api.records.queue import Claim
 from api.services.lineage import CannotContinue
 from api.spec.lifecycle import JobStatus, Stage
 from api.spec.recipe import Recipe
-from tests.factories import a_file, a_model, a_project
+from tests.factories import a_file, a_model, a_project, error_of
 from tests.worker.prepared import jsonl
 from tests.worker.supervisor.conftest import Workshop, attempt_at
 from worker.supervisor.lineage import ParentDeleted, fetch_parent_adapter, fetch_reward_models, fetch_weights
@@ -127,7 +127,7 @@ def test_a_parent_that_is_gone_fails_the_job_clearly(workshop: Workshop, techniq
     with workshop.context.database.write() as session:
         session.execute(delete(Model).where(Model.id == parent))
     workshop.work()
-    error = workshop.job(job_id).error or {}
+    error = error_of(workshop.job(job_id))
     assert (error["param"], error["code"]) == ("model", "invalid_recipe")
     assert f"{parent}, wh" in error["message"]
     assert "was deleted" in error["message"]
@@ -189,7 +189,7 @@ def continued(workshop: Workshop, parent: str, train: str, validation: str) -> J
     """A job that has learnt on from a classifier as far as its rows go: prepared. A letter is a row's label."""
     files = [jsonl(*[{"text": f"row {label}", "label": label} for label in each]) for each in (train, validation)]
     held_out = a_file(workshop.context, workshop.caller.project_id, files[1])
-    body = {"model": parent, "method": {"type": "classification"}, "validation_file": held_out}
+    body: dict[str, Any] = {"model": parent, "method": {"type": "classification"}, "validation_file": held_out}
     job_id = workshop.submit(files[0], **body)
     work_until_idle(workshop.prepare, workshop.warm)
     return workshop.job(job_id)

@@ -1,6 +1,7 @@
 """A real training that is interrupted, and what a tracker has of it in the end."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -20,7 +21,7 @@ from worker.delivery.trackers.wandb import offline_folder
 
 @pytest.fixture
 def settings(tmp_path: Path, sqlite_url: str, valkey_url: str) -> Settings:
-    trackers = {"wandb_mode": "offline", "tensorboard_dir": tmp_path / "board"}
+    trackers: dict[str, Any] = {"wandb_mode": "offline", "tensorboard_dir": tmp_path / "board"}
     return Settings(data_dir=tmp_path / "data", database_url=sqlite_url, broker_url=valkey_url, **trackers)
 
 

@@ -2,12 +2,13 @@
 
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import update
 
 from api.estimate.machine import Machine
+from api.estimate.stored import StoredEstimate
 from api.records.jobs import Job
 from api.settings import Settings
 from api.spec.lifecycle import JobStatus
@@ -46,13 +47,14 @@ def test_it_is_tried_again_with_less(workshop: Workshop, monkeypatch: pytest.Mon
     assert done.status == JobStatus.SUCCEEDED, "the saved state still belongs to it"
     assert "Fine-tuning job resumes from step 2" in workshop.told(job_id)
     assert done.resolved == killed.resolved
-    after = (done.estimate or {})["predicted"]
+    assert done.estimate is not None
+    after = done.estimate["predicted"]
     assert (after["micro_batch_tokens"], after["memory"]["total"] < before["memory"]["total"]) == (tokens, True)
 
 
 def test_the_last_failure_has_the_numbers() -> None:
     recipe = a_recipe().model_copy(update={"micro_batch_tokens": 512})
-    estimate = {"predicted": {"memory": {"total": int(2.1 * 2**30)}}}
+    estimate = cast(StoredEstimate, {"predicted": {"memory": {"total": int(2.1 * 2**30)}}})
     fault = killed_for_memory(recipe, Machine(False, True, int(2.5 * 2**30)), estimate)
     assert not fault.died, "nothing of the data killed it: it is no poison"
     assert "micro-batches of 512 tokens and was estimated to need about 2.1 of 2.5 GiB" in fault.message

@@ -10,7 +10,7 @@ from api.services import pipelines
 from api.spec.lifecycle import JobStatus
 from api.spec.pipeline import Pipeline
 from tests.end_to_end.jobs import rows
-from tests.factories import a_file
+from tests.factories import a_file, error_of
 from tests.worker.supervisor.conftest import Workshop
 from worker.supervisor.loop import work_until_idle
 
@@ -62,8 +62,8 @@ def test_stages_are_prepared_early_and_trained_in_turn(workshop: Workshop) -> No
 def test_a_stage_whose_rows_are_bad_fails_those_that_need_it_before_anything_trains(workshop: Workshop) -> None:
     first, second = submitted(workshop, {}, {}, good=False)
     workshop.work()
-    assert (workshop.job(first).error or {})["code"] == "invalid_n_examples"
-    error = workshop.job(second).error or {}
+    assert error_of(workshop.job(first))["code"] == "invalid_n_examples"
+    error = error_of(workshop.job(second))
     assert error["code"] == "dependency_failed"
     assert "stage 's0'" in error["message"]
     assert "Training file has 3 example(s)" in error["message"]

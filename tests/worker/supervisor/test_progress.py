@@ -33,7 +33,7 @@ def told(context: Context, *reports: MetricsReport | SamplesReport) -> list[Even
     return [event for event in reversed(found) if event.message.startswith("Step")]
 
 
-SAMPLE = {"prompt": "2 + 2?", "answer": "4", "reward": 0.8249}
+SAMPLE: dict[str, Any] = {"prompt": "2 + 2?", "answer": "4", "reward": 0.8249}
 
 
 def samples(step: int, **sample: Any) -> SamplesReport:

@@ -73,7 +73,7 @@ def children() -> list[psutil.Process]:
 
 def a_model(context: Context, caller: Caller, artifacts: list[dict[str, Any]]) -> str:
     recipe = Recipe(model="tiny", training_file="file-a")
-    counts = {"max_length": 8, "train_rows": 10, "validation_rows": 0}
+    counts: dict[str, Any] = {"max_length": 8, "train_rows": 10, "validation_rows": 0}
     resolved = resolve(recipe, job_id="ftjob-a", seed=0, **counts).model_dump(mode="json")
     job_id = a_job(context.database, caller.project_id, JobStatus.SUCCEEDED, resolved=resolved)
     row = {"project_id": caller.project_id, "job_id": job_id, "base_model": "tiny", "created_at": db_now()}

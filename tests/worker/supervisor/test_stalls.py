@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text, update
@@ -168,7 +169,7 @@ def test_a_scan_that_is_killed_from_outside_is_begun_again(workshop: Workshop, m
     file_id = a_file(workshop.context, workshop.caller.project_id, rows(12))
     start = Child.__init__
 
-    def killed(child: Child, *arguments: str, **options: Path) -> None:
+    def killed(child: Child, *arguments: str, **options: Any) -> None:
         start(child, *arguments, **options)
         child.kill()
 

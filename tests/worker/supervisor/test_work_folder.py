@@ -42,7 +42,7 @@ def test_a_twin_machine_takes_no_live_job(context: Context, tmp_path: Path) -> N
         assert queue.claim(session, Stage.TRAIN, owner=node.owner, lease_s=60, gpus=0) is not None
     copied = tmp_path / "copy"
     shutil.copytree(work, copied)
-    twins = []
+    twins: list[str] = []
     for files in (copied, None):
         work.rename(tmp_path / f"of-another-machine-{len(twins)}")
         if files is not None:

@@ -1,12 +1,13 @@
 import math
 import time
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from tests.api.spec.graders.graders import a_check, a_grader, flags, graded
 
-ITEM = {"answer": "abcd"}
+ITEM: dict[str, Any] = {"answer": "abcd"}
 PARTS = {
     "right": a_check(),
     "near": a_check() | {"type": "text_similarity", "evaluation_metric": "fuzzy_match"},

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -21,7 +22,12 @@ RENDERED = [
 
 def test_the_reward_is_what_the_model_gives_for_the_conversation() -> None:
     asked = []
-    grade = graded(GRADER, "Because.", scores=lambda *question: asked.append(question) or 3.5, question="Why?")
+
+    def score(*question: Any) -> float:
+        asked.append(question)
+        return 3.5
+
+    grade = graded(GRADER, "Because.", scores=score, question="Why?")
     assert (grade.reward, asked) == (3.5, [("ft:reward", RENDERED)])
 
 

@@ -1,20 +1,33 @@
 import json
 import time
+from typing import Any
 
 import pytest
 
 from api.spec.graders.templates import MAX_RENDERED, MAX_TEMPLATE, MAX_VARIABLES
 from tests.api.spec.graders.graders import a_check, a_grader, flags, graded
 
-ITEM = {"answer": "Paris", "a": {"b": [{"c": 7}, "ä"]}, "none": None, "yes": True, "key-1": "k", "over": "{{item.a}}"}
+ITEM: dict[str, Any] = {
+    "answer": "Paris",
+    "a": {"b": [{"c": 7}, "ä"]},
+    "none": None,
+    "yes": True,
+    "key-1": "k",
+    "over": "{{item.a}}",
+}
 
 
 def filled(template: str, text: str = "") -> str:
     """The template's text, told by what it equals."""
-    seen = []
+    seen: list[str] = []
     grader = {"type": "score_model", "model": "m", "input": [{"role": "user", "content": template}]}
-    graded(grader, text, scores=lambda _, messages: seen.append(messages[0]["content"]) or 0.0, **ITEM)
-    return str(seen[0])
+
+    def score(_: str, messages: list[dict[str, str]]) -> float:
+        seen.append(messages[0]["content"])
+        return 0.0
+
+    graded(grader, text, scores=score, **ITEM)
+    return seen[0]
 
 
 @pytest.mark.parametrize(

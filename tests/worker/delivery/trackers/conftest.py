@@ -73,7 +73,7 @@ def open_studio(tmp_path: Path, sqlite_url: str) -> Iterator[OpenStudio]:
     opened: list[Studio] = []
 
     def open_it(*, recipe: dict[str, Any] | None = None, **settings: Any) -> Studio:
-        known = {"data_dir": tmp_path / "data", "database_url": sqlite_url, "track_s": 1e-6}
+        known: dict[str, Any] = {"data_dir": tmp_path / "data", "database_url": sqlite_url, "track_s": 1e-6}
         opened.append(Studio(Settings(**known | settings), **(recipe or {})))
         return opened[-1]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import psutil
 import pytest
-from wandb.proto.wandb_internal_pb2 import Record
+from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # made at import
 
 from api.spec.lifecycle import JobStatus
 from tests.worker.delivery.trackers.conftest import OpenStudio

@@ -4,7 +4,7 @@ import gzip
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar
+from typing import Any
 
 
 class WandbServer(ThreadingHTTPServer):
@@ -21,7 +21,7 @@ class WandbServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: WandbServer
-    protocol_version: ClassVar[str] = "HTTP/1.1"
+    protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: Any) -> None:
         pass

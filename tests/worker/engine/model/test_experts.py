@@ -2,7 +2,7 @@
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from api.cli.verify.tensors import check_lora_shapes, read_tensors
 from api.estimate.memory import ExecutionPlan, peak_memory
 from api.estimate.shapes import require_layers, shapes_of, trained_parameters, untrained_experts
 from api.estimate.work import Base, Workload, training_work
+from api.spec.base_model import BaseModelFacts
 from api.spec.methods.classification import Classification
 from api.spec.methods.supervised import Supervised
 from api.spec.recipe import Recipe
@@ -36,8 +37,11 @@ FUSED = [family for family in MIXTURES if family not in ("jetmoe", "llama4_text"
 ROWS = Workload(rows=100, width=1, tokens=20_000, supervised=10_000, lengths=(200,))
 
 
-def facts_of(config: Any) -> dict[str, Any]:
-    return {"parameters": 0, "layers": 2, "hidden_size": config.hidden_size, "shapes": shapes_of_config(config)}
+def facts_of(config: Any) -> BaseModelFacts:
+    return cast(
+        BaseModelFacts,
+        {"parameters": 0, "layers": 2, "hidden_size": config.hidden_size, "shapes": shapes_of_config(config)},
+    )
 
 
 def adapted(family: str, technique: Any) -> dict[str, torch.nn.Parameter]:
@@ -191,7 +195,7 @@ def test_each_expert_gets_its_own_low_rank_update(family: str, tmp_path: Path, s
     network = AutoModelForCausalLM.from_pretrained(base)
     model = get_peft_model(network, peft_config(network, Lora(rank=3, alpha=6), "tokens"))
     plain = AutoModelForCausalLM.from_pretrained(base)
-    weights = dict(plain.named_parameters())
+    weights: dict[str, torch.Tensor] = dict(plain.named_parameters())
     with torch.no_grad():
         for name, wrapper in model.get_base_model().named_modules():
             if not hasattr(wrapper, "parameter_name") and not name.endswith(("q_proj", "k_proj", "v_proj", "o_proj")):
@@ -255,8 +259,9 @@ def a_recipe(**technique: Any) -> ResolvedRecipe:
 
 
 def test_a_large_mixtures_experts_are_counted_and_costed() -> None:
-    facts = facts_of(a_large_mixture()) | {"layers": 48, "vocab_size": 151936, "dtype": "bfloat16"}
+    facts: BaseModelFacts = facts_of(a_large_mixture()) | {"layers": 48, "vocab_size": 151936, "dtype": "bfloat16"}
     whole = facts["shapes"]["parameters"]
+    assert whole is not None
     facts["parameters"] = whole
     attention = 48 * 16 * (2 * (2048 + 4096) + 2 * (2048 + 512))
     experts = 48 * 128 * 16 * ((2048 + 1536) + (768 + 2048))

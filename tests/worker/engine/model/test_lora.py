@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,7 +90,7 @@ def test_a_hybrid_model_trains_with_adapters_where_peft_allows_them(tmp_path: Pa
 
 
 def test_recomputing_activations_changes_nothing(tiny_llama: Path, tmp_path: Path) -> None:
-    options = {"train": random_rows(12, seed=5), "training": {"max_steps": 3}}
+    options: dict[str, Any] = {"train": random_rows(12, seed=5), "training": {"max_steps": 3}}
     lora = {"type": "lora", "rank": 4, "dropout": 0.2}
     runs = []
     for recompute in (False, True):
@@ -105,7 +106,7 @@ def test_adapted_embeddings_that_the_head_shares_are_published_plainly_and_merge
     init: str, tiny_llama: Path, tmp_path: Path
 ) -> None:
     technique = {"type": "lora", "rank": 4, "init": init, "target_modules": ["embed_tokens", "q_proj"]}
-    options = {"training": {"max_steps": 3, "learning_rate": 1e-2}, "hardware": {"merged": True}}
+    options: dict[str, Any] = {"training": {"max_steps": 3, "learning_rate": 1e-2}, "hardware": {"merged": True}}
     run = make_run(tmp_path / "run", tiny_llama, train=random_rows(12, seed=5), technique=technique, **options)
     assert train_here(run).of("done")  # the files and the merged model say what was trained, else it fails
     weights = load_file(run / "out/model/adapter_model.safetensors")

@@ -1,6 +1,7 @@
 """Packed rows must train exactly as single examples do. A family is packed only because it is shown here."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -85,7 +86,8 @@ def test_attention_is_that_of_each_example_alone(lengths: list[int], window: int
         ]
         behind = torch.arange(length)[:, None] - torch.arange(length)
         seen = (behind >= 0) & (behind < (window or length))
-        expected = torch.nn.functional.scaled_dot_product_attention(*alone, attn_mask=seen).transpose(1, 2)
+        attention: Any = torch.nn.functional.scaled_dot_product_attention
+        expected = attention(*alone, attn_mask=seen).transpose(1, 2)
         torch.testing.assert_close(found[:, at : at + length], expected, rtol=1e-4, atol=1e-5)
         at += length
 
@@ -93,7 +95,7 @@ def test_attention_is_that_of_each_example_alone(lengths: list[int], window: int
 @pytest.mark.parametrize(
     "argument", [{"s_aux": torch.ones(2)}, {"position_bias": torch.ones(2)}, {"dropout": 0.1}, {"cache": object()}]
 )
-def test_attention_refuses_what_it_does_not_implement(argument: dict[str, object]) -> None:
+def test_attention_refuses_what_it_does_not_implement(argument: dict[str, Any]) -> None:
     states = torch.randn(1, 2, 4, 8)
     segments = Segments.of([4], states.device)
     with pytest.raises(NotImplementedError):

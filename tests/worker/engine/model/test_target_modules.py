@@ -1,13 +1,14 @@
 """Layers that a technique names: found, or refused in the same words when a job is made and when it trains."""
 
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from api.estimate.shapes import require_layers, trained_parameters
+from api.spec.base_model import BaseModelFacts
 from api.spec.methods.classification import Classification
 from api.spec.methods.supervised import Supervised
 from api.spec.target_modules import NoTargetModules
@@ -22,8 +23,8 @@ from worker.engine.errors import TrainingError
 from worker.engine.model.adapters import peft_config
 
 
-def facts_of(config: Any) -> dict[str, Any]:
-    return {"parameters": 0, "layers": 2, "hidden_size": 32, "shapes": shapes_of(config)}
+def facts_of(config: Any) -> BaseModelFacts:
+    return cast(BaseModelFacts, {"parameters": 0, "layers": 2, "hidden_size": 32, "shapes": shapes_of(config)})
 
 
 def refusals(family: str, technique: TechniqueBase) -> tuple[NoTargetModules, TrainingError]:
@@ -34,7 +35,7 @@ def refusals(family: str, technique: TechniqueBase) -> tuple[NoTargetModules, Tr
         require_layers(technique, Classification() if labelled else Supervised(), facts_of(config))
     auto: Any = AutoModelForSequenceClassification if labelled else AutoModelForCausalLM
     with pytest.raises(TrainingError) as failed:
-        peft_config(auto.from_config(config), technique, "labels" if labelled else "tokens")  # type: ignore[arg-type]
+        peft_config(auto.from_config(config), technique, "labels" if labelled else "tokens")
     return refused.value, failed.value
 
 

@@ -11,7 +11,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
-from api.spec.techniques import Dora, Lora
+from api.spec.techniques.dora import Dora
+from api.spec.techniques.lora import Lora
 from tests.hostile import CATASTROPHIC, UNUSABLE
 from tests.tiny_models import ENCODERS, FAMILIES, tiny_config
 from worker.engine.errors import TrainingError

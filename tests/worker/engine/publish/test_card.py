@@ -31,7 +31,7 @@ HEADINGS += ["Training curves", "Metrics of the last step", "Data", "Recipe"]
 def _recipe(method: str = "supervised", technique: dict[str, Any] | None = None, **more: Any) -> ResolvedRecipe:
     body = {"model": "tiny", "training_file": "file-1", "method": {"type": method}, "technique": technique or {}}
     recipe = Recipe.model_validate(body)
-    counts = {"train_rows": 10, "validation_rows": 0}
+    counts: dict[str, Any] = {"train_rows": 10, "validation_rows": 0}
     return resolve(recipe, job_id="ftjob-1", seed=1, max_length=64, **counts).model_copy(update=more)
 
 

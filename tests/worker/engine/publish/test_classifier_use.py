@@ -76,7 +76,7 @@ def test_a_labelled_text_is_what_the_tokenizer_makes_of_it(frame: str, tmp_path:
 
 def test_sentence_pieces_and_conversations_are_what_a_user_sends(tmp_path: Path) -> None:
     base = bases.base(tmp_path / "base", tokenizer=bases.sentence_piece())
-    plainly = AutoTokenizer.from_pretrained(base)
+    plainly: Any = AutoTokenizer.from_pretrained(base)
     assert prepared(base, [{"text": text} for text in TEXTS]) == [plainly(text)["input_ids"] for text in TEXTS]
     messages = [{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": "It is."}]
     assert prepared(base, [{"messages": messages}]) == [plainly.apply_chat_template(messages)["input_ids"]]

@@ -116,7 +116,11 @@ def test_a_job_publishes_it_beside_what_it_trained(
 ) -> None:
     rows = random_rows(12, seed=5)
     settled = {"merged": merged}
-    options = {"technique": {"type": technique}, "export": {"gguf": "q8_0"}, "training": {"max_steps": 2}}
+    options: dict[str, Any] = {
+        "technique": {"type": technique},
+        "export": {"gguf": "q8_0"},
+        "training": {"max_steps": 2},
+    }
     run = make_run(tmp_path / "run", tiny_llama, train=rows, hardware=settled, **options)
     train_here(run)
     artifacts = store_folder(storage, run / "out" / "model", "models/m")
