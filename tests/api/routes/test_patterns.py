@@ -60,7 +60,7 @@ def test_patterns_are_read_while_no_connection_is_held(
 ) -> None:
     held: list[int] = []
     pool: Any = served.database.engine.pool
-    for name in ("require", "whole", "first_of_end"):
+    for name in ("require", "full_matches", "first_match"):
         read = getattr(patterns, name)
 
         def counted(*given: Any, read: Any = read) -> Any:
