@@ -1,4 +1,4 @@
-"""The exit codes are a promise to scripts: the README lists each of them, and no other."""
+"""The exit codes are a promise to scripts: the docs list each of them, and no other."""
 
 import re
 from pathlib import Path
@@ -7,6 +7,6 @@ import api
 from api.cli.errors import ExitCode
 
 
-def test_the_readme_lists_every_exit_code() -> None:
-    readme = (Path(api.__file__).parents[1] / "README.md").read_text()
-    assert [int(code) for code in re.findall(r"^\| (\d+) \|", readme, re.MULTILINE)] == list(ExitCode)
+def test_the_docs_list_every_exit_code() -> None:
+    page = (Path(api.__file__).parents[1] / "docs" / "command-line.md").read_text()
+    assert [int(code) for code in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)] == list(ExitCode)
