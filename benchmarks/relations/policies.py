@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from api.estimate.machine import resolve_hardware_auto
 from benchmarks.relations.rows import Row
 from benchmarks.relations.runs import fill_run_folder
-from worker.engine.generation.sampler import RolloutSampler
+from worker.engine.generation.rollout_sampler import RolloutSampler
 from worker.engine.model.load import load_trainable
 from worker.engine.objective import MethodContext, Objective
 from worker.rows.end_tokens import EndTokens

@@ -15,7 +15,7 @@ from api.spec.recipe import Recipe
 from api.spec.resolve import Labels, ResolvedRecipe, resolve
 from tests.worker.recorder import Recorder
 from worker.engine.data import load_data
-from worker.engine.generation.rollout import RolloutObjective
+from worker.engine.generation.rollout_objective import RolloutObjective
 from worker.engine.model.load import load_trainable
 from worker.engine.model.trainable import TrainableModel
 from worker.engine.publish.publish import publish

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from api.spec.methods.ppo import PpoOptions
-from worker.engine.generation.rollout import RolloutObjective
-from worker.engine.generation.sampler import FloatArray, token_values
+from worker.engine.generation.rollout_objective import RolloutObjective
+from worker.engine.generation.rollout_sampler import FloatArray, token_values
 from worker.engine.model.batches import MicroBatch, total_weight
 from worker.engine.model.head import Scoring
 from worker.engine.objective import MethodContext, Metrics

@@ -10,8 +10,8 @@ import torch
 
 from api.spec.fields import AUTO
 from api.spec.methods.reinforcement import ReinforcementOptions
-from worker.engine.generation.rollout import RolloutObjective
-from worker.engine.generation.sampler import token_values
+from worker.engine.generation.rollout_objective import RolloutObjective
+from worker.engine.generation.rollout_sampler import token_values
 from worker.engine.model.batches import MicroBatch
 from worker.engine.model.head import Scoring
 from worker.engine.objective import MethodContext, Metrics

@@ -17,7 +17,7 @@ from api.spec.methods.reward import Reward
 from tests.worker import template_bases
 from tests.worker.parity import ours
 from worker.engine.generation.rewards import RewardFunction, RewardModel
-from worker.engine.generation.sampler import Answers
+from worker.engine.generation.rollout_sampler import Answers
 from worker.methods import Objective
 from worker.rows.end_tokens import EndTokens
 from worker.rows.row_builder import RowBuilder, load_renderer

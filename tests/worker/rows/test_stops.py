@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from api.spec.sampling import SamplerJob
 from tests.worker import template_bases
 from tests.worker.parity import ours
-from worker.engine.generation.rollout import RolloutObjective
+from worker.engine.generation.rollout_objective import RolloutObjective
 from worker.engine.generation.sample_answers import greedy_answers
 from worker.engine.publish.card import TrainingSummary
 from worker.engine.publish.export import export, export_merged

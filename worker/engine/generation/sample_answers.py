@@ -7,7 +7,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from api.spec.evaluation import ANSWER_TOKENS, MAX_EXTRA_TOKENS, SHOWN_ROWS
-from worker.engine.generation.sampler import RolloutSampler
+from worker.engine.generation.rollout_sampler import RolloutSampler
 from worker.engine.model.trainable import TrainableModel
 from worker.rows.end_tokens import EndTokens
 from worker.shared.arrays import Rows

@@ -16,7 +16,7 @@ from api.spec.techniques import Full
 from tests.tiny_models import make_tokenizer
 from tests.worker.parity import ours
 from worker.engine.generation.rewards import RewardFunction, RewardModel
-from worker.engine.generation.sampler import Answers
+from worker.engine.generation.rollout_sampler import Answers
 from worker.shared.arrays import Items
 
 INPUT = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "{{ sample.output_text }}"}]

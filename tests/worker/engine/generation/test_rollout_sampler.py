@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from tests.tiny_models import make_model
 from tests.worker.parity import ours
-from worker.engine.generation.sampler import RolloutSampler, token_values
+from worker.engine.generation.rollout_sampler import RolloutSampler, token_values
 from worker.engine.model.batches import Layout, micro_batches
 from worker.shared.arrays import Rows
 

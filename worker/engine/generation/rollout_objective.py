@@ -9,8 +9,8 @@ from tokenizers import Tokenizer
 from api.spec.evaluation import SHOWN_ROWS
 from api.spec.methods.base import RolloutOptions
 from worker.engine.generation.rewards import RewardFunction, Rewards
+from worker.engine.generation.rollout_sampler import Answers, RolloutSampler
 from worker.engine.generation.sample_answers import GeneratedAnswer, display_text
-from worker.engine.generation.sampler import Answers, RolloutSampler
 from worker.engine.objective import MethodContext, Objective
 from worker.rows.end_tokens import EndTokens
 from worker.shared.arrays import Rows
