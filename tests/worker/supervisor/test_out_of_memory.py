@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import update
 
 from api.estimate.machine import Machine
-from api.estimate.stored import StoredEstimate
+from api.estimate.stored import StoredEstimate, StoredPrediction
 from api.records.jobs import Job
 from api.settings import Settings
 from api.spec.lifecycle import JobStatus
@@ -23,6 +23,12 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     """One way to run is enough here."""
     urls: dict[str, Any] = {name: request.getfixturevalue(name) for name in ("sqlite_url", "valkey_url")}
     return Settings(data_dir=tmp_path / "data", database_url=urls["sqlite_url"], broker_url=urls["valkey_url"])
+
+
+def training_bytes(predicted: StoredPrediction) -> int:
+    """Return the predicted peak of training. The total may be that of publishing, the same with any micro-batch."""
+    memory = predicted["memory"]
+    return sum(size for part, size in memory.items() if part not in {"publishing", "total"})
 
 
 def test_it_is_tried_again_with_less(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +55,8 @@ def test_it_is_tried_again_with_less(workshop: Workshop, monkeypatch: pytest.Mon
     assert done.resolved == killed.resolved
     assert done.estimate is not None
     after = done.estimate["predicted"]
-    assert (after["micro_batch_tokens"], after["memory"]["total"] < before["memory"]["total"]) == (tokens, True)
+    assert after["micro_batch_tokens"] == tokens
+    assert training_bytes(after) < training_bytes(before)
 
 
 def test_the_last_failure_has_the_numbers() -> None:
