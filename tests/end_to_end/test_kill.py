@@ -109,5 +109,5 @@ def test_a_worker_that_is_asked_to_stop_saves_and_charges_the_job_nothing(
     assert ended(client, job_id).status == "succeeded"
     assert adapter_hash(client, job_id) == undisturbed
     told = messages(client, job_id)
-    assert any("asked to stop" in message for message in told), told
+    assert any("worker shut down" in message for message in told), told
     assert any("resumes from step " in message for message in told), told

@@ -19,7 +19,7 @@ from api.spec.lifecycle import JobStatus, Stage
 from tests.end_to_end.jobs import create, rows, upload, wait_until
 from tests.services.parts import AttuneApi, AttuneWorker
 
-JOBS = {"many": 12, "few": 4, "some": 4}
+JOBS = {"many": 6, "few": 2, "some": 2}
 
 
 @pytest.fixture

@@ -50,8 +50,21 @@ def test_references_are_of_the_rows_that_steps_reach(
     assert adapter(tmp_path / "few") == adapter(tmp_path / "all")
 
 
-@pytest.mark.parametrize("technique", ["lora", "prefix"])
-@pytest.mark.parametrize("method", ["classification", "dpo", "kto", "reward", "ppo", "reinforcement"])
+METHODS_WITH_STATE = ("classification", "dpo", "kto", "reward", "ppo", "reinforcement")
+# With prefix tuning, one method of each kind runs always: a reference, and rollouts. `make pairs` runs all.
+ALWAYS_WITH_PREFIX = ("dpo", "ppo")
+
+
+@pytest.mark.parametrize(
+    ("method", "technique"),
+    [
+        *((method, "lora") for method in METHODS_WITH_STATE),
+        *(
+            pytest.param(method, "prefix", marks=[] if method in ALWAYS_WITH_PREFIX else [pytest.mark.pairs])
+            for method in METHODS_WITH_STATE
+        ),
+    ],
+)
 def test_stopped_and_resumed_gives_the_same_bytes(
     method: str, technique: str, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from worker.engine.publish.export import export, export_merged
 from worker.rows.end_tokens import EndTokens
 from worker.sampling.answer import answer
 from worker.sampling.bases import LoadedBase, ModelSource
+from worker.shared.reports import FinishedReport, SamplerReport
 
 QUESTION, END = {"role": "user", "content": "Is it?"}, "<|im_end|>"
 QUICK = ("chatml", "llama_2", "plain", "phi3", "gemma", "llama3", "gptoss", "qwen3", "cohere2", "glm4moe")
@@ -63,15 +64,16 @@ def always_ends(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def chat(tuned: ModelSource) -> tuple[str, int]:
     """How an answer of the chat ends, and after how many tokens."""
-    base, reports = LoadedBase(tuned, torch.device("cpu"), torch.float32), []
+    base = LoadedBase(tuned, torch.device("cpu"), torch.float32)
+    reports: list[SamplerReport] = []
     request = SamplerJob(
         id="r", base=str(tuned.base), messages=[QUESTION], prompts=None, max_tokens=9, temperature=0, top_p=1, n=1,
         seed=None, stop=[], top_logprobs=None, adapter=None, technique=None,
     )  # fmt: skip
     with base.model(tuned) as model:
-        answer(request, base, model, lambda kind, **fields: reports.append((kind, fields)), cancelled=lambda: False)
-    (finished,) = [fields for kind, fields in reports if kind == "finished"]
-    return finished["reason"], finished["tokens"]
+        answer(request, base, model, reports.append, cancelled=lambda: False)
+    (finished,) = [report for report in reports if isinstance(report, FinishedReport)]
+    return finished.reason, finished.tokens
 
 
 def generated(folder: Path, adapter: Path | None = None, **options: Any) -> int:
