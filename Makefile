@@ -42,7 +42,7 @@ demo: $(INSTALLED)
 
 # A process runs whole files, so that the costly set-up of a file happens once. Each has one thread, since the processes
 # already use all cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(PYTEST) -m "not clients and not soak and not pairs" $(ARGS)
