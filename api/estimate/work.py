@@ -80,7 +80,7 @@ class Base:
     linear: int
     """Weights of the linear layers, without experts."""
     active: int
-    """Weights that compute a token, with two operations each. Of experts only the chosen ones count."""
+    """Weights that compute a token, with two operations each. Experts count only if they are chosen."""
     values: int
     """Inputs and outputs of all matrices that compute a token."""
     inner: int

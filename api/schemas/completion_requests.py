@@ -51,8 +51,7 @@ def _message(number: int, raw: Any) -> dict[str, Any]:
     try:
         message, _ = parse_message(raw, warnings, f"message {number}")
     except RowError as error:
-        words = error.message.replace("only text can be learnt from yet", "only text can be read")
-        raise ValueError(f"message {number} {words.replace('cannot be learnt from yet', 'cannot be read')}") from None
+        raise ValueError(f"message {number} {error.message}") from None
     if warnings:
         raise ValueError(warnings[0].message.replace(" and is ignored", ""))
     return message

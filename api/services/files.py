@@ -37,7 +37,7 @@ class FileInUse(InvalidRequest):
 
 
 class ExpiresAfter(StrictModel):
-    """When a file expires: so many seconds after its creation."""
+    """Expiry of a file, in seconds after its creation."""
 
     anchor: Literal["created_at"]
     seconds: int = Field(ge=3600, le=2_592_000)

@@ -1,1 +1,1 @@
-"""What a job may ask for and what it becomes: data and rules, without I/O or torch."""
+"""The request for a job and its resolved form: data and rules, without I/O or torch."""

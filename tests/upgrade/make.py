@@ -110,7 +110,7 @@ def hashes(client: OpenAI, job_id: str) -> dict[str, str]:
 
 def kept(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
     """Leave out locks, logs, sockets and what a worker fetches again."""
-    left_out = entry.name.endswith((".log", ".lock")) or entry.name.startswith("data/work/cache/")
+    left_out = entry.name.endswith((".log", ".lock")) or Path(entry.name).parts[1:3] == ("work", "cache")
     return entry if entry.isdir() or (entry.isfile() and not left_out) else None
 
 

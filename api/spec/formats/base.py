@@ -170,7 +170,7 @@ class Format(ABC):
         """Return the example in a row of a file in this format. Raises RowError if the row is invalid or of another
         format."""
         if media := [key for key in MEDIA_KEYS if row.get(key)]:
-            raise RowError(f"has '{media[0]}', but Attune trains on text only", code="unsupported_content")
+            raise RowError(f"has '{media[0]}', but only text is supported", code="unsupported_content")
         if self.matches(row):
             return self._parse_openorca(row) if self._has_openorca_system(row) else self.parse(row)
         key = self.missing_key(row)

@@ -185,7 +185,7 @@ def parse_content(raw: Row) -> str:
         part_type = part.get("type") if isinstance(part, dict) else None
         if isinstance(part_type, str) and part_type not in TEXT_PARTS:
             raise RowError(
-                f"has a part of type '{truncate(part_type)}'; Attune trains on text only",
+                f"has a part of type '{truncate(part_type)}'; only text is supported",
                 code="unsupported_content",
             )
         if not isinstance(part, dict) or part_type not in TEXT_PARTS or not isinstance(part.get("text"), str):
@@ -205,7 +205,7 @@ def _speaker(raw: Row) -> JsonObject:
 def _assistant(raw: Row, warnings: list[RowWarning], where: str) -> JsonObject:
     for unsupported in ("refusal", "audio"):
         if raw.get(unsupported) is not None:
-            raise RowError(f"has a '{unsupported}', which Attune cannot train on", code="unsupported_content")
+            raise RowError(f"has a '{unsupported}', which is not supported", code="unsupported_content")
     message: JsonObject = {"role": "assistant"}
     calls = parse_calls(raw.get("tool_calls"), warnings, where)
     if raw.get("function_call") is not None:

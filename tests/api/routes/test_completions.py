@@ -244,6 +244,12 @@ def test_what_is_not_supported_is_refused_by_its_name(
     assert refusal(client.post(CHAT, json={"model": tiny, "messages": HELLO} | fields))[:2] == (400, param)
 
 
+def test_an_image_is_refused_in_words_that_fit_a_chat(client: TestClient, tiny: str) -> None:
+    image = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}}]}]
+    error = client.post(CHAT, json={"model": tiny, "messages": image}).json()["error"]
+    assert error["message"] == "messages: message 1 has a part of type 'image_url'; only text is supported"
+
+
 def test_fields_that_ask_for_nothing_are_taken(client: TestClient, served: Context, tiny: str) -> None:
     nothing: dict[str, Any] = {
         "tools": [],
