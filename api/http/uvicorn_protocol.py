@@ -7,6 +7,7 @@ import logging
 import re
 import resource
 import secrets
+import socket
 import sys
 import time
 from typing import Any, ClassVar
@@ -183,6 +184,10 @@ class HttpServer(uvicorn.Server):
     """uvicorn's server with rate-limited logs of failures to accept: asyncio logs thousands a second."""
 
     async def startup(self, sockets: Any = None) -> None:
+        if self.config.fd is not None:
+            # uvicorn takes an inherited socket for a Unix socket. asyncio then leaves TCP_NODELAY unset, and a response
+            # on a kept-alive connection waits 40 ms for the client's acknowledgment. This finds the real family.
+            sockets = [socket.socket(fileno=self.config.fd)]
         logging.getLogger("uvicorn.error").addFilter(_NotHttpIsLogged())
         asyncio.get_running_loop().set_exception_handler(_log_loop_error)
         await super().startup(sockets)

@@ -2,6 +2,7 @@
 
 import asyncio
 import resource
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -31,14 +32,14 @@ async def _much(scope: Any, receive: Any, send: Any) -> None:
 
 
 @asynccontextmanager
-async def _served(app: Any = _ok) -> AsyncIterator[Callable[[], Awaitable[Connection]]]:
-    server = HttpServer(uvicorn.Config(app, port=0, http=HttpProtocol, log_config=None, lifespan="off"))
+async def _served(app: Any = _ok, fd: int | None = None) -> AsyncIterator[Callable[[], Awaitable[Connection]]]:
+    server = HttpServer(uvicorn.Config(app, port=0, fd=fd, http=HttpProtocol, log_config=None, lifespan="off"))
     running = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
+    host, port = server.servers[0].sockets[0].getsockname()[:2]
     try:
-        yield lambda: asyncio.open_connection("127.0.0.1", port)
+        yield lambda: asyncio.open_connection(host, port)
     finally:
         server.should_exit = True
         await running
@@ -158,6 +159,27 @@ def test_connections_without_a_request_make_room_for_those_with_one(monkeypatch:
             assert len(HttpProtocol.idle) <= 20
             dropped = [reader for reader, _ in half_open[:150]]
             assert set(await asyncio.gather(*(reader.read() for reader in dropped))) == {b""}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("host", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])
+def test_response_on_an_inherited_socket_waits_for_no_acknowledgment(
+    host: str, family: socket.AddressFamily, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accepted: list[socket.socket] = []
+    connection_made = HttpProtocol.connection_made
+
+    def remember(self: HttpProtocol, transport: asyncio.Transport) -> None:
+        accepted.append(transport.get_extra_info("socket"))
+        connection_made(self, transport)
+
+    monkeypatch.setattr(HttpProtocol, "connection_made", remember)
+
+    async def scenario() -> None:
+        async with _served(fd=socket.create_server((host, 0), family=family).detach()) as connect:
+            assert await _answer(await connect()) == b"HTTP/1.1 200 OK\r\n"
+            assert accepted[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
 
     asyncio.run(scenario())
 
