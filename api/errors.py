@@ -4,7 +4,7 @@ The body has OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`, 
 defines its own errors as short subclasses.
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 
 class ServiceError(Exception):
@@ -27,7 +27,7 @@ class ServiceError(Exception):
         self.code = code if code is not None else self.code
         self.headers = headers or {}
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> dict[str, dict[str, str | None]]:
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
 

@@ -1,7 +1,7 @@
 """The catalogues by name, and the combinations of technique, method and kind of base model that can be trained.
 Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -12,7 +12,7 @@ from api.spec.methods import Method, MethodBase
 from api.spec.techniques import Technique, TechniqueBase
 
 
-def _members(union: Any) -> dict[str, Any]:
+def _members(union: object) -> dict[str, Any]:
     """Return the classes of a discriminated union by their literal `type`."""
     classes = get_args(get_args(union)[0])
     return {get_args(entry.model_fields["type"].annotation)[0]: entry for entry in classes}
@@ -107,5 +107,5 @@ def _kind_refusal(method: str, kind: ModelKind) -> str:
     return f"'{method}' cannot train {KIND_WORDS[kind]}, which predicts no next token: use {legal}"
 
 
-def _alternatives(names: Any) -> str:
+def _alternatives(names: Iterable[str]) -> str:
     return " or ".join([", ".join(listed[:-1]), listed[-1]] if len(listed := sorted(names)) > 1 else listed)

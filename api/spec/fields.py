@@ -1,7 +1,7 @@
 """Base classes and field types of all recipe models."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Discriminator, Tag, model_validator
 
@@ -21,7 +21,7 @@ class NulFreeModel(StrictModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _text_without_nul(cls, data: Any) -> Any:
+    def _text_without_nul(cls, data: object) -> object:
         left = [data]
         while left:
             match left.pop():
@@ -34,7 +34,7 @@ class NulFreeModel(StrictModel):
         return data
 
 
-def with_current_names(model: type[BaseModel], stored: Mapping[str, Any]) -> dict[str, Any]:
+def with_current_names(model: type[BaseModel], stored: Mapping[str, object]) -> dict[str, object]:
     """Return the stored fields under the model's current names. Rows of releases before a rename hold the old ones."""
     current = {
         old: name
@@ -45,7 +45,7 @@ def with_current_names(model: type[BaseModel], stored: Mapping[str, Any]) -> dic
     return {current.get(name, name): value for name, value in stored.items()}
 
 
-def _auto_or_value(value: Any) -> str:
+def _auto_or_value(value: object) -> str:
     return "auto" if value == AUTO else "value"
 
 
@@ -57,7 +57,7 @@ Auto = Annotated[
 """`Auto[int]`: an int, or "auto". Attune replaces "auto" by a value, which the job's object shows."""
 
 
-def _null_is_default(value: Any) -> Any:
+def _null_is_default(value: object) -> object:
     return {} if value is None else value
 
 
@@ -65,7 +65,7 @@ OrNull = Annotated[T, BeforeValidator(_null_is_default)]
 """A nested object. OpenAI's clients may send an explicit null for it, which means all its defaults."""
 
 
-def _null_is_auto(value: Any) -> Any:
+def _null_is_auto(value: object) -> object:
     return AUTO if value is None else value
 
 

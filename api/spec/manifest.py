@@ -7,7 +7,7 @@ not who made them: it carries no signature.
 import hashlib
 import json
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -93,7 +93,7 @@ class Provenance(StrictModel):
     step: int
     """Training step of these weights."""
     origin: Origin
-    recipe: dict[str, Any]
+    recipe: dict[str, object]
     """An `api.spec.resolve.ResolvedRecipe`: every "auto" is replaced by the value that was used."""
     recipe_sha256: Sha256
     """`recipe_hash(recipe)`"""
@@ -106,6 +106,6 @@ class Manifest(Provenance):
     """All files but the manifest itself and those of subfolders with a manifest of their own."""
 
 
-def recipe_hash(recipe: dict[str, Any]) -> str:
+def recipe_hash(recipe: dict[str, object]) -> str:
     """Return the SHA-256 of the recipe as compact JSON with sorted keys."""
     return hashlib.sha256(json.dumps(recipe, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -6,8 +6,8 @@ continues the nearest earlier stage whose model generates tokens; the first one 
 explicitly.
 """
 
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -41,11 +41,11 @@ class Pipeline(NulFreeModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _linked(cls, body: Any) -> Any:
+    def _linked(cls, body: object) -> object:
         """Fill in the fields that stages leave out. The fields' own validation reports parts that are not objects."""
         if not isinstance(body, dict) or not isinstance(body.get("stages"), list):
             return body
-        stages: list[Any] = []
+        stages: list[object] = []
         before: list[tuple[str, Output]] = []
         for stage in body["stages"]:
             if not isinstance(stage, dict):
@@ -59,7 +59,7 @@ class Pipeline(NulFreeModel):
         return {**body, "stages": stages}
 
 
-def _with_defaults(stage: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+def _with_defaults(stage: dict[str, object], body: dict[str, object]) -> dict[str, object]:
     filled = dict(stage)
     training, default = stage.get("training"), body.get("training")
     if isinstance(default, dict) and isinstance(training, dict | None):
@@ -71,9 +71,9 @@ def _with_defaults(stage: dict[str, Any], body: dict[str, Any]) -> dict[str, Any
     return filled
 
 
-def _links(stage: dict[str, Any], model: Any, before: list[tuple[str, Output]]) -> dict[str, Any]:
+def _links(stage: dict[str, object], model: object, before: list[tuple[str, Output]]) -> dict[str, object]:
     """Return the model and the reward model of a stage that leaves them out."""
-    links: dict[str, Any] = {}
+    links: dict[str, object] = {}
     if stage.get("model") is None:
         links["model"] = _nearest(before, "tokens") or model
     method = _method(stage)
@@ -81,13 +81,12 @@ def _links(stage: dict[str, Any], model: Any, before: list[tuple[str, Output]]) 
     entry = method_of(name)
     if isinstance(name, str) and entry is not None and entry.takes_reward_model:
         options = method.get(name) or {}
-        unjudged = isinstance(options, dict) and options.get("reward_model") is None and options.get("grader") is None
-        if unjudged:
+        if isinstance(options, dict) and options.get("reward_model") is None and options.get("grader") is None:
             links["method"] = {**method, name: {**options, "reward_model": _nearest(before, "reward")}}
     return links
 
 
-def _method(stage: dict[str, Any]) -> dict[str, Any]:
+def _method(stage: dict[str, object]) -> dict[str, object]:
     method = stage.get("method")
     return method if isinstance(method, dict) else {}
 
@@ -96,7 +95,7 @@ def _nearest(before: list[tuple[str, Output]], output: Output) -> str | None:
     return next((REFERENCE + name for name, gives in reversed(before) if gives == output), None)
 
 
-def references(recipe: dict[str, Any]) -> set[str]:
+def references(recipe: Mapping[str, object]) -> set[str]:
     """Return the names of the stages that a recipe, as plain data, refers to."""
     names: set[str] = set()
 
@@ -108,28 +107,28 @@ def references(recipe: dict[str, Any]) -> set[str]:
     return names
 
 
-def resolved_references(recipe: dict[str, Any], models: dict[str, str]) -> dict[str, Any]:
+def resolved_references(recipe: Mapping[str, object], models: Mapping[str, str]) -> dict[str, object]:
     """Return the recipe with each reference to a stage replaced by the id of its model."""
     return _with_references(recipe, models.__getitem__)
 
 
-def _with_references(recipe: dict[str, Any], of_stage: Callable[[str], str]) -> dict[str, Any]:
+def _with_references(recipe: Mapping[str, object], of_stage: Callable[[str], str]) -> dict[str, object]:
     """Return the recipe with `of_stage(NAME)` for each reference in `model` and `method`. Other fields are users' text
     and stay unchanged."""
     referring = {key: recipe[key] for key in ("model", "method") if key in recipe}
-    return {**recipe, **_replaced(referring, of_stage)}
+    return {**recipe, **_replaced_fields(referring, of_stage)}
 
 
-def _replaced(part: Any, of_stage: Callable[[str], str]) -> Any:
-    if isinstance(part, list):
-        return [_replaced(item, of_stage) for item in part]
-    if not isinstance(part, dict):
-        return part
-    return {
-        key: of_stage(value.removeprefix(REFERENCE)) if _refers(key, value) else _replaced(value, of_stage)
-        for key, value in part.items()
-    }
+def _replaced_fields(fields: Mapping[str, object], of_stage: Callable[[str], str]) -> dict[str, object]:
+    return {key: _replaced(key, value, of_stage) for key, value in fields.items()}
 
 
-def _refers(key: str, value: Any) -> bool:
-    return key in ("model", "reward_model") and isinstance(value, str) and value.startswith(REFERENCE)
+def _replaced(key: str, value: object, of_stage: Callable[[str], str]) -> object:
+    match value:
+        case str() if key in ("model", "reward_model") and value.startswith(REFERENCE):
+            return of_stage(value.removeprefix(REFERENCE))
+        case dict():
+            return _replaced_fields(value, of_stage)
+        case list():
+            return [_replaced("", item, of_stage) for item in value]
+    return value

@@ -6,7 +6,7 @@ recomputation, micro-batch) are resolved by the first worker that trains the job
 resumed run repeats the interrupted one.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -100,11 +100,11 @@ Metadata = Annotated[
 ]
 
 
-def _null_is_supervised(value: Any) -> Any:
+def _null_is_supervised(value: object) -> object:
     return {"type": "supervised"} if value is None else value
 
 
-def _with_hyperparameters(method: Any, given: dict[str, Any]) -> Any:
+def _with_hyperparameters(method: object, given: dict[str, object]) -> object:
     """Return the method with the hyperparameters of the deprecated field, unless they conflict. Clients send both."""
     if not isinstance(method, dict) or not isinstance(method.get("type"), str):
         return method  # its own validation rejects it
@@ -153,14 +153,14 @@ class Recipe(NulFreeModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _null_is_no_technique(cls, data: Any) -> Any:
+    def _null_is_no_technique(cls, data: object) -> object:
         if isinstance(data, dict) and data.get("technique", ...) is None:
             return {name: value for name, value in data.items() if name != "technique"}
         return data
 
     @model_validator(mode="before")
     @classmethod
-    def _old_hyperparameters_become_the_method(cls, data: Any) -> Any:
+    def _old_hyperparameters_become_the_method(cls, data: object) -> object:
         if not isinstance(data, dict) or not isinstance(data.get("hyperparameters"), dict):
             return data
         hyperparameters, rest = data["hyperparameters"], {**data, "hyperparameters": None}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from api.spec.fields import AUTO, Auto, StrictModel
 from api.spec.methods import Method
@@ -61,7 +61,7 @@ HARDWARE_FIELDS = ("gradient_checkpointing", "micro_batch_tokens")
 """Fields that an attempt with less memory may change. They do not affect the gradient of a step."""
 
 
-def with_hardware(stored: Mapping[str, Any], resolved: ResolvedRecipe) -> dict[str, Any]:
+def with_hardware(stored: Mapping[str, object], resolved: ResolvedRecipe) -> dict[str, object]:
     """Return the stored recipe with the fields that the hardware determines.
 
     The other fields stay byte for byte as the release that accepted the job wrote them, because saved states are

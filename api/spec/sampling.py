@@ -1,10 +1,11 @@
 """Requests to the sampler, for both sides of the wall."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from api.spec.fields import StrictModel
+from api.spec.formats import Messages
 from api.spec.techniques import Technique
 
 MAX_CHOICES = 16
@@ -14,7 +15,7 @@ MAX_CHOICES = 16
 class SamplingRequest(StrictModel):
     """A completion request in a common form for OpenAI's two endpoints."""
 
-    messages: list[dict[str, Any]] | None = None
+    messages: Messages | None = None
     """A conversation in the form that chat templates take. Excludes `prompts`."""
     prompts: list[str | list[int]] | None = None
     """Texts to continue, or their token ids. Excludes `messages`."""

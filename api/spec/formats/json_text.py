@@ -2,7 +2,6 @@
 
 import json
 import re
-from typing import Any
 
 import msgspec
 
@@ -12,7 +11,7 @@ PYTHON = re.compile(r"[\[\s]*\{\s*'")
 """The beginning of an object, or of an array of objects, that Python's str() wrote."""
 
 
-def parse_json_text(text: str) -> Any:
+def parse_json_text(text: str) -> object:
     """Return the array or object that the text holds as JSON, or None if it holds none."""
     if text.lstrip()[:1] not in ("[", "{"):
         return None
@@ -22,7 +21,7 @@ def parse_json_text(text: str) -> Any:
         return None
 
 
-def decode_json_field(value: object, key: str, code: str) -> Any:
+def decode_json_field(value: object, key: str, code: str) -> object:
     """Return the value, decoded if it is a text of JSON; None for a blank text or null. Raises RowError for invalid
     JSON.
 
@@ -56,14 +55,14 @@ def _is_message(value: object) -> bool:
     return isinstance(value, dict) and isinstance(value.get("role", value.get("from")), str)
 
 
-def _decoded(text: str) -> Any:
+def _decoded(text: str) -> object:
     if "\\u0000" in text:
         raise ValueError("it contains the character NUL")
     json.loads(text, object_pairs_hook=_with_unique_keys, parse_int=str)  # msgspec keeps the last of equal keys
     return msgspec.json.decode(text)
 
 
-def _with_unique_keys(pairs: list[tuple[str, Any]]) -> JsonObject:
+def _with_unique_keys(pairs: list[tuple[str, object]]) -> JsonObject:
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("an object has the same key twice")

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -52,7 +52,7 @@ class Case:
     item: Mapping[str, object]
 
     @cached_property
-    def json(self) -> Any:
+    def json(self) -> object:
         """Return the answer parsed as JSON. Raises GradingError."""
         try:
             return json.loads(self.text, parse_constant=_not_json)

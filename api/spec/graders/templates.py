@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
@@ -81,24 +81,21 @@ def _path(variable: str) -> tuple[Step, ...]:
     return path
 
 
-def _look_up(path: tuple[Step, ...], case: Case) -> Any:
+def _look_up(path: tuple[Step, ...], case: Case) -> object:
     if path[:2] == ("sample", "output_text"):
         return case.text
-    value: Any = case.json if path[0] == "sample" else case.item
+    value: object = case.json if path[0] == "sample" else case.item
     for depth in range(2 if path[0] == "sample" else 1, len(path)):
-        step = path[depth]
-        if not _has(value, step):
-            where = "the answer" if path[0] == "sample" else "the row"
-            message = f"{_name(path)}: {where} has no {_name(path[: depth + 1])}"
-            raise GradingError("invalid_variable_error", message)
-        value = value[step]
+        match value, path[depth]:
+            case list(), int(index) if index < len(value):
+                value = value[index]
+            case Mapping(), str(key) if key in value:
+                value = value[key]
+            case _:
+                where = "the answer" if path[0] == "sample" else "the row"
+                message = f"{_name(path)}: {where} has no {_name(path[: depth + 1])}"
+                raise GradingError("invalid_variable_error", message)
     return value
-
-
-def _has(value: object, step: Step) -> bool:
-    if isinstance(step, int):
-        return isinstance(value, list) and step < len(value)
-    return isinstance(value, Mapping) and step in value
 
 
 def _as_text(value: object, path: tuple[Step, ...]) -> str:

@@ -3,7 +3,7 @@
 A new method is a file here, one of the same name in worker/methods with its loss, and a name in each list.
 """
 
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
 from pydantic import BeforeValidator, Field
 
@@ -22,7 +22,7 @@ _Methods = Supervised | Classification | Dpo | Kto | Orpo | Simpo | Reward | Ppo
 _NAMES = frozenset(method.model_fields["type"].default for method in get_args(_Methods))
 
 
-def _without_null_methods(method: Any) -> Any:
+def _without_null_methods(method: object) -> object:
     """Drop null fields that are named after other methods.
 
     OpenAI's client reads a method as an object with a field for each method, and sends it back with these nulls."""

@@ -1,5 +1,5 @@
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AliasChoices, Field, model_validator
 
@@ -29,7 +29,7 @@ class ReinforcementOptions(RolloutOptions):
     hyperparameters: OrNull[ReinforcementHyperparameters] = Field(default_factory=ReinforcementHyperparameters)
     grader: Grader
     """Gives each answer its reward."""
-    response_format: Annotated[dict[str, Any], Field(max_length=0)] | None = None
+    response_format: Annotated[dict[str, object], Field(max_length=0)] | None = None
     """OpenAI's. Structured answers are not supported: any value is refused."""
     group_size: Annotated[int, Field(ge=2, le=256)] = 8
     """G: answers sampled for each prompt."""

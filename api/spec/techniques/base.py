@@ -5,7 +5,7 @@ that sets what differs.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, NamedTuple, Self
+from typing import Annotated, ClassVar, NamedTuple, Self
 
 from pydantic import Field
 
@@ -110,7 +110,7 @@ class TechniqueBase(StrictModel):
         """Return the technique of the published adapter, which a job that continues it has to give."""
         return self
 
-    def peft(self, layers: ModelLayers) -> Mapping[str, Any]:
+    def peft(self, layers: ModelLayers) -> Mapping[str, object]:
         """Return the arguments of peft's configuration class for this base model."""
         return {}
 

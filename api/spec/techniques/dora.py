@@ -1,5 +1,5 @@
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from api.spec.base_model import ModelLayers, ModelShape
 from api.spec.techniques.base import ActivationFactors
@@ -18,7 +18,7 @@ class Dora(Lora):
 
     type: Literal["dora"] = "dora"  # type: ignore[assignment]
 
-    def peft(self, layers: ModelLayers) -> Mapping[str, Any]:
+    def peft(self, layers: ModelLayers) -> Mapping[str, object]:
         return {**super().peft(layers), "use_dora": True}
 
     def added_parameters(self, shape: ModelShape) -> int:

@@ -1,5 +1,5 @@
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from api.spec.base_model import Matrix, ModelKind, ModelLayers, ModelShape
 from api.spec.target_modules import FIELD, NoTargetModules, choose, matches
@@ -78,7 +78,7 @@ class Ia3(TechniqueBase):
         inner = self.feedforward_modules or (layers.ia3["feedforward"] if layers.ia3 else [])
         return found, [matrix for matrix in found if any(matrix.name.endswith(name) for name in inner)]
 
-    def peft(self, layers: ModelLayers) -> Mapping[str, Any]:
+    def peft(self, layers: ModelLayers) -> Mapping[str, object]:
         # In a family that peft does not know, no layer is feed-forward unless the job names it; null is an error there.
         inner = [] if self.feedforward_modules is None and layers.ia3 is None else self.feedforward_modules
         return {"target_modules": self.target_modules and sorted(self.target_modules), "feedforward_modules": inner}

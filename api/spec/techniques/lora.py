@@ -1,6 +1,6 @@
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -107,7 +107,7 @@ class Lora(TechniqueBase):
         given = {"target_modules": named, "rank_pattern": [*self.rank_pattern], "alpha_pattern": [*self.alpha_pattern]}
         return {field: values for field, values in given.items() if values}
 
-    def peft(self, layers: ModelLayers) -> Mapping[str, Any]:
+    def peft(self, layers: ModelLayers) -> Mapping[str, object]:
         return {
             "r": self.rank,
             "lora_alpha": self.alpha,

@@ -1,5 +1,5 @@
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -34,7 +34,7 @@ class Prefix(TechniqueBase):
     def virtual_tokens(self) -> int:
         return self.tokens
 
-    def peft(self, layers: ModelLayers) -> Mapping[str, Any]:
+    def peft(self, layers: ModelLayers) -> Mapping[str, object]:
         return {"num_virtual_tokens": self.tokens, "prefix_projection": False, "init_weights": "zero"}
 
     def added_parameters(self, shape: ModelShape) -> int:

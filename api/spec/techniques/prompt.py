@@ -1,5 +1,5 @@
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -31,7 +31,7 @@ class Prompt(TechniqueBase):
     def virtual_tokens(self) -> int:
         return self.tokens
 
-    def peft(self, layers: ModelLayers) -> Mapping[str, Any]:
+    def peft(self, layers: ModelLayers) -> Mapping[str, object]:
         return {"num_virtual_tokens": self.tokens, "prompt_tuning_init": "SAMPLE_VOCAB"}
 
     def added_parameters(self, shape: ModelShape) -> int:

@@ -67,5 +67,6 @@ def test_references_are_found_and_replaced_wherever_a_model_is_named() -> None:
     assert references(recipe) == {"a", "b"}
     replaced = resolved_references(recipe, {"a": "ft:a", "b": "ft:b"})
     assert references(replaced) == set()
-    assert replaced["method"]["ppo"]["grader"]["graders"]["s"]["model"] == "ft:b"
-    assert replaced["metadata"] == metadata
+    judge = {"type": "score_model", "model": "ft:b", "name": "model: stage:x"}
+    method = {"ppo": {"grader": {"type": "multi", "graders": {"s": judge}}, "reward_model": None}}
+    assert replaced == {"model": "ft:a", "method": method, "metadata": metadata}
