@@ -1,13 +1,16 @@
 """Base classes and field types of all recipe models."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Discriminator, Tag, model_validator
 
 T = TypeVar("T")
 
 AUTO: Literal["auto"] = "auto"
+
+JsonObject = dict[str, Any]
+"""An object of any shape, as parsed from JSON."""
 
 
 class StrictModel(BaseModel):

@@ -3,13 +3,13 @@ tuple."""
 
 from collections.abc import Collection
 
+from api.spec.fields import JsonObject
 from api.spec.formats.base import (
     ChatOrText,
     ClassificationExample,
     Conversation,
     Example,
     Format,
-    JsonObject,
     Label,
     Message,
     Messages,

@@ -5,10 +5,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-JsonObject = dict[str, Any]
-"""An object of any shape, as parsed from JSON."""
+from api.spec.fields import JsonObject
+
 Row = JsonObject
 Message = JsonObject
 """A message in the form that chat templates expect."""

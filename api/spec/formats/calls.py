@@ -3,7 +3,8 @@
 import itertools
 from collections.abc import Sequence
 
-from api.spec.formats.base import JsonObject, Messages, Row, RowError, RowWarning, truncate
+from api.spec.fields import JsonObject
+from api.spec.formats.base import Messages, Row, RowError, RowWarning, truncate
 
 ANY_CALL = "call00000"
 """The id of a call or of a tool's result, in formats that have no ids."""

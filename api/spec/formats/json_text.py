@@ -5,7 +5,8 @@ import re
 
 import msgspec
 
-from api.spec.formats.base import JsonObject, Messages, RowError, truncate
+from api.spec.fields import JsonObject
+from api.spec.formats.base import Messages, RowError, truncate
 
 PYTHON = re.compile(r"[\[\s]*\{\s*'")
 """The beginning of an object, or of an array of objects, that Python's str() wrote."""

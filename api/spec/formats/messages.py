@@ -3,10 +3,10 @@
 import itertools
 from collections.abc import Callable, Sequence
 
+from api.spec.fields import JsonObject
 from api.spec.formats.base import (
     EMPTY,
     Conversation,
-    JsonObject,
     Messages,
     Row,
     RowError,

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
+from api.spec.fields import JsonObject
 from api.spec.formats.base import (
     ChatOrText,
     Format,
-    JsonObject,
     LabelKind,
     Messages,
     Pair,

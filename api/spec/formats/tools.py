@@ -2,7 +2,8 @@
 
 import msgspec
 
-from api.spec.formats.base import JsonObject, RowError, RowWarning, json_type, truncate, warn_once
+from api.spec.fields import JsonObject
+from api.spec.formats.base import RowError, RowWarning, json_type, truncate, warn_once
 from api.spec.formats.calls import MISSING
 from api.spec.formats.json_text import decode_json_field
 
