@@ -1,6 +1,6 @@
 """The response of `GET /v1/fine_tuning/catalog`."""
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,7 +16,7 @@ class Entry(BaseModel):
     summary: str
     description: str
     """A longer description, with formulas and papers."""
-    json_schema: dict[str, Any] = Field(alias="schema")
+    json_schema: dict[str, object] = Field(alias="schema")
     """The JSON Schema of the object in a job's body."""
 
 
@@ -42,7 +42,7 @@ class FormatEntry(BaseModel):
     required: list[list[str]]
     """Alternative sets of keys; a row has all keys of one set."""
     optional: list[str]
-    example: dict[str, Any]
+    example: dict[str, object]
     methods: list[str]
     """Methods that can train on the format."""
 
@@ -61,7 +61,7 @@ class CombinationEntry(BaseModel):
 class BaseModelEntry(BaseModel):
     id: str
     kind: ModelKind
-    facts: dict[str, Any]
+    facts: dict[str, object]
 
 
 class CatalogObject(BaseModel):

@@ -1,7 +1,7 @@
 """Parts of many responses: errors, lists, deletions."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 from pydantic import BaseModel
 
@@ -39,12 +39,12 @@ class Deleted(BaseModel):
     deleted: Literal[True] = True
 
 
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def errors(*statuses: int) -> dict[int | str, dict[str, object]]:
     """Return the `responses` of a route with its own errors; api.http.openapi adds those of all routes."""
     return {status: {"model": ErrorObject} for status in statuses}
 
 
-EVENT_STREAM: dict[str, Any] = {
+EVENT_STREAM: dict[str, object] = {
     "text/event-stream": {
         "schema": {
             "description": "One event.",
@@ -60,7 +60,12 @@ EVENT_STREAM: dict[str, Any] = {
 """The content of a response of server-sent events."""
 
 
-def ends(rows: Sequence[Any]) -> dict[str, str | None]:
+class _Listed(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+def ends(rows: Sequence[_Listed]) -> dict[str, str | None]:
     return {"first_id": rows[0].id if rows else None, "last_id": rows[-1].id if rows else None}
 
 

@@ -4,12 +4,12 @@ Clients also send unsupported fields with neutral values. Those are accepted, an
 """
 
 import json
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from api.spec.fields import StrictModel
-from api.spec.formats import RowError, RowWarning
+from api.spec.formats import Message, Messages, RowError, RowWarning
 from api.spec.formats.messages import parse_message
 from api.spec.sampling import MAX_CHOICES, SamplingRequest
 
@@ -18,8 +18,8 @@ COMPLETION_TOKENS = 16
 """The default `max_tokens` of /v1/completions, as at OpenAI."""
 
 
-def _only(*neutral: Any, because: str) -> Any:
-    def check(value: Any) -> Any:
+def _only(*neutral: object, because: str) -> AfterValidator:
+    def check(value: object) -> object:
         if value not in neutral:
             raise ValueError(f"not supported here: {because}")
         return value
@@ -31,17 +31,17 @@ _NO_TOOLS = "models answer with text only"
 _NO_PENALTY = "tokens are drawn by temperature and top_p alone"
 
 NoPenalty = Annotated[float | None, _only(None, 0, because=_NO_PENALTY)]
-Unsupported = Annotated[Any, _only(None, because="it has no counterpart here")]
+Unsupported = Annotated[object, _only(None, because="it has no counterpart here")]
 
 
-def _messages(value: Any) -> Any:
+def _messages(value: object) -> Messages:
     """Return the messages as chat templates read them."""
     if not isinstance(value, list) or not value:
         raise ValueError("must be an array with at least one message")
     return [_message(number, entry) for number, entry in enumerate(value, start=1)]
 
 
-def _message(number: int, raw: Any) -> dict[str, Any]:
+def _message(number: int, raw: object) -> Message:
     warnings: list[RowWarning] = []
     if isinstance(raw, dict):
         if raw.get("role") in ("tool", "function") or raw.get("tool_calls") or raw.get("function_call"):
@@ -57,7 +57,7 @@ def _message(number: int, raw: Any) -> dict[str, Any]:
     return message
 
 
-def _stops(value: Any) -> Any:
+def _stops(value: object) -> object:
     return [] if value is None else [value] if isinstance(value, str) else value
 
 
@@ -94,7 +94,7 @@ class SamplingBody(StrictModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _text_is_unicode(cls, data: Any) -> Any:
+    def _text_is_unicode(cls, data: object) -> object:
         try:
             json.dumps(data, ensure_ascii=False, default=str).encode()
         except UnicodeEncodeError:
@@ -116,7 +116,7 @@ class SamplingBody(StrictModel):
         """Return whether a stream ends with a chunk of usage."""
         return self.stream_options is not None and self.stream_options.include_usage
 
-    def _common(self) -> dict[str, Any]:
+    def _common(self) -> dict[str, object]:
         return {
             "n": self.n or 1,
             "temperature": 1.0 if self.temperature is None else self.temperature,
@@ -127,32 +127,32 @@ class SamplingBody(StrictModel):
 
 
 class ChatBody(SamplingBody):
-    messages: Annotated[list[dict[str, Any]], BeforeValidator(_messages)]
+    messages: Annotated[Messages, BeforeValidator(_messages)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    tools: Annotated[Any, _only(None, [], because=_NO_TOOLS)] = None
-    tool_choice: Annotated[Any, _only(None, "none", "auto", because=_NO_TOOLS)] = None
-    parallel_tool_calls: Annotated[Any, _only(None, because=_NO_TOOLS)] = None
-    functions: Annotated[Any, _only(None, [], because=_NO_TOOLS)] = None
-    function_call: Annotated[Any, _only(None, "none", "auto", because=_NO_TOOLS)] = None
-    response_format: Annotated[Any, _only(None, {"type": "text"}, because="answers are not held to a format")] = None
-    modalities: Annotated[Any, _only(None, ["text"], because=_NO_TOOLS)] = None
-    audio: Annotated[Any, _only(None, because=_NO_TOOLS)] = None
+    tools: Annotated[object, _only(None, [], because=_NO_TOOLS)] = None
+    tool_choice: Annotated[object, _only(None, "none", "auto", because=_NO_TOOLS)] = None
+    parallel_tool_calls: Annotated[object, _only(None, because=_NO_TOOLS)] = None
+    functions: Annotated[object, _only(None, [], because=_NO_TOOLS)] = None
+    function_call: Annotated[object, _only(None, "none", "auto", because=_NO_TOOLS)] = None
+    response_format: Annotated[object, _only(None, {"type": "text"}, because="answers are not held to a format")] = None
+    modalities: Annotated[object, _only(None, ["text"], because=_NO_TOOLS)] = None
+    audio: Annotated[object, _only(None, because=_NO_TOOLS)] = None
     prediction: Unsupported = None
     reasoning_effort: Unsupported = None
-    web_search_options: Annotated[Any, _only(None, because=_NO_TOOLS)] = None
-    store: Annotated[Any, _only(None, False, because="answers are not kept")] = None
-    metadata: Annotated[Any, _only(None, {}, because="answers are not kept")] = None
-    service_tier: Annotated[Any, _only(None, "auto", "default", because="there is one tier")] = None
-    verbosity: Annotated[Any, _only(None, "medium", because="the length of answers is not adjustable")] = None
-    moderation: Annotated[Any, _only(None, because="nothing is moderated")] = None
+    web_search_options: Annotated[object, _only(None, because=_NO_TOOLS)] = None
+    store: Annotated[object, _only(None, False, because="answers are not kept")] = None
+    metadata: Annotated[object, _only(None, {}, because="answers are not kept")] = None
+    service_tier: Annotated[object, _only(None, "auto", "default", because="there is one tier")] = None
+    verbosity: Annotated[object, _only(None, "medium", because="the length of answers is not adjustable")] = None
+    moderation: Annotated[object, _only(None, because="nothing is moderated")] = None
     safety_identifier: str | None = None
     """The newer name of `user`."""
     prompt_cache_key: str | None = None
     """Accepted without effect, like the next two: prompts are not cached."""
     prompt_cache_retention: str | None = None
-    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_options: dict[str, object] | None = None
 
     @model_validator(mode="after")
     def _cross_checks(self) -> Self:
@@ -184,8 +184,8 @@ class CompletionBody(SamplingBody):
     """A text or its tokens, or a list of either."""
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     echo: Annotated[bool | None, _only(None, False, because="answers do not repeat the prompt")] = None
-    suffix: Annotated[Any, _only(None, because="models continue a text, they do not fill it in")] = None
-    best_of: Annotated[Any, _only(None, 1, because="request several answers with n, and choose one")] = None
+    suffix: Annotated[object, _only(None, because="models continue a text, they do not fill it in")] = None
+    best_of: Annotated[object, _only(None, 1, because="request several answers with n, and choose one")] = None
 
     @model_validator(mode="after")
     def _few_enough(self) -> Self:
@@ -194,9 +194,11 @@ class CompletionBody(SamplingBody):
         return self
 
     @property
-    def prompts(self) -> list[Any]:
-        one = isinstance(self.prompt, str) or (bool(self.prompt) and isinstance(self.prompt[0], int))
-        return [self.prompt] if one else list(self.prompt)
+    def prompts(self) -> list[str | list[int]]:
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        tokens = [token for token in self.prompt if isinstance(token, int)]
+        return [tokens] if tokens else [prompt for prompt in self.prompt if not isinstance(prompt, int)]
 
     def sampling_request(self, longest: int) -> SamplingRequest:
         return SamplingRequest(

@@ -1,7 +1,7 @@
 """Files: the form that uploads one, and the objects in responses."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ValidationError
 
@@ -9,7 +9,7 @@ from api.errors import InvalidRequest
 from api.infra.multipart import Form
 from api.records.files import File
 from api.schemas.common import ends, seconds
-from api.schemas.stored import stored
+from api.schemas.stored import StoredJson, stored
 from api.services.files import ExpiresAfter, FileRequest, check_purpose
 
 _EXPIRES_AFTER = {f"expires_after[{name}]": name for name in ExpiresAfter.model_fields}
@@ -50,7 +50,7 @@ class FileScan(BaseModel):
     """The row format; null until it is known, or if the rows' keys match none."""
     rows: int | None = None
     container: str | None = None
-    findings: list[Annotated[dict[str, Any], stored("Finding")]] = []
+    findings: list[Annotated[StoredJson, stored("Finding")]] = []
     """The first hundred problems. `line` is the row in files whose rows are not lines."""
     finding_counts: dict[str, int] = {}
     """The number of all problems, by code."""

@@ -1,7 +1,7 @@
 """Jobs, events and checkpoints: OpenAI's objects with Attune's additional fields."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -9,10 +9,10 @@ from api.records.events import Event
 from api.records.jobs import Job
 from api.records.models import Checkpoint
 from api.schemas.common import ends, seconds
-from api.schemas.stored import stored
+from api.schemas.stored import StoredJson, stored
 from api.spec.catalog import METHODS, TECHNIQUES
 from api.spec.evaluation import Evaluation
-from api.spec.fields import AUTO, with_current_names
+from api.spec.fields import AUTO, JsonObject, with_current_names
 from api.spec.methods import Method
 
 _METHOD = TypeAdapter[Method](Method)
@@ -54,17 +54,17 @@ class JobObject(BaseModel):
     seed: int
     user_provided_suffix: str | None
     metadata: dict[str, str] | None
-    integrations: list[Annotated[dict[str, Any], stored("Integration")]] | None
-    hyperparameters: Annotated[dict[str, Any], stored("Hyperparameters")]
-    method: Annotated[dict[str, Any], stored("Method")]
-    technique: Annotated[dict[str, Any], stored("Technique")]
-    training: Annotated[dict[str, Any], stored("ResolvedTraining")]
-    resources: Annotated[dict[str, Any], stored("Resources")]
-    export: Annotated[dict[str, Any], stored("Export")]
+    integrations: list[Annotated[StoredJson, stored("Integration")]] | None
+    hyperparameters: Annotated[StoredJson, stored("Hyperparameters")]
+    method: Annotated[StoredJson, stored("Method")]
+    technique: Annotated[StoredJson, stored("Technique")]
+    training: Annotated[StoredJson, stored("ResolvedTraining")]
+    resources: Annotated[StoredJson, stored("Resources")]
+    export: Annotated[StoredJson, stored("Export")]
     priority: int
-    progress: Annotated[dict[str, Any], stored("Progress")] | None
+    progress: Annotated[StoredJson, stored("Progress")] | None
     """Null until the job begins to train."""
-    estimate: Annotated[dict[str, Any], stored("JobEstimate")] | None
+    estimate: Annotated[StoredJson, stored("JobEstimate")] | None
     """Predicted and actual memory and time; null until the job begins to train."""
     evaluation: Evaluation | None
     """The model before its training compared with the model after it, on the same rows; null until the job succeeds."""
@@ -107,7 +107,7 @@ class JobObject(BaseModel):
         )
 
 
-def shown_method(job: Job) -> dict[str, Any]:
+def shown_method(job: Job) -> JsonObject:
     """Return the requested method, with a number in place of each "auto" that is resolved."""
     method = _with_current_options(job.recipe["method"])
     if job.resolved is None:
@@ -123,19 +123,19 @@ def shown_method(job: Job) -> dict[str, Any]:
     return {**method, method["type"]: {**options, "hyperparameters": numbers}}
 
 
-def _with_current_options(method: dict[str, Any]) -> dict[str, Any]:
+def _with_current_options(method: JsonObject) -> JsonObject:
     kind = method["type"]
     return {**method, kind: with_current_names(METHODS[kind].options_class(), method[kind])}
 
 
-def _estimate(job: Job) -> dict[str, Any] | None:
+def _estimate(job: Job) -> JsonObject | None:
     if job.estimate is None or "predicted" not in job.estimate:
         return None
     return {"predicted": job.estimate["predicted"], "actual": job.estimate.get("actual")}
 
 
-def _training(job: Job) -> dict[str, Any]:
-    requested: dict[str, Any] = job.recipe["training"]
+def _training(job: Job) -> JsonObject:
+    requested: JsonObject = job.recipe["training"]
     resolved = job.resolved
     if resolved is None:
         return requested
@@ -150,8 +150,8 @@ def _pipeline(job: Job) -> PipelineRef | None:
     return PipelineRef(id=job.pipeline_id, stage=job.pipeline_stage)
 
 
-def _export(job: Job) -> dict[str, Any]:
-    requested: dict[str, Any] = job.recipe.get("export") or {"merged": "auto"}  # jobs of older releases have no export
+def _export(job: Job) -> JsonObject:
+    requested: JsonObject = job.recipe.get("export") or {"merged": "auto"}  # jobs of older releases have no export
     return requested if job.resolved is None else {**requested, "merged": job.resolved.get("merged", False)}
 
 
@@ -162,7 +162,7 @@ class EventObject(BaseModel):
     level: str
     message: str
     type: str
-    data: dict[str, Any] | None
+    data: StoredJson | None
 
     @classmethod
     def of(cls, event: Event) -> Self:
@@ -182,7 +182,7 @@ class CheckpointObject(BaseModel):
     created_at: int
     fine_tuned_model_checkpoint: str
     fine_tuning_job_id: str
-    metrics: dict[str, Any]
+    metrics: StoredJson
     step_number: int
 
     @classmethod
@@ -211,7 +211,7 @@ class EventList(BaseModel):
 
 class MetricList(BaseModel):
     object: Literal["list"] = "list"
-    data: list[Annotated[dict[str, Any], stored("Metrics")]]
+    data: list[Annotated[StoredJson, stored("Metrics")]]
     has_more: Literal[False] = False
     total_points: int
     """The number of all steps, including those that are not listed."""

@@ -1,9 +1,10 @@
 """Models and their artifacts."""
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel
 
+from api.schemas.stored import StoredJson
 from api.services.models import ModelView
 
 
@@ -12,7 +13,7 @@ class ModelObject(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str
-    facts: dict[str, Any]
+    facts: StoredJson
     """Properties of a base model. For a fine-tuned model or a checkpoint: its base model, job, technique, method and
     output (tokens, labels or a reward)."""
 

@@ -1,11 +1,11 @@
 """Pipelines and their stages."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel
 
 from api.schemas.jobs import JobError
-from api.schemas.stored import stored
+from api.schemas.stored import StoredJson, stored
 from api.services.pipelines import PipelineView
 
 
@@ -21,7 +21,7 @@ class StageObject(BaseModel):
     """The names of the stages that must end first."""
     fine_tuned_model: str | None
     error: JobError | None
-    progress: Annotated[dict[str, Any], stored("Progress")] | None
+    progress: Annotated[StoredJson, stored("Progress")] | None
 
 
 class PipelineObject(BaseModel):

@@ -1,11 +1,11 @@
 """Previews of rows and estimates of jobs."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel
 
 from api.schemas.common import Memory
-from api.schemas.stored import stored
+from api.schemas.stored import StoredJson, stored
 
 
 class SequenceObject(BaseModel):
@@ -35,7 +35,7 @@ class RowObject(BaseModel):
     label: str | int | float | list[str] | list[int] | None = None
     dropped: bool
     """Whether training leaves the row out."""
-    findings: list[Annotated[dict[str, Any], stored("Finding")]]
+    findings: list[Annotated[StoredJson, stored("Finding")]]
 
 
 class PreviewObject(BaseModel):
@@ -47,7 +47,7 @@ class PreviewObject(BaseModel):
     max_length: int | None
     """The length to which rows are truncated; null for the longest row within the context window."""
     rows: list[RowObject]
-    findings: list[Annotated[dict[str, Any], stored("Finding")]] = []
+    findings: list[Annotated[StoredJson, stored("Finding")]] = []
     """Problems of the whole file, if all of its rows are shown."""
 
 

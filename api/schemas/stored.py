@@ -11,10 +11,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, TypeAdapter, WithJsonSchema
 
 from api.schemas.common import Memory
+from api.spec.fields import JsonObject
 from api.spec.methods import Hyperparameters, Method
 from api.spec.outputs import Export, Integration
 from api.spec.recipe import Resources, Training
 from api.spec.techniques import Technique
+
+StoredJson = dict[str, object]
+"""Stored JSON that a response passes on unread and unchecked."""
 
 REFERENCE = "x-stored"
 """The key of a placeholder in a response's schema, which is replaced by a reference to one of `STORED`."""
@@ -118,7 +122,7 @@ def stored(name: str) -> WithJsonSchema:
     return WithJsonSchema({REFERENCE: name})
 
 
-def with_stored_schemas(schemas: dict[str, Any]) -> dict[str, Any]:
+def with_stored_schemas(schemas: JsonObject) -> JsonObject:
     """Return the document's schemas with those of stored JSON, and the references to them resolved."""
     adapters = [(name, _MODE, TypeAdapter(written_by)) for name, written_by in STORED.items()]
     roots, definitions = TypeAdapter.json_schemas(adapters, ref_template="#/components/schemas/{model}Object")
@@ -129,9 +133,9 @@ def with_stored_schemas(schemas: dict[str, Any]) -> dict[str, Any]:
     return {name: _with_references(schema) for name, schema in schemas.items()} | named
 
 
-def _relaxed(schema: Any) -> Any:
+def _relaxed(schema: JsonObject) -> JsonObject:
     """Return the schema without bounds, defaults and required fields, open to further fields."""
-    relaxed: dict[str, Any] = {}
+    relaxed: JsonObject = {}
     for keyword, value in schema.items():
         if keyword in _KEYWORDS:
             relaxed[keyword] = value
@@ -147,7 +151,7 @@ def _relaxed(schema: Any) -> Any:
     return relaxed
 
 
-def _with_references(node: Any) -> Any:
+def _with_references(node: object) -> object:
     match node:
         case {"x-stored": name}:
             return {"$ref": f"#/components/schemas/{name}Object"}

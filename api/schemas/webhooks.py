@@ -1,7 +1,7 @@
 """Webhook endpoints as OpenAI's objects, and Attune's log of deliveries."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel
 
@@ -33,7 +33,7 @@ class WebhookWithSecret(WebhookObject):
         return cls(**_webhook(webhook), signing_secret=webhook.secret)
 
 
-def _webhook(webhook: Webhook) -> dict[str, Any]:
+def _webhook(webhook: Webhook) -> dict[str, object]:
     return {
         "id": webhook.id,
         "created_at": int(webhook.created_at),
