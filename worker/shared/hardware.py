@@ -20,7 +20,7 @@ class WorkerResources(TypedDict):
     gpu_memory_bytes: int | None
     """Memory of the smallest GPU; None without a GPU."""
     bfloat16: bool
-    """Whether all GPUs, or the processor without one, multiply in bfloat16."""
+    """Whether all GPUs, or the processor without one, multiply in bfloat16 at least as fast as in float32."""
 
 
 def machine_for(
@@ -29,7 +29,7 @@ def machine_for(
     """Return the resources of the next job: on this GPU, or on the processor if it is None."""
     if gpu is None:
         memory = min(memory_for_job(slots=slots, warm=warm), available_bytes())
-        return Machine(False, cpu_multiplies_bfloat16(), memory, observed)
+        return Machine(False, cpu_trains_in_bfloat16(), memory, observed)
     device = gpus.find_gpu(gpu)
     if device is None:  # a part of a GPU (MIG); all GPUs that can be partitioned know bfloat16
         return Machine(True, True, None, observed)
@@ -40,20 +40,32 @@ def machine_for(
 def worker_resources(gpu_names: list[str], *, slots: int, warm: bool) -> WorkerResources:
     """Return the resources of a job in any slot, as arguments of `api.records.workers.seen`."""
     known = [gpu for gpu in map(gpus.find_gpu, gpu_names) if gpu is not None]
-    bfloat16 = all(gpu.bfloat16 for gpu in known) if gpu_names else cpu_multiplies_bfloat16()
+    bfloat16 = all(gpu.bfloat16 for gpu in known) if gpu_names else cpu_trains_in_bfloat16()
     smallest = min((gpu.total_bytes for gpu in known if gpu.total_bytes is not None), default=None)
     memory = memory_for_job(slots=slots, warm=warm)
     return WorkerResources(memory_bytes=memory, gpu_memory_bytes=smallest, bfloat16=bfloat16)
 
 
-@lru_cache
+def cpu_trains_in_bfloat16() -> bool:
+    """Return whether large products are at least as fast in bfloat16 as in float32. Intel's processors with AVX512-BF16
+    but without AMX (as a virtual machine may show them) need twice float32's time (docs/engine-log.md)."""
+    facts = _processor()
+    return "amx_bf16" in facts or ("avx512_bf16" in facts and "GenuineIntel" not in facts)
+
+
 def cpu_multiplies_bfloat16() -> bool:
-    """Without instructions for it, bfloat16 is emulated and several times slower than float32."""
+    """Return whether products of a few rows are faster in bfloat16, whose weights are half as large. Without
+    instructions for it, bfloat16 is emulated and several times slower than float32."""
+    facts = _processor()
+    return "avx512_bf16" in facts or "amx_bf16" in facts
+
+
+@lru_cache
+def _processor() -> str:
     try:
-        flags = Path("/proc/cpuinfo").read_text()
+        return Path("/proc/cpuinfo").read_text()
     except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+        return ""
 
 
 def memory_bytes() -> int:

@@ -108,3 +108,20 @@ def test_without_groups_there_is_no_limit(tmp_path: Path) -> None:
     assert cgroup.limit_bytes(tmp_path, tmp_path) is None
     assert cgroup.available_bytes(tmp_path, tmp_path) is None
     assert cgroup.out_of_memory_kills(tmp_path, tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "trains"),
+    [
+        ("AuthenticAMD", "avx512f avx512_bf16", True),
+        ("GenuineIntel", "avx512f avx512_bf16", False),
+        ("GenuineIntel", "avx512f avx512_bf16 amx_bf16", True),
+        ("AuthenticAMD", "avx512f", False),
+    ],
+)
+def test_a_processor_trains_in_bfloat16_where_that_is_no_slower(
+    vendor: str, flags: str, trains: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "_processor", lambda: f"vendor_id : {vendor}\nflags : {flags}\n")
+    assert hardware.machine_for(None).bfloat16 is trains
+    assert hardware.cpu_multiplies_bfloat16() is ("bf16" in flags)
