@@ -41,7 +41,6 @@ from tests.factories import a_caller, a_file, the_job
 from tests.tiny_models import make_encoder, make_encoder_tokenizer, make_model, make_tokenizer
 from worker.supervisor.loop import work_until_idle
 from worker.supervisor.node import Node
-from worker.supervisor.warm_trainers import WarmTrainers
 
 LLAMAS = {
     "middle": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 8, "vocab_size": 16384},
@@ -177,7 +176,7 @@ def main() -> None:
     chosen = [case for case in (*FITTED, *HELD_OUT) if options.only is None or case.base in options.only.split(",")]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        context = Context.open(Settings(data_dir=folder / "data", warm_trainers=False))
+        context = Context.open(Settings(data_dir=folder / "data"))
         migrate(context.database)
         for base in sorted({case.base for case in chosen}):
             base_models.register(context, base, make_base(folder, base, options.smollm2))
@@ -241,9 +240,8 @@ def run(context: Context, prepare: Node, train: Node, case: Case) -> Job:
         "training": {"max_steps": case.steps, "precision": "float32", **dict(case.training)},
     }
     job_id = jobs.submit(context, caller, Recipe.model_validate(body)).id
-    warm = WarmTrainers(train)
-    work_until_idle(prepare, warm)
-    work_until_idle(train, warm)
+    work_until_idle(prepare)
+    work_until_idle(train)
     job = the_job(context.database, job_id)
     actual = job.estimate.get("actual") if job.estimate else None
     peaks = actual.get("peaks", {}) if actual else {}

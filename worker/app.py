@@ -18,7 +18,6 @@ from worker.shared.torch_version import require_torch
 from worker.supervisor.loop import work_until_idle
 from worker.supervisor.node import Node
 from worker.supervisor.sweep import Sweeper, housekeep, requeue_own
-from worker.supervisor.warm_trainers import WarmTrainers
 
 log = structlog.get_logger(__name__)
 
@@ -32,32 +31,28 @@ def run(settings: Settings, stage: Stage) -> None:
     context = Context.open(settings)
     node = Node.open(context, stage)
     requeue_own(node)
-    warm = WarmTrainers(node)
-    if stage is Stage.TRAIN:
-        warm.warm_up(node.slots.first)
     wake = threading.Event()
     threading.Thread(target=Sweeper(node, wake).run, name="sweep", daemon=True).start()
     threading.Thread(target=housekeep, args=(node,), name="housekeeping", daemon=True).start()
     concurrency = node.slots.count + (stage is Stage.PREPARE)  # one more thread scans files
-    threads = [threading.Thread(target=_work_when_woken, args=(node, warm, wake)) for _ in range(concurrency)]
+    threads = [threading.Thread(target=_work_when_woken, args=(node, wake)) for _ in range(concurrency)]
     for thread in threads:
         thread.start()
     worker_shutting_down.connect(lambda **_: node.stopping.set(), weak=False)
     setup_logging.connect(lambda **_: None, weak=False)  # keeps Celery from replacing our logging
     log.info("worker_ready", stage=stage, owner=node.owner, slots=node.slots.count)
     try:
-        _run_celery(settings, node, warm, concurrency)
+        _run_celery(settings, node, concurrency)
     finally:
         node.stopping.set()
         for thread in threads:
             thread.join()  # its trainer saves a state first
-        warm.close()
 
 
-def _run_celery(settings: Settings, node: Node, warm: WarmTrainers, concurrency: int) -> None:
+def _run_celery(settings: Settings, node: Node, concurrency: int) -> None:
     """Run Celery until the worker shuts down. Restart it if it ends for another reason."""
     while not node.stopping.is_set():
-        app = build(settings, node, warm)
+        app = build(settings, node)
         state.should_stop = state.should_terminate = None
         try:
             app.worker_main(
@@ -78,7 +73,7 @@ def _run_celery(settings: Settings, node: Node, warm: WarmTrainers, concurrency:
             log.error("celery_ended", why="the broker answers with errors: see above")
 
 
-def build(settings: Settings, node: Node, warm: WarmTrainers) -> Celery:
+def build(settings: Settings, node: Node) -> Celery:
     app = celery_app(settings.broker_url)
     app.conf.update(
         worker_disable_prefetch=True,  # a prefetched ring would wait behind an hour of training
@@ -90,17 +85,17 @@ def build(settings: Settings, node: Node, warm: WarmTrainers) -> Celery:
     @app.task(name=queue_name(node.stage))  # type: ignore[untyped-decorator]
     def ring(job_id: str) -> None:
         log.info("rung", job_id=job_id)
-        work_until_idle(node, warm)
+        work_until_idle(node)
 
     return app
 
 
-def _work_when_woken(node: Node, warm: WarmTrainers, wake: threading.Event) -> None:
+def _work_when_woken(node: Node, wake: threading.Event) -> None:
     """Work whenever the sweep finds waiting jobs, in case their ring was lost."""
     while not node.stopping.is_set():
         if wake.wait(1.0):
             wake.clear()
             try:
-                work_until_idle(node, warm)
+                work_until_idle(node)
             except Exception:
                 log.exception("work_failed")

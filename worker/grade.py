@@ -26,7 +26,8 @@ class Request(ProcessLimits, kw_only=True):
     file_bytes: int | None = 64 << 20
 
 
-def main(folder: Path) -> int:
+def main(run_folder: str) -> int:
+    folder = Path(run_folder)
     # Texts may hold lone surrogates, which UTF-8 cannot encode and msgspec refuses: hence json on both sides.
     request = msgspec.convert(json.loads((folder / "request.json").read_bytes()), Request)
     request.apply()
@@ -49,4 +50,4 @@ def run_grader(request: Request) -> object:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(sys.argv[1]))

@@ -49,7 +49,8 @@ class Report(msgspec.Struct):
     """`code`, `message` and `param` as the API shows them; `reason` is a FailureReason."""
 
 
-def main(run_dir: Path) -> int:
+def main(folder: str) -> int:
+    run_dir = Path(folder)
     request = msgspec.json.decode((run_dir / "prepare.json").read_bytes(), type=Request)
     request.limits.apply()
     report = Report(ok=True, files=[])
@@ -101,4 +102,4 @@ def _limit_reached(error: BaseException) -> JobRejected:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(sys.argv[1]))

@@ -72,7 +72,8 @@ class Report(msgspec.Struct):
 MAX_FINDINGS = 20
 
 
-def main(folder: Path) -> int:
+def main(run_folder: str) -> int:
+    folder = Path(run_folder)
     request = msgspec.json.decode((folder / "preview.json").read_bytes(), type=Request)
     request.apply()
     report = Report()
@@ -165,4 +166,4 @@ def _count(
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(sys.argv[1]))

@@ -35,7 +35,8 @@ class Report(msgspec.Struct):
     """Why the file cannot be read to its end. The other fields describe the rows before that."""
 
 
-def main(folder: Path) -> int:
+def main(run_folder: str) -> int:
+    folder = Path(run_folder)
     request = msgspec.json.decode((folder / "scan.json").read_bytes(), type=Request)
     request.apply()
     write_report(folder, msgspec.json.encode(scan(folder / "input", request.read_limits())))
@@ -66,4 +67,4 @@ def scan(source: Path, limits: ReadLimits) -> Report:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(sys.argv[1]))

@@ -1,11 +1,10 @@
-"""The trainer: `python -m worker.train RUN_DIR`, or `--wait` to receive the run folder later.
+"""The trainer: `python -m worker.train RUN_DIR`.
 
 It reads a run folder (recipe, rows, base model), trains, writes the model into the folder, and reports on a pipe. It
 runs behind the wall: without database, storage or secrets (docs/internals/wall.md). To see it work, run it by hand.
 """
 
 import faulthandler
-import os
 import signal
 import sys
 import traceback
@@ -29,6 +28,7 @@ from worker.engine.model.facts import facts_of_base
 from worker.engine.model.load import load_trainable
 from worker.engine.optimizer import adamw
 from worker.engine.peak_memory import PeakMemory, trim_heap
+from worker.engine.publish.fresh_process import fork_scorer
 from worker.engine.publish.gguf import require_exportable
 from worker.engine.publish.publish import publish
 from worker.methods import METHODS, MethodContext, Objective
@@ -123,22 +123,17 @@ def run_steps(run: Path, recipe: ResolvedRecipe, data: Data, objective: Objectiv
     return callbacks
 
 
-def main() -> int:
+def main(*arguments: str) -> int:
+    if len(arguments) != 1:
+        sys.exit("usage: python -m worker.train RUN_DIR")
     require_torch()
     faulthandler.register(signal.SIGUSR1)  # a supervisor that takes the trainer for hung asks for its stacks
+    fork_scorer()  # before this process has changed anything, or has a second thread
     pipe = Pipe()
-    run = sys.argv[1] if len(sys.argv) == 2 else None
-    if run is None:
-        sys.exit("usage: python -m worker.train RUN_DIR | --wait")
-    if run == "--wait":
-        run = pipe.wait_for_run()
-        if run is None:
-            return 0
-        redirect_output(Path(run) / "log.txt")
     pipe.listen()
     torch.use_deterministic_algorithms(True, warn_only=True)  # a resumed training repeats the interrupted one
     try:
-        train(Path(run), pipe)
+        train(Path(arguments[0]), pipe)
     except Stopped as stopped:
         pipe.report(StoppedReport(step=stopped.step))
     except Exception as error:  # the log gets the traceback, the user a sentence
@@ -149,14 +144,5 @@ def main() -> int:
     return 0
 
 
-def redirect_output(path: Path) -> None:
-    """Append standard output and error, those of native libraries included, to the file. A trainer that was started
-    with `--wait` has no log of its own until it knows its run folder."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections import OrderedDict
@@ -25,6 +24,7 @@ import structlog
 from api.errors import Unavailable
 from api.infra.child_environment import child_environment
 from api.infra.fair_limiter import FairLimiter
+from api.infra.fork_server import ForkServer, fork_server, start_fresh
 from api.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -115,19 +115,14 @@ class PreviewProcesses:
                 fill(folder)
             limits = {"memory_bytes": settings.preview_memory_bytes, "cpu_seconds": int(settings.preview_seconds)}
             (folder / name).write_text(json.dumps(request | limits))
-            return _report(module, folder, 2 * settings.preview_seconds + START_S)
+            server = fork_server("worker.preview", "worker.grade") if settings.fork_server else None
+            return _report(server, module, folder, 2 * settings.preview_seconds + START_S)
 
 
-def _report(module: str, folder: Path, timeout_s: float) -> str:
+def _report(server: ForkServer | None, module: str, folder: Path, timeout_s: float) -> str:
+    start = start_fresh if server is None else server.start
     with (folder / "log.txt").open("wb") as output:
-        child = subprocess.Popen(
-            [sys.executable, "-m", module, str(folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=child_environment(),
-            start_new_session=True,
-        )
+        child = start(module, str(folder), environment=child_environment(), output=output)
     try:
         code = child.wait(timeout_s)
     except subprocess.TimeoutExpired:

@@ -57,14 +57,8 @@ def begin(client: OpenAI, file_id: str) -> str:
     return create(client, file_id, steps=STEPS, technique=technique, training={"save_every": 5})
 
 
-def busy_trainer(server: AttuneUp) -> int:
-    """Of the warm trainers, the one that has used most processor time: the one that trains."""
-    trainers = [child for child in server.children() if "worker.train" in child.cmdline()]
-    return max(trainers, key=lambda child: sum(child.cpu_times()[:2])).pid
-
-
 VICTIMS = {
-    "trainer": busy_trainer,
+    "trainer": lambda server: server.pid_of("worker.train"),
     "worker": lambda server: server.pid_of("worker", "train"),
     "api": lambda server: server.pid_of("api.cli", "api"),
     "valkey": lambda server: server.pid_of("valkey-server"),

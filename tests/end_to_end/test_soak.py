@@ -18,9 +18,17 @@ from api.spec.lifecycle import FINAL
 from tests.conftest import opened, running_attune
 from tests.end_to_end.jobs import adapter_files, client_of, create, rows, upload, wait_until
 from tests.services import AttuneUp
+from tests.services.attune import words_of
 
 QUICK = {"ATTUNE_LEASE_S": "6", "ATTUNE_HEARTBEAT_S": "1", "ATTUNE_POLL_S": "0.5", "ATTUNE_SWEEP_S": "1"}
-PARTS = (("worker.train", "--wait"), ("worker", "train"), ("worker", "prepare"), ("api.cli", "api"), ("valkey-server",))
+PARTS = (
+    ("worker.train",),
+    ("worker.fork_server",),
+    ("worker", "train"),
+    ("worker", "prepare"),
+    ("api.cli", "api"),
+    ("valkey-server",),
+)
 JOBS_AT_ONCE = 4
 
 
@@ -53,7 +61,7 @@ def disturb(server: AttuneUp, client: OpenAI, rng: random.Random, accepted: list
     """Kill a part, or have a user change their mind."""
     if rng.random() < 0.6:
         words = rng.choice(PARTS)
-        victims = [child for child in server.children() if set(words) <= {Path(word).name for word in child.cmdline()}]
+        victims = [child for child in server.children() if set(words) <= set(words_of(child))]
         if victims:
             print(f"kill -9 {' '.join(words)}")
             victims[0].send_signal(signal.SIGKILL)

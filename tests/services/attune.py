@@ -80,7 +80,7 @@ class AttuneUp(Server):
 
     def pid_of(self, *words: str) -> int:
         """The one process below `attune up` whose command line holds all these words."""
-        found = {child.pid: child.cmdline() for child in self.children() if set(words) <= set(_words(child))}
+        found = {child.pid: child.cmdline() for child in self.children() if set(words) <= set(words_of(child))}
         assert len(found) == 1, f"{words}: {found or [child.cmdline() for child in self.children()]}"
         return next(iter(found))
 
@@ -93,5 +93,6 @@ class AttuneUp(Server):
                 survivor.kill()
 
 
-def _words(process: psutil.Process) -> list[str]:
-    return [Path(argument).name for argument in process.cmdline()]
+def words_of(process: psutil.Process) -> list[str]:
+    """The words of its command line, which is one text in a forked process; of paths, their last parts."""
+    return [Path(word).name for argument in process.cmdline() for word in argument.split()]

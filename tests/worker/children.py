@@ -1,21 +1,19 @@
-"""Child programs in fresh processes, forked from one that has imported them: a fork takes milliseconds.
+"""Child programs as a worker runs them: forked by a server that has imported them."""
 
-What one child does to its process (limits, environment, memory) ends with it, as in production, where each program is
-started anew (`python -m worker.prepare RUN_DIR`; tests/worker/supervisor runs them so).
-"""
-
-import atexit
-import json
 import os
-import subprocess
-import sys
+import resource
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+from api.infra.fork_server import Process, fork_server
+from api.spec.lifecycle import Stage
+from worker.supervisor.child import REPORT_FD
+from worker.supervisor.node import PROGRAMS
+
 ROOT = Path(__file__).parents[2]
-PROGRAMS = ("worker.prepare", "worker.scan")
+PEAK_FILE = "peak_bytes"
 
 
 @dataclass(frozen=True)
@@ -25,50 +23,31 @@ class Ended:
     """Resident memory of the child and its own children."""
 
 
+def fork(program: str, *arguments: str, output: Path, report_fd: int, env: Mapping[str, str] | None = None) -> Process:
+    """`env`: variables that the child has besides this process's."""
+    stage = Stage.TRAIN if program in PROGRAMS[Stage.TRAIN] else Stage.PREPARE
+    with output.open("ab") as file:
+        return fork_server(*PROGRAMS[stage], threads=1 if stage is Stage.TRAIN else None).start(
+            program,
+            *arguments,
+            environment={**os.environ, **(env or {})},
+            output=file,
+            descriptors={REPORT_FD: report_fd},
+        )
+
+
 def run_child(program: str, folder: Path, report: Path | None = None) -> Ended:
     """Run `python -m PROGRAM FOLDER` to its end. `report`: a file for what it reports on its pipe."""
-    server = _server()
-    assert server.stdin is not None
-    assert server.stdout is not None
-    request = {"program": program, "folder": str(folder), "report": str(report or os.devnull)}
-    server.stdin.write(json.dumps(request) + "\n")
-    server.stdin.flush()
-    return Ended(**json.loads(server.stdout.readline()))
+    with (report or Path(os.devnull)).open("wb") as reports:
+        child = fork(__name__, program, str(folder), output=Path(os.devnull), report_fd=reports.fileno())
+    code = child.wait()
+    peak = folder / PEAK_FILE
+    return Ended(code, int(peak.read_text()) if peak.exists() else 0)
 
 
-@cache
-def _server() -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "tests.worker.children"]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    atexit.register(server.kill)
-    return server
-
-
-def _serve() -> None:
-    for program in PROGRAMS:
-        import_module(program)
-    answers = os.dup(1)
-    os.dup2(2, 1)  # what a child prints is no answer
-    for line in iter(sys.stdin.readline, ""):
-        request = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            _become(**request)
-        _, status, usage = os.wait4(child, 0)
-        ended = {"code": os.waitstatus_to_exitcode(status), "peak_bytes": usage.ru_maxrss * 1024}
-        os.write(answers, (json.dumps(ended) + "\n").encode())
-
-
-def _become(program: str, folder: str, report: str) -> None:
-    code = 70
-    try:
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.environ["ATTUNE_REPORT_FD"] = str(os.open(report, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
-        code = import_module(program).main(Path(folder))
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
-
-
-if __name__ == "__main__":
-    _serve()
+def main(program: str, folder: str) -> int:
+    """Run the program in this process, and write down its peak of memory."""
+    code: int = import_module(program).main(folder)
+    peaks = [resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    (Path(folder) / PEAK_FILE).write_text(str(max(peaks)))
+    return code

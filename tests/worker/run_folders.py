@@ -7,19 +7,19 @@ import os
 import pathlib
 import random
 import statistics
-import subprocess
-import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from api.infra.fork_server import Process
 from api.spec.recipe import Recipe
 from api.spec.resolve import ResolvedRecipe, resolve
+from tests.worker.children import fork
 from worker.shared.arrays import load_rows, save_rows, split
 
 TIMEOUT_S = 240
@@ -104,26 +104,18 @@ class Finished:
         return self.reports[-1]
 
 
-def start(*arguments: str, env: Mapping[str, str] | None = None) -> tuple[subprocess.Popen[bytes], Any]:
+def start(folder: Path, env: Mapping[str, str] | None = None) -> tuple[Process, TextIO]:
     """The trainer as a child, and the file of its reports."""
     read_fd, write_fd = os.pipe()
-    child = subprocess.Popen(
-        [sys.executable, "-m", "worker.train", *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        pass_fds=[write_fd],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "ATTUNE_REPORT_FD": str(write_fd)} | dict(env or {}),
-    )
+    child = fork("worker.train", str(folder), output=folder / "log.txt", report_fd=write_fd, env=env)
     os.close(write_fd)
     return child, os.fdopen(read_fd)
 
 
-def finish(child: subprocess.Popen[bytes], reports: Any) -> Finished:
+def finish(folder: Path, child: Process, reports: TextIO) -> Finished:
     seen = [json.loads(line) for line in reports]
-    log, _ = child.communicate(timeout=TIMEOUT_S)
-    return Finished(child.returncode, seen, log.decode(errors="replace"))
+    return Finished(child.wait(TIMEOUT_S), seen, (folder / "log.txt").read_text(errors="replace"))
 
 
 def run_trainer(folder: Path, *, env: Mapping[str, str] | None = None) -> Finished:
-    return finish(*start(str(folder), env=env))
+    return finish(folder, *start(folder, env))

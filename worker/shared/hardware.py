@@ -10,9 +10,6 @@ from api.estimate.machine import Machine
 from api.estimate.stored import Observations
 from worker.shared import cgroup, gpus
 
-WARM_BYTES = 400 * 2**20
-"""Memory of a trainer that waits with torch imported."""
-
 
 class WorkerResources(TypedDict):
     memory_bytes: int
@@ -23,12 +20,10 @@ class WorkerResources(TypedDict):
     """Whether all GPUs, or the processor without one, multiply in bfloat16 at least as fast as in float32."""
 
 
-def machine_for(
-    gpu: str | None, *, slots: int = 1, warm: bool = False, observed: Observations | None = None
-) -> Machine:
+def machine_for(gpu: str | None, *, slots: int = 1, observed: Observations | None = None) -> Machine:
     """Return the resources of the next job: on this GPU, or on the processor if it is None."""
     if gpu is None:
-        memory = min(memory_for_job(slots=slots, warm=warm), available_bytes())
+        memory = min(memory_for_job(slots=slots), available_bytes())
         return Machine(False, cpu_trains_in_bfloat16(), memory, observed)
     device = gpus.find_gpu(gpu)
     if device is None:  # a part of a GPU (MIG); all GPUs that can be partitioned know bfloat16
@@ -37,12 +32,12 @@ def machine_for(
     return Machine(True, device.bfloat16, min(memories, default=None), observed)
 
 
-def worker_resources(gpu_names: list[str], *, slots: int, warm: bool) -> WorkerResources:
+def worker_resources(gpu_names: list[str], *, slots: int) -> WorkerResources:
     """Return the resources of a job in any slot, as arguments of `api.records.workers.seen`."""
     known = [gpu for gpu in map(gpus.find_gpu, gpu_names) if gpu is not None]
     bfloat16 = all(gpu.bfloat16 for gpu in known) if gpu_names else cpu_trains_in_bfloat16()
     smallest = min((gpu.total_bytes for gpu in known if gpu.total_bytes is not None), default=None)
-    memory = memory_for_job(slots=slots, warm=warm)
+    memory = memory_for_job(slots=slots)
     return WorkerResources(memory_bytes=memory, gpu_memory_bytes=smallest, bfloat16=bfloat16)
 
 
@@ -80,8 +75,8 @@ def available_bytes() -> int:
     return available if left is None else min(available, left)
 
 
-def memory_for_job(*, slots: int, warm: bool) -> int:
-    """Return a job's share of the memory: an equal part for each slot of what this process leaves, less a waiting
-    trainer if `warm`."""
+def memory_for_job(*, slots: int) -> int:
+    """Return a job's share of the memory: an equal part for each slot of what this process leaves. Libraries that the
+    trainer shares with the fork server count as the trainer's."""
     own = int(psutil.Process().memory_info().rss)
-    return max(0, (memory_bytes() - own) // slots - (WARM_BYTES if warm else 0))
+    return max(0, (memory_bytes() - own) // slots)

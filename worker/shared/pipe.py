@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from worker.shared.reports import AliveReport, ProgressReport, Report, WarningReport, encode
 
 Command: TypeAlias = dict[str, Any]
-"""A command of the supervisor: a JSON object whose `cmd` is run, stop, pause, sample or cancel."""
+"""A command of the supervisor: a JSON object whose `cmd` is stop, pause, sample or cancel."""
 
 REPORT_FD = "ATTUNE_REPORT_FD"
 STDIN, STDOUT = 0, 1
@@ -58,15 +58,6 @@ class Pipe:
         if time.monotonic() - self._alive_at > ALIVE_S:
             self._alive_at = time.monotonic()
             self.report(AliveReport())
-
-    def wait_for_run(self) -> str | None:
-        """Wait for the job of a warm trainer. Return its run folder, or None if there will be no job."""
-        for command in self._commands:
-            if command.get("cmd") == "run":
-                return str(command["dir"])
-            if command.get("cmd") in ("stop", "pause"):
-                return None
-        return None
 
     def commands(self) -> Iterator[Command]:
         """Yield commands until the parent closes stdin or dies."""

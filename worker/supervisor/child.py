@@ -5,7 +5,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ import msgspec
 import structlog
 
 from api.infra.child_environment import child_environment
+from api.infra.fork_server import ForkServer, start_fresh
 from worker.shared.reports import TRAINER_REPORTS, Kinds, Report, decode
 
 log = structlog.get_logger(__name__)
@@ -33,17 +33,18 @@ class Child:
         log_file: Path,
         threads: int | None = None,
         reports: Kinds = TRAINER_REPORTS,
+        server: ForkServer | None = None,
     ) -> None:
+        """Start the program `module`: forked by the server, or else as a new Python process."""
         read_fd, write_fd = os.pipe()
+        start = start_fresh if server is None else server.start
         with log_file.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                pass_fds=[write_fd],
-                env=child_environment(gpu, threads) | {REPORT_FD: str(write_fd)},
-                start_new_session=True,  # a process group of its own, killed as a whole
+            self._process = start(
+                module,
+                *arguments,
+                environment=child_environment(gpu, threads),
+                output=output,
+                descriptors={REPORT_FD: write_fd},
             )
         os.close(write_fd)
         self.log_file = log_file

@@ -83,8 +83,7 @@ def machine_of(node: Node, slot: Slot) -> Machine:
     """Return the resources that the next job in this slot gets, less those that other work uses now."""
     with node.context.database.read() as session:
         observed = workers.observations(session, node.owner)
-    warm = node.context.settings.warm_trainers
-    return machine_for(slot.gpu, slots=node.slots.count, warm=warm, observed=observed)
+    return machine_for(slot.gpu, slots=node.slots.count, observed=observed)
 
 
 def record_observation(attempt: AttemptContext, estimate: StoredEstimate, measured: Measured) -> None:

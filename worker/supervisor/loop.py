@@ -25,7 +25,6 @@ from worker.supervisor.prepare_child import Interrupted
 from worker.supervisor.scan import scan_waiting
 from worker.supervisor.slots import Slot
 from worker.supervisor.train import train
-from worker.supervisor.warm_trainers import WarmTrainers
 from worker.supervisor.work_folder import fills_disk
 from worker.supervisor.write_retry import write_with_retry
 
@@ -39,14 +38,14 @@ INTERRUPTED = "The worker shut down: the job was requeued."
 DATABASE_OUTAGE = "The database could not be reached. The job is retried and loses none of its retries."
 
 
-def work_until_idle(node: Node, warm: WarmTrainers) -> None:
+def work_until_idle(node: Node) -> None:
     """Work on waiting jobs until none fits a free slot of this worker. Then scan waiting files."""
     again = True
     while again:
         with node.slots.take() as slot:
             if slot is None:
                 break
-            while not node.stopping.is_set() and work_once(node, slot, warm):
+            while not node.stopping.is_set() and work_once(node, slot):
                 pass
         # A ring may have come while this slot was taken, after its last query of the queue.
         again = node.slots.missed() and not node.stopping.is_set()
@@ -54,11 +53,11 @@ def work_until_idle(node: Node, warm: WarmTrainers) -> None:
         scan_waiting(node)
 
 
-def work_once(node: Node, slot: Slot, warm: WarmTrainers) -> bool:
+def work_once(node: Node, slot: Slot) -> bool:
     """Claim a job and make one attempt at it. Return False if no job waits."""
     claim = claim_next(node, slot) if node.pause.may_work() else None
     if claim is not None:
-        run_attempt(node, claim, slot, warm)
+        run_attempt(node, claim, slot)
     return claim is not None
 
 
@@ -68,12 +67,12 @@ def claim_next(node: Node, slot: Slot) -> Claim | None:
         return queue.claim(session, node.stage, owner=node.owner, lease_s=node.context.settings.lease_s, gpus=slot.gpus)
 
 
-def run_attempt(node: Node, claim: Claim, slot: Slot, warm: WarmTrainers) -> None:
+def run_attempt(node: Node, claim: Claim, slot: Slot) -> None:
     """Make one attempt, and record its end whatever happens."""
     with structlog.contextvars.bound_contextvars(job_id=claim.job_id, fence=claim.fence):
         log.info("attempt_started", stage=claim.stage)
         try:
-            _run_stage(node, claim, slot, warm)
+            _run_stage(node, claim, slot)
             log.info("attempt_ended")
             node.pause.record_success()
         except StaleFence:
@@ -91,7 +90,7 @@ def run_attempt(node: Node, claim: Claim, slot: Slot, warm: WarmTrainers) -> Non
                 _fail(node, claim, _as_failure(error))
 
 
-def _run_stage(node: Node, claim: Claim, slot: Slot, warm: WarmTrainers) -> None:
+def _run_stage(node: Node, claim: Claim, slot: Slot) -> None:
     folder = node.run_folder(f"{claim.job_id}-{claim.fence}")
     try:
         with node.context.database.read() as session:
@@ -101,8 +100,7 @@ def _run_stage(node: Node, claim: Claim, slot: Slot, warm: WarmTrainers) -> None
             if claim.stage is Stage.PREPARE:
                 prepare(attempt)
             else:
-                with warm.take(slot) as trainer:
-                    train(attempt, slot, trainer)
+                train(attempt, slot)
     except Exception as error:
         fault = _as_failure(error)
         if fault.reason is FailureReason.DISK_FULL and not fills_disk(folder):

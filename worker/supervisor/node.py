@@ -10,14 +10,20 @@ from pathlib import Path
 from typing import IO, Self
 
 from api.context import Context
+from api.infra.fork_server import ForkServer, fork_server
 from api.infra.storage import StorageUnavailable
 from api.spec.lifecycle import FAILURES, FailureReason, Stage
 from worker.shared.gpus import visible_gpus
+from worker.supervisor.child import Child
 from worker.supervisor.pause import Pause
 from worker.supervisor.slots import Slot, Slots
 from worker.supervisor.visibility import Visibility
 from worker.supervisor.work_folder import find_folder_problem, read_or_create_id
 
+PROGRAMS = {Stage.PREPARE: ("worker.prepare", "worker.scan"), Stage.TRAIN: ("worker.train",)}
+"""The children of each stage."""
+LIBRARIES = ("torch._dynamo", "torch._inductor", "transformers.modeling_utils")
+"""Imports of a trainer that do not start CUDA if there is a GPU, as bitsandbytes does."""
 MAX_HOST = 64
 """Characters of the host's name in the worker's name."""
 
@@ -33,6 +39,10 @@ class Node:
     slots: Slots
     gpu_names: list[str]
     """GPUs as CUDA_VISIBLE_DEVICES names them."""
+    threads: int | None = None
+    """OpenMP threads of each child. None: one for each core."""
+    fork_server: ForkServer | None = None
+    """Starts this worker's children, if the settings ask for it."""
     stopping: threading.Event = field(default_factory=threading.Event)
     scanning: threading.Lock = field(default_factory=threading.Lock)
     """Held by the thread that scans files."""
@@ -46,7 +56,13 @@ class Node:
         """Take the first free work folder of this stage. Files that a killed worker left there are deleted."""
         owner, folder, lock = claim_work_dir(context.settings.work, stage)
         gpus = visible_gpus() if stage is Stage.TRAIN else []
-        return cls(context, stage, owner, folder, lock, _slots(context, stage, gpus), gpus)
+        slots = _slots(context, stage, gpus)
+        # The trainers of all slots share the cores. More threads than cores would only wait for each other.
+        threads = max(1, (os.cpu_count() or 1) // slots.count) if stage is Stage.TRAIN else None
+        server = None
+        if context.settings.fork_server:
+            server = fork_server(*(LIBRARIES if gpus else PROGRAMS[stage]), threads=threads)
+        return cls(context, stage, owner, folder, lock, slots, gpus, threads, server)
 
     @property
     def gpus(self) -> int:
@@ -66,6 +82,11 @@ class Node:
             except StorageUnavailable:
                 problem = FAILURES[FailureReason.STORAGE_UNAVAILABLE].sentence
         return problem
+
+    def start_child(self, program: str, folder: Path, *, gpu: str | None = None) -> Child:
+        """Start `program FOLDER`, whose output is added to the folder's log.txt."""
+        log_file = folder / "log.txt"
+        return Child(program, str(folder), gpu=gpu, log_file=log_file, threads=self.threads, server=self.fork_server)
 
     def run_folder(self, name: str) -> Path:
         folder = self.folder / name

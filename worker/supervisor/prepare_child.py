@@ -52,7 +52,7 @@ def run_prepare(attempt: AttemptContext, sources: list[Source], labels: Required
     folder = attempt.folder
     _fetch_inputs(attempt, sources)
     (folder / "prepare.json").write_text(json.dumps(_request(attempt, sources, labels)))
-    wait_for_child(attempt, Child("worker.prepare", str(folder), log_file=folder / "log.txt"))
+    wait_for_child(attempt, attempt.node.start_child("worker.prepare", folder))
     report = json.loads((folder / "report.json").read_bytes())
     if not report["ok"]:
         error = report["error"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import redis
 import structlog
 
+from api.infra.fork_server import fork_server
 from api.infra.sample_queue import BEAT_S, LISTEN_S, Consumer, SampleJob
 from api.infra.storage import ObjectCorrupt, ObjectMissing, Storage, StorageUnavailable
 from api.settings import Settings
@@ -32,7 +33,7 @@ from worker.shared.reports import (
 from worker.supervisor.adapter_cache import AdapterCache
 from worker.supervisor.child import Child
 from worker.supervisor.inputs import fetch_once
-from worker.supervisor.node import claim_work_dir
+from worker.supervisor.node import LIBRARIES, claim_work_dir
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +62,9 @@ class Sampler:
         self._queue = Consumer(settings.broker_url, secrets.token_hex(8))
         self._adapters = AdapterCache(storage, folder / "adapters")
         self._child: Child | None = None
+        self._server = None
+        if settings.fork_server:
+            self._server = fork_server(*(LIBRARIES if visible_gpus() else ("worker.sample",)))
         self._used_at = time.monotonic()
         self.stopping = threading.Event()
 
@@ -169,7 +173,10 @@ class Sampler:
         if self._child is None or not self._child.alive:
             # The last GPU: trainers take them in order from the first.
             gpu = next(reversed(visible_gpus()), None)
-            self._child = Child("worker.sample", gpu=gpu, log_file=self._folder / "log.txt", reports=SAMPLING_REPORTS)
+            log_file = self._folder / "log.txt"
+            self._child = Child(
+                "worker.sample", gpu=gpu, log_file=log_file, reports=SAMPLING_REPORTS, server=self._server
+            )
         return self._child
 
     def _beat(self) -> None:

@@ -95,7 +95,7 @@ def _scan(node: Node, claim: ScanClaim, folder: Path) -> ScanReport:
     node.context.storage.read_file(claim.storage_key, folder / "input", sha256=claim.sha256)
     request = {"memory_bytes": settings.prepare_memory_bytes, "cpu_seconds": settings.scan_cpu_seconds}
     (folder / "scan.json").write_text(json.dumps(request))
-    code = _wait(node, claim, Child("worker.scan", str(folder), log_file=folder / "log.txt"))
+    code = _wait(node, claim, node.start_child("worker.scan", folder))
     path = folder / "report.json"
     if code == 0 and path.exists():
         report: ScanReport = json.loads(path.read_bytes())

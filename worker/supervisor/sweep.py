@@ -35,8 +35,7 @@ class Sweeper:
     def __init__(self, node: Node, wake: threading.Event) -> None:
         """`wake`: set when jobs of this stage wait, so that this worker's threads query the queue."""
         self._node, self._wake = node, wake
-        warm = node.context.settings.warm_trainers
-        self._resources = worker_resources(node.gpu_names, slots=node.slots.count, warm=warm)
+        self._resources = worker_resources(node.gpu_names, slots=node.slots.count)
 
     def run(self) -> None:
         node, settings = self._node, self._node.context.settings

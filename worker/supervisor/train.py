@@ -12,7 +12,6 @@ from api.spec.resolve import ResolvedRecipe, with_hardware
 from worker.shared import memory_overrides
 from worker.shared.cgroup import out_of_memory_kills
 from worker.supervisor.attempt import AttemptContext
-from worker.supervisor.child import Child
 from worker.supervisor.estimates import Workloads, machine_of, record_observation
 from worker.supervisor.faults import AttemptFailed
 from worker.supervisor.inputs import fetch_state
@@ -28,7 +27,7 @@ SUSPICIOUS_REASONS = (FailureReason.INTERNAL, FailureReason.DIVERGED)
 DAMAGED_COPY = "The worker's copy of the base model was damaged. The worker fetches it again."
 
 
-def train(attempt: AttemptContext, slot: Slot, trainer: Child) -> None:
+def train(attempt: AttemptContext, slot: Slot) -> None:
     """Raise AttemptFailed, StaleFence or StorageUnavailable if it fails."""
     node, job, folder = attempt.node, attempt.job, attempt.folder
     machine = machine_of(node, slot)
@@ -42,8 +41,7 @@ def train(attempt: AttemptContext, slot: Slot, trainer: Child) -> None:
     with node.context.database.write() as session:
         trackings.make_due(session, job.id)
     kills_before = out_of_memory_kills()
-    trainer.command(cmd="run", dir=str(folder))
-    trainer.log_file = folder / "log.txt"
+    trainer = node.start_child("worker.train", folder, gpu=slot.gpu)
     monitor = TrainerMonitor(attempt, trainer)
     try:
         monitor.run()
@@ -56,6 +54,8 @@ def train(attempt: AttemptContext, slot: Slot, trainer: Child) -> None:
         if fault.reason in SUSPICIOUS_REASONS and weights_are_damaged(node, job, attempt.base):
             raise AttemptFailed(FailureReason.WORKER_FAULT, DAMAGED_COPY) from fault
         raise
+    finally:
+        trainer.kill()
     if estimate and monitor.measured and not job.state:  # a resumed attempt has not trained all steps
         record_observation(attempt, estimate, monitor.measured)
 

@@ -32,7 +32,7 @@ def test_a_job_has_the_gpu_of_its_slot_and_what_others_left_of_it(
 
 @pytest.mark.usefixtures("two_gpus")
 def test_a_worker_registers_what_each_of_its_gpus_has() -> None:
-    both, one = (hardware.worker_resources(names, slots=2, warm=False) for names in (["0", "1"], ["0"]))
+    both, one = (hardware.worker_resources(names, slots=2) for names in (["0", "1"], ["0"]))
     assert (both["gpu_memory_bytes"], both["bfloat16"]) == (15 * GIB, False)
     assert (one["gpu_memory_bytes"], one["bfloat16"]) == (140 * GIB, True), "not the one that it may not use"
 
@@ -40,10 +40,9 @@ def test_a_worker_registers_what_each_of_its_gpus_has() -> None:
 def test_jobs_side_by_side_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     own = psutil.Process().memory_info().rss
     monkeypatch.setattr(cgroup, "limit_bytes", lambda: own + 4 * GIB)
-    one, two = (hardware.memory_for_job(slots=slots, warm=False) for slots in (1, 2))
+    one, two = (hardware.memory_for_job(slots=slots) for slots in (1, 2))
     assert abs(one - 4 * GIB) < 256 << 20, "less this process"
     assert abs(two - one // 2) < 32 << 20
-    assert hardware.memory_for_job(slots=1, warm=True) < one - 300 * 2**20, "less the trainer that waits"
 
 
 def test_other_work_in_the_group_leaves_less(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,45 +29,23 @@ def _until_first_step(reports: Any) -> None:
 
 @pytest.mark.parametrize("how", ["pause", "stop", "end of stdin", "SIGTERM"])
 def test_asked_to_stop_it_saves_a_state_and_says_so(how: str, run: Path) -> None:
-    child, reports = start(str(run))
+    child, reports = start(run)
     _until_first_step(reports)
     assert child.stdin is not None
     if how == "SIGTERM":
-        child.send_signal(signal.SIGTERM)
+        os.kill(child.pid, signal.SIGTERM)
     elif how == "end of stdin":
         child.stdin.close()
         child.stdin = None
     else:
         child.stdin.write(json.dumps({"cmd": how}).encode() + b"\n")
         child.stdin.flush()
-    finished = finish(child, reports)
+    finished = finish(run, child, reports)
     assert finished.code == 0, finished.log
     assert finished.last["type"] == "stopped"
     state = finished.of("state")[-1]
     assert state["step"] == finished.last["step"]
     assert (run / state["path"] / "manifest.json").exists()
-
-
-def test_a_warm_trainer_serves_one_job_and_logs_into_its_folder(tiny_llama: Path, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", tiny_llama, train=random_rows(4, seed=1), training={"max_steps": 1})
-    child, reports = start("--wait")
-    assert child.stdin is not None
-    child.stdin.write(json.dumps({"cmd": "run", "dir": str(run)}).encode() + b"\n")
-    child.stdin.flush()
-    finished = finish(child, reports)
-    assert finished.code == 0, finished.log
-    assert finished.last["type"] == "done"
-    assert "parity:" in (run / "log.txt").read_text()
-    assert "parity:" not in finished.log
-
-
-def test_a_warm_trainer_whose_parent_goes_away_just_ends() -> None:
-    child, reports = start("--wait")
-    assert child.stdin is not None
-    child.stdin.close()
-    child.stdin = None
-    finished = finish(child, reports)
-    assert (finished.code, finished.reports) == (0, [])
 
 
 def test_run_by_hand_it_reports_on_standard_output(tiny_llama: Path, tmp_path: Path) -> None:

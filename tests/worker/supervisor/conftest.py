@@ -1,6 +1,5 @@
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from worker.supervisor.attempt import AttemptContext
 from worker.supervisor.lease import Heartbeat
 from worker.supervisor.loop import claim_next, run_attempt, work_until_idle
 from worker.supervisor.node import Node
-from worker.supervisor.warm_trainers import WarmTrainers
 
 
 @dataclass
@@ -30,7 +28,6 @@ class Workshop:
     caller: Caller
     prepare: Node
     train: Node
-    warm: WarmTrainers
 
     def submit(self, content: bytes | None = None, *, steps: int = 6, **body: Any) -> str:
         file_id = a_file(self.context, self.caller.project_id, rows(12) if content is None else content)
@@ -40,17 +37,17 @@ class Workshop:
 
     def work(self) -> None:
         """Until nothing waits."""
-        work_until_idle(self.prepare, self.warm)
-        work_until_idle(self.train, self.warm)
+        work_until_idle(self.prepare)
+        work_until_idle(self.train)
 
     def train_once(self) -> None:
         """One attempt at the best waiting job."""
-        work_until_idle(self.prepare, self.warm)
+        work_until_idle(self.prepare)
         with self.train.slots.take() as slot:
             assert slot is not None
             claim = claim_next(self.train, slot)
             assert claim is not None, "nothing waits"
-            run_attempt(self.train, claim, slot, self.warm)
+            run_attempt(self.train, claim, slot)
 
     def job(self, job_id: str) -> Job:
         return the_job(self.context.database, job_id)
@@ -71,19 +68,14 @@ OpenWorkshop = Callable[[Context], Workshop]
 
 
 @pytest.fixture
-def open_workshop(tiny_base: Path) -> Iterator[OpenWorkshop]:
-    with ExitStack() as opened:
+def open_workshop(tiny_base: Path) -> OpenWorkshop:
+    def open_it(context: Context) -> Workshop:
+        if not base_models.listed(context):
+            base_models.register(context, "tiny", tiny_base)
+        prepare, train = Node.open(context, Stage.PREPARE), Node.open(context, Stage.TRAIN)
+        return Workshop(context, a_caller(context.database), prepare, train)
 
-        def open_it(context: Context) -> Workshop:
-            if not base_models.listed(context):
-                base_models.register(context, "tiny", tiny_base)
-            context = replace(context, settings=context.settings.model_copy(update={"warm_trainers": False}))
-            prepare, train = Node.open(context, Stage.PREPARE), Node.open(context, Stage.TRAIN)
-            warm = WarmTrainers(train)
-            opened.callback(warm.close)
-            return Workshop(context, a_caller(context.database), prepare, train, warm)
-
-        yield open_it
+    return open_it
 
 
 @pytest.fixture

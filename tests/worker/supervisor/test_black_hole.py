@@ -41,8 +41,8 @@ def register(database: Database, owner: str, stage: Stage, held: str | None = No
 def test_a_worker_without_its_folder_takes_no_job(workshop: Workshop, second: Node) -> None:
     ids = [workshop.submit(FILE_ROWS) for _ in range(12)]
     shutil.rmtree(second.context.settings.work)
-    while work_once(workshop.prepare, workshop.prepare.slots.first, workshop.warm):
-        assert not work_once(second, second.slots.first, workshop.warm)
+    while work_once(workshop.prepare, workshop.prepare.slots.first):
+        assert not work_once(second, second.slots.first)
     assert second.pause.reason is not None
     assert "gone" in second.pause.reason
     assert {workshop.job(job_id).status for job_id in ids} == {JobStatus.QUEUED}
@@ -61,7 +61,7 @@ def test_a_job_whose_worker_loses_its_folder_is_charged_nothing_and_goes_to_anot
     claim = claim_next(second, second.slots.first)
     assert claim is not None
     shutil.rmtree(second.context.settings.work)
-    run_attempt(second, claim, second.slots.first, workshop.warm)
+    run_attempt(second, claim, second.slots.first)
     assert workshop.job(job_id).faults["excused"] == 1
     assert second.pause.reason is not None
     with workshop.context.database.write() as session:

@@ -44,7 +44,7 @@ def test_arrays_that_another_job_left_are_made_again(workshop: Workshop, harm: o
 
 def test_arrays_damaged_before_training_are_made_again(workshop: Workshop) -> None:
     job_id = workshop.submit()
-    work_until_idle(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare)
     flip(workshop, arrays_key(workshop, job_id))
     workshop.work()
     job = workshop.job(job_id)
@@ -53,7 +53,7 @@ def test_arrays_damaged_before_training_are_made_again(workshop: Workshop) -> No
 
 def test_job_is_not_trained_on_other_arrays_than_it_was_prepared_with(workshop: Workshop) -> None:
     job_id = workshop.submit()
-    work_until_idle(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare)
     lose(workshop, arrays_key(workshop, job_id))
     with workshop.context.database.write() as session:  # as an older reader made them
         session.get_one(Arrays, workshop.job(job_id).arrays["train"]).sha256 = "0" * 64
@@ -67,7 +67,7 @@ def test_damaged_file_of_a_user_is_named_at_once(workshop: Workshop) -> None:
         file = session.get_one(File, workshop.job(job_id).training_file)
     assert file.storage_key is not None
     flip(workshop, file.storage_key)
-    work_until_idle(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare)
     error = workshop.job(job_id).error
     assert error is not None
     assert (error["code"], error["param"]) == ("damaged_file", "training_file")
@@ -109,7 +109,7 @@ def test_changed_copy_of_a_base_costs_the_job_none_of_its_retries(workshop: Work
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-4000] + b"\xff" * 4000)  # NaN
     job_id = workshop.submit(rows(13))
-    work_until_idle(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare)
     workshop.train_once()
     job = workshop.job(job_id)
     assert job.status == JobStatus.QUEUED, job.error

@@ -18,7 +18,7 @@ def register(workshop: Workshop, **machine: Any) -> None:
 def test_a_job_that_fits_no_worker_is_refused_before_it_waits(workshop: Workshop) -> None:
     register(workshop, memory_bytes=64 << 20)
     job_id = workshop.submit()
-    work_until_idle(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare)
     job = workshop.job(job_id)
     assert job.error is not None
     assert (job.status, job.error["code"]) == (JobStatus.FAILED, "does_not_fit")
@@ -28,7 +28,7 @@ def test_a_job_that_fits_no_worker_is_refused_before_it_waits(workshop: Workshop
 def test_a_worker_that_does_not_say_what_it_has_gets_every_job(workshop: Workshop) -> None:
     register(workshop)
     job_id = workshop.submit()
-    work_until_idle(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare)
     assert workshop.job(job_id).status == JobStatus.QUEUED
 
 

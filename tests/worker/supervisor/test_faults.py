@@ -115,7 +115,7 @@ def test_prepare_killed_from_outside_is_a_lost_worker(workshop: Workshop, tmp_pa
 
 def test_cancelled_job_has_no_attempt_that_goes_on(workshop: Workshop) -> None:
     job_id = workshop.submit()
-    work_until_idle(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare)
     with workshop.train.slots.take() as slot:
         assert slot is not None
         claim = claim_next(workshop.train, slot)
@@ -234,7 +234,7 @@ def test_a_finished_model_waits_for_a_storage_that_is_away(open_workshop: OpenWo
 
 def test_a_state_that_went_away_before_it_was_stored_changes_nothing(workshop: Workshop, tmp_path: Path) -> None:
     job_id = workshop.submit()
-    work_until_idle(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare)
     with workshop.context.database.write() as session:
         claim = queue.claim(session, Stage.TRAIN, owner="w", lease_s=60, gpus=0)
     assert claim is not None
@@ -268,7 +268,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(workshop: Workshop, tmp_pat
 
 def test_a_loss_that_is_no_number_is_told_and_breaks_nothing(workshop: Workshop, tmp_path: Path) -> None:
     job_id = workshop.submit()
-    work_until_idle(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare)
     with workshop.context.database.write() as session:
         claim = queue.claim(session, Stage.TRAIN, owner="w", lease_s=60, gpus=0)
     assert claim is not None

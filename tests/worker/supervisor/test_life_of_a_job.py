@@ -140,7 +140,7 @@ def check_states_are_forgotten(workshop: Workshop, job: Job) -> None:
 def test_a_second_job_on_the_same_rows_finds_their_arrays(workshop: Workshop) -> None:
     ids = [workshop.submit(), workshop.submit()]
     for _ in ids:
-        work_until_idle(workshop.prepare, workshop.warm)
+        work_until_idle(workshop.prepare)
     one, two = (workshop.job(job_id) for job_id in ids)
     assert one.status == two.status == JobStatus.QUEUED
     assert one.training_file != two.training_file
@@ -149,7 +149,7 @@ def test_a_second_job_on_the_same_rows_finds_their_arrays(workshop: Workshop) ->
 
 def test_the_old_form_of_hyperparameters_trains(workshop: Workshop) -> None:
     job_id = workshop.submit(hyperparameters={"n_epochs": 2, "batch_size": 6})
-    work_until_idle(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare)
     job = workshop.job(job_id)
     assert job.status == JobStatus.QUEUED, job.error
     assert job.resolved is not None

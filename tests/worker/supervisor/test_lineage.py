@@ -123,7 +123,7 @@ def test_a_parent_that_is_gone_fails_the_job_clearly(workshop: Workshop, techniq
     project = workshop.caller.project_id
     parent = a_model(workshop.context, project, technique={"type": technique})
     job_id = workshop.submit(model=parent)
-    work_until_idle(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare)
     with workshop.context.database.write() as session:
         session.execute(delete(Model).where(Model.id == parent))
     workshop.work()
@@ -191,7 +191,7 @@ def continued(workshop: Workshop, parent: str, train: str, validation: str) -> J
     held_out = a_file(workshop.context, workshop.caller.project_id, files[1])
     body: dict[str, Any] = {"model": parent, "method": {"type": "classification"}, "validation_file": held_out}
     job_id = workshop.submit(files[0], **body)
-    work_until_idle(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare)
     return workshop.job(job_id)
 
 
@@ -223,7 +223,7 @@ def test_options_of_single_labels_are_refused_where_the_rows_have_others(
 ) -> None:
     rows = jsonl(*[{"text": f"row {number}", "label": ["a", "b"][: number % 3]} for number in range(12)])
     job_id = workshop.submit(rows, method={"type": "classification", "classification": option})
-    work_until_idle(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare)
     job = workshop.job(job_id)
     assert job.error is not None
     assert job.error["param"] == f"method.classification.{next(iter(option))}"

@@ -116,7 +116,7 @@ def test_an_outage_of_the_storage_leaves_the_queue_as_it_was(
     storage.error = None
     clock.now += PAUSES_S[-1]
     let_waits_pass(shop)
-    while loop.work_once(shop.prepare, shop.prepare.slots.first, shop.warm):
+    while loop.work_once(shop.prepare, shop.prepare.slots.first):
         pass
     assert {shop.job(job_id).status for job_id in ids} == {JobStatus.QUEUED}
     assert not any(reason in shop.job(job_id).faults for job_id in ids for reason in FailureReason)
@@ -164,7 +164,7 @@ def test_a_disk_that_others_filled_costs_no_retry(
     job = shop.job(job_id)
     assert (job.status, counts(job)) == (JobStatus.VALIDATING_FILES, {"excused": 8})
     assert "disk was full" in " ".join(shop.told(job_id))
-    while loop.work_once(shop.prepare, shop.prepare.slots.first, shop.warm):
+    while loop.work_once(shop.prepare, shop.prepare.slots.first):
         pass
     assert shop.job(job_id).status == JobStatus.QUEUED
 
@@ -301,7 +301,7 @@ def test_a_trainer_that_dies_before_it_looks_at_the_job_is_the_workers_fault(
 ) -> None:
     """As where its Python is broken, or a library of the GPU's."""
     job_id = shop.submit()
-    while loop.work_once(shop.prepare, shop.prepare.slots.first, shop.warm):
+    while loop.work_once(shop.prepare, shop.prepare.slots.first):
         pass
     (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so: cannot open shared object file')")
     with monkeypatch.context() as broken:

@@ -46,7 +46,7 @@ def resolved(job: Job) -> tuple[str, str | None]:
 
 def test_stages_are_prepared_early_and_trained_in_turn(workshop: Workshop) -> None:
     ids = submitted(workshop, {"technique": {"type": "full"}}, {"technique": {"type": "lora", "rank": 2}}, {})
-    work_until_idle(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare)
     assert {workshop.job(job_id).status for job_id in ids} == {JobStatus.QUEUED}
     workshop.work()
     whole, adapter, last = (workshop.job(job_id) for job_id in ids)

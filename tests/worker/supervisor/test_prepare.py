@@ -32,7 +32,7 @@ def test_a_file_that_crashes_its_reader_fails_the_job_and_is_not_tried_again(
 
 def test_pairs_are_prepared_for_a_method_that_wants_them(workshop: Workshop) -> None:
     job_id = workshop.submit(jsonl(*PAIRS), method={"type": "dpo"})
-    work_until_idle(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare)
     job = workshop.job(job_id)
     assert job.status == JobStatus.QUEUED, job.error
     assert job.resolved is not None
@@ -41,7 +41,7 @@ def test_pairs_are_prepared_for_a_method_that_wants_them(workshop: Workshop) -> 
 
 def test_a_wrong_format_fails_the_job_in_openais_words(workshop: Workshop) -> None:
     job_id = workshop.submit(jsonl(*PAIRS))
-    work_until_idle(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare)
     job = workshop.job(job_id)
     assert job.status == JobStatus.FAILED
     assert job.error is not None
@@ -55,7 +55,7 @@ def test_a_pattern_that_older_releases_took_fails_its_own_job_only(workshop: Wor
     with workshop.context.database.write() as session:
         stored = session.get_one(Job, hostile)
         stored.recipe = stored.recipe | {"technique": stored.recipe["technique"] | {"target_modules": pattern}}
-    work_until_idle(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare)
     job = workshop.job(hostile)
     assert job.error is not None
     assert (job.status, job.error["code"], job.error["param"]) == (
@@ -81,7 +81,7 @@ def test_long_rows_are_cut_left_out_or_refused_as_the_job_says(workshop: Worksho
         how: workshop.submit(jsonl(SHORT[0], LONG, *SHORT[1:]), training={"max_length": 40, "overlong": how})
         for how in ("truncate", "drop", "error")
     }
-    work_until_idle(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare)
     assert any("1 of the train rows are longer than 40 tokens" in told for told in workshop.told(jobs["truncate"]))
     dropping, refused = workshop.job(jobs["drop"]), workshop.job(jobs["error"])
     assert dropping.resolved is not None

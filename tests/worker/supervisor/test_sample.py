@@ -22,6 +22,7 @@ from api.spec.resolve import resolve
 from api.spec.sampling import SamplingRequest
 from tests.end_to_end.jobs import wait_until
 from tests.factories import a_caller, a_job
+from tests.services.attune import words_of
 from worker.supervisor.sample import Sampler
 
 ASK = SamplingRequest(prompts=["abc"], max_tokens=3, temperature=0, top_p=1)
@@ -67,8 +68,8 @@ def ask(context: Context, caller: Caller, model: str) -> list[dict[str, Any]]:
 
 def children() -> list[psutil.Process]:
     """Of the sampler in this process; a server that other tests started may have its own."""
-    mine = psutil.Process().children()
-    return [each for each in mine if each.status() != psutil.STATUS_ZOMBIE and "worker.sample" in each.cmdline()]
+    mine = [each for each in psutil.Process().children(recursive=True) if each.status() != psutil.STATUS_ZOMBIE]
+    return [each for each in mine if "worker.sample" in words_of(each)]
 
 
 def a_model(context: Context, caller: Caller, artifacts: list[dict[str, Any]]) -> str:

@@ -23,7 +23,7 @@ def the_file(context: Context, file_id: str) -> File:
 
 def test_an_uploaded_file_is_scanned_without_a_job(workshop: Workshop) -> None:
     file_id = a_file(workshop.context, workshop.caller.project_id, rows(12))
-    work_until_idle(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare)
     file = the_file(workshop.context, file_id)
     assert file.scan is not None
     assert (file.scan_status, file.scan["format"], file.scan["rows"]) == ("done", "chat", 12)
@@ -31,7 +31,7 @@ def test_an_uploaded_file_is_scanned_without_a_job(workshop: Workshop) -> None:
 
 def test_a_file_that_cannot_be_read_fails_its_scan(workshop: Workshop) -> None:
     file_id = a_file(workshop.context, workshop.caller.project_id, b"PK\x03\x04 a spreadsheet")
-    work_until_idle(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare)
     file = the_file(workshop.context, file_id)
     assert file.scan is not None
     assert file.scan_status == "failed"
@@ -43,7 +43,7 @@ def test_a_lost_workers_scan_is_begun_again_and_its_late_answer_dropped(workshop
     with workshop.context.database.write() as session:
         lost = scans.claim(session, lease_s=-1)
     assert lost is not None
-    work_until_idle(workshop.prepare, workshop.warm)
+    work_until_idle(workshop.prepare)
     with workshop.context.database.write() as session:
         assert not scans.finish(session, lost, "failed", {"error": "late"})
     assert the_file(workshop.context, file_id).scan_status == "done"
@@ -110,12 +110,12 @@ def test_a_job_does_not_wait_for_a_scan(open_workshop: OpenWorkshop, sqlite_url:
         fifo = tmp_path / "data" / "objects" / str(the_file(context, file_id).storage_key)
         fifo.unlink()
         os.mkfifo(fifo)
-        scanner = threading.Thread(target=work_until_idle, args=(workshop.prepare, workshop.warm))
+        scanner = threading.Thread(target=work_until_idle, args=(workshop.prepare,))
         scanner.start()
         while the_file(context, file_id).scan_until is None:
             scanner.join(0.01)
         job_id = workshop.submit()
-        work_until_idle(workshop.prepare, workshop.warm)
+        work_until_idle(workshop.prepare)
         assert workshop.job(job_id).status == "queued"
         assert scanner.is_alive()
         descriptor = os.open(fifo, os.O_RDWR)

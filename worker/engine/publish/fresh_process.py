@@ -1,30 +1,38 @@
 """Scoring of files in a fresh process, before they are published.
 
 The training changes this process: it patches libraries and keeps a model in memory, which could hide that the published
-files are incomplete. A fresh process has only the files. It takes seconds to import torch: with ATTUNE_FRESH_PROOF=0,
-which is for the tests, the files are scored in this process instead.
+files are incomplete. The scorer has only the files. The trainer forks it before it does anything else, because a new
+Python takes seconds to import torch. With ATTUNE_FRESH_PROOF=0, which is for tests that train in their own process, the
+files are scored in this process instead.
 """
 
+import ctypes
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkContext, SpawnContext
 from typing import NamedTuple
 
 import torch
+from setproctitle import setproctitle
 
 from api.spec.lifecycle import FailureReason
 from api.spec.scoring import SCORING_REPLY, ScoringFailure, ScoringRequest, ScoringResult
 from worker.engine.errors import TrainingError
-from worker.engine.publish.outputs import Outputs, score
+from worker.engine.publish.outputs import Outputs, reply_to, score
 
 KEEP_ALIVE_S = 5.0
 """Seconds between two reports to the supervisor that the trainer works."""
 TIMEOUT_S = 3600.0
 """No model takes so long to be scored. Without a limit, a process that hangs would hold the job for ever, since the
 trainer reports itself alive while it waits."""
+M_MMAP_THRESHOLD = -3
+"""glibc, mallopt(3)."""
 MMAP_THRESHOLD_BYTES = 2**20
 """Blocks above this size return to the system when the process frees them. glibc's heap keeps them otherwise: half a
 gigabyte for DoRA on SmolLM2, whose magnitudes are computed from whole matrices (docs/engine-log.md)."""
@@ -34,7 +42,45 @@ class FileScores(NamedTuple):
     outputs: list[Outputs]
     """One item for each model of the request."""
     peak_bytes: int
-    """The most memory that the fresh process held; 0 without one."""
+    """The most memory that the scorer held; 0 without one."""
+
+
+class Scorer:
+    """A process that waits for one request, and ends with this process if none comes."""
+
+    def __init__(self, context: ForkContext | SpawnContext) -> None:
+        self._connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, self._connection), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def score(self, request: ScoringRequest, keep_alive: Callable[[], None]) -> bytes | None:
+        """Return the reply, or None if the process ended without one. Raises TrainingError (hung) after `TIMEOUT_S`."""
+        deadline = time.monotonic() + TIMEOUT_S
+        try:
+            self._connection.send_bytes(request.model_dump_json().encode())
+            while not self._connection.poll(KEEP_ALIVE_S):
+                keep_alive()
+                if time.monotonic() > deadline:
+                    message = "The files to publish were not scored in time: nothing was published."
+                    raise TrainingError(FailureReason.HUNG, message)
+            return self._connection.recv_bytes()
+        except (EOFError, ConnectionError):
+            return None
+        finally:
+            self.process.kill()
+            self.process.join()
+            self._connection.close()
+
+
+_forked: list[Scorer] = []
+"""The trainer's scorer, if it could be forked."""
+
+
+def fork_scorer() -> None:
+    """Fork the scorer, unless this process has threads or uses a GPU, neither of which would work in a forked one."""
+    if threading.active_count() == 1 and not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        _forked.append(Scorer(multiprocessing.get_context("fork")))
 
 
 def score_in_fresh_process(request: ScoringRequest, keep_alive: Callable[[], None]) -> FileScores:
@@ -43,45 +89,42 @@ def score_in_fresh_process(request: ScoringRequest, keep_alive: Callable[[], Non
         return FileScores(score(request), peak_bytes=0)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # the other process lacks what this one's allocator keeps
-    result = _run(request, keep_alive)
+    result = _result(request, keep_alive)
     outputs = [[torch.tensor(values) for values in rows] for rows in result.outputs]
     return FileScores(outputs, result.peak_bytes)
 
 
-def environment() -> dict[str, str]:
-    """Return the environment of the fresh process."""
-    return {"MALLOC_MMAP_THRESHOLD_": str(MMAP_THRESHOLD_BYTES), **os.environ}
-
-
-def _run(request: ScoringRequest, keep_alive: Callable[[], None]) -> ScoringResult:
-    command = [sys.executable, "-m", "worker.score_files"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
-    ) as process:
-        try:
-            output = _communicate(process, request.model_dump_json(), keep_alive)
-        except BaseException:
-            process.kill()  # or leaving the block would wait for it
-            raise
-        print(f"parity: process {process.pid} scored the files", flush=True)
-    if process.returncode == -signal.SIGKILL:  # by the kernel: nothing else here sends it
-        raise TrainingError(FailureReason.OUT_OF_MEMORY, "Memory ran out while the files to publish were scored.")
-    if process.returncode != 0:
-        raise TrainingError(FailureReason.INTERNAL, "The files to publish could not be scored: nothing was published.")
-    reply = SCORING_REPLY.validate_json(output.splitlines()[-1])
+def _result(request: ScoringRequest, keep_alive: Callable[[], None]) -> ScoringResult:
+    scorer = _forked.pop() if _forked else None
+    if scorer is None or not scorer.process.is_alive():
+        scorer = Scorer(multiprocessing.get_context("spawn"))
+    answer = scorer.score(request, keep_alive)
+    print(f"parity: process {scorer.process.pid} scored the files", flush=True)
+    if answer is None:
+        if scorer.process.exitcode == -signal.SIGKILL:  # by the kernel: nothing else here sends it
+            raise TrainingError(FailureReason.OUT_OF_MEMORY, "Memory ran out while the files to publish were scored.")
+        message = "The files to publish could not be scored: nothing was published."
+        raise TrainingError(FailureReason.INTERNAL, message)
+    reply = SCORING_REPLY.validate_json(answer)
     if isinstance(reply, ScoringFailure):
         raise TrainingError(reply.reason, reply.message)
     return reply
 
 
-def _communicate(process: subprocess.Popen[str], request: str, keep_alive: Callable[[], None]) -> str:
-    """Send the request and return all that the process prints. Raises TrainingError (hung) after `TIMEOUT_S`."""
-    unsent: str | None = request
-    deadline = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < deadline:
-        try:
-            return process.communicate(unsent, timeout=KEEP_ALIVE_S)[0]
-        except subprocess.TimeoutExpired:
-            unsent = None  # later calls of communicate() send the rest
-            keep_alive()
-    raise TrainingError(FailureReason.HUNG, "The files to publish were not scored in time: nothing was published.")
+def _serve(connection: Connection, trainers: Connection) -> None:
+    """The scorer. `trainers` is the trainer's end of the connection, which a forked process inherits."""
+    trainers.close()  # else this process would not see that the trainer has ended
+    setproctitle(f"{sys.executable} -m worker.score_files")
+    return_freed_blocks()
+    try:
+        request = connection.recv_bytes()
+    except EOFError:
+        return
+    connection.send_bytes(reply_to(ScoringRequest.model_validate_json(request)).model_dump_json().encode())
+
+
+def return_freed_blocks() -> None:
+    """Make glibc, where it is the C library, return freed blocks of more than `MMAP_THRESHOLD_BYTES` to the system."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)

@@ -1,5 +1,6 @@
 """A model's outputs on a few rows of its data: in the trainer, in memory, and as its files give them."""
 
+import traceback
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,21 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from api.spec.manifest import LOGPROBS
 from api.spec.resolve import ResolvedRecipe
-from api.spec.scoring import ModelFiles, RecordedOutputs, RecordedRow, ScoringRequest, Tolerance
+from api.spec.scoring import (
+    ModelFiles,
+    RecordedOutputs,
+    RecordedRow,
+    ScoringFailure,
+    ScoringRequest,
+    ScoringResult,
+    Tolerance,
+)
 from api.spec.techniques import Full
+from worker.engine.errors import as_training_error
 from worker.engine.model.batches import Layout, micro_batches
 from worker.engine.model.load import load_published, plain_attention
 from worker.engine.model.trainable import TrainableModel
-from worker.engine.peak_memory import trim_heap
+from worker.engine.peak_memory import PeakSampler, trim_heap
 from worker.shared.arrays import Rows, rows_of
 
 PARITY_ROWS = 4
@@ -82,6 +92,21 @@ def score(request: ScoringRequest) -> list[Outputs]:
 
 def scoring_device(request: ScoringRequest) -> torch.device:
     return torch.device(request.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def reply_to(request: ScoringRequest) -> ScoringResult | ScoringFailure:
+    """Score the models of the request in this process, which should have done nothing else."""
+    torch.use_deterministic_algorithms(True, warn_only=True)  # as the trainer does
+    device = scoring_device(request)
+    try:
+        with PeakSampler(device) as highest:
+            scored = score(request)
+    except Exception as error:  # any: the log gets the whole exception, the caller its meaning
+        traceback.print_exc()
+        failure = as_training_error(error)
+        return ScoringFailure(reason=failure.reason, message=failure.message)
+    outputs = [[values.tolist() for values in rows] for rows in scored]
+    return ScoringResult(outputs=outputs, device=device.type, peak_bytes=highest.bytes)
 
 
 def _outputs_of_files(files: ModelFiles, rows: Rows, device: torch.device) -> Outputs:

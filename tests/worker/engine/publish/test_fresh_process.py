@@ -1,5 +1,6 @@
 """Before anything is published, a process of its own reads it from the disk."""
 
+import multiprocessing
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from tests.worker.run_folders import make_run, random_rows, run_trainer
 from worker.engine.errors import TrainingError
 from worker.engine.peak_memory import PeakSampler
 from worker.engine.publish import fresh_process
-from worker.engine.publish.fresh_process import score_in_fresh_process
+from worker.engine.publish.fresh_process import Scorer, score_in_fresh_process
 
 
 def _run(folder: Path, base: Path) -> Path:
@@ -77,12 +78,10 @@ def test_a_reader_that_the_kernel_kills_has_run_out_of_memory(
 ) -> None:
     run = _run(tmp_path / "run", tiny_llama)
 
-    def killed(reader: subprocess.Popen[str], *_: object) -> str:
-        reader.kill()
-        return reader.communicate()[0]
-
     monkeypatch.setenv("ATTUNE_FRESH_PROOF", "1")
-    monkeypatch.setattr(fresh_process, "_communicate", killed)
+    monkeypatch.setattr(fresh_process, "_forked", [scorer := Scorer(multiprocessing.get_context("spawn"))])
+    monkeypatch.setattr(scorer.process, "is_alive", lambda: True)
+    scorer.process.kill()
     with pytest.raises(TrainingError) as caught:
         score_in_fresh_process(_request(run, run), lambda: None)
     assert caught.value.reason == "out_of_memory"
@@ -90,11 +89,13 @@ def test_a_reader_that_the_kernel_kills_has_run_out_of_memory(
 
 SCATTERED = """
 from pathlib import Path
+from worker.engine.publish.fresh_process import return_freed_blocks
 
 def resident():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
+return_freed_blocks()
 del (large := [bytearray(30 * 2**20)])[:]  # from here on glibc takes blocks of that size from its heap
 before, kept = resident(), []
 for _ in range(25):
@@ -109,9 +110,7 @@ print(resident() - before)
 
 
 def test_what_the_reader_frees_is_free() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", SCATTERED], env=fresh_process.environment(), capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", SCATTERED], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 10 * 2**20
 
 

@@ -1,0 +1,178 @@
+"""Starts child processes by a fork server (`worker.fork_server`), which has imported their programs already.
+
+The server has the children's environment, not this process's, and so holds no secret. Where it cannot serve, a child is
+started as a new Python process: slower, and otherwise the same.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from functools import cache
+from typing import IO, Protocol
+
+import msgspec
+import structlog
+
+from api.infra.child_environment import child_environment
+from api.spec.fork_request import ForkRequest
+
+log = structlog.get_logger(__name__)
+
+START_S = 120.0
+"""How long a server may take to import its modules and fork."""
+
+
+class Process(Protocol):
+    """A child process: the part of `subprocess.Popen` that both kinds have. It leads a process group of its own."""
+
+    @property
+    def pid(self) -> int: ...
+
+    stdin: IO[bytes] | None
+
+    def poll(self) -> int | None:
+        """Return the exit code, negative for a signal, or None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit code. Raises subprocess.TimeoutExpired."""
+
+
+def start_fresh(
+    program: str,
+    *arguments: str,
+    environment: Mapping[str, str],
+    output: IO[bytes],
+    descriptors: Mapping[str, int] | None = None,
+) -> Process:
+    """Start `python -m PROGRAM ARGUMENTS`. `descriptors`: open files for it, by the variables that tell it their
+    numbers."""
+    files = descriptors or {}
+    return subprocess.Popen(
+        [sys.executable, "-m", program, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
+        pass_fds=list(files.values()),
+        env={**environment, **{name: str(number) for name, number in files.items()}},
+        start_new_session=True,
+    )
+
+
+class ForkServer:
+    """The server is started at once. If it has ended, the next `start` starts another."""
+
+    def __init__(self, *modules: str, threads: int | None = None) -> None:
+        """`modules`: what the server imports. `threads`: see `child_environment`."""
+        self._modules, self._threads = modules, threads
+        self._lock = threading.Lock()
+        self._process, self._requests = self._launch()
+
+    def start(
+        self,
+        program: str,
+        *arguments: str,
+        environment: Mapping[str, str],
+        output: IO[bytes],
+        descriptors: Mapping[str, int] | None = None,
+    ) -> Process:
+        """Do the same as `start_fresh`, sooner."""
+        files = descriptors or {}
+        request = ForkRequest(program, list(arguments), dict(environment), list(files))
+        ours, reports = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        read_stdin, write_stdin = os.pipe()
+        try:
+            self._send(request, [reports.fileno(), read_stdin, output.fileno(), *files.values()])
+            reports.close()
+            ours.settimeout(START_S)
+            pid = int(ours.recv(32))
+        except (OSError, ValueError) as error:
+            log.warning("not_forked", program=program, error=type(error).__name__)
+            self.close()  # or it might start the program, too, later
+            ours.close()
+            os.close(write_stdin)
+            return start_fresh(program, *arguments, environment=environment, output=output, descriptors=files)
+        finally:
+            reports.close()
+            os.close(read_stdin)
+        return ForkedProcess(program, pid, ours, os.fdopen(write_stdin, "wb"))
+
+    def close(self) -> None:
+        """Kill the server. Its children run on."""
+        self._process.kill()
+        self._process.wait()
+
+    def _send(self, request: ForkRequest, files: list[int]) -> None:
+        with self._lock:
+            if self._process.poll() is not None:
+                self._requests.close()
+                self._process, self._requests = self._launch()
+            socket.send_fds(self._requests, [msgspec.json.encode(request)], files)
+
+    def _launch(self) -> tuple["subprocess.Popen[bytes]", socket.socket]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "worker.fork_server", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                # OpenBLAS starts its threads when it is loaded. PyTorch asks NVML instead of CUDA whether there is a
+                # GPU: a process that has asked CUDA cannot fork.
+                env=child_environment(threads=self._threads)
+                | {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
+                start_new_session=True,  # a Ctrl-C on the terminal is for this process, which ends the server
+            )
+        ours.send(msgspec.json.encode(self._modules))
+        return process, ours
+
+
+@cache
+def fork_server(*modules: str, threads: int | None = None) -> ForkServer:
+    """Return this process's server for these modules. It is started by the first call, and ends with this process."""
+    return ForkServer(*modules, threads=threads)
+
+
+class ForkedProcess:
+    """A child of a fork server. If the server ends before it, it is killed, since nobody would learn of its end."""
+
+    def __init__(self, program: str, pid: int, reports: socket.socket, stdin: IO[bytes]) -> None:
+        self.pid = pid
+        self.stdin: IO[bytes] | None = stdin
+        self._program, self._reports = program, reports
+        self._lock = threading.Lock()
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        return self._receive(0.0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        code = self._receive(timeout)
+        if code is None:
+            assert timeout is not None
+            raise subprocess.TimeoutExpired(self._program, timeout)
+        return code
+
+    def _receive(self, timeout_s: float | None) -> int | None:
+        with self._lock:
+            if self._code is None:
+                self._reports.settimeout(timeout_s)
+                try:
+                    message = self._reports.recv(32)
+                except (TimeoutError, BlockingIOError):
+                    return None
+                except ConnectionError:
+                    message = b""
+                self._code = int(message) if message else self._kill_orphan()
+                self._reports.close()
+            return self._code
+
+    def _kill_orphan(self) -> int:
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            log.info("child_gone", pid=self.pid)
+        return -signal.SIGKILL

@@ -1,0 +1,147 @@
+"""Children of a fork server behave as those that are started anew."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from api.infra.child_environment import child_environment
+from api.infra.fork_server import ForkServer, Process, start_fresh
+from tests.end_to_end.jobs import wait_until
+from tests.services.attune import words_of
+
+CHILD = "tests.api.infra.forked"
+
+Start = Callable[..., Process]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ForkServer]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTUNE_SECRET", "not for children")
+        server = ForkServer(CHILD)
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=["forked", "fresh"])
+def start(request: pytest.FixtureRequest, server: ForkServer, tmp_path: Path) -> Start:
+    begin = server.start if request.param == "forked" else start_fresh
+
+    def start(*arguments: str, environment: dict[str, str] | None = None, **options: object) -> Process:
+        with (tmp_path / "log").open("ab") as output:
+            environment = child_environment() | (environment or {})
+            return begin(CHILD, *arguments, environment=environment, output=output, **options)  # type: ignore[arg-type]
+
+    return start
+
+
+def _told(start: Start, *arguments: str, **environment: str) -> dict[str, object]:
+    read_fd, write_fd = os.pipe()
+    child = start("tell", *arguments, environment=environment, descriptors={"REPORT_TO": write_fd})
+    os.close(write_fd)
+    assert child.stdin is not None
+    child.stdin.write(b"a command\n")
+    child.stdin.close()
+    with os.fdopen(read_fd) as reports:
+        facts: dict[str, object] = json.load(reports)
+    assert child.wait(30) == 0
+    return facts
+
+
+def test_a_child_has_its_arguments_input_output_and_group(start: Start, tmp_path: Path) -> None:
+    facts = _told(start, "a b", "")
+    assert (facts["arguments"], facts["stdin"], facts["group"]) == (["a b", ""], "a command\n", True)
+    assert (tmp_path / "log").read_text() == "to the log\n"
+
+
+def test_a_child_has_the_variables_that_it_is_given_and_no_others(start: Start) -> None:
+    first = _told(start, ATTUNE_FAIL_AT="3")["environment"]
+    second = _told(start)["environment"]
+    assert isinstance(first, dict)
+    assert isinstance(second, dict)
+    assert first["ATTUNE_FAIL_AT"] == "3"
+    for environment in (first, second):
+        assert not [value for value in environment.values() if "not for children" in value]
+    assert "ATTUNE_FAIL_AT" not in second
+    assert second["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_child_has_no_open_files_of_the_server_or_of_other_children(server: ForkServer, start: Start) -> None:
+    other = start("sleep")
+    open_files = _told(start)["open"]
+    os.killpg(other.pid, signal.SIGKILL)
+    assert isinstance(open_files, list)
+    assert len(open_files) <= 5, "the three standard files, the pipe, and the folder that is read to find them"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "log"),
+    [
+        (["exit", "3"], 3, ""),
+        (["refuse"], 1, "usage: none"),
+        (["raise"], 1, "ValueError: a reason"),
+        (["die", "SIGSEGV"], -signal.SIGSEGV, ""),
+        (["die", "SIGKILL"], -signal.SIGKILL, ""),
+    ],
+)
+def test_its_exit_code_is_known(arguments: list[str], code: int, log: str, start: Start, tmp_path: Path) -> None:
+    child = start(*arguments)
+    assert child.wait(30) == code
+    assert child.poll() == code
+    assert log in (tmp_path / "log").read_text()
+
+
+def test_it_runs_until_it_is_killed(start: Start) -> None:
+    child = start("sleep")
+    assert child.poll() is None
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(0.01)
+    os.killpg(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+
+
+def test_a_process_is_named_after_its_program(server: ForkServer, start: Start) -> None:
+    child = start("sleep")
+    wait_until(lambda: CHILD in words_of(psutil.Process(child.pid)))
+    os.killpg(child.pid, signal.SIGKILL)
+
+
+def test_a_child_of_a_dead_server_is_ended_and_the_next_one_starts(tmp_path: Path) -> None:
+    server = ForkServer(CHILD)
+    with (tmp_path / "log").open("ab") as output:
+        child = server.start(CHILD, "sleep", environment=child_environment(), output=output)
+        server.close()
+        assert child.wait(30) == -signal.SIGKILL
+        assert server.start(CHILD, "exit", "4", environment=child_environment(), output=output).wait(30) == 4
+    server.close()
+
+
+def test_a_server_that_cannot_import_leaves_children_to_be_started_anew(tmp_path: Path) -> None:
+    server = ForkServer("tests.api.infra.no_such_module")
+    with (tmp_path / "log").open("ab") as output:
+        assert server.start(CHILD, "exit", "4", environment=child_environment(), output=output).wait(30) == 4
+
+
+def test_children_of_a_server_that_has_threads_are_started_anew(tmp_path: Path) -> None:
+    server = ForkServer("tests.api.infra.threaded")
+    with (tmp_path / "log").open("ab") as output:
+        child = server.start(CHILD, "exit", "5", environment=child_environment(), output=output)
+        assert child.wait(30) == 5
+    server.close()
+
+
+def test_the_server_ends_after_its_last_child(server: ForkServer, tmp_path: Path) -> None:
+    other = ForkServer(CHILD)
+    with (tmp_path / "log").open("ab") as output:
+        child = other.start(CHILD, "sleep", environment=child_environment(), output=output)
+    other._requests.close()
+    with pytest.raises(subprocess.TimeoutExpired):
+        other._process.wait(0.2)
+    os.killpg(child.pid, signal.SIGKILL)
+    assert other._process.wait(30) == 0

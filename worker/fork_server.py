@@ -1,0 +1,158 @@
+"""`python -m worker.fork_server SOCKET`: imports modules, then forks a child for each program asked for.
+
+Importing torch, transformers and peft takes seconds; a fork takes milliseconds. The server runs behind the wall, as its
+children do, and only imports, forks and waits: it starts no thread and no GPU, neither of which would work in a forked
+process. If a library does so all the same, children are started anew. The other side is `api.infra.fork_server`.
+"""
+
+import contextlib
+import gc
+import os
+import selectors
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Iterable
+from importlib import import_module
+from typing import NoReturn
+
+import msgspec
+import psutil
+from setproctitle import setproctitle
+
+from api.spec.fork_request import ForkRequest
+
+MAX_REQUEST_BYTES = 1 << 20
+MAX_DESCRIPTORS = 8
+
+
+def main(socket_fd: str) -> int:
+    requests = socket.socket(fileno=int(socket_fd))
+    variables = set(os.environ)
+    for module in msgspec.json.decode(requests.recv(MAX_REQUEST_BYTES), type=list[str]):
+        import_module(module)
+    gc.collect()
+    gc.freeze()  # a collection in a child would write to, and so copy, every page of these objects
+    ForkServer(requests, variables).serve()
+    return 0
+
+
+class ForkServer:
+    def __init__(self, requests: socket.socket, variables: set[str]) -> None:
+        """`variables`: the environment variables that this process was started with."""
+        self._requests, self._variables = requests, variables
+        self._single_threaded = psutil.Process().num_threads() == 1
+        self._running: dict[int, socket.socket] = {}
+        """The children by process id, each with the socket on which its start and end are reported."""
+        self._ended, self._wakeup = socket.socketpair()
+        self._wakeup.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(requests, selectors.EVENT_READ)
+        self._selector.register(self._ended, selectors.EVENT_READ)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
+
+    def serve(self) -> None:
+        """Serve until the other side closes the socket, and then until the last child has ended."""
+        requested = True
+        while requested or self._running:
+            ready = {key.fileobj for key, _ in self._selector.select()}
+            if self._ended in ready:
+                self._ended.recv(4096)
+                self._report_ends()
+            if self._requests in ready:
+                message, descriptors, _, _ = socket.recv_fds(self._requests, MAX_REQUEST_BYTES, MAX_DESCRIPTORS)
+                if message:
+                    self._fork(msgspec.json.decode(message, type=ForkRequest), descriptors)
+                else:
+                    requested = False
+                    self._selector.unregister(self._requests)
+
+    def _fork(self, request: ForkRequest, descriptors: list[int]) -> None:
+        report_fd, *files = descriptors
+        reports = socket.socket(fileno=report_fd)
+        pid = os.fork()
+        if pid == 0:
+            self._close([reports, *self._running.values()])
+            _become(request, files, self._variables, usable=self._single_threaded and not _touched_gpu())
+        for descriptor in files:
+            os.close(descriptor)
+        self._running[pid] = reports
+        _report(reports, pid)
+
+    def _report_ends(self) -> None:
+        for pid in list(self._running):
+            end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if end is not None:
+                reports = self._running.pop(pid)
+                _report(reports, end.si_status if end.si_code == os.CLD_EXITED else -end.si_status)
+                reports.close()
+                os.waitpid(pid, 0)  # only now may the process id be used again
+
+    def _close(self, sockets: Iterable[socket.socket]) -> None:
+        """Close, in a child, what belongs to the server."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._selector.close()
+        for each in (self._requests, self._ended, self._wakeup, *sockets):
+            each.close()
+
+
+def _report(reports: socket.socket, number: int) -> None:
+    with contextlib.suppress(OSError):  # nobody listens any more
+        reports.send(str(number).encode())
+
+
+def _become(request: ForkRequest, files: list[int], variables: set[str], *, usable: bool) -> NoReturn:
+    """Make this forked process what it would be if Python had been started with the program. If the fork is not usable,
+    start Python with it."""
+    code = 1
+    try:
+        os.setsid()  # a process group of its own, killed as a whole
+        stdin, output, *named = files
+        for source, target in ((stdin, 0), (output, 1), (output, 2)):
+            os.dup2(source, target)
+        os.close(stdin)
+        os.close(output)
+        for name in variables - request.environment.keys():
+            del os.environ[name]
+        os.environ.update(request.environment)
+        os.environ.update(zip(request.descriptors, map(str, named), strict=True))
+        if not usable:
+            for descriptor in named:
+                os.set_inheritable(descriptor, True)
+            os.execv(  # noqa: S606 (no shell)
+                sys.executable,
+                [sys.executable, "-m", request.program, *request.arguments],
+            )
+        setproctitle(" ".join([sys.executable, "-m", request.program, *request.arguments]))
+        code = _run(request)
+    except BaseException:  # any: nobody above handles it
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _run(request: ForkRequest) -> int:
+    try:
+        code: int = import_module(request.program).main(*request.arguments)
+    except SystemExit as end:
+        if not isinstance(end.code, int):
+            print(end.code, file=sys.stderr)
+            return 1
+        return end.code
+    return code
+
+
+def _touched_gpu() -> bool:
+    """Whether a module that was imported has started CUDA, as some libraries do if they see a GPU."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda._is_in_bad_fork())
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
