@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from api.spec.formats import Label, Row, RowError, RowWarning
-from worker.rows.findings import Findings, example
+from worker.rows.findings import Findings
 from worker.rows.labels import LabelColumn
 from worker.rows.limits import TooSlow, time_limit
 
@@ -44,18 +44,18 @@ def check_row(
         with time_limit(ROW_SECONDS):
             parsed = parse(row)
         for warning in parsed.warnings:
-            findings.warning(number, warning.code, example(number, warning.message))
+            findings.row_warning(number, warning.code, warning.message)
         if parsed.column is not None:
             for label in parsed.labels:
                 parsed.column.add(label)
         value = parsed.value
     except RowError as error:
-        findings.error(number, error.code, example(number, error.message))
+        findings.row_error(number, error.code, error.message)
     except RecursionError:
-        findings.error(number, "too_deep", example(number, "is nested too deeply"))
+        findings.row_error(number, "too_deep", "is nested too deeply")
     except TooSlow:
-        findings.error(number, "too_slow", example(number, f"takes longer than {ROW_SECONDS:g} s to check"))
+        findings.row_error(number, "too_slow", f"takes longer than {ROW_SECONDS:g} s to check")
     if not isinstance(row, RowError):
         for warning in duplicates():
-            findings.warning(number, warning.code, example(number, warning.message))
+            findings.row_warning(number, warning.code, warning.message)
     return value

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
+Severity = Literal["error", "warning"]
 MAX_FINDINGS = 100
 """Most findings that are listed."""
 
@@ -13,7 +14,7 @@ class Finding(TypedDict):
 
     line: int | None
     """None: the whole file."""
-    severity: Literal["error", "warning"]
+    severity: Severity
     code: str
     message: str
 
@@ -33,12 +34,30 @@ class Findings:
     first_error: str | None = None
     """The message of the first error."""
 
+    def __post_init__(self) -> None:
+        self._listed_codes = Counter(entry["code"] for entry in self.listed)
+        self._listed_warnings = sum(map(_is_warning, self.listed))
+
     def error(self, line: int | None, code: str, message: str) -> None:
         self.first_error = self.first_error or message
         self._add(line, "error", code, message)
 
     def warning(self, line: int | None, code: str, message: str) -> None:
         self._add(line, "warning", code, message)
+
+    def row_error(self, number: int, code: str, problem: str) -> None:
+        """Add an error about a row. The sentence is only made if somebody may read it."""
+        if self.first_error is None or self._may_list("error", code):
+            self.error(number, code, example(number, problem))
+        else:
+            self.counts[code] += 1
+
+    def row_warning(self, number: int, code: str, problem: str) -> None:
+        """Add a warning about a row."""
+        if self._may_list("warning", code):
+            self.warning(number, code, example(number, problem))
+        else:
+            self.counts[code] += 1
 
     def blank_line(self, line: int) -> None:
         self.warning(line, "blank_line", f"Line {line} is blank and skipped.")
@@ -50,16 +69,29 @@ class Findings:
             whole._list(entry)
         return whole
 
-    def _add(self, line: int | None, severity: Literal["error", "warning"], code: str, message: str) -> None:
+    def _add(self, line: int | None, severity: Severity, code: str, message: str) -> None:
         self.counts[code] += 1
         self._list({"line": line, "severity": severity, "code": code, "message": message})
 
     def _list(self, entry: Finding) -> None:
+        if not self._may_list(entry["severity"], entry["code"]):
+            return
+        if len(self.listed) >= MAX_FINDINGS:
+            last = self._dispensable(entry)
+            if last is None:
+                return
+            replaced = self.listed.pop(last)
+            self._listed_codes -= Counter([replaced["code"]])
+            self._listed_warnings -= 1
+        self.listed.append(entry)
+        self._listed_codes[entry["code"]] += 1
+        self._listed_warnings += _is_warning(entry)
+
+    def _may_list(self, severity: Severity, code: str) -> bool:
+        """Whether such a finding may have a place in the list: files have up to millions of findings."""
         if len(self.listed) < MAX_FINDINGS:
-            self.listed.append(entry)
-        elif (last := self._dispensable(entry)) is not None:
-            del self.listed[last]
-            self.listed.append(entry)
+            return True
+        return self._listed_warnings > 0 and not (severity == "warning" and code in self._listed_codes)
 
     def _dispensable(self, entry: Finding) -> int | None:
         """Return the index of the listed warning that the entry replaces, or None.
@@ -67,11 +99,8 @@ class Findings:
         An error or a warning with a new code replaces the last warning whose code is listed more than once. An error
         replaces any other warning, too: a file full of warnings must not hide its errors.
         """
-        listed = Counter(finding["code"] for finding in self.listed)
-        if _is_warning(entry) and entry["code"] in listed:
-            return None
         warnings = [at for at in range(MAX_FINDINGS - 1, -1, -1) if _is_warning(self.listed[at])]
-        repeated = (at for at in warnings if listed[self.listed[at]["code"]] > 1)
+        repeated = (at for at in warnings if self._listed_codes[self.listed[at]["code"]] > 1)
         return next(repeated, None if _is_warning(entry) else next(iter(warnings), None))
 
 

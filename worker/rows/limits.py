@@ -1,6 +1,7 @@
 """Limits that a child process sets on itself before it reads users' data."""
 
 import faulthandler
+import mmap
 import resource
 import signal
 from collections.abc import Iterator
@@ -49,7 +50,10 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 def require_memory(bytes_total: int) -> None:
     """Raise MemoryError unless so much memory can be allocated. For libraries that abort the process otherwise."""
-    bytearray(bytes_total)  # untouched, it takes address space only
+    try:
+        mmap.mmap(-1, bytes_total, flags=mmap.MAP_PRIVATE).close()  # untouched, it takes address space only
+    except OSError:
+        raise MemoryError from None
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from worker.rows.array_writer import ArrayWriter
 from worker.rows.duplicates import DuplicateDetector
 from worker.rows.errors import FileRequest, invalid_file, too_few
 from worker.rows.file_rows import FileRows
-from worker.rows.findings import Finding, example
+from worker.rows.findings import Finding
 from worker.rows.labels import LabelColumn, TooManyLabels
 from worker.rows.limits import exit_if_stuck, require_memory
 from worker.rows.readers import ReadLimits
@@ -179,4 +179,4 @@ class _Batch:
             length = len(sequence.tokens)
             if self.context_window is not None and length > self.context_window:
                 problem = f"has {length:,} tokens, but the base model's context is {self.context_window:,} tokens"
-                self.rows.findings.warning(line, "too_long", example(line, problem))
+                self.rows.findings.row_warning(line, "too_long", problem)

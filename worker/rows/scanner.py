@@ -42,7 +42,7 @@ class Candidate:
 
     def error(self, number: int, code: str, message: str) -> None:
         self.errors += 1
-        self.findings.error(number, code, example(number, message))
+        self.findings.row_error(number, code, message)
 
     def _parse(self, row: Row) -> ParsedRow[Example]:
         parsed = self.format.read(row)

@@ -11,6 +11,8 @@ from worker.rows.readers.base import MAX_KEYS, ReadLimits, Rows
 from worker.rows.readers.json_errors import explain_json_error
 
 BOM = b"\xef\xbb\xbf"
+MAX_BRACKETS = 200
+"""Opening brackets of a line that cannot be nested too deeply."""
 _decoder = msgspec.json.Decoder()
 
 
@@ -53,7 +55,7 @@ def decode_object(line: bytes) -> Row:
     numbers."""
     try:
         row = _decoder.decode(line)
-        _refuse_duplicate_keys(line)
+        _refuse_duplicate_keys(line, row)
         has_nul = b"\\u0000" in line and _has_nul(row)
     except RecursionError:
         raise RowError("is nested too deeply", code="invalid_json") from None
@@ -70,9 +72,13 @@ def decode_object(line: bytes) -> Row:
     return row
 
 
-def _refuse_duplicate_keys(line: bytes) -> None:
+def _refuse_duplicate_keys(line: bytes, row: object) -> None:
     """Raise RowError for a repeated key, which would silently lose a value. msgspec does not report it; the standard
     library can."""
+    # A repeated key is lost with its quotes. Nesting is left to the library, whose limit on it is the lower one.
+    nested = line.count(b"{") + line.count(b"[") > MAX_BRACKETS
+    if not nested and b"\\u0022" not in line and msgspec.json.encode(row).count(b'"') == line.count(b'"'):
+        return
     json.loads(line, object_pairs_hook=_object, parse_int=str)  # parse_int: the library limits the length of integers
 
 
