@@ -5,8 +5,6 @@ With pytest-xdist each process has servers of its own: all of them together star
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -213,16 +211,19 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_base(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same in Attune's form, as `attune models add` makes it; converted once for all tests."""
+    from worker.convert import convert  # noqa: PLC0415 (brings torch, too)
+
     folder = tmp_path_factory.mktemp("models") / "tiny-base"
-    subprocess.run([sys.executable, "-m", "worker.convert", str(tiny_model), str(folder)], check=True)
+    convert(str(tiny_model), folder)
     return folder
 
 
 @contextmanager
 def running_attune(tiny_base: Path, **env: str) -> Iterator[AttuneUp]:
-    """`attune up` on a new folder, with the base model `tiny` and these variables."""
+    """`attune up` on a new folder, with the base model `tiny` and these variables; without a sampler, which imports
+    torch, too, unless they ask for it."""
     folder = Path(tempfile.mkdtemp(prefix="attune-"))
-    server = AttuneUp(folder, env=env)
+    server = AttuneUp(folder, env={"ATTUNE_SAMPLER": "false", **env})
     try:
         with opened(Settings(data_dir=server.data)) as context:
             migrate(context.database)
@@ -254,5 +255,5 @@ def attune_up(tiny_base: Path) -> Iterator[StartAttune]:
 @pytest.fixture(scope="session")
 def live_server(tiny_base: Path) -> Iterator[AttuneUp]:
     """One `attune up` for all the tests that leave it as they found it."""
-    with running_attune(tiny_base) as server:
+    with running_attune(tiny_base, ATTUNE_SAMPLER="true") as server:
         yield server

@@ -28,6 +28,7 @@ MAX_DESCRIPTORS = 8
 
 
 def main(socket_fd: str) -> int:
+    setproctitle(f"{sys.executable} -m worker.fork_server")  # the first call must find the process as it was started
     requests = socket.socket(fileno=int(socket_fd))
     variables = set(os.environ)
     for module in msgspec.json.decode(requests.recv(MAX_REQUEST_BYTES), type=list[str]):

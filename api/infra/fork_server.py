@@ -4,6 +4,7 @@ The server has the children's environment, not this process's, and so holds no s
 started as a new Python process: slower, and otherwise the same.
 """
 
+import atexit
 import os
 import signal
 import socket
@@ -70,6 +71,7 @@ class ForkServer:
         self._modules, self._threads = modules, threads
         self._lock = threading.Lock()
         self._process, self._requests = self._launch()
+        atexit.register(self.close)  # it would end by itself, but only once it has imported its modules
 
     def start(
         self,

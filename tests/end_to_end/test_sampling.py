@@ -82,7 +82,7 @@ def test_a_text_is_continued_whole_and_in_pieces(live_server: AttuneUp) -> None:
 
 
 def test_a_killed_child_costs_its_answer_and_no_other(attune_up: StartAttune) -> None:
-    server = attune_up()
+    server = attune_up(ATTUNE_SAMPLER="true")
     client = strict(server)
     stream = client.chat.completions.create(**LONG, stream=True)
     next(stream)
@@ -93,7 +93,7 @@ def test_a_killed_child_costs_its_answer_and_no_other(attune_up: StartAttune) ->
 
 
 def test_a_killed_sampler_is_told_within_seconds_and_comes_back(attune_up: StartAttune) -> None:
-    server = attune_up()
+    server = attune_up(ATTUNE_SAMPLER="true")
     client = strict(server)
     stream = client.chat.completions.create(**LONG, stream=True)
     next(stream)
@@ -105,7 +105,7 @@ def test_a_killed_sampler_is_told_within_seconds_and_comes_back(attune_up: Start
 
 
 def test_a_client_that_leaves_ends_the_work_for_it(attune_up: StartAttune) -> None:
-    server = attune_up()
+    server = attune_up(ATTUNE_SAMPLER="true")
     stream = strict(server).chat.completions.create(**LONG, stream=True)
     next(stream)
     stream.close()

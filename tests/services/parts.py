@@ -40,7 +40,10 @@ class AttuneWorker(Server):
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         super().__init__(folder)
-        self.environment = settings.environment() | {"ATTUNE_WORK_DIR": str(folder / "work")}
+        self.environment = settings.environment() | {
+            "ATTUNE_WORK_DIR": str(folder / "work"),
+            "ATTUNE_SAMPLER": "false",  # another process that imports torch
+        }
 
     def start(self) -> None:
         self.spawn([ATTUNE, "worker"], env=self.environment, ready=self._listens)

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import text, update
@@ -167,14 +166,12 @@ def test_scans_that_a_stop_interrupted_are_not_held_against_their_file(workshop:
 
 def test_a_scan_that_is_killed_from_outside_is_begun_again(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     file_id = a_file(workshop.context, workshop.caller.project_id, rows(12))
-    start = Child.__init__
 
-    def killed(child: Child, *arguments: str, **options: Any) -> None:
-        start(child, *arguments, **options)
-        child.kill()
+    def killed(node: Node, program: str, folder: Path) -> Child:
+        return Child("tests.worker.supervisor.killed", log_file=folder / "log.txt")
 
     with monkeypatch.context() as attack:
-        attack.setattr(Child, "__init__", killed)
+        attack.setattr(Node, "start_child", killed)
         scan_next(workshop.prepare)
     with workshop.context.database.read() as session:
         assert session.get_one(File, file_id).scan_status == "pending"
