@@ -25,10 +25,10 @@ from api.schemas.completions import (
     CompletionChunkChoice,
     CompletionLogprobs,
     Delta,
-    Report,
     Usage,
 )
 from api.services.sampling import Answer
+from api.spec.sampler_reports import FinishReason, SampledToken, Text
 
 log = structlog.get_logger(__name__)
 
@@ -38,8 +38,8 @@ class Choice:
     """One choice of an answer, up to now."""
 
     text: str = ""
-    tokens: list[Report] = field(default_factory=list)
-    finish_reason: Any = None
+    tokens: list[SampledToken] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ class ResponseWriter(ABC):
         """Return the chunk before a choice's first text, if the endpoint has one."""
 
     @abstractmethod
-    def delta(self, report: Report) -> BaseModel: ...
+    def delta(self, report: Text) -> BaseModel: ...
 
     @abstractmethod
-    def finish(self, index: int, reason: Any) -> BaseModel: ...
+    def finish(self, index: int, reason: FinishReason) -> BaseModel: ...
 
     @abstractmethod
     def usage(self, usage: Usage) -> BaseModel: ...
@@ -88,11 +88,11 @@ class ChatWriter(ResponseWriter):
     def opening(self, index: int) -> ChatChunk:
         return self._chunk(ChunkChoice(index=index, delta=Delta(role="assistant", content="")))
 
-    def delta(self, report: Report) -> ChatChunk:
+    def delta(self, report: Text) -> ChatChunk:
         logprobs = ChatLogprobs.of(report["tokens"]) if self.with_logprobs else None
         return self._chunk(ChunkChoice(index=report["index"], delta=Delta(content=report["text"]), logprobs=logprobs))
 
-    def finish(self, index: int, reason: Any) -> ChatChunk:
+    def finish(self, index: int, reason: FinishReason) -> ChatChunk:
         return self._chunk(ChunkChoice(index=index, delta=Delta(), finish_reason=reason))
 
     def usage(self, usage: Usage) -> ChatChunk:
@@ -118,11 +118,11 @@ class CompletionWriter(ResponseWriter):
     def opening(self, index: int) -> None:
         return None
 
-    def delta(self, report: Report) -> CompletionChunk:
+    def delta(self, report: Text) -> CompletionChunk:
         logprobs = CompletionLogprobs.of(report["tokens"]) if self.with_logprobs else None
         return self._chunk(CompletionChunkChoice(index=report["index"], text=report["text"], logprobs=logprobs))
 
-    def finish(self, index: int, reason: Any) -> CompletionChunk:
+    def finish(self, index: int, reason: FinishReason) -> CompletionChunk:
         return self._chunk(CompletionChunkChoice(index=index, text="", finish_reason=reason))
 
     def usage(self, usage: Usage) -> CompletionChunk:

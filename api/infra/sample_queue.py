@@ -14,13 +14,17 @@ times are Redis's own, so that clocks need not agree. All keys expire.
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import redis
 import redis.asyncio
 from pydantic import SecretStr
+from redis.typing import EncodableT, FieldT
+
+from api.spec.sampler_reports import Report
+from api.spec.sampling import QueuedRequest
 
 ALIVE_S = 6.0
 """Seconds without a heartbeat after which a sampler counts as lost."""
@@ -110,7 +114,7 @@ class SampleJob:
 
     id: str
     project_id: str
-    content: dict[str, Any]
+    content: QueuedRequest
 
 
 class Producer:
@@ -144,7 +148,7 @@ class Producer:
             pipe.delete(f"{_PREFIX}:request:{job.id}", f"{_PREFIX}:answer:{job.id}")
             await pipe.execute()
 
-    async def reports(self, job: SampleJob) -> AsyncIterator[dict[str, Any]]:
+    async def reports(self, job: SampleJob) -> AsyncIterator[Report]:
         """Yield the sampler's reports without end. Raises SamplerDead, and TimeoutError after the deadline."""
         key, last, sampler = f"{_PREFIX}:answer:{job.id}", "0", ""
         while True:
@@ -163,7 +167,7 @@ class Producer:
                 if not await self._run(_ALIVE, [f"{_PREFIX}:workers"], sampler):
                     raise SamplerDead
 
-    async def _run(self, script: str, keys: list[str], *arguments: Any) -> Any:
+    async def _run(self, script: str, keys: list[str], *arguments: EncodableT) -> object:
         return await self._redis.eval(script, len(keys), *keys, *arguments)
 
 
@@ -207,10 +211,10 @@ class Consumer:
         """Return whether the request is neither withdrawn nor past its deadline."""
         return bool(self._redis.eval(_WANTED, 1, f"{_PREFIX}:open:{job.project_id}", job.id))
 
-    def report(self, job: SampleJob, report: dict[str, Any]) -> None:
+    def report(self, job: SampleJob, report: Mapping[str, object]) -> None:
         self._add(job, {"report": json.dumps(report)})
 
-    def _add(self, job: SampleJob, fields: dict[Any, Any]) -> None:
+    def _add(self, job: SampleJob, fields: dict[FieldT, EncodableT]) -> None:
         key = f"{_PREFIX}:answer:{job.id}"
         with self._redis.pipeline() as pipe:
             pipe.xadd(key, fields)

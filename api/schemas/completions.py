@@ -1,13 +1,11 @@
 """Responses of /v1/chat/completions and /v1/completions: OpenAI's objects, whole and in chunks."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from collections.abc import Sequence
+from typing import Literal, Self
 
 from pydantic import BaseModel, Field
 
-FinishReason = Literal["stop", "length"]
-Report = Mapping[str, Any]
-"""A report of a sampler (docs/internals/sampling.md)."""
+from api.spec.sampler_reports import FinishReason, SampledToken
 
 
 class Usage(BaseModel):
@@ -42,7 +40,7 @@ class ChatLogprobs(BaseModel):
     refusal: None = None
 
     @classmethod
-    def of(cls, tokens: Sequence[Report] | None) -> Self | None:
+    def of(cls, tokens: Sequence[SampledToken] | None) -> Self | None:
         if tokens is None:
             return None
         return cls(content=[TokenLogprob(**token, top_logprobs=token["top"]) for token in tokens])
@@ -56,7 +54,7 @@ class CompletionLogprobs(BaseModel):
     """The position in the answer, in characters, where each token begins."""
 
     @classmethod
-    def of(cls, tokens: Sequence[Report] | None) -> Self | None:
+    def of(cls, tokens: Sequence[SampledToken] | None) -> Self | None:
         if tokens is None:
             return None
         return cls(

@@ -3,7 +3,6 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import redis
 import structlog
@@ -20,7 +19,8 @@ from api.records.jobs import Job
 from api.services.models import NoSuchModel
 from api.spec.artifacts import Artifact
 from api.spec.resolve import ResolvedRecipe
-from api.spec.sampling import SamplingRequest
+from api.spec.sampler_reports import AnswerReport, Failed, Started
+from api.spec.sampling import ModelFiles, QueuedRequest, SampledModel, SamplingRequest
 
 log = structlog.get_logger(__name__)
 
@@ -82,7 +82,7 @@ class Busy(TooManyRequests):
 
 
 class SamplerFailed(ServiceError):
-    def __init__(self, answer_id: str, report: dict[str, Any]) -> None:
+    def __init__(self, answer_id: str, report: Failed) -> None:
         message = report["message"] or "The sampler failed"
         super().__init__(f"{message} (the operator finds details in the log as {answer_id})", code=report["reason"])
 
@@ -93,7 +93,7 @@ class Answer:
 
     id: str
     prompt_tokens: int
-    reports: AsyncIterator[dict[str, Any]]
+    reports: AsyncIterator[AnswerReport]
     """`text` and `finished` (docs/internals/sampling.md). Iterating raises ServiceErrors."""
 
 
@@ -124,9 +124,13 @@ async def sample(
             await _submit(producer, job, context)
         log.info("sample_asked", answer_id=answer_id, model=model_id, user=user)
         try:
-            async with aclosing(_reports(producer, job, settings.sample_timeout_s)) as reports:
+            async with (
+                aclosing(_reports(producer, job, settings.sample_timeout_s)) as reports,
+                aclosing(_after_start(reports)) as answer_reports,
+            ):
                 started = await anext(reports)
-                yield Answer(answer_id, started["prompt_tokens"], reports)
+                assert started["type"] == "started", started
+                yield Answer(answer_id, started["prompt_tokens"], answer_reports)
         finally:
             with CancelScope(shield=True):  # also when the client disconnects, which cancels this request
                 await _withdraw(producer, job)
@@ -149,7 +153,7 @@ async def _withdraw(producer: Producer, job: SampleJob) -> None:
         log.warning("not_withdrawn", answer_id=job.id, error=type(error).__name__)
 
 
-async def _reports(producer: Producer, job: SampleJob, timeout_s: float) -> AsyncGenerator[dict[str, Any]]:
+async def _reports(producer: Producer, job: SampleJob, timeout_s: float) -> AsyncGenerator[Started | AnswerReport]:
     """Yield the reports of an answer, and raise those that are errors."""
     try:
         with _broker_errors():
@@ -171,6 +175,12 @@ async def _reports(producer: Producer, job: SampleJob, timeout_s: float) -> Asyn
         raise TooSlow(timeout_s) from None
 
 
+async def _after_start(reports: AsyncIterator[Started | AnswerReport]) -> AsyncGenerator[AnswerReport]:
+    async for report in reports:
+        if report["type"] != "started":
+            yield report
+
+
 @contextmanager
 def _broker_errors() -> Iterator[None]:
     try:
@@ -180,13 +190,13 @@ def _broker_errors() -> Iterator[None]:
         raise Unavailable("The broker cannot be reached at the moment: retry in 5 s", headers=RETRY) from error
 
 
-def _content(context: Context, caller: Caller, model_id: str, request: SamplingRequest) -> dict[str, Any]:
+def _content(context: Context, caller: Caller, model_id: str, request: SamplingRequest) -> QueuedRequest:
     """Return the content of a sampler's job: the request, and the files of the model."""
     return {"ask": request.model_dump(mode="json"), "model": _model(context, caller, model_id)}
 
 
-def _model(context: Context, caller: Caller, model_id: str) -> dict[str, Any]:
-    """Return {base: {digest, artifacts}, adapter: {name, artifacts} or None, technique}. A whole model is its base."""
+def _model(context: Context, caller: Caller, model_id: str) -> SampledModel:
+    """Return the files of the model. A whole model is its base."""
     with context.database.read() as session:
         if base := base_models.get(session, model_id):
             if base.facts.get("kind", "causal_lm") != "causal_lm":
@@ -215,7 +225,7 @@ def _model(context: Context, caller: Caller, model_id: str) -> dict[str, Any]:
     }
 
 
-def _weights(session: Session, caller: Caller, name: str) -> dict[str, Any] | None:
+def _weights(session: Session, caller: Caller, name: str) -> ModelFiles | None:
     """Return the files of an adapter's base: a base model, or a whole model that this project may use; else None."""
     if base := base_models.get(session, name):
         return _base(base)
@@ -224,9 +234,9 @@ def _weights(session: Session, caller: Caller, name: str) -> dict[str, Any] | No
     return None if model is None else _files(trained_artifacts(model.artifacts))
 
 
-def _files(artifacts: list[Artifact]) -> dict[str, Any]:
+def _files(artifacts: list[Artifact]) -> ModelFiles:
     return {"digest": digest_of(artifacts), "artifacts": artifacts}
 
 
-def _base(base: base_models.BaseModelRow) -> dict[str, Any]:
+def _base(base: base_models.BaseModelRow) -> ModelFiles:
     return {"digest": base.digest, "artifacts": base.artifacts}

@@ -1,10 +1,11 @@
 """Requests to the sampler, for both sides of the wall."""
 
-from typing import Annotated, Self
+from typing import Annotated, Self, TypedDict
 
 from pydantic import Field, model_validator
 
-from api.spec.fields import StrictModel
+from api.spec.artifacts import Artifact
+from api.spec.fields import JsonObject, StrictModel
 from api.spec.formats import Messages
 from api.spec.techniques import Technique
 
@@ -35,6 +36,32 @@ class SamplingRequest(StrictModel):
         if (self.messages is None) == (self.prompts is None):
             raise ValueError("give either messages or prompts")
         return self
+
+
+class ModelFiles(TypedDict):
+    """The stored files of a base model, or of a whole model in its place."""
+
+    digest: str
+    artifacts: list[Artifact]
+
+
+class AdapterFiles(TypedDict):
+    name: str
+    artifacts: list[Artifact]
+
+
+class SampledModel(TypedDict):
+    base: ModelFiles
+    adapter: AdapterFiles | None
+    technique: JsonObject | None
+    """Technique of the adapter or of the whole model; None for a base model."""
+
+
+class QueuedRequest(TypedDict):
+    """The content of a request in the queue: a SamplingRequest, and the files of its model."""
+
+    ask: JsonObject
+    model: SampledModel
 
 
 class SamplerJob(SamplingRequest):

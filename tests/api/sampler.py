@@ -7,6 +7,7 @@ from typing import Any
 
 from api.infra.sample_queue import Consumer, SampleJob
 from api.settings import Settings
+from api.spec.sampling import SampledModel
 
 Script = Callable[[SampleJob], list[dict[str, Any]]]
 
@@ -27,6 +28,12 @@ def says(*pieces: str) -> Script:
 def ends(**last: Any) -> Script:
     """With this report alone."""
     return lambda letter: [last]
+
+
+def a_request(name: str, project: str, **ask: object) -> SampleJob:
+    """Of a base model without files."""
+    model: SampledModel = {"base": {"digest": "d", "artifacts": []}, "adapter": None, "technique": None}
+    return SampleJob(name, project, {"ask": ask, "model": model})
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from api.records import idempotency as idempotency_records
 from api.settings import Settings
 from tests.api.conftest import client_of
 from tests.api.http.test_errors import error_of
-from tests.api.sampler import ends, sampler
+from tests.api.sampler import a_request, ends, sampler
 from tests.factories import a_base_model, a_file, a_job, a_project
 
 CHAT = {"model": "none", "messages": [{"role": "user", "content": "a"}]}
@@ -170,7 +170,7 @@ def one_job_and_one_question(served: Context) -> dict[Operation, tuple[str, dict
     job, file = a_job(served.database, project), a_file(served, project)
     receiver = Consumer(served.settings.broker_url, "busy")
     receiver.beat()
-    asyncio.run(_submit(served.settings, SampleJob("waits", project, {})))
+    asyncio.run(_submit(served.settings, a_request("waits", project)))
     jobs, stage = "/v1/fine_tuning/jobs", {"name": "a", "training_file": file}
     return {
         ("POST", jobs): (jobs, {"model": "tiny", "training_file": file}),

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 from pydantic import SecretStr
 
 from api.infra.sample_queue import Consumer, NoSampler, Producer, SampleJob, SamplerDead, TooManyOpen
+from tests.api.sampler import a_request, text
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ def submit(url: SecretStr, *letters: SampleJob, timeout_s: float = 60, limit: in
 
 
 def letter(number: int, project: str = "a") -> SampleJob:
-    return SampleJob(f"cmpl-{project}{number}", project, {"number": number})
+    return a_request(f"cmpl-{project}{number}", project, number=number)
 
 
 def test_a_request_arrives_once(url: SecretStr, receiver: Consumer) -> None:
@@ -83,12 +84,12 @@ def test_reports_come_in_their_order(url: SecretStr, receiver: Consumer) -> None
     submit(url, letter(1))
     receiver.take(0.1)
     for number in range(5):
-        receiver.report(letter(1), {"number": number})
+        receiver.report(letter(1), text("a", number))
 
-    async def read(sender: Producer) -> list[Any]:
-        return [(await anext(reports))["number"] for reports in [sender.reports(letter(1))] for _ in range(5)]
+    async def read(sender: Producer) -> list[object]:
+        return [await anext(reports) for reports in [sender.reports(letter(1))] for _ in range(5)]
 
-    assert sent(url, read) == list(range(5))
+    assert sent(url, read) == [text("a", number) for number in range(5)]
 
 
 def test_a_request_whose_sampler_is_gone_is_lost(url: SecretStr, receiver: Consumer) -> None:

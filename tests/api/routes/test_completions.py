@@ -134,12 +134,14 @@ def test_a_tuned_model_and_its_checkpoint_are_asked_for_with_their_files(
 ) -> None:
     name = a_model(served)
     with sampler(served.settings, says("Hi")) as asked:
-        for model in (name, f"{name}:ckpt-step-5"):
-            assert client.post(CHAT, json={"model": model, "messages": HELLO}).status_code == 200
+        for named in (name, f"{name}:ckpt-step-5"):
+            assert client.post(CHAT, json={"model": named, "messages": HELLO}).status_code == 200
     for letter in asked:
         model = letter.content["model"]
         assert model["base"]["digest"] == "d"
+        assert model["adapter"] is not None
         assert [file["name"] for file in model["adapter"]["artifacts"]] == ["a.safetensors"], "not the merged copy"
+        assert model["technique"] is not None
         assert model["technique"]["type"] == "lora"
 
 

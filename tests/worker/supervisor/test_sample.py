@@ -58,8 +58,8 @@ def caller(opened: Context) -> Caller:
     return a_caller(opened.database)
 
 
-def ask(context: Context, caller: Caller, model: str) -> list[dict[str, Any]]:
-    async def main() -> list[dict[str, Any]]:
+def ask(context: Context, caller: Caller, model: str) -> list[Any]:
+    async def main() -> list[Any]:
         async with sampling.sample(context, caller, model, ASK, answer_id="cmpl-test") as answer:
             return [report async for report in answer.reports]
 

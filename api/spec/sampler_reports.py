@@ -1,0 +1,73 @@
+"""The JSON of a sampler's reports (docs/internals/sampling.md), as the API reads it from the queue."""
+
+from typing import Literal, TypedDict
+
+FinishReason = Literal["stop", "length"]
+
+
+class TopToken(TypedDict):
+    """One of the likeliest tokens at a position, with its log-probability in nats."""
+
+    token: str
+    bytes: list[int]
+    logprob: float
+
+
+class SampledToken(TopToken):
+    top: list[TopToken]
+    offset: int
+    """Position in the answer's text where the token begins, in characters."""
+
+
+class Started(TypedDict):
+    type: Literal["started"]
+    prompt_tokens: int
+
+
+class Text(TypedDict):
+    """More of an answer."""
+
+    type: Literal["text"]
+    index: int
+    """The answer's number, from 0."""
+    text: str
+    tokens: list[SampledToken] | None
+    """None: the request asks for no log-probabilities."""
+
+
+class Finished(TypedDict):
+    """The end of one answer."""
+
+    type: Literal["finished"]
+    index: int
+    reason: FinishReason
+    tokens: int
+
+
+class Done(TypedDict):
+    type: Literal["done"]
+
+
+class Refused(TypedDict):
+    type: Literal["refused"]
+    message: str
+    param: str
+    code: str
+
+
+class Cancelled(TypedDict):
+    type: Literal["cancelled"]
+
+
+class Failed(TypedDict):
+    type: Literal["failed"]
+    reason: str
+    message: str | None
+
+
+class Lost(TypedDict):
+    type: Literal["lost"]
+
+
+AnswerReport = Text | Finished
+Report = Started | AnswerReport | Done | Refused | Cancelled | Failed | Lost
