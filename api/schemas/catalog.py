@@ -1,12 +1,19 @@
 """The response of `GET /v1/fine_tuning/catalog`."""
 
+from functools import cache
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.services.catalog import Choices
 from api.spec.base_model import ModelKind
-from api.spec.methods import Output
+from api.spec.catalog import GRADERS, METHODS, TECHNIQUES
+from api.spec.formats import FORMATS
+from api.spec.graders import GraderBase
+from api.spec.methods import MethodBase, Output
+from api.spec.techniques import TechniqueBase
+
+_Class = type[TechniqueBase] | type[MethodBase] | type[GraderBase]
 
 
 class Entry(BaseModel):
@@ -18,6 +25,13 @@ class Entry(BaseModel):
     """A longer description, with formulas and papers."""
     json_schema: dict[str, object] = Field(alias="schema")
     """The JSON Schema of the object in a job's body."""
+
+    @classmethod
+    def of(cls, name: str, kind: _Class, **own: object) -> Self:
+        """Return the entry of a class; `own` are the fields of a subclass."""
+        description = " ".join((kind.__doc__ or "").split())
+        schema = kind.model_json_schema()
+        return cls(type=name, summary=kind.summary, description=description, json_schema=schema, **own)
 
 
 class TechniqueEntry(Entry):
@@ -76,10 +90,10 @@ class CatalogObject(BaseModel):
     @classmethod
     def of(cls, choices: Choices) -> Self:
         return cls(
-            techniques=[TechniqueEntry.model_validate(entry) for entry in choices.techniques],
-            methods=[MethodEntry.model_validate(entry) for entry in choices.methods],
-            formats=[FormatEntry.model_validate(entry) for entry in choices.formats],
-            graders=[Entry.model_validate(entry) for entry in choices.graders],
+            techniques=_techniques(),
+            methods=_methods(),
+            formats=_formats(),
+            graders=_graders(),
             base_models=[
                 BaseModelEntry(id=base.name, kind=base.facts.get("kind", "causal_lm"), facts=base.facts)
                 for base in choices.base_models
@@ -96,3 +110,52 @@ class CatalogObject(BaseModel):
                 for combination in choices.combinations
             ],
         )
+
+
+@cache
+def _techniques() -> list[TechniqueEntry]:
+    return [
+        TechniqueEntry.of(
+            name,
+            technique,
+            default_learning_rate=technique.default_learning_rate,
+            merges=technique.merges,
+            quantises=technique.quantizes,
+        )
+        for name, technique in TECHNIQUES.items()
+    ]
+
+
+@cache
+def _methods() -> list[MethodEntry]:
+    return [
+        MethodEntry.of(
+            name,
+            method,
+            formats=sorted(method.formats),
+            kinds=sorted(method.kinds),
+            output=method.output,
+            rollouts=method.rollouts,
+        )
+        for name, method in METHODS.items()
+    ]
+
+
+@cache
+def _formats() -> list[FormatEntry]:
+    return [
+        FormatEntry(
+            type=name,
+            summary=entry.summary,
+            required=[sorted(keys) for keys in entry.required],
+            optional=sorted(entry.optional),
+            example=dict(entry.example),
+            methods=[method for method, trains in METHODS.items() if name in trains.formats],
+        )
+        for name, entry in FORMATS.items()
+    ]
+
+
+@cache
+def _graders() -> list[Entry]:
+    return [Entry.of(name, grader) for name, grader in GRADERS.items()]

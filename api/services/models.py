@@ -93,7 +93,8 @@ def artifacts(context: Context, caller: Caller, model_id: str, form: ArtifactFor
         row = models.find_in_any_project(session, model_id)
         assert row is not None, model_id
         job = session.get_one(jobs.Job, row.job_id)
-    name, technique = job.recipe["technique"]["type"], catalog.technique_of(job.recipe)
+    name = job.recipe["technique"]["type"]
+    technique = catalog.TECHNIQUES[name]
     if technique.whole_model:
         return trained_artifacts(all_artifacts)
     if isinstance(row, models.Checkpoint):

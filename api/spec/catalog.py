@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from api.spec.base_model import BaseModelFacts, ModelKind
-from api.spec.formats import FORMATS
 from api.spec.graders import Grader, GraderBase
 from api.spec.methods import Method, MethodBase
 from api.spec.techniques import Technique, TechniqueBase
@@ -79,27 +78,9 @@ def refusal(technique: TechniqueBase, method: MethodBase, facts: BaseModelFacts)
     return None
 
 
-def technique_of(recipe: Mapping[str, Any]) -> type[TechniqueBase]:
-    """Return the class of a stored recipe's technique."""
-    return TECHNIQUES[recipe["technique"]["type"]]
-
-
 def method_of(name: object) -> type[MethodBase] | None:
     """Return the method of this name; None for any other value of a request."""
     return METHODS.get(name) if isinstance(name, str) else None
-
-
-def format_entries() -> Iterator[dict[str, Any]]:
-    """Yield the entries of the catalogue of formats."""
-    for name, entry in FORMATS.items():
-        yield {
-            "type": name,
-            "summary": entry.summary,
-            "required": [sorted(keys) for keys in entry.required],
-            "optional": sorted(entry.optional),
-            "example": dict(entry.example),
-            "methods": [method for method, trains in METHODS.items() if name in trains.formats],
-        }
 
 
 def _kind_refusal(method: str, kind: ModelKind) -> str:

@@ -16,7 +16,7 @@ from api.infra.fork_server import fork_server
 from api.infra.sample_queue import BEAT_S, LISTEN_S, Consumer, SampleJob
 from api.infra.storage import ObjectCorrupt, ObjectMissing, Storage, StorageUnavailable
 from api.settings import Settings
-from api.spec.catalog import technique_of
+from api.spec.catalog import TECHNIQUES
 from api.spec.lifecycle import SAMPLE
 from api.spec.sampling import SamplerJob
 from worker.shared.gpus import visible_gpus
@@ -128,7 +128,7 @@ class Sampler:
         """Return the request with the folders of its model, which are fetched if they are not cached."""
         model = job.content["model"]
         base, adapter = model["base"], model["adapter"]
-        whole = model["technique"] is not None and technique_of(model).whole_model
+        whole = model["technique"] is not None and TECHNIQUES[model["technique"]["type"]].whole_model
         folder = self._settings.work / "cache" / "base" / base["digest"]
         if not whole:
             fetch_once(self._storage, base["artifacts"], folder)
