@@ -3,13 +3,13 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, String
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime, db_now, insert
 from api.records.base_models import BaseModelRow
+from api.spec.fields import JsonObject
 from api.spec.recipe import Recipe
 from api.spec.resolve import Labels
 
@@ -24,7 +24,7 @@ class Arrays(Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
-    report: Mapped[dict[str, Any]]
+    report: Mapped[JsonObject]
     """The report of the preparation: format, rows, tokens, findings."""
     created_at: Mapped[float] = mapped_column(UnixTime)
 
@@ -63,9 +63,7 @@ def get(session: Session, key: str) -> Arrays | None:
     return session.get(Arrays, key)
 
 
-def upsert(
-    session: Session, *, key: str, project_id: str, bytes_total: int, sha256: str, report: dict[str, Any]
-) -> Arrays:
+def upsert(session: Session, *, key: str, project_id: str, bytes_total: int, sha256: str, report: JsonObject) -> Arrays:
     """Insert or replace the row. Two workers that prepare the same rows at once produce the same arrays."""
     values = {"project_id": project_id, "bytes": bytes_total, "sha256": sha256, "report": report}
     statement = insert(session, Arrays).values(key=key, created_at=db_now(), **values)

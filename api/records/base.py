@@ -12,7 +12,8 @@ from sqlalchemy.sql.functions import FunctionElement
 from api.estimate.stored import Observations, StoredEstimate
 from api.spec.artifacts import Artifact, SavedState
 from api.spec.base_model import BaseModelFacts
-from api.spec.job import JobError, JobProgress, PipelineStage
+from api.spec.fields import JsonObject
+from api.spec.job import JobError, JobProgress, PipelineStage, StoredRecipe
 
 UnixTime = Double
 """Column type of times: Unix seconds with fractions, by the database's clock."""
@@ -29,7 +30,7 @@ class Base(DeclarativeBase):
     )
     type_annotation_map: ClassVar[dict[Any, Any]] = dict.fromkeys(
         (
-            dict[str, Any],
+            JsonObject,
             dict[str, str],
             BaseModelFacts,
             JobError,
@@ -37,6 +38,7 @@ class Base(DeclarativeBase):
             Observations,
             SavedState,
             StoredEstimate,
+            StoredRecipe,
         ),
         JSON(none_as_null=True),
     ) | dict.fromkeys((list[Artifact], list[PipelineStage], list[str]), JSON)
@@ -53,12 +55,12 @@ class db_now(FunctionElement[float]):  # noqa: N801 (reads as the SQL function t
 
 
 @compiles(db_now, "postgresql")
-def _postgresql(element: db_now, compiler: SQLCompiler, **kw: Any) -> str:
+def _postgresql(element: db_now, compiler: SQLCompiler, **kw: object) -> str:
     return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
 
 
 @compiles(db_now, "sqlite")
-def _sqlite(element: db_now, compiler: SQLCompiler, **kw: Any) -> str:
+def _sqlite(element: db_now, compiler: SQLCompiler, **kw: object) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 

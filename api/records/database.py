@@ -4,17 +4,17 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psycopg
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 BUSY_TIMEOUT_S = 15
-POOL: dict[str, Any] = {"pool_size": 20, "max_overflow": 30}  # the API answers on 40 threads
+POOL = {"pool_size": 20, "max_overflow": 30}  # the API answers on 40 threads
 POSTGRESQL = {
     "connect_timeout": 5,
     # A server that vanished without closing its connections is noticed within a minute, not after the kernel's 2 hours.
@@ -131,7 +131,7 @@ def _engine(url: str) -> Engine:
     engine = create_engine(parsed, **POOL, connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None})
 
     @event.listens_for(engine, "connect")
-    def _pragmas(connection: Any, _: Any) -> None:
+    def _pragmas(connection: DBAPIConnection, _: object) -> None:
         cursor = connection.cursor()
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")
@@ -153,12 +153,12 @@ def _require_same_file(engine: Engine, path: Path) -> None:
 
     opened = [inode()] if path.exists() else []
 
-    def require(*_: Any) -> None:
+    def require(*_: object) -> None:
         if opened and inode() != opened[0]:
             raise DatabaseGone(f"{path} was removed or replaced: restore it, or restart this process")
 
     @event.listens_for(engine, "connect")
-    def remember(*_: Any) -> None:
+    def remember(*_: object) -> None:
         if not opened and (created := inode()) is not None:
             opened.append(created)
 

@@ -1,13 +1,13 @@
 """Events of jobs for their users. Each is written in the transaction of the change that it describes."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime, db_now
 from api.records.pages import Page, paginate
+from api.spec.fields import JsonObject
 from api.spec.ids import new_id
 
 
@@ -26,7 +26,7 @@ class Event(Base):
     message: Mapped[str] = mapped_column(Text)
     type: Mapped[str] = mapped_column(String(16))
     """message or metrics."""
-    data: Mapped[dict[str, Any] | None]
+    data: Mapped[JsonObject | None]
 
 
 def add_event(
@@ -36,7 +36,7 @@ def add_event(
     *,
     level: str = "info",
     type: str = "message",
-    data: dict[str, Any] | None = None,
+    data: JsonObject | None = None,
 ) -> None:
     session.add(
         Event(
@@ -69,7 +69,7 @@ def metrics_after(session: Session, job_id: str, seq: int) -> Sequence[Event]:
     return session.scalars(query.order_by(Event.seq)).all()
 
 
-def metrics_of(session: Session, job_id: str) -> list[dict[str, Any]]:
+def metrics_of(session: Session, job_id: str) -> list[JsonObject]:
     """Return the data of the job's metrics events by step. A step that was trained again has its newest metrics."""
     rows = session.scalars(
         select(Event.data).where(Event.job_id == job_id, Event.type == "metrics").order_by(Event.seq)

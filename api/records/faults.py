@@ -4,13 +4,12 @@ The counts restart from 0 when the job makes progress, so that faults days apart
 newer saved state: steps that every attempt trains again do not count.
 """
 
-from typing import Any
-
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from api.records.base import current_time
 from api.records.jobs import Job
+from api.spec.fields import JsonObject
 from api.spec.lifecycle import JobStatus
 
 EXCUSED = "excused"
@@ -42,7 +41,7 @@ def avoid(session: Session, job_id: str, owner: str | None, for_s: float) -> Non
     session.execute(update(Job).where(Job.id == job_id).values(faults=faults))
 
 
-def _since_progress(session: Session, job_id: str) -> dict[str, Any]:
+def _since_progress(session: Session, job_id: str) -> JsonObject:
     job = session.execute(select(Job.status, Job.state, Job.faults).where(Job.id == job_id)).one()
     reached = -1 if job.status == JobStatus.VALIDATING_FILES else (job.state or {}).get("step", 0)
     faults = dict(job.faults)

@@ -1,7 +1,6 @@
 """Files: uploads of users, and result files of jobs."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, ForeignKey, Integer, Select, String, delete, func, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -9,6 +8,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from api.records.base import Base, UnixTime, db_now
 from api.records.jobs import Job
 from api.records.pages import Page, paginate
+from api.spec.fields import JsonObject
 from api.spec.lifecycle import FINAL
 
 
@@ -36,7 +36,7 @@ class File(Base):
     """Number of begun scans that failed for reasons other than the file. They do not count towards its limit."""
     scan_until: Mapped[float | None] = mapped_column(UnixTime)
     """End of the lease of the worker that scans it."""
-    scan: Mapped[dict[str, Any] | None]
+    scan: Mapped[JsonObject | None]
     """The scan's report: format, rows, container, findings, finding_counts, error."""
 
 

@@ -28,7 +28,8 @@ from api.records import dependencies, events, webhooks
 from api.records.base import Base, UnixTime, changed_rows, db_now
 from api.records.pages import Page, paginate
 from api.spec.artifacts import SavedState
-from api.spec.job import JobError, JobProgress
+from api.spec.fields import JsonObject
+from api.spec.job import JobError, JobProgress, StoredRecipe
 from api.spec.lifecycle import FAILURES, FINAL, TRANSITIONS, FailureReason, JobStatus
 
 
@@ -44,9 +45,8 @@ class Job(Base):
     """Time of its first training."""
     finished_at: Mapped[float | None] = mapped_column(UnixTime)
 
-    recipe: Mapped[dict[str, Any]]
-    """The requested recipe (api.spec.recipe.Recipe)."""
-    resolved: Mapped[dict[str, Any] | None]
+    recipe: Mapped[StoredRecipe]
+    resolved: Mapped[JsonObject | None]
     """The recipe with every "auto" resolved (api.spec.resolve.ResolvedRecipe)."""
     base_model: Mapped[str] = mapped_column(String(128), index=True)
     """The operator's base model at the root of the job's lineage. The job uses its facts and its tokenizer."""
@@ -77,7 +77,7 @@ class Job(Base):
     """{train: key, validation: key} of api.records.arrays."""
     estimate: Mapped[StoredEstimate | None]
     """The prediction before training, and the measurement after it."""
-    evaluation: Mapped[dict[str, Any] | None]
+    evaluation: Mapped[JsonObject | None]
     """api.spec.evaluation, once the job has succeeded."""
 
     owner: Mapped[str | None] = mapped_column(String(128))
@@ -88,7 +88,7 @@ class Job(Base):
     rung_at: Mapped[float | None] = mapped_column(UnixTime)
     """Time of the last notification of workers about this waiting job."""
     pause_requested: Mapped[bool] = mapped_column(default=False)
-    faults: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    faults: Mapped[JsonObject] = mapped_column(default=dict)
     """Counts of ended attempts by FailureReason since the state of step `reached` was stored (-1: during preparation);
     `excused` counts those that the job did not cause. Also the consecutive deaths of the trainer at one step."""
     state: Mapped[SavedState | None]
@@ -192,7 +192,7 @@ def transition(
     message: str,
     level: str = "info",
     fence: int | None = None,
-    **values: Any,
+    **values: object,
 ) -> None:
     """Change a job's status if its current status allows that, and write an event in the same transaction.
 
@@ -211,7 +211,7 @@ def transition(
 
 
 def _change(
-    session: Session, job_id: str, to: JobStatus, *, message: str, level: str, fence: int | None, **values: Any
+    session: Session, job_id: str, to: JobStatus, *, message: str, level: str, fence: int | None, **values: object
 ) -> None:
     sources = [status for status, following in TRANSITIONS.items() if to in following]
     statement = update(Job).where(Job.id == job_id, Job.status.in_(sources))
@@ -247,7 +247,7 @@ def _fail_dependents(session: Session, job_id: str) -> None:
             _change(session, dependent, JobStatus.FAILED, message=message, level="error", fence=None, error=error)
 
 
-def update_fenced(session: Session, job_id: str, at_fence: int, **values: Any) -> None:
+def update_fenced(session: Session, job_id: str, at_fence: int, **values: object) -> None:
     """Set columns other than the status, for the attempt that holds this fence. Raises StaleFence."""
     _changed_one(session.execute(update(Job).where(Job.id == job_id, Job.fence == at_fence).values(**values)), job_id)
 

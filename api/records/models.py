@@ -1,7 +1,6 @@
 """Fine-tuned models and their checkpoints."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from pydantic import TypeAdapter
 from sqlalchemy import (
@@ -23,6 +22,7 @@ from api.records.base import Base, UnixTime
 from api.records.jobs import Job
 from api.records.pages import Page, paginate
 from api.spec.artifacts import Artifact
+from api.spec.fields import JsonObject
 from api.spec.ids import CHECKPOINT_INFIX, is_model_or_checkpoint
 from api.spec.lifecycle import FINAL
 from api.spec.methods import Method
@@ -53,7 +53,7 @@ class Checkpoint(Base):
     model_id: Mapped[str] = mapped_column(String(256), unique=True)
     """Id for downloads and further training: the model's id and `:ckpt-step-N`."""
     step: Mapped[int] = mapped_column(Integer)
-    metrics: Mapped[dict[str, Any]]
+    metrics: Mapped[JsonObject]
     artifacts: Mapped[list[Artifact]]
     created_at: Mapped[float] = mapped_column(UnixTime)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from sqlalchemy import ColumnElement, Select, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
@@ -30,7 +30,7 @@ def paginate(
     session: Session,
     query: Select[T],
     *,
-    order: tuple[InstrumentedAttribute[Any], ...],
+    order: tuple[InstrumentedAttribute[str] | InstrumentedAttribute[float], ...],
     id_column: InstrumentedAttribute[str],
     after: str | None,
     limit: int,
@@ -71,6 +71,6 @@ def _cut(items: Iterable[T], limit: int, size: Callable[[T], int], *, has_more: 
     return Page(kept, has_more)
 
 
-def size_of(row: Any) -> int:
+def size_of(row: object) -> int:
     """Return the approximate size of a row as JSON, in bytes."""
     return sum(len(str(value)) for name, value in vars(row).items() if not name.startswith("_"))

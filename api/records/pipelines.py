@@ -1,7 +1,5 @@
 """Pipelines: jobs that were created together, each of which may start from the model of an earlier one."""
 
-from typing import Any
-
 from sqlalchemy import ForeignKey, String, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -18,7 +16,7 @@ class Pipeline(Base):
     model: Mapped[str] = mapped_column(String(256))
     """The model that the first stage starts from."""
     suffix: Mapped[str | None] = mapped_column(String(64))
-    pairs: Mapped[dict[str, Any] | None] = mapped_column("metadata")
+    pairs: Mapped[dict[str, str] | None] = mapped_column("metadata")
     stages: Mapped[list[PipelineStage]]
     created_at: Mapped[float] = mapped_column(UnixTime)
 

@@ -6,7 +6,7 @@ are ignored.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session
@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from api.records import turns
 from api.records.base import changed_rows, db_now
 from api.records.files import File
+from api.spec.fields import JsonObject
 
 MAX_SCANS = 5
 """Unfinished scans of a file after which it is not scanned again. Excused ones do not count."""
@@ -73,7 +74,7 @@ def renew(session: Session, claim: ScanClaim, lease_s: float) -> bool:
     return _write(session, claim, scan_until=db_now() + lease_s)
 
 
-def finish(session: Session, claim: ScanClaim, status: Literal["done", "failed"], found: dict[str, Any] | None) -> bool:
+def finish(session: Session, claim: ScanClaim, status: Literal["done", "failed"], found: JsonObject | None) -> bool:
     """Write the result. Return False if the claim is lost or the file was deleted."""
     return _write(session, claim, scan_status=status, scan=found, scan_until=None)
 
@@ -93,7 +94,7 @@ def exhausted(session: Session, limit: int = 20) -> Sequence[ScanClaim]:
     return [ScanClaim(file.id, str(file.storage_key), file.sha256, file.scan_fence) for file in session.scalars(query)]
 
 
-def _write(session: Session, claim: ScanClaim, **values: Any) -> bool:
+def _write(session: Session, claim: ScanClaim, **values: object) -> bool:
     statement = update(File).where(
         File.id == claim.file_id, File.scan_fence == claim.fence, File.scan_status == "pending"
     )

@@ -5,12 +5,12 @@ twice and nothing is missed when another deliverer takes the task over.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
-from sqlalchemy import ForeignKey, Integer, String, Text, or_, select, update
+from sqlalchemy import ColumnElement, ForeignKey, Integer, String, Text, or_, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime, db_now
+from api.spec.fields import JsonObject
 
 HUB = "hub"
 """Name of the tracker to which models, not metrics, are sent."""
@@ -27,7 +27,7 @@ class ExportTask(Base):
     tracker: Mapped[str] = mapped_column(String(16))
     number: Mapped[int] = mapped_column(Integer)
     """Index among the job's tasks for the same tracker."""
-    options: Mapped[dict[str, Any] | None]
+    options: Mapped[JsonObject | None]
     """The job's options for this task (api.spec.outputs.Wandb, api.spec.outputs.Hub)."""
     created_at: Mapped[float] = mapped_column(UnixTime)
     due_at: Mapped[float | None] = mapped_column(UnixTime, index=True)
@@ -46,7 +46,7 @@ def add(
     job_id: str,
     tracker: str,
     number: int = 0,
-    options: dict[str, Any] | None = None,
+    options: JsonObject | None = None,
     *,
     at_once: bool = False,
 ) -> None:
@@ -90,14 +90,14 @@ def lease(session: Session, tracking_id: str, tracker: str, owner: str, lease_s:
     return tracking
 
 
-def _due(tracker: str, owner: str) -> tuple[Any, ...]:
+def _due(tracker: str, owner: str) -> tuple[ColumnElement[bool], ...]:
     free = or_(ExportTask.owner.is_(None), ExportTask.owner == owner, ExportTask.lease_until < db_now())
     return (ExportTask.tracker == tracker, ExportTask.due_at <= db_now(), free)
 
 
 def reschedule(session: Session, tracking_id: str, owner: str, wait_s: float, *, keep: bool, lease_s: float) -> None:
     """Record a success, and set the time of the next delivery. `keep`: this deliverer keeps the lease."""
-    lease: dict[str, Any] = {"lease_until": db_now() + lease_s} if keep else {"owner": None, "lease_until": None}
+    lease: dict[str, object] = {"lease_until": db_now() + lease_s} if keep else {"owner": None, "lease_until": None}
     _write(session, tracking_id, owner, due_at=db_now() + wait_s, failures=0, **lease)
 
 
@@ -137,7 +137,7 @@ def release(session: Session, tracker: str, owner: str) -> None:
     )
 
 
-def _write(session: Session, tracking_id: str, at_owner: str, **values: Any) -> None:
+def _write(session: Session, tracking_id: str, at_owner: str, **values: object) -> None:
     """Update the task if this deliverer still holds it. Another one would write the same later."""
     session.execute(
         update(ExportTask).where(ExportTask.id == tracking_id, ExportTask.owner == at_owner).values(**values)

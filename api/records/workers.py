@@ -1,7 +1,6 @@
 """Live workers and their hardware, which limits the jobs that can be accepted."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import BigInteger, Integer, String, Text, delete, exists, false, func, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, Session, mapped_column
@@ -36,7 +35,7 @@ class Worker(Base):
 
 
 def register(
-    session: Session, *, owner: str, gpus: int, train_slots: int, held: str | None = None, **machine: Any
+    session: Session, *, owner: str, gpus: int, train_slots: int, held: str | None = None, **machine: int | None
 ) -> None:
     """Insert or update the worker. `machine` holds memory_bytes, gpu_memory_bytes and bfloat16. `observed` is kept."""
     session.merge(Worker(owner=owner, gpus=gpus, train_slots=train_slots, seen_at=db_now(), held=held, **machine))

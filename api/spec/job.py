@@ -1,6 +1,28 @@
-"""The JSON of a job's progress and error, and of a pipeline's stages, in their rows."""
+"""The JSON of a job's recipe, progress and error, and of a pipeline's stages, in their rows."""
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
+
+from api.spec.fields import JsonObject
+
+
+class StoredRecipe(TypedDict):
+    """The requested recipe (api.spec.recipe.Recipe). Its objects may have the fields of older releases."""
+
+    model: str
+    training_file: str
+    validation_file: str | None
+    suffix: str | None
+    seed: int | None
+    metadata: dict[str, str] | None
+    integrations: list[JsonObject] | None
+    hyperparameters: JsonObject | None
+    method: JsonObject
+    technique: JsonObject
+    training: JsonObject
+    export: NotRequired[JsonObject]
+    """Jobs of older releases have none."""
+    resources: JsonObject
+    priority: int
 
 
 class JobProgress(TypedDict, total=False):
