@@ -5,7 +5,6 @@ requires the fence of its claim: a worker that lost its job changes nothing (`St
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -13,7 +12,6 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
-    Result,
     String,
     case,
     func,
@@ -222,7 +220,7 @@ def _change(
         values |= {"owner": None, "lease_until": None, "estimated_finish": None, "pause_requested": False}
     if to in FINAL:
         values["finished_at"] = db_now()
-    _changed_one(session.execute(statement.values(status=to, **values)), job_id)
+    _require_one(changed_rows(session.execute(statement.values(status=to, **values))), job_id)
     events.add_event(session, job_id, message, level=level)
     if to in FINAL:
         webhooks.enqueue_deliveries(
@@ -249,11 +247,12 @@ def _fail_dependents(session: Session, job_id: str) -> None:
 
 def update_fenced(session: Session, job_id: str, at_fence: int, **values: object) -> None:
     """Set columns other than the status, for the attempt that holds this fence. Raises StaleFence."""
-    _changed_one(session.execute(update(Job).where(Job.id == job_id, Job.fence == at_fence).values(**values)), job_id)
+    statement = update(Job).where(Job.id == job_id, Job.fence == at_fence).values(**values)
+    _require_one(changed_rows(session.execute(statement)), job_id)
 
 
-def _changed_one(result: Result[Any], job_id: str) -> None:
-    if changed_rows(result) != 1:
+def _require_one(changed: int, job_id: str) -> None:
+    if changed != 1:
         raise StaleFence(job_id)
 
 
