@@ -1,7 +1,6 @@
 """The API's application object."""
 
 from importlib.metadata import version
-from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware import Middleware
@@ -13,6 +12,7 @@ from api.http.idempotency import Idempotency
 from api.http.middleware import Authenticate, LimitBody, OriginForm, RequestId
 from api.services.health import HealthCheck
 from api.settings import Settings
+from api.spec.fields import JsonObject
 
 DESCRIPTION = """
 Every operation is also available in Azure's form: below `/openai` or `/openai/v1`, with the key in an `api-key` header.
@@ -33,7 +33,7 @@ same request created up to two minutes before.
 
 
 class Attune(FastAPI):
-    def openapi(self) -> dict[str, Any]:
+    def openapi(self) -> JsonObject:
         if self.openapi_schema is None:
             self.openapi_schema = openapi.complete(super().openapi())
         return self.openapi_schema

@@ -7,7 +7,6 @@ hyperparameter `prompt_loss_weight` is an option of `supervised`, and -1 of `n_e
 
 import json
 import re
-from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers
@@ -95,7 +94,7 @@ def _rewritten_body(body: bytes, deployment: str | None) -> bytes:
         return body
 
 
-def _with_hyperparameters(fields: dict[str, Any]) -> dict[str, Any]:
+def _with_hyperparameters(fields: dict[str, object]) -> dict[str, object]:
     requested = fields.get("hyperparameters")
     if not isinstance(requested, dict) or fields.get("method") is not None:
         return fields

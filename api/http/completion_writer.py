@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import structlog
 from pydantic import BaseModel
@@ -68,7 +67,7 @@ class ResponseWriter(ABC):
     def usage(self, usage: Usage) -> BaseModel: ...
 
     @property
-    def _head(self) -> dict[str, Any]:
+    def _head(self) -> dict[str, object]:
         return {"id": self.id, "created": self.created, "model": self.model}
 
 

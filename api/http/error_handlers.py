@@ -1,11 +1,13 @@
 """Handlers that return every error in OpenAI's shape. Validation errors have status 400, not 422."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -92,7 +94,7 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     return _response(as_invalid_request(error.errors(), error.body))
 
 
-def as_invalid_request(errors: Any, body: Any) -> InvalidRequest:
+def as_invalid_request(errors: Sequence[ErrorDetails], body: object) -> InvalidRequest:
     """Return the error for a caller: the first field as the body writes it, its problem, and the other wrong fields."""
     first = errors[0]
     if first["type"] == "json_invalid":
@@ -110,12 +112,12 @@ def as_invalid_request(errors: Any, body: Any) -> InvalidRequest:
 MAX_OTHER_FIELDS = 5
 
 
-def _param(error: Any, body: Any) -> str:
+def _param(error: ErrorDetails, body: object) -> str:
     place, *path = error["loc"]
     return _field(error, body) if place == "body" else ".".join(str(part) for part in path)
 
 
-def _problem(error: Any) -> str:
+def _problem(error: ErrorDetails) -> str:
     match error["type"]:
         case "extra_forbidden":
             return "Unknown field: it is misspelt or not supported"
@@ -129,7 +131,7 @@ def _problem(error: Any) -> str:
 _TAG_ERRORS = ("union_tag_invalid", "union_tag_not_found")
 
 
-def _field(error: Any, body: Any) -> str:
+def _field(error: ErrorDetails, body: Any) -> str:
     """Return pydantic's location without the tags of unions, which are not in the body."""
     _, *path = error["loc"]
     if error["type"] in _TAG_ERRORS:

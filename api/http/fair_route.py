@@ -16,11 +16,11 @@ from api.context import Context
 from api.errors import InvalidRequest
 from api.schemas.common import errors
 
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+Handler = Callable[[Request], Coroutine[object, object, Response]]
 
 
 class FairRoute(APIRoute):
-    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+    def __init__(self, path: str, endpoint: Callable[..., object], **options: Any) -> None:
         if not inspect.iscoroutinefunction(endpoint):
             options["responses"] = errors(429) | (options.get("responses") or {})
         super().__init__(path, endpoint, **options)

@@ -4,13 +4,12 @@ A route lists in `responses` only its own errors (`api.schemas.common.errors`). 
 for samplers, and also 405 and the 404 of unknown addresses, which belong to no call.
 """
 
-from typing import Any
-
 from api.http.middleware import PUBLIC
 from api.infra.multipart import STREAMED
 from api.schemas.stored import with_stored_schemas
+from api.spec.fields import JsonObject
 
-Operation = dict[str, Any]
+Operation = JsonObject
 
 _ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorObject"}}}
 
@@ -48,7 +47,7 @@ _HEADERS = {
 }
 
 
-def complete(document: dict[str, Any]) -> dict[str, Any]:
+def complete(document: JsonObject) -> JsonObject:
     """Return FastAPI's document with the shared parts added."""
     components = document.setdefault("components", {})
     components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": "`sk-attune-…`"}}
@@ -103,10 +102,10 @@ def _common_errors(path: str, method: str, operation: Operation) -> set[str]:
     return statuses
 
 
-def _error(status: str) -> dict[str, Any]:
+def _error(status: str) -> dict[str, object]:
     extra = [*(["retry-after"] if status in _RETRIED else []), *(["idempotent-replayed"] if status < "409" else [])]
     return {"description": _DESCRIPTIONS[status], "content": _ERROR, "headers": _named_headers("x-request-id", *extra)}
 
 
-def _named_headers(*names: str) -> dict[str, Any]:
+def _named_headers(*names: str) -> dict[str, dict[str, str]]:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}

@@ -10,13 +10,16 @@ import secrets
 import socket
 import sys
 import time
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import ClassVar
 
 import h11
 import structlog
 import uvicorn
 from h11._receivebuffer import ReceiveBuffer
+from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
 
 from api.errors import InvalidRequest, RequestTimeout, ServiceError, Unavailable
 
@@ -75,8 +78,14 @@ class HttpProtocol(H11Protocol):
     idle: ClassVar[dict["HttpProtocol", None]] = {}
     """Connections that wait for their client to send a request or to read a response, oldest first."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, object],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
         self.conn._receive_buffer = StrictBuffer()
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -183,7 +192,7 @@ class HttpProtocol(H11Protocol):
 class HttpServer(uvicorn.Server):
     """uvicorn's server with rate-limited logs of failures to accept: asyncio logs thousands a second."""
 
-    async def startup(self, sockets: Any = None) -> None:
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         if self.config.fd is not None:
             # uvicorn takes an inherited socket for a Unix socket. asyncio then leaves TCP_NODELAY unset, and a response
             # on a kept-alive connection waits 40 ms for the client's acknowledgment. This finds the real family.
@@ -208,7 +217,7 @@ def make_room(most_connections: int) -> int:
     return max(16, min(most_connections, (max(soft, target) - RESERVED_FILES) // 2))
 
 
-def log_rate_limited(write: Any, event: str, **fields: Any) -> None:
+def log_rate_limited(write: Callable[..., object], event: str, **fields: object) -> None:
     """Log an event at most once every LOG_EVERY_S seconds. The next line has the number of suppressed ones."""
     now, (last, suppressed) = time.monotonic(), _logged.get(event, (-LOG_EVERY_S, 0))
     if now - last < LOG_EVERY_S:
@@ -218,9 +227,9 @@ def log_rate_limited(write: Any, event: str, **fields: Any) -> None:
     write(event, **fields, **({"suppressed": suppressed} if suppressed else {}))
 
 
-def _log_loop_error(loop: asyncio.AbstractEventLoop, fault: dict[str, Any]) -> None:
+def _log_loop_error(loop: asyncio.AbstractEventLoop, fault: dict[str, object]) -> None:
     error = fault.get("exception")
-    if "socket.accept()" in fault["message"]:
+    if "socket.accept()" in str(fault["message"]):
         log_rate_limited(log.error, "accept_failed", error=str(error))
     else:
         log.error("event_loop", message=fault["message"], exc_info=error)

@@ -120,7 +120,7 @@ def test_empty_objects_and_explicit_nulls_mean_the_defaults(body: dict[str, obje
 def test_what_is_wrong_is_named_by_its_place_in_the_body(body: dict[str, object], param: str) -> None:
     with pytest.raises(ValidationError) as caught:
         Recipe.model_validate(MINIMAL | body)
-    errors = [{**error, "loc": ("body", *error["loc"])} for error in caught.value.errors()]
+    errors = [error | {"loc": ("body", *error["loc"])} for error in caught.value.errors()]
     told = as_invalid_request(errors, MINIMAL | body)
     assert told.param is not None
     assert told.param.startswith(param)
