@@ -7,13 +7,16 @@ import re
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from api.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 STREAMED = re.compile(r"/v1/files|/v1/uploads/[^/]+/parts")
 """Paths of POST bodies that are streamed to storage, which limits their size."""
@@ -26,8 +29,6 @@ MAX_HEADER_BYTES = 8 * 1024
 class Form:
     fields: dict[str, str] = field(default_factory=dict)
     filename: str | None = None
-    file: Any = None
-    """The result of `consume` for the file; None without a file."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ _Event = _PartBegins | bytes | None
 
 
 async def read_form(
-    request: Request, *, file_field: str, consume: Callable[[AsyncIterator[bytes]], Awaitable[Any]]
+    request: Request, *, file_field: str, consume: Callable[[AsyncIterator[bytes]], Awaitable[None]]
 ) -> Form:
     """Read the whole body, and pass the file's chunks to `consume`. The file may stand anywhere among the fields.
 
@@ -61,7 +62,7 @@ async def read_form(
             if event.filename is None:
                 raise InvalidRequest(f"'{file_field}' must be a file with a name, not a plain field", param=file_field)
             form.filename = event.filename
-            form.file = await consume(_part(events))
+            await consume(_part(events))
         elif event.filename is not None:
             raise InvalidRequest(f"unexpected part '{event.name[:64]}' in the form", param=event.name[:64])
         else:
@@ -117,7 +118,7 @@ class _Collector:
         self._headers: dict[bytes, bytes] = {}
         self._name, self._value = b"", b""
 
-    def callbacks(self) -> Any:
+    def callbacks(self) -> "MultipartCallbacks":
         return {
             "on_part_begin": self._headers.clear,
             "on_header_field": self._on_header_field,
