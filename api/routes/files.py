@@ -1,4 +1,4 @@
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
 
@@ -12,7 +12,7 @@ from api.services import files
 
 router = APIRouter(prefix="/files", tags=["files"], route_class=FairRoute)
 
-UPLOAD_BODY: dict[str, Any] = {
+UPLOAD_BODY: dict[str, object] = {
     "requestBody": {
         "required": True,
         "content": {

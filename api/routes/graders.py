@@ -1,5 +1,4 @@
 from functools import partial
-from typing import Any
 
 from fastapi import APIRouter
 from pydantic import Field
@@ -18,7 +17,7 @@ class Trial(StrictModel):
     grader: Grader
     model_sample: str
     """The answer to grade: `sample.output_text` and, if it is JSON, `sample.output_json`."""
-    item: OrNull[dict[str, Any]] = Field(default_factory=dict)
+    item: OrNull[dict[str, object]] = Field(default_factory=dict)
     """The row of the prompt."""
 
 

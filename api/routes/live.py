@@ -1,6 +1,6 @@
 import json
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -17,7 +17,7 @@ from api.services.event_stream import EventWatcher
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"], route_class=FairRoute)
 
-STREAM: dict[int | str, dict[str, Any]] = errors(429) | {
+STREAM: dict[int | str, dict[str, object]] = errors(429) | {
     200: {"content": EVENT_STREAM},
     204: {"description": "The job has ended, and `Last-Event-ID` names its last event: no event will follow."},
 }
@@ -55,20 +55,17 @@ def _stream(request: Request, context: Context, caller: Caller, job_id: str, las
         return Response(status_code=204)
     watcher = cast(EventWatcher, request.app.state.watch)
     batches = _event_lines(watcher, job_id, after_seq, context.settings.stream_keep_alive_s)
-    return _Stream(
-        watcher,
-        caller.project_id,
-        batches,
-        media_type="text/event-stream",
-        headers={"cache-control": "no-store", "x-accel-buffering": "no"},  # nginx would hold events back
-    )
+    return _Stream(watcher, caller.project_id, batches)
 
 
 class _Stream(StreamingResponse):
     """Takes its slot before its headers are sent, so that concurrent requests cannot share the last slot."""
 
-    def __init__(self, watcher: EventWatcher, project_id: str, content: AsyncIterator[str], **options: Any) -> None:
-        super().__init__(content, **options)
+    media_type = "text/event-stream"
+
+    def __init__(self, watcher: EventWatcher, project_id: str, content: AsyncIterator[str]) -> None:
+        # nginx would hold events back
+        super().__init__(content, headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         self._watcher, self._project_id = watcher, project_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Request
 from pydantic import Field, StringConstraints
@@ -14,7 +14,7 @@ from api.spec.fields import NulFreeModel
 
 router = APIRouter(prefix="/uploads", tags=["uploads"], route_class=FairRoute)
 
-PART_BODY: dict[str, Any] = {
+PART_BODY: dict[str, object] = {
     "requestBody": {
         "required": True,
         "content": {
