@@ -1,7 +1,7 @@
 """`attune chat`: send a message to a model and print its answer while it is generated."""
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -41,7 +41,7 @@ def chat(
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": sys.stdin.read() if text == "-" else text})
     options = {"max_completion_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
-    body: dict[str, Any] = {"model": model, "messages": messages}
+    body: Document = {"model": model, "messages": messages}
     body |= {name: value for name, value in options.items() if value is not None}
     with connect(base_url, api_key, data_dir) as client:
         if as_json:

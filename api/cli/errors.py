@@ -1,7 +1,6 @@
 """Errors of the client commands: one line on stderr and an exit code, never a traceback."""
 
 from enum import IntEnum
-from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -47,7 +46,7 @@ class RequestRefused(CommandError):
 class _PrintsErrors:
     """A mixin that turns `CommandError` and `OSError` into a message and an exit code."""
 
-    def invoke(self, ctx: Any) -> Any:
+    def invoke(self, ctx: object) -> object:
         try:
             return super().invoke(ctx)  # type: ignore[misc]  # defined by the command class
         except CommandError as error:

@@ -5,12 +5,12 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from api.spec import patterns
+from api.spec.fields import JsonObject
 from api.spec.manifest import Manifest
 from api.spec.safetensors_header import HeaderError, read_header
 
@@ -55,7 +55,7 @@ def read_tensors(path: Path) -> Iterator[Tensor]:
         yield Tensor(name, entry.dtype, entry.shape, np.asarray(content[entry.begin : entry.end]))
 
 
-def check_lora_shapes(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> list[str]:
+def check_lora_shapes(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, object]) -> list[str]:
     """Return the LoRA factors whose shapes contradict adapter_config.json: B is [out, r] and A is [r, in]."""
     on_experts = bool(config.get("target_parameters"))
     modules = {name: name.partition(".lora_A")[0] for name in sorted(shapes) if "lora_A" in name}
@@ -80,7 +80,7 @@ def _has_rank(a: int, b: int, rank: object, *, experts: bool) -> bool:
     return a == b and (a == rank or experts)
 
 
-def _ranks(config: Mapping[str, Any], modules: tuple[str, ...]) -> dict[str, Any] | None:
+def _ranks(config: Mapping[str, object], modules: tuple[str, ...]) -> dict[str, object] | None:
     """Return the rank of each module as peft does: of the first pattern that matches its name or a suffix, else r.
 
     Return None if a pattern needs a regular expression engine without a bound on its time, as those of older releases
@@ -126,7 +126,7 @@ def _shape_problems(folder: Path, shapes: dict[str, tuple[int, ...]]) -> list[st
     return missing + (check_lora_shapes(shapes, config) if config.get("peft_type") == "LORA" else [])
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _read_object(path: Path) -> JsonObject:
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError):
