@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, cast
+from typing import TypedDict, cast
 
 from api.estimate.memory import ExecutionPlan, MemoryParts, largest_batch, peak_memory
 from api.estimate.shapes import trained_parameters
@@ -121,6 +121,13 @@ def with_less_memory(
     return resolved.model_copy(update=chosen) if less else None
 
 
+class MicroBatch(TypedDict):
+    """The fields of a ResolvedRecipe that decide the memory of a micro-batch."""
+
+    micro_batch_tokens: int
+    gradient_checkpointing: bool
+
+
 @dataclass(frozen=True)
 class MicroBatchSizes:
     """MicroBatchSizes of micro-batches to choose from, in tokens."""
@@ -140,7 +147,7 @@ class MicroBatchSizes:
 
 def _largest(
     sizes: MicroBatchSizes, recomputes: Sequence[bool], limit: float, needed: Callable[[bool, int], int]
-) -> dict[str, Any]:
+) -> MicroBatch:
     """Return the largest micro-batch that needs at most `limit` bytes, or the one that needs least. Recomputation is
     tried last, and before it no micro-batch that is much slower."""
     for recompute in recomputes:
