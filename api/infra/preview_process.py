@@ -13,10 +13,10 @@ import subprocess
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio
 import structlog
@@ -26,6 +26,7 @@ from api.infra.child_environment import child_environment
 from api.infra.fair_limiter import FairLimiter
 from api.infra.fork_server import ForkServer, fork_server, start_fresh
 from api.settings import Settings
+from api.spec.preview_report import PreviewReport
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +36,6 @@ CACHED_REPORTS = 256
 MAX_CACHED_BYTES = 1 << 21
 """Size limit of a cached report."""
 
-Report = dict[str, Any]
 T = TypeVar("T")
 
 
@@ -82,7 +82,7 @@ class PreviewProcesses:
                 raise TooBusy from None
             return await anyio.to_thread.run_sync(work, limiter=self._threads)
 
-    def preview(self, key: str, request: dict[str, Any], fill: Callable[[Path], None]) -> Report:
+    def preview(self, key: str, request: Mapping[str, object], fill: Callable[[Path], None]) -> PreviewReport:
         """Return the report of `worker.preview`, from the cache if it is there.
 
         `key` is a hash of everything that determines the report. `fill` writes the files that the child process reads
@@ -99,10 +99,12 @@ class PreviewProcesses:
                     self._reports[key] = report
                     while len(self._reports) > CACHED_REPORTS:
                         self._reports.popitem(last=False)
-        parsed: Report = json.loads(report)
+        parsed: PreviewReport = json.loads(report)
         return parsed
 
-    def run(self, module: str, name: str, request: dict[str, Any], fill: Callable[[Path], None] | None = None) -> str:
+    def run(
+        self, module: str, name: str, request: Mapping[str, object], fill: Callable[[Path], None] | None = None
+    ) -> str:
         """Run a child process, and return its report. Raises PreviewFailed.
 
         `name` is the file from which the child process reads the request and its limits.
@@ -114,7 +116,7 @@ class PreviewProcesses:
             if fill is not None:
                 fill(folder)
             limits = {"memory_bytes": settings.preview_memory_bytes, "cpu_seconds": int(settings.preview_seconds)}
-            (folder / name).write_text(json.dumps(request | limits))
+            (folder / name).write_text(json.dumps({**request, **limits}))
             server = fork_server("worker.preview", "worker.grade") if settings.fork_server else None
             return _report(server, module, folder, 2 * settings.preview_seconds + START_S)
 

@@ -2,7 +2,6 @@
 
 import json
 import secrets
-from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -18,7 +17,7 @@ from api.records.jobs import Job
 from api.services import lineage
 from api.services.lineage import NO_PENDING, Origin, Pending
 from api.spec import catalog
-from api.spec.fields import AUTO
+from api.spec.fields import AUTO, JsonObject
 from api.spec.ids import new_id, random_letters, slug
 from api.spec.lifecycle import JobStatus
 from api.spec.outputs import GGUF_FAMILIES
@@ -67,7 +66,7 @@ def insert_job(
     origin: Origin,
     *,
     pending: Pending = NO_PENDING,
-    **values: Any,
+    **values: str,
 ) -> Job:
     """Validate the recipe and insert its job with the first events, in the caller's transaction.
 
@@ -115,7 +114,7 @@ def plan_trackings(context: Context, session: Session, job_id: str, recipe: Reci
             trackings.add(session, job_id, name)
 
 
-def _require_small(recipe: dict[str, Any]) -> None:
+def _require_small(recipe: JsonObject) -> None:
     """Raise InvalidRequest for a large recipe: a page of jobs holds up to a thousand, and every claim reads one."""
     size = len(json.dumps(recipe))
     if size > MAX_RECIPE_BYTES:

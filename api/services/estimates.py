@@ -1,7 +1,6 @@
 """Estimates of a job's memory and time before it is created, and the reasons why it would be refused."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from api.context import Caller, Context
 from api.estimate.machine import Machine, Prediction, predict, refused_precision, too_large
@@ -12,6 +11,7 @@ from api.records.workers import Worker
 from api.services.lineage import Origin
 from api.services.previews import PreviewQuery, RowsRefused, resolve_query, run_preview
 from api.spec.methods.base import Problem
+from api.spec.preview_report import Counts
 from api.spec.recipe import MIN_EXAMPLES, Recipe
 from api.spec.resolve import Labels, ResolvedRecipe, resolve
 from api.spec.target_modules import NoTargetModules
@@ -19,7 +19,7 @@ from api.spec.target_modules import NoTargetModules
 Reason = dict[str, str | None]
 
 
-def estimate(context: Context, caller: Caller, recipe: Recipe) -> dict[str, Any]:
+def estimate(context: Context, caller: Caller, recipe: Recipe) -> dict[str, object]:
     """Estimate a job, whether or not it would be accepted. Raise InvalidRequest for a missing model or file."""
     query = resolve_query(context, caller, recipe)
     recipe = query.recipe
@@ -80,7 +80,7 @@ def blocking_reasons(context: Context, query: PreviewQuery, active: int, live: S
     return reasons
 
 
-def _row_reasons(recipe: Recipe, train: dict[str, Any]) -> list[Reason]:
+def _row_reasons(recipe: Recipe, train: Counts) -> list[Reason]:
     reasons = []
     if train["rows"] < MIN_EXAMPLES:
         message = f"Training file has {train['rows']} example(s), but must have at least {MIN_EXAMPLES} examples"
@@ -97,7 +97,7 @@ def _row_reasons(recipe: Recipe, train: dict[str, Any]) -> list[Reason]:
 
 
 def _resolved(
-    recipe: Recipe, counts: dict[str, dict[str, Any]], origin: Origin, *, merged: bool
+    recipe: Recipe, counts: Mapping[str, Counts], origin: Origin, *, merged: bool
 ) -> tuple[ResolvedRecipe, Workload, Workload | None]:
     """Return the resolved recipe, and the rows that it trains and evaluates on."""
     train = _workload(counts["train"])
@@ -118,7 +118,7 @@ def _resolved(
     return resolved, train, validation
 
 
-def _workload(counts: dict[str, Any]) -> Workload:
+def _workload(counts: Counts) -> Workload:
     return Workload(
         rows=counts["kept_rows"],
         width=counts["width"],
@@ -151,7 +151,7 @@ def _eligible(live: Sequence[Worker], recipe: Recipe) -> list[Worker]:
     return with_gpu if with_gpu and recipe.resources.gpus != 0 else list(live)
 
 
-def _outcome(reasons: list[Reason], predictions: list[tuple[Machine, Prediction]]) -> dict[str, Any]:
+def _outcome(reasons: list[Reason], predictions: list[tuple[Machine, Prediction]]) -> dict[str, object]:
     fitting = [prediction for _, prediction in predictions if prediction.fits is not False]
     if predictions and not fitting:
         largest = max(machine.memory_bytes or 0 for machine, _ in predictions)
@@ -170,7 +170,7 @@ def _outcome(reasons: list[Reason], predictions: list[tuple[Machine, Prediction]
     }
 
 
-def _worker(machine: Machine, prediction: Prediction) -> dict[str, Any]:
+def _worker(machine: Machine, prediction: Prediction) -> dict[str, object]:
     stored: Mapping[str, object] = prediction.stored()
     names = ("precision", "gradient_checkpointing", "micro_batch_tokens", "memory", "fits", "measured")
     return {name: stored[name] for name in names} | {
@@ -180,23 +180,27 @@ def _worker(machine: Machine, prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _numbers(resolved: ResolvedRecipe, train: Workload) -> dict[str, Any]:
+def _numbers(resolved: ResolvedRecipe, train: Workload) -> dict[str, object]:
     rows = min(resolved.batch_size, train.rows)
     share = resolved.total_steps * rows / train.rows
     names = ("max_length", "n_epochs", "batch_size", "learning_rate", "total_steps")
     return {name: getattr(resolved, name) for name in names} | {"trained_tokens": round(share * train.tokens)}
 
 
-def _file_counts(counts: dict[str, Any]) -> dict[str, Any]:
-    same = ("rows", "kept_rows", "tokens", "supervised_tokens", "longest")
-    return {name: counts[name] for name in same} | {
+def _file_counts(counts: Counts) -> dict[str, int]:
+    return {
+        "rows": counts["rows"],
         "sampled_rows": counts["sampled"],
+        "kept_rows": counts["kept_rows"],
         "truncated_rows": counts["truncated"],
         "dropped_rows": counts["dropped"],
+        "tokens": counts["tokens"],
+        "supervised_tokens": counts["supervised_tokens"],
+        "longest": counts["longest"],
     }
 
 
-def _empty(recipe: Recipe, query: PreviewQuery) -> dict[str, Any]:
+def _empty(recipe: Recipe, query: PreviewQuery) -> dict[str, object]:
     unknown = ("train", "validation", "trained_tokens", "trained_parameters", "memory", "seconds", "max_length")
     numbers = ("n_epochs", "batch_size", "learning_rate", "total_steps")
     return dict.fromkeys((*unknown, *numbers)) | {

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio
 import structlog
@@ -17,6 +17,7 @@ from api.errors import InvalidRequest, TooManyRequests
 from api.records import event_feed, events
 from api.records.events import Event
 from api.services import jobs
+from api.spec.fields import JsonObject
 
 log = structlog.get_logger(__name__)
 
@@ -138,7 +139,7 @@ async def follow(watcher: EventWatcher, job_id: str, after: int, keep_alive_s: f
             yield []
 
 
-def metrics(context: Context, caller: Caller, job_id: str, max_points: int | None) -> tuple[list[dict[str, Any]], int]:
+def metrics(context: Context, caller: Caller, job_id: str, max_points: int | None) -> tuple[list[JsonObject], int]:
     """Return the metrics of at most `max_points` steps, and the number of all steps."""
     jobs.get(context, caller, job_id)
     with context.database.read() as session:
@@ -149,7 +150,7 @@ def metrics(context: Context, caller: Caller, job_id: str, max_points: int | Non
 MAIN_SERIES = "train_loss"
 
 
-def downsample(points: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+def downsample(points: Sequence[JsonObject], limit: int) -> list[JsonObject]:
     """Return at most `limit` (two or more) of the points, in their order and unchanged.
 
     The first and the last are always kept. If there is room, so are the lowest and the highest point of every series,
@@ -168,18 +169,18 @@ def downsample(points: Sequence[dict[str, Any]], limit: int) -> list[dict[str, A
     return [points[index] for index in sorted(kept)]
 
 
-def _series(points: Sequence[dict[str, Any]]) -> list[str]:
+def _series(points: Sequence[JsonObject]) -> list[str]:
     """Return the names of the numeric series: the main one first, then by the number of points that have them."""
     counts = Counter(name for point in points for name, value in point.items() if _is_number(value))
     return sorted(counts, key=lambda name: (name != MAIN_SERIES, -counts[name], name))
 
 
-def _extremes(points: Sequence[dict[str, Any]], indices: Iterable[int], name: str) -> list[int]:
+def _extremes(points: Sequence[JsonObject], indices: Iterable[int], name: str) -> list[int]:
     indices_with_value = [index for index in indices if _is_number(points[index].get(name))]
     if not indices_with_value:
         return []
     return [pick(indices_with_value, key=lambda index: float(points[index][name])) for pick in (min, max)]
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)

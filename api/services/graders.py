@@ -1,12 +1,12 @@
 """A grader run on one answer, before a job uses it."""
 
 import json
-from typing import Any
 
 from pydantic import TypeAdapter
 
 from api.context import Context
 from api.errors import InvalidRequest
+from api.spec.fields import JsonObject
 from api.spec.graders import Grade, GraderBase
 
 GRADE = TypeAdapter(Grade)
@@ -27,7 +27,7 @@ class TooSlow(InvalidRequest):
     """The grader exceeded its limits of time or memory."""
 
 
-def run(context: Context, grader: GraderBase, model_sample: str, item: dict[str, Any]) -> Grade:
+def run(context: Context, grader: GraderBase, model_sample: str, item: JsonObject) -> Grade:
     """Return the grade of an answer. A child process grades; its limits hold for all parts of a multi grader together.
 
     Raise NeedsWorker, TooSlow, PreviewFailed.

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest
@@ -22,6 +22,7 @@ from api.services.admission import validate
 from api.services.lineage import Origin
 from api.spec.fields import AUTO
 from api.spec.lifecycle import FAILURES, FailureReason
+from api.spec.preview_report import PreviewReport
 from api.spec.recipe import MIN_EXAMPLES, Recipe
 from api.spec.resolve import max_row_tokens
 
@@ -86,7 +87,7 @@ def resolve_query(context: Context, caller: Caller, recipe: Recipe) -> PreviewQu
     return PreviewQuery(recipe, origin, existing, prepared, refused)
 
 
-def preview(context: Context, caller: Caller, recipe: Recipe, rows: int) -> dict[str, Any]:
+def preview(context: Context, caller: Caller, recipe: Recipe, rows: int) -> PreviewReport:
     """Return a report with the first rows of the training file, as the model will see them.
 
     Raise RowsRefused, TooBusy, PreviewFailed, and the errors of `resolve_query`.
@@ -101,7 +102,7 @@ def preview(context: Context, caller: Caller, recipe: Recipe, rows: int) -> dict
 
 def run_preview(
     context: Context, query: PreviewQuery, output: Literal["rows", "counts"], *, names: Sequence[str], rows: int = 0
-) -> dict[str, Any]:
+) -> PreviewReport:
     """Return the child's report on these files. Raise RowsRefused, TooBusy, PreviewFailed."""
     requested = [(name, file) for name, file in query.files if name in names]
     prepared = query.prepared if output == "counts" else {}
@@ -121,15 +122,14 @@ def run_preview(
         report = context.previews.preview(_key(query, request, requested), request, fill)
     except ObjectMissing:
         raise InvalidRequest("A file of this request was deleted during the preview", code="file_not_found") from None
-    if report["error"] is not None:
-        error = report["error"]
+    if (error := report["error"]) is not None:
         # The preparation's message without its first sentence, which is about a failed job.
         message = error["message"].removeprefix(FAILURES[FailureReason.INVALID_FILE].sentence).strip()
         raise RowsRefused(message, code=error["code"], param=error["param"])
     return report
 
 
-def child_request(query: PreviewQuery, output: str, rows: int) -> dict[str, Any]:
+def child_request(query: PreviewQuery, output: str, rows: int) -> dict[str, object]:
     recipe, facts = query.recipe, query.base.facts
     training = recipe.training
     return {
@@ -144,7 +144,7 @@ def child_request(query: PreviewQuery, output: str, rows: int) -> dict[str, Any]
     }
 
 
-def _entry(context: Context, name: str, file: File, prepared: Arrays | None) -> dict[str, Any]:
+def _entry(context: Context, name: str, file: File, prepared: Arrays | None) -> dict[str, object]:
     param = "training_file" if name == "train" else "validation_file"
     named = {"name": name, "path": name, "file_id": file.id, "param": param}
     return {
@@ -171,7 +171,7 @@ def _fetch(context: Context, file: File, prepared: Arrays | None, path: Path) ->
                 break
 
 
-def _key(query: PreviewQuery, request: dict[str, Any], requested: Sequence[tuple[str, File]]) -> str:
+def _key(query: PreviewQuery, request: dict[str, object], requested: Sequence[tuple[str, File]]) -> str:
     """Return a cache key of everything that determines the report. It names no project, only its files' contents."""
     files_read = [[name, file.sha256] for name, file in requested]
     parts = [arrays.CODE_VERSION, request, files_read, arrays.tokenizer_files(query.base)]

@@ -1,0 +1,37 @@
+"""The report of `worker.preview` (worker.preview.Report) as JSON, as the API reads it."""
+
+from typing import TypedDict
+
+from api.spec.fields import JsonObject
+from api.spec.job import JobError
+
+
+class Counts(TypedDict):
+    """Counts of a file as it would be trained on (worker.shared.counts.Counts)."""
+
+    rows: int
+    sampled: int
+    array_rows: int
+    width: int
+    kept_rows: int
+    truncated: int
+    dropped: int
+    overlong: int
+    tokens: int
+    supervised_tokens: int
+    longest: int
+    max_length: int
+    lengths: list[int]
+    labels: int | None
+
+
+class PreviewReport(TypedDict):
+    format: str | None
+    container: str | None
+    rows: list[JsonObject]
+    """worker.rows.preview_rows.PreviewRow"""
+    counts: dict[str, Counts]
+    """By "train" and "validation"."""
+    findings: list[JsonObject]
+    """worker.rows.findings.Finding"""
+    error: JobError | None
