@@ -367,6 +367,7 @@ def test_every_encoder_that_the_trainer_knows_can_be_converted(family: str, tmp_
     made = make_encoder(tmp_path / "made", family)
     facts = convert(str(made), tmp_path / "out")
     assert (facts["kind"], facts["classifies"], facts["chat_template"]) == ("encoder", True, False)
+    assert facts["shapes"]["width"] == facts["shapes"]["key_values"] == facts["hidden_size"]
     reader, tokenizer = (kind.from_pretrained(tmp_path / "out") for kind in (AutoModel, AutoTokenizer))
     assert facts["parameters"] == reader.num_parameters()
     longest = torch.full((1, facts["context_window"]), tokenizer.mask_token_id)

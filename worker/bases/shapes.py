@@ -34,7 +34,7 @@ def shapes_of(config: Any) -> Shapes:
     classifier = _classifier(config) if classifies(config) else None
     network = model or (_on_meta(AutoModelForSequenceClassification, config) if classifier else None)
     described = text.to_dict()
-    hidden = described.get("hidden_size") or described.get("n_embd") or described.get("d_model")
+    hidden = text.hidden_size  # in some configs a property, which to_dict does not give
     heads = described.get("num_attention_heads") or described.get("n_head") or 1
     kv_heads = described.get("num_key_value_heads")
     family = FAMILIES.get(config.model_type)
