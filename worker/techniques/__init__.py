@@ -4,22 +4,28 @@ A new one is a file here and a name in TECHNIQUES. Techniques of peft's need nei
 """
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+from torch import nn
+from transformers import PreTrainedModel
 
 from api.spec.techniques import TechniqueBase
 from worker.techniques import bottleneck
+
+Model = TypeVar("Model", bound=PreTrainedModel)
 
 
 class Implementation(Protocol):
     """The functions that such a module has."""
 
-    def add(self, model: Any, technique: Any) -> Any:
-        """Put the trained weights into a transformers model, in place, and freeze the others."""
+    def add(self, model: PreTrainedModel, technique: Any) -> dict[str, nn.Parameter]:
+        """Put the trained weights into a transformers model, in place, and freeze the others. Return the trained ones
+        by their names in the model."""
 
-    def save(self, model: Any, technique: Any, folder: Path, base_name: str) -> None:
+    def save(self, model: PreTrainedModel, technique: Any, folder: Path, base_name: str) -> None:
         """Write the adapter into the folder. `base_name`: the base model's name for users."""
 
-    def load(self, model: Any, folder: Path) -> Any:
+    def load(self, model: Model, folder: Path) -> Model:
         """Put the adapter of a folder into a transformers model, and return the model."""
 
     def loading_code(self, model_type: str, auto_class: str) -> str:

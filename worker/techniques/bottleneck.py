@@ -5,13 +5,15 @@ library `adapters` loads them, and so does `load_bottleneck` here, into any mode
 """
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import PreTrainedModel
 
 from api.spec.techniques.bottleneck import Bottleneck
 from worker.techniques.bottleneck_families import FAMILIES, Family, Rule, find_layers
@@ -27,7 +29,9 @@ NON_LINEARITIES: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU,
 OTHER_NAMES = {"swish": "silu"}
 """Other names of the same functions in AdapterHub's configs."""
 
+Model = TypeVar("Model", bound=PreTrainedModel)
 Parameters = dict[str, nn.Parameter]
+Hook: TypeAlias = Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], torch.Tensor]
 
 
 class WrongAdapter(ValueError):
@@ -44,10 +48,11 @@ class Adapter(nn.Module):
 
     def __init__(self, hidden: int, bottleneck: int, non_linearity: str, device: torch.device) -> None:
         super().__init__()
-        options: dict[str, Any] = {"dtype": torch.float32, "device": device}
-        down = nn.Linear(hidden, bottleneck, **options)  # torch initializes it Kaiming-uniform with a = √5
+        down = nn.Linear(
+            hidden, bottleneck, dtype=torch.float32, device=device
+        )  # torch initializes it Kaiming-uniform with a = √5
         self.adapter_down = nn.Sequential(down, NON_LINEARITIES[non_linearity]())
-        self.adapter_up = nn.Linear(bottleneck, hidden, **options)
+        self.adapter_up = nn.Linear(bottleneck, hidden, dtype=torch.float32, device=device)
         for zero in (down.bias, self.adapter_up.weight, self.adapter_up.bias):
             nn.init.zeros_(zero)
 
@@ -55,7 +60,7 @@ class Adapter(nn.Module):
         changed: torch.Tensor = self.adapter_up(self.adapter_down(h.to(self.adapter_up.weight.dtype)))
         return changed.to(h.dtype)
 
-    def hook(self, rule: Rule) -> Any:
+    def hook(self, rule: Rule) -> Hook:
         """Return the forward hook for the rule. It is a bound method, so that a copied model uses its own adapter."""
         return {Rule.AFTER: self._after, Rule.AFTER_NORM: self._after_norm}[rule]
 
@@ -68,7 +73,7 @@ class Adapter(nn.Module):
         return normalised
 
 
-def add(model: Any, technique: Bottleneck) -> Parameters:
+def add(model: PreTrainedModel, technique: Bottleneck) -> Parameters:
     """Put adapters into a transformers model, in place, and freeze everything but them and a classification head.
 
     model: a causal or masked language model, a sequence classifier, or an encoder without a head, of a family in
@@ -102,7 +107,7 @@ def _attach(layer: nn.Module, home: str, adapter: Adapter) -> None:
     owner.add_module(last, nn.ModuleDict({NAME: adapter}))
 
 
-def _head(model: Any) -> Parameters:
+def _head(model: PreTrainedModel) -> Parameters:
     """Return the parameters of a head for labels or rewards. A head for tokens was trained with the base model."""
     if model.base_model is model or model.get_output_embeddings() is not None:
         return {}
@@ -110,13 +115,13 @@ def _head(model: Any) -> Parameters:
     return {name: parameter for name, parameter in model.named_parameters() if not name.startswith(inside)}
 
 
-def _adapters(model: Any) -> Parameters:
+def _adapters(model: PreTrainedModel) -> Parameters:
     """Return the adapters' parameters by their names in files. The names begin below the base model, so that `adapters`
     finds them with and without a head."""
     return {name: parameter for name, parameter in model.base_model.named_parameters() if f".adapters.{NAME}." in name}
 
 
-def save(model: Any, technique: Bottleneck, folder: Path, base_name: str) -> None:
+def save(model: PreTrainedModel, technique: Bottleneck, folder: Path, base_name: str) -> None:
     """Write the adapter and a classification head in AdapterHub's format: configs and float32 safetensors.
 
     base_name: the base model's name for users. The same weights give the same bytes.
@@ -137,7 +142,7 @@ def save(model: Any, technique: Bottleneck, folder: Path, base_name: str) -> Non
         _write_weights(folder / HEAD_WEIGHTS, head)
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def _write_json(path: Path, value: Mapping[str, object]) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -146,7 +151,7 @@ def _write_weights(path: Path, parameters: Parameters) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def _adapterhub_config(technique: Bottleneck, family: Family) -> dict[str, Any]:
+def _adapterhub_config(technique: Bottleneck, family: Family) -> dict[str, object]:
     """Return all fields of `adapters`' BnConfig that affect the computation."""
     return {
         "mh_adapter": technique.placement == "houlsby",
@@ -172,7 +177,7 @@ def _adapterhub_config(technique: Bottleneck, family: Family) -> dict[str, Any]:
     }
 
 
-def load_bottleneck(model: Any, folder: Path | str) -> Any:
+def load_bottleneck(model: Model, folder: Path | str) -> Model:
     """Put the adapter of a folder into a model that transformers has loaded, and return the model.
 
     It needs only the folder and a base model of a family in FAMILIES: `AutoModelForCausalLM.from_pretrained(…)`, or

@@ -12,9 +12,9 @@ that the rule needs as its input or output, so that the model's own forward is u
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from api.spec.lifecycle import FailureReason
 from worker.engine.errors import TrainingError
@@ -65,11 +65,11 @@ class UnsupportedFamily(TrainingError):
 ATTENTION, OUTPUT = "attention_adapters.adapters", "output_adapters.adapters"
 
 
-def _norm_first(layers: str, attention: str, feed_forward: str, **more: Any) -> Family:
+def _norm_first(layers: str, attention: str, feed_forward: str, *, in_adapterhub: bool = True) -> Family:
     """Return a family whose layers compute x + h. With y the layer's output, a Pfeiffer adapter x + h + A(x + h) is
     y + A(y)."""
     after = (Place(attention, ATTENTION), Place(feed_forward, OUTPUT))
-    return Family(layers, after, (Place("", OUTPUT),), **more)
+    return Family(layers, after, (Place("", OUTPUT),), in_adapterhub=in_adapterhub)
 
 
 def _norm_last(layers: str, attention: str, feed_forward: str, norm: str, homes: tuple[str, str]) -> Family:
@@ -78,10 +78,12 @@ def _norm_last(layers: str, attention: str, feed_forward: str, norm: str, homes:
     return Family(layers, after, (Place(norm, homes[1], Rule.AFTER_NORM),))
 
 
-def _feed_forward_only(attention: str, feed_forward: str, *, pfeiffer_sees_sum: bool, **more: Any) -> Family:
+def _feed_forward_only(
+    attention: str, feed_forward: str, *, pfeiffer_sees_sum: bool, in_adapterhub: bool = True
+) -> Family:
     """Return a family in which a Pfeiffer adapter reads only h of the feed-forward part."""
     after = (Place(attention, ATTENTION), Place(feed_forward, OUTPUT))
-    return Family("layers", after, after[1:], pfeiffer_sees_sum, **more)
+    return Family("layers", after, after[1:], pfeiffer_sees_sum, in_adapterhub)
 
 
 LLAMA = _norm_first("layers", "self_attn.o_proj", "mlp.down_proj")
@@ -119,7 +121,7 @@ FAMILIES: dict[str, Family] = {
 """Families by `model_type`. Each is tested in tests/worker/engine/test_bottleneck.py."""
 
 
-def find_layers(model: Any) -> tuple[Family, list[nn.Module]]:
+def find_layers(model: PreTrainedModel) -> tuple[Family, list[nn.Module]]:
     """Return the family of a transformers model, with or without a head, and its layers from the first to the last.
 
     Raise UnsupportedFamily.
@@ -127,5 +129,6 @@ def find_layers(model: Any) -> tuple[Family, list[nn.Module]]:
     family = FAMILIES.get(model.config.model_type)
     if family is None:
         raise UnsupportedFamily(model.config.model_type)
-    layers: nn.ModuleList = model.base_model.get_submodule(family.layers)
+    layers = model.base_model.get_submodule(family.layers)
+    assert isinstance(layers, nn.ModuleList), type(layers)
     return family, list(layers)
