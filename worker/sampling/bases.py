@@ -133,7 +133,7 @@ def _load(folder: Path, technique: Technique | None, device: torch.device, dtype
         keep_four_bits(network)
     network.set_attn_implementation(plain_attention(network))
     # The model's own generation settings (penalties, end tokens, sampling) must not change what the request asks for.
-    network.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+    network.generation_config = GenerationConfig()
     return network
 
 

@@ -4,19 +4,19 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from api.spec.graders import Case, GradingError, Messages, Scores, grade
+from api.spec.graders import Case, GraderBase, GradingError, Messages, Scores, grade
 from api.spec.lifecycle import FailureReason
 from api.spec.methods.reward import Reward
 from api.spec.resolve import ResolvedRecipe
 from api.spec.techniques import Technique
 from worker.engine.errors import TrainingError
 from worker.engine.generation.rollout_sampler import Answers, TokenArray
+from worker.engine.model.adapters import network_of
 from worker.engine.model.batches import Layout, micro_batches
 from worker.engine.model.families import needs_single_rows
 from worker.engine.model.load import load_published
@@ -51,12 +51,12 @@ class RewardModel:
         reward_recipe = recipe.model_copy(update={"technique": technique, "method": Reward(), "labels": None})
         network = load_published(folder, base if base.exists() else None, reward_recipe, device)
         network.requires_grad_(False)
-        inner = network.get_base_model() if hasattr(network, "get_base_model") else network
-        single_row = technique.virtual_tokens > 0 or needs_single_rows(inner.config)
-        layout = Layout(packed=False, single_row=single_row, pad_token=inner.config.pad_token_id)
+        config = network_of(network).config
+        single_row = technique.virtual_tokens > 0 or needs_single_rows(config)
+        layout = Layout(packed=False, single_row=single_row, pad_token=config.pad_token_id)
         self._model = TrainableModel(network, layout, virtual_tokens=technique.virtual_tokens > 0)
         self._model.train(False)
-        self._context_length: int | None = getattr(inner.config, "max_position_embeddings", None)
+        self._context_length: int | None = getattr(config, "max_position_embeddings", None)
 
     @torch.no_grad()
     def score(self, rows: Rows, budget_tokens: int) -> Rewards:
@@ -141,7 +141,13 @@ class RewardFunction:
     """Rewards answers with `reward_model`, or with `grader`, which may itself use reward models."""
 
     def __init__(
-        self, run: Path, recipe: ResolvedRecipe, device: torch.device, *, reward_model: str | None, grader: Any
+        self,
+        run: Path,
+        recipe: ResolvedRecipe,
+        device: torch.device,
+        *,
+        reward_model: str | None,
+        grader: GraderBase | None,
     ) -> None:
         self._reward_model, self._grader = reward_model, grader
         self._models = _reward_models(run, recipe, device)
@@ -155,6 +161,7 @@ class RewardFunction:
         if self._reward_model is not None:
             chats = ["messages" in item for item in items]
             return self._models[self._reward_model].score_answers(answers, chats, budget_tokens)
+        assert self._grader is not None, "neither a reward model nor a grader"
         cases = [Case(text, item) for text, item in zip(answers.texts, items, strict=True)]
         scores = self._scores([question for case in cases for question in self._grader.questions(case)], budget_tokens)
         rewards = np.zeros(len(cases), np.float32)

@@ -1,12 +1,11 @@
 """The common part of methods that learn from their own samples: sampling, rewards, evaluation and reports."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 
 from api.spec.evaluation import SHOWN_ROWS
+from api.spec.graders import GraderBase
 from api.spec.methods.base import RolloutOptions
 from worker.engine.generation.rewards import RewardFunction, Rewards
 from worker.engine.generation.rollout_sampler import Answers, RolloutSampler
@@ -33,7 +32,7 @@ class RolloutObjective(Objective):
     uses_rollouts = True
     eval_samples = 1
 
-    def __init__(self, context: MethodContext, *, reward_model: str | None, grader: Any) -> None:
+    def __init__(self, context: MethodContext, *, reward_model: str | None, grader: GraderBase | None) -> None:
         super().__init__(context)
         base = context.run / "base"
         self._tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from worker.engine.model.attention import PACKED
 from worker.engine.model.batches import MicroBatch
@@ -74,9 +73,7 @@ class RolloutSampler:
         for row, prompt in enumerate(prompts):
             tokens[row, longest - len(prompt) :] = torch.from_numpy(prompt.astype(np.int64))
             mask[row, longest - len(prompt) :] = 1
-        decoding: dict[str, Any] = {"do_sample": False}
-        if not greedy:
-            decoding = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        sampling = {} if greedy else {"temperature": temperature, "top_k": 0, "top_p": 1.0}
         model.train(False)
         tokens_B_T = model.model.generate(
             input_ids=tokens.to(model.device),
@@ -86,7 +83,8 @@ class RolloutSampler:
             eos_token_id=sorted(self._end_tokens) or None,
             pad_token_id=self._pad_token,
             stopping_criteria=StoppingCriteriaList([_KeepAlive(model)]),
-            **decoding,
+            do_sample=not greedy,
+            **sampling,
         )
         return [self._without_padding(row) for row in tokens_B_T[:, longest:].cpu().numpy().astype(np.int32)]
 
@@ -102,7 +100,7 @@ class _KeepAlive(StoppingCriteria):
     def __init__(self, model: TrainableModel) -> None:
         self._model = model
 
-    def __call__(self, input_ids: Any, scores: Any, **options: Any) -> Any:
+    def __call__(self, input_ids: torch.Tensor, scores: object, **options: object) -> torch.Tensor:
         self._model.keep_alive()
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
@@ -114,13 +112,13 @@ class _GenerationMode:
     temperature, which would change the distribution that the answers are sampled from.
     """
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: PreTrainedModel) -> None:
         self._network = network
         self._attention = network.config._attn_implementation
         self._generation_config = network.generation_config
 
     def __enter__(self) -> None:
-        self._network.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+        self._network.generation_config = GenerationConfig()
         if self._attention == PACKED:
             self._network.set_attn_implementation("sdpa" if self._network._supports_sdpa else "eager")
 

@@ -7,10 +7,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftModel, PeftType, get_peft_model, get_peft_model_state_dict
+from peft import (
+    PEFT_TYPE_TO_CONFIG_MAPPING,
+    PeftConfig,
+    PeftModel,
+    PeftType,
+    PromptLearningConfig,
+    get_peft_model,
+    get_peft_model_state_dict,
+)
 from peft.tuners.cartridge.utils import initialize_kv_prefix_from_past_key_values
 from peft.utils.save_and_load import set_peft_model_state_dict
 from safetensors.torch import load_file
+from transformers import PreTrainedModel
 
 from api.estimate.shapes import expanded
 from api.spec.base_model import TENSOR_KINDS, Matrix, ModelLayers
@@ -30,14 +39,21 @@ HEADS = ("lm_head", "score", "classifier", "pre_classifier", "head", "pooler")
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
-def heads_of(network: Any) -> list[str]:
+def heads_of(network: PreTrainedModel) -> list[str]:
     """Return the names of the modules on top of the base model in a classifier or a reward model. Every technique
     trains and publishes them."""
     above = (entry for entry in network.named_children() if entry[0] != network.base_model_prefix)
     return [name for name, module in above if any(True for _ in module.parameters())]
 
 
-def with_technique(network: Any, recipe: ResolvedRecipe, start: Path | None) -> Any:
+def network_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """Return transformers' model, without peft's around it."""
+    network = model.get_base_model() if isinstance(model, PeftModel) else model
+    assert isinstance(network, PreTrainedModel), type(network)
+    return network
+
+
+def with_technique(network: PreTrainedModel, recipe: ResolvedRecipe, start: Path | None) -> PreTrainedModel | PeftModel:
     """Return the network with the technique's trained weights, newly initialized or loaded from the adapter in
     `start`."""
     technique = recipe.technique
@@ -53,7 +69,7 @@ def with_technique(network: Any, recipe: ResolvedRecipe, start: Path | None) -> 
     if start is not None:
         _keep_tensors(config, published_config(start, network))
     try:
-        model = get_peft_model(network, config)
+        model: PeftModel = get_peft_model(network, config)
     except ValueError as error:  # for layers that peft cannot adapt and api.spec.target_modules accepts
         print(error, flush=True)
         message = "technique.target_modules: peft cannot adapt some of these layers. Name linear layers of the model."
@@ -67,14 +83,15 @@ def with_technique(network: Any, recipe: ResolvedRecipe, start: Path | None) -> 
 def initialize_prefix(model: PeftModel, opening: npt.NDArray[np.int32]) -> None:
     """Initialize the prefix with the keys and values of real words, which the paper found far better than random ones
     (section 7.4): after a random prefix a language model writes noise."""
-    config: Any = model.peft_config["default"]
+    config = model.peft_config["default"]
+    assert isinstance(config, PromptLearningConfig), type(config)
     length = config.num_virtual_tokens
     tokens = torch.from_numpy(np.resize(opening, length).astype(np.int64))[None].to(model.device)
     seen = model.get_base_model()(input_ids=tokens, use_cache=True)
     initialize_kv_prefix_from_past_key_values(model, past_key_values=seen.past_key_values)
 
 
-def peft_config(network: Any, technique: TechniqueBase, output: str) -> Any:
+def peft_config(network: PreTrainedModel, technique: TechniqueBase, output: str) -> Any:
     """Return peft's configuration of the technique for this network. Raise TrainingError for layers that the network
     does not have."""
     assert technique.peft_type is not None, technique.type
@@ -95,8 +112,8 @@ def peft_config(network: Any, technique: TechniqueBase, output: str) -> Any:
 
 
 def _explicit_targets(
-    network: Any, arguments: Mapping[str, Any], found: Sequence[Matrix], layers: ModelLayers
-) -> dict[str, Any]:
+    network: PreTrainedModel, arguments: Mapping[str, Any], found: Sequence[Matrix], layers: ModelLayers
+) -> dict[str, object]:
     """Return peft's arguments with the names of the chosen layers in place of the job's patterns. By an expression,
     peft would adapt any module with such a name, fail where it cannot, and take an unbounded time."""
     patterns = {field: arguments[field] for field in ("rank_pattern", "alpha_pattern") if field in arguments}
@@ -104,7 +121,7 @@ def _explicit_targets(
         return _among_experts(network, patterns, found)
     names = [matrix.name for matrix in found]
     barred = layers_without_adapters(network.config)
-    named: dict[str, Any] = {field: plain_patterns(names, given) for field, given in patterns.items()}
+    named: dict[str, object] = {field: plain_patterns(names, given) for field, given in patterns.items()}
     named["exclude_modules"] = barred or None
     targets = arguments["target_modules"]
     if is_all_linear(targets):
@@ -117,7 +134,9 @@ def _explicit_targets(
     }
 
 
-def _among_experts(network: Any, patterns: Mapping[str, Mapping[str, Any]], found: Sequence[Matrix]) -> dict[str, Any]:
+def _among_experts(
+    network: PreTrainedModel, patterns: Mapping[str, Mapping[str, float]], found: Sequence[Matrix]
+) -> dict[str, object]:
     """Return the arguments for a mixture of experts, where peft's "all-linear" would take routers too and pass over
     other layers."""
     tensors = {matrix.name: adapted_tensor(network, matrix.name) for matrix in found if matrix.kind in TENSOR_KINDS}
@@ -131,11 +150,11 @@ def _among_experts(network: Any, patterns: Mapping[str, Mapping[str, Any]], foun
     }
 
 
-def _modules_called(network: Any, names: list[str]) -> set[str]:
+def _modules_called(network: PreTrainedModel, names: list[str]) -> set[str]:
     return {module for module, _ in network.named_modules() if any(matches(name, module) for name in names)}
 
 
-def _keep_tensors(config: Any, continued: Any) -> None:
+def _keep_tensors(config: PeftConfig, continued: PeftConfig) -> None:
     """Keep the tensors and ranks of a continued adapter on experts: earlier releases adapted routers too, with other
     ranks."""
     if getattr(continued, "target_parameters", None):

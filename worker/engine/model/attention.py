@@ -9,7 +9,6 @@ silently.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch.nn import functional
@@ -96,7 +95,7 @@ def packed_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     segments: Segments | None = None,
-    **others: Any,
+    **others: object,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each example. query [1, H, N, D], key and value [1, KV, N, D] → [1, N, H, D].
 

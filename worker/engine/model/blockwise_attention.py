@@ -7,7 +7,7 @@ and values, and computes each block's scores again, as FlashAttention does (arXi
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 
@@ -71,10 +71,19 @@ def blocks(length: int, rows: int, window: int | None) -> Iterator[tuple[range, 
         yield queries, range(0 if window is None else max(0, start - window + 1), queries.stop)
 
 
+class _Saved(Protocol):
+    """What the forward pass leaves to the backward pass, beside torch's own fields."""
+
+    rule: Rule
+    saved_tensors: tuple[torch.Tensor, ...]
+
+    def save_for_backward(self, *tensors: torch.Tensor) -> None: ...
+
+
 class _Blockwise(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query_B_H_T_D: torch.Tensor, key_B_KV_T_D: torch.Tensor, value_B_KV_T_D: torch.Tensor, rule: Rule
+        ctx: _Saved, query_B_H_T_D: torch.Tensor, key_B_KV_T_D: torch.Tensor, value_B_KV_T_D: torch.Tensor, rule: Rule
     ) -> torch.Tensor:
         ctx.rule = rule
         ctx.save_for_backward(query_B_H_T_D, key_B_KV_T_D, value_B_KV_T_D)
@@ -86,7 +95,7 @@ class _Blockwise(torch.autograd.Function):
         return torch.cat(found, dim=2)
 
     @staticmethod
-    def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: _Saved, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (grad_B_H_T_D,), rule = outer, ctx.rule
         states = ctx.saved_tensors
         # Keys get gradients from many blocks, which are summed in float32.

@@ -8,7 +8,13 @@ a time, on examples longer than its window. Every other family is padded: right-
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -19,6 +25,9 @@ from api.estimate.work import PACKED_FAMILIES
 from api.spec.base_model import ModelKind
 from worker.engine.model.head import Head
 
+AutoClass = type[_BaseAutoModelClass]
+"""One of transformers' classes that choose the model's class by its config."""
+
 LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
 """Rotary embeddings that depend on the longest position in the batch: examples must not share a batch."""
 
@@ -28,55 +37,60 @@ MAMBA_BARRED_LAYERS = ["conv1d", "out_proj"]
 """The names of those layers, which peft refuses to adapt."""
 
 
-def kind_of(config: Any) -> ModelKind:
+def kind_of(config: PreTrainedConfig) -> ModelKind:
     """Return the kind of the model. A masked language model, such as BERT, is an encoder, although transformers can
     turn some of them into decoders."""
     masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     return "encoder" if masked and not getattr(config, "is_decoder", False) else "causal_lm"
 
 
-def transformers_class(config: Any) -> str | None:
+def transformers_class(config: PreTrainedConfig) -> str | None:
     """Return the name of transformers' class for the model; None if there is none."""
     if kind_of(config) == "encoder":
         return MODEL_FOR_MASKED_LM_MAPPING_NAMES.get(config.model_type)
     return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
 
 
-def classifies(config: Any) -> bool:
+def classifies(config: PreTrainedConfig) -> bool:
     """Return whether transformers has a class of this family with a head for labels."""
     return config.model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 
-def recomputes(config: Any) -> bool:
+def recomputes(config: PreTrainedConfig) -> bool:
     """Return whether transformers' class of this family can recompute activations. ALBERT's, MPNet's and others
     cannot."""
-    classes: Any = AutoModelForSequenceClassification if kind_of(config) == "encoder" else AutoModelForCausalLM
-    found = classes._model_mapping.get(type(config), None)
-    return found is not None and bool(found.supports_gradient_checkpointing)
+    found = _class_of(config)
+    return found is not None and found.supports_gradient_checkpointing
 
 
-def keeps_scores(config: Any) -> bool:
+def keeps_scores(config: PreTrainedConfig) -> bool:
     """Return whether transformers has no fused attention for this family and keeps T² scores for each head and layer.
     Packed rows use the attention of this package instead."""
-    classes: Any = AutoModelForSequenceClassification if kind_of(config) == "encoder" else AutoModelForCausalLM
-    found = classes._model_mapping.get(type(config), None)
+    found = _class_of(config)
     return found is not None and not found._supports_sdpa
 
 
-def may_be_packed(config: Any) -> bool:
+def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
+    """Return the class of the family's classifier if it is an encoder, else of its language model."""
+    classes: Any = AutoModelForSequenceClassification if kind_of(config) == "encoder" else AutoModelForCausalLM
+    found: type[PreTrainedModel] | None = classes._model_mapping.get(type(config), None)
+    return found
+
+
+def may_be_packed(config: PreTrainedConfig) -> bool:
     """Return whether several examples may share one row."""
     return config.model_type in PACKED_FAMILIES
 
 
-def layers_without_adapters(config: Any) -> list[str]:
+def layers_without_adapters(config: PreTrainedConfig) -> list[str]:
     return MAMBA_BARRED_LAYERS if config.model_type in MAMBA_FAMILIES else []
 
 
-def needs_single_rows(config: Any) -> bool:
+def needs_single_rows(config: PreTrainedConfig) -> bool:
     return _rope_types(getattr(config, "rope_parameters", None)) & LENGTH_DEPENDENT_ROPE != set()
 
 
-def inference_difference(config: Any) -> str | None:
+def inference_difference(config: PreTrainedConfig) -> str | None:
     """Return how a model of this family differs between training and inference where that cannot be disabled; None if
     it does not."""
     kind = config.model_type
@@ -91,7 +105,7 @@ def inference_difference(config: Any) -> str | None:
     return None
 
 
-def _rope_types(parameters: Any) -> set[str]:
+def _rope_types(parameters: object) -> set[str]:
     """Return the types in rope parameters, which are one dict, or one for each kind of layer."""
     if not isinstance(parameters, dict):
         return set()
@@ -99,7 +113,7 @@ def _rope_types(parameters: Any) -> set[str]:
     return {str(parameters.get("rope_type", "default"))}.union(*nested)
 
 
-def head_of(causal_lm: Any) -> Head:
+def head_of(causal_lm: PreTrainedModel) -> Head:
     """Return the function hidden [S, D] → logits [S, V] that the packed families' own forward computes."""
     cap = getattr(causal_lm.config, "final_logit_softcapping", None)
 

@@ -6,7 +6,7 @@ With a vocabulary of 150,000 the logits of one packed row would need more memory
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch.nn import functional
@@ -95,6 +95,22 @@ def _logits(head: Head, hidden_S_D: torch.Tensor) -> torch.Tensor:
     return head(torch.cat([hidden_S_D, hidden_S_D[:1].expand(missing, -1)]))[:-missing]
 
 
+class _Saved(Protocol):
+    """What the forward pass leaves to the backward pass."""
+
+    head: Head
+    rows: int
+    scoring: Scoring
+    trained: tuple[torch.Tensor, ...]
+    random: tuple[torch.Tensor, ...]
+    saved_tensors: tuple[torch.Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+
+    def save_for_backward(self, *tensors: torch.Tensor) -> None: ...
+
+    def mark_non_differentiable(self, *tensors: torch.Tensor) -> None: ...
+
+
 class _ChunkedHead(torch.autograd.Function):
     """The head and its scores, one chunk of rows at a time.
 
@@ -106,7 +122,7 @@ class _ChunkedHead(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Saved,
         hidden_S_D: torch.Tensor,
         head: Head,
         rows: int,
@@ -136,7 +152,7 @@ class _ChunkedHead(torch.autograd.Function):
         return smoothed, logprobs, correct, entropies
 
     @staticmethod
-    def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: _Saved, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         targets_S, *saved = ctx.saved_tensors
         scales = [outer[0], outer[3]] if ctx.scoring.learns_entropies else [outer[0]]
         if not ctx.trained:

@@ -11,7 +11,15 @@ from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit
 from peft import PeftModel, get_peft_model_state_dict
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
@@ -20,7 +28,14 @@ from worker.engine.errors import TrainingError
 from worker.engine.model.adapters import HEADS, initialize_prefix, with_technique
 from worker.engine.model.attention import PACKED
 from worker.engine.model.batches import Layout
-from worker.engine.model.families import classifies, inference_difference, kind_of, may_be_packed, needs_single_rows
+from worker.engine.model.families import (
+    AutoClass,
+    classifies,
+    inference_difference,
+    kind_of,
+    may_be_packed,
+    needs_single_rows,
+)
 from worker.engine.model.modes import disable_training_behavior
 from worker.engine.model.target_modules import published_config
 from worker.engine.model.trainable import TrainableModel
@@ -58,6 +73,7 @@ def load_trainable(
     )
     model = with_technique(network, recipe, start)
     if technique.begins_from_text and start is None and opening is not None and not reads_whole:
+        assert isinstance(model, PeftModel), type(model)
         initialize_prefix(model, opening)
     trainable = TrainableModel(
         model,
@@ -79,7 +95,7 @@ def load_network(
     whole: bool = False,
     quantized: bool = True,
     dtype: str | None = None,
-) -> Any:
+) -> PreTrainedModel:
     """Return a language model or a classifier as transformers loads it, quantized if the technique quantizes.
 
     packed: use the attention for packed rows if the family supports it. whole: the folder holds a fully fine-tuned
@@ -87,19 +103,19 @@ def load_network(
     (worker.engine.model.modes): the only dropout is the technique's own.
     """
     config = checked_config(folder)
-    options: dict[str, Any] = {"attn_implementation": PACKED} if packed and may_be_packed(config) else {}
+    options: dict[str, object] = {"attn_implementation": PACKED} if packed and may_be_packed(config) else {}
     four_bits = recipe.technique.four_bits if quantized else None
     if four_bits is not None:
         options["quantization_config"] = quantization_config(four_bits, getattr(torch, str(recipe.precision)))
         options["device_map"] = {"": device}
-    kind: Any = AutoModelForCausalLM
+    kind: AutoClass = AutoModelForCausalLM
     if recipe.method.output != "tokens":
         if not classifies(config):
             message = f"Models of the family {config.model_type} have no head for labels. Choose another base model."
             raise TrainingError(FailureReason.INVALID_RECIPE, message)
         kind = AutoModelForSequenceClassification
         options |= {} if whole else head_settings(folder, recipe, config)
-    model, loading = kind.from_pretrained(
+    loaded, loading = kind.from_pretrained(
         folder,
         dtype=dtype or getattr(torch, str(recipe.precision)),
         trust_remote_code=False,
@@ -109,16 +125,16 @@ def load_network(
         **options,
     )
     if not recipe.technique.whole_model:
-        _require_whole(loading["missing_keys"], within=model.base_model_prefix)
+        _require_whole(loading["missing_keys"], within=loaded.base_model_prefix)
     if four_bits is not None and device.type == "cpu":
-        _require_blocks_within_rows(model, recipe.technique.type)
-    model.to(device)
-    disable_training_behavior(model)
-    return model
+        _require_blocks_within_rows(loaded, recipe.technique.type)
+    network: PreTrainedModel = loaded.to(device)
+    disable_training_behavior(network)
+    return network
 
 
 @torch.no_grad()
-def copy_quantized_weights(model: Any, base: Path, recipe: ResolvedRecipe) -> None:
+def copy_quantized_weights(model: PeftModel, base: Path, recipe: ResolvedRecipe) -> None:
     """Copy the values of the quantized base model into the linear layers of an unquantized one."""
     quantized = load_network(base, recipe, torch.device("cpu"))
     layers = dict(model.get_base_model().named_modules())
@@ -129,7 +145,7 @@ def copy_quantized_weights(model: Any, base: Path, recipe: ResolvedRecipe) -> No
             layer.weight.copy_(dequantize_4bit(weight.data, weight.quant_state))
 
 
-def _require_blocks_within_rows(model: Any, technique: str) -> None:
+def _require_blocks_within_rows(model: nn.Module, technique: str) -> None:
     """Raise TrainingError if a block of four-bit weights continues in the next row: bitsandbytes (0.50) on a CPU with
     AVX-512 then applies the scale of another block, and values are wrong by a quarter without an error."""
     for name, weight in model.named_parameters():
@@ -142,7 +158,7 @@ def _require_blocks_within_rows(model: Any, technique: str) -> None:
             )
 
 
-def _require_same_in_use(config: Any) -> None:
+def _require_same_in_use(config: PreTrainedConfig) -> None:
     """Raise TrainingError for a family that differs between training and inference. `attune models add` refuses such
     base models, but earlier releases accepted them."""
     if (otherwise := inference_difference(config)) is not None:
@@ -153,7 +169,7 @@ def _require_same_in_use(config: Any) -> None:
         )
 
 
-def _require_recomputation(network: Any) -> None:
+def _require_recomputation(network: PreTrainedModel) -> None:
     """Raise TrainingError if the family cannot recompute activations. The facts of base models of earlier releases do
     not record it."""
     if not network.supports_gradient_checkpointing:
@@ -184,7 +200,7 @@ def load_published(
     *,
     dtype: str | None = None,
     quantized: bool = True,
-) -> Any:
+) -> PreTrainedModel | PeftModel:
     """Return the published model in `folder` as peft or transformers load it, with transformers' own attention.
 
     base: the folder of the base model, for an adapter.
@@ -201,14 +217,14 @@ def load_published(
     return PeftModel.from_pretrained(network, str(folder), config=published_config(folder, network)).to(device)
 
 
-def plain_attention(network: Any) -> str:
+def plain_attention(network: PreTrainedModel) -> str:
     return "sdpa" if network._supports_sdpa else "eager"
 
 
-def head_settings(folder: Path, recipe: ResolvedRecipe, config: Any) -> dict[str, Any]:
+def head_settings(folder: Path, recipe: ResolvedRecipe, config: PreTrainedConfig) -> dict[str, object]:
     """Return the settings of a classifier's config: its labels, and the padding token by which its last token is
     found."""
-    settings: dict[str, Any] = {"num_labels": 1}
+    settings: dict[str, object] = {"num_labels": 1}
     if config.pad_token_id is None:
         end = config.eos_token_id
         settings["pad_token_id"] = (
@@ -236,7 +252,7 @@ def _tokenizers_padding(folder: Path) -> int | None:
     return number
 
 
-def checked_config(folder: Path) -> Any:
+def checked_config(folder: Path) -> PreTrainedConfig:
     """Return the model's config. Raise TrainingError, before transformers reads the folder, if it needs code of its
     own, which is never run."""
     for name in ("config.json", "tokenizer_config.json"):
@@ -244,7 +260,7 @@ def checked_config(folder: Path) -> Any:
         if path.exists() and "auto_map" in json.loads(path.read_bytes()):
             message = "The base model needs code of its own, which is never run. Choose another base model."
             raise TrainingError(FailureReason.INVALID_RECIPE, message)
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if "/" in str(config._attn_implementation):  # transformers would download it; `models add` removes the field
         message = f"The base model's config.json names code of a hub ({config._attn_implementation}): add it again."
         raise TrainingError(FailureReason.INVALID_RECIPE, message)
@@ -253,7 +269,7 @@ def checked_config(folder: Path) -> Any:
 
 def quantization_config(four_bits: FourBits, compute_dtype: torch.dtype) -> BitsAndBytesConfig:
     """Return how transformers is to quantize the frozen base model."""
-    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+    return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=four_bits.type,
         bnb_4bit_use_double_quant=four_bits.double,

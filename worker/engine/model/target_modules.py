@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from peft import PeftConfig
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import safe_open
+from torch import nn
 
 from api.spec import patterns
 from api.spec.lifecycle import FailureReason
@@ -24,7 +25,7 @@ PLAIN = re.compile(r"[\w.]+", re.ASCII)
 OF_PEFT, FACTOR = "base_model.model.", ".lora_"
 
 
-def not_chosen(network: Any, names: Sequence[str]) -> list[str]:
+def not_chosen(network: nn.Module, names: Sequence[str]) -> list[str]:
     """Return the modules that peft would adapt only because their names end in a chosen name."""
     taken = set(names)
     return sorted(name for name in modules_of(network) if name not in taken and _ends(name) & taken)
@@ -52,7 +53,7 @@ def named_values(keys: Mapping[str, str], given: Mapping[str, T]) -> dict[str, T
     }
 
 
-def published_config(folder: Path, network: Any) -> Any:
+def published_config(folder: Path, network: nn.Module) -> Any:
     """Return peft's configuration of the adapter in `folder`, with names in place of patterns. Raise TrainingError."""
     config: Any = PeftConfig.from_pretrained(str(folder))
     names = modules_of(network)
@@ -76,7 +77,7 @@ def published_config(folder: Path, network: Any) -> Any:
     return config
 
 
-def modules_of(network: Any) -> tuple[str, ...]:
+def modules_of(network: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, _ in network.named_modules() if name)
 
 

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import nn
+from transformers import PreTrainedModel
 
+from worker.engine.model.adapters import network_of
 from worker.engine.model.batches import Layout, MicroBatch
 from worker.engine.model.families import head_of
 from worker.engine.model.head import Scoring, TokenScores, score, token_scores
@@ -22,11 +24,18 @@ class TrainableModel:
     copies, which the optimizer updates, and the model computes with their roundings.
     """
 
-    def __init__(self, model: Any, layout: Layout, *, virtual_tokens: bool = False, reads_whole: bool = False) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        layout: Layout,
+        *,
+        virtual_tokens: bool = False,
+        reads_whole: bool = False,
+    ) -> None:
         """virtual_tokens: the technique puts trained tokens before the text, in the forward of peft's model only.
         reads_whole: the model is an encoder."""
-        self.model = model
-        self.network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        self.model: Any = model
+        self.network = network_of(model)
         self.layout = layout
         self._virtual_tokens, self._reads_whole = virtual_tokens, reads_whole
         self.value_head: nn.Linear | None = None
@@ -109,7 +118,7 @@ class TrainableModel:
             hidden_N_D = self.network.base_model(
                 input_ids=batch.tokens, attention_mask=batch.attention_mask, use_cache=False
             ).last_hidden_state.flatten(0, 1)
-        scores: torch.Tensor = self.network.score(hidden_N_D.index_select(0, batch.last)).float()
+        scores: torch.Tensor = self.network.get_submodule("score")(hidden_N_D.index_select(0, batch.last)).float()
         return scores
 
     def _packed_hidden(self, batch: MicroBatch) -> torch.Tensor:
@@ -119,10 +128,15 @@ class TrainableModel:
         ).last_hidden_state
         return hidden_1_N_D[0]
 
-    def _padded(self, batch: MicroBatch, **options: Any) -> Any:
+    def _padded(self, batch: MicroBatch, *, output_hidden_states: bool = False) -> Any:
         whole = self.model if self._virtual_tokens else self.network
         caching = {} if self._reads_whole else {"use_cache": False}
-        return whole(input_ids=batch.tokens, attention_mask=batch.attention_mask, **caching, **options)
+        return whole(
+            input_ids=batch.tokens,
+            attention_mask=batch.attention_mask,
+            output_hidden_states=output_hidden_states,
+            **caching,
+        )
 
     def _values(self, hidden_S_D: torch.Tensor) -> torch.Tensor | None:
         if self.value_head is None:
@@ -143,7 +157,7 @@ class TrainableModel:
     def add_noise(self, alpha: float) -> None:
         """Add uniform noise in ± α / √(L d) to the embeddings in training: NEFTune (arXiv:2310.05914)."""
 
-        def noise(module: nn.Module, _: Any, embedded_B_T_D: torch.Tensor) -> torch.Tensor:
+        def noise(module: nn.Module, _: object, embedded_B_T_D: torch.Tensor) -> torch.Tensor:
             if not module.training or self._lengths is None:
                 return embedded_B_T_D
             lengths = self._lengths.clamp(min=1)[..., None].to(embedded_B_T_D.dtype)
@@ -185,7 +199,7 @@ class TrainableModel:
         """Free the weights. The model cannot be used afterwards."""
         self.trained, self.masters, self.extras = {}, {}, {}
         self._start = self.value_head = None
-        self.model = self.network = None
+        del self.model, self.network
 
 
 def _copy(source: Tensors, target: dict[str, nn.Parameter]) -> None:

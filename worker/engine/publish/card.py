@@ -7,9 +7,8 @@ them.
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from api.spec.evaluation import Evaluation, SampleAnswer
 from api.spec.manifest import DataEntry, Origin
@@ -27,7 +26,7 @@ PIPELINES = {"tokens": "text-generation", "labels": "text-classification", "rewa
 class TrainingSummary:
     """The training up to the published step."""
 
-    metrics: dict[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, object] = field(default_factory=dict)
     """Metrics of the last step."""
     train_curve: Sequence[Point] = ()
     valid_curve: Sequence[Point] = ()
@@ -73,7 +72,7 @@ def _header(recipe: ResolvedRecipe) -> str:
     return "\n".join(f"{key}: {json.dumps(value)}" for key, value in header.items())
 
 
-def _docstring(entry: Any) -> str:
+def _docstring(entry: object) -> str:
     return " ".join((type(entry).__doc__ or "").split())
 
 

@@ -4,7 +4,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from api.spec.manifest import EVALUATION
 from api.spec.resolve import ResolvedRecipe
-from worker.engine.model.adapters import ADAPTER_WEIGHTS
+from worker.engine.model.adapters import ADAPTER_WEIGHTS, network_of
 from worker.engine.model.load import copy_quantized_weights, load_published
 from worker.engine.model.modes import is_random_strength
 from worker.engine.model.trainable import TrainableModel
@@ -56,7 +56,7 @@ def export(model: TrainableModel, folder: Path, base: Path, recipe: ResolvedReci
     usage = Usage.of(base, recipe, getattr(config, "pad_token_id", None))
     if technique.whole_model and recipe.method.output == "tokens":
         _write_stops(folder, usage.stops)
-    adapter: Any = model.model.peft_config["default"] if isinstance(model.model, PeftModel) else None
+    adapter = model.model.peft_config["default"] if isinstance(model.model, PeftModel) else None
     experts = bool(getattr(adapter, "target_parameters", None))
     card = model_card(recipe, config.model_type, summary, usage, experts=experts)
     (folder / "README.md").write_text(card, encoding="utf-8")
@@ -93,13 +93,13 @@ def _name_dropout(base: Path, folder: Path) -> None:
     path.write_text(json.dumps(published, indent=2, sort_keys=True) + "\n")
 
 
-def _copy_dropout(published: dict[str, Any], base: dict[str, Any]) -> None:
+def _copy_dropout(published: dict[str, object], base: Mapping[str, object]) -> None:
     for name in [name for name, value in published.items() if is_random_strength(name, value)]:
         del published[name]
     published |= {name: value for name, value in base.items() if is_random_strength(name, value)}
     for name, value in published.items():
-        if isinstance(value, dict) and isinstance(base.get(name), dict):
-            _copy_dropout(value, base[name])
+        if isinstance(value, dict) and isinstance(part := base.get(name), dict):
+            _copy_dropout(value, part)
 
 
 def _write_adapter(model: TrainableModel, folder: Path, base_name: str) -> None:
@@ -156,6 +156,7 @@ def export_merged(folder: Path, base: Path, recipe: ResolvedRecipe) -> Path:
     dequantized 4-bit weights, with which it was trained.
     """
     model = load_published(folder, base, recipe, torch.device("cpu"), dtype="auto", quantized=False)
+    assert isinstance(model, PeftModel), type(model)
     if recipe.technique.quantizes:
         copy_quantized_weights(model, base, recipe)
     _untie(model)
@@ -168,12 +169,12 @@ def export_merged(folder: Path, base: Path, recipe: ResolvedRecipe) -> Path:
     return merged
 
 
-def _untie(model: Any) -> None:
+def _untie(model: PeftModel) -> None:
     """Give tied input and output embeddings a matrix each if the adapter updates one of them.
 
     Merging the update into a shared matrix would change both.
     """
-    network = model.get_base_model()
+    network = network_of(model)
     layers = [network.get_input_embeddings(), network.get_output_embeddings()]
     if None in layers or not any(hasattr(layer, "base_layer") for layer in layers):
         return

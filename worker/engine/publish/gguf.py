@@ -16,7 +16,7 @@ import torch
 from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
 from safetensors import safe_open
 from tokenizers import Tokenizer
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from api.spec.lifecycle import FailureReason
 from api.spec.outputs import GGUF_FAMILIES
@@ -136,7 +136,7 @@ def _pre_tokenizer_name(tokenizer: dict[str, Any]) -> str | None:
     return PRE_TOKENIZERS.get((normalizer and normalizer["type"], tuple(splits), bool(model.get("ignore_merges"))))
 
 
-def _write_hyperparameters(writer: GGUFWriter, config: Any) -> None:
+def _write_hyperparameters(writer: GGUFWriter, config: PreTrainedConfig) -> None:
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(config.max_position_embeddings)
@@ -211,7 +211,7 @@ def _stored_bytes(shape: tuple[int, ...], stored: GGMLQuantizationType) -> int:
     return int(np.prod(shape)) // block * size
 
 
-def _interleave_heads(name: str, tensor: npt.NDArray[np.float32], config: Any) -> npt.NDArray[np.float32]:
+def _interleave_heads(name: str, tensor: npt.NDArray[np.float32], config: PreTrainedConfig) -> npt.NDArray[np.float32]:
     """Return a query or key projection with the rows of each head reordered from (half, pair) to (pair, half).
 
     Rotary embeddings rotate pairs of a head's dimensions: i and i + d/2 in transformers, 2i and 2i + 1 in llama.cpp's

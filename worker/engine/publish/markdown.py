@@ -4,7 +4,6 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 
 def code(text: str) -> str:
@@ -28,7 +27,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def settings(values: Mapping[str, Any]) -> str:
+def settings(values: Mapping[str, object]) -> str:
     """Return a table of names and JSON values."""
     return table(
         ["name", "value"], ([code(name), code(json.dumps(value, ensure_ascii=False))] for name, value in values.items())

@@ -3,11 +3,11 @@
 import traceback
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from api.spec.manifest import LOGPROBS
 from api.spec.resolve import ResolvedRecipe
@@ -59,7 +59,7 @@ def outputs_in_training(model: TrainableModel, recipe: ResolvedRecipe, rows: Row
 
 
 @torch.no_grad()
-def plain_outputs(model: Any, recipe: ResolvedRecipe, rows: Rows) -> Outputs:
+def plain_outputs(model: PreTrainedModel | PeftModel, recipe: ResolvedRecipe, rows: Rows) -> Outputs:
     """Return the outputs of a transformers model's own forward, one row at a time, as any user gets them."""
     model.eval()
     outputs = []
