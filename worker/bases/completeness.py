@@ -1,12 +1,12 @@
 """A check that a base model has every tensor that its configuration needs, each with the expected shape."""
 
 from pathlib import Path
-from typing import Any
 
 from transformers import AutoModel, AutoModelForCausalLM
 
 from api.spec.base_model import ModelKind
 from worker.bases.files import Refused
+from worker.engine.model.families import AutoClass
 
 POOLER = "pooler."
 """A head that many published encoders lack. Classifiers that need it train it."""
@@ -18,7 +18,7 @@ def require_complete(folder: Path, kind: ModelKind) -> None:
     The model is loaded onto the meta device, which reads shapes and no data. Names on disk may be those of older
     versions of transformers, or of single experts, and only its own loading code knows them all.
     """
-    auto: Any = AutoModelForCausalLM if kind == "causal_lm" else AutoModel
+    auto: AutoClass = AutoModelForCausalLM if kind == "causal_lm" else AutoModel
     _, loading = auto.from_pretrained(
         folder,
         device_map="meta",

@@ -5,10 +5,10 @@ tensor as beside a layer: peft adapts it by its name (`target_parameters`).
 """
 
 import re
-from typing import Any
 
 from peft.utils import transformers_weight_conversion as conversion
 from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
 ROUTER = re.compile(r"Router|TopK|Topk|Gating")
 """Parts of the names of router classes."""
@@ -19,7 +19,7 @@ Shape = tuple[str, int, int, int, int]
 """(kind, inputs, outputs, experts, active experts), as in api.spec.base_model.Matrix."""
 
 
-def expert_layers(network: Any) -> dict[str, Shape]:
+def expert_layers(network: PreTrainedModel) -> dict[str, Shape]:
     """Return experts, routers, and layers that peft takes for experts, by the name of the module or the tensor."""
     modules = dict(network.named_modules())
     routers = tuple(name for name, module in modules.items() if ROUTER.search(type(module).__name__))
@@ -41,18 +41,17 @@ def expert_layers(network: Any) -> dict[str, Shape]:
     return found
 
 
-def taken_for_experts(config: Any) -> frozenset[str]:
+def taken_for_experts(config: PreTrainedConfig) -> frozenset[str]:
     """Return the names that peft replaces by experts' tensors wherever `target_modules` contains them. Layers of
     experts had these names in earlier versions (peft.utils.transformers_weight_conversion)."""
-    mapping: Any = conversion
-    if mapping.get_checkpoint_conversion_mapping(config.model_type) is None:
+    if conversion.get_checkpoint_conversion_mapping(config.model_type) is None:
         return frozenset()
     # Private, but pinned: peft has no public function for it. A test trains every family.
-    now_as = mapping._MODEL_TO_CONVERSION_PATTERN.get(config.model_type)
-    return frozenset(mapping._MOE_TARGET_MODULE_MAPPING.get(now_as, ()))
+    now_as = conversion._MODEL_TO_CONVERSION_PATTERN.get(config.model_type, "")
+    return frozenset(conversion._MOE_TARGET_MODULE_MAPPING.get(now_as, ()))
 
 
-def adapted_tensor(network: Any, name: str) -> str | None:
+def adapted_tensor(network: PreTrainedModel, name: str) -> str | None:
     """Return the name of the tensor that peft adapts in place of the layer; None if peft adapts the layer itself."""
     owner = dict(network.named_modules()).get(name)
     if owner is None:
@@ -61,7 +60,7 @@ def adapted_tensor(network: Any, name: str) -> str | None:
     return None if plain else f"{name}.weight"
 
 
-def _experts(module: nn.Module, weight: Any, config: Any) -> Shape:
+def _experts(module: nn.Module, weight: nn.Parameter, config: PreTrainedConfig) -> Shape:
     """Return the shape of a tensor [experts, outputs, inputs], or with the last two exchanged. Experts with a
     computation of their family's own cannot be adapted."""
     transposed = getattr(module, "is_transposed", None)

@@ -1,9 +1,8 @@
 """The facts about a base model, which its attune.json holds."""
 
 from pathlib import Path
-from typing import Any
 
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_PRETRAINING_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
 from api.spec.base_model import BaseModelFacts
@@ -73,7 +72,7 @@ def facts_of(
         raise Refused(f"config.json does not say enough of its shape: {error}") from None
 
 
-def _architectures(config: Any) -> list[str]:
+def _architectures(config: PreTrainedConfig) -> list[str]:
     """Return the architectures that config.json names. Raise Refused if none of them can be trained."""
     known = transformers_class(config)
     named = list(config.architectures or ([known] if known else []))
@@ -91,7 +90,7 @@ def _architectures(config: Any) -> list[str]:
     return named
 
 
-def _context_window(config: Any) -> int:
+def _context_window(config: PreTrainedConfig) -> int:
     before = config.pad_token_id + 1 if config.model_type in POSITIONS_AFTER_PADDING else 0
     for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
         value = getattr(config, name, None)

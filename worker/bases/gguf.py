@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from gguf import GGUFReader, GGUFValueType, LlamaFileType
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from worker.bases.completeness import require_none_missing
 from worker.bases.files import Refused
 from worker.bases.tokenizer import load, save
 from worker.bases.weights import require_layers
+from worker.engine.model.families import AutoClass
 
 MAGIC = b"GGUF"
 MAX_ARRAY = 1 << 24
@@ -36,7 +37,7 @@ def convert_gguf(path: Path, out: Path) -> tuple[str | None, str | None]:
         file_type = LlamaFileType(_field(reader, "general.file_type"))
         blocks = _field(reader, f"{_field(reader, 'general.architecture')}.block_count")
         require_layers(blocks or 0, len(reader.tensors))
-        auto: Any = AutoModelForCausalLM
+        auto: AutoClass = AutoModelForCausalLM
         model, loading = auto.from_pretrained(
             path.parent,
             gguf_file=path.name,
@@ -80,7 +81,7 @@ def _field(reader: GGUFReader, name: str) -> Any:
     return field.contents() if field else None
 
 
-def _save_model(model: Any, out: Path) -> None:
+def _save_model(model: PreTrainedModel, out: Path) -> None:
     # transformers' own save_pretrained refuses a model that it read from GGUF.
     weights: dict[str, torch.Tensor] = {}
     seen: set[int] = set()

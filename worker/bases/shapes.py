@@ -5,7 +5,6 @@ api.estimate.shapes counts with them, before training, the weights that a techni
 
 import re
 from collections import defaultdict
-from typing import Any
 
 import torch
 from peft.utils.constants import (
@@ -15,18 +14,23 @@ from peft.utils.constants import (
     TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as IA3_TARGETS,
 )
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.pytorch_utils import Conv1D
 
 from api.spec.base_model import ClassifierShape, Layer, Shapes
 from worker.bases.experts import expert_layers
-from worker.engine.model.families import classifies, kind_of, layers_without_adapters
+from worker.engine.model.families import AutoClass, classifies, kind_of, layers_without_adapters
 from worker.techniques.bottleneck_families import FAMILIES
 
 NUMBER = re.compile(r"\.\d+(?=\.)")
 
 
-def shapes_of(config: Any) -> Shapes:
+def shapes_of(config: PreTrainedConfig) -> Shapes:
     """Return the shapes of a causal language model or an encoder. `config`: transformers' own."""
     text = config.get_text_config()
     causal = kind_of(config) == "causal_lm"
@@ -57,13 +61,13 @@ def ia3_names(family: str) -> dict[str, list[str]] | None:
     return None if targets is None else {"targets": targets, "feedforward": IA3_FEEDFORWARD[family]}
 
 
-def _on_meta(auto: Any, config: Any, **options: Any) -> nn.Module:
+def _on_meta(auto: AutoClass, config: PreTrainedConfig) -> PreTrainedModel:
     with torch.device("meta"):
-        model: nn.Module = auto.from_config(config, trust_remote_code=False, **options)
+        model: PreTrainedModel = auto.from_config(config, trust_remote_code=False)
     return model
 
 
-def _classifier(config: Any) -> ClassifierShape:
+def _classifier(config: PreTrainedConfig) -> ClassifierShape:
     two, three = (_labelled(config, labels) for labels in (2, 3))
     inside = f"{two.base_model_prefix}."
     return ClassifierShape(
@@ -73,7 +77,7 @@ def _classifier(config: Any) -> ClassifierShape:
     )
 
 
-def _labelled(config: Any, labels: int) -> Any:
+def _labelled(config: PreTrainedConfig, labels: int) -> PreTrainedModel:
     described = type(config).from_dict(config.to_dict())
     described.num_labels = labels
     return _on_meta(AutoModelForSequenceClassification, described)
@@ -83,21 +87,21 @@ def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def layers_of(network: Any) -> dict[str, Layer]:
+def layers_of(network: PreTrainedModel) -> dict[str, Layer]:
     """Return every layer that an adapter may be placed beside. Layers whose names differ only in a number share an
     entry."""
     barred = layers_without_adapters(network.config)
-    found: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    found: dict[tuple[str, str, tuple[int, ...]], list[str]] = defaultdict(list)
     of_experts = expert_layers(network)
     for name, module in network.named_modules():
         shape = _shape(module)
         if shape is not None and name not in of_experts and name.rpartition(".")[2] not in barred:
-            found[NUMBER.sub(".{}", name, count=1), _kind(network, module), *shape].append(name)
-    for name, expert in of_experts.items():
-        found[NUMBER.sub(".{}", name, count=1), *expert].append(name)
+            found[NUMBER.sub(".{}", name, count=1), _kind(network, module), shape].append(name)
+    for name, (kind, *sizes_of_expert) in of_experts.items():
+        found[NUMBER.sub(".{}", name, count=1), kind, tuple(sizes_of_expert)].append(name)
     layers: dict[str, Layer] = {}
-    for (pattern, *shape_of_each), names in found.items():
-        kind, inputs, outputs, *experts = shape_of_each
+    for (pattern, kind, sizes), names in found.items():
+        inputs, outputs, *experts = sizes
         if names == [pattern.replace("{}", str(number)) for number in range(len(names))]:
             layers[pattern] = [kind, inputs, outputs, len(names), *experts]
         else:
@@ -105,7 +109,7 @@ def layers_of(network: Any) -> dict[str, Layer]:
     return layers
 
 
-def _kind(network: Any, module: nn.Module) -> str:
+def _kind(network: PreTrainedModel, module: nn.Module) -> str:
     if isinstance(module, nn.Embedding):
         return "embedding"
     if module is not network.get_output_embeddings():

@@ -8,9 +8,8 @@ alike.
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from worker.bases.files import Refused, read_object, require_no_code
 from worker.rows.special_tokens import special_tokens
@@ -54,21 +53,23 @@ def _require_embeddings(folder: Path) -> None:
         raise Refused(f"its tokenizer has token ids up to {last}, but its config.json says vocab_size {rows}")
 
 
-def load(folder: Path, **options: Any) -> Any:
+def load(folder: Path, *, gguf_file: str | None = None) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
+        return AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True, gguf_file=gguf_file
+        )
     except Exception as error:
         # The tokenizers library raises bare Exceptions for files that it cannot read.
         raise Refused(f"transformers cannot load its tokenizer: {str(error).strip().partition(chr(10))[0]}") from error
 
 
-def save(tokenizer: Any, folder: Path) -> None:
+def save(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     require_no_code(folder)
     _clean_settings(folder)
 
 
-def _agree(folder: Path, theirs: Any) -> bool:
+def _agree(folder: Path, theirs: PreTrainedTokenizerBase) -> bool:
     try:
         ours = TokenizerWrapper.load(folder)
     except Exception as error:

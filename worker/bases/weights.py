@@ -4,10 +4,10 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -68,7 +68,7 @@ def require_layers(layers: int, tensors: int) -> None:
         raise Refused(f"it is to have {layers} layers, and its weights are {tensors} tensors: the file is damaged")
 
 
-def _require_layers(config: dict[str, Any], tensors: int) -> None:
+def _require_layers(config: Mapping[str, object], tensors: int) -> None:
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         for name in LAYERS:
             if isinstance(layers := part.get(name), int):
@@ -91,7 +91,7 @@ def _shards(folder: Path) -> list[str]:
     return shards
 
 
-def _require_indexed(folder: Path, shards: list[str], tensors: dict[str, Any]) -> None:
+def _require_indexed(folder: Path, shards: list[str], tensors: dict[str, Tensor]) -> None:
     index = folder / "model.safetensors.index.json"
     if not index.exists():
         return
