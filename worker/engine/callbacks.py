@@ -156,7 +156,7 @@ class Callbacks:
         self._pipe.report(PhaseReport(phase="evaluating"))
         progress, recipe = self.progress, self._recipe
         metrics = self._metrics_of(self._data.validation_subset)
-        loss = metrics["loss"]
+        loss = metrics.loss
         # A gain below min_delta still makes the weights the best so far, but does not reset early stopping's patience.
         min_delta = recipe.early_stopping.min_delta if recipe.early_stopping else 0.0
         gained = loss < (math.inf if progress.patience_loss is None else progress.patience_loss) - min_delta
@@ -170,7 +170,7 @@ class Callbacks:
         if recipe.early_stopping and progress.evaluations_without_gain >= recipe.early_stopping.patience:
             progress.stopped_early = True
         self._pipe.report(PhaseReport(phase="training"))
-        return {f"valid_{name}": value for name, value in metrics.items()}
+        return {f"valid_{name}": value for name, value in metrics.by_name().items()}
 
     def _evaluate_all_rows(self, metrics: Metrics) -> Metrics:
         """Return the metrics of all validation rows. `metrics` of this step are reused if the subset is all of them."""
@@ -180,7 +180,7 @@ class Callbacks:
         self._pipe.report(PhaseReport(phase="evaluating"))
         full_metrics = self._metrics_of(validation)
         self._pipe.report(PhaseReport(phase="training"))
-        return {f"full_valid_{name}": value for name, value in full_metrics.items()}
+        return {f"full_valid_{name}": value for name, value in full_metrics.by_name().items()}
 
     def _metrics_of(self, rows: Rows) -> EvaluationMetrics:
         where = f"while evaluating after step {self.progress.step}"

@@ -156,5 +156,5 @@ def _draw(rows: Rows, max_rows: int, seed: int) -> Rows:
 
 def _scalars(metrics: EvaluationMetrics) -> dict[str, float | None]:
     """Return the metrics that are single numbers. JSON has no NaN: it becomes None."""
-    scalars = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
+    scalars = {name: float(value) for name, value in metrics.by_name().items() if isinstance(value, (int, float))}
     return {name: value if math.isfinite(value) else None for name, value in scalars.items()}

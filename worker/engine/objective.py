@@ -1,9 +1,9 @@
 """The interface between the training loop (`worker.engine.loop`) and the methods (`worker.methods`)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,20 @@ Floats = npt.NDArray[np.float32]
 RowIndices = npt.NDArray[np.int64]
 Metrics = dict[str, torch.Tensor]
 """Shares of means, as scalars on the device. Those of all micro-batches of an update add up to the update's metrics."""
-EvaluationMetrics = dict[str, Any]
-"""`loss` (lower is better) and others by name. Values are numbers; a method may add lists, as a confusion matrix."""
+Metric: TypeAlias = float | list[float] | list[list[int]]
+"""A number; numbers of each class; or the counts of a confusion matrix."""
+
+
+@dataclass(frozen=True)
+class EvaluationMetrics:
+    """The metrics of a model on some rows."""
+
+    loss: float
+    """Lower is better."""
+    others: Mapping[str, Metric]
+
+    def by_name(self) -> dict[str, Metric]:
+        return {"loss": self.loss, **self.others}
 
 
 @dataclass(frozen=True)
@@ -120,7 +132,8 @@ class Objective:
         for batch in self.batches(rows):
             loss, metrics = self.loss(batch, normalizer)
             accumulate(sums, {"loss": loss, **metrics})
-        return as_floats(sums)
+        means = as_floats(sums)
+        return EvaluationMetrics(means.pop("loss"), means)
 
     def comparison_metrics(self, rows: Rows) -> EvaluationMetrics:
         """Return the metrics by which the base model and the tuned model are compared."""

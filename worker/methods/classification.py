@@ -10,7 +10,7 @@ from api.spec.evaluation import SHOWN_ROWS
 from api.spec.methods.classification import ClassificationOptions
 from worker.engine.generation.sample_answers import GeneratedAnswer, display_text
 from worker.engine.model.batches import MicroBatch
-from worker.engine.objective import EvaluationMetrics, MethodContext, Metrics, Objective
+from worker.engine.objective import EvaluationMetrics, MethodContext, Metric, Metrics, Objective
 from worker.shared.arrays import Rows
 
 MAX_CONFUSION_CLASSES = 64
@@ -95,7 +95,7 @@ class Classification(Objective):
         metrics = classification_metrics(
             torch.cat(scores).cpu().numpy(), torch.cat(labels).cpu().numpy(), self._problem
         )
-        return {"loss": float(torch.stack(losses).sum()), **metrics}
+        return EvaluationMetrics(float(torch.stack(losses).sum()), metrics)
 
     @torch.no_grad()
     def sample_answers(self, rows: Rows) -> list[GeneratedAnswer]:
@@ -129,7 +129,7 @@ def _correct_count(scores_R_K: torch.Tensor, labels_R_C: torch.Tensor, problem: 
 
 def classification_metrics(
     scores_R_K: npt.NDArray[np.float32], labels_R_C: npt.NDArray[np.float32], problem: str
-) -> EvaluationMetrics:
+) -> dict[str, Metric]:
     """Return accuracy, F1 per class and averaged, and the confusion matrix (rows: true classes, columns: predicted
     ones); for regression, the mean absolute error and R². A class that is neither present nor predicted has F1 = 0."""
     if problem == "regression":
@@ -137,7 +137,7 @@ def classification_metrics(
         total_squares = float(((labels_R - labels_R.mean()) ** 2).sum())
         r2 = 1.0 - float((errors_R**2).sum()) / total_squares if total_squares > 0 else 0.0
         return {"mean_absolute_error": float(np.abs(errors_R).mean()), "r2": r2}
-    extra: EvaluationMetrics = {}
+    extra: dict[str, Metric] = {}
     if problem == "single_label":
         classes = scores_R_K.shape[1]
         labels_R, predicted_R = labels_R_C[:, 0].astype(np.int64), scores_R_K.argmax(1)

@@ -70,7 +70,7 @@ class Dpo(Objective):
         measure here: the model of step 0 is their reference, so its own are all zero."""
         logprobs_R_2 = self.sequence_logprobs(rows, mean=True)
         accuracy = float((logprobs_R_2[:, 0] > logprobs_R_2[:, 1]).mean())
-        return {"loss": self.evaluate(rows)["loss"], "preference_accuracy": accuracy}
+        return EvaluationMetrics(self.evaluate(rows).loss, {"preference_accuracy": accuracy})
 
 
 def reward_metrics(rewards_R_2: torch.Tensor, normalizer: float) -> Metrics:

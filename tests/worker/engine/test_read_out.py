@@ -137,7 +137,7 @@ def test_a_reward_is_read_where_it_was_trained(name: str, pad: str | None, tmp_p
     by_grader = trained.judged(trained.judge(reward_model=None, grader=grader), ends=False)
     assert by_grader == pytest.approx(expected, abs=1e-4)
     accuracy = np.mean(np.diff(np.reshape(by_grader, (-1, 2)), axis=1) < 0)
-    assert accuracy == pytest.approx(trained.objective.evaluate(trained.rows)["rewards_accuracy"])
+    assert accuracy == pytest.approx(trained.objective.evaluate(trained.rows).others["rewards_accuracy"])
 
     tokenizer: Any = AutoTokenizer.from_pretrained(trained.folder)
     model = AutoModelForSequenceClassification.from_pretrained(trained.folder)

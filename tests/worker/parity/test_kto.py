@@ -70,7 +70,7 @@ def test_the_loss_is_trls(away: bool, tiny_llama: Path, tmp_path: Path, seed: in
     )
     expected = trl.loss_and_gradients(trainer, trainer.data_collator(_examples(rows)))
     ours.assert_equal(ours.loss_and_gradients(objective, update), expected)
-    found, logged = objective.evaluate(rows), trainer._metrics["eval"]
+    found, logged = objective.evaluate(rows).others, trainer._metrics["eval"]
     rewards = [found["rewards_desirable"], found["rewards_undesirable"]]
     assert rewards == pytest.approx([logged["rewards/chosen"][0], logged["rewards/rejected"][0]], abs=1e-5)
 

@@ -10,7 +10,7 @@ from api.spec.methods.base import RolloutOptions
 from worker.engine.generation.rewards import RewardFunction, Rewards
 from worker.engine.generation.rollout_sampler import Answers, RolloutSampler
 from worker.engine.generation.sample_answers import GeneratedAnswer, display_text
-from worker.engine.objective import MethodContext, Objective
+from worker.engine.objective import EvaluationMetrics, MethodContext, Objective
 from worker.rows.end_tokens import EndTokens
 from worker.shared.arrays import Rows
 from worker.shared.reports import RolloutSample, SamplesReport, WarningReport
@@ -84,7 +84,7 @@ class RolloutObjective(Objective):
         ]
         self.context.report(SamplesReport(step=step, samples=samples))
 
-    def evaluate(self, rows: Rows) -> dict[str, float]:
+    def evaluate(self, rows: Rows) -> EvaluationMetrics:
         """Return the mean reward of the answers to the prompts, and its negative as the loss.
 
         With one evaluation sample answers are greedy, with more they are sampled from the same seed every time. The
@@ -99,7 +99,7 @@ class RolloutObjective(Objective):
             ]
         self.extra_metrics = extra_metrics
         reward = sum(rewards) / len(rewards)
-        return {"loss": -reward, "reward": reward}
+        return EvaluationMetrics(-reward, {"reward": reward})
 
     def sample_answers(self, rows: Rows) -> list[GeneratedAnswer]:
         """Return greedy answers to a few prompts, with their rewards."""
