@@ -2,14 +2,14 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
 
+from api.spec.formats import Messages
 from api.spec.sampling import SamplerJob
 from worker.rows.chat_template import TemplateFailure
 from worker.rows.limits import TooSlow, time_limit
 from worker.rows.tokenizer import PromptCompletionText
 from worker.sampling.bases import LoadedBase
-from worker.sampling.generate import generate
+from worker.sampling.generate import LanguageModel, generate
 from worker.sampling.text import AnswerText, TextDelta
 from worker.sampling.token_sampler import SampledToken, TokenSampler
 from worker.shared.reports import (
@@ -41,7 +41,9 @@ class RequestCancelled(Exception):
     """The client no longer waits for the answer."""
 
 
-def answer(request: SamplerJob, base: LoadedBase, model: Any, report: Report, *, cancelled: Callable[[], bool]) -> None:
+def answer(
+    request: SamplerJob, base: LoadedBase, model: LanguageModel, report: Report, *, cancelled: Callable[[], bool]
+) -> None:
     """Report the number of prompt tokens, then the text and the end of each answer.
 
     Raises RequestRefused and RequestCancelled."""
@@ -130,7 +132,7 @@ def _prompts(request: SamplerJob, base: LoadedBase) -> list[list[int]]:
     return [_completion_tokens(prompt, base) for prompt in request.prompts or []]
 
 
-def _chat_tokens(messages: list[dict[str, Any]], base: LoadedBase) -> list[int]:
+def _chat_tokens(messages: Messages, base: LoadedBase) -> list[int]:
     if base.template is None:
         raise RequestRefused(
             "This model has no chat template. Use /v1/completions, or a base model that has one.",
@@ -174,8 +176,7 @@ def _max_answer_tokens(request: SamplerJob, context_length: int | None, prompt_t
     """Return how many tokens an answer may have, at least 1. Raises RequestRefused if the prompt is too long."""
     if context_length is None:
         return request.max_tokens
-    technique: Any = request.technique
-    taken = prompt_tokens + (technique.virtual_tokens if technique is not None else 0)
+    taken = prompt_tokens + (request.technique.virtual_tokens if request.technique is not None else 0)
     if taken >= context_length:
         raise RequestRefused(
             f"This model's maximum context length is {context_length} tokens, and the prompt has {taken}.",

@@ -16,6 +16,7 @@ from worker.engine.model.modes import keep_four_bits, pack_where_possible
 from worker.rows.chat_template import ChatTemplate
 from worker.rows.end_tokens import EndTokens
 from worker.rows.tokenizer import TokenizerWrapper
+from worker.sampling.generate import LanguageModel
 from worker.sampling.token_bytes import TokenBytes
 from worker.techniques import implementation_of
 
@@ -32,7 +33,7 @@ class ModelSource:
     technique: Technique | None = None
 
     @property
-    def base_key(self) -> tuple[Any, ...]:
+    def base_key(self) -> tuple[Path, *tuple[object, ...]]:
         """The key of the weights in memory: models with the same key differ by their peft adapters alone.
 
         A whole model is a base of its own. So is one whose adapter cannot be removed again, or whose base is quantized.
@@ -51,7 +52,7 @@ class ModelSource:
     @property
     def folder(self) -> Path:
         """The folder of the weights, their config and their tokenizer."""
-        return Path(self.base_key[0])
+        return self.base_key[0]
 
 
 class LoadedBase:
@@ -77,7 +78,7 @@ class LoadedBase:
         )
 
     @contextmanager
-    def model(self, source: ModelSource) -> Iterator[Any]:
+    def model(self, source: ModelSource) -> Iterator[LanguageModel]:
         """Yield the model, ready to generate."""
         assert source.base_key == self.key, "another base"
         if source.adapter is None or source.technique is None or source.technique.peft_type is None:
@@ -119,7 +120,7 @@ class LoadedBase:
 
 def _load(folder: Path, technique: Technique | None, device: torch.device, dtype: torch.dtype) -> Any:
     checked_config(folder)
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     if technique is not None and technique.four_bits is not None:
         config = quantization_config(technique.four_bits, dtype)
         options = {"quantization_config": config, "device_map": {"": device}}

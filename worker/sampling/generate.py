@@ -4,11 +4,20 @@ It takes care of caches, sliding windows and virtual tokens; the tokens themselv
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Protocol
 
 import torch
 
 from worker.sampling.token_sampler import SampledToken, TokenSampler
+
+
+class LanguageModel(Protocol):
+    """A language model of transformers, or peft's around one."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def generate(self, *, input_ids: torch.Tensor, attention_mask: torch.Tensor, **options: object) -> object: ...
 
 
 class _ForcedTokens:
@@ -26,12 +35,12 @@ class _ForcedTokens:
         forced_1_V[0, token.id] = 0
         return forced_1_V
 
-    def should_stop(self, tokens_1_T: torch.Tensor, logits_1_V: torch.Tensor, **_: Any) -> torch.Tensor:
+    def should_stop(self, tokens_1_T: torch.Tensor, logits_1_V: torch.Tensor, **_: object) -> torch.Tensor:
         return torch.tensor([not self._continues], device=tokens_1_T.device)
 
 
 def generate(
-    model: Any,
+    model: LanguageModel,
     prompt: Sequence[int],
     sampler: TokenSampler,
     *,
