@@ -6,7 +6,7 @@ Templates come from strangers. They run in jinja2's immutable sandbox, under the
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,7 @@ class _Generation(jinja2.ext.Extension):
 class _Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"**"})
 
-    def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
+    def call_binop(self, context: jinja2.runtime.Context, operator: str, left: object, right: object) -> object:
         if not all(isinstance(operand, int | float) and abs(operand) <= MAX_POWER for operand in (left, right)):
             raise jinja2.exceptions.SecurityError("** of large numbers")
         return super().call_binop(context, operator, left, right)
@@ -150,14 +150,14 @@ class _Dict:
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
 
-    def fromkeys(self, *args: Any) -> dict[Any, Any]:
-        return dict.fromkeys(*args)
+    def fromkeys(self, keys: Iterable[Hashable], value: object = None) -> dict[Hashable, object]:
+        return dict.fromkeys(keys, value)
 
 
 class _Namespace(jinja2.utils.Namespace):
     """`namespace(...)` in templates. Refuses names that lead to Python's internals."""
 
-    def __setitem__(self, name: str, value: Any) -> None:
+    def __setitem__(self, name: str, value: object) -> None:
         if name.startswith("_"):
             raise jinja2.exceptions.SecurityError(f"namespace attribute {name!r}")
         super().__setitem__(name, value)
@@ -181,7 +181,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 def _tojson(
-    value: Any,
+    value: object,
     ensure_ascii: bool = False,
     indent: int | str | None = None,
     separators: tuple[str, str] | None = None,

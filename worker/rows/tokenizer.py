@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -171,7 +171,7 @@ def _surroundings(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     return [], []
 
 
-def _keep_spaces_in_offsets(settings: Any) -> None:
+def _keep_spaces_in_offsets(settings: object) -> None:
     """Turn off `trim_offsets` in a post-processor and its parts."""
     if isinstance(settings, dict):
         if "trim_offsets" in settings:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,15 @@ REQUIRED = ("starts", "tokens", "loss_weights")
 CHUNK_ELEMENTS = 1 << 20
 
 Array = npt.NDArray[Any]
-JsonObject: TypeAlias = dict[str, Any]
+JsonObject: TypeAlias = dict[str, object]
+
+
+class Facts(TypedDict, total=False):
+    """The metadata of a file of arrays."""
+
+    width: int
+    together: int
+    label_names: list[str] | None
 
 
 class ArraysError(ValueError):
@@ -228,7 +236,8 @@ def save_rows(
         "items": items,
     }
     arrays = {name: given[name] for name in DTYPES if given[name] is not None}
-    facts = {"width": width, "together": together, "label_names": None if label_names is None else list(label_names)}
+    names = None if label_names is None else list(label_names)
+    facts: Facts = {"width": width, "together": together, "label_names": names}
     header: dict[str, object] = {"__metadata__": {"rows": json.dumps(facts)}}
     offset = 0
     for name, array in arrays.items():
@@ -258,7 +267,7 @@ def rows_of(sequences: Sequence[Sequence[int] | Array]) -> Rows:
     return Rows(tokens_N, np.ones(len(tokens_N), np.float32), np.concatenate([[0], ends[:-1]]), ends)
 
 
-def _map_arrays(path: Path) -> tuple[dict[str, Array], JsonObject]:
+def _map_arrays(path: Path) -> tuple[dict[str, Array], Facts]:
     """Return the arrays by name, and the metadata that `save_rows` wrote."""
     try:
         header = read_header(path)
@@ -275,5 +284,5 @@ def _map_arrays(path: Path) -> tuple[dict[str, Array], JsonObject]:
             arrays[name] = np.empty(entry.shape, dtype)
         else:
             arrays[name] = np.memmap(path, dtype, "c", offset=entry.begin, shape=entry.shape)
-    facts: JsonObject = json.loads(header.metadata.get("rows", "{}"))
+    facts: Facts = json.loads(header.metadata.get("rows", "{}"))
     return arrays, facts

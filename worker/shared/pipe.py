@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from worker.shared.reports import AliveReport, ProgressReport, Report, WarningReport, encode
 
-Command: TypeAlias = dict[str, Any]
+Command: TypeAlias = dict[str, object]
 """A command of the supervisor: a JSON object whose `cmd` is stop, pause, sample or cancel."""
 
 REPORT_FD = "ATTUNE_REPORT_FD"
