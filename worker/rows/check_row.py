@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from api.spec.formats import Label, Row, RowError, RowWarning
+from api.spec.formats import Label, RowError, RowWarning
 from worker.rows.findings import Findings
 from worker.rows.labels import LabelColumn
 from worker.rows.limits import TooSlow, time_limit
@@ -28,8 +28,7 @@ class ParsedRow(Generic[T]):
 
 def check_row(
     number: int,
-    row: Row | RowError,
-    parse: Callable[[Row], ParsedRow[T]],
+    parse: Callable[[], ParsedRow[T]],
     findings: Findings,
     duplicates: Callable[[], Sequence[RowWarning]] = tuple,
 ) -> T | None:
@@ -39,10 +38,8 @@ def check_row(
     """
     value = None
     try:
-        if isinstance(row, RowError):
-            raise row
         with time_limit(ROW_SECONDS):
-            parsed = parse(row)
+            parsed = parse()
         for warning in parsed.warnings:
             findings.row_warning(number, warning.code, warning.message)
         if parsed.column is not None:
@@ -55,7 +52,6 @@ def check_row(
         findings.row_error(number, "too_deep", "is nested too deeply")
     except TooSlow:
         findings.row_error(number, "too_slow", f"takes longer than {ROW_SECONDS:g} s to check")
-    if not isinstance(row, RowError):
-        for warning in duplicates():
-            findings.row_warning(number, warning.code, warning.message)
+    for warning in duplicates():
+        findings.row_warning(number, warning.code, warning.message)
     return value

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from api.spec.formats import FORMATS, Format, Row, RowError, RowWarning, closest_format, detect
+from api.spec.formats import FORMATS, Conversation, Example, Format, Row, RowError, closest_format, detect
 from api.spec.methods import Method
 from worker.rows.check_row import ParsedRow, check_row
 from worker.rows.duplicates import DuplicateDetector
@@ -12,7 +12,8 @@ from worker.rows.errors import FileRequest, invalid_file, unexpected_format, wro
 from worker.rows.findings import Findings
 from worker.rows.label_balance import check_labels
 from worker.rows.labels import LabelColumn
-from worker.rows.readers import FileError, ReadLimits, open_rows
+from worker.rows.plain_formats import PlainFormat
+from worker.rows.readers import FileError, PlainChat, ReadLimits, open_rows
 from worker.rows.row_builder import LabelSpec, RowBuilder, TokenizableRow
 
 
@@ -88,18 +89,29 @@ class FileRows:
         taken, self.findings = self.findings, Findings()
         return taken
 
-    def _check(self, line: int, row: Row | RowError) -> list[TokenizableRow]:
-        def duplicates() -> list[RowWarning]:
-            return [] if isinstance(row, RowError) else self.duplicates.warnings(line, row)
+    def _check(self, line: int, row: Row | PlainChat | RowError) -> list[TokenizableRow]:
+        if isinstance(row, RowError):
+            self.findings.row_error(line, row.code, row.message)
+            return []
+        built = check_row(
+            line, lambda: self._build(line, row), self.findings, lambda: self.duplicates.warnings(line, row)
+        )
+        return built or []
 
-        return check_row(line, row, lambda row: self._build(line, row), self.findings, duplicates) or []
-
-    def _build(self, line: int, row: Row) -> ParsedRow[list[TokenizableRow]]:
+    def _build(self, line: int, row: Row | PlainChat) -> ParsedRow[list[TokenizableRow]]:
         if self.format is None:
-            self._set_format(self._detect_format(line, row))
-        assert self.format is not None
-        built, warnings = self.builder.build(self.format.read(row))
+            self._set_format(self._detect_format(line, row.row() if isinstance(row, PlainChat) else row))
+        built, warnings = self.builder.build(self._read(row))
         return ParsedRow(built, warnings, [array_row.label for array_row in built], self.labels)
+
+    def _read(self, row: Row | PlainChat) -> Example:
+        assert self.format is not None
+        if isinstance(row, PlainChat):
+            alike = self.plain.read(row)
+            if isinstance(alike, Conversation):
+                return Conversation(row.messages(), alike.weights, None, alike.warnings)
+            row = row.row()
+        return self.format.read(row)
 
     def _detect_format(self, line: int, row: Row) -> str:
         """Return the name of the format that the row's keys show.
@@ -122,4 +134,5 @@ class FileRows:
 
     def _set_format(self, name: str) -> None:
         self.format = FORMATS[name]
+        self.plain = PlainFormat(self.format)
         self.labels = self.builder.labels(name, self.label_spec)

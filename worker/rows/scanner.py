@@ -18,6 +18,8 @@ from worker.rows.errors import keys_of
 from worker.rows.findings import Findings, example
 from worker.rows.label_balance import check_labels
 from worker.rows.labels import ClassColumn, DesirableColumn, LabelColumn
+from worker.rows.plain_formats import PlainFormat
+from worker.rows.readers import PlainChat
 
 
 @dataclass
@@ -30,15 +32,26 @@ class Candidate:
     labels: LabelColumn | None = None
 
     def __post_init__(self) -> None:
+        self._plain = PlainFormat(self.format)
         match self.format.label_kind:
             case "class":
                 self.labels = ClassColumn()
             case "desirable":
                 self.labels = DesirableColumn()
 
-    def add(self, number: int, row: Row, warnings: list[RowWarning]) -> None:
-        value = check_row(number, row, self._parse, self.findings, lambda: warnings)
-        self.errors += value is None
+    def add(self, number: int, row: Row | PlainChat, warnings: list[RowWarning]) -> None:
+        """Check a row. `warnings`: further ones, that do not depend on the format."""
+        if not isinstance(row, PlainChat):
+            value = check_row(number, lambda: self._parse(row), self.findings, lambda: warnings)
+            self.errors += value is None
+            return
+        alike = self._plain.read(row)
+        if isinstance(alike, RowError):
+            self.error(number, alike.code, alike.message)
+        else:
+            warnings = [*alike.warnings, *warnings]
+        for warning in warnings:
+            self.findings.row_warning(number, warning.code, warning.message)
 
     def error(self, number: int, code: str, message: str) -> None:
         self.errors += 1
@@ -66,7 +79,7 @@ class Scanner:
         self._before: Findings = Findings()
         """Findings before the first row that shows a format."""
 
-    def add(self, number: int, row: Row | RowError | None) -> None:
+    def add(self, number: int, row: Row | PlainChat | RowError | None) -> None:
         if row is None:
             for findings in self._all():
                 findings.blank_line(number)
@@ -77,10 +90,7 @@ class Scanner:
             return
         warnings = self._duplicates.warnings(number, row)
         if not self._candidates:
-            self._candidates = [Candidate(entry) for entry in possible_formats(row)]
-        if not self._candidates:
-            problem = f"has the keys of no format; GET /v1/fine_tuning/catalog lists them. {keys_of(row)}"
-            self._error(number, "unknown_format", problem)
+            self._find_candidates(number, row.row() if isinstance(row, PlainChat) else row)
         for candidate in self._candidates:
             candidate.add(number, row, warnings)
 
@@ -92,6 +102,12 @@ class Scanner:
         whole = Findings()
         check_labels(best.labels, whole, "unknown")
         return best.format.name, self._before.followed_by(best.findings).followed_by(whole)
+
+    def _find_candidates(self, number: int, row: Row) -> None:
+        self._candidates = [Candidate(entry) for entry in possible_formats(row)]
+        if not self._candidates:
+            problem = f"has the keys of no format; GET /v1/fine_tuning/catalog lists them. {keys_of(row)}"
+            self._error(number, "unknown_format", problem)
 
     def _all(self) -> list[Findings]:
         return [candidate.findings for candidate in self._candidates] or [self._before]

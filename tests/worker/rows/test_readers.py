@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.spec.formats import Row, RowError
-from worker.rows.readers import FileError, ReadLimits, open_rows
+from worker.rows.readers import FileError, PlainChat, ReadLimits, open_rows
 
 LIMITS = ReadLimits(line_bytes=1 << 20, rows=1_000_000, decompressed_bytes=1 << 30)
 ROWS: list[Row] = [
@@ -73,7 +73,7 @@ def read(folder: Path, content: bytes) -> tuple[str, list[tuple[int, Any]]]:
     path = folder / "rows"
     path.write_bytes(content)
     container, rows = open_rows(path, LIMITS)
-    return container, list(rows)
+    return container, [(number, row.row() if isinstance(row, PlainChat) else row) for number, row in rows]
 
 
 @pytest.mark.parametrize("name", CONTAINERS)

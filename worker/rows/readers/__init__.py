@@ -8,6 +8,7 @@ from worker.rows.readers.compressed import open_compressed
 from worker.rows.readers.json_array import read_json_array
 from worker.rows.readers.jsonl import BOM, read_json_lines
 from worker.rows.readers.parquet import PARQUET, read_parquet
+from worker.rows.readers.plain_chat import PlainChat
 from worker.rows.readers.table import delimiter_of, read_table
 from worker.rows.readers.unsupported import reject_no_rows, reject_unsupported
 
@@ -50,4 +51,4 @@ def _open(path: Path, limits: ReadLimits) -> BinaryIO:
     return open_compressed(path, limits) or path.open("rb")
 
 
-__all__ = ["FileError", "ReadLimits", "Rows", "open_rows"]
+__all__ = ["FileError", "PlainChat", "ReadLimits", "Rows", "open_rows"]

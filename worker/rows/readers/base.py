@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from api.spec.formats import Row, RowError
+from worker.rows.readers.plain_chat import PlainChat
 
-Rows = Iterator[tuple[int, Row | RowError | None]]
+Rows = Iterator[tuple[int, Row | PlainChat | RowError | None]]
 """(line or row number from 1, a row, the reason why it is invalid, or None for a blank line)."""
 
 MAX_KEYS = 1_000

@@ -7,6 +7,7 @@ from typing import BinaryIO
 from api.spec.formats import RowError
 from worker.rows.readers.base import FileError, ReadLimits, Rows
 from worker.rows.readers.jsonl import BOM, decode_object
+from worker.rows.readers.plain_chat import find_plain_chat
 
 CHUNK_BYTES = 1 << 18
 TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},"]', re.DOTALL)
@@ -16,7 +17,7 @@ TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},"]', re.DOTALL)
 def read_json_array(file: BinaryIO, limits: ReadLimits) -> Rows:
     for number, element in enumerate(_elements(file, limits.line_bytes), start=1):
         try:
-            yield number, decode_object(element)
+            yield number, find_plain_chat(element) or decode_object(element)
         except RowError as error:
             yield number, error
 

@@ -9,6 +9,7 @@ import msgspec
 from api.spec.formats.base import Row, RowError, json_type, truncate
 from worker.rows.readers.base import MAX_KEYS, ReadLimits, Rows
 from worker.rows.readers.json_errors import explain_json_error
+from worker.rows.readers.plain_chat import PlainChat, find_plain_chat
 
 BOM = b"\xef\xbb\xbf"
 MAX_BRACKETS = 200
@@ -21,10 +22,12 @@ def read_json_lines(file: IO[bytes], limits: ReadLimits) -> Rows:
         yield number, decode_line(line)
 
 
-def decode_line(line: bytes | RowError) -> Row | RowError | None:
-    """Return the object in a line, the error if it is invalid, or None if it is blank."""
+def decode_line(line: bytes | RowError) -> Row | PlainChat | RowError | None:
+    """Return the row in a line, the error if it is invalid, or None if it is blank."""
     if isinstance(line, RowError):
         return line
+    if chat := find_plain_chat(line):
+        return chat
     if not line.strip():
         return None
     try:
