@@ -10,7 +10,7 @@
 #   make pairs    train every technique with every method, on tiny models
 #   make clients  every supported version of every client, unmodified
 #   make soak     hours of random faults, with checks of the invariants
-#   make bench    benchmarks of this machine's speed
+#   make bench    benchmarks of this machine's speed, and the same trainings by other libraries (hours; ARGS selects)
 #   make docs     generate docs/settings.md from api/settings.py
 #   make relations  measure each paper's main claim on a small scale (an hour)
 #   make constraints  update every pinned dependency: constraints.txt, and requirements/ with hashes
@@ -20,7 +20,7 @@
 #            PIP_ARGS passed to pip. PyPI's torch for Linux includes CUDA, about 3 GB. A machine without a GPU does not
 #                     need it: PIP_ARGS="--extra-index-url URL" with the URL of PyTorch's own CPU index.
 #            JOBS     number of test processes
-#            ARGS     passed to pytest, to the demo, or to the relations
+#            ARGS     passed to pytest, to the demo, to the relations, or to benchmarks.training
 
 PYTHON ?=
 PIP_ARGS ?=
@@ -77,6 +77,7 @@ soak: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@set -e; for benchmark in benchmarks/*.py; do echo "== $$benchmark"; PYTHONPATH=. $(BIN)/python $$benchmark; done
+	$(BIN)/python -m benchmarks.training $(ARGS)
 
 docs: $(INSTALLED)
 	$(BIN)/python -m docs.settings

@@ -1,0 +1,54 @@
+"""The machine's rate of matrix products, and the operations that a token's training needs."""
+
+import statistics
+import time
+
+import torch
+
+from api.estimate.work import Base
+from benchmarks.training.workloads import RANK, Workload
+from worker.engine.model.facts import facts_of_base
+
+ROWS = 1024
+"""Tokens of a product."""
+REPEATS = 5
+
+
+def matmul_rate(workload: Workload, threads: int) -> float:
+    """Return FLOP/s of torch.matmul in bfloat16 over the shapes of the base model's matrices, each as often as the
+    model has it."""
+    torch.set_num_threads(threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    matrices = Base.of(facts_of_base(workload.base)).matrices
+    shapes = {(matrix.inputs, matrix.outputs) for matrix in matrices}
+    seconds = {shape: _seconds(*shape, device) for shape in shapes}
+    flops = sum(2 * ROWS * matrix.inputs * matrix.outputs for matrix in matrices)
+    return flops / sum(seconds[matrix.inputs, matrix.outputs] for matrix in matrices)
+
+
+def _seconds(inputs: int, outputs: int, device: torch.device) -> float:
+    left, right = (
+        torch.randn(shape, dtype=torch.bfloat16, device=device) for shape in ((ROWS, inputs), (inputs, outputs))
+    )
+    times = []
+    for _ in range(REPEATS + 1):
+        begin = time.perf_counter()
+        product = torch.matmul(left, right)
+        float(product[0, 0])  # waits for a GPU
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times[1:])
+
+
+def flops_per_token(workload: Workload, supervised_share: float) -> float | None:
+    """Return the operations that LoRA needs for a token: two for each weight and pass.
+
+    A frozen matrix needs two passes (forward, and backward to its input), a trained one three. The head is only needed
+    at supervised tokens. Attention's products are left out, so that the share of the rate is a lower bound. None for
+    methods that pass rows several times.
+    """
+    if workload.kind not in {"supervised", "classification"}:
+        return None
+    base = Base.of(facts_of_base(workload.base))
+    adapters = sum(RANK * (matrix.inputs + matrix.outputs) for matrix in base.matrices)
+    head = 0.0 if base.encoder else base.head * supervised_share
+    return 4 * (base.linear + head) + 6 * adapters
