@@ -20,7 +20,7 @@ from worker.rows.generation_starts import GenerationStarts
 from worker.rows.reasoning import CLOSING, select_reasoning, separate_reasoning, without_reasoning
 from worker.rows.rendered import RenderedTurns, keep_reasoning
 from worker.rows.sentinels import Positions, Sentinels
-from worker.rows.tokenizer import Span
+from worker.rows.spans import Span
 from worker.rows.turns import AssistantSpans
 
 PROBE = "\U000f0000"

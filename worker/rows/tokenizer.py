@@ -4,9 +4,12 @@
 """
 
 import json
+import os
+import resource
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +17,22 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
+from worker.rows.spans import Span
 from worker.rows.special_tokens import end_ids, special_tokens
+from worker.rows.token_bytes import TokenBytes
+
+MIN_BATCH = 32
+"""Fewer texts are not worth a list of the bytes of all tokens."""
+THREAD_BYTES = 64 << 20
+"""Memory for each thread that tokenizes."""
+
+
+def tokenize_on_all_cores() -> None:
+    """Let this process tokenize batches on all its cores, as far as its memory allows. Before the first batch only."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    memory, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    if memory != resource.RLIM_INFINITY and memory // THREAD_BYTES < (os.cpu_count() or 1):
+        os.environ["RAYON_NUM_THREADS"] = str(max(1, memory // THREAD_BYTES))
 
 
 @dataclass(frozen=True)
@@ -25,15 +43,6 @@ class TokenRow:
     """[T]"""
     loss_weights: npt.NDArray[np.float32]
     """[T]: the weight in the loss of predicting this token from those before it."""
-
-
-@dataclass(frozen=True)
-class Span:
-    """Characters [start, end) of a text, and the loss weight of the tokens that overlap them."""
-
-    start: int
-    end: int
-    weight: float
 
 
 class Spanned(Protocol):
@@ -114,11 +123,20 @@ class TokenizerWrapper:
 
     def encode_spanned(self, rows: Sequence[Spanned]) -> list[TokenRow]:
         """Return the tokens of rendered conversations. The template has written every special token."""
-        encodings = self.tokenizer.encode_batch([row.text for row in rows], add_special_tokens=False)
-        return [
-            TokenRow(np.array(encoding.ids, np.int32), _weights(encoding, row.spans, row.rest_weight))
-            for encoding, row in zip(encodings, rows, strict=True)
-        ]
+        texts = [row.text for row in rows]
+        if len(rows) < MIN_BATCH or self._token_bytes is None:
+            encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
+            return [_with_offsets(encoding, row) for encoding, row in zip(encodings, rows, strict=True)]
+        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [self._without_offsets(encoding.ids, row) for encoding, row in zip(encodings, rows, strict=True)]
+
+    def _without_offsets(self, ids: list[int], row: Spanned) -> TokenRow:
+        assert self._token_bytes is not None
+        ids_T = np.array(ids, np.int32)
+        weights_T = self._token_bytes.weights(ids, ids_T, row.text, row.spans, row.rest_weight)
+        if weights_T is None:
+            return _with_offsets(self.tokenizer.encode(row.text, add_special_tokens=False), row)
+        return TokenRow(ids_T, weights_T)
 
     def encode_plain(self, rows: Sequence[PromptCompletionText]) -> list[TokenRow]:
         """Return the tokens of plain texts, with their completion and end supervised.
@@ -150,6 +168,10 @@ class TokenizerWrapper:
             encoded.append(TokenRow(np.array(tokens, np.int32), weights))
         return encoded
 
+    @cached_property
+    def _token_bytes(self) -> TokenBytes | None:
+        return TokenBytes.load(self.tokenizer)
+
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
@@ -180,14 +202,14 @@ def _keep_spaces_in_offsets(settings: object) -> None:
             _keep_spaces_in_offsets(part)
 
 
-def _weights(encoding: Encoding, spans: Sequence[Span], rest: float) -> npt.NDArray[np.float32]:
-    """Return the weight of each token: that of the span that its characters overlap, else `rest`."""
+def _with_offsets(encoding: Encoding, row: Spanned) -> TokenRow:
+    """Return the tokens, each with the weight of the span that its characters overlap."""
     offsets = encoding.offsets
-    weights_T = np.full(len(offsets), rest, np.float32)
+    weights_T = np.full(len(offsets), row.rest_weight, np.float32)
     ends = [end for _, end in offsets]
     starts = [start for start, _ in offsets]
-    for span in spans:
+    for span in row.spans:
         # Tokens are in text order, so those overlapping a span are contiguous.
         first = bisect_left(ends, span.start + 1)
         weights_T[first : bisect_left(starts, span.end, lo=first)] = span.weight
-    return weights_T
+    return TokenRow(np.array(encoding.ids, np.int32), weights_T)
