@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TypedDict, cast
 
-from api.estimate.memory import ExecutionPlan, MemoryParts, largest_batch, peak_memory
+from api.estimate.activations import ExecutionPlan
+from api.estimate.memory import MemoryParts, largest_batch, peak_memory
 from api.estimate.shapes import trained_parameters
 from api.estimate.speed import speed_of
 from api.estimate.stored import Observations, StoredPrediction

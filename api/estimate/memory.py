@@ -7,6 +7,8 @@ are fitted to measurements of this trainer (docs/benchmarks.md), since the paper
 
 from dataclasses import asdict, dataclass, replace
 
+from api.estimate.activations import ExecutionPlan, activation_bytes
+from api.estimate.sampling import key_value_bytes, merged_bytes, sampling_plan
 from api.estimate.work import AdaptedExperts, Base, Workload
 from api.spec.base_model import BaseModelFacts
 from api.spec.resolve import ResolvedRecipe
@@ -15,17 +17,8 @@ RUNTIME_CPU = 450 * 2**20
 """Bytes resident before training begins: Python, torch, transformers, peft, and the allocator's reserve."""
 RUNTIME_GPU = 700 * 2**20
 """Bytes of CUDA's context and of cuBLAS' workspace."""
-COMPOSED_GELU = frozenset({"gpt2", "phi"})
-GELU_COPIES = 4
-"""Additional copies of the widest values of a layer in COMPOSED_GELU families: their GELU is composed of many small
-operations."""
-ENCODER_SHARE = 0.75
-"""Share of the activation factors that encoders need: their norms and activations are single operations, and their
-feed-forward parts have no gate."""
 HEAP_SLACK = 155 * 2**20
 """Bytes of free blocks that the C library's heap keeps, once the training is larger than that."""
-RECOMPUTED_LAYERS = 3.25
-"""Layers whose activations exist at a time with recomputation, including gradients and the allocator's reserve."""
 LOGIT_COPIES, LOGIT_COPIES_CPU = 5.0, 3.5
 """Copies of the logits of a chunk: the product, float32, log-softmax, and the gradients of the last two. On a CPU the
 heap reuses freed blocks for some of them."""
@@ -51,7 +44,7 @@ class MemoryParts:
     activations: int
     logits: int
     rollout: int
-    """Keys and values of the answers of one batch of sampling."""
+    """Bytes beyond an update's activations that the sampling of answers needs."""
     publishing: int = 0
     """Bytes beyond the training's peak that publishing needs: for the rest of the trainer, and for the process that
     reads the files before they are published."""
@@ -63,18 +56,6 @@ class MemoryParts:
     @property
     def total(self) -> int:
         return sum(asdict(self).values())
-
-
-@dataclass(frozen=True)
-class ExecutionPlan:
-    """The choices that depend on the machine."""
-
-    gpu: bool
-    value_bytes: int
-    """Bytes of a weight and of an activation: 2 in bfloat16, 4 in float32."""
-    budget: int
-    """Tokens of a micro-batch."""
-    recompute: bool
 
 
 def peak_memory(
@@ -91,14 +72,8 @@ def peak_memory(
     # Trained weights are float32: an adapter's own, or a copy of the base where that is in bfloat16.
     weights += 4 * trained if not technique.whole_model or value == 2 else 0
     tokens = largest_batch(recipe, train, plan.budget)
-    factors = technique.activation_factors
-    numbers = float(base.values) * (ENCODER_SHARE if base.encoder else 1)
-    activations = (factors.computation * value + factors.float32 * 4) * numbers * tokens
-    if facts.get("model_type") in COMPOSED_GELU:
-        activations += GELU_COPIES * base.inner * base.layers * value * tokens
-    activations *= 1 if plan.gpu else technique.allocator_overhead
-    if plan.recompute:
-        activations = base.layers * base.hidden * value * tokens + RECOMPUTED_LAYERS * activations / max(1, base.layers)
+    overhead = 1.0 if plan.gpu else technique.allocator_overhead
+    activations = activation_bytes(recipe, base, facts, plan, tokens, overhead=overhead)
     activations += _quadratic(recipe, base, facts, train, tokens, plan)
     activations += _expert_sums(recipe, base, value, recompute=plan.recompute)
     logits = _logits(recipe, base, train, tokens, plan)
@@ -111,7 +86,7 @@ def peak_memory(
         reference=2 * trained * (value if technique.whole_model else 4) if recipe.method.keeps_reference else 0,
         activations=int(activations),
         logits=logits,
-        rollout=_rollout(recipe, facts, base, train, plan),
+        rollout=max(0, _rollout(recipe, facts, base, train, plan) - int(activations)),
     )
     return replace(training, publishing=max(0, _publishing(recipe, base, facts, trained, plan) - training.total))
 
@@ -193,10 +168,14 @@ def _logits(recipe: ResolvedRecipe, base: Base, train: Workload, tokens: float, 
 
 
 def _rollout(recipe: ResolvedRecipe, facts: BaseModelFacts, base: Base, train: Workload, plan: ExecutionPlan) -> int:
+    """Return the bytes of a batch of answers, and of merged weights, while they are sampled."""
     options = recipe.method.rollout_options
     if options is None:
         return 0
-    key_values = facts.get("shapes", {}).get("key_values", base.hidden)
+    sampling = sampling_plan(recipe, facts, plan)
     answers = recipe.batch_size * options.num_generations
-    tokens = min(max(plan.budget, train.longest + options.max_tokens), answers * (train.mean + options.max_tokens))
-    return int(2 * base.layers * key_values * plan.value_bytes * tokens)
+    tokens = min(
+        max(sampling.cache_tokens, train.longest + options.max_tokens), answers * (train.mean + options.max_tokens)
+    )
+    merged = merged_bytes(recipe, base, plan) if sampling.merges else 0
+    return int(key_value_bytes(facts, base, plan) * tokens) + merged

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from api.cli.verify.tensors import check_lora_shapes, read_tensors
-from api.estimate.memory import ExecutionPlan, peak_memory
+from api.estimate.activations import ExecutionPlan
+from api.estimate.memory import peak_memory
 from api.estimate.shapes import require_layers, shapes_of, trained_parameters, untrained_experts
 from api.estimate.work import Base, Workload, training_work
 from api.spec.base_model import BaseModelFacts

@@ -1,0 +1,50 @@
+"""The activations that a training keeps for the backward pass (after arXiv:2205.05198, section 4)."""
+
+from dataclasses import dataclass
+
+from api.estimate.work import Base
+from api.spec.base_model import BaseModelFacts
+from api.spec.resolve import ResolvedRecipe
+
+COMPOSED_GELU = frozenset({"gpt2", "phi"})
+GELU_COPIES = 4
+"""Additional copies of the widest values of a layer in COMPOSED_GELU families: their GELU is composed of many small
+operations."""
+ENCODER_SHARE = 0.75
+"""Share of the activation factors that encoders need: their norms and activations are single operations, and their
+feed-forward parts have no gate."""
+RECOMPUTED_LAYERS = 3.25
+"""Layers whose activations exist at a time with recomputation, including gradients and the allocator's reserve."""
+
+
+@dataclass(frozen=True)
+class ExecutionPlan:
+    """The choices that depend on the machine."""
+
+    gpu: bool
+    value_bytes: int
+    """Bytes of a weight and of an activation: 2 in bfloat16, 4 in float32."""
+    budget: int
+    """Tokens of a micro-batch."""
+    recompute: bool
+
+
+def activation_bytes(
+    recipe: ResolvedRecipe,
+    base: Base,
+    facts: BaseModelFacts,
+    plan: ExecutionPlan,
+    tokens: float,
+    *,
+    overhead: float = 1.0,
+) -> float:
+    """Return the bytes that grow with a micro-batch's tokens. `overhead`: those that the allocator holds for each."""
+    factors, value = recipe.technique.activation_factors, plan.value_bytes
+    numbers = float(base.values) * (ENCODER_SHARE if base.encoder else 1)
+    activations = (factors.computation * value + factors.float32 * 4) * numbers * tokens
+    if facts.get("model_type") in COMPOSED_GELU:
+        activations += GELU_COPIES * base.inner * base.layers * value * tokens
+    activations *= overhead
+    if plan.recompute:
+        activations = base.layers * base.hidden * value * tokens + RECOMPUTED_LAYERS * activations / max(1, base.layers)
+    return activations
