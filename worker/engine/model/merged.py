@@ -1,0 +1,70 @@
+"""Adapters merged into their base layers for a while: a pass then costs what one of the base model costs."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+ROUNDED_BITS = 16
+"""Bits of a float32 number that its bfloat16 has not."""
+
+
+@contextmanager
+@torch.no_grad()
+def merged_adapters(model: nn.Module) -> Iterator[None]:
+    """Merge the adapters into their base layers within the context; afterwards, every weight is the same tensor as
+    before.
+
+    Adapters on four-bit weights, and on weights that two layers share, stay beside them. A bfloat16 weight is rounded
+    stochastically: an update smaller than half a rounding step, as most are early in a training, would else be lost.
+    """
+    saved: dict[nn.Parameter, torch.Tensor] = {}
+    merged: list[Any] = []
+    shared = _shared_parameters(model)
+    generator = torch.Generator().manual_seed(0)  # the same weights are merged to the same bytes
+    try:
+        for base, adapters in _adapters_by_base(model).items():
+            weights = list(base.parameters())
+            if any(not each.is_floating_point() or each in shared for each in weights):
+                continue
+            for weight in weights:
+                saved[weight] = weight.data
+                weight.data = weight.data.to(torch.float32, copy=True)
+            for adapter in adapters:
+                merged.append(adapter)
+                adapter.merge()
+            for weight in weights:
+                weight.data = _rounded(weight.data, saved[weight].dtype, generator)
+        yield
+    finally:
+        for weight, data in saved.items():
+            weight.data = data
+        for adapter in merged:
+            adapter.merged_adapters.clear()
+
+
+def _adapters_by_base(model: nn.Module) -> dict[nn.Module, list[Any]]:
+    """Return the adapters on each base layer, the inner ones first: several of a layer's tensors may have one each."""
+    found: dict[nn.Module, list[Any]] = {}
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer) and hasattr(module, "merge"):
+            found.setdefault(module.get_base_layer(), []).insert(0, module)
+    return found
+
+
+def _shared_parameters(model: nn.Module) -> set[nn.Parameter]:
+    owners = Counter(weight for module in model.modules() for weight in module.parameters(recurse=False))
+    return {weight for weight, count in owners.items() if count > 1}
+
+
+def _rounded(weight: torch.Tensor, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """Return the float32 weight in this type, rounded up with the probability that keeps its expectation."""
+    if dtype != torch.bfloat16:
+        return weight.to(dtype)
+    noise = torch.empty(weight.shape, dtype=torch.int32).random_(1 << ROUNDED_BITS, generator=generator)
+    bits = weight.view(torch.int32) + noise.to(weight.device)
+    return (bits >> ROUNDED_BITS << ROUNDED_BITS).view(torch.float32).to(dtype)
