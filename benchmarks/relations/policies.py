@@ -66,11 +66,11 @@ def sample_answers(
     model = load_trainable(base, recipe, torch.device("cpu"), start=adapter)
     ends = EndTokens.load(base).stops
     sampler = RolloutSampler(model, Tokenizer.from_file(str(base / "tokenizer.json")), ends, pad_token=min(ends))
-    torch.manual_seed(seed)
-    samples = sampler.sample(rows, max_tokens=max_tokens, temperature=1.0, budget_tokens=2048, greedy=False)
+    reader = _Reader(MethodContext(recipe, scratch, model, print))
+    plan = reader.sampling_plan()
+    samples = sampler.sample(rows, max_tokens=max_tokens, temperature=1.0, plan=plan, seed=(seed,))
     kl = 0.0
     if adapter is not None:
-        reader = _Reader(MethodContext(recipe, scratch, model, print))
         logprobs_R_1 = reader.sequence_logprobs(samples.rows)
         with model.model.disable_adapter():
             kl = float((logprobs_R_1 - reader.sequence_logprobs(samples.rows)).mean())

@@ -9,10 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from api.estimate.activations import ExecutionPlan
+from api.estimate.sampling import SamplingPlan, sampling_plan
 from api.spec.methods.base import Options
 from api.spec.resolve import ResolvedRecipe
 from worker.engine.generation.sample_answers import GeneratedAnswer, greedy_answers
 from worker.engine.model.batches import MicroBatch, micro_batches
+from worker.engine.model.facts import facts_of_base
 from worker.engine.model.trainable import TrainableModel
 from worker.shared.arrays import Rows
 from worker.shared.reports import Report
@@ -143,7 +146,17 @@ class Objective:
         """Return the current model's answers to a few of the rows; none if the model does not generate text."""
         if self.recipe.method.output != "tokens":
             return []
-        return greedy_answers(self.context.run / "base", self.model, rows, self.budget_tokens)
+        return greedy_answers(self.context.run / "base", self.model, rows, self.sampling_plan())
+
+    def sampling_plan(self) -> SamplingPlan:
+        """Return the use of memory while answers are sampled. Less when memory has run out."""
+        execution = ExecutionPlan(
+            gpu=self.model.device.type == "cuda",
+            value_bytes=2 if self.recipe.precision == "bfloat16" else 4,
+            budget=self.budget_tokens,
+            recompute=self.recipe.gradient_checkpointing is True,
+        )
+        return sampling_plan(self.recipe, facts_of_base(self.context.run / "base"), execution)
 
     def divergence_threshold(self, first_loss: float | None) -> float:
         """Return the loss above which a step counts as diverged. Infinite unless the method's loss has a known scale.

@@ -92,7 +92,7 @@ class Ppo(RolloutObjective):
         """Return sampled answers with each token's old log-probability, old value, advantage and return, [N] each; 0
         outside of answers."""
         options = self.options
-        answers = self.sample(prompts)
+        answers = self.sample(prompts, step)
         rows = answers.rows
         rewards_R = self.rewards(answers, prompts)
         # A cut-off answer may be scored highly for its beginning. The penalty makes the policy learn to end.

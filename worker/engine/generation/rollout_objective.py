@@ -1,7 +1,6 @@
 """The common part of methods that learn from their own samples: sampling, rewards, evaluation and reports."""
 
 import numpy as np
-import torch
 from tokenizers import Tokenizer
 
 from api.spec.evaluation import SHOWN_ROWS
@@ -43,15 +42,14 @@ class RolloutObjective(Objective):
         )
         self._reported_errors: set[str] = set()
 
-    def sample(self, prompts: Rows, *, greedy: bool = False) -> Answers:
-        """Return an answer to each prompt, sampled from the current policy."""
-        options = self.options
+    def sample(self, prompts: Rows, step: int = 0, *, greedy: bool = False) -> Answers:
+        """Return an answer to each prompt, sampled from the current policy. Step 0 stands for evaluations."""
         return self._sampler.sample(
             prompts,
-            max_tokens=options.max_tokens,
-            temperature=options.temperature,
-            budget_tokens=self.budget_tokens,
-            greedy=greedy,
+            max_tokens=self.options.max_tokens,
+            temperature=0.0 if greedy else self.options.temperature,
+            plan=self.sampling_plan(),
+            seed=(self.recipe.seed, step),
         )
 
     def rewards(self, answers: Answers, prompts: Rows) -> Rewards:
@@ -91,14 +89,9 @@ class RolloutObjective(Objective):
         training's own random numbers stay as they are.
         """
         extra_metrics = dict(self.extra_metrics)
-        with torch.random.fork_rng():
-            torch.manual_seed(self.recipe.seed)
-            rewards = [
-                float(self.rewards(self.sample(rows, greedy=self.eval_samples == 1), rows).mean())
-                for _ in range(self.eval_samples)
-            ]
+        prompts = rows.take(np.repeat(np.arange(len(rows)), self.eval_samples))
+        reward = float(self.rewards(self.sample(prompts, greedy=self.eval_samples == 1), prompts).mean())
         self.extra_metrics = extra_metrics
-        reward = sum(rewards) / len(rewards)
         return EvaluationMetrics(-reward, {"reward": reward})
 
     def sample_answers(self, rows: Rows) -> list[GeneratedAnswer]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from api.estimate.sampling import SamplingPlan
 from api.spec.evaluation import ANSWER_TOKENS, MAX_EXTRA_TOKENS, SHOWN_ROWS
 from worker.engine.generation.rollout_sampler import RolloutSampler
 from worker.engine.model.trainable import TrainableModel
@@ -27,7 +28,7 @@ class GeneratedAnswer:
     reward: float | None = None
 
 
-def greedy_answers(base: Path, model: TrainableModel, rows: Rows, budget_tokens: int) -> list[GeneratedAnswer]:
+def greedy_answers(base: Path, model: TrainableModel, rows: Rows, plan: SamplingPlan) -> list[GeneratedAnswer]:
     """Return greedy answers to the first rows whose prompts are short enough.
 
     The reference is the row's own answer, of a preference pair the preferred one.
@@ -42,13 +43,7 @@ def greedy_answers(base: Path, model: TrainableModel, rows: Rows, budget_tokens:
     stops = EndTokens.load(base).stops
     sampler = RolloutSampler(model, tokenizer, stops, pad_token=min(stops, default=0))
     longest = max(map(len, references)) + MAX_EXTRA_TOKENS
-    answers = sampler.sample(
-        prompts,
-        max_tokens=min(ANSWER_TOKENS, longest),
-        temperature=1.0,
-        budget_tokens=budget_tokens,
-        greedy=True,
-    )
+    answers = sampler.sample(prompts, max_tokens=min(ANSWER_TOKENS, longest), temperature=0.0, plan=plan)
     return [
         GeneratedAnswer(
             prompt=display_text(tokenizer.decode(prompt.tolist(), skip_special_tokens=False), from_end=True),

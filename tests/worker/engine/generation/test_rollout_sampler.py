@@ -8,18 +8,33 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from api.estimate.sampling import SamplingPlan
+from api.estimate.work import PACKED_FAMILIES
 from tests.tiny_models import make_model
 from tests.worker.parity import ours
 from worker.engine.generation.rollout_sampler import RolloutSampler, token_values
 from worker.engine.model.batches import Layout, micro_batches
+from worker.engine.model.trainable import TrainableModel
 from worker.shared.arrays import Rows
 
+ONE_BY_ONE = SamplingPlan(budget_tokens=16, cache_tokens=1, merges=False)
+TOGETHER = SamplingPlan(budget_tokens=64, cache_tokens=10_000, merges=True)
 TECHNIQUES: list[dict[str, Any]] = [
     {"type": "lora", "rank": 4},
     {"type": "bottleneck"},
     {"type": "prompt", "tokens": 5},
     {"type": "prefix", "tokens": 5},
 ]
+OFTEN_ENDS = set(range(100, 130))
+
+
+def sampler_of(base: Path, model: TrainableModel, end_tokens: set[int]) -> RolloutSampler:
+    return RolloutSampler(model, Tokenizer.from_file(str(base / "tokenizer.json")), end_tokens, pad_token=0)
+
+
+def prompts_of(seed: int, *lengths: int) -> Rows:
+    rng = np.random.default_rng(seed)
+    return ours.rows_of([(ours.drawn(rng, length, length), [0.0] * length) for length in lengths])
 
 
 def test_a_long_answer_is_told_of_at_every_token(tiny_llama: Path, tmp_path: Path, seed: int) -> None:
@@ -27,15 +42,22 @@ def test_a_long_answer_is_told_of_at_every_token(tiny_llama: Path, tmp_path: Pat
     model = ours.begin(tiny_llama, tmp_path / "run", ours.settled("supervised", {})).model
     ticks = []
     model.keep_alive = lambda: ticks.append(1)
-    sampler = RolloutSampler(model, Tokenizer.from_file(str(tiny_llama / "tokenizer.json")), set(), pad_token=0)
-    prompts = ours.rows_of([(ours.drawn(np.random.default_rng(seed), 1, 8), [0.0] * 8)])
-    answers = sampler.sample(prompts, max_tokens=20, temperature=1.0, budget_tokens=64, greedy=True)
+    answers = sampler_of(tiny_llama, model, set()).sample(
+        prompts_of(seed, 8), max_tokens=20, temperature=0.0, plan=TOGETHER
+    )
     assert len(answers.answers[0]) == 20
     assert len(ticks) >= 20
 
 
-@pytest.mark.parametrize("technique", TECHNIQUES, ids=lambda each: str(each["type"]))
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2"])
+@pytest.mark.parametrize(
+    ("family", "technique"),
+    [
+        *((family, technique) for family in ("llama", "mistral", "qwen2") for technique in TECHNIQUES),
+        *((family, TECHNIQUES[0]) for family in sorted(PACKED_FAMILIES - {"llama", "mistral", "qwen2"})),
+        ("falcon_h1", TECHNIQUES[0]),
+    ],
+    ids=lambda each: each if isinstance(each, str) else str(each["type"]),
+)
 def test_every_answer_is_that_of_the_policy_that_learns_from_it(
     family: str, technique: dict[str, Any], tmp_path: Path, seed: int
 ) -> None:
@@ -45,12 +67,46 @@ def test_every_answer_is_that_of_the_policy_that_learns_from_it(
     model = objective.model
     torch.manual_seed(seed)
     ours.change_weights(objective, 0.2)
-    rng = np.random.default_rng(seed)
-    prompts = ours.rows_of([(ours.drawn(rng, 1, length), [0.0] * length) for length in (30, 3, 9, 14, 9)])
-    sampler = RolloutSampler(model, Tokenizer.from_file(str(base / "tokenizer.json")), set(), pad_token=0)
-    answers = sampler.sample(prompts, max_tokens=12, temperature=1.0, budget_tokens=1000, greedy=True)
+    answers = sampler_of(base, model, set()).sample(
+        prompts_of(seed, 30, 3, 9, 14, 9), max_tokens=12, temperature=0.0, plan=TOGETHER
+    )
     (likeliest,) = token_values(answers.rows, objective.batches, lambda batch: [model.token_scores(batch).correct], 1)
     assert likeliest[answers.rows.loss_weights > 0].all()
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3_text"])
+def test_a_seed_gives_the_same_answers_however_they_are_batched(family: str, tmp_path: Path, seed: int) -> None:
+    """Some end early and leave their batch, and several have the same prompt. gemma3_text is padded."""
+    base = make_model(tmp_path / "base", family, seed)
+    objective = ours.begin(base, tmp_path / "run", ours.settled("supervised", {}, TECHNIQUES[0]))
+    ours.change_weights(objective, 0.2)
+    sampler = sampler_of(base, objective.model, OFTEN_ENDS)
+    prompts = prompts_of(seed, 9, 3, 14, 9).take(np.repeat(np.arange(4), 4))
+    options: dict[str, Any] = {"max_tokens": 16, "temperature": 0.9, "seed": (seed, 1)}
+    together = sampler.sample(prompts, plan=TOGETHER, **options)
+    alone = sampler.sample(prompts, plan=ONE_BY_ONE, **options)
+    assert [each.tolist() for each in together.answers] == [each.tolist() for each in alone.answers]
+    assert len({len(each) for each in together.answers}) > 2
+    assert len({each.tobytes() for each in together.answers}) == len(prompts)
+
+
+def test_another_step_gives_other_answers(tiny_llama: Path, tmp_path: Path, seed: int) -> None:
+    model = ours.begin(tiny_llama, tmp_path / "run", ours.settled("supervised", {})).model
+    sampler, prompts = sampler_of(tiny_llama, model, set()), prompts_of(seed, 5)
+    options: dict[str, Any] = {"max_tokens": 16, "temperature": 1.0, "plan": TOGETHER}
+    (first,), (second,) = (sampler.sample(prompts, seed=(seed, step), **options).answers for step in (1, 2))
+    assert first.tolist() != second.tolist()
+
+
+def test_the_prompt_of_a_group_is_computed_once(tiny_llama: Path, tmp_path: Path) -> None:
+    model = ours.begin(tiny_llama, tmp_path / "run", ours.settled("supervised", {})).model
+    computed: list[tuple[int, ...]] = []
+    model.network.base_model.register_forward_pre_hook(
+        lambda module, args, options: computed.append(tuple(options["input_ids"].shape)), with_kwargs=True
+    )
+    prompts = prompts_of(1, 5, 9).take(np.repeat(np.arange(2), 8))
+    sampler_of(tiny_llama, model, set()).sample(prompts, max_tokens=3, temperature=1.0, plan=TOGETHER)
+    assert computed == [(1, 14), (16, 1), (16, 1)]
 
 
 def test_what_is_said_of_a_token_stays_its_own_beyond_what_float32_counts_to() -> None:

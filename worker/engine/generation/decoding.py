@@ -1,0 +1,116 @@
+"""Generation of answers for the families of packed rows: one pass over the prompts, then one for each token."""
+
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from api.estimate.memory import CHUNK_LOGITS
+from worker.engine.generation.key_value_cache import CACHED, Indices, KeyValueCache, PackedPrompts
+from worker.engine.generation.token_draws import TokenDraws
+from worker.engine.model.batches import micro_batches
+from worker.engine.model.families import head_of
+from worker.engine.model.trainable import TrainableModel
+from worker.shared.arrays import rows_of
+
+TokenArray = npt.NDArray[np.int32]
+
+
+@torch.no_grad()
+def decode(
+    model: TrainableModel,
+    prompts: Sequence[TokenArray],
+    rows_R: Indices,
+    draws: TokenDraws,
+    *,
+    max_tokens: int,
+    end_tokens: Set[int],
+    budget_tokens: int,
+) -> list[TokenArray]:
+    """Return an answer to each of R prompts, computed as one batch. Equal prompts are computed once, and an answer
+    leaves the batch when it has ended.
+
+    rows_R: the row of each answer in `draws`. budget_tokens: tokens of prompts in one pass.
+    """
+    lengths_R = np.array([len(prompt) for prompt in prompts])
+    answers_R_T, counts_R = np.zeros((len(prompts), max_tokens), np.int32), np.full(len(prompts), max_tokens)
+    cache = KeyValueCache(lengths_R, int(lengths_R.max()) + max_tokens, model.device)
+    hidden_B_D = _prompts_pass(model, prompts, cache, budget_tokens)
+    answer_B = np.arange(len(prompts))  # the answer that each row of the batch continues
+    with _cached_attention(model):
+        for position in range(max_tokens):
+            token_B = _next_tokens(model, hidden_B_D, draws, rows_R[answer_B], position)
+            drawn_B = token_B.cpu().numpy()
+            answers_R_T[answer_B, position] = drawn_B
+            ended_B = np.isin(drawn_B, list(end_tokens))
+            if ended_B.any():
+                counts_R[answer_B[ended_B]] = position + 1
+                order_B = cache.keep(~ended_B)
+                answer_B, token_B = answer_B[order_B], token_B[torch.from_numpy(order_B).to(token_B.device)]
+            if position + 1 == max_tokens or not len(answer_B):
+                break
+            hidden_B_D = _token_pass(model, token_B, cache)
+    return [answer_T[:count] for answer_T, count in zip(answers_R_T, counts_R, strict=True)]
+
+
+def _prompts_pass(
+    model: TrainableModel, prompts: Sequence[TokenArray], cache: KeyValueCache, budget_tokens: int
+) -> torch.Tensor:
+    """Fill the cache with the prompts. Return the hidden state [R, D] of each prompt's last token."""
+    numbers: dict[bytes, int] = {}
+    number_R = np.array([numbers.setdefault(prompt.tobytes(), len(numbers)) for prompt in prompts])
+    distinct = rows_of([np.frombuffer(prompt, np.int32) for prompt in numbers])
+    numbered = replace(distinct, per_row={"number": np.arange(len(distinct), dtype=np.float32)})
+    found: list[torch.Tensor] = [torch.empty(0)] * len(prompts)
+    for batch in micro_batches(numbered, budget_tokens, model.layout, model.device):
+        model.keep_alive()
+        assert batch.segments is not None, "the prompts are packed"
+        place = {int(number): index for index, number in enumerate(batch.per_row["number"].tolist())}
+        rows = [row for row, number in enumerate(number_R) if number in place]
+        owners = [place[number_R[row]] for row in rows]
+        hidden_N_D = model.network.base_model(
+            input_ids=batch.tokens,
+            position_ids=batch.positions,
+            segments=batch.segments,
+            past_key_values=PackedPrompts(cache, batch.segments.lengths, owners, rows),
+            use_cache=True,
+        ).last_hidden_state[0]
+        for row, owner in zip(rows, owners, strict=True):
+            found[row] = hidden_N_D[batch.last[owner]]
+    return torch.stack(found)
+
+
+def _token_pass(model: TrainableModel, token_B: torch.Tensor, cache: KeyValueCache) -> torch.Tensor:
+    """Add a token to each row of the cache. Return its hidden state, [B, D]."""
+    model.keep_alive()
+    hidden_B_1_D: torch.Tensor = model.network.base_model(
+        input_ids=token_B[:, None],
+        position_ids=cache.position_B[:, None],
+        past_key_values=cache,
+        cached=cache,
+        use_cache=True,
+    ).last_hidden_state
+    cache.advance()
+    return hidden_B_1_D[:, 0]
+
+
+def _next_tokens(
+    model: TrainableModel, hidden_B_D: torch.Tensor, draws: TokenDraws, rows_B: Indices, position: int
+) -> torch.Tensor:
+    """Return the tokens [B] that follow, with the logits of a chunk of rows at a time."""
+    head, chunk = head_of(model.network), max(1, CHUNK_LOGITS // model.vocabulary)
+    starts = range(0, len(hidden_B_D), chunk)
+    return torch.cat([draws(head(hidden_B_D[at : at + chunk]), rows_B[at : at + chunk], position) for at in starts])
+
+
+@contextmanager
+def _cached_attention(model: TrainableModel) -> Iterator[None]:
+    attention = model.network.config._attn_implementation
+    model.network.set_attn_implementation(CACHED)
+    try:
+        yield
+    finally:
+        model.network.set_attn_implementation(attention)

@@ -1,0 +1,155 @@
+"""Keys and values of answers in generation, and the attention to them.
+
+`cached_attention` is registered with transformers' `AttentionInterface` for the families of packed rows. As the
+attention for packed rows does (worker.engine.model.attention), it raises for arguments that it does not implement.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+from transformers import AttentionInterface
+
+from worker.engine.model.attention import HARMLESS
+from worker.engine.model.blockwise_attention import Rule, attend
+
+CACHED = "attune_cached"
+
+Indices = npt.NDArray[np.int64]
+
+
+class KeyValueCache:
+    """Keys and values of B rows, in blocks [rows, heads, positions, D] that are allocated once.
+
+    A token's index in the block is its position in its row, so that rows of different lengths need no padding before
+    them. transformers' layers call `update`.
+    """
+
+    def __init__(self, lengths_B: Indices, positions: int, device: torch.device) -> None:
+        """lengths_B: tokens of the rows' prompts. positions: tokens of the longest row, including its answer."""
+        self._lengths_B, self._device = lengths_B, device
+        self._rows, self._positions = len(lengths_B), positions
+        self._blocks: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        """Keys and values by layer."""
+        self._place()
+
+    def _place(self) -> None:
+        self._reach = int(self._lengths_B.max(initial=0)) + 1
+        self.position_B = torch.from_numpy(self._lengths_B.copy()).to(self._device)
+        """[B]: the position of each row's next token."""
+        self._row_B = torch.arange(len(self._lengths_B), device=self._device)
+        self._visible: dict[int | None, torch.Tensor] = {}
+
+    def write(self, layer: int, row_N: torch.Tensor, position_N: torch.Tensor, *states_N_H_D: torch.Tensor) -> None:
+        """Store the keys and values of N tokens, [N, heads, D] each."""
+        if layer not in self._blocks:
+            # Zeros, since attention multiplies what is not yet written by 0, which would not remove a NaN.
+            key, value = (
+                each.new_zeros(self._rows, len(each[0]), self._positions, each.shape[2]) for each in states_N_H_D
+            )
+            self._blocks[layer] = key, value
+        for block, states in zip(self._blocks[layer], states_N_H_D, strict=True):
+            block[row_N, :, position_N] = states
+
+    def update(
+        self, key_B_KV_1_D: torch.Tensor, value_B_KV_1_D: torch.Tensor, layer: int, *_: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store each row's next token. Return the keys and values of all tokens so far, [B, KV, T, D]."""
+        self.write(layer, self._row_B, self.position_B, key_B_KV_1_D[:, :, 0], value_B_KV_1_D[:, :, 0])
+        key, value = (block[: len(self._row_B), :, : self._reach] for block in self._blocks[layer])
+        return key, value
+
+    def visible(self, window: int | None) -> torch.Tensor:
+        """Return the mask [B, T], True where a row's next token attends."""
+        if window not in self._visible:
+            behind_B_T = self.position_B[:, None] - torch.arange(self._reach, device=self._device)
+            self._visible[window] = (behind_B_T >= 0) & (behind_B_T < (window or self._positions))
+        return self._visible[window]
+
+    def advance(self) -> None:
+        """Count the token that each row has been given."""
+        self._lengths_B += 1
+        self._place()
+
+    def keep(self, kept_B: npt.NDArray[np.bool_]) -> Indices:
+        """Drop the other rows. Return the former index of each row: the last ones move to the places that are free, so
+        that few are copied."""
+        count = int(kept_B.sum())
+        order_B = np.arange(count)
+        free, moved = np.flatnonzero(~kept_B[:count]), count + np.flatnonzero(kept_B[count:])
+        order_B[free] = moved
+        for blocks in self._blocks.values():
+            for block in blocks:
+                block[free, :, : self._reach] = block[moved, :, : self._reach]
+        self._lengths_B = self._lengths_B[order_B]
+        self._place()
+        return order_B
+
+
+class PackedPrompts:
+    """Writes the keys and values of prompts, which are packed in one row, to the rows of a cache that begin with them.
+
+    It takes the place of the cache in the prompts' pass.
+    """
+
+    def __init__(
+        self, cache: KeyValueCache, lengths: Sequence[int], owners: Sequence[int], rows: Sequence[int]
+    ) -> None:
+        """lengths: tokens of the prompts, in their order. owners: the prompt with which each of the `rows` begins."""
+        starts = np.cumsum([0, *lengths])
+        places = [(starts[owner], row, lengths[owner]) for owner, row in zip(owners, rows, strict=True)]
+        columns = (
+            [start + np.arange(length) for start, _, length in places],
+            [np.full(length, row) for _, row, length in places],
+            [np.arange(length) for *_, length in places],
+        )
+        self._cache = cache
+        self._token_N, self._row_N, self._position_N = (
+            torch.from_numpy(np.concatenate(column)).to(cache.position_B.device) for column in columns
+        )
+
+    def update(
+        self, key_1_KV_N_D: torch.Tensor, value_1_KV_N_D: torch.Tensor, layer: int, *_: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        states = (each[0].transpose(0, 1)[self._token_N] for each in (key_1_KV_N_D, value_1_KV_N_D))
+        self._cache.write(layer, self._row_N, self._position_N, *states)
+        return key_1_KV_N_D, value_1_KV_N_D
+
+
+def cached_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    cached: KeyValueCache | None = None,
+    **others: object,
+) -> tuple[torch.Tensor, None]:
+    """Attention of each row's newest token. query [B, H, 1, D], key and value [B, KV, T, D] → [B, 1, H, D].
+
+    The arguments are those of `worker.engine.model.attention.packed_attention`.
+    """
+    if unknown := {name for name, argument in others.items() if argument is not None} - HARMLESS:
+        raise NotImplementedError(f"cached attention does not implement {', '.join(sorted(unknown))}")
+    if cached is None:
+        raise ValueError("the model did not pass `cached` on to its attention: its family cannot be packed")
+    if attention_mask is not None or dropout != 0.0 or query.shape[2] != 1:
+        raise NotImplementedError("cached attention takes one token of each row, without masks and dropout")
+    visible_B_1_1_T = cached.visible(sliding_window)[:, None, None]
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if softcap is not None:
+        return attend(query, key, value, ~visible_B_1_1_T, Rule(scale, softcap=softcap)).transpose(1, 2), None
+    # Heads that share a key head are its queries, so that keys and values need not be repeated.
+    query_B_KV_G_D = query.view(len(query), key.shape[1], -1, query.shape[-1])
+    attended = functional.scaled_dot_product_attention(query_B_KV_G_D, key, value, visible_B_1_1_T, scale=scale)
+    return attended.reshape(len(query), 1, query.shape[1], -1), None
+
+
+AttentionInterface.register(CACHED, cached_attention)
