@@ -1,10 +1,10 @@
 """Cursor pagination: a page begins after the last row of the page before."""
 
-from collections.abc import Callable, Iterable
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import msgspec
 from sqlalchemy import ColumnElement, Select, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
@@ -13,7 +13,8 @@ U = TypeVar("U")
 
 MAX_BYTES = 4 * 1024**2
 """Size limit of the rows of one page. A response takes several times the memory of its rows while it is built."""
-ROWS_AT_A_TIME = 20
+FIRST_ROWS = 20
+"""Rows of a page that are read before their size is known. The default page needs one query."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,13 @@ def paginate(
 
     `order` are the columns to sort by; the last one is unique. Raises UnknownCursor.
     """
+    position = tuple_(*order)
+
+    def after_row(values: Iterable[object]) -> Select[T]:
+        bound = tuple_(*values)
+        return query.where(position < bound if newest_first else position > bound)
+
+    begin = query
     if after is not None:
         scope: ColumnElement[bool] | None = query.whereclause
         cursor = session.execute(
@@ -47,12 +55,21 @@ def paginate(
         ).one_or_none()
         if cursor is None:
             raise UnknownCursor(after)
-        position = tuple_(*order)
-        bound = tuple_(*cursor)
-        query = query.where(position < bound if newest_first else position > bound)
-    query = query.order_by(*(column.desc() if newest_first else column.asc() for column in order)).limit(limit + 1)
-    with closing(session.scalars(query.execution_options(yield_per=ROWS_AT_A_TIME))) as rows:
-        return _cut(rows, limit, size_of, has_more=False)
+        begin = after_row(cursor)
+    columns = [column.desc() if newest_first else column.asc() for column in order]
+
+    def rows() -> Iterator[T]:
+        statement, count, read = begin, min(limit, FIRST_ROWS) + 1, 0
+        while batch := session.scalars(statement.order_by(*columns).limit(count)).all():
+            yield from batch
+            read += len(batch)
+            if len(batch) < count or read > limit:
+                return
+            statement = after_row(getattr(batch[-1], column.key) for column in order)
+            rows_that_fit = MAX_BYTES * len(batch) // sum(map(size_of, batch))
+            count = min(limit + 1 - read, rows_that_fit + 1)
+
+    return _cut(rows(), limit, size_of, has_more=False)
 
 
 def cut_to_size(page: Page[T], views: Iterable[U], size: Callable[[U], int]) -> Page[U]:
@@ -73,4 +90,7 @@ def _cut(items: Iterable[T], limit: int, size: Callable[[T], int], *, has_more: 
 
 def size_of(row: object) -> int:
     """Return the approximate size of a row as JSON, in bytes."""
-    return sum(len(str(value)) for name, value in vars(row).items() if not name.startswith("_"))
+    return len(_ENCODER.encode({name: value for name, value in vars(row).items() if not name.startswith("_")}))
+
+
+_ENCODER = msgspec.json.Encoder()
