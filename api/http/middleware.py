@@ -181,8 +181,8 @@ class Authenticate:
                 "You didn't provide an API key: send it as `Authorization: Bearer YOUR_KEY` (or, to a path below "
                 "/openai, as `api-key: YOUR_KEY`)"
             )
-        with self.context.database.read() as session:
-            key = keys.find_valid(session, plain.strip())
+        with self.context.database.connect() as connection:
+            key = keys.find_valid(connection, plain.strip())
         if key is None:
             raise Unauthorized("Incorrect API key provided: it is unknown here, revoked or expired")
         return Caller(key.project_id, key.id, key.scope)

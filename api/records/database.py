@@ -1,15 +1,18 @@
 """Database sessions: `read()` for queries, `write()` for one transaction that commits at its end."""
 
+import json
+import select
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import psycopg
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
@@ -34,11 +37,21 @@ class Database:
     def __init__(self, url: str) -> None:
         self.engine = _engine(url)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
+        # A query alone needs no transaction. On PostgreSQL this saves two of three round trips. SQLite needs no option.
+        options = {} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
+        self._reader = self.engine.execution_options(**options)
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        with Session(self.engine, expire_on_commit=False) as session:
+        """Open a session for queries. Each query sees what was committed before it."""
+        with Session(self._reader, expire_on_commit=False) as session:
             yield session
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """Open a connection for queries of columns: a session costs more than such a query."""
+        with self._reader.connect() as connection:
+            yield connection
 
     @contextmanager
     def write(self) -> Iterator[Session]:
@@ -125,10 +138,13 @@ def holds_nul(error: SQLAlchemyError) -> bool:
 def _engine(url: str) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, **POOL, pool_pre_ping=True, connect_args=POSTGRESQL)
+        engine = create_engine(parsed, **POOL, json_deserializer=_parse_json, connect_args=POSTGRESQL)
+        _replace_closed(engine)
+        return engine
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(parsed, **POOL, connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None})
+    arguments = {"timeout": BUSY_TIMEOUT_S, "isolation_level": None}
+    engine = create_engine(parsed, **POOL, json_deserializer=_parse_json, connect_args=arguments)
 
     @event.listens_for(engine, "connect")
     def _pragmas(connection: DBAPIConnection, _: object) -> None:
@@ -140,6 +156,34 @@ def _engine(url: str) -> Engine:
     if parsed.database:
         _require_same_file(engine, Path(parsed.database))
     return engine
+
+
+def _parse_json(text: str | bytes) -> object:
+    """Parse a JSON column several times as fast as the standard library, which also accepts NaN and lone surrogates."""
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return json.loads(text)
+
+
+def _replace_closed(engine: Engine) -> None:
+    """Make the checkout of a connection that the server has closed replace all pooled ones.
+
+    The server sends nothing on an idle connection before it closes it, so only a readable one needs a query to tell.
+    SQLAlchemy's `pool_pre_ping` sends that query at each checkout.
+    """
+
+    def replace_closed(connection: psycopg.Connection, *_: object) -> None:
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN)
+        if not poll.poll(0):
+            return
+        try:
+            engine.dialect.do_ping(connection)  # type: ignore[arg-type] # psycopg's cursor has more parameters
+        except psycopg.Error:
+            raise InvalidatePoolError from None
+
+    event.listen(engine, "checkout", replace_closed)
 
 
 def _require_same_file(engine: Engine, path: Path) -> None:

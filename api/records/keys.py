@@ -4,7 +4,7 @@ import hashlib
 import secrets
 from collections.abc import Sequence
 
-from sqlalchemy import ForeignKey, String, or_, select, update
+from sqlalchemy import Connection, ForeignKey, Row, String, bindparam, or_, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime, db_now
@@ -53,15 +53,20 @@ def create(
     return key, plain
 
 
-def find_valid(session: Session, plain: str) -> Key | None:
-    """Return the live key with this plain text. The lookup by hash leaks no timing about partly correct keys."""
-    return session.scalars(
-        select(Key).where(
-            Key.sha256 == hash_of(plain),
-            Key.revoked_at.is_(None),
-            or_(Key.expires_at.is_(None), Key.expires_at > db_now()),
-        )
-    ).one_or_none()
+def find_valid(connection: Connection | Session, plain: str) -> Row[str, str, str] | None:
+    """Return the project, id and scope of the live key with this plain text.
+
+    The lookup by hash leaks no timing about partly correct keys.
+    """
+    return connection.execute(_VALID, {"sha256": hash_of(plain)}).one_or_none()
+
+
+_VALID = select(Key.project_id, Key.id, Key.scope).where(
+    Key.sha256 == bindparam("sha256"),
+    Key.revoked_at.is_(None),
+    or_(Key.expires_at.is_(None), Key.expires_at > db_now()),
+)
+"""Every request runs it. SQLAlchemy takes longer to build a statement than to run this one."""
 
 
 def listed(session: Session) -> Sequence[tuple[Key, str]]:

@@ -107,7 +107,7 @@ def resume(context: Context, caller: Caller, job_id: str) -> Job:
 
 def event_page(context: Context, caller: Caller, job_id: str, *, after: str | None, limit: int) -> Page[Event]:
     with context.database.read() as session:
-        _require(jobs.get(session, caller.project_id, job_id), job_id)
+        _require_exists(session, caller, job_id)
         return events.page(session, job_id, after=after, limit=limit)
 
 
@@ -115,8 +115,14 @@ def checkpoint_page(
     context: Context, caller: Caller, job_id: str, *, after: str | None, limit: int
 ) -> Page[Checkpoint]:
     with context.database.read() as session:
-        _require(jobs.get(session, caller.project_id, job_id), job_id)
+        _require_exists(session, caller, job_id)
         return models.checkpoint_page(session, job_id, after=after, limit=limit)
+
+
+def require(context: Context, caller: Caller, job_id: str) -> None:
+    """Raise NoSuchJob."""
+    with context.database.read() as session:
+        _require_exists(session, caller, job_id)
 
 
 def published_model(context: Context, caller: Caller, job_id: str) -> str:
@@ -128,6 +134,11 @@ def published_model(context: Context, caller: Caller, job_id: str) -> str:
         if models.get(session, caller.project_id, job.fine_tuned_model) is None:
             raise NoSuchModel(job.fine_tuned_model)
     return job.fine_tuned_model
+
+
+def _require_exists(session: Session, caller: Caller, job_id: str) -> None:
+    if not jobs.exists(session, caller.project_id, job_id):
+        raise NoSuchJob(job_id)
 
 
 def _require(job: Job | None, job_id: str) -> Job:

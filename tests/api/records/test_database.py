@@ -1,0 +1,42 @@
+"""Connections to both databases."""
+
+import json
+
+import pytest
+from sqlalchemy import text
+
+from api.records import Database
+from tests.factories import a_job, a_project, the_job
+
+
+def test_connections_that_the_server_closed_are_replaced_before_they_are_used(postgres_url: str) -> None:
+    database, other = Database(postgres_url), Database(postgres_url)
+    with database.read() as first, database.read() as second:
+        for session in (first, second):
+            session.execute(text("SELECT 1"))
+    with other.write() as session:
+        session.execute(text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"))
+    with database.read() as first, database.write() as second:
+        assert [session.scalar(text("SELECT 1")) for session in (first, second)] == [1, 1]
+    database.dispose()
+    other.dispose()
+
+
+def test_query_of_a_read_session_leaves_no_transaction_open(database: Database) -> None:
+    with database.read() as session, database.read() as other:
+        a_job(database, a_project(database))
+        assert session.scalar(text("SELECT count(*) FROM jobs")) == 1
+        a_job(database, a_project(database))
+        assert session.scalar(text("SELECT count(*) FROM jobs")) == 2
+        if not database.is_sqlite:
+            states = other.scalars(text("SELECT state FROM pg_stat_activity WHERE datname = current_database()")).all()
+            assert "idle in transaction" not in states
+
+
+@pytest.mark.parametrize("value", [float("nan"), "\ud800", 2**70, 1e-300, {"a": [None, True]}])
+def test_stored_json_is_read_as_it_was_written(sqlite_url: str, value: object) -> None:
+    """PostgreSQL refuses NaN."""
+    database = Database(sqlite_url)
+    job_id = a_job(database, a_project(database), progress={"value": value})
+    assert json.dumps(the_job(database, job_id).progress) == json.dumps({"value": value})
+    database.dispose()
