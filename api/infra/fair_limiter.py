@@ -48,8 +48,9 @@ class FairLimiter:
         """
         waiter = self._enter(project_id)
         try:
-            async with asyncio.timeout(wait_s):
-                await waiter.woken.wait()
+            if not waiter.granted:
+                async with asyncio.timeout(wait_s):
+                    await waiter.woken.wait()
             yield
         finally:
             self._leave(project_id, waiter)
@@ -61,12 +62,19 @@ class FairLimiter:
                 self._waiting[project_id] = deque()
                 self._waiting.move_to_end(project_id, last=False)  # it had no recent turn
             queue = self._waiting[project_id]
-            busy = self._free <= 0 or self._running[project_id] >= self._per_project
-            if busy and len(queue) >= self._max_waiting:
+            if self._free > 0 and self._running[project_id] < self._per_project:
+                self._take(project_id, waiter)  # nobody waits for it, or a free turn would be theirs
+            elif len(queue) >= self._max_waiting:
                 raise ConcurrencyLimitExceeded(self._what, self._max_waiting + self._running[project_id])
-            queue.append(waiter)
-            self._grant()
+            else:
+                queue.append(waiter)
         return waiter
+
+    def _take(self, project_id: str, waiter: _Waiter) -> None:
+        self._waiting.move_to_end(project_id)
+        self._running[project_id] += 1
+        self._free -= 1
+        waiter.granted = True
 
     def _leave(self, project_id: str, waiter: _Waiter) -> None:
         with self._lock:
@@ -89,8 +97,5 @@ class FairLimiter:
                 return
             name = min(eligible, key=self._running.__getitem__)
             waiter = self._waiting[name].popleft()
-            self._waiting.move_to_end(name)
-            self._running[name] += 1
-            self._free -= 1
-            waiter.granted = True
+            self._take(name, waiter)
             waiter.loop.call_soon_threadsafe(waiter.woken.set)
