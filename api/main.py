@@ -41,7 +41,7 @@ class Attune(FastAPI):
 
 def create_app(settings: Settings) -> FastAPI:
     # FastAPI compiles the schemas of all endpoints on import. Only processes that serve need to pay for that.
-    from api.routes import router  # noqa: PLC0415
+    from api.routes import include_all  # noqa: PLC0415
     from api.services.event_stream import EventWatcher  # noqa: PLC0415
 
     context = Context.open(settings)
@@ -67,5 +67,5 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.watch = EventWatcher(context)
     app.state.pulse = HealthCheck(settings.database, context.storage)
     error_handlers.install(app)
-    app.include_router(router())
+    include_all(app)
     return app
