@@ -1,9 +1,10 @@
 """Jobs, events and checkpoints: OpenAI's objects with Attune's additional fields."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, TypeAdapter
+import msgspec
+from pydantic import BaseModel
 
 from api.records.events import Event
 from api.records.jobs import Job
@@ -13,9 +14,6 @@ from api.schemas.stored import StoredJson, stored
 from api.spec.catalog import METHODS, TECHNIQUES
 from api.spec.evaluation import Evaluation
 from api.spec.fields import AUTO, JsonObject, with_current_names
-from api.spec.methods import Method
-
-_METHOD = TypeAdapter[Method](Method)
 
 
 class JobError(BaseModel):
@@ -116,7 +114,7 @@ def shown_method(job: Job) -> JsonObject:
     requested = options["hyperparameters"]
     resolved_values = {
         "eval_interval": job.resolved["eval_every"],
-        **_METHOD.validate_python(method).options.hyperparameters.auto_defaults,
+        **METHODS[method["type"]].options_class().hyperparameters_class().auto_defaults,
     }
     numbers = {name: resolved_values.get(name, value) if value == AUTO else value for name, value in requested.items()}
     numbers |= {"n_epochs": job.resolved["n_epochs"], "batch_size": job.resolved["batch_size"]}
@@ -215,6 +213,15 @@ class MetricList(BaseModel):
     has_more: Literal[False] = False
     total_points: int
     """The number of all steps, including those that are not listed."""
+
+
+def metric_list_body(batches: Iterable[Sequence[JsonObject]]) -> bytes:
+    """Return the JSON of a MetricList. It is written batch by batch: a long job has hundreds of thousands of steps."""
+    body, total = bytearray(b'{"object":"list","data":['), 0
+    for batch in batches:
+        body += (b"," if total else b"") + msgspec.json.encode(batch)[1:-1]
+        total += len(batch)
+    return bytes(body + b'],"has_more":false,"total_points":%d}' % total)
 
 
 class CheckpointList(BaseModel):

@@ -1,6 +1,7 @@
 """Base classes and field types of all recipe models."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Discriminator, Tag, model_validator
@@ -39,13 +40,19 @@ class NulFreeModel(StrictModel):
 
 def with_current_names(model: type[BaseModel], stored: Mapping[str, object]) -> dict[str, object]:
     """Return the stored fields under the model's current names. Rows of releases before a rename hold the old ones."""
-    current = {
+    current = _current_names(model)
+    return {current.get(name, name): value for name, value in stored.items()}
+
+
+@cache
+def _current_names(model: type[BaseModel]) -> Mapping[Any, str]:
+    """Return the model's current name of each name that a stored row may have, where it was renamed."""
+    return {
         old: name
         for name, field in model.model_fields.items()
         if isinstance(field.validation_alias, AliasChoices)
         for old in field.validation_alias.choices
     }
-    return {current.get(name, name): value for name, value in stored.items()}
 
 
 def _auto_or_value(value: object) -> str:

@@ -42,6 +42,13 @@ class Options(StrictModel):
 
     hyperparameters: OrNull[Hyperparameters] = Field(default_factory=Hyperparameters)
 
+    @classmethod
+    def hyperparameters_class(cls) -> type[Hyperparameters]:
+        hyperparameters = cls.model_fields["hyperparameters"].annotation
+        assert isinstance(hyperparameters, type), hyperparameters
+        assert issubclass(hyperparameters, Hyperparameters), hyperparameters
+        return hyperparameters
+
     def reward_models(self) -> Mapping[str, str]:
         """Return the models of reward jobs that the options name, by the path of the field."""
         return {}
