@@ -1,14 +1,17 @@
 """Events of jobs for their users. Each is written in the transaction of the change that it describes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, select
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime, db_now
 from api.records.pages import Page, paginate
 from api.spec.fields import JsonObject
 from api.spec.ids import new_id
+
+BATCH = 1000
+"""Metrics events that are in memory at a time."""
 
 
 class Event(Base):
@@ -69,10 +72,29 @@ def metrics_after(session: Session, job_id: str, seq: int) -> Sequence[Event]:
     return session.scalars(query.order_by(Event.seq)).all()
 
 
-def metrics_of(session: Session, job_id: str) -> list[JsonObject]:
-    """Return the data of the job's metrics events by step. A step that was trained again has its newest metrics."""
-    rows = session.scalars(
-        select(Event.data).where(Event.job_id == job_id, Event.type == "metrics").order_by(Event.seq)
+def metrics_of(session: Session, job_id: str) -> Iterator[Sequence[tuple[int, JsonObject]]]:
+    """Yield the job's metrics events in batches, by step: the sequence number and the data of each.
+
+    A step that was trained again has its newest event only.
+    """
+    step = Event.data["step"].as_integer()
+    newest = (
+        select(func.max(Event.seq).label("seq"), step.label("step"))
+        .where(Event.job_id == job_id, Event.type == "metrics", step.is_not(None))
+        .group_by(step)
+        .subquery()
     )
-    by_step = {data["step"]: data for data in rows if data}
-    return [by_step[step] for step in sorted(by_step)]
+    rows = session.execute(
+        select(Event.seq, Event.data).join(newest, Event.seq == newest.c.seq).order_by(newest.c.step)
+    )
+    for batch in rows.partitions(BATCH):
+        yield [(seq, data) for seq, data in batch if data is not None]
+
+
+def metrics_at(session: Session, numbers: Sequence[int]) -> list[JsonObject]:
+    """Return the data of the events with these sequence numbers, in their order."""
+    found: dict[int, JsonObject] = {}
+    for start in range(0, len(numbers), BATCH):
+        rows = session.execute(select(Event.seq, Event.data).where(Event.seq.in_(numbers[start : start + BATCH])))
+        found |= {seq: data for seq, data in rows if data is not None}
+    return [found[number] for number in numbers]

@@ -11,8 +11,8 @@ from api.errors import InvalidRequest
 from api.http.deps import After, Ctx, Who
 from api.http.fair_route import FairRoute
 from api.schemas.common import EVENT_STREAM, errors
-from api.schemas.jobs import EventList, EventObject, MetricList
-from api.services import event_stream, jobs
+from api.schemas.jobs import EventList, EventObject, MetricList, metric_list_body
+from api.services import event_stream, jobs, metrics
 from api.services.event_stream import EventWatcher
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"], route_class=FairRoute)
@@ -81,17 +81,20 @@ async def _event_lines(watcher: EventWatcher, job_id: str, after: int, keep_aliv
         )
 
 
-@router.get("/{job_id}/metrics")
+@router.get("/{job_id}/metrics", response_model=MetricList)
 def list_metrics(
     job_id: str,
     context: Ctx,
     caller: Who,
     max_points: Annotated[int | None, Query(ge=2, le=100_000)] = None,
-) -> MetricList:
+) -> MetricList | Response:
     """List the metrics of every step, oldest first. A step that was trained again has its latest metrics.
 
     With `max_points`, list at most that many steps: the first and the last, the lowest and highest of every series if
     there is room, then the lowest and highest `train_loss` of equal stretches of steps. Values are never interpolated.
     """
-    points, total = event_stream.metrics(context, caller, job_id, max_points)
-    return MetricList(data=points, total_points=total)
+    if max_points is None:
+        body = metric_list_body(metrics.batches(context, caller, job_id))
+        return Response(body, media_type="application/json")
+    points, total = metrics.reduced(context, caller, job_id, max_points)
+    return MetricList(data=list(points), total_points=total)

@@ -1,8 +1,8 @@
-"""A job's events as a stream, and its metrics as a series."""
+"""A job's events as a stream."""
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,10 +14,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest, TooManyRequests
-from api.records import event_feed, events
+from api.records import event_feed
 from api.records.events import Event
 from api.services import jobs
-from api.spec.fields import JsonObject
 
 log = structlog.get_logger(__name__)
 
@@ -137,50 +136,3 @@ async def follow(watcher: EventWatcher, job_id: str, after: int, keep_alive_s: f
         else:
             await watcher.wait_for_event(job_id, after, keep_alive_s)
             yield []
-
-
-def metrics(context: Context, caller: Caller, job_id: str, max_points: int | None) -> tuple[list[JsonObject], int]:
-    """Return the metrics of at most `max_points` steps, and the number of all steps."""
-    jobs.get(context, caller, job_id)
-    with context.database.read() as session:
-        points = events.metrics_of(session, job_id)
-    return points if max_points is None else downsample(points, max_points), len(points)
-
-
-MAIN_SERIES = "train_loss"
-
-
-def downsample(points: Sequence[JsonObject], limit: int) -> list[JsonObject]:
-    """Return at most `limit` (two or more) of the points, in their order and unchanged.
-
-    The first and the last are always kept. If there is room, so are the lowest and the highest point of every series,
-    `train_loss` first, and then the lowest and the highest `train_loss` of equal stretches of steps.
-    """
-    if len(points) <= limit:
-        return list(points)
-    kept = {0, len(points) - 1}
-    names = _series(points)
-    for name in names:
-        kept.update(_extremes(points, range(len(points)), name)[: limit - len(kept)])
-    stretches = (limit - len(kept)) // 2
-    for index in range(stretches):
-        start, end = (1 + (len(points) - 2) * edge // stretches for edge in (index, index + 1))
-        kept.update(_extremes(points, range(start, end), names[0]))
-    return [points[index] for index in sorted(kept)]
-
-
-def _series(points: Sequence[JsonObject]) -> list[str]:
-    """Return the names of the numeric series: the main one first, then by the number of points that have them."""
-    counts = Counter(name for point in points for name, value in point.items() if _is_number(value))
-    return sorted(counts, key=lambda name: (name != MAIN_SERIES, -counts[name], name))
-
-
-def _extremes(points: Sequence[JsonObject], indices: Iterable[int], name: str) -> list[int]:
-    indices_with_value = [index for index in indices if _is_number(points[index].get(name))]
-    if not indices_with_value:
-        return []
-    return [pick(indices_with_value, key=lambda index: float(points[index][name])) for pick in (min, max)]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -169,7 +169,7 @@ def _store_results(attempt: AttemptContext) -> File:
     fields = _result_file(job)
     key = f"files/{job.project_id}/{fields['id']}"
     with context.database.read() as session:
-        table = results_csv(events.metrics_of(session, job.id))
+        table = results_csv([data for batch in events.metrics_of(session, job.id) for _, data in batch])
     stored = context.storage.write_bytes(key, table)
     return File(filename="step_metrics.csv", bytes=stored.bytes, sha256=stored.sha256, storage_key=key, **fields)
 

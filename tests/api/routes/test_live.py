@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 
 from api.context import Context
 from api.main import create_app
+from api.records import events
 from api.settings import Settings
 from api.spec.lifecycle import JobStatus
 from tests.api.conftest import client_of
@@ -150,3 +151,19 @@ def test_metrics_are_told_whole_or_thinned(client: TestClient, served: Context, 
     assert len(few["data"]) <= 20
     assert (few["total_points"], few["data"][0], few["data"][-1]) == (300, whole["data"][0], whole["data"][-1])
     assert client.get(path, params={"max_points": 1}).status_code == 400
+
+
+def test_step_that_was_trained_again_has_its_newest_metrics(
+    client: TestClient, served: Context, job_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "BATCH", 7)
+    add_events(served.database, job_id, 20)
+    again = {"step": 5, "train_loss": 9.0}
+    with served.database.write() as session:
+        events.add_event(session, job_id, "Step 5 again", type="metrics", data=again)
+    path = f"/v1/fine_tuning/jobs/{job_id}/metrics"
+    whole, few = client.get(path).json(), client.get(path, params={"max_points": 4}).json()
+    assert [point["step"] for point in whole["data"]] == list(range(20))
+    assert whole["data"][5] == again
+    assert again in few["data"]
+    assert whole["total_points"] == few["total_points"] == 20

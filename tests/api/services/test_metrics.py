@@ -3,13 +3,17 @@ from typing import cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.services.event_stream import downsample
+from api.services.metrics import Columns
 
 LOSSES = st.lists(st.one_of(st.none(), st.floats(-1e9, 1e9)), min_size=1, max_size=200)
 
 
 def points_of(losses: list[float | None]) -> list[dict[str, object]]:
     return [{"step": step, "train_loss": loss, "valid_loss": -step} for step, loss in enumerate(losses)]
+
+
+def downsample(points: list[dict[str, object]], most: int) -> list[dict[str, object]]:
+    return [points[index] for index in Columns(points).chosen(most)]
 
 
 @given(LOSSES, st.integers(2, 250))
@@ -33,6 +37,6 @@ def test_the_extremes_of_every_series_stay(losses: list[float | None], most: int
 def test_a_short_spike_is_seen_in_its_place() -> None:
     points = points_of([1.0] * 10_000)
     points[2000]["train_loss"], points[7000]["train_loss"], points[7001]["train_loss"] = 50.0, 40.0, 0.1
-    thinned = {point["step"]: point["train_loss"] for point in downsample(points, 100)}
+    thinned = {cast(int, point["step"]): point["train_loss"] for point in downsample(points, 100)}
     assert (thinned[2000], thinned[7000], thinned[7001]) == (50.0, 40.0, 0.1)
     assert max(right - left for left, right in zip(sorted(thinned), sorted(thinned)[1:], strict=False)) < 500

@@ -1,0 +1,94 @@
+"""A job's metrics as a series, whole or reduced to a number of points."""
+
+import math
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from api.context import Caller, Context
+from api.records import events
+from api.services import jobs
+from api.spec.fields import JsonObject
+
+MAIN_SERIES = "train_loss"
+
+
+def batches(context: Context, caller: Caller, job_id: str) -> Iterator[Sequence[JsonObject]]:
+    """Yield the metrics of all steps in batches. Raise NoSuchJob."""
+    jobs.require(context, caller, job_id)
+    with context.database.read() as session:
+        for batch in events.metrics_of(session, job_id):
+            yield [data for _, data in batch]
+
+
+def reduced(context: Context, caller: Caller, job_id: str, max_points: int) -> tuple[Sequence[JsonObject], int]:
+    """Return the metrics of at most `max_points` steps, and the number of all steps. Raise NoSuchJob.
+
+    One batch of points is in memory at a time; of the others, only their numbers.
+    """
+    jobs.require(context, caller, job_id)
+    columns, numbers = Columns(), array("q")
+    with context.database.read() as session:
+        for batch in events.metrics_of(session, job_id):
+            numbers.extend(number for number, _ in batch)
+            columns.extend([data for _, data in batch])
+        kept = [numbers[index] for index in columns.chosen(max_points)]
+        return events.metrics_at(session, kept), len(columns)
+
+
+class Columns:
+    """The numeric series of a job's metrics, eight bytes for each value."""
+
+    def __init__(self, points: Sequence[JsonObject] = ()) -> None:
+        self._length = 0
+        self._columns: dict[str, array[float]] = {}
+        """By name; NaN where a point has no number. A column ends with the last batch that has it."""
+        self.extend(points)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def extend(self, points: Sequence[JsonObject]) -> None:
+        for name in dict.fromkeys(name for point in points for name in point):
+            values: list[Any] = [point.get(name) for point in points]
+            try:
+                numbers = array("d", values)
+            except TypeError:
+                numbers = array("d", map(_number, values))
+            column = self._columns.setdefault(name, array("d"))
+            column.extend([math.nan] * (self._length - len(column)))
+            column.extend(numbers)
+        self._length += len(points)
+
+    def chosen(self, limit: int) -> list[int]:
+        """Return the indices of at most `limit` (two or more) points, in ascending order.
+
+        The first and the last are always chosen. If there is room, so are the lowest and the highest point of every
+        series, `train_loss` first, and then the lowest and the highest `train_loss` of equal stretches of steps.
+        """
+        if self._length <= limit:
+            return list(range(self._length))
+        kept = {0, self._length - 1}
+        names = self._names()
+        for name in names:
+            kept.update(self._extremes(name, 0, self._length)[: limit - len(kept)])
+        stretches = (limit - len(kept)) // 2 if names else 0
+        for index in range(stretches):
+            start, end = (1 + (self._length - 2) * edge // stretches for edge in (index, index + 1))
+            kept.update(self._extremes(names[0], start, end))
+        return sorted(kept)
+
+    def _names(self) -> list[str]:
+        """Return the names of the series: the main one first, then by the number of points that have them."""
+        counts = {name: sum(map(math.isfinite, column)) for name, column in self._columns.items()}
+        return sorted(filter(counts.get, counts), key=lambda name: (name != MAIN_SERIES, -counts[name], name))
+
+    def _extremes(self, name: str, start: int, end: int) -> list[int]:
+        """Return the indices of the first lowest and the first highest value from `start` to before `end`."""
+        column = self._columns[name]
+        values = [value for value in column[start:end] if math.isfinite(value)]
+        return [column.index(pick(values), start, end) for pick in (min, max)] if values else []
+
+
+def _number(value: object) -> float:
+    return value if isinstance(value, int | float) else math.nan
