@@ -68,8 +68,8 @@ class EventWatcher:
     async def read(self, job_id: str, after: int) -> tuple[Sequence[Event], bool]:
         return await self._in_thread(partial(self._read, job_id, after))
 
-    async def wait_for_event(self, job_id: str, after: int, timeout_s: float) -> None:
-        """Return when the job has an event after this one, or after the timeout."""
+    async def wait_for_event(self, job_id: str, after: int, timeout_s: float) -> bool:
+        """Return whether the job has an event after this one: True at once when it has, False after the timeout."""
         waiter = _Waiter(job_id, after)
         self._waiters.add(waiter)
         if self._polling is None or self._polling.done():
@@ -77,6 +77,7 @@ class EventWatcher:
         try:
             with anyio.move_on_after(timeout_s):
                 await waiter.wake.wait()
+            return waiter.wake.is_set()
         finally:
             self._waiters.discard(waiter)
 
@@ -134,5 +135,6 @@ async def follow(watcher: EventWatcher, job_id: str, after: int, keep_alive_s: f
         elif ended:
             return
         else:
-            await watcher.wait_for_event(job_id, after, keep_alive_s)
-            yield []
+            # Only a woken stream reads: the end of a job is an event, too.
+            while not await watcher.wait_for_event(job_id, after, keep_alive_s):
+                yield []
