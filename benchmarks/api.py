@@ -74,25 +74,24 @@ def main() -> None:
 
 
 def _compare(subject: Subject, names: Sequence[str], rounds: int, seconds: float) -> None:
-    latency_s: dict[str, list[float]] = {name: [] for name in names}
-    rates: dict[str, list[float]] = {name: [] for name in names}
-    cpu_s: dict[str, list[float]] = {name: [] for name in names}
+    measured: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in names}
     sizes = {}
     for _ in range(rounds + 1):
         for name in names:
             one, sizes[name] = _measure(subject, name, 1, seconds)
-            before = _cpu_s(subject)
+            before_s = _cpu_s(subject)
             many, _ = _measure(subject, name, CONNECTIONS, seconds)
-            latency_s[name].append(statistics.median(one))
-            rates[name].append(len(many) / seconds)
-            cpu_s[name].append((_cpu_s(subject) - before) / len(many))
+            cpu_s = (_cpu_s(subject) - before_s) / len(many)
+            one.sort()
+            measured[name].append((one[len(one) // 2], one[len(one) // 10], len(many) / seconds, cpu_s))
     # The first round warms up.
-    medians = {name: [statistics.median(values[name][1:]) for values in (latency_s, rates, cpu_s)] for name in names}
-    empty_s, empty_rate, _ = medians[EMPTY]
-    print("| endpoint | bytes | median ms | x empty | per second | of empty | CPU ms |\n|---|---|---|---|---|---|---|")
-    for name, (median_s, rate, cpu) in medians.items():
-        of_empty = f"{median_s / empty_s:.1f} | {rate:.0f} | {rate / empty_rate:.0%}"
-        print(f"| {name} | {sizes[name]:,} | {1000 * median_s:.2f} | {of_empty} | {1000 * cpu:.2f} |", flush=True)
+    medians = {name: [statistics.median(column) for column in zip(*measured[name][1:], strict=True)] for name in names}
+    empty_s, _, empty_rate, _ = medians[EMPTY]
+    print("| endpoint | bytes | median ms | x empty | fastest 10% ms | per second | of empty | CPU ms |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, (median_s, fast_s, rate, cpu_s) in medians.items():
+        latency = f"{1000 * median_s:.2f} | {median_s / empty_s:.1f} | {1000 * fast_s:.2f}"
+        print(f"| {name} | {sizes[name]:,} | {latency} | {rate:.0f} | {rate / empty_rate:.0%} | {1000 * cpu_s:.2f} |")
 
 
 def _cpu_s(subject: Subject) -> float:

@@ -87,7 +87,7 @@ def list_metrics(
     context: Ctx,
     caller: Who,
     max_points: Annotated[int | None, Query(ge=2, le=100_000)] = None,
-) -> MetricList | Response:
+) -> Response:
     """List the metrics of every step, oldest first. A step that was trained again has its latest metrics.
 
     With `max_points`, list at most that many steps: the first and the last, the lowest and highest of every series if
@@ -95,6 +95,7 @@ def list_metrics(
     """
     if max_points is None:
         body = metric_list_body(metrics.batches(context, caller, job_id))
-        return Response(body, media_type="application/json")
-    points, total = metrics.reduced(context, caller, job_id, max_points)
-    return MetricList(data=list(points), total_points=total)
+    else:
+        points, total = metrics.reduced(context, caller, job_id, max_points)
+        body = metric_list_body([points], total)
+    return Response(body, media_type="application/json")

@@ -215,12 +215,16 @@ class MetricList(BaseModel):
     """The number of all steps, including those that are not listed."""
 
 
-def metric_list_body(batches: Iterable[Sequence[JsonObject]]) -> bytes:
-    """Return the JSON of a MetricList. It is written batch by batch: a long job has hundreds of thousands of steps."""
-    body, total = bytearray(b'{"object":"list","data":['), 0
+def metric_list_body(batches: Iterable[Sequence[JsonObject]], total_points: int | None = None) -> bytes:
+    """Return the JSON of a MetricList, by default of all points.
+
+    It is written batch by batch: a long job has hundreds of thousands of steps.
+    """
+    body, count = bytearray(b'{"object":"list","data":['), 0
     for batch in batches:
-        body += (b"," if total else b"") + msgspec.json.encode(batch)[1:-1]
-        total += len(batch)
+        body += (b"," if count else b"") + msgspec.json.encode(batch)[1:-1]
+        count += len(batch)
+    total = count if total_points is None else total_points
     return bytes(body + b'],"has_more":false,"total_points":%d}' % total)
 
 

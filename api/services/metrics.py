@@ -24,14 +24,18 @@ def batches(context: Context, caller: Caller, job_id: str) -> Iterator[Sequence[
 def reduced(context: Context, caller: Caller, job_id: str, max_points: int) -> tuple[Sequence[JsonObject], int]:
     """Return the metrics of at most `max_points` steps, and the number of all steps. Raise NoSuchJob.
 
-    One batch of points is in memory at a time; of the others, only their numbers.
+    Of more points, one batch is in memory at a time, and only the numbers of the others.
     """
     jobs.require(context, caller, job_id)
     columns, numbers = Columns(), array("q")
+    points: list[JsonObject] = []
     with context.database.read() as session:
         for batch in events.metrics_of(session, job_id):
             numbers.extend(number for number, _ in batch)
             columns.extend([data for _, data in batch])
+            points = [*points, *(data for _, data in batch)] if len(columns) <= max_points else []
+        if points:
+            return points, len(points)
         kept = [numbers[index] for index in columns.chosen(max_points)]
         return events.metrics_at(session, kept), len(columns)
 
