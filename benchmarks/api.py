@@ -81,9 +81,10 @@ def _compare(subject: Subject, names: Sequence[str], rounds: int, seconds: float
             one, sizes[name] = _measure(subject, name, 1, seconds)
             before_s = _cpu_s(subject)
             many, _ = _measure(subject, name, CONNECTIONS, seconds)
-            cpu_s = (_cpu_s(subject) - before_s) / len(many)
+            cpu_s = (_cpu_s(subject) - before_s) / (len(many) + CONNECTIONS)
             one.sort()
-            measured[name].append((one[len(one) // 2], one[len(one) // 10], len(many) / seconds, cpu_s))
+            rate = CONNECTIONS / statistics.mean(many)
+            measured[name].append((one[len(one) // 2], one[len(one) // 10], rate, cpu_s))
     # The first round warms up.
     medians = {name: [statistics.median(column) for column in zip(*measured[name][1:], strict=True)] for name in names}
     empty_s, _, empty_rate, _ = medians[EMPTY]
@@ -116,7 +117,10 @@ def _hold_streams(subject: Subject, count: int, rounds: int, seconds: float) -> 
 
 
 def _measure(subject: Subject, name: str, connections: int, seconds: float) -> tuple[list[float], int]:
-    """Return the seconds of each request in this time, and the size of a response's body."""
+    """Return the seconds of each request in this time, and the size of a response's body.
+
+    Each connection's last request is not counted.
+    """
     request, size = subject.request(subject.paths[name]), 0
     times: list[float] = []
     with ExitStack() as opened, selectors.DefaultSelector() as selector:
@@ -134,6 +138,9 @@ def _measure(subject: Subject, name: str, connections: int, seconds: float) -> t
                     times.append(time.perf_counter() - pending.sent_at)
                     pending.sent_at, pending.received = time.perf_counter(), b""
                     pending.connection.sendall(request)
+        for key in selector.get_map().values():  # the next measurement begins on an idle server
+            while key.data.receive() is None:
+                pass
     return times, size
 
 
