@@ -1,6 +1,7 @@
 """Loading of a base model with a technique, and with the head that the method needs, as a trainable model."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from api.spec.techniques.base import FourBits
 from worker.engine.errors import TrainingError
+from worker.engine.model import lora
 from worker.engine.model.adapters import HEADS, initialize_prefix, with_technique
 from worker.engine.model.attention import PACKED
 from worker.engine.model.batches import Layout
@@ -81,9 +83,16 @@ def load_trainable(
         virtual_tokens=virtual_tokens,
         reads_whole=reads_whole,
     )
+    if replaces_layers():
+        trainable.restore_layers = lora.apply(model)
     if technique.changes_base:
         trainable.extras = {name: tensor.detach().clone() for name, tensor in get_peft_model_state_dict(model).items()}
     return trainable
+
+
+def replaces_layers() -> bool:
+    """Return whether layers are computed by this package in training; ATTUNE_FAST_LAYERS=0 keeps the libraries' own."""
+    return os.environ.get("ATTUNE_FAST_LAYERS") != "0"
 
 
 def load_network(

@@ -45,6 +45,8 @@ class TrainableModel:
         self.masters = {name: _master(parameter) for name, parameter in self.trained.items()}
         self.keep_alive: Callable[[], None] = lambda: None
         """Called at each micro-batch, so that the supervisor knows that the training is running."""
+        self.restore_layers: Callable[[], None] = lambda: None
+        """Gives layers that were replaced for training (worker.engine.model.lora) the forward of their library."""
         self.scoring = Scoring()
         self._lengths: torch.Tensor | None = None
         self._start: Tensors | None = None

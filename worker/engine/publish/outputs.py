@@ -75,7 +75,9 @@ def plain_outputs(model: PreTrainedModel | PeftModel, recipe: ResolvedRecipe, ro
 
 
 def outputs_in_memory(model: TrainableModel, recipe: ResolvedRecipe, rows: Rows) -> Outputs:
-    """Return the outputs of the trained weights in memory. The model keeps transformers' attention afterwards."""
+    """Return the outputs of the trained weights in memory. The model keeps transformers' attention and peft's layers
+    afterwards."""
+    model.restore_layers()
     model.network.set_attn_implementation(plain_attention(model.network))
     return plain_outputs(model.model, recipe, rows)
 

@@ -1,0 +1,113 @@
+"""LoRA's layers in training, with fewer and cheaper operations than peft's.
+
+peft converts a layer's input to float32, multiplies it by A and B there, scales and adds the update, and converts the
+sum back. Here a layer is one autograd function in the model's type: the update is added by the product with B itself,
+and the input's gradient by the product with A. A and B stay float32 parameters; only their copies are rounded. Each
+copy and product is rounded to bfloat16 once, as every other product of the model is.
+
+`apply` replaces the forward of single layers. Layers that it does not know keep peft's.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
+from peft.tuners.lora.layer import Linear as LoraLinear
+from torch import nn
+
+ADAPTER = "default"
+
+
+def apply(model: nn.Module) -> Callable[[], None]:
+    """Replace the forward of the model's LoRA layers. Return a function that restores peft's."""
+    replaced = [module for module in model.modules() if type(module) in (LoraLinear, LoraLinear4bit) and _plain(module)]
+    for layer in replaced:
+        layer.forward = partial(_forward, layer)
+
+    def restore() -> None:
+        for layer in replaced:
+            del layer.forward
+
+    return restore
+
+
+def _plain(layer: Any) -> bool:
+    """Return whether the layer's update is B A alone: DoRA's is not."""
+    return not layer.lora_variant and not layer.lora_bias[ADAPTER]
+
+
+def _forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    base, dropout, scale = layer.base_layer, layer.lora_dropout[ADAPTER], layer.scaling[ADAPTER]
+    A, B = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+    drops = layer.training and not isinstance(dropout, nn.Identity)
+    result: torch.Tensor
+    if type(base) is nn.Linear and not base.weight.requires_grad and not drops:
+        result = _Adapted.apply(x, base.weight, base.bias, A, B, scale)  # type: ignore[no-untyped-call]
+    else:
+        result = _Updated.apply(base(x), dropout(x), A, B, scale)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Adapted(torch.autograd.Function):
+    """W x + b + s B A x with frozen W and b. x [..., in] → [..., out]"""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        A: torch.Tensor,
+        B: torch.Tensor,
+        scale: float,
+    ) -> torch.Tensor:
+        x_N = x.reshape(-1, x.shape[-1])
+        ctx.scale, ctx.stored = scale, A.dtype
+        A, scaled_B = A.to(x.dtype), (B * scale).to(x.dtype)
+        down_N = x_N @ A.T
+        result_N = nn.functional.linear(x_N, weight, bias).addmm_(down_N, scaled_B.T)
+        ctx.save_for_backward(x_N, down_N, weight, A, scaled_B)
+        return result_N.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x_N, down_N, weight, A, scaled_B = ctx.saved_tensors
+        grad_N = outer[0].reshape(-1, weight.shape[0])
+        grad_down_N = grad_N @ scaled_B
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (grad_N @ weight).addmm_(grad_down_N, A).view(*outer[0].shape[:-1], -1)
+        return grad_x, None, None, *_factors(ctx, x_N, down_N, grad_N, grad_down_N), None
+
+
+class _Updated(torch.autograd.Function):
+    """result + s B A x, for any base layer and for an input that dropout changed. result [..., out], x [..., in]"""
+
+    @staticmethod
+    def forward(
+        ctx: Any, result: torch.Tensor, x: torch.Tensor, A: torch.Tensor, B: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        x_N = x.reshape(-1, x.shape[-1])
+        ctx.scale, ctx.stored = scale, A.dtype
+        A, scaled_B = A.to(x.dtype), (B * scale).to(x.dtype)
+        down_N = x_N @ A.T
+        updated_N = torch.addmm(result.reshape(-1, result.shape[-1]), down_N, scaled_B.T)
+        ctx.save_for_backward(x_N, down_N, A, scaled_B)
+        return updated_N.view(result.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x_N, down_N, A, scaled_B = ctx.saved_tensors
+        grad_N = outer[0].reshape(-1, outer[0].shape[-1])
+        grad_down_N = grad_N @ scaled_B
+        grad_x = (grad_down_N @ A).view(*outer[0].shape[:-1], -1) if ctx.needs_input_grad[1] else None
+        return outer[0], grad_x, *_factors(ctx, x_N, down_N, grad_N, grad_down_N), None
+
+
+def _factors(
+    ctx: Any, x_N: torch.Tensor, down_N: torch.Tensor, grad_N: torch.Tensor, grad_down_N: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the gradients of A and B, in the type in which they are kept."""
+    return (grad_down_N.T @ x_N).to(ctx.stored), (grad_N.T @ down_N).to(ctx.stored) * ctx.scale
