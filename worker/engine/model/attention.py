@@ -16,13 +16,16 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
 from worker.engine.model.blockwise_attention import Rule, attend, blockwise_attention
+from worker.engine.model.short_attention import short_attention
 from worker.shared.gpus import BFLOAT16_CAPABILITY
 
 PACKED = "attune_packed"
 
 MATMUL_LENGTH = 256
-"""Tokens up to which plain matmuls are faster than the CPU's fused kernel, whose bf16 backward is slow
+"""Tokens up to which plain matmuls are faster than the CPU's fused kernel, although their weights are kept
 (docs/engine-log.md)."""
+SHORT_LENGTH = {torch.bfloat16: 1024}
+"""The same by type, with weights computed again: the fused kernel's backward pass in bfloat16 is slow."""
 FLASH_LONGEST_HEAD = 256
 FUSED_MULTIPLE = 8
 """The GPU's fused kernels need head sizes that are a multiple of this."""
@@ -177,9 +180,13 @@ def _block_attention(
     tokens they would take 4 GiB for each head and layer."""
     H, T, D = query_B_H_T_D.shape[1:]
     on_gpu = query_B_H_T_D.is_cuda
+    plain = rule.softcap is None and rule.window is None
+    longest = SHORT_LENGTH.get(query_B_H_T_D.dtype, MATMUL_LENGTH)
+    if plain and not on_gpu and longest >= T:
+        return short_attention(query_B_H_T_D, key_B_KV_T_D, value_B_KV_T_D, rule.scale, keep=T <= MATMUL_LENGTH)
     if T <= MATMUL_LENGTH and not (on_gpu and rule.softcap is None):
         return attend(query_B_H_T_D, key_B_KV_T_D, value_B_KV_T_D, _hidden(T, rule, query_B_H_T_D.device), rule)
-    if rule.softcap is not None or rule.window is not None or (on_gpu and D % FUSED_MULTIPLE):
+    if not plain or (on_gpu and D % FUSED_MULTIPLE):
         return blockwise_attention(query_B_H_T_D, key_B_KV_T_D, value_B_KV_T_D, rule)
     if on_gpu and key_B_KV_T_D.shape[1] != H:
         # The fused kernel for float32 supports no shared key heads: torch would compute T² scores instead.
