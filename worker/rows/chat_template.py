@@ -93,8 +93,11 @@ class ChatTemplate:
 
     def _compile(self, name: str) -> jinja2.Template:
         if name not in self._compiled:
-            self._compiled[name] = _environment().from_string(self.sources[name])
+            self._compiled[name] = self._environment().from_string(self.sources[name])
         return self._compiled[name]
+
+    def _environment(self) -> ImmutableSandboxedEnvironment:
+        return environment()
 
 
 def _with_reasoning(message: Message) -> Message:
@@ -170,14 +173,15 @@ def _namespace(*args: Any, **kwargs: Any) -> _Namespace:
     return namespace
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    environment.globals["dict"] = _Dict()
-    environment.globals["namespace"] = _namespace
-    return environment
+def environment() -> ImmutableSandboxedEnvironment:
+    """Return what templates run in."""
+    sandbox = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
+    sandbox.filters["tojson"] = _tojson
+    sandbox.globals["raise_exception"] = _raise_exception
+    sandbox.globals["strftime_now"] = _strftime_now
+    sandbox.globals["dict"] = _Dict()
+    sandbox.globals["namespace"] = _namespace
+    return sandbox
 
 
 def _tojson(

@@ -111,7 +111,9 @@ class GenerationStarts:
 
 def shared_length(prompted: str, text: str) -> int:
     """Return the length of the common beginning of both texts. A tag such as <think> is shared whole or not at all."""
-    pairs = enumerate(zip(prompted, text, strict=False))
-    length = next((at for at, (left, right) in pairs if left != right), min(len(prompted), len(text)))
+    length = len(prompted)
+    if not text.startswith(prompted):
+        pairs = enumerate(zip(prompted, text, strict=False))
+        length = next((at for at, (left, right) in pairs if left != right), min(len(prompted), len(text)))
     tag = prompted.rfind("<", 0, length)
     return tag if tag > prompted.rfind(">", 0, length) else length

@@ -20,6 +20,7 @@ from worker.rows.generation_starts import GenerationStarts
 from worker.rows.reasoning import CLOSING, select_reasoning, separate_reasoning, without_reasoning
 from worker.rows.rendered import RenderedTurns, keep_reasoning
 from worker.rows.sentinels import Positions, Sentinels
+from worker.rows.skeleton import Skeletons
 from worker.rows.spans import Span
 from worker.rows.turns import AssistantSpans
 
@@ -52,6 +53,7 @@ class Renderer:
         (worker.rows.tokenizer); `reasoning`: which reasoning is rendered and supervised, "auto" for what the template
         shows."""
         self.template = template
+        self.skeletons = Skeletons(template)
         self.reasoning = reasoning
         self.end_texts = end_texts
         self.generation_prompt = self._probe_generation_prompt()
@@ -91,9 +93,13 @@ class Renderer:
         return Rendered(rendered.text, spans, warnings, rest_weight)
 
     def _render_turns(self, conversation: Conversation) -> tuple["_ConversationRenderer", RenderedTurns]:
-        plain, messages = self._plain(conversation)
-        source = _ConversationRenderer(self, messages, conversation.tools, Sentinels.absent_from(plain, messages))
-        return source, source.find_turns(plain, messages)
+        filled = self.skeletons.fill(conversation.messages) if conversation.tools is None else None
+        plain, messages = (filled[0], conversation.messages) if filled else self._plain(conversation)
+        sentinels = Sentinels.absent_from(plain, messages)
+        source = _ConversationRenderer(self, messages, conversation.tools, sentinels)
+        if filled is None:
+            return source, source.find_turns(plain, messages)
+        return source, source.locate_turns(plain, messages, sentinels.positions(filled[1]))
 
     def _plain(self, conversation: Conversation, add_generation_prompt: bool = False) -> tuple[str, Messages]:
         """Return the rendering without sentinels, and the messages in the form that the template accepted."""
@@ -194,8 +200,11 @@ class _ConversationRenderer:
 
     def find_turns(self, plain: str, messages: Messages) -> RenderedTurns:
         """Return the assistant's turns. `messages`: the conversation's first messages; `plain`: their rendering."""
+        return self.locate_turns(plain, messages, self._positions(plain, messages))
+
+    def locate_turns(self, plain: str, messages: Messages, positions: Positions) -> RenderedTurns:
+        """Return the assistant's turns between sentinels whose positions are known."""
         renderer, sentinels = self.renderer, self.sentinels
-        positions = self._positions(plain, messages)
         turns = AssistantSpans(plain, messages, sentinels, positions, renderer.end_of_turn, self)
         located = (
             turns.from_generation_tags()

@@ -6,11 +6,12 @@ A chat template renders them unchanged, so their positions show where the conten
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from api.spec.formats import Message, Messages, RowError
 from worker.rows.reasoning import CLOSING, find_inline_reasoning
+from worker.rows.skeleton import GENERATION, TEXT_END, TEXT_START, Place
 
 PLANES = ((0xF0000, 0xFFFFD), (0x100000, 0x10FFFD), (0xE000, 0xF8FF))
 """Ranges of private-use code points, (first, last). The first range that the conversation does not use is taken."""
@@ -51,10 +52,10 @@ class Sentinels:
         return chr(self.first), chr(self.first + 1)
 
     def text_start(self, message: int) -> str:
-        return self._sentinel(message, 0)
+        return self._sentinel(message, TEXT_START)
 
     def text_end(self, message: int) -> str:
-        return self._sentinel(message, 1)
+        return self._sentinel(message, TEXT_END)
 
     def reasoning(self, message: int) -> str:
         return self._sentinel(message, 2)
@@ -89,6 +90,14 @@ class Sentinels:
         for removed, match in enumerate(pattern.finditer(marked)):
             positions[match.group()].append(match.start() - removed)
         return pattern.sub("", marked), dict(positions)
+
+    def positions(self, places: Sequence[Place]) -> Positions:
+        """Return the positions of the sentinels at these places of a skeleton, as `remove` does."""
+        positions: Positions = defaultdict(list)
+        for position, message, number in places:
+            sentinel = self.generation[number] if message == GENERATION else self._sentinel(message, number)
+            positions[sentinel].append(position)
+        return dict(positions)
 
     def _insert_in_answer(self, index: int, message: Message) -> Message:
         marked = dict(message)
