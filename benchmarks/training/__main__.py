@@ -60,7 +60,7 @@ class Round:
 
     def run(self, measured: table.Measured, peers: list[Peer]) -> None:
         """Run ours and each peer once. A peer that fails takes no part in later rounds."""
-        rate = matmul_rate(self.prepared.workload, self.threads)
+        rate = matmul_rate(self.prepared.base, self.threads)
         with self._folder("attune") as folder:
             run = run_ours(self.prepared, folder, self.number, self.threads)
             figures = self._figures(run, rate)
@@ -90,7 +90,7 @@ class Round:
     def _figures(self, run: Run, rate: float) -> dict[str, float]:
         workload = self.prepared.workload
         figures = run.figures(workload)
-        if flops := flops_per_token(workload, self.prepared.supervised_share):
+        if flops := flops_per_token(self.prepared):
             figures["matmul_share"] = 100 * figures["tokens_per_s"] * flops / rate
         if not workload.answer_tokens:
             figures["heldout_loss"] = held_out_loss(self.prepared, run.model, environment(self.threads))

@@ -28,6 +28,8 @@ class Peer:
     """The rest of its environment has our versions (constraints.txt); otherwise what pip chooses."""
     best: bool = False
     """With the options that make it fastest, instead of its defaults."""
+    without: tuple[str, ...] = ()
+    """Packages that are removed after the installation."""
     lacks: Mapping[str, str] = field(default_factory=dict)
     """Why its program leaves out kinds that it has a trainer for."""
 
@@ -39,7 +41,12 @@ class Peer:
 
     def python(self) -> Path:
         """Return its interpreter, which is installed when first needed. Raise NotInstalled."""
-        return _install(self.environment, self.requirements, self.like_ours)
+        python = _install(self.environment, self.requirements, self.like_ours)
+        if self.without:
+            subprocess.run(
+                [python, "-m", "pip", "uninstall", "--quiet", "--yes", *self.without], check=True, capture_output=True
+            )
+        return python
 
 
 class NotInstalled(Exception):
@@ -88,6 +95,8 @@ PEERS = {
                 FOUR_BITS,
             ),
             frozenset({"supervised", "dpo"}), like_ours=False,
+            # PyPI's are built for CUDA and cannot be imported beside a torch for CPUs. Text needs neither.
+            without=("torchvision", "torchaudio"),
             lacks={"ppo": "its PPO needs trl 0.9.6 or older, and its own requirements exclude that"},
         ),
     )

@@ -2,11 +2,13 @@
 
 import statistics
 import time
+from pathlib import Path
 
 import torch
 
 from api.estimate.work import Base
-from benchmarks.training.workloads import RANK, Workload
+from benchmarks.training.prepared import Prepared
+from benchmarks.training.workloads import RANK
 from worker.engine.model.facts import facts_of_base
 
 ROWS = 1024
@@ -14,12 +16,12 @@ ROWS = 1024
 REPEATS = 5
 
 
-def matmul_rate(workload: Workload, threads: int) -> float:
+def matmul_rate(base: Path, threads: int) -> float:
     """Return FLOP/s of torch.matmul in bfloat16 over the shapes of the base model's matrices, each as often as the
     model has it."""
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    matrices = Base.of(facts_of_base(workload.base)).matrices
+    matrices = Base.of(facts_of_base(base)).matrices
     shapes = {(matrix.inputs, matrix.outputs) for matrix in matrices}
     seconds = {shape: _seconds(*shape, device) for shape in shapes}
     flops = sum(2 * ROWS * matrix.inputs * matrix.outputs for matrix in matrices)
@@ -39,16 +41,16 @@ def _seconds(inputs: int, outputs: int, device: torch.device) -> float:
     return statistics.median(times[1:])
 
 
-def flops_per_token(workload: Workload, supervised_share: float) -> float | None:
+def flops_per_token(prepared: Prepared) -> float | None:
     """Return the operations that LoRA needs for a token: two for each weight and pass.
 
     A frozen matrix needs two passes (forward, and backward to its input), a trained one three. The head is only needed
     at supervised tokens. Attention's products are left out, so that the share of the rate is a lower bound. None for
     methods that pass rows several times.
     """
-    if workload.kind not in {"supervised", "classification"}:
+    if prepared.workload.kind not in {"supervised", "classification"}:
         return None
-    base = Base.of(facts_of_base(workload.base))
+    base = Base.of(facts_of_base(prepared.base))
     adapters = sum(RANK * (matrix.inputs + matrix.outputs) for matrix in base.matrices)
-    head = 0.0 if base.encoder else base.head * supervised_share
+    head = 0.0 if base.encoder else base.head * prepared.supervised_share
     return 4 * (base.linear + head) + 6 * adapters

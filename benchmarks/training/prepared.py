@@ -18,6 +18,8 @@ from worker.shared.arrays import Array, Rows, load_rows
 @dataclass(frozen=True)
 class Prepared:
     workload: Workload
+    base: Path
+    """A copy of the base model, since the cache's may be converted anew during a long run."""
     folder: Path
     """Holds train.jsonl and heldout.jsonl, the uploads; peer-train.jsonl and peer-heldout.jsonl; and data/, the
     arrays."""
@@ -36,7 +38,7 @@ class Prepared:
     def run_folder(self, folder: Path, seed: int) -> Path:
         """Return a new run folder for our trainer, without validation rows."""
         (folder / "data").mkdir(parents=True)
-        (folder / "base").symlink_to(self.workload.base)
+        (folder / "base").symlink_to(self.base)
         (folder / "data" / "train.safetensors").symlink_to(self.folder / "data" / "train.safetensors")
         (folder / "recipe.json").write_text(self.recipe(seed).model_dump_json(indent=2))
         return folder
@@ -57,10 +59,12 @@ class Prepared:
 def prepare_rows(workload: Workload, folder: Path) -> Prepared:
     """Write the rows, and prepare them as a worker does. The folder is emptied first."""
     shutil.rmtree(folder, ignore_errors=True)
-    rows = workload.rows()
+    base = folder.resolve() / "model"
+    shutil.copytree(workload.make_base(), base)
+    rows = workload.rows(base)
     method = workload.recipe(0)["method"]
     train, heldout = jsonl(*rows["train"]), jsonl(*rows["heldout"])
-    outcome = prepare(folder, workload.base, train, heldout, method=method, context_window=4096)
+    outcome = prepare(folder, base, train, heldout, method=method, context_window=4096)
     assert outcome.report["ok"], outcome.report
     arrays = {
         "train": load_rows(folder / "data" / "train.safetensors"),
@@ -71,7 +75,7 @@ def prepare_rows(workload: Workload, folder: Path) -> Prepared:
         (folder / f"peer-{name}.jsonl").write_bytes(jsonl(*peer_rows(part, rows[name])))
     facts = outcome.report["files"][0]
     labels = Labels(problem=facts["problem"], names=tuple(facts["label_names"])) if facts["problem"] else None
-    return Prepared(workload, folder, arrays["train"], labels)
+    return Prepared(workload, base, folder, arrays["train"], labels)
 
 
 def peer_rows(arrays: Rows, rows: list[Row]) -> Iterator[Row]:

@@ -14,7 +14,7 @@ import httpx
 
 from benchmarks.training.environments import Peer
 from benchmarks.training.prepared import Prepared
-from benchmarks.training.workloads import ALPHA, RANK, REWARDED, WARM_UP_STEPS, Workload
+from benchmarks.training.workloads import ALPHA, MODEL, RANK, REWARDED, WARM_UP_STEPS, Workload
 from tests.services.attune import AttuneUp
 
 ROOT = Path(__file__).parents[2]
@@ -126,7 +126,7 @@ def run_peer(peer: Peer, prepared: Prepared, folder: Path, seed: int, threads: i
     folder.mkdir(parents=True)
     reports = folder / "reports.jsonl"
     request = {
-        "base": str(workload.base),
+        "base": str(prepared.base),
         "rows": str(prepared.folder / "peer-train.jsonl"),
         "reports": str(reports),
         "output": str(folder / "output"),
@@ -197,7 +197,7 @@ def run_service(prepared: Prepared, folder: Path, seed: int, threads: int) -> Se
     folder.mkdir(parents=True)
     service = AttuneUp(folder, env=environment(threads))
     workload = prepared.workload
-    service.add_model(workload.base.name, workload.base)
+    service.add_model(MODEL, prepared.base)
     service.start()
     try:
         headers = {"Authorization": f"Bearer {service.api_key}"}

@@ -23,7 +23,7 @@ from benchmarks.training.workloads import DPO_BETA, Row
 def held_out_loss(prepared: Prepared, adapter: Path, environment: dict[str, str]) -> float:
     """Score the adapter in a process of its own. In nats: per supervised token, per text, or per pair. Raise Failed."""
     request = {
-        "base": str(prepared.workload.base),
+        "base": str(prepared.base),
         "adapter": str(adapter),
         "rows": str(prepared.folder / "peer-heldout.jsonl"),
         "kind": prepared.workload.kind,

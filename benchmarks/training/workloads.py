@@ -22,6 +22,8 @@ from benchmarks.relations import bases
 Row = dict[str, Any]
 Kind = Literal["supervised", "classification", "dpo", "ppo", "grpo"]
 
+MODEL = "base"
+"""The base model's name in the service."""
 RANK = 16
 ALPHA = 32
 HELD_OUT = 16
@@ -80,13 +82,9 @@ class Workload:
         time."""
         return self.steps - 1
 
-    @property
-    def base(self) -> Path:
-        return self.make_base().resolve()
-
-    def rows(self) -> dict[str, list[Row]]:
+    def rows(self, base: Path) -> dict[str, list[Row]]:
         """Return the rows for training and those held out, which have the same lengths."""
-        words = Words(self.base, seed=0)
+        words = Words(base, seed=0)
         held_out = self.lengths[:: math.ceil(len(self.lengths) / HELD_OUT)]
         parts = {"train": self.lengths, "heldout": held_out}
         return {
@@ -105,7 +103,7 @@ class Workload:
             options["group_size"] = self.group_size
         method = "reinforcement" if self.kind == "grpo" else self.kind
         return {
-            "model": self.base.name,
+            "model": MODEL,
             "seed": seed,
             "method": {"type": method, method: options},
             "technique": {"type": "qlora" if self.quantized else "lora", "rank": RANK, "alpha": ALPHA},

@@ -14,7 +14,7 @@ from benchmarks.relations import bases
 from benchmarks.training import table
 from benchmarks.training.environments import PEERS, Peer
 from benchmarks.training.peers.rows import sequences
-from benchmarks.training.prepared import prepare_rows, read_rows
+from benchmarks.training.prepared import Prepared, prepare_rows, read_rows
 from benchmarks.training.runs import Failed, run_ours, run_peer
 from benchmarks.training.workloads import WORKLOADS
 from worker.convert import convert
@@ -78,11 +78,10 @@ def test_a_peer_without_figures_is_listed_with_the_reason(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["skewed", "dpo"])
 def test_peers_get_our_tokens_and_the_chat_templates(name: str, tmp_path: Path) -> None:
     """They equal what transformers renders, so that no contestant trains on other text."""
-    workload = replace(WORKLOADS[name], lengths=WORKLOADS[name].lengths[:4])
-    prepared = prepare_rows(workload, tmp_path / "rows")
+    prepared = _prepared(tmp_path, name, WORKLOADS[name].lengths[:4])
     arrays = load_rows(prepared.folder / "data" / "train.safetensors")
     uploaded = read_rows(prepared.folder / "train.jsonl")
-    tokenizer = AutoTokenizer.from_pretrained(workload.base)
+    tokenizer = AutoTokenizer.from_pretrained(prepared.base)
 
     given = [each for row in read_rows(prepared.folder / "peer-train.jsonl") for each in sequences(row).values()]
 
@@ -105,16 +104,13 @@ def _conversations(row: dict[str, Any]) -> list[Any]:
 
 
 def test_rows_of_equal_length_have_the_same_number_of_tokens(tmp_path: Path) -> None:
-    prepared = prepare_rows(replace(WORKLOADS["equal"], lengths=(112,) * 4), tmp_path / "rows")
+    prepared = _prepared(tmp_path, "equal", (112,) * 4)
     assert prepared.train.lengths.tolist() == [130] * 4
 
 
 def test_both_kinds_of_runs_report_the_same_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ours and transformers' Trainer, on a small model: the same tokens, and everything that the table needs."""
-    workload = replace(
-        WORKLOADS["skewed"], lengths=(8, 30) * 4, batch_size=2, make_base=partial(_small_model, tmp_path)
-    )
-    prepared = prepare_rows(workload, tmp_path / "rows")
+    prepared = _prepared(tmp_path, "skewed", (8, 30) * 4)
     monkeypatch.setattr(Peer, "python", lambda _: Path(sys.executable))
 
     ours = run_ours(prepared, tmp_path / "ours", 1, 1)
@@ -123,25 +119,28 @@ def test_both_kinds_of_runs_report_the_same_steps(tmp_path: Path, monkeypatch: p
     for run in (ours, theirs):
         assert len(run.steps) == 4
         assert sum(tokens for _, tokens in run.steps) == prepared.train.lengths.sum()
-        assert all(value > 0 for value in run.figures(workload).values())
+        assert all(value > 0 for value in run.figures(prepared.workload).values())
         assert (run.model / "adapter_model.safetensors").exists()
 
 
 def test_a_peer_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepared = prepare_rows(replace(WORKLOADS["equal"], lengths=(8,) * 4), tmp_path / "rows")
+    prepared = _prepared(tmp_path, "equal", (8,) * 4)
     monkeypatch.setattr(Peer, "python", lambda _: Path(sys.executable))
     with pytest.raises(Failed, match=r"exit code 1: .*no_such_program"):
         run_peer(replace(PEERS["Trainer"], program="no_such_program"), prepared, tmp_path / "theirs", 1, 1)
 
 
+def _prepared(folder: Path, name: str, lengths: tuple[int, ...]) -> Prepared:
+    """Return the workload with these rows, in steps of two, on a small random model with SmolLM2's tokenizer."""
+    workload = replace(WORKLOADS[name], lengths=lengths, batch_size=2, make_base=partial(_small_model, folder))
+    return prepare_rows(workload, folder / "rows")
+
+
 def _small_model(folder: Path) -> Path:
-    """Return a random model with SmolLM2's tokenizer."""
-    converted = folder / "small"
-    if not converted.exists():
-        base, source = bases.smollm(), folder / "small-source"
-        shape = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-        config = AutoConfig.from_pretrained(base, **shape, num_key_value_heads=1, head_dim=32)
-        AutoModelForCausalLM.from_config(config).save_pretrained(source)
-        AutoTokenizer.from_pretrained(base).save_pretrained(source)
-        convert(str(source), converted)
+    base, source, converted = bases.smollm(), folder / "small-source", folder / "small"
+    shape = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = AutoConfig.from_pretrained(base, **shape, num_key_value_heads=1, head_dim=32)
+    AutoModelForCausalLM.from_config(config).save_pretrained(source)
+    AutoTokenizer.from_pretrained(base).save_pretrained(source)
+    convert(str(source), converted)
     return converted

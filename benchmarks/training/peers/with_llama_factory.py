@@ -6,6 +6,9 @@ It runs as `llamafactory-cli train` runs it, on rows that are tokens already.
 from pathlib import Path
 from typing import Any
 
+import benchmarks.training.peers.without_sound  # noqa: F401
+
+# isort: split
 from datasets import Dataset, DatasetDict
 from llamafactory.train.tuner import run_exp
 
