@@ -58,8 +58,9 @@ class Prepared:
 
 def prepare_rows(workload: Workload, folder: Path) -> Prepared:
     """Write the rows, and prepare them as a worker does. The folder is emptied first."""
+    folder = folder.resolve()
     shutil.rmtree(folder, ignore_errors=True)
-    base = folder.resolve() / "model"
+    base = folder / "model"
     shutil.copytree(workload.make_base(), base)
     rows = workload.rows(base)
     method = workload.recipe(0)["method"]
