@@ -34,7 +34,8 @@ OUT_OF_MEMORY_MESSAGES = (
     "std::bad_alloc",
     "out of memory",  # "CUDA error: out of memory", bitsandbytes' "Error out of memory"
     "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
     "CUSOLVER_STATUS_ALLOC_FAILED",
     "cudaErrorMemoryAllocation",
 )

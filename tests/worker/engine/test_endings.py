@@ -191,7 +191,7 @@ def test_an_unexpected_exception_reaches_the_user_as_a_sentence_and_the_log_as_i
             RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
             FailureReason.OUT_OF_MEMORY,
         ),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), FailureReason.OUT_OF_MEMORY),
+        (RuntimeError("cuDNN: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), FailureReason.OUT_OF_MEMORY),
         (OSError(12, "Cannot allocate memory"), FailureReason.OUT_OF_MEMORY),
         (SafetensorError("I/O error: Cannot allocate memory (os error 12)"), FailureReason.OUT_OF_MEMORY),
         (RuntimeError("std::bad_alloc"), FailureReason.OUT_OF_MEMORY),
