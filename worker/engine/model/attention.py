@@ -8,7 +8,7 @@ silently.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch.nn import functional
@@ -55,23 +55,28 @@ class Segments:
     """The borders of the examples in one packed row."""
 
     lengths: tuple[int, ...]
-    groups: tuple[Group, ...]
     borders: torch.Tensor
     """i32 [examples + 1]: cumulative lengths, as the varlen kernel takes them."""
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device) -> "Segments":
+        return cls(
+            tuple(lengths), sent(torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32), device)
+        )
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """The examples in groups of similar length. The varlen kernel needs none."""
         groups: list[list[int]] = []
-        for length in lengths:
+        for length in self.lengths:
             together = [*groups[-1], length] if groups else [length]
             if groups and max(together) <= PADDING * min(together):
                 groups[-1].append(length)
             else:
                 groups.append([length])
         starts = [sum(map(sum, groups[:index])) for index in range(len(groups))]
-        borders = torch.tensor([0, *lengths]).cumsum(0)
-        blocks = tuple(_group(start, group, device) for start, group in zip(starts, groups, strict=True))
-        return cls(tuple(lengths), blocks, borders.to(device, torch.int32))
+        device = self.borders.device
+        return [_group(start, group, device) for start, group in zip(starts, groups, strict=True)]
 
 
 def _group(start: int, lengths: list[int], device: torch.device) -> Group:
@@ -83,7 +88,12 @@ def _group(start: int, lengths: list[int], device: torch.device) -> Group:
     offsets_T = torch.arange(shape[1])
     padded_B_T = starts_B[:, None] + torch.minimum(offsets_T, lengths_B[:, None] - 1)
     real_N = (offsets_T < lengths_B[:, None]).flatten().nonzero().flatten()
-    return Group(start, end, shape, padded_B_T.flatten().to(device), real_N.to(device))
+    return Group(start, end, shape, sent(padded_B_T.flatten(), device), sent(real_N, device))
+
+
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a copy of the host's tensor on the device, for which the host does not wait."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def packed_attention(

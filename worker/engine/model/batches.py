@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from api.spec.resolve import ResolvedRecipe
-from worker.engine.model.attention import Segments
+from worker.engine.model.attention import Segments, sent
 from worker.shared.arrays import Rows
 
 Array = npt.NDArray[np.generic]
@@ -139,8 +139,7 @@ def _lay_out(rows: Rows, layout: Layout, device: torch.device) -> MicroBatch:
     owners_N = np.repeat(np.arange(sequences), lengths)
 
     def send(array: Array) -> torch.Tensor:
-        tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
-        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+        return sent(torch.from_numpy(np.require(array, requirements=["C", "W"])), device)
 
     def spread(values_N: Array) -> torch.Tensor:
         filled = np.zeros(math.prod(shape), np.int64)
