@@ -9,6 +9,7 @@
 #   make coverage all tests, with the lines that they run: .cache/coverage/index.html
 #   make pairs    train every technique with every method, on tiny models
 #   make clients  every supported version of every client, unmodified
+#   make check-cuda  trace what only a GPU runs, with a torch that has CUDA (6 GB) and without a GPU
 #   make soak     hours of random faults, with checks of the invariants
 #   make bench    benchmarks of this machine's speed, and the same trainings by other libraries (hours; ARGS selects)
 #   make docs     generate docs/settings.md from api/settings.py
@@ -31,7 +32,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 RIGHT_PYTHON := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: help demo test quick lint fix coverage pairs clients soak bench docs relations clean install constraints lock
+.PHONY: help demo test quick lint fix coverage pairs clients check-cuda soak bench docs relations clean install constraints lock
 .DEFAULT_GOAL := help
 
 help:
@@ -45,7 +46,7 @@ demo: $(INSTALLED)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test: lint
-	$(PYTEST) -m "not clients and not soak and not pairs" $(ARGS)
+	$(PYTEST) -m "not clients and not soak and not pairs and not cuda" $(ARGS)
 
 quick: $(INSTALLED)
 	$(PYTEST) -p tests.quick $(ARGS)
@@ -71,6 +72,15 @@ pairs: $(INSTALLED)
 
 clients: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "clients or not soak" tests/end_to_end/clients tests/end_to_end/test_document.py $(ARGS)
+
+# In an environment of its own: PyPI's torch of the pinned version, without the local part of another build's version.
+CUDA := .cache/cuda
+check-cuda: $(INSTALLED)
+	test -x $(CUDA)/bin/python || $(BIN)/python -m venv $(CUDA)
+	grep -v '^torch==' constraints.txt > $(CUDA)/constraints.txt
+	$(CUDA)/bin/python -m pip --isolated install --quiet --disable-pip-version-check -c $(CUDA)/constraints.txt -e '.[worker,dev]' \
+	  "torch===$$(sed -n 's/^torch==//p' constraints.txt)"
+	$(CUDA)/bin/python -m pytest -m cuda tests/cuda $(ARGS)
 
 soak: $(INSTALLED)
 	$(BIN)/python -m pytest -m soak --timeout=0 -s $(ARGS)

@@ -1,0 +1,183 @@
+"""The paths that only a GPU takes, traced without one: shapes, types, devices, and the operators that are called.
+
+`make check-cuda` installs a torch with CUDA, whose operators for CUDA tensors are registered without a GPU, too.
+"""
+
+import mmap
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention import varlen
+
+from api.estimate.work import PACKED_FAMILIES
+from api.infra.child_environment import child_environment
+from api.infra.fork_server import ForkServer
+from benchmarks.gpu.rows import random_rows, recipe_for
+from tests.cuda.fake_gpu import CUDA, HOPPER, TURING, Recorder, fake_gpu, on_gpu
+from tests.tiny_models import FAMILIES, make_encoder, make_model
+from tests.worker import pairs
+from worker.engine.data import load_data
+from worker.engine.errors import OUT_OF_MEMORY_MESSAGES
+from worker.engine.model import attention
+from worker.engine.model.batches import micro_batches
+from worker.engine.model.load import load_trainable
+from worker.engine.model.trainable import TrainableModel
+from worker.engine.optimizer import adamw, clipped_step
+from worker.shared.arrays import Rows
+from worker.supervisor.node import LIBRARIES
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(torch.version.cuda is None, reason="this torch has no CUDA: make check-cuda"),
+]
+
+LENGTHS = [5, 31, 17, 8, 24, 3]
+ROWS = random_rows(LENGTHS, 250)
+SOFT_CAPPED = {"gemma2"}
+WINDOWED = {family for family in PACKED_FAMILIES if FAMILIES[family].get("sliding_window")}
+
+
+def load(folder: Path, family: str, precision: str = "bfloat16", technique: str = "lora") -> TrainableModel:
+    base = make_model(folder / "base", family=family, seed=0)
+    return load_trainable(base, recipe_for(technique, ROWS, precision, 4096), torch.device("cpu"))
+
+
+def score(model: TrainableModel, rows: Rows = ROWS) -> None:
+    """One micro-batch of the rows, as a step lays it out."""
+    [batch] = micro_batches(rows, 4096, model.layout, CUDA)
+    scores = model.token_scores(batch)
+    supervised = int((rows.loss_weights > 0).sum())
+    for values in vars(scores).values():
+        assert (values.shape, values.dtype, values.device) == ((supervised,), torch.float32, CUDA)
+
+
+def kernels(recorder: Recorder) -> set[str]:
+    return {call.operator for call in recorder.calls if "attention" in call.operator or "varlen" in call.operator}
+
+
+@pytest.mark.parametrize("family", sorted(PACKED_FAMILIES))
+def test_packed_rows_take_flash_attention_and_nothing_waits(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(tmp_path, family)
+    with fake_gpu(monkeypatch) as recorder:
+        score(on_gpu(model))
+    if family in SOFT_CAPPED:
+        assert kernels(recorder) == set(), "soft-capped scores have no kernel"
+        return
+    assert kernels(recorder) == {"torch_attn::_varlen_attn"}
+    assert recorder.blocking_copies() == []
+    calls = recorder.of("_varlen_attn")
+    assert len(calls) == model.network.config.get_text_config().num_hidden_layers
+    for call in calls:
+        query, key, value, borders, same = call.arguments[:5]
+        assert query.shape[0] == key.shape[0] == value.shape[0] == sum(LENGTHS)
+        assert {query.dtype, key.dtype, value.dtype} == {torch.bfloat16}
+        assert (borders.shape, borders.dtype, borders.device, same) == ((len(LENGTHS) + 1,), torch.int32, CUDA, borders)
+    if family in WINDOWED:
+        windows = [call.arguments[9] for call in calls]
+        assert [7, 0] in windows, "a window of 8 tokens is a token and the seven before it"
+
+
+@pytest.mark.parametrize("family", sorted(PACKED_FAMILIES - SOFT_CAPPED))
+def test_the_kernel_takes_what_it_is_given(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator's own code with the arguments of a training, down to the kernel's signature."""
+    model = load(tmp_path, family)
+    monkeypatch.setattr(varlen, "_should_use_cudnn", lambda *_: False)
+    with fake_gpu(monkeypatch) as recorder:
+        score(on_gpu(model))
+        for call in recorder.of("_varlen_attn"):
+            attended, _, _ = varlen._varlen_attn._init_fn(*call.arguments, **call.options)
+            assert (attended.shape, attended.dtype) == (call.arguments[0].shape, torch.bfloat16)
+    assert recorder.of("_flash_attention_forward")
+
+
+@pytest.mark.parametrize(("precision", "capability"), [("float32", HOPPER), ("float32", TURING), ("float16", TURING)])
+def test_without_flash_attention_groups_of_rows_take_fused_kernels(
+    precision: str, capability: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(tmp_path, "llama", precision)
+    heads: list[tuple[int, int]] = []
+    fused = attention.functional.scaled_dot_product_attention
+
+    def recorded(query: torch.Tensor, key: torch.Tensor, *rest: torch.Tensor, **options: Any) -> torch.Tensor:
+        heads.append((query.shape[1], key.shape[1]))
+        return fused(query, key, *rest, **options)
+
+    monkeypatch.setattr(attention.functional, "scaled_dot_product_attention", recorded)
+    with fake_gpu(monkeypatch, capability) as recorder:
+        score(on_gpu(model))
+    assert recorder.of("varlen") == []
+    assert set(heads) == {(4, 4)}, "the float32 kernel knows no shared key heads"
+
+
+@pytest.mark.parametrize("technique", ["lora", "dora", "full", "prefix", "prompt", "ia3", "bottleneck"])
+def test_every_technique_runs_in_bfloat16(technique: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(tmp_path, "llama", technique=technique)
+    with fake_gpu(monkeypatch):
+        placed = on_gpu(model)
+        for batch in micro_batches(ROWS, 4096, placed.layout, CUDA):
+            assert placed.token_scores(batch).logprobs.device == CUDA
+            if not placed.layout.packed:
+                break
+    assert {master.dtype for master in placed.masters.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("kind", "method"), [("causal_lm", "reward"), ("encoder", "classification")])
+def test_heads_score_whole_rows(kind: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = make_encoder(tmp_path / "base", "bert") if kind == "encoder" else make_model(tmp_path / "base", "llama")
+    recipe = pairs.make(tmp_path / "run", base, "lora", method, seed=1).model_copy(update={"precision": "bfloat16"})
+    model = load_trainable(base, recipe, torch.device("cpu"))
+    rows = load_data(tmp_path / "run" / "data", recipe).train
+    with fake_gpu(monkeypatch):
+        placed = on_gpu(model)
+        for batch in micro_batches(rows, 4096, placed.layout, CUDA):
+            scores = placed.sequence_scores(batch)
+            assert (scores.dtype, scores.device, scores.ndim) == (torch.float32, CUDA, 2)
+
+
+@pytest.mark.parametrize("technique", ["lora", "full"])
+def test_an_update_waits_for_nothing(technique: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(tmp_path, "llama", technique=technique)
+    recipe = recipe_for(technique, ROWS, "bfloat16", 4096)
+    with fake_gpu(monkeypatch) as recorder:
+        placed = on_gpu(model)
+        optimizer = adamw(placed.masters, recipe)
+        for master in placed.masters.values():
+            master.grad = torch.empty_like(master)
+        norm = clipped_step(optimizer, 1.0, 1e-3)
+        placed.copy_from_masters()
+        assert norm.device == CUDA
+    assert recorder.of("_fused_adamw")
+    assert recorder.blocking_copies() == []
+
+
+def test_messages_of_exhausted_memory_are_those_of_the_installed_libraries() -> None:
+    names = {message for message in OUT_OF_MEMORY_MESSAGES if message.startswith(("CU", "cuda"))}
+    libraries = [Path(torch.__file__).parent / "lib" / "libtorch_cuda.so"]
+    libraries += Path(torch.__file__).parents[1].glob("nvidia/**/lib*.so*")
+    for path in libraries:
+        if names and path.stat().st_size:
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                names -= {name for name in names if content.find(name.encode()) >= 0}
+    assert names == set(), "names that no library has"
+
+
+def test_four_bit_kernels_exist_for_this_cuda() -> None:
+    spec = find_spec("bitsandbytes")
+    assert spec is not None
+    assert spec.origin is not None
+    name = f"libbitsandbytes_cuda{(torch.version.cuda or '').replace('.', '')}.so"
+    assert (Path(spec.origin).parent / name).exists()
+
+
+def test_a_fork_server_that_imported_what_gpu_workers_preload_can_still_fork(tmp_path: Path) -> None:
+    server = ForkServer(*LIBRARIES)
+    with (tmp_path / "log").open("ab") as log:
+        child = server.start("tests.cuda.forked", environment=child_environment("0"), output=log)
+        code = child.wait(60)
+    server.close()
+    assert code == 0, (tmp_path / "log").read_text()
