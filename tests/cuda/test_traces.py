@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 from torch.nn.attention import varlen
 
 from api.estimate.work import PACKED_FAMILIES
@@ -21,7 +22,6 @@ from tests.tiny_models import FAMILIES, make_encoder, make_model
 from tests.worker import pairs
 from worker.engine.data import load_data
 from worker.engine.errors import OUT_OF_MEMORY_MESSAGES
-from worker.engine.model import attention
 from worker.engine.model.batches import micro_batches
 from worker.engine.model.load import load_trainable
 from worker.engine.model.trainable import TrainableModel
@@ -101,13 +101,13 @@ def test_without_flash_attention_groups_of_rows_take_fused_kernels(
 ) -> None:
     model = load(tmp_path, "llama", precision)
     heads: list[tuple[int, int]] = []
-    fused = attention.functional.scaled_dot_product_attention
+    fused = functional.scaled_dot_product_attention
 
     def recorded(query: torch.Tensor, key: torch.Tensor, *rest: torch.Tensor, **options: Any) -> torch.Tensor:
         heads.append((query.shape[1], key.shape[1]))
         return fused(query, key, *rest, **options)
 
-    monkeypatch.setattr(attention.functional, "scaled_dot_product_attention", recorded)
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", recorded)
     with fake_gpu(monkeypatch, capability) as recorder:
         score(on_gpu(model))
     assert recorder.of("varlen") == []
