@@ -1,7 +1,11 @@
 """`python -m worker STAGE`: one worker process. Its settings are environment variables, which `attune worker` sets."""
 
+import os
 import sys
 
+os.environ.setdefault("NOSETPS", "1")  # Celery, once imported, would give this process another name in ps
+
+# isort: split
 from api.infra.logs import configure_logging
 from api.settings import load_settings
 from api.spec.lifecycle import DELIVER, SAMPLE, Stage
