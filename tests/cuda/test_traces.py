@@ -103,9 +103,9 @@ def test_without_flash_attention_groups_of_rows_take_fused_kernels(
     heads: list[tuple[int, int]] = []
     fused = functional.scaled_dot_product_attention
 
-    def recorded(query: torch.Tensor, key: torch.Tensor, *rest: torch.Tensor, **options: Any) -> torch.Tensor:
+    def recorded(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any) -> torch.Tensor:
         heads.append((query.shape[1], key.shape[1]))
-        return fused(query, key, *rest, **options)
+        return fused(query, key, value, **options)
 
     monkeypatch.setattr(functional, "scaled_dot_product_attention", recorded)
     with fake_gpu(monkeypatch, capability) as recorder:
