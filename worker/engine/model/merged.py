@@ -39,6 +39,9 @@ def merged_adapters(model: nn.Module) -> Iterator[None]:
                 adapter.merge()
             for weight in weights:
                 weight.data = _rounded(weight.data, saved[weight].dtype, generator)
+            if isinstance(base, nn.Linear) and base.weight.device.type == "cpu":
+                # By columns: with few rows, a float32 product then takes a quarter less time (docs/engine-log.md).
+                base.weight.data = base.weight.data.t().contiguous().t()
         yield
     finally:
         for weight, data in saved.items():

@@ -13,7 +13,8 @@ from api.estimate.work import PACKED_FAMILIES
 from tests.tiny_models import make_model
 from tests.worker.parity import ours
 from worker.engine.generation.rollout_sampler import RolloutSampler, token_values
-from worker.engine.model.batches import Layout, micro_batches
+from worker.engine.model.batches import Layout, MicroBatch, micro_batches
+from worker.engine.model.head import Scoring
 from worker.engine.model.trainable import TrainableModel
 from worker.shared.arrays import Rows
 
@@ -88,6 +89,30 @@ def test_a_seed_gives_the_same_answers_however_they_are_batched(family: str, tmp
     assert [each.tolist() for each in together.answers] == [each.tolist() for each in alone.answers]
     assert len({len(each) for each in together.answers}) > 2
     assert len({each.tobytes() for each in together.answers}) == len(prompts)
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES, ids=lambda each: str(each["type"]))
+def test_answers_have_the_distribution_of_the_policy(
+    technique: dict[str, Any], tiny_llama: Path, tmp_path: Path, seed: int
+) -> None:
+    """The mean log-probability of what is sampled is the negative entropy, both as the training computes them."""
+    objective = ours.begin(tiny_llama, tmp_path / "run", ours.settled("supervised", {}, technique, 4096))
+    torch.manual_seed(seed)
+    ours.change_weights(objective, 0.2)
+    prompts = prompts_of(seed, 9, 4).take(np.repeat(np.arange(2), 500))
+    answers = sampler_of(tiny_llama, objective.model, OFTEN_ENDS).sample(
+        prompts, max_tokens=6, temperature=0.7, plan=TOGETHER, seed=(seed,)
+    )
+    scoring = Scoring(temperature=0.7, entropies=True)
+
+    def logprobs_and_entropies(batch: MicroBatch) -> list[torch.Tensor]:
+        scores = objective.model.token_scores(batch, scoring)
+        return [scores.logprobs, scores.entropies]
+
+    logprobs, entropies = token_values(answers.rows, objective.batches, logprobs_and_entropies, 2)
+    differences = (logprobs + entropies)[answers.rows.loss_weights > 0]
+    assert len(differences) > 3000
+    assert abs(differences.mean()) < 5 * differences.std() / len(differences) ** 0.5
 
 
 def test_another_step_gives_other_answers(tiny_llama: Path, tmp_path: Path, seed: int) -> None:
