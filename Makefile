@@ -86,7 +86,7 @@ soak: $(INSTALLED)
 	$(BIN)/python -m pytest -m soak --timeout=0 -s $(ARGS)
 
 bench: $(INSTALLED)
-	@set -e; for benchmark in benchmarks/*.py; do echo "== $$benchmark"; PYTHONPATH=. $(BIN)/python $$benchmark; done
+	@set -e; for benchmark in benchmarks/*.py; do echo "== $$benchmark"; PYTHONPATH=. $(BIN)/python -P $$benchmark; done
 	$(BIN)/python -m benchmarks.training $(ARGS)
 
 docs: $(INSTALLED)
