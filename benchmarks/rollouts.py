@@ -87,7 +87,7 @@ def compare(method: str, checkouts: dict[str, Path], options: argparse.Namespace
     arguments += ["--max-tokens", str(options.max_tokens), "--base", str(options.base)]
     sides = {
         name: subprocess.Popen(
-            [sys.executable, __file__, *arguments],
+            [sys.executable, "-P", __file__, *arguments],  # -P: imports come from the checkout alone
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
