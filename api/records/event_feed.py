@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from api.records.events import Event
+from api.records.events import Event, of_job
 from api.records.jobs import Job
 from api.spec.lifecycle import FINAL
 
@@ -22,7 +22,7 @@ def read(session: Session, job_id: str, after: int, limit: int) -> tuple[Sequenc
     a hub or a tracker; streams do not wait for them.
     """
     ended = session.scalar(select(Job.status).where(Job.id == job_id)) in FINAL
-    query = select(Event).where(Event.job_id == job_id, Event.seq > after).order_by(Event.seq).limit(limit)
+    query = select(Event).where(of_job(job_id, after)).order_by(Event.job_id, Event.seq).limit(limit)
     return session.scalars(query).all(), ended
 
 

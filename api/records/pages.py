@@ -36,10 +36,14 @@ def paginate(
     after: str | None,
     limit: int,
     newest_first: bool = True,
+    scope: ColumnElement[bool] | None = None,
+    start: tuple[object, ...] | None = None,
 ) -> Page[T]:
     """Return the page of the query's rows after the row with the id `after`.
 
-    `order` are the columns to sort by; the last one is unique. Raises UnknownCursor.
+    `order` are the columns to sort by; the last one is unique. `scope` is the condition of rows that `after` may name,
+    by default that of the query. `start` is a position before the first row, in place of a bound in the query: of two
+    bounds, PostgreSQL may begin at the farther one. Raises UnknownCursor.
     """
     position = tuple_(*order)
 
@@ -47,9 +51,9 @@ def paginate(
         bound = tuple_(*values)
         return query.where(position < bound if newest_first else position > bound)
 
-    begin = query
+    begin = query if start is None else after_row(start)
     if after is not None:
-        scope: ColumnElement[bool] | None = query.whereclause
+        scope = query.whereclause if scope is None else scope
         cursor = session.execute(
             select(*order).where(id_column == after, *([scope] if scope is not None else []))
         ).one_or_none()

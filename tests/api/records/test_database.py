@@ -15,7 +15,9 @@ def test_connections_that_the_server_closed_are_replaced_before_they_are_used(po
         for session in (first, second):
             session.execute(text("SELECT 1"))
     with other.write() as session:
-        session.execute(text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"))
+        here = "datname = current_database() AND pid <> pg_backend_pid()"
+        ended = session.scalars(text(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {here}"))
+        assert ended.all() == [True, True]
     with database.read() as first, database.write() as second:
         assert [session.scalar(text("SELECT 1")) for session in (first, second)] == [1, 1]
     database.dispose()
