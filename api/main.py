@@ -7,9 +7,10 @@ from fastapi.middleware import Middleware
 
 from api.context import Context
 from api.http import error_handlers, openapi
+from api.http.authentication import Authenticate
 from api.http.azure import AzureBody, AzureMount
 from api.http.idempotency import Idempotency
-from api.http.middleware import Authenticate, LimitBody, OriginForm, RequestId
+from api.http.middleware import LimitBody, OriginForm, RequestId
 from api.services.health import HealthCheck
 from api.settings import Settings
 from api.spec.fields import JsonObject

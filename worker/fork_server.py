@@ -2,7 +2,7 @@
 
 Importing torch, transformers and peft takes seconds; a fork takes milliseconds. The server runs behind the wall, as its
 children do, and only imports, forks and waits: it starts no thread and no GPU, neither of which would work in a forked
-process. If a library does so all the same, children are started anew. The other side is `api.infra.fork_server`.
+process. If a library does so all the same, children are started anew. The other side is `api.infra.child_process`.
 """
 
 import contextlib

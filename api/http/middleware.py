@@ -1,4 +1,4 @@
-"""Middleware of every request, which runs before its body is read: the request id, authentication and limits.
+"""Middleware of every request, which runs before its body is read: the request id and limits.
 
 It is plain ASGI, not FastAPI dependencies: FastAPI reads a JSON body before it resolves those, so an unauthenticated
 client could make the server read a large body.
@@ -10,41 +10,29 @@ import re
 import secrets
 import time
 
-import anyio
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.context import Caller, Context
 from api.errors import (
-    Forbidden,
     InsufficientStorage,
     InvalidRequest,
     RequestTimeout,
     ServiceError,
     TooLarge,
-    Unauthorized,
     Unavailable,
 )
-from api.infra.fair_limiter import FairLimiter
 from api.infra.multipart import STREAMED
-from api.records import keys
 from api.records.database import holds_nul, is_full, is_outage
-from api.services.budgets import RequestRate
 
 log = structlog.get_logger(__name__)
 
-PUBLIC = ("/healthz", "/readyz", "/openapi.json")
 BODY_S = 60.0
 """Seconds in which a JSON body must arrive. Files have no deadline: their clients may be slow."""
 ABSOLUTE_FORM = re.compile(r"https?://[^/]*", re.IGNORECASE)
 API_KEY = re.compile(r"sk-[\w-]{8,}")
 """An API key in a path, where it does not belong. The log never shows it."""
-KEY_THREADS = 8
-"""Threads that only look up keys, so that authentication never waits for other requests."""
-KEY_WAITING = 1000
-"""Requests with the same key that may wait for its lookup."""
 QUIET = ("/healthz", "/readyz")
 """Paths that monitoring requests every few seconds. They are not logged."""
 
@@ -135,57 +123,6 @@ def _as_service_error(error: Exception, scope: Scope) -> ServiceError:
         )
     log.error("request_failed", method=scope["method"], path=_without_keys(scope), exc_info=error)
     return ServiceError("The server had an error while processing your request", code="internal_error")
-
-
-class Authenticate:
-    """Requires a valid key on every path that is not public, and sets `request.state.caller`."""
-
-    def __init__(self, app: ASGIApp, context: Context) -> None:
-        self.app, self.context = app, context
-        self._rate = RequestRate(context.settings.requests_per_second)
-        self._threads = anyio.CapacityLimiter(KEY_THREADS)
-        self._turns = FairLimiter("requests", total=KEY_THREADS, per_project=KEY_THREADS // 4, max_waiting=KEY_WAITING)
-        """Turns by key, so that a flood of requests with one key does not delay the others."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in PUBLIC:
-            await self.app(scope, receive, send)
-            return
-        try:
-            headers = Headers(scope=scope)
-            lengths = headers.getlist("content-length")
-            if len(lengths) > 1 or (lengths and "transfer-encoding" in headers):
-                # A proxy could read another request from the same bytes.
-                raise InvalidRequest(
-                    "The request gives the length of its body twice: send one Content-Length, or a Transfer-Encoding",
-                    code="ambiguous_length",
-                )
-            if "\0" in scope["path"] or b"%00" in scope["query_string"]:
-                raise InvalidRequest("The address contains a NUL character: remove it")  # PostgreSQL cannot store it
-            authorization = headers.get("authorization", "")
-            async with self._turns.turn(authorization):
-                caller = await anyio.to_thread.run_sync(self._caller, authorization, limiter=self._threads)
-            self._rate.take(caller.project_id)
-            if scope["method"] not in ("GET", "HEAD") and not caller.may_write:
-                raise Forbidden("This key can only read")
-        except ServiceError as error:
-            await send_error(send, error)
-            return
-        scope.setdefault("state", {})["caller"] = caller
-        await self.app(scope, receive, send)
-
-    def _caller(self, authorization: str) -> Caller:
-        kind, _, plain = authorization.partition(" ")
-        if kind.lower() != "bearer" or not plain.strip():
-            raise Unauthorized(
-                "You didn't provide an API key: send it as `Authorization: Bearer YOUR_KEY` (or, to a path below "
-                "/openai, as `api-key: YOUR_KEY`)"
-            )
-        with self.context.database.connect() as connection:
-            key = keys.find_valid(connection, plain.strip())
-        if key is None:
-            raise Unauthorized("Incorrect API key provided: it is unknown here, revoked or expired")
-        return Caller(key.project_id, key.id, key.scope)
 
 
 class LimitBody:

@@ -4,7 +4,7 @@ A route lists in `responses` only its own errors (`api.schemas.common.errors`). 
 for samplers, and also 405 and the 404 of unknown addresses, which belong to no call.
 """
 
-from api.http.middleware import PUBLIC
+from api.http.authentication import PUBLIC
 from api.infra.multipart import STREAMED
 from api.schemas.stored import with_stored_schemas
 from api.spec.fields import JsonObject

@@ -23,8 +23,8 @@ import structlog
 
 from api.errors import Unavailable
 from api.infra.child_environment import child_environment
+from api.infra.child_process import ForkServer, fork_server, start_fresh
 from api.infra.fair_limiter import FairLimiter
-from api.infra.fork_server import ForkServer, fork_server, start_fresh
 from api.settings import Settings
 from api.spec.preview_report import PreviewReport
 

@@ -22,6 +22,7 @@ from api.records import (
     trackings,
     turns,
     uploads,
+    webhook_deliveries,
     webhooks,
     workers,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "trackings",
     "turns",
     "uploads",
+    "webhook_deliveries",
     "webhooks",
     "workers",
 ]

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.estimate.stored import StoredEstimate
-from api.records import dependencies, events, webhooks
+from api.records import dependencies, events, webhook_deliveries
 from api.records.base import Base, UnixTime, changed_rows, db_now
 from api.records.pages import Page, paginate
 from api.spec.artifacts import SavedState
@@ -234,7 +234,7 @@ def _change(
     _require_one(changed_rows(session.execute(statement.values(status=to, **values))), job_id)
     events.add_event(session, job_id, message, level=level)
     if to in FINAL:
-        webhooks.enqueue_deliveries(
+        webhook_deliveries.enqueue(
             session, session.scalars(select(Job.project_id).where(Job.id == job_id)).one(), job_id, to
         )
 

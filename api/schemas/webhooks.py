@@ -5,7 +5,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel
 
-from api.records.webhooks import Delivery, Webhook
+from api.records.webhook_deliveries import Delivery
+from api.records.webhooks import Webhook
 from api.schemas.common import ends, seconds
 
 

@@ -8,10 +8,11 @@ from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound
 from api.infra.outbound import DeliveryError, check_url, post
 from api.infra.webhook_signature import headers, message, new_secret
-from api.records import webhooks
+from api.records import webhook_deliveries, webhooks
 from api.records.base import db_now
 from api.records.pages import Page
-from api.records.webhooks import PENDING, Delivery, Webhook
+from api.records.webhook_deliveries import PENDING, Delivery
+from api.records.webhooks import Webhook
 from api.spec.ids import new_id
 
 MAX_WEBHOOKS = 20
@@ -109,7 +110,9 @@ def rotate_secret(context: Context, caller: Caller, webhook_id: str, *, keep_old
 def delete(context: Context, caller: Caller, webhook_id: str) -> None:
     """Delete the endpoint with its delivery log and its pending deliveries."""
     with context.database.write() as session:
-        webhooks.remove(session, _require(session, caller, webhook_id))
+        webhook = _require(session, caller, webhook_id)
+        webhook_deliveries.remove_of(session, webhook)
+        webhooks.remove(session, webhook)
 
 
 async def test(context: Context, webhook: Webhook, event_type: str) -> int:
@@ -129,14 +132,14 @@ def delivery_page(
 ) -> Page[Delivery]:
     with context.database.read() as session:
         _require(session, caller, webhook_id)
-        return webhooks.delivery_page(session, webhook_id, after=after, limit=limit)
+        return webhook_deliveries.page(session, webhook_id, after=after, limit=limit)
 
 
 def replay(context: Context, caller: Caller, webhook_id: str, delivery_id: str) -> Delivery:
     """Make a delivery due again, whatever its outcome: at once, then with the usual back-off."""
     with context.database.write() as session:
         _require(session, caller, webhook_id)
-        delivery = webhooks.get_delivery(session, webhook_id, delivery_id)
+        delivery = webhook_deliveries.get(session, webhook_id, delivery_id)
         if delivery is None:
             raise NoSuchDelivery(delivery_id)
         delivery.status, delivery.attempts, delivery.due_at, delivery.ended_at = PENDING, 0, db_now(), None

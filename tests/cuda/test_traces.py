@@ -15,7 +15,7 @@ from torch.nn.attention import varlen
 
 from api.estimate.work import PACKED_FAMILIES
 from api.infra.child_environment import child_environment
-from api.infra.fork_server import ForkServer
+from api.infra.child_process import ForkServer
 from benchmarks.gpu.rows import random_rows, recipe_for
 from tests.cuda.fake_gpu import CUDA, HOPPER, TURING, Recorder, fake_gpu, on_gpu
 from tests.tiny_models import FAMILIES, make_encoder, make_model

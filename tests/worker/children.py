@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from api.infra.fork_server import Process, fork_server
+from api.infra.child_process import Process, fork_server
 from api.spec.lifecycle import Stage
 from worker.supervisor.child import REPORT_FD
 from worker.supervisor.node import PROGRAMS

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import numpy as np
 from tokenizers import Tokenizer
 
-from api.infra.fork_server import Process
+from api.infra.child_process import Process
 from api.spec.recipe import Recipe
 from api.spec.resolve import ResolvedRecipe, resolve
 from tests.worker.children import fork

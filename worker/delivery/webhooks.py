@@ -7,8 +7,9 @@ import structlog
 from api.context import Context
 from api.infra.outbound import DeliveryError, post
 from api.infra.webhook_signature import headers, message
-from api.records import webhooks
-from api.records.webhooks import Delivery, Webhook
+from api.records import webhook_deliveries
+from api.records.webhook_deliveries import Delivery
+from api.records.webhooks import Webhook
 from worker.delivery.deliverer import Deliverer
 
 log = structlog.get_logger(__name__)
@@ -32,14 +33,16 @@ class WebhookSender:
 def deliver_due(context: Context) -> int:
     """Send the next deliveries that are due, at most BATCH. Return their number."""
     with context.database.read() as session:
-        if not webhooks.any_due(session):
+        if not webhook_deliveries.any_due(session):
             return 0
     with context.database.write() as session:
-        due = webhooks.lease_due(session, BATCH)
+        due = webhook_deliveries.lease_due(session, BATCH)
     results = asyncio.run(_deliver_all(context, due))
     with context.database.write() as session:
         for (delivery, _, _), (status, error) in zip(due, results, strict=True):
-            webhooks.record_attempt(session, delivery.id, attempt=delivery.attempts, status=status, error=error)
+            webhook_deliveries.record_attempt(
+                session, delivery.id, attempt=delivery.attempts, status=status, error=error
+            )
     return len(due)
 
 

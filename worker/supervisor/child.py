@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from api.infra.child_environment import child_environment
-from api.infra.fork_server import ForkServer, start_fresh
+from api.infra.child_process import ForkServer, start_fresh
 from worker.shared.reports import TRAINER_REPORTS, Kinds, Report, decode
 
 log = structlog.get_logger(__name__)

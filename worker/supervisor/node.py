@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from api.context import Context
-from api.infra.fork_server import ForkServer, fork_server
+from api.infra.child_process import ForkServer, fork_server
 from api.infra.storage import StorageUnavailable
 from api.spec.lifecycle import FAILURES, FailureReason, Stage
 from worker.shared.gpus import visible_gpus

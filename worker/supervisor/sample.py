@@ -12,7 +12,7 @@ from pathlib import Path
 import redis
 import structlog
 
-from api.infra.fork_server import fork_server
+from api.infra.child_process import fork_server
 from api.infra.sample_queue import BEAT_S, LISTEN_S, Consumer, SampleJob
 from api.infra.storage import ObjectCorrupt, ObjectMissing, Storage, StorageUnavailable
 from api.settings import Settings

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from api.context import Context
 from api.infra.storage import StorageUnavailable
-from api.records import files, idempotency, jobs, queue, scans, uploads, webhooks, workers
+from api.records import files, idempotency, jobs, queue, scans, uploads, webhook_deliveries, workers
 from api.records.base import current_time
 from api.records.jobs import Job
 from api.records.queue import Claim
@@ -140,7 +140,7 @@ def delete_expired(context: Context) -> None:
     remove_old_logs(context)
     with context.database.write() as session:
         idempotency.delete_expired(session)
-        webhooks.delete_ended(session, KEEP_DELIVERIES_S)
+        webhook_deliveries.delete_ended(session, KEEP_DELIVERIES_S)
         workers.delete_unseen(session, KEEP_WORKERS_S)
 
 

@@ -9,9 +9,10 @@ from sqlalchemy import update
 
 from api.context import Context
 from api.main import create_app
-from api.records import jobs, webhooks
+from api.records import jobs, webhook_deliveries
 from api.records.base import db_now
-from api.records.webhooks import BACK_OFF_S, Delivery, Webhook
+from api.records.webhook_deliveries import BACK_OFF_S, Delivery
+from api.records.webhooks import Webhook
 from api.settings import Settings
 from api.spec.lifecycle import JobStatus
 from tests.factories import a_job, a_project
@@ -144,7 +145,7 @@ def test_a_delivery_whose_worker_died_is_taken_up_by_another(
     register(client, receiver.url)
     end_a_job(served)
     with served.database.write() as session:
-        assert len(webhooks.lease_due(session, 16)) == 1
+        assert len(webhook_deliveries.lease_due(session, 16)) == 1
     assert deliver_due(served) == 0
     make_due(served)
     assert deliver_due(served) == 1

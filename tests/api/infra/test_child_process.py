@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from api.infra.child_environment import child_environment
-from api.infra.fork_server import ForkServer, Process, start_fresh
+from api.infra.child_process import ForkServer, Process, start_fresh
 from tests.end_to_end.jobs import wait_until
 from tests.services.attune import words_of
 

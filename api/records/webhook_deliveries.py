@@ -1,0 +1,127 @@
+"""Deliveries of events to webhooks, and when each is tried again.
+
+A delivery's row is written in the transaction that ends the job, so that no event is lost. A deliverer first moves
+`due_at` into the future: if it dies, another one takes the delivery at that time.
+"""
+
+from sqlalchemy import ForeignKey, Integer, String, Text, delete, func, select, update
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from api.records.base import Base, UnixTime, db_now
+from api.records.pages import Page, paginate
+from api.records.webhooks import Webhook
+from api.spec.ids import new_id
+
+PENDING, DELIVERED, FAILED = "pending", "delivered", "failed"
+
+BACK_OFF_S = (30, 120, 600, 1800, 7200, 18_000, 36_000, 36_000)
+"""Seconds to wait after the first, second, … failed attempt. A delivery fails after the last one, about 30 hours."""
+
+
+class Delivery(Base):
+    __tablename__ = "webhook_deliveries"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id"), index=True)
+    event_id: Mapped[str] = mapped_column(String(64))
+    """Id of the event, the same in every attempt, so that a receiver can recognize duplicates."""
+    event_type: Mapped[str] = mapped_column(String(64))
+    object_id: Mapped[str] = mapped_column(String(64))
+    """Id of the job that ended."""
+    created_at: Mapped[float] = mapped_column(UnixTime)
+    status: Mapped[str] = mapped_column(String(16))
+    """pending, delivered or failed."""
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    due_at: Mapped[float | None] = mapped_column(UnixTime, index=True)
+    """Time of the next attempt; None once the delivery has ended."""
+    last_status: Mapped[int | None] = mapped_column(Integer)
+    """HTTP status of the receiver's last response."""
+    last_error: Mapped[str | None] = mapped_column(Text)
+    ended_at: Mapped[float | None] = mapped_column(UnixTime)
+
+
+def enqueue(session: Session, project_id: str, job_id: str, status: str) -> None:
+    """Add a delivery of the job's end for each webhook of the project with this event type."""
+    event_type = f"fine_tuning.job.{status}"
+    event_id = new_id("evt_")
+    for webhook in session.scalars(select(Webhook).where(Webhook.project_id == project_id)):
+        if event_type in webhook.event_types:
+            session.add(
+                Delivery(
+                    id=new_id("whd_"),
+                    webhook_id=webhook.id,
+                    event_id=event_id,
+                    event_type=event_type,
+                    object_id=job_id,
+                    created_at=db_now(),
+                    status=PENDING,
+                    due_at=db_now(),
+                )
+            )
+    session.flush()
+
+
+def get(session: Session, webhook_id: str, delivery_id: str) -> Delivery | None:
+    query = select(Delivery).where(Delivery.id == delivery_id, Delivery.webhook_id == webhook_id)
+    return session.scalars(query.with_for_update()).one_or_none()
+
+
+def page(session: Session, webhook_id: str, *, after: str | None, limit: int) -> Page[Delivery]:
+    return paginate(
+        session,
+        select(Delivery).where(Delivery.webhook_id == webhook_id),
+        order=(Delivery.created_at, Delivery.id),
+        id_column=Delivery.id,
+        after=after,
+        limit=limit,
+    )
+
+
+def any_due(session: Session) -> bool:
+    return session.scalar(select(Delivery.id).where(Delivery.due_at <= db_now()).limit(1)) is not None
+
+
+def lease_due(session: Session, limit: int) -> list[tuple[Delivery, Webhook, list[str]]]:
+    """Take due deliveries. Return each with its webhook and the secrets to sign it with.
+
+    The caller holds each delivery until the next attempt of its back-off is due.
+    """
+    query = (
+        select(Delivery, Webhook, func.coalesce(Webhook.old_secret_until > db_now(), False))
+        .join(Webhook)
+        .where(Delivery.due_at <= db_now())
+        .order_by(Delivery.due_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True, of=Delivery)
+    )
+    taken = [
+        (delivery, webhook, [webhook.secret, *([webhook.old_secret] if both and webhook.old_secret else [])])
+        for delivery, webhook, both in session.execute(query)
+    ]
+    for delivery, _, _ in taken:
+        delivery.attempts += 1
+        delivery.due_at = db_now() + BACK_OFF_S[min(delivery.attempts, len(BACK_OFF_S)) - 1]
+    session.flush()
+    for delivery, _, _ in taken:
+        session.refresh(delivery)
+    return taken
+
+
+def record_attempt(session: Session, delivery_id: str, *, attempt: int, status: int | None, error: str | None) -> None:
+    """Record the result of an attempt, unless a later one has begun. `error` is None after a success."""
+    values: dict[str, object] = {"last_status": status, "last_error": error}
+    if error is None:
+        values |= {"status": DELIVERED, "due_at": None, "ended_at": db_now()}
+    elif attempt >= len(BACK_OFF_S):
+        values |= {"status": FAILED, "due_at": None, "ended_at": db_now()}
+    session.execute(update(Delivery).where(Delivery.id == delivery_id, Delivery.attempts == attempt).values(**values))
+
+
+def delete_ended(session: Session, keep_s: float) -> None:
+    """Delete deliveries that ended more than `keep_s` seconds ago."""
+    session.execute(delete(Delivery).where(Delivery.ended_at <= db_now() - keep_s))
+
+
+def remove_of(session: Session, webhook: Webhook) -> None:
+    """Delete all deliveries of a webhook that is removed."""
+    session.execute(delete(Delivery).where(Delivery.webhook_id == webhook.id))
