@@ -8,6 +8,7 @@ import faulthandler
 import signal
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 
 import worker.engine.openmp  # noqa: F401  (sets environment variables that torch reads when it loads)
@@ -60,25 +61,31 @@ def train(run: Path, pipe: Pipe) -> None:
 
     # Model: the base with the technique's weights on top. `start` holds those of the model that the job continues.
     start = run / "start"
-    model = load_trainable(
-        run / "base", attempt_recipe, device, start=start if start.exists() else None, opening=data.train.tokens
+    load = partial(
+        load_trainable,
+        run / "base",
+        attempt_recipe,
+        device,
+        start=start if start.exists() else None,
+        opening=data.train.tokens,
     )
+    model = load()
     trim_heap()  # the base may have been converted from another type, and the freed copies fragment the heap
     model.keep_alive = pipe.alive
 
-    # Method. A resumed training, too, prepares and measures with the weights of step 0: they are the reference of DPO
-    # and KTO, and the base model of the comparison. `run_steps` then loads the saved state's weights.
+    # Method. A resumed training, too, prepares with the weights of step 0: they are the reference of DPO and KTO, and
+    # the base model of the comparison. `run_steps` then loads the saved state's weights.
     peaks.begin("training")
     objective = METHODS[recipe.method.type](MethodContext(attempt_recipe, run, model, pipe.report))
     data = data.prepare(objective, pipe.warn, load_references(run / "resume"))
-    comparison = Comparison(recipe, data, objective, pipe)
-    comparison.measure_base()
+    if not recipe.technique.whole_model:  # whose copy would be as large as the model: the comparison loads it again
+        model.snapshot_reference()
 
     # Loop.
     callbacks = run_steps(run, recipe, data, objective, pipe)
     step = callbacks.load_best_weights()
     callbacks.release()
-    evaluation = comparison.measure_tuned()
+    evaluation = Comparison(recipe, data, objective, pipe, load).measure()
 
     # Save.
     peaks.begin("exporting")

@@ -40,7 +40,7 @@ class MemoryParts:
     gradients: int
     optimizer: int
     reference: int
-    """Copies of the trained weights as they were at step 0, for methods with a reference."""
+    """Copies of the trained weights: as they were at step 0, and for methods with a reference also as they are."""
     activations: int
     logits: int
     rollout: int
@@ -83,12 +83,21 @@ def peak_memory(
         weights=int(weights),
         gradients=4 * trained,
         optimizer=8 * trained,
-        reference=2 * trained * (value if technique.whole_model else 4) if recipe.method.keeps_reference else 0,
+        reference=_reference(recipe, trained, value),
         activations=int(activations),
         logits=logits,
         rollout=max(0, _rollout(recipe, facts, base, train, plan) - int(activations)),
     )
     return replace(training, publishing=max(0, _publishing(recipe, base, facts, trained, plan) - training.total))
+
+
+def _reference(recipe: ResolvedRecipe, trained: int, value: int) -> int:
+    """Return the bytes of the copies of trained weights. An adapter's first weights are kept for the comparison with
+    the base model; a whole model is loaded again instead, when the optimizer's state is gone."""
+    whole, copies = recipe.technique.whole_model, 2 if recipe.method.keeps_reference else 1
+    if whole and copies == 1:
+        return 0
+    return copies * trained * (value if whole else 4)
 
 
 def _publishing(recipe: ResolvedRecipe, base: Base, facts: BaseModelFacts, trained: int, plan: ExecutionPlan) -> int:

@@ -165,6 +165,13 @@ def make(
     return resolved
 
 
+GRADER = {
+    "type": "text_similarity",
+    "name": "close",
+    "evaluation_metric": "fuzzy_match",
+    "input": "{{sample.output_text}}",
+    "reference": "abcdefgh {{item.prompt}}",
+}
 CPU = torch.device("cpu")
 
 

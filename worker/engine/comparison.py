@@ -1,5 +1,4 @@
-"""Comparison of the base model with the tuned one, on the same rows: before the first step, and with the weights that
-are published.
+"""Comparison of the base model with the tuned one, on the same rows, once the training has ended.
 
 It is bounded in rows, tokens and seconds, and changes nothing of the training. A failed comparison never fails the job:
 a warning says why there is none.
@@ -9,10 +8,12 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
+
+import torch
 
 from api.spec.evaluation import (
     COMPARED_PROMPTS,
@@ -30,6 +31,7 @@ from worker.engine.generation.sample_answers import GeneratedAnswer
 from worker.engine.model.trainable import TrainableModel
 from worker.engine.objective import EvaluationMetrics, Objective
 from worker.engine.out_of_memory import retry_with_smaller_batch
+from worker.engine.peak_memory import trim_heap
 from worker.shared.arrays import Rows
 from worker.shared.pipe import Pipe
 from worker.shared.reports import PhaseReport
@@ -53,59 +55,85 @@ class Measurement:
 
 
 class Comparison:
-    """Call `measure_base` with the weights of step 0, in a resumed training, too: it then reports the same as one that
-    was not interrupted."""
+    """Call `measure` with the tuned weights in the model.
 
-    def __init__(self, recipe: ResolvedRecipe, data: Data, objective: Objective, pipe: Pipe) -> None:
-        self._recipe, self._objective, self._pipe = recipe, objective, pipe
+    The base model is the model at step 0: the technique's first weights are part of it, and so is a random head.
+    """
+
+    def __init__(
+        self,
+        recipe: ResolvedRecipe,
+        data: Data,
+        objective: Objective,
+        pipe: Pipe,
+        load: Callable[[], TrainableModel],
+    ) -> None:
+        """`load` returns the model at step 0. It is called if the objective's model has no snapshot of its weights."""
+        self._recipe, self._objective, self._pipe, self._load = recipe, objective, pipe, load
         self._validates = len(data.validation) > 0
         self._rows = _draw(data.validation if self._validates else data.train, self._max_rows(), recipe.seed)
-        self._base: Measurement | None = None
 
     def _max_rows(self) -> int:
         if self._objective.uses_rollouts:
             return COMPARED_PROMPTS
         return COMPARED_ROWS if self._validates else COMPARED_TRAINING_ROWS
 
-    def measure_base(self) -> None:
-        # The reference's log-probabilities may be missing: they are computed of the rows that the steps reach.
-        rows = self._try("The evaluation before training", partial(self._objective.with_reference, self._rows))
-        if rows is not None:
-            self._rows = rows
-            self._base = self._measure("before")
-
-    def measure_tuned(self) -> Evaluation | None:
+    def measure(self) -> Evaluation | None:
         """Return the comparison; None if either model could not be measured."""
         self._pipe.report(PhaseReport(phase="comparing"))
-        tuned = None if self._base is None else self._measure("after")
-        if self._base is None or tuned is None:
+        base = self._measure_base()
+        tuned = None if base is None else self._measure("tuned")
+        if base is None or tuned is None:
             return None
-        pairs = zip(self._base.answers, tuned.answers, strict=True) if self._base.answers and tuned.answers else ()
+        pairs = zip(base.answers, tuned.answers, strict=True) if base.answers and tuned.answers else ()
         return Evaluation(
             rows=len(self._rows),
             drawn_from="validation" if self._validates else "training",
             base_model=self._recipe.continues or self._recipe.model,
-            base=self._base.metrics,
+            base=base.metrics,
             tuned=tuned.metrics,
             samples=[
                 SampleAnswer(
-                    prompt=base.prompt,
-                    reference=base.reference,
-                    base=base.answer,
-                    tuned=tuned.answer,
-                    base_reward=base.reward,
-                    tuned_reward=tuned.reward,
+                    prompt=before.prompt,
+                    reference=before.reference,
+                    base=before.answer,
+                    tuned=after.answer,
+                    base_reward=before.reward,
+                    tuned_reward=after.reward,
                 )
-                for base, tuned in pairs
+                for before, after in pairs
             ],
         )
 
-    def _measure(self, when: str) -> Measurement | None:
-        metrics = self._try(f"The evaluation {when} training", partial(self._objective.comparison_metrics, self._rows))
+    def _measure_base(self) -> Measurement | None:
+        base_weights = self._try("The evaluation of the base model", self._base_weights)
+        if base_weights is None:
+            return None
+        with base_weights:
+            # The reference's log-probabilities may be missing: the steps need those of their own rows only.
+            rows = self._try("The evaluation of the base model", partial(self._objective.with_reference, self._rows))
+            if rows is None:
+                return None
+            self._rows = rows
+            return self._measure("base")
+
+    def _base_weights(self) -> AbstractContextManager[None]:
+        """Return a context in which the model has the weights of step 0."""
+        model = self._objective.model
+        if model.has_snapshot:
+            return model.reference_weights()
+        with torch.random.fork_rng():
+            start = {name: parameter.detach() for name, parameter in self._load().trained.items()}
+        trim_heap()
+        return model.reference_weights(start)
+
+    def _measure(self, which: str) -> Measurement | None:
+        evaluate = partial(self._objective.comparison_metrics, self._rows)
+        metrics = self._try(f"The evaluation of the {which} model", evaluate)
         if metrics is None:
             return None
-        answers = self._try(f"Sample answers {when} training", partial(self._objective.sample_answers, self._rows))
-        return Measurement(_scalars(metrics), answers or [])
+        answer = partial(self._objective.sample_answers, self._rows)
+        return Measurement(_scalars(metrics), self._try(f"Sample answers of the {which} model", answer) or [])
 
     def _try(self, what: str, act: Callable[[], T]) -> T | None:
         """Return the result of `act`. Send a warning and return None if it fails or takes too long."""

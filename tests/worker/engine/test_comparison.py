@@ -11,7 +11,10 @@ from tests.worker import pairs
 from tests.worker.losses import as_rows, plain_loss
 from tests.worker.recorder import Recorder, train_here
 from tests.worker.run_folders import make_run, random_rows
+from worker import train as train_program
 from worker.engine import comparison
+from worker.engine.model.load import load_trainable
+from worker.engine.model.trainable import TrainableModel
 
 TRAINING = {"max_steps": 4, "learning_rate": 1e-2}
 
@@ -73,6 +76,31 @@ def test_a_comparison_that_takes_too_long_costs_no_model(
     trained = train_here(run)
     assert _evaluation(trained) is None
     (warning,) = trained.of("warning")
-    assert warning["message"].startswith("The evaluation before training could not be made, because it took longer")
+    assert warning["message"].startswith("The evaluation of the base model could not be made, because it took longer")
     assert (run / "out" / "model" / "adapter_model.safetensors").exists()
     assert not (run / "out" / "model" / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("technique", "method", "loads"),
+    [("lora", "supervised", 1), ("full", "supervised", 2), ("full", "classification", 2), ("full", "ppo", 1)],
+)
+def test_the_base_is_loaded_again_only_where_its_weights_were_not_kept(
+    technique: str, method: str, loads: int, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """… and is measured as it was at step 0, with its random head, if it has one."""
+    loaded: list[TrainableModel] = []
+
+    def load(*args: Any, **options: Any) -> TrainableModel:
+        loaded.append(load_trainable(*args, **options))
+        return loaded[-1]
+
+    monkeypatch.setattr(train_program, "load_trainable", load)
+    options = {"grader": pairs.GRADER, "reward_model": None} if method == "ppo" else {}
+    pairs.make(tmp_path / "run", tiny_llama, technique, method, seed=3, steps=4, options=options)
+    found = _evaluation(train_here(tmp_path / "run"))
+    assert len(loaded) == loads
+    pairs.make(tmp_path / "still", tiny_llama, technique, method, seed=3, steps=1, rate=1e-30, options=options)
+    still = _evaluation(train_here(tmp_path / "still"))
+    assert found["base"] == still["base"] == still["tuned"]
+    assert found["tuned"] != found["base"]

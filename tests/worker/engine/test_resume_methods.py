@@ -12,16 +12,14 @@ from worker.engine import comparison, data
 from worker.methods import METHODS, Objective
 from worker.shared.arrays import Rows
 
-GRADER = {
-    "type": "text_similarity",
-    "name": "close",
-    "evaluation_metric": "fuzzy_match",
-    "input": "{{sample.output_text}}",
-    "reference": "abcdefgh {{item.prompt}}",
-}
 OPTIONS: dict[str, dict[str, Any]] = {
-    "ppo": {"grader": GRADER, "reward_model": None, "kl_coefficient": 0.1, "adaptive_kl": {"target": 1, "horizon": 20}},
-    "reinforcement": {"grader": GRADER, "kl_coefficient": 0.1},
+    "ppo": {
+        "grader": pairs.GRADER,
+        "reward_model": None,
+        "kl_coefficient": 0.1,
+        "adaptive_kl": {"target": 1, "horizon": 20},
+    },
+    "reinforcement": {"grader": pairs.GRADER, "kl_coefficient": 0.1},
 }
 
 

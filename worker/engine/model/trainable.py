@@ -168,17 +168,25 @@ class TrainableModel:
 
         self.network.get_input_embeddings().register_forward_hook(noise)
 
+    @property
+    def has_snapshot(self) -> bool:
+        """Whether there is a snapshot for `reference_weights`."""
+        return self._start is not None
+
     def snapshot_reference(self) -> None:
-        """Keep a copy of the trained weights as they are now, for `reference_weights`."""
-        self._start = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
+        """Keep a copy of the trained weights as they are now, for `reference_weights`, unless there is one."""
+        if self._start is None:
+            self._start = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
 
     @contextmanager
     @torch.no_grad()
-    def reference_weights(self) -> Iterator[None]:
-        """Restore the weights of `snapshot_reference` within the context: the reference, without a second model."""
-        assert self._start is not None, "snapshot_reference comes first"
+    def reference_weights(self, start: Tensors | None = None) -> Iterator[None]:
+        """Restore the weights of `snapshot_reference`, or those in `start`, within the context: the reference, without
+        a second model."""
+        start = self._start if start is None else start
+        assert start is not None, "snapshot_reference comes first"
         now = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
-        _copy(self._start, self.trained)
+        _copy(start, self.trained)
         try:
             yield
         finally:
