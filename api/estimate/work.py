@@ -8,15 +8,7 @@ from typing import Self, cast
 from api.estimate.shapes import QUANTIZED, matrices, shapes_of
 from api.estimate.stored import StoredWorkload
 from api.spec.base_model import EXPERT_KINDS, BaseModelFacts, Matrix, ModelLayers
-from api.spec.evaluation import (
-    ANSWER_TOKENS,
-    COMPARED_PROMPTS,
-    COMPARED_ROWS,
-    COMPARED_TOKENS,
-    COMPARED_TRAINING_ROWS,
-    MAX_EXTRA_TOKENS,
-    SHOWN_ROWS,
-)
+from api.spec.evaluation import MAX_EXTRA_TOKENS, SHOWN_ROWS, ComparisonLimits
 from api.spec.resolve import ResolvedRecipe
 
 EVALUATED_ROWS = 256
@@ -224,16 +216,18 @@ def _references(recipe: ResolvedRecipe, forward: float, train: Workload, share: 
 def _comparison(
     recipe: ResolvedRecipe, base: Base, train: Workload, validation: Workload | None, budget: int
 ) -> ComputeCost:
-    """Return the work of comparing the base with the tuned model: metrics of a few rows and sample answers, each before
-    and after the training."""
+    """Return the work of comparing the base with the tuned model: metrics of a few rows and sample answers of each."""
     validates = validation is not None and validation.rows > 0
     rows = validation if validation is not None and validates else train
-    most = COMPARED_ROWS if validates else COMPARED_TRAINING_ROWS
     rollout = recipe.method.rollout_options
-    length = ANSWER_TOKENS
-    if rollout is not None:
-        most, length = COMPARED_PROMPTS, rollout.max_tokens
-    few = min(rows.rows, most, max(1, int(COMPARED_TOKENS / max(1.0, rows.mean))))
+    limits = ComparisonLimits.of(
+        trained_rows=recipe.total_steps * min(recipe.batch_size, train.rows),
+        mean_tokens=train.mean,
+        validates=validates,
+        rollouts=rollout is not None,
+    )
+    length = limits.answer_tokens if rollout is None else rollout.max_tokens
+    few = min(rows.rows, limits.rows, max(1, int(limits.tokens / max(1.0, rows.mean))))
     flops = _forward(recipe, base, rows) * few / max(1, rows.rows)
     passes = float(math.ceil(few * rows.mean / max(1, budget)))
     if recipe.method.output == "tokens":

@@ -1,5 +1,6 @@
 """Comparison of the model before and after its training: a job's `evaluation`, and evaluation.json in an artifact."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 from api.spec.fields import StrictModel
@@ -8,16 +9,52 @@ COMPARED_ROWS = 128
 """Validation rows that are compared, at most."""
 COMPARED_TRAINING_ROWS = 32
 """Training rows that are compared without validation rows. They prove less at the same cost."""
-COMPARED_PROMPTS = 16
-"""Prompts that are compared for methods that sample answers."""
-COMPARED_TOKENS = 32_768
-"""Total tokens of the compared rows, at most."""
+COMPARED_PROMPTS = (4, 16)
+"""Prompts that are compared for methods that sample answers: least and most."""
+COMPARED_TOKENS = (512, 32_768)
+"""Total tokens of the compared rows, at most: for short trainings and for long ones."""
 SHOWN_ROWS = 3
 """Rows in `samples`."""
-ANSWER_TOKENS = 64
-"""Maximum length of a sample's answers."""
+ANSWER_TOKENS = (8, 64)
+"""Maximum length of a sample's answers, after short trainings and after long ones."""
+TOKENS_SHARE = 0.025
+"""Compared tokens in proportion to the trained ones. Both models only read them, which takes about half the time of a
+training pass."""
+PROMPTS_SHARE = 0.05
+"""Compared prompts in proportion to those of the training."""
+TRAINED_FOR_ANSWER_TOKEN = 3_500
+"""Trained tokens for each token of a sample's answers. Sampling one token takes about as long as training ninety, on a
+CPU and for both models (docs/engine-log.md)."""
 MAX_EXTRA_TOKENS = 16
 """Tokens by which an answer may exceed the longest reference."""
+
+
+@dataclass(frozen=True)
+class ComparisonLimits:
+    """The size of a comparison that takes a few percent of its training's time."""
+
+    rows: int
+    tokens: int
+    answer_tokens: int
+
+    @classmethod
+    def of(cls, *, trained_rows: int, mean_tokens: float, validates: bool, rollouts: bool) -> "ComparisonLimits":
+        """`trained_rows`: rows of all steps, repeated ones too. `mean_tokens`: their mean length. `validates`: the
+        compared rows are validation rows. `rollouts`: the method samples answers to the rows."""
+        trained_tokens = trained_rows * mean_tokens
+        rows = COMPARED_ROWS if validates else COMPARED_TRAINING_ROWS
+        if rollouts:
+            rows = _within(COMPARED_PROMPTS, trained_rows * PROMPTS_SHARE)
+        return cls(
+            rows=rows,
+            tokens=_within(COMPARED_TOKENS, trained_tokens * TOKENS_SHARE),
+            answer_tokens=_within(ANSWER_TOKENS, trained_tokens / TRAINED_FOR_ANSWER_TOKEN),
+        )
+
+
+def _within(bounds: tuple[int, int], value: float) -> int:
+    least, most = bounds
+    return min(most, max(least, int(value)))
 
 
 class SampleAnswer(StrictModel):

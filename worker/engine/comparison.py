@@ -15,14 +15,7 @@ from typing import TypeVar
 
 import torch
 
-from api.spec.evaluation import (
-    COMPARED_PROMPTS,
-    COMPARED_ROWS,
-    COMPARED_TOKENS,
-    COMPARED_TRAINING_ROWS,
-    Evaluation,
-    SampleAnswer,
-)
+from api.spec.evaluation import ComparisonLimits, Evaluation, SampleAnswer
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from worker.engine.data import Data, draw_rows
@@ -71,12 +64,13 @@ class Comparison:
         """`load` returns the model at step 0. It is called if the objective's model has no snapshot of its weights."""
         self._recipe, self._objective, self._pipe, self._load = recipe, objective, pipe, load
         self._validates = len(data.validation) > 0
-        self._rows = _draw(data.validation if self._validates else data.train, self._max_rows(), recipe.seed)
-
-    def _max_rows(self) -> int:
-        if self._objective.uses_rollouts:
-            return COMPARED_PROMPTS
-        return COMPARED_ROWS if self._validates else COMPARED_TRAINING_ROWS
+        self._limits = ComparisonLimits.of(
+            trained_rows=recipe.total_steps * min(recipe.batch_size, len(data.train)),
+            mean_tokens=float(data.train.lengths.mean()),
+            validates=self._validates,
+            rollouts=objective.uses_rollouts,
+        )
+        self._rows = _draw(data.validation if self._validates else data.train, self._limits, recipe.seed)
 
     def measure(self) -> Evaluation | None:
         """Return the comparison; None if either model could not be measured."""
@@ -132,7 +126,7 @@ class Comparison:
         metrics = self._try(f"The evaluation of the {which} model", evaluate)
         if metrics is None:
             return None
-        answer = partial(self._objective.sample_answers, self._rows)
+        answer = partial(self._objective.sample_answers, self._rows, self._limits.answer_tokens)
         return Measurement(_scalars(metrics), self._try(f"Sample answers of the {which} model", answer) or [])
 
     def _try(self, what: str, act: Callable[[], T]) -> T | None:
@@ -174,11 +168,11 @@ def _limited(model: TrainableModel, pipe: Pipe) -> Iterator[None]:
         model.keep_alive = keep_alive
 
 
-def _draw(rows: Rows, max_rows: int, seed: int) -> Rows:
+def _draw(rows: Rows, limits: ComparisonLimits, seed: int) -> Rows:
     """Draw as many rows as the limits of rows and tokens allow, at least one."""
-    drawn = draw_rows(rows, max_rows, seed)
-    while len(drawn) > 1 and (tokens := int(drawn.lengths.sum())) > COMPARED_TOKENS:
-        drawn = draw_rows(rows, max(1, min(len(drawn) - 1, len(drawn) * COMPARED_TOKENS // tokens)), seed)
+    drawn = draw_rows(rows, limits.rows, seed)
+    while len(drawn) > 1 and (tokens := int(drawn.lengths.sum())) > limits.tokens:
+        drawn = draw_rows(rows, max(1, min(len(drawn) - 1, len(drawn) * limits.tokens // tokens)), seed)
     return drawn
 
 

@@ -142,11 +142,12 @@ class Objective:
         """Return the metrics by which the base model and the tuned model are compared."""
         return self.evaluate(rows)
 
-    def sample_answers(self, rows: Rows) -> list[GeneratedAnswer]:
-        """Return the current model's answers to a few of the rows; none if the model does not generate text."""
+    def sample_answers(self, rows: Rows, max_tokens: int) -> list[GeneratedAnswer]:
+        """Return the current model's answers, of at most `max_tokens`, to a few of the rows; none if the model does not
+        generate text."""
         if self.recipe.method.output != "tokens":
             return []
-        return greedy_answers(self.context.run / "base", self.model, rows, self.sampling_plan())
+        return greedy_answers(self.context.run / "base", self.model, rows, max_tokens, self.sampling_plan())
 
     def sampling_plan(self) -> SamplingPlan:
         """Return the use of memory while answers are sampled. Less when memory has run out."""

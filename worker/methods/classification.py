@@ -98,8 +98,8 @@ class Classification(Objective):
         return EvaluationMetrics(float(torch.stack(losses).sum()), metrics)
 
     @torch.no_grad()
-    def sample_answers(self, rows: Rows) -> list[GeneratedAnswer]:
-        """Return a few texts with their labels and the predicted ones."""
+    def sample_answers(self, rows: Rows, max_tokens: int) -> list[GeneratedAnswer]:
+        """Return a few texts with their labels and the predicted ones, whatever `max_tokens`."""
         if not self._names or self._problem != "single_label" or rows.labels is None:
             return []
         shown = rows.take(np.arange(min(SHOWN_ROWS, len(rows))))

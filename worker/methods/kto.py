@@ -49,10 +49,10 @@ class Kto(Objective):
     def evaluate(self, rows: Rows) -> EvaluationMetrics:
         return super().evaluate(self._with_z0(rows))
 
-    def sample_answers(self, rows: Rows) -> list[GeneratedAnswer]:
+    def sample_answers(self, rows: Rows, max_tokens: int) -> list[GeneratedAnswer]:
         """Return answers to prompts whose own answers are desirable, so that these can be shown as references."""
         assert rows.labels is not None
-        return super().sample_answers(rows.take(np.flatnonzero(rows.labels[:, 0] > 0.5)))
+        return super().sample_answers(rows.take(np.flatnonzero(rows.labels[:, 0] > 0.5)), max_tokens)
 
     def _with_z0(self, rows: Rows) -> Rows:
         """Return the rows' own sequences with z0 = max(0, mean log-ratio of the mismatched ones) under the current

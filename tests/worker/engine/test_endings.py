@@ -11,13 +11,14 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from api.spec import evaluation
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from tests.tiny_models import make_model
 from tests.worker.parity import ours
 from tests.worker.recorder import adapter, train_here
 from tests.worker.run_folders import make_run, random_rows, run_trainer
-from worker.engine import comparison, failpoint
+from worker.engine import failpoint
 from worker.engine.data import Data
 from worker.engine.errors import TrainingError, as_training_error
 from worker.engine.model.batches import MicroBatch
@@ -86,7 +87,7 @@ def short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_evaluation_that_runs_out_of_memory_takes_less_at_once(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(comparison, "COMPARED_TOKENS", 1)  # a single row has room
+    monkeypatch.setattr(evaluation, "COMPARED_TOKENS", (1, 1))  # a single row has room
     report = train_here(_run(tmp_path / "run", tiny_llama, steps=2, validation=random_rows(6, seed=6)))
     (warning,) = report.of("warning")
     assert warning["message"].startswith("Out of memory while evaluating after step 1: continuing with")

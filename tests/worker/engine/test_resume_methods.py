@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from api.spec import evaluation
 from tests.worker import pairs
 from tests.worker.recorder import adapter, attempt_after, train_here
-from worker.engine import comparison, data
+from worker.engine import data
 from worker.methods import METHODS, Objective
 from worker.shared.arrays import Rows
 
@@ -28,7 +29,7 @@ def test_references_are_of_the_rows_that_steps_reach(
     method: str, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """… and the same as those of all rows. The comparison looks at three more rows."""
-    monkeypatch.setattr(comparison, "COMPARED_TRAINING_ROWS", 3)
+    monkeypatch.setattr(evaluation, "COMPARED_TRAINING_ROWS", 3)
     counted: list[int] = []
     whole = METHODS[method].reference
 

@@ -96,7 +96,7 @@ def test_rollouts_samples_and_the_chat_stop_at_the_end_of_a_turn(always_ends: Pa
     sampled = objective.sample(ours.rows_of([([5, 6, 7], [0.0] * 3)]), greedy=True)
     assert (len(sampled.answers[0]), sampled.ended.tolist(), sampled.texts) == (1, [True], [""])
     rows = ours.rows_of([([5, 6, 7, 8, 9], [0.0] * 3 + [1.0] * 2)])
-    (shown,) = greedy_answers(always_ends, objective.model, rows, objective.sampling_plan())
+    (shown,) = greedy_answers(always_ends, objective.model, rows, 64, objective.sampling_plan())
     assert shown.answer == ""
 
 

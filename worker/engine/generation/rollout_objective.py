@@ -94,8 +94,9 @@ class RolloutObjective(Objective):
         self.extra_metrics = extra_metrics
         return EvaluationMetrics(-reward, {"reward": reward})
 
-    def sample_answers(self, rows: Rows) -> list[GeneratedAnswer]:
-        """Return greedy answers to a few prompts, with their rewards."""
+    def sample_answers(self, rows: Rows, max_tokens: int) -> list[GeneratedAnswer]:
+        """Return greedy answers to a few prompts, with their rewards. They may be as long as the method's own, since a
+        reward is of a whole answer."""
         first = rows.take(np.arange(min(SHOWN_ROWS, len(rows))))
         answers = self.sample(first, greedy=True)
         rewards_R = self.rewards(answers, first)

@@ -1,13 +1,14 @@
 """Greedy answers to a few rows of the data, beside the rows' own, for people to read."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from api.estimate.sampling import SamplingPlan
-from api.spec.evaluation import ANSWER_TOKENS, MAX_EXTRA_TOKENS, SHOWN_ROWS
+from api.spec.evaluation import MAX_EXTRA_TOKENS, SHOWN_ROWS
 from worker.engine.generation.rollout_sampler import RolloutSampler
 from worker.engine.model.trainable import TrainableModel
 from worker.rows.end_tokens import EndTokens
@@ -28,22 +29,23 @@ class GeneratedAnswer:
     reward: float | None = None
 
 
-def greedy_answers(base: Path, model: TrainableModel, rows: Rows, plan: SamplingPlan) -> list[GeneratedAnswer]:
-    """Return greedy answers to the first rows whose prompts are short enough.
+def greedy_answers(
+    base: Path, model: TrainableModel, rows: Rows, max_tokens: int, plan: SamplingPlan
+) -> list[GeneratedAnswer]:
+    """Return greedy answers of at most `max_tokens` to the first rows whose prompts are short enough.
 
     The reference is the row's own answer, of a preference pair the preferred one.
     """
-    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    tokenizer, stops = _tokenizer_and_stops(base.resolve())
     spans = [span for row in range(len(rows)) if (span := _span(rows, row * rows.width)) is not None][:SHOWN_ROWS]
     if not spans:
         return []
     prompt_starts, answer_starts, answer_ends = (np.array(column, np.int64) for column in zip(*spans, strict=True))
     prompts = Rows(rows.tokens, rows.loss_weights, prompt_starts, answer_starts)
     references = [rows.tokens[start:end] for start, end in zip(answer_starts, answer_ends, strict=True)]
-    stops = EndTokens.load(base).stops
     sampler = RolloutSampler(model, tokenizer, stops, pad_token=min(stops, default=0))
     longest = max(map(len, references)) + MAX_EXTRA_TOKENS
-    answers = sampler.sample(prompts, max_tokens=min(ANSWER_TOKENS, longest), temperature=0.0, plan=plan)
+    answers = sampler.sample(prompts, max_tokens=min(max_tokens, longest), temperature=0.0, plan=plan)
     return [
         GeneratedAnswer(
             prompt=display_text(tokenizer.decode(prompt.tolist(), skip_special_tokens=False), from_end=True),
@@ -52,6 +54,11 @@ def greedy_answers(base: Path, model: TrainableModel, rows: Rows, plan: Sampling
         )
         for prompt, reference, text in zip(answers.prompts, references, answers.texts, strict=True)
     ]
+
+
+@lru_cache(maxsize=1)  # the comparison answers twice, and a large tokenizer takes seconds to load
+def _tokenizer_and_stops(base: Path) -> tuple[Tokenizer, frozenset[int]]:
+    return Tokenizer.from_file(str(base / "tokenizer.json")), EndTokens.load(base).stops
 
 
 def _span(rows: Rows, sequence: int) -> tuple[int, int, int] | None:
