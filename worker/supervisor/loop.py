@@ -73,7 +73,7 @@ def run_attempt(node: Node, claim: Claim, slot: Slot) -> None:
         log.info("attempt_started", stage=claim.stage)
         try:
             _run_stage(node, claim, slot)
-            log.info("attempt_ended")
+            log.info("attempt_ended", stage=claim.stage)
             node.pause.record_success()
         except StaleFence:
             log.info("attempt_stale")

@@ -108,12 +108,16 @@ class TrainerMonitor:
         now = time.monotonic()
         match report:
             case MetricsReport():
-                if self._stepped_at is not None:
+                if self._stepped_at is None:
+                    log.info("first_step", job_id=self._job.id, step=report.step)
+                else:
                     self._step_seconds = [*self._step_seconds[-99:], now - self._stepped_at]
                 self._stepped_at = now
                 self._progress.add(report)
             case PhaseReport():
-                self._phases.setdefault(report.phase, now)
+                if report.phase not in self._phases:
+                    log.info("phase_began", job_id=self._job.id, phase=report.phase)
+                    self._phases[report.phase] = now
                 self._progress.add(report)
             case WarningReport() | SamplesReport():
                 self._progress.add(report)

@@ -1,0 +1,80 @@
+"""The time from `POST /v1/fine_tuning/jobs` to the first optimizer step, leg by leg: `python -m benchmarks.start_time`.
+
+It starts `attune up` with SmolLM2, waits until the workers are idle, and creates small jobs one after the other, each with
+a new file. Times are those of the server's log. The first job is listed by itself: it also fetches the base model.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from time import sleep
+
+from tests import smollm2
+from tests.conftest import running_attune
+from tests.end_to_end.jobs import client_of, create, ended, rows, upload
+
+LEGS = {
+    "claimed by prepare": ("attempt_started", "stage", "prepare"),
+    "prepared": ("attempt_ended", "stage", "prepare"),
+    "claimed by train": ("attempt_started", "stage", "train"),
+    "trainer started": ("phase_began", "phase", "loading"),
+    "base loaded": ("phase_began", "phase", "training"),
+    "first step": ("first_step", "step", 1),
+    "comparing": ("phase_began", "phase", "comparing"),
+    "exporting": ("phase_began", "phase", "exporting"),
+    "published": ("attempt_ended", "stage", "train"),
+}
+"""End of each leg: the log's event, and a field with its value."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=6)
+    parser.add_argument("--rows", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=3)
+    options = parser.parse_args()
+    with running_attune(smollm2.folder()) as server:
+        client = client_of(server)
+        sleep(20)  # the fork servers import their libraries
+        times = []
+        for number in range(options.jobs):
+            file_id = upload(client, rows(options.rows, seed=number))
+            posted = datetime.now(UTC)
+            job_id = create(client, file_id, steps=options.steps)
+            assert ended(client, job_id, timeout_s=600).status == "succeeded"
+            times.append(_legs(server.log, job_id, posted))
+    print(f"{'seconds after POST':20} {'first job':>10} {f'median of {options.jobs - 1}':>13} {'its leg':>8}")
+    before = 0.0
+    for leg in LEGS:
+        median = statistics.median(each[leg] for each in times[1:])
+        print(f"{leg:20} {times[0][leg]:10.2f} {median:13.2f} {median - before:8.2f}")
+        before = median
+
+
+def _legs(log: Path, job_id: str, posted: datetime) -> dict[str, float]:
+    entries = [entry for entry in _entries(log) if entry.get("job_id") == job_id]
+    return {
+        leg: next(
+            (datetime.fromisoformat(str(entry["timestamp"])) - posted).total_seconds()
+            for entry in entries
+            if (entry["event"], entry.get(field)) == (event, value)
+        )
+        for leg, (event, field, value) in LEGS.items()
+    }
+
+
+def _entries(log: Path) -> Iterator[dict[str, object]]:
+    """Yield the log's lines that are JSON objects."""
+    for line in log.read_text(errors="replace").splitlines():
+        start = line.find("{")
+        try:
+            yield json.loads(line[start:]) if start >= 0 else {}
+        except ValueError:
+            continue
+
+
+if __name__ == "__main__":
+    main()
