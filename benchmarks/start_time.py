@@ -1,7 +1,7 @@
 """The time from `POST /v1/fine_tuning/jobs` to the first optimizer step, leg by leg: `python -m benchmarks.start_time`.
 
-It starts `attune up` with SmolLM2, waits until the workers are idle, and creates small jobs one after the other, each with
-a new file. Times are those of the server's log. The first job is listed by itself: it also fetches the base model.
+It starts `attune up` with SmolLM2, waits until the workers are idle, and creates small jobs one after the other, each
+with a new file. Times are those of the server's log. The first job is listed by itself: it also fetches the base model.
 """
 
 import argparse
@@ -39,13 +39,14 @@ def main() -> None:
     with running_attune(smollm2.folder()) as server:
         client = client_of(server)
         sleep(20)  # the fork servers import their libraries
-        times = []
+        posted = {}
         for number in range(options.jobs):
             file_id = upload(client, rows(options.rows, seed=number))
-            posted = datetime.now(UTC)
-            job_id = create(client, file_id, steps=options.steps)
+            now = datetime.now(UTC)
+            posted[job_id := create(client, file_id, steps=options.steps)] = now
             assert ended(client, job_id, timeout_s=600).status == "succeeded"
-            times.append(_legs(server.log, job_id, posted))
+        sleep(2)  # the attempt ends after its job
+        times = [_legs(server.log, job_id, then) for job_id, then in posted.items()]
     print(f"{'seconds after POST':20} {'first job':>10} {f'median of {options.jobs - 1}':>13} {'its leg':>8}")
     before = 0.0
     for leg in LEGS:

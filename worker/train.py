@@ -117,16 +117,19 @@ def run_steps(run: Path, recipe: ResolvedRecipe, data: Data, objective: Objectiv
     progress = callbacks.progress
     loop = Loop(recipe, objective.model, objective, optimizer, data.train, progress, pipe.warn)
     pipe.report(PhaseReport(phase="training"))
-    while progress.step < recipe.total_steps and not progress.stopped_early:
-        if pipe.stopping:
-            callbacks.save_state()
-            raise Stopped(progress.step)
-        callbacks.on_step_begin()
-        result = loop.step()
-        diverged = has_diverged(result, progress, objective.divergence_threshold(progress.first_loss))
-        callbacks.on_step_end(result)  # also reports the metrics of a diverged step
-        if diverged:
-            raise TrainingError(FailureReason.DIVERGED)
+    try:
+        while progress.step < recipe.total_steps and not progress.stopped_early:
+            if pipe.stopping:
+                callbacks.save_state()
+                raise Stopped(progress.step)
+            callbacks.on_step_begin()
+            result = loop.step()
+            diverged = has_diverged(result, progress, objective.divergence_threshold(progress.first_loss))
+            callbacks.on_step_end(result)  # also reports the metrics of a diverged step
+            if diverged:
+                raise TrainingError(FailureReason.DIVERGED)
+    finally:
+        callbacks.finish_saving()
     return callbacks
 
 

@@ -82,7 +82,8 @@ class Training(StrictModel):
     """Optimizer steps between evaluations. An evaluation uses all validation rows, or 256 of them drawn with the job's
     seed, in proportion to their labels if they have labels. "auto": a tenth of the training."""
     save_every: AutoOrNull[Annotated[int, Field(ge=1)]] = AUTO
-    """Optimizer steps between saved states, from which an interrupted run resumes. "auto": a tenth of the training."""
+    """Optimizer steps between saved states, from which an interrupted run resumes. "auto": every three minutes, and at
+    the end of each epoch."""
     early_stopping: EarlyStopping | None = None
     """Stop training when the validation loss no longer improves; null: train to the end."""
     keep_best: Auto[bool] = AUTO

@@ -1,4 +1,4 @@
-"""The resolved recipe, with every "auto" replaced by a value."""
+"""The resolved recipe, with a value in place of every "auto" that the model depends on."""
 
 import math
 from collections.abc import Mapping
@@ -20,7 +20,8 @@ class Labels(StrictModel):
 
 
 class ResolvedRecipe(StrictModel):
-    """The content of `recipe.json` in the run folder: everything that the trainer needs, without "auto"."""
+    """The content of `recipe.json` in the run folder: everything that the trainer needs. Only `save_every`, which
+    changes nothing of the model, may still be "auto"."""
 
     job_id: str
     model: str
@@ -49,7 +50,8 @@ class ResolvedRecipe(StrictModel):
     max_grad_norm: float | None
     eval_every: int | None
     """None without validation data."""
-    save_every: int
+    save_every: Auto[int]
+    """"auto": by time (worker.engine.callbacks.SAVE_S), and at the end of each epoch."""
     early_stopping: EarlyStopping | None
     keep_best: bool
     precision: Auto[Precision] = AUTO
@@ -122,7 +124,7 @@ def resolve(
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         eval_every=_interval(eval_every, total_steps) if evaluates else None,
-        save_every=_interval(training.save_every, total_steps),
+        save_every=training.save_every,
         early_stopping=training.early_stopping if evaluates else None,
         keep_best=evaluates if training.keep_best == AUTO else training.keep_best and evaluates,
         precision=training.precision,

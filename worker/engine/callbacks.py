@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -10,15 +12,17 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from api.spec.evaluation import Evaluation
+from api.spec.fields import AUTO
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from worker.engine.atomic_folder import atomic_folder, keep_newest
+from worker.engine.background import Background
 from worker.engine.checkpoint import (
     REFERENCES,
     Progress,
+    begin_state,
     load_state,
     optimizer_tensors,
-    save_state,
     set_optimizer_tensors,
 )
 from worker.engine.data import Data
@@ -35,6 +39,9 @@ from worker.shared.arrays import Rows
 from worker.shared.checkpoints import KEPT_CHECKPOINTS
 from worker.shared.pipe import Pipe
 from worker.shared.reports import CheckpointReport, Metrics, MetricsReport, PhaseReport, StateReport
+
+SAVE_S = 180.0
+"""Seconds between saved states if the recipe names no number of steps."""
 
 
 class Callbacks:
@@ -57,6 +64,10 @@ class Callbacks:
         self._best: Path | None = None
         self._references = _save_references(data, self._out)
         self._saved_step: int | None = None
+        self._saved_at_s = time.monotonic()
+        self._state_is_due = False
+        # Hashing files and waiting for the disk takes long, and needs nothing of the training.
+        self._states, self._checkpoints = Background("states"), Background("checkpoints")
         self._step_start_s = time.monotonic()
         self.last_metrics: Metrics = {}
         self.progress = self._resume() if (run / "resume").exists() else self._start()
@@ -92,17 +103,19 @@ class Callbacks:
         self.last_metrics = metrics
         if epoch_ends:
             self._save_checkpoint(metrics)
-        if step % recipe.save_every == 0 and not last:
+        if not last and self._must_save_state():
             self.save_state()
 
     def save_state(self) -> None:
-        """Save all that a later attempt needs to resume after this step, unless that is saved already."""
-        if self._saved_step == self.progress.step:
+        """Save all that a later attempt needs to resume after this step, unless that is saved already. Only the copy is
+        made at once; it is reported when the disk has it."""
+        step = self.progress.step
+        if self._saved_step == step:
             return
-        self._pipe.report(PhaseReport(phase="saving"))
+        self._states.wait()
         self.progress.method = dict(self._objective.state)
         optimizer = optimizer_tensors(self._optimizer, self._model.masters)
-        path = save_state(
+        finish = begin_state(
             self._out / "states",
             self.progress,
             dict(self._model.masters),
@@ -111,9 +124,27 @@ class Callbacks:
             best=self._best,
             references=self._references,
         )
-        self._saved_step = self.progress.step
-        self._pipe.report(StateReport(step=self.progress.step, path=str(path.relative_to(self._run))))
-        self._pipe.report(PhaseReport(phase="training"))
+        self._saved_step, self._saved_at_s, self._state_is_due = step, time.monotonic(), False
+        self._states.start(partial(self._report_state, step, finish))
+
+    def finish_saving(self) -> None:
+        """Wait until states and checkpoints are on the disk and reported."""
+        self._states.wait()
+        self._checkpoints.wait()
+
+    def _must_save_state(self) -> bool:
+        """Return whether to save a state after this step: at the recipe's interval, or else after SAVE_S and at the end
+        of an epoch, once the disk has the state before."""
+        recipe, step = self._recipe, self.progress.step
+        idle = self._states.idle()
+        if recipe.save_every != AUTO:
+            return step % recipe.save_every == 0
+        if step % recipe.steps_per_epoch == 0 or time.monotonic() - self._saved_at_s >= SAVE_S:
+            self._state_is_due = True
+        return self._state_is_due and idle
+
+    def _report_state(self, step: int, finish: Callable[[], Path]) -> None:
+        self._pipe.report(StateReport(step=step, path=str(finish().relative_to(self._run))))
 
     def load_best_weights(self) -> int:
         """Put the weights of the best evaluation into the model, if the recipe keeps them. Return the step of the
@@ -201,17 +232,25 @@ class Callbacks:
     def _save_checkpoint(self, metrics: Metrics) -> None:
         progress = self.progress
         self._pipe.report(PhaseReport(phase="saving"))
+        self._checkpoints.wait()
         final = self._out / "checkpoints" / f"step-{progress.step:06d}"
-        with atomic_folder(final, provenance(self._run, self._recipe, progress.step)) as folder:
+        with ExitStack() as stack:
+            folder = stack.enter_context(atomic_folder(final, provenance(self._run, self._recipe, progress.step)))
             export(self._model, folder, self._run / "base", self._recipe, self.summary())
+            filled = stack.pop_all()
         loss = metrics.get("full_valid_loss")
         best_loss = math.inf if progress.best_checkpoint_loss is None else progress.best_checkpoint_loss
         if loss is not None and loss < best_loss:
             progress.best_checkpoint, progress.best_checkpoint_loss = final.name, loss
         best = None if progress.best_checkpoint is None else final.parent / progress.best_checkpoint
-        keep_newest(final.parent, KEPT_CHECKPOINTS, keep=best)
-        path = str(final.relative_to(self._run))
-        self._pipe.report(CheckpointReport(step=progress.step, path=path, metrics=metrics))
+        report = CheckpointReport(step=progress.step, path=str(final.relative_to(self._run)), metrics=metrics)
+
+        def finish() -> None:
+            filled.close()
+            keep_newest(final.parent, KEPT_CHECKPOINTS, keep=best)
+            self._pipe.report(report)
+
+        self._checkpoints.start(finish)
         self._pipe.report(PhaseReport(phase="training"))
 
 

@@ -7,6 +7,8 @@ import json
 import os
 import random
 import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -63,7 +65,7 @@ PROGRESS_FIELDS = {field.name for field in fields(Progress)}
 """A state of a newer release may have more fields. They are ignored."""
 
 
-def save_state(
+def begin_state(
     states: Path,
     progress: Progress,
     weights: Tensors,
@@ -72,14 +74,19 @@ def save_state(
     *,
     best: Path | None,
     references: Path | None,
-) -> Path:
-    """Write states/step-%06d, whole or not at all, and remove all but the newest two. Return its folder.
+) -> Callable[[], Path]:
+    """Write the files of states/step-%06d. Return a function that waits until the disk has them, makes the folder
+    appear, removes all but the newest two, and returns the folder.
+
+    That function may run in another thread: by then the files share nothing with the training. Only it takes long,
+    since the system writes to its own memory first.
 
     `weights`: the float32 masters. `best`, `references`: files of the best weights and of the reference's
     log-probabilities, shared by all states.
     """
     final = states / f"step-{progress.step:06d}"
-    with atomic_folder(final) as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(atomic_folder(final))
         save_file(_on_cpu(weights), folder / "weights.safetensors")
         save_file(_on_cpu(optimizer), folder / "optimizer.safetensors")
         rng, python_gauss = _rng_tensors()
@@ -90,8 +97,14 @@ def save_state(
             _link(references, folder / REFERENCES)
         state = {"progress": asdict(progress), "python_gauss": python_gauss, "recipe": recipe_digest}
         (folder / "state.json").write_text(json.dumps(state, indent=2))
-    keep_newest(states, KEPT_STATES)
-    return final
+        filled = stack.pop_all()
+
+    def finish() -> Path:
+        filled.close()
+        keep_newest(states, KEPT_STATES)
+        return final
+
+    return finish
 
 
 def _link(source: Path, target: Path) -> None:

@@ -32,6 +32,7 @@ class Pipe:
         descriptor = os.environ.get(REPORT_FD)
         self._commanded = descriptor is not None
         self._report_fd = STDOUT if descriptor is None else int(descriptor)
+        self._writing = threading.Lock()
         self._commands = _lines(STDIN)
         self._stop = threading.Event()
         self._alive_at = 0.0
@@ -44,8 +45,9 @@ class Pipe:
     def report(self, report: Report) -> None:
         line = encode(report)
         try:
-            while line:
-                line = line[os.write(self._report_fd, line) :]
+            with self._writing:
+                while line:
+                    line = line[os.write(self._report_fd, line) :]
         except BrokenPipeError:
             self._stop.set()  # the parent has died: act as on a stop command
 

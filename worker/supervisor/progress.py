@@ -1,5 +1,6 @@
 """Metrics and messages on their way into the database: written in batches, and kept during an outage."""
 
+import threading
 import time
 
 import msgspec
@@ -27,6 +28,8 @@ EVENT_METRICS = {
 
 
 class Progress:
+    """Two threads use it: one handles the trainer's reports, the other stores its states."""
+
     def __init__(self, attempt: AttemptContext) -> None:
         self._attempt = attempt
         self._last_step = attempt.job.progress.get("step", 0)
@@ -34,28 +37,33 @@ class Progress:
         self._waiting: list[MetricsReport | SamplesReport | WarningReport] = []
         self._flushed_at = 0.0
         self._changed = False
+        self._lock = threading.Lock()
 
     def add(self, report: MetricsReport | SamplesReport | WarningReport | PhaseReport) -> None:
         """Collect a report. Steps that an earlier attempt already reported are skipped."""
         if isinstance(report, MetricsReport | SamplesReport) and report.step <= self._last_step:
             return
-        self._changed = True
-        if isinstance(report, PhaseReport):
-            self._progress["phase"] = report.phase
-            return
-        if isinstance(report, MetricsReport):
-            self._last_step = report.step
-            self._progress |= {"step": report.step, "total_steps": report.total_steps}
-        self._waiting.append(report)
+        with self._lock:
+            self._changed = True
+            if isinstance(report, PhaseReport):
+                self._progress["phase"] = report.phase
+                return
+            if isinstance(report, MetricsReport):
+                self._last_step = report.step
+                self._progress |= {"step": report.step, "total_steps": report.total_steps}
+            self._waiting.append(report)
 
     def flush(self, *, force: bool = False) -> None:
         """Write the collected reports, about once a second. An outage only delays them, unless `force` is set.
 
         Raises StaleFence.
         """
-        now = time.monotonic()
-        if not self._changed or (now - self._flushed_at < FLUSH_S and not force):
-            return
+        with self._lock:
+            now = time.monotonic()
+            if self._changed and (force or now - self._flushed_at >= FLUSH_S):
+                self._write(now, force=force)
+
+    def _write(self, now: float, *, force: bool) -> None:
         claim = self._attempt.claim
         try:
             with self._attempt.node.context.database.write() as session:

@@ -4,6 +4,7 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -33,6 +34,7 @@ from worker.supervisor.estimates import Measured
 from worker.supervisor.faults import SIGNALS_FROM_OUTSIDE, AttemptFailed, requeue
 from worker.supervisor.outputs import publish, store_checkpoint, store_state
 from worker.supervisor.progress import Progress
+from worker.supervisor.uploads import Uploads
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +59,7 @@ class TrainerMonitor:
         self.measured: Measured | None = None
         """Set when the training has succeeded."""
         self._progress = Progress(attempt)
+        self._uploads = Uploads(attempt.job.id, attempt.beat.lost)
         self._started_at = time.monotonic()
         self._phases: dict[str, float] = {}
         """When each phase began first."""
@@ -68,23 +71,25 @@ class TrainerMonitor:
 
     def run(self) -> None:
         """Return when the training has succeeded or has stopped. Raises AttemptFailed, StaleFence."""
-        while True:
-            self._check()
-            try:
-                report = self._trainer.next_report(LISTEN_S)
-            except TimeoutError:
+        with self._uploads:
+            while True:
+                self._check()
+                try:
+                    report = self._trainer.next_report(LISTEN_S)
+                except TimeoutError:
+                    self._progress.flush()
+                    continue
+                if report is None:
+                    raise self._died()
+                if self._handle(report):
+                    return
                 self._progress.flush()
-                continue
-            if report is None:
-                raise self._died()
-            if self._handle(report):
-                return
-            self._progress.flush()
 
     def _check(self) -> None:
         """Do what is due whether or not the trainer reports: stop it, or give it up if it hangs."""
         if self._beat.lost.is_set():
             raise StaleFence(self._job.id)
+        self._uploads.check()
         now = time.monotonic()
         if self._stop_sent_at is None:
             if self._beat.pause.is_set() or self._node.stopping.is_set():
@@ -122,14 +127,15 @@ class TrainerMonitor:
             case WarningReport() | SamplesReport():
                 self._progress.add(report)
             case StateReport():
-                self._unstored = None
-                self._store(report, lambda folder: store_state(self._attempt, report.step, folder))
+                self._uploads.add(lambda: self._store(report, partial(store_state, self._attempt, report.step)))
             case CheckpointReport():
-                self._store(report, lambda folder: store_checkpoint(self._attempt, report, folder))
+                self._uploads.add(lambda: self._store(report, partial(store_checkpoint, self._attempt, report)))
             case DoneReport():
+                self._finish_uploads()
                 self._finish(report, now)
                 return True
             case StoppedReport():
+                self._finish_uploads()
                 self._retrying(lambda: self._progress.flush(force=True))
                 if self._unstored is not None:
                     self._retrying(self._unstored)
@@ -140,6 +146,11 @@ class TrainerMonitor:
                 log.warning("trainer_failed", job_id=self._job.id, report=report, log=self._trainer.log_tail())
                 raise AttemptFailed(report.reason, report.message)
         return False
+
+    def _finish_uploads(self) -> None:
+        self._uploads.finish()
+        if self._beat.lost.is_set():
+            raise StaleFence(self._job.id)
 
     def _finish(self, report: DoneReport, now: float) -> None:
         self._retrying(lambda: self._progress.flush(force=True))
@@ -159,12 +170,15 @@ class TrainerMonitor:
         )
 
     def _store(self, report: StateReport | CheckpointReport, store: Callable[[Path], None]) -> None:
-        """Store a state or a checkpoint. Training continues if that fails; a state is stored when training stops."""
+        """Store a state or a checkpoint, in the thread of uploads. Training continues if that fails; a state is stored
+        when training stops."""
         folder, is_state = self._attempt.folder / report.path, isinstance(report, StateReport)
         try:
             # First, because an attempt that resumes from this state does not report its steps again.
             self._progress.flush(force=True)
             store(folder)
+            if is_state:
+                self._unstored = None
         except (StorageUnavailable, SQLAlchemyError) as error:
             if isinstance(error, SQLAlchemyError) and not is_outage(error):
                 raise
@@ -172,7 +186,7 @@ class TrainerMonitor:
             if is_state:
                 self._unstored = lambda: store(folder)
         except FileNotFoundError:
-            # The trainer keeps only its newest states; it replaced this one while the one before was stored.
+            # The trainer keeps only its newest states; it replaced this one while those before were stored.
             log.info("replaced", job_id=self._job.id, path=report.path)
 
     def _retrying(self, act: Callable[[], None]) -> None:

@@ -127,18 +127,21 @@ def test_cancelled_job_has_no_attempt_that_goes_on(workshop: Workshop) -> None:
 
 
 def test_event_names_the_state_that_is_resumed(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ATTUNE_FAIL_AT", "step:5:kill")
-    job_id = workshop.submit(training={"save_every": 2})
+    monkeypatch.setenv("ATTUNE_FAIL_AT", "step:9:kill")
+    job_id = workshop.submit(steps=9, training={"save_every": 2})
     workshop.train_once()
     monkeypatch.delenv("ATTUNE_FAIL_AT")
     state = workshop.job(job_id).state
     assert state is not None
+    assert state["before"] is not None
+    newest, before = state["step"], state["before"]["step"]
     workshop.context.storage.write_bytes(f"{state['prefix']}/weights.safetensors", b"damaged")
     let_wait_pass(workshop, job_id)
     workshop.train_once()
     assert workshop.job(job_id).status == JobStatus.SUCCEEDED
-    assert "The state saved at step 4 is damaged: fine-tuning job resumes from step 2" in workshop.told(job_id)
-    assert "Fine-tuning job resumes from step 4" not in workshop.told(job_id)
+    told = workshop.told(job_id)
+    assert f"The state saved at step {newest} is damaged: fine-tuning job resumes from step {before}" in told
+    assert f"Fine-tuning job resumes from step {newest}" not in told
 
 
 def let_wait_pass(workshop: Workshop, job_id: str) -> None:

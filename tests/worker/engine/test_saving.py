@@ -1,0 +1,72 @@
+"""States and checkpoints are written beside the training: it waits for no disk, and loses none of their errors."""
+
+import itertools
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.worker.recorder import Recorder, adapter, attempt_after, train_here
+from tests.worker.run_folders import make_run, random_rows
+from worker.engine import atomic_folder, callbacks
+from worker.engine.atomic_folder import write_manifest
+
+EPOCHS = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3, "batch_size": 4}}}
+"""Three epochs of 3 steps."""
+
+
+def _run(folder: Path, base: Path, **training: Any) -> Path:
+    return make_run(folder, base, train=random_rows(12, seed=5), method=EPOCHS, training=training)
+
+
+def _saved_at(recorder: Recorder) -> list[int]:
+    return [report["step"] for report in recorder.of("state")]
+
+
+def test_training_continues_while_the_disk_is_slow_and_resumes_to_the_same_bytes(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_here(_run(tmp_path / "whole", tiny_llama))
+    later = threading.Event()
+
+    def slow(folder: Path, *provenance: Any) -> None:
+        if folder.parent.name == "states":
+            assert later.wait(60)
+        write_manifest(folder, *provenance)
+
+    monkeypatch.setattr(atomic_folder, "write_manifest", slow)
+    run = _run(tmp_path / "run", tiny_llama, save_every=2)
+    recorder = train_here(run, on_report=lambda report: later.set() if report.get("step") == 4 else None)
+    steps = [report["step"] for report in recorder.reports if report["type"] in ("metrics", "state")]
+    assert steps.index(4) < len(steps) - 1 - steps[::-1].index(2), "the state of step 2 came after step 4"
+    assert _saved_at(recorder) == [2, 4, 6, 8]
+    resumed = attempt_after(run, tmp_path / "next", "out/states/step-000006")
+    train_here(resumed)
+    assert adapter(resumed) == adapter(tmp_path / "whole")
+
+
+def test_a_state_that_cannot_be_written_ends_the_attempt(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path, *_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(atomic_folder, "write_manifest", full)
+    run = _run(tmp_path / "run", tiny_llama, save_every=2)
+    with pytest.raises(OSError, match="No space left"):
+        train_here(run)
+    assert list((run / "out" / "states").iterdir()) == []
+
+
+def test_without_an_interval_states_are_saved_after_each_epoch(tiny_llama: Path, tmp_path: Path) -> None:
+    assert _saved_at(train_here(_run(tmp_path / "run", tiny_llama))) == [3, 6]
+
+
+def test_without_an_interval_states_are_saved_as_time_passes(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(step=callbacks.SAVE_S / 4)
+    monkeypatch.setattr("worker.engine.callbacks.time.monotonic", lambda: next(clock))
+    saved = _saved_at(train_here(_run(tmp_path / "run", tiny_llama)))
+    assert not {1, 2, 4, 5}.isdisjoint(saved), saved
