@@ -122,5 +122,5 @@ def _cell(row: Mapping[str, Any]) -> str:
 
 
 def _range(median: float, spread: Sequence[float]) -> str:
-    low, high = (f"{value:.3g}" for value in spread)
-    return f"{median:.3g}" if low == high else f"{median:.3g} ({low} to {high})"
+    middle, low, high = (f"{value:.3g}" if value < 1000 else f"{value:,.0f}" for value in (median, *spread))
+    return middle if low == high else f"{middle} ({low} to {high})"
