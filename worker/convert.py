@@ -112,7 +112,7 @@ def _clean_config(staged: Path) -> None:
     for part in parts:
         if part.get("quantization_config"):
             raise Refused(
-                "its weights are quantized (quantization_config in config.json). Convert the unquantized model"
+                "the weights are quantized (quantization_config in config.json). Convert the unquantized model"
             )
         for name in [*part]:
             if name in CONFIG_NOISE or IMPLEMENTATION.fullmatch(name):

@@ -206,7 +206,7 @@ def link_that_leads_away(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
-        (pickled, "its weights are pickled"),
+        (pickled, "the weights are pickled"),
         (edited("config.json", auto_map={"AutoModel": "evil.Model"}), "config.json has an auto_map"),
         (edited("tokenizer_config.json", auto_map={}), "tokenizer_config.json has an auto_map"),
         (edited("config.json", architectures=["T5ForConditionalGeneration"], model_type="t5"), "is neither a model"),
@@ -216,16 +216,16 @@ def link_that_leads_away(folder: Path) -> None:
         ),
         (edited("config.json", architectures=["BertForQuestionAnswering"], model_type="bert"), "nor an encoder"),
         (edited("config.json", model_type="unheard-of"), "does not know its config.json"),
-        (edited("config.json", num_hidden_layers=10**7), "10000000 layers, and its weights are 12 tensors"),
+        (edited("config.json", num_hidden_layers=10**7), "10000000 layers, but the weights are 12 tensors"),
         (edited("config.json", num_hidden_layers=-1), "-1 layers"),
         (edited("config.json", text_config={"num_hidden_layers": 10**7}), "10000000 layers"),
-        (edited("config.json", quantization_config={"bits": 4}), "its weights are quantized"),
-        (missing_shard, "model-00002-of-00002.safetensors is missing"),
-        (index_that_leads_away, "is no shard of a model"),
+        (edited("config.json", quantization_config={"bits": 4}), "the weights are quantized"),
+        (missing_shard, "model-00002-of-00002.safetensors, which is missing"),
+        (index_that_leads_away, "shards are named"),
         (link_that_leads_away, "tokenizer.json is a link that leads out of the folder"),
-        (edited("config.json", vocab_size=500), "token ids up to 605, but its config.json says vocab_size 500"),
-        (lambda folder: (folder / "tokenizer.json").unlink(), "it has no tokenizer.json"),
-        (lambda folder: (folder / "config.json").unlink(), "it has no config.json"),
+        (edited("config.json", vocab_size=500), "token ids up to 605, but vocab_size in config.json is 500"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "the source has no tokenizer.json"),
+        (lambda folder: (folder / "config.json").unlink(), "the source has no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 100), "is not a safetensors file"),
         (lambda folder: (folder / "model.safetensors").open("ab").truncate(500), "is cut short"),
@@ -290,7 +290,7 @@ def test_gguf_of_more_layers_than_it_has_tensors_is_refused_at_once(tmp_path: Pa
     entries += entry(b"llama.block_count", struct.pack("<II", 4, 10**7))
     path = tmp_path / "model.gguf"
     path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 3) + entries + bytes(64))
-    with pytest.raises(Refused, match="it is to have 10000000 layers, and its weights are 0 tensors"):
+    with pytest.raises(Refused, match="requires 10000000 layers, but the weights are 0 tensors"):
         convert(str(path), tmp_path / "out")
 
 

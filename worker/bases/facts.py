@@ -43,7 +43,7 @@ def facts_of(
     architectures = _architectures(config)
     if (otherwise := inference_difference(config)) is not None:
         raise Refused(
-            f"models of the family {config.model_type} {otherwise}: training would give another model than use"
+            f"models of the family {config.model_type} {otherwise}: the trained model would compute differently in use"
         )
     text = config.get_text_config()
     try:
@@ -69,7 +69,10 @@ def facts_of(
             shapes=shapes_of(config),
         )
     except AttributeError as error:
-        raise Refused(f"config.json does not say enough of its shape: {error}") from None
+        raise Refused(
+            "config.json lacks a field that describes the model's size, such as hidden_size or num_hidden_layers: "
+            f"{error}"
+        ) from None
 
 
 def _architectures(config: PreTrainedConfig) -> list[str]:
@@ -96,4 +99,4 @@ def _context_window(config: PreTrainedConfig) -> int:
         value = getattr(config, name, None)
         if isinstance(value, int) and value > before:
             return value - before
-    raise Refused("config.json has no length of the context (max_position_embeddings)")
+    raise Refused("config.json does not give the context length (max_position_embeddings)")

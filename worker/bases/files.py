@@ -44,7 +44,7 @@ def copy_model(folder: Path, out: Path) -> str | None:
     require_safetensors([file.name for file in folder.iterdir()])
     if not (folder / "config.json").exists():
         adapter = (folder / "adapter_config.json").exists()
-        raise Refused("it is an adapter, not a base model" if adapter else "it has no config.json")
+        raise Refused("the source is an adapter, not a base model" if adapter else "the source has no config.json")
     for pattern in WANTED:
         for file in sorted(file for file in folder.glob(pattern) if not file.is_dir()):  # such as LICENSES/
             _copy(folder, file, out / file.relative_to(folder))
@@ -58,10 +58,10 @@ def require_safetensors(names: list[str]) -> None:
         return
     if pickles := sorted(name for name in names if Path(name).suffix in PICKLES):
         raise Refused(
-            f"its weights are pickled ({pickles[0]}), which is never opened because it could run code: "
-            "convert them to safetensors first"
+            f"the weights are pickled ({pickles[0]}). Pickles are never opened, because they can run code: "
+            "convert the weights to safetensors first"
         )
-    raise Refused("it has no model.safetensors")
+    raise Refused("the source has no model.safetensors")
 
 
 def require_no_code(folder: Path) -> None:
@@ -78,7 +78,7 @@ def read_object(path: Path) -> dict[str, Any]:
             raise Refused(f"{path.name} is larger than {MAX_JSON_BYTES >> 20} MiB")
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise Refused(f"it has no {path.name}") from None
+        raise Refused(f"the source has no {path.name}") from None
     except (ValueError, RecursionError):
         raise Refused(f"{path.name} is not JSON") from None
     if not isinstance(value, dict):
@@ -99,7 +99,10 @@ def card_license(folder: Path) -> str | None:
 
 def _copy(folder: Path, file: Path, target: Path) -> None:
     if not SAFE_NAME.fullmatch(file.name):
-        raise Refused(f"a file has an unusual name: {file.name!r}")
+        raise Refused(
+            f"the file name {file.name!r} is not accepted: use at most 200 letters, digits, '.', '_' and '-', "
+            "beginning with a letter or digit"
+        )
     target.parent.mkdir(exist_ok=True)
     with _opened_inside(folder, file) as source, target.open("wb") as copy:
         shutil.copyfileobj(source, copy, 1024**2)

@@ -31,7 +31,7 @@ def convert_gguf(path: Path, out: Path) -> tuple[str | None, str | None]:
     known."""
     with path.open("rb") as file:
         if file.read(4) != MAGIC:
-            raise Refused(f"{path.name} is no GGUF file")
+            raise Refused(f"{path.name} is not a GGUF file")
     try:
         reader = _BoundedReader(path)
         file_type = LlamaFileType(_field(reader, "general.file_type"))

@@ -30,17 +30,17 @@ def normalize_tokenizer(folder: Path) -> None:
     """Rewrite the folder's tokenizer where transformers reads texts differently. Raise Refused if that fails."""
     if not (folder / "tokenizer.json").exists():
         raise Refused(
-            "it has no tokenizer.json: load its tokenizer with transformers (AutoTokenizer), save it with "
-            "save_pretrained, and add the files that this writes"
+            "the source has no tokenizer.json: load the tokenizer with transformers (AutoTokenizer), save it with "
+            "save_pretrained, and add the files that save_pretrained writes"
         )
     if not (folder / "tokenizer_config.json").exists():
-        raise Refused("it has no tokenizer_config.json")
+        raise Refused("the source has no tokenizer_config.json")
     read_object(folder / "tokenizer.json")
     theirs = load(folder)
     if not _agree(folder, theirs):
         save(theirs, folder)
         if not _agree(folder, load(folder)):
-            raise Refused("its tokenizer.json and transformers give different tokens")
+            raise Refused("tokenizer.json and transformers give different tokens")
     _clean_settings(folder)
     _require_embeddings(folder)
 
@@ -50,7 +50,7 @@ def _require_embeddings(folder: Path) -> None:
     rows = read_object(folder / "config.json").get("vocab_size")
     last = max(TokenizerWrapper.load(folder).tokenizer.get_vocab().values())
     if isinstance(rows, int) and last >= rows:
-        raise Refused(f"its tokenizer has token ids up to {last}, but its config.json says vocab_size {rows}")
+        raise Refused(f"the tokenizer has token ids up to {last}, but vocab_size in config.json is {rows}")
 
 
 def load(folder: Path, *, gguf_file: str | None = None) -> PreTrainedTokenizerBase:
@@ -60,7 +60,7 @@ def load(folder: Path, *, gguf_file: str | None = None) -> PreTrainedTokenizerBa
         )
     except Exception as error:
         # The tokenizers library raises bare Exceptions for files that it cannot read.
-        raise Refused(f"transformers cannot load its tokenizer: {str(error).strip().partition(chr(10))[0]}") from error
+        raise Refused(f"transformers cannot load the tokenizer: {str(error).strip().partition(chr(10))[0]}") from error
 
 
 def save(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

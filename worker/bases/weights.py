@@ -53,9 +53,9 @@ def check_weights(folder: Path) -> Weights:
     for name in _counted(tensors, tied=config.get("tie_word_embeddings", False)):
         parameters[tensors[name].dtype] += math.prod(tensors[name].shape)
     if unusual := sorted(parameters.keys() - DTYPES.keys()):
-        raise Refused(f"its weights are of type {unusual[0]}: give the model from before quantization")
+        raise Refused(f"the weights are of type {unusual[0]}, which cannot be trained: give the unquantized model")
     if not parameters:
-        raise Refused("its safetensors hold no weights")
+        raise Refused("the safetensors files hold no weights")
     for shard in shards:
         _require_finite(folder / shard)
     return Weights(parameters.total(), DTYPES[parameters.most_common(1)[0][0]])
@@ -65,7 +65,9 @@ def require_layers(layers: int, tensors: int) -> None:
     """Raise Refused if the number of layers is implausible for the number of tensors: to create ten million layers
     takes hours."""
     if layers < 0 or layers > LAYERS_A_TENSOR * tensors:
-        raise Refused(f"it is to have {layers} layers, and its weights are {tensors} tensors: the file is damaged")
+        raise Refused(
+            f"the configuration requires {layers} layers, but the weights are {tensors} tensors: the file is damaged"
+        )
 
 
 def _require_layers(config: Mapping[str, object], tensors: int) -> None:
@@ -85,9 +87,9 @@ def _shards(folder: Path) -> list[str]:
     shards = sorted({str(shard) for shard in weight_map.values()})
     for shard in shards:
         if not re.fullmatch(r"model-[\w-]+\.safetensors", shard):
-            raise Refused(f"model.safetensors.index.json names {shard!r}, which is no shard of a model")
+            raise Refused(f"model.safetensors.index.json names {shard!r}, but shards are named model-….safetensors")
         if not (folder / shard).exists():
-            raise Refused(f"{shard} is missing, which model.safetensors.index.json names")
+            raise Refused(f"model.safetensors.index.json names {shard}, which is missing")
     return shards
 
 

@@ -64,15 +64,15 @@ class HubPusher:
         """Return the event's message and level. Raises what the hub's client raises."""
         options = tracking.options or {}
         if not self._fetch(tracking.job_id, folder):
-            return "Not pushed to {}: the model was deleted", "info"
+            return "Model not pushed to {}: the model was deleted", "info"
         hub = HfApi(endpoint=self._settings.hub_endpoint or None, token=self._settings.hub_token.get_secret_value())
         hub.create_repo(options["repository"], private=options["private"], exist_ok=True)
         if options["private"] and not hub.model_info(options["repository"]).private:
-            return "Not pushed to {}: the repository is public, but the job requests a private one", "warn"
+            return "Model not pushed to {}: the repository is public, but the job requests a private one", "warn"
         hub.upload_folder(
             repo_id=options["repository"], folder_path=folder, commit_message=f"Fine-tuned by {tracking.job_id}"
         )
-        return "Pushed to {}", "info"
+        return "Model pushed to {}", "info"
 
     def _fetch(self, job_id: str, folder: Path) -> bool:
         """Fetch the trained files into a folder. Return False if the model was deleted."""
@@ -100,14 +100,14 @@ class HubPusher:
         with self._database.read() as session:
             expired = trackings.has_passed(session, tracking.created_at + GIVE_UP_S)
         if expired:
-            self._end(tracking, "Not pushed to {}" + answer + ": every attempt failed for two days", level="warn")
+            self._end(tracking, "Model not pushed to {}" + answer + ": every attempt failed for two days", level="warn")
             return
         with self._database.write() as session:
             jobs.lock(session, tracking.job_id)
             trackings.record_failure(session, tracking, self._deliverer.owner)
             if tracking.failures == 0:
                 repository = (tracking.options or {})["repository"]
-                message = f"Not pushed to {repository}{answer}. The push is retried for two days."
+                message = f"Model not pushed to {repository}{answer}. The push is retried for two days."
                 events.add_event(session, tracking.job_id, message, level="warn")
 
 

@@ -77,7 +77,7 @@ class ChatTemplate:
                 chunks.append(chunk)
                 length += len(chunk)
                 if length > MAX_RENDERED:
-                    raise TemplateFailure(f"it renders more than {MAX_RENDERED:,} characters")
+                    raise TemplateFailure(f"the rendered text has more than {MAX_RENDERED:,} characters")
         except jinja2.TemplateError as error:
             raise TemplateFailure(error.message or type(error).__name__) from error
         except (TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError) as error:
@@ -88,7 +88,7 @@ class ChatTemplate:
         if tools and "tool_use" in self.sources:
             return "tool_use"
         if "default" not in self.sources:
-            raise TemplateFailure("it has no template called default")
+            raise TemplateFailure("the base model has several named chat templates, but none is named 'default'")
         return "default"
 
     def _compile(self, name: str) -> jinja2.Template:

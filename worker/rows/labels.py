@@ -124,8 +124,8 @@ class ClassColumn(LabelColumn):
         if decided is None and possible == MULTI and self.lengths:
             decided = "single_label"  # the whole numbers before it are names or values, never lists
         if decided is not None and decided not in possible:
-            why = "as this job requires" if self.forced else "unlike the labels before it"
-            raise RowError(f"'label' {_display(label)} is not a {NOUNS[decided]}, {why}", code="invalid_label")
+            why = "as this job requires" if self.forced else "like the labels before it"
+            raise RowError(f"'label' {_display(label)} must be a {NOUNS[decided]}, {why}", code="invalid_label")
         self.multi_hot.add(label)
         if len(possible) == 1:
             [self.inferred] = possible
@@ -155,7 +155,10 @@ class ClassColumn(LabelColumn):
         self.lengths.append(len(dict.fromkeys(names)))
         if len(self.name_ids) > MAX_NAMES:
             if self.decided_problem() != "regression":
-                raise RowError(f"has a new label, after {MAX_NAMES:,} others: use fewer labels", code="too_many_labels")
+                raise RowError(
+                    f"has a new label, but the file already has {MAX_NAMES:,} different labels: use fewer labels",
+                    code="too_many_labels",
+                )
             self.inferred, self.name_ids, self.ids = "regression", {}, array("q")
 
     def decided_problem(self) -> Problem:

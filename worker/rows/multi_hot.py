@@ -37,8 +37,8 @@ class MultiHot:
         fits = isinstance(label, tuple) and self.width in (None, len(label))
         if not fits:
             if self.certain:
-                expected = f"an array of {self.width} zeros and ones, unlike the labels before it"
-                raise RowError(f"'label' is not {expected}", code="invalid_label")
+                expected = f"an array of {self.width} zeros and ones, like the labels before it"
+                raise RowError(f"'label' must be {expected}", code="invalid_label")
             self.possible, self._cells = False, array("b")
             return
         assert isinstance(label, tuple)

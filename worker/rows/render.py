@@ -121,7 +121,8 @@ class Renderer:
                 f"has tool calls, which the base model's chat template refuses: {failures[-1]}",
                 code="tools_not_supported",
             )
-        raise RowError(f"is refused by the base model's chat template: {failures[0]}", code="template_refuses")
+        message = f"cannot be rendered with the base model's chat template: {failures[0]}"
+        raise RowError(message, code="template_refuses")
 
     def attempt(
         self,
@@ -195,7 +196,7 @@ class _ConversationRenderer:
         shown = self.messages[: message + 1]
         plain = self.renderer.attempt(shown, self.tools)
         if plain is None:
-            raise RowError("refuses the messages before it", code="reasoning_not_kept")
+            raise RowError("refuses the conversation up to this message", code="reasoning_not_kept")
         return self.find_turns(plain, shown)
 
     def find_turns(self, plain: str, messages: Messages) -> RenderedTurns:

@@ -38,7 +38,7 @@ class RenderedTurns:
         sentinels = (self.sentinels.text_start(message), *self.sentinels.calls(message))
         first = min((position for sentinel in sentinels for position in self.positions.get(sentinel, [])), default=None)
         if first is None:
-            raise RowError("does not show the message", code="reasoning_not_kept")
+            raise RowError("does not show this message", code="reasoning_not_kept")
         content_ends = self.positions.get(self.sentinels.text_end(message - 1), []) if message else []
         return max((position for position in content_ends if position <= first), default=self.start(message)), first
 
@@ -87,7 +87,7 @@ def keep_reasoning(rendered: RenderedTurns, source: ConversationRenderer) -> Ren
         except RowError as error:
             raise RowError(
                 f"message {message + 1}: its reasoning cannot be kept, because the chat template {error.message}; set "
-                '\'training.reasoning\' to "last" or "drop", or leave it out',
+                '\'training.reasoning\' to "last" or "drop", or omit that field',
                 code="reasoning_not_kept",
             ) from None
     return rendered
@@ -100,7 +100,7 @@ def _head(message: int, source: ConversationRenderer) -> tuple[str, int]:
     if message not in rendered.missing_reasoning():
         return rendered.text[begin:first], rendered.start(message) - begin
     if source.shows_reasoning:
-        raise RowError("shows reasoning elsewhere only", code="reasoning_not_kept")
+        raise RowError("shows no reasoning in this message", code="reasoning_not_kept")
     calls = rendered.sentinels.text_start(message) not in rendered.positions
     start = rendered.start(message)
     at = start if calls else first

@@ -133,8 +133,8 @@ class RowBuilder:
         if isinstance(text, PromptCompletion):
             if self.reasoning in ("last", "drop") and find_inline_reasoning(text.completion):
                 raise RowError(
-                    "has reasoning in plain text, but 'training.reasoning' removes it from conversations only; leave "
-                    "the field out, or remove the reasoning from the row",
+                    "has reasoning in plain text, but 'training.reasoning' removes reasoning from conversations only; "
+                    "omit that field, or remove the reasoning from the row",
                     code="reasoning_in_text",
                 )
             self.warnings += self.base_warnings.for_plain_text()

@@ -106,7 +106,7 @@ class Scanner:
     def _find_candidates(self, number: int, row: Row) -> None:
         self._candidates = [Candidate(entry) for entry in possible_formats(row)]
         if not self._candidates:
-            problem = f"has the keys of no format; GET /v1/fine_tuning/catalog lists them. {keys_of(row)}"
+            problem = f"has keys that match no format; GET /v1/fine_tuning/catalog lists the formats. {keys_of(row)}"
             self._error(number, "unknown_format", problem)
 
     def _all(self) -> list[Findings]:

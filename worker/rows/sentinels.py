@@ -43,7 +43,8 @@ class Sentinels:
             if last - first >= starts[-1] and not PATTERNS[first].search(text):
                 return cls(first, starts)
         raise RowError(
-            "uses characters of every private-use plane of Unicode, or has more tool calls than can be reported apart",
+            "leaves no characters to mark its answers with: it uses every private-use range of Unicode, or has too "
+            "many tool calls",
             code="private_use_characters",
         )
 

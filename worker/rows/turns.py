@@ -155,8 +155,8 @@ class AssistantSpans:
         others = (other for _, other in self._text_ends[first:last] if other != message)
         if (other := min(others, default=None)) is not None:
             raise RowError(
-                f"message {message + 1} cannot be separated from message {other + 1}, which the chat template renders "
-                "inside it",
+                f"the chat template renders message {other + 1} inside message {message + 1}, so message {message + 1} "
+                "cannot be trained on alone",
                 code="answer_not_found",
             )
 

@@ -144,7 +144,9 @@ def _chat_tokens(messages: Messages, base: LoadedBase) -> list[int]:
             text = base.template.render(messages, add_generation_prompt=True)
     except TemplateFailure as failure:
         raise RequestRefused(
-            f"The model's chat template rejects these messages: {failure}", param="messages", code="template_refuses"
+            f"The model's chat template cannot render these messages: {failure}",
+            param="messages",
+            code="template_refuses",
         ) from failure
     except TooSlow:
         raise RequestRefused(

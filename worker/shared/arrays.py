@@ -181,7 +181,7 @@ def load_rows(path: Path) -> Rows:
     """Memory-map a file that `save_rows` wrote. Changes to the arrays stay in memory."""
     arrays, facts = _map_arrays(path)
     if missing := set(REQUIRED) - arrays.keys():
-        raise ArraysError(f"{path.name}: no array called {', '.join(sorted(missing))}")
+        raise ArraysError(f"{path.name}: the file lacks the arrays {', '.join(sorted(missing))}")
     tokens_N, loss_weights_N, starts = arrays["tokens"], arrays["loss_weights"], arrays["starts"]
     if len(tokens_N) != len(loss_weights_N):
         raise ArraysError(f"{path.name}: {len(tokens_N)} tokens but {len(loss_weights_N)} loss weights")
@@ -190,11 +190,14 @@ def load_rows(path: Path) -> Rows:
     width, names = facts.get("width", 1), facts.get("label_names")
     rows, rest = divmod(len(starts) - 1, width)
     labels = arrays.get("labels")
-    if rest or (labels is not None and len(labels) != rows):
-        raise ArraysError(f"{path.name}: {len(starts) - 1} sequences are not {rows} rows of {width}, each with a label")
+    if rest:
+        message = f"{len(starts) - 1} sequences are not a multiple of {width}, the sequences of one row"
+        raise ArraysError(f"{path.name}: {message}")
+    if labels is not None and len(labels) != rows:
+        raise ArraysError(f"{path.name}: {len(labels)} labels for {rows} rows")
     items = Items(arrays["items"], arrays["item_starts"]) if "item_starts" in arrays else None
     if items is not None and (len(items.starts) != rows + 1 or items.starts[-1] != len(items.text)):
-        raise ArraysError(f"{path.name}: its items are not those of {rows} rows")
+        raise ArraysError(f"{path.name}: the items do not match the {rows} rows")
     return Rows(
         tokens_N,
         loss_weights_N,

@@ -269,4 +269,4 @@ def _plain(value: object) -> float:
     """Convert numpy's float64, a subclass of float."""
     if isinstance(value, float):
         return float(value)
-    raise TypeError(f"a report holds a {type(value).__name__}")
+    raise TypeError(f"a report holds a {type(value).__name__}, which has no form in JSON")

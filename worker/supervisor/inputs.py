@@ -42,7 +42,7 @@ def fetch_base(node: Node, base: BaseModelRow) -> Path:
 
 
 def raise_on_damaged_base(base: BaseModelRow) -> AbstractContextManager[None]:
-    remedy = f"Its operator can find the file with `attune models verify {base.name}` and must add the model again."
+    remedy = f"The operator can find the file with `attune models verify {base.name}` and must add the model again."
     return raise_on_damage(f"The base model {base.name}", remedy, code="damaged_base_model", param="model")
 
 

@@ -51,7 +51,7 @@ class Pause:
         with self._lock:
             self._suspects.add(job_id)
             if len(self._suspects) >= SUSPICIOUS_JOBS:
-                self._begin(f"{len(self._suspects)} jobs in a row failed here, for no reason of their own")
+                self._begin(f"{len(self._suspects)} jobs in a row failed on this worker through no fault of their own")
 
     def record_success(self) -> None:
         """Note that an attempt succeeded, or failed for a reason of its own: this worker is not broken."""

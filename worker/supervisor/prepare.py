@@ -21,7 +21,7 @@ from worker.supervisor.resolution import ResolutionInputs, parent_labels, resolu
 log = structlog.get_logger(__name__)
 
 CHANGED = (
-    "The rows prepared for this job are damaged, and this version of the server reads its files differently. "
+    "The rows prepared for this job are damaged, and this version of the server reads the job's files differently. "
     "Create the job again."
 )
 MAX_LISTED_ROWS = 5

@@ -60,7 +60,7 @@ def parent_labels(attempt: AttemptContext) -> Labels | None:
     if requested not in (AUTO, labels.problem):
         message = (
             f"{parent} was trained on labels of the kind {labels.problem}, but method.classification.problem is "
-            f"{requested}. Leave it out."
+            f"{requested}. Omit that field."
         )
         raise AttemptFailed(FailureReason.INVALID_RECIPE, message, param="method.classification.problem")
     return labels

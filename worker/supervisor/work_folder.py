@@ -42,7 +42,7 @@ def find_folder_problem(folder: Path, lock: IO[bytes], *, thorough: bool) -> str
     lock_file = folder.with_name(f"{folder.name}.lock")
     try:
         if lock_file.stat().st_ino != os.fstat(lock.fileno()).st_ino:
-            return "The worker's folder was replaced while it ran: restart the worker"
+            return "The worker's folder was replaced while the worker ran: restart the worker"
         folder.mkdir(exist_ok=True)
         disk = shutil.disk_usage(folder)
         if disk.free < min(MIN_FREE_BYTES, disk.total // 100):

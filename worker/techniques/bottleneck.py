@@ -206,7 +206,7 @@ def _technique(written: dict[str, Any], hidden: int, family: Family) -> Bottlene
     """Return the technique of a file's config. Raise WrongAdapter if it needs a computation that is not implemented."""
     config = written.get("config") or {}
     if written.get("hidden_size") != hidden or "output_adapter" not in config:
-        raise WrongAdapter(f"{CONFIG}: no bottleneck adapter for a model with a hidden size of {hidden}.")
+        raise WrongAdapter(f"{CONFIG} describes no bottleneck adapter for a model with a hidden size of {hidden}.")
     function = str(config.get("non_linearity"))
     try:
         technique = Bottleneck.model_validate(
@@ -218,11 +218,15 @@ def _technique(written: dict[str, Any], hidden: int, family: Family) -> Bottlene
         )
     except ValidationError as error:
         fields = ", ".join(str(each["loc"][0]) for each in error.errors())
-        raise WrongAdapter(f"{CONFIG}: values of {fields} that are not implemented here.") from None
+        message = f"{CONFIG}: Attune does not implement this adapter, because of the values of {fields}."
+        raise WrongAdapter(message) from None
     decided = {"init_weights", "non_linearity"}  # initialization is over, and functions have two names
     expected = {key: value for key, value in _adapterhub_config(technique, family).items() if key not in decided}
     if other := sorted(key for key, value in expected.items() if config.get(key, value) != value):
-        raise WrongAdapter(f"{CONFIG}: values of {', '.join(other)} that are not implemented here for this model.")
+        raise WrongAdapter(
+            f"{CONFIG}: Attune does not implement this adapter for this model, because of the values of "
+            f"{', '.join(other)}."
+        )
     return technique
 
 
@@ -232,7 +236,8 @@ def _fill(parameters: Parameters, tensors: dict[str, torch.Tensor], file: str) -
     if ours != theirs:
         name = sorted(dict(ours.items() ^ theirs.items()))[0]
         found, wanted = theirs.get(name, "nothing"), ours.get(name, "nothing")
-        raise WrongAdapter(f"{file}: not for this model. {name}: {wanted} in the model, {found} in the file.")
+        shapes = f"Shape of {name}: {wanted} in the model, {found} in the file."
+        raise WrongAdapter(f"{file} does not fit this model. {shapes}")
     for name, parameter in parameters.items():
         parameter.copy_(tensors[name])
 

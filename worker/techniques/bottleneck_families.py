@@ -57,8 +57,8 @@ class UnsupportedFamily(TrainingError):
     def __init__(self, model_type: str) -> None:
         super().__init__(
             FailureReason.INVALID_RECIPE,
-            f"technique: bottleneck adapters have no place in models of the family {model_type[:64]!r}. "
-            f"They have one in {', '.join(sorted(FAMILIES))}.",
+            f"technique: bottleneck adapters are not implemented for models of the family {model_type[:64]!r}, only "
+            f"for {', '.join(sorted(FAMILIES))}.",
         )
 
 

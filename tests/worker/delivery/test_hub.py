@@ -56,7 +56,7 @@ def test_what_was_trained_becomes_a_commit(context: Context, hub: Hub) -> None:
     assert hub.files == {name: FILES[name] for name in ("adapter_model.safetensors", "README.md")}
     assert (hub.made[0]["organization"], hub.made[0]["name"], hub.made[0]["visibility"]) == ("team", "tuned", "private")
     assert hub.keys == {f"Bearer {TOKEN}"}
-    assert told(context, job_id) == ["Pushed to team/tuned"]
+    assert told(context, job_id) == ["Model pushed to team/tuned"]
     with context.database.read() as session:
         assert trackings.due(session, HUB, "any") == [], "and that was all"
 
@@ -71,7 +71,7 @@ def test_a_hub_that_refuses_is_told_once_and_changes_nothing(context: Context, h
             session.execute(update(ExportTask).values(due_at=0.0))
         pusher.push_due()
     assert told(context, job_id) == [
-        "Not pushed to team/tuned (the hub answered 403). The push is retried for two days."
+        "Model not pushed to team/tuned (the hub answered 403). The push is retried for two days."
     ]
     assert the_job(context.database, job_id).status == status
     assert not hub.files
@@ -83,5 +83,5 @@ def test_what_is_to_be_private_is_not_pushed_where_all_can_read_it(context: Cont
     HubPusher(Deliverer.open(context)).push_due()
     assert not hub.files
     assert told(context, job_id) == [
-        "Not pushed to team/tuned: the repository is public, but the job requests a private one"
+        "Model not pushed to team/tuned: the repository is public, but the job requests a private one"
     ]

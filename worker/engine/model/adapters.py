@@ -173,6 +173,6 @@ def _continue(model: PeftModel, start: Path) -> None:
     if missing := expected - weights.keys():
         raise TrainingError(
             FailureReason.INVALID_RECIPE,
-            f"The model to continue lacks {len(missing)} of the weights that this technique trains. Give the "
-            "technique that it was trained with.",
+            f"The model to continue lacks {len(missing)} of the weights that this technique trains. Use the "
+            "technique that the model was trained with.",
         ) from ValueError(f"{sorted(missing)[:5]}")

@@ -271,7 +271,8 @@ def checked_config(folder: Path) -> PreTrainedConfig:
             raise TrainingError(FailureReason.INVALID_RECIPE, message)
     config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if "/" in str(config._attn_implementation):  # transformers would download it; `models add` removes the field
-        message = f"The base model's config.json names code of a hub ({config._attn_implementation}): add it again."
+        message = f"The base model's config.json names code on a hub ({config._attn_implementation}). Add the base "
+        message += "model again with `attune models add`, which removes that field."
         raise TrainingError(FailureReason.INVALID_RECIPE, message)
     return config
 

@@ -62,7 +62,7 @@ class Scorer:
             while not self._connection.poll(KEEP_ALIVE_S):
                 keep_alive()
                 if time.monotonic() > deadline:
-                    message = "The files to publish were not scored in time: nothing was published."
+                    message = "The check of the exported files did not end in time, so nothing was published."
                     raise TrainingError(FailureReason.HUNG, message)
             return self._connection.recv_bytes()
         except (EOFError, ConnectionError):
@@ -102,8 +102,8 @@ def _result(request: ScoringRequest, keep_alive: Callable[[], None]) -> ScoringR
     print(f"parity: process {scorer.process.pid} scored the files", flush=True)
     if answer is None:
         if scorer.process.exitcode == -signal.SIGKILL:  # by the kernel: nothing else here sends it
-            raise TrainingError(FailureReason.OUT_OF_MEMORY, "Memory ran out while the files to publish were scored.")
-        message = "The files to publish could not be scored: nothing was published."
+            raise TrainingError(FailureReason.OUT_OF_MEMORY, "Memory ran out while the exported files were checked.")
+        message = "The exported files could not be checked, so nothing was published."
         raise TrainingError(FailureReason.INTERNAL, message)
     reply = SCORING_REPLY.validate_json(answer)
     if isinstance(reply, ScoringFailure):

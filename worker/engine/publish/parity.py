@@ -74,7 +74,8 @@ def check_learned(model: TrainableModel, rows: Rows, threshold: float) -> None:
 def check_forward_parity(trainer: Outputs, memory: Outputs, precision: str) -> None:
     """Raise TrainingError (internal) if the trainer's own forward computes something other than the model."""
     if precision == "float32":
-        _require(trainer, memory, "greatest", FORWARD_TOLERANCE, "The trainer's own computation is not the model's")
+        error = "The trainer's own forward pass differs from the model's"
+        _require(trainer, memory, "greatest", FORWARD_TOLERANCE, error)
 
 
 def check_files(memory: Outputs, files: Outputs, recipe: ResolvedRecipe) -> None:
@@ -132,7 +133,7 @@ def _require(
     print("\n".join(f"parity: {row}" for row in measured.rows), flush=True)
     raise TrainingError(
         FailureReason.INTERNAL,
-        f"{error}, so nothing was published: their outputs on {len(measured.rows)} rows of the data differ by "
+        f"{error}, so nothing was published: the outputs on {len(measured.rows)} rows of the data differ by "
         f"{difference:.2g} {'on average' if measure == 'mean' else 'at most'}, and {tolerance:.2g} is allowed. "
         f"The largest difference: {measured.worst}. The job's log lists the others.",
     )

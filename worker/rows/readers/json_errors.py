@@ -29,7 +29,7 @@ def _reason(line: bytes, problem: str) -> str:
     if NOT_A_NUMBER.search(line):
         return "contains NaN or Infinity, which JSON does not have"
     if not line.strip():
-        return "is empty: remove a comma"
+        return "is empty: remove a comma before or after it"
     position = POSITION.search(problem)
     at = int(position.group(1)) if position else None
     if PYTHON.match(line):
@@ -41,7 +41,7 @@ def _mistake(line: bytes, problem: str, at: int | None) -> str:
     rest = b"" if at is None else line[at:]
     mistakes = (
         (COMMENT.match(line), "it begins with a comment, which JSON does not have"),
-        ("truncated" in problem, "it ends before its object does"),
+        ("truncated" in problem, "the text ends before the object is closed"),
         ("trailing comma" in problem, "it has a comma before a closing bracket"),
         ("keys must be strings" in problem, 'its keys and texts must be in double quotes (")'),
         ("trailing characters" in problem, _what_follows(line[(at or 1) - 1 :])),
@@ -55,7 +55,7 @@ def _what_follows(rest: bytes) -> str:
     """Return what the text after the object means."""
     rest = rest.strip()
     if rest == b",":
-        return "it has a comma after its object: remove it"
+        return "a comma follows the object: remove the comma"
     if rest.lstrip(b", ").startswith((b"{", b"[")):
-        return "it has several objects: write each on its own line"
-    return f"{truncate(rest.decode(errors='replace'), 20)} follows its object"
+        return "the line has several objects: write each on a line of its own"
+    return f"{truncate(rest.decode(errors='replace'), 20)} follows the object"

@@ -69,7 +69,7 @@ def _write_rows(path: Path, limits: ReadLimits, output: IO[bytes]) -> None:
         limits.check_growth(bytes_out, file_bytes)
         output.write(line + b"\n")
     if rows != footer.num_rows:
-        raise FileError(f"has {rows:,} rows, but its footer says {footer.num_rows:,}", code="damaged")
+        raise FileError(f"has {rows:,} rows, but its footer states {footer.num_rows:,}", code="damaged")
 
 
 def _check_ends(path: Path, file_bytes: int) -> None:
@@ -77,7 +77,7 @@ def _check_ends(path: Path, file_bytes: int) -> None:
         file.seek(max(0, file_bytes - 8))
         tail = file.read()
     if file_bytes < 12 or not tail.endswith(PARQUET):
-        raise FileError("is incomplete: it begins like Parquet, but does not end like it", code="cut_off")
+        raise FileError("is incomplete: it begins as a Parquet file does, but does not end as one", code="cut_off")
     if int.from_bytes(tail[:4], "little") > min(MAX_FOOTER_BYTES, file_bytes - 12):
         raise FileError("cannot be read as Parquet: its footer has an impossible size", code="damaged")
 
