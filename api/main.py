@@ -25,8 +25,8 @@ with the same key gets a 400. While the first request runs, a second one waits f
 one gets a 409 with `retry-after`. The boundary of a form is not part of the request.
 
 **Errors** have the shape of `ErrorObject`. Each operation lists the errors that it can return. In addition there are
-404 for an unknown path, 405 for a method that a path does not have, and 500 for a fault of the server, which is in its
-log with the response's `x-request-id`.
+404 for an unknown path, 405 for a method that a path does not have, and 500 for a fault of the server. The server's log
+describes the fault, with the response's `x-request-id`.
 
 A retry of `POST /v1/fine_tuning/jobs` that an OpenAI client marks (`x-stainless-retry-count`) returns the job that the
 same request created up to two minutes before.
@@ -48,7 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
     context = Context.open(settings)
     app = Attune(
         title="Attune",
-        summary="A fine-tuning service you host yourself, spoken to with OpenAI's clients.",
+        summary="A fine-tuning service that you host yourself and use with OpenAI's clients.",
         description=DESCRIPTION,
         version=version("attune"),
         docs_url=None,  # the page would load scripts from a third party's server

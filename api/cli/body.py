@@ -52,7 +52,7 @@ def job_body(
 def require_model_and_file(body: Document, training_file: str | None) -> None:
     """Raise CommandError before an upload if the server would refuse the job after it."""
     if "model" not in body:
-        raise CommandError(ExitCode.REFUSED, "which base model? Give --model; `attune models list` names them.")
+        raise CommandError(ExitCode.REFUSED, "no base model: give --model; `attune models list` lists the base models.")
     if training_file is None and "training_file" not in body:
         raise CommandError(ExitCode.REFUSED, "no training file: give a path or the id of an uploaded file.")
 
@@ -65,7 +65,11 @@ def set_field(body: Document, dotted: str, value: object) -> None:
         if inner is None:
             inner = body[parent] = {}
         if not isinstance(inner, dict):
-            raise CommandError(ExitCode.REFUSED, f"{dotted}: {parent} holds a value already, not an object.")
+            raise CommandError(
+                ExitCode.REFUSED,
+                f"cannot set {dotted}: {parent} is already set to a plain value. "
+                "Remove that value, or make it an object.",
+            )
         body = inner
     body[last] = value
 

@@ -22,7 +22,7 @@ def chat(
     ],
     text: Annotated[str, typer.Argument(metavar="TEXT", help="The message, or - for stdin.")],
     *,
-    system: Annotated[str | None, typer.Option(help="A system message to put before it.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system message to put before the user's message.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Maximum length of the answer.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 always picks the most likely token. Default: 1.")] = None,
     top_p: Annotated[

@@ -45,7 +45,8 @@ def connect(base_url: str | None, api_key: str | None, data_dir: Path | None) ->
     if not url:
         raise CommandError(
             ExitCode.REFUSED,
-            "which server? Start one here with `attune up`, or give --base-url, ATTUNE_BASE_URL or --data-dir.",
+            "no server address: start a server here with `attune up`, or give --base-url, ATTUNE_BASE_URL or "
+            "--data-dir.",
         )
     if not key:
         raise CommandError(ExitCode.NOT_AUTHORIZED, "no API key: set ATTUNE_API_KEY or give --api-key.")

@@ -220,7 +220,7 @@ def refused_precision(precision: str, machine: Machine) -> str | None:
     if precision != "bfloat16" or not machine.gpu or machine.bfloat16:
         return None
     return (
-        "training.precision is bfloat16, and the GPU cannot compute in it (compute capability 8.0 or newer can). "
+        "training.precision is bfloat16, which the GPU does not support (compute capability 8.0 or newer does). "
         'Give "float32" or "auto"'
     )
 

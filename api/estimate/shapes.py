@@ -134,8 +134,8 @@ def untrained_experts(technique: TechniqueBase, method: MethodBase, facts: BaseM
     _, exact = shapes_of(facts)
     if not exact and facts.get("shapes"):
         return (
-            "This base model was added before the weights of experts were recorded: estimates leave them out. Its "
-            "operator can remove it and add it again"
+            "This base model was added by a release that did not record the weights of experts, so estimates leave "
+            "these weights out. The operator can remove the model and add it again"
         )
     shape = model_shape(facts, method)
     taken = None if technique.names_layers else technique.default_layers(shape)

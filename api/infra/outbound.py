@@ -50,7 +50,7 @@ def check_url(url: str, private_hosts: Collection[str]) -> httpx.URL:
     if parsed.scheme != "https" and not (parsed.scheme == "http" and host in private_hosts):
         raise UrlRefused("url must begin with https://")
     if parsed.port is not None and not 0 < parsed.port < 65536:
-        raise UrlRefused("url: a port is 1 to 65535")
+        raise UrlRefused("url: the port must be from 1 to 65535")
     try:
         address = ipaddress.ip_address(host)
     except ValueError as error:

@@ -49,7 +49,9 @@ def list_events(
 def _stream(request: Request, context: Context, caller: Caller, job_id: str, last_event_id: str | None) -> Response:
     for name in ("after", "limit"):
         if name in request.query_params:
-            raise InvalidRequest(f"{name} is for pages: a stream continues after its Last-Event-ID header", param=name)
+            raise InvalidRequest(
+                f"{name} is for lists: a stream begins after the event that its Last-Event-ID header names", param=name
+            )
     after_seq = event_stream.begin(context, caller, job_id, last_event_id)
     if after_seq is None:
         return Response(status_code=204)

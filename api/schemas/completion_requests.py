@@ -27,7 +27,7 @@ def _only(*neutral: object, because: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-_NO_TOOLS = "models answer with text only"
+_NO_TOOLS = "models generate text only"
 _NO_PENALTY = "tokens are drawn by temperature and top_p alone"
 
 NoPenalty = Annotated[float | None, _only(None, 0, because=_NO_PENALTY)]
@@ -136,7 +136,9 @@ class ChatBody(SamplingBody):
     parallel_tool_calls: Annotated[object, _only(None, because=_NO_TOOLS)] = None
     functions: Annotated[object, _only(None, [], because=_NO_TOOLS)] = None
     function_call: Annotated[object, _only(None, "none", "auto", because=_NO_TOOLS)] = None
-    response_format: Annotated[object, _only(None, {"type": "text"}, because="answers are not held to a format")] = None
+    response_format: Annotated[
+        object, _only(None, {"type": "text"}, because="answers cannot be constrained to a format")
+    ] = None
     modalities: Annotated[object, _only(None, ["text"], because=_NO_TOOLS)] = None
     audio: Annotated[object, _only(None, because=_NO_TOOLS)] = None
     prediction: Unsupported = None
@@ -144,9 +146,9 @@ class ChatBody(SamplingBody):
     web_search_options: Annotated[object, _only(None, because=_NO_TOOLS)] = None
     store: Annotated[object, _only(None, False, because="answers are not kept")] = None
     metadata: Annotated[object, _only(None, {}, because="answers are not kept")] = None
-    service_tier: Annotated[object, _only(None, "auto", "default", because="there is one tier")] = None
+    service_tier: Annotated[object, _only(None, "auto", "default", because="there is only one service tier")] = None
     verbosity: Annotated[object, _only(None, "medium", because="the length of answers is not adjustable")] = None
-    moderation: Annotated[object, _only(None, because="nothing is moderated")] = None
+    moderation: Annotated[object, _only(None, because="there is no moderation")] = None
     safety_identifier: str | None = None
     """The newer name of `user`."""
     prompt_cache_key: str | None = None
@@ -184,7 +186,7 @@ class CompletionBody(SamplingBody):
     """A text or its tokens, or a list of either."""
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     echo: Annotated[bool | None, _only(None, False, because="answers do not repeat the prompt")] = None
-    suffix: Annotated[object, _only(None, because="models continue a text, they do not fill it in")] = None
+    suffix: Annotated[object, _only(None, because="models continue a text and cannot fill in a gap")] = None
     best_of: Annotated[object, _only(None, 1, because="request several answers with n, and choose one")] = None
 
     @model_validator(mode="after")

@@ -193,8 +193,8 @@ def _check_context_window(recipe: Recipe, base: BaseModelRow) -> None:
     fields = [f"method.{recipe.method.type}.max_tokens"] * recipe.method.rollouts
     fields += ["technique.tokens"] * (recipe.technique.virtual_tokens > 0)
     raise InvalidRequest(
-        f"{base.name} has a context window of {window:,} tokens, and {' and '.join(fields)} leave none of them to the "
-        "rows: lower it",
+        f"{base.name} has a context window of {window:,} tokens, and {' and '.join(fields)} leave no room for the "
+        "rows: lower the value",
         param=fields[0],
         code="window_too_small",
     )

@@ -97,7 +97,8 @@ def _run(command: list[str], output: Path, timeout_s: float, source: str) -> Non
             )
     except subprocess.TimeoutExpired:
         raise NotConvertible(
-            f"{source} was not converted within {timeout_s:.0f} s: raise ATTUNE_CONVERT_SECONDS if it is that large"
+            f"converting {source} was stopped after {timeout_s:.0f} s. If the model is large, set "
+            "ATTUNE_CONVERT_SECONDS higher"
         ) from None
     except subprocess.CalledProcessError as error:
         lines = output.read_bytes()[-LOG_BYTES:].decode(errors="replace").strip().splitlines()
@@ -146,7 +147,9 @@ def remove(context: Context, name: str) -> None:
             raise NotFound(f"There is no base model '{name[:128]}'")
         users = [*jobs.using_base(session, name), *(model.id for model in models.of_base(session, name))]
         if users:
-            raise InvalidRequest(f"'{name}' is needed by {', '.join(users[:5])}: cancel or delete them first")
+            raise InvalidRequest(
+                f"'{name}' is needed by {', '.join(users[:5])}: cancel these jobs, or delete these models, first"
+            )
         base_models.remove(session, name)
         shared = any(other.digest == base.digest for other in base_models.listed(session))
     if not shared:

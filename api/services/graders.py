@@ -18,7 +18,8 @@ class NeedsWorker(InvalidRequest):
 
     def __init__(self) -> None:
         super().__init__(
-            "A score_model grader runs inside jobs only, because a worker has to load its reward model. Check it with "
+            "A score_model grader runs inside jobs only, because a worker has to load its reward model. Check the "
+            "grader with "
             "/fine_tuning/alpha/graders/validate, and run the other graders of a multi grader one by one"
         )
 

@@ -112,8 +112,8 @@ def _require_weights(session: Session, project_id: str, origin: Origin, pending:
     weights = origin.base_weights
     if weights is not None and producing_job(session, project_id, weights, pending) is None:
         raise CannotContinue(
-            f"{origin.name[:128]} is an adapter for the weights of {weights}, which this project cannot use: they were "
-            "deleted, or their owner has to permit their use too",
+            f"{origin.name[:128]} is an adapter for the weights of {weights}, which this project cannot use: the "
+            "weights were deleted, or their owner has not permitted their use",
             param="model",
         )
 
@@ -145,14 +145,15 @@ def _require_same_output(recipe: Recipe, origin: Origin, trained_by: Method) -> 
     """Raise CannotContinue if a classifier or a reward model would become something else."""
     if trained_by.output not in ("tokens", recipe.method.output):
         raise CannotContinue(
-            f"{origin.name} was trained by '{trained_by.type}' and gives no tokens: it can only be trained on by "
-            f"'{trained_by.type}', not by '{recipe.method.type}'",
+            f"{origin.name} was trained by '{trained_by.type}' and generates no tokens: only '{trained_by.type}' can "
+            f"continue its training, not '{recipe.method.type}'",
             param="method.type",
         )
     problem = recipe.method.problem
     if origin.labels is not None and problem not in (AUTO, origin.labels.problem):
         raise CannotContinue(
-            f"{origin.name} was trained on labels of the kind {origin.labels.problem}, not {problem}: leave it out",
+            f"{origin.name} was trained on labels of the kind {origin.labels.problem}, not {problem}: leave "
+            "problem out",
             param="method.classification.problem",
         )
 
@@ -164,7 +165,7 @@ def _continued_technique(recipe: Recipe, name: str, parent: Technique) -> Techni
     requested = recipe.technique
     if requested.type != parent.type:
         raise CannotContinue(
-            f"{name} is a '{parent.type}' adapter, and is trained on as one: leave technique out, or give "
+            f"{name} is a '{parent.type}' adapter and stays one in further training: leave technique out, or give "
             f"'{parent.type}' instead of '{requested.type}'",
             param="technique.type",
         )
@@ -172,7 +173,8 @@ def _continued_technique(recipe: Recipe, name: str, parent: Technique) -> Techni
     for field, value in fields.items():
         if field not in parent.mutable_fields and value != getattr(parent, field):
             raise CannotContinue(
-                f"{name} was trained with {field} {getattr(parent, field)}, which cannot become {value}: leave it out",
+                f"{name} was trained with {field} {getattr(parent, field)}, which cannot become {value}: leave "
+                f"{field} out",
                 param=f"technique.{field}",
             )
     if requested.changes_base:

@@ -158,7 +158,7 @@ def _require_unused(session: Session, caller: Caller, model_id: str) -> None:
     if users := models.referenced_by(session, model_id, caller.project_id):
         raise ModelInUse(f"{model_id} is needed by {', '.join(users[:5])}: cancel the job or wait for its end")
     if adapters := models.adapters_on(session, caller.project_id, model_id):
-        raise ModelInUse(f"{model_id} is the base of {', '.join(adapters[:5])}: delete them first")
+        raise ModelInUse(f"{model_id} is the base of {', '.join(adapters[:5])}: delete these adapters first")
 
 
 def _view(context: Context, model_id: str, row: models.Model | models.Checkpoint, job: jobs.Job) -> ModelView:

@@ -50,7 +50,8 @@ def collect_garbage(context: Context, *, older_than_s: float, most: int, remove:
     if remove and count:
         if not any(entry.named for entry in reports):
             raise NotThisDatabase(
-                "This database names no object of this storage. Nothing was removed: check that the two belong together"
+                "This database names no object of this storage. Nothing was removed: check that the database and the "
+                "storage belong together"
             )
         for kind, keys in orphan_keys:
             _remove(context, kind, keys, older_than_s)

@@ -142,9 +142,9 @@ def _insert_stage(
         raise InvalidRequest(f"two stages are called '{stage.name}'", param="name", code="invalid_value")
     plain = stage.model_dump(mode="json", exclude={"name"}, exclude_unset=True)
     if unknown := sorted(references(plain) - jobs_by_stage.keys()):
-        earlier = ", ".join(REFERENCE + name for name in jobs_by_stage) or "none, for it is the first"
+        earlier = ", ".join(REFERENCE + name for name in jobs_by_stage) or "none, because this stage is the first"
         raise InvalidRequest(
-            f"'{REFERENCE}{unknown[0][:64]}' is no earlier stage; those are: {earlier}",
+            f"'{REFERENCE}{unknown[0][:64]}' is not an earlier stage; the earlier stages are: {earlier}",
             param="model" if plain.get("model") == REFERENCE + unknown[0] else "method",
             code="unknown_stage",
         )

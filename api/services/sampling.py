@@ -59,7 +59,7 @@ class SamplerLost(Unavailable):
     code = "sampler_lost"
 
     def __init__(self) -> None:
-        super().__init__("The sampler of this answer stopped before it was complete: retry", headers=RETRY)
+        super().__init__("The sampler stopped before the answer was complete: retry", headers=RETRY)
 
 
 class TooSlow(Unavailable):
@@ -212,7 +212,7 @@ def _model(context: Context, caller: Caller, model_id: str) -> SampledModel:
         base_files = _files(trained) if whole else _weights(session, caller, recipe.model)
     if recipe.method.output != "tokens":
         raise CannotAnswer(
-            model_id, f"was trained with method {recipe.method.type}: it scores texts and generates none"
+            model_id, f"was trained with method {recipe.method.type}, so it scores texts and generates none"
         )
     if base_files is None:
         raise CannotAnswer(

@@ -84,7 +84,7 @@ def _insert_part(context: Context, caller: Caller, upload_id: str, received: Rec
         # Parts are sent again when an answer is lost, so there may be more of them than are named at the end.
         if count >= uploads.MAX_PARTS or total + part.bytes > 2 * upload.bytes + context.settings.max_part_bytes:
             raise uploads.WrongParts(
-                f"{upload_id} has more parts than its {upload.bytes} bytes can be made of", param="data"
+                f"{upload_id} has more parts than an upload of {upload.bytes} bytes may have", param="data"
             )
         budgets.require_storage(context, session, caller.project_id, bytes_more=part.bytes, param="data")
         session.add(part)

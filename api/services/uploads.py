@@ -184,7 +184,7 @@ def _in_order(session: Session, upload: Upload, part_ids: Sequence[str]) -> list
     total = sum(part.bytes for part in parts)
     if total != upload.bytes:
         raise WrongParts(
-            f"The parts have {total} bytes together, and the upload was announced with {upload.bytes} bytes"
+            f"The parts have {total} bytes together, but the upload was announced with {upload.bytes} bytes"
         )
     return parts
 

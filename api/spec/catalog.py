@@ -85,7 +85,7 @@ def method_of(name: object) -> type[MethodBase] | None:
 
 def _kind_refusal(method: str, kind: ModelKind) -> str:
     legal = _alternatives(name for name, entry in METHODS.items() if kind in entry.kinds)
-    return f"'{method}' cannot train {KIND_WORDS[kind]}, which predicts no next token: use {legal}"
+    return f"'{method}' cannot train {KIND_WORDS[kind]}, which does not predict a next token: use {legal}"
 
 
 def _alternatives(names: Iterable[str]) -> str:

@@ -191,7 +191,10 @@ class Recipe(NulFreeModel):
             if requested and not has_validation:
                 raise ValueError(f"{field} needs validation data: give validation_file or validation_split")
         if training.reasoning != AUTO and not any(FORMATS[name].has_answers for name in self.method.formats):
-            raise ValueError(f"training.reasoning: '{self.method.type}' trains no answers of its rows: leave it out")
+            raise ValueError(
+                f"training.reasoning: '{self.method.type}' does not train on the answers in its rows: "
+                "leave reasoning out"
+            )
         if training.format != AUTO and training.format not in self.method.formats:
             legal = ", ".join(sorted(self.method.formats))
             raise ValueError(f"training.format: '{self.method.type}' cannot train on '{training.format}': give {legal}")

@@ -46,7 +46,7 @@ def choose(targets: str | Sequence[str], matrices: Sequence[Matrix], *, quantize
         missing = [name for name in targets if not any(matches(name, matrix.name) for matrix in matrices)]
         if missing:
             names = ", ".join(missing)[:200]
-            message = f"{FIELD}: the base model has no layer that can be adapted called {names}. {listed(matrices)}"
+            message = f"{FIELD}: the base model has no adaptable layer called {names}. {listed(matrices)}"
             raise NoTargetModules(message, FIELD)
         found = [matrix for matrix in matrices if any(matches(name, matrix.name) for name in targets)]
     _require_adaptable(found, quantized=quantized)
@@ -55,7 +55,7 @@ def choose(targets: str | Sequence[str], matrices: Sequence[Matrix], *, quantize
 
 def _require_adaptable(found: Sequence[Matrix], *, quantized: bool) -> None:
     if tied := [matrix.name for matrix in found if matrix.kind == "tied"]:
-        message = f"{FIELD}: {tied[0]} has no weights of its own, for it shares the input embeddings': leave it out"
+        message = f"{FIELD}: {tied[0]} shares the weights of the input embeddings and has none of its own: leave it out"
         raise NoTargetModules(message, FIELD)
     apart = [matrix.name for matrix in found if matrix.kind == "apart" or (quantized and matrix.kind == "shared")]
     if apart:
@@ -73,7 +73,7 @@ def listed(matrices: Sequence[Matrix]) -> str:
     """Return a sentence that lists the last names of the matrices, for an error message."""
     names = sorted({matrix.name.rpartition(".")[2] for matrix in matrices if matrix.kind not in ("tied", "apart")})
     more = ", …" if len(names) > MAX_LISTED_NAMES else ""
-    return f"Those are {', '.join(names[:MAX_LISTED_NAMES])}{more}."
+    return f"The layers are {', '.join(names[:MAX_LISTED_NAMES])}{more}."
 
 
 def require_patterns(given: Mapping[str, Sequence[str]]) -> None:

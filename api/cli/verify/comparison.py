@@ -58,7 +58,7 @@ def compare(folder: Path, manifest: Manifest, base: Path | None) -> Comparison:
     published = np.concatenate([np.array(values, np.float32) for values in result.outputs[0]])
     trained = np.concatenate([np.array(row.logprobs or row.scores, np.float32) for row in recorded.rows])
     if published.shape != trained.shape:
-        raise NotComparable(f"it has {len(published)} outputs, and {LOGPROBS} records {len(trained)}")
+        raise NotComparable(f"the model has {len(published)} outputs, but {LOGPROBS} records {len(trained)}")
     difference = np.abs(published - trained)
     measured = {"greatest": float(difference.max()), "mean": float(difference.mean())}
     return Comparison(

@@ -79,7 +79,9 @@ def base_differences(manifest: Manifest, base: Path) -> list[str]:
     present = {path.name: file_sha256(path) for path in sorted(base.glob(f"*{WEIGHTS}"))}
     missing = [f"{name} is missing" for name in sorted(trained.keys() - present.keys())]
     return missing + [
-        f"{name} is another file" for name in sorted(trained.keys() & present.keys()) if present[name] != trained[name]
+        f"{name} differs from the file that was trained on"
+        for name in sorted(trained.keys() & present.keys())
+        if present[name] != trained[name]
     ]
 
 

@@ -59,9 +59,9 @@ def _verify_folder(folder: Path, *, base: str | None, data_dir: Path | None, fil
     elif base_folder is not None if manifest.kind == "adapter" else manifest.kind == "model" and not files_only:
         comparison = _compare(folder, manifest, base_folder, required=base is not None, notes=notes, problems=problems)
     if comparison is not None and not comparison.agrees:
-        problems.append("the loaded model's outputs are not those of the trainer's model")
+        problems.append("the loaded model's outputs differ from the recorded ones by more than the tolerance")
     elif comparison is None and differences:
-        problems.append("the base model is not the one that was trained on, and nothing could be compared")
+        problems.append("the base model differs from the one that was trained on, and nothing could be compared")
     return Verification(
         model=manifest.origin.model,
         job=manifest.job,
@@ -98,7 +98,7 @@ def _compare(
     try:
         return compare(folder, manifest, base)
     except NotComparable as error:
-        problems.append(f"it could not be loaded: {error}")
+        problems.append(f"the model could not be loaded: {error}")
         return None
 
 

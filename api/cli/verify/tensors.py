@@ -67,7 +67,7 @@ def check_lora_shapes(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str
         if shape_b is None:
             problems.append(f"{name} has no lora_B")
         elif len(shape_a) < 2 or len(shape_b) < 2 or not _has_rank(shape_a[0], shape_b[1], rank, experts=on_experts):
-            problems.append(f"{name} {list(shape_a)} and its lora_B {list(shape_b)} are not of rank {rank}")
+            problems.append(f"{name} {list(shape_a)} and its lora_B {list(shape_b)} do not have rank {rank}")
     return problems
 
 
@@ -120,9 +120,7 @@ def check_tensors(folder: Path, manifest: Manifest) -> tuple[list[str], int, int
 def _shape_problems(folder: Path, shapes: dict[str, tuple[int, ...]]) -> list[str]:
     config = _read_object(folder / ADAPTER_CONFIG)
     index = _read_object(folder / "model.safetensors.index.json").get("weight_map", {})
-    missing = [
-        f"{name} is listed in the index, but is in none of the files" for name in sorted(index.keys() - shapes.keys())
-    ]
+    missing = [f"{name} is listed in the index, but no file holds it" for name in sorted(index.keys() - shapes.keys())]
     return missing + (check_lora_shapes(shapes, config) if config.get("peft_type") == "LORA" else [])
 
 

@@ -114,13 +114,15 @@ def order_warnings(messages: Messages, tools: Messages | None = None) -> list[Ro
     warnings = []
     without_system = [role for role in roles if role != "system"]
     if without_system[:1] == ["assistant"]:
-        warnings.append(RowWarning("role_order", "the assistant speaks before any user"))
+        warnings.append(RowWarning("role_order", "the first assistant message comes before any user message"))
     for number, (before, role) in enumerate(itertools.pairwise(roles), start=2):
         if role == before and role in {"user", "assistant"}:
-            warnings.append(RowWarning("role_order", f"message {number} is the second from the {role} in a row"))
+            warnings.append(
+                RowWarning("role_order", f"message {number} and the one before it are both from the {role}")
+            )
         elif role == "system" and before != "system":
             warnings.append(
-                RowWarning("role_order", f"message {number} is from the system, which usually speaks first")
+                RowWarning("role_order", f"message {number} is a system message, which usually comes first")
             )
     return [*warnings, *call_warnings(messages, tools)]
 

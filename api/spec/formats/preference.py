@@ -89,7 +89,7 @@ class Preference(Format):
         sides = _conversations(row, messages, prompt, warnings) if messages else _texts(row, prompt, warnings)
         if prompt is None and all(_prompt_of(side) == "" for side in sides):
             require_no_unread_prompt(row, read)
-            warnings.append(RowWarning("no_prompt", "has no prompt: only the answers are compared"))
+            warnings.append(RowWarning("no_prompt", "has no prompt, so the answers are compared without one"))
         return sides
 
 

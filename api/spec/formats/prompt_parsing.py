@@ -99,7 +99,8 @@ def require_one_prompt(row: Row, prompt: ParsedPrompt) -> None:
         if key not in prompt.read and isinstance(other, str) and other.strip() not in prompt_text:
             read = ", ".join(sorted(prompt.read & row.keys()))
             raise RowError(
-                f"keys {read} and {key} may all be the prompt: join them in 'prompt', or remove those that are not",
+                f"keys {read} and {key} may all be the prompt: join them in 'prompt', or remove the keys that are not "
+                "the prompt",
                 code="unread_prompt",
             )
 

@@ -60,7 +60,9 @@ def drop_repeated_answer(context: Messages, answers: Sequence[object], warnings:
     """Return the messages before the answers, without a last message that is one of the answers."""
     if context and context[-1]["role"] == "assistant" and context[-1].get("content") in answers:
         warnings.append(
-            RowWarning("repeated_answer", "the last message before the answers repeats one of them and is left out")
+            RowWarning(
+                "repeated_answer", "the last message before the answers equals one of the answers and is left out"
+            )
         )
         return context[:-1]
     return context
@@ -71,7 +73,7 @@ def require_no_unread_prompt(row: Row, read: AbstractSet[str]) -> None:
     for key in sorted(present_keys(row) - read):
         if not METADATA.search(key) and _may_be_prompt(row[key]):
             raise RowError(
-                f"key '{truncate(key)}' may be the prompt, which no known key holds: rename it 'prompt' (a text or "
+                f"key '{truncate(key)}' may hold the prompt, but is not a known key: rename it to 'prompt' (a text or "
                 "messages), or remove it",
                 code="unread_prompt",
             )

@@ -20,7 +20,7 @@ class Python(GraderBase):
     @classmethod
     def _refused(cls, data: object) -> NoReturn:
         raise ValueError(
-            "python graders are not supported: there is no sandbox for their scripts yet. Use string_check, "
+            "python graders are not supported: Attune has no sandbox for their scripts yet. Use string_check, "
             "text_similarity or score_model, and multi to combine them"
         )
 

@@ -43,5 +43,5 @@ class Classification(MethodBase):
         if problem in (AUTO, "single_label"):
             return None
         given = {"class_weights": options.class_weights != "none", "label_smoothing": options.label_smoothing > 0}
-        why = f"only labels of the kind single_label use it, and these are {problem}"
+        why = f"it applies only to labels of the kind single_label, and these are {problem}"
         return next(((name, why) for name, is_given in given.items() if is_given), None)

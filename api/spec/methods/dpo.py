@@ -50,5 +50,5 @@ class Dpo(MethodBase):
 
     def idle_option(self, problem: str = AUTO) -> tuple[str, str] | None:
         if self.dpo.label_smoothing and self.dpo.loss != "sigmoid":
-            return "label_smoothing", f"only the loss 'sigmoid' uses it, and this is '{self.dpo.loss}'"
+            return "label_smoothing", f"it applies only to the loss 'sigmoid', not to '{self.dpo.loss}'"
         return None

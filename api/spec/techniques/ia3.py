@@ -60,12 +60,15 @@ class Ia3(TechniqueBase):
         """Return (the scaled layers, those among them whose input is scaled). Raise NoTargetModules."""
         targets = self.target_modules or _default_names(layers)
         if not targets:
-            raise NoTargetModules(f"{FIELD}: (IA)³ knows no layers of this family: name them", FIELD)
+            raise NoTargetModules(
+                f"{FIELD}: (IA)³ has no default layers for this family: name the layers to scale", FIELD
+            )
         found = choose(targets, layers.adaptable)
         for matrix in found:
             if matrix.kind in UNSCALED_KINDS:
                 raise NoTargetModules(
-                    f"{FIELD}: (IA)³ scales linear layers, and {matrix.name} is {UNSCALED_KINDS[matrix.kind]}: leave "
+                    f"{FIELD}: (IA)³ scales only linear layers, but {matrix.name} is {UNSCALED_KINDS[matrix.kind]}: "
+                    "leave "
                     "it out",
                     FIELD,
                 )
@@ -73,7 +76,7 @@ class Ia3(TechniqueBase):
             if name not in targets:
                 field = "technique.feedforward_modules"
                 raise NoTargetModules(
-                    f"{field}: '{name[:200]}' is none of target_modules, which are {', '.join(targets)}", field
+                    f"{field}: '{name[:200]}' is not in target_modules, which are {', '.join(targets)}", field
                 )
         inner = self.feedforward_modules or (layers.ia3["feedforward"] if layers.ia3 else [])
         return found, [matrix for matrix in found if any(matrix.name.endswith(name) for name in inner)]

@@ -131,7 +131,7 @@ class Lora(TechniqueBase):
             unused = patterns.first_unused(tuple(getattr(self, field)), names)
             if unused is not None:
                 param = f"technique.{field}"
-                message = f"{param}: '{unused[:200]}' fits none of the layers that are adapted. {listed(found)}"
+                message = f"{param}: '{unused[:200]}' matches none of the adapted layers. {listed(found)}"
                 raise NoTargetModules(message, param)
         return found
 
@@ -150,8 +150,8 @@ class Lora(TechniqueBase):
             if what is not None:
                 names = sorted({matrix.name.rpartition(".")[2] for matrix in matrices if matrix.kind == "linear"})
                 raise NoTargetModules(
-                    f"{param}: {what} cannot be trained on {tensor.name}, for the experts of a layer are one tensor. "
-                    f"Leave it at its default ('lora', 0, 'default'), or name other layers in {FIELD}: "
+                    f"{param}: {what} does not work on {tensor.name}, which holds all experts of a layer in one "
+                    f"tensor. Leave {param} at its default ('lora', 0, 'default'), or name other layers in {FIELD}: "
                     f"{', '.join(names)}.",
                     param,
                 )

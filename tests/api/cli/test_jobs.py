@@ -71,7 +71,7 @@ def test_options_override_the_body_file(server: FakeServer, tmp_path: Path) -> N
         (["-m", "tiny"], "no training file"),
         (["nowhere.jsonl", "-m", "tiny"], "neither a local file nor"),
         (["file-1", "-m", "tiny", "--set", "oops"], "name=value"),
-        (["file-1", "-m", "tiny", "--set", "model.x=1"], "holds a value already"),
+        (["file-1", "-m", "tiny", "--set", "model.x=1"], "is already set to a plain value"),
         (["--body", "absent.json"], "cannot read absent.json"),
     ],
 )

@@ -311,7 +311,7 @@ def test_a_pair_whose_prompt_may_be_under_an_unknown_key_is_refused(
     unread: dict[str, Any], answers: tuple[Any, Any]
 ) -> None:
     row = {"chosen": answers[0], "rejected": answers[1]}
-    with pytest.raises(RowError, match=f"key '{next(iter(unread))}' may be the prompt"):
+    with pytest.raises(RowError, match=f"key '{next(iter(unread))}' may hold the prompt"):
         pair(row | unread)
     described = pair(row | {"id": "row-1", "source": "mine", "score_chosen": 0.5, "prompt_id": "a1b2"})
     assert "no_prompt" in codes(described)

@@ -162,7 +162,7 @@ def test_a_base_that_brings_code_is_refused(tmp_path: Path) -> None:
 
 def test_unknown_target_modules_are_named(tiny_llama: Path, tmp_path: Path) -> None:
     run = _run(tmp_path / "run", tiny_llama, technique={"type": "lora", "target_modules": ["q_proj", "nonsense"]})
-    with pytest.raises(TrainingError, match="no layer that can be adapted called nonsense") as caught:
+    with pytest.raises(TrainingError, match="no adaptable layer called nonsense") as caught:
         train_here(run)
     assert caught.value.reason is FailureReason.INVALID_RECIPE
 

@@ -227,7 +227,7 @@ def test_options_of_single_labels_are_refused_where_the_rows_have_others(
     job = workshop.job(job_id)
     assert job.error is not None
     assert job.error["param"] == f"method.classification.{next(iter(option))}"
-    assert "only labels of the kind single_label use it, and these are multi_label" in job.error["message"]
+    assert "it applies only to labels of the kind single_label, and these are multi_label" in job.error["message"]
 
 
 def test_a_classifier_is_not_made_to_learn_another_kind_of_label(workshop: Workshop, classifier: str) -> None:

@@ -86,8 +86,8 @@ def _cut(folder: Path) -> None:
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer.json was changed"),
         (lambda folder: (folder / "more.safetensors").touch(), "more.safetensors is not listed"),
         (_not_finite, "holds values that are not finite"),
-        (_of_another_rank, "are not of rank 3"),
-        (_of_ranks_by_patterns, "are not of rank 3"),
+        (_of_another_rank, "do not have rank 3"),
+        (_of_ranks_by_patterns, "do not have rank 3"),
         (_cut, f"{WEIGHTS} cannot be read"),
     ],
 )
@@ -125,8 +125,8 @@ def test_on_its_base_an_adapter_says_what_the_trainers_model_said(published: Pat
 def test_on_another_base_it_does_not(published: Path, tmp_path: Path) -> None:
     code, found = _verify(published, "--base", make_model(tmp_path / "other", "llama", seed=1))
     assert code == ExitCode.CORRUPT
-    assert found["base"]["differences"] == ["model.safetensors is another file"]
-    assert found["problems"] == ["the loaded model's outputs are not those of the trainer's model"]
+    assert found["base"]["differences"] == ["model.safetensors differs from the file that was trained on"]
+    assert found["problems"] == ["the loaded model's outputs differ from the recorded ones by more than the tolerance"]
 
 
 def test_a_base_is_found_by_its_name_where_a_server_here_has_it(published: Path, run: Path, tmp_path: Path) -> None:
