@@ -127,7 +127,7 @@ def test_running_out_of_time_or_memory_is_reported(tmp_path: Path, base: Path) -
     rows = jsonl(*[{"text": "word " * 2000}] * 3000)
     slow = prepare(tmp_path / "slow", base, rows, cpu_seconds=2)
     assert slow.code == "file_too_slow"
-    hungry = prepare(tmp_path / "hungry", base, rows, memory_bytes=100_000_000)
+    hungry = prepare(tmp_path / "hungry", base, rows, memory_bytes=150_000_000)
     assert hungry.code == "out_of_memory"
     large = prepare(tmp_path / "large", base, rows, file_bytes=100_000)
     assert large.code == "file_too_large"
