@@ -24,7 +24,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ATTUNE_", extra="forbid", frozen=True)
 
     data_dir: Path = Path("attune-data")
-    """Folder for all data whose place no other setting names."""
+    """Folder for all data for which no other setting names a place."""
     database_url: str = ""
     """URL of the database: `postgresql://user:password@host/name` or `sqlite:///path`. Empty: `attune.db` in the data
     folder."""
@@ -61,7 +61,8 @@ class Settings(BaseSettings):
     requests_waiting: Annotated[int, Field(ge=1)] = 100
     """Further requests of one project that wait for their turn. Any more get a 429."""
     requests_per_second: Annotated[float, Field(gt=0)] = 100
-    """Rate limit of one project in each API process, in requests per second. Bursts of three seconds' worth pass."""
+    """Rate limit of one project in each API process, in requests per second. An idle project may send the requests
+    of three seconds at once."""
     retried_create_s: Annotated[float, Field(ge=0)] = 120
     """Seconds after the creation of a job in which a client's retry of the same request returns that job instead of
     creating another one."""
@@ -87,13 +88,14 @@ class Settings(BaseSettings):
 
     preview_processes: Annotated[int, Field(ge=1)] = 2
     """Previews, estimates and gradings that an API process computes at the same time, each in a child process. One
-    project gets all of them but one, and at least one. Projects take turns."""
+    project may use all but one of these processes, and at least one. Projects take turns."""
     preview_waiting: Annotated[int, Field(ge=1)] = 4
     """Further previews, estimates and gradings of one project that wait for their turn. Any more get a 429."""
     preview_seconds: Seconds = 20
-    """Processor time of such a child process, in seconds; also the time that a request waits for its turn."""
+    """Processor time of the child process of a preview, an estimate or a grading, in seconds; also the longest time
+    that a request waits for its turn."""
     preview_memory_bytes: Bytes = 1024**3
-    """Memory limit of such a child process, in bytes."""
+    """Memory limit of the child process of a preview, an estimate or a grading, in bytes."""
     preview_file_bytes: Bytes = 256 * 1024**2
     """Bytes at the beginning of a file that a preview or an estimate reads. An estimate extrapolates to the rest."""
 

@@ -14,7 +14,7 @@ from api.cli.errors import CommandError, ExitCode, RequestRefused
 
 TIMEOUT = httpx.Timeout(60, connect=5, write=600)
 GENERATION_TIMEOUT = httpx.Timeout(600, connect=5)
-"""For a request to a model, which may have to be loaded first."""
+"""Timeouts of a request to a model, which the server may have to load first."""
 PAGE = 100
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 

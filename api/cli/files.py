@@ -168,7 +168,7 @@ def attach_files(
 ) -> None:
     """Set the body's file ids, uploading local files.
 
-    With `for_job`, nothing is uploaded for a job that the server would refuse whatever its files hold.
+    With `for_job`, upload nothing if the server would refuse the job whatever its files hold.
     """
     options = {"training_file": training, "validation_file": validation}
     files = {field: file for field, file in options.items() if file is not None}
@@ -182,7 +182,7 @@ def attach_files(
 
 
 def _check_recipe(client: Client, body: Document) -> None:
-    """Raise CommandError if an estimate with placeholder ids finds more wrong than the missing files."""
+    """Raise CommandError if an estimate with placeholder file ids reports any error other than the missing files."""
     fields = ("training_file", "validation_file")
     local = {field: "file-to-be-uploaded" for field in fields if field in body and Path(str(body[field])).is_file()}
     try:

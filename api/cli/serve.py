@@ -113,7 +113,7 @@ def migrate_schema(data_dir: DataDirectory = None, config: Config = None) -> Non
 
 
 def worker_stages(settings: Settings) -> list[str]:
-    """Return the stages of a worker without `--stage`."""
+    """Return the stages that `attune worker` runs if no `--stage` is given."""
     return [*Stage, *([SAMPLE] if settings.sampler else []), DELIVER]
 
 

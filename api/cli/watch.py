@@ -92,7 +92,10 @@ def format_event(event: Document) -> str:
 
 
 class _StaticView:
-    """A view that only prints lines: it needs no set-up and ignores the status, which events report too."""
+    """A view that only prints lines.
+
+    It needs no set-up, and ignores the status, because events report the status too.
+    """
 
     def __enter__(self) -> Self:
         return self

@@ -38,7 +38,10 @@ def activation_bytes(
     *,
     overhead: float = 1.0,
 ) -> float:
-    """Return the bytes that grow with a micro-batch's tokens. `overhead`: those that the allocator holds for each."""
+    """Return the bytes that grow with a micro-batch's tokens.
+
+    `overhead`: bytes that the allocator holds for each byte of activations.
+    """
     factors, value = recipe.technique.activation_factors, plan.value_bytes
     numbers = float(base.values) * (ENCODER_SHARE if base.encoder else 1)
     activations = (factors.computation * value + factors.float32 * 4) * numbers * tokens

@@ -77,8 +77,8 @@ def resolve_hardware_auto(
     """Return the recipe with values for the remaining "auto" fields. `train`: the rows; if None, all are assumed to
     have the longest length.
 
-    The largest micro-batch that fits is chosen: without recomputation down to an eighth of the usual size, then with
-    it, down to the longest row. If nothing fits, it is the smallest.
+    The largest micro-batch that fits is chosen: first without recomputation, down to an eighth of the usual size; then
+    with recomputation, down to the longest row. If none fits, the smallest is chosen.
     """
     precision = recipe.precision
     if precision == AUTO:
@@ -108,7 +108,7 @@ def with_less_memory(
     """Return the recipe for another attempt after one that ran out of memory; None if nothing needs less memory.
 
     It has the largest micro-batch that is predicted to need at most three quarters of the memory, without recomputation
-    if possible. `recomputes`: it may recompute although the first attempt did not.
+    if possible. `recomputes`: the next attempt may recompute activations although the first did not.
     """
     assert resolved.micro_batch_tokens != "auto", resolved
     assert resolved.gradient_checkpointing != "auto", resolved
@@ -131,7 +131,7 @@ class MicroBatch(TypedDict):
 
 @dataclass(frozen=True)
 class MicroBatchSizes:
-    """MicroBatchSizes of micro-batches to choose from, in tokens."""
+    """Sizes of micro-batches to choose from, in tokens."""
 
     largest: int
     eighth: int
@@ -149,8 +149,10 @@ class MicroBatchSizes:
 def _largest(
     sizes: MicroBatchSizes, recomputes: Sequence[bool], limit: float, needed: Callable[[bool, int], int]
 ) -> MicroBatch:
-    """Return the largest micro-batch that needs at most `limit` bytes, or the one that needs least. Recomputation is
-    tried last, and before it no micro-batch that is much slower."""
+    """Return the largest micro-batch that needs at most `limit` bytes, or the one that needs least.
+
+    Recomputation is tried last. Before that, micro-batches that would be much slower are left out.
+    """
     for recompute in recomputes:
         least = sizes.smallest if recompute == recomputes[-1] else sizes.eighth
         if needed(recompute, least) <= limit:
@@ -165,7 +167,10 @@ def _largest(
 def _memory_needed(
     recipe: ResolvedRecipe, facts: BaseModelFacts, rows: Workload, machine: Machine
 ) -> Callable[[bool, int], int]:
-    """Bytes of the training by recomputation and the tokens of a micro-batch. Publishing takes the same with all."""
+    """Return a function of (recomputation, tokens of a micro-batch) that returns the bytes of the training.
+
+    Publishing is left out, because it needs the same memory with all of them.
+    """
     base, trained, value = Base.of(facts), _trained(recipe, facts), _value_bytes(recipe.precision)
 
     def needed(recompute: bool, tokens: int) -> int:

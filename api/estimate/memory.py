@@ -40,7 +40,7 @@ class MemoryParts:
     gradients: int
     optimizer: int
     reference: int
-    """Copies of the trained weights: as they were at step 0, and for methods with a reference also as they are."""
+    """Copies of the trained weights: of those at step 0 and, for methods with a reference, also of the current ones."""
     activations: int
     logits: int
     rollout: int
@@ -92,8 +92,11 @@ def peak_memory(
 
 
 def _reference(recipe: ResolvedRecipe, trained: int, value: int) -> int:
-    """Return the bytes of the copies of trained weights. An adapter's first weights are kept for the comparison with
-    the base model; a whole model is loaded again instead, when the optimizer's state is gone."""
+    """Return the bytes of the copies of trained weights.
+
+    An adapter's first weights are kept for the comparison with the base model; a whole model is loaded again instead,
+    once the optimizer's state has been freed.
+    """
     whole, copies = recipe.technique.whole_model, 2 if recipe.method.keeps_reference else 1
     if whole and copies == 1:
         return 0

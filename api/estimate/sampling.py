@@ -12,7 +12,7 @@ from api.spec.base_model import BaseModelFacts
 from api.spec.resolve import ResolvedRecipe
 
 MERGED_SHARE = 0.5
-"""Largest share of these bytes for a copy of the weights; the rest is for keys and values."""
+"""Largest share of the bytes for sampling that a copy of the weights may take; the rest is for keys and values."""
 
 
 @dataclass(frozen=True)

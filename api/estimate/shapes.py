@@ -89,7 +89,7 @@ def _weights(shapes: Shapes) -> int:
 def require_layers(technique: TechniqueBase, method: MethodBase, facts: BaseModelFacts) -> None:
     """Raise NoTargetModules if the technique names layers that the base model lacks or that cannot be adapted.
 
-    For a base without exact shapes the trainer checks, once it has loaded the weights.
+    For a base without exact shapes, the trainer makes this check once it has loaded the weights.
     """
     if shapes_of(facts)[1]:
         technique.added_parameters(model_shape(facts, method))
@@ -99,7 +99,8 @@ def require_whole_blocks(technique: TechniqueBase, facts: BaseModelFacts) -> Non
     """Raise NoTargetModules if a worker without a GPU cannot quantize the layers: bitsandbytes returns wrong values on
     a CPU where a block of weights continues in the next row.
 
-    For base models without exact shapes the trainer checks, once it has loaded the weights."""
+    For base models without exact shapes, the trainer makes this check once it has loaded the weights.
+    """
     shapes, exact = shapes_of(facts)
     if not (technique.quantizes and exact):
         return
@@ -117,7 +118,7 @@ def trained_parameters(
     """Return the number of weights that the optimizer updates. `labels`: number of classes; a reward model has one
     output.
 
-    Raise NoTargetModules where the technique has no layers to adapt.
+    Raise NoTargetModules if the technique has no layers to adapt.
     """
     shapes, _ = shapes_of(facts)
     scores = method.output != "tokens"

@@ -56,8 +56,9 @@ def with_job(observed: Observations | None, job: Observation) -> Observations:
 def _fit(jobs: Sequence[tuple[float, float, float]], guess: tuple[float, float]) -> tuple[float, float]:
     """Return a, b ≥ 0 of a x + b y = s by least squares of the relative errors.
 
-    The guess, scaled to the same total, counts as a tenth of a job: it decides the ratio of a and b where one job, or
-    several similar ones, do not."""
+    The guess, scaled to the same total, counts as a tenth of a job: it decides the ratio of a and b if one job, or
+    several similar ones, do not.
+    """
     scale = sum(s for _, _, s in jobs) / max(sum(guess[0] * x + guess[1] * y for x, y, _ in jobs), 1e-12)
     a0, b0 = guess[0] * scale, guess[1] * scale
     rows = [(x / s, y / s, 1.0, 1.0) for x, y, s in jobs if s > 0]

@@ -4,7 +4,7 @@ from typing import NotRequired, TypedDict
 
 
 class StoredWorkload(TypedDict):
-    """api.estimate.work.Workload."""
+    """JSON of an api.estimate.work.Workload."""
 
     rows: int
     width: int
@@ -14,7 +14,7 @@ class StoredWorkload(TypedDict):
 
 
 class StoredPrediction(TypedDict):
-    """api.estimate.machine.Prediction."""
+    """JSON of an api.estimate.machine.Prediction."""
 
     precision: str
     gradient_checkpointing: bool

@@ -46,7 +46,7 @@ def _rewritten_scope(scope: Scope, mount: str) -> dict[str, object]:
 
 
 class AzureBody:
-    """Rewrites the bodies of Azure's requests. It reads them whole, and so runs behind the limit on bodies."""
+    """Rewrites the bodies of Azure's requests. It reads whole bodies, and so runs behind the limit on their size."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,4 +1,7 @@
-"""Dependencies of routes. All are coroutines: a function would wait for a free thread."""
+"""Dependencies of routes.
+
+All are coroutines, because FastAPI runs other functions in threads, and these may all be busy.
+"""
 
 import re
 from typing import Annotated, cast
@@ -74,7 +77,7 @@ def _query_names(dependant: Dependant) -> set[str]:
 
 
 MAX_QUERY_FIELDS = 64
-"""More than any call has, with a job's 16 pairs of `metadata[…]`."""
+"""Maximum number of query parameters: more than any call has, even with a job's 16 pairs of `metadata[…]`."""
 
 Ctx = Annotated[Context, Depends(_context)]
 Who = Annotated[Caller, Depends(_caller)]

@@ -11,7 +11,7 @@ from api.infra.storage import ObjectMissing
 
 
 class Download(StreamingResponse):
-    """A streamed attachment. The first chunk is read before the response starts: a missing object is a 404."""
+    """A streamed attachment. The first chunk is read before the response starts, so that a missing object is a 404."""
 
     media_type = "application/octet-stream"
 

@@ -66,7 +66,7 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _allowed(request: Request) -> list[str]:
-    """Return the methods of all routes at the address; the framework reports only those of the first."""
+    """Return the methods of all routes at the address; the framework reports only the methods of the first route."""
     routes = request.app.router.routes
     scopes = {method: {**request.scope, "method": method} for method in ("DELETE", "GET", "POST")}
     return [

@@ -1,4 +1,4 @@
-"""A digest of a multipart form that does not depend on its boundary, the only difference between two retries."""
+"""A digest of a multipart form that does not depend on the boundary, the only difference between two retries."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.types import Message, Receive
 
 MARK = b"\0"
-"""Replaces the boundary, which cannot contain it."""
+"""The byte that replaces the boundary. No boundary contains it."""
 
 
 class FormDigest:

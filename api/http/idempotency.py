@@ -34,7 +34,7 @@ LEASE_S = 15.0
 WAIT_S = 20.0
 POLL_S = 0.1
 MAX_RESPONSE_BYTES = 256 * 1024
-"""Longer responses are not kept, and none that is not JSON (a stream): the repeated request runs again."""
+"""Responses that are longer, or not JSON (streams), are not kept. A repeated request then runs again."""
 RETRIED = (408, 409, 429)
 
 
@@ -127,7 +127,7 @@ class Idempotency:
 
     @property
     def _largest_form(self) -> int:
-        """The largest form whose response can have been kept, in bytes."""
+        """Size in bytes of the largest form whose response can have been kept."""
         settings = self.context.settings
         return max(settings.max_file_bytes, settings.max_part_bytes) + MAX_RESPONSE_BYTES
 

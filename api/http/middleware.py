@@ -1,7 +1,7 @@
 """Middleware of every request, which runs before its body is read: the request id and limits.
 
-It is plain ASGI, not FastAPI dependencies: FastAPI reads a JSON body before it resolves those, so an unauthenticated
-client could make the server read a large body.
+It is plain ASGI, not FastAPI dependencies: FastAPI reads a JSON body before it resolves dependencies, so an
+unauthenticated client could make the server read a large body.
 """
 
 import asyncio

@@ -218,7 +218,7 @@ def make_room(most_connections: int) -> int:
 
 
 def log_rate_limited(write: Callable[..., object], event: str, **fields: object) -> None:
-    """Log an event at most once every LOG_EVERY_S seconds. The next line has the number of suppressed ones."""
+    """Log an event at most once every LOG_EVERY_S seconds. The next line has the number of suppressed lines."""
     now, (last, suppressed) = time.monotonic(), _logged.get(event, (-LOG_EVERY_S, 0))
     if now - last < LOG_EVERY_S:
         _logged[event] = (last, suppressed + 1)

@@ -1,5 +1,7 @@
-"""The environment of a child process behind the wall: everything else, such as passwords and cloud credentials, stays
-on this side."""
+"""The environment of a child process that handles untrusted input: a list of harmless variables.
+
+Everything else, such as passwords and cloud credentials, stays in this process.
+"""
 
 import os
 
@@ -29,7 +31,9 @@ PASSED_ON_PREFIXES = (
 
 
 def child_environment(gpu: str | None = None, threads: int | None = None) -> dict[str, str]:
-    """`gpu`: the only GPU that the child sees, as CUDA_VISIBLE_DEVICES names it; None: no GPU.
+    """Return the environment variables of a child.
+
+    `gpu`: the only GPU that the child sees, as CUDA_VISIBLE_DEVICES names it; None: no GPU.
 
     `threads`: the child's OpenMP threads, unless the operator has set OMP_NUM_THREADS.
     """

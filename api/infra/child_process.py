@@ -1,7 +1,7 @@
 """Starts child processes by a fork server (`worker.fork_server`), which has imported their programs already.
 
-The server has the children's environment, not this process's, and so holds no secret. Where it cannot serve, a child is
-started as a new Python process: slower, and otherwise the same.
+The server has the children's environment, not this process's, and so holds no secret. If the server cannot start a
+child, the child is started as a new Python process, which is slower but otherwise the same.
 """
 
 import atexit
@@ -24,11 +24,14 @@ from api.spec.fork_request import ForkRequest
 log = structlog.get_logger(__name__)
 
 START_S = 120.0
-"""How long a server may take to import its modules and fork."""
+"""Seconds that a server may take to import its modules and fork."""
 
 
 class Process(Protocol):
-    """A child process: the part of `subprocess.Popen` that both kinds have. It leads a process group of its own."""
+    """A child process, with those methods of `subprocess.Popen` that ForkedProcess has too.
+
+    It leads its own process group.
+    """
 
     @property
     def pid(self) -> int: ...
@@ -49,8 +52,10 @@ def start_fresh(
     output: IO[bytes],
     descriptors: Mapping[str, int] | None = None,
 ) -> Process:
-    """Start `python -m PROGRAM ARGUMENTS`. `descriptors`: open files for it, by the variables that tell it their
-    numbers."""
+    """Start `python -m PROGRAM ARGUMENTS`.
+
+    `descriptors`: files that stay open in the child, by the variable that gives the child each file's number.
+    """
     files = descriptors or {}
     return subprocess.Popen(
         [sys.executable, "-m", program, *arguments],
@@ -64,7 +69,7 @@ def start_fresh(
 
 
 class ForkServer:
-    """The server is started at once. If it has ended, the next `start` starts another."""
+    """A fork server, started at once. If the server has ended, the next `start` starts another."""
 
     def __init__(self, *modules: str, threads: int | None = None) -> None:
         """`modules`: what the server imports. `threads`: see `child_environment`."""
@@ -81,7 +86,7 @@ class ForkServer:
         output: IO[bytes],
         descriptors: Mapping[str, int] | None = None,
     ) -> Process:
-        """Do the same as `start_fresh`, sooner."""
+        """Do the same as `start_fresh`, but faster."""
         files = descriptors or {}
         request = ForkRequest(program, list(arguments), dict(environment), list(files))
         ours, reports = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -103,7 +108,7 @@ class ForkServer:
         return ForkedProcess(program, pid, ours, os.fdopen(write_stdin, "wb"))
 
     def close(self) -> None:
-        """Kill the server. Its children run on."""
+        """Kill the server. Its children keep running."""
         self._process.kill()
         self._process.wait()
 
@@ -134,12 +139,18 @@ class ForkServer:
 
 @cache
 def fork_server(*modules: str, threads: int | None = None) -> ForkServer:
-    """Return this process's server for these modules. It is started by the first call, and ends with this process."""
+    """Return this process's server for these modules.
+
+    The first call starts the server, which ends with this process.
+    """
     return ForkServer(*modules, threads=threads)
 
 
 class ForkedProcess:
-    """A child of a fork server. If the server ends before it, it is killed, since nobody would learn of its end."""
+    """A child of a fork server.
+
+    If the server ends first, the child is killed, because nobody would learn of the child's end.
+    """
 
     def __init__(self, program: str, pid: int, reports: socket.socket, stdin: IO[bytes]) -> None:
         self.pid = pid

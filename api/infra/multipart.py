@@ -44,7 +44,7 @@ _Event = _PartBegins | bytes | None
 async def read_form(
     request: Request, *, file_field: str, consume: Callable[[AsyncIterator[bytes]], Awaitable[None]]
 ) -> Form:
-    """Read the whole body, and pass the file's chunks to `consume`. The file may stand anywhere among the fields.
+    """Read the whole body, and pass the file's chunks to `consume`. The file may come anywhere among the fields.
 
     Raises InvalidRequest if the body is not multipart, or has unexpected or too many parts.
     """

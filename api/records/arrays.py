@@ -51,7 +51,10 @@ def content_key(
 
 
 def tokenizer_files(base: BaseModelRow) -> list[list[str]]:
-    """Return name and SHA-256 of every file of a base model but its weights. They determine how rows are tokenized."""
+    """Return name and SHA-256 of every file of a base model but its weights.
+
+    These files determine how rows are tokenized.
+    """
     return sorted(
         [artifact["name"], artifact["sha256"]]
         for artifact in base.artifacts

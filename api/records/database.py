@@ -50,7 +50,10 @@ class Database:
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
-        """Open a connection for queries of columns: a session costs more than such a query."""
+        """Open a plain connection, for queries that select columns and need no ORM objects.
+
+        Opening an ORM session (`read`) costs more than such a query.
+        """
         with self._reader.connect() as connection:
             yield connection
 
@@ -160,7 +163,10 @@ def _engine(url: str) -> Engine:
 
 
 def _parse_json(text: str | bytes) -> object:
-    """Parse a JSON column several times as fast as the standard library, which also accepts NaN and lone surrogates."""
+    """Parse a JSON column several times as fast as the standard library.
+
+    The standard library parses only what the fast parser rejects: NaN and lone surrogates.
+    """
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:
@@ -170,8 +176,8 @@ def _parse_json(text: str | bytes) -> object:
 def _replace_closed(engine: Engine) -> None:
     """Make the checkout of a connection that the server has closed replace all pooled ones.
 
-    The server sends nothing on an idle connection before it closes it, so only a readable one needs a query to tell.
-    SQLAlchemy's `pool_pre_ping` sends that query at each checkout.
+    The server sends nothing on an idle connection before it closes it, so only a connection with data to read has to be
+    tested with a query. SQLAlchemy's `pool_pre_ping` sends that query at each checkout.
     """
 
     def replace_closed(connection: psycopg.Connection, *_: object) -> None:

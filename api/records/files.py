@@ -33,7 +33,7 @@ class File(Base):
     scan_fence: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     """Number of scans that were begun. Writes of a worker with an older number are ignored."""
     scan_excused: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
-    """Number of begun scans that failed for reasons other than the file. They do not count towards its limit."""
+    """Number of begun scans that failed for reasons other than the file. They do not count towards the file's limit."""
     scan_until: Mapped[float | None] = mapped_column(UnixTime)
     """End of the lease of the worker that scans it."""
     scan: Mapped[JsonObject | None]

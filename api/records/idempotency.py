@@ -21,7 +21,8 @@ class IdempotentRequest(Base):
     owner: Mapped[str] = mapped_column(String(64))
     """Id of the request that claimed the key."""
     claimed_until: Mapped[float] = mapped_column(UnixTime)
-    """End of the claim. The owner renews it while it works; once it passes without a response, the owner is dead."""
+    """End of the claim. The owner renews the claim while it works. If the claim ends without a response, the owner
+    counts as dead."""
     status: Mapped[int | None] = mapped_column(Integer)
     """HTTP status of the response; None until there is one."""
     body: Mapped[bytes | None] = mapped_column(LargeBinary)

@@ -62,7 +62,7 @@ class Job(Base):
     priority: Mapped[int] = mapped_column(Integer, default=0)
     gpus: Mapped[int] = mapped_column(Integer, default=0)
     work: Mapped[float | None] = mapped_column(Double)
-    """Estimated floating-point operations of the training. Fairness between projects counts them."""
+    """Estimated floating-point operations of the training. They count as the project's usage (api.records.queue)."""
 
     model_id: Mapped[str] = mapped_column(String(256))
     """Id of the model that the job will publish."""
@@ -91,7 +91,7 @@ class Job(Base):
     """Counts of ended attempts by FailureReason since the state of step `reached` was stored (-1: during preparation);
     `excused` counts those that the job did not cause. Also the consecutive deaths of the trainer at one step."""
     state: Mapped[SavedState | None]
-    """The last good state: {step, prefix, before: the one before it}. Moved under the fence, once it is all stored."""
+    """The last valid saved state: {step, prefix, before: the previous state}. Set once it is all stored."""
 
 
 class StaleFence(Exception):
@@ -104,7 +104,7 @@ def get(session: Session, project_id: str, job_id: str) -> Job | None:
 
 _BY_ID = select(Job).where(Job.id == bindparam("job_id"), Job.project_id == bindparam("project"))
 _ID = select(Job.id).where(Job.id == bindparam("job_id"), Job.project_id == bindparam("project"))
-"""Most requests run one of them. SQLAlchemy takes longer to build such a statement than to run it."""
+"""Most requests run one of these statements, which are built once: building one takes longer than running it."""
 
 
 def exists(session: Session, project_id: str, job_id: str) -> bool:
@@ -268,7 +268,7 @@ def _require_one(changed: int, job_id: str) -> None:
 
 
 def advance_state(session: Session, job_id: str, at_fence: int, state: SavedState) -> str | None:
-    """Set the job's newest saved state, and keep the previous one. Return the prefix of the one that is now unused.
+    """Set the job's newest saved state, and keep the previous one. Return the prefix of the state that is now unused.
 
     Raises StaleFence.
     """

@@ -29,7 +29,7 @@ class Key(Base):
 
 
 def hash_of(plain: str) -> str:
-    """Return the SHA-256 of a key. It needs no salt: a key has 256 random bits, which no dictionary holds."""
+    """Return the SHA-256 of a key. No salt is needed: a key has 256 random bits, so no dictionary contains it."""
     return hashlib.sha256(plain.encode()).hexdigest()
 
 
@@ -66,7 +66,7 @@ _VALID = select(Key.project_id, Key.id, Key.scope).where(
     Key.revoked_at.is_(None),
     or_(Key.expires_at.is_(None), Key.expires_at > db_now()),
 )
-"""Every request runs it. SQLAlchemy takes longer to build a statement than to run this one."""
+"""Every request runs this statement. It is built once, because SQLAlchemy takes longer to build it than to run it."""
 
 
 def listed(session: Session) -> Sequence[tuple[Key, str]]:

@@ -33,7 +33,8 @@ def granted(session: Session, project_id: str, checkpoint_model_id: str) -> bool
 
 
 def owner_for(session: Session, project_id: str, model_id: str) -> str:
-    """Return the project whose model this one may read: the one that granted it, else its own."""
+    """Return the project that owns the model for this one: the project that granted a permission, else this project
+    itself."""
     query = select(Permission.owner_id).where(Permission.checkpoint == model_id, Permission.project_id == project_id)
     return session.scalars(query).one_or_none() or project_id
 
@@ -46,9 +47,9 @@ def owns(session: Session, project_id: str, model_id: str) -> bool:
 
 
 def projects_named(session: Session, ids_or_names: Sequence[str]) -> dict[str, str]:
-    """Return the id of each existing project by the given id or name.
+    """Return {given id or name: project id}, without those that match no project.
 
-    If a name equals another project's id, it is taken as the id.
+    If a given text is the id of one project and the name of another, the id wins.
     """
     query = select(Project.id, Project.name).where(or_(Project.id.in_(ids_or_names), Project.name.in_(ids_or_names)))
     rows = session.execute(query).all()

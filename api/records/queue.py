@@ -2,8 +2,9 @@
 
 Fairness: the next job to train comes from the project with the least usage; within a project, priority decides, then
 age. Usage is the work (floating-point operations, estimated before training) of the jobs that the project started in
-the last day. Seconds would be known only afterwards and vary with the machine; with work, equal jobs of projects with
-equal usage start in turn. Preparation is short and goes by turns (api.records.turns).
+the last day. It is not measured in seconds, because these are known only afterwards and vary with the machine. Measured
+in work, equal jobs of projects with equal usage start in turn. Preparation is short and goes by turns
+(api.records.turns).
 """
 
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ class Claim:
 def claim(session: Session, stage: Stage, *, owner: str, lease_s: float, gpus: int) -> Claim | None:
     """Claim the next job that fits a slot with this number of GPUs. Return None if there is none.
 
-    A lock serializes claims: two concurrent ones could both take the same project for the one with the least usage.
+    A lock serializes claims: two concurrent claims could both choose the same project as the one with the least usage.
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CLAIM_LOCK})
@@ -222,8 +223,9 @@ def has_waiting(session: Session, stage: Stage) -> bool:
 def ring_due(session: Session, ring_again_s: float) -> Sequence[tuple[str, Stage]]:
     """Return waiting jobs to notify workers of, and record the time.
 
-    These are jobs without a notification, or a few of a stage without any notification for `ring_again_s` seconds. A
-    notification does not refer to its job, so that a thousand waiting jobs need no more of them than one job.
+    These are jobs that had no notification yet. For a stage without any notification in the last `ring_again_s`
+    seconds, these are a few of its jobs. A notification does not refer to its job, so that a thousand waiting jobs need
+    no more notifications than one.
     """
     due: list[tuple[str, Stage]] = []
     for stage in Stage:

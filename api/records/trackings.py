@@ -138,7 +138,10 @@ def release(session: Session, tracker: str, owner: str) -> None:
 
 
 def _write(session: Session, tracking_id: str, at_owner: str, **values: object) -> None:
-    """Update the task if this deliverer still holds it. Another one would write the same later."""
+    """Update the task if this deliverer still holds it.
+
+    If another deliverer holds the task, that one writes the same later.
+    """
     session.execute(
         update(ExportTask).where(ExportTask.id == tracking_id, ExportTask.owner == at_owner).values(**values)
     )

@@ -53,7 +53,7 @@ def training(session: Session) -> Sequence[Worker]:
 
 
 def machine(worker: Worker) -> Machine:
-    """Return the hardware for one job. A worker with GPUs trains on them even if the job needs none."""
+    """Return the hardware for one job. A worker with GPUs trains on its GPUs even if the job needs none."""
     gpu = worker.gpus > 0
     memory = worker.gpu_memory_bytes if gpu else worker.memory_bytes
     return Machine(gpu, worker.bfloat16, memory, worker.observed)

@@ -24,7 +24,10 @@ from api.schemas.common import errors
 
 
 def include_all(app: FastAPI) -> None:
-    """Include each router in the app itself, the most used first: routes are searched in order, nested ones twice."""
+    """Include each router in the app itself, the most used first.
+
+    Routes are searched in order, and nested routers would be searched twice.
+    """
     shared: dict[str, Any] = {"responses": errors(400), "dependencies": [Depends(only_known_query)]}
     for part in (jobs, live, files, uploads, models, completions, catalog, graders, permissions, previews, pipelines):
         app.include_router(part.router, prefix="/v1", **shared)

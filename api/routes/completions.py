@@ -87,7 +87,7 @@ class ClientGone(ServiceError):
 
 
 async def _until_disconnect(request: Request, work: Awaitable[T]) -> T:
-    """The work's result; ends the work when the client has gone away."""
+    """Return the result of the work. End the work if the client disconnects."""
     task = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait({task}, timeout=POLL_S))[0]:

@@ -1,4 +1,7 @@
-"""Health checks. They are coroutines and share nothing with other requests, so that they never wait for them."""
+"""Health checks.
+
+They are coroutines and share nothing with other requests, so that they never wait for other requests.
+"""
 
 from fastapi import APIRouter, Request
 

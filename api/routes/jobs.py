@@ -56,7 +56,7 @@ def resume_job(job_id: str, context: Ctx, caller: Who) -> JobObject:
 
 @router.get("/{job_id}/checkpoints")
 def list_checkpoints(job_id: str, context: Ctx, caller: Who, after: After = None, limit: Limit = 10) -> CheckpointList:
-    """Newest first."""
+    """List the job's checkpoints, newest first."""
     page = jobs.checkpoint_page(context, caller, job_id, after=after, limit=limit)
     return CheckpointList.of(page.data, page.has_more)
 

@@ -106,7 +106,7 @@ class EstimateObject(BaseModel):
     parameters_exact: bool
     """False for base models of old releases, which did not record shapes. Add the base model again."""
     memory: Memory | None
-    """On the fastest worker with sufficient memory."""
+    """Peak memory on the fastest worker with sufficient memory."""
     seconds: int | None
     """Training time on that worker; null if no worker is registered."""
     workers: list[WorkerEstimate]

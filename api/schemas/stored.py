@@ -1,7 +1,7 @@
 """The OpenAPI schemas of stored JSON that responses pass on unchanged.
 
-A job shows what its row holds. Rows of earlier releases may lack newer fields and hold older ones, so a response
-validates none of it. /openapi.json describes it by the classes that write it today, and requires no field but the
+A job shows what its row holds. Rows of earlier releases may lack newer fields and hold older ones, so responses do not
+validate stored JSON. /openapi.json describes it by the classes that write it today, and requires no field but the
 `type` of a method, a technique and similar objects.
 """
 
@@ -29,7 +29,8 @@ _NULLABLE = {"eval_every", "eval_interval"}
 """Fields whose "auto" becomes null where there is no validation data."""
 
 _KEYWORDS = {"type", "title", "description", "const", "enum", "discriminator", "$ref"}
-"""Keywords that a schema keeps. Bounds go: they hold for requests, and a resolved value may lie outside them."""
+"""Keywords that a schema keeps. Bounds are removed, because they hold for requests, and a resolved value may lie
+outside them."""
 
 
 class ResolvedTraining(Training):

@@ -1,1 +1,4 @@
-"""Services: decisions that can be tested without HTTP. Each loads, decides, writes in one transaction, then rings."""
+"""Services: decisions that can be tested without HTTP.
+
+Each loads rows, decides, writes in one transaction, then notifies workers.
+"""

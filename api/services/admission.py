@@ -43,7 +43,10 @@ def validate(
     context: Context, session: Session, caller: Caller, recipe: Recipe, origin: Origin, pending: Pending = NO_PENDING
 ) -> None:
     """Raise InvalidRequest for everything that can be wrong with a recipe before its rows are read, except its layers
-    (api.services.layers), which are checked while no session is open. `recipe`: with its inherited technique."""
+    (api.services.layers), which are checked while no session is open.
+
+    `recipe` already has its inherited technique.
+    """
     if refused := catalog.refusal(recipe.technique, recipe.method, origin.base.facts):
         raise UnsupportedCombination(refused.message, param=refused.param)
     _check_options(recipe, origin)
@@ -70,8 +73,8 @@ def insert_job(
 ) -> Job:
     """Validate the recipe and insert its job with the first events, in the caller's transaction.
 
-    `recipe`: with its inherited technique; `origin`: held until the transaction ends; `values`: of other columns.
-    Raise InvalidRequest.
+    `recipe` already has its inherited technique. `origin` is held until the transaction ends. `values` are for other
+    columns. Raise InvalidRequest.
     """
     validate(context, session, caller, recipe, origin, pending)
     suffix = slug(recipe.suffix) if recipe.suffix else ""
@@ -115,7 +118,10 @@ def plan_trackings(context: Context, session: Session, job_id: str, recipe: Reci
 
 
 def _require_small(recipe: JsonObject) -> None:
-    """Raise InvalidRequest for a large recipe: a page of jobs holds up to a thousand, and every claim reads one."""
+    """Raise InvalidRequest for a large recipe.
+
+    Large recipes would be slow, because a page of jobs holds up to a thousand of them and every claim reads one.
+    """
     size = len(json.dumps(recipe))
     if size > MAX_RECIPE_BYTES:
         raise InvalidRequest(
@@ -244,7 +250,10 @@ def _check_reward_models(
 
 
 def _same_tokenizer(session: Session, base: BaseModelRow, other_name: str) -> bool:
-    """Return whether the base models have the same tokenizer. A published model has its base's, byte for byte."""
+    """Return whether the base models have the same tokenizer.
+
+    A published model has the tokenizer of its base model, byte for byte.
+    """
     other = base_models.get(session, other_name)
     assert other is not None, f"{other_name} cannot be removed while a model needs it"
     own_hashes, other_hashes = (

@@ -1,4 +1,4 @@
-"""The operator's management of base models: add, verify, remove. It needs a data folder, but no running server."""
+"""The operator's management of base models: add, verify, remove. This needs a data folder, but no running server."""
 
 import hashlib
 import json
@@ -106,7 +106,8 @@ def _run(command: list[str], output: Path, timeout_s: float, source: str) -> Non
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment variables that the conversion may see: none with a password of the database or storage."""
+    """Return the environment variables for the conversion, without those that hold a password of the database or
+    storage."""
     return {name: value for name, value in os.environ.items() if INHERITED_VARIABLES.fullmatch(name)}
 
 

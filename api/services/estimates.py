@@ -146,7 +146,7 @@ def _labels(recipe: Recipe, count: int | None) -> Labels | None:
 
 
 def _eligible(live: Sequence[Worker], recipe: Recipe) -> list[Worker]:
-    """Return the workers that would claim the job. Those with a GPU, if there are any, unless it asks for none."""
+    """Return the workers that would claim the job: those with a GPU if there are any, unless the job asks for none."""
     with_gpu = [worker for worker in live if worker.gpus]
     return with_gpu if with_gpu and recipe.resources.gpus != 0 else list(live)
 

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 BATCH = 500
 THREADS = 8
-"""The threads of all streams together. Other requests have their own, however many streams are open."""
+"""The threads of all streams together. Other requests have other threads, however many streams are open."""
 
 
 @dataclass(eq=False)
@@ -69,7 +69,7 @@ class EventWatcher:
         return await self._in_thread(partial(self._read, job_id, after))
 
     async def wait_for_event(self, job_id: str, after: int, timeout_s: float) -> bool:
-        """Return whether the job has an event after this one: True at once when it has, False after the timeout."""
+        """Return whether the job has an event after this one: True as soon as there is one, False after the timeout."""
         waiter = _Waiter(job_id, after)
         self._waiters.add(waiter)
         if self._polling is None or self._polling.done():

@@ -98,7 +98,7 @@ async def create(context: Context, caller: Caller, receive: Callable[[Consume], 
 
 
 def _require_room(context: Context, caller: Caller) -> None:
-    """Refuse before the first byte an upload that there is no room for."""
+    """Refuse an upload that there is no room for, before its first byte is read."""
     with context.database.write() as session:
         budgets.require_storage(context, session, caller.project_id, bytes_more=1, param="file")
 

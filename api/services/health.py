@@ -17,7 +17,7 @@ TIMEOUT_S = 5.0
 class HealthCheck:
     def __init__(self, url: str, storage: Storage) -> None:
         self._database = Database(url)
-        """With its own connections, because requests may hold all others."""
+        """A database with its own connections, because requests may hold all others."""
         self._storage = storage
         self._threads = anyio.CapacityLimiter(1)
         self._running: asyncio.Task[None] | None = None

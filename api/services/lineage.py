@@ -22,7 +22,7 @@ METHOD, TECHNIQUE = TypeAdapter[Method](Method), TypeAdapter[Technique](Techniqu
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 Pending = Mapping[str, Job]
-"""The models that earlier stages of a pipeline will publish, by their ids, with the stages' jobs."""
+"""{id of a model that an earlier stage of a pipeline will publish: the job of that stage}."""
 
 NO_PENDING: Pending = {}
 
@@ -91,9 +91,9 @@ def find(session: Session, project_id: str, name: str, pending: Pending = NO_PEN
 
 
 def hold(session: Session, project_id: str, origin: Origin) -> None:
-    """Keep an origin that an earlier session found from being removed until this transaction ends.
+    """Prevent the removal of an origin, which an earlier session found, until this transaction ends.
 
-    Raise InvalidRequest if it was removed in the meantime, or if the project may no longer use it.
+    Raise InvalidRequest if the origin was removed in the meantime, or if the project may no longer use it.
     """
     if origin.producing_job is None:
         exists = base_models.get(session, origin.name) is not None

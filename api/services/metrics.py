@@ -24,7 +24,7 @@ def batches(context: Context, caller: Caller, job_id: str) -> Iterator[Sequence[
 def reduced(context: Context, caller: Caller, job_id: str, max_points: int) -> tuple[Sequence[JsonObject], int]:
     """Return the metrics of at most `max_points` steps, and the number of all steps. Raise NoSuchJob.
 
-    Of more points, one batch is in memory at a time, and only the numbers of the others.
+    If the job has more steps, memory holds one batch of their metrics at a time, and only the numbers of the others.
     """
     jobs.require(context, caller, job_id)
     columns, numbers = Columns(), array("q")
@@ -46,7 +46,8 @@ class Columns:
     def __init__(self, points: Sequence[JsonObject] = ()) -> None:
         self._length = 0
         self._columns: dict[str, array[float]] = {}
-        """By name; NaN where a point has no number. A column ends with the last batch that has it."""
+        """Columns by name, with NaN for a point without a number. A column ends with the last batch in which its name
+        occurs."""
         self.extend(points)
 
     def __len__(self) -> int:

@@ -13,7 +13,7 @@ from api.infra.storage import ListedObject
 from api.records import objects
 
 MIN_AGE_S = 3600.0
-"""The minimum age of an orphan. Attempts, uploads and publishing take less from their last object to its row."""
+"""The minimum age of an orphan. Attempts, uploads and publishing insert the row of an object in less time."""
 
 
 class NotThisDatabase(InvalidRequest):

@@ -93,8 +93,8 @@ def create(context: Context, caller: Caller, body: Body) -> PipelineView:
 def _check_layers(
     context: Context, caller: Caller, stage: StageRecipe, bases: dict[str, BaseModelRow]
 ) -> tuple[StageRecipe, Origin | None]:
-    """Return the stage with its inherited technique, and its origin: None if it begins from an earlier stage, whose
-    model has no row yet. Raise InvalidRequest for layers that the stage cannot train.
+    """Return the stage with its inherited technique, and the stage's origin: None if the stage begins from an earlier
+    one, whose model has no row yet. Raise InvalidRequest for layers that the stage cannot train.
 
     `bases`: the base models of the earlier stages that publish whole models; this stage is added if it does so too.
     """

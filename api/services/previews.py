@@ -27,7 +27,7 @@ from api.spec.recipe import MIN_EXAMPLES, Recipe
 from api.spec.resolve import max_row_tokens
 
 PARQUET = b"PAR1"
-"""The first bytes of a Parquet file. Its index is at its end, so that it can only be read whole."""
+"""The first bytes of a Parquet file. The index of such a file is at its end, so that it can only be read whole."""
 
 
 class RowsRefused(InvalidRequest):
@@ -53,10 +53,10 @@ class PreviewQuery:
 
 
 def resolve_query(context: Context, caller: Caller, recipe: Recipe) -> PreviewQuery:
-    """Look up what the recipe names, and validate it as creating a job would.
+    """Look up the models and files that the recipe names, and validate the recipe as creating a job would.
 
-    Raise InvalidRequest for a missing model, and for a missing file if nothing else is wrong: so a recipe can be
-    checked before its files are uploaded.
+    Raise InvalidRequest for a missing model, and for a missing file if nothing else is wrong, so that clients can check
+    a recipe before they upload its files.
     """
     refused: InvalidRequest | None = None
     with context.database.read() as session:
@@ -156,7 +156,7 @@ def _entry(context: Context, name: str, file: File, prepared: Arrays | None) -> 
 
 
 def _fetch(context: Context, file: File, prepared: Arrays | None, path: Path) -> None:
-    """Fetch the arrays if there are any, else the file: a Parquet file whole, another up to the preview limit."""
+    """Fetch the arrays if there are any, else the file: a Parquet file whole, any other up to the preview limit."""
     if prepared is not None:
         context.storage.read_file(prepared.storage_key, path, sha256=prepared.sha256)
         return
@@ -172,7 +172,10 @@ def _fetch(context: Context, file: File, prepared: Arrays | None, path: Path) ->
 
 
 def _key(query: PreviewQuery, request: dict[str, object], requested: Sequence[tuple[str, File]]) -> str:
-    """Return a cache key of everything that determines the report. It names no project, only its files' contents."""
+    """Return a cache key of everything that determines the report.
+
+    It depends on the contents of the files, not on the project.
+    """
     files_read = [[name, file.sha256] for name, file in requested]
     parts = [arrays.CODE_VERSION, request, files_read, arrays.tokenizer_files(query.base)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -196,7 +196,7 @@ def _content(context: Context, caller: Caller, model_id: str, request: SamplingR
 
 
 def _model(context: Context, caller: Caller, model_id: str) -> SampledModel:
-    """Return the files of the model. A whole model is its base."""
+    """Return the files of the model. A fully fine-tuned model takes the place of its base."""
     with context.database.read() as session:
         if base := base_models.get(session, model_id):
             if base.facts.get("kind", "causal_lm") != "causal_lm":

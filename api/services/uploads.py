@@ -34,7 +34,7 @@ class NoSuchUpload(NotFound):
 
 
 class UploadEnded(InvalidRequest):
-    """400, not 409, which OpenAI's clients would send three times."""
+    """The upload is no longer pending. The HTTP status is 400, because OpenAI's clients retry a 409."""
 
     code = "invalid_upload_state"
 
@@ -144,7 +144,7 @@ def _begin_completion(
 
 
 def _finish(context: Context, pending: Upload, part_ids: Sequence[str], assembled: AssembledUpload) -> Upload:
-    """Complete the upload with this object, unless another request has ended it. Return the upload."""
+    """Complete the upload with this object, unless another request has ended the upload. Return the upload."""
     with context.database.write() as session:
         upload = uploads.lock(session, pending.project_id, pending.id, expire=False)
         assert upload is not None, pending.id

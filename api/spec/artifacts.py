@@ -11,7 +11,7 @@ class Artifact(TypedDict):
     bytes: int
     sha256: str
     key: str
-    """Key of its object in storage."""
+    """Storage key of the file's object."""
 
 
 class SavedState(TypedDict):
@@ -19,6 +19,6 @@ class SavedState(TypedDict):
 
     step: int
     prefix: str
-    """The storage keys of its files begin with this."""
+    """Prefix of the storage keys of the state's files."""
     before: NotRequired["SavedState | None"]
-    """The state before, which is used if this one is damaged."""
+    """The previous state, which is used if this state is damaged."""

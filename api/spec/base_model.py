@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, TypedDict
 
 ModelKind = Literal["causal_lm", "encoder"]
-"""causal_lm: predicts the next token. encoder: reads a text whole, as BERT does."""
+"""causal_lm: the model predicts the next token. encoder: the model reads a whole text at once, as BERT does."""
 
 HEAD_MODULES = frozenset({"classifier", "head", "pooler", "pre_classifier", "score"})
-"""First names of the modules that classifiers have on top of the base model. They are trained and published whole, by
-any technique."""
+"""First names of the modules that classifiers have on top of the base model. Every technique trains and publishes these
+modules whole."""
 EXPERT_KINDS = frozenset({"experts", "shared", "router", "apart"})
 """Kinds of matrices that belong to a mixture of experts."""
 TENSOR_KINDS = frozenset({"experts", "shared", "router"})
@@ -17,8 +17,8 @@ TENSOR_KINDS = frozenset({"experts", "shared", "router"})
 
 
 Layer = list[Any]
-"""[kind, inputs, outputs, count], and for experts their number and the number that compute a token. The kinds are those
-of Matrix. A name with {} stands for `count` layers numbered from 0."""
+"""[kind, inputs, outputs, count]; for experts, also their number and the number of experts that compute a token.
+`Matrix.kind` lists the kinds. A name with {} stands for `count` layers numbered from 0."""
 
 
 class ClassifierShape(TypedDict):
@@ -40,17 +40,21 @@ class Shapes(TypedDict):
     """Number of weights of the causal language model; None for an encoder."""
     classifier: ClassifierShape | None
     width: int
-    """Width of a token's embedding, and of a trained prompt's."""
+    """Width of the embedding of a token, and of a token of a trained prompt."""
     key_values: int
     """Width of a token's keys (or values) in one layer."""
     ia3: dict[str, list[str]] | None
-    """Names of the layers that (IA)³ scales by default: `targets`, and of those the `feedforward` ones."""
+    """Names of the layers that (IA)³ scales by default: `targets` are all of them, `feedforward` those whose input is
+    scaled."""
     bottlenecks: dict[str, int] | None
-    """Bottleneck adapters in a layer, by placement; None if the family has no places for them."""
+    """Number of bottleneck adapters in a layer, by placement; None if the family has no places for them."""
 
 
 class BaseModelFacts(TypedDict):
-    """The facts of a base model in its attune.json and its row. Older releases did not write the optional ones."""
+    """The facts of a base model, stored in its attune.json and its row.
+
+    Older releases did not write the optional fields.
+    """
 
     kind: NotRequired[ModelKind]
     """Default: causal_lm."""
@@ -90,14 +94,14 @@ class Matrix:
 
     name: str
     kind: str
-    """linear; embedding; head, or tied: a head that shares its weights with the input embeddings; experts: the experts
-    of a layer in one tensor; shared: a linear layer beside experts that peft takes for one of them by its name; router:
-    the layer that chooses a token's experts; apart: experts that peft cannot adapt."""
+    """linear; embedding; head: the output head; tied: an output head that shares its weights with the input embeddings;
+    experts: all experts of a layer in one tensor; shared: a linear layer beside experts, which peft takes for an expert
+    because of its name; router: the layer that chooses a token's experts; apart: experts that peft cannot adapt."""
     inputs: int
     outputs: int
     experts: int = 1
     active: int = 1
-    """Experts that compute one token."""
+    """Number of experts that compute one token."""
 
     @property
     def size(self) -> int:
@@ -116,14 +120,14 @@ class ModelLayers:
 
     matrices: Sequence[Matrix]
     scores: bool
-    """The model has a head for labels or rewards instead of the one for tokens."""
+    """Whether the model has a head for labels or rewards instead of the head for tokens."""
     ia3: Mapping[str, list[str]] | None = None
-    """Names of the layers that (IA)³ scales by default in this family: `targets`, and of those the `feedforward` ones.
-    None: peft knows none for the family."""
+    """Names of the layers that (IA)³ scales by default in this family: `targets` are all of them, `feedforward` those
+    whose input is scaled. None: peft has no such names for the family."""
 
     @property
     def adaptable(self) -> list[Matrix]:
-        """The matrices without the head for labels, and without the head for tokens that it replaces."""
+        """All matrices except the head for labels and the head for tokens that the former replaces."""
         if not self.scores:
             return list(self.matrices)
         body = (matrix for matrix in self.matrices if matrix.kind not in ("head", "tied"))
@@ -142,7 +146,7 @@ class ModelShape(ModelLayers):
     key_value_size: int = 0
     """Width of a token's keys (or values) in one layer."""
     bottlenecks: Mapping[str, int] | None = None
-    """Bottleneck adapters in a layer, by placement. None: the family has no places for them."""
+    """Number of bottleneck adapters in a layer, by placement. None: the family has no places for them."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class Combination:
     reason: str | None
     """Why the combination cannot be trained; None if it can."""
     families: frozenset[str] | None
-    """The only families of base models (`model_type`) that it works on; None: all of that kind."""
+    """Families of base models (`model_type`) to which the combination is limited; None: all families of that kind."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,10 @@ def combinations() -> Iterator[Combination]:
 
 
 def refusal(technique: TechniqueBase, method: MethodBase, facts: BaseModelFacts) -> Refusal | None:
-    """Return why the base model with these facts cannot be trained so, or None if it can. The facts of base models that
-    were added before encoders were supported have no `kind`: they are language models."""
+    """Return why this technique and method cannot train the base model with these facts; None if they can.
+
+    The facts of base models that were added before encoders were supported have no `kind`: they are language models.
+    """
     kind: ModelKind = facts.get("kind", "causal_lm")
     if kind not in method.kinds:
         return Refusal("method.type", _kind_refusal(method.type, kind))
@@ -79,7 +81,7 @@ def refusal(technique: TechniqueBase, method: MethodBase, facts: BaseModelFacts)
 
 
 def method_of(name: object) -> type[MethodBase] | None:
-    """Return the method of this name; None for any other value of a request."""
+    """Return the method of this name; None for a value that names no method."""
     return METHODS.get(name) if isinstance(name, str) else None
 
 

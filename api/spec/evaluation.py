@@ -8,20 +8,20 @@ from api.spec.fields import StrictModel
 COMPARED_ROWS = 128
 """Validation rows that are compared, at most."""
 COMPARED_TRAINING_ROWS = 32
-"""Training rows that are compared without validation rows. They prove less at the same cost."""
+"""Training rows that are compared if there are no validation rows. Fewer, because they prove less at the same cost."""
 COMPARED_PROMPTS = (4, 16)
-"""Prompts that are compared for methods that sample answers: least and most."""
+"""Least and most prompts that are compared for methods that sample answers."""
 COMPARED_TOKENS = (512, 32_768)
-"""Total tokens of the compared rows, at most: for short trainings and for long ones."""
+"""Maximum total tokens of the compared rows, after short trainings and after long ones."""
 SHOWN_ROWS = 3
 """Rows in `samples`."""
 ANSWER_TOKENS = (8, 64)
-"""Maximum length of a sample's answers, after short trainings and after long ones."""
+"""Maximum length of a sample's answers in tokens, after short trainings and after long ones."""
 TOKENS_SHARE = 0.025
-"""Compared tokens in proportion to the trained ones. Both models only read them, which takes about half the time of a
-training pass."""
+"""Compared tokens divided by trained tokens. Both models only read the compared tokens, which takes about half the
+time of a training pass."""
 PROMPTS_SHARE = 0.05
-"""Compared prompts in proportion to those of the training."""
+"""Compared prompts divided by the prompts of the training."""
 TRAINED_FOR_ANSWER_TOKEN = 3_500
 """Trained tokens for each token of a sample's answers. Sampling one token takes about as long as training ninety, on a
 CPU and for both models (docs/engine-log.md)."""
@@ -39,8 +39,11 @@ class ComparisonLimits:
 
     @classmethod
     def of(cls, *, trained_rows: int, mean_tokens: float, validates: bool, rollouts: bool) -> "ComparisonLimits":
-        """`trained_rows`: rows of all steps, repeated ones too. `mean_tokens`: their mean length. `validates`: the
-        compared rows are validation rows. `rollouts`: the method samples answers to the rows."""
+        """Return the limits for a training.
+
+        `trained_rows`: rows of all steps, with repetitions. `mean_tokens`: mean length of these rows. `validates`:
+        whether the compared rows are validation rows. `rollouts`: whether the method samples answers to the rows.
+        """
         trained_tokens = trained_rows * mean_tokens
         rows = COMPARED_ROWS if validates else COMPARED_TRAINING_ROWS
         if rollouts:
@@ -58,11 +61,11 @@ def _within(bounds: tuple[int, int], value: float) -> int:
 
 
 class SampleAnswer(StrictModel):
-    """A row, and the greedy answers to it by the model before and after the training."""
+    """A row, and the greedy answers to the row by the model before and after the training."""
 
     prompt: str
     reference: str | None
-    """The row's own answer, if it has one."""
+    """The answer in the row, if the row has one."""
     base: str
     tuned: str
     base_reward: float | None = None

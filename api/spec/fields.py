@@ -11,7 +11,7 @@ T = TypeVar("T")
 AUTO: Literal["auto"] = "auto"
 
 JsonObject = dict[str, Any]
-"""An object of any shape, as parsed from JSON."""
+"""A parsed JSON object with any keys and values."""
 
 
 class StrictModel(BaseModel):
@@ -46,7 +46,7 @@ def with_current_names(model: type[BaseModel], stored: Mapping[str, object]) -> 
 
 @cache
 def _current_names(model: type[BaseModel]) -> Mapping[Any, str]:
-    """Return the model's current name of each name that a stored row may have, where it was renamed."""
+    """Return {name in a stored row: current name} for the renamed fields of the model."""
     return {
         old: name
         for name, field in model.model_fields.items()
@@ -72,7 +72,7 @@ def _null_is_default(value: object) -> object:
 
 
 OrNull = Annotated[T, BeforeValidator(_null_is_default)]
-"""A nested object. OpenAI's clients may send an explicit null for it, which means all its defaults."""
+"""A nested object. OpenAI's clients may send null instead, which means the object with all defaults."""
 
 
 def _null_is_auto(value: object) -> object:

@@ -1,4 +1,5 @@
-"""What a fork server is asked for: a message on its socket. The first message there lists the modules to import.
+"""A request to a fork server: a message on the server's socket. The first message on a socket lists the modules to
+import.
 
 Open files come with a request, in this order: the socket on which the server reports the child's process id and then
 its exit code, the child's standard input, its output (standard output and error), and one for each of `descriptors`.
@@ -14,4 +15,4 @@ class ForkRequest(msgspec.Struct, forbid_unknown_fields=True):
     environment: dict[str, str]
     """All of the child's environment variables, except those that were read when a library was loaded."""
     descriptors: list[str]
-    """Variables that tell the program the number of an open file."""
+    """Names of environment variables; each gives the program the number of one open file."""

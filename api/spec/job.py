@@ -1,4 +1,4 @@
-"""The JSON of a job's recipe, progress and error, and of a pipeline's stages, in their rows."""
+"""The stored JSON of a job's recipe, progress and error, and of a pipeline's stages."""
 
 from typing import NotRequired, TypedDict
 
@@ -6,7 +6,7 @@ from api.spec.fields import JsonObject
 
 
 class StoredRecipe(TypedDict):
-    """The requested recipe (api.spec.recipe.Recipe). Its objects may have the fields of older releases."""
+    """The requested recipe (api.spec.recipe.Recipe). The objects in it may have fields of older releases."""
 
     model: str
     training_file: str
@@ -20,7 +20,7 @@ class StoredRecipe(TypedDict):
     technique: JsonObject
     training: JsonObject
     export: NotRequired[JsonObject]
-    """Jobs of older releases have none."""
+    """Missing in jobs of older releases."""
     resources: JsonObject
     priority: int
 

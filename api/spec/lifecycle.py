@@ -56,9 +56,9 @@ class Stage(StrEnum):
 
 
 SAMPLE = "sample"
-"""The sampler's work: completion requests. It does not use the database."""
+"""Stage of the sampler, which answers completion requests. The sampler does not use the database."""
 DELIVER = "deliver"
-"""The deliverer's work: webhooks, metrics for trackers, and models for a hub."""
+"""Stage of the deliverer, which sends webhooks, metrics to trackers, and models to a hub."""
 
 
 class FailureReason(StrEnum):
@@ -79,10 +79,10 @@ class FailureReason(StrEnum):
 @dataclass(frozen=True)
 class FailurePolicy:
     retries: int | None
-    """Retries of a job after this reason. The count restarts after progress. None: no limit, because the fault is
-    always the infrastructure's."""
+    """Maximum number of retries after failures for this reason. The count restarts when the job makes progress. None:
+    no limit, because only the infrastructure causes such a failure."""
     code: str
-    """The public `error.code`; OpenAI's code if it has one."""
+    """The public `error.code`; OpenAI's code if OpenAI has one for this reason."""
     sentence: str
     """The message for users if there is no more precise one."""
 

@@ -1,7 +1,7 @@
 """manifest.json: the files of a published folder, and their provenance.
 
-The trainer writes it, and `attune adapters verify` reads it. It shows that files are complete and belong together, but
-not who made them: it carries no signature.
+The trainer writes it, and `attune adapters verify` reads it. It shows that the files are complete and belong together.
+It has no signature, so it does not prove who made them.
 """
 
 import hashlib
@@ -41,11 +41,12 @@ class BaseEntry(StrictModel):
     name: str
     """The server's name of the weights: a base model, or a fully fine-tuned model in its place."""
     source: str | None = None
-    """The hub id, folder or file that it was added from."""
+    """The hub id, folder or file that the base model was added from."""
     revision: str | None = None
     """Commit of the hub's repository."""
     files: dict[str, Sha256]
-    """Hashes of its weights, as their maker published them, and of its config.json, as `attune models add` wrote it."""
+    """SHA-256 of the weight files as their maker published them, and of the config.json that `attune models add` wrote.
+    """
 
 
 class DataEntry(StrictModel):
@@ -74,13 +75,13 @@ class Origin(StrictModel):
     continues: ParentAdapter | None = None
     training: DataEntry | None = None
     validation: DataEntry | None = None
-    """None if the job has no validation file. A split of the training file is in the recipe."""
+    """None if the job has no validation file. The recipe gives the split of the training file, if there is one."""
 
 
 class Code(StrictModel):
     version: str | None
     commit: str | None
-    """Git commit, if known. It ends in -dirty if files were changed since."""
+    """Git commit, if known. Ends in -dirty if files were changed since that commit."""
 
 
 class Provenance(StrictModel):
@@ -103,7 +104,7 @@ class Provenance(StrictModel):
 
 class Manifest(Provenance):
     files: list[FileEntry]
-    """All files but the manifest itself and those of subfolders with a manifest of their own."""
+    """All files except the manifest, and except files in subfolders that have their own manifest."""
 
 
 def recipe_hash(recipe: dict[str, object]) -> str:

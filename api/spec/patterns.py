@@ -15,12 +15,14 @@ import re2
 MAX_SIZE = 2_000
 """Maximum number of RE2 instructions of one pattern."""
 MAX_TOTAL = 32_000
-"""Maximum number of RE2 instructions of all patterns of a recipe. A thousand names then take seconds at worst."""
+"""Maximum number of RE2 instructions of all patterns of a recipe. Matching them with a thousand names then takes
+seconds at worst."""
 MEMORY_BYTES = 1 << 20
 """Memory of one pattern's automaton. If it needs more, RE2 continues without one, more slowly."""
 
 NO_REPETITION = re.compile(r"(?<!\\[pPx])\{(?!\d{1,4}(,(\d{1,4})?)?\})")
-"""A brace that RE2 would match literally. No layer's name has one, and Python interprets some of them differently."""
+"""Finds braces that RE2 matches literally. Such a brace is a mistake: no layer's name has one, and Python reads some of
+them as repetitions."""
 
 Names = tuple[str, ...]
 
@@ -58,7 +60,7 @@ def first_match(patterns: Names, names: Names) -> dict[str, str]:
 
 @lru_cache(maxsize=64)
 def first_unused(patterns: Names, names: Names) -> str | None:
-    """Return the first pattern that matches the end of no name; None without one. Raises BadPattern."""
+    """Return the first pattern that matches the end of no name; None if there is no such pattern. Raises BadPattern."""
     for pattern in patterns:
         compiled = _compiled(pattern, ends=True)
         if not any(compiled.fullmatch(name.encode()) for name in names):

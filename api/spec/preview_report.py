@@ -31,7 +31,7 @@ class PreviewReport(TypedDict):
     rows: list[JsonObject]
     """worker.rows.preview_rows.PreviewRow"""
     counts: dict[str, Counts]
-    """By "train" and "validation"."""
+    """The counts of the files "train" and "validation"."""
     findings: list[JsonObject]
     """worker.rows.findings.Finding"""
     error: JobError | None

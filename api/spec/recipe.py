@@ -17,7 +17,7 @@ from api.spec.outputs import Export, Integrations
 from api.spec.techniques import Lora, Technique
 
 MIN_EXAMPLES = 10
-"""OpenAI refuses fewer training examples."""
+"""Minimum number of training examples, as at OpenAI."""
 
 Precision = Literal["bfloat16", "float32"]
 Scheduler = Literal["cosine", "linear", "constant"]
@@ -49,8 +49,9 @@ class Training(StrictModel):
     max_length: AutoOrNull[Annotated[int, Field(ge=8)]] = AUTO
     """Maximum tokens of an example. "auto": the longest row, at most the model's context window."""
     overlong: Overlong = "truncate"
-    """Treatment of longer rows: "truncate" cuts their end, "drop" leaves them out, and "error" fails the job and names
-    the first one. Prompts to be answered and the pairs of a reward model are never cut: "truncate" leaves them out."""
+    """Treatment of rows longer than `max_length`: "truncate" cuts their end, "drop" leaves them out, and "error" fails
+    the job and names the first one. Prompts to be answered and the pairs of a reward model are never cut: "truncate"
+    leaves them out."""
     reasoning: Reasoning = AUTO
     """Answers whose reasoning (`reasoning_content`, or `<think>…</think>` at the start of the content) is rendered and
     trained: all ("keep"), those after the last user message ("last"), or none ("drop"). "auto": those whose reasoning
@@ -106,7 +107,10 @@ def _null_is_supervised(value: object) -> object:
 
 
 def _with_hyperparameters(method: object, given: dict[str, object]) -> object:
-    """Return the method with the hyperparameters of the deprecated field, unless they conflict. Clients send both."""
+    """Return the method with the values of the deprecated field `hyperparameters`.
+
+    Clients send both; refuse values that conflict.
+    """
     if not isinstance(method, dict) or not isinstance(method.get("type"), str):
         return method  # its own validation rejects it
     options = method.get(method["type"])
@@ -147,8 +151,10 @@ class Recipe(NulFreeModel):
 
     @property
     def overlong(self) -> Overlong:
-        """Treatment of rows longer than `training.max_length`. A reward model scores an answer at its end, so that its
-        pairs are dropped instead of truncated."""
+        """Treatment of rows longer than `training.max_length`.
+
+        A reward model scores an answer at the answer's end, so that its pairs are dropped instead of truncated.
+        """
         requested = self.training.overlong
         return "drop" if requested == "truncate" and self.method.output == "reward" else requested
 

@@ -87,8 +87,8 @@ def resolve(
 ) -> ResolvedRecipe:
     """Replace every "auto" that depends on the data. Fields that depend on the hardware stay "auto" until it is known.
 
-    `train_rows` and `validation_rows` are the rows that `max_length` and `validation_split` leave. `base_model` is the
-    base of the fine-tuned model that the recipe continues, if it continues one.
+    `train_rows` and `validation_rows` count the rows that are left after `max_length` and `validation_split`.
+    `base_model` is the base of the fine-tuned model that the recipe continues, if it continues one.
     """
     requested, training = recipe.method.options.hyperparameters, recipe.training
     n_epochs = _auto_epochs(train_rows) if requested.n_epochs == AUTO else requested.n_epochs
@@ -166,7 +166,8 @@ MIN_ROW_TOKENS = 8
 
 
 def max_row_tokens(method: Method, technique: Technique, context_window: int) -> int:
-    """Return the maximum tokens of a row: the context window less virtual tokens and tokens of sampled answers."""
+    """Return the maximum tokens of a row: the context window minus the virtual tokens and the tokens of a sampled
+    answer."""
     rollout = method.rollout_options
     return context_window - technique.virtual_tokens - (rollout.max_tokens if rollout else 0)
 

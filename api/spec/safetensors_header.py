@@ -1,7 +1,8 @@
 """The header of a safetensors file: what each tensor is and where its bytes are, read without torch.
 
-The safetensors library has no call that returns offsets, which a memory map needs, and the command line installs
-without it. Format: 8 bytes with the header's length (little-endian), the header as JSON, then the tensors' bytes.
+Attune parses the header itself: the safetensors library has no call that returns the offsets, which a memory map needs,
+and the command line is installed without that library. Format: 8 bytes with the header's length (little-endian), the
+header as JSON, then the tensors' bytes.
 """
 
 import json

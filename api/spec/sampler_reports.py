@@ -25,14 +25,14 @@ class Started(TypedDict):
 
 
 class Text(TypedDict):
-    """More of an answer."""
+    """The next piece of an answer."""
 
     type: Literal["text"]
     index: int
     """The answer's number, from 0."""
     text: str
     tokens: list[SampledToken] | None
-    """None: the request asks for no log-probabilities."""
+    """None if the request asks for no log-probabilities."""
 
 
 class Finished(TypedDict):

@@ -1,4 +1,4 @@
-"""Requests to the sampler, for both sides of the wall."""
+"""Requests to the sampler, as the API sends them and the sampler's child process reads them."""
 
 from typing import Annotated, Self, TypedDict
 
@@ -21,10 +21,10 @@ class SamplingRequest(StrictModel):
     prompts: list[str | list[int]] | None = None
     """Texts to continue, or their token ids. Excludes `messages`."""
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
-    """Answers to each prompt."""
+    """Number of answers to each prompt."""
     max_tokens: Annotated[int, Field(ge=1)]
     temperature: Annotated[float, Field(ge=0)]
-    """0 selects greedy decoding."""
+    """Sampling temperature; 0 selects greedy decoding."""
     top_p: Annotated[float, Field(gt=0, le=1)]
     seed: int | None = None
     stop: list[str] = Field(default_factory=list)

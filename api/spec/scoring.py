@@ -1,7 +1,7 @@
 """Request and reply of `python -m worker.score_files`, which scores rows with model files.
 
-The trainer scores files that it is about to publish; `attune adapters verify` scores files that were published. Both
-compare the outputs themselves. logprobs.json records the outputs to compare with.
+The trainer scores files that it is about to publish; `attune adapters verify` scores files that were published. Each
+compares the outputs itself. logprobs.json records the outputs to compare with.
 """
 
 from typing import Literal
@@ -40,7 +40,7 @@ class ScoringResult(_Message):
     device: str
     """cpu or cuda."""
     peak_bytes: int
-    """The most memory that the program held while it loaded and scored."""
+    """Peak memory of the program while it loaded and scored the models, in bytes."""
 
 
 class ScoringFailure(_Message):
@@ -56,7 +56,8 @@ SCORING_REPLY: TypeAdapter[ScoringResult | ScoringFailure] = TypeAdapter(Scoring
 
 
 Tolerance = dict[Literal["greatest", "mean"], float]
-"""Allowed differences in nats, or units of a score: of any single output, or on average over all outputs."""
+"""Allowed differences, in nats or units of a score. greatest: of any single output; mean: on average over all outputs.
+"""
 
 
 class RecordedRow(BaseModel):

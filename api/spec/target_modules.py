@@ -29,8 +29,9 @@ def is_all_linear(targets: object) -> bool:
 def choose(targets: str | Sequence[str], matrices: Sequence[Matrix], *, quantized: bool = False) -> list[Matrix]:
     """Return the matrices that `targets` names: "all-linear", names, or one regular expression.
 
-    `quantized`: the weights of linear layers are stored in four bits, so that they are no tensors to add an update to.
-    Raise NoTargetModules for a name or an expression without a matrix, and for matrices that cannot be adapted.
+    `quantized`: the weights of linear layers are stored in four bits, so that an update cannot be added to them as
+    tensors. Raise NoTargetModules for a name or an expression that matches no matrix, and for matrices that cannot be
+    adapted.
     """
     if is_all_linear(targets):
         kinds = {"linear", "experts"} if quantized else {"linear", "experts", "shared"}
@@ -65,7 +66,7 @@ def _require_adaptable(found: Sequence[Matrix], *, quantized: bool) -> None:
 
 
 def matches(name: str, layer: str) -> bool:
-    """Return whether a name means this layer by peft's rule: it is the whole name, or its end after a dot."""
+    """Return whether peft takes the name for this layer: `name` is the layer's whole name, or its end after a dot."""
     return layer == name or layer.endswith(f".{name}")
 
 

@@ -39,12 +39,15 @@ class Comparison(BaseModel):
 
 
 def can_load_models() -> bool:
-    """Return whether torch is installed here. Loading a model needs it."""
+    """Return whether torch is installed here. Loading a model needs torch."""
     return importlib.util.find_spec("torch") is not None
 
 
 def compare(folder: Path, manifest: Manifest, base: Path | None) -> Comparison:
-    """Score the recorded rows with the published files. `base`: of an adapter. Raises NotComparable."""
+    """Run the published model on the rows that its trainer recorded, and compare the outputs with the recorded ones.
+
+    `base`: folder of the base model, if the published model is an adapter. Raises NotComparable.
+    """
     try:
         recorded = RecordedOutputs.model_validate_json((folder / LOGPROBS).read_bytes())
         recipe = ResolvedRecipe.model_validate(manifest.recipe)
@@ -72,7 +75,7 @@ def compare(folder: Path, manifest: Manifest, base: Path | None) -> Comparison:
 
 
 def _score(request: ScoringRequest) -> ScoringResult:
-    """Load and score in a child process: this one has no torch. Raises NotComparable."""
+    """Load and score in a child process, because this process has no torch. Raises NotComparable."""
     command = [sys.executable, "-m", "worker.score_files"]
     done = subprocess.run(command, input=request.model_dump_json(), capture_output=True, text=True, check=False)
     last_error = (done.stderr.strip().splitlines() or ["the scoring process printed nothing"])[-1][:MAX_ERROR_CHARS]

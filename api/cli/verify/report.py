@@ -17,7 +17,7 @@ from api.spec.manifest import LOGPROBS, BaseEntry, Manifest
 class VerifiedBase(BaseModel):
     path: str
     differences: list[str]
-    """From the base model that the files were trained on."""
+    """Differences from the base model that the files were trained on."""
 
 
 class Verification(BaseModel):
@@ -41,7 +41,7 @@ class Verification(BaseModel):
 
 
 def verify_files(path: Path, *, base: str | None, data_dir: Path | None, files_only: bool) -> Verification:
-    """Verify a folder, or a job's tar. Raises CommandError if it cannot be verified at all."""
+    """Verify a folder, or a job's tar. Raises CommandError if nothing can be verified."""
     with open_artifact(path) as folder:
         return _verify_folder(folder, base=base, data_dir=data_dir, files_only=files_only)
 

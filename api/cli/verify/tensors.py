@@ -35,7 +35,7 @@ class Tensor:
     dtype: str
     shape: tuple[int, ...]
     data: npt.NDArray[np.uint8]
-    """Its bytes, mapped from the file."""
+    """The tensor's bytes, mapped from the file."""
 
     def finite(self) -> bool:
         """Return whether all values are finite. Integers always are."""
@@ -74,8 +74,8 @@ def check_lora_shapes(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str
 def _has_rank(a: int, b: int, rank: object, *, experts: bool) -> bool:
     """Return whether both factors have the rank.
 
-    `experts`: the factors of all experts of a layer are stacked, and their names do not tell their tensor and so their
-    rank. Then only the equality of the two is checked.
+    `experts`: the factors of all experts of a layer are stacked. Their names identify neither the adapted tensor nor
+    its rank, so only the equality of the two is checked.
     """
     return a == b and (a == rank or experts)
 

@@ -1,5 +1,7 @@
-"""The catalogue of formats: the shapes that a row of a file may have. To add one, add a file here and a name to the
-tuple."""
+"""The catalogue of row formats: the sets of keys that a row of a file may have.
+
+To add one, add a file here and a name to the tuple.
+"""
 
 from collections.abc import Collection
 
@@ -72,8 +74,8 @@ def possible_formats(row: Row) -> list[Format]:
 
 
 def closest_format(row: Row, preferred: Collection[str]) -> tuple[str, str] | None:
-    """Return (format, key) if the row lacks only that key to be of that preferred format, and no other format reads as
-    many of its keys."""
+    """Return (format, key) if the row lacks only `key` to be of this preferred format, and no other format reads as
+    many keys of the row."""
     whole, present = detect(row, preferred), present_keys(row)
     known = 0 if whole is None else len(present & FORMATS[whole].keys)
     for name, entry in FORMATS.items():

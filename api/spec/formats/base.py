@@ -14,8 +14,8 @@ Message = JsonObject
 """A message in the form that chat templates expect."""
 Messages = list[Message]
 MEDIA_KEYS = ("images", "videos", "audios", "image", "video", "audio")
-"""Keys of media that a text shows by a placeholder such as <image>. Without the media, a model would learn to make it
-up."""
+"""Keys of media that a text shows by a placeholder such as <image>. Without the media, a model would learn to invent
+their content."""
 OPENORCA_SYSTEM = "system_prompt"
 """The key of the system text in OpenOrca's rows, and in datasets derived from it."""
 EMPTY: tuple[object, ...] = (None, "", [], {})
@@ -24,7 +24,7 @@ NUMBER_TEXT = re.compile(r"\s*[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[
 
 
 class RowError(ValueError):
-    """A row is invalid. The message follows "Example 12, " in what the user reads."""
+    """A row is invalid. Users read the message after a prefix such as "Example 12, "."""
 
     def __init__(self, message: str, *, code: str = "invalid_row") -> None:
         super().__init__(message)
@@ -93,7 +93,7 @@ class Unpaired:
 
 
 Label = str | int | float | list[str] | tuple[int, ...]
-"""A name, a number (possibly a name as well, if it is whole), several names, or one 0 or 1 for each class."""
+"""A name; a number, which may be a name if it is whole; several names; or a 0 or 1 for each class."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ Example = Text | Pair | Unpaired | ClassificationExample | Prompt
 
 LabelKind = Literal["class", "desirable", "margin"]
 """class: one name, several, or a number. desirable: whether an answer is good. margin: how much better one answer is
-than another, which rows may leave out."""
+than the other; optional in a row."""
 
 
 class Format(ABC):
@@ -127,16 +127,16 @@ class Format(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
-    """The name in messages that follow OpenAI's wording."""
+    """The format's name in messages that follow OpenAI's wording."""
     summary: ClassVar[str]
     required: ClassVar[tuple[frozenset[str], ...]]
     """A row with all keys of one of these sets is of this format."""
     optional: ClassVar[frozenset[str]] = frozenset()
-    """Further keys that are read, or known and ignored."""
+    """Other keys, which the format reads or knowingly ignores."""
     example: ClassVar[Mapping[str, object]]
     """A short valid row, for documentation and tests."""
     label_kind: ClassVar[LabelKind | None] = None
-    """The labels of the rows. None: they have none."""
+    """Kind of the rows' labels; None if the rows have no labels."""
     has_answers: ClassVar[bool] = True
     """Whether the rows have answers to train on."""
 
@@ -155,7 +155,10 @@ class Format(ABC):
         return any(keys <= present for keys in self.required)
 
     def read_keys(self, row: Row) -> frozenset[str]:
-        """Return the keys that a matching row is read from: of several sets of required keys, the first that it has."""
+        """Return the keys from which a matching row is read.
+
+        Of several sets of required keys, this includes only the first that the row has.
+        """
         present = present_keys(row)
         used = next((keys for keys in self.required if keys <= present), frozenset())
         return used | self.optional
@@ -209,7 +212,8 @@ def unread_key_warnings(row: Row, read: AbstractSet[str]) -> list[RowWarning]:
 
 
 def warn_once(warnings: list[RowWarning], code: str, message: str) -> None:
-    """Add a warning unless the row already has one of its code: programs repeat a deviation throughout a row."""
+    """Add a warning unless the row already has one of its code: a program that deviates from the format does so
+    throughout a row."""
     if all(warning.code != code for warning in warnings):
         warnings.append(RowWarning(code, message))
 
@@ -234,7 +238,10 @@ def optional_string(row: Row, key: str) -> str:
 
 
 def parse_number(value: object) -> float | None:
-    """Return a number that float32 can hold, also if it is written as text, or None. Cells of a table are text."""
+    """Return the value as a number, or None if it is none that float32 can hold.
+
+    Text is accepted, because cells of tables are text.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if isinstance(value, str) and not NUMBER_TEXT.fullmatch(value):
@@ -247,6 +254,6 @@ def parse_number(value: object) -> float | None:
 
 
 def json_type(value: object) -> str:
-    """A value's type by its JSON name."""
+    """Return the JSON name of the value's type."""
     names: dict[type, str] = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", int: "a number"}
     return "null" if value is None else names.get(type(value), "a number")

@@ -1,4 +1,4 @@
-"""The ids of tool calls in rows without them: Hugging Face's files have none, OpenAI's always do."""
+"""Ids for tool calls in rows that lack them: Hugging Face's files have no ids, OpenAI's always do."""
 
 import itertools
 from collections.abc import Sequence
@@ -12,9 +12,10 @@ MISSING = ""
 
 
 def link_calls(messages: Messages, warnings: list[RowWarning], where: str = "", before: Sequence[Row] = ()) -> None:
-    """Give calls without an id a new one, and tool results without an id that of the call they answer: the first
-    unanswered call of that name, else the first unanswered call. `before`: earlier messages, whose ids are set. Raises
-    RowError for a result that follows no call.
+    """Give each call without an id a new id, and each tool result without an id the id of the call that it answers.
+
+    That is the first unanswered call of the result's name, else the first unanswered call. `before`: earlier messages,
+    whose ids are set. Raises RowError for a result that follows no call.
 
     The ids have nine letters and digits, the only form that Mistral's templates accept.
     """

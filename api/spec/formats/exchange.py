@@ -13,7 +13,7 @@ EXCHANGE_KEYS = frozenset({"system", "tools"})
 
 @dataclass(frozen=True)
 class Exchange:
-    """The messages of a prompt and of its answer, with the loss weights of the latter."""
+    """The messages of a prompt and of its answer, with the loss weights of the answer's messages."""
 
     prompt: Messages
     answer: Messages

@@ -24,7 +24,7 @@ OTHER_FORMAT_KEYS = frozenset({"prompt", "completion", "messages", "conversation
 
 
 class Instruction(Format):
-    """A conversation where the base model has a chat template; else Alpaca's prompt and a completion.
+    """A conversation if the base model has a chat template; else Alpaca's prompt with a completion.
 
     With a chat template, the answers in `history` are supervised, too.
     """

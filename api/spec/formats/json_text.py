@@ -45,7 +45,7 @@ def decode_json_field(value: object, key: str, code: str) -> object:
 
 
 def find_messages(value: object) -> Messages | None:
-    """Return the messages that the value is, or holds as JSON, or None if it is anything else."""
+    """Return the value if it is messages, or the messages that it holds as JSON; None if it is anything else."""
     messages = parse_json_text(value) if isinstance(value, str) else value
     if isinstance(messages, dict):
         messages = [messages]

@@ -61,7 +61,10 @@ class LabelledTexts(Format):
 
 
 def _label(raw: object, warnings: list[RowWarning]) -> Label:
-    """Return the label. Booleans become names; numbers stay numbers, because other labels decide what they are."""
+    """Return the label.
+
+    Booleans become names; numbers stay numbers, because the labels of all rows decide whether they are names or values.
+    """
     if isinstance(raw, str) and raw.lstrip().startswith("["):
         decoded = parse_json_text(raw)
         if isinstance(decoded, list) and not any(isinstance(entry, dict | list) for entry in decoded):

@@ -1,4 +1,4 @@
-"""The messages of a conversation: roles, contents and calls. The formats with messages share it."""
+"""The messages of a conversation: roles, contents and calls. All formats with messages use this module."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -91,8 +91,10 @@ def unsupervised_conversation(messages: Messages, tools: Messages | None) -> Con
 
 
 def train_on_last_answer(messages: Messages, tools: Messages | None, key: str) -> Conversation:
-    """Return a conversation whose last message alone is supervised. Raises RowError, naming `key`, if the last is not
-    the assistant's."""
+    """Return a conversation in which only the last message is supervised.
+
+    Raises RowError, naming `key`, if that message is not the assistant's.
+    """
     if messages[-1]["role"] != "assistant":
         raise RowError(f"'{key}' must end with a message from the assistant", code="no_assistant_message")
     return Conversation(messages, [0.0] * (len(messages) - 1) + [1.0], tools)

@@ -19,7 +19,8 @@ from api.spec.formats.json_text import find_messages
 from api.spec.formats.messages import is_empty, parse_messages, with_system
 
 QUESTIONS = ("instruction", "question", "query", "input")
-"""Keys of a question, where the row has no `prompt`. Beside `instruction`, `input` is a part of the question (Alpaca).
+"""Keys of a question, read if the row has no `prompt`. Beside `instruction`, `input` is a part of the question
+(Alpaca).
 """
 CONVERSATIONS = ("messages", "conversations")
 """Keys of messages."""
@@ -33,9 +34,9 @@ class ParsedPrompt:
 
     messages: Messages
     text: str | None
-    """The prompt for a base model without a chat template. None: it needs a template."""
+    """The prompt for a base model without a chat template. None: the prompt needs a template."""
     read: frozenset[str]
-    """The keys that it was read from."""
+    """The keys from which the prompt was read."""
     templated: bool = True
     """False: `text` is the prompt even if the base model has a chat template."""
 
@@ -106,7 +107,7 @@ def require_one_prompt(row: Row, prompt: ParsedPrompt) -> None:
 
 
 def with_answer(prompt: ParsedPrompt, answer: str) -> Text:
-    """Return the prompt with an answer after it, which is supervised."""
+    """Return the prompt followed by the answer, which is supervised."""
     if prompt.text is not None and not prompt.templated:
         return PromptCompletion(prompt.text, answer)
     messages = [*prompt.messages, {"role": "assistant", "content": answer}]

@@ -15,7 +15,7 @@ from api.spec.formats.prompt_parsing import parse_prompt
 
 
 class Prompts(Format):
-    """All other keys of a row are for its grader, as `item`."""
+    """Prompts that the model answers. The grader reads the other keys of a row as `item`."""
 
     name: ClassVar[str] = "prompts"
     has_answers: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""The prompt of a pair that has no key for it, or whose answers repeat it."""
+"""The prompt of a pair, if no key holds the prompt or both answers repeat it."""
 
 import re
 from collections.abc import Sequence
@@ -35,8 +35,10 @@ METADATA = re.compile(
 def split_repeated_prompt(
     prompt: ParsedPrompt | None, chosen: str, rejected: str, warnings: list[RowWarning]
 ) -> tuple[ParsedPrompt, str, str]:
-    """Return the prompt and both answers without it, where both repeat it: the row's own prompt, or their common text
-    up to the assistant's turn."""
+    """Return the prompt, and both answers without the prompt if both repeat it.
+
+    The repeated prompt is the row's own, or else the answers' common text up to the assistant's turn.
+    """
     question = "" if prompt is None else _question(prompt)
     length = _shared_prompt(chosen, rejected)
     if prompt is None or (question and question.strip() in chosen[:length] and not chosen.startswith(question)):
@@ -57,7 +59,10 @@ def split_repeated_prompt(
 
 
 def drop_repeated_answer(context: Messages, answers: Sequence[object], warnings: list[RowWarning]) -> Messages:
-    """Return the messages before the answers, without a last message that is one of the answers."""
+    """Return `context`, the messages before the answers.
+
+    If its last message is an assistant message equal to one of the answers, leave it out and add a warning.
+    """
     if context and context[-1]["role"] == "assistant" and context[-1].get("content") in answers:
         warnings.append(
             RowWarning(
@@ -88,8 +93,8 @@ def _may_be_prompt(value: object) -> bool:
 
 
 def _shared_prompt(chosen: str, rejected: str) -> int:
-    """Return the length in characters of the prompt that both texts begin with, up to the last assistant marker; 0
-    without one."""
+    """Return the length in characters of the prompt that both texts begin with, up to the last assistant marker; 0 if
+    there is no marker."""
     pairs = enumerate(zip(chosen, rejected, strict=False))
     length = next((at for at, (left, right) in pairs if left != right), min(len(chosen), len(rejected)))
     shared = chosen[:length]

@@ -1,4 +1,4 @@
-"""Tools in conversations: their definitions and calls. The formats with messages share it."""
+"""Tools in conversations: their definitions and calls. All formats with messages use this module."""
 
 import msgspec
 
@@ -85,8 +85,10 @@ def _to_openai_call(raw: object) -> object:
 
 
 def parse_call(raw: object, where: str) -> JsonObject:
-    """Return a call whose arguments are an object, as chat templates need; OpenAI's are a string of JSON. Raises
-    RowError."""
+    """Return a call whose arguments are an object, as chat templates need them.
+
+    OpenAI's arguments are a string of JSON. Raises RowError.
+    """
     function = raw.get("function") if isinstance(raw, dict) else None
     if not isinstance(raw, dict) or not isinstance(function, dict) or raw.get("type") != "function":
         raise RowError(
@@ -103,7 +105,7 @@ def parse_call(raw: object, where: str) -> JsonObject:
 
 
 def _arguments(raw: object, where: str) -> JsonObject:
-    """Return the arguments as an object. OpenAI has them as JSON, Hugging Face as an object."""
+    """Return the arguments as an object. OpenAI's files hold them as a string of JSON, Hugging Face's as an object."""
     if raw is None or isinstance(raw, dict):
         return raw or {}
     if not isinstance(raw, str):

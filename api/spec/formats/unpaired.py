@@ -28,7 +28,8 @@ ANSWER_KEYS = (
     ("instruction", "output"),
     *((key,) for key in CONVERSATIONS),
 )
-"""Keys of a prompt and its answer. A conversation wins over the others, else the first that a row has."""
+"""Keys of a prompt and its answer. A conversation has precedence; otherwise the first pair of keys that a row has is
+read."""
 
 
 class UnpairedAnswers(Format):

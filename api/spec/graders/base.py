@@ -72,12 +72,12 @@ class GraderBase(StrictModel, ABC):
 
     @property
     def parts(self) -> Mapping[str, "GraderBase"]:
-        """The graders that it combines, by their names in its formula."""
+        """The graders that this one combines, by their names in its formula."""
         return {}
 
     @property
     def needs_model(self) -> bool:
-        """Whether it needs the rewards of a reward model, and so runs in a worker only."""
+        """Whether the grader needs the rewards of a reward model, and so runs only in a worker."""
         return any(part.needs_model for part in self.parts.values())
 
     def reward_models(self) -> Mapping[str, str]:
@@ -90,12 +90,11 @@ class GraderBase(StrictModel, ABC):
 
     @abstractmethod
     def reward(self, case: Case, rewards: Mapping[str, float], scores: Scores | None) -> float:
-        """Return the answer's reward. `rewards` are those of the parts. Raises GradingError."""
+        """Return the answer's reward. `rewards`: the rewards of the grader's parts. Raises GradingError."""
 
     def questions(self, case: Case) -> list[tuple[str, Messages]]:
-        """Return every (reward model, messages) that grading this answer asks `scores` for.
-
-        A batch of answers can then pass through the model at once, before they are graded. Messages that cannot be
-        rendered are left out.
+        """Return every (reward model, messages) for which grading this answer calls `scores`. A caller can thus pass a
+        batch of answers through the model at once, before it grades them. Messages that cannot be rendered are left
+        out.
         """
         return [question for part in self.parts.values() for question in part.questions(case)]

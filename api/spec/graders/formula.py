@@ -15,9 +15,9 @@ from api.spec.formats.base import truncate
 from api.spec.graders.base import GradingError
 
 MAX_LENGTH = 1024
-"""Most characters."""
+"""Maximum length of a formula, in characters."""
 MAX_DEPTH = 32
-"""Most nested operations."""
+"""Maximum depth of nested operations."""
 
 _DISALLOWED = re.compile(r"[^\w\s.,+\-*/^()]", re.ASCII)
 

@@ -7,8 +7,11 @@ from api.spec.graders.base import Case, GraderBase, Scores
 
 
 class Python(GraderBase):
-    """OpenAI's grader by a script. It is in the catalogue to be refused with a clear message: a user's script needs a
-    sandbox, and there is none yet."""
+    """OpenAI's grader that runs a Python script.
+
+    The catalogue has it so that it can be refused with a clear message: a user's script needs a sandbox, and Attune has
+    none yet.
+    """
 
     summary: ClassVar[str] = "Refused until there is a sandbox to run scripts in."
 

@@ -41,7 +41,7 @@ Content = Annotated[
 class Message(StrictModel):
     role: Literal["user", "assistant", "system", "developer"]
     content: Content
-    """A text, or several; each is then on its own line."""
+    """A text, or several texts, each of which is then on its own line."""
     type: Literal["message"] | None = None
 
     def render(self, case: Case) -> dict[str, str]:
@@ -75,8 +75,8 @@ class ScoreModel(GraderBase):
     input: Annotated[list[Message], Field(min_length=1, max_length=64)]
     """The conversation to score; its last message is the answer."""
     range: Annotated[tuple[float, float], AfterValidator(_increasing)] | None = None
-    """A score outside is clamped to the nearer bound. Null leaves it unchanged: a reward has no bounds, and OpenAI's
-    [0, 1] would cut off most of it."""
+    """A score outside the range is clamped to the nearer bound. Null (the default) leaves scores unchanged: rewards
+    have no bounds, and OpenAI's default [0, 1] would cut off most of them."""
     sampling_params: Annotated[None, BeforeValidator(_no_sampling)] = None
     """OpenAI's parameter for a grader that generates text. Every value is refused."""
 

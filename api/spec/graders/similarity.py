@@ -1,10 +1,10 @@
 """The metrics of `text_similarity`: how similar two texts are, from 0 to 1.
 
-rapidfuzz and nltk compute them, except ROUGE: its usual package is unmaintained, and drops all letters but a to z, so a
-text in another script would be empty.
+rapidfuzz and nltk compute them, except ROUGE. Its usual package is unmaintained and drops all letters but a to z, which
+would leave nothing of a text in another script.
 
 nltk takes 0.3 s and 40 MB to import. The imports are inside the functions, so the API and trainers without such a
-grader do not pay for it.
+grader do not pay for nltk.
 """
 
 import re

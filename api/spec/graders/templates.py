@@ -16,11 +16,12 @@ from api.spec.formats.base import truncate
 from api.spec.graders.base import Case, GradingError
 
 MAX_TEMPLATE = 65_536
-"""Most characters of a template."""
+"""Maximum length of a template, in characters."""
 MAX_VARIABLES = 64
-"""Most variables of a template."""
+"""Maximum number of variables in a template."""
 MAX_RENDERED = 100_000
-"""Most characters of a rendered template: some metrics take time that grows with the product of two lengths."""
+"""Maximum length of a rendered template, in characters. The time of some metrics grows with the product of two lengths.
+"""
 
 _VARIABLE = re.compile(r"\{\{([^{}]*)\}\}")
 _PATH = re.compile(r"(item|sample)((?:\.[^\s.\[\]]+|\[\d{1,6}\]){1,32})")

@@ -1,6 +1,5 @@
-"""The catalogue of methods: what is optimized.
-
-A new method is a file here, one of the same name in worker/methods with its loss, and a name in each list.
+"""The catalogue of methods, which decide what is optimized. To add one, add a file here, a file of the same name with
+its loss in worker/methods, and a name to each list.
 """
 
 from typing import Annotated, get_args
@@ -25,7 +24,9 @@ _NAMES = frozenset(method.model_fields["type"].default for method in get_args(_M
 def _without_null_methods(method: object) -> object:
     """Drop null fields that are named after other methods.
 
-    OpenAI's client reads a method as an object with a field for each method, and sends it back with these nulls."""
+    OpenAI's client parses a method into an object with a field for each method, and sends the unused fields back as
+    null.
+    """
     if not isinstance(method, dict):
         return method
     others = _NAMES - {method.get("type")} if isinstance(method.get("type"), str) else frozenset()

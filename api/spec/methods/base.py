@@ -1,4 +1,5 @@
-"""The base class of all methods: all that a method may differ in, each with a default. Torch-free.
+"""The base class of all methods. It has an attribute or a method, with a default, for each difference between them.
+Torch-free.
 
 The rest of the program reads these attributes and methods, never a method's name or class.
 """
@@ -61,18 +62,18 @@ class RolloutOptions(Options):
     """Options of the methods that learn from their own samples."""
 
     max_tokens: Annotated[int, Field(ge=1, le=8192)] = 64
-    """Longest answer that is sampled, in tokens."""
+    """Maximum length of a sampled answer, in tokens."""
     temperature: Positive = 1.0
-    """Sampling temperature; the policy that is trained is the one at this temperature."""
+    """Sampling temperature. The trained policy is the model at this temperature."""
 
     @property
     def num_generations(self) -> int:
-        """Answers sampled for each prompt."""
+        """Number of answers sampled for each prompt."""
         return 1
 
     @property
     def passes(self) -> int:
-        """Passes over the sampled answers of one step."""
+        """Number of passes over the sampled answers of one step."""
         return 1
 
 
@@ -88,7 +89,7 @@ class RewardModelUse:
     param: str
     model: str
     reads_tokens: bool
-    """It reads the answers' tokens as they were sampled, and not a text that a grader renders for it."""
+    """Whether the reward model reads the sampled tokens of an answer, instead of a text that a grader renders."""
 
 
 class MethodBase(StrictModel):
@@ -97,40 +98,42 @@ class MethodBase(StrictModel):
     summary: ClassVar[str]
     """One sentence for the catalogue."""
     formats: ClassVar[frozenset[str]]
-    """Names of the formats that it accepts (api.spec.formats)."""
+    """Names of the row formats that the method accepts (api.spec.formats)."""
     kinds: ClassVar[frozenset[ModelKind]] = frozenset({"causal_lm"})
-    """Kinds of base models that it can train."""
+    """Kinds of base models that the method can train."""
     output: ClassVar[Output] = "tokens"
 
     # How it reads rows.
     row_options: ClassVar[frozenset[str]] = frozenset()
     """Names of the options that change the rows' arrays."""
     splits_pairs: ClassVar[bool] = False
-    """A preference becomes two rows: its better answer, labelled 1, and its worse one, labelled 0."""
+    """Whether a preference becomes two rows: the better answer, labelled 1, and the worse answer, labelled 0."""
     uses_margins: ClassVar[bool] = False
-    """The loss uses the margin of a preference, where the row gives one."""
+    """Whether the loss uses the margin of a preference, if the row gives one."""
 
     # How it trains.
     rollouts: ClassVar[bool] = False
-    """It learns from answers that the model samples; its options are RolloutOptions."""
+    """Whether the method learns from answers that the model samples. Its options are then RolloutOptions."""
     takes_reward_model: ClassVar[bool] = False
-    """It has an option `reward_model`, which a pipeline fills in from an earlier stage."""
+    """Whether the method has an option `reward_model`, which a pipeline fills in from an earlier stage."""
     keeps_reference: ClassVar[bool] = False
-    """It keeps a copy of the trained weights as they were at step 0."""
+    """Whether the training keeps a copy of the trained weights as they were at step 0."""
     value_head: ClassVar[bool] = False
-    """It trains a value function, a linear head that is never published."""
+    """Whether the method trains a value function, a linear head that is never published."""
     learning_rate_factor: ClassVar[float] = 1.0
-    """Factor of the technique's default learning rate, which is the one for supervised fine-tuning."""
+    """Factor of the technique's default learning rate, which is chosen for supervised fine-tuning."""
     full_learning_rate: ClassVar[float | None] = None
-    """Peak learning rate of full fine-tuning, after the method's paper. None: the technique's, times the factor."""
+    """Peak learning rate of full fine-tuning, from the method's paper. None: the technique's default times
+    `learning_rate_factor`."""
     smallest_batch: ClassVar[int] = 1
-    """Fewest rows of an automatic batch: what the method estimates from a batch needs as many."""
+    """Minimum number of rows in an automatic batch. The method computes an estimate over the batch, which needs this
+    many."""
 
     # Factors of the estimate.
     reference_passes: ClassVar[float] = 0.0
-    """Forward passes over each row that is trained on, once, for the reference's log-probabilities."""
+    """Forward passes over each training row, made once, for the reference's log-probabilities."""
     extra_passes: ClassVar[float] = 0.0
-    """Forward passes over the rows of each step, beside those of the loss."""
+    """Forward passes over the rows of each step, in addition to the passes of the loss."""
 
     type: str
 
@@ -150,12 +153,12 @@ class MethodBase(StrictModel):
 
     @property
     def rollout_options(self) -> RolloutOptions | None:
-        """The options of a method that samples answers; None for the others."""
+        """The options of a method that samples answers; None for other methods."""
         return self.options if isinstance(self.options, RolloutOptions) else None
 
     @property
     def evaluation_interval(self) -> int | Literal["auto"]:
-        """Steps between evaluations, where its hyperparameters give them."""
+        """Steps between evaluations, if the method's hyperparameters give them."""
         interval: int | Literal["auto"] = getattr(self.options.hyperparameters, "eval_interval", AUTO)
         return interval
 
@@ -173,10 +176,10 @@ class MethodBase(StrictModel):
         ]
 
     def idle_option(self, problem: str = AUTO) -> tuple[str, str] | None:
-        """Return (the name of an option that is given and would change nothing, why), or None if there is none.
+        """Return (name of a given option that would have no effect, reason), or None if there is no such option.
 
-        `problem`: the kind of the labels, where it is known. Checked where a job is accepted, not when a recipe is
-        parsed: stored jobs may have such options.
+        `problem`: the kind of the labels, if known. Jobs are checked when they are accepted, not when a recipe is
+        parsed, because stored jobs may have such options.
         """
         return None
 

@@ -11,7 +11,7 @@ DEFAULT_BETA = 0.1
 
 class DpoHyperparameters(Hyperparameters):
     beta: AutoOrNull[Annotated[float, Field(gt=0, le=2)]] = AUTO
-    """β: strength of the pull towards the reference. "auto": 0.1. For IPO it is the paper's τ."""
+    """β: strength of the pull towards the reference. "auto": 0.1. For IPO, β is the paper's τ."""
 
     auto_defaults: ClassVar[Mapping[str, float]] = {**Hyperparameters.auto_defaults, "beta": DEFAULT_BETA}
 

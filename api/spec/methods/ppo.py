@@ -22,11 +22,11 @@ class PpoOptions(RolloutOptions):
     reward_model: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     """The model of a `reward` job that scores the answers. Excludes `grader`."""
     grader: Grader | None = None
-    """Scores the answers if there is no reward model."""
+    """The grader that scores the answers, if there is no reward model."""
     num_ppo_epochs: int = Field(4, ge=1, le=64, validation_alias=AliasChoices("num_ppo_epochs", "updates"))
     """K: passes over the answers of one iteration."""
     minibatches: Annotated[int, Field(ge=1, le=64)] = 1
-    """Optimizer updates in each of these passes."""
+    """Optimizer updates in each pass over the answers."""
     clip_range: Clip = 0.2
     """ε: the ratio of new to old probability is clipped to 1 ± ε."""
     value_clip_range: Clip = 0.2

@@ -16,7 +16,7 @@ class ReinforcementHyperparameters(Hyperparameters):
     eval_samples: AutoOrNull[Annotated[int, Field(ge=1, le=64)]] = AUTO
     """Answers sampled for each validation prompt. "auto": 1."""
     reasoning_effort: Literal["default"] | None = None
-    """OpenAI's. The models here have no such option: all values but "default" are refused."""
+    """A field of OpenAI's. The models here have no such option, so every value except "default" is refused."""
 
     auto_defaults: ClassVar[Mapping[str, float]] = {
         **Hyperparameters.auto_defaults,
@@ -28,9 +28,9 @@ class ReinforcementHyperparameters(Hyperparameters):
 class ReinforcementOptions(RolloutOptions):
     hyperparameters: OrNull[ReinforcementHyperparameters] = Field(default_factory=ReinforcementHyperparameters)
     grader: Grader
-    """Gives each answer its reward."""
+    """The grader that gives each answer its reward."""
     response_format: Annotated[dict[str, object], Field(max_length=0)] | None = None
-    """OpenAI's. Structured answers are not supported: any value is refused."""
+    """A field of OpenAI's. Structured answers are not supported, so every value is refused."""
     group_size: Annotated[int, Field(ge=2, le=256)] = 8
     """G: answers sampled for each prompt."""
     advantage: Literal["grpo", "dr_grpo", "rloo"] = "grpo"

@@ -12,8 +12,11 @@ class RewardOptions(Options):
 
 
 class Reward(MethodBase):
-    """A reward model from pairs: -log σ(r(x, y_w) - r(x, y_l) - m), where a row may give its margin m (Ouyang et al.
-    2022, arXiv:2203.02155; margins: Touvron et al. 2023, arXiv:2307.09288). Other jobs can name the published model."""
+    """Train a reward model on pairs of a preferred and a rejected answer.
+
+    Loss: -log σ(r(x, y_w) - r(x, y_l) - m) (Ouyang et al. 2022, arXiv:2203.02155). A row may give the margin m (Touvron
+    et al. 2023, arXiv:2307.09288). PPO and reinforcement jobs and graders can use the published model as their reward.
+    """
 
     summary: ClassVar[str] = "Learn a reward from preferences, for ppo, reinforcement and graders."
     formats: ClassVar[frozenset[str]] = frozenset({"preference"})

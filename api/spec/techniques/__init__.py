@@ -1,4 +1,7 @@
-"""The catalogue of techniques: which weights are trained. A new technique is a file here and a name in this union."""
+"""The catalogue of techniques, which decide which weights are trained.
+
+To add one, add a file here and a name to this union.
+"""
 
 from typing import Annotated
 

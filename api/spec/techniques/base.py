@@ -1,4 +1,5 @@
-"""The base class of all techniques: all that a technique may differ in, each with a default. Torch-free.
+"""The base class of all techniques. It has an attribute or a method, with a default, for each difference between them.
+Torch-free.
 
 The rest of the program reads these attributes and methods, never a technique's name or class: a new technique is a file
 that sets what differs.
@@ -43,45 +44,48 @@ class TechniqueBase(StrictModel):
 
     # The trained and the published weights.
     whole_model: ClassVar[bool] = False
-    """All weights of the base model are trained, and a whole model is published. Else an adapter is."""
+    """Whether all weights of the base model are trained and a whole model is published. Otherwise an adapter is
+    published."""
     peft_type: ClassVar[str | None] = None
-    """peft's name of the technique. None: the technique is not one of peft's; unless it trains the whole model, it has
-    a module of its own in worker/techniques."""
+    """peft's name of the technique. None: peft does not have the technique. Unless the technique trains the whole
+    model, it then has its own module in worker/techniques."""
     begins_from_text: ClassVar[bool] = False
-    """The trained keys and values begin as those of the first tokens of the training text."""
+    """Whether the trained keys and values are initialized with those of the first tokens of the training text."""
     scales: ClassVar[tuple[str, ...]] = ()
-    """Parts of the names of trained weights that multiply what the base computes. At 1 they change nothing, so that
-    weight decay pulls them towards 1."""
+    """Parts of the names of trained weights that scale activations of the base model. A scale of 1 changes nothing, so
+    weight decay pulls these weights towards 1."""
     mutable_fields: ClassVar[frozenset[str]] = frozenset()
-    """Fields that may differ when a job continues another job's adapter: they do not affect its shape."""
+    """Fields that may differ when a job continues another job's adapter, because they do not affect the shapes of its
+    weights."""
     merges: ClassVar[bool] = False
-    """The adapter can be added to the base model's own weights."""
+    """Whether the adapter can be added to the base model's own weights."""
     quantizes: ClassVar[bool] = False
-    """The frozen base model is kept in four bits, in the format that `four_bits` returns."""
+    """Whether the frozen base model is stored in four bits, in the format that `four_bits` returns."""
 
     # Requirements on the base model and the training.
     families: ClassVar[Mapping[ModelKind, frozenset[str]]] = {}
-    """The only families of base models (`model_type`) that it works on, for a kind of base model. A kind that is not a
-    key has no limits."""
+    """Families of base models (`model_type`) to which the technique is limited, by kind of base model. A kind that is
+    not a key has no limit."""
     packable: ClassVar[bool] = True
-    """Several examples in one row of tokens give the same losses as each alone."""
+    """Whether several examples in one row of tokens give the same losses as each example alone."""
     recomputes: ClassVar[bool] = True
-    """Activations may be recomputed in the backward pass (gradient checkpointing)."""
+    """Whether activations may be recomputed in the backward pass (gradient checkpointing)."""
     explicit_targets: ClassVar[bool] = False
-    """The trainer lists the layers of `adapted_layers` to peft by name: peft would match the job's patterns in an
-    unbounded time."""
+    """Whether the trainer passes the names of `adapted_layers` to peft. peft would match the job's own patterns without
+    a limit on time."""
 
     # Factors of the estimate, fitted to measurements (docs/benchmarks.md). The defaults are LoRA's, which are high.
     activation_factors: ClassVar[ActivationFactors] = ActivationFactors(0.5, 0.39)
     allocator_overhead: ClassVar[float] = 2.15
-    """On a CPU: bytes that the C library's heap holds for each byte of activations. It does not return the gaps."""
+    """On a CPU: bytes that the C library's heap holds for each byte of activations. More than one, because the heap
+    does not return its gaps."""
     flops_per_pass: ClassVar[float] = 0.0
-    """Operations for each weight of the base model's linear layers and each pass through them, however few tokens a
-    micro-batch has: mostly memory traffic."""
+    """Operations for each weight of the base model's linear layers and each pass through them, whatever the number of
+    tokens in a micro-batch. They mostly stand for memory traffic."""
 
     # Loading of the published adapter by other programs.
     loads_in_transformers: ClassVar[bool] = False
-    """transformers' own `load_adapter` loads the adapter."""
+    """Whether transformers' own `load_adapter` can load the adapter."""
 
     type: str
 
@@ -92,13 +96,15 @@ class TechniqueBase(StrictModel):
 
     @property
     def four_bits(self) -> FourBits | None:
-        """The quantization of the frozen weights; None: they are not quantized."""
+        """The quantization of the frozen weights; None if they are not quantized."""
         return None
 
     @property
     def changes_base(self) -> bool:
-        """Whether the initialization takes something out of the frozen weights: the adapter is rewritten for the
-        original ones when it is published."""
+        """Whether the initialization subtracts something from the frozen weights.
+
+        The published adapter is then rewritten for the original weights.
+        """
         return False
 
     @property
@@ -107,7 +113,7 @@ class TechniqueBase(StrictModel):
         return False
 
     def as_published(self) -> Self:
-        """Return the technique of the published adapter, which a job that continues it has to give."""
+        """Return the technique of the published adapter, which a job that continues the adapter has to give."""
         return self
 
     def peft(self, layers: ModelLayers) -> Mapping[str, object]:
@@ -123,12 +129,14 @@ class TechniqueBase(StrictModel):
         return {}
 
     def adapted_layers(self, layers: ModelLayers) -> Sequence[Matrix]:
-        """Return the matrices that the technique adapts. Raise NoTargetModules where the job names others than the base
-        model has, or none can be adapted."""
+        """Return the matrices that the technique adapts.
+
+        Raise NoTargetModules if the job names layers that the base model lacks, or if no layer can be adapted.
+        """
         return ()
 
     def default_layers(self, layers: ModelLayers) -> Sequence[Matrix] | None:
-        """Return the matrices that the technique adapts where the job names none; None: it chooses no layers."""
+        """Return the matrices that the technique adapts if the job names none; None if it chooses no layers."""
         return None
 
     def low_rank_updates(self, layers: ModelLayers) -> Sequence[LowRankUpdate]:
@@ -136,12 +144,14 @@ class TechniqueBase(StrictModel):
         return ()
 
     def added_parameters(self, shape: ModelShape) -> int:
-        """Return the number of weights that the technique adds to the base model and trains, without heads. Raise
-        NoTargetModules where it has no layers to work on. The default counts low-rank updates."""
+        """Return the number of weights that the technique adds to the base model and trains, without heads.
+
+        The default counts low-rank updates. Raise NoTargetModules if there are no layers to adapt.
+        """
         return sum(update.parameters for update in self.low_rank_updates(shape))
 
     def vllm_refusal(self) -> str | None:
-        """Return why vLLM does not serve the adapter, as a sentence in Markdown; None: it does."""
+        """Return why vLLM does not serve the adapter, as a sentence in Markdown; None if vLLM serves it."""
         return f"vLLM serves LoRA adapters only, not those of `{self.type}`."
 
     def vllm_flags(self) -> Sequence[str]:

@@ -88,7 +88,8 @@ class Ia3(TechniqueBase):
 
 
 def _default_names(layers: ModelLayers) -> list[str]:
-    """Return the family's default names that the model still has: experts in one tensor are not layers."""
+    """Return the family's default names, without the names of experts that this model has in one tensor instead of
+    layers."""
     scaled = [matrix.name for matrix in layers.adaptable if matrix.kind not in UNSCALED_KINDS]
     return [
         name for name in (layers.ia3["targets"] if layers.ia3 else ()) if any(matches(name, each) for each in scaled)

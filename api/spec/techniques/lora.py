@@ -24,8 +24,8 @@ VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 Pattern = Annotated[str, Field(min_length=1, max_length=512)]
-"""A regular expression for api.spec.patterns. It is checked where a job is accepted, not here: stored jobs and
-published models may hold patterns that an earlier release read by Python's rules."""
+"""A regular expression for api.spec.patterns. Patterns are checked when a job is accepted, not here, because stored
+jobs and published models may hold patterns that an earlier release read by Python's rules."""
 
 
 class Lora(TechniqueBase):
@@ -38,7 +38,7 @@ class Lora(TechniqueBase):
     explicit_targets: ClassVar[bool] = True
     loads_in_transformers: ClassVar[bool] = True
     plain_update: ClassVar[bool] = True
-    """The update is B A alone, which peft can put beside tensors of experts, too."""
+    """Whether the update is B A alone. peft can add only such an update to tensors of experts."""
     mutable_fields: ClassVar[frozenset[str]] = frozenset({"dropout", "learning_rate_ratio", "init"})
 
     type: Literal["lora"] = "lora"
@@ -62,16 +62,17 @@ class Lora(TechniqueBase):
     init: Literal["default", "gaussian", "pissa", "olora"] = "default"
     """Initialization of A and B. default: A Kaiming-uniform, B zero; gaussian: A normal, B zero; pissa: the principal
     singular directions of W (Meng et al. 2024, arXiv:2404.02948); olora: its QR factors (Büyükakyüz 2024,
-    arXiv:2406.01775). The last two are published as a plain adapter of twice the rank. Embeddings always begin as by
-    default (A zero)."""
+    arXiv:2406.01775). The last two are published as a plain adapter of twice the rank. Embeddings always have their
+    default initialization (A zero)."""
     learning_rate_ratio: Annotated[float, Field(ge=1, le=1024)] = 1.0
     """λ of LoRA+: the learning rate of B divided by that of A (Hayou et al. 2024, arXiv:2402.12354). Default 1. In an
-    embedding both have the job's learning rate: the paper argues from the width of A's input, and an embedding's input
-    is one-hot."""
+    embedding, A and B both have the job's learning rate, because the paper argues from the width of A's input, and an
+    embedding's input is one-hot."""
 
     @model_validator(mode="after")
     def _twice_the_rank(self) -> Self:
-        """Refuse a rank whose published adapter could not be continued as any other."""
+        """Refuse a rank that, doubled in the published adapter, would exceed the limit for jobs that continue the
+        adapter."""
         if self.changes_base and 2 * max(self.rank, *self.rank_pattern.values(), 0) > MAX_RANK:
             raise ValueError(
                 f"with init {self.init} the rank may be at most {MAX_RANK // 2}, because the adapter is published with "

@@ -18,7 +18,7 @@ class Qlora(Lora):
     double_quantization: bool = Field(True, validation_alias=AliasChoices("double_quantization", "double_quantisation"))
     """Quantize the scales of the blocks, too, which saves 0.37 bits per weight."""
     init: Literal["default", "gaussian"] = "default"
-    """Initialization of A and B. Those that change W are not possible with W in four bits."""
+    """Initialization of A and B. Initializations that change W are not possible with W in four bits."""
 
     @property
     def four_bits(self) -> FourBits:
