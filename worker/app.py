@@ -1,6 +1,6 @@
 """A worker process for one stage: Celery receives rings, threads supervise jobs, and other threads sweep.
 
-Started by `attune worker`. A Celery message carries no work: it only makes a thread query the queue.
+Started by `attune worker`. A ring is a Celery message. It carries no work: it only makes a thread query the queue.
 """
 
 import threading

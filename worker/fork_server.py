@@ -1,8 +1,9 @@
-"""`python -m worker.fork_server SOCKET`: imports modules, then forks a child for each program asked for.
+"""`python -m worker.fork_server SOCKET`: imports modules, then forks a child for each requested program.
 
 Importing torch, transformers and peft takes seconds; a fork takes milliseconds. The server runs behind the wall, as its
 children do, and only imports, forks and waits: it starts no thread and no GPU, neither of which would work in a forked
-process. If a library does so all the same, children are started anew. The other side is `api.infra.child_process`.
+process. If a library nevertheless starts one, each child is started as a new Python process. The other side is
+`api.infra.child_process`.
 """
 
 import contextlib
@@ -92,7 +93,7 @@ class ForkServer:
                 os.waitpid(pid, 0)  # only now may the process id be used again
 
     def _close(self, sockets: Iterable[socket.socket]) -> None:
-        """Close, in a child, what belongs to the server."""
+        """Close, in a child, the server's own resources."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._selector.close()
@@ -106,8 +107,8 @@ def _report(reports: socket.socket, number: int) -> None:
 
 
 def _become(request: ForkRequest, files: list[int], variables: set[str], *, usable: bool) -> NoReturn:
-    """Make this forked process what it would be if Python had been started with the program. If the fork is not usable,
-    start Python with it."""
+    """Set up this forked process as if Python had been started with the program. If the fork is not usable, start
+    Python with the program."""
     code = 1
     try:
         os.setsid()  # a process group of its own, killed as a whole

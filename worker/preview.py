@@ -1,4 +1,4 @@
-"""`python -m worker.preview FOLDER`: a look at rows before they are prepared, for a preview or an estimate.
+"""`python -m worker.preview FOLDER`: shows or counts rows before they are prepared, for a preview or an estimate.
 
 A child process (docs/internals/wall.md) of the API: it reads FOLDER/preview.json, the tokenizer and chat
 template of a base model in FOLDER/base, and the beginnings of files, or arrays made of them before. It writes

@@ -1,1 +1,1 @@
-"""Base models of any source to safetensors: what `worker.convert` is made of."""
+"""Conversion of base models from any source to safetensors: the parts of `worker.convert`."""

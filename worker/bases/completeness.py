@@ -9,14 +9,14 @@ from worker.bases.files import Refused
 from worker.engine.model.families import AutoClass
 
 POOLER = "pooler."
-"""A head that many published encoders lack. Classifiers that need it train it."""
+"""Part of the names of a head that many published encoders lack. Classifiers that need a pooler train it."""
 
 
 def require_complete(folder: Path, kind: ModelKind) -> None:
-    """Raise Refused if a weight is missing or has another shape than config.json says.
+    """Raise Refused if a weight is missing or has another shape than config.json requires.
 
     The model is loaded onto the meta device, which reads shapes and no data. Names on disk may be those of older
-    versions of transformers, or of single experts, and only its own loading code knows them all.
+    versions of transformers, or of single experts, and only the loading code of transformers knows all of these names.
     """
     auto: AutoClass = AutoModelForCausalLM if kind == "causal_lm" else AutoModel
     _, loading = auto.from_pretrained(

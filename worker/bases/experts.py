@@ -1,7 +1,7 @@
 """Mixtures of experts: the weights of experts and routers, and peft's names of them.
 
-transformers keeps a matrix of all experts of a layer in one tensor [experts, …]. An adapter cannot be placed beside a
-tensor as beside a layer: peft adapts it by its name (`target_parameters`).
+transformers keeps a matrix of all experts of a layer in one tensor [experts, …]. peft can place an adapter beside a
+layer, but not beside such a tensor. It adapts the tensor by its name (`target_parameters`).
 """
 
 import re
@@ -61,8 +61,8 @@ def adapted_tensor(network: PreTrainedModel, name: str) -> str | None:
 
 
 def _experts(module: nn.Module, weight: nn.Parameter, config: PreTrainedConfig) -> Shape:
-    """Return the shape of a tensor [experts, outputs, inputs], or with the last two exchanged. Experts with a
-    computation of their family's own cannot be adapted."""
+    """Return the `Shape` of a tensor [experts, outputs, inputs], or with the last two exchanged. Its kind is "apart" if
+    the family has its own computation of experts, which peft cannot adapt."""
     transposed = getattr(module, "is_transposed", None)
     outputs, inputs = weight.shape[:0:-1] if transposed else weight.shape[1:]
     text, experts = config.get_text_config(), weight.shape[0]

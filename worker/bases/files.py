@@ -1,4 +1,4 @@
-"""The files of a base model's folder: the ones that are copied, and the ones for which it is refused. Nothing in the
+"""The files of a base model's folder: those that are copied, and those for which the model is refused. Nothing in the
 folder is ever executed."""
 
 import json

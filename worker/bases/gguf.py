@@ -60,9 +60,9 @@ def convert_gguf(path: Path, out: Path) -> tuple[str | None, str | None]:
 
 
 class _BoundedReader(GGUFReader):
-    """gguf's reader with limits: without them it iterates over 2^40 elements if a header says so.
+    """gguf's reader with limits. Without limits, that reader iterates over 2^40 elements if a header states so many.
 
-    It reads the file before transformers does, so that only headers of correct length reach transformers.
+    This reader reads the file before transformers does, so that only headers of correct length reach transformers.
     """
 
     def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:

@@ -1,6 +1,6 @@
-"""The shapes of a base model's layers, from its configuration alone: no weights are made.
+"""The shapes of a base model's layers, from its configuration alone: no weights are allocated.
 
-api.estimate.shapes counts with them, before training, the weights that a technique trains.
+api.estimate.shapes uses the shapes to count, before training, the weights that a technique trains.
 """
 
 import re
@@ -31,7 +31,7 @@ NUMBER = re.compile(r"\.\d+(?=\.)")
 
 
 def shapes_of(config: PreTrainedConfig) -> Shapes:
-    """Return the shapes of a causal language model or an encoder. `config`: transformers' own."""
+    """Return the shapes of the layers of a causal language model or an encoder. `config`: its `PreTrainedConfig`."""
     text = config.get_text_config()
     causal = kind_of(config) == "causal_lm"
     model = _on_meta(AutoModelForCausalLM, config) if causal else None
@@ -118,7 +118,7 @@ def _kind(network: PreTrainedModel, module: nn.Module) -> str:
 
 
 def _shape(module: nn.Module) -> tuple[int, int] | None:
-    """Return the inputs and outputs of a matrix that peft adapts; None for other modules."""
+    """Return (inputs, outputs) of a module whose matrix peft can adapt; None for other modules."""
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
     if isinstance(module, nn.Embedding):

@@ -62,8 +62,8 @@ def check_weights(folder: Path) -> Weights:
 
 
 def require_layers(layers: int, tensors: int) -> None:
-    """Raise Refused if the number of layers is implausible for the number of tensors: to create ten million layers
-    takes hours."""
+    """Raise Refused if the number of layers is implausible for the number of tensors: creating ten million layers would
+    take hours."""
     if layers < 0 or layers > LAYERS_A_TENSOR * tensors:
         raise Refused(
             f"the configuration requires {layers} layers, but the weights are {tensors} tensors: the file is damaged"

@@ -25,7 +25,7 @@ LEASE_S = 3600
 """If a large model takes longer, another deliverer may push the same files: the later commit then changes nothing."""
 GIVE_UP_S = 2 * 24 * 3600
 EXCLUDED = ("manifest.json", "logprobs.json")
-"""Attune's own files."""
+"""Files of Attune's own, which are not pushed."""
 
 
 class HubPusher:

@@ -113,7 +113,7 @@ class MetricsExporter:
                 trackings.reschedule(session, tracking.id, self._deliverer.owner, wait_s, keep=running, lease_s=LEASE_S)
 
     def _retry_later(self, tracking: ExportTask) -> None:
-        """Events mark the first failure and, after GIVE_UP_S, the last."""
+        """Retry the export later. Add an event about the first failure and, after GIVE_UP_S, about the last."""
         title = TITLES[self._name]
         with self._database.write() as session:
             job = jobs.lock(session, tracking.job_id)

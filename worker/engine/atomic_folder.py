@@ -62,7 +62,7 @@ def _entry(folder: Path, path: Path) -> FileEntry:
 
 def verify_manifest(folder: Path) -> None:
     """Raise TrainingError unless every file that the saved state's manifest lists is unchanged. The message names the
-    first file that is not."""
+    first file that has changed or is missing."""
     try:
         for entry in json.loads((folder / MANIFEST).read_bytes())["files"]:
             if file_sha256(folder / entry["name"]) != entry["sha256"]:

@@ -28,7 +28,7 @@ class Data:
 
     @cached_property
     def validation_subset(self) -> Rows:
-        """The rows of each evaluation. Only at the end of an epoch are all validation rows evaluated."""
+        """The rows of every evaluation except at the end of an epoch, which uses all validation rows."""
         return draw_rows(self.validation, EVALUATED_ROWS, self.seed)
 
     def prepare(
@@ -98,7 +98,7 @@ def _truncate(rows: Rows, folder: Path, recipe: ResolvedRecipe) -> Rows:
 
 
 def _load(path: Path, recipe: ResolvedRecipe) -> Rows:
-    """Return the file's rows. Each file numbers its label names itself; the rows get the recipe's numbers."""
+    """Return the file's rows. Each file has its own numbers of the label names; the returned rows have the recipe's."""
     rows = load_rows(path)
     if recipe.labels is None or rows.label_names is None or rows.labels is None:
         return rows

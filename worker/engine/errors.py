@@ -39,8 +39,8 @@ OUT_OF_MEMORY_MESSAGES = (
     "CUSOLVER_STATUS_ALLOC_FAILED",
     "cudaErrorMemoryAllocation",
 )
-"""Messages of libraries that have no exception class for it. cuBLAS and cuDNN allocate memory of their own, outside of
-torch's allocator."""
+"""Messages of libraries that have no exception class for lack of memory. cuBLAS and cuDNN allocate memory of their own,
+outside of torch's allocator."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,7 +1,7 @@
 """The digest that ties a saved state to its recipe.
 
-It is taken from the bytes of the stored recipe. A recipe that today's code parses and writes again would have every
-field that was added since, and no older state would match it.
+It is taken from the bytes of the stored recipe. If today's code parsed the recipe and wrote it again, the result would
+have every field that was added since, and no older state would match.
 """
 
 import hashlib

@@ -23,7 +23,8 @@ from worker.shared.reports import Report
 Floats = npt.NDArray[np.float32]
 RowIndices = npt.NDArray[np.int64]
 Metrics = dict[str, torch.Tensor]
-"""Shares of means, as scalars on the device. Those of all micro-batches of an update add up to the update's metrics."""
+"""What a micro-batch adds to the metrics of its update, as scalars on the device. The sums over all micro-batches of an
+update are the update's metrics."""
 Metric: TypeAlias = float | list[float] | list[list[int]]
 """A number; numbers of each class; or the counts of a confusion matrix."""
 
@@ -118,11 +119,12 @@ class Objective:
         yield rows
 
     def normalizer(self, rows: Rows) -> float:
-        """Return the divisor of the loss for the rows of one update: their number, or that of their tokens."""
+        """Return the divisor of the loss for the rows of one update: the number of rows, or of their tokens."""
         raise NotImplementedError
 
     def loss(self, batch: MicroBatch, normalizer: float) -> tuple[torch.Tensor, Metrics]:
-        """Return a micro-batch's shares of the update's loss and metrics. `normalizer`: that of the whole update."""
+        """Return what this micro-batch adds to the update's loss and metrics: sums over its rows or tokens, divided by
+        `normalizer`. `normalizer`: the value of `self.normalizer` for all rows of the update."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -150,7 +152,7 @@ class Objective:
         return greedy_answers(self.context.run / "base", self.model, rows, max_tokens, self.sampling_plan())
 
     def sampling_plan(self) -> SamplingPlan:
-        """Return the use of memory while answers are sampled. Less when memory has run out."""
+        """Return the limits on memory while answers are sampled. They are lower after memory has run out."""
         execution = ExecutionPlan(
             gpu=self.model.device.type == "cuda",
             value_bytes=2 if self.recipe.precision == "bfloat16" else 4,
@@ -191,12 +193,12 @@ def reduce_by_sequence(values_S: torch.Tensor, batch: MicroBatch, *, mean: bool)
 
 
 def supervised_mean(values_S: torch.Tensor, batch: MicroBatch, normalizer: float) -> torch.Tensor:
-    """Return the micro-batch's share of the weighted mean over supervised tokens, Σ_i w_i v_i / W."""
+    """Return what the micro-batch adds to the weighted mean over supervised tokens, Σ_i w_i v_i / W."""
     return (batch.weights * values_S).sum() / normalizer
 
 
 def accumulate(sums: Metrics, shares: Metrics) -> None:
-    """Add the shares to the sums, in place and without their graphs."""
+    """Add a micro-batch's shares of the metrics to the sums, in place and without their autograd graphs."""
     for name, value in shares.items():
         sums[name] = sums[name] + value.detach() if name in sums else value.detach()
 

@@ -44,10 +44,10 @@ class PeakMemory:
 
 
 class PeakSampler:
-    """The most memory that this process holds within a `with` block: `bytes`.
+    """Measures the most memory that this process holds within a `with` block, as `bytes`.
 
-    On a CPU it counts anonymous memory only: the kernel takes pages of files back when it needs memory. It keeps no
-    maximum of anonymous memory, so a thread samples that every EVERY_S.
+    On a CPU it counts anonymous memory only: the kernel takes pages of files back when it needs memory. The kernel
+    keeps no maximum of anonymous memory, so a thread samples it every EVERY_S.
     """
 
     EVERY_S = 0.02
@@ -75,7 +75,7 @@ class PeakSampler:
 
 def trim_heap() -> None:
     """Return freed memory to the operating system. The C library's heap keeps it otherwise, and another process that
-    loads the base model may lack it (docs/engine-log.md). Only glibc has a call for that."""
+    loads the base model may lack that memory (docs/engine-log.md). Only glibc has a call to return it."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

@@ -1,7 +1,8 @@
-"""Training methods: one file for each method of `api.spec.methods`, of the same name, with its loss.
+"""Training methods. Each file holds the loss of the method of the same name in `api.spec.methods`.
 
-Names of tensors and arrays end in their shape. R: rows (R_2: pairs of a chosen and a rejected answer). S: supervised
-tokens of a micro-batch. N: tokens of all rows. T: tokens of one sequence. K: classes. P, G: prompts, answers to each.
+Variable names of tensors and arrays end in their shape. Each letter is the size of one dimension: R rows; S supervised
+tokens in a micro-batch; N tokens of all rows; T tokens of one sequence; K classes; P prompts; G answers per prompt.
+`_R_2` means [R, 2]: the chosen answer, then the rejected one.
 """
 
 from worker.engine.objective import MethodContext, Objective

@@ -14,7 +14,7 @@ from worker.engine.objective import EvaluationMetrics, MethodContext, Metric, Me
 from worker.shared.arrays import Rows
 
 MAX_CONFUSION_CLASSES = 64
-"""Most classes for which evaluations report a confusion matrix, whose size is their square."""
+"""Most classes for which evaluations report a confusion matrix. The matrix of K classes has K² numbers."""
 
 
 def label_losses(
@@ -51,7 +51,8 @@ class Classification(Objective):
         self._class_weights: torch.Tensor | None = None
 
     def transform_rows(self, rows: Rows) -> Rows:
-        """Return the rows unchanged. The first ones, those for training, set the weights of the classes."""
+        """Return the rows unchanged. The first call is for the training rows, whose labels set the weights of the
+        classes."""
         balanced = self.options.class_weights == "balanced" and self._problem == "single_label"
         if balanced and self._class_weights is None:
             assert rows.labels is not None
@@ -99,7 +100,7 @@ class Classification(Objective):
 
     @torch.no_grad()
     def sample_answers(self, rows: Rows, max_tokens: int) -> list[GeneratedAnswer]:
-        """Return a few texts with their labels and the predicted ones, whatever `max_tokens`."""
+        """Return a few texts with their labels and the predicted labels, whatever `max_tokens`."""
         if not self._names or self._problem != "single_label" or rows.labels is None:
             return []
         shown = rows.take(np.arange(min(SHOWN_ROWS, len(rows))))
@@ -118,8 +119,8 @@ class Classification(Objective):
 
 
 def _correct_count(scores_R_K: torch.Tensor, labels_R_C: torch.Tensor, problem: str) -> torch.Tensor:
-    """Return the number of rows that are labeled correctly; 0 for regression. With several labels a row counts only if
-    all of them are right."""
+    """Return the number of rows that are labeled correctly; 0 for regression. A row with several labels counts only if
+    all of them are correct."""
     if problem == "single_label":
         return (scores_R_K.argmax(1) == labels_R_C[:, 0]).float().sum()
     if problem == "multi_label":

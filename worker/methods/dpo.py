@@ -16,8 +16,8 @@ def preference_losses(
 ) -> torch.Tensor:
     """Return the loss of each pair, [R].
 
-    `log_ratios_R_2`: log π(y|x) - log π_ref(y|x) of the chosen and of the rejected answer, [R, 2]. With m, the chosen
-    one's log-ratio minus the rejected one's, and ε the label smoothing:
+    `log_ratios_R_2`: log π(y|x) - log π_ref(y|x) of the chosen and of the rejected answer, [R, 2]. m is the chosen
+    answer's log-ratio minus the rejected answer's; ε is the label smoothing:
 
     - sigmoid: - (1 - ε) log σ(β m) - ε log σ(-β m). DPO; with ε > 0, conservative DPO (Mitchell 2023).
     - ipo: (m - 1 / (2 β))², with log-ratios per token (Azar et al. 2023, arXiv:2310.12036).
@@ -41,7 +41,7 @@ class Dpo(Objective):
     @property
     def _per_token(self) -> bool:
         """Whether log-ratios are means over an answer's tokens instead of sums. IPO's target 1 / (2 β) is a fixed
-        margin, which sums over long answers would pass by their length alone."""
+        margin. If log-ratios were sums, long answers would exceed that margin by their length alone."""
         return self.options.length_normalized or self.options.loss == "ipo"
 
     def reference(self, rows: Rows) -> Floats:
@@ -66,8 +66,8 @@ class Dpo(Objective):
         return losses_R.sum() / normalizer, reward_metrics(options.beta * log_ratios_R_2, normalizer)
 
     def comparison_metrics(self, rows: Rows) -> EvaluationMetrics:
-        """Return the loss, and in how many pairs the chosen answer is the likelier one per token. Rewards are no
-        measure here: the model of step 0 is their reference, so its own are all zero."""
+        """Return the loss, and the share of pairs whose chosen answer is the likelier one per token. Rewards cannot
+        compare the models: they are relative to the model of step 0, whose own rewards are therefore all zero."""
         logprobs_R_2 = self.sequence_logprobs(rows, mean=True)
         accuracy = float((logprobs_R_2[:, 0] > logprobs_R_2[:, 1]).mean())
         return EvaluationMetrics(self.evaluate(rows).loss, {"preference_accuracy": accuracy})

@@ -27,11 +27,11 @@ def prospect_losses(
 
 
 class Kto(Objective):
-    """The reference point z0 is estimated from mismatched pairs: each prompt with the answer to another one.
+    """The reference point z0 is estimated from mismatched pairs: each prompt with the answer to another prompt.
 
-    The paper mismatches answers within a batch. Here the pairs are drawn once over all rows, so the reference's
-    log-probabilities of them are computed once, too. A row therefore has two sequences, its own and the mismatched one;
-    only its own enters the loss.
+    The paper mismatches answers within a batch. Here the pairs are drawn once over all rows, so the reference model's
+    log-probabilities of the pairs are computed once, too. A row therefore has two sequences: its own prompt and answer,
+    and its mismatched pair. Only the first enters the loss.
     """
 
     options: KtoOptions
@@ -50,13 +50,14 @@ class Kto(Objective):
         return super().evaluate(self._with_z0(rows))
 
     def sample_answers(self, rows: Rows, max_tokens: int) -> list[GeneratedAnswer]:
-        """Return answers to prompts whose own answers are desirable, so that these can be shown as references."""
+        """Return answers to prompts whose own answers are desirable, so that those answers can be shown as
+        references."""
         assert rows.labels is not None
         return super().sample_answers(rows.take(np.flatnonzero(rows.labels[:, 0] > 0.5)), max_tokens)
 
     def _with_z0(self, rows: Rows) -> Rows:
         """Return the rows' own sequences with z0 = max(0, mean log-ratio of the mismatched ones) under the current
-        policy. It is estimated over the whole step, not per micro-batch, so that it does not depend on their size."""
+        policy. z0 is estimated over the whole step, so that it does not depend on the size of the micro-batches."""
         mismatched_R = self.sequence_logprobs(rows.column(1))[:, 0] - rows.per_row["reference"][:, 1]
         # A divergence is never negative, though its estimate from few answers can be.
         z0 = max(0.0, float(mismatched_R.mean()))

@@ -46,11 +46,11 @@ def whiten(values: FloatArray, *, keep_mean: bool = False) -> FloatArray:
 def policy_losses(
     logprobs_S: torch.Tensor, old_S: torch.Tensor, advantages_S: torch.Tensor, clip: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return each token's loss, - min(ρ A, clip(ρ, 1 - ε, 1 + ε) A) with ρ = π / π_old, and 1.0 where the clipped term
-    is the smaller one. All tensors are [S]; `clip` is ε.
+    """Return (losses, clipped). A token's loss is - min(ρ A, clip(ρ, 1 - ε, 1 + ε) A) with ρ = π / π_old. `clipped` is
+    1.0 where the clipped term is the smaller one, else 0. All tensors are [S]; `clip` is ε.
 
-    The minimum is a pessimistic bound: a ratio outside the range is not rewarded for going further, while one that made
-    the objective worse is still pulled back.
+    The minimum is a pessimistic bound: a ratio outside the range is not rewarded for moving further out, but a ratio
+    that made the objective worse is still pulled back.
     """
     ratios_S = (logprobs_S - old_S).exp()
     unclipped_S, clipped_S = -advantages_S * ratios_S, -advantages_S * ratios_S.clamp(1 - clip, 1 + clip)

@@ -91,8 +91,8 @@ class Reinforcement(RolloutObjective):
         return [self.model.token_scores(batch, self._scoring).smoothed_logprobs]
 
     def normalizer(self, rows: Rows) -> float:
-        """Return the number of answers; for dr_grpo, times `max_tokens`: a constant length, where a mean over each
-        answer's own would favor short right answers and long wrong ones."""
+        """Return the number of answers, multiplied by `max_tokens` for dr_grpo. Division by each answer's own length,
+        instead of a constant one, would favor short right answers and long wrong ones."""
         if self.options.advantage == "dr_grpo":
             return float(len(rows) * self.options.max_tokens)
         return float(len(rows))

@@ -13,8 +13,8 @@ from worker.shared.arrays import Rows
 def pair_losses(rewards_R_2: torch.Tensor, margins_R: torch.Tensor | None, centering: float) -> torch.Tensor:
     """Return the loss of each pair, [R]: - log σ(r_w - r_l - m) + c (r_w + r_l)².
 
-    `rewards_R_2`: the rewards r_w and r_l of the chosen and the rejected answer, [R, 2]. `margins_R`: m, [R]; None
-    for 0. `centering`: c.
+    `rewards_R_2`: the rewards r_w and r_l of the chosen and the rejected answer, [R, 2]. `margins_R`: m, [R]; None if
+    all margins are 0. `centering`: c.
     """
     differences_R = rewards_R_2[:, 0] - rewards_R_2[:, 1]
     if margins_R is not None:

@@ -13,17 +13,17 @@ from worker.shared.arrays import Rows
 UNIFORM_LOSS_FRACTION = 0.95
 """A loss above this fraction of ln V, the loss of a uniform guess over V tokens, counts as diverged."""
 MARGIN_NATS = 1.0
-"""How far above its first loss a training may rise, if the first loss is already about ln V."""
+"""How far the loss of a training may rise above its first loss, if the first loss is already about ln V."""
 
 
 def cross_entropy(
     logprobs_S: torch.Tensor, correct_S: torch.Tensor, weights_S: torch.Tensor, normalizer: float
 ) -> tuple[torch.Tensor, Metrics]:
-    """Return a micro-batch's share of L = - Σ_i w_i log p(token_i | tokens before it) / W, and of the token accuracy.
+    """Return what a micro-batch adds to L = - Σ_i w_i log p(token_i | tokens before it) / W, and to the token accuracy.
 
     Each tensor is [S], one value for each supervised token. `normalizer` is W, the sum of the weights over the whole
-    optimizer step (or evaluation), so the shares of all its micro-batches add up to the same loss and gradient however
-    the step is cut. A mean of the micro-batches' means would weigh a token more, the fewer tokens its micro-batch has.
+    optimizer step (or evaluation), so the sums over the step's micro-batches are the same loss and gradient however the
+    step is cut. A mean of the micro-batches' means would weigh a token more, the fewer tokens its micro-batch has.
     """
     loss = -(weights_S * logprobs_S).sum() / normalizer
     accuracy = (weights_S * correct_S).sum() / normalizer
@@ -48,6 +48,6 @@ class Supervised(Objective):
         return cross_entropy(scores.smoothed_logprobs, scores.correct, batch.weights, normalizer)
 
     def divergence_threshold(self, first_loss: float | None) -> float:
-        """Return 0.95 ln V: a model that guesses about uniformly has forgotten its pretraining. A base model whose
-        first loss is already there, or higher, may rise by MARGIN_NATS."""
+        """Return 0.95 ln V: a model with a higher loss guesses about uniformly, so it has forgotten its pretraining.
+        Return the first loss plus MARGIN_NATS if that is higher."""
         return max(UNIFORM_LOSS_FRACTION * math.log(self.model.vocabulary), (first_loss or 0.0) + MARGIN_NATS)

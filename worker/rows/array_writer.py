@@ -1,4 +1,4 @@
-"""Rows of tokens on their way to a file of arrays. They wait on disk, so memory does not grow with the file."""
+"""Writing of tokenized rows to a file of arrays. Rows are collected on disk, so memory does not grow with the file."""
 
 from array import array
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""A base model's chat template, rendered as transformers renders it (same settings, same helpers), but without it.
+"""Rendering of a base model's chat template as in transformers (same settings, same helpers), without importing it.
 
 Templates come from strangers. They run in jinja2's immutable sandbox, under the limits of the process
 (worker.rows.limits); this module caps the length of what they render.
@@ -25,7 +25,7 @@ from worker.rows.special_tokens import read_json, special_tokens
 MAX_RENDERED = 4_000_000
 """Most characters of a rendered conversation."""
 TEMPLATE_SECONDS = 5
-"""Longest time in which a template is probed, before any row is rendered."""
+"""Time limit for the probes of a template, before any row is rendered."""
 MAX_POWER = 10_000
 """Largest operand of ** in a template. The sandbox allows 9**9**9, and no signal interrupts it."""
 
@@ -33,7 +33,7 @@ GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 class TemplateFailure(Exception):
-    """The template raised an exception, or its own error, for a conversation."""
+    """The template cannot render a conversation. The message gives the reason."""
 
 
 class ChatTemplate:
@@ -61,8 +61,8 @@ class ChatTemplate:
         add_generation_prompt: bool = False,
         generation_marks: tuple[str, str] = ("", ""),
     ) -> str:
-        """Return the rendered conversation, with the two marks around what is in {% generation %}. Raises
-        TemplateFailure."""
+        """Return the rendered conversation, with the two `generation_marks` around the content of {% generation %}.
+        Raises TemplateFailure."""
         try:
             template = self._compile(self._name(tools))
             chunks, length = [], 0
@@ -101,7 +101,7 @@ class ChatTemplate:
 
 
 def _with_reasoning(message: Message) -> Message:
-    """Return the message with its reasoning also under the older key that some templates read."""
+    """Return the message with its reasoning also under `thinking`, an older key that some templates read."""
     if "reasoning_content" not in message:
         return message
     return {"thinking": message["reasoning_content"], **message}
@@ -174,7 +174,7 @@ def _namespace(*args: Any, **kwargs: Any) -> _Namespace:
 
 
 def environment() -> ImmutableSandboxedEnvironment:
-    """Return what templates run in."""
+    """Return the sandbox that templates run in."""
     sandbox = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
     sandbox.filters["tojson"] = _tojson
     sandbox.globals["raise_exception"] = _raise_exception

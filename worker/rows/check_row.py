@@ -1,4 +1,5 @@
-"""The check of one row, which a scan, a preview and a job share: they report the same findings in the same order."""
+"""The check of one row, which a scan, a preview and a job share, so that they report the same findings in the same
+order."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ class ParsedRow(Generic[T]):
     value: T
     warnings: Sequence[RowWarning]
     labels: Sequence[Label | None]
-    """One for each array row that it becomes."""
+    """One label for each array row that the row becomes."""
     column: LabelColumn | None = None
     """Receives the labels."""
 

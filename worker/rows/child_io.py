@@ -1,4 +1,5 @@
-"""The request, the limits and the report of a program behind the wall: prepare, scan, preview and grade."""
+"""The request, the limits and the report of a program behind the wall (docs/internals/wall.md): prepare, scan, preview
+and grade."""
 
 from pathlib import Path
 
@@ -35,7 +36,7 @@ class RowLimits(ProcessLimits, kw_only=True):
 
 
 def write_report(folder: Path, report: bytes) -> None:
-    """Write report.json, which is never there in part."""
+    """Write report.json as a whole: no reader finds a part of the file."""
     partial = folder / "report.json.partial"
     partial.write_bytes(report)
     partial.replace(folder / "report.json")

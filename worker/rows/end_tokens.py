@@ -1,4 +1,4 @@
-"""How answers end on a base model: the tokens that stop a generation, and the tokens after a finished answer.
+"""The ends of a base model's answers: the tokens that stop a generation, and the tokens after a finished answer.
 
 Rollouts, samples, the chat, published models and the token at which a reward is read share this definition.
 """
@@ -62,7 +62,7 @@ class EndTokens:
     def closed(self, answer: Sequence[int], *, ended: bool, chat: bool) -> list[int]:
         """Return the answer's tokens with all tokens that follow a finished answer in a supervised row.
 
-        `ended`: the last token is the one that stopped the generation.
+        `ended`: whether the answer's last token stopped the generation.
         """
         tail = list(self.chat_tail if chat else self.text_tail)
         kept = list(answer[:-1] if ended else answer)
@@ -89,7 +89,7 @@ def _turn_ends(renderer: Renderer, tokens: TokenizerWrapper) -> frozenset[int]:
 
 
 def _within_turns(renderer: Renderer) -> Iterator[str]:
-    """Yield what the template writes between the parts of one turn: reasoning, content, calls."""
+    """Yield the texts that the template writes between the parts of one turn: reasoning, content, calls."""
     rendered = [
         renderer.attempt([_QUESTION, _THOUGHT], None),
         renderer.attempt([_QUESTION, _CALLING], _TOOLS),

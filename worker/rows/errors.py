@@ -26,7 +26,7 @@ class FileRequest(msgspec.Struct, forbid_unknown_fields=True):
     param: str
     """The recipe's field that named the file."""
     min_rows: int
-    """Fewest rows that are enough."""
+    """Least number of rows that the method accepts."""
 
     @property
     def kind(self) -> Literal["training", "validation"]:

@@ -1,4 +1,5 @@
-"""The rows of one file: read, their format detected, checked, and built for a method. Prepare and preview share it."""
+"""Reading of the rows of one file. Detects their format, checks each row, and builds it for a method. Prepare and
+preview share this module."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,12 +20,13 @@ from worker.rows.row_builder import LabelSpec, RowBuilder, TokenizableRow
 
 @dataclass
 class CheckedRow:
-    """A row of the file. It is invalid if it is wanted and `built` is empty; the findings then hold the reason."""
+    """A row of the file. The row is invalid if `wanted` is true and `built` is empty; the findings then hold the
+    reason."""
 
     number: int
     """From 1, blank lines not counted."""
     line: int
-    """Its line in JSON Lines; its number in other containers."""
+    """The row's line in JSON Lines; in other containers, its number."""
     wanted: bool
     built: list[TokenizableRow] = field(default_factory=list)
 
@@ -41,9 +43,10 @@ class FileRows:
     """The format to read the rows as, whatever their keys. None: the first valid row's keys decide."""
     label_spec: LabelSpec = field(default_factory=LabelSpec)
     training_rows: DuplicateDetector | None = None
-    """The training file's rows, where this is the validation file."""
+    """The training file's rows, if this is the validation file."""
     complete: bool = True
-    """False: only the file's beginning is there, so an error at its end is not the file's."""
+    """False: only the beginning of the file is given. An error at its end is then due to the cut, and is not
+    reported."""
     findings: Findings = field(default_factory=Findings)
     """Findings that `take_findings` has not returned yet."""
     count: int = 0
@@ -81,7 +84,7 @@ class FileRows:
                 raise invalid_file(self.file, error.message) from None
 
     def check_labels(self) -> None:
-        """Add the findings about all labels together. For after the last row."""
+        """Add the findings about all labels together. Call it after the last row."""
         check_labels(self.labels, self.findings, self.file.kind)
 
     def take_findings(self) -> Findings:
@@ -116,8 +119,8 @@ class FileRows:
     def _detect_format(self, line: int, row: Row) -> str:
         """Return the name of the format that the row's keys show.
 
-        Raises RowError if the row lacks one key of a format that the method accepts; JobRejected if it is in no such
-        format.
+        Raises RowError if the row lacks one key of a format that the method accepts; JobRejected if the row is in no
+        format that the method accepts.
         """
         name = detect(row, self.method.formats)
         if name in self.method.formats:

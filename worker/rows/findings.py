@@ -46,7 +46,8 @@ class Findings:
         self._add(line, "warning", code, message)
 
     def row_error(self, number: int, code: str, problem: str) -> None:
-        """Add an error about a row. The sentence is only made if somebody may read it."""
+        """Add an error about a row. The sentence is only built for the first error and for errors that may be
+        listed."""
         if self.first_error is None or self._may_list("error", code):
             self.error(number, code, example(number, problem))
         else:
@@ -63,7 +64,7 @@ class Findings:
         self.warning(line, "blank_line", f"Line {line} is blank and skipped.")
 
     def followed_by(self, later: "Findings") -> "Findings":
-        """Return these findings with those of the rest of the file."""
+        """Return these findings together with `later`, the findings in the rest of the file."""
         whole = Findings(list(self.listed), self.counts + later.counts, self.first_error or later.first_error)
         for entry in later.listed:
             whole._list(entry)
@@ -88,7 +89,8 @@ class Findings:
         self._listed_warnings += _is_warning(entry)
 
     def _may_list(self, severity: Severity, code: str) -> bool:
-        """Whether such a finding may have a place in the list: files have up to millions of findings."""
+        """Return whether a finding of this severity and code may be listed. This check is cheap, because a file may
+        have millions of findings."""
         if len(self.listed) < MAX_FINDINGS:
             return True
         return self._listed_warnings > 0 and not (severity == "warning" and code in self._listed_codes)

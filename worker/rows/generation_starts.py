@@ -1,7 +1,8 @@
-"""The beginnings of the assistant's generations in a rendered conversation. The tokens from there on are supervised.
+"""The beginnings of the assistant's generations in a rendered conversation. The tokens from each beginning on are
+supervised.
 
-A generation begins where the conversation before it ends, rendered with `add_generation_prompt`. What a template writes
-between that and the answer, be it a space or an empty reasoning block, the model has to generate itself.
+A generation begins where the preceding conversation ends, rendered with `add_generation_prompt`. If a template writes
+more text before the answer, such as a space or an empty reasoning block, the model has to generate that text itself.
 """
 
 from dataclasses import dataclass, field
@@ -38,8 +39,8 @@ class GenerationStarts:
     """Roles after which the conversation up to an answer renders differently from the whole conversation."""
 
     def find(self, message: int, previous_end: int, limit: int) -> int | None:
-        """Return the position at which the message's generation begins, or None. `limit`: the position of its first
-        sentinel."""
+        """Return the position at which the message's generation begins, or None. `limit`: the position of the message's
+        first sentinel (worker.rows.sentinels)."""
         role = self.messages[message - 1]["role"] if message else ""
         content_end = max(
             (position for position in self._content_ends_before(message) if previous_end <= position <= limit),
@@ -64,7 +65,8 @@ class GenerationStarts:
         return self.positions.get(self.sentinels.text_end(message - 1), []) if message else []
 
     def _after_tail(self, message: int, role: str, content_end: int) -> int | None:
-        """Return the position after a known tail, which saves rendering the conversation again for each answer."""
+        """Return the position after a known tail (see `_tails`), or None. A known tail saves rendering the conversation
+        again for each answer."""
         space = self._space_after(message)
         probed = self.after_user if role == "user" else ""
         for tail in sorted({*self._tails.get(role, ()), probed} - {""}, key=len, reverse=True):
@@ -85,9 +87,9 @@ class GenerationStarts:
         return at + len(self.generation_prompt) if at >= 0 else None
 
     def _by_common_beginning(self, message: int, begin: int) -> int | None:
-        """Return the end of what the text shares with the generation prompt.
+        """Return the position up to which the text is the same as the conversation with the generation prompt.
 
-        Some templates open a reasoning block in the generation prompt, but leave it out of earlier answers.
+        Some templates open a reasoning block in the generation prompt, but leave that block out of earlier answers.
         """
         bare, prompted = (self.rendered.render_prefix(message, prompted=prompt) for prompt in (False, True))
         if not bare or not self.text.startswith(bare):

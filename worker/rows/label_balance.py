@@ -1,4 +1,4 @@
-"""Checks of all labels of a file together: whether they leave anything to learn."""
+"""Checks of all labels of a file together: whether a model can learn anything from them."""
 
 from typing import Literal
 
@@ -6,9 +6,9 @@ from worker.rows.findings import Findings
 from worker.rows.labels import ClassColumn, LabelColumn
 
 UNBALANCED_SHARE = 0.9
-"""Share of the rows: if one label has more, always predicting it is nearly always right."""
+"""Share of the rows above which one label gives a warning: always predicting that label is nearly always right."""
 MANY_ROWS = 20
-"""With fewer rows, how often a label repeats shows nothing."""
+"""Fewest rows for the warning about many different labels. In fewer rows, hardly any label repeats."""
 
 
 def check_labels(

@@ -30,11 +30,11 @@ class LabelColumn(ABC):
 
     @abstractmethod
     def add(self, label: Label | None) -> None:
-        """Add the next row's label. Raises RowError if it does not fit those before it."""
+        """Add the next row's label. Raises RowError if the label does not fit the labels before it."""
 
     @abstractmethod
     def save(self, scratch: Path) -> Array | None:
-        """Return the labels [rows, columns] in float32, or None if no row has one. Large ones are memory-mapped from
+        """Return the labels [rows, columns] in float32, or None if no row has one. A large array is memory-mapped from
         `scratch`."""
 
     def counts(self) -> dict[str, int]:
@@ -85,7 +85,8 @@ class DesirableColumn(LabelColumn):
 
 
 class ClassColumn(LabelColumn):
-    """The labels of texts: one name, several, or a number. A whole number is either, until another label decides."""
+    """The labels of texts: one name, several, or a number. A whole number may be a name or a number, until another
+    label decides."""
 
     def __init__(
         self,
@@ -107,7 +108,7 @@ class ClassColumn(LabelColumn):
         self.lengths = array("q")
         """The number of names of each row."""
         self.values = array("d")
-        """The number that each label is, or NaN."""
+        """Each label as a number, or NaN."""
         self.multi_hot = MultiHot()
         self.real_text = False
         """Whether a label was a number with a fraction, written as text."""

@@ -22,8 +22,8 @@ GRACE_SECONDS = 10
 
 
 def limit_process(*, memory_bytes: int | None, cpu_seconds: int | None, file_bytes: int | None) -> None:
-    """Limit this process: more memory raises MemoryError, more processor time CpuTimeUsedUp, a larger file OSError. No
-    core dumps."""
+    """Limit this process: more memory raises MemoryError, more processor time CpuTimeUsedUp, a larger file OSError.
+    Also disable core dumps."""
     _lower(resource.RLIMIT_CORE, 0, 0)
     if memory_bytes is not None:
         # Private memory, not address space: a mapped file takes no memory, however large it is.
@@ -38,7 +38,7 @@ def limit_process(*, memory_bytes: int | None, cpu_seconds: int | None, file_byt
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TooSlow if the work inside takes longer. In the main thread only; not nested."""
+    """Raise TooSlow if the work inside takes longer. Works in the main thread only, and not nested."""
     previous = signal.signal(signal.SIGALRM, _too_slow)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
@@ -49,7 +49,8 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def require_memory(bytes_total: int) -> None:
-    """Raise MemoryError unless so much memory can be allocated. For libraries that abort the process otherwise."""
+    """Raise MemoryError if this much memory cannot be allocated. Call it before a library that aborts the process when
+    memory runs out."""
     try:
         mmap.mmap(-1, bytes_total, flags=mmap.MAP_PRIVATE).close()  # untouched, it takes address space only
     except OSError:
@@ -58,8 +59,8 @@ def require_memory(bytes_total: int) -> None:
 
 @contextmanager
 def exit_if_stuck(seconds: float) -> Iterator[None]:
-    """End the process, with its stacks in the log, if the work inside does not return in time. Works while no Python
-    code runs."""
+    """End the process, with its stacks in the log, if the work inside does not return in time. Also ends a process that
+    is stuck in native code."""
     faulthandler.dump_traceback_later(seconds, exit=True)
     try:
         yield

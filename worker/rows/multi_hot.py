@@ -21,7 +21,7 @@ def class_names(width: int) -> list[str]:
 class MultiHot:
     """The labels of a file, as long as each of them has the same number of zeros and ones.
 
-    Two different values in one label may also be two names; until another label decides, both readings are kept.
+    A label such as [0, 1] may also be two names, "0" and "1". Both readings are kept until another label decides.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,8 @@ class MultiHot:
         self._cells = array("b")
 
     def add(self, label: Label) -> None:
-        """Add the next row's label. Raises RowError if it is of another kind, and those before it allow no other."""
+        """Add the next row's label. Raises RowError if the label is of another kind, but the labels before it can only
+        be zeros and ones."""
         if not self.possible:
             return
         fits = isinstance(label, tuple) and self.width in (None, len(label))

@@ -1,4 +1,5 @@
-"""The meaning of plain chats in a format. It depends on their roles alone, so each order of roles is read once."""
+"""Reading of plain chats (worker.rows.readers.plain_chat) in a format. The result depends on the roles alone, so each
+order of roles is read once."""
 
 from dataclasses import dataclass, field
 
@@ -18,7 +19,7 @@ class PlainFormat:
     """Roles → the outcome for a chat with other texts."""
 
     def read(self, chat: PlainChat) -> Example | RowError:
-        """Return what the format makes of a chat with these roles: the same but for the texts, or the same error."""
+        """Return the format's example of a chat with these roles, with placeholders for the texts; or its error."""
         outcome = self.known.get(chat.roles)
         if outcome is None:
             outcome = self._read([{"role": role, "content": "text"} for role in chat.roles])

@@ -1,4 +1,4 @@
-"""The preparation of one file: its rows are built and tokenized in batches, in memory that does not grow with it."""
+"""The preparation of one file: its rows are built and tokenized in batches, so memory does not grow with the file."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,9 +25,10 @@ from worker.shared.arrays import Array
 BATCH_BYTES = 250_000
 BATCH_ROWS = 1_000
 BATCH_SECONDS = 120.0
-"""A hundred times what a batch takes. A tokenizer that is out of memory may never return."""
+"""Time limit of a batch, a hundred times what one takes. Without it, a tokenizer that is out of memory may never
+return."""
 TOKENIZER_BYTES = 400
-"""Memory that the tokenizer takes for each byte of text, where every byte becomes a token."""
+"""Memory that the tokenizer takes for each byte of text, if every byte becomes a token."""
 
 
 class FileReport(msgspec.Struct):
@@ -57,7 +58,7 @@ class FileReport(msgspec.Struct):
 
 @dataclass
 class Preparation:
-    """What all files of a job share."""
+    """The settings and the progress that all files of a job share."""
 
     method: Method
     tokenizer: TokenizerWrapper
@@ -151,7 +152,7 @@ class _Batch:
     text_bytes: int = 0
 
     def add(self, line: int, row: TokenizableRow) -> None:
-        """Add an array row, unless the file is already known to be invalid: then its tokens are of no use."""
+        """Add an array row, unless the file is already known to be invalid, so that its tokens would not be used."""
         if self.rows.findings.first_error is not None:
             return
         self.report.array_rows += 1

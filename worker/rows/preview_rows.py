@@ -49,7 +49,7 @@ class PreviewRow(msgspec.Struct):
     """Empty if the row is invalid."""
     label: Label | None = None
     dropped: bool = False
-    """Whether training leaves it out, because it is too long or has no supervised token left."""
+    """Whether training leaves the row out, because it is too long or has no supervised token left."""
     findings: list[Finding] = []
 
 

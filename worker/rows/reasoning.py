@@ -62,7 +62,7 @@ def without_reasoning(message: Message) -> Message:
 def select_reasoning(conversation: Conversation, reasoning: Reasoning, *, separate: bool) -> Messages:
     """Return the messages with the reasoning that is to be rendered.
 
-    `separate`: put it under its own key, for templates that have a form for it.
+    `separate`: put the reasoning under its own key, for templates that read that key.
     """
     messages = conversation.messages
     if reasoning == "auto":

@@ -1,10 +1,11 @@
-"""The assistant's text in a rendered conversation: a conversation becomes a text and its supervised spans.
+"""Rendering of a conversation to a text and its supervised spans.
 
-Either the template marks the assistant's text itself ({% generation %}), or sentinels are put around the answers
-(worker.rows.sentinels), and found again in the rendered text. Without the sentinels, that text must equal the plain
-rendering; if it does not, the row is refused rather than guessed at.
+Either the template marks the assistant's text ({% generation %}), or sentinels, unused characters
+(worker.rows.sentinels), are put around the answers and found again in the rendered text. With the sentinels removed,
+that text must equal the plain rendering; if it does not, the row is refused.
 
-A span begins where a generation would, after what `add_generation_prompt` adds, and ends with the end of turn.
+A span begins where the model's generation would begin, after the text that `add_generation_prompt` adds, and ends with
+the end of turn.
 """
 
 import json
@@ -165,7 +166,7 @@ class Renderer:
         return any(PROBE in (self.attempt([question, answer | form], None) or "") for form in answers)
 
     def _probe_end_of_turn(self, added_texts: set[str]) -> set[str]:
-        """Return what the template writes after a last answer, and after an earlier one."""
+        """Return the texts that the template writes after a last answer and after an earlier one."""
         added = "|".join(map(re.escape, sorted(added_texts, key=len, reverse=True))) or "(?!)"
         question, answer = {"role": "user", "content": "a"}, {"role": "assistant", "content": f"b{PROBE}"}
         after = (self.attempt([question, answer], None) or "").partition(PROBE)[2].strip()

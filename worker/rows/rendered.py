@@ -33,8 +33,8 @@ class RenderedTurns:
         return min(turn.start for turn in self.turns if turn.message == message)
 
     def head(self, message: int) -> tuple[int, int]:
-        """Return the span from the end of the previous message's content to the first sentinel of this message. Its
-        reasoning belongs there."""
+        """Return the span from the end of the previous message's content to the first sentinel of this message. This
+        message's reasoning belongs there."""
         sentinels = (self.sentinels.text_start(message), *self.sentinels.calls(message))
         first = min((position for sentinel in sentinels for position in self.positions.get(sentinel, [])), default=None)
         if first is None:
@@ -68,18 +68,19 @@ class ConversationRenderer(PrefixRenderer, Protocol):
 
     @property
     def shows_reasoning(self) -> bool:
-        """Whether the template has a form for reasoning, if only for the last message."""
+        """Whether the template can show reasoning, if only in the last message."""
 
     def render_through(self, message: int) -> RenderedTurns:
         """Return the conversation up to and including that message."""
 
 
 def keep_reasoning(rendered: RenderedTurns, source: ConversationRenderer) -> RenderedTurns:
-    """Restore reasoning that the template leaves out, where the model would write it. Raises RowError if that is
-    unknown.
+    """Restore reasoning that the template leaves out, at the place where the model would write it. Raises RowError if
+    that place is unknown.
 
-    Most templates show reasoning in the last message only; its head there is then used for earlier messages, too. With
-    templates that never show it, it is written in tags, as if the content contained it.
+    Most templates show reasoning in the last message only. The head of an earlier message (see `RenderedTurns.head`) is
+    then taken from a rendering in which that message is the last. If a template never shows reasoning, the reasoning is
+    written in tags, as if the content contained it.
     """
     for message in reversed(rendered.missing_reasoning()):
         try:

@@ -51,8 +51,8 @@ class TokenizableRow:
 
 
 class LabelSpec(msgspec.Struct, forbid_unknown_fields=True):
-    """The required labels of a file: those of the model that the job continues; in a validation file, those of the
-    training file. Empty for the training file of a new model."""
+    """The labels that a file must have: the labels of the model that the job continues or, in a validation file, the
+    labels of the training file. Empty for the training file of a new model."""
 
     problem: Problem | None = None
     """The classification problem."""

@@ -24,7 +24,7 @@ from worker.rows.readers import PlainChat
 
 @dataclass
 class Candidate:
-    """A format that the file may have, and the findings if it has."""
+    """A format that the file may have, and the findings of checks in that format."""
 
     format: Format
     findings: Findings = field(default_factory=Findings)
@@ -40,7 +40,7 @@ class Candidate:
                 self.labels = DesirableColumn()
 
     def add(self, number: int, row: Row | PlainChat, warnings: list[RowWarning]) -> None:
-        """Check a row. `warnings`: further ones, that do not depend on the format."""
+        """Check a row. `warnings`: further warnings, which do not depend on the format."""
         if not isinstance(row, PlainChat):
             value = check_row(number, lambda: self._parse(row), self.findings, lambda: warnings)
             self.errors += value is None

@@ -1,6 +1,6 @@
-"""Sentinels around the contents of a conversation: characters from Unicode's private-use planes.
+"""Sentinels: characters from Unicode's private-use planes, inserted around the contents of a conversation.
 
-A chat template renders them unchanged, so their positions show where the contents are. They are then removed.
+A chat template renders sentinels unchanged, so their positions show where the contents are. Then they are removed.
 """
 
 import itertools
@@ -26,9 +26,9 @@ Positions = dict[str, list[int]]
 
 @dataclass(frozen=True)
 class Sentinels:
-    """One code point each for: the beginning and the end of the template's {% generation %}; in each message, the
-    beginning and the end of its text and the beginning of its reasoning; in each call, the end of its name, and the end
-    of every string in its arguments."""
+    """The sentinels of one conversation. Each of these has its own code point: the beginning and the end of the
+    template's {% generation %}; in each message, the beginning and the end of its text and the beginning of its
+    reasoning; in each call, the end of its name, and the end of every string in its arguments."""
 
     first: int
     starts: tuple[int, ...]

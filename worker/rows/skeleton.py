@@ -1,8 +1,10 @@
-"""Conversations rendered without running their template again, where it only copies their contents.
+"""Render many conversations from one run of their chat template.
 
-For each order of roles, the template runs once, with objects in place of contents. They can be written out, joined to
-texts, stripped, and searched for a text, which is then assumed to be absent. If the template does anything else with
-them, its text depends on more than that, and conversations with these roles are rendered one by one.
+For each sequence of roles, the template runs once with placeholder objects instead of the message contents. The result
+is a skeleton: fixed text with slots, which `fill` completes with the contents of each conversation. A template may
+print a placeholder, concatenate it, strip it, or test whether it contains a text. Such a test answers no; a
+conversation that does contain the text is rendered by the template. If the template uses a placeholder in any other
+way, there is no skeleton, and the template renders every conversation with these roles.
 """
 
 import re
@@ -25,21 +27,22 @@ MAX_MESSAGES, MAX_SKELETONS = 100, 1_000
 TEXT_START, TEXT_END = 0, 1
 """Numbers of a message's sentinels (worker.rows.sentinels)."""
 GENERATION = -1
-"""In a place, instead of a message: where {% generation %} begins (TEXT_START) or ends (TEXT_END)."""
+"""Replaces the message in a `Place` at which {% generation %} begins (TEXT_START) or ends (TEXT_END)."""
 
 OPEN, CLOSE, BEGIN, END = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"
-"""Code points that are no characters: around the name of a copied content, and at the ends of {% generation %}."""
+"""Noncharacters of Unicode: around the number of a slot in the rendered text, and at the ends of {% generation %}."""
 MARKS = re.compile(f"{OPEN}(\\d+)(s?){CLOSE}|({BEGIN})|({END})")
 BUFFERING: tuple[type[nodes.Node], ...] = (nodes.Macro, nodes.FilterBlock, nodes.AssignBlock, nodes.Block)
 BUFFERING += (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
-"""Statements that turn what is written out into a value again."""
+"""Statements that turn output of the template into a value again."""
 
 Place = tuple[int, int, int]
 """(position in the text, message or GENERATION, TEXT_START or TEXT_END)."""
 
 
 class Inspected(BaseException):
-    """A template uses a content for more than copying it. No handler of a template's own errors catches this."""
+    """A template uses a placeholder in a way that a skeleton does not allow. No handler of a template's own errors
+    catches this."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Slot:
 
     message: int
     stripped: bool = False
-    """Whether the template strips white space from it."""
+    """Whether the template strips white space from the content."""
 
 
 def _inspected(*_: Any) -> NoReturn:
@@ -56,7 +59,7 @@ def _inspected(*_: Any) -> NoReturn:
 
 
 class Copied:
-    """A content, or texts joined with contents, while a template runs."""
+    """A placeholder for a content, or for texts joined with contents, while a template runs."""
 
     def __init__(self, parts: tuple[str | Slot, ...], absent: set[str]) -> None:
         """`absent`: receives the texts that the template has searched for."""
@@ -90,7 +93,8 @@ class Copied:
         return Copied((replace(self._slot(), stripped=True),), self._absent)
 
     def _slot(self) -> Slot:
-        """Return the only part. Raises Inspected if there are more: then a text may be on their border."""
+        """Return the only part. Raises Inspected if there are more: a searched text could then begin in one part and
+        end in the next."""
         if len(self.parts) == 1 and isinstance(self.parts[0], Slot):
             return self.parts[0]
         raise Inspected
@@ -175,10 +179,10 @@ def _is_simple(message: dict[str, Any]) -> bool:
 
 
 class _CopyingTemplate(ChatTemplate):
-    """A chat template that writes the names of copied contents instead of them."""
+    """A chat template that writes the numbers of slots instead of contents."""
 
     def skeleton(self, roles: tuple[str, ...]) -> Skeleton | None:
-        """Return the skeleton of conversations with these roles, or None if the template does more than copy."""
+        """Return the skeleton of conversations with these roles, or None if there is none."""
         texts = (*self.sources.values(), *self.tokens.values())
         if any(mark in text for text in texts for mark in (OPEN, CLOSE, BEGIN, END)):
             return None
@@ -191,7 +195,8 @@ class _CopyingTemplate(ChatTemplate):
         return None if text is None else Skeleton(list(_split(text)), frozenset(absent))
 
     def _only_writes(self) -> bool:
-        """Whether all that the template writes out is its text."""
+        """Return whether all output of the template becomes its text, so that no statement reads the output as a
+        value."""
         source = self.sources.get("default", "")
         tree = environment().parse(source)
         calls = (block.call.node for block in tree.find_all(nodes.CallBlock))
@@ -210,7 +215,7 @@ class _CopyingTemplate(ChatTemplate):
 
 
 def _named(value: object) -> object:
-    """Return what is written out for a value: names for contents."""
+    """Return the text that is written for a value: the numbers of slots for contents."""
     if not isinstance(value, Copied):
         return value
     return "".join(
@@ -226,7 +231,7 @@ def _trim(value: Any, chars: str | None = None) -> Any:
 
 
 def _split(text: str) -> Iterator[str | Slot | Place]:
-    """Yield the parts of a rendered text with names."""
+    """Yield the parts of a rendered text that has numbers of slots."""
     at = 0
     for mark in MARKS.finditer(text):
         if mark.start() > at:

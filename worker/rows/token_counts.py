@@ -10,7 +10,7 @@ from worker.shared.arrays import Rows
 from worker.shared.counts import Counts, count
 
 SAMPLED_ROWS = 2000
-"""Rows that a sample has at least, if the file has as many; it has less than twice as many."""
+"""A sample has at least this many rows, if the file has as many, and less than twice this many."""
 SCALED = ("array_rows", "kept_rows", "truncated", "dropped", "overlong", "tokens", "supervised_tokens")
 """Counts that grow with the file."""
 
@@ -29,7 +29,7 @@ class RowSample:
         return (number - 1) % self.stride == 0
 
     def add(self, number: int, built: list[TokenizableRow], encoded: list[list[TokenRow]]) -> None:
-        """Add a row: what it was built to, and the tokens of each array row's sequences."""
+        """Add a row. `built`: its array rows. `encoded`: the tokens of each array row's sequences."""
         self.prompts = self.prompts or any(row.item is not None for row in built)
         labelled = [row.label is not None and len(row.sequences) == 1 for row in built]
         self.rows[number] = list(zip(encoded, labelled, strict=True))

@@ -22,13 +22,14 @@ from worker.rows.special_tokens import end_ids, special_tokens
 from worker.rows.token_bytes import TokenBytes
 
 MIN_BATCH = 32
-"""Fewer texts are not worth a list of the bytes of all tokens."""
+"""Fewest texts for which it is worth listing the bytes of all tokens (worker.rows.token_bytes)."""
 THREAD_BYTES = 64 << 20
 """Memory for each thread that tokenizes."""
 
 
 def tokenize_on_all_cores() -> None:
-    """Let this process tokenize batches on all its cores, as far as its memory allows. Before the first batch only."""
+    """Let this process tokenize batches on all its cores, as far as its memory allows. Call it before the first
+    batch."""
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     memory, _ = resource.getrlimit(resource.RLIMIT_DATA)
     if memory != resource.RLIM_INFINITY and memory // THREAD_BYTES < (os.cpu_count() or 1):
@@ -69,9 +70,9 @@ class PromptCompletionText:
     prompt_weight: float = 0.0
     """The loss weight of the prompt."""
     append_end: bool = True
-    """Whether the end-of-text token is appended; not to a prompt that is to be continued."""
+    """Whether the end-of-text token is appended. False for a prompt, which the model continues."""
     with_special_tokens: bool = False
-    """Tokenize as plain `tokenizer(text)` does, without loss. Excludes a completion."""
+    """Tokenize as plain `tokenizer(text)` does, without loss. There must be no completion."""
 
 
 class TokenizerWrapper:

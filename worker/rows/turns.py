@@ -20,15 +20,15 @@ class Turn:
     start: int
     end: int
     ended: bool
-    """Whether it has an end of turn."""
+    """Whether the text ends with an end of turn."""
 
 
 class PartialRenderer(PrefixRenderer, Protocol):
     """Renders a part of the conversation, where the sentinels are ambiguous."""
 
     def calls_as_last_message(self, message: int) -> tuple[int, str] | None:
-        """Return the message's calls when it is the last one: the number of their sentinels that are rendered, and the
-        text after the last. None if the template refuses it."""
+        """Render the conversation up to this message. Return (the number of sentinels of the message's calls, the text
+        after the last of them); None if the template refuses the messages."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class AssistantSpans:
         return [index for index, message in enumerate(self.messages) if message["role"] == "assistant"]
 
     def _answer_starts(self, message: int) -> list[int]:
-        """Return the positions at which its reasoning or its text begins."""
+        """Return the positions at which the message's reasoning or text begins."""
         sentinels = (self.sentinels.reasoning(message), self.sentinels.text_start(message))
         return [position for sentinel in sentinels for position in self.positions.get(sentinel, [])]
 
@@ -109,15 +109,15 @@ class AssistantSpans:
         return last
 
     def _length_after_calls(self, message: int, last: int) -> int:
-        """Return the length of the message's own turn after its last call, if it renders there as it does when it is
-        the last message; else 0."""
+        """Return the length of the message's own turn after its last call, if that text is the same as when the message
+        is the last one; else 0."""
         _, rest = self.rendered.calls_as_last_message(message) or (0, "")
         rest = rest.rstrip()
         return len(rest) if self.text.startswith(rest, last) else 0
 
     def _owner(self, start: int, end: int) -> int:
-        """Return the message that the span belongs to: the one with a sentinel in it, else with the last sentinel
-        before it."""
+        """Return the message that the span belongs to: the message with a sentinel in the span, else the message with
+        the last sentinel before the span."""
         at = bisect_left(self._assistant_sentinels, (start, 0))
         inside = self._assistant_sentinels[at : at + 1]
         if inside and inside[0][0] <= end:
@@ -183,9 +183,9 @@ class AssistantSpans:
         return positions
 
     def _own_calls(self, message: int, rendered: int) -> int:
-        """Return the number of sentinels in the message's own turn.
+        """Return the number of sentinels of calls in the message's own turn.
 
-        Some templates write a tool's name twice in its call, and some once more with its result.
+        Some templates write a tool's name twice in its call, and some write it again with the call's result.
         """
         if message == len(self.messages) - 1:
             return rendered

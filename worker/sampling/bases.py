@@ -36,7 +36,8 @@ class ModelSource:
     def base_key(self) -> tuple[Path, *tuple[object, ...]]:
         """The key of the weights in memory: models with the same key differ by their peft adapters alone.
 
-        A whole model is a base of its own. So is one whose adapter cannot be removed again, or whose base is quantized.
+        A whole model is a base of its own. So is a model whose adapter cannot be removed again, or whose base is
+        quantized.
         """
         technique = self.technique
         if technique is None or self.adapter is None:

@@ -1,6 +1,6 @@
 """Generation of one answer, token by token, with transformers' own `generate`.
 
-It takes care of caches, sliding windows and virtual tokens; the tokens themselves are sampled here.
+`generate` handles caches, sliding windows and virtual tokens. The tokens themselves are sampled here.
 """
 
 from collections.abc import Callable, Sequence

@@ -16,7 +16,7 @@ class TextDelta:
 
     text: str = ""
     tokens: list[tuple[int, SampledToken]] = field(default_factory=list)
-    """(offset, token) of the tokens whose text it is. An offset counts characters from the start of the answer."""
+    """(offset, token) of the tokens that make up the text. An offset counts characters from the start of the answer."""
 
 
 class AnswerText:

@@ -1,9 +1,9 @@
 """The rows of a file as arrays. Prepare writes them, the supervisor counts them, and the trainer reads them.
 
-One safetensors file for each file of rows (docs/internals/wall.md). A row is `width` sequences: one, or two for a pair
-(preferred, other). Sequence s is tokens[starts[s]:starts[s + 1]] with its loss weights. A file may also hold `labels`
-f32 [rows, columns] and, for prompts, `items`: the JSON object of each row, as bytes. Files are memory-mapped, so that
-rows need not fit in memory.
+Each file of rows becomes one safetensors file (docs/internals/wall.md). A row is `width` sequences: one, or two for a
+pair (preferred, other). Sequence s is tokens[starts[s]:starts[s + 1]] with its loss weights. A file may also hold
+`labels` f32 [rows, columns] and, for prompts, `items`: the JSON object of each row, as bytes. Files are memory-mapped,
+so that rows need not fit in memory.
 """
 
 import json

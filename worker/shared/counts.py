@@ -50,7 +50,8 @@ class Counts(msgspec.Struct):
 
 
 def count_arrays(path: Path, *, rows: int, max_length: int | None, context_window: int | None, drop: bool) -> Counts:
-    """Count arrays that were prepared before. `rows`: the rows of their file; the others as in `count`."""
+    """Count arrays that were prepared before. `rows`: number of rows of their file. The other arguments are those of
+    `count`."""
     loaded = load_rows(path)
     prompts = loaded.items is not None
     counts = count(loaded, max_length=max_length, context_window=context_window, drop=drop, prompts=prompts)
@@ -60,7 +61,8 @@ def count_arrays(path: Path, *, rows: int, max_length: int | None, context_windo
 
 
 def count(rows: Rows, *, max_length: int | None, context_window: int | None, drop: bool, prompts: bool) -> Counts:
-    """`max_length`: the requested one; None: the longest row. `prompts`: the rows have no supervised tokens."""
+    """Return the counts of the rows. `max_length`: the requested maximum; None for the longest row. `prompts`: whether
+    the rows are prompts, which have no supervised tokens."""
     lengths_S = rows.ends - rows.starts
     longest = int(lengths_S.max(initial=0))
     limit = min(max_length or max(longest, 1), context_window or max(longest, 1))

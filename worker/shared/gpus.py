@@ -6,7 +6,7 @@ import subprocess
 from dataclasses import dataclass
 
 BFLOAT16_CAPABILITY = (8, 0)
-"""Ampere: the first that multiplies in bfloat16 and runs FlashAttention."""
+"""Compute capability of Ampere, the first GPUs that multiply in bfloat16 and run FlashAttention."""
 QUERY = "index,uuid,memory.total,memory.free,compute_cap"
 
 
@@ -33,13 +33,14 @@ def visible_gpus() -> list[str]:
 
 
 def find_gpu(name: str) -> Gpu | None:
-    """`name`: as in CUDA_VISIBLE_DEVICES, its index in bus order, or its UUID or a prefix of that."""
+    """Return the GPU with this name, which is as in CUDA_VISIBLE_DEVICES: an index in bus order, a UUID, or a prefix of
+    a UUID."""
     by_uuid = name.startswith("GPU-")
     return next((gpu for gpu in list_gpus() if (gpu.uuid.startswith(name) if by_uuid else gpu.index == name)), None)
 
 
 def list_gpus() -> list[Gpu]:
-    """Return an empty list if there is no driver, or it does not answer."""
+    """Return the GPUs of this machine; none if there is no driver, or the driver does not answer."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []

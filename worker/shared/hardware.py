@@ -76,7 +76,7 @@ def available_bytes() -> int:
 
 
 def memory_for_job(*, slots: int) -> int:
-    """Return a job's share of the memory: an equal part for each slot of what this process leaves. Libraries that the
-    trainer shares with the fork server count as the trainer's."""
+    """Return a job's share of the memory: the memory that this process leaves, divided equally among the slots.
+    Libraries that the trainer shares with the fork server count as the trainer's."""
     own = int(psutil.Process().memory_info().rss)
     return max(0, (memory_bytes() - own) // slots)

@@ -26,7 +26,8 @@ ORPHAN_S = 60.0
 
 
 class Pipe:
-    """Without `ATTUNE_REPORT_FD`, as when run by hand, reports go to standard output and stdin is ignored."""
+    """The child's ends of the pipes. Without `ATTUNE_REPORT_FD`, as when the child is run by hand, reports go to
+    standard output and stdin is ignored."""
 
     def __init__(self) -> None:
         descriptor = os.environ.get(REPORT_FD)
@@ -87,7 +88,8 @@ class Pipe:
 
 
 def _lines(descriptor: int) -> Iterator[Command]:
-    """Yield commands until stdin ends. A thread that waits in Python's buffered stdin would hold its lock at exit."""
+    """Yield commands until stdin ends. Reads the descriptor with `os.read`, not `sys.stdin`: a thread blocked in
+    `sys.stdin` holds the buffer's lock, which the interpreter needs at exit."""
     rest = b""
     while chunk := os.read(descriptor, 65536):
         *lines, rest = (rest + chunk).split(b"\n")

@@ -1,4 +1,4 @@
-"""The reports that a child process writes to its pipe: one JSON object a line, told apart by its `type`."""
+"""The reports that a child process writes to its pipe: one JSON object a line, whose `type` names the report."""
 
 from collections.abc import Mapping
 from typing import Any, TypeAlias, get_args
@@ -71,7 +71,7 @@ class StateReport(Report, tag="state"):
 
     step: int
     path: str
-    """Its folder, relative to the run folder."""
+    """The state's folder, relative to the run folder."""
 
 
 class CheckpointReport(Report, tag="checkpoint"):
@@ -79,7 +79,7 @@ class CheckpointReport(Report, tag="checkpoint"):
 
     step: int
     path: str
-    """Its folder, relative to the run folder."""
+    """The adapter's folder, relative to the run folder."""
     metrics: Metrics
 
 

@@ -4,7 +4,8 @@ import re
 from importlib.metadata import PackageNotFoundError, version
 
 MIN_TORCH = (2, 12)
-"""The first whose varlen_attn takes windows and shared key heads by these names (worker.engine.model.attention)."""
+"""The first version whose varlen_attn takes windows and shared key heads by these names
+(worker.engine.model.attention)."""
 
 
 class UnsupportedTorch(SystemExit):

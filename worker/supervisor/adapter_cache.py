@@ -10,7 +10,7 @@ from api.spec.artifacts import Artifact
 from worker.supervisor.inputs import fetch_artifacts
 
 MAX_BYTES = 20 * 1024**3
-"""A single model may be larger."""
+"""Most bytes in the cache. A single model may be larger."""
 
 
 class AdapterCache:

@@ -1,4 +1,4 @@
-"""A child process behind the wall, the pipe of its reports, and the stdin of its commands."""
+"""A child process behind the wall (docs/internals/wall.md), the pipe of its reports, and the stdin of its commands."""
 
 import json
 import os
@@ -23,7 +23,8 @@ MAX_REPORT_BYTES = 1024 * 1024
 
 
 class Child:
-    """A running child. Its stdin stays open. If this process dies, it closes, and the child saves and exits."""
+    """A running child. Its stdin stays open. If this process dies, that stdin closes, and the child saves its state and
+    exits."""
 
     def __init__(
         self,
@@ -86,14 +87,14 @@ class Child:
             log.info("child_gone", pid=self.pid, command=command.get("cmd"), error=type(error).__name__)
 
     def wait(self, timeout_s: float) -> int:
-        """Return its exit code. Kill it if it takes longer."""
+        """Return the child's exit code. Kill the child if it takes longer."""
         try:
             return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return self.kill()
 
     def kill(self) -> int:
-        """Kill it and the processes it started. Return its exit code."""
+        """Kill the child and the processes that it started. Return the child's exit code."""
         if self.alive:
             try:
                 os.killpg(self.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Stored data that is damaged or missing and cannot be rebuilt: the failure that names it."""
+"""The failure of a job whose stored data is damaged or missing, and cannot be rebuilt."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,8 @@ log = structlog.get_logger(__name__)
 def raise_on_damage(
     name: str, remedy: str, *, code: str, param: str, reason: FailureReason = FailureReason.INTERNAL
 ) -> Iterator[None]:
-    """Raise AttemptFailed for damage found inside. Not for derived data, which is rebuilt instead.
+    """Raise AttemptFailed if the code inside finds damaged or missing data. Do not use this for derived data, which is
+    rebuilt instead.
 
     `name`: the subject of the message's first sentence, such as "The file file-1". `remedy`: the sentence after it.
     """

@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 BACKOFF_S = (0, 5, 15, 45, 120)
 """Delay before the first retry, the second, and so on."""
 EXCUSED_BACKOFF_S = (5, 15, 45, 120)
-"""The same for failures of the infrastructure, which are retried without limit."""
+"""The same delays for failures of the infrastructure, which are retried without limit."""
 
 
 SIGNALS_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -90,7 +90,7 @@ _EVENT_SENTENCES = {reason: FAILURES[reason].sentence for reason in FailureReaso
     FailureReason.DISK_FULL: "The job's own files filled the worker's disk.",
     FailureReason.INTERNAL: "An unexpected error occurred.",
 }
-"""For events. Some sentences of FAILURES would tell the user that the job has failed, which it has not yet."""
+"""Sentences for events. Some sentences of FAILURES state that the job has failed, but it is still to be retried."""
 
 
 def requeue(session: Session, job: Job, message: str, *, wait_s: float = 0) -> None:

@@ -22,7 +22,7 @@ class Heartbeat(BackgroundThread):
         super().__init__(f"heartbeat-{claim.job_id}")
         self._context, self._claim = context, claim
         self.lost = threading.Event()
-        """Set when the job is no longer ours."""
+        """Set when this attempt no longer holds the lease of the job."""
         self.pause = threading.Event()
         """Set when the user has requested a pause."""
 

@@ -47,7 +47,8 @@ def fetch_weights(node: Node, job: Job, base: BaseModelRow) -> Path:
 
 
 def weights_are_damaged(node: Node, job: Job, base: BaseModelRow) -> bool:
-    """Return whether this worker's cached copy of those weights was damaged. If so, it is deleted."""
+    """Return whether this worker's cached copy of the weights that the job starts from was damaged. A damaged copy is
+    deleted."""
     digest, artifacts = base.digest, base.artifacts
     if job.base_weights is not None:
         _, artifacts = _producer(node, job.base_weights, WEIGHTS_ROLE, "model")
@@ -98,7 +99,8 @@ def fetch_reward_models(node: Node, recipe: Recipe, folder: Path) -> None:
 def producing_job(node: Node, name: str) -> Job | None:
     """Return the job that produced a model or a checkpoint, or None if that was deleted.
 
-    It may belong to any project: permissions are checked when a job is created, and it keeps them.
+    The producing job may belong to any project: permission to use its model is checked when a job is created, and not
+    again.
     """
     with node.context.database.read() as session:
         model = models.find_in_any_project(session, name)
@@ -115,7 +117,7 @@ def _producer(node: Node, name: str, role: str, param: str) -> tuple[Job, list[A
 
 
 def _link_files(cached: Path, folder: Path) -> None:
-    """Link each file. `base/` is added to the new folder, and the cached one is shared by all jobs."""
+    """Link each file into the new folder, to which `base/` is added. The cached folder itself is shared by all jobs."""
     folder.mkdir(parents=True)
     for path in cached.iterdir():
         (folder / path.name).symlink_to(path)

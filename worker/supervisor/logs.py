@@ -27,7 +27,7 @@ MAX_BYTES = 10 * 1024**2
 
 
 class LogUploader(BackgroundThread):
-    """A log that cannot be stored does not fail the attempt."""
+    """The thread that uploads the log. A log that cannot be stored does not fail the attempt."""
 
     def __init__(self, node: Node, claim: Claim, path: Path) -> None:
         super().__init__(f"log-{claim.job_id}")

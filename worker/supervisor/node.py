@@ -23,7 +23,8 @@ from worker.supervisor.work_folder import find_folder_problem, read_or_create_id
 PROGRAMS = {Stage.PREPARE: ("worker.prepare", "worker.scan"), Stage.TRAIN: ("worker.train",)}
 """The children of each stage."""
 LIBRARIES = ("torch._dynamo", "torch._inductor", "transformers.modeling_utils")
-"""Imports of a trainer that do not start CUDA if there is a GPU, as bitsandbytes does."""
+"""Modules that a trainer imports and that do not start CUDA. bitsandbytes is left out, because it starts CUDA if there
+is a GPU."""
 MAX_HOST = 64
 """Characters of the host's name in the worker's name."""
 

@@ -14,7 +14,7 @@ log = structlog.get_logger(__name__)
 PAUSES_S = (5, 10, 20, 40, 60)
 """The first pause, the second, and so on."""
 SUSPICIOUS_JOBS = 3
-"""If this many different jobs in a row fail for no reason of their own, the worker is taken to be broken."""
+"""If this many different jobs in a row fail through no fault of their own, the worker counts as broken."""
 
 
 class Pause:
@@ -47,14 +47,14 @@ class Pause:
             self._begin(reason)
 
     def suspect(self, job_id: str) -> None:
-        """Note that this job failed for no reason of its own. After SUSPICIOUS_JOBS in a row, the worker pauses."""
+        """Note that this job failed through no fault of its own. After SUSPICIOUS_JOBS in a row, the worker pauses."""
         with self._lock:
             self._suspects.add(job_id)
             if len(self._suspects) >= SUSPICIOUS_JOBS:
                 self._begin(f"{len(self._suspects)} jobs in a row failed on this worker through no fault of their own")
 
     def record_success(self) -> None:
-        """Note that an attempt succeeded, or failed for a reason of its own: this worker is not broken."""
+        """Note that an attempt succeeded, or failed through a fault of the job: this worker is not broken."""
         with self._lock:
             self._pauses = 0
             self._suspects.clear()

@@ -31,7 +31,7 @@ MAX_FINDINGS = 5
 
 
 def prepare(attempt: AttemptContext) -> None:
-    """Raise AttemptFailed, StaleFence or StorageUnavailable if it fails."""
+    """Prepare the job. Raise AttemptFailed, StaleFence or StorageUnavailable if that fails."""
     labels = parent_labels(attempt)
     prepared = _prepared_arrays(attempt, labels)
     inputs = resolution_inputs(attempt, prepared["train"], labels)
@@ -76,7 +76,7 @@ def _prepared_arrays(attempt: AttemptContext, labels: Labels | None) -> dict[str
 
 
 def _required_labels(attempt: AttemptContext, parent: Labels | None, train: Arrays | None) -> RequiredLabels:
-    """Return the labels of the parent model, or those of a training file that was prepared before."""
+    """Return the labels of the parent model, or of a training file that was prepared before."""
     if parent is not None:
         names = list(parent.names) or None
         return {"problem": parent.problem, "label_names": names, "by": f"the labels of {attempt.job.parent_model}"}
@@ -113,7 +113,7 @@ def _reuse(attempt: AttemptContext, source: Source) -> Arrays | None:
 
 
 def _fetch_stored(attempt: AttemptContext, stored: Arrays, name: str) -> bool:
-    """Return False if the object is missing, which an operator may have deleted to make room, or damaged."""
+    """Return False if the object is damaged or missing. An operator may have deleted it to make room."""
     path = attempt.folder / "data" / f"{name}.safetensors"
     path.parent.mkdir(exist_ok=True)
     try:

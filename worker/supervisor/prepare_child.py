@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 WAIT_S = 1.0
 CRASHES = {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
-"""Signals by which native code ends its own process over its input."""
+"""Signals with which native code crashes on its input."""
 
 
 FileReport: TypeAlias = dict[str, Any]

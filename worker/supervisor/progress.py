@@ -1,4 +1,4 @@
-"""Metrics and messages on their way into the database: written in batches, and kept during an outage."""
+"""Writing of metrics and messages to the database, in batches. During an outage they are kept and written later."""
 
 import threading
 import time
@@ -24,7 +24,7 @@ EVENT_METRICS = {
     "valid_reward": "validation reward",
     "full_valid_loss": "full validation loss",
 }
-"""Metrics that a step's message contains if the step has them, and their names there."""
+"""Metrics that a step's message contains if the step has them, each with its name in the message."""
 
 
 class Progress:

@@ -37,8 +37,8 @@ def _base(session: Session, job: Job, base: BaseModelRow) -> BaseEntry:
 
 
 def _artifacts(session: Session, name: str) -> list[Artifact]:
-    """Return those of a fine-tuned model or a checkpoint of any project (see producing_job). Empty if it was deleted
-    since it was fetched."""
+    """Return the artifacts of a fine-tuned model or a checkpoint of any project (see producing_job); none if the model
+    was deleted after the job fetched it."""
     model = models.find_in_any_project(session, name)
     return [] if model is None else trained_artifacts(model.artifacts)
 

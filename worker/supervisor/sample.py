@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 
 POLL_S = 0.5
 CANCEL_S = 10.0
-"""How long a child may take to notice a cancellation. It reads a long prompt without a break."""
+"""How long a child may take to notice a cancellation. A child processes a long prompt without a break."""
 RECONNECT_S = 2.0
 
 

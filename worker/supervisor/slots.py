@@ -27,7 +27,7 @@ class Slots:
 
     @contextmanager
     def take(self) -> Iterator[Slot | None]:
-        """Take a free slot; None if there is none, which `missed` then reports to a thread that holds one."""
+        """Yield a free slot, or None if there is none. `missed` then reports that to a thread that holds a slot."""
         with self._lock:
             slot = self._free.popleft() if self._free else None
             self._missed = self._missed or slot is None

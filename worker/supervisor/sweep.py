@@ -1,6 +1,7 @@
-"""The sweep: every few seconds, each worker looks for jobs that were lost and rings that were missed.
+"""The sweep, which each worker makes every few seconds to find lost jobs and missed rings.
 
-Expired leases, waiting jobs without a ring, and in a thread of its own, data that is no longer needed.
+A job is lost if its lease has expired. A ring is the message that makes a worker query the queue; a waiting job may
+have lost its ring. A separate thread deletes data that is no longer needed.
 """
 
 import threading

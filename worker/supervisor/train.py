@@ -23,12 +23,13 @@ from worker.supervisor.slots import Slot
 from worker.supervisor.trainer_monitor import TrainerMonitor
 
 SUSPICIOUS_REASONS = (FailureReason.INTERNAL, FailureReason.DIVERGED)
-"""How flipped bits in a base model show. Only then is its cached copy hashed again, because that takes a while."""
+"""Reasons that flipped bits in a base model can cause. Only then is the cached copy hashed again, because hashing takes
+a while."""
 DAMAGED_COPY = "The worker's copy of the base model was damaged. The worker fetches it again."
 
 
 def train(attempt: AttemptContext, slot: Slot) -> None:
-    """Raise AttemptFailed, StaleFence or StorageUnavailable if it fails."""
+    """Train the job. Raise AttemptFailed, StaleFence or StorageUnavailable if that fails."""
     node, job, folder = attempt.node, attempt.job, attempt.folder
     machine = machine_of(node, slot)
     resolved = _resolve_hardware(attempt, machine)

@@ -1,4 +1,5 @@
-"""Writes that are retried: the end of an attempt or a scan. If it is lost, the job is charged for a lost worker."""
+"""Writes that are retried: the end of an attempt or a scan. If that write is lost, the job is charged for a lost
+worker."""
 
 from collections.abc import Callable
 

@@ -1,6 +1,6 @@
-"""Techniques that peft does not have: each file is the torch side of one in api/spec/techniques.
+"""Techniques that peft does not have. Each file is the torch side of a technique in api/spec/techniques.
 
-A new one is a file here and a name in TECHNIQUES. Techniques of peft's need neither.
+To add such a technique, add a file here and a name to TECHNIQUES. Techniques that peft has need neither.
 """
 
 from pathlib import Path
@@ -16,11 +16,11 @@ Model = TypeVar("Model", bound=PreTrainedModel)
 
 
 class Implementation(Protocol):
-    """The functions that such a module has."""
+    """The functions of a technique's module."""
 
     def add(self, model: PreTrainedModel, technique: Any) -> dict[str, nn.Parameter]:
-        """Put the trained weights into a transformers model, in place, and freeze the others. Return the trained ones
-        by their names in the model."""
+        """Put the trained weights into a transformers model, in place, and freeze all other weights. Return the trained
+        weights by their names in the model."""
 
     def save(self, model: PreTrainedModel, technique: Any, folder: Path, base_name: str) -> None:
         """Write the adapter into the folder. `base_name`: the base model's name for users."""
@@ -36,5 +36,5 @@ TECHNIQUES: dict[str, Implementation] = {"bottleneck": bottleneck}
 
 
 def implementation_of(technique: TechniqueBase) -> Implementation | None:
-    """Return the module that implements the technique; None: peft does, or there is nothing to add."""
+    """Return the module that implements the technique, or None if peft implements it or there is nothing to add."""
     return TECHNIQUES.get(technique.type)

@@ -1,7 +1,7 @@
 """Bottleneck adapters: small trained layers inside the layers of a frozen transformers model.
 
-Houlsby et al. 2019 (arXiv:1902.00751), Pfeiffer et al. 2020 (arXiv:2005.00247). Their files are AdapterHub's: the
-library `adapters` loads them, and so does `load_bottleneck` here, into any model as transformers loads it.
+Houlsby et al. 2019 (arXiv:1902.00751), Pfeiffer et al. 2020 (arXiv:2005.00247). The files have AdapterHub's format. The
+library `adapters` loads them, and so does `load_bottleneck` here, into a model that transformers has loaded.
 """
 
 import json
@@ -74,7 +74,8 @@ class Adapter(nn.Module):
 
 
 def add(model: PreTrainedModel, technique: Bottleneck) -> Parameters:
-    """Put adapters into a transformers model, in place, and freeze everything but them and a classification head.
+    """Put adapters into a transformers model, in place, and freeze everything but the adapters and a classification
+    head.
 
     model: a causal or masked language model, a sequence classifier, or an encoder without a head, of a family in
     FAMILIES. Return the trained parameters by their names in `model.named_parameters()`. The adapters' weights are
@@ -108,7 +109,8 @@ def _attach(layer: nn.Module, home: str, adapter: Adapter) -> None:
 
 
 def _head(model: PreTrainedModel) -> Parameters:
-    """Return the parameters of a head for labels or rewards. A head for tokens was trained with the base model."""
+    """Return the parameters of a head for labels or rewards. A head for tokens is part of the frozen base model, so a
+    language model has none here."""
     if model.base_model is model or model.get_output_embeddings() is not None:
         return {}
     inside = f"{model.base_model_prefix}."

@@ -6,8 +6,8 @@ adapter without its own residual connection. The papers' rules for layers that n
     Houlsby et al. 2019   LN(x + h + A(h))             after both parts
     Pfeiffer et al. 2020  LN(x + h + A(LN(x + h)))     after the feed-forward part only
 
-and without the LN where a layer normalizes before its parts. Each rule changes the output of one module, which has all
-that the rule needs as its input or output, so that the model's own forward is unchanged.
+and without the LN where a layer normalizes before its parts. Each rule is a hook on one module whose input and output
+are all that the rule needs, so the model's own forward is unchanged.
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class Family:
     pfeiffer_sees_sum: bool = True
     """AdapterHub's `original_ln_before`: a Pfeiffer adapter reads x + h, not h alone."""
     in_adapterhub: bool = True
-    """The library `adapters` supports the family and computes the same."""
+    """Whether the library `adapters` supports the family and computes the same outputs."""
 
     def places(self, placement: str) -> tuple[Place, ...]:
         return {"houlsby": self.houlsby, "pfeiffer": self.pfeiffer}[placement]
@@ -66,8 +66,7 @@ ATTENTION, OUTPUT = "attention_adapters.adapters", "output_adapters.adapters"
 
 
 def _norm_first(layers: str, attention: str, feed_forward: str, *, in_adapterhub: bool = True) -> Family:
-    """Return a family whose layers compute x + h. With y the layer's output, a Pfeiffer adapter x + h + A(x + h) is
-    y + A(y)."""
+    """Return a family whose layers compute y = x + h. A Pfeiffer adapter, x + h + A(x + h), is then y + A(y)."""
     after = (Place(attention, ATTENTION), Place(feed_forward, OUTPUT))
     return Family(layers, after, (Place("", OUTPUT),), in_adapterhub=in_adapterhub)
 

@@ -1,4 +1,4 @@
-"""Trackers: one file for each service that metrics are sent to, all of the same shape (base.py).
+"""Trackers: one file for each service that metrics are sent to, all with the interface in base.py.
 
 A deliverer sends the metrics, because a trainer knows no key. Each tracker has a thread of its own
 (worker/delivery/metrics.py), so that a slow or unavailable one delays nothing else.

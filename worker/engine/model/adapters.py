@@ -1,4 +1,4 @@
-"""Techniques applied to a network: adapters of peft's, of our own, or none."""
+"""Application of a technique to a network: an adapter of peft, an adapter of worker.techniques, or none."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,7 +47,7 @@ def heads_of(network: PreTrainedModel) -> list[str]:
 
 
 def network_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """Return transformers' model, without peft's around it."""
+    """Return the transformers model, without the PeftModel around it."""
     network = model.get_base_model() if isinstance(model, PeftModel) else model
     assert isinstance(network, PreTrainedModel), type(network)
     return network
@@ -114,8 +114,9 @@ def peft_config(network: PreTrainedModel, technique: TechniqueBase, output: str)
 def _explicit_targets(
     network: PreTrainedModel, arguments: Mapping[str, Any], found: Sequence[Matrix], layers: ModelLayers
 ) -> dict[str, object]:
-    """Return peft's arguments with the names of the chosen layers in place of the job's patterns. By an expression,
-    peft would adapt any module with such a name, fail where it cannot, and take an unbounded time."""
+    """Return peft's arguments with the names of the chosen layers in place of the job's patterns. Given an expression,
+    peft would adapt every module whose name matches, fail at modules that it cannot adapt, and match in unbounded
+    time."""
     patterns = {field: arguments[field] for field in ("rank_pattern", "alpha_pattern") if field in arguments}
     if any(matrix.kind in TENSOR_KINDS for matrix in found) or any(each.kind == "router" for each in layers.matrices):
         return _among_experts(network, patterns, found)
@@ -137,8 +138,8 @@ def _explicit_targets(
 def _among_experts(
     network: PreTrainedModel, patterns: Mapping[str, Mapping[str, float]], found: Sequence[Matrix]
 ) -> dict[str, object]:
-    """Return the arguments for a mixture of experts, where peft's "all-linear" would take routers too and pass over
-    other layers."""
+    """Return the arguments for a mixture of experts, for which peft's "all-linear" would include routers and miss other
+    layers."""
     tensors = {matrix.name: adapted_tensor(network, matrix.name) for matrix in found if matrix.kind in TENSOR_KINDS}
     keys = {matrix.name: tensors.get(matrix.name) or matrix.name for matrix in found}
     modules = sorted(name for name in keys if tensors.get(name) is None)
@@ -163,7 +164,7 @@ def _keep_tensors(config: PeftConfig, continued: PeftConfig) -> None:
 
 
 def _continue(model: PeftModel, start: Path) -> None:
-    """Load another job's adapter. A head that it does not have (a policy has none for rewards) keeps its
+    """Load another job's adapter. A head that the adapter lacks (a policy has none for rewards) keeps its
     initialization."""
     weights: Mapping[str, torch.Tensor] = load_file(start / ADAPTER_WEIGHTS)
     # Names in the head differ between a language model and a classifier; names of layers do not.

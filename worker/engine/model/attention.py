@@ -22,10 +22,11 @@ from worker.shared.gpus import BFLOAT16_CAPABILITY
 PACKED = "attune_packed"
 
 MATMUL_LENGTH = 256
-"""Tokens up to which plain matmuls are faster than the CPU's fused kernel, although their weights are kept
-(docs/engine-log.md)."""
+"""Up to this many tokens, plain matmuls are faster than the CPU's fused kernel, although they keep the attention
+weights for the backward pass (docs/engine-log.md)."""
 SHORT_LENGTH = {torch.bfloat16: 1024}
-"""The same by type, with weights computed again: the fused kernel's backward pass in bfloat16 is slow."""
+"""The same limit by type, if the backward pass computes the weights again. It is higher in bfloat16, because the fused
+kernel's backward pass is slow there."""
 FLASH_LONGEST_HEAD = 256
 FUSED_MULTIPLE = 8
 """The GPU's fused kernels need head sizes that are a multiple of this."""
@@ -92,7 +93,7 @@ def _group(start: int, lengths: list[int], device: torch.device) -> Group:
 
 
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a copy of the host's tensor on the device, for which the host does not wait."""
+    """Return a copy of a host tensor on the device. The host does not wait for the copy."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
@@ -110,7 +111,7 @@ def packed_attention(
     segments: Segments | None = None,
     **others: object,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within each example. query [1, H, N, D], key and value [1, KV, N, D] → [1, N, H, D].
+    """Return causal attention within each example. query [1, H, N, D], key and value [1, KV, N, D] → [1, N, H, D].
 
     sliding_window w: a token sees itself and the w - 1 before it (transformers' convention).
     softcap c: scores become c tanh(score / c) (Gemma 2, arXiv:2408.00118).

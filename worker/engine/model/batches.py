@@ -19,11 +19,11 @@ Array = npt.NDArray[np.generic]
 @dataclass(frozen=True)
 class Layout:
     packed: bool
-    """Several sequences share one row. Else the batch is right-padded."""
+    """Whether several sequences share one row. If not, the batch is right-padded."""
     single_row: bool = False
-    """A micro-batch has a single row."""
+    """Whether a micro-batch has a single row."""
     pad_token: int | None = None
-    """The padding token of a sequence classifier: its score is read at the last token that is not padding."""
+    """The padding token of a sequence classifier, whose score is read at the last token that is not padding."""
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def blockwise_attention(
 
 
 def blocks(length: int, rows: int, window: int | None) -> Iterator[tuple[range, range]]:
-    """Yield blocks of queries with the keys that they attend to. `rows`: heads of all examples together."""
+    """Yield blocks of queries with the keys that they attend to. `rows`: number of heads, summed over all examples."""
     most = BLOCK_SCORES // rows
     size = most // length  # a block attends to all keys at most …
     if window is not None:
@@ -72,7 +72,7 @@ def blocks(length: int, rows: int, window: int | None) -> Iterator[tuple[range, 
 
 
 class _Saved(Protocol):
-    """What the forward pass leaves to the backward pass, beside torch's own fields."""
+    """The fields that the forward pass saves for the backward pass, beside torch's own."""
 
     rule: Rule
     saved_tensors: tuple[torch.Tensor, ...]

@@ -1,4 +1,4 @@
-"""Facts of a base model for the prediction of memory (api.estimate.machine), also without a server. Torch-free."""
+"""Facts of a base model for the prediction of memory (api.estimate.machine). They need no server and no torch."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Properties of families of models (`model_type`), each held by a test of the family.
+"""Properties of families of models (`model_type`), each checked by a test of the family.
 
 A family is packed (several examples in one row, the head apart from the decoder) only if it is listed here. It is
 listed only if tests/worker/engine/model/test_packing.py shows that its loss and gradients equal those of one example at
@@ -91,8 +91,8 @@ def needs_single_rows(config: PreTrainedConfig) -> bool:
 
 
 def inference_difference(config: PreTrainedConfig) -> str | None:
-    """Return how a model of this family differs between training and inference where that cannot be disabled; None if
-    it does not."""
+    """Return a difference between training and inference that cannot be disabled in this family, as the end of a
+    sentence that begins "Models of the family …"; None if there is none."""
     kind = config.model_type
     if kind == "rwkv":
         return "halve their layers' weights in inference, but not those of an adapter"

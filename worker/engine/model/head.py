@@ -33,16 +33,17 @@ class Scoring:
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Float32 [S] each: one number for every supervised token."""
+    """Scores of the supervised tokens. Each field is float32 [S]."""
 
     smoothed_logprobs: torch.Tensor
-    """Its log-probability, smoothed where `Scoring.smoothing` is set, with a gradient. Losses are computed from it."""
+    """The token's log-probability, smoothed if `Scoring.smoothing` is set, with a gradient. Losses are computed from
+    it."""
     logprobs: torch.Tensor
-    """Its log-probability, without a gradient."""
+    """The token's log-probability, without a gradient."""
     correct: torch.Tensor
-    """1.0 where it is the most likely token."""
+    """1.0 where the token is the most likely one."""
     entropies: torch.Tensor
-    """Entropy in nats of the distribution that predicts it; zeros unless `Scoring.entropies`."""
+    """Entropy in nats of the distribution that predicts the token; zeros unless `Scoring.entropies`."""
 
 
 def token_scores(
@@ -56,7 +57,7 @@ def token_scores(
 ) -> TokenScores:
     """Return the scores of the targets, computed one chunk of rows at a time.
 
-    `trained`: the head's parameters that need a gradient; most adapters have none there.
+    `trained`: the head's parameters that need a gradient; with most adapters there are none.
     """
     rows = max(1, CHUNK_LOGITS // vocabulary)
     arguments = (hidden_S_D, head, rows, targets_S, scoring, *trained)
@@ -96,7 +97,7 @@ def _logits(head: Head, hidden_S_D: torch.Tensor) -> torch.Tensor:
 
 
 class _Saved(Protocol):
-    """What the forward pass leaves to the backward pass."""
+    """The fields that the forward pass saves for the backward pass."""
 
     head: Head
     rows: int
@@ -175,18 +176,18 @@ class _ChunkedHead(torch.autograd.Function):
 
 
 def _differentiable(scores: TokenScores, scoring: Scoring) -> list[torch.Tensor]:
-    """The scores that want a gradient."""
+    """Return the scores that need a gradient."""
     return [scores.smoothed_logprobs, scores.entropies] if scoring.learns_entropies else [scores.smoothed_logprobs]
 
 
 def _random_state(device: torch.device) -> tuple[torch.Tensor, ...]:
-    """The states of the host's random numbers and, of a GPU, its own."""
+    """Return the state of the host's random generator and, on a GPU, also of the GPU's generator."""
     return torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
 
 
 @contextmanager
 def _repeated(states: tuple[torch.Tensor, ...], device: torch.device) -> Iterator[None]:
-    """Random numbers as after `states`; afterwards those that were due."""
+    """Restore the random generators to `states` within the context, and undo that afterwards."""
     on_gpu = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=on_gpu):
         torch.set_rng_state(states[0])

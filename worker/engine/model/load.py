@@ -55,7 +55,7 @@ def load_trainable(
 ) -> TrainableModel:
     """Return the base model with the recipe's technique, newly initialized or continued from the adapter in `start`.
 
-    `opening`: first tokens of the training text, for techniques that begin from text.
+    `opening`: first tokens of the training text, for techniques whose initialization needs a text.
     """
     assert recipe.precision != "auto", "precision is resolved before the model is loaded"
     torch.manual_seed(recipe.seed)
@@ -179,8 +179,8 @@ def _require_same_in_use(config: PreTrainedConfig) -> None:
 
 
 def _require_recomputation(network: PreTrainedModel) -> None:
-    """Raise TrainingError if the family cannot recompute activations. The facts of base models of earlier releases do
-    not record it."""
+    """Raise TrainingError if the family cannot recompute activations. The facts of base models that earlier releases
+    added do not record this."""
     if not network.supports_gradient_checkpointing:
         raise TrainingError(
             FailureReason.INVALID_RECIPE,
@@ -231,8 +231,8 @@ def plain_attention(network: PreTrainedModel) -> str:
 
 
 def head_settings(folder: Path, recipe: ResolvedRecipe, config: PreTrainedConfig) -> dict[str, object]:
-    """Return the settings of a classifier's config: its labels, and the padding token by which its last token is
-    found."""
+    """Return the settings of a classifier's config: its labels, and the padding token by which a sequence's last token
+    is found."""
     settings: dict[str, object] = {"num_labels": 1}
     if config.pad_token_id is None:
         end = config.eos_token_id
@@ -262,8 +262,8 @@ def _tokenizers_padding(folder: Path) -> int | None:
 
 
 def checked_config(folder: Path) -> PreTrainedConfig:
-    """Return the model's config. Raise TrainingError, before transformers reads the folder, if it needs code of its
-    own, which is never run."""
+    """Return the model's config. Raise TrainingError, before transformers reads the folder, if the model needs code of
+    its own, which is never run."""
     for name in ("config.json", "tokenizer_config.json"):
         path = folder / name
         if path.exists() and "auto_map" in json.loads(path.read_bytes()):
@@ -278,7 +278,7 @@ def checked_config(folder: Path) -> PreTrainedConfig:
 
 
 def quantization_config(four_bits: FourBits, compute_dtype: torch.dtype) -> BitsAndBytesConfig:
-    """Return how transformers is to quantize the frozen base model."""
+    """Return the settings with which transformers quantizes the frozen base model."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=four_bits.type,

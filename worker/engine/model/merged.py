@@ -1,4 +1,4 @@
-"""Adapters merged into their base layers for a while: a pass then costs what one of the base model costs."""
+"""Temporary merging of adapters into their base layers: a pass then costs as much as a pass of the base model."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 ROUNDED_BITS = 16
-"""Bits of a float32 number that its bfloat16 has not."""
+"""Bits of a float32 number that bfloat16 drops."""
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def merged_adapters(model: nn.Module) -> Iterator[None]:
     """Merge the adapters into their base layers within the context; afterwards, every weight is the same tensor as
     before.
 
-    Adapters on four-bit weights, and on weights that two layers share, stay beside them. A bfloat16 weight is rounded
+    Adapters on four-bit weights, and on weights that two layers share, are not merged. A bfloat16 weight is rounded
     stochastically: an update smaller than half a rounding step, as most are early in a training, would else be lost.
     """
     saved: dict[nn.Parameter, torch.Tensor] = {}
@@ -51,7 +51,8 @@ def merged_adapters(model: nn.Module) -> Iterator[None]:
 
 
 def _adapters_by_base(model: nn.Module) -> dict[nn.Module, list[Any]]:
-    """Return the adapters on each base layer, the inner ones first: several of a layer's tensors may have one each."""
+    """Return the adapters on each base layer, the inner ones first. A layer has several adapters if several of its
+    tensors have one each."""
     found: dict[nn.Module, list[Any]] = {}
     for module in model.modules():
         if isinstance(module, BaseTunerLayer) and hasattr(module, "merge"):

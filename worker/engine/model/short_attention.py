@@ -1,8 +1,8 @@
 """Causal attention of short sequences by matmuls, with a backward pass of its own.
 
-Queries are taken in blocks, each with the keys up to its own end, so that few hidden scores are computed. Scores are
-scaled by the product itself, and masked by the addend that it starts from. The softmax computes in float32 and rounds
-its result to the model's type.
+Queries are taken in blocks, each with the keys up to its own end, so that few masked scores are computed. The matrix
+product itself scales the scores, and the mask is the addend that the product starts from. The softmax computes in
+float32 and rounds its result to the model's type.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 BLOCK = 128
-"""Queries of a block, about."""
+"""Approximate number of queries of a block."""
 
 
 def short_attention(

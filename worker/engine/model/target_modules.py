@@ -21,7 +21,7 @@ from worker.engine.errors import TrainingError
 
 T = TypeVar("T")
 PLAIN = re.compile(r"[\w.]+", re.ASCII)
-"""A name, which every engine matches alike in linear time."""
+"""A plain name, which every regular-expression engine matches alike, in linear time."""
 OF_PEFT, FACTOR = "base_model.model.", ".lora_"
 
 
@@ -45,7 +45,7 @@ def plain_patterns(names: Sequence[str], given: Mapping[str, T]) -> dict[str, T]
 
 
 def named_values(keys: Mapping[str, str], given: Mapping[str, T]) -> dict[str, T]:
-    """Return values by pattern as values by name. `keys`: peft's name of the adapted weights, by layer."""
+    """Return values by pattern as values by name. `keys`: for each layer, peft's name of its adapted weights."""
     found = patterns.first_match(tuple(given), tuple(keys))
     # peft uses the first match: a name that ends in another comes before it.
     return {

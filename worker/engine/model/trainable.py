@@ -21,7 +21,7 @@ class TrainableModel:
     """A language model, a classifier or a reward model, some of whose weights are trained.
 
     Trained weights are kept in float32. If the model's own weights are trained in bfloat16, `masters` holds float32
-    copies, which the optimizer updates, and the model computes with their roundings.
+    copies, which the optimizer updates, and the model computes with the copies rounded to bfloat16.
     """
 
     def __init__(
@@ -46,12 +46,13 @@ class TrainableModel:
         self.keep_alive: Callable[[], None] = lambda: None
         """Called at each micro-batch, so that the supervisor knows that the training is running."""
         self.restore_layers: Callable[[], None] = lambda: None
-        """Gives layers that were replaced for training (worker.engine.model.lora) the forward of their library."""
+        """Restores the library's forward of layers that were replaced for training (worker.engine.model.lora)."""
         self.scoring = Scoring()
         self._lengths: torch.Tensor | None = None
         self._start: Tensors | None = None
         self.extras: dict[str, torch.Tensor] = {}
-        """Initial weights that the export of an adapter needs whose initialization changed the base model."""
+        """Initial weights of an adapter whose initialization changed the base model. The export of the adapter needs
+        them."""
 
     @property
     def device(self) -> torch.device:
@@ -65,8 +66,8 @@ class TrainableModel:
     @property
     def takes_padding_before(self) -> bool:
         """Whether prompts of different lengths can be sampled together, with padding before the shorter ones. With
-        virtual tokens peft passes no positions on, so that padding would shift a prompt away from them; and some rotary
-        embeddings depend on the longest prompt."""
+        virtual tokens, peft passes no positions to the model, so padding would shift a prompt away from the virtual
+        tokens. Some rotary embeddings depend on the longest prompt."""
         return not (self._virtual_tokens or self.layout.single_row)
 
     def train(self, training: bool = True) -> None:

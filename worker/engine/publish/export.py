@@ -127,7 +127,8 @@ def _as_plain_lora(
 
     PiSSA (arXiv:2404.02948) and OLoRA (arXiv:2406.01775) subtract the initial update B0 A0 from the frozen weights, so
     that training starts at the base model. On the untouched base W the trained model is W + s (B A - B0 A0), which is
-    the adapter [B, -B0] [A; A0]. The scale s must stay: α / r needs α doubled, rsLoRA's α / √r needs it times √2.
+    the adapter [B, -B0] [A; A0]. The scale s must stay although the rank r doubles: for α / r, α is doubled; for
+    rsLoRA's α / √r, α is multiplied by √2.
 
     peft subtracts nothing from an embedding (A0 is zero there), but expects its factors to have the same rank.
     """
@@ -150,7 +151,8 @@ def _as_plain_lora(
 
 
 def export_merged(folder: Path, base: Path, recipe: ResolvedRecipe) -> Path:
-    """Merge the adapter in `folder` into the base's weights, write the whole model to `folder/merged`, and return that.
+    """Merge the adapter in `folder` into the base's weights, write the whole model to `folder/merged`, and return that
+    folder.
 
     The merged weights have the base's stored type. Where the base was quantized, the adapter is merged into the
     dequantized 4-bit weights, with which it was trained.

@@ -29,8 +29,8 @@ from worker.engine.publish.outputs import Outputs, reply_to, score
 KEEP_ALIVE_S = 5.0
 """Seconds between two reports to the supervisor that the trainer works."""
 TIMEOUT_S = 3600.0
-"""No model takes so long to be scored. Without a limit, a process that hangs would hold the job for ever, since the
-trainer reports itself alive while it waits."""
+"""Time limit of a request. No model takes so long to be scored. Without a limit, a process that hangs would hold the
+job for ever, since the trainer reports itself alive while it waits."""
 M_MMAP_THRESHOLD = -3
 """glibc, mallopt(3)."""
 MMAP_THRESHOLD_BYTES = 2**20

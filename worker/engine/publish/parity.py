@@ -29,7 +29,8 @@ FILES_TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 transformers' own forward, so it is the same arithmetic twice."""
 FORWARD_TOLERANCE = 1e-3
 """Largest allowed difference between the trainer's own forward and transformers', in float32. In bfloat16 two correct
-implementations differ by 0.3 nats on single tokens (docs/engine-log.md), so only float32, and the tests, can tell."""
+implementations differ by 0.3 nats on single tokens (docs/engine-log.md), so a wrong forward pass shows in float32 only,
+and in the tests."""
 ROUNDED_MEAN = {"float32": 1e-2, "bfloat16": 0.25}
 """Allowed mean difference where the files hold other weights that amount to the same model: merged ones, or an adapter
 rewritten for the base that its initialization had changed. Each weight is rounded once more, which moves single
@@ -56,7 +57,7 @@ def learned_rows(rows: Rows) -> Rows:
 
 @torch.no_grad()
 def check_learned(model: TrainableModel, rows: Rows, threshold: float) -> None:
-    """Raise TrainingError (diverged) if the loss on training rows is above `threshold`, that of an untrained model.
+    """Raise TrainingError (diverged) if the loss on training rows is above `threshold`, the loss of an untrained model.
 
     Validation rows would be the wrong measure: a sound model may predict those wrongly with confidence.
     """
@@ -90,7 +91,8 @@ def check_files(memory: Outputs, files: Outputs, recipe: ResolvedRecipe) -> None
 def check_merged(memory: Outputs, merged_outputs: Outputs, merged: Path, recipe: ResolvedRecipe) -> None:
     """Raise TrainingError (internal) if the merged weights are another model.
 
-    They are rounded to the base's stored type, which may be less precise than the type of the computation.
+    The merged weights are rounded to the base's stored type, which may be less precise than the type of the
+    computation.
     """
     stored = json.loads((merged / "config.json").read_bytes()).get("dtype", "float32")
     exact = stored == recipe.precision == "float32"

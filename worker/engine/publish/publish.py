@@ -50,7 +50,7 @@ def publish(
     step: int,
     first_loss: float | None,
 ) -> int:
-    """Export the weights in memory, those of `step`, to out/model, and free them. Raises TrainingError.
+    """Export the weights in memory, which are the weights of `step`, to out/model, and free them. Raises TrainingError.
 
     The folder appears only after its files have reproduced the trained model's outputs. `first_loss` is the loss of the
     first training step: a model with a higher one has diverged. Returns the peak memory, in bytes, of the process that

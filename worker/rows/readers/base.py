@@ -10,12 +10,12 @@ Rows = Iterator[tuple[int, Row | PlainChat | RowError | None]]
 """(line or row number from 1, a row, the reason why it is invalid, or None for a blank line)."""
 
 MAX_KEYS = 1_000
-"""Most keys of a row, and columns of a table. Formats know some forty, and each further one is a finding."""
+"""Most keys of a row, and most columns of a table. Formats read some forty keys, and each other key is a finding."""
 FREE_BYTES = 256 << 20
-"""A file may always decompress to this size, whatever its own."""
+"""A file may always decompress to this size, however small the file is."""
 MAX_RATIO = 200
-"""Largest ratio of decompressed to compressed size beyond that. Rows compress 3 to 30 times, very repetitive ones 100
-times; gzip reaches 1,000."""
+"""Largest ratio of decompressed to compressed size above FREE_BYTES. Rows compress 3 to 30 times, very repetitive ones
+100 times; gzip reaches 1,000."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ReadLimits:
     """Size of the file once it is decompressed."""
 
     def check_growth(self, bytes_out: int, file_bytes: int) -> None:
-        """Raise FileError if a file decompresses to more than a genuine one does."""
+        """Raise FileError if a file decompresses to more than a genuine file of rows does."""
         if bytes_out > self.decompressed_bytes:
             raise FileError(
                 f"is larger than {self.decompressed_bytes:,} bytes when decompressed", code="decompressed_too_large"

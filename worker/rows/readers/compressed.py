@@ -12,12 +12,12 @@ from worker.rows.readers.base import FileError, ReadLimits
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 GZIP_WINDOW = 16 + zlib.MAX_WBITS
-"""Tells zlib to expect a gzip header."""
+"""Makes zlib expect a gzip header."""
 CHUNK_BYTES = 1 << 18
 ZSTD_INPUT_BYTES = 1 << 10
 """zstandard returns all output of an input chunk at once: at most 128 KiB for four bytes."""
 ZSTD_WINDOW_BYTES = 1 << 27
-"""Largest window of a frame, that of `zstd --long`."""
+"""Largest accepted window of a frame: the window of `zstd --long`."""
 
 
 def open_compressed(path: Path, limits: ReadLimits) -> BinaryIO | None:

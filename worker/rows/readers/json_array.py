@@ -1,4 +1,4 @@
-"""One JSON array of rows, read element by element. Only the current one is in memory."""
+"""One JSON array of rows, read element by element. Only the current element is in memory."""
 
 import re
 from collections.abc import Iterator

@@ -52,7 +52,7 @@ def _mistake(line: bytes, problem: str, at: int | None) -> str:
 
 
 def _what_follows(rest: bytes) -> str:
-    """Return what the text after the object means."""
+    """Return the mistake that the text after the object shows."""
     rest = rest.strip()
     if rest == b",":
         return "a comma follows the object: remove the comma"

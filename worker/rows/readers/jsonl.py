@@ -1,4 +1,4 @@
-"""Lines of JSON, read one at a time: each is an object, or the reason why it is not."""
+"""A reader of JSON lines, one at a time. It yields the object in each line, or the error if there is none."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from worker.rows.readers.plain_chat import PlainChat, find_plain_chat
 
 BOM = b"\xef\xbb\xbf"
 MAX_BRACKETS = 200
-"""Opening brackets of a line that cannot be nested too deeply."""
+"""A line with at most this many opening brackets cannot be nested too deeply."""
 _decoder = msgspec.json.Decoder()
 
 
@@ -37,7 +37,7 @@ def decode_line(line: bytes | RowError) -> Row | PlainChat | RowError | None:
 
 
 def read_lines(file: IO[bytes], line_bytes: int) -> Iterator[tuple[int, bytes | RowError]]:
-    """Yield (line number, line without its end). The error of a line that is too long replaces it; it is never in
+    """Yield (line number, line without its line end). A line that is too long is replaced by its error, and is never in
     memory as a whole."""
     number = 0
     while line := file.readline(line_bytes + 2):
@@ -76,8 +76,8 @@ def decode_object(line: bytes) -> Row:
 
 
 def _refuse_duplicate_keys(line: bytes, row: object) -> None:
-    """Raise RowError for a repeated key, which would silently lose a value. msgspec does not report it; the standard
-    library can."""
+    """Raise RowError for a repeated key, which would silently lose a value. msgspec does not report repeated keys; the
+    standard library can."""
     # A repeated key is lost with its quotes. Nesting is left to the library, whose limit on it is the lower one.
     nested = line.count(b"{") + line.count(b"[") > MAX_BRACKETS
     if not nested and b"\\u0022" not in line and msgspec.json.encode(row).count(b'"') == line.count(b'"'):

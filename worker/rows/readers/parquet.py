@@ -1,7 +1,7 @@
 """Parquet, read by a separate process (worker.rows.readers.parquet_child).
 
-Native code decodes its pages. A damaged file can make it allocate without bound or crash, which then ends only that
-process.
+Native code decodes the pages. A damaged file can make that code allocate without bound or crash, which then ends only
+the separate process.
 """
 
 import json

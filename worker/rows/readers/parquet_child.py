@@ -119,7 +119,8 @@ def _row(row: Row) -> Row:
 
 
 def _plain(value: object) -> object:
-    """Return the value as JSON has it, without nulls: a column has a value in every row, so null means none."""
+    """Return the value in the form of JSON, without nulls: a column has a value in every row, so null stands for a
+    missing key."""
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items() if entry is not None}
     if isinstance(value, list):

@@ -1,7 +1,7 @@
 """Plain chats: rows of messages that have a role and a text, and nothing else. Most rows of most files are plain.
 
-Their types are checked while they are decoded, many times faster than by a format. No row is refused here: the ordinary
-decoder and the formats decide about all others.
+The types of plain chats are checked while they are decoded, many times faster than by a format. No row is refused here:
+the ordinary decoder and the formats decide about all other rows.
 """
 
 from typing import Literal
@@ -27,13 +27,13 @@ class PlainChat(msgspec.Struct, gc=False):
     line: bytes
     """The row's JSON in the file."""
     canonical: bytes
-    """Its JSON without spaces and with sorted keys."""
+    """The row's JSON without spaces and with sorted keys."""
     roles: tuple[str, ...]
     contents: list[PlainMessage]
     """The messages. No content is blank."""
 
     def row(self) -> Row:
-        """Return the row as other rows are decoded."""
+        """Return the row in the form in which other rows are decoded."""
         row: Row = msgspec.json.decode(self.line)
         return row
 

@@ -1,4 +1,4 @@
-"""CSV with a header: columns are keys. A cell may hold JSON where the key takes more than a text."""
+"""CSV with a header: columns are keys. A cell may hold JSON if the key accepts more than a text."""
 
 import csv
 import re
@@ -26,7 +26,7 @@ STRUCTURED = frozenset({"messages", "conversations", "tools", "functions"})
 def delimiter_of(head: bytes) -> str | None:
     """Return the delimiter, if the first line has a column that a format reads; None if it is not a header.
 
-    Raises FileError if the line belongs to a table nevertheless.
+    Raises FileError if the line seems to belong to a table without such columns.
     """
     line = _first_line(head.removeprefix(BOM))
     if names := DELIMITER_LINE.fullmatch(line):

@@ -70,7 +70,7 @@ def reject_binary(head: bytes) -> None:
 
 
 def reject_no_rows(head: bytes) -> None:
-    """Raise FileError if a file, neither an array nor a table, has no JSON object in its first lines."""
+    """Raise FileError if a file that is neither an array nor a table has no JSON object in its first lines."""
     lines = [line for line in head.splitlines() if line.strip()][:MAX_PROBED_LINES]
     if lines and not any(line.lstrip().startswith((b"{", b"\xef\xbb\xbf{")) for line in lines):
         reject_binary(head)
