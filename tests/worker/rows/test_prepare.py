@@ -82,6 +82,14 @@ def test_rows_do_not_depend_on_the_batch_they_are_in(tmp_path: Path) -> None:
     assert many_rows.sequence(1000)[0].tolist() == last_rows.sequence(0)[0].tolist()
 
 
+def test_private_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    """The libraries take 110 MB, a batch at most 100 MB, and these arrays 70 MB."""
+    line = jsonl({"messages": [{"role": "user", "content": "row " * 200}, CHAT["messages"][-1]]})
+    outcome = prepare(tmp_path / "run", bases.base(tmp_path / "base"), line * 15_000, memory_bytes=256_000_000)
+    assert outcome.report["ok"]
+    assert (tmp_path / "run/data/train.safetensors").stat().st_size > 70_000_000
+
+
 def test_windows_files_are_read(tmp_path: Path) -> None:
     content = (
         b"\xef\xbb\xbf" + jsonl(CHAT).replace(b"\n", b"\r\n") + b"\r\n" + jsonl({"messages": CHAT["messages"][1:]})
