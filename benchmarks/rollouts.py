@@ -38,7 +38,6 @@ CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 REQUESTS = ("Write one sentence about {}.", "What is {}?", "Why do people like {}?", "Write a short poem about {}.")
 TOPICS = ("the sea", "an old red house", "tea", "a dog that barks at night", "rust", "a late train", "winter", "maps")
 GRADER = {"type": "string_check", "name": "g", "operation": "eq", "input": "{{sample.output_text}}", "reference": "a"}
-ANSWERS = 64
 GROUP = 8
 MICRO_BATCH_TOKENS = 2048
 
@@ -63,6 +62,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["ppo", "reinforcement"])
     parser.add_argument("--technique", default="lora")
     parser.add_argument("--precision", default="float32")
+    parser.add_argument("--answers", type=int, default=64, help=f"of one call; in groups of {GROUP} for reinforcement")
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--base", type=Path, help="default: SmolLM2-135M-Instruct, as in the tests")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
@@ -70,8 +70,8 @@ def main() -> None:
     options.base = options.base or smollm2.folder()
     if options.serve:
         return serve(options)
-    print(f"{ANSWERS} answers of at most {options.max_tokens} tokens, {options.technique}, {options.precision}, "
-          f"{torch.get_num_threads()} threads, {options.rounds} rounds")  # fmt: skip
+    print(f"{options.answers} answers of at most {options.max_tokens} tokens, {options.technique}, {options.precision}")
+    print(f"{torch.get_num_threads()} threads, {options.rounds} rounds", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         before = Path(scratch) / "before"
         subprocess.run(["git", "worktree", "add", "--quiet", "--detach", before, options.against], check=True, cwd=ROOT)
@@ -84,7 +84,8 @@ def main() -> None:
 
 def compare(method: str, checkouts: dict[str, Path], options: argparse.Namespace) -> None:
     arguments = ["--serve", "--methods", method, "--technique", options.technique, "--precision", options.precision]
-    arguments += ["--max-tokens", str(options.max_tokens), "--base", str(options.base)]
+    arguments += ["--answers", str(options.answers), "--max-tokens", str(options.max_tokens)]
+    arguments += ["--base", str(options.base)]
     sides = {
         name: subprocess.Popen(
             [sys.executable, "-P", __file__, *arguments],  # -P: imports come from the checkout alone
@@ -98,13 +99,10 @@ def compare(method: str, checkouts: dict[str, Path], options: argparse.Namespace
         for name, checkout in checkouts.items()
     }
     sampled: dict[str, list[Sampled]] = {name: [] for name in sides}
-    for seed, (name, side) in itertools.product(range(1 + options.rounds), sides.items()):
+    for seed, (name, side) in itertools.product(range(1, 1 + options.rounds), sides.items()):
         assert side.stdin is not None and side.stdout is not None  # noqa: PT018
         print(seed, file=side.stdin, flush=True)
-        if seed:  # the first call warms up
-            sampled[name].append(Sampled(**json.loads(side.stdout.readline())))
-        else:
-            side.stdout.readline()
+        sampled[name].append(Sampled(**json.loads(side.stdout.readline())))
     for side in sides.values():
         side.communicate()
     rates = {name: _rates(calls) for name, calls in sampled.items()}
@@ -129,9 +127,10 @@ def _rates(calls: list[Sampled]) -> tuple[float, float]:
 def serve(options: argparse.Namespace) -> None:
     """Sample once for each line of standard input, which is a seed. This also runs with earlier commits' packages."""
     (method,) = options.methods
-    prompts = _prompts(options.base, method)
+    prompts = _prompts(options.base, method, options.answers)
     with tempfile.TemporaryDirectory() as folder:
         objective = _objective(Path(folder), method, options)
+        objective.sample(prompts.take(np.arange(2)))  # to warm up
         for line in sys.stdin:
             torch.manual_seed(int(line))
             objective.recipe = objective.recipe.model_copy(update={"seed": int(line)})
@@ -156,7 +155,7 @@ def _objective(folder: Path, method: str, options: argparse.Namespace) -> Rollou
         method_options["group_size"] = GROUP
     body = {"model": "base", "training_file": "file", "technique": {"type": options.technique}}
     recipe = Recipe.model_validate(body | {"method": {"type": method, method: method_options}})
-    resolved = resolve(recipe, job_id="job", seed=1, max_length=256, train_rows=ANSWERS, validation_rows=0)
+    resolved = resolve(recipe, job_id="job", seed=1, max_length=256, train_rows=options.answers, validation_rows=0)
     hardware = {
         "precision": options.precision,
         "micro_batch_tokens": MICRO_BATCH_TOKENS,
@@ -173,12 +172,11 @@ def _objective(folder: Path, method: str, options: argparse.Namespace) -> Rollou
     return objective
 
 
-def _prompts(base: Path, method: str) -> Rows:
+def _prompts(base: Path, method: str, answers: int) -> Rows:
     tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
-    texts = [CHAT.format(request.format(topic)) for topic in TOPICS for request in REQUESTS] * 2
-    texts = texts[:ANSWERS]
-    if method == "reinforcement":
-        texts = [text for text in texts[: ANSWERS // GROUP] for _ in range(GROUP)]
+    prompts = (CHAT.format(request.format(topic)) for topic in itertools.cycle(TOPICS) for request in REQUESTS)
+    group = GROUP if method == "reinforcement" else 1
+    texts = [text for text in itertools.islice(prompts, answers // group) for _ in range(group)]
     return rows_of([tokenizer.encode(text, add_special_tokens=False).ids for text in texts])
 
 
