@@ -9,11 +9,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from tests.tiny_models import make_model
+from api.spec.techniques.lora import Lora
+from tests.tiny_models import make_model, tiny_config
 from tests.worker import pairs
 from tests.worker.parity import ours
 from worker.engine.comparison import Interrupted
 from worker.engine.model import merged
+from worker.engine.model.adapters import peft_config
 from worker.engine.model.merged import merged_adapters
 from worker.engine.model.trainable import TrainableModel
 
@@ -77,6 +79,23 @@ def test_four_bit_weights_keep_their_adapters_beside_them(tmp_path: Path, seed: 
     with merged_adapters(model.model):
         assert torch.equal(logits(model), separate)
         assert not [each for each in model.model.modules() if getattr(each, "merged", False)]
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "granitemoe", "glm4_moe"])
+def test_several_tensors_of_one_layer_of_experts_are_merged(family: str) -> None:
+    network = AutoModelForCausalLM.from_config(tiny_config(family))
+    model = get_peft_model(network, peft_config(network, Lora(rank=4), "tokens")).eval()
+    tokens = torch.arange(1, 20)[None]
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn_like(weight) * weight.requires_grad)
+        before = pairs.digest(model.state_dict().items())
+        separate = model(tokens).logits
+        with merged_adapters(model):
+            together = model(tokens).logits
+            assert pairs.digest(model.state_dict().items()) != before
+    torch.testing.assert_close(together, separate, rtol=1e-4, atol=1e-4)
+    assert pairs.digest(model.state_dict().items()) == before
 
 
 def test_an_adapter_of_a_head_does_not_change_the_embeddings_that_share_its_weights(
