@@ -28,10 +28,10 @@ def test_the_automatic_batch_leaves_about_a_hundred_steps_or_is_at_its_cap(rows:
     assert plan.batch_size in (1, 64) or 90 <= plan.total_steps <= 210
 
 
-def test_nothing_is_left_automatic_but_what_the_hardware_decides() -> None:
+def test_nothing_is_left_automatic_but_what_the_machine_and_its_clock_decide() -> None:
     plan = resolved({}, 100, validation_rows=10).model_dump()
     automatic = {name for name, value in plan.items() if value == "auto"}
-    assert automatic == {"precision", "gradient_checkpointing", "micro_batch_tokens"}
+    assert automatic == {"precision", "gradient_checkpointing", "micro_batch_tokens", "save_every"}
 
 
 def test_the_multiplier_scales_the_techniques_default() -> None:

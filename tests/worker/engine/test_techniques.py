@@ -87,7 +87,7 @@ def test_single_layers_have_their_own_rank_and_alpha(tiny_llama: Path, tmp_path:
 
 @pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern"])
 def test_a_pattern_that_fits_no_layer_is_refused(field: str, tiny_llama: Path, tmp_path: Path, seed: int) -> None:
-    with pytest.raises(TrainingError, match=f"{field}: 'up_porj' fits none"):
+    with pytest.raises(TrainingError, match=f"{field}: 'up_porj' matches none of the adapted layers"):
         _begin(tiny_llama, tmp_path / "run", seed, LORA | {field: {"up_porj": 2}})
 
 

@@ -122,7 +122,7 @@ def test_files_of_rows_are_read_as_before(tmp_path: Path, content: bytes) -> Non
         (b'{"text": "b",}', "it has a comma before a closing bracket"),
         (b'{"text": "b"},', "a comma follows the object"),
         (b'{"text": "b"}{"text": "d"}', "the line has several objects"),
-        (b'{"text": "b"} the second', "the second follows its object"),
+        (b'{"text": "b"} the second', "the second follows the object"),
         (b'{text: "b"}', "must be in double quotes"),
         (b'{"text": "b\td"}', "control character"),
         (b'{"text": "b\0d"}', "the character NUL"),
