@@ -179,10 +179,13 @@ class Objective:
         self.model.train(False)
         # Micro-batches are sorted by length. Each row carries its index, so that its result finds its place.
         numbered = replace(rows, per_row={"index": np.arange(len(rows), dtype=np.float32)})
+        found: list[tuple[torch.Tensor, torch.Tensor]] = []
         for batch in self.batches(numbered):
             sums = reduce_by_sequence(self.model.token_scores(batch).smoothed_logprobs, batch, mean=mean)
-            indices = batch.per_row["index"].long().cpu().numpy()
-            logprobs_R_W[indices] = sums.view(-1, rows.width).float().cpu().numpy()
+            found.append((batch.per_row["index"], sums.view(-1, rows.width).float()))
+        if found:  # the host waits for the device only now
+            indices_R, values_R_W = (torch.cat(parts).cpu().numpy() for parts in zip(*found, strict=True))
+            logprobs_R_W[indices_R.astype(np.int64)] = values_R_W
         return logprobs_R_W
 
 

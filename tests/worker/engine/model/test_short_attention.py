@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from worker.engine.model import short_attention as short
+from worker.engine.model.attention import Segments
 from worker.engine.model.blockwise_attention import Rule, attend
 from worker.engine.model.short_attention import short_attention
 
@@ -39,3 +40,10 @@ def test_no_later_token_counts(seed: int) -> None:
     after = short_attention(states[0], states[1], states[2], 0.5, keep=False)
     torch.testing.assert_close(after[:, :, :200], before[:, :, :200], rtol=0, atol=1e-6)
     assert not torch.equal(after[:, :, 200:], before[:, :, 200:])
+
+
+def test_groups_are_laid_out_only_for_attention_that_needs_them() -> None:
+    segments = Segments.of([3, 9, 10], torch.device("cpu"))
+    assert "groups" not in vars(segments)
+    assert [group.shape for group in segments.groups] == [(1, 3), (2, 10)]
+    assert segments.groups is segments.groups
