@@ -74,12 +74,13 @@ class PeakSampler:
 
 
 def trim_heap() -> None:
-    """Return freed memory to the operating system. The C library's heap keeps it otherwise, and another process that
-    loads the base model may lack that memory (docs/engine-log.md). Only glibc has a call to return it."""
+    """Return freed memory to the operating system. The heap of glibc or tcmalloc keeps it otherwise, and another
+    process that loads the base model may lack it (docs/engine-log.md)."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    library = ctypes.CDLL(None)
+    for name, arguments in (("malloc_trim", (0,)), ("MallocExtension_ReleaseFreeMemory", ())):
+        if (release := getattr(library, name, None)) is not None:
+            release(*arguments)
 
 
 def _peak(device: torch.device) -> int:
