@@ -4,13 +4,15 @@ Everything else, such as passwords and cloud credentials, stays in this process.
 """
 
 import os
+from functools import cache
+from pathlib import Path
 
 PASSED_ON = (
     "PATH",
     "LANG",
     "LC_ALL",
     "LD_LIBRARY_PATH",
-    "LD_PRELOAD",  # an operator's allocator
+    "LD_PRELOAD",  # an operator's allocator; empty: glibc's own
     "VIRTUAL_ENV",
     "PYTHONPATH",
     "PYTHONDONTWRITEBYTECODE",
@@ -29,6 +31,9 @@ PASSED_ON_PREFIXES = (
     "ATTUNE_FAST_LAYERS",
 )
 
+LIBRARIES = (Path("/usr/lib"), Path("/usr/lib64"), Path("/usr/local/lib"))
+ALLOCATORS = ("libtcmalloc_minimal.so.4", "libtcmalloc.so.4")
+
 
 def child_environment(gpu: str | None = None, threads: int | None = None) -> dict[str, str]:
     """Return the environment variables of a child.
@@ -40,6 +45,9 @@ def child_environment(gpu: str | None = None, threads: int | None = None) -> dic
     kept = {
         name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)
     }
+    if gpu is None and (allocator := installed_allocator()) is not None:
+        # Steps on a CPU take a seventh less time, and their memory peaks a sixth lower (docs/engine-log.md).
+        kept.setdefault("LD_PRELOAD", str(allocator))
     if threads is not None:
         kept.setdefault("OMP_NUM_THREADS", str(threads))
     # By default, CUDA numbers GPUs by speed. nvidia-smi, from which slots are made, numbers them by bus.
@@ -51,3 +59,11 @@ def child_environment(gpu: str | None = None, threads: int | None = None) -> dic
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
     }
+
+
+@cache
+def installed_allocator() -> Path | None:
+    """Return tcmalloc's library if the system has it."""
+    folders = [folder for top in LIBRARIES for folder in (top, *top.glob("*-linux-gnu"))]
+    found = (folder / name for name in ALLOCATORS for folder in folders)
+    return next((path for path in found if path.exists()), None)

@@ -4,10 +4,11 @@ import os
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import pytest
 
-from api.infra.child_environment import child_environment
+from api.infra.child_environment import child_environment, installed_allocator
 from worker.shared import torch_version
 from worker.shared.torch_version import UnsupportedTorch, require_torch
 
@@ -42,6 +43,22 @@ def test_and_reaches_the_trainer(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_gpus_are_numbered_as_the_driver_lists_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
     assert child_environment("1", None)["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+def test_an_installed_tcmalloc_is_loaded_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    library = tmp_path / "x86_64-linux-gnu" / "libtcmalloc_minimal.so.4"
+    library.parent.mkdir()
+    library.touch()
+    monkeypatch.setattr("api.infra.child_environment.LIBRARIES", (tmp_path / "none", tmp_path))
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    installed_allocator.cache_clear()
+    try:
+        assert child_environment()["LD_PRELOAD"] == str(library)
+        assert "LD_PRELOAD" not in child_environment("0")
+        monkeypatch.setenv("LD_PRELOAD", "")
+        assert child_environment()["LD_PRELOAD"] == "", "the operator wants glibc's"
+    finally:
+        installed_allocator.cache_clear()
 
 
 @pytest.mark.parametrize("found", ["2.12.0", "2.13.0+cpu", "3.0.1"])
