@@ -143,16 +143,20 @@ async function methods() {
   const file = await upload();
   const create = (body) => jobs.create({ model: "tiny", training_file: file.id, ...body });
   const grader = { type: "string_check", name: "right", operation: "eq", input: "{{sample.output_text}}", reference: "1" };
+  const cancelled = [];
+  const begun = async (body) => {
+    const job = await create(body);
+    cancelled.push(await jobs.cancel(job.id)); // at once: a small job ends within seconds
+    return job;
+  };
   const created = {
-    plain: await create({}),
-    old_form: await create({ hyperparameters: { n_epochs: 50, batch_size: "auto", learning_rate_multiplier: 0.5 } }),
-    dpo: await create({ method: { type: "dpo", dpo: { hyperparameters: { beta: 0.2 } } } }),
-    reinforcement: await create({
+    plain: await begun({}),
+    old_form: await begun({ hyperparameters: { n_epochs: 50, batch_size: "auto", learning_rate_multiplier: 0.5 } }),
+    dpo: await begun({ method: { type: "dpo", dpo: { hyperparameters: { beta: 0.2 } } } }),
+    reinforcement: await begun({
       method: { type: "reinforcement", reinforcement: { grader, hyperparameters: { eval_samples: 1 } } },
     }),
   };
-  const cancelled = [];
-  for (const job of Object.values(created)) cancelled.push(await jobs.cancel(job.id));
   const held = await until(await create({ method: supervised({ n_epochs: 50, batch_size: 1 }) }), "queued", "running");
   const paused = await until(await jobs.pause(held.id), "paused", "succeeded");
   const resumed = await jobs.resume(held.id);
