@@ -1,7 +1,7 @@
 """The time from `POST /v1/fine_tuning/jobs` to the first optimizer step, leg by leg: `python -m benchmarks.start_time`.
 
 It starts `attune up` with SmolLM2, waits until the workers are idle, and creates small jobs one after the other, each
-with a new file. Times are those of the server's log. The first job is listed by itself: it also fetches the base model.
+with a new file. Times are those of the workers' logs. The first job is apart: it also fetches the base model.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main() -> None:
             posted[job_id := create(client, file_id, steps=options.steps)] = now
             assert ended(client, job_id, timeout_s=600).status == "succeeded"
         sleep(2)  # the attempt ends after its job
-        times = [_legs(server.log, job_id, then) for job_id, then in posted.items()]
+        times = [_legs(server.data / "logs", job_id, then) for job_id, then in posted.items()]
     print(f"{'seconds after POST':20} {'first job':>10} {f'median of {options.jobs - 1}':>13} {'its leg':>8}")
     before = 0.0
     for leg in LEGS:
@@ -55,8 +55,8 @@ def main() -> None:
         before = median
 
 
-def _legs(log: Path, job_id: str, posted: datetime) -> dict[str, float]:
-    entries = [entry for entry in _entries(log) if entry.get("job_id") == job_id]
+def _legs(logs: Path, job_id: str, posted: datetime) -> dict[str, float]:
+    entries = [entry for entry in _entries(logs) if entry.get("job_id") == job_id]
     return {
         leg: next(
             (datetime.fromisoformat(str(entry["timestamp"])) - posted).total_seconds()
@@ -67,14 +67,12 @@ def _legs(log: Path, job_id: str, posted: datetime) -> dict[str, float]:
     }
 
 
-def _entries(log: Path) -> Iterator[dict[str, object]]:
-    """Yield the log's lines that are JSON objects."""
-    for line in log.read_text(errors="replace").splitlines():
-        start = line.find("{")
-        try:
-            yield json.loads(line[start:]) if start >= 0 else {}
-        except ValueError:
-            continue
+def _entries(logs: Path) -> Iterator[dict[str, object]]:
+    """Yield the lines of the workers' logs that are JSON objects."""
+    for log in logs.glob("worker-*.log"):
+        for line in log.read_text(errors="replace").splitlines():
+            if line.startswith("{"):
+                yield json.loads(line)
 
 
 if __name__ == "__main__":
