@@ -85,6 +85,7 @@ def train(run: Path, pipe: Pipe) -> None:
     callbacks = run_steps(run, recipe, data, objective, pipe)
     step = callbacks.load_best_weights()
     callbacks.release()
+    peaks.begin("comparing")
     evaluation = Comparison(recipe, data, objective, pipe, load).measure()
 
     # Save.
