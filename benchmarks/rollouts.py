@@ -100,7 +100,8 @@ def compare(method: str, checkouts: dict[str, Path], options: argparse.Namespace
     }
     sampled: dict[str, list[Sampled]] = {name: [] for name in sides}
     for seed, (name, side) in itertools.product(range(1, 1 + options.rounds), sides.items()):
-        assert side.stdin is not None and side.stdout is not None  # noqa: PT018
+        assert side.stdin is not None
+        assert side.stdout is not None
         print(seed, file=side.stdin, flush=True)
         sampled[name].append(Sampled(**json.loads(side.stdout.readline())))
     for side in sides.values():

@@ -17,10 +17,11 @@ import worker.engine.openmp  # noqa: F401  (sets environment variables that torc
 import torch
 
 from api.estimate.machine import resolve_hardware_auto
+from api.spec.evaluation import Evaluation
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from worker.engine.callbacks import Callbacks
-from worker.engine.checkpoint import load_references
+from worker.engine.checkpoint import Progress, load_references
 from worker.engine.comparison import Comparison
 from worker.engine.data import Data, load_data
 from worker.engine.errors import Stopped, TrainingError, as_training_error
@@ -95,18 +96,22 @@ def train(run: Path, pipe: Pipe) -> None:
     peaks.end()
     if child_bytes:
         peaks.add_child("publishing", child_bytes)
-    pipe.report(
-        DoneReport(
-            step=progress.step,
-            best_step=progress.best_step,
-            trained_tokens=progress.trained_tokens,
-            path="out/model",
-            evaluation=None if evaluation is None else evaluation.model_dump(mode="json"),
-            peak_bytes=peaks.highest,
-            peaks=peaks.by_phase,
-            processor_s=peaks.processor_s,
-            device=device.type,
-        )
+    pipe.report(done_report(progress, evaluation, peaks, device))
+
+
+def done_report(
+    progress: Progress, evaluation: Evaluation | None, peaks: PeakMemory, device: torch.device
+) -> DoneReport:
+    return DoneReport(
+        step=progress.step,
+        best_step=progress.best_step,
+        trained_tokens=progress.trained_tokens,
+        path="out/model",
+        evaluation=None if evaluation is None else evaluation.model_dump(mode="json"),
+        peak_bytes=peaks.highest,
+        peaks=peaks.by_phase,
+        processor_s=peaks.processor_s,
+        device=device.type,
     )
 
 

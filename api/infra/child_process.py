@@ -75,7 +75,7 @@ class ForkServer:
         """`modules`: what the server imports. `threads`: see `child_environment`."""
         self._modules, self._threads = modules, threads
         self._lock = threading.Lock()
-        self._process, self._requests = self._launch()
+        self._server = _Server(modules, threads)
         atexit.register(self.close)  # it would end by itself, but only once it has imported its modules
 
     def start(
@@ -91,14 +91,15 @@ class ForkServer:
         request = ForkRequest(program, list(arguments), dict(environment), list(files))
         ours, reports = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         read_stdin, write_stdin = os.pipe()
+        server = self._running()
         try:
-            self._send(request, [reports.fileno(), read_stdin, output.fileno(), *files.values()])
+            server.send(request, [reports.fileno(), read_stdin, output.fileno(), *files.values()])
             reports.close()
             ours.settimeout(START_S)
             pid = int(ours.recv(32))
         except (OSError, ValueError) as error:
             log.warning("not_forked", program=program, error=type(error).__name__)
-            self.close()  # or it might start the program, too, later
+            server.kill()  # or it might start the program, too, later
             ours.close()
             os.close(write_stdin)
             return start_fresh(program, *arguments, environment=environment, output=output, descriptors=files)
@@ -108,33 +109,46 @@ class ForkServer:
         return ForkedProcess(program, pid, ours, os.fdopen(write_stdin, "wb"))
 
     def close(self) -> None:
-        """Kill the server. Its children keep running."""
-        self._process.kill()
-        self._process.wait()
+        """Kill the server."""
+        self._server.kill()
 
-    def _send(self, request: ForkRequest, files: list[int]) -> None:
+    def _running(self) -> "_Server":
         with self._lock:
-            if self._process.poll() is not None:
-                self._requests.close()
-                self._process, self._requests = self._launch()
-            socket.send_fds(self._requests, [msgspec.json.encode(request)], files)
+            if self._server.process.poll() is not None:
+                self._server = _Server(self._modules, self._threads)
+            return self._server
 
-    def _launch(self) -> tuple["subprocess.Popen[bytes]", socket.socket]:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+class _Server:
+    """One server process, and the socket of its requests."""
+
+    def __init__(self, modules: tuple[str, ...], threads: int | None) -> None:
+        self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [sys.executable, "-m", "worker.fork_server", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 # OpenBLAS starts its threads when it is loaded. PyTorch asks NVML instead of CUDA whether there is a
                 # GPU: a process that has asked CUDA cannot fork.
-                env=child_environment(threads=self._threads)
+                env=child_environment(threads=threads)
                 | {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
                 start_new_session=True,  # a Ctrl-C on the terminal is for this process, which ends the server
             )
-        ours.send(msgspec.json.encode(self._modules))
-        return process, ours
+        self._requests.send(msgspec.json.encode(modules))
+
+    def send(self, request: ForkRequest, files: list[int]) -> None:
+        socket.send_fds(self._requests, [msgspec.json.encode(request)], files)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Ask for nothing more. The server ends after its last child."""
+        self._requests.close()
 
 
 @cache

@@ -140,8 +140,8 @@ def test_the_server_ends_after_its_last_child(server: ForkServer, tmp_path: Path
     other = ForkServer(CHILD)
     with (tmp_path / "log").open("ab") as output:
         child = other.start(CHILD, "sleep", environment=child_environment(), output=output)
-    other._requests.close()
+    other._server.hang_up()
     with pytest.raises(subprocess.TimeoutExpired):
-        other._process.wait(0.2)
+        other._server.process.wait(0.2)
     os.killpg(child.pid, signal.SIGKILL)
-    assert other._process.wait(30) == 0
+    assert other._server.process.wait(30) == 0
