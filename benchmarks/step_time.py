@@ -15,10 +15,10 @@ import torch
 from api.spec.recipe import Recipe
 from api.spec.resolve import resolve
 from tests import smollm2
-from worker.engine.checkpoint import Progress
 from worker.engine.loop import Loop
 from worker.engine.model.load import load_trainable
 from worker.engine.optimizer import adamw
+from worker.engine.saved_state import Progress
 from worker.methods import METHODS, MethodContext
 from worker.shared.arrays import Rows
 

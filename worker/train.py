@@ -21,7 +21,6 @@ from api.spec.evaluation import Evaluation
 from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from worker.engine.callbacks import Callbacks
-from worker.engine.checkpoint import Progress, load_references
 from worker.engine.comparison import Comparison
 from worker.engine.data import Data, load_data
 from worker.engine.errors import Stopped, TrainingError, as_training_error
@@ -33,6 +32,7 @@ from worker.engine.peak_memory import PeakMemory, trim_heap
 from worker.engine.publish.fresh_process import fork_scorer
 from worker.engine.publish.gguf import require_exportable
 from worker.engine.publish.publish import publish
+from worker.engine.saved_state import Progress, load_references
 from worker.methods import METHODS, MethodContext, Objective
 from worker.shared import memory_overrides
 from worker.shared.counts import workload

@@ -10,10 +10,10 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from benchmarks.gpu.rows import random_rows, recipe_for
-from worker.engine.checkpoint import Progress
 from worker.engine.loop import Loop
 from worker.engine.model.load import load_trainable
 from worker.engine.optimizer import adamw
+from worker.engine.saved_state import Progress
 from worker.methods import METHODS, MethodContext
 
 ROUNDS = 5

@@ -17,14 +17,6 @@ from api.spec.lifecycle import FailureReason
 from api.spec.resolve import ResolvedRecipe
 from worker.engine.atomic_folder import atomic_folder, keep_newest
 from worker.engine.background import Background
-from worker.engine.checkpoint import (
-    REFERENCES,
-    Progress,
-    begin_state,
-    load_state,
-    optimizer_tensors,
-    set_optimizer_tensors,
-)
 from worker.engine.data import Data
 from worker.engine.errors import TrainingError
 from worker.engine.identity import matches_recipe, recipe_digest
@@ -35,6 +27,14 @@ from worker.engine.publish.card import TrainingSummary
 from worker.engine.publish.export import export
 from worker.engine.publish.markdown import extend
 from worker.engine.publish.provenance import origin_of, provenance
+from worker.engine.saved_state import (
+    REFERENCES,
+    Progress,
+    begin_state,
+    load_state,
+    optimizer_tensors,
+    set_optimizer_tensors,
+)
 from worker.shared.arrays import Rows
 from worker.shared.checkpoints import KEPT_CHECKPOINTS
 from worker.shared.pipe import Pipe
