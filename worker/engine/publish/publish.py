@@ -72,8 +72,10 @@ def publish(
         model.release()  # what follows loads the base once more, and two might not fit
         trim_heap()
         needs_merged = recipe.merged or recipe.gguf is not None
-        merged = export_merged(folder, base, recipe) if needs_merged and recipe.technique.merges else None
-        trim_heap()  # the memory of merging
+        merged = None
+        if needs_merged and recipe.technique.merges:
+            merged = export_merged(folder, base, recipe)
+            trim_heap()
         request = _scoring_request(folder, merged, base, recipe, rows, device)
         (by_files, *by_merged), peak_bytes = score_in_fresh_process(request, pipe.alive)
         check_files(memory, by_files, recipe)
