@@ -8,9 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.services.catalog import Choices
 from api.spec.base_model import ModelKind
 from api.spec.catalog import GRADERS, METHODS, TECHNIQUES
+from api.spec.fields import JsonObject
 from api.spec.formats import FORMATS
 from api.spec.graders import GraderBase
 from api.spec.methods import MethodBase, Output
+from api.spec.recipe import Recipe
 from api.spec.techniques import TechniqueBase
 
 _Class = type[TechniqueBase] | type[MethodBase] | type[GraderBase]
@@ -86,6 +88,8 @@ class CatalogObject(BaseModel):
     graders: list[Entry]
     base_models: list[BaseModelEntry]
     combinations: list[CombinationEntry]
+    job: JsonObject
+    """The JSON Schema of a job's body without `method` and `technique`, whose schemas the entries have."""
 
     @classmethod
     def of(cls, choices: Choices) -> Self:
@@ -109,6 +113,7 @@ class CatalogObject(BaseModel):
                 )
                 for combination in choices.combinations
             ],
+            job=_job(),
         )
 
 
@@ -159,3 +164,31 @@ def _formats() -> list[FormatEntry]:
 @cache
 def _graders() -> list[Entry]:
     return [Entry.of(name, grader) for name, grader in GRADERS.items()]
+
+
+@cache
+def _job() -> JsonObject:
+    schema = Recipe.model_json_schema()
+    properties = schema["properties"]
+    for name in ("method", "technique", "hyperparameters"):  # `hyperparameters` is an older form of the method's
+        del properties[name]
+    schema["$defs"] = _referenced(properties, schema["$defs"])
+    return schema
+
+
+def _referenced(node: object, definitions: JsonObject) -> JsonObject:
+    """Return the definitions that the schema refers to, directly or through others."""
+    found: JsonObject = {}
+    left = [node]
+    while left:
+        match left.pop():
+            case {"$ref": str() as reference}:
+                name = reference.rpartition("/")[2]
+                if name not in found:
+                    found[name] = definitions[name]
+                    left.append(found[name])
+            case dict() as fields:
+                left += fields.values()
+            case list() as items:
+                left += items
+    return found

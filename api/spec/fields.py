@@ -15,9 +15,12 @@ JsonObject = dict[str, Any]
 
 
 class StrictModel(BaseModel):
-    """Rejects unknown fields, so that a misspelled option is an error at once and not ignored."""
+    """Rejects unknown fields, so that a misspelled option is an error at once and not ignored.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    The text below a field is its description in JSON Schemas.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class NulFreeModel(StrictModel):

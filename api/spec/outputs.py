@@ -46,11 +46,13 @@ Tag = Annotated[str, Field(min_length=1, max_length=64)]
 
 class Wandb(StrictModel):
     project: Project
+    """The project that receives the run."""
     name: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """Display name of the run; null: the job's id."""
     entity: Project | None = None
     """User or team that owns the project; null: the owner of the operator's key."""
     tags: Annotated[list[Tag], Field(max_length=50)] = Field(default_factory=list)
+    """Tags of the run."""
 
 
 class Integration(StrictModel):

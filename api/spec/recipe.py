@@ -130,22 +130,31 @@ class Recipe(NulFreeModel):
     """The body of `POST /v1/fine_tuning/jobs`: OpenAI's fields and technique, training, export, resources, priority."""
 
     model: Annotated[str, Field(min_length=1, max_length=256)]
+    """A base model, or a fine-tuned model or checkpoint to continue."""
     training_file: Annotated[str, Field(min_length=1, max_length=64)]
+    """Id of the file with the training rows."""
     validation_file: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """Id of the file with the validation rows. Excludes `training.validation_split`."""
     suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     """Part of the fine-tuned model's id. Characters other than letters, digits, dots and hyphens become hyphens."""
     seed: Annotated[int, Field(ge=0, le=2147483647)] | None = None
+    """Seed of the order of the rows, the initial weights and all samples; null: drawn at random."""
     metadata: Metadata | None = None
+    """Up to 16 pairs of your own, which job lists can be filtered by."""
     integrations: Integrations | None = None
     """Trackers that the metrics are also sent to, if the operator has configured them."""
     hyperparameters: Hyperparameters | None = None
     """Deprecated by OpenAI in favor of `method`, but still sent by many clients."""
     method: Annotated[Method, BeforeValidator(_null_is_supervised)] = Field(default_factory=Supervised)
+    """What is optimized, with the method's options."""
     technique: Technique = Field(default_factory=Lora)
     """Default: the technique of the model that the job continues, or LoRA."""
     training: OrNull[Training] = Field(default_factory=Training)
+    """Options of the training loop."""
     export: OrNull[Export] = Field(default_factory=Export)
+    """Forms in which the model is published, besides the trained weights."""
     resources: OrNull[Resources] = Field(default_factory=Resources)
+    """Hardware that the job needs."""
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     """Order among the waiting jobs of the same project; higher values first."""
 

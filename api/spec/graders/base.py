@@ -68,6 +68,7 @@ class GraderBase(StrictModel, ABC):
     summary: ClassVar[str]
 
     name: Name
+    """A name of your own, by which the formula of a `multi` grader refers to this one."""
     type: str
 
     @property

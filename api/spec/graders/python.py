@@ -17,7 +17,9 @@ class Python(GraderBase):
 
     type: Literal["python"]
     source: str
+    """The script."""
     image_tag: str | None = None
+    """The image that would run the script."""
 
     @model_validator(mode="before")
     @classmethod

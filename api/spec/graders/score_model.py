@@ -12,6 +12,7 @@ from api.spec.graders.templates import Template, render
 class TextPart(StrictModel):
     type: Literal["input_text", "output_text"]
     text: Template
+    """A text with placeholders, such as `{{ sample.output_text }}`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -40,6 +41,7 @@ Content = Annotated[
 
 class Message(StrictModel):
     role: Literal["user", "assistant", "system", "developer"]
+    """The author of the message. developer is read as system."""
     content: Content
     """A text, or several texts, each of which is then on its own line."""
     type: Literal["message"] | None = None

@@ -19,8 +19,11 @@ class StringCheck(GraderBase):
 
     type: Literal["string_check"]
     input: Template
+    """The text to check, such as `{{ sample.output_text }}`."""
     reference: Template
+    """The text to compare with, such as `{{ item.answer }}`."""
     operation: Literal["eq", "ne", "like", "ilike"]
+    """eq: equal; ne: different; like: contains the reference; ilike: the same, ignoring case."""
 
     def reward(self, case: Case, rewards: Mapping[str, float], scores: Scores | None) -> float:
         return float(OPERATIONS[self.operation](render(self.input, case), render(self.reference, case)))

@@ -29,9 +29,11 @@ class TextSimilarity(GraderBase):
 
     type: Literal["text_similarity"]
     input: Template
+    """The text to score, such as `{{ sample.output_text }}`."""
     reference: Template
+    """The text to compare with, such as `{{ item.answer }}`."""
     evaluation_metric: Annotated[Metric, BeforeValidator(_no_embeddings)]
-    """Defined in api/spec/graders/similarity.py. OpenAI's "cosine" is refused."""
+    """The measure of similarity. OpenAI's "cosine" is refused, because it needs an embedding model."""
 
     def reward(self, case: Case, rewards: Mapping[str, float], scores: Scores | None) -> float:
         return METRICS[self.evaluation_metric](render(self.input, case), render(self.reference, case))

@@ -37,6 +37,20 @@ def test_schemas_tell_limits_choices_and_that_nothing_else_is_read(catalog: dict
         assert all(entry["schema"]["additionalProperties"] is False for entry in catalog[part])
 
 
+def test_every_field_is_described(catalog: dict[str, Any]) -> None:
+    entries = [entry["schema"] for part in ("techniques", "methods", "graders") for entry in catalog[part]]
+    schemas = [each for schema in [*entries, catalog["job"]] for each in (schema, *schema.get("$defs", {}).values())]
+    fields = [(name, field) for schema in schemas for name, field in schema["properties"].items() if name != "type"]
+    assert [name for name, field in fields if not {"description", "$ref"} & field.keys()] == []
+
+
+def test_the_jobs_schema_leaves_method_and_technique_to_their_entries(catalog: dict[str, Any]) -> None:
+    job = catalog["job"]
+    assert {"model", "training_file", "training", "export"} <= job["properties"].keys()
+    assert not {"method", "technique", "hyperparameters"} & job["properties"].keys()
+    assert "lora" not in str(job["$defs"]).lower()
+
+
 def test_every_combination_is_there_with_the_reason_where_it_is_illegal(catalog: dict[str, Any]) -> None:
     told = {(each["technique"], each["method"], each["kind"]): each for each in catalog["combinations"]}
     assert len(told) == 2 * len(TECHNIQUES) * len(METHODS)
