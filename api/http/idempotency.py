@@ -36,6 +36,8 @@ POLL_S = 0.1
 MAX_RESPONSE_BYTES = 256 * 1024
 """Responses that are longer, or not JSON (streams), are not kept. A repeated request then runs again."""
 RETRIED = (408, 409, 429)
+UNKEPT = ("/v1/keys",)
+"""Paths whose responses hold a secret that must not be stored, not even for a day."""
 
 
 REUSED = "This Idempotency-Key was used for another request: use a new key for each request"
@@ -165,6 +167,12 @@ class Idempotency:
 def _check(key: str, path: str, content_type: str) -> None:
     if not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
         raise InvalidRequest("Idempotency-Key must have 1 to 255 printable ASCII characters", code="invalid_key")
+    if path in UNKEPT:
+        raise InvalidRequest(
+            "Idempotency-Key is not accepted here, because the response has a secret that is not stored: send the "
+            "request without it, and list the keys if the response was lost",
+            code="idempotency_key_not_accepted",
+        )
     # LimitBody does not limit streamed bodies, so a body of another type must not be read here.
     if STREAMED.fullmatch(path) and not content_type.lower().startswith("multipart/"):
         raise InvalidRequest(

@@ -5,6 +5,7 @@ for samplers, and also 405 and the 404 of unknown addresses, which belong to no 
 """
 
 from api.http.authentication import PUBLIC
+from api.http.idempotency import UNKEPT
 from api.infra.multipart import STREAMED
 from api.schemas.stored import with_stored_schemas
 from api.spec.fields import JsonObject
@@ -66,7 +67,7 @@ def complete(document: JsonObject) -> JsonObject:
 def _complete(path: str, method: str, operation: Operation) -> None:
     if path in PUBLIC:
         operation["security"] = []
-    if _may_be_repeated(method):
+    if _may_be_repeated(path, method):
         operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
     responses = operation["responses"]
     responses.pop("422", None)
@@ -75,14 +76,14 @@ def _complete(path: str, method: str, operation: Operation) -> None:
         responses[status] = {"$ref": f"#/components/responses/Error{status}"}
     for status, response in responses.items():
         if status not in _DESCRIPTIONS:
-            replayed = ["idempotent-replayed"] if _may_be_repeated(method) else []
+            replayed = ["idempotent-replayed"] if _may_be_repeated(path, method) else []
             response["headers"] = _named_headers("x-request-id", *replayed)
     operation["responses"] = dict(sorted(responses.items()))
 
 
-def _may_be_repeated(method: str) -> bool:
-    """Return whether the method accepts an Idempotency-Key."""
-    return method == "post"
+def _may_be_repeated(path: str, method: str) -> bool:
+    """Return whether the operation accepts an Idempotency-Key."""
+    return method == "post" and path not in UNKEPT
 
 
 def _common_errors(path: str, method: str, operation: Operation) -> set[str]:
@@ -97,7 +98,7 @@ def _common_errors(path: str, method: str, operation: Operation) -> set[str]:
         statuses.add("413")
     if "requestBody" in operation and not STREAMED.fullmatch(path):
         statuses.add("408")
-    if _may_be_repeated(method):
+    if _may_be_repeated(path, method):
         statuses.add("409")
     return statuses
 

@@ -4,12 +4,16 @@ import hashlib
 import secrets
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, ForeignKey, Row, String, bindparam, or_, select, update
+from sqlalchemy import ColumnElement, Connection, ForeignKey, Row, String, bindparam, func, or_, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime, db_now
+from api.records.pages import Page, paginate
 from api.records.projects import Project
 from api.spec.ids import new_id
+
+SCOPES = ("read", "write", "admin")
+"""Each scope has the rights of the scopes before it."""
 
 
 class Key(Base):
@@ -22,7 +26,7 @@ class Key(Base):
     """First characters of the plain text, to distinguish keys in a list."""
     sha256: Mapped[str] = mapped_column(String(64), unique=True)
     scope: Mapped[str] = mapped_column(String(16))
-    """admin, write or read."""
+    """One of SCOPES."""
     created_at: Mapped[float] = mapped_column(UnixTime)
     expires_at: Mapped[float | None] = mapped_column(UnixTime)
     revoked_at: Mapped[float | None] = mapped_column(UnixTime)
@@ -34,13 +38,13 @@ def hash_of(plain: str) -> str:
 
 
 def create(
-    session: Session, project: Project, *, name: str, scope: str, expires_in_s: float | None = None
+    session: Session, project_id: str, *, name: str, scope: str, expires_in_s: float | None = None
 ) -> tuple[Key, str]:
     """Create a key. Return it with its plain text, which cannot be recovered later."""
     plain = "sk-attune-" + secrets.token_urlsafe(32)
     key = Key(
         id=new_id("key_"),
-        project_id=project.id,
+        project_id=project_id,
         name=name,
         prefix=plain[:14],
         sha256=hash_of(plain),
@@ -51,6 +55,9 @@ def create(
     session.add(key)
     session.flush()
     return key, plain
+
+
+_UNEXPIRED: ColumnElement[bool] = or_(Key.expires_at.is_(None), Key.expires_at > db_now())
 
 
 def find_valid(connection: Connection | Session, plain: str) -> Row[str, str, str] | None:
@@ -64,7 +71,7 @@ def find_valid(connection: Connection | Session, plain: str) -> Row[str, str, st
 _VALID = select(Key.project_id, Key.id, Key.scope).where(
     Key.sha256 == bindparam("sha256"),
     Key.revoked_at.is_(None),
-    or_(Key.expires_at.is_(None), Key.expires_at > db_now()),
+    _UNEXPIRED,
 )
 """Every request runs this statement. It is built once, because SQLAlchemy takes longer to build it than to run it."""
 
@@ -73,6 +80,35 @@ def listed(session: Session) -> Sequence[tuple[Key, str]]:
     """Return every key with its project's name, oldest first."""
     rows = session.execute(select(Key, Project.name).join(Project).order_by(Key.created_at))
     return [(key, name) for key, name in rows]
+
+
+def page(session: Session, project_id: str, *, after: str | None, limit: int) -> Page[Key]:
+    """Return the project's keys, newest first."""
+    return paginate(
+        session,
+        select(Key).where(Key.project_id == project_id),
+        order=(Key.created_at, Key.id),
+        id_column=Key.id,
+        after=after,
+        limit=limit,
+    )
+
+
+def get_live(session: Session, project_id: str, key_id: str) -> Key | None:
+    """Return the project's key, unless it is revoked or expired. It cannot be revoked before the transaction ends."""
+    query = select(Key).where(Key.project_id == project_id, Key.id == key_id, Key.revoked_at.is_(None), _UNEXPIRED)
+    return session.scalars(query.with_for_update()).one_or_none()
+
+
+def remaining_s(session: Session, key: Key) -> int | None:
+    """Return the whole seconds until the key expires; None if it never does."""
+    left_s = session.scalar(select(Key.expires_at - db_now()).where(Key.id == key.id))
+    return None if left_s is None else int(left_s)
+
+
+def count_live(session: Session, project_id: str) -> int:
+    query = select(func.count()).where(Key.project_id == project_id, Key.revoked_at.is_(None), _UNEXPIRED)
+    return session.scalar(query) or 0
 
 
 def revoke(session: Session, key_id: str) -> bool:

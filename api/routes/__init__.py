@@ -12,6 +12,7 @@ from api.routes import (
     graders,
     health,
     jobs,
+    keys,
     live,
     models,
     permissions,
@@ -29,7 +30,20 @@ def include_all(app: FastAPI) -> None:
     Routes are searched in order, and nested routers would be searched twice.
     """
     shared: dict[str, Any] = {"responses": errors(400), "dependencies": [Depends(only_known_query)]}
-    for part in (jobs, live, files, uploads, models, completions, catalog, graders, permissions, previews, pipelines):
+    for part in (
+        jobs,
+        live,
+        files,
+        uploads,
+        models,
+        completions,
+        catalog,
+        graders,
+        permissions,
+        previews,
+        pipelines,
+        keys,
+    ):
         app.include_router(part.router, prefix="/v1", **shared)
     app.include_router(webhooks.router, prefix="/v1/webhook_endpoints", **shared)
     app.include_router(webhooks.router, prefix="/v1/webhooks", include_in_schema=False, **shared)

@@ -1,15 +1,29 @@
-"""The operator's management of API keys, and the local admin key that `attune up` writes for this machine."""
+"""API keys: the operator's of all projects, a project's own, and the local admin key that `attune up` writes for this
+machine.
+"""
 
 import json
 import os
 from collections.abc import Sequence
 
-from api.context import Context
-from api.errors import NotFound
+from sqlalchemy.orm import Session
+
+from api.context import Caller, Context
+from api.errors import Forbidden, InvalidRequest, NotFound, Unauthorized
 from api.records import keys, projects
-from api.records.keys import Key
+from api.records.keys import SCOPES, Key
+from api.records.pages import Page
 
 LOCAL_KEY = "local admin"
+MAX_KEYS = 100
+"""Most live keys of a project that create keys over HTTP."""
+
+
+class NoSuchKey(NotFound):
+    param = "key_id"
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"This project has no live key '{key_id[:64]}'")
 
 
 def create(
@@ -18,10 +32,58 @@ def create(
     """Create a key, and its project if there is none. Return the key and its plain text, which is not stored."""
     with context.database.write() as session:
         key, plain = keys.create(
-            session, projects.get_or_create(session, project), name=name, scope=scope, expires_in_s=expires_in_s
+            session, projects.get_or_create(session, project).id, name=name, scope=scope, expires_in_s=expires_in_s
         )
         session.refresh(key)
     return key, plain
+
+
+def create_own(context: Context, caller: Caller, *, name: str, scope: str, expires_in_s: int | None) -> tuple[Key, str]:
+    """Create a key of the caller's project. Return the key and its plain text, which is not stored.
+
+    Raise Forbidden if the new key could do more, or live longer, than the caller's.
+    """
+    _require_rights(caller, scope)
+    with context.database.write() as session:
+        own = keys.get_live(session, caller.project_id, caller.key_id)
+        if own is None:
+            raise Unauthorized("This key was revoked or has expired")
+        _require_lifetime(session, own, expires_in_s)
+        if keys.count_live(session, caller.project_id) >= MAX_KEYS:
+            raise InvalidRequest(f"This project already has {MAX_KEYS} live keys: revoke one that is not used")
+        key, plain = keys.create(session, caller.project_id, name=name, scope=scope, expires_in_s=expires_in_s)
+        session.refresh(key)
+    return key, plain
+
+
+def _require_rights(caller: Caller, scope: str) -> None:
+    if SCOPES.index(scope) > SCOPES.index(caller.scope):
+        raise Forbidden(f"This key has scope '{caller.scope}': use a key of scope '{scope}' for a key of that scope")
+
+
+def _require_lifetime(session: Session, own: Key, expires_in_s: int | None) -> None:
+    left_s = keys.remaining_s(session, own)
+    if left_s is not None and (expires_in_s is None or expires_in_s > left_s):
+        raise Forbidden(
+            f"This key expires in {left_s} s, and a key that it creates must not live longer: set expires_in_seconds "
+            f"to {left_s} or less",
+            param="expires_in_seconds",
+        )
+
+
+def page_own(context: Context, caller: Caller, *, after: str | None, limit: int) -> Page[Key]:
+    with context.database.read() as session:
+        return keys.page(session, caller.project_id, after=after, limit=limit)
+
+
+def revoke_own(context: Context, caller: Caller, key_id: str) -> None:
+    """Revoke a key of the caller's project. Raise NoSuchKey, Forbidden if that key can do more than the caller's."""
+    with context.database.write() as session:
+        key = keys.get_live(session, caller.project_id, key_id)
+        if key is None:
+            raise NoSuchKey(key_id)
+        _require_rights(caller, key.scope)
+        keys.revoke(session, key_id)
 
 
 def listed(context: Context) -> Sequence[tuple[Key, str]]:
@@ -47,7 +109,7 @@ def ensure_local(context: Context, base_url: str) -> str | None:
         if known is None:
             project = projects.get_or_create(session, projects.DEFAULT_PROJECT)
             keys.revoke_named(session, project.id, LOCAL_KEY)
-            _, plain = keys.create(session, project, name=LOCAL_KEY, scope="admin")
+            _, plain = keys.create(session, project.id, name=LOCAL_KEY, scope="admin")
     partial = path.with_suffix(".partial")
     partial.unlink(missing_ok=True)
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -25,8 +25,8 @@ class Bottleneck(TechniqueBase):
 
     type: Literal["bottleneck"] = "bottleneck"
     placement: Literal["houlsby", "pfeiffer"] = "pfeiffer"
-    """Position of the adapters in a layer. houlsby: after attention and after the feed-forward part; pfeiffer: after the
-    feed-forward part only."""
+    """Position of the adapters in a layer. houlsby: after attention and after the feed-forward part; pfeiffer: only
+    after the feed-forward part."""
     reduction_factor: Annotated[float, Field(gt=0, le=1024)] = 16
     """Hidden size divided by the size of the bottleneck. Default 16."""
     non_linearity: Literal["relu", "gelu", "silu", "tanh"] = "relu"
