@@ -182,7 +182,7 @@ def main() -> None:
             base_models.register(context, base, make_base(folder, base, options.smollm2))
         prepare, train = Node.open(context, Stage.PREPARE), Node.open(context, Stage.TRAIN)
         with context.database.write() as session:
-            workers.register(session, owner=train.owner, gpus=torch.cuda.device_count(), train_slots=1)
+            workers.register(session, owner=train.owner, stage=Stage.TRAIN, gpus=torch.cuda.device_count())
         print(f"{torch.__version__}, {torch.get_num_threads()} thread(s)", flush=True)
         rounds = [[run(context, prepare, train, case) for case in chosen] for _ in range(options.rounds)]
         with context.database.read() as session:

@@ -3,15 +3,18 @@
 Started by `attune worker`. A ring is a Celery message. It carries no work: it only makes a thread query the queue.
 """
 
+import contextlib
 import threading
 
 import structlog
 from celery import Celery
 from celery.signals import setup_logging, worker_shutting_down
 from celery.worker import state
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.context import Context
 from api.infra.doorbell import celery_app, queue_name
+from api.records import workers
 from api.settings import Settings
 from api.spec.lifecycle import Stage
 from worker.shared.torch_version import require_torch
@@ -47,6 +50,8 @@ def run(settings: Settings, stage: Stage) -> None:
         node.stopping.set()
         for thread in threads:
             thread.join()  # its trainer saves a state first
+        with contextlib.suppress(SQLAlchemyError), context.database.write() as session:
+            workers.record_stop(session, node.owner)
 
 
 def _run_celery(settings: Settings, node: Node, concurrency: int) -> None:

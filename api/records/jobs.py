@@ -64,6 +64,9 @@ class Job(Base):
     work: Mapped[float | None] = mapped_column(Double)
     """Estimated floating-point operations of the training. They count as the project's usage (api.records.queue)."""
 
+    expected_s: Mapped[float | None] = mapped_column(Double)
+    """Predicted seconds of its training, on the live worker that would be the fastest; set by preparation."""
+
     model_id: Mapped[str] = mapped_column(String(256))
     """Id of the model that the job will publish."""
     fine_tuned_model: Mapped[str | None] = mapped_column(String(256))

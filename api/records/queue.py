@@ -43,6 +43,22 @@ class Attempt(Base):
 
 
 @dataclass(frozen=True)
+class Lease:
+    """A job that a worker holds."""
+
+    job_id: str
+    project_id: str
+    stage: Stage
+    owner: str
+    since: float | None
+    """Begin of the attempt."""
+    expired: bool
+    """The worker has not renewed it in time: it was lost, or cannot reach the database."""
+    estimated_finish: float | None
+    gpus: int
+
+
+@dataclass(frozen=True)
 class Claim:
     """The right to work on a job until the lease expires or the fence increases."""
 
@@ -213,6 +229,34 @@ def expired(session: Session) -> Sequence[Job]:
         )
         .with_for_update(skip_locked=True)
     ).all()
+
+
+def leases(session: Session) -> list[Lease]:
+    """Return all jobs that workers hold."""
+    rows = session.execute(
+        select(
+            Job.id,
+            Job.project_id,
+            Job.status,
+            Job.owner,
+            Attempt.started_at,
+            Job.lease_until < db_now(),
+            Job.estimated_finish,
+            Job.gpus,
+        )
+        .outerjoin(Attempt, and_(Attempt.job_id == Job.id, Attempt.fence == Job.fence))
+        .where(Job.status.in_([stage.leased for stage in Stage]), Job.owner.is_not(None))
+        .order_by(Job.id)
+    )
+    return [
+        Lease(job_id, project, _stage_of(status), owner, since, bool(expired), finish, gpus)
+        for job_id, project, status, owner, since, expired, finish, gpus in rows
+    ]
+
+
+def _stage_of(status: str) -> Stage:
+    """Return the stage of a job with this status that a worker holds."""
+    return Stage.TRAIN if status == Stage.TRAIN.leased else Stage.PREPARE
 
 
 def has_waiting(session: Session, stage: Stage) -> bool:

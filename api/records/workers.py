@@ -1,8 +1,9 @@
 """Live workers and their hardware, which limits the jobs that can be accepted."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import BigInteger, Integer, String, Text, delete, exists, false, func, select, update
+from sqlalchemy import BigInteger, Integer, String, Text, and_, delete, exists, false, func, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, Session, mapped_column
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -19,9 +20,21 @@ class Worker(Base):
     __tablename__ = "workers"
 
     owner: Mapped[str] = mapped_column(String(128), primary_key=True)
+    """host:name:id (worker.supervisor.node)."""
+    stage: Mapped[str] = mapped_column(String(16))
+    slots: Mapped[int] = mapped_column(Integer)
+    """Jobs that it works on at once."""
     gpus: Mapped[int] = mapped_column(Integer)
-    train_slots: Mapped[int] = mapped_column(Integer)
+    device: Mapped[str | None] = mapped_column(String(128))
+    """Model of its first GPU, or of its processor without GPUs."""
+    version: Mapped[str | None] = mapped_column(String(32))
+    started_at: Mapped[float | None] = mapped_column(UnixTime)
     seen_at: Mapped[float] = mapped_column(UnixTime)
+    """Time of its last sweep."""
+    stopped_at: Mapped[float | None] = mapped_column(UnixTime)
+    """Time of an orderly end; None while it runs, and after a crash."""
+    scanning: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Whether it read an uploaded file at its last sweep."""
     memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     """Memory for each of its jobs: a share of the machine's memory, or of the limit of the worker's control group."""
     gpu_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
@@ -34,11 +47,26 @@ class Worker(Base):
     """Measured speed of its last jobs (api.estimate.speed)."""
 
 
-def register(
-    session: Session, *, owner: str, gpus: int, train_slots: int, held: str | None = None, **machine: int | None
-) -> None:
-    """Insert or update the worker. `machine` holds memory_bytes, gpu_memory_bytes and bfloat16. `observed` is kept."""
-    session.merge(Worker(owner=owner, gpus=gpus, train_slots=train_slots, seen_at=db_now(), held=held, **machine))
+def register(session: Session, *, owner: str, stage: Stage, slots: int = 1, gpus: int = 0, **facts: object) -> None:
+    """Insert or update the worker, which is live from now on. `facts` are values of other columns; those left out keep
+    their values."""
+    values: dict[str, Any] = {"seen_at": db_now(), "stopped_at": None, **facts}
+    session.merge(Worker(owner=owner, stage=stage, slots=slots, gpus=gpus, **values))
+
+
+def record_stop(session: Session, owner: str) -> None:
+    """Note that the worker ended in order, so that nobody waits for it."""
+    session.execute(update(Worker).where(Worker.owner == owner).values(stopped_at=db_now()))
+
+
+def live() -> ColumnElement[bool]:
+    return and_(Worker.seen_at > db_now() - SEEN_S, Worker.stopped_at.is_(None))
+
+
+def seen(session: Session, within_s: float) -> Sequence[tuple[Worker, bool]]:
+    """Return the workers of the last `within_s` seconds, each with whether it is live."""
+    query = select(Worker, live()).where(Worker.seen_at > db_now() - within_s).order_by(Worker.owner)
+    return [(worker, bool(alive)) for worker, alive in session.execute(query)]
 
 
 def delete_unseen(session: Session, keep_s: float) -> None:
@@ -48,7 +76,7 @@ def delete_unseen(session: Session, keep_s: float) -> None:
 
 def training(session: Session) -> Sequence[Worker]:
     """Return the live workers that train."""
-    query = select(Worker).where(Worker.seen_at > db_now() - SEEN_S, Worker.train_slots > 0).order_by(Worker.owner)
+    query = select(Worker).where(live(), Worker.stage == Stage.TRAIN).order_by(Worker.owner)
     return session.scalars(query).all()
 
 
@@ -61,9 +89,9 @@ def machine(worker: Worker) -> Machine:
 
 def another_available(stage: Stage, owner: str, gpus: InstrumentedAttribute[int]) -> ColumnElement[bool]:
     """Return the condition that another live worker than `owner` has this number of GPUs and takes work."""
-    of_stage = Worker.train_slots > 0 if stage is Stage.TRAIN else Worker.train_slots == 0
-    live = Worker.seen_at > db_now() - SEEN_S
-    return exists().where(Worker.owner != owner, live, of_stage, Worker.held.is_(None), Worker.gpus >= gpus)
+    return exists().where(
+        Worker.owner != owner, live(), Worker.stage == stage, Worker.held.is_(None), Worker.gpus >= gpus
+    )
 
 
 def set_observations(session: Session, owner: str, observed: Observations) -> None:
@@ -76,4 +104,4 @@ def observations(session: Session, owner: str) -> Observations | None:
 
 def max_gpus(session: Session) -> int:
     """Return the largest number of GPUs of a live worker."""
-    return session.scalar(select(func.max(Worker.gpus)).where(Worker.seen_at > db_now() - SEEN_S)) or 0
+    return session.scalar(select(func.max(Worker.gpus)).where(live())) or 0

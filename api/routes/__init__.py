@@ -20,6 +20,7 @@ from api.routes import (
     previews,
     uploads,
     webhooks,
+    workers,
 )
 from api.schemas.common import errors
 
@@ -30,20 +31,8 @@ def include_all(app: FastAPI) -> None:
     Routes are searched in order, and nested routers would be searched twice.
     """
     shared: dict[str, Any] = {"responses": errors(400), "dependencies": [Depends(only_known_query)]}
-    for part in (
-        jobs,
-        live,
-        files,
-        uploads,
-        models,
-        completions,
-        catalog,
-        graders,
-        permissions,
-        previews,
-        pipelines,
-        keys,
-    ):
+    busiest = (jobs, live, files, uploads, models, completions)
+    for part in (*busiest, catalog, graders, permissions, previews, pipelines, keys, workers):
         app.include_router(part.router, prefix="/v1", **shared)
     app.include_router(webhooks.router, prefix="/v1/webhook_endpoints", **shared)
     app.include_router(webhooks.router, prefix="/v1/webhooks", include_in_schema=False, **shared)

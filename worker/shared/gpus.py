@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 BFLOAT16_CAPABILITY = (8, 0)
 """Compute capability of Ampere, the first GPUs that multiply in bfloat16 and run FlashAttention."""
-QUERY = "index,uuid,memory.total,memory.free,compute_cap"
+QUERY = "index,uuid,memory.total,memory.free,compute_cap,name"
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class Gpu:
     free_bytes: int | None
     """None if the GPU shares the machine's memory."""
     capability: tuple[int, int]
+    model: str | None = None
+    """As in NVIDIA H200."""
 
     @property
     def bfloat16(self) -> bool:
@@ -58,10 +60,10 @@ def parse_gpus(output: str) -> list[Gpu]:
     for line in output.splitlines():
         fields = [field.strip() for field in line.split(",")]
         if len(fields) == len(QUERY.split(",")):
-            index, uuid, total, free, capability = fields
+            index, uuid, total, free, capability, model = fields
             major, _, minor = capability.partition(".")
             numbers = (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)
-            gpus.append(Gpu(index, uuid, _mebibytes(total), _mebibytes(free), numbers))
+            gpus.append(Gpu(index, uuid, _mebibytes(total), _mebibytes(free), numbers, model[:128]))
     return gpus
 
 

@@ -1,5 +1,7 @@
 """The resources that this machine has for a job."""
 
+import platform
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import TypedDict
@@ -10,6 +12,9 @@ from api.estimate.machine import Machine
 from api.estimate.stored import Observations
 from worker.shared import cgroup, gpus
 
+MAX_DEVICE = 128
+"""Characters of a device's name in the database."""
+
 
 class WorkerResources(TypedDict):
     memory_bytes: int
@@ -18,6 +23,8 @@ class WorkerResources(TypedDict):
     """Memory of the smallest GPU; None without a GPU."""
     bfloat16: bool
     """Whether all GPUs, or the processor without one, multiply in bfloat16 at least as fast as in float32."""
+    device: str | None
+    """Model of the first GPU, or of the processor without one."""
 
 
 def machine_for(gpu: str | None, *, slots: int = 1, observed: Observations | None = None) -> Machine:
@@ -38,7 +45,8 @@ def worker_resources(gpu_names: list[str], *, slots: int) -> WorkerResources:
     bfloat16 = all(gpu.bfloat16 for gpu in known) if gpu_names else cpu_trains_in_bfloat16()
     smallest = min((gpu.total_bytes for gpu in known if gpu.total_bytes is not None), default=None)
     memory = memory_for_job(slots=slots)
-    return WorkerResources(memory_bytes=memory, gpu_memory_bytes=smallest, bfloat16=bfloat16)
+    device = next((gpu.model for gpu in known), None) if gpu_names else _processor_model()
+    return WorkerResources(memory_bytes=memory, gpu_memory_bytes=smallest, bfloat16=bfloat16, device=device)
 
 
 def cpu_trains_in_bfloat16() -> bool:
@@ -53,6 +61,11 @@ def cpu_multiplies_bfloat16() -> bool:
     instructions for it, bfloat16 is emulated and several times slower than float32."""
     facts = _processor()
     return "avx512_bf16" in facts or "amx_bf16" in facts
+
+
+def _processor_model() -> str | None:
+    found = re.search(r"^model name\s*: (.+)$", _processor(), re.MULTILINE)
+    return found[1][:MAX_DEVICE] if found else platform.machine() or None
 
 
 @lru_cache

@@ -56,8 +56,11 @@ class Workloads:
 
 def require_room(
     live: list[Worker], base: BaseModelRow, resolved: ResolvedRecipe, workloads: Workloads, *, gpu: bool
-) -> None:
-    """Raise AttemptFailed if the job fits none of the live workers. A worker of unknown memory fits every job."""
+) -> float | None:
+    """Return the predicted seconds on the fastest live worker that the job fits; None without live workers.
+
+    Raise AttemptFailed if the job fits none of them. A worker of unknown memory fits every job.
+    """
     machines = [workers.machine(worker) for worker in live if not gpu or worker.gpus]
     try:
         if not gpu:
@@ -77,6 +80,7 @@ def require_room(
             code="does_not_fit",
             param="model",
         )
+    return min((prediction.seconds for prediction in predictions if prediction.fits is not False), default=None)
 
 
 def machine_of(node: Node, slot: Slot) -> Machine:

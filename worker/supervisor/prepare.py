@@ -228,7 +228,7 @@ def _queue_for_training(
     gpus = min(1, available) if requested == "auto" else requested
     if gpus > available:
         raise AttemptFailed(FailureReason.INVALID_RECIPE, "No worker of this server has a GPU", param="resources.gpus")
-    require_room(live, base, resolved, workloads, gpu=gpus > 0)
+    expected_s = require_room(live, base, resolved, workloads, gpu=gpus > 0)
     fields = resolved.model_dump(mode="json")
     with database.write() as session:
         for message in [*notes, *(line for name, stored in prepared.items() for line in _findings(name, stored))]:
@@ -244,6 +244,7 @@ def _queue_for_training(
             work=6.0 * base.facts["parameters"] * tokens,
             gpus=gpus,
             estimate={"rows": workloads.stored()},
+            expected_s=expected_s,
             rung_at=None,
         )
         queue.end_attempt(session, attempt.claim, "prepared")

@@ -6,6 +6,7 @@ have lost its ring. A separate thread deletes data that is no longer needed.
 
 import threading
 import time
+from importlib.metadata import version
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -37,13 +38,16 @@ class Sweeper:
         """`wake`: set when jobs of this stage wait, so that this worker's threads query the queue."""
         self._node, self._wake = node, wake
         self._resources = worker_resources(node.gpu_names, slots=node.slots.count)
+        self._started_at: float | None = None
+        """By the database's clock."""
 
     def run(self) -> None:
         node, settings = self._node, self._node.context.settings
         swept_at: float | None = None
         while not node.stopping.is_set():
             try:
-                observe_database(node)
+                now = observe_database(node)
+                self._started_at = self._started_at or now
                 if swept_at is None or time.monotonic() - swept_at >= settings.sweep_s:
                     swept_at = time.monotonic()
                     self._sweep()
@@ -57,12 +61,15 @@ class Sweeper:
     def _sweep(self) -> None:
         node = self._node
         with node.context.database.write() as session:
-            train_slots = node.slots.count if node.stage is Stage.TRAIN else 0
             workers.register(
                 session,
                 owner=node.owner,
+                stage=node.stage,
+                slots=node.slots.count,
                 gpus=node.gpus,
-                train_slots=train_slots,
+                version=version("attune"),
+                started_at=self._started_at,
+                scanning=node.scanning.locked(),
                 held=node.pause.reason,
                 **self._resources,
             )
@@ -79,9 +86,12 @@ class Sweeper:
             self._wake.set()  # the broker may be unavailable, or Celery may have lost its connection
 
 
-def observe_database(node: Node) -> None:
+def observe_database(node: Node) -> float:
+    """Return the database's time."""
     with node.context.database.read() as session:
-        node.visibility.record_answer(current_time(session))
+        now = current_time(session)
+    node.visibility.record_answer(now)
+    return now
 
 
 def requeue_expired(node: Node) -> None:

@@ -11,6 +11,7 @@ from api.context import Context
 from api.records import workers
 from api.services import base_models
 from api.spec import patterns
+from api.spec.lifecycle import Stage
 from tests.api.routes.test_files import upload
 from tests.hostile import CATASTROPHIC, UNUSABLE
 from tests.worker.prepared import jsonl
@@ -27,7 +28,7 @@ FIELDS: list[Callable[[str], dict[str, Any]]] = [
 def body(client: TestClient, served: Context, tiny_base: Path) -> dict[str, Any]:
     base_models.register(served, "tiny", tiny_base)
     with served.database.write() as session:
-        workers.register(session, owner="w", gpus=0, train_slots=1, memory_bytes=8 << 30)
+        workers.register(session, owner="w", stage=Stage.TRAIN, memory_bytes=8 << 30)
     return {"model": "tiny", "training_file": upload(client, content=jsonl(*[CHAT] * 12)).json()["id"]}
 
 

@@ -14,6 +14,7 @@ from api.infra.preview_process import PreviewProcesses
 from api.records import base_models as records
 from api.records import workers
 from api.services import base_models
+from api.spec.lifecycle import Stage
 from tests.api.conftest import client_of
 from tests.factories import a_file, a_model, a_project
 from tests.worker.prepared import jsonl
@@ -31,7 +32,7 @@ def server(served: Context, tiny_base: Path) -> Context:
 @pytest.fixture
 def worker(server: Context) -> None:
     with server.database.write() as session:
-        workers.register(session, owner="w", gpus=0, train_slots=1, memory_bytes=8 << 30)
+        workers.register(session, owner="w", stage=Stage.TRAIN, memory_bytes=8 << 30)
 
 
 def post(client: TestClient, what: str, content: bytes, **body: Any) -> Any:
@@ -98,7 +99,7 @@ def test_an_estimate_counts_rows_tokens_steps_weights_memory_and_seconds(
 
 def test_a_job_too_large_for_every_worker_is_not_allowed(client: TestClient, server: Context) -> None:
     with server.database.write() as session:
-        workers.register(session, owner="w", gpus=0, train_slots=1, memory_bytes=64 << 20)
+        workers.register(session, owner="w", stage=Stage.TRAIN, memory_bytes=64 << 20)
     found = post(client, "estimates", jsonl(*[CHAT] * 12)).json()
     assert (found["allowed"], [each["code"] for each in found["reasons"]]) == (False, ["does_not_fit"])
 

@@ -52,9 +52,14 @@ def test_other_work_in_the_group_leaves_less(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_what_the_driver_prints_is_read() -> None:
-    printed = "0, GPU-8f3a, 143771, 143100, 9.0\n1, GPU-1c2b, 15360, 15101, 7.5\n2, GPU-aa, [N/A], [N/A], [N/A]\n"
+    printed = (
+        "0, GPU-8f3a, 143771, 143100, 9.0, NVIDIA H200\n"
+        "1, GPU-1c2b, 15360, 15101, 7.5, Tesla T4\n"
+        "2, GPU-aa, [N/A], [N/A], [N/A], [N/A]\n"
+    )
     first, second, third = gpus.parse_gpus(printed)
     assert (first.total_bytes, first.capability, first.bfloat16) == (143771 << 20, (9, 0), True)
+    assert first.model == "NVIDIA H200"
     assert (second.index, second.free_bytes, second.bfloat16) == ("1", 15101 << 20, False)
     assert (third.total_bytes, third.bfloat16) == (None, False), "it shares the machine's memory"
 

@@ -35,7 +35,7 @@ def second(workshop: Workshop, tmp_path: Path) -> Node:
 
 def register(database: Database, owner: str, stage: Stage, held: str | None = None) -> None:
     with database.write() as session:
-        workers.register(session, owner=owner, gpus=0, train_slots=int(stage is Stage.TRAIN), held=held)
+        workers.register(session, owner=owner, stage=stage, held=held)
 
 
 def test_a_worker_without_its_folder_takes_no_job(workshop: Workshop, second: Node) -> None:

@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 
 from api.records import workers
-from api.spec.lifecycle import JobStatus
+from api.spec.lifecycle import JobStatus, Stage
 from tests.worker.supervisor.conftest import Workshop
 from worker.supervisor.loop import work_until_idle
 
 
 def register(workshop: Workshop, **machine: Any) -> None:
     with workshop.context.database.write() as session:
-        workers.register(session, owner=workshop.train.owner, gpus=0, train_slots=1, **machine)
+        workers.register(session, owner=workshop.train.owner, stage=Stage.TRAIN, **machine)
 
 
 def test_a_job_that_fits_no_worker_is_refused_before_it_waits(workshop: Workshop) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from api.records import workers
 from api.records.jobs import Job
-from api.spec.lifecycle import FailureReason, JobStatus
+from api.spec.lifecycle import FailureReason, JobStatus, Stage
 from tests.hostile import CATASTROPHIC
 from tests.worker.prepared import jsonl
 from tests.worker.supervisor.conftest import Workshop, attempt_at
@@ -69,7 +69,7 @@ def test_a_pattern_that_older_releases_took_fails_its_own_job_only(workshop: Wor
 def workers_memory(workshop: Workshop) -> None:
     """A worker that says what it has: what fits is then asked before a job is queued."""
     with workshop.context.database.write() as session:
-        workers.register(session, owner="w", gpus=0, train_slots=1, memory_bytes=8 << 30)
+        workers.register(session, owner="w", stage=Stage.TRAIN, memory_bytes=8 << 30)
 
 
 LONG = {"prompt": "question", "completion": " ".join(["word"] * 20)}

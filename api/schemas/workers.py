@@ -1,0 +1,97 @@
+"""Worker processes, as operators and waiting users see them."""
+
+from collections.abc import Sequence
+from typing import Literal, Self
+
+from pydantic import BaseModel
+
+from api.schemas.common import seconds
+from api.services.workers import WorkerView
+from api.spec.lifecycle import Stage
+
+
+class Work(BaseModel):
+    """What a slot is busy with."""
+
+    kind: Literal["prepare", "train", "scan"]
+    """`prepare`: reads a job's files; `train`: trains a job; `scan`: checks an uploaded file."""
+    job_id: str | None
+    """Null for a file's scan, and for a job of another project."""
+    since: int | None
+
+
+class WorkerObject(BaseModel):
+    id: str
+    object: Literal["worker"] = "worker"
+    host: str
+    stages: list[Stage]
+    """Kinds of work that it takes."""
+    status: Literal["idle", "busy", "paused", "stopped", "lost"]
+    """`paused`: it takes no work for now, for `paused_reason`; `stopped`: it ended in order; `lost`: it has not
+    reported for two minutes."""
+    alive: bool
+    paused_reason: str | None
+    slots: int
+    """Jobs that it works on at once."""
+    busy: list[Work]
+    """One object for each busy slot, and one more while it scans a file, which takes no slot."""
+    device: str | None
+    """Model of its first GPU, or of its processor without GPUs."""
+    gpus: int
+    gpu_memory_bytes: int | None
+    """Memory of its smallest GPU."""
+    memory_bytes: int | None
+    """Main memory for each job."""
+    version: str | None
+    started_at: int | None
+    last_beat_at: int
+    """Time of its last report, which it makes every 15 s (`ATTUNE_SWEEP_S`)."""
+
+    @classmethod
+    def of(cls, view: WorkerView) -> Self:
+        worker = view.worker
+        busy = [
+            Work(
+                kind=lease.stage.value,
+                job_id=lease.job_id if lease.project_id == view.caller.project_id else None,
+                since=seconds(lease.since),
+            )
+            for lease in view.leases
+        ]
+        if worker.scanning and view.alive:
+            busy.append(Work(kind="scan", job_id=None, since=None))
+        return cls(
+            id=worker.owner,
+            host=worker.owner.partition(":")[0],
+            stages=[Stage(worker.stage)],
+            status=_status(view, busy=bool(busy)),
+            alive=view.alive,
+            paused_reason=worker.held if view.alive else None,
+            slots=worker.slots,
+            busy=busy,
+            device=worker.device,
+            gpus=worker.gpus,
+            gpu_memory_bytes=worker.gpu_memory_bytes,
+            memory_bytes=worker.memory_bytes,
+            version=worker.version,
+            started_at=seconds(worker.started_at),
+            last_beat_at=int(worker.seen_at),
+        )
+
+
+def _status(view: WorkerView, *, busy: bool) -> Literal["idle", "busy", "paused", "stopped", "lost"]:
+    if not view.alive:
+        return "lost" if view.worker.stopped_at is None else "stopped"
+    if view.worker.held is not None:
+        return "paused"
+    return "busy" if busy else "idle"
+
+
+class WorkerList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[WorkerObject]
+    has_more: Literal[False] = False
+
+    @classmethod
+    def of(cls, views: Sequence[WorkerView]) -> Self:
+        return cls(data=[WorkerObject.of(view) for view in views])

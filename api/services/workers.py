@@ -1,0 +1,34 @@
+"""Workers: what each worker process is, whether it is live, and what it works on."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from api.context import Caller, Context
+from api.records import queue, workers
+from api.records.queue import Lease
+from api.records.workers import Worker
+
+SHOWN_S = 24 * 3600
+"""How long a worker is listed after its last sweep."""
+
+
+@dataclass(frozen=True)
+class WorkerView:
+    """A worker, and the jobs that it works on."""
+
+    worker: Worker
+    alive: bool
+    leases: list[Lease]
+    caller: Caller
+
+
+def listed(context: Context, caller: Caller) -> list[WorkerView]:
+    """Return the workers of the last day, live ones first."""
+    with context.database.read() as session:
+        known, held = workers.seen(session, SHOWN_S), queue.leases(session)
+    by_owner: dict[str, list[Lease]] = defaultdict(list)
+    for lease in held:
+        if not lease.expired:
+            by_owner[lease.owner].append(lease)
+    views = [WorkerView(worker, alive, by_owner[worker.owner], caller) for worker, alive in known]
+    return sorted(views, key=lambda view: not view.alive)
