@@ -5,15 +5,20 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from fastapi.middleware import Middleware
 
+from api import dashboard
 from api.context import Context
 from api.http import error_handlers, openapi
 from api.http.authentication import Authenticate
 from api.http.azure import AzureBody, AzureMount
 from api.http.idempotency import Idempotency
 from api.http.middleware import LimitBody, OriginForm, RequestId
+from api.services.budgets import RequestRate
 from api.services.health import HealthCheck
 from api.settings import Settings
 from api.spec.fields import JsonObject
+
+SIGN_INS_PER_S = 10 / 60
+"""Attempts to sign in to the dashboard, from one address. Keys cannot be guessed; each attempt costs a transaction."""
 
 DESCRIPTION = """
 Every operation is also available in Azure's form: below `/openai` or `/openai/v1`, with the key in an `api-key` header.
@@ -58,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
             Middleware(OriginForm),
             Middleware(AzureMount),
             Middleware(RequestId),
-            Middleware(Authenticate, context=context),
+            Middleware(Authenticate, context=context, is_page=dashboard.is_page),
             Middleware(LimitBody, limit=settings.max_body_bytes),
             Middleware(AzureBody),
             Middleware(Idempotency, context=context),
@@ -66,7 +71,9 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.context = context
     app.state.watch = EventWatcher(context)
+    app.state.sign_ins = RequestRate(SIGN_INS_PER_S, "one address", burst_s=60)
     app.state.pulse = HealthCheck(settings.database, context.storage)
     error_handlers.install(app)
     include_all(app)
+    dashboard.install(app)
     return app

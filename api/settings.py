@@ -41,6 +41,8 @@ class Settings(BaseSettings):
     """Address that the API listens on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port that the API listens on. 0: any free port."""
+    session_s: Seconds = 12 * 3600
+    """Seconds from a sign-in to the dashboard until the browser has to sign in again."""
     organization: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] = "attune"
     """Organization in the ids of fine-tuned models: `ft:BASE:ORGANIZATION:SUFFIX:ID`."""
     log_level: str = "info"

@@ -19,6 +19,7 @@ LAYERS = (
     ("api.schemas",),
     ("api.http",),
     ("api.routes",),
+    ("api.dashboard",),
     ("api.main",),
     ("api.cli",),
 )

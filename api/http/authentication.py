@@ -1,4 +1,6 @@
-"""Authentication of every request by its API key, before the request's body is read."""
+"""Authentication of every request, before its body is read: by its API key, or by the dashboard's cookie."""
+
+from collections.abc import Callable
 
 import anyio
 from starlette.datastructures import Headers
@@ -6,12 +8,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.context import Caller, Context
 from api.errors import Forbidden, InvalidRequest, ServiceError, Unauthorized
+from api.http import session_cookie
 from api.http.middleware import send_error
+from api.http.session_cookie import SAFE_METHODS
 from api.infra.fair_limiter import FairLimiter
-from api.records import keys
+from api.records import keys, sessions
 from api.services.budgets import RequestRate
 
 PUBLIC = ("/healthz", "/readyz", "/openapi.json")
+SESSION = "/session"
+"""Address of sign-in, which is public, and sign-out, which a key that can only read may do."""
 KEY_THREADS = 8
 """Threads that only look up keys, so that authentication never waits for other requests."""
 KEY_WAITING = 1000
@@ -19,43 +25,45 @@ KEY_WAITING = 1000
 
 
 class Authenticate:
-    """Requires a valid key on every path that is not public, and sets `request.state.caller`."""
+    """Requires a valid key or cookie on every path that is not public, and sets `request.state.caller`."""
 
-    def __init__(self, app: ASGIApp, context: Context) -> None:
-        self.app, self.context = app, context
+    def __init__(self, app: ASGIApp, context: Context, is_page: Callable[[str], bool]) -> None:
+        """`is_page` returns whether a path is one of the dashboard's, whose pages and assets contain no data."""
+        self.app, self.context, self._is_page = app, context, is_page
         self._rate = RequestRate(context.settings.requests_per_second)
         self._threads = anyio.CapacityLimiter(KEY_THREADS)
         self._turns = FairLimiter("requests", total=KEY_THREADS, per_project=KEY_THREADS // 4, max_waiting=KEY_WAITING)
         """Turns by key, so that a flood of requests with one key does not delay the others."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in PUBLIC:
+        if scope["type"] != "http" or self._is_public(scope["method"], scope["path"]):
             await self.app(scope, receive, send)
             return
         try:
-            headers = Headers(scope=scope)
-            lengths = headers.getlist("content-length")
-            if len(lengths) > 1 or (lengths and "transfer-encoding" in headers):
-                # A proxy could read another request from the same bytes.
-                raise InvalidRequest(
-                    "The request gives the length of its body twice: send one Content-Length, or a Transfer-Encoding",
-                    code="ambiguous_length",
-                )
-            if "\0" in scope["path"] or b"%00" in scope["query_string"]:
-                raise InvalidRequest("The address contains a NUL character: remove it")  # PostgreSQL cannot store it
-            authorization = headers.get("authorization", "")
-            async with self._turns.turn(authorization):
-                caller = await anyio.to_thread.run_sync(self._caller, authorization, limiter=self._threads)
+            _require_clear_request(scope)
+            authorization = Headers(scope=scope).get("authorization")
+            token = session_cookie.token_of(scope) if authorization is None else None
+            async with self._turns.turn(token or authorization or ""):
+                find = self._of_session if token else self._of_key
+                caller = await anyio.to_thread.run_sync(find, token or authorization or "", limiter=self._threads)
             self._rate.take(caller.project_id)
-            if scope["method"] not in ("GET", "HEAD") and not caller.may_write:
-                raise Forbidden("This key can only read")
+            if scope["method"] not in SAFE_METHODS:
+                if token:
+                    session_cookie.require_own_page(scope)
+                if not caller.may_write and scope["path"] != SESSION:
+                    raise Forbidden("This key can only read")
         except ServiceError as error:
             await send_error(send, error)
             return
         scope.setdefault("state", {})["caller"] = caller
         await self.app(scope, receive, send)
 
-    def _caller(self, authorization: str) -> Caller:
+    def _is_public(self, method: str, path: str) -> bool:
+        if method in SAFE_METHODS and self._is_page(path):
+            return True
+        return path in PUBLIC or (method == "POST" and path == SESSION)
+
+    def _of_key(self, authorization: str) -> Caller:
         kind, _, plain = authorization.partition(" ")
         if kind.lower() != "bearer" or not plain.strip():
             raise Unauthorized(
@@ -67,3 +75,24 @@ class Authenticate:
         if key is None:
             raise Unauthorized("Incorrect API key provided: it is unknown here, revoked or expired")
         return Caller(key.project_id, key.id, key.scope)
+
+    def _of_session(self, token: str) -> Caller:
+        with self.context.database.connect() as connection:
+            key = sessions.find_valid(connection, token)
+        if key is None:
+            raise Unauthorized("Your session has ended: sign in again", code="session_ended")
+        return Caller(key.project_id, key.id, key.scope)
+
+
+def _require_clear_request(scope: Scope) -> None:
+    """Raise InvalidRequest for a body of unclear length and for a NUL character in the address."""
+    headers = Headers(scope=scope)
+    lengths = headers.getlist("content-length")
+    if len(lengths) > 1 or (lengths and "transfer-encoding" in headers):
+        # A proxy could read another request from the same bytes.
+        raise InvalidRequest(
+            "The request gives the length of its body twice: send one Content-Length, or a Transfer-Encoding",
+            code="ambiguous_length",
+        )
+    if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+        raise InvalidRequest("The address contains a NUL character: remove it")  # PostgreSQL cannot store it

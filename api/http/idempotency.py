@@ -104,7 +104,7 @@ class Idempotency:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
         key = headers.get("idempotency-key")
-        if key is None or scope["method"] != "POST":
+        if key is None or scope["method"] != "POST" or "caller" not in scope.get("state", {}):
             await self.app(scope, receive, send)
             return
         content_type = headers.get("content-type", "")

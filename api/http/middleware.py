@@ -33,8 +33,17 @@ BODY_S = 60.0
 ABSOLUTE_FORM = re.compile(r"https?://[^/]*", re.IGNORECASE)
 API_KEY = re.compile(r"sk-[\w-]{8,}")
 """An API key in a path, where it does not belong. The log never shows it."""
-QUIET = ("/healthz", "/readyz")
-"""Paths that monitoring requests every few seconds. They are not logged."""
+QUIET = ("/healthz", "/readyz", "/assets/")
+"""Beginnings of paths that are not logged: monitoring requests them every few seconds, or each page many at once."""
+
+NO_SNIFFING = {"x-content-type-options": "nosniff"}
+DATA_HEADERS = {
+    "cache-control": "no-store",  # responses are private to the caller
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
+    **NO_SNIFFING,
+}
+"""Headers of every response that is not the dashboard's. A browser sends the dashboard's cookie here, too, so users'
+files must never become pages of this origin."""
 
 
 async def send_error(send: Send, error: ServiceError, request_id: str | None = None) -> None:
@@ -86,7 +95,8 @@ class RequestId:
                 started, status = True, message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
-                headers.setdefault("cache-control", "no-store")  # responses are private to the caller
+                for name, value in DATA_HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -99,7 +109,7 @@ class RequestId:
                 status = failure.status
                 await send_error(send, failure, request_id)
             finally:
-                if scope["path"] not in QUIET:
+                if not scope["path"].startswith(QUIET):
                     ms = round(1000 * (time.monotonic() - started_at))
                     log.info("request", method=scope["method"], path=_without_keys(scope), status=status, ms=ms)
 

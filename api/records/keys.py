@@ -57,7 +57,11 @@ def create(
     return key, plain
 
 
-_UNEXPIRED: ColumnElement[bool] = or_(Key.expires_at.is_(None), Key.expires_at > db_now())
+LIVE: Sequence[ColumnElement[bool]] = (
+    Key.revoked_at.is_(None),
+    or_(Key.expires_at.is_(None), Key.expires_at > db_now()),
+)
+"""Conditions of a key that is neither revoked nor expired."""
 
 
 def find_valid(connection: Connection | Session, plain: str) -> Row[str, str, str] | None:
@@ -68,11 +72,7 @@ def find_valid(connection: Connection | Session, plain: str) -> Row[str, str, st
     return connection.execute(_VALID, {"sha256": hash_of(plain)}).one_or_none()
 
 
-_VALID = select(Key.project_id, Key.id, Key.scope).where(
-    Key.sha256 == bindparam("sha256"),
-    Key.revoked_at.is_(None),
-    _UNEXPIRED,
-)
+_VALID = select(Key.project_id, Key.id, Key.scope).where(Key.sha256 == bindparam("sha256"), *LIVE)
 """Every request runs this statement. It is built once, because SQLAlchemy takes longer to build it than to run it."""
 
 
@@ -96,7 +96,7 @@ def page(session: Session, project_id: str, *, after: str | None, limit: int) ->
 
 def get_live(session: Session, project_id: str, key_id: str) -> Key | None:
     """Return the project's key, unless it is revoked or expired. It cannot be revoked before the transaction ends."""
-    query = select(Key).where(Key.project_id == project_id, Key.id == key_id, Key.revoked_at.is_(None), _UNEXPIRED)
+    query = select(Key).where(Key.project_id == project_id, Key.id == key_id, *LIVE)
     return session.scalars(query.with_for_update()).one_or_none()
 
 
@@ -107,7 +107,7 @@ def remaining_s(session: Session, key: Key) -> int | None:
 
 
 def count_live(session: Session, project_id: str) -> int:
-    query = select(func.count()).where(Key.project_id == project_id, Key.revoked_at.is_(None), _UNEXPIRED)
+    query = select(func.count()).where(Key.project_id == project_id, *LIVE)
     return session.scalar(query) or 0
 
 

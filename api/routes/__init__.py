@@ -18,6 +18,7 @@ from api.routes import (
     permissions,
     pipelines,
     previews,
+    sessions,
     uploads,
     webhooks,
     workers,
@@ -36,4 +37,5 @@ def include_all(app: FastAPI) -> None:
         app.include_router(part.router, prefix="/v1", **shared)
     app.include_router(webhooks.router, prefix="/v1/webhook_endpoints", **shared)
     app.include_router(webhooks.router, prefix="/v1/webhooks", include_in_schema=False, **shared)
-    app.include_router(health.router, **shared)
+    for part in (sessions.router, sessions.authenticated, health.router):
+        app.include_router(part, **shared)

@@ -68,27 +68,32 @@ def require_answer(context: Context, session: Session, project_id: str) -> None:
 
 
 class RequestRate:
-    """A token bucket of requests for each project, in the memory of this process."""
+    """A token bucket of requests for each project, or another sender, in the memory of this process."""
 
-    def __init__(self, per_second: float) -> None:
-        self._per_second, self._burst = per_second, max(1.0, per_second * BURST_S)
+    def __init__(self, per_second: float, sender: str = "a project", burst_s: float = BURST_S) -> None:
+        self._per_second, self._sender, self._burst_s = per_second, sender, burst_s
+        self._burst = max(1.0, per_second * burst_s)
         self._left: dict[str, tuple[float, float]] = {}
-        """By project: the requests left, and the time of that count. Full buckets are dropped."""
+        """By sender: the requests left, and the time of that count. Full buckets are dropped."""
         self._lock = threading.Lock()
 
-    def take(self, project_id: str, now: float | None = None) -> None:
-        """Count a request. Raise TooManyRequests if the project exceeds its rate."""
+    def take(self, sender_id: str, now: float | None = None) -> None:
+        """Count a request. Raise TooManyRequests if the sender exceeds its rate."""
         now = time.monotonic() if now is None else now
         with self._lock:
-            left, at = self._left.get(project_id, (self._burst, now))
+            left, at = self._left.get(sender_id, (self._burst, now))
             left = min(self._burst, left + (now - at) * self._per_second)
             if left < 1:
                 wait_s = (1 - left) / self._per_second
                 raise TooManyRequests(
-                    f"This server answers {self._per_second:g} requests a second from a project: retry in "
-                    f"{math.ceil(wait_s)} s",
+                    f"This server answers {self._rate()} from {self._sender}: retry in {math.ceil(wait_s)} s",
                     headers={"retry-after": str(math.ceil(wait_s)), "retry-after-ms": str(math.ceil(1000 * wait_s))},
                 )
-            self._left[project_id] = (left - 1, now)
+            self._left[sender_id] = (left - 1, now)
             if len(self._left) > 10_000:
-                self._left = {project: bucket for project, bucket in self._left.items() if bucket[1] > now - BURST_S}
+                self._left = {key: bucket for key, bucket in self._left.items() if bucket[1] > now - self._burst_s}
+
+    def _rate(self) -> str:
+        if self._per_second < 1:
+            return f"{60 * self._per_second:g} requests a minute"
+        return f"{self._per_second:g} requests a second"

@@ -1,0 +1,108 @@
+/** The frame of all views: addresses, navigation, sign-in, theme and the state of the connection. */
+
+import * as api from "./api.js";
+import { failure, fill, h } from "./elements.js";
+
+/**
+ * What a view gets. It fills `root`, and stops what it started when `signal` is aborted.
+ * @typedef {object} Page
+ * @property {HTMLElement} root
+ * @property {string|null} id the object in the address, as in `/jobs/ID`
+ * @property {URLSearchParams} query
+ * @property {AbortSignal} signal
+ * @property {(text: string) => void} setTitle
+ * @property {(changes: Object<string, string|null>) => void} setQuery changes the address without opening it
+ * @property {(href: string) => Promise<void>} open
+ * @property {(keys: Object<string, [string, () => void]>) => void} offerKeys
+ */
+
+const main = document.getElementById("main");
+const links = [...document.querySelectorAll("nav a[data-view]")];
+const loadKeys = () => import("./keys.js");
+let left = new AbortController();
+
+/** Return the view's module and the id of an address; null if the address is not the dashboard's. */
+function resolve(pathname) {
+  const [, name, ...rest] = pathname.split("/");
+  const link = links.find((link) => link.dataset.view === (name || links[0].dataset.view));
+  if (!link) return null;
+  const id = rest.length ? decodeURIComponent(rest.join("/")) : null;
+  return { link, id, module: id === null ? link.dataset.view : link.dataset.item };
+}
+
+/** Show the view of the current address. */
+async function show() {
+  left.abort();
+  left = new AbortController();
+  const { signal } = left;
+  const { link, id, module } = resolve(location.pathname) ?? {};
+  for (const other of links) other.toggleAttribute("aria-current", other === link);
+  const root = h("div.view");
+  fill(main, root);
+  setTitle(link?.textContent ?? "Not found");
+  try {
+    const view = await import(`./views/${module}.js`);
+    await view.show({ root, id, query: new URLSearchParams(location.search), signal, setTitle, setQuery, open, offerKeys });
+  } catch (error) {
+    if (signal.aborted) return;
+    if (error.status === undefined) console.error(error);
+    // After an upgrade the modules have another address, which a new page knows.
+    const retry = error.message.includes("dynamically imported module") ? () => location.reload() : show;
+    fill(root, failure(error, retry));
+  }
+
+  function offerKeys(offered) {
+    loadKeys().then(({ offer }) => signal.aborted || offer(offered, signal));
+  }
+}
+
+function setTitle(text) {
+  document.title = `${text} · Attune`;
+}
+
+function setQuery(changes) {
+  const url = new URL(location.href);
+  for (const [name, value] of Object.entries(changes)) value ? url.searchParams.set(name, value) : url.searchParams.delete(name);
+  history.replaceState(null, "", url);
+}
+
+async function open(href) {
+  history.pushState(null, "", href);
+  scrollTo(0, 0);
+  main.focus({ preventScroll: true });
+  await show();
+}
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[href]");
+  const plain = !event.defaultPrevented && event.button === 0 && !event.metaKey && !event.ctrlKey && !event.shiftKey && !event.altKey;
+  if (!link || !plain || link.origin !== location.origin || link.hasAttribute("download") || link.target || link.hash) return;
+  if (!resolve(link.pathname)) return;
+  event.preventDefault();
+  open(link.href);
+});
+addEventListener("popstate", show);
+
+const bar = document.getElementById("connection");
+api.connection.addEventListener("lost", () => fill(bar, "The server cannot be reached. Trying again …").hidden = false);
+api.connection.addEventListener("restored", () => { bar.hidden = true; });
+api.connection.addEventListener("signed-out", async () => {
+  left.abort();
+  const { askForKey } = await import("./sign-in.js");
+  await askForKey(main);
+  showTools();
+  await show();
+});
+
+/** Who is signed in, the theme and the keys, at the right of the navigation. */
+async function showTools() {
+  const { tools } = await import("./tools.js");
+  await tools(document.getElementById("tools"));
+}
+
+show();
+// The first view comes first: it may need all connections that a browser opens at once.
+setTimeout(async () => {
+  (await loadKeys()).start();
+  await showTools();
+}, 300);

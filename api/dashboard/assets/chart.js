@@ -1,0 +1,197 @@
+/** Line charts over steps, drawn by uPlot. Charts of one group share their x-axis and their crosshair. */
+
+import { fill, h } from "./elements.js";
+import * as format from "./format.js";
+
+const HEIGHT = 168, LABEL_WIDTH = 104, FONT = "12px system-ui, sans-serif";
+const uPlot = await load();
+
+/** uPlot is a classic script, which defines a global name. */
+function load() {
+  return new Promise((resolve, reject) => {
+    const script = h("script", { src: new URL("uplot.iife.min.js", import.meta.url).href });
+    script.onload = () => resolve(window.uPlot);
+    script.onerror = () => reject(new Error("The charts' script could not be loaded: reload the page."));
+    document.head.append(script);
+  });
+}
+
+/**
+ * @typedef {object} Series
+ * @property {string} label
+ * @property {string} [tone] name of a color in style.css; default: accent
+ * @property {boolean} [dashed]
+ * @property {boolean} [dots] a dot at each point, for values that are measured now and then
+ * @property {boolean} [smooth] whether the group's smoothing applies
+ */
+
+/**
+ * @param {object} options
+ * @param {string} options.title
+ * @param {string} [options.unit]
+ * @param {Series[]} options.series
+ * @param {string} options.group
+ * @param {(value: number) => string} [options.show] writes a value
+ */
+export function chart({ title, unit = "", series, group, show = format.metric }) {
+  const reading = h("output.reading");
+  const plot = h("div.plot", { role: "img" });
+  const element = h("figure.chart", {}, h("figcaption", {}, h("span", {}, title, unit && h("span.muted", {}, ` ${unit}`)), reading), plot);
+  const state = { x: [], columns: [], smoothing: 0, log: false, marks: [] };
+  let drawn = null;
+
+  const observer = new ResizeObserver(() => {
+    if (drawn && plot.clientWidth) drawn.setSize({ width: plot.clientWidth, height: HEIGHT });
+    else redraw();
+  });
+  observer.observe(plot);
+  document.addEventListener("themechange", redraw);
+  const darkness = matchMedia("(prefers-color-scheme: dark)");
+  darkness.addEventListener("change", redraw);
+
+  function redraw() {
+    drawn?.destroy();
+    drawn = null;
+    if (!state.x.length || !plot.clientWidth) return;
+    if (state.x.length === 1) fill(plot, single(series, state.columns, show));
+    else {
+      plot.replaceChildren();
+      drawn = new uPlot(options(), data(), plot);
+    }
+    plot.setAttribute("aria-label", summary());
+  }
+
+  /** Both the smoothed curve and, faint behind it, the measured one. */
+  function data() {
+    const positive = (column) => (state.log ? column.map((value) => (value > 0 ? value : null)) : column);
+    const measured = state.columns.map(positive);
+    const smoothed = measured.map((column, index) => (series[index].smooth && state.smoothing ? smoothen(column, state.smoothing) : column));
+    return [state.x, ...measured, ...smoothed];
+  }
+
+  function options() {
+    const ink = color(plot, "--ink"), grey = color(plot, "--grey"), line = color(plot, "--line");
+    const axis = { stroke: grey, font: FONT, grid: { stroke: line, width: 1 }, ticks: { show: false } };
+    const stroke = ({ tone = "accent" }) => color(plot, `--${tone}`);
+    const dash = ({ dashed }) => (dashed ? [5, 4] : undefined);
+    return {
+      width: plot.clientWidth, height: HEIGHT, padding: [10, LABEL_WIDTH, 0, 0], legend: { show: false },
+      scales: { x: { time: false }, y: { distr: state.log ? 3 : 1 } },
+      axes: [
+        { ...axis, size: 24, space: 90, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? format.count(tick) : "")) },
+        { ...axis, size: 52, space: 36, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : show(tick))) },
+      ],
+      series: [
+        {},
+        ...series.map((one) => ({ stroke: stroke(one), width: 1, alpha: one.smooth && state.smoothing ? 0.25 : 0, spanGaps: true, points: { show: false } })),
+        ...series.map((one) => ({ stroke: stroke(one), width: 1.5, dash: dash(one), spanGaps: true, points: { show: one.dots || undefined, size: 5, fill: stroke(one) } })),
+      ],
+      cursor: { sync: { key: group, setSeries: false }, y: false, points: { size: 6 }, drag: { x: true, y: false } },
+      hooks: { draw: [(u) => label(u, series, ink, show), (u) => mark(u, state.marks, grey, line)], setCursor: [read] },
+    };
+  }
+
+  function read(u) {
+    const index = u.cursor.idx;
+    const at = index === null || index === undefined ? null : u.data[0][index];
+    reading.replaceChildren(...(at === null ? [] : [`step ${format.count(at)}  `, ...series.map((one, number) => {
+      const value = state.columns[number][index];
+      return value === null || value === undefined ? "" : `${series.length > 1 ? `${one.label} ` : ""}${show(value)}  `;
+    })]));
+  }
+
+  function summary() {
+    const last = series.map((one, index) => `${one.label} ${show(final(state.columns[index]))}`).join(", ");
+    return `${title}, steps ${state.x[0]} to ${state.x.at(-1)}; last ${last}`;
+  }
+
+  return {
+    element,
+    /**
+     * @param {number[]} x steps
+     * @param {(number|null)[][]} columns of each series, null where there is no value
+     * @param {{smoothing?: number, log?: boolean, marks?: {x: number, label: string}[]}} [changes]
+     */
+    update(x, columns, changes = {}) {
+      const same = drawn && x.length > 1 && Object.entries(changes).every(([name, value]) => JSON.stringify(state[name]) === JSON.stringify(value));
+      Object.assign(state, { x, columns, ...changes });
+      if (!same) return redraw();
+      const zoomed = drawn.scales.x.min > drawn.data[0][0] || drawn.scales.x.max < drawn.data[0].at(-1);
+      drawn.setData(data(), !zoomed);
+      plot.setAttribute("aria-label", summary());
+    },
+    destroy() {
+      observer.disconnect();
+      document.removeEventListener("themechange", redraw);
+      darkness.removeEventListener("change", redraw);
+      drawn?.destroy();
+    },
+  };
+}
+
+/** Exponential moving average; `weight`: 0 to 1, of the past. It is corrected for its start, and skips gaps. */
+export function smoothen(column, weight) {
+  let sum = 0, total = 0;
+  return column.map((value) => {
+    if (value === null || value === undefined) return null;
+    sum = weight * sum + (1 - weight) * value;
+    total = weight * total + (1 - weight);
+    return sum / total;
+  });
+}
+
+/** A canvas needs the color itself, not the name of a property. */
+function color(element, property) {
+  const probe = h("span");
+  probe.style.color = `var(${property})`;
+  element.append(probe);
+  const { color } = getComputedStyle(probe);
+  probe.remove();
+  return color;
+}
+
+const final = (column) => column.findLast((value) => value !== null && value !== undefined);
+
+/** A curve of one point is a number. */
+const single = (series, columns, show) => series.map((one, index) =>
+  h("p.single", {}, h("span.number", {}, show(columns[index][0])), series.length > 1 && h("span.muted", {}, ` ${one.label}`)));
+
+/** Write each series' name and last value at the end of its line, so that no legend is needed. */
+function label(u, series, ink, show) {
+  const ratio = devicePixelRatio, places = [];
+  for (let number = 0; number < series.length; number += 1) {
+    const column = u.data[1 + series.length + number];
+    const index = column.findLastIndex((value) => value !== null && value !== undefined);
+    if (index < 0) continue;
+    places.push({ y: u.valToPos(column[index], "y"), text: `${show(column[index])}${series.length > 1 ? ` ${series[number].label}` : ""}`, number });
+  }
+  places.sort((one, other) => one.y - other.y);
+  places.forEach((place, index) => { if (index && place.y - places[index - 1].y < 14) place.y = places[index - 1].y + 14; });
+  const { ctx } = u;
+  ctx.save();
+  ctx.font = `${12 * ratio}px system-ui, sans-serif`;
+  ctx.textBaseline = "middle";
+  ctx.textAlign = "left";
+  for (const { y, text, number } of places) {
+    ctx.fillStyle = series.length > 1 ? u.series[1 + series.length + number].stroke() : ink;
+    ctx.fillText(text, u.bbox.left + u.bbox.width + 6 * ratio, u.bbox.top + y * ratio);
+  }
+  ctx.restore();
+}
+
+/** Draw a vertical line at steps of note, such as the best checkpoint. */
+function mark(u, marks, grey, line) {
+  const { ctx } = u, ratio = devicePixelRatio;
+  ctx.save();
+  ctx.font = `${11 * ratio}px system-ui, sans-serif`;
+  ctx.textAlign = "center";
+  for (const { x, label } of marks) {
+    const left = u.valToPos(x, "x", true);
+    if (left < u.bbox.left || left > u.bbox.left + u.bbox.width) continue;
+    ctx.fillStyle = line;
+    ctx.fillRect(left, u.bbox.top, ratio, u.bbox.height);
+    ctx.fillStyle = grey;
+    ctx.fillText(label, left, u.bbox.top - 2 * ratio);
+  }
+  ctx.restore();
+}

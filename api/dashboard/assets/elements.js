@@ -1,0 +1,146 @@
+/** Elements: a short way to build them, and those that every view shares. */
+
+import * as format from "./format.js";
+
+/**
+ * Return an element. `h("a.quiet", { href: "/jobs", onclick: run }, "Jobs")` has that class, attribute and listener.
+ * Children are elements, texts, or arrays of them; null and false are left out.
+ * @param {string} name tag, with classes after dots
+ * @param {Object<string, any>} [attributes] true sets an attribute without a value; null and false leave it out
+ * @returns {HTMLElement}
+ */
+export function h(name, attributes = {}, ...children) {
+  const [tag, ...classes] = name.split(".");
+  const element = document.createElement(tag);
+  element.classList.add(...classes);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+    else if (key === "dataset") Object.assign(element.dataset, value);
+    else if (value !== null && value !== undefined && value !== false) element.setAttribute(key, value === true ? "" : value);
+  }
+  element.append(...present(children));
+  return element;
+}
+
+/** Replace all children of an element. */
+export function fill(element, ...children) {
+  element.replaceChildren(...present(children));
+  return element;
+}
+
+const present = (children) => children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
+
+/** Each status has a word and a shape, so that color is never needed to tell them apart. */
+const STATUSES = {
+  validating_files: ["○", "Validating files", "wait"],
+  queued: ["○", "Queued", "wait"],
+  running: ["●", "Running", "active"],
+  paused: ["◐", "Paused", "held"],
+  succeeded: ["✓", "Succeeded", "good"],
+  failed: ["✕", "Failed", "bad"],
+  cancelled: ["⊘", "Cancelled", "wait"],
+};
+
+/** A status in words. Other objects' statuses (`processed`, `error`) give their own `[shape, word, tone]`. */
+export function status(name, [shape, word, tone] = STATUSES[name] ?? ["○", format.sentence(name), "wait"]) {
+  return h("span.status", { dataset: { tone } }, h("span.shape", { "aria-hidden": "true" }, shape), word);
+}
+
+/** A time in the reader's zone, with UTC in its title; a dash if there is none. `seconds`: Unix time. */
+export function when(seconds) {
+  if (seconds === null || seconds === undefined) return h("span.muted", {}, "–");
+  const iso = new Date(seconds * 1000).toISOString();
+  return h("time", { datetime: iso, title: format.utc(seconds) }, format.clock(seconds));
+}
+
+/** A number for people, with the exact one in its title. */
+export function quantity(value, unit = "") {
+  if (value === null || value === undefined) return h("span.muted", {}, "–");
+  return h("span.number", { title: format.exact(value, unit) }, format.count(value), unit && ` ${unit}`);
+}
+
+/** An id or another short text in monospace, which a click copies. */
+export function copyable(text, shown = text) {
+  return h("button.copyable", { type: "button", title: `Copy ${text}`, onclick: (event) => copy(text, event.currentTarget) }, shown);
+}
+
+/** Copy a text, and say so for a moment at the element. */
+export async function copy(text, element) {
+  await navigator.clipboard.writeText(text);
+  element.dataset.copied = "";
+  toast("Copied");
+  setTimeout(() => delete element.dataset.copied, 1200);
+}
+
+/** Show a message for some seconds at the edge of the page. */
+export function toast(message, tone = "") {
+  const element = h("p.toast", { dataset: { tone } }, message);
+  document.getElementById("toasts").append(element);
+  setTimeout(() => element.remove(), tone === "bad" ? 8000 : 2500);
+}
+
+/** A list of names and values. Pairs whose value is null are left out. */
+export function facts(pairs) {
+  return h("dl.facts", {}, pairs.filter(([, value]) => value !== null && value !== undefined).map(([name, value]) =>
+    h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+}
+
+/** A group with a heading. `actions`: elements at the right of the heading. */
+export function section(title, actions, ...children) {
+  return h("section", {}, h("header.group", {}, h("h2", {}, title), actions && h("div.actions", {}, actions)), children);
+}
+
+/** What a view shows when there is nothing yet: a sentence, and what to do. */
+export function empty(sentence, ...actions) {
+  return h("div.empty", {}, h("p", {}, sentence), actions);
+}
+
+/** A command to type, which a click copies. */
+export const command = (text) => h("div.command", {}, h("code", {}, text), h("button.quiet", {
+  type: "button", onclick: (event) => copy(text, event.currentTarget),
+}, "Copy"));
+
+/** An error where its view would be: what is wrong in the API's words, and a button to try again. */
+export function failure(error, retry) {
+  return h("div.failure", { role: "alert" },
+    h("p", {}, error.message),
+    error.requestId && h("p.muted", {}, "Request ", copyable(error.requestId)),
+    retry && h("button", { type: "button", onclick: retry }, "Try again"));
+}
+
+/** A button that runs an action once at a time, at once shows that it runs, and shows its error as a toast. */
+export function button(label, action, { kind = "", title = null } = {}) {
+  const element = h("button", { type: "button", title, class: kind });
+  element.append(label);
+  element.addEventListener("click", async (event) => {
+    element.setAttribute("aria-busy", "true");
+    element.disabled = true;
+    try {
+      await action(event);
+    } catch (error) {
+      toast(error.message, "bad");
+    } finally {
+      element.disabled = false;
+      element.removeAttribute("aria-busy");
+    }
+  });
+  return element;
+}
+
+/**
+ * Ask before something is lost. Resolve with true if the person confirms.
+ * @param {string} question names the thing: "Cancel ftjob-abc?"
+ * @param {string|Node} consequence what depends on it
+ * @param {string} verb the confirming button's label
+ */
+export function confirm(question, consequence, verb) {
+  return new Promise((resolve) => {
+    const dialog = h("dialog", { "aria-label": question },
+      h("form", { method: "dialog" },
+        h("h2", {}, question), h("p", {}, consequence),
+        h("div.actions", {}, h("button", { value: "" }, "Keep"), h("button.danger", { value: "yes" }, verb))));
+    dialog.addEventListener("close", () => { dialog.remove(); resolve(dialog.returnValue === "yes"); });
+    document.body.append(dialog);
+    dialog.showModal();
+  });
+}

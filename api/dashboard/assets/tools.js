@@ -1,0 +1,38 @@
+/** The tools at the right of the navigation: project and key, sign-out, theme, keyboard. */
+
+import { connection, get, remove } from "./api.js";
+import { fill, h } from "./elements.js";
+import { help } from "./keys.js";
+
+/** Show the tools. Without a session there is no project to name. */
+export async function tools(element) {
+  const session = await get("/session").catch(() => null);
+  fill(element, session && account(session),
+    h("button.quiet", { type: "button", title: "Keyboard (?)", "aria-label": "Keyboard", onclick: help }, "?"),
+    h("button.quiet", { type: "button", title: "Light or dark", "aria-label": "Light or dark", onclick: switchTheme }, "◐"));
+}
+
+function account({ project, key, scope }) {
+  const menu = h("div.menu", {},
+    h("p", {}, "Project ", h("strong", {}, project)),
+    h("p.muted", {}, `Key ${key.name} (${key.prefix}…), ${scope === "read" ? "read only" : scope}`),
+    h("button", { type: "button", onclick: signOut }, "Sign out"));
+  const details = h("details.account", {}, h("summary", {}, project), menu);
+  details.addEventListener("focusout", (event) => { if (!details.contains(event.relatedTarget)) details.open = false; });
+  return details;
+}
+
+async function signOut() {
+  await remove("/session").catch(() => null);
+  connection.dispatchEvent(new Event("signed-out"));
+}
+
+/** The server reads the cookie, so that the page has its theme before its first paint. */
+function switchTheme() {
+  const root = document.documentElement;
+  const now = root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  const next = now === "dark" ? "light" : "dark";
+  root.dataset.theme = next;
+  document.cookie = `theme=${next}; path=/; max-age=31536000; samesite=strict`;
+  document.dispatchEvent(new Event("themechange"));
+}

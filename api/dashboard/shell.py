@@ -1,0 +1,116 @@
+"""The page that all addresses of the dashboard share, and its assets. Both are public: they contain no data.
+
+The assets' address contains a hash of their content, so browsers keep them for ever and get new ones after an upgrade.
+"""
+
+import hashlib
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import jinja2
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.dashboard.views import VIEWS
+from api.http.middleware import NO_SNIFFING
+
+FOLDER = Path(__file__).parent
+ASSETS = FOLDER / "assets"
+CHARTS = ("youplot", "vendor")
+"""Package and folder with uPlot, which draws the charts: the wheel contains its released files unchanged."""
+THEMES = ("light", "dark")
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+PAGE_HEADERS = {
+    "content-security-policy": POLICY,
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-cache",
+    "vary": "cookie",
+    **NO_SNIFFING,
+}
+
+
+def install(app: FastAPI) -> None:
+    """Add the page and its assets to the app."""
+    root = f"/assets/{_content_hash()}"
+    static = Immutable(GZipMiddleware(StaticFiles(directory=ASSETS, packages=[CHARTS]), minimum_size=1024))
+    app.router.routes.append(Mount(root, static))
+    templates = jinja2.Environment(loader=jinja2.FileSystemLoader(FOLDER), autoescape=True)
+    template = templates.get_template("shell.html")
+    pages = {
+        theme: _Page(template.render(root=root, views=VIEWS, theme=theme, version=version("attune")))
+        for theme in (None, *THEMES)
+    }
+
+    async def show(request: Request) -> Response:
+        theme = request.cookies.get("theme")
+        return pages[theme if theme in THEMES else None].answer(request)
+
+    for path in (
+        "/",
+        *(f"/{view.name}" for view in VIEWS),
+        *(f"/{view.name}/{{id:path}}" for view in VIEWS if view.item),
+    ):
+        app.router.routes.append(Route(path, show, include_in_schema=False))
+
+
+def is_page(path: str) -> bool:
+    """Return whether the path is an address of the dashboard or of its assets."""
+    first, _, rest = path.removeprefix("/").partition("/")
+    if first in ("", "assets"):
+        return True
+    return any(view.name == first and (view.item or not rest) for view in VIEWS)
+
+
+class _Page:
+    """The page's HTML and its ETag. It is the same for everybody, except for the theme."""
+
+    def __init__(self, html: str) -> None:
+        self.body = html.encode()
+        self.etag = f'"{hashlib.sha256(self.body).hexdigest()[:16]}"'
+
+    def answer(self, request: Request) -> Response:
+        headers = {**PAGE_HEADERS, "etag": self.etag}
+        if request.headers.get("if-none-match") == self.etag:
+            return Response(status_code=304, headers=headers)
+        return Response(self.body, media_type="text/html", headers=headers)
+
+
+class Immutable:
+    """Lets browsers keep what was found. The address of other content is another."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_lasting(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 200:
+                headers = MutableHeaders(scope=message)
+                headers["cache-control"] = "public, max-age=31536000, immutable"
+                headers.update(NO_SNIFFING)
+            await send(message)
+
+        await self.app(scope, receive, send_lasting)
+
+
+def _content_hash() -> str:
+    charts = find_spec(CHARTS[0])
+    assert charts is not None, f"{CHARTS[0]} is not installed"
+    assert charts.origin is not None
+    digest = hashlib.sha256()
+    for folder in (ASSETS, Path(charts.origin).parent / CHARTS[1]):
+        for path in sorted(folder.rglob("*.*s")):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:12]

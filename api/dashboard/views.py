@@ -1,0 +1,20 @@
+"""The list of views: their addresses, modules and places in the navigation."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class View:
+    name: str
+    """First part of the address, and the module in `assets/views/` that shows it."""
+    title: str
+    item: str | None = None
+    """Module that shows `/NAME/ID`; None if there are no such addresses."""
+    key: str | None = None
+    """Key that opens the view, after `g`."""
+    listed: bool = True
+    """Whether the navigation has a link to it."""
+
+
+VIEWS = (View("jobs", "Jobs", key="j"),)
+"""In the order of the navigation. The first is the start page."""

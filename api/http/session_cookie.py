@@ -1,0 +1,58 @@
+"""The dashboard's cookie: its name and attributes, and the origin of the requests that use it."""
+
+from urllib.parse import urlsplit
+
+from fastapi import Response
+from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
+from starlette.types import Scope
+
+from api.errors import Forbidden
+
+SAFE_METHODS = ("GET", "HEAD")
+
+
+def token_of(scope: Scope) -> str | None:
+    """Return the session's token in a request's cookies."""
+    return cookie_parser(Headers(scope=scope).get("cookie", "")).get(_name(scope))
+
+
+def give(response: Response, scope: Scope, token: str, max_age_s: float) -> None:
+    response.set_cookie(
+        _name(scope), token, max_age=int(max_age_s), httponly=True, samesite="strict", secure=_is_secure(scope)
+    )
+
+
+def take_back(response: Response, scope: Scope) -> None:
+    response.delete_cookie(_name(scope), httponly=True, samesite="strict", secure=_is_secure(scope))
+
+
+def require_own_page(scope: Scope) -> None:
+    """Raise Forbidden if another page than the dashboard sent a write with the cookie.
+
+    SameSite keeps other sites' requests from having the cookie, but not those of other ports of this host.
+    """
+    headers = Headers(scope=scope)
+    fetched_by = headers.get("sec-fetch-site")  # browsers leave it out on plain HTTP, except on loopback
+    origin = headers.get("origin")
+    if fetched_by is not None:
+        own = fetched_by == "same-origin"
+    else:
+        # The scheme may differ: a proxy in front may have ended TLS.
+        own = origin is not None and urlsplit(origin).netloc == headers.get("host")
+    if not own:
+        raise Forbidden(
+            "A browser session can only be used by the dashboard's own pages: send an API key instead",
+            code="foreign_origin",
+        )
+
+
+def _is_secure(scope: Scope) -> bool:
+    """Return whether the browser used TLS. The server believes a proxy's `X-Forwarded-Proto` if it trusts its address
+    (uvicorn's `FORWARDED_ALLOW_IPS`, by default loopback)."""
+    return bool(scope["scheme"] == "https")
+
+
+def _name(scope: Scope) -> str:
+    # Browsers accept the prefix only from this host itself, over TLS, so that no other host can plant such a cookie.
+    return "__Host-attune" if _is_secure(scope) else "attune"

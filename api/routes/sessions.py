@@ -1,0 +1,42 @@
+"""Sign-in and sign-out of the dashboard. Other clients send their key with each request."""
+
+from typing import cast
+
+from fastapi import APIRouter, Request, Response
+
+from api.http import session_cookie
+from api.http.deps import Ctx, Who
+from api.http.fair_route import FairRoute
+from api.schemas.sessions import SessionObject, SignIn
+from api.services import sessions
+from api.services.budgets import RequestRate
+
+router = APIRouter(prefix="/session", include_in_schema=False)
+authenticated = APIRouter(prefix="/session", include_in_schema=False, route_class=FairRoute)
+
+
+@router.post("")
+def sign_in(body: SignIn, request: Request, response: Response, context: Ctx) -> SessionObject:
+    """Exchange an API key for a cookie."""
+    attempts = cast(RequestRate, request.app.state.sign_ins)
+    attempts.take(request.client.host if request.client else "")
+    token, signed_in = sessions.sign_in(context, body.key.strip())
+    session_cookie.give(response, request.scope, token, context.settings.session_s)
+    return SessionObject.of(signed_in)
+
+
+@authenticated.get("")
+def show_session(context: Ctx, caller: Who) -> SessionObject:
+    """Return the project and the key that the request represents."""
+    return SessionObject.of(sessions.describe(context, caller))
+
+
+@authenticated.delete("")
+def sign_out(request: Request, context: Ctx) -> Response:
+    """End the browser's session and remove its cookie."""
+    token = session_cookie.token_of(request.scope)
+    if token is not None:
+        sessions.sign_out(context, token)
+    response = Response(status_code=204)
+    session_cookie.take_back(response, request.scope)
+    return response

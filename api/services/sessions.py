@@ -1,0 +1,47 @@
+"""Sign-in to the dashboard: an API key is exchanged for a session, which ends when the key does."""
+
+from dataclasses import dataclass
+
+from api.context import Caller, Context
+from api.errors import Unauthorized
+from api.records import keys, sessions
+
+
+@dataclass(frozen=True)
+class SignedIn:
+    """The caller's key and its project, as a person reads them."""
+
+    project: str
+    key_id: str
+    key_name: str
+    key_prefix: str
+    scope: str
+
+
+def sign_in(context: Context, plain_key: str) -> tuple[str, SignedIn]:
+    """Return the token of a new session, and whom it represents. Raise Unauthorized."""
+    with context.database.write() as session:
+        key = keys.find_valid(session, plain_key)
+        if key is None:
+            raise Unauthorized(
+                "This API key is unknown here, revoked or expired: check it, or use another", param="key"
+            )
+        _, key_id, _ = key
+        token = sessions.create(session, key_id, context.settings.session_s)
+    return token, _describe(context, key_id)
+
+
+def sign_out(context: Context, token: str) -> None:
+    """End the session at once. A session that has already ended is no error."""
+    with context.database.write() as session:
+        sessions.end(session, token)
+
+
+def describe(context: Context, caller: Caller) -> SignedIn:
+    return _describe(context, caller.key_id)
+
+
+def _describe(context: Context, key_id: str) -> SignedIn:
+    with context.database.connect() as connection:
+        key, name, prefix, scope, project = sessions.key_with_project(connection, key_id)
+    return SignedIn(project, key, name, prefix, scope)
