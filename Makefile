@@ -13,6 +13,7 @@
 #   make soak     hours of random faults, with checks of the invariants
 #   make bench    benchmarks of this machine's speed, and the same trainings by other libraries (hours; ARGS selects)
 #   make docs     generate docs/settings.md from api/settings.py
+#   make site     build the documentation as a site: build/site/index.html
 #   make relations  measure each paper's main claim on a small scale (an hour)
 #   make constraints  update every pinned dependency: constraints.txt, and requirements/ with hashes
 #   make clean    remove .venv and every cache
@@ -32,7 +33,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 RIGHT_PYTHON := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: help demo test quick lint fix coverage pairs clients check-cuda soak bench docs relations clean install constraints lock
+.PHONY: help demo test quick lint fix coverage pairs clients check-cuda soak bench docs site relations clean install constraints lock
 .DEFAULT_GOAL := help
 
 help:
@@ -91,6 +92,15 @@ bench: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(BIN)/python -m docs.settings
+
+# In an environment of its own: the generator takes 90 MB, and nothing else needs it.
+SITE := .cache/site
+site: $(INSTALLED)
+	test -x $(SITE)/bin/zensical || $(BIN)/python -m venv $(SITE)
+	$(SITE)/bin/python -m pip install --quiet --disable-pip-version-check zensical==0.0.73
+	$(BIN)/python -m docs.site
+	$(SITE)/bin/zensical build --strict
+	@echo "Open build/site/index.html"
 
 relations: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.relations $(ARGS)
