@@ -6,14 +6,16 @@ Exit 0: report.json holds the outcome, good or bad.
 """
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from worker.rows.child_io import RowLimits, write_report
+from worker.rows.excerpts import Excerpt, read_excerpts
 from worker.rows.findings import Finding
 from worker.rows.limits import CpuTimeUsedUp
-from worker.rows.readers import FileError, ReadLimits, open_rows
+from worker.rows.readers import FileError, ReadLimits, open_rows, open_texts
 from worker.rows.scanner import Scanner
 from worker.shared.pipe import Progress
 
@@ -31,6 +33,8 @@ class Report(msgspec.Struct):
     rows: int = 0
     findings: list[Finding] = []
     finding_counts: dict[str, int] = {}
+    excerpts: list[Excerpt] = []
+    """The beginnings of some rows with findings, in the order of the file."""
     error: str | None = None
     """Why the file cannot be read to its end. The other fields describe the rows before that."""
 
@@ -45,6 +49,7 @@ def main(run_folder: str) -> int:
 
 def scan(source: Path, limits: ReadLimits) -> Report:
     report, scanner, progress = Report(), Scanner(), Progress()
+    exhausted = False
     try:
         report.container, rows = open_rows(source, limits)
         for number, row in rows:
@@ -53,17 +58,29 @@ def scan(source: Path, limits: ReadLimits) -> Report:
     except FileError as error:
         report.error = error.message
     except MemoryError:
+        exhausted = True
         report.error = (
             f"Reading the file took more memory than allowed, after {scanner.rows:,} rows. Split its longest rows."
         )
     except CpuTimeUsedUp:
+        exhausted = True
         report.error = (
             f"Reading the file took more processor time than allowed, after {scanner.rows:,} rows. Use a smaller file."
         )
     report.rows = scanner.rows
     report.format, findings = scanner.best()
     report.findings, report.finding_counts = findings.listed, dict(findings.counts)
+    if report.container is not None and not exhausted:
+        rows = open_texts(source, report.container, limits)
+        report.excerpts = read_excerpts(_reporting(rows, progress), report.findings)
     return report
+
+
+def _reporting(rows: Iterator[tuple[int, bytes]], progress: Progress) -> Iterator[tuple[int, bytes]]:
+    """Yield the rows, and report that the process is alive."""
+    for number, row in rows:
+        progress("excerpts", number, False)
+        yield number, row
 
 
 if __name__ == "__main__":

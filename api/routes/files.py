@@ -7,8 +7,8 @@ from api.http.downloads import Download
 from api.http.fair_route import FairRoute
 from api.infra.multipart import read_form
 from api.schemas.common import Deleted, errors
-from api.schemas.files import FileList, FileObject, file_request
-from api.services import files
+from api.schemas.files import FileList, FileObject, FileReport, file_request
+from api.services import file_reports, files
 
 router = APIRouter(prefix="/files", tags=["files"], route_class=FairRoute)
 
@@ -61,6 +61,12 @@ def list_files(
 @router.get("/{file_id}")
 def retrieve_file(file_id: str, context: Ctx, caller: Who) -> FileObject:
     return FileObject.of(files.get(context, caller, file_id))
+
+
+@router.get("/{file_id}/report")
+def show_file_report(file_id: str, context: Ctx, caller: Who) -> FileReport:
+    """Show what is wrong with a file's rows: the problems by kind, each with its first lines and rows."""
+    return FileReport.of(file_reports.report(context, caller, file_id))
 
 
 @router.get("/{file_id}/content", response_class=Download)

@@ -10,6 +10,7 @@ from api.infra.multipart import Form
 from api.records.files import File
 from api.schemas.common import ends, seconds
 from api.schemas.stored import StoredJson, stored
+from api.services.file_reports import Report
 from api.services.files import ExpiresAfter, FileRequest, check_purpose
 
 _EXPIRES_AFTER = {f"expires_after[{name}]": name for name in ExpiresAfter.model_fields}
@@ -62,6 +63,65 @@ class FileScan(BaseModel):
         if file.scan_status is None:
             return None
         return cls.model_validate({"status": file.scan_status, **(file.scan or {})})
+
+
+class FindingExample(BaseModel):
+    line: int | None
+    """The row in files whose rows are not lines; null for a problem of the whole file."""
+    message: str
+    text: str | None = None
+    """The beginning of the row, as JSON where rows are not lines; null if it was not kept or cannot be read."""
+    cut: bool = False
+    """Whether the row continues after `text`."""
+
+
+class FindingGroup(BaseModel):
+    """All problems of one kind."""
+
+    code: str
+    severity: Literal["error", "warning"]
+    count: int
+    lines: list[int]
+    """The first lines with this problem, in ascending order."""
+    examples: list[FindingExample]
+    """The first problems of this kind."""
+
+
+class FileReport(BaseModel):
+    """The outcome of a file's scan, with its problems by kind. Tokens depend on a base model: an estimate counts
+    them, and a preview shows them."""
+
+    object: Literal["file.report"] = "file.report"
+    file_id: str
+    status: Literal["pending", "done", "failed"]
+    """pending: not checked yet; done: every row was checked; failed: the file cannot be read to its end."""
+    error: str | None
+    """The reason why the file cannot be read."""
+    container: str | None
+    format: str | None
+    rows: int | None
+    errors: int
+    """Number of problems for which a job would refuse the file."""
+    warnings: int
+    findings: list[FindingGroup]
+    """Errors first, then the most frequent ones."""
+
+    @classmethod
+    def of(cls, report: Report) -> Self:
+        counts = dict.fromkeys(("error", "warning"), 0)
+        for group in report.groups:
+            counts[group.severity] += group.count
+        return cls(
+            file_id=report.file.id,
+            status=report.status,
+            error=report.scan.get("error"),
+            container=report.scan.get("container"),
+            format=report.scan.get("format"),
+            rows=report.scan.get("rows"),
+            errors=counts["error"],
+            warnings=counts["warning"],
+            findings=[FindingGroup.model_validate(group, from_attributes=True) for group in report.groups],
+        )
 
 
 class FileObject(BaseModel):

@@ -57,6 +57,15 @@ class Reason(BaseModel):
     param: str | None = None
 
 
+class LengthHistogram(BaseModel):
+    """The rows by their length in tokens, before truncation. The length of a pair is that of its longer sequence."""
+
+    width: int
+    """Tokens that a bin spans; bin i begins at i · width."""
+    rows: list[int]
+    """Number of rows in each bin."""
+
+
 class FileCounts(BaseModel):
     rows: int
     sampled_rows: int
@@ -68,6 +77,8 @@ class FileCounts(BaseModel):
     """Tokens of one epoch."""
     supervised_tokens: int
     longest: int
+    """Tokens of the longest sequence before truncation."""
+    lengths: LengthHistogram
 
 
 class WorkerEstimate(BaseModel):

@@ -187,7 +187,7 @@ def _numbers(resolved: ResolvedRecipe, train: Workload) -> dict[str, object]:
     return {name: getattr(resolved, name) for name in names} | {"trained_tokens": round(share * train.tokens)}
 
 
-def _file_counts(counts: Counts) -> dict[str, int]:
+def _file_counts(counts: Counts) -> dict[str, object]:
     return {
         "rows": counts["rows"],
         "sampled_rows": counts["sampled"],
@@ -197,6 +197,7 @@ def _file_counts(counts: Counts) -> dict[str, int]:
         "tokens": counts["tokens"],
         "supervised_tokens": counts["supervised_tokens"],
         "longest": counts["longest"],
+        "lengths": counts["histogram"],
     }
 
 

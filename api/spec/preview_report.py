@@ -6,6 +6,11 @@ from api.spec.fields import JsonObject
 from api.spec.job import JobError
 
 
+class Histogram(TypedDict):
+    width: int
+    rows: list[int]
+
+
 class Counts(TypedDict):
     """Counts of a file as it would be trained on (worker.shared.counts.Counts)."""
 
@@ -22,6 +27,7 @@ class Counts(TypedDict):
     longest: int
     max_length: int
     lengths: list[int]
+    histogram: Histogram
     labels: int | None
 
 

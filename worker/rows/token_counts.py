@@ -50,6 +50,7 @@ class RowSample:
         scale = rows / max(1, len(self.rows))
         for name in SCALED:
             setattr(counts, name, round(getattr(counts, name) * scale))
+        counts.histogram.rows = [round(count * scale) for count in counts.histogram.rows]
         counts.rows, counts.sampled = rows, len(self.rows)
         return counts
 

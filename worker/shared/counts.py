@@ -10,6 +10,15 @@ from api.estimate.work import Workload
 from worker.shared.arrays import Rows, load_rows
 
 QUANTILES = 33
+MAX_BINS = 32
+
+
+class Histogram(msgspec.Struct):
+    """Number of rows by the tokens of their longest sequence, before the cut."""
+
+    width: int
+    """Tokens that a bin spans: bin i counts lengths from i · width on, below (i + 1) · width. A power of two."""
+    rows: list[int]
 
 
 class Counts(msgspec.Struct):
@@ -36,6 +45,7 @@ class Counts(msgspec.Struct):
     max_length: int
     lengths: list[int]
     """Quantiles, in ascending order, of the lengths of the kept rows' longest sequences."""
+    histogram: Histogram
     labels: int | None = None
     """Number of distinct label names."""
 
@@ -89,7 +99,15 @@ def count(rows: Rows, *, max_length: int | None, context_window: int | None, dro
         longest=longest,
         max_length=limit,
         lengths=[round(value) for value in quantiles.tolist()],
+        histogram=_histogram(lengths_S.reshape(-1, rows.width).max(1, initial=0)),
     )
+
+
+def _histogram(lengths_R: npt.NDArray[np.int64]) -> Histogram:
+    width = 1
+    while width * MAX_BINS <= lengths_R.max(initial=0):
+        width *= 2
+    return Histogram(width, np.bincount(lengths_R // width).tolist())
 
 
 def _supervised(rows: Rows) -> int:

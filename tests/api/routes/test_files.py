@@ -156,3 +156,37 @@ def test_what_a_scan_found_is_shown_and_an_unreadable_file_is_in_error(client: T
     file = client.get(f"/v1/files/{file_id}").json()
     assert (file["status"], file["status_details"]) == ("error", "The file is a PDF document.")
     assert file["scan"]["status"] == "failed"
+
+
+def finding(line: int | None, code: str, severity: str) -> dict[str, object]:
+    return {"line": line, "code": code, "severity": severity, "message": f"Example {line} {code}"}
+
+
+def test_a_report_has_one_entry_for_each_kind_of_problem(
+    client: TestClient, other_project: TestClient, served: Context
+) -> None:
+    file_id = upload(client).json()["id"]
+    assert client.get(f"/v1/files/{file_id}/report").json()["status"] == "pending"
+    found = [
+        *(finding(line, "duplicate", "warning") for line in range(3, 13)),
+        finding(2, "invalid_json", "error"),
+        finding(None, "one_label", "warning"),
+    ]
+    counts = {"duplicate": 40, "invalid_json": 1, "one_label": 1}
+    scan = {"rows": 50, "format": "chat", "container": "jsonl", "findings": found, "finding_counts": counts}
+    excerpts = [{"line": 2, "text": '{"messages": [', "cut": False}]
+    with served.database.write() as session:
+        claim = scans.claim(session, lease_s=60)
+        assert claim is not None
+        scans.finish(session, claim, "done", {**scan, "excerpts": excerpts, "error": None})
+    report = client.get(f"/v1/files/{file_id}/report").json()
+    assert [report[name] for name in ("status", "rows", "errors", "warnings")] == ["done", 50, 1, 41]
+    kinds = [(each["severity"], each["code"], each["count"], each["lines"]) for each in report["findings"]]
+    assert kinds == [
+        ("error", "invalid_json", 1, [2]),
+        ("warning", "duplicate", 40, [*range(3, 13)]),
+        ("warning", "one_label", 1, []),
+    ]
+    examples = [(each["line"], each["text"]) for kind in report["findings"] for each in kind["examples"]]
+    assert examples == [(2, '{"messages": ['), *((line, None) for line in range(3, 8)), (None, None)]
+    assert other_project.get(f"/v1/files/{file_id}/report").status_code == 404

@@ -182,6 +182,8 @@ def test_above_two_thousand_rows_a_sample_is_counted(client: TestClient, server:
     assert train["rows"] == 9000
     assert train["sampled_rows"] < 4500
     assert train["tokens"] == 9000 * train["longest"]
+    width, longest = train["lengths"]["width"], train["longest"]
+    assert train["lengths"]["rows"] == [0] * (longest // width) + [9000]
 
 
 def test_the_same_question_is_answered_from_memory(client: TestClient, server: Context) -> None:

@@ -56,3 +56,21 @@ def test_a_file_that_holds_no_rows_is_unreadable(tmp_path: Path) -> None:
 def test_a_hundred_findings_are_listed_and_all_are_counted(tmp_path: Path) -> None:
     report = scan(tmp_path, jsonl(CHAT, *[{"messages": n} for n in range(150)]))
     assert (len(report["findings"]), sum(report["finding_counts"].values())) == (100, 150)
+
+
+def excerpts(report: dict[str, Any]) -> list[tuple[int, str]]:
+    return [(each["line"], each["text"]) for each in report["excerpts"]]
+
+
+def test_the_first_rows_of_each_kind_of_finding_are_shown_as_they_are_in_the_file(tmp_path: Path) -> None:
+    wrong = jsonl(*[{"messages": number} for number in range(20)])
+    long = b'{"prompt": "' + b"x" * 600 + b'"}\n'
+    report = scan(tmp_path, jsonl(CHAT) + b"{broken\n" + wrong + long)
+    five = [(3 + number, f'{{"messages": {number}}}') for number in range(5)]
+    assert excerpts(report) == [(2, "{broken"), *five, (23, long.decode()[:500])]
+    assert [each["cut"] for each in report["excerpts"]] == [False] * 6 + [True]
+
+
+def test_rows_that_are_no_lines_are_shown_as_json(tmp_path: Path) -> None:
+    report = scan(tmp_path, b"prompt,completion\na,b\n,c\n")
+    assert excerpts(report) == [(2, '{"completion":"c"}')]

@@ -1,12 +1,16 @@
 """The rows of a user's file, whatever its container. The first bytes decide the container, never the file's name."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
+
+from api.spec.formats import RowError
 from worker.rows.readers.base import FileError, ReadLimits, Rows
 from worker.rows.readers.compressed import open_compressed
 from worker.rows.readers.json_array import read_json_array
-from worker.rows.readers.jsonl import BOM, read_json_lines
+from worker.rows.readers.jsonl import BOM, read_json_lines, read_lines
 from worker.rows.readers.parquet import PARQUET, read_parquet
 from worker.rows.readers.plain_chat import PlainChat
 from worker.rows.readers.table import delimiter_of, read_table
@@ -19,6 +23,21 @@ def open_rows(path: Path, limits: ReadLimits) -> tuple[str, Rows]:
     """Return the container (parquet, json, csv or jsonl) and its rows. Raises FileError, also while rows are read."""
     container, rows = _open_container(path, limits)
     return container, _limited(rows, limits.rows)
+
+
+def open_texts(path: Path, container: str, limits: ReadLimits) -> Iterator[tuple[int, bytes]]:
+    """Yield (line or row number, row as text): a line of JSON lines as it is, valid or not, and the JSON of a valid row
+    of another container. Raises FileError."""
+    if container == "jsonl":
+        for number, line in read_lines(_open(path, limits), limits.line_bytes):
+            if not isinstance(line, RowError):
+                yield number, line
+        return
+    for number, row in _open_container(path, limits)[1]:
+        if isinstance(row, PlainChat):
+            yield number, row.line
+        elif row is not None and not isinstance(row, RowError):
+            yield number, msgspec.json.encode(row)
 
 
 def _limited(rows: Rows, max_rows: int) -> Rows:
@@ -51,4 +70,4 @@ def _open(path: Path, limits: ReadLimits) -> BinaryIO:
     return open_compressed(path, limits) or path.open("rb")
 
 
-__all__ = ["FileError", "PlainChat", "ReadLimits", "Rows", "open_rows"]
+__all__ = ["FileError", "PlainChat", "ReadLimits", "Rows", "open_rows", "open_texts"]

@@ -1,0 +1,74 @@
+"""The scan of a file with its findings grouped by kind, so that ten thousand equal problems are one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from api.context import Caller, Context
+from api.errors import InvalidRequest
+from api.records.files import File
+from api.services import files
+from api.spec.fields import JsonObject
+
+EXAMPLES = 5
+
+
+class NotScanned(InvalidRequest):
+    param = "file_id"
+    code = "file_not_scanned"
+
+
+@dataclass(frozen=True)
+class Example:
+    line: int | None
+    message: str
+    text: str | None
+    cut: bool
+
+
+@dataclass(frozen=True)
+class Group:
+    code: str
+    severity: Literal["error", "warning"]
+    count: int
+    lines: Sequence[int]
+    examples: Sequence[Example]
+
+
+@dataclass(frozen=True)
+class Report:
+    file: File
+    status: str
+    scan: JsonObject
+    groups: Sequence[Group]
+
+
+def report(context: Context, caller: Caller, file_id: str) -> Report:
+    """Return the file's report. Raise NoSuchFile, and NotScanned for files that jobs create."""
+    file = files.get(context, caller, file_id)
+    if file.scan_status is None:
+        raise NotScanned(f"{file_id} has purpose '{file.purpose}': only files with purpose 'fine-tune' are checked")
+    scan = file.scan or {}
+    return Report(file, file.scan_status, scan, group_findings(scan))
+
+
+def group_findings(scan: JsonObject) -> list[Group]:
+    """Return the scan's findings by code: errors first, then the most frequent. Scans of earlier releases have no
+    excerpts."""
+    excerpts = {excerpt["line"]: excerpt for excerpt in scan.get("excerpts", [])}
+    counts = scan.get("finding_counts", {})
+    listed: dict[str, list[JsonObject]] = {code: [] for code in counts}
+    for finding in scan.get("findings", []):
+        listed.setdefault(finding["code"], []).append(finding)
+    groups = [_group(code, found, counts.get(code, len(found)), excerpts) for code, found in listed.items()]
+    return sorted(groups, key=lambda group: (group.severity, -group.count, group.code))
+
+
+def _group(code: str, found: Sequence[JsonObject], count: int, excerpts: dict[int, JsonObject]) -> Group:
+    examples = []
+    for finding in found[:EXAMPLES]:
+        excerpt: dict[str, Any] = excerpts.get(finding["line"], {})
+        examples.append(Example(finding["line"], finding["message"], excerpt.get("text"), excerpt.get("cut", False)))
+    lines = sorted({finding["line"] for finding in found if finding["line"] is not None})
+    # Of a hundred listed findings, only errors can lack one of their kind: they displace warnings, not one another.
+    return Group(code, found[0]["severity"] if found else "error", count, lines, examples)

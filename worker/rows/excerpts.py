@@ -1,0 +1,55 @@
+"""The beginnings of the rows that findings are about, for a reader who does not have the file at hand."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterable
+
+import msgspec
+
+from worker.rows.findings import Finding
+from worker.rows.limits import CpuTimeUsedUp
+from worker.rows.readers import FileError
+
+ROWS_PER_CODE = 5
+MAX_ROWS = 40
+MAX_CHARACTERS = 500
+
+
+class Excerpt(msgspec.Struct):
+    line: int
+    """The row's line, or its number where rows are not lines."""
+    text: str
+    """Its first characters in JSON lines; of its JSON in other containers."""
+    cut: bool
+    """Whether the row continues after the text."""
+
+
+def read_excerpts(rows: Iterable[tuple[int, bytes]], findings: Iterable[Finding]) -> list[Excerpt]:
+    """Return excerpts of the first rows of each kind of finding. Rows that cannot be read have none.
+
+    `rows`: the file's rows as `open_texts` yields them; they are read up to the last of the shown ones.
+    """
+    wanted = _rows_to_show(findings)
+    excerpts: list[Excerpt] = []
+    if not wanted:
+        return excerpts
+    last = max(wanted)
+    with contextlib.suppress(FileError, MemoryError, CpuTimeUsedUp):
+        for number, row in rows:
+            if number in wanted:
+                text = row.decode(errors="replace")
+                excerpts.append(Excerpt(number, text[:MAX_CHARACTERS], len(text) > MAX_CHARACTERS))
+            if number >= last:
+                break
+    return excerpts
+
+
+def _rows_to_show(findings: Iterable[Finding]) -> set[int]:
+    shown: Counter[str] = Counter()
+    wanted: set[int] = set()
+    for finding in findings:
+        line, code = finding["line"], finding["code"]
+        if line is not None and shown[code] < ROWS_PER_CODE and len(wanted | {line}) <= MAX_ROWS:
+            shown[code] += 1
+            wanted.add(line)
+    return wanted
