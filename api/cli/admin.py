@@ -41,7 +41,7 @@ BaseModelName = Annotated[str, typer.Argument(help="The base model's name.")]
 
 
 @contextmanager
-def _open_context(data_dir: Path | None, config: Path | None) -> Iterator[Context]:
+def open_context(data_dir: Path | None, config: Path | None) -> Iterator[Context]:
     """Yield the context. A new database gets its schema; an existing one must have this version's.
 
     A refusal is printed as one line, with exit code 2.
@@ -79,7 +79,7 @@ def create_key(
     """Create a key and print it. Only its hash is stored, so it cannot be printed again."""
     if scope not in ("admin", "write", "read"):
         raise typer.BadParameter("use admin, write or read", param_hint="--scope")
-    with _open_context(data_dir, config) as context:
+    with open_context(data_dir, config) as context:
         expires_in_s = None if expires_days is None else expires_days * 86400
         key, plain = keys.create(context, project=project, name=name, scope=scope, expires_in_s=expires_in_s)
     if as_json:
@@ -92,9 +92,9 @@ def create_key(
 @keys_app.command("list", epilog="Example: attune keys list")
 def list_keys(as_json: AsJson = False, data_dir: DataDirectory = None, config: Config = None) -> None:
     """List the keys of all projects, without their secrets."""
-    with _open_context(data_dir, config) as context:
+    with open_context(data_dir, config) as context:
         rows = [_key_fields(key, project) for key, project in keys.listed(context)]
-    _print_rows(rows, as_json)
+    print_rows(rows, as_json)
 
 
 @keys_app.command("revoke", epilog="Example: attune keys revoke key-abc123")
@@ -104,7 +104,7 @@ def revoke_key(
     config: Config = None,
 ) -> None:
     """Revoke a key. It stops working immediately."""
-    with _open_context(data_dir, config) as context:
+    with open_context(data_dir, config) as context:
         keys.revoke(context, key_id)
     typer.echo(f"{key_id} is revoked", err=True)
 
@@ -121,24 +121,24 @@ def add_model(
     config: Config = None,
 ) -> None:
     """Add a base model from safetensors or GGUF. Pickled weights and models with custom code are refused."""
-    with _open_context(data_dir, config) as context:
+    with open_context(data_dir, config) as context:
         typer.echo(f"converting {source} …", err=True)
         base = base_models.add(context, name, source, revision=revision)
-    _print_rows([_model_fields(base)], as_json)
+    print_rows([_model_fields(base)], as_json)
 
 
 @models_app.command("list", epilog="Example: attune models list")
 def list_base_models(as_json: AsJson = False, data_dir: DataDirectory = None, config: Config = None) -> None:
     """List the base models."""
-    with _open_context(data_dir, config) as context:
+    with open_context(data_dir, config) as context:
         rows = [_model_fields(base) for base in base_models.listed(context)]
-    _print_rows(rows, as_json)
+    print_rows(rows, as_json)
 
 
 @models_app.command("verify", epilog="Example: attune models verify smollm2-135m-instruct")
 def verify_model(name: BaseModelName, data_dir: DataDirectory = None, config: Config = None) -> None:
     """Compare the hashes of a base model's stored files. The exit code is 1 if one differs."""
-    with _open_context(data_dir, config) as context:
+    with open_context(data_dir, config) as context:
         errors = base_models.verify(context, name)
     for line in errors:
         typer.echo(line, err=True)
@@ -149,7 +149,7 @@ def verify_model(name: BaseModelName, data_dir: DataDirectory = None, config: Co
 @models_app.command("remove", epilog="Example: attune models remove smollm2-135m-instruct")
 def remove_model(name: BaseModelName, data_dir: DataDirectory = None, config: Config = None) -> None:
     """Remove a base model that no job and no adapter uses."""
-    with _open_context(data_dir, config) as context:
+    with open_context(data_dir, config) as context:
         base_models.remove(context, name)
     typer.echo(f"{name} is removed", err=True)
 
@@ -174,9 +174,9 @@ def collect_objects(
     config: Config = None,
 ) -> None:
     """Find stored objects that no record refers to, left behind by failed attempts and interrupted deletions."""
-    with _open_context(data_dir, config) as context:
+    with open_context(data_dir, config) as context:
         kinds = orphans.collect_garbage(context, older_than_s=3600 * older_than_hours, most=most, remove=remove)
-    _print_rows([vars(kind) for kind in kinds], as_json)
+    print_rows([vars(kind) for kind in kinds], as_json)
     count = sum(kind.orphans for kind in kinds)
     typer.echo(f"{count} orphans {'removed' if remove else 'found (dry run: --remove removes them)'}", err=True)
 
@@ -208,7 +208,7 @@ def _model_fields(base: BaseModelRow) -> dict[str, object]:
     }
 
 
-def _print_rows(rows: list[dict[str, object]], as_json: bool) -> None:
+def print_rows(rows: list[dict[str, object]], as_json: bool) -> None:
     if as_json:
         print_json(rows)
     elif rows:

@@ -20,6 +20,7 @@ COMMANDS = {
     "migrate": ("api.cli.serve:migrate_app", "Upgrade the database schema to this version."),
     "keys": ("api.cli.admin:keys_app", "Create, list and revoke API keys."),
     "models": ("api.cli.admin:models_app", "Add, list, verify and remove base models."),
+    "projects": ("api.cli.projects:projects_app", "List projects, and limit what they may use in a month."),
     "storage": ("api.cli.admin:storage_app", "Find and remove stored objects that no record refers to."),
     "catalog": (
         "api.cli.catalog:catalog_app",

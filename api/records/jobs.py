@@ -38,6 +38,8 @@ class Job(Base):
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    key_id: Mapped[str | None] = mapped_column(String(64))
+    """The key that created it; None if an older release did."""
     status: Mapped[str] = mapped_column(String(20), index=True)
     created_at: Mapped[float] = mapped_column(UnixTime)
     started_at: Mapped[float | None] = mapped_column(UnixTime)

@@ -111,6 +111,12 @@ def count_live(session: Session, project_id: str) -> int:
     return session.scalar(query) or 0
 
 
+def names(session: Session, project_id: str) -> dict[str, str]:
+    """Return the names of the project's keys by id, those of revoked keys included."""
+    rows = session.execute(select(Key.id, Key.name).where(Key.project_id == project_id))
+    return {row.id: row.name for row in rows}
+
+
 def revoke(session: Session, key_id: str) -> bool:
     """Revoke a live key. Return False if there is none."""
     updated = session.execute(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import TypeAdapter
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     ForeignKey,
     Integer,
@@ -16,6 +17,7 @@ from sqlalchemy import (
     select,
     true,
 )
+from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime
@@ -30,6 +32,12 @@ from api.spec.methods import Method
 _METHOD = TypeAdapter[Method](Method)
 
 
+def _artifact_bytes(context: DefaultExecutionContext) -> int:
+    """Return the total size of the artifacts of a row that is inserted."""
+    artifacts: list[Artifact] = context.get_current_parameters()["artifacts"]  # type: ignore[no-untyped-call]
+    return sum(artifact["bytes"] for artifact in artifacts)
+
+
 class Model(Base):
     """A model that a job published. Each job publishes at most one."""
 
@@ -40,6 +48,7 @@ class Model(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), unique=True)
     base_model: Mapped[str] = mapped_column(String(128), index=True)
     artifacts: Mapped[list[Artifact]]
+    bytes: Mapped[int] = mapped_column(BigInteger, default=_artifact_bytes, server_default="0")
     created_at: Mapped[float] = mapped_column(UnixTime)
 
 
@@ -55,6 +64,7 @@ class Checkpoint(Base):
     step: Mapped[int] = mapped_column(Integer)
     metrics: Mapped[JsonObject]
     artifacts: Mapped[list[Artifact]]
+    bytes: Mapped[int] = mapped_column(BigInteger, default=_artifact_bytes, server_default="0")
     created_at: Mapped[float] = mapped_column(UnixTime)
 
 

@@ -1,6 +1,8 @@
 """Projects, the owners of files, jobs and models."""
 
-from sqlalchemy import String, select
+from collections.abc import Sequence
+
+from sqlalchemy import BigInteger, String, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime, db_now
@@ -15,10 +17,27 @@ class Project(Base):
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     name: Mapped[str] = mapped_column(String(64), unique=True)
     created_at: Mapped[float] = mapped_column(UnixTime)
+    monthly_trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    """Budgets (api.services.budgets); None: no limit."""
+    monthly_device_seconds: Mapped[int | None] = mapped_column(BigInteger)
+    max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
+
+    @property
+    def has_budget(self) -> bool:
+        limits = (self.monthly_trained_tokens, self.monthly_device_seconds, self.max_stored_bytes)
+        return any(limit is not None for limit in limits)
+
+
+def find(session: Session, name: str) -> Project | None:
+    return session.scalars(select(Project).where(Project.name == name)).one_or_none()
+
+
+def listed(session: Session) -> Sequence[Project]:
+    return session.scalars(select(Project).order_by(Project.created_at)).all()
 
 
 def get_or_create(session: Session, name: str) -> Project:
-    project = session.scalars(select(Project).where(Project.name == name)).one_or_none()
+    project = find(session, name)
     if project is None:
         project = Project(id=new_id("proj_"), name=name, created_at=db_now())
         session.add(project)

@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ForeignKey, Integer, String, and_, func, or_, select, text, update
+from sqlalchemy import BigInteger, ForeignKey, Integer, String, and_, case, func, or_, select, text, update
 from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 from sqlalchemy.sql.elements import ColumnElement
 
-from api.records import events, jobs, turns, workers
+from api.records import events, jobs, turns, usage, workers
 from api.records.base import Base, UnixTime, db_now
 from api.records.dependencies import Dependency
 from api.records.jobs import Job
+from api.records.usage import UNKNOWN_KEY, Account
 from api.spec.lifecycle import FINAL, JobStatus, Stage
 
 USAGE_WINDOW_S = 24 * 3600
@@ -40,6 +41,10 @@ class Attempt(Base):
     outcome: Mapped[str | None] = mapped_column(String(32))
     log_bytes: Mapped[int | None] = mapped_column(Integer)
     """Size of the attempt's stored log; None without one."""
+    gpus: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    """GPUs of its slot."""
+    tokens: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """Tokens of its steps that no earlier attempt had reported."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,9 @@ def claim(session: Session, stage: Stage, *, owner: str, lease_s: float, gpus: i
             if job.validation_file:
                 files += f" and validation file: {job.validation_file}"
             events.add_event(session, job.id, f"Validating {files}")
-    session.add(Attempt(job_id=job.id, fence=fence, stage=stage, owner=owner, started_at=db_now()))
+    attempt = Attempt(job_id=job.id, fence=fence, stage=stage, owner=owner, started_at=db_now())
+    attempt.gpus = gpus if stage is Stage.TRAIN else 0
+    session.add(attempt)
     return Claim(job.id, job.project_id, stage, fence)
 
 
@@ -165,21 +172,54 @@ def renew(session: Session, claim: Claim, lease_s: float) -> None:
     jobs.update_fenced(session, claim.job_id, claim.fence, lease_until=db_now() + lease_s)
 
 
-def end_attempt(session: Session, claim: Claim, outcome: str) -> None:
+def add_tokens(session: Session, claim: Claim, tokens: int) -> None:
+    """Count the tokens of steps that no attempt has reported before. The caller has checked the fence."""
     session.execute(
         update(Attempt)
-        .where(Attempt.job_id == claim.job_id, Attempt.fence == claim.fence, Attempt.ended_at.is_(None))
-        .values(ended_at=db_now(), outcome=outcome)
+        .where(Attempt.job_id == claim.job_id, Attempt.fence == claim.fence)
+        .values(tokens=Attempt.tokens + tokens)
     )
+
+
+def end_attempt(session: Session, claim: Claim, outcome: str) -> None:
+    _end(session, claim.job_id, outcome, Attempt.fence == claim.fence)
 
 
 def end_attempts(session: Session, job_id: str, outcome: str) -> None:
-    """End all attempts of a job that something other than its worker ends."""
-    session.execute(
+    """End all attempts of a job that something other than its worker ends. Call it before the job's transition."""
+    _end(session, job_id, outcome)
+
+
+def _end(session: Session, job_id: str, outcome: str, *conditions: ColumnElement[bool]) -> None:
+    """End the job's open attempts, and add what they used to the ledger. An attempt ends once."""
+    # Nobody worked after the lease expired, however late that is noticed.
+    lease_until = select(Job.lease_until).where(Job.id == job_id).scalar_subquery()
+    ended_at = case((lease_until < db_now(), lease_until), else_=db_now())
+    ended = session.execute(
         update(Attempt)
-        .where(Attempt.job_id == job_id, Attempt.ended_at.is_(None))
-        .values(ended_at=db_now(), outcome=outcome)
-    )
+        .where(Attempt.job_id == job_id, Attempt.ended_at.is_(None), *conditions)
+        .values(ended_at=ended_at, outcome=outcome)
+        .returning(Attempt.started_at, Attempt.ended_at, Attempt.gpus, Attempt.tokens)
+    ).all()
+    if not ended:
+        return
+    job = session.execute(select(Job.project_id, Job.key_id, Job.recipe["model"].as_string()).where(Job.id == job_id))
+    project_id, key_id, model = job.one()
+    for attempt in ended:
+        seconds = max(0.0, attempt.ended_at - attempt.started_at)
+        account = Account(project_id, key_id or UNKNOWN_KEY, model)
+        device = {"gpu_seconds": seconds * attempt.gpus} if attempt.gpus else {"cpu_seconds": seconds}
+        usage.add(session, account, trained_tokens=attempt.tokens, **device)
+
+
+def unfinished_usage(session: Session, project_id: str) -> tuple[int, float]:
+    """Return the tokens and the device seconds of the project's running attempts, which are not in the ledger yet."""
+    seconds = (db_now() - Attempt.started_at) * case((Attempt.gpus > 0, Attempt.gpus), else_=1)
+    query = select(func.coalesce(func.sum(Attempt.tokens), 0), func.coalesce(func.sum(seconds), 0.0))
+    running = Job.status.in_([Stage.PREPARE.leased, Stage.TRAIN.leased])
+    query = query.join(Job, Job.id == Attempt.job_id).where(Job.project_id == project_id, running)
+    tokens, total_s = session.execute(query.where(Attempt.ended_at.is_(None))).one()
+    return int(tokens), float(total_s)
 
 
 def end_orphaned_attempts(session: Session) -> None:

@@ -20,6 +20,7 @@ from api.routes import (
     previews,
     sessions,
     uploads,
+    usage,
     webhooks,
     workers,
 )
@@ -33,7 +34,7 @@ def include_all(app: FastAPI) -> None:
     """
     shared: dict[str, Any] = {"responses": errors(400), "dependencies": [Depends(only_known_query)]}
     busiest = (jobs, live, files, uploads, models, completions)
-    for part in (*busiest, catalog, graders, permissions, previews, pipelines, keys, workers):
+    for part in (*busiest, catalog, graders, permissions, previews, pipelines, keys, usage, workers):
         app.include_router(part.router, prefix="/v1", **shared)
     app.include_router(webhooks.router, prefix="/v1/webhook_endpoints", **shared)
     app.include_router(webhooks.router, prefix="/v1/webhooks", include_in_schema=False, **shared)

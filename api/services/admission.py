@@ -83,6 +83,7 @@ def insert_job(
     job = Job(
         id=new_id("ftjob-"),
         project_id=caller.project_id,
+        key_id=caller.key_id,
         status=JobStatus.VALIDATING_FILES,
         created_at=db_now(),
         recipe=stored,

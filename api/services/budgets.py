@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from api.context import Context
 from api.errors import TooManyRequests
 from api.records import files, idempotency, jobs, projects, uploads
+from api.services import quotas
 
 DO_NOT_RETRY = {"x-should-retry": "false"}
 BURST_S = 3
@@ -21,8 +22,10 @@ BURST_S = 3
 
 
 def require_jobs(context: Context, session: Session, project_id: str, more: int = 1) -> None:
-    """Raise TooManyRequests if the project would have too many unfinished jobs with `more` additional ones."""
+    """Raise TooManyRequests if the project would have too many unfinished jobs with `more` additional ones, or if one
+    of its budgets is used up."""
     projects.lock(session, project_id)
+    quotas.require_budgets(session, project_id)
     limit = context.settings.max_active_jobs
     if jobs.active_count(session, project_id) + more > limit:
         raise TooManyRequests(
@@ -53,6 +56,7 @@ def require_storage(context: Context, session: Session, project_id: str, *, byte
             param=param,
             headers=DO_NOT_RETRY,
         )
+    quotas.require_room(session, project_id, bytes_more)
 
 
 def require_answer(context: Context, session: Session, project_id: str) -> None:

@@ -125,6 +125,7 @@ def _insert(context: Context, caller: Caller, received: Received, request: FileR
             session,
             id=received.file_id,
             project_id=caller.project_id,
+            key_id=caller.key_id,
             filename=printable(request.filename),
             purpose=request.purpose,
             storage_key=received.storage_key,
@@ -145,6 +146,7 @@ def add(
     *,
     id: str,
     project_id: str,
+    key_id: str | None,
     filename: str,
     purpose: str,
     storage_key: str,
@@ -155,6 +157,7 @@ def add(
     file = File(
         id=id,
         project_id=project_id,
+        key_id=key_id,
         filename=filename,
         purpose=purpose,
         bytes=stored.bytes,

@@ -69,8 +69,8 @@ def cancel(context: Context, caller: Caller, job_id: str) -> Job:
         job = _require(jobs.lock(session, job_id, caller.project_id), job_id)
         if job.status in FINAL:
             raise WrongState(f"{job_id} has already {_outcome(job)}: it cannot be cancelled")
-        jobs.transition(session, job_id, JobStatus.CANCELLED, message="Fine-tuning job cancelled")
         queue.end_attempts(session, job_id, JobStatus.CANCELLED)
+        jobs.transition(session, job_id, JobStatus.CANCELLED, message="Fine-tuning job cancelled")
         session.refresh(job)
     return job
 

@@ -196,8 +196,8 @@ def cancel(context: Context, caller: Caller, pipeline_id: str) -> PipelineView:
         if not unfinished:
             raise WrongState(f"{pipeline_id} has already ended: it cannot be cancelled")
         for job in reversed(unfinished):
-            jobs.transition(session, job.id, JobStatus.CANCELLED, message="Fine-tuning job cancelled with its pipeline")
             queue.end_attempts(session, job.id, JobStatus.CANCELLED)
+            jobs.transition(session, job.id, JobStatus.CANCELLED, message="Fine-tuning job cancelled with its pipeline")
         session.expire_all()
         return _view(session, pipeline)
 

@@ -8,14 +8,16 @@ import redis
 import structlog
 from anyio import CancelScope
 from anyio.to_thread import run_sync
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest, ServiceError, TooManyRequests, Unavailable
 from api.infra.artifacts import digest_of, trained_artifacts
 from api.infra.sample_queue import NoSampler, Producer, SampleJob, SamplerDead, TooManyOpen
-from api.records import base_models, models, permissions
+from api.records import base_models, models, permissions, usage
 from api.records.jobs import Job
+from api.records.usage import Account
 from api.services.models import NoSuchModel
 from api.spec.artifacts import Artifact
 from api.spec.resolve import ResolvedRecipe
@@ -97,6 +99,27 @@ class Answer:
     """`text` and `finished` (docs/internals/sampling.md). Iterating raises ServiceErrors."""
 
 
+class AnswerTokens:
+    """Counts the tokens of an answer for the usage ledger."""
+
+    def __init__(self) -> None:
+        self.prompt = 0
+        self._choices: dict[int, int] = {}
+
+    def count(self, report: AnswerReport) -> None:
+        """Count a report. The end of a choice gives its exact number; until then, each piece of text has at least one
+        token, so that a client does not avoid the count by closing its connection before the end."""
+        index = report["index"]
+        if report["type"] == "finished":
+            self._choices[index] = report["tokens"]
+        else:
+            self._choices[index] = self._choices.get(index, 0) + max(1, len(report["tokens"] or ()))
+
+    @property
+    def completion(self) -> int:
+        return sum(self._choices.values())
+
+
 @asynccontextmanager
 async def sample(
     context: Context,
@@ -123,17 +146,20 @@ async def sample(
         with _broker_errors():
             await _submit(producer, job, context)
         log.info("sample_asked", answer_id=answer_id, model=model_id, user=user)
+        tokens = AnswerTokens()
         try:
             async with (
                 aclosing(_reports(producer, job, settings.sample_timeout_s)) as reports,
-                aclosing(_after_start(reports)) as answer_reports,
+                aclosing(_after_start(reports, tokens)) as answer_reports,
             ):
                 started = await anext(reports)
                 assert started["type"] == "started", started
+                tokens.prompt = started["prompt_tokens"]
                 yield Answer(answer_id, started["prompt_tokens"], answer_reports)
         finally:
             with CancelScope(shield=True):  # also when the client disconnects, which cancels this request
                 await _withdraw(producer, job)
+                await run_sync(_record_usage, context, Account(caller.project_id, caller.key_id, model_id), tokens)
 
 
 async def _submit(producer: Producer, job: SampleJob, context: Context) -> None:
@@ -175,10 +201,24 @@ async def _reports(producer: Producer, job: SampleJob, timeout_s: float) -> Asyn
         raise TooSlow(timeout_s) from None
 
 
-async def _after_start(reports: AsyncIterator[Started | AnswerReport]) -> AsyncGenerator[AnswerReport]:
+async def _after_start(
+    reports: AsyncIterator[Started | AnswerReport], tokens: AnswerTokens
+) -> AsyncGenerator[AnswerReport]:
     async for report in reports:
         if report["type"] != "started":
+            tokens.count(report)
             yield report
+
+
+def _record_usage(context: Context, account: Account, tokens: AnswerTokens) -> None:
+    """Add the answer's tokens to the ledger. An outage of the database loses them, but not the answer."""
+    if not tokens.prompt:
+        return
+    try:
+        with context.database.write() as session:
+            usage.add(session, account, prompt_tokens=tokens.prompt, completion_tokens=tokens.completion)
+    except SQLAlchemyError as error:
+        log.warning("usage_not_recorded", project_id=account.project_id, error=type(error).__name__)
 
 
 @contextmanager

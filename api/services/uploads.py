@@ -87,6 +87,7 @@ def create(
     upload = Upload(
         id=new_id("upload_"),
         project_id=caller.project_id,
+        key_id=caller.key_id,
         filename=files.printable(filename),
         purpose=purpose,
         mime_type=mime_type,
@@ -153,6 +154,7 @@ def _finish(context: Context, pending: Upload, part_ids: Sequence[str], assemble
                 session,
                 id=assembled.file_id,
                 project_id=upload.project_id,
+                key_id=upload.key_id,
                 filename=upload.filename,
                 purpose=upload.purpose,
                 storage_key=assembled.storage_key,

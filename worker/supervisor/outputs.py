@@ -178,6 +178,7 @@ def _result_file(job: Job) -> dict[str, object]:
     return {
         "id": new_id("file-"),
         "project_id": job.project_id,
+        "key_id": job.key_id,
         "purpose": "fine-tune-results",
         "created_at": db_now(),
     }

@@ -7,7 +7,7 @@ import msgspec
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from api.records import events, jobs
+from api.records import events, jobs, queue
 from api.records.base import db_now
 from api.records.database import is_outage
 from api.spec.formats.base import truncate
@@ -69,6 +69,8 @@ class Progress:
             with self._attempt.node.context.database.write() as session:
                 estimate = self._estimated_finish()
                 jobs.update_fenced(session, claim.job_id, claim.fence, progress=self._progress, **estimate)
+                if tokens := sum(report.tokens for report in self._waiting if isinstance(report, MetricsReport)):
+                    queue.add_tokens(session, claim, tokens)
                 for report in self._waiting:
                     _add_event(session, claim.job_id, report)
         except SQLAlchemyError as error:

@@ -14,10 +14,22 @@ from sqlalchemy.orm import Session
 
 from api.context import Context
 from api.infra.storage import StorageUnavailable
-from api.records import files, idempotency, jobs, queue, scans, uploads, webhook_deliveries, workers
+from api.records import (
+    files,
+    idempotency,
+    jobs,
+    queue,
+    scans,
+    stored_bytes,
+    uploads,
+    usage,
+    webhook_deliveries,
+    workers,
+)
 from api.records.base import current_time
 from api.records.jobs import Job
 from api.records.queue import Claim
+from api.records.usage import NO_MODEL, UNKNOWN_KEY, Account
 from api.spec.lifecycle import FailureReason, Stage
 from worker.shared.hardware import worker_resources
 from worker.supervisor.faults import AttemptFailed, retry_or_fail
@@ -31,6 +43,8 @@ UPLOAD_GRACE_S = 900
 KEEP_LOGS_S = 90 * 24 * 3600
 KEEP_DELIVERIES_S = 30 * 24 * 3600
 KEEP_WORKERS_S = 30 * 24 * 3600
+MEASURE_STORED_S = 300
+"""Seconds between two measurements of the projects' stored bytes for the usage ledger."""
 
 
 class Sweeper:
@@ -123,11 +137,15 @@ def _requeue_lost(session: Session, job: Job) -> None:
 
 def housekeep(node: Node) -> None:
     """Delete what is no longer needed, repeatedly, in a thread of its own: a slow storage must not delay the sweep."""
+    measured_at: float | None = None
     while not node.stopping.is_set():
         try:
             fail_abandoned_scans(node)
             delete_ended_states(node)
             delete_expired(node.context)
+            if measured_at is None or time.monotonic() - measured_at >= MEASURE_STORED_S:
+                measured_at = time.monotonic()
+                record_stored_bytes(node.context)
         except (SQLAlchemyError, StorageUnavailable) as error:
             log.warning("housekeeping_failed", error=type(error).__name__)
         except Exception:
@@ -153,6 +171,15 @@ def delete_expired(context: Context) -> None:
         idempotency.delete_expired(session)
         webhook_deliveries.delete_ended(session, KEEP_DELIVERIES_S)
         workers.delete_unseen(session, KEEP_WORKERS_S)
+
+
+def record_stored_bytes(context: Context) -> None:
+    """Enter the projects' stored bytes in the usage ledger, which keeps each day's most."""
+    with context.database.read() as session:
+        totals = stored_bytes.by_key(session)
+    with context.database.write() as session:
+        for (project_id, key_id), size in totals.items():
+            usage.record_stored(session, Account(project_id, key_id or UNKNOWN_KEY, NO_MODEL), size)
 
 
 def expire_uploads(context: Context, grace_s: float = UPLOAD_GRACE_S) -> None:

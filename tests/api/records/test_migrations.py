@@ -1,13 +1,16 @@
+import tarfile
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from api.records import Base, Database
 from api.records.migrate import WrongSchema, alembic_config, is_new, migrate, require_current
+from api.records.models import Checkpoint, Model
 
 
 def test_migrations_make_exactly_the_schema_of_the_records(database: Database) -> None:
@@ -35,6 +38,20 @@ def test_older_schema_is_named(database: Database) -> None:
         command.downgrade(alembic_config(connection), "-1")
     with pytest.raises(WrongSchema, match=r"has the schema of an older version \(\d+\): run `attune migrate` first"):
         require_current(database)
+
+
+def test_models_of_an_older_release_get_their_size(tmp_path: Path) -> None:
+    with tarfile.open(Path(__file__).parents[2] / "upgrade" / "left" / "data.tar.xz") as archive:
+        for name in ("attune.db", "attune.db-wal"):
+            if f"data/{name}" in archive.getnames():
+                archive.extract(f"data/{name}", tmp_path, filter="data")
+    database = Database(f"sqlite:///{tmp_path}/data/attune.db")
+    migrate(database)
+    with database.read() as session:
+        found = [*session.scalars(select(Model)), *session.scalars(select(Checkpoint))]
+        assert found
+        assert all(row.bytes == sum(artifact["bytes"] for artifact in row.artifacts) > 0 for row in found)
+    database.dispose()
 
 
 @pytest.mark.parametrize("act", [require_current, migrate])

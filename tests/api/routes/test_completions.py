@@ -12,6 +12,7 @@ from openai.types.completion import Completion
 from pydantic import BaseModel
 
 from api.context import Context
+from api.infra.sample_queue import SampleJob
 from api.records import permissions
 from api.records.base import db_now
 from api.records.models import Checkpoint, Model
@@ -182,6 +183,28 @@ def test_what_was_made_from_a_whole_model_answers_with_its_weights(
         theirs = other_project.post(CHAT, json={"model": name, "messages": HELLO})
     assert [file["name"] for file in asked[0].content["model"]["base"]["artifacts"]] == ["a.safetensors"]
     assert theirs.status_code == (400 if technique == "lora" else 200)  # the weights were not permitted
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_tokens_of_answers_are_entered_in_the_usage(
+    client: TestClient, served: Context, tiny: str, stream: bool
+) -> None:
+    with sampler(served.settings, says("Hi", " there")):
+        client.post(CHAT, json={"model": tiny, "messages": HELLO, "stream": stream})
+    (line,) = client.get("/v1/usage?group_by=model").json()["data"]
+    assert (line["model"], line["prompt_tokens"], line["completion_tokens"]) == (tiny, 5, 3)
+
+
+def test_tokens_of_an_interrupted_answer_count_as_far_as_they_were_sent(
+    client: TestClient, served: Context, tiny: str
+) -> None:
+    def breaks(job: SampleJob) -> list[dict[str, Any]]:
+        return [{"type": "started", "prompt_tokens": 5}, text("Hi"), text(" the"), {"type": "lost"}]
+
+    with sampler(served.settings, breaks):
+        assert client.post(CHAT, json={"model": tiny, "messages": HELLO}).status_code == 503
+    (line,) = client.get("/v1/usage").json()["data"]
+    assert (line["prompt_tokens"], line["completion_tokens"]) == (5, 2)
 
 
 def test_without_a_sampler_the_answer_comes_at_once_and_says_why(client: TestClient, tiny: str) -> None:

@@ -1,9 +1,12 @@
 import csv
 import io
 
+from sqlalchemy import select
+
 from api.infra.artifacts import MERGED
 from api.records import base_models, files, models
 from api.records.jobs import Job
+from api.records.usage import Usage
 from api.services import job_logs
 from api.spec.evaluation import Evaluation
 from api.spec.lifecycle import JobStatus
@@ -38,7 +41,16 @@ def test_a_job_becomes_a_model_and_tells_of_it_in_openais_words(workshop: Worksh
     check_results(workshop, job)
     check_checkpoints(workshop, job)
     check_log(workshop, job)
+    check_usage(workshop, job)
     check_states_are_forgotten(workshop, job)
+
+
+def check_usage(workshop: Workshop, job: Job) -> None:
+    with workshop.context.database.read() as session:
+        (entry,) = session.scalars(select(Usage)).all()
+    assert (entry.key_id, entry.model) == (workshop.caller.key_id, "tiny")
+    assert entry.trained_tokens == job.trained_tokens
+    assert entry.cpu_seconds > 0
 
 
 def check_words(job: Job, told: list[str]) -> None:

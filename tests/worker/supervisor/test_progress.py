@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from api.context import Context
-from api.records import events, queue
+from api.records import events, jobs, queue
 from api.records.events import Event
-from api.spec.lifecycle import Stage
+from api.records.queue import Attempt
+from api.spec.lifecycle import JobStatus, Stage
 from tests.factories import a_job, a_project, the_job
 from tests.worker.supervisor.conftest import attempt_at
 from worker.shared.reports import MetricsReport, RolloutSample, SamplesReport
@@ -55,6 +56,26 @@ def test_samples_of_a_step_that_was_told_already_are_not_told_again(context: Con
         "Step 3/6: training loss=0.50",
         "Step 4 sample (reward 0.82): 2 + 2? → 4",
     ]
+
+
+def test_steps_that_an_attempt_trains_again_count_once(context: Context) -> None:
+    """An attempt that resumes from the state of step 2 trains step 3 again, whose tokens are in the usage already."""
+    job_id = a_job(context.database, a_project(context.database))
+    counted = []
+    for steps in ([1, 2, 3], [3, 4]):
+        with context.database.write() as session:
+            claim = queue.claim(session, Stage.TRAIN, owner="w", lease_s=60, gpus=0)
+        assert claim is not None
+        node, job = Node.open(context, Stage.PREPARE), the_job(context.database, job_id)
+        progress = Progress(attempt_at(node, claim, job, Path()))
+        for step in steps:
+            progress.add(MetricsReport.of(METRICS | {"step": step}))
+        progress.flush(force=True)
+        progress.flush(force=True)
+        with context.database.write() as session:
+            jobs.transition(session, job_id, JobStatus.QUEUED, message="again", fence=claim.fence)
+            counted.append(session.get_one(Attempt, (job_id, claim.fence)).tokens)
+    assert counted == [9, 3]
 
 
 @pytest.mark.parametrize(

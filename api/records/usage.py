@@ -1,0 +1,97 @@
+"""The usage ledger: what each key of a project used on each day, by model.
+
+Every amount is added in the transaction that ends an attempt (`api.records.queue`) or, for an answer, in one of its
+own. An attempt ends once, and its steps are counted once, so that retries are never counted twice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import BigInteger, Double, ForeignKey, String, case, func, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from api.records.base import Base, current_time, insert
+
+DAY_S = 24 * 3600
+UNKNOWN_KEY = ""
+"""The key of jobs and files that releases without a ledger created."""
+NO_MODEL = ""
+"""The model of stored bytes, which belong to none."""
+
+
+class Usage(Base):
+    __tablename__ = "usage"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    day: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    """Unix time at which the day begins (UTC)."""
+    key_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    model: Mapped[str] = mapped_column(String(256), primary_key=True)
+    """The base or fine-tuned model that was trained or sampled, as the request named it."""
+    trained_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
+    cpu_seconds: Mapped[float] = mapped_column(Double, default=0.0)
+    """Time of attempts on processors, from claim to end: preparation, and training without a GPU."""
+    gpu_seconds: Mapped[float] = mapped_column(Double, default=0.0)
+    prompt_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
+    completion_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
+    stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    """The day's largest measured size of the stored files, uploads, models and checkpoints."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """Whose usage it is, and of which model."""
+
+    project_id: str
+    key_id: str
+    model: str
+
+
+FLOWS = ("trained_tokens", "cpu_seconds", "gpu_seconds", "prompt_tokens", "completion_tokens")
+"""Amounts that add up over days. Stored bytes do not."""
+
+
+def add(session: Session, account: Account, **amounts: float) -> None:
+    """Add amounts of FLOWS to the current day."""
+    _upsert(session, account, amounts, {name: getattr(Usage, name) + amount for name, amount in amounts.items()})
+
+
+def record_stored(session: Session, account: Account, stored_bytes: int) -> None:
+    """Record the stored bytes, if they are the day's most. Several workers may record the same."""
+    largest = case((Usage.stored_bytes > stored_bytes, Usage.stored_bytes), else_=stored_bytes)
+    _upsert(session, account, {"stored_bytes": stored_bytes}, {"stored_bytes": largest})
+
+
+def _upsert(session: Session, account: Account, new: dict[str, float], changes: dict[str, object]) -> None:
+    statement = insert(session, Usage).values(day=day_of(current_time(session)), **vars(account), **new)
+    session.execute(statement.on_conflict_do_update(index_elements=list(Usage.__table__.primary_key), set_=changes))
+
+
+def day_of(time: float) -> int:
+    """Return the Unix time at which the time's day begins."""
+    return int(time // DAY_S * DAY_S)
+
+
+def by_day(
+    session: Session, project_id: str, start: float, end: float, dimensions: Sequence[str], limit: int
+) -> list[dict[str, Any]]:
+    """Return the sums of each day that begins from `start` to before `end`, grouped by `key_id`, `model`, both or none.
+
+    At most `limit` rows, oldest day first.
+    """
+    columns = [getattr(Usage, name) for name in ("day", *dimensions)]
+    sums = [func.sum(getattr(Usage, name)).label(name) for name in (*FLOWS, "stored_bytes")]
+    query = select(*columns, *sums).where(Usage.project_id == project_id, Usage.day >= start, Usage.day < end)
+    rows = session.execute(query.group_by(*columns).order_by(*columns).limit(limit))
+    return [dict(row) for row in rows.mappings()]
+
+
+def used_since(session: Session, project_id: str, start: float) -> tuple[int, float]:
+    """Return the trained tokens and the device seconds of the days since `start`."""
+    query = select(
+        func.coalesce(func.sum(Usage.trained_tokens), 0),
+        func.coalesce(func.sum(Usage.cpu_seconds + Usage.gpu_seconds), 0.0),
+    )
+    tokens, seconds = session.execute(query.where(Usage.project_id == project_id, Usage.day >= start)).one()
+    return int(tokens), float(seconds)

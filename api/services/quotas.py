@@ -1,0 +1,129 @@
+"""Budgets that the operator sets for a project: trained tokens and device seconds of a month, and stored bytes.
+
+A budget refuses new jobs, and new files if it limits stored bytes. Jobs that were accepted before run to their end.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy.orm import Session
+
+from api.context import Context
+from api.errors import NotFound, TooManyRequests
+from api.records import projects, queue, stored_bytes, usage
+from api.records.base import current_time
+from api.records.projects import Project
+
+
+class InsufficientQuota(TooManyRequests):
+    """A budget is used up. Retries do not help before it resets, so a header prevents those of OpenAI's clients."""
+
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"x-should-retry": "false"})
+
+
+@dataclass(frozen=True)
+class Budget:
+    name: str
+    """trained_tokens, device_seconds or stored_bytes."""
+    used: int
+    limit: int | None
+    resets_at: int | None
+    """Unix time; None for stored bytes, which only deletions lower."""
+
+    @property
+    def used_up(self) -> bool:
+        return self.limit is not None and self.used >= self.limit
+
+
+def budgets_of(session: Session, project_id: str) -> list[Budget]:
+    """Return the project's budgets with this month's usage. Running attempts count up to now."""
+    project = session.get_one(Project, project_id)
+    month, next_month = _month(current_time(session))
+    tokens, device_s = usage.used_since(session, project_id, month)
+    running_tokens, running_s = queue.unfinished_usage(session, project_id)
+    return [
+        Budget("trained_tokens", tokens + running_tokens, project.monthly_trained_tokens, next_month),
+        Budget("device_seconds", int(device_s + running_s), project.monthly_device_seconds, next_month),
+        Budget("stored_bytes", stored_bytes.of_project(session, project_id), project.max_stored_bytes, None),
+    ]
+
+
+def require_budgets(session: Session, project_id: str) -> None:
+    """Raise InsufficientQuota if a budget of the project is used up. Projects without budgets cost one query."""
+    if not session.get_one(Project, project_id).has_budget:
+        return
+    for budget in budgets_of(session, project_id):
+        if budget.used_up:
+            raise InsufficientQuota(_message(budget))
+
+
+def require_room(session: Session, project_id: str, bytes_more: int) -> None:
+    """Raise InsufficientQuota if the project may not store `bytes_more`."""
+    limit = session.get_one(Project, project_id).max_stored_bytes
+    if limit is None:
+        return
+    used = stored_bytes.of_project(session, project_id)
+    if used + bytes_more > limit:
+        raise InsufficientQuota(_message(Budget("stored_bytes", used, limit, None)))
+
+
+def _message(budget: Budget) -> str:
+    what = budget.name.replace("_", " ")
+    if budget.resets_at is None:
+        return (
+            f"The project has {budget.used:,} {what} and may have {budget.limit:,}: delete files or models that you no "
+            "longer need, or ask the operator for a larger budget"
+        )
+    reset = datetime.fromtimestamp(budget.resets_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return (
+        f"The project has used {budget.used:,} {what} this month and may use {budget.limit:,}: wait until {reset}, "
+        "when the budget resets, or ask the operator for a larger one"
+    )
+
+
+def _month(now: float) -> tuple[int, int]:
+    """Return the Unix times at which this month and the next one begin (UTC)."""
+    month = datetime.fromtimestamp(now, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    following = month.replace(year=month.year + month.month // 12, month=month.month % 12 + 1)
+    return int(month.timestamp()), int(following.timestamp())
+
+
+UNCHANGED = -1
+
+
+def set_budget(
+    context: Context,
+    project: str,
+    *,
+    trained_tokens: int | None = UNCHANGED,
+    device_seconds: int | None = UNCHANGED,
+    stored_bytes: int | None = UNCHANGED,
+) -> None:
+    """Set the project's limits. None removes one. Raise NoSuchProject."""
+    values = {
+        "monthly_trained_tokens": trained_tokens,
+        "monthly_device_seconds": device_seconds,
+        "max_stored_bytes": stored_bytes,
+    }
+    with context.database.write() as session:
+        row = projects.find(session, project)
+        if row is None:
+            raise NoSuchProject(project)
+        for name, value in values.items():
+            if value != UNCHANGED:
+                setattr(row, name, value)
+
+
+def listed(context: Context) -> list[tuple[Project, list[Budget]]]:
+    """Return all projects with their budgets."""
+    with context.database.read() as session:
+        return [(project, budgets_of(session, project.id)) for project in projects.listed(session)]
+
+
+class NoSuchProject(NotFound):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no project '{name[:64]}': `attune projects list` lists the projects")
