@@ -207,3 +207,14 @@ def test_no_shell_is_started() -> None:
         for node in ast.walk(tree):
             assert not (isinstance(node, ast.keyword) and node.arg == "shell"), f"{module}: shell="
             assert not (isinstance(node, ast.Attribute) and ast.unparse(node) in {"os.system", "os.popen"}), module
+
+
+def test_migrations_form_one_line() -> None:
+    """Two migrations after the same one leave Alembic without a newest schema."""
+    files = sorted((ROOT / "migrations" / "versions").glob("[0-9]*.py"))
+    texts = [path.read_text() for path in files]
+    numbers = [f"{number:04}" for number in range(1, len(files) + 1)]
+    assert [path.name[:4] for path in files] == numbers
+    assert all(f'\nrevision = "{number}"\n' in text for number, text in zip(numbers, texts, strict=True))
+    lines = zip(numbers, texts[1:], strict=False)
+    assert all(f'\ndown_revision = "{number}"\n' in text for number, text in lines)
