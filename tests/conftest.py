@@ -5,16 +5,19 @@ With pytest-xdist each process has servers of its own: all of them together star
 
 import gc
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from api.context import Context
 from api.infra.storage import Storage
@@ -249,18 +252,29 @@ def opened(settings: Settings) -> Iterator[Context]:
     context.database.dispose()
 
 
-StartAttune = Callable[..., AttuneUp]
-
-
-@pytest.fixture
-def attune_up(tiny_base: Path) -> Iterator[StartAttune]:
-    """Starts `attune up` with the variables that it is given; as often as it is called."""
-    with ExitStack() as started:
-        yield lambda **env: started.enter_context(running_attune(tiny_base, **env))
-
-
 @pytest.fixture(scope="session")
 def live_server(tiny_base: Path) -> Iterator[AttuneUp]:
-    """One `attune up` for all the tests that leave it as they found it."""
-    with running_attune(tiny_base, ATTUNE_SAMPLER="true") as server:
-        yield server
+    """One `attune up` for all the tests that leave it as they found it. TMPDIR is a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="attune-") as folder:
+        env = {"ATTUNE_SAMPLER": "true", "ATTUNE_MAX_FILE_BYTES": str(2 * 10**9), "TMPDIR": folder}
+        with running_attune(tiny_base, **env) as server:
+            yield server
+
+
+class Scheduling(LoadFileScheduling):
+    """Gives whole files to the test processes, and all files that use the live server to the same process: its start
+    takes 20 s of processor time."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "live" if _uses_live_server(file) else file
+
+
+@cache
+def _uses_live_server(file: str) -> bool:
+    return re.search(r"\blive_server\b", (Path(__file__).parents[1] / file).read_text()) is not None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None

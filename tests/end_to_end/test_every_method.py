@@ -1,8 +1,6 @@
 """Each method and each technique by one request: rows as users write them, to a downloaded model."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +8,11 @@ from openai import OpenAI
 
 from api.services import base_models
 from api.settings import Settings
-from tests.conftest import opened, running_attune
+from tests.conftest import opened
 from tests.end_to_end.jobs import adapter_files, client_of, ended, messages, upload
 from tests.services import AttuneUp
 from tests.tiny_models import make_encoder, make_model
+from worker.convert import convert
 
 ROWS = 12
 SAID = {"role": "user", "content": "Say something."}
@@ -60,19 +59,15 @@ ADAPTERS = ("lora", "dora", "qlora", "prefix", "prompt", "ia3")
 
 
 @pytest.fixture(scope="module")
-def server(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttuneUp]:
+def client(live_server: AttuneUp, tmp_path_factory: pytest.TempPathFactory) -> OpenAI:
+    """A client of a server with more base models: the encoder `tiny-bert`, and `tiny-wide`."""
     folder = tmp_path_factory.mktemp("bases")
     made = {"tiny-bert": make_encoder(folder / "bert"), "tiny-wide": make_model(folder / "wide", "llama_wide")}
-    with running_attune(tiny_base) as server:
-        with opened(Settings(data_dir=server.data)) as context:
-            for name, model in made.items():
-                base_models.add(context, name, str(model))
-        yield server
-
-
-@pytest.fixture(scope="module")
-def client(server: AttuneUp) -> OpenAI:
-    return client_of(server)
+    with opened(Settings(data_dir=live_server.data)) as context:
+        for name, model in made.items():
+            convert(str(model), folder / name)
+            base_models.register(context, name, folder / name)
+    return client_of(live_server)
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,19 @@
 """`kill -9` of each process during a job: it succeeds with no manual step, and its weights are the same bytes."""
 
+import json
 import os
 import signal
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from openai import OpenAI
+from typer.testing import CliRunner
 
-from tests.conftest import StartAttune, running_attune
+from api.cli.main import app
+from tests.conftest import running_attune
 from tests.end_to_end.jobs import (
     adapter_hash,
     client_of,
@@ -82,18 +86,6 @@ def test_a_job_survives_kill_9_with_the_same_bytes(
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def test_killing_attune_up_itself_leaves_no_process_and_loses_no_job(attune_up: StartAttune) -> None:
-    server = attune_up(**QUICK)
-    client = client_of(server)
-    job_id = begin(client, upload(client, rows(40)))
-    wait_until(lambda: step_of(client, job_id) >= 12)
-    children = server.children()
-    os.kill(server.pid, signal.SIGKILL)
-    wait_until(lambda: not any(child.is_running() and child.status() != "zombie" for child in children), 60)
-    server.start()
-    assert ended(client_of(server), job_id).status == "succeeded"
-
-
 def test_a_worker_that_is_asked_to_stop_saves_and_charges_the_job_nothing(
     server: AttuneUp, client: OpenAI, file_id: str, undisturbed: str
 ) -> None:
@@ -105,3 +97,31 @@ def test_a_worker_that_is_asked_to_stop_saves_and_charges_the_job_nothing(
     told = messages(client, job_id)
     assert any("worker shut down" in message for message in told), told
     assert any("resumes from step " in message for message in told), told
+
+
+def test_attune_up_tells_where_it_is_keeps_its_secret_and_is_alone_on_its_folder(server: AttuneUp) -> None:
+    credentials = server.data / "credentials.json"
+    assert stat.S_IMODE(os.stat(credentials).st_mode) == 0o600
+    assert json.loads(credentials.read_text()) == {"base_url": server.base_url, "api_key": server.api_key}
+    assert server.api_key in server.log.read_text()
+    refused = CliRunner().invoke(app, ["up", "--data-dir", str(server.data), "--port", "0"])
+    assert refused.exit_code == 2
+    assert f"process {server.pid}" in refused.output
+
+
+def test_killing_attune_up_itself_leaves_no_process_and_loses_no_job(
+    server: AttuneUp, client: OpenAI, file_id: str
+) -> None:
+    """Last: the server has another address then."""
+    job_id = begin(client, file_id)
+    wait_until(lambda: step_of(client, job_id) >= 12)
+    children, key = server.children(), server.api_key
+    os.kill(server.pid, signal.SIGKILL)
+    wait_until(lambda: not any(child.is_running() and child.status() != "zombie" for child in children), 60)
+    server.start()
+    assert server.api_key == key
+    assert key not in server.log.read_text(), "shown once"
+    assert ended(client_of(server), job_id).status == "succeeded"
+    children = server.children()
+    server.stop()
+    assert not [child for child in children if child.is_running()]

@@ -14,7 +14,6 @@ from peft import PeftModel
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from tests.conftest import StartAttune
 from tests.end_to_end.jobs import adapter_files, client_of, create, ended, rows, upload, wait_until
 from tests.services import AttuneUp
 from worker.shared.hardware import cpu_multiplies_bfloat16
@@ -81,35 +80,32 @@ def test_a_text_is_continued_whole_and_in_pieces(live_server: AttuneUp) -> None:
         assert mine[-1].finish_reason == choice.finish_reason
 
 
-def test_a_killed_child_costs_its_answer_and_no_other(attune_up: StartAttune) -> None:
-    server = attune_up(ATTUNE_SAMPLER="true")
-    client = strict(server)
+def test_a_killed_child_costs_its_answer_and_no_other(live_server: AttuneUp) -> None:
+    client = strict(live_server)
     stream = client.chat.completions.create(**LONG, stream=True)
     next(stream)
-    _kill(server.pid_of("worker.sample"))
+    _kill(live_server.pid_of("worker.sample"))
     with pytest.raises(openai.APIError, match="retry"):
         list(stream)
     assert client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=3).choices
 
 
-def test_a_killed_sampler_is_told_within_seconds_and_comes_back(attune_up: StartAttune) -> None:
-    server = attune_up(ATTUNE_SAMPLER="true")
-    client = strict(server)
+def test_a_killed_sampler_is_told_within_seconds_and_comes_back(live_server: AttuneUp) -> None:
+    client = strict(live_server)
     stream = client.chat.completions.create(**LONG, stream=True)
     next(stream)
-    _kill(server.pid_of("worker", "sample"))
+    _kill(live_server.pid_of("worker", "sample"))
     with pytest.raises(openai.APIError, match="retry"):
         list(stream)
     patient = client.with_options(max_retries=5)
     assert patient.chat.completions.create(model="tiny", messages=HELLO, max_tokens=3).choices
 
 
-def test_a_client_that_leaves_ends_the_work_for_it(attune_up: StartAttune) -> None:
-    server = attune_up(ATTUNE_SAMPLER="true")
-    stream = strict(server).chat.completions.create(**LONG, stream=True)
+def test_a_client_that_leaves_ends_the_work_for_it(live_server: AttuneUp) -> None:
+    stream = strict(live_server).chat.completions.create(**LONG, stream=True)
     next(stream)
     stream.close()
-    log = server.data / "logs" / "worker-sample.log"
+    log = live_server.data / "logs" / "worker-sample.log"
     wait_until(lambda: '"outcome": "cancelled"' in log.read_text(), timeout_s=30)
 
 

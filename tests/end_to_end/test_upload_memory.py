@@ -8,9 +8,7 @@ from pathlib import Path
 
 import httpx
 import psutil
-import pytest
 
-from tests.conftest import running_attune
 from tests.end_to_end.jobs import wait_until
 from tests.end_to_end.memory import watched
 from tests.services import AttuneUp
@@ -35,24 +33,17 @@ def form(size: int) -> Iterator[bytes]:
     yield TAIL
 
 
-@pytest.fixture(scope="module")
-def server(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttuneUp]:
-    with running_attune(
-        tiny_base, ATTUNE_MAX_FILE_BYTES=str(2 * GIGABYTE), TMPDIR=str(tmp_path_factory.mktemp("t"))
-    ) as up:
-        yield up
-
-
 def api_process(server: AttuneUp) -> psutil.Process:
     return psutil.Process(server.pid_of("api.cli", "api"))
 
 
-def test_a_gigabyte_leaves_the_apis_memory_and_the_temporary_folder_as_they_were(server: AttuneUp) -> None:
-    api, headers = api_process(server), {"Authorization": f"Bearer {server.api_key}"}
-    httpx.get(f"{server.base_url}/files", headers=headers)
+def test_a_gigabyte_leaves_the_apis_memory_and_the_temporary_folder_as_they_were(live_server: AttuneUp) -> None:
+    api, headers = api_process(live_server), {"Authorization": f"Bearer {live_server.api_key}"}
+    httpx.get(f"{live_server.base_url}/files", headers=headers)
+    temporary = set(Path(live_server.env["TMPDIR"]).iterdir())
     with watched(api) as resident:
         answer = httpx.post(
-            f"{server.base_url}/files",
+            f"{live_server.base_url}/files",
             content=form(GIGABYTE),
             headers=headers | {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"},
             timeout=250,
@@ -60,13 +51,13 @@ def test_a_gigabyte_leaves_the_apis_memory_and_the_temporary_folder_as_they_were
     assert answer.json()["bytes"] == GIGABYTE, answer.text
     print(f"{resident} while a gigabyte passed")
     assert resident.grown < 100 * 2**20
-    assert list(Path(server.env["TMPDIR"]).iterdir()) == []
-    httpx.delete(f"{server.base_url}/files/{answer.json()['id']}", headers=headers)
+    assert set(Path(live_server.env["TMPDIR"]).iterdir()) == temporary
+    httpx.delete(f"{live_server.base_url}/files/{answer.json()['id']}", headers=headers)
 
 
-def test_without_a_valid_key_the_body_is_not_read(server: AttuneUp) -> None:
-    address = httpx.URL(server.base_url)
-    read_before = api_process(server).io_counters().read_chars
+def test_without_a_valid_key_the_body_is_not_read(live_server: AttuneUp) -> None:
+    address = httpx.URL(live_server.base_url)
+    read_before = api_process(live_server).io_counters().read_chars
     with socket.create_connection((address.host, address.port)) as stranger:
         stranger.sendall(
             b"POST /v1/files HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sk-attune-wrong\r\n"
@@ -80,22 +71,22 @@ def test_without_a_valid_key_the_body_is_not_read(server: AttuneUp) -> None:
             while sent < 50_000_000:
                 sent += stranger.send(b"x" * 65536)
         assert sent < 50_000_000, "the server hung up"
-    assert api_process(server).io_counters().read_chars - read_before < 5_000_000
+    assert api_process(live_server).io_counters().read_chars - read_before < 5_000_000
 
 
-def test_a_client_that_goes_away_leaves_nothing_behind(server: AttuneUp) -> None:
-    objects = Path(server.data) / "objects" / "files"
+def test_a_client_that_goes_away_leaves_nothing_behind(live_server: AttuneUp) -> None:
+    objects = Path(live_server.data) / "objects" / "files"
     before = {path for path in objects.rglob("*") if path.is_file()}
-    address = httpx.URL(server.base_url)
+    address = httpx.URL(live_server.base_url)
     with socket.create_connection((address.host, address.port)) as client:
         client.sendall(
-            f"POST /v1/files HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.api_key}\r\n"
+            f"POST /v1/files HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {live_server.api_key}\r\n"
             f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\nContent-Length: 1000000000\r\n\r\n".encode()
         )
         client.sendall(HEAD + b"x" * 20_000_000)
     wait_until(lambda: {path for path in objects.rglob("*") if path.is_file()} == before, 20)
 
 
-def test_the_systems_temporary_folder_is_the_one_that_was_watched(server: AttuneUp) -> None:
-    assert server.env["TMPDIR"] != tempfile.gettempdir()
-    assert api_process(server).environ()["TMPDIR"] == server.env["TMPDIR"]
+def test_the_systems_temporary_folder_is_the_one_that_was_watched(live_server: AttuneUp) -> None:
+    assert live_server.env["TMPDIR"] != tempfile.gettempdir()
+    assert api_process(live_server).environ()["TMPDIR"] == live_server.env["TMPDIR"]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import stat
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from api.records import Database
 from api.records.migrate import alembic_config
 from api.services import base_models
 from api.settings import load_settings
-from tests.conftest import StartAttune
 
 
 @pytest.fixture
@@ -131,20 +129,3 @@ def test_settings_come_from_flags_then_variables_then_the_file(tmp_path: Path, m
     monkeypatch.setenv("ATTUNE_ORGANIZATION", "variable")
     settings = load_settings(organization="flag", port=None)
     assert (settings.port, settings.host, settings.organization) == (1, "variable", "flag")
-
-
-def test_up_tells_where_it_is_keeps_its_secret_and_is_alone_on_its_folder(attune_up: StartAttune) -> None:
-    server = attune_up()
-    credentials = server.data / "credentials.json"
-    assert stat.S_IMODE(os.stat(credentials).st_mode) == 0o600
-    assert json.loads(credentials.read_text()) == {"base_url": server.base_url, "api_key": server.api_key}
-    assert server.api_key in server.log.read_text()
-    refused = CliRunner().invoke(app, ["up", "--data-dir", str(server.data), "--port", "0"])
-    assert refused.exit_code == 2
-    assert f"process {server.pid}" in refused.output
-    key, children = server.api_key, server.children()
-    server.stop()
-    assert not [child for child in children if child.is_running()]
-    server.start()
-    assert server.api_key == key
-    assert key not in server.log.read_text(), "shown once"
