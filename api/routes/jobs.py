@@ -9,6 +9,7 @@ from api.http.fair_route import FairRoute
 from api.infra.artifacts import stream_tar, tar_size, with_relative_names
 from api.schemas.common import errors
 from api.schemas.jobs import CheckpointList, JobList, JobObject
+from api.schemas.stored import StoredJson, stored
 from api.services import job_logs, jobs, models, waiting
 from api.spec.recipe import Recipe
 
@@ -39,6 +40,15 @@ def list_jobs(context: Ctx, caller: Who, metadata: MetadataFilter, after: After 
 @router.get("/{job_id}")
 def retrieve_job(job_id: str, context: Ctx, caller: Who) -> JobObject:
     return JobObject.of(waiting.timed(context, jobs.get(context, caller, job_id)), context.settings.organization)
+
+
+@router.get("/{job_id}/recipe")
+def retrieve_recipe(job_id: str, context: Ctx, caller: Who) -> Annotated[StoredJson, stored("Recipe")]:
+    """Return the body of the request that created the job, with the job's seed.
+
+    `POST /v1/fine_tuning/jobs` with this body trains the same model again.
+    """
+    return jobs.recipe(context, caller, job_id)
 
 
 @router.post("/{job_id}/cancel")
