@@ -2,7 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 
-from sqlalchemy import BigInteger, ColumnElement, ForeignKey, Index, Integer, String, Text, and_, func, select, tuple_
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    and_,
+    func,
+    select,
+    text,
+    tuple_,
+)
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime, db_now
@@ -15,9 +28,17 @@ BATCH = 1000
 MAX_SEQ = 2**63 - 1
 
 
+_MESSAGES = text("type = 'message'")
+
+
 class Event(Base):
     __tablename__ = "events"
-    __table_args__ = (Index("ix_events_job_id_seq", "job_id", "seq"),)
+    __table_args__ = (
+        Index("ix_events_job_id_seq", "job_id", "seq"),
+        Index(
+            "ix_events_messages", "job_id", "seq", sqlite_where=_MESSAGES, postgresql_where=_MESSAGES
+        ),  # a job has a few messages among up to a million metrics
+    )
 
     seq: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
     """Sequence number: the order of events. Within one job it is also the order of their commits, because every writer
@@ -66,10 +87,11 @@ def of_job(job_id: str, after: int) -> ColumnElement[bool]:
     return and_(position > tuple_(job_id, after), position <= tuple_(job_id, MAX_SEQ))
 
 
-def page(session: Session, job_id: str, *, after: str | None, limit: int) -> Page[Event]:
+def page(session: Session, job_id: str, *, messages_only: bool = False, after: str | None, limit: int) -> Page[Event]:
+    query = select(Event).where(tuple_(Event.job_id, Event.seq) > tuple_(job_id, 0))
     return paginate(
         session,
-        select(Event).where(tuple_(Event.job_id, Event.seq) > tuple_(job_id, 0)),
+        query.where(_MESSAGES) if messages_only else query,
         order=(Event.job_id, Event.seq),
         start=(job_id, MAX_SEQ),
         scope=Event.job_id == job_id,

@@ -126,14 +126,22 @@ def page(
     project_id: str,
     *,
     metadata: dict[str, str] | None = None,
+    status: str | None = None,
+    search: str | None = None,
     after: str | None,
     limit: int,
 ) -> Page[Job]:
     """Return a page of the project's jobs, newest first.
 
-    `metadata` selects jobs with all these pairs; an empty dict selects jobs without metadata.
+    `metadata` selects jobs with all these pairs; an empty dict selects jobs without metadata. `search` selects jobs
+    with this text in their id or in the name of a model: the one that they begin from, or their own with its suffix.
     """
     query = select(Job).where(Job.project_id == project_id)
+    if status is not None:
+        query = query.where(Job.status == status)
+    if search is not None:
+        names = (Job.id, Job.base_model, Job.parent_model, Job.model_id)
+        query = query.where(or_(*(name.icontains(search, autoescape=True) for name in names)))
     for key, value in (metadata or {}).items():
         query = query.where(Job.recipe["metadata"][key].as_string() == value)
     if metadata == {}:
@@ -143,6 +151,7 @@ def page(
         query,
         order=(Job.created_at, Job.id),
         id_column=Job.id,
+        scope=Job.project_id == project_id,  # the last job of a page may have got another status since
         after=after,
         limit=limit,
     )

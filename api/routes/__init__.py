@@ -15,7 +15,6 @@ from api.routes import (
     keys,
     live,
     models,
-    monitoring,
     permissions,
     pipelines,
     previews,
@@ -39,5 +38,5 @@ def include_all(app: FastAPI) -> None:
         app.include_router(part.router, prefix="/v1", **shared)
     app.include_router(webhooks.router, prefix="/v1/webhook_endpoints", **shared)
     app.include_router(webhooks.router, prefix="/v1/webhooks", include_in_schema=False, **shared)
-    for part in (sessions.router, sessions.authenticated, health.router, monitoring.router):
+    for part in (sessions.router, sessions.authenticated, health.router):
         app.include_router(part, **shared)

@@ -1,6 +1,6 @@
 import json
 from collections.abc import AsyncIterator
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -31,10 +31,11 @@ def list_events(
     caller: Who,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
+    type: Literal["message"] | None = None,
     stream: bool = False,
     last_event_id: Annotated[str | None, Header(max_length=64)] = None,
 ) -> EventList | Response:
-    """List a job's events, newest first.
+    """List a job's events, newest first; with `type=message`, without the metrics of its steps.
 
     With `stream=true`, stream them as server-sent events, oldest first: all past events, or those after
     `Last-Event-ID`, then each new one. `data` is the event and `id` its id. The stream ends after the job's last event.
@@ -42,12 +43,12 @@ def list_events(
     """
     if stream:
         return _stream(request, context, caller, job_id, last_event_id)
-    page = jobs.event_page(context, caller, job_id, after=after, limit=limit)
+    page = jobs.event_page(context, caller, job_id, messages_only=type == "message", after=after, limit=limit)
     return EventList(data=[EventObject.of(event) for event in page.data], has_more=page.has_more)
 
 
 def _stream(request: Request, context: Context, caller: Caller, job_id: str, last_event_id: str | None) -> Response:
-    for name in ("after", "limit"):
+    for name in ("after", "limit", "type"):
         if name in request.query_params:
             raise InvalidRequest(
                 f"{name} is for lists: a stream begins after the event that its Last-Event-ID header names", param=name

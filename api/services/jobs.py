@@ -13,7 +13,6 @@ from api.records.pages import Page
 from api.services import budgets, layers, lineage
 from api.services.admission import insert_job
 from api.services.models import NoSuchModel
-from api.spec.fields import JsonObject
 from api.spec.lifecycle import FINAL, JobStatus, Stage
 from api.spec.recipe import Recipe
 
@@ -57,21 +56,26 @@ def get(context: Context, caller: Caller, job_id: str) -> Job:
         return _require(jobs.get(session, caller.project_id, job_id), job_id)
 
 
-def recipe(context: Context, caller: Caller, job_id: str) -> JsonObject:
-    """Return the body of a request that creates the same job again: its recipe, with its seed.
-
-    The names of options are today's, even for a job of an earlier release.
-    """
-    job = get(context, caller, job_id)
-    recipe = Recipe.model_validate({**job.recipe, "seed": job.seed}).model_dump(mode="json")
-    return {name: value for name, value in recipe.items() if value is not None}
-
-
 def page(
-    context: Context, caller: Caller, *, metadata: dict[str, str] | None = None, after: str | None, limit: int
+    context: Context,
+    caller: Caller,
+    *,
+    metadata: dict[str, str] | None = None,
+    status: JobStatus | None = None,
+    search: str | None = None,
+    after: str | None,
+    limit: int,
 ) -> Page[Job]:
     with context.database.read() as session:
-        return jobs.page(session, caller.project_id, metadata=metadata, after=after, limit=limit)
+        return jobs.page(
+            session,
+            caller.project_id,
+            metadata=metadata,
+            status=status,
+            search=search,
+            after=after,
+            limit=limit,
+        )
 
 
 def cancel(context: Context, caller: Caller, job_id: str) -> Job:
@@ -116,10 +120,12 @@ def resume(context: Context, caller: Caller, job_id: str) -> Job:
     return job
 
 
-def event_page(context: Context, caller: Caller, job_id: str, *, after: str | None, limit: int) -> Page[Event]:
+def event_page(
+    context: Context, caller: Caller, job_id: str, *, messages_only: bool = False, after: str | None, limit: int
+) -> Page[Event]:
     with context.database.read() as session:
         _require_exists(session, caller, job_id)
-        return events.page(session, job_id, after=after, limit=limit)
+        return events.page(session, job_id, messages_only=messages_only, after=after, limit=limit)
 
 
 def checkpoint_page(

@@ -186,6 +186,21 @@ def test_jobs_are_found_by_their_metadata(client: TestClient, job: dict[str, obj
     assert found("metadata=null") == found("metadata=") == [job["id"]]
 
 
+def test_jobs_are_found_by_their_status_and_by_a_part_of_a_name(
+    client: TestClient, served: Context, job: dict[str, object]
+) -> None:
+    named = create(client, suffix="maps").json()["id"]
+    put_in(served, named, JobStatus.RUNNING)
+
+    def found(**query: str) -> list[str]:
+        return [each["id"] for each in client.get("/v1/fine_tuning/jobs", params=query).json()["data"]]
+
+    assert found(status="running") == found(search="MAPS") == found(search=named[6:]) == [named]
+    assert found(status="paused", search="maps") == found(search="m%s") == []
+    assert found(search="tiny") == [named, job["id"]]
+    assert found(status="validating_files", after=named) == [job["id"]]
+
+
 @pytest.mark.parametrize(("query", "status"), [('metadata[a"b]=x', 400), ("metadata=junk", 400), ("after=%00", 400)])
 def test_odd_filters_are_refused_and_never_an_error_of_ours(client: TestClient, query: str, status: int) -> None:
     assert client.get(f"/v1/fine_tuning/jobs?{query}").status_code == status
@@ -265,20 +280,3 @@ def test_jobs_of_earlier_releases_are_shown_with_the_current_names_of_options(
     assert shown["technique"]["quantization"] == "nf4"
     assert shown["method"]["dpo"]["length_normalized"] is False
     assert "quantisation" not in shown["technique"]
-
-
-def test_a_jobs_recipe_creates_the_same_job_again(client: TestClient, served: Context) -> None:
-    a_base_model(served.database)
-    first = create(client, suffix="house", training={"max_grad_norm": None, "learning_rate": 1e-3}).json()
-    recipe = client.get(f"/v1/fine_tuning/jobs/{first['id']}/recipe").json()
-    assert recipe["training"]["max_grad_norm"] is None, "null means no clipping, not the default"
-    second = client.post("/v1/fine_tuning/jobs", json=recipe).json()
-    changing = {"id", "created_at"}
-    assert second["id"] != first["id"]
-    assert {k: v for k, v in second.items() if k not in changing} == {
-        k: v for k, v in first.items() if k not in changing
-    }
-
-
-def test_a_recipe_is_its_projects_own(other_project: TestClient, job: dict[str, object]) -> None:
-    assert other_project.get(f"/v1/fine_tuning/jobs/{job['id']}/recipe").status_code == 404

@@ -58,6 +58,14 @@ def test_of_ten_thousand_events_none_is_lost_or_doubled_by_cuts(
     assert http.get(f"/v1/fine_tuning/jobs/{job_id}/events?limit=1").json()["data"][0]["id"] == seen[-1]
 
 
+def test_messages_are_listed_without_the_metrics_between_them(client: TestClient, served: Context, job_id: str) -> None:
+    add_events(served.database, job_id, 50)
+    end(served.database, job_id)
+    path = f"/v1/fine_tuning/jobs/{job_id}/events"
+    assert [event["type"] for event in client.get(f"{path}?type=message").json()["data"]] == ["message"]
+    assert client.get(f"{path}?type=message&stream=true").status_code == 400
+
+
 def test_events_come_as_they_are_written_until_the_last(http: httpx.Client, served: Context, job_id: str) -> None:
     path, seen = f"/v1/fine_tuning/jobs/{job_id}/events?stream=true", []
     with http.stream("GET", path) as answer:
