@@ -14,7 +14,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,6 +25,8 @@ FOLDER = Path(__file__).parent
 ASSETS = FOLDER / "assets"
 CHARTS = ("youplot", "vendor")
 """Package and folder with uPlot, which draws the charts: the wheel contains its released files unchanged."""
+STYLES = ("uplot.min.css", "design.css")
+"""What `style.css` consists of: one request for all styles."""
 THEMES = ("light", "dark")
 
 POLICY = (
@@ -45,8 +47,13 @@ PAGE_HEADERS = {
 def install(app: FastAPI) -> None:
     """Add the page and its assets to the app."""
     root = f"/assets/{_content_hash()}"
-    static = Immutable(GZipMiddleware(StaticFiles(directory=ASSETS, packages=[CHARTS]), minimum_size=1024))
-    app.router.routes.append(Mount(root, static))
+    styles = "".join(_asset(name).read_text() for name in STYLES)
+
+    async def style(request: Request) -> Response:
+        return Response(styles, media_type="text/css")
+
+    assets = Router([Route("/style.css", style), Mount("/", StaticFiles(directory=ASSETS, packages=[CHARTS]))])
+    app.router.routes.append(Mount(root, Immutable(GZipMiddleware(assets, minimum_size=1024))))
     templates = jinja2.Environment(loader=jinja2.FileSystemLoader(FOLDER), autoescape=True)
     template = templates.get_template("shell.html")
     pages = {
@@ -105,12 +112,22 @@ class Immutable:
         await self.app(scope, receive, send_lasting)
 
 
+def _asset(name: str) -> Path:
+    """Return one of our own assets, or one of uPlot's files."""
+    own = ASSETS / name
+    return own if own.exists() else _charts() / name
+
+
+def _charts() -> Path:
+    found = find_spec(CHARTS[0])
+    assert found is not None, f"{CHARTS[0]} is not installed"
+    assert found.origin is not None
+    return Path(found.origin).parent / CHARTS[1]
+
+
 def _content_hash() -> str:
-    charts = find_spec(CHARTS[0])
-    assert charts is not None, f"{CHARTS[0]} is not installed"
-    assert charts.origin is not None
     digest = hashlib.sha256()
-    for folder in (ASSETS, Path(charts.origin).parent / CHARTS[1]):
-        for path in sorted(folder.rglob("*.*s")):
+    for folder in (ASSETS, _charts()):
+        for path in sorted((*folder.rglob("*.js"), *folder.rglob("*.css"))):
             digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:12]

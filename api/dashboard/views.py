@@ -16,5 +16,9 @@ class View:
     """Whether the navigation has a link to it."""
 
 
-VIEWS = (View("jobs", "Jobs", key="j"),)
+VIEWS = (
+    View("jobs", "Jobs", item="job", key="j"),
+    View("pipelines", "Pipelines", item="pipeline", key="p"),
+    View("compare", "Compare", listed=False),
+)
 """In the order of the navigation. The first is the start page."""

@@ -1,9 +1,10 @@
 /** Line charts over steps, drawn by uPlot. Charts of one group share their x-axis and their crosshair. */
 
+import { settingsOf } from "./curves.js";
 import { fill, h } from "./elements.js";
 import * as format from "./format.js";
 
-const HEIGHT = 168, LABEL_WIDTH = 104, FONT = "12px system-ui, sans-serif";
+const HEIGHT = 168, GAP = 6, LINE = 14, FONT = "12px system-ui, sans-serif";
 const uPlot = await load();
 
 /** uPlot is a classic script, which defines a global name. */
@@ -19,7 +20,7 @@ function load() {
 /**
  * @typedef {object} Series
  * @property {string} label
- * @property {string} [tone] name of a color in style.css; default: accent
+ * @property {string} [tone] name of a color in design.css; default: accent
  * @property {boolean} [dashed]
  * @property {boolean} [dots] a dot at each point, for values that are measured now and then
  * @property {boolean} [smooth] whether the group's smoothing applies
@@ -75,7 +76,7 @@ export function chart({ title, unit = "", series, group, show = format.metric })
     const stroke = ({ tone = "accent" }) => color(plot, `--${tone}`);
     const dash = ({ dashed }) => (dashed ? [5, 4] : undefined);
     return {
-      width: plot.clientWidth, height: HEIGHT, padding: [10, LABEL_WIDTH, 0, 0], legend: { show: false },
+      width: plot.clientWidth, height: HEIGHT, padding: [14, labelWidth(), 0, 0], legend: { show: false },
       scales: { x: { time: false }, y: { distr: state.log ? 3 : 1 } },
       axes: [
         { ...axis, size: 24, space: 90, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? format.count(tick) : "")) },
@@ -87,8 +88,16 @@ export function chart({ title, unit = "", series, group, show = format.metric })
         ...series.map((one) => ({ stroke: stroke(one), width: 1.5, dash: dash(one), spanGaps: true, points: { show: one.dots || undefined, size: 5, fill: stroke(one) } })),
       ],
       cursor: { sync: { key: group, setSeries: false }, y: false, points: { size: 6 }, drag: { x: true, y: false } },
-      hooks: { draw: [(u) => label(u, series, ink, show), (u) => mark(u, state.marks, grey, line)], setCursor: [read] },
+      hooks: { draw: [(u) => label(u, series, ink, grey, show), (u) => mark(u, state.marks, grey, line)], setCursor: [read] },
     };
+  }
+
+  /** Room for the longest text at a line's end. */
+  function labelWidth() {
+    const context = document.createElement("canvas").getContext("2d");
+    context.font = FONT;
+    const texts = series.map((one, index) => endText(one, state.columns[index], series.length, show));
+    return 2 * GAP + Math.ceil(Math.max(...texts.map((text) => context.measureText(text).width), context.measureText("step").width));
   }
 
   function read(u) {
@@ -152,21 +161,23 @@ function color(element, property) {
 
 const final = (column) => column.findLast((value) => value !== null && value !== undefined);
 
+const endText = ({ label }, column, number, show) => `${show(final(column))}${number > 1 ? ` ${label}` : ""}`;
+
 /** A curve of one point is a number. */
 const single = (series, columns, show) => series.map((one, index) =>
   h("p.single", {}, h("span.number", {}, show(columns[index][0])), series.length > 1 && h("span.muted", {}, ` ${one.label}`)));
 
 /** Write each series' name and last value at the end of its line, so that no legend is needed. */
-function label(u, series, ink, show) {
+function label(u, series, ink, grey, show) {
   const ratio = devicePixelRatio, places = [];
   for (let number = 0; number < series.length; number += 1) {
     const column = u.data[1 + series.length + number];
     const index = column.findLastIndex((value) => value !== null && value !== undefined);
     if (index < 0) continue;
-    places.push({ y: u.valToPos(column[index], "y"), text: `${show(column[index])}${series.length > 1 ? ` ${series[number].label}` : ""}`, number });
+    places.push({ y: u.valToPos(column[index], "y"), text: endText(series[number], column, series.length, show), number });
   }
   places.sort((one, other) => one.y - other.y);
-  places.forEach((place, index) => { if (index && place.y - places[index - 1].y < 14) place.y = places[index - 1].y + 14; });
+  spread(places, u.bbox.height / ratio);
   const { ctx } = u;
   ctx.save();
   ctx.font = `${12 * ratio}px system-ui, sans-serif`;
@@ -174,9 +185,17 @@ function label(u, series, ink, show) {
   ctx.textAlign = "left";
   for (const { y, text, number } of places) {
     ctx.fillStyle = series.length > 1 ? u.series[1 + series.length + number].stroke() : ink;
-    ctx.fillText(text, u.bbox.left + u.bbox.width + 6 * ratio, u.bbox.top + y * ratio);
+    ctx.fillText(text, u.bbox.left + u.bbox.width + GAP * ratio, u.bbox.top + y * ratio);
   }
+  ctx.fillStyle = grey;
+  ctx.fillText("step", u.bbox.left + u.bbox.width + GAP * ratio, u.bbox.top + u.bbox.height + 15 * ratio);
   ctx.restore();
+}
+
+/** Move texts apart that would cover each other, and keep them within the plot's height. They are sorted by height. */
+function spread(places, height) {
+  places.forEach((place, index) => { if (index) place.y = Math.max(place.y, places[index - 1].y + LINE); });
+  places.toReversed().forEach((place, index, all) => { place.y = Math.min(place.y, index ? all[index - 1].y - LINE : height - 2); });
 }
 
 /** Draw a vertical line at steps of note, such as the best checkpoint. */
@@ -191,7 +210,26 @@ function mark(u, marks, grey, line) {
     ctx.fillStyle = line;
     ctx.fillRect(left, u.bbox.top, ratio, u.bbox.height);
     ctx.fillStyle = grey;
-    ctx.fillText(label, left, u.bbox.top - 2 * ratio);
+    ctx.fillText(label, left, u.bbox.top - 3 * ratio);
   }
   ctx.restore();
+}
+
+/**
+ * Smoothing and logarithmic scale, for all charts of a view.
+ * @param {import("./app.js").Page} page whose address keeps the values
+ * @param {(settings: {smoothing: number, log: boolean}) => void} change
+ */
+export function chartControls({ query, setQuery }, change) {
+  const settings = settingsOf(query);
+  const smoothing = h("input", { type: "range", min: 0, max: 0.95, step: 0.05, value: settings.smoothing });
+  const log = h("input", { type: "checkbox", checked: settings.log });
+  const apply = () => {
+    const chosen = { smoothing: Number(smoothing.value), log: log.checked };
+    setQuery({ smoothing: chosen.smoothing ? String(chosen.smoothing) : null, scale: chosen.log ? "log" : null });
+    change(chosen);
+  };
+  smoothing.addEventListener("input", apply);
+  log.addEventListener("change", apply);
+  return [h("label.inline", {}, "Smoothing", smoothing), h("label.inline", {}, log, "Log scale")];
 }

@@ -81,3 +81,11 @@ export function sentence(name) {
 
 /** `1 job`, `2 jobs`. */
 export const plural = (number, noun) => `${plain.format(number)} ${noun}${number === 1 ? "" : "s"}`;
+
+const TERMS = {
+  dpo: "DPO", kto: "KTO", orpo: "ORPO", simpo: "SimPO", ppo: "PPO", grpo: "GRPO", reward: "reward model",
+  lora: "LoRA", dora: "DoRA", qlora: "QLoRA", ia3: "(IA)³", full: "full fine-tuning",
+};
+
+/** A method or a technique as the field writes it: `dpo` as `DPO`, `prefix_tuning` as `prefix tuning`. */
+export const term = (name) => TERMS[name] ?? name.replaceAll("_", " ");

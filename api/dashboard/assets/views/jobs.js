@@ -1,25 +1,118 @@
-/** Jobs: the live list. */
+/** Jobs: the live list. Its filters are in the address. */
 
 import * as api from "../api.js";
-import { h, quantity, status, when } from "../elements.js";
+import { command, empty, fill, h, quantity, status, when } from "../elements.js";
+import * as format from "../format.js";
 import { table } from "../table.js";
 
+const PATH = "/v1/fine_tuning/jobs", PAGE = 50, POLL_S = 4;
+const STATUSES = ["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"];
+
 /** @param {import("../app.js").Page} page */
-export async function show({ root, signal }) {
+export async function show({ root, query, signal, setQuery }) {
+  const filter = { status: query.get("status"), search: query.get("search") };
+  const chosen = new Set();
+  /** @type {Map<string, any>} */
+  let known = new Map();
+  let more = false;
+
   const list = table({
-    caption: "Fine-tuning jobs, newest first",
-    columns: [
-      { title: "Job", cell: (job) => job.id },
-      { title: "Status", cell: (job) => status(job.status) },
-      { title: "Base model", cell: (job) => job.model, wide: true },
-      { title: "Method", cell: (job) => job.method.type, wide: true },
-      { title: "Trained tokens", cell: (job) => quantity(job.trained_tokens), figures: true, wide: true },
-      { title: "Created", cell: (job) => when(job.created_at), figures: true },
-    ],
+    caption: "Fine-tuning jobs, newest first", href: (job) => `/jobs/${job.id}`, columns: columns(choice),
   });
-  root.append(h("div.head", {}, h("h1", {}, "Jobs")), list.element);
-  await api.poll(4, signal, async () => {
-    const { data } = await api.get("/v1/fine_tuning/jobs", { limit: 50 }, signal);
-    list.update(data);
-  });
+  const nothing = h("div");
+  const next = h("button", { type: "button", hidden: true, onclick: () => load([...known.keys()].at(-1)) }, `Show ${PAGE} more`);
+  const compare = h("a.button", { hidden: true });
+  const search = h("input", { type: "search", placeholder: "Search ids and models", "aria-label": "Search jobs", value: filter.search });
+  const statuses = h("select", { "aria-label": "Status" }, h("option", { value: "" }, "All statuses"),
+    STATUSES.map((name) => h("option", { value: name, selected: name === filter.status }, format.sentence(name))));
+  root.append(
+    h("div.head", {}, h("h1", {}, "Jobs"), h("div.actions", {}, compare, newJob())),
+    h("div.filters", {}, search, statuses), list.element, nothing, h("div", {}, next));
+
+  let typed = null;
+  search.addEventListener("input", () => { clearTimeout(typed); typed = setTimeout(() => change({ search: search.value.trim() || null }), 200); });
+  statuses.addEventListener("change", () => change({ status: statuses.value || null }));
+  await api.poll(POLL_S, signal, () => load());
+
+  function change(changes) {
+    Object.assign(filter, changes);
+    setQuery(changes);
+    known = new Map();
+    load();
+  }
+
+  /** Load the newest jobs, or those after one. Jobs that are missing between those that came do not match any more. */
+  async function load(after) {
+    const asked = { ...filter };
+    const page = await api.get(PATH, { ...filter, limit: PAGE, after }, signal);
+    if (asked.status !== filter.status || asked.search !== filter.search) return;
+    if (!after) {
+      const oldest = page.has_more ? page.data.at(-1).created_at : 0;
+      for (const job of known.values()) if (job.created_at >= oldest) known.delete(job.id);
+    }
+    if (after || known.size === 0) more = page.has_more;
+    const before = [...known.values()].filter(({ id }) => !page.data.some((job) => job.id === id));
+    known = new Map((after ? [...before, ...page.data] : [...page.data, ...before]).map((job) => [job.id, job]));
+    draw();
+  }
+
+  function draw() {
+    list.update([...known.values()]);
+    list.element.hidden = !known.size;
+    next.hidden = !more;
+    fill(nothing, known.size ? null : without(filter, () => { search.value = statuses.value = ""; change({ search: null, status: null }); }));
+  }
+
+  /** The box that chooses a job for a comparison. */
+  function choice(job) {
+    return h("input", { type: "checkbox", "aria-label": `Compare ${job.id}`, checked: chosen.has(job.id), onchange: (event) => {
+      chosen[event.target.checked ? "add" : "delete"](job.id);
+      compare.hidden = chosen.size < 2;
+      compare.textContent = `Compare ${format.plural(chosen.size, "job")}`;
+      compare.href = `/compare?jobs=${[...chosen].join(",")}`;
+    } });
+  }
+}
+
+const columns = (choice) => [
+  { title: "Job", cell: (job) => h("div.chosen", {}, choice(job), h("div", {}, name(job))) },
+  { title: "Status", cell: state },
+  { title: "Base model", cell: (job) => job.model, wide: true },
+  { title: "Method", cell: (job) => [format.term(job.method.type), h("span.sub", {}, format.term(job.technique.type))], wide: true },
+  { title: "Trained tokens", cell: (job) => quantity(job.trained_tokens), figures: true, wide: true },
+  { title: "Time", cell: (job) => time(job), figures: true, wide: true },
+  { title: "Created", cell: (job) => when(job.created_at), figures: true, wide: true },
+];
+
+function name(job) {
+  const given = job.user_provided_suffix ?? job.pipeline?.stage;
+  return [h("a", { href: `/jobs/${job.id}` }, given ?? h("code", {}, job.id)), given && h("span.sub.wide", {}, h("code", {}, job.id))];
+}
+
+/** The status with what it needs to be understood: the step, the place in the queue, the error. */
+function state(job) {
+  const { progress, queue, error } = job;
+  const running = job.status === "running" && progress?.total_steps;
+  const position = queue?.position ? `Number ${queue.position} in the queue` : queue?.reason;
+  const note = running ? `Step ${format.count(progress.step)} of ${format.count(progress.total_steps)}` : error?.code ?? position;
+  return [status(job.status), note && h("span.sub", {}, note),
+    running && h("progress", { value: progress.step, max: progress.total_steps, "aria-label": "Progress" })];
+}
+
+function time({ started_at: started, finished_at: finished, estimated_finish: expected }) {
+  const now = Date.now() / 1000;
+  if (finished && started) return format.duration(finished - started);
+  if (expected > now) return h("span.muted", {}, `${format.duration(expected - now)} left`);
+  return h("span.muted", {}, "–");
+}
+
+/** The button to the form, if this server has the form. */
+function newJob() {
+  const link = document.querySelector("nav a[data-view=new]");
+  return link && h("a.button.primary", { href: link.href }, "New job");
+}
+
+function without({ status, search }, clear) {
+  if (status || search) return empty("No job matches.", h("button", { type: "button", onclick: clear }, "Clear the filters"));
+  return empty("No jobs yet. A job trains a base model on the rows of a file.", newJob(), command("attune jobs create rows.jsonl --model MODEL --watch"));
 }

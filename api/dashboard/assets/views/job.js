@@ -1,0 +1,163 @@
+/** One job: is it all right, and is the model better? */
+
+import * as api from "../api.js";
+import { chart, chartControls } from "../chart.js";
+import { Series, hasValues, heading, measurements, settingsOf } from "../curves.js";
+import { copyable, fill, h, section, status, when } from "../elements.js";
+import * as format from "../format.js";
+
+const POINTS = 1000, POLL_S = 5;
+const FINAL = ["succeeded", "failed", "cancelled"];
+
+/** @param {import("../app.js").Page} page */
+export async function show(page) {
+  const { root, id, signal, setTitle } = page;
+  const path = `/v1/fine_tuning/jobs/${id}`;
+  const [first, metrics] = await Promise.all([api.get(path, {}, signal), api.get(`${path}/metrics`, { max_points: POINTS }, signal)]);
+  setTitle(`Job ${first.user_provided_suffix ?? id}`);
+  const title = h("div"), verdict = h("div"), details = h("div.view"), aside = h("aside", { "aria-label": "About the job" });
+  const curves = drawnCurves(page), controls = h("div");
+  root.append(h("div.group-of-head", {}, h("div.head", {}, title, controls), verdict), h("div.beside", {}, h("div.view", {}, curves.element, details), aside));
+  curves.add(metrics.data);
+
+  const more = await import("./job-details.js");
+  const shown = more.details(page, path);
+  details.append(...shown.elements);
+  const refresh = async () => {
+    const job = await api.get(path, {}, signal);
+    update(job);
+    return job;
+  };
+  const bar = more.actions(page, path, refresh), once = changed();
+  controls.replaceWith(bar.element);
+  update(first);
+  shown.onBest((step) => curves.mark(step));
+
+  function update(job) {
+    bar.update(job);
+    if (once("title", [job.status, job.user_provided_suffix])) fill(title, headline(job));
+    if (once("verdict", [job.status, job.progress, job.queue, job.evaluation, job.estimated_finish, Math.floor(Date.now() / 15000)])) fill(verdict, more.verdict(job));
+    if (once("about", { ...job, progress: null, queue: null, estimated_finish: null })) fill(aside, about(job));
+    curves.ended(FINAL.includes(job.status));
+    shown.update(job);
+  }
+
+  const newest = await api.get(`${path}/events`, { limit: 100 }, signal);
+  curves.add(newest.data.filter(({ type }) => type === "metrics").map(({ data }) => data));
+  if (FINAL.includes(first.status)) return;
+  const follow = api.follow(`${path}/events`, { after: newest.data[0]?.id, signal, onEvent(event) {
+    if (event.type === "metrics") curves.add([event.data]);
+    else {
+      shown.addEvent(event);
+      refresh();
+    }
+  } });
+  api.poll(POLL_S, signal, refresh);
+  await follow;
+}
+
+const headline = (job) => [
+  h("h1", {}, job.user_provided_suffix ?? job.id),
+  h("p.muted", {}, status(job.status), ` · ${format.term(job.method.type)}, ${format.term(job.technique.type)}, from ${job.model}`),
+];
+
+/** Return a function that returns whether a part has changed since it was asked, so that nothing is redrawn in vain. */
+function changed() {
+  const shown = new Map();
+  return (part, value) => {
+    const text = JSON.stringify(value);
+    if (shown.get(part) === text) return false;
+    shown.set(part, text);
+    return true;
+  };
+}
+
+/** What the job is made of, as one column of names and values. */
+function about(job) {
+  const link = (href, text) => h("a", { href }, text);
+  const rows = [
+    ["Job", copyable(job.id)],
+    ["Fine-tuned model", job.fine_tuned_model && copyable(job.fine_tuned_model)],
+    ["Result files", job.fine_tuned_model && results(job)],
+    ["Base model", copyable(job.base_model)],
+    ["Begins from", job.parent && copyable(job.parent)],
+    ["Pipeline", job.pipeline && link(`/pipelines/${job.pipeline.id}`, job.pipeline.stage)],
+    ["Training file", file(job.training_file)],
+    ["Validation file", job.validation_file && file(job.validation_file)],
+    ["Created", when(job.created_at)],
+    ["Started", job.started_at && when(job.started_at)],
+    ["Finished", job.finished_at && when(job.finished_at)],
+    ["Time", job.finished_at && job.started_at && format.duration(job.finished_at - job.started_at)],
+    ["Trained tokens", job.trained_tokens && h("span", { title: format.exact(job.trained_tokens) }, format.count(job.trained_tokens))],
+    ["Seed", String(job.seed)],
+    ["Priority", job.priority ? String(job.priority) : null],
+    ...Object.entries(job.metadata ?? {}),
+  ].filter(([, value]) => value !== null && value !== undefined && value !== false);
+  return h("dl.facts.column", {}, rows.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+}
+
+/** What the job made, to download. */
+const results = ({ id, result_files: [metrics] }) => [
+  h("a", { href: `/v1/fine_tuning/jobs/${id}/adapter`, download: true }, "Adapter"),
+  metrics && [" · ", h("a", { href: `/v1/files/${metrics}/content`, download: true }, "Metrics")],
+];
+
+/** A file's id, as a link if this server shows files. */
+function file(id) {
+  return document.querySelector("nav a[data-view=files][data-item]") ? h("a", { href: `/files/${id}` }, h("code", {}, id)) : copyable(id);
+}
+
+/** The charts of all measurements; each is made when its first value comes. */
+function drawnCurves(page) {
+  const series = new Series(), charts = new Map();
+  const grid = h("div.charts"), waiting = h("p.muted", {}, "Curves appear with the first step.");
+  let settings = settingsOf(page.query), marks = [], scheduled = false;
+  page.signal.addEventListener("abort", () => { for (const { drawn } of charts.values()) drawn.destroy(); }, { once: true });
+
+  function draw() {
+    scheduled = false;
+    waiting.hidden = series.points.length > 0;
+    const { steps } = series;
+    measurements(series.points).forEach((name) => {
+      const columns = [series.values(name, "train"), series.values(name, "valid")];
+      const validated = hasValues(columns[1]);
+      const known = charts.get(name);
+      if (known?.validated !== validated) make(name, validated, known);
+      charts.get(name).drawn.update(steps, validated ? columns : [columns[0]], { ...settings, marks: validated ? marks : [], log: settings.log && name.includes("loss") });
+    });
+  }
+
+  function make(name, validated, known) {
+    const train = { label: validated ? "train" : heading(name).title, smooth: true };
+    const valid = { label: "validation", tone: "ink", dashed: true, dots: true };
+    const drawn = chart({ ...heading(name), group: `job-${page.id}`, series: validated ? [train, valid] : [train] });
+    if (known) {
+      known.drawn.element.replaceWith(drawn.element);
+      known.drawn.destroy();
+    } else grid.append(drawn.element);
+    charts.set(name, { drawn, validated });
+  }
+
+  function schedule() {
+    if (scheduled) return;
+    scheduled = true;
+    requestAnimationFrame(draw);
+  }
+
+  const element = section("Curves", chartControls(page, (chosen) => { settings = chosen; schedule(); }), waiting, grid);
+  return {
+    element,
+    /** A job that ended before its first step has no curves. */
+    ended(isEnded) {
+      element.hidden = isEnded && !series.points.length;
+    },
+    add(points) {
+      series.add(points);
+      schedule();
+    },
+    mark(step) {
+      marks = step === null ? [] : [{ x: step, label: "best" }];
+      schedule();
+    },
+  };
+}
