@@ -33,7 +33,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 RIGHT_PYTHON := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: help demo test quick lint fix coverage pairs clients check-cuda soak bench docs site relations clean install constraints lock
+.PHONY: help demo test run-tests quick lint fix coverage pairs clients check-cuda soak bench docs site relations clean install constraints lock
 .DEFAULT_GOAL := help
 
 help:
@@ -46,7 +46,11 @@ demo: $(INSTALLED)
 # already use all cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-test: lint
+# Lint beside the tests: mypy takes a minute of one core.
+test: $(INSTALLED)
+	@$(MAKE) --no-print-directory -j 2 lint run-tests
+
+run-tests:
 	$(PYTEST) -m "not clients and not soak and not pairs and not cuda" $(ARGS)
 
 quick: $(INSTALLED)

@@ -1,10 +1,11 @@
 """The context of all services, built once for each process: settings, database, storage and limits."""
 
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 from api.infra.doorbell import Doorbell
 from api.infra.fair_limiter import FairLimiter
+from api.infra.latest import Latest
 from api.infra.preview_process import PreviewProcesses
 from api.infra.storage import Storage
 from api.records import Database
@@ -12,6 +13,9 @@ from api.settings import Settings
 
 REQUEST_THREADS = 36
 """Threads for requests, of anyio's 40. Four are left for short calls from coroutines."""
+
+QUEUE_BOARD_S = 1.0
+"""Age up to which a reading of the queue serves requests."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class Context:
     previews: PreviewProcesses
     requests: FairLimiter
     """Limit of the threads that handle requests."""
+    queue_board: Latest[Any] = field(default_factory=lambda: Latest(QUEUE_BOARD_S))
+    """api.services.waiting.Board: the latest reading of the queue."""
 
     @classmethod
     def open(cls, settings: Settings) -> Self:

@@ -49,6 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
     # FastAPI compiles the schemas of all endpoints on import. Only processes that serve need to pay for that.
     from api.routes import include_all  # noqa: PLC0415
     from api.services.event_stream import EventWatcher  # noqa: PLC0415
+    from api.services.monitoring import Monitor  # noqa: PLC0415
 
     context = Context.open(settings)
     app = Attune(
@@ -72,6 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.context = context
     app.state.watch = EventWatcher(context)
     app.state.sign_ins = RequestRate(SIGN_INS_PER_S, "one address", burst_s=60)
+    app.state.monitor = Monitor(context)
     app.state.pulse = HealthCheck(settings.database, context.storage)
     error_handlers.install(app)
     include_all(app)

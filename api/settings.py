@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     """Seconds from a sign-in to the dashboard until the browser has to sign in again."""
     organization: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] = "attune"
     """Organization in the ids of fine-tuned models: `ft:BASE:ORGANIZATION:SUFFIX:ID`."""
+    metrics_token: SecretStr = SecretStr("")
+    """Token with which Prometheus reads `/metrics`, sent as `Authorization: Bearer TOKEN`. Empty: `/metrics` does not
+    exist."""
     log_level: str = "info"
     """Lowest level of the log lines that are written: debug, info, warning or error."""
 

@@ -29,7 +29,6 @@ from rich.text import Text
 from service import ATTUNE, running_service
 
 HERE = Path(__file__).parent
-CACHE = HERE.parent / ".cache"
 MODEL = "smollm2-135m-instruct"
 MIN_GAIN = 30
 AGREEMENT = {"float32": ("largest", 1e-4), "bfloat16": ("mean", 2e-2)}
@@ -45,7 +44,7 @@ console = Console(highlight=False)
 def main() -> int:
     parser = argparse.ArgumentParser(description="Fine-tune a small language model through the REST API.")
     parser.add_argument("--seed", type=int, default=0, help="seed of the rows, their order and the adapter")
-    parser.add_argument("--data-dir", type=Path, default=CACHE / "demo", help="folder for all data of the service")
+    parser.add_argument("--data-dir", type=Path, default=Path(".cache/demo"), help="folder for all data of the service")
     parser.add_argument("--keep", action="store_true", help="leave the service running until ctrl-C")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stop the service too
@@ -74,7 +73,10 @@ def main() -> int:
         minutes, seconds = divmod(round(time.monotonic() - started), 60)
         console.print(f"\n{'Passed' if passed else 'FAILED'} after {minutes} min {seconds} s.")
         if options.keep:
-            wait_for_interrupt(data_dir)
+            show_page(credentials["base_url"], data_dir)
+            wait_for_interrupt()
+        else:
+            console.print(f"To see the job in a browser: attune up --data-dir {data_dir}, then http://127.0.0.1:8000")
     return 0 if passed else 1
 
 
@@ -90,7 +92,7 @@ def add_base_model(data_dir: Path) -> None:
     if any(base["name"] == MODEL for base in json.loads(listed.stdout)):
         console.print(f"{MODEL} was added before.")
         return
-    gguf = fetch_gguf(CACHE / "models")
+    gguf = fetch_gguf(data_dir.parent / "models")
     subprocess.run([*ATTUNE, "models", "add", MODEL, gguf, "--data-dir", data_dir], check=True)
 
 
@@ -168,10 +170,13 @@ def evaluate(report: dict[str, Any], heldout: list[tuple[str, Card]]) -> bool:
     return gain >= MIN_GAIN and difference[kind] <= limit
 
 
-def wait_for_interrupt(data_dir: Path) -> None:
-    console.print(
-        f"The service keeps running. Its address and API key: {data_dir / 'credentials.json'}. Ctrl-C stops it."
-    )
+def show_page(base_url: str, data_dir: Path) -> None:
+    """Print the address of the page that shows the job."""
+    console.print(f"\nSee the job in a browser: [bold]{base_url.removesuffix('/v1')}/[/bold]")
+    console.print(f"Sign in with the API key in {data_dir / 'credentials.json'}. Ctrl-C stops the service.")
+
+
+def wait_for_interrupt() -> None:
     try:
         while True:
             time.sleep(60)

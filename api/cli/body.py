@@ -41,12 +41,21 @@ def job_body(
     The keys of `fields` are dotted names; those of `hyperparameters` belong to the method. None means not given.
     """
     body = read_body(body_file)
+    change_body(body, fields, hyperparameters, assignments)
+    return body
+
+
+def change_body(
+    body: Document,
+    fields: Mapping[str, object],
+    hyperparameters: Mapping[str, object],
+    assignments: Sequence[str] | None,
+) -> None:
     set_fields(body, fields)
-    set_hyperparameters(body, hyperparameters)
     for assignment in assignments or []:
         apply_assignment(body, assignment)
+    set_hyperparameters(body, hyperparameters)  # after the assignments, which may name the method
     set_default_types(body)
-    return body
 
 
 def require_model_and_file(body: Document, training_file: str | None) -> None:
@@ -81,17 +90,24 @@ def set_fields(body: Document, fields: Mapping[str, object]) -> None:
 
 
 def set_hyperparameters(body: Document, values: Mapping[str, object]) -> None:
-    """Set hyperparameters below the method's name, which is `supervised` if the body names none."""
+    """Set hyperparameters below the name of the body's method."""
     method = body.get("method")
-    kind = method.get("type", "supervised") if isinstance(method, dict) else "supervised"
+    kind = _method_type(method) if isinstance(method, dict) else "supervised"
     set_fields(body, {f"method.{kind}.hyperparameters.{name}": value for name, value in values.items()})
 
 
+def _method_type(method: Mapping[str, object]) -> object:
+    """Return the method's type, by default the name of its only object: `dpo` for `--set method.dpo.loss=ipo`."""
+    names = [name for name, options in method.items() if isinstance(options, dict)]
+    return method.get("type", names[0] if len(names) == 1 else "supervised")
+
+
 def set_default_types(body: Document) -> None:
-    """Set the default type of a technique or method that has options but no type."""
-    for name, default in (("technique", "lora"), ("method", "supervised")):
-        if isinstance(body.get(name), dict):
-            body[name].setdefault("type", default)
+    """Set the type of a technique or method that has options but no type."""
+    if isinstance(body.get("technique"), dict):
+        body["technique"].setdefault("type", "lora")
+    if isinstance(body.get("method"), dict):
+        body["method"].setdefault("type", _method_type(body["method"]))
 
 
 def apply_assignment(body: Document, assignment: str) -> None:

@@ -8,14 +8,14 @@ import typer
 from api.cli.client import GENERATION_TIMEOUT, Document
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
 from api.cli.console import print_chunk, print_json, print_note
-from api.cli.errors import ClientCommand, CommandError, ExitCode
+from api.cli.errors import Command, CommandError, ExitCode
 
 chat_app = typer.Typer(add_completion=False)
 
 PATH = "/chat/completions"
 
 
-@chat_app.command("chat", cls=ClientCommand, epilog='Example: attune chat smollm2-135m-instruct "What is a list?"')
+@chat_app.command("chat", cls=Command, epilog='Example: attune chat smollm2-135m-instruct "What is a list?"')
 def chat(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A base model, a fine-tuned model (ft:…) or a checkpoint.")

@@ -24,6 +24,8 @@ Document = dict[str, Any]
 class Client:
     def __init__(self, base_url: str, api_key: str) -> None:
         self.base_url = base_url
+        self.date: str | None = None
+        """The server's clock in its last response."""
         self._http = httpx.Client(
             base_url=base_url,
             headers={"Authorization": f"Bearer {api_key}"},
@@ -50,9 +52,10 @@ class Client:
         return self._json("POST", "/files", data={"purpose": purpose}, files={"file": (name, file)})
 
     @contextmanager
-    def stream_bytes(self, path: str) -> Iterator[httpx.Response]:
-        """Yield the response to a GET before its body is read."""
-        with self._as_command_errors(), self._http.stream("GET", path) as response:
+    def stream_bytes(self, path: str, *, start: int = 0) -> Iterator[httpx.Response]:
+        """Yield the response to a GET before its body is read. The server may ignore `start` (status 200, not 206)."""
+        headers = {"range": f"bytes={start}-"} if start else {}
+        with self._as_command_errors(), self._http.stream("GET", path, headers=headers) as response:
             if not response.is_success:
                 response.read()
             _raise_for_status(response)
@@ -71,20 +74,30 @@ class Client:
                 if line.startswith("data: ") and line != "data: [DONE]":
                     yield json.loads(line.removeprefix("data: "))
 
-    def pages(self, path: str, *, limit: int | None = None, after: str | None = None) -> Iterator[Document]:
-        """Yield the objects of a list, `limit` at most, fetching page after page."""
-        left = limit
-        while left is None or left > 0:
-            page = self.get(path, limit=PAGE if left is None else min(PAGE, left), after=after)
+    def listed(self, path: str, *, limit: int, after: str | None = None) -> Document:
+        """Return a list of up to `limit` objects, and in `has_more` whether there are more."""
+        data: list[Document] = []
+        has_more = True
+        while has_more and len(data) < limit:
+            page = self.get(path, limit=min(PAGE, limit - len(data)), after=data[-1]["id"] if data else after)
+            data += page["data"]
+            has_more = bool(page.get("has_more")) and bool(page["data"])
+        return {"object": "list", "data": data, "has_more": has_more}
+
+    def pages(self, path: str) -> Iterator[Document]:
+        """Yield the objects of a list, fetching page after page."""
+        after = None
+        while True:
+            page = self.get(path, limit=PAGE, after=after)
             yield from page["data"]
             if not page["data"] or not page.get("has_more"):
                 return
             after = page["data"][-1]["id"]
-            left = None if left is None else left - len(page["data"])
 
     def _json(self, method: str, path: str, **request: Any) -> Document:
         with self._as_command_errors():
             response = self._http.request(method, path, **request)
+            self.date = response.headers.get("date")
             _raise_for_status(response)
             try:
                 document = response.json()
@@ -103,9 +116,9 @@ class Client:
         except httpx.TimeoutException:
             raise CommandError(ExitCode.UNAVAILABLE, f"{self.base_url} did not respond in time.") from None
         except httpx.TransportError:
-            raise CommandError(
-                ExitCode.UNAVAILABLE, f"cannot reach {self.base_url}: is the server running there?"
-            ) from None
+            local = httpx.URL(self.base_url).host in LOOPBACK
+            remedy = "start it with `attune up`" if local else "is the server running there?"
+            raise CommandError(ExitCode.UNAVAILABLE, f"cannot reach {self.base_url}: {remedy}") from None
 
 
 def segment(identifier: str) -> str:

@@ -7,16 +7,33 @@ import json
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # noqa: PLE0704 (called while a BrokenPipeError is handled, which ends the command)
+
+
+out = _Console(highlight=False, soft_wrap=True)
+err = _Console(stderr=True, highlight=False, soft_wrap=True)
 
 _ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
 
@@ -30,8 +47,8 @@ def clean(value: object) -> str:
     return "".join(" " if unicodedata.category(char)[0] == "C" or char in "\u2028\u2029" else char for char in text)
 
 
-def print_line(text: object) -> None:
-    out.print(Text(clean(text)))
+def print_line(text: object, *, style: str = "") -> None:
+    out.print(Text(clean(text), style=style))
 
 
 def print_note(text: object) -> None:
@@ -71,6 +88,21 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     out.print(table)
 
 
+def print_listing(
+    listing: Mapping[str, Any], columns: Sequence[str], rows: Iterable[Sequence[object]], *, as_json: bool = False
+) -> None:
+    """Print a list of the server as JSON or as a table, and say on stderr if the server has more."""
+    if as_json:
+        return print_json(listing)
+    if not listing["data"]:
+        return print_note("There is nothing to list.")
+    print_table(columns, rows)
+    if listing["has_more"]:
+        last = listing["data"][-1]["id"]
+        print_note(f"{len(listing['data'])} of more; for the next: --after {last}; for more at once: --limit")
+    return None
+
+
 def print_fields(fields: Mapping[str, object]) -> None:
     width = max(map(len, fields), default=0)
     for name, value in fields.items():
@@ -96,6 +128,14 @@ def format_time(unix_s: object) -> str:
     return datetime.fromtimestamp(unix_s).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
+def format_duration(total_s: float) -> str:
+    minutes, seconds = divmod(round(total_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
 def format_size(count: object) -> str:
     """Return a number of bytes with a decimal unit, or "-" for anything but a number."""
     if not isinstance(count, (int, float)):
@@ -105,6 +145,26 @@ def format_size(count: object) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
+
+
+@contextmanager
+def activity_progress(subject: str) -> Iterator[Callable[[str, int], None]]:
+    """Yield a function that shows an activity and the number of bytes that it has written.
+
+    A terminal shows them with the elapsed time; other outputs get a line for each new activity.
+    """
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    shown: set[str] = set()
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task("", total=None)
+
+        def report(activity: str, count: int) -> None:
+            if not err.is_terminal and activity not in shown:
+                print_note(f"{activity} {subject} …")
+                shown.add(activity)
+            progress.update(task, description=f"{activity} {clean(subject)}: {format_size(count)}")
+
+        yield report
 
 
 def transfer_progress() -> Progress:

@@ -1,5 +1,7 @@
-"""Errors of the client commands: one line on stderr and an exit code, never a traceback."""
+"""Errors of commands: one line on stderr and an exit code, never a traceback."""
 
+import os
+import sys
 from enum import IntEnum
 
 import typer
@@ -11,13 +13,13 @@ from api.cli.console import print_error
 class ExitCode(IntEnum):
     OK = 0
     JOB_FAILED = 1
-    """The watched job failed."""
+    """The watched job failed, or `attune doctor` or `attune models verify` found a problem."""
     REFUSED = 2
-    """The command line is wrong, or the server refused the request (400, 404, 413 and similar)."""
+    """The command line is wrong, the server refused the request (400, 404 and similar), or rows are invalid."""
     JOB_CANCELLED = 3
     """The watched job was cancelled."""
     UNAVAILABLE = 4
-    """The server cannot be reached, times out, or responds with 429 or 5xx. A retry may succeed."""
+    """The server cannot be reached, times out, or responds with 429 or 5xx; or a wait timed out. Try again later."""
     NOT_AUTHORIZED = 5
     """There is no API key, or the server does not accept the key for this request."""
     CORRUPT = 6
@@ -25,6 +27,8 @@ class ExitCode(IntEnum):
     published one."""
     INTERRUPTED = 130
     """Ctrl-C. A watched job keeps running."""
+    PIPE_CLOSED = 141
+    """The reader of the output, such as `head`, ended first: the code that shells report for SIGPIPE."""
 
 
 class CommandError(Exception):
@@ -48,18 +52,23 @@ class _PrintsErrors:
 
     def invoke(self, ctx: object) -> object:
         try:
-            return super().invoke(ctx)  # type: ignore[misc]  # defined by the command class
+            result = super().invoke(ctx)  # type: ignore[misc]  # defined by the command class
+            sys.stdout.flush()  # a closed pipe raises here, and not at the end of the process
         except CommandError as error:
             print_error(error.message)
             raise typer.Exit(error.code) from None
+        except BrokenPipeError:  # `| head` has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(ExitCode.PIPE_CLOSED) from None
         except OSError as error:  # an unwritable folder, a full disk
             print_error(f"{error.filename or 'this machine'}: {error.strerror or type(error).__name__}")
             raise typer.Exit(ExitCode.REFUSED) from None
+        return result
 
 
-class ClientCommands(_PrintsErrors, TyperGroup):
-    """A group of client commands."""
+class Commands(_PrintsErrors, TyperGroup):
+    """A group of commands."""
 
 
-class ClientCommand(_PrintsErrors, TyperCommand):
-    """A client command outside a group."""
+class Command(_PrintsErrors, TyperCommand):
+    """A command outside a group."""

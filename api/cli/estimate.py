@@ -7,9 +7,10 @@ import typer
 from api.cli.body import job_body, parse_value, require_model_and_file
 from api.cli.client import Document
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.console import format_size, print_fields, print_json, print_line
+from api.cli.console import format_duration, format_size, print_fields, print_json, print_line
 from api.cli.errors import ExitCode
 from api.cli.files import attach_files
+from api.cli.findings import count_errors, print_findings
 from api.cli.job_options import (
     Assignments,
     BatchSize,
@@ -86,7 +87,8 @@ def preview(
 ) -> None:
     """Show the first rows of a training file as the model will see them.
 
-    Supervised tokens are printed in [[ ]], and |CUT| marks where a row is truncated.
+    Supervised tokens are printed in [[ ]], and |CUT| marks where a row is truncated. The exit code is 2 if a row is
+    invalid.
     """
     body = job_body(body_file, {"model": model, "method.type": method}, {}, assignments)
     require_model_and_file(body, training_file)
@@ -94,10 +96,13 @@ def preview(
         attach_files(client, body, training_file, None)
         report = client.post("/fine_tuning/previews", {**body, "rows": rows})
     if as_json:
-        return print_json(report)
-    for row in report["rows"]:
-        _print_row(row)
-    return None
+        print_json(report)
+    else:
+        for row in report["rows"]:
+            _print_row(row)
+        print_findings(report.get("findings", []), {})
+    if count_errors([finding for part in (report, *report["rows"]) for finding in part.get("findings", [])]):
+        raise typer.Exit(ExitCode.REFUSED)
 
 
 def _estimate_fields(report: Document) -> dict[str, str]:
@@ -120,16 +125,8 @@ def _estimate_fields(report: Document) -> dict[str, str]:
         shares = [f"{name} {format_size(count)}" for name, count in memory.items() if count and name != "total"]
         fields["memory"] = f"{format_size(memory['total'])}: {', '.join(shares)}"
     if report["seconds"] is not None:
-        fields["time"] = _format_duration(report["seconds"])
+        fields["time"] = format_duration(report["seconds"])
     return fields
-
-
-def _format_duration(total_s: int) -> str:
-    minutes, seconds = divmod(total_s, 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 def _print_row(row: Document) -> None:
@@ -138,12 +135,14 @@ def _print_row(row: Document) -> None:
     print_line(f"Row {row['row']}{label}{dropped}")
     for sequence in row["sequences"]:
         cut = "" if sequence["cut_at"] is None else f", truncated after {sequence['cut_at']}"
-        supervised = f"{sequence['supervised_tokens']} supervised"
-        print_line(f"  {sequence['role']}: {sequence['length']} tokens{cut}, {supervised}")
+        # The loss of a labeled text, or of an answer sampled to a prompt, is not a loss of these tokens.
+        only_read = not sequence["supervised_tokens"] and (row["label"] is not None or sequence["role"] == "prompt")
+        supervised = "" if only_read else f", {sequence['supervised_tokens']} supervised"
+        print_line(f"  {sequence['role']}: {sequence['length']} tokens{cut}{supervised}")
         for line in _mark_supervised(sequence).splitlines():
             print_line(f"    {line}")
     for finding in row["findings"]:
-        print_line(f"  {finding['severity']}: {finding['message']}")
+        print_line(f"  {finding['severity']} in line {finding['line']}: {finding['message']}")
 
 
 def _mark_supervised(sequence: Document) -> str:

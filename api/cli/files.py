@@ -1,5 +1,6 @@
-"""`attune files`: upload, list, get, delete, content."""
+"""`attune files`: check, upload, list, get, delete, content."""
 
+import hashlib
 import re
 import sys
 from pathlib import Path
@@ -15,31 +16,43 @@ from api.cli.console import (
     format_time,
     print_fields,
     print_json,
+    print_line,
+    print_listing,
     print_note,
     print_raw,
     print_result,
-    print_table,
     transfer_progress,
 )
-from api.cli.errors import ClientCommands, CommandError, ExitCode, RequestRefused
+from api.cli.errors import CommandError, Commands, ExitCode, RequestRefused
+from api.cli.files_check import check
+from api.cli.findings import print_findings, summarize_scan
 
 files_app = typer.Typer(
-    cls=ClientCommands,
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
-    help="Upload, list, print and delete files of training rows.",
-    epilog="Example: attune files upload rows.jsonl",
+    help="Check, upload, list, print and delete files of training rows.",
+    epilog="Example: attune files check rows.jsonl",
 )
 
-FileId = Annotated[str, typer.Argument(metavar="FILE_ID")]
+SEARCHED_FILES = 500
+"""Number of the newest files among which `upload_once` looks for the same content."""
+
+FileId = Annotated[str, typer.Argument(metavar="FILE_ID", help="An id from `attune files list`.")]
 Limit = Annotated[int, typer.Option(min=1, help="Number of entries, newest first.")]
 After = Annotated[str | None, typer.Option(metavar="ID", help="Start after this entry.")]
+
+
+files_app.command(epilog="Example: attune files check rows.jsonl")(check)
 
 
 @files_app.command(epilog="Example: attune files upload rows.jsonl")
 def upload(
     path: Annotated[
-        Path, typer.Argument(help="A file of training rows, such as JSON Lines with one example per line.")
+        Path,
+        typer.Argument(
+            help="A file of rows: JSON Lines, a JSON array, CSV or Parquet, also compressed with gzip or Zstandard."
+        ),
     ],
     *,
     purpose: Annotated[str, typer.Option(help="Use of the file. The server accepts only fine-tune.")] = "fine-tune",
@@ -66,14 +79,16 @@ def list_files(
 ) -> None:
     """List the project's files."""
     with connect(base_url, api_key, data_dir) as client:
-        files = list(client.pages("/files", limit=limit, after=after))
-    if as_json:
-        return print_json({"object": "list", "data": files})
-    print_table(
+        files = client.listed("/files", limit=limit, after=after)
+    print_listing(
+        files,
         ["ID", "PURPOSE", "SIZE", "CREATED", "NAME"],
-        [[f["id"], f["purpose"], format_size(f["bytes"]), format_time(f["created_at"]), f["filename"]] for f in files],
+        [
+            [f["id"], f["purpose"], format_size(f["bytes"]), format_time(f["created_at"]), f["filename"]]
+            for f in files["data"]
+        ],
+        as_json=as_json,
     )
-    return None
 
 
 @files_app.command(epilog="Example: attune files get file-abc123")
@@ -85,14 +100,19 @@ def get(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Show a file's fields and the result of its scan."""
+    """Show a file's fields, and every error and warning in it with its line."""
     with connect(base_url, api_key, data_dir) as client:
         file = client.get(f"/files/{segment(file_id)}")
     if as_json:
         return print_json(file)
-    fields = {**file, "bytes": format_size(file["bytes"]), "created_at": format_time(file["created_at"])}
-    fields["scan"] = _format_scan(file.get("scan"))
-    return print_fields({name: value for name, value in fields.items() if value is not None and name != "object"})
+    scan = file.get("scan")
+    times = {name: format_time(file[name]) for name in ("created_at", "expires_at") if file.get(name)}
+    fields = {**file, **times, "bytes": format_size(file["bytes"]), "scan": _format_scan(scan)}
+    print_fields({name: value for name, value in fields.items() if value is not None and name != "object"})
+    if scan and scan["findings"]:
+        print_line("")
+        print_findings(scan["findings"], scan["finding_counts"])
+    return None
 
 
 @files_app.command(epilog="Example: attune files delete file-abc123")
@@ -135,6 +155,14 @@ def content(
                 sys.stdout.buffer.write(chunk)
 
 
+def _format_scan(scan: Document | None) -> str | None:
+    if scan is None:
+        return None
+    if scan["status"] == "pending":
+        return "not yet: it waits for a worker that prepares files"
+    return summarize_scan(scan)
+
+
 def upload_file(client: Client, path: Path, purpose: str = "fine-tune") -> Document:
     with open_input(path) as plain, transfer_progress() as progress:
         total = path.stat().st_size
@@ -142,25 +170,27 @@ def upload_file(client: Client, path: Path, purpose: str = "fine-tune") -> Docum
             return client.upload(counted, path.name, purpose)
 
 
-def _format_scan(scan: Document | None) -> str | None:
-    """Return a line with the number of rows, their format, counts of the findings and the first finding."""
-    if scan is None:
-        return None
-    if scan["status"] == "pending":
-        return "pending"
-    summary = f"{scan['rows'] or 0:,} rows, format {scan['format'] or 'unknown'}"
-    counts = ", ".join(f"{code} {count:,}" for code, count in scan["finding_counts"].items())
-    first = f"; {scan['findings'][0]['message']}" if scan["findings"] else ""
-    return f"{summary}{f'; {counts}' if counts else ''}{first}"
+def upload_once(client: Client, path: Path) -> Document:
+    """Return the project's file with the same content, or upload the file if there is none."""
+    with open_input(path) as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    newest = client.listed("/files", limit=SEARCHED_FILES)["data"]
+    same = (file for file in newest if file.get("sha256") == sha256 and _is_reusable(file))
+    if (found := next(same, None)) is not None:
+        print_note(f"{path} is already on the server as {found['id']}")
+        return found
+    uploaded = upload_file(client, path)
+    print_note(f"Uploaded {path} as {uploaded['id']}")
+    return uploaded
+
+
+def _is_reusable(file: Document) -> bool:
+    return file["purpose"] == "fine-tune" and file.get("expires_at") is None
 
 
 def _upload_if_local(client: Client, path_or_id: str) -> str:
     """Return the id of the file, which is uploaded first if it is a local path."""
-    if not Path(path_or_id).is_file():
-        return path_or_id
-    file = upload_file(client, Path(path_or_id))
-    print_note(f"Uploaded {path_or_id} as {file['id']}")
-    return str(file["id"])
+    return str(upload_once(client, Path(path_or_id))["id"]) if Path(path_or_id).is_file() else path_or_id
 
 
 def attach_files(

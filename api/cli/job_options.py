@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli.errors import ClientCommand
+from api.cli.errors import Command
 
 TrainingFile = Annotated[
     str | None, typer.Argument(metavar="FILE_OR_ID", help="A local file, which is uploaded, or the id of a file.")
@@ -29,6 +29,15 @@ BatchSize = Annotated[
     str | None, typer.Option(metavar="NUMBER|auto", parser=str, help="Rows per optimizer step. Default: auto.")
 ]
 MaxSteps = Annotated[int | None, typer.Option(help="Stop after this many optimizer steps, even within an epoch.")]
+LearningRate = Annotated[
+    str | None, typer.Option(metavar="NUMBER|auto", parser=str, help="Peak learning rate. Default: auto.")
+]
+Suffix = Annotated[str | None, typer.Option(help="Becomes part of the fine-tuned model's name.")]
+Seed = Annotated[
+    int | None, typer.Option(help="Makes the job reproducible. Default: a random seed, which the job records.")
+]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Follow the job until it ends.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB_ID", help="A job's id, from `attune jobs list`.")]
 Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Any other field, such as training.max_length=512. Repeatable."),
@@ -39,7 +48,7 @@ BodyFile = Annotated[
 ]
 
 
-class JobCommand(ClientCommand):
+class JobCommand(Command):
     """A command whose help lists the techniques and methods of the catalogue."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:

@@ -1,11 +1,11 @@
-"""`attune jobs`: create, list, get, watch, cancel, pause, resume, events, log."""
+"""`attune jobs`: the commands that create, list, follow and control jobs, and those of other modules."""
 
 from typing import Annotated
 
 import typer
 
 from api.cli.body import job_body, parse_value, require_model_and_file
-from api.cli.client import Client, Document, segment
+from api.cli.client import Client, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
 from api.cli.console import (
     clean,
@@ -13,36 +13,44 @@ from api.cli.console import (
     print_fields,
     print_json,
     print_line,
+    print_listing,
+    print_note,
     print_raw,
     print_result,
-    print_table,
 )
-from api.cli.errors import ClientCommands
+from api.cli.errors import Commands
 from api.cli.files import After, Limit, attach_files
+from api.cli.job_copies import clone, rerun
 from api.cli.job_options import (
     Assignments,
     BatchSize,
     BodyFile,
     Epochs,
     JobCommand,
+    JobId,
+    LearningRate,
     MaxSteps,
+    Method,
     Model,
     Rank,
+    Seed,
+    Suffix,
     Technique,
     TrainingFile,
     Validation,
+    Watch,
 )
-from api.cli.watch import format_event, watch_job
+from api.cli.job_results import checkpoints, compare, metrics
+from api.cli.job_view import job_fields
+from api.cli.watch import create_job, format_event, wait_for_job, watch_job
 
 jobs_app = typer.Typer(
-    cls=ClientCommands,
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
-    help="Create, follow and control fine-tuning jobs.",
+    help="Create, follow, compare and control fine-tuning jobs.",
     epilog="Example: attune jobs create rows.jsonl --model smollm2-135m-instruct --watch",
 )
-
-JobId = Annotated[str, typer.Argument(metavar="JOB_ID")]
 
 
 @jobs_app.command(
@@ -55,20 +63,17 @@ def create(
     model: Model = None,
     validation: Validation = None,
     technique: Technique = None,
+    method: Method = None,
     rank: Rank = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
-    learning_rate: Annotated[
-        str | None, typer.Option(metavar="NUMBER|auto", parser=str, help="Peak learning rate. Default: auto.")
-    ] = None,
+    learning_rate: LearningRate = None,
     max_steps: MaxSteps = None,
-    suffix: Annotated[str | None, typer.Option(help="Becomes part of the fine-tuned model's name.")] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Makes the job reproducible. Default: a random seed, which the job records.")
-    ] = None,
+    suffix: Suffix = None,
+    seed: Seed = None,
     assignments: Assignments = None,
     body_file: BodyFile = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow the job until it ends.")] = False,
+    watch: Watch = False,
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
     data_dir: DataDir = None,
@@ -81,6 +86,7 @@ def create(
         "seed": seed,
         "technique.type": technique,
         "technique.rank": rank,
+        "method.type": method,
         "training.learning_rate": parse_value(learning_rate),
         "training.max_steps": max_steps,
     }
@@ -89,11 +95,7 @@ def create(
     require_model_and_file(body, training_file)
     with connect(base_url, api_key, data_dir) as client:
         attach_files(client, body, training_file, validation, for_job=True)
-        job = client.post("/fine_tuning/jobs", body)
-        if not (watch and as_json):
-            print_result(job, f"Created {job['id']}. Follow it with: attune jobs watch {job['id']}", as_json=as_json)
-        if watch:
-            raise typer.Exit(watch_job(client, job["id"], as_json=as_json))
+        create_job(client, body, watch=watch, as_json=as_json)
 
 
 @jobs_app.command(name="list", epilog="Example: attune jobs list --limit 5")
@@ -108,12 +110,15 @@ def list_jobs(
 ) -> None:
     """List the project's jobs."""
     with connect(base_url, api_key, data_dir) as client:
-        jobs = list(client.pages("/fine_tuning/jobs", limit=limit, after=after))
-    if as_json:
-        return print_json({"object": "list", "data": jobs})
-    return print_table(
+        jobs = client.listed("/fine_tuning/jobs", limit=limit, after=after)
+    print_listing(
+        jobs,
         ["ID", "STATUS", "BASE MODEL", "CREATED", "FINE-TUNED MODEL"],
-        [[j["id"], j["status"], j["model"], format_time(j["created_at"]), j["fine_tuned_model"] or "-"] for j in jobs],
+        [
+            [j["id"], j["status"], j["model"], format_time(j["created_at"]), j["fine_tuned_model"] or "-"]
+            for j in jobs["data"]
+        ],
+        as_json=as_json,
     )
 
 
@@ -126,13 +131,13 @@ def get(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Show a job."""
+    """Show a job: its phase, why it waits, its settings, and its predicted and actual cost."""
     with connect(base_url, api_key, data_dir) as client:
         job = client.get(_path(job_id))
-    if as_json:
-        print_json(job)
-    else:
-        print_fields(_fields(job))
+        if as_json:
+            return print_json(job)
+        steps = client.get(f"{_path(job_id)}/metrics", max_points=2)["data"] if job.get("progress") else []
+    return print_fields(job_fields(job, steps[-1] if steps else None))
 
 
 @jobs_app.command(epilog="Example: attune jobs watch ftjob-abc123")
@@ -151,6 +156,24 @@ def watch(
     """
     with connect(base_url, api_key, data_dir) as client:
         raise typer.Exit(watch_job(client, job_id, as_json=as_json))
+
+
+@jobs_app.command(epilog="Example: attune jobs wait ftjob-abc123 --timeout 3600")
+def wait(
+    job_id: JobId,
+    *,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Give up after this many seconds.")] = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Wait silently until a job ends, for scripts.
+
+    The exit code is that of `watch`, or 4 after --timeout. The job is printed at its end.
+    """
+    with connect(base_url, api_key, data_dir) as client:
+        raise typer.Exit(wait_for_job(client, job_id, timeout_s=timeout, as_json=as_json))
 
 
 @jobs_app.command(epilog="Example: attune jobs cancel ftjob-abc123")
@@ -204,11 +227,14 @@ def events(
 ) -> None:
     """Print the events of a job."""
     with connect(base_url, api_key, data_dir) as client:
-        newest = list(client.pages(f"{_path(job_id)}/events", limit=limit))
+        events = client.listed(f"{_path(job_id)}/events", limit=limit)
+    events["data"].reverse()
     if as_json:
-        return print_json({"object": "list", "data": newest[::-1]})
-    for event in newest[::-1]:
+        return print_json(events)
+    for event in events["data"]:
         print_line(format_event(event))
+    if events["has_more"]:
+        print_note(f"The last {len(events['data'])} of more events; for the earlier ones: --limit")
     return None
 
 
@@ -220,6 +246,17 @@ def log(job_id: JobId, *, base_url: BaseUrl = None, api_key: ApiKey = None, data
             print_raw(clean(line))
 
 
+EXAMPLES = {
+    metrics: "attune jobs metrics ftjob-abc123 --max-points 50",
+    checkpoints: "attune jobs checkpoints ftjob-abc123",
+    compare: "attune jobs compare ftjob-abc123 ftjob-def456",
+    rerun: "attune jobs rerun ftjob-abc123 --watch",
+}
+for command, example in EXAMPLES.items():
+    jobs_app.command(epilog=f"Example: {example}")(command)
+jobs_app.command(cls=JobCommand, epilog="Example: attune jobs clone ftjob-abc123 --rank 64 --epochs 3 --watch")(clone)
+
+
 def _act(job_id: str, action: str, client: Client, as_json: bool) -> None:
     with client:
         job = client.post(f"{_path(job_id)}/{action}")
@@ -229,39 +266,3 @@ def _act(job_id: str, action: str, client: Client, as_json: bool) -> None:
 
 def _path(job_id: str) -> str:
     return f"/fine_tuning/jobs/{segment(job_id)}"
-
-
-def _fields(job: Document) -> dict[str, object]:
-    error = job.get("error") or {}
-    hyperparameters = ", ".join(f"{name} {value}" for name, value in (job.get("hyperparameters") or {}).items())
-    fields = {
-        "id": job["id"],
-        "status": job["status"],
-        "base model": job["model"],
-        "fine-tuned model": job.get("fine_tuned_model"),
-        "error": f"{error['message']} ({error['code']})" if error else None,
-        "technique": (job.get("technique") or {}).get("type"),
-        "method": (job.get("method") or {}).get("type"),
-        "hyperparameters": hyperparameters or None,
-        "trained tokens": job.get("trained_tokens"),
-        "evaluation": _evaluation(job.get("evaluation")),
-        "training file": job["training_file"],
-        "validation file": job.get("validation_file"),
-        "result files": ", ".join(job.get("result_files") or []) or None,
-        "seed": job.get("seed"),
-        "created": format_time(job["created_at"]),
-        "finished": format_time(job["finished_at"]) if job.get("finished_at") else None,
-    }
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _evaluation(report: Document | None) -> str | None:
-    """Return the metrics that both models have, as "base → tuned"."""
-    if not report:
-        return None
-    changes = [
-        f"{name} {report['base'][name]:.4g} → {tuned:.4g}"
-        for name, tuned in report["tuned"].items()
-        if tuned is not None and report["base"].get(name) is not None
-    ]
-    return f"{', '.join(changes)} (base → tuned, {report['rows']} {report['drawn_from']} rows)"

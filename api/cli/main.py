@@ -1,43 +1,79 @@
 """The `attune` command."""
 
-from importlib import import_module
-from typing import Any
+from importlib import import_module, metadata
+from typing import Annotated, Any
 
 import typer
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
+CLIENT, OPERATOR, SHELL = "Use a server", "Run a server", "This command"
+"""Headings of `attune --help`."""
+
 COMMANDS = {
-    "up": (
-        "api.cli.up:app",
-        "Start everything on this machine: broker, database, API and workers. Ctrl-C stops everything.",
+    "jobs": ("api.cli.jobs:jobs_app", "Create, follow, compare and control fine-tuning jobs.", CLIENT),
+    "pipelines": (
+        "api.cli.pipelines:pipelines_app",
+        "Run several jobs, each starting from the result of another.",
+        CLIENT,
     ),
-    "api": ("api.cli.serve:api_app", "Serve the API alone. Run `attune migrate` first."),
-    "worker": (
-        "api.cli.serve:worker_app",
-        "Run a worker alone: it prepares files, trains jobs, samples from models and delivers results.",
-    ),
-    "migrate": ("api.cli.serve:migrate_app", "Upgrade the database schema to this version."),
-    "keys": ("api.cli.admin:keys_app", "Create, list and revoke API keys."),
-    "models": ("api.cli.admin:models_app", "Add, list, verify and remove base models."),
-    "projects": ("api.cli.projects:projects_app", "List projects, and limit what they may use in a month."),
-    "storage": ("api.cli.admin:storage_app", "Find and remove stored objects that no record refers to."),
-    "catalog": (
-        "api.cli.catalog:catalog_app",
-        "List techniques, methods, formats, graders and base models, and the combinations that are refused.",
-    ),
-    "jobs": ("api.cli.jobs:jobs_app", "Create, follow and control fine-tuning jobs."),
-    "pipelines": ("api.cli.pipelines:pipelines_app", "Run several jobs, each starting from the result of another."),
     "estimate": (
         "api.cli.estimate:estimate_app",
         "Estimate a job's memory, steps and time, and check whether it would be accepted.",
+        CLIENT,
     ),
-    "preview": ("api.cli.estimate:preview_app", "Show the first rows of a training file as the model will see them."),
-    "files": ("api.cli.files:files_app", "Upload, list, print and delete files of training rows."),
-    "adapters": ("api.cli.adapters:adapters_app", "Download published models and verify them."),
-    "chat": ("api.cli.chat:chat_app", "Send a message to a model and print its answer."),
+    "preview": (
+        "api.cli.estimate:preview_app",
+        "Show the first rows of a training file as the model will see them.",
+        CLIENT,
+    ),
+    "files": ("api.cli.files:files_app", "Check, upload, list, print and delete files of training rows.", CLIENT),
+    "adapters": ("api.cli.adapters:adapters_app", "Download, verify and delete fine-tuned models.", CLIENT),
+    "chat": ("api.cli.chat:chat_app", "Send a message to a model and print its answer.", CLIENT),
+    "catalog": (
+        "api.cli.catalog:catalog_app",
+        "List techniques, methods, formats, graders and base models, or show one with its fields.",
+        CLIENT,
+    ),
+    "workers": (
+        "api.cli.workers:workers_app",
+        "List the workers: what each does, its hardware, and when it last reported.",
+        CLIENT,
+    ),
+    "usage": ("api.cli.usage:usage_app", "Show what the project used, and its budgets.", CLIENT),
+    "webhooks": ("api.cli.webhooks:webhooks_app", "Have a URL notified when jobs end.", CLIENT),
+    "login": ("api.cli.login:login_app", "Store a server's address and your API key for later commands.", CLIENT),
+    "logout": ("api.cli.login:logout_app", "Delete the stored address and API key.", CLIENT),
+    "whoami": ("api.cli.login:whoami_app", "Show the server, the project and the key that commands use.", CLIENT),
+    "up": (
+        "api.cli.up:app",
+        "Start everything on this machine: broker, database, API and workers. Ctrl-C stops everything.",
+        OPERATOR,
+    ),
+    "demo": ("api.cli.demo:demo_app", "Fine-tune a small language model from start to finish.", OPERATOR),
+    "doctor": ("api.cli.doctor:doctor_app", "Check every component and say what to do about each problem.", OPERATOR),
+    "api": ("api.cli.serve:api_app", "Serve the API alone. Run `attune migrate` first.", OPERATOR),
+    "worker": (
+        "api.cli.serve:worker_app",
+        "Run a worker alone: it prepares files, trains jobs, samples from models and delivers results.",
+        OPERATOR,
+    ),
+    "migrate": ("api.cli.serve:migrate_app", "Upgrade the database schema to this version.", OPERATOR),
+    "keys": ("api.cli.admin:keys_app", "Create, list and revoke API keys.", OPERATOR),
+    "models": ("api.cli.admin:models_app", "Add, list, verify and remove base models.", OPERATOR),
+    "projects": (
+        "api.cli.projects:projects_app",
+        "List projects, and limit what they may use in a month.",
+        OPERATOR,
+    ),
+    "storage": (
+        "api.cli.admin:storage_app",
+        "Find and remove stored objects that no record refers to.",
+        OPERATOR,
+    ),
+    "completion": ("api.cli.completion:completion_app", "Print a script that completes commands in a shell.", SHELL),
 }
-"""Each command's Typer app and its summary, in the order in which `attune --help` lists them.
+"""Each command's Typer app, its summary and its heading, in the order in which `attune --help` lists them.
 
 The summary is the first sentence of the command's own help. It is repeated here so that `attune --help` imports none of
 the modules: those of the operator's commands load the database, the broker and the web framework.
@@ -47,8 +83,8 @@ the modules: those of the operator's commands load the database, the broker and 
 class LazyCommand(TyperCommand):
     """A command whose module is imported when the command runs or prints its own help."""
 
-    def __init__(self, name: str, path: str, summary: str) -> None:
-        super().__init__(name, help=summary)
+    def __init__(self, name: str, path: str, summary: str, heading: str) -> None:
+        super().__init__(name, help=summary, rich_help_panel=heading)
         self._path = path
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
@@ -71,10 +107,21 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    epilog="Example: attune jobs create rows.jsonl --model smollm2-135m-instruct --watch",
+    epilog="Start a server with: attune up. "
+    "Example of a job: attune jobs create rows.jsonl --model smollm2-135m-instruct --watch",
 )
 
 
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"attune {metadata.version('attune')}")
+        raise typer.Exit
+
+
 @app.callback()
-def attune() -> None:
+def attune(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Host your own fine-tuning service. Its API is OpenAI's: OpenAI's clients work unchanged."""

@@ -1,13 +1,14 @@
 """Options and settings that the operator's commands share."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 
+from api.cli.console import print_error
+from api.cli.errors import CommandError, ExitCode
 from api.settings import Settings, load_settings
 
 DataDirectory = Annotated[
@@ -30,20 +31,18 @@ def load_operator_settings(data_dir: Path | None, config: Path | None, **options
     except ValidationError as error:
         for details in error.errors():
             name = ".".join(str(part) for part in details["loc"])
-            print(f"setting {name}: {details['msg'].removeprefix('Value error, ')}", file=sys.stderr)
-        raise typer.Exit(2) from None
+            print_error(f"setting {name}: {details['msg'].removeprefix('Value error, ')}")
+        raise typer.Exit(ExitCode.REFUSED) from None
     except ValueError as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(2) from None
+        raise CommandError(ExitCode.REFUSED, str(error)) from None
 
 
 def make_data_dir(settings: Settings) -> None:
-    """Create the data folder, accessible only to its owner. Exit with code 2 if that fails."""
+    """Create the data folder, accessible only to its owner. Raise CommandError if that fails."""
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        print(
-            f"cannot create the data folder {settings.data_dir}: {error.strerror}. Use another --data-dir",
-            file=sys.stderr,
-        )
-        raise typer.Exit(2) from None
+        raise CommandError(
+            ExitCode.REFUSED,
+            f"cannot create the data folder {settings.data_dir}: {error.strerror}. Use another --data-dir.",
+        ) from None

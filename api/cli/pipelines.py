@@ -8,13 +8,13 @@ import typer
 from api.cli.body import read_body
 from api.cli.client import Client, Document, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.console import format_time, print_fields, print_json, print_note, print_result, print_table
-from api.cli.errors import ClientCommands, ExitCode
-from api.cli.files import After, Limit, upload_file
+from api.cli.console import format_time, print_fields, print_json, print_listing, print_note, print_result, print_table
+from api.cli.errors import Commands, ExitCode
+from api.cli.files import After, Limit, upload_once
 from api.cli.watch import watch_job
 
 pipelines_app = typer.Typer(
-    cls=ClientCommands,
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     help="Run several jobs, each starting from the result of another.",
@@ -42,7 +42,7 @@ def create(
     """Create a pipeline with all of its jobs, or none of them if one is refused."""
     body = read_body(body_file)
     with connect(base_url, api_key, data_dir) as client:
-        _upload_files(client, body)
+        _upload_onces(client, body)
         created = client.post("/fine_tuning/pipelines", body)
         if not (watch and as_json):
             names = ", ".join(f"{stage['name']} {stage['job_id']}" for stage in created["stages"])
@@ -63,12 +63,15 @@ def list_pipelines(
 ) -> None:
     """List the project's pipelines."""
     with connect(base_url, api_key, data_dir) as client:
-        pipelines = list(client.pages("/fine_tuning/pipelines", limit=limit, after=after))
-    if as_json:
-        return print_json({"object": "list", "data": pipelines})
-    return print_table(
+        pipelines = client.listed("/fine_tuning/pipelines", limit=limit, after=after)
+    print_listing(
+        pipelines,
         ["ID", "STATUS", "MODEL", "CREATED", "STAGES"],
-        [[p["id"], p["status"], p["model"], format_time(p["created_at"]), _summarize_stages(p)] for p in pipelines],
+        [
+            [p["id"], p["status"], p["model"], format_time(p["created_at"]), _summarize_stages(p)]
+            for p in pipelines["data"]
+        ],
+        as_json=as_json,
     )
 
 
@@ -131,7 +134,7 @@ def _watch(client: Client, created: Document, *, as_json: bool) -> ExitCode:
     return exit_code
 
 
-def _upload_files(client: Client, body: Document) -> None:
+def _upload_onces(client: Client, body: Document) -> None:
     """Upload each local file once, even if several stages name it. The server checks everything else."""
     uploaded: dict[str, str] = {}
     for stage in body.get("stages") or []:
@@ -140,8 +143,7 @@ def _upload_files(client: Client, body: Document) -> None:
             if not isinstance(file, str) or not Path(file).is_file():
                 continue
             if file not in uploaded:
-                uploaded[file] = upload_file(client, Path(file))["id"]
-                print_note(f"Uploaded {file} as {uploaded[file]}")
+                uploaded[file] = upload_once(client, Path(file))["id"]
             stage[name] = uploaded[file]
 
 

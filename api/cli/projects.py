@@ -6,12 +6,14 @@ import typer
 
 from api.cli.admin import AsJson, open_context, print_rows
 from api.cli.console import print_note
+from api.cli.errors import Commands
 from api.cli.options import Config, DataDirectory
 from api.records.projects import Project
 from api.services import quotas
 from api.services.quotas import UNCHANGED, Budget
 
 projects_app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     help="List projects, and limit what they may use in a month.",

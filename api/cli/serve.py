@@ -9,6 +9,8 @@ import structlog
 import typer
 import uvicorn
 
+from api.cli.console import print_note
+from api.cli.errors import Command, CommandError, ExitCode
 from api.cli.options import Config, DataDirectory, Host, Port, load_operator_settings
 from api.cli.process_manager import ManagedProcess, ProcessManager
 from api.http.uvicorn_protocol import HttpProtocol, HttpServer, make_room
@@ -30,7 +32,7 @@ worker_app = typer.Typer(add_completion=False)
 migrate_app = typer.Typer(add_completion=False)
 
 
-@api_app.command(epilog="Example: attune api --host 0.0.0.0 --port 8000")
+@api_app.command(cls=Command, epilog="Example: attune api --host 0.0.0.0 --port 8000")
 def serve_api(
     data_dir: DataDirectory = None,
     host: Host = None,
@@ -64,7 +66,7 @@ def serve_api(
 StageName = StrEnum("StageName", {stage.upper(): stage for stage in (*Stage, SAMPLE, DELIVER)})  # type: ignore[misc]
 
 
-@worker_app.command(epilog="Example: attune worker --stage train --stage prepare")
+@worker_app.command(cls=Command, epilog="Example: attune worker --stage train --stage prepare")
 def serve_worker(
     stage: Annotated[
         list[StageName] | None,
@@ -82,8 +84,9 @@ def serve_worker(
     if stages != [SAMPLE]:  # it uses no database
         _require_schema(settings)
     if not settings.broker_url.get_secret_value():
-        typer.echo("no broker: set ATTUNE_BROKER_URL to a redis:// address (`attune up` starts its own)", err=True)
-        raise typer.Exit(2)
+        raise CommandError(
+            ExitCode.REFUSED, "no broker: set ATTUNE_BROKER_URL to a redis:// address (`attune up` starts its own)."
+        )
     if DELIVER in stages:
         require_tracker_libraries(settings)
     environment = {**os.environ, **settings.environment()}
@@ -101,15 +104,14 @@ def serve_worker(
         processes.stop()
 
 
-@migrate_app.command(epilog="Example: attune migrate --data-dir /var/lib/attune")
+@migrate_app.command(cls=Command, epilog="Example: attune migrate --data-dir /var/lib/attune")
 def migrate_schema(data_dir: DataDirectory = None, config: Config = None) -> None:
     """Upgrade the database schema to this version."""
     try:
         migrate(Database(load_operator_settings(data_dir, config).database))
     except WrongSchema as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from None
-    typer.echo("the database schema is up to date", err=True)
+        raise CommandError(ExitCode.REFUSED, str(error)) from None
+    print_note("The database schema is up to date.")
 
 
 def worker_stages(settings: Settings) -> list[str]:
@@ -123,12 +125,11 @@ def worker_command(stage: str) -> list[str]:
 
 
 def require_tracker_libraries(settings: Settings) -> None:
-    """Exit with code 2 if a configured tracker's library is missing: the worker would only crash and be restarted."""
+    """Raise CommandError if a configured tracker's library is missing: the worker would only crash and be restarted."""
     try:
         require_libraries(settings)
     except MissingLibrary as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from error
+        raise CommandError(ExitCode.REFUSED, str(error)) from error
 
 
 def _require_schema(settings: Settings) -> None:
@@ -136,7 +137,6 @@ def _require_schema(settings: Settings) -> None:
     try:
         require_current(database)
     except WrongSchema as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from None
+        raise CommandError(ExitCode.REFUSED, str(error)) from None
     finally:
         database.dispose()

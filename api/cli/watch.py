@@ -1,7 +1,8 @@
 """`attune jobs watch`: follow a job's events until it ends.
 
-A terminal shows a bar with step, loss, speed and time left. Other outputs get a line for each event. With --json, each
-event is a JSON line, followed by the job. If the server restarts, watching continues when it is back.
+A terminal shows a bar with phase, step, loss, speed and time left. Other outputs get a line for each event, each phase
+and each reason to wait. With --json, each event is a JSON line, followed by the job. If the server restarts, watching
+continues when it is back.
 """
 
 import time
@@ -10,13 +11,17 @@ from datetime import datetime
 from types import TracebackType
 from typing import Protocol, Self
 
+import typer
 from rich.progress import BarColumn, Progress, TextColumn
 
 from api.cli.client import Client, Document, segment
-from api.cli.console import clean, err, out, print_error, print_json, print_line, print_note
+from api.cli.console import clean, err, out, print_error, print_json, print_line, print_note, print_result
 from api.cli.errors import CommandError, ExitCode
+from api.cli.job_view import AFTER_TRAINING, PHASES, describe_phase, describe_wait, time_left
 
 POLL_S = 1.0
+STEPPING = tuple(PHASES[phase] for phase in ("training", "evaluating", "saving"))
+"""Phases that alternate while the steps show that the training proceeds."""
 MAX_OUTAGE_S = 90.0
 """Seconds for which the server may be unreachable before watching fails."""
 
@@ -37,6 +42,24 @@ class View(Protocol):
     ) -> None: ...
 
 
+def create_job(client: Client, body: Document, *, watch: bool, as_json: bool) -> None:
+    """Create a job, print it and, if requested, follow it until it ends. Raise Exit with the code of its end."""
+    job = client.post("/fine_tuning/jobs", body)
+    if not (watch and as_json):
+        print_result(job, f"Created {job['id']}. Follow it with: attune jobs watch {job['id']}", as_json=as_json)
+    if watch:
+        raise typer.Exit(watch_job(client, job["id"], as_json=as_json))
+
+
+def wait_for_job(client: Client, job_id: str, *, timeout_s: float | None, as_json: bool) -> ExitCode:
+    """Wait until the job ends. Raise CommandError after the time-out."""
+    view: View = SilentView(as_json=as_json)
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    job = _follow(client, job_id, view, deadline=deadline)
+    view.show_end(job)
+    return EXIT_CODES[job["status"]]
+
+
 def watch_job(client: Client, job_id: str, *, as_json: bool) -> ExitCode:
     """Follow the job until it ends. Ctrl-C stops watching; the job keeps running."""
     view: View = JsonView() if as_json else (BarView() if out.is_terminal else LineView())
@@ -50,7 +73,7 @@ def watch_job(client: Client, job_id: str, *, as_json: bool) -> ExitCode:
     return EXIT_CODES[job["status"]]
 
 
-def _follow(client: Client, job_id: str, view: View) -> Document:
+def _follow(client: Client, job_id: str, view: View, *, deadline: float | None = None) -> Document:
     path = f"/fine_tuning/jobs/{segment(job_id)}"
     last_event: str | None = None
     unreachable_since: float | None = None
@@ -72,6 +95,8 @@ def _follow(client: Client, job_id: str, view: View) -> Document:
                 print_note(f"{error.message} Trying again …")
             if time.monotonic() - unreachable_since > MAX_OUTAGE_S:
                 raise
+        if deadline is not None and time.monotonic() > deadline:
+            raise CommandError(ExitCode.UNAVAILABLE, f"{job_id} has not ended in time: it is {job['status']}.")
         time.sleep(POLL_S)
 
 
@@ -86,16 +111,16 @@ def _events_since(client: Client, path: str, last_event: str | None) -> list[Doc
 
 
 def format_event(event: Document) -> str:
-    at = datetime.fromtimestamp(event["created_at"]).astimezone().strftime("%H:%M:%S")
     level = "" if event["level"] == "info" else f"{event['level']}: "
-    return f"{at}  {level}{event['message']}"
+    return f"{_clock_time(event['created_at'])}  {level}{event['message']}"
+
+
+def _clock_time(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s).astimezone().strftime("%H:%M:%S")
 
 
 class _StaticView:
-    """A view that only prints lines.
-
-    It needs no set-up, and ignores the status, because events report the status too.
-    """
+    """A view that only prints lines and needs no set-up."""
 
     def __enter__(self) -> Self:
         return self
@@ -107,6 +132,22 @@ class _StaticView:
         pass
 
 
+class SilentView(_StaticView):
+    """Prints only the end."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+
+    def show_event(self, event: Document) -> None:
+        pass
+
+    def show_end(self, job: Document) -> None:
+        if self._as_json:
+            print_json(job)
+        else:
+            _print_end(job)
+
+
 class JsonView(_StaticView):
     def show_event(self, event: Document) -> None:
         print_json(event)
@@ -116,6 +157,17 @@ class JsonView(_StaticView):
 
 
 class LineView(_StaticView):
+    def __init__(self) -> None:
+        self._shown: str | None = None
+        """The last phase or reason to wait."""
+
+    def show_status(self, job: Document) -> None:
+        """Print a new phase, or a new reason to wait. Steps are events."""
+        state = describe_wait(job) or describe_phase(job)
+        if state is not None and state not in (self._shown, *STEPPING):
+            print_line(f"{_clock_time(time.time())}  {state}")
+        self._shown = state
+
     def show_event(self, event: Document) -> None:
         print_line(format_event(event))
 
@@ -154,9 +206,10 @@ class BarView:
         self._bar.update(self._task, completed=step, total=total, metrics=clean(metrics))
 
     def show_status(self, job: Document) -> None:
-        phase = (job.get("progress") or {}).get("phase")
-        description = phase if phase and job["status"] == "running" else job["status"]
+        description = describe_phase(job) or describe_wait(job) or job["status"]
         self._bar.update(self._task, description=clean(description))
+        if (job.get("progress") or {}).get("phase") in AFTER_TRAINING:
+            self._bar.update(self._task, metrics=time_left(job) or "")
 
     def show_end(self, job: Document) -> None:
         _print_end(job)

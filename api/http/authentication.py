@@ -15,7 +15,8 @@ from api.infra.fair_limiter import FairLimiter
 from api.records import keys, sessions
 from api.services.budgets import RequestRate
 
-PUBLIC = ("/healthz", "/readyz", "/openapi.json")
+PUBLIC = ("/healthz", "/readyz", "/openapi.json", "/metrics")
+"""Paths without an API key. `/metrics` has a token of its own (api.routes.monitoring)."""
 SESSION = "/session"
 """Address of sign-in, which is public, and sign-out, which a key that can only read may do."""
 KEY_THREADS = 8

@@ -33,7 +33,7 @@ BODY_S = 60.0
 ABSOLUTE_FORM = re.compile(r"https?://[^/]*", re.IGNORECASE)
 API_KEY = re.compile(r"sk-[\w-]{8,}")
 """An API key in a path, where it does not belong. The log never shows it."""
-QUIET = ("/healthz", "/readyz", "/assets/")
+QUIET = ("/healthz", "/readyz", "/metrics", "/assets/")
 """Beginnings of paths that are not logged: monitoring requests them every few seconds, or each page many at once."""
 
 NO_SNIFFING = {"x-content-type-options": "nosniff"}

@@ -7,6 +7,7 @@ import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
 from pydantic import SecretStr
+from redis import Redis
 
 from api.spec.lifecycle import Stage
 
@@ -32,6 +33,12 @@ def celery_app(broker_url: SecretStr, **transport_options: float) -> Celery:
         broker_connection_retry_on_startup=True,
     )
     return app
+
+
+def require_broker(broker_url: SecretStr) -> None:
+    """Raise RedisError if the broker does not answer, or refuses the password."""
+    with Redis.from_url(broker_url.get_secret_value(), socket_timeout=5, socket_connect_timeout=5) as client:
+        client.ping()
 
 
 class Doorbell:

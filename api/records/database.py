@@ -16,6 +16,8 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
+from api.records.base import db_now
+
 BUSY_TIMEOUT_S = 15
 # The API answers on 40 threads. The connection that was used last has the warmest cache and the statements prepared.
 POOL = {"pool_size": 20, "max_overflow": 30, "pool_use_lifo": True}
@@ -73,6 +75,11 @@ class Database:
         """Raise DBAPIError if the database does not respond."""
         with self.read() as session:
             session.execute(text("SELECT 1"))
+
+    def clock(self) -> float:
+        """Return the Unix time of the database's clock."""
+        with self.read() as session:
+            return session.execute(db_now().select()).scalar_one()
 
     def dispose(self) -> None:
         self.engine.dispose()

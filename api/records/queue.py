@@ -114,7 +114,8 @@ def _started(job: Job) -> str:
     return "Fine-tuning job started again" if job.state is None else "Fine-tuning job started again from a saved state"
 
 
-def _waiting(stage: Stage) -> ColumnElement[bool]:
+def is_waiting(stage: Stage) -> ColumnElement[bool]:
+    """Return the condition of jobs that a slot of this stage could take."""
     needed = aliased(Job)
     unmet = (
         select(Dependency.job_id)
@@ -137,7 +138,7 @@ def _not_left_to_another(stage: Stage, owner: str) -> ColumnElement[bool]:
 
 
 def _best(session: Session, stage: Stage, owner: str, gpus: int) -> Job | None:
-    ready = and_(_waiting(stage), Job.gpus <= gpus, _not_left_to_another(stage, owner))
+    ready = and_(is_waiting(stage), Job.gpus <= gpus, _not_left_to_another(stage, owner))
     waiting = select(Job.project_id, func.min(Job.created_at)).where(ready).group_by(Job.project_id)
     oldest = {project: float(created_at) for project, created_at in session.execute(waiting)}
     if not oldest:
@@ -301,7 +302,7 @@ def _stage_of(status: str) -> Stage:
 
 def has_waiting(session: Session, stage: Stage) -> bool:
     """Return whether any job waits for a slot of this stage."""
-    return session.scalar(select(Job.id).where(_waiting(stage)).limit(1)) is not None
+    return session.scalar(select(Job.id).where(is_waiting(stage)).limit(1)) is not None
 
 
 def ring_due(session: Session, ring_again_s: float) -> Sequence[tuple[str, Stage]]:
@@ -313,7 +314,7 @@ def ring_due(session: Session, ring_again_s: float) -> Sequence[tuple[str, Stage
     """
     due: list[tuple[str, Stage]] = []
     for stage in Stage:
-        waiting = select(Job.id).where(_waiting(stage)).order_by(Job.created_at)
+        waiting = select(Job.id).where(is_waiting(stage)).order_by(Job.created_at)
         ids = list(session.scalars(waiting.where(Job.rung_at.is_(None)).limit(RINGS_AT_ONCE)))
         rung_lately = waiting.where(Job.rung_at > db_now() - ring_again_s).limit(1)
         if not ids and session.scalar(rung_lately) is None:

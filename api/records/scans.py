@@ -29,7 +29,8 @@ class ScanClaim:
     fence: int
 
 
-def _waiting() -> ColumnElement[bool]:
+def is_waiting() -> ColumnElement[bool]:
+    """Return the condition of files that wait for a scan."""
     free = or_(File.scan_until.is_(None), File.scan_until < db_now())
     return and_(File.scan_status == "pending", File.storage_key.is_not(None), free)
 
@@ -45,7 +46,7 @@ def claim(session: Session, lease_s: float, *, stalled: bool = False) -> ScanCla
     project_id = _next_project(session)
     query = (
         select(File)
-        .where(_waiting(), _BEGUN < MAX_SCANS, File.project_id == project_id)
+        .where(is_waiting(), _BEGUN < MAX_SCANS, File.project_id == project_id)
         .order_by(File.created_at)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -62,7 +63,7 @@ def claim(session: Session, lease_s: float, *, stalled: bool = False) -> ScanCla
 
 
 def _next_project(session: Session) -> str | None:
-    waiting = select(File.project_id, func.min(File.created_at)).where(_waiting(), _BEGUN < MAX_SCANS)
+    waiting = select(File.project_id, func.min(File.created_at)).where(is_waiting(), _BEGUN < MAX_SCANS)
     oldest = {project: float(at) for project, at in session.execute(waiting.group_by(File.project_id))}
     leased = select(File.project_id, func.count()).where(File.scan_status == "pending", File.scan_until >= db_now())
     busy = {project: int(count) for project, count in session.execute(leased.group_by(File.project_id))}
@@ -85,12 +86,12 @@ def requeue(session: Session, claim: ScanClaim, *, excused: bool) -> bool:
 
 
 def has_waiting(session: Session) -> bool:
-    return session.scalar(select(File.id).where(_waiting(), _BEGUN < MAX_SCANS).limit(1)) is not None
+    return session.scalar(select(File.id).where(is_waiting(), _BEGUN < MAX_SCANS).limit(1)) is not None
 
 
 def exhausted(session: Session, limit: int = 20) -> Sequence[ScanClaim]:
     """Return files that reached MAX_SCANS, as claims to finish."""
-    query = select(File).where(_waiting(), _BEGUN >= MAX_SCANS).limit(limit)
+    query = select(File).where(is_waiting(), _BEGUN >= MAX_SCANS).limit(limit)
     return [ScanClaim(file.id, str(file.storage_key), file.sha256, file.scan_fence) for file in session.scalars(query)]
 
 

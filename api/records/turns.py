@@ -32,10 +32,15 @@ def next_project(session: Session, what: What, oldest: Mapping[str, float], busy
 
     `oldest` is the creation time of each waiting project's oldest task; `busy` is the number of its running tasks.
     """
-    rows = session.execute(select(Turn.project_id, Turn.number).where(Turn.what == what))
-    last = {row.project_id: row.number for row in rows}
-    order = {project: (busy.get(project, 0), last.get(project, 0), since) for project, since in oldest.items()}
+    ended = last(session, what)
+    order = {project: (busy.get(project, 0), ended.get(project, 0), since) for project, since in oldest.items()}
     return min(order, key=lambda project: (order[project], project), default=None)
+
+
+def last(session: Session, what: What) -> dict[str, int]:
+    """Return the number of each project's last turn."""
+    rows = session.execute(select(Turn.project_id, Turn.number).where(Turn.what == what))
+    return {row.project_id: row.number for row in rows}
 
 
 def record(session: Session, what: What, project_id: str) -> None:

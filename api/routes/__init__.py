@@ -15,6 +15,7 @@ from api.routes import (
     keys,
     live,
     models,
+    monitoring,
     permissions,
     pipelines,
     previews,
@@ -38,5 +39,5 @@ def include_all(app: FastAPI) -> None:
         app.include_router(part.router, prefix="/v1", **shared)
     app.include_router(webhooks.router, prefix="/v1/webhook_endpoints", **shared)
     app.include_router(webhooks.router, prefix="/v1/webhooks", include_in_schema=False, **shared)
-    for part in (sessions.router, sessions.authenticated, health.router):
+    for part in (sessions.router, sessions.authenticated, health.router, monitoring.router):
         app.include_router(part, **shared)

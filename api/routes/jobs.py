@@ -9,7 +9,8 @@ from api.http.fair_route import FairRoute
 from api.infra.artifacts import stream_tar, tar_size, with_relative_names
 from api.schemas.common import errors
 from api.schemas.jobs import CheckpointList, JobList, JobObject
-from api.services import job_logs, jobs, models
+from api.schemas.stored import StoredJson, stored
+from api.services import job_logs, jobs, models, waiting
 from api.spec.lifecycle import JobStatus
 from api.spec.recipe import Recipe
 
@@ -24,7 +25,9 @@ def create_job(recipe: Recipe, context: Ctx, caller: Who, repeated: Repeated) ->
 
     A client's retry (`x-stainless-retry-count` of 1 or more) gets the job that its first request created.
     """
-    return JobObject.of(jobs.submit(context, caller, recipe, repeated=repeated), context.settings.organization)
+    return JobObject.of(
+        waiting.timed(context, jobs.submit(context, caller, recipe, repeated=repeated)), context.settings.organization
+    )
 
 
 Search = Annotated[str | None, Query(min_length=1, max_length=128, description="Part of an id or of a model's name.")]
@@ -43,28 +46,38 @@ def list_jobs(
     """List jobs, newest first. `metadata[key]=value` lists only the jobs with that pair, `status` those with that
     status, and `search` those with that text in their id, base model, or own model with its suffix."""
     page = jobs.page(context, caller, metadata=metadata, status=status, search=search, after=after, limit=limit)
-    return JobList(data=[JobObject.of(job, context.settings.organization) for job in page.data], has_more=page.has_more)
+    timed = waiting.all_timed(context, page.data)
+    return JobList(data=[JobObject.of(job, context.settings.organization) for job in timed], has_more=page.has_more)
 
 
 @router.get("/{job_id}")
 def retrieve_job(job_id: str, context: Ctx, caller: Who) -> JobObject:
-    return JobObject.of(jobs.get(context, caller, job_id), context.settings.organization)
+    return JobObject.of(waiting.timed(context, jobs.get(context, caller, job_id)), context.settings.organization)
+
+
+@router.get("/{job_id}/recipe")
+def retrieve_recipe(job_id: str, context: Ctx, caller: Who) -> Annotated[StoredJson, stored("Recipe")]:
+    """Return the body of the request that created the job, with the job's seed.
+
+    `POST /v1/fine_tuning/jobs` with this body trains the same model again.
+    """
+    return jobs.recipe(context, caller, job_id)
 
 
 @router.post("/{job_id}/cancel")
 def cancel_job(job_id: str, context: Ctx, caller: Who) -> JobObject:
-    return JobObject.of(jobs.cancel(context, caller, job_id), context.settings.organization)
+    return JobObject.of(waiting.timed(context, jobs.cancel(context, caller, job_id)), context.settings.organization)
 
 
 @router.post("/{job_id}/pause")
 def pause_job(job_id: str, context: Ctx, caller: Who) -> JobObject:
     """Pause a queued job at once, and a running job once its state is saved."""
-    return JobObject.of(jobs.pause(context, caller, job_id), context.settings.organization)
+    return JobObject.of(waiting.timed(context, jobs.pause(context, caller, job_id)), context.settings.organization)
 
 
 @router.post("/{job_id}/resume")
 def resume_job(job_id: str, context: Ctx, caller: Who) -> JobObject:
-    return JobObject.of(jobs.resume(context, caller, job_id), context.settings.organization)
+    return JobObject.of(waiting.timed(context, jobs.resume(context, caller, job_id)), context.settings.organization)
 
 
 @router.get("/{job_id}/checkpoints")

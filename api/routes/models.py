@@ -1,8 +1,10 @@
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Header
 from starlette.convertors import Convertor, register_url_convertor
 
 from api.http.deps import Ctx, Who
-from api.http.downloads import Download
+from api.http.downloads import PARTIAL, Download, first_byte
 from api.http.fair_route import FairRoute
 from api.schemas.common import Deleted
 from api.schemas.models import ArtifactList, ArtifactObject, ModelList, ModelObject
@@ -44,10 +46,19 @@ def list_artifacts(model: str, context: Ctx, caller: Who, format: models.Artifac
     )
 
 
-@router.get("/{model:path}/artifacts/{name:path}", response_class=Download)
-def download_artifact(model: str, name: str, context: Ctx, caller: Who) -> Download:
+@router.get("/{model:path}/artifacts/{name:path}", response_class=Download, responses=PARTIAL)
+def download_artifact(
+    model: str, name: str, context: Ctx, caller: Who, range: Annotated[str | None, Header(max_length=64)] = None
+) -> Download:
+    """Download a file. With `Range: bytes=N-`, download the rest from byte N (206), to resume a download."""
     artifact = models.artifact(context, caller, model, name)
-    return Download(context.storage.stream(artifact["key"]), filename=name.rpartition("/")[2], size=artifact["bytes"])
+    start = first_byte(range, artifact["bytes"])
+    return Download(
+        context.storage.stream(artifact["key"], start=start),
+        filename=name.rpartition("/")[2],
+        size=artifact["bytes"],
+        start=start,
+    )
 
 
 @router.get("/{model:model_id}")

@@ -1,16 +1,19 @@
 """Jobs, events and checkpoints: OpenAI's objects with Attune's additional fields."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, Self
 
 import msgspec
 from pydantic import BaseModel
 
+from api.estimate.schedule import Span
 from api.records.events import Event
 from api.records.jobs import Job
 from api.records.models import Checkpoint
 from api.schemas.common import ends, seconds
 from api.schemas.stored import StoredJson, stored
+from api.services.waiting import QueueView, TimedJob
 from api.spec.catalog import METHODS, TECHNIQUES
 from api.spec.evaluation import Evaluation
 from api.spec.fields import AUTO, JsonObject, with_current_names
@@ -27,6 +30,40 @@ class PipelineRef(BaseModel):
     stage: str
 
 
+class TimeRange(BaseModel):
+    """A time that is not certain, with the range that probably holds it."""
+
+    earliest: int
+    latest: int | None
+    """Null if it cannot be predicted, for example before the files of the job are prepared."""
+
+    @classmethod
+    def of(cls, span: Span | None) -> Self | None:
+        if span is None:
+            return None
+        return cls(earliest=int(span.earliest), latest=None if math.isinf(span.latest) else math.ceil(span.latest))
+
+
+class Queue(BaseModel):
+    """Why a job waits, and when it will probably run."""
+
+    position: int | None
+    """1: the next to start. Null while something else than other jobs holds it back, which `reason` names."""
+    reason: str
+    expected_start: TimeRange | None
+    """Begin of its training; null while nothing can train it."""
+    expected_finish: TimeRange | None
+
+    @classmethod
+    def of(cls, view: QueueView) -> Self:
+        return cls(
+            position=view.position,
+            reason=view.reason,
+            expected_start=TimeRange.of(view.start),
+            expected_finish=TimeRange.of(view.finish),
+        )
+
+
 class JobObject(BaseModel):
     id: str
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
@@ -34,7 +71,12 @@ class JobObject(BaseModel):
     finished_at: int | None
     started_at: int | None
     estimated_finish: int | None
+    """While the job runs; includes the comparison and the publication after the last step."""
+    expected_finish: TimeRange | None
+    """The range of the job's end, while it waits or runs."""
     status: str
+    queue: Queue | None
+    """Null unless the job waits for a worker."""
     error: JobError | None
     model: str
     """The requested model: a base model, or a fine-tuned model that the job continues."""
@@ -68,15 +110,18 @@ class JobObject(BaseModel):
     """The model before its training compared with the model after it, on the same rows; null until the job succeeds."""
 
     @classmethod
-    def of(cls, job: Job, organization: str) -> Self:
+    def of(cls, timed: TimedJob, organization: str) -> Self:
+        job = timed.job
         recipe, method = job.recipe, shown_method(job)
         return cls(
             id=job.id,
             created_at=int(job.created_at),
             finished_at=seconds(job.finished_at),
             started_at=seconds(job.started_at),
-            estimated_finish=seconds(job.estimated_finish),
+            estimated_finish=seconds(timed.running_until),
+            expected_finish=TimeRange.of(timed.finish),
             status=job.status,
+            queue=None if timed.queue is None else Queue.of(timed.queue),
             error=JobError(**job.error) if job.error else None,
             model=recipe["model"],
             base_model=job.base_model,

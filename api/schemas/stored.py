@@ -14,7 +14,7 @@ from api.schemas.common import Memory
 from api.spec.fields import JsonObject
 from api.spec.methods import Hyperparameters, Method
 from api.spec.outputs import Export, Integration
-from api.spec.recipe import Resources, Training
+from api.spec.recipe import Recipe, Resources, Training
 from api.spec.techniques import Technique
 
 StoredJson = dict[str, object]
@@ -110,6 +110,7 @@ STORED: Mapping[str, Any] = {
     "Method": Method,
     "Metrics": Metrics,
     "Progress": Progress,
+    "Recipe": Recipe,
     "Resources": Resources,
     "ResolvedTraining": ResolvedTraining,
     "Technique": Technique,

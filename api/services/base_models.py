@@ -7,8 +7,9 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from api.context import Context
@@ -17,6 +18,7 @@ from api.infra.storage import ObjectMissing
 from api.records import base_models, jobs, models
 from api.records.base import db_now
 from api.records.base_models import BaseModelRow
+from api.spec.artifacts import Artifact
 from api.spec.file_hash import file_sha256
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
@@ -26,28 +28,40 @@ INHERITED_VARIABLES = re.compile(
     r"|(?i:https?|all|no)_proxy"
 )
 LOG_BYTES = 4096
+REPORT_S = 0.5
 
 
 class NotConvertible(InvalidRequest):
     """The source cannot be converted to a base model; the message gives the reason."""
 
 
-def add(context: Context, name: str, source: str, *, revision: str | None = None) -> BaseModelRow:
+def _ignore(activity: str, count: int) -> None:
+    pass
+
+
+Report = Callable[[str, int], None]
+"""Called about twice a second with the current activity and the number of bytes that it has written."""
+
+
+def add(
+    context: Context, name: str, source: str, *, revision: str | None = None, report: Report = _ignore
+) -> BaseModelRow:
     """Convert a hub id, a folder or a GGUF file to safetensors, store it, and list it."""
     _check_name(context, name)
-    with _converted(context, source, revision) as folder:
-        return register(context, name, folder)
+    with _converted(context, source, revision, report) as folder:
+        return register(context, name, folder, report)
 
 
-def register(context: Context, name: str, folder: Path) -> BaseModelRow:
+def register(context: Context, name: str, folder: Path, report: Report = _ignore) -> BaseModelRow:
     """Store and list a base model that `worker.convert` has written to this folder."""
     _check_name(context, name)
     facts = json.loads((folder / FACTS_FILE).read_bytes())
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != FACTS_FILE)
     hashes = {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
     digest = hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
-    artifacts = []
+    artifacts: list[Artifact] = []
     for file, sha256 in hashes.items():
+        report("storing", sum(artifact["bytes"] for artifact in artifacts))
         key = f"base/{digest}/{file}"
         stored = context.storage.write_file(key, folder / file)
         artifacts.append({"name": file, "bytes": stored.bytes, "sha256": sha256, "key": key})
@@ -70,7 +84,7 @@ def _check_name(context: Context, name: str) -> None:
 
 
 @contextmanager
-def _converted(context: Context, source: str, revision: str | None) -> Iterator[Path]:
+def _converted(context: Context, source: str, revision: str | None, report: Report) -> Iterator[Path]:
     """Yield a temporary folder with the source as safetensors. Conversion needs torch and runs in its own process."""
     context.settings.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=context.settings.work) as folder:
@@ -78,31 +92,42 @@ def _converted(context: Context, source: str, revision: str | None) -> Iterator[
         command += ["--memory-bytes", str(context.settings.convert_memory_bytes)]
         if revision is not None:
             command += ["--revision", revision]
-        _run(command, Path(folder) / "log.txt", context.settings.convert_seconds, source)
+        _run(command, Path(folder), context.settings.convert_seconds, source, report)
         yield Path(folder) / "model"
 
 
-def _run(command: list[str], output: Path, timeout_s: float, source: str) -> None:
-    """Run the command. Raise NotConvertible, with the last line of its output, if it fails or times out."""
-    try:
-        with output.open("wb") as log:
-            subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=_environment(),
-                timeout=timeout_s,
-                check=True,
-            )
-    except subprocess.TimeoutExpired:
-        raise NotConvertible(
-            f"converting {source} was stopped after {timeout_s:.0f} s. If the model is large, set "
-            "ATTUNE_CONVERT_SECONDS higher"
-        ) from None
-    except subprocess.CalledProcessError as error:
+def _run(command: list[str], folder: Path, timeout_s: float, source: str, report: Report) -> None:
+    """Run the command, which writes into the folder. Raise NotConvertible, with the last line of its output, if it
+    fails or times out."""
+    output, deadline = folder / "log.txt", time.monotonic() + timeout_s
+    with (
+        output.open("wb") as log,
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment()) as process,
+    ):
+        try:
+            while process.poll() is None:
+                if time.monotonic() > deadline:
+                    raise NotConvertible(
+                        f"converting {source} was stopped after {timeout_s:.0f} s. If the model is large, set "
+                        "ATTUNE_CONVERT_SECONDS higher"
+                    )
+                report("converting", _bytes_in(folder))
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(min(REPORT_S, max(0.0, deadline - time.monotonic())))
+        finally:
+            process.kill()
+    if process.returncode != 0:
         lines = output.read_bytes()[-LOG_BYTES:].decode(errors="replace").strip().splitlines()
-        raise NotConvertible(lines[-1] if lines else f"{source} could not be converted: {error}") from None
+        raise NotConvertible(lines[-1] if lines else f"{source} could not be converted: exit code {process.returncode}")
+
+
+def _bytes_in(folder: Path) -> int:
+    """Return the size of all files below the folder, some of which may vanish meanwhile."""
+    count = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            count += path.stat(follow_symlinks=False).st_size if path.is_file() else 0
+    return count
 
 
 def _environment() -> dict[str, str]:

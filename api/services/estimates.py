@@ -8,6 +8,7 @@ from api.estimate.shapes import require_whole_blocks, shapes_of, trained_paramet
 from api.estimate.work import Workload
 from api.records import jobs, workers
 from api.records.workers import Worker
+from api.services import waiting
 from api.services.lineage import Origin
 from api.services.previews import PreviewQuery, RowsRefused, resolve_query, run_preview
 from api.spec.methods.base import Problem
@@ -28,10 +29,11 @@ def estimate(context: Context, caller: Caller, recipe: Recipe) -> dict[str, obje
         live = workers.training(session)
     eligible = _eligible(live, recipe)
     reasons = blocking_reasons(context, query, active, live)
-    answer = _empty(recipe, query)
+    warnings = waiting.warnings(context)
+    answer = _empty(recipe, query) | {"warnings": warnings}
     if query.origin.technique is None and not query.refused:
-        warning = untrained_experts(recipe.technique, recipe.method, query.base.facts)
-        answer["warnings"] = [] if warning is None else [warning]
+        untrained = untrained_experts(recipe.technique, recipe.method, query.base.facts)
+        warnings += [] if untrained is None else [untrained]
     if refused := query.refused:
         return answer | {
             "reasons": [_reason(refused.code or "invalid_recipe", refused.message, refused.param), *reasons]
@@ -209,7 +211,6 @@ def _empty(recipe: Recipe, query: PreviewQuery) -> dict[str, object]:
         "model": recipe.model,
         "parameters_exact": shapes_of(query.base.facts)[1],
         "workers": [],
-        "warnings": [],
     }
 
 

@@ -13,6 +13,7 @@ from api.records.pages import Page
 from api.services import budgets, layers, lineage
 from api.services.admission import insert_job
 from api.services.models import NoSuchModel
+from api.spec.fields import JsonObject
 from api.spec.lifecycle import FINAL, JobStatus, Stage
 from api.spec.recipe import Recipe
 
@@ -54,6 +55,16 @@ def submit(context: Context, caller: Caller, recipe: Recipe, *, repeated: bool =
 def get(context: Context, caller: Caller, job_id: str) -> Job:
     with context.database.read() as session:
         return _require(jobs.get(session, caller.project_id, job_id), job_id)
+
+
+def recipe(context: Context, caller: Caller, job_id: str) -> JsonObject:
+    """Return the body of a request that creates the same job again: its recipe, with its seed.
+
+    The names of options are today's, even for a job of an earlier release.
+    """
+    job = get(context, caller, job_id)
+    recipe = Recipe.model_validate({**job.recipe, "seed": job.seed}).model_dump(mode="json")
+    return {name: value for name, value in recipe.items() if value is not None}
 
 
 def page(

@@ -1,10 +1,12 @@
-"""PostgreSQL, Valkey and S3, an API and two workers, each started on its own."""
+"""PostgreSQL, Valkey and S3, an API and two workers, each started on its own, with the variables of compose's file."""
 
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from openai import OpenAI
 from sqlalchemy import select
@@ -16,27 +18,51 @@ from api.records.queue import Attempt
 from api.services import base_models, keys
 from api.settings import Settings
 from api.spec.lifecycle import JobStatus, Stage
+from tests.conftest import opened
 from tests.end_to_end.jobs import create, rows, upload, wait_until
-from tests.services.parts import AttuneApi, AttuneWorker
+from tests.services import AttunePart, Postgres, SeaweedS3, Valkey
+from tests.services.process import free_ports
+from tests.test_deployment import OURS
 
-JOBS = {"many": 6, "few": 2, "some": 2}
+JOBS = {"many": 4, "few": 2, "some": 2}
 
 
 @pytest.fixture
-def production(tmp_path: Path, postgres_url: str, valkey_url: str, s3_url: str, tiny_base: Path) -> Iterator[Context]:
-    settings = Settings(
-        data_dir=tmp_path / "data", database_url=postgres_url, broker_url=valkey_url, storage_url=s3_url
-    )
-    context = Context.open(settings)
-    base_models.register(context, "tiny", tiny_base)
-    yield context
-    context.database.dispose()
+def environment(
+    postgres: Postgres, valkey: Valkey, s3: SeaweedS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, str]:
+    """The environment that docker-compose.yml gives its services, with the tests' own servers behind it."""
+    valkey.flush()
+    env = {
+        "ATTUNE_DATABASE_URL": postgres.url(postgres.database()),
+        "ATTUNE_BROKER_URL": valkey.url,
+        "ATTUNE_STORAGE_URL": f"s3://attune/{tmp_path.name}",
+        **{name: value for name, value in s3.env.items() if name != "AWS_ALLOW_HTTP"},
+    }
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert all(service["environment"].keys() == env.keys() for name, service in OURS.items() if name != "objects")
+    return env
 
 
-def started(stack: ExitStack, server: AttuneApi | AttuneWorker) -> None:
-    server.folder.mkdir()
-    stack.callback(server.stop)
-    server.start()
+@pytest.fixture
+def parts(environment: dict[str, str], tmp_path: Path) -> Iterator[dict[str, AttunePart]]:
+    """The commands by name, each with a data folder of its own, as on a machine of its own. None is started."""
+    own: dict[str, dict[str, str]] = {
+        "migrate": {},
+        "api": {"ATTUNE_PORT": str(free_ports(1)[0])},
+        "worker": {},
+        "another worker": {"ATTUNE_SAMPLER": "false"},  # a second sampler would only import torch once more
+    }
+    with ExitStack() as stack:
+        found = {}
+        for name, variables in own.items():
+            folder = tmp_path / name
+            folder.mkdir()
+            env = {**environment, **variables, "ATTUNE_DATA_DIR": str(folder)}
+            found[name] = AttunePart(folder, name.split()[-1], env=env)
+            stack.callback(found[name].stop)
+        yield found
 
 
 def unfinished(context: Context) -> int:
@@ -45,20 +71,44 @@ def unfinished(context: Context) -> int:
         return len(session.scalars(select(Job.id).where(Job.status.not_in(final))).all())
 
 
-def test_two_workers_run_each_job_once_and_each_project_in_turn(production: Context, tmp_path: Path) -> None:
-    with ExitStack() as stack:
-        api = AttuneApi(tmp_path / "api", production.settings)
-        started(stack, api)
-        for project, count in JOBS.items():
-            _, key = keys.create(production, project=project, name="test", scope="write")
-            client = OpenAI(base_url=api.base_url, api_key=key)
+def test_two_workers_run_each_job_once_and_each_project_in_turn_and_answer(
+    parts: dict[str, AttunePart], tiny_base: Path, tmp_path: Path
+) -> None:
+    parts["migrate"].start()
+    parts["migrate"].finish()
+    address = f"http://127.0.0.1:{parts['api'].env['ATTUNE_PORT']}"
+    parts["api"].start(ready=lambda: _answers(f"{address}/readyz"))
+    with opened(Settings(data_dir=tmp_path)) as context:
+        base_models.register(context, "tiny", tiny_base)
+        clients = {project: _client(context, project, address) for project in JOBS}
+        for project, client in clients.items():
             file_id = upload(client, rows(12))
-            for _ in range(count):
+            for _ in range(JOBS[project]):
                 create(client, file_id, steps=4)
-        for number in (1, 2):
-            started(stack, AttuneWorker(tmp_path / f"worker-{number}", production.settings))
-        wait_until(lambda: unfinished(production) == 0, timeout_s=280)
-    with production.database.read() as session:
+        for name in ("worker", "another worker"):
+            parts[name].start()
+        wait_until(lambda: unfinished(context) == 0, timeout_s=280)
+        check_attempts(context)
+    client = clients["few"]
+    tuned = next(job.fine_tuned_model for job in client.fine_tuning.jobs.list())
+    message: Any = {"role": "user", "content": "1+1"}
+    assert client.chat.completions.create(model=str(tuned), messages=[message], max_tokens=2).choices
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False).is_success
+    except httpx.TransportError:
+        return False
+
+
+def _client(context: Context, project: str, address: str) -> OpenAI:
+    _, key = keys.create(context, project=project, name="test", scope="write")
+    return OpenAI(base_url=f"{address}/v1", api_key=key)
+
+
+def check_attempts(context: Context) -> None:
+    with context.database.read() as session:
         jobs = {job.id: job for job in session.scalars(select(Job))}
         attempts = session.scalars(
             select(Attempt).where(Attempt.stage == Stage.TRAIN).order_by(Attempt.started_at)

@@ -1,4 +1,4 @@
-"""Attune as in production: the API and any number of workers, each started on its own."""
+"""The API alone, as in production."""
 
 from pathlib import Path
 from urllib.error import URLError
@@ -30,23 +30,3 @@ class AttuneApi(Server):
                 return bool(answer.status == 200)
         except (URLError, OSError):
             return False
-
-
-class AttuneWorker(Server):
-    """Both stages, with a work folder of its own, as on a machine of its own."""
-
-    name = "worker"
-    stop_timeout_s = 90.0
-
-    def __init__(self, folder: Path, settings: Settings) -> None:
-        super().__init__(folder)
-        self.environment = settings.environment() | {
-            "ATTUNE_WORK_DIR": str(folder / "work"),
-            "ATTUNE_SAMPLER": "false",  # another process that imports torch
-        }
-
-    def start(self) -> None:
-        self.spawn([ATTUNE, "worker"], env=self.environment, ready=self._listens)
-
-    def _listens(self) -> bool:
-        return self.log.read_text(errors="replace").count("ready.") >= 2

@@ -1,6 +1,7 @@
 """The first rows of a file as the model gets them: texts, tokens, their loss weights, and where they are truncated."""
 
 import itertools
+from functools import cache
 
 import msgspec
 import numpy as np
@@ -33,7 +34,8 @@ class PreviewSequence(msgspec.Struct):
     tokens: list[int]
     """The first tokens, including those that truncation removes."""
     token_texts: list[str]
-    """The text of each listed token. A character that spans several tokens is � in each of them."""
+    """The text of each listed token, with the space before it. A character that spans several tokens is � in each of
+    them."""
     loss_weights: list[float]
     """The weight of each listed token's prediction in the loss. The first token is never predicted: 0."""
     spans: list[list[float]]
@@ -107,10 +109,27 @@ def _sequence(
         cut_at=kept if kept < length else None,
         supervised_tokens=int(np.count_nonzero(weights_T[:kept])),
         tokens=listed,
-        token_texts=[tokenizer.tokenizer.decode([token], skip_special_tokens=False) for token in listed],
+        token_texts=_token_texts(listed, tokenizer),
         loss_weights=weights_T[:MAX_TOKENS].tolist(),
         spans=_spans(weights_T[:kept]),
     )
+
+
+def _token_texts(tokens: list[int], tokenizer: TokenizerWrapper) -> list[str]:
+    """Return the text that each token adds to the token before it.
+
+    WordPiece and SentencePiece write the space before a word only if the word follows another token.
+    """
+
+    @cache
+    def decode(*some: int) -> str:
+        return tokenizer.tokenizer.decode(list(some), skip_special_tokens=False)
+
+    texts = [decode(token) for token in tokens[:1]]
+    for before, token in itertools.pairwise(tokens):
+        text, pair = decode(before), decode(before, token)
+        texts.append(pair.removeprefix(text) if pair.startswith(text) else decode(token))
+    return texts
 
 
 def _spans(weights_T: npt.NDArray[np.float32]) -> list[list[float]]:

@@ -10,15 +10,9 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
-import typer
 from typer.testing import CliRunner, Result
 
-from api.cli.adapters import adapters_app
-from api.cli.catalog import catalog_app
-from api.cli.chat import chat_app
-from api.cli.files import files_app
-from api.cli.jobs import jobs_app
-from api.cli.pipelines import pipelines_app
+from api.cli.main import app
 
 KEY = "sk-test"
 MODEL = "ft:tiny:attune::abcd1234"
@@ -103,8 +97,12 @@ class FakeServer:
     """What a model answers, piece by piece."""
     requests: list[str] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
+    files: list[dict[str, Any]] = field(default_factory=list)
+    """The project's files, newest first."""
 
     def get(self, path: str, query: dict[str, str]) -> tuple[int, Any]:
+        if path == "/v1/files":
+            return 200, page(self.files, query)
         if path == "/v1/files/file-1/content":
             return 200, b'{"prompt":"a"}\n\x1b[31mred\n'
         if path == "/v1/fine_tuning/jobs/ftjob-1":
@@ -225,11 +223,4 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
 
 
 def attune(*words: object) -> Result:
-    app = typer.Typer()
-    app.add_typer(jobs_app, name="jobs")
-    app.add_typer(files_app, name="files")
-    app.add_typer(adapters_app, name="adapters")
-    app.add_typer(catalog_app, name="catalog")
-    app.add_typer(pipelines_app, name="pipelines")
-    app.add_typer(chat_app)  # a command of its own
     return CliRunner().invoke(app, [str(word) for word in words])

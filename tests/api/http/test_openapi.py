@@ -95,6 +95,7 @@ def test_no_other_statuses_are_documented(app: FastAPI) -> None:
     assert documented(app).keys() == {
         "200",
         "204",
+        "206",
         "400",
         "401",
         "403",

@@ -280,3 +280,20 @@ def test_jobs_of_earlier_releases_are_shown_with_the_current_names_of_options(
     assert shown["technique"]["quantization"] == "nf4"
     assert shown["method"]["dpo"]["length_normalized"] is False
     assert "quantisation" not in shown["technique"]
+
+
+def test_a_jobs_recipe_creates_the_same_job_again(client: TestClient, served: Context) -> None:
+    a_base_model(served.database)
+    first = create(client, suffix="house", training={"max_grad_norm": None, "learning_rate": 1e-3}).json()
+    recipe = client.get(f"/v1/fine_tuning/jobs/{first['id']}/recipe").json()
+    assert recipe["training"]["max_grad_norm"] is None, "null means no clipping, not the default"
+    second = client.post("/v1/fine_tuning/jobs", json=recipe).json()
+    changing = {"id", "created_at"}
+    assert second["id"] != first["id"]
+    assert {k: v for k, v in second.items() if k not in changing} == {
+        k: v for k, v in first.items() if k not in changing
+    }
+
+
+def test_a_recipe_is_its_projects_own(other_project: TestClient, job: dict[str, object]) -> None:
+    assert other_project.get(f"/v1/fine_tuning/jobs/{job['id']}/recipe").status_code == 404

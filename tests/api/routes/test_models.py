@@ -120,3 +120,17 @@ def test_another_projects_models_do_not_exist(other_project: TestClient, publish
 def test_the_archive_of_a_model_cannot_be_deleted_from_under_it(client: TestClient, published: str) -> None:
     assert client.delete("/v1/files/file-archive").status_code == 200
     assert client.get(f"/v1/fine_tuning/jobs/{published}/adapter").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "sent"),
+    [("bytes=1500-", 206, 500), ("bytes=2000-", 200, 2000), ("bytes=0-9", 200, 2000), ("lines=5-", 200, 2000)],
+)
+def test_a_download_resumes_from_a_byte_and_else_begins_again(
+    client: TestClient, published: str, asked: str, status: int, sent: int
+) -> None:
+    address = f"/v1/models/{NAME}/artifacts/adapter_model.safetensors"
+    response = client.get(address, headers={"range": asked})
+    assert (response.status_code, len(response.content)) == (status, sent)
+    assert response.headers["content-length"] == str(sent)
+    assert response.headers.get("content-range") == ("bytes 1500-1999/2000" if status == 206 else None)

@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 
 from api.context import Context
 from api.infra.child_environment import child_environment
+from api.infra.latest import Latest
 from api.infra.preview_process import PreviewProcesses
 from api.records import base_models as records
 from api.records import workers
@@ -234,10 +235,15 @@ def test_experts_that_are_left_out_are_said_by_an_estimate_and_by_the_jobs_event
             "model.layers.{}.mlp.experts.w": ["apart", 32, 48, 2, 4, 2],
         }
         base.facts = base.facts | {"shapes": shapes | {"layers": layers}}
-    (told,) = post(client, "estimates", jsonl(*[CHAT] * 12)).json()["warnings"]
+    waiting, _, told = post(client, "estimates", jsonl(*[CHAT] * 12)).json()["warnings"]
+    assert waiting.startswith("The job would wait: no live worker prepares files")
     assert told == "'lora' leaves out experts.w, mlp.gate (12,544 weights of experts and routers)"
     job = post(client, "jobs", jsonl(*[CHAT] * 12)).json()
     events = client.get(f"/v1/fine_tuning/jobs/{job['id']}/events").json()["data"]
     assert [event["message"] for event in events if event["level"] == "warn"] == [told]
+    with server.database.write() as session:
+        for stage in Stage:
+            workers.register(session, owner=f"w:{stage}", stage=stage)
+    object.__setattr__(server, "queue_board", Latest(0.0))
     named = {"technique": {"type": "lora", "target_modules": ["q_proj"]}}
     assert post(client, "estimates", jsonl(*[CHAT] * 12), **named).json()["warnings"] == []

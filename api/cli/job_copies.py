@@ -1,0 +1,85 @@
+"""`attune jobs rerun` and `clone`: new jobs with the recipe of an earlier one."""
+
+from typing import Annotated
+
+import typer
+
+from api.cli.body import change_body, parse_value
+from api.cli.client import Document, segment
+from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
+from api.cli.files import attach_files
+from api.cli.job_options import (
+    Assignments,
+    BatchSize,
+    Epochs,
+    JobId,
+    LearningRate,
+    MaxSteps,
+    Model,
+    Rank,
+    Seed,
+    Suffix,
+    Validation,
+    Watch,
+)
+from api.cli.watch import create_job
+
+
+def rerun(
+    job_id: JobId,
+    *,
+    watch: Watch = False,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Create the same job again, with the same files and seed.
+
+    On the same machine it trains the same model, byte for byte on a processor.
+    """
+    with connect(base_url, api_key, data_dir) as client:
+        create_job(client, client.get(_recipe(job_id)), watch=watch, as_json=as_json)
+
+
+def clone(
+    job_id: JobId,
+    *,
+    training_file: Annotated[
+        str | None, typer.Option("--file", metavar="FILE_OR_ID", help="Other training rows.")
+    ] = None,
+    validation: Validation = None,
+    model: Model = None,
+    rank: Rank = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    max_steps: MaxSteps = None,
+    suffix: Suffix = None,
+    seed: Seed = None,
+    assignments: Assignments = None,
+    watch: Watch = False,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Create a job like another one, with the given changes and a new seed."""
+    fields = {
+        "model": model,
+        "suffix": suffix,
+        "seed": seed,
+        "technique.rank": rank,
+        "training.learning_rate": parse_value(learning_rate),
+        "training.max_steps": max_steps,
+    }
+    hyperparameters = {"n_epochs": parse_value(epochs), "batch_size": parse_value(batch_size)}
+    with connect(base_url, api_key, data_dir) as client:
+        body: Document = {name: value for name, value in client.get(_recipe(job_id)).items() if name != "seed"}
+        change_body(body, fields, hyperparameters, assignments)
+        attach_files(client, body, training_file, validation, for_job=True)
+        create_job(client, body, watch=watch, as_json=as_json)
+
+
+def _recipe(job_id: str) -> str:
+    return f"/fine_tuning/jobs/{segment(job_id)}/recipe"

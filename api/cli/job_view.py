@@ -1,0 +1,133 @@
+"""A job as people read it: its fields, its current phase and its time left."""
+
+from collections.abc import Iterator
+from time import time
+
+from api.cli.client import Document
+from api.cli.console import format_duration, format_size, format_time
+
+PHASES = {
+    "loading": "Loading the base model",
+    "training": "Training",
+    "evaluating": "Evaluating",
+    "saving": "Saving the state",
+    "comparing": "Comparing with the base model",
+    "exporting": "Exporting and checking the model",
+}
+AFTER_TRAINING = ("comparing", "exporting")
+"""Phases that take no steps."""
+
+
+def job_fields(job: Document, last_step: Document | None) -> dict[str, object]:
+    """Return the fields of a job that have a value. `last_step` holds the metrics of its last step, if it has any."""
+    error = job.get("error") or {}
+    fields: dict[str, object] = {
+        "id": job["id"],
+        "status": describe_status(job),
+        "waits": describe_wait(job),
+        "step": _step(job.get("progress") or {}),
+        "time left": time_left(job),
+        "error": f"{error['message']} ({error['code']})" if error else None,
+        "base model": job["model"],
+        "fine-tuned model": job.get("fine_tuned_model"),
+        "technique": _technique(job.get("technique") or {}),
+        "method": (job.get("method") or {}).get("type"),
+        "hyperparameters": ", ".join(f"{name} {value}" for name, value in (job.get("hyperparameters") or {}).items()),
+        "learning rate": _learning_rate(job.get("training") or {}),
+        "last step": ", ".join(describe_metrics(last_step)) if last_step else None,
+        "cost": _cost(job.get("estimate") or {}),
+        "trained tokens": f"{job['trained_tokens']:,}" if job.get("trained_tokens") else None,
+        "evaluation": _evaluation(job.get("evaluation")),
+        "training file": job["training_file"],
+        "validation file": job.get("validation_file"),
+        "result files": ", ".join(job.get("result_files") or []),
+        "seed": job.get("seed"),
+        "created": format_time(job["created_at"]),
+        "started": format_time(job["started_at"]) if job.get("started_at") else None,
+        "finished": format_time(job["finished_at"]) if job.get("finished_at") else None,
+    }
+    return {name: value for name, value in fields.items() if value not in (None, "")}
+
+
+def describe_status(job: Document) -> str:
+    phase = describe_phase(job)
+    return f"{job['status']}: {phase[:1].lower()}{phase[1:]}" if phase else str(job["status"])
+
+
+def describe_phase(job: Document) -> str | None:
+    """Return the phase of a running job in words; None for other jobs."""
+    phase = (job.get("progress") or {}).get("phase")
+    return PHASES.get(phase, phase) if phase and job["status"] == "running" else None
+
+
+def describe_wait(job: Document) -> str | None:
+    """Return why a job waits, and how long it may take until it starts; None if the server does not say."""
+    queue = job.get("queue")
+    if not queue:
+        return None
+    parts = [str(queue["reason"])] if queue.get("reason") else []
+    if queue.get("position"):
+        parts.append(f"position {queue['position']}")
+    if queue.get("expected_start"):
+        parts.append(f"expected to start {format_time(queue['expected_start'])}")
+    return "; ".join(parts) or None
+
+
+def time_left(job: Document) -> str | None:
+    """Return the time until the server expects the job to end; None if it has no estimate, or a past one."""
+    finish = job.get("estimated_finish")
+    if not finish or job["status"] != "running":
+        return None
+    left_s = finish - time()
+    return f"about {format_duration(left_s)}" if left_s >= 1 else None
+
+
+def describe_metrics(metrics: Document) -> Iterator[str]:
+    """Yield the metrics of a step that every method has, and its reward."""
+    for name, words in (("train_loss", "loss"), ("valid_loss", "validation loss"), ("train_reward", "reward")):
+        if metrics.get(name) is not None:
+            yield f"{words} {metrics[name]:.4g}"
+    if metrics.get("learning_rate") is not None:
+        yield f"learning rate {metrics['learning_rate']:.3g}"
+    if metrics.get("tokens_per_second") is not None:
+        yield f"{metrics['tokens_per_second']:,.0f} tokens/s"
+
+
+def _step(progress: Document) -> str | None:
+    return f"{progress['step']} of {progress['total_steps']}" if progress.get("total_steps") else None
+
+
+def _technique(technique: Document) -> str | None:
+    sizes = [f"{name} {technique[name]}" for name in ("rank", "alpha", "quantization") if technique.get(name)]
+    return ", ".join([technique["type"], *sizes]) if technique else None
+
+
+def _learning_rate(training: Document) -> str | None:
+    rate = training.get("learning_rate")
+    if not isinstance(rate, (int, float)):
+        return None if rate is None else str(rate)
+    warmup = f", {training['warmup_steps']} steps of warm-up" if training.get("warmup_steps") else ""
+    return f"{rate:g} at most, {training.get('scheduler', 'constant')}{warmup}"
+
+
+def _cost(estimate: Document) -> str | None:
+    """Return the predicted time and memory beside the actual ones."""
+    predicted, actual = estimate.get("predicted"), estimate.get("actual")
+    if not predicted:
+        return None
+    text = f"{format_duration(predicted['seconds'])} and {format_size(predicted['memory']['total'])} predicted"
+    if not actual:
+        return text
+    return f"{text}, {format_duration(actual['seconds'])} and {format_size(actual.get('peak_bytes'))} measured"
+
+
+def _evaluation(report: Document | None) -> str | None:
+    """Return the metrics that both models have, as "base → tuned"."""
+    if not report:
+        return None
+    changes = [
+        f"{name} {report['base'][name]:.4g} → {tuned:.4g}"
+        for name, tuned in report["tuned"].items()
+        if tuned is not None and report["base"].get(name) is not None
+    ]
+    return f"{', '.join(changes)} (base → tuned, {report['rows']} {report['drawn_from']} rows)"

@@ -1,0 +1,160 @@
+"""`attune webhooks`: create, list, delete, test, deliveries, replay."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from api.cli.client import Document, segment
+from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
+from api.cli.console import format_time, print_json, print_listing, print_note, print_raw, print_result
+from api.cli.errors import Commands
+from api.cli.files import After, Limit
+
+webhooks_app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Have a URL notified when jobs end.",
+    epilog="Example: attune webhooks create https://example.com/hook",
+)
+
+EVENT_PREFIX = "fine_tuning.job."
+Event = StrEnum("Event", [(name.upper(), name) for name in ("succeeded", "failed", "cancelled")])  # type: ignore[misc]
+WebhookId = Annotated[str, typer.Argument(metavar="WEBHOOK_ID", help="An id from `attune webhooks list`.")]
+
+
+@webhooks_app.command(epilog="Example: attune webhooks create https://example.com/hook --event failed")
+def create(
+    url: Annotated[str, typer.Argument(help="A public https address that accepts POSTs.")],
+    *,
+    event: Annotated[
+        list[Event] | None, typer.Option(help="Notify only of jobs that end like this. Repeatable. Default: all.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="A note on the webhook's use.")] = "webhook",
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Create a webhook and print its signing secret, which is shown only once."""
+    event_types = [f"{EVENT_PREFIX}{chosen}" for chosen in event or Event]
+    with connect(base_url, api_key, data_dir) as client:
+        webhook = client.post("/webhook_endpoints", {"url": url, "name": name, "event_types": event_types})
+    if as_json:
+        return print_json(webhook)
+    print_note(f"Created {webhook['id']}. Its signing secret, which is shown only once:")
+    return print_raw(webhook["signing_secret"])
+
+
+@webhooks_app.command(name="list", epilog="Example: attune webhooks list")
+def list_webhooks(
+    *,
+    limit: Limit = 20,
+    after: After = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """List the project's webhooks."""
+    with connect(base_url, api_key, data_dir) as client:
+        webhooks = client.listed("/webhook_endpoints", limit=limit, after=after)
+    rows = [
+        [hook["id"], hook["name"], _short_events(hook["event_types"]), format_time(hook["created_at"]), hook["url"]]
+        for hook in webhooks["data"]
+    ]
+    print_listing(webhooks, ["ID", "NAME", "EVENTS", "CREATED", "URL"], rows, as_json=as_json)
+
+
+@webhooks_app.command(epilog="Example: attune webhooks delete we_abc123")
+def delete(
+    webhook_id: WebhookId,
+    *,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Delete a webhook with its deliveries. Pending ones are dropped."""
+    with connect(base_url, api_key, data_dir) as client:
+        deleted = client.delete(_path(webhook_id))
+    print_result(deleted, f"Deleted {webhook_id}", as_json=as_json)
+
+
+@webhooks_app.command(name="test", epilog="Example: attune webhooks test we_abc123 --event failed")
+def send_test(
+    webhook_id: WebhookId,
+    *,
+    event: Annotated[Event, typer.Option(help="The event to send a sample of.")] = Event.SUCCEEDED,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Send a sample event now, and print the status of the response."""
+    with connect(base_url, api_key, data_dir) as client:
+        result = client.post(f"{_path(webhook_id)}/test", {"event_type": f"{EVENT_PREFIX}{event}"})
+    print_result(result, f"The endpoint responded with status {result['status_code']}.", as_json=as_json)
+
+
+@webhooks_app.command(epilog="Example: attune webhooks deliveries we_abc123")
+def deliveries(
+    webhook_id: WebhookId,
+    *,
+    limit: Limit = 20,
+    after: After = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """List the deliveries to a webhook, with the last response to each."""
+    with connect(base_url, api_key, data_dir) as client:
+        found = client.listed(f"{_path(webhook_id)}/deliveries", limit=limit, after=after)
+    print_listing(
+        found,
+        ["ID", "EVENT", "JOB", "STATUS", "ATTEMPTS", "LAST RESPONSE", "NEXT ATTEMPT", "CREATED"],
+        [
+            [
+                delivery["id"],
+                delivery["event_type"].removeprefix(EVENT_PREFIX),
+                delivery["data"]["id"],
+                delivery["status"],
+                delivery["attempts"],
+                _last_response(delivery),
+                format_time(delivery["next_attempt_at"]),
+                format_time(delivery["created_at"]),
+            ]
+            for delivery in found["data"]
+        ],
+        as_json=as_json,
+    )
+
+
+@webhooks_app.command(epilog="Example: attune webhooks replay we_abc123 whd_abc123")
+def replay(
+    webhook_id: WebhookId,
+    delivery_id: Annotated[str, typer.Argument(metavar="DELIVERY_ID", help="An id from `attune webhooks deliveries`.")],
+    *,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Deliver an event again, under the same event id."""
+    with connect(base_url, api_key, data_dir) as client:
+        delivery = client.post(f"{_path(webhook_id)}/deliveries/{segment(delivery_id)}/replay")
+    print_result(delivery, f"{delivery['id']} is {delivery['status']}", as_json=as_json)
+
+
+def _path(webhook_id: str) -> str:
+    return f"/webhook_endpoints/{segment(webhook_id)}"
+
+
+def _short_events(event_types: list[str]) -> str:
+    return ", ".join(name.removeprefix(EVENT_PREFIX) for name in event_types)
+
+
+def _last_response(delivery: Document) -> object:
+    return delivery["last_error"] or delivery["last_status"] or "-"

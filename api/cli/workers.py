@@ -1,0 +1,50 @@
+"""`attune workers`: the processes that prepare files and train jobs."""
+
+from time import time
+
+import typer
+
+from api.cli.client import Document
+from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
+from api.cli.console import format_duration, format_size, print_json, print_note, print_table
+from api.cli.errors import Command
+
+workers_app = typer.Typer(add_completion=False)
+
+
+@workers_app.command(cls=Command, epilog="Example: attune workers")
+def workers(
+    *, base_url: BaseUrl = None, api_key: ApiKey = None, data_dir: DataDir = None, as_json: Json = False
+) -> None:
+    """List the workers: what each does, its hardware, and when it last reported."""
+    with connect(base_url, api_key, data_dir) as client:
+        listing = client.get("/workers")
+    if as_json:
+        return print_json(listing)
+    if not listing["data"]:
+        return print_note("No worker has reported in the last day. Start one with `attune up` or `attune worker`.")
+    print_table(
+        ["HOST", "STAGES", "STATUS", "BUSY", "WORK", "DEVICE", "GPUS", "MEMORY", "LAST REPORT"],
+        [
+            [
+                worker["host"],
+                ", ".join(worker["stages"]),
+                worker["status"],
+                f"{len(worker['busy'])} of {worker['slots']}",
+                ", ".join(map(_describe_work, worker["busy"])) or "-",
+                worker["device"] or "-",
+                worker["gpus"],
+                format_size(worker["gpu_memory_bytes"] or worker["memory_bytes"]),
+                f"{format_duration(max(0, time() - worker['last_beat_at']))} ago",
+            ]
+            for worker in listing["data"]
+        ],
+    )
+    for worker in listing["data"]:
+        if worker["paused_reason"]:
+            print_note(f"{worker['host']} takes no work: {worker['paused_reason']}")
+    return None
+
+
+def _describe_work(work: Document) -> str:
+    return f"{work['kind']} {work['job_id'] or ''}".strip()

@@ -1,0 +1,196 @@
+"""Checks of the components of a deployment, from the machine on which they run or which connects to them."""
+
+import fcntl
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from time import time
+from typing import Literal
+
+from redis import RedisError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.infra.doorbell import require_broker
+from api.infra.storage import Storage, StorageFull, StorageUnavailable
+from api.records import Database
+from api.records.migrate import WrongSchema, require_current
+from api.settings import Settings
+
+LOW_DISK_BYTES, NO_DISK_BYTES = 10 * 10**9, 10**9
+CLOCK_S = (5, 300)
+"""Differences of two clocks, in seconds, that are a warning and a problem."""
+TRAINER_LIBRARIES = ("torch", "transformers", "peft", "safetensors")
+NVIDIA = Path("/proc/driver/nvidia/gpus")
+"""The driver's folder for each GPU."""
+GPU_CHECK_S = 120
+
+
+@dataclass(frozen=True)
+class Check:
+    component: str
+    status: Literal["ok", "warning", "problem"]
+    detail: str
+    remedy: str | None = None
+    """What to do; None if nothing is wrong."""
+
+
+def check_components(settings: Settings) -> Iterator[Check]:
+    yield _check_data_folder(settings)
+    yield from _check_database(settings)
+    yield _check_storage(settings)
+    yield _check_broker(settings)
+    yield _check_disk(settings)
+    yield _check_libraries()
+    yield _check_gpus()
+
+
+def check_clock(difference_s: float, other: str) -> Check:
+    """Return the check of this machine's clock, which is `difference_s` ahead of another one."""
+    detail = f"differs from the {other}'s by {abs(difference_s):.0f} s"
+    if abs(difference_s) <= CLOCK_S[0]:
+        return Check("clock", "ok", detail)
+    status: Literal["warning", "problem"] = "warning" if abs(difference_s) <= CLOCK_S[1] else "problem"
+    return Check("clock", status, detail, "Synchronize the clocks of all machines, for example with chrony.")
+
+
+def running_up(settings: Settings) -> str | None:
+    """Return the process id of the `attune up` that holds the data folder, or None."""
+    try:
+        with (settings.data_dir / "up.lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return lock.read().strip() or "unknown"
+    except OSError:
+        pass
+    return None
+
+
+def _check_data_folder(settings: Settings) -> Check:
+    folder = settings.data_dir.resolve()
+    if not folder.is_dir():
+        return Check("data folder", "problem", f"{folder} does not exist", "Start `attune up`, or give --data-dir.")
+    credentials = settings.credentials_file
+    if credentials.exists() and stat.S_IMODE(credentials.stat().st_mode) & 0o077:
+        return Check(
+            "data folder", "problem", f"other users can read {credentials}", f"Run: chmod 600 {credentials.resolve()}"
+        )
+    return Check("data folder", "ok", str(folder))
+
+
+def _check_database(settings: Settings) -> Iterator[Check]:
+    name = make_url(settings.database).render_as_string(hide_password=True)
+    if name.startswith("sqlite") and not Path(make_url(settings.database).database or "").exists():
+        yield Check("database", "problem", f"{name} does not exist yet", "Start `attune up`, or run `attune migrate`.")
+        return
+    database = Database(settings.database)
+    try:
+        ahead_s = time() - database.clock()
+        yield Check("database", "ok", name)
+        yield _check_schema(database)
+        if not database.is_sqlite:
+            yield check_clock(ahead_s, "database")
+    except SQLAlchemyError as error:
+        cause = " ".join(str(getattr(error, "orig", None) or type(error).__name__).split())
+        yield Check(
+            "database", "problem", f"{name} does not answer: {cause}", "Start it, or correct ATTUNE_DATABASE_URL."
+        )
+    finally:
+        database.dispose()
+
+
+def _check_schema(database: Database) -> Check:
+    try:
+        require_current(database)
+    except WrongSchema as error:
+        detail, _, remedy = str(error).partition(": ")
+        return Check("schema", "problem", detail, f"{remedy[:1].upper()}{remedy[1:]}")
+    return Check("schema", "ok", "of this version")
+
+
+def _check_storage(settings: Settings) -> Check:
+    url = settings.storage
+    remedy = "Check ATTUNE_STORAGE_URL and the credentials of the storage (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, …)."
+    if "://" not in url:
+        if not Path(url).is_dir():
+            return Check("storage", "problem", f"{url} does not exist", "Start `attune up`, or set ATTUNE_STORAGE_URL.")
+        remedy = f"Make {url} writable for this user."
+    try:
+        Storage(url).probe()
+    except StorageFull:
+        return Check("storage", "problem", f"{url} is full", "Free space, or run `attune storage collect --remove`.")
+    except StorageUnavailable as error:
+        cause = " ".join(str(error.__cause__ or error).split())[:300]
+        return Check("storage", "problem", f"{url} takes no objects: {cause}", remedy)
+    return Check("storage", "ok", f"{url} takes and deletes objects")
+
+
+def _check_broker(settings: Settings) -> Check:
+    if not settings.broker_url.get_secret_value():
+        process = running_up(settings)
+        if process is None:
+            return Check(
+                "broker", "problem", "none is set, and no `attune up` runs on this folder",
+                "Start `attune up`, or set ATTUNE_BROKER_URL to a redis:// address.",
+            )  # fmt: skip
+        return Check("broker", "ok", f"the one of `attune up` (process {process})")
+    address = settings.broker_url.get_secret_value().rpartition("@")[2].removeprefix("redis://")
+    try:
+        require_broker(settings.broker_url)
+    except RedisError as error:
+        cause = " ".join(str(error).split())
+        return Check(
+            "broker", "problem", f"{address} does not answer: {cause}", "Start it, or correct ATTUNE_BROKER_URL."
+        )
+    return Check("broker", "ok", address)
+
+
+def _check_disk(settings: Settings) -> Check:
+    """Check the fullest of the disks that hold the data, the objects and the workers' files."""
+    folders = [settings.data_dir, settings.work]
+    if "://" not in settings.storage:
+        folders.append(Path(settings.storage))
+    free = {folder: shutil.disk_usage(folder).free for folder in folders if folder.is_dir()}
+    if not free:
+        return Check("disk", "ok", "no folder of this service exists yet")
+    folder = min(free, key=lambda each: free[each])
+    detail = f"{free[folder] / 1e9:.1f} GB free for {folder.resolve()}"
+    if free[folder] > LOW_DISK_BYTES:
+        return Check("disk", "ok", detail)
+    remedy = "Free space: `attune storage collect --remove` deletes objects that nothing refers to."
+    return Check("disk", "problem" if free[folder] < NO_DISK_BYTES else "warning", detail, remedy)
+
+
+def _check_libraries() -> Check:
+    missing = [name for name in TRAINER_LIBRARIES if find_spec(name) is None]
+    if missing:
+        remedy = "Install Attune with the libraries of workers: pip install '.[worker]' in its folder."
+        return Check("trainer", "warning", f"{', '.join(missing)} not installed: no job can train here", remedy)
+    return Check("trainer", "ok", f"{', '.join(TRAINER_LIBRARIES)} installed")
+
+
+def _check_gpus() -> Check:
+    count = len(list(NVIDIA.iterdir())) if NVIDIA.is_dir() else 0
+    if count == 0:
+        return Check("GPU", "ok", "none on this machine: jobs train on its processor")
+    if find_spec("torch") is None:
+        return Check("GPU", "ok", f"{count} on this machine")
+    # Torch is loaded by another process: neither the API nor its commands import it.
+    program = "import torch; print(torch.cuda.device_count(), torch.version.cuda)"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=GPU_CHECK_S, check=True
+        )
+    except (subprocess.SubprocessError, OSError):
+        return Check("GPU", "problem", "torch does not start", f"See why: {sys.executable} -c 'import torch'")
+    usable, cuda = done.stdout.split()
+    if int(usable) < count:
+        remedy = "Install a torch built for this driver's CUDA (pytorch.org lists them), or update the driver."
+        return Check("GPU", "problem", f"{count} on this machine, but torch (CUDA {cuda}) can use {usable}", remedy)
+    return Check("GPU", "ok", f"{count}, usable by torch (CUDA {cuda})")
