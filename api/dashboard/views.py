@@ -18,7 +18,15 @@ class View:
 
 VIEWS = (
     View("jobs", "Jobs", item="job", key="j"),
+    View("new", "New job", listed=False),
     View("pipelines", "Pipelines", item="pipeline", key="p"),
     View("compare", "Compare", listed=False),
+    View("files", "Files", item="file", key="f"),
+    View("models", "Models", item="model", key="m"),
+    View("workers", "Workers", key="w"),
+    View("usage", "Usage", key="u"),
+    View("webhooks", "Webhooks", item="webhook", key="h"),
+    View("keys", "Keys", key="k"),
+    View("health", "Health", key="s"),
 )
 """In the order of the navigation. The first is the start page."""

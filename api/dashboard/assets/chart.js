@@ -4,8 +4,9 @@ import { settingsOf } from "./curves.js";
 import { fill, h } from "./elements.js";
 import * as format from "./format.js";
 
-const HEIGHT = 168, GAP = 6, LINE = 14, FONT = "12px system-ui, sans-serif";
-const uPlot = await load();
+const HEIGHT = 168, GAP = 6, LINE = 14;
+export const FONT = "12px system-ui, sans-serif";
+export const uPlot = await load();
 
 /** uPlot is a classic script, which defines a global name. */
 function load() {
@@ -150,7 +151,7 @@ export function smoothen(column, weight) {
 }
 
 /** A canvas needs the color itself, not the name of a property. */
-function color(element, property) {
+export function color(element, property) {
   const probe = h("span");
   probe.style.color = `var(${property})`;
   element.append(probe);

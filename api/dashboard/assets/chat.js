@@ -1,0 +1,106 @@
+/** A chat with one or two models at once, each with its own history. Answers are streamed. */
+
+import { messages, request } from "./api.js";
+import { copyAs, literal } from "./calls.js";
+import { fill, h } from "./elements.js";
+import { duration, plural } from "./format.js";
+
+const PATH = "/v1/chat/completions";
+
+/** @param {{models: [string, string][], signal: AbortSignal}} options `models`: [label, id] of each column */
+export function chat({ models, signal }) {
+  const columns = models.map(([label, id]) => column(label, id));
+  const system = h("input", { type: "text", id: "system", placeholder: "none", autocomplete: "off" });
+  const temperature = h("input", { type: "number", min: 0, max: 2, step: 0.1, value: 0, id: "temperature" });
+  const longest = h("input", { type: "number", min: 1, step: 1, value: 128, id: "max-tokens" });
+  const input = h("textarea", { rows: 2, placeholder: "Write a message. Enter sends, Shift Enter breaks the line.", "aria-label": "Message" });
+  const send = h("button.primary", { type: "submit" }, "Send");
+  const stop = h("button", { type: "button", hidden: true }, "Stop");
+  const clear = h("button.quiet", { type: "button" }, "Start over");
+  let running = null;
+
+  const settings = () => ({ temperature: Number(temperature.value), max_tokens: Number(longest.value), system: system.value.trim() });
+
+  async function submit(event) {
+    event.preventDefault();
+    const text = input.value.trim();
+    if (!text || running) return;
+    input.value = "";
+    running = new AbortController();
+    [send.hidden, stop.hidden] = [true, false];
+    const current = AbortSignal.any([signal, running.signal]);
+    await Promise.all(columns.map((one) => one.ask(text, settings(), current)));
+    running = null;
+    [send.hidden, stop.hidden] = [false, true];
+    if (document.activeElement === stop || document.activeElement === document.body) input.focus();
+  }
+
+  stop.addEventListener("click", () => running?.abort());
+  clear.addEventListener("click", () => { running?.abort(); for (const one of columns) one.clear(); input.focus(); });
+  input.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) submit(event);
+  });
+  const call = () => {
+    const body = columns.at(-1).body(input.value.trim() || "Hello", settings());
+    return {
+      method: "POST", path: PATH, body,
+      python: `answer = client.chat.completions.create(\n    model=${literal(body.model)},\n    messages=${literal(body.messages, "    ")},\n)\nprint(answer.choices[0].message.content)`,
+      cli: `attune chat ${body.model} "${body.messages.at(-1).content.replaceAll('"', '\\"')}"`,
+    };
+  };
+  return h("div.chat", {},
+    h("div.columns", {}, columns.map(({ element }) => element)),
+    h("form.ask", { onsubmit: submit }, input, h("div.actions", {}, send, stop, clear, copyAs(call))),
+    h("details.fold", {}, h("summary", {}, "Settings"), h("div.filters", {},
+      h("label.inline", {}, "System message", system), h("label.inline", {}, "Temperature", temperature), h("label.inline", {}, "Most tokens", longest))));
+}
+
+function column(label, model) {
+  const log = h("div.log", { role: "log", "aria-live": "polite", "aria-label": `Chat with ${model}`, tabindex: "0" });
+  const nothing = h("p.muted", {}, "Answers appear here.");
+  const element = h("div", {}, h("h3", {}, label, h("span.muted", {}, ` ${model}`)), log);
+  let history = [];
+  fill(log, nothing);
+
+  const body = (text, { system, temperature, max_tokens }) => ({
+    model, temperature, max_tokens,
+    messages: [...(system ? [{ role: "system", content: system }] : []), ...history, { role: "user", content: text }],
+  });
+
+  async function ask(text, settings, signal) {
+    const sent = body(text, settings);
+    const answer = h("p.answer", { "aria-busy": "true" });
+    const note = h("p.muted.small");
+    if (!history.length) log.replaceChildren();
+    log.append(h("p.question", {}, text), answer, note);
+    let content = "", tokens = 0;
+    const begun = performance.now();
+    const follow = () => { log.scrollTop = log.scrollHeight; };
+    follow();
+    try {
+      const response = await request(PATH, { method: "POST", signal, body: { ...sent, stream: true, stream_options: { include_usage: true } } });
+      for await (const { data } of messages(response.body)) {
+        if (data === "[DONE]") break;
+        const chunk = JSON.parse(data);
+        if (chunk.error) throw new Error(chunk.error.message);
+        content += chunk.choices[0]?.delta?.content ?? "";
+        tokens = chunk.usage?.completion_tokens ?? tokens;
+        answer.textContent = content;
+        follow();
+      }
+      if (!content) fill(answer, h("span.muted", {}, "The answer is empty: the model ended it at once."));
+      const cut = tokens >= settings.max_tokens ? ", cut there" : "";
+      note.textContent = `${plural(tokens, "token")} in ${duration((performance.now() - begun) / 1000)}${cut}`;
+      history = [...history, { role: "user", content: text }, { role: "assistant", content }];
+    } catch (error) {
+      if (signal.aborted) note.textContent = "Stopped.";
+      else fill(note, h("span.problem", { role: "alert" }, error.message));
+      if (content) history = [...history, { role: "user", content: text }, { role: "assistant", content }];
+    } finally {
+      answer.removeAttribute("aria-busy");
+      if (!content && !answer.textContent) answer.remove();
+      follow();
+    }
+  }
+  return { element, ask, body, clear: () => { history = []; fill(log, nothing); } };
+}

@@ -1,0 +1,70 @@
+/** Files: training rows and results, and what their check found. */
+
+import * as api from "../api.js";
+import { command, copyable, empty, fill, h, quantity, status, when } from "../elements.js";
+import { bytes, plural } from "../format.js";
+import { table } from "../table.js";
+import { dropTarget, picker } from "../upload.js";
+
+const PURPOSES = [["fine-tune", "Rows"], ["fine-tune-results", "Results of jobs"]];
+const STEP = 50;
+
+/** @param {import("../app.js").Page} page */
+export async function show({ root, query, signal, setQuery, open }) {
+  let purpose = query.get("purpose") ?? PURPOSES[0][0];
+  let limit = STEP;
+  const upload = picker({ signal, onFile: (file) => open(`/files/${file.id}`) });
+  const tabs = PURPOSES.map(([name, label]) => h("button", { type: "button", "aria-pressed": String(name === purpose), onclick: () => choose(name) }, label));
+  const body = h("div");
+  const more = h("button", { type: "button", hidden: true, onclick: () => { limit += STEP; refresh(); } }, "Show more");
+  const list = table({
+    caption: "Files, newest first",
+    href: (file) => `/files/${file.id}`,
+    columns: [
+      { title: "File", cell: (file) => [h("a", { href: `/files/${file.id}` }, file.filename), h("span.sub", {}, copyable(file.id))] },
+      { title: "Check", cell: (file) => check(file) },
+      { title: "Rows", cell: (file) => quantity(file.scan?.status === "done" ? file.scan.rows : null), figures: true },
+      { title: "Format", cell: (file) => file.scan?.format ?? h("span.muted", {}, "–"), wide: true },
+      { title: "Size", cell: (file) => bytes(file.bytes), figures: true, wide: true },
+      { title: "Created", cell: (file) => when(file.created_at), figures: true, wide: true },
+    ],
+  });
+
+  function choose(name) {
+    purpose = name;
+    limit = STEP;
+    tabs.forEach((tab, index) => tab.setAttribute("aria-pressed", String(PURPOSES[index][0] === name)));
+    setQuery({ purpose: name === PURPOSES[0][0] ? null : name });
+    refresh();
+  }
+
+  async function refresh() {
+    const wanted = purpose;
+    const { data, has_more: hasMore } = await api.get("/v1/files", { purpose, limit }, signal);
+    if (wanted !== purpose) return;
+    list.update(data);
+    more.hidden = !hasMore;
+    const shown = data.length ? list.element : nothing(purpose);
+    if (body.firstChild !== shown) fill(body, shown);
+  }
+
+  dropTarget(root, signal, upload.send);
+  fill(root, h("div.head", {}, h("h1", {}, "Files"), h("div.filters", { role: "group", "aria-label": "Purpose" }, tabs), h("div.actions", {}, upload.button)),
+    upload.progress, body, h("div", {}, more));
+  await api.poll(4, signal, refresh);
+}
+
+const nothing = (purpose) => (purpose === PURPOSES[0][0]
+  ? empty("No file yet. Drop a file of rows here, or send one from a terminal. Its rows are checked at once.", command("attune files upload rows.jsonl"))
+  : empty("No results yet. A job that succeeds writes its metrics and its model as files."));
+
+/** The state of a file's check in a word and a shape, with the number of its problems. */
+export function check({ scan }) {
+  if (!scan) return h("span.muted", {}, "–");
+  if (scan.status === "pending") return status("pending", ["○", "Waiting for its check", "wait"]);
+  if (scan.status === "failed") return status("failed", ["✕", "Cannot be read", "bad"]);
+  const problems = Object.values(scan.finding_counts).reduce((sum, number) => sum + number, 0);
+  if (!problems) return status("good", ["✓", "No problems", "good"]);
+  const wrong = scan.findings.some(({ severity }) => severity === "error");
+  return wrong ? status("errors", ["✕", `Errors, ${plural(problems, "problem")}`, "bad"]) : status("warnings", ["◐", plural(problems, "warning"), "held"]);
+}

@@ -1,0 +1,111 @@
+/** A model: where it comes from, its files, its card, and a chat with it beside its base model. */
+
+import * as api from "../api.js";
+import { copyAs } from "../calls.js";
+import { chat } from "../chat.js";
+import { button, confirm, copyable, empty, facts, fill, h, quantity, section, when } from "../elements.js";
+import { bytes, plural } from "../format.js";
+import { table } from "../table.js";
+import { address, isTuned } from "./models.js";
+
+const CARD = "README.md";
+
+/** @param {import("../app.js").Page} page */
+export async function show({ root, id, signal, setTitle, open, offerKeys }) {
+  setTitle(id);
+  const path = `/v1/models/${encodeURIComponent(id)}`;
+  const model = await api.get(path, {}, signal);
+  const answers = model.facts.output === undefined ? model.facts.kind !== "encoder" : model.facts.output === "tokens";
+  const parts = { lineage: h("div"), files: h("div"), card: h("div") };
+  fill(root, head(model, path, open), about(model), parts.lineage,
+    answers && section("Chat", null, chat({ models: isTuned(model) ? [["Base", model.facts.base_model], ["Tuned", id]] : [["Base", id]], signal })),
+    parts.files, parts.card);
+  offerKeys({ n: ["New job with this model", () => open(`/new?model=${encodeURIComponent(id)}`)] });
+  const job = model.facts.fine_tuning_job_id ? await api.get(`/v1/fine_tuning/jobs/${model.facts.fine_tuning_job_id}`, {}, signal).catch(() => null) : null;
+  const [chain, [files, listed]] = await Promise.all([lineage(model, job, signal), artifacts(path, formsOf(model, job), signal)]);
+  fill(parts.lineage, chain);
+  fill(parts.files, files);
+  if (listed.some(({ name }) => name === CARD)) fill(parts.card, await card(path, signal));
+}
+
+function head(model, path, open) {
+  const removal = button("Delete", async () => {
+    const { data } = await api.get("/v1/models");
+    const children = data.filter((other) => other.facts.base_model === model.id).map(({ id }) => id);
+    const depends = children.length ? `These models were trained on it: ${children.join(", ")}.` : "Its checkpoints are deleted with it. Its job, metrics and training file stay.";
+    if (!await confirm(`Delete model ${model.id}?`, depends, "Delete model")) return;
+    await api.remove(path);
+    await open("/models");
+  }, { kind: "danger" });
+  return h("div.head", {}, h("h1.model-id", {}, copyable(model.id)), h("div.actions", {},
+    copyAs(() => ({ method: "GET", path, python: `client.models.retrieve("${model.id}")` })),
+    isTuned(model) && removal,
+    h("a.button.primary", { href: `/new?model=${encodeURIComponent(model.id)}` }, isTuned(model) ? "Train further" : "New job")));
+}
+
+function about(model) {
+  const { facts: known } = model;
+  if (!isTuned(model)) {
+    return facts([
+      ["Kind", known.kind === "encoder" ? "encoder" : "language model"], ["Architecture", known.model_type],
+      ["Parameters", quantity(known.parameters)], ["Context", quantity(known.context_window, "tokens")], ["Chat template", known.chat_template ? "yes" : "no"],
+      ["Stored as", known.dtype], ["License", known.license], ["Source", known.source], ["Revision", known.revision], ["Added", when(model.created)],
+    ]);
+  }
+  return facts([
+    ["Base model", h("a", { href: address(known.base_model) }, known.base_model)],
+    ["Job", h("a", { href: `/jobs/${known.fine_tuning_job_id}`, title: known.fine_tuning_job_id }, h("code", {}, `${known.fine_tuning_job_id.slice(0, 14)}…`))],
+    ["Method", known.method], ["Technique", known.technique],
+    ["Output", { tokens: "text", labels: "scores of labels", reward: "a reward" }[known.output] ?? known.output], ["Created", when(model.created)],
+  ]);
+}
+
+/** The models that this one was trained from, oldest first. */
+async function lineage(model, firstJob, signal) {
+  const chain = [model.id];
+  let job = firstJob;
+  while (job && chain.length < 20) {
+    chain.unshift(job.parent ?? job.base_model);
+    const parent = job.parent && await api.get(`/v1/models/${encodeURIComponent(job.parent)}`, {}, signal).catch(() => null);
+    job = parent?.facts.fine_tuning_job_id && await api.get(`/v1/fine_tuning/jobs/${parent.facts.fine_tuning_job_id}`, {}, signal).catch(() => null);
+  }
+  if (chain.length < 3) return null; // the facts have the base model
+  return section("Lineage", null, h("ol.lineage", {}, chain.map((id) => h("li", {}, id === model.id ? h("strong", {}, id) : h("a", { href: address(id) }, id)))));
+}
+
+/** The forms in which the model can be downloaded, as [format, label]. Checkpoints have their adapter only. */
+function formsOf(model, job) {
+  if (!isTuned(model)) return [["adapter", "base model"]];
+  const finished = job?.fine_tuned_model === model.id;
+  return [
+    ["adapter", model.facts.technique === "full" ? "whole model" : "adapter"],
+    finished && job.export.merged !== false && model.facts.technique !== "full" && ["merged", "merged weights"],
+    finished && job.export.gguf && ["gguf", "GGUF"],
+  ].filter(Boolean);
+}
+
+/** Return the section of the model's files, and the files themselves. */
+async function artifacts(path, forms, signal) {
+  const found = await Promise.all(forms.map(([format]) => api.get(`${path}/artifacts`, { format }, signal).catch((error) => ({ data: [], reason: error.message }))));
+  const seen = new Set();
+  const rows = found.flatMap(({ data }, index) => data.map((file) => ({ ...file, form: forms[index][1] }))).filter(({ name }) => !seen.has(name) && seen.add(name));
+  if (!rows.length) return [section("Files", null, empty(found[0].reason ?? "This model has no files.")), []];
+  const list = table({
+    caption: "Files of the model",
+    key: (file) => file.name,
+    columns: [
+      { title: "File", cell: (file) => h("a", { href: `${path}/artifacts/${file.name.split("/").map(encodeURIComponent).join("/")}`, download: file.name.split("/").at(-1) }, file.name) },
+      { title: "Form", cell: (file) => file.form, wide: true },
+      { title: "Size", cell: (file) => h("span", { title: plural(file.bytes, "byte") }, bytes(file.bytes)), figures: true },
+      { title: "SHA-256", cell: (file) => copyable(file.sha256, `${file.sha256.slice(0, 12)}…`), figures: true, wide: true },
+    ],
+  });
+  list.update(rows);
+  const total = rows.reduce((sum, file) => sum + file.bytes, 0);
+  return [section(`Files, ${bytes(total)}`, null, list.element), rows];
+}
+
+async function card(path, signal) {
+  const text = await (await api.request(`${path}/artifacts/${CARD}`, { signal })).text();
+  return h("details.fold", {}, h("summary", {}, "Model card"), h("pre.source.card", { tabindex: "0" }, text));
+}

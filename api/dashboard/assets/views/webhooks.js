@@ -1,0 +1,59 @@
+/** Webhook endpoints: where the ends of jobs are sent to. */
+
+import * as api from "../api.js";
+import { button, copyable, empty, fill, h, when } from "../elements.js";
+import { ask, showSecret } from "../secret.js";
+import { table } from "../table.js";
+
+export const PATH = "/v1/webhook_endpoints";
+export const EVENTS = ["fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled"];
+export const shortEvent = (type) => type.split(".").at(-1);
+export const SECRET_ADVICE = "Copy the signing secret now. It verifies deliveries: OpenAI(webhook_secret=…).webhooks.unwrap(…). It is not shown again.";
+
+/** @param {import("../app.js").Page} page */
+export async function show({ root, signal, open }) {
+  const list = table({
+    caption: "Webhook endpoints, newest first",
+    href: (hook) => `/webhooks/${hook.id}`,
+    columns: [
+      { title: "Endpoint", cell: (hook) => [h("a", { href: `/webhooks/${hook.id}` }, hook.name), h("span.sub", {}, copyable(hook.id))] },
+      { title: "Address", cell: (hook) => hook.url, wide: true },
+      { title: "Sent when a job has", cell: (hook) => hook.event_types.map(shortEvent).join(", ") },
+      { title: "Created", cell: (hook) => when(hook.created_at), figures: true, wide: true },
+    ],
+  });
+  const body = h("div");
+
+  async function create() {
+    const fields = endpointFields();
+    const hook = await ask({ title: "New webhook", verb: "Create webhook", fields: fields.list, send: () => api.post(PATH, fields.read()) });
+    if (!hook) return;
+    await showSecret("Signing secret", hook.signing_secret, SECRET_ADVICE);
+    await open(`/webhooks/${hook.id}`);
+  }
+
+  const add = () => button("New webhook", create, { kind: "primary" });
+  fill(root, h("div.head", {}, h("h1", {}, "Webhooks"), h("div.actions", {}, add())), body);
+  await api.poll(15, signal, async () => {
+    const { data } = await api.get(PATH, { limit: 100 }, signal);
+    list.update(data);
+    if (!data.length && !body.querySelector(".empty")) fill(body, empty("No webhook yet. An endpoint gets a signed POST when a job succeeds, fails or is cancelled.", add()));
+    if (data.length && body.firstChild !== list.element) fill(body, list.element);
+  });
+}
+
+/** The fields of an endpoint for a form, with its present values. */
+export function endpointFields({ name = "", url = "", event_types: types = EVENTS } = {}) {
+  const called = h("input", { type: "text", autocomplete: "off", value: name, placeholder: "such as alerts" });
+  const address = h("input", { type: "text", inputmode: "url", autocomplete: "off", value: url, placeholder: "https://example.com/hooks/attune" });
+  const boxes = EVENTS.map((type) => {
+    const box = h("input", { type: "checkbox", value: type });
+    box.checked = types.includes(type);
+    return box;
+  });
+  const events = h("div.options", { role: "group", "aria-label": "Events" }, boxes.map((box) => h("label.option", {}, box, h("span", {}, `A job has ${shortEvent(box.value)}`))));
+  return {
+    list: [["name", "Name", called], ["url", "Address", address, "Public, with https. Redirects are not followed."], ["event_types", "Events", events]],
+    read: () => ({ name: called.value.trim(), url: address.value.trim(), event_types: boxes.filter(({ checked }) => checked).map(({ value }) => value) }),
+  };
+}
