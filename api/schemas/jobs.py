@@ -17,6 +17,7 @@ from api.services.waiting import QueueView, TimedJob
 from api.spec.catalog import METHODS, TECHNIQUES
 from api.spec.evaluation import Evaluation
 from api.spec.fields import AUTO, JsonObject, with_current_names
+from api.spec.resolve import auto_learning_rate
 
 
 class JobError(BaseModel):
@@ -151,7 +152,10 @@ class JobObject(BaseModel):
 
 
 def shown_method(job: Job) -> JsonObject:
-    """Return the requested method, with a number in place of each "auto" that is resolved."""
+    """Return the requested method, with a number in place of each "auto" that is resolved.
+
+    For a job with its own `training.learning_rate`, the multiplier is the one that would give the same rate.
+    """
     method = _with_current_options(job.recipe["method"])
     if job.resolved is None:
         return method
@@ -163,6 +167,9 @@ def shown_method(job: Job) -> JsonObject:
     }
     numbers = {name: resolved_values.get(name, value) if value == AUTO else value for name, value in requested.items()}
     numbers |= {"n_epochs": job.resolved["n_epochs"], "batch_size": job.resolved["batch_size"]}
+    if job.recipe["training"].get("learning_rate") not in (AUTO, None):
+        usual = auto_learning_rate(TECHNIQUES[job.recipe["technique"]["type"]], METHODS[method["type"]])
+        numbers["learning_rate_multiplier"] = job.resolved["learning_rate"] / usual
     return {**method, method["type"]: {**options, "hyperparameters": numbers}}
 
 

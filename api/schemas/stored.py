@@ -77,11 +77,15 @@ class JobEstimate(BaseModel):
 
 
 class Progress(BaseModel):
-    """Optimizer steps, and the trainer's current phase."""
+    """Optimizer steps, and the current phase."""
 
     step: int
     total_steps: int
     phase: str
+    """`loading` of the base model, `training`, `evaluating`, `saving` of a state, `comparing` with the base model,
+    `exporting`, `verifying` of the published files, `storing`."""
+    learning_rate: float | None
+    """Learning rate of the last step; null before the first."""
 
 
 class Finding(BaseModel):

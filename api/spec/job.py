@@ -32,7 +32,9 @@ class JobProgress(TypedDict, total=False):
     """Number of finished optimizer steps."""
     total_steps: int
     phase: str
-    """Current phase of the trainer."""
+    """Current phase: loading, training, evaluating, saving, comparing, exporting, verifying or storing."""
+    learning_rate: float | None
+    """Learning rate of the last step."""
 
 
 class JobError(TypedDict):

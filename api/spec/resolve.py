@@ -6,9 +6,10 @@ from typing import Literal
 
 from api.spec.fields import AUTO, Auto, StrictModel
 from api.spec.methods import Method
-from api.spec.methods.base import Problem
+from api.spec.methods.base import MethodBase, Problem
 from api.spec.recipe import EarlyStopping, Overlong, Precision, Recipe, Scheduler
 from api.spec.techniques import Technique
+from api.spec.techniques.base import TechniqueBase
 
 
 class Labels(StrictModel):
@@ -96,7 +97,7 @@ def resolve(
     multiplier = 1.0 if requested.learning_rate_multiplier == AUTO else requested.learning_rate_multiplier
     learning_rate = training.learning_rate
     if learning_rate == AUTO:
-        learning_rate = _auto_learning_rate(recipe) * multiplier
+        learning_rate = auto_learning_rate(recipe.technique, recipe.method) * multiplier
     steps_per_epoch = math.ceil(train_rows / batch_size)
     total_steps = min(n_epochs * steps_per_epoch, training.max_steps or n_epochs * steps_per_epoch)
     evaluates = validation_rows > 0
@@ -149,8 +150,7 @@ def _auto_batch(recipe: Recipe, rows: int, n_epochs: int) -> int:
     return max(batch, min(recipe.method.smallest_batch, rows))
 
 
-def _auto_learning_rate(recipe: Recipe) -> float:
-    technique, method = recipe.technique, recipe.method
+def auto_learning_rate(technique: TechniqueBase | type[TechniqueBase], method: MethodBase | type[MethodBase]) -> float:
     if technique.whole_model and method.full_learning_rate is not None:
         return method.full_learning_rate
     return technique.default_learning_rate * method.learning_rate_factor

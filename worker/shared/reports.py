@@ -26,7 +26,7 @@ class UnknownReport(Report, tag="unknown"):
 
 class PhaseReport(Report, tag="phase"):
     phase: str
-    """loading, training, evaluating, saving, comparing or exporting."""
+    """loading, training, evaluating, saving, comparing, exporting or verifying."""
 
 
 class WarningReport(Report, tag="warning"):

@@ -7,17 +7,28 @@ import msgspec
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from api.estimate.stored import StoredPrediction
 from api.records import events, jobs, queue
 from api.records.base import db_now
 from api.records.database import is_outage
 from api.spec.formats.base import truncate
+from api.spec.job import JobProgress
 from worker.shared.reports import MetricsReport, PhaseReport, RolloutSample, SamplesReport, WarningReport
 from worker.supervisor.attempt import AttemptContext
+from worker.supervisor.remaining import Remaining
 
 FLUSH_S = 1.0
 MAX_SAMPLE_LENGTH = 80
 """Characters of a sampled answer, and of the end of its prompt, in a message. The event's data holds more."""
 
+PHASE_EVENTS = {
+    "loading": "Loading the base model",
+    "comparing": "Comparing with the base model",
+    "exporting": "Exporting the model",
+    "verifying": "Checking the published files",
+    "storing": "Storing the model",
+}
+"""Events of phases in which no step ends."""
 EVENT_METRICS = {
     "train_reward": "reward",
     "valid_loss": "validation loss",
@@ -30,11 +41,15 @@ EVENT_METRICS = {
 class Progress:
     """Two threads use it: one handles the trainer's reports, the other stores its states."""
 
-    def __init__(self, attempt: AttemptContext) -> None:
+    def __init__(self, attempt: AttemptContext, predicted: StoredPrediction | None = None) -> None:
         self._attempt = attempt
-        self._last_step = attempt.job.progress.get("step", 0)
-        self._progress = attempt.job.progress.copy()
-        self._waiting: list[MetricsReport | SamplesReport | WarningReport] = []
+        job = attempt.job
+        self._last_step, total = job.progress.get("step", 0), (job.resolved or {}).get("total_steps", 0)
+        self._progress: JobProgress = {"step": 0, "total_steps": total, **job.progress}
+        self._remaining = Remaining(predicted, done=self._last_step / total if total else 0.0)
+        self._begun: set[str] = set()
+        """Phases whose events were added."""
+        self._waiting: list[MetricsReport | SamplesReport | WarningReport | PhaseReport] = []
         self._flushed_at = 0.0
         self._changed = False
         self._lock = threading.Lock()
@@ -47,10 +62,15 @@ class Progress:
             self._changed = True
             if isinstance(report, PhaseReport):
                 self._progress["phase"] = report.phase
-                return
+                self._remaining.begin(report.phase)
+                if report.phase in self._begun or report.phase not in PHASE_EVENTS:
+                    return
+                self._begun.add(report.phase)
             if isinstance(report, MetricsReport):
                 self._last_step = report.step
                 self._progress |= {"step": report.step, "total_steps": report.total_steps}
+                self._progress["learning_rate"] = report.metrics.get("learning_rate")
+                self._remaining.end_step(report)
             self._waiting.append(report)
 
     def flush(self, *, force: bool = False) -> None:
@@ -67,8 +87,9 @@ class Progress:
         claim = self._attempt.claim
         try:
             with self._attempt.node.context.database.write() as session:
-                estimate = self._estimated_finish()
-                jobs.update_fenced(session, claim.job_id, claim.fence, progress=self._progress, **estimate)
+                left_s = self._remaining.seconds
+                finish = {} if left_s is None else {"estimated_finish": db_now() + left_s}
+                jobs.update_fenced(session, claim.job_id, claim.fence, progress=self._progress, **finish)
                 if tokens := sum(report.tokens for report in self._waiting if isinstance(report, MetricsReport)):
                     queue.add_tokens(session, claim, tokens)
                 for report in self._waiting:
@@ -80,18 +101,14 @@ class Progress:
         self._waiting.clear()
         self._flushed_at, self._changed = now, False
 
-    def _estimated_finish(self) -> dict[str, object]:
-        """Extrapolate from the speed of the newest step; return {} if no step waits."""
-        last = next((report for report in reversed(self._waiting) if isinstance(report, MetricsReport)), None)
-        if last is None or not last.tokens_per_second:
-            return {}
-        seconds_per_step = last.tokens / last.tokens_per_second
-        return {"estimated_finish": db_now() + (last.total_steps - last.step) * seconds_per_step}
 
-
-def _add_event(session: Session, job_id: str, report: MetricsReport | SamplesReport | WarningReport) -> None:
+def _add_event(
+    session: Session, job_id: str, report: MetricsReport | SamplesReport | WarningReport | PhaseReport
+) -> None:
     if isinstance(report, WarningReport):
         events.add_event(session, job_id, report.message, level="warn")
+    elif isinstance(report, PhaseReport):
+        events.add_event(session, job_id, PHASE_EVENTS[report.phase])
     elif isinstance(report, MetricsReport):
         events.add_event(session, job_id, _step_message(report), type="metrics", data=report.metrics)
     elif report.samples:

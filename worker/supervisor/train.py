@@ -43,7 +43,7 @@ def train(attempt: AttemptContext, slot: Slot) -> None:
         trackings.make_due(session, job.id)
     kills_before = out_of_memory_kills()
     trainer = node.start_child("worker.train", folder, gpu=slot.gpu)
-    monitor = TrainerMonitor(attempt, trainer)
+    monitor = TrainerMonitor(attempt, trainer, estimate["predicted"] if estimate else None)
     try:
         monitor.run()
     except AttemptFailed as fault:

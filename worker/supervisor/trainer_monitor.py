@@ -10,6 +10,7 @@ from pathlib import Path
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.estimate.stored import StoredPrediction
 from api.infra.storage import StorageUnavailable
 from api.records import dependencies, jobs, queue
 from api.records.database import is_outage
@@ -51,14 +52,14 @@ PUBLISH_PATIENCE_S = 900
 class TrainerMonitor:
     """Watches the trainer, handles its reports, and stores what it saves."""
 
-    def __init__(self, attempt: AttemptContext, trainer: Child) -> None:
+    def __init__(self, attempt: AttemptContext, trainer: Child, predicted: StoredPrediction | None = None) -> None:
         self._attempt, self._trainer = attempt, trainer
         self._node, self._job, self._beat = attempt.node, attempt.job, attempt.beat
         self.exit_code: int | None = None
         """Exit code of a trainer that ended without a last report."""
         self.measured: Measured | None = None
         """Set when the training has succeeded."""
-        self._progress = Progress(attempt)
+        self._progress = Progress(attempt, predicted)
         self._uploads = Uploads(attempt.job.id, attempt.beat.lost)
         self._started_at = time.monotonic()
         self._phases: dict[str, float] = {}
@@ -153,6 +154,7 @@ class TrainerMonitor:
             raise StaleFence(self._job.id)
 
     def _finish(self, report: DoneReport, now: float) -> None:
+        self._progress.add(PhaseReport(phase="storing"))
         self._retrying(lambda: self._progress.flush(force=True))
         measured = self.measured = self._measure(report, now)
         folder = self._attempt.folder / report.path

@@ -10,9 +10,10 @@ from api.spec.resolve import resolve
 GRADER = {"type": "string_check", "name": "right", "input": "a", "reference": "a", "operation": "eq"}
 
 
-def shown(method: dict[str, object]) -> dict[str, object]:
+def shown(method: dict[str, object], **body: object) -> dict[str, object]:
     """The hyperparameters of a job of that method whose rows are prepared."""
-    recipe = Recipe.model_validate({"model": "tiny", "training_file": "f", "validation_file": "g", "method": method})
+    named = {"model": "tiny", "training_file": "f", "validation_file": "g", "method": method}
+    recipe = Recipe.model_validate(named | body)
     resolved = resolve(recipe, job_id="j", seed=0, max_length=64, train_rows=100, validation_rows=10)
     job = Job(recipe=recipe.model_dump(mode="json"), resolved=resolved.model_dump(mode="json"))
     found: dict[str, object] = shown_method(job)[str(method["type"])]["hyperparameters"]
@@ -28,3 +29,14 @@ def test_a_prepared_reinforcement_job_shows_all_that_was_automatic() -> None:
     found = shown({"type": "reinforcement", "reinforcement": {"grader": GRADER}})
     assert "auto" not in found.values()
     assert (found["eval_samples"], found["compute_multiplier"], found["eval_interval"]) == (1, 1.0, 15)
+
+
+@pytest.mark.parametrize(
+    ("method", "technique", "multiplier"), [("supervised", "lora", 5e12), ("dpo", "lora", 2e13), ("dpo", "full", 1e15)]
+)
+def test_a_learning_rate_of_its_own_shows_as_multiplier_of_the_usual_one(
+    method: str, technique: str, multiplier: float
+) -> None:
+    own = {"training": {"learning_rate": 1e9}, "technique": {"type": technique}}
+    assert shown({"type": method}, **own)["learning_rate_multiplier"] == pytest.approx(multiplier)
+    assert shown({"type": method})["learning_rate_multiplier"] == 1.0

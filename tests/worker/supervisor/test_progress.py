@@ -1,5 +1,6 @@
 """What a trainer's reports become: events that people read."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,28 @@ from api.records.queue import Attempt
 from api.spec.lifecycle import JobStatus, Stage
 from tests.factories import a_job, a_project, the_job
 from tests.worker.supervisor.conftest import attempt_at
-from worker.shared.reports import MetricsReport, RolloutSample, SamplesReport
+from worker.shared.reports import MetricsReport, PhaseReport, RolloutSample, SamplesReport
+from worker.supervisor.attempt import AttemptContext
 from worker.supervisor.node import Node
 from worker.supervisor.progress import Progress
+from worker.supervisor.remaining import Remaining
 
 METRICS = {"total_steps": 6, "train_loss": 0.5, "tokens": 3}
 
 
-def told(context: Context, *reports: MetricsReport | SamplesReport) -> list[Event]:
-    """The events that these reports became, oldest first."""
-    job_id = a_job(context.database, a_project(context.database))
+def attempt_of(context: Context) -> AttemptContext:
+    """An attempt at a new job of six steps."""
+    job_id = a_job(context.database, a_project(context.database), resolved={"total_steps": 6})
     with context.database.write() as session:
         claim = queue.claim(session, Stage.TRAIN, owner="w", lease_s=60, gpus=0)
     assert claim is not None
-    progress = Progress(attempt_at(Node.open(context, Stage.PREPARE), claim, the_job(context.database, job_id), Path()))
+    return attempt_at(Node.open(context, Stage.PREPARE), claim, the_job(context.database, job_id), Path())
+
+
+def told(context: Context, *reports: MetricsReport | SamplesReport) -> list[Event]:
+    """The events that these reports became, oldest first."""
+    attempt = attempt_of(context)
+    job_id, progress = attempt.job.id, Progress(attempt)
     for report in reports:
         progress.add(report)
     progress.flush(force=True)
@@ -92,3 +101,51 @@ def test_steps_that_an_attempt_trains_again_count_once(context: Context) -> None
 def test_a_step_tells_of_its_reward_where_it_has_one(context: Context, metrics: dict[str, Any], message: str) -> None:
     (event,) = told(context, MetricsReport.of(METRICS | {"step": 1} | metrics))
     assert (event.message, event.type) == (message, "metrics")
+
+
+def test_quiet_phases_have_an_event_and_progress_names_them(context: Context) -> None:
+    attempt = attempt_of(context)
+    progress = Progress(attempt, predicted={"seconds": 40.0, "training_s": 30.0})  # type: ignore[typeddict-item]
+    progress.add(PhaseReport(phase="loading"))
+    progress.flush(force=True)
+    job = the_job(context.database, attempt.job.id)
+    assert job.progress == {"step": 0, "total_steps": 6, "phase": "loading"}
+    assert job.estimated_finish is not None, "before any step, from the prediction"
+    assert 35 < job.estimated_finish - time.time() <= 41
+    for phase in ("training", "evaluating", "training"):
+        progress.add(PhaseReport(phase=phase))
+    progress.add(MetricsReport.of(METRICS | {"step": 6, "learning_rate": 1e9}))
+    for phase in ("comparing", "exporting", "verifying", "storing"):
+        progress.add(PhaseReport(phase=phase))
+    progress.flush(force=True)
+    job = the_job(context.database, attempt.job.id)
+    assert job.progress == {"step": 6, "total_steps": 6, "phase": "storing", "learning_rate": 1e9}
+    with context.database.read() as session:
+        found = [event.message for event in events.page(session, job.id, after=None, limit=20).data]
+    assert found[::-1] == [
+        "Fine-tuning job started",
+        "Loading the base model",
+        "Step 6/6: training loss=0.50",
+        "Comparing with the base model",
+        "Exporting the model",
+        "Checking the published files",
+        "Storing the model",
+    ]
+
+
+def test_the_time_left_includes_the_phases_after_the_last_step() -> None:
+    now = [0.0]
+    remaining = Remaining(None, done=0.0, clock=lambda: now[0])
+    assert remaining.seconds is None
+    remaining = Remaining({"seconds": 150.0, "training_s": 100.0}, done=0.5, clock=lambda: now[0])  # type: ignore[typeddict-item]
+    assert remaining.seconds == 100.0, "half of the steps, and loading and publishing"
+    left = []
+    for step in (4, 5, 6):
+        now[0] += 7.0
+        remaining.end_step(MetricsReport.of(METRICS | {"step": step, "tokens_per_second": 1.0}))
+        left.append(remaining.seconds)
+    after = 10.0 + 0.6 * 50.0
+    assert left == [2 * 3 + after, 7 + after, after], "first by the step's own speed, then by the mean of all steps"
+    for phase, seconds in {"comparing": after, "exporting": 30.0, "verifying": 17.5, "storing": 5.0}.items():
+        remaining.begin(phase)
+        assert remaining.seconds == seconds

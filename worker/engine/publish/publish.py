@@ -76,6 +76,7 @@ def publish(
         if needs_merged and recipe.technique.merges:
             merged = export_merged(folder, base, recipe)
             trim_heap()
+        pipe.report(PhaseReport(phase="verifying"))
         request = _scoring_request(folder, merged, base, recipe, rows, device)
         (by_files, *by_merged), peak_bytes = score_in_fresh_process(request, pipe.alive)
         check_files(memory, by_files, recipe)
