@@ -137,13 +137,10 @@ def _count(
 ) -> Counts:
     sample = RowSample(stride=max(1, round((source.rows or 0) * source.share / SAMPLED_ROWS)))
     for row in rows.read(path, sample.wants):
-        if not row.wanted:
-            continue
-        findings = rows.take_findings()
-        report.findings += findings.listed[: max(0, MAX_FINDINGS - len(report.findings))]
-        if not row.built:
-            raise invalid_file(source.file, f"Invalid file format. {findings.first_error}")
-        sample.add(row.number, row.built, [tokenizer.encode(built.sequences) for built in row.built])
+        if row.wanted and row.built and not rows.findings.errors:
+            sample.add(row.number, row.built, [tokenizer.encode(built.sequences) for built in row.built])
+    if (errors := rows.error_summary()) is not None:
+        raise invalid_file(source.file, f"Invalid file format. {errors}")
     if not rows.count:
         raise JobRejected(
             f"{source.file.kind.capitalize()} file has 0 examples",
@@ -153,7 +150,7 @@ def _count(
         )
     if rows.complete:
         rows.check_labels()
-        report.findings += rows.take_findings().listed[: max(0, MAX_FINDINGS - len(report.findings))]
+    report.findings += rows.take_findings().listed[: max(0, MAX_FINDINGS - len(report.findings))]
     share = 1.0 if rows.container == "parquet" else source.share  # a Parquet file is always there as a whole
     counts = sample.counts(
         source.rows or round(rows.count / share),

@@ -87,6 +87,10 @@ class FileRows:
         """Add the findings about all labels together. Call it after the last row."""
         check_labels(self.labels, self.findings, self.file.kind)
 
+    def error_summary(self) -> str | None:
+        """Return a sentence about all errors found so far; None if there are none."""
+        return self.findings.error_summary("line" if self.container == "jsonl" else "row")
+
     def take_findings(self) -> Findings:
         """Return the findings since the last call, and forget them."""
         taken, self.findings = self.findings, Findings()

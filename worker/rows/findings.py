@@ -8,6 +8,9 @@ Severity = Literal["error", "warning"]
 MAX_FINDINGS = 100
 """Most findings that are listed."""
 
+MAX_SUMMARY_LINES = 5
+"""Most lines that a summary of errors names after the first."""
+
 
 class Finding(TypedDict):
     """An error or a warning about a line, or about the whole file."""
@@ -33,6 +36,8 @@ class Findings:
     """Code → number of findings, listed or not."""
     first_error: str | None = None
     """The message of the first error."""
+    errors: int = 0
+    """Number of errors, listed or not."""
 
     def __post_init__(self) -> None:
         self._listed_codes = Counter(entry["code"] for entry in self.listed)
@@ -40,6 +45,7 @@ class Findings:
 
     def error(self, line: int | None, code: str, message: str) -> None:
         self.first_error = self.first_error or message
+        self.errors += 1
         self._add(line, "error", code, message)
 
     def warning(self, line: int | None, code: str, message: str) -> None:
@@ -51,6 +57,7 @@ class Findings:
         if self.first_error is None or self._may_list("error", code):
             self.error(number, code, example(number, problem))
         else:
+            self.errors += 1
             self.counts[code] += 1
 
     def row_warning(self, number: int, code: str, problem: str) -> None:
@@ -63,9 +70,22 @@ class Findings:
     def blank_line(self, line: int) -> None:
         self.warning(line, "blank_line", f"Line {line} is blank and skipped.")
 
+    def error_summary(self, unit: str) -> str | None:
+        """Return the first error, the number of the others and the places of some; None without errors.
+
+        `unit`: what findings number, line or row.
+        """
+        if self.first_error is None or self.errors == 1:
+            return self.first_error
+        lines = [str(entry["line"]) for entry in self.listed if not _is_warning(entry) and entry["line"] is not None]
+        more, others = self.errors - 1, lines[1 : 1 + MAX_SUMMARY_LINES]
+        where = f": {unit}{'s' if len(others) > 1 else ''} {', '.join(others)}" if others else ""
+        return f"{self.first_error.rstrip('.')} … and {more:,} more{where}{', …' if more > len(others) else ''}"
+
     def followed_by(self, later: "Findings") -> "Findings":
         """Return these findings together with `later`, the findings in the rest of the file."""
-        whole = Findings(list(self.listed), self.counts + later.counts, self.first_error or later.first_error)
+        first = self.first_error or later.first_error
+        whole = Findings(list(self.listed), self.counts + later.counts, first, self.errors + later.errors)
         for entry in later.listed:
             whole._list(entry)
         return whole

@@ -95,8 +95,8 @@ def prepare_file(file: FileRequest, source: Path, target: Path, shared: Preparat
         batch.flush()
         shared.progress(file.name, rows.count, True)
         rows.check_labels()
-        if rows.findings.first_error is not None:
-            raise invalid_file(file, f"Invalid file format. {rows.findings.first_error}")
+        if (errors := rows.error_summary()) is not None:
+            raise invalid_file(file, f"Invalid file format. {errors}")
         if rows.count < file.min_rows:
             raise too_few(file, rows.count)
         _save(file, writer, rows, report)

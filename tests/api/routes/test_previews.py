@@ -62,6 +62,14 @@ def test_a_preview_of_pairs_shows_both_answers(client: TestClient, server: Conte
     assert [each["role"] for each in row["sequences"]] == ["chosen", "rejected"]
 
 
+def test_an_estimate_names_the_lines_of_all_errors(client: TestClient, server: Context) -> None:
+    rows = [CHAT, {"messages": []}, *[CHAT] * 8, {"messages": 3}, {"text": 1}]
+    (reason,) = post(client, "estimates", jsonl(*rows)).json()["reasons"]
+    assert reason["code"] == "invalid_training_file"
+    assert reason["message"].startswith("Invalid file format. Example 2")
+    assert reason["message"].endswith(" … and 2 more: lines 11, 12")
+
+
 def test_an_invalid_row_is_shown_with_its_findings(client: TestClient, server: Context) -> None:
     rows = post(client, "previews", jsonl(CHAT, {"messages": 3}, CHAT), rows=3).json()["rows"]
     assert (rows[1]["sequences"], rows[1]["findings"][0]["line"]) == ([], 2)

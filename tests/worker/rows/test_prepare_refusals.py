@@ -58,6 +58,16 @@ def test_missing_role_is_told_in_openais_words(tmp_path: Path, base: Path) -> No
     }
 
 
+def test_the_error_names_the_lines_of_further_errors(tmp_path: Path, base: Path) -> None:
+    bad = {"messages": [{"content": "Hello"}]}
+    outcome = prepare(tmp_path / "run", base, jsonl(bad, GOOD, GOOD, bad, bad))
+    first = "Invalid file format. Example 1, message 1 Discriminator 'role' is missing in value"
+    assert outcome.message.endswith(f"{first} … and 2 more: lines 4, 5")
+    outcome = prepare(tmp_path / "more", base, jsonl(*[bad] * 150))
+    assert outcome.message.endswith(" … and 149 more: lines 2, 3, 4, 5, 6, …")
+    assert (len(outcome.findings), outcome.report["files"][0]["finding_counts"]) == (100, {"missing_key": 150})
+
+
 def test_too_few_rows_are_told_in_openais_words(tmp_path: Path, base: Path) -> None:
     outcome = prepare(tmp_path / "run", base, jsonl(*[GOOD] * 7), min_rows=10)
     assert (outcome.code, outcome.message) == (
