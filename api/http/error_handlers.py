@@ -7,11 +7,13 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from api.errors import InsufficientStorage, InvalidRequest, ServiceError, Unavailable
+from api.http.suggestions import unknown_field
 from api.infra.storage import StorageFull, StorageUnavailable
 from api.records.pages import UnknownCursor
 
@@ -91,11 +93,23 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
                 "Send the body as JSON, with the header `Content-Type: application/json`", code="invalid_json"
             )
         )
-    return _response(as_invalid_request(error.errors(), error.body))
+    return _response(as_invalid_request(error.errors(), error.body, _body_model(request)))
 
 
-def as_invalid_request(errors: Sequence[ErrorDetails], body: object) -> InvalidRequest:
-    """Return the error for a caller: the first field as the body writes it, its problem, and the other wrong fields."""
+def _body_model(request: Request) -> type[BaseModel] | None:
+    """Return the model of the request's body; None if its route has none."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    model = None if field is None else field.field_info.annotation
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
+
+
+def as_invalid_request(
+    errors: Sequence[ErrorDetails], body: object, model: type[BaseModel] | None = None
+) -> InvalidRequest:
+    """Return the error for a caller: the first field as the body writes it, its problem, and the other wrong fields.
+
+    `model`: the body's model, from which a field is suggested for an unknown one.
+    """
     first = errors[0]
     if first["type"] == "json_invalid":
         return InvalidRequest("We could not parse the JSON body of your request", code="invalid_json")
@@ -105,7 +119,9 @@ def as_invalid_request(errors: Sequence[ErrorDetails], body: object) -> InvalidR
     others = dict.fromkeys(_param(error, body) for error in errors[1:])
     also = [other for other in others if other and not f"{param}.".startswith(f"{other}.")]
     named = ", ".join(also[:MAX_OTHER_FIELDS]) + (", …" if len(also) > MAX_OTHER_FIELDS else "")
-    message = _problem(first) + (f" (also wrong: {named})" if also else "")
+    unknown = first["type"] == "extra_forbidden" and model is not None
+    problem = unknown_field(model, param, body) if unknown else _problem(first)
+    message = problem + (f" (also wrong: {named})" if also else "")
     return InvalidRequest(f"{param}: {message}" if param else message, param=param or None, code="invalid_value")
 
 

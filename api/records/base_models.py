@@ -29,5 +29,9 @@ def listed(session: Session) -> Sequence[BaseModelRow]:
     return session.scalars(select(BaseModelRow).order_by(BaseModelRow.name)).all()
 
 
+def names(session: Session) -> Sequence[str]:
+    return session.scalars(select(BaseModelRow.name).order_by(BaseModelRow.name)).all()
+
+
 def remove(session: Session, name: str) -> None:
     session.execute(delete(BaseModelRow).where(BaseModelRow.name == name))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TypeVar
 
 from pydantic import TypeAdapter
@@ -26,15 +27,23 @@ Pending = Mapping[str, Job]
 
 NO_PENDING: Pending = {}
 
+MAX_NAMED_BASES = 8
+"""Most base models that an error names."""
+
 
 class NoSuchOrigin(InvalidRequest):
     param = "model"
     code = "model_not_found"
 
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"The model `{name[:128]}` does not exist here: GET /v1/models lists those that can be fine-tuned"
-        )
+    def __init__(self, session: Session, name: str) -> None:
+        bases = base_models.names(session)
+        close = get_close_matches(name, bases, MAX_NAMED_BASES)
+        named = [*close, *(base for base in bases if base not in close)][:MAX_NAMED_BASES]
+        have = "no base model: the operator adds one with `attune models add`"
+        if named:
+            more = f" and {len(bases) - len(named):,} more" if len(bases) > len(named) else ""
+            have = f"these base models: {', '.join(named)}{more}. GET /v1/models also lists fine-tuned ones"
+        super().__init__(f"The model `{name[:128]}` does not exist here. This server has {have}")
 
 
 class CannotContinue(InvalidRequest):
@@ -82,7 +91,7 @@ def find(session: Session, project_id: str, name: str, pending: Pending = NO_PEN
         return Origin(name, base)
     job = producing_job(session, project_id, name, pending)
     if job is None:
-        raise NoSuchOrigin(name)
+        raise NoSuchOrigin(session, name)
     base = base_models.get(session, job.base_model)
     assert base is not None, f"{job.base_model} cannot be removed while {name} needs it"
     origin = Origin(name, base, job)
@@ -100,7 +109,7 @@ def hold(session: Session, project_id: str, origin: Origin) -> None:
     else:
         exists = producing_job(session, project_id, origin.name, NO_PENDING) is not None
     if not exists:
-        raise NoSuchOrigin(origin.name)
+        raise NoSuchOrigin(session, origin.name)
     _require_weights(session, project_id, origin, NO_PENDING)
 
 

@@ -297,3 +297,23 @@ def test_a_jobs_recipe_creates_the_same_job_again(client: TestClient, served: Co
 
 def test_a_recipe_is_its_projects_own(other_project: TestClient, job: dict[str, object]) -> None:
     assert other_project.get(f"/v1/fine_tuning/jobs/{job['id']}/recipe").status_code == 404
+
+
+def test_an_unknown_model_is_answered_with_the_names_of_those_that_are_here(
+    client: TestClient, served: Context
+) -> None:
+    error = create(client, model="gpt-4o-mini").json()["error"]
+    assert error["message"].endswith("This server has no base model: the operator adds one with `attune models add`")
+    for name in [*(f"a{number}" for number in range(9)), "smollm2-135m"]:
+        a_base_model(served.database, name)
+    error = create(client, model="smollm-135m").json()["error"]
+    assert (error["param"], error["code"]) == ("model", "model_not_found")
+    assert error["message"] == (
+        "The model `smollm-135m` does not exist here. This server has these base models: smollm2-135m, a0, a1, a2, a3, "
+        "a4, a5, a6 and 2 more. GET /v1/models also lists fine-tuned ones"
+    )
+
+
+def test_an_unknown_field_is_answered_with_the_one_that_was_meant(client: TestClient) -> None:
+    error = create(client, beta=0.1, method={"type": "dpo"}).json()["error"]
+    assert error["message"] == "beta: Unknown field. Did you mean `method.dpo.hyperparameters.beta`?"

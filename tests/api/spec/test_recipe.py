@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from api.http.error_handlers import as_invalid_request
+from api.http.suggestions import suggestion, unknown_field
 from api.spec.catalog import METHODS
 from api.spec.recipe import Recipe
 from api.spec.resolve import ResolvedRecipe, resolve
@@ -230,3 +231,32 @@ def test_the_pairs_of_a_reward_model_are_left_out_rather_than_cut(asked: str, me
     """The reward of an answer is read at its end."""
     found = resolved({"method": {"type": method}, "training": {"overlong": asked}}, rows=20)
     assert found.overlong == settled
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "meant"),
+    [
+        ({"beta": 0.1, "method": {"type": "dpo"}}, "beta", "method.dpo.hyperparameters.beta"),
+        ({"method": {"type": "dpo", "dpo": {"beta": 0.1}}}, "method.dpo.beta", "method.dpo.hyperparameters.beta"),
+        ({"method": {"type": "dpo", "supervised": {}}}, "method.supervised", "method.dpo"),
+        ({"hyperparameters": {"epochs": 2}}, "hyperparameters.epochs", "hyperparameters.n_epochs"),
+        ({"n_epochs": 2}, "n_epochs", "hyperparameters.n_epochs"),
+        ({"n_epochs": 2, "method": {"type": "kto"}}, "n_epochs", "method.kto.hyperparameters.n_epochs"),
+        ({"training": {"lerning_rate": 1e-4}}, "training.lerning_rate", "training.learning_rate"),
+        ({"learning_rate": 1e-4}, "learning_rate", "training.learning_rate"),
+        ({"lora": {"rank": 8}}, "lora", None),
+        ({"technique": {"type": "full", "rank": 8}}, "technique.rank", None),
+        ({"rank": 8}, "rank", "technique.rank"),
+        ({"project_id": "proj_other"}, "project_id", None),
+    ],
+)  # fmt: skip
+def test_an_unknown_field_comes_with_the_one_that_was_meant(
+    body: dict[str, object], param: str, meant: str | None
+) -> None:
+    assert suggestion(Recipe, param, MINIMAL | body) == meant
+
+
+def test_a_field_of_another_type_is_told_from_a_misspelt_one() -> None:
+    of_full = unknown_field(Recipe, "technique.rank", MINIMAL | {"technique": {"type": "full", "rank": 8}})
+    assert of_full == "Unknown field: `technique` of type 'full' has no such field"
+    assert unknown_field(Recipe, "x", MINIMAL | {"x": 1}) == "Unknown field: it is misspelt or not supported"

@@ -1,0 +1,86 @@
+"""The field that the author of an unknown field probably meant."""
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any
+
+from pydantic import BaseModel
+
+from api.spec.fields import JsonObject
+
+MISSPELT = 0.75
+"""Least similarity (difflib's ratio) of a misspelt name to a field beside it."""
+MISPLACED = 0.85
+"""Least similarity to a field elsewhere."""
+MAX_DEPTH = 8
+"""Depth of a field's path; graders nest without end."""
+
+
+def unknown_field(model: type[BaseModel], param: str, body: object) -> str:
+    """Return what to tell the author of the unknown field `param`."""
+    if meant := suggestion(model, param, body):
+        return f"Unknown field. Did you mean `{meant}`?"
+    parent = param.rpartition(".")[0]
+    kind = _type_at(body, parent)
+    if kind is not None and param in paths(model):
+        return f"Unknown field: `{parent}` of type '{kind[:64]}' has no such field"
+    return "Unknown field: it is misspelt or not supported"
+
+
+def suggestion(model: type[BaseModel], param: str, body: object) -> str | None:
+    """Return the path of the field that was probably meant by the unknown field `param`; None if nothing is like it.
+
+    The field at the same place for the body's own type comes first, then a misspelt neighbor, then a field with this
+    name elsewhere, then one with a similar name elsewhere. Fields of other methods than the body's never do.
+    """
+    parent, _, name = param.rpartition(".")
+    known, kind = paths(model), _type_at(body, parent)
+    if param in known:  # of an object of another type
+        own = f"{parent}.{kind}"
+        return own if own in known and own != param else None
+    fitting = [path for path in known if _fits(path, body)]
+    beside = {path.rpartition(".")[2]: path for path in fitting if path.rpartition(".")[0] == parent}
+    if close := get_close_matches(name, beside, 1, MISSPELT):
+        return beside[close[0]]
+    elsewhere = {path.rpartition(".")[2]: path for path in sorted(fitting, key=len, reverse=True)}
+    if name in elsewhere:
+        return elsewhere[name]
+    close = get_close_matches(name, elsewhere, 1, MISPLACED)
+    return elsewhere[close[0]] if close else None
+
+
+@lru_cache(maxsize=64)
+def paths(model: type[BaseModel]) -> frozenset[str]:
+    """Return the dotted paths of all fields of a request's body, those of all types of an object together."""
+    schema = model.model_json_schema()
+    return frozenset(_walk(schema, schema.get("$defs", {}), "", 0))
+
+
+def _walk(node: JsonObject, definitions: Mapping[str, JsonObject], prefix: str, depth: int) -> Iterator[str]:
+    if depth > MAX_DEPTH:
+        return
+    if "$ref" in node:
+        yield from _walk(definitions[node["$ref"].rpartition("/")[2]], definitions, prefix, depth)
+    for keyword in ("anyOf", "oneOf", "allOf"):
+        for member in node.get(keyword, []):
+            yield from _walk(member, definitions, prefix, depth)
+    for name, field in node.get("properties", {}).items():
+        yield f"{prefix}{name}"
+        yield from _walk(field, definitions, f"{prefix}{name}.", depth + 1)
+
+
+def _type_at(body: Any, path: str) -> str | None:
+    """Return the `type` of the object at the path."""
+    node = body
+    for part in path.split(".") if path else []:
+        node = node.get(part) if isinstance(node, dict) else None
+    return node.get("type") if isinstance(node, dict) and isinstance(node.get("type"), str) else None
+
+
+def _fits(path: str, body: object) -> bool:
+    """Return whether the field may be in a body of this method. OpenAI's older `hyperparameters` exclude a method."""
+    head, *rest = path.split(".")
+    if head == "hyperparameters":
+        return not (isinstance(body, dict) and "method" in body)
+    return head != "method" or not rest or rest[0] in ("type", _type_at(body, "method") or "supervised")
