@@ -71,6 +71,16 @@ COMMANDS = {
         "Find and remove stored objects that no record refers to.",
         OPERATOR,
     ),
+    "backup": (
+        "api.cli.backup:backup_app",
+        "Copy the database and the objects into a new folder, while the service runs.",
+        OPERATOR,
+    ),
+    "restore": (
+        "api.cli.backup:restore_app",
+        "Copy a backup into an empty data folder, and compare the hash of every file.",
+        OPERATOR,
+    ),
     "completion": ("api.cli.completion:completion_app", "Print a script that completes commands in a shell.", SHELL),
 }
 """Each command's Typer app, its summary and its heading, in the order in which `attune --help` lists them.

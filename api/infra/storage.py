@@ -125,7 +125,7 @@ class Storage:
             raise _not_written(key, error) from error
         return StoredObject(len(data), hashlib.sha256(data).hexdigest())
 
-    def read_file(self, key: str, path: Path, *, sha256: str | None = None) -> None:
+    def read_file(self, key: str, path: Path, *, sha256: str | None = None) -> StoredObject:
         """Copy an object into a local file. Raises ObjectCorrupt if its hash differs from `sha256`."""
         digest = hashlib.sha256()
         with path.open("wb") as file:
@@ -135,6 +135,7 @@ class Storage:
         if sha256 is not None and digest.hexdigest() != sha256:
             path.unlink()
             raise ObjectCorrupt(f"{key} is damaged: its sha256 differs")
+        return StoredObject(path.stat().st_size, digest.hexdigest())
 
     def read(self, key: str) -> Iterator[bytes]:
         """Yield the object in chunks of about 4 MiB. Raises ObjectMissing before the first chunk."""

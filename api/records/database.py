@@ -4,7 +4,7 @@ import json
 import select
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -70,6 +70,13 @@ class Database:
             if self.is_sqlite:
                 session.execute(text("BEGIN IMMEDIATE"))
             yield session
+
+    def copy_to(self, path: Path) -> None:
+        """Write a copy of the database as it is at one moment, while others use it. SQLite only."""
+        with self.engine.connect() as connection, closing(sqlite3.connect(path)) as target:
+            source = connection.connection.driver_connection
+            assert isinstance(source, sqlite3.Connection), self.engine.dialect.name
+            source.backup(target)
 
     def ping(self) -> None:
         """Raise DBAPIError if the database does not respond."""

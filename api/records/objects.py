@@ -10,8 +10,10 @@ from api.records.base_models import BaseModelRow
 from api.records.files import File
 from api.records.jobs import Job
 from api.records.models import Checkpoint, Model
-from api.records.uploads import UploadPart
+from api.records.queue import Attempt, log_key
+from api.records.uploads import PENDING, Upload, UploadPart
 from api.spec.artifacts import Artifact
+from api.spec.lifecycle import FINAL
 
 Keys = Collection[str]
 
@@ -52,6 +54,32 @@ def _models(session: Session, keys: Keys) -> set[str]:
 
 def _bases(session: Session, keys: Keys) -> set[str]:
     return _artifacts(session.scalars(select(BaseModelRow.artifacts)))
+
+
+def named(session: Session) -> dict[str, str | None]:
+    """Return the keys of all objects that rows refer to, each with its SHA-256 if a row holds it.
+
+    The objects of saved states have no rows of their own: `saved_states` returns where they are.
+    """
+    keys: dict[str, str | None] = {}
+    for key, sha256 in session.execute(select(File.storage_key, File.sha256).where(File.storage_key.is_not(None))):
+        keys[str(key)] = sha256
+    pending = select(UploadPart).join(Upload, Upload.id == UploadPart.upload_id).where(Upload.status == PENDING)
+    for part in session.scalars(pending):
+        keys[part.storage_key] = part.sha256
+    for arrays in session.scalars(select(Arrays)):
+        keys[arrays.storage_key] = arrays.sha256
+    for column in (Checkpoint.artifacts, Model.artifacts, BaseModelRow.artifacts):
+        for artifacts in session.scalars(select(column)):
+            keys |= {artifact["key"]: artifact["sha256"] for artifact in artifacts}
+    logs = select(Attempt.job_id, Attempt.fence).where(Attempt.log_bytes.is_not(None))
+    return keys | {log_key(job_id, fence): None for job_id, fence in session.execute(logs)}
+
+
+def saved_states(session: Session) -> list[str]:
+    """Return the prefixes of the saved states that jobs may resume from."""
+    states = session.scalars(select(Job.state).where(Job.state.is_not(None), Job.status.not_in(FINAL)))
+    return [each["prefix"] for state in states if state for each in (state, state.get("before")) if each]
 
 
 def _jobs(keys: Keys) -> set[str]:
