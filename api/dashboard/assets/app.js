@@ -37,6 +37,7 @@ async function show() {
   const { signal } = left;
   const { link, id, module } = resolve(location.pathname) ?? {};
   for (const other of links) other.toggleAttribute("aria-current", other === link);
+  link?.parentElement.scrollTo({ left: link.offsetLeft - link.parentElement.offsetLeft - 48 }); // on narrow screens
   const root = h("div.view");
   fill(main, root);
   setTitle(link?.textContent ?? "Not found");

@@ -56,7 +56,7 @@ export function chat({ models, signal }) {
 }
 
 function column(label, model) {
-  const log = h("div.log", { role: "log", "aria-live": "polite", "aria-label": `Chat with ${model}`, tabindex: "0" });
+  const log = h("div.chat-log", { role: "log", "aria-live": "polite", "aria-label": `Chat with ${model}`, tabindex: "0" });
   const nothing = h("p.muted", {}, "Answers appear here.");
   const element = h("div", {}, h("h3", {}, label, h("span.muted", {}, ` ${model}`)), log);
   let history = [];

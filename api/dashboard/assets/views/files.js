@@ -21,7 +21,7 @@ export async function show({ root, query, signal, setQuery, open }) {
     caption: "Files, newest first",
     href: (file) => `/files/${file.id}`,
     columns: [
-      { title: "File", cell: (file) => [h("a", { href: `/files/${file.id}` }, file.filename), h("span.sub", {}, copyable(file.id))] },
+      { title: "File", cell: (file) => [h("a", { href: `/files/${file.id}` }, file.filename), h("span.sub", {}, copyable(file.id, `${file.id.slice(0, 14)}…`))] },
       { title: "Check", cell: (file) => check(file) },
       { title: "Rows", cell: (file) => quantity(file.scan?.status === "done" ? file.scan.rows : null), figures: true },
       { title: "Format", cell: (file) => file.scan?.format ?? h("span.muted", {}, "–"), wide: true },
@@ -66,5 +66,5 @@ export function check({ scan }) {
   const problems = Object.values(scan.finding_counts).reduce((sum, number) => sum + number, 0);
   if (!problems) return status("good", ["✓", "No problems", "good"]);
   const wrong = scan.findings.some(({ severity }) => severity === "error");
-  return wrong ? status("errors", ["✕", `Errors, ${plural(problems, "problem")}`, "bad"]) : status("warnings", ["◐", plural(problems, "warning"), "held"]);
+  return wrong ? status("errors", ["✕", plural(problems, "problem"), "bad"]) : status("warnings", ["◐", plural(problems, "warning"), "held"]);
 }

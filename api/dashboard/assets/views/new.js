@@ -61,7 +61,7 @@ export async function show({ root, query, signal, open }) {
   const submit = button("Create job", create, { kind: "primary" });
   const element = h("form.job", { novalidate: true }, form.elements, h("div.submit", {}, submit, copyAs(() => call(form.body({ lenient: true }))), problem));
   element.addEventListener("submit", (event) => { event.preventDefault(); submit.click(); });
-  fill(root, h("div.head", {}, h("h1", {}, "New job")), h("div.beside", {}, element, aside));
+  fill(root, h("div.head", {}, h("h1", {}, "New job")), h("div.form-and-aside", {}, element, aside));
   dropTarget(root, signal, form.drop);
   form.write(await beginning(query, signal));
   signal.addEventListener("abort", () => clearTimeout(timer), { once: true });
@@ -253,7 +253,7 @@ const fold = (title, ...content) => h("details.fold", {}, h("summary", {}, title
 function fileField(files, signal, onChoose) {
   const known = new Map(files.map((file) => [file.id, file]));
   const control = h("select", { id: "training-file", "aria-describedby": "training-file-problem" });
-  const about = h("p.help");
+  const about = h("div.help.about");
   const problem = h("p.problem", { id: "training-file-problem", role: "alert" });
   const upload = picker({ label: "Upload", signal, onFile: (file) => { known.set(file.id, file); list(file.id); follow(file.id); } });
 
@@ -265,7 +265,7 @@ function fileField(files, signal, onChoose) {
   }
   function describe() {
     const file = known.get(control.value);
-    fill(about, file && [check(file), " ", h("a", { href: `/files/${file.id}` }, "Look at its rows"), " ", copyable(file.id)]);
+    fill(about, file && [check(file), h("a", { href: `/files/${file.id}` }, "Look at its rows"), copyable(file.id)]);
     onChoose(file);
   }
   /** Wait for the file's check, which tells its format. */

@@ -21,7 +21,7 @@ export async function show({ root, id, signal, setTitle, open }) {
       copyAs(() => ({ method: "GET", path })),
       button("Send a test", test), button("Edit", edit), button("New secret", rotate), button("Delete", remove, { kind: "danger" }))),
     facts([
-      ["Id", copyable(hook.id)], ["Address", hook.url], ["Sent when a job has", hook.event_types.map(shortEvent).join(", ")],
+      ["Id", copyable(hook.id)], ["Address", hook.url], ["Events", hook.event_types.map(shortEvent).join(", ")],
       ["Signing secret", h("code", {}, hook.signing_secret_hint)], ["Created", when(hook.created_at)], ["Changed", when(hook.updated_at)],
     ]), log.element);
   }

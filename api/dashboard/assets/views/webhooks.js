@@ -18,7 +18,7 @@ export async function show({ root, signal, open }) {
     columns: [
       { title: "Endpoint", cell: (hook) => [h("a", { href: `/webhooks/${hook.id}` }, hook.name), h("span.sub", {}, copyable(hook.id))] },
       { title: "Address", cell: (hook) => hook.url, wide: true },
-      { title: "Sent when a job has", cell: (hook) => hook.event_types.map(shortEvent).join(", ") },
+      { title: "Events", cell: (hook) => hook.event_types.map(shortEvent).join(", ") },
       { title: "Created", cell: (hook) => when(hook.created_at), figures: true, wide: true },
     ],
   });
