@@ -154,7 +154,7 @@ class Settings(BaseSettings):
     scan_cpu_seconds: Annotated[int, Field(gt=0)] = 600
     """Processor time of the child process that scans an uploaded file, in seconds."""
     merged_max_parameters: Annotated[int, Field(ge=0)] = 1_000_000_000
-    """Number of parameters of the largest base model for which `export.merged: "auto"` publishes merged weights."""
+    """Number of parameters of the largest base model for which `export.merged: "auto"` may publish merged weights."""
 
     sampler: bool = True
     """Whether `attune up` and `attune worker` start a sampler, which serves `/v1/chat/completions` and

@@ -48,8 +48,7 @@ def estimate(context: Context, caller: Caller, recipe: Recipe) -> dict[str, obje
     reasons += _row_reasons(recipe, counts["train"])
     if not counts["train"]["kept_rows"]:
         return answer | {"reasons": reasons}
-    wants_merged = recipe.export.wants_merged(query.base.facts["parameters"], context.settings.merged_max_parameters)
-    merged = recipe.technique.merges and wants_merged
+    merged = recipe.publishes_merged(query.base.facts["parameters"], context.settings.merged_max_parameters)
     resolved, train, validation = _resolved(recipe, counts, query.origin, merged=merged)
     answer |= _numbers(resolved, train)
     try:

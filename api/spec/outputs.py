@@ -21,19 +21,12 @@ class Hub(StrictModel):
 
 class Export(StrictModel):
     merged: Auto[bool] = AUTO
-    """Publish also the merged weights, a whole model, in `merged/`. "auto": if the technique can be merged and the base
-    model has at most the server's `merged_max_parameters` parameters."""
+    """Publish also the merged weights, a whole model, in `merged/`. "auto": if the technique can be merged, vLLM cannot
+    serve its adapter, and the base model has at most the server's `merged_max_parameters` parameters."""
     gguf: Literal["f16", "q8_0"] | None = None
     """Publish also the whole model as a GGUF file, with matrices in 16 or 8 bits."""
     hub: Hub | None = None
     """Push the trained model to a hub after the job has succeeded."""
-
-    def wants_merged(self, parameters: int, largest: int) -> bool:
-        """Return whether merged weights are published, if the technique can be merged.
-
-        `parameters` is the size of the base model, `largest` the server's `merged_max_parameters`.
-        """
-        return parameters <= largest if self.merged == AUTO else self.merged
 
 
 MAX_INTEGRATIONS = 5

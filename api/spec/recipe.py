@@ -167,6 +167,16 @@ class Recipe(NulFreeModel):
         requested = self.training.overlong
         return "drop" if requested == "truncate" and self.method.output == "reward" else requested
 
+    def publishes_merged(self, parameters: int, largest: int) -> bool:
+        """Return whether merged weights are published.
+
+        `parameters` is the size of the base model, `largest` the server's `merged_max_parameters`.
+        """
+        if not self.technique.merges or self.export.merged != AUTO:
+            return self.technique.merges and self.export.merged is True
+        loads_as_adapter = self.method.output == "tokens" and self.technique.vllm_refusal() is None
+        return not loads_as_adapter and parameters <= largest
+
     @model_validator(mode="before")
     @classmethod
     def _null_is_no_technique(cls, data: object) -> object:

@@ -24,14 +24,12 @@ def resolution_inputs(attempt: AttemptContext, train: Arrays, parent: Labels | N
     """`parent`: the labels of the classifier that the job continues (parent_labels). Raises AttemptFailed."""
     recipe, job = attempt.recipe, attempt.job
     largest = attempt.node.context.settings.merged_max_parameters
-    merged = recipe.export.wants_merged(attempt.base.facts["parameters"], largest)
+    merged = recipe.publishes_merged(attempt.base.facts["parameters"], largest)
     labels = None
     if recipe.method.output == "labels":
         labels = parent or Labels(problem=train.report["problem"], names=tuple(train.report["label_names"] or ()))
         _require_effect(recipe, labels)
-    return ResolutionInputs(
-        labels=labels, base_model=job.base_weights or job.base_model, merged=recipe.technique.merges and merged
-    )
+    return ResolutionInputs(labels=labels, base_model=job.base_weights or job.base_model, merged=merged)
 
 
 def _require_effect(recipe: Recipe, labels: Labels) -> None:

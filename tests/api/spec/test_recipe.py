@@ -260,3 +260,24 @@ def test_a_field_of_another_type_is_told_from_a_misspelt_one() -> None:
     of_full = unknown_field(Recipe, "technique.rank", MINIMAL | {"technique": {"type": "full", "rank": 8}})
     assert of_full == "Unknown field: `technique` of type 'full' has no such field"
     assert unknown_field(Recipe, "x", MINIMAL | {"x": 1}) == "Unknown field: it is misspelt or not supported"
+
+
+@pytest.mark.parametrize(
+    ("body", "merged"),
+    [
+        ({}, False),
+        ({"technique": {"type": "qlora"}}, False),
+        ({"technique": {"type": "dora"}}, True),
+        ({"technique": {"type": "lora", "rank_pattern": {"q_proj": 4}}}, True),
+        ({"method": {"type": "classification"}}, True),
+        ({"method": {"type": "classification"}, "technique": {"type": "full"}}, False),
+        ({"technique": {"type": "prefix"}}, False),
+        ({"export": {"merged": True}}, True),
+        ({"technique": {"type": "dora"}, "export": {"merged": False}}, False),
+    ],
+)
+def test_merged_weights_are_published_where_vllm_cannot_serve_the_adapter(body: dict[str, Any], merged: bool) -> None:
+    recipe = Recipe.model_validate({"model": "m", "training_file": "file-x", **body})
+    assert recipe.publishes_merged(1000, 1000) is merged
+    asked = recipe.export.merged is True
+    assert recipe.publishes_merged(1001, 1000) is asked

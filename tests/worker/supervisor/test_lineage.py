@@ -244,17 +244,17 @@ def artifacts_of(workshop: Workshop, model_id: str) -> set[str]:
     return {artifact["name"] for artifact in model.artifacts}
 
 
-def test_a_small_base_is_published_merged_too_unless_the_job_says_no(workshop: Workshop) -> None:
-    assert "merged/model.safetensors" in artifacts_of(workshop, trained(workshop))
-    kept = artifacts_of(workshop, trained(workshop, export={"merged": False}))
+def test_an_adapter_that_vllm_serves_is_merged_only_where_the_job_asks_for_it(workshop: Workshop) -> None:
+    kept = artifacts_of(workshop, trained(workshop))
     assert not [name for name in kept if name.startswith("merged/")]
+    assert "merged/model.safetensors" in artifacts_of(workshop, trained(workshop, export={"merged": True}))
 
 
 @pytest.mark.parametrize(("asked", "merged"), [("auto", False), (True, True)])
 def test_a_large_base_is_merged_only_where_the_job_asks_for_it(
     workshop: Workshop, asked: object, merged: bool, tmp_path: Path
 ) -> None:
-    job = workshop.job(workshop.submit(export={"merged": asked}))
+    job = workshop.job(workshop.submit(export={"merged": asked}, technique={"type": "dora"}))
     with workshop.context.database.write() as session:
         base = base_models.get(session, "tiny")
         assert base is not None
