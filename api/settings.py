@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 Seconds = Annotated[float, Field(gt=0)]
+Days = Annotated[float, Field(ge=0)]
 Bytes = Annotated[int, Field(gt=0)]
 
 
@@ -167,6 +168,23 @@ class Settings(BaseSettings):
     """Largest number of tokens that a request may ask for in one completion."""
     sample_requests: Annotated[int, Field(ge=1)] = 16
     """Completion requests of one project that wait or run at the same time. Any more get a 429."""
+
+    keep_files_days: Days = 0
+    """Days until an uploaded file is deleted, counted from its upload. A file that an unfinished job needs is kept
+    until the job ends. 0: until its own expiry, or until its user deletes it."""
+    keep_checkpoints_days: Days = 0
+    """Days until the checkpoints of a job are deleted, counted from its end. Checkpoints that an unfinished job, an
+    adapter or a permission needs are kept. 0: as long as the model."""
+    keep_arrays_days: Days = 30
+    """Days until the prepared rows of a file are deleted, unless an unfinished job needs them. A later job on the same
+    file prepares them again. 0: forever."""
+    keep_logs_days: Days = 90
+    """Days until the logs of a job are deleted, counted from its end. 0: forever."""
+    keep_events_days: Days = 0
+    """Days until the events of a job and its metrics of each step are deleted, counted from its end. The table of its
+    metrics, a result file, is kept. 0: forever."""
+    keep_deliveries_days: Days = 30
+    """Days until the log of a delivery to a webhook is deleted, counted from its end. 0: forever."""
 
     lease_s: Seconds = 60
     """Seconds without a heartbeat after which a worker loses its job and the job is requeued."""

@@ -26,6 +26,7 @@ SECTIONS = {
     "convert_seconds": "Base models",
     "prepare_slots": "Preparation and training",
     "sampler": "Completions",
+    "keep_files_days": "Retention",
     "lease_s": "Leases and intervals of workers",
 }
 """Heading of each section by its first setting."""

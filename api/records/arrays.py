@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from sqlalchemy import BigInteger, ForeignKey, String
+from sqlalchemy import BigInteger, ForeignKey, String, delete, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime, db_now, insert
@@ -64,6 +64,16 @@ def tokenizer_files(base: BaseModelRow) -> list[list[str]]:
 
 def get(session: Session, key: str) -> Arrays | None:
     return session.get(Arrays, key)
+
+
+def old_and_unused(session: Session, keep_s: float, used: set[str], limit: int = 100) -> Sequence[Arrays]:
+    """Return arrays that were prepared more than `keep_s` seconds ago, except those with the keys `used`."""
+    old = select(Arrays).where(Arrays.created_at < db_now() - keep_s, Arrays.key.not_in(used))
+    return session.scalars(old.limit(limit)).all()
+
+
+def remove(session: Session, rows: Sequence[Arrays]) -> None:
+    session.execute(delete(Arrays).where(Arrays.key.in_([row.key for row in rows])))
 
 
 def upsert(session: Session, *, key: str, project_id: str, bytes_total: int, sha256: str, report: JsonObject) -> Arrays:

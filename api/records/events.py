@@ -11,6 +11,7 @@ from sqlalchemy import (
     String,
     Text,
     and_,
+    delete,
     func,
     select,
     text,
@@ -99,6 +100,10 @@ def page(session: Session, job_id: str, *, messages_only: bool = False, after: s
         after=after,
         limit=limit,
     )
+
+
+def delete_of(session: Session, job_ids: Sequence[str]) -> None:
+    session.execute(delete(Event).where(Event.job_id.in_(job_ids)))
 
 
 def metrics_after(session: Session, job_id: str, seq: int) -> Sequence[Event]:

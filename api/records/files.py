@@ -2,14 +2,30 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import BigInteger, ColumnElement, ForeignKey, Integer, Select, String, delete, func, or_, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    ForeignKey,
+    Integer,
+    Select,
+    String,
+    and_,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from api.records.base import Base, UnixTime, db_now
+from api.records.base import Base, UnixTime, changed_rows, db_now
 from api.records.jobs import Job
 from api.records.pages import Page, paginate
 from api.spec.fields import JsonObject
 from api.spec.lifecycle import FINAL
+
+RESULTS = "fine-tune-results"
+"""Purpose of the files that a job makes. They are kept as long as its model."""
 
 
 class File(Base):
@@ -100,6 +116,12 @@ def remove(session: Session, file: File) -> None:
 
 def archives_of(session: Session, model_id: str) -> Sequence[File]:
     return session.scalars(select(File).where(File.model_id == model_id)).all()
+
+
+def expire_old(session: Session, keep_s: float) -> int:
+    """Let users' files of more than `keep_s` seconds expire now. Return their number."""
+    old = and_(File.created_at < db_now() - keep_s, File.purpose != RESULTS, _is_live())
+    return changed_rows(session.execute(update(File).where(old).values(expires_at=db_now())))
 
 
 def expired(session: Session, limit: int = 50) -> Sequence[File]:

@@ -178,6 +178,12 @@ def using_file(session: Session, project_id: str, file_id: str) -> Sequence[str]
     ).all()
 
 
+def arrays_in_use(session: Session) -> set[str]:
+    """Return the keys of the arrays that unfinished jobs need."""
+    needed = session.scalars(select(Job.arrays).where(Job.status.not_in(FINAL)))
+    return {key for arrays in needed for key in arrays.values()}
+
+
 def using_base(session: Session, base_model: str) -> Sequence[str]:
     """Return the ids of unfinished jobs that train this base model."""
     return session.scalars(select(Job.id).where(Job.base_model == base_model, Job.status.not_in(FINAL))).all()
@@ -298,6 +304,12 @@ def advance_state(session: Session, job_id: str, at_fence: int, state: SavedStat
 def ended_with_state(session: Session, limit: int = 20) -> Sequence[str]:
     """Return the ids of ended jobs whose saved states are still stored."""
     return session.scalars(select(Job.id).where(Job.status.in_(FINAL), Job.state.is_not(None)).limit(limit)).all()
+
+
+def ended_with_events(session: Session, keep_s: float, limit: int = 100) -> Sequence[str]:
+    """Return the ids of jobs that ended more than `keep_s` seconds ago and still have events."""
+    has_events = select(events.Event.seq).where(events.Event.job_id == Job.id).exists()
+    return session.scalars(select(Job.id).where(Job.finished_at < db_now() - keep_s, has_events).limit(limit)).all()
 
 
 def clear_state(session: Session, job_id: str) -> None:

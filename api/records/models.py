@@ -20,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, Session, mapped_column
 
-from api.records.base import Base, UnixTime
+from api.records.base import Base, UnixTime, db_now
 from api.records.jobs import Job
 from api.records.pages import Page, paginate
 from api.spec.artifacts import Artifact
@@ -148,6 +148,17 @@ def remove(session: Session, model: Model) -> None:
 
 def checkpoints_of(session: Session, job_id: str) -> Sequence[Checkpoint]:
     return session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step)).all()
+
+
+def old_checkpoints(session: Session, keep_s: float) -> Sequence[str]:
+    """Return the ids of the checkpoints whose jobs ended more than `keep_s` seconds ago."""
+    ended = select(Checkpoint.id).join(Job, Job.id == Checkpoint.job_id).where(Job.finished_at < db_now() - keep_s)
+    return session.scalars(ended.order_by(Job.finished_at, Checkpoint.id)).all()
+
+
+def checkpoint_to_remove(session: Session, checkpoint_id: str) -> Checkpoint | None:
+    """Return the checkpoint, locked against new uses until this transaction ends."""
+    return session.scalars(select(Checkpoint).where(Checkpoint.id == checkpoint_id).with_for_update()).one_or_none()
 
 
 def checkpoint_page(session: Session, job_id: str, *, after: str | None, limit: int) -> Page[Checkpoint]:

@@ -32,6 +32,13 @@ def granted(session: Session, project_id: str, checkpoint_model_id: str) -> bool
     return owner_for(session, project_id, checkpoint_model_id) != project_id
 
 
+def exist_on(session: Session, checkpoint_model_id: str) -> bool:
+    """Return whether any project may use the checkpoint or model of another one."""
+    return (
+        session.scalar(select(Permission.id).where(Permission.checkpoint == checkpoint_model_id).limit(1)) is not None
+    )
+
+
 def owner_for(session: Session, project_id: str, model_id: str) -> str:
     """Return the project that owns the model for this one: the project that granted a permission, else this project
     itself."""

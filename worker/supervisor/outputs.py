@@ -14,7 +14,7 @@ from api.infra.artifacts import GGUF, MERGED, tar_size, trained_artifacts
 from api.infra.storage import ObjectCorrupt, Storage
 from api.records import events, jobs, models, queue, trackings
 from api.records.base import db_now
-from api.records.files import File
+from api.records.files import RESULTS, File
 from api.records.jobs import Job
 from api.records.models import Checkpoint, Model
 from api.records.trackings import HUB
@@ -179,7 +179,7 @@ def _result_file(job: Job) -> dict[str, object]:
         "id": new_id("file-"),
         "project_id": job.project_id,
         "key_id": job.key_id,
-        "purpose": "fine-tune-results",
+        "purpose": RESULTS,
         "created_at": db_now(),
     }
 

@@ -14,37 +14,19 @@ from sqlalchemy.orm import Session
 
 from api.context import Context
 from api.infra.storage import StorageUnavailable
-from api.records import (
-    files,
-    idempotency,
-    jobs,
-    queue,
-    scans,
-    stored_bytes,
-    uploads,
-    usage,
-    webhook_deliveries,
-    workers,
-)
+from api.records import queue, scans, stored_bytes, usage, workers
 from api.records.base import current_time
 from api.records.jobs import Job
 from api.records.queue import Claim
 from api.records.usage import NO_MODEL, UNKNOWN_KEY, Account
 from api.spec.lifecycle import FailureReason, Stage
 from worker.shared.hardware import worker_resources
+from worker.supervisor import retention
 from worker.supervisor.faults import AttemptFailed, retry_or_fail
 from worker.supervisor.node import Node
 from worker.supervisor.scan import fail_abandoned_scans
 
 log = structlog.get_logger(__name__)
-
-UPLOAD_GRACE_S = 900
-"""How long the completion of an upload may take if it started before the upload expired."""
-KEEP_LOGS_S = 90 * 24 * 3600
-KEEP_DELIVERIES_S = 30 * 24 * 3600
-KEEP_WORKERS_S = 30 * 24 * 3600
-MEASURE_STORED_S = 300
-"""Seconds between two measurements of the projects' stored bytes for the usage ledger."""
 
 
 class Sweeper:
@@ -137,40 +119,20 @@ def _requeue_lost(session: Session, job: Job) -> None:
 
 def housekeep(node: Node) -> None:
     """Delete what is no longer needed, repeatedly, in a thread of its own: a slow storage must not delay the sweep."""
-    measured_at: float | None = None
+    retained_at: float | None = None
     while not node.stopping.is_set():
         try:
             fail_abandoned_scans(node)
-            delete_ended_states(node)
-            delete_expired(node.context)
-            if measured_at is None or time.monotonic() - measured_at >= MEASURE_STORED_S:
-                measured_at = time.monotonic()
+            retention.delete_expired(node.context)
+            if retained_at is None or time.monotonic() - retained_at >= retention.INTERVAL_S:
+                retained_at = time.monotonic()
+                retention.delete_old(node.context)
                 record_stored_bytes(node.context)
         except (SQLAlchemyError, StorageUnavailable) as error:
             log.warning("housekeeping_failed", error=type(error).__name__)
         except Exception:
             log.exception("housekeeping_failed")
         node.stopping.wait(node.context.settings.sweep_s)
-
-
-def delete_ended_states(node: Node) -> None:
-    """Delete the saved states of jobs that have ended."""
-    with node.context.database.read() as session:
-        ended = jobs.ended_with_state(session)
-    for job_id in ended:
-        node.context.storage.delete_prefix(f"states/{job_id}")
-        with node.context.database.write() as session:
-            jobs.clear_state(session, job_id)
-
-
-def delete_expired(context: Context) -> None:
-    expire_uploads(context)
-    remove_expired_files(context)
-    remove_old_logs(context)
-    with context.database.write() as session:
-        idempotency.delete_expired(session)
-        webhook_deliveries.delete_ended(session, KEEP_DELIVERIES_S)
-        workers.delete_unseen(session, KEEP_WORKERS_S)
 
 
 def record_stored_bytes(context: Context) -> None:
@@ -180,36 +142,3 @@ def record_stored_bytes(context: Context) -> None:
     with context.database.write() as session:
         for (project_id, key_id), size in totals.items():
             usage.record_stored(session, Account(project_id, key_id or UNKNOWN_KEY, NO_MODEL), size)
-
-
-def expire_uploads(context: Context, grace_s: float = UPLOAD_GRACE_S) -> None:
-    """Expire uploads that were not completed in time, and delete the parts of those that have ended."""
-    with context.database.write() as session:
-        uploads.expire(session)
-    with context.database.read() as session:
-        ended = uploads.ended_with_parts(session, grace_s)
-    for upload_id in ended:
-        context.storage.delete_prefix(f"uploads/{upload_id}")
-        with context.database.write() as session:
-            uploads.delete_parts(session, upload_id)
-
-
-def remove_expired_files(context: Context) -> None:
-    """Delete expired files that no unfinished job needs."""
-    with context.database.write() as session:
-        expired = [file for file in files.expired(session) if not jobs.using_file(session, file.project_id, file.id)]
-        for file in expired:
-            files.remove(session, file)
-    context.storage.delete([file.storage_key for file in expired if file.storage_key is not None])
-    if expired:
-        log.info("expired_files_removed", count=len(expired))
-
-
-def remove_old_logs(context: Context, keep_s: float = KEEP_LOGS_S) -> None:
-    """Delete the logs of jobs that ended more than `keep_s` ago."""
-    with context.database.read() as session:
-        old = queue.with_expired_logs(session, keep_s)
-    for job_id in old:
-        context.storage.delete_prefix(f"logs/{job_id}")
-        with context.database.write() as session:
-            queue.clear_logs(session, job_id)

@@ -18,7 +18,7 @@ from api.records.base import db_now
 from api.records.uploads import Upload
 from api.services import files, upload_parts
 from tests.api.conftest import client_of
-from worker.supervisor.sweep import expire_uploads
+from worker.supervisor.retention import expire_uploads
 
 PIECES = (b'{"text": "one"}\n', b'{"text": "two"}\n' * 1000, b'{"text": "three"}\n')
 WHOLE = b"".join(PIECES)

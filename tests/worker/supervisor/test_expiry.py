@@ -9,7 +9,7 @@ from api.records.jobs import Job
 from api.records.uploads import Upload
 from api.services import files, uploads
 from tests.factories import a_caller, a_file, a_job
-from worker.supervisor.sweep import expire_uploads, remove_expired_files
+from worker.supervisor.retention import expire_uploads, remove_expired_files
 
 KEY = "uploads/{}/part_1"
 

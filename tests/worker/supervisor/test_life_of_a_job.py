@@ -17,7 +17,7 @@ from tests.factories import a_file
 from tests.streams import collected
 from tests.worker.supervisor.conftest import Workshop
 from worker.supervisor.loop import work_until_idle
-from worker.supervisor.sweep import delete_ended_states
+from worker.supervisor.retention import delete_ended_states
 
 
 def test_a_job_becomes_a_model_and_tells_of_it_in_openais_words(workshop: Workshop) -> None:
@@ -146,7 +146,7 @@ def check_states_are_forgotten(workshop: Workshop, job: Job) -> None:
     assert job.state is not None
     manifest = f"{job.state['prefix']}/manifest.json"
     assert workshop.context.storage.exists(manifest)
-    delete_ended_states(workshop.train)
+    delete_ended_states(workshop.context)
     assert workshop.job(job.id).state is None
     assert not workshop.context.storage.exists(manifest)
 

@@ -13,7 +13,7 @@ from tests.factories import a_caller, a_job
 from tests.streams import collected
 from worker.supervisor.logs import LogUploader
 from worker.supervisor.node import Node
-from worker.supervisor.sweep import remove_old_logs
+from worker.supervisor.retention import remove_old_logs
 
 
 @pytest.fixture

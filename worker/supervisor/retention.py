@@ -1,0 +1,145 @@
+"""Deletion of stored data that is no longer needed. What an unfinished job needs is never deleted.
+
+Everything is deleted in small batches, so that other workers and the API never wait long. Rows are deleted before their
+objects, and an object whose deletion fails is an orphan for `attune storage collect`. Prefixes of one job are deleted
+before their row is changed, so that the deletion is repeated.
+"""
+
+import structlog
+from sqlalchemy.orm import Session
+
+from api.context import Context
+from api.records import (
+    arrays,
+    events,
+    files,
+    idempotency,
+    jobs,
+    models,
+    permissions,
+    queue,
+    uploads,
+    webhook_deliveries,
+    workers,
+)
+from api.records.models import Checkpoint
+
+log = structlog.get_logger(__name__)
+
+INTERVAL_S = 300
+"""Seconds between two searches for data that is older than the settings allow. Other data is deleted in each sweep."""
+UPLOAD_GRACE_S = 900
+"""How long the completion of an upload may take if it started before the upload expired."""
+DAY_S = 24 * 3600
+KEEP_WORKERS_S = 30 * DAY_S
+
+
+def delete_expired(context: Context) -> None:
+    """Delete what has ended or expired."""
+    delete_ended_states(context)
+    expire_uploads(context)
+    remove_expired_files(context)
+    with context.database.write() as session:
+        idempotency.delete_expired(session)
+        workers.delete_unseen(session, KEEP_WORKERS_S)
+
+
+def delete_old(context: Context) -> None:
+    """Delete what is older than the settings allow; 0 days keeps it."""
+    settings = context.settings
+    if settings.keep_files_days:
+        expire_old_files(context, settings.keep_files_days * DAY_S)
+    if settings.keep_arrays_days:
+        remove_old_arrays(context, settings.keep_arrays_days * DAY_S)
+    if settings.keep_checkpoints_days:
+        remove_old_checkpoints(context, settings.keep_checkpoints_days * DAY_S)
+    if settings.keep_logs_days:
+        remove_old_logs(context, settings.keep_logs_days * DAY_S)
+    with context.database.write() as session:
+        if settings.keep_events_days:
+            events.delete_of(session, jobs.ended_with_events(session, settings.keep_events_days * DAY_S))
+        if settings.keep_deliveries_days:
+            webhook_deliveries.delete_ended(session, settings.keep_deliveries_days * DAY_S)
+
+
+def delete_ended_states(context: Context) -> None:
+    """Delete the saved states of jobs that have ended."""
+    with context.database.read() as session:
+        ended = jobs.ended_with_state(session)
+    for job_id in ended:
+        context.storage.delete_prefix(f"states/{job_id}")
+        with context.database.write() as session:
+            jobs.clear_state(session, job_id)
+
+
+def expire_uploads(context: Context, grace_s: float = UPLOAD_GRACE_S) -> None:
+    """Expire uploads that were not completed in time, and delete the parts of those that have ended."""
+    with context.database.write() as session:
+        uploads.expire(session)
+    with context.database.read() as session:
+        ended = uploads.ended_with_parts(session, grace_s)
+    for upload_id in ended:
+        context.storage.delete_prefix(f"uploads/{upload_id}")
+        with context.database.write() as session:
+            uploads.delete_parts(session, upload_id)
+
+
+def remove_expired_files(context: Context) -> None:
+    """Delete expired files that no unfinished job needs."""
+    with context.database.write() as session:
+        expired = [file for file in files.expired(session) if not jobs.using_file(session, file.project_id, file.id)]
+        for file in expired:
+            files.remove(session, file)
+    context.storage.delete([file.storage_key for file in expired if file.storage_key is not None])
+    if expired:
+        log.info("expired_files_removed", count=len(expired))
+
+
+def expire_old_files(context: Context, keep_s: float) -> None:
+    """Give old uploaded files an expiry. The sweep deletes them once no unfinished job needs them."""
+    with context.database.write() as session:
+        count = files.expire_old(session, keep_s)
+    if count:
+        log.info("old_files_expired", count=count)
+
+
+def remove_old_arrays(context: Context, keep_s: float) -> None:
+    """Delete old arrays that no unfinished job needs. A job that needs them again rebuilds them."""
+    with context.database.write() as session:
+        old = arrays.old_and_unused(session, keep_s, jobs.arrays_in_use(session))
+        arrays.remove(session, old)
+    context.storage.delete([row.storage_key for row in old])
+    if old:
+        log.info("old_arrays_removed", count=len(old))
+
+
+def remove_old_checkpoints(context: Context, keep_s: float) -> None:
+    """Delete the checkpoints of jobs that ended long ago, except those that a job, an adapter or a permission names."""
+    with context.database.read() as session:
+        ids = models.old_checkpoints(session, keep_s)
+    for checkpoint_id in ids:
+        with context.database.write() as session:
+            checkpoint = models.checkpoint_to_remove(session, checkpoint_id)
+            if checkpoint is None or _is_named(session, checkpoint):
+                continue
+            models.remove_checkpoints(session, [checkpoint])
+        context.storage.delete([artifact["key"] for artifact in checkpoint.artifacts])
+        log.info("old_checkpoint_removed", model=checkpoint.model_id)
+
+
+def _is_named(session: Session, checkpoint: Checkpoint) -> bool:
+    return bool(
+        models.referenced_by(session, checkpoint.model_id)
+        or models.adapters_on(session, checkpoint.project_id, checkpoint.model_id)
+        or permissions.exist_on(session, checkpoint.model_id)
+    )
+
+
+def remove_old_logs(context: Context, keep_s: float) -> None:
+    """Delete the logs of jobs that ended more than `keep_s` ago."""
+    with context.database.read() as session:
+        old = queue.with_expired_logs(session, keep_s)
+    for job_id in old:
+        context.storage.delete_prefix(f"logs/{job_id}")
+        with context.database.write() as session:
+            queue.clear_logs(session, job_id)
