@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from api.cli import deployment
 from api.cli.console import (
     activity_progress,
     format_size,
@@ -23,8 +24,9 @@ from api.context import Context
 from api.errors import ServiceError
 from api.records.base_models import BaseModelRow
 from api.records.keys import Key
-from api.records.migrate import WrongSchema, is_new, migrate, require_current
-from api.services import base_models, keys, orphans
+from api.records.migrate import WrongSchema, is_new, require_current
+from api.services import base_models, keys, orphans, storage_marker
+from api.services.storage_marker import WrongStorage
 
 keys_app = typer.Typer(
     cls=Commands,
@@ -44,7 +46,7 @@ storage_app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     add_completion=False,
-    help="Find and remove stored objects that no record refers to.",
+    help="Remove stored objects that no record refers to, or tie the database to a moved storage.",
     epilog="Example: attune storage collect --remove",
 )
 
@@ -53,8 +55,8 @@ BaseModelName = Annotated[str, typer.Argument(help="The base model's name.")]
 
 
 @contextmanager
-def open_context(data_dir: Path | None, config: Path | None) -> Iterator[Context]:
-    """Yield the context. A new database gets its schema; an existing one must have this version's.
+def open_context(data_dir: Path | None, config: Path | None, *, any_storage: bool = False) -> Iterator[Context]:
+    """Yield the context. A new database gets its schema; an existing one must have this version's, and its storage.
 
     Refusals become CommandErrors.
     """
@@ -63,12 +65,14 @@ def open_context(data_dir: Path | None, config: Path | None) -> Iterator[Context
     context = Context.open(settings)
     try:
         if is_new(context.database):
-            migrate(context.database)
+            deployment.prepare(context)
         require_current(context.database)
+        if not any_storage:
+            storage_marker.require(context)
         yield context
     except ServiceError as error:
         raise CommandError(ExitCode.REFUSED, error.message) from None
-    except WrongSchema as error:
+    except (WrongSchema, WrongStorage) as error:
         raise CommandError(ExitCode.REFUSED, str(error)) from None
     finally:
         context.database.dispose()
@@ -166,9 +170,15 @@ def remove_model(name: BaseModelName, data_dir: DataDirectory = None, config: Co
     print_note(f"{name} is removed")
 
 
-@storage_app.callback()  # makes a group of this single command
-def storage_commands() -> None:
-    """Find and remove stored objects that no record refers to."""
+@storage_app.command("claim", epilog="Example: attune storage claim")
+def claim_storage(data_dir: DataDirectory = None, config: Config = None) -> None:
+    """Tie the database to the configured storage, after the storage was moved or restored.
+
+    Processes that start with another storage end with an error.
+    """
+    with open_context(data_dir, config, any_storage=True) as context:
+        storage_marker.claim(context)
+        print_note(f"The database belongs to the storage {context.settings.storage} now.")
 
 
 @storage_app.command("collect", epilog="Example: attune storage collect --remove")
@@ -189,8 +199,9 @@ def collect_objects(
     with open_context(data_dir, config) as context:
         kinds = orphans.collect_garbage(context, older_than_s=3600 * older_than_hours, most=most, remove=remove)
     print_rows([vars(kind) for kind in kinds], as_json)
-    count = sum(kind.orphans for kind in kinds)
-    print_note(f"{count} orphans {'removed' if remove else 'found (dry run: --remove removes them)'}")
+    count, size = sum(kind.orphans for kind in kinds), sum(kind.orphan_bytes for kind in kinds)
+    outcome = "removed" if remove else "found (dry run: --remove removes them)"
+    print_note(f"{count:,} orphans of {format_size(size)} {outcome}")
 
 
 def _key_fields(key: Key, project: str) -> dict[str, object]:

@@ -9,16 +9,16 @@ import structlog
 import typer
 import uvicorn
 
+from api.cli import deployment
 from api.cli.console import print_note
 from api.cli.errors import Command, CommandError, ExitCode
 from api.cli.options import Config, DataDirectory, Host, Port, load_operator_settings
 from api.cli.process_manager import ManagedProcess, ProcessManager
+from api.context import Context
 from api.http.uvicorn_protocol import HttpProtocol, HttpServer, make_room
 from api.infra.logs import configure_logging
 from api.infra.trackers import MissingLibrary, require_libraries
 from api.main import create_app
-from api.records import Database
-from api.records.migrate import WrongSchema, migrate, require_current
 from api.settings import Settings
 from api.spec.lifecycle import DELIVER, SAMPLE, Stage
 
@@ -43,7 +43,9 @@ def serve_api(
     """Serve the API alone. Run `attune migrate` first."""
     settings = load_operator_settings(data_dir, config, host=host, port=port)
     configure_logging(settings.log_level)
-    _require_schema(settings)
+    deployment.require(settings)
+    if settings.broker_url.get_secret_value():
+        _require_broker_password(settings)
     HttpProtocol.max_connections = make_room(settings.max_connections)
     streams = min(settings.max_streams, HttpProtocol.max_connections * 3 // 4)  # the rest serve other requests
     if streams < settings.max_streams:
@@ -82,11 +84,12 @@ def serve_worker(
     settings = load_operator_settings(data_dir, config)
     stages = [str(name) for name in stage or ()] or worker_stages(settings)
     if stages != [SAMPLE]:  # it uses no database
-        _require_schema(settings)
+        deployment.require(settings)
     if not settings.broker_url.get_secret_value():
         raise CommandError(
             ExitCode.REFUSED, "no broker: set ATTUNE_BROKER_URL to a redis:// address (`attune up` starts its own)."
         )
+    deployment.require_connection(settings, wait_s=deployment.BROKER_WAIT_S)
     if DELIVER in stages:
         require_tracker_libraries(settings)
     environment = {**os.environ, **settings.environment()}
@@ -106,11 +109,8 @@ def serve_worker(
 
 @migrate_app.command(cls=Command, epilog="Example: attune migrate --data-dir /var/lib/attune")
 def migrate_schema(data_dir: DataDirectory = None, config: Config = None) -> None:
-    """Upgrade the database schema to this version."""
-    try:
-        migrate(Database(load_operator_settings(data_dir, config).database))
-    except WrongSchema as error:
-        raise CommandError(ExitCode.REFUSED, str(error)) from None
+    """Upgrade the database schema to this version, and tie a new database to its storage."""
+    deployment.prepare(Context.open(load_operator_settings(data_dir, config)))
     print_note("The database schema is up to date.")
 
 
@@ -132,11 +132,11 @@ def require_tracker_libraries(settings: Settings) -> None:
         raise CommandError(ExitCode.REFUSED, str(error)) from error
 
 
-def _require_schema(settings: Settings) -> None:
-    database = Database(settings.database)
+def _require_broker_password(settings: Settings) -> None:
+    """Raise CommandError if the broker refuses the password. Without a broker, the workers' sweeps find the jobs."""
     try:
-        require_current(database)
-    except WrongSchema as error:
-        raise CommandError(ExitCode.REFUSED, str(error)) from None
-    finally:
-        database.dispose()
+        deployment.require_connection(settings, wait_s=0)
+    except CommandError as error:
+        if error.code is not ExitCode.UNAVAILABLE:
+            raise
+        log.warning("broker_unreachable", error=str(error))

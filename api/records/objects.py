@@ -5,9 +5,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from api.records import installation
 from api.records.arrays import Arrays
 from api.records.base_models import BaseModelRow
 from api.records.files import File
+from api.records.installation import MARKER
 from api.records.jobs import Job
 from api.records.models import Checkpoint, Model
 from api.records.queue import Attempt, log_key
@@ -72,6 +74,8 @@ def named(session: Session) -> dict[str, str | None]:
     for column in (Checkpoint.artifacts, Model.artifacts, BaseModelRow.artifacts):
         for artifacts in session.scalars(select(column)):
             keys |= {artifact["key"]: artifact["sha256"] for artifact in artifacts}
+    if installation.storage_id(session) is not None:
+        keys[MARKER] = None
     logs = select(Attempt.job_id, Attempt.fence).where(Attempt.log_bytes.is_not(None))
     return keys | {log_key(job_id, fence): None for job_id, fence in session.execute(logs)}
 

@@ -1,0 +1,73 @@
+"""What a process checks before it starts: the schema, the storage and the broker belong together and answer.
+
+A worker with another storage than the API's, or with a wrong password for the broker, would start, receive no
+notifications, and end the jobs that it claims.
+"""
+
+import time
+
+import structlog
+from redis import AuthenticationError, RedisError, ResponseError
+
+from api.cli.errors import CommandError, ExitCode
+from api.context import Context
+from api.infra.doorbell import require_broker
+from api.infra.storage import StorageUnavailable
+from api.records.migrate import WrongSchema, migrate, require_current
+from api.services import storage_marker
+from api.services.storage_marker import WrongStorage
+from api.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+BROKER_WAIT_S = 15.0
+"""How long a worker waits for a broker that starts at the same time."""
+RETRY_S = 0.5
+
+
+def prepare(context: Context) -> None:
+    """Upgrade the schema, and tie a new database to its storage. Raise CommandError."""
+    try:
+        migrate(context.database)
+        storage_marker.prepare(context)
+        storage_marker.require(context)
+    except (WrongSchema, WrongStorage) as error:
+        raise CommandError(ExitCode.REFUSED, str(error)) from None
+    except StorageUnavailable as error:
+        message = f"The object storage cannot be reached ({error}): check ATTUNE_STORAGE_URL and its credentials."
+        raise CommandError(ExitCode.UNAVAILABLE, message) from None
+
+
+def require(settings: Settings) -> None:
+    """Raise CommandError unless the schema is current and the storage is the database's."""
+    context = Context.open(settings)
+    try:
+        require_current(context.database)
+        storage_marker.require(context)
+    except (WrongSchema, WrongStorage) as error:
+        raise CommandError(ExitCode.REFUSED, str(error)) from None
+    except StorageUnavailable as error:
+        # An outage passes. Workers pause meanwhile, and requests are answered with 503.
+        log.warning("storage_unchecked", error=str(error))
+    finally:
+        context.database.dispose()
+
+
+def require_connection(settings: Settings, *, wait_s: float) -> None:
+    """Raise CommandError if the broker refuses the password, or does not answer within `wait_s` seconds."""
+    give_up_at = time.monotonic() + wait_s
+    address = settings.broker_url.get_secret_value().rpartition("@")[2].removeprefix("redis://")
+    while True:
+        try:
+            require_broker(settings.broker_url)
+            return
+        except (AuthenticationError, ResponseError) as error:
+            message = f"The broker at {address} refuses the connection ({error}): correct ATTUNE_BROKER_URL."
+            raise CommandError(ExitCode.REFUSED, message) from None
+        except RedisError as error:
+            if time.monotonic() >= give_up_at:
+                message = (
+                    f"The broker at {address} cannot be reached ({error}): start it, or correct ATTUNE_BROKER_URL."
+                )
+                raise CommandError(ExitCode.UNAVAILABLE, message) from None
+            time.sleep(RETRY_S)
