@@ -12,9 +12,11 @@ PHASES = {
     "evaluating": "Evaluating",
     "saving": "Saving the state",
     "comparing": "Comparing with the base model",
-    "exporting": "Exporting and checking the model",
+    "exporting": "Exporting the model",
+    "verifying": "Checking the published files",
+    "storing": "Storing the model",
 }
-AFTER_TRAINING = ("comparing", "exporting")
+AFTER_TRAINING = ("comparing", "exporting", "verifying", "storing")
 """Phases that take no steps."""
 
 
@@ -60,6 +62,11 @@ def describe_phase(job: Document) -> str | None:
     return PHASES.get(phase, phase) if phase and job["status"] == "running" else None
 
 
+def wait_reason(job: Document) -> str | None:
+    """Return why a job waits; None for other jobs."""
+    return (job.get("queue") or {}).get("reason")
+
+
 def describe_wait(job: Document) -> str | None:
     """Return why a job waits, and how long it may take until it starts; None if the server does not say."""
     queue = job.get("queue")
@@ -69,8 +76,16 @@ def describe_wait(job: Document) -> str | None:
     if queue.get("position"):
         parts.append(f"position {queue['position']}")
     if queue.get("expected_start"):
-        parts.append(f"expected to start {format_time(queue['expected_start'])}")
+        parts.append(f"expected to start {_describe_range(queue['expected_start'])}")
     return "; ".join(parts) or None
+
+
+def _describe_range(span: Document) -> str:
+    """Return a time with an uncertain end in words."""
+    earliest = format_time(span["earliest"])
+    if span.get("latest") is None:
+        return f"after {earliest}"
+    return f"between {earliest} and {format_time(span['latest'])}"
 
 
 def time_left(job: Document) -> str | None:

@@ -17,11 +17,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 from api.cli.client import Client, Document, segment
 from api.cli.console import clean, err, out, print_error, print_json, print_line, print_note, print_result
 from api.cli.errors import CommandError, ExitCode
-from api.cli.job_view import AFTER_TRAINING, PHASES, describe_phase, describe_wait, time_left
+from api.cli.job_view import AFTER_TRAINING, describe_phase, time_left, wait_reason
 
 POLL_S = 1.0
-STEPPING = tuple(PHASES[phase] for phase in ("training", "evaluating", "saving"))
-"""Phases that alternate while the steps show that the training proceeds."""
 MAX_OUTAGE_S = 90.0
 """Seconds for which the server may be unreachable before watching fails."""
 
@@ -159,14 +157,14 @@ class JsonView(_StaticView):
 class LineView(_StaticView):
     def __init__(self) -> None:
         self._shown: str | None = None
-        """The last phase or reason to wait."""
+        """The last reason to wait."""
 
     def show_status(self, job: Document) -> None:
-        """Print a new phase, or a new reason to wait. Steps are events."""
-        state = describe_wait(job) or describe_phase(job)
-        if state is not None and state not in (self._shown, *STEPPING):
-            print_line(f"{_clock_time(time.time())}  {state}")
-        self._shown = state
+        """Print a new reason to wait. Steps and phases are events."""
+        reason = wait_reason(job)
+        if reason is not None and reason != self._shown:
+            print_line(f"{_clock_time(time.time())}  Waiting: {clean(reason)}")
+        self._shown = reason
 
     def show_event(self, event: Document) -> None:
         print_line(format_event(event))
@@ -206,7 +204,7 @@ class BarView:
         self._bar.update(self._task, completed=step, total=total, metrics=clean(metrics))
 
     def show_status(self, job: Document) -> None:
-        description = describe_phase(job) or describe_wait(job) or job["status"]
+        description = describe_phase(job) or wait_reason(job) or job["status"]
         self._bar.update(self._task, description=clean(description))
         if (job.get("progress") or {}).get("phase") in AFTER_TRAINING:
             self._bar.update(self._task, metrics=time_left(job) or "")

@@ -115,8 +115,13 @@ class Board:
             lost = next((lease for lease in self._reading.leases if lease.job_id == job.id and lease.expired), None)
             return None if lost is None else QueueView(None, self._lost(lost.stage))
         planned = (self._prepared if known.stage is Stage.PREPARE else self._trained).get(job.id)
-        if (obstacle := self._obstacle(known)) or planned is None:
-            return QueueView(None, obstacle or "no slot of a live worker fits it")
+        if obstacle := self._obstacle(known):
+            return QueueView(None, obstacle)
+        if known.run_after is not None and known.run_after > self._reading.at:
+            start = Span(known.run_after, known.run_after, math.inf)
+            return QueueView(None, "waits before it is tried again, after a fault that its events name", start)
+        if planned is None:
+            return QueueView(None, "no slot of a live worker fits it")
         if known.stage is Stage.PREPARE:
             return QueueView(planned.position, self._turn(known, planned), self._start_after(planned))
         return QueueView(planned.position, self._turn(known, planned), planned.start, planned.finish)
@@ -144,9 +149,6 @@ class Board:
             return f"needs {job.gpus} GPU; {_every(live)} {verb} none"
         if job.gpus > max(worker.gpus for worker in live if not worker.held):
             return f"needs {job.gpus} GPU; every worker that has one is paused"
-        wait_s = (job.run_after or 0.0) - self._reading.at
-        if wait_s > 0:
-            return f"tried again in {math.ceil(wait_s)} s, after a fault that its events name"
         return None
 
     def _turn(self, job: WaitingJob, planned: Planned) -> str:

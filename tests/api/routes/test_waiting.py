@@ -106,7 +106,9 @@ def test_each_obstacle_has_its_reason(client: TestClient, served: Context) -> No
     assert queue_of(client, with_gpu)["reason"] == "needs 1 GPU; every worker that has one is paused"
     with served.database.write() as session:
         session.execute(update(Job).where(Job.id == plain).values(run_after=db_now() + 30))
-    assert queue_of(client, plain)["reason"] == "tried again in 30 s, after a fault that its events name"
+    delayed = queue_of(client, plain)
+    assert delayed["reason"] == "waits before it is tried again, after a fault that its events name"
+    assert 28 <= delayed["expected_start"]["earliest"] - time.time() <= 30
     register(served, "w:prepare-0:4", Stage.PREPARE, held="The worker's disk is full")
     reason = "the only worker that prepares files is paused: The worker's disk is full"
     assert queue_of(client, unprepared)["reason"] == reason
