@@ -35,8 +35,8 @@ files_app = typer.Typer(
     epilog="Example: attune files check rows.jsonl",
 )
 
-SEARCHED_FILES = 500
-"""Number of the newest files among which `upload_once` looks for the same content."""
+REUSABLE_FILES = 20
+"""Number of the newest files with the same content among which `upload_once` looks for a reusable one."""
 
 FileId = Annotated[str, typer.Argument(metavar="FILE_ID", help="An id from `attune files list`.")]
 Limit = Annotated[int, typer.Option(min=1, help="Number of entries, newest first.")]
@@ -174,9 +174,8 @@ def upload_once(client: Client, path: Path) -> Document:
     """Return the project's file with the same content, or upload the file if there is none."""
     with open_input(path) as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    newest = client.listed("/files", limit=SEARCHED_FILES)["data"]
-    same = (file for file in newest if file.get("sha256") == sha256 and _is_reusable(file))
-    if (found := next(same, None)) is not None:
+    same = client.get("/files", sha256=sha256, limit=REUSABLE_FILES)["data"]
+    if (found := next((file for file in same if _is_reusable(file)), None)) is not None:
         print_note(f"{path} is already on the server as {found['id']}")
         return found
     uploaded = upload_file(client, path)

@@ -86,9 +86,18 @@ def _is_live() -> ColumnElement[bool]:
 
 
 def page(
-    session: Session, project_id: str, *, purpose: str | None, after: str | None, limit: int, newest_first: bool
+    session: Session,
+    project_id: str,
+    *,
+    purpose: str | None,
+    sha256: str | None,
+    after: str | None,
+    limit: int,
+    newest_first: bool,
 ) -> Page[File]:
     query = select(File).where(File.project_id == project_id, _is_live())
+    if sha256 is not None:
+        query = query.where(File.sha256 == sha256)
     if purpose is not None:
         query = query.where(File.purpose == purpose)
     return paginate(

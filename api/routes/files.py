@@ -50,11 +50,16 @@ def list_files(
     context: Ctx,
     caller: Who,
     purpose: str | None = None,
+    sha256: Annotated[str | None, Query(pattern=r"^[0-9a-f]{64}$", description="Hash of the content.")] = None,
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
     order: Literal["asc", "desc"] = "desc",
 ) -> FileList:
-    page = files.page(context, caller, purpose=purpose, after=after, limit=limit, newest_first=order == "desc")
+    """List files. `sha256` finds the files with the same content, so that they need not be uploaded again."""
+    newest_first = order == "desc"
+    page = files.page(
+        context, caller, purpose=purpose, sha256=sha256, after=after, limit=limit, newest_first=newest_first
+    )
     return FileList.of(page.data, page.has_more)
 
 

@@ -187,11 +187,24 @@ def get(context: Context, caller: Caller, file_id: str) -> File:
 
 
 def page(
-    context: Context, caller: Caller, *, purpose: str | None, after: str | None, limit: int, newest_first: bool
+    context: Context,
+    caller: Caller,
+    *,
+    purpose: str | None,
+    sha256: str | None,
+    after: str | None,
+    limit: int,
+    newest_first: bool,
 ) -> Page[File]:
     with context.database.read() as session:
         return files.page(
-            session, caller.project_id, purpose=purpose, after=after, limit=limit, newest_first=newest_first
+            session,
+            caller.project_id,
+            purpose=purpose,
+            sha256=sha256,
+            after=after,
+            limit=limit,
+            newest_first=newest_first,
         )
 
 

@@ -190,3 +190,12 @@ def test_a_report_has_one_entry_for_each_kind_of_problem(
     examples = [(each["line"], each["text"]) for kind in report["findings"] for each in kind["examples"]]
     assert examples == [(2, '{"messages": ['), *((line, None) for line in range(3, 8)), (None, None)]
     assert other_project.get(f"/v1/files/{file_id}/report").status_code == 404
+
+
+def test_a_file_is_found_by_the_hash_of_its_content(client: TestClient, other_project: TestClient) -> None:
+    first, again, other = upload(client).json(), upload(client).json(), upload(client, b'{"text": "b"}\n').json()
+    found = client.get("/v1/files", params={"sha256": first["sha256"]}).json()["data"]
+    assert [file["id"] for file in found] == [again["id"], first["id"]]
+    assert other["sha256"] != first["sha256"]
+    assert other_project.get("/v1/files", params={"sha256": first["sha256"]}).json()["data"] == []
+    assert client.get("/v1/files", params={"sha256": "x"}).status_code == 400

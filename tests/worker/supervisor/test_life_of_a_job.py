@@ -26,6 +26,7 @@ def test_a_job_becomes_a_model_and_tells_of_it_in_openais_words(workshop: Worksh
     hyperparameters = {"n_epochs": 6, "batch_size": 12}
     job_id = workshop.submit(
         suffix="my suffix",
+        export={"merged": True},
         validation_file=validation,
         method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
     )
