@@ -10,7 +10,7 @@ import { table } from "../table.js";
 const FINAL = ["succeeded", "failed", "cancelled"];
 const PHASES = {
   loading: "Loading the base model", training: "Training", evaluating: "Evaluating", comparing: "Comparing with the base model",
-  exporting: "Exporting the model",
+  exporting: "Exporting the model", verifying: "Checking the published files", storing: "Storing the model",
 };
 
 /** Pause, resume, cancel, rerun, clone, and the calls that do the same. Each answers at once, then asks the server. */
