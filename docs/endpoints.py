@@ -27,7 +27,7 @@ def pages(document: Schema) -> Mapping[str, str]:
 
 
 def _endpoints(document: Schema) -> Iterator[str]:
-    yield f"# Endpoints\n\nOf version {document['info']['version']}."
+    yield f"# Endpoints\n\nVersion {document['info']['version']}."
     yield "[HTTP API](http.md) describes what all endpoints share.\n"
     by_tag: dict[str, list[tuple[str, str, Schema]]] = {}
     for path, operations in document["paths"].items():

@@ -43,8 +43,6 @@ def _relinked(source: Path, sources: Mapping[Path, Path], output: Path) -> str:
 
     def target(match: re.Match[str]) -> str:
         linked = (source.parent / match[1]).resolve()
-        if linked == ROOT / "README.md":
-            linked = DOCS / "index.md"
         target = sources.get(linked, output / "files" / f"{linked.relative_to(ROOT)}.txt")
         if linked not in sources:
             target.parent.mkdir(parents=True, exist_ok=True)
