@@ -25,9 +25,11 @@ export async function show({ root, query, signal, open }) {
   const problem = h("p.problem", { role: "alert" });
   let timer = 0, latest = null;
 
+  const save = () => sessionStorage.setItem(DRAFT, JSON.stringify(form.body({ lenient: true })));
+
   function changed() {
     problem.textContent = "";
-    sessionStorage.setItem(DRAFT, JSON.stringify(form.body({ lenient: true })));
+    save();
     clearTimeout(timer);
     timer = setTimeout(refresh, SETTLED_MS);
   }
@@ -64,6 +66,8 @@ export async function show({ root, query, signal, open }) {
   fill(root, h("div.head", {}, h("h1", {}, "New job")), h("div.form-and-aside", {}, element, aside));
   dropTarget(root, signal, form.drop);
   form.write(await beginning(query, signal));
+  save();
+  clearTimeout(timer);
   signal.addEventListener("abort", () => clearTimeout(timer), { once: true });
   await refresh();
 }
@@ -143,7 +147,7 @@ function jobForm({ catalog, files, models, signal, onChange }) {
   const method = methodField(catalog, files, () => file.value());
   const technique = choiceField("Technique", catalog.techniques, "lora");
   const [methodOptions, techniqueOptions] = [h("div.fields"), h("div.fields")];
-  let ofMethod = [], ofTechnique = [];
+  let ofMethod = [], ofTechnique = [], shownMethod = null, shownTechnique = null;
 
   const { training, export: exported, ...others } = catalog.job.properties;
   for (const name of ["model", "training_file"]) delete others[name];
@@ -158,16 +162,18 @@ function jobForm({ catalog, files, models, signal, onChange }) {
     onChange();
   }
   function setMethod() {
-    const entry = catalog.methods.find(({ type }) => type === method.value());
-    const schema = entry.schema;
+    if (method.value() === shownMethod) return; // its fields keep what was typed
+    shownMethod = method.value();
+    const { schema } = catalog.methods.find(({ type }) => type === shownMethod);
     const made = formOf(schema, schema.$defs, "method");
-    // Hyperparameters are OpenAI's word for what people look for first.
     ofMethod = made.fields;
     fill(methodOptions, made.elements);
   }
   function setTechnique() {
-    const entry = catalog.techniques.find(({ type }) => type === technique.value());
-    const made = formOf(entry.schema, entry.schema.$defs, "technique");
+    if (technique.value() === shownTechnique) return;
+    shownTechnique = technique.value();
+    const { schema } = catalog.techniques.find(({ type }) => type === shownTechnique);
+    const made = formOf(schema, schema.$defs, "technique");
     ofTechnique = made.fields;
     fill(techniqueOptions, made.elements);
   }
@@ -243,8 +249,9 @@ function jobForm({ catalog, files, models, signal, onChange }) {
 
 function reveal(field, message, focus) {
   field.complain(message);
+  if (!focus) return; // nothing moves while one types
   for (let fold = field.element.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
-  if (focus) field.control.focus();
+  field.control.focus();
 }
 
 const fold = (title, ...content) => h("details.fold", {}, h("summary", {}, title), content);
