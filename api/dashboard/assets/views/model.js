@@ -106,6 +106,6 @@ async function artifacts(path, forms, signal) {
 }
 
 async function card(path, signal) {
-  const text = await (await api.request(`${path}/artifacts/${CARD}`, { signal })).text();
-  return h("details.fold", {}, h("summary", {}, "Model card"), h("pre.source.card", { tabindex: "0" }, text));
+  const [{ rendered }, response] = await Promise.all([import("../markdown.js"), api.request(`${path}/artifacts/${CARD}`, { signal })]);
+  return h("details.fold", {}, h("summary", {}, "Model card"), h("article.card", {}, rendered(await response.text())));
 }

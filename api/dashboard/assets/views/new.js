@@ -277,24 +277,23 @@ function fileField(files, signal, onChoose) {
   }
   /** Wait for the file's check, which tells its format. */
   async function follow(id) {
-    while (!signal.aborted && known.get(id)?.scan?.status === "pending") {
-      await new Promise((resolve) => { setTimeout(resolve, 1500); });
-      if (signal.aborted) return;
-      const file = await api.get(`/v1/files/${id}`, {}, signal).catch(() => null);
-      if (file?.scan?.status !== "pending" && file) {
-        known.set(id, file);
-        list(control.value);
-      }
+    let file = known.get(id);
+    while (!file.object || file.scan?.status === "pending") {
+      if (file.object) await new Promise((resolve) => { setTimeout(resolve, 1500); });
+      file = await api.get(`/v1/files/${id}`, {}, signal).catch(() => null);
+      if (!file || signal.aborted) return; // the estimate says that there is no such file
+      known.set(id, file);
+      if (file.scan?.status !== "pending") list(control.value);
     }
   }
-  control.addEventListener("change", () => { describe(); follow(control.value); });
+  control.addEventListener("change", () => { describe(); if (control.value) follow(control.value); });
   const element = h("div.field", {}, h("label", { for: "training-file" }, "Training file"),
     h("div.pick", {}, control, upload.button), upload.progress, problem, about);
   queueMicrotask(() => list(null));
   return {
     path: "training_file", element, control, send: upload.send, value: () => control.value || undefined, complain: complainer(control, problem),
     write(id) {
-      if (!known.has(id)) known.set(id, { id, filename: id, created_at: 0 });
+      if (!known.has(id)) known.set(id, { id, filename: id, created_at: 0 }); // older than those that are listed
       list(id);
       follow(id);
     },
