@@ -5,9 +5,11 @@ Started by `attune worker`. A ring is a Celery message. It carries no work: it o
 
 import contextlib
 import threading
+import warnings
 
 import structlog
 from celery import Celery
+from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging, worker_shutting_down
 from celery.worker import state
 from sqlalchemy.exc import SQLAlchemyError
@@ -56,12 +58,15 @@ def run(settings: Settings, stage: Stage) -> None:
 
 def _run_celery(settings: Settings, node: Node, concurrency: int) -> None:
     """Run Celery until the worker shuts down. Restart it if it ends for another reason."""
+    # Celery warns of root because a message might hold a pickle. Rings are JSON, and nothing else is accepted.
+    warnings.simplefilter("ignore", SecurityWarning)
     while not node.stopping.is_set():
         app = build(settings, node)
         state.should_stop = state.should_terminate = None
         try:
             app.worker_main(
                 [
+                    "--quiet",  # its banner is no line of JSON
                     "worker",
                     "--pool=threads",
                     f"--concurrency={concurrency}",
