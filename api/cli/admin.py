@@ -119,8 +119,11 @@ def revoke_key(
 ) -> None:
     """Revoke a key. It stops working immediately."""
     with open_context(data_dir, config) as context:
-        keys.revoke(context, key_id)
+        was_local = keys.revoke(context, key_id)
+        credentials = context.settings.credentials_file
     print_note(f"{key_id} is revoked")
+    if was_local:
+        print_note(f"it was the key of the commands on this machine: {credentials} has a new one")
 
 
 @models_app.command(

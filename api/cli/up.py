@@ -101,7 +101,7 @@ def _with_broker(settings: Settings, processes: ProcessManager) -> Settings:
 
 def _print_ready(settings: Settings, base_url: str, new_key: str | None) -> None:
     if new_key is not None:
-        _log(f"created project 'default' and its admin key, which is shown only once: {new_key}")
+        _log(f"new admin key of project 'default', which is shown only once: {new_key}")
     _log(f"address and API key for programs on this machine: {settings.credentials_file}")
     _log(f"logs: {settings.data_dir / 'logs'}")
     print(f"ready {base_url}", flush=True)

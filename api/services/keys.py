@@ -84,6 +84,7 @@ def revoke_own(context: Context, caller: Caller, key_id: str) -> None:
             raise NoSuchKey(key_id)
         _require_rights(caller, key.scope)
         keys.revoke(session, key_id)
+    renew_local(context)
 
 
 def listed(context: Context) -> Sequence[tuple[Key, str]]:
@@ -91,10 +92,24 @@ def listed(context: Context) -> Sequence[tuple[Key, str]]:
         return keys.listed(session)
 
 
-def revoke(context: Context, key_id: str) -> None:
+def revoke(context: Context, key_id: str) -> bool:
+    """Revoke a key. Return whether it was the local key, which was replaced. Raise NotFound."""
     with context.database.write() as session:
         if not keys.revoke(session, key_id):
             raise NotFound(f"There is no live key '{key_id[:64]}': `attune keys list` lists the keys")
+    return renew_local(context)
+
+
+def renew_local(context: Context) -> bool:
+    """Replace the local key if credentials.json holds one that was revoked. Return whether it did.
+
+    The commands on this machine keep working, and revoking the local key rotates it.
+    """
+    try:
+        base_url = str(json.loads(context.settings.credentials_file.read_text())["base_url"])
+    except (OSError, ValueError, KeyError):
+        return False
+    return ensure_local(context, base_url) is not None
 
 
 def ensure_local(context: Context, base_url: str) -> str | None:

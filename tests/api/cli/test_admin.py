@@ -10,9 +10,11 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from api.cli.main import app
+from api.context import Context
 from api.records import Database
+from api.records import keys as key_records
 from api.records.migrate import alembic_config
-from api.services import base_models
+from api.services import base_models, keys
 from api.settings import load_settings
 
 
@@ -35,6 +37,21 @@ def test_a_key_is_shown_once_and_can_be_revoked(attune) -> None:
     attune("keys", "revoke", made["id"])
     assert json.loads(attune("keys", "list", "--json").stdout)[0]["revoked"]
     assert "no live key" in attune("keys", "revoke", made["id"], code=2).output
+
+
+def test_revoking_the_local_key_replaces_it(attune, tmp_path: Path) -> None:
+    """The commands on this machine read the key from credentials.json, which `attune up` wrote."""
+    attune("keys", "list")
+    context = Context.open(load_settings(data_dir=tmp_path / "data"))
+    before = keys.ensure_local(context, "http://127.0.0.1:8000/v1")
+    (local,) = json.loads(attune("keys", "list", "--json").stdout)
+    assert "has a new one" in attune("keys", "revoke", local["id"]).stderr
+    credentials = json.loads(context.settings.credentials_file.read_text())
+    assert credentials["base_url"] == "http://127.0.0.1:8000/v1"
+    with context.database.read() as session:
+        assert key_records.find_valid(session, credentials["api_key"]) is not None
+        assert key_records.find_valid(session, str(before)) is None
+    context.database.dispose()
 
 
 def test_a_base_model_is_added_verified_and_removed_before_any_server_runs(
