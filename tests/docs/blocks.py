@@ -35,3 +35,9 @@ def blocks(page: Path) -> Iterator[Block]:
         if token.type in ("fence", "code_block") and token.map is not None:
             language = token.info if token.type == "fence" else SYNOPSIS
             yield Block(page, token.map[0] + 1, language, token.content)
+
+
+def inline_code(page: Path) -> Iterator[str]:
+    """Yield the code within sentences and tables."""
+    for token in MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8")):
+        yield from (child.content for child in token.children or () if child.type == "code_inline")

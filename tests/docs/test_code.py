@@ -17,11 +17,12 @@ import pytest
 from pydantic import TypeAdapter
 
 from api.infra import webhook_signature
+from api.schemas.jobs import Queue
 from api.spec.formats import FORMATS, Row, RowError, detect
 from api.spec.pipeline import Pipeline
 from api.spec.recipe import Recipe
 from api.spec.techniques import Technique
-from tests.docs.blocks import PAGES, ROOT, SYNOPSIS, Block, blocks
+from tests.docs.blocks import PAGES, ROOT, SYNOPSIS, Block, blocks, inline_code
 from tests.docs.conftest import MODEL, User
 from tests.docs.error_codes import codes
 
@@ -174,6 +175,15 @@ def require_parsed(line: str) -> None:
         _, command, words = command.resolve_command(context, [*context._protected_args, *context.args])
 
 
+def exists(command: str) -> bool:
+    """Return whether `require_parsed` accepts the command, which may lack arguments or end with --help."""
+    try:
+        require_parsed(command)
+    except Exception as error:
+        return type(error).__name__ in {"MissingParameter", "Exit"}
+    return True
+
+
 def check_synopsis(block: Block) -> None:
     for line in block.commands():
         if line.startswith("attune ") and not re.search(r" [|<>] ", line):
@@ -193,7 +203,9 @@ def check_json(block: Block) -> None:
             case {"stages": _}:
                 Pipeline.model_validate(value)
             case {"model": _, "training_file": _}:
-                Recipe.model_validate(value)
+                assert Recipe.model_validate(value).method.idle_option() is None
+            case {"position": _, "expected_start": _}:
+                Queue.model_validate(value, extra="forbid")
             case {"error": {"message": str(), "type": str(), "param": _, "code": code}}:
                 assert code in codes(), code
             case {"type": _}:
@@ -208,6 +220,13 @@ def parses(format_name: str, row: Row) -> bool:
         return detect(row, {format_name}) == format_name and FORMATS[format_name].parse(row) is not None
     except RowError:
         return False
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_commands_in_the_sentences_of_a_page_exist(page: Path) -> None:
+    for command in inline_code(page):
+        if command.startswith("attune ") and not re.search(r"[|…]", command):
+            assert exists(command), command
 
 
 @pytest.mark.parametrize("notebook", sorted((ROOT / "examples").glob("*.ipynb")), ids=lambda path: path.stem)
