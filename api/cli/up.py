@@ -83,6 +83,7 @@ def _start(settings: Settings, processes: ProcessManager, listener: socket.socke
 def _with_broker(settings: Settings, processes: ProcessManager) -> Settings:
     """Return settings with a broker: the configured one, or a Valkey started on loopback with a random password."""
     if settings.broker_url.get_secret_value():
+        deployment.require_connection(settings, wait_s=deployment.BROKER_WAIT_S)
         return settings
     password, port = secrets.token_urlsafe(24), _free_port()
     config = f"port {port}\nbind 127.0.0.1\nrequirepass {password}\nsave ''\nappendonly no\ndaemonize no\n"

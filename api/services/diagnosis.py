@@ -16,10 +16,13 @@ from redis import RedisError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.context import Context
 from api.infra.doorbell import require_broker
 from api.infra.storage import Storage, StorageFull, StorageUnavailable
 from api.records import Database
 from api.records.migrate import WrongSchema, require_current
+from api.services import storage_marker
+from api.services.storage_marker import WrongStorage
 from api.settings import Settings
 
 LOW_DISK_BYTES, NO_DISK_BYTES = 10 * 10**9, 10**9
@@ -42,8 +45,10 @@ class Check:
 
 def check_components(settings: Settings) -> Iterator[Check]:
     yield _check_data_folder(settings)
-    yield from _check_database(settings)
-    yield _check_storage(settings)
+    yield from (database := list(_check_database(settings)))
+    yield (storage := _check_storage(settings))
+    if all(check.status == "ok" for check in (*database, storage)):
+        yield from _check_marker(settings)
     yield _check_broker(settings)
     yield _check_disk(settings)
     yield _check_libraries()
@@ -129,6 +134,18 @@ def _check_storage(settings: Settings) -> Check:
         cause = " ".join(str(error.__cause__ or error).split())[:300]
         return Check("storage", "problem", f"{url} takes no objects: {cause}", remedy)
     return Check("storage", "ok", f"{url} takes and deletes objects")
+
+
+def _check_marker(settings: Settings) -> Iterator[Check]:
+    """Yield a problem if the storage is another database's."""
+    context = Context.open(settings)
+    try:
+        storage_marker.require(context)
+    except WrongStorage as error:
+        detail, _, remedy = str(error).partition(": ")
+        yield Check("storage", "problem", detail, f"{remedy[:1].upper()}{remedy[1:]}")
+    finally:
+        context.database.dispose()
 
 
 def _check_broker(settings: Settings) -> Check:

@@ -208,6 +208,8 @@ def check_json(block: Block) -> None:
                 Queue.model_validate(value, extra="forbid")
             case {"error": {"message": str(), "type": str(), "param": _, "code": code}}:
                 assert code in codes(), code
+            case {"position": _, "reason": _}:
+                Queue.model_validate(value)
             case {"type": _}:
                 TypeAdapter(Technique).validate_python(value)
             case _:

@@ -12,6 +12,7 @@ from api.infra.storage import Storage
 from api.records import objects
 from api.records.installation import MARKER
 from api.services import storage_marker
+from api.services.diagnosis import _check_marker, check_components
 from api.services.storage_marker import WrongStorage
 from api.settings import Settings
 from tests.conftest import EMBEDDED
@@ -81,3 +82,14 @@ def test_a_backup_takes_the_marker_along(context: Context) -> None:
     storage_marker.prepare(context)
     with context.database.read() as session:
         assert MARKER in objects.named(session)
+
+
+def test_the_doctor_names_another_storage(context: Context, tmp_path: Path) -> None:
+    storage_marker.prepare(context)
+    (tmp_path / "other").mkdir()
+    settings = context.settings.model_copy(update={"storage_url": str(tmp_path / "other")})
+    found = [
+        check for check in check_components(settings) if check.status == "problem" and check.component == "storage"
+    ]
+    assert [check.remedy for check in found if check.remedy and "attune storage claim" in check.remedy]
+    assert not list(_check_marker(context.settings))
