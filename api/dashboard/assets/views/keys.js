@@ -35,7 +35,10 @@ export async function show({ root, signal }) {
     return [status("live", ["✓", "Live", "good"]), key.current && h("span.sub", {}, "this session's key")];
   }
 
-  const refresh = async () => list.update((await api.get(PATH, { limit: 100 }, signal)).data);
+  async function refresh() {
+    const { data } = await api.get(PATH, { limit: 100 }, signal);
+    list.update([...data.filter(isLive), ...data.filter((key) => !isLive(key))]);
+  }
 
   async function create() {
     const name = h("input", { type: "text", autocomplete: "off", placeholder: "its use, such as nightly training" });

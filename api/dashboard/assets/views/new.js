@@ -317,11 +317,14 @@ function modelField(models) {
   };
 }
 
+/** The methods that are shown before the rows' format is known. */
+const COMMON = ["supervised", "classification", "dpo"];
+
 /** What to learn: the methods that can read the file's rows, the others under a fold. */
 function methodField(catalog) {
   const problem = h("p.problem", { id: "method-problem", role: "alert" });
   const [suited, others] = [h("div.options"), h("div.options")];
-  const more = h("details.fold", {}, h("summary", {}, "Methods for other rows"), others);
+  const more = h("details.fold", {}, h("summary"), others);
   const element = h("fieldset.field", { "aria-describedby": "method-problem" }, h("legend", {}, "What to learn"), suited, more, problem);
   const radios = new Map(catalog.methods.map(({ type, summary, formats }, index) => {
     const input = h("input", { type: "radio", name: "method", value: type });
@@ -329,20 +332,25 @@ function methodField(catalog) {
     return [type, { input, label: h("label.option", {}, input, h("span", {}, h("strong", {}, type), " ", h("span.muted", {}, summary), h("span.sub", {}, `Rows: ${formats.join(", ")}`))) }];
   }));
   function narrow(format) {
-    const fits = ({ formats }) => format === null || formats.includes(format);
+    const fits = (entry) => (format === null ? COMMON.includes(entry.type) : entry.formats.includes(format));
+    more.firstChild.textContent = format === null ? "More methods" : "Methods for other rows";
     fill(suited, catalog.methods.filter(fits).map(({ type }) => radios.get(type).label));
     fill(others, catalog.methods.filter((entry) => !fits(entry)).map(({ type }) => radios.get(type).label));
     more.hidden = !others.children.length;
     const chosen = catalog.methods.find(({ type }) => radios.get(type).input.checked);
     const first = catalog.methods.find(fits);
-    if (first && !fits(chosen)) radios.get(first.type).input.checked = true;
+    if (format !== null && first && !fits(chosen)) radios.get(first.type).input.checked = true;
   }
   narrow(null);
   return {
     path: "method", element, narrow, complain: (message) => { problem.textContent = message; },
     get control() { return radios.get(this.value()).input; },
     value: () => [...radios].find(([, { input }]) => input.checked)[0],
-    write(type) { if (radios.has(type)) radios.get(type).input.checked = true; },
+    write(type) {
+      if (!radios.has(type)) return;
+      radios.get(type).input.checked = true;
+      more.open = others.contains(radios.get(type).label);
+    },
   };
 }
 
