@@ -1,4 +1,5 @@
-"""The table of a job's metrics that its users download: OpenAI's columns, and rewards beside them."""
+"""The table of a job's metrics that its users download: OpenAI's columns, and beside them rewards and the accuracies
+under their own names."""
 
 import csv
 import io
@@ -14,8 +15,8 @@ RESULT_COLUMNS = {
     "valid_mean_token_accuracy": "valid_accuracy",
 }
 """OpenAI's columns, and the metric that fills each."""
-REWARD_COLUMNS = ("train_reward", "valid_reward")
-"""Additional columns for methods with a reward."""
+OWN_COLUMNS = ("train_reward", "valid_reward", "valid_accuracy", "train_rewards_accuracy", "valid_rewards_accuracy")
+"""Further columns for methods that have these metrics. They have the names that the metrics have everywhere else."""
 ACCURACIES = ("mean_token_accuracy", "accuracy", "rewards_accuracy")
 """The names that methods have for an accuracy: of tokens, of labels, or of preferences."""
 
@@ -24,8 +25,7 @@ def results_csv(metrics: Sequence[Metrics]) -> bytes:
     """Return a row for each step. Cells are numbers, or empty if the step lacks the metric."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    rewards = {name: name for name in REWARD_COLUMNS if any(name in row for row in metrics)}
-    columns = RESULT_COLUMNS | rewards
+    columns = RESULT_COLUMNS | {name: name for name in OWN_COLUMNS if any(name in row for row in metrics)}
     table.writerow(columns)
     for row in metrics:
         values = (_metric(row, metric) for metric in columns.values())
