@@ -146,13 +146,14 @@ def _local_name(name: str) -> str:
 def _fetch(client: Client, url: str, artifact: Document, path: Path, advance: Callable[[int], None]) -> None:
     if path.is_file() and file_sha256(path) == artifact["sha256"]:
         advance(artifact["bytes"])
-        return
+        return None
     partial_file, digest = path.with_name(path.name + ".part"), hashlib.sha256()
     with partial_file.open("a+b") as file:
         file.seek(0)
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
-        with client.stream_bytes(url, start=file.tell()) as response:
+        resumed_at = file.tell()
+        with client.stream_bytes(url, start=resumed_at) as response:
             if response.status_code != 206:  # the server sends the whole file
                 file.truncate(0)
                 digest = hashlib.sha256()
@@ -162,8 +163,12 @@ def _fetch(client: Client, url: str, artifact: Document, path: Path, advance: Ca
                 digest.update(chunk)
                 advance(len(chunk))
     if digest.hexdigest() != artifact["sha256"]:
+        advance(-partial_file.stat().st_size)
         partial_file.unlink()
+        if resumed_at:  # the part was of another file
+            return _fetch(client, url, artifact, path, advance)
         raise CommandError(
             ExitCode.CORRUPT, f"{path.name} was not kept: its SHA-256 differs from the listed one. Download it again."
         )
     partial_file.replace(path)
+    return None

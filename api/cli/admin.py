@@ -26,6 +26,7 @@ from api.records.base_models import BaseModelRow
 from api.records.keys import Key
 from api.records.migrate import WrongSchema, is_new, require_current
 from api.services import base_models, keys, orphans, storage_marker
+from api.services.diagnosis import check_libraries
 from api.services.storage_marker import WrongStorage
 
 keys_app = typer.Typer(
@@ -138,12 +139,15 @@ def add_model(
     config: Config = None,
 ) -> None:
     """Add a base model from safetensors or GGUF. Pickled weights and models with custom code are refused."""
+    if (libraries := check_libraries()).remedy is not None:
+        raise CommandError(ExitCode.REFUSED, f"{libraries.detail}. {libraries.remedy}")
     with open_context(data_dir, config) as context, activity_progress(source) as report:
         base = base_models.add(context, name, source, revision=revision, report=report)
     fields = _model_fields(base)
     if as_json:
         return print_json([fields])
-    return print_fields(fields | {"parameters": f"{base.facts['parameters']:,}", "bytes": format_size(fields["bytes"])})
+    shown = fields | {"parameters": f"{base.facts['parameters']:,}", "bytes": format_size(fields["bytes"])}
+    return print_fields({name: value for name, value in shown.items() if value is not None})
 
 
 @models_app.command("list", epilog="Example: attune models list")

@@ -56,13 +56,14 @@ def _show(entries: Document, name: str, *, as_json: bool) -> None:
     if not found:
         names = [entry["type"] for section in SECTIONS for entry in entries[section]]
         raise CommandError(
-            ExitCode.REFUSED, f"there is no {name} in the catalog. It has {', '.join(names)} and the base models."
+            ExitCode.REFUSED, f"the catalog has no '{name}'. It has {', '.join(names)} and the base models."
         )
     if as_json:
         return print_json(found[0][1])
     for kind, entry in found:
         if kind == BASE_MODEL:
-            print_fields({"name": entry["id"], "kind": entry["kind"], **entry["facts"]})
+            facts = {name: value for name, value in entry["facts"].items() if isinstance(value, (str, int, float))}
+            print_fields({"name": entry["id"], "kind": entry["kind"], **facts})
         elif kind == "format":
             _show_format(entry)
         else:

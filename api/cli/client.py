@@ -42,6 +42,10 @@ class Client:
     def get(self, path: str, **params: object) -> Document:
         return self._json("GET", path, params={k: v for k, v in params.items() if v is not None})
 
+    def session(self) -> Document:
+        """Return the project and the key of these requests."""
+        return self.get(f"{self.base_url.removesuffix('/v1')}/session")
+
     def post(self, path: str, body: Document | None = None, *, timeout: httpx.Timeout = TIMEOUT) -> Document:
         return self._json("POST", path, json=body if body is not None else {}, timeout=timeout)
 

@@ -10,6 +10,7 @@ from typer.completion import get_completion_script
 
 from api.cli.console import out, print_note, print_raw
 from api.cli.errors import Command, CommandError, ExitCode
+from api.cli.main import COMPLETE
 
 completion_app = typer.Typer(add_completion=False)
 
@@ -18,7 +19,7 @@ INSTALLATION = {
     "zsh": 'Add to ~/.zshrc, after compinit: eval "$(attune completion zsh)"',
     "fish": "Save it: attune completion fish > ~/.config/fish/completions/attune.fish",
 }
-SCRIPT = {"prog_name": "attune", "complete_var": "_ATTUNE_COMPLETE"}
+SCRIPT = {"prog_name": "attune", "complete_var": COMPLETE}
 Shell = StrEnum("Shell", [(name.upper(), name) for name in INSTALLATION])  # type: ignore[misc]
 
 

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import accumulate
 from typing import Any
 
 from rich.console import Console
@@ -88,6 +89,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     out.print(table)
 
 
+def count_fitting(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> int:
+    """Return how many of the first columns fit the terminal without folding; all of them without a terminal."""
+    if not out.is_terminal:
+        return len(columns)
+    widths = [max(len(clean(cell)) for cell in column) for column in zip(columns, *rows, strict=True)]
+    ends = accumulate(width + 2 for width in widths)  # rich separates columns by two spaces
+    return max(1, sum(end - 2 <= out.width for end in ends))
+
+
 def print_listing(
     listing: Mapping[str, Any], columns: Sequence[str], rows: Iterable[Sequence[object]], *, as_json: bool = False
 ) -> None:
@@ -99,7 +109,7 @@ def print_listing(
     print_table(columns, rows)
     if listing["has_more"]:
         last = listing["data"][-1]["id"]
-        print_note(f"{len(listing['data'])} of more; for the next: --after {last}; for more at once: --limit")
+        print_note(f"{len(listing['data'])} of more. For the next: --after {last}. For more at once: --limit")
     return None
 
 

@@ -68,7 +68,7 @@ def _runs_here(settings: Settings, *, named: bool) -> bool:
 def _check_server(server: Server) -> Iterator[Check]:
     with server.client() as client:
         try:
-            owner = client.get("/session")
+            owner = client.session()
         except CommandError as error:
             component = "key" if error.code is ExitCode.NOT_AUTHORIZED else "server"
             yield _of_error(component, error)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import httpx
 import typer
 
 from api.cli.client import Client, Document, name_field, open_input, segment
@@ -140,19 +141,40 @@ def content(
     data_dir: DataDir = None,
 ) -> None:
     """Print a file's content, or save it with --output."""
-    path = f"/files/{segment(file_id)}/content"
-    with connect(base_url, api_key, data_dir) as client, client.stream_bytes(path) as response:
+    path = f"/files/{segment(file_id)}"
+    with connect(base_url, api_key, data_dir) as client:
         if output is not None:
-            with output.open("wb") as file:
-                for chunk in response.iter_bytes():
-                    file.write(chunk)
-            print_note(f"Saved {output}")
-        elif sys.stdout.isatty():
-            for line in response.iter_lines():
-                print_raw(clean(line))
-        else:
-            for chunk in response.iter_bytes():
-                sys.stdout.buffer.write(chunk)
+            _save(client, path, output)
+            return
+        with client.stream_bytes(f"{path}/content") as response:
+            _print_content(response)
+
+
+def _save(client: Client, path: str, output: Path) -> None:
+    """Save the content if its SHA-256 is the file's. The output appears once it is complete."""
+    listed, digest = client.get(path).get("sha256"), hashlib.sha256()
+    partial = output.with_name(f"{output.name}.part")
+    with client.stream_bytes(f"{path}/content") as response, partial.open("wb") as file:
+        for chunk in response.iter_bytes():
+            file.write(chunk)
+            digest.update(chunk)
+    if listed is not None and digest.hexdigest() != listed:
+        partial.unlink()
+        raise CommandError(
+            ExitCode.CORRUPT, f"{output} was not kept: its SHA-256 differs from the file's. Download it again."
+        )
+    partial.replace(output)
+    print_note(f"Saved {output}")
+
+
+def _print_content(response: httpx.Response) -> None:
+    """Print the content: unchanged without a terminal, and else without control characters."""
+    if sys.stdout.isatty():
+        for line in response.iter_lines():
+            print_raw(clean(line))
+    else:
+        for chunk in response.iter_bytes():
+            sys.stdout.buffer.write(chunk)
 
 
 def _format_scan(scan: Document | None) -> str | None:

@@ -15,10 +15,12 @@ from api.cli.job_options import (
     JobId,
     LearningRate,
     MaxSteps,
+    Method,
     Model,
     Rank,
     Seed,
     Suffix,
+    Technique,
     Validation,
     Watch,
 )
@@ -50,6 +52,8 @@ def clone(
     ] = None,
     validation: Validation = None,
     model: Model = None,
+    technique: Technique = None,
+    method: Method = None,
     rank: Rank = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
@@ -76,9 +80,17 @@ def clone(
     hyperparameters = {"n_epochs": parse_value(epochs), "batch_size": parse_value(batch_size)}
     with connect(base_url, api_key, data_dir) as client:
         body: Document = {name: value for name, value in client.get(_recipe(job_id)).items() if name != "seed"}
+        _replace_type(body, "technique", technique)
+        _replace_type(body, "method", method)
         change_body(body, fields, hyperparameters, assignments)
         attach_files(client, body, training_file, validation, for_job=True)
         create_job(client, body, watch=watch, as_json=as_json)
+
+
+def _replace_type(body: Document, name: str, kind: str | None) -> None:
+    """Replace a technique or method by another one with its defaults. The options of one are not those of another."""
+    if kind is not None and body[name]["type"] != kind:
+        body[name] = {"type": kind}
 
 
 def _recipe(job_id: str) -> str:

@@ -7,12 +7,21 @@ import typer
 
 from api.cli.client import Client, Document, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.console import format_duration, format_time, print_json, print_listing, print_note, print_table
+from api.cli.console import (
+    count_fitting,
+    format_duration,
+    format_time,
+    print_json,
+    print_listing,
+    print_note,
+    print_table,
+)
 from api.cli.files import After, Limit
 from api.cli.job_options import JobId
 from api.cli.job_view import describe_status
 
-FIRST_COLUMNS = ("step", "train_loss", "valid_loss", "full_valid_loss", "learning_rate", "grad_norm")
+LOSSES = ("train_loss", "valid_loss", "full_valid_loss")
+FIRST_COLUMNS = ("step", *LOSSES, "learning_rate", "grad_norm", "tokens_per_second")
 """Columns of the metrics, in this order; the other columns follow alphabetically."""
 COMPARED = ("model", "training_file", "validation_file", "method", "technique", "training", "export", "seed")
 """Settings of a job that `compare` shows if they differ."""
@@ -42,7 +51,11 @@ def metrics(
     if not points:
         return print_note("The job has no metrics yet: they begin with its first step.")
     names = _columns(points)
-    print_table([name.upper() for name in names], [[_number(point.get(name)) for name in names] for point in points])
+    rows = [[_number(point.get(name)) for name in names] for point in points]
+    shown = count_fitting(names, rows)
+    print_table(names[:shown], [row[:shown] for row in rows])
+    if shown < len(names):
+        print_note(f"Not shown, for the width of this terminal: {', '.join(names[shown:])}. --json has all.")
     if len(points) < listing["total_points"]:
         print_note(f"{len(points)} of {listing['total_points']:,} steps; for more: --max-points")
     return None
@@ -61,13 +74,12 @@ def checkpoints(
     """List a job's checkpoints. Each is a model to download or to chat with."""
     with connect(base_url, api_key, data_dir) as client:
         found = client.listed(f"/fine_tuning/jobs/{segment(job_id)}/checkpoints", limit=limit, after=after)
-    names = [name for name in _columns([each["metrics"] for each in found["data"]]) if name != "step"]
+    names = [name for name in LOSSES if any(name in each["metrics"] for each in found["data"])]
     print_listing(
         found,
-        ["ID", "STEP", *(name.upper() for name in names), "CREATED", "MODEL"],
+        ["STEP", *names, "CREATED", "MODEL"],
         [
             [
-                each["id"],
                 each["step_number"],
                 *(_number(each["metrics"].get(name)) for name in names),
                 format_time(each["created_at"]),

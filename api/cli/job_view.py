@@ -72,29 +72,25 @@ def describe_wait(job: Document) -> str | None:
     queue = job.get("queue")
     if not queue:
         return None
-    parts = [str(queue["reason"])] if queue.get("reason") else []
-    if queue.get("position"):
-        parts.append(f"position {queue['position']}")
-    if queue.get("expected_start"):
-        parts.append(f"expected to start {_describe_range(queue['expected_start'])}")
-    return "; ".join(parts) or None
-
-
-def _describe_range(span: Document) -> str:
-    """Return a time with an uncertain end in words."""
-    earliest = format_time(span["earliest"])
-    if span.get("latest") is None:
-        return f"after {earliest}"
-    return f"between {earliest} and {format_time(span['latest'])}"
+    start = f"; starts in {_range_s(queue['expected_start'])}" if queue["expected_start"] else ""
+    return f"{queue['reason']}{start}"
 
 
 def time_left(job: Document) -> str | None:
-    """Return the time until the server expects the job to end; None if it has no estimate, or a past one."""
-    finish = job.get("estimated_finish")
-    if not finish or job["status"] != "running":
-        return None
-    left_s = finish - time()
-    return f"about {format_duration(left_s)}" if left_s >= 1 else None
+    """Return the time until the server expects the job to end; None if it cannot tell."""
+    finish = job.get("expected_finish")
+    return _range_s(finish) if finish else None
+
+
+def _range_s(expected: Document) -> str:
+    """Return the time until a range of times, such as "2 min to 3 min 20 s"."""
+    earliest_s, latest = max(0, expected["earliest"] - time()), expected["latest"]
+    if latest is None:
+        return f"{format_duration(earliest_s)} or more"
+    latest_s = max(0, latest - time())
+    if round(latest_s) <= max(5, earliest_s):
+        return format_duration(latest_s)
+    return f"{format_duration(earliest_s)} to {format_duration(latest_s)}"
 
 
 def describe_metrics(metrics: Document) -> Iterator[str]:

@@ -231,6 +231,8 @@ def events(
     events["data"].reverse()
     if as_json:
         return print_json(events)
+    if not events["data"]:
+        print_note("The job has no events.")
     for event in events["data"]:
         print_line(format_event(event))
     if events["has_more"]:

@@ -58,7 +58,7 @@ def _resolved(schema: Schema, definitions: Schema) -> Schema:
 
 
 def _values(schema: Schema, definitions: Schema) -> str:
-    """Return the allowed values, such as `auto | integer ≥ 1 ≤ 50`."""
+    """Return the allowed values, such as `auto | integer ≥ 1, ≤ 50`."""
     schema = _resolved(schema, definitions)
     alternatives = schema.get("oneOf") or schema.get("anyOf")
     if alternatives:
@@ -69,4 +69,4 @@ def _values(schema: Schema, definitions: Schema) -> str:
     if "enum" in schema:
         return " | ".join(map(str, schema["enum"]))
     bounds = [f"{sign} {schema[name]:g}" for name, sign in BOUNDS.items() if name in schema]
-    return " ".join([str(schema.get("type", "any")), *bounds])
+    return " ".join([str(schema.get("type", "any")), ", ".join(bounds)]).strip()

@@ -32,7 +32,7 @@ def login(
     url = with_version(address)
     key = api_key or os.environ.get("ATTUNE_API_KEY") or _read_key()
     with Client(url, key) as client:
-        owner = client.get("/session")
+        owner = client.session()
     path = login_file()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = path.with_suffix(".partial")
@@ -66,7 +66,7 @@ def whoami(
     """Show the server, the project and the key that commands use."""
     server = find_server(base_url, api_key, data_dir)
     with server.client() as client:
-        project = client.get("/session")["project"]
+        project = client.session()["project"]
         key = next(key for key in client.pages("/keys") if key["current"])
     if as_json:
         return print_json({"base_url": server.url, "project": project, "key": key})

@@ -1,5 +1,6 @@
 """The `attune` command."""
 
+import os
 from importlib import import_module, metadata
 from typing import Annotated, Any
 
@@ -7,6 +8,8 @@ import typer
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
+COMPLETE = "_ATTUNE_COMPLETE"
+"""The variable with which the scripts of `attune completion` ask for completions."""
 CLIENT, OPERATOR, SHELL = "Use a server", "Run a server", "This command"
 """Headings of `attune --help`."""
 
@@ -58,7 +61,11 @@ COMMANDS = {
         "Run a worker alone: it prepares files, trains jobs, samples from models and delivers results.",
         OPERATOR,
     ),
-    "migrate": ("api.cli.serve:migrate_app", "Upgrade the database schema to this version.", OPERATOR),
+    "migrate": (
+        "api.cli.serve:migrate_app",
+        "Upgrade the database schema to this version, and tie a new database to its storage.",
+        OPERATOR,
+    ),
     "keys": ("api.cli.admin:keys_app", "Create, list and revoke API keys.", OPERATOR),
     "models": ("api.cli.admin:models_app", "Add, list, verify and remove base models.", OPERATOR),
     "projects": (
@@ -68,7 +75,7 @@ COMMANDS = {
     ),
     "storage": (
         "api.cli.admin:storage_app",
-        "Find and remove stored objects that no record refers to.",
+        "Remove stored objects that no record refers to, or tie the database to a moved storage.",
         OPERATOR,
     ),
     "backup": (
@@ -109,6 +116,13 @@ class LazyGroup(TyperGroup):
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands = {name: LazyCommand(name, *entry) for name, entry in COMMANDS.items()}
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        if COMPLETE in os.environ:  # a shell asks for completions, by the script of `attune completion`
+            from typer.completion import completion_init  # noqa: PLC0415
+
+            completion_init()
+        return super().main(*arguments, **options)
 
 
 app = typer.Typer(

@@ -26,6 +26,7 @@ from api.cli.process_manager import ManagedProcess, ProcessManager
 from api.cli.serve import require_tracker_libraries, worker_command, worker_stages
 from api.context import Context
 from api.services import keys
+from api.services.diagnosis import check_libraries
 from api.settings import Settings
 
 app = typer.Typer(add_completion=False)
@@ -36,6 +37,8 @@ def up(data_dir: DataDirectory = None, host: Host = None, port: Port = None, con
     """Start everything on this machine: broker, database, API and workers. Ctrl-C stops everything."""
     settings = load_operator_settings(data_dir, config, host=host, port=port)
     require_tracker_libraries(settings)
+    if (libraries := check_libraries()).remedy is not None:
+        _log(f"warning: {libraries.detail}. {libraries.remedy}")
     make_data_dir(settings)
     with _exclusive(settings.data_dir), _listener(settings) as listener:
         port = listener.getsockname()[1]

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from api.cli.client import Client, Document, segment
 from api.cli.console import clean, err, out, print_error, print_json, print_line, print_note, print_result
 from api.cli.errors import CommandError, ExitCode
-from api.cli.job_view import AFTER_TRAINING, describe_phase, time_left, wait_reason
+from api.cli.job_view import AFTER_TRAINING, describe_phase, describe_wait, time_left, wait_reason
 
 POLL_S = 1.0
 MAX_OUTAGE_S = 90.0
@@ -156,15 +156,17 @@ class JsonView(_StaticView):
 
 class LineView(_StaticView):
     def __init__(self) -> None:
+        self._seen: str | None = None
         self._shown: str | None = None
-        """The last reason to wait."""
+        """The last reason to wait that was printed."""
 
     def show_status(self, job: Document) -> None:
-        """Print a new reason to wait. Steps and phases are events."""
+        """Print a new reason to wait if it lasts. Steps and phases are events."""
         reason = wait_reason(job)
-        if reason is not None and reason != self._shown:
-            print_line(f"{_clock_time(time.time())}  Waiting: {clean(reason)}")
-        self._shown = reason
+        if reason is not None and reason == self._seen != self._shown:
+            print_line(f"{_clock_time(time.time())}  Waiting: {describe_wait(job)}")
+            self._shown = reason
+        self._seen = reason
 
     def show_event(self, event: Document) -> None:
         print_line(format_event(event))

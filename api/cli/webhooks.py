@@ -67,7 +67,7 @@ def list_webhooks(
     print_listing(webhooks, ["ID", "NAME", "EVENTS", "CREATED", "URL"], rows, as_json=as_json)
 
 
-@webhooks_app.command(epilog="Example: attune webhooks delete we_abc123")
+@webhooks_app.command(epilog="Example: attune webhooks delete webhook_abc123")
 def delete(
     webhook_id: WebhookId,
     *,
@@ -82,7 +82,7 @@ def delete(
     print_result(deleted, f"Deleted {webhook_id}", as_json=as_json)
 
 
-@webhooks_app.command(name="test", epilog="Example: attune webhooks test we_abc123 --event failed")
+@webhooks_app.command(name="test", epilog="Example: attune webhooks test webhook_abc123 --event failed")
 def send_test(
     webhook_id: WebhookId,
     *,
@@ -98,7 +98,7 @@ def send_test(
     print_result(result, f"The endpoint responded with status {result['status_code']}.", as_json=as_json)
 
 
-@webhooks_app.command(epilog="Example: attune webhooks deliveries we_abc123")
+@webhooks_app.command(epilog="Example: attune webhooks deliveries webhook_abc123")
 def deliveries(
     webhook_id: WebhookId,
     *,
@@ -132,7 +132,7 @@ def deliveries(
     )
 
 
-@webhooks_app.command(epilog="Example: attune webhooks replay we_abc123 whd_abc123")
+@webhooks_app.command(epilog="Example: attune webhooks replay webhook_abc123 whd_abc123")
 def replay(
     webhook_id: WebhookId,
     delivery_id: Annotated[str, typer.Argument(metavar="DELIVERY_ID", help="An id from `attune webhooks deliveries`.")],

@@ -51,7 +51,7 @@ def check_components(settings: Settings) -> Iterator[Check]:
         yield from _check_marker(settings)
     yield _check_broker(settings)
     yield _check_disk(settings)
-    yield _check_libraries()
+    yield check_libraries()
     yield _check_gpus()
 
 
@@ -184,11 +184,14 @@ def _check_disk(settings: Settings) -> Check:
     return Check("disk", "problem" if free[folder] < NO_DISK_BYTES else "warning", detail, remedy)
 
 
-def _check_libraries() -> Check:
+def check_libraries() -> Check:
+    """Check that the programs of a worker can start: training, and conversion of base models."""
     missing = [name for name in TRAINER_LIBRARIES if find_spec(name) is None]
     if missing:
         remedy = "Install Attune with the libraries of workers: pip install '.[worker]' in its folder."
-        return Check("trainer", "warning", f"{', '.join(missing)} not installed: no job can train here", remedy)
+        return Check(
+            "trainer", "warning", f"{', '.join(missing)} not installed: nothing can train or be converted here", remedy
+        )
     return Check("trainer", "ok", f"{', '.join(TRAINER_LIBRARIES)} installed")
 
 

@@ -32,6 +32,7 @@ NOT_RUN = {
     r"make |source |pipx |\.venv/bin/pytest ": "set-up, or hours",
     r"(\.venv/bin/)?attune up": "the server of these tests is this command",
     r"(\.venv/bin/)?attune models add \S+ \S+/": "downloads from a hub",
+    r"attune demo": "minutes, and it replaces the process; `make demo` is the same program",
     r"docker ": "needs an engine and an image registry",
     r"vllm ": "not installed here",
     r"attune adapters download JOB --gguf": "the base model's tokenizer is none that llama.cpp knows",

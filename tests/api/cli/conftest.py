@@ -26,6 +26,15 @@ FILE = {
 }
 
 
+OWN_KEY = {
+    "id": "key_1",
+    "name": "mine",
+    "scope": "write",
+    "redacted_value": "sk-attune-abcd…",
+    "expires_at": None,
+    "current": True,
+}
+
 CATALOG = {
     "object": "fine_tuning.catalog",
     "techniques": [{"type": "lora", "summary": "Low rank."}],
@@ -97,12 +106,19 @@ class FakeServer:
     """What a model answers, piece by piece."""
     requests: list[str] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
+    ranges: list[str] = field(default_factory=list)
     files: list[dict[str, Any]] = field(default_factory=list)
     """The project's files, newest first."""
 
     def get(self, path: str, query: dict[str, str]) -> tuple[int, Any]:
+        if path == "/session":
+            return 200, {"project": "team", "scope": "write", "key": {"id": "key_1"}}
+        if path == "/v1/keys":
+            return 200, page([OWN_KEY], query)
         if path == "/v1/files":
             return 200, page(self.files, query)
+        if path == "/v1/files/file-1":
+            return 200, FILE | {"sha256": self.listed_sha256.get("file-1")}
         if path == "/v1/files/file-1/content":
             return 200, b'{"prompt":"a"}\n\x1b[31mred\n'
         if path == "/v1/fine_tuning/jobs/ftjob-1":
@@ -199,6 +215,9 @@ class Handler(BaseHTTPRequestHandler):
         else:
             status, content = self.state.get(path, query) if self.command == "GET" else self.state.post(path, body)
         raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+        if (asked := self.headers["range"]) is not None:
+            self.state.ranges.append(asked)
+            status, raw = 206, raw[int(asked.removeprefix("bytes=").rstrip("-")) :]
         self.send_response(status)
         self.send_header("content-length", str(len(raw)))
         self.end_headers()

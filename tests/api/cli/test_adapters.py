@@ -86,3 +86,14 @@ def test_the_gguf_file_is_fetched_alone(server: FakeServer, tmp_path: Path) -> N
     assert attune("adapters", "download", MODEL, "--gguf", "-o", tmp_path / "in").exit_code == ExitCode.OK
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["model-f16.gguf"]
     assert attune("adapters", "download", MODEL, "--gguf", "--merged").exit_code == ExitCode.REFUSED
+
+
+@pytest.mark.parametrize("part", [b"weights" * 300, b"of another file"])
+def test_an_interrupted_download_is_resumed_or_else_begun_again(
+    server: FakeServer, tmp_path: Path, part: bytes
+) -> None:
+    server.artifacts = FILES
+    (tmp_path / "adapter_model.safetensors.part").write_bytes(part)
+    assert attune("adapters", "download", MODEL, "-o", tmp_path).exit_code == ExitCode.OK
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == FILES
+    assert server.ranges[0] == f"bytes={len(part)}-"

@@ -1,10 +1,13 @@
 """`attune files`, against a real HTTP server."""
 
+import hashlib
 import json
 from pathlib import Path
 
 from api.cli.errors import ExitCode
-from tests.api.cli.conftest import FakeServer, attune
+from tests.api.cli.conftest import FILE, FakeServer, attune
+
+ROW = b'{"text": "a"}\n'
 
 
 def test_upload_sends_the_bytes_and_names_the_file(server: FakeServer, tmp_path: Path) -> None:
@@ -26,6 +29,45 @@ def test_content_passes_the_bytes_on_unchanged_where_no_terminal_reads_them(serv
     assert attune("files", "content", "file-1").stdout_bytes == b'{"prompt":"a"}\n\x1b[31mred\n'
 
 
+def test_content_with_another_hash_is_not_kept(server: FakeServer, tmp_path: Path) -> None:
+    server.listed_sha256 = {"file-1": "0" * 64}
+    assert attune("files", "content", "file-1", "--output", tmp_path / "copy").exit_code == ExitCode.CORRUPT
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_content_can_be_saved(server: FakeServer, tmp_path: Path) -> None:
     attune("files", "content", "file-1", "--output", tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == b'{"prompt":"a"}\n\x1b[31mred\n'
+
+
+def test_a_file_that_the_project_has_is_not_uploaded_again(server: FakeServer, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(ROW)
+    server.files = [FILE | {"sha256": hashlib.sha256(ROW).hexdigest(), "expires_at": None}]
+    result = attune("jobs", "create", path, "--model", "tiny")
+    assert "already on the server as file-1" in result.stderr
+    assert (server.uploaded, server.created) == (None, {"model": "tiny", "training_file": "file-1"})
+
+
+def test_a_file_that_will_expire_is_uploaded_again(server: FakeServer, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(ROW)
+    server.files = [FILE | {"sha256": hashlib.sha256(ROW).hexdigest(), "expires_at": 2}]
+    attune("jobs", "create", path, "--model", "tiny")
+    assert server.uploaded is not None
+
+
+def test_check_names_every_error_with_its_line_and_needs_no_server(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(ROW + b"not json\n" + ROW.replace(b"text", b"texts"))
+    result = attune("files", "check", path)
+    assert result.exit_code == ExitCode.REFUSED
+    lines = [line.split("\t")[:2] for line in result.stdout.splitlines()]
+    assert lines[1:3] == [["2", "error"], ["3", "error"]]
+    assert "3 rows, format text; 2 errors" in result.stdout
+    path.write_bytes(ROW)
+    assert attune("files", "check", path).exit_code == ExitCode.OK
+
+
+def test_check_of_a_folder_is_refused(tmp_path: Path) -> None:
+    assert "is not a file" in attune("files", "check", tmp_path).stderr

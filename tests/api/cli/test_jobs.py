@@ -1,12 +1,15 @@
 """`attune jobs`, against a real HTTP server."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from api.cli.errors import ExitCode
 from tests.api.cli.conftest import FakeServer, attune, message
+from tests.source import ROOT
 
 
 def test_create_uploads_a_local_file_and_sends_only_what_was_asked_for(server: FakeServer, tmp_path: Path) -> None:
@@ -129,3 +132,22 @@ def test_log_prints_what_the_trainers_wrote_and_nothing_that_steers_the_terminal
     assert result.stdout.splitlines()[0] == "=== training from 2026"
     assert "red" in result.stdout
     assert "\x1b" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--method", "dpo"], ["--set", "method.type=dpo"], ["--set", "method.dpo.loss=ipo"]],
+)
+def test_epochs_belong_to_the_method_however_it_is_named(server: FakeServer, options: list[str]) -> None:
+    assert attune("jobs", "create", "file-1", "-m", "tiny", "--epochs", "2", *options).exit_code == ExitCode.OK
+    assert server.created is not None
+    assert server.created["method"]["type"] == "dpo"
+    assert server.created["method"]["dpo"]["hyperparameters"] == {"n_epochs": 2}
+    assert "supervised" not in server.created["method"]
+
+
+def test_a_closed_pipe_ends_a_command_silently(server: FakeServer) -> None:
+    program = f"{sys.executable} -m api.cli jobs list | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert done.returncode in (ExitCode.OK, ExitCode.PIPE_CLOSED)

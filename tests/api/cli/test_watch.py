@@ -10,6 +10,7 @@ from api.cli import watch
 from api.cli.errors import ExitCode
 from api.cli.watch import StepClock
 from tests.api.cli.conftest import MODEL, FakeServer, attune, job, message, metrics
+from tests.api.cli.terminal import run_on_terminal
 
 FIRST, STEP_1, STEP_2, LAST = message(1, "started"), metrics(2, 1), metrics(3, 2), message(4, "completed")
 
@@ -94,3 +95,37 @@ def test_a_job_watched_from_its_middle_is_timed_by_the_steps_seen() -> None:
     assert clock.seconds_left(50, 100) is None
     now[0] += 20
     assert clock.seconds_left(60, 100) == pytest.approx(80)
+
+
+def test_a_reason_to_wait_is_a_line_once_it_lasts(server: FakeServer) -> None:
+    start = {"earliest": time.time() + 130, "latest": None}
+    queue = {"reason": "1 job before it", "position": 2, "expected_start": start, "expected_finish": None}
+    brief = {**queue, "reason": "a free worker starts it in a moment"}
+    server.scenes = [(job("queued", queue=queue), [])] * 3 + [(job("queued", queue=brief), []), (job("succeeded"), [])]
+    lines = [line.split("  ", 1)[-1] for line in attune("jobs", "watch", "ftjob-1").stdout.splitlines()]
+    assert lines[:-1] == ["Waiting: 1 job before it; starts in 2 min 10 s or more"]
+
+
+def test_wait_prints_only_the_end(server: FakeServer) -> None:
+    server.scenes = [(job(), [FIRST]), (job("succeeded"), [FIRST, STEP_1])]
+    result = attune("jobs", "wait", "ftjob-1")
+    assert (result.exit_code, len(result.stdout.splitlines())) == (ExitCode.OK, 1)
+
+
+def test_wait_gives_up_after_its_time_out(server: FakeServer) -> None:
+    result = attune("jobs", "wait", "ftjob-1", "--timeout", "0")
+    assert result.exit_code == ExitCode.UNAVAILABLE
+    assert "ftjob-1 has not ended in time: it is running" in result.stderr
+
+
+def test_a_terminal_shows_a_bar_with_the_phase(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "POLL_S", 0.2)  # the bar is drawn ten times a second
+    monkeypatch.setattr(watch.out, "is_interactive", True)  # decided at import, when there was no terminal
+    monkeypatch.setenv("TERM", "xterm")
+    progress = {"phase": "comparing", "step": 4, "total_steps": 4}
+    server.scenes = [(job(progress=progress), [FIRST, STEP_1]), (job("succeeded"), [FIRST, STEP_1, LAST])]
+    code, shown = run_on_terminal("jobs", "watch", "ftjob-1")
+    assert code == ExitCode.OK
+    assert "Comparing with the base model" in shown
+    assert "1/4  loss 1.000  200 tokens/s" in shown
+    assert "Succeeded" in shown

@@ -90,7 +90,6 @@ function modelsEye(element, { file, report, catalog, query, signal, setQuery }) 
       settle(numbers, current, async () => counts(await post("/v1/fine_tuning/estimates", body, current), signal)),
       settle(rows, current, async () => firstRows(await post("/v1/fine_tuning/previews", { ...body, rows: ROWS }, current))),
     ]);
-    if (rows.textContent === numbers.textContent) fill(rows); // one error is enough
   }
 
   for (const control of [model, method, length]) control.addEventListener("change", refresh);
@@ -107,8 +106,7 @@ async function settle(element, signal, load) {
     const content = await load();
     if (!signal.aborted) fill(element, await content);
   } catch (error) {
-    const advice = error.status === 403 ? ". Previews and estimates are computed on the server, which needs a key of scope write." : "";
-    if (!signal.aborted) fill(element, h("p.notice", { dataset: { tone: "bad" } }, error.message, advice));
+    if (!signal.aborted) fill(element, h("p.notice", { dataset: { tone: "bad" } }, error.message));
   } finally {
     if (!signal.aborted) element.removeAttribute("aria-busy");
   }
@@ -131,7 +129,7 @@ async function counts(estimate, signal) {
 }
 
 const firstRows = (preview) => [
-  h("header.group", {}, h("h2", {}, "First rows"), legend(preview.rows)),
+  h("header.group", {}, h("h2", {}, "First rows"), legend()),
   preview.findings.map(({ message }) => h("p.notice", {}, message)),
   renderedRows(preview.rows),
 ];

@@ -99,7 +99,7 @@ async function besides(aside, body, form, signal) {
       if (!signal.aborted) fill(aside, cost, rows);
     }),
     send("/v1/fine_tuning/previews", { rows: PREVIEWED_ROWS }).then((preview) => {
-      fill(rows, section("First rows", null, legend(preview.rows), renderedRows(preview.rows)));
+      fill(rows, section("First rows", null, legend(), renderedRows(preview.rows)));
     }),
   ]);
   if (signal.aborted) return;
@@ -196,8 +196,6 @@ function jobForm({ catalog, files, models, signal, onChange }) {
   /** Return the body; null if a field holds no JSON. `lenient`: leave such a field out. */
   function body({ lenient = false } = {}) {
     const sent = { model: model.value(), training_file: file.value(), method: { type: method.value() } };
-    // With an empty object, the API's error names the field that is missing, not the object.
-    if (ofMethod.some(({ required }) => required)) sent.method[method.value()] = {};
     if (technique.touched || technique.value() !== "lora" || ofTechnique.some((field) => field.read() !== undefined)) sent.technique = { type: technique.value() };
     for (const field of [...ofMethod, ...ofTechnique, ...rest]) {
       try {
@@ -231,17 +229,12 @@ function jobForm({ catalog, files, models, signal, onChange }) {
       for (const field of all()) field.complain("");
       return true;
     }
-    const field = error.param && fieldOf(error.param);
+    const param = error.param ?? "";
+    const field = all().find(({ path }) => path === param) ?? all().find(({ path }) => param.startsWith(`${path}.`) || (param && path.startsWith(`${param}.`)))
+      ?? all().find(({ path }) => param && path.endsWith(`.${param}`));
     if (!field) return false;
     reveal(field, error.message, focus);
     return true;
-  }
-
-  /** The field that an error's `param` names: itself, the innermost that contains it, or the first inside it. */
-  function fieldOf(param) {
-    const fields = all().toSorted((one, other) => other.path.length - one.path.length);
-    return fields.find(({ path }) => path === param) ?? fields.find(({ path }) => param.startsWith(`${path}.`))
-      ?? all().find(({ path }) => path.startsWith(`${param}.`) || path.endsWith(`.${param}`));
   }
 
   function hint(estimate) {
@@ -258,8 +251,7 @@ function reveal(field, message, focus) {
   field.complain(message);
   if (!focus) return; // nothing moves while one types
   for (let fold = field.element.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
-  field.element.scrollIntoView({ block: "center" });
-  field.control.focus({ preventScroll: true });
+  field.control.focus();
 }
 
 const fold = (title, ...content) => h("details.fold", {}, h("summary", {}, title), content);

@@ -1,0 +1,100 @@
+"""`attune doctor`: each broken component is named, with what to do."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from api.cli.main import app
+from api.records import Database
+from api.records.migrate import migrate
+from api.services import diagnosis
+from api.services.diagnosis import Check, check_clock, check_components
+from api.settings import Settings
+from tests.api.cli.conftest import FakeServer, attune
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """A deployment in a folder of its own, that `attune up` has used and left."""
+    settings = Settings(data_dir=tmp_path)
+    database = Database(settings.database)
+    migrate(database)
+    database.dispose()
+    (tmp_path / "objects").mkdir()
+    return settings
+
+
+def checks(settings: Settings, **changes: object) -> dict[str, Check]:
+    return {check.component: check for check in check_components(settings.model_copy(update=changes))}
+
+
+def test_a_stopped_service_lacks_only_its_broker(settings: Settings) -> None:
+    found = checks(settings)
+    assert [name for name, check in found.items() if check.status == "problem"] == ["broker"]
+    assert found["broker"].remedy is not None
+    assert "attune up" in found["broker"].remedy
+
+
+def test_a_running_broker_is_asked(settings: Settings, valkey_url: str) -> None:
+    assert checks(settings, broker_url=_secret(valkey_url))["broker"].status == "ok"
+    wrong = checks(settings, broker_url=_secret("redis://:secret@127.0.0.1:1/0"))["broker"]
+    assert wrong.status == "problem"
+    assert "secret" not in wrong.detail
+    assert wrong.remedy == "Start it, or correct ATTUNE_BROKER_URL."
+
+
+def test_a_database_that_does_not_answer_is_named_without_its_password(settings: Settings) -> None:
+    found = checks(settings, database_url="postgresql://user:secret@127.0.0.1:1/name")["database"]
+    assert (found.status, found.remedy) == ("problem", "Start it, or correct ATTUNE_DATABASE_URL.")
+    assert "secret" not in found.detail
+
+
+def test_a_database_without_a_schema_is_to_be_migrated(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "empty.db").touch()
+    found = checks(settings, database_url=f"sqlite:///{tmp_path}/empty.db")["schema"]
+    assert (found.status, found.remedy) == ("problem", "Run `attune migrate` first.")
+
+
+def test_credentials_that_others_can_read_are_a_problem(settings: Settings) -> None:
+    settings.credentials_file.write_text("{}")
+    settings.credentials_file.chmod(0o644)
+    assert "chmod 600" in str(checks(settings)["data folder"].remedy)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_storage_that_takes_no_objects_is_a_problem(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "objects").chmod(0o500)
+    assert checks(settings)["storage"].status == "problem"
+
+
+def test_little_space_is_a_warning_and_none_a_problem(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit, status in (("LOW_DISK_BYTES", "warning"), ("NO_DISK_BYTES", "problem")):
+        monkeypatch.setattr(diagnosis, limit, 10**18)
+        assert checks(settings)["disk"].status == status
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(0, "ok"), (-30, "warning"), (4000, "problem")])
+def test_clocks_may_differ_by_seconds(seconds: float, status: str) -> None:
+    assert check_clock(seconds, "server").status == status
+
+
+def test_a_client_without_a_server_is_told_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for name in ("ATTUNE_BASE_URL", "ATTUNE_API_KEY", "ATTUNE_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == 1
+    assert "attune up" in result.stdout
+
+
+def test_a_key_that_the_server_refuses_is_the_problem_and_not_the_server(server: FakeServer) -> None:
+    result = attune("doctor", "--base-url", server.base_url, "--api-key", "sk-wrong", "--json")
+    assert [check["component"] for check in json.loads(result.stdout)["data"]] == ["key"]
+
+
+def _secret(text: str) -> object:
+    return Settings(broker_url=text).broker_url

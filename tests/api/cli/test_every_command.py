@@ -1,0 +1,181 @@
+"""Each client command against the API itself: on a terminal, without one, and with --json."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from api.cli.main import CLIENT, COMMANDS, app
+from api.cli.webhooks import EVENT_PREFIX
+from api.context import Context
+from api.infra.webhook_signature import new_secret
+from api.records import models, webhooks, workers
+from api.records.base import db_now
+from api.records.migrate import migrate
+from api.services import keys
+from api.settings import Settings
+from api.spec.lifecycle import JobStatus, Stage
+from api.spec.recipe import Recipe
+from tests.api.cli.terminal import run_on_terminal
+from tests.conftest import opened
+from tests.factories import a_base_model, a_file, a_job, a_model, a_project
+from tests.services.parts import AttuneApi
+
+ROW = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+
+COMMAND_LINES = {
+    "jobs list": ["jobs", "list", "--limit", "1"],
+    "jobs get": ["jobs", "get", "JOB"],
+    "jobs events": ["jobs", "events", "JOB"],
+    "jobs metrics": ["jobs", "metrics", "JOB"],
+    "jobs checkpoints": ["jobs", "checkpoints", "DONE"],
+    "jobs compare": ["jobs", "compare", "JOB", "DONE"],
+    "jobs wait": ["jobs", "wait", "DONE"],
+    "jobs watch": ["jobs", "watch", "DONE"],
+    "jobs clone": ["jobs", "clone", "JOB", "--rank", "8", "--epochs", "2"],
+    "jobs rerun": ["jobs", "rerun", "JOB"],
+    "jobs pause": ["jobs", "pause", "JOB"],
+    "jobs resume": ["jobs", "resume", "PAUSED"],
+    "jobs create": ["jobs", "create", "FILE", "--model", "tiny", "--method", "supervised"],
+    "jobs cancel": ["jobs", "cancel", "JOB"],
+    "pipelines list": ["pipelines", "list"],
+    "files upload": ["files", "upload", "PATH"],
+    "files list": ["files", "list", "--limit", "1"],
+    "files get": ["files", "get", "FILE"],
+    "adapters download": ["adapters", "download", "MODEL", "--output", "FOLDER"],
+    "catalog": ["catalog"],
+    "catalog dpo": ["catalog", "dpo"],
+    "catalog chat": ["catalog", "chat"],
+    "workers": ["workers"],
+    "usage": ["usage", "--by", "model", "--by", "key"],
+    "whoami": ["whoami"],
+    "doctor": ["doctor", "--base-url", "URL"],
+    "webhooks list": ["webhooks", "list"],
+    "webhooks deliveries": ["webhooks", "deliveries", "WEBHOOK"],
+}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Context, str]]:
+    """What a running API works with, and its address. The environment names it and holds a key."""
+    folder = tmp_path_factory.mktemp("service")
+    settings = Settings(data_dir=folder, requests_per_second=1000)
+    with opened(settings) as context, pytest.MonkeyPatch.context() as patch:
+        migrate(context.database)
+        _, key = keys.create(context, project="default", name="mine", scope="admin")
+        server = AttuneApi(folder, settings)
+        patch.setenv("ATTUNE_BASE_URL", server.base_url)
+        patch.setenv("ATTUNE_API_KEY", key)
+        patch.setenv("COLUMNS", "200")
+        server.start()
+        yield context, server.base_url
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def names(service: tuple[Context, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    context, url = service
+    project = a_project(context.database)
+    a_base_model(context.database)
+    model = a_model(context, project, contents={"adapter_config.json": b"{}"})
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    path.write_bytes(ROW * 12)
+    with context.database.write() as session:
+        workers.register(session, owner="host:name:id", stage=Stage.TRAIN, slots=2)
+        workers.register(session, owner="host:name:no", stage=Stage.PREPARE)
+        hook = webhooks.Webhook(
+            id="webhook_1", project_id=project, name="hook", url="https://example.com", secret=new_secret(),
+            event_types=[f"{EVENT_PREFIX}failed"], created_at=db_now(), updated_at=db_now(),
+        )  # fmt: skip
+        session.add(hook)
+        done = session.get_one(models.Model, model).job_id
+    return {
+        "DONE": done,
+        "FILE": a_file(context, project, ROW * 12),
+        "PATH": str(path),
+        "MODEL": model,
+        "FOLDER": str(path.parent / "download"),
+        "WEBHOOK": "webhook_1",
+        "URL": url,
+    }
+
+
+@pytest.fixture
+def line(request: pytest.FixtureRequest, service: tuple[Context, str], names: dict[str, str]) -> list[str]:
+    """The command line, with real names in place of the words in capitals."""
+    context, _ = service
+    recipe = Recipe(model="tiny", training_file=names["FILE"]).model_dump(mode="json")
+    jobs = {
+        name: a_job(context.database, a_project(context.database), status, recipe=recipe)
+        for name, status in (("JOB", JobStatus.QUEUED), ("PAUSED", JobStatus.PAUSED))
+    }
+    words: list[str] = COMMAND_LINES[request.param]
+    return [(names | jobs).get(word, word) for word in words]
+
+
+every_command = pytest.mark.parametrize("line", COMMAND_LINES, indirect=True)
+
+
+@every_command
+def test_without_a_terminal_nothing_steers_one(line: list[str]) -> None:
+    result = CliRunner().invoke(app, line)
+    assert result.exit_code == 0, result.output
+    assert "\x1b" not in result.output
+    assert result.output
+
+
+@every_command
+def test_json_is_one_document_to_a_line_and_nothing_else(line: list[str]) -> None:
+    result = CliRunner().invoke(app, [*line, "--json"])
+    assert result.exit_code == 0, result.output
+    documents = [json.loads(text) for text in result.stdout.splitlines()]
+    assert len(documents) == 1 or line[:2] == ["jobs", "watch"]
+
+
+@every_command
+def test_a_terminal_shows_the_result(line: list[str]) -> None:
+    code, shown = run_on_terminal(*line)
+    assert code == 0, shown
+    assert shown.strip()
+
+
+def test_every_client_command_is_among_them() -> None:
+    elsewhere = {"login", "logout", "chat", "estimate", "preview"}  # other files test them
+    clients = {name for name, (_, _, heading) in COMMANDS.items() if heading == CLIENT}
+    assert {words[0] for words in COMMAND_LINES.values()} | elsewhere == clients | {"doctor"}
+
+
+def test_tables_are_aligned_on_a_terminal_and_separated_by_tabs_elsewhere(names: dict[str, str]) -> None:
+    _, shown = run_on_terminal("files", "list")
+    lines = [line for line in shown.splitlines() if "file-" in line]
+    assert len({line.index("fine-tune") for line in lines}) == 1
+    assert "\t" not in shown
+    assert "\t" in CliRunner().invoke(app, ["files", "list"]).stdout
+
+
+def test_a_list_with_more_entries_names_the_options_for_them(names: dict[str, str]) -> None:
+    result = CliRunner().invoke(app, ["files", "list", "--limit", "1"])
+    shown = result.stdout.splitlines()[-1].split("\t")[0]
+    assert result.stderr.startswith(f"1 of more. For the next: --after {shown}")
+    assert "of more" not in CliRunner().invoke(app, ["files", "list", "--limit", "100"]).stderr
+
+
+def test_a_job_says_why_it_waits(names: dict[str, str], service: tuple[Context, str]) -> None:
+    context, _ = service
+    a_job(context.database, a_project(context.database), JobStatus.QUEUED)
+    (waiting,) = (job for job in _json("jobs", "list", "--limit", "1")["data"])
+    shown = CliRunner().invoke(app, ["jobs", "get", waiting["id"]]).stdout
+    assert re.search(rf"^waits +{re.escape(waiting['queue']['reason'])}", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", ["jobs get"], indirect=True)
+def test_a_clone_changes_what_was_asked_and_keeps_the_rest(line: list[str]) -> None:
+    clone = _json("jobs", "clone", line[2], "--method", "dpo", "--rank", "4", "--set", "training.max_length=64")
+    assert (clone["technique"]["rank"], clone["training"]["max_length"], clone["method"]["type"]) == (4, 64, "dpo")
+
+
+def _json(*words: str) -> Any:
+    return json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
