@@ -22,7 +22,8 @@ from api.spec.formats import FORMATS, Row, RowError, detect
 from api.spec.pipeline import Pipeline
 from api.spec.recipe import Recipe
 from api.spec.techniques import Technique
-from tests.docs.blocks import PAGES, ROOT, SYNOPSIS, Block, blocks, inline_code
+from tests.docs.blocks import PAGES, ROOT, SYNOPSIS, Block, blocks
+from tests.docs.command_lines import require_parsed
 from tests.docs.conftest import MODEL, User
 from tests.docs.error_codes import codes
 
@@ -158,33 +159,6 @@ def finished_job(user: User) -> Any:
     return user.wait(user.create(suffix="docs", method=options, extra_body=body).id, "succeeded")
 
 
-def require_parsed(line: str) -> None:
-    """Raise unless the command line of `attune` names existing commands and options."""
-    from typer.main import get_command  # noqa: PLC0415
-
-    from api.cli.main import app  # noqa: PLC0415
-
-    words = shlex.split(line, comments=True)
-    if not words[0].endswith("attune"):
-        return
-    command: Any = get_command(app)
-    context, words = None, words[1:]
-    while True:
-        context = command.make_context(command.name, words, parent=context)
-        if not hasattr(command, "resolve_command"):
-            return
-        _, command, words = command.resolve_command(context, [*context._protected_args, *context.args])
-
-
-def exists(command: str) -> bool:
-    """Return whether `require_parsed` accepts the command, which may lack arguments or end with --help."""
-    try:
-        require_parsed(command)
-    except Exception as error:
-        return type(error).__name__ in {"MissingParameter", "Exit"}
-    return True
-
-
 def check_synopsis(block: Block) -> None:
     for line in block.commands():
         if line.startswith("attune ") and not re.search(r" [|<>] ", line):
@@ -223,13 +197,6 @@ def parses(format_name: str, row: Row) -> bool:
         return detect(row, {format_name}) == format_name and FORMATS[format_name].parse(row) is not None
     except RowError:
         return False
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_commands_in_the_sentences_of_a_page_exist(page: Path) -> None:
-    for command in inline_code(page):
-        if command.startswith("attune ") and not re.search(r"[|…]", command):
-            assert exists(command), command
 
 
 @pytest.mark.parametrize("notebook", sorted((ROOT / "examples").glob("*.ipynb")), ids=lambda path: path.stem)
