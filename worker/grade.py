@@ -1,4 +1,4 @@
-"""`python -m worker.grade FOLDER`: grades one answer, for a user who tries a grader.
+"""`python -m worker.grade FOLDER`: grades one answer, or checks a grader's scripts, for a user who tries a grader.
 
 A child behind the wall (docs/internals/wall.md), started by the API: it reads FOLDER/request.json and writes
 FOLDER/report.json. Some metrics take time that grows with the product of two lengths; the limits hold for all parts of
@@ -21,7 +21,8 @@ class Request(ProcessLimits, kw_only=True):
     """request.json."""
 
     grader: dict[str, object]
-    model_sample: str
+    model_sample: str | None
+    """None: the grader's scripts are checked, and nothing is graded."""
     item: dict[str, object]
     file_bytes: int | None = 64 << 20
 
@@ -32,7 +33,7 @@ def main(run_folder: str) -> int:
     request = msgspec.convert(json.loads((folder / "request.json").read_bytes()), Request)
     request.apply()
     try:
-        report = {"grade": run_grader(request), "error": None}
+        report = check_scripts(request) if request.model_sample is None else run_grader(request, request.model_sample)
     except (CpuTimeUsedUp, MemoryError):
         message = (
             f"Grading took more than {request.cpu_seconds} s of processor time, or more memory than allowed. Shorten "
@@ -43,10 +44,19 @@ def main(run_folder: str) -> int:
     return 0
 
 
-def run_grader(request: Request) -> object:
-    """Return the grade as JSON values."""
+def run_grader(request: Request, model_sample: str) -> dict[str, object]:
+    """Return a report with the grade as JSON values."""
     grader = TypeAdapter[Grader](Grader).validate_python(request.grader)
-    return TypeAdapter(Grade).dump_python(grade(grader, request.model_sample, request.item))
+    return {"grade": TypeAdapter(Grade).dump_python(grade(grader, model_sample, request.item)), "error": None}
+
+
+def check_scripts(request: Request) -> dict[str, object]:
+    """Return a report with the first script's error, if there is one."""
+    grader = TypeAdapter[Grader](Grader).validate_python(request.grader)
+    for path, fault in grader.faults().items():
+        error = {"code": "invalid_grader", "message": f"grader.{path}: {fault}", "param": f"grader.{path}"}
+        return {"grade": None, "error": error}
+    return {"grade": None, "error": None}
 
 
 if __name__ == "__main__":

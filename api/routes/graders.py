@@ -32,7 +32,10 @@ async def run_grader(trial: Trial, context: Ctx, caller: Who) -> GradeObject:
     return GradeObject.of(await context.previews.run_in_turn(caller.project_id, run))
 
 
-@router.post("/validate", response_model_exclude_none=True)
-async def validate_grader(candidate: Candidate, caller: Who) -> ValidGrader:
-    """Return the grader if a job can use it, else an error that names the invalid field."""
+@router.post("/validate", response_model_exclude_none=True, responses=errors(429))
+async def validate_grader(candidate: Candidate, context: Ctx, caller: Who) -> ValidGrader:
+    """Return the grader if a job can use it, else an error that names the invalid field, and a script's line."""
+    if candidate.grader.runs_script:
+        check = partial(graders.require_scripts, context, candidate.grader)
+        await context.previews.run_in_turn(caller.project_id, check)
     return ValidGrader(grader=candidate.grader)

@@ -24,19 +24,30 @@ class NeedsWorker(InvalidRequest):
         )
 
 
-class TooSlow(InvalidRequest):
-    """The grader exceeded its limits of time or memory."""
+class GraderRefused(InvalidRequest):
+    """The grader exceeded its limits of time or memory, or has a script that its sandbox cannot run."""
+
+
+def require_scripts(context: Context, grader: GraderBase) -> None:
+    """Raise GraderRefused if the sandbox cannot run the grader's scripts. A child process loads them. Raise
+    PreviewFailed."""
+    if grader.runs_script:
+        _report(context, grader, None, {})
 
 
 def run(context: Context, grader: GraderBase, model_sample: str, item: JsonObject) -> Grade:
     """Return the grade of an answer. A child process grades; its limits hold for all parts of a multi grader together.
 
-    Raise NeedsWorker, TooSlow, PreviewFailed.
+    Raise NeedsWorker, GraderRefused, PreviewFailed.
     """
     if grader.needs_model:
         raise NeedsWorker
+    return GRADE.validate_python(_report(context, grader, model_sample, item)["grade"])
+
+
+def _report(context: Context, grader: GraderBase, model_sample: str | None, item: JsonObject) -> JsonObject:
     request = {"grader": grader.model_dump(mode="json"), "model_sample": model_sample, "item": item}
-    report = json.loads(context.previews.run("worker.grade", "request.json", request))
+    report: JsonObject = json.loads(context.previews.run("worker.grade", "request.json", request))
     if report["error"] is not None:
-        raise TooSlow(**report["error"])
-    return GRADE.validate_python(report["grade"])
+        raise GraderRefused(**report["error"])
+    return report

@@ -81,6 +81,19 @@ class GraderBase(StrictModel, ABC):
         """Whether the grader needs the rewards of a reward model, and so runs only in a worker."""
         return any(part.needs_model for part in self.parts.values())
 
+    @property
+    def runs_script(self) -> bool:
+        """Whether the grader runs a user's script, and so grades in a child process only."""
+        return any(part.runs_script for part in self.parts.values())
+
+    def faults(self) -> Mapping[str, str]:
+        """Return what is wrong with the grader's scripts, by the path of the field. It loads them in their sandbox."""
+        return {
+            f"graders.{name}.{path}": fault
+            for name, part in self.parts.items()
+            for path, fault in part.faults().items()
+        }
+
     def reward_models(self) -> Mapping[str, str]:
         """Return the models of reward jobs that the grader names, by the path of the field."""
         return {

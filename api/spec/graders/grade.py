@@ -23,8 +23,10 @@ class Errors:
     other_error: bool = False
     """The formula has no finite value, for example after a division by zero."""
     python_grader_runtime_error: bool = False
+    """The script raised an error, exceeded a limit, or returned no finite number."""
     python_grader_runtime_error_details: str | None = None
     python_grader_server_error: bool = False
+    """The script ended the process that ran it."""
     python_grader_server_error_type: str | None = None
     sample_parse_error: bool = False
     """A template needs the answer's JSON, but the answer is not JSON."""
@@ -93,5 +95,10 @@ def _reward(
 
 def _errors(problems: list[GradingError]) -> Errors:
     flags: dict[str, Any] = {problem.flag: True for problem in problems}
-    details = [problem.message for problem in problems if problem.flag == "model_grader_server_error"]
-    return Errors(**flags, model_grader_server_error_details=details[0] if details else None)
+    details = {problem.flag: problem.message for problem in reversed(problems)}
+    return Errors(
+        **flags,
+        model_grader_server_error_details=details.get("model_grader_server_error"),
+        python_grader_runtime_error_details=details.get("python_grader_runtime_error"),
+        python_grader_server_error_type=details.get("python_grader_server_error"),
+    )

@@ -1,33 +1,45 @@
 from collections.abc import Mapping
-from typing import ClassVar, Literal, NoReturn
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import Field
 
-from api.spec.graders.base import Case, GraderBase, Scores
+from api.spec.graders import sandbox
+from api.spec.graders.base import Case, GraderBase, GradingError, Name, Scores
+
+MAX_SOURCE = 32_768
 
 
 class Python(GraderBase):
-    """OpenAI's grader that runs a Python script.
+    """The number that a script's function `grade(sample, item)` returns. The script runs in a sandbox with limits on
+    time and memory, without files and network. `sample` has `output_text`, `output_json` (None if the answer is not
+    JSON), `output_tools` and `choices`; `item` is the row."""
 
-    The catalogue has it so that it can be refused with a clear message: a user's script needs a sandbox, and Attune has
-    none yet.
-    """
-
-    summary: ClassVar[str] = "Refused until there is a sandbox to run scripts in."
+    summary: ClassVar[str] = "The number that a script's grade(sample, item) returns, run in a sandbox."
 
     type: Literal["python"]
-    source: str
+    name: Name = "python"
+    """OpenAI's client requires a name; its guides leave it out."""
+    source: Annotated[str, Field(min_length=1, max_length=MAX_SOURCE)]
     """The script."""
-    image_tag: str | None = None
-    """The image that would run the script."""
+    image_tag: Annotated[str, Field(max_length=64)] | None = None
+    """OpenAI's name of a set of libraries. Every script gets the same sandbox here, whatever the value."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _refused(cls, data: object) -> NoReturn:
-        raise ValueError(
-            "python graders are not supported: Attune has no sandbox for their scripts yet. Use string_check, "
-            "text_similarity or score_model, and multi to combine them"
-        )
+    @property
+    def runs_script(self) -> bool:
+        return True
 
-    def reward(self, case: Case, rewards: Mapping[str, float], scores: Scores | None) -> NoReturn:
-        raise AssertionError("no python grader passes validation")
+    def faults(self) -> Mapping[str, str]:
+        found = sandbox.faults(self.source)
+        return {"source": "; ".join(found)} if found else {}
+
+    def reward(self, case: Case, rewards: Mapping[str, float], scores: Scores | None) -> float:
+        return sandbox.call_grade(self.source, _sample(case), case.item)
+
+
+def _sample(case: Case) -> Mapping[str, object]:
+    try:
+        parsed = case.json
+    except GradingError:
+        parsed = None
+    message = {"role": "assistant", "content": case.text}
+    return {"output_text": case.text, "output_json": parsed, "output_tools": [], "choices": [{"message": message}]}

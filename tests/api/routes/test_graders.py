@@ -83,7 +83,7 @@ def test_a_valid_grader_comes_back(client: TestClient, grader: dict[str, Any]) -
         (a_check(input="{{ nothing }}"), "grader.input", "is not a variable"),
         (a_check(threshold=1), "grader.threshold", "Unknown field"),
         ({"type": "string_check", "name": "x"}, "grader.input", "required"),
-        ({"type": "python", "name": "p", "source": "x"}, "grader", "no sandbox"),
+        ({"type": "python", "name": "p"}, "grader.source", "required"),
         (multi(a=a_check(reference="{{")), "grader.graders.a.reference", "not closed"),
         (multi(a=a_check()) | {"calculate_output": "a + c"}, "grader.calculate_output", "'c' is not the name"),
         (multi(max=a_check()), "grader.graders", "cannot be used in calculate_output"),
@@ -96,6 +96,33 @@ def test_a_mistake_names_its_field(client: TestClient, grader: Any, param: str, 
         status, named, said = error_of(client.post(path, json={"grader": grader, **rest}))
         assert (status, named) == (400, param), said
         assert message in said
+
+
+def script(*lines: str) -> dict[str, Any]:
+    return {"type": "python", "source": "def grade(sample, item):\n" + "\n".join(f"    {line}" for line in lines)}
+
+
+def test_a_script_grades_and_its_errors_are_grades(client: TestClient) -> None:
+    grader = multi(a=script("return len(sample['output_text']) / item['most']"), b=a_check())
+    answer = client.post(
+        RUN, json={"grader": grader, "model_sample": "four", "item": {"most": 8, "answer": "4"}}
+    ).json()
+    GraderRunResponse.model_validate(answer, strict=True)
+    assert (answer["reward"], answer["sub_rewards"]) == (0.5, {"a": 0.5, "b": 0})
+    answer = client.post(RUN, json={"grader": script("x = 1", "return x / 0"), "model_sample": "x"}).json()
+    GraderRunResponse.model_validate(answer, strict=True)
+    assert (answer["reward"], answer["metadata"]["errors"]["python_grader_runtime_error"]) == (0, True)
+    assert answer["metadata"]["details"] == ["line 3: ZeroDivisionError: division by zero"]
+
+
+def test_what_a_script_lacks_is_named_when_it_is_validated(client: TestClient) -> None:
+    answer = client.post(VALIDATE, json={"grader": script("import re", "return 1.0") | {"name": "p"}}).json()
+    GraderValidateResponse.model_validate(answer, strict=True)
+    grader = multi(a=a_check(), b=script("import numpy", "return 1.0"))
+    status, param, message = error_of(client.post(VALIDATE, json={"grader": grader}))
+    assert (status, param) == (400, "grader.graders.b.source")
+    assert "line 2" in message
+    assert "numpy" in message
 
 
 @pytest.mark.parametrize(

@@ -153,8 +153,8 @@ def mistakes():
         "no such model": lambda m: client.models.retrieve("owner/none", **m),
         "no such path": lambda m: client.get("/nowhere", cast_to=object, options={"headers": m["extra_headers"]}),
         "wrong verb": lambda m: client.patch("/files", cast_to=object, options={"headers": m["extra_headers"]}),
-        "grader without a sandbox": lambda m: client.fine_tuning.alpha.graders.validate(
-            grader={"type": "python", "name": "p", "source": "def grade(sample, item): return 1.0"}, **m
+        "grader with a missing module": lambda m: client.fine_tuning.alpha.graders.validate(
+            grader={"type": "python", "name": "p", "source": "import numpy\ndef grade(sample, item): return 1.0"}, **m
         ),
         "grader with a wrong metric": lambda m: client.fine_tuning.alpha.graders.run(
             grader={"type": "text_similarity", "name": "t", "input": "", "reference": "", "evaluation_metric": "x"},

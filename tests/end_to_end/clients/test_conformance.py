@@ -38,7 +38,7 @@ MISTAKES = {
     "no such model": ("NotFoundError", 404, "model"),
     "no such path": ("NotFoundError", 404, None),
     "wrong verb": ("APIStatusError", 405, None),
-    "grader without a sandbox": ("BadRequestError", 400, "grader"),
+    "grader with a missing module": ("BadRequestError", 400, "grader.source"),
     "grader with a wrong metric": ("BadRequestError", 400, "grader.evaluation_metric"),
     "body too large": ("APIStatusError", 413, None),
 }

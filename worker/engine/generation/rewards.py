@@ -26,6 +26,8 @@ from worker.rows.end_tokens import EndTokens
 from worker.rows.tokenizer import TokenizerWrapper
 from worker.shared.arrays import Rows, rows_of
 
+MAX_GRADING_ERRORS = 100
+"""Maximum number of different messages kept: a script's error may quote the answer, and so differ for each."""
 REWARD_MODELS = "judges.json"
 """In the run folder: {model id: {"folder", "technique"}} of the reward models."""
 
@@ -149,6 +151,8 @@ class RewardFunction:
         reward_model: str | None,
         grader: GraderBase | None,
     ) -> None:
+        for path, fault in (grader.faults() if grader is not None else {}).items():
+            raise TrainingError(FailureReason.INVALID_RECIPE, f"The grader cannot run. {path}: {fault}")
         self._reward_model, self._grader = reward_model, grader
         self._models = _reward_models(run, recipe, device)
         self.grading_errors: set[str] = set()
@@ -168,7 +172,8 @@ class RewardFunction:
         for row, case in enumerate(cases):
             graded = grade(self._grader, case.text, case.item, scores=scores)
             rewards[row] = graded.reward
-            self.grading_errors.update(graded.metadata.details)
+            if len(self.grading_errors) < MAX_GRADING_ERRORS:
+                self.grading_errors.update(graded.metadata.details)
         return rewards
 
     def _scores(self, questions: list[tuple[str, Messages]], budget_tokens: int) -> Scores:

@@ -1,0 +1,148 @@
+"""The sandbox of users' scripts: Monty, a Python interpreter without files, network, processes or CPython's objects.
+
+A script runs in a process of Monty's with limits of its own; if that process dies, the script has failed. A run begins
+from nothing, so the same answer gets the same grade: random numbers have a fixed seed, and sleeping takes no time.
+
+Monty takes 0.15 s to import. The imports are inside the functions, so the API, which runs no scripts, does not pay.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from api.spec.formats.base import truncate
+from api.spec.graders.base import GradingError
+
+if TYPE_CHECKING:
+    from pydantic_monty import Monty, MontyError, MontySession
+
+SECONDS = 2.0
+"""Time to load a script, time of one call of its function, and time in the functions that it is lent."""
+MEMORY_BYTES = 128 << 20
+LENT_CALLS = 1000
+"""Maximum number of calls of lent functions in one run."""
+HUNG_S = 10.0
+"""Seconds after which a process that ignores its limits is killed."""
+MAX_MESSAGE = 300
+"""Maximum length of an error message, in characters."""
+
+_SCRIPT = "<python-input-1>"
+"""Monty's name of the second text that a session reads."""
+_LACKING = {"unresolved-import", "unresolved-reference", "unresolved-attribute"}
+"""Codes of the type checker's findings about names."""
+
+
+def call_grade(source: str, sample: Mapping[str, object], item: Mapping[str, object]) -> float:
+    """Return the number that the script's `grade(sample, item)` returns. Raises GradingError."""
+    with _errors_of_script(), _session() as session:
+        number = session.feed_run("float")  # read before the script, which may define a float of its own
+        session.feed_run(source, print_callback=_discard)
+        inputs = {"number": number, "sample": dict(sample), "item": dict(item)}
+        reward = float(session.feed_run("number(grade(sample, item))", inputs=inputs, print_callback=_discard))
+    if not math.isfinite(reward):
+        message = f"grade(sample, item) returned {reward}, which is not a finite number"
+        raise GradingError("python_grader_runtime_error", message)
+    return reward
+
+
+def faults(source: str) -> list[str]:
+    """Return what the sandbox lacks for the script, or why it cannot be loaded, with the lines."""
+    if lacking := _lacking(source):
+        return lacking
+    try:
+        with _errors_of_script(), _session() as session:
+            session.feed_run("float")
+            session.feed_run(source, print_callback=_discard)
+    except GradingError as error:
+        return [error.message]
+    return []
+
+
+def _lacking(source: str) -> list[str]:
+    """Return the modules and names that the script uses and the sandbox does not have. The type checker that Monty
+    includes knows them; its other findings are ignored, because scripts need no types."""
+    from pydantic_monty import MontyError, MontyTypingError  # noqa: PLC0415
+
+    call = "\n\ngrade({}, {})\n"
+    try:
+        with _session(type_check=True) as session:
+            session.feed_run(source + call, print_callback=_discard)
+    except MontyTypingError as error:
+        findings = json.loads(error.display())
+    except MontyError:
+        return []  # reported when the script is loaded alone
+    else:
+        return []
+    last = source.count("\n") + call.count("\n")
+    return [text for finding in findings if (text := _sentence(finding, is_call=finding["location"]["row"] == last))]
+
+
+def _sentence(finding: Mapping[str, Any], *, is_call: bool) -> str | None:
+    code, message = finding["code"], finding["message"]
+    if is_call:
+        signatures = {"unresolved-reference", "missing-argument", "too-many-positional-arguments", "call-non-callable"}
+        return "the script has to define a function grade(sample, item)" if code in signatures else None
+    if code not in _LACKING or "`__future__`" in message:
+        return None
+    if code == "unresolved-attribute" and not message.startswith(("Module `", "Class `")):
+        return None
+    return f"line {finding['location']['row']}: the sandbox lacks it: {truncate(message, MAX_MESSAGE)}"
+
+
+@cache
+def _pool() -> "Monty":
+    """Return this process's interpreters. They end with it."""
+    from pydantic_monty import Monty  # noqa: PLC0415
+
+    return Monty(request_timeout=HUNG_S, feed_duration_limit_grace=0.5).__enter__()
+
+
+def _session(*, type_check: bool = False) -> "MontySession":
+    from api.spec.graders.lent import Lender  # noqa: PLC0415
+
+    return _pool().checkout(
+        limits={"max_feed_duration_secs": SECONDS, "max_memory": MEMORY_BYTES, "max_suspensions": LENT_CALLS},
+        os_policy={"sleep": "zero", "random_start": {"seed": 0}},
+        external_modules=Lender(SECONDS).modules(),
+        type_check=type_check,
+        type_check_format="json" if type_check else None,
+    )
+
+
+def _discard(stream: str, text: str) -> None:
+    """Drop what a script prints."""
+
+
+@contextmanager
+def _errors_of_script() -> Iterator[None]:
+    """Raise GradingError for each error of Monty's."""
+    from pydantic_monty import MontyCrashedError, MontyError  # noqa: PLC0415
+
+    try:
+        yield
+    except MontyCrashedError as error:
+        message = "the script took too long" if error.timed_out else "the script ended its interpreter"
+        raise GradingError("python_grader_server_error", message) from None
+    except MontyError as error:
+        raise GradingError("python_grader_runtime_error", _described(error)) from None
+
+
+def _described(error: "MontyError") -> str:
+    """Return the error with the script's line. Equal faults get equal texts, because jobs report each text once."""
+    from pydantic_monty import MontyRuntimeError, MontySyntaxError  # noqa: PLC0415
+
+    if not isinstance(error, MontyRuntimeError | MontySyntaxError):
+        return truncate(str(error), MAX_MESSAGE)
+    text = error.display("type-msg")
+    lines = [frame.line for frame in error.traceback() if frame.filename == _SCRIPT]
+    if text.startswith("TimeoutError: feed time limit"):
+        text = f"TimeoutError: the script took longer than {SECONDS:g} s"
+    elif text.startswith("MemoryError: memory limit"):
+        text = f"MemoryError: the script took more than {MEMORY_BYTES >> 20} MB"
+    text = text.replace(
+        "float() argument must be a string or a real number", "grade(sample, item) must return a number"
+    )
+    return f"line {lines[-1]}: {truncate(text, MAX_MESSAGE)}" if lines else truncate(text, MAX_MESSAGE)
