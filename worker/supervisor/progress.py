@@ -15,7 +15,7 @@ from api.spec.formats.base import truncate
 from api.spec.job import JobProgress
 from worker.shared.reports import MetricsReport, PhaseReport, RolloutSample, SamplesReport, WarningReport
 from worker.supervisor.attempt import AttemptContext
-from worker.supervisor.remaining import Remaining
+from worker.supervisor.remaining import Remaining, share_done
 
 FLUSH_S = 1.0
 MAX_SAMPLE_LENGTH = 80
@@ -44,9 +44,10 @@ class Progress:
     def __init__(self, attempt: AttemptContext, predicted: StoredPrediction | None = None) -> None:
         self._attempt = attempt
         job = attempt.job
-        self._last_step, total = job.progress.get("step", 0), (job.resolved or {}).get("total_steps", 0)
-        self._progress: JobProgress = {"step": 0, "total_steps": total, **job.progress}
-        self._remaining = Remaining(predicted, done=self._last_step / total if total else 0.0)
+        self._last_step = job.progress.get("step", 0)
+        total_steps = (job.resolved or {}).get("total_steps", 0)
+        self._progress: JobProgress = {"step": 0, "total_steps": total_steps, **job.progress}
+        self._remaining = Remaining(predicted, share_done(job))
         self._begun: set[str] = set()
         """Phases whose events were added."""
         self._waiting: list[MetricsReport | SamplesReport | WarningReport | PhaseReport] = []

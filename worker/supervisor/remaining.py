@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 from api.estimate.stored import StoredPrediction
+from api.records.jobs import Job
 from worker.shared.reports import MetricsReport
 
 COMPARING_SHARE = 0.1
@@ -12,6 +13,17 @@ REST_S = 15.0
 """Seconds before and after training where nothing is predicted."""
 LEFT_OF_REST = {"loading": 1.0, "exporting": 0.6, "verifying": 0.35, "storing": 0.1}
 """Share of the time before and after training that is left when a phase begins."""
+
+
+def predicted_s(predicted: StoredPrediction, done: float) -> float:
+    """Return the seconds of an attempt that has the rest of the steps to make; `done` is the share of those made."""
+    return predicted["seconds"] - done * predicted["training_s"]
+
+
+def share_done(job: Job) -> float:
+    """Return the share of the job's steps that earlier attempts have made."""
+    total = (job.resolved or {}).get("total_steps", 0)
+    return job.progress.get("step", 0) / total if total else 0.0
 
 
 class Remaining:
@@ -26,7 +38,7 @@ class Remaining:
         """The first step of this attempt, and when it ended."""
         self._end: float | None = None
         if predicted:
-            self._left_now((1 - done) * self._training_s + self._rest_s)
+            self._left_now(predicted_s(predicted, done))
 
     @property
     def seconds(self) -> float | None:

@@ -6,6 +6,7 @@ import signal
 from api.estimate.machine import Machine, predict, refused_precision, resolve_hardware_auto
 from api.estimate.stored import StoredEstimate
 from api.records import events, jobs, trackings
+from api.records.base import db_now
 from api.spec.lifecycle import FailureReason
 from api.spec.manifest import ORIGIN
 from api.spec.resolve import ResolvedRecipe, with_hardware
@@ -19,6 +20,7 @@ from worker.supervisor.lineage import fetch_parent_adapter, fetch_reward_models,
 from worker.supervisor.out_of_memory import killed_for_memory, reduce_memory, with_overrides
 from worker.supervisor.prepare import fetch_arrays
 from worker.supervisor.provenance import origin_of
+from worker.supervisor.remaining import predicted_s, share_done
 from worker.supervisor.slots import Slot
 from worker.supervisor.trainer_monitor import TrainerMonitor
 
@@ -86,8 +88,9 @@ def _predict(attempt: AttemptContext, attempted: ResolvedRecipe, machine: Machin
     workloads = Workloads.of(job.estimate)
     predicted = predict(attempted, attempt.base.facts, workloads.train, workloads.validation, machine)
     estimate: StoredEstimate = {**job.estimate, "predicted": predicted.stored()}
+    finish = db_now() + predicted_s(estimate["predicted"], share_done(job))
     with attempt.node.context.database.write() as session:
-        jobs.update_fenced(session, job.id, attempt.claim.fence, estimate=estimate)
+        jobs.update_fenced(session, job.id, attempt.claim.fence, estimate=estimate, estimated_finish=finish)
     return estimate
 
 
