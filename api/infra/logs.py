@@ -33,5 +33,5 @@ def configure_logging(level: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    for noisy in ("httpx", "kombu", "amqp"):
+    for noisy in ("alembic", "httpx", "kombu", "amqp"):
         logging.getLogger(noisy).setLevel("WARNING")
