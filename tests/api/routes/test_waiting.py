@@ -61,6 +61,19 @@ def test_positions_are_the_order_in_which_workers_claim(client: TestClient, serv
     assert len(positions) == 4
 
 
+def test_positions_of_unprepared_jobs_are_the_turns_of_their_projects(client: TestClient, served: Context) -> None:
+    register(served, "w:prepare-0:1", Stage.PREPARE, slots=5)
+    names = ("other", "default", "other", "other", "default")
+    for name in names:
+        a_job(served.database, a_project(served.database, name), JobStatus.VALIDATING_FILES)
+    positions = {job["id"]: job["queue"]["position"] for job in client.get("/v1/fine_tuning/jobs").json()["data"]}
+    with served.database.write() as session:
+        claims = [queue.claim(session, Stage.PREPARE, owner="w", lease_s=60, gpus=0) for _ in names]
+    order = {claim.job_id: number for number, claim in enumerate(claims, 1) if claim is not None}
+    assert positions == {job_id: order[job_id] for job_id in positions}
+    assert len(positions) == 2
+
+
 def test_start_and_finish_come_from_the_jobs_before_it(client: TestClient, served: Context) -> None:
     register(served, observed={"jobs": []})
     project = a_project(served.database)
