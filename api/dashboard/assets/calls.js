@@ -11,7 +11,8 @@ import { copy, h } from "./elements.js";
  * @property {string} [cli] the same with the `attune` command
  */
 
-const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+/** A text as a shell reads it. */
+export const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
 /** @param {Call} call */
 export function curl({ method, path, body }) {

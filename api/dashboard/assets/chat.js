@@ -1,7 +1,7 @@
 /** A chat with one or two models at once, each with its own history. Answers are streamed. */
 
 import { messages, request } from "./api.js";
-import { copyAs, literal } from "./calls.js";
+import { copyAs, literal, quoted } from "./calls.js";
 import { fill, h } from "./elements.js";
 import { duration, plural } from "./format.js";
 
@@ -45,7 +45,7 @@ export function chat({ models, signal }) {
     return {
       method: "POST", path: PATH, body,
       python: `answer = client.chat.completions.create(\n    model=${literal(body.model)},\n    messages=${literal(body.messages, "    ")},\n)\nprint(answer.choices[0].message.content)`,
-      cli: `attune chat ${body.model} "${body.messages.at(-1).content.replaceAll('"', '\\"')}"`,
+      cli: `attune chat ${body.model} ${quoted(body.messages.at(-1).content)}`,
     };
   };
   return h("div.chat", {},

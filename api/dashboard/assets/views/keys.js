@@ -2,7 +2,7 @@
 
 import * as api from "../api.js";
 import { button, confirm, copyable, fill, h, status, when } from "../elements.js";
-import { ask, showSecret } from "../secret.js";
+import { ask, showSecret } from "../dialogs.js";
 import { table } from "../table.js";
 
 const PATH = "/v1/keys";
@@ -47,7 +47,7 @@ export async function show({ root, signal }) {
     const made = await ask({
       title: "New API key", verb: "Create key",
       fields: [["name", "Name", name], ["scope", "Scope", scope, "A key cannot have more rights than the one that creates it."], ["expires_in_seconds", "Expires", life]],
-      send: () => api.post(PATH, { name: name.value.trim(), scope: scope.value, ...(life.value && { expires_in_seconds: Number(life.value) }) }),
+      path: PATH, body: () => ({ name: name.value.trim(), scope: scope.value, ...(life.value && { expires_in_seconds: Number(life.value) }) }),
     });
     if (!made) return;
     await showSecret(`Key ${made.name}`, made.value, "Copy the key now. Only its hash is stored, so it cannot be shown again.");

@@ -154,6 +154,8 @@ function jobForm({ catalog, files, models, signal, onChange }) {
   const part = (properties, path = "") => formOf({ properties }, catalog.job.$defs, path);
   const [ofTraining, ofExport, ofOthers] = [part({ training }), part({ export: exported }), part(others)];
   const rest = [...ofTraining.fields, ...ofExport.fields, ...ofOthers.fields];
+  const known = h("datalist", { id: "known-files" }, files.map(({ id, filename }) => h("option", { value: id }, filename)));
+  rest.find(({ path }) => path === "validation_file").control.setAttribute("list", known.id);
   const all = () => [file, model, method, technique, ...ofMethod, ...ofTechnique, ...rest];
 
   function chosen(row) {
@@ -188,7 +190,7 @@ function jobForm({ catalog, files, models, signal, onChange }) {
     fold("Technique", technique.element, techniqueOptions),
     fold("Training", h("div.fields", {}, ofTraining.elements)),
     fold("Export", h("div.fields", {}, ofExport.elements)),
-    fold("Name, seed and more", h("div.fields", {}, ofOthers.elements)),
+    fold("Validation file, name, seed and more", h("div.fields", {}, ofOthers.elements, known)),
   ];
   const listener = h("div.fields.first", {}, elements);
   listener.addEventListener("input", onChange);

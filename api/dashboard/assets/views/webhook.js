@@ -3,7 +3,7 @@
 import * as api from "../api.js";
 import { copyAs } from "../calls.js";
 import { button, confirm, copyable, empty, facts, fill, h, section, status, toast, when } from "../elements.js";
-import { ask, showSecret } from "../secret.js";
+import { ask, showSecret } from "../dialogs.js";
 import { table } from "../table.js";
 import { endpointFields, PATH, SECRET_ADVICE, shortEvent } from "./webhooks.js";
 
@@ -32,7 +32,7 @@ export async function show({ root, id, signal, setTitle, open }) {
   }
   async function edit() {
     const fields = endpointFields(hook);
-    const changed = await ask({ title: `Edit ${hook.name}`, verb: "Save", fields: fields.list, send: () => api.post(path, fields.read()) });
+    const changed = await ask({ title: `Edit ${hook.name}`, verb: "Save", fields: fields.list, path, body: fields.read });
     if (changed) { hook = changed; draw(); }
   }
   async function rotate() {

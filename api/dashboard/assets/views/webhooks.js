@@ -1,8 +1,9 @@
 /** Webhook endpoints: where the ends of jobs are sent to. */
 
 import * as api from "../api.js";
+import { quoted } from "../calls.js";
 import { button, copyable, empty, fill, h, when } from "../elements.js";
-import { ask, showSecret } from "../secret.js";
+import { ask, showSecret } from "../dialogs.js";
 import { table } from "../table.js";
 
 export const PATH = "/v1/webhook_endpoints";
@@ -26,7 +27,7 @@ export async function show({ root, signal, open }) {
 
   async function create() {
     const fields = endpointFields();
-    const hook = await ask({ title: "New webhook", verb: "Create webhook", fields: fields.list, send: () => api.post(PATH, fields.read()) });
+    const hook = await ask({ title: "New webhook", verb: "Create webhook", fields: fields.list, path: PATH, body: fields.read, cli: () => command(fields.read()) });
     if (!hook) return;
     await showSecret("Signing secret", hook.signing_secret, SECRET_ADVICE);
     await open(`/webhooks/${hook.id}`);
@@ -41,6 +42,9 @@ export async function show({ root, signal, open }) {
     if (data.length && body.firstChild !== list.element) fill(body, list.element);
   });
 }
+
+const command = ({ name, url, event_types: types }) =>
+  `attune webhooks create ${quoted(url)} --name ${quoted(name)} ${types.map((type) => `--event ${shortEvent(type)}`).join(" ")}`;
 
 /** The fields of an endpoint for a form, with its present values. */
 export function endpointFields({ name = "", url = "", event_types: types = EVENTS } = {}) {

@@ -1,5 +1,7 @@
-/** A dialog with a secret that is shown once, and a dialog that asks for some fields. */
+/** A dialog that asks for some fields, and one with a secret that is shown once. */
 
+import { post } from "./api.js";
+import { copyAs } from "./calls.js";
 import { copy, h } from "./elements.js";
 import { complainer } from "./schema-form.js";
 
@@ -19,15 +21,17 @@ export function showSecret(title, secret, advice) {
 }
 
 /**
- * Ask for fields in a dialog. An error of `send` is placed at its field, and what was typed stays. Resolve with the
- * result of `send`, or null if the person leaves.
+ * Ask for fields in a dialog. An error is placed at its field, and what was typed stays. Resolve with the
+ * result, or null if the person leaves.
  * @param {object} options
  * @param {string} options.title
  * @param {string} options.verb label of the button
  * @param {[string, string, HTMLElement, string?][]} options.fields [name in the API, label, control, help]
- * @param {() => Promise<any>} options.send
+ * @param {() => any} options.body what is sent to `path`, and shown by "Copy as"
+ * @param {string} options.path
+ * @param {() => string} [options.cli] the same as a command
  */
-export function ask({ title, verb, fields, send }) {
+export function ask({ title, verb, fields, path, body, cli }) {
   return new Promise((resolve) => {
     let result = null;
     const problem = h("p.problem", { role: "alert" });
@@ -41,7 +45,8 @@ export function ask({ title, verb, fields, send }) {
       return { name, control, complain: complainer(control, wrong), element: h("div.field", {}, h(grouped ? "span.label" : "label", { for: grouped ? null : id }, label), control, wrong, help && h("p.help", {}, help)) };
     });
     const form = h("form", { novalidate: true }, h("h2", {}, title), made.map(({ element }) => element), problem,
-      h("div.actions", {}, h("button", { type: "button", onclick: () => dialog.close() }, "Cancel"), submit));
+      h("div.actions", {}, copyAs(() => ({ method: "POST", path, body: body(), cli: cli?.() })),
+        h("button", { type: "button", onclick: () => dialog.close() }, "Cancel"), submit));
     const dialog = h("dialog", { "aria-label": title }, form);
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
@@ -49,7 +54,7 @@ export function ask({ title, verb, fields, send }) {
       problem.textContent = "";
       for (const field of made) field.complain("");
       try {
-        result = await send();
+        result = await post(path, body());
         dialog.close();
       } catch (error) {
         const field = made.find(({ name }) => error.param === name || error.param?.startsWith(`${name}.`));
