@@ -2,13 +2,13 @@
 
 import * as api from "../api.js";
 import { command, fill, h, section, status } from "../elements.js";
-import { clock, count, duration, plural } from "../format.js";
+import { clock, duration, plural } from "../format.js";
 import { table } from "../table.js";
 
 const STATES = { ok: ["✓", "Good", "good"], warning: ["◐", "Look at it", "held"], problem: ["✕", "Problem", "bad"] };
 const ORDER = ["problem", "warning", "ok"];
 const CLOCK_S = 5;
-const DAY_S = 86_400;
+const DAY_S = 86_400, JOBS = 20;
 
 /** @typedef {{component: string, state: "ok"|"warning"|"problem", detail: any, remedy?: any}} Check */
 
@@ -90,16 +90,20 @@ const baseModels = checked("Base models", async (signal) => {
     : [{ component: "Base models", state: "warning", detail: "None, so no job can be created", remedy: "On the server's machine: attune models add NAME SOURCE" }];
 });
 
+/** `3 jobs`, or `20 or more jobs` if the list may be longer. */
+const atMost = (some, noun) => (some.length < JOBS ? plural(some.length, noun) : `${JOBS} or more ${noun}s`);
+
 const jobs = checked("Jobs", async (signal) => {
-  const { data } = await api.get("/v1/fine_tuning/jobs", { limit: 100 }, signal);
+  const list = async (state) => (await api.get("/v1/fine_tuning/jobs", { status: state, limit: JOBS }, signal)).data;
+  const [queued, validating, ended] = await Promise.all(["queued", "validating_files", "failed"].map(list));
   const now = Date.now() / 1000;
-  const waiting = data.filter(({ status: state }) => state === "queued" || state === "validating_files");
-  const failed = data.filter((job) => job.status === "failed" && now - job.finished_at < DAY_S);
-  const oldest = waiting.at(-1);
+  const waiting = [...queued, ...validating].sort((one, other) => one.created_at - other.created_at);
+  const failed = ended.filter((job) => now - job.finished_at < DAY_S);
+  const [oldest] = waiting;
   return [
-    { component: "Queue", state: "ok", detail: oldest ? [`${plural(waiting.length, "job")} of this project waiting, the oldest for ${duration(now - oldest.created_at)}: `, h("a", { href: `/jobs/${oldest.id}` }, oldest.id)] : "No job of this project waits" },
+    { component: "Queue", state: "ok", detail: oldest ? [`${atMost(waiting, "job")} of this project waiting, the oldest for ${duration(now - oldest.created_at)}: `, h("a", { href: `/jobs/${oldest.id}` }, oldest.id)] : "No job of this project waits" },
     failed.length
-      ? { component: "Failed jobs", state: "warning", detail: [`${count(failed.length)} in the last 24 hours; the last: `, h("a", { href: `/jobs/${failed[0].id}` }, failed[0].id)], remedy: failed[0].error?.message }
+      ? { component: "Failed jobs", state: "warning", detail: [`${atMost(failed, "job")} in the last 24 hours; the last: `, h("a", { href: `/jobs/${failed[0].id}` }, failed[0].id)], remedy: failed[0].error?.message }
       : { component: "Failed jobs", state: "ok", detail: "None in the last 24 hours" },
   ];
 });
