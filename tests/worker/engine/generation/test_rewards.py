@@ -11,10 +11,13 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from api.spec.graders.python import Python
 from api.spec.graders.score_model import ScoreModel
 from api.spec.techniques import Full
 from tests.tiny_models import make_tokenizer
 from tests.worker.parity import ours
+from worker.engine.errors import TrainingError
+from worker.engine.generation import rewards
 from worker.engine.generation.rewards import RewardFunction, RewardModel
 from worker.engine.generation.rollout_sampler import Answers
 from worker.shared.arrays import Items
@@ -75,3 +78,24 @@ def test_a_judge_whose_positions_depend_on_the_longest_answer_says_the_same_of_e
     rows = ours.rows_of([(ours.drawn(rng, length, length), [0.0] * length) for length in (9, 12, 40)])
     expected = [float(model.eval()(torch.tensor(tokens_T[None].astype(int))).logits) for tokens_T, _ in rows]
     assert judge.score(rows, 4096).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def by_script(folder: Path, source: str) -> RewardFunction:
+    grader = Python.model_validate({"type": "python", "source": source})
+    recipe = ours.settled("supervised", {})
+    return RewardFunction(folder, recipe, torch.device("cpu"), reward_model=None, grader=grader)
+
+
+def test_a_script_that_fails_on_an_answer_gives_it_no_reward_and_ends_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rewards, "MAX_GRADING_ERRORS", 2)
+    judge = by_script(tmp_path, "def grade(sample, item): return 1 / int(sample['output_text'])")
+    assert judge(*said("4", "four", "0", "five", "six"), 64).tolist() == [0.25, 0, 0, 0, 0]
+    assert len(judge.grading_errors) == 2
+    assert "line 1: ZeroDivisionError: division by zero" in judge.grading_errors
+
+
+def test_a_script_that_cannot_run_ends_the_job_before_it_trains(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"source: line 1: .*`numpy`"):
+        by_script(tmp_path, "import numpy\ndef grade(sample, item): return 1")
