@@ -8,7 +8,7 @@ from api.http.downloads import Download
 from api.http.fair_route import FairRoute
 from api.infra.artifacts import stream_tar, tar_size, with_relative_names
 from api.schemas.common import errors
-from api.schemas.jobs import CheckpointList, JobList, JobObject
+from api.schemas.jobs import AttemptList, CheckpointList, JobList, JobObject
 from api.schemas.stored import StoredJson, stored
 from api.services import job_logs, jobs, models, waiting
 from api.spec.lifecycle import JobStatus
@@ -85,6 +85,12 @@ def list_checkpoints(job_id: str, context: Ctx, caller: Who, after: After = None
     """List the job's checkpoints, newest first."""
     page = jobs.checkpoint_page(context, caller, job_id, after=after, limit=limit)
     return CheckpointList.of(page.data, page.has_more)
+
+
+@router.get("/{job_id}/attempts")
+def list_attempts(job_id: str, context: Ctx, caller: Who) -> AttemptList:
+    """List the job's attempts, oldest first: where and when it was prepared and trained, and how each attempt ended."""
+    return AttemptList.of(jobs.attempts(context, caller, job_id))
 
 
 @router.get("/{job_id}/log", response_class=PlainTextResponse)

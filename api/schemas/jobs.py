@@ -11,12 +11,14 @@ from api.estimate.schedule import Span
 from api.records.events import Event
 from api.records.jobs import Job
 from api.records.models import Checkpoint
+from api.records.queue import Attempt
 from api.schemas.common import ends, seconds
 from api.schemas.stored import StoredJson, stored
 from api.services.waiting import QueueView, TimedJob
 from api.spec.catalog import METHODS, TECHNIQUES
 from api.spec.evaluation import Evaluation
 from api.spec.fields import AUTO, JsonObject, with_current_names
+from api.spec.lifecycle import FAILURES, Stage
 from api.spec.resolve import auto_learning_rate
 
 
@@ -226,6 +228,40 @@ class EventObject(BaseModel):
         )
 
 
+class AttemptObject(BaseModel):
+    """One claim of a job by a worker."""
+
+    object: Literal["fine_tuning.job.attempt"] = "fine_tuning.job.attempt"
+    number: int
+    """1: the first."""
+    stage: Stage
+    worker: str
+    started_at: int
+    ended_at: int | None
+    outcome: str | None
+    """The job's status after the attempt, or the reason of a failure; null while it runs."""
+    explanation: str | None
+    """What the reason of a failure means."""
+    gpus: int
+    tokens: int
+    """Tokens that it trained for the first time."""
+
+    @classmethod
+    def of(cls, number: int, attempt: Attempt) -> Self:
+        failures = {reason.value: policy.sentence for reason, policy in FAILURES.items()}
+        return cls(
+            number=number,
+            stage=Stage(attempt.stage),
+            worker=attempt.owner,
+            started_at=int(attempt.started_at),
+            ended_at=seconds(attempt.ended_at),
+            outcome=attempt.outcome,
+            explanation=failures.get(attempt.outcome or ""),
+            gpus=attempt.gpus,
+            tokens=attempt.tokens,
+        )
+
+
 class CheckpointObject(BaseModel):
     id: str
     object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
@@ -278,6 +314,16 @@ def metric_list_body(batches: Iterable[Sequence[JsonObject]], total_points: int 
         count += len(batch)
     total = count if total_points is None else total_points
     return bytes(body + b'],"has_more":false,"total_points":%d}' % total)
+
+
+class AttemptList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[AttemptObject]
+    has_more: Literal[False] = False
+
+    @classmethod
+    def of(cls, attempts: Sequence[Attempt]) -> Self:
+        return cls(data=[AttemptObject.of(number, attempt) for number, attempt in enumerate(attempts, 1)])
 
 
 class CheckpointList(BaseModel):

@@ -1,5 +1,7 @@
 """Jobs: submit, cancel, pause, resume. worker/supervisor/loop.py runs them."""
 
+from collections.abc import Sequence
+
 from sqlalchemy.orm import Session
 
 from api.context import Caller, Context
@@ -10,6 +12,7 @@ from api.records.events import Event
 from api.records.jobs import Job
 from api.records.models import Checkpoint
 from api.records.pages import Page
+from api.records.queue import Attempt
 from api.services import budgets, layers, lineage
 from api.services.admission import insert_job
 from api.services.models import NoSuchModel
@@ -137,6 +140,13 @@ def event_page(
     with context.database.read() as session:
         _require_exists(session, caller, job_id)
         return events.page(session, job_id, messages_only=messages_only, after=after, limit=limit)
+
+
+def attempts(context: Context, caller: Caller, job_id: str) -> Sequence[Attempt]:
+    """Return the job's attempts, oldest first. Raise NoSuchJob."""
+    with context.database.read() as session:
+        _require_exists(session, caller, job_id)
+        return queue.attempts_of(session, job_id)
 
 
 def checkpoint_page(

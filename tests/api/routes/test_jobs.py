@@ -4,6 +4,7 @@ from sqlalchemy import select, update
 
 from api.context import Context
 from api.records.jobs import Job
+from api.records.queue import Attempt
 from api.spec.lifecycle import JobStatus
 from api.spec.recipe import Recipe
 from tests.api.routes.test_files import upload
@@ -184,6 +185,22 @@ def test_jobs_are_found_by_their_metadata(client: TestClient, job: dict[str, obj
     assert found("metadata[team]=a b&metadata[env]=x") == [first]
     assert found("metadata[team]=c") == []
     assert found("metadata=null") == found("metadata=") == [job["id"]]
+
+
+def test_attempts_are_listed_with_the_meaning_of_their_outcome(
+    client: TestClient, served: Context, job: dict[str, object], other_project: TestClient
+) -> None:
+    with served.database.write() as session:
+        for fence, outcome in enumerate(("queued", "worker_lost", None), 1):
+            times = {"started_at": 10.0 * fence, "ended_at": None if outcome is None else 10.0 * fence + 5}
+            stage = "prepare" if fence == 1 else "train"
+            session.add(Attempt(job_id=job["id"], fence=fence, stage=stage, owner="host:1", outcome=outcome, **times))
+    path = f"/v1/fine_tuning/jobs/{job['id']}/attempts"
+    first, lost, running = client.get(path).json()["data"]
+    assert (first["stage"], first["outcome"], first["explanation"]) == ("prepare", "queued", None)
+    assert "worker" in lost["explanation"]
+    assert (running["number"], running["started_at"], running["ended_at"]) == (3, 30, None)
+    assert other_project.get(path).status_code == 404
 
 
 def test_jobs_are_found_by_their_status_and_by_a_part_of_a_name(
