@@ -72,19 +72,26 @@ export async function* pages(path, query = {}, signal) {
   }
 }
 
-/** Call a function now, and again each time so many seconds have passed, while the page is visible and not left. */
+/**
+ * Call a function now, and again each time so many seconds have passed, while the page is visible and not left. Raise
+ * the errors of the first call, and later only those that a repetition cannot mend.
+ */
 export async function poll(seconds, signal, action) {
-  while (!signal.aborted) {
+  for (let first = true; !signal.aborted; ) {
     if (!document.hidden) {
       try {
         await action();
+        first = false;
       } catch (error) {
-        if (!signal.aborted && error.status >= 400 && error.status < 500 && error.status !== 429) throw error;
+        if (!signal.aborted && (isFinal(error) || (first && error.status !== 0))) throw error;
       }
     }
     await pause(seconds, signal);
   }
 }
+
+/** Whether a repetition of the request would fail, too. */
+const isFinal = ({ status }) => status === undefined || (status >= 400 && status < 500 && status !== 429);
 
 const pause = (seconds, signal) => new Promise((resolve) => {
   const timer = setTimeout(resolve, 1000 * seconds);
@@ -113,7 +120,7 @@ export async function follow(path, { after = null, signal, onEvent }) {
       }
     } catch (error) {
       if (hidden.signal.aborted) continue;
-      if (error.status >= 400 && error.status < 500 && error.status !== 429) throw error;
+      if (error instanceof ApiError && isFinal(error)) throw error;
     } finally {
       document.removeEventListener("visibilitychange", hide);
     }

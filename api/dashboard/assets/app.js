@@ -101,9 +101,20 @@ async function showTools() {
   await tools(document.getElementById("tools"));
 }
 
+/** Resolve when the first view shows something. The rest of the page waits for it: browsers open few connections. */
+function firstSight() {
+  return new Promise((resolve) => {
+    const observer = new MutationObserver(() => {
+      if (!main.querySelector(".view > *, form")) return;
+      observer.disconnect();
+      resolve();
+    });
+    observer.observe(main, { childList: true, subtree: true });
+  });
+}
+
+const seen = firstSight();
 show();
-// The first view comes first: it may need all connections that a browser opens at once.
-setTimeout(async () => {
-  (await loadKeys()).start();
-  await showTools();
-}, 300);
+await seen;
+(await loadKeys()).start();
+await showTools();

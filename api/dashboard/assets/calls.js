@@ -1,6 +1,6 @@
 /** "Copy as curl / Python / CLI": whatever the page does, a person can do in their own program. */
 
-import { copy, h } from "./elements.js";
+import { copy, h, menu } from "./elements.js";
 
 /**
  * @typedef {object} Call
@@ -47,18 +47,11 @@ export function literal(value, indent = "") {
 }
 
 /**
- * A small menu that copies the call. It is built when it is opened, so that it shows the form as it is then.
- * @param {() => Call} call
+ * A menu that copies the call.
+ * @param {() => Call} call called when the menu is opened, so that it shows the form as it is then
  */
 export function copyAs(call) {
   const ways = { curl, Python: python, CLI: ({ cli }) => cli };
-  const menu = h("div.menu");
-  const element = h("details.copy-as", {}, h("summary", {}, "Copy as"), menu);
-  element.addEventListener("toggle", () => {
-    const { cli } = call();
-    menu.replaceChildren(...Object.entries(ways).filter(([name]) => name !== "CLI" || cli).map(([name, write]) =>
-      h("button.quiet", { type: "button", onclick: async (event) => { await copy(write(call()), event.currentTarget); element.open = false; } }, name)));
-  });
-  element.addEventListener("focusout", (event) => { if (!element.contains(event.relatedTarget)) element.open = false; });
-  return element;
+  return menu("Copy as", (close) => Object.entries(ways).filter(([name]) => name !== "CLI" || call().cli).map(([name, write]) =>
+    h("button.quiet", { type: "button", onclick: async (event) => { await copy(write(call()), event.currentTarget); close(); } }, name)));
 }

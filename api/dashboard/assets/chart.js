@@ -98,7 +98,7 @@ export function chart({ title, unit = "", series, group, show = format.metric })
     const context = document.createElement("canvas").getContext("2d");
     context.font = FONT;
     const texts = series.map((one, index) => endText(one, state.columns[index], series.length, show));
-    return 2 * GAP + Math.ceil(Math.max(...texts.map((text) => context.measureText(text).width), context.measureText("step").width));
+    return 2 * GAP + Math.ceil(Math.max(...texts.map((text) => context.measureText(text).width)));
   }
 
   function read(u) {
@@ -189,7 +189,8 @@ function label(u, series, ink, grey, show) {
     ctx.fillText(text, u.bbox.left + u.bbox.width + GAP * ratio, u.bbox.top + y * ratio);
   }
   ctx.fillStyle = grey;
-  ctx.fillText("step", u.bbox.left + u.bbox.width + GAP * ratio, u.bbox.top + u.bbox.height + 15 * ratio);
+  ctx.textAlign = "right";
+  ctx.fillText("step", u.bbox.left - 2 * GAP * ratio, u.bbox.top + u.bbox.height + 16 * ratio);
   ctx.restore();
 }
 

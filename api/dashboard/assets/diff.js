@@ -14,6 +14,7 @@ export function marked(one, other) {
   const [left, right] = [words(one), words(other)];
   if (left.length > LONGEST || right.length > LONGEST) return [[one], [other]];
   const common = commonWords(left, right);
+  if (!common.some(([index]) => left[index].trim())) return [[one], [other]]; // all of it differs
   return [runs(left, common.map(([index]) => index)), runs(right, common.map(([, index]) => index))];
 }
 

@@ -66,10 +66,20 @@ export function copyable(text, shown = text) {
 
 /** Copy a text, and say so for a moment at the element. */
 export async function copy(text, element) {
-  await navigator.clipboard.writeText(text);
+  // Browsers offer the clipboard to secure origins only: HTTPS and this machine.
+  if (navigator.clipboard) await navigator.clipboard.writeText(text);
+  else copySelected(text);
   element.dataset.copied = "";
   toast("Copied");
   setTimeout(() => delete element.dataset.copied, 1200);
+}
+
+function copySelected(text) {
+  const area = h("textarea.unseen", {}, text);
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
 }
 
 /** Show a message for some seconds at the edge of the page. */
@@ -124,6 +134,27 @@ export function button(label, action, { kind = "", title = null } = {}) {
       element.removeAttribute("aria-busy");
     }
   });
+  return element;
+}
+
+/**
+ * A button with a menu, which is built each time it is opened.
+ * @param {string} label
+ * @param {(close: () => void) => any} build returns the menu's elements, or a promise of them
+ */
+export function menu(label, build) {
+  const list = h("div.menu"), element = h("details.drop", {}, h("summary", {}, label), list);
+  const close = () => { element.open = false; };
+  element.addEventListener("toggle", async () => {
+    if (!element.open) return;
+    try {
+      fill(list, await build(close));
+    } catch (error) {
+      close();
+      toast(error.message, "bad");
+    }
+  });
+  element.addEventListener("focusout", (event) => element.contains(event.relatedTarget) || close());
   return element;
 }
 

@@ -26,7 +26,7 @@ export function table({ caption, columns, href, key = (row) => row.id }) {
     h("caption.unseen", {}, caption),
     h("thead", {}, h("tr", {}, columns.map((column) => h("th", { scope: "col", class: classes(column) }, column.title)))),
     body));
-  /** @type {Map<string, {row: HTMLElement, cells: HTMLElement[], shown: string}>} */
+  /** @type {Map<string, {row: HTMLElement, cells: HTMLElement[], data: any, shown: string}>} */
   const drawn = new Map();
 
   function draw(row) {
@@ -40,16 +40,14 @@ export function table({ caption, columns, href, key = (row) => row.id }) {
         if (!chosen) element.querySelector("a")?.dispatchEvent(new MouseEvent("click", event));
       });
     }
-    return { row: element, cells, shown: "" };
+    return { row: element, cells, data: null, shown: "" };
   }
 
   function show(row) {
     const entry = drawn.get(key(row)) ?? draw(row);
-    const shown = JSON.stringify(row);
-    if (entry.shown !== shown) {
-      columns.forEach((column, index) => fill(entry.cells[index], column.cell(row)));
-      entry.shown = shown;
-    }
+    const shown = entry.data === row ? entry.shown : JSON.stringify(row);
+    if (entry.shown !== shown) columns.forEach((column, index) => fill(entry.cells[index], column.cell(row)));
+    Object.assign(entry, { shown, data: row });
     drawn.set(key(row), entry);
     return entry.row;
   }

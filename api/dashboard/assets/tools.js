@@ -33,6 +33,6 @@ function switchTheme() {
   const now = root.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
   const next = now === "dark" ? "light" : "dark";
   root.dataset.theme = next;
-  document.cookie = `theme=${next}; path=/; max-age=31536000; samesite=strict`;
+  document.cookie = `theme=${next}; path=/; max-age=31536000; samesite=lax`;
   document.dispatchEvent(new Event("themechange"));
 }

@@ -118,11 +118,16 @@ function drawnCurves(page) {
     scheduled = false;
     waiting.hidden = series.points.length > 0;
     const { steps } = series;
+    let made = false;
     measurements(series.points).forEach((name) => {
       const columns = [series.values(name, "train"), series.values(name, "valid")];
       const validated = hasValues(columns[1]);
       const known = charts.get(name);
-      if (known?.validated !== validated) make(name, validated, known);
+      if (known?.validated !== validated) {
+        if (made) return schedule(); // the others in the next frames, so that none takes long
+        make(name, validated, known);
+        made = true;
+      }
       charts.get(name).drawn.update(steps, validated ? columns : [columns[0]], { ...settings, marks: validated ? marks : [], log: settings.log && name.includes("loss") });
     });
   }

@@ -1,11 +1,11 @@
 /** Jobs: the live list. Its filters are in the address. */
 
 import * as api from "../api.js";
-import { command, empty, fill, h, quantity, status, when } from "../elements.js";
+import { command, empty, fill, h, quantity, status, toast, when } from "../elements.js";
 import * as format from "../format.js";
 import { table } from "../table.js";
 
-const PATH = "/v1/fine_tuning/jobs", PAGE = 50, POLL_S = 4;
+const PATH = "/v1/fine_tuning/jobs", PAGE = 100, POLL_S = 4;
 const STATUSES = ["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"];
 
 /** @param {import("../app.js").Page} page */
@@ -38,7 +38,7 @@ export async function show({ root, query, signal, setQuery }) {
     Object.assign(filter, changes);
     setQuery(changes);
     known = new Map();
-    load();
+    load().catch((error) => signal.aborted || toast(error.message, "bad"));
   }
 
   /** Load the newest jobs, or those after one. Jobs that are missing between those that came do not match any more. */
@@ -47,11 +47,11 @@ export async function show({ root, query, signal, setQuery }) {
     const page = await api.get(PATH, { ...filter, limit: PAGE, after }, signal);
     if (asked.status !== filter.status || asked.search !== filter.search) return;
     if (!after) {
-      const oldest = page.has_more ? page.data.at(-1).created_at : 0;
-      for (const job of known.values()) if (job.created_at >= oldest) known.delete(job.id);
+      const oldest = page.has_more ? page.data.at(-1).created_at : 0;  // others of that second may be on the next page
+      for (const job of known.values()) if (job.created_at > oldest) known.delete(job.id);
     }
     if (after || known.size === 0) more = page.has_more;
-    const before = [...known.values()].filter(({ id }) => !page.data.some((job) => job.id === id));
+    const came = new Set(page.data.map(({ id }) => id)), before = [...known.values()].filter(({ id }) => !came.has(id));
     known = new Map((after ? [...before, ...page.data] : [...page.data, ...before]).map((job) => [job.id, job]));
     draw();
   }
