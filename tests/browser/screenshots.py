@@ -1,0 +1,122 @@
+"""Pictures of every view, in both themes and two sizes, in build/screenshots: `python -m tests.browser.screenshots`.
+
+A new Attune trains small jobs first, so that each view has something to show.
+"""
+
+import json
+import random
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from openai import OpenAI
+from playwright.sync_api import Browser
+
+from api.dashboard import VIEWS
+from tests.browser.chromium import Visitor, chromium
+from tests.end_to_end.jobs import client_of, create, ended, step_of, upload, wait_until
+from tests.services import AttuneUp
+from tests.tiny_models import make_model
+
+FOLDER = Path("build/screenshots")
+SIZES = {"desktop": {"width": 1440, "height": 900}, "phone": {"width": 390, "height": 844}}
+THEMES = ("light", "dark")
+CITIES = ("Paris", "Rome", "Lima", "Oslo", "Cairo", "Delhi", "Tokyo", "Quito", "Accra", "Sofia")
+BROKEN = b'{"messages": [{"role": "user", "content": "Where is Rome?"}]}\n{"messages": []}\nno JSON\n' * 4
+
+
+def main(folder: Path = FOLDER) -> None:
+    with tempfile.TemporaryDirectory(prefix="attune-") as scratch:
+        server = AttuneUp(Path(scratch), env={"ATTUNE_SAMPLER": "false"})
+        server.add_model("tiny", make_model(Path(scratch) / "tiny", family="llama"))
+        server.start()
+        try:
+            addresses = prepare(client_of(server))
+            with chromium() as browser:
+                shutil.rmtree(folder, ignore_errors=True)
+                take_all(browser, server, addresses, folder)
+        finally:
+            server.stop()
+
+
+def prepare(client: OpenAI) -> dict[str, str]:
+    """Give each view something to show. Return the addresses by the name of their picture."""
+    train, held_out = upload(client, chats(60)), upload(client, chats(12, seed=1))
+    broken, pairs = upload(client, BROKEN), upload(client, preferences(24))
+    good = create(client, train, steps=200, validation_file=held_out, suffix="atlas", metadata={"team": "maps"})
+    faster: dict[str, Any] = {"training": {"learning_rate": 0.001}, "technique": {"type": "dora"}}
+    other = create(client, train, steps=200, validation_file=held_out, suffix="atlas-dora", **faster)
+    failed = create(client, broken, steps=6)
+    stages = [
+        {"name": "learn", "training_file": train, "method": {"type": "supervised"}},
+        {"name": "prefer", "training_file": pairs, "method": {"type": "dpo"}},
+        {"name": "judge", "training_file": pairs, "model": "tiny", "method": {"type": "reward"}},
+    ]
+    pipeline: Any = client.post(
+        "/fine_tuning/pipelines", body={"model": "tiny", "suffix": "assist", "stages": stages}, cast_to=object
+    )
+    for job_id in (good, other, failed):
+        ended(client, job_id)
+    running = create(client, upload(client, chats(800, seed=2)), steps=100_000, validation_file=held_out, suffix="long")
+    wait_until(lambda: step_of(client, running) > 80)
+    waiting = create(client, train, steps=10, suffix="next")
+    paths = {
+        "job": f"/jobs/{good}?smoothing=0.6",
+        "job-running": f"/jobs/{running}",
+        "job-waiting": f"/jobs/{waiting}",
+        "job-failed": f"/jobs/{failed}",
+        "compare": f"/compare?jobs={good},{other},{running}",
+        "pipeline": f"/pipelines/{pipeline['id']}",
+        "file": f"/files/{train}",
+        "file-broken": f"/files/{broken}",
+        "model": f"/models/{client.fine_tuning.jobs.retrieve(good).fine_tuned_model}",
+    }
+    return {view.name: f"/{view.name}" for view in VIEWS} | paths
+
+
+def chats(count: int, seed: int = 0) -> bytes:
+    rng = random.Random(seed)
+    return _lines(
+        {
+            "messages": [
+                {"role": "user", "content": f"Where is {rng.choice(CITIES)}?"},
+                {"role": "assistant", "content": f"It is on page {rng.randint(1, 9)}."},
+            ]
+        }
+        for _ in range(count)
+    )
+
+
+def preferences(count: int) -> bytes:
+    return _lines(
+        {"prompt": f"Where is {CITIES[number % 10]}?", "chosen": "It is on page 4.", "rejected": "I do not know."}
+        for number in range(count)
+    )
+
+
+def _lines(rows: Any) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def take_all(browser: Browser, server: AttuneUp, addresses: dict[str, str], folder: Path) -> None:
+    for size, viewport in SIZES.items():
+        for theme in THEMES:
+            visitor = Visitor(browser, server.base_url, color_scheme=theme)
+            visitor.page.set_viewport_size(viewport)  # type: ignore[arg-type]
+            visitor.page.goto("/")
+            visitor.page.wait_for_selector("form.sign-in")
+            visitor.page.screenshot(path=folder / f"sign-in-{size}-{theme}.png")
+            visitor.sign_in(server.api_key)
+            for name, address in addresses.items():
+                visitor.page.goto(address)
+                visitor.page.wait_for_timeout(1500)  # a running job's page is never idle
+                visitor.page.screenshot(path=folder / f"{name}-{size}-{theme}.png", full_page=True)
+            for fault in visitor.faults:
+                print(f"{size}, {theme}: {fault}", file=sys.stderr)
+            visitor.context.close()
+
+
+if __name__ == "__main__":
+    main()

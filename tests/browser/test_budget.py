@@ -1,0 +1,125 @@
+"""What the dashboard costs a browser: requests, bytes, and the time for which it does not respond."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from sqlalchemy import insert
+
+from api.context import Context
+from api.main import create_app
+from api.records import Database
+from api.records.jobs import Job
+from api.records.migrate import migrate
+from api.services import keys
+from api.settings import Settings
+from api.spec.lifecycle import JobStatus
+from tests.api.served import listening
+from tests.browser.chromium import Visitor
+from tests.events import add_events
+from tests.factories import a_job, a_project
+
+REQUESTS, BYTES = 12, 250_000
+JOBS, STEPS, STREAMED = 2_000, 10_000, 100
+BLOCKED_MS = 1000
+"""Most that one task may block a page on a machine that is busy with many other tests."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Context, str]]:
+    """The address of an API alone, its context, and a key."""
+    settings = Settings(data_dir=tmp_path_factory.mktemp("dashboard"))
+    migrate(Database(settings.database))
+    app = create_app(settings)
+    _, key = keys.create(app.state.context, project="default", name="test", scope="write")
+    with listening(app) as address:
+        yield address, app.state.context, key
+    app.state.context.database.dispose()
+
+
+@pytest.fixture
+def visitor(browser: Browser, server: tuple[str, Context, str]) -> Iterator[Visitor]:
+    address, _, key = server
+    visitor = Visitor(browser, address)
+    visitor.sign_in(key)
+    yield visitor
+    visitor.context.close()
+    assert visitor.foreign == visitor.faults == []
+
+
+@pytest.fixture
+def job_id(server: tuple[str, Context, str]) -> str:
+    """A job that has trained for many steps and still runs."""
+    database = server[1].database
+    job_id = a_job(database, a_project(database), JobStatus.RUNNING)
+    add_events(database, job_id, STEPS)
+    return job_id
+
+
+def watch_tasks(page: Page) -> None:
+    """Record the tasks that block the next pages for more than 50 ms."""
+    page.add_init_script(
+        "window.blocked = []; new PerformanceObserver((list) => "
+        "window.blocked.push(...list.getEntries().map((entry) => entry.duration))).observe({type: 'longtask'})"
+    )
+
+
+def longest_ms(page: Page) -> float:
+    return float(page.evaluate("Math.max(0, ...window.blocked)"))
+
+
+def test_twelve_requests_are_enough_for_the_first_chart(visitor: Visitor, job_id: str) -> None:
+    page, count = visitor.page, iter(range(1, 1000))
+    page.route("**", lambda route: route.continue_() if next(count) <= REQUESTS else None)  # no answer to the others
+    page.goto(f"/jobs/{job_id}", wait_until="commit")
+    page.locator("figure.chart canvas").first.wait_for()
+
+
+def test_all_parts_of_a_job_are_small(visitor: Visitor, job_id: str) -> None:
+    page, sizes = visitor.page, dict[str, int]()
+    page.on("requestfinished", lambda request: sizes.update({request.url: request.sizes()["responseBodySize"]}))
+    page.goto(f"/jobs/{job_id}")
+    expect(page.get_by_role("heading", name="Events")).to_be_visible()
+    page.locator("details.account summary").wait_for()
+    assets = {url: size for url, size in sizes.items() if "/v1/" not in url}
+    assert len(assets) > 10, assets
+    assert sum(assets.values()) < BYTES, assets
+
+
+def test_curves_of_ten_thousand_steps_stay_smooth_while_they_grow(
+    visitor: Visitor, server: tuple[str, Context, str], job_id: str
+) -> None:
+    page = visitor.page
+    watch_tasks(page)
+    page.goto(f"/jobs/{job_id}")
+    curve = page.locator(".plot").first
+    expect(curve).to_have_attribute("aria-label", re.compile(rf"steps 0 to {STEPS - 1};"))
+    for start in range(STEPS, STEPS + STREAMED, 10):
+        add_events(server[1].database, job_id, 10, start=start)
+        expect(curve).to_have_attribute("aria-label", re.compile(rf"to {start + 9};"))
+    assert longest_ms(page) < BLOCKED_MS
+
+
+def test_two_thousand_jobs_stay_smooth(visitor: Visitor, server: tuple[str, Context, str]) -> None:
+    _, context, _ = server
+    project = a_project(context.database)
+    the_first = a_job(context.database, project)
+    with context.database.write() as session:
+        job = session.get_one(Job, the_first)
+        shared = {"project_id": project, "status": "succeeded", "recipe": job.recipe, "base_model": "tiny"}
+        fixed = {**shared, "training_file": "file-none", "seed": 0, "model_id": "ft:tiny:attune::x"}
+        # Several in each second, as a program creates them.
+        rows = [{**fixed, "id": f"ftjob-many-{number}", "created_at": 1e9 + number / 8} for number in range(JOBS)]
+        session.execute(insert(Job), rows)
+    page = visitor.page
+    watch_tasks(page)
+    page.goto("/jobs?search=many")
+    more = page.get_by_role("button", name="more")
+    for shown in range(100, JOBS, 100):
+        expect(page.locator("tbody tr")).to_have_count(shown)
+        more.click()
+    expect(page.locator("tbody tr")).to_have_count(JOBS)
+    expect(more).to_be_hidden()
+    page.keyboard.press("j")
+    assert longest_ms(page) < BLOCKED_MS
