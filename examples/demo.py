@@ -73,10 +73,11 @@ def main() -> int:
         minutes, seconds = divmod(round(time.monotonic() - started), 60)
         console.print(f"\n{'Passed' if passed else 'FAILED'} after {minutes} min {seconds} s.")
         if options.keep:
-            show_page(credentials["base_url"], data_dir)
+            show_page(credentials["base_url"], job.id, data_dir)
             wait_for_interrupt()
         else:
-            console.print(f"To see the job in a browser: attune up --data-dir {data_dir}, then http://127.0.0.1:8000")
+            page = f"http://127.0.0.1:8000/jobs/{job.id}"
+            console.print(f"See the job in a browser: attune up --data-dir {data_dir}, then {page}", soft_wrap=True)
     return 0 if passed else 1
 
 
@@ -170,10 +171,13 @@ def evaluate(report: dict[str, Any], heldout: list[tuple[str, Card]]) -> bool:
     return gain >= MIN_GAIN and difference[kind] <= limit
 
 
-def show_page(base_url: str, data_dir: Path) -> None:
+def show_page(base_url: str, job_id: str, data_dir: Path) -> None:
     """Print the address of the page that shows the job."""
-    console.print(f"\nSee the job in a browser: [bold]{base_url.removesuffix('/v1')}/[/bold]")
-    console.print(f"Sign in with the API key in {data_dir / 'credentials.json'}. Ctrl-C stops the service.")
+    address = f"{base_url.removesuffix('/v1')}/jobs/{job_id}"
+    console.print(f"\nSee the job in a browser: {address}", soft_wrap=True)
+    console.print(
+        f"Sign in with the API key in {data_dir / 'credentials.json'}. Ctrl-C stops the service.", soft_wrap=True
+    )
 
 
 def wait_for_interrupt() -> None:
