@@ -217,12 +217,13 @@ def _upload_if_local(client: Client, path_or_id: str) -> str:
 def attach_files(
     client: Client, body: Document, training: str | None, validation: str | None, *, for_job: bool = False
 ) -> None:
-    """Set the body's file ids, uploading local files.
+    """Set the body's file ids, uploading local files. The body itself may name files by their paths, too.
 
     With `for_job`, upload nothing if the server would refuse the job whatever its files hold.
     """
     options = {"training_file": training, "validation_file": validation}
-    files = {field: file for field, file in options.items() if file is not None}
+    named = {field: body.get(field) if option is None else option for field, option in options.items()}
+    files = {field: str(file) for field, file in named.items() if file is not None}
     for file in files.values():
         if not Path(file).is_file() and not re.fullmatch(r"file-[A-Za-z0-9_-]+", file):
             raise CommandError(ExitCode.REFUSED, f"{file} is neither a local file nor the id of an uploaded one.")

@@ -1,12 +1,18 @@
 """Nothing that a stranger has named may steer the terminal."""
 
+import os
+import pty
+import subprocess
+import sys
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from api.cli.console import clean, format_size
+from tests.source import ROOT
 
 
 @pytest.mark.parametrize(
@@ -32,3 +38,16 @@ def test_no_text_keeps_a_control_character(text: str) -> None:
 @pytest.mark.parametrize(("count", "shown"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 KB"), (2.5e9, "2.5 GB")])
 def test_sizes_are_short(count: float, shown: str) -> None:
     assert format_size(count) == shown
+
+
+@pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}])
+def test_colors_can_be_switched_off(tmp_path: Path, variables: dict[str, str]) -> None:
+    reader, writer = pty.openpty()
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "TERM": "xterm", **variables}
+    command = [sys.executable, "-m", "api.cli", "files", "check", "absent"]
+    subprocess.run(command, cwd=tmp_path, env=environment, stdout=writer, stderr=writer, check=False)
+    shown = os.read(reader, 4096).decode()
+    os.close(writer)
+    os.close(reader)
+    assert "absent is not a file" in shown
+    assert ("\x1b[1;31m" in shown) == (not variables)

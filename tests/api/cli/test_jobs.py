@@ -67,6 +67,14 @@ def test_options_override_the_body_file(server: FakeServer, tmp_path: Path) -> N
     assert server.created["method"] == {"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 1}}}
 
 
+def test_a_body_may_name_its_files_by_their_paths(server: FakeServer, tmp_path: Path) -> None:
+    rows, body = tmp_path / "rows.jsonl", tmp_path / "body.json"
+    rows.write_text('{"text": "a"}\n')
+    body.write_text(json.dumps({"model": "tiny", "training_file": "file-t", "validation_file": str(rows)}))
+    assert attune("jobs", "create", "--body", body).exit_code == ExitCode.OK
+    assert server.created == {"model": "tiny", "training_file": "file-t", "validation_file": "file-1"}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -122,8 +122,9 @@ def test_a_terminal_shows_a_bar_with_the_phase(server: FakeServer, monkeypatch: 
     monkeypatch.setattr(watch, "POLL_S", 0.2)  # the bar is drawn ten times a second
     monkeypatch.setattr(watch.out, "is_interactive", True)  # decided at import, when there was no terminal
     monkeypatch.setenv("TERM", "xterm")
-    progress = {"phase": "comparing", "step": 4, "total_steps": 4}
-    server.scenes = [(job(progress=progress), [FIRST, STEP_1]), (job("succeeded"), [FIRST, STEP_1, LAST])]
+    training, comparing = ({"phase": phase, "step": 1, "total_steps": 4} for phase in ("training", "comparing"))
+    server.scenes = [(job(progress=phase), [FIRST, STEP_1]) for phase in (training, comparing)]
+    server.scenes.append((job("succeeded"), [FIRST, STEP_1, LAST]))
     code, shown = run_on_terminal("jobs", "watch", "ftjob-1")
     assert code == ExitCode.OK
     assert "Comparing with the base model" in shown
