@@ -70,8 +70,8 @@ class Settings(BaseSettings):
     """Rate limit of one project in each API process, in requests per second. An idle project may send the requests
     of three seconds at once."""
     retried_create_s: Annotated[float, Field(ge=0)] = 120
-    """Seconds after the creation of a job in which a client's retry of the same request returns that job instead of
-    creating another one."""
+    """Seconds after the creation of a job or a batch in which a client's retry of the same request returns it instead
+    of creating another one."""
     max_project_files: Annotated[int, Field(gt=0)] = 10_000
     """Number of files that one project may keep."""
     max_project_bytes: Bytes = 256 * 1024**3
@@ -168,6 +168,17 @@ class Settings(BaseSettings):
     """Largest number of tokens that a request may ask for in one completion."""
     sample_requests: Annotated[int, Field(ge=1)] = 16
     """Completion requests of one project that wait or run at the same time. Any more get a 429."""
+    batch_requests: Annotated[int, Field(ge=1)] = 4
+    """Requests of batches that one batch worker sends to the samplers at the same time. They wait until no other
+    request does."""
+    max_active_batches: Annotated[int, Field(ge=1)] = 50
+    """Number of unfinished batches that one project may have."""
+    max_batch_bytes: Bytes = 200 * 1024**2
+    """Size limit of a batch's input file, in bytes. Each of its lines may have `max_body_bytes`."""
+    max_batch_requests: Annotated[int, Field(ge=1)] = 50_000
+    """Number of requests that one batch may have."""
+    max_project_batch_requests: Annotated[int, Field(ge=1)] = 200_000
+    """Number of requests that one project's unfinished batches may have together."""
 
     keep_files_days: Days = 0
     """Days until an uploaded file is deleted, counted from its upload. A file that an unfinished job needs is kept

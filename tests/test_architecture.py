@@ -18,7 +18,7 @@ LAYERS = (
     ("api.services",),
     ("api.schemas",),
     ("api.http",),
-    ("api.routes",),
+    ("api.batch_worker", "api.routes"),
     ("api.dashboard",),
     ("api.main",),
     ("api.cli",),

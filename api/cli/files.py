@@ -56,7 +56,7 @@ def upload(
         ),
     ],
     *,
-    purpose: Annotated[str, typer.Option(help="Use of the file. The server accepts only fine-tune.")] = "fine-tune",
+    purpose: Annotated[str, typer.Option(help="Use of the file: fine-tune or batch.")] = "fine-tune",
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
     data_dir: DataDir = None,

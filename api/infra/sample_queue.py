@@ -4,13 +4,16 @@ Nothing here is durable: if Redis loses its data, only responses in flight are l
 times are Redis's own, so that clocks need not agree. All keys expire.
 
     attune:sample:workers            sorted set: sampler → time until which it counts as alive
-    attune:sample:open:{project}     sorted set: request → its deadline. Removing a request from it withdraws the
+    attune:sample:open:{line}        sorted set: request → its deadline. Removing a request from it withdraws the
                                      request in whatever state it is
-    attune:sample:queue:{project}    list: waiting requests, oldest first
-    attune:sample:turns              list: projects with waiting requests, the next one first
+    attune:sample:queue:{line}       list: waiting requests, oldest first
+    attune:sample:turns              list: lines with waiting requests, the next one first
+    attune:sample:background-turns   the same for requests of batches, which wait until `turns` is empty
     attune:sample:bell               list: samplers block on it; its content has no meaning
     attune:sample:request:{request}  the request's content
     attune:sample:answer:{request}   stream: the reports of its response
+
+A line is a project, or `background-{project}` for its batches, so that these do not use up the places of its chats.
 """
 
 import json
@@ -35,22 +38,24 @@ LISTEN_S = 1.0
 SOCKET_TIMEOUT_S = 5.0
 
 _PREFIX = "attune:sample"
+_TURNS, _BACKGROUND_TURNS = f"{_PREFIX}:turns", f"{_PREFIX}:background-turns"
+_BACKGROUND = "background-"
 
 _SUBMIT = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
-local request, project, body, timeout, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local prefix = KEYS[1]
+local request, line, body, timeout, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local prefix, turns = KEYS[1], ARGV[6]
 if redis.call('ZCOUNT', prefix .. ':workers', now, '+inf') == 0 then return 'no_sampler' end
-local open = prefix .. ':open:' .. project
+local open = prefix .. ':open:' .. line
 redis.call('ZREMRANGEBYSCORE', open, '-inf', now)
 if redis.call('ZCARD', open) >= limit then return 'too_many' end
 redis.call('ZADD', open, now + timeout, request)
 redis.call('EXPIRE', open, math.ceil(timeout))
 redis.call('SET', prefix .. ':request:' .. request, body, 'EX', math.ceil(timeout))
-redis.call('RPUSH', prefix .. ':queue:' .. project, request)
-redis.call('EXPIRE', prefix .. ':queue:' .. project, math.ceil(timeout))
-if not redis.call('LPOS', prefix .. ':turns', project) then redis.call('RPUSH', prefix .. ':turns', project) end
+redis.call('RPUSH', prefix .. ':queue:' .. line, request)
+redis.call('EXPIRE', prefix .. ':queue:' .. line, math.ceil(timeout))
+if not redis.call('LPOS', turns, line) then redis.call('RPUSH', turns, line) end
 redis.call('LPUSH', prefix .. ':bell', 1)
 redis.call('LTRIM', prefix .. ':bell', 0, 15)
 return 'ok'
@@ -60,18 +65,21 @@ _TAKE = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local prefix = KEYS[1]
-while true do
-  local project = redis.call('LPOP', prefix .. ':turns')
-  if not project then return nil end
-  local queue = prefix .. ':queue:' .. project
-  local request = redis.call('LPOP', queue)
-  if redis.call('LLEN', queue) > 0 then redis.call('RPUSH', prefix .. ':turns', project) end
-  if request then
-    local deadline = redis.call('ZSCORE', prefix .. ':open:' .. project, request)
-    local body = redis.call('GETDEL', prefix .. ':request:' .. request)
-    if body and deadline and tonumber(deadline) > now then return {project, request, body} end
+for index, turns in ipairs(ARGV) do
+  while true do
+    local line = redis.call('LPOP', turns)
+    if not line then break end
+    local queue = prefix .. ':queue:' .. line
+    local request = redis.call('LPOP', queue)
+    if redis.call('LLEN', queue) > 0 then redis.call('RPUSH', turns, line) end
+    if request then
+      local deadline = redis.call('ZSCORE', prefix .. ':open:' .. line, request)
+      local body = redis.call('GETDEL', prefix .. ':request:' .. request)
+      if body and deadline and tonumber(deadline) > now then return {line, request, body} end
+    end
   end
 end
+return nil
 """
 
 _WANTED = """
@@ -115,6 +123,12 @@ class SampleJob:
     id: str
     project_id: str
     content: QueuedRequest
+    background: bool = False
+    """Whether it waits until no other request does."""
+
+    @property
+    def line(self) -> str:
+        return f"{_BACKGROUND}{self.project_id}" if self.background else self.project_id
 
 
 class Producer:
@@ -135,16 +149,17 @@ class Producer:
         await self._redis.aclose()
 
     async def submit(self, job: SampleJob, *, timeout_s: float, limit: int) -> None:
-        """Add the request to its project's queue. Raises NoSampler, and TooManyOpen at `limit` open requests."""
+        """Add the request to its line. Raises NoSampler, and TooManyOpen at `limit` open requests in the line."""
         body = json.dumps(job.content)
-        result = await self._run(_SUBMIT, [_PREFIX], job.id, job.project_id, body, timeout_s, limit)
+        turns = _BACKGROUND_TURNS if job.background else _TURNS
+        result = await self._run(_SUBMIT, [_PREFIX], job.id, job.line, body, timeout_s, limit, turns)
         if result != "ok":
             raise NoSampler if result == "no_sampler" else TooManyOpen
 
     async def withdraw(self, job: SampleJob) -> None:
         """Remove the request and its reports. A sampler that works on it stops."""
         async with self._redis.pipeline() as pipe:
-            pipe.zrem(f"{_PREFIX}:open:{job.project_id}", job.id)
+            pipe.zrem(f"{_PREFIX}:open:{job.line}", job.id)
             pipe.delete(f"{_PREFIX}:request:{job.id}", f"{_PREFIX}:answer:{job.id}")
             await pipe.execute()
 
@@ -162,7 +177,7 @@ class Producer:
             if streams:
                 await self._redis.xtrim(key, minid=last)  # frees the memory of entries that were read
             else:
-                if not await self._run(_WANTED, [f"{_PREFIX}:open:{job.project_id}"], job.id):
+                if not await self._run(_WANTED, [f"{_PREFIX}:open:{job.line}"], job.id):
                     raise TimeoutError
                 if not await self._run(_ALIVE, [f"{_PREFIX}:workers"], sampler):
                     raise SamplerDead
@@ -192,24 +207,28 @@ class Consumer:
         self._redis.zrem(f"{_PREFIX}:workers", self.name)
 
     def take(self, wait_s: float) -> SampleJob | None:
-        """Return the next request of the project whose turn it is; None if none arrives within `wait_s`."""
+        """Return the next request of the project whose turn it is, those of batches last.
+
+        None if none arrives within `wait_s`.
+        """
         if (job := self._take()) is not None:
             return job
         self._redis.blpop([f"{_PREFIX}:bell"], timeout=wait_s)
         return self._take()
 
     def _take(self) -> SampleJob | None:
-        taken: Any = self._redis.eval(_TAKE, 1, _PREFIX)
+        taken: Any = self._redis.eval(_TAKE, 1, _PREFIX, _TURNS, _BACKGROUND_TURNS)
         if taken is None:
             return None
-        project, request, body = taken
-        job = SampleJob(request, project, json.loads(body))
+        line, request, body = taken
+        project_id = line.removeprefix(_BACKGROUND)
+        job = SampleJob(request, project_id, json.loads(body), background=project_id != line)
         self._add(job, {"sampler": self.name})
         return job
 
     def is_wanted(self, job: SampleJob) -> bool:
         """Return whether the request is neither withdrawn nor past its deadline."""
-        return bool(self._redis.eval(_WANTED, 1, f"{_PREFIX}:open:{job.project_id}", job.id))
+        return bool(self._redis.eval(_WANTED, 1, f"{_PREFIX}:open:{job.line}", job.id))
 
     def report(self, job: SampleJob, report: Mapping[str, object]) -> None:
         self._add(job, {"report": json.dumps(report)})

@@ -162,6 +162,15 @@ class Storage:
         except BaseError as error:
             raise StorageUnavailable(f"reading {key}") from error
 
+    async def read_range(self, key: str, *, start: int, length: int) -> bytes:
+        """Return `length` bytes of the object from byte `start`. Raises ObjectMissing."""
+        try:
+            return bytes(await obstore.get_range_async(self._store, key, start=start, length=length))
+        except FileNotFoundError as error:
+            raise ObjectMissing(key) from error
+        except BaseError as error:
+            raise StorageUnavailable(f"reading {key}") from error
+
     def exists(self, key: str) -> bool:
         return self.changed_at(key) is not None
 

@@ -6,6 +6,8 @@ Times and leases are compared with the database's clock only (`api.records.base.
 from api.records import (
     arrays,
     base_models,
+    batch_items,
+    batches,
     dependencies,
     events,
     faults,
@@ -38,6 +40,8 @@ __all__ = [
     "Database",
     "arrays",
     "base_models",
+    "batch_items",
+    "batches",
     "dependencies",
     "events",
     "faults",

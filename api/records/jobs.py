@@ -255,7 +255,10 @@ def _change(
     events.add_event(session, job_id, message, level=level)
     if to in FINAL:
         webhook_deliveries.enqueue(
-            session, session.scalars(select(Job.project_id).where(Job.id == job_id)).one(), job_id, to
+            session,
+            session.scalars(select(Job.project_id).where(Job.id == job_id)).one(),
+            job_id,
+            f"fine_tuning.job.{to}",
         )
 
 

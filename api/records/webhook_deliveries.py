@@ -1,7 +1,7 @@
 """Deliveries of events to webhooks, and when each is tried again.
 
-A delivery's row is written in the transaction that ends the job, so that no event is lost. A deliverer first moves
-`due_at` into the future: if it dies, another one takes the delivery at that time.
+A delivery's row is written in the transaction that ends the job or batch, so that no event is lost. A deliverer first
+moves `due_at` into the future: if it dies, another one takes the delivery at that time.
 """
 
 from sqlalchemy import ForeignKey, Integer, String, Text, delete, func, select, update
@@ -27,7 +27,7 @@ class Delivery(Base):
     """Id of the event, the same in every attempt, so that a receiver can recognize duplicates."""
     event_type: Mapped[str] = mapped_column(String(64))
     object_id: Mapped[str] = mapped_column(String(64))
-    """Id of the job that ended."""
+    """Id of the job or batch that ended."""
     created_at: Mapped[float] = mapped_column(UnixTime)
     status: Mapped[str] = mapped_column(String(16))
     """pending, delivered or failed."""
@@ -40,9 +40,8 @@ class Delivery(Base):
     ended_at: Mapped[float | None] = mapped_column(UnixTime)
 
 
-def enqueue(session: Session, project_id: str, job_id: str, status: str) -> None:
-    """Add a delivery of the job's end for each webhook of the project with this event type."""
-    event_type = f"fine_tuning.job.{status}"
+def enqueue(session: Session, project_id: str, object_id: str, event_type: str) -> None:
+    """Add a delivery of the event for each webhook of the project with this event type."""
     event_id = new_id("evt_")
     for webhook in session.scalars(select(Webhook).where(Webhook.project_id == project_id)):
         if event_type in webhook.event_types:
@@ -52,7 +51,7 @@ def enqueue(session: Session, project_id: str, job_id: str, status: str) -> None
                     webhook_id=webhook.id,
                     event_id=event_id,
                     event_type=event_type,
-                    object_id=job_id,
+                    object_id=object_id,
                     created_at=db_now(),
                     status=PENDING,
                     due_at=db_now(),

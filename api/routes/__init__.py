@@ -6,6 +6,7 @@ from fastapi import Depends, FastAPI
 
 from api.http.deps import only_known_query
 from api.routes import (
+    batches,
     catalog,
     completions,
     files,
@@ -34,7 +35,7 @@ def include_all(app: FastAPI) -> None:
     Routes are searched in order, and nested routers would be searched twice.
     """
     shared: dict[str, Any] = {"responses": errors(400), "dependencies": [Depends(only_known_query)]}
-    busiest = (jobs, live, files, uploads, models, completions)
+    busiest = (jobs, live, files, uploads, models, completions, batches)
     for part in (*busiest, catalog, graders, permissions, previews, pipelines, keys, usage, workers):
         app.include_router(part.router, prefix="/v1", **shared)
     app.include_router(webhooks.router, prefix="/v1/webhook_endpoints", **shared)

@@ -21,8 +21,16 @@ from api.spec.fields import NulFreeModel, StrictModel
 router = APIRouter(tags=["webhooks"], route_class=FairRoute)
 
 Limit = Annotated[int, Query(ge=1, le=100)]
-EventType = Literal["fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled"]
-EventTypes = Annotated[list[EventType], Field(min_length=1, max_length=3)]
+EventType = Literal[
+    "batch.cancelled",
+    "batch.completed",
+    "batch.expired",
+    "batch.failed",
+    "fine_tuning.job.cancelled",
+    "fine_tuning.job.failed",
+    "fine_tuning.job.succeeded",
+]
+EventTypes = Annotated[list[EventType], Field(min_length=1, max_length=7)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Url = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
 
@@ -49,7 +57,9 @@ class Sample(StrictModel):
 
 @router.post("")
 def create_webhook(endpoint: Endpoint, context: Ctx, caller: Who) -> WebhookWithSecret:
-    """Create an endpoint that is notified when this project's jobs end, by signed POSTs to a public https address.
+    """Create an endpoint that is notified when this project's jobs and batches end.
+
+    It receives signed POSTs, and needs a public https address.
 
     The response has the signing secret, which is not shown again. A delivery is retried for about 30 hours until the
     endpoint responds with a 2xx. Redirects are not followed.

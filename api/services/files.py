@@ -12,7 +12,7 @@ from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound, ServiceError, TooLarge
 from api.infra.artifacts import stream_tar, trained_artifacts
 from api.infra.storage import StoredObject
-from api.records import files, jobs, models, scans
+from api.records import batches, files, jobs, models, scans
 from api.records.base import db_now
 from api.records.files import File
 from api.records.pages import Page
@@ -21,8 +21,8 @@ from api.spec.fields import StrictModel
 from api.spec.ids import new_id
 from api.spec.lifecycle import Stage
 
-PURPOSES = ("fine-tune",)
-"""Purposes of uploads. Jobs create files with purpose `fine-tune-results`."""
+PURPOSES = ("fine-tune", "batch")
+"""Purposes of uploads. Jobs create files with purpose `fine-tune-results`, batches with purpose `batch_output`."""
 
 
 class NoSuchFile(NotFound):
@@ -226,10 +226,13 @@ def delete(context: Context, caller: Caller, file_id: str) -> None:
         file = files.get_to_remove(session, caller.project_id, file_id)
         if file is None:
             raise NoSuchFile(file_id)
-        users = jobs.using_file(session, caller.project_id, file_id)
+        users = [
+            *jobs.using_file(session, caller.project_id, file_id),
+            *batches.using_file(session, caller.project_id, file_id),
+        ]
         if users:
             raise FileInUse(
-                f"{file_id} is in use by {', '.join(users[:5])}: cancel the job or wait for its end", param="id"
+                f"{file_id} is in use by {', '.join(users[:5])}: cancel that, or wait for its end", param="id"
             )
         files.remove(session, file)
     if file.storage_key is not None:

@@ -27,6 +27,8 @@ from api.spec.sampling import ModelFiles, QueuedRequest, SampledModel, SamplingR
 log = structlog.get_logger(__name__)
 
 RETRY = {"retry-after": "5"}
+MAX_BATCH_WORKERS = 16
+"""Batch workers whose requests may all be one project's. It bounds what killed workers leave in the queue."""
 
 
 class CannotAnswer(InvalidRequest):
@@ -129,8 +131,11 @@ async def sample(
     *,
     answer_id: str,
     user: str | None = None,
+    background: bool = False,
 ) -> AsyncIterator[Answer]:
     """Send a request and yield its answer once a sampler has begun; withdraw the request at the end in any case.
+
+    `background`: it waits until no other request does, and not in a place of the project's own requests.
 
     Raise NoSuchModel, CannotAnswer, TooManyTokens, Busy, NoSamplerAvailable, SamplerLost, TooSlow, SamplerFailed,
     InvalidRequest.
@@ -141,7 +146,7 @@ async def sample(
     content = await run_sync(_content, context, caller, model_id, request)
     if not settings.broker_url.get_secret_value():
         raise NoSamplerAvailable
-    job = SampleJob(answer_id, caller.project_id, content)
+    job = SampleJob(answer_id, caller.project_id, content, background)
     async with Producer(settings.broker_url) as producer:
         with _broker_errors():
             await _submit(producer, job, context)
@@ -164,12 +169,13 @@ async def sample(
 
 async def _submit(producer: Producer, job: SampleJob, context: Context) -> None:
     settings = context.settings
+    limit = settings.batch_requests * MAX_BATCH_WORKERS if job.background else settings.sample_requests
     try:
-        await producer.submit(job, timeout_s=settings.sample_timeout_s, limit=settings.sample_requests)
+        await producer.submit(job, timeout_s=settings.sample_timeout_s, limit=limit)
     except NoSampler:
         raise NoSamplerAvailable from None
     except TooManyOpen:
-        raise Busy(settings.sample_requests) from None
+        raise Busy(limit) from None
 
 
 async def _withdraw(producer: Producer, job: SampleJob) -> None:

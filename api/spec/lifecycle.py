@@ -57,6 +57,8 @@ class Stage(StrEnum):
 
 SAMPLE = "sample"
 """Stage of the sampler, which answers completion requests. The sampler does not use the database."""
+BATCH = "batch"
+"""Stage of the batch worker, which sends the requests of batches to the samplers (api/batch_worker)."""
 DELIVER = "deliver"
 """Stage of the deliverer, which sends webhooks, metrics to trackers, and models to a hub."""
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from api.context import Context
 from api.records import (
     arrays,
+    batches,
     events,
     files,
     idempotency,
@@ -22,6 +23,7 @@ from api.records import (
     webhook_deliveries,
     workers,
 )
+from api.records.files import File
 from api.records.models import Checkpoint
 
 log = structlog.get_logger(__name__)
@@ -85,14 +87,19 @@ def expire_uploads(context: Context, grace_s: float = UPLOAD_GRACE_S) -> None:
 
 
 def remove_expired_files(context: Context) -> None:
-    """Delete expired files that no unfinished job needs."""
+    """Delete expired files that no unfinished job or batch needs."""
     with context.database.write() as session:
-        expired = [file for file in files.expired(session) if not jobs.using_file(session, file.project_id, file.id)]
+        expired = [file for file in files.expired(session) if not _in_use(session, file)]
         for file in expired:
             files.remove(session, file)
     context.storage.delete([file.storage_key for file in expired if file.storage_key is not None])
     if expired:
         log.info("expired_files_removed", count=len(expired))
+
+
+def _in_use(session: Session, file: File) -> bool:
+    users = jobs.using_file(session, file.project_id, file.id) or batches.using_file(session, file.project_id, file.id)
+    return bool(users)
 
 
 def expire_old_files(context: Context, keep_s: float) -> None:

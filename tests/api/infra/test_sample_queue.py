@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import pytest
@@ -53,6 +54,15 @@ def test_projects_take_turns(url: SecretStr, receiver: Consumer) -> None:
     submit(url, *(letter(number) for number in range(3)), letter(0, "b"), letter(1, "b"))
     taken = [receiver.take(0.1) for _ in range(5)]
     assert [each.id for each in taken if each] == ["cmpl-a0", "cmpl-b0", "cmpl-a1", "cmpl-b1", "cmpl-a2"]
+
+
+def test_requests_of_batches_come_when_no_other_waits(url: SecretStr, receiver: Consumer) -> None:
+    behind = [replace(letter(number, project), background=True) for number in (7, 8) for project in "ab"]
+    submit(url, *behind, letter(0), letter(1), limit=2)
+    assert [receiver.take(0.1) for _ in range(6)] == [letter(0), letter(1), *behind]
+    assert receiver.is_wanted(behind[0])
+    sent(url, lambda sender: sender.withdraw(behind[0]))
+    assert not receiver.is_wanted(behind[0])
 
 
 def test_without_a_living_sampler_a_request_is_refused(url: SecretStr, receiver: Consumer) -> None:

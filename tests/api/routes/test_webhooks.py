@@ -226,7 +226,7 @@ def test_a_sample_is_sent_at_once(client: TestClient, receiver: Receiver) -> Non
     [
         ({"url": "http://example.com/hook"}, "url"),
         ({"url": "https://10.0.0.1/hook"}, "url"),
-        ({"event_types": ["batch.completed"]}, "event_types.0"),
+        ({"event_types": ["response.completed"]}, "event_types.0"),
         ({"event_types": []}, "event_types"),
         ({"name": ""}, "name"),
     ],

@@ -1,0 +1,116 @@
+"""The end of a batch: its results become the output file and the error file."""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from anyio.to_thread import run_sync
+from sqlalchemy.orm import Session
+
+from api.context import Context
+from api.infra.storage import StoredObject
+from api.records import batch_items, batches
+from api.records.batch_items import BatchItem, item_id
+from api.records.batches import Batch, BatchClaim, StaleBatch
+from api.services import files
+from api.spec.batch import BatchStatus
+from api.spec.fields import JsonObject
+from api.spec.ids import new_id
+
+PAGE = 50
+"""Results that are in memory at a time."""
+PURPOSE = "batch_output"
+
+UNANSWERED = {
+    BatchStatus.CANCELLING: ("batch_cancelled", "This request was not answered before the batch was cancelled."),
+    BatchStatus.FINALIZING: (
+        "batch_expired",
+        "This request could not be answered before the completion window expired.",
+    ),
+}
+"""Code and message of the requests without a result, by the status of the batch."""
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A stored object that no row names yet."""
+
+    id: str
+    key: str
+    stored: StoredObject
+
+
+async def finalize(context: Context, claim: BatchClaim) -> None:
+    """Write the files and end the batch. Raise StaleBatch if the claim is lost, and keep nothing then."""
+    batch = claim.batch
+    output = await _write(context, claim, succeeded=True) if batch.completed else None
+    errors = await _write(context, claim, succeeded=False) if batch.completed < batch.total else None
+    try:
+        await run_sync(_end, context, claim, output, errors)
+    except StaleBatch:
+        # After any other error a row may name them; objects without a row are left to `attune storage collect`.
+        await run_sync(context.storage.delete, [file.key for file in (output, errors) if file is not None])
+        raise
+
+
+async def _write(context: Context, claim: BatchClaim, *, succeeded: bool) -> WrittenFile:
+    file_id = new_id("file-")
+    key = f"files/{claim.batch.project_id}/{file_id}"
+    return WrittenFile(file_id, key, await context.storage.write(key, _lines(context, claim, succeeded=succeeded)))
+
+
+async def _lines(context: Context, claim: BatchClaim, *, succeeded: bool) -> AsyncIterator[bytes]:
+    after = 0
+    while items := await run_sync(_page, context, claim, succeeded, after):
+        yield "".join(f"{item.result or _unanswered(claim, item)}\n" for item in items).encode()
+        after = items[-1].line
+
+
+def _page(context: Context, claim: BatchClaim, succeeded: bool, after: int) -> Sequence[BatchItem]:
+    """Return the next results, and extend the lease."""
+    with context.database.write() as session:
+        batches.renew(session, claim, context.settings.lease_s)
+    with context.database.read() as session:
+        return batch_items.results(session, claim, succeeded=succeeded, after=after, limit=PAGE)
+
+
+def _unanswered(claim: BatchClaim, item: BatchItem) -> str:
+    code, message = UNANSWERED[BatchStatus(claim.batch.status)]
+    return result_line(item.batch_id, item.line, item.custom_id, error={"code": code, "message": message})
+
+
+def result_line(
+    batch_id: str, line: int, custom_id: str, *, response: JsonObject | None = None, error: JsonObject | None = None
+) -> str:
+    """Return a line of an output file or an error file."""
+    return json.dumps({"id": item_id(batch_id, line), "custom_id": custom_id, "response": response, "error": error})
+
+
+def _end(context: Context, claim: BatchClaim, output: WrittenFile | None, errors: WrittenFile | None) -> None:
+    with context.database.write() as session:
+        batch = batches.lock_claimed(session, claim)
+        if output is not None:
+            batch.output_file = _add(session, batch, output, "output")
+        if errors is not None:
+            batch.error_file = _add(session, batch, errors, "error")
+        cancelled = batch.status == BatchStatus.CANCELLING
+        ended = BatchStatus.EXPIRED if batch_items.has_unanswered(session, batch.id) else BatchStatus.COMPLETED
+        batch.failed = batch.total - batch.completed
+        session.flush()
+        batch_items.remove_of(session, batch.id)
+        batches.transition(session, batch, BatchStatus.CANCELLED if cancelled else ended)
+
+
+def _add(session: Session, batch: Batch, written: WrittenFile, kind: str) -> str:
+    file = files.add(
+        session,
+        id=written.id,
+        project_id=batch.project_id,
+        key_id=batch.key_id,
+        filename=f"{batch.id}_{kind}.jsonl",
+        purpose=PURPOSE,
+        storage_key=written.key,
+        stored=written.stored,
+        expires_after_s=batch.output_expires_s,
+    )
+    return file.id

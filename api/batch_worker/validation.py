@@ -1,0 +1,176 @@
+"""The validation of a batch: its input file becomes items, or errors by line."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+
+import structlog
+from pydantic import ValidationError
+
+from api.context import Context
+from api.infra.storage import ObjectMissing
+from api.records import batch_items, batches, files
+from api.records.base import current_time
+from api.records.batch_items import NewItem
+from api.records.batches import BatchClaim
+from api.spec.batch import BatchLine, BatchStatus
+
+log = structlog.get_logger(__name__)
+
+CHUNK = 1000
+"""Items that one transaction inserts."""
+MAX_ERRORS = 100
+"""Lines with errors after which the rest of the file is not read."""
+
+
+@dataclass(frozen=True)
+class LineError:
+    code: str
+    message: str
+    param: str | None = None
+    line: int | None = None
+
+
+class Invalid(Exception):
+    """The batch cannot be answered."""
+
+    def __init__(self, *errors: LineError) -> None:
+        super().__init__(errors)
+        self.errors = errors
+
+
+@dataclass
+class InputReader:
+    """The items of an input file, in batches of CHUNK."""
+
+    endpoint: str
+    max_line_bytes: int
+    max_lines: int
+    models: set[str] = field(default_factory=set)
+    count: int = 0
+    _errors: list[LineError] = field(default_factory=list)
+    _names: set[str] = field(default_factory=set)
+
+    def items(self, chunks: Iterable[bytes]) -> Iterator[list[NewItem]]:
+        """Yield the items. Raise Invalid at the end, or at the hundredth error."""
+        found: list[NewItem] = []
+        for number, start, content in self._lines(chunks):
+            if not content.strip():
+                continue
+            self.count += 1
+            if self.count > self.max_lines:
+                message = f"The file has more than {self.max_lines} requests, the most of one batch: divide it"
+                raise Invalid(*self._errors, LineError("too_many_requests", message, line=number))
+            if (item := self._item(number, start, content)) is not None:
+                found.append(item)
+            if len(self._errors) == MAX_ERRORS:
+                break
+            if len(found) == CHUNK:
+                yield found
+                found = []
+        if self._errors:
+            raise Invalid(*self._errors)
+        if not self.count:
+            raise Invalid(LineError("empty_file", "The input file has no requests"))
+        yield found
+
+    def _lines(self, chunks: Iterable[bytes]) -> Iterator[tuple[int, int, bytes]]:
+        """Yield each line's number, position and content. Raise Invalid for a line over the limit."""
+        rest, start, number = b"", 0, 1
+        for chunk in chunks:
+            *whole, rest = (rest + chunk).split(b"\n")
+            for content in (*whole, rest) if len(rest) > self.max_line_bytes else whole:
+                if len(content) > self.max_line_bytes:
+                    message = f"The line is longer than {self.max_line_bytes} bytes, the most that this server takes"
+                    raise Invalid(*self._errors, LineError("request_too_large", message, line=number))
+                yield number, start, content
+                start += len(content) + 1
+                number += 1
+        yield number, start, rest
+
+    def _item(self, number: int, start: int, content: bytes) -> NewItem | None:
+        try:
+            line = BatchLine.model_validate_json(content)
+        except ValidationError as error:
+            self._errors.append(_as_line_error(error, number))
+            return None
+        if line.url != self.endpoint:
+            message = f"url: {line.url} is not the batch's endpoint, {self.endpoint}"
+            self._errors.append(LineError("mismatched_url", message, "url", number))
+        if line.custom_id in self._names:
+            message = f"custom_id: '{line.custom_id[:64]}' is also that of an earlier line: each must be unique"
+            self._errors.append(LineError("duplicate_custom_id", message, "custom_id", number))
+        self._names.add(line.custom_id)
+        self.models.add(str(line.body.get("model"))[:256])
+        return NewItem(number, line.custom_id, start, len(content))
+
+
+def _as_line_error(error: ValidationError, number: int) -> LineError:
+    first = error.errors()[0]
+    param = ".".join(str(part) for part in first["loc"]) or None
+    if first["type"] in ("json_invalid", "model_type"):
+        return LineError("invalid_json_line", "This line is not a JSON object", None, number)
+    if first["type"] == "missing":
+        return LineError("missing_required_parameter", f"{param}: Field required", param, number)
+    problem = "Unknown field" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+    return LineError("invalid_value", f"{param}: {problem}", param, number)
+
+
+def validate(context: Context, claim: BatchClaim) -> None:
+    """Insert the batch's items and begin it, or fail it. Raise StaleBatch if the claim is lost.
+
+    An earlier validation that was cut off may have inserted some of the items: all are inserted again.
+    """
+    if claim.expired:
+        _end(context, claim, BatchStatus.EXPIRED)
+        return
+    settings = context.settings
+    reader = InputReader(claim.batch.endpoint, settings.max_body_bytes, settings.max_batch_requests)
+    try:
+        with context.database.write() as session:
+            batches.renew(session, claim, settings.lease_s)
+            batch_items.remove_of(session, claim.batch.id)
+            file = files.get_for_job(session, claim.batch.project_id, claim.batch.input_file)
+        if file is None or file.storage_key is None:
+            raise ObjectMissing(claim.batch.input_file)
+        for items in reader.items(context.storage.read(file.storage_key)):
+            with context.database.write() as session:
+                batches.renew(session, claim, settings.lease_s)
+                batch_items.add(session, claim.batch.id, items)
+        _begin(context, claim, reader)
+    except Invalid as invalid:
+        _end(context, claim, BatchStatus.FAILED, *invalid.errors)
+    except ObjectMissing:
+        _end(context, claim, BatchStatus.FAILED, LineError("file_not_found", "The input file was deleted"))
+
+
+def _begin(context: Context, claim: BatchClaim, reader: InputReader) -> None:
+    limit = context.settings.max_project_batch_requests
+    with context.database.write() as session:
+        batch = batches.lock_claimed(session, claim)
+        _, requests = batches.active(session, batch.project_id)
+        if requests + reader.count > limit:
+            message = (
+                f"The project's unfinished batches have {requests} requests, and this server allows {limit}: there is "
+                f"no room for {reader.count} more. Wait for a batch to end, or cancel one"
+            )
+            raise Invalid(LineError("request_limit_exceeded", message))
+        batch.total = reader.count
+        batch.model = next(iter(reader.models)) if len(reader.models) == 1 else None
+        session.flush()
+        batches.transition(session, batch, BatchStatus.IN_PROGRESS, due_at=batch.expires_at)
+
+
+def _end(context: Context, claim: BatchClaim, status: BatchStatus, *errors: LineError) -> None:
+    with context.database.write() as session:
+        batch = batches.lock_claimed(session, claim)
+        batch_items.remove_of(session, batch.id)
+        batch.errors = {"data": [asdict(error) for error in errors]} if errors else None
+        session.flush()
+        batches.transition(session, batch, status)
+
+
+def expire(context: Context, claim: BatchClaim) -> None:
+    """End the batch's requests at the end of its completion window."""
+    with context.database.write() as session:
+        batch = batches.lock_claimed(session, claim)
+        batches.transition(session, batch, BatchStatus.FINALIZING, due_at=current_time(session))

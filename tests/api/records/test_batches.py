@@ -1,0 +1,129 @@
+"""The queue of batches and their items, on both databases."""
+
+import pytest
+
+from api.records import Database, batch_items, batches
+from api.records.base import current_time, db_now
+from api.records.batch_items import BatchItem, ItemClaim, ItemResult, NewItem
+from api.records.batches import Batch, StaleBatch
+from api.records.files import File
+from api.spec.batch import WINDOW_S, BatchStatus
+from api.spec.ids import new_id
+from tests.factories import a_project
+
+ANSWERED = ItemResult(True, "{}", prompt_tokens=5, completion_tokens=3)
+
+
+def a_batch(database: Database, project: str, items: int) -> str:
+    """One that is in progress."""
+    project_id, file_id = a_project(database, project), new_id("file-")
+    batch = Batch(
+        id=new_id("batch_"),
+        project_id=project_id,
+        key_id="key",
+        endpoint="/v1/completions",
+        input_file=file_id,
+        status=BatchStatus.VALIDATING,
+        created_at=db_now(),
+        expires_at=db_now() + WINDOW_S,
+        total=items,
+    )
+    stored = {"filename": "a.jsonl", "purpose": "batch", "bytes": 1, "storage_key": f"files/{file_id}"}
+    with database.write() as session:
+        session.add(File(id=file_id, project_id=project_id, created_at=db_now(), **stored))
+        session.add(batch)
+        session.flush()
+        lines = [NewItem(line, f"{project}{line}", line, 1) for line in range(1, items + 1)]
+        batch_items.add(session, batch.id, lines)
+        batches.transition(session, batch, BatchStatus.IN_PROGRESS, due_at=batch.expires_at)
+    return batch.id
+
+
+def claim(database: Database, owner: str = "one", lease_s: float = 60) -> ItemClaim | None:
+    with database.write() as session:
+        return batch_items.claim(session, owner, lease_s)
+
+
+def finish(database: Database, item: ItemClaim) -> bool:
+    with database.write() as session:
+        return batch_items.finish(session, item, ANSWERED)
+
+
+def the_batch(database: Database, batch_id: str) -> Batch:
+    with database.read() as session:
+        return session.get_one(Batch, batch_id)
+
+
+def test_two_projects_take_turns_and_each_item_is_claimed_once(database: Database) -> None:
+    a_batch(database, "a", 3)
+    a_batch(database, "b", 2)
+    order = []
+    while (item := claim(database)) is not None:
+        order.append(item.custom_id)
+        assert finish(database, item)
+    assert order == ["a1", "b1", "a2", "b2", "a3"]
+
+
+def test_an_item_of_a_dead_worker_is_answered_by_another_and_counted_once(database: Database) -> None:
+    batch_id = a_batch(database, "a", 2)
+    first = claim(database, "dead", lease_s=-1)
+    again = claim(database, "alive")
+    assert first is not None
+    assert again is not None
+    assert (again.line, again.fence) == (2, 1), "the items that nobody held come first"
+    taken_over = claim(database, "alive")
+    assert taken_over is not None
+    assert (taken_over.line, taken_over.fence) == (first.line, 2)
+    assert not finish(database, first), "its fence is old"
+    assert finish(database, taken_over)
+    assert not finish(database, taken_over), "it has its result"
+    assert the_batch(database, batch_id).completed == 1
+    assert finish(database, again)
+    batch = the_batch(database, batch_id)
+    assert (batch.status, batch.completed, batch.prompt_tokens) == ("finalizing", 2, 10)
+
+
+def test_leases_are_renewed_until_the_batch_is_cancelled(database: Database) -> None:
+    batch_id = a_batch(database, "a", 2)
+    item = claim(database, "one")
+    assert item is not None
+    with database.write() as session:
+        assert batch_items.renew(session, "one", 60) == {(batch_id, item.line, item.fence)}
+        batch = batches.lock(session, batch_id)
+        batches.transition(session, batch, BatchStatus.CANCELLING, due_at=current_time(session))
+    with database.write() as session:
+        assert not batch_items.renew(session, "one", 60)
+    assert not finish(database, item)
+    assert claim(database) is None
+
+
+def test_a_released_item_waits_and_keeps_the_count_of_its_faults(database: Database) -> None:
+    batch_id = a_batch(database, "a", 1)
+    item = claim(database)
+    assert item is not None
+    with database.write() as session:
+        batch_items.release(session, item, 60, fault=True)
+    assert claim(database) is None
+    with database.write() as session:
+        session.get_one(BatchItem, (batch_id, 1)).due_at = 0
+    again = claim(database)
+    assert again is not None
+    assert again.faults == 1
+
+
+def test_a_batch_that_another_worker_took_over_is_lost_to_the_first(database: Database) -> None:
+    batch_id = a_batch(database, "a", 1)
+    with database.write() as session:
+        batches.lock(session, batch_id).due_at = 0
+    with database.write() as session:
+        first = batches.claim(session, lease_s=-1)
+    with database.write() as session:
+        second = batches.claim(session, lease_s=60)
+    with database.write() as session:
+        assert batches.claim(session, lease_s=60) is None
+    assert first is not None
+    assert second is not None
+    with database.write() as session, pytest.raises(StaleBatch):
+        batches.lock_claimed(session, first)
+    with database.write() as session:
+        assert batches.lock_claimed(session, second).id == batch_id
