@@ -71,6 +71,7 @@ def prepare(client: OpenAI) -> dict[str, str]:
         "pipeline": f"/pipelines/{pipeline['id']}",
         "file": f"/files/{train}",
         "file-broken": f"/files/{broken}",
+        "new-filled": f"/new?file={pairs}",
         "model": f"/models/{client.fine_tuning.jobs.retrieve(good).fine_tuned_model}",
     }
     return {view.name: f"/{view.name}" for view in VIEWS} | paths
