@@ -19,7 +19,7 @@ export async function show({ root, signal }) {
     columns: [
       { title: "Component", cell: ({ component }) => component },
       { title: "State", cell: ({ state }) => status(state, STATES[state]) },
-      { title: "Finding", cell: ({ detail, remedy }) => [detail, remedy && h("span.sub", {}, remedy)] },
+      { title: "Finding", cell: ({ detail, remedy }) => h("div.anywhere", {}, detail, remedy && h("span.sub", {}, remedy)) },
     ],
   });
   const verdict = h("p");

@@ -21,7 +21,7 @@ export async function show({ root, query, signal, open }) {
     api.get("/v1/models", {}, signal),
   ]);
   const form = jobForm({ catalog, files: files.data, models: models.data, signal, onChange: changed });
-  const aside = h("aside", { "aria-label": "Estimate and preview" });
+  const aside = h("aside.view", { "aria-label": "Estimate and preview" });
   const problem = h("p.problem", { role: "alert" });
   let timer = 0, latest = null;
 
