@@ -48,7 +48,7 @@ async function show() {
     if (signal.aborted) return;
     if (error.status === undefined) console.error(error);
     // After an upgrade the modules have another address, which a new page knows.
-    const retry = error.message.includes("dynamically imported module") ? () => location.reload() : show;
+    const retry = error instanceof TypeError && /module/i.test(error.message) ? () => location.reload() : show;
     fill(root, failure(error, retry));
   }
 

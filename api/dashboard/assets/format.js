@@ -43,6 +43,11 @@ export function durations(low, high) {
   return from === to ? `about ${to} ${unit}` : `${from} to ${to} ${unit}`;
 }
 
+/** The range of the time until a predicted moment, Unix seconds: it is mostly a quarter early to a third late. */
+export function left(expected, now = Date.now() / 1000) {
+  return `${durations(Math.max(1, 0.75 * (expected - now)), Math.max(1, 1.3 * (expected - now)))} left`;
+}
+
 /** `14:03 today`, `14:03 yesterday`, `3 Nov, 14:03`, `3 Nov 2024, 14:03`. `seconds`: Unix time. */
 export function clock(seconds, now = new Date()) {
   const time = new Date(seconds * 1000);

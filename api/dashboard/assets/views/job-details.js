@@ -54,7 +54,7 @@ export function actions(page, path, refresh) {
 
 /** One line for the eye: how far it is, why it waits, what failed, or how much better the model became. */
 export function verdict(job) {
-  const { status, progress, error, queue, evaluation } = job;
+  const { status, progress, error, queue, evaluation, estimated_finish: expected } = job;
   if (error) return h("div.notice", { role: "alert", dataset: { tone: "bad" } }, h("p", {}, error.message), h("p.muted.small", {}, h("code", {}, error.code), error.param && ` · field ${error.param}`));
   if (status === "succeeded" && evaluation) return h("p.verdict", {}, gain(evaluation));
   if (queue) return waiting(queue);
@@ -62,7 +62,7 @@ export function verdict(job) {
   if (status === "validating_files") return h("p.verdict.muted", {}, "Reading and checking the rows of its files");
   if (!progress?.total_steps || FINAL.includes(status)) return null;
   const phase = status === "paused" ? "Paused" : PHASES[progress.phase] ?? format.sentence(progress.phase);
-  const parts = [phase, `step ${format.count(progress.step)} of ${format.count(progress.total_steps)}`, left(job)];
+  const parts = [phase, `step ${format.count(progress.step)} of ${format.count(progress.total_steps)}`, status === "running" && expected * 1000 > Date.now() && format.left(expected)];
   return h("div.verdict", {}, h("p", {}, parts.filter(Boolean).join(" · ")),
     h("progress", { value: progress.step, max: progress.total_steps, "aria-label": "Training steps" }));
 }
@@ -78,13 +78,6 @@ function waiting({ position, reason, expected_start: start, expected_finish: fin
 function until({ earliest, latest }) {
   const now = Date.now() / 1000, from = Math.max(1, earliest - now);
   return latest === null ? `${format.duration(Math.round(from))} or more` : format.durations(from, Math.max(1, latest - now));
-}
-
-/** Time left as a range, since it is a prediction: mostly a quarter less to a third more. */
-function left({ status, estimated_finish: expected }) {
-  const now = Date.now() / 1000;
-  if (status !== "running" || !(expected > now)) return null;
-  return `${format.durations(Math.max(1, 0.75 * (expected - now)), 1.3 * (expected - now))} left`;
 }
 
 function gain({ base, tuned, rows, drawn_from: source, base_model: name }) {

@@ -102,7 +102,7 @@ function state(job) {
 function time({ started_at: started, finished_at: finished, estimated_finish: expected }) {
   const now = Date.now() / 1000;
   if (finished && started) return format.duration(finished - started);
-  if (expected > now) return h("span.muted", {}, `${format.duration(expected - now)} left`);
+  if (expected > now) return h("span.muted", {}, format.left(expected));
   return h("span.muted", {}, "–");
 }
 
