@@ -12,7 +12,7 @@ from tests.source import ROOT, imports, reaches, within
 SLOW = frozenset({"postgres", "s3", "postgres_url", "s3_url", "tiny_model", "tiny_base", "smollm2", "live_server"})
 PARAMETERS = frozenset({"production", "postgres", "s3"})
 """Parameters of the fixtures `settings`, `database_url` and `storage_url`."""
-FOLDERS = ("end_to_end", "benchmarks", "examples")
+FOLDERS = ("end_to_end", "benchmarks", "browser", "examples")
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:

@@ -1,6 +1,8 @@
-"""Pictures of every view, in both themes and two sizes, in build/screenshots: `python -m tests.browser.screenshots`.
+"""Pictures of every view, in both themes and two sizes, in build/screenshots.
 
-A new Attune trains small jobs first, so that each view has something to show.
+    python -m tests.browser.screenshots [NAME …]
+
+A new Attune trains small jobs first, so that each view has something to show. NAME selects pictures, such as `jobs`.
 """
 
 import json
@@ -27,13 +29,14 @@ CITIES = ("Paris", "Rome", "Lima", "Oslo", "Cairo", "Delhi", "Tokyo", "Quito", "
 BROKEN = b'{"messages": [{"role": "user", "content": "Where is Rome?"}]}\n{"messages": []}\nno JSON\n' * 4
 
 
-def main(folder: Path = FOLDER) -> None:
+def main(names: list[str], folder: Path = FOLDER) -> None:
     with tempfile.TemporaryDirectory(prefix="attune-") as scratch:
         server = AttuneUp(Path(scratch), env={"ATTUNE_SAMPLER": "false"})
         server.add_model("tiny", make_model(Path(scratch) / "tiny", family="llama"))
         server.start()
         try:
-            addresses = prepare(client_of(server))
+            all_addresses = prepare(client_of(server))
+            addresses = {name: path for name, path in all_addresses.items() if name in names or not names}
             with chromium() as browser:
                 shutil.rmtree(folder, ignore_errors=True)
                 take_all(browser, server, addresses, folder)
@@ -120,4 +123,4 @@ def take_all(browser: Browser, server: AttuneUp, addresses: dict[str, str], fold
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
