@@ -19,7 +19,7 @@ from api.spec.batch import BatchLine
 from api.spec.ids import new_id
 
 MAX_FAULTS = 3
-"""Faults of the sampler in a row, after which they are the request's result."""
+"""Attempts that end with a fault, after which the fault is the request's result."""
 MAX_RESULT_BYTES = 16 * 1024**2
 FAULT_WAIT_S = 10.0
 OUTAGE_WAIT_S = 5.0
@@ -117,6 +117,14 @@ async def _complete(
         raise
     content = whole.model_dump(mode="json")
     return content, Usage.model_validate(content["usage"])
+
+
+def internal_error(claim: ItemClaim) -> ItemResult:
+    """Return the result of a request that this server cannot answer because of a fault of its own."""
+    error = ServiceError(
+        "An unexpected error occurred on the server: its log names this request", code="internal_error"
+    )
+    return ItemResult(False, _response(claim, error.status, claim.id, dict(error.body())))
 
 
 def _response(claim: ItemClaim, status: int, request_id: str, body: dict[str, object]) -> str:

@@ -98,20 +98,18 @@ class BatchWorker:
     async def _answer(self, claim: ItemClaim) -> None:
         with structlog.contextvars.bound_contextvars(batch_id=claim.batch_id, line=claim.line):
             try:
-                result = await item.answer(self._context, claim)
-            except Postponed as postponed:
-                if postponed.outage:
-                    self._paused_until = asyncio.get_running_loop().time() + postponed.wait_s
-                await self._store(claim, postponed)
+                end: ItemResult | Postponed = await item.answer(self._context, claim)
             except asyncio.CancelledError:  # the batch was cancelled, or this worker shuts down
                 if self.stopping.is_set():
                     await self._store(claim, Postponed(0))
                 raise
-            except Exception:
-                log.exception("batch_request_raised")
-                await self._store(claim, Postponed(item.FAULT_WAIT_S, fault=True))
-            else:
-                await self._store(claim, result)
+            except Postponed as postponed:
+                end = postponed
+            except Exception as error:
+                end = _end_after(error, claim)
+            if isinstance(end, Postponed) and end.outage:
+                self._paused_until = asyncio.get_running_loop().time() + end.wait_s
+            await self._store(claim, end)
 
     async def _store(self, claim: ItemClaim, end: ItemResult | Postponed) -> None:
         """Write the end of an attempt, and retry that during an outage of the database."""
@@ -189,3 +187,14 @@ class BatchWorker:
             await run_sync(validation.expire, self._context, claim)
         else:
             await finalize(self._context, claim)
+
+
+def _end_after(error: Exception, claim: ItemClaim) -> ItemResult | Postponed:
+    """Return the end of an attempt that raised: a fault of the request, unless the database or the storage is away."""
+    if isinstance(error, StorageUnavailable) or (isinstance(error, SQLAlchemyError) and is_outage(error)):
+        log.warning("batch_request_waits", error=type(error).__name__)
+        return Postponed(item.OUTAGE_WAIT_S, outage=True)
+    log.exception("batch_request_raised")
+    if claim.faults + 1 < item.MAX_FAULTS:
+        return Postponed(item.FAULT_WAIT_S, fault=True)
+    return item.internal_error(claim)
