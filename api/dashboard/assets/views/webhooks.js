@@ -55,9 +55,10 @@ export function endpointFields({ name = "", url = "", event_types: types = EVENT
     box.checked = types.includes(type);
     return box;
   });
+  const others = types.filter((type) => !EVENTS.includes(type)); // those of batches
   const events = h("div.options", { role: "group", "aria-label": "Events" }, boxes.map((box) => h("label.option", {}, box, h("span", {}, `A job has ${shortEvent(box.value)}`))));
   return {
     list: [["name", "Name", called], ["url", "Address", address, "Public, with https. Redirects are not followed."], ["event_types", "Events", events]],
-    read: () => ({ name: called.value.trim(), url: address.value.trim(), event_types: boxes.filter(({ checked }) => checked).map(({ value }) => value) }),
+    read: () => ({ name: called.value.trim(), url: address.value.trim(), event_types: [...boxes.filter(({ checked }) => checked).map(({ value }) => value), ...others] }),
   };
 }
