@@ -159,7 +159,8 @@ class Settings(BaseSettings):
 
     sampler: bool = True
     """Whether `attune up` and `attune worker` start a sampler, which serves `/v1/chat/completions` and
-    `/v1/completions`. It loads a model at the first request for it."""
+    `/v1/completions`, and a batch worker, which serves `/v1/batches`. A sampler loads a model at the first request for
+    it."""
     sample_idle_s: Seconds = 600
     """Seconds without a request after which a sampler unloads its model. The next request loads it again."""
     sample_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 540
