@@ -37,3 +37,14 @@ function lines({ lines: numbers, count: number }, unit) {
   const more = number > Math.min(numbers.length, LINES_SHOWN) ? ", …" : "";
   return `${unit}${number === 1 ? "" : "s"} ${shown}${more}`;
 }
+
+/** The state of a file's check in a word and a shape, with the number of its problems. */
+export function check({ scan }) {
+  if (!scan) return h("span.muted", {}, "–");
+  if (scan.status === "pending") return status("pending", ["○", "Waiting for its check", "wait"]);
+  if (scan.status === "failed") return status("failed", ["✕", "Cannot be read", "bad"]);
+  const problems = Object.values(scan.finding_counts).reduce((sum, number) => sum + number, 0);
+  if (!problems) return status("good", ["✓", "No problems", "good"]);
+  const wrong = scan.findings.some(({ severity }) => severity === "error");
+  return wrong ? status("errors", ["✕", plural(problems, "problem"), "bad"]) : status("warnings", ["◐", plural(problems, "warning"), "held"]);
+}

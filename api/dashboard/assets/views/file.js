@@ -3,10 +3,9 @@
 import * as api from "../api.js";
 import { copyAs } from "../calls.js";
 import { button, confirm, copyable, empty, facts, fill, h, quantity, section, when } from "../elements.js";
-import { findings } from "../findings.js";
+import { check, findings } from "../findings.js";
 import { bytes, plural } from "../format.js";
 import { legend, renderedRows } from "../rows.js";
-import { check } from "./files.js";
 
 const ROWS = 5;
 

@@ -1,8 +1,9 @@
 /** Files: training rows and results, and what their check found. */
 
 import * as api from "../api.js";
-import { command, copyable, empty, fill, h, quantity, status, when } from "../elements.js";
-import { bytes, plural } from "../format.js";
+import { command, copyable, empty, fill, h, quantity, when } from "../elements.js";
+import { check } from "../findings.js";
+import { bytes } from "../format.js";
 import { table } from "../table.js";
 import { dropTarget, picker } from "../upload.js";
 
@@ -63,14 +64,3 @@ export async function show({ root, query, signal, setQuery, open }) {
 const nothing = (purpose) => (purpose === PURPOSES[0][0]
   ? empty("No file yet. Drop a file of rows here, or send one from a terminal. Its rows are checked at once.", command("attune files upload rows.jsonl"))
   : empty("No results yet. A job that succeeds writes its metrics and its model as files."));
-
-/** The state of a file's check in a word and a shape, with the number of its problems. */
-export function check({ scan }) {
-  if (!scan) return h("span.muted", {}, "–");
-  if (scan.status === "pending") return status("pending", ["○", "Waiting for its check", "wait"]);
-  if (scan.status === "failed") return status("failed", ["✕", "Cannot be read", "bad"]);
-  const problems = Object.values(scan.finding_counts).reduce((sum, number) => sum + number, 0);
-  if (!problems) return status("good", ["✓", "No problems", "good"]);
-  const wrong = scan.findings.some(({ severity }) => severity === "error");
-  return wrong ? status("errors", ["✕", plural(problems, "problem"), "bad"]) : status("warnings", ["◐", plural(problems, "warning"), "held"]);
-}
