@@ -8,7 +8,6 @@ import hashlib
 import re
 from collections.abc import Callable
 from functools import partial
-from os import SEEK_END
 from pathlib import Path
 from typing import Annotated
 
@@ -153,15 +152,17 @@ def _fetch(client: Client, url: str, artifact: Document, path: Path, advance: Ca
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
         resumed_at = file.tell()
-        with client.stream_bytes(url, start=resumed_at) as response:
-            if response.status_code != 206:  # the server sends the whole file
-                file.truncate(0)
-                digest = hashlib.sha256()
-            advance(file.seek(0, SEEK_END))
-            for chunk in response.iter_bytes():
-                file.write(chunk)
-                digest.update(chunk)
-                advance(len(chunk))
+        advance(resumed_at)
+        if resumed_at < artifact["bytes"]:
+            with client.stream_bytes(url, start=resumed_at) as response:
+                if response.status_code != 206:  # the server sends the whole file
+                    file.truncate(0)
+                    advance(-resumed_at)
+                    digest = hashlib.sha256()
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
+                    digest.update(chunk)
+                    advance(len(chunk))
     if digest.hexdigest() != artifact["sha256"]:
         advance(-partial_file.stat().st_size)
         partial_file.unlink()

@@ -2,24 +2,58 @@
 
 import re
 from collections.abc import AsyncIterator
+from typing import Annotated
 from urllib.parse import quote
 
+from fastapi import Header
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from api.errors import NotFound
+from api.errors import NotFound, ServiceError
 from api.infra.storage import ObjectMissing
+from api.schemas.common import errors
 
 PARTIAL: dict[int | str, dict[str, object]] = {
-    206: {"description": "The rest of the file.", "content": {"application/octet-stream": {}}}
+    206: {"description": "The requested part.", "content": {"application/octet-stream": {}}},
+    **errors(416),
 }
 
+RangeHeader = Annotated[str | None, Header(alias="range", max_length=64)]
+IfRangeHeader = Annotated[str | None, Header(alias="if-range", max_length=128)]
 
-def first_byte(range_header: str | None, size: int) -> int:
-    """Return N of `bytes=N-`, or 0 for a range of another form, which HTTP allows a server to ignore."""
-    match = re.fullmatch(r"bytes=(\d{1,18})-", range_header or "")
-    start = int(match[1]) if match else 0
-    return start if start < size else 0
+
+class RangeNotSatisfiable(ServiceError):
+    status = 416
+    type = "invalid_request_error"
+    code = "range_not_satisfiable"
+    param = "range"
+
+    def __init__(self, size: int) -> None:
+        super().__init__(
+            f"The range begins after the last byte: the content has {size:,} bytes",
+            headers={"content-range": f"bytes */{size}"},
+        )
+
+
+def requested_bytes(range_header: str | None, if_range: str | None, size: int) -> range:
+    """Return the bytes to send: those of the one range that the header names, or all `size` of them.
+
+    Several ranges, other units and malformed headers are ignored, as RFC 9110 allows. So is a range with a condition
+    (`if-range`), because contents have no validators that it could name. Raises RangeNotSatisfiable.
+    """
+    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", range_header or "")
+    if match is None or if_range is not None or match[0] == "bytes=-":
+        return range(size)
+    first, last = match.groups()
+    if not first:  # the last so many bytes
+        part = range(max(0, size - int(last)), size)
+    elif last and int(last) < int(first):
+        return range(size)  # malformed
+    else:
+        part = range(int(first), min(size, int(last) + 1) if last else size)
+    if not part:
+        raise RangeNotSatisfiable(size)
+    return part
 
 
 class Download(StreamingResponse):
@@ -28,18 +62,29 @@ class Download(StreamingResponse):
     media_type = "application/octet-stream"
 
     def __init__(
-        self, chunks: AsyncIterator[bytes], *, filename: str, size: int, start: int = 0, status_code: int = 200
+        self,
+        chunks: AsyncIterator[bytes],
+        *,
+        filename: str,
+        size: int,
+        part: range | None = None,
+        status_code: int = 200,
     ) -> None:
-        """`size`: bytes of the whole object; `start`: the byte with which the chunks begin."""
+        """`size`: bytes of the whole content. `part`: the bytes that the chunks have; None: all, and the route sends no
+        parts."""
         self._chunks, self._filename = chunks, filename
+        sent = range(size) if part is None else part
         headers = {
-            "content-length": str(size - start),
+            "content-length": str(len(sent)),
             "content-disposition": f"attachment; filename*=UTF-8''{quote(filename, safe='')}",
             "x-content-type-options": "nosniff",
         }
-        if start:
-            headers["content-range"] = f"bytes {start}-{size - 1}/{size}"
-        super().__init__(chunks, 206 if start else status_code, headers)
+        if part is not None:
+            headers["accept-ranges"] = "bytes"
+        if len(sent) < size:
+            status_code = 206
+            headers["content-range"] = f"bytes {sent.start}-{sent.stop - 1}/{size}"
+        super().__init__(chunks, status_code, headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

@@ -52,6 +52,18 @@ async def stream_tar(storage: Storage, artifacts: Sequence[Artifact]) -> AsyncIt
     yield _END
 
 
+async def part_of(chunks: AsyncIterator[bytes], part: range) -> AsyncIterator[bytes]:
+    """Yield these bytes of the chunks."""
+    position = 0
+    async for chunk in chunks:
+        wanted = chunk[max(0, part.start - position) : max(0, part.stop - position)]
+        position += len(chunk)
+        if wanted:
+            yield wanted
+        if position >= part.stop:
+            return
+
+
 def _header(artifact: Artifact) -> bytes:
     entry = tarfile.TarInfo(artifact["name"])
     entry.size = artifact["bytes"]

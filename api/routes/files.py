@@ -3,7 +3,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 
 from api.http.deps import After, Ctx, Who
-from api.http.downloads import Download
+from api.http.downloads import PARTIAL, Download, IfRangeHeader, RangeHeader, requested_bytes
 from api.http.fair_route import FairRoute
 from api.infra.multipart import read_form
 from api.schemas.common import Deleted, errors
@@ -74,10 +74,14 @@ def show_file_report(file_id: str, context: Ctx, caller: Who) -> FileReport:
     return FileReport.of(file_reports.report(context, caller, file_id))
 
 
-@router.get("/{file_id}/content", response_class=Download)
-def retrieve_file_content(file_id: str, context: Ctx, caller: Who) -> Download:
-    file, chunks = files.content(context, caller, file_id)
-    return Download(chunks, filename=file.filename, size=file.bytes)
+@router.get("/{file_id}/content", response_class=Download, responses=PARTIAL)
+def retrieve_file_content(
+    file_id: str, context: Ctx, caller: Who, wanted: RangeHeader = None, condition: IfRangeHeader = None
+) -> Download:
+    """Download a file, or the part that a `Range` header names, to resume a download. Several ranges are ignored."""
+    file = files.get(context, caller, file_id)
+    part = requested_bytes(wanted, condition, file.bytes)
+    return Download(files.content(context, caller, file, part), filename=file.filename, size=file.bytes, part=part)
 
 
 @router.delete("/{file_id}")

@@ -1,10 +1,8 @@
-from typing import Annotated
-
-from fastapi import APIRouter, Header
+from fastapi import APIRouter
 from starlette.convertors import Convertor, register_url_convertor
 
 from api.http.deps import Ctx, Who
-from api.http.downloads import PARTIAL, Download, first_byte
+from api.http.downloads import PARTIAL, Download, IfRangeHeader, RangeHeader, requested_bytes
 from api.http.fair_route import FairRoute
 from api.schemas.common import Deleted
 from api.schemas.models import ArtifactList, ArtifactObject, ModelList, ModelObject
@@ -48,16 +46,21 @@ def list_artifacts(model: str, context: Ctx, caller: Who, format: models.Artifac
 
 @router.get("/{model:path}/artifacts/{name:path}", response_class=Download, responses=PARTIAL)
 def download_artifact(
-    model: str, name: str, context: Ctx, caller: Who, range: Annotated[str | None, Header(max_length=64)] = None
+    model: str,
+    name: str,
+    context: Ctx,
+    caller: Who,
+    wanted: RangeHeader = None,
+    condition: IfRangeHeader = None,
 ) -> Download:
-    """Download a file. With `Range: bytes=N-`, download the rest from byte N (206), to resume a download."""
+    """Download a file, or the part that a `Range` header names, to resume a download. Several ranges are ignored."""
     artifact = models.artifact(context, caller, model, name)
-    start = first_byte(range, artifact["bytes"])
+    part = requested_bytes(wanted, condition, artifact["bytes"])
     return Download(
-        context.storage.stream(artifact["key"], start=start),
+        context.storage.stream(artifact["key"], part=part),
         filename=name.rpartition("/")[2],
         size=artifact["bytes"],
-        start=start,
+        part=part,
     )
 
 

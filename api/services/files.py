@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound, ServiceError, TooLarge
-from api.infra.artifacts import stream_tar, trained_artifacts
+from api.infra.artifacts import part_of, stream_tar, trained_artifacts
 from api.infra.storage import StoredObject
 from api.records import batches, files, jobs, models, scans
 from api.records.base import db_now
@@ -208,17 +208,16 @@ def page(
         )
 
 
-def content(context: Context, caller: Caller, file_id: str) -> tuple[File, AsyncIterator[bytes]]:
-    """Return the file's row and its bytes in chunks. Raise NoSuchFile."""
-    file = get(context, caller, file_id)
+def content(context: Context, caller: Caller, file: File, part: range) -> AsyncIterator[bytes]:
+    """Return these bytes of the caller's file in chunks. Raise NoSuchFile."""
     if file.storage_key is not None:
-        return file, context.storage.stream(file.storage_key)
+        return context.storage.stream(file.storage_key, part=part)
     assert file.model_id is not None, file.id
     with context.database.read() as session:
         model = models.get(session, caller.project_id, file.model_id)
     if model is None:
-        raise NoSuchFile(file_id)
-    return file, stream_tar(context.storage, trained_artifacts(model.artifacts))
+        raise NoSuchFile(file.id)
+    return part_of(stream_tar(context.storage, trained_artifacts(model.artifacts)), part)
 
 
 def delete(context: Context, caller: Caller, file_id: str) -> None:

@@ -103,6 +103,7 @@ def test_no_other_statuses_are_documented(app: FastAPI) -> None:
         "408",
         "409",
         "413",
+        "416",
         "429",
         "500",
         "503",

@@ -21,6 +21,40 @@ def stored_objects(context: Context) -> list[Path]:
     return [path for path in Path(context.settings.storage).rglob("*") if path.is_file()]
 
 
+@pytest.mark.parametrize(
+    ("header", "first", "last"),
+    [("bytes=5-", 5, 19), ("bytes=5-9", 5, 9), ("bytes=5-99", 5, 19), ("bytes=-3", 17, 19), ("bytes=-99", 0, 19)],
+)
+def test_a_range_is_one_part_of_the_content(client: TestClient, header: str, first: int, last: int) -> None:
+    content = b'{"text": "abcdefg"}\n'
+    file = upload(client, content).json()["id"]
+    answer = client.get(f"/v1/files/{file}/content", headers={"range": header})
+    assert answer.content == content[first : last + 1]
+    assert answer.headers["content-length"] == str(last - first + 1)
+    whole = last - first + 1 == len(content)
+    assert (answer.status_code, answer.headers.get("content-range")) == (
+        (200, None) if whole else (206, f"bytes {first}-{last}/20")
+    )
+
+
+@pytest.mark.parametrize("header", ["bytes=0-1,4-5", "bytes=9-5", "bytes=-", "bytes=a-b", "lines=1-2", "0-5"])
+def test_several_and_malformed_ranges_are_ignored(client: TestClient, header: str) -> None:
+    file = upload(client).json()["id"]
+    answer = client.get(f"/v1/files/{file}/content", headers={"range": header})
+    assert (answer.status_code, answer.content) == (200, b'{"text": "a"}\n')
+    assert answer.headers["accept-ranges"] == "bytes"
+    conditional = {"range": "bytes=3-", "if-range": '"etag"'}
+    assert client.get(f"/v1/files/{file}/content", headers=conditional).status_code == 200
+
+
+@pytest.mark.parametrize("header", ["bytes=14-", "bytes=99-100", "bytes=-0"])
+def test_a_range_after_the_last_byte_is_a_416(client: TestClient, header: str) -> None:
+    file = upload(client).json()["id"]
+    answer = client.get(f"/v1/files/{file}/content", headers={"range": header})
+    assert (answer.status_code, answer.headers["content-range"]) == (416, "bytes */14")
+    assert answer.json()["error"]["code"] == "range_not_satisfiable"
+
+
 def test_a_file_comes_back_as_it_was_sent(client: TestClient) -> None:
     content = bytes(range(256)) * 40_000
     file = upload(client, content).json()

@@ -63,7 +63,8 @@ def test_all_that_the_database_names_is_back(service: Context, tmp_path: Path) -
     source, contents = backed_up(service, tmp_path)
     assert contents.damaged == []
     again = restored(source, tmp_path)
-    _, chunks = files.content(again, caller, file)
+    row = files.get(again, caller, file)
+    chunks = files.content(again, caller, row, range(row.bytes))
     assert b"".join(collected(chunks)) == b"rows"
     assert b"".join(again.storage.read(f"{prefix}/weights")) == b"weights"
     stored = {
