@@ -1,5 +1,6 @@
 """Command lines of `attune`, parsed without being run."""
 
+import re
 import shlex
 from typing import Any
 
@@ -10,7 +11,7 @@ from api.cli.main import app
 
 def require_parsed(line: str) -> None:
     """Raise unless the command line of `attune` names existing commands and options."""
-    words = shlex.split(line, comments=True)
+    words = shlex.split(re.split(" [<>|] ", line)[0], comments=True)
     if not words[0].endswith("attune"):
         return
     command: Any = get_command(app)

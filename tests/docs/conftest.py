@@ -39,6 +39,8 @@ class User:
     folder: Path
     base_url: str
     api_key: str
+    data: Path
+    """The data folder of the server."""
     client: OpenAI = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,11 +83,11 @@ def user(live_server: AttuneUp, tmp_path_factory: pytest.TempPathFactory) -> Ite
         path.write_text("".join(rows))
     pair = {"prompt": "Is the shop open?", "chosen": "Yes, until six.", "rejected": "I do not know."}
     (folder / "pairs.jsonl").write_text(f"{json.dumps(pair)}\n" * ROWS)
-    key = live_server.run("keys", "create", "--project", "docs", "--data-dir", str(live_server.data)).split()[-1]
+    key = live_server.run("keys", "create", "--project", "research", "--data-dir", str(live_server.data)).split()[-1]
     credentials = {"base_url": live_server.base_url, "api_key": key}
     (folder / "attune-data").mkdir()
     (folder / "attune-data" / "credentials.json").write_text(json.dumps(credentials))
-    user = User(folder, **credentials)
+    user = User(folder, **credentials, data=live_server.data)
     yield user
     user.cancel_all()
 

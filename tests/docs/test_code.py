@@ -14,6 +14,7 @@ from typing import Any
 
 import openai
 import pytest
+import yaml
 from pydantic import TypeAdapter
 
 from api.infra import webhook_signature
@@ -35,6 +36,10 @@ NOT_RUN = {
     r"(\.venv/bin/)?attune models add \S+ \S+/": "downloads from a hub",
     r"attune demo": "minutes, and it replaces the process; `make demo` is the same program",
     r"docker ": "needs an engine and an image registry",
+    r"pg_dump |aws ": "programs of others",
+    r"attune login ": "asks for a key, and would write into the tester's home folder",
+    r"attune demo ": "minutes",
+    r"attune (models remove|adapters delete) ": "other pages need the models",
     r"vllm ": "not installed here",
     r"attune adapters download JOB --gguf": "the base model's tokenizer is none that llama.cpp knows",
     r"export OPENAI_": "the tests set both variables",
@@ -46,6 +51,8 @@ EXIT_CODES = {"attune files check broken.jsonl": 2}
 """The exit codes of commands that fail on purpose, the first time that a page has them."""
 REFUSED = {"integrations=": "integration_not_configured"}
 """Parts of programs that this server refuses, with the code."""
+OPERATOR = ("projects", "storage")
+"""Commands that open the database of the live server. (`backup` names its data folder.)"""
 STAGE = re.compile(r"attune jobs (pause|resume|cancel) JOB")
 
 
@@ -83,6 +90,8 @@ class Follower:
             "python": self.program,
             "json": check_json,
             "toml": check_toml,
+            "yaml": check_yaml,
+            "ini": lambda block: None,  # for systemd; test_names.py checks the settings
         }
         if block.language:
             kinds[block.language](block)
@@ -97,6 +106,7 @@ class Follower:
     def filled(self, line: str) -> str:
         """Return the command with values in place of the words in capitals."""
         job = self.staged(stage[1]) if (stage := STAGE.match(line)) else self.job.id
+        line = line.replace("/backups", str(self.user.folder / "backups")).replace("attune-data ", f"{self.user.data} ")
         values = {"JOB": job, "MODEL": str(self.job.fine_tuned_model), "FILE": self.job.training_file}
         return re.sub(r"(?<![\w$])(JOB|MODEL|FILE)\b", lambda word: values[word[0]], line)
 
@@ -121,6 +131,8 @@ class Follower:
                 sys.argv = arguments
             return
         env = {**self.user.env, "JOB": self.job.id}
+        if words[1:] and words[1] in OPERATOR:
+            env["ATTUNE_DATA_DIR"] = str(self.user.data)
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", line], env=env, capture_output=True, text=True, check=False, timeout=120
         )
@@ -167,6 +179,10 @@ def check_synopsis(block: Block) -> None:
 
 def check_toml(block: Block) -> None:
     tomllib.loads(block.text)
+
+
+def check_yaml(block: Block) -> None:
+    assert yaml.safe_load(block.text)
 
 
 def check_json(block: Block) -> None:
