@@ -42,14 +42,15 @@ file = client.files.create(file=("pairs.jsonl", rows), purpose="fine-tune")
 job = client.fine_tuning.jobs.create(
     model=model,
     training_file=file.id,
-    method={"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 3, "batch_size": 4, "beta": 0.1}}},
+    method={"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 4, "batch_size": 4}, "rpo_alpha": 1.0}},
+    extra_body={"training": {"learning_rate": 5e-4}},  # a high one, since there are few rows
 )
 job = wait(client, job)
 
 points = client.get(f"/fine_tuning/jobs/{job.id}/metrics", cast_to=dict[str, list[dict[str, float]]])["data"]
 print("step  margin of the rewards")
 for point in points:
-    print(f"{point['step']:>4}  {point['train_rewards_margin']:+.3f}")
+    print(f"{int(point['step']):>4}  {point['train_rewards_margin']:+.3f}")
 for name in (model, str(job.fine_tuned_model)):
     answer = client.chat.completions.create(
         model=name, messages=[{"role": "user", "content": "Do you sell bulbs?"}], max_tokens=40, temperature=0
