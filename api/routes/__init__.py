@@ -39,6 +39,7 @@ def include_all(app: FastAPI) -> None:
     for part in (*busiest, catalog, graders, permissions, previews, pipelines, keys, usage, workers):
         app.include_router(part.router, prefix="/v1", **shared)
     app.include_router(webhooks.router, prefix="/v1/webhook_endpoints", **shared)
+    app.include_router(webhooks.types, prefix="/v1", **shared)
     app.include_router(webhooks.router, prefix="/v1/webhooks", include_in_schema=False, **shared)
     for part in (sessions.router, sessions.authenticated, health.router, monitoring.router):
         app.include_router(part, **shared)

@@ -1,4 +1,4 @@
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from fastapi import APIRouter, Query
 from pydantic import Field, StringConstraints
@@ -10,6 +10,7 @@ from api.schemas.common import Deleted
 from api.schemas.webhooks import (
     DeliveryList,
     DeliveryObject,
+    EventTypeList,
     WebhookList,
     WebhookObject,
     WebhookTestObject,
@@ -19,6 +20,7 @@ from api.services import webhooks
 from api.spec.fields import NulFreeModel, StrictModel
 
 router = APIRouter(tags=["webhooks"], route_class=FairRoute)
+types = APIRouter(tags=["webhooks"], route_class=FairRoute)
 
 Limit = Annotated[int, Query(ge=1, le=100)]
 EventType = Literal[
@@ -124,3 +126,9 @@ def list_deliveries(webhook_id: str, context: Ctx, caller: Who, after: After = N
 def replay_delivery(webhook_id: str, delivery_id: str, context: Ctx, caller: Who) -> DeliveryObject:
     """Deliver an event again, under the same event id."""
     return DeliveryObject.of(webhooks.replay(context, caller, webhook_id, delivery_id))
+
+
+@types.get("/webhook_event_types")
+def list_event_types(caller: Who) -> EventTypeList:
+    """List the types of events that an endpoint can be notified of."""
+    return EventTypeList(data=list(get_args(EventType)))

@@ -34,6 +34,11 @@ class WebhookWithSecret(WebhookObject):
         return cls(**_webhook(webhook), signing_secret=webhook.secret)
 
 
+class EventTypeList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[str]
+
+
 def _webhook(webhook: Webhook) -> dict[str, object]:
     return {
         "id": webhook.id,

@@ -5,6 +5,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from openai import InvalidWebhookSignatureError, OpenAI
+from openai.types.webhooks.webhook_event_type_list import WebhookEventTypeList
 from sqlalchemy import update
 
 from api.context import Context
@@ -50,6 +51,12 @@ def end_a_job(context: Context, to: JobStatus = JobStatus.SUCCEEDED, project: st
 
 def log_of(client: TestClient, webhook_id: str) -> list[dict[str, object]]:
     return list(client.get(f"{PATH}/{webhook_id}/deliveries").json()["data"])
+
+
+def test_each_listed_type_of_event_can_be_subscribed_to(client: TestClient) -> None:
+    listed = WebhookEventTypeList.model_validate(client.get("/v1/webhook_event_types").json(), strict=True)
+    assert set(ALL) <= set(listed.data)
+    assert register(client, "https://example.com/hook", *listed.data).json()["event_types"] == listed.data
 
 
 @pytest.mark.parametrize("to", [JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED])
