@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi.middleware import Middleware
+from fastapi.middleware.cors import CORSMiddleware
 
 from api import dashboard
 from api.context import Context
@@ -63,6 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
         middleware=[
             Middleware(OriginForm),
             Middleware(AzureMount),
+            *_cross_origin(settings.origins),
             Middleware(RequestId),
             Middleware(Authenticate, context=context, is_page=dashboard.is_page),
             Middleware(LimitBody, limit=settings.max_body_bytes),
@@ -79,3 +81,17 @@ def create_app(settings: Settings) -> FastAPI:
     include_all(app)
     dashboard.install(app)
     return app
+
+
+def _cross_origin(origins: list[str]) -> list[Middleware]:
+    """Return the middleware that lets pages of these origins use the API. It answers their preflight requests, which
+    have no key, and allows no cookies."""
+    if not origins:
+        return []
+    exposed = ["content-disposition", "content-range", "idempotent-replayed", "retry-after", "x-request-id"]
+    methods = ["DELETE", "GET", "POST"]
+    return [
+        Middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=methods, allow_headers=["*"], expose_headers=exposed
+        )
+    ]

@@ -5,6 +5,7 @@ The entry point of each process builds `Settings` once and passes it down. No mo
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -83,6 +84,9 @@ class Settings(BaseSettings):
     max_connections: Annotated[int, Field(ge=16)] = 4096
     """Connections that one API process keeps open, if the limit on open files allows it. At the limit, connections
     that have not sent a request are closed."""
+    cors_origins: str = ""
+    """Origins whose pages may use the API from a browser, separated by commas, such as `https://app.example.com`. The
+    pages send an API key; the dashboard's sign-in does not work for them. Empty: none."""
     max_streams: Annotated[int, Field(ge=0)] = 1000
     """Event streams that one API process keeps open; at most three quarters of its connections."""
     max_project_streams: Annotated[int, Field(ge=0)] = 250
@@ -223,6 +227,14 @@ class Settings(BaseSettings):
             raise ValueError("give a folder, or a URL such as s3://bucket/prefix")
         return url
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: str) -> str:
+        for origin in _separated(origins):
+            if re.fullmatch(r"https?://[a-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?", origin) is None:
+                raise ValueError(f"'{origin}' is not an origin: give https://host or https://host:port, in lower case")
+        return origins
+
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, url: str) -> str:
@@ -258,7 +270,12 @@ class Settings(BaseSettings):
     @property
     def private_webhook_hosts(self) -> frozenset[str]:
         """The names and addresses in `webhook_private_hosts`."""
-        return frozenset(host.strip() for host in self.webhook_private_hosts.split(",") if host.strip())
+        return frozenset(_separated(self.webhook_private_hosts))
+
+    @property
+    def origins(self) -> list[str]:
+        """The origins in `cors_origins`."""
+        return _separated(self.cors_origins)
 
     @property
     def credentials_file(self) -> Path:
@@ -294,3 +311,7 @@ class Settings(BaseSettings):
 def load_settings(**options: Any) -> Settings:
     """Return the settings. Command-line options that are not None override the other sources."""
     return Settings(**{name: value for name, value in options.items() if value is not None})
+
+
+def _separated(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
