@@ -4,7 +4,7 @@ import { settingsOf } from "./curves.js";
 import { fill, h } from "./elements.js";
 import * as format from "./format.js";
 
-const HEIGHT = 168, GAP = 6, LINE = 14;
+const HEIGHT = 168, GAP = 6, LINE = 14, LONGEST = -8.88e-8;
 export const FONT = "12px system-ui, sans-serif";
 export const uPlot = await load();
 
@@ -93,18 +93,18 @@ export function chart({ title, unit = "", series, group, show = format.metric })
     };
   }
 
-  /** Room for the longest text at a line's end. */
+  /** Room for the longest text at a line's end, also for one that later values need. */
   function labelWidth() {
     const context = document.createElement("canvas").getContext("2d");
     context.font = FONT;
-    const texts = series.map((one, index) => endText(one, state.columns[index], series.length, show));
+    const texts = series.flatMap((one, index) => [state.columns[index], [LONGEST]].map((column) => endText(one, column, series.length, show)));
     return 2 * GAP + Math.ceil(Math.max(...texts.map((text) => context.measureText(text).width)));
   }
 
   function read(u) {
     const index = u.cursor.idx;
     const at = index === null || index === undefined ? null : u.data[0][index];
-    reading.replaceChildren(...(at === null ? [] : [`step ${format.count(at)}  `, ...series.map((one, number) => {
+    reading.replaceChildren(...(at === null ? [] : [`step ${format.exact(at)}  `, ...series.map((one, number) => {
       const value = state.columns[number][index];
       return value === null || value === undefined ? "" : `${series.length > 1 ? `${one.label} ` : ""}${show(value)}  `;
     })]));

@@ -62,7 +62,7 @@ export function verdict(job) {
   if (status === "validating_files") return h("p.verdict.muted", {}, "Reading and checking the rows of its files");
   if (!progress?.total_steps || FINAL.includes(status)) return null;
   const phase = status === "paused" ? "Paused" : PHASES[progress.phase] ?? format.sentence(progress.phase);
-  const parts = [phase, `step ${format.count(progress.step)} of ${format.count(progress.total_steps)}`, status === "running" && expected * 1000 > Date.now() && format.left(expected)];
+  const parts = [phase, `step ${format.exact(progress.step)} of ${format.exact(progress.total_steps)}`, status === "running" && expected * 1000 > Date.now() && format.left(expected)];
   return h("div.verdict", {}, h("p", {}, parts.filter(Boolean).join(" · ")),
     h("progress", { value: progress.step, max: progress.total_steps, "aria-label": "Training steps" }));
 }

@@ -15,7 +15,7 @@ export function checkpointList({ signal }, path) {
   const list = table({
     caption: "Checkpoints, newest first",
     columns: [
-      { title: "Step", cell: (row) => [format.count(row.step_number), row.id === best && h("span.good", {}, "  best")] },
+      { title: "Step", cell: (row) => [format.exact(row.step_number), row.id === best && h("span.good", {}, "  best")] },
       { title: "Model", cell: (row) => copyable(row.fine_tuned_model_checkpoint) },
       { title: "Validation loss", cell: (row) => format.metric(lossOf(row)), figures: true },
       { title: "Train loss", cell: (row) => format.metric(row.metrics.train_loss), figures: true, wide: true },

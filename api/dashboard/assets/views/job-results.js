@@ -53,7 +53,7 @@ export function settings({ method, technique, training, resources, export: expor
 }
 
 const summary = ({ learning_rate: rate, max_length: length, total_steps: steps }, { n_epochs: epochs, batch_size: batch }) => [
-  steps && `${format.count(steps)} steps`, epochs && `${epochs} ${epochs === 1 ? "epoch" : "epochs"}`, batch && `batch ${batch}`,
+  steps && `${format.exact(steps)} steps`, epochs && `${epochs} ${epochs === 1 ? "epoch" : "epochs"}`, batch && `batch ${batch}`,
   rate && `learning rate ${written(rate)}`, length && `length ${written(length)}`,
 ].filter(Boolean).join(" · ");
 

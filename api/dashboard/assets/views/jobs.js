@@ -94,7 +94,7 @@ function state(job) {
   const { progress, queue, error } = job;
   const running = job.status === "running" && progress?.total_steps;
   const position = queue?.position ? `Number ${queue.position} in the queue` : queue?.reason;
-  const note = running ? `Step ${format.count(progress.step)} of ${format.count(progress.total_steps)}` : error?.code ?? position;
+  const note = running ? `Step ${format.exact(progress.step)} of ${format.exact(progress.total_steps)}` : error?.code ?? position;
   return [status(job.status), note && h("span.sub", {}, note),
     running && h("progress", { value: progress.step, max: progress.total_steps, "aria-label": "Progress" })];
 }

@@ -80,7 +80,7 @@ function card(stage) {
   return h("article.stage", { dataset: { stage: name } },
     h("h2", {}, h("a", { href: `/jobs/${job}` }, name)), status(stage.status),
     h("p.muted.small", {}, `${format.term(method)}, ${format.term(technique)}`, needs.length > 0 && h("span.needs", {}, ` · after ${needs.join(", ")}`)),
-    running && h("p.small", {}, `Step ${format.count(progress.step)} of ${format.count(progress.total_steps)}`),
+    running && h("p.small", {}, `Step ${format.exact(progress.step)} of ${format.exact(progress.total_steps)}`),
     running && h("progress", { value: progress.step, max: progress.total_steps, "aria-label": `Progress of ${name}` }),
     error && h("p.small.bad", {}, error.message),
     model && h("p.small", {}, copyable(model)));
