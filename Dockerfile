@@ -14,7 +14,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
 # distribution runs.
 ENV LOCKED="--require-hashes --no-deps --only-binary=:all:"
 # The only writable folder. A new volume mounted here belongs to this user.
-RUN useradd --system --uid 10001 --user-group --home-dir /data attune \
+RUN groupadd --gid 10001 attune && useradd --system --uid 10001 --gid attune --home-dir /data attune \
     && install --directory --owner attune --group attune --mode 0700 /data
 
 # Attune's wheel, built with a build backend whose hashes are pinned.
