@@ -10,6 +10,7 @@
 #   make pairs    train every technique with every method, on tiny models
 #   make clients  every supported version of every client, unmodified
 #   make check-cuda  trace what only a GPU runs, with a torch that has CUDA (6 GB) and without a GPU
+#   make images-check  build every image of the Dockerfile by buildah, as root, and run a job through them
 #   make soak     hours of random faults, with checks of the invariants
 #   make bench    benchmarks of this machine's speed, and the same trainings by other libraries (hours; ARGS selects)
 #   make docs     generate docs/settings.md from api/settings.py
@@ -33,7 +34,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 RIGHT_PYTHON := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: help demo test run-tests quick lint fix coverage pairs clients check-cuda soak bench docs site relations clean install constraints lock
+.PHONY: help demo test run-tests quick lint fix coverage pairs clients check-cuda images-check soak bench docs site relations clean install constraints lock
 .DEFAULT_GOAL := help
 
 help:
@@ -86,6 +87,9 @@ check-cuda: $(INSTALLED)
 	$(CUDA)/bin/python -m pip --isolated install --quiet --disable-pip-version-check -c $(CUDA)/constraints.txt -e '.[worker,dev]' \
 	  "torch===$$(sed -n 's/^torch==//p' constraints.txt)"
 	$(CUDA)/bin/python -m pytest -m cuda tests/cuda $(ARGS)
+
+images-check: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.images --pip-args="$(PIP_ARGS)" $(ARGS)
 
 soak: $(INSTALLED)
 	$(BIN)/python -m pytest -m soak --timeout=0 -s $(ARGS)
