@@ -31,7 +31,7 @@ export async function show({ root, id, signal, setTitle, open }) {
     toast(`The endpoint answered with status ${code}.`, code < 300 ? "" : "bad");
   }
   async function edit() {
-    const fields = endpointFields(hook);
+    const fields = await endpointFields(hook);
     const changed = await ask({ title: `Edit ${hook.name}`, verb: "Save", fields: fields.list, path, body: fields.read });
     if (changed) { hook = changed; draw(); }
   }
@@ -56,7 +56,7 @@ function deliveries(path, signal) {
     caption: "Deliveries, newest first",
     columns: [
       { title: "Event", cell: (delivery) => [shortEvent(delivery.event_type), h("span.sub", {}, copyable(delivery.event_id))] },
-      { title: "Job", cell: (delivery) => h("a", { href: `/jobs/${delivery.data.id}` }, h("code", {}, delivery.data.id)), wide: true },
+      { title: "Of", cell: ({ data: { id } }) => (id.startsWith("ftjob-") ? h("a", { href: `/jobs/${id}` }, h("code", {}, id)) : copyable(id)), wide: true },
       { title: "Status", cell: (delivery) => [status(delivery.status, STATUSES[delivery.status]), delivery.last_error && h("span.sub", {}, delivery.last_error)] },
       { title: "Attempts", cell: (delivery) => delivery.attempts, figures: true, wide: true },
       { title: "Answer", cell: (delivery) => delivery.last_status ?? h("span.muted", {}, "–"), figures: true, wide: true },
@@ -68,7 +68,7 @@ function deliveries(path, signal) {
   async function refresh() {
     const { data } = await api.get(`${path}/deliveries`, { limit: 100 }, signal);
     list.update(data);
-    const shown = data.length ? list.element : empty("Nothing was sent yet. The next job that ends is delivered here; “Send a test” sends a sample event now.");
+    const shown = data.length ? list.element : empty("Nothing was sent yet. The next end of a job or a batch is delivered here; “Send a test” sends a sample event now.");
     if (body.firstChild !== shown) fill(body, shown);
   }
   return { element: section("Deliveries", null, body), refresh };

@@ -7,8 +7,9 @@ import { ask, showSecret } from "../dialogs.js";
 import { table } from "../table.js";
 
 export const PATH = "/v1/webhook_endpoints";
-export const EVENTS = ["fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled"];
-export const shortEvent = (type) => type.split(".").at(-1);
+const JOBS = "fine_tuning.job.";
+/** `fine_tuning.job.failed` as `job failed`, `batch.completed` as `batch completed`. */
+export const shortEvent = (type) => type.replace("fine_tuning.", "").replace(".", " ");
 export const SECRET_ADVICE = "Copy the signing secret now. It verifies deliveries: OpenAI(webhook_secret=…).webhooks.unwrap(…). It is not shown again.";
 
 /** @param {import("../app.js").Page} page */
@@ -26,7 +27,7 @@ export async function show({ root, signal, open }) {
   const body = h("div");
 
   async function create() {
-    const fields = endpointFields();
+    const fields = await endpointFields();
     const hook = await ask({ title: "New webhook", verb: "Create webhook", fields: fields.list, path: PATH, body: fields.read, cli: () => command(fields.read()) });
     if (!hook) return;
     await showSecret("Signing secret", hook.signing_secret, SECRET_ADVICE);
@@ -38,27 +39,29 @@ export async function show({ root, signal, open }) {
   await api.poll(15, signal, async () => {
     const { data } = await api.get(PATH, { limit: 100 }, signal);
     list.update(data);
-    if (!data.length && !body.querySelector(".empty")) fill(body, empty("No webhook yet. An endpoint gets a signed POST when a job succeeds, fails or is cancelled.", add()));
+    if (!data.length && !body.querySelector(".empty")) fill(body, empty("No webhook yet. An endpoint gets a signed POST when a job or a batch ends.", add()));
     if (data.length && body.firstChild !== list.element) fill(body, list.element);
   });
 }
 
-const command = ({ name, url, event_types: types }) =>
-  `attune webhooks create ${quoted(url)} --name ${quoted(name)} ${types.map((type) => `--event ${shortEvent(type)}`).join(" ")}`;
+/** The same as a command, which knows the ends of jobs only. */
+const command = ({ name, url, event_types: types }) => (types.every((type) => type.startsWith(JOBS))
+  ? `attune webhooks create ${quoted(url)} --name ${quoted(name)} ${types.map((type) => `--event ${type.slice(JOBS.length)}`).join(" ")}`
+  : null);
 
 /** The fields of an endpoint for a form, with its present values. */
-export function endpointFields({ name = "", url = "", event_types: types = EVENTS } = {}) {
+export async function endpointFields({ name = "", url = "", event_types: types } = {}) {
+  const { data: all } = await api.get("/v1/webhook_event_types");
   const called = h("input", { type: "text", autocomplete: "off", value: name, placeholder: "such as alerts" });
   const address = h("input", { type: "text", inputmode: "url", autocomplete: "off", value: url, placeholder: "https://example.com/hooks/attune" });
-  const boxes = EVENTS.map((type) => {
+  const boxes = all.map((type) => {
     const box = h("input", { type: "checkbox", value: type });
-    box.checked = types.includes(type);
+    box.checked = types?.includes(type) ?? type.startsWith(JOBS);
     return box;
   });
-  const others = types.filter((type) => !EVENTS.includes(type)); // those of batches
-  const events = h("div.options", { role: "group", "aria-label": "Events" }, boxes.map((box) => h("label.option", {}, box, h("span", {}, `A job has ${shortEvent(box.value)}`))));
+  const events = h("div.options", { role: "group", "aria-label": "Events" }, boxes.map((box) => h("label.option", {}, box, h("span", {}, shortEvent(box.value)))));
   return {
     list: [["name", "Name", called], ["url", "Address", address, "Public, with https. Redirects are not followed."], ["event_types", "Events", events]],
-    read: () => ({ name: called.value.trim(), url: address.value.trim(), event_types: [...boxes.filter(({ checked }) => checked).map(({ value }) => value), ...others] }),
+    read: () => ({ name: called.value.trim(), url: address.value.trim(), event_types: boxes.filter(({ checked }) => checked).map(({ value }) => value) }),
   };
 }
