@@ -6,7 +6,7 @@ continues when it is back.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from types import TracebackType
 from typing import Protocol, Self
@@ -187,7 +187,8 @@ class BarView:
             expand=True,
         )
         self._task = self._bar.add_task("", total=None, metrics="")
-        self._clock = StepClock()
+        self._metrics = ""
+        """The last step's metrics in words."""
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -202,35 +203,20 @@ class BarView:
             print_line(format_event(event))
             return
         step, total = data["step"], data["total_steps"]
-        metrics = "  ".join(_format_metrics(data, self._clock.seconds_left(step, total)))
-        self._bar.update(self._task, completed=step, total=total, metrics=clean(metrics))
+        self._metrics = clean("  ".join(_format_metrics(data)))
+        self._bar.update(self._task, completed=step, total=total, metrics=self._metrics)
 
     def show_status(self, job: Document) -> None:
         description = describe_phase(job) or wait_reason(job) or job["status"]
-        self._bar.update(self._task, description=clean(description))
-        if (job.get("progress") or {}).get("phase") in AFTER_TRAINING:
-            self._bar.update(self._task, metrics=time_left(job) or "")
+        left, after = time_left(job), (job.get("progress") or {}).get("phase") in AFTER_TRAINING
+        metrics = "  ".join(text for text in ("" if after else self._metrics, f"{left} left" if left else "") if text)
+        self._bar.update(self._task, description=clean(description), metrics=metrics)
 
     def show_end(self, job: Document) -> None:
         _print_end(job)
 
 
-class StepClock:
-    """Estimates the time left from the steps since watching began; earlier steps may have run at another speed."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._first: tuple[int, float] | None = None
-
-    def seconds_left(self, step: int, total: int) -> float | None:
-        now = self._clock()
-        if self._first is None or step < self._first[0]:
-            self._first = (step, now)
-        steps, seconds = step - self._first[0], now - self._first[1]
-        return seconds / steps * (total - step) if steps > 0 and seconds > 1 else None
-
-
-def _format_metrics(data: Document, seconds_left: float | None) -> Iterator[str]:
+def _format_metrics(data: Document) -> Iterator[str]:
     yield f"{data['step']}/{data['total_steps']}"
     if data.get("train_loss") is not None:
         yield f"loss {data['train_loss']:.3f}"
@@ -238,8 +224,6 @@ def _format_metrics(data: Document, seconds_left: float | None) -> Iterator[str]
         yield f"valid {data['valid_loss']:.3f}"
     if data.get("tokens_per_second") is not None:
         yield f"{data['tokens_per_second']:,.0f} tokens/s"
-    if seconds_left is not None:
-        yield f"{int(seconds_left // 60)}:{int(seconds_left % 60):02d} left"
 
 
 def _print_end(job: Document) -> None:
