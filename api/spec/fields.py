@@ -4,7 +4,17 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Discriminator, Tag, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    GetCoreSchemaHandler,
+    Tag,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
 
 T = TypeVar("T")
 
@@ -14,13 +24,51 @@ JsonObject = dict[str, Any]
 """A parsed JSON object with any keys and values."""
 
 
+def _number(value: object) -> object:
+    if isinstance(value, bool | str | bytes):
+        raise ValueError(f"Input should be a number, not {'a boolean' if isinstance(value, bool) else 'a text'}")
+    return value
+
+
+def _boolean(value: object) -> object:
+    if not isinstance(value, bool):
+        raise ValueError("Input should be true or false")
+    return value
+
+
+_CHECKS = {"int": _number, "float": _number, "bool": _boolean}
+
+
+def _with_strict_numbers(schema: Any) -> Any:
+    """Return the schema of a model with a check before each number and boolean."""
+    if isinstance(schema, list | tuple):
+        return type(schema)(_with_strict_numbers(part) for part in schema)
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("type") == "function-before" and schema["function"]["function"] in _CHECKS.values():
+        return schema
+    kept = {"metadata", "serialization", "function"}
+    inner = {key: value if key in kept else _with_strict_numbers(value) for key, value in schema.items()}
+    kind = schema.get("type")
+    check = _CHECKS.get(kind) if isinstance(kind, str) else None
+    return inner if check is None else core_schema.no_info_before_validator_function(check, inner)  # type: ignore[arg-type]
+
+
 class StrictModel(BaseModel):
     """Rejects unknown fields, so that a misspelled option is an error at once and not ignored.
+
+    Also rejects booleans and texts as numbers, and numbers and texts as booleans. 3.0 is an integer: JSON does not
+    distinguish it from 3.
 
     The text below a field is its description in JSON Schemas.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema: CoreSchema = _with_strict_numbers(handler(source))
+        return schema
 
 
 class NulFreeModel(StrictModel):
