@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[2]
 MODEL = "smollm2-135m-instruct"
 ROWS = 12
 """Rows of the shortened examples/rows.jsonl."""
+LETTERS = 24
+"""Letters of each message in it. The tokens of the tiny models are letters."""
 CONTEXT = 1024
 TEMPLATE = (
     "{% if tools %}<turn>tools\n{{ tools | tojson }}</turn>\n{% endif %}{% for message in messages %}"
@@ -78,7 +80,7 @@ def user(live_server: AttuneUp, tmp_path_factory: pytest.TempPathFactory) -> Ite
         for name, base in converted(tmp_path_factory.mktemp("bases")).items():
             base_models.register(context, name, base)
     shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
-    rows = (folder / "examples" / "rows.jsonl").read_text().splitlines(keepends=True)[:ROWS]
+    rows = [shortened(line) for line in (folder / "examples" / "rows.jsonl").read_text().splitlines()[:ROWS]]
     for path in (folder / "examples" / "rows.jsonl", folder / "rows.jsonl"):
         path.write_text("".join(rows))
     pair = {"prompt": "Is the shop open?", "chosen": "Yes, until six.", "rejected": "I do not know."}
@@ -90,6 +92,12 @@ def user(live_server: AttuneUp, tmp_path_factory: pytest.TempPathFactory) -> Ite
     user = User(folder, **credentials, data=live_server.data)
     yield user
     user.cancel_all()
+
+
+def shortened(line: str) -> str:
+    """Return the row of chat with the beginnings of its messages."""
+    messages = [{**message, "content": message["content"][:LETTERS]} for message in json.loads(line)["messages"]]
+    return json.dumps({"messages": messages}) + "\n"
 
 
 def converted(folder: Path) -> dict[str, Path]:
