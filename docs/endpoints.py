@@ -92,7 +92,9 @@ def _limits(schema: Schema) -> Iterator[str]:
     for part in (schema, *schema.get("anyOf", ())):
         for keyword, words in LIMITS.items():
             if keyword in part and part[keyword] not in (None, {}, []):
-                yield words.format(f"`{json.dumps(part[keyword], ensure_ascii=False)}`")
+                value = part[keyword]
+                value = int(value) if isinstance(value, float) and value.is_integer() else value
+                yield words.format(f"`{json.dumps(value, ensure_ascii=False)}`")
 
 
 def _type(schema: Schema) -> str:
