@@ -14,10 +14,12 @@ const HEIGHT = 168;
  * @param {AbortSignal} options.signal
  */
 export function histogram({ title, lengths: { width, rows }, limit = null, signal }) {
+  const range = (index) => (width === 1 ? plural(index, "token") : `${count(index * width)} to ${count((index + 1) * width - 1)} tokens`);
+  const filled = rows.findIndex((number) => number > 0);
+  if (rows.every((number, index) => index === filled || !number)) return h("p", {}, `All rows have ${range(filled)}.`);
   const reading = h("output.reading");
   const plot = h("div.plot", { role: "img", "aria-label": `${title}: ${summary(width, rows)}` });
   const element = h("figure.chart", {}, h("figcaption", {}, h("span", {}, title, h("span.muted", {}, " tokens")), reading), plot);
-  const range = (index) => (width === 1 ? `${count(index)} tokens` : `${count(index * width)} to ${count((index + 1) * width - 1)} tokens`);
   let drawn = null;
 
   function draw() {
@@ -26,7 +28,7 @@ export function histogram({ title, lengths: { width, rows }, limit = null, signa
     if (!plot.clientWidth) return;
     const [grey, line, accent] = ["--grey", "--line", "--accent"].map((name) => color(plot, name));
     const axis = { stroke: grey, font: FONT, grid: { stroke: line, width: 1 }, ticks: { show: false } };
-    const first = Math.max(0, rows.findIndex((number) => number > 0) - 1);
+    const first = Math.max(0, filled - 1);
     drawn = new uPlot({
       width: plot.clientWidth, height: HEIGHT, padding: [10, 12, 0, 0], legend: { show: false },
       scales: { x: { time: false, range: [first * width, rows.length * width] }, y: { range: (_, low, high) => [0, Math.max(1, high * 1.1)] } },

@@ -5,8 +5,15 @@ import { count, plural } from "./format.js";
 
 const ROLES = { text: "", prompt: "Prompt", chosen: "Preferred answer", rejected: "Rejected answer" };
 
-/** What the tint means. */
-export const legend = () => h("p.muted.small.legend", {}, h("mark.loss", {}, "tinted"), " text carries loss: the model learns to write it. It only reads the rest.");
+/** What the model does with the rows, and what the tint means. */
+export function legend(rows) {
+  const sequences = rows.flatMap((row) => row.sequences);
+  if (sequences.some((sequence) => sequence.supervised_tokens)) {
+    return h("p.muted.small.legend", {}, h("mark.loss", {}, "tinted"), " text carries loss: the model learns to write it. It only reads the rest.");
+  }
+  const prompts = sequences.some(({ role }) => role === "prompt");
+  return h("p.muted.small.legend", {}, prompts ? "The model writes the answers to these prompts itself, and learns from their rewards." : "The model reads all of the text, and learns what belongs to it.");
+}
 
 /** @param {any[]} rows of a preview */
 export function renderedRows(rows) {

@@ -11,6 +11,7 @@ import { sentence } from "./format.js";
  * @property {string} path as in the API's errors, such as `training.max_length`
  * @property {HTMLElement} element
  * @property {HTMLElement} control
+ * @property {boolean} [required]
  * @property {() => any} read the value to send; undefined if the field is empty. Raise SyntaxError for broken JSON
  * @property {(value: any) => void} write
  * @property {(text: string|null) => void} hint what "auto" is resolved to
@@ -36,7 +37,7 @@ export function formOf(schema, definitions, path) {
       elements.push(...inner.elements);
       continue;
     }
-    const made = field(name, own, at, schema.required?.includes(name));
+    const made = field(name, own, definitions, at, schema.required?.includes(name));
     fields.push(made);
     elements.push(made.element);
   }
@@ -81,17 +82,17 @@ function resolved(schema, definitions) {
 
 let number = 0;
 
-function field(name, schema, path, required) {
+function field(name, schema, definitions, path, required) {
   const id = `field-${number += 1}`;
   const fallback = schema.auto ? "auto" : schema.default === null || schema.default === undefined ? "" : String(schema.default);
-  const { control, read, write, hint } = controlOf(schema, fallback);
+  const { control, read, write, hint } = controlOf(schema, definitions, fallback);
   const problem = h("p.problem", { id: `${id}-problem`, role: "alert" });
   control.id = id;
   control.setAttribute("aria-describedby", `${id}-help ${id}-problem`);
   const element = h("div.field", {},
     h("label", { for: id }, sentence(name), required && h("span.muted", {}, " required")), control, problem,
     h("p.help", { id: `${id}-help` }, help(schema)));
-  return { path, element, control, read, write, hint, complain: complainer(control, problem) };
+  return { path, element, control, required, read, write, hint, complain: complainer(control, problem) };
 }
 
 export function complainer(control, problem) {
@@ -101,12 +102,12 @@ export function complainer(control, problem) {
   };
 }
 
-function controlOf(schema, fallback) {
+function controlOf(schema, definitions, fallback) {
   if (schema.enum || schema.type === "boolean") return choice(schema.enum ?? ["true", "false"], fallback, schema.type === "boolean");
   if (schema.type === "integer" || schema.type === "number") return text(fallback, asNumber, { inputmode: "decimal" });
   if (schema.type === "string") return text(fallback, (value) => value);
   if (schema.mixed && schema.default !== undefined && typeof schema.default === "string") return text(fallback, (value) => (/^[[{]/.test(value) ? JSON.parse(value) : value));
-  return json(schema);
+  return json(schema, definitions);
 }
 
 /** A text that is no number is sent as it is: the API's error says what is wrong with it. */
@@ -135,8 +136,8 @@ function choice(values, fallback, isBoolean) {
 }
 
 /** An object or a list that has no fields of its own here. */
-function json(schema) {
-  const control = h("textarea.code", { rows: 3, spellcheck: "false", placeholder: example(schema) });
+function json(schema, definitions) {
+  const control = h("textarea.code", { rows: 3, spellcheck: "false", placeholder: JSON.stringify(example(schema, definitions)) });
   return {
     control,
     read: () => (control.value.trim() ? JSON.parse(control.value) : undefined),
@@ -145,9 +146,18 @@ function json(schema) {
   };
 }
 
-function example(schema) {
-  if (schema.properties) return JSON.stringify(Object.fromEntries(Object.entries(schema.properties).map(([name, one]) => [name, one.default ?? null])));
-  return schema.type === "array" ? "[ … ] in JSON" : "{ … } in JSON";
+/** A value of the schema: of an object its required fields, of alternatives the first. */
+function example(schema, definitions) {
+  const own = resolved(schema, definitions);
+  const [first] = own.oneOf ?? own.anyOf ?? [];
+  if (first) return example(first, definitions);
+  if (own.properties) {
+    const shown = Object.entries(own.properties).filter(([name, one]) => one.const !== undefined || own.required?.includes(name));
+    return Object.fromEntries(shown.map(([name, one]) => [name, example(one, definitions)]));
+  }
+  if (own.type === "array") return [example(own.items ?? {}, definitions)];
+  if (own.type === "object") return { "…": example(own.additionalProperties ?? {}, definitions) };
+  return own.const ?? own.enum?.[0] ?? own.minimum ?? "…";
 }
 
 /** The description, and the bounds that the API holds a value to. */

@@ -89,6 +89,7 @@ function modelsEye(element, { file, report, catalog, query, signal, setQuery }) 
       settle(numbers, current, async () => counts(await post("/v1/fine_tuning/estimates", body, current), signal)),
       settle(rows, current, async () => firstRows(await post("/v1/fine_tuning/previews", { ...body, rows: ROWS }, current))),
     ]);
+    if (rows.textContent === numbers.textContent) fill(rows); // one error is enough
   }
 
   for (const control of [model, method, length]) control.addEventListener("change", refresh);
@@ -105,7 +106,8 @@ async function settle(element, signal, load) {
     const content = await load();
     if (!signal.aborted) fill(element, await content);
   } catch (error) {
-    if (!signal.aborted) fill(element, h("p.notice", { dataset: { tone: "bad" } }, error.message));
+    const advice = error.status === 403 ? ". Previews and estimates are computed on the server, which needs a key of scope write." : "";
+    if (!signal.aborted) fill(element, h("p.notice", { dataset: { tone: "bad" } }, error.message, advice));
   } finally {
     if (!signal.aborted) element.removeAttribute("aria-busy");
   }
@@ -128,7 +130,7 @@ async function counts(estimate, signal) {
 }
 
 const firstRows = (preview) => [
-  h("header.group", {}, h("h2", {}, "First rows"), legend()),
+  h("header.group", {}, h("h2", {}, "First rows"), legend(preview.rows)),
   preview.findings.map(({ message }) => h("p.notice", {}, message)),
   renderedRows(preview.rows),
 ];

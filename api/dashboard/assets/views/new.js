@@ -98,7 +98,7 @@ async function besides(aside, body, form, signal) {
       if (!signal.aborted) fill(aside, cost, rows);
     }),
     send("/v1/fine_tuning/previews", { rows: PREVIEWED_ROWS }).then((preview) => {
-      fill(rows, section("First rows", null, legend(), renderedRows(preview.rows)));
+      fill(rows, section("First rows", null, legend(preview.rows), renderedRows(preview.rows)));
     }),
   ]);
   if (signal.aborted) return;
