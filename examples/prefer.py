@@ -42,8 +42,10 @@ file = client.files.create(file=("pairs.jsonl", rows), purpose="fine-tune")
 job = client.fine_tuning.jobs.create(
     model=model,
     training_file=file.id,
-    method={"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 4, "batch_size": 4}, "rpo_alpha": 1.0}},
-    extra_body={"training": {"learning_rate": 5e-4}},  # a high one, since there are few rows
+    extra_body={
+        "method": {"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 4, "batch_size": 4}, "rpo_alpha": 1.0}},
+        "training": {"learning_rate": 5e-4},  # a high one, since there are few rows
+    },
 )
 job = wait(client, job)
 

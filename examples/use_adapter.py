@@ -6,12 +6,13 @@ python examples/use_adapter.py base adapter "What does math.gcd do?"
 """
 
 import sys
+from typing import Any
 
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 base, adapter, question = sys.argv[1:]
-tokenizer = AutoTokenizer.from_pretrained(adapter)
+tokenizer: Any = AutoTokenizer.from_pretrained(adapter)
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).eval()
 
 inputs = tokenizer.apply_chat_template(

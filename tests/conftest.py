@@ -261,7 +261,7 @@ def live_server(tiny_base: Path) -> Iterator[AttuneUp]:
             yield server
 
 
-class Scheduling(LoadFileScheduling):
+class Scheduling(LoadFileScheduling):  # type: ignore[misc]
     """Gives whole files to the test processes, and all files that use the live server to the same process: its start
     takes 20 s of processor time."""
 

@@ -71,8 +71,8 @@ def scan(source: Path, limits: ReadLimits) -> Report:
     report.format, findings = scanner.best()
     report.findings, report.finding_counts = findings.listed, dict(findings.counts)
     if report.container is not None and not exhausted:
-        rows = open_texts(source, report.container, limits)
-        report.excerpts = read_excerpts(_reporting(rows, progress), report.findings)
+        texts = open_texts(source, report.container, limits)
+        report.excerpts = read_excerpts(_reporting(texts, progress), report.findings)
     return report
 
 

@@ -3,9 +3,10 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, BinaryIO, Self
+from typing import IO, Any, Self
 from urllib.parse import quote
 
 import httpx
@@ -130,7 +131,7 @@ def segment(identifier: str) -> str:
     return quote(identifier, safe="")
 
 
-def open_input(path: Path) -> BinaryIO:
+def open_input(path: Path) -> BufferedReader:
     try:
         return path.open("rb")
     except OSError as error:

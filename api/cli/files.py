@@ -196,7 +196,7 @@ def upload_once(client: Client, path: Path) -> Document:
     """Return the project's file with the same content, or upload the file if there is none."""
     with open_input(path) as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    same = client.get("/files", sha256=sha256, limit=REUSABLE_FILES)["data"]
+    same: list[Document] = client.get("/files", sha256=sha256, limit=REUSABLE_FILES)["data"]
     if (found := next((file for file in same if _is_reusable(file)), None)) is not None:
         print_note(f"{path} is already on the server as {found['id']}")
         return found

@@ -1,5 +1,6 @@
 """`attune jobs`: the commands that create, list, follow and control jobs, and those of other modules."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -248,7 +249,7 @@ def log(job_id: JobId, *, base_url: BaseUrl = None, api_key: ApiKey = None, data
             print_raw(clean(line))
 
 
-EXAMPLES = {
+EXAMPLES: dict[Callable[..., None], str] = {
     metrics: "attune jobs metrics ftjob-abc123 --max-points 50",
     checkpoints: "attune jobs checkpoints ftjob-abc123",
     compare: "attune jobs compare ftjob-abc123 ftjob-def456",

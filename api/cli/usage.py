@@ -13,7 +13,11 @@ from api.cli.errors import Command
 
 usage_app = typer.Typer(add_completion=False)
 
-Dimension = StrEnum("Dimension", [(name.upper(), name) for name in ("day", "key", "model")])  # type: ignore[misc]
+
+class Dimension(StrEnum):
+    DAY = "day"
+    KEY = "key"
+    MODEL = "model"
 
 
 @usage_app.command(cls=Command, epilog="Example: attune usage --by model --since 2026-11-01")

@@ -20,7 +20,14 @@ webhooks_app = typer.Typer(
 )
 
 EVENT_PREFIX = "fine_tuning.job."
-Event = StrEnum("Event", [(name.upper(), name) for name in ("succeeded", "failed", "cancelled")])  # type: ignore[misc]
+
+
+class Event(StrEnum):
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
 WebhookId = Annotated[str, typer.Argument(metavar="WEBHOOK_ID", help="An id from `attune webhooks list`.")]
 
 

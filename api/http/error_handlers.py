@@ -119,8 +119,10 @@ def as_invalid_request(
     others = dict.fromkeys(_param(error, body) for error in errors[1:])
     also = [other for other in others if other and not f"{param}.".startswith(f"{other}.")]
     named = ", ".join(also[:MAX_OTHER_FIELDS]) + (", …" if len(also) > MAX_OTHER_FIELDS else "")
-    unknown = first["type"] == "extra_forbidden" and model is not None
-    problem = unknown_field(model, param, body) if unknown else _problem(first)
+    if first["type"] == "extra_forbidden" and model is not None:
+        problem = unknown_field(model, param, body)
+    else:
+        problem = _problem(first)
     message = problem + (f" (also wrong: {named})" if also else "")
     return InvalidRequest(f"{param}: {message}" if param else message, param=param or None, code="invalid_value")
 

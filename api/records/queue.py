@@ -292,6 +292,7 @@ def leases(session: Session) -> list[Lease]:
     return [
         Lease(job_id, project, _stage_of(status), owner, since, bool(expired), finish, gpus)
         for job_id, project, status, owner, since, expired, finish, gpus in rows
+        if owner is not None
     ]
 
 

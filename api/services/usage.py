@@ -58,7 +58,7 @@ def summed(
         )
     lines: dict[tuple[object, ...], UsageLine] = {}
     for row in rows:
-        times = (row["day"], row["day"] + DAY_S) if "day" in group_by else (start, end)
+        times: tuple[int, int] = (row["day"], row["day"] + DAY_S) if "day" in group_by else (start, end)
         key_id, model = row.get("key_id") or None, row.get("model") or None
         line = UsageLine(*times, key_id, names.get(key_id or ""), model)
         _add(lines.setdefault((*times, key_id, model), line), row)

@@ -93,7 +93,8 @@ def _board(context: Context, needed: Sequence[Job]) -> "Board":
         with context.database.read() as session:
             return Board(waiting.read(session))
 
-    return context.queue_board.get(read, lambda board: all(board.knows(job) for job in needed))
+    board: Board = context.queue_board.get(read, lambda latest: all(latest.knows(job) for job in needed))
+    return board
 
 
 class Board:

@@ -51,7 +51,7 @@ def _with_strict_numbers(schema: Any) -> Any:
     inner = {key: value if key in kept else _with_strict_numbers(value) for key, value in schema.items()}
     kind = schema.get("type")
     check = _CHECKS.get(kind) if isinstance(kind, str) else None
-    return inner if check is None else core_schema.no_info_before_validator_function(check, inner)  # type: ignore[arg-type]
+    return inner if check is None else core_schema.no_info_before_validator_function(check, inner)
 
 
 class StrictModel(BaseModel):

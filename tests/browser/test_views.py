@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -78,7 +79,8 @@ def test_a_broken_file_is_understood_and_its_mended_copy_becomes_a_job(page: Pag
     page.get_by_role("button", name="Create job").click()
     page.wait_for_url("**/jobs/ftjob-*")
     job = client.fine_tuning.jobs.retrieve(page.url.rpartition("/")[2])
-    assert (job.user_provided_suffix, job.to_dict()["training"]["max_steps"]) == ("mended", 2)
+    created: Any = job.to_dict()
+    assert (created["user_provided_suffix"], created["training"]["max_steps"]) == ("mended", 2)
     page.goto(f"/new?from={job.id}")
     expect(page.get_by_label("Suffix")).to_have_value("mended")
     client.fine_tuning.jobs.cancel(job.id)

@@ -164,7 +164,7 @@ class Follower:
 def finished_job(user: User) -> Any:
     """Return a job that has succeeded, one for all pages."""
     for job in user.client.fine_tuning.jobs.list(limit=100):
-        if job.status == "succeeded" and job.model == MODEL and job.user_provided_suffix == "docs":
+        if job.status == "succeeded" and job.model == MODEL and job.to_dict()["user_provided_suffix"] == "docs":
             return job
     body = {"export": {"merged": True}, "training": {"validation_split": 0.2}}
     options: Any = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1, "batch_size": 8}}}
@@ -235,7 +235,7 @@ def test_every_example_is_run_by_a_page_or_here() -> None:
 
 
 def test_the_quickstart_in_bash(user: User) -> None:
-    command = ["bash", ROOT / "examples" / "quickstart.sh", user.folder / "rows.jsonl", MODEL]
+    command: list[str | Path] = ["bash", ROOT / "examples" / "quickstart.sh", user.folder / "rows.jsonl", MODEL]
     done = subprocess.run(command, cwd=user.folder, env=user.env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "adapter_model.safetensors" in done.stdout

@@ -20,7 +20,7 @@ MAX_CHARS = 20_000
 MAX_SLOW_CHARS = 4_000
 """The same for functions whose time grows with the cube of the length."""
 
-_COMPARISONS = {
+_COMPARISONS: dict[str, dict[Callable[..., Any], int]] = {
     "rapidfuzz.fuzz": {
         fuzz.ratio: MAX_CHARS,
         fuzz.QRatio: MAX_CHARS,

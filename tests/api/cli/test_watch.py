@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.cli import watch
+from api.cli import console, watch
 from api.cli.errors import ExitCode
 from tests.api.cli.conftest import MODEL, FakeServer, attune, job, message, metrics
 from tests.api.cli.terminal import run_on_terminal
@@ -112,7 +112,7 @@ def test_wait_gives_up_after_its_time_out(server: FakeServer) -> None:
 
 def test_a_terminal_shows_a_bar_with_the_phase(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "POLL_S", 0.2)  # the bar is drawn ten times a second
-    monkeypatch.setattr(watch.out, "is_interactive", True)  # decided at import, when there was no terminal
+    monkeypatch.setattr(console.out, "is_interactive", True)  # decided at import, when there was no terminal
     monkeypatch.setenv("TERM", "xterm")
     finish = {"earliest": time.time() + 70, "latest": None}
     server.scenes = [

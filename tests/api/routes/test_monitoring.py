@@ -56,7 +56,7 @@ def test_without_a_token_of_the_operator_there_are_no_metrics(client: TestClient
 
 @pytest.mark.parametrize("authorization", ["", "Bearer ", "Bearer wrong", f"Basic {TOKEN}", "Bearer tökén"])
 def test_another_token_is_refused(scraper: TestClient, authorization: str) -> None:
-    answer = scraper.get("/metrics", headers={"authorization": authorization.encode()})
+    answer = scraper.get("/metrics", headers={b"authorization": authorization.encode()})
     assert answer.status_code == 401
     error_of(answer)
 

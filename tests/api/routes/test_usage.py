@@ -39,7 +39,7 @@ def entered(served: Context) -> None:
 
 
 def lines(client: TestClient, *group_by: str, **query: object) -> list[dict[str, Any]]:
-    whole = {"start_time": DAY, "end_time": DAY + 2 * DAY_S, "group_by": list(group_by)} | query
+    whole: dict[str, Any] = {"start_time": DAY, "end_time": DAY + 2 * DAY_S, "group_by": list(group_by)} | query
     answer = client.get("/v1/usage", params=whole)
     assert answer.status_code == 200, answer.text
     return list(answer.json()["data"])

@@ -64,16 +64,16 @@ def test_a_process_with_another_storage_ends_with_one_line(context: Context, tmp
 
 def test_a_wrong_password_and_a_silent_address_of_the_broker_are_told_apart(valkey_url: str) -> None:
     host = valkey_url.rpartition("@")[2]
-    wrong = Settings(broker_url=f"redis://:wrong@{host}")  # type: ignore[arg-type]
+    wrong = Settings(broker_url=f"redis://:wrong@{host}")
     with pytest.raises(CommandError, match=r"refuses the connection \(.*\): correct ATTUNE_BROKER_URL") as refused:
         deployment.require_connection(wrong, wait_s=60)
     assert refused.value.code is ExitCode.REFUSED
     assert "wrong" not in refused.value.message.replace("wrong password", "")
-    nobody = Settings(broker_url="redis://:x@127.0.0.1:1/0")  # type: ignore[arg-type]
+    nobody = Settings(broker_url="redis://:x@127.0.0.1:1/0")
     with pytest.raises(CommandError, match=r"127\.0\.0\.1:1/0 cannot be reached") as unreachable:
         deployment.require_connection(nobody, wait_s=0)
     assert unreachable.value.code is ExitCode.UNAVAILABLE
-    deployment.require_connection(Settings(broker_url=valkey_url), wait_s=0)  # type: ignore[arg-type]
+    deployment.require_connection(Settings(broker_url=valkey_url), wait_s=0)
 
 
 def test_a_backup_takes_the_marker_along(context: Context) -> None:

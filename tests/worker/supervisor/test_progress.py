@@ -105,7 +105,7 @@ def test_a_step_tells_of_its_reward_where_it_has_one(context: Context, metrics: 
 
 def test_quiet_phases_have_an_event_and_progress_names_them(context: Context) -> None:
     attempt = attempt_of(context)
-    progress = Progress(attempt, predicted={"seconds": 40.0, "training_s": 30.0})  # type: ignore[typeddict-item]
+    progress = Progress(attempt, predicted={"seconds": 40.0, "training_s": 30.0})  # type: ignore[arg-type]
     progress.add(PhaseReport(phase="loading"))
     progress.flush(force=True)
     job = the_job(context.database, attempt.job.id)
@@ -137,7 +137,7 @@ def test_the_time_left_includes_the_phases_after_the_last_step() -> None:
     now = [0.0]
     remaining = Remaining(None, done=0.0, clock=lambda: now[0])
     assert remaining.seconds is None
-    remaining = Remaining({"seconds": 150.0, "training_s": 100.0}, done=0.5, clock=lambda: now[0])  # type: ignore[typeddict-item]
+    remaining = Remaining({"seconds": 150.0, "training_s": 100.0}, done=0.5, clock=lambda: now[0])  # type: ignore[arg-type]
     assert remaining.seconds == 100.0, "half of the steps, and loading and publishing"
     left = []
     for step in (4, 5, 6):
