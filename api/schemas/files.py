@@ -1,5 +1,6 @@
 """Files: the form that uploads one, and the objects in responses."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
 
@@ -32,15 +33,20 @@ def file_request(form: Form) -> FileRequest:
 
 def _expires_after_s(fields: Mapping[str, str]) -> int | None:
     """Return the seconds of the form's two bracketed keys; both or none are given."""
-    given = {name: fields[key] for key, name in _EXPIRES_AFTER.items() if key in fields}
+    given = {name: _as_json(fields[key]) for key, name in _EXPIRES_AFTER.items() if key in fields}
     if not given:
         return None
     try:
-        return ExpiresAfter.model_validate_strings(given).seconds
+        return ExpiresAfter.model_validate(given).seconds
     except ValidationError as error:
         first = error.errors()[0]
         param = f"expires_after[{first['loc'][0]}]"
         raise InvalidRequest(f"{param}: {first['msg']}", param=param, code="invalid_value") from error
+
+
+def _as_json(text: str) -> str | int:
+    """Return the number that a form's text writes in digits, or the text."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else text
 
 
 class FileScan(BaseModel):
