@@ -10,9 +10,12 @@ expect.set_options(timeout=30_000)
 """Milliseconds: a trainer needs some seconds until its first step, and longer beside other tests."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """One Chromium for all tests of a process. Each test opens contexts of its own, which share nothing."""
+    """One Chromium for these tests. Each test opens contexts of its own, which share nothing.
+
+    It ends with them, because Playwright's event loop runs in the tests' thread, where others could start none.
+    """
     if executable() is None:
         message = "Chromium is not installed: apt-get install chromium"
         if os.environ.get("CI") == "true":

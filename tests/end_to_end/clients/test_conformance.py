@@ -94,7 +94,7 @@ def test_a_job_goes_from_upload_to_a_model(seen: dict[str, Any]) -> None:
     assert job["status"] == "succeeded", job["error"]
     assert job["seed"] == 7
     assert job["metadata"] == {"by": "test"}
-    assert job["hyperparameters"] == {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 1.0}
+    assert job["hyperparameters"] == {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 5.0}
     assert job["trained_tokens"] > 0
     assert job["fine_tuned_model"].startswith("ft:tiny:attune:conformance:")
     assert main["model"]["id"] == job["fine_tuned_model"]

@@ -141,7 +141,7 @@ def test_old_deliveries_go_and_pending_ones_stay(context: Context) -> None:
     webhooks.create(context, caller, name="w", url="https://hooks.example/x", event_types=["fine_tuning.job.succeeded"])
     with context.database.write() as session:
         for job_id in ("one", "two"):
-            webhook_deliveries.enqueue(session, caller.project_id, job_id, "succeeded")
+            webhook_deliveries.enqueue(session, caller.project_id, job_id, "fine_tuning.job.succeeded")
         session.execute(update(Delivery).where(Delivery.object_id == "one").values(ended_at=db_now() - 3 * DAY_S))
     age(context, Delivery, "created_at", 100)
     delete_old(keep(context, deliveries=2))
