@@ -1,4 +1,4 @@
-"""What a process checks before it starts: the schema, the storage and the broker belong together and answer.
+"""Checks of a process before it starts: the schema, the storage and the broker answer, and belong together.
 
 A worker with another storage than the API's, or with a wrong password for the broker, would start, receive no
 notifications, and end the jobs that it claims.

@@ -57,7 +57,7 @@ def describe_status(job: Document) -> str:
 
 
 def describe_phase(job: Document) -> str | None:
-    """Return the phase of a running job in words; None for other jobs."""
+    """Return the description of a running job's phase; None for other jobs."""
     phase = (job.get("progress") or {}).get("phase")
     return PHASES.get(phase, phase) if phase and job["status"] == "running" else None
 

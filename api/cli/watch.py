@@ -188,7 +188,7 @@ class BarView:
         )
         self._task = self._bar.add_task("", total=None, metrics="")
         self._metrics = ""
-        """The last step's metrics in words."""
+        """Formatted metrics of the last step."""
 
     def __enter__(self) -> Self:
         self._bar.start()

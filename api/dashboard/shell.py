@@ -26,7 +26,7 @@ ASSETS = FOLDER / "assets"
 CHARTS = ("youplot", "vendor")
 """Package and folder with uPlot, which draws the charts: the wheel contains its released files unchanged."""
 STYLES = ("uplot.min.css", "design.css")
-"""What `style.css` consists of: one request for all styles."""
+"""Files that are served together as `style.css`, so that all styles take one request."""
 THEMES = ("light", "dark")
 
 POLICY = (

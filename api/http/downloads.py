@@ -45,7 +45,7 @@ def requested_bytes(range_header: str | None, if_range: str | None, size: int) -
     if match is None or if_range is not None or match[0] == "bytes=-":
         return range(size)
     first, last = match.groups()
-    if not first:  # the last so many bytes
+    if not first:  # a suffix range: `last` bytes at the end
         part = range(max(0, size - int(last)), size)
     elif last and int(last) < int(first):
         return range(size)  # malformed
