@@ -1,6 +1,7 @@
 """Sampling of the next token from logits."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -9,25 +10,56 @@ import torch
 class SampledToken:
     id: int
     logprob: float = 0.0
-    """Log-probability in nats, of the model's own distribution: before temperature and top_p."""
+    """Log-probability in nats, of the model's own distribution: before temperature, top_p and constraint."""
     top: tuple[tuple[int, float], ...] = ()
     """The most likely tokens at this position, with their log-probabilities."""
+
+
+class Constraint(Protocol):
+    """What the tokens of one answer may be: a grammar and its state."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer is complete, so that no token follows."""
+
+    def limit(self, logits_V: torch.Tensor) -> torch.Tensor:
+        """Return new logits, -inf for each token that may not be next."""
+
+    def accept(self, token_id: int) -> None:
+        """Move on by the token that was sampled."""
 
 
 class TokenSampler:
     """Samples with temperature and top_p; temperature 0 is greedy. The same seed gives the same tokens."""
 
-    def __init__(self, *, temperature: float, top_p: float, seed: int | None, top_logprobs: int | None) -> None:
+    def __init__(
+        self,
+        *,
+        temperature: float,
+        top_p: float,
+        seed: int | None,
+        top_logprobs: int | None,
+        constraint: Constraint | None = None,
+    ) -> None:
         self._temperature, self._top_p, self._top = temperature, top_p, top_logprobs
+        self._constraint = constraint
         self._generator = torch.Generator()  # on the CPU, where a seed gives the same numbers on every machine
         if seed is None:
             self._generator.seed()
         else:
             self._generator.manual_seed(seed)
 
+    @property
+    def complete(self) -> bool:
+        """Whether the constraint lets no token follow."""
+        return self._constraint is not None and self._constraint.complete
+
     def __call__(self, logits_V: torch.Tensor) -> SampledToken:
         logits_V = logits_V.float()
-        token = int(logits_V.argmax()) if self._temperature == 0 else self._sample(logits_V)
+        allowed_V = logits_V if self._constraint is None else self._constraint.limit(logits_V)
+        token = int(allowed_V.argmax()) if self._temperature == 0 else self._sample(allowed_V)
+        if self._constraint is not None:
+            self._constraint.accept(token)
         if self._top is None:
             return SampledToken(token)
         logprobs_V = torch.log_softmax(logits_V, dim=-1)

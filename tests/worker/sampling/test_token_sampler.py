@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from worker.sampling.token_sampler import TokenSampler, nucleus
@@ -42,3 +43,31 @@ def test_logprobs_are_those_of_the_models_own_distribution() -> None:
     logprobs_V = torch.log_softmax(LOGITS_V, dim=-1)
     assert drawn.logprob == float(logprobs_V[drawn.id])
     assert drawn.top == ((1, float(logprobs_V[1])), (2, float(logprobs_V[2])))
+
+
+class Alternating:
+    """Allows tokens 0 and 3 in turn, two of them."""
+
+    def __init__(self) -> None:
+        self.accepted: list[int] = []
+
+    @property
+    def complete(self) -> bool:
+        return len(self.accepted) == 2
+
+    def limit(self, logits_V: torch.Tensor) -> torch.Tensor:
+        allowed = 3 if self.accepted else 0
+        return torch.full_like(logits_V, -torch.inf).index_copy(0, torch.tensor([allowed]), logits_V[[allowed]])
+
+    def accept(self, token_id: int) -> None:
+        self.accepted.append(token_id)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_constraint_decides_what_is_drawn_and_logprobs_stay_the_models(temperature: float) -> None:
+    sample = TokenSampler(temperature=temperature, top_p=0.9, seed=0, top_logprobs=1, constraint=Alternating())
+    drawn = [sample(LOGITS_V), sample(LOGITS_V)]
+    assert [token.id for token in drawn] == [0, 3]
+    assert sample.complete
+    assert drawn[0].logprob == float(torch.log_softmax(LOGITS_V, dim=-1)[0])
+    assert drawn[0].top[0][0] == 1, "the likeliest, which was not allowed"
