@@ -50,7 +50,11 @@ async def _storage_full(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _unknown_cursor(request: Request, error: Exception) -> JSONResponse:
-    return _response(InvalidRequest("'after' does not name an object of this list", param="after"))
+    return _response(
+        InvalidRequest(
+            "'after' names no object of this list, and none that was deleted from it in the last 30 days", param="after"
+        )
+    )
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:

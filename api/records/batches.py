@@ -14,7 +14,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records import webhook_deliveries
 from api.records.base import Base, UnixTime, current_time, db_now
-from api.records.pages import Page, paginate
+from api.records.pages import Listing, Page, paginate
 from api.spec.batch import BATCH_FINAL, TRANSITIONS, BatchStatus
 from api.spec.fields import JsonObject
 
@@ -58,6 +58,9 @@ class Batch(Base):
     """Increased by every claim and every change of the status. Writes of a worker with an older number are refused."""
 
 
+LISTING = Listing(Batch.project_id, Batch.id, (Batch.created_at, Batch.id))
+
+
 class StaleBatch(Exception):
     """Another worker has taken the batch, or its status has changed."""
 
@@ -94,9 +97,9 @@ def page(session: Session, project_id: str, *, after: str | None, limit: int) ->
     """Return a page of the project's batches, newest first."""
     return paginate(
         session,
+        LISTING,
+        project_id,
         select(Batch).where(Batch.project_id == project_id),
-        order=(Batch.created_at, Batch.id),
-        id_column=Batch.id,
         after=after,
         limit=limit,
     )

@@ -20,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime, db_now
-from api.records.pages import Page, paginate
+from api.records.pages import Listing, Page, UnknownCursor, paginate
 from api.spec.fields import JsonObject
 from api.spec.ids import new_id
 
@@ -53,6 +53,9 @@ class Event(Base):
     type: Mapped[str] = mapped_column(String(16))
     """message or metrics."""
     data: Mapped[JsonObject | None]
+
+
+LISTING = Listing(Event.job_id, Event.id, (Event.job_id, Event.seq))
 
 
 def add_event(
@@ -89,17 +92,25 @@ def of_job(job_id: str, after: int) -> ColumnElement[bool]:
 
 
 def page(session: Session, job_id: str, *, messages_only: bool = False, after: str | None, limit: int) -> Page[Event]:
+    """Return a page of the job's events, newest first. A job without events has an empty page after any cursor.
+
+    All events of a job are deleted at once. They may be a million, and their positions are not worth as many rows.
+    """
     query = select(Event).where(tuple_(Event.job_id, Event.seq) > tuple_(job_id, 0))
-    return paginate(
-        session,
-        query.where(_MESSAGES) if messages_only else query,
-        order=(Event.job_id, Event.seq),
-        start=(job_id, MAX_SEQ),
-        scope=Event.job_id == job_id,
-        id_column=Event.id,
-        after=after,
-        limit=limit,
-    )
+    try:
+        return paginate(
+            session,
+            LISTING,
+            job_id,
+            query.where(_MESSAGES) if messages_only else query,
+            start=(job_id, MAX_SEQ),
+            after=after,
+            limit=limit,
+        )
+    except UnknownCursor:
+        if session.scalar(select(Event.seq).where(Event.job_id == job_id).limit(1)) is not None:
+            raise
+        return Page([], has_more=False)
 
 
 def delete_of(session: Session, job_ids: Sequence[str]) -> None:

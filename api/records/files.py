@@ -10,7 +10,6 @@ from sqlalchemy import (
     Select,
     String,
     and_,
-    delete,
     func,
     or_,
     select,
@@ -21,7 +20,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from api.records.base import Base, UnixTime, changed_rows, db_now
 from api.records.batches import Batch
 from api.records.jobs import Job
-from api.records.pages import Page, paginate
+from api.records.pages import Listing, Page, paginate
 from api.spec.batch import BATCH_FINAL
 from api.spec.fields import JsonObject
 from api.spec.lifecycle import FINAL
@@ -58,6 +57,9 @@ class File(Base):
     """End of the lease of the worker that scans it."""
     scan: Mapped[JsonObject | None]
     """The scan's report: format, rows, container, findings, finding_counts, error."""
+
+
+LISTING = Listing(File.project_id, File.id, (File.created_at, File.id))
 
 
 def get(session: Session, project_id: str, file_id: str) -> File | None:
@@ -104,9 +106,9 @@ def page(
         query = query.where(File.purpose == purpose)
     return paginate(
         session,
+        LISTING,
+        project_id,
         query,
-        order=(File.created_at, File.id),
-        id_column=File.id,
         after=after,
         limit=limit,
         newest_first=newest_first,
@@ -122,7 +124,7 @@ def stored_totals(session: Session, project_id: str) -> tuple[int, int]:
 
 
 def remove(session: Session, file: File) -> None:
-    session.execute(delete(File).where(File.id == file.id))
+    LISTING.delete(session, File.id == file.id)
 
 
 def archives_of(session: Session, model_id: str) -> Sequence[File]:

@@ -25,7 +25,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from api.estimate.stored import StoredEstimate
 from api.records import dependencies, events, webhook_deliveries
 from api.records.base import Base, UnixTime, changed_rows, db_now
-from api.records.pages import Page, paginate
+from api.records.pages import Listing, Page, paginate
 from api.spec.artifacts import SavedState
 from api.spec.fields import JsonObject
 from api.spec.job import JobError, JobProgress, StoredRecipe
@@ -99,6 +99,9 @@ class Job(Base):
     """The last valid saved state: {step, prefix, before: the previous state}. Set once it is all stored."""
 
 
+LISTING = Listing(Job.project_id, Job.id, (Job.created_at, Job.id))
+
+
 class StaleFence(Exception):
     """The attempt lost its job: another attempt claimed it, or it was cancelled. The attempt's results are dropped."""
 
@@ -148,10 +151,9 @@ def page(
         query = query.where(func.coalesce(Job.recipe["metadata"].as_string(), "{}").in_(["{}", "null"]))
     return paginate(
         session,
+        LISTING,
+        project_id,
         query,
-        order=(Job.created_at, Job.id),
-        id_column=Job.id,
-        scope=Job.project_id == project_id,  # the last job of a page may have got another status since
         after=after,
         limit=limit,
     )

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, ForeignKey, Row, String, bindp
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime, db_now
-from api.records.pages import Page, paginate
+from api.records.pages import Listing, Page, paginate
 from api.records.projects import Project
 from api.spec.ids import new_id
 
@@ -30,6 +30,9 @@ class Key(Base):
     created_at: Mapped[float] = mapped_column(UnixTime)
     expires_at: Mapped[float | None] = mapped_column(UnixTime)
     revoked_at: Mapped[float | None] = mapped_column(UnixTime)
+
+
+LISTING = Listing(Key.project_id, Key.id, (Key.created_at, Key.id))
 
 
 def hash_of(plain: str) -> str:
@@ -86,9 +89,9 @@ def page(session: Session, project_id: str, *, after: str | None, limit: int) ->
     """Return the project's keys, newest first."""
     return paginate(
         session,
+        LISTING,
+        project_id,
         select(Key).where(Key.project_id == project_id),
-        order=(Key.created_at, Key.id),
-        id_column=Key.id,
         after=after,
         limit=limit,
     )

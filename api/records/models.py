@@ -22,7 +22,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime, db_now
 from api.records.jobs import Job
-from api.records.pages import Page, paginate
+from api.records.pages import Listing, Page, paginate
 from api.spec.artifacts import Artifact
 from api.spec.fields import JsonObject
 from api.spec.ids import CHECKPOINT_INFIX, is_model_or_checkpoint
@@ -66,6 +66,9 @@ class Checkpoint(Base):
     artifacts: Mapped[list[Artifact]]
     bytes: Mapped[int] = mapped_column(BigInteger, default=_artifact_bytes, server_default="0")
     created_at: Mapped[float] = mapped_column(UnixTime)
+
+
+CHECKPOINTS = Listing(Checkpoint.job_id, Checkpoint.id, (Checkpoint.step,))
 
 
 def get(session: Session, project_id: str, model_id: str) -> Model | None:
@@ -164,13 +167,13 @@ def checkpoint_to_remove(session: Session, checkpoint_id: str) -> Checkpoint | N
 def checkpoint_page(session: Session, job_id: str, *, after: str | None, limit: int) -> Page[Checkpoint]:
     return paginate(
         session,
+        CHECKPOINTS,
+        job_id,
         select(Checkpoint).where(Checkpoint.job_id == job_id),
-        order=(Checkpoint.step,),
-        id_column=Checkpoint.id,
         after=after,
         limit=limit,
     )
 
 
 def remove_checkpoints(session: Session, checkpoints: Sequence[Checkpoint]) -> None:
-    session.execute(delete(Checkpoint).where(Checkpoint.id.in_([checkpoint.id for checkpoint in checkpoints])))
+    CHECKPOINTS.delete(session, Checkpoint.id.in_([checkpoint.id for checkpoint in checkpoints]))

@@ -1,12 +1,14 @@
-"""Cursor pagination: a page begins after the last row of the page before."""
+"""Cursor pagination: a page begins after the last row of the page before, even if that row was deleted since."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, select, tuple_
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy import JSON, ColumnElement, Select, String, delete, insert, select, tuple_
+from sqlalchemy.orm import InstrumentedAttribute, Mapped, Session, mapped_column
+
+from api.records.base import Base, UnixTime, current_time, db_now
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -24,27 +26,77 @@ class Page(Generic[T]):
 
 
 class UnknownCursor(Exception):
-    """`after` is not the id of a row in this list."""
+    """`after` is not the id of a row that is or was in this list."""
+
+
+class DeletedRow(Base):
+    """The position of a deleted row in its list, so that its id remains a cursor."""
+
+    __tablename__ = "deleted_rows"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(256))
+    position: Mapped[list[str | float]] = mapped_column(JSON)
+    """Values of the list's `order` columns."""
+    deleted_at: Mapped[float] = mapped_column(UnixTime, index=True)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The rows of one table as lists, one for each owner."""
+
+    owner: InstrumentedAttribute[str]
+    """The project or object that a list belongs to."""
+    id: InstrumentedAttribute[str]
+    order: tuple[InstrumentedAttribute[str] | InstrumentedAttribute[float], ...]
+    """The columns to sort by, oldest first; the last one is unique within a list."""
+
+    def position(self, session: Session, owner: str, row_id: str) -> Sequence[object]:
+        """Return the position of the owner's row, which may be deleted. Raise UnknownCursor."""
+        row = session.execute(select(*self.order).where(self.id == row_id, self.owner == owner)).one_or_none()
+        if row is not None:
+            return tuple(row)
+        deleted = select(DeletedRow.position).where(DeletedRow.id == row_id, DeletedRow.owner == owner)
+        position = session.scalars(deleted).one_or_none()
+        if position is None:
+            raise UnknownCursor(row_id)
+        return position
+
+    def delete(self, session: Session, condition: ColumnElement[bool]) -> int:
+        """Delete the rows and record their positions. Return their number."""
+        statement = delete(self.id.class_).where(condition).returning(self.id, self.owner, *self.order)
+        now = current_time(session)
+        deleted = [
+            {"id": row_id, "owner": owner, "position": position, "deleted_at": now}
+            for row_id, owner, *position in session.execute(statement)
+        ]
+        if deleted:
+            session.execute(insert(DeletedRow), deleted)
+        return len(deleted)
+
+
+def forget_deleted(session: Session, keep_s: float) -> None:
+    """Forget the positions of the rows that were deleted more than `keep_s` seconds ago."""
+    session.execute(delete(DeletedRow).where(DeletedRow.deleted_at <= db_now() - keep_s))
 
 
 def paginate(
     session: Session,
+    listing: Listing,
+    owner: str,
     query: Select[T],
     *,
-    order: tuple[InstrumentedAttribute[str] | InstrumentedAttribute[float], ...],
-    id_column: InstrumentedAttribute[str],
     after: str | None,
     limit: int,
     newest_first: bool = True,
-    scope: ColumnElement[bool] | None = None,
     start: tuple[object, ...] | None = None,
 ) -> Page[T]:
-    """Return the page of the query's rows after the row with the id `after`.
+    """Return the page of the query's rows after the owner's row with the id `after`, which the query may not select.
 
-    `order` are the columns to sort by; the last one is unique. `scope` is the condition of rows that `after` may name,
-    by default that of the query. `start` is a position before the first row, in place of a bound in the query: of two
-    bounds, PostgreSQL may begin at the farther one. Raises UnknownCursor.
+    `start` is a position before the first row, in place of a bound in the query: of two bounds, PostgreSQL may begin at
+    the farther one. Raises UnknownCursor.
     """
+    order = listing.order
     position = tuple_(*order)
 
     def after_row(values: Iterable[object]) -> Select[T]:
@@ -53,13 +105,7 @@ def paginate(
 
     begin = query if start is None else after_row(start)
     if after is not None:
-        scope = query.whereclause if scope is None else scope
-        cursor = session.execute(
-            select(*order).where(id_column == after, *([scope] if scope is not None else []))
-        ).one_or_none()
-        if cursor is None:
-            raise UnknownCursor(after)
-        begin = after_row(cursor)
+        begin = after_row(listing.position(session, owner, after))
     columns = [column.desc() if newest_first else column.asc() for column in order]
 
     def rows() -> Iterator[T]:

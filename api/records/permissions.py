@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import ForeignKey, String, UniqueConstraint, delete, or_, select
+from sqlalchemy import ForeignKey, String, UniqueConstraint, and_, delete, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime, db_now, insert
 from api.records.models import Checkpoint, Model
-from api.records.pages import Page, paginate
+from api.records.pages import Listing, Page, paginate
 from api.records.projects import Project
 from api.spec.ids import new_id
 
@@ -25,6 +25,9 @@ class Permission(Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
     """The project that may use it."""
     created_at: Mapped[float] = mapped_column(UnixTime)
+
+
+LISTING = Listing(Permission.checkpoint, Permission.id, (Permission.created_at, Permission.id))
 
 
 def granted(session: Session, project_id: str, checkpoint_model_id: str) -> bool:
@@ -90,9 +93,9 @@ def page(
         query = query.where(Permission.project_id == project_id)
     return paginate(
         session,
+        LISTING,
+        checkpoint,
         query,
-        order=(Permission.created_at, Permission.id),
-        id_column=Permission.id,
         after=after,
         limit=limit,
         newest_first=newest_first,
@@ -101,12 +104,8 @@ def page(
 
 def revoke(session: Session, owner_id: str, checkpoint: str, permission_id: str) -> bool:
     """Delete the permission. Return False if there is none."""
-    deleted = session.execute(
-        delete(Permission)
-        .where(Permission.id == permission_id, Permission.checkpoint == checkpoint, Permission.owner_id == owner_id)
-        .returning(Permission.id)
-    )
-    return deleted.first() is not None
+    named = and_(Permission.id == permission_id, Permission.checkpoint == checkpoint, Permission.owner_id == owner_id)
+    return LISTING.delete(session, named) > 0
 
 
 def delete_for_models(session: Session, model_ids: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from sqlalchemy import ForeignKey, String, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime
-from api.records.pages import Page, paginate
+from api.records.pages import Listing, Page, paginate
 from api.spec.job import PipelineStage
 
 
@@ -21,6 +21,9 @@ class Pipeline(Base):
     created_at: Mapped[float] = mapped_column(UnixTime)
 
 
+LISTING = Listing(Pipeline.project_id, Pipeline.id, (Pipeline.created_at, Pipeline.id))
+
+
 def get(session: Session, project_id: str, pipeline_id: str) -> Pipeline | None:
     return session.scalars(
         select(Pipeline).where(Pipeline.id == pipeline_id, Pipeline.project_id == project_id)
@@ -31,9 +34,9 @@ def page(session: Session, project_id: str, *, after: str | None, limit: int) ->
     """Return a page of the project's pipelines, newest first."""
     return paginate(
         session,
+        LISTING,
+        project_id,
         select(Pipeline).where(Pipeline.project_id == project_id),
-        order=(Pipeline.created_at, Pipeline.id),
-        id_column=Pipeline.id,
         after=after,
         limit=limit,
     )

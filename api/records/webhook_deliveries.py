@@ -8,7 +8,7 @@ from sqlalchemy import ForeignKey, Integer, String, Text, delete, func, select, 
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime, db_now
-from api.records.pages import Page, paginate
+from api.records.pages import Listing, Page, paginate
 from api.records.webhooks import Webhook
 from api.spec.ids import new_id
 
@@ -40,6 +40,9 @@ class Delivery(Base):
     ended_at: Mapped[float | None] = mapped_column(UnixTime)
 
 
+LISTING = Listing(Delivery.webhook_id, Delivery.id, (Delivery.created_at, Delivery.id))
+
+
 def enqueue(session: Session, project_id: str, object_id: str, event_type: str) -> None:
     """Add a delivery of the event for each webhook of the project with this event type."""
     event_id = new_id("evt_")
@@ -68,9 +71,9 @@ def get(session: Session, webhook_id: str, delivery_id: str) -> Delivery | None:
 def page(session: Session, webhook_id: str, *, after: str | None, limit: int) -> Page[Delivery]:
     return paginate(
         session,
+        LISTING,
+        webhook_id,
         select(Delivery).where(Delivery.webhook_id == webhook_id),
-        order=(Delivery.created_at, Delivery.id),
-        id_column=Delivery.id,
         after=after,
         limit=limit,
     )
@@ -118,7 +121,7 @@ def record_attempt(session: Session, delivery_id: str, *, attempt: int, status: 
 
 def delete_ended(session: Session, keep_s: float) -> None:
     """Delete deliveries that ended more than `keep_s` seconds ago."""
-    session.execute(delete(Delivery).where(Delivery.ended_at <= db_now() - keep_s))
+    LISTING.delete(session, Delivery.ended_at <= db_now() - keep_s)
 
 
 def remove_of(session: Session, webhook: Webhook) -> None:

@@ -1,10 +1,10 @@
 """Webhooks: where a project's events are sent."""
 
-from sqlalchemy import ForeignKey, String, Text, delete, func, select
+from sqlalchemy import ForeignKey, String, Text, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime
-from api.records.pages import Page, paginate
+from api.records.pages import Listing, Page, paginate
 
 
 class Webhook(Base):
@@ -24,6 +24,9 @@ class Webhook(Base):
     updated_at: Mapped[float] = mapped_column(UnixTime)
 
 
+LISTING = Listing(Webhook.project_id, Webhook.id, (Webhook.created_at, Webhook.id))
+
+
 def get(session: Session, project_id: str, webhook_id: str) -> Webhook | None:
     query = select(Webhook).where(Webhook.id == webhook_id, Webhook.project_id == project_id)
     return session.scalars(query).one_or_none()
@@ -36,13 +39,13 @@ def count(session: Session, project_id: str) -> int:
 def page(session: Session, project_id: str, *, after: str | None, limit: int) -> Page[Webhook]:
     return paginate(
         session,
+        LISTING,
+        project_id,
         select(Webhook).where(Webhook.project_id == project_id),
-        order=(Webhook.created_at, Webhook.id),
-        id_column=Webhook.id,
         after=after,
         limit=limit,
     )
 
 
 def remove(session: Session, webhook: Webhook) -> None:
-    session.execute(delete(Webhook).where(Webhook.id == webhook.id))
+    LISTING.delete(session, Webhook.id == webhook.id)

@@ -17,6 +17,7 @@ from api.records import (
     idempotency,
     jobs,
     models,
+    pages,
     permissions,
     queue,
     uploads,
@@ -34,6 +35,8 @@ UPLOAD_GRACE_S = 900
 """How long the completion of an upload may take if it started before the upload expired."""
 DAY_S = 24 * 3600
 KEEP_WORKERS_S = 30 * DAY_S
+KEEP_CURSORS_S = 30 * DAY_S
+"""How long the id of a deleted row remains a cursor."""
 
 
 def delete_expired(context: Context) -> None:
@@ -44,6 +47,7 @@ def delete_expired(context: Context) -> None:
     with context.database.write() as session:
         idempotency.delete_expired(session)
         workers.delete_unseen(session, KEEP_WORKERS_S)
+        pages.forget_deleted(session, KEEP_CURSORS_S)
 
 
 def delete_old(context: Context) -> None:
