@@ -1,9 +1,10 @@
 """`python -m api.batch_worker`: one batch worker. `attune worker` sets its settings as environment variables."""
 
-from api.batch_worker.worker import run
+from api.background.worker import serve
+from api.batch_worker.worker import BatchWorker
 from api.infra.logs import configure_logging
 from api.settings import load_settings
 
 settings = load_settings()
 configure_logging(settings.log_level)
-run(settings)
+serve(settings, BatchWorker)

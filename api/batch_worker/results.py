@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 from api.context import Context
 from api.infra.storage import StoredObject
 from api.records import batch_items, batches
-from api.records.batch_items import BatchItem, item_id
-from api.records.batches import Batch, BatchClaim, StaleBatch
+from api.records.batch_items import QUEUE, BatchItem, item_id
+from api.records.batches import Batch
+from api.records.work_queue import StaleWork, WorkClaim
 from api.services import files
 from api.spec.batch import BatchStatus
 from api.spec.fields import JsonObject
@@ -40,43 +41,43 @@ class WrittenFile:
     stored: StoredObject
 
 
-async def finalize(context: Context, claim: BatchClaim) -> None:
-    """Write the files and end the batch. Raise StaleBatch if the claim is lost, and keep nothing then."""
-    batch = claim.batch
+async def finalize(context: Context, claim: WorkClaim[Batch]) -> None:
+    """Write the files and end the batch. Raise StaleWork if the claim is lost, and keep nothing then."""
+    batch = claim.work
     output = await _write(context, claim, succeeded=True) if batch.completed else None
     errors = await _write(context, claim, succeeded=False) if batch.completed < batch.total else None
     try:
         await run_sync(_end, context, claim, output, errors)
-    except StaleBatch:
+    except StaleWork:
         # After any other error a row may name them; objects without a row are left to `attune storage collect`.
         await run_sync(context.storage.delete, [file.key for file in (output, errors) if file is not None])
         raise
 
 
-async def _write(context: Context, claim: BatchClaim, *, succeeded: bool) -> WrittenFile:
+async def _write(context: Context, claim: WorkClaim[Batch], *, succeeded: bool) -> WrittenFile:
     file_id = new_id("file-")
-    key = f"files/{claim.batch.project_id}/{file_id}"
+    key = f"files/{claim.work.project_id}/{file_id}"
     return WrittenFile(file_id, key, await context.storage.write(key, _lines(context, claim, succeeded=succeeded)))
 
 
-async def _lines(context: Context, claim: BatchClaim, *, succeeded: bool) -> AsyncIterator[bytes]:
+async def _lines(context: Context, claim: WorkClaim[Batch], *, succeeded: bool) -> AsyncIterator[bytes]:
     after = 0
     while items := await run_sync(_page, context, claim, succeeded, after):
         yield "".join(f"{item.result or _unanswered(claim, item)}\n" for item in items).encode()
         after = items[-1].line
 
 
-def _page(context: Context, claim: BatchClaim, succeeded: bool, after: int) -> Sequence[BatchItem]:
+def _page(context: Context, claim: WorkClaim[Batch], succeeded: bool, after: int) -> Sequence[BatchItem]:
     """Return the next results, and extend the lease."""
     with context.database.write() as session:
-        batches.renew(session, claim, context.settings.lease_s)
+        QUEUE.renew(session, claim, context.settings.lease_s)
     with context.database.read() as session:
-        return batch_items.results(session, claim, succeeded=succeeded, after=after, limit=PAGE)
+        return batch_items.results(session, claim.work.id, succeeded=succeeded, after=after, limit=PAGE)
 
 
-def _unanswered(claim: BatchClaim, item: BatchItem) -> str:
-    code, message = UNANSWERED[BatchStatus(claim.batch.status)]
-    return result_line(item.batch_id, item.line, item.custom_id, error={"code": code, "message": message})
+def _unanswered(claim: WorkClaim[Batch], item: BatchItem) -> str:
+    code, message = UNANSWERED[BatchStatus(claim.work.status)]
+    return result_line(item.work_id, item.line, item.custom_id, error={"code": code, "message": message})
 
 
 def result_line(
@@ -86,9 +87,9 @@ def result_line(
     return json.dumps({"id": item_id(batch_id, line), "custom_id": custom_id, "response": response, "error": error})
 
 
-def _end(context: Context, claim: BatchClaim, output: WrittenFile | None, errors: WrittenFile | None) -> None:
+def _end(context: Context, claim: WorkClaim[Batch], output: WrittenFile | None, errors: WrittenFile | None) -> None:
     with context.database.write() as session:
-        batch = batches.lock_claimed(session, claim)
+        batch = QUEUE.lock_claimed(session, claim)
         if output is not None:
             batch.output_file = _add(session, batch, output, "output")
         if errors is not None:
@@ -97,7 +98,7 @@ def _end(context: Context, claim: BatchClaim, output: WrittenFile | None, errors
         ended = BatchStatus.EXPIRED if batch_items.has_unanswered(session, batch.id) else BatchStatus.COMPLETED
         batch.failed = batch.total - batch.completed
         session.flush()
-        batch_items.remove_of(session, batch.id)
+        QUEUE.remove_items(session, batch.id)
         batches.transition(session, batch, BatchStatus.CANCELLED if cancelled else ended)
 
 

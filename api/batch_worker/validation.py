@@ -10,8 +10,9 @@ from api.context import Context
 from api.infra.storage import ObjectMissing
 from api.records import batch_items, batches, files
 from api.records.base import current_time
-from api.records.batch_items import NewItem
-from api.records.batches import BatchClaim
+from api.records.batch_items import QUEUE, NewItem
+from api.records.batches import Batch
+from api.records.work_queue import WorkClaim
 from api.spec.batch import BatchLine, BatchStatus
 
 log = structlog.get_logger(__name__)
@@ -115,27 +116,27 @@ def _as_line_error(error: ValidationError, number: int) -> LineError:
     return LineError("invalid_value", f"{param}: {problem}", param, number)
 
 
-def validate(context: Context, claim: BatchClaim) -> None:
-    """Insert the batch's items and begin it, or fail it. Raise StaleBatch if the claim is lost.
+def validate(context: Context, claim: WorkClaim[Batch]) -> None:
+    """Insert the batch's items and begin it, or fail it. Raise StaleWork if the claim is lost.
 
     An earlier validation that was cut off may have inserted some of the items: all are inserted again.
     """
-    if claim.expired:
+    if claim.work.expires_at <= claim.at:
         _end(context, claim, BatchStatus.EXPIRED)
         return
     settings = context.settings
-    reader = InputReader(claim.batch.endpoint, settings.max_body_bytes, settings.max_batch_requests)
+    reader = InputReader(claim.work.endpoint, settings.max_body_bytes, settings.max_batch_requests)
     try:
         with context.database.write() as session:
-            batches.renew(session, claim, settings.lease_s)
-            batch_items.remove_of(session, claim.batch.id)
-            file = files.get_for_job(session, claim.batch.project_id, claim.batch.input_file)
+            QUEUE.renew(session, claim, settings.lease_s)
+            QUEUE.remove_items(session, claim.work.id)
+            file = files.get_for_job(session, claim.work.project_id, claim.work.input_file)
         if file is None or file.storage_key is None:
-            raise ObjectMissing(claim.batch.input_file)
+            raise ObjectMissing(claim.work.input_file)
         for items in reader.items(context.storage.read(file.storage_key)):
             with context.database.write() as session:
-                batches.renew(session, claim, settings.lease_s)
-                batch_items.add(session, claim.batch.id, items)
+                QUEUE.renew(session, claim, settings.lease_s)
+                batch_items.add(session, claim.work.id, items)
         _begin(context, claim, reader)
     except Invalid as invalid:
         _end(context, claim, BatchStatus.FAILED, *invalid.errors)
@@ -143,10 +144,10 @@ def validate(context: Context, claim: BatchClaim) -> None:
         _end(context, claim, BatchStatus.FAILED, LineError("file_not_found", "The input file was deleted"))
 
 
-def _begin(context: Context, claim: BatchClaim, reader: InputReader) -> None:
+def _begin(context: Context, claim: WorkClaim[Batch], reader: InputReader) -> None:
     limit = context.settings.max_project_batch_requests
     with context.database.write() as session:
-        batch = batches.lock_claimed(session, claim)
+        batch = QUEUE.lock_claimed(session, claim)
         _, requests = batches.active(session, batch.project_id)
         if requests + reader.count > limit:
             message = (
@@ -160,17 +161,17 @@ def _begin(context: Context, claim: BatchClaim, reader: InputReader) -> None:
         batches.transition(session, batch, BatchStatus.IN_PROGRESS, due_at=batch.expires_at)
 
 
-def _end(context: Context, claim: BatchClaim, status: BatchStatus, *errors: LineError) -> None:
+def _end(context: Context, claim: WorkClaim[Batch], status: BatchStatus, *errors: LineError) -> None:
     with context.database.write() as session:
-        batch = batches.lock_claimed(session, claim)
-        batch_items.remove_of(session, batch.id)
+        batch = QUEUE.lock_claimed(session, claim)
+        QUEUE.remove_items(session, batch.id)
         batch.errors = {"data": [asdict(error) for error in errors]} if errors else None
         session.flush()
         batches.transition(session, batch, status)
 
 
-def expire(context: Context, claim: BatchClaim) -> None:
+def expire(context: Context, claim: WorkClaim[Batch]) -> None:
     """End the batch's requests at the end of its completion window."""
     with context.database.write() as session:
-        batch = batches.lock_claimed(session, claim)
+        batch = QUEUE.lock_claimed(session, claim)
         batches.transition(session, batch, BatchStatus.FINALIZING, due_at=current_time(session))

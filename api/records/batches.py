@@ -1,30 +1,25 @@
 """Batches: many completion requests in one file, answered in the background.
 
-`due_at` is the queue of the work on whole batches: validation, the end of the completion window, and the files with the
-results. A batch worker that takes a batch moves `due_at` into the future, by the length of a lease, and increases the
-fence; if it dies, another worker takes the batch at that time. The requests have a queue of their own
-(api.records.batch_items).
+`due_at` (api.records.work_queue) is when a batch is validated, ends with its completion window, or gets the files with
+its results. Its requests are in api.records.batch_items.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, ForeignKey, Integer, String, func, select, update
+from sqlalchemy import BigInteger, Integer, String, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records import webhook_deliveries
-from api.records.base import Base, UnixTime, current_time, db_now
+from api.records.base import Base, UnixTime, db_now
 from api.records.pages import Listing, Page, paginate
+from api.records.work_queue import Work
 from api.spec.batch import BATCH_FINAL, TRANSITIONS, BatchStatus
 from api.spec.fields import JsonObject
 
 
-class Batch(Base):
+class Batch(Work, Base):
     __tablename__ = "batches"
 
-    id: Mapped[str] = mapped_column(String(64), primary_key=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
-    key_id: Mapped[str] = mapped_column(String(64))
     endpoint: Mapped[str] = mapped_column(String(64))
     input_file: Mapped[str] = mapped_column(String(64), index=True)
     output_file: Mapped[str | None] = mapped_column(String(64))
@@ -32,7 +27,6 @@ class Batch(Base):
     output_expires_s: Mapped[int | None] = mapped_column(Integer)
     """Seconds from the creation of the output files until they expire; None: never."""
     pairs: Mapped[dict[str, str] | None] = mapped_column("metadata")
-    status: Mapped[str] = mapped_column(String(16))
     errors: Mapped[JsonObject | None]
     """{"data": [{"code", "line", "message", "param"}]} of a failed batch."""
     model: Mapped[str | None] = mapped_column(String(256))
@@ -43,7 +37,6 @@ class Batch(Base):
     failed: Mapped[int] = mapped_column(Integer, default=0)
     prompt_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
     completion_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
-    created_at: Mapped[float] = mapped_column(UnixTime)
     expires_at: Mapped[float] = mapped_column(UnixTime)
     in_progress_at: Mapped[float | None] = mapped_column(UnixTime)
     finalizing_at: Mapped[float | None] = mapped_column(UnixTime)
@@ -52,45 +45,13 @@ class Batch(Base):
     expired_at: Mapped[float | None] = mapped_column(UnixTime)
     cancelling_at: Mapped[float | None] = mapped_column(UnixTime)
     cancelled_at: Mapped[float | None] = mapped_column(UnixTime)
-    due_at: Mapped[float | None] = mapped_column(UnixTime, index=True)
-    """Time from which a worker may take it; None once it has ended."""
-    fence: Mapped[int] = mapped_column(Integer, default=0)
-    """Increased by every claim and every change of the status. Writes of a worker with an older number are refused."""
 
 
 LISTING = Listing(Batch.project_id, Batch.id, (Batch.created_at, Batch.id))
 
 
-class StaleBatch(Exception):
-    """Another worker has taken the batch, or its status has changed."""
-
-
-@dataclass(frozen=True)
-class BatchClaim:
-    """The right to work on a whole batch until `due_at` or until the fence increases."""
-
-    batch: Batch
-    """The row as it was claimed."""
-    expired: bool
-    """Whether the completion window has passed."""
-
-
 def get(session: Session, project_id: str, batch_id: str) -> Batch | None:
     return session.scalars(select(Batch).where(Batch.id == batch_id, Batch.project_id == project_id)).one_or_none()
-
-
-def lock(session: Session, batch_id: str) -> Batch:
-    """Return the batch, locked until this transaction ends."""
-    query = select(Batch).where(Batch.id == batch_id).with_for_update().execution_options(populate_existing=True)
-    return session.scalars(query).one()
-
-
-def lock_claimed(session: Session, claim: BatchClaim) -> Batch:
-    """Return the claimed batch, locked. Raise StaleBatch if the claim is lost."""
-    batch = lock(session, claim.batch.id)
-    if batch.fence != claim.batch.fence:
-        raise StaleBatch(batch.id)
-    return batch
 
 
 def page(session: Session, project_id: str, *, after: str | None, limit: int) -> Page[Batch]:
@@ -126,28 +87,6 @@ def using_file(session: Session, project_id: str, file_id: str) -> Sequence[str]
     """Return the ids of unfinished batches that read this file."""
     named = (Batch.project_id == project_id, Batch.input_file == file_id)
     return session.scalars(select(Batch.id).where(*named, Batch.status.not_in(BATCH_FINAL))).all()
-
-
-def any_due(session: Session) -> bool:
-    return session.scalar(select(Batch.id).where(Batch.due_at <= current_time(session)).limit(1)) is not None
-
-
-def claim(session: Session, lease_s: float) -> BatchClaim | None:
-    """Claim the batch that has been due longest. Return None if none is."""
-    now = current_time(session)
-    due = select(Batch).where(Batch.due_at <= now).order_by(Batch.due_at).limit(1).with_for_update(skip_locked=True)
-    batch = session.scalars(due.execution_options(populate_existing=True)).one_or_none()
-    if batch is None:
-        return None
-    batch.fence += 1
-    batch.due_at = now + lease_s
-    session.flush()
-    return BatchClaim(batch, batch.expires_at <= now)
-
-
-def renew(session: Session, claim: BatchClaim, lease_s: float) -> None:
-    """Extend the lease. Raise StaleBatch if the claim is lost."""
-    lock_claimed(session, claim).due_at = current_time(session) + lease_s
 
 
 def transition(session: Session, batch: Batch, to: BatchStatus, *, due_at: float | None = None) -> None:

@@ -6,6 +6,7 @@ from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound, TooManyRequests
 from api.records import batches, files, projects
 from api.records.base import current_time, db_now
+from api.records.batch_items import QUEUE
 from api.records.batches import Batch
 from api.records.pages import Page
 from api.services.budgets import DO_NOT_RETRY
@@ -114,7 +115,7 @@ def page(context: Context, caller: Caller, *, after: str | None, limit: int) -> 
 def cancel(context: Context, caller: Caller, batch_id: str) -> Batch:
     """Cancel the batch at once: no further request is answered. The results until now are written to files next."""
     with context.database.write() as session:
-        batch = batches.lock(session, _require(session, caller, batch_id).id)
+        batch = QUEUE.lock(session, _require(session, caller, batch_id).id)
         if batch.status in BATCH_FINAL and batch.status != BatchStatus.CANCELLED:
             raise BatchEnded(batch)
         if batch.status not in (BatchStatus.CANCELLING, BatchStatus.CANCELLED):

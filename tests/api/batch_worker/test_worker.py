@@ -8,13 +8,14 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from api.background import attempts
 from api.batch_worker import item
 from api.batch_worker.validation import MAX_ERRORS
 from api.batch_worker.worker import BatchWorker
 from api.context import Context
 from api.infra.storage import StorageUnavailable
 from api.records import batch_items
-from api.records.batch_items import BatchItem
+from api.records.batch_items import QUEUE, BatchItem
 from api.records.batches import Batch
 from api.records.files import File
 from tests.api.conftest import client_of
@@ -138,12 +139,12 @@ def test_what_a_dead_worker_held_is_answered_once(client: TestClient, served: Co
     batch = create(client, *map(line, names))
     validate_only(served)
     with served.database.write() as session:
-        first = batch_items.claim(session, "dead", 60)
+        first = QUEUE.claim_item(session, "dead", 60)
         assert first is not None
         stored = batch_items.ItemResult(True, item._response(first, 200, "kept", {}))
         assert batch_items.finish(session, first, stored)
         for _ in range(2):
-            batch_items.claim(session, "dead", -1)
+            QUEUE.claim_item(session, "dead", -1)
     asked = work(served, says("x"))
     rows = rows_of(client, retrieve(client, batch)["output_file_id"])
     assert [row["custom_id"] for row in rows] == names
@@ -153,7 +154,7 @@ def test_what_a_dead_worker_held_is_answered_once(client: TestClient, served: Co
 
 def validate_only(served: Context) -> None:
     async def main() -> None:
-        assert await BatchWorker(served)._work_on_batch()
+        assert await BatchWorker(served).work_once()
 
     asyncio.run(main())
 
@@ -162,10 +163,10 @@ def test_a_cancelled_batch_keeps_its_answers_and_names_the_rest(client: TestClie
     batch = create(client, line("a"), line("b"))
     validate_only(served)
     with served.database.write() as session:
-        first = batch_items.claim(session, "one", 60)
+        first = QUEUE.claim_item(session, "one", 60)
         assert first is not None
         batch_items.finish(session, first, batch_items.ItemResult(True, item._response(first, 200, "kept", {})))
-        held = batch_items.claim(session, "one", 60)
+        held = QUEUE.claim_item(session, "one", 60)
         assert held is not None
     assert client.post(f"/v1/batches/{batch['id']}/cancel").json()["status"] == "cancelling"
     assert work(served, says("x")) == []
@@ -190,7 +191,7 @@ def test_a_batch_ends_with_its_window(client: TestClient, served: Context) -> No
 
 
 def test_without_a_sampler_requests_wait(client: TestClient, served: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(item, "OUTAGE_WAIT_S", 600.0)
+    monkeypatch.setattr(attempts, "OUTAGE_WAIT_S", 600.0)
     batch = create(client, *(line(str(number)) for number in range(20)))
     work(served)
     assert retrieve(client, batch)["request_counts"] == {"total": 20, "completed": 0, "failed": 0}
@@ -204,7 +205,7 @@ def test_without_a_sampler_requests_wait(client: TestClient, served: Context, mo
 def test_a_sampler_that_dies_of_a_request_ends_it_at_the_third_time(
     client: TestClient, served: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(item, "FAULT_WAIT_S", 0.0)
+    monkeypatch.setattr(attempts, "FAULT_WAIT_S", 0.0)
     batch = create(client, line("a"))
     assert len(work(served, ends(type="lost"))) == 3
     (row,) = rows_of(client, retrieve(client, batch)["error_file_id"])
@@ -215,13 +216,13 @@ def test_a_sampler_that_dies_of_a_request_ends_it_at_the_third_time(
 def test_a_request_that_raises_ends_and_an_outage_costs_it_nothing(
     client: TestClient, served: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    raised = iter([StorageUnavailable("away"), *(KeyError("bug") for _ in range(item.MAX_FAULTS))])
+    raised = iter([StorageUnavailable("away"), *(KeyError("bug") for _ in range(attempts.MAX_FAULTS))])
 
     async def failing(*_: object) -> None:
         raise next(raised)
 
-    monkeypatch.setattr(item, "FAULT_WAIT_S", 0.0)
-    monkeypatch.setattr(item, "OUTAGE_WAIT_S", 0.0)
+    monkeypatch.setattr(attempts, "FAULT_WAIT_S", 0.0)
+    monkeypatch.setattr(attempts, "OUTAGE_WAIT_S", 0.0)
     monkeypatch.setattr(item, "_body", failing)
     batch = create(client, line("a"))
     work(served)

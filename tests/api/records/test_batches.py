@@ -4,9 +4,10 @@ import pytest
 
 from api.records import Database, batch_items, batches
 from api.records.base import current_time, db_now
-from api.records.batch_items import BatchItem, ItemClaim, ItemResult, NewItem
-from api.records.batches import Batch, StaleBatch
+from api.records.batch_items import QUEUE, BatchItem, BatchItemClaim, ItemResult, NewItem
+from api.records.batches import Batch
 from api.records.files import File
+from api.records.work_queue import StaleWork
 from api.spec.batch import WINDOW_S, BatchStatus
 from api.spec.ids import new_id
 from tests.factories import a_project
@@ -39,12 +40,12 @@ def a_batch(database: Database, project: str, items: int) -> str:
     return batch.id
 
 
-def claim(database: Database, owner: str = "one", lease_s: float = 60) -> ItemClaim | None:
+def claim(database: Database, owner: str = "one", lease_s: float = 60) -> BatchItemClaim | None:
     with database.write() as session:
-        return batch_items.claim(session, owner, lease_s)
+        return QUEUE.claim_item(session, owner, lease_s)
 
 
-def finish(database: Database, item: ItemClaim) -> bool:
+def finish(database: Database, item: BatchItemClaim) -> bool:
     with database.write() as session:
         return batch_items.finish(session, item, ANSWERED)
 
@@ -59,7 +60,7 @@ def test_two_projects_take_turns_and_each_item_is_claimed_once(database: Databas
     a_batch(database, "b", 2)
     order = []
     while (item := claim(database)) is not None:
-        order.append(item.custom_id)
+        order.append(item.item.custom_id)
         assert finish(database, item)
     assert order == ["a1", "b1", "a2", "b2", "a3"]
 
@@ -70,10 +71,10 @@ def test_an_item_of_a_dead_worker_is_answered_by_another_and_counted_once(databa
     again = claim(database, "alive")
     assert first is not None
     assert again is not None
-    assert (again.line, again.fence) == (2, 1), "the items that nobody held come first"
+    assert again.key[1:] == (2, 1), "the items that nobody held come first"
     taken_over = claim(database, "alive")
     assert taken_over is not None
-    assert (taken_over.line, taken_over.fence) == (first.line, 2)
+    assert taken_over.key[1:] == (first.item.line, 2)
     assert not finish(database, first), "its fence is old"
     assert finish(database, taken_over)
     assert not finish(database, taken_over), "it has its result"
@@ -88,11 +89,11 @@ def test_leases_are_renewed_until_the_batch_is_cancelled(database: Database) -> 
     item = claim(database, "one")
     assert item is not None
     with database.write() as session:
-        assert batch_items.renew(session, "one", 60) == {(batch_id, item.line, item.fence)}
-        batch = batches.lock(session, batch_id)
+        assert QUEUE.renew_items(session, "one", 60) == {item.key}
+        batch = QUEUE.lock(session, batch_id)
         batches.transition(session, batch, BatchStatus.CANCELLING, due_at=current_time(session))
     with database.write() as session:
-        assert not batch_items.renew(session, "one", 60)
+        assert not QUEUE.renew_items(session, "one", 60)
     assert not finish(database, item)
     assert claim(database) is None
 
@@ -102,28 +103,28 @@ def test_a_released_item_waits_and_keeps_the_count_of_its_faults(database: Datab
     item = claim(database)
     assert item is not None
     with database.write() as session:
-        batch_items.release(session, item, 60, fault=True)
+        QUEUE.release(session, item, 60, fault=True)
     assert claim(database) is None
     with database.write() as session:
         session.get_one(BatchItem, (batch_id, 1)).due_at = 0
     again = claim(database)
     assert again is not None
-    assert again.faults == 1
+    assert again.item.faults == 1
 
 
 def test_a_batch_that_another_worker_took_over_is_lost_to_the_first(database: Database) -> None:
     batch_id = a_batch(database, "a", 1)
     with database.write() as session:
-        batches.lock(session, batch_id).due_at = 0
+        QUEUE.lock(session, batch_id).due_at = 0
     with database.write() as session:
-        first = batches.claim(session, lease_s=-1)
+        first = QUEUE.claim(session, lease_s=-1)
     with database.write() as session:
-        second = batches.claim(session, lease_s=60)
+        second = QUEUE.claim(session, lease_s=60)
     with database.write() as session:
-        assert batches.claim(session, lease_s=60) is None
+        assert QUEUE.claim(session, lease_s=60) is None
     assert first is not None
     assert second is not None
-    with database.write() as session, pytest.raises(StaleBatch):
-        batches.lock_claimed(session, first)
+    with database.write() as session, pytest.raises(StaleWork):
+        QUEUE.lock_claimed(session, first)
     with database.write() as session:
-        assert batches.lock_claimed(session, second).id == batch_id
+        assert QUEUE.lock_claimed(session, second).id == batch_id

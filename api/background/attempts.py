@@ -1,0 +1,15 @@
+"""The ends of an attempt at an item that are not its result."""
+
+MAX_FAULTS = 3
+"""Attempts that end with a fault, after which the fault is the item's result."""
+FAULT_WAIT_S = 10.0
+OUTAGE_WAIT_S = 5.0
+
+
+class Postponed(Exception):
+    """The item has no result yet and is due again later."""
+
+    def __init__(self, wait_s: float, *, fault: bool = False, outage: bool = False) -> None:
+        """`fault`: the item may be the cause. `outage`: no other item can be answered either."""
+        super().__init__(wait_s)
+        self.wait_s, self.fault, self.outage = wait_s, fault, outage

@@ -1,0 +1,217 @@
+"""The loop of a worker: it claims items and answers a few at a time, and moves the work that they belong to along.
+
+Every result is stored before its place is filled again. A worker that dies loses nothing else: the leases of its items
+expire, and another worker answers them.
+"""
+
+import asyncio
+import secrets
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, Generic, TypeVar
+
+import structlog
+from anyio.to_thread import run_sync
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from api.background import attempts
+from api.background.attempts import MAX_FAULTS, Postponed
+from api.context import Context
+from api.infra.storage import StorageUnavailable
+from api.records.database import is_outage
+from api.records.work_queue import I, ItemClaim, StaleWork, W, WorkClaim, WorkQueue
+from api.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+RETRY_S = 2.0
+"""Seconds between two attempts to write during an outage of the database."""
+
+R = TypeVar("R")
+"""An item's result."""
+
+
+class ItemWorker(ABC, Generic[W, I, R]):
+    name: ClassVar[str]
+    """First word of the names of its log lines."""
+
+    def __init__(self, context: Context, queue: WorkQueue[W, I], *, at_once: int) -> None:
+        """`at_once`: items that are answered at the same time."""
+        self._context, self._settings, self._queue, self._at_once = context, context.settings, queue, at_once
+        self._owner = secrets.token_hex(8)
+        self._answering: dict[asyncio.Task[None], ItemClaim[W, I]] = {}
+        self._paused_until = 0.0
+        self.stopping = asyncio.Event()
+
+    @abstractmethod
+    async def answer(self, claim: ItemClaim[W, I]) -> R:
+        """Return the item's result: an answer, or an error that a repetition would not change. Raise Postponed."""
+
+    @abstractmethod
+    def finish(self, session: Session, claim: ItemClaim[W, I], result: R) -> bool:
+        """Store the result. Return False if the claim is lost."""
+
+    @abstractmethod
+    def internal_error(self, claim: ItemClaim[W, I]) -> R:
+        """Return the result of an item that this server cannot answer because of a fault of its own."""
+
+    @abstractmethod
+    async def advance(self, claim: WorkClaim[W]) -> None:
+        """Do what is due for the work as a whole. Raise StaleWork if the claim is lost."""
+
+    async def run(self) -> None:
+        log.info(f"{self.name}_worker_ready", owner=self._owner)
+        stopped = asyncio.create_task(self.stopping.wait())
+        others = [asyncio.create_task(self._renew_repeatedly()), asyncio.create_task(self._advance_repeatedly())]
+        while not self.stopping.is_set():
+            try:
+                await self._fill_places()
+            except SQLAlchemyError as error:
+                log.warning(f"{self.name}_items_not_claimed", error=type(error).__name__)
+            except Exception:
+                log.exception(f"{self.name}_items_not_claimed")
+            awaited = {stopped, *self._answering}
+            await asyncio.wait(awaited, timeout=self._settings.poll_s, return_when=asyncio.FIRST_COMPLETED)
+        tasks = [*others, *self._answering]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def run_until_idle(self) -> None:
+        """Work until no work is due and no item is."""
+        while True:
+            advanced = await self.work_once()
+            await self._fill_places()
+            if self._answering:
+                await asyncio.wait(self._answering)
+            elif not advanced:
+                return
+
+    async def _fill_places(self) -> None:
+        """Claim items for the free places."""
+        self._answering = {task: claim for task, claim in self._answering.items() if not task.done()}
+        loop = asyncio.get_running_loop()
+        while len(self._answering) < self._at_once and loop.time() >= self._paused_until:
+            claim = await run_sync(self._claim_item)
+            if claim is None:
+                return
+            self._answering[asyncio.create_task(self._answer(claim))] = claim
+
+    def _claim_item(self) -> ItemClaim[W, I] | None:
+        with self._context.database.read() as session:
+            if not self._queue.any_item_due(session):
+                return None
+        with self._context.database.write() as session:
+            return self._queue.claim_item(session, self._owner, self._settings.lease_s)
+
+    async def _answer(self, claim: ItemClaim[W, I]) -> None:
+        with structlog.contextvars.bound_contextvars(work_id=claim.work.id, line=claim.item.line):
+            try:
+                end: R | Postponed = await self.answer(claim)
+            except asyncio.CancelledError:  # the work was cancelled, or this worker shuts down
+                if self.stopping.is_set():
+                    await self._store(claim, Postponed(0))
+                raise
+            except Postponed as postponed:
+                end = postponed
+            except Exception as error:
+                end = self._end_after(error, claim)
+            if isinstance(end, Postponed) and end.outage:
+                self._paused_until = asyncio.get_running_loop().time() + end.wait_s
+            await self._store(claim, end)
+
+    def _end_after(self, error: Exception, claim: ItemClaim[W, I]) -> R | Postponed:
+        """Return the end of an attempt that raised: a fault of the item, unless the database or the storage is away."""
+        if isinstance(error, StorageUnavailable) or (isinstance(error, SQLAlchemyError) and is_outage(error)):
+            log.warning(f"{self.name}_item_waits", error=type(error).__name__)
+            return Postponed(attempts.OUTAGE_WAIT_S, outage=True)
+        log.exception(f"{self.name}_item_raised")
+        if claim.item.faults + 1 < MAX_FAULTS:
+            return Postponed(attempts.FAULT_WAIT_S, fault=True)
+        return self.internal_error(claim)
+
+    async def _store(self, claim: ItemClaim[W, I], end: R | Postponed) -> None:
+        """Write the end of an attempt, and retry that during an outage of the database."""
+        while True:
+            try:
+                return await run_sync(self._write, claim, end)
+            except SQLAlchemyError as error:
+                if not is_outage(error) or self.stopping.is_set():
+                    log.exception(f"{self.name}_result_not_written")
+                    return None  # its lease expires
+                await asyncio.sleep(RETRY_S)
+            except StaleWork:
+                log.info(f"{self.name}_result_stale")
+                return None
+
+    def _write(self, claim: ItemClaim[W, I], end: R | Postponed) -> None:
+        with self._context.database.write() as session:
+            if isinstance(end, Postponed):
+                self._queue.release(session, claim, end.wait_s, fault=end.fault)
+            elif not self.finish(session, claim, end):
+                log.info(f"{self.name}_result_stale")
+
+    async def _renew_repeatedly(self) -> None:
+        """Extend the leases of this worker's items, and stop those that it has lost."""
+        while True:
+            await asyncio.sleep(self._settings.poll_s)
+            held = dict(self._answering)
+            if not held:
+                continue
+            try:
+                renewed = await run_sync(self._renew)
+            except SQLAlchemyError as error:
+                log.warning(f"{self.name}_leases_not_renewed", error=type(error).__name__)
+                continue
+            for task, claim in held.items():
+                if claim.key not in renewed:
+                    task.cancel()
+
+    def _renew(self) -> set[tuple[str, int, int]]:
+        with self._context.database.write() as session:
+            return self._queue.renew_items(session, self._owner, self._settings.lease_s)
+
+    async def _advance_repeatedly(self) -> None:
+        while True:
+            if not await self.work_once():
+                await asyncio.sleep(self._settings.poll_s)
+
+    async def work_once(self) -> bool:
+        """Do what is due next for a whole piece of work. Return False if nothing is, or it failed."""
+        try:
+            claim = await run_sync(self._claim)
+            if claim is None:
+                return False
+            with structlog.contextvars.bound_contextvars(work_id=claim.work.id):
+                log.info(f"{self.name}_advanced", status=claim.work.status)
+                await self.advance(claim)
+        except StaleWork:  # it was cancelled meanwhile: it is due again
+            return True
+        except (SQLAlchemyError, StorageUnavailable) as error:  # its lease expires
+            log.warning(f"{self.name}_not_advanced", error=type(error).__name__)
+        except Exception:
+            log.exception(f"{self.name}_not_advanced")
+        else:
+            return True
+        return False
+
+    def _claim(self) -> WorkClaim[W] | None:
+        with self._context.database.read() as session:
+            if not self._queue.any_due(session):
+                return None
+        with self._context.database.write() as session:
+            return self._queue.claim(session, self._settings.lease_s)
+
+
+def serve(settings: Settings, worker: Callable[[Context], ItemWorker[W, I, R]]) -> None:
+    """Serve until SIGTERM or SIGINT. Items that are being answered are given back."""
+
+    async def main() -> None:
+        running = worker(Context.open(settings))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, running.stopping.set)
+        await running.run()
+
+    asyncio.run(main())
