@@ -23,7 +23,7 @@ from api.spec.sampling import SamplerJob
 from worker.engine.errors import TrainingError, as_training_error
 from worker.sampling.answer import RequestCancelled, answer
 from worker.sampling.bases import LoadedBase, ModelSource
-from worker.sampling.prompts import RequestRefused
+from worker.sampling.refused import RequestRefused
 from worker.shared.hardware import cpu_multiplies_bfloat16
 from worker.shared.pipe import Pipe
 from worker.shared.reports import CancelledReport, CompleteReport, FailedReport, RefusedReport

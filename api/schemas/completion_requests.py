@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from api.spec.fields import StrictModel
 from api.spec.formats import Message, Messages, RowError, RowWarning
 from api.spec.formats.messages import parse_message
+from api.spec.response_format import ResponseFormat
 from api.spec.sampling import MAX_CHOICES, SamplingRequest
 
 MAX_STOPS, MAX_STOP_LETTERS = 4, 256
@@ -136,9 +137,7 @@ class ChatBody(SamplingBody):
     parallel_tool_calls: Annotated[object, _only(None, because=_NO_TOOLS)] = None
     functions: Annotated[object, _only(None, [], because=_NO_TOOLS)] = None
     function_call: Annotated[object, _only(None, "none", "auto", because=_NO_TOOLS)] = None
-    response_format: Annotated[
-        object, _only(None, {"type": "text"}, because="answers cannot be constrained to a format")
-    ] = None
+    response_format: ResponseFormat | None = None
     modalities: Annotated[object, _only(None, ["text"], because=_NO_TOOLS)] = None
     audio: Annotated[object, _only(None, because=_NO_TOOLS)] = None
     prediction: Unsupported = None
@@ -174,6 +173,7 @@ class ChatBody(SamplingBody):
             messages=self.messages,
             max_tokens=self.max_completion_tokens or self.max_tokens or longest,
             top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            response_format=self.response_format,
             **self._common(),
         )
 

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from api.spec.artifacts import Artifact
 from api.spec.fields import JsonObject, StrictModel
 from api.spec.formats import Messages
+from api.spec.response_format import ResponseFormat
 from api.spec.techniques import Technique
 
 MAX_CHOICES = 16
@@ -30,6 +31,8 @@ class SamplingRequest(StrictModel):
     stop: list[str] = Field(default_factory=list)
     top_logprobs: Annotated[int, Field(ge=0)] | None = None
     """Number of likeliest tokens to return at each position. None: no log-probabilities at all."""
+    response_format: ResponseFormat | None = None
+    """Format of each answer. An answer that `max_tokens` cuts short may not have it."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:

@@ -37,11 +37,16 @@ def answer(
     Raises RequestRefused and RequestCancelled."""
     prompts = prompts_of(request, base)
     max_tokens = [max_answer_tokens(request, base.context_length, len(prompt)) for prompt in prompts]
+    constraint = base.grammars.of_request(request)
     report(StartedReport(id=request.id, prompt_tokens=sum(map(len, prompts))))
     for index, (row, _) in enumerate(itertools.product(range(len(prompts)), range(request.n))):
         seed = None if request.seed is None else request.seed + index
         sampler = TokenSampler(
-            temperature=request.temperature, top_p=request.top_p, seed=seed, top_logprobs=request.top_logprobs
+            temperature=request.temperature,
+            top_p=request.top_p,
+            seed=seed,
+            top_logprobs=request.top_logprobs,
+            constraint=None if constraint is None else constraint.copy(),
         )
         given = prompts[row] if request.prompts is not None else []
         choice = _Choice(index, request, base, report, cancelled, given, sampler)

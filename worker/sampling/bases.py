@@ -16,6 +16,7 @@ from worker.engine.model.modes import keep_four_bits, pack_where_possible
 from worker.rows.chat_template import ChatTemplate
 from worker.rows.end_tokens import EndTokens
 from worker.rows.tokenizer import TokenizerWrapper
+from worker.sampling.constraint import Grammars
 from worker.sampling.generate import LanguageModel
 from worker.sampling.token_bytes import TokenBytes
 from worker.techniques import implementation_of
@@ -74,6 +75,7 @@ class LoadedBase:
         self.template = ChatTemplate.load(folder)
         self.vocabulary = int(self._network.get_input_embeddings().weight.shape[0])
         self.end_tokens = EndTokens.load(folder, self.tokenizer).stops
+        self.grammars = Grammars(self.tokenizer.tokenizer, self.token_bytes, self.vocabulary, self.end_tokens)
         self.context_length: int | None = getattr(
             self._network.config.get_text_config(), "max_position_embeddings", None
         )

@@ -6,16 +6,9 @@ from worker.rows.chat_template import TemplateFailure
 from worker.rows.limits import TooSlow, time_limit
 from worker.rows.tokenizer import PromptCompletionText
 from worker.sampling.bases import LoadedBase
+from worker.sampling.refused import RequestRefused
 
 TEMPLATE_TIMEOUT_S = 10
-
-
-class RequestRefused(Exception):
-    """The model cannot serve the request. `message` is for the user."""
-
-    def __init__(self, message: str, *, param: str, code: str) -> None:
-        super().__init__(message)
-        self.message, self.param, self.code = message, param, code
 
 
 def prompts_of(request: SamplerJob, base: LoadedBase) -> list[list[int]]:

@@ -82,6 +82,7 @@ def test_an_answer_is_as_openais_client_expects_it(client: TestClient, served: C
         "stop": ["x"],
         "max_tokens": served.settings.sample_max_tokens,
         "top_logprobs": None,
+        "response_format": None,
     }
 
 
@@ -249,7 +250,7 @@ def test_what_goes_wrong_in_the_middle_of_a_stream_is_its_last_event(
     ("fields", "param"),
     [
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "grammar"}}, "response_format"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
         ({"logit_bias": {"1": 5}}, "logit_bias"),
         ({"temperature": 3}, "temperature"),

@@ -13,7 +13,7 @@ from tests.tiny_models import make_model
 from tests.worker.sampling.asking import CPU, PROMPT, TOKENS, Asked, make_adapter, plain
 from worker.sampling.bases import KEPT_ADAPTERS, LoadedBase, ModelSource
 from worker.sampling.generate import generate
-from worker.sampling.prompts import RequestRefused
+from worker.sampling.refused import RequestRefused
 from worker.sampling.token_sampler import SampledToken, TokenSampler
 from worker.techniques import TECHNIQUES
 

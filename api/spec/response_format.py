@@ -1,0 +1,149 @@
+"""The format of an answer (OpenAI's `response_format`), and the JSON Schemas that an answer can be held to."""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field
+
+from api.spec.fields import JsonObject, StrictModel
+
+MAX_SCHEMA_BYTES = 64 << 10
+"""Size of a schema as JSON. The check and the grammar take time in proportion."""
+MAX_SCHEMA_DEPTH = 32
+"""Schemas within each other."""
+MAX_MULTIPLE = 1000
+"""Least common multiple of the `multipleOf` in a schema, without their decimal points. A grammar of numbers has up to
+as many states."""
+MAX_MULTIPLES = 50
+"""Number of `multipleOf` in a schema."""
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+_ONE = frozenset({"additionalProperties", "items"})
+_LISTS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
+_NAMED = frozenset({"$defs", "definitions", "patternProperties", "properties"})
+_RULES = frozenset(
+    {
+        *("$ref", "type", "enum", "const", "required", "minProperties", "maxProperties", "minItems", "maxItems"),
+        *("minLength", "maxLength", "pattern", "format", "multipleOf"),
+        *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+    }
+)
+_NOTES = frozenset(
+    {"$schema", "$id", "$comment", "title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly"}
+)
+KEYWORDS = _ONE | _LISTS | _NAMED | _RULES | _NOTES
+"""Keywords that a grammar enforces, and those that assert nothing."""
+_MULTIPLES = (
+    f"a schema may have {MAX_MULTIPLES}, with a common multiple of at most {MAX_MULTIPLE} without decimal points"
+)
+TYPES = frozenset({"string", "number", "integer", "boolean", "object", "array", "null"})
+
+
+def checked_schema(schema: JsonObject) -> JsonObject:
+    """Return the schema. Raise ValueError, with the path, for a keyword that cannot be enforced.
+
+    This is a cheap check. Grammars are made, and refused, by the sampler's child process."""
+    size = len(json.dumps(schema))
+    if size > MAX_SCHEMA_BYTES:
+        raise ValueError(f"the schema has {size} bytes as JSON, more than {MAX_SCHEMA_BYTES}")
+    left: list[tuple[str, object, int]] = [("", schema, 1)]
+    multiples: list[int] = []
+    while left:
+        path, part, depth = left.pop()
+        if isinstance(part, bool):
+            continue
+        if not isinstance(part, dict):
+            raise ValueError(f"{path or 'the schema'} must be a schema: an object or a boolean")
+        if depth > MAX_SCHEMA_DEPTH:
+            raise ValueError(f"{path[:200]}… is nested more than {MAX_SCHEMA_DEPTH} schemas deep")
+        _check_keywords(path, part)
+        multiples += _states(part.get("multipleOf"))
+        if len(multiples) > MAX_MULTIPLES or math.lcm(*multiples) > MAX_MULTIPLE:
+            raise ValueError(f"{_join(path, 'multipleOf')} is too costly: {_MULTIPLES}")
+        left += [(inside, value, depth + 1) for inside, value in _parts(path, part)]
+    return schema
+
+
+def _check_keywords(path: str, schema: JsonObject) -> None:
+    for keyword in schema:
+        if keyword not in KEYWORDS:
+            raise ValueError(f"{_join(path, keyword)} is not supported: answers cannot be held to this keyword")
+    kinds = schema.get("type", [])
+    for kind in kinds if isinstance(kinds, list) else [kinds]:
+        if not isinstance(kind, str) or kind not in TYPES:
+            raise ValueError(f"{_join(path, 'type')} is not one of {', '.join(sorted(TYPES))}")
+    required = schema.get("required", [])
+    if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+        raise ValueError(f"{_join(path, 'required')} must be an array of names")
+
+
+def _states(multiple: object) -> list[int]:
+    """Return the number of states of a grammar for multiples of this number, such as 25 for 0.25."""
+    if isinstance(multiple, bool) or not isinstance(multiple, int | float):
+        return []
+    number = abs(Decimal(str(multiple)).normalize())
+    return [int(max(number, number.scaleb(-int(number.as_tuple().exponent)))) or 1]
+
+
+def _parts(path: str, schema: JsonObject) -> Iterator[tuple[str, object]]:
+    """Yield the schemas directly inside a schema, with their paths."""
+    for keyword, value in schema.items():
+        here = _join(path, keyword)
+        if keyword in _ONE:
+            yield here, value
+        elif keyword in _LISTS:
+            if not isinstance(value, list) or not value:
+                raise ValueError(f"{here} must be an array with at least one schema")
+            yield from ((f"{here}[{index}]", entry) for index, entry in enumerate(value))
+        elif keyword in _NAMED:
+            if not isinstance(value, dict):
+                raise ValueError(f"{here} must be an object of schemas")
+            yield from ((_join(here, name), entry) for name, entry in value.items())
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name[:64]}" if path else name[:64]
+
+
+def _checked_name(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise ValueError("must be 1 to 64 letters, digits, underscores and hyphens")
+    return name
+
+
+Schema = Annotated[JsonObject, AfterValidator(checked_schema)]
+Name = Annotated[str, AfterValidator(_checked_name)]
+
+
+class JsonSchema(StrictModel):
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    name: Name
+    description: str | None = None
+    schema_: Schema = Field(alias="schema")
+    strict: bool | None = None
+    """Without effect: every answer is held to its schema."""
+
+
+class JsonSchemaFormat(StrictModel):
+    """Answers are JSON that is valid for the schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+class JsonObjectFormat(StrictModel):
+    """Answers are JSON objects."""
+
+    type: Literal["json_object"]
+
+
+class TextFormat(StrictModel):
+    type: Literal["text"]
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]

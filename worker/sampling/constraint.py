@@ -1,0 +1,121 @@
+"""Answers held to a grammar: llguidance computes which tokens may come next, and the sampler draws among those."""
+
+from collections.abc import Collection
+from functools import cached_property
+
+import numpy as np
+import torch
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from tokenizers import Tokenizer
+
+from api.spec.fields import JsonObject
+from api.spec.response_format import JsonObjectFormat, JsonSchema, JsonSchemaFormat
+from api.spec.sampling import SamplingRequest
+from worker.sampling.refused import RequestRefused
+from worker.sampling.token_bytes import TokenBytes
+
+WHITESPACE = r"( |\n {0,24})?"
+"""Between the parts of a JSON value. Bounded, because some models would write nothing else until they are cut."""
+LIMITS = LLParserLimits(verbose_errors=False)
+"""llguidance's own limits on the cost of a grammar and of each token."""
+
+_MARK = "\x02"
+"""A character that no tokenizer joins with others."""
+
+
+class GrammarRefused(RequestRefused):
+    """The grammar is invalid, cannot be satisfied, or costs too much."""
+
+    def __init__(self, message: str, param: str) -> None:
+        reason = message.partition("\n")[0][:300]
+        super().__init__(f"{param}: answers cannot be held to it: {reason}", param=param, code="invalid_schema")
+
+
+class GrammarConstraint:
+    """The state of one answer in its grammar."""
+
+    def __init__(self, matcher: LLMatcher, param: str) -> None:
+        self._matcher, self._param = matcher, param
+        self._check()
+
+    def limit(self, logits_V: torch.Tensor) -> torch.Tensor:
+        """Return the logits with -inf for tokens that may not come next. Raises GrammarRefused."""
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._check()
+        allowed_V = torch.from_numpy(np.unpackbits(bits, count=len(logits_V), bitorder="little")).bool()
+        return logits_V.masked_fill(~allowed_V.to(logits_V.device), -torch.inf)
+
+    def accept(self, token_id: int) -> None:
+        """Append the drawn token. Raises GrammarRefused."""
+        self._matcher.consume_token(token_id)
+        self._check()
+
+    @property
+    def complete(self) -> bool:
+        """Whether no token but an end may follow."""
+        return bool(self._matcher.is_stopped())
+
+    def copy(self) -> "GrammarConstraint":
+        """Return another answer's state, the same as this one."""
+        return GrammarConstraint(self._matcher.deep_copy(), self._param)
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise GrammarRefused(self._matcher.get_error(), self._param)
+
+
+class Grammars:
+    """Makes constraints for the tokens of one base model."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, token_bytes: TokenBytes, vocabulary: int, end_tokens: Collection[int]
+    ) -> None:
+        self._tokenizer, self._bytes = tokenizer, token_bytes
+        self._vocabulary = vocabulary
+        self._end_tokens = sorted(end_tokens) or [vocabulary - 1]  # llguidance needs one
+
+    def of_request(self, request: SamplingRequest) -> GrammarConstraint | None:
+        """Return the constraint of the request's answers, or None. Raises GrammarRefused."""
+        match request.response_format:
+            case JsonObjectFormat():
+                return self.of_schema({"type": "object"})
+            case JsonSchemaFormat(json_schema=JsonSchema(schema_=schema)):
+                return self.of_schema(schema)
+        return None
+
+    def of_schema(self, schema: JsonObject) -> GrammarConstraint:
+        """Return the constraint of an answer that is JSON, valid for the schema. Raises GrammarRefused."""
+        param = "response_format"
+        try:
+            grammar = LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": WHITESPACE})
+        except ValueError as error:  # a number that is too large
+            raise GrammarRefused(str(error), param) from None
+        return self.of(grammar, param)
+
+    def of(self, grammar: str, param: str) -> GrammarConstraint:
+        """Return the constraint of a grammar in one of llguidance's forms. Raises GrammarRefused."""
+        return GrammarConstraint(LLMatcher(self._llguidance, grammar, limits=LIMITS, log_level=0), param)
+
+    @cached_property
+    def _llguidance(self) -> LLTokenizer:
+        """The tokens as llguidance reads them; made with the first grammar, since it takes up to a second."""
+        return LLTokenizer(TokenizerWrapper(_Tokens(self)), n_vocab=self._vocabulary, eos_token=self._end_tokens)
+
+
+class _Tokens:
+    """The tokens in the form that llguidance's TokenizerWrapper takes."""
+
+    bos_token_id = None
+
+    def __init__(self, grammars: Grammars) -> None:
+        self._tokenizer = grammars._tokenizer
+        self.tokens = [grammars._bytes.of(number) for number in range(grammars._vocabulary)]
+        added = self._tokenizer.get_added_tokens_decoder()
+        self.special_token_ids = [number for number, token in added.items() if token.special]
+        self.eos_token_id = grammars._end_tokens[0]
+
+    def __call__(self, text: str) -> list[int]:
+        """Return the tokens of a text within another one: some tokenizers put a space before the first text."""
+        before = self._tokenizer.encode(_MARK, add_special_tokens=False).ids
+        tokens = self._tokenizer.encode(_MARK + text, add_special_tokens=False).ids
+        return list(tokens[len(before) :])
