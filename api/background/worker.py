@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from api.background import attempts
 from api.background.attempts import MAX_FAULTS, Postponed
 from api.context import Context
+from api.infra.beats import ProcessReport, process_name, reporting
 from api.infra.storage import StorageUnavailable
 from api.records.database import is_outage
 from api.records.work_queue import I, ItemClaim, StaleWork, W, WorkClaim, WorkQueue
@@ -78,6 +79,11 @@ class ItemWorker(ABC, Generic[W, I, R]):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def report(self, stage: str) -> ProcessReport:
+        """Describe this process, from any thread."""
+        owner, answering = process_name(stage, self._owner), len(self._answering)
+        return ProcessReport(owner=owner, stage=stage, slots=self._at_once, answering=answering)
 
     async def run_until_idle(self) -> None:
         """Work until no work is due and no item is."""
@@ -205,13 +211,14 @@ class ItemWorker(ABC, Generic[W, I, R]):
             return self._queue.claim(session, self._settings.lease_s)
 
 
-def serve(settings: Settings, worker: Callable[[Context], ItemWorker[W, I, R]]) -> None:
+def serve(settings: Settings, stage: str, worker: Callable[[Context], ItemWorker[W, I, R]]) -> None:
     """Serve until SIGTERM or SIGINT. Items that are being answered are given back."""
 
     async def main() -> None:
         running = worker(Context.open(settings))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, running.stopping.set)
-        await running.run()
+        with reporting(settings.broker_url, lambda: running.report(stage)):
+            await running.run()
 
     asyncio.run(main())

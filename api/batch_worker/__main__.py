@@ -4,7 +4,8 @@ from api.background.worker import serve
 from api.batch_worker.worker import BatchWorker
 from api.infra.logs import configure_logging
 from api.settings import load_settings
+from api.spec.lifecycle import BATCH
 
 settings = load_settings()
 configure_logging(settings.log_level)
-serve(settings, BatchWorker)
+serve(settings, BATCH, BatchWorker)

@@ -1,4 +1,4 @@
-"""`attune workers`: the processes that prepare files and train jobs."""
+"""`attune workers`: the processes that do the work."""
 
 from time import time
 
@@ -30,8 +30,8 @@ def workers(
                 worker["host"],
                 ", ".join(worker["stages"]),
                 worker["status"],
-                f"{len(worker['busy'])} of {worker['slots']}",
-                ", ".join(map(_describe_work, worker["busy"])) or "-",
+                f"{len(worker['busy']) + (worker['answering'] or 0)} of {worker['slots']}",
+                _describe_work(worker),
                 worker["device"] or "-",
                 worker["gpus"],
                 format_size(worker["gpu_memory_bytes"] or worker["memory_bytes"]),
@@ -46,5 +46,7 @@ def workers(
     return None
 
 
-def _describe_work(work: Document) -> str:
-    return f"{work['kind']} {work['job_id'] or ''}".strip()
+def _describe_work(worker: Document) -> str:
+    if worker["answering"]:
+        return f"{worker['answering']} {'request' if worker['answering'] == 1 else 'requests'}"
+    return ", ".join(f"{work['kind']} {work['job_id'] or ''}".strip() for work in worker["busy"]) or "-"

@@ -2,6 +2,7 @@ from fastapi import APIRouter
 
 from api.http.deps import Ctx, Who
 from api.http.fair_route import FairRoute
+from api.infra import beats
 from api.schemas.workers import WorkerList
 from api.services import workers
 
@@ -10,5 +11,5 @@ router = APIRouter(prefix="/workers", tags=["workers"], route_class=FairRoute)
 
 @router.get("")
 def list_workers(context: Ctx, caller: Who) -> WorkerList:
-    """List the processes that prepare files and train jobs: live ones first, then those that ended within a day."""
-    return WorkerList.of(workers.listed(context, caller))
+    """List the worker processes: live ones first, then those that ended within a day."""
+    return WorkerList.of(workers.listed(context, caller), beats.seen(context.settings.broker_url))

@@ -1,13 +1,13 @@
 """Worker processes, as operators and waiting users see them."""
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 from pydantic import BaseModel
 
+from api.infra.beats import SeenProcess
 from api.schemas.common import seconds
 from api.services.workers import WorkerView
-from api.spec.lifecycle import Stage
 
 
 class Work(BaseModel):
@@ -20,21 +20,28 @@ class Work(BaseModel):
     since: int | None
 
 
+Kind = Literal["prepare", "train", "sample", "batch", "deliver"]
+Status = Literal["idle", "busy", "paused", "stopped", "lost"]
+
+
 class WorkerObject(BaseModel):
     id: str
     object: Literal["worker"] = "worker"
     host: str
-    stages: list[Stage]
-    """Kinds of work that it takes."""
-    status: Literal["idle", "busy", "paused", "stopped", "lost"]
+    stages: list[Kind]
+    """Kinds of work that it takes. `prepare` and `train` take jobs; `sample` answers requests to models; `batch` sends
+    the requests of batches to them; `deliver` sends webhooks, metrics and models to other servers."""
+    status: Status
     """`paused`: it takes no work for now, for `paused_reason`; `stopped`: it ended in order; `lost`: it has not
-    reported for two minutes."""
+    reported for two minutes, or for 15 s if it takes no jobs."""
     alive: bool
     paused_reason: str | None
     slots: int
-    """Jobs that it works on at once."""
+    """Jobs, requests or deliveries that it works on at once."""
+    answering: int | None
+    """Requests that it works on now; null for `prepare`, `train` and `deliver`."""
     busy: list[Work]
-    """One object for each busy slot, and one more while it scans a file, which takes no slot."""
+    """Its jobs: one object for each busy slot, and one more while it scans a file, which takes no slot."""
     device: str | None
     """Model of its first GPU, or of its processor without GPUs."""
     gpus: int
@@ -45,7 +52,7 @@ class WorkerObject(BaseModel):
     version: str | None
     started_at: int | None
     last_beat_at: int
-    """Time of its last report, which it makes every 15 s (`ATTUNE_SWEEP_S`)."""
+    """Time of its last report, which it makes every 15 s (`ATTUNE_SWEEP_S`), or every 5 s if it takes no jobs."""
 
     @classmethod
     def of(cls, view: WorkerView) -> Self:
@@ -63,11 +70,12 @@ class WorkerObject(BaseModel):
         return cls(
             id=worker.owner,
             host=worker.owner.partition(":")[0],
-            stages=[Stage(worker.stage)],
+            stages=[cast(Kind, worker.stage)],
             status=_status(view, busy=bool(busy)),
             alive=view.alive,
             paused_reason=worker.held if view.alive else None,
             slots=worker.slots,
+            answering=None,
             busy=busy,
             device=worker.device,
             gpus=worker.gpus,
@@ -78,8 +86,27 @@ class WorkerObject(BaseModel):
             last_beat_at=int(worker.seen_at),
         )
 
+    @classmethod
+    def of_process(cls, process: SeenProcess) -> Self:
+        """Return a process that takes no jobs."""
+        ended: Status = "stopped" if process.stopped else "lost"
+        facts = process.model_dump(include={"slots", "answering", "device", "gpus", "gpu_memory_bytes", "memory_bytes"})
+        return cls(
+            id=process.owner,
+            host=process.owner.partition(":")[0],
+            stages=[cast(Kind, process.stage)],
+            status=("busy" if process.answering else "idle") if process.alive else ended,
+            alive=process.alive,
+            paused_reason=None,
+            busy=[],
+            version=process.version,
+            started_at=seconds(process.started_at),
+            last_beat_at=int(process.beat_at),
+            **facts,
+        )
 
-def _status(view: WorkerView, *, busy: bool) -> Literal["idle", "busy", "paused", "stopped", "lost"]:
+
+def _status(view: WorkerView, *, busy: bool) -> Status:
     if not view.alive:
         return "lost" if view.worker.stopped_at is None else "stopped"
     if view.worker.held is not None:
@@ -93,5 +120,6 @@ class WorkerList(BaseModel):
     has_more: Literal[False] = False
 
     @classmethod
-    def of(cls, views: Sequence[WorkerView]) -> Self:
-        return cls(data=[WorkerObject.of(view) for view in views])
+    def of(cls, views: Sequence[WorkerView], processes: Sequence[SeenProcess]) -> Self:
+        listed = [*map(WorkerObject.of, views), *map(WorkerObject.of_process, processes)]
+        return cls(data=sorted(listed, key=lambda worker: not worker.alive))

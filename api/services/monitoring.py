@@ -4,9 +4,8 @@ Every API process reports the same numbers, so that one target is enough.
 """
 
 import time
-from collections import Counter as Count
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from statistics import mean
 
@@ -18,6 +17,8 @@ from prometheus_client.registry import Collector
 from sqlalchemy.orm import Session
 
 from api.context import Context
+from api.infra import beats
+from api.infra.beats import SeenProcess
 from api.records import monitoring, queue
 from api.spec.lifecycle import FINAL, JobStatus, Stage
 
@@ -46,17 +47,18 @@ class Monitor(Collector):
     def collect(self) -> Iterable[Metric]:
         now = time.monotonic()
         if self._read_at is None or now - self._read_at >= CACHE_S:
+            processes = beats.seen(self._context.settings.broker_url)
             with self._context.database.read() as session:
-                self._families = list(_families(session))
+                self._families = list(_families(session, processes))
             self._read_at = now
         return self._families
 
 
-def _families(session: Session) -> Iterator[Metric]:
+def _families(session: Session, processes: Sequence[SeenProcess]) -> Iterator[Metric]:
     yield _gauge("attune_build_info", "The version of the API process.", "version", {version("attune"): 1})
     yield from _queue(session)
     yield from _jobs(session)
-    yield from _workers(session)
+    yield from workers(session, processes)
     yield from _training(session)
     yield _gauge("attune_stored_bytes", "Stored objects, by kind.", "kind", monitoring.bytes_by_kind(session))
     yield _gauge(
@@ -85,27 +87,37 @@ def _jobs(session: Session) -> Iterator[Metric]:
     yield _counter("attune_jobs_failed", "Failed jobs, by the code of their error.", "code", failures)
 
 
-def _workers(session: Session) -> Iterator[Metric]:
+def workers(session: Session, processes: Sequence[SeenProcess]) -> Iterator[Metric]:
+    """Yield the metrics of the workers of jobs and of other processes, whose stages are absent until one starts."""
     known = monitoring.beats(session)
-    live = [worker for worker, alive, _ in known if alive]
-    busy = Count(lease.stage.value for lease in queue.leases(session) if not lease.expired)
-    none = {stage.value: 0 for stage in Stage}
-    yield _gauge("attune_workers", "Live workers.", "stage", none | Count(worker.stage for worker in live))
-    paused = Count(worker.stage for worker in live if worker.held is not None)
-    yield _gauge("attune_workers_paused", "Live workers that take no work because of a fault.", "stage", none | paused)
-    slots = Count[str]()
-    for worker in live:
-        slots[worker.stage] += worker.slots
-    yield _gauge("attune_slots", "Jobs that the live workers can run at once.", "stage", none | slots)
-    yield _gauge("attune_slots_busy", "Jobs that workers run.", "stage", none | busy)
-    beats = GaugeMetricFamily(
+    running = [process for process in processes if not process.stopped and process.age_s < monitoring.SILENT_S]
+    beaten = [(worker.stage, worker.owner, worker.slots, alive, age) for worker, alive, age in known]
+    beaten += [(each.stage, each.owner, each.slots, each.alive, each.age_s) for each in running]
+    none = dict.fromkeys((*(stage.value for stage in Stage), *(process.stage for process in running)), 0)
+    live, slots = Counter(none), Counter(none)
+    for stage, _, count, alive, _ in beaten:
+        live[stage] += alive
+        slots[stage] += count * alive
+    busy = Counter(none)
+    busy.update(lease.stage.value for lease in queue.leases(session) if not lease.expired)
+    for process in running:
+        busy[process.stage] += (process.answering or 0) * process.alive
+    paused = Counter(worker.stage for worker, alive, _ in known if alive and worker.held is not None)
+    of_jobs = {stage.value: 0 for stage in Stage}
+    yield _gauge("attune_workers", "Live workers.", "stage", live)
+    yield _gauge(
+        "attune_workers_paused", "Live workers that take no work because of a fault.", "stage", of_jobs | paused
+    )
+    yield _gauge("attune_slots", "Jobs or requests that the live workers can work on at once.", "stage", slots)
+    yield _gauge("attune_slots_busy", "Jobs or requests that they work on.", "stage", busy)
+    ages = GaugeMetricFamily(
         "attune_worker_beat_age_seconds",
         "Time since the last beat of each worker that did not shut down.",
         labels=["stage", "worker"],
     )
-    for worker, _, age in known:
-        beats.add_metric([worker.stage, worker.owner], age)
-    yield beats
+    for stage, owner, _, _, age in beaten:
+        ages.add_metric([stage, owner], age)
+    yield ages
 
 
 def _training(session: Session) -> Iterator[Metric]:

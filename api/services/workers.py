@@ -1,4 +1,4 @@
-"""Workers: what each worker process is, whether it is live, and what it works on."""
+"""Workers of jobs: what each process is, whether it is live, and what it works on. Others: api.infra.beats."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -23,12 +23,11 @@ class WorkerView:
 
 
 def listed(context: Context, caller: Caller) -> list[WorkerView]:
-    """Return the workers of the last day, live ones first."""
+    """Return the workers of the last day."""
     with context.database.read() as session:
         known, held = workers.seen(session, SHOWN_S), queue.leases(session)
     by_owner: dict[str, list[Lease]] = defaultdict(list)
     for lease in held:
         if not lease.expired:
             by_owner[lease.owner].append(lease)
-    views = [WorkerView(worker, alive, by_owner[worker.owner], caller) for worker, alive in known]
-    return sorted(views, key=lambda view: not view.alive)
+    return [WorkerView(worker, alive, by_owner[worker.owner], caller) for worker, alive in known]

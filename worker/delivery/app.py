@@ -6,8 +6,10 @@ import threading
 import structlog
 
 from api.context import Context
+from api.infra.beats import ProcessReport, reporting
 from api.infra.trackers import MissingLibrary, require_libraries
 from api.settings import Settings
+from api.spec.lifecycle import DELIVER
 from worker.delivery.deliverer import Deliverer
 from worker.delivery.hub import HubPusher
 from worker.delivery.metrics import MetricsExporter
@@ -33,9 +35,11 @@ def run(settings: Settings) -> None:
     for thread in threads:
         thread.start()
     log.info("deliverer_ready", owner=deliverer.owner, senders=list(senders))
-    deliverer.stopping.wait()
-    for thread in threads:
-        thread.join(GRACE_S)
+    report = ProcessReport(owner=deliverer.owner, stage=DELIVER, slots=len(senders), answering=None)
+    with reporting(settings.broker_url, lambda: report):
+        deliverer.stopping.wait()
+        for thread in threads:
+            thread.join(GRACE_S)
 
 
 def _senders(deliverer: Deliverer) -> dict[str, WebhookSender | MetricsExporter | HubPusher]:

@@ -8,10 +8,12 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import redis
 import structlog
 
+from api.infra.beats import ProcessReport, reporting
 from api.infra.child_process import fork_server
 from api.infra.sample_queue import BEAT_S, LISTEN_S, Consumer, SampleJob
 from api.infra.storage import ObjectCorrupt, ObjectMissing, Storage, StorageUnavailable
@@ -20,6 +22,7 @@ from api.spec.catalog import TECHNIQUES
 from api.spec.lifecycle import SAMPLE
 from api.spec.sampling import SamplerJob
 from worker.shared.gpus import visible_gpus
+from worker.shared.hardware import worker_resources
 from worker.shared.reports import (
     LAST_REPORTS,
     SAMPLING_REPORTS,
@@ -45,11 +48,19 @@ RECONNECT_S = 2.0
 
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
-    _, folder, _lock = claim_work_dir(settings.work, SAMPLE)
+    owner, folder, _lock = claim_work_dir(settings.work, SAMPLE)
     sampler = Sampler(settings, Storage(settings.storage), folder)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sampler.stopping.set())
-    sampler.run()
+    with reporting(settings.broker_url, lambda: sampler.report(owner)):
+        sampler.run()
+
+
+def _machine() -> dict[str, Any]:
+    """Return the hardware of the child, as fields of a report."""
+    gpus = visible_gpus()[-1:]
+    facts = worker_resources(gpus, slots=1)
+    return {"gpus": len(gpus), **{name: facts[name] for name in ("device", "gpu_memory_bytes", "memory_bytes")}}
 
 
 class ChildLost(Exception):
@@ -66,6 +77,9 @@ class Sampler:
         if settings.fork_server:
             self._server = fork_server(*(LIBRARIES if visible_gpus() else ("worker.sample",)))
         self._used_at = time.monotonic()
+        self._machine = _machine()
+        self._answering = 0
+        """Requests that are being answered."""
         self.stopping = threading.Event()
 
     def run(self) -> None:
@@ -79,11 +93,17 @@ class Sampler:
                 self.stopping.wait(RECONNECT_S)
                 continue
             if job is not None:
+                self._answering = 1
                 self.serve(job)
+                self._answering = 0
                 self._used_at = time.monotonic()
             elif time.monotonic() - self._used_at > self._settings.sample_idle_s:
                 self.close()
         self.close()
+
+    def report(self, owner: str) -> ProcessReport:
+        """Describe this process, from any thread."""
+        return ProcessReport(owner=owner, stage=SAMPLE, slots=1, answering=self._answering, **self._machine)
 
     def close(self) -> None:
         """Kill the child. The next job starts another."""

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import update
 
 from api.context import Context
+from api.infra.beats import SeenProcess
 from api.main import create_app
 from api.records import events, queue, usage, workers
 from api.records.base import db_now
@@ -108,6 +109,19 @@ def test_every_number_is_that_of_the_database(scraper: TestClient, served: Conte
     assert found["attune_trained_tokens_total", ()] == 7
     assert found["attune_device_seconds_total", ("gpu",)] == 2.5
     assert found["attune_sampled_tokens_total", ("prompt",)] == 3
+
+
+def test_a_sampler_is_counted_once_it_has_reported(scraper: TestClient, served: Context) -> None:
+    process = SeenProcess(owner="a:sample-0:1", stage="sample", slots=4, answering=3, beat_at=1.0, age_s=2.0)
+    with served.database.read() as session:
+        found = {
+            (sample.name, *sample.labels.values()): sample.value
+            for family in monitoring.workers(session, [process, process.model_copy(update={"age_s": 60.0})])
+            for sample in family.samples
+        }
+    assert (found["attune_workers", "sample"], found["attune_workers", "train"]) == (1, 0)
+    assert (found["attune_slots", "sample"], found["attune_slots_busy", "sample"]) == (4, 3)
+    assert ("attune_workers", "batch") not in found
 
 
 def test_scrapes_within_seconds_ask_the_database_once(

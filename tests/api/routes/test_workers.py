@@ -1,9 +1,12 @@
 from typing import Any
 
+import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import update
 
 from api.context import Context
+from api.infra import beats
+from api.infra.beats import ProcessReport, reporting
 from api.records import queue, workers
 from api.records.base import db_now
 from api.records.jobs import Job
@@ -66,3 +69,25 @@ def test_a_job_whose_lease_expired_keeps_no_slot_busy(client: TestClient, served
         queue.claim(session, Stage.TRAIN, owner="a:train-0:1", lease_s=60, gpus=0)
         session.execute(update(Job).where(Job.id == job_id).values(lease_until=db_now() - 1))
     assert (listed(client)[0]["busy"], listed(client)[0]["status"]) == ([], "idle")
+
+
+def test_processes_that_take_no_jobs_report_through_the_broker(
+    client: TestClient, served: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(served, "a:train-0:1")
+    report = ProcessReport(owner="b:sample-0:2", stage="sample", slots=4, answering=3, device="H200", gpus=1)
+    with reporting(served.settings.broker_url, lambda: report):
+        while len(shown := listed(client)) < 2:
+            pass  # its first report is on its way
+        *_, sampler = shown
+        assert [sampler[name] for name in ("host", "stages", "status", "answering")] == ["b", ["sample"], "busy", 3]
+        assert (sampler["device"], sampler["started_at"] > 0, sampler["busy"]) == ("H200", True, [])
+        with monkeypatch.context() as later:
+            later.setattr(beats, "ALIVE_S", -1.0)
+            assert listed(client)[-1]["status"] == "lost"
+    assert listed(client)[-1]["status"] == "stopped"
+    other = report.model_copy(update={"owner": "b:sample-1:3"})
+    with reporting(served.settings.broker_url, lambda: other):
+        while "b:sample-1:3" not in (ids := [worker["id"] for worker in listed(client)]):
+            pass
+    assert ids == ["a:train-0:1", "b:sample-1:3"], "it takes the place of the one that ended on its host"

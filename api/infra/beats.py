@@ -1,0 +1,144 @@
+"""Beats of the processes that take no jobs: samplers, batch workers, deliverers.
+
+They report to Redis, because a sampler knows no database and nothing depends on their reports: people look at them.
+Workers of jobs report to the database (api.records.workers), where the queue depends on them. If Redis loses its data,
+each process is known again after BEAT_S. Times are Redis's own.
+
+    attune:processes    hash: owner → the time of its last report, a space, and the report
+"""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from typing import Any
+
+import structlog
+from pydantic import BaseModel, SecretStr
+from redis import Redis, RedisError
+
+log = structlog.get_logger(__name__)
+
+BEAT_S = 5.0
+"""Seconds between two reports."""
+ALIVE_S = 3 * BEAT_S
+"""Seconds since its last report after which a process counts as lost."""
+KEPT_S = 24 * 3600
+"""Seconds for which a process is listed after its last report."""
+TIMEOUT_S = 1.0
+
+_KEY = "attune:processes"
+_REPORT = """
+local time = redis.call('TIME')
+redis.call('HSET', KEYS[1], ARGV[1], time[1] .. ' ' .. ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+"""
+
+
+class ProcessReport(BaseModel):
+    owner: str
+    """host:name:id, unique to the process."""
+    stage: str
+    slots: int
+    """Requests or deliveries that it works on at once."""
+    answering: int | None
+    """Those that it works on now; None if it does not count them."""
+    device: str | None = None
+    gpus: int = 0
+    gpu_memory_bytes: int | None = None
+    memory_bytes: int | None = None
+    version: str = version("attune")
+    started_at: float | None = None
+    """Set by `reporting`."""
+    stopped: bool = False
+    """Whether it has ended in order."""
+
+
+class SeenProcess(ProcessReport):
+    """A process as it last reported."""
+
+    beat_at: float
+    """Unix time of its last report."""
+    age_s: float
+    """Seconds since then."""
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Its host and its stage."""
+        return self.owner.partition(":")[0], self.stage
+
+    @property
+    def alive(self) -> bool:
+        return not self.stopped and self.age_s <= ALIVE_S
+
+
+def process_name(stage: str, identifier: str) -> str:
+    """Return the owner of a process without a work folder."""
+    return f"{socket.gethostname()[:64]}:{stage}:{identifier}"
+
+
+@contextmanager
+def reporting(broker_url: SecretStr, report: Callable[[], ProcessReport]) -> Iterator[None]:
+    """Report this process every BEAT_S seconds until the block ends, and then its end."""
+    ended, started_at = threading.Event(), time.time()
+
+    def send(redis: Redis, **changes: object) -> None:
+        known = report().model_copy(update={"started_at": started_at, **changes})
+        redis.eval(_REPORT, 1, _KEY, known.owner, known.model_dump_json(), KEPT_S)
+
+    def repeat() -> None:
+        with _connected(broker_url) as redis:
+            while not ended.is_set():
+                try:
+                    send(redis)
+                except Exception as error:  # any other end of this thread would make a healthy process look lost
+                    log.warning("beat_failed", error=type(error).__name__)
+                ended.wait(BEAT_S)
+
+    thread = threading.Thread(target=repeat, name="beats", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(2 * TIMEOUT_S)
+        with suppress(RedisError), _connected(broker_url) as redis:
+            send(redis, stopped=True)
+
+
+def seen(broker_url: SecretStr) -> list[SeenProcess]:
+    """Return the processes of the last day; none if Redis does not answer.
+
+    A lost process is left out if its host has a live one of its stage, which may be the same one restarted.
+    """
+    if not broker_url.get_secret_value():
+        return []
+    try:
+        with _connected(broker_url) as redis:
+            now, reports = redis.time(), dict[str, Any](redis.hgetall(_KEY))
+            found = [_parse(report, now[0] + now[1] / 1e6) for report in reports.values()]
+            if old := [process.owner for process in found if process.age_s > KEPT_S]:
+                redis.hdel(_KEY, *old)
+    except RedisError as error:
+        log.warning("beats_not_read", error=type(error).__name__)
+        return []
+    live = {process.place for process in found if process.alive}
+    kept = [each for each in found if each.alive or (each.age_s <= KEPT_S and each.place not in live)]
+    return sorted(kept, key=lambda process: (process.stage, process.owner))
+
+
+def _parse(stored: str, now: float) -> SeenProcess:
+    at, _, report = stored.partition(" ")
+    known = ProcessReport.model_validate_json(report).model_dump()
+    return SeenProcess(**known, beat_at=float(at), age_s=max(0.0, now - float(at)))
+
+
+def _connected(broker_url: SecretStr) -> Redis:
+    return Redis.from_url(
+        broker_url.get_secret_value(),
+        decode_responses=True,
+        socket_timeout=TIMEOUT_S,
+        socket_connect_timeout=TIMEOUT_S,
+    )
