@@ -5,7 +5,9 @@ from typing import Any
 from api.context import Caller, Context
 from api.records import Database, base_models, files, models, projects
 from api.records.base import db_now
+from api.records.batches import Batch
 from api.records.jobs import Job
+from api.spec.batch import WINDOW_S, BatchStatus
 from api.spec.ids import new_id
 from api.spec.job import JobError
 from api.spec.lifecycle import JobStatus
@@ -50,6 +52,16 @@ def a_file(context: Context, project_id: str, content: bytes = b"{}\n", purpose:
             )
         )
     return file_id
+
+
+def a_batch(context: Context, project_id: str, status: BatchStatus, **values: Any) -> str:
+    """A batch that no worker takes."""
+    fixed = {"id": new_id("batch_"), "project_id": project_id, "key_id": "key_1", "endpoint": "/v1/completions"}
+    times = {"created_at": db_now(), "expires_at": db_now() + WINDOW_S}
+    batch = Batch(**fixed, **times, status=status, input_file="file-none", **values)
+    with context.database.write() as session:
+        session.add(batch)
+    return fixed["id"]
 
 
 def a_job(database: Database, project_id: str, status: JobStatus = JobStatus.QUEUED, **values: Any) -> str:

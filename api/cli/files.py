@@ -144,13 +144,13 @@ def content(
     path = f"/files/{segment(file_id)}"
     with connect(base_url, api_key, data_dir) as client:
         if output is not None:
-            _save(client, path, output)
+            save_content(client, path, output)
             return
         with client.stream_bytes(f"{path}/content") as response:
             _print_content(response)
 
 
-def _save(client: Client, path: str, output: Path) -> None:
+def save_content(client: Client, path: str, output: Path) -> None:
     """Save the content if its SHA-256 is the file's. The output appears once it is complete."""
     listed, digest = client.get(path).get("sha256"), hashlib.sha256()
     partial = output.with_name(f"{output.name}.part")

@@ -16,12 +16,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from api.cli.client import Client, Document, segment
 from api.cli.console import clean, err, out, print_error, print_json, print_line, print_note, print_result
-from api.cli.errors import CommandError, ExitCode
+from api.cli.errors import ExitCode
 from api.cli.job_view import AFTER_TRAINING, describe_phase, describe_wait, time_left, wait_reason
-
-POLL_S = 1.0
-MAX_OUTAGE_S = 90.0
-"""Seconds for which the server may be unreachable before watching fails."""
+from api.cli.waiting import wait_until_ended
 
 EXIT_CODES = {
     "succeeded": ExitCode.OK,
@@ -74,28 +71,17 @@ def watch_job(client: Client, job_id: str, *, as_json: bool) -> ExitCode:
 def _follow(client: Client, job_id: str, view: View, *, deadline: float | None = None) -> Document:
     path = f"/fine_tuning/jobs/{segment(job_id)}"
     last_event: str | None = None
-    unreachable_since: float | None = None
-    while True:
-        try:
-            job = client.get(path)  # before the events, which are then complete if the job has ended
-            for event in _events_since(client, path, last_event):
-                view.show_event(event)
-                last_event = event["id"]
-            view.show_status(job)
-            if job["status"] in EXIT_CODES:
-                return job
-            unreachable_since = None
-        except CommandError as error:
-            if error.code is not ExitCode.UNAVAILABLE:
-                raise
-            if unreachable_since is None:
-                unreachable_since = time.monotonic()
-                print_note(f"{error.message} Trying again …")
-            if time.monotonic() - unreachable_since > MAX_OUTAGE_S:
-                raise
-        if deadline is not None and time.monotonic() > deadline:
-            raise CommandError(ExitCode.UNAVAILABLE, f"{job_id} has not ended in time: it is {job['status']}.")
-        time.sleep(POLL_S)
+
+    def look() -> Document:
+        nonlocal last_event
+        job = client.get(path)  # before the events, which are then complete if the job has ended
+        for event in _events_since(client, path, last_event):
+            view.show_event(event)
+            last_event = event["id"]
+        view.show_status(job)
+        return job
+
+    return wait_until_ended(look, EXIT_CODES, subject=job_id, deadline=deadline)
 
 
 def _events_since(client: Client, path: str, last_event: str | None) -> list[Document]:
@@ -110,10 +96,10 @@ def _events_since(client: Client, path: str, last_event: str | None) -> list[Doc
 
 def format_event(event: Document) -> str:
     level = "" if event["level"] == "info" else f"{event['level']}: "
-    return f"{_clock_time(event['created_at'])}  {level}{event['message']}"
+    return f"{clock_time(event['created_at'])}  {level}{event['message']}"
 
 
-def _clock_time(unix_s: float) -> str:
+def clock_time(unix_s: float) -> str:
     return datetime.fromtimestamp(unix_s).astimezone().strftime("%H:%M:%S")
 
 
@@ -164,7 +150,7 @@ class LineView(_StaticView):
         """Print a new reason to wait if it lasts. Steps and phases are events."""
         reason = wait_reason(job)
         if reason is not None and reason == self._seen != self._shown:
-            print_line(f"{_clock_time(time.time())}  Waiting: {describe_wait(job)}")
+            print_line(f"{clock_time(time.time())}  Waiting: {describe_wait(job)}")
             self._shown = reason
         self._seen = reason
 

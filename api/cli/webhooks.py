@@ -1,6 +1,5 @@
 """`attune webhooks`: create, list, delete, test, deliveries, replay."""
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -8,26 +7,25 @@ import typer
 from api.cli.client import Document, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
 from api.cli.console import format_time, print_json, print_listing, print_note, print_raw, print_result
-from api.cli.errors import Commands
+from api.cli.errors import CommandError, Commands, ExitCode
 from api.cli.files import After, Limit
 
 webhooks_app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     add_completion=False,
-    help="Have a URL notified when jobs end.",
+    help="Have a URL notified when jobs and batches end.",
     epilog="Example: attune webhooks create https://example.com/hook",
 )
 
-EVENT_PREFIX = "fine_tuning.job."
-
-
-class Event(StrEnum):
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
+Events = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--event",
+        help="Notify of these events: a type such as batch.failed, or a part of several, such as batch or failed. "
+        "Repeatable. Default: all.",
+    ),
+]
 WebhookId = Annotated[str, typer.Argument(metavar="WEBHOOK_ID", help="An id from `attune webhooks list`.")]
 
 
@@ -35,9 +33,7 @@ WebhookId = Annotated[str, typer.Argument(metavar="WEBHOOK_ID", help="An id from
 def create(
     url: Annotated[str, typer.Argument(help="A public https address that accepts POSTs.")],
     *,
-    event: Annotated[
-        list[Event] | None, typer.Option(help="Notify only of jobs that end like this. Repeatable. Default: all.")
-    ] = None,
+    event: Events = None,
     name: Annotated[str, typer.Option(help="A note on the webhook's use.")] = "webhook",
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
@@ -45,8 +41,9 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Create a webhook and print its signing secret, which is shown only once."""
-    event_types = [f"{EVENT_PREFIX}{chosen}" for chosen in event or Event]
     with connect(base_url, api_key, data_dir) as client:
+        known = client.get("/webhook_event_types")["data"]
+        event_types = known if event is None else _matching(known, event)
         webhook = client.post("/webhook_endpoints", {"url": url, "name": name, "event_types": event_types})
     if as_json:
         return print_json(webhook)
@@ -68,7 +65,13 @@ def list_webhooks(
     with connect(base_url, api_key, data_dir) as client:
         webhooks = client.listed("/webhook_endpoints", limit=limit, after=after)
     rows = [
-        [hook["id"], hook["name"], _short_events(hook["event_types"]), format_time(hook["created_at"]), hook["url"]]
+        [
+            hook["id"],
+            hook["name"],
+            ", ".join(map(_short_event, hook["event_types"])),
+            format_time(hook["created_at"]),
+            hook["url"],
+        ]
         for hook in webhooks["data"]
     ]
     print_listing(webhooks, ["ID", "NAME", "EVENTS", "CREATED", "URL"], rows, as_json=as_json)
@@ -93,7 +96,9 @@ def delete(
 def send_test(
     webhook_id: WebhookId,
     *,
-    event: Annotated[Event, typer.Option(help="The event to send a sample of.")] = Event.SUCCEEDED,
+    event: Annotated[
+        str | None, typer.Option(help="The event to send a sample of. Default: the first one of the webhook.")
+    ] = None,
     base_url: BaseUrl = None,
     api_key: ApiKey = None,
     data_dir: DataDir = None,
@@ -101,8 +106,10 @@ def send_test(
 ) -> None:
     """Send a sample event now, and print the status of the response."""
     with connect(base_url, api_key, data_dir) as client:
-        result = client.post(f"{_path(webhook_id)}/test", {"event_type": f"{EVENT_PREFIX}{event}"})
-    print_result(result, f"The endpoint responded with status {result['status_code']}.", as_json=as_json)
+        events = client.get(_path(webhook_id))["event_types"]
+        chosen = events[0] if event is None else _matching(events, [event])[0]
+        result = client.post(f"{_path(webhook_id)}/test", {"event_type": chosen})
+    print_result(result, f"The endpoint responded to {chosen} with {result['status_code']}.", as_json=as_json)
 
 
 @webhooks_app.command(epilog="Example: attune webhooks deliveries webhook_abc123")
@@ -121,11 +128,11 @@ def deliveries(
         found = client.listed(f"{_path(webhook_id)}/deliveries", limit=limit, after=after)
     print_listing(
         found,
-        ["ID", "EVENT", "JOB", "STATUS", "ATTEMPTS", "LAST RESPONSE", "NEXT ATTEMPT", "CREATED"],
+        ["ID", "EVENT", "OF", "STATUS", "ATTEMPTS", "LAST RESPONSE", "NEXT ATTEMPT", "CREATED"],
         [
             [
                 delivery["id"],
-                delivery["event_type"].removeprefix(EVENT_PREFIX),
+                _short_event(delivery["event_type"]),
                 delivery["data"]["id"],
                 delivery["status"],
                 delivery["attempts"],
@@ -159,8 +166,16 @@ def _path(webhook_id: str) -> str:
     return f"/webhook_endpoints/{segment(webhook_id)}"
 
 
-def _short_events(event_types: list[str]) -> str:
-    return ", ".join(name.removeprefix(EVENT_PREFIX) for name in event_types)
+def _matching(types: list[str], chosen: list[str]) -> list[str]:
+    """Return the event types that equal or contain any of the chosen names. Raise CommandError for one in none."""
+    for name in chosen:
+        if not any(f".{name}." in f".{type}." for type in types):
+            raise CommandError(ExitCode.REFUSED, f"--event: no event is named {name}. There are: {', '.join(types)}")
+    return [type for type in types if any(f".{name}." in f".{type}." for name in chosen)]
+
+
+def _short_event(event_type: str) -> str:
+    return event_type.removeprefix("fine_tuning.")
 
 
 def _last_response(delivery: Document) -> object:

@@ -9,7 +9,6 @@ import pytest
 from typer.testing import CliRunner
 
 from api.cli.main import CLIENT, COMMANDS, app
-from api.cli.webhooks import EVENT_PREFIX
 from api.context import Context
 from api.infra.webhook_signature import new_secret
 from api.records import models, webhooks, workers
@@ -17,13 +16,16 @@ from api.records.base import db_now
 from api.records.migrate import migrate
 from api.services import keys
 from api.settings import Settings
+from api.spec.batch import BatchStatus
 from api.spec.lifecycle import JobStatus, Stage
 from api.spec.recipe import Recipe
 from tests.api.cli.terminal import run_on_terminal
 from tests.conftest import opened
-from tests.factories import a_base_model, a_file, a_job, a_model, a_project
+from tests.factories import a_base_model, a_batch, a_file, a_job, a_model, a_project
 from tests.services.parts import AttuneApi
 
+REQUEST = b'{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {}}\n'
+ERROR = {"code": "empty_file", "message": "The input file has no requests", "param": None, "line": None}
 ROW = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
 
 COMMAND_LINES = {
@@ -45,6 +47,12 @@ COMMAND_LINES = {
     "files upload": ["files", "upload", "PATH"],
     "files list": ["files", "list", "--limit", "1"],
     "files get": ["files", "get", "FILE"],
+    "batches create": ["batches", "create", "REQUESTS"],
+    "batches list": ["batches", "list", "--limit", "1"],
+    "batches get": ["batches", "get", "INVALID"],
+    "batches watch": ["batches", "watch", "ANSWERED"],
+    "batches cancel": ["batches", "cancel", "BATCH"],
+    "batches download": ["batches", "download", "ANSWERED", "--output", "FOLDER"],
     "adapters download": ["adapters", "download", "MODEL", "--output", "FOLDER"],
     "catalog": ["catalog"],
     "catalog dpo": ["catalog", "dpo"],
@@ -83,12 +91,14 @@ def names(service: tuple[Context, str], tmp_path_factory: pytest.TempPathFactory
     model = a_model(context, project, contents={"adapter_config.json": b"{}"})
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     path.write_bytes(ROW * 12)
+    requests = path.with_name("requests.jsonl")
+    requests.write_bytes(REQUEST)
     with context.database.write() as session:
         workers.register(session, owner="host:name:id", stage=Stage.TRAIN, slots=2)
         workers.register(session, owner="host:name:no", stage=Stage.PREPARE)
         hook = webhooks.Webhook(
             id="webhook_1", project_id=project, name="hook", url="https://example.com", secret=new_secret(),
-            event_types=[f"{EVENT_PREFIX}failed"], created_at=db_now(), updated_at=db_now(),
+            event_types=["batch.failed"], created_at=db_now(), updated_at=db_now(),
         )  # fmt: skip
         session.add(hook)
         done = session.get_one(models.Model, model).job_id
@@ -100,6 +110,12 @@ def names(service: tuple[Context, str], tmp_path_factory: pytest.TempPathFactory
         "FOLDER": str(path.parent / "download"),
         "WEBHOOK": "webhook_1",
         "URL": url,
+        "REQUESTS": str(requests),
+        "BATCH": a_batch(context, project, BatchStatus.IN_PROGRESS),
+        "ANSWERED": a_batch(
+            context, project, BatchStatus.COMPLETED, total=2, completed=2, output_file=a_file(context, project, REQUEST)
+        ),
+        "INVALID": a_batch(context, project, BatchStatus.FAILED, errors={"data": [ERROR]}),
     }
 
 
@@ -179,3 +195,21 @@ def test_a_clone_changes_what_was_asked_and_keeps_the_rest(line: list[str]) -> N
 
 def _json(*words: str) -> Any:
     return json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+
+
+def test_a_batch_takes_its_endpoint_from_the_file_and_its_errors_are_named(names: dict[str, str]) -> None:
+    assert _json("batches", "create", names["REQUESTS"])["endpoint"] == "/v1/completions"
+    result = CliRunner().invoke(app, ["batches", "watch", names["INVALID"]])
+    assert (result.exit_code, result.stderr) == (1, "error: the batch failed: The input file has no requests\n")
+    assert "has no files" in CliRunner().invoke(app, ["batches", "download", names["INVALID"]]).stderr
+
+
+def test_a_webhook_is_notified_of_all_events_or_of_those_with_a_word(names: dict[str, str]) -> None:
+    address = "https://example.com/hook"
+    every = _json("webhooks", "create", address)["event_types"]
+    assert {"batch.failed", "fine_tuning.job.failed"} < set(every)
+    some = _json("webhooks", "create", address, "--event", "batch", "--event", "failed")["event_types"]
+    assert some == [name for name in every if name.startswith("batch.") or name.endswith(".failed")]
+    refused = CliRunner().invoke(app, ["webhooks", "create", address, "--event", "fail"])
+    assert refused.exit_code == 2
+    assert "no event is named fail. There are: batch.cancelled" in refused.stderr

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api.cli import watch
+from api.cli import waiting
 from api.cli.errors import ExitCode
 from tests.api.cli.conftest import FakeServer, attune, job, message
 
@@ -36,7 +36,7 @@ def test_files_that_are_here_are_uploaded_once_and_named_by_their_ids(server: Fa
 def test_watching_follows_every_stage_and_tells_how_it_went(
     server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: dict[str, Any], code: ExitCode
 ) -> None:
-    monkeypatch.setattr(watch, "POLL_S", 0.0)
+    monkeypatch.setattr(waiting, "POLL_S", 0.0)
     server.scenes = [(ending, [message(1, "hello")])]
     result = attune("pipelines", "create", body_file(tmp_path, "file-1"), "--watch")
     assert result.exit_code == code

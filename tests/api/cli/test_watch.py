@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.cli import console, watch
+from api.cli import console, waiting
 from api.cli.errors import ExitCode
 from tests.api.cli.conftest import MODEL, FakeServer, attune, job, message, metrics
 from tests.api.cli.terminal import run_on_terminal
@@ -17,7 +17,7 @@ FIRST, STEP_1, STEP_2, LAST = message(1, "started"), metrics(2, 1), metrics(3, 2
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "POLL_S", 0.0)
+    monkeypatch.setattr(waiting, "POLL_S", 0.0)
 
 
 def test_each_event_is_printed_once_in_order_until_the_job_ends(server: FakeServer) -> None:
@@ -67,7 +67,7 @@ def test_a_server_that_restarts_is_waited_for(server: FakeServer) -> None:
 
 
 def test_a_server_that_stays_away_is_given_up(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "MAX_OUTAGE_S", 0.0)
+    monkeypatch.setattr(waiting, "MAX_OUTAGE_S", 0.0)
     server.outages = 1000
     assert attune("jobs", "watch", "ftjob-1").exit_code == ExitCode.UNAVAILABLE
 
@@ -111,7 +111,7 @@ def test_wait_gives_up_after_its_time_out(server: FakeServer) -> None:
 
 
 def test_a_terminal_shows_a_bar_with_the_phase(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "POLL_S", 0.2)  # the bar is drawn ten times a second
+    monkeypatch.setattr(waiting, "POLL_S", 0.2)  # the bar is drawn ten times a second
     monkeypatch.setattr(console.out, "is_interactive", True)  # decided at import, when there was no terminal
     monkeypatch.setenv("TERM", "xterm")
     finish = {"earliest": time.time() + 70, "latest": None}

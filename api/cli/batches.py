@@ -1,0 +1,230 @@
+"""`attune batches`: create, list, get, watch, cancel, download."""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from api.cli.batch_watch import watch_batch
+from api.cli.client import Client, Document, segment
+from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
+from api.cli.console import (
+    format_time,
+    print_fields,
+    print_json,
+    print_line,
+    print_listing,
+    print_note,
+    print_result,
+)
+from api.cli.errors import CommandError, Commands, ExitCode
+from api.cli.files import After, Limit, save_content, upload_file
+
+batches_app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Answer the requests of a file in the background.",
+    epilog="Example: attune batches create requests.jsonl --watch",
+)
+
+DEFAULT_ENDPOINT = "/v1/chat/completions"
+FILES = {"output_file_id": "output.jsonl", "error_file_id": "errors.jsonl"}
+"""Names of the downloaded files by the field of the batch."""
+
+BatchId = Annotated[str, typer.Argument(metavar="BATCH_ID", help="An id from `attune batches list`.")]
+
+
+@batches_app.command(epilog="Example: attune batches create requests.jsonl --watch")
+def create(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE_OR_ID",
+            help="JSON lines of custom_id, method, url and body: a local file, which is uploaded, or the id of a file.",
+        ),
+    ],
+    *,
+    endpoint: Annotated[
+        str | None, typer.Option(help="The url of every line. Default: that of the first line.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow the batch until it ends.")] = False,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Create a batch, uploading its local file first."""
+    with connect(base_url, api_key, data_dir) as client:
+        body = {
+            "endpoint": endpoint or _first_url(client, file),
+            "input_file_id": _file_id(client, file),
+            "completion_window": "24h",
+        }
+        batch = client.post("/batches", body)
+        if not (watch and as_json):
+            text = f"Created {batch['id']}. Follow it with: attune batches watch {batch['id']}"
+            print_result(batch, text, as_json=as_json)
+        if watch:
+            raise typer.Exit(watch_batch(client, batch["id"], as_json=as_json))
+
+
+def _file_id(client: Client, file: str) -> str:
+    """Return the id of the file, which is uploaded first if it is a local path."""
+    if Path(file).is_file():
+        uploaded = upload_file(client, Path(file), "batch")
+        print_note(f"Uploaded {file} as {uploaded['id']}")
+        return str(uploaded["id"])
+    if re.fullmatch(r"file-[A-Za-z0-9_-]+", file):
+        return file
+    raise CommandError(ExitCode.REFUSED, f"{file} is neither a local file nor the id of an uploaded one.")
+
+
+def _first_url(client: Client, file: str) -> str:
+    """Return the url of the file's first line. The server reports a line that has none."""
+    if Path(file).is_file():
+        with Path(file).open(encoding="utf-8", errors="replace") as lines:
+            return _url_of_first(lines)
+    if not file.startswith("file-"):
+        return DEFAULT_ENDPOINT
+    with client.stream_bytes(f"/files/{segment(file)}/content") as response:
+        return _url_of_first(response.iter_lines())
+
+
+def _url_of_first(lines: Iterable[str]) -> str:
+    try:
+        return str(json.loads(next(iter(lines), ""))["url"])
+    except (ValueError, KeyError, TypeError):
+        return DEFAULT_ENDPOINT
+
+
+@batches_app.command(name="list", epilog="Example: attune batches list --limit 5")
+def list_batches(
+    *,
+    limit: Limit = 20,
+    after: After = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """List the project's batches."""
+    with connect(base_url, api_key, data_dir) as client:
+        batches = client.listed("/batches", limit=limit, after=after)
+    print_listing(
+        batches,
+        ["ID", "STATUS", "ENDPOINT", "MODEL", "CREATED", "REQUESTS", "ANSWERED", "FAILED"],
+        [
+            [
+                batch["id"],
+                batch["status"],
+                batch["endpoint"],
+                batch["model"] or "-",
+                format_time(batch["created_at"]),
+                *(batch["request_counts"][name] for name in ("total", "completed", "failed")),
+            ]
+            for batch in batches["data"]
+        ],
+        as_json=as_json,
+    )
+
+
+@batches_app.command(epilog="Example: attune batches get batch_abc123")
+def get(
+    batch_id: BatchId,
+    *,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Show a batch, and every error in its file with its line."""
+    with connect(base_url, api_key, data_dir) as client:
+        batch = client.get(_path(batch_id))
+    if as_json:
+        return print_json(batch)
+    print_fields(_fields(batch))
+    for error in (batch["errors"] or {"data": []})["data"]:
+        line = "" if error["line"] is None else f"line {error['line']}: "
+        print_line(f"{line}{error['message']} ({error['code']})")
+    return None
+
+
+def _fields(batch: Document) -> Document:
+    """Return the fields to show: those with a value, with times as times and counts as counts."""
+    counts, usage = batch["request_counts"], batch["usage"]
+    fields = {name: value for name, value in batch.items() if not isinstance(value, (dict, list)) and value is not None}
+    times = {name: format_time(value) for name, value in fields.items() if name.endswith("_at")}
+    del fields["object"]
+    return {
+        **fields,
+        **times,
+        "requests": f"{counts['completed']} answered, {counts['failed']} failed, of {counts['total']}",
+        "tokens": f"{usage['input_tokens']:,} read, {usage['output_tokens']:,} written",
+        **({"metadata": json.dumps(batch["metadata"])} if batch["metadata"] else {}),
+    }
+
+
+@batches_app.command(epilog="Example: attune batches watch batch_abc123")
+def watch(
+    batch_id: BatchId,
+    *,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Follow a batch until it ends.
+
+    The exit code is 0 if it completed, 1 if it failed or expired and 3 if it was cancelled.
+    """
+    with connect(base_url, api_key, data_dir) as client:
+        raise typer.Exit(watch_batch(client, batch_id, as_json=as_json))
+
+
+@batches_app.command(epilog="Example: attune batches cancel batch_abc123")
+def cancel(
+    batch_id: BatchId,
+    *,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Cancel a batch. Its files get the answers until now."""
+    with connect(base_url, api_key, data_dir) as client:
+        batch = client.post(f"{_path(batch_id)}/cancel")
+    print_result(batch, f"{batch['id']} is {batch['status']}", as_json=as_json)
+
+
+@batches_app.command(epilog="Example: attune batches download batch_abc123 --output answers")
+def download(
+    batch_id: BatchId,
+    *,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for the files. Default: named after the batch.")
+    ] = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Download the answers (output.jsonl) and the errors (errors.jsonl) of an ended batch, and check their SHA-256."""
+    with connect(base_url, api_key, data_dir) as client:
+        batch = client.get(_path(batch_id))
+        listed = {name: batch[field] for field, name in FILES.items() if batch[field] is not None}
+        if not listed:
+            raise CommandError(ExitCode.REFUSED, f"{batch_id} has no files: it is {batch['status']}.")
+        folder = output or Path(re.sub(r"[^A-Za-z0-9_-]+", "-", batch_id))
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, file_id in listed.items():
+            save_content(client, f"/files/{segment(file_id)}", folder / name)
+    report = {"batch": batch_id, "folder": str(folder), "files": listed}
+    print_result(report, f"Downloaded {' and '.join(listed)} of {batch_id} into {folder}", as_json=as_json)
+
+
+def _path(batch_id: str) -> str:
+    return f"/batches/{segment(batch_id)}"
