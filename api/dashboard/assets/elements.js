@@ -39,6 +39,12 @@ const STATUSES = {
   succeeded: ["✓", "Succeeded", "good"],
   failed: ["✕", "Failed", "bad"],
   cancelled: ["⊘", "Cancelled", "wait"],
+  validating: ["○", "Validating", "wait"],
+  in_progress: ["●", "In progress", "active"],
+  finalizing: ["●", "Writing the files", "active"],
+  completed: ["✓", "Completed", "good"],
+  expired: ["✕", "Expired", "bad"],
+  cancelling: ["⊘", "Cancelling", "wait"],
 };
 
 /** A status in words. Other objects' statuses (`processed`, `error`) give their own `[shape, word, tone]`. */

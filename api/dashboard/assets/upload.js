@@ -5,14 +5,14 @@ import { h, toast } from "./elements.js";
 import { bytes, percent } from "./format.js";
 
 /**
- * Upload a file of rows. `fetch` reports no progress, so this is an XMLHttpRequest. Raise ApiError.
+ * Upload a file. `fetch` reports no progress, so this is an XMLHttpRequest. Raise ApiError.
  * @param {File} file
- * @param {{signal?: AbortSignal, onProgress?: (fraction: number) => void}} [options]
+ * @param {{purpose: string, signal?: AbortSignal, onProgress?: (fraction: number) => void}} options
  * @returns {Promise<any>} the API's file
  */
-export function upload(file, { signal, onProgress = () => {} } = {}) {
+export function upload(file, { purpose, signal, onProgress = () => {} }) {
   const form = new FormData();
-  form.append("purpose", "fine-tune");
+  form.append("purpose", purpose);
   form.append("file", file);
   return new Promise((resolve, reject) => {
     const sending = new XMLHttpRequest();
@@ -33,14 +33,15 @@ export function upload(file, { signal, onProgress = () => {} } = {}) {
 
 /**
  * A button that picks a file, and a bar that shows its upload.
- * @param {{label?: string, signal: AbortSignal, onFile: (file: any) => void}} options `onFile` gets the API's file
+ * @param {{label?: string, kind?: string, purpose?: string, signal: AbortSignal, onFile: (file: any, picked: File) => any}} options
+ *   `onFile` gets the API's file, and the one on this machine
  */
-export function picker({ label = "Upload a file", signal, onFile }) {
+export function picker({ label = "Upload a file", kind = "", purpose = "fine-tune", signal, onFile }) {
   const input = h("input", { type: "file", hidden: true, tabindex: "-1", "aria-label": label });
   const bar = h("progress", { max: 1, value: 0, "aria-label": "Upload" });
   const text = h("span.muted.small");
   const progress = h("div.uploading", { hidden: true, role: "status" }, text, bar);
-  const pick = h("button", { type: "button", onclick: () => input.click() }, label);
+  const pick = h("button", { type: "button", class: kind, onclick: () => input.click() }, label);
 
   async function send(file) {
     pick.disabled = true;
@@ -51,7 +52,7 @@ export function picker({ label = "Upload a file", signal, onFile }) {
     };
     show(0);
     try {
-      onFile(await upload(file, { signal, onProgress: show }));
+      await onFile(await upload(file, { purpose, signal, onProgress: show }), file);
     } catch (error) {
       if (!signal.aborted) toast(error.message, "bad");
     } finally {

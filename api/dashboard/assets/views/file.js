@@ -5,6 +5,7 @@ import { copyAs } from "../calls.js";
 import { button, confirm, copyable, empty, facts, fill, h, quantity, section, when } from "../elements.js";
 import { check, findings } from "../findings.js";
 import { bytes, plural } from "../format.js";
+import { createBatch, firstPart } from "../requests.js";
 import { legend, renderedRows } from "../rows.js";
 
 const ROWS = 5;
@@ -46,6 +47,7 @@ function head(file, path, open) {
       await api.remove(path);
       await open("/files");
     }, { kind: "danger" }),
+    file.purpose === "batch" && button("Create batch", async () => open(`/batches/${(await createBatch(file.id, await firstPart(file.id))).id}`), { kind: "primary" }),
     isRows && file.scan?.status !== "failed" && h("a.button.primary", { href: `/new?file=${file.id}` }, "New job")));
 }
 

@@ -67,15 +67,19 @@ const checked = (component, load) => async (signal) => {
   }
 };
 
+const WAITS = { prepare: "jobs wait", train: "jobs wait", sample: "chats are refused and batches wait", batch: "batches wait", deliver: "webhooks and metrics wait" };
+
 const workers = checked("Workers", async (signal) => {
   const { data } = await api.get("/v1/workers", {}, signal);
   const alive = data.filter((worker) => worker.alive);
-  return ["prepare", "train"].map((stage) => {
-    const component = `Workers that ${stage}`;
+  // A server may have no others; those that are lost are missed.
+  const others = ["sample", "batch", "deliver"].filter((stage) => data.some(({ stages, status: state }) => stages.includes(stage) && state !== "stopped"));
+  return ["prepare", "train", ...others].map((stage) => {
+    const component = `Workers that ${{ batch: "answer batches" }[stage] ?? stage}`;
     const able = alive.filter(({ stages }) => stages.includes(stage));
     const paused = able.filter((worker) => worker.status === "paused");
     const lost = data.filter((worker) => worker.status === "lost" && worker.stages.includes(stage));
-    if (!able.length) return { component, state: "problem", detail: "None is live, so jobs wait", remedy: `Start one: attune worker --stage ${stage}` };
+    if (!able.length) return { component, state: "problem", detail: `None is live, so ${WAITS[stage]}`, remedy: `Start one: attune worker --stage ${stage}` };
     if (paused.length) return { component, state: "warning", detail: `${paused.length} of ${able.length} paused: ${paused[0].paused_reason}`, remedy: h("a", { href: "/workers" }, "Workers") };
     if (lost.length) return { component, state: "warning", detail: `${plural(able.length, "live worker")}, ${lost.length} lost; the last one beat ${clock(Math.max(...lost.map((worker) => worker.last_beat_at)))}`, remedy: h("a", { href: "/workers" }, "Workers") };
     return { component, state: "ok", detail: `${plural(able.length, "live worker")}, ${plural(able.reduce((sum, { slots }) => sum + slots, 0), "slot")}` };

@@ -56,7 +56,7 @@ function deliveries(path, signal) {
     caption: "Deliveries, newest first",
     columns: [
       { title: "Event", cell: (delivery) => [shortEvent(delivery.event_type), h("span.sub", {}, copyable(delivery.event_id))] },
-      { title: "Of", cell: ({ data: { id } }) => (id.startsWith("ftjob-") ? h("a", { href: `/jobs/${id}` }, h("code", {}, id)) : copyable(id)), wide: true },
+      { title: "Of", cell: ({ data: { id } }) => subject(id), wide: true },
       { title: "Status", cell: (delivery) => [status(delivery.status, STATUSES[delivery.status]), delivery.last_error && h("span.sub", {}, delivery.last_error)] },
       { title: "Attempts", cell: (delivery) => delivery.attempts, figures: true, wide: true },
       { title: "Answer", cell: (delivery) => delivery.last_status ?? h("span.muted", {}, "–"), figures: true, wide: true },
@@ -72,4 +72,10 @@ function deliveries(path, signal) {
     if (body.firstChild !== shown) fill(body, shown);
   }
   return { element: section("Deliveries", null, body), refresh };
+}
+
+/** What an event is about, with a link to its view. */
+function subject(id) {
+  const view = { ftjob: "jobs", batch: "batches" }[id.match(/^[a-z]+/)?.[0]];
+  return view ? h("a", { href: `/${view}/${id}` }, h("code", {}, id)) : copyable(id);
 }

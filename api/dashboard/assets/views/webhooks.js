@@ -1,4 +1,4 @@
-/** Webhook endpoints: where the ends of jobs are sent to. */
+/** Webhook endpoints: where the ends of jobs and batches are sent to. */
 
 import * as api from "../api.js";
 import { quoted } from "../calls.js";
@@ -7,9 +7,8 @@ import { ask, showSecret } from "../dialogs.js";
 import { table } from "../table.js";
 
 export const PATH = "/v1/webhook_endpoints";
-const JOBS = "fine_tuning.job.";
 /** `fine_tuning.job.failed` as `job failed`, `batch.completed` as `batch completed`. */
-export const shortEvent = (type) => type.replace("fine_tuning.", "").replace(".", " ");
+export const shortEvent = (type) => type.replace("fine_tuning.", "").replaceAll(".", " ");
 export const SECRET_ADVICE = "Copy the signing secret now. It verifies deliveries: OpenAI(webhook_secret=…).webhooks.unwrap(…). It is not shown again.";
 
 /** @param {import("../app.js").Page} page */
@@ -28,7 +27,7 @@ export async function show({ root, signal, open }) {
 
   async function create() {
     const fields = await endpointFields();
-    const hook = await ask({ title: "New webhook", verb: "Create webhook", fields: fields.list, path: PATH, body: fields.read, cli: () => command(fields.read()) });
+    const hook = await ask({ title: "New webhook", verb: "Create webhook", fields: fields.list, path: PATH, body: fields.read, cli: () => command(fields.read(), fields.all) });
     if (!hook) return;
     await showSecret("Signing secret", hook.signing_secret, SECRET_ADVICE);
     await open(`/webhooks/${hook.id}`);
@@ -44,10 +43,10 @@ export async function show({ root, signal, open }) {
   });
 }
 
-/** The same as a command, which knows the ends of jobs only. */
-const command = ({ name, url, event_types: types }) => (types.every((type) => type.startsWith(JOBS))
-  ? `attune webhooks create ${quoted(url)} --name ${quoted(name)} ${types.map((type) => `--event ${type.slice(JOBS.length)}`).join(" ")}`
-  : null);
+/** The same as a command, which asks for all events unless it names some. */
+const command = ({ name, url, event_types: types }, all) => [
+  `attune webhooks create ${quoted(url)} --name ${quoted(name)}`, ...(types.length < all.length ? types.map((type) => `--event ${type}`) : []),
+].join(" ");
 
 /** The fields of an endpoint for a form, with its present values. */
 export async function endpointFields({ name = "", url = "", event_types: types } = {}) {
@@ -56,11 +55,12 @@ export async function endpointFields({ name = "", url = "", event_types: types }
   const address = h("input", { type: "text", inputmode: "url", autocomplete: "off", value: url, placeholder: "https://example.com/hooks/attune" });
   const boxes = all.map((type) => {
     const box = h("input", { type: "checkbox", value: type });
-    box.checked = types?.includes(type) ?? type.startsWith(JOBS);
+    box.checked = types?.includes(type) ?? true;
     return box;
   });
   const events = h("div.options", { role: "group", "aria-label": "Events" }, boxes.map((box) => h("label.option", {}, box, h("span", {}, shortEvent(box.value)))));
   return {
+    all,
     list: [["name", "Name", called], ["url", "Address", address, "Public, with https. Redirects are not followed."], ["event_types", "Events", events]],
     read: () => ({ name: called.value.trim(), url: address.value.trim(), event_types: boxes.filter(({ checked }) => checked).map(({ value }) => value) }),
   };
