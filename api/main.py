@@ -15,6 +15,7 @@ from api.http.idempotency import Idempotency
 from api.http.middleware import LimitBody, OriginForm, RequestId
 from api.services.budgets import RequestRate
 from api.services.health import HealthCheck
+from api.services.signing import PublishedKeys
 from api.settings import Settings
 from api.spec.fields import JsonObject
 
@@ -76,6 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.watch = EventWatcher(context)
     app.state.sign_ins = RequestRate(SIGN_INS_PER_S, "one address", burst_s=60)
     app.state.monitor = Monitor(context)
+    app.state.signing_keys = PublishedKeys(context)
     app.state.pulse = HealthCheck(settings.database, context.storage)
     error_handlers.install(app)
     include_all(app)

@@ -91,6 +91,14 @@ def verify(
     files_only: Annotated[
         bool, typer.Option("--files-only", help="Check the files without loading the model.")
     ] = False,
+    public_key: Annotated[
+        str | None,
+        typer.Option(
+            "--public-key",
+            metavar="URL_OR_FILE",
+            help="Require a signature by the server at this address, or by the keys in a saved attune-keys.json.",
+        ),
+    ] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
@@ -98,7 +106,7 @@ def verify(
     # Imported only for this command: no other client command needs numpy and the manifest's models.
     from api.cli.verify.report import verification_fields, verify_files  # noqa: PLC0415
 
-    report = verify_files(path, base=base, data_dir=data_dir, files_only=files_only)
+    report = verify_files(path, base=base, data_dir=data_dir, files_only=files_only, public_key=public_key)
     if as_json:
         print_json(report.model_dump(mode="json"))
     else:

@@ -14,7 +14,7 @@ from api.context import Context
 from api.infra.doorbell import require_broker
 from api.infra.storage import StorageUnavailable
 from api.records.migrate import WrongSchema, migrate, require_current
-from api.services import storage_marker
+from api.services import signing, storage_marker
 from api.services.storage_marker import WrongStorage
 from api.settings import Settings
 
@@ -26,11 +26,12 @@ RETRY_S = 0.5
 
 
 def prepare(context: Context) -> None:
-    """Upgrade the schema, and tie a new database to its storage. Raise CommandError."""
+    """Upgrade the schema, tie a new database to its storage, and create its signing key. Raise CommandError."""
     try:
         migrate(context.database)
         storage_marker.prepare(context)
         storage_marker.require(context)
+        signing.current(context)
     except (WrongSchema, WrongStorage) as error:
         raise CommandError(ExitCode.REFUSED, str(error)) from None
     except StorageUnavailable as error:

@@ -79,6 +79,7 @@ COMMANDS = {
         "Remove stored objects that no record refers to, or tie the database to a moved storage.",
         OPERATOR,
     ),
+    "signing": ("api.cli.signing:signing_app", "List and replace the key that signs published models.", OPERATOR),
     "backup": (
         "api.cli.backup:backup_app",
         "Copy the database and the objects into a new folder, while the service runs.",

@@ -12,10 +12,11 @@ from api.http import session_cookie
 from api.http.middleware import send_error
 from api.http.session_cookie import SAFE_METHODS
 from api.infra.fair_limiter import FairLimiter
+from api.infra.signatures import KEYS_PATH
 from api.records import keys, sessions
 from api.services.budgets import RequestRate
 
-PUBLIC = ("/healthz", "/readyz", "/openapi.json", "/metrics")
+PUBLIC = ("/healthz", "/readyz", "/openapi.json", "/metrics", KEYS_PATH)
 """Paths without an API key. `/metrics` has a token of its own (api.routes.monitoring)."""
 SESSION = "/session"
 """Address of sign-in, which is public, and sign-out, which a key that can only read may do."""

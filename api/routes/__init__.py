@@ -21,6 +21,7 @@ from api.routes import (
     pipelines,
     previews,
     sessions,
+    signing_keys,
     uploads,
     usage,
     webhooks,
@@ -41,5 +42,5 @@ def include_all(app: FastAPI) -> None:
     app.include_router(webhooks.router, prefix="/v1/webhook_endpoints", **shared)
     app.include_router(webhooks.types, prefix="/v1", **shared)
     app.include_router(webhooks.router, prefix="/v1/webhooks", include_in_schema=False, **shared)
-    for router in (sessions.router, sessions.authenticated, health.router, monitoring.router):
+    for router in (sessions.router, sessions.authenticated, health.router, signing_keys.router, monitoring.router):
         app.include_router(router, **shared)

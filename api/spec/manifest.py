@@ -1,7 +1,7 @@
 """manifest.json: the files of a published folder, and their provenance.
 
 The trainer writes it, and `attune adapters verify` reads it. It shows that the files are complete and belong together.
-It has no signature, so it does not prove who made them.
+The worker signs it when it publishes the folder: the signature proves which installation did.
 """
 
 import hashlib
@@ -14,6 +14,8 @@ from pydantic import AfterValidator, Field
 from api.spec.fields import StrictModel
 
 NAME = "manifest.json"
+SIGNATURE = "manifest.sig.json"
+"""The signature of the manifest beside it (api.infra.signatures). Saved states have none."""
 ORIGIN = "origin.json"
 """File in a run folder with an `Origin`."""
 LOGPROBS = "logprobs.json"
@@ -104,7 +106,7 @@ class Provenance(StrictModel):
 
 class Manifest(Provenance):
     files: list[FileEntry]
-    """All files except the manifest, and except files in subfolders that have their own manifest."""
+    """All files except the manifest and its signature, and except files in subfolders that have their own manifest."""
 
 
 def recipe_hash(recipe: dict[str, object]) -> str:

@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 LEASE_S = 3600
 """If a large model takes longer, another deliverer may push the same files: the later commit then changes nothing."""
 GIVE_UP_S = 2 * 24 * 3600
-EXCLUDED = ("manifest.json", "logprobs.json")
+EXCLUDED = ("manifest.json", "manifest.sig.json", "logprobs.json")
 """Files of Attune's own, which are not pushed."""
 
 

@@ -5,14 +5,15 @@ is ever visible.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
+from api.infra import signatures
 from api.infra.artifacts import GGUF, MERGED, tar_size, trained_artifacts
-from api.infra.storage import ObjectCorrupt, Storage
-from api.records import events, jobs, models, queue, trackings
+from api.infra.storage import ObjectCorrupt, Storage, StoredObject
+from api.records import events, jobs, models, queue, signing_keys, trackings
 from api.records.base import db_now
 from api.records.files import RESULTS, File
 from api.records.jobs import Job
@@ -22,6 +23,7 @@ from api.spec.artifacts import Artifact, SavedState
 from api.spec.ids import checkpoint_id, new_id
 from api.spec.lifecycle import JobStatus
 from api.spec.manifest import NAME as MANIFEST
+from api.spec.manifest import SIGNATURE
 from worker.shared.checkpoints import KEPT_CHECKPOINTS
 from worker.shared.reports import CheckpointReport, DoneReport, Metrics
 from worker.supervisor.attempt import AttemptContext
@@ -32,23 +34,46 @@ CHECKPOINT_METRICS = ("step", "train_", "valid_", "full_valid_")
 """Prefixes of the metrics that a checkpoint shows. They are numbers only, as OpenAI's clients expect."""
 
 
-def store_folder(storage: Storage, folder: Path, prefix: str) -> list[Artifact]:
+def store_folder(
+    storage: Storage, folder: Path, prefix: str, sign: Callable[[bytes], bytes] | None = None
+) -> list[Artifact]:
     """Store the files that a finished folder's manifest lists, and the manifest last. Return them as artifacts.
 
-    The merged model and the GGUF file inside it are stored likewise. Raises FileNotFoundError if the folder is deleted
-    meanwhile, ObjectCorrupt if a file differs from the manifest.
+    The merged model and the GGUF file inside it are stored likewise. `sign` returns the signature of a manifest, which
+    is stored beside it. Raises FileNotFoundError if the folder is deleted meanwhile, ObjectCorrupt if a file differs
+    from the manifest.
     """
     artifacts = []
+
+    def add(name: str, stored: StoredObject) -> None:
+        artifacts.append(Artifact(name=name, bytes=stored.bytes, sha256=stored.sha256, key=f"{prefix}/{name}"))
+
     for part in [part for part in (MERGED, GGUF) if (folder / part).is_dir()] + [""]:
-        files = json.loads((folder / part / MANIFEST).read_bytes())["files"]
-        listed = {f"{part}{entry['name']}": entry["sha256"] for entry in files}
-        for name, sha256 in [*sorted(listed.items()), (f"{part}{MANIFEST}", None)]:
-            key = f"{prefix}/{name}"
-            stored = storage.write_file(key, folder / name)
-            if sha256 not in (None, stored.sha256):
+        manifest = (folder / part / MANIFEST).read_bytes()
+        listed = {f"{part}{entry['name']}": entry["sha256"] for entry in json.loads(manifest)["files"]}
+        for name, sha256 in sorted(listed.items()):
+            stored = storage.write_file(f"{prefix}/{name}", folder / name)
+            if sha256 != stored.sha256:
                 raise ObjectCorrupt(f"{name} is not the file that its manifest lists")
-            artifacts.append(Artifact(name=name, bytes=stored.bytes, sha256=stored.sha256, key=key))
+            add(name, stored)
+        written = {MANIFEST: manifest} if sign is None else {SIGNATURE: sign(manifest), MANIFEST: manifest}
+        for name, content in written.items():
+            add(f"{part}{name}", storage.write_bytes(f"{prefix}/{part}{name}", content))
     return artifacts
+
+
+def _store_published(attempt: AttemptContext, folder: Path, prefix: str) -> list[Artifact]:
+    """Store a model or a checkpoint, with its manifests signed."""
+
+    def sign(manifest: bytes) -> bytes:
+        if json.loads(manifest)["job"] != attempt.job.id:
+            raise ObjectCorrupt(f"{MANIFEST} is not that of {attempt.job.id}")
+        with attempt.node.context.database.write() as session:
+            key = signing_keys.current(session, signatures.new_key_pair)
+        assert key.private_key is not None, f"{key.id} is retired"
+        return signatures.sign(manifest, key.id, key.private_key)
+
+    return store_folder(attempt.node.context.storage, folder, prefix, sign)
 
 
 def store_state(attempt: AttemptContext, step: int, folder: Path) -> None:
@@ -68,7 +93,7 @@ def store_checkpoint(attempt: AttemptContext, report: CheckpointReport, folder: 
     with context.database.read() as session:
         if any(known.step == step for known in models.checkpoints_of(session, job.id)):
             return
-    artifacts = store_folder(context.storage, folder, f"checkpoints/{job.id}/{fence}/{step:06d}")
+    artifacts = _store_published(attempt, folder, f"checkpoints/{job.id}/{fence}/{step:06d}")
     model_id = checkpoint_id(job.model_id, step)
     with context.database.write() as session:
         jobs.lock_for_attempt(session, job.id, fence)
@@ -121,7 +146,7 @@ def publish(attempt: AttemptContext, report: DoneReport, folder: Path, measured:
     `measured`: the training's time and memory, stored beside the estimate.
     """
     job, fence, context = attempt.job, attempt.claim.fence, attempt.node.context
-    artifacts = store_folder(context.storage, folder, f"models/{job.id}/{fence}")
+    artifacts = _store_published(attempt, folder, f"models/{job.id}/{fence}")
     results = _store_results(attempt)
     archive = File(
         filename=f"{job.id}.tar",

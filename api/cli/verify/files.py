@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from api.cli.errors import CommandError, ExitCode
 from api.cli.verify.tensors import WEIGHTS
 from api.spec.file_hash import file_sha256
-from api.spec.manifest import HOLDS_DATA, NAME, Manifest, recipe_hash
+from api.spec.manifest import HOLDS_DATA, NAME, SIGNATURE, Manifest, recipe_hash
 
 PARTIAL_SUFFIX = ".part"
 """Suffix of unfinished files of `attune adapters download`."""
@@ -63,7 +63,7 @@ def check_files(folder: Path, manifest: Manifest) -> tuple[list[str], list[str]]
             (notes if name in HOLDS_DATA else problems).append(f"{name} is missing")
         elif file_sha256(present[name]) != entry.sha256:
             problems.append(f"{name} was changed: its SHA-256 is not the one in {NAME}")
-    for name in sorted(present.keys() - listed.keys() - {NAME}):
+    for name in sorted(present.keys() - listed.keys() - {NAME, SIGNATURE}):
         problems.append(f"{name} is not listed in {NAME}")
     if recipe_hash(manifest.recipe) != manifest.recipe_sha256:
         problems.append(f"the recipe in {NAME} was changed: its SHA-256 differs from recipe_sha256")

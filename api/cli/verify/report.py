@@ -10,6 +10,7 @@ from api.cli.errors import CommandError, ExitCode
 from api.cli.verify.base import find_base
 from api.cli.verify.comparison import Comparison, NotComparable, can_load_models, compare
 from api.cli.verify.files import base_differences, check_files, open_artifact, read_manifest
+from api.cli.verify.signature import CheckedSignature, check_signature, read_keys
 from api.cli.verify.tensors import check_tensors
 from api.spec.manifest import LOGPROBS, BaseEntry, Manifest
 
@@ -38,18 +39,33 @@ class Verification(BaseModel):
     base: VerifiedBase | None
     """The base model on this machine, if one was given."""
     comparison: Comparison | None
+    signature: CheckedSignature | None
+    """The manifest's signature; null if it has none, or a damaged one."""
 
 
-def verify_files(path: Path, *, base: str | None, data_dir: Path | None, files_only: bool) -> Verification:
+def verify_files(
+    path: Path, *, base: str | None, data_dir: Path | None, files_only: bool, public_key: str | None
+) -> Verification:
     """Verify a folder, or a job's tar. Raises CommandError if nothing can be verified."""
+    keys = None if public_key is None else read_keys(public_key)
     with open_artifact(path) as folder:
-        return _verify_folder(folder, base=base, data_dir=data_dir, files_only=files_only)
+        signed = check_signature(folder, keys, public_key)
+        return _verify_folder(folder, signed, base=base, data_dir=data_dir, files_only=files_only)
 
 
-def _verify_folder(folder: Path, *, base: str | None, data_dir: Path | None, files_only: bool) -> Verification:
+def _verify_folder(
+    folder: Path,
+    signed: tuple[CheckedSignature | None, list[str], list[str]],
+    *,
+    base: str | None,
+    data_dir: Path | None,
+    files_only: bool,
+) -> Verification:
     manifest = read_manifest(folder)
     base_folder = None if base is None else find_base(base, manifest.origin.base, data_dir)
-    problems, notes = check_files(folder, manifest)
+    signature, problems, notes = signed
+    file_problems, file_notes = check_files(folder, manifest)
+    problems, notes = problems + file_problems, notes + file_notes
     tensor_problems, tensors, values = check_tensors(folder, manifest)
     problems += tensor_problems
     differences = [] if base_folder is None else base_differences(manifest, base_folder)
@@ -76,6 +92,7 @@ def _verify_folder(folder: Path, *, base: str | None, data_dir: Path | None, fil
         trained_on=manifest.origin.base,
         base=None if base_folder is None else VerifiedBase(path=str(base_folder), differences=differences),
         comparison=comparison,
+        signature=signature,
     )
 
 
@@ -113,6 +130,8 @@ def verification_fields(verification: Verification) -> dict[str, object]:
         "files": f"{verification.files} listed",
         "weights": f"{verification.tensors:,} tensors, {verification.values:,} values",
     }
+    if (signature := verification.signature) is not None:
+        fields["signature"] = f"{signature.status}, by key {signature.key}"
     if verification.base is not None:
         same, differences = "the one that was trained on", verification.base.differences
         fields["this base"] = same if not differences else f"NOT {same}: {'; '.join(differences)}"

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from sqlalchemy import event
 
 from api.context import Context
+from api.infra.signatures import KEYS_PATH
 from api.main import create_app
 from api.services import keys
 from api.settings import Settings
@@ -121,6 +122,7 @@ def test_without_a_valid_key_nothing_is_answered(app: FastAPI, header: str) -> N
         answer = stranger.request(method, path)
         assert (answer.status_code, error_of(answer)["code"]) == (401, "invalid_api_key")
     assert stranger.get("/healthz").status_code == 200
+    assert stranger.get(KEYS_PATH).json() == {"keys": []}
 
 
 def test_a_revoked_or_expired_key_stops_working_at_once(app: FastAPI, served: Context) -> None:

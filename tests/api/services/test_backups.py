@@ -16,7 +16,7 @@ from api.infra.storage import Storage
 from api.records.files import File
 from api.records.jobs import Job
 from api.records.migrate import migrate
-from api.services import backups, files
+from api.services import backups, files, signing
 from api.services.backups import Contents, DamagedBackup, NotABackup
 from api.settings import Settings
 from tests.factories import a_caller, a_file, a_job, a_model, a_project
@@ -60,9 +60,11 @@ def test_all_that_the_database_names_is_back(service: Context, tmp_path: Path) -
     a_model(service, caller.project_id, {"a.safetensors": b"12345"})
     prefix = a_state(service, a_job(service.database, caller.project_id), 7)
     service.storage.write_bytes("models/orphan/1/a", b"nobody names it")
+    signing_key = signing.current(service).private_key
     source, contents = backed_up(service, tmp_path)
     assert contents.damaged == []
     again = restored(source, tmp_path)
+    assert signing.current(again).private_key == signing_key
     row = files.get(again, caller, file)
     chunks = files.content(again, caller, row, range(row.bytes))
     assert b"".join(collected(chunks)) == b"rows"

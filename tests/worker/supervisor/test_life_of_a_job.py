@@ -4,10 +4,11 @@ import io
 from sqlalchemy import select
 
 from api.infra.artifacts import MERGED
+from api.infra.signatures import ManifestSignature, is_valid
 from api.records import base_models, files, models
 from api.records.jobs import Job
 from api.records.usage import Usage
-from api.services import job_logs
+from api.services import job_logs, signing
 from api.spec.evaluation import Evaluation
 from api.spec.lifecycle import JobStatus
 from api.spec.manifest import Manifest, recipe_hash
@@ -82,9 +83,14 @@ def check_artifacts(workshop: Workshop, job: Job) -> None:
     for part in ("", MERGED):
         text = b"".join(workshop.context.storage.read(stored[f"{part}manifest.json"]["key"]))
         manifests[part] = Manifest.model_validate_json(text)
+        signature = b"".join(workshop.context.storage.read(stored[f"{part}manifest.sig.json"]["key"]))
+        (key,) = signing.public_keys(workshop.context).keys
+        assert is_valid(text, ManifestSignature.model_validate_json(signature), key)
     listed = {f"{part}{entry.name}": entry.sha256 for part, found in manifests.items() for entry in found.files}
     assert listed == {
-        name: artifact["sha256"] for name, artifact in stored.items() if not name.endswith("manifest.json")
+        name: artifact["sha256"]
+        for name, artifact in stored.items()
+        if not name.endswith(("manifest.json", "manifest.sig.json"))
     }
     assert not any(entry.name.startswith(MERGED) for entry in manifests[""].files)
     check_origin(workshop, job, manifests[""])
