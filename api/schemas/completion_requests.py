@@ -185,7 +185,9 @@ class CompletionBody(SamplingBody):
     prompt: str | Tokens | list[str] | list[Tokens]
     """A text or its tokens, or a list of either."""
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    echo: Annotated[bool | None, _only(None, False, because="answers do not repeat the prompt")] = None
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    echo: bool | None = None
+    """Whether each answer begins with its prompt. With `max_tokens` 0 there is nothing else."""
     suffix: Annotated[object, _only(None, because="models continue a text and cannot fill in a gap")] = None
     best_of: Annotated[object, _only(None, 1, because="request several answers with n, and choose one")] = None
 
@@ -193,6 +195,12 @@ class CompletionBody(SamplingBody):
     def _few_enough(self) -> Self:
         if not self.prompts or len(self.prompts) * (self.n or 1) > MAX_CHOICES:
             raise ValueError(f"the prompts, times n, must be 1 to {MAX_CHOICES}")
+        return self
+
+    @model_validator(mode="after")
+    def _some_tokens(self) -> Self:
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens: 0 is only for requests with echo: true")
         return self
 
     @property
@@ -205,7 +213,8 @@ class CompletionBody(SamplingBody):
     def sampling_request(self, longest: int) -> SamplingRequest:
         return SamplingRequest(
             prompts=self.prompts,
-            max_tokens=self.max_tokens or min(COMPLETION_TOKENS, longest),
+            max_tokens=min(COMPLETION_TOKENS, longest) if self.max_tokens is None else self.max_tokens,
             top_logprobs=self.logprobs,
+            echo=bool(self.echo),
             **self._common(),
         )

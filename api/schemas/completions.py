@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, Field
 
-from api.spec.sampler_reports import FinishReason, SampledToken
+from api.spec.sampler_reports import FinishReason, SampledToken, TopToken
 
 
 class Usage(BaseModel):
@@ -43,13 +43,14 @@ class ChatLogprobs(BaseModel):
     def of(cls, tokens: Sequence[SampledToken] | None) -> Self | None:
         if tokens is None:
             return None
-        return cls(content=[TokenLogprob(**token, top_logprobs=token["top"]) for token in tokens])
+        return cls(content=[TokenLogprob.model_validate(token | {"top_logprobs": token["top"]}) for token in tokens])
 
 
 class CompletionLogprobs(BaseModel):
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    """Null for the first token of an echoed prompt, which nothing predicts; so is its entry in `top_logprobs`."""
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
     """The position in the answer, in characters, where each token begins."""
 
@@ -60,9 +61,13 @@ class CompletionLogprobs(BaseModel):
         return cls(
             tokens=[token["token"] for token in tokens],
             token_logprobs=[token["logprob"] for token in tokens],
-            top_logprobs=[{top["token"]: top["logprob"] for top in token["top"]} for token in tokens],
+            top_logprobs=[_by_token(token["top"]) for token in tokens],
             text_offset=[token["offset"] for token in tokens],
         )
+
+
+def _by_token(top: Sequence[TopToken] | None) -> dict[str, float] | None:
+    return None if top is None else {each["token"]: each["logprob"] for each in top}
 
 
 class ChatMessage(BaseModel):

@@ -13,8 +13,12 @@ class TopToken(TypedDict):
     logprob: float
 
 
-class SampledToken(TopToken):
-    top: list[TopToken]
+class SampledToken(TypedDict):
+    token: str
+    bytes: list[int]
+    logprob: float | None
+    """None for the first token of a prompt, which nothing predicts; so is `top`."""
+    top: list[TopToken] | None
     offset: int
     """Position in the answer's text where the token begins, in characters."""
 

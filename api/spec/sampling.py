@@ -23,7 +23,7 @@ class SamplingRequest(StrictModel):
     """Texts to continue, or their token ids. Excludes `messages`."""
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
     """Number of answers to each prompt."""
-    max_tokens: Annotated[int, Field(ge=1)]
+    max_tokens: Annotated[int, Field(ge=0)]
     temperature: Annotated[float, Field(ge=0)]
     """Sampling temperature; 0 selects greedy decoding."""
     top_p: Annotated[float, Field(gt=0, le=1)]
@@ -31,6 +31,8 @@ class SamplingRequest(StrictModel):
     stop: list[str] = Field(default_factory=list)
     top_logprobs: Annotated[int, Field(ge=0)] | None = None
     """Number of likeliest tokens to return at each position. None: no log-probabilities at all."""
+    echo: bool = False
+    """Whether each answer begins with its prompt. Only for `prompts`."""
     response_format: ResponseFormat | None = None
     """Format of each answer. An answer that `max_tokens` cuts short may not have it."""
 

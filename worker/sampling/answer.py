@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from api.spec.sampling import SamplerJob
 from worker.sampling.bases import LoadedBase
+from worker.sampling.echo import scored_prompt
 from worker.sampling.generate import LanguageModel, generate
 from worker.sampling.prompts import max_answer_tokens, prompts_of
 from worker.sampling.text import AnswerText, TextDelta
@@ -50,7 +51,10 @@ def answer(
         )
         given = prompts[row] if request.prompts is not None else []
         choice = _Choice(index, request, base, report, cancelled, given, sampler)
-        generate(model, prompts[row], sampler, max_tokens=max_tokens[row], on_token=choice.add)
+        if request.echo:
+            choice.echo(scored_prompt(model, prompts[row], base.vocabulary, request.top_logprobs))
+        if max_tokens[row]:
+            generate(model, prompts[row], sampler, max_tokens=max_tokens[row], on_token=choice.add)
         choice.finish()
 
 
@@ -70,9 +74,14 @@ class _Choice:
         self._id, self._index = request.id, index
         self._report, self._cancelled = report, cancelled
         self._end_tokens, self._bytes = base.end_tokens, base.token_bytes
+        self._echoes = request.echo
         self._with_logprobs = request.top_logprobs is not None
         self._text = AnswerText(base.tokenizer.tokenizer, request.stop, given=given)
         self._sampler, self._count, self._ended = sampler, 0, False
+
+    def echo(self, prompt: Sequence[SampledToken]) -> None:
+        """Report the prompt, before anything of the answer."""
+        self._report_delta(self._text.echo(prompt))
 
     def add(self, token: SampledToken) -> bool:
         """Report the token's text. Return whether to generate another token."""
@@ -81,6 +90,8 @@ class _Choice:
         self._count += 1
         if token.id in self._end_tokens:
             self._ended = True
+            if self._echoes:  # clients that score prompts count on every token after them
+                self._text.end(token)
             return False
         self._report_delta(self._text.add(token))
         return not self._complete
@@ -114,10 +125,13 @@ class _Choice:
         self._report(TextReport(id=self._id, index=self._index, text=text, tokens=tokens))
 
     def _token_report(self, offset: int, token: SampledToken) -> TokenLogprob:
-        sampled = self._logprob(token.id, token.logprob)
-        top = [self._logprob(token_id, logprob) for token_id, logprob in token.top]
-        return TokenLogprob(token=sampled.token, bytes=sampled.bytes, logprob=sampled.logprob, top=top, offset=offset)
+        raw = self._bytes.of(token.id)
+        logprob = None if token.logprob is None else max(token.logprob, MIN_LOGPROB)
+        top = None if token.top is None else [self._top_report(*each) for each in token.top]
+        return TokenLogprob(
+            token=raw.decode(errors="replace"), bytes=list(raw), logprob=logprob, top=top, offset=offset
+        )
 
-    def _logprob(self, token_id: int, logprob: float) -> TopLogprob:
+    def _top_report(self, token_id: int, logprob: float) -> TopLogprob:
         raw = self._bytes.of(token_id)
         return TopLogprob(token=raw.decode(errors="replace"), bytes=list(raw), logprob=max(logprob, MIN_LOGPROB))

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -16,6 +16,8 @@ class LanguageModel(Protocol):
 
     @property
     def device(self) -> torch.device: ...
+
+    def __call__(self, *, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any: ...
 
     def generate(self, *, input_ids: torch.Tensor, attention_mask: torch.Tensor, **options: object) -> object: ...
 

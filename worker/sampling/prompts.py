@@ -61,11 +61,11 @@ def _completion_tokens(prompt: str | list[int], base: LoadedBase) -> list[int]:
 
 
 def max_answer_tokens(request: SamplerJob, context_length: int | None, prompt_tokens: int) -> int:
-    """Return how many tokens an answer may have, at least 1. Raises RequestRefused if the prompt is too long."""
+    """Return how many tokens an answer may have. Raises RequestRefused if the prompt is too long."""
     if context_length is None:
         return request.max_tokens
     taken = prompt_tokens + (request.technique.virtual_tokens if request.technique is not None else 0)
-    if taken >= context_length:
+    if taken + min(1, request.max_tokens) > context_length:
         raise RequestRefused(
             f"This model's maximum context length is {context_length} tokens, and the prompt has {taken}.",
             param="messages" if request.messages is not None else "prompt",

@@ -41,6 +41,20 @@ class AnswerText:
             return self._release(min(starts))
         return self._release(len(self._held) - self._possible_stop_chars())
 
+    def echo(self, prompt: Sequence[SampledToken]) -> TextDelta:
+        """Return the text of the prompt. The answer's begins after it."""
+        decoder = DecodeStream(skip_special_tokens=True)
+        text, tokens = "", []
+        for token in prompt:
+            tokens.append((len(text), token))
+            text += decoder.step(self._tokenizer, token.id) or ""
+        self._released_chars = len(text)
+        return TextDelta(text, tokens)
+
+    def end(self, token: SampledToken) -> None:
+        """Add the answer's end token, which has no text."""
+        self._held_tokens.append((self._released_chars + len(self._held), token))
+
     def finish(self) -> TextDelta:
         """Return the text that was held back, without bytes of an incomplete character."""
         if self.stopped:

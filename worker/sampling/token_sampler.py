@@ -9,9 +9,10 @@ import torch
 @dataclass(frozen=True)
 class SampledToken:
     id: int
-    logprob: float = 0.0
-    """Log-probability in nats, of the model's own distribution: before temperature, top_p and constraint."""
-    top: tuple[tuple[int, float], ...] = ()
+    logprob: float | None = None
+    """Log-probability in nats, of the model's own distribution: before temperature, top_p and constraint. None: not
+    computed."""
+    top: tuple[tuple[int, float], ...] | None = None
     """The most likely tokens at this position, with their log-probabilities."""
 
 
@@ -62,10 +63,7 @@ class TokenSampler:
             self._constraint.accept(token)
         if self._top is None:
             return SampledToken(token)
-        logprobs_V = torch.log_softmax(logits_V, dim=-1)
-        values, ids = logprobs_V.topk(min(self._top, len(logprobs_V)))
-        top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
-        return SampledToken(token, float(logprobs_V[token]), top)
+        return scored(token, torch.log_softmax(logits_V, dim=-1), self._top)
 
     def _sample(self, logits_V: torch.Tensor) -> int:
         # Subtracting the largest logit first keeps a tiny temperature from overflowing.
@@ -73,6 +71,12 @@ class TokenSampler:
         if self._top_p < 1:
             probs_V = nucleus(probs_V, self._top_p)
         return int(torch.multinomial(probs_V, 1, generator=self._generator))
+
+
+def scored(token: int, logprobs_V: torch.Tensor, top: int) -> SampledToken:
+    """Return the token with its log-probability, and the `top` most likely tokens."""
+    values, ids = logprobs_V.topk(min(top, len(logprobs_V)))
+    return SampledToken(token, float(logprobs_V[token]), tuple(zip(ids.tolist(), values.tolist(), strict=True)))
 
 
 def nucleus(probs_V: torch.Tensor, top_p: float) -> torch.Tensor:

@@ -139,8 +139,9 @@ class StartedReport(SamplerReport, tag="started"):
 class TokenLogprob(msgspec.Struct, kw_only=True):
     token: str
     bytes: list[int]
-    logprob: float
-    top: list["TopLogprob"]
+    logprob: float | None
+    """None for the first token of a prompt, which nothing predicts."""
+    top: list["TopLogprob"] | None
     """The likeliest tokens at this position."""
     offset: int
     """Position in the answer's text where the token begins, in characters."""

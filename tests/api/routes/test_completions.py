@@ -82,6 +82,7 @@ def test_an_answer_is_as_openais_client_expects_it(client: TestClient, served: C
         "stop": ["x"],
         "max_tokens": served.settings.sample_max_tokens,
         "top_logprobs": None,
+        "echo": False,
         "response_format": None,
     }
 
@@ -314,10 +315,25 @@ def test_every_field_that_openais_client_can_send_is_known(body: type[BaseModel]
     assert set(get_type_hints(params)) <= set(body.model_fields)
 
 
-def test_repeating_the_prompt_is_refused_in_words(client: TestClient, tiny: str) -> None:
-    status, param, message = refusal(client.post(COMPLETIONS, json={"model": tiny, "prompt": "a", "echo": True}))
-    assert (status, param) == (400, "echo")
-    assert "do not repeat the prompt" in message
+def test_a_prompt_is_repeated_with_its_log_probabilities(client: TestClient, served: Context, tiny: str) -> None:
+    first: dict[str, Any] = {"token": "a", "bytes": [97], "logprob": None, "offset": 0, "top": None}
+    script = says()
+
+    def echoes(letter: Any) -> list[dict[str, Any]]:
+        started, *rest = script(letter)
+        return [started, text("a", tokens=[first]), *rest]
+
+    body = {"model": tiny, "prompt": [1], "logprobs": 1, "echo": True, "max_tokens": 0}
+    with sampler(served.settings, echoes) as asked:
+        choice = client.post(COMPLETIONS, json=body).json()["choices"][0]
+    assert choice["text"] == "a"
+    assert (choice["logprobs"]["token_logprobs"], choice["logprobs"]["top_logprobs"]) == ([None], [None])
+    assert (asked[0].content["ask"]["echo"], asked[0].content["ask"]["max_tokens"]) == (True, 0)
+
+
+def test_an_answer_of_no_tokens_needs_a_repeated_prompt(client: TestClient, tiny: str) -> None:
+    status, _, message = refusal(client.post(COMPLETIONS, json={"model": tiny, "prompt": "a", "max_tokens": 0}))
+    assert (status, "echo: true" in message) == (400, True)
 
 
 def test_half_a_character_is_refused(client: TestClient, tiny: str) -> None:

@@ -70,4 +70,4 @@ def test_a_constraint_decides_what_is_drawn_and_logprobs_stay_the_models(tempera
     assert [token.id for token in drawn] == [0, 3]
     assert sample.complete
     assert drawn[0].logprob == float(torch.log_softmax(LOGITS_V, dim=-1)[0])
-    assert drawn[0].top[0][0] == 1, "the likeliest, which was not allowed"
+    assert (drawn[0].top or ())[0][0] == 1, "the likeliest, which was not allowed"
