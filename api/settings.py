@@ -163,8 +163,8 @@ class Settings(BaseSettings):
 
     sampler: bool = True
     """Whether `attune up` and `attune worker` start a sampler, which serves `/v1/chat/completions` and
-    `/v1/completions`, and a batch worker, which serves `/v1/batches`. A sampler loads a model at the first request for
-    it."""
+    `/v1/completions`, a batch worker, which serves `/v1/batches`, and an evaluation worker, which serves `/v1/evals`. A
+    sampler loads a model at the first request for it."""
     sample_idle_s: Seconds = 600
     """Seconds without a request after which a sampler unloads its model. The next request loads it again."""
     sample_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 540
@@ -184,6 +184,19 @@ class Settings(BaseSettings):
     """Number of requests that one batch may have."""
     max_project_batch_requests: Annotated[int, Field(ge=1)] = 200_000
     """Number of requests that one project's unfinished batches may have together."""
+
+    eval_items: Annotated[int, Field(ge=1)] = 4
+    """Items of runs of evals that one evaluation worker samples and grades at the same time."""
+    max_evals: Annotated[int, Field(ge=1)] = 1000
+    """Number of evals that one project may keep."""
+    max_active_eval_runs: Annotated[int, Field(ge=1)] = 50
+    """Number of unfinished runs of evals that one project may have."""
+    max_eval_bytes: Bytes = 64 * 1024**2
+    """Size limit of the file with the rows of a run, in bytes. Each of its lines may have `max_body_bytes`."""
+    max_eval_items: Annotated[int, Field(ge=1)] = 10_000
+    """Number of items that one run of an eval may have."""
+    max_project_eval_items: Annotated[int, Field(ge=1)] = 500_000
+    """Number of items that all runs of one project may have together, until their user deletes some."""
 
     keep_files_days: Days = 0
     """Days until an uploaded file is deleted, counted from its upload. A file that an unfinished job needs is kept

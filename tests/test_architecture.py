@@ -30,6 +30,7 @@ CHILDREN = tuple(
     f"worker.{program}"
     for program in (
         "convert",
+        "evaluate",
         "grade",
         "prepare",
         "preview",

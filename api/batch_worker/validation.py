@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 import structlog
 from pydantic import ValidationError
 
+from api.background.lines import LineTooLong, numbered_lines
 from api.context import Context
 from api.infra.storage import ObjectMissing
 from api.records import batch_items, batches, files
@@ -55,8 +56,6 @@ class InputReader:
         """Yield the items. Raise Invalid at the end, or at the hundredth error."""
         found: list[NewItem] = []
         for number, start, content in self._lines(chunks):
-            if not content.strip():
-                continue
             self.count += 1
             if self.count > self.max_lines:
                 message = f"The file has more than {self.max_lines} requests, the most of one batch: divide it"
@@ -75,18 +74,10 @@ class InputReader:
         yield found
 
     def _lines(self, chunks: Iterable[bytes]) -> Iterator[tuple[int, int, bytes]]:
-        """Yield each line's number, position and content. Raise Invalid for a line over the limit."""
-        rest, start, number = b"", 0, 1
-        for chunk in chunks:
-            *whole, rest = (rest + chunk).split(b"\n")
-            for content in (*whole, rest) if len(rest) > self.max_line_bytes else whole:
-                if len(content) > self.max_line_bytes:
-                    message = f"The line is longer than {self.max_line_bytes} bytes, the most that this server takes"
-                    raise Invalid(*self._errors, LineError("request_too_large", message, line=number))
-                yield number, start, content
-                start += len(content) + 1
-                number += 1
-        yield number, start, rest
+        try:
+            yield from numbered_lines(chunks, self.max_line_bytes)
+        except LineTooLong as error:
+            raise Invalid(*self._errors, LineError("request_too_large", error.message, line=error.number)) from None
 
     def _item(self, number: int, start: int, content: bytes) -> NewItem | None:
         try:

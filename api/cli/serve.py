@@ -20,7 +20,7 @@ from api.infra.logs import configure_logging
 from api.infra.trackers import MissingLibrary, require_libraries
 from api.main import create_app
 from api.settings import Settings
-from api.spec.lifecycle import BATCH, DELIVER, SAMPLE, Stage
+from api.spec.lifecycle import BATCH, DELIVER, EVALUATE, SAMPLE, Stage
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +65,7 @@ def serve_api(
     HttpServer(server).run()
 
 
-StageName = StrEnum("StageName", {stage.upper(): stage for stage in (*Stage, SAMPLE, BATCH, DELIVER)})  # type: ignore[misc]
+StageName = StrEnum("StageName", {stage.upper(): stage for stage in (*Stage, SAMPLE, BATCH, EVALUATE, DELIVER)})  # type: ignore[misc]
 
 
 @worker_app.command(cls=Command, epilog="Example: attune worker --stage train --stage prepare")
@@ -79,8 +79,8 @@ def serve_worker(
 ) -> None:
     """Run a worker alone: it prepares files, trains jobs, samples from models and delivers results.
 
-    Stage `batch` sends the requests of batches to the samplers. Results are delivered to webhooks, experiment trackers
-    and the Hugging Face Hub.
+    Stage `batch` sends the requests of batches to the samplers, and stage `evaluate` grades runs of evals. Results are
+    delivered to webhooks, experiment trackers and the Hugging Face Hub.
     """
     settings = load_operator_settings(data_dir, config)
     stages = [str(name) for name in stage or ()] or worker_stages(settings)
@@ -117,12 +117,13 @@ def migrate_schema(data_dir: DataDirectory = None, config: Config = None) -> Non
 
 def worker_stages(settings: Settings) -> list[str]:
     """Return the stages that `attune worker` runs if no `--stage` is given."""
-    return [*Stage, *([SAMPLE, BATCH] if settings.sampler else []), DELIVER]
+    return [*Stage, *([SAMPLE, BATCH, EVALUATE] if settings.sampler else []), DELIVER]
 
 
 def worker_command(stage: str) -> list[str]:
     """Return the command of a worker process. The API never imports the worker's modules."""
-    return [sys.executable, "-m", *(["api.batch_worker"] if stage == BATCH else ["worker", stage])]
+    modules = {BATCH: ["api.batch_worker"], EVALUATE: ["api.eval_worker"]}
+    return [sys.executable, "-m", *modules.get(stage, ["worker", stage])]
 
 
 def require_tracker_libraries(settings: Settings) -> None:

@@ -57,8 +57,9 @@ class PreviewFailed(Unavailable):
 
 
 class PreviewProcesses:
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, programs: tuple[str, ...] = ("worker.preview", "worker.grade")) -> None:
+        """`programs`: those that the fork server has imported. It starts others too, but later."""
+        self._settings, self._programs = settings, programs
         processes = settings.preview_processes
         self._turns = FairLimiter(
             "previews, estimates and gradings",
@@ -117,7 +118,7 @@ class PreviewProcesses:
                 fill(folder)
             limits = {"memory_bytes": settings.preview_memory_bytes, "cpu_seconds": int(settings.preview_seconds)}
             (folder / name).write_text(json.dumps({**request, **limits}))
-            server = fork_server("worker.preview", "worker.grade") if settings.fork_server else None
+            server = fork_server(*self._programs) if settings.fork_server else None
             return _report(server, module, folder, 2 * settings.preview_seconds + START_S)
 
 

@@ -41,7 +41,7 @@ class Base(DeclarativeBase):
             StoredRecipe,
         ),
         JSON(none_as_null=True),
-    ) | dict.fromkeys((list[Artifact], list[PipelineStage], list[str]), JSON)
+    ) | dict.fromkeys((list[Artifact], list[JsonObject], list[PipelineStage], list[str]), JSON)
 
 
 class db_now(FunctionElement[float]):  # noqa: N801 (reads as the SQL function that it is)

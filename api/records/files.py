@@ -19,9 +19,11 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Base, UnixTime, changed_rows, db_now
 from api.records.batches import Batch
+from api.records.eval_runs import EvalRun
 from api.records.jobs import Job
 from api.records.pages import Listing, Page, paginate
 from api.spec.batch import BATCH_FINAL
+from api.spec.evals.status import RunStatus
 from api.spec.fields import JsonObject
 from api.spec.lifecycle import FINAL
 
@@ -140,11 +142,14 @@ def expire_old(session: Session, keep_s: float) -> int:
 def expired(session: Session, limit: int = 50) -> Sequence[File]:
     """Return expired files, locked against new uses until this transaction ends.
 
-    Files in use by unfinished jobs and batches are excluded, so that they do not fill the limit. A job may be created
-    between the query and its locks: the caller has to check again.
+    Files in use by unfinished jobs, batches and runs of evals are excluded, so that they do not fill the limit. A job
+    may be created between the query and its locks: the caller has to check again.
     """
     named = or_(Job.training_file == File.id, Job.validation_file == File.id)
     needed = select(Job.id).where(named, Job.status.not_in(FINAL)).exists()
     read = select(Batch.id).where(Batch.input_file == File.id, Batch.status.not_in(BATCH_FINAL)).exists()
-    query = select(File).where(File.expires_at <= db_now(), ~needed, ~read).order_by(File.expires_at).limit(limit)
+    graded = select(EvalRun.id).where(EvalRun.input_file == File.id, EvalRun.status == RunStatus.QUEUED).exists()
+    query = (
+        select(File).where(File.expires_at <= db_now(), ~needed, ~read, ~graded).order_by(File.expires_at).limit(limit)
+    )
     return session.scalars(query.with_for_update(skip_locked=True)).all()

@@ -48,7 +48,7 @@ class Listing:
     owner: InstrumentedAttribute[str]
     """The project or object that a list belongs to."""
     id: InstrumentedAttribute[str]
-    order: tuple[InstrumentedAttribute[str] | InstrumentedAttribute[float], ...]
+    order: tuple[InstrumentedAttribute[str] | InstrumentedAttribute[float] | InstrumentedAttribute[int], ...]
     """The columns to sort by, oldest first; the last one is unique within a list."""
 
     def position(self, session: Session, owner: str, row_id: str) -> Sequence[object]:

@@ -9,6 +9,8 @@ from api.routes import (
     batches,
     catalog,
     completions,
+    eval_runs,
+    evals,
     files,
     graders,
     health,
@@ -37,7 +39,7 @@ def include_all(app: FastAPI) -> None:
     """
     shared: dict[str, Any] = {"responses": errors(400), "dependencies": [Depends(only_known_query)]}
     busiest = (jobs, live, files, uploads, models, completions, batches)
-    for part in (*busiest, catalog, graders, permissions, previews, pipelines, keys, usage, workers):
+    for part in (*busiest, evals, eval_runs, catalog, graders, permissions, previews, pipelines, keys, usage, workers):
         app.include_router(part.router, prefix="/v1", **shared)
     app.include_router(webhooks.router, prefix="/v1/webhook_endpoints", **shared)
     app.include_router(webhooks.types, prefix="/v1", **shared)

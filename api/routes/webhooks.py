@@ -28,11 +28,14 @@ EventType = Literal[
     "batch.completed",
     "batch.expired",
     "batch.failed",
+    "eval.run.canceled",
+    "eval.run.failed",
+    "eval.run.succeeded",
     "fine_tuning.job.cancelled",
     "fine_tuning.job.failed",
     "fine_tuning.job.succeeded",
 ]
-EventTypes = Annotated[list[EventType], Field(min_length=1, max_length=7)]
+EventTypes = Annotated[list[EventType], Field(min_length=1, max_length=10)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Url = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
 
@@ -59,7 +62,7 @@ class Sample(StrictModel):
 
 @router.post("")
 def create_webhook(endpoint: Endpoint, context: Ctx, caller: Who) -> WebhookWithSecret:
-    """Create an endpoint that is notified when this project's jobs and batches end.
+    """Create an endpoint that is notified when this project's jobs, batches and runs of evals end.
 
     It receives signed POSTs, and needs a public https address.
 

@@ -11,6 +11,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, TypeAdapter, WithJsonSchema
 
 from api.schemas.common import Memory
+from api.spec.evals.criteria import Criterion
+from api.spec.evals.run_source import RunSource
 from api.spec.fields import JsonObject
 from api.spec.methods import Hyperparameters, Method
 from api.spec.outputs import Export, Integration
@@ -106,6 +108,7 @@ class Metrics(BaseModel):
 
 
 STORED: Mapping[str, Any] = {
+    "Criterion": Criterion,
     "Export": Export,
     "Finding": Finding,
     "Hyperparameters": Hyperparameters,
@@ -117,6 +120,7 @@ STORED: Mapping[str, Any] = {
     "Recipe": Recipe,
     "Resources": Resources,
     "ResolvedTraining": ResolvedTraining,
+    "RunSource": RunSource,
     "Technique": Technique,
 }
 """Name of a schema → the class that describes the JSON. In the document each name ends in "Object"."""

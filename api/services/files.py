@@ -12,7 +12,7 @@ from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound, ServiceError, TooLarge
 from api.infra.artifacts import part_of, stream_tar, trained_artifacts
 from api.infra.storage import StoredObject
-from api.records import batches, files, jobs, models, scans
+from api.records import batches, eval_runs, files, jobs, models, scans
 from api.records.base import db_now
 from api.records.files import File
 from api.records.pages import Page
@@ -21,7 +21,7 @@ from api.spec.fields import StrictModel
 from api.spec.ids import new_id
 from api.spec.lifecycle import Stage
 
-PURPOSES = ("fine-tune", "batch")
+PURPOSES = ("fine-tune", "batch", "evals")
 """Purposes of uploads. Jobs create files with purpose `fine-tune-results`, batches with purpose `batch_output`."""
 
 
@@ -228,6 +228,7 @@ def delete(context: Context, caller: Caller, file_id: str) -> None:
         users = [
             *jobs.using_file(session, caller.project_id, file_id),
             *batches.using_file(session, caller.project_id, file_id),
+            *eval_runs.using_file(session, caller.project_id, file_id),
         ]
         if users:
             raise FileInUse(

@@ -236,6 +236,11 @@ def _broker_errors() -> Iterator[None]:
         raise Unavailable("The broker cannot be reached at the moment: retry in 5 s", headers=RETRY) from error
 
 
+def require_model(context: Context, caller: Caller, model_id: str) -> None:
+    """Raise NoSuchModel or CannotAnswer if a request to the model would fail."""
+    _model(context, caller, model_id)
+
+
 def _content(context: Context, caller: Caller, model_id: str, request: SamplingRequest) -> QueuedRequest:
     """Return the content of a sampler's job: the request, and the files of the model."""
     return {"ask": request.model_dump(mode="json"), "model": _model(context, caller, model_id)}

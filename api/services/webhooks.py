@@ -118,7 +118,8 @@ def delete(context: Context, caller: Caller, webhook_id: str) -> None:
 async def test(context: Context, webhook: Webhook, event_type: str) -> int:
     """Send a sample event now. Return the endpoint's HTTP status. Raise TestNotSent."""
     event_id = new_id("evt_test_")
-    object_id = "batch_sample" if event_type.startswith("batch.") else "ftjob-sample"
+    kind = event_type.partition(".")[0]
+    object_id = {"batch": "batch_sample", "eval": "evalrun_sample"}.get(kind, "ftjob-sample")
     body = message(event_id, event_type, object_id, webhook.updated_at)
     try:
         return await post(

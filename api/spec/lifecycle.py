@@ -59,6 +59,8 @@ SAMPLE = "sample"
 """Stage of the sampler, which answers completion requests. The sampler does not use the database."""
 BATCH = "batch"
 """Stage of the batch worker, which sends the requests of batches to the samplers (api/batch_worker)."""
+EVALUATE = "evaluate"
+"""Stage of the evaluation worker, which grades the items of runs of evals (api/eval_worker)."""
 DELIVER = "deliver"
 """Stage of the deliverer, which sends webhooks, metrics to trackers, and models to a hub."""
 

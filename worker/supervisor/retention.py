@@ -12,6 +12,7 @@ from api.context import Context
 from api.records import (
     arrays,
     batches,
+    eval_runs,
     events,
     files,
     idempotency,
@@ -91,7 +92,7 @@ def expire_uploads(context: Context, grace_s: float = UPLOAD_GRACE_S) -> None:
 
 
 def remove_expired_files(context: Context) -> None:
-    """Delete expired files that no unfinished job or batch needs."""
+    """Delete expired files that no unfinished job, batch or run of an eval needs."""
     with context.database.write() as session:
         expired = [file for file in files.expired(session) if not _in_use(session, file)]
         for file in expired:
@@ -102,8 +103,8 @@ def remove_expired_files(context: Context) -> None:
 
 
 def _in_use(session: Session, file: File) -> bool:
-    users = jobs.using_file(session, file.project_id, file.id) or batches.using_file(session, file.project_id, file.id)
-    return bool(users)
+    users = (jobs.using_file, batches.using_file, eval_runs.using_file)
+    return any(using_file(session, file.project_id, file.id) for using_file in users)
 
 
 def expire_old_files(context: Context, keep_s: float) -> None:

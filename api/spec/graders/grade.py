@@ -35,7 +35,12 @@ class Errors:
     unresponsive_reward_error: bool = False
 
     def __bool__(self) -> bool:
-        return any(getattr(self, field.name) for field in fields(self))
+        return self.first is not None
+
+    @property
+    def first(self) -> str | None:
+        """The name of the first reason, or None."""
+        return next((field.name for field in fields(self) if getattr(self, field.name)), None)
 
 
 @dataclass(frozen=True)

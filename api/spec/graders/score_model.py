@@ -46,12 +46,16 @@ class Message(StrictModel):
     """A text, or several texts, each of which is then on its own line."""
     type: Literal["message"] | None = None
 
+    @property
+    def texts(self) -> list[str]:
+        """The templates of the content."""
+        parts = self.content if isinstance(self.content, list) else [self.content]
+        return [part if isinstance(part, str) else part.text for part in parts]
+
     def render(self, case: Case) -> dict[str, str]:
         # `developer` is OpenAI's later name for `system`; templates of open models know only the latter.
         role = "system" if self.role == "developer" else self.role
-        parts = self.content if isinstance(self.content, list) else [self.content]
-        texts = [part if isinstance(part, str) else part.text for part in parts]
-        return {"role": role, "content": "\n".join(render(text, case) for text in texts)}
+        return {"role": role, "content": "\n".join(render(text, case) for text in self.texts)}
 
 
 def _increasing(bounds: tuple[float, float]) -> tuple[float, float]:

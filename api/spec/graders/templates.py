@@ -52,6 +52,16 @@ def render(template: str, case: Case) -> str:
     return "".join(pieces)
 
 
+def namespaces(template: str) -> set[Step]:
+    """Return the namespaces that the template names: item and sample."""
+    return {path[0] for path in _parse(template)[1]}
+
+
+def value(variable: str, case: Case) -> object:
+    """Return the value of a variable such as `item.messages`. Raises GradingError."""
+    return _look_up(_path(variable), case)
+
+
 @lru_cache(maxsize=256)
 def _parse(template: str) -> tuple[tuple[str, ...], tuple[tuple[Step, ...], ...]]:
     """Return the texts around the variables, one more than there are variables, and the paths of the variables."""

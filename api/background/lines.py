@@ -1,0 +1,26 @@
+"""The lines of a file that arrives in chunks."""
+
+from collections.abc import Iterable, Iterator
+
+
+class LineTooLong(Exception):
+    def __init__(self, number: int, longest: int) -> None:
+        super().__init__(number, longest)
+        self.number = number
+        self.message = f"The line is longer than {longest} bytes, the most that this server takes"
+
+
+def numbered_lines(chunks: Iterable[bytes], longest: int) -> Iterator[tuple[int, int, bytes]]:
+    """Yield the number, from 1, the position and the content of each line that is not blank. Raise LineTooLong."""
+    rest, start, number = b"", 0, 1
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        for content in (*whole, rest) if len(rest) > longest else whole:
+            if len(content) > longest:
+                raise LineTooLong(number, longest)
+            if content.strip():
+                yield number, start, content
+            start += len(content) + 1
+            number += 1
+    if rest.strip():
+        yield number, start, rest

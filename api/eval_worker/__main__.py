@@ -1,0 +1,19 @@
+"""`python -m api.eval_worker`: one evaluation worker. `attune worker` sets its settings as environment variables."""
+
+from dataclasses import replace
+
+from api.background.worker import serve
+from api.context import Context
+from api.eval_worker.worker import EvalWorker
+from api.infra.logs import configure_logging
+from api.infra.preview_process import PreviewProcesses
+from api.settings import load_settings
+
+
+def worker(context: Context) -> EvalWorker:
+    return EvalWorker(replace(context, previews=PreviewProcesses(context.settings, ("worker.evaluate",))))
+
+
+settings = load_settings()
+configure_logging(settings.log_level)
+serve(settings, worker)

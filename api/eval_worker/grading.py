@@ -1,0 +1,79 @@
+"""The grades of an answer by the criteria of its eval.
+
+A comparison of texts is graded here. Scripts and measures of similarity are graded in a child process with limits.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from anyio.to_thread import run_sync
+
+from api.context import Context
+from api.infra.preview_process import PreviewFailed
+from api.records.eval_items import EvalItemClaim, Use
+from api.spec.evals.criteria import Criterion, passes
+from api.spec.fields import JsonObject
+from api.spec.graders.base import Case
+from api.spec.graders.grade import grade
+from api.spec.graders.string_check import StringCheck
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The grade by one criterion."""
+
+    name: str
+    type: str
+    kind: Literal["passed", "failed", "errored"]
+    score: float = 0.0
+    error: JsonObject | None = None
+    """{"code", "message"}: why the criterion cannot grade the answer."""
+    sample: JsonObject | None = None
+    """The question to a judge and its answer."""
+    uses: tuple[Use, ...] = ()
+
+    def result(self) -> JsonObject:
+        """Return the object in an output item's `results`."""
+        shown = {"name": self.name, "type": self.type, "passed": self.kind == "passed", "score": self.score}
+        return {**shown, "sample": self.sample, "error": self.error}
+
+
+async def grades_of(context: Context, claim: EvalItemClaim, criteria: Sequence[Criterion], case: Case) -> list[Outcome]:
+    """Return an outcome for each criterion, in their order."""
+    slow = [criterion for criterion in criteria if not isinstance(criterion, StringCheck)]
+    outcomes = {outcome.name: outcome for outcome in await _graded_by_child(context, slow, case)}
+    for criterion in criteria:
+        if isinstance(criterion, StringCheck):
+            given = grade(criterion, case.text, case.item)
+            outcomes[criterion.name] = _outcome(criterion, given.reward, given.errors.first, given.metadata.details)
+    return [outcomes[criterion.name] for criterion in criteria]
+
+
+async def _graded_by_child(context: Context, criteria: Sequence[Criterion], case: Case) -> list[Outcome]:
+    if not criteria:
+        return []
+    request = {
+        "task": "grade",
+        "criteria": [criterion.model_dump(mode="json") for criterion in criteria],
+        "text": case.text,
+        "item": case.item,
+    }
+    try:
+        report = json.loads(await run_sync(context.previews.run, "worker.evaluate", "request.json", request))
+        fault = report["fault"]
+    except PreviewFailed:
+        fault = "The graders exceeded their limits"
+    if fault is not None:
+        return [_outcome(criterion, 0.0, "grader_too_slow", [fault]) for criterion in criteria]
+    return [
+        _outcome(criterion, given["reward"], given["code"], given["details"])
+        for criterion, given in zip(criteria, report["grades"], strict=True)
+    ]
+
+
+def _outcome(criterion: Criterion, reward: float, code: str | None, details: Sequence[str]) -> Outcome:
+    if code is not None:
+        return Outcome(criterion.name, criterion.type, "errored", error={"code": code, "message": "; ".join(details)})
+    return Outcome(criterion.name, criterion.type, "passed" if passes(criterion, reward) else "failed", reward)

@@ -1,0 +1,137 @@
+"""The rows of a run: they become items, or the error of the run. The items of a deleted run are removed."""
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from api.background.lines import LineTooLong, numbered_lines
+from api.context import Context
+from api.infra.preview_process import PreviewFailed
+from api.infra.storage import ObjectMissing
+from api.records import eval_items, eval_runs, files
+from api.records.eval_items import QUEUE
+from api.records.eval_runs import EvalRun
+from api.records.evals import Eval
+from api.records.work_queue import WorkClaim
+from api.spec.evals.status import RunStatus
+
+CHUNK = 500
+"""Items that one transaction inserts or deletes."""
+
+
+class Invalid(Exception):
+    """The rows cannot be graded."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.error = {"code": code, "message": message}
+
+
+def read(context: Context, claim: WorkClaim[EvalRun]) -> None:
+    """Insert the run's items and begin it, or fail it. Raise StaleWork if the claim is lost.
+
+    An earlier reading that was cut off may have inserted some of the items: all are inserted again.
+    """
+    try:
+        with context.database.write() as session:
+            QUEUE.renew(session, claim, context.settings.lease_s)
+            QUEUE.remove_items(session, claim.work.id)
+            of_run = session.get_one(Eval, claim.work.eval_id)
+        source = RowSource(context, claim.work)
+        count = _check(context, of_run, source)
+        _require_room(context, claim, count)
+        numbered = enumerate((line.decode() for line in source.lines()), start=1)
+        for chunk in _chunks(numbered):
+            with context.database.write() as session:
+                QUEUE.renew(session, claim, context.settings.lease_s)
+                eval_items.add(session, claim.work.id, chunk)
+        with context.database.write() as session:
+            run = QUEUE.lock_claimed(session, claim)
+            run.total = count
+            eval_runs.transition(session, run, RunStatus.IN_PROGRESS)
+    except Invalid as invalid:
+        with context.database.write() as session:
+            run = QUEUE.lock_claimed(session, claim)
+            QUEUE.remove_items(session, run.id)
+            eval_runs.transition(session, run, RunStatus.FAILED, error=invalid.error)
+
+
+class RowSource:
+    """The lines of JSON of a run's rows, from its file or from its request."""
+
+    def __init__(self, context: Context, run: EvalRun) -> None:
+        self.answers_are_given = run.model is None
+        self._context, self._run = context, run
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield each row's line. Raise Invalid."""
+        if self._run.input_file is None:
+            for row in self._run.data_source["source"]["content"]:
+                yield json.dumps(row).encode()
+            return
+        with self._context.database.read() as session:
+            file = files.get_for_job(session, self._run.project_id, self._run.input_file)
+        try:
+            if file is None or file.storage_key is None:
+                raise ObjectMissing(self._run.input_file)
+            chunks = self._context.storage.read(file.storage_key)
+            for _, _, line in numbered_lines(chunks, self._context.settings.max_body_bytes):
+                yield line
+        except ObjectMissing:
+            raise Invalid("file_not_found", f"The file {self._run.input_file} was deleted") from None
+        except LineTooLong as error:
+            raise Invalid("row_too_large", f"line {error.number}: {error.message}") from None
+
+
+def _check(context: Context, of_run: Eval, source: RowSource) -> int:
+    """Return the number of rows, which a child process has checked against the eval's schema. Raise Invalid."""
+
+    def fill(folder: Path) -> None:
+        with (folder / "rows.jsonl").open("wb") as rows:
+            rows.writelines(line + b"\n" for line in source.lines())
+
+    config = of_run.data_source
+    needs_answers = source.answers_are_given and config["include_sample_schema"]
+    request = {"task": "check_rows", "item_schema": config["item_schema"], "needs_answers": needs_answers}
+    try:
+        report = json.loads(context.previews.run("worker.evaluate", "request.json", request, fill))
+    except PreviewFailed:
+        raise Invalid("rows_not_checked", "The rows could not be checked within the limits of this server") from None
+    if report["fault"] is not None:
+        where = f"row {report['line']}: " if report["line"] is not None else ""
+        raise Invalid("invalid_rows", f"{where}{report['fault']}")
+    if not report["rows"]:
+        raise Invalid("no_rows", "The run has no rows")
+    return int(report["rows"])
+
+
+def _require_room(context: Context, claim: WorkClaim[EvalRun], count: int) -> None:
+    """Raise Invalid if the run, or the runs of its project, have too many items."""
+    limit, all_limit = context.settings.max_eval_items, context.settings.max_project_eval_items
+    if count > limit:
+        raise Invalid("too_many_rows", f"The run has {count} rows, and a run may have {limit}: divide it")
+    with context.database.read() as session:
+        others = eval_runs.items(session, claim.work.project_id)
+    if others + count > all_limit:
+        raise Invalid(
+            "item_limit_exceeded",
+            f"The project's runs have {others} items, and this server allows {all_limit}: there is no room for {count} "
+            "more. Delete a run",
+        )
+
+
+def _chunks(rows: Iterator[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    while chunk := list(islice(rows, CHUNK)):
+        yield chunk
+
+
+def remove(context: Context, claim: WorkClaim[EvalRun]) -> None:
+    """Delete the run and its items, and its eval if that is deleted and this was its last run."""
+    removed = CHUNK
+    while removed == CHUNK:
+        with context.database.write() as session:
+            QUEUE.renew(session, claim, context.settings.lease_s)
+            removed = QUEUE.remove_items(session, claim.work.id, CHUNK)
+    with context.database.write() as session:
+        eval_runs.remove(session, QUEUE.lock_claimed(session, claim))

@@ -1,0 +1,130 @@
+"""Items of runs of evals: a row, and its answer with its grades."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import ForeignKey, Index, String, Text, insert, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from api.records import eval_runs
+from api.records.base import Base, UnixTime, current_time
+from api.records.eval_runs import EvalRun
+from api.records.pages import Listing, Page, UnknownCursor, paginate
+from api.records.work_queue import Item, ItemClaim, WorkQueue
+from api.spec.evals.status import ItemStatus, RunStatus
+from api.spec.fields import JsonObject
+
+
+class EvalItem(Item, Base):
+    __tablename__ = "eval_items"
+    __table_args__ = (Index("ix_eval_items_due", "run_id", "due_at", "line"),)
+
+    work_id: Mapped[str] = mapped_column("run_id", ForeignKey("eval_runs.id"), primary_key=True, sort_order=-2)
+    row: Mapped[str] = mapped_column(Text)
+    """JSON of api.spec.evals.run_source.Row."""
+    status: Mapped[str | None] = mapped_column(String(16))
+    """api.spec.evals.status.ItemStatus; None before its end."""
+    result: Mapped[JsonObject | None]
+    """{"results", "sample"} of the output item."""
+    finished_at: Mapped[float | None] = mapped_column(UnixTime)
+
+    @property
+    def id(self) -> str:
+        """The public id."""
+        return f"{_prefix(self.work_id)}{self.line}"
+
+
+class _ByLine(Listing):
+    """Items by number, which their ids contain."""
+
+    def position(self, session: Session, owner: str, row_id: str) -> tuple[int]:
+        line = _line(owner, row_id)
+        if line is None:
+            raise UnknownCursor(row_id)
+        return (line,)
+
+
+LISTING = _ByLine(EvalItem.work_id, EvalItem.work_id, (EvalItem.line,))
+EvalItemClaim = ItemClaim[EvalRun, EvalItem]
+QUEUE = WorkQueue("evaluate", EvalRun, EvalItem, RunStatus.IN_PROGRESS)
+
+
+@dataclass(frozen=True)
+class Use:
+    """Tokens of one call of a model."""
+
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class Graded:
+    """The result of an item."""
+
+    status: ItemStatus
+    outcomes: dict[str, str]
+    """passed, failed or errored, by criterion."""
+    result: JsonObject
+    uses: tuple[Use, ...] = ()
+
+
+def _prefix(run_id: str) -> str:
+    return f"outputitem_{run_id.removeprefix('evalrun_')}_"
+
+
+def add(session: Session, run_id: str, rows: Iterable[tuple[int, str]]) -> None:
+    """Add items, which are due once the run is in progress. `rows`: number, from 1, and JSON."""
+    values = [
+        {"work_id": run_id, "line": line, "row": row, "due_at": 0.0, "fence": 0, "faults": 0} for line, row in rows
+    ]
+    session.execute(insert(EvalItem), values)
+
+
+def finish(session: Session, claim: EvalItemClaim, graded: Graded) -> bool:
+    """Store the item's result and count it; the last one completes the run.
+
+    Return False if the claim is lost or the run is no longer in progress.
+    """
+    values = {"status": graded.status, "result": graded.result, "finished_at": current_time(session)}
+    run = QUEUE.lock_for_result(session, claim, **values)
+    if run is None:
+        return False
+    run.passed += graded.status == ItemStatus.PASSED
+    run.failed += graded.status == ItemStatus.FAILED
+    run.errored += graded.status == ItemStatus.ERRORED
+    counts = {name: dict(count) for name, count in run.criteria_counts.items()}
+    for name, outcome in graded.outcomes.items():
+        counts[name][outcome] += 1
+    usage = {model: dict(used) for model, used in run.usage.items()}
+    for use in graded.uses:
+        used = usage.setdefault(use.model, {"invocation_count": 0, "prompt_tokens": 0, "completion_tokens": 0})
+        used["invocation_count"] += 1
+        used["prompt_tokens"] += use.prompt_tokens
+        used["completion_tokens"] += use.completion_tokens
+    run.criteria_counts, run.usage = counts, usage
+    session.flush()
+    if run.passed + run.failed + run.errored == run.total:
+        eval_runs.transition(session, run, RunStatus.COMPLETED)
+    return True
+
+
+def get(session: Session, run_id: str, item_id: str) -> EvalItem | None:
+    """Return the finished item with this public id."""
+    line = _line(run_id, item_id)
+    query = select(EvalItem).where(EvalItem.work_id == run_id, EvalItem.line == line, EvalItem.status.is_not(None))
+    return None if line is None else session.scalars(query).one_or_none()
+
+
+def _line(run_id: str, item_id: str) -> int | None:
+    number = item_id.removeprefix(_prefix(run_id))
+    return int(number) if item_id != number and number.isdecimal() and len(number) <= 9 else None
+
+
+def page(
+    session: Session, run_id: str, *, status: ItemStatus | None, after: str | None, limit: int, newest_first: bool
+) -> Page[EvalItem]:
+    """Return a page of the run's finished items, by number. Raise UnknownCursor."""
+    query = select(EvalItem).where(EvalItem.work_id == run_id)
+    query = query.where(EvalItem.status.is_not(None) if status is None else EvalItem.status == status)
+    return paginate(session, LISTING, run_id, query, after=after, limit=limit, newest_first=newest_first)

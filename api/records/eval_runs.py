@@ -1,0 +1,122 @@
+"""Runs of evals. `due_at` (api.records.work_queue) is when a run's rows are read, or those of a deleted run removed.
+
+The items of a run are in api.records.eval_items.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import ForeignKey, Integer, String, Text, func, select, update
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from api.records import evals, webhook_deliveries
+from api.records.base import Base, current_time, db_now
+from api.records.evals import Eval
+from api.records.pages import Listing, Page, paginate
+from api.records.work_queue import Work
+from api.spec.evals.status import EVENTS, TRANSITIONS, UNFINISHED, RunStatus
+from api.spec.fields import JsonObject
+
+RECENT = 10
+"""Runs among which that of a repeated request is looked for."""
+
+
+class EvalRun(Work, Base):
+    __tablename__ = "eval_runs"
+
+    eval_id: Mapped[str] = mapped_column(ForeignKey("evals.id"), index=True)
+    name: Mapped[str] = mapped_column(Text)
+    pairs: Mapped[dict[str, str] | None] = mapped_column("metadata")
+    data_source: Mapped[JsonObject]
+    """api.spec.evals.run_source.RunSource, as the request had it."""
+    input_file: Mapped[str | None] = mapped_column(String(64), index=True)
+    """The file with the rows; None if the request had them."""
+    model: Mapped[str | None] = mapped_column(String(256))
+    """The model that is sampled; None if the rows are graded as they are."""
+    error: Mapped[JsonObject | None]
+    """{"code", "message"} of a failed run."""
+    total: Mapped[int] = mapped_column(Integer, default=0)
+    """Number of its items; 0 before its rows are read."""
+    passed: Mapped[int] = mapped_column(Integer, default=0)
+    failed: Mapped[int] = mapped_column(Integer, default=0)
+    errored: Mapped[int] = mapped_column(Integer, default=0)
+    criteria_counts: Mapped[JsonObject]
+    """{criterion: {"passed", "failed", "errored"}}."""
+    usage: Mapped[JsonObject]
+    """{model: {"invocation_count", "prompt_tokens", "completion_tokens"}}."""
+
+
+LISTING = Listing(EvalRun.eval_id, EvalRun.id, (EvalRun.created_at, EvalRun.id))
+
+
+def get(session: Session, project_id: str, eval_id: str, run_id: str) -> EvalRun | None:
+    named = (EvalRun.id == run_id, EvalRun.eval_id == eval_id, EvalRun.project_id == project_id)
+    return session.scalars(select(EvalRun).where(*named, EvalRun.status != RunStatus.DELETING)).one_or_none()
+
+
+def page(
+    session: Session, eval_id: str, *, status: RunStatus | None, after: str | None, limit: int, newest_first: bool
+) -> Page[EvalRun]:
+    query = select(EvalRun).where(EvalRun.eval_id == eval_id, EvalRun.status != RunStatus.DELETING)
+    if status is not None:
+        query = query.where(EvalRun.status == status)
+    return paginate(session, LISTING, eval_id, query, after=after, limit=limit, newest_first=newest_first)
+
+
+def active(session: Session, project_id: str) -> int:
+    """Return the number of the project's unfinished runs."""
+    query = select(func.count()).select_from(EvalRun)
+    return session.scalar(query.where(EvalRun.project_id == project_id, EvalRun.status.in_(UNFINISHED))) or 0
+
+
+def items(session: Session, project_id: str) -> int:
+    """Return the number of items of all the project's runs."""
+    query = select(func.coalesce(func.sum(EvalRun.total), 0)).where(EvalRun.project_id == project_id)
+    return int(session.scalar(query) or 0)
+
+
+def newest_like(session: Session, run: EvalRun, within_s: float) -> EvalRun | None:
+    """Return the eval's newest run of the last `within_s` seconds that was created by the same request."""
+    recent = select(EvalRun).where(EvalRun.eval_id == run.eval_id, EvalRun.status != RunStatus.DELETING)
+    recent = recent.where(EvalRun.created_at > db_now() - within_s).order_by(EvalRun.created_at.desc()).limit(RECENT)
+    names = ("name", "pairs", "data_source", "key_id")
+    found = session.scalars(recent)
+    return next((each for each in found if all(getattr(each, name) == getattr(run, name) for name in names)), None)
+
+
+def using_file(session: Session, project_id: str, file_id: str) -> Sequence[str]:
+    """Return the ids of runs that have yet to read this file."""
+    named = (EvalRun.project_id == project_id, EvalRun.input_file == file_id)
+    return session.scalars(select(EvalRun.id).where(*named, EvalRun.status == RunStatus.QUEUED)).all()
+
+
+def of_eval(session: Session, eval_id: str) -> Iterable[EvalRun]:
+    """Return the eval's runs that are not deleted, locked."""
+    query = select(EvalRun).where(EvalRun.eval_id == eval_id, EvalRun.status != RunStatus.DELETING)
+    return session.scalars(query.order_by(EvalRun.id).with_for_update()).all()
+
+
+def any_of_eval(session: Session, eval_id: str) -> bool:
+    return session.scalar(select(EvalRun.id).where(EvalRun.eval_id == eval_id).limit(1)) is not None
+
+
+def transition(session: Session, run: EvalRun, to: RunStatus, *, error: JsonObject | None = None) -> None:
+    """Change the status of a locked run, and queue the webhooks of its end in the same transaction.
+
+    The previous holder of the run loses it.
+    """
+    assert to in TRANSITIONS[RunStatus(run.status)], f"{run.id}: {run.status} to {to}"
+    session.flush()
+    due_at = current_time(session) if to == RunStatus.DELETING else None
+    changed = update(EvalRun).where(EvalRun.id == run.id)
+    session.execute(changed.values(status=to, error=error, fence=EvalRun.fence + 1, due_at=due_at))
+    if event := EVENTS.get(to):
+        webhook_deliveries.enqueue(session, run.project_id, run.id, event)
+    session.refresh(run)
+
+
+def remove(session: Session, run: EvalRun) -> None:
+    """Delete the run, and its eval if that is deleted and this was its last run."""
+    LISTING.delete(session, EvalRun.id == run.id)
+    of_run = session.get_one(Eval, run.eval_id, with_for_update=True)
+    if of_run.deleted_at is not None and not any_of_eval(session, run.eval_id):
+        evals.remove(session, run.eval_id)

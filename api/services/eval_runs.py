@@ -1,0 +1,196 @@
+"""Runs of evals: creation, cancellation, deletion, lists and results. api/eval_worker grades their items."""
+
+from sqlalchemy.orm import Session
+
+from api.context import Caller, Context
+from api.errors import InvalidRequest, NotFound, TooManyRequests
+from api.records import eval_items, eval_runs, evals, files, projects
+from api.records.base import db_now
+from api.records.eval_items import QUEUE, EvalItem
+from api.records.eval_runs import EvalRun
+from api.records.pages import Page
+from api.services import sampling
+from api.services.budgets import DO_NOT_RETRY
+from api.services.evals import NoSuchEval
+from api.spec.evals.run_source import CompletionsSource, FileId, RunSource
+from api.spec.evals.status import UNFINISHED, ItemStatus, RunStatus
+from api.spec.ids import new_id
+
+PURPOSE = "evals"
+
+
+class NoSuchRun(NotFound):
+    param = "run_id"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"No such run of this eval: {run_id[:64]}")
+
+
+class NoSuchOutputItem(NotFound):
+    param = "output_item_id"
+
+    def __init__(self, item_id: str) -> None:
+        super().__init__(f"No such output item of this run: {item_id[:64]}")
+
+
+class RunEnded(InvalidRequest):
+    """The run has ended. The HTTP status is 400, because OpenAI's clients retry a 409."""
+
+    code = "invalid_run_state"
+
+    def __init__(self, run: EvalRun) -> None:
+        super().__init__(f"{run.id} is {run.status}: only a run that has not ended can be canceled")
+
+
+def create(
+    context: Context,
+    caller: Caller,
+    eval_id: str,
+    *,
+    name: str,
+    pairs: dict[str, str] | None,
+    source: RunSource,
+    repeated: bool = False,
+) -> EvalRun:
+    """Insert a run, whose rows a worker reads next. A repeated request gets the run of the first one.
+
+    Raise NoSuchEval, InvalidRequest, TooManyRequests.
+    """
+    model = source.model if isinstance(source, CompletionsSource) else None
+    if model is not None:
+        sampling.require_model(context, caller, model)
+    file_id = source.source.id if isinstance(source.source, FileId) else None
+    with context.database.write() as session:
+        projects.lock(session, caller.project_id)
+        row = evals.lock(session, caller.project_id, eval_id)
+        if row is None:
+            raise NoSuchEval(eval_id)
+        run = EvalRun(
+            id=new_id("evalrun_"),
+            eval_id=eval_id,
+            project_id=caller.project_id,
+            key_id=caller.key_id,
+            name=name,
+            pairs=pairs,
+            data_source=source.model_dump(mode="json", exclude_unset=True),
+            input_file=file_id,
+            model=model,
+            status=RunStatus.QUEUED,
+            criteria_counts={each["name"]: {"passed": 0, "failed": 0, "errored": 0} for each in row.criteria},
+            usage={},
+            created_at=db_now(),
+            due_at=db_now(),
+        )
+        if repeated and (first := eval_runs.newest_like(session, run, context.settings.retried_create_s)):
+            return first
+        _require_few(context, session, caller)
+        if file_id is not None:
+            _check_file(context, session, caller, file_id)
+        session.add(run)
+        session.flush()
+        session.refresh(run)
+    return run
+
+
+def _require_few(context: Context, session: Session, caller: Caller) -> None:
+    limit = context.settings.max_active_eval_runs
+    if eval_runs.active(session, caller.project_id) >= limit:
+        raise TooManyRequests(
+            f"This server allows a project {limit} unfinished runs of evals: wait for some to end, or cancel them",
+            code="too_many_active_runs",
+            headers=DO_NOT_RETRY,
+        )
+
+
+def _check_file(context: Context, session: Session, caller: Caller, file_id: str) -> None:
+    """Raise InvalidRequest unless the file can be the rows of a run. It is held until the transaction ends."""
+    file = files.get_to_use(session, caller.project_id, file_id)
+    param, longest = "data_source.source.id", context.settings.max_eval_bytes
+    if file is None:
+        raise InvalidRequest(f"{param}: no such File object: {file_id[:64]}", param=param, code="file_not_found")
+    if file.purpose != PURPOSE:
+        raise InvalidRequest(
+            f"{param}: {file_id} has purpose '{file.purpose}': upload it with purpose '{PURPOSE}'",
+            param=param,
+            code="invalid_file_purpose",
+        )
+    if file.bytes > longest:
+        raise InvalidRequest(
+            f"{param}: {file_id} has {file.bytes} bytes, and the rows of a run may have {longest}: divide it",
+            param=param,
+            code="file_too_large",
+        )
+
+
+def get(context: Context, caller: Caller, eval_id: str, run_id: str) -> EvalRun:
+    with context.database.read() as session:
+        return _require(session, caller, eval_id, run_id)
+
+
+def page(
+    context: Context,
+    caller: Caller,
+    eval_id: str,
+    *,
+    status: RunStatus | None,
+    after: str | None,
+    limit: int,
+    newest_first: bool,
+) -> Page[EvalRun]:
+    with context.database.read() as session:
+        if evals.get(session, caller.project_id, eval_id) is None:
+            raise NoSuchEval(eval_id)
+        return eval_runs.page(session, eval_id, status=status, after=after, limit=limit, newest_first=newest_first)
+
+
+def cancel(context: Context, caller: Caller, eval_id: str, run_id: str) -> EvalRun:
+    """Cancel the run at once. The results until now are kept."""
+    with context.database.write() as session:
+        run = QUEUE.lock(session, _require(session, caller, eval_id, run_id).id)
+        if run.status not in (*UNFINISHED, RunStatus.CANCELED):
+            raise RunEnded(run)
+        if run.status != RunStatus.CANCELED:
+            eval_runs.transition(session, run, RunStatus.CANCELED)
+    return run
+
+
+def delete(context: Context, caller: Caller, eval_id: str, run_id: str) -> None:
+    """Delete the run, which ends if it has not. A worker deletes its items."""
+    with context.database.write() as session:
+        run = QUEUE.lock(session, _require(session, caller, eval_id, run_id).id)
+        eval_runs.transition(session, run, RunStatus.DELETING)
+
+
+def item(context: Context, caller: Caller, eval_id: str, run_id: str, item_id: str) -> tuple[EvalRun, EvalItem]:
+    """Return a finished item with its run."""
+    with context.database.read() as session:
+        run = _require(session, caller, eval_id, run_id)
+        found = eval_items.get(session, run.id, item_id)
+    if found is None:
+        raise NoSuchOutputItem(item_id)
+    return run, found
+
+
+def items(
+    context: Context,
+    caller: Caller,
+    eval_id: str,
+    run_id: str,
+    *,
+    status: ItemStatus | None,
+    after: str | None,
+    limit: int,
+    newest_first: bool,
+) -> tuple[EvalRun, Page[EvalItem]]:
+    """Return a page of the run's finished items."""
+    with context.database.read() as session:
+        run = _require(session, caller, eval_id, run_id)
+        found = eval_items.page(session, run.id, status=status, after=after, limit=limit, newest_first=newest_first)
+    return run, found
+
+
+def _require(session: Session, caller: Caller, eval_id: str, run_id: str) -> EvalRun:
+    run = eval_runs.get(session, caller.project_id, eval_id, run_id)
+    if run is None:
+        raise NoSuchRun(run_id)
+    return run

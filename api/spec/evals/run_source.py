@@ -1,0 +1,134 @@
+"""The rows of a run (`data_source`), and how it samples answers to them."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from api.spec.fields import JsonObject, StrictModel
+from api.spec.graders.base import Case, GradingError
+from api.spec.graders.score_model import Message
+from api.spec.graders.templates import namespaces, value
+
+DEFAULT_SEED = 42
+"""Seed of each answer, if the run gives none: a run can be repeated."""
+
+
+class Row(StrictModel):
+    item: JsonObject
+    sample: JsonObject | None = None
+    """The answer to grade: `output_text`, or a chat completion's `choices`."""
+
+    @property
+    def answer(self) -> str | None:
+        """The text of the answer; None if the row has none."""
+        match self.sample:
+            case {"output_text": str(text)} | {"choices": [{"message": {"content": str(text)}}, *_]}:
+                return text
+        return None
+
+
+class FileContent(StrictModel):
+    type: Literal["file_content"]
+    content: Annotated[list[Row], Field(min_length=1)]
+
+
+class FileId(StrictModel):
+    type: Literal["file_id"]
+    id: Annotated[str, Field(min_length=1, max_length=64)]
+    """A file with purpose `evals`: JSON lines of `item` and, if they hold answers, `sample`."""
+
+
+def _stored_rows_only(source: object) -> object:
+    kind = source.get("type") if isinstance(source, dict) else None
+    if kind in ("stored_completions", "responses"):
+        raise ValueError(
+            f"'{kind}' is not supported, because this server keeps no answers of models: use 'file_id' or "
+            "'file_content'"
+        )
+    return source
+
+
+Source = Annotated[Annotated[FileContent | FileId, Field(discriminator="type")], BeforeValidator(_stored_rows_only)]
+
+
+class JsonlSource(StrictModel):
+    """Rows that are graded as they are."""
+
+    type: Literal["jsonl"]
+    source: Source
+
+
+def _of_items_only(messages: list[Message]) -> list[Message]:
+    for number, message in enumerate(messages):
+        if any("sample" in namespaces(text) for text in message.texts):
+            raise ValueError(f"message {number + 1} names sample, but there is no answer before the model is asked")
+    return messages
+
+
+class TemplateMessages(StrictModel):
+    type: Literal["template"]
+    template: Annotated[list[Message], Field(min_length=1, max_length=64), AfterValidator(_of_items_only)]
+    """Messages with variables of the row, such as `{{ item.question }}`."""
+
+    def render(self, item: JsonObject) -> object:
+        return [message.render(Case("", item)) for message in self.template]
+
+
+def _item_path(reference: str) -> str:
+    if not reference.startswith("item."):
+        raise ValueError("write item.key, the messages in each row")
+    namespaces(f"{{{{{reference}}}}}")
+    return reference
+
+
+class ItemReference(StrictModel):
+    type: Literal["item_reference"]
+    item_reference: Annotated[str, Field(max_length=1024), AfterValidator(_item_path)]
+    """The row's messages, such as `item.messages`."""
+
+    def render(self, item: JsonObject) -> object:
+        messages = value(self.item_reference, Case("", item))
+        if not isinstance(messages, list):
+            raise GradingError("invalid_variable_error", f"{self.item_reference} is not an array of messages")
+        return messages
+
+
+InputMessages = Annotated[TemplateMessages | ItemReference, Field(discriminator="type")]
+
+
+class SamplingParams(StrictModel):
+    """Options of each completion. Their values are checked as those of /v1/chat/completions."""
+
+    max_completion_tokens: int | None = None
+    reasoning_effort: str | None = None
+    response_format: JsonObject | None = None
+    seed: int | None = DEFAULT_SEED
+    temperature: float | None = 1.0
+    tools: list[JsonObject] | None = None
+    top_p: float | None = 1.0
+
+
+class CompletionsSource(StrictModel):
+    """Rows to which a model answers, before its answers are graded."""
+
+    type: Literal["completions"]
+    source: Source
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    input_messages: InputMessages
+    sampling_params: SamplingParams = SamplingParams()
+
+    def chat_body(self, messages: object) -> JsonObject:
+        """Return the body of the chat completion."""
+        params = self.sampling_params.model_dump(exclude_none=True)
+        return {"model": self.model, "messages": messages, **params}
+
+
+def _no_responses(source: object) -> object:
+    if isinstance(source, dict) and source.get("type") == "responses":
+        raise ValueError("'responses' is not supported, because there is no Responses API here: use 'completions'")
+    return source
+
+
+RunSource = Annotated[
+    Annotated[JsonlSource | CompletionsSource, Field(discriminator="type")], BeforeValidator(_no_responses)
+]

@@ -1,0 +1,43 @@
+"""Statuses of a run of an eval, and those of its items."""
+
+from enum import StrEnum
+
+
+class RunStatus(StrEnum):
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    DELETING = "deleting"
+    """Its user has deleted the run: no call returns it, and a worker deletes its items."""
+
+
+TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
+    RunStatus.QUEUED: frozenset(
+        {RunStatus.IN_PROGRESS, RunStatus.FAILED, RunStatus.CANCELED, RunStatus.DELETING},
+    ),
+    RunStatus.IN_PROGRESS: frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELED, RunStatus.DELETING}),
+    RunStatus.COMPLETED: frozenset({RunStatus.DELETING}),
+    RunStatus.FAILED: frozenset({RunStatus.DELETING}),
+    RunStatus.CANCELED: frozenset({RunStatus.DELETING}),
+    RunStatus.DELETING: frozenset(),
+}
+
+UNFINISHED = (RunStatus.QUEUED, RunStatus.IN_PROGRESS)
+
+EVENTS = {
+    RunStatus.COMPLETED: "eval.run.succeeded",
+    RunStatus.FAILED: "eval.run.failed",
+    RunStatus.CANCELED: "eval.run.canceled",
+}
+"""The webhook's event of each end of a run."""
+
+
+class ItemStatus(StrEnum):
+    PASSED = "pass"
+    """It passes all criteria."""
+    FAILED = "fail"
+    """It fails a criterion."""
+    ERRORED = "error"
+    """It could not be sampled, or a criterion could not grade it."""

@@ -1,0 +1,296 @@
+"""Runs of evals from rows to output items, with a scripted sampler behind a real broker."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from api.background import attempts
+from api.context import Context
+from api.eval_worker.worker import EvalWorker
+from api.records import evals
+from api.records.eval_items import QUEUE, EvalItem, Graded, finish
+from api.records.eval_runs import EvalRun
+from api.spec.evals.status import ItemStatus
+from tests.api.conftest import client_of
+from tests.api.sampler import Script, ends, sampler, says, text
+from tests.factories import a_base_model
+
+SETTINGS = "embedded"
+
+ITEM_SCHEMA = {"type": "object", "properties": {"question": {"type": "string"}}, "required": ["question", "answer"]}
+SOURCE = {"type": "custom", "item_schema": ITEM_SCHEMA, "include_sample_schema": True}
+EQUAL = {
+    "type": "string_check",
+    "name": "equal",
+    "operation": "eq",
+    "input": "{{ sample.output_text }}",
+    "reference": "{{ item.answer }}",
+}
+SIMILAR = {
+    "type": "text_similarity",
+    "name": "similar",
+    "evaluation_metric": "fuzzy_match",
+    "input": "{{ sample.output_text }}",
+    "reference": "{{ item.answer }}",
+    "pass_threshold": 0.5,
+}
+SCRIPT = {
+    "type": "python",
+    "name": "script",
+    "source": "def grade(sample, item):\n    return len(sample['output_text']) / 4",
+    "pass_threshold": 0.75,
+}
+ASK = {"type": "template", "template": [{"role": "user", "content": "{{ item.question }}?"}]}
+
+
+def an_eval(client: TestClient, *criteria: dict[str, Any], **fields: Any) -> str:
+    body = {"data_source_config": SOURCE, "testing_criteria": list(criteria or (EQUAL,))} | fields
+    answer = client.post("/v1/evals", json=body)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["id"])
+
+
+def row(answer: str, sampled: str | None = None, **item: Any) -> dict[str, Any]:
+    given = {"item": {"question": "q", "answer": answer} | item}
+    return given if sampled is None else given | {"sample": {"output_text": sampled}}
+
+
+def a_run(client: TestClient, eval_id: str, *rows: dict[str, Any], sampled: bool = False, **fields: Any) -> str:
+    source: dict[str, Any] = {"type": "jsonl", "source": {"type": "file_content", "content": list(rows)}}
+    if sampled:
+        source |= {"type": "completions", "model": "tiny", "input_messages": ASK}
+    answer = client.post(f"/v1/evals/{eval_id}/runs", json={"data_source": source} | fields)
+    assert answer.status_code == 200, answer.text
+    return f"/v1/evals/{eval_id}/runs/{answer.json()['id']}"
+
+
+@pytest.fixture(autouse=True)
+def model(served: Context) -> None:
+    a_base_model(served.database)
+
+
+def work(served: Context, script: Script | None = None) -> int:
+    """Work until nothing is due. Return how often the sampler was asked."""
+
+    async def main() -> None:
+        await EvalWorker(served).run_until_idle()
+
+    if script is None:
+        asyncio.run(main())
+        return 0
+    with sampler(served.settings, script) as asked:
+        asyncio.run(main())
+    assert all(job.background for job in asked)
+    return len(asked)
+
+
+def items_of(client: TestClient, run: str, query: str = "") -> list[dict[str, Any]]:
+    data: list[dict[str, Any]] = client.get(f"{run}/output_items{query}").json()["data"]
+    return data
+
+
+def test_rows_with_answers_are_graded_by_every_criterion(client: TestClient, served: Context) -> None:
+    run = a_run(client, an_eval(client, EQUAL, SIMILAR, SCRIPT), row("abcd", "abcd"), row("abcd", "abc"), row("x", "y"))
+    assert client.get(run).json()["status"] == "queued"
+    work(served)
+    ended = client.get(run).json()
+    assert (ended["status"], ended["error"]) == ("completed", {"code": "", "message": ""})
+    assert ended["result_counts"] == {"total": 3, "passed": 1, "failed": 2, "errored": 0}
+    assert [(each["testing_criteria"], each["passed"]) for each in ended["per_testing_criteria_results"]] == [
+        ("equal", 1),
+        ("similar", 2),
+        ("script", 2),
+    ]
+    first, second, third = items_of(client, run)
+    assert [each["status"] for each in (first, second, third)] == ["pass", "fail", "fail"]
+    assert [result["score"] for result in second["results"]] == [0, pytest.approx(6 / 7), 0.75]
+    assert (third["datasource_item_id"], third["datasource_item"]["answer"]) == (2, "x")
+    assert client.get(f"{run}/output_items/{second['id']}").json() == second
+    assert [each["id"] for each in items_of(client, run, "?status=fail&order=desc")] == [third["id"], second["id"]]
+    rest = items_of(client, run, f"?limit=1&after={first['id']}")
+    assert rest == [second]
+
+
+def test_a_model_answers_before_it_is_graded(client: TestClient, served: Context) -> None:
+    hook = {"name": "hook", "url": "https://example.com/x", "event_types": ["eval.run.succeeded"]}
+    webhook = client.post("/v1/webhook_endpoints", json=hook).json()
+    run = a_run(client, an_eval(client), row("xyz"), row("no"), sampled=True, metadata={"k": "v"}, name="first")
+    assert work(served, says("x", "yz")) == 2
+    ended = client.get(run).json()
+    assert (ended["status"], ended["model"], ended["name"], ended["metadata"]) == (
+        "completed",
+        "tiny",
+        "first",
+        {"k": "v"},
+    )
+    (usage,) = ended["per_model_usage"]
+    assert (usage["model_name"], usage["invocation_count"], usage["total_tokens"]) == ("tiny", 2, 16)
+    passed, failed = items_of(client, run)
+    assert (passed["status"], failed["status"]) == ("pass", "fail")
+    sample = passed["sample"]
+    assert sample["input"] == [{"role": "user", "content": "q?"}]
+    assert sample["output"] == [{"role": "assistant", "content": "xyz"}]
+    assert (sample["seed"], sample["temperature"], sample["usage"]["prompt_tokens"]) == (42, 1, 5)
+    deliveries = client.get(f"/v1/webhook_endpoints/{webhook['id']}/deliveries").json()["data"]
+    assert [(each["event_type"], each["data"]["id"]) for each in deliveries] == [("eval.run.succeeded", ended["id"])]
+
+
+def test_what_cannot_be_graded_is_an_error_of_its_item(client: TestClient, served: Context) -> None:
+    broken = EQUAL | {"name": "json", "input": "{{ sample.output_json.a }}"}
+    eval_id = an_eval(client, EQUAL, broken)
+    graded = a_run(client, eval_id, row("a", "a"), row("a", '{"a": "a"}'))
+    asked = a_run(client, eval_id, row("a", question="x" * 70_000 * 2), sampled=True)
+    work(served, ends(type="refused", message="too long", param="messages", code="context_length_exceeded"))
+    first, second = items_of(client, graded)
+    assert (first["status"], second["status"]) == ("error", "fail")
+    assert first["results"][1]["error"]["code"] == "sample_parse_error"
+    assert client.get(graded).json()["per_testing_criteria_results"][1]["errored"] == 1
+    (refused,) = items_of(client, asked)
+    assert (refused["status"], refused["results"]) == ("error", [])
+    assert refused["sample"]["error"]["code"] == "truncated_observation_error"
+    assert client.get(asked).json()["result_counts"]["errored"] == 1
+
+
+def test_rows_of_a_file_are_read_by_its_messages(client: TestClient, served: Context) -> None:
+    rows = [row("a", messages=[{"role": "user", "content": str(number)}]) for number in range(3)]
+    content = "\n\n".join(json.dumps(each) for each in rows).encode()
+    file = client.post("/v1/files", data={"purpose": "evals"}, files={"file": ("in.jsonl", content)}).json()
+    source = {
+        "type": "completions",
+        "model": "tiny",
+        "source": {"type": "file_id", "id": file["id"]},
+        "input_messages": {"type": "item_reference", "item_reference": "item.messages"},
+        "sampling_params": {"temperature": 0, "max_completion_tokens": 7},
+    }
+    eval_id = an_eval(client)
+    created = client.post(f"/v1/evals/{eval_id}/runs", json={"data_source": source}).json()
+    assert created["data_source"] == source
+    assert client.delete(f"/v1/files/{file['id']}").json()["error"]["code"] == "file_in_use"
+    assert work(served, lambda job: says(job.content["ask"]["messages"][0]["content"])(job)) == 3
+    items = items_of(client, f"/v1/evals/{eval_id}/runs/{created['id']}")
+    assert [item["sample"]["output"][0]["content"] for item in items] == ["0", "1", "2"]
+    assert items[0]["sample"]["max_completion_tokens"] == 7
+    assert client.delete(f"/v1/files/{file['id']}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("rows", "limits", "code"),
+    [
+        ([{"item": {"question": 1, "answer": "a"}, "sample": {"output_text": ""}}], {}, "invalid_rows"),
+        ([row("a")], {}, "invalid_rows"),
+        ([row("a", "a")] * 2, {"max_eval_items": 1}, "too_many_rows"),
+        ([row("a", "a")] * 2, {"max_project_eval_items": 1}, "item_limit_exceeded"),
+    ],
+)
+def test_rows_that_do_not_fit_fail_the_run(
+    client: TestClient, served: Context, rows: list[dict[str, Any]], limits: dict[str, int], code: str
+) -> None:
+    run = a_run(client, an_eval(client), *rows)
+    object.__setattr__(served, "settings", served.settings.model_copy(update=limits))
+    work(served)
+    ended = client.get(run).json()
+    assert (ended["status"], ended["error"]["code"]) == ("failed", code)
+    assert ended["result_counts"]["total"] == 0
+    if code == "invalid_rows":
+        assert ended["error"]["message"].startswith("row 1: ")
+
+
+def prepare(served: Context) -> None:
+    async def main() -> None:
+        assert await EvalWorker(served).work_once()
+
+    asyncio.run(main())
+
+
+def test_what_a_dead_worker_held_is_graded_once(client: TestClient, served: Context) -> None:
+    """It stored one result, held two more items, and left the rest."""
+    run = a_run(client, an_eval(client), *(row("x") for _ in range(6)), sampled=True)
+    prepare(served)
+    kept = Graded(ItemStatus.FAILED, {"equal": "failed"}, {"results": [], "sample": {}})
+    with served.database.write() as session:
+        first = QUEUE.claim_item(session, "dead", 60)
+        assert first is not None
+        assert finish(session, first, kept)
+        for _ in range(2):
+            lost = QUEUE.claim_item(session, "dead", -1)
+    assert lost is not None
+    assert work(served, says("x")) == 5
+    with served.database.write() as session:
+        assert not finish(session, lost, kept), "its fence is old"
+        assert session.get_one(EvalItem, lost.key[:2]).status == "pass"
+    assert client.get(run).json()["result_counts"] == {"total": 6, "passed": 5, "failed": 1, "errored": 0}
+
+
+def test_the_runs_of_two_projects_progress_in_turn(app: FastAPI, client: TestClient, served: Context) -> None:
+    other = client_of(app, "other")
+    a_run(client, an_eval(client), *(row("x") for _ in range(4)), sampled=True)
+    prepare(served)
+    a_run(other, an_eval(other), *(row("x") for _ in range(2)), sampled=True)
+    prepare(served)
+    order = []
+    with served.database.write() as session:
+        while (claim := QUEUE.claim_item(session, "one", 60)) is not None:
+            order.append(claim.work.project_id)
+            finish(session, claim, Graded(ItemStatus.PASSED, {"equal": "passed"}, {}))
+    assert order[:4] == [order[0], order[1]] * 2
+    assert len(set(order)) == 2
+    assert len(order) == 6
+
+
+def test_a_canceled_run_keeps_its_results_and_a_deleted_one_leaves_nothing(client: TestClient, served: Context) -> None:
+    eval_id = an_eval(client)
+    run = a_run(client, eval_id, row("x"), row("x"), sampled=True)
+    prepare(served)
+    with served.database.write() as session:
+        claim = QUEUE.claim_item(session, "one", 60)
+        assert claim is not None
+    assert client.post(f"{run}/cancel").json()["status"] == "canceled"
+    assert client.post(run).json()["status"] == "canceled", "as older clients cancel"
+    with served.database.write() as session:
+        assert not finish(session, claim, Graded(ItemStatus.PASSED, {"equal": "passed"}, {}))
+        assert not QUEUE.renew_items(session, "one", 60)
+    assert work(served, says("x")) == 0
+    other = a_run(client, eval_id, row("x", "x"))
+    work(served)
+    assert client.post(f"{other}/cancel").json()["error"]["code"] == "invalid_run_state"
+    assert client.delete(other).json() == {"object": "eval.run.deleted", "deleted": True, "run_id": other[-32:]}
+    assert client.get(other).status_code == 404
+    assert client.delete(f"/v1/evals/{eval_id}").json()["deleted"]
+    assert client.get(f"/v1/evals/{eval_id}").status_code == client.get(run).status_code == 404
+    work(served)
+    with served.database.read() as session:
+        assert session.get(EvalRun, run.rpartition("/")[2]) is None
+        assert session.get(EvalItem, claim.key[:2]) is None
+        assert session.get(evals.Eval, eval_id) is None
+
+
+def test_a_sampler_that_dies_of_an_item_ends_it_at_the_third_time(
+    client: TestClient, served: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "FAULT_WAIT_S", 0.0)
+    run = a_run(client, an_eval(client), row("x"), sampled=True)
+    assert work(served, ends(type="lost")) == 3
+    (item,) = items_of(client, run)
+    assert item["sample"]["error"]["code"] == "sampler_lost"
+
+
+def test_a_script_that_never_ends_is_an_error(client: TestClient, served: Context) -> None:
+    endless = SCRIPT | {"source": "def grade(sample, item):\n    while True:\n        pass"}
+    run = a_run(client, an_eval(client, endless), row("x", "x"))
+    work(served)
+    (item,) = items_of(client, run)
+    assert item["status"] == "error"
+    assert "took longer than" in item["results"][0]["error"]["message"]
+
+
+def test_only_the_text_of_an_answer_is_looked_at(client: TestClient, served: Context) -> None:
+    """Rows may hold whole chat completions."""
+    whole = {"choices": [{"message": {"role": "assistant", "content": "x"}}]}
+    run = a_run(client, an_eval(client), row("x") | {"sample": whole})
+    work(served)
+    assert items_of(client, run)[0]["status"] == "pass"
+    assert text("x")["text"] == "x"

@@ -1,0 +1,128 @@
+"""Evals: what may be asked for, and who sees it."""
+
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from api.context import Context
+from tests.api.eval_worker.test_worker import ASK, EQUAL, SCRIPT, SIMILAR, SOURCE, a_run, an_eval, row
+from tests.factories import a_base_model
+
+SETTINGS = "embedded"
+
+
+def test_an_eval_is_kept_changed_and_listed(client: TestClient) -> None:
+    made = [an_eval(client, name=name, metadata={"n": name}) for name in ("a", "b", "c")]
+    shown = client.get(f"/v1/evals/{made[0]}").json()
+    schema = shown["data_source_config"]["schema"]
+    assert schema["properties"]["item"] == SOURCE["item_schema"]
+    assert schema["required"] == ["item", "sample"]
+    assert shown["testing_criteria"] == [EQUAL]
+    changed = client.post(f"/v1/evals/{made[0]}", json={"name": "z"}).json()
+    assert (changed["name"], changed["metadata"]) == ("z", {"n": "a"})
+    assert client.post(f"/v1/evals/{made[0]}", json={"metadata": None}).json()["metadata"] is None
+    first = client.get("/v1/evals?limit=2").json()
+    rest = client.get(f"/v1/evals?limit=2&after={first['last_id']}").json()
+    assert [each["id"] for each in first["data"] + rest["data"]] == made
+    latest = client.get("/v1/evals?order=desc&order_by=updated_at").json()["data"]
+    assert [each["id"] for each in latest] == [made[0], made[2], made[1]]
+
+
+def custom(**fields: Any) -> dict[str, Any]:
+    return {"data_source_config": SOURCE | fields, "testing_criteria": [EQUAL]}
+
+
+REFUSED: list[tuple[dict[str, Any], str, str]] = [
+    ({"data_source_config": {"type": "logs"}, "testing_criteria": [EQUAL]}, "data_source_config", "keeps no answers"),
+    (custom(item_schema={"type": "no"}), "data_source_config.item_schema", "not a JSON Schema"),
+    (custom(item_schema={"$ref": "http://127.0.0.1/x"}), "data_source_config.item_schema", "Retrieval is disabled"),
+    (custom(include_sample_schema=False), "testing_criteria.0.input", "include_sample_schema"),
+    (custom() | {"testing_criteria": []}, "testing_criteria", "at least 1"),
+    (custom() | {"testing_criteria": [EQUAL, EQUAL]}, "testing_criteria.1.name", "unique"),
+    (custom() | {"testing_criteria": [{"type": "multi"}]}, "testing_criteria.0", "criterion of its own"),
+    (custom() | {"testing_criteria": [EQUAL | {"input": "{{ x }}"}]}, "testing_criteria.0.input", "not a variable"),
+    (custom() | {"testing_criteria": [SIMILAR | {"pass_threshold": None}]}, "testing_criteria.0.pass_threshold", ""),
+    (
+        custom() | {"testing_criteria": [SCRIPT | {"source": "import os\n"}]},
+        "testing_criteria.0.source",
+        "grade(sample, item)",
+    ),
+    (custom() | {"nmae": "x"}, "nmae", "name"),
+]
+
+
+@pytest.mark.parametrize(("body", "param", "words"), REFUSED)
+def test_an_eval_that_could_not_grade_is_refused(
+    client: TestClient, body: dict[str, Any], param: str, words: str
+) -> None:
+    answer = client.post("/v1/evals", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+    assert words in answer.json()["error"]["message"]
+
+
+COMPLETIONS: dict[str, Any] = {
+    "type": "completions",
+    "model": "tiny",
+    "input_messages": ASK,
+    "source": {"type": "file_content", "content": [row("a")]},
+}
+SAMPLE_FIRST = {"type": "template", "template": [{"role": "user", "content": "{{ sample.output_text }}"}]}
+REFUSED_RUNS: list[tuple[dict[str, Any], str, str]] = [
+    ({"type": "responses"}, "data_source", "use 'completions'"),
+    (COMPLETIONS | {"source": {"type": "stored_completions"}}, "data_source.source", "file_id"),
+    (COMPLETIONS | {"model": "none"}, "model", "none"),
+    (COMPLETIONS | {"input_messages": SAMPLE_FIRST}, "data_source.input_messages.template", "no answer"),
+    (COMPLETIONS | {"sampling_params": {"temperature": 3}}, "data_source", "sampling_params.temperature"),
+    (COMPLETIONS | {"source": {"type": "file_id", "id": "file-x"}}, "data_source.source.id", "No such"),
+]
+
+
+@pytest.mark.parametrize(("source", "param", "words"), REFUSED_RUNS)
+def test_a_run_that_could_not_be_graded_is_refused(
+    client: TestClient, served: Context, source: dict[str, Any], param: str, words: str
+) -> None:
+    a_base_model(served.database)
+    answer = client.post(f"/v1/evals/{an_eval(client)}/runs", json={"data_source": source})
+    assert answer.status_code in (400, 404), answer.text
+    assert answer.json()["error"]["param"] == param
+    assert words.lower() in answer.json()["error"]["message"].lower()
+
+
+def test_an_eval_is_its_projects_own(client: TestClient, other_project: TestClient) -> None:
+    eval_id = an_eval(client)
+    run = a_run(client, eval_id, row("a", "a"))
+    for path in (f"/v1/evals/{eval_id}", f"/v1/evals/{eval_id}/runs", run, f"{run}/output_items"):
+        assert other_project.get(path).status_code == 404
+    assert other_project.post(f"{run}/cancel").status_code == 404
+    assert other_project.delete(run).status_code == other_project.delete(f"/v1/evals/{eval_id}").status_code == 404
+    assert other_project.get("/v1/evals").json()["data"] == []
+    body = {"data_source": {"type": "jsonl", "source": {"type": "file_content", "content": [row("a", "a")]}}}
+    assert other_project.post(f"/v1/evals/{eval_id}/runs", json=body).status_code == 404
+
+
+def test_runs_are_listed_by_status_and_limited(client: TestClient, served: Context) -> None:
+    eval_id = an_eval(client)
+    runs = [a_run(client, eval_id, row("a", "a"), name=name).rpartition("/")[2] for name in ("a", "b")]
+    client.post(f"/v1/evals/{eval_id}/runs/{runs[0]}/cancel")
+    listed = client.get(f"/v1/evals/{eval_id}/runs").json()["data"]
+    assert [each["id"] for each in listed] == runs
+    assert [each["id"] for each in client.get(f"/v1/evals/{eval_id}/runs?order=desc").json()["data"]] == runs[::-1]
+    assert [each["id"] for each in client.get(f"/v1/evals/{eval_id}/runs?status=queued").json()["data"]] == [runs[1]]
+    assert listed[0]["report_url"] == f"http://testserver/evals/{eval_id}?run={runs[0]}"
+    object.__setattr__(served, "settings", served.settings.model_copy(update={"max_active_eval_runs": 1}))
+    body = {"data_source": {"type": "jsonl", "source": {"type": "file_content", "content": [row("a", "a")]}}}
+    refused = client.post(f"/v1/evals/{eval_id}/runs", json=body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_active_runs")
+
+
+def test_a_clients_retry_gets_what_it_has_created(client: TestClient) -> None:
+    retry = {"x-stainless-retry-count": "1"}
+    first = client.post("/v1/evals", json=custom()).json()
+    assert client.post("/v1/evals", json=custom(), headers=retry).json()["id"] == first["id"]
+    body = {"data_source": {"type": "jsonl", "source": {"type": "file_content", "content": [row("a", "a")]}}}
+    runs = f"/v1/evals/{first['id']}/runs"
+    run = client.post(runs, json=body).json()
+    assert client.post(runs, json=body, headers=retry).json()["id"] == run["id"]
+    assert client.post(runs, json=body).json()["id"] != run["id"]

@@ -1,0 +1,107 @@
+"""`python -m worker.evaluate FOLDER`: the part of an eval's run that user data drives.
+
+A child behind the wall (docs/internals/wall.md), started by the API and by the evaluation worker: it reads
+FOLDER/request.json, does what `task` names, and writes FOLDER/report.json. Schemas, scripts and metrics may take time
+that grows fast with what they read, so the process has limits.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from pydantic import TypeAdapter, ValidationError
+
+from api.spec.evals.criteria import Criterion
+from api.spec.evals.item_schema import problem, validator
+from api.spec.evals.run_source import Row
+from api.spec.graders.grade import grade
+from worker.rows.child_io import ProcessLimits, write_report
+from worker.rows.limits import CpuTimeUsedUp
+
+CRITERIA = TypeAdapter[list[Criterion]](list[Criterion])
+MAX_MESSAGE = 300
+
+
+class Request(ProcessLimits, kw_only=True):
+    """request.json."""
+
+    task: Literal["check_scripts", "check_rows", "grade"]
+    criteria: list[dict[str, object]] = msgspec.field(default_factory=list)
+    """Of `check_scripts` and `grade`."""
+    item_schema: dict[str, object] = msgspec.field(default_factory=dict)
+    needs_answers: bool = False
+    """Of `check_rows`, which reads FOLDER/rows.jsonl. `needs_answers`: each row has to have a `sample`."""
+    text: str = ""
+    item: dict[str, object] = msgspec.field(default_factory=dict)
+    """Of `grade`: an answer, and the row that it answers."""
+    file_bytes: int | None = 64 << 20
+
+
+def main(run_folder: str) -> int:
+    folder = Path(run_folder)
+    # Texts may hold lone surrogates, which UTF-8 cannot encode and msgspec refuses: hence json on both sides.
+    request = msgspec.convert(json.loads((folder / "request.json").read_bytes()), Request)
+    request.apply()
+    try:
+        if request.task == "check_rows":
+            report = check_rows(request, folder / "rows.jsonl")
+        else:
+            criteria = CRITERIA.validate_python(request.criteria)
+            report = check_scripts(criteria) if request.task == "check_scripts" else run_graders(criteria, request)
+    except (CpuTimeUsedUp, MemoryError):
+        message = f"This took more than {request.cpu_seconds} s of processor time, or more memory than allowed"
+        report = {"fault": message, "param": None, "line": None}
+    write_report(folder, json.dumps(report).encode())
+    return 0
+
+
+def check_scripts(criteria: Sequence[Criterion]) -> dict[str, object]:
+    """Return a report with the first script's fault, if there is one."""
+    for number, criterion in enumerate(criteria):
+        for path, fault in criterion.faults().items():
+            return {"fault": fault, "param": f"testing_criteria.{number}.{path}"}
+    return {"fault": None}
+
+
+def check_rows(request: Request, rows: Path) -> dict[str, object]:
+    """Return a report with the number of rows, and the first row's fault, if there is one."""
+    valid, count = validator(request.item_schema), 0
+    with rows.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            count += 1
+            try:
+                row = Row.model_validate_json(line)
+            except ValidationError as error:
+                return {"fault": _problem(error), "line": number}
+            fault = problem(valid, row.item)
+            if fault is None and request.needs_answers and row.answer is None:
+                fault = "sample.output_text: Field required, because the eval has include_sample_schema"
+            if fault is not None:
+                return {"fault": fault, "line": number}
+    return {"fault": None, "rows": count}
+
+
+def _problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    if first["type"] in ("json_invalid", "model_type"):
+        return "not a JSON object"
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {'Unknown field' if first['type'] == 'extra_forbidden' else first['msg']}"[:MAX_MESSAGE]
+
+
+def run_graders(criteria: Sequence[Criterion], request: Request) -> dict[str, object]:
+    """Return a report with the reward by each criterion, or why it cannot grade the answer."""
+    grades = []
+    for criterion in criteria:
+        given = grade(criterion, request.text, request.item)
+        grades.append({"reward": given.reward, "code": given.errors.first, "details": given.metadata.details})
+    return {"fault": None, "grades": grades}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
