@@ -20,7 +20,7 @@ from tests.services.attune import AttuneUp
 ROOT = Path(__file__).parents[2]
 POLL_S = 0.2
 SETTLE_S = 15.0
-"""Time for a service that has just started to import torch in its warm trainer, as a running one has."""
+"""Time for a service that has just started to import torch in its fork server, as a running one has."""
 
 
 class Failed(Exception):
