@@ -9,12 +9,13 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import anyio
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
-from api.context import Context
+from api.context import Caller, Context
 from api.errors import InvalidRequest
 from api.schemas.common import errors
 
@@ -48,6 +49,14 @@ def _with_body(endpoint: Callable[..., Any], *, exclude_none: bool) -> Callable[
         return Response(body, media_type="application/json")
 
     return call
+
+
+async def answer_in_turn(context: Context, caller: Caller, work: Callable[[], BaseModel]) -> Response:
+    """Return the model that `work` makes as a response. For a coroutine that first waits for something else: `work`
+    gets a thread in the project's turn."""
+    async with context.requests.turn(caller.project_id):
+        body = await anyio.to_thread.run_sync(lambda: work().model_dump_json(by_alias=True))
+    return Response(body, media_type="application/json")
 
 
 def _in_turn(handler: Handler) -> Handler:

@@ -53,7 +53,9 @@ class PreviewFailed(Unavailable):
     code = "preview_failed"
 
     def __init__(self) -> None:
-        super().__init__("The time limit was exceeded. Shorten the rows, or create the job, which has no such limit.")
+        super().__init__(
+            "The time limit was exceeded: shorten the rows, or the script. The rows of a job have no such limit."
+        )
 
 
 class PreviewProcesses:

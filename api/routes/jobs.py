@@ -1,16 +1,16 @@
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from api.http.deps import METADATA_PARAMETER, After, Ctx, MetadataFilter, Repeated, Who
 from api.http.downloads import Download
-from api.http.fair_route import FairRoute
+from api.http.fair_route import FairRoute, answer_in_turn
 from api.infra.artifacts import stream_tar, tar_size, with_relative_names
 from api.schemas.common import errors
 from api.schemas.jobs import AttemptList, CheckpointList, JobList, JobObject
 from api.schemas.stored import StoredJson, stored
-from api.services import job_logs, jobs, models, waiting
+from api.services import graders, job_logs, jobs, models, waiting
 from api.spec.lifecycle import JobStatus
 from api.spec.recipe import Recipe
 
@@ -19,15 +19,19 @@ router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"], route_class
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
-@router.post("", responses=errors(429))
-def create_job(recipe: Recipe, context: Ctx, caller: Who, repeated: Repeated) -> JobObject:
+@router.post("", response_model=JobObject, responses=errors(429))
+async def create_job(recipe: Recipe, context: Ctx, caller: Who, repeated: Repeated) -> Response:
     """Create a job and queue it. Its files are validated, and every "auto" resolved, before it trains.
 
     A client's retry (`x-stainless-retry-count` of 1 or more) gets the job that its first request created.
     """
-    return JobObject.of(
-        waiting.timed(context, jobs.submit(context, caller, recipe, repeated=repeated)), context.settings.organization
-    )
+    await graders.require_scripts_in_turn(context, caller, recipe)
+
+    def create() -> JobObject:
+        job = jobs.submit(context, caller, recipe, repeated=repeated)
+        return JobObject.of(waiting.timed(context, job), context.settings.organization)
+
+    return await answer_in_turn(context, caller, create)
 
 
 Search = Annotated[str | None, Query(min_length=1, max_length=128, description="Part of an id or of a model's name.")]

@@ -1,9 +1,9 @@
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 
 from api.http.deps import After, Ctx, Who
-from api.http.fair_route import FairRoute
+from api.http.fair_route import FairRoute, answer_in_turn
 from api.schemas.common import errors
 from api.schemas.pipelines import PipelineList, PipelineObject
 from api.services import pipelines
@@ -12,10 +12,11 @@ from api.spec.pipeline import Pipeline
 router = APIRouter(prefix="/fine_tuning/pipelines", tags=["pipelines"], route_class=FairRoute)
 
 
-@router.post("", responses=errors(429))
-def create_pipeline(body: Pipeline, context: Ctx, caller: Who) -> PipelineObject:
+@router.post("", response_model=PipelineObject, responses=errors(429))
+async def create_pipeline(body: Pipeline, context: Ctx, caller: Who) -> Response:
     """Create several jobs at once, or none of them. Each may continue or use the model of an earlier one."""
-    return PipelineObject.of(pipelines.create(context, caller, body))
+    await pipelines.require_scripts(context, caller, body)
+    return await answer_in_turn(context, caller, lambda: PipelineObject.of(pipelines.create(context, caller, body)))
 
 
 @router.get("")

@@ -1,13 +1,15 @@
 """A grader run on one answer, before a job uses it."""
 
 import json
+from functools import partial
 
 from pydantic import TypeAdapter
 
-from api.context import Context
+from api.context import Caller, Context
 from api.errors import InvalidRequest
 from api.spec.fields import JsonObject
 from api.spec.graders import Grade, GraderBase
+from api.spec.recipe import Recipe
 
 GRADE = TypeAdapter(Grade)
 
@@ -33,6 +35,24 @@ def require_scripts(context: Context, grader: GraderBase) -> None:
     PreviewFailed."""
     if grader.runs_script:
         _report(context, grader, None, {})
+
+
+def require_scripts_of(context: Context, recipe: Recipe) -> None:
+    """Raise GraderRefused, with the recipe's field, if the sandbox cannot run a script of the job's grader. Raise
+    PreviewFailed."""
+    if recipe.method.grader is None:
+        return
+    try:
+        require_scripts(context, recipe.method.grader)
+    except GraderRefused as error:
+        where = f"method.{recipe.method.type}."
+        raise GraderRefused(f"{where}{error.message}", param=f"{where}{error.param}", code=error.code) from None
+
+
+async def require_scripts_in_turn(context: Context, caller: Caller, recipe: Recipe) -> None:
+    """Do the same in the project's turn, if there are scripts. Raise TooBusy."""
+    if recipe.method.grader is not None and recipe.method.grader.runs_script:
+        await context.previews.run_in_turn(caller.project_id, partial(require_scripts_of, context, recipe))
 
 
 def run(context: Context, grader: GraderBase, model_sample: str, item: JsonObject) -> Grade:

@@ -15,7 +15,7 @@ from api.records.dependencies import Dependency
 from api.records.jobs import Job
 from api.records.pages import Page, cut_to_size, size_of
 from api.records.pipelines import Pipeline
-from api.services import budgets, layers, lineage
+from api.services import budgets, graders, layers, lineage
 from api.services.admission import insert_job
 from api.services.jobs import WrongState
 from api.services.lineage import Origin
@@ -88,6 +88,13 @@ def create(context: Context, caller: Caller, body: Body) -> PipelineView:
     for job in view.jobs:
         context.doorbell.ring(Stage.PREPARE, job.id)
     return view
+
+
+async def require_scripts(context: Context, caller: Caller, body: Body) -> None:
+    """Raise GraderRefused if the sandbox cannot run a script of a stage's grader. Raise TooBusy, PreviewFailed."""
+    for index, stage in enumerate(body.stages):
+        with _naming_stage(index, stage):
+            await graders.require_scripts_in_turn(context, caller, stage)
 
 
 def _check_layers(

@@ -17,7 +17,7 @@ from api.records import arrays, files
 from api.records.arrays import Arrays
 from api.records.base_models import BaseModelRow
 from api.records.files import File
-from api.services import layers, lineage
+from api.services import graders, layers, lineage
 from api.services.admission import validate
 from api.services.lineage import Origin
 from api.spec.fields import AUTO
@@ -64,6 +64,7 @@ def resolve_query(context: Context, caller: Caller, recipe: Recipe) -> PreviewQu
     try:
         recipe = lineage.inherit_technique(recipe, origin)
         layers.require(recipe, origin)
+        graders.require_scripts_of(context, recipe)
     except InvalidRequest as error:
         refused = error
     with context.database.read() as session:

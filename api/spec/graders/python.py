@@ -1,12 +1,13 @@
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from api.spec.graders import sandbox
 from api.spec.graders.base import Case, GraderBase, GradingError, Name, Scores
 
 MAX_SOURCE = 32_768
+IMAGE_TAG = "2025-05-08"
 
 
 class Python(GraderBase):
@@ -22,7 +23,17 @@ class Python(GraderBase):
     source: Annotated[str, Field(min_length=1, max_length=MAX_SOURCE)]
     """The script."""
     image_tag: Annotated[str, Field(max_length=64)] | None = None
-    """OpenAI's name of a set of libraries. Every script gets the same sandbox here, whatever the value."""
+    """OpenAI's name of a set of libraries. The sandbox has one set, so only the tag of OpenAI's guide is accepted."""
+
+    @field_validator("image_tag")
+    @classmethod
+    def _has_libraries(cls, tag: str | None) -> str | None:
+        if tag not in (None, IMAGE_TAG):
+            raise ValueError(
+                f"'{tag}' names libraries that the sandbox lacks: omit image_tag, or give {IMAGE_TAG}, the tag of "
+                "OpenAI's guide. `graders/validate` names what a script lacks"
+            )
+        return tag
 
     @property
     def runs_script(self) -> bool:

@@ -157,6 +157,12 @@ class MethodBase(StrictModel):
         return self.options if isinstance(self.options, RolloutOptions) else None
 
     @property
+    def grader(self) -> GraderBase | None:
+        """The grader of the sampled answers; None if there is none."""
+        grader: GraderBase | None = getattr(self.options, "grader", None)
+        return grader
+
+    @property
     def evaluation_interval(self) -> int | Literal["auto"]:
         """Steps between evaluations, if the method's hyperparameters give them."""
         interval: int | Literal["auto"] = getattr(self.options.hyperparameters, "eval_interval", AUTO)

@@ -84,6 +84,7 @@ def test_a_valid_grader_comes_back(client: TestClient, grader: dict[str, Any]) -
         (a_check(threshold=1), "grader.threshold", "Unknown field"),
         ({"type": "string_check", "name": "x"}, "grader.input", "required"),
         ({"type": "python", "name": "p"}, "grader.source", "required"),
+        ({"type": "python", "source": "x", "image_tag": "2030-01-01"}, "grader.image_tag", "omit image_tag"),
         (multi(a=a_check(reference="{{")), "grader.graders.a.reference", "not closed"),
         (multi(a=a_check()) | {"calculate_output": "a + c"}, "grader.calculate_output", "'c' is not the name"),
         (multi(max=a_check()), "grader.graders", "cannot be used in calculate_output"),
@@ -146,3 +147,26 @@ def test_a_job_takes_the_same_graders(client: TestClient) -> None:
     body = {"model": "tiny", "training_file": "file-1", "method": method}
     status, param, _ = error_of(client.post("/v1/fine_tuning/jobs", json=body))
     assert (status, param) == (400, "method.reinforcement.grader.operation")
+
+
+BROKEN = {
+    "def grade(sample, item):\n    return (": "line 2: ",
+    "x = 1": "the script has to define a function grade(sample, item)",
+    "import numpy\ndef grade(sample, item):\n    return 1.0": "line 1: the sandbox lacks it: ",
+}
+
+
+@pytest.mark.parametrize("source", BROKEN)
+def test_a_job_with_a_broken_script_is_refused_at_its_creation(client: TestClient, source: str) -> None:
+    method = {"type": "reinforcement", "reinforcement": {"grader": multi(a={"type": "python", "source": source})}}
+    body = {"model": "tiny", "training_file": "file-1", "method": method}
+    status, param, message = error_of(client.post("/v1/fine_tuning/jobs", json=body))
+    assert (status, param) == (400, "method.reinforcement.grader.graders.a.source")
+    assert message.startswith(f"{param}: {BROKEN[source]}")
+
+
+def test_a_stage_with_a_broken_script_is_refused_at_its_creation(client: TestClient) -> None:
+    method = {"type": "reinforcement", "reinforcement": {"grader": {"type": "python", "source": "x = 1"}}}
+    stage = {"name": "first", "training_file": "file-1", "method": method}
+    answer = client.post("/v1/fine_tuning/pipelines", json={"model": "tiny", "stages": [stage]})
+    assert error_of(answer)[:2] == (400, "stages.0.method.reinforcement.grader.source")
