@@ -1,19 +1,17 @@
 """Child programs as a worker runs them: forked by a server that has imported them."""
 
 import os
-import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 from api.infra.child_process import Process, fork_server
 from api.spec.lifecycle import Stage
+from tests.worker import measured_child
 from worker.supervisor.child import REPORT_FD
 from worker.supervisor.node import PROGRAMS
 
 ROOT = Path(__file__).parents[2]
-PEAK_FILE = "peak_bytes"
 
 
 @dataclass(frozen=True)
@@ -39,15 +37,7 @@ def fork(program: str, *arguments: str, output: Path, report_fd: int, env: Mappi
 def run_child(program: str, folder: Path, report: Path | None = None) -> Ended:
     """Run `python -m PROGRAM FOLDER` to its end. `report`: a file for what it reports on its pipe."""
     with (report or Path(os.devnull)).open("wb") as reports:
-        child = fork(__name__, program, str(folder), output=Path(os.devnull), report_fd=reports.fileno())
+        child = fork(measured_child.__name__, program, str(folder), output=Path(os.devnull), report_fd=reports.fileno())
     code = child.wait()
-    peak = folder / PEAK_FILE
+    peak = folder / measured_child.PEAK_FILE
     return Ended(code, int(peak.read_text()) if peak.exists() else 0)
-
-
-def main(program: str, folder: str) -> int:
-    """Run the program in this process, and write down its peak of memory."""
-    code: int = import_module(program).main(folder)
-    peaks = [resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    (Path(folder) / PEAK_FILE).write_text(str(max(peaks)))
-    return code
