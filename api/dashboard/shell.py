@@ -4,6 +4,7 @@ The assets' address contains a hash of their content, so browsers keep them for 
 """
 
 import hashlib
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Mount, Route, Router
+from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -46,6 +47,12 @@ PAGE_HEADERS = {
 
 def install(app: FastAPI) -> None:
     """Add the page and its assets to the app."""
+    app.router.routes.extend(_routes())
+
+
+@cache
+def _routes() -> list[BaseRoute]:
+    """Return the routes of the page and its assets. All apps of a process share them, since no setting changes them."""
     root = f"/assets/{_content_hash()}"
     styles = "".join(_asset(name).read_text() for name in STYLES)
 
@@ -53,7 +60,7 @@ def install(app: FastAPI) -> None:
         return Response(styles, media_type="text/css")
 
     assets = Router([Route("/style.css", style), Mount("/", StaticFiles(directory=ASSETS, packages=[CHARTS]))])
-    app.router.routes.append(Mount(root, Immutable(GZipMiddleware(assets, minimum_size=1024))))
+    mount = Mount(root, Immutable(GZipMiddleware(assets, minimum_size=1024)))
     templates = jinja2.Environment(loader=jinja2.FileSystemLoader(FOLDER), autoescape=True)
     template = templates.get_template("shell.html")
     pages = {
@@ -65,12 +72,12 @@ def install(app: FastAPI) -> None:
         theme = request.cookies.get("theme")
         return pages[theme if theme in THEMES else None].answer(request)
 
-    for path in (
+    paths = (
         "/",
         *(f"/{view.name}" for view in VIEWS),
         *(f"/{view.name}/{{id:path}}" for view in VIEWS if view.item),
-    ):
-        app.router.routes.append(Route(path, show, include_in_schema=False))
+    )
+    return [mount, *(Route(path, show, include_in_schema=False) for path in paths)]
 
 
 def is_page(path: str) -> bool:

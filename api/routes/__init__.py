@@ -1,8 +1,10 @@
 """Routes: each reads a request, calls a service and returns its result."""
 
+from functools import cache
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
+from starlette.routing import BaseRoute
 
 from api.http.deps import only_known_query
 from api.routes import (
@@ -33,16 +35,24 @@ from api.schemas.common import errors
 
 
 def include_all(app: FastAPI) -> None:
-    """Include each router in the app itself, the most used first.
+    app.router.routes.extend(_included())
 
-    Routes are searched in order, and nested routers would be searched twice.
+
+@cache
+def _included() -> list[BaseRoute]:
+    """Return the included routers, the most used first. All apps of a process share them, since FastAPI compiles each
+    inclusion of a router anew.
+
+    Each router is included by itself. Routes are searched in order, and nested routers would be searched twice.
     """
+    parent = APIRouter()
     shared: dict[str, Any] = {"responses": errors(400), "dependencies": [Depends(only_known_query)]}
     busiest = (jobs, live, files, uploads, models, completions, batches)
     for part in (*busiest, evals, eval_runs, catalog, graders, permissions, previews, pipelines, keys, usage, workers):
-        app.include_router(part.router, prefix="/v1", **shared)
-    app.include_router(webhooks.router, prefix="/v1/webhook_endpoints", **shared)
-    app.include_router(webhooks.types, prefix="/v1", **shared)
-    app.include_router(webhooks.router, prefix="/v1/webhooks", include_in_schema=False, **shared)
+        parent.include_router(part.router, prefix="/v1", **shared)
+    parent.include_router(webhooks.router, prefix="/v1/webhook_endpoints", **shared)
+    parent.include_router(webhooks.types, prefix="/v1", **shared)
+    parent.include_router(webhooks.router, prefix="/v1/webhooks", include_in_schema=False, **shared)
     for router in (sessions.router, sessions.authenticated, health.router, signing_keys.router, monitoring.router):
-        app.include_router(router, **shared)
+        parent.include_router(router, **shared)
+    return parent.routes
