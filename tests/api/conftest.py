@@ -9,6 +9,8 @@ from api.context import Context
 from api.main import create_app
 from api.services import keys
 from api.settings import Settings
+from api.spec.fields import JsonObject
+from docs.site import openapi
 
 
 @pytest.fixture
@@ -16,6 +18,12 @@ def app(settings: Settings) -> Iterator[FastAPI]:
     app = create_app(settings)
     yield app
     app.state.context.database.dispose()
+
+
+@pytest.fixture(scope="session")
+def document() -> JsonObject:
+    """The OpenAPI document, which takes a second of processor time. No setting changes it."""
+    return openapi()
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from api.infra.sample_queue import Consumer, Producer, SampleJob
 from api.main import create_app
 from api.records import idempotency as idempotency_records
 from api.settings import Settings
+from api.spec.fields import JsonObject
 from tests.api.conftest import client_of
 from tests.api.http.test_errors import error_of
 from tests.api.sampler import a_request, ends, sampler
@@ -59,10 +60,14 @@ def admin(app: FastAPI) -> TestClient:
     return client_of(app, "default", "admin")
 
 
-def documented(app: FastAPI) -> dict[str, list[Operation]]:
+Documented = dict[str, list[Operation]]
+
+
+@pytest.fixture(scope="session")
+def documented(document: JsonObject) -> Documented:
     """By status: the operations that can answer with it."""
-    found: dict[str, list[Operation]] = {}
-    for path, operations in app.openapi()["paths"].items():
+    found: Documented = {}
+    for path, operations in document["paths"].items():
         for method, operation in operations.items():
             for status in operation["responses"]:
                 found.setdefault(status, []).append((method.upper(), path))
@@ -79,8 +84,8 @@ def check(answer: Any, status: int, operation: Operation) -> None:
     error_of(answer)
 
 
-def test_507_is_for_bytes_that_find_no_room(app: FastAPI, admin: TestClient, no_room: None) -> None:
-    paths = [path for _, path in documented(app)["507"]]
+def test_507_is_for_bytes_that_find_no_room(documented: Documented, admin: TestClient, no_room: None) -> None:
+    paths = [path for _, path in documented["507"]]
     announced = {"filename": "a", "purpose": "fine-tune", "mime_type": "text/jsonl", "bytes": 600_000}
     upload = admin.post("/v1/uploads", json=announced).json()["id"]
     parts, complete = (path.replace("{upload_id}", upload) for path in sorted(set(paths) - {"/v1/files"}, reverse=True))
@@ -91,8 +96,8 @@ def test_507_is_for_bytes_that_find_no_room(app: FastAPI, admin: TestClient, no_
     check(admin.post(complete, json={"part_ids": part_ids}), 507, ("POST", complete))
 
 
-def test_no_other_statuses_are_documented(app: FastAPI) -> None:
-    assert documented(app).keys() == {
+def test_no_other_statuses_are_documented(documented: Documented) -> None:
+    assert documented.keys() == {
         "200",
         "204",
         "206",
@@ -111,24 +116,24 @@ def test_no_other_statuses_are_documented(app: FastAPI) -> None:
     }
 
 
-def test_400_is_for_unknown_parameters(app: FastAPI, admin: TestClient) -> None:
-    for method, path in documented(app)["400"]:
+def test_400_is_for_unknown_parameters(documented: Documented, admin: TestClient) -> None:
+    for method, path in documented["400"]:
         check(admin.request(method, address(path), params={"nonsense": "1"}), 400, (method, path))
 
 
-def test_401_is_for_no_key(app: FastAPI) -> None:
-    for method, path in documented(app)["401"]:
+def test_401_is_for_no_key(documented: Documented, app: FastAPI) -> None:
+    for method, path in documented["401"]:
         check(TestClient(app).request(method, address(path)), 401, (method, path))
 
 
-def test_403_is_for_keys_that_only_read(app: FastAPI) -> None:
+def test_403_is_for_keys_that_only_read(documented: Documented, app: FastAPI) -> None:
     reader = client_of(app, "default", "read")
-    for method, path in documented(app)["403"]:
+    for method, path in documented["403"]:
         check(reader.request(method, address(path)), 403, (method, path))
 
 
-def test_404_is_for_what_is_not_there(app: FastAPI, admin: TestClient) -> None:
-    for method, path in documented(app)["404"]:
+def test_404_is_for_what_is_not_there(documented: Documented, admin: TestClient) -> None:
+    for method, path in documented["404"]:
         form = {FORMS[path]: ("a", b"x")} if path in FORMS else None
         answer = admin.request(method, address(path), json=BODIES.get(path), files=form)
         check(answer, 404, (method, path))
@@ -136,11 +141,11 @@ def test_404_is_for_what_is_not_there(app: FastAPI, admin: TestClient) -> None:
 
 
 def test_409_is_for_a_request_whose_first_attempt_is_at_work(
-    app: FastAPI, served: Context, admin: TestClient, monkeypatch: pytest.MonkeyPatch
+    documented: Documented, served: Context, admin: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(idempotency, "WAIT_S", -1.0)
     project = a_project(served.database)
-    for number, (method, path) in enumerate(documented(app)["409"]):
+    for number, (method, path) in enumerate(documented["409"]):
         first = (b"form",) if path in FORMS else ()  # whose content is compared once it has been read
         request = hashlib.sha256(b"\0".join((*first, address(path).encode(), b"", b""))).hexdigest()
         with served.database.write() as session:
@@ -150,12 +155,12 @@ def test_409_is_for_a_request_whose_first_attempt_is_at_work(
         check(answer, 409, (method, path))
 
 
-def test_413_is_for_bodies_over_the_limit(app: FastAPI, served: Context, admin: TestClient) -> None:
+def test_413_is_for_bodies_over_the_limit(documented: Documented, served: Context, admin: TestClient) -> None:
     announced = {"bytes": 3, "filename": "a", "mime_type": "a/b", "purpose": "fine-tune"}
     upload = admin.post("/v1/uploads", json=announced).json()["id"]
     limits = dict.fromkeys(("max_body_bytes", "max_file_bytes", "max_part_bytes"), LONG)
     strict = TestClient(create_app(served.settings.model_copy(update=limits)), headers=dict(admin.headers))
-    for method, path in documented(app)["413"]:
+    for method, path in documented["413"]:
         there = path.replace("{upload_id}", upload)
         if path in FORMS:
             form = {FORMS[path]: ("a", b"x" * 2 * LONG)}
@@ -188,12 +193,12 @@ async def _submit(settings: Settings, letter: SampleJob) -> None:
         await sender.submit(letter, timeout_s=60, limit=1)
 
 
-def test_429_is_for_more_than_is_allowed_at_once(app: FastAPI, served: Context, admin: TestClient) -> None:
+def test_429_is_for_more_than_is_allowed_at_once(documented: Documented, served: Context, admin: TestClient) -> None:
     more = one_job_and_one_question(served)
     for (method, path), (there, body) in more.items():
         check(admin.request(method, there, json=body), 429, (method, path))
     asyncio.run(_crowd(served))
-    for method, path in set(documented(app)["429"]) - more.keys() - COROUTINES:
+    for method, path in set(documented["429"]) - more.keys() - COROUTINES:
         asked = (BODIES | FOR_CHILDREN).get(path)
         check(admin.request(method, address(path), json=asked), 429, (method, path))
 
@@ -224,19 +229,21 @@ async def _crowd(served: Context) -> None:
         served.previews._turns._enter(project)
 
 
-def test_429_is_for_asking_too_often(app: FastAPI, served: Context, admin: TestClient) -> None:
+def test_429_is_for_asking_too_often(documented: Documented, served: Context, admin: TestClient) -> None:
     rarely = create_app(served.settings.model_copy(update={"requests_per_second": 0.001}))
     client = TestClient(rarely, headers=dict(admin.headers))
     assert client.get("/v1/models").status_code == 200
-    for method, path in documented(app)["429"]:
+    for method, path in documented["429"]:
         answer = client.request(method, address(path))
         check(answer, 429, (method, path))
         assert 0 < int(answer.headers["retry-after"]) <= 1000
 
 
-def test_408_is_for_bodies_that_do_not_come(app: FastAPI, admin: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_408_is_for_bodies_that_do_not_come(
+    documented: Documented, app: FastAPI, admin: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(middleware, "BODY_S", 0.01)
-    for method, path in documented(app)["408"]:
+    for method, path in documented["408"]:
         status, body = asyncio.run(_without_body(app, method, address(path), admin.headers["authorization"]))
         assert (status, json.loads(body)["error"]["code"]) == (408, "request_timeout"), path
 
@@ -256,16 +263,16 @@ async def _without_body(app: FastAPI, method: str, path: str, key: str) -> tuple
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
 
 
-def test_500_is_for_samplers_that_fail(app: FastAPI, served: Context, admin: TestClient) -> None:
+def test_500_is_for_samplers_that_fail(documented: Documented, served: Context, admin: TestClient) -> None:
     bodies: dict[str, dict[str, Any]] = {"/v1/chat/completions": CHAT, "/v1/completions": TEXT}
     a_base_model(served.database)
     with sampler(served.settings, ends(type="failed", message=None, reason="internal_error")):
-        for method, path in documented(app)["500"]:
+        for method, path in documented["500"]:
             check(admin.request(method, path, json=bodies[path] | {"model": "tiny"}), 500, (method, path))
 
 
-def test_503_is_for_a_database_that_is_away(app: FastAPI, admin: TestClient, tmp_path: Path) -> None:
+def test_503_is_for_a_database_that_is_away(documented: Documented, admin: TestClient, tmp_path: Path) -> None:
     away = Settings(data_dir=tmp_path, database_url="postgresql://nobody@127.0.0.1:1/none")
     client = TestClient(create_app(away), headers=dict(admin.headers))
-    for method, path in documented(app)["503"]:
+    for method, path in documented["503"]:
         check(client.request(method, address(path)), 503, (method, path))

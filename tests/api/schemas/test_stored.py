@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 
 from api.context import Context
 from api.spec.catalog import METHODS, TECHNIQUES
+from api.spec.fields import JsonObject
 from api.spec.lifecycle import JobStatus
 from api.spec.recipe import Recipe
 from api.spec.resolve import resolve
@@ -51,8 +52,8 @@ OLDER: dict[str, Any] = {
 
 
 @pytest.fixture
-def schemas(client: TestClient) -> dict[str, Any]:
-    found: dict[str, Any] = client.get("/openapi.json").json()["components"]["schemas"]
+def schemas(document: JsonObject) -> dict[str, Any]:
+    found: dict[str, Any] = document["components"]["schemas"]
     return found
 
 
@@ -88,6 +89,10 @@ def check(value: Any, schema: dict[str, Any], schemas: dict[str, Any]) -> bool:
         has_all = value.keys() >= set(schema.get("required", ()))
         return known and has_all and all(check(each, fields.get(name, others), schemas) for name, each in value.items())
     return True
+
+
+def test_the_document_is_served(client: TestClient, document: JsonObject) -> None:
+    assert client.get("/openapi.json").json() == document
 
 
 def test_a_job_is_described_down_to_its_options(schemas: dict[str, Any]) -> None:
