@@ -47,8 +47,16 @@ class Client:
         """Return the project and the key of these requests."""
         return self.get(f"{self.base_url.removesuffix('/v1')}/session")
 
-    def post(self, path: str, body: Document | None = None, *, timeout: httpx.Timeout = TIMEOUT) -> Document:
-        return self._json("POST", path, json=body if body is not None else {}, timeout=timeout)
+    def post(
+        self,
+        path: str,
+        body: Document | None = None,
+        *,
+        timeout: httpx.Timeout = TIMEOUT,
+        idempotency_key: str | None = None,
+    ) -> Document:
+        headers = {} if idempotency_key is None else {"idempotency-key": idempotency_key}
+        return self._json("POST", path, json=body if body is not None else {}, timeout=timeout, headers=headers)
 
     def delete(self, path: str) -> Document:
         return self._json("DELETE", path)
