@@ -228,12 +228,12 @@ def attach_files(
         if not Path(file).is_file() and not re.fullmatch(r"file-[A-Za-z0-9_-]+", file):
             raise CommandError(ExitCode.REFUSED, f"{file} is neither a local file nor the id of an uploaded one.")
     if for_job and any(Path(file).is_file() for file in files.values()):
-        _check_recipe(client, body | files)
+        check_recipe(client, body | files)
     for field, file in files.items():
         body[field] = _upload_if_local(client, file)
 
 
-def _check_recipe(client: Client, body: Document) -> None:
+def check_recipe(client: Client, body: Document) -> None:
     """Raise CommandError if an estimate with placeholder file ids reports any error other than the missing files."""
     fields = ("training_file", "validation_file")
     local = {field: "file-to-be-uploaded" for field in fields if field in body and Path(str(body[field])).is_file()}

@@ -39,6 +39,11 @@ COMMANDS = {
         "List techniques, methods, formats, graders and base models, or show one with its fields.",
         CLIENT,
     ),
+    "import": (
+        "api.cli.imports.commands:import_app",
+        "Move jobs, files, evals and answers here from OpenAI, or from another server with its API.",
+        CLIENT,
+    ),
     "workers": (
         "api.cli.workers:workers_app",
         "List the workers: what each does, its hardware, and when it last reported.",

@@ -159,7 +159,7 @@ def test_a_terminal_shows_the_result(line: list[str]) -> None:
 
 
 def test_every_client_command_is_among_them() -> None:
-    elsewhere = {"login", "logout", "chat", "estimate", "preview"}  # other files test them
+    elsewhere = {"login", "logout", "chat", "estimate", "preview", "import"}  # other files test them
     clients = {name for name, (_, _, heading) in COMMANDS.items() if heading == CLIENT}
     assert {words[0] for words in COMMAND_LINES.values()} | elsewhere == clients | {"doctor"}
 

@@ -1,0 +1,64 @@
+"""`bases.json`: for each model that jobs and graders of the source name, the model that takes its place here.
+
+The file is made with suggestions. A person may change it; `attune import push` only adds what is missing.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from api.cli.body import read_body
+from api.cli.client import Document
+from api.cli.errors import CommandError, ExitCode
+from api.cli.imports.folder import write_whole
+
+BASES = "bases.json"
+
+Bases = Mapping[str, str | None]
+
+
+def complete_bases(folder: Path, names: Iterable[str], here: Sequence[Document]) -> Bases:
+    """Return the table, after adding the missing names with a suggestion among the base models `here`."""
+    path = folder / BASES
+    table = read_body(path) if path.exists() else {}
+    if not all(value is None or isinstance(value, str) for value in table.values()):
+        raise CommandError(ExitCode.REFUSED, f"{path}: each model needs the name of a base model here, or null.")
+    missing = {name: suggest(name, here) for name in sorted(set(names) - table.keys())}
+    if missing or not path.exists():
+        table |= missing
+        write_whole(path, json.dumps(table, indent=2, ensure_ascii=False).encode() + b"\n")
+    return table
+
+
+def suggest(name: str, here: Sequence[Document]) -> str | None:
+    """Return the base model of the same name, or else the language model with the most parameters; None without one.
+
+    None also for a tuned model, whose place a base model cannot take.
+    """
+    if name.startswith("ft:"):
+        return None
+    models = {base["id"]: base["facts"].get("parameters") or 0 for base in here if base["kind"] == "causal_lm"}
+    return name if name in models else max(models, key=lambda each: models[each], default=None)
+
+
+def models_in(grader: object) -> set[str]:
+    """Return the models that a grader or testing criterion names, also within others."""
+    if isinstance(grader, list):
+        return {name for each in grader for name in models_in(each)}
+    if not isinstance(grader, dict):
+        return set()
+    own = {grader["model"]} if isinstance(grader.get("model"), str) and "type" in grader else set()
+    return own | {name for each in grader.values() for name in models_in(each)}
+
+
+def with_models_here(grader: Any, bases: Bases) -> Any:
+    """Return the grader with the models of the table in place of those of the source."""
+    if isinstance(grader, list):
+        return [with_models_here(each, bases) for each in grader]
+    if not isinstance(grader, dict):
+        return grader
+    changed = {name: with_models_here(value, bases) for name, value in grader.items()}
+    if "type" in grader and isinstance(grader.get("model"), str):
+        changed["model"] = bases.get(grader["model"]) or grader["model"]
+    return changed

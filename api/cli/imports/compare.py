@@ -1,0 +1,115 @@
+"""`attune import compare`: the recorded answers of the old models beside those of the new ones, with grades."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from api.cli.body import read_body
+from api.cli.client import Client, Document
+from api.cli.console import print_note
+from api.cli.errors import CommandError, ExitCode
+from api.cli.imports.asking import Answers, Limits, ask
+from api.cli.imports.folder import digest_of, safe_id
+from api.cli.imports.job_plans import pushed_job
+from api.cli.imports.jobs import NEW_ANSWERS, read_jobs
+from api.cli.imports.prompts import Prompt
+from api.cli.imports.record import old_answers
+from api.cli.imports.source import NotAvailable, Source
+
+GRADE = "/fine_tuning/alpha/graders/run"
+REFERENCE = "reference_answer"
+"""The key of a grader's item that holds the answer of the row."""
+UNLIMITED = 1 << 62
+
+Graders = Mapping[str, Document]
+
+
+def read_graders(paths: Sequence[Path]) -> Graders:
+    """Return the graders in JSON files by their names. Raise CommandError for one without a name."""
+    graders = [read_body(path) for path in paths]
+    for path, grader in zip(paths, graders, strict=True):
+        if not isinstance(grader.get("name"), str):
+            raise CommandError(ExitCode.REFUSED, f"{path} does not hold a grader: it has no name.")
+    return {grader["name"]: grader for grader in graders}
+
+
+def compare(
+    client: Client, server: Source, folder: Path, chosen: Sequence[str] | None, graders: Graders
+) -> list[Document]:
+    """Return a comparison for each job with recorded answers whose job here has succeeded. Raise CommandError."""
+    grading = _Grading(server, graders)
+    found = []
+    for job in read_jobs(folder, chosen):
+        if not job.get("fine_tuned_model"):
+            continue
+        old = old_answers(folder, job)
+        new_job = pushed_job(client, job["id"])
+        if not old.answered():
+            print_note(f"{job['id']} has no recorded answers: `attune import record` asks its model.")
+        elif new_job is None or new_job["status"] != "succeeded":
+            print_note(f"{job['id']}: " + (f"{new_job['id']} is {new_job['status']}." if new_job else "not pushed."))
+        else:
+            path = folder / NEW_ANSWERS / f"{safe_id(new_job['id'])}.jsonl"
+            new = Answers(path, new_job["fine_tuned_model"], retry_errors=True)
+            print_note(f"{job['id']}: asking {new.model} {len(old.answered())} prompts")
+            for prompt, options in old.answered():
+                ask(server, new, [prompt], options, Limits(UNLIMITED, UNLIMITED))
+            found.append(_comparison(job, new_job, old, new, grading))
+    return found
+
+
+def _comparison(job: Document, new_job: Document, old: Answers, new: Answers, grading: "_Grading") -> Document:
+    rows: list[Document] = [
+        {
+            "prompt": prompt.request,
+            "reference": prompt.reference,
+            "old": old.text_of(prompt),
+            "new": new.text_of(prompt),
+            "rewards": grading.rewards(prompt, old.text_of(prompt), new.text_of(prompt)),
+        }
+        for prompt, _ in old.answered()
+    ]
+    return {
+        "old_job": job["id"],
+        "old_model": old.model,
+        "new_job": new_job["id"],
+        "new_model": new.model,
+        "prompts": len(rows),
+        "equal": sum(row["old"] == row["new"] for row in rows),
+        "rewards": {name: _means([row["rewards"][name] for row in rows]) for name in grading.names},
+        "rows": rows,
+    }
+
+
+def _means(rewards: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """Return the mean reward of the old and of the new answers; null without any."""
+    sides = {side: [value for each in rewards if (value := each[side]) is not None] for side in ("old", "new")}
+    return {side: fmean(values) if values else None for side, values in sides.items()}
+
+
+class _Grading:
+    """Grades by this server. Equal answers to a prompt are graded once."""
+
+    def __init__(self, server: Source, graders: Graders) -> None:
+        self.names = list(graders)
+        self._server, self._graders = server, graders
+        self._known: dict[str, float] = {}
+
+    def rewards(self, prompt: Prompt, old: str | None, new: str | None) -> dict[str, dict[str, float | None]]:
+        item = {REFERENCE: prompt.reference, **prompt.item}
+        return {
+            name: {"old": self._reward(grader, item, old), "new": self._reward(grader, item, new)}
+            for name, grader in self._graders.items()
+        }
+
+    def _reward(self, grader: Document, item: Document, text: str | None) -> float | None:
+        if text is None:
+            return None
+        body = {"grader": grader, "model_sample": text, "item": item}
+        key = digest_of(body)
+        if key not in self._known:
+            try:
+                self._known[key] = self._server.ask(GRADE, body, idempotency_key=f"attune-import-{key}")["reward"]
+            except NotAvailable as refusal:
+                raise CommandError(ExitCode.REFUSED, f"grader {grader['name']}: {refusal.message}") from None
+        return self._known[key]

@@ -1,0 +1,77 @@
+"""What `attune import push` makes of an eval: the same data source and testing criteria, with models that are here."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from api.cli.client import Client, Document
+from api.cli.errors import RequestRefused
+from api.cli.imports.bases import Bases, with_models_here
+from api.cli.imports.fetch import EVALS
+from api.cli.imports.folder import read_lines
+from api.cli.imports.job_plans import MARK, MAX_METADATA
+
+
+@dataclass(frozen=True)
+class EvalPlan:
+    old_id: str
+    body: Document
+    new_id: str | None = None
+    """The eval of an earlier push."""
+    problem: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.new_id is None and self.problem is None
+
+    def describe(self) -> str:
+        criteria = ", ".join(str(each.get("name") or each.get("type")) for each in self.body["testing_criteria"])
+        outcome = f"is {self.new_id} here" if self.new_id else self.problem or "new"
+        return f"{self.old_id} ({self.body.get('name') or 'no name'}: {criteria}): {outcome}"
+
+
+def read_evals(folder: Path) -> list[Document]:
+    return read_lines(folder / EVALS)
+
+
+def plan_evals(client: Client, evals: Sequence[Document], bases: Bases) -> Iterator[EvalPlan]:
+    here, problem = _pushed(client) if evals else ({}, None)
+    for each in evals:
+        body = eval_body(each, bases)
+        source = each["data_source_config"]["type"]
+        if source != "custom":
+            yield EvalPlan(each["id"], body, problem=f"its data source is {source}, which exists at OpenAI only")
+        elif len(body["metadata"]) > MAX_METADATA:
+            yield EvalPlan(each["id"], body, problem=f"its metadata leaves no room for {MARK}")
+        else:
+            yield EvalPlan(each["id"], body, new_id=here.get(each["id"]), problem=problem)
+
+
+def eval_body(each: Document, bases: Bases) -> Document:
+    """Return the request for an eval like this one. Its schema at the source holds the item's and the sample's."""
+    properties = (each["data_source_config"].get("schema") or {}).get("properties") or {}
+    return {
+        "name": each.get("name") or each["id"],
+        "data_source_config": {
+            "type": "custom",
+            "item_schema": properties.get("item") or {"type": "object"},
+            "include_sample_schema": "sample" in properties,
+        },
+        "testing_criteria": [_criterion(criterion, bases) for criterion in each["testing_criteria"]],
+        "metadata": {**(each.get("metadata") or {}), MARK: each["id"]},
+    }
+
+
+def _criterion(criterion: Document, bases: Bases) -> Document:
+    """Return the criterion without the id that the source gave it and without empty values."""
+    mapped: Document = with_models_here(criterion, bases)
+    return {name: value for name, value in mapped.items() if value is not None and name != "id"}
+
+
+def _pushed(client: Client) -> tuple[dict[str, str], str | None]:
+    """Return the evals here by their id at the source, and why this server has none if that is so."""
+    try:
+        marked = [(each.get("metadata") or {}, each["id"]) for each in client.pages("/evals")]
+    except RequestRefused as refusal:
+        return {}, f"this server has no evals ({refusal.message})"
+    return {metadata[MARK]: new_id for metadata, new_id in marked if MARK in metadata}, None

@@ -1,0 +1,129 @@
+"""What `attune import push` makes of a job: the same method, hyperparameters, seed and files, on a base model here."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from api.cli.body import apply_assignment, set_default_types
+from api.cli.client import Client, Document
+from api.cli.errors import CommandError, ExitCode
+from api.cli.files import check_recipe
+from api.cli.imports.bases import Bases, with_models_here
+from api.cli.imports.folder import safe_id
+from api.cli.imports.jobs import file_of
+
+MARK = "imported_from"
+"""The key of the metadata that holds the id at the source. By it an earlier push is recognized."""
+MAX_METADATA = 16
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    old_id: str
+    old_model: str
+    body: Document
+    """The request. Its files are paths."""
+    new_job: Document | None = None
+    """The job of an earlier push."""
+    problem: str | None = None
+    """Why the job cannot be made."""
+
+    @property
+    def is_open(self) -> bool:
+        return self.new_job is None and self.problem is None
+
+    def describe(self) -> str:
+        """Return the plan as one line."""
+        method = self.body["method"]
+        options = (method.get(method["type"]) or {}).get("hyperparameters") or {}
+        settings = ", ".join([method["type"], *(f"{name} {value}" for name, value in options.items())])
+        outcome = f"is {self.new_job['id']} here" if self.new_job else self.problem or f"on {self.body['model']}"
+        return f"{self.old_id} ({self.old_model}, {settings}): {outcome}"
+
+
+def pushed_job(client: Client, old_id: str) -> Document | None:
+    """Return the newest job here that was made from the job of the source, one that succeeded if there is any."""
+    found = client.get("/fine_tuning/jobs", limit=100, **{f"metadata[{MARK}]": old_id})["data"]
+    succeeded = [job for job in found if job["status"] == "succeeded"]
+    return next(iter([*succeeded, *found]), None)
+
+
+def plan_job(
+    client: Client, folder: Path, job: Document, models: Mapping[str, str | None], assignments: Sequence[str] | None
+) -> JobPlan:
+    """Return the plan of a job. `models`: the model here for each model of the source that is known here."""
+    body = job_body(folder, job, models)
+    for assignment in assignments or []:
+        apply_assignment(body, assignment)
+    set_default_types(body)
+    if (existing := pushed_job(client, job["id"])) is not None:
+        return JobPlan(job["id"], job["model"], body, new_job=existing)
+    return JobPlan(job["id"], job["model"], body, problem=_problem(client, job, body))
+
+
+def job_body(folder: Path, job: Document, models: Mapping[str, str | None]) -> Document:
+    """Return the request for a job like this one. Fields without a value are left out."""
+    recipe = folder / "jobs" / safe_id(job["id"]) / "recipe.json"
+    settings = (
+        json.loads(recipe.read_bytes()) if recipe.is_file() else {"method": _method(job), "seed": job.get("seed")}
+    )
+    training, validation = (file_of(folder, job.get(name)) for name in ("training_file", "validation_file"))
+    body = settings | {
+        "model": models.get(job["model"]),
+        "training_file": training and str(training),
+        "validation_file": validation and str(validation),
+        "method": with_models_here(settings["method"], models),
+        "suffix": _suffix(job),
+        "metadata": {**(job.get("metadata") or {}), MARK: job["id"]},
+        "integrations": None,
+    }
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _method(job: Document) -> Document:
+    """Return the method without empty values. Jobs of older clients have only their hyperparameters."""
+    method: Document = job.get("method") or {"type": "supervised"}
+    options = {name: value for name, value in (method.get(method["type"]) or {}).items() if value is not None}
+    given: Mapping[str, Any] = options.get("hyperparameters") or job.get("hyperparameters") or {}
+    hyperparameters = {name: value for name, value in given.items() if value is not None}
+    return {"type": method["type"], method["type"]: options | {"hyperparameters": hyperparameters}}
+
+
+def _suffix(job: Document) -> str | None:
+    """Return the suffix, which OpenAI's older jobs have only in the name of their model."""
+    parts = str(job.get("fine_tuned_model") or "").split(":")
+    return job.get("user_provided_suffix") or (parts[3] if len(parts) == 5 and parts[3] else None)
+
+
+def _problem(client: Client, job: Document, body: Document) -> str | None:
+    if "training_file" not in body:
+        return "its training file could not be fetched"
+    if job.get("validation_file") and "validation_file" not in body:
+        return "its validation file could not be fetched"
+    if "model" not in body:
+        return f"there is no model here for {job['model']}: name one in bases.json, or push its own job first"
+    if len(body["metadata"]) > MAX_METADATA:
+        return f"its metadata has {MAX_METADATA} pairs, which leaves no room for {MARK}"
+    try:
+        check_recipe(client, body)
+    except CommandError as refusal:
+        if refusal.code != ExitCode.REFUSED:
+            raise
+        return refusal.message
+    return None
+
+
+def models_here(client: Client, jobs: Sequence[Document], bases: Bases) -> dict[str, str | None]:
+    """Return the model here for each name: those of the table, and the tuned models whose jobs were pushed."""
+    parents = {job["fine_tuned_model"]: job["id"] for job in jobs if job.get("fine_tuned_model")}
+    continued = {job["model"] for job in jobs} & parents.keys()
+    pushed = {name: pushed_job(client, parents[name]) or {} for name in continued}
+    return {**bases, **{name: job.get("fine_tuned_model") for name, job in pushed.items()}}
+
+
+def unknown_models(jobs: Sequence[Document]) -> set[str]:
+    """Return the models that jobs start from, without those that another of the jobs made."""
+    made = {job.get("fine_tuned_model") for job in jobs}
+    return {job["model"] for job in jobs} - made

@@ -1,0 +1,78 @@
+"""`attune import push`: make the jobs and evals of a folder on this server. Nothing is made twice.
+
+The server itself holds what was pushed: files are found by their hash, jobs and evals by `imported_from` in their
+metadata. The idempotency key covers a command that is killed between a request and its response.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from api.cli.client import Client, Document
+from api.cli.files import attach_files
+from api.cli.imports.bases import complete_bases, models_in
+from api.cli.imports.eval_plans import EvalPlan, plan_evals, read_evals
+from api.cli.imports.fetch import JOBS
+from api.cli.imports.folder import digest_of, read_lines
+from api.cli.imports.job_plans import JobPlan, models_here, plan_job, unknown_models
+from api.cli.imports.jobs import read_jobs
+
+
+@dataclass(frozen=True)
+class Plan:
+    jobs: Sequence[JobPlan]
+    evals: Sequence[EvalPlan]
+
+    def lines(self) -> list[str]:
+        """Return the plan as lines of text."""
+        return [*(each.describe() for each in self.jobs), *(each.describe() for each in self.evals)]
+
+    @property
+    def open_jobs(self) -> list[JobPlan]:
+        return [plan for plan in self.jobs if plan.is_open]
+
+    @property
+    def open_evals(self) -> list[EvalPlan]:
+        return [plan for plan in self.evals if plan.is_open]
+
+
+def make_plan(client: Client, folder: Path, chosen: Sequence[str] | None, assignments: Sequence[str] | None) -> Plan:
+    """Return what to make of the chosen jobs, and of the evals. The table of base models is completed first."""
+    every, jobs, evals = read_lines(folder / JOBS), read_jobs(folder, chosen), read_evals(folder)
+    graders = models_in([job.get("method") for job in jobs]) | models_in([each["testing_criteria"] for each in evals])
+    catalog = client.get("/fine_tuning/catalog")
+    bases = complete_bases(folder, unknown_models(every) | graders, catalog["base_models"])
+    models = models_here(client, every, bases)
+    return Plan(
+        [plan_job(client, folder, job, models, assignments) for job in jobs], [*plan_evals(client, evals, bases)]
+    )
+
+
+def push(client: Client, plan: Plan) -> Document:
+    """Make what is open, and return a report. Raise CommandError if the server fails; run it again then."""
+    made = {each.old_id: _create_job(client, each) for each in plan.open_jobs}
+    evals = {each.old_id: _create(client, "/evals", each.old_id, each.body)["id"] for each in plan.open_evals}
+    jobs = {each.old_id: made.get(each.old_id) or each.new_job for each in plan.jobs}
+    return {
+        "object": "import.push",
+        "target": client.base_url,
+        "jobs": [
+            {"old": each.old_id, "new": job and job["id"], "model": each.body.get("model"), "problem": each.problem}
+            for each in plan.jobs
+            for job in [jobs[each.old_id]]
+        ],
+        "evals": [
+            {"old": each.old_id, "new": evals.get(each.old_id) or each.new_id, "problem": each.problem}
+            for each in plan.evals
+        ],
+    }
+
+
+def _create_job(client: Client, plan: JobPlan) -> Document:
+    body = dict(plan.body)
+    attach_files(client, body, None, None)
+    return _create(client, "/fine_tuning/jobs", plan.old_id, body)
+
+
+def _create(client: Client, path: str, old_id: str, body: Document) -> Document:
+    return client.post(path, body, idempotency_key=f"attune-import-{old_id}-{digest_of(body)[:16]}")

@@ -1,0 +1,69 @@
+"""The comparison of old and new answers, as a table and as a page."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from api.cli.imports.comparison_table import print_comparison
+from api.cli.imports.page import comparison_page
+
+COMPARISON = {
+    "old_job": "ftjob-0",
+    "old_model": "ft:old",
+    "new_job": "ftjob-9",
+    "new_model": "ft:new",
+    "prompts": 2,
+    "equal": 1,
+    "rewards": {"similar": {"old": 0.5, "new": None}},
+    "rows": [
+        {
+            "prompt": {"messages": [{"role": "user", "content": "Which tag?"}]},
+            "reference": "<b>",
+            "old": "<script src=https://example.com></script>",
+            "new": "\x1b[2Jno",
+            "rewards": {"similar": {"old": 1.0, "new": None}},
+        },
+        {
+            "prompt": {"prompt": "again"},
+            "reference": None,
+            "old": "same",
+            "new": "same",
+            "rewards": {"similar": {"old": 0.0, "new": None}},
+        },
+    ],
+}
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tags.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_requests_nothing_and_runs_nothing_that_a_model_wrote() -> None:
+    page = comparison_page([COMPARISON])
+    seen = Tags()
+    seen.feed(page)
+    assert not {"script", "link", "img", "iframe", "object"} & set(seen.tags)
+    assert "default-src 'none'" in page
+    assert not re.search(r"(src|href)=[\"']", page)
+    assert "<script src=https://example.com>" in seen.text
+    assert "1 → -" in seen.text
+    assert seen.tags.count("tr") == 3
+
+
+def test_the_table_has_a_line_for_each_prompt(capsys: pytest.CaptureFixture[str]) -> None:
+    print_comparison([COMPARISON], ["similar"])
+    shown = capsys.readouterr()
+    lines = [line.split("\t") for line in shown.out.splitlines()]
+    assert lines[0] == ["JOB", "PROMPT", "REFERENCE", "OLD", "NEW", "similar"]
+    assert lines[2] == ["ftjob-0", "again", "-", "same", "same", "0 → -"]
+    assert "\x1b" not in shown.out

@@ -1,0 +1,172 @@
+"""`attune import push`, from a stand-in of OpenAI to a running API."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from api.cli.client import Client
+from api.cli.errors import ExitCode
+from api.cli.imports.bases import models_in, suggest, with_models_here
+from api.cli.imports.eval_plans import eval_body
+from api.cli.imports.job_plans import job_body
+from api.records.migrate import migrate
+from api.services import keys
+from api.settings import Settings
+from tests.api.cli.conftest import attune
+from tests.api.cli.stand_in import BASE, EVAL, KEY, MODELS, job, standing_in
+from tests.conftest import opened
+from tests.factories import a_base_model
+from tests.services.parts import AttuneApi
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings, str]]:
+    """The settings and the address of an API with the base model `tiny`."""
+    folder = tmp_path_factory.mktemp("service")
+    settings = Settings(data_dir=folder, requests_per_second=1000)
+    with opened(settings) as context:
+        migrate(context.database)
+        a_base_model(context.database)
+    server = AttuneApi(folder, settings)
+    server.start()
+    yield settings, server.base_url
+    server.stop()
+
+
+@pytest.fixture
+def target(
+    service: tuple[Settings, str], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Client]:
+    """A client of a new project, which the environment names for commands, too."""
+    settings, url = service
+    with opened(settings) as context:
+        _, key = keys.create(context, project=request.node.name, name="test", scope="write")
+    monkeypatch.setenv("ATTUNE_BASE_URL", url)
+    monkeypatch.setenv("ATTUNE_API_KEY", key)
+    with Client(url, key) as client:
+        yield client
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with standing_in() as source:
+        attune("import", "fetch", "--from", source.base_url, "--output", tmp_path)
+    return tmp_path
+
+
+def pushed(folder: Path, *words: object) -> dict[str, dict[str, Any]]:
+    result = attune("import", "push", "--input", folder, "--yes", "--json", *words)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    return {each["old"]: each for each in (*report["jobs"], *report["evals"])}
+
+
+def test_jobs_arrive_with_their_files_and_hyperparameters(folder: Path, target: Client) -> None:
+    made = pushed(folder)
+    assert json.loads((folder / "bases.json").read_text()) == {BASE: "tiny"}
+    first = target.get(f"/fine_tuning/jobs/{made['ftjob-0']['new']}")
+    assert (first["model"], first["seed"], first["user_provided_suffix"]) == ("tiny", 7, "cards")
+    expected = {"n_epochs": 3, "batch_size": 2, "learning_rate_multiplier": 1.8}
+    assert expected.items() <= first["method"]["supervised"]["hyperparameters"].items()
+    assert first["metadata"] == {"imported_from": "ftjob-0"}
+    files = [target.get(f"/files/{first[name]}") for name in ("training_file", "validation_file")]
+    assert [file["filename"] for file in files] == ["rows.jsonl", "valid-ation.jsonl"]
+    assert len(target.listed("/files", limit=100)["data"]) == 2  # the jobs share them
+    assert "training file" in made["ftjob-2"]["problem"]
+
+
+def test_the_plan_is_shown_before_and_needs_consent(folder: Path, target: Client) -> None:
+    result = attune("import", "push", "--input", folder)
+    assert result.exit_code == ExitCode.REFUSED
+    assert "ftjob-0 (gpt-4o-mini-2024-07-18, supervised, n_epochs 3" in result.stderr
+    assert "--yes" in result.stderr
+    assert target.listed("/fine_tuning/jobs", limit=10)["data"] == []
+    assert target.listed("/files", limit=10)["data"] == []
+
+
+def test_the_table_of_base_models_is_the_users(folder: Path, target: Client) -> None:
+    (folder / "bases.json").write_text(json.dumps({BASE: None, "own": "kept"}))
+    assert "bases.json" in pushed(folder)["ftjob-0"]["problem"]
+    assert json.loads((folder / "bases.json").read_text()) == {BASE: None, "own": "kept"}
+
+
+def test_a_refusal_of_the_server_is_part_of_the_plan(folder: Path, target: Client) -> None:
+    made = pushed(folder, "--set", "training.learning_rate=-1")
+    assert "learning_rate" in made["ftjob-0"]["problem"]
+    assert target.listed("/files", limit=10)["data"] == []
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_killed_after_each_request_that_makes_something_nothing_is_pushed_twice(
+    folder: Path, target: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = httpx.Client.request
+
+    def mortal(client: httpx.Client, method: str, path: str, **options: Any) -> httpx.Response:
+        response = request(client, method, path, **options)
+        if method == "POST" and path != "/fine_tuning/estimates":
+            raise Killed
+        return response
+
+    with monkeypatch.context() as patch:
+        patch.setattr(httpx.Client, "request", mortal)
+        for _ in ("training file", "validation file", "first job", "second job"):
+            with pytest.raises(Killed):
+                attune("import", "push", "--input", folder, "--yes")
+    made = pushed(folder)
+    jobs, files = (target.listed(path, limit=100)["data"] for path in ("/fine_tuning/jobs", "/files"))
+    assert {each["id"] for each in jobs} == {made["ftjob-0"]["new"], made["ftjob-1"]["new"]}
+    assert len(files) == 2
+
+
+def test_a_job_that_continues_another_waits_for_its_model(folder: Path, target: Client) -> None:
+    jobs = [json.loads(line) for line in (folder / "jobs.jsonl").read_text().splitlines()]
+    jobs[1] |= {"model": MODELS[0]}
+    (folder / "jobs.jsonl").write_text("".join(json.dumps(each) + "\n" for each in jobs))
+    made = pushed(folder)
+    assert made["ftjob-0"]["problem"] is None
+    assert "push its own job first" in made["ftjob-1"]["problem"]
+
+
+def test_a_base_model_of_the_same_name_comes_before_the_largest() -> None:
+    here = [
+        {"id": name, "kind": kind, "facts": {"parameters": size}}
+        for name, kind, size in (("small", "causal_lm", 1), ("big", "causal_lm", 9), ("encoder", "encoder", 99))
+    ]
+    assert suggest("gpt-4o", here) == "big"
+    assert suggest("small", here) == "small"
+    assert suggest("ft:gpt-4o:acme::1", here) is None
+    assert suggest("gpt-4o", []) is None
+
+
+def test_older_jobs_have_hyperparameters_only(tmp_path: Path) -> None:
+    old = job(0, method=None, user_provided_suffix=None, hyperparameters={"n_epochs": 4, "batch_size": None})
+    body = job_body(tmp_path, old, {BASE: "tiny"})
+    assert body["method"] == {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4}}}
+    assert body["suffix"] == "cards"
+
+
+def test_graders_name_models_of_this_server() -> None:
+    judge = {"type": "score_model", "name": "judge", "model": "gpt-4o", "input": []}
+    grader = {"type": "multi", "graders": {"a": judge}, "calculate_output": "a"}
+    assert models_in(grader) == {"gpt-4o"}
+    assert with_models_here(grader, {"gpt-4o": "tiny"})["graders"]["a"]["model"] == "tiny"
+
+
+def test_an_eval_is_made_of_its_own_schema() -> None:
+    body = eval_body(EVAL, {})
+    assert body["data_source_config"] == {
+        "type": "custom",
+        "item_schema": {"type": "object", "properties": {"answer": {"type": "string"}}},
+        "include_sample_schema": True,
+    }
+    assert body["metadata"] == {"imported_from": "eval_1"}
+    assert body["testing_criteria"] == EVAL["testing_criteria"]

@@ -1,0 +1,137 @@
+"""`attune import record`, from a stand-in of OpenAI."""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.cli.errors import CommandError, ExitCode
+from api.cli.imports.asking import Limits
+from api.cli.imports.prompts import CHAT, COMPLETION, prompt_of, read_prompts
+from tests.api.cli.conftest import attune
+from tests.api.cli.stand_in import KEY, MODELS, StandIn, row, run_to_its_death, standing_in
+
+
+@pytest.fixture
+def source(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with standing_in() as state:
+        yield state
+
+
+@pytest.fixture
+def folder(source: StandIn, tmp_path: Path) -> Path:
+    attune("import", "fetch", "--from", source.base_url, "--output", tmp_path)
+    source.handed_out.clear()
+    return tmp_path
+
+
+def recorded(source: StandIn, folder: Path, *words: object) -> list[dict[str, Any]]:
+    line = ("import", "record", "--from", source.base_url, "--input", folder, "--yes", "--json", *words)
+    result = attune(*line)
+    assert result.exit_code == 0, result.output
+    models: list[dict[str, Any]] = json.loads(result.stdout)["models"]
+    return models
+
+
+def answers(folder: Path, number: int = 0) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "answers" / f"ftjob-{number}.jsonl").read_text().splitlines()]
+
+
+def test_answers_are_kept_with_their_log_probabilities(source: StandIn, folder: Path) -> None:
+    source.limit_every = 3
+    found = {each["job"]: each for each in recorded(source, folder)}
+    assert (found["ftjob-0"]["answers"], found["ftjob-0"]["open"]) == (4, 0)
+    assert found["ftjob-1"]["deleted"]
+    assert "ftjob-2" not in found  # it has no validation file
+    kept = answers(folder)
+    assert [each["reference"] for each in kept] == ["200", "202", "204", "206"]
+    choice = kept[0]["response"]["choices"][0]
+    assert choice["message"]["content"] == "1111 answers What is 100 + 100?"
+    assert choice["logprobs"]["content"][0]["logprob"] == -0.5
+
+
+def test_a_model_without_log_probabilities_is_asked_for_its_answers_only(source: StandIn, folder: Path) -> None:
+    source.without_logprobs = True
+    recorded(source, folder, "--job", "ftjob-0")
+    assert [each["response"]["choices"][0]["logprobs"] for each in answers(folder)] == [None] * 4
+    assert source.refused_logprobs == 1
+
+
+def test_without_a_terminal_nothing_is_asked_and_nothing_is_sent(source: StandIn, folder: Path) -> None:
+    result = attune("import", "record", "--from", source.base_url, "--input", folder)
+    assert result.exit_code == ExitCode.REFUSED
+    assert "At most 8 requests" in result.stderr
+    assert "--yes" in result.stderr
+    assert not source.handed_out
+
+
+def test_a_ceiling_stops_it_and_the_rest_is_asked_later(source: StandIn, folder: Path) -> None:
+    chosen = ("--job", "ftjob-0")
+    assert recorded(source, folder, *chosen, "--max-requests", 3)[0]["open"] == 1
+    assert recorded(source, folder, *chosen, "--max-tokens", 100)[0]["open"] == 1  # one answer may take more
+    assert recorded(source, folder, *chosen)[0]["open"] == 0
+    assert not source.repeats()
+
+
+@pytest.mark.parametrize("when", ["before", "amid"])
+def test_killed_at_random_moments_no_prompt_is_asked_twice(source: StandIn, folder: Path, when: str) -> None:
+    words = ("import", "record", "--from", source.base_url, "--input", folder, "--yes")
+    source.kill_when, kills, moments = when, 0, random.Random(when)
+    for _ in range(4):
+        source.victim, source.kill_at = 0, source.requests + moments.randint(1, 3)
+        kills += run_to_its_death(source, *words)
+    source.kill_at = None
+    assert [each["open"] for each in recorded(source, folder)] == [0, 0]
+    assert kills >= 2
+    assert not source.repeats()
+    assert [each["reference"] for each in answers(folder)] == ["200", "202", "204", "206"]
+
+
+def test_a_file_of_prompts_takes_the_place_of_the_validation_files(source: StandIn, folder: Path) -> None:
+    path = folder / "prompts.jsonl"
+    path.write_text('{"prompt": "Hello?"}\n\n{"prompt": "Hello?"}\n')
+    found = recorded(source, folder, "--prompts", path, "--job", "ftjob-2")
+    assert found[0]["model"] == MODELS[2]
+    assert [each["request"]["messages"][0]["content"] for each in answers(folder, 2)] == ["Hello?"]
+
+
+def test_the_key_is_not_sent_to_a_server_that_only_the_folder_names(source: StandIn, folder: Path) -> None:
+    before = source.requests
+    result = attune("import", "record", "--input", folder, "--yes")
+    assert result.exit_code == ExitCode.REFUSED
+    assert f"--from {source.base_url}" in result.stderr
+    assert source.requests == before
+
+
+def test_the_prompt_of_a_row_is_the_row_without_its_answer() -> None:
+    chat = prompt_of(row(1) | {"tools": [{"type": "function"}]})
+    assert (chat.path, chat.reference) == (CHAT, "2")
+    assert chat.request["messages"] == [{"role": "user", "content": "What is 1 + 1?"}]
+    assert "tools" in chat.request
+    weighted = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]
+    longer = prompt_of({"messages": [*weighted, *weighted]})
+    assert longer.request["messages"][1] == {"role": "assistant", "content": "b"}
+    pair = {"input": {"messages": weighted[:1]}, "preferred_output": [{"role": "assistant", "content": "good"}]}
+    assert prompt_of(pair).reference == "good"
+    assert prompt_of({"messages": weighted[:1], "answer": 3}).item["answer"] == 3
+    assert prompt_of({"prompt": "a", "completion": "b"}).path == COMPLETION
+
+
+def test_a_row_without_a_prompt_is_named_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a"}\n{"text": "b"}\n')
+    with pytest.raises(CommandError, match="line 2"):
+        read_prompts(path)
+
+
+def test_requests_keep_their_distance() -> None:
+    waits: list[float] = []
+    limits = Limits(requests=3, tokens=1, interval_s=60, sleep=waits.append)
+    limits.wait_turn()
+    limits.wait_turn()
+    assert len(waits) == 1
+    assert 59 < waits[0] <= 60

@@ -1,0 +1,105 @@
+"""A project moves to another one of the same server with `attune import`: fetch, record, push, compare."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from openai import OpenAI
+
+from tests.end_to_end.jobs import create, ended, rows, upload
+from tests.services import AttuneUp
+from tests.services.attune import ATTUNE
+
+GRADER = {
+    "type": "text_similarity",
+    "name": "similar",
+    "input": "{{sample.output_text}}",
+    "reference": "{{item.reference_answer}}",
+    "evaluation_metric": "fuzzy_match",
+}
+
+
+class Mover:
+    """Somebody with a key of the project that is left, and one of the project that is moved to."""
+
+    def __init__(self, server: AttuneUp, folder: Path) -> None:
+        self.server, self.folder = server, folder
+        self.old, self.new = (self._key(project) for project in ("leaving", "arriving"))
+
+    def _key(self, project: str) -> str:
+        created = self.server.run("keys", "create", "--project", project, "--data-dir", str(self.server.data))
+        return created.split()[-1]
+
+    def client(self, key: str) -> OpenAI:
+        return OpenAI(base_url=self.server.base_url, api_key=key)
+
+    def run(self, *words: str) -> Any:
+        """Run `attune import`, and return its JSON. Its processes never have a key in their command line."""
+        variables = {"OPENAI_API_KEY": self.old, "ATTUNE_BASE_URL": self.server.base_url, "ATTUNE_API_KEY": self.new}
+        command = [ATTUNE, "import", *words, "--json"]
+        with subprocess.Popen(
+            command, env=os.environ | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert self.old not in " ".join(psutil.Process(process.pid).cmdline())
+            output, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        assert self.old not in output + errors
+        return json.loads(output)
+
+
+@pytest.fixture
+def mover(live_server: AttuneUp, tmp_path: Path) -> Iterator[Mover]:
+    mover = Mover(live_server, tmp_path / "export")
+    yield mover
+    for key in (mover.old, mover.new):
+        jobs = mover.client(key).fine_tuning.jobs
+        for job in jobs.list(limit=100):
+            if job.status not in {"succeeded", "failed", "cancelled"}:
+                jobs.cancel(job.id)
+
+
+def test_a_project_moves_with_its_jobs_files_checkpoints_and_answers(mover: Mover, tmp_path: Path) -> None:
+    source, target = mover.client(mover.old), mover.client(mover.new)
+    training, validation = upload(source, rows(12)), upload(source, rows(3, seed=1))
+    first = create(source, training, steps=2, validation_file=validation, suffix="cards")
+    others = [create(source, training, steps=2, technique={"type": "lora", "rank": rank}) for rank in (2, 3)]
+    for other in others:
+        source.fine_tuning.jobs.cancel(other)
+    model = ended(source, first).fine_tuned_model
+    from_here = ("--from", mover.server.base_url)
+
+    report = mover.run("fetch", *from_here, "--output", str(mover.folder))
+    assert report["jobs"] == 3
+    assert {each["path"] for each in report["unavailable"]} <= {"evals.jsonl"}
+    checkpoints = (mover.folder / "jobs" / first / "checkpoints.jsonl").read_text().splitlines()
+    assert json.loads(checkpoints[0])["fine_tuned_model_checkpoint"].startswith(str(model))
+    assert (mover.folder / "files" / training / "rows.jsonl").read_bytes() == rows(12)
+
+    words = ("--input", str(mover.folder), "--yes")
+    answers = mover.run("record", *from_here, *words, "--max-answer-tokens", "4")["models"]
+    assert [(each["job"], each["answers"], each["open"]) for each in answers] == [(first, 3, 0)]
+
+    chosen = [word for job in (first, *others) for word in ("--job", job)]
+    pushed = {each["old"]: each["new"] for each in mover.run("push", *words, *chosen)["jobs"]}
+    assert mover.run("push", *words, *chosen)["jobs"][0]["new"] == pushed[first]
+    for other in others:
+        job = target.fine_tuning.jobs.cancel(pushed[other]).to_dict()
+        assert job["technique"] == source.fine_tuning.jobs.retrieve(other).to_dict()["technique"]
+    new_model = ended(target, pushed[first]).fine_tuned_model
+
+    grader, page = tmp_path / "grader.json", tmp_path / "answers.html"
+    grader.write_text(json.dumps(GRADER))
+    options = ("--input", str(mover.folder), "--grader", str(grader), "--page", str(page))
+    compared = mover.run("compare", *options)["jobs"][0]
+    assert (compared["new_model"], compared["prompts"]) == (new_model, 3)
+    assert compared["equal"] == 3  # the same seed on the same machine trains the same model
+    assert compared["rewards"]["similar"]["old"] == compared["rewards"]["similar"]["new"] is not None
+    assert str(model) in page.read_text()
+
+    stored = [path.read_bytes() for path in mover.folder.rglob("*") if path.is_file()]
+    assert not any(mover.old.encode() in content or mover.new.encode() in content for content in stored)
