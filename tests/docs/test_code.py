@@ -41,6 +41,7 @@ NOT_RUN = {
     r"attune demo ": "minutes",
     r"attune (models remove|adapters delete) ": "other pages need the models",
     r"vllm ": "not installed here",
+    r"attune import ": "asks OpenAI; tests/end_to_end/test_import.py runs each of them",
     r"attune adapters download JOB --gguf": "the base model's tokenizer is none that llama.cpp knows",
     r"export OPENAI_": "the tests set both variables",
 }
