@@ -199,8 +199,8 @@ class Settings(BaseSettings):
     """Number of items that all runs of one project may have together, until their user deletes some."""
 
     keep_files_days: Days = 0
-    """Days until an uploaded file is deleted, counted from its upload. A file that an unfinished job needs is kept
-    until the job ends. 0: until its own expiry, or until its user deletes it."""
+    """Days until an uploaded file or the output of a batch is deleted, counted from its creation. A file that an
+    unfinished job needs is kept until the job ends. 0: until its own expiry, or until its user deletes it."""
     keep_checkpoints_days: Days = 0
     """Days until the checkpoints of a job are deleted, counted from its end. Checkpoints that an unfinished job, an
     adapter or a permission needs are kept. 0: as long as the model."""
@@ -212,6 +212,8 @@ class Settings(BaseSettings):
     keep_events_days: Days = 0
     """Days until the events of a job and its metrics of each step are deleted, counted from its end. The table of its
     metrics, a result file, is kept. 0: forever."""
+    keep_batches_days: Days = 0
+    """Days until a batch is deleted, counted from its end. Its files are kept as uploaded files are. 0: forever."""
     keep_deliveries_days: Days = 30
     """Days until the log of a delivery to a webhook is deleted, counted from its end. 0: forever."""
 

@@ -103,3 +103,10 @@ def transition(session: Session, batch: Batch, to: BatchStatus, *, due_at: float
     if to in BATCH_FINAL:
         webhook_deliveries.enqueue(session, batch.project_id, batch.id, f"batch.{to}")
     session.refresh(batch)
+
+
+def delete_ended(session: Session, keep_s: float, limit: int = 500) -> None:
+    """Delete up to `limit` batches that ended more than `keep_s` seconds ago. Their items went when they ended."""
+    ended_at = func.coalesce(Batch.completed_at, Batch.failed_at, Batch.expired_at, Batch.cancelled_at)
+    old = select(Batch.id).where(Batch.status.in_(BATCH_FINAL), ended_at < db_now() - keep_s).limit(limit)
+    LISTING.delete(session, Batch.id.in_(old))

@@ -65,6 +65,8 @@ def delete_old(context: Context) -> None:
     with context.database.write() as session:
         if settings.keep_events_days:
             events.delete_of(session, jobs.ended_with_events(session, settings.keep_events_days * DAY_S))
+        if settings.keep_batches_days:
+            batches.delete_ended(session, settings.keep_batches_days * DAY_S)
         if settings.keep_deliveries_days:
             webhook_deliveries.delete_ended(session, settings.keep_deliveries_days * DAY_S)
 

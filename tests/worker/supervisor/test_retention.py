@@ -8,17 +8,21 @@ from sqlalchemy import func, select, update
 from api.context import Context
 from api.records import arrays, events, permissions, webhook_deliveries
 from api.records.base import db_now
+from api.records.batches import Batch
 from api.records.events import Event
 from api.records.files import File
 from api.records.jobs import Job
 from api.records.models import Checkpoint, Model
 from api.records.webhook_deliveries import Delivery
 from api.services import webhooks
+from api.spec.batch import BatchStatus
 from api.spec.lifecycle import JobStatus
-from tests.factories import a_caller, a_file, a_job, a_model, a_project, the_job
+from tests.factories import a_batch, a_caller, a_file, a_job, a_model, a_project, the_job
 from worker.supervisor.retention import DAY_S, delete_expired, delete_old
 
-KEEP = {f"keep_{kind}_days": 0.0 for kind in ("files", "checkpoints", "arrays", "logs", "events", "deliveries")}
+KEEP = {
+    f"keep_{kind}_days": 0.0 for kind in ("files", "checkpoints", "arrays", "logs", "events", "batches", "deliveries")
+}
 
 
 def keep(context: Context, **days: float) -> Context:
@@ -147,3 +151,17 @@ def test_old_deliveries_go_and_pending_ones_stay(context: Context) -> None:
     delete_old(keep(context, deliveries=2))
     with context.database.read() as session:
         assert list(session.scalars(select(Delivery.object_id))) == ["two"]
+
+
+def test_old_batches_go_and_unfinished_ones_stay(context: Context) -> None:
+    project = a_project(context.database)
+    old, new, unfinished = (
+        a_batch(context, project, status)
+        for status in (BatchStatus.EXPIRED, BatchStatus.COMPLETED, BatchStatus.IN_PROGRESS)
+    )
+    age(context, Batch, "in_progress_at", 100)
+    with context.database.write() as session:
+        session.execute(update(Batch).where(Batch.id == old).values(expired_at=db_now() - 3 * DAY_S))
+    delete_old(keep(context, batches=2))
+    with context.database.read() as session:
+        assert set(session.scalars(select(Batch.id))) == {new, unfinished}
