@@ -222,6 +222,7 @@ def _key_fields(key: Key, project: str) -> dict[str, object]:
         "created": key.created_at and format_time(key.created_at),
         "expires": key.expires_at and format_time(key.expires_at),
         "revoked": key.revoked_at and format_time(key.revoked_at),
+        "last used": key.last_used_at and format_time(key.last_used_at),
     }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import anyio
+from sqlalchemy import Row
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -15,6 +16,7 @@ from api.infra.fair_limiter import FairLimiter
 from api.infra.signatures import KEYS_PATH
 from api.records import keys, sessions
 from api.services.budgets import RequestRate
+from api.services.keys import LastUses
 
 PUBLIC = ("/healthz", "/readyz", "/openapi.json", "/metrics", KEYS_PATH)
 """Paths without an API key. `/metrics` has a token of its own (api.routes.monitoring)."""
@@ -26,12 +28,17 @@ KEY_WAITING = 1000
 """Requests with the same key that may wait for its lookup."""
 
 
+ValidKey = Row[str, str, str, float | None]
+"""project_id, id, scope, idle_s (api.records.keys.find_valid)."""
+
+
 class Authenticate:
     """Requires a valid key or cookie on every path that is not public, and sets `request.state.caller`."""
 
     def __init__(self, app: ASGIApp, context: Context, is_page: Callable[[str], bool]) -> None:
         """`is_page` returns whether a path is one of the dashboard's, whose pages and assets contain no data."""
         self.app, self.context, self._is_page = app, context, is_page
+        self._uses = LastUses(context.database)
         self._rate = RequestRate(context.settings.requests_per_second)
         self._threads = anyio.CapacityLimiter(KEY_THREADS)
         self._turns = FairLimiter("requests", total=KEY_THREADS, per_project=KEY_THREADS // 4, max_waiting=KEY_WAITING)
@@ -47,7 +54,8 @@ class Authenticate:
             token = session_cookie.token_of(scope) if authorization is None else None
             async with self._turns.turn(token or authorization or ""):
                 find = self._of_session if token else self._of_key
-                caller = await anyio.to_thread.run_sync(find, token or authorization or "", limiter=self._threads)
+                found = await anyio.to_thread.run_sync(find, token or authorization or "", limiter=self._threads)
+            caller = Caller(found.project_id, found.id, found.scope)
             self._rate.take(caller.project_id)
             if scope["method"] not in SAFE_METHODS:
                 if token:
@@ -59,13 +67,15 @@ class Authenticate:
             return
         scope.setdefault("state", {})["caller"] = caller
         await self.app(scope, receive, send)
+        if self._uses.is_due(caller.key_id, found.idle_s):  # after the response, which it could delay
+            await anyio.to_thread.run_sync(self._uses.record, caller.key_id, limiter=self._threads)
 
     def _is_public(self, method: str, path: str) -> bool:
         if method in SAFE_METHODS and self._is_page(path):
             return True
         return path in PUBLIC or (method == "POST" and path == SESSION)
 
-    def _of_key(self, authorization: str) -> Caller:
+    def _of_key(self, authorization: str) -> ValidKey:
         kind, _, plain = authorization.partition(" ")
         if kind.lower() != "bearer" or not plain.strip():
             raise Unauthorized(
@@ -76,14 +86,14 @@ class Authenticate:
             key = keys.find_valid(connection, plain.strip())
         if key is None:
             raise Unauthorized("Incorrect API key provided: it is unknown here, revoked or expired")
-        return Caller(key.project_id, key.id, key.scope)
+        return key
 
-    def _of_session(self, token: str) -> Caller:
+    def _of_session(self, token: str) -> ValidKey:
         with self.context.database.connect() as connection:
             key = sessions.find_valid(connection, token)
         if key is None:
             raise Unauthorized("Your session has ended: sign in again", code="session_ended")
-        return Caller(key.project_id, key.id, key.scope)
+        return key
 
 
 def _require_clear_request(scope: Scope) -> None:

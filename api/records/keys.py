@@ -30,6 +30,8 @@ class Key(Base):
     created_at: Mapped[float] = mapped_column(UnixTime)
     expires_at: Mapped[float | None] = mapped_column(UnixTime)
     revoked_at: Mapped[float | None] = mapped_column(UnixTime)
+    last_used_at: Mapped[float | None] = mapped_column(UnixTime)
+    """Time of its last use, up to `api.services.keys.RECORD_S` too early; None if it was never used."""
 
 
 LISTING = Listing(Key.project_id, Key.id, (Key.created_at, Key.id))
@@ -67,15 +69,18 @@ LIVE: Sequence[ColumnElement[bool]] = (
 """Conditions of a key that is neither revoked nor expired."""
 
 
-def find_valid(connection: Connection | Session, plain: str) -> Row[str, str, str] | None:
-    """Return the project, id and scope of the live key with this plain text.
+def find_valid(connection: Connection | Session, plain: str) -> Row[str, str, str, float | None] | None:
+    """Return the project, id, scope and idle time of the live key with this plain text.
 
     The lookup by hash leaks no timing about partly correct keys.
     """
     return connection.execute(_VALID, {"sha256": hash_of(plain)}).one_or_none()
 
 
-_VALID = select(Key.project_id, Key.id, Key.scope).where(Key.sha256 == bindparam("sha256"), *LIVE)
+IDLE_S = (db_now() - Key.last_used_at).label("idle_s")
+"""Seconds since the key's last recorded use; None before the first."""
+
+_VALID = select(Key.project_id, Key.id, Key.scope, IDLE_S).where(Key.sha256 == bindparam("sha256"), *LIVE)
 """Every request runs this statement. It is built once, because SQLAlchemy takes longer to build it than to run it."""
 
 
@@ -134,3 +139,7 @@ def revoke_named(session: Session, project_id: str, name: str) -> None:
         .where(Key.project_id == project_id, Key.name == name, Key.revoked_at.is_(None))
         .values(revoked_at=db_now())
     )
+
+
+def record_use(session: Session, key_id: str) -> None:
+    session.execute(update(Key).where(Key.id == key_id).values(last_used_at=db_now()))

@@ -35,13 +35,13 @@ def create(session: Session, key_id: str, expires_in_s: float) -> str:
     return token
 
 
-def find_valid(connection: Connection, token: str) -> Row[str, str, str] | None:
-    """Return the project, id and scope of the key of the session with this token, if both are live."""
+def find_valid(connection: Connection, token: str) -> Row[str, str, str, float | None] | None:
+    """Return the project, id, scope and idle time of the key of the session with this token, if both are live."""
     return connection.execute(_VALID, {"sha256": keys.hash_of(token)}).one_or_none()
 
 
 _VALID = (
-    select(Key.project_id, Key.id, Key.scope)
+    select(Key.project_id, Key.id, Key.scope, keys.IDLE_S)
     .join(BrowserSession, BrowserSession.key_id == Key.id)
     .where(BrowserSession.sha256 == bindparam("sha256"), BrowserSession.expires_at > db_now(), *keys.LIVE)
 )

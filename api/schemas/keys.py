@@ -32,6 +32,8 @@ class KeyObject(BaseModel):
     created_at: int
     expires_at: int | None
     revoked_at: int | None
+    last_used_at: int | None
+    """Time of its last use, up to 5 minutes too early; null if it was never used, or only before uses were recorded."""
     current: bool
     """Whether the request was sent with this key."""
 
@@ -58,6 +60,7 @@ def _key(key: Key, current_id: str) -> dict[str, object]:
         "created_at": int(key.created_at),
         "expires_at": seconds(key.expires_at),
         "revoked_at": seconds(key.revoked_at),
+        "last_used_at": seconds(key.last_used_at),
         "current": key.id == current_id,
     }
 

@@ -4,19 +4,28 @@ machine.
 
 import json
 import os
+import time
 from collections.abc import Sequence
 
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from api.context import Caller, Context
 from api.errors import Forbidden, InvalidRequest, NotFound, Unauthorized
-from api.records import keys, projects
+from api.records import Database, keys, projects
 from api.records.keys import SCOPES, Key
 from api.records.pages import Page
+
+log = structlog.get_logger(__name__)
 
 LOCAL_KEY = "local admin"
 MAX_KEYS = 100
 """Most live keys of a project that create keys over HTTP."""
+
+
+RECORD_S = 300.0
+"""Seconds after which another use of a key is recorded."""
 
 
 class NoSuchKey(NotFound):
@@ -131,3 +140,27 @@ def ensure_local(context: Context, base_url: str) -> str | None:
         json.dump({"base_url": base_url, "api_key": plain}, file)
     partial.replace(path)
     return None if known is not None else plain
+
+
+class LastUses:
+    """The times at which keys were last used, recorded rarely: a write for each request would cost more than most."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._tried_at: dict[str, float] = {}
+
+    def is_due(self, key_id: str, idle_s: float | None) -> bool:
+        """Return whether a use should be recorded now. `idle_s`: seconds since the last recorded use of the key."""
+        now = time.monotonic()
+        if (idle_s is not None and idle_s < RECORD_S) or now - self._tried_at.get(key_id, -RECORD_S) < RECORD_S:
+            return False
+        self._tried_at[key_id] = now
+        return True
+
+    def record(self, key_id: str) -> None:
+        """Record a use, or nothing where the database cannot be written to."""
+        try:
+            with self._database.write() as session:
+                keys.record_use(session, key_id)
+        except SQLAlchemyError as error:
+            log.info("key_use_not_recorded", key_id=key_id, error=type(error).__name__)

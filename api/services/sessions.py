@@ -26,9 +26,8 @@ def sign_in(context: Context, plain_key: str) -> tuple[str, SignedIn]:
             raise Unauthorized(
                 "This API key is unknown here, revoked or expired: check it, or use another", param="key"
             )
-        _, key_id, _ = key
-        token = sessions.create(session, key_id, context.settings.session_s)
-    return token, _describe(context, key_id)
+        token = sessions.create(session, key.id, context.settings.session_s)
+    return token, _describe(context, key.id)
 
 
 def sign_out(context: Context, token: str) -> None:

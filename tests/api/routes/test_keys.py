@@ -95,3 +95,27 @@ def test_a_project_has_a_hundred_live_keys(
 def test_a_wrong_field_is_named(client: TestClient, fields: dict[str, Any]) -> None:
     refused = create(client, **fields)
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, next(iter(fields)))
+
+
+def test_the_last_use_of_a_key_is_recorded_once_in_five_minutes(app: FastAPI, client: TestClient) -> None:
+    made = create(client, scope="read").json()
+    assert made["last_used_at"] is None
+    database = app.state.context.database
+
+    def last_use() -> float | None:
+        with database.read() as session:
+            return session.get_one(Key, made["id"]).last_used_at
+
+    robot = with_key(app, made["value"])
+    assert robot.get("/v1/files").status_code == 200
+    first = last_use()
+    assert robot.get("/v1/files").status_code == 200
+    assert last_use() == first
+    assert client.get("/v1/keys").json()["data"][0]["last_used_at"] == int(first or 0)
+
+
+def test_a_key_that_others_used_is_due_by_the_database(served: Context) -> None:
+    uses = keys.LastUses(served.database)
+    assert not uses.is_due("key_1", idle_s=keys.RECORD_S / 2)
+    assert [uses.is_due("key_1", idle_s) for idle_s in (None, None, 2 * keys.RECORD_S)] == [True, False, False]
+    assert uses.is_due("key_2", idle_s=2 * keys.RECORD_S)

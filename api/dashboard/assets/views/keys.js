@@ -22,6 +22,7 @@ export async function show({ root, signal }) {
       { title: "Status", cell: state },
       { title: "Scope", cell: (key) => [key.scope, h("span.sub", {}, RIGHTS[key.scope])] },
       { title: "Created", cell: (key) => when(key.created_at), figures: true, wide: true },
+      { title: "Last used", cell: (key) => (key.last_used_at ? when(key.last_used_at) : h("span.muted", {}, "never")), figures: true, wide: true },
       { title: "Expires", cell: (key) => (key.expires_at ? when(key.expires_at) : h("span.muted", {}, "never")), figures: true, wide: true },
       { title: "Id", cell: (key) => copyable(key.id, key.id.slice(0, 12)), wide: true },
       { title: "", cell: (key) => isLive(key) && mayWrite && allowed.includes(key.scope) && button("Revoke", () => revoke(key), { kind: "danger" }), figures: true },
