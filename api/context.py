@@ -6,6 +6,7 @@ from typing import Any, Self
 from api.infra.doorbell import Doorbell
 from api.infra.fair_limiter import FairLimiter
 from api.infra.latest import Latest
+from api.infra.outside_judge import OutsideJudge
 from api.infra.preview_process import PreviewProcesses
 from api.infra.storage import Storage
 from api.records import Database
@@ -13,6 +14,9 @@ from api.settings import Settings
 
 REQUEST_THREADS = 36
 """Threads for requests, of anyio's 40. Four are left for short calls from coroutines."""
+
+JUDGEMENTS_WAITING = 1000
+"""Judgements of one project that may wait for their turn. Jobs and evaluations limit themselves to fewer."""
 
 QUEUE_BOARD_S = 1.0
 """Age up to which a reading of the queue serves requests."""
@@ -27,6 +31,9 @@ class Context:
     previews: PreviewProcesses
     requests: FairLimiter
     """Limit of the threads that handle requests."""
+    judge: OutsideJudge
+    judgements: FairLimiter
+    """Limit of the judgements that are awaited."""
     queue_board: Latest[Any] = field(default_factory=lambda: Latest(QUEUE_BOARD_S))
     """api.services.waiting.Board: the latest reading of the queue."""
 
@@ -43,6 +50,13 @@ class Context:
                 total=REQUEST_THREADS,
                 per_project=min(settings.requests_at_once, REQUEST_THREADS),
                 max_waiting=settings.requests_waiting,
+            ),
+            OutsideJudge(settings),
+            FairLimiter(
+                "judgements",
+                total=settings.judge_requests,
+                per_project=settings.judge_requests,
+                max_waiting=JUDGEMENTS_WAITING,
             ),
         )
 

@@ -6,6 +6,7 @@ The entry point of each process builds `Settings` once and passes it down. No mo
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -198,6 +199,29 @@ class Settings(BaseSettings):
     max_project_eval_items: Annotated[int, Field(ge=1)] = 500_000
     """Number of items that all runs of one project may have together, until their user deletes some."""
 
+    judge_url: str = ""
+    """Base URL of a server with OpenAI's API, such as `https://api.openai.com/v1`, whose models graders may ask to
+    judge answers. Prompts and answers of jobs that use such a judge are sent there. Empty: graders ask this server's
+    own models only."""
+    judge_models: str = ""
+    """Models at `judge_url` that graders may name, separated by commas: `NAME`, or `NAME=MODEL` for a model whose name
+    there is MODEL. A judge takes precedence over a base model of the same name."""
+    judge_api_key: SecretStr = SecretStr("")
+    """API key for `judge_url`. Empty: none is sent."""
+    judge_requests: Annotated[int, Field(ge=1)] = 8
+    """Judgements that one process awaits at the same time. Projects take turns."""
+    judge_timeout_s: Seconds = 60
+    """Time limit of one request to `judge_url`, in seconds. Models of this server have `sample_timeout_s`."""
+    judge_tries: Annotated[int, Field(ge=1, le=20)] = 6
+    """Attempts to get a judgement, after which the answer has none. Judges that are busy, away or silent are asked
+    again, and so are those that answer with something other than a judgement."""
+    judge_retry_s: Seconds = 1
+    """Seconds before the second attempt. Each later attempt waits twice as long, up to 30 times this; or as long as the
+    judge requests in `retry-after`, up to a minute."""
+    max_project_judge_tokens: Annotated[int, Field(ge=0)] = 100_000_000
+    """Tokens that the judges of one project may read and write in a calendar month (UTC), this server's models
+    included. Cached judgements cost none. 0: no limit."""
+
     keep_files_days: Days = 0
     """Days until an uploaded file or the output of a batch is deleted, counted from its creation. A file that an
     unfinished job needs is kept until the job ends. 0: until its own expiry, or until its user deletes it."""
@@ -214,6 +238,8 @@ class Settings(BaseSettings):
     metrics, a result file, is kept. 0: forever."""
     keep_batches_days: Days = 0
     """Days until a batch is deleted, counted from its end. Its files are kept as uploaded files are. 0: forever."""
+    keep_judgements_days: Days = 30
+    """Days for which a judgement is kept and answers the same question again. 0: forever."""
     keep_deliveries_days: Days = 30
     """Days until the log of a delivery to a webhook is deleted, counted from its end. 0: forever."""
 
@@ -241,6 +267,22 @@ class Settings(BaseSettings):
         if ":" in url and "://" not in url:
             raise ValueError("give a folder, or a URL such as s3://bucket/prefix")
         return url
+
+    @field_validator("judge_url")
+    @classmethod
+    def _check_judge_url(cls, url: str) -> str:
+        if url and re.fullmatch(r"https?://[^@?#\s]+", url) is None:
+            raise ValueError("give a URL such as https://api.openai.com/v1, without a user, a password or a query")
+        return url.rstrip("/")
+
+    @field_validator("judge_models")
+    @classmethod
+    def _check_judge_models(cls, models: str) -> str:
+        for entry in _separated(models):
+            name, named, model = entry.partition("=")
+            if not name or (named and not model) or name.startswith("ft:") or len(name) > 256:
+                raise ValueError(f"'{entry}' is not NAME or NAME=MODEL, where NAME does not begin with ft:")
+        return models
 
     @field_validator("cors_origins")
     @classmethod
@@ -291,6 +333,12 @@ class Settings(BaseSettings):
     def origins(self) -> list[str]:
         """The origins in `cors_origins`."""
         return _separated(self.cors_origins)
+
+    @property
+    def judges(self) -> Mapping[str, str]:
+        """The models at `judge_url` by the names that graders use."""
+        entries = [entry.partition("=") for entry in _separated(self.judge_models)] if self.judge_url else []
+        return {name: model or name for name, _, model in entries}
 
     @property
     def credentials_file(self) -> Path:

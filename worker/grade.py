@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 from pydantic import TypeAdapter
 
-from api.spec.graders import Grade, Grader, grade
+from api.spec.graders import Case, Grade, Grader, Verdict, grade
 from worker.rows.child_io import ProcessLimits, write_report
 from worker.rows.limits import CpuTimeUsedUp
 
@@ -24,6 +24,8 @@ class Request(ProcessLimits, kw_only=True):
     model_sample: str | None
     """None: the grader's scripts are checked, and nothing is graded."""
     item: dict[str, object]
+    verdicts: dict[str, Verdict] | None = None
+    """The verdicts of the grader's questions by their keys. None: the report has the questions, if there are any."""
     file_bytes: int | None = 64 << 20
 
 
@@ -39,24 +41,31 @@ def main(run_folder: str) -> int:
             f"Grading took more than {request.cpu_seconds} s of processor time, or more memory than allowed. Shorten "
             "the texts"
         )
-        report = {"grade": None, "error": {"code": "grader_too_slow", "message": message, "param": "grader"}}
+        report = _refusal(code="grader_too_slow", message=message, param="grader")
     write_report(folder, json.dumps(report).encode())
     return 0
 
 
 def run_grader(request: Request, model_sample: str) -> dict[str, object]:
-    """Return a report with the grade as JSON values."""
+    """Return a report with the grade, or with the questions that come before it, as JSON values."""
     grader = TypeAdapter[Grader](Grader).validate_python(request.grader)
-    return {"grade": TypeAdapter(Grade).dump_python(grade(grader, model_sample, request.item)), "error": None}
+    if grader.needs_model and request.verdicts is None:
+        questions = grader.questions(Case(model_sample, request.item))
+        return {"grade": None, "error": None, "questions": [msgspec.to_builtins(question) for question in questions]}
+    graded = grade(grader, model_sample, request.item, verdicts=request.verdicts or {})
+    return {"grade": TypeAdapter(Grade).dump_python(graded), "error": None}
 
 
 def check_scripts(request: Request) -> dict[str, object]:
     """Return a report with the first script's error, if there is one."""
     grader = TypeAdapter[Grader](Grader).validate_python(request.grader)
     for path, fault in grader.faults().items():
-        error = {"code": "invalid_grader", "message": f"grader.{path}: {fault}", "param": f"grader.{path}"}
-        return {"grade": None, "error": error}
+        return _refusal(code="invalid_grader", message=f"grader.{path}: {fault}", param=f"grader.{path}")
     return {"grade": None, "error": None}
+
+
+def _refusal(*, code: str, message: str, param: str) -> dict[str, object]:
+    return {"grade": None, "error": {"code": code, "message": message, "param": param}}
 
 
 if __name__ == "__main__":

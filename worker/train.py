@@ -38,6 +38,7 @@ from worker.shared import memory_overrides
 from worker.shared.counts import workload
 from worker.shared.gpus import visible_gpus
 from worker.shared.hardware import machine_for
+from worker.shared.judgements import Interrupted, Judgements
 from worker.shared.pipe import Pipe
 from worker.shared.reports import DoneReport, ErrorReport, PhaseReport, StoppedReport
 from worker.shared.torch_version import require_torch
@@ -77,7 +78,7 @@ def train(run: Path, pipe: Pipe) -> None:
     # Method. A resumed training, too, prepares with the weights of step 0: they are the reference of DPO and KTO, and
     # the base model of the comparison. `run_steps` then loads the saved state's weights.
     peaks.begin("training")
-    objective = METHODS[recipe.method.type](MethodContext(attempt_recipe, run, model, pipe.report))
+    objective = METHODS[recipe.method.type](MethodContext(attempt_recipe, run, model, pipe.report, Judgements(pipe)))
     data = data.prepare(objective, pipe.warn, load_references(run / "resume"))
     if not recipe.technique.whole_model:  # whose copy would be as large as the model: the comparison loads it again
         model.snapshot_reference()
@@ -129,7 +130,10 @@ def run_steps(run: Path, recipe: ResolvedRecipe, data: Data, objective: Objectiv
                 callbacks.save_state()
                 raise Stopped(progress.step)
             callbacks.on_step_begin()
-            result = loop.step()
+            try:
+                result = loop.step()
+            except Interrupted:
+                continue  # `pipe.stopping` is set, and the step has changed nothing
             diverged = has_diverged(result, progress, objective.divergence_threshold(progress.first_loss))
             callbacks.on_step_end(result)  # also reports the metrics of a diverged step
             if diverged:

@@ -123,7 +123,7 @@ def referenced_by(session: Session, model_id: str, project_id: str | None = None
         for job_id, recipe in session.execute(select(Job.id, Job.recipe).where(active, mentions))
         if any(
             is_model_or_checkpoint(use.model, model_id)
-            for use in _METHOD.validate_python(recipe["method"]).reward_models
+            for use in _METHOD.validate_python(recipe["method"]).named_models
         )
     ]
     continuing = session.scalars(select(Job.id).where(starts_here, active)).all()

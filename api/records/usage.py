@@ -35,6 +35,8 @@ class Usage(Base):
     gpu_seconds: Mapped[float] = mapped_column(Double, default=0.0)
     prompt_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
     completion_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
+    judge_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Those of the prompt and completion tokens that graders used."""
     stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     """The day's largest measured size of the stored files, uploads, models and checkpoints."""
 
@@ -95,3 +97,9 @@ def used_since(session: Session, project_id: str, start: float) -> tuple[int, fl
     )
     tokens, seconds = session.execute(query.where(Usage.project_id == project_id, Usage.day >= start)).one()
     return int(tokens), float(seconds)
+
+
+def judge_tokens_since(session: Session, project_id: str, start: float) -> int:
+    """Return the tokens of judgements of the days since `start`."""
+    query = select(func.coalesce(func.sum(Usage.judge_tokens), 0))
+    return int(session.scalar(query.where(Usage.project_id == project_id, Usage.day >= start)) or 0)

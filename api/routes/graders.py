@@ -1,5 +1,3 @@
-from functools import partial
-
 from fastapi import APIRouter
 from pydantic import Field
 
@@ -28,14 +26,11 @@ class Candidate(StrictModel):
 @router.post("/run", responses=errors(429))
 async def run_grader(trial: Trial, context: Ctx, caller: Who) -> GradeObject:
     """Grade one answer as a job would."""
-    run = partial(graders.run, context, trial.grader, trial.model_sample, trial.item)
-    return GradeObject.of(await context.previews.run_in_turn(caller.project_id, run))
+    return GradeObject.of(await graders.run(context, caller, trial.grader, trial.model_sample, trial.item))
 
 
 @router.post("/validate", response_model_exclude_none=True, responses=errors(429))
 async def validate_grader(candidate: Candidate, context: Ctx, caller: Who) -> ValidGrader:
     """Return the grader if a job can use it, else an error that names the invalid field, and a script's line."""
-    if candidate.grader.runs_script:
-        check = partial(graders.require_scripts, context, candidate.grader)
-        await context.previews.run_in_turn(caller.project_id, check)
+    await graders.validate(context, caller, candidate.grader)
     return ValidGrader(grader=candidate.grader)

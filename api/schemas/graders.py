@@ -12,16 +12,15 @@ class GradeObject(BaseModel):
     metadata: Metadata
     sub_rewards: dict[str, float]
     model_grader_token_usage_per_model: dict[str, int]
-    """Always empty: reward models generate no tokens."""
+    """Tokens that chat models read and wrote, by the name of the model in the grader. A kept judgement costs none."""
 
     @classmethod
     def of(cls, grade: Grade) -> Self:
-        sub_rewards = dict(grade.sub_rewards)
         return cls(
             reward=grade.reward,
             metadata=grade.metadata,
-            sub_rewards=sub_rewards,
-            model_grader_token_usage_per_model={},
+            sub_rewards=dict(grade.sub_rewards),
+            model_grader_token_usage_per_model=dict(grade.tokens_by_model),
         )
 
 

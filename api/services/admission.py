@@ -14,12 +14,13 @@ from api.records import base_models, events, files, trackings
 from api.records.base import db_now
 from api.records.base_models import BaseModelRow
 from api.records.jobs import Job
-from api.services import lineage
+from api.services import judges, lineage
 from api.services.lineage import NO_PENDING, Origin, Pending
 from api.spec import catalog
 from api.spec.fields import AUTO, JsonObject
 from api.spec.ids import new_id, random_letters, slug
 from api.spec.lifecycle import JobStatus
+from api.spec.methods.base import ModelUse
 from api.spec.outputs import GGUF_FAMILIES
 from api.spec.recipe import Recipe
 from api.spec.resolve import MIN_ROW_TOKENS, max_row_tokens
@@ -55,7 +56,7 @@ def validate(
     _check_hub(context, recipe)
     _check_context_window(recipe, origin.base)
     _check_recomputation(recipe, origin.base)
-    _check_reward_models(session, caller, recipe, origin.base, pending)
+    _check_named_models(context, session, caller, recipe, origin.base, pending)
     _check_file(session, caller, recipe.training_file, "training_file")
     if recipe.validation_file is not None:
         _check_file(session, caller, recipe.validation_file, "validation_file")
@@ -220,34 +221,35 @@ def _check_recomputation(recipe: Recipe, base: BaseModelRow) -> None:
     )
 
 
-def _check_reward_models(
-    session: Session, caller: Caller, recipe: Recipe, base: BaseModelRow, pending: Pending
+def _check_named_models(
+    context: Context, session: Session, caller: Caller, recipe: Recipe, base: BaseModelRow, pending: Pending
 ) -> None:
-    for use in recipe.method.reward_models:
-        param, name = use.param, use.model
-        producer = lineage.producing_job(session, caller.project_id, name, pending)
-        if producer is None:
-            raise InvalidRewardModel(
-                f"The reward model `{name[:128]}` does not exist here", param=param, code="model_not_found"
-            )
-        trained_by = producer.recipe["method"]["type"]
-        if catalog.METHODS[trained_by].output != "reward":
-            raise InvalidRewardModel(
-                f"{name} was trained by '{trained_by}': only the model of a 'reward' job gives rewards", param=param
-            )
-        reward_base = base_models.get(session, producer.base_model)
-        if not use.reads_tokens and reward_base is not None and not reward_base.facts.get("chat_template", True):
-            raise InvalidRewardModel(
-                f"{name} was trained on {producer.base_model}, which has no chat template for a grader's messages: "
-                "train a reward model on a base with a chat template, or use ppo's reward_model",
-                param=param,
-            )
-        if use.reads_tokens and not _same_tokenizer(session, base, producer.base_model):
-            raise InvalidRewardModel(
-                f"{name} was trained on {producer.base_model}, whose tokenizer differs from that of {base.name}: "
-                "train a reward model on a base with the same tokenizer, or use a score_model grader, which reads text",
-                param=param,
-            )
+    for use in recipe.method.named_models:
+        if use.reads_tokens:
+            _check_reward_model(session, caller, use, base, pending)
+        else:
+            judges.require_model(context, session, caller, use.named, use.param, pending)
+
+
+def _check_reward_model(session: Session, caller: Caller, use: ModelUse, base: BaseModelRow, pending: Pending) -> None:
+    """Raise InvalidRewardModel unless the model can score the sampled tokens of an answer."""
+    param, name = use.param, use.model
+    producer = lineage.producing_job(session, caller.project_id, name, pending)
+    if producer is None:
+        raise InvalidRewardModel(
+            f"The reward model `{name[:128]}` does not exist here", param=param, code="model_not_found"
+        )
+    trained_by = producer.recipe["method"]["type"]
+    if catalog.METHODS[trained_by].output != "reward":
+        raise InvalidRewardModel(
+            f"{name} was trained by '{trained_by}': only the model of a 'reward' job gives rewards", param=param
+        )
+    if not _same_tokenizer(session, base, producer.base_model):
+        raise InvalidRewardModel(
+            f"{name} was trained on {producer.base_model}, whose tokenizer differs from that of {base.name}: "
+            "train a reward model on a base with the same tokenizer, or use a score_model grader, which reads text",
+            param=param,
+        )
 
 
 def _same_tokenizer(session: Session, base: BaseModelRow, other_name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Limits on each project: unfinished jobs, stored files, kept responses and the rate of requests.
+"""Limits on each project: unfinished jobs, stored files, kept responses, judges' tokens and the rate of requests.
 
 Sums are computed under the project's lock, so that concurrent requests cannot exceed a limit together. If only the
 caller can make room, by deleting something, the error has `x-should-retry: false`, which keeps OpenAI's clients from
@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 
 from api.context import Context
 from api.errors import TooManyRequests
-from api.records import files, idempotency, jobs, projects, uploads
+from api.records import files, idempotency, jobs, projects, uploads, usage
+from api.records.base import current_time
 from api.services import quotas
 
 DO_NOT_RETRY = {"x-should-retry": "false"}
@@ -68,6 +69,20 @@ def require_answer(context: Context, session: Session, project_id: str) -> None:
             "server allows: send no key, or wait until some expire after a day",
             code="too_many_idempotency_keys",
             headers={"retry-after": "600"},
+        )
+
+
+def require_judge_tokens(context: Context, session: Session, project_id: str) -> None:
+    """Raise TooManyRequests if the project's judges have used up this month's tokens. Judgements that are under way may
+    exceed the limit."""
+    limit = context.settings.max_project_judge_tokens
+    month, _ = quotas.month_of(current_time(session))
+    if limit and usage.judge_tokens_since(session, project_id, month) >= limit:
+        raise TooManyRequests(
+            f"The judges of a project may use {limit:,} tokens in a month, and this month's are used up: ask the "
+            "operator for more, or use a grader without a judge",
+            code="judge_tokens_used_up",
+            headers=DO_NOT_RETRY,
         )
 
 

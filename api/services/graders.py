@@ -1,17 +1,25 @@
-"""A grader run on one answer, before a job uses it."""
+"""A grader run on one answer, before a job uses it.
 
+A child process renders, runs scripts and grades. This process asks the chat models, between two runs of the child.
+"""
+
+import asyncio
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 
+from anyio.to_thread import run_sync
 from pydantic import TypeAdapter
 
 from api.context import Caller, Context
 from api.errors import InvalidRequest
+from api.services import judges
 from api.spec.fields import JsonObject
-from api.spec.graders import Grade, GraderBase
+from api.spec.graders import Grade, GraderBase, Question, Verdict
 from api.spec.recipe import Recipe
 
-GRADE = TypeAdapter(Grade)
+GRADE, QUESTIONS = TypeAdapter(Grade), TypeAdapter(list[Question])
 
 
 class NeedsWorker(InvalidRequest):
@@ -20,9 +28,8 @@ class NeedsWorker(InvalidRequest):
 
     def __init__(self) -> None:
         super().__init__(
-            "A score_model grader runs inside jobs only, because a worker has to load its reward model. Check the "
-            "grader with "
-            "/fine_tuning/alpha/graders/validate, and run the other graders of a multi grader one by one"
+            "A grader with a reward model runs inside jobs only, because a worker has to load the model. Check the "
+            "grader with /fine_tuning/alpha/graders/validate, and run the other graders of a multi grader one by one"
         )
 
 
@@ -55,18 +62,59 @@ async def require_scripts_in_turn(context: Context, caller: Caller, recipe: Reci
         await context.previews.run_in_turn(caller.project_id, partial(require_scripts_of, context, recipe))
 
 
-def run(context: Context, grader: GraderBase, model_sample: str, item: JsonObject) -> Grade:
-    """Return the grade of an answer. A child process grades; its limits hold for all parts of a multi grader together.
+async def validate(context: Context, caller: Caller, grader: GraderBase) -> None:
+    """Raise InvalidRequest if a job cannot use the grader: for a model that cannot answer it, or a script that the
+    sandbox cannot run. Raise PreviewFailed, TooBusy."""
+    await run_sync(_models, context, caller, grader)
+    if grader.runs_script:
+        await context.previews.run_in_turn(caller.project_id, partial(require_scripts, context, grader))
 
-    Raise NeedsWorker, GraderRefused, PreviewFailed.
+
+async def run(context: Context, caller: Caller, grader: GraderBase, model_sample: str, item: JsonObject) -> Grade:
+    """Return the grade of an answer. The limits of the child process hold for all parts of a multi grader together.
+
+    Raise InvalidRequest, NeedsWorker, GraderRefused, PreviewFailed, TooBusy.
     """
-    if grader.needs_model:
+    if any(await run_sync(_models, context, caller, grader)):
         raise NeedsWorker
-    return GRADE.validate_python(_report(context, grader, model_sample, item)["grade"])
+    work = partial(_report, context, grader, model_sample, item)
+    report = await context.previews.run_in_turn(caller.project_id, work)
+    if report["grade"] is None:
+        verdicts = await _ask(context, caller, QUESTIONS.validate_python(report["questions"]))
+        report = await context.previews.run_in_turn(caller.project_id, partial(work, verdicts))
+    return GRADE.validate_python(report["grade"])
 
 
-def _report(context: Context, grader: GraderBase, model_sample: str | None, item: JsonObject) -> JsonObject:
-    request = {"grader": grader.model_dump(mode="json"), "model_sample": model_sample, "item": item}
+def _models(context: Context, caller: Caller, grader: GraderBase) -> list[bool]:
+    """Return of each model that the grader names whether it is a reward model. Raise InvalidRequest."""
+    if not grader.models():
+        return []
+    with context.database.read() as session:
+        return [
+            judges.require_model(context, session, caller, named, f"grader.{path}")
+            for path, named in grader.models().items()
+        ]
+
+
+async def _ask(context: Context, caller: Caller, questions: Sequence[Question]) -> dict[str, Verdict]:
+    by_key = {question.key: question for question in questions}
+    verdicts = await asyncio.gather(*(judges.ask(context, caller, question) for question in by_key.values()))
+    return dict(zip(by_key, verdicts, strict=True))
+
+
+def _report(
+    context: Context,
+    grader: GraderBase,
+    model_sample: str | None,
+    item: JsonObject,
+    verdicts: dict[str, Verdict] | None = None,
+) -> JsonObject:
+    request = {
+        "grader": grader.model_dump(mode="json"),
+        "model_sample": model_sample,
+        "item": item,
+        "verdicts": None if verdicts is None else {key: asdict(verdict) for key, verdict in verdicts.items()},
+    }
     report: JsonObject = json.loads(context.previews.run("worker.grade", "request.json", request))
     if report["error"] is not None:
         raise GraderRefused(**report["error"])

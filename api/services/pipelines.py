@@ -168,7 +168,7 @@ def _insert_stage(
     job = insert_job(context, session, caller, recipe, origin, pending=pending, **references_of_job)
     parent = pending.get(recipe.model)
     dependencies_of_job = {
-        pending[use.model].id: Stage.TRAIN for use in recipe.method.reward_models if use.model in pending
+        pending[use.model].id: Stage.TRAIN for use in recipe.method.named_models if use.model in pending
     }
     if parent is not None:
         # A classifier's labels are known, and can be compared, only once its rows are prepared.

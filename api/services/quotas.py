@@ -42,7 +42,7 @@ class Budget:
 def budgets_of(session: Session, project_id: str) -> list[Budget]:
     """Return the project's budgets with this month's usage. Running attempts count up to now."""
     project = session.get_one(Project, project_id)
-    month, next_month = _month(current_time(session))
+    month, next_month = month_of(current_time(session))
     tokens, device_s = usage.used_since(session, project_id, month)
     running_tokens, running_s = queue.unfinished_usage(session, project_id)
     return [
@@ -85,7 +85,7 @@ def _message(budget: Budget) -> str:
     )
 
 
-def _month(now: float) -> tuple[int, int]:
+def month_of(now: float) -> tuple[int, int]:
     """Return the Unix times at which this month and the next one begin (UTC)."""
     month = datetime.fromtimestamp(now, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     following = month.replace(year=month.year + month.month // 12, month=month.month % 12 + 1)

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from api.infra import webhook_signature
 from api.schemas.jobs import Queue
 from api.spec.formats import FORMATS, Row, RowError, detect
+from api.spec.graders import Grader
 from api.spec.pipeline import Pipeline
 from api.spec.recipe import Recipe
 from api.spec.techniques import Technique
@@ -202,6 +203,8 @@ def check_json(block: Block) -> None:
                 assert code in codes(), code
             case {"position": _, "reason": _}:
                 Queue.model_validate(value)
+            case {"type": _, "name": _, "input": _}:
+                TypeAdapter(Grader).validate_python(value)
             case {"type": _}:
                 TypeAdapter(Technique).validate_python(value)
             case _:

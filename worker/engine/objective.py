@@ -18,6 +18,7 @@ from worker.engine.model.batches import MicroBatch, micro_batches
 from worker.engine.model.facts import facts_of_base
 from worker.engine.model.trainable import TrainableModel
 from worker.shared.arrays import Rows
+from worker.shared.judgements import AskJudges, no_judge
 from worker.shared.reports import Report
 
 Floats = npt.NDArray[np.float32]
@@ -51,6 +52,8 @@ class MethodContext:
     model: TrainableModel
     report: Callable[[Report], None]
     """`worker.shared.pipe.Pipe.report`."""
+    ask: AskJudges = no_judge
+    """`worker.shared.judgements.Judgements`."""
 
 
 class Objective:

@@ -6,13 +6,14 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from queue import SimpleQueue
 from types import FrameType
 from typing import TypeAlias
 
 from worker.shared.reports import AliveReport, ProgressReport, Report, WarningReport, encode
 
 Command: TypeAlias = dict[str, object]
-"""A command of the supervisor: a JSON object whose `cmd` is stop, pause, sample or cancel."""
+"""A command of the supervisor: a JSON object whose `cmd` is stop, pause, verdict, sample or cancel."""
 
 REPORT_FD = "ATTUNE_REPORT_FD"
 STDIN, STDOUT = 0, 1
@@ -31,11 +32,14 @@ class Pipe:
 
     def __init__(self) -> None:
         descriptor = os.environ.get(REPORT_FD)
-        self._commanded = descriptor is not None
+        self.commanded = descriptor is not None
+        """Whether a supervisor reads the reports and sends commands."""
         self._report_fd = STDOUT if descriptor is None else int(descriptor)
         self._writing = threading.Lock()
         self._commands = _lines(STDIN)
         self._stop = threading.Event()
+        self.verdicts: SimpleQueue[Command] = SimpleQueue()
+        """The verdicts that `listen` has received."""
         self._alive_at = 0.0
 
     @property
@@ -67,9 +71,9 @@ class Pipe:
         return self._commands
 
     def listen(self) -> None:
-        """From now on, pause, stop, the end of stdin and SIGTERM set `stopping`."""
+        """From now on, pause, stop, the end of stdin and SIGTERM set `stopping`, and verdicts are received."""
         signal.signal(signal.SIGTERM, self._on_signal)
-        if self._commanded:
+        if self.commanded:
             threading.Thread(target=self._obey, name="commands", daemon=True).start()
         else:
             signal.signal(signal.SIGINT, self._on_signal)
@@ -81,6 +85,8 @@ class Pipe:
         for command in self._commands:
             if command.get("cmd") in ("pause", "stop"):
                 self._stop.set()
+            elif command.get("cmd") == "verdict":
+                self.verdicts.put(command)
         # The parent has died. The trainer notices between steps; anything else must not keep the GPU for long.
         self._stop.set()
         threading.Event().wait(ORPHAN_S)

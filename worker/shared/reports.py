@@ -5,6 +5,7 @@ from typing import Any, TypeAlias, get_args
 
 import msgspec
 
+from api.spec.graders.base import Question
 from api.spec.lifecycle import FailureReason
 
 Metrics: TypeAlias = dict[str, Any]
@@ -64,6 +65,12 @@ class SamplesReport(Report, tag="samples"):
 
     step: int
     samples: list[RolloutSample]
+
+
+class QuestionReport(Report, tag="question"):
+    """A grader's question to a chat model. The supervisor answers with a command `verdict`."""
+
+    question: Question
 
 
 class StateReport(Report, tag="state"):
@@ -203,6 +210,7 @@ TrainerReport: TypeAlias = (
     | WarningReport
     | MetricsReport
     | SamplesReport
+    | QuestionReport
     | StateReport
     | CheckpointReport
     | DoneReport

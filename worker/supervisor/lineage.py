@@ -12,6 +12,7 @@ from api.records import base_models, models
 from api.records.base_models import BaseModelRow
 from api.records.jobs import Job
 from api.spec.artifacts import Artifact
+from api.spec.catalog import METHODS
 from api.spec.recipe import Recipe
 from api.spec.techniques import Technique
 from worker.supervisor.damage import raise_on_damage
@@ -70,16 +71,17 @@ def fetch_parent_adapter(node: Node, job: Job, folder: Path) -> None:
 
 
 def fetch_reward_models(node: Node, recipe: Recipe, folder: Path) -> None:
-    """Write judges.json, {model: {folder, technique}}, and the reward models' folders.
+    """Write judges.json, {model: {folder, technique}}, and the reward models' folders. The other models that graders
+    name are chat models, which this process asks.
 
     An adapter's base model is linked as `base/` in its folder. Raises ParentDeleted, BaseModelGone.
     """
     listed: dict[str, dict[str, object]] = {}
-    for use in recipe.method.reward_models:
+    for use in recipe.method.named_models:
         param, name = use.param, use.model
-        if name in listed:
+        if name in listed or (not use.reads_tokens and _is_chat_model(node, name)):
             continue
-        producer, artifacts = _producer(node, name, "the reward model", param)
+        producer, artifacts = _producer(node, name, "which gives the rewards", param)
         subfolder = f"judges/{len(listed)}"
         with _raise_on_damaged_model(name, param):
             cached = fetch_cached(node, digest_of(artifacts), artifacts)
@@ -94,6 +96,16 @@ def fetch_reward_models(node: Node, recipe: Recipe, folder: Path) -> None:
         listed[name] = {"folder": subfolder, "technique": technique.model_dump(mode="json")}
     if listed:
         (folder / "judges.json").write_text(json.dumps(listed, indent=2))
+
+
+def _is_chat_model(node: Node, name: str) -> bool:
+    if name in node.context.settings.judges:
+        return True
+    with node.context.database.read() as session:
+        if base_models.get(session, name) is not None:
+            return True
+    producer = producing_job(node, name)
+    return producer is not None and METHODS[producer.recipe["method"]["type"]].output == "tokens"
 
 
 def producing_job(node: Node, name: str) -> Job | None:

@@ -17,6 +17,7 @@ from api.records import (
     files,
     idempotency,
     jobs,
+    judgements,
     models,
     pages,
     permissions,
@@ -62,6 +63,8 @@ def delete_old(context: Context) -> None:
         remove_old_checkpoints(context, settings.keep_checkpoints_days * DAY_S)
     if settings.keep_logs_days:
         remove_old_logs(context, settings.keep_logs_days * DAY_S)
+    if settings.keep_judgements_days:
+        remove_old_judgements(context, settings.keep_judgements_days * DAY_S)
     with context.database.write() as session:
         if settings.keep_events_days:
             events.delete_of(session, jobs.ended_with_events(session, settings.keep_events_days * DAY_S))
@@ -157,3 +160,11 @@ def remove_old_logs(context: Context, keep_s: float) -> None:
         context.storage.delete_prefix(f"logs/{job_id}")
         with context.database.write() as session:
             queue.clear_logs(session, job_id)
+
+
+def remove_old_judgements(context: Context, keep_s: float) -> None:
+    """Delete old judgements, a batch in each transaction."""
+    deleted = True
+    while deleted:
+        with context.database.write() as session:
+            deleted = judgements.delete_old(session, keep_s) > 0

@@ -23,6 +23,7 @@ from worker.shared.reports import (
     ErrorReport,
     MetricsReport,
     PhaseReport,
+    QuestionReport,
     Report,
     SamplesReport,
     StateReport,
@@ -33,6 +34,7 @@ from worker.supervisor.attempt import AttemptContext
 from worker.supervisor.child import Child
 from worker.supervisor.estimates import Measured
 from worker.supervisor.faults import SIGNALS_FROM_OUTSIDE, AttemptFailed, requeue
+from worker.supervisor.judging import JudgeDesk
 from worker.supervisor.outputs import publish, store_checkpoint, store_state
 from worker.supervisor.progress import Progress
 from worker.supervisor.uploads import Uploads
@@ -61,6 +63,7 @@ class TrainerMonitor:
         """Set when the training has succeeded."""
         self._progress = Progress(attempt, predicted)
         self._uploads = Uploads(attempt.job.id, attempt.beat.lost)
+        self._judges = JudgeDesk(attempt, trainer)
         self._started_at = time.monotonic()
         self._phases: dict[str, float] = {}
         """When each phase began first."""
@@ -72,7 +75,7 @@ class TrainerMonitor:
 
     def run(self) -> None:
         """Return when the training has succeeded or has stopped. Raises AttemptFailed, StaleFence."""
-        with self._uploads:
+        with self._uploads, self._judges:
             while True:
                 self._check()
                 try:
@@ -121,12 +124,11 @@ class TrainerMonitor:
                 self._stepped_at = now
                 self._progress.add(report)
             case PhaseReport():
-                if report.phase not in self._phases:
-                    log.info("phase_began", job_id=self._job.id, phase=report.phase)
-                    self._phases[report.phase] = now
-                self._progress.add(report)
+                self._begin_phase(report, now)
             case WarningReport() | SamplesReport():
                 self._progress.add(report)
+            case QuestionReport():
+                self._judges.ask(report.question)
             case StateReport():
                 self._uploads.add(lambda: self._store(report, partial(store_state, self._attempt, report.step)))
             case CheckpointReport():
@@ -147,6 +149,12 @@ class TrainerMonitor:
                 log.warning("trainer_failed", job_id=self._job.id, report=report, log=self._trainer.log_tail())
                 raise AttemptFailed(report.reason, report.message)
         return False
+
+    def _begin_phase(self, report: PhaseReport, now: float) -> None:
+        if report.phase not in self._phases:
+            log.info("phase_began", job_id=self._job.id, phase=report.phase)
+            self._phases[report.phase] = now
+        self._progress.add(report)
 
     def _finish_uploads(self) -> None:
         self._uploads.finish()

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from api.spec.fields import JsonObject, StrictModel
 from api.spec.graders.base import Case, GradingError
-from api.spec.graders.score_model import Message
+from api.spec.graders.model_grader import Message
 from api.spec.graders.templates import namespaces, value
 
 DEFAULT_SEED = 42

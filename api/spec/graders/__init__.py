@@ -5,11 +5,25 @@ from typing import Annotated
 
 from pydantic import Field
 
-from api.spec.graders.base import Case, GraderBase, GradingError, Messages, Scores
+from api.spec.graders.base import Case, GraderBase, GradingError, Messages, NamedModel, Question, Verdict, Verdicts
 from api.spec.graders.grade import Errors, Grade, Metadata, grade
 from api.spec.graders.multi import Multi
 from api.spec.graders.single import SingleGrader
 
 Grader = Annotated[SingleGrader | Multi, Field(discriminator="type")]
 
-__all__ = ["Case", "Errors", "Grade", "Grader", "GraderBase", "GradingError", "Messages", "Metadata", "Scores", "grade"]
+__all__ = [
+    "Case",
+    "Errors",
+    "Grade",
+    "Grader",
+    "GraderBase",
+    "GradingError",
+    "Messages",
+    "Metadata",
+    "NamedModel",
+    "Question",
+    "Verdict",
+    "Verdicts",
+    "grade",
+]

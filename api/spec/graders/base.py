@@ -1,11 +1,12 @@
-"""The interface of a grader, and the case that it grades. Torch-free."""
+"""The interface of a grader, the case that it grades, and the questions that it asks models. Torch-free."""
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal
+from hashlib import sha256
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -15,9 +16,6 @@ Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 Messages = list[dict[str, str]]
 """`[{"role", "content"}]`, the form of chat templates."""
-
-Scores = Callable[[str, Messages], float]
-"""(name of a reward model, messages) → the model's reward for them."""
 
 Flag = Literal[
     "formula_parse_error",
@@ -42,6 +40,82 @@ class GradingError(Exception):
         super().__init__(message)
         self.flag: Flag = flag
         self.message = message
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a chat model generates its judgement. None: the model's default."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    reasoning_effort: str | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """A conversation that a grader sends to a model: a reward model scores it, a chat model judges it."""
+
+    model: str
+    messages: Messages
+    labels: tuple[str, ...] | None = None
+    """The labels of which the model chooses one. None: the model gives a number."""
+    range: tuple[float, float] | None = None
+    """The bounds of the number. None: 0 to 1 for a chat model, and none for a reward model."""
+    sampling: Sampling = Sampling()
+
+    @cached_property
+    def key(self) -> str:
+        """The hash of the question's content."""
+        return content_hash([self.model, self.messages, self.labels, self.range, vars(self.sampling)])
+
+
+def content_hash(content: object) -> str:
+    """Return the SHA-256 of a JSON value, in hexadecimal digits."""
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A model's answer to a question, or the reason why there is none."""
+
+    value: float | str | None = None
+    """The number or the label. None: there is none, and `flag` and `message` give the reason."""
+    flag: Flag = "model_grader_server_error"
+    message: str = ""
+    model: str = ""
+    """The model that answered, by its own name."""
+    text: str = ""
+    """The answer of a chat model."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    @classmethod
+    def of(cls, error: GradingError) -> "Verdict":
+        return cls(flag=error.flag, message=error.message)
+
+    @property
+    def result(self) -> float | str:
+        """The number or the label. Raises GradingError."""
+        if self.value is None:
+            raise GradingError(self.flag, self.message)
+        return self.value
+
+
+Verdicts: TypeAlias = Mapping[str, Verdict]
+"""Verdicts by the keys of their questions."""
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A field of a grader that names a model."""
+
+    name: str
+    chat_only: str | None = None
+    """Why no reward model can answer the grader's questions; None: one can."""
+    effort: bool = False
+    """Whether the grader sets `reasoning_effort`, which only a judge of the operator's may have."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +152,7 @@ class GraderBase(StrictModel, ABC):
 
     @property
     def needs_model(self) -> bool:
-        """Whether the grader needs the rewards of a reward model, and so runs only in a worker."""
+        """Whether the grader needs the verdicts of a model."""
         return any(part.needs_model for part in self.parts.values())
 
     @property
@@ -94,21 +168,20 @@ class GraderBase(StrictModel, ABC):
             for path, fault in part.faults().items()
         }
 
-    def reward_models(self) -> Mapping[str, str]:
-        """Return the models of reward jobs that the grader names, by the path of the field."""
+    def models(self) -> Mapping[str, NamedModel]:
+        """Return the models that the grader names, by the path of the field."""
         return {
             f"graders.{name}.{path}": model
             for name, part in self.parts.items()
-            for path, model in part.reward_models().items()
+            for path, model in part.models().items()
         }
 
     @abstractmethod
-    def reward(self, case: Case, rewards: Mapping[str, float], scores: Scores | None) -> float:
+    def reward(self, case: Case, rewards: Mapping[str, float], verdicts: Verdicts) -> float:
         """Return the answer's reward. `rewards`: the rewards of the grader's parts. Raises GradingError."""
 
-    def questions(self, case: Case) -> list[tuple[str, Messages]]:
-        """Return every (reward model, messages) for which grading this answer calls `scores`. A caller can thus pass a
-        batch of answers through the model at once, before it grades them. Messages that cannot be rendered are left
-        out.
+    def questions(self, case: Case) -> list[Question]:
+        """Return every question whose verdict grading this answer needs. A caller can thus ask about a batch of answers
+        at once, before it grades them. Questions that cannot be rendered are left out.
         """
         return [question for part in self.parts.values() for question in part.questions(case)]

@@ -1,11 +1,13 @@
 """The grading of one answer. It is pure: the same answer and row give the same grade, except for the measured time."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any
 
-from api.spec.graders.base import Case, GraderBase, GradingError, Scores
+from api.spec.graders.base import Case, GraderBase, GradingError, Question, Verdicts
 
 
 @dataclass(frozen=True)
@@ -16,9 +18,11 @@ class Errors:
     invalid_variable_error: bool = False
     """A template has a variable that the row, or the answer's JSON, does not have."""
     model_grader_parse_error: bool = False
+    """The chat model gave no number in the range, or none of the labels."""
     model_grader_refusal_error: bool = False
+    """The chat model refused to judge."""
     model_grader_server_error: bool = False
-    """The reward model returned no finite number."""
+    """The model could not be asked, or the reward model returned no finite number."""
     model_grader_server_error_details: str | None = None
     other_error: bool = False
     """The formula has no finite value, for example after a division by zero."""
@@ -55,7 +59,9 @@ class Metadata:
     scores: Mapping[str, float]
     """The rewards of a multi grader's parts."""
     token_usage: int | None = None
+    """Tokens that chat models read and wrote; None if the grader asks no chat model."""
     sampled_model_name: str | None = None
+    """The chat model that judged, by its own name."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +71,28 @@ class Grade:
     ungradable answer."""
     metadata: Metadata
     sub_rewards: Mapping[str, float]
+    tokens_by_model: Mapping[str, int]
+    """Tokens that chat models read and wrote, by the name of the model in the grader."""
 
     @property
     def errors(self) -> Errors:
         return self.metadata.errors
 
 
-def grade(grader: GraderBase, text: str, item: Mapping[str, object], *, scores: Scores | None = None) -> Grade:
-    """Return the grade of an answer to the prompt of a row. `scores` is required if `grader.needs_model`."""
+def grade(
+    grader: GraderBase, text: str, item: Mapping[str, object], *, verdicts: Verdicts = MappingProxyType({})
+) -> Grade:
+    """Return the grade of an answer to the prompt of a row.
+
+    `verdicts`: those of the grader's questions about this answer.
+    """
     began = perf_counter()
     case, problems = Case(text, item), list[GradingError]()
-    rewards = {name: _reward(part, case, {}, scores, problems) for name, part in grader.parts.items()}
-    reward = 0.0 if problems else _reward(grader, case, rewards, scores, problems)
+    rewards = {name: _reward(part, case, {}, verdicts, problems) for name, part in grader.parts.items()}
+    reward = 0.0 if problems else _reward(grader, case, rewards, verdicts, problems)
+    questions = {question.key: question for question in grader.questions(case)}
+    judged_by = [verdicts[key].model for key in questions if verdicts[key].model]
+    tokens = _tokens_by_model(questions, verdicts)
     metadata = Metadata(
         name=grader.name,
         type=grader.type,
@@ -84,18 +100,27 @@ def grade(grader: GraderBase, text: str, item: Mapping[str, object], *, scores: 
         details=tuple(dict.fromkeys(problem.message for problem in problems)),
         execution_time=perf_counter() - began,
         scores=rewards,
+        token_usage=sum(tokens.values()) if tokens else None,
+        sampled_model_name=judged_by[0] if judged_by else None,
     )
-    return Grade(reward, metadata, rewards)
+    return Grade(reward, metadata, rewards, tokens)
 
 
 def _reward(
-    grader: GraderBase, case: Case, rewards: Mapping[str, float], scores: Scores | None, problems: list[GradingError]
+    grader: GraderBase, case: Case, rewards: Mapping[str, float], verdicts: Verdicts, problems: list[GradingError]
 ) -> float:
     try:
-        return grader.reward(case, rewards, scores)
+        return grader.reward(case, rewards, verdicts)
     except GradingError as problem:
         problems.append(problem)
         return 0.0
+
+
+def _tokens_by_model(questions: Mapping[str, Question], verdicts: Verdicts) -> dict[str, int]:
+    tokens: Counter[str] = Counter()
+    for key, question in questions.items():
+        tokens[question.model] += verdicts[key].prompt_tokens + verdicts[key].completion_tokens
+    return {model: count for model, count in tokens.items() if count}
 
 
 def _errors(problems: list[GradingError]) -> Errors:

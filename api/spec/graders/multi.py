@@ -6,7 +6,7 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 
 from api.spec.formats.base import truncate
 from api.spec.graders import formula
-from api.spec.graders.base import Case, GraderBase, Name, Scores
+from api.spec.graders.base import Case, GraderBase, Name, Verdicts
 from api.spec.graders.single import SingleGrader
 
 MAX_PARTS = 16
@@ -67,5 +67,5 @@ class Multi(GraderBase):
     def parts(self) -> Mapping[str, GraderBase]:
         return _named(self.graders)
 
-    def reward(self, case: Case, rewards: Mapping[str, float], scores: Scores | None) -> float:
+    def reward(self, case: Case, rewards: Mapping[str, float], verdicts: Verdicts) -> float:
         return formula.evaluate(self.calculate_output, rewards)

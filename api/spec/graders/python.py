@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from api.spec.graders import sandbox
-from api.spec.graders.base import Case, GraderBase, GradingError, Name, Scores
+from api.spec.graders.base import Case, GraderBase, GradingError, Name, Verdicts
 
 MAX_SOURCE = 32_768
 IMAGE_TAG = "2025-05-08"
@@ -43,7 +43,7 @@ class Python(GraderBase):
         found = sandbox.faults(self.source)
         return {"source": "; ".join(found)} if found else {}
 
-    def reward(self, case: Case, rewards: Mapping[str, float], scores: Scores | None) -> float:
+    def reward(self, case: Case, rewards: Mapping[str, float], verdicts: Verdicts) -> float:
         return sandbox.call_grade(self.source, _sample(case), case.item)
 
 

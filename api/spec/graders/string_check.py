@@ -1,7 +1,7 @@
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal
 
-from api.spec.graders.base import Case, GraderBase, Scores
+from api.spec.graders.base import Case, GraderBase, Verdicts
 from api.spec.graders.templates import Template, render
 
 OPERATIONS: dict[str, Callable[[str, str], bool]] = {
@@ -25,5 +25,5 @@ class StringCheck(GraderBase):
     operation: Literal["eq", "ne", "like", "ilike"]
     """eq: equal; ne: different; like: contains the reference; ilike: the same, ignoring case."""
 
-    def reward(self, case: Case, rewards: Mapping[str, float], scores: Scores | None) -> float:
+    def reward(self, case: Case, rewards: Mapping[str, float], verdicts: Verdicts) -> float:
         return float(OPERATIONS[self.operation](render(self.input, case), render(self.reference, case)))

@@ -3,7 +3,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator
 
-from api.spec.graders.base import Case, GraderBase, Scores
+from api.spec.graders.base import Case, GraderBase, Verdicts
 from api.spec.graders.similarity import METRICS
 from api.spec.graders.templates import Template, render
 
@@ -35,5 +35,5 @@ class TextSimilarity(GraderBase):
     evaluation_metric: Annotated[Metric, BeforeValidator(_no_embeddings)]
     """The measure of similarity. OpenAI's "cosine" is refused, because it needs an embedding model."""
 
-    def reward(self, case: Case, rewards: Mapping[str, float], scores: Scores | None) -> float:
+    def reward(self, case: Case, rewards: Mapping[str, float], verdicts: Verdicts) -> float:
         return METRICS[self.evaluation_metric](render(self.input, case), render(self.reference, case))

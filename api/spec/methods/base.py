@@ -12,7 +12,7 @@ from pydantic import Field
 
 from api.spec.base_model import ModelKind
 from api.spec.fields import AUTO, Auto, AutoOrNull, OrNull, StrictModel
-from api.spec.graders import GraderBase
+from api.spec.graders import GraderBase, NamedModel
 
 Problem = Literal["single_label", "multi_label", "regression"]
 """Kinds of classification labels: one name, several names, or a number."""
@@ -50,8 +50,8 @@ class Options(StrictModel):
         assert issubclass(hyperparameters, Hyperparameters), hyperparameters
         return hyperparameters
 
-    def reward_models(self) -> Mapping[str, str]:
-        """Return the models of reward jobs that the options name, by the path of the field."""
+    def named_models(self) -> Mapping[str, NamedModel]:
+        """Return the models that the options name for rewards, by the path of the field."""
         return {}
 
 
@@ -77,19 +77,24 @@ class RolloutOptions(Options):
         return 1
 
 
-def reward_models_of(grader: GraderBase | None) -> Mapping[str, str]:
-    """Return the reward models of the option `grader`, by the path of the field."""
-    return {} if grader is None else {f"grader.{path}": name for path, name in grader.reward_models().items()}
+def models_of(grader: GraderBase | None) -> Mapping[str, NamedModel]:
+    """Return the models that the option `grader` names, by the path of the field."""
+    return {} if grader is None else {f"grader.{path}": model for path, model in grader.models().items()}
 
 
 @dataclass(frozen=True)
-class RewardModelUse:
-    """A field of the recipe that names the model of a reward job."""
+class ModelUse:
+    """A field of the recipe that names a model for rewards."""
 
     param: str
-    model: str
+    named: NamedModel
     reads_tokens: bool
-    """Whether the reward model reads the sampled tokens of an answer, instead of a text that a grader renders."""
+    """Whether it is a reward model that reads the sampled tokens of an answer, instead of a text that a grader
+    renders."""
+
+    @property
+    def model(self) -> str:
+        return self.named.name
 
 
 class MethodBase(StrictModel):
@@ -174,11 +179,11 @@ class MethodBase(StrictModel):
         return AUTO
 
     @property
-    def reward_models(self) -> Sequence[RewardModelUse]:
-        """The models of reward jobs that the recipe names."""
+    def named_models(self) -> Sequence[ModelUse]:
+        """The models that the recipe names for rewards: models of reward jobs, and judges."""
         return [
-            RewardModelUse(f"method.{self.type}.{path}", name, reads_tokens=path == "reward_model")
-            for path, name in self.options.reward_models().items()
+            ModelUse(f"method.{self.type}.{path}", named, reads_tokens=path == "reward_model")
+            for path, named in self.options.named_models().items()
         ]
 
     def idle_option(self, problem: str = AUTO) -> tuple[str, str] | None:

@@ -4,8 +4,8 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AliasChoices, Field, model_validator
 
 from api.spec.fields import AUTO, OrNull, StrictModel
-from api.spec.graders import Grader
-from api.spec.methods.base import MethodBase, NotNegative, Positive, RolloutOptions, reward_models_of
+from api.spec.graders import Grader, NamedModel
+from api.spec.methods.base import MethodBase, NotNegative, Positive, RolloutOptions, models_of
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Clip = Annotated[float, Field(gt=0, lt=1)]
@@ -60,8 +60,8 @@ class PpoOptions(RolloutOptions):
             raise ValueError("give either reward_model (the model of a reward job) or grader")
         return self
 
-    def reward_models(self) -> Mapping[str, str]:
-        return {"reward_model": self.reward_model} if self.reward_model else reward_models_of(self.grader)
+    def named_models(self) -> Mapping[str, NamedModel]:
+        return {"reward_model": NamedModel(self.reward_model)} if self.reward_model else models_of(self.grader)
 
 
 class Ppo(MethodBase):

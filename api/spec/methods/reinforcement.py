@@ -4,8 +4,8 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AliasChoices, Field, model_validator
 
 from api.spec.fields import AUTO, AutoOrNull, OrNull
-from api.spec.graders import Grader
-from api.spec.methods.base import Hyperparameters, MethodBase, NotNegative, RolloutOptions, reward_models_of
+from api.spec.graders import Grader, NamedModel
+from api.spec.methods.base import Hyperparameters, MethodBase, NotNegative, RolloutOptions, models_of
 
 
 class ReinforcementHyperparameters(Hyperparameters):
@@ -60,8 +60,8 @@ class ReinforcementOptions(RolloutOptions):
     def passes(self) -> int:
         return self.num_iterations
 
-    def reward_models(self) -> Mapping[str, str]:
-        return reward_models_of(self.grader)
+    def named_models(self) -> Mapping[str, NamedModel]:
+        return models_of(self.grader)
 
 
 class Reinforcement(MethodBase):

@@ -1,13 +1,18 @@
 """Graders over HTTP. The shapes are checked against OpenAI's own types."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from openai.types.fine_tuning.alpha import GraderRunResponse, GraderValidateResponse
 
+from api.context import Context
+from api.settings import Settings
 from tests.api.spec.graders.graders import a_check
 from tests.conftest import EMBEDDED
+from tests.factories import a_base_model, a_model, a_project
+from tests.outside_judge import Said, outside_judge
 
 SETTINGS = EMBEDDED
 
@@ -15,9 +20,25 @@ RUN, VALIDATE = (f"/v1/fine_tuning/alpha/graders/{verb}" for verb in ("run", "va
 SCORE_MODEL = {
     "type": "score_model",
     "name": "s",
-    "model": "m",
+    "model": "strict",
     "input": [{"role": "user", "content": "{{ sample.output_text }}"}],
 }
+LABEL_MODEL = SCORE_MODEL | {"type": "label_model", "labels": ["good", "bad"], "passing_labels": ["good"]}
+
+
+def judged(number: int, body: dict[str, Any]) -> Said:
+    """Good answers are good."""
+    good = "good answer" in body["messages"][0]["content"]
+    if "enum" in str(body["response_format"]):
+        return Said("good" if good else "bad")
+    return Said(0.9 if good else 0.1)
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Iterator[Settings]:
+    """Of an Attune whose operator has configured a judge."""
+    with outside_judge(judged) as server:
+        yield settings.model_copy(update={**server.settings, "judge_retry_s": 0.01, "judge_tries": 2})
 
 
 def multi(**graders: Any) -> dict[str, Any]:
@@ -57,12 +78,71 @@ def test_a_missing_variable_is_a_grade_and_no_error(client: TestClient, item: di
     assert answer["metadata"]["details"] == ["item.answer: the row has no item.answer"]
 
 
-@pytest.mark.parametrize("grader", [SCORE_MODEL, multi(a=a_check(), b=SCORE_MODEL)])
-def test_a_reward_model_is_run_in_jobs_only(client: TestClient, grader: dict[str, Any]) -> None:
-    status, param, message = error_of(client.post(RUN, json={"grader": grader, "model_sample": "x"}))
-    assert (status, param) == (400, "grader")
-    assert "inside jobs only" in message
+def test_a_reward_model_is_run_in_jobs_only(client: TestClient, served: Context) -> None:
+    a_base_model(served.database)
+    model = a_model(served, a_project(served.database), method={"type": "reward"})
+    for grader in (SCORE_MODEL | {"model": model}, multi(a=a_check(), b=SCORE_MODEL | {"model": model})):
+        status, param, message = error_of(client.post(RUN, json={"grader": grader, "model_sample": "x"}))
+        assert (status, param) == (400, "grader")
+        assert "inside jobs only" in message
+        assert client.post(VALIDATE, json={"grader": grader}).status_code == 200
+    for fields in ({"sampling_params": {"seed": 1}}, {**LABEL_MODEL, "model": model}):
+        status, param, message = error_of(
+            client.post(VALIDATE, json={"grader": SCORE_MODEL | {"model": model} | fields})
+        )
+        assert (status, param) == (400, "grader.model")
+        assert "reward model" in message
+
+
+def test_a_judge_grades_and_its_tokens_are_counted(client: TestClient) -> None:
+    grader = multi(score=SCORE_MODEL, label=LABEL_MODEL, right=a_check())
+    answer = client.post(
+        RUN, json={"grader": grader, "model_sample": "A good answer.", "item": {"answer": "A good answer."}}
+    ).json()
+    GraderRunResponse.model_validate(answer, strict=True)
+    assert (answer["reward"], answer["sub_rewards"]) == (2.9, {"score": 0.9, "label": 1, "right": 1})
+    assert answer["model_grader_token_usage_per_model"] == {"strict": 50}
+    assert (answer["metadata"]["token_usage"], answer["metadata"]["sampled_model_name"]) == (50, "strict-2026")
+    answer = client.post(RUN, json={"grader": LABEL_MODEL, "model_sample": "Another answer."}).json()
+    assert (answer["reward"], answer["metadata"]["errors"]["model_grader_parse_error"]) == (0, False)
+
+
+def test_what_no_judge_can_answer_is_a_grade_with_a_reason(client: TestClient, served: Context) -> None:
+    a_base_model(served.database)
+    answer = client.post(RUN, json={"grader": SCORE_MODEL | {"model": "tiny"}, "model_sample": "x"}).json()
+    GraderRunResponse.model_validate(answer, strict=True)
+    assert (answer["reward"], answer["metadata"]["errors"]["model_grader_server_error"]) == (0, True)
+    assert "No sampler is running" in answer["metadata"]["errors"]["model_grader_server_error_details"]
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "code", "message"),
+    [
+        ("none", {}, "model_not_found", "`none` does not exist here"),
+        ("encoder", {}, "invalid_judge", "is a classifier"),
+        ("plain", {}, "invalid_judge", "no chat template"),
+        ("tiny", {"sampling_params": {"reasoning_effort": "low"}}, "invalid_judge", "reasoning_effort"),
+    ],
+)
+def test_a_model_that_cannot_judge_is_refused_before_anything_is_asked(
+    client: TestClient, served: Context, model: str, fields: dict[str, Any], code: str, message: str
+) -> None:
+    a_base_model(served.database)
+    a_base_model(served.database, "encoder", kind="encoder")
+    a_base_model(served.database, "plain", chat_template=False)
+    grader = SCORE_MODEL | {"model": model} | fields
+    for path, rest in ((VALIDATE, {}), (RUN, {"model_sample": "x"})):
+        answer = client.post(path, json={"grader": grader, **rest})
+        assert error_of(answer)[:2] == (400, "grader.model")
+        assert answer.json()["error"]["code"] == code
+        assert message in answer.json()["error"]["message"]
+
+
+def test_another_projects_model_is_no_judge(client: TestClient, other_project: TestClient, served: Context) -> None:
+    a_base_model(served.database)
+    grader = SCORE_MODEL | {"model": a_model(served, a_project(served.database))}
     assert client.post(VALIDATE, json={"grader": grader}).status_code == 200
+    assert other_project.post(VALIDATE, json={"grader": grader}).json()["error"]["code"] == "model_not_found"
 
 
 @pytest.mark.parametrize("grader", [a_check(), SCORE_MODEL, multi(a=a_check()) | {"graders": a_check(name="a")}])
@@ -89,6 +169,7 @@ def test_a_valid_grader_comes_back(client: TestClient, grader: dict[str, Any]) -
         (multi(a=a_check()) | {"calculate_output": "a + c"}, "grader.calculate_output", "'c' is not the name"),
         (multi(max=a_check()), "grader.graders", "cannot be used in calculate_output"),
         (SCORE_MODEL | {"range": [2, 1]}, "grader.range", "must be increasing"),
+        (LABEL_MODEL | {"passing_labels": ["nice"]}, "grader", "is not one of labels"),
         (SCORE_MODEL | {"input": [{"role": "user", "content": ["{{ x }}"]}]}, "grader.input.0.content.0", "{{ item"),
     ],
 )

@@ -110,7 +110,7 @@ def graded():
     likeness = {"type": "text_similarity", "name": "near", "evaluation_metric": "fuzzy_match", **texts}
     several = {"type": "multi", "name": "all", "graders": check, "calculate_output": "right / 2"}
     judge = [{"role": "user", "content": "{{ sample.output_text }}"}]
-    score = {"type": "score_model", "name": "judge", "model": "m", "input": judge, "range": [0, 1]}
+    score = {"type": "score_model", "name": "judge", "model": "tiny", "input": judge, "range": [0, 1]}
     run = {"check": check, "likeness": likeness, "several": several}
     sent = {**run, "score": score}
     rows = {"model_sample": "Paris", "item": {"answer": "Paris"}}

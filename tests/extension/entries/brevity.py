@@ -3,7 +3,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from api.spec.graders.base import Case, GraderBase, Scores
+from api.spec.graders.base import Case, GraderBase, Verdicts
 
 
 class Brevity(GraderBase):
@@ -15,5 +15,5 @@ class Brevity(GraderBase):
     characters: Annotated[int, Field(ge=1)] = 100
     """N"""
 
-    def reward(self, case: Case, rewards: Mapping[str, float], scores: Scores | None) -> float:
+    def reward(self, case: Case, rewards: Mapping[str, float], verdicts: Verdicts) -> float:
         return max(0.0, 1 - len(case.text) / self.characters)

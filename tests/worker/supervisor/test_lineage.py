@@ -157,7 +157,7 @@ def test_a_judge_that_is_gone_is_named(workshop: Workshop, tmp_path: Path) -> No
     job = workshop.job(ppo_job(workshop, judge))
     with workshop.context.database.write() as session:
         session.execute(delete(Model).where(Model.id == judge))
-    with pytest.raises(ParentDeleted, match="the reward model, was deleted") as gone:
+    with pytest.raises(ParentDeleted, match="which gives the rewards, was deleted") as gone:
         fetch_reward_models(workshop.train, Recipe.model_validate(job.recipe), tmp_path)
     assert gone.value.param == "method.ppo.reward_model"
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from api.spec.graders import Case, GraderBase, GradingError, Messages, Scores, grade
+from api.spec.graders import Case, GraderBase, GradingError, Messages, Question, Verdict, Verdicts, grade
 from api.spec.lifecycle import FailureReason
 from api.spec.methods.reward import Reward
 from api.spec.resolve import ResolvedRecipe
@@ -25,6 +25,7 @@ from worker.rows.chat_template import ChatTemplate, TemplateFailure
 from worker.rows.end_tokens import EndTokens
 from worker.rows.tokenizer import TokenizerWrapper
 from worker.shared.arrays import Rows, rows_of
+from worker.shared.judgements import AskJudges, no_judge
 
 MAX_GRADING_ERRORS = 100
 """Maximum number of different messages kept: a script's error may quote the answer, and so differ for each."""
@@ -140,7 +141,10 @@ class RewardModel:
 
 
 class RewardFunction:
-    """Rewards answers with `reward_model`, or with `grader`, which may itself use reward models."""
+    """Rewards answers with `reward_model`, or with `grader`, which may ask reward models and chat models.
+
+    `ask`: asks the chat models.
+    """
 
     def __init__(
         self,
@@ -150,16 +154,17 @@ class RewardFunction:
         *,
         reward_model: str | None,
         grader: GraderBase | None,
+        ask: AskJudges = no_judge,
     ) -> None:
         for path, fault in (grader.faults() if grader is not None else {}).items():
             raise TrainingError(FailureReason.INVALID_RECIPE, f"The grader cannot run. {path}: {fault}")
-        self._reward_model, self._grader = reward_model, grader
+        self._reward_model, self._grader, self._ask = reward_model, grader, ask
         self._models = _reward_models(run, recipe, device)
         self.grading_errors: set[str] = set()
         """The grader's messages about answers that it could not grade."""
 
-    def __call__(self, answers: Answers, prompts: Rows, budget_tokens: int) -> Rewards:
-        """Return the rewards [R] of the answers, one to each prompt."""
+    def __call__(self, answers: Answers, prompts: Rows, budget_tokens: int, *, may_interrupt: bool = False) -> Rewards:
+        """Return the rewards [R] of the answers, one to each prompt. Raise Interrupted if that `may_interrupt`."""
         assert prompts.items is not None, "prompts of a file with items, which a grader reads"
         items = [prompts.items[int(number)] for number in prompts.numbers]
         if self._reward_model is not None:
@@ -167,35 +172,29 @@ class RewardFunction:
             return self._models[self._reward_model].score_answers(answers, chats, budget_tokens)
         assert self._grader is not None, "neither a reward model nor a grader"
         cases = [Case(text, item) for text, item in zip(answers.texts, items, strict=True)]
-        scores = self._scores([question for case in cases for question in self._grader.questions(case)], budget_tokens)
+        questions = [question for case in cases for question in self._grader.questions(case)]
+        judged = [question for question in questions if question.model not in self._models]
+        verdicts = {**self._ask(judged, may_interrupt=may_interrupt), **self._scores(questions, budget_tokens)}
         rewards = np.zeros(len(cases), np.float32)
         for row, case in enumerate(cases):
-            graded = grade(self._grader, case.text, case.item, scores=scores)
+            graded = grade(self._grader, case.text, case.item, verdicts=verdicts)
             rewards[row] = graded.reward
             if len(self.grading_errors) < MAX_GRADING_ERRORS:
                 self.grading_errors.update(graded.metadata.details)
         return rewards
 
-    def _scores(self, questions: list[tuple[str, Messages]], budget_tokens: int) -> Scores:
-        """Return a lookup of the reward models' scores. It raises GradingError for messages that could not be scored.
-
-        `questions`: (model id, messages). Each model scores all of its messages in one call, for the sake of batches.
-        """
-        scores: dict[tuple[str, str], float | GradingError] = {}
+    def _scores(self, questions: list[Question], budget_tokens: int) -> Verdicts:
+        """Return the verdicts of the reward models. Each model scores all of its messages in one call, for the sake of
+        batches."""
+        verdicts: dict[str, Verdict] = {}
         for name, model in self._models.items():
-            conversations = [messages for model_id, messages in questions if model_id == name]
-            if conversations:
-                values = model.score_messages(conversations, budget_tokens)
-                keys = [(name, json.dumps(messages)) for messages in conversations]
-                scores |= dict(zip(keys, values, strict=True))
-
-        def score(model_id: str, messages: Messages) -> float:
-            value = scores[model_id, json.dumps(messages)]
-            if isinstance(value, GradingError):
-                raise value
-            return value
-
-        return score
+            asked = [question for question in questions if question.model == name]
+            if not asked:
+                continue
+            scores = model.score_messages([question.messages for question in asked], budget_tokens)
+            for question, score in zip(asked, scores, strict=True):
+                verdicts[question.key] = Verdict.of(score) if isinstance(score, GradingError) else Verdict(score)
+        return verdicts
 
 
 def _reward_models(run: Path, recipe: ResolvedRecipe, device: torch.device) -> dict[str, RewardModel]:

@@ -38,7 +38,7 @@ class RolloutObjective(Objective):
         end_tokens = EndTokens.load(base).stops
         self._sampler = RolloutSampler(self.model, self._tokenizer, end_tokens, pad_token=min(end_tokens, default=0))
         self._reward_function = RewardFunction(
-            context.run, self.recipe, self.model.device, reward_model=reward_model, grader=grader
+            context.run, self.recipe, self.model.device, reward_model=reward_model, grader=grader, ask=context.ask
         )
         self._reported_errors: set[str] = set()
 
@@ -52,9 +52,13 @@ class RolloutObjective(Objective):
             seed=(self.recipe.seed, step),
         )
 
-    def rewards(self, answers: Answers, prompts: Rows) -> Rewards:
-        """Return the rewards [R] of the answers, and note statistics of them in `extra_metrics`."""
-        rewards_R = self._reward_function(answers, prompts, self.budget_tokens)
+    def rewards(self, answers: Answers, prompts: Rows, *, may_interrupt: bool = False) -> Rewards:
+        """Return the rewards [R] of the answers, and note statistics of them in `extra_metrics`.
+
+        `may_interrupt`: a pause or stop command ends the wait for judges with Interrupted, before the step has changed
+        any weights.
+        """
+        rewards_R = self._reward_function(answers, prompts, self.budget_tokens, may_interrupt=may_interrupt)
         lengths = [len(answer) for answer in answers.answers]
         self.extra_metrics = {
             "reward": float(rewards_R.mean()),

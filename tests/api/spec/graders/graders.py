@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from api.spec.graders import Grade, Grader, GraderBase, Scores, grade
+from api.spec.graders import Case, Grade, Grader, GraderBase, Verdict, grade
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(Grader)
 
@@ -19,8 +19,11 @@ def a_check(operation: str = "eq", **fields: Any) -> dict[str, Any]:
     return {"type": "string_check", "name": "check", "operation": operation, **texts, **fields}
 
 
-def graded(grader: dict[str, Any], text: str, *, scores: Scores | None = None, **item: Any) -> Grade:
-    return grade(a_grader(**grader), text, item, scores=scores)
+def graded(grader: dict[str, Any], text: str, *, verdict: Verdict | None = None, **item: Any) -> Grade:
+    """The grade of an answer, if each of the grader's questions gets this verdict."""
+    parsed = a_grader(**grader)
+    answers = {question.key: verdict for question in parsed.questions(Case(text, item)) if verdict is not None}
+    return grade(parsed, text, item, verdicts=answers)
 
 
 def flags(grade: Grade) -> set[str]:

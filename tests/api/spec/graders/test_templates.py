@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from api.spec.graders import Case
 from api.spec.graders.templates import MAX_RENDERED, MAX_TEMPLATE, MAX_VARIABLES
 from tests.api.spec.graders.graders import a_check, a_grader, flags, graded
 
@@ -18,16 +19,10 @@ ITEM: dict[str, Any] = {
 
 
 def filled(template: str, text: str = "") -> str:
-    """The template's text, told by what it equals."""
-    seen: list[str] = []
-    grader = {"type": "score_model", "model": "m", "input": [{"role": "user", "content": template}]}
-
-    def score(_: str, messages: list[dict[str, str]]) -> float:
-        seen.append(messages[0]["content"])
-        return 0.0
-
-    graded(grader, text, scores=score, **ITEM)
-    return seen[0]
+    """The template's text, in a question."""
+    grader = a_grader(type="score_model", model="m", input=[{"role": "user", "content": template}])
+    (question,) = grader.questions(Case(text, ITEM))
+    return question.messages[0]["content"]
 
 
 @pytest.mark.parametrize(

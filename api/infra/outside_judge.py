@@ -1,0 +1,182 @@
+"""Requests to the operator's judge, a server with OpenAI's API. Only the settings name its address."""
+
+import asyncio
+import math
+import ssl
+from dataclasses import dataclass
+from functools import cached_property
+
+import httpx
+import msgspec
+
+from api.settings import Settings
+from api.spec.fields import JsonObject
+from api.spec.graders.base import GradingError, Question
+from api.spec.graders.judgement import MAX_TOKENS, conversation, response_format
+
+MAX_BYTES = 4 * 1024**2
+"""Size limit of a response."""
+MAX_RETRY_AFTER_S = 60.0
+RETRIED = frozenset({408, 409, 425, 429})
+"""Statuses below 500 after which the same request may succeed later."""
+FORMAT_REFUSED = frozenset({400, 422, 501})
+"""Statuses of servers that do not know `response_format`."""
+
+
+class Unanswered(GradingError):
+    """The judge gave no judgement."""
+
+    def __init__(self, error: GradingError, *, retry: bool, away: bool = False, wait_s: float = 0.0) -> None:
+        """`retry`: another attempt may succeed. `away`: the judge cannot answer other questions either. `wait_s`: the
+        time that the judge asks to wait."""
+        super().__init__(error.flag, error.message)
+        self.retry, self.away, self.wait_s = retry, away, wait_s
+
+
+@dataclass(frozen=True)
+class Reply:
+    text: str
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class _Response:
+    status: int
+    retry_after: str
+    content: bytes
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Completion(msgspec.Struct):
+    choices: list[_Choice]
+    model: str = ""
+    usage: _Usage | None = None
+
+
+class OutsideJudge:
+    def __init__(self, settings: Settings) -> None:
+        self._url, self._timeout_s = f"{settings.judge_url}/chat/completions", settings.judge_timeout_s
+        self._key, self._models = settings.judge_api_key, settings.judges
+        self._unformatted: set[str] = set()
+        """Names of models that refused `response_format`, and answered without it."""
+
+    def identity(self, name: str) -> list[str] | None:
+        """Return what determines the model of this name; None if there is no such judge."""
+        return [self._url, self._models[name]] if name in self._models else None
+
+    async def ask(self, question: Question) -> Reply:
+        """Return the judge's answer, which is not parsed. Raises Unanswered."""
+        name = question.model
+        formatted = name not in self._unformatted
+        response = await self._send(question, formatted=formatted)
+        if formatted and response.status in FORMAT_REFUSED:
+            response = await self._send(question, formatted=False)
+            if response.is_success:
+                self._unformatted.add(name)
+        return _reply(name, response)
+
+    async def _send(self, question: Question, *, formatted: bool) -> _Response:
+        name, body = question.model, self._body(question, formatted=formatted)
+        headers = {"accept": "application/json"}
+        if key := self._key.get_secret_value():
+            headers["authorization"] = f"Bearer {key}"
+        try:
+            async with (
+                asyncio.timeout(self._timeout_s),
+                httpx.AsyncClient(verify=self._tls, timeout=self._timeout_s) as client,
+                client.stream("POST", self._url, json=body, headers=headers) as sent,
+            ):
+                return _Response(sent.status_code, sent.headers.get("retry-after", ""), await _read(sent))
+        except (TimeoutError, httpx.TimeoutException):
+            raise _away(f"{name} did not answer within {self._timeout_s:g} s") from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise _away(f"{name} could not be reached ({type(error).__name__})") from None
+
+    def _body(self, question: Question, *, formatted: bool) -> JsonObject:
+        sampling = question.sampling
+        options = {
+            "max_completion_tokens": sampling.max_tokens or MAX_TOKENS,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": sampling.seed,
+            "reasoning_effort": sampling.reasoning_effort,
+            "response_format": response_format(question) if formatted else None,
+        }
+        given = {key: value for key, value in options.items() if value is not None}
+        return {"model": self._models[question.model], "messages": conversation(question), **given}
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return ssl.create_default_context()
+
+
+async def _read(response: httpx.Response) -> bytes:
+    content = bytearray()
+    async for piece in response.aiter_bytes():
+        content += piece
+        if len(content) > MAX_BYTES:
+            raise httpx.DecodingError("the response is too large")
+    return bytes(content)
+
+
+def _reply(name: str, response: _Response) -> Reply:
+    """Return the answer in a response. Nothing of an error's text is quoted, because it may name the key."""
+    status = response.status
+    if not response.is_success:
+        retry = status in RETRIED or status >= 500
+        problem = f"{name} answered with status {status}"
+        if not retry:
+            problem += ": the operator has to check the judge's address, key and model"
+        raise Unanswered(_server_error(problem), retry=retry, away=retry, wait_s=_seconds(response.retry_after))
+    try:
+        completion = msgspec.json.decode(response.content, type=_Completion)
+        message = completion.choices[0].message
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, IndexError):
+        raise Unanswered(_server_error(f"{name} did not answer with a chat completion"), retry=True) from None
+    if message.refusal:
+        refused = GradingError("model_grader_refusal_error", f"{name} refused to judge the answer")
+        raise Unanswered(refused, retry=False)
+    text, usage = message.content or "", completion.usage or _Usage()
+    model = completion.model.replace("\0", "")[:256] or name
+    return Reply(text, model, _count(usage.prompt_tokens), _count(usage.completion_tokens))
+
+
+def _count(tokens: int) -> int:
+    """Return the number of tokens that a server reports, as a number that a ledger can add up."""
+    return min(max(tokens, 0), MAX_BYTES)
+
+
+def _seconds(retry_after: str) -> float:
+    """Return the seconds that the header asks to wait; 0 for a date."""
+    try:
+        wait_s = float(retry_after)
+    except ValueError:
+        return 0.0
+    return min(max(wait_s, 0.0), MAX_RETRY_AFTER_S) if math.isfinite(wait_s) else 0.0
+
+
+def _away(message: str) -> Unanswered:
+    return Unanswered(_server_error(message), retry=True, away=True)
+
+
+def _server_error(message: str) -> GradingError:
+    return GradingError("model_grader_server_error", message)

@@ -1,0 +1,264 @@
+"""Judges: chat models that grade answers. One is a model of this server, or a model at the operator's `judge_url`.
+
+The judgement of a question is kept, so that the same question of a project is asked once. A judge that is busy, away or
+silent, or that answers with something else, is asked again with growing pauses, and at last the question has no
+judgement, for a reason.
+"""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import structlog
+from anyio.to_thread import run_sync
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from api.context import Caller, Context
+from api.errors import InvalidRequest, ServiceError, TooManyRequests, Unavailable
+from api.infra.outside_judge import Reply, Unanswered
+from api.records import base_models, judgements, usage
+from api.records.database import is_outage
+from api.records.usage import Account
+from api.services import budgets, lineage
+from api.services.lineage import NO_PENDING, Pending
+from api.services.sampling import Busy, SamplerFailed, sample
+from api.spec import catalog
+from api.spec.graders import Case, GraderBase, GradingError, NamedModel, Question, Verdict
+from api.spec.graders.base import content_hash
+from api.spec.graders.judgement import MAX_TOKENS, conversation, parse, response_format
+from api.spec.graders.model_grader import ModelGrader
+from api.spec.ids import new_id
+from api.spec.sampling import SamplingRequest
+
+log = structlog.get_logger(__name__)
+
+MAX_BACKOFF = 30
+"""The longest pause between two attempts, in multiples of `judge_retry_s`."""
+
+
+class InvalidJudge(InvalidRequest):
+    """The named model cannot answer a grader's questions."""
+
+    code = "invalid_judge"
+
+
+class JudgeAway(Unavailable):
+    """The judge gave no judgement for a reason that has nothing to do with the question."""
+
+    code = "judge_unavailable"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A model grader's grade of one answer."""
+
+    reward: float
+    label: str | None
+    """The chosen label of a label_model grader."""
+    messages: Sequence[dict[str, str]]
+    """The conversation that the judge read."""
+    text: str
+    """The judge's answer."""
+    model: str
+    """The judge by its own name."""
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def require(context: Context, session: Session, caller: Caller, grader: GraderBase, param: str = "grader") -> None:
+    """Raise InvalidRequest unless each model that the grader names is a chat model that the project may use."""
+    for path, named in grader.models().items():
+        if require_model(context, session, caller, named, f"{param}.{path}"):
+            raise InvalidJudge(
+                f"{named.name} is a reward model, which only jobs can load: name a chat model", param=f"{param}.{path}"
+            )
+
+
+def require_model(
+    context: Context, session: Session, caller: Caller, named: NamedModel, param: str, pending: Pending = NO_PENDING
+) -> bool:
+    """Return whether the model is that of a reward job. Raise InvalidRequest if it cannot answer the grader."""
+    if named.name in context.settings.judges:
+        return False
+    if (base := base_models.get(session, named.name)) is not None:
+        output = "tokens" if base.facts.get("kind", "causal_lm") == "causal_lm" else "labels"
+        base_name = base.name
+    else:
+        producer = lineage.producing_job(session, caller.project_id, named.name, pending)
+        if producer is None:
+            raise InvalidJudge(
+                f"The model `{named.name[:128]}` does not exist here, and is no judge of this server",
+                param=param,
+                code="model_not_found",
+            )
+        output, base_name = catalog.METHODS[producer.recipe["method"]["type"]].output, producer.base_model
+        base = base_models.get(session, base_name)
+    if base is not None and not base.facts.get("chat_template", True):
+        raise InvalidJudge(
+            f"{base_name} has no chat template for a grader's messages: name a model with one", param=param
+        )
+    _require_output(named, output, param)
+    return output == "reward"
+
+
+def _require_output(named: NamedModel, output: str, param: str) -> None:
+    if output == "reward" and named.chat_only is not None:
+        raise InvalidJudge(f"{named.name} is a reward model: {named.chat_only}", param=param)
+    if output == "labels":
+        raise InvalidJudge(f"{named.name} is a classifier: name a chat model or a reward model", param=param)
+    if output == "tokens" and named.effort:
+        raise InvalidJudge(
+            f"{named.name} is a model of this server, which has no reasoning_effort: leave it out", param=param
+        )
+
+
+async def judge(context: Context, caller: Caller, grader: ModelGrader, case: Case) -> Judgement:
+    """Return the grade of an answer. Raise GradingError, or JudgeAway if the same question may succeed later."""
+    question = grader.question(case)
+    try:
+        verdict = await _verdict(context, caller, question)
+    except Unanswered as failure:
+        if failure.away:
+            raise JudgeAway(failure.message) from None
+        raise
+    reward = grader.reward(case, {}, {question.key: verdict})
+    return Judgement(
+        reward,
+        verdict.value if isinstance(verdict.value, str) else None,
+        conversation(question),
+        verdict.text,
+        verdict.model,
+        verdict.prompt_tokens,
+        verdict.completion_tokens,
+    )
+
+
+async def ask(context: Context, caller: Caller, question: Question) -> Verdict:
+    """Return the verdict, which says why if there is none."""
+    try:
+        return await _verdict(context, caller, question)
+    except GradingError as error:
+        return Verdict.of(error)
+
+
+async def _verdict(context: Context, caller: Caller, question: Question) -> Verdict:
+    """Return the kept verdict, or ask for one. Raise Unanswered, GradingError."""
+    settings = context.settings
+    async with context.judgements.turn(caller.project_id):
+        attempt = 1
+        while True:
+            try:
+                return await _attempt(context, caller, question)
+            except Unanswered as failure:
+                log.info("judge_unanswered", model=question.model, attempt=attempt, reason=failure.message)
+                if not failure.retry or attempt == settings.judge_tries:
+                    raise
+                backoff_s = settings.judge_retry_s * min(2 ** (attempt - 1), MAX_BACKOFF)
+                await asyncio.sleep(max(failure.wait_s, backoff_s * random.uniform(0.75, 1.25)))  # noqa: S311 (a jitter)
+                attempt += 1
+
+
+async def _attempt(context: Context, caller: Caller, question: Question) -> Verdict:
+    """Return the kept verdict, or ask once and keep the verdict. Raise Unanswered."""
+    try:
+        digest = await run_sync(_digest, context, question)
+        if (kept := await run_sync(_kept, context, caller, question, digest)) is not None:
+            return kept
+        reply = await _reply(context, caller, question)
+        await run_sync(_charge, context, caller, question, reply)
+        value = _parsed(question, reply.text)
+        await run_sync(_keep, context, caller, digest, reply)
+    except SQLAlchemyError as error:
+        if not is_outage(error):
+            raise
+        raise _unanswered("the database could not be reached", retry=True, away=True) from None
+    return Verdict(value, **asdict(reply))
+
+
+def _digest(context: Context, question: Question) -> str:
+    """Return the hash of all that determines the judgement."""
+    if (identity := context.judge.identity(question.model)) is None:
+        with context.database.read() as session:
+            base = base_models.get(session, question.model)
+        identity = [question.model if base is None else base.digest]
+    schema = response_format(question)
+    return content_hash([identity, conversation(question), vars(question.sampling), schema])
+
+
+def _kept(context: Context, caller: Caller, question: Question, digest: str) -> Verdict | None:
+    """Return the kept verdict. It has cost its tokens when it was asked for. Raise Unanswered if the tokens for another
+    question are used up."""
+    with context.database.read() as session:
+        kept = judgements.find(session, caller.project_id, digest)
+        if kept is not None:
+            return Verdict(parse(question, kept.text), model=kept.model, text=kept.text)
+        try:
+            budgets.require_judge_tokens(context, session, caller.project_id)
+        except TooManyRequests as error:
+            raise _unanswered(error.message, retry=False) from None
+    return None
+
+
+async def _reply(context: Context, caller: Caller, question: Question) -> Reply:
+    if context.judge.identity(question.model) is not None:
+        return await context.judge.ask(question)
+    return await _sampled(context, caller, question)
+
+
+async def _sampled(context: Context, caller: Caller, question: Question) -> Reply:
+    """Return the answer of a model of this server, whose samplers serve all other requests first."""
+    sampling, name = question.sampling, question.model
+    if sampling.reasoning_effort is not None:
+        raise _unanswered(f"{name} is a model of this server, which has no reasoning_effort", retry=False)
+    request = SamplingRequest.model_validate(
+        {
+            "messages": conversation(question),
+            "max_tokens": min(sampling.max_tokens or MAX_TOKENS, context.settings.sample_max_tokens),
+            "temperature": 1.0 if sampling.temperature is None else sampling.temperature,
+            "top_p": 1.0 if sampling.top_p is None else sampling.top_p,
+            "seed": sampling.seed,
+            "response_format": response_format(question, short=True),
+        }
+    )
+    text, completion_tokens = "", 0
+    try:
+        async with sample(context, caller, name, request, answer_id=new_id("judge-"), background=True) as answer:
+            async for report in answer.reports:
+                if report["type"] == "text":
+                    text += report["text"]
+                elif report["type"] == "finished":
+                    completion_tokens += report["tokens"]
+            return Reply(text, name, answer.prompt_tokens, completion_tokens)
+    except (Unavailable, Busy, SamplerFailed) as error:
+        failed = isinstance(error, SamplerFailed)  # its message names the request, and differs for each
+        why = "the sampler failed" if failed else error.message
+        raise _unanswered(f"{name} could not be asked: {why}", retry=True, away=not failed) from None
+    except ServiceError as error:
+        raise _unanswered(f"{name} cannot be asked: {error.message}", retry=False) from None
+
+
+def _parsed(question: Question, text: str) -> float | str:
+    try:
+        return parse(question, text)
+    except GradingError as error:
+        raise Unanswered(error, retry=True) from None
+
+
+def _charge(context: Context, caller: Caller, question: Question, reply: Reply) -> None:
+    """Add the tokens to the ledger. Those of this server's models are there as sampled tokens already."""
+    spent = {"judge_tokens": reply.prompt_tokens + reply.completion_tokens}
+    if context.judge.identity(question.model) is not None:
+        spent |= {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
+    with context.database.write() as session:
+        usage.add(session, Account(caller.project_id, caller.key_id, question.model), **spent)
+
+
+def _keep(context: Context, caller: Caller, digest: str, reply: Reply) -> None:
+    with context.database.write() as session:
+        judgements.add(session, caller.project_id, digest, **asdict(reply))
+
+
+def _unanswered(message: str, *, retry: bool, away: bool = False) -> Unanswered:
+    return Unanswered(GradingError("model_grader_server_error", message), retry=retry, away=away)

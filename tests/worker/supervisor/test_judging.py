@@ -1,0 +1,114 @@
+"""A job whose answers a judge grades: the supervisor asks it, and the trainer waits."""
+
+import json
+import threading
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from api.context import Context
+from api.services import jobs as job_service
+from api.spec.graders import Question
+from api.spec.lifecycle import JobStatus
+from tests.conftest import EMBEDDED
+from tests.outside_judge import Said, outside_judge
+from tests.worker.supervisor.conftest import OpenWorkshop
+from worker.shared.judgements import Interrupted, Judgements
+from worker.shared.pipe import Pipe
+from worker.shared.reports import TRAINER_REPORTS, QuestionReport, decode, encode
+
+SETTINGS = EMBEDDED
+
+KEY = "sk-operators-own"
+ROWS = b"".join(
+    json.dumps({"messages": [{"role": "user", "content": f"word {number}"}]}).encode() + b"\n" for number in range(12)
+)
+GRADER = {
+    "type": "score_model",
+    "name": "s",
+    "model": "strict",
+    "input": [{"role": "user", "content": "{{ sample.output_text }}"}],
+}
+METHOD = {
+    "type": "reinforcement",
+    "reinforcement": {"grader": GRADER, "max_tokens": 4, "group_size": 4, "hyperparameters": {"batch_size": 2}},
+}
+
+
+class Troubled:
+    """Is silent until it is released, and then has every trouble, with one answer for ever."""
+
+    def __init__(self) -> None:
+        self.is_asked, self.released = threading.Event(), threading.Event()
+        self.cursed: str | None = None
+
+    def __call__(self, number: int, body: dict[str, Any]) -> Said:
+        if not self.released.is_set():
+            self.is_asked.set()
+            self.released.wait(60)
+            return Said()
+        text = body["messages"][-1]["content"]
+        self.cursed = self.cursed or text
+        if text == self.cursed:
+            return Said(text="No idea.")
+        trouble = (Said(status=429), Said(status=500), Said(body=b"nonsense"), Said(after_s=0.7))
+        return trouble[number % 8] if number % 8 < 4 else Said(number % 3 / 2)
+
+
+def test_a_training_goes_on_with_a_judge_in_trouble_and_is_paused_while_it_waits(
+    open_workshop: OpenWorkshop, context: Context
+) -> None:
+    troubled = Troubled()
+    with outside_judge(troubled) as server:
+        given = {"judge_tries": 6, "judge_retry_s": 0.01, "judge_timeout_s": 60, "poll_s": 0.1}
+        settings = context.settings.model_copy(
+            update={**given, **server.settings, "judge_api_key": SecretStr(KEY), "heartbeat_s": 0.2, "lease_s": 2}
+        )
+        workshop = open_workshop(Context.open(settings))
+        job_id = workshop.submit(ROWS, steps=2, method=METHOD)
+        attempt = threading.Thread(target=workshop.train_once)
+        attempt.start()
+        assert troubled.is_asked.wait(60)
+        job_service.pause(workshop.context, workshop.caller, job_id)
+        attempt.join(30)
+        assert workshop.job(job_id).status == JobStatus.PAUSED
+        troubled.released.set()
+        workshop.context.judge._timeout_s = 0.3
+        job_service.resume(workshop.context, workshop.caller, job_id)
+        workshop.work()
+    job, told = workshop.job(job_id), workshop.told(job_id)
+    assert job.status == JobStatus.SUCCEEDED, job.error
+    failed = (
+        "The grader failed on an answer, whose reward is 0: strict did not answer with a number in the range, as JSON"
+    )
+    assert failed in told
+    assert KEY not in json.dumps([told, job.recipe, job.resolved, job.error])
+
+
+def test_a_question_passes_the_pipe_as_it_was() -> None:
+    question = Question("m", [{"role": "user", "content": "é"}], labels=("a", "b"), range=(0.0, 1.5))
+    assert question.key
+    report = decode(encode(QuestionReport(question=question)), TRAINER_REPORTS)
+    assert isinstance(report, QuestionReport)
+    assert report.question == question
+    assert report.question.key == question.key
+
+
+def test_a_trainer_that_is_to_stop_waits_for_no_judge_where_it_has_changed_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipe = Pipe()
+    pipe.commanded = True
+    reported: list[Any] = []
+    monkeypatch.setattr(pipe, "report", reported.append)
+    questions = [Question("m", [{"role": "user", "content": text}]) for text in ("a", "b", "a")]
+    for question in questions[:2]:
+        verdict = {"value": 0.5, "flag": "other_error", "message": "", "model": "m"}
+        pipe.verdicts.put({"cmd": "verdict", "key": question.key, "verdict": verdict})
+    verdicts = Judgements(pipe)(questions, may_interrupt=True)
+    assert {key: verdict.value for key, verdict in verdicts.items()} == {each.key: 0.5 for each in questions}
+    assert len([report for report in reported if isinstance(report, QuestionReport)]) == 2
+    pipe._stop.set()
+    with pytest.raises(Interrupted):
+        Judgements(pipe)(questions, may_interrupt=True)

@@ -1,0 +1,63 @@
+"""A trainer's questions to chat models. The supervisor asks the models and returns their verdicts."""
+
+from collections import deque
+from collections.abc import Sequence
+from queue import Empty
+from typing import Protocol
+
+import msgspec
+
+from api.spec.graders import Question, Verdict, Verdicts
+from worker.shared.pipe import Pipe
+from worker.shared.reports import QuestionReport
+
+WINDOW = 64
+"""Most questions that the supervisor has at a time. Their verdicts fit into the pipe's buffer, so that the supervisor
+never waits to write one."""
+LISTEN_S = 0.5
+
+
+class AskJudges(Protocol):
+    def __call__(self, questions: Sequence[Question], *, may_interrupt: bool) -> Verdicts: ...
+
+
+class Interrupted(Exception):
+    """The trainer is to stop, and the step that waits for verdicts has changed nothing yet."""
+
+
+class Judgements:
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+
+    def __call__(self, questions: Sequence[Question], *, may_interrupt: bool) -> Verdicts:
+        """Return the verdicts of all questions, by their keys. It takes as long as the models do.
+
+        Raise Interrupted after a pause or stop command if `may_interrupt`.
+        """
+        waiting = deque({question.key: question for question in questions}.values())
+        if waiting and not self._pipe.commanded:
+            raise RuntimeError("a trainer without a supervisor has nobody who asks a judge")
+        asked: set[str] = set()
+        verdicts: dict[str, Verdict] = {}
+        while waiting or asked:
+            while waiting and len(asked) < WINDOW:
+                question = waiting.popleft()
+                asked.add(question.key)
+                self._pipe.report(QuestionReport(question=question))
+            if may_interrupt and self._pipe.stopping:
+                raise Interrupted
+            self._pipe.alive()
+            try:
+                command = self._pipe.verdicts.get(timeout=LISTEN_S)
+            except Empty:
+                continue
+            if (key := str(command["key"])) in asked:
+                asked.remove(key)
+                verdicts[key] = msgspec.convert(command["verdict"], Verdict)
+        return verdicts
+
+
+def no_judge(questions: Sequence[Question], *, may_interrupt: bool) -> Verdicts:
+    """Return no verdicts, for trainings without chat models."""
+    assert not questions, questions
+    return {}
