@@ -1,7 +1,8 @@
 """`python -m worker.scan FOLDER`: the format and the findings of an uploaded file, before a job uses it.
 
 A child behind the wall (docs/internals/wall.md): it reads FOLDER/scan.json and FOLDER/input, and writes
-FOLDER/report.json. It knows no base model and no method: it checks each row by its format, and tokenizes nothing.
+FOLDER/report.json. It knows no base model: it checks each row by its format, which a method may
+limit, and tokenizes nothing.
 Exit 0: report.json holds the outcome, good or bad.
 """
 
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from api.spec.catalog import METHODS
 from worker.rows.child_io import RowLimits, write_report
 from worker.rows.excerpts import Excerpt, read_excerpts
 from worker.rows.findings import Finding
@@ -20,8 +22,11 @@ from worker.rows.scanner import Scanner
 from worker.shared.pipe import Progress
 
 
-class Request(RowLimits):
+class Request(RowLimits, kw_only=True):
     """scan.json."""
+
+    method: str | None = None
+    """The method whose rows the file should have; None: rows of any method."""
 
 
 class Report(msgspec.Struct):
@@ -43,12 +48,13 @@ def main(run_folder: str) -> int:
     folder = Path(run_folder)
     request = msgspec.json.decode((folder / "scan.json").read_bytes(), type=Request)
     request.apply()
-    write_report(folder, msgspec.json.encode(scan(folder / "input", request.read_limits())))
+    write_report(folder, msgspec.json.encode(scan(folder / "input", request.read_limits(), request.method)))
     return 0
 
 
-def scan(source: Path, limits: ReadLimits) -> Report:
-    report, scanner, progress = Report(), Scanner(), Progress()
+def scan(source: Path, limits: ReadLimits, method: str | None = None) -> Report:
+    report, progress = Report(), Progress()
+    scanner = Scanner(None if method is None else METHODS[method])
     exhausted = False
     try:
         report.container, rows = open_rows(source, limits)

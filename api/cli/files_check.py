@@ -25,31 +25,43 @@ LIMITS = {"memory_bytes": 4 << 30, "cpu_seconds": 600}
 def check(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="A file of rows: JSON Lines, JSON, CSV or Parquet.")],
     *,
+    method: Annotated[
+        str | None,
+        typer.Option(help="Training method of the rows, such as supervised. Default: any whose format the keys show."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check a file without a server, and print each error and warning with its line.
 
-    The findings are those of the server after an upload. The exit code is 2 if there is an error.
+    The findings are those of the server after an upload; with --method, those of a job. The exit code is 2 if there is
+    an error.
     """
-    report = scan(path)
+    # Imported only for this command: no other client command needs the methods, which are slow to build.
+    from api.spec.catalog import METHODS  # noqa: PLC0415
+
+    if method is not None and method not in METHODS:
+        raise CommandError(ExitCode.REFUSED, f"--method: {method} is none of {', '.join(METHODS)}.")
+    report = scan(path, method)
     errors = count_errors(report["findings"])
     if as_json:
         print_json(report)
     else:
         print_findings(report["findings"], report["finding_counts"])
-        print_line(f"{path}: {summarize_scan(report)}; {_verdict(report, errors)}")
+        fitting = [name for name, entry in METHODS.items() if report["format"] in entry.formats]
+        methods = method or ", ".join(fitting) or "no method"
+        print_line(f"{path}: {summarize_scan(report)}, checked for {methods}; {_verdict(report, errors)}")
     if errors or report["error"]:
         raise typer.Exit(ExitCode.REFUSED)
 
 
-def scan(path: Path) -> Document:
+def scan(path: Path, method: str | None = None) -> Document:
     """Return the report of the scan (worker.scan.Report). Raise CommandError if the file cannot be opened."""
     if not path.is_file():
         raise CommandError(ExitCode.REFUSED, f"{path} is not a file.")
     with TemporaryDirectory(prefix="attune-check-") as name:
         folder = Path(name)
         (folder / "input").symlink_to(path.resolve())
-        (folder / "scan.json").write_text(json.dumps(LIMITS))
+        (folder / "scan.json").write_text(json.dumps({**LIMITS, "method": method}))
         done = subprocess.run(
             [sys.executable, "-m", "worker.scan", name], capture_output=True, text=True, errors="replace", check=False
         )

@@ -32,7 +32,8 @@ def suggestion(model: type[BaseModel], param: str, body: object) -> str | None:
     """Return the path of the field that was probably meant by the unknown field `param`; None if nothing is like it.
 
     The field at the same place for the body's own type comes first, then a misspelt neighbor, then a field with this
-    name elsewhere, then one with a similar name elsewhere. Fields of other methods than the body's never do.
+    name elsewhere, then one with a similar name elsewhere. Fields of other methods than the body's are suggested only
+    by their exact name, and only if the body names no method.
     """
     parent, _, name = param.rpartition(".")
     known, kind = paths(model), _type_at(body, parent)
@@ -46,8 +47,12 @@ def suggestion(model: type[BaseModel], param: str, body: object) -> str | None:
     elsewhere = {path.rpartition(".")[2]: path for path in sorted(fitting, key=len, reverse=True)}
     if name in elsewhere:
         return elsewhere[name]
-    close = get_close_matches(name, elsewhere, 1, MISPLACED)
-    return elsewhere[close[0]] if close else None
+    if close := get_close_matches(name, elsewhere, 1, MISPLACED):
+        return elsewhere[close[0]]
+    if isinstance(body, dict) and "method" in body:
+        return None
+    named = [path for path in known if path.startswith("method.") and path.rpartition(".")[2] == name]
+    return min(named, key=lambda path: (".hyperparameters." not in path, path), default=None)
 
 
 @lru_cache(maxsize=64)

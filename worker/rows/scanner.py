@@ -1,8 +1,9 @@
-"""The check of a file's rows by their formats alone, without a base model or a method."""
+"""The check of a file's rows by their formats alone, without a base model, and with or without a method."""
 
 from dataclasses import dataclass, field
 
 from api.spec.formats import (
+    FORMATS,
     ClassificationExample,
     Example,
     Format,
@@ -10,8 +11,11 @@ from api.spec.formats import (
     RowError,
     RowWarning,
     Unpaired,
+    closest_format,
+    detect,
     possible_formats,
 )
+from api.spec.methods import MethodBase
 from worker.rows.check_row import ParsedRow, check_row
 from worker.rows.duplicates import DuplicateDetector
 from worker.rows.errors import keys_of
@@ -69,11 +73,13 @@ class Scanner:
     file's.
 
     Without a method, the keys may show two formats: `messages` that end with a question are prompts, not training
-    examples.
+    examples. With one, such a row of a supervised job is an error.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, method: type[MethodBase] | None = None) -> None:
+        """With `method`, a row has to be in one of the formats that the method accepts, as in a job."""
         self.rows = 0
+        self._method = method
         self._candidates: list[Candidate] = []
         self._duplicates = DuplicateDetector()
         self._before: Findings = Findings()
@@ -104,10 +110,26 @@ class Scanner:
         return best.format.name, self._before.followed_by(best.findings).followed_by(whole)
 
     def _find_candidates(self, number: int, row: Row) -> None:
+        if self._method is not None:
+            self._find_accepted(number, row, self._method)
+            return
         self._candidates = [Candidate(entry) for entry in possible_formats(row)]
         if not self._candidates:
             problem = f"has keys that match no format; GET /v1/fine_tuning/catalog lists the formats. {keys_of(row)}"
             self._error(number, "unknown_format", problem)
+
+    def _find_accepted(self, number: int, row: Row, method: type[MethodBase]) -> None:
+        name = detect(row, method.formats)
+        if name is not None and name in method.formats:
+            self._candidates = [Candidate(FORMATS[name])]
+        elif closest := closest_format(row, method.formats):
+            self._error(number, "missing_key", f"key '{closest[1]}' is missing")
+        else:
+            found = "has keys that match no format" if name is None else f"is in the format {name}"
+            accepted = ", ".join(sorted(method.formats))
+            self._error(
+                number, "wrong_format", f"{found}, but the method accepts only the formats {accepted}. {keys_of(row)}"
+            )
 
     def _all(self) -> list[Findings]:
         return [candidate.findings for candidate in self._candidates] or [self._before]

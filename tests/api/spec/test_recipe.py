@@ -237,6 +237,8 @@ def test_the_pairs_of_a_reward_model_are_left_out_rather_than_cut(asked: str, me
     ("body", "param", "meant"),
     [
         ({"beta": 0.1, "method": {"type": "dpo"}}, "beta", "method.dpo.hyperparameters.beta"),
+        ({"beta": 0.1}, "beta", "method.dpo.hyperparameters.beta"),
+        ({"beta": 0.1, "method": {"type": "supervised"}}, "beta", None),
         ({"method": {"type": "dpo", "dpo": {"beta": 0.1}}}, "method.dpo.beta", "method.dpo.hyperparameters.beta"),
         ({"method": {"type": "dpo", "supervised": {}}}, "method.supervised", "method.dpo"),
         ({"hyperparameters": {"epochs": 2}}, "hyperparameters.epochs", "hyperparameters.n_epochs"),

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from api.spec.formats import FORMATS
 from tests.worker.children import run_child
 from tests.worker.prepared import jsonl
@@ -12,9 +14,9 @@ CHAT = {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant"
 QUESTION = {"messages": [{"role": "user", "content": "2 + 2?"}], "answer": "4"}
 
 
-def scan(folder: Path, content: bytes) -> dict[str, Any]:
+def scan(folder: Path, content: bytes, **options: str) -> dict[str, Any]:
     (folder / "input").write_bytes(content)
-    (folder / "scan.json").write_text(json.dumps({"memory_bytes": 1 << 30, "cpu_seconds": 60}))
+    (folder / "scan.json").write_text(json.dumps({"memory_bytes": 1 << 30, "cpu_seconds": 60, **options}))
     assert run_child("worker.scan", folder).code == 0
     report: dict[str, Any] = json.loads((folder / "report.json").read_bytes())
     return report
@@ -36,6 +38,21 @@ def test_a_finding_has_its_line_and_is_counted_by_kind(tmp_path: Path) -> None:
 def test_messages_that_end_with_a_question_are_prompts(tmp_path: Path) -> None:
     report = scan(tmp_path, jsonl(*[QUESTION | {"answer": str(n)} for n in range(3)]))
     assert (report["format"], report["findings"]) == ("prompts", [])
+
+
+@pytest.mark.parametrize(
+    ("method", "codes"),
+    [
+        ("supervised", {"no_assistant_message": 1}),
+        ("ppo", {"answered_prompt": 1}),
+        ("dpo", {"wrong_format": 2}),
+        ("classification", {"wrong_format": 2}),
+    ],
+)
+def test_rows_of_another_method_are_errors_where_the_method_is_known(
+    tmp_path: Path, method: str, codes: dict[str, int]
+) -> None:
+    assert scan(tmp_path, jsonl(QUESTION, CHAT), method=method)["finding_counts"] == codes
 
 
 def test_every_formats_own_example_is_taken_for_it(tmp_path: Path) -> None:
