@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from api.spec.evals.criteria import Criterion
 from api.spec.evals.item_schema import problem, validator
-from api.spec.evals.run_source import Row
+from api.spec.evals.run_source import EvalRow
 from api.spec.graders.grade import grade
 from worker.rows.child_io import ProcessLimits, write_report
 from worker.rows.limits import CpuTimeUsedUp
@@ -75,7 +75,7 @@ def check_rows(request: Request, rows: Path) -> dict[str, object]:
                 continue
             count += 1
             try:
-                row = Row.model_validate_json(line)
+                row = EvalRow.model_validate_json(line)
             except ValidationError as error:
                 return {"fault": _problem(error), "line": number}
             fault = problem(valid, row.item)

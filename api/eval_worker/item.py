@@ -14,7 +14,7 @@ from api.eval_worker.grading import Outcome, grades_of
 from api.records.eval_items import EvalItemClaim, Graded, Use
 from api.records.evals import Eval
 from api.spec.evals.criteria import Criterion
-from api.spec.evals.run_source import CompletionsSource, Row, RunSource
+from api.spec.evals.run_source import CompletionsSource, EvalRow, RunSource
 from api.spec.evals.status import ItemStatus
 from api.spec.fields import JsonObject
 from api.spec.graders.base import Case, GradingError
@@ -60,7 +60,7 @@ async def grade_item(context: Context, claim: EvalItemClaim) -> Graded:
     """Return the item's result. Raise Postponed."""
     criteria = CRITERIA.validate_python(await run_sync(_criteria, context, claim.work.eval_id))
     source = SOURCE.validate_python(claim.work.data_source)
-    row = Row.model_validate_json(claim.item.row)
+    row = EvalRow.model_validate_json(claim.item.row)
     if isinstance(source, CompletionsSource):
         answer = await _sampled(context, claim, source, row)
         uses = (Use(answer.model, answer.prompt_tokens, answer.completion_tokens),)
@@ -89,7 +89,7 @@ def _criteria(context: Context, eval_id: str) -> list[JsonObject]:
         return session.get_one(Eval, eval_id).criteria
 
 
-async def _sampled(context: Context, claim: EvalItemClaim, source: CompletionsSource, row: Row) -> Answer:
+async def _sampled(context: Context, claim: EvalItemClaim, source: CompletionsSource, row: EvalRow) -> Answer:
     """Return the model's answer to the row, or why there is none. Raise Postponed."""
     caller = Caller(claim.work.project_id, claim.work.key_id, "write")
     try:

@@ -20,7 +20,7 @@ CHUNK = 500
 """Items that one transaction inserts or deletes."""
 
 
-class Invalid(Exception):
+class RowsInvalid(Exception):
     """The rows cannot be graded."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -50,7 +50,7 @@ def read(context: Context, claim: WorkClaim[EvalRun]) -> None:
             run = QUEUE.lock_claimed(session, claim)
             run.total = count
             eval_runs.transition(session, run, RunStatus.IN_PROGRESS)
-    except Invalid as invalid:
+    except RowsInvalid as invalid:
         with context.database.write() as session:
             run = QUEUE.lock_claimed(session, claim)
             QUEUE.remove_items(session, run.id)
@@ -65,7 +65,7 @@ class RowSource:
         self._context, self._run = context, run
 
     def lines(self) -> Iterator[bytes]:
-        """Yield each row's line. Raise Invalid."""
+        """Yield each row's line. Raise RowsInvalid."""
         if self._run.input_file is None:
             for row in self._run.data_source["source"]["content"]:
                 yield json.dumps(row).encode()
@@ -79,13 +79,13 @@ class RowSource:
             for _, _, line in numbered_lines(chunks, self._context.settings.max_body_bytes):
                 yield line
         except ObjectMissing:
-            raise Invalid("file_not_found", f"The file {self._run.input_file} was deleted") from None
+            raise RowsInvalid("file_not_found", f"The file {self._run.input_file} was deleted") from None
         except LineTooLong as error:
-            raise Invalid("row_too_large", f"line {error.number}: {error.message}") from None
+            raise RowsInvalid("row_too_large", f"line {error.number}: {error.message}") from None
 
 
 def _check(context: Context, of_run: Eval, source: RowSource) -> int:
-    """Return the number of rows, which a child process has checked against the eval's schema. Raise Invalid."""
+    """Return the number of rows, which a child process has checked against the eval's schema. Raise RowsInvalid."""
 
     def fill(folder: Path) -> None:
         with (folder / "rows.jsonl").open("wb") as rows:
@@ -97,12 +97,12 @@ def _check(context: Context, of_run: Eval, source: RowSource) -> int:
     try:
         report = json.loads(context.previews.run("worker.evaluate", "request.json", request, fill))
     except PreviewFailed:
-        raise Invalid("rows_not_checked", "The rows could not be checked within the limits of this server") from None
+        raise RowsInvalid("rows_not_checked", "The rows could not be checked within this server's limits") from None
     if report["fault"] is not None:
         where = f"row {report['line']}: " if report["line"] is not None else ""
-        raise Invalid("invalid_rows", f"{where}{report['fault']}")
+        raise RowsInvalid("invalid_rows", f"{where}{report['fault']}")
     if not report["rows"]:
-        raise Invalid("no_rows", "The run has no rows")
+        raise RowsInvalid("no_rows", "The run has no rows")
     return int(report["rows"])
 
 
@@ -110,11 +110,11 @@ def _require_room(context: Context, claim: WorkClaim[EvalRun], count: int) -> No
     """Raise Invalid if the run, or the runs of its project, have too many items."""
     limit, all_limit = context.settings.max_eval_items, context.settings.max_project_eval_items
     if count > limit:
-        raise Invalid("too_many_rows", f"The run has {count} rows, and a run may have {limit}: divide it")
+        raise RowsInvalid("too_many_rows", f"The run has {count} rows, and a run may have {limit}: divide it")
     with context.database.read() as session:
         others = eval_runs.items(session, claim.work.project_id)
     if others + count > all_limit:
-        raise Invalid(
+        raise RowsInvalid(
             "item_limit_exceeded",
             f"The project's runs have {others} items, and this server allows {all_limit}: there is no room for {count} "
             "more. Delete a run",

@@ -21,7 +21,7 @@ class EvalItem(Item, Base):
 
     work_id: Mapped[str] = mapped_column("run_id", ForeignKey("eval_runs.id"), primary_key=True, sort_order=-2)
     row: Mapped[str] = mapped_column(Text)
-    """JSON of api.spec.evals.run_source.Row."""
+    """JSON of api.spec.evals.run_source.EvalRow."""
     status: Mapped[str | None] = mapped_column(String(16))
     """api.spec.evals.status.ItemStatus; None before its end."""
     result: Mapped[JsonObject | None]

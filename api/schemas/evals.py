@@ -115,11 +115,8 @@ class DeletedRun(BaseModel):
 class EvalError(BaseModel):
     """An error; both texts are empty if there is none, because openai-python's type requires the object."""
 
-    code: str
-    message: str
-
-
-NO_ERROR = EvalError(code="", message="")
+    code: str = ""
+    message: str = ""
 
 
 class ResultCounts(BaseModel):
@@ -175,7 +172,7 @@ class RunObject(BaseModel):
             status=run.status,
             model=run.model or "",
             data_source=run.data_source,
-            error=NO_ERROR if run.error is None else EvalError(**run.error),
+            error=EvalError(**(run.error or {})),
             report_url=f"{server}/evals/{run.eval_id}?run={run.id}",
             result_counts=ResultCounts(total=run.total, passed=run.passed, failed=run.failed, errored=run.errored),
             per_testing_criteria_results=[

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 COMPUTED = {"f'invalid_{kind}_file'": ("invalid_training_file", "invalid_validation_file")}
 COMPUTED["f'invalid_{file.kind}_file'"] = COMPUTED["f'invalid_{kind}_file'"]
 """Codes that the source computes, with their values."""
-POSITIONS = {"RowWarning": 0, "LineError": 0, "_reason": 0, "warn_once": 1, "_fail": 1, "report": 1}
+POSITIONS = {"RowWarning": 0, "LineError": 0, "RowsInvalid": 0, "_reason": 0, "warn_once": 1, "_fail": 1, "report": 1}
 POSITIONS |= dict.fromkeys(("error", "warning", "row_error", "row_warning"), 1)
 """Functions that get a code at this position, by name. Other functions of the name have no text there."""
 

@@ -13,7 +13,7 @@ DEFAULT_SEED = 42
 """Seed of each answer, if the run gives none: a run can be repeated."""
 
 
-class Row(StrictModel):
+class EvalRow(StrictModel):
     item: JsonObject
     sample: JsonObject | None = None
     """The answer to grade: `output_text`, or a chat completion's `choices`."""
@@ -29,7 +29,7 @@ class Row(StrictModel):
 
 class FileContent(StrictModel):
     type: Literal["file_content"]
-    content: Annotated[list[Row], Field(min_length=1)]
+    content: Annotated[list[EvalRow], Field(min_length=1)]
 
 
 class FileId(StrictModel):
