@@ -23,13 +23,16 @@ PAGE = 50
 PURPOSE = "batch_output"
 
 UNANSWERED = {
-    BatchStatus.CANCELLING: ("batch_cancelled", "This request was not answered before the batch was cancelled."),
-    BatchStatus.FINALIZING: (
-        "batch_expired",
-        "This request could not be answered before the completion window expired.",
-    ),
+    BatchStatus.CANCELLING: {
+        "code": "batch_cancelled",
+        "message": "This request was not answered before the batch was cancelled.",
+    },
+    BatchStatus.FINALIZING: {
+        "code": "batch_expired",
+        "message": "This request could not be answered before the completion window expired.",
+    },
 }
-"""Code and message of the requests without a result, by the status of the batch."""
+"""Error of the requests without a result, by the status of the batch."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,7 @@ def _page(context: Context, claim: WorkClaim[Batch], succeeded: bool, after: int
 
 
 def _unanswered(claim: WorkClaim[Batch], item: BatchItem) -> str:
-    code, message = UNANSWERED[BatchStatus(claim.work.status)]
-    return result_line(item.work_id, item.line, item.custom_id, error={"code": code, "message": message})
+    return result_line(item.work_id, item.line, item.custom_id, error=UNANSWERED[BatchStatus(claim.work.status)])
 
 
 def result_line(

@@ -101,7 +101,7 @@ async def _sampled(context: Context, claim: EvalItemClaim, source: CompletionsSo
     except GradingError as error:
         return Answer(model=source.model, error={"code": error.flag, "message": error.message})
     except ServiceError as error:
-        return Answer(model=source.model, error={"code": error.code or "error", "message": error.message})
+        return Answer(model=source.model, error={"code": error.code or error.type, "message": error.message})
     choice = content["choices"][0]
     params = source.sampling_params
     longest = params.max_completion_tokens or context.settings.sample_max_tokens

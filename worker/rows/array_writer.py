@@ -77,6 +77,6 @@ def _starts(lengths: "array[int]") -> npt.NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
-def _memory_map(path: Path, code: str, starts: npt.NDArray[np.int64]) -> Array:
+def _memory_map(path: Path, typecode: str, starts: npt.NDArray[np.int64]) -> Array:
     total = int(starts[-1])
-    return np.memmap(path, code, "r", shape=(total,)) if total else np.empty(0, code)
+    return np.memmap(path, typecode, "r", shape=(total,)) if total else np.empty(0, typecode)
