@@ -8,6 +8,7 @@ from api.eval_worker.worker import EvalWorker
 from api.infra.logs import configure_logging
 from api.infra.preview_process import PreviewProcesses
 from api.settings import load_settings
+from api.spec.lifecycle import EVALUATE
 
 
 def worker(context: Context) -> EvalWorker:
@@ -16,4 +17,4 @@ def worker(context: Context) -> EvalWorker:
 
 settings = load_settings()
 configure_logging(settings.log_level)
-serve(settings, worker)
+serve(settings, EVALUATE, worker)

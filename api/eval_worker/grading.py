@@ -1,23 +1,33 @@
 """The grades of an answer by the criteria of its eval.
 
 A comparison of texts is graded here. Scripts and measures of similarity are graded in a child process with limits.
+Models are asked by api.services.judges.
 """
 
+import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from anyio.to_thread import run_sync
 
-from api.context import Context
+from api.background import attempts
+from api.background.attempts import MAX_FAULTS, Postponed
+from api.context import Caller, Context
 from api.infra.preview_process import PreviewFailed
 from api.records.eval_items import EvalItemClaim, Use
-from api.spec.evals.criteria import Criterion, passes
+from api.services import judges
+from api.services.judges import JudgeAway
+from api.spec.evals.criteria import Criterion, ScoreModelCriterion, passes
 from api.spec.fields import JsonObject
-from api.spec.graders.base import Case
+from api.spec.graders.base import Case, GradingError
 from api.spec.graders.grade import grade
+from api.spec.graders.label_model import LabelModel
+from api.spec.graders.model_grader import ModelGrader
+from api.spec.graders.python import Python
 from api.spec.graders.string_check import StringCheck
+from api.spec.graders.text_similarity import TextSimilarity
 
 
 @dataclass(frozen=True)
@@ -41,14 +51,40 @@ class Outcome:
 
 
 async def grades_of(context: Context, claim: EvalItemClaim, criteria: Sequence[Criterion], case: Case) -> list[Outcome]:
-    """Return an outcome for each criterion, in their order."""
-    slow = [criterion for criterion in criteria if not isinstance(criterion, StringCheck)]
-    outcomes = {outcome.name: outcome for outcome in await _graded_by_child(context, slow, case)}
+    """Return an outcome for each criterion, in their order. Raise Postponed if a judge is away."""
+    slow = [criterion for criterion in criteria if isinstance(criterion, Python | TextSimilarity)]
+    judged = [_judged(context, claim, criterion, case) for criterion in criteria if isinstance(criterion, ModelGrader)]
+    by_child, *by_judges = await asyncio.gather(_graded_by_child(context, slow, case), *judged)
+    outcomes = {outcome.name: outcome for outcome in by_child}
+    for outcome in by_judges:
+        if isinstance(outcome, Postponed):
+            raise outcome
+        outcomes[outcome.name] = outcome
     for criterion in criteria:
         if isinstance(criterion, StringCheck):
             given = grade(criterion, case.text, case.item)
             outcomes[criterion.name] = _outcome(criterion, given.reward, given.errors.first, given.metadata.details)
     return [outcomes[criterion.name] for criterion in criteria]
+
+
+async def _judged(
+    context: Context, claim: EvalItemClaim, criterion: ScoreModelCriterion | LabelModel, case: Case
+) -> Outcome | Postponed:
+    """Return the outcome by a judge. An exception would leave the other judges unobserved."""
+    caller = Caller(claim.work.project_id, claim.work.key_id, "write")
+    try:
+        given = await judges.judge(context, caller, criterion, case)
+    except GradingError as error:
+        return _outcome(criterion, 0.0, error.flag, [error.message])
+    except JudgeAway as error:
+        if claim.item.faults + 1 < MAX_FAULTS:
+            return Postponed(attempts.FAULT_WAIT_S, fault=True)
+        return _outcome(criterion, 0.0, error.code, [error.message])
+    answer = {"role": "assistant", "content": given.text}
+    shown = {"input": [*given.messages], "output": [answer], "model": given.model, "label": given.label}
+    used = given.prompt_tokens + given.completion_tokens  # none for a kept judgement
+    uses = (Use(given.model, given.prompt_tokens, given.completion_tokens),) if used else ()
+    return replace(_outcome(criterion, given.reward, None, ()), sample=shown, uses=uses)
 
 
 async def _graded_by_child(context: Context, criteria: Sequence[Criterion], case: Case) -> list[Outcome]:

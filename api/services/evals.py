@@ -12,6 +12,7 @@ from api.records import eval_runs, evals, projects
 from api.records.base import db_now
 from api.records.evals import Eval, OrderBy
 from api.records.pages import Page
+from api.services import judges
 from api.services.budgets import DO_NOT_RETRY
 from api.spec.evals.criteria import Criterion, templates
 from api.spec.evals.data_source import CustomDataSource
@@ -60,6 +61,7 @@ async def create(
         updated_at=db_now(),
     )
     async with context.requests.turn(caller.project_id):
+        await run_sync(_require_judges, context, caller, criteria)
         return await run_sync(_insert, context, caller, row, repeated)
 
 
@@ -90,6 +92,12 @@ def _require_scripts(context: Context, criteria: Sequence[Criterion]) -> None:
     if report["fault"] is not None:
         param = report["param"] or "testing_criteria"
         raise BadCriterion(f"{param}: {report['fault']}", param=param)
+
+
+def _require_judges(context: Context, caller: Caller, criteria: Sequence[Criterion]) -> None:
+    with context.database.read() as session:
+        for number, criterion in enumerate(criteria):
+            judges.require(context, session, caller, criterion, f"testing_criteria.{number}")
 
 
 def _insert(context: Context, caller: Caller, row: Eval, repeated: bool) -> Eval:

@@ -5,12 +5,15 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
+from api.spec.graders.label_model import LabelModel
+from api.spec.graders.model_grader import ModelGrader
 from api.spec.graders.python import Python
+from api.spec.graders.score_model import ScoreModel
 from api.spec.graders.string_check import StringCheck
 from api.spec.graders.text_similarity import TextSimilarity
 
 HALF = 0.5
-"""Reward from which an item passes a script that has no threshold."""
+"""Reward from which an item passes a criterion without a threshold and a range."""
 
 
 class TextSimilarityCriterion(TextSimilarity):
@@ -23,6 +26,11 @@ class PythonCriterion(Python):
     """Reward from which an item passes. Null: 0.5."""
 
 
+class ScoreModelCriterion(ScoreModel):
+    pass_threshold: float | None = None
+    """Score from which an item passes. Null: the middle of the range."""
+
+
 def _no_multi(criterion: object) -> object:
     if isinstance(criterion, dict) and criterion.get("type") == "multi":
         raise ValueError(
@@ -32,7 +40,10 @@ def _no_multi(criterion: object) -> object:
 
 
 Criterion = Annotated[
-    Annotated[StringCheck | TextSimilarityCriterion | PythonCriterion, Field(discriminator="type")],
+    Annotated[
+        StringCheck | TextSimilarityCriterion | PythonCriterion | ScoreModelCriterion | LabelModel,
+        Field(discriminator="type"),
+    ],
     BeforeValidator(_no_multi),
 ]
 
@@ -43,13 +54,20 @@ def passes(criterion: Criterion, reward: float) -> bool:
 
 
 def threshold(criterion: Criterion) -> float:
-    if isinstance(criterion, StringCheck):
+    if isinstance(criterion, StringCheck | LabelModel):
         return 1.0
-    return HALF if criterion.pass_threshold is None else criterion.pass_threshold
+    if criterion.pass_threshold is not None:
+        return criterion.pass_threshold
+    if isinstance(criterion, ScoreModel) and criterion.range is not None:
+        return sum(criterion.range) / 2
+    return HALF
 
 
 def templates(criterion: Criterion) -> Iterator[tuple[str, str]]:
     """Yield the path and the text of each template of the criterion."""
-    if not isinstance(criterion, Python):
+    if isinstance(criterion, ModelGrader):
+        for number, message in enumerate(criterion.input):
+            yield from ((f"input.{number}", text) for text in message.texts)
+    elif not isinstance(criterion, Python):
         yield "input", criterion.input
         yield "reference", criterion.reference

@@ -18,6 +18,7 @@ from api.spec.evals.status import ItemStatus
 from tests.api.conftest import client_of
 from tests.api.sampler import Script, ends, sampler, says, text
 from tests.factories import a_base_model
+from tests.outside_judge import Said, outside_judge
 
 SETTINGS = "embedded"
 
@@ -285,6 +286,69 @@ def test_a_script_that_never_ends_is_an_error(client: TestClient, served: Contex
     (item,) = items_of(client, run)
     assert item["status"] == "error"
     assert "took longer than" in item["results"][0]["error"]["message"]
+
+
+SCORED = {
+    "type": "score_model",
+    "name": "scored",
+    "model": "strict",
+    "input": [{"role": "user", "content": "Rate {{ sample.output_text }}"}],
+    "range": [0, 10],
+    "pass_threshold": 7,
+}
+LABELED = {
+    "type": "label_model",
+    "name": "labeled",
+    "model": "strict",
+    "input": [{"role": "user", "content": "Is {{ sample.output_text }} good?"}],
+    "labels": ["good", "bad"],
+    "passing_labels": ["good"],
+}
+
+
+def judge(number: int, body: dict[str, Any]) -> Said:
+    """Answers nonsense about the text `odd`, and is away at first."""
+    question = body["messages"][-1]["content"]
+    if number == 0:
+        return Said(status=503)
+    if "odd" in question:
+        return Said(text="I would rather not say")
+    return Said("good" if "good" in question else 8.0)
+
+
+def test_judges_score_and_label_answers_and_are_asked_again(client: TestClient, served: Context) -> None:
+    with outside_judge(judge) as server:
+        settings = {"judge_tries": 2, "judge_retry_s": 0.01, "judge_timeout_s": 5, **server.settings}
+        context = Context.open(served.settings.model_copy(update=settings))
+        object.__setattr__(served, "settings", context.settings)
+        run = a_run(client, an_eval(client, EQUAL, SCORED, LABELED), row("a", "a"), row("odd", "odd"), row("a", "a"))
+        work(context)
+        context.database.dispose()
+    passed, odd, again = items_of(client, run)
+    assert [item["status"] for item in (passed, odd, again)] == ["pass", "error", "pass"]
+    assert [result["score"] for result in passed["results"]] == [1, 8, 1]
+    shown = passed["results"][2]["sample"]
+    assert (shown["label"], shown["model"]) == ("good", "strict-2026")
+    assert odd["results"][1]["error"]["code"] == "model_grader_parse_error"
+    (usage,) = client.get(run).json()["per_model_usage"]
+    assert usage["invocation_count"] >= 2
+    assert usage["total_tokens"] == 25 * usage["invocation_count"]
+
+
+def test_a_judge_that_stays_away_is_the_error_of_its_items(
+    client: TestClient, served: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "FAULT_WAIT_S", 0.0)
+    with outside_judge(lambda number, body: Said(status=500)) as server:
+        settings = {"judge_tries": 1, **server.settings}
+        context = Context.open(served.settings.model_copy(update=settings))
+        object.__setattr__(served, "settings", context.settings)
+        run = a_run(client, an_eval(client, SCORED), row("a", "a"))
+        work(context)
+        context.database.dispose()
+        assert len(server.asked) == attempts.MAX_FAULTS
+    (item,) = items_of(client, run)
+    assert item["results"][0]["error"]["code"] == "judge_unavailable"
 
 
 def test_only_the_text_of_an_answer_is_looked_at(client: TestClient, served: Context) -> None:

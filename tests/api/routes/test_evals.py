@@ -6,7 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.context import Context
-from tests.api.eval_worker.test_worker import ASK, EQUAL, SCRIPT, SIMILAR, SOURCE, a_run, an_eval, row
+from tests.api.eval_worker.test_worker import ASK, EQUAL, SCORED, SCRIPT, SIMILAR, SOURCE, a_run, an_eval, row
 from tests.factories import a_base_model
 
 SETTINGS = "embedded"
@@ -48,6 +48,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "testing_criteria.0.source",
         "grade(sample, item)",
     ),
+    (custom() | {"testing_criteria": [SCORED]}, "testing_criteria.0.model", "does not exist here"),
     (custom() | {"nmae": "x"}, "nmae", "name"),
 ]
 
