@@ -1,24 +1,30 @@
 """Functions of Attune's process that the scripts of `python` graders may call, as modules to import.
 
-They run outside the sandbox, whose limits do not hold for them. They therefore read texts only, refuse long ones, and
-share a time limit of their own.
+They run outside the sandbox, whose limits do not hold for them. They therefore read texts, and values that JSON can
+hold, refuse long ones, and share a time limit of their own.
 """
 
+import json
 import string
 from collections.abc import Callable
+from functools import lru_cache
 from time import perf_counter
 from typing import Any
 
 import pydantic_monty as monty
+from jsonschema_rs import Validator
 from rapidfuzz import fuzz, utils
 from rapidfuzz.distance import Levenshtein
 
+from api.spec.evals.item_schema import validator
 from api.spec.graders.similarity import METRICS
 
 MAX_CHARS = 20_000
 """Maximum length of a text, in characters."""
+MAX_SCHEMA_CHARS = 8_000
+"""Maximum length of a JSON Schema, in characters."""
 MAX_SLOW_CHARS = 4_000
-"""The same for functions whose time grows with the cube of the length."""
+"""Maximum length of a text for functions whose time grows with the cube of the length."""
 
 _COMPARISONS: dict[str, dict[Callable[..., Any], int]] = {
     "rapidfuzz.fuzz": {
@@ -58,10 +64,14 @@ class Lender:
             "utils": monty.ExternalModule(process, stubs="def default_process(sentence: str) -> str: ...\n"),
             "distance": monty.ExternalModule({"Levenshtein": levenshtein}, stubs=""),
         }
-        similarity = "def similarity(metric: str, text: str, reference: str) -> float: ...\n"
+        attune = {"similarity": self._timed(_similarity, MAX_CHARS), "matches_schema": self._timed_values(_matches)}
+        stubs = (
+            "def similarity(metric: str, text: str, reference: str) -> float: ...\n"
+            "def matches_schema(value: object, schema: object) -> bool: ...\n"
+        )
         constants = "".join(f"{name}: str\n" for name in _CONSTANTS)
         return {
-            "attune": monty.ExternalModule({"similarity": self._timed(_similarity, MAX_CHARS)}, stubs=similarity),
+            "attune": monty.ExternalModule(attune, stubs=stubs),
             "rapidfuzz": monty.ExternalModule(rapidfuzz, stubs=""),
             "string": monty.ExternalModule(_CONSTANTS, stubs=constants),
             "__future__": monty.ExternalModule({"annotations": None}, stubs="annotations: None\n"),
@@ -82,15 +92,46 @@ class Lender:
                     raise TypeError(f"{function.__name__} reads texts, not {type(text).__name__}")
                 if len(text) > longest:
                     raise ValueError(f"{function.__name__} reads texts of at most {longest:,} characters")
-            if self._used > self._seconds:
-                raise TimeoutError(f"the script's calls of lent functions took more than {self._seconds:g} s")
-            began = perf_counter()
-            try:
-                return function(*texts, **options)
-            finally:
-                self._used += perf_counter() - began
+            return self._within_time(function, *texts, **options)
 
         return lent
+
+    def _timed_values(self, function: Callable[[str, str], bool]) -> Callable[[object, object], bool]:
+        def lent(value: object, schema: object) -> bool:
+            return bool(self._within_time(lambda: function(_as_json("value", value), _as_json("schema", schema))))
+
+        return lent
+
+    def _within_time(self, function: Callable[..., Any], *texts: object, **options: object) -> object:
+        if self._used > self._seconds:
+            raise TimeoutError(f"the script's calls of lent functions took more than {self._seconds:g} s")
+        began = perf_counter()
+        try:
+            return function(*texts, **options)
+        finally:
+            self._used += perf_counter() - began
+
+
+def _as_json(name: str, value: object) -> str:
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        raise ValueError(f"matches_schema: JSON cannot hold the {name}") from None
+    longest = MAX_SCHEMA_CHARS if name == "schema" else MAX_CHARS
+    if len(text) > longest:
+        raise ValueError(f"matches_schema: the {name} has {len(text):,} characters as JSON, and may have {longest:,}")
+    return text
+
+
+def _matches(value: str, schema: str) -> bool:
+    return _validator(schema).is_valid(json.loads(value))
+
+
+@lru_cache(maxsize=16)
+def _validator(schema: str) -> Validator:
+    if '"$ref"' in schema or '"$dynamicRef"' in schema or '"$recursiveRef"' in schema:
+        raise ValueError("matches_schema: write the schema without $ref: references may take exponential time")
+    return validator(json.loads(schema))
 
 
 def _similarity(metric: str, text: str, reference: str) -> float:

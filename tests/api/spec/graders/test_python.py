@@ -66,6 +66,10 @@ HOSTILE = {
     "many lent calls": "from rapidfuzz import fuzz\n" + body("while True: fuzz.ratio('a', 'b')"),
     "slow lent calls": "from rapidfuzz import fuzz\n" + body("while True: fuzz.partial_ratio('ab' * 800, 'ba ' * 533)"),
     "a long lent text": "from rapidfuzz import fuzz\n" + body("return fuzz.ratio('a' * 10**6, 'b')"),
+    "a schema of references": "from attune import matches_schema\n" + body("return matches_schema(1, {'$ref': '#'})"),
+    "a long schema": "from attune import matches_schema\n" + body("return matches_schema(1, {'a': 'x' * 10**6})"),
+    "a deep value": "from attune import matches_schema\n"
+    + body("x = []\nfor _ in range(10**5): x = [x]\nreturn matches_schema(x, {})"),
     "floats of its own": "class float: pass\nnumber = lambda x: x\n" + body("return 'x'"),
     "no number": body("return float('nan')"),
     "no result": body("pass"),
@@ -300,6 +304,14 @@ def test_similarity_is_lent_as_the_text_similarity_grader_has_it() -> None:
     lent = "from attune import similarity\n" + body("return similarity('rouge_l', sample['output_text'], item['a'])")
     text, reference = "the quick brown fox", "the slow brown fox"
     assert math.isclose(run(lent, text, a=reference).reward, METRICS["rouge_l"](text, reference))
+
+
+@pytest.mark.parametrize(("answer", "reward"), [('{"n": 1}', 1), ('{"n": 0}', 0), ("[]", 0), ("no JSON", 0)])
+def test_a_json_schema_is_checked_for_a_script(answer: str, reward: float) -> None:
+    schema = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer", "minimum": 1}}}
+    lent = "import attune\n" + body("return float(attune.matches_schema(sample['output_json'], item['schema']))")
+    grade = run(lent, answer, schema=schema)
+    assert (grade.reward, flags(grade)) == (reward, set())
 
 
 def test_a_script_keeps_nothing_from_one_answer_to_the_next() -> None:
