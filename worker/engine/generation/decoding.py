@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from api.estimate.memory import CHUNK_LOGITS
+from worker.engine.generation.cached_passes import prompts_pass, token_pass
 from worker.engine.generation.key_value_cache import CACHED, Indices, KeyValueCache, PackedPrompts
 from worker.engine.generation.token_draws import TokenDraws
 from worker.engine.model.batches import micro_batches
@@ -52,7 +53,8 @@ def decode(
                 answer_B, token_B = answer_B[order_B], token_B[torch.from_numpy(order_B).to(token_B.device)]
             if position + 1 == max_tokens or not len(answer_B):
                 break
-            hidden_B_D = _token_pass(model, token_B, cache)
+            model.keep_alive()
+            hidden_B_D = token_pass(model.network, token_B, cache)
     return [answer_T[:count] for answer_T, count in zip(answers_R_T, counts_R, strict=True)]
 
 
@@ -71,30 +73,11 @@ def _prompts_pass(
         place = {int(number): index for index, number in enumerate(batch.per_row["number"].tolist())}
         rows = [row for row, number in enumerate(number_R) if number in place]
         owners = [place[number_R[row]] for row in rows]
-        hidden_N_D = model.network.base_model(
-            input_ids=batch.tokens,
-            position_ids=batch.positions,
-            segments=batch.segments,
-            past_key_values=PackedPrompts(cache, batch.segments.lengths, owners, rows),
-            use_cache=True,
-        ).last_hidden_state[0]
+        filled = PackedPrompts(cache, batch.segments.lengths, owners, rows)
+        hidden_N_D = prompts_pass(model.network, batch.tokens, batch.positions, batch.segments, filled)
         for row, owner in zip(rows, owners, strict=True):
             found[row] = hidden_N_D[batch.last[owner]]
     return torch.stack(found)
-
-
-def _token_pass(model: TrainableModel, token_B: torch.Tensor, cache: KeyValueCache) -> torch.Tensor:
-    """Add a token to each row of the cache. Return its hidden state, [B, D]."""
-    model.keep_alive()
-    hidden_B_1_D: torch.Tensor = model.network.base_model(
-        input_ids=token_B[:, None],
-        position_ids=cache.position_B[:, None],
-        past_key_values=cache,
-        cached=cache,
-        use_cache=True,
-    ).last_hidden_state
-    cache.advance()
-    return hidden_B_1_D[:, 0]
 
 
 def _next_tokens(

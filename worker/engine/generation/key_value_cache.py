@@ -17,18 +17,21 @@ from worker.engine.model.blockwise_attention import Rule, attend
 
 CACHED = "attune_cached"
 
+SPARE_POSITIONS = 16
+
 Indices = npt.NDArray[np.int64]
 
 
 class KeyValueCache:
-    """Keys and values of B rows, in blocks [rows, heads, positions, D] that are allocated once.
+    """Keys and values of B rows, in blocks [rows, heads, positions, D].
 
     A token's index in the block is its position in its row, so that rows of different lengths need no padding before
     them. transformers' layers call `update`.
     """
 
     def __init__(self, lengths_B: Indices, positions: int, device: torch.device) -> None:
-        """lengths_B: tokens of the rows' prompts. positions: tokens of the longest row, including its answer."""
+        """lengths_B: tokens of the rows' prompts. positions: tokens of the longest row, including its answer; a row
+        that becomes longer has the blocks allocated anew."""
         self._lengths_B, self._device = lengths_B, device
         self._rows, self._positions = len(lengths_B), positions
         self._blocks: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -37,6 +40,7 @@ class KeyValueCache:
 
     def _place(self) -> None:
         self._reach = int(self._lengths_B.max(initial=0)) + 1
+        self._fit(len(self._lengths_B), self._reach)
         self.position_B = torch.from_numpy(self._lengths_B.copy()).to(self._device)
         """[B]: the position of each row's next token."""
         self._row_B = torch.arange(len(self._lengths_B), device=self._device)
@@ -67,6 +71,26 @@ class KeyValueCache:
             behind_B_T = self.position_B[:, None] - torch.arange(self._reach, device=self._device)
             self._visible[window] = (behind_B_T >= 0) & (behind_B_T < (window or self._positions))
         return self._visible[window]
+
+    def add(self, lengths_N: Indices) -> Indices:
+        """Add rows with prompts of these lengths. Return their indices."""
+        first = len(self._lengths_B)
+        self._lengths_B = np.concatenate([self._lengths_B, lengths_N])
+        self._place()
+        return np.arange(first, len(self._lengths_B))
+
+    def _fit(self, rows: int, positions: int) -> None:
+        """Allocate the blocks anew if these rows or positions do not fit: the rows exactly, which seldom increase, and
+        a quarter more positions, which increase with each token."""
+        if rows <= self._rows and positions <= self._positions:
+            return
+        self._rows, self._positions = rows, positions + positions // 4 + SPARE_POSITIONS
+        for layer, blocks in self._blocks.items():
+            key, value = (each.new_zeros(rows, each.shape[1], self._positions, each.shape[3]) for each in blocks)
+            for old, new in zip(blocks, (key, value), strict=True):
+                kept = (slice(rows), slice(None), slice(min(old.shape[2], positions)))
+                new[: len(old), :, kept[2]] = old[kept]
+            self._blocks[layer] = key, value
 
     def advance(self) -> None:
         """Count the token that each row has been given."""
