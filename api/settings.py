@@ -172,9 +172,15 @@ class Settings(BaseSettings):
     """Time limit of a completion request including its wait, in seconds. OpenAI's clients time out after 600 s."""
     sample_max_tokens: Annotated[int, Field(ge=1)] = 4096
     """Largest number of tokens that a request may ask for in one completion."""
+    sample_batch: Annotated[int, Field(ge=1, le=256)] = 16
+    """Answers that a sampler generates at once, at the cost of one pass over the model's weights for a token of each.
+    1: one after the other."""
+    sample_cache_tokens: Annotated[int, Field(ge=1)] = 16_384
+    """Tokens of prompts and answers that a sampler keeps in memory for the answers it generates at once, each of which
+    takes the place of the longest. Others wait. A single answer may be longer."""
     sample_requests: Annotated[int, Field(ge=1)] = 16
     """Completion requests of one project that wait or run at the same time. Any more get a 429."""
-    batch_requests: Annotated[int, Field(ge=1)] = 4
+    batch_requests: Annotated[int, Field(ge=1)] = 16
     """Requests of batches that one batch worker sends to the samplers at the same time. They wait until no other
     request does."""
     max_active_batches: Annotated[int, Field(ge=1)] = 50

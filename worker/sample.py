@@ -1,18 +1,16 @@
-"""`python -m worker.sample`: the sampler's child process, which answers the requests on standard input one by one.
+"""`python -m worker.sample`: the sampler's child process, which answers the requests on standard input.
 
 It keeps one base model in memory and swaps adapters on it. It has no access to the database, the storage or any secret:
 each request names its folders, and reports go to the pipe (docs/internals/sampling.md).
 """
 
 import faulthandler
-import gc
 import os
 import queue
 import signal
 import sys
 import threading
-import traceback
-from pathlib import Path
+from collections.abc import Iterator
 
 import worker.engine.openmp  # noqa: F401  (before torch)
 
@@ -20,13 +18,10 @@ import worker.engine.openmp  # noqa: F401  (before torch)
 import torch
 
 from api.spec.sampling import SamplerJob
-from worker.engine.errors import TrainingError, as_training_error
-from worker.sampling.answer import RequestCancelled, answer
-from worker.sampling.bases import LoadedBase, ModelSource
-from worker.sampling.refused import RequestRefused
+from worker.sampling.bases import LoadedBase
+from worker.sampling.server import SamplingServer
 from worker.shared.hardware import cpu_multiplies_bfloat16
 from worker.shared.pipe import Pipe
-from worker.shared.reports import CancelledReport, CompleteReport, FailedReport, RefusedReport
 
 
 class RequestQueue:
@@ -34,13 +29,16 @@ class RequestQueue:
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
-        self._requests: queue.SimpleQueue[SamplerJob | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[SamplerJob] = queue.SimpleQueue()
         self._cancelled: set[str] = set()
         threading.Thread(target=self._read, name="commands", daemon=True).start()
 
-    def next(self) -> SamplerJob | None:
-        """Wait for the next request and return it, or None after the last."""
-        return self._requests.get()
+    def take(self, *, wait: bool) -> Iterator[SamplerJob]:
+        """Yield the requests that have come. `wait`: until there is one."""
+        if wait:
+            yield self._requests.get()
+        while not self._requests.empty():
+            yield self._requests.get()
 
     def cancelled(self, request_id: str) -> bool:
         return request_id in self._cancelled
@@ -53,59 +51,30 @@ class RequestQueue:
                 self._cancelled.add(str(command["id"]))
             elif command.get("cmd") == "stop":
                 break
-        self._requests.put(None)
         # The parent has exited or asks this process to stop. There is nothing to save, and no reader for more reports.
         os._exit(0)
 
 
-class ModelServer:
-    """Answers requests with the one base model that it keeps in memory."""
-
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self._device, self._dtype = device, dtype
-        self._base: LoadedBase | None = None
-
-    def serve(self, request: SamplerJob, pipe: Pipe, requests: RequestQueue) -> None:
-        """Answer the request. The last report is done, refused, cancelled or failed."""
-
-        adapter = None if request.adapter is None else Path(request.adapter)
-        source = ModelSource(Path(request.base), adapter, request.technique)
-        try:
-            base = self._load(source)
-            with base.model(source) as model:
-                answer(request, base, model, pipe.report, cancelled=lambda: requests.cancelled(request.id))
-            pipe.report(CompleteReport(id=request.id))
-        except RequestRefused as refused:
-            pipe.report(RefusedReport(id=request.id, message=refused.message, param=refused.param, code=refused.code))
-        except RequestCancelled:
-            pipe.report(CancelledReport(id=request.id))
-        except Exception as error:  # any: the log gets the whole exception, the client a sentence
-            traceback.print_exc()
-            self._base = None  # an adapter may be half loaded, and memory may be short
-            failure = as_training_error(error)
-            message = failure.message if isinstance(error, TrainingError) else None
-            pipe.report(FailedReport(id=request.id, reason=failure.reason.value, message=message))
-
-    def _load(self, source: ModelSource) -> LoadedBase:
-        if self._base is None or self._base.key != source.base_key:
-            self._base = None  # freed before the next is loaded: two might not fit
-            gc.collect()
-            torch.cuda.empty_cache()
-            self._base = LoadedBase(source, self._device, self._dtype)
-        return self._base
-
-
-def main() -> int:
+def main(places: str = "16", cache_tokens: str = "16384") -> int:
+    """places: answers that are generated at once. cache_tokens: tokens that they may have in memory."""
     faulthandler.register(signal.SIGUSR1)
     pipe = Pipe()
     requests = RequestQueue(pipe)
     gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if gpu else "cpu")
     dtype = torch.bfloat16 if gpu or cpu_multiplies_bfloat16() else torch.float32
-    server = ModelServer(torch.device("cuda" if gpu else "cpu"), dtype)
-    while (request := requests.next()) is not None:
-        server.serve(request, pipe, requests)
-    return 0
+    server = SamplingServer(
+        lambda source: LoadedBase(source, device, dtype),
+        pipe.report,
+        cancelled=requests.cancelled,
+        places=int(places),
+        cache_tokens=int(cache_tokens),
+    )
+    while True:
+        for request in requests.take(wait=server.idle):
+            server.submit(request)
+        server.step()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

@@ -206,18 +206,19 @@ class Consumer:
     def deregister(self) -> None:
         self._redis.zrem(f"{_PREFIX}:workers", self.name)
 
-    def take(self, wait_s: float) -> SampleJob | None:
-        """Return the next request of the project whose turn it is, those of batches last.
+    def take(self, wait_s: float, *, background: bool = True) -> SampleJob | None:
+        """Return the next request of the project whose turn it is: those of batches last, or not at all.
 
         None if none arrives within `wait_s`.
         """
-        if (job := self._take()) is not None:
+        if (job := self._take(background)) is not None:
             return job
         self._redis.blpop([f"{_PREFIX}:bell"], timeout=wait_s)
-        return self._take()
+        return self._take(background)
 
-    def _take(self) -> SampleJob | None:
-        taken: Any = self._redis.eval(_TAKE, 1, _PREFIX, _TURNS, _BACKGROUND_TURNS)
+    def _take(self, background: bool) -> SampleJob | None:
+        turns = [_TURNS, _BACKGROUND_TURNS] if background else [_TURNS]
+        taken: Any = self._redis.eval(_TAKE, 1, _PREFIX, *turns)
         if taken is None:
             return None
         line, request, body = taken

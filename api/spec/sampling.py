@@ -79,3 +79,5 @@ class SamplerJob(SamplingRequest):
     """Folder of the adapter; for technique full, of the whole model. None: the base model itself."""
     technique: Technique | None = None
     """Technique of the adapter."""
+    background: bool = False
+    """Whether the request is part of a batch, and takes only places that no other request wants."""

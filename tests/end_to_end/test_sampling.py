@@ -10,13 +10,14 @@ import openai
 import pytest
 import torch
 from openai import OpenAI
+from openai.types.chat import ChatCompletion
 from peft import PeftModel
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from tests.end_to_end.jobs import adapter_files, client_of, create, ended, rows, upload, wait_until
 from tests.services import AttuneUp
-from worker.shared.hardware import cpu_multiplies_bfloat16
+from worker.sampling.token_bytes import TokenBytes
 
 HELLO: list[Any] = [{"role": "user", "content": "abcd efgh"}]
 PROMPT = "<turn>user\nabcd efgh</turn>\n<turn>assistant\n"
@@ -30,16 +31,24 @@ def strict(server: AttuneUp) -> OpenAI:
     )
 
 
-def by_hand(base: Path, adapter: Path | None, tokens: int) -> str:
-    """The greedy answer of transformers and peft."""
+@torch.no_grad()
+def require_greedy(base: Path, adapter: Path | None, answer: ChatCompletion) -> None:
+    """Each token is the likeliest to transformers and peft, or as likely within the rounding of bfloat16."""
     tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
-    dtype = torch.bfloat16 if cpu_multiplies_bfloat16() else torch.float32
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, trust_remote_code=False)
+    bytes_of = TokenBytes(tokenizer)
+    numbers = {bytes_of.of(number): number for number in reversed(range(tokenizer.get_vocab_size()))}
+    choice = answer.choices[0]
+    assert choice.logprobs is not None
+    said = [numbers[bytes(token.bytes or [])] for token in choice.logprobs.content or []]
+    assert said
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, trust_remote_code=False)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, str(adapter))
-    prompt = torch.tensor([tokenizer.encode(PROMPT, add_special_tokens=False).ids])
-    found = model.eval().generate(input_ids=prompt, max_new_tokens=tokens, do_sample=False)[0, prompt.shape[1] :]
-    return str(tokenizer.decode(found.tolist())).rstrip("\N{REPLACEMENT CHARACTER}")
+    prompt = tokenizer.encode(PROMPT, add_special_tokens=False).ids
+    logits_T_V = model.eval()(torch.tensor([[*prompt, *said]])).logits[0, len(prompt) - 1 : -1]
+    best_T = logits_T_V.max(-1).values
+    said_T = logits_T_V.gather(-1, torch.tensor(said)[:, None])[:, 0]
+    assert (best_T - said_T <= 0.03 * logits_T_V.abs().max(-1).values).all(), (best_T - said_T, best_T)
 
 
 def test_a_base_and_its_tuned_model_each_give_their_own_answer(
@@ -52,9 +61,11 @@ def test_a_base_and_its_tuned_model_each_give_their_own_answer(
         (tmp_path / name).write_bytes(content)
     said = {}
     for name, adapter in (("tiny", None), (model, tmp_path), ("tiny", None)):
-        answer = client.chat.completions.create(model=name, messages=HELLO, max_completion_tokens=20, temperature=0)
+        answer = client.chat.completions.create(
+            model=name, messages=HELLO, max_completion_tokens=20, temperature=0, logprobs=True
+        )
         said[name] = answer.choices[0].message.content
-        assert said[name] == by_hand(tiny_base, adapter, 20).partition("</turn>")[0]
+        require_greedy(tiny_base, adapter, answer)
     assert said["tiny"] != said[model]
     stream = client.chat.completions.create(
         model=model, messages=HELLO, max_tokens=20, temperature=0, stream=True, stream_options={"include_usage": True}

@@ -1,12 +1,14 @@
-"""Generation of the answers to one request, reported as they grow."""
+"""The answers to a request, reported as they grow."""
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+
+import torch
 
 from api.spec.sampling import SamplerJob
 from worker.sampling.bases import LoadedBase
+from worker.sampling.constraint import GrammarConstraint
 from worker.sampling.echo import scored_prompt
-from worker.sampling.generate import LanguageModel, generate
+from worker.sampling.generate import LanguageModel
 from worker.sampling.prompts import max_answer_tokens, prompts_of
 from worker.sampling.text import AnswerText, TextDelta
 from worker.sampling.token_sampler import SampledToken, TokenSampler
@@ -26,40 +28,22 @@ TOKENS_PER_REPORT = 64
 Report = Callable[[SamplerReport], None]
 
 
-class RequestCancelled(Exception):
-    """The client no longer waits for the answer."""
-
-
-def answer(
-    request: SamplerJob, base: LoadedBase, model: LanguageModel, report: Report, *, cancelled: Callable[[], bool]
-) -> None:
-    """Report the number of prompt tokens, then the text and the end of each answer.
-
-    Raises RequestRefused and RequestCancelled."""
+def answers_of(request: SamplerJob, base: LoadedBase, report: Report) -> list["Answer"]:
+    """Report the number of prompt tokens. Return the answers, of which no token is drawn yet. Raises RequestRefused."""
     prompts = prompts_of(request, base)
     max_tokens = [max_answer_tokens(request, base.context_length, len(prompt)) for prompt in prompts]
     constraint = base.grammars.of_request(request)
+    rows = [row for row in range(len(prompts)) for _ in range(request.n)]
+    answers = [
+        Answer(index, request, base, report, prompts[row], max_tokens[row], constraint)
+        for index, row in enumerate(rows)
+    ]
     report(StartedReport(id=request.id, prompt_tokens=sum(map(len, prompts))))
-    for index, (row, _) in enumerate(itertools.product(range(len(prompts)), range(request.n))):
-        seed = None if request.seed is None else request.seed + index
-        sampler = TokenSampler(
-            temperature=request.temperature,
-            top_p=request.top_p,
-            seed=seed,
-            top_logprobs=request.top_logprobs,
-            constraint=None if constraint is None else constraint.copy(),
-        )
-        given = prompts[row] if request.prompts is not None else []
-        choice = _Choice(index, request, base, report, cancelled, given, sampler)
-        if request.echo:
-            choice.echo(scored_prompt(model, prompts[row], base.vocabulary, request.top_logprobs))
-        if max_tokens[row]:
-            generate(model, prompts[row], sampler, max_tokens=max_tokens[row], on_token=choice.add)
-        choice.finish()
+    return answers
 
 
-class _Choice:
-    """One answer while it is generated."""
+class Answer:
+    """One answer while it is generated, reported as it grows."""
 
     def __init__(
         self,
@@ -67,46 +51,67 @@ class _Choice:
         request: SamplerJob,
         base: LoadedBase,
         report: Report,
-        cancelled: Callable[[], bool],
-        given: Sequence[int],
-        sampler: TokenSampler,
+        prompt: list[int],
+        max_tokens: int,
+        constraint: GrammarConstraint | None,
     ) -> None:
-        self._id, self._index = request.id, index
-        self._report, self._cancelled = report, cancelled
+        """constraint: that of the request, which gets a state for this answer."""
+        self.request_id, self.index = request.id, index
+        self.tokens = list(prompt)
+        """The prompt's tokens and those of the answer so far."""
+        self.max_tokens = max_tokens
+        self.sampler = TokenSampler(
+            temperature=request.temperature,
+            top_p=request.top_p,
+            seed=None if request.seed is None else request.seed + index,
+            top_logprobs=request.top_logprobs,
+            constraint=None if constraint is None else constraint.copy(),
+        )
+        self._report = report
         self._end_tokens, self._bytes = base.end_tokens, base.token_bytes
-        self._echoes = request.echo
-        self._with_logprobs = request.top_logprobs is not None
+        self._vocabulary, self._top_logprobs = base.vocabulary, request.top_logprobs
+        self._echoes, self._echoed = request.echo, False
+        given = prompt if request.prompts is not None else []
         self._text = AnswerText(base.tokenizer.tokenizer, request.stop, given=given)
-        self._sampler, self._count, self._ended = sampler, 0, False
+        self._count, self._ended = 0, False
 
-    def echo(self, prompt: Sequence[SampledToken]) -> None:
-        """Report the prompt, before anything of the answer."""
-        self._report_delta(self._text.echo(prompt))
+    def draw(self, logits_V: torch.Tensor) -> bool:
+        """Draw the next token and report its text. Return whether another token follows."""
+        return self.add(self.sampler(logits_V))
+
+    @property
+    def echoes(self) -> bool:
+        """Whether the prompt is a part of the answer and not yet reported."""
+        return self._echoes and not self._echoed
+
+    def echo(self, model: LanguageModel) -> None:
+        """Report the prompt, before anything of the answer. Raises RequestRefused."""
+        self._echoed = True
+        self._report_delta(self._text.echo(scored_prompt(model, self.tokens, self._vocabulary, self._top_logprobs)))
 
     def add(self, token: SampledToken) -> bool:
-        """Report the token's text. Return whether to generate another token."""
-        if self._cancelled():
-            raise RequestCancelled
+        """Report the token's text. Return whether another token follows."""
         self._count += 1
+        self.tokens.append(token.id)
         if token.id in self._end_tokens:
             self._ended = True
             if self._echoes:  # clients that score prompts count on every token after them
                 self._text.end(token)
             return False
         self._report_delta(self._text.add(token))
-        return not self._complete
+        return not self._complete and self._count < self.max_tokens
 
     def finish(self) -> None:
         self._report_delta(self._text.finish())
         reason = "stop" if self._ended or self._complete else "length"
-        self._report(FinishedReport(id=self._id, index=self._index, reason=reason, tokens=self._count))
+        self._report(FinishedReport(id=self.request_id, index=self.index, reason=reason, tokens=self._count))
 
     @property
     def _complete(self) -> bool:
-        return self._text.stopped or self._sampler.complete
+        return self._text.stopped or self.sampler.complete
 
     def _report_delta(self, delta: TextDelta) -> None:
-        if not self._with_logprobs:
+        if self._top_logprobs is None:
             if delta.text:
                 self._send(delta.text, None)
             return
@@ -122,7 +127,7 @@ class _Choice:
             self._send(text, [])
 
     def _send(self, text: str, tokens: list[TokenLogprob] | None) -> None:
-        self._report(TextReport(id=self._id, index=self._index, text=text, tokens=tokens))
+        self._report(TextReport(id=self.request_id, index=self.index, text=text, tokens=tokens))
 
     def _token_report(self, offset: int, token: SampledToken) -> TokenLogprob:
         raw = self._bytes.of(token.id)

@@ -1,28 +1,34 @@
 """A base model in memory, with its tokenizer, chat template and adapters, one of which is active at a time."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from api.spec.techniques import Technique
+from worker.engine.model.families import may_be_packed, needs_single_rows
 from worker.engine.model.load import checked_config, plain_attention, quantization_config
 from worker.engine.model.modes import keep_four_bits, pack_where_possible
 from worker.rows.chat_template import ChatTemplate
 from worker.rows.end_tokens import EndTokens
 from worker.rows.tokenizer import TokenizerWrapper
+from worker.sampling.batch_attention import BATCHED
 from worker.sampling.constraint import Grammars
 from worker.sampling.generate import LanguageModel
 from worker.sampling.token_bytes import TokenBytes
 from worker.techniques import implementation_of
 
 KEPT_ADAPTERS = 8
-"""Number of adapters that stay in memory beside their base."""
+"""Number of adapters that stay in memory beside their base. A batch may hold more."""
+BASE = "__base__"
+"""peft's name of a row without an adapter in a mixed batch."""
+
+BatchKey = tuple[Path | None, ...]
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class ModelSource:
 
     base: Path
     adapter: Path | None = None
-    technique: Technique | None = None
+    technique: Technique | None = field(default=None, hash=False)
 
     @property
     def base_key(self) -> tuple[Path, *tuple[object, ...]]:
@@ -68,6 +74,8 @@ class LoadedBase:
         if own is not None and source.adapter is not None:
             own.load(self._network, source.adapter)
         self._network.eval()
+        self.device = device
+        self._plain_attention = self._network.config._attn_implementation
         self._peft_model: PeftModel | None = None
         self._adapter_names: dict[Path, str] = {}
         self.tokenizer = TokenizerWrapper.load(folder)
@@ -80,37 +88,87 @@ class LoadedBase:
             self._network.config.get_text_config(), "max_position_embeddings", None
         )
 
+    def batch_key(self, source: ModelSource) -> BatchKey | None:
+        """Return the key of the batches that may hold the model's answers: models with the same key share batches.
+
+        None: its answers are generated one by one. The family's rows differ from single answers, or virtual tokens come
+        before the text.
+        """
+        config, technique = self._network.config, source.technique
+        if not may_be_packed(config) or needs_single_rows(config):
+            return None
+        if technique is None or technique.mixes:
+            return ()
+        return (source.adapter,) if technique.packable else None
+
     @contextmanager
     def model(self, source: ModelSource) -> Iterator[LanguageModel]:
         """Yield the model, ready to generate."""
         assert source.base_key == self.key, "another base"
-        if source.adapter is None or source.technique is None or source.technique.peft_type is None:
-            peft_model = self._peft_model
-            if peft_model is None or peft_model.active_peft_config.is_prompt_learning:
-                yield self._network  # peft adds virtual tokens outside the network
-                return
+        self._attend(self._plain_attention)
+        peft_model = self._peft_model
+        if _has_peft_adapter(source):
+            self.hold(source)
+            assert self._peft_model is not None
+            self._activate(_name(source))
+            yield self._peft_model
+        elif peft_model is None or peft_model.active_peft_config.is_prompt_learning:
+            yield self._network  # peft adds virtual tokens outside the network
+        else:
             with peft_model.disable_adapter():
                 yield peft_model
-            return
-        yield self._with_adapter(source.adapter, source.technique)
 
-    def _with_adapter(self, folder: Path, technique: Technique) -> PeftModel:
+    @contextmanager
+    def rows(self, sources: Sequence[ModelSource]) -> Iterator[PreTrainedModel]:
+        """Yield the network, ready for passes over a batch whose row b belongs to the model sources[b].
+
+        The models share a batch key, and `hold` has been called for each.
+        """
+        self._attend(BATCHED)
+        names = [_name(source) if _has_peft_adapter(source) else BASE for source in sources]
+        peft_model = self._peft_model
+        with ExitStack() as stack:
+            if len(set(names)) > 1:
+                assert peft_model is not None, "an adapter is held"
+                tuner: Any = peft_model.base_model
+                stack.enter_context(tuner._enable_peft_forward_hooks(adapter_names=names))
+            elif names[0] != BASE:
+                self._activate(names[0])
+            elif peft_model is not None and not peft_model.active_peft_config.is_prompt_learning:
+                stack.enter_context(peft_model.disable_adapter())
+            yield self._network
+
+    def hold(self, source: ModelSource, *, beside: Collection[ModelSource] = ()) -> None:
+        """Have the model's adapter in memory, if it is one of peft's. It takes the place of the one that was unused for
+        longest, but not of those `beside` it."""
+        folder, technique = source.adapter, source.technique
+        if folder is None or technique is None or technique.peft_type is None:
+            return
         peft_model = self._peft_model
         if peft_model is not None and peft_model.peft_type != technique.peft_type:
             self._remove_adapters()
             peft_model = None
         if peft_model is None:
-            peft_model = self._peft_model = PeftModel.from_pretrained(
-                self._network, str(folder), adapter_name=_name(folder)
-            )
+            self._peft_model = PeftModel.from_pretrained(self._network, str(folder), adapter_name=_name(source)).eval()
         elif folder not in self._adapter_names:
-            if len(self._adapter_names) >= KEPT_ADAPTERS:
-                oldest = next(iter(self._adapter_names))
-                peft_model.delete_adapter(self._adapter_names.pop(oldest))
-            peft_model.load_adapter(str(folder), adapter_name=_name(folder))
-        self._adapter_names[folder] = self._adapter_names.pop(folder, _name(folder))  # most recently used last
-        peft_model.set_adapter(_name(folder))
-        return peft_model.eval()
+            self._make_room({each.adapter for each in beside})
+            peft_model.load_adapter(str(folder), adapter_name=_name(source))
+            peft_model.eval()
+        self._adapter_names[folder] = self._adapter_names.pop(folder, _name(source))  # most recently used last
+
+    def _make_room(self, used: Collection[Path | None]) -> None:
+        unused = [folder for folder in self._adapter_names if folder not in used]
+        if self._peft_model is not None and unused and len(self._adapter_names) >= KEPT_ADAPTERS:
+            self._peft_model.delete_adapter(self._adapter_names.pop(unused[0]))
+
+    def _activate(self, name: str) -> None:
+        assert self._peft_model is not None
+        if self._peft_model.active_adapter != name:
+            self._peft_model.set_adapter(name)
+
+    def _attend(self, attention: str) -> None:
+        if self._network.config._attn_implementation != attention:
+            self._network.set_attn_implementation(attention)
 
     def _remove_adapters(self) -> None:
         """Restore the plain network: one peft model holds adapters of a single type."""
@@ -141,6 +199,11 @@ def _load(folder: Path, technique: Technique | None, device: torch.device, dtype
     return network
 
 
-def _name(folder: Path) -> str:
+def _has_peft_adapter(source: ModelSource) -> bool:
+    return source.adapter is not None and source.technique is not None and source.technique.peft_type is not None
+
+
+def _name(source: ModelSource) -> str:
     """Return the adapter's name for peft. It becomes part of module names and must contain no dots."""
-    return folder.name.replace(".", "_")
+    assert source.adapter is not None
+    return source.adapter.name.replace(".", "_")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from api.infra.storage import Storage
@@ -20,8 +21,9 @@ class AdapterCache:
         """Bytes of each cached folder, the least recently used first."""
         folder.mkdir()
 
-    def fetch(self, artifacts: list[Artifact]) -> Path:
-        """Return the folder of these files. Its name is a hash of their names and contents.
+    def fetch(self, artifacts: list[Artifact], *, needed: Collection[Path] = ()) -> Path:
+        """Return the folder of these files. Its name is a hash of their names and contents. Folders that are `needed`
+        stay.
 
         Raises ObjectMissing, ObjectCorrupt, StorageUnavailable, OSError.
         """
@@ -29,7 +31,7 @@ class AdapterCache:
         folder = self._folder / hashlib.sha256(listed.encode()).hexdigest()
         size = sum(artifact["bytes"] for artifact in artifacts)
         if folder not in self._sizes:
-            self._evict(size)
+            self._evict(size, needed)
             partial = self._folder / "partial"
             shutil.rmtree(partial, ignore_errors=True)
             fetch_artifacts(self._storage, artifacts, partial)
@@ -37,9 +39,10 @@ class AdapterCache:
         self._sizes[folder] = self._sizes.pop(folder, size)
         return folder
 
-    def _evict(self, size: int) -> None:
+    def _evict(self, size: int, needed: Collection[Path]) -> None:
         """Make room for this many bytes."""
-        while self._sizes and sum(self._sizes.values()) + size > MAX_BYTES:
-            oldest = next(iter(self._sizes))
+        for oldest in [folder for folder in self._sizes if folder not in needed]:
+            if sum(self._sizes.values()) + size <= MAX_BYTES:
+                break
             del self._sizes[oldest]
             shutil.rmtree(oldest)

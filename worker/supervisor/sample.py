@@ -1,6 +1,7 @@
 """A sampler's supervisor: takes jobs from the sample queue, fetches their models, and feeds the child that samples.
 
-The child is started with the first job, and ended when no job has come for a while.
+A thread for each job relays its reports. The child is started with the first job, and ended when no job has come for a
+while.
 """
 
 import secrets
@@ -18,6 +19,7 @@ from api.infra.child_process import fork_server
 from api.infra.sample_queue import BEAT_S, LISTEN_S, Consumer, SampleJob
 from api.infra.storage import ObjectCorrupt, ObjectMissing, Storage, StorageUnavailable
 from api.settings import Settings
+from api.spec.artifacts import Artifact
 from api.spec.catalog import TECHNIQUES
 from api.spec.lifecycle import SAMPLE
 from api.spec.sampling import SamplerJob
@@ -30,20 +32,21 @@ from worker.shared.reports import (
     LostReport,
     RefusedReport,
     Report,
-    SamplerReport,
     as_dict,
 )
 from worker.supervisor.adapter_cache import AdapterCache
 from worker.supervisor.child import Child
 from worker.supervisor.inputs import fetch_once
 from worker.supervisor.node import LIBRARIES, claim_work_dir
+from worker.supervisor.sampling_child import POLL_S, ChildLost, SamplingChild
 
 log = structlog.get_logger(__name__)
 
-POLL_S = 0.5
-CANCEL_S = 10.0
-"""How long a child may take to notice a cancellation. A child processes a long prompt without a break."""
 RECONNECT_S = 2.0
+PLACE_S = 0.1
+"""Seconds between two looks for a free place."""
+STOP_S = 5.0
+"""Seconds in which each request reports that its sampler stops."""
 
 
 def run(settings: Settings) -> None:
@@ -63,23 +66,23 @@ def _machine() -> dict[str, Any]:
     return {"gpus": len(gpus), **{name: facts[name] for name in ("device", "gpu_memory_bytes", "memory_bytes")}}
 
 
-class ChildLost(Exception):
-    """The child ended, or was killed, before its answer was complete."""
-
-
 class Sampler:
     def __init__(self, settings: Settings, storage: Storage, folder: Path) -> None:
         self._settings, self._storage, self._folder = settings, storage, folder
         self._queue = Consumer(settings.broker_url, secrets.token_hex(8))
         self._adapters = AdapterCache(storage, folder / "adapters")
-        self._child: Child | None = None
+        self._child: SamplingChild | None = None
+        self._starting = threading.Lock()
+        self._fetching = threading.Lock()
+        self._jobs: dict[str, SampleJob] = {}
+        self._folders: dict[str, Path] = {}
+        """Folders of adapters that unfinished jobs need."""
+        self._threads: list[threading.Thread] = []
         self._server = None
         if settings.fork_server:
             self._server = fork_server(*(LIBRARIES if visible_gpus() else ("worker.sample",)))
         self._used_at = time.monotonic()
         self._machine = _machine()
-        self._answering = 0
-        """Requests that are being answered."""
         self.stopping = threading.Event()
 
     def run(self) -> None:
@@ -87,29 +90,41 @@ class Sampler:
         log.info("sampler_ready", name=self._queue.name)
         while not self.stopping.is_set():
             try:
-                job = self._queue.take(LISTEN_S)
+                job = self._take()
             except redis.RedisError as error:
                 log.warning("broker_unavailable", error=type(error).__name__)
                 self.stopping.wait(RECONNECT_S)
                 continue
             if job is not None:
-                self._answering = 1
-                self.serve(job)
-                self._answering = 0
-                self._used_at = time.monotonic()
-            elif time.monotonic() - self._used_at > self._settings.sample_idle_s:
+                thread = threading.Thread(target=self.serve, args=(job,), name=job.id, daemon=True)
+                self._threads = [*(each for each in self._threads if each.is_alive()), thread]
+                self._jobs[job.id] = job
+                thread.start()
+            elif not self._jobs and time.monotonic() - self._used_at > self._settings.sample_idle_s:
                 self.close()
+        for thread in self._threads:
+            thread.join(STOP_S)
         self.close()
 
     def report(self, owner: str) -> ProcessReport:
         """Describe this process, from any thread."""
-        return ProcessReport(owner=owner, stage=SAMPLE, slots=1, answering=self._answering, **self._machine)
+        return ProcessReport(owner=owner, stage=SAMPLE, slots=1, answering=len(self._jobs), **self._machine)
 
-    def close(self) -> None:
-        """Kill the child. The next job starts another."""
-        if self._child is not None:
-            self._child.kill()
-            self._child = None
+    def _take(self) -> SampleJob | None:
+        """Return the next request, if there is a place for it. Requests of batches take no place of others."""
+        places, jobs = self._settings.sample_batch, list(self._jobs.values())
+        if sum(not job.background for job in jobs) >= places:
+            self.stopping.wait(PLACE_S)
+            return None
+        background = len(jobs) < places
+        return self._queue.take(LISTEN_S if background else PLACE_S, background=background)
+
+    def close(self, child: SamplingChild | None = None) -> None:
+        """Kill the child, if it is still this one. The next job starts another."""
+        with self._starting:
+            if self._child is not None and child in (None, self._child):
+                self._child.kill()
+                self._child = None
 
     def serve(self, job: SampleJob) -> None:
         """Answer one job, with an error report if it fails."""
@@ -118,7 +133,10 @@ class Sampler:
                 self._answer(job)
             except redis.RedisError as error:
                 log.warning("answer_lost", error=type(error).__name__)
-                self.close()  # it would continue an answer that nobody receives
+            finally:
+                self._used_at = time.monotonic()
+                self._folders.pop(job.id, None)
+                self._jobs.pop(job.id, None)
 
     def _answer(self, job: SampleJob) -> None:
         started_at = time.monotonic()
@@ -127,7 +145,6 @@ class Sampler:
         except redis.RedisError:
             raise  # no report can be sent
         except ChildLost:
-            self.close()
             report = LostReport(id=job.id)
         except ObjectMissing:
             message = "The model was deleted while the request waited"
@@ -138,7 +155,6 @@ class Sampler:
             report = FailedReport(id=job.id, reason="storage_unavailable", message=message)
         except Exception:
             log.exception("sample_failed")
-            self.close()
             report = FailedReport(id=job.id, reason="internal_error", message=None)
         fields = as_dict(report)
         self._queue.report(job, fields)
@@ -155,10 +171,17 @@ class Sampler:
         return SamplerJob(
             id=job.id,
             base=str(folder),
-            adapter=str(self._adapters.fetch(adapter["artifacts"])) if adapter is not None else None,
+            adapter=None if adapter is None else str(self._adapter(job.id, adapter["artifacts"])),
+            background=job.background,
             technique=model["technique"],
             **job.content["ask"],
         )
+
+    def _adapter(self, job_id: str, artifacts: list[Artifact]) -> Path:
+        with self._fetching:
+            folder = self._adapters.fetch(artifacts, needed=list(self._folders.values()))
+            self._folders[job_id] = folder
+            return folder
 
     def _relay(self, job: SampleJob, request: SamplerJob) -> Report:
         """Send the request to the child and its reports to the client. Return the last one, which is not sent yet.
@@ -166,38 +189,52 @@ class Sampler:
         Raises ChildLost.
         """
         child = self._running_child()
-        child.command(cmd="sample", request=request.model_dump(mode="json"))
-        polled_at, cancelled_at = time.monotonic(), None
+        child.send(request)
+        try:
+            return self._until_last(job, child)
+        except ChildLost:
+            self.close(child)
+            raise
+        except Exception:
+            child.cancel(job.id)  # it would continue an answer that nobody receives
+            raise
+        finally:
+            child.forget(job.id)
+
+    def _until_last(self, job: SampleJob, child: SamplingChild) -> Report:
+        polled_at, cancelled = time.monotonic(), False
         while True:
-            now = time.monotonic()
-            if self.stopping.is_set() or (cancelled_at is not None and now - cancelled_at > CANCEL_S):
+            if self.stopping.is_set() or (cancelled and child.works_for_nobody()):
                 raise ChildLost
-            if cancelled_at is None and now - polled_at > POLL_S:
-                polled_at = now
-                if not self._queue.is_wanted(job):
-                    cancelled_at = now
-                    child.command(cmd="cancel", id=job.id)
+            if not cancelled and time.monotonic() - polled_at > POLL_S:
+                polled_at = time.monotonic()
+                if cancelled := not self._queue.is_wanted(job):
+                    child.cancel(job.id)
             try:
-                report = child.next_report(POLL_S)
+                report = child.next_report(job.id)
             except TimeoutError:
                 continue
-            if report is None:
-                log.error("sampler_died", exit_code=child.wait(1.0), log=child.log_tail())
-                raise ChildLost
             if isinstance(report, LAST_REPORTS):
                 return report
-            if cancelled_at is None and isinstance(report, SamplerReport):
+            if not cancelled:
                 self._queue.report(job, as_dict(report))
 
-    def _running_child(self) -> Child:
-        if self._child is None or not self._child.alive:
-            # The last GPU: trainers take them in order from the first.
-            gpu = next(reversed(visible_gpus()), None)
-            log_file = self._folder / "log.txt"
-            self._child = Child(
-                "worker.sample", gpu=gpu, log_file=log_file, reports=SAMPLING_REPORTS, server=self._server
-            )
-        return self._child
+    def _running_child(self) -> SamplingChild:
+        with self._starting:
+            if self._child is None or not self._child.alive:
+                self._child = SamplingChild(
+                    Child(
+                        "worker.sample",
+                        str(self._settings.sample_batch),
+                        str(self._settings.sample_cache_tokens),
+                        # The last GPU: trainers take them in order from the first.
+                        gpu=next(reversed(visible_gpus()), None),
+                        log_file=self._folder / "log.txt",
+                        reports=SAMPLING_REPORTS,
+                        server=self._server,
+                    )
+                )
+            return self._child
 
     def _beat(self) -> None:
         """Keep this sampler registered until it stops."""

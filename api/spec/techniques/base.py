@@ -68,6 +68,8 @@ class TechniqueBase(StrictModel):
     not a key has no limit."""
     packable: ClassVar[bool] = True
     """Whether several examples in one row of tokens give the same losses as each example alone."""
+    mixes: ClassVar[bool] = False
+    """Whether peft computes rows of several adapters of this technique in one batch."""
     recomputes: ClassVar[bool] = True
     """Whether activations may be recomputed in the backward pass (gradient checkpointing)."""
     explicit_targets: ClassVar[bool] = False

@@ -12,6 +12,7 @@ class Dora(Lora):
 
     summary: ClassVar[str] = "Train LoRA on the direction of each weight, and its magnitude separately."
     plain_update: ClassVar[bool] = False
+    mixes: ClassVar[bool] = False
     activation_factors: ClassVar[ActivationFactors] = ActivationFactors(0.5, 1.95)
     allocator_overhead: ClassVar[float] = 1.27
     flops_per_pass: ClassVar[float] = 150.0  # computing the norms of the rows (docs/engine-log.md)

@@ -35,6 +35,7 @@ class Lora(TechniqueBase):
     default_learning_rate: ClassVar[float] = 2e-4
     peft_type: ClassVar[str | None] = "LORA"
     merges: ClassVar[bool] = True
+    mixes: ClassVar[bool] = True
     explicit_targets: ClassVar[bool] = True
     loads_in_transformers: ClassVar[bool] = True
     plain_update: ClassVar[bool] = True

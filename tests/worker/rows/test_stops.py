@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from api.spec.sampling import SamplerJob
 from tests.worker import template_bases
 from tests.worker.parity import ours
+from tests.worker.sampling.asking import run, serving
 from worker.engine.generation.rollout_objective import RolloutObjective
 from worker.engine.generation.sample_answers import greedy_answers
 from worker.engine.publish.card import TrainingSummary
 from worker.engine.publish.export import export, export_merged
 from worker.rows.end_tokens import EndTokens
-from worker.sampling.answer import answer
 from worker.sampling.bases import LoadedBase, ModelSource
 from worker.shared.reports import FinishedReport, SamplerReport
 
@@ -70,8 +70,9 @@ def chat(tuned: ModelSource) -> tuple[str, int]:
         id="r", base=str(tuned.base), messages=[QUESTION], prompts=None, max_tokens=9, temperature=0, top_p=1, n=1,
         seed=None, stop=[], top_logprobs=None, adapter=None, technique=None,
     )  # fmt: skip
-    with base.model(tuned) as model:
-        answer(request, base, model, reports.append, cancelled=lambda: False)
+    server = serving(base, reports.append)
+    server.submit(request)
+    run(server)
     (finished,) = [report for report in reports if isinstance(report, FinishedReport)]
     return finished.reason, finished.tokens
 

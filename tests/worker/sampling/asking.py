@@ -1,5 +1,6 @@
 """Models of every technique, and a sampler's answers taken apart."""
 
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from api.spec.techniques import Technique
 from worker.engine.model.adapters import peft_config
 from worker.engine.model.load import quantization_config
 from worker.engine.model.modes import keep_four_bits
-from worker.sampling.answer import answer
+from worker.sampling.answer import Report
 from worker.sampling.bases import LoadedBase, ModelSource
+from worker.sampling.refused import RequestRefused
+from worker.sampling.server import SamplingServer
 from worker.shared.reports import SamplerReport, as_dict
 from worker.techniques import TECHNIQUES
 
@@ -58,6 +61,20 @@ def make_adapter(base: Path, folder: Path, technique: Technique, seed: int) -> P
     return folder
 
 
+def serving(
+    base: LoadedBase, report: Report, *, places: int = 16, cache_tokens: int = 4096, cancelled: Container[str] = ()
+) -> SamplingServer:
+    """A server that has this base already."""
+    return SamplingServer(
+        lambda source: base, report, cancelled=cancelled.__contains__, places=places, cache_tokens=cache_tokens
+    )
+
+
+def run(server: SamplingServer) -> None:
+    while not server.idle:
+        server.step()
+
+
 class Asked:
     """The reports of one request."""
 
@@ -71,8 +88,13 @@ class Asked:
             technique=tuned.technique,
             **given,
         )
-        with base.model(tuned) as model:
-            answer(request, base, model, self._report, cancelled=lambda: False)
+        server = serving(base, self._report)
+        server.submit(request)
+        run(server)
+        last = self.reports[-1]
+        if last["type"] == "refused":
+            raise RequestRefused(last["message"], param=last["param"], code=last["code"])
+        assert last["type"] == "done", last
 
     def _report(self, report: SamplerReport) -> None:
         self.reports.append({name: value for name, value in as_dict(report).items() if name != "id"})
