@@ -34,6 +34,9 @@ class Context:
     judge: OutsideJudge
     judgements: FairLimiter
     """Limit of the judgements that are awaited."""
+    away_judges: set[str] = field(default_factory=set)
+    """Models that were away in all attempts at a question, and have answered none since. They get one attempt at each
+    further question, so that a dead judge does not hold up a job for hours."""
     queue_board: Latest[Any] = field(default_factory=lambda: Latest(QUEUE_BOARD_S))
     """api.services.waiting.Board: the latest reading of the queue."""
 

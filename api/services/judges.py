@@ -144,20 +144,24 @@ async def ask(context: Context, caller: Caller, question: Question) -> Verdict:
 
 
 async def _verdict(context: Context, caller: Caller, question: Question) -> Verdict:
-    """Return the kept verdict, or ask for one. Raise Unanswered, GradingError."""
-    settings = context.settings
-    async with context.judgements.turn(caller.project_id):
-        attempt = 1
-        while True:
-            try:
-                return await _attempt(context, caller, question)
-            except Unanswered as failure:
-                log.info("judge_unanswered", model=question.model, attempt=attempt, reason=failure.message)
-                if not failure.retry or attempt == settings.judge_tries:
-                    raise
-                backoff_s = settings.judge_retry_s * min(2 ** (attempt - 1), MAX_BACKOFF)
-                await asyncio.sleep(max(failure.wait_s, backoff_s * random.uniform(0.75, 1.25)))  # noqa: S311 (a jitter)
-                attempt += 1
+    """Return the kept verdict, or ask for one until there is one. Raise Unanswered."""
+    settings, attempt = context.settings, 0
+    while True:
+        attempt += 1
+        try:
+            return await _attempt(context, caller, question)
+        except Unanswered as failure:
+            log.info("judge_unanswered", model=question.model, attempt=attempt, reason=failure.message)
+            if not failure.away:
+                context.away_judges.discard(question.model)
+            tries = 1 if question.model in context.away_judges else settings.judge_tries
+            if not failure.retry or attempt >= tries:
+                if failure.away:
+                    context.away_judges.add(question.model)
+                raise
+            backoff_s = settings.judge_retry_s * min(2 ** (attempt - 1), MAX_BACKOFF)
+            jitter = random.uniform(0.75, 1.25)  # noqa: S311 (it protects nothing)
+            await asyncio.sleep(max(failure.wait_s, backoff_s * jitter))
 
 
 async def _attempt(context: Context, caller: Caller, question: Question) -> Verdict:
@@ -166,7 +170,9 @@ async def _attempt(context: Context, caller: Caller, question: Question) -> Verd
         digest = await run_sync(_digest, context, question)
         if (kept := await run_sync(_kept, context, caller, question, digest)) is not None:
             return kept
-        reply = await _reply(context, caller, question)
+        async with context.judgements.turn(caller.project_id):
+            reply = await _reply(context, caller, question)
+        context.away_judges.discard(question.model)
         await run_sync(_charge, context, caller, question, reply)
         value = _parsed(question, reply.text)
         await run_sync(_keep, context, caller, digest, reply)

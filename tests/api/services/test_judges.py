@@ -179,6 +179,18 @@ def test_many_judgements_are_awaited_at_once_but_not_all(settings: Settings) -> 
     assert server.most_at_once == 3
 
 
+def test_a_judge_that_was_away_is_asked_once_until_it_answers(settings: Settings) -> None:
+    down = Said(status=503)
+    with outside_judge(in_turn(down, down, down, down, Said(0.5), down, Said(0.5))) as server:
+        context = opened(settings, **server.settings)
+        caller = a_caller(context.database)
+        requests = []
+        for number in range(4):
+            asyncio.run(judges.ask(context, caller, replace(QUESTION, range=(0, 1 + number))))
+            requests.append(len(server.asked))
+    assert requests == [3, 4, 5, 7]
+
+
 def local(context: Context, caller: Caller, **fields: Any) -> Verdict:
     return asyncio.run(judges.ask(context, caller, replace(QUESTION, model="tiny", **fields)))
 

@@ -6,12 +6,13 @@ import pytest
 from sqlalchemy import func, select, update
 
 from api.context import Context
-from api.records import arrays, events, permissions, webhook_deliveries
+from api.records import arrays, events, judgements, permissions, webhook_deliveries
 from api.records.base import db_now
 from api.records.batches import Batch
 from api.records.events import Event
 from api.records.files import File
 from api.records.jobs import Job
+from api.records.judgements import StoredJudgement
 from api.records.models import Checkpoint, Model
 from api.records.webhook_deliveries import Delivery
 from api.services import webhooks
@@ -21,7 +22,8 @@ from tests.factories import a_batch, a_caller, a_file, a_job, a_model, a_project
 from worker.supervisor.retention import DAY_S, delete_expired, delete_old
 
 KEEP = {
-    f"keep_{kind}_days": 0.0 for kind in ("files", "checkpoints", "arrays", "logs", "events", "batches", "deliveries")
+    f"keep_{kind}_days": 0.0
+    for kind in ("files", "checkpoints", "arrays", "logs", "events", "batches", "deliveries", "judgements")
 }
 
 
@@ -165,3 +167,19 @@ def test_old_batches_go_and_unfinished_ones_stay(context: Context) -> None:
     delete_old(keep(context, batches=2))
     with context.database.read() as session:
         assert set(session.scalars(select(Batch.id))) == {new, unfinished}
+
+
+def test_old_judgements_go_and_others_stay(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judgements, "BATCH", 2)
+    project = a_project(context.database)
+    facts = {"text": "{}", "model": "m", "prompt_tokens": 1, "completion_tokens": 1}
+    with context.database.write() as session:
+        for number in range(6):
+            judgements.add(session, project, f"{number}", **facts)
+    age(context, StoredJudgement, "created_at", 20)
+    with context.database.write() as session:
+        judgements.add(session, project, "new", **facts)
+    delete_old(keep(context, judgements=0))
+    assert count(context, StoredJudgement) == 7
+    delete_old(keep(context, judgements=10))
+    assert count(context, StoredJudgement) == 1
