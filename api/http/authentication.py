@@ -20,6 +20,9 @@ from api.services.keys import LastUses
 
 PUBLIC = ("/healthz", "/readyz", "/openapi.json", "/metrics", KEYS_PATH)
 """Paths without an API key. `/metrics` has a token of its own (api.routes.monitoring)."""
+READS = ("/v1/fine_tuning/previews", "/v1/fine_tuning/estimates")
+"""POSTs that a key which can only read may send. They read the project's files in child processes, within the same
+limits and turns as for other keys, and change nothing."""
 SESSION = "/session"
 """Address of sign-in, which is public, and sign-out, which a key that can only read may do."""
 KEY_THREADS = 8
@@ -60,7 +63,7 @@ class Authenticate:
             if scope["method"] not in SAFE_METHODS:
                 if token:
                     session_cookie.require_own_page(scope)
-                if not caller.may_write and scope["path"] != SESSION:
+                if not caller.may_write and scope["path"] not in (*READS, SESSION):
                     raise Forbidden("This key can only read")
         except ServiceError as error:
             await send_error(send, error)

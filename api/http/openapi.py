@@ -4,7 +4,7 @@ A route lists in `responses` only its own errors (`api.schemas.common.errors`). 
 for samplers, and also 405 and the 404 of unknown addresses, which belong to no call.
 """
 
-from api.http.authentication import PUBLIC
+from api.http.authentication import PUBLIC, READS
 from api.http.idempotency import UNKEPT
 from api.infra.multipart import STREAMED
 from api.schemas.stored import with_stored_schemas
@@ -90,7 +90,7 @@ def _common_errors(path: str, method: str, operation: Operation) -> set[str]:
     statuses = {"400"}  # at least for an unknown query parameter
     if path not in PUBLIC:
         statuses |= {"401", "429", "503"}
-        if method != "get":
+        if method != "get" and path not in READS:
             statuses.add("403")
     if "{" in path:
         statuses.add("404")

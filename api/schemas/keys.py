@@ -16,8 +16,8 @@ class KeyRequest(NulFreeModel):
     name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
     """A note on the key's use."""
     scope: Scope = "write"
-    """read: GET requests only; write: all but checkpoint permissions; admin: everything. At most the scope of the key
-    that sends the request."""
+    """read: GET requests, previews and estimates; write: all but checkpoint permissions; admin: everything. At most the
+    scope of the key that sends the request."""
     expires_in_seconds: Annotated[int, Field(ge=60, le=10 * 365 * 86_400)] | None = None
     """Seconds until the key expires; null: never. At most the remaining life of the key that sends the request."""
 

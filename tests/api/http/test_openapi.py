@@ -29,6 +29,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/completions": TEXT,
     "/v1/uploads/{upload_id}/complete": {"part_ids": ["part_none"]},
     "/v1/fine_tuning/checkpoints/{checkpoint}/permissions": {"project_ids": ["default"]},
+    "/v1/evals/{eval_id}": {"name": "new"},
+    "/v1/evals/{eval_id}/runs": {"data_source": {"type": "jsonl", "source": {"type": "file_id", "id": "file-none"}}},
     "/v1/webhook_endpoints/{webhook_id}": {"name": "new"},
     "/v1/webhook_endpoints/{webhook_id}/test": {"event_type": "fine_tuning.job.failed"},
 }
@@ -204,6 +206,7 @@ def test_429_is_for_more_than_is_allowed_at_once(documented: Documented, served:
 
 
 COROUTINES = {
+    ("POST", "/v1/evals"),
     ("POST", "/v1/files"),
     ("POST", "/v1/uploads/{upload_id}/parts"),
     ("POST", "/v1/uploads/{upload_id}/complete"),

@@ -51,6 +51,16 @@ def test_a_preview_shows_text_tokens_and_what_is_learnt(client: TestClient, serv
     assert "".join(sequence["token_texts"]) == sequence["text"]
 
 
+def test_a_key_that_can_only_read_previews_and_estimates(app: FastAPI, client: TestClient, server: Context) -> None:
+    file = client.post("/v1/files", files={"file": ("r.jsonl", jsonl(*[CHAT] * 12))}, data={"purpose": "fine-tune"})
+    body = {"model": "tiny", "training_file": file.json()["id"]}
+    reader = client_of(app, "default", "read")
+    paths = [f"/v1/fine_tuning/{what}" for what in ("previews", "estimates", "jobs")]
+    assert [reader.post(path, json=body).status_code for path in paths] == [200, 200, 403]
+    azure = reader.post("/openai/v1/fine_tuning/estimates", json=body)
+    assert azure.status_code == 200
+
+
 def test_a_preview_shows_where_rows_are_cut_and_which_are_dropped(client: TestClient, server: Context) -> None:
     body = {"rows": 1, "training": {"max_length": 20}}
     (row,) = post(client, "previews", jsonl(*[CHAT] * 12), **body).json()["rows"]

@@ -108,8 +108,7 @@ async function settle(element, signal, load) {
     const content = await load();
     if (!signal.aborted) fill(element, await content);
   } catch (error) {
-    const advice = error.status === 403 ? ". Previews and estimates are computed on the server, which needs a key of scope write." : "";
-    if (!signal.aborted) fill(element, h("p.notice", { dataset: { tone: "bad" } }, error.message, advice));
+    if (!signal.aborted) fill(element, h("p.notice", { dataset: { tone: "bad" } }, error.message));
   } finally {
     if (!signal.aborted) element.removeAttribute("aria-busy");
   }
