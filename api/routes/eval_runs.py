@@ -64,7 +64,7 @@ def retrieve_run(eval_id: str, run_id: str, context: Ctx, caller: Who, request: 
     return RunObject.of(eval_runs.get(context, caller, eval_id, run_id), _server(request))
 
 
-@router.post("/{run_id}", include_in_schema=False)
+@router.post("/{run_id}", deprecated=True)  # the address that older clients use
 @router.post("/{run_id}/cancel")
 def cancel_run(eval_id: str, run_id: str, context: Ctx, caller: Who, request: Request) -> RunObject:
     """Cancel a run at once. Its results until now are kept."""

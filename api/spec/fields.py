@@ -1,5 +1,6 @@
 """Base classes and field types of all recipe models."""
 
+import math
 from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
@@ -71,22 +72,41 @@ class StrictModel(BaseModel):
         return schema
 
 
+MAX_DEPTH = 100
+"""Maximum depth of nested objects and arrays in a body whose JSON is stored."""
+
+
 class NulFreeModel(StrictModel):
-    """A request body whose text is stored in the database. PostgreSQL cannot store NUL characters."""
+    """A request body whose text is stored in the database. PostgreSQL cannot store NUL characters, and no JSON has half
+    of a character, NaN or an infinite number."""
 
     @model_validator(mode="before")
     @classmethod
-    def _text_without_nul(cls, data: object) -> object:
-        left = [data]
+    def _can_be_stored(cls, data: object) -> object:
+        left = [(data, 0)]
         while left:
-            match left.pop():
-                case str() as text if "\0" in text:
-                    raise ValueError("the body holds a NUL character (\\u0000), which cannot be stored")
+            value, depth = left.pop()
+            match value:
+                case str() as text:
+                    _require_storable(text)
+                case float() as number if not math.isfinite(number):
+                    raise ValueError(f"the body holds {number}, which is not a number of JSON")
+                case dict() | list() if depth == MAX_DEPTH:
+                    raise ValueError(f"the body is nested more than {MAX_DEPTH} levels deep")
                 case dict() as fields:
-                    left += [*fields, *fields.values()]
+                    left += [(each, depth + 1) for each in (*fields, *fields.values())]
                 case list() as items:
-                    left += items
+                    left += [(each, depth + 1) for each in items]
         return data
+
+
+def _require_storable(text: str) -> None:
+    if "\0" in text:
+        raise ValueError("the body holds a NUL character (\\u0000), which cannot be stored")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("the body has half of a character (a lone surrogate such as \\ud800)") from None
 
 
 def with_current_names(model: type[BaseModel], stored: Mapping[str, object]) -> dict[str, object]:

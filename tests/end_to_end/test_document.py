@@ -4,6 +4,7 @@ It runs in an environment of its own, against the app as production runs it (Pos
 samplers' requests made up. What it finds it prints, with the request as a curl command.
 """
 
+import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import httpx
 import pytest
 
 from api.context import Context
+from api.eval_worker.worker import EvalWorker
 from api.main import create_app
 from api.services import base_models, keys
 from api.settings import Settings
@@ -39,6 +41,13 @@ LARGE_BODIES = "create_job|estimate_job|preview_rows|create_pipeline|_grader"
 """To try each value of each of their fields takes thousands of requests: that is left to the long run."""
 TOOLS = ("schemathesis==4.32.5", "openapi-spec-validator==0.9.0")
 ROW = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
+EVAL = {
+    "data_source_config": {"type": "custom", "item_schema": {"type": "object"}},
+    "testing_criteria": [
+        {"type": "string_check", "name": "a", "operation": "eq", "input": "{{ item.a }}", "reference": "a"}
+    ],
+}
+RUN = {"data_source": {"type": "jsonl", "source": {"type": "file_content", "content": [{"item": {"a": "a"}}]}}}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +89,12 @@ def _objects(context: Context, client: httpx.Client, webhook_url: str) -> dict[s
         "path.upload_id": client.post("/uploads", json=announced),
         "path.webhook_id": client.post("/webhook_endpoints", json=told),
         "path.pipeline_id": client.post("/fine_tuning/pipelines", json=stages),
+        "path.eval_id": client.post("/evals", json=EVAL),
     }
+    runs = f"/evals/{made['path.eval_id'].json()['id']}/runs"
+    made["path.run_id"] = client.post(runs, json=RUN)
+    asyncio.run(EvalWorker(context).run_until_idle())
+    run_id = made["path.run_id"].json()["id"]
     return {
         "body.model": ["tiny", tuned],
         "body.training_file": [file],
@@ -88,6 +102,7 @@ def _objects(context: Context, client: httpx.Client, webhook_url: str) -> dict[s
         "path.file_id": [file],
         "path.job_id": [job["id"] for job in client.get("/fine_tuning/jobs").json()["data"]],
         "path.model": [tuned, f"{tuned}:ckpt-step-5"],
+        "path.output_item_id": [item["id"] for item in client.get(f"{runs}/{run_id}/output_items").json()["data"]],
         "path.name": ["adapter_config.json", "a/b.bin"],
         "path.checkpoint": [f"{tuned}:ckpt-step-5"],
         **{parameter: [answer.raise_for_status().json()["id"]] for parameter, answer in made.items()},

@@ -1,5 +1,6 @@
 """Evals: what may be asked for, and who sees it."""
 
+import json
 from typing import Any
 
 import pytest
@@ -89,6 +90,22 @@ def test_a_run_that_could_not_be_graded_is_refused(
     assert answer.status_code in (400, 404), answer.text
     assert answer.json()["error"]["param"] == param
     assert words.lower() in answer.json()["error"]["message"].lower()
+
+
+DEEP: Any = "a"
+for _ in range(200):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize("value", ["\0", "\ud800", float("nan"), DEEP])
+def test_what_the_database_cannot_keep_is_refused(client: TestClient, value: Any) -> None:
+    body = json.dumps(
+        {"data_source": COMPLETIONS | {"source": {"type": "file_content", "content": [{"item": {"a": value}}]}}}
+    )
+    answer = client.post(
+        f"/v1/evals/{an_eval(client)}/runs", content=body, headers={"content-type": "application/json"}
+    )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value")
 
 
 def test_an_eval_is_its_projects_own(client: TestClient, other_project: TestClient) -> None:

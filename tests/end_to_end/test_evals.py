@@ -1,0 +1,74 @@
+"""Evals through the unmodified client, on a real sampler."""
+
+from typing import Any
+
+from openai import OpenAI
+
+from tests.end_to_end.jobs import wait_until
+from tests.end_to_end.test_sampling import HELLO, strict
+from tests.services import AttuneUp
+
+ITEM_SCHEMA: dict[str, Any] = {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]}
+CRITERIA: list[Any] = [
+    {
+        "type": "string_check",
+        "name": "the same",
+        "operation": "eq",
+        "input": "{{ sample.output_text }}",
+        "reference": "{{ item.word }}",
+    },
+    {
+        "type": "python",
+        "name": "a text",
+        "source": "def grade(sample, item):\n    return len(sample['output_text']) >= 0",
+    },
+]
+SAMPLED: dict[str, Any] = {
+    "type": "completions",
+    "model": "tiny",
+    "input_messages": {"type": "template", "template": HELLO},
+    "sampling_params": {"max_completion_tokens": 4, "temperature": 0},
+}
+
+
+def content(*words: str) -> dict[str, Any]:
+    return {"type": "file_content", "content": [{"item": {"word": word}} for word in words]}
+
+
+def ended(client: OpenAI, eval_id: str, run_id: str) -> Any:
+    runs = client.evals.runs
+    wait_until(lambda: runs.retrieve(run_id, eval_id=eval_id).status not in ("queued", "in_progress"))
+    return runs.retrieve(run_id, eval_id=eval_id)
+
+
+def test_every_method_of_the_client(live_server: AttuneUp) -> None:
+    client = strict(live_server)
+    source: Any = {"type": "custom", "item_schema": ITEM_SCHEMA, "include_sample_schema": True}
+    made = client.evals.create(data_source_config=source, testing_criteria=CRITERIA, name="first")
+    renamed = client.evals.update(made.id, name="words", metadata={"team": "a"})
+    assert renamed == client.evals.retrieve(made.id)
+    assert renamed.name == "words"
+    assert made.id in [each.id for each in client.evals.list(order="desc", order_by="updated_at")]
+
+    answer = client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=4, temperature=0)
+    expected = answer.choices[0].message.content
+    assert expected is not None
+    runs = client.evals.runs
+    begun = runs.create(made.id, name="run", data_source=SAMPLED | {"source": content(expected, "other")})
+    run = ended(client, made.id, begun.id)
+    assert (run.status, run.result_counts.passed, run.result_counts.failed) == ("completed", 1, 1)
+    assert [(each.testing_criteria, each.passed) for each in run.per_testing_criteria_results] == [
+        ("the same", 1),
+        ("a text", 2),
+    ]
+    assert run.per_model_usage[0].run_model_name == "tiny"
+    (failed,) = runs.output_items.list(run.id, eval_id=made.id, status="fail")
+    assert failed == runs.output_items.retrieve(failed.id, eval_id=made.id, run_id=run.id)
+    assert failed.sample.output[0].content == expected
+    assert [each.id for each in runs.list(made.id, status="completed")] == [run.id]
+
+    many = runs.create(made.id, name="many", data_source=SAMPLED | {"source": content(*["a"] * 200)})
+    assert runs.cancel(many.id, eval_id=made.id).status == "canceled"
+    assert runs.delete(many.id, eval_id=made.id).run_id == many.id
+    assert client.evals.delete(made.id).deleted
+    assert made.id not in [each.id for each in client.evals.list()]
