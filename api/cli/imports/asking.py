@@ -97,6 +97,11 @@ class Answers:
         entry = self._by_key.get(prompt.key(self.model))
         return None if entry is None or "response" not in entry else text_of(entry["response"])
 
+    def error_of(self, prompt: Prompt) -> str | None:
+        """Return why the model refused to answer; None if it did not."""
+        error = self._by_key.get(prompt.key(self.model), {}).get("error")
+        return None if error is None else str(error["message"])
+
     def keep(self, prompt: Prompt, options: Options, **outcome: object) -> None:
         entry = {"key": prompt.key(self.model), "model": self.model, "options": asdict(options), **asdict(prompt)}
         entry |= outcome

@@ -65,6 +65,7 @@ def _comparison(job: Document, new_job: Document, old: Answers, new: Answers, gr
             "reference": prompt.reference,
             "old": old.text_of(prompt),
             "new": new.text_of(prompt),
+            "new_error": new.error_of(prompt),
             "rewards": grading.rewards(prompt, old.text_of(prompt), new.text_of(prompt)),
         }
         for prompt, _ in old.answered()

@@ -1,5 +1,6 @@
 """A comparison of old and new answers in a terminal."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from api.cli.client import Document
@@ -27,6 +28,8 @@ def print_comparison(jobs: Sequence[Document], graders: Sequence[str]) -> None:
         means = "".join(f"; {name} {_change(means)}" for name, means in job["rewards"].items())
         equal = f"{job['equal']} of {job['prompts']} answers are equal"
         print_note(f"{job['old_model']} → {job['new_model']}: {equal}{means}")
+        for error, count in Counter(row["new_error"] for row in job["rows"] if row["new_error"]).items():
+            print_note(f"{job['new_model']} did not answer {count} prompts: {error}")
 
 
 def _last_message(request: Document) -> object:

@@ -26,7 +26,7 @@ class Item:
 def take_inventory(source: Source) -> Document:
     """Return the objects of the source's project. Raise CommandError."""
     jobs = source.listed("/fine_tuning/jobs")
-    models = {model["id"]: model for model in source.listed("/models")}
+    models = {model["id"]: model for model in source.get("/models")["data"]}
     items = [*_jobs(source, jobs, models), *_files(source.listed("/files"), jobs)]
     evals, problem = _evals(source)
     return {

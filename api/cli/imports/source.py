@@ -24,21 +24,23 @@ SCOPES = {"openai-organization": "OPENAI_ORG_ID", "openai-project": "OPENAI_PROJ
 """Headers that choose among the organizations and projects of a key, and the variables of OpenAI's clients for them."""
 
 PAGE = 100
-MAX_ATTEMPTS = 6
+MAX_FAILURES = 6
 """Attempts of a request that fails with a 5xx status or without a response."""
+MAX_ATTEMPTS = 200
+"""Attempts of a request in all, those that the rate limit refuses included."""
 MAX_WAIT_S = 900.0
 """Seconds for which one request waits in all, for example because of rate limits."""
 MAX_BACKOFF_S = 8.0
 TEMPORARY = {408, 409, 429}
+MISSING_SCOPE = "insufficient permissions"
 
 
-class NotAvailable(Exception):
+class NotAvailable(CommandError):
     """The source refuses an object: it is deleted or expired, or the key may not read it."""
 
     def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
+        super().__init__(ExitCode.REFUSED, message)
         self.status = status
-        self.message = message
 
     @property
     def is_gone(self) -> bool:
@@ -119,32 +121,38 @@ class Source:
 
     def _send(self, method: str, path: str, *, stream: bool = False, **request: Any) -> httpx.Response:
         """Return a successful response, repeating the request after temporary failures."""
-        waited_s, failures = 0.0, 0
+        waited_s, attempts, failures = 0.0, 0, 0
         while True:
             response = self._attempt(method, path, stream, request)
             if response is not None and response.is_success:
                 return response
-            if response is not None:
-                response.read()
-                if not _is_temporary(response):
-                    raise self._refusal(response)
+            if response is not None and not _is_temporary(response):
+                raise self._refusal(response)
+            attempts += 1
             failures += response is None or response.status_code != 429
-            delay_s = _delay_s(response, failures)
-            if failures >= MAX_ATTEMPTS or not waited_s + delay_s <= MAX_WAIT_S:  # NaN, too
-                raise CommandError(ExitCode.UNAVAILABLE, self._outage(response))
+            delay_s = _delay_s(response, attempts)
+            enough = failures >= MAX_FAILURES or attempts >= MAX_ATTEMPTS
+            if enough or waited_s + delay_s > MAX_WAIT_S:
+                raise CommandError(ExitCode.UNAVAILABLE, f"{self._outage(response)} Repeat the command later.")
             if delay_s >= 1:
                 print_note(f"{self._outage(response)} The next attempt is in {format_duration(delay_s)}.")
             self._sleep(delay_s)
             waited_s += delay_s
 
     def _attempt(self, method: str, path: str, stream: bool, request: dict[str, Any]) -> httpx.Response | None:
+        """Return the response, None without one. The body of a stream is read only if the request fails."""
         try:
-            return self._http.send(self._http.build_request(method, path, **request), stream=stream)
+            response = self._http.send(self._http.build_request(method, path, **request), stream=stream)
+            if not response.is_success:
+                response.read()
         except httpx.TransportError:
             return None
+        return response
 
     def _refusal(self, response: httpx.Response) -> Exception:
         status, (message, code) = response.status_code, _error_of(response)
+        if status == 401 and MISSING_SCOPE in message:  # OpenAI's, for a restricted key
+            return NotAvailable(403, self.redacted(message))
         if status == 401:  # its message may quote the key
             return CommandError(
                 ExitCode.NOT_AUTHORIZED, f"{self.base_url} does not accept the key of {self._key_source}."
@@ -185,7 +193,7 @@ def _error_of(response: httpx.Response) -> tuple[str, str | None]:
         return f"{response.status_code} {response.reason_phrase}", None
 
 
-def _delay_s(response: httpx.Response | None, failures: int) -> float:
+def _delay_s(response: httpx.Response | None, attempts: int) -> float:
     """Return the seconds until the next attempt: those that the source asks for, or twice as many each time."""
     headers = httpx.Headers() if response is None else response.headers
     try:
@@ -195,7 +203,7 @@ def _delay_s(response: httpx.Response | None, failures: int) -> float:
             return max(0.0, _retry_after_s(headers["retry-after"]))
     except ValueError:  # neither a number nor a date
         pass
-    return float(min(MAX_BACKOFF_S, 0.5 * 2.0 ** max(0, failures - 1)))
+    return min(MAX_BACKOFF_S, 0.25 * 2.0 ** min(attempts, 10))
 
 
 def _retry_after_s(value: str) -> float:

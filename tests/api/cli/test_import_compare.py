@@ -21,7 +21,8 @@ COMPARISON = {
             "prompt": {"messages": [{"role": "user", "content": "Which tag?"}]},
             "reference": "<b>",
             "old": "<script src=https://example.com></script>",
-            "new": "\x1b[2Jno",
+            "new": None,
+            "new_error": "no \x1b[2Jtools here",
             "rewards": {"similar": {"old": 1.0, "new": None}},
         },
         {
@@ -29,6 +30,7 @@ COMPARISON = {
             "reference": None,
             "old": "same",
             "new": "same",
+            "new_error": None,
             "rewards": {"similar": {"old": 0.0, "new": None}},
         },
     ],
@@ -57,6 +59,7 @@ def test_the_page_requests_nothing_and_runs_nothing_that_a_model_wrote() -> None
     assert not re.search(r"(src|href)=[\"']", page)
     assert "<script src=https://example.com>" in seen.text
     assert "1 → -" in seen.text
+    assert "tools here" in seen.text
     assert seen.tags.count("tr") == 3
 
 
@@ -66,4 +69,5 @@ def test_the_table_has_a_line_for_each_prompt(capsys: pytest.CaptureFixture[str]
     lines = [line.split("\t") for line in shown.out.splitlines()]
     assert lines[0] == ["JOB", "PROMPT", "REFERENCE", "OLD", "NEW", "similar"]
     assert lines[2] == ["ftjob-0", "again", "-", "same", "same", "0 → -"]
-    assert "\x1b" not in shown.out
+    assert "ft:new did not answer 1 prompts: no tools here" in shown.err
+    assert "\x1b" not in shown.out + shown.err

@@ -4,14 +4,18 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from api.cli.errors import ExitCode
+from api.cli.errors import CommandError, ExitCode
 from api.cli.imports.deadlines import answers_until
-from api.cli.imports.source import OPENAI, Source
+from api.cli.imports.folder import held
+from api.cli.imports.source import OPENAI, NotAvailable, Source
 from tests.api.cli.conftest import attune
 from tests.api.cli.stand_in import (
     CONTENTS,
@@ -153,6 +157,62 @@ def test_an_id_cannot_leave_the_folder(source: StandIn, tmp_path: Path) -> None:
     source.lists["/v1/fine_tuning/jobs"] = [{**source.lists["/v1/fine_tuning/jobs"][0], "id": "../../outside"}]
     result = attune("import", "fetch", "--from", source.base_url, "--output", tmp_path / "inner")
     assert result.exit_code == ExitCode.CORRUPT
+
+
+def test_a_folder_is_for_one_command_at_a_time(source: StandIn, tmp_path: Path) -> None:
+    with held(tmp_path):
+        refused = attune("import", "fetch", "--from", source.base_url, "--output", tmp_path)
+    assert refused.exit_code == ExitCode.REFUSED
+    assert source.requests == 0
+
+
+def responding(*responses: httpx.Response) -> tuple[Source, list[float]]:
+    """Return a source with these responses, and the seconds that it waits between requests."""
+    waits: list[float] = []
+    source = Source("http://127.0.0.1/v1", KEY, sleep=waits.append)
+    remaining = iter(responses)
+    source._http = httpx.Client(transport=httpx.MockTransport(lambda request: next(remaining)), base_url="http://a")
+    return source, waits
+
+
+def test_rate_limits_are_waited_for_as_long_as_the_source_says() -> None:
+    later = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    headers: list[dict[str, str]] = [{"retry-after": "7"}, {"retry-after-ms": "250"}, {"retry-after": later}, {}]
+    source, waits = responding(*(httpx.Response(429, headers=each) for each in headers), httpx.Response(200, json={}))
+    assert source.get("/files") == {}
+    assert waits[:2] == [7, 0.25]
+    assert 25 < waits[2] <= 30
+    assert waits[3] == 4
+
+
+@pytest.mark.parametrize("value", ["inf", "86400"])
+def test_a_wait_of_a_day_ends_the_command(value: str) -> None:
+    source, waits = responding(httpx.Response(429, headers={"retry-after": value}))
+    with pytest.raises(CommandError, match="rate of requests"):
+        source.get("/files")
+    assert waits == []
+
+
+def test_an_outage_is_retried_a_few_times() -> None:
+    source, waits = responding(*[httpx.Response(503)] * 6)
+    with pytest.raises(CommandError, match="503"):
+        source.get("/files")
+    assert waits == [0.5, 1, 2, 4, 8]
+
+
+def test_a_key_without_a_scope_is_a_refusal_of_the_object_only() -> None:
+    error = {"message": "You have insufficient permissions for this operation. Missing scopes: api.evals.read"}
+    source, _ = responding(httpx.Response(401, json={"error": error}))
+    with pytest.raises(NotAvailable):
+        source.get("/evals")
+
+
+def test_an_exhausted_quota_is_not_waited_for() -> None:
+    error = {"message": "You exceeded your current quota", "code": "insufficient_quota"}
+    source, waits = responding(httpx.Response(429, json={"error": error}))
+    with pytest.raises(CommandError, match="quota"):
+        source.get("/files")
+    assert waits == []
 
 
 def test_without_a_key_nothing_is_asked(source: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
