@@ -11,7 +11,7 @@ import psutil
 import pytest
 from openai import OpenAI
 
-from tests.end_to_end.jobs import create, ended, rows, upload
+from tests.end_to_end.jobs import create, ended, rows, upload, wait_until
 from tests.services import AttuneUp
 from tests.services.attune import ATTUNE
 
@@ -52,6 +52,25 @@ class Mover:
         return json.loads(output)
 
 
+def graded(client: OpenAI) -> tuple[str, str]:
+    """Return the ids of an eval and of its run, which has graded two answers."""
+    criterion: Any = {
+        "type": "string_check",
+        "name": "equal",
+        "operation": "eq",
+        "input": "{{sample.output_text}}",
+        "reference": "{{item.answer}}",
+    }
+    schema = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
+    config: Any = {"type": "custom", "item_schema": schema, "include_sample_schema": True}
+    eval_id = client.evals.create(name="sums", data_source_config=config, testing_criteria=[criterion]).id
+    rows: Any = [{"item": {"answer": "4"}, "sample": {"output_text": text}} for text in ("4", "5")]
+    source: Any = {"type": "jsonl", "source": {"type": "file_content", "content": rows}}
+    run_id = client.evals.runs.create(eval_id, name="run", data_source=source).id
+    wait_until(lambda: client.evals.runs.retrieve(run_id, eval_id=eval_id).status in {"completed", "failed"}, 30)
+    return eval_id, run_id
+
+
 @pytest.fixture
 def mover(live_server: AttuneUp, tmp_path: Path) -> Iterator[Mover]:
     mover = Mover(live_server, tmp_path / "export")
@@ -70,12 +89,17 @@ def test_a_project_moves_with_its_jobs_files_checkpoints_and_answers(mover: Move
     others = [create(source, training, steps=2, technique={"type": "lora", "rank": rank}) for rank in (2, 3)]
     for other in others:
         source.fine_tuning.jobs.cancel(other)
+    eval_id, run_id = graded(source)
     model = ended(source, first).fine_tuned_model
     from_here = ("--from", mover.server.base_url)
+    found = mover.run("inventory", *from_here)["data"]
+    assert {item["kind"] for item in found} == {"job", "model", "checkpoint", "file", "eval"}
+    assert all(item["available"] for item in found)
 
     report = mover.run("fetch", *from_here, "--output", str(mover.folder))
-    assert report["jobs"] == 3
-    assert {each["path"] for each in report["unavailable"]} <= {"evals.jsonl"}
+    assert (report["jobs"], report["evals"], report["unavailable"]) == (3, 1, [])
+    items = (mover.folder / "evals" / eval_id / f"{run_id}.jsonl").read_text().splitlines()
+    assert [json.loads(line)["status"] for line in items] == ["pass", "fail"]
     checkpoints = (mover.folder / "jobs" / first / "checkpoints.jsonl").read_text().splitlines()
     assert json.loads(checkpoints[0])["fine_tuned_model_checkpoint"].startswith(str(model))
     assert (mover.folder / "files" / training / "rows.jsonl").read_bytes() == rows(12)
@@ -85,8 +109,11 @@ def test_a_project_moves_with_its_jobs_files_checkpoints_and_answers(mover: Move
     assert [(each["job"], each["answers"], each["open"]) for each in answers] == [(first, 3, 0)]
 
     chosen = [word for job in (first, *others) for word in ("--job", job)]
-    pushed = {each["old"]: each["new"] for each in mover.run("push", *words, *chosen)["jobs"]}
-    assert mover.run("push", *words, *chosen)["jobs"][0]["new"] == pushed[first]
+    report = mover.run("push", *words, *chosen)
+    pushed = {each["old"]: each["new"] for each in (*report["jobs"], *report["evals"])}
+    assert mover.run("push", *words, *chosen)["jobs"] == report["jobs"]
+    arrived, left = target.evals.retrieve(pushed[eval_id]), source.evals.retrieve(eval_id)
+    assert (arrived.data_source_config, arrived.testing_criteria) == (left.data_source_config, left.testing_criteria)
     for other in others:
         job = target.fine_tuning.jobs.cancel(pushed[other]).to_dict()
         assert job["technique"] == source.fine_tuning.jobs.retrieve(other).to_dict()["technique"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from api.cli.client import Client, Document
+from api.cli.errors import RequestRefused
 from api.cli.files import attach_files
 from api.cli.imports.bases import complete_bases, models_in
 from api.cli.imports.eval_plans import EvalPlan, plan_evals, read_evals
@@ -50,22 +51,28 @@ def make_plan(client: Client, folder: Path, chosen: Sequence[str] | None, assign
 
 def push(client: Client, plan: Plan) -> Document:
     """Make what is open, and return a report. Raise CommandError if the server fails; run it again then."""
-    made = {each.old_id: _create_job(client, each) for each in plan.open_jobs}
-    evals = {each.old_id: _create(client, "/evals", each.old_id, each.body)["id"] for each in plan.open_evals}
-    jobs = {each.old_id: made.get(each.old_id) or each.new_job for each in plan.jobs}
     return {
         "object": "import.push",
         "target": client.base_url,
-        "jobs": [
-            {"old": each.old_id, "new": job and job["id"], "model": each.body.get("model"), "problem": each.problem}
-            for each in plan.jobs
-            for job in [jobs[each.old_id]]
-        ],
-        "evals": [
-            {"old": each.old_id, "new": evals.get(each.old_id) or each.new_id, "problem": each.problem}
-            for each in plan.evals
-        ],
+        "jobs": [_push_job(client, each) for each in plan.jobs],
+        "evals": [_push_eval(client, each) for each in plan.evals],
     }
+
+
+def _push_job(client: Client, plan: JobPlan) -> Document:
+    job = _create_job(client, plan) if plan.is_open else plan.new_job
+    return {"old": plan.old_id, "new": job and job["id"], "model": plan.body.get("model"), "problem": plan.problem}
+
+
+def _push_eval(client: Client, plan: EvalPlan) -> Document:
+    """Make an eval. One that the server refuses does not keep the others from being made."""
+    new_id, problem = plan.new_id, plan.problem
+    if plan.is_open:
+        try:
+            new_id = _create(client, "/evals", plan.old_id, plan.body)["id"]
+        except RequestRefused as refusal:
+            problem = refusal.message
+    return {"old": plan.old_id, "new": new_id, "problem": problem}
 
 
 def _create_job(client: Client, plan: JobPlan) -> Document:

@@ -78,6 +78,7 @@ def test_jobs_arrive_with_their_files_and_hyperparameters(folder: Path, target: 
     assert [file["filename"] for file in files] == ["rows.jsonl", "valid-ation.jsonl"]
     assert len(target.listed("/files", limit=100)["data"]) == 2  # the jobs share them
     assert "training file" in made["ftjob-2"]["problem"]
+    assert target.get(f"/evals/{made['eval_1']['new']}")["testing_criteria"] == EVAL["testing_criteria"]
 
 
 def test_the_plan_is_shown_before_and_needs_consent(folder: Path, target: Client) -> None:
@@ -87,6 +88,16 @@ def test_the_plan_is_shown_before_and_needs_consent(folder: Path, target: Client
     assert "--yes" in result.stderr
     assert target.listed("/fine_tuning/jobs", limit=10)["data"] == []
     assert target.listed("/files", limit=10)["data"] == []
+
+
+def test_an_eval_that_the_server_refuses_keeps_no_other_from_being_made(folder: Path, target: Client) -> None:
+    broken = {**EVAL, "id": "eval_0", "testing_criteria": [{"type": "string_check", "name": "no input"}]}
+    logs = {**EVAL, "id": "eval_2", "data_source_config": {"type": "logs", "schema": {}}}
+    (folder / "evals.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (broken, logs, EVAL)))
+    made = pushed(folder, "--job", "ftjob-2")
+    assert "testing_criteria" in made["eval_0"]["problem"]
+    assert "OpenAI only" in made["eval_2"]["problem"]
+    assert made["eval_1"]["new"].startswith("eval_")
 
 
 def test_the_table_of_base_models_is_the_users(folder: Path, target: Client) -> None:
@@ -118,13 +129,15 @@ def test_killed_after_each_request_that_makes_something_nothing_is_pushed_twice(
 
     with monkeypatch.context() as patch:
         patch.setattr(httpx.Client, "request", mortal)
-        for _ in ("training file", "validation file", "first job", "second job"):
+        for _ in ("training file", "validation file", "first job", "second job", "eval"):
             with pytest.raises(Killed):
                 attune("import", "push", "--input", folder, "--yes")
     made = pushed(folder)
-    jobs, files = (target.listed(path, limit=100)["data"] for path in ("/fine_tuning/jobs", "/files"))
+    paths = ("/fine_tuning/jobs", "/files", "/evals")
+    jobs, files, evals = (target.listed(path, limit=100)["data"] for path in paths)
     assert {each["id"] for each in jobs} == {made["ftjob-0"]["new"], made["ftjob-1"]["new"]}
     assert len(files) == 2
+    assert [each["id"] for each in evals] == [made["eval_1"]["new"]]
 
 
 def test_a_job_that_continues_another_waits_for_its_model(folder: Path, target: Client) -> None:
