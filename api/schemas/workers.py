@@ -20,7 +20,7 @@ class Work(BaseModel):
     since: int | None
 
 
-Kind = Literal["prepare", "train", "sample", "batch", "deliver"]
+Kind = Literal["prepare", "train", "sample", "batch", "evaluate", "deliver"]
 Status = Literal["idle", "busy", "paused", "stopped", "lost"]
 
 
@@ -30,7 +30,8 @@ class WorkerObject(BaseModel):
     host: str
     stages: list[Kind]
     """Kinds of work that it takes. `prepare` and `train` take jobs; `sample` answers requests to models; `batch` sends
-    the requests of batches to them; `deliver` sends webhooks, metrics and models to other servers."""
+    the requests of batches to them; `evaluate` grades the items of evals; `deliver` sends webhooks, metrics and models
+    to other servers."""
     status: Status
     """`paused`: it takes no work for now, for `paused_reason`; `stopped`: it ended in order; `lost`: it has not
     reported for two minutes, or for 15 s if it takes no jobs."""

@@ -108,7 +108,9 @@ class Sampler:
 
     def report(self, owner: str) -> ProcessReport:
         """Describe this process, from any thread."""
-        return ProcessReport(owner=owner, stage=SAMPLE, slots=1, answering=len(self._jobs), **self._machine)
+        return ProcessReport(
+            owner=owner, stage=SAMPLE, slots=self._settings.sample_batch, answering=len(self._jobs), **self._machine
+        )
 
     def _take(self) -> SampleJob | None:
         """Return the next request, if there is a place for it. Requests of batches take no place of others."""

@@ -67,13 +67,13 @@ const checked = (component, load) => async (signal) => {
   }
 };
 
-const WAITS = { prepare: "jobs wait", train: "jobs wait", sample: "chats are refused and batches wait", batch: "batches wait", deliver: "webhooks and metrics wait" };
+const WAITS = { prepare: "jobs wait", train: "jobs wait", sample: "chats are refused and batches wait", batch: "batches wait", evaluate: "runs of evals wait", deliver: "webhooks and metrics wait" };
 
 const workers = checked("Workers", async (signal) => {
   const { data } = await api.get("/v1/workers", {}, signal);
   const alive = data.filter((worker) => worker.alive);
   // A server may have no others; those that are lost are missed.
-  const others = ["sample", "batch", "deliver"].filter((stage) => data.some(({ stages, status: state }) => stages.includes(stage) && state !== "stopped"));
+  const others = ["sample", "batch", "evaluate", "deliver"].filter((stage) => data.some(({ stages, status: state }) => stages.includes(stage) && state !== "stopped"));
   return ["prepare", "train", ...others].map((stage) => {
     const component = `Workers that ${{ batch: "answer batches" }[stage] ?? stage}`;
     const able = alive.filter(({ stages }) => stages.includes(stage));

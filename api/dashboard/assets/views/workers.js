@@ -10,7 +10,7 @@ const STATUSES = {
   stopped: ["⊘", "Stopped", "wait"], lost: ["✕", "Lost", "bad"],
 };
 const DUTIES = {
-  prepare: "prepares files", train: "trains", sample: "samples from models", batch: "sends the requests of batches", deliver: "delivers webhooks, metrics and models",
+  prepare: "prepares files", train: "trains", sample: "samples from models", batch: "sends the requests of batches", evaluate: "grades evals", deliver: "delivers webhooks, metrics and models",
 };
 /** Those whose slots are jobs. */
 const JOBS = ["prepare", "train"];
