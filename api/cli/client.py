@@ -87,12 +87,13 @@ class Client:
                 if line.startswith("data: ") and line != "data: [DONE]":
                     yield json.loads(line.removeprefix("data: "))
 
-    def listed(self, path: str, *, limit: int, after: str | None = None) -> Document:
+    def listed(self, path: str, *, limit: int, after: str | None = None, **query: object) -> Document:
         """Return a list of up to `limit` objects, and in `has_more` whether there are more."""
         data: list[Document] = []
         has_more = True
         while has_more and len(data) < limit:
-            page = self.get(path, limit=min(PAGE, limit - len(data)), after=data[-1]["id"] if data else after)
+            start = data[-1]["id"] if data else after
+            page = self.get(path, limit=min(PAGE, limit - len(data)), after=start, **query)
             data += page["data"]
             has_more = bool(page.get("has_more")) and bool(page["data"])
         return {"object": "list", "data": data, "has_more": has_more}

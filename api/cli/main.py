@@ -33,6 +33,7 @@ COMMANDS = {
     "files": ("api.cli.files:files_app", "Check, upload, list, print and delete files of training rows.", CLIENT),
     "adapters": ("api.cli.adapters:adapters_app", "Download, verify and delete fine-tuned models.", CLIENT),
     "batches": ("api.cli.batches:batches_app", "Answer the requests of a file in the background.", CLIENT),
+    "evals": ("api.cli.evals:evals_app", "Grade the answers of models by criteria of your own.", CLIENT),
     "chat": ("api.cli.chat:chat_app", "Send a message to a model and print its answer.", CLIENT),
     "catalog": (
         "api.cli.catalog:catalog_app",
@@ -50,7 +51,11 @@ COMMANDS = {
         CLIENT,
     ),
     "usage": ("api.cli.usage:usage_app", "Show what the project used, and its budgets.", CLIENT),
-    "webhooks": ("api.cli.webhooks:webhooks_app", "Have a URL notified when jobs and batches end.", CLIENT),
+    "webhooks": (
+        "api.cli.webhooks:webhooks_app",
+        "Have a URL notified when jobs, batches and runs of evals end.",
+        CLIENT,
+    ),
     "login": ("api.cli.login:login_app", "Store a server's address and your API key for later commands.", CLIENT),
     "logout": ("api.cli.login:logout_app", "Delete the stored address and API key.", CLIENT),
     "whoami": ("api.cli.login:whoami_app", "Show the server, the project and the key that commands use.", CLIENT),

@@ -1,10 +1,17 @@
-"""Wait for an object on the server to end, also while the server restarts."""
+"""Wait for an object on the server to end, also while the server restarts.
+
+`watch_counts` shows the progress: on a terminal as a bar, otherwise as a line for each status and each tenth of the
+work.
+"""
 
 import time
 from collections.abc import Callable, Container
+from datetime import datetime
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from api.cli.client import Document
-from api.cli.console import print_note
+from api.cli.console import clean, out, print_line, print_note
 from api.cli.errors import CommandError, ExitCode
 
 POLL_S = 1.0
@@ -39,3 +46,41 @@ def wait_until_ended(
         if deadline is not None and time.monotonic() > deadline:
             raise CommandError(ExitCode.UNAVAILABLE, f"{subject} has not ended in time: it is {status}.")
         time.sleep(POLL_S)
+
+
+def watch_counts(
+    look: Callable[[], Document],
+    final: Container[str],
+    describe: Callable[[Document], tuple[str, int, int]],
+    *,
+    subject: str,
+    quiet: bool,
+) -> Document | None:
+    """Show the progress of an object until it ends, and return it; None after Ctrl-C.
+
+    `describe` returns a line, the number of parts that are done, and that of all parts. `quiet`: show nothing.
+    """
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    shown: set[tuple[str, int]] = set()
+    with Progress(*columns, console=out, transient=True, disable=quiet or not out.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def look_and_show() -> Document:
+            found = look()
+            text, done, total = describe(found)
+            bar.update(task, description=clean(text), completed=done, total=total or None)
+            step = (found["status"], 10 * done // max(1, total))
+            if not quiet and not out.is_terminal and step not in shown:
+                print_line(f"{clock_time(time.time())}  {text}")
+            shown.add(step)
+            return found
+
+        try:
+            return wait_until_ended(look_and_show, final, subject=subject)
+        except KeyboardInterrupt:
+            print_note(f"Stopped watching; {subject} keeps running.")
+            return None
+
+
+def clock_time(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s).astimezone().strftime("%H:%M:%S")

@@ -7,7 +7,6 @@ continues when it is back.
 
 import time
 from collections.abc import Iterator
-from datetime import datetime
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -18,7 +17,7 @@ from api.cli.client import Client, Document, segment
 from api.cli.console import clean, err, out, print_error, print_json, print_line, print_note, print_result
 from api.cli.errors import ExitCode
 from api.cli.job_view import AFTER_TRAINING, describe_phase, describe_wait, time_left, wait_reason
-from api.cli.waiting import wait_until_ended
+from api.cli.waiting import clock_time, wait_until_ended
 
 EXIT_CODES = {
     "succeeded": ExitCode.OK,
@@ -97,10 +96,6 @@ def _events_since(client: Client, path: str, last_event: str | None) -> list[Doc
 def format_event(event: Document) -> str:
     level = "" if event["level"] == "info" else f"{event['level']}: "
     return f"{clock_time(event['created_at'])}  {level}{event['message']}"
-
-
-def clock_time(unix_s: float) -> str:
-    return datetime.fromtimestamp(unix_s).astimezone().strftime("%H:%M:%S")
 
 
 class _StaticView:

@@ -14,7 +14,7 @@ webhooks_app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     add_completion=False,
-    help="Have a URL notified when jobs and batches end.",
+    help="Have a URL notified when jobs, batches and runs of evals end.",
     epilog="Example: attune webhooks create https://example.com/hook",
 )
 

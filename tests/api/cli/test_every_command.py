@@ -1,8 +1,10 @@
 """Each client command against the API itself: on a terminal, without one, and with --json."""
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from typer.testing import CliRunner
 
 from api.cli.main import CLIENT, COMMANDS, app
 from api.context import Context
+from api.eval_worker.worker import EvalWorker
 from api.infra.webhook_signature import new_secret
 from api.records import models, webhooks, workers
 from api.records.base import db_now
@@ -25,6 +28,19 @@ from tests.factories import a_base_model, a_batch, a_file, a_job, a_model, a_pro
 from tests.services.parts import AttuneApi
 
 REQUEST = b'{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {}}\n'
+EVAL = {
+    "name": "capitals",
+    "data_source_config": {"type": "custom", "item_schema": {"type": "object"}, "include_sample_schema": True},
+    "testing_criteria": [
+        {
+            "type": "string_check",
+            "name": "exact",
+            "operation": "eq",
+            "input": "{{ sample.output_text }}",
+            "reference": "{{ item.answer }}",
+        }
+    ],
+}
 ERROR = {"code": "empty_file", "message": "The input file has no requests", "param": None, "line": None}
 ROW = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
 
@@ -47,6 +63,13 @@ COMMAND_LINES = {
     "files upload": ["files", "upload", "PATH"],
     "files list": ["files", "list", "--limit", "1"],
     "files get": ["files", "get", "FILE"],
+    "evals create": ["evals", "create", "EVAL_BODY"],
+    "evals list": ["evals", "list", "--limit", "1"],
+    "evals run": ["evals", "run", "EVAL", "ANSWERS", "--name", "again"],
+    "evals show": ["evals", "show", "EVAL"],
+    "evals show run": ["evals", "show", "EVAL", "BASE_RUN"],
+    "evals compare": ["evals", "compare", "EVAL", "BASE_RUN", "TUNED_RUN"],
+    "evals cancel": ["evals", "cancel", "EVAL", "WAITING_RUN"],
     "batches create": ["batches", "create", "REQUESTS"],
     "batches list": ["batches", "list", "--limit", "1"],
     "batches get": ["batches", "get", "INVALID"],
@@ -115,8 +138,27 @@ def names(service: tuple[Context, str], tmp_path_factory: pytest.TempPathFactory
         "ANSWERED": a_batch(
             context, project, BatchStatus.COMPLETED, total=2, completed=2, output_file=a_file(context, project, REQUEST)
         ),
+        **graded_runs(context, path.parent),
         "INVALID": a_batch(context, project, BatchStatus.FAILED, errors={"data": [ERROR]}),
     }
+
+
+def graded_runs(context: Context, folder: Path) -> dict[str, str]:
+    """An eval with two runs that were graded and one that waits, and what they were made from."""
+    body, answers = folder / "eval.json", folder / "answers.jsonl"
+    body.write_text(json.dumps(EVAL))
+    answers.write_text(json.dumps({"item": {"answer": "Rome"}, "sample": {"output_text": "Oslo"}}))
+    eval_id = _json("evals", "create", str(body))["id"]
+
+    def run(name: str, *said: str) -> str:
+        content = [{"item": {"answer": "Rome", "n": n}, "sample": {"output_text": text}} for n, text in enumerate(said)]
+        source = json.dumps({"type": "file_content", "content": content})
+        return str(_json("evals", "run", eval_id, "--name", name, "--set", f"data_source.source={source}")["id"])
+
+    base, tuned = run("base", "Oslo", "Rome", "Lima"), run("tuned", "Rome", "Rome", "Oslo")
+    asyncio.run(EvalWorker(context).run_until_idle())
+    named = {"EVAL_BODY": str(body), "ANSWERS": str(answers), "EVAL": eval_id}
+    return named | {"BASE_RUN": base, "TUNED_RUN": tuned, "WAITING_RUN": run("waiting", "Rome")}
 
 
 @pytest.fixture
@@ -191,6 +233,26 @@ def test_a_job_says_why_it_waits(names: dict[str, str], service: tuple[Context, 
 def test_a_clone_changes_what_was_asked_and_keeps_the_rest(line: list[str]) -> None:
     clone = _json("jobs", "clone", line[2], "--method", "dpo", "--rank", "4", "--set", "training.max_length=64")
     assert (clone["technique"]["rank"], clone["training"]["max_length"], clone["method"]["type"]) == (4, 64, "dpo")
+
+
+def test_two_runs_are_compared_item_by_item(names: dict[str, str]) -> None:
+    runs = names["EVAL"], names["BASE_RUN"], names["TUNED_RUN"]
+    comparison = _json("evals", "compare", *runs)
+    assert comparison["common_items"] == 3
+    ((before, after),) = comparison["differing_items"]
+    assert (before["status"], after["status"]) == ("fail", "pass")
+    lines = [text.split("\t") for text in CliRunner().invoke(app, ["evals", "compare", *runs]).stdout.splitlines()]
+    assert lines[1:3] == [["exact", "33 %", "67 %"], ["all criteria", "33 %", "67 %"]]
+    assert lines[-1] == ["0", "tuned", "Oslo", "Rome"]
+    assert [item["status"] for item in _json("evals", "show", *runs[:2])["items"]] == ["fail", "fail"]
+
+
+def test_a_run_that_asks_a_model_gets_its_message(names: dict[str, str]) -> None:
+    prompt = "Where is {{ item.answer }}?"
+    words = ["evals", "run", names["EVAL"], names["ANSWERS"], "--model", "tiny", "--prompt", prompt]
+    source = _json(*words, "--set", "data_source.sampling_params.temperature=0")["data_source"]
+    assert (source["type"], source["sampling_params"]["temperature"]) == ("completions", 0)
+    assert source["input_messages"]["template"][0]["content"] == prompt
 
 
 def _json(*words: str) -> Any:

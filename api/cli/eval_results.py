@@ -1,0 +1,166 @@
+"""What `attune evals` prints of evals, of runs and of two runs side by side."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from api.cli.client import Client, Document
+from api.cli.console import format_time, print_error, print_fields, print_line, print_note, print_table
+from api.cli.errors import ExitCode
+
+EXIT_CODES = {"completed": ExitCode.OK, "failed": ExitCode.JOB_FAILED, "canceled": ExitCode.JOB_CANCELLED}
+SHOWN_CHARS = 80
+"""Characters of an answer in a table."""
+
+
+def describe_run(run: Document) -> tuple[str, int, int]:
+    """Return the run in a line, the number of its graded items, and that of all items."""
+    counts = run["result_counts"]
+    done = counts["passed"] + counts["failed"] + counts["errored"]
+    of_all = f": {done} of {counts['total']} items graded, {_share(counts)} passed" if counts["total"] else ""
+    return f"{run['status'].replace('_', ' ')}{of_all}", done, counts["total"]
+
+
+def print_eval(found: Document, runs: Sequence[Document]) -> None:
+    print_fields({"id": found["id"], "name": found["name"] or "-", "created_at": format_time(found["created_at"])})
+    print_line("")
+    rows = [[criterion["name"], criterion["type"], _rule(criterion)] for criterion in found["testing_criteria"]]
+    print_table(["CRITERION", "TYPE", "RULE"], rows)
+    if not runs:
+        return print_note(f"No runs yet. Start one with: attune evals run {found['id']} FILE --model MODEL")
+    print_line("")
+    columns = ["RUN", "STATUS", "MODEL", "CREATED", "ITEMS", "PASSED", "NAME"]
+    print_table(
+        columns,
+        [
+            [
+                run["id"],
+                run["status"],
+                run["model"] or "-",
+                format_time(run["created_at"]),
+                run["result_counts"]["total"],
+                _share(run["result_counts"]),
+                run["name"] or "-",
+            ]
+            for run in runs
+        ],
+    )
+    return None
+
+
+def _rule(criterion: Document) -> str:
+    """Return what a criterion compares, in a few words."""
+    threshold = criterion.get("pass_threshold")
+    parts = [
+        criterion.get("operation") or criterion.get("evaluation_metric"),
+        criterion.get("reference"),
+        None if threshold is None else f"at least {threshold}",
+        ", ".join(criterion.get("passing_labels") or []),
+        criterion.get("model"),
+    ]
+    return " ".join(part for part in parts if part) or "-"
+
+
+def print_run(run: Document, items: Sequence[Document]) -> None:
+    """Print a run with its counts by criterion, and the given items."""
+    counts = run["result_counts"]
+    print_fields(
+        {
+            "id": run["id"],
+            "status": run["status"],
+            "model": run["model"] or "-",
+            "created_at": format_time(run["created_at"]),
+            "items": f"{counts['passed']} passed, {counts['failed']} failed, {counts['errored']} not graded, "
+            f"of {counts['total']}",
+            "report": run["report_url"],
+        }
+    )
+    if run["error"]["message"]:
+        print_error(f"the run failed: {run['error']['message']} ({run['error']['code']})")
+    if run["per_testing_criteria_results"]:
+        print_line("")
+        columns = ["CRITERION", "PASSED", "FAILED", "NOT GRADED", "SHARE"]
+        print_table(
+            columns,
+            [
+                [each["testing_criteria"], each["passed"], each["failed"], each["errored"], _share(each)]
+                for each in run["per_testing_criteria_results"]
+            ],
+        )
+    if items:
+        print_line("")
+        rows = [[item["datasource_item_id"], item["status"], _wrong(item), _answer(item)] for item in items]
+        print_table(["ITEM", "STATUS", "DOES NOT PASS", "ANSWER"], rows)
+
+
+def _wrong(item: Document) -> str:
+    """Return the criteria that an item does not pass, or why it has no answer."""
+    if item["sample"]["error"]["message"]:
+        return str(item["sample"]["error"]["message"])
+    failed = (result for result in item["results"] if not result["passed"])
+    return ", ".join(
+        f"{result['name']}: {result['error']['message']}" if result.get("error") else str(result["name"])
+        for result in failed
+    )
+
+
+def _answer(item: Document) -> str:
+    text = "".join(message["content"] or "" for message in item["sample"]["output"])
+    return text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 1]}…"
+
+
+def compared(client: Client, *paths: str) -> Document:
+    """Return both runs, and the pairs of items of which exactly one passes. Items are paired by their content."""
+    runs = [client.get(path) for path in paths]
+    first, second = (dict(_by_content(client.pages(f"{path}/output_items"))) for path in paths)
+    pairs = [[first[key], second[key]] for key in first if key in second]
+    return {
+        "runs": runs,
+        "common_items": len(pairs),
+        "differing_items": [pair for pair in pairs if len({item["status"] == "pass" for item in pair}) == 2],
+    }
+
+
+def _by_content(items: Iterator[Document]) -> Iterator[tuple[tuple[str, int], Document]]:
+    """Yield each item with its content and the number of equal items before it."""
+    seen: defaultdict[str, int] = defaultdict(int)
+    for item in items:
+        content = json.dumps(item["datasource_item"], sort_keys=True)
+        yield (content, seen[content]), item
+        seen[content] += 1
+
+
+def print_comparison(comparison: Document, limit: int) -> None:
+    first, second = runs = comparison["runs"]
+    counts = [{each["testing_criteria"]: each for each in run["per_testing_criteria_results"]} for run in runs]
+    rows = [[name, *(_share(each[name]) for each in counts)] for name in counts[0] if name in counts[1]]
+    rows.append(["all criteria", *(_share(run["result_counts"]) for run in runs)])
+    print_table(["CRITERION", *(_title(run) for run in runs)], rows)
+    differing = comparison["differing_items"]
+    if not comparison["common_items"]:
+        return print_note("The runs have no item in common, so only their counts can be compared.")
+    print_note(f"{len(differing)} of {comparison['common_items']} items pass in one run only.")
+    if differing[:limit]:
+        print_table(
+            ["ITEM", "PASSES IN", f"ANSWER OF {_title(first)}", f"ANSWER OF {_title(second)}"],
+            [
+                [
+                    one["datasource_item_id"],
+                    _title(first if one["status"] == "pass" else second),
+                    _answer(one),
+                    _answer(two),
+                ]
+                for one, two in differing[:limit]
+            ],
+        )
+    return None
+
+
+def _title(run: Document) -> str:
+    return str(run["name"] or run["model"] or run["id"])
+
+
+def _share(counts: Document) -> str:
+    """Return the part of the graded items that passed."""
+    graded = counts["passed"] + counts["failed"] + counts["errored"]
+    return f"{100 * counts['passed'] / graded:.0f} %" if graded else "-"

@@ -1,0 +1,229 @@
+"""`attune evals`: create, list, run, show, compare, cancel."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from api.cli.body import apply_assignment, read_body
+from api.cli.client import Client, Document, segment
+from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
+from api.cli.console import format_time, print_json, print_listing, print_note, print_result
+from api.cli.errors import CommandError, Commands, ExitCode
+from api.cli.eval_results import EXIT_CODES, compared, describe_run, print_comparison, print_eval, print_run
+from api.cli.files import After, Limit, upload_file
+from api.cli.job_options import BodyFile
+from api.cli.waiting import watch_counts
+
+evals_app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Grade the answers of models by criteria of your own.",
+    epilog="Example: attune evals run eval_abc123 questions.jsonl --model smollm2-135m-instruct --watch",
+)
+
+EvalId = Annotated[str, typer.Argument(metavar="EVAL_ID", help="An id from `attune evals list`.")]
+RunId = Annotated[str, typer.Argument(metavar="RUN_ID", help="An id from `attune evals show EVAL_ID`.")]
+
+
+@evals_app.command(epilog="Example: attune evals create capitals.json")
+def create(
+    body_file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE.json", help="A JSON file with the request body, or - for stdin."),
+    ],
+    *,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Create an eval: the schema of its items, and the criteria that grade them."""
+    body = read_body(body_file)
+    with connect(base_url, api_key, data_dir) as client:
+        created = client.post("/evals", body)
+    text = f"Created {created['id']}. Run it with: attune evals run {created['id']} FILE --model MODEL"
+    print_result(created, text, as_json=as_json)
+
+
+@evals_app.command(name="list", epilog="Example: attune evals list --limit 5")
+def list_evals(
+    *,
+    limit: Limit = 20,
+    after: After = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """List the project's evals."""
+    with connect(base_url, api_key, data_dir) as client:
+        evals = client.listed("/evals", limit=limit, after=after, order="desc")
+    print_listing(
+        evals,
+        ["ID", "NAME", "CREATED", "CRITERIA"],
+        [[each["id"], each["name"] or "-", format_time(each["created_at"]), _criteria(each)] for each in evals["data"]],
+        as_json=as_json,
+    )
+
+
+@evals_app.command(epilog="Example: attune evals run eval_abc123 questions.jsonl --model smollm2-135m-instruct --watch")
+def run(
+    eval_id: EvalId,
+    file: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="FILE_OR_ID",
+            help='JSON lines of {"item": {…}}: a local file, which is uploaded, or the id of a file.',
+        ),
+    ] = None,
+    *,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help='The model to ask. Default: none; the lines have answers, as "sample".'),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="The message to the model, with variables such as {{ item.question }}. "
+            "Default: the messages in item.messages."
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="A note on the run.")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any other field, such as data_source.sampling_params.temperature=0. Repeatable.",
+        ),
+    ] = None,
+    body_file: BodyFile = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow the run until it ends.")] = False,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Create a run: ask a model the questions of a file and grade its answers, or grade answers that are there."""
+    body = read_body(body_file)
+    if name is not None:
+        body["name"] = name
+    with connect(base_url, api_key, data_dir) as client:
+        source = body.setdefault("data_source", {})
+        if file is not None:
+            source["source"] = {"type": "file_id", "id": _file_id(client, file)}
+        if model is not None:
+            source["model"] = model
+        if prompt is not None:
+            message = {"role": "user", "content": prompt}
+            source["input_messages"] = {"type": "template", "template": [message]}
+        elif "model" in source:
+            source.setdefault("input_messages", {"type": "item_reference", "item_reference": "item.messages"})
+        source.setdefault("type", "completions" if "model" in source else "jsonl")
+        for assignment in assignments or []:
+            apply_assignment(body, assignment)
+        created = client.post(f"/evals/{segment(eval_id)}/runs", body)
+        if not (watch and as_json):
+            text = f"Created {created['id']}. Its report: {created['report_url']}"
+            print_result(created, text, as_json=as_json)
+        if watch:
+            raise typer.Exit(_watch(client, created, as_json=as_json))
+
+
+def _file_id(client: Client, file: str) -> str:
+    """Return the id of the file, which is uploaded first if it is a local path."""
+    if Path(file).is_file():
+        uploaded = upload_file(client, Path(file), "evals")
+        print_note(f"Uploaded {file} as {uploaded['id']}")
+        return str(uploaded["id"])
+    if re.fullmatch(r"file-[A-Za-z0-9_-]+", file):
+        return file
+    raise CommandError(ExitCode.REFUSED, f"{file} is neither a local file nor the id of an uploaded one.")
+
+
+def _watch(client: Client, created: Document, *, as_json: bool) -> ExitCode:
+    path = _run_path(created["eval_id"], created["id"])
+    ended = watch_counts(lambda: client.get(path), EXIT_CODES, describe_run, subject=created["id"], quiet=as_json)
+    if ended is None:
+        return ExitCode.INTERRUPTED
+    if as_json:
+        print_json(ended)
+    else:
+        print_run(ended, [])
+    return EXIT_CODES[ended["status"]]
+
+
+@evals_app.command(epilog="Example: attune evals show eval_abc123 evalrun_abc123 --limit 20")
+def show(
+    eval_id: EvalId,
+    run_id: Annotated[str | None, typer.Argument(metavar="[RUN_ID]", help="A run of the eval.")] = None,
+    *,
+    limit: Annotated[int, typer.Option(min=0, help="Runs of an eval, or items of a run that do not pass.")] = 10,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Show an eval with its newest runs, or a run with its counts and the items that do not pass."""
+    path = f"/evals/{segment(eval_id)}"
+    with connect(base_url, api_key, data_dir) as client:
+        if run_id is None:
+            found, listed = client.get(path), client.listed(f"{path}/runs", limit=limit, order="desc")["data"]
+        else:
+            found = client.get(_run_path(eval_id, run_id))
+            items = f"{_run_path(eval_id, run_id)}/output_items"
+            listed = [
+                item
+                for status in ("error", "fail")
+                for item in client.listed(items, limit=limit, status=status)["data"]
+            ][:limit]
+    if as_json:
+        return print_json({"eval": found, "runs": listed} if run_id is None else {"run": found, "items": listed})
+    return print_eval(found, listed) if run_id is None else print_run(found, listed)
+
+
+@evals_app.command(epilog="Example: attune evals compare eval_abc123 evalrun_abc123 evalrun_def456")
+def compare(
+    eval_id: EvalId,
+    first: Annotated[str, typer.Argument(metavar="RUN_ID")],
+    second: Annotated[str, typer.Argument(metavar="RUN_ID")],
+    *,
+    limit: Annotated[int, typer.Option(min=0, help="Items that differ.")] = 20,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two runs of an eval: their counts by criterion, and the items of which one passes and one does not."""
+    with connect(base_url, api_key, data_dir) as client:
+        comparison = compared(client, *(_run_path(eval_id, run_id) for run_id in (first, second)))
+    if as_json:
+        return print_json(comparison)
+    return print_comparison(comparison, limit)
+
+
+@evals_app.command(epilog="Example: attune evals cancel eval_abc123 evalrun_abc123")
+def cancel(
+    eval_id: EvalId,
+    run_id: RunId,
+    *,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Cancel a run. Its results until now are kept."""
+    with connect(base_url, api_key, data_dir) as client:
+        ended = client.post(f"{_run_path(eval_id, run_id)}/cancel")
+    print_result(ended, f"{ended['id']} is {ended['status']}", as_json=as_json)
+
+
+def _criteria(found: Document) -> str:
+    return ", ".join(criterion["name"] for criterion in found["testing_criteria"])
+
+
+def _run_path(eval_id: str, run_id: str) -> str:
+    return f"/evals/{segment(eval_id)}/runs/{segment(run_id)}"
