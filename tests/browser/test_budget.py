@@ -100,6 +100,21 @@ def test_curves_of_ten_thousand_steps_stay_smooth_while_they_grow(
         expect(curve).to_have_attribute("aria-label", re.compile(rf"to {start + 9};"))
     assert longest_ms(page) < BLOCKED_MS
 
+    # The steps that a reader drags over are all that the charts show, here and at the address.
+    box = page.locator(".u-over").first.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 4, box["y"] + 50)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 50, steps=3)
+    page.mouse.up()
+    some = re.compile(r"steps 2\d\d\d to 5\d\d\d;")
+    expect(curve).to_have_attribute("aria-label", some)
+    page.goto(page.url)
+    expect(curve).to_have_attribute("aria-label", some)
+    page.locator(".u-over").first.dblclick()
+    expect(curve).to_have_attribute("aria-label", re.compile(r"steps 0 to"))
+    assert "steps=" not in page.url
+
 
 def test_two_thousand_jobs_stay_smooth(visitor: Visitor, server: tuple[str, Context, str]) -> None:
     _, context, _ = server

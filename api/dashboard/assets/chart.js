@@ -34,12 +34,13 @@ function load() {
  * @param {Series[]} options.series
  * @param {string} options.group
  * @param {(value: number) => string} [options.show] writes a value
+ * @param {(range: [number, number]|null) => void} [options.onZoom] gets the steps that are shown; null: all
  */
-export function chart({ title, unit = "", series, group, show = format.metric }) {
+export function chart({ title, unit = "", series, group, show = format.metric, onZoom = () => {} }) {
   const reading = h("output.reading");
   const plot = h("div.plot", { role: "img" });
   const element = h("figure.chart", {}, h("figcaption", {}, h("span", {}, title, unit && h("span.muted", {}, ` ${unit}`)), reading), plot);
-  const state = { x: [], columns: [], smoothing: 0, log: false, marks: [] };
+  const state = { x: [], columns: [], smoothing: 0, log: false, marks: [], range: null };
   let drawn = null;
 
   const observer = new ResizeObserver(() => {
@@ -59,8 +60,25 @@ export function chart({ title, unit = "", series, group, show = format.metric })
     else {
       plot.replaceChildren();
       drawn = new uPlot(options(), data(), plot);
+      if (state.range) setRange(state.range);
     }
     plot.setAttribute("aria-label", summary());
+  }
+
+  function setRange(range) {
+    state.range = range;
+    const [min, max] = range ?? [state.x[0], state.x.at(-1)];
+    drawn?.setScale("x", { min, max });
+  }
+
+  /** Note which steps are shown, after the reader has changed that. */
+  function zoomed({ scales: { x: { min, max } }, data: [steps] }, scale) {
+    if (scale !== "x") return;
+    const range = min > steps[0] || max < steps.at(-1) ? [Math.round(min), Math.round(max)] : null;
+    if (String(range) === String(state.range)) return;
+    state.range = range;
+    plot.setAttribute("aria-label", summary());
+    onZoom(range);
   }
 
   /** Both the smoothed curve and, faint behind it, the measured one. */
@@ -89,7 +107,7 @@ export function chart({ title, unit = "", series, group, show = format.metric })
         ...series.map((one) => ({ stroke: stroke(one), width: 1.5, dash: dash(one), spanGaps: true, points: { show: one.dots || undefined, size: 5, fill: stroke(one) } })),
       ],
       cursor: { sync: { key: group, setSeries: false }, y: false, points: { size: 6 }, drag: { x: true, y: false } },
-      hooks: { draw: [(u) => label(u, series, ink, grey, show), (u) => mark(u, state.marks, grey, line)], setCursor: [read] },
+      hooks: { draw: [(u) => label(u, series, ink, grey, show), (u) => mark(u, state.marks, grey, line)], setCursor: [read], setScale: [zoomed] },
     };
   }
 
@@ -112,7 +130,8 @@ export function chart({ title, unit = "", series, group, show = format.metric })
 
   function summary() {
     const last = series.map((one, index) => `${one.label} ${show(final(state.columns[index]))}`).join(", ");
-    return `${title}, steps ${state.x[0]} to ${state.x.at(-1)}; last ${last}`;
+    const [first, end] = state.range ?? [state.x[0], state.x.at(-1)];
+    return `${title}, steps ${first} to ${end}; last ${last}`;
   }
 
   return {
@@ -121,13 +140,18 @@ export function chart({ title, unit = "", series, group, show = format.metric })
      * @param {number[]} x steps
      * @param {(number|null)[][]} columns of each series, null where there is no value
      * @param {{smoothing?: number, log?: boolean, marks?: {x: number, label: string}[]}} [changes]
+     * @param {[number, number]|null} [range] the steps to show; null: all
      */
-    update(x, columns, changes = {}) {
+    update(x, columns, changes = {}, range = null) {
       const same = drawn && x.length > 1 && Object.entries(changes).every(([name, value]) => JSON.stringify(state[name]) === JSON.stringify(value));
       Object.assign(state, { x, columns, ...changes });
-      if (!same) return redraw();
-      const zoomed = drawn.scales.x.min > drawn.data[0][0] || drawn.scales.x.max < drawn.data[0].at(-1);
-      drawn.setData(data(), !zoomed);
+      const moved = String(range) !== String(state.range);
+      if (!same) {
+        state.range = range;
+        return redraw();
+      }
+      drawn.setData(data(), !range);
+      if (moved) setRange(range);
       plot.setAttribute("aria-label", summary());
     },
     destroy() {
@@ -218,20 +242,24 @@ function mark(u, marks, grey, line) {
 }
 
 /**
- * Smoothing and logarithmic scale, for all charts of a view.
+ * Smoothing and logarithmic scale, for all charts of a view, and the steps that they show.
  * @param {import("./app.js").Page} page whose address keeps the values
- * @param {(settings: {smoothing: number, log: boolean}) => void} change
+ * @param {() => void} change called after a change of `settings`
+ * @returns {{elements: HTMLElement[], settings: {smoothing: number, log: boolean, range: [number, number]|null}, zoom: (range: [number, number]|null) => void}}
  */
 export function chartControls({ query, setQuery }, change) {
   const settings = settingsOf(query);
   const smoothing = h("input", { type: "range", min: 0, max: 0.95, step: 0.05, value: settings.smoothing });
   const log = h("input", { type: "checkbox", checked: settings.log });
   const apply = () => {
-    const chosen = { smoothing: Number(smoothing.value), log: log.checked };
-    setQuery({ smoothing: chosen.smoothing ? String(chosen.smoothing) : null, scale: chosen.log ? "log" : null });
-    change(chosen);
+    Object.assign(settings, { smoothing: Number(smoothing.value), log: log.checked });
+    setQuery({ smoothing: settings.smoothing ? String(settings.smoothing) : null, scale: settings.log ? "log" : null, steps: settings.range?.join("-") ?? null });
+    change();
   };
   smoothing.addEventListener("input", apply);
   log.addEventListener("change", apply);
-  return [h("label.inline", {}, "Smoothing", smoothing), h("label.inline", {}, log, "Log scale")];
+  return {
+    settings, elements: [h("label.inline", {}, "Smoothing", smoothing), h("label.inline", {}, log, "Log scale")],
+    zoom(range) { settings.range = range; apply(); },
+  };
 }

@@ -59,5 +59,8 @@ export function heading(name) {
 
 export const hasValues = (column) => column.some((value) => value !== null && value !== undefined);
 
-/** Smoothing and scale: two small controls whose values are in the address. */
-export const settingsOf = (query) => ({ smoothing: Number(query.get("smoothing") ?? 0), log: query.get("scale") === "log" });
+/** Smoothing, scale and the steps that are shown: what the address says of charts. */
+export const settingsOf = (query) => ({
+  smoothing: Number(query.get("smoothing") ?? 0), log: query.get("scale") === "log",
+  range: /^\d+-\d+$/.test(query.get("steps") ?? "") ? query.get("steps").split("-").map(Number) : null,
+});

@@ -2,7 +2,7 @@
 
 import * as api from "../api.js";
 import { chart, chartControls } from "../chart.js";
-import { Series, hasValues, heading, measurements, settingsOf } from "../curves.js";
+import { Series, hasValues, heading, measurements } from "../curves.js";
 import { command, empty, fill, h, section, status } from "../elements.js";
 import * as format from "../format.js";
 import { table } from "../table.js";
@@ -75,7 +75,7 @@ const lowestOf = (column) => (present(column).length ? Math.min(...present(colum
 /** A chart for each measurement, of training and of validation, with a line for each job that has it. */
 function overlaid(page, loaded) {
   const charts = new Map(), grid = h("div.charts");
-  let settings = settingsOf(page.query);
+  const controls = chartControls(page, () => requestAnimationFrame(draw));
   page.signal.addEventListener("abort", () => { for (const drawn of charts.values()) drawn.destroy(); }, { once: true });
 
   function draw() {
@@ -86,21 +86,22 @@ function overlaid(page, loaded) {
       if (!columns.some(hasValues)) continue;
       const key = kind + name;
       if (!charts.has(key)) make(key, name, prefix, kind === "valid");
-      charts.get(key).update(steps, columns, { ...settings, log: settings.log && name.includes("loss") });
+      const { smoothing, log, range } = controls.settings;
+      charts.get(key).update(steps, columns, { smoothing, log: log && name.includes("loss") }, range);
     }
   }
 
   function make(key, name, prefix, dots) {
     const { title, unit } = heading(name);
     const drawn = chart({
-      title: prefix ? prefix + title.toLowerCase() : title, unit, group: "compare",
+      title: prefix ? prefix + title.toLowerCase() : title, unit, group: "compare", onZoom: controls.zoom,
       series: loaded.map((entry, index) => ({ label: entry.name, tone: `series-${index + 1}`, dots, smooth: !dots })),
     });
     charts.set(key, drawn);
     grid.append(drawn.element);
   }
 
-  return { draw, element: section("Curves", chartControls(page, (chosen) => { settings = chosen; draw(); }), grid) };
+  return { draw, element: section("Curves", controls.elements, grid) };
 }
 
 /** The values of one job at the steps of all. */

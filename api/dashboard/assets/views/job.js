@@ -2,7 +2,7 @@
 
 import * as api from "../api.js";
 import { chart, chartControls } from "../chart.js";
-import { Series, hasValues, heading, measurements, settingsOf } from "../curves.js";
+import { Series, hasValues, heading, measurements } from "../curves.js";
 import { copyable, fill, h, section, status, when } from "../elements.js";
 import * as format from "../format.js";
 
@@ -111,7 +111,8 @@ function file(id) {
 function drawnCurves(page) {
   const series = new Series(), charts = new Map();
   const grid = h("div.charts"), waiting = h("p.muted", {}, "Curves appear with the first step.");
-  let settings = settingsOf(page.query), marks = [], scheduled = false;
+  const controls = chartControls(page, schedule);
+  let marks = [], scheduled = false;
   page.signal.addEventListener("abort", () => { for (const { drawn } of charts.values()) drawn.destroy(); }, { once: true });
 
   function draw() {
@@ -128,14 +129,15 @@ function drawnCurves(page) {
         make(name, validated, known);
         made = true;
       }
-      charts.get(name).drawn.update(steps, validated ? columns : [columns[0]], { ...settings, marks: validated ? marks : [], log: settings.log && name.includes("loss") });
+      const { smoothing, log, range } = controls.settings;
+      charts.get(name).drawn.update(steps, validated ? columns : [columns[0]], { smoothing, marks: validated ? marks : [], log: log && name.includes("loss") }, range);
     });
   }
 
   function make(name, validated, known) {
     const train = { label: validated ? "train" : heading(name).title, smooth: true };
     const valid = { label: "validation", tone: "ink", dashed: true, dots: true };
-    const drawn = chart({ ...heading(name), group: `job-${page.id}`, series: validated ? [train, valid] : [train] });
+    const drawn = chart({ ...heading(name), group: `job-${page.id}`, series: validated ? [train, valid] : [train], onZoom: controls.zoom });
     if (known) {
       known.drawn.element.replaceWith(drawn.element);
       known.drawn.destroy();
@@ -149,7 +151,7 @@ function drawnCurves(page) {
     requestAnimationFrame(draw);
   }
 
-  const element = section("Curves", chartControls(page, (chosen) => { settings = chosen; schedule(); }), waiting, grid);
+  const element = section("Curves", controls.elements, waiting, grid);
   return {
     element,
     /** A job that ended before its first step has no curves. */
