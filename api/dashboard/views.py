@@ -23,6 +23,7 @@ VIEWS = (
     View("compare", "Compare", listed=False),
     View("files", "Files", item="file", key="f"),
     View("models", "Models", item="model", key="m"),
+    View("evals", "Evals", item="eval", key="e"),
     View("batches", "Batches", item="batch", key="b"),
     View("workers", "Workers", key="w"),
     View("usage", "Usage", key="u"),

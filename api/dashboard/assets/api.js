@@ -72,6 +72,16 @@ export async function* pages(path, query = {}, signal) {
   }
 }
 
+/** Return the first objects of a list, and whether it has more. */
+export async function first(path, query, limit, signal) {
+  const data = [];
+  for await (const page of pages(path, { ...query, limit: Math.min(limit, 100) }, signal)) {
+    data.push(...page.data);
+    if (data.length >= limit || !page.has_more) return { data: data.slice(0, limit), hasMore: page.has_more || data.length > limit };
+  }
+  return { data, hasMore: false };
+}
+
 /**
  * Call a function now, and again each time so many seconds have passed, while the page is visible and not left. Raise
  * the errors of the first call, and later only those that a repetition cannot mend.

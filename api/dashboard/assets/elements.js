@@ -45,6 +45,7 @@ const STATUSES = {
   completed: ["✓", "Completed", "good"],
   expired: ["✕", "Expired", "bad"],
   cancelling: ["⊘", "Cancelling", "wait"],
+  canceled: ["⊘", "Canceled", "wait"],
 };
 
 /** A status in words. Other objects' statuses (`processed`, `error`) give their own `[shape, word, tone]`. */

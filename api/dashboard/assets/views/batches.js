@@ -33,16 +33,10 @@ export async function show({ root, signal, open }) {
   const more = h("button", { type: "button", hidden: true, onclick: () => { limit += STEP; refresh(); } }, "Show more");
 
   async function refresh() {
-    const batches = [];
-    let hasMore = false;
-    for await (const page of api.pages(BATCHES, { limit: Math.min(limit, 100) }, signal)) {
-      batches.push(...page.data);
-      hasMore = page.has_more;
-      if (batches.length >= limit) break;
-    }
-    list.update(batches);
+    const { data, hasMore } = await api.first(BATCHES, {}, limit, signal);
+    list.update(data);
     more.hidden = !hasMore;
-    const shown = batches.length ? list.element : nothing;
+    const shown = data.length ? list.element : nothing;
     if (body.firstChild !== shown) fill(body, shown);
   }
 

@@ -7,7 +7,7 @@ import { bytes } from "../format.js";
 import { table } from "../table.js";
 import { dropTarget, picker } from "../upload.js";
 
-const PURPOSES = [["fine-tune", "Rows"], ["fine-tune-results", "Results of jobs"], ["batch", "Requests of batches"], ["batch_output", "Results of batches"]];
+const PURPOSES = [["fine-tune", "Rows"], ["fine-tune-results", "Results of jobs"], ["batch", "Requests of batches"], ["batch_output", "Results of batches"], ["evals", "Rows of evals"]];
 const STEP = 50;
 
 /** @param {import("../app.js").Page} page */
@@ -65,6 +65,7 @@ const EMPTY = {
   "fine-tune": ["No file yet. Drop a file of rows here, or send one from a terminal. Its rows are checked at once.", command("attune files upload rows.jsonl")],
   "fine-tune-results": ["No results yet. A job that succeeds writes its metrics and its model as files."],
   batch: ["No requests yet. ", h("a", { href: "/batches" }, "Batches"), " takes a file of requests and answers them."],
+  evals: ["No rows of evals yet. A run of an eval takes a file of them. ", command("attune files upload questions.jsonl --purpose evals")],
   batch_output: ["No results yet. A batch that ends writes its answers and its errors as files."],
 };
 const nothing = (purpose) => empty(...EMPTY[purpose]);

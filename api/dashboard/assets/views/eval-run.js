@@ -1,0 +1,160 @@
+/** What a run came to: counts by criterion, then its items, failures first; beside another run, the items that differ. */
+
+import * as api from "../api.js";
+import { copyAs } from "../calls.js";
+import { marked } from "../diff.js";
+import { button, confirm, facts, fill, h, quantity, section } from "../elements.js";
+import { answerOf, ENDED, graded, questionOf, referenceOf, runPath, runTitle, share } from "../evals.js";
+import { count, exact, metric, plural } from "../format.js";
+import { table } from "../table.js";
+
+const SHOWN = 20;
+const COMPARED = 2_000;
+/** Tabs of a run's items: [value of the API's filter, label, its count in the run]. */
+const TABS = [["fail", "Failed", "failed"], ["error", "Not graded", "errored"], ["pass", "Passed", "passed"]];
+
+/**
+ * Fill an element with a run. It is drawn again while the run is unfinished, until `signal` is aborted.
+ * @param {HTMLElement} element
+ * @param {{found: any, chosen: {run: string, with: string|null, show: string|null}, signal: AbortSignal, choose: (show: string) => void}} options
+ */
+export async function show(element, { found, chosen, signal, choose }) {
+  const path = (id) => `/v1/evals/${found.id}/runs/${id}`;
+  const [head, items] = [h("div.view"), h("div.view")];
+  let drawn = "";
+  fill(element, head, items);
+  await api.poll(2, signal, async () => {
+    if (drawn && ENDED.includes(JSON.parse(drawn)[0].status)) return;
+    const runs = await Promise.all([chosen.run, chosen.with].filter(Boolean).map((id) => api.get(path(id), {}, signal)));
+    if (JSON.stringify(runs) === drawn || signal.aborted) return;
+    const ended = runs.every(({ status }) => ENDED.includes(status));
+    if (!drawn || ended || !items.hasChildNodes()) await itemsOf(items, { found, runs, chosen, signal, choose });
+    drawn = JSON.stringify(runs);
+    fill(head, ...headOf(runs));
+  });
+}
+
+function headOf([run, other]) {
+  const { status, model, per_model_usage: usage } = run;
+  const tokens = usage.reduce((sum, { total_tokens: used }) => sum + used, 0);
+  return [
+    section(other ? `${runTitle(run)} beside ${runTitle(other)}` : runTitle(run), [
+      copyAs(() => ({ method: "POST", path: runPath(run).replace(/\/[^/]*$/, ""), body: { name: run.name, data_source: run.data_source }, cli: other ? `attune evals compare ${run.eval_id} ${run.id} ${other.id}` : `attune evals show ${run.eval_id} ${run.id}` })),
+      !ENDED.includes(status) && button("Cancel …", async () => {
+        if (await confirm(`Cancel ${runTitle(run)}?`, "Its results until now are kept.", "Cancel run")) await api.post(`${runPath(run)}/cancel`);
+      }, { kind: "danger" }),
+    ], facts([["Model", model || null], ["Tokens", tokens ? quantity(tokens) : null], ["Rows", rowsOf(run)]])),
+    run.per_testing_criteria_results.length > 0 && criteriaTable(run, other),
+  ];
+}
+
+function rowsOf({ data_source: { type, source } }) {
+  return [source.type === "file_id" ? h("a", { href: `/files/${source.id}` }, h("code", {}, source.id)) : plural(source.content.length, "row"), type === "jsonl" && " with answers"];
+}
+
+/** A row for each criterion and one for all, as shares; of two runs also the change. */
+function criteriaTable(run, other) {
+  const others = new Map(other?.per_testing_criteria_results.map((each) => [each.testing_criteria, each]));
+  const all = { testing_criteria: "All criteria", ...run.result_counts };
+  others.set(all.testing_criteria, other?.result_counts);
+  const list = table({
+    caption: "Results by criterion", key: (row) => row.testing_criteria,
+    columns: [
+      { title: "Criterion", cell: ({ testing_criteria: name }) => name },
+      { title: other ? runTitle(run) : "Passed", cell: share, figures: true },
+      ...(other ? [
+        { title: runTitle(other), cell: ({ testing_criteria: name }) => (others.get(name) ? share(others.get(name)) : "–"), figures: true },
+        { title: "Difference", cell: (row) => difference(row, others.get(row.testing_criteria)), figures: true },
+      ] : [
+        { title: "Failed", cell: ({ failed }) => exact(failed), figures: true },
+        { title: "Not graded", cell: ({ errored }) => exact(errored), figures: true, wide: true },
+        { title: "", cell: (row) => h("progress", { value: row.passed, max: graded(row) || 1, "aria-label": `Passed by ${row.testing_criteria}` }), wide: true },
+      ]),
+    ],
+  });
+  list.update([...run.per_testing_criteria_results, all]);
+  return list.element;
+}
+
+/** By how many percentage points the first run is better than the second. */
+function difference(counts, before) {
+  if (!before || !graded(counts) || !graded(before)) return h("span.muted", {}, "–");
+  const points = 100 * (counts.passed / graded(counts) - before.passed / graded(before));
+  if (!points) return h("span.muted", {}, "0");
+  return h("span", { class: points > 0 ? "good" : "bad" }, `${points > 0 ? "+" : "−"}${Math.abs(points) < 1 ? metric(Math.abs(points)) : Math.round(Math.abs(points))} points`);
+}
+
+/** The items below their tabs. */
+async function itemsOf(element, { found, runs, chosen, signal, choose }) {
+  const [run, other] = runs, list = h("div"), counts = run.result_counts;
+  const pairs = other ? await paired(runs, signal) : [];
+  const differing = pairs.filter(([one, two]) => (one.status === "pass") !== (two.status === "pass"));
+  const tabs = [
+    ...(other ? [["differ", "Differ", differing.length]] : []),
+    ...TABS.map(([name, label, counted]) => [name, label, counts[counted]]),
+  ];
+  const first = tabs.find(([, , number]) => number) ?? tabs[0];
+  const buttons = tabs.map(([name, label, number]) => h("button", { type: "button", onclick: () => { choose(name); select(name); } }, `${label} ${count(number)}`));
+  const partner = new Map(pairs.map(([one, two]) => [one.id, two]));
+
+  async function select(name) {
+    buttons.forEach((tab, index) => tab.setAttribute("aria-pressed", String(tabs[index][0] === name)));
+    await load(name, SHOWN);
+  }
+  async function load(name, limit) {
+    const { data, hasMore } = name === "differ"
+      ? { data: differing.slice(0, limit).map(([one]) => one), hasMore: differing.length > limit }
+      : await api.first(`${runPath(run)}/output_items`, { status: name }, limit, signal);
+    fill(list, data.map((item) => (other && partner.has(item.id) ? sideBySide(found, runs, item, partner.get(item.id)) : alone(found, item))),
+      !data.length && h("p.muted", {}, "None."),
+      hasMore && button("Show more", () => load(name, limit + SHOWN)));
+  }
+
+  if (!graded(counts)) return fill(element);
+  fill(element, section("Items", h("div.filters", { role: "group", "aria-label": "Items" }, buttons), list));
+  await select(tabs.some(([name]) => name === chosen.show) ? chosen.show : first[0]);
+}
+
+/** The items of two runs, paired by their content; of equal ones, the first with the first. */
+async function paired(runs, signal) {
+  const [first, second] = await Promise.all(runs.map(async (run) => {
+    const { data } = await api.first(`${runPath(run)}/output_items`, {}, COMPARED, signal);
+    const seen = new Map();
+    return new Map(data.map((item) => {
+      const content = JSON.stringify(item.datasource_item), number = seen.get(content) ?? 0;
+      seen.set(content, number + 1);
+      return [`${number} ${content}`, item];
+    }));
+  }));
+  return [...first].filter(([key]) => second.has(key)).map(([key, item]) => [item, second.get(key)]);
+}
+
+/** An answer beside its reference. */
+function alone({ testing_criteria: criteria }, item) {
+  const reference = referenceOf(criteria, item);
+  const [answer, expected] = reference === null ? [answerOf(item)] : marked(answerOf(item), reference);
+  return h("article.sample", {}, question(item, reference), h("div.columns", {},
+    column("Answer", item, answer), reference !== null && column("Reference", null, expected)), grades(item));
+}
+
+/** The answers of two runs, with the reference above. */
+function sideBySide({ testing_criteria: criteria }, runs, one, two) {
+  const reference = referenceOf(criteria, one), answers = marked(answerOf(one), answerOf(two));
+  return h("article.sample", {}, question(one, reference),
+    reference !== null && h("p.answer.reference", {}, h("span.muted", {}, "Reference: "), reference),
+    h("div.columns", {}, [one, two].map((item, index) => h("div", {}, column(runTitle(runs[index]), item, answers[index]), grades(item)))));
+}
+
+const question = (item, reference) => h("p.answer", {}, h("span.muted", { title: JSON.stringify(item.datasource_item) }, `${exact(item.datasource_item_id + 1)}  `), questionOf(item, reference));
+
+function column(title, item, text) {
+  const error = item?.sample.error.message;
+  return h("div", {}, h("h3.muted", {}, title), h("p.answer", {}, error ? h("span.bad", {}, error) : text.length ? text : h("span.muted", {}, "(empty)")));
+}
+
+/** How each criterion graded the item. */
+function grades({ results }) {
+  return h("p.grades", {}, results.map(({ name, passed, score, error, sample }) => h("span", { title: sample ? JSON.stringify(sample) : null },
+    h("span.status", { dataset: { tone: error ? "held" : passed ? "good" : "bad" } }, h("span.shape", { "aria-hidden": "true" }, error ? "◐" : passed ? "✓" : "✕"), h("span.unseen", {}, error ? "not graded " : passed ? "passed " : "failed "), name),
+    h("span.muted", {}, error ? ` ${error.message}` : score === Number(passed) ? "" : ` ${metric(Number(score.toFixed(2)))}`))));
+}
