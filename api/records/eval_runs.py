@@ -15,7 +15,10 @@ from api.records.pages import Listing, Page, paginate
 from api.records.work_queue import Work
 from api.spec.evals.status import EVENTS, TRANSITIONS, UNFINISHED, RunStatus
 from api.spec.fields import JsonObject
+from api.spec.ids import new_id
 
+Pairs = dict[str, str] | None
+"""Metadata."""
 RECENT = 10
 """Runs among which that of a repeated request is looked for."""
 
@@ -53,6 +56,30 @@ def get(session: Session, project_id: str, eval_id: str, run_id: str) -> EvalRun
     return session.scalars(select(EvalRun).where(*named, EvalRun.status != RunStatus.DELETING)).one_or_none()
 
 
+def add(session: Session, row: Eval, key_id: str, source: JsonObject, *, name: str, pairs: Pairs) -> EvalRun:
+    """Insert a run of the eval, whose rows a worker reads next."""
+    run = EvalRun(
+        id=new_id("evalrun_"),
+        eval_id=row.id,
+        project_id=row.project_id,
+        key_id=key_id,
+        name=name,
+        pairs=pairs,
+        data_source=source,
+        input_file=source["source"].get("id"),
+        model=source.get("model"),
+        status=RunStatus.QUEUED,
+        criteria_counts={each["name"]: {"passed": 0, "failed": 0, "errored": 0} for each in row.criteria},
+        usage={},
+        created_at=db_now(),
+        due_at=db_now(),
+    )
+    session.add(run)
+    session.flush()
+    session.refresh(run)
+    return run
+
+
 def page(
     session: Session, eval_id: str, *, status: RunStatus | None, after: str | None, limit: int, newest_first: bool
 ) -> Page[EvalRun]:
@@ -74,13 +101,15 @@ def items(session: Session, project_id: str) -> int:
     return int(session.scalar(query) or 0)
 
 
-def newest_like(session: Session, run: EvalRun, within_s: float) -> EvalRun | None:
+def newest_like(
+    session: Session, eval_id: str, key_id: str, source: JsonObject, *, name: str, pairs: Pairs, within_s: float
+) -> EvalRun | None:
     """Return the eval's newest run of the last `within_s` seconds that was created by the same request."""
-    recent = select(EvalRun).where(EvalRun.eval_id == run.eval_id, EvalRun.status != RunStatus.DELETING)
+    recent = select(EvalRun).where(EvalRun.eval_id == eval_id, EvalRun.status != RunStatus.DELETING)
     recent = recent.where(EvalRun.created_at > db_now() - within_s).order_by(EvalRun.created_at.desc()).limit(RECENT)
-    names = ("name", "pairs", "data_source", "key_id")
+    wanted = (key_id, source, name, pairs)
     found = session.scalars(recent)
-    return next((each for each in found if all(getattr(each, name) == getattr(run, name) for name in names)), None)
+    return next((run for run in found if (run.key_id, run.data_source, run.name, run.pairs) == wanted), None)
 
 
 def using_file(session: Session, project_id: str, file_id: str) -> Sequence[str]:

@@ -7,6 +7,7 @@ requires the fence of its claim: a worker that lost its job changes nothing (`St
 from collections.abc import Sequence
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     Double,
     ForeignKey,
@@ -83,6 +84,8 @@ class Job(Base):
     """The prediction before training, and the measurement after it."""
     evaluation: Mapped[JsonObject | None]
     """api.spec.evaluation, once the job has succeeded."""
+    eval_runs: Mapped[list[JsonObject] | None] = mapped_column(JSON(none_as_null=True))
+    """[{"eval_id", "run_id"}] of the evals in its recipe, once the job has succeeded."""
 
     owner: Mapped[str | None] = mapped_column(String(128))
     fence: Mapped[int] = mapped_column(Integer, default=0)

@@ -67,6 +67,12 @@ class Queue(BaseModel):
         )
 
 
+class JobEvalRun(BaseModel):
+    eval_id: str
+    run_id: str | None
+    """The eval's run on the fine-tuned model; null until the job succeeds."""
+
+
 class JobObject(BaseModel):
     id: str
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
@@ -111,6 +117,8 @@ class JobObject(BaseModel):
     """Predicted and actual memory and time; null until the job begins to train."""
     evaluation: Evaluation | None
     """The model before its training compared with the model after it, on the same rows; null until the job succeeds."""
+    evals: list[JobEvalRun]
+    """The evals that the job asked for."""
 
     @classmethod
     def of(cls, timed: TimedJob, organization: str) -> Self:
@@ -150,7 +158,14 @@ class JobObject(BaseModel):
             progress=job.progress or None,
             estimate=_estimate(job),
             evaluation=None if job.evaluation is None else Evaluation.model_validate(job.evaluation),
+            evals=_evals(job),
         )
+
+
+def _evals(job: Job) -> list[JobEvalRun]:
+    if job.eval_runs is not None:
+        return [JobEvalRun(**run) for run in job.eval_runs]
+    return [JobEvalRun(eval_id=wanted["eval_id"], run_id=None) for wanted in job.recipe.get("evals") or ()]
 
 
 def shown_method(job: Job) -> JsonObject:

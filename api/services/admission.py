@@ -10,7 +10,7 @@ from api.errors import InvalidRequest
 from api.estimate.machine import may_recompute
 from api.estimate.shapes import untrained_experts
 from api.infra import trackers
-from api.records import base_models, events, files, trackings
+from api.records import base_models, evals, events, files, trackings
 from api.records.base import db_now
 from api.records.base_models import BaseModelRow
 from api.records.jobs import Job
@@ -40,6 +40,13 @@ class InvalidRewardModel(InvalidRequest):
     code = "invalid_reward_model"
 
 
+class NoSuchEval(InvalidRequest):
+    code = "eval_not_found"
+
+    def __init__(self, eval_id: str, param: str) -> None:
+        super().__init__(f"{param}: no such eval: {eval_id}", param=param)
+
+
 def validate(
     context: Context, session: Session, caller: Caller, recipe: Recipe, origin: Origin, pending: Pending = NO_PENDING
 ) -> None:
@@ -60,6 +67,10 @@ def validate(
     _check_file(session, caller, recipe.training_file, "training_file")
     if recipe.validation_file is not None:
         _check_file(session, caller, recipe.validation_file, "validation_file")
+    for number, wanted in enumerate(recipe.evals or ()):
+        if evals.get(session, caller.project_id, wanted.eval_id) is None:
+            raise NoSuchEval(wanted.eval_id, f"evals.{number}.eval_id")
+        _check_file(session, caller, wanted.source.id, f"evals.{number}.source.id", "evals")
 
 
 def insert_job(
@@ -266,13 +277,13 @@ def _same_tokenizer(session: Session, base: BaseModelRow, other_name: str) -> bo
     return base.name == other_name or own_hashes == other_hashes
 
 
-def _check_file(session: Session, caller: Caller, file_id: str, param: str) -> None:
+def _check_file(session: Session, caller: Caller, file_id: str, param: str, purpose: str = "fine-tune") -> None:
     file = files.get_to_use(session, caller.project_id, file_id)
     if file is None:
         raise InvalidRequest(f"No such File object: {file_id}", param=param, code="file_not_found")
-    if file.purpose != "fine-tune":
+    if file.purpose != purpose:
         raise InvalidRequest(
-            f"{file_id} has purpose '{file.purpose}': {param} must be a file with purpose 'fine-tune'",
+            f"{file_id} has purpose '{file.purpose}': {param} must be a file with purpose '{purpose}'",
             param=param,
             code="invalid_file_purpose",
         )

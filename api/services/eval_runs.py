@@ -5,7 +5,6 @@ from sqlalchemy.orm import Session
 from api.context import Caller, Context
 from api.errors import InvalidRequest, NotFound, TooManyRequests
 from api.records import eval_items, eval_runs, evals, files, projects
-from api.records.base import db_now
 from api.records.eval_items import QUEUE, EvalItem
 from api.records.eval_runs import EvalRun
 from api.records.pages import Page
@@ -14,7 +13,6 @@ from api.services.budgets import DO_NOT_RETRY
 from api.services.evals import NoSuchEval
 from api.spec.evals.run_source import CompletionsSource, FileId, RunSource
 from api.spec.evals.status import UNFINISHED, ItemStatus, RunStatus
-from api.spec.ids import new_id
 
 PURPOSE = "evals"
 
@@ -56,40 +54,25 @@ def create(
 
     Raise NoSuchEval, InvalidRequest, TooManyRequests.
     """
-    model = source.model if isinstance(source, CompletionsSource) else None
-    if model is not None:
-        sampling.require_model(context, caller, model)
-    file_id = source.source.id if isinstance(source.source, FileId) else None
+    if isinstance(source, CompletionsSource):
+        sampling.require_model(context, caller, source.model)
+    stored = source.model_dump(mode="json", exclude_unset=True)
     with context.database.write() as session:
         projects.lock(session, caller.project_id)
         row = evals.lock(session, caller.project_id, eval_id)
         if row is None:
             raise NoSuchEval(eval_id)
-        run = EvalRun(
-            id=new_id("evalrun_"),
-            eval_id=eval_id,
-            project_id=caller.project_id,
-            key_id=caller.key_id,
-            name=name,
-            pairs=pairs,
-            data_source=source.model_dump(mode="json", exclude_unset=True),
-            input_file=file_id,
-            model=model,
-            status=RunStatus.QUEUED,
-            criteria_counts={each["name"]: {"passed": 0, "failed": 0, "errored": 0} for each in row.criteria},
-            usage={},
-            created_at=db_now(),
-            due_at=db_now(),
-        )
-        if repeated and (first := eval_runs.newest_like(session, run, context.settings.retried_create_s)):
-            return first
+        if repeated:
+            within_s = context.settings.retried_create_s
+            first = eval_runs.newest_like(
+                session, eval_id, caller.key_id, stored, name=name, pairs=pairs, within_s=within_s
+            )
+            if first is not None:
+                return first
         _require_few(context, session, caller)
-        if file_id is not None:
-            _check_file(context, session, caller, file_id)
-        session.add(run)
-        session.flush()
-        session.refresh(run)
-    return run
+        if isinstance(source.source, FileId):
+            _check_file(context, session, caller, source.source.id)
+        return eval_runs.add(session, row, caller.key_id, stored, name=name, pairs=pairs)
 
 
 def _require_few(context: Context, session: Session, caller: Caller) -> None:

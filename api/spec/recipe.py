@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from api.spec.evals.job_eval import JobEval
 from api.spec.fields import AUTO, Auto, AutoOrNull, NulFreeModel, OrNull, StrictModel
 from api.spec.formats import FORMATS
 from api.spec.methods import Hyperparameters, Method, Supervised
@@ -126,6 +127,9 @@ def _with_hyperparameters(method: object, given: dict[str, object]) -> object:
     return {**method, method["type"]: {**(options or {}), "hyperparameters": {**own, **explicit}}}
 
 
+MAX_EVALS = 4
+
+
 class Recipe(NulFreeModel):
     """The body of `POST /v1/fine_tuning/jobs`: OpenAI's fields and technique, training, export, resources, priority."""
 
@@ -155,6 +159,8 @@ class Recipe(NulFreeModel):
     """Forms in which the model is published, besides the trained weights."""
     resources: OrNull[Resources] = Field(default_factory=Resources)
     """Hardware that the job needs."""
+    evals: Annotated[list[JobEval], Field(max_length=MAX_EVALS)] | None = None
+    """Evals that run on the fine-tuned model once the job has succeeded."""
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     """Order among the waiting jobs of the same project; higher values first."""
 
@@ -195,6 +201,12 @@ class Recipe(NulFreeModel):
         if all(value in (None, AUTO) for value in hyperparameters.values()):
             return rest
         return {**rest, "method": _with_hyperparameters(rest["method"], hyperparameters)}
+
+    @model_validator(mode="after")
+    def _evals_need_answers(self) -> Self:
+        if self.evals and self.method.output != "tokens":
+            raise ValueError(f"evals: a model of '{self.method.type}' gives no answers to grade: leave evals out")
+        return self
 
     @model_validator(mode="after")
     def _cross_checks(self) -> Self:

@@ -9,17 +9,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
+from sqlalchemy.orm import Session
 
 from api.infra import signatures
 from api.infra.artifacts import GGUF, MERGED, tar_size, trained_artifacts
 from api.infra.storage import ObjectCorrupt, Storage, StoredObject
-from api.records import events, jobs, models, queue, signing_keys, trackings
+from api.records import eval_runs, evals, events, jobs, models, queue, signing_keys, trackings
 from api.records.base import db_now
 from api.records.files import RESULTS, File
 from api.records.jobs import Job
 from api.records.models import Checkpoint, Model
 from api.records.trackings import HUB
 from api.spec.artifacts import Artifact, SavedState
+from api.spec.evals.job_eval import JobEval
+from api.spec.fields import JsonObject
 from api.spec.ids import checkpoint_id, new_id
 from api.spec.lifecycle import JobStatus
 from api.spec.manifest import NAME as MANIFEST
@@ -183,9 +186,26 @@ def publish(attempt: AttemptContext, report: DoneReport, folder: Path, measured:
             result_files=[results.id, archive.id],
             trained_tokens=report.trained_tokens,
             evaluation=report.evaluation,
+            eval_runs=begin_evals(session, job),
             estimate=None if estimate is None else {**estimate, "actual": msgspec.to_builtins(measured)},
         )
         queue.end_attempt(session, attempt.claim, "succeeded")
+
+
+def begin_evals(session: Session, job: Job) -> list[JsonObject] | None:
+    """Insert the runs of the job's evals, without those that were deleted. Return their ids; None if it names none."""
+    wanted = [JobEval.model_validate(each) for each in job.recipe.get("evals") or ()]
+    begun: list[JsonObject] = []
+    for each in wanted:
+        row = evals.lock(session, job.project_id, each.eval_id)
+        if row is None:
+            events.add_event(session, job.id, f"The eval {each.eval_id} was deleted, so it is not run", level="warn")
+            continue
+        source, pairs = each.run_source(job.model_id), {"fine_tuning_job": job.id}
+        run = eval_runs.add(session, row, job.key_id or "", source, name=job.model_id, pairs=pairs)
+        events.add_event(session, job.id, f"Evaluation started: {run.id}")
+        begun.append({"eval_id": row.id, "run_id": run.id})
+    return begun if wanted else None
 
 
 def _store_results(attempt: AttemptContext) -> File:

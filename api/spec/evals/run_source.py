@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from api.spec.fields import JsonObject, StrictModel
+from api.spec.fields import FreeJson, JsonObject, StrictModel
 from api.spec.graders.base import Case, GradingError
 from api.spec.graders.model_grader import Message
 from api.spec.graders.templates import namespaces, value
@@ -14,8 +14,8 @@ DEFAULT_SEED = 42
 
 
 class EvalRow(StrictModel):
-    item: JsonObject
-    sample: JsonObject | None = None
+    item: FreeJson
+    sample: FreeJson | None = None
     """The answer to grade: `output_text`, or a chat completion's `choices`."""
 
     @property
@@ -97,15 +97,15 @@ InputMessages = Annotated[TemplateMessages | ItemReference, Field(discriminator=
 
 
 class SamplingParams(StrictModel):
-    """Options of each completion. Their values are checked as those of /v1/chat/completions."""
+    """Options of each completion, with the bounds of /v1/chat/completions."""
 
-    max_completion_tokens: int | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     reasoning_effort: str | None = None
-    response_format: JsonObject | None = None
-    seed: int | None = DEFAULT_SEED
-    temperature: float | None = 1.0
-    tools: list[JsonObject] | None = None
-    top_p: float | None = 1.0
+    response_format: FreeJson | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = DEFAULT_SEED
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = 1.0
+    tools: list[FreeJson] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = 1.0
 
 
 class CompletionsSource(StrictModel):

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 
 from api.context import Context
 from tests.api.eval_worker.test_worker import ASK, EQUAL, SCORED, SCRIPT, SIMILAR, SOURCE, a_run, an_eval, row
-from tests.factories import a_base_model
+from tests.factories import a_base_model, a_file, a_project
 
 SETTINGS = "embedded"
 
@@ -76,7 +76,8 @@ REFUSED_RUNS: list[tuple[dict[str, Any], str, str]] = [
     (COMPLETIONS | {"source": {"type": "stored_completions"}}, "data_source.source", "file_id"),
     (COMPLETIONS | {"model": "none"}, "model", "none"),
     (COMPLETIONS | {"input_messages": SAMPLE_FIRST}, "data_source.input_messages.template", "no answer"),
-    (COMPLETIONS | {"sampling_params": {"temperature": 3}}, "data_source", "sampling_params.temperature"),
+    (COMPLETIONS | {"sampling_params": {"temperature": 3}}, "data_source.sampling_params.temperature", "2"),
+    (COMPLETIONS | {"sampling_params": {"response_format": {"type": "no"}}}, "data_source", "response_format"),
     (COMPLETIONS | {"source": {"type": "file_id", "id": "file-x"}}, "data_source.source.id", "No such"),
 ]
 
@@ -144,3 +145,21 @@ def test_a_clients_retry_gets_what_it_has_created(client: TestClient) -> None:
     run = client.post(runs, json=body).json()
     assert client.post(runs, json=body, headers=retry).json()["id"] == run["id"]
     assert client.post(runs, json=body).json()["id"] != run["id"]
+
+
+def test_a_job_may_ask_for_evals_of_its_project(client: TestClient, served: Context) -> None:
+    a_base_model(served.database)
+    project = a_project(served.database)
+    rows = {"type": "file_id", "id": a_file(served, project, purpose="evals")}
+    wanted = {"eval_id": an_eval(client), "source": rows, "input_messages": ASK}
+    job = {"model": "tiny", "training_file": a_file(served, project)}
+
+    def answer(**fields: Any) -> Any:
+        return client.post("/v1/fine_tuning/jobs", json=job | {"evals": [wanted | fields]})
+
+    assert answer().json()["evals"] == [{"eval_id": wanted["eval_id"], "run_id": None}]
+    assert answer(eval_id="eval_none").json()["error"]["code"] == "eval_not_found"
+    wrong = {"type": "file_id", "id": job["training_file"]}
+    assert answer(source=wrong).json()["error"]["param"] == "evals.0.source.id"
+    job["method"] = {"type": "reward"}
+    assert "gives no answers" in answer().json()["error"]["message"]

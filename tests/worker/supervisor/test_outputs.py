@@ -1,10 +1,21 @@
-"""What is said of a model when it is published."""
+"""What is said of a model when it is published, and the evals that begin then."""
+
+from typing import Any
 
 import pytest
 
+from api.context import Context
+from api.records import evals, events
+from api.records.base import db_now
+from api.records.eval_runs import EvalRun
+from api.records.evals import Eval
 from api.records.jobs import Job
+from api.spec.ids import new_id
+from tests.factories import a_job, a_project
 from worker.shared.reports import DoneReport
-from worker.supervisor.outputs import best_step_message
+from worker.supervisor.outputs import begin_evals, best_step_message
+
+SETTINGS = "embedded"
 
 
 @pytest.mark.parametrize(
@@ -17,3 +28,49 @@ def test_an_event_says_which_step_is_published_where_it_is_not_the_last(
     message = best_step_message(Job(resolved={"keep_best": keep}), report)
     assert (message is not None) is told
     assert message is None or "step 4 of 6" in message
+
+
+def an_eval(context: Context, project: str) -> str:
+    row = Eval(
+        id=new_id("eval_"),
+        project_id=project,
+        name="",
+        data_source={},
+        criteria=[{"name": "a"}],
+        created_at=db_now(),
+        updated_at=db_now(),
+    )
+    with context.database.write() as session:
+        session.add(row)
+    return row.id
+
+
+def test_a_published_model_is_evaluated_by_the_evals_that_are_left(context: Context) -> None:
+    project = a_project(context.database)
+    kept, deleted = an_eval(context, project), an_eval(context, project)
+    ask = {"type": "template", "template": [{"role": "user", "content": "{{ item.q }}"}]}
+    rows = {"type": "file_id", "id": "file-rows"}
+    wanted: list[dict[str, Any]] = [
+        {"eval_id": eval_id, "source": rows, "input_messages": ask, "sampling_params": {"temperature": 0}}
+        for eval_id in (kept, deleted)
+    ]
+    job_id = a_job(context.database, project, recipe={"evals": wanted}, key_id="key_a")
+    with context.database.write() as session:
+        evals.remove(session, deleted)
+        job = session.get_one(Job, job_id)
+        begun = begin_evals(session, job)
+    assert begun is not None
+    (link,) = begun
+    assert link["eval_id"] == kept
+    with context.database.read() as session:
+        run = session.get_one(EvalRun, link["run_id"])
+        told = [event.message for event in events.page(session, job_id, after=None, limit=9).data]
+    assert (run.model, run.status, run.pairs) == (job.model_id, "queued", {"fine_tuning_job": job_id})
+    assert run.data_source == {
+        "type": "completions",
+        "model": job.model_id,
+        "source": rows,
+        "input_messages": ask,
+        "sampling_params": {"temperature": 0},
+    }
+    assert told == [f"The eval {deleted} was deleted, so it is not run", f"Evaluation started: {run.id}"]

@@ -1,0 +1,22 @@
+"""An eval that runs on a job's model once the job has succeeded."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from api.spec.evals.run_source import FileId, InputMessages, SamplingParams
+from api.spec.fields import JsonObject, StrictModel
+
+
+class JobEval(StrictModel):
+    eval_id: Annotated[str, Field(min_length=1, max_length=64)]
+    source: FileId
+    """The rows. If the file is deleted before the job succeeds, the run fails."""
+    input_messages: InputMessages
+    """The prompt of each row."""
+    sampling_params: SamplingParams = SamplingParams()
+
+    def run_source(self, model: str) -> JsonObject:
+        """Return the run's `data_source`: completions of the job's model."""
+        given = self.model_dump(mode="json", exclude={"eval_id"}, exclude_unset=True)
+        return {"type": "completions", "model": model, **given}
