@@ -6,6 +6,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BaseModel,
     BeforeValidator,
@@ -72,41 +73,52 @@ class StrictModel(BaseModel):
         return schema
 
 
-MAX_DEPTH = 100
-"""Maximum depth of nested objects and arrays in a body whose JSON is stored."""
-
-
 class NulFreeModel(StrictModel):
-    """A request body whose text is stored in the database. PostgreSQL cannot store NUL characters, and no JSON has half
-    of a character, NaN or an infinite number."""
+    """A request body whose text is stored in the database. PostgreSQL cannot store NUL characters."""
 
     @model_validator(mode="before")
     @classmethod
-    def _can_be_stored(cls, data: object) -> object:
-        left = [(data, 0)]
+    def _text_without_nul(cls, data: object) -> object:
+        left = [data]
         while left:
-            value, depth = left.pop()
-            match value:
-                case str() as text:
-                    _require_storable(text)
-                case float() as number if not math.isfinite(number):
-                    raise ValueError(f"the body holds {number}, which is not a number of JSON")
-                case dict() | list() if depth == MAX_DEPTH:
-                    raise ValueError(f"the body is nested more than {MAX_DEPTH} levels deep")
+            match left.pop():
+                case str() as text if "\0" in text:
+                    raise ValueError("the body holds a NUL character (\\u0000), which cannot be stored")
                 case dict() as fields:
-                    left += [(each, depth + 1) for each in (*fields, *fields.values())]
+                    left += [*fields, *fields.values()]
                 case list() as items:
-                    left += [(each, depth + 1) for each in items]
+                    left += items
         return data
 
 
-def _require_storable(text: str) -> None:
-    if "\0" in text:
-        raise ValueError("the body holds a NUL character (\\u0000), which cannot be stored")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("the body has half of a character (a lone surrogate such as \\ud800)") from None
+MAX_DEPTH = 100
+"""Maximum depth of nested objects and arrays in free JSON."""
+
+
+def _repeatable(free: JsonObject) -> JsonObject:
+    """Raise ValueError unless the object can be stored as JSON and returned."""
+    left: list[tuple[object, int]] = [(free, 0)]
+    while left:
+        value, depth = left.pop()
+        match value:
+            case str() as text:
+                try:
+                    text.encode()
+                except UnicodeEncodeError:
+                    raise ValueError("a text has half of a character (a lone surrogate such as \\ud800)") from None
+            case float() as number if not math.isfinite(number):
+                raise ValueError(f"{number} is not a number of JSON")
+            case dict() | list() if depth == MAX_DEPTH:
+                raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
+            case dict() as fields:
+                left += [(each, depth + 1) for each in (*fields, *fields.values())]
+            case list() as items:
+                left += [(each, depth + 1) for each in items]
+    return free
+
+
+FreeJson = Annotated[JsonObject, AfterValidator(_repeatable)]
+"""An object of a user's own, which is stored and returned as it is."""
 
 
 def with_current_names(model: type[BaseModel], stored: Mapping[str, object]) -> dict[str, object]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator
 
 from api.spec.evals.item_schema import validator
-from api.spec.fields import JsonObject, StrictModel
+from api.spec.fields import FreeJson, JsonObject, StrictModel
 
 SAMPLE_SCHEMA: Mapping[str, object] = {
     "type": "object",
@@ -33,7 +33,7 @@ def _custom_only(config: object) -> object:
 
 class CustomDataSource(StrictModel):
     type: Literal["custom"]
-    item_schema: Annotated[JsonObject, AfterValidator(_checked)]
+    item_schema: Annotated[FreeJson, AfterValidator(_checked)]
     """JSON Schema of each `item`. References to other documents are refused."""
     include_sample_schema: bool = False
     """Whether the criteria read an answer, as `{{ sample.output_text }}`: the run samples it, or its rows have it."""
