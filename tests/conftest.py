@@ -175,8 +175,10 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     )
 
 
-def pytest_collection_finish() -> None:
-    """Leave what the imports made out of later garbage collections: a trainer asks for four, of half a second each."""
+@pytest.fixture(scope="module", autouse=True)
+def _without_older_garbage() -> None:
+    """Leave what imports and earlier modules made out of garbage collections: a trainer asks for four, and each would
+    take half a second."""
     gc.collect()
     gc.freeze()
 
