@@ -19,6 +19,7 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
+import worker.engine.openmp  # noqa: F401  (before torch, as in every program)
 from api.context import Context
 from api.infra.storage import Storage
 from api.records import Database

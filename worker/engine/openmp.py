@@ -8,6 +8,8 @@ Variables that are already set keep their values.
 - CUBLAS_WORKSPACE_CONFIG: cuBLAS repeats its sums exactly only with a workspace of fixed size
   (docs.nvidia.com/cuda/cublas, "Results reproducibility").
 - PYTORCH_ALLOC_CONF: micro-batches differ in size. Expandable segments leave no gaps between them.
+- TORCHDYNAMO_DISABLE: nothing here is compiled, but bitsandbytes decorates four functions with `torch.compile`, which
+  imports `torch._inductor`: a second of processor time.
 """
 
 import os
@@ -16,3 +18,4 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # about 0.1 ms, then sleep
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the variable's older name
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
