@@ -9,16 +9,20 @@ os.environ.setdefault("NOSETPS", "1")  # Celery, once imported, would give this 
 from api.infra.logs import configure_logging
 from api.settings import load_settings
 from api.spec.lifecycle import DELIVER, SAMPLE, Stage
-from worker import app
-from worker.delivery import app as delivery
-from worker.supervisor import sample
 
 settings = load_settings()
 configure_logging(settings.log_level)
 stage = sys.argv[1]
+# Each process imports its own stage only.
 if stage == SAMPLE:
+    from worker.supervisor import sample
+
     sample.run(settings)
 elif stage == DELIVER:
+    from worker.delivery import app as delivery
+
     delivery.run(settings)
 else:
+    from worker import app
+
     app.run(settings, Stage(stage))
