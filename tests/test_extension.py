@@ -79,11 +79,11 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.mark.timeout(900)
-def test_new_entries_are_trained_estimated_listed_and_described(project: Path) -> None:
+def test_new_entries_are_trained_estimated_listed_and_described(project: Path, tiny_base: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/extension/in_tree.py"],
         cwd=project,
-        env=os.environ | {"PYTHONPATH": str(project), "PYTEST_ADDOPTS": ""},
+        env=os.environ | {"PYTHONPATH": str(project), "PYTEST_ADDOPTS": "", "TINY_BASE": str(tiny_base)},
         capture_output=True,
         text=True,
         check=False,

@@ -4,6 +4,8 @@ tests/test_extension.py runs this in a copy of the project to which it has added
 """
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from openai import OpenAI
 from safetensors.numpy import load
 
+from tests.conftest import running_attune
 from tests.end_to_end.jobs import adapter_files, client_of, ended, messages, upload
 from tests.services import AttuneUp
 
@@ -40,14 +43,21 @@ def jsonl(rows: list[dict[str, str]]) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def client(live_server: AttuneUp) -> OpenAI:
-    return client_of(live_server)
+def server() -> Iterator[AttuneUp]:
+    """One without a sampler, with a base model that was converted already: both would only import torch once more."""
+    with running_attune(Path(os.environ["TINY_BASE"])) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
-def http(live_server: AttuneUp) -> httpx.Client:
-    headers = {"Authorization": f"Bearer {live_server.api_key}"}
-    return httpx.Client(base_url=live_server.base_url, headers=headers, timeout=60)
+def client(server: AttuneUp) -> OpenAI:
+    return client_of(server)
+
+
+@pytest.fixture(scope="module")
+def http(server: AttuneUp) -> httpx.Client:
+    headers = {"Authorization": f"Bearer {server.api_key}"}
+    return httpx.Client(base_url=server.base_url, headers=headers, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -106,15 +116,15 @@ def test_the_grader_grades_over_http(http: httpx.Client) -> None:
     assert http.post("/fine_tuning/alpha/graders/run", json=body).json()["reward"] == 0.5
 
 
-def test_the_catalogue_and_the_command_line_list_all_four(live_server: AttuneUp, http: httpx.Client) -> None:
+def test_the_catalogue_and_the_command_line_list_all_four(server: AttuneUp, http: httpx.Client) -> None:
     found = http.get("/fine_tuning/catalog").json()
     for part, name in {"techniques": "loha", "methods": "brier", "formats": "riddle", "graders": "brevity"}.items():
         assert name in {entry["type"] for entry in found[part]}
     pairs = {(each["technique"], each["method"]) for each in found["combinations"] if each["legal"]}
     assert {("loha", "dpo"), ("qlora", "brier")} <= pairs
-    listed = live_server.run("catalog", "--data-dir", str(live_server.data))
+    listed = server.run("catalog", "--data-dir", str(server.data))
     assert all(name in listed for name in ("loha", "brier", "riddle", "brevity"))
-    help_text = live_server.run("jobs", "create", "--help")
+    help_text = server.run("jobs", "create", "--help")
     assert "loha" in help_text
 
 
