@@ -21,10 +21,10 @@ from api.spec.resolve import ResolvedRecipe
 from worker.engine.data import Data, draw_rows
 from worker.engine.errors import TrainingError
 from worker.engine.generation.sample_answers import GeneratedAnswer
+from worker.engine.heap import trim_heap
 from worker.engine.model.trainable import TrainableModel
 from worker.engine.objective import EvaluationMetrics, Objective
 from worker.engine.out_of_memory import retry_with_smaller_batch
-from worker.engine.peak_memory import trim_heap
 from worker.shared.arrays import Rows
 from worker.shared.pipe import Pipe
 from worker.shared.reports import PhaseReport

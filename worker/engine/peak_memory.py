@@ -1,7 +1,5 @@
 """Peak memory and processor time of a training, by phase."""
 
-import ctypes
-import gc
 import threading
 import time
 from pathlib import Path
@@ -71,16 +69,6 @@ class PeakSampler:
         while not self._ended.is_set():
             self.bytes = max(self.bytes, _peak(self._device) if on_gpu else _status_bytes("RssAnon"))
             self._ended.wait(self.EVERY_S)
-
-
-def trim_heap() -> None:
-    """Return freed memory to the operating system. The heap of glibc or tcmalloc keeps it otherwise, and another
-    process that loads the base model may lack it (docs/engine-log.md)."""
-    gc.collect()
-    library = ctypes.CDLL(None)
-    for name, arguments in (("malloc_trim", (0,)), ("MallocExtension_ReleaseFreeMemory", ())):
-        if (release := getattr(library, name, None)) is not None:
-            release(*arguments)
 
 
 def _peak(device: torch.device) -> int:

@@ -6,7 +6,6 @@ Python takes seconds to import torch. With ATTUNE_FRESH_PROOF=0, which is for te
 files are scored in this process instead.
 """
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -24,6 +23,7 @@ from setproctitle import setproctitle
 from api.spec.lifecycle import FailureReason
 from api.spec.scoring import SCORING_REPLY, ScoringFailure, ScoringRequest, ScoringResult
 from worker.engine.errors import TrainingError
+from worker.engine.heap import return_freed_blocks
 from worker.engine.publish.outputs import Outputs, reply_to, score
 
 KEEP_ALIVE_S = 5.0
@@ -31,11 +31,6 @@ KEEP_ALIVE_S = 5.0
 TIMEOUT_S = 3600.0
 """Time limit of a request. No model takes so long to be scored. Without a limit, a process that hangs would hold the
 job for ever, since the trainer reports itself alive while it waits."""
-M_MMAP_THRESHOLD = -3
-"""glibc, mallopt(3)."""
-MMAP_THRESHOLD_BYTES = 2**20
-"""Blocks above this size return to the system when the process frees them. glibc's heap keeps them otherwise: half a
-gigabyte for DoRA on SmolLM2, whose magnitudes are computed from whole matrices (docs/engine-log.md)."""
 
 
 class FileScores(NamedTuple):
@@ -121,10 +116,3 @@ def _serve(connection: Connection, trainers: Connection) -> None:
     except EOFError:
         return
     connection.send_bytes(reply_to(ScoringRequest.model_validate_json(request)).model_dump_json().encode())
-
-
-def return_freed_blocks() -> None:
-    """Make glibc, where it is the C library, return freed blocks of more than `MMAP_THRESHOLD_BYTES` to the system."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)

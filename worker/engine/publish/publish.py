@@ -9,7 +9,7 @@ from api.spec.resolve import ResolvedRecipe
 from api.spec.scoring import ModelFiles, ScoringRequest
 from worker.engine.atomic_folder import atomic_folder, write_manifest
 from worker.engine.data import Data
-from worker.engine.peak_memory import trim_heap
+from worker.engine.heap import trim_heap
 from worker.engine.publish.card import TrainingSummary
 from worker.engine.publish.export import export, export_merged
 from worker.engine.publish.fresh_process import score_in_fresh_process

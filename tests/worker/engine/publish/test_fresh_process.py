@@ -89,7 +89,7 @@ def test_a_reader_that_the_kernel_kills_has_run_out_of_memory(
 
 SCATTERED = """
 from pathlib import Path
-from worker.engine.publish.fresh_process import return_freed_blocks
+from worker.engine.heap import return_freed_blocks
 
 def resident():
     lines = Path("/proc/self/status").read_text().splitlines()
