@@ -24,8 +24,10 @@ class Ended:
 def fork(program: str, *arguments: str, output: Path, report_fd: int, env: Mapping[str, str] | None = None) -> Process:
     """`env`: variables that the child has besides this process's."""
     stage = Stage.TRAIN if program in PROGRAMS[Stage.TRAIN] else Stage.PREPARE
+    # The arguments of a worker with one slot, so that all tests share its server. OMP_NUM_THREADS is set, and decides.
+    threads = os.cpu_count() if stage is Stage.TRAIN else None
     with output.open("ab") as file:
-        return fork_server(*PROGRAMS[stage], threads=1 if stage is Stage.TRAIN else None).start(
+        return fork_server(*PROGRAMS[stage], threads=threads).start(
             program,
             *arguments,
             environment={**os.environ, **(env or {})},
