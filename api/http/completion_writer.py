@@ -6,12 +6,14 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
 import structlog
 from pydantic import BaseModel
 
 from api.errors import ServiceError
 from api.schemas.completions import (
+    CalledFunction,
     ChatChoice,
     ChatChunk,
     ChatCompletion,
@@ -24,10 +26,12 @@ from api.schemas.completions import (
     CompletionChunkChoice,
     CompletionLogprobs,
     Delta,
+    DeltaToolCall,
+    MessageToolCall,
     Usage,
 )
 from api.services.sampling import Answer
-from api.spec.sampler_reports import FinishReason, SampledToken, Text
+from api.spec.sampler_reports import FinishReason, SampledToken, Text, ToolCall
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +42,7 @@ class Choice:
 
     text: str = ""
     tokens: list[SampledToken] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
 
@@ -61,6 +66,9 @@ class ResponseWriter(ABC):
     def delta(self, report: Text) -> BaseModel: ...
 
     @abstractmethod
+    def call(self, report: ToolCall) -> BaseModel: ...
+
+    @abstractmethod
     def finish(self, index: int, reason: FinishReason) -> BaseModel: ...
 
     @abstractmethod
@@ -76,7 +84,10 @@ class ChatWriter(ResponseWriter):
         response_choices = [
             ChatChoice(
                 index=index,
-                message=ChatMessage(content=choice.text),
+                message=ChatMessage(
+                    content=choice.text or (None if choice.calls else ""),
+                    tool_calls=[MessageToolCall(**_call(report)) for report in choice.calls] or None,
+                ),
                 logprobs=ChatLogprobs.of(choice.tokens) if self.with_logprobs else None,
                 finish_reason=choice.finish_reason,
             )
@@ -90,6 +101,10 @@ class ChatWriter(ResponseWriter):
     def delta(self, report: Text) -> ChatChunk:
         logprobs = ChatLogprobs.of(report["tokens"]) if self.with_logprobs else None
         return self._chunk(ChunkChoice(index=report["index"], delta=Delta(content=report["text"]), logprobs=logprobs))
+
+    def call(self, report: ToolCall) -> ChatChunk:
+        call = DeltaToolCall(index=report["number"], **_call(report))
+        return self._chunk(ChunkChoice(index=report["index"], delta=Delta(tool_calls=[call])))
 
     def finish(self, index: int, reason: FinishReason) -> ChatChunk:
         return self._chunk(ChunkChoice(index=index, delta=Delta(), finish_reason=reason))
@@ -121,6 +136,9 @@ class CompletionWriter(ResponseWriter):
         logprobs = CompletionLogprobs.of(report["tokens"]) if self.with_logprobs else None
         return self._chunk(CompletionChunkChoice(index=report["index"], text=report["text"], logprobs=logprobs))
 
+    def call(self, report: ToolCall) -> NoReturn:
+        raise AssertionError("a completion has no tools")
+
     def finish(self, index: int, reason: FinishReason) -> CompletionChunk:
         return self._chunk(CompletionChunkChoice(index=index, text="", finish_reason=reason))
 
@@ -140,6 +158,8 @@ async def collect(writer: ResponseWriter, answer: Answer) -> BaseModel:
         if report["type"] == "text":
             choice.text += report["text"]
             choice.tokens += report["tokens"] or ()
+        elif report["type"] == "tool_call":
+            choice.calls.append(report)
         else:
             choice.finish_reason = report["reason"]
             completion_tokens += report["tokens"]
@@ -159,6 +179,8 @@ async def stream(writer: ResponseWriter, answer: Answer, *, with_usage: bool) ->
                     yield _event(opening)
             if report["type"] == "text":
                 yield _event(writer.delta(report))
+            elif report["type"] == "tool_call":
+                yield _event(writer.call(report))
             else:
                 completion_tokens += report["tokens"]
                 yield _event(writer.finish(report["index"], report["reason"]))
@@ -169,6 +191,11 @@ async def stream(writer: ResponseWriter, answer: Answer, *, with_usage: bool) ->
     if with_usage:
         yield _event(writer.usage(Usage.of(answer.prompt_tokens, completion_tokens)))
     yield b"data: [DONE]\n\n"
+
+
+def _call(report: ToolCall) -> dict[str, Any]:
+    function = CalledFunction(name=report["name"], arguments=report["arguments"])
+    return {"id": report["call_id"], "function": function}
 
 
 def _event(chunk: BaseModel) -> bytes:

@@ -10,9 +10,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from api.spec.fields import StrictModel
 from api.spec.formats import Message, Messages, RowError, RowWarning
+from api.spec.formats.calls import link_calls
 from api.spec.formats.messages import parse_message
 from api.spec.response_format import ResponseFormat
 from api.spec.sampling import MAX_CHOICES, SamplingRequest
+from api.spec.tools import ToolChoice, Tools, check_choice
 
 MAX_STOPS, MAX_STOP_LETTERS = 4, 256
 COMPLETION_TOKENS = 16
@@ -28,7 +30,7 @@ def _only(*neutral: object, because: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-_NO_TOOLS = "models generate text only"
+_ONLY_TEXT = "models generate text only"
 _NO_PENALTY = "tokens are drawn by temperature and top_p alone"
 
 NoPenalty = Annotated[float | None, _only(None, 0, because=_NO_PENALTY)]
@@ -39,14 +41,17 @@ def _messages(value: object) -> Messages:
     """Return the messages as chat templates read them."""
     if not isinstance(value, list) or not value:
         raise ValueError("must be an array with at least one message")
-    return [_message(number, entry) for number, entry in enumerate(value, start=1)]
+    messages = [_message(number, entry) for number, entry in enumerate(value, start=1)]
+    try:
+        link_calls(messages, [])
+    except RowError as error:
+        raise ValueError(error.message) from None
+    return messages
 
 
 def _message(number: int, raw: object) -> Message:
     warnings: list[RowWarning] = []
     if isinstance(raw, dict):
-        if raw.get("role") in ("tool", "function") or raw.get("tool_calls") or raw.get("function_call"):
-            raise ValueError(f"message {number}: tools are not supported here: {_NO_TOOLS}")
         # Clients return an assistant's message with all keys of their own class, most of them null or empty.
         raw = {name: value for name, value in raw.items() if value not in (None, []) or name == "content"}
     try:
@@ -132,17 +137,17 @@ class ChatBody(SamplingBody):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    tools: Annotated[object, _only(None, [], because=_NO_TOOLS)] = None
-    tool_choice: Annotated[object, _only(None, "none", "auto", because=_NO_TOOLS)] = None
-    parallel_tool_calls: Annotated[object, _only(None, because=_NO_TOOLS)] = None
-    functions: Annotated[object, _only(None, [], because=_NO_TOOLS)] = None
-    function_call: Annotated[object, _only(None, "none", "auto", because=_NO_TOOLS)] = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    functions: Annotated[object, _only(None, [], because="use tools")] = None
+    function_call: Annotated[object, _only(None, "none", "auto", because="use tool_choice")] = None
     response_format: ResponseFormat | None = None
-    modalities: Annotated[object, _only(None, ["text"], because=_NO_TOOLS)] = None
-    audio: Annotated[object, _only(None, because=_NO_TOOLS)] = None
+    modalities: Annotated[object, _only(None, ["text"], because=_ONLY_TEXT)] = None
+    audio: Annotated[object, _only(None, because=_ONLY_TEXT)] = None
     prediction: Unsupported = None
     reasoning_effort: Unsupported = None
-    web_search_options: Annotated[object, _only(None, because=_NO_TOOLS)] = None
+    web_search_options: Annotated[object, _only(None, because=_ONLY_TEXT)] = None
     store: Annotated[object, _only(None, False, because="answers are not kept")] = None
     metadata: Annotated[object, _only(None, {}, because="answers are not kept")] = None
     service_tier: Annotated[object, _only(None, "auto", "default", because="there is only one service tier")] = None
@@ -161,6 +166,9 @@ class ChatBody(SamplingBody):
             raise ValueError("top_logprobs needs logprobs: true")
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ValueError("max_tokens is the older name of max_completion_tokens: give one of them")
+        if self.parallel_tool_calls is not None and not self.tools:
+            raise ValueError("parallel_tool_calls is only for requests with tools")
+        check_choice(self.tools or [], self.tool_choice or "auto")
         return self
 
     @property
@@ -174,6 +182,9 @@ class ChatBody(SamplingBody):
             max_tokens=self.max_completion_tokens or self.max_tokens or longest,
             top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             response_format=self.response_format,
+            tools=self.tools or [],
+            tool_choice=self.tool_choice or "auto",
+            parallel_tool_calls=self.parallel_tool_calls is not False,
             **self._common(),
         )
 

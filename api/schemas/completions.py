@@ -8,6 +8,10 @@ from pydantic import BaseModel, Field
 from api.spec.sampler_reports import FinishReason, SampledToken, TopToken
 
 
+def _none(value: object) -> bool:
+    return value is None
+
+
 class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
@@ -70,10 +74,24 @@ def _by_token(top: Sequence[TopToken] | None) -> dict[str, float] | None:
     return None if top is None else {each["token"]: each["logprob"] for each in top}
 
 
+class CalledFunction(BaseModel):
+    name: str
+    arguments: str
+    """JSON of an object."""
+
+
+class MessageToolCall(BaseModel):
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class ChatMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
+    """Null for an answer that consists of calls."""
     refusal: None = None
+    tool_calls: list[MessageToolCall] | None = Field(default=None, exclude_if=_none)
 
 
 class ChatChoice(BaseModel):
@@ -108,8 +126,10 @@ class Completion(BaseModel):
     usage: Usage
 
 
-def _none(value: object) -> bool:
-    return value is None
+class DeltaToolCall(MessageToolCall):
+    """A complete call: its arguments come in one piece."""
+
+    index: int
 
 
 class Delta(BaseModel):
@@ -117,6 +137,7 @@ class Delta(BaseModel):
 
     role: Literal["assistant"] | None = Field(default=None, exclude_if=_none)
     content: str | None = Field(default=None, exclude_if=_none)
+    tool_calls: list[DeltaToolCall] | None = Field(default=None, exclude_if=_none)
 
 
 class ChunkChoice(BaseModel):

@@ -115,7 +115,8 @@ class AnswerTokens:
         if report["type"] == "finished":
             self._choices[index] = report["tokens"]
         else:
-            self._choices[index] = self._choices.get(index, 0) + max(1, len(report["tokens"] or ()))
+            tokens = report["tokens"] or () if report["type"] == "text" else ()
+            self._choices[index] = self._choices.get(index, 0) + max(1, len(tokens))
 
     @property
     def completion(self) -> int:

@@ -2,7 +2,7 @@
 
 from typing import Literal, TypedDict
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class TopToken(TypedDict):
@@ -39,6 +39,20 @@ class Text(TypedDict):
     """None if the request asks for no log-probabilities."""
 
 
+class ToolCall(TypedDict):
+    """A complete call of a function."""
+
+    type: Literal["tool_call"]
+    index: int
+    """The answer's number."""
+    number: int
+    """The call's number in the answer, from 0."""
+    call_id: str
+    name: str
+    arguments: str
+    """JSON of an object."""
+
+
 class Finished(TypedDict):
     """The end of one answer."""
 
@@ -73,5 +87,5 @@ class Lost(TypedDict):
     type: Literal["lost"]
 
 
-AnswerReport = Text | Finished
+AnswerReport = Text | ToolCall | Finished
 Report = Started | AnswerReport | Done | Refused | Cancelled | Failed | Lost

@@ -9,6 +9,7 @@ from api.spec.fields import JsonObject, StrictModel
 from api.spec.formats import Messages
 from api.spec.response_format import ResponseFormat
 from api.spec.techniques import Technique
+from api.spec.tools import ToolChoice, Tools
 
 MAX_CHOICES = 16
 """Maximum number of answers to one request: its prompts times `n`."""
@@ -31,6 +32,11 @@ class SamplingRequest(StrictModel):
     stop: list[str] = Field(default_factory=list)
     top_logprobs: Annotated[int, Field(ge=0)] | None = None
     """Number of likeliest tokens to return at each position. None: no log-probabilities at all."""
+    tools: Tools = Field(default_factory=list)
+    """Functions that the model may call. Only for `messages`."""
+    tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True
+    """Whether an answer may have several calls."""
     echo: bool = False
     """Whether each answer begins with its prompt. Only for `prompts`."""
     response_format: ResponseFormat | None = None
@@ -41,6 +47,11 @@ class SamplingRequest(StrictModel):
         if (self.messages is None) == (self.prompts is None):
             raise ValueError("give either messages or prompts")
         return self
+
+    @property
+    def offered_tools(self) -> Tools:
+        """Return the tools that the model sees."""
+        return [] if self.tool_choice == "none" else self.tools
 
 
 class ModelFiles(TypedDict):

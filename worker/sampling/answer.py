@@ -6,6 +6,7 @@ import torch
 
 from api.spec.sampling import SamplerJob
 from worker.sampling.bases import LoadedBase
+from worker.sampling.calls import CallReader
 from worker.sampling.constraint import GrammarConstraint
 from worker.sampling.echo import scored_prompt
 from worker.sampling.generate import LanguageModel
@@ -18,6 +19,7 @@ from worker.shared.reports import (
     StartedReport,
     TextReport,
     TokenLogprob,
+    ToolCallReport,
     TopLogprob,
 )
 
@@ -32,7 +34,7 @@ def answers_of(request: SamplerJob, base: LoadedBase, report: Report) -> list["A
     """Report the number of prompt tokens. Return the answers, of which no token is drawn yet. Raises RequestRefused."""
     prompts = prompts_of(request, base)
     max_tokens = [max_answer_tokens(request, base.context_length, len(prompt)) for prompt in prompts]
-    constraint = base.grammars.of_request(request)
+    constraint = base.constraint_of(request)
     rows = [row for row in range(len(prompts)) for _ in range(request.n)]
     answers = [
         Answer(index, request, base, report, prompts[row], max_tokens[row], constraint)
@@ -71,8 +73,12 @@ class Answer:
         self._end_tokens, self._bytes = base.end_tokens, base.token_bytes
         self._vocabulary, self._top_logprobs = base.vocabulary, request.top_logprobs
         self._echoes, self._echoed = request.echo, False
+        form = base.call_form if request.offered_tools else None
+        self._calls = None if form is None else CallReader(form, only_one=not request.parallel_tool_calls)
         given = prompt if request.prompts is not None else []
-        self._text = AnswerText(base.tokenizer.tokenizer, request.stop, given=given)
+        self._text = AnswerText(
+            base.tokenizer.tokenizer, request.stop, given=given, with_special_tokens=form is not None
+        )
         self._count, self._ended = 0, False
 
     def draw(self, logits_V: torch.Tensor) -> bool:
@@ -103,25 +109,45 @@ class Answer:
 
     def finish(self) -> None:
         self._report_delta(self._text.finish())
-        reason = "stop" if self._ended or self._complete else "length"
+        if self._calls is not None:
+            self._report_text(self._calls.finish(), [])
+        ended = self._ended or self._complete
+        reason = ("tool_calls" if self._calls is not None and self._calls.found else "stop") if ended else "length"
         self._report(FinishedReport(id=self.request_id, index=self.index, reason=reason, tokens=self._count))
 
     @property
     def _complete(self) -> bool:
-        return self._text.stopped or self.sampler.complete
+        called = self._calls is not None and self._calls.complete
+        return called or self._text.stopped or self.sampler.complete
 
     def _report_delta(self, delta: TextDelta) -> None:
+        if self._calls is None:
+            self._report_text(delta.text, delta.tokens)
+            return
+        first = self._calls.found
+        text, calls = self._calls.add(delta.text)
+        self._report_text(text, delta.tokens)
+        for number, call in enumerate(calls, start=first):
+            self._report(
+                ToolCallReport(
+                    id=self.request_id,
+                    index=self.index,
+                    number=number,
+                    call_id=call.id,
+                    name=call.name,
+                    arguments=call.arguments,
+                )
+            )
+
+    def _report_text(self, text: str, tokens: list[tuple[int, SampledToken]]) -> None:
         if self._top_logprobs is None:
-            if delta.text:
-                self._send(delta.text, None)
+            if text:
+                self._send(text, None)
             return
         # Text that was held back for long may release many tokens at once, and a report must stay small.
-        text = delta.text
-        for start in range(0, len(delta.tokens), TOKENS_PER_REPORT):
-            tokens = [
-                self._token_report(offset, token) for offset, token in delta.tokens[start : start + TOKENS_PER_REPORT]
-            ]
-            self._send(text, tokens)
+        for start in range(0, len(tokens), TOKENS_PER_REPORT):
+            part = tokens[start : start + TOKENS_PER_REPORT]
+            self._send(text, [self._token_report(offset, token) for offset, token in part])
             text = ""
         if text:
             self._send(text, [])

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
+from api.spec.sampling import SamplingRequest
 from api.spec.techniques import Technique
 from worker.engine.model.families import may_be_packed, needs_single_rows
 from worker.engine.model.load import checked_config, plain_attention, quantization_config
@@ -18,7 +20,8 @@ from worker.rows.chat_template import ChatTemplate
 from worker.rows.end_tokens import EndTokens
 from worker.rows.tokenizer import TokenizerWrapper
 from worker.sampling.batch_attention import BATCHED
-from worker.sampling.constraint import Grammars
+from worker.sampling.call_form import CallForm
+from worker.sampling.constraint import GrammarConstraint, Grammars
 from worker.sampling.generate import LanguageModel
 from worker.sampling.token_bytes import TokenBytes
 from worker.techniques import implementation_of
@@ -100,6 +103,16 @@ class LoadedBase:
         if technique is None or technique.mixes:
             return ()
         return (source.adapter,) if technique.packable else None
+
+    @cached_property
+    def call_form(self) -> CallForm | None:
+        """The form of calls in the chat template, if it is known."""
+        ends = {text for token in self.end_tokens if (text := self.tokenizer.tokenizer.id_to_token(token))}
+        return None if self.template is None else CallForm.learn(self.template, ends)
+
+    def constraint_of(self, request: SamplingRequest) -> GrammarConstraint | None:
+        """Return the constraint of each of the request's answers, or None. Raises RequestRefused."""
+        return self.grammars.of_request(request, self.call_form if request.offered_tools else None)
 
     @contextmanager
     def model(self, source: ModelSource) -> Iterator[LanguageModel]:

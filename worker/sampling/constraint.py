@@ -6,16 +6,19 @@ from functools import cached_property
 import numpy as np
 import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from llguidance._lib import JsonCompileOptions
 from tokenizers import Tokenizer
 
 from api.spec.fields import JsonObject
-from api.spec.response_format import JsonObjectFormat, JsonSchema, JsonSchemaFormat
+from api.spec.response_format import JsonObjectFormat, JsonSchema, JsonSchemaFormat, ResponseFormat
 from api.spec.sampling import SamplingRequest
+from worker.sampling.call_form import CallForm
+from worker.sampling.calls import call_grammar
 from worker.sampling.refused import RequestRefused
 from worker.sampling.token_bytes import TokenBytes
 
-WHITESPACE = r"( |\n {0,24})?"
-"""Between the parts of a JSON value. Bounded, because some models would write nothing else until they are cut."""
+OPTIONS: JsonCompileOptions = {"whitespace_pattern": r"( |\n {0,24})?"}
+"""White space between the parts of a JSON value is bounded, because some models would write nothing else."""
 LIMITS = LLParserLimits(verbose_errors=False)
 """llguidance's own limits on the cost of a grammar and of each token."""
 
@@ -74,20 +77,28 @@ class Grammars:
         self._vocabulary = vocabulary
         self._end_tokens = sorted(end_tokens) or [vocabulary - 1]  # llguidance needs one
 
-    def of_request(self, request: SamplingRequest) -> GrammarConstraint | None:
-        """Return the constraint of the request's answers, or None. Raises GrammarRefused."""
-        match request.response_format:
-            case JsonObjectFormat():
-                return self.of_schema({"type": "object"})
-            case JsonSchemaFormat(json_schema=JsonSchema(schema_=schema)):
-                return self.of_schema(schema)
-        return None
+    def of_request(self, request: SamplingRequest, form: CallForm | None) -> GrammarConstraint | None:
+        """Return the constraint of the request's answers, or None. `form`: how they call the request's tools.
+        Raises GrammarRefused."""
+        schema = _schema(request.response_format)
+        if form is None:
+            return None if schema is None else self.of_schema(schema)
+        grammar = call_grammar(
+            form,
+            request.tools,
+            request.tool_choice,
+            parallel=request.parallel_tool_calls,
+            answer=schema,
+            specials=self._specials,
+            options=OPTIONS,
+        )
+        return None if grammar is None else self.of(grammar, "tools")
 
     def of_schema(self, schema: JsonObject) -> GrammarConstraint:
         """Return the constraint of an answer that is JSON, valid for the schema. Raises GrammarRefused."""
         param = "response_format"
         try:
-            grammar = LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": WHITESPACE})
+            grammar = LLMatcher.grammar_from_json_schema(schema, overrides=OPTIONS)
         except ValueError as error:  # a number that is too large
             raise GrammarRefused(str(error), param) from None
         return self.of(grammar, param)
@@ -95,6 +106,12 @@ class Grammars:
     def of(self, grammar: str, param: str) -> GrammarConstraint:
         """Return the constraint of a grammar in one of llguidance's forms. Raises GrammarRefused."""
         return GrammarConstraint(LLMatcher(self._llguidance, grammar, limits=LIMITS, log_level=0), param)
+
+    @cached_property
+    def _specials(self) -> dict[str, int]:
+        """The ids of the special tokens by their texts."""
+        added = self._tokenizer.get_added_tokens_decoder().items()
+        return {token.content: number for number, token in added if token.special}
 
     @cached_property
     def _llguidance(self) -> LLTokenizer:
@@ -110,8 +127,7 @@ class _Tokens:
     def __init__(self, grammars: Grammars) -> None:
         self._tokenizer = grammars._tokenizer
         self.tokens = [grammars._bytes.of(number) for number in range(grammars._vocabulary)]
-        added = self._tokenizer.get_added_tokens_decoder()
-        self.special_token_ids = [number for number, token in added.items() if token.special]
+        self.special_token_ids = list(grammars._specials.values())
         self.eos_token_id = grammars._end_tokens[0]
 
     def __call__(self, text: str) -> list[int]:
@@ -119,3 +135,12 @@ class _Tokens:
         before = self._tokenizer.encode(_MARK, add_special_tokens=False).ids
         tokens = self._tokenizer.encode(_MARK + text, add_special_tokens=False).ids
         return list(tokens[len(before) :])
+
+
+def _schema(shape: ResponseFormat | None) -> JsonObject | None:
+    match shape:
+        case JsonObjectFormat():
+            return {"type": "object"}
+        case JsonSchemaFormat(json_schema=JsonSchema(schema_=schema)):
+            return schema
+    return None

@@ -6,6 +6,7 @@ from worker.rows.chat_template import TemplateFailure
 from worker.rows.limits import TooSlow, time_limit
 from worker.rows.tokenizer import PromptCompletionText
 from worker.sampling.bases import LoadedBase
+from worker.sampling.call_form import knows_tools
 from worker.sampling.refused import RequestRefused
 
 TEMPLATE_TIMEOUT_S = 10
@@ -14,11 +15,11 @@ TEMPLATE_TIMEOUT_S = 10
 def prompts_of(request: SamplerJob, base: LoadedBase) -> list[list[int]]:
     """Return the tokens of each prompt."""
     if request.messages is not None:
-        return [_chat_tokens(request.messages, base)]
+        return [_chat_tokens(request, request.messages, base)]
     return [_completion_tokens(prompt, base) for prompt in request.prompts or []]
 
 
-def _chat_tokens(messages: Messages, base: LoadedBase) -> list[int]:
+def _chat_tokens(request: SamplerJob, messages: Messages, base: LoadedBase) -> list[int]:
     if base.template is None:
         raise RequestRefused(
             "This model has no chat template. Use /v1/completions, or a base model that has one.",
@@ -27,7 +28,8 @@ def _chat_tokens(messages: Messages, base: LoadedBase) -> list[int]:
         )
     try:
         with time_limit(TEMPLATE_TIMEOUT_S):
-            text = base.template.render(messages, add_generation_prompt=True)
+            lead = _lead(request, base)
+            text = base.template.render(messages, rendered(request), add_generation_prompt=True) + lead
     except TemplateFailure as failure:
         raise RequestRefused(
             f"The model's chat template cannot render these messages: {failure}",
@@ -41,6 +43,24 @@ def _chat_tokens(messages: Messages, base: LoadedBase) -> list[int]:
             code="template_refuses",
         ) from None
     return base.tokenizer.tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def _lead(request: SamplerJob, base: LoadedBase) -> str:
+    """Return what the prompt has before the calls that the request demands. Raises RequestRefused if the template takes
+    no tools, or writes calls in a form that is not known."""
+    if not request.offered_tools:
+        return ""
+    if base.call_form is None:
+        assert base.template is not None
+        known = knows_tools(base.template)
+        reason = "writes calls in a form that Attune cannot read" if known else "has no place for tools"
+        raise RequestRefused(f"tools: this model's chat template {reason}.", param="tools", code="tools_not_supported")
+    return "" if request.tool_choice == "auto" else base.call_form.lead
+
+
+def rendered(request: SamplerJob) -> Messages | None:
+    """Return the tools as chat templates take them."""
+    return [tool.model_dump(exclude_none=True) for tool in request.offered_tools] or None
 
 
 def _completion_tokens(prompt: str | list[int], base: LoadedBase) -> list[int]:

@@ -22,10 +22,13 @@ class TextDelta:
 class AnswerText:
     """Decodes tokens as they are generated, and holds back text that may be the beginning of a stop string."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], *, given: Sequence[int] = ()) -> None:
-        """`given`: tokens of the prompt, if the answer continues its text: they decide about a leading space."""
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str], *, given: Sequence[int] = (), with_special_tokens: bool = False
+    ) -> None:
+        """`given`: tokens of the prompt, if the answer continues its text: they decide about a leading space.
+        `with_special_tokens`: special tokens are a part of the text; some models begin calls by one."""
         self._tokenizer, self._stop = tokenizer, stop
-        self._decoder = DecodeStream(ids=list(given), skip_special_tokens=True)
+        self._decoder = DecodeStream(ids=list(given), skip_special_tokens=not with_special_tokens)
         self._held, self._released_chars = "", 0
         self._held_tokens: deque[tuple[int, SampledToken]] = deque()
         self.stopped = False

@@ -170,12 +170,25 @@ class TextReport(SamplerReport, tag="text"):
     """None: the request asks for no log-probabilities."""
 
 
+class ToolCallReport(SamplerReport, tag="tool_call"):
+    """A complete call of a function."""
+
+    index: int
+    """The answer's number."""
+    number: int
+    """The call's number in the answer, from 0."""
+    call_id: str
+    name: str
+    arguments: str
+    """JSON of an object."""
+
+
 class FinishedReport(SamplerReport, tag="finished"):
     """The end of one answer."""
 
     index: int
     reason: str
-    """stop or length."""
+    """stop, length or tool_calls."""
     tokens: int
 
 
@@ -222,6 +235,7 @@ TrainerReport: TypeAlias = (
 SamplingReport: TypeAlias = (
     StartedReport
     | TextReport
+    | ToolCallReport
     | FinishedReport
     | CompleteReport
     | RefusedReport

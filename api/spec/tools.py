@@ -1,0 +1,73 @@
+"""Functions that a model may call (OpenAI's `tools`), and whether it must (`tool_choice`)."""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from api.spec.fields import JsonObject, StrictModel
+from api.spec.response_format import Name, checked_schema
+
+MAX_TOOLS = 128
+MAX_TOOLS_BYTES = 256 << 10
+"""Size of all tools as JSON."""
+
+
+class Function(StrictModel):
+    name: Name
+    description: str | None = None
+    parameters: JsonObject | None = None
+    """JSON Schema of the arguments. None: a function without arguments."""
+    strict: bool | None = None
+    """Whether every call is held to the schema. Calls that the request demands are in any case."""
+
+    @property
+    def schema_of_arguments(self) -> JsonObject:
+        return self.parameters or {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+class Tool(StrictModel):
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(StrictModel):
+    name: Name
+
+
+class NamedTool(StrictModel):
+    """The function that the model must call."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+ToolChoice = Literal["none", "auto", "required"] | NamedTool
+
+
+def _checked(tools: Sequence[Tool] | None) -> Sequence[Tool] | None:
+    names = [tool.function.name for tool in tools or ()]
+    if len(set(names)) < len(names):
+        raise ValueError("two tools have the same name")
+    size = len(json.dumps([tool.model_dump() for tool in tools or ()]))
+    if size > MAX_TOOLS_BYTES:
+        raise ValueError(f"the tools have {size} bytes as JSON, more than {MAX_TOOLS_BYTES}")
+    return tools
+
+
+Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS), AfterValidator(_checked)]
+
+
+def check_choice(tools: Sequence[Tool], choice: ToolChoice) -> None:
+    """Raise ValueError if the choice names no tool, or if a schema that must be enforced cannot be."""
+    if choice not in {"auto", "none"} and not tools:
+        raise ValueError("tool_choice needs tools")
+    if isinstance(choice, NamedTool) and choice.function.name not in {tool.function.name for tool in tools}:
+        raise ValueError(f"tool_choice: no tool has the name '{choice.function.name}'")
+    for index, tool in enumerate(tools):
+        if choice != "none" and (choice != "auto" or tool.function.strict):
+            try:
+                checked_schema(tool.function.schema_of_arguments)
+            except ValueError as error:
+                raise ValueError(f"tools[{index}].function.parameters: {error}") from None

@@ -1,0 +1,137 @@
+"""The form in which a chat template writes the calls of functions, learned from what it renders.
+
+Templates write a call as JSON with different words around it: Qwen and Hermes in <tool_call> tags, Mistral as a list
+after [TOOL_CALLS], Llama bare and with `parameters` for `arguments`.
+"""
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from api.spec.fields import JsonObject
+from api.spec.formats import Message, Messages
+from worker.rows.chat_template import ChatTemplate, TemplateFailure
+
+NAMES = ("probe_a", "probe_b")
+IDS = ("aProbe001", "bProbe002")
+"""In the only form that Mistral's templates accept."""
+TEXT = "probe text"
+ARGUMENTS = ("arguments", "parameters")
+
+_TOOLS: Messages = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": "a",
+            "parameters": {"type": "object", "properties": {"key": {"type": "string"}}, "required": ["key"]},
+        },
+    }
+    for name in NAMES
+]
+_CALLS = [
+    {"id": call_id, "type": "function", "function": {"name": name, "arguments": {"key": "value"}}}
+    for call_id, name in zip(IDS, NAMES, strict=True)
+]
+_QUESTION: Message = {"role": "user", "content": "a"}
+
+
+@dataclass(frozen=True)
+class CallForm:
+    """A turn of calls: `opening` call (`between` call)* `end`. A call is `head` name `middle` arguments `tail`."""
+
+    lead: str
+    """What a turn without text has before `opening`, such as empty reasoning."""
+    opening: str
+    """It begins with `marker`."""
+    marker: str
+    """The first word by which a call is recognized in an answer."""
+    head: str
+    middle: str
+    tail: str
+    call_id: str
+    """The id in `tail`, if the form has one; else empty."""
+    between: str | None
+    """None: a turn has one call at most."""
+    end: str
+
+    @classmethod
+    def learn(cls, template: ChatTemplate, ends: Collection[str]) -> "CallForm | None":
+        """Return the template's form, or None if its calls are not JSON. `ends`: texts of the end tokens."""
+        try:
+            prompt = template.render([_QUESTION], _TOOLS, add_generation_prompt=True)
+            turn = _turn(template, prompt, {"content": ""}, _CALLS[:1])
+            after_text = _turn(template, prompt, {"content": TEXT}, _CALLS[:1])
+        except TemplateFailure:
+            return None
+        call = _find_call(turn, NAMES[0])
+        later = _find_call(after_text, NAMES[0])
+        if call is None or later is None:
+            return None
+        start, stop = call
+        head, middle, tail = _parts(turn[start:stop])
+        begin, end = turn[:start], turn[stop:]
+        end = end[: min((end.index(each) for each in ends if each in end), default=len(end))].rstrip()
+        begin_after_text = after_text[: later[0]].rpartition(TEXT)[2]
+        opening = begin[len(begin) - _shared(begin[::-1], begin_after_text[::-1]) :].lstrip()
+        marker = opening.split()[0] if opening else head.rstrip(' "')
+        call_id = IDS[0] if IDS[0] in tail else ""
+        lead = begin[: len(begin) - len(opening)]
+        return cls(lead, opening, marker, head, middle, tail, call_id, _between(template, prompt), end)
+
+
+def knows_tools(template: ChatTemplate) -> bool:
+    """Whether the template writes the tools that it is given."""
+    try:
+        return template.render([_QUESTION], _TOOLS) != template.render([_QUESTION])
+    except TemplateFailure:
+        return False
+
+
+def _turn(template: ChatTemplate, prompt: str, fields: JsonObject, calls: Messages) -> str:
+    """Return the rendered turn of the assistant, without the prompt that it answers."""
+    answer = {"role": "assistant", **fields, "tool_calls": calls}
+    text = template.render([_QUESTION, answer], _TOOLS)
+    return text[_shared(prompt, text) :]
+
+
+def _shared(left: str, right: str) -> int:
+    """Return the number of characters with which both texts begin."""
+    pairs = zip(left, right, strict=False)
+    return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
+
+
+def _between(template: ChatTemplate, prompt: str) -> str | None:
+    """Return what separates two calls of a turn."""
+    try:
+        turn = _turn(template, prompt, {"content": ""}, _CALLS)
+    except TemplateFailure:
+        return None
+    first, second = (_find_call(turn, name) for name in NAMES)
+    return None if first is None or second is None else turn[first[1] : second[0]]
+
+
+def _find_call(text: str, name: str) -> tuple[int, int] | None:
+    """Return where the JSON of the function's call begins and ends."""
+    start = text.find("{")
+    while start >= 0:
+        try:
+            call, stop = json.JSONDecoder().raw_decode(text, start)
+        except json.JSONDecodeError:
+            call, stop = None, start + 1
+        if (
+            isinstance(call, dict)
+            and call.get("name") == name
+            and any(isinstance(call.get(k), dict) for k in ARGUMENTS)
+        ):
+            return start, stop
+        start = text.find("{", start + 1)
+    return None
+
+
+def _parts(call: str) -> tuple[str, str, str]:
+    """Return the texts before the name, between name and arguments, and after the arguments."""
+    head, _, rest = call.partition(NAMES[0])
+    start = rest.index("{")
+    _, stop = json.JSONDecoder().raw_decode(rest, start)
+    return head, rest[:start], rest[stop:]

@@ -1,0 +1,165 @@
+"""Calls of functions in an answer: the grammar that demands them, and their reading from the text."""
+
+import json
+import re
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from api.spec.fields import JsonObject
+from api.spec.tools import NamedTool, Tool, ToolChoice
+from worker.sampling.call_form import ARGUMENTS, CallForm
+
+MAX_CALLS = 16
+"""Calls that a grammar allows in one answer."""
+ID_RULE = "/[a-zA-Z0-9]{9}/"
+
+
+@dataclass(frozen=True)
+class FunctionCall:
+    id: str
+    name: str
+    arguments: str
+    """JSON of an object."""
+
+
+class CallReader:
+    """Separates the calls in a growing answer from its text."""
+
+    def __init__(self, form: CallForm, *, only_one: bool) -> None:
+        self._marker, self._only_one = form.marker, only_one
+        words = {form.marker, *form.opening.split(), *(form.between or "").split(), *form.end.split()}
+        self._words = sorted((word for word in words if not word.startswith("{")), key=len, reverse=True)
+        self._separators = re.compile(
+            "(?:" + "|".join(map(re.escape, self._words)) + r"|[\s,;])*" if self._words else r"[\s,;]*"
+        )
+        self._held, self._reading = "", False
+        self.found = 0
+        """Calls so far."""
+
+    @property
+    def complete(self) -> bool:
+        return self._only_one and self.found > 0
+
+    def add(self, text: str) -> tuple[str, list[FunctionCall]]:
+        """Return the text that belongs to no call, and the calls that are complete."""
+        self._held += text
+        plain, calls = "", list[FunctionCall]()
+        while not self.complete:
+            if not self._reading:
+                start = self._held.find(self._marker)
+                if start < 0:
+                    return plain + self._release(len(self._held) - self._undecided()), calls
+                plain += self._release(start).rstrip()
+                self._reading = True
+            call = self._next_call()
+            if call is not None:
+                calls.append(call)
+                self.found += 1
+            elif self._reading:
+                break
+            elif self._held.startswith(self._marker):  # no call, though it began like one
+                plain += self._release(len(self._marker))
+        return plain, calls
+
+    def finish(self) -> str:
+        """Return the rest of the text. It has a first call that is not complete, but no later one."""
+        rest = self._release(len(self._held))
+        return "" if self.found and self._reading else rest
+
+    def _next_call(self) -> FunctionCall | None:
+        """Return the next call, if it is complete. Stop reading calls if something else follows."""
+        match = self._separators.match(self._held)
+        start = match.end() if match else 0
+        rest = self._held[start:]
+        if not rest or any(word.startswith(rest) for word in self._words):
+            return None
+        try:
+            value, stop = json.JSONDecoder().raw_decode(rest)
+        except (json.JSONDecodeError, RecursionError):
+            value, stop = None, 0
+            if rest.startswith("{"):
+                return None
+        call = _as_call(value)
+        self._reading = call is not None
+        if self.found or call is not None:
+            self._held = rest[stop if call is not None else 0 :]
+        return call
+
+    def _undecided(self) -> int:
+        """Return how many characters at the end may begin a call: white space, and a part of the marker."""
+        sizes = range(min(len(self._marker) - 1, len(self._held)), -1, -1)
+        part = next(size for size in sizes if self._marker.startswith(self._held[len(self._held) - size :]))
+        before = self._held[: len(self._held) - part]
+        return part + len(before) - len(before.rstrip())
+
+    def _release(self, size: int) -> str:
+        text, self._held = self._held[:size], self._held[size:]
+        return text
+
+
+def _as_call(value: object) -> FunctionCall | None:
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return None
+    arguments = next((value[key] for key in ARGUMENTS if isinstance(value.get(key), dict)), None)
+    if arguments is None:
+        return None
+    return FunctionCall(secrets.token_hex(5)[:9], value["name"], json.dumps(arguments, ensure_ascii=False))
+
+
+def call_grammar(
+    form: CallForm,
+    tools: Sequence[Tool],
+    choice: ToolChoice,
+    *,
+    parallel: bool,
+    answer: JsonObject | None,
+    specials: Mapping[str, int],
+    options: JsonObject,
+) -> str | None:
+    """Return the grammar of an answer in llguidance's form of Lark, or None if any answer will do.
+
+    `answer`: the schema of an answer without calls; None: any text. `specials`: ids of special tokens. `options`:
+    llguidance's options of JSON.
+    """
+    named = choice.function.name if isinstance(choice, NamedTool) else None
+    functions = [tool.function for tool in tools if named in (None, tool.function.name)]
+    if choice == "none" or (choice == "auto" and answer is None and not any(each.strict for each in functions)):
+        return None
+
+    def lark(text: str) -> str:
+        """Return the terminals of a text. A special token has no characters, so it stands for itself."""
+        parts = re.split("(" + "|".join(map(re.escape, specials)) + ")", text) if specials else [text]
+        return " ".join(f"<[{specials[part]}]>" if part in specials else json.dumps(part) for part in parts if part)
+
+    rules = []
+    for index, function in enumerate(functions):
+        held = choice != "auto" or function.strict
+        schema = function.schema_of_arguments if held else {"type": "object"}
+        tail = f" {ID_RULE} ".join(map(lark, form.tail.split(form.call_id))) if form.call_id else lark(form.tail)
+        opening = lark(form.head + function.name + form.middle)
+        rules.append(f"call_{index}: {opening} arguments_{index} {tail}")
+        rules.append(f"arguments_{index}: %json {json.dumps(schema | {'x-guidance': options})}")
+    more = f"({lark(form.between)} call){{0,{MAX_CALLS - 1}}}" if parallel and form.between is not None else ""
+    rules.append("call: " + " | ".join(f"call_{index}" for index in range(len(functions))))
+    calls = f"call {more} {lark(form.end)}"
+    if choice == "auto" and answer is None:
+        rules += _free_text(form, calls, lark)
+    elif choice == "auto":
+        rules += [
+            f"start: answer | {lark(form.opening)} {calls}",
+            f"answer: %json {json.dumps(answer | {'x-guidance': options})}",
+        ]
+    else:
+        rules.append(f"start: {lark(form.opening)} {calls}")
+    return "\n".join(rules)
+
+
+def _free_text(form: CallForm, calls: str, lark: Callable[[str], str]) -> list[str]:
+    """Return the rules of a text that calls may follow."""
+    if not form.opening:
+        return [f"start: TEXT | {calls}", r"TEXT: /([^{](.|\n)*)?/"]
+    marker = lark(form.marker)
+    lazy = "" if marker.startswith("<") else "[lazy]"
+    rest = lark(form.opening.removeprefix(form.marker))
+    return [f"start: TEXT | trigger {rest} {calls}", f"trigger{lazy}: TEXT {marker}", r"TEXT: /(.|\n)*/"]
