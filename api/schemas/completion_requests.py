@@ -105,6 +105,8 @@ class SamplingBody(StrictModel):
             json.dumps(data, ensure_ascii=False, default=str).encode()
         except UnicodeEncodeError:
             raise ValueError("the body has half of a character (a lone surrogate such as \\ud800)") from None
+        except RecursionError:
+            raise ValueError("the body is nested too deeply") from None
         return data
 
     @model_validator(mode="after")

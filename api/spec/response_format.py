@@ -15,6 +15,8 @@ MAX_SCHEMA_BYTES = 64 << 10
 """Size of a schema as JSON. The check and the grammar take time in proportion."""
 MAX_SCHEMA_DEPTH = 32
 """Schemas within each other."""
+MAX_DEPTH = 100
+"""Objects and arrays within each other."""
 MAX_MULTIPLE = 1000
 """Least common multiple of the `multipleOf` in a schema, without their decimal points. A grammar of numbers has up to
 as many states."""
@@ -47,9 +49,7 @@ def checked_schema(schema: JsonObject) -> JsonObject:
     """Return the schema. Raise ValueError, with the path, for a keyword that cannot be enforced.
 
     This is a cheap check. Grammars are made, and refused, by the sampler's child process."""
-    size = len(json.dumps(schema))
-    if size > MAX_SCHEMA_BYTES:
-        raise ValueError(f"the schema has {size} bytes as JSON, more than {MAX_SCHEMA_BYTES}")
+    check_size(schema, MAX_SCHEMA_BYTES)
     left: list[tuple[str, object, int]] = [("", schema, 1)]
     multiples: list[int] = []
     while left:
@@ -66,6 +66,20 @@ def checked_schema(schema: JsonObject) -> JsonObject:
             raise ValueError(f"{_join(path, 'multipleOf')} is too costly: {_MULTIPLES}")
         left += [(inside, value, depth + 1) for inside, value in _parts(path, part)]
     return schema
+
+
+def check_size(value: object, most_bytes: int) -> None:
+    """Raise ValueError if the value is nested too deeply, or too long as JSON."""
+    left = [(value, 1)]
+    while left:
+        part, depth = left.pop()
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
+        parts = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+        left += [(inside, depth + 1) for inside in parts]
+    size = len(json.dumps(value))
+    if size > most_bytes:
+        raise ValueError(f"it has {size} bytes as JSON, more than {most_bytes}")
 
 
 def _check_keywords(path: str, schema: JsonObject) -> None:

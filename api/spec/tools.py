@@ -1,17 +1,16 @@
 """Functions that a model may call (OpenAI's `tools`), and whether it must (`tool_choice`)."""
 
-import json
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from api.spec.fields import JsonObject, StrictModel
-from api.spec.response_format import Name, checked_schema
+from api.spec.response_format import Name, check_size, checked_schema
 
 MAX_TOOLS = 128
 MAX_TOOLS_BYTES = 256 << 10
-"""Size of all tools as JSON."""
+"""Size of all parameters as JSON."""
 
 
 class Function(StrictModel):
@@ -50,9 +49,7 @@ def _checked(tools: Sequence[Tool] | None) -> Sequence[Tool] | None:
     names = [tool.function.name for tool in tools or ()]
     if len(set(names)) < len(names):
         raise ValueError("two tools have the same name")
-    size = len(json.dumps([tool.model_dump() for tool in tools or ()]))
-    if size > MAX_TOOLS_BYTES:
-        raise ValueError(f"the tools have {size} bytes as JSON, more than {MAX_TOOLS_BYTES}")
+    check_size([tool.function.parameters for tool in tools or ()], MAX_TOOLS_BYTES)
     return tools
 
 

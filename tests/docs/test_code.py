@@ -43,6 +43,7 @@ NOT_RUN = {
     r"attune (models remove|adapters delete) ": "other pages need the models",
     r"vllm ": "not installed here",
     r"attune import ": "asks OpenAI; tests/end_to_end/test_import.py runs each of them",
+    r"pip install |lm-eval ": "in an environment of its own; tests/end_to_end/clients/test_lm_eval.py runs it",
     r"attune adapters download JOB --gguf": "the base model's tokenizer is none that llama.cpp knows",
     r"export OPENAI_": "the tests set both variables",
 }

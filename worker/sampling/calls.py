@@ -50,7 +50,7 @@ class CallReader:
                 start = self._held.find(self._marker)
                 if start < 0:
                     return plain + self._release(len(self._held) - self._undecided()), calls
-                plain += self._release(start).rstrip()
+                plain += self._release(len(self._held[:start].rstrip()))
                 self._reading = True
             call = self._next_call()
             if call is not None:
@@ -58,8 +58,8 @@ class CallReader:
                 self.found += 1
             elif self._reading:
                 break
-            elif self._held.startswith(self._marker):  # no call, though it began like one
-                plain += self._release(len(self._marker))
+            elif self._held.lstrip().startswith(self._marker):  # no call, though it began like one
+                plain += self._release(self._held.index(self._marker) + len(self._marker))
         return plain, calls
 
     def finish(self) -> str:

@@ -6,7 +6,6 @@ from functools import cached_property
 import numpy as np
 import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
-from llguidance._lib import JsonCompileOptions
 from tokenizers import Tokenizer
 
 from api.spec.fields import JsonObject
@@ -17,7 +16,7 @@ from worker.sampling.calls import call_grammar
 from worker.sampling.refused import RequestRefused
 from worker.sampling.token_bytes import TokenBytes
 
-OPTIONS: JsonCompileOptions = {"whitespace_pattern": r"( |\n {0,24})?"}
+WHITESPACE = r"( |\n {0,24})?"
 """White space between the parts of a JSON value is bounded, because some models would write nothing else."""
 LIMITS = LLParserLimits(verbose_errors=False)
 """llguidance's own limits on the cost of a grammar and of each token."""
@@ -90,7 +89,7 @@ class Grammars:
             parallel=request.parallel_tool_calls,
             answer=schema,
             specials=self._specials,
-            options=OPTIONS,
+            options={"whitespace_pattern": WHITESPACE},
         )
         return None if grammar is None else self.of(grammar, "tools")
 
@@ -98,7 +97,7 @@ class Grammars:
         """Return the constraint of an answer that is JSON, valid for the schema. Raises GrammarRefused."""
         param = "response_format"
         try:
-            grammar = LLMatcher.grammar_from_json_schema(schema, overrides=OPTIONS)
+            grammar = LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": WHITESPACE})
         except ValueError as error:  # a number that is too large
             raise GrammarRefused(str(error), param) from None
         return self.of(grammar, param)

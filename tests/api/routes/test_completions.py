@@ -21,7 +21,7 @@ from api.spec.ids import new_id
 from api.spec.lifecycle import JobStatus
 from api.spec.recipe import Recipe
 from api.spec.resolve import resolve
-from tests.api.sampler import ends, sampler, says, text
+from tests.api.sampler import ends, finished, sampler, says, text
 from tests.conftest import EMBEDDED
 from tests.factories import a_base_model, a_job, a_project
 
@@ -30,6 +30,8 @@ SETTINGS = EMBEDDED
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "hello"}]
 NAME = "ft:tiny:attune::abcdefgh"
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}
+STRANGE: dict[str, Any] = {"type": "function", "function": {"name": "odd", "parameters": {"not": {}}}}
 
 
 @pytest.fixture
@@ -82,6 +84,9 @@ def test_an_answer_is_as_openais_client_expects_it(client: TestClient, served: C
         "stop": ["x"],
         "max_tokens": served.settings.sample_max_tokens,
         "top_logprobs": None,
+        "tools": [],
+        "tool_choice": "auto",
+        "parallel_tool_calls": True,
         "echo": False,
         "response_format": None,
     }
@@ -130,6 +135,32 @@ def test_a_text_is_continued(client: TestClient, served: Context, tiny: str) -> 
     }
     assert asked[0].content["ask"]["prompts"] == [[1, 2]]
     assert asked[0].content["ask"]["max_tokens"] == 16
+
+
+def calls(letter: SampleJob) -> list[dict[str, Any]]:
+    """Two calls of a function."""
+    call = {"type": "tool_call", "index": 0, "name": "find", "arguments": "{}"}
+    both = [call | {"number": number, "call_id": f"call0000{number}"} for number in (0, 1)]
+    return [{"type": "started", "prompt_tokens": 5}, *both, finished(reason="tool_calls"), {"type": "done"}]
+
+
+def test_calls_of_functions_are_parts_of_the_message(client: TestClient, served: Context, tiny: str) -> None:
+    body: dict[str, Any] = {"model": tiny, "messages": HELLO, "tools": [TOOL, STRANGE], "tool_choice": "auto"}
+    with sampler(served.settings, calls) as asked:
+        whole = ChatCompletion.model_validate(client.post(CHAT, json=body).json(), strict=True).choices[0]
+        stream = client.post(CHAT, json=body | {"stream": True}).text.split("\n\n")[:-2]
+        first = whole.message.model_dump(exclude_unset=True)
+        result = {"role": "tool", "tool_call_id": "call00001", "content": "3"}
+        client.post(CHAT, json=body | {"messages": [*HELLO, first, result]})
+    assert (whole.message.content, whole.finish_reason) == (None, "tool_calls")
+    assert [call.id for call in whole.message.tool_calls or []] == ["call00000", "call00001"]
+    chunks = [ChatCompletionChunk.model_validate_json(event.removeprefix("data: "), strict=True) for event in stream]
+    deltas = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
+    assert [(delta.index, delta.id) for delta in deltas] == [(0, "call00000"), (1, "call00001")]
+    assert asked[0].content["ask"]["tools"][0]["function"]["name"] == "find"
+    _, said, answered = asked[2].content["ask"]["messages"]
+    assert said["tool_calls"][0]["function"] == {"name": "find", "arguments": {}}, "as templates read it"
+    assert answered["tool_call_id"] == "call00001"
 
 
 def test_a_tuned_model_and_its_checkpoint_are_asked_for_with_their_files(
@@ -250,8 +281,14 @@ def test_what_goes_wrong_in_the_middle_of_a_stream_is_its_last_event(
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tools": [{"type": "function"}]}, "tools"),
-        ({"response_format": {"type": "grammar"}}, "response_format"),
+        ({"tools": [{"type": "custom", "custom": {"name": "a"}}]}, "tools.0.type"),
+        ({"tools": [TOOL, TOOL]}, "tools"),
+        ({"tool_choice": "required"}, None),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "other"}}}, None),
+        ({"tools": [STRANGE], "tool_choice": "required"}, None),
+        ({"parallel_tool_calls": False}, None),
+        ({"functions": [TOOL["function"]]}, "functions"),
+        ({"response_format": {"type": "grammar"}}, "response_format.type"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
         ({"logit_bias": {"1": 5}}, "logit_bias"),
         ({"temperature": 3}, "temperature"),
@@ -261,12 +298,12 @@ def test_what_goes_wrong_in_the_middle_of_a_stream_is_its_last_event(
         ({"misspelt": 1}, "misspelt"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}}]}]}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "c"}]}, "messages"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages"),
         ({"messages": [{"role": "user", "content": "x", "misspelt": 1}]}, "messages"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_its_name(
-    client: TestClient, tiny: str, fields: dict[str, Any], param: str
+    client: TestClient, tiny: str, fields: dict[str, Any], param: str | None
 ) -> None:
     assert refusal(client.post(CHAT, json={"model": tiny, "messages": HELLO} | fields))[:2] == (400, param)
 

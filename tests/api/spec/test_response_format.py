@@ -1,6 +1,7 @@
 """Schemas that an answer can be held to, and those that are refused by their paths."""
 
 import re
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ def inside(schema: dict[str, Any], depth: int) -> dict[str, Any]:
         ({"properties": []}, "properties must be an object"),
         (inside({}, 40), "nested more than 32"),
         ({"description": "a" * MAX_SCHEMA_BYTES}, "bytes"),
+        ({"default": reduce(lambda inner, _: [inner], range(120), 0)}, "nested more than 100"),
         ({"type": "integer", "multipleOf": 99999989}, "multipleOf is too costly"),
         ({"allOf": [{"multipleOf": 499}, {"multipleOf": 4.91}]}, "multipleOf is too costly"),
     ],

@@ -9,6 +9,7 @@ from tests import environments
 DSPY = "3.4.1"
 LITELLM = "1.110.2"
 BEFORE_1_0 = "0.28.1"
+LM_EVAL = "0.4.13"
 
 
 def python_with(version: str) -> Path:
@@ -48,3 +49,11 @@ def python_with_openai_before_1_0() -> Path:
 def command_line() -> Path:
     """`openai`, the command, which openai-python had up to 2.34."""
     return python_with("1.109.1").with_name("openai")
+
+
+def lm_eval() -> Path:
+    """The command of lm-eval, beside our versions of torch, transformers and peft."""
+    folder = environments.CACHE / "clients" / f"lm-eval-{LM_EVAL}"
+    constraints = environments.our_constraints()
+    requirements = [f"lm-eval[hf,api]=={LM_EVAL}", "peft"]
+    return environments.python_with(*requirements, folder=folder, constraints=constraints).with_name("lm-eval")
