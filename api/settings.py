@@ -244,6 +244,9 @@ class Settings(BaseSettings):
     metrics, a result file, is kept. 0: forever."""
     keep_batches_days: Days = 0
     """Days until a batch is deleted, counted from its end. Its files are kept as uploaded files are. 0: forever."""
+    keep_eval_runs_days: Days = 0
+    """Days until an ended run of an eval is deleted with its items, counted from its creation. 0: until its user
+    deletes it."""
     keep_judgements_days: Days = 30
     """Days for which a judgement is kept and answers the same question again. 0: forever."""
     keep_deliveries_days: Days = 30

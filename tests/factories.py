@@ -6,6 +6,7 @@ from api.context import Caller, Context
 from api.records import Database, base_models, files, models, projects
 from api.records.base import db_now
 from api.records.batches import Batch
+from api.records.evals import Eval
 from api.records.jobs import Job
 from api.spec.batch import WINDOW_S, BatchStatus
 from api.spec.ids import new_id
@@ -123,3 +124,18 @@ def error_of(job: Job) -> JobError:
     """Return the error of a job that has one."""
     assert job.error is not None
     return job.error
+
+
+def an_eval(context: Context, project: str) -> str:
+    row = Eval(
+        id=new_id("eval_"),
+        project_id=project,
+        name="",
+        data_source={},
+        criteria=[{"name": "a"}],
+        created_at=db_now(),
+        updated_at=db_now(),
+    )
+    with context.database.write() as session:
+        session.add(row)
+    return row.id

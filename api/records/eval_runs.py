@@ -22,6 +22,9 @@ Pairs = dict[str, str] | None
 RECENT = 10
 """Runs among which that of a repeated request is looked for."""
 
+OLD = 50
+"""Old runs that one transaction deletes."""
+
 
 class EvalRun(Work, Base):
     __tablename__ = "eval_runs"
@@ -141,6 +144,14 @@ def transition(session: Session, run: EvalRun, to: RunStatus, *, error: JsonObje
     if event := EVENTS.get(to):
         webhook_deliveries.enqueue(session, run.project_id, run.id, event)
     session.refresh(run)
+
+
+def delete_old(session: Session, keep_s: float) -> None:
+    """Delete some ended runs that were created more than `keep_s` seconds ago. A worker removes their items."""
+    old = select(EvalRun).where(EvalRun.created_at <= db_now() - keep_s)
+    old = old.where(EvalRun.status.not_in((*UNFINISHED, RunStatus.DELETING))).order_by(EvalRun.id).limit(OLD)
+    for run in session.scalars(old.with_for_update(skip_locked=True)):
+        transition(session, run, RunStatus.DELETING)
 
 
 def remove(session: Session, run: EvalRun) -> None:

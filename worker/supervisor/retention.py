@@ -70,6 +70,8 @@ def delete_old(context: Context) -> None:
             events.delete_of(session, jobs.ended_with_events(session, settings.keep_events_days * DAY_S))
         if settings.keep_batches_days:
             batches.delete_ended(session, settings.keep_batches_days * DAY_S)
+        if settings.keep_eval_runs_days:
+            eval_runs.delete_old(session, settings.keep_eval_runs_days * DAY_S)
         if settings.keep_deliveries_days:
             webhook_deliveries.delete_ended(session, settings.keep_deliveries_days * DAY_S)
 

@@ -6,12 +6,9 @@ import pytest
 
 from api.context import Context
 from api.records import evals, events
-from api.records.base import db_now
 from api.records.eval_runs import EvalRun
-from api.records.evals import Eval
 from api.records.jobs import Job
-from api.spec.ids import new_id
-from tests.factories import a_job, a_project
+from tests.factories import a_job, a_project, an_eval
 from worker.shared.reports import DoneReport
 from worker.supervisor.outputs import begin_evals, best_step_message
 
@@ -28,21 +25,6 @@ def test_an_event_says_which_step_is_published_where_it_is_not_the_last(
     message = best_step_message(Job(resolved={"keep_best": keep}), report)
     assert (message is not None) is told
     assert message is None or "step 4 of 6" in message
-
-
-def an_eval(context: Context, project: str) -> str:
-    row = Eval(
-        id=new_id("eval_"),
-        project_id=project,
-        name="",
-        data_source={},
-        criteria=[{"name": "a"}],
-        created_at=db_now(),
-        updated_at=db_now(),
-    )
-    with context.database.write() as session:
-        session.add(row)
-    return row.id
 
 
 def test_a_published_model_is_evaluated_by_the_evals_that_are_left(context: Context) -> None:

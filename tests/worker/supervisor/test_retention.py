@@ -6,9 +6,11 @@ import pytest
 from sqlalchemy import func, select, update
 
 from api.context import Context
-from api.records import arrays, events, judgements, permissions, webhook_deliveries
+from api.records import arrays, eval_items, eval_runs, events, judgements, permissions, webhook_deliveries
 from api.records.base import db_now
 from api.records.batches import Batch
+from api.records.eval_runs import EvalRun
+from api.records.evals import Eval
 from api.records.events import Event
 from api.records.files import File
 from api.records.jobs import Job
@@ -17,13 +19,24 @@ from api.records.models import Checkpoint, Model
 from api.records.webhook_deliveries import Delivery
 from api.services import webhooks
 from api.spec.batch import BatchStatus
+from api.spec.evals.status import RunStatus
 from api.spec.lifecycle import JobStatus
-from tests.factories import a_batch, a_caller, a_file, a_job, a_model, a_project, the_job
+from tests.factories import a_batch, a_caller, a_file, a_job, a_model, a_project, an_eval, the_job
 from worker.supervisor.retention import DAY_S, delete_expired, delete_old
 
 KEEP = {
     f"keep_{kind}_days": 0.0
-    for kind in ("files", "checkpoints", "arrays", "logs", "events", "batches", "deliveries", "judgements")
+    for kind in (
+        "files",
+        "checkpoints",
+        "arrays",
+        "logs",
+        "events",
+        "batches",
+        "eval_runs",
+        "deliveries",
+        "judgements",
+    )
 }
 
 
@@ -167,6 +180,21 @@ def test_old_batches_go_and_unfinished_ones_stay(context: Context) -> None:
     delete_old(keep(context, batches=2))
     with context.database.read() as session:
         assert set(session.scalars(select(Batch.id))) == {new, unfinished}
+
+
+def test_old_runs_of_evals_go_and_unfinished_ones_stay(context: Context) -> None:
+    eval_id = an_eval(context, a_project(context.database))
+    with context.database.write() as session:
+        row = session.get_one(Eval, eval_id)
+        source = {"type": "jsonl", "source": {}}
+        ids = [eval_runs.add(session, row, "key", source, name=name, pairs=None).id for name in ("old", "new", "begun")]
+        for run_id in ids[:2]:
+            eval_runs.transition(session, eval_items.QUEUE.lock(session, run_id), RunStatus.CANCELED)
+        old = EvalRun.id.in_((ids[0], ids[2]))
+        session.execute(update(EvalRun).where(old).values(created_at=db_now() - 3 * DAY_S))
+    delete_old(keep(context, eval_runs=2))
+    with context.database.read() as session:
+        assert [session.get_one(EvalRun, run_id).status for run_id in ids] == ["deleting", "canceled", "queued"]
 
 
 def test_old_judgements_go_and_others_stay(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
