@@ -42,6 +42,8 @@ class Authenticate:
         """`is_page` returns whether a path is one of the dashboard's, whose pages and assets contain no data."""
         self.app, self.context, self._is_page = app, context, is_page
         self._uses = LastUses(context.database)
+        self._recorder = anyio.CapacityLimiter(1)
+        """One thread, so that writes that wait for a lock take none from the lookups."""
         self._rate = RequestRate(context.settings.requests_per_second)
         self._threads = anyio.CapacityLimiter(KEY_THREADS)
         self._turns = FairLimiter("requests", total=KEY_THREADS, per_project=KEY_THREADS // 4, max_waiting=KEY_WAITING)
@@ -71,7 +73,7 @@ class Authenticate:
         scope.setdefault("state", {})["caller"] = caller
         await self.app(scope, receive, send)
         if self._uses.is_due(caller.key_id, found.idle_s):  # after the response, which it could delay
-            await anyio.to_thread.run_sync(self._uses.record, caller.key_id, limiter=self._threads)
+            await anyio.to_thread.run_sync(self._uses.record, caller.key_id, limiter=self._recorder)
 
     def _is_public(self, method: str, path: str) -> bool:
         if method in SAFE_METHODS and self._is_page(path):
