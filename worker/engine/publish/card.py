@@ -186,7 +186,8 @@ A {kind}.
 
 The command checks every file against the SHA-256 that `manifest.json` lists. If there is a `logprobs.json`, it also
 loads the model and compares its outputs on a few rows (log-probabilities of tokens, or scores) with those that the
-trainer recorded there. `manifest.json` also lists the base model, the data, the recipe and the versions of the code.
+trainer recorded there. `--public-key https://SERVER` also requires that this server signed the manifest
+(`manifest.sig.json`). `manifest.json` also lists the base model, the data, the recipe and the versions of the code.
 
 **Private data.** `logprobs.json`, `evaluation.json` and the samples below contain rows of the training or validation
 data. If those must stay private, delete the two files, and the samples from this README, before you share the folder.
