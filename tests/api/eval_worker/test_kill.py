@@ -14,7 +14,7 @@ from tests.api.eval_worker.test_worker import SCRIPT, a_run, an_eval, items_of, 
 
 SETTINGS = "embedded"
 
-ITEMS = 60
+ITEMS = 40
 QUICK = {"ATTUNE_LEASE_S": "2", "ATTUNE_POLL_S": "0.2"}
 
 
