@@ -36,7 +36,8 @@ class Request(ProcessLimits, kw_only=True):
     """Of `check_rows`, which reads FOLDER/rows.jsonl. `needs_answers`: each row has to have a `sample`."""
     text: str = ""
     item: dict[str, object] = msgspec.field(default_factory=dict)
-    """Of `grade`: an answer, and the row that it answers."""
+    tools: list[object] = msgspec.field(default_factory=list)
+    """Of `grade`: an answer with its calls of functions, and the row that it answers."""
     file_bytes: int | None = 64 << 20
 
 
@@ -98,7 +99,7 @@ def run_graders(criteria: Sequence[Criterion], request: Request) -> dict[str, ob
     """Return a report with the reward by each criterion, or why it cannot grade the answer."""
     grades = []
     for criterion in criteria:
-        given = grade(criterion, request.text, request.item)
+        given = grade(criterion, request.text, request.item, tools=request.tools)
         grades.append({"reward": given.reward, "code": given.errors.first, "details": given.metadata.details})
     return {"fault": None, "grades": grades}
 

@@ -62,7 +62,7 @@ async def grades_of(context: Context, claim: EvalItemClaim, criteria: Sequence[C
         outcomes[outcome.name] = outcome
     for criterion in criteria:
         if isinstance(criterion, StringCheck):
-            given = grade(criterion, case.text, case.item)
+            given = grade(criterion, case.text, case.item, tools=case.tools)
             outcomes[criterion.name] = _outcome(criterion, given.reward, given.errors.first, given.metadata.details)
     return [outcomes[criterion.name] for criterion in criteria]
 
@@ -95,6 +95,7 @@ async def _graded_by_child(context: Context, criteria: Sequence[Criterion], case
         "criteria": [criterion.model_dump(mode="json") for criterion in criteria],
         "text": case.text,
         "item": case.item,
+        "tools": case.tools,
     }
     try:
         report = json.loads(await run_sync(context.previews.run, "worker.evaluate", "request.json", request))

@@ -30,6 +30,8 @@ class Answer:
     """The answer to an item; the fields are those of an output item's `sample`."""
 
     text: str = ""
+    tools: Sequence[object] = ()
+    """Calls of functions."""
     finish_reason: str = ""
     input: Sequence[Mapping[str, str]] = ()
     model: str = ""
@@ -39,13 +41,17 @@ class Answer:
     error: Mapping[str, str] | None = None
     """{"code", "message"}: why there is no answer."""
 
+    def _message(self) -> JsonObject:
+        message = {"role": "assistant", "content": self.text}
+        return {**message, "tool_calls": [*self.tools]} if self.tools else message
+
     def sample(self) -> JsonObject:
         parameters = ("max_completion_tokens", "seed", "temperature", "top_p")
         return {
             "error": self.error or NO_ERROR,
             "finish_reason": self.finish_reason,
             "input": list(self.input),
-            "output": [] if self.error else [{"role": "assistant", "content": self.text}],
+            "output": [] if self.error else [self._message()],
             "model": self.model,
             **{name: self.params.get(name, 0) for name in parameters},
             "usage": {
@@ -65,10 +71,10 @@ async def grade_item(context: Context, claim: EvalItemClaim) -> Graded:
         answer = await _sampled(context, claim, source, row)
         uses = (Use(answer.model, answer.prompt_tokens, answer.completion_tokens),)
     else:
-        answer, uses = Answer(row.answer or ""), ()
+        answer, uses = Answer(row.answer or "", row.tools), ()
     if answer.error is not None:
         return Graded(ItemStatus.ERRORED, _all_errored(claim), {"results": [], "sample": answer.sample()})
-    outcomes = await grades_of(context, claim, criteria, Case(answer.text, row.item))
+    outcomes = await grades_of(context, claim, criteria, Case(answer.text, row.item, answer.tools))
     return Graded(
         status_of(outcomes),
         {outcome.name: outcome.kind for outcome in outcomes},
@@ -107,6 +113,7 @@ async def _sampled(context: Context, claim: EvalItemClaim, source: CompletionsSo
     longest = params.max_completion_tokens or context.settings.sample_max_tokens
     return Answer(
         text=choice["message"]["content"] or "",
+        tools=choice["message"].get("tool_calls") or (),
         finish_reason=choice["finish_reason"],
         input=[{"role": str(each["role"]), "content": _text(each.get("content"))} for each in messages],
         model=source.model,

@@ -214,6 +214,8 @@ class Result(BaseModel):
 class SampleMessage(BaseModel):
     role: str
     content: str
+    tool_calls: list[StoredJson] | None = Field(default=None, exclude_if=lambda calls: calls is None)
+    """Only of an answer that calls functions."""
 
 
 class SampleUsage(BaseModel):

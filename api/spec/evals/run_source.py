@@ -16,15 +16,23 @@ DEFAULT_SEED = 42
 class EvalRow(StrictModel):
     item: FreeJson
     sample: FreeJson | None = None
-    """The answer to grade: `output_text`, or a chat completion's `choices`."""
+    """The answer to grade: `output_text` and `output_tools`, or a chat completion's `choices`."""
 
     @property
     def answer(self) -> str | None:
-        """The text of the answer; None if the row has none."""
+        """The text of the answer, which may be empty if it calls functions; None if the row has no answer."""
         match self.sample:
             case {"output_text": str(text)} | {"choices": [{"message": {"content": str(text)}}, *_]}:
                 return text
-        return None
+        return "" if self.tools else None
+
+    @property
+    def tools(self) -> list[object]:
+        """The answer's calls of functions."""
+        match self.sample:
+            case {"output_tools": list(calls)} | {"choices": [{"message": {"tool_calls": list(calls)}}, *_]}:
+                return calls
+        return []
 
 
 class FileContent(StrictModel):

@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -124,6 +124,8 @@ class Case:
 
     text: str
     item: Mapping[str, object]
+    tools: Sequence[object] = ()
+    """The answer's calls of functions, as OpenAI's `tool_calls`."""
 
     @cached_property
     def json(self) -> object:

@@ -1,7 +1,7 @@
 """The grading of one answer. It is pure: the same answer and row give the same grade, except for the measured time."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from time import perf_counter
 from types import MappingProxyType
@@ -80,14 +80,19 @@ class Grade:
 
 
 def grade(
-    grader: GraderBase, text: str, item: Mapping[str, object], *, verdicts: Verdicts = MappingProxyType({})
+    grader: GraderBase,
+    text: str,
+    item: Mapping[str, object],
+    *,
+    tools: Sequence[object] = (),
+    verdicts: Verdicts = MappingProxyType({}),
 ) -> Grade:
     """Return the grade of an answer to the prompt of a row.
 
-    `verdicts`: those of the grader's questions about this answer.
+    `tools`: the answer's calls of functions. `verdicts`: those of the grader's questions about this answer.
     """
     began = perf_counter()
-    case, problems = Case(text, item), list[GradingError]()
+    case, problems = Case(text, item, tools), list[GradingError]()
     rewards = {name: _reward(part, case, {}, verdicts, problems) for name, part in grader.parts.items()}
     reward = 0.0 if problems else _reward(grader, case, rewards, verdicts, problems)
     questions = {question.key: question for question in grader.questions(case)}

@@ -351,6 +351,21 @@ def test_a_judge_that_stays_away_is_the_error_of_its_items(
     assert item["results"][0]["error"]["code"] == "judge_unavailable"
 
 
+def test_calls_of_functions_are_graded(client: TestClient, served: Context) -> None:
+    called = {"type": "function", "id": "a", "function": {"name": "find", "arguments": "{}"}}
+    name = EQUAL | {"input": "{{ sample.output_tools[0].function.name }}"}
+    script = SCRIPT | {"source": "def grade(sample, item):\n    return len(sample['output_tools'])"}
+    message = {"role": "assistant", "content": None, "tool_calls": [called]}
+    rows = (row("find") | {"sample": {"choices": [{"message": message}]}}, row("find", "find"))
+    run = a_run(client, an_eval(client, name, script), *rows)
+    work(served)
+    first, second = items_of(client, run)
+    assert [result["passed"] for result in first["results"]] == [True, True]
+    assert first["sample"]["output"] == [{"role": "assistant", "content": "", "tool_calls": [called]}]
+    assert second["results"][0]["error"]["code"] == "invalid_variable_error"
+    assert "tool_calls" not in second["sample"]["output"][0]
+
+
 def test_only_the_text_of_an_answer_is_looked_at(client: TestClient, served: Context) -> None:
     """Rows may hold whole chat completions."""
     whole = {"choices": [{"message": {"role": "assistant", "content": "x"}}]}

@@ -97,7 +97,6 @@ def test_an_answer_that_is_no_json_costs_the_reward(answer: str) -> None:
         "{{ 7 * 7 }}",
         "{{ ''.__class__ }}",
         "{{ sample.choices }}",
-        "{{ sample.output_tools }}",
         "{{ sample.output_text.x }}",
         "{{item.a",
         "{{{{item.a}}",
