@@ -46,7 +46,7 @@ def test_every_method_of_the_client(live_server: AttuneUp) -> None:
     source: Any = {"type": "custom", "item_schema": ITEM_SCHEMA, "include_sample_schema": True}
     made = client.evals.create(data_source_config=source, testing_criteria=CRITERIA, name="first")
     renamed = client.evals.update(made.id, name="words", metadata={"team": "a"})
-    assert renamed == client.evals.retrieve(made.id)
+    assert renamed.to_dict() == client.evals.retrieve(made.id).to_dict()
     assert renamed.name == "words"
     assert made.id in [each.id for each in client.evals.list(order="desc", order_by="updated_at")]
 
@@ -63,7 +63,8 @@ def test_every_method_of_the_client(live_server: AttuneUp) -> None:
     ]
     assert run.per_model_usage[0].run_model_name == "tiny"
     (failed,) = runs.output_items.list(run.id, eval_id=made.id, status="fail")
-    assert failed == runs.output_items.retrieve(failed.id, eval_id=made.id, run_id=run.id)
+    shown = runs.output_items.retrieve(failed.id, eval_id=made.id, run_id=run.id)
+    assert failed.to_dict() == shown.to_dict()
     assert failed.sample.output[0].content == expected
     assert [each.id for each in runs.list(made.id, status="completed")] == [run.id]
 
