@@ -327,8 +327,11 @@ class SamplingServer:
             traceback.print_exception(error)
             self._places = len(rows) // 2
             self._requeue(rows)
-        for request_id in {row.answer.request_id for row in self._rows} & self._open.keys():
-            self._fail(self._open[request_id], error)
+        else:
+            took_part = {row.answer.request_id for row in rows}
+            failed = [each for each in self._open.values() if each.job.id in took_part]
+            for request in failed or self._wanting()[:1]:  # never none, or the next step would fail again
+                self._fail(request, error)
         self._unload()
 
     def _unload(self) -> None:

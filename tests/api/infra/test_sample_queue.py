@@ -56,6 +56,14 @@ def test_projects_take_turns(url: SecretStr, receiver: Consumer) -> None:
     assert [each.id for each in taken if each] == ["cmpl-a0", "cmpl-b0", "cmpl-a1", "cmpl-b1", "cmpl-a2"]
 
 
+def test_requests_of_batches_wait_where_there_is_place_for_others_only(url: SecretStr, receiver: Consumer) -> None:
+    batch = replace(letter(1), background=True)
+    submit(url, batch, letter(2))
+    assert receiver.take(0.1, background=False) == letter(2)
+    assert receiver.take(0.1, background=False) is None
+    assert receiver.take(0.1) == batch
+
+
 def test_requests_of_batches_come_when_no_other_waits(url: SecretStr, receiver: Consumer) -> None:
     behind = [replace(letter(number, project), background=True) for number in (7, 8) for project in "ab"]
     submit(url, *behind, letter(0), letter(1), limit=2)

@@ -246,6 +246,18 @@ def test_when_memory_runs_out_fewer_are_generated_at_once(
     assert sizes[:2] == [5, 2]
 
 
+def test_an_error_in_a_pass_ends_the_requests_that_took_part(
+    base: LoadedBase, tuned: dict[str, ModelSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(batch: Batch) -> None:
+        monkeypatch.undo()
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Batch, "step", broken)
+    served = Served(base, places=2).submit(*(job(str(number), tuned["base"], PROMPTS[0]) for number in range(3))).run()
+    assert [served.last(str(number)) for number in range(3)] == ["failed", "failed", "done"]
+
+
 def test_a_model_that_cannot_be_loaded_fails_and_the_others_are_answered(
     base: LoadedBase, alone: LoadedBase, tuned: dict[str, ModelSource], tmp_path: Path
 ) -> None:

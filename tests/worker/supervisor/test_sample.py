@@ -94,6 +94,20 @@ def test_a_child_is_there_from_the_first_request_until_nobody_has_asked_for_long
     assert ask(opened, caller, "tiny") == first, "another child says the same"
 
 
+def test_requests_at_once_are_all_answered_by_one_child(opened: Context, caller: Caller) -> None:
+    async def one(number: int) -> list[Any]:
+        async with sampling.sample(opened, caller, "tiny", ASK, answer_id=f"cmpl-{number}") as answer:
+            return [report async for report in answer.reports]
+
+    async def all_at_once() -> list[list[Any]]:
+        return await asyncio.gather(*map(one, range(5)))
+
+    answers = asyncio.run(all_at_once())
+    assert [reports[-1]["id"] for reports in answers] == [f"cmpl-{number}" for number in range(5)]
+    assert {reports[-1]["type"] for reports in answers} == {"finished"}
+    assert len(children()) == 1
+
+
 Broken = Callable[[Context], list[dict[str, Any]]]
 
 
