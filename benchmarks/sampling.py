@@ -1,9 +1,9 @@
 """Tokens per second of the sampler's child process: requests one after the other, and all at once.
 
-`python -m benchmarks.sampling [--requests 16] [--rounds 5] [--precision float32]`. The ways are measured in turn, with
-the same prompts, in one process. "generate" is transformers' own, which serves the models that cannot be batched.
-Reported are medians over the rounds, the lowest and the highest round, and how many of the greedy answers are the same
-as with "generate".
+`python -m benchmarks.sampling [--requests 16] [--rounds 5] [--precision float32]`. The two ways are measured in turn,
+with the same prompts, in one process. "One after the other" is transformers' `generate`, which serves the models that
+cannot be batched. Reported are medians over the rounds, in elapsed and in processor seconds, which differ less on a
+busy machine, and how many of the greedy answers are the same both ways.
 """
 
 import argparse
@@ -11,7 +11,6 @@ import itertools
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
 import worker.engine.openmp  # noqa: F401  (before torch)
@@ -35,6 +34,7 @@ class Answers:
     def __init__(self) -> None:
         self.texts: dict[str, str] = defaultdict(str)
         self.tokens = 0
+        self.seconds = self.processor_seconds = 0.0
 
     def add(self, report: SamplerReport) -> None:
         if isinstance(report, TextReport):
@@ -63,62 +63,45 @@ def main() -> None:
     dtype = getattr(torch, options.precision)
     base, unbatched = (kind(ModelSource(folder), device, dtype) for kind in (LoadedBase, Unbatched))
     requests = _requests(folder, options.requests, options.max_tokens)
-    ways: dict[str, Callable[[], Answers]] = {
-        "generate, one after the other": lambda: _in_turn(unbatched, requests),
-        "one after the other": lambda: _in_turn(base, requests),
-        f"{len(requests)} at once": lambda: _at_once(base, requests),
+    ways = {
+        "one after the other": lambda: _answers(unbatched, requests, together=1),
+        f"{len(requests)} at once": lambda: _answers(base, requests, together=len(requests)),
     }
-    rates, last = _measure(ways, options.rounds)
+    for warmed in (unbatched, base):
+        _answers(warmed, requests[:2], together=2)
+    measured: dict[str, list[Answers]] = {way: [] for way in ways}
+    for _, (way, answer) in itertools.product(range(options.rounds), ways.items()):
+        measured[way].append(answer())
     print(f"{len(requests)} requests of at most {options.max_tokens} tokens, greedy, {options.precision}")
-    print(f"{torch.get_num_threads()} threads, {options.rounds} rounds, tokens/s: median (lowest to highest)")
-    name = "generate, one after the other"
-    reference, alone = rates[name], last[name]
-    for way, found in rates.items():
-        times = statistics.median(found) / statistics.median(reference)
-        same = sum(last[way].texts[request.id] == alone.texts[request.id] for request in requests)
-        print(f"{way:30} {statistics.median(found):7.1f} ({min(found):.1f} to {max(found):.1f}) "
-              f"× {times:.2f}, {same} of {len(requests)} the same")  # fmt: skip
+    print(f"{torch.get_num_threads()} threads, {options.rounds} rounds; tokens/s: median (lowest to highest)")
+    alone = measured["one after the other"]
+    for way, rounds in measured.items():
+        same = sum(rounds[-1].texts[request.id] == alone[-1].texts[request.id] for request in requests)
+        print(f"{way:20} {_rates(rounds, alone, 'seconds')}; by processor time "
+              f"{_rates(rounds, alone, 'processor_seconds')}; {same} of {len(requests)} the same")  # fmt: skip
 
 
-def _measure(ways: dict[str, Callable[[], Answers]], rounds: int) -> tuple[dict[str, list[float]], dict[str, Answers]]:
-    """Return the tokens per second of each way and round, after one round to warm up; and the last answers."""
-    rates: dict[str, list[float]] = defaultdict(list)
-    last: dict[str, Answers] = {}
-    for round_, (way, answer) in itertools.product(range(rounds + 1), ways.items()):
-        started = time.perf_counter()
-        last[way] = answer()
-        if round_:
-            rates[way].append(last[way].tokens / (time.perf_counter() - started))
-    return rates, last
+def _rates(rounds: list[Answers], reference: list[Answers], clock: str) -> str:
+    ours, theirs = ([each.tokens / getattr(each, clock) for each in way] for way in (rounds, reference))
+    median = statistics.median(ours)
+    return f"{median:.1f} ({min(ours):.1f} to {max(ours):.1f}), × {median / statistics.median(theirs):.2f}"
 
 
-def _in_turn(base: LoadedBase, requests: list[SamplerJob]) -> Answers:
+def _answers(base: LoadedBase, requests: list[SamplerJob], *, together: int) -> Answers:
+    """Return the answers to the requests, of which so many are submitted together."""
     answers = Answers()
-    server = _server(base, answers, len(requests))
-    for request in requests:
-        server.submit(request)
-        _run(server)
-    return answers
-
-
-def _at_once(base: LoadedBase, requests: list[SamplerJob]) -> Answers:
-    answers = Answers()
-    server = _server(base, answers, len(requests))
-    for request in requests:
-        server.submit(request)
-    _run(server)
-    return answers
-
-
-def _server(base: LoadedBase, answers: Answers, places: int) -> SamplingServer:
-    return SamplingServer(
-        lambda source: base, answers.add, cancelled=lambda request: False, places=places, cache_tokens=1 << 20
+    server = SamplingServer(
+        lambda source: base, answers.add, cancelled=lambda request: False, places=together, cache_tokens=1 << 20
     )
-
-
-def _run(server: SamplingServer) -> None:
+    started, used = time.perf_counter(), time.process_time()
+    for number, request in enumerate(requests, 1):
+        server.submit(request)
+        while number % together == 0 and not server.idle:
+            server.step()
     while not server.idle:
         server.step()
+    answers.seconds, answers.processor_seconds = time.perf_counter() - started, time.process_time() - used
+    return answers
 
 
 def _requests(folder: Path, count: int, max_tokens: int) -> list[SamplerJob]:
