@@ -20,7 +20,7 @@ MAX_DEPTH = 100
 MAX_MULTIPLE = 1000
 """Least common multiple of the `multipleOf` in a schema, without their decimal points. A grammar of numbers has up to
 as many states."""
-MAX_MULTIPLES = 50
+MAX_MULTIPLES = 10
 """Number of `multipleOf` in a schema."""
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 

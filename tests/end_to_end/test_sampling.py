@@ -12,6 +12,7 @@ import torch
 from openai import OpenAI
 from openai.types.chat import ChatCompletion
 from peft import PeftModel
+from pydantic import BaseModel
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -89,6 +90,24 @@ def test_a_text_is_continued_whole_and_in_pieces(live_server: AttuneUp) -> None:
             logprob for piece in mine if piece.logprobs for logprob in piece.logprobs.token_logprobs or []
         ]
         assert mine[-1].finish_reason == choice.finish_reason
+
+
+class Verdict(BaseModel):
+    good: bool
+
+
+def test_an_answer_is_parsed_as_the_clients_model(live_server: AttuneUp) -> None:
+    answer = strict(live_server).chat.completions.parse(
+        model="tiny", messages=HELLO, response_format=Verdict, max_completion_tokens=90, seed=1
+    )
+    assert isinstance(answer.choices[0].message.parsed, Verdict)
+
+
+def test_tools_need_a_template_that_has_a_place_for_them(live_server: AttuneUp) -> None:
+    with pytest.raises(openai.BadRequestError, match="has no place for tools"):
+        strict(live_server).chat.completions.create(
+            model="tiny", messages=HELLO, tools=[openai.pydantic_function_tool(Verdict)]
+        )
 
 
 def test_a_killed_child_costs_its_answer_and_no_other(live_server: AttuneUp) -> None:

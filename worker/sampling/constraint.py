@@ -16,7 +16,7 @@ from worker.sampling.calls import call_grammar
 from worker.sampling.refused import RequestRefused
 from worker.sampling.token_bytes import TokenBytes
 
-WHITESPACE = r"( |\n {0,24})?"
+WHITESPACE = r"( |\n {0,16})?"
 """White space between the parts of a JSON value is bounded, because some models would write nothing else."""
 LIMITS = LLParserLimits(verbose_errors=False)
 """llguidance's own limits on the cost of a grammar and of each token."""
