@@ -12,6 +12,8 @@ from tests.source import ROOT, imports, reaches, within
 SLOW = frozenset({"postgres", "s3", "postgres_url", "s3_url", "tiny_model", "tiny_base", "smollm2", "live_server"})
 PARAMETERS = frozenset({"production", "postgres", "s3"})
 """Parameters of the fixtures `settings`, `database_url` and `storage_url`."""
+TORCH = frozenset({"torch", "transformers", "trl", "tensorboardX"})
+"""torch, and libraries that import it."""
 FOLDERS = ("end_to_end", "benchmarks", "browser", "examples")
 
 
@@ -21,11 +23,14 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     if not collection_path.name.startswith("test_"):
         return None
     module = ".".join(collection_path.relative_to(ROOT).with_suffix("").parts)
-    return "torch" in reaches(module) or _starts_processes(module) or None
+    return bool(TORCH & reaches(module)) or _starts_processes(module) or None
 
 
 def _starts_processes(module: str) -> bool:
-    """Whether the test or a helper of it does. The servers of `tests.services` are fixtures, and judged as such."""
+    """Whether the test or a helper of it does. The servers of `tests.services` are fixtures, and judged as such, unless
+    the test starts a process by itself."""
+    if "tests.services.process" in imports(module):
+        return True
     helpers = [name for name in reaches(module) if within(name, ("tests",)) and not within(name, ("tests.services",))]
     return any("subprocess" in imports(helper) for helper in helpers)
 
