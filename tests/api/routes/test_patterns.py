@@ -13,8 +13,11 @@ from api.services import base_models
 from api.spec import patterns
 from api.spec.lifecycle import Stage
 from tests.api.routes.test_files import upload
+from tests.conftest import EMBEDDED
 from tests.hostile import CATASTROPHIC, UNUSABLE
 from tests.worker.prepared import jsonl
+
+SETTINGS = EMBEDDED
 
 CHAT = {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "four"}]}
 FIELDS: list[Callable[[str], dict[str, Any]]] = [

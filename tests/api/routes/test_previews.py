@@ -17,8 +17,11 @@ from api.records import workers
 from api.services import base_models
 from api.spec.lifecycle import Stage
 from tests.api.conftest import client_of
+from tests.conftest import EMBEDDED
 from tests.factories import a_file, a_model, a_project
 from tests.worker.prepared import jsonl
+
+SETTINGS = EMBEDDED
 
 CHAT = {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "four"}]}
 PAIR = {"prompt": "2 + 2?", "chosen": "four", "rejected": "five"}
