@@ -30,14 +30,14 @@ class Request(ProcessLimits, kw_only=True):
 
     task: Literal["check_scripts", "check_rows", "grade"]
     criteria: list[dict[str, object]] = msgspec.field(default_factory=list)
-    """Of `check_scripts` and `grade`."""
+    """For `check_scripts` and `grade`."""
     item_schema: dict[str, object] = msgspec.field(default_factory=dict)
     needs_answers: bool = False
-    """Of `check_rows`, which reads FOLDER/rows.jsonl. `needs_answers`: each row has to have a `sample`."""
+    """For `check_rows`, which reads FOLDER/rows.jsonl. `needs_answers`: each row has to have a `sample`."""
     text: str = ""
     item: dict[str, object] = msgspec.field(default_factory=dict)
     tools: list[object] = msgspec.field(default_factory=list)
-    """Of `grade`: an answer with its calls of functions, and the row that it answers."""
+    """For `grade`: an answer with its calls of functions, and the row that it answers."""
     file_bytes: int | None = 64 << 20
 
 
