@@ -85,7 +85,7 @@ class Job(Base):
     evaluation: Mapped[JsonObject | None]
     """api.spec.evaluation, once the job has succeeded."""
     eval_runs: Mapped[list[JsonObject] | None] = mapped_column(JSON(none_as_null=True))
-    """[{"eval_id", "run_id"}] of the evals in its recipe, once the job has succeeded."""
+    """[{"eval_id", "run_id", "model"}] of the evals in its recipe, once the job has succeeded."""
 
     owner: Mapped[str | None] = mapped_column(String(128))
     fence: Mapped[int] = mapped_column(Integer, default=0)

@@ -70,7 +70,9 @@ class Queue(BaseModel):
 class JobEvalRun(BaseModel):
     eval_id: str
     run_id: str | None
-    """The eval's run on the fine-tuned model; null until the job succeeds."""
+    """A run of the eval; null until the job succeeds."""
+    model: str | None
+    """The fine-tuned model or checkpoint that the run samples; null until the job succeeds."""
 
 
 class JobObject(BaseModel):
@@ -165,7 +167,7 @@ class JobObject(BaseModel):
 def _evals(job: Job) -> list[JobEvalRun]:
     if job.eval_runs is not None:
         return [JobEvalRun(**run) for run in job.eval_runs]
-    return [JobEvalRun(eval_id=wanted["eval_id"], run_id=None) for wanted in job.recipe.get("evals") or ()]
+    return [JobEvalRun(eval_id=wanted["eval_id"], run_id=None, model=None) for wanted in job.recipe.get("evals") or ()]
 
 
 def shown_method(job: Job) -> JsonObject:

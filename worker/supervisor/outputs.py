@@ -201,10 +201,12 @@ def begin_evals(session: Session, job: Job) -> list[JsonObject] | None:
         if row is None:
             events.add_event(session, job.id, f"The eval {each.eval_id} was deleted, so it is not run", level="warn")
             continue
-        source, pairs = each.run_source(job.model_id), {"fine_tuning_job": job.id}
-        run = eval_runs.add(session, row, job.key_id or "", source, name=job.model_id, pairs=pairs)
-        events.add_event(session, job.id, f"Evaluation started: {run.id}")
-        begun.append({"eval_id": row.id, "run_id": run.id})
+        kept = models.checkpoints_of(session, job.id) if each.checkpoints else ()
+        for model in (job.model_id, *(checkpoint.model_id for checkpoint in kept)):
+            source, pairs = each.run_source(model), {"fine_tuning_job": job.id}
+            run = eval_runs.add(session, row, job.key_id or "", source, name=model, pairs=pairs)
+            events.add_event(session, job.id, f"Evaluation of {model} started: {run.id}")
+            begun.append({"eval_id": row.id, "run_id": run.id, "model": model})
     return begun if wanted else None
 
 

@@ -15,8 +15,10 @@ class JobEval(StrictModel):
     input_messages: InputMessages
     """The prompt of each row."""
     sampling_params: SamplingParams = SamplingParams()
+    checkpoints: bool = False
+    """Run it on each checkpoint that the job keeps, too, so that the best one can be chosen by it."""
 
     def run_source(self, model: str) -> JsonObject:
         """Return the run's `data_source`: completions of the job's model."""
-        given = self.model_dump(mode="json", exclude={"eval_id"}, exclude_unset=True)
+        given = self.model_dump(mode="json", exclude={"eval_id", "checkpoints"}, exclude_unset=True)
         return {"type": "completions", "model": model, **given}

@@ -157,7 +157,7 @@ def test_a_job_may_ask_for_evals_of_its_project(client: TestClient, served: Cont
     def answer(**fields: Any) -> Any:
         return client.post("/v1/fine_tuning/jobs", json=job | {"evals": [wanted | fields]})
 
-    assert answer().json()["evals"] == [{"eval_id": wanted["eval_id"], "run_id": None}]
+    assert answer().json()["evals"] == [{"eval_id": wanted["eval_id"], "run_id": None, "model": None}]
     assert answer(eval_id="eval_none").json()["error"]["code"] == "eval_not_found"
     wrong = {"type": "file_id", "id": job["training_file"]}
     assert answer(source=wrong).json()["error"]["param"] == "evals.0.source.id"

@@ -6,8 +6,10 @@ import pytest
 
 from api.context import Context
 from api.records import evals, events
+from api.records.base import db_now
 from api.records.eval_runs import EvalRun
 from api.records.jobs import Job
+from api.records.models import Checkpoint
 from tests.factories import a_job, a_project, an_eval
 from worker.shared.reports import DoneReport
 from worker.supervisor.outputs import begin_evals, best_step_message
@@ -36,14 +38,18 @@ def test_a_published_model_is_evaluated_by_the_evals_that_are_left(context: Cont
         {"eval_id": eval_id, "source": rows, "input_messages": ask, "sampling_params": {"temperature": 0}}
         for eval_id in (kept, deleted)
     ]
+    wanted[0]["checkpoints"] = True
     job_id = a_job(context.database, project, recipe={"evals": wanted}, key_id="key_a")
     with context.database.write() as session:
         evals.remove(session, deleted)
         job = session.get_one(Job, job_id)
+        facts = {"project_id": project, "job_id": job_id, "metrics": {}, "artifacts": [], "created_at": db_now()}
+        session.add(Checkpoint(id="ftckpt_5", model_id=f"{job.model_id}:5", step=5, **facts))
+        session.flush()
         begun = begin_evals(session, job)
     assert begun is not None
-    (link,) = begun
-    assert link["eval_id"] == kept
+    assert [(link["eval_id"], link["model"]) for link in begun] == [(kept, job.model_id), (kept, f"{job.model_id}:5")]
+    link = begun[0]
     with context.database.read() as session:
         run = session.get_one(EvalRun, link["run_id"])
         told = [event.message for event in events.page(session, job_id, after=None, limit=9).data]
@@ -55,4 +61,5 @@ def test_a_published_model_is_evaluated_by_the_evals_that_are_left(context: Cont
         "input_messages": ask,
         "sampling_params": {"temperature": 0},
     }
-    assert told == [f"The eval {deleted} was deleted, so it is not run", f"Evaluation started: {run.id}"]
+    assert told[-1] == f"Evaluation of {job.model_id} started: {run.id}", "the oldest"
+    assert told[0] == f"The eval {deleted} was deleted, so it is not run"
