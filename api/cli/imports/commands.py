@@ -60,6 +60,9 @@ def inventory(*, source_url: From = None, as_json: Json = False) -> None:
             for item in found["data"]
         ],
     )
+    for kind in dict.fromkeys(item["kind"] for item in found["data"]):
+        states = [item["available"] for item in found["data"] if item["kind"] == kind]
+        print_note(f"{kind}: {sum(states)} of {len(states)} available")
     if found["evals_problem"]:
         print_note(f"evals: {found['evals_problem']}")
     for deadline in found["deadlines"]:
@@ -213,4 +216,6 @@ def _yes(value: bool) -> str:
 
 def _until(item: Document) -> str:
     left = days_left(item["until"], datetime.now(UTC).date())
-    return "-" if left is None else f"{item['until']} ({left} days)" if left >= 0 else f"{item['until']} (over)"
+    if left is None:
+        return "-"
+    return f"{item['until'][:10]} ({f'{left} days' if left >= 0 else 'over'})"

@@ -1,6 +1,6 @@
 """The folder of an import. Its files are written whole or not at all, and listed with their SHA-256 in the manifest.
 
-An import runs in numbered runs. An interrupted run is continued by the next command, which skips what the run has
+An import proceeds in numbered runs. An interrupted run is continued by the next command, which skips what the run has
 stored. After a complete run the next one looks for what is new at the source; nothing that it no longer has is removed
 here.
 """
@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,9 @@ from api.cli.errors import CommandError, ExitCode
 from api.spec.file_hash import file_sha256
 
 MANIFEST = "manifest.jsonl"
+MAX_RUN_S = 24 * 3600
+"""Age from which an interrupted run is not continued, because its lists are out of date. Stored files stay."""
+PARTIAL_LISTS = ("*.jsonl.part", "jobs/*/*.jsonl.part", "evals/*/*.jsonl.part")
 SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,200}")
 
 
@@ -33,7 +37,7 @@ class Journal:
         whole = content.rfind(b"\n") + 1  # a killed process may leave the beginning of a line
         self._file.truncate(whole)
         self._file.seek(whole)
-        self.entries: list[Document] = [json.loads(line) for line in content[:whole].splitlines()]
+        self.entries = _parsed(path, content[:whole])
 
     def append(self, *entries: Document) -> None:
         self._file.write(b"".join(json_line(entry) for entry in entries))
@@ -61,15 +65,22 @@ class Folder:
             raise CommandError(
                 ExitCode.REFUSED, f"{path} holds an import from {earlier}: use another folder, or --from {earlier}."
             )
-        runs = [entry for entry in self._manifest.entries if "run_state" in entry]
-        self.run: int = runs[-1]["run"] if runs else 0
-        if not runs or runs[-1]["run_state"] == "complete":
-            self.run += 1
-            self._manifest.append({"run": self.run, "run_state": "started"})
         self._stored = {entry["path"]: entry for entry in self._manifest.entries if "path" in entry}
+        self.run = self._begin()
+
+    def _begin(self) -> int:
+        """Return the number of the interrupted run if it is recent, else of a new one."""
+        last = next((entry for entry in reversed(self._manifest.entries) if "run_state" in entry), None)
+        if last is not None and last["run_state"] == "started" and time.time() - last["at"] < MAX_RUN_S:
+            return int(last["run"])
+        for partial in (path for pattern in PARTIAL_LISTS for path in self.path.glob(pattern)):
+            partial.unlink()  # of an older run
+        run = 1 if last is None else last["run"] + 1
+        self._manifest.append({"run": run, "run_state": "started", "at": int(time.time())})
+        return int(run)
 
     def complete(self) -> None:
-        self._manifest.append({"run": self.run, "run_state": "complete"})
+        self._manifest.append({"run": self.run, "run_state": "complete", "at": int(time.time())})
 
     def entries(self) -> Iterator[Document]:
         yield from self._stored.values()
@@ -86,10 +97,10 @@ class Folder:
         if name not in self._stored and (self.path / name).is_file():
             self.record(name, final=True)
 
-    def record(self, name: str, *, final: bool, **facts: object) -> None:
+    def record(self, name: str, *, final: bool) -> None:
         """List a stored file. `final`: whether later runs skip it, because it cannot change at the source."""
         path = self.path / name
-        facts |= {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        facts = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         self._append({"path": name, **facts, "final": final, "run": self.run})
 
     def record_unavailable(self, name: str, status: int, message: str, *, final: bool) -> None:
@@ -159,7 +170,14 @@ def read_lines(path: Path) -> list[Document]:
     """Return the objects of a file of JSON lines; none if it does not exist."""
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_bytes().splitlines() if line.strip()]
+    return _parsed(path, path.read_bytes())
+
+
+def _parsed(path: Path, content: bytes) -> list[Document]:
+    try:
+        return [json.loads(line) for line in content.splitlines() if line.strip()]
+    except ValueError:
+        raise CommandError(ExitCode.CORRUPT, f"{path} is damaged: delete it, and repeat the command.") from None
 
 
 def merged(new: Iterable[Document], old: Iterable[Document]) -> list[Document]:

@@ -15,6 +15,7 @@ import pytest
 from api.cli.errors import CommandError, ExitCode
 from api.cli.imports.deadlines import answers_until
 from api.cli.imports.folder import held
+from api.cli.imports.inventory import take_inventory
 from api.cli.imports.source import OPENAI, NotAvailable, Source
 from tests.api.cli.conftest import attune
 from tests.api.cli.stand_in import (
@@ -26,6 +27,9 @@ from tests.api.cli.stand_in import (
     StandIn,
     run_to_its_death,
     standing_in,
+)
+from tests.api.cli.stand_in import (
+    lists as stand_in_lists,
 )
 
 
@@ -66,9 +70,19 @@ def test_the_inventory_goes_on_without_evals(source: StandIn) -> None:
     assert "shut down" in shown.stderr
 
 
-def test_openai_s_dates_hold_for_openai_only() -> None:
-    assert Source(OPENAI, KEY).is_openai
-    assert not Source("http://127.0.0.1/v1", KEY).is_openai
+@pytest.mark.parametrize(("url", "evals", "model"), [(OPENAI, "2026-11-30", "2027-01-14"), ("http://a/v1", None, None)])
+def test_openai_s_dates_hold_for_openai_only(url: str, evals: str | None, model: str | None) -> None:
+    source = Source(url, KEY)
+    data = stand_in_lists()
+    answer = httpx.MockTransport(lambda request: httpx.Response(200, json={"data": data.get(request.url.path, [])}))
+    source._http = httpx.Client(transport=answer, base_url=url)
+    found = take_inventory(source)
+    until = {item["id"]: item["until"] for item in found["data"]}
+    assert (until["eval_1"], until[MODELS[0]]) == (evals, model)
+    assert bool(found["deadlines"]) == (url == OPENAI)
+
+
+def test_models_of_the_ending_families_have_a_last_day() -> None:
     assert str(answers_until(MODELS[0])) == "2027-01-14"
     assert str(answers_until("ft:gpt-4.1-nano-2025-04-14:acme::1")) == "2027-01-14"
     assert answers_until("ft:gpt-3.5-turbo-0125:acme::1") is None
@@ -135,6 +149,16 @@ def test_a_later_fetch_asks_for_what_is_new_and_keeps_what_is_gone(source: Stand
     report = fetched(source, tmp_path)
     assert (report["jobs"], report["evals"]) == (3, 1)
     assert not any("content" in request or "events" in request for request in source.handed_out)
+
+
+def test_the_lists_of_a_run_that_was_interrupted_long_ago_are_read_again(source: StandIn, tmp_path: Path) -> None:
+    fetched(source, tmp_path)
+    with (tmp_path / "manifest.jsonl").open("a") as file:
+        file.write('{"run": 2, "run_state": "started", "at": 1}\n')
+    (tmp_path / "jobs.jsonl.part").write_text('{"id": "ftjob-of-last-year"}\n')
+    source.handed_out.clear()
+    assert fetched(source, tmp_path)["jobs"] == 3
+    assert any(request.startswith("GET /v1/fine_tuning/jobs?") for request in source.handed_out)
 
 
 def test_a_damaged_file_is_fetched_again(source: StandIn, tmp_path: Path) -> None:

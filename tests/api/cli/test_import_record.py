@@ -1,7 +1,9 @@
 """`attune import record`, from a stand-in of OpenAI."""
 
 import json
+import os
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 
 from api.cli.errors import CommandError, ExitCode
 from api.cli.imports.asking import Limits
+from api.cli.imports.consent import require_consent
 from api.cli.imports.prompts import CHAT, COMPLETION, prompt_of, read_prompts
 from tests.api.cli.conftest import attune
 from tests.api.cli.stand_in import KEY, MODELS, StandIn, row, run_to_its_death, standing_in
@@ -67,6 +70,20 @@ def test_without_a_terminal_nothing_is_asked_and_nothing_is_sent(source: StandIn
     assert "At most 8 requests" in result.stderr
     assert "--yes" in result.stderr
     assert not source.handed_out
+
+
+@pytest.mark.parametrize(("typed", "agreed"), [(b"y\n", True), (b"n\n", False), (b"\n", False)])
+def test_a_terminal_asks_for_consent(typed: bytes, agreed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    keyboard, terminal = os.openpty()
+    os.write(keyboard, typed)
+    with open(terminal) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        if agreed:
+            require_consent("Ask them?", yes=False)
+        else:
+            with pytest.raises(CommandError, match="nothing was done"):
+                require_consent("Ask them?", yes=False)
+    os.close(keyboard)
 
 
 def test_a_ceiling_stops_it_and_the_rest_is_asked_later(source: StandIn, folder: Path) -> None:
