@@ -34,7 +34,7 @@ export function jobForm({ catalog, files, models, signal, onChange }) {
   const rest = restOf(catalog, files);
   const form = {
     file, model, method, technique,
-    get options() { return [...ofMethod.fields, ...ofTechnique.fields, ...rest.fields]; },
+    get options() { return [...ofMethod.fields, ...ofTechnique.fields, ...rest.fields].flatMap((field) => [field, ...(field.inner ?? [])]); },
     get all() { return [file, model, method, technique, ...form.options]; },
   };
   const show = () => { ofMethod.show(method.value()); ofTechnique.show(technique.value()); };

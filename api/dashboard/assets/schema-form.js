@@ -16,6 +16,7 @@ import { sentence } from "./format.js";
  * @property {(value: any) => void} write
  * @property {(text: string|null) => void} hint what "auto" is resolved to
  * @property {(message: string) => void} complain
+ * @property {Field[]} [inner] the fields of the chosen alternative, which are read after it
  */
 
 /**
@@ -31,6 +32,12 @@ export function formOf(schema, definitions, path) {
     const own = resolved(raw, definitions);
     if ("const" in own) continue; // a `type`, which is chosen elsewhere
     const at = path ? `${path}.${name}` : name;
+    if (own.discriminator) {
+      const made = variant(name, own, definitions, at, schema.required?.includes(name));
+      fields.push(made);
+      elements.push(made.element);
+      continue;
+    }
     if (own.properties) {
       const inner = own.nullable ? optional(name, own, definitions, at) : formOf(own, definitions, at);
       fields.push(...inner.fields);
@@ -62,6 +69,38 @@ function optional(name, schema, definitions, path) {
   return { elements: [whole.element], fields: [whole, ...guarded] };
 }
 
+/** An object of one of several types: a choice of the type, and the fields of the chosen one. */
+function variant(name, schema, definitions, path, required) {
+  const { mapping, propertyName } = schema.discriminator;
+  const id = `field-${number += 1}`;
+  const control = h("select", { id, "aria-describedby": `${id}-help ${id}-problem` }, h("option", { value: "" }, required ? "choose" : "none"),
+    Object.keys(mapping).map((type) => h("option", { value: type }, type)));
+  const inner = h("div.fields"), problem = h("p.problem", { id: `${id}-problem`, role: "alert" }), about = h("p.help", { id: `${id}-help` });
+  const whole = {
+    path, control, required, inner: [], hint: () => {}, complain: complainer(control, problem),
+    element: h("div.field.wide-field", {}, h("label", { for: id }, sentence(name), required && h("span.muted", {}, " required")), control, problem, about, inner),
+    read: () => (control.value ? { [propertyName]: control.value } : undefined),
+    write(value) {
+      control.value = value[propertyName] ?? "";
+      choose();
+      for (const field of whole.inner) {
+        const given = at(value, field.path.slice(path.length + 1));
+        if (given !== undefined && given !== null) field.write(given);
+      }
+    },
+  };
+  function choose() {
+    const chosen = mapping[control.value] && resolved({ $ref: mapping[control.value] }, definitions);
+    const { elements, fields } = chosen ? formOf(chosen, definitions, path) : { elements: [], fields: [] };
+    whole.inner = fields;
+    inner.replaceChildren(...elements);
+    about.replaceChildren(...help(chosen ? definitions[mapping[control.value].split("/").at(-1)] : schema));
+  }
+  control.addEventListener("change", choose);
+  choose();
+  return whole;
+}
+
 /** A schema without references and without the alternatives "auto" and null, which become flags. */
 function resolved(schema, definitions) {
   const own = { ...schema };
@@ -77,15 +116,18 @@ function resolved(schema, definitions) {
   delete own.oneOf;
   return rest.length === 1
     ? { ...resolved(rest[0], definitions), ...flags, description: own.description ?? rest[0].description, default: own.default }
-    : { ...own, ...flags, mixed: true };
+    : { ...own, ...flags, mixed: true, oneOf: rest };
 }
 
 let number = 0;
+/** Characters from which a text has room for several lines. */
+const LONG = 10_000;
 
 function field(name, schema, definitions, path, required) {
   const id = `field-${number += 1}`;
   const fallback = schema.auto ? "auto" : schema.default === null || schema.default === undefined ? "" : String(schema.default);
   const { control, read, write, hint } = controlOf(schema, definitions, fallback);
+  if (required && control.options && !fallback) control.options[0].textContent = "choose";
   const problem = h("p.problem", { id: `${id}-problem`, role: "alert" });
   control.id = id;
   control.setAttribute("aria-describedby", `${id}-help ${id}-problem`);
@@ -105,7 +147,7 @@ export function complainer(control, problem) {
 function controlOf(schema, definitions, fallback) {
   if (schema.enum || schema.type === "boolean") return choice(schema.enum ?? ["true", "false"], fallback, schema.type === "boolean");
   if (schema.type === "integer" || schema.type === "number") return text(fallback, asNumber, { inputmode: "decimal" });
-  if (schema.type === "string") return text(fallback, (value) => value);
+  if (schema.type === "string") return schema.maxLength >= LONG ? longText(fallback) : text(fallback, (value) => value);
   if (schema.mixed && schema.default !== undefined && typeof schema.default === "string") return text(fallback, (value) => (/^[[{]/.test(value) ? JSON.parse(value) : value));
   return json(schema, definitions);
 }
@@ -121,6 +163,14 @@ function text(fallback, parse, attributes = {}) {
     write: (value) => { control.value = typeof value === "object" ? JSON.stringify(value) : value; },
     hint: (resolved) => { control.placeholder = resolved === null ? fallback : `${fallback}: ${resolved}`; },
   };
+}
+
+/** A text of several lines, such as a script: kept as it is typed. */
+function longText(fallback) {
+  const control = h("textarea.code", { rows: 2, spellcheck: "false", placeholder: fallback });
+  const grow = () => { control.rows = Math.min(16, Math.max(2, control.value.split("\n").length)); };
+  control.addEventListener("input", grow);
+  return { control, read: () => control.value || undefined, write: (value) => { control.value = value; grow(); }, hint: () => {} };
 }
 
 function choice(values, fallback, isBoolean) {
