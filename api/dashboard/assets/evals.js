@@ -1,13 +1,13 @@
 /** Evals, their runs and their items, in the words of the page. */
 
 import { h, status } from "./elements.js";
-import { exact, percent } from "./format.js";
+import { clock, exact, percent } from "./format.js";
 
 export const EVALS = "/v1/evals";
 export const ENDED = ["completed", "failed", "canceled"];
 
 export const runPath = ({ eval_id: evalId, id }) => `${EVALS}/${evalId}/runs/${id}`;
-export const runTitle = ({ name, model, id }) => name || model || id;
+export const runTitle = ({ name, model, created_at: created }) => name || model || `Run of ${clock(created)}`;
 
 /** How many items of a run, or of one criterion, have a grade. */
 export const graded = ({ passed, failed, errored }) => passed + failed + errored;

@@ -65,7 +65,7 @@ function aboutOf(batch) {
     batch.status === "in_progress" && h("progress", { value: completed + failed, max: total, "aria-label": "Progress" }),
     facts([
       ["Model", batch.model], ["Endpoint", h("code", {}, batch.endpoint)],
-      ["Requests", h("a", { href: `/files/${batch.input_file_id}` }, h("code", {}, batch.input_file_id))],
+      ["Requests", h("a", { href: `/files/${batch.input_file_id}` }, h("code", { title: batch.input_file_id }, `${batch.input_file_id.slice(0, 14)}…`))],
       ["Tokens read", quantity(usage.input_tokens)], ["Tokens written", quantity(usage.output_tokens)],
       ["Created", when(batch.created_at)], ended ? [sentence(ended), when(batch[`${ended}_at`])] : ["Expires", when(batch.expires_at)],
       ...Object.entries(batch.metadata ?? {}),

@@ -42,7 +42,7 @@ export async function show({ root, id, query, signal, setTitle, setQuery, open }
     } }, runTitle(run));
   }
   function compareBox(run) {
-    if (run.id === chosen.run) return h("span.muted", {}, "this one");
+    if (run.id === chosen.run) return h("span.muted", { title: "The run that is shown" }, "–");
     return h("input", { type: "checkbox", "aria-label": `Compare with ${runTitle(run)}`, checked: run.id === chosen.with, onchange: (event) => choose({ with: event.target.checked ? run.id : null, show: null }) });
   }
   function choose(changes) {

@@ -84,6 +84,7 @@ function about(job) {
     ["Pipeline", job.pipeline && link(`/pipelines/${job.pipeline.id}`, job.pipeline.stage)],
     ["Training file", file(job.training_file)],
     ["Validation file", job.validation_file && file(job.validation_file)],
+    ["Evals", job.evals.length ? job.evals.map(evaluated) : null],
     ["Created", when(job.created_at)],
     ["Started", job.started_at && when(job.started_at)],
     ["Finished", job.finished_at && when(job.finished_at)],
@@ -94,6 +95,11 @@ function about(job) {
     ...Object.entries(job.metadata ?? {}),
   ].filter(([, value]) => value !== null && value !== undefined && value !== false);
   return h("dl.facts.column", {}, rows.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+}
+
+/** An eval that the job runs when it succeeds. */
+function evaluated({ eval_id: id, run_id: run }) {
+  return h("div", {}, h("a", { href: `/evals/${id}${run ? `?run=${run}` : ""}` }, run ? "Results" : h("span.muted", {}, "After the training")), " ", copyable(id, `${id.slice(0, 12)}…`));
 }
 
 /** What the job made, to download. */

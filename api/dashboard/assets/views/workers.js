@@ -20,7 +20,7 @@ export async function show({ root, signal }) {
   const list = table({
     caption: "Worker processes",
     columns: [
-      { title: "Worker", cell: (worker) => [worker.host, h("span.sub", {}, worker.stages.map((stage) => DUTIES[stage] ?? stage).join(", "), " · ", copyable(worker.id, worker.id.slice(-12)))] },
+      { title: "Worker", cell: (worker) => [worker.host, h("span.sub", {}, worker.stages.map((stage) => DUTIES[stage] ?? stage).join(", "), h("span.wide", {}, " · ", copyable(worker.id, worker.id.slice(-12))))] },
       { title: "Status", cell: (worker) => [status(worker.status, STATUSES[worker.status]), worker.paused_reason && h("span.sub", {}, worker.paused_reason)] },
       { title: "Runs", cell: runs },
       { title: "Slots", cell: slots, figures: true },
@@ -53,7 +53,7 @@ function slots({ stages, busy, answering, slots: all }) {
 function runs(worker) {
   if (worker.answering) return plural(worker.answering, "request");
   if (!worker.busy.length) return h("span.muted", {}, "–");
-  return worker.busy.map(({ kind, job_id: job, since }) => h("div", {},
+  return worker.busy.map(({ kind, job_id: job, since }) => h("div.anywhere", {},
     kind === "scan" ? "checks an uploaded file" : job ? h("a", { href: `/jobs/${job}` }, job) : `a job of another project (${kind})`,
     since && h("span.muted", {}, ` for ${duration(Math.max(1, Date.now() / 1000 - since))}`)));
 }
