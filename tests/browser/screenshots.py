@@ -31,7 +31,7 @@ BROKEN = b'{"messages": [{"role": "user", "content": "Where is Rome?"}]}\n{"mess
 
 def main(names: list[str], folder: Path = FOLDER) -> None:
     with tempfile.TemporaryDirectory(prefix="attune-") as scratch:
-        server = AttuneUp(Path(scratch), env={"ATTUNE_SAMPLER": "false"})
+        server = AttuneUp(Path(scratch))
         server.add_model("tiny", make_model(Path(scratch) / "tiny", family="llama"))
         server.start()
         try:
@@ -62,6 +62,7 @@ def prepare(client: OpenAI) -> dict[str, str]:
     )
     for job_id in (good, other, failed):
         ended(client, job_id)
+    batch, (eval_id, *runs) = a_batch(client), graded(client)
     running = create(client, upload(client, chats(800, seed=2)), steps=100_000, validation_file=held_out, suffix="long")
     wait_until(lambda: step_of(client, running) > 80)
     waiting = create(client, train, steps=10, suffix="next")
@@ -75,9 +76,54 @@ def prepare(client: OpenAI) -> dict[str, str]:
         "file": f"/files/{train}",
         "file-broken": f"/files/{broken}",
         "new-filled": f"/new?file={pairs}",
+        "batch": f"/batches/{batch}",
+        "eval": f"/evals/{eval_id}?run={runs[0]}",
+        "eval-compared": f"/evals/{eval_id}?run={runs[0]}&with={runs[1]}",
         "model": f"/models/{client.fine_tuning.jobs.retrieve(good).fine_tuned_model}",
     }
     return {view.name: f"/{view.name}" for view in VIEWS} | paths
+
+
+def a_batch(client: OpenAI) -> str:
+    """Let a batch be answered, and another one fail at its file."""
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "Where is Rome?"}], "max_tokens": 12}
+    bodies = [*([body] * 7), body | {"temperature": 9}]
+    shared = {"method": "POST", "url": "/v1/chat/completions"}
+    good = _lines({"custom_id": f"question-{n}", "body": each, **shared} for n, each in enumerate(bodies))
+    made = []
+    for content in (good, BROKEN):
+        file = client.files.create(file=("questions.jsonl", content), purpose="batch")
+        batch = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+        made.append(batch.id)
+    wait_until(lambda: client.batches.retrieve(made[0]).status == "completed")
+    return made[0]
+
+
+def graded(client: OpenAI) -> list[str]:
+    """Run an eval twice: over answers that are right now and then, and over those of a model. Return the ids."""
+    similar = {"type": "text_similarity", "name": "similar", "evaluation_metric": "fuzzy_match", "pass_threshold": 0.6}
+    template = {"input": "{{ sample.output_text }}", "reference": "{{ item.answer }}"}
+    evaluation: Any = client.evals.create(
+        name="Where cities are",
+        data_source_config={"type": "custom", "item_schema": {"type": "object"}, "include_sample_schema": True},
+        testing_criteria=[{"type": "string_check", "name": "exact", "operation": "eq", **template}, similar | template],  # type: ignore[list-item]
+    )
+    items = [{"question": f"Where is {city}?", "answer": f"It is on page {n}."} for n, city in enumerate(CITIES)]
+    answers = [{"item": item, "sample": {"output_text": f"It is on page {n % 4}."}} for n, item in enumerate(items)]
+    ask = {"type": "template", "template": [{"role": "user", "content": "{{ item.question }}"}]}
+    sources: list[Any] = [
+        {"type": "jsonl", "source": {"type": "file_content", "content": answers}},
+        {
+            "type": "completions", "model": "tiny", "input_messages": ask,
+            "source": {"type": "file_content", "content": [{"item": item} for item in items]},
+            "sampling_params": {"max_completion_tokens": 12},
+        },
+    ]  # fmt: skip
+    runs = [client.evals.runs.create(evaluation.id, data_source=source).id for source in sources]
+    wait_until(
+        lambda: all(client.evals.runs.retrieve(each, eval_id=evaluation.id).status == "completed" for each in runs)
+    )
+    return [evaluation.id, *runs]
 
 
 def chats(count: int, seed: int = 0) -> bytes:

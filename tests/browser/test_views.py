@@ -2,6 +2,7 @@
 
 import json
 import re
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,45 @@ def pick(page: Page, name: str, content: bytes) -> None:
     page.locator("input[type=file]").set_input_files({"name": name, "mimeType": "application/jsonl", "buffer": content})
 
 
-def test_a_broken_file_is_understood_and_its_mended_copy_becomes_a_job(page: Page, client: OpenAI) -> None:
+def drop(page: Page, name: str, content: bytes) -> None:
+    """Drop a file of text on the view."""
+    script = "([name, text]) => { const all = new DataTransfer(); all.items.add(new File([text], name)); return all; }"
+    transfer = page.evaluate_handle(script, [name, content.decode()])
+    page.locator("main > .view").dispatch_event("drop", {"dataTransfer": transfer})
+
+
+def test_a_broken_file_becomes_a_model_that_answers_and_is_downloaded(
+    browser: Browser, live_server: AttuneUp, client: OpenAI, tmp_path: Path
+) -> None:
+    visitor = Visitor(browser, live_server.base_url)
+    page = visitor.page
     page.goto("/files")
-    pick(page, "broken.jsonl", rows(12) + BROKEN + 3 * rows(1, seed=9))
+    page.get_by_label("API key").fill(live_server.api_key)
+    page.get_by_role("button", name="Sign in").click()
+    understand_a_broken_file(page)
+    create_a_job_of_the_mended_file(page)
+    job = client.fine_tuning.jobs.retrieve(page.url.rpartition("/")[2])
+    created: Any = job.to_dict()
+    assert (created["user_provided_suffix"], created["training"]["max_steps"]) == ("mended", 400)
+    pause_and_resume(page)
+    expect(page.locator(".verdict")).to_contain_text("than tiny: loss", timeout=120_000)
+    expect(page.locator("article.sample").first).to_contain_text("Tuned")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Adapter", exact=True).click()
+    with tarfile.open(download.value.path()) as archive:
+        (config,) = (member for member in archive if member.name.endswith("adapter_config.json"))
+        assert json.loads(archive.extractfile(config).read())["peft_type"] == "LORA"  # type: ignore[union-attr]
+    talk_to_the_model(page, str(client.fine_tuning.jobs.retrieve(job.id).fine_tuned_model))
+    page.goto(f"/new?from={job.id}")
+    expect(page.get_by_label("Suffix")).to_have_value("mended")
+    visitor.context.close()
+    assert visitor.foreign == visitor.faults == []
+
+
+def understand_a_broken_file(page: Page) -> None:
+    """Drop a file with a broken row, and read what is wrong with it."""
+    expect(page.get_by_role("heading", name="Files")).to_be_visible()
+    drop(page, "broken.jsonl", rows(12) + BROKEN + 3 * rows(1, seed=9))
     expect(page.get_by_role("heading", name="broken.jsonl")).to_be_visible()
     expect(page.get_by_role("heading", name="1 error, 2 warnings")).to_be_visible()
     expect(page.locator("pre.source").first).to_have_text(BROKEN.decode().strip())
@@ -55,19 +92,26 @@ def test_a_broken_file_is_understood_and_its_mended_copy_becomes_a_job(page: Pag
     expect(page.locator("mark.loss").nth(1)).to_be_visible()
     assert serious_faults(page) == []
 
+
+def create_a_job_of_the_mended_file(page: Page) -> None:
     page.goto("/new")
-    pick(page, "mended.jsonl", json.dumps(ROW).encode() + b"\n" + rows(12))
+    expect(page.get_by_role("heading", name="New job")).to_be_visible()
+    drop(page, "mended.jsonl", json.dumps(ROW).encode() + b"\n" + rows(32))
     expect(page.get_by_label("Training file").locator("option:checked")).to_contain_text("mended.jsonl")
     expect(page.locator("aside")).to_contain_text("Training time")
     # Characters that several tokens share are shown whole.
     expect(page.locator("aside mark.loss").nth(1)).to_contain_text(ANSWER)
+    page.get_by_text("Options of the method").click()
+    page.get_by_label("N epochs").fill("50")
+    page.get_by_label("Batch size").fill("1")
     page.get_by_text("Training", exact=True).click()
     assert page.get_by_label("Learning rate", exact=True).get_attribute("placeholder") == "auto: 2e-4"
     page.get_by_label("Learning rate", exact=True).fill("-1")
     field = page.locator(".field", has=page.get_by_label("Learning rate", exact=True))
     expect(field).to_contain_text("greater than 0")
     page.get_by_label("Learning rate", exact=True).fill("1e-3")
-    page.get_by_label("Max steps").fill("2")
+    page.get_by_label("Max steps").fill("400")
+    page.get_by_label("Validation split").fill("0.2")
     page.get_by_text("Validation file, name, seed and more").click()
     page.get_by_label("Suffix").fill("mended")
     page.get_by_text("Copy as").click()
@@ -75,36 +119,90 @@ def test_a_broken_file_is_understood_and_its_mended_copy_becomes_a_job(page: Pag
     copied = str(page.evaluate("navigator.clipboard.readText()"))
     assert '"learning_rate": 0.001' in copied
     assert serious_faults(page) == []
-
     page.get_by_role("button", name="Create job").click()
     page.wait_for_url("**/jobs/ftjob-*")
-    job = client.fine_tuning.jobs.retrieve(page.url.rpartition("/")[2])
-    created: Any = job.to_dict()
-    assert (created["user_provided_suffix"], created["training"]["max_steps"]) == ("mended", 2)
-    page.goto(f"/new?from={job.id}")
-    expect(page.get_by_label("Suffix")).to_have_value("mended")
-    client.fine_tuning.jobs.cancel(job.id)
 
 
-def test_a_model_answers_beside_its_base_is_downloaded_and_deleted(page: Page, client: OpenAI, tmp_path: Path) -> None:
-    model = ended(client, create(client, upload(client, rows(12)), steps=2, suffix="talker")).fine_tuned_model
-    page.goto("/models?q=talker")
-    page.get_by_role("link", name=str(model)).click()
+def pause_and_resume(page: Page) -> None:
+    """Watch the curve move, pause the job and let it continue."""
+    curve = page.locator(".plot").first
+    expect(curve).to_have_attribute("aria-label", re.compile(r"steps 1 to \d+;"), timeout=60_000)
+    expect(curve).not_to_have_attribute("aria-label", str(curve.get_attribute("aria-label")))
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_role("button", name="Resume")).to_be_hidden()
+
+
+def talk_to_the_model(page: Page, model: str) -> None:
+    """Ask the model and its base, and delete the model."""
+    page.goto("/models?q=mended")
+    page.get_by_role("link", name=model).click()
     page.get_by_label("Message", exact=True).fill("abcd efgh")
     page.keyboard.press("Enter")
     expect(page.get_by_text(re.compile("tokens? in .* s"))).to_have_count(2)
     assert serious_faults(page) == []
-    with page.expect_download() as download:
-        page.get_by_role("link", name="adapter_config.json").click()
-    download.value.save_as(tmp_path / "config.json")
-    assert json.loads((tmp_path / "config.json").read_text())["peft_type"] == "LORA"
     page.get_by_text("Model card").click()
     expect(page.get_by_role("article").get_by_role("heading", name="Load the model")).to_be_visible()
     page.get_by_role("button", name="Delete").click()
     expect(page.get_by_role("dialog")).to_contain_text(f"Delete model {model}?")
     page.get_by_role("button", name="Delete model").click()
     page.wait_for_url("**/models")
-    assert model not in [each.id for each in client.models.list()]
+    expect(page.get_by_text(model)).to_be_hidden()
+
+
+def test_the_fields_of_a_grader_follow_its_type(page: Page) -> None:
+    page.goto("/new")
+    page.get_by_text("More methods").click()
+    page.locator("input[value=reinforcement]").check()
+    page.get_by_text("Options of the method").click()
+    page.get_by_label("Grader required").select_option("string_check")
+    page.get_by_label("Reference required").fill("{{ item.answer }}")
+    page.get_by_text("Copy as").click()
+    page.get_by_role("button", name="curl").click()
+    assert '"reference": "{{ item.answer }}"' in str(page.evaluate("navigator.clipboard.readText()"))
+    page.get_by_label("Grader required").select_option("python")
+    expect(page.get_by_label("Reference required")).to_be_hidden()
+    page.get_by_label("Source required").fill("def grade(sample, item):\n    return 1.0")
+    page.reload()
+    expect(page.get_by_label("Source required")).to_have_value("def grade(sample, item):\n    return 1.0")
+
+
+def test_a_batch_and_an_eval_show_what_came_of_them(page: Page, client: OpenAI) -> None:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "abcd"}], "max_tokens": 2}
+    requests = [
+        {"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": body | extra}
+        for name, extra in (("good", {}), ("wrong", {"temperature": 9}))
+    ]
+    page.goto("/batches")
+    pick(page, "requests.jsonl", "".join(json.dumps(each) + "\n" for each in requests).encode())
+    page.wait_for_url("**/batches/batch_*")
+    expect(page.get_by_text("1 of 2 requests answered, 1 failed")).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("table", name="First errors")).to_contain_text("temperature")
+    expect(page.get_by_role("link", name="Download answers")).to_be_visible()
+    assert serious_faults(page) == []
+
+    similar: Any = {
+        "type": "text_similarity", "name": "similar", "evaluation_metric": "fuzzy_match", "pass_threshold": 0.9,
+        "input": "{{ sample.output_text }}", "reference": "{{ item.answer }}",
+    }  # fmt: skip
+    config: Any = {"type": "custom", "item_schema": {"type": "object"}, "include_sample_schema": True}
+    found = client.evals.create(name="cities", data_source_config=config, testing_criteria=[similar])
+    runs = []
+    for said in (["Rome", "Oslo"], ["Rome", "Lima"]):
+        content = [
+            {"item": {"answer": answer}, "sample": {"output_text": text}}
+            for answer, text in zip(("Rome", "Lima"), said, strict=True)
+        ]
+        source: Any = {"type": "jsonl", "source": {"type": "file_content", "content": content}}
+        runs.append(client.evals.runs.create(found.id, name=said[1], data_source=source))
+    page.goto(runs[0].report_url)
+    expect(page.get_by_role("table", name="Results by criterion")).to_contain_text("50 %")
+    expect(page.locator("article.sample")).to_have_count(1)
+    expect(page.locator("article.sample")).to_contain_text("Oslo")
+    page.get_by_label("Compare with Lima").check()
+    expect(page.get_by_role("table", name="Results by criterion")).to_contain_text("50 points")
+    expect(page.get_by_role("button", name="Differ 1")).to_be_visible()
+    assert serious_faults(page) == []
 
 
 def test_keys_and_webhooks_show_their_secrets_once(page: Page, live_server: AttuneUp) -> None:
