@@ -3,7 +3,7 @@
 import asyncio
 import math
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import httpx
@@ -17,6 +17,8 @@ from api.spec.graders.judgement import MAX_TOKENS, conversation, response_format
 MAX_BYTES = 4 * 1024**2
 """Size limit of a response."""
 MAX_RETRY_AFTER_S = 60.0
+TOKEN_CHARS = 4
+"""Characters that count as a token if the server reports no tokens."""
 RETRIED = frozenset({408, 409, 425, 429})
 """Statuses below 500 after which the same request may succeed later."""
 FORMAT_REFUSED = frozenset({400, 422, 501})
@@ -92,7 +94,11 @@ class OutsideJudge:
             response = await self._send(question, formatted=False)
             if response.is_success:
                 self._unformatted.add(name)
-        return _reply(name, response)
+        reply = _reply(name, response)
+        if reply.prompt_tokens or reply.completion_tokens:
+            return reply
+        asked = sum(len(message["content"]) for message in question.messages)
+        return replace(reply, prompt_tokens=asked // TOKEN_CHARS, completion_tokens=len(reply.text) // TOKEN_CHARS)
 
     async def _send(self, question: Question, *, formatted: bool) -> _Response:
         name, body = question.model, self._body(question, formatted=formatted)

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from api.context import Caller, Context
 from api.errors import InvalidRequest
 from api.services import judges
+from api.services.judges import JudgeAway
 from api.spec.fields import JsonObject
 from api.spec.graders import Grade, GraderBase, Question, Verdict
 from api.spec.recipe import Recipe
@@ -73,7 +74,7 @@ async def validate(context: Context, caller: Caller, grader: GraderBase) -> None
 async def run(context: Context, caller: Caller, grader: GraderBase, model_sample: str, item: JsonObject) -> Grade:
     """Return the grade of an answer. The limits of the child process hold for all parts of a multi grader together.
 
-    Raise InvalidRequest, NeedsWorker, GraderRefused, PreviewFailed, TooBusy.
+    Raise InvalidRequest, NeedsWorker, GraderRefused, PreviewFailed, TooBusy, JudgeAway.
     """
     if any(await run_sync(_models, context, caller, grader)):
         raise NeedsWorker
@@ -97,8 +98,13 @@ def _models(context: Context, caller: Caller, grader: GraderBase) -> list[bool]:
 
 
 async def _ask(context: Context, caller: Caller, questions: Sequence[Question]) -> dict[str, Verdict]:
-    by_key = {question.key: question for question in questions}
-    verdicts = await asyncio.gather(*(judges.ask(context, caller, question) for question in by_key.values()))
+    """Return the verdicts by the keys of their questions. Raise JudgeAway."""
+    by_key, timeout_s = {question.key: question for question in questions}, context.settings.sample_timeout_s
+    try:
+        async with asyncio.timeout(timeout_s):
+            verdicts = await asyncio.gather(*(judges.ask(context, caller, question) for question in by_key.values()))
+    except TimeoutError:
+        raise JudgeAway(f"The grader's models did not answer within {timeout_s:g} s: retry later") from None
     return dict(zip(by_key, verdicts, strict=True))
 
 

@@ -12,6 +12,7 @@ import structlog
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from api.context import Caller
+from api.records.usage import UNKNOWN_KEY
 from api.services import judges
 from api.spec.graders import Question, Verdict
 from worker.supervisor.attempt import AttemptContext
@@ -24,7 +25,7 @@ class JudgeDesk:
     def __init__(self, attempt: AttemptContext, trainer: Child) -> None:
         job = attempt.job
         self._context, self._trainer = attempt.node.context, trainer
-        self._caller = Caller(job.project_id, job.key_id, "write")
+        self._caller = Caller(job.project_id, job.key_id or UNKNOWN_KEY, "write")
         self._models = {use.model for use in attempt.recipe.method.named_models}
         self._portal: BlockingPortal | None = None
         """Runs the requests. It starts with the first question."""
