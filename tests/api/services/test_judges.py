@@ -1,6 +1,7 @@
 """Judges: a stand-in for the operator's server, and models of this one behind a scripted sampler."""
 
 import asyncio
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -170,6 +171,13 @@ def test_a_projects_judges_have_a_budget_of_tokens(settings: Settings) -> None:
     with context.database.read() as session:
         entry = session.scalars(select(Usage)).one()
     assert (entry.model, entry.prompt_tokens, entry.completion_tokens, entry.judge_tokens) == ("strict", 20, 5, 25)
+
+
+def test_a_server_that_reports_no_tokens_is_not_free(settings: Settings) -> None:
+    message = {"content": '{"steps": [], "result": 1}'}
+    body = json.dumps({"choices": [{"message": message}]}).encode()
+    (verdict,), _ = asked(settings, in_turn(Said(body=body)), QUESTION)
+    assert (verdict.value, verdict.model, verdict.prompt_tokens, verdict.completion_tokens) == (1.0, "strict", 2, 6)
 
 
 def test_many_judgements_are_awaited_at_once_but_not_all(settings: Settings) -> None:
