@@ -192,8 +192,9 @@ class Settings(BaseSettings):
     max_project_batch_requests: Annotated[int, Field(ge=1)] = 200_000
     """Number of requests that one project's unfinished batches may have together."""
 
-    eval_items: Annotated[int, Field(ge=1)] = 4
-    """Items of runs of evals that one evaluation worker samples and grades at the same time."""
+    eval_items: Annotated[int, Field(ge=1)] = 16
+    """Items of runs of evals that one evaluation worker samples and grades at the same time. Scripts and measures of
+    similarity run in `preview_processes` child processes."""
     max_evals: Annotated[int, Field(ge=1)] = 1000
     """Number of evals that one project may keep."""
     max_active_eval_runs: Annotated[int, Field(ge=1)] = 50

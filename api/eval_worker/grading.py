@@ -8,6 +8,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from anyio.to_thread import run_sync
@@ -98,7 +99,8 @@ async def _graded_by_child(context: Context, criteria: Sequence[Criterion], case
         "tools": case.tools,
     }
     try:
-        report = json.loads(await run_sync(context.previews.run, "worker.evaluate", "request.json", request))
+        run = partial(context.previews.run, "worker.evaluate", "request.json", request)
+        report = json.loads(await run_sync(run, limiter=context.previews.threads))
         fault = report["fault"]
     except PreviewFailed:
         fault = "The graders exceeded their limits"

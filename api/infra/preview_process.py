@@ -69,7 +69,8 @@ class PreviewProcesses:
             per_project=max(1, processes - 1),  # leaves one for another project
             max_waiting=settings.preview_waiting,
         )
-        self._threads = anyio.CapacityLimiter(processes)
+        self.threads = anyio.CapacityLimiter(processes)
+        """The threads that wait for these processes."""
         self._lock = threading.Lock()
         self._reports: OrderedDict[str, str] = OrderedDict()
 
@@ -83,7 +84,7 @@ class PreviewProcesses:
                 await stack.enter_async_context(self._turns.turn(project_id, wait_s=self._settings.preview_seconds))
             except TimeoutError:
                 raise TooBusy from None
-            return await anyio.to_thread.run_sync(work, limiter=self._threads)
+            return await anyio.to_thread.run_sync(work, limiter=self.threads)
 
     def preview(self, key: str, request: Mapping[str, object], fill: Callable[[Path], None]) -> PreviewReport:
         """Return the report of `worker.preview`, from the cache if it is there.
