@@ -17,7 +17,7 @@ export async function askForRun(found, like, signal) {
   if (before?.source.type === "file_content") rows.append(h("option", { value: "", selected: true }, "The rows of the last run"));
   const upload = picker({ label: "Upload", purpose: "evals", signal, onFile: (file) => rows.prepend(h("option", { value: file.id, selected: true }, file.filename)) });
   const model = h("select", {}, h("option", { value: "" }, "None: the rows have answers"), models.data.map(({ id }) => h("option", { value: id, selected: id === before?.model }, id)));
-  const prompt = h("textarea.code", { rows: 3, spellcheck: "false" }, promptOf(found, before));
+  const prompt = h("textarea.code", { rows: 3, spellcheck: "false" }, promptOf(found, before?.input_messages));
   const name = h("input", { type: "text", autocomplete: "off" });
 
   function body() {
@@ -25,7 +25,7 @@ export async function askForRun(found, like, signal) {
     if (!model.value) return { name: name.value.trim(), data_source: { type: "jsonl", source } };
     return { name: name.value.trim(), data_source: {
       type: "completions", source, model: model.value,
-      input_messages: inputOf(prompt.value, before), sampling_params: before?.sampling_params ?? undefined,
+      input_messages: inputOf(prompt.value), sampling_params: before?.sampling_params ?? undefined,
     } };
   }
   const choose = () => { prompt.closest(".field").hidden = !model.value; };
@@ -44,17 +44,21 @@ export async function askForRun(found, like, signal) {
 }
 
 /** The message of the run before, or the first text of the items. */
-function promptOf({ data_source_config: { schema } }, before) {
-  const messages = before?.input_messages;
+function promptOf({ data_source_config: { schema } }, messages) {
   if (messages?.type === "item_reference") return messages.item_reference;
   if (messages) return messages.template.length === 1 && typeof messages.template[0].content === "string" ? messages.template[0].content : JSON.stringify(messages.template, null, 2);
   const [first] = Object.entries(schema.properties.item.properties ?? {}).find(([, { type }]) => type === "string") ?? [];
   return first ? `{{ item.${first} }}` : "";
 }
 
-/** Messages from the form's text: a list of messages, the name of one in the row, or the text of one message. */
-function inputOf(text, before) {
+/** Messages from the form's text: the name of those in the row, a list of messages as JSON, or the text of one message. */
+function inputOf(text) {
   if (/^item\.[\w.]+$/.test(text.trim())) return { type: "item_reference", item_reference: text.trim() };
-  if (text === promptOf({ data_source_config: { schema: { properties: { item: {} } } } }, before)) return before.input_messages;
+  try {
+    const template = JSON.parse(text);
+    if (Array.isArray(template)) return { type: "template", template };
+  } catch {
+    // a text, which is one message
+  }
   return { type: "template", template: [{ role: "user", content: text }] };
 }

@@ -49,7 +49,7 @@ function headOf([run, other]) {
 }
 
 function rowsOf({ data_source: { type, source } }) {
-  return [source.type === "file_id" ? h("a", { href: `/files/${source.id}` }, h("code", {}, source.id)) : plural(source.content.length, "row"), type === "jsonl" && " with answers"];
+  return [source.type === "file_id" ? h("a", { href: `/files/${source.id}` }, h("code", { title: source.id }, `${source.id.slice(0, 14)}…`)) : plural(source.content.length, "row"), type === "jsonl" && " with answers"];
 }
 
 /** A row for each criterion and one for all, as shares; of two runs also the change. */
