@@ -64,7 +64,7 @@ def test_check_names_every_error_with_its_line_and_needs_no_server(tmp_path: Pat
     assert result.exit_code == ExitCode.REFUSED
     lines = [line.split("\t")[:2] for line in result.stdout.splitlines()]
     assert lines[1:3] == [["2", "error"], ["3", "error"]]
-    assert "3 rows, format text; 2 errors" in result.stdout
+    assert "3 rows, format text, checked for supervised; 2 errors" in result.stdout
     path.write_bytes(ROW)
     assert attune("files", "check", path).exit_code == ExitCode.OK
 
