@@ -17,11 +17,10 @@ from api.cli.console import (
     print_json,
     print_line,
     print_listing,
-    print_note,
     print_result,
 )
 from api.cli.errors import CommandError, Commands, ExitCode
-from api.cli.files import After, Limit, save_content, upload_file
+from api.cli.files import After, Limit, file_id, save_content
 
 batches_app = typer.Typer(
     cls=Commands,
@@ -61,7 +60,7 @@ def create(
     with connect(base_url, api_key, data_dir) as client:
         body = {
             "endpoint": endpoint or _first_url(client, file),
-            "input_file_id": _file_id(client, file),
+            "input_file_id": file_id(client, file, "batch"),
             "completion_window": "24h",
         }
         batch = client.post("/batches", body)
@@ -70,17 +69,6 @@ def create(
             print_result(batch, text, as_json=as_json)
         if watch:
             raise typer.Exit(watch_batch(client, batch["id"], as_json=as_json))
-
-
-def _file_id(client: Client, file: str) -> str:
-    """Return the id of the file, which is uploaded first if it is a local path."""
-    if Path(file).is_file():
-        uploaded = upload_file(client, Path(file), "batch")
-        print_note(f"Uploaded {file} as {uploaded['id']}")
-        return str(uploaded["id"])
-    if re.fullmatch(r"file-[A-Za-z0-9_-]+", file):
-        return file
-    raise CommandError(ExitCode.REFUSED, f"{file} is neither a local file nor the id of an uploaded one.")
 
 
 def _first_url(client: Client, file: str) -> str:
@@ -220,8 +208,8 @@ def download(
             raise CommandError(ExitCode.REFUSED, f"{batch_id} has no files: it is {batch['status']}.")
         folder = output or Path(re.sub(r"[^A-Za-z0-9_-]+", "-", batch_id))
         folder.mkdir(parents=True, exist_ok=True)
-        for name, file_id in listed.items():
-            save_content(client, f"/files/{segment(file_id)}", folder / name)
+        for name, stored in listed.items():
+            save_content(client, f"/files/{segment(stored)}", folder / name)
     report = {"batch": batch_id, "folder": str(folder), "files": listed}
     print_result(report, f"Downloaded {' and '.join(listed)} of {batch_id} into {folder}", as_json=as_json)
 

@@ -1,6 +1,5 @@
 """`attune evals`: create, list, run, show, compare, cancel."""
 
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +8,10 @@ import typer
 from api.cli.body import apply_assignment, read_body
 from api.cli.client import Client, Document, segment
 from api.cli.connect import ApiKey, BaseUrl, DataDir, Json, connect
-from api.cli.console import format_time, print_json, print_listing, print_note, print_result
-from api.cli.errors import CommandError, Commands, ExitCode
+from api.cli.console import format_time, print_json, print_listing, print_result
+from api.cli.errors import Commands, ExitCode
 from api.cli.eval_results import EXIT_CODES, compared, describe_run, print_comparison, print_eval, print_run
-from api.cli.files import After, Limit, upload_file
+from api.cli.files import After, Limit, file_id
 from api.cli.job_options import BodyFile
 from api.cli.waiting import watch_counts
 
@@ -114,7 +113,7 @@ def run(
     with connect(base_url, api_key, data_dir) as client:
         source = body.setdefault("data_source", {})
         if file is not None:
-            source["source"] = {"type": "file_id", "id": _file_id(client, file)}
+            source["source"] = {"type": "file_id", "id": file_id(client, file, "evals")}
         if model is not None:
             source["model"] = model
         if prompt is not None:
@@ -131,17 +130,6 @@ def run(
             print_result(created, text, as_json=as_json)
         if watch:
             raise typer.Exit(_watch(client, created, as_json=as_json))
-
-
-def _file_id(client: Client, file: str) -> str:
-    """Return the id of the file, which is uploaded first if it is a local path."""
-    if Path(file).is_file():
-        uploaded = upload_file(client, Path(file), "evals")
-        print_note(f"Uploaded {file} as {uploaded['id']}")
-        return str(uploaded["id"])
-    if re.fullmatch(r"file-[A-Za-z0-9_-]+", file):
-        return file
-    raise CommandError(ExitCode.REFUSED, f"{file} is neither a local file nor the id of an uploaded one.")
 
 
 def _watch(client: Client, created: Document, *, as_json: bool) -> ExitCode:

@@ -192,6 +192,21 @@ def upload_file(client: Client, path: Path, purpose: str = "fine-tune") -> Docum
             return client.upload(counted, path.name, purpose)
 
 
+def file_id(client: Client, file: str, purpose: str) -> str:
+    """Return the id of the file, which is uploaded first if it is a local path. Raise CommandError if it is neither."""
+    if Path(file).is_file():
+        uploaded = upload_file(client, Path(file), purpose)
+        print_note(f"Uploaded {file} as {uploaded['id']}")
+        return str(uploaded["id"])
+    require_id(file)
+    return file
+
+
+def require_id(file: str) -> None:
+    if not re.fullmatch(r"file-[A-Za-z0-9_-]+", file):
+        raise CommandError(ExitCode.REFUSED, f"{file} is neither a local file nor the id of an uploaded one.")
+
+
 def upload_once(client: Client, path: Path) -> Document:
     """Return the project's file with the same content, or upload the file if there is none."""
     with open_input(path) as file:
@@ -225,8 +240,8 @@ def attach_files(
     named = {field: body.get(field) if option is None else option for field, option in options.items()}
     files = {field: str(file) for field, file in named.items() if file is not None}
     for file in files.values():
-        if not Path(file).is_file() and not re.fullmatch(r"file-[A-Za-z0-9_-]+", file):
-            raise CommandError(ExitCode.REFUSED, f"{file} is neither a local file nor the id of an uploaded one.")
+        if not Path(file).is_file():
+            require_id(file)
     if for_job and any(Path(file).is_file() for file in files.values()):
         check_recipe(client, body | files)
     for field, file in files.items():
