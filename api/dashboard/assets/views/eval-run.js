@@ -24,7 +24,7 @@ export async function show(element, { found, chosen, signal, choose }) {
   let drawn = "";
   fill(element, head, items);
   await api.poll(2, signal, async () => {
-    if (drawn && ENDED.includes(JSON.parse(drawn)[0].status)) return;
+    if (drawn && JSON.parse(drawn).every(({ status }) => ENDED.includes(status))) return;
     const runs = await Promise.all([chosen.run, chosen.with].filter(Boolean).map((id) => api.get(path(id), {}, signal)));
     if (JSON.stringify(runs) === drawn || signal.aborted) return;
     const ended = runs.every(({ status }) => ENDED.includes(status));
@@ -111,7 +111,8 @@ async function itemsOf(element, { found, runs, chosen, signal, choose }) {
   }
 
   if (!graded(counts)) return fill(element);
-  fill(element, section("Items", h("div.filters", { role: "group", "aria-label": "Items" }, buttons), list));
+  const partly = other && counts.total > COMPARED && h("p.notice", {}, `The first ${count(COMPARED)} items are compared. The command compares all: attune evals compare`);
+  fill(element, section("Items", h("div.filters", { role: "group", "aria-label": "Items" }, buttons), partly, list));
   await select(tabs.some(([name]) => name === chosen.show) ? chosen.show : first[0]);
 }
 
