@@ -176,8 +176,8 @@ def show(
 @evals_app.command(epilog="Example: attune evals compare eval_abc123 evalrun_abc123 evalrun_def456")
 def compare(
     eval_id: EvalId,
-    first: Annotated[str, typer.Argument(metavar="RUN_ID")],
-    second: Annotated[str, typer.Argument(metavar="RUN_ID")],
+    first: RunId,
+    second: RunId,
     *,
     limit: Annotated[int, typer.Option(min=0, help="Items that differ.")] = 20,
     base_url: BaseUrl = None,
