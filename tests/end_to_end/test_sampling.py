@@ -131,12 +131,16 @@ def test_a_killed_sampler_is_told_within_seconds_and_comes_back(live_server: Att
     assert patient.chat.completions.create(model="tiny", messages=HELLO, max_tokens=3).choices
 
 
-def test_a_client_that_leaves_ends_the_work_for_it(live_server: AttuneUp) -> None:
-    stream = strict(live_server).chat.completions.create(**LONG, stream=True)
-    next(stream)
-    stream.close()
+def test_several_are_answered_at_once_and_a_client_that_leaves_ends_the_work_for_it(live_server: AttuneUp) -> None:
+    client = strict(live_server)
+    streams = [client.chat.completions.create(**LONG, stream=True) for _ in range(3)]
+    for stream in streams:
+        next(stream)
     log = live_server.data / "logs" / "worker-sample.log"
-    wait_until(lambda: '"outcome": "cancelled"' in log.read_text(), timeout_s=30)
+    before = log.read_text().count('"outcome": "cancelled"')
+    for stream in streams:
+        stream.close()
+    wait_until(lambda: log.read_text().count('"outcome": "cancelled"') == before + len(streams), timeout_s=30)
 
 
 def _kill(pid: int) -> None:
