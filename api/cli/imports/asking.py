@@ -8,7 +8,7 @@ from pathlib import Path
 from api.cli.client import Document
 from api.cli.errors import CommandError, ExitCode
 from api.cli.imports.folder import Journal, digest_of
-from api.cli.imports.prompts import CHAT, Prompt
+from api.cli.imports.prompts import CHAT, Prompt, message_text
 from api.cli.imports.source import NotAvailable, Source
 
 TOP_LOGPROBS = 5
@@ -151,7 +151,6 @@ def _ask_one(source: Source, body: Document, prompt: Prompt, refused: set[str], 
 
 
 def text_of(response: Document) -> str:
-    """Return the text of the first choice of a response; the calls of one that calls tools."""
+    """Return the text of the first choice of a response."""
     choices = response.get("choices") or [{}]
-    message = choices[0].get("message") or {}
-    return str(message.get("content") or message.get("tool_calls") or choices[0].get("text") or "")
+    return message_text(choices[0].get("message") or {}) or str(choices[0].get("text") or "")

@@ -63,7 +63,7 @@ class _Fetch:
     def jobs(self) -> None:
         for job in self._list("/fine_tuning/jobs", JOBS):
             path, name = f"/fine_tuning/jobs/{segment(job['id'])}", f"jobs/{safe_id(job['id'])}"
-            ended = job["status"] in ENDED_JOB
+            ended = job.get("status") in ENDED_JOB
             self._list(f"{path}/events", f"{name}/events.jsonl", final=ended)
             self._list(f"{path}/checkpoints", f"{name}/checkpoints.jsonl", final=ended)
             if "technique" in job:  # an Attune server's, whose jobs have more settings than OpenAI's
@@ -81,7 +81,7 @@ class _Fetch:
             path, name = f"/evals/{segment(each['id'])}", f"evals/{safe_id(each['id'])}"
             for run in self._list(f"{path}/runs", f"{name}/runs.jsonl"):
                 items = f"{path}/runs/{segment(run['id'])}/output_items"
-                self._list(items, f"{name}/{safe_id(run['id'])}.jsonl", final=run["status"] in ENDED_RUN)
+                self._list(items, f"{name}/{safe_id(run['id'])}.jsonl", final=run.get("status") in ENDED_RUN)
 
     def _list(self, path: str, name: str, *, final: bool = False) -> list[Document]:
         """Return the objects of a list, from the folder if this run has stored them. Pages are stored one by one."""

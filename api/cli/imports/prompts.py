@@ -53,15 +53,23 @@ def prompt_of(row: Document) -> Prompt:
     if "input" in row:
         asked = row["input"]
         better = row.get("preferred_output") or [{}]
-        return Prompt(CHAT, _chat(asked, asked["messages"]), better[-1].get("content"), row)
+        return Prompt(CHAT, _chat(asked, asked["messages"]), message_text(better[-1]), row)
     if "messages" in row:
         messages, reference = list(row["messages"]), None
         while messages and messages[-1]["role"] == "assistant":
-            reference = messages.pop().get("content")
+            reference = message_text(messages.pop())
         return Prompt(CHAT, _chat(row, messages), reference, row)
     if "completion" in row:
         return Prompt(COMPLETION, {"prompt": str(row["prompt"])}, str(row["completion"]), row)
     return Prompt(CHAT, {"messages": [{"role": "user", "content": str(row["prompt"])}]}, None, row)
+
+
+def message_text(message: Mapping[str, Any]) -> str | None:
+    """Return the text of an assistant's message; of one that only calls tools, the calls without their ids as JSON."""
+    calls = message.get("tool_calls")
+    if message.get("content") or not calls:
+        return message.get("content")
+    return json.dumps([call.get("function") for call in calls], ensure_ascii=False)
 
 
 def _chat(row: Mapping[str, Any], messages: Iterable[Mapping[str, Any]]) -> Document:

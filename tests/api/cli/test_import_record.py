@@ -135,6 +135,8 @@ def test_the_prompt_of_a_row_is_the_row_without_its_answer() -> None:
     pair = {"input": {"messages": weighted[:1]}, "preferred_output": [{"role": "assistant", "content": "good"}]}
     assert prompt_of(pair).reference == "good"
     assert prompt_of({"messages": weighted[:1], "answer": 3}).item["answer"] == 3
+    call = {"role": "assistant", "tool_calls": [{"id": "call_1", "function": {"name": "add", "arguments": "{}"}}]}
+    assert prompt_of({"messages": [*weighted[:1], call]}).reference == '[{"name": "add", "arguments": "{}"}]'
     assert prompt_of({"prompt": "a", "completion": "b"}).path == COMPLETION
 
 
