@@ -16,13 +16,8 @@ import traceback
 from pathlib import Path
 
 from api.spec.base_model import BaseModelFacts
-from worker.bases.completeness import require_complete
-from worker.bases.facts import facts_of
 from worker.bases.files import Refused, copy_model, read_object, require_no_code
-from worker.bases.gguf import convert_gguf
 from worker.bases.hub import download, is_hub_id
-from worker.bases.tokenizer import normalize_tokenizer
-from worker.bases.weights import check_weights
 from worker.rows.limits import limit_process
 
 CONFIG_NOISE = ("_name_or_path", "_model_name_or_path", "_commit_hash", "transformers_version")
@@ -81,6 +76,8 @@ def _stage(source: str, revision: str | None, staged: Path, scratch: Path) -> Ba
     if path.is_dir():
         license_name = copy_model(path, staged)
     elif path.is_file():
+        from worker.bases.gguf import convert_gguf  # noqa: PLC0415 (brings torch: seconds, in which others are refused)
+
         license_name, dequantised_from = convert_gguf(path, staged)
     elif is_hub_id(source):
         commit = download(source, revision, scratch)
@@ -90,19 +87,12 @@ def _stage(source: str, revision: str | None, staged: Path, scratch: Path) -> Ba
         raise Refused(f"{source} is neither a folder nor a .gguf file nor a hub id such as owner/name")
     require_no_code(staged)
     _clean_config(staged)
-    weights = check_weights(staged)
-    normalize_tokenizer(staged)
+    from worker.bases.checked import checked_facts  # noqa: PLC0415 (brings torch, too)
+
     origin = source if commit else path.name
-    facts = facts_of(
-        staged,
-        weights,
-        source=origin,
-        revision=commit,
-        license_name=license_name,
-        dequantised_from=dequantised_from,
+    return checked_facts(
+        staged, source=origin, revision=commit, license_name=license_name, dequantised_from=dequantised_from
     )
-    require_complete(staged, facts["kind"])
-    return facts
 
 
 def _clean_config(staged: Path) -> None:
