@@ -23,6 +23,8 @@ ALWAYS = {
     "full": {"supervised", "ppo"},
     "prefix": {"reward", "dpo", "reinforcement"},
 }
+"""Methods that are always tried with a technique. The others: one method on each kind of model."""
+OTHERS = {("supervised", "llama"), ("classification", "bert")}
 FALL = 0.7
 """The loss of the last steps, as a share of that of the first."""
 
@@ -31,7 +33,8 @@ def _case(technique: str, method: str, family: str, *, always: bool | None = Non
     if always is None:
         if family == "falcon_h1":
             return _case(technique, method, family, always=method not in pairs.OPTIONS)
-        always = method in ALWAYS.get(technique, {"supervised", "classification"})
+        alone = (method, family.removesuffix("_wide")) in OTHERS
+        always = method in ALWAYS[technique] if technique in ALWAYS else alone
     return pytest.param(
         technique, method, family, id=f"{technique}-{method}-{family}", marks=[] if always else [pytest.mark.pairs]
     )
