@@ -15,6 +15,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
+import worker.engine.openmp  # noqa: F401  (before torch)
 from api.spec.base_model import BaseModelFacts
 from worker.bases.files import Refused, copy_model, read_object, require_no_code
 from worker.bases.hub import download, is_hub_id
