@@ -52,7 +52,7 @@ def parts(environment: dict[str, str], tmp_path: Path) -> Iterator[dict[str, Att
         "migrate": {},
         "api": {"ATTUNE_PORT": str(free_ports(1)[0])},
         "worker": {},
-        "another worker": {"ATTUNE_SAMPLER": "false"},  # a second sampler would only import torch once more
+        "another worker": {},
     }
     with ExitStack() as stack:
         found = {}
@@ -60,7 +60,9 @@ def parts(environment: dict[str, str], tmp_path: Path) -> Iterator[dict[str, Att
             folder = tmp_path / name
             folder.mkdir()
             env = {**environment, **variables, "ATTUNE_DATA_DIR": str(folder)}
-            found[name] = AttunePart(folder, name.split()[-1], env=env)
+            # What is tested of two workers is their training. Other stages would only be imported once more.
+            stage = ["--stage", "train"] if name == "another worker" else []
+            found[name] = AttunePart(folder, name.split()[-1], *stage, env=env)
             stack.callback(found[name].stop)
         yield found
 
