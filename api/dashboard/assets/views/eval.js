@@ -18,33 +18,11 @@ export async function show({ root, id, query, signal, setTitle, setQuery, open }
   let limit = STEP, known = [], left = new AbortController();
   setTitle(found.name || "Eval");
 
-  const runs = table({
-    caption: "Runs, newest first", key: (run) => run.id,
-    columns: [
-      { title: "Run", cell: (run) => [pick(run), run.name && run.model && h("span.sub", {}, run.model), h("span.sub.wide", {}, copyable(run.id))] },
-      { title: "Status", cell: runState },
-      { title: "Passed", cell: (run) => share(run.result_counts), figures: true },
-      { title: "Items", cell: (run) => exact(run.result_counts.total), figures: true, wide: true },
-      { title: "Not graded", cell: ({ result_counts: { errored } }) => (errored ? h("span.bad", {}, exact(errored)) : h("span.muted", {}, "0")), figures: true, wide: true },
-      { title: "Created", cell: (run) => when(run.created_at), figures: true, wide: true },
-      { title: "Compare", cell: compareBox, figures: true },
-    ],
-  });
+  const runs = runsTable(id, chosen, choose);
   const more = h("button", { type: "button", hidden: true, onclick: () => { limit += STEP; refresh(); } }, "Show more");
   const nothing = empty("No run yet. A run asks a model the questions of a file and grades its answers.", h("div", {}, newRun()));
   const list = h("div");
 
-  function pick(run) {
-    return h("a", { href: `/evals/${id}?run=${run.id}`, "aria-current": run.id === chosen.run ? "true" : null, onclick: (event) => {
-      if (event.metaKey || event.ctrlKey || event.shiftKey) return;
-      event.preventDefault();
-      choose({ run: run.id, with: chosen.with === run.id ? null : chosen.with });
-    } }, runTitle(run));
-  }
-  function compareBox(run) {
-    if (run.id === chosen.run) return h("span.muted", { title: "The run that is shown" }, "–");
-    return h("input", { type: "checkbox", "aria-label": `Compare with ${runTitle(run)}`, checked: run.id === chosen.with, onchange: (event) => choose({ with: event.target.checked ? run.id : null, show: null }) });
-  }
   function choose(changes) {
     Object.assign(chosen, changes);
     setQuery(chosen);
@@ -90,6 +68,31 @@ export async function show({ root, id, query, signal, setTitle, setQuery, open }
   criteriaOf(found), section("Runs", null, list, more), result);
   if (chosen.run) showResult().catch((error) => signal.aborted || toast(error.message, "bad"));
   await api.poll(3, signal, refresh);
+}
+
+/** The runs, of which one is shown and another may be chosen beside it. */
+function runsTable(id, chosen, choose) {
+  const pick = (run) => h("a", { href: `/evals/${id}?run=${run.id}`, "aria-current": run.id === chosen.run ? "true" : null, onclick: (event) => {
+    if (event.metaKey || event.ctrlKey || event.shiftKey) return;
+    event.preventDefault();
+    choose({ run: run.id, with: chosen.with === run.id ? null : chosen.with });
+  } }, runTitle(run));
+  function compareBox(run) {
+    if (run.id === chosen.run) return h("span.muted", { title: "The run that is shown" }, "–");
+    return h("input", { type: "checkbox", "aria-label": `Compare with ${runTitle(run)}`, checked: run.id === chosen.with, onchange: (event) => choose({ with: event.target.checked ? run.id : null, show: null }) });
+  }
+  return table({
+    caption: "Runs, newest first",
+    columns: [
+      { title: "Run", cell: (run) => [pick(run), run.name && run.model && h("span.sub", {}, run.model), h("span.sub.wide", {}, copyable(run.id))] },
+      { title: "Status", cell: runState },
+      { title: "Passed", cell: (run) => share(run.result_counts), figures: true },
+      { title: "Items", cell: (run) => exact(run.result_counts.total), figures: true, wide: true },
+      { title: "Not graded", cell: ({ result_counts: { errored } }) => (errored ? h("span.bad", {}, exact(errored)) : h("span.muted", {}, "0")), figures: true, wide: true },
+      { title: "Created", cell: (run) => when(run.created_at), figures: true, wide: true },
+      { title: "Compare", cell: compareBox, figures: true },
+    ],
+  });
 }
 
 /** The criteria in a line each; the whole definition below a fold. */
