@@ -176,6 +176,14 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     )
 
 
+gc.disable()
+"""Until all modules are imported: what an import makes stays, and collections would take a sixth of its time."""
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _without_older_garbage() -> None:
     """Leave what imports and earlier modules made out of garbage collections: a trainer asks for four, and each would
