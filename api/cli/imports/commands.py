@@ -149,7 +149,7 @@ def push_jobs(
     """Make the jobs and evals of the folder on this server, with their files, methods and hyperparameters.
 
     The base models are those of bases.json in the folder, which is written with suggestions. The plan is shown before.
-    What an earlier push has made is not made again.
+    Jobs and evals of an earlier push are not made again.
     """
     source_of(folder)
     with held(folder), connect(base_url, api_key, data_dir) as client:

@@ -1,4 +1,4 @@
-"""What `attune import push` makes of an eval: the same data source and testing criteria, with models that are here."""
+"""The plan of an eval for `attune import push`: the same data source and testing criteria, with models here."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

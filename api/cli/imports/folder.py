@@ -104,7 +104,7 @@ class Folder:
         self._append({"path": name, **facts, "final": final, "run": self.run})
 
     def record_unavailable(self, name: str, status: int, message: str, *, final: bool) -> None:
-        """List a file that the source refuses. One that an earlier run has stored stays listed as it is."""
+        """List a file that the source refuses. If an earlier run has stored it, its entry is kept."""
         stored = self._stored.get(name)
         if stored is not None and "unavailable" not in stored:
             self._append({**stored, "run": self.run})

@@ -1,4 +1,4 @@
-"""What the source has, and until when it can be fetched."""
+"""The objects of the source, and until when they can be fetched."""
 
 import time
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""What `attune import push` makes of a job: the same method, hyperparameters, seed and files, on a base model here."""
+"""The plan of a job for `attune import push`: the same method, hyperparameters, seed and files, on a base here."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from api.cli.imports.folder import safe_id
 from api.cli.imports.jobs import file_of
 
 MARK = "imported_from"
-"""The key of the metadata that holds the id at the source. By it an earlier push is recognized."""
+"""The key of the metadata that holds the id at the source, which identifies the jobs and evals of an earlier push."""
 MAX_METADATA = 16
 
 
