@@ -17,7 +17,8 @@ def describe_run(run: Document) -> tuple[str, int, int]:
     """Return the run in a line, the number of its graded items, and that of all items."""
     counts = run["result_counts"]
     done = counts["passed"] + counts["failed"] + counts["errored"]
-    of_all = f": {done} of {counts['total']} items graded, {_share(counts)} passed" if counts["total"] else ""
+    passed = f", {_share(counts)} passed" if done else ""
+    of_all = f": {done} of {counts['total']} items graded{passed}" if counts["total"] else ""
     return f"{run['status'].replace('_', ' ')}{of_all}", done, counts["total"]
 
 
@@ -89,8 +90,13 @@ def print_run(run: Document, items: Sequence[Document]) -> None:
         )
     if items:
         print_line("")
-        rows = [[item["datasource_item_id"], item["status"], _wrong(item), _answer(item)] for item in items]
+        rows = [[_number(item), item["status"], _wrong(item), _answer(item)] for item in items]
         print_table(["ITEM", "STATUS", "DOES NOT PASS", "ANSWER"], rows)
+
+
+def _number(item: Document) -> int:
+    """Return the number of the item's row, from 1, as the page does."""
+    return int(item["datasource_item_id"]) + 1
 
 
 def _wrong(item: Document) -> str:
@@ -145,7 +151,7 @@ def print_comparison(comparison: Document, limit: int) -> None:
             ["ITEM", "PASSES IN", f"ANSWER OF {_title(first)}", f"ANSWER OF {_title(second)}"],
             [
                 [
-                    one["datasource_item_id"],
+                    _number(one),
                     _title(first if one["status"] == "pass" else second),
                     _answer(one),
                     _answer(two),

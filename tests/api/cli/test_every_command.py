@@ -243,7 +243,7 @@ def test_two_runs_are_compared_item_by_item(names: dict[str, str]) -> None:
     assert (before["status"], after["status"]) == ("fail", "pass")
     lines = [text.split("\t") for text in CliRunner().invoke(app, ["evals", "compare", *runs]).stdout.splitlines()]
     assert lines[1:3] == [["exact", "33 %", "67 %"], ["all criteria", "33 %", "67 %"]]
-    assert lines[-1] == ["0", "tuned", "Oslo", "Rome"]
+    assert lines[-1] == ["1", "tuned", "Oslo", "Rome"]
     assert [item["status"] for item in _json("evals", "show", *runs[:2])["items"]] == ["fail", "fail"]
 
 
