@@ -55,7 +55,7 @@ async def grades_of(context: Context, claim: EvalItemClaim, criteria: Sequence[C
     """Return an outcome for each criterion, in their order. Raise Postponed if a judge is away."""
     slow = [criterion for criterion in criteria if isinstance(criterion, Python | TextSimilarity)]
     judged = [_judged(context, claim, criterion, case) for criterion in criteria if isinstance(criterion, ModelGrader)]
-    by_child, *by_judges = await asyncio.gather(_graded_by_child(context, slow, case), *judged)
+    by_child, by_judges = await asyncio.gather(_graded_by_child(context, slow, case), asyncio.gather(*judged))
     outcomes = {outcome.name: outcome for outcome in by_child}
     for outcome in by_judges:
         if isinstance(outcome, Postponed):

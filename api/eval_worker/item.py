@@ -69,9 +69,9 @@ async def grade_item(context: Context, claim: EvalItemClaim) -> Graded:
     row = EvalRow.model_validate_json(claim.item.row)
     if isinstance(source, CompletionsSource):
         answer = await _sampled(context, claim, source, row)
-        uses = (Use(answer.model, answer.prompt_tokens, answer.completion_tokens),)
+        uses = [Use(answer.model, answer.prompt_tokens, answer.completion_tokens)]
     else:
-        answer, uses = Answer(row.answer or "", row.tools), ()
+        answer, uses = Answer(row.answer or "", row.tools), []
     if answer.error is not None:
         return Graded(ItemStatus.ERRORED, _all_errored(claim), {"results": [], "sample": answer.sample()})
     outcomes = await grades_of(context, claim, criteria, Case(answer.text, row.item, answer.tools))

@@ -23,6 +23,8 @@ class StoredRecipe(TypedDict):
     """Missing in jobs of older releases."""
     resources: JsonObject
     priority: int
+    evals: NotRequired[list[JsonObject] | None]
+    """Missing in jobs of older releases."""
 
 
 class JobProgress(TypedDict, total=False):

@@ -23,7 +23,7 @@ CRITERIA: list[Any] = [
         "source": "def grade(sample, item):\n    return len(sample['output_text']) >= 0",
     },
 ]
-SAMPLED: dict[str, Any] = {
+SAMPLED: Any = {
     "type": "completions",
     "model": "tiny",
     "input_messages": {"type": "template", "template": HELLO},

@@ -143,15 +143,15 @@ def call_grammar(
     more = f"({lark(form.between)} call){{0,{MAX_CALLS - 1}}}" if parallel and form.between is not None else ""
     rules.append("call: " + " | ".join(f"call_{index}" for index in range(len(functions))))
     calls = f"call {more} {lark(form.end)}"
-    if choice == "auto" and answer is None:
+    if choice != "auto":
+        rules.append(f"start: {lark(form.opening)} {calls}")
+    elif answer is None:
         rules += _free_text(form, calls, lark)
-    elif choice == "auto":
+    else:
         rules += [
             f"start: answer | {lark(form.opening)} {calls}",
             f"answer: %json {json.dumps(answer | {'x-guidance': options})}",
         ]
-    else:
-        rules.append(f"start: {lark(form.opening)} {calls}")
     return "\n".join(rules)
 
 

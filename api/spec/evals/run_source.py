@@ -1,6 +1,6 @@
 """The rows of a run (`data_source`), and how it samples answers to them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -78,7 +78,7 @@ class TemplateMessages(StrictModel):
     template: Annotated[list[Message], Field(min_length=1, max_length=64), AfterValidator(_of_items_only)]
     """Messages with variables of the row, such as `{{ item.question }}`."""
 
-    def render(self, item: JsonObject) -> object:
+    def render(self, item: JsonObject) -> list[Any]:
         return [message.render(Case("", item)) for message in self.template]
 
 
@@ -94,7 +94,7 @@ class ItemReference(StrictModel):
     item_reference: Annotated[str, Field(max_length=1024), AfterValidator(_item_path)]
     """The row's messages, such as `item.messages`."""
 
-    def render(self, item: JsonObject) -> object:
+    def render(self, item: JsonObject) -> list[Any]:
         messages = value(self.item_reference, Case("", item))
         if not isinstance(messages, list):
             raise GradingError("invalid_variable_error", f"{self.item_reference} is not an array of messages")

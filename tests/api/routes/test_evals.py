@@ -152,7 +152,7 @@ def test_a_job_may_ask_for_evals_of_its_project(client: TestClient, served: Cont
     project = a_project(served.database)
     rows = {"type": "file_id", "id": a_file(served, project, purpose="evals")}
     wanted = {"eval_id": an_eval(client), "source": rows, "input_messages": ASK}
-    job = {"model": "tiny", "training_file": a_file(served, project)}
+    job: dict[str, Any] = {"model": "tiny", "training_file": a_file(served, project)}
 
     def answer(**fields: Any) -> Any:
         return client.post("/v1/fine_tuning/jobs", json=job | {"evals": [wanted | fields]})

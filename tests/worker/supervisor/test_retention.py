@@ -200,7 +200,7 @@ def test_old_runs_of_evals_go_and_unfinished_ones_stay(context: Context) -> None
 def test_old_judgements_go_and_others_stay(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judgements, "BATCH", 2)
     project = a_project(context.database)
-    facts = {"text": "{}", "model": "m", "prompt_tokens": 1, "completion_tokens": 1}
+    facts: Any = {"text": "{}", "model": "m", "prompt_tokens": 1, "completion_tokens": 1}
     with context.database.write() as session:
         for number in range(6):
             judgements.add(session, project, f"{number}", **facts)
