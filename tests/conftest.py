@@ -176,8 +176,8 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     )
 
 
-gc.disable()
-"""Until all modules are imported: what an import makes stays, and collections would take a sixth of its time."""
+def pytest_collection() -> None:
+    gc.disable()  # an import makes what stays, and collections would take a sixth of its time
 
 
 def pytest_collection_finish() -> None:
