@@ -2,7 +2,7 @@
 #
 #   make demo     fine-tune a real language model through the REST API
 #   make test     formatting, lint, types and all tests
-#   make quick    for the loop of editing and testing, about three minutes: the tests without torch, child processes,
+#   make quick    for the loop of editing and testing, a minute and a half: the tests without torch, child processes,
 #                 PostgreSQL, S3 or a running Attune; no lint. What it selects is in tests/quick.py
 #   make lint     formatting, lint and types
 #   make fix      reformat the code, and correct what ruff can correct
