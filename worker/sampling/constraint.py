@@ -29,7 +29,7 @@ class GrammarRefused(RequestRefused):
     """The grammar is invalid, cannot be satisfied, or costs too much."""
 
     def __init__(self, message: str, param: str) -> None:
-        reason = message.partition("\n")[0][:300]
+        reason = " ".join(message.replace("<non-verbose/>", "").split())[:300]
         super().__init__(f"{param}: answers cannot be held to it: {reason}", param=param, code="invalid_schema")
 
 
