@@ -72,6 +72,10 @@ def main() -> None:
     measured: dict[str, list[Answers]] = {way: [] for way in ways}
     for _, (way, answer) in itertools.product(range(options.rounds), ways.items()):
         measured[way].append(answer())
+        last = measured[way][-1]
+        print(
+            f"{way:20} {last.tokens} tokens, {last.seconds:.1f} s, {last.processor_seconds:.1f} processor s", flush=True
+        )
     print(f"{len(requests)} requests of at most {options.max_tokens} tokens, greedy, {options.precision}")
     print(f"{torch.get_num_threads()} threads, {options.rounds} rounds; tokens/s: median (lowest to highest)")
     alone = measured["one after the other"]
