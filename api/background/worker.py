@@ -160,14 +160,17 @@ class ItemWorker(ABC, Generic[W, I, R]):
                 log.info(f"{self.name}_result_stale")
 
     async def _renew_repeatedly(self) -> None:
-        """Extend the leases of this worker's items, and stop those that it has lost."""
+        """Extend the leases of the items that are being answered, and stop those that were lost.
+
+        The lease of an item whose result could not be written expires, so that a worker answers it again.
+        """
         while True:
             await asyncio.sleep(self._settings.poll_s)
-            held = dict(self._answering)
+            held = {task: claim for task, claim in self._answering.items() if not task.done()}
             if not held:
                 continue
             try:
-                renewed = await run_sync(self._renew)
+                renewed = await run_sync(self._renew, {claim.key for claim in held.values()})
             except SQLAlchemyError as error:
                 log.warning(f"{self.name}_leases_not_renewed", error=type(error).__name__)
                 continue
@@ -175,9 +178,9 @@ class ItemWorker(ABC, Generic[W, I, R]):
                 if claim.key not in renewed:
                     task.cancel()
 
-    def _renew(self) -> set[tuple[str, int, int]]:
+    def _renew(self, keys: set[tuple[str, int, int]]) -> set[tuple[str, int, int]]:
         with self._context.database.write() as session:
-            return self._queue.renew_items(session, self._owner, self._settings.lease_s)
+            return self._queue.renew_items(session, keys, self._settings.lease_s)
 
     async def _advance_repeatedly(self) -> None:
         while True:

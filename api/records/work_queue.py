@@ -7,10 +7,11 @@ and what the first one writes then is refused. A finished row is never due.
 The next item comes from the project whose turn it is (api.records.turns), and there from its oldest work.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from sqlalchemy import ColumnElement, ForeignKey, Integer, String, delete, func, select, update
+from sqlalchemy import ColumnElement, ForeignKey, Integer, String, delete, func, select, tuple_, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records import turns
@@ -171,16 +172,19 @@ class WorkQueue(Generic[W, I]):
         busy = {project: int(count) for project, count in session.execute(held)}
         return turns.next_project(session, self.turn, oldest, busy)
 
-    def renew_items(self, session: Session, owner: str, lease_s: float) -> set[tuple[str, int, int]]:
-        """Extend the leases of a worker's items in work that is in progress.
+    def renew_items(
+        self, session: Session, keys: Collection[tuple[str, int, int]], lease_s: float
+    ) -> set[tuple[str, int, int]]:
+        """Extend the leases of the claims with these keys, as far as their work is in progress.
 
-        Return the key of each claim; those that are missing are lost.
+        Return the keys of the extended claims. The other claims are lost.
         """
         item = self.item
         going = select(self.work.id).where(self.work.status == self.in_progress)
         rows = session.execute(
             update(item)
-            .where(item.owner == owner, item.due_at.is_not(None), item.work_id.in_(going))
+            .where(tuple_(item.work_id, item.line, item.fence).in_(keys))
+            .where(item.due_at.is_not(None), item.work_id.in_(going))
             .values(due_at=current_time(session) + lease_s)
             .returning(item.work_id, item.line, item.fence)
         )

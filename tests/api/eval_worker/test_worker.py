@@ -253,7 +253,7 @@ def test_a_canceled_run_keeps_its_results_and_a_deleted_one_leaves_nothing(clien
     assert client.post(run).json()["status"] == "canceled", "as older clients cancel"
     with served.database.write() as session:
         assert not finish(session, claim, Graded(ItemStatus.PASSED, {"equal": "passed"}, {}))
-        assert not QUEUE.renew_items(session, "one", 60)
+        assert not QUEUE.renew_items(session, {claim.key}, 60)
     assert work(served, says("x")) == 0
     other = a_run(client, eval_id, row("x", "x"))
     work(served)

@@ -86,14 +86,20 @@ def test_an_item_of_a_dead_worker_is_answered_by_another_and_counted_once(databa
 
 def test_leases_are_renewed_until_the_batch_is_cancelled(database: Database) -> None:
     batch_id = a_batch(database, "a", 2)
-    item = claim(database, "one")
+    item, dropped = claim(database, "one"), claim(database, "one", lease_s=-1)
     assert item is not None
+    assert dropped is not None
     with database.write() as session:
-        assert QUEUE.renew_items(session, "one", 60) == {item.key}
+        assert QUEUE.renew_items(session, {item.key}, 60) == {item.key}
+    again = claim(database, "two")
+    assert again is not None
+    assert again.item.line == dropped.item.line, "its worker holds it no longer"
+    with database.write() as session:
+        assert QUEUE.renew_items(session, {item.key, dropped.key}, 60) == {item.key}
         batch = QUEUE.lock(session, batch_id)
         batches.transition(session, batch, BatchStatus.CANCELLING, due_at=current_time(session))
     with database.write() as session:
-        assert not QUEUE.renew_items(session, "one", 60)
+        assert not QUEUE.renew_items(session, {item.key, again.key}, 60)
     assert not finish(database, item)
     assert claim(database) is None
 
