@@ -4,6 +4,10 @@ MAX_FAULTS = 3
 """Attempts that end with a fault, after which the fault is the item's result."""
 FAULT_WAIT_S = 10.0
 OUTAGE_WAIT_S = 5.0
+JUDGE_WAIT_S = 60.0
+"""Wait after the first fault of an item whose judge is away. The next one is JUDGE_WAIT_GROWTH times as long, so that a
+judge that is away for some minutes does not end all items of a run."""
+JUDGE_WAIT_GROWTH = 5
 
 
 class Postponed(Exception):

@@ -79,7 +79,8 @@ async def _judged(
         return _outcome(criterion, 0.0, error.flag, [error.message])
     except JudgeAway as error:
         if claim.item.faults + 1 < MAX_FAULTS:
-            return Postponed(attempts.FAULT_WAIT_S, fault=True)
+            wait_s = attempts.JUDGE_WAIT_S * attempts.JUDGE_WAIT_GROWTH**claim.item.faults
+            return Postponed(wait_s, fault=True)
         return _outcome(criterion, 0.0, error.code, [error.message])
     answer = {"role": "assistant", "content": given.text}
     shown = {"input": [*given.messages], "output": [answer], "model": given.model, "label": given.label}

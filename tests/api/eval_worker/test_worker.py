@@ -338,7 +338,7 @@ def test_judges_score_and_label_answers_and_are_asked_again(client: TestClient, 
 def test_a_judge_that_stays_away_is_the_error_of_its_items(
     client: TestClient, served: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempts, "FAULT_WAIT_S", 0.0)
+    monkeypatch.setattr(attempts, "JUDGE_WAIT_S", 0.0)
     with outside_judge(lambda number, body: Said(status=500)) as server:
         settings = {"judge_tries": 1, **server.settings}
         context = Context.open(served.settings.model_copy(update=settings))
