@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from anyio.to_thread import run_sync
-
 from api.background import attempts
 from api.background.attempts import MAX_FAULTS, Postponed
 from api.context import Caller, Context
@@ -101,7 +99,7 @@ async def _graded_by_child(context: Context, criteria: Sequence[Criterion], case
     }
     try:
         run = partial(context.previews.run, "worker.evaluate", "request.json", request)
-        report = json.loads(await run_sync(run, limiter=context.previews.threads))
+        report = json.loads(await context.previews.run_in_thread(run))
         fault = report["fault"]
     except PreviewFailed:
         fault = "The graders exceeded their limits"

@@ -6,6 +6,7 @@ the same time, in turns by project, and a request that waits for its turn holds 
 are cached.
 """
 
+import asyncio
 import json
 import os
 import signal
@@ -69,7 +70,7 @@ class PreviewProcesses:
             per_project=max(1, processes - 1),  # leaves one for another project
             max_waiting=settings.preview_waiting,
         )
-        self.threads = anyio.CapacityLimiter(processes)
+        self._threads = anyio.CapacityLimiter(processes)
         """The threads that wait for these processes."""
         self._lock = threading.Lock()
         self._reports: OrderedDict[str, str] = OrderedDict()
@@ -84,7 +85,19 @@ class PreviewProcesses:
                 await stack.enter_async_context(self._turns.turn(project_id, wait_s=self._settings.preview_seconds))
             except TimeoutError:
                 raise TooBusy from None
-            return await anyio.to_thread.run_sync(work, limiter=self.threads)
+            return await anyio.to_thread.run_sync(work, limiter=self._threads)
+
+    async def run_in_thread(self, work: Callable[[], T]) -> T:
+        """Run `work` in a thread reserved for these processes, and return its result.
+
+        A caller whose task is cancelled leaves the thread behind. It keeps its place until `work` ends, so that no more
+        than `preview_processes` run even if many callers are cancelled.
+        """
+        place = object()
+        await self._threads.acquire_on_behalf_of(place)
+        running = asyncio.create_task(anyio.to_thread.run_sync(work, limiter=anyio.CapacityLimiter(1)))
+        running.add_done_callback(lambda _: self._threads.release_on_behalf_of(place))
+        return await asyncio.shield(running)
 
     def preview(self, key: str, request: Mapping[str, object], fill: Callable[[Path], None]) -> PreviewReport:
         """Return the report of `worker.preview`, from the cache if it is there.

@@ -1,0 +1,31 @@
+"""The threads that wait for child processes."""
+
+import asyncio
+import threading
+
+from api.infra.preview_process import PreviewProcesses
+from api.settings import Settings
+
+
+def test_work_whose_caller_is_cancelled_keeps_its_place() -> None:
+    processes = PreviewProcesses(Settings(preview_processes=1))
+    began, ends, order = threading.Event(), threading.Event(), list[str]()
+
+    def first() -> None:
+        began.set()
+        ends.wait(10)
+        order.append("first")
+
+    async def main() -> None:
+        cancelled = asyncio.create_task(processes.run_in_thread(first))
+        await asyncio.to_thread(began.wait, 10)
+        cancelled.cancel()
+        await asyncio.gather(cancelled, return_exceptions=True)
+        second = asyncio.create_task(processes.run_in_thread(lambda: order.append("second")))
+        await asyncio.wait({second}, timeout=0.1)
+        assert not second.done(), "the first one is still running"
+        ends.set()
+        await second
+
+    asyncio.run(main())
+    assert order == ["first", "second"]
