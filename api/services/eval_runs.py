@@ -8,6 +8,7 @@ from api.records import eval_items, eval_runs, evals, files, projects
 from api.records.eval_items import QUEUE, EvalItem
 from api.records.eval_runs import EvalRun
 from api.records.pages import Page
+from api.records.work_queue import StaleWork
 from api.services import sampling
 from api.services.budgets import DO_NOT_RETRY
 from api.services.evals import NoSuchEval
@@ -129,7 +130,7 @@ def page(
 def cancel(context: Context, caller: Caller, eval_id: str, run_id: str) -> EvalRun:
     """Cancel the run at once. The results until now are kept."""
     with context.database.write() as session:
-        run = QUEUE.lock(session, _require(session, caller, eval_id, run_id).id)
+        run = _locked(session, caller, eval_id, run_id)
         if run.status not in (*UNFINISHED, RunStatus.CANCELED):
             raise RunEnded(run)
         if run.status != RunStatus.CANCELED:
@@ -140,7 +141,7 @@ def cancel(context: Context, caller: Caller, eval_id: str, run_id: str) -> EvalR
 def delete(context: Context, caller: Caller, eval_id: str, run_id: str) -> None:
     """Delete the run, which ends if it has not. A worker deletes its items."""
     with context.database.write() as session:
-        run = QUEUE.lock(session, _require(session, caller, eval_id, run_id).id)
+        run = _locked(session, caller, eval_id, run_id)
         eval_runs.transition(session, run, RunStatus.DELETING)
 
 
@@ -175,5 +176,17 @@ def items(
 def _require(session: Session, caller: Caller, eval_id: str, run_id: str) -> EvalRun:
     run = eval_runs.get(session, caller.project_id, eval_id, run_id)
     if run is None:
+        raise NoSuchRun(run_id)
+    return run
+
+
+def _locked(session: Session, caller: Caller, eval_id: str, run_id: str) -> EvalRun:
+    """Return the run, locked until the transaction ends. Raise NoSuchRun, also if the run was deleted meanwhile."""
+    found = _require(session, caller, eval_id, run_id)
+    try:
+        run = QUEUE.lock(session, found.id)
+    except StaleWork:
+        raise NoSuchRun(run_id) from None
+    if run.status == RunStatus.DELETING:
         raise NoSuchRun(run_id)
     return run

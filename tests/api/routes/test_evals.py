@@ -7,7 +7,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from api.context import Context
-from tests.api.eval_worker.test_worker import ASK, EQUAL, SCORED, SCRIPT, SIMILAR, SOURCE, a_run, an_eval, row
+from api.records.eval_runs import EvalRun
+from api.services import eval_runs
+from tests.api.eval_worker.test_worker import ASK, EQUAL, SCORED, SCRIPT, SIMILAR, SOURCE, a_run, an_eval, row, work
 from tests.factories import a_base_model, a_file, a_project
 
 SETTINGS = "embedded"
@@ -134,6 +136,22 @@ def test_runs_are_listed_by_status_and_limited(client: TestClient, served: Conte
     body = {"data_source": {"type": "jsonl", "source": {"type": "file_content", "content": [row("a", "a")]}}}
     refused = client.post(f"/v1/evals/{eval_id}/runs", json=body)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_active_runs")
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_run_that_is_deleted_at_the_same_time_does_not_exist(
+    client: TestClient, served: Context, monkeypatch: pytest.MonkeyPatch, removed: bool
+) -> None:
+    """Another request deletes the run after this one has found it, and before it holds the run's lock."""
+    run = a_run(client, an_eval(client), row("a", "a"))
+    with served.database.read() as session:
+        found = session.get_one(EvalRun, run.rpartition("/")[2])
+    assert client.delete(run).status_code == 200
+    if removed:
+        work(served)
+    monkeypatch.setattr(eval_runs, "_require", lambda *_: found)
+    for answer in (client.post(f"{run}/cancel"), client.delete(run)):
+        assert (answer.status_code, answer.json()["error"]["param"]) == (404, "run_id")
 
 
 def test_a_clients_retry_gets_what_it_has_created(client: TestClient) -> None:
