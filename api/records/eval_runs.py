@@ -3,7 +3,7 @@
 The items of a run are in api.records.eval_items.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy import ForeignKey, Integer, String, Text, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -121,10 +121,11 @@ def using_file(session: Session, project_id: str, file_id: str) -> Sequence[str]
     return session.scalars(select(EvalRun.id).where(*named, EvalRun.status == RunStatus.QUEUED)).all()
 
 
-def of_eval(session: Session, eval_id: str) -> Iterable[EvalRun]:
-    """Return the eval's runs that are not deleted, locked."""
-    query = select(EvalRun).where(EvalRun.eval_id == eval_id, EvalRun.status != RunStatus.DELETING)
-    return session.scalars(query.order_by(EvalRun.id).with_for_update()).all()
+def delete_of_eval(session: Session, eval_id: str) -> None:
+    """Mark the eval's runs as deleted, without loading their rows. A worker removes them with their items."""
+    kept = (EvalRun.eval_id == eval_id, EvalRun.status != RunStatus.DELETING)
+    deleting = {"status": RunStatus.DELETING, "fence": EvalRun.fence + 1, "due_at": current_time(session)}
+    session.execute(update(EvalRun).where(*kept).values(deleting))
 
 
 def any_of_eval(session: Session, eval_id: str) -> bool:

@@ -16,7 +16,6 @@ from api.services import judges
 from api.services.budgets import DO_NOT_RETRY
 from api.spec.evals.criteria import Criterion, templates
 from api.spec.evals.data_source import CustomDataSource
-from api.spec.evals.status import RunStatus
 from api.spec.graders.templates import namespaces
 from api.spec.ids import new_id
 
@@ -152,8 +151,7 @@ def delete(context: Context, caller: Caller, eval_id: str) -> None:
         row = evals.lock(session, caller.project_id, eval_id)
         if row is None:
             raise NoSuchEval(eval_id)
-        for run in eval_runs.of_eval(session, eval_id):
-            eval_runs.transition(session, run, RunStatus.DELETING)
+        eval_runs.delete_of_eval(session, eval_id)
         if eval_runs.any_of_eval(session, eval_id):
             row.deleted_at = db_now()
         else:
