@@ -4,17 +4,16 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from api.records.eval_items import EvalItem
 from api.records.eval_runs import EvalRun
 from api.records.evals import Eval
 from api.schemas.common import ends
-from api.schemas.completion_requests import ChatBody
 from api.schemas.stored import StoredJson, stored
 from api.spec.evals.criteria import Criterion
 from api.spec.evals.data_source import CustomDataSource, DataSourceConfig
-from api.spec.evals.run_source import CompletionsSource, RunSource
+from api.spec.evals.run_source import RunSource
 from api.spec.evals.status import ItemStatus, RunStatus
 from api.spec.fields import NulFreeModel
 from api.spec.recipe import Metadata
@@ -46,20 +45,8 @@ class EvalChange(NulFreeModel):
         }
 
 
-def _with_valid_params(source: RunSource) -> RunSource:
-    """Raise ValueError unless /v1/chat/completions takes the sampling parameters."""
-    if isinstance(source, CompletionsSource):
-        try:
-            ChatBody.model_validate(source.chat_body([{"role": "user", "content": ""}]))
-        except ValidationError as error:
-            first = error.errors()[0]
-            name, problem = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-            raise ValueError(f"sampling_params.{name}: {problem}") from None
-    return source
-
-
 class RunBody(NulFreeModel):
-    data_source: Annotated[RunSource, AfterValidator(_with_valid_params)]
+    data_source: RunSource
     name: Name = ""
     metadata: Metadata | None = None
 

@@ -2,12 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from api.spec.fields import FreeJson, JsonObject, StrictModel
 from api.spec.graders.base import Case, GradingError
 from api.spec.graders.model_grader import Message
 from api.spec.graders.templates import namespaces, value
+from api.spec.response_format import ResponseFormat
+from api.spec.tools import Tool, Tools, check_choice
 
 DEFAULT_SEED = 42
 """Seed of each answer, if the run gives none: a run can be repeated."""
@@ -104,15 +106,41 @@ class ItemReference(StrictModel):
 InputMessages = Annotated[TemplateMessages | ItemReference, Field(discriminator="type")]
 
 
+def _valid(kind: Any) -> AfterValidator:
+    """Raise ValueError unless the value is of this type; keep it as the request had it."""
+    adapter = TypeAdapter[object](kind)
+
+    def check(value: object) -> object:
+        try:
+            adapter.validate_python(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            problem = first["msg"].removeprefix("Value error, ")
+            raise ValueError(f"{where}: {problem}" if where else problem) from None
+        return value
+
+    return AfterValidator(check)
+
+
+def _offered(tools: list[Tool]) -> list[Tool]:
+    check_choice(tools, "auto")
+    return tools
+
+
+def _no_effort(effort: str) -> str:
+    raise ValueError("models of this server have no reasoning_effort: leave it out")
+
+
 class SamplingParams(StrictModel):
-    """Options of each completion, with the bounds of /v1/chat/completions."""
+    """Options of each completion, with the types and bounds of /v1/chat/completions."""
 
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    reasoning_effort: str | None = None
-    response_format: FreeJson | None = None
+    reasoning_effort: Annotated[str, AfterValidator(_no_effort)] | None = None
+    response_format: Annotated[FreeJson, _valid(ResponseFormat)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = DEFAULT_SEED
     temperature: Annotated[float, Field(ge=0, le=2)] | None = 1.0
-    tools: list[FreeJson] | None = None
+    tools: Annotated[list[FreeJson], _valid(Annotated[Tools, AfterValidator(_offered)])] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = 1.0
 
 

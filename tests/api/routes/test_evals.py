@@ -79,7 +79,12 @@ REFUSED_RUNS: list[tuple[dict[str, Any], str, str]] = [
     (COMPLETIONS | {"model": "none"}, "model", "none"),
     (COMPLETIONS | {"input_messages": SAMPLE_FIRST}, "data_source.input_messages.template", "no answer"),
     (COMPLETIONS | {"sampling_params": {"temperature": 3}}, "data_source.sampling_params.temperature", "2"),
-    (COMPLETIONS | {"sampling_params": {"response_format": {"type": "no"}}}, "data_source", "response_format"),
+    (
+        COMPLETIONS | {"sampling_params": {"response_format": {"type": "no"}}},
+        "data_source.sampling_params.response_format",
+        "json_object",
+    ),
+    (COMPLETIONS | {"sampling_params": {"tools": [{}]}}, "data_source.sampling_params.tools", "0.type: Field required"),
     (COMPLETIONS | {"source": {"type": "file_id", "id": "file-x"}}, "data_source.source.id", "No such"),
 ]
 
@@ -179,5 +184,7 @@ def test_a_job_may_ask_for_evals_of_its_project(client: TestClient, served: Cont
     assert answer(eval_id="eval_none").json()["error"]["code"] == "eval_not_found"
     wrong = {"type": "file_id", "id": job["training_file"]}
     assert answer(source=wrong).json()["error"]["param"] == "evals.0.source.id"
+    loud = answer(sampling_params={"reasoning_effort": "high"}).json()["error"]
+    assert loud["param"] == "evals.0.sampling_params.reasoning_effort"
     job["method"] = {"type": "reward"}
     assert "gives no answers" in answer().json()["error"]["message"]
