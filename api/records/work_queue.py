@@ -24,7 +24,7 @@ class Work:
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
     key_id: Mapped[str] = mapped_column(String(64))
-    status: Mapped[str] = mapped_column(String(16))
+    status: Mapped[str] = mapped_column(String(16), index=True)
     created_at: Mapped[float] = mapped_column(UnixTime)
     due_at: Mapped[float | None] = mapped_column(UnixTime, index=True)
     """Time from which a worker may take the work as a whole, such as to validate it; None once it has ended."""
