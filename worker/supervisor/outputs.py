@@ -196,9 +196,10 @@ def begin_evals(session: Session, job: Job) -> list[JsonObject] | None:
     """Insert the runs of the job's evals, without those that were deleted. Return their ids; None if it names none."""
     wanted = [JobEval.model_validate(each) for each in job.recipe.get("evals") or ()]
     begun: list[JsonObject] = []
+    # Two jobs that name the same evals lock them in the same order, and so neither waits for the other for ever.
+    locked = {name: evals.lock(session, job.project_id, name) for name in sorted({each.eval_id for each in wanted})}
     for each in wanted:
-        row = evals.lock(session, job.project_id, each.eval_id)
-        if row is None:
+        if (row := locked[each.eval_id]) is None:
             events.add_event(session, job.id, f"The eval {each.eval_id} was deleted, so it is not run", level="warn")
             continue
         kept = models.checkpoints_of(session, job.id) if each.checkpoints else ()

@@ -3,11 +3,13 @@
 from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session
 
 from api.context import Context
 from api.records import evals, events
 from api.records.base import db_now
 from api.records.eval_runs import EvalRun
+from api.records.evals import Eval
 from api.records.jobs import Job
 from api.records.models import Checkpoint
 from tests.factories import a_job, a_project, an_eval
@@ -27,6 +29,26 @@ def test_an_event_says_which_step_is_published_where_it_is_not_the_last(
     message = best_step_message(Job(resolved={"keep_best": keep}), report)
     assert (message is not None) is told
     assert message is None or "step 4 of 6" in message
+
+
+def test_the_evals_of_a_job_are_locked_in_one_order(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another job may name them in the opposite order, at the same time."""
+    project, lock, locked = a_project(context.database), evals.lock, list[str]()
+    named = sorted((an_eval(context, project), an_eval(context, project)), reverse=True)
+
+    def recorded(session: Session, project_id: str, eval_id: str) -> Eval | None:
+        locked.append(eval_id)
+        return lock(session, project_id, eval_id)
+
+    monkeypatch.setattr(evals, "lock", recorded)
+    ask = {"type": "item_reference", "item_reference": "item.messages"}
+    rows = {"type": "file_id", "id": "file-rows"}
+    wanted = [{"eval_id": eval_id, "source": rows, "input_messages": ask} for eval_id in named]
+    job_id = a_job(context.database, project, recipe={"evals": wanted}, key_id="key_a")
+    with context.database.write() as session:
+        begun = begin_evals(session, session.get_one(Job, job_id))
+    assert [link["eval_id"] for link in begun or ()] == named
+    assert locked == named[::-1]
 
 
 def test_a_published_model_is_evaluated_by_the_evals_that_are_left(context: Context) -> None:
