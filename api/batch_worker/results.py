@@ -18,8 +18,8 @@ from api.spec.batch import BatchStatus
 from api.spec.fields import JsonObject
 from api.spec.ids import new_id
 
-PAGE = 50
-"""Results that are in memory at a time."""
+PAGE = 8
+"""Results that are in memory at a time. Each may have MAX_RESULT_BYTES (api.batch_worker.item)."""
 PURPOSE = "batch_output"
 
 UNANSWERED = {
@@ -47,9 +47,12 @@ class WrittenFile:
 async def finalize(context: Context, claim: WorkClaim[Batch]) -> None:
     """Write the files and end the batch. Raise StaleWork if the claim is lost, and keep nothing then."""
     batch = claim.work
-    output = await _write(context, claim, succeeded=True) if batch.completed else None
-    errors = await _write(context, claim, succeeded=False) if batch.completed < batch.total else None
+    output, errors = None, None
     try:
+        if batch.completed:
+            output = await _write(context, claim, succeeded=True)
+        if batch.completed < batch.total:
+            errors = await _write(context, claim, succeeded=False)
         await run_sync(_end, context, claim, output, errors)
     except StaleWork:
         # After any other error a row may name them; objects without a row are left to `attune storage collect`.
@@ -66,7 +69,8 @@ async def _write(context: Context, claim: WorkClaim[Batch], *, succeeded: bool) 
 async def _lines(context: Context, claim: WorkClaim[Batch], *, succeeded: bool) -> AsyncIterator[bytes]:
     after = 0
     while items := await run_sync(_page, context, claim, succeeded, after):
-        yield "".join(f"{item.result or _unanswered(claim, item)}\n" for item in items).encode()
+        for item in items:
+            yield f"{item.result or _unanswered(claim, item)}\n".encode()
         after = items[-1].line
 
 

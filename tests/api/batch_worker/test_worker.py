@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api.background import attempts
-from api.batch_worker import item
+from api.batch_worker import item, results
 from api.batch_worker.validation import MAX_ERRORS
 from api.batch_worker.worker import BatchWorker
 from api.context import Context
@@ -18,6 +18,7 @@ from api.records import batch_items
 from api.records.batch_items import QUEUE, BatchItem
 from api.records.batches import Batch
 from api.records.files import File
+from api.records.work_queue import StaleWork
 from tests.api.conftest import client_of
 from tests.api.sampler import Script, ends, sampler, says
 from tests.factories import a_base_model
@@ -174,6 +175,33 @@ def test_a_cancelled_batch_keeps_its_answers_and_names_the_rest(client: TestClie
     assert (ended["status"], ended["request_counts"]["completed"]) == ("cancelled", 1)
     assert [row["custom_id"] for row in rows_of(client, ended["output_file_id"])] == ["a"]
     assert [row["error"]["code"] for row in rows_of(client, ended["error_file_id"])] == ["batch_cancelled"]
+
+
+def test_a_batch_that_is_lost_between_its_files_leaves_neither(
+    client: TestClient, served: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results_of = results._page
+
+    def lost(context: Context, claim: Any, succeeded: bool, after: int) -> Any:
+        if not succeeded:
+            raise StaleWork(claim.work.id)
+        return results_of(context, claim, succeeded, after)
+
+    monkeypatch.setattr(results, "_page", lost)
+    batch = create(client, line("a"), line("bad", CHAT | {"temperature": 9}))
+    validate_only(served)
+    with served.database.write() as session:
+        first = QUEUE.claim_item(session, "one", 60)
+        assert first is not None
+        batch_items.finish(session, first, batch_items.ItemResult(True, item._response(first, 200, "kept", {})))
+    assert client.post(f"/v1/batches/{batch['id']}/cancel").json()["status"] == "cancelling"
+    with served.database.write() as session:
+        claim = QUEUE.claim(session, 60)
+    assert claim is not None
+    with pytest.raises(StaleWork):
+        asyncio.run(results.finalize(served, claim))
+    keys = [stored.key for page in served.storage.list_objects("files") for stored in page]
+    assert [key.rpartition("/")[2] for key in keys] == [batch["input_file_id"]]
 
 
 def test_a_batch_ends_with_its_window(client: TestClient, served: Context) -> None:
