@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from sqlalchemy.orm import Session
+
 from api.background.lines import LineTooLong, numbered_lines
 from api.context import Context
 from api.infra.preview_process import PreviewFailed
@@ -35,11 +37,11 @@ def read(context: Context, claim: WorkClaim[EvalRun]) -> None:
     """
     try:
         with context.database.write() as session:
-            QUEUE.renew(session, claim, context.settings.lease_s)
+            _renew_for_check(context, session, claim)
             QUEUE.remove_items(session, claim.work.id)
             of_run = session.get_one(Eval, claim.work.eval_id)
         source = RowSource(context, claim.work)
-        count = _check(context, of_run, source)
+        count = _check(context, claim, of_run, source)
         _require_room(context, claim, count)
         numbered = enumerate((line.decode() for line in source.lines()), start=1)
         for chunk in _chunks(numbered):
@@ -84,12 +86,22 @@ class RowSource:
             raise RowsInvalid("row_too_large", f"line {error.number}: {error.message}") from None
 
 
-def _check(context: Context, of_run: Eval, source: RowSource) -> int:
-    """Return the number of rows, which a child process has checked against the eval's schema. Raise RowsInvalid."""
+def _renew_for_check(context: Context, session: Session, claim: WorkClaim[EvalRun]) -> None:
+    """Extend the lease by the longest time of the child process that checks the rows, too: nothing renews meanwhile."""
+    QUEUE.renew(session, claim, context.settings.lease_s + context.previews.longest_s)
+
+
+def _check(context: Context, claim: WorkClaim[EvalRun], of_run: Eval, source: RowSource) -> int:
+    """Return the number of rows, which a child process has checked against the eval's schema.
+
+    Raise RowsInvalid, or StaleWork if the claim is lost.
+    """
 
     def fill(folder: Path) -> None:
         with (folder / "rows.jsonl").open("wb") as rows:
             rows.writelines(line + b"\n" for line in source.lines())
+        with context.database.write() as session:
+            _renew_for_check(context, session, claim)
 
     config = of_run.data_source
     needs_answers = source.answers_are_given and config["include_sample_schema"]

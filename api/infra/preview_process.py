@@ -87,6 +87,11 @@ class PreviewProcesses:
                 raise TooBusy from None
             return await anyio.to_thread.run_sync(work, limiter=self._threads)
 
+    @property
+    def longest_s(self) -> float:
+        """The time after which a child process is killed."""
+        return 2 * self._settings.preview_seconds + START_S
+
     async def run_in_thread(self, work: Callable[[], T]) -> T:
         """Run `work` in a thread reserved for these processes, and return its result.
 
@@ -135,7 +140,7 @@ class PreviewProcesses:
             limits = {"memory_bytes": settings.preview_memory_bytes, "cpu_seconds": int(settings.preview_seconds)}
             (folder / name).write_text(json.dumps({**request, **limits}))
             server = fork_server(*self._programs) if settings.fork_server else None
-            return _report(server, module, folder, 2 * settings.preview_seconds + START_S)
+            return _report(server, module, folder, self.longest_s)
 
 
 def _report(server: ForkServer | None, module: str, folder: Path, timeout_s: float) -> str:

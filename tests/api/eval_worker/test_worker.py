@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -205,6 +206,25 @@ def prepare(served: Context) -> None:
         assert await EvalWorker(served).work_once()
 
     asyncio.run(main())
+
+
+def test_a_run_is_not_taken_over_while_its_rows_are_checked(
+    client: TestClient, served: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, check, left_s = a_run(client, an_eval(client), row("x", "x")), served.previews.run, list[float]()
+
+    def observed(*args: Any) -> str:
+        report = check(*args)
+        with served.database.read() as session:
+            due_at = session.get_one(EvalRun, run.rpartition("/")[2]).due_at
+        assert due_at is not None
+        left_s.append(due_at - time.time())
+        return report
+
+    monkeypatch.setattr(served.previews, "run", observed)
+    prepare(served)
+    (lease_s,) = left_s
+    assert lease_s > served.settings.lease_s, "it holds for the longest check, and then for a lease"
 
 
 def test_what_a_dead_worker_held_is_graded_once(client: TestClient, served: Context) -> None:
