@@ -200,6 +200,8 @@ class Settings(BaseSettings):
     """Number of evals that one project may keep."""
     max_active_eval_runs: Annotated[int, Field(ge=1)] = 50
     """Number of unfinished runs of evals that one project may have."""
+    max_eval_runs: Annotated[int, Field(ge=1)] = 10_000
+    """Number of runs of evals that one project may keep, ended ones included. Jobs start their evals nevertheless."""
     max_eval_bytes: Bytes = 64 * 1024**2
     """Size limit of the file with the rows of a run, in bytes. Each of its lines may have `max_body_bytes`."""
     max_eval_items: Annotated[int, Field(ge=1)] = 10_000

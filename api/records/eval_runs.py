@@ -98,6 +98,12 @@ def active(session: Session, project_id: str) -> int:
     return session.scalar(query.where(EvalRun.project_id == project_id, EvalRun.status.in_(UNFINISHED))) or 0
 
 
+def count(session: Session, project_id: str) -> int:
+    """Return the number of the project's runs that are not deleted."""
+    query = select(func.count()).select_from(EvalRun)
+    return session.scalar(query.where(EvalRun.project_id == project_id, EvalRun.status != RunStatus.DELETING)) or 0
+
+
 def items(session: Session, project_id: str) -> int:
     """Return the number of items of all the project's runs."""
     query = select(func.coalesce(func.sum(EvalRun.total), 0)).where(EvalRun.project_id == project_id)

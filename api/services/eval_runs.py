@@ -84,6 +84,14 @@ def _require_few(context: Context, session: Session, caller: Caller) -> None:
             code="too_many_active_runs",
             headers=DO_NOT_RETRY,
         )
+    kept_limit = context.settings.max_eval_runs
+    if eval_runs.count(session, caller.project_id) >= kept_limit:
+        raise TooManyRequests(
+            f"This server keeps {kept_limit} runs of evals for a project: delete some, or ask its operator to set "
+            "ATTUNE_KEEP_EVAL_RUNS_DAYS or a higher ATTUNE_MAX_EVAL_RUNS",
+            code="too_many_eval_runs",
+            headers=DO_NOT_RETRY,
+        )
 
 
 def _check_file(context: Context, session: Session, caller: Caller, file_id: str) -> None:

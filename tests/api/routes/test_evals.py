@@ -141,6 +141,11 @@ def test_runs_are_listed_by_status_and_limited(client: TestClient, served: Conte
     body = {"data_source": {"type": "jsonl", "source": {"type": "file_content", "content": [row("a", "a")]}}}
     refused = client.post(f"/v1/evals/{eval_id}/runs", json=body)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_active_runs")
+    object.__setattr__(
+        served, "settings", served.settings.model_copy(update={"max_active_eval_runs": 9, "max_eval_runs": 2})
+    )
+    refused = client.post(f"/v1/evals/{eval_id}/runs", json=body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_eval_runs")
 
 
 @pytest.mark.parametrize("removed", [False, True])
