@@ -29,7 +29,7 @@ class BatchItem(Item, Base):
 
 
 BatchItemClaim = ItemClaim[Batch, BatchItem]
-QUEUE = WorkQueue("batch", Batch, BatchItem, BatchStatus.IN_PROGRESS)
+QUEUE = WorkQueue("batch", "whole_batch", Batch, BatchItem, BatchStatus.IN_PROGRESS)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class _ByLine(Listing):
 
 LISTING = _ByLine(EvalItem.work_id, EvalItem.work_id, (EvalItem.line,))
 EvalItemClaim = ItemClaim[EvalRun, EvalItem]
-QUEUE = WorkQueue("evaluate", EvalRun, EvalItem, RunStatus.IN_PROGRESS)
+QUEUE = WorkQueue("evaluate", "whole_eval_run", EvalRun, EvalItem, RunStatus.IN_PROGRESS)
 
 
 @dataclass(frozen=True)

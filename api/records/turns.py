@@ -13,7 +13,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from api.records.base import Base, insert
 
-What = Literal["prepare", "scan", "batch", "evaluate"]
+What = Literal["prepare", "scan", "batch", "evaluate", "whole_batch", "whole_eval_run"]
 
 
 class Turn(Base):

@@ -4,7 +4,8 @@
 increases the row's fence, which every later write names: if the worker dies, another one takes the row at that time,
 and what the first one writes then is refused. A finished row is never due.
 
-The next item comes from the project whose turn it is (api.records.turns), and there from its oldest work.
+The next work, and the next item, come from the project whose turn it is (api.records.turns): there the work that has
+been due longest, and the item of the oldest work.
 """
 
 from collections.abc import Collection
@@ -83,6 +84,9 @@ class ItemClaim(Generic[W, I]):
 @dataclass(frozen=True)
 class WorkQueue(Generic[W, I]):
     turn: turns.What
+    """Turns of the projects' items."""
+    whole_turn: turns.What
+    """Turns of the projects' work as a whole."""
     work: type[W]
     item: type[I]
     in_progress: str
@@ -94,9 +98,13 @@ class WorkQueue(Generic[W, I]):
         )
 
     def claim(self, session: Session, lease_s: float) -> WorkClaim[W] | None:
-        """Claim the work that has been due longest. Return None if none is."""
+        """Claim the work that has been due longest in the project whose turn it is. Return None if none is due."""
         now = current_time(session)
-        due = select(self.work).where(self.work.due_at <= now).order_by(self.work.due_at).limit(1)
+        is_due = self.work.due_at <= now
+        waiting = select(self.work.project_id, func.min(self.work.due_at)).where(is_due).group_by(self.work.project_id)
+        since = {project: float(at or 0) for project, at in session.execute(waiting)}
+        project_id = turns.next_project(session, self.whole_turn, since, {})
+        due = select(self.work).where(self.work.project_id == project_id, is_due).order_by(self.work.due_at).limit(1)
         due = due.with_for_update(skip_locked=True).execution_options(populate_existing=True)
         work = session.scalars(due).one_or_none()
         if work is None:
@@ -104,6 +112,7 @@ class WorkQueue(Generic[W, I]):
         work.fence += 1
         work.due_at = now + lease_s
         session.flush()
+        turns.record(session, self.whole_turn, work.project_id)
         return WorkClaim(work, now)
 
     def lock(self, session: Session, work_id: str) -> W:

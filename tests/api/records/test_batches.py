@@ -118,6 +118,19 @@ def test_a_released_item_waits_and_keeps_the_count_of_its_faults(database: Datab
     assert again.item.faults == 1
 
 
+def test_the_batches_of_a_project_do_not_delay_those_of_another(database: Database) -> None:
+    first, second = a_batch(database, "a", 1), a_batch(database, "a", 1)
+    other = a_batch(database, "b", 1)
+    with database.write() as session:
+        for number, batch_id in enumerate((first, second, other)):
+            QUEUE.lock(session, batch_id).due_at = number
+    order = []
+    with database.write() as session:
+        while (claimed := QUEUE.claim(session, lease_s=60)) is not None:
+            order.append(claimed.work.id)
+    assert order == [first, other, second]
+
+
 def test_a_batch_that_another_worker_took_over_is_lost_to_the_first(database: Database) -> None:
     batch_id = a_batch(database, "a", 1)
     with database.write() as session:
