@@ -1,6 +1,7 @@
 """The answers to a request, reported as they grow."""
 
 from collections.abc import Callable
+from itertools import zip_longest
 
 import torch
 
@@ -25,7 +26,7 @@ from worker.shared.reports import (
 
 MIN_LOGPROB = -9999.0
 """Reported for impossible tokens, as OpenAI does, since JSON has no infinity."""
-TOKENS_PER_REPORT = 64
+TOKENS_PER_REPORT, CHARS_PER_REPORT = 64, 1 << 16
 
 Report = Callable[[SamplerReport], None]
 
@@ -140,20 +141,14 @@ class Answer:
             )
 
     def _report_text(self, text: str, tokens: list[tuple[int, SampledToken]]) -> None:
-        if self._top_logprobs is None:
-            if text:
-                self._send(text, None)
-            return
-        # Text that was held back for long may release many tokens at once, and a report must stay small.
-        for start in range(0, len(tokens), TOKENS_PER_REPORT):
-            part = tokens[start : start + TOKENS_PER_REPORT]
-            self._send(text, [self._token_report(offset, token) for offset, token in part])
-            text = ""
-        if text:
-            self._send(text, [])
-
-    def _send(self, text: str, tokens: list[TokenLogprob] | None) -> None:
-        self._report(TextReport(id=self.request_id, index=self.index, text=text, tokens=tokens))
+        """Report the text, and with log-probabilities its tokens, in several reports if there is much of them at once,
+        such as in an echoed prompt."""
+        count = 0 if self._top_logprobs is None else len(tokens)
+        texts = (text[start : start + CHARS_PER_REPORT] for start in range(0, len(text), CHARS_PER_REPORT))
+        parts = (tokens[start : start + TOKENS_PER_REPORT] for start in range(0, count, TOKENS_PER_REPORT))
+        for piece, part in zip_longest(texts, parts):
+            found = None if self._top_logprobs is None else [self._token_report(*each) for each in part or ()]
+            self._report(TextReport(id=self.request_id, index=self.index, text=piece or "", tokens=found))
 
     def _token_report(self, offset: int, token: SampledToken) -> TokenLogprob:
         raw = self._bytes.of(token.id)

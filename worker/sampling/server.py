@@ -26,10 +26,13 @@ from worker.sampling.token_sampler import SampledToken
 from worker.shared.reports import CancelledReport, CompleteReport, FailedReport, RefusedReport, SamplerReport
 
 PROMPT_TOKENS = 512
-"""Tokens of prompts that join between two tokens of the other rows, which wait for them. A longer prompt joins
-alone."""
+"""Tokens of prompts that join or are scored for an echo between two tokens of the other rows, which wait for them. A
+longer prompt joins alone."""
 PATIENCE_S = 2.0
 """How long others may join a batch beside which a request waits that cannot join it."""
+RECOVERY_STEPS = 10_000
+"""After a shortage of memory has halved the rows that are generated together, they are doubled each so many steps
+(minutes): a further shortage would load the base model again."""
 
 
 class RequestCancelled(Exception):
@@ -74,6 +77,7 @@ class SamplingServer:
         row takes the place of the longest. A row alone may have more."""
         self._load, self._report, self._cancelled = load, report, cancelled
         self._places = self._all_places = places
+        self._steps = 0
         self._cache_tokens = cache_tokens
         self._open: dict[str, OpenRequest] = {}
         self._arrived = 0
@@ -100,8 +104,11 @@ class SamplingServer:
                 self._batch.step()
         except Exception as error:  # any: the log gets the whole exception, the clients a sentence
             self._recover(error)
+        self._steps += 1
         if self.idle:
             self._places = self._all_places
+        elif self._steps % RECOVERY_STEPS == 0:
+            self._places = min(2 * self._places, self._all_places)
 
     # Which rows are generated.
 
@@ -124,7 +131,8 @@ class SamplingServer:
         assert self._base is not None
         assert self._batch is not None
         joining: list[Row] = []
-        while sum(map(len, {tuple(row.answer.tokens) for row in joining})) < PROMPT_TOKENS:
+        echoed = 0
+        while echoed + sum(map(len, {tuple(row.answer.tokens) for row in joining})) < PROMPT_TOKENS:
             request = self._next(joining)
             full = len(self._rows) + len(joining) >= self._places
             if request is None or (full and not self._give_way(request)):
@@ -132,7 +140,9 @@ class SamplingServer:
             if not self._begin(request):
                 continue
             assert request.waiting, "it has begun, and wants to join"
-            if self._fits(request.waiting[0], joining):
+            row = request.waiting[0]
+            if self._fits(row, joining):
+                echoed += len(row.answer.tokens) if row.answer.echoes else 0
                 joining += self._next_row(request)
             elif not self._give_way(request):
                 break
@@ -199,7 +209,8 @@ class SamplingServer:
         )
 
     def _is_background(self, row: Row) -> bool:
-        return self._open[row.answer.request_id].job.background
+        request = self._open.get(row.answer.request_id)
+        return request is not None and request.job.background  # a request may end while others join
 
     @property
     def _rows(self) -> list[Row]:
@@ -325,7 +336,7 @@ class SamplingServer:
         rows = self._rows
         if is_out_of_memory(error) and len(rows) > 1:
             traceback.print_exception(error)
-            self._places = len(rows) // 2
+            self._places, self._steps = len(rows) // 2, 0
             self._requeue(rows)
         else:
             took_part = {row.answer.request_id for row in rows}

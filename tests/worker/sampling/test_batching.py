@@ -13,6 +13,8 @@ from api.spec.sampling import SamplerJob
 from api.spec.techniques import Technique
 from tests.tiny_models import make_model
 from tests.worker.sampling.asking import CPU, make_adapter, run, serving
+from worker.sampling import answer as answer_module
+from worker.sampling import echo as echo_module
 from worker.sampling import server as server_module
 from worker.sampling.bases import LoadedBase, ModelSource
 from worker.sampling.batch import Batch
@@ -244,6 +246,60 @@ def test_when_memory_runs_out_fewer_are_generated_at_once(
     jobs = [job(str(number), tuned["base"], prompt) for number, prompt in enumerate(PROMPTS)]
     require_same(Served(base).submit(*jobs).run(), jobs, alone)
     assert sizes[:2] == [5, 2]
+
+
+def test_after_a_shortage_of_memory_more_are_generated_at_once_again(
+    base: LoadedBase, tuned: dict[str, ModelSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, step = [], Batch.step
+
+    def short_of_memory_once(batch: Batch) -> None:
+        sizes.append(len(batch.rows))
+        if len(sizes) == 1:
+            raise torch.OutOfMemoryError("no memory")
+        step(batch)
+
+    monkeypatch.setattr(Batch, "step", short_of_memory_once)
+    monkeypatch.setattr(server_module, "RECOVERY_STEPS", 3)
+    Served(base, places=4).submit(job("many", tuned["base"], PROMPTS[0], n=6, seed=1, temperature=1)).run()
+    assert (sizes[:2], max(sizes[1:])) == ([4, 2], 4)
+
+
+@pytest.mark.parametrize("top", [None, 1])
+def test_an_echo_is_reported_in_pieces(
+    base: LoadedBase, tuned: dict[str, ModelSource], monkeypatch: pytest.MonkeyPatch, top: int | None
+) -> None:
+    echo = job("echo", tuned["base"], PROMPTS[2], echo=True, max_tokens=0, top_logprobs=top)
+    whole = Served(base).submit(echo).run()
+    monkeypatch.setattr(answer_module, "CHARS_PER_REPORT", 5)
+    served = Served(base).submit(echo).run()
+    pieces = [report["text"] for report in served.reports["echo"] if report["type"] == "text"]
+    assert (max(map(len, pieces)), served.answer("echo")) == (5, whole.answer("echo"))
+
+
+def test_prompts_are_scored_a_few_at_a_time(
+    base: LoadedBase, tuned: dict[str, ModelSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "PROMPT_TOKENS", 6)
+    served = Served(base).submit(job("echo", tuned["base"], [], prompts=[PROMPTS[0]] * 4, echo=True, max_tokens=0))
+    served.steps(1)
+    assert [report["type"] for report in served.reports["echo"]].count("finished") == 2
+    assert served.run().last("echo") == "done"
+
+
+def test_a_prompt_that_is_refused_while_others_join_fails_its_request_only(
+    base: LoadedBase, tuned: dict[str, ModelSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(echo_module, "MAX_LOGITS_BYTES", 10 * 4 * base.vocabulary)
+    served = Served(base, places=3).submit(
+        job("refused", tuned["base"], [], prompts=[PROMPTS[0], PROMPTS[2]], echo=True),
+        job("other", tuned["base"], PROMPTS[1], n=3),
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(server_module, "PROMPT_TOKENS", 1)
+        served.steps(2)
+    served.run()
+    assert [served.last(name) for name in ("refused", "other")] == ["refused", "done"]
 
 
 def test_an_error_in_a_pass_ends_the_requests_that_took_part(
