@@ -76,7 +76,7 @@ class CallReader:
             return None
         try:
             value, stop = json.JSONDecoder().raw_decode(rest)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # a plain ValueError for an integer of too many digits
             value, stop = None, 0
             if rest.startswith("{"):
                 return None
@@ -104,7 +104,12 @@ def _as_call(value: object) -> FunctionCall | None:
     arguments = next((value[key] for key in ARGUMENTS if isinstance(value.get(key), dict)), None)
     if arguments is None:
         return None
-    return FunctionCall(secrets.token_hex(5)[:9], value["name"], json.dumps(arguments, ensure_ascii=False))
+    try:
+        text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+        (value["name"] + text).encode()
+    except (ValueError, RecursionError):  # NaN, infinity or half of a surrogate pair, which Python's decoder accepts
+        return None
+    return FunctionCall(secrets.token_hex(5)[:9], value["name"], text)
 
 
 def call_grammar(
@@ -135,7 +140,7 @@ def call_grammar(
     rules = []
     for index, function in enumerate(functions):
         held = choice != "auto" or function.strict
-        schema = function.schema_of_arguments if held else {"type": "object"}
+        schema = (function.schema_of_arguments if held else {}) | {"type": "object"}
         tail = f" {ID_RULE} ".join(map(lark, form.tail.split(form.call_id))) if form.call_id else lark(form.tail)
         opening = lark(form.head + function.name + form.middle)
         rules.append(f"call_{index}: {opening} arguments_{index} {tail}")

@@ -10,6 +10,7 @@ from worker.rows.chat_template import ChatTemplate
 from worker.sampling.call_form import CallForm, knows_tools
 from worker.sampling.calls import CallReader
 
+NO_CALL = '<tool_call>\n{"name": "f", "arguments": {"a": %s}}\n</tool_call>'
 ENDS = ("<|im_end|>", "</s>", "<|eot_id|>")
 
 
@@ -49,6 +50,7 @@ def test_the_calls_that_a_template_writes_are_read_again(name: str) -> None:
         ('<tool_call>\n{"nam', '<tool_call>\n{"nam'),
         ('<tool_call>\n{"name": 3}\n</tool_call>', '<tool_call>\n{"name": 3}\n</tool_call>'),
         ("<tool_call>[1, 2", "<tool_call>[1, 2"),
+        *((text, text) for text in (NO_CALL % "1e999", NO_CALL % r'"\ud800"', NO_CALL % ("1" * 5000))),
     ],
 )
 def test_what_is_no_call_stays_text(written: str, plain: str) -> None:

@@ -63,6 +63,13 @@ def test_what_must_be_called_is_called_with_valid_arguments(
     assert (answer.text(), answer.end()[0]) == ("", "tool_calls")
 
 
+def test_arguments_are_an_object_though_their_schema_does_not_say_so(base: LoadedBase, llama: Path) -> None:
+    vague = {name: value for name, value in PARAMETERS.items() if name != "type"}
+    tools = [function("now", parameters=vague)]
+    (call,) = asked(base, llama, tools=tools, tool_choice="required", parallel_tool_calls=False).of("tool_call")
+    assert json.loads(call["arguments"]).keys() == {"unit", "days"}
+
+
 def test_several_calls_are_numbered(base: LoadedBase, llama: Path) -> None:
     calls = asked(base, llama, tool_choice="required", max_tokens=600).of("tool_call")
     assert len(calls) > 1, "for the test's sake"
