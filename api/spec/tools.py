@@ -57,14 +57,22 @@ Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS), AfterValidator(_check
 
 
 def check_choice(tools: Sequence[Tool], choice: ToolChoice) -> None:
-    """Raise ValueError if the choice names no tool, or if a schema that must be enforced cannot be."""
+    """Raise ValueError if the choice names no tool, or if a schema that must be enforced cannot be. With a named tool,
+    the others cannot be called, so their schemas do not matter."""
     if choice not in {"auto", "none"} and not tools:
         raise ValueError("tool_choice needs tools")
-    if isinstance(choice, NamedTool) and choice.function.name not in {tool.function.name for tool in tools}:
-        raise ValueError(f"tool_choice: no tool has the name '{choice.function.name}'")
+    named = choice.function.name if isinstance(choice, NamedTool) else None
+    if named is not None and named not in {tool.function.name for tool in tools}:
+        raise ValueError(f"tool_choice: no tool has the name '{named}'")
     for index, tool in enumerate(tools):
-        if choice != "none" and (choice != "auto" or tool.function.strict):
+        may_be_called = choice != "none" and named in (None, tool.function.name)
+        if may_be_called and (choice != "auto" or tool.function.strict):
             try:
-                checked_schema(tool.function.schema_of_arguments)
+                _check_arguments(tool.function.schema_of_arguments)
             except ValueError as error:
                 raise ValueError(f"tools[{index}].function.parameters: {error}") from None
+
+
+def _check_arguments(schema: JsonObject) -> None:
+    if checked_schema(schema).get("type", "object") != "object":
+        raise ValueError('type must be "object", because arguments are an object')

@@ -31,6 +31,7 @@ CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "hello"}]
 NAME = "ft:tiny:attune::abcdefgh"
 TOOL: dict[str, Any] = {"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}
+ARRAY: dict[str, Any] = {"type": "function", "function": {"name": "list", "parameters": {"type": "array"}}}
 STRANGE: dict[str, Any] = {"type": "function", "function": {"name": "odd", "parameters": {"not": {}}}}
 
 
@@ -158,6 +159,9 @@ def test_calls_of_functions_are_parts_of_the_message(client: TestClient, served:
     deltas = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
     assert [(delta.index, delta.id) for delta in deltas] == [(0, "call00000"), (1, "call00001")]
     assert asked[0].content["ask"]["tools"][0]["function"]["name"] == "find"
+    named = {"tool_choice": {"type": "function", "function": {"name": "find"}}}
+    with sampler(served.settings, calls):
+        assert client.post(CHAT, json=body | named).status_code == 200  # the other tool's schema does not matter
     _, said, answered = asked[2].content["ask"]["messages"]
     assert said["tool_calls"][0]["function"] == {"name": "find", "arguments": {}}, "as templates read it"
     assert answered["tool_call_id"] == "call00001"
@@ -286,6 +290,7 @@ def test_what_goes_wrong_in_the_middle_of_a_stream_is_its_last_event(
         ({"tool_choice": "required"}, None),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "other"}}}, None),
         ({"tools": [STRANGE], "tool_choice": "required"}, None),
+        ({"tools": [ARRAY], "tool_choice": "required"}, None),
         ({"parallel_tool_calls": False}, None),
         ({"functions": [TOOL["function"]]}, "functions"),
         ({"response_format": {"type": "grammar"}}, "response_format.type"),
