@@ -80,10 +80,11 @@ class Child:
     def command(self, **command: object) -> None:
         """Send a command. If the child has ended, nothing is raised: the end of its reports shows that."""
         assert self._process.stdin is not None
+        line = json.dumps(command).encode() + b"\n"
         try:
-            self._process.stdin.write(json.dumps(command).encode() + b"\n")
+            self._process.stdin.write(line)
             self._process.stdin.flush()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: `kill` has closed it
             log.info("child_gone", pid=self.pid, command=command.get("cmd"), error=type(error).__name__)
 
     def wait(self, timeout_s: float) -> int:

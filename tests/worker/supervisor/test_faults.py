@@ -111,6 +111,8 @@ def test_prepare_killed_from_outside_is_a_lost_worker(workshop: Workshop, tmp_pa
     with Heartbeat(workshop.context, claim) as beat, pytest.raises(AttemptFailed) as caught:
         wait_for_child(attempt_at(workshop.prepare, claim, workshop.job(job_id), tmp_path, beat), child)
     assert (caught.value.reason, caught.value.died) == (FailureReason.WORKER_LOST, False)
+    child.kill()
+    child.command(cmd="stop")  # raises nothing though its stdin is closed
 
 
 def test_cancelled_job_has_no_attempt_that_goes_on(workshop: Workshop) -> None:
