@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from api.cli.client import Client, Document
-from api.cli.errors import RequestRefused
+from api.cli.errors import ExitCode, RequestRefused
 from api.cli.imports.bases import Bases, with_models_here
 from api.cli.imports.fetch import EVALS
 from api.cli.imports.folder import read_lines
@@ -73,5 +73,7 @@ def _pushed(client: Client) -> tuple[dict[str, str], str | None]:
     try:
         marked = [(each.get("metadata") or {}, each["id"]) for each in client.pages("/evals")]
     except RequestRefused as refusal:
+        if refusal.code != ExitCode.REFUSED:
+            raise
         return {}, f"this server has no evals ({refusal.message})"
     return {metadata[MARK]: new_id for metadata, new_id in marked if MARK in metadata}, None

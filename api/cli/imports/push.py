@@ -4,12 +4,12 @@ The server itself holds what was pushed: files are found by their hash, jobs and
 metadata. The idempotency key covers a command that is killed between a request and its response.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from api.cli.client import Client, Document
-from api.cli.errors import RequestRefused
+from api.cli.errors import CommandError, ExitCode
 from api.cli.files import attach_files
 from api.cli.imports.bases import complete_bases, models_in
 from api.cli.imports.eval_plans import EvalPlan, plan_evals, read_evals
@@ -50,7 +50,8 @@ def make_plan(client: Client, folder: Path, chosen: Sequence[str] | None, assign
 
 
 def push(client: Client, plan: Plan) -> Document:
-    """Make what is open, and return a report. Raise CommandError if the server fails; run it again then."""
+    """Make what is open, and return a report. A job or eval that the server refuses does not keep the others from being
+    made. Raise CommandError if the server fails; run it again then."""
     return {
         "object": "import.push",
         "target": client.base_url,
@@ -60,19 +61,28 @@ def push(client: Client, plan: Plan) -> Document:
 
 
 def _push_job(client: Client, plan: JobPlan) -> Document:
-    job = _create_job(client, plan) if plan.is_open else plan.new_job
-    return {"old": plan.old_id, "new": job and job["id"], "model": plan.body.get("model"), "problem": plan.problem}
+    job, problem = plan.new_job, plan.problem
+    if plan.is_open:
+        job, problem = _made(lambda: _create_job(client, plan))
+    return {"old": plan.old_id, "new": job and job["id"], "model": plan.body.get("model"), "problem": problem}
 
 
 def _push_eval(client: Client, plan: EvalPlan) -> Document:
-    """Make an eval. One that the server refuses does not keep the others from being made."""
     new_id, problem = plan.new_id, plan.problem
     if plan.is_open:
-        try:
-            new_id = _create(client, "/evals", plan.old_id, plan.body)["id"]
-        except RequestRefused as refusal:
-            problem = refusal.message
+        made, problem = _made(lambda: _create(client, "/evals", plan.old_id, plan.body))
+        new_id = None if made is None else str(made["id"])
     return {"old": plan.old_id, "new": new_id, "problem": problem}
+
+
+def _made(create: Callable[[], Document]) -> tuple[Document | None, str | None]:
+    """Return what was made, or why the server refuses to make it. Raise CommandError if it cannot be asked now."""
+    try:
+        return create(), None
+    except CommandError as refusal:
+        if refusal.code != ExitCode.REFUSED:
+            raise
+        return None, refusal.message
 
 
 def _create_job(client: Client, plan: JobPlan) -> Document:

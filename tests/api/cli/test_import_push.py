@@ -140,6 +140,24 @@ def test_killed_after_each_request_that_makes_something_nothing_is_pushed_twice(
     assert [each["id"] for each in evals] == [made["eval_1"]["new"]]
 
 
+def test_a_job_that_the_server_refuses_keeps_no_other_from_being_made_but_an_outage_does(
+    folder: Path, target: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, statuses = httpx.Client.request, [400, 403]
+
+    def refusing(client: httpx.Client, method: str, path: str, **options: Any) -> httpx.Response:
+        if (method, path) == ("POST", "/fine_tuning/jobs") and statuses:
+            return httpx.Response(statuses.pop(), json={"error": {"message": "Not now."}})
+        return request(client, method, path, **options)
+
+    monkeypatch.setattr(httpx.Client, "request", refusing)
+    assert attune("import", "push", "--input", folder, "--yes").exit_code == ExitCode.NOT_AUTHORIZED
+    made = pushed(folder)
+    first, second = made["ftjob-1"], made["ftjob-0"]  # the stand-in lists its jobs as OpenAI does, newest first
+    assert (first["problem"], first["new"], second["problem"]) == ("Not now.", None, None)
+    assert second["new"].startswith("ftjob-")
+
+
 def test_a_job_that_continues_another_waits_for_its_model(folder: Path, target: Client) -> None:
     jobs = [json.loads(line) for line in (folder / "jobs.jsonl").read_text().splitlines()]
     jobs[1] |= {"model": MODELS[0]}
