@@ -65,16 +65,19 @@ class Options:
 
 
 class Answers:
-    """The answers of one model, by the key of their prompt."""
+    """The answers of one model, by the key of their prompt.
+
+    `retry_errors`: ask again what the model refused to answer earlier."""
 
     def __init__(self, path: Path, model: str, *, retry_errors: bool = False) -> None:
         self.model = model
         self._journal = Journal(path)
-        kept = (entry for entry in self._journal.entries if "response" in entry or not retry_errors)
+        # A missing model is asked for again: perhaps another project's key was used.
+        kept = (each for each in self._journal.entries if "response" in each or not (retry_errors or _is_gone(each)))
         self._by_key = {entry["key"]: entry for entry in kept}
 
     def open_prompts(self, prompts: Iterable[Prompt]) -> list[Prompt]:
-        """Return the prompts without an answer, each once; none if the model does not exist any more."""
+        """Return the prompts without an answer, each once; none if this command has found that the model is missing."""
         if self.model_is_gone:
             return []
         unique = {prompt.key(self.model): prompt for prompt in prompts}
@@ -82,7 +85,7 @@ class Answers:
 
     @property
     def model_is_gone(self) -> bool:
-        return any((entry.get("error") or {}).get("status") in {404, 410} for entry in self._by_key.values())
+        return any(map(_is_gone, self._by_key.values()))
 
     def answered(self) -> list[tuple[Prompt, Options]]:
         """Return the prompts with an answer, and the options with which they were asked."""
@@ -121,6 +124,7 @@ def ask(source: Source, answers: Answers, prompts: Sequence[Prompt], options: Op
     for prompt in answers.open_prompts(prompts):
         if not limits.allow(options.most_tokens(prompt)):
             return
+        limits.requests -= 1  # refused questions count
         try:
             response = _ask_one(source, options.body(answers.model, prompt), prompt, refused, limits)
         except NotAvailable as refusal:
@@ -130,7 +134,6 @@ def ask(source: Source, answers: Answers, prompts: Sequence[Prompt], options: Op
             if answers.model_is_gone:
                 return
         else:
-            limits.requests -= 1
             limits.tokens -= int((response.get("usage") or {}).get("total_tokens") or options.most_tokens(prompt))
             answers.keep(prompt, options, response=response)
 
@@ -148,6 +151,11 @@ def _ask_one(source: Source, body: Document, prompt: Prompt, refused: set[str], 
             if refusal.status != 400 or word is None:
                 raise
             refused.add(word)
+
+
+def _is_gone(entry: Document) -> bool:
+    """Return whether the source responded that the model does not exist."""
+    return (entry.get("error") or {}).get("status") in {404, 410}
 
 
 def text_of(response: Document) -> str:

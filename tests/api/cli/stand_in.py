@@ -234,7 +234,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(raw[: len(raw) // 2])
             return self.kill()
         self.wfile.write(raw)
-        if status < 300 or status in (404, 410):
+        if status < 300 or (status in (404, 410) and request.startswith("GET")):
             self.state.handed_out[request] += 1
         if kill == "after":
             self.kill()

@@ -63,6 +63,11 @@ def test_the_page_requests_nothing_and_runs_nothing_that_a_model_wrote() -> None
     assert seen.tags.count("tr") == 3
 
 
+def test_the_page_has_a_dash_for_a_missing_answer() -> None:
+    row = {"prompt": {"prompt": "a"}, "reference": None, "old": None, "new": None, "new_error": None, "rewards": {}}
+    assert "None" not in comparison_page([COMPARISON | {"rows": [row]}])
+
+
 def test_the_table_has_a_line_for_each_prompt(capsys: pytest.CaptureFixture[str]) -> None:
     print_comparison([COMPARISON], ["similar"])
     shown = capsys.readouterr()

@@ -14,8 +14,9 @@ from api.cli.errors import CommandError, ExitCode
 from api.cli.imports.asking import Limits
 from api.cli.imports.consent import require_consent
 from api.cli.imports.prompts import CHAT, COMPLETION, prompt_of, read_prompts
+from tests.api.cli import stand_in
 from tests.api.cli.conftest import attune
-from tests.api.cli.stand_in import KEY, MODELS, StandIn, row, run_to_its_death, standing_in
+from tests.api.cli.stand_in import KEY, MODELS, StandIn, refusal, row, run_to_its_death, standing_in
 
 
 @pytest.fixture
@@ -92,6 +93,20 @@ def test_a_ceiling_stops_it_and_the_rest_is_asked_later(source: StandIn, folder:
     assert recorded(source, folder, *chosen, "--max-tokens", 100)[0]["open"] == 1  # one answer may take more
     assert recorded(source, folder, *chosen)[0]["open"] == 0
     assert not source.repeats()
+
+
+def test_refused_questions_count(source: StandIn, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "answer", lambda body: (400, refusal("It is too long.")))
+    assert recorded(source, folder, "--job", "ftjob-0", "--max-requests", 3)[0]["open"] == 1
+
+
+def test_a_missing_model_is_asked_for_again_by_the_next_command(
+    source: StandIn, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert recorded(source, folder, "--job", "ftjob-1")[0]["deleted"]
+    monkeypatch.setattr(stand_in, "DELETED", None)  # such as with the key of another project
+    found = recorded(source, folder, "--job", "ftjob-1")[0]
+    assert (found["answers"], found["deleted"]) == (4, False)
 
 
 @pytest.mark.parametrize("when", ["before", "amid"])
