@@ -13,7 +13,7 @@ from api.estimate.work import AdaptedExperts, Base, Workload
 from api.spec.base_model import BaseModelFacts
 from api.spec.resolve import ResolvedRecipe
 
-RUNTIME_CPU = 450 * 2**20
+RUNTIME_CPU = 380 * 2**20
 """Bytes resident before training begins: Python, torch, transformers, peft, and the allocator's reserve."""
 RUNTIME_GPU = 700 * 2**20
 """Bytes of CUDA's context and of cuBLAS' workspace."""
