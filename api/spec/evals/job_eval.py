@@ -10,11 +10,13 @@ from api.spec.fields import JsonObject, StrictModel
 
 class JobEval(StrictModel):
     eval_id: Annotated[str, Field(min_length=1, max_length=64)]
+    """The eval, whose testing criteria grade the answers."""
     source: FileId
     """The rows. If the file is deleted before the job succeeds, the run fails."""
     input_messages: InputMessages
     """The prompt of each row."""
     sampling_params: SamplingParams = SamplingParams()
+    """Options of each completion."""
     checkpoints: bool = False
     """Run it on each checkpoint that the job keeps, too, so that the best one can be chosen by it."""
 

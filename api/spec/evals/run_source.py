@@ -136,12 +136,19 @@ class SamplingParams(StrictModel):
     """Options of each completion, with the types and bounds of /v1/chat/completions."""
 
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Maximum length of an answer, in tokens. Null: up to the end of the model's context."""
     reasoning_effort: Annotated[str, AfterValidator(_no_effort)] | None = None
+    """OpenAI's option of reasoning models. Models of this server have none, so every value is refused."""
     response_format: Annotated[FreeJson, _valid(ResponseFormat)] | None = None
+    """The form of the answers, as in /v1/chat/completions."""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = DEFAULT_SEED
+    """Seed of the draws."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = 1.0
+    """Sampling temperature; 0 always takes the likeliest token."""
     tools: Annotated[list[FreeJson], _valid(Annotated[Tools, AfterValidator(_offered)])] | None = None
+    """Functions that the model may call, as in /v1/chat/completions."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = 1.0
+    """Tokens are drawn from the likeliest ones whose probabilities add up to this."""
 
 
 class CompletionsSource(StrictModel):

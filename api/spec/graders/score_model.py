@@ -19,8 +19,11 @@ class SamplingParams(StrictModel):
     max_completions_tokens: Annotated[int, Field(ge=1)] | None = None
     """Maximum length of the judgement, in tokens. Null: 2048."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """Sampling temperature of the judgement; 0 always takes the likeliest token."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Tokens are drawn from the likeliest ones whose probabilities add up to this."""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    """Seed of the draws."""
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     """For judges that the operator has configured. Models of this server have no such option."""
 
