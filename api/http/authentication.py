@@ -1,6 +1,7 @@
 """Authentication of every request, before its body is read: by its API key, or by the dashboard's cookie."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import anyio
 from sqlalchemy import Row
@@ -42,8 +43,8 @@ class Authenticate:
         """`is_page` returns whether a path is one of the dashboard's, whose pages and assets contain no data."""
         self.app, self.context, self._is_page = app, context, is_page
         self._uses = LastUses(context.database)
-        self._recorder = anyio.CapacityLimiter(1)
-        """One thread, so that writes that wait for a lock take none from the lookups."""
+        self._recorder = ThreadPoolExecutor(1, thread_name_prefix="key-uses")
+        """One thread, so that writes that wait for a lock hold up neither requests nor lookups."""
         self._rate = RequestRate(context.settings.requests_per_second)
         self._threads = anyio.CapacityLimiter(KEY_THREADS)
         self._turns = FairLimiter("requests", total=KEY_THREADS, per_project=KEY_THREADS // 4, max_waiting=KEY_WAITING)
@@ -72,8 +73,8 @@ class Authenticate:
             return
         scope.setdefault("state", {})["caller"] = caller
         await self.app(scope, receive, send)
-        if self._uses.is_due(caller.key_id, found.idle_s):  # after the response, which it could delay
-            await anyio.to_thread.run_sync(self._uses.record, caller.key_id, limiter=self._recorder)
+        if self._uses.is_due(caller.key_id, found.idle_s):
+            self._recorder.submit(self._uses.record, caller.key_id)
 
     def _is_public(self, method: str, path: str) -> bool:
         if method in SAFE_METHODS and self._is_page(path):

@@ -12,6 +12,7 @@ from api.records.idempotency import IdempotentRequest
 from api.records.keys import Key
 from api.services import keys
 from tests.api.conftest import client_of
+from tests.end_to_end.jobs import wait_until
 
 
 def create(client: TestClient, **fields: Any) -> Any:
@@ -108,6 +109,7 @@ def test_the_last_use_of_a_key_is_recorded_once_in_five_minutes(app: FastAPI, cl
 
     robot = with_key(app, made["value"])
     assert robot.get("/v1/files").status_code == 200
+    wait_until(lambda: last_use() is not None, timeout_s=10)  # recorded beside the request
     first = last_use()
     assert robot.get("/v1/files").status_code == 200
     assert last_use() == first
