@@ -67,9 +67,10 @@ def ask(context: Context, caller: Caller, model: str) -> list[Any]:
 
 
 def children() -> list[psutil.Process]:
-    """Of the sampler in this process; a server that other tests started may have its own."""
+    """Of the sampler in this process, without those of an `attune up` that other tests started."""
     mine = [each for each in psutil.Process().children(recursive=True) if each.status() != psutil.STATUS_ZOMBIE]
-    return [each for each in mine if "worker.sample" in words_of(each)]
+    samplers = [each for each in mine if "worker.sample" in words_of(each)]
+    return [each for each in samplers if not any("up" in words_of(parent) for parent in each.parents())]
 
 
 def a_model(context: Context, caller: Caller, artifacts: list[dict[str, Any]]) -> str:
