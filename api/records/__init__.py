@@ -1,4 +1,4 @@
-"""The only SQL: one file for each table, with its row class and its queries.
+"""All SQL of Attune: one file for each table, with the class of its rows and its queries.
 
 Times and leases are compared with the database's clock only (`api.records.base.db_now`).
 """

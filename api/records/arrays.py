@@ -1,4 +1,5 @@
-"""Prepared arrays, stored under a hash of everything that determines them. Jobs on the same rows share them."""
+"""Arrays prepared from files. Their key is a hash of everything that determines them, so jobs on the same rows share
+arrays."""
 
 import hashlib
 import json
@@ -14,7 +15,8 @@ from api.spec.recipe import Recipe
 from api.spec.resolve import Labels
 
 CODE_VERSION = 7
-"""Version of the code that prepares arrays, a part of their key. Increase it when the same rows give other arrays."""
+"""Version of the code that prepares arrays, and a part of their key. Increase it with every change of that code after
+which the same rows give other arrays."""
 
 
 class Arrays(Base):
@@ -25,7 +27,7 @@ class Arrays(Base):
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
     report: Mapped[JsonObject]
-    """The report of the preparation: format, rows, tokens, findings."""
+    """Report of the preparation, with the format, the numbers of rows and tokens, and the findings."""
     created_at: Mapped[float] = mapped_column(UnixTime)
 
     @property
@@ -38,9 +40,9 @@ def content_key(
 ) -> str:
     """Return the SHA-256 of everything that determines the arrays' content.
 
-    It includes the project, so that projects share no arrays. `hashes` are the SHA-256 of the file and, before it for a
-    validation file, of the training file, which determines the labels. `continued` are the labels of the classifier
-    that the job continues; they take precedence over those of the files.
+    The hash includes the project, so that projects share no arrays. `hashes`: for a training file, its SHA-256; for a
+    validation file, the SHA-256 of the training file, which determines the labels, and then its own. `continued`: the
+    labels of the classifier that the job continues to train; they take precedence over the labels in the files.
     """
     method = recipe.method
     options = [method.type, method.row_option_values(), recipe.training.format, recipe.training.reasoning]
@@ -51,7 +53,7 @@ def content_key(
 
 
 def tokenizer_files(base: BaseModelRow) -> list[list[str]]:
-    """Return name and SHA-256 of every file of a base model but its weights.
+    """Return the name and the SHA-256 of each file of a base model, except its weights.
 
     These files determine how rows are tokenized.
     """
@@ -77,7 +79,8 @@ def remove(session: Session, rows: Sequence[Arrays]) -> None:
 
 
 def upsert(session: Session, *, key: str, project_id: str, bytes_total: int, sha256: str, report: JsonObject) -> Arrays:
-    """Insert or replace the row. Two workers that prepare the same rows at once produce the same arrays."""
+    """Insert the row, or replace the one with the same key. Two workers that prepare the same rows at once produce the
+    same arrays."""
     values = {"project_id": project_id, "bytes": bytes_total, "sha256": sha256, "report": report}
     statement = insert(session, Arrays).values(key=key, created_at=db_now(), **values)
     session.execute(statement.on_conflict_do_update(index_elements=[Arrays.key], set_=values))

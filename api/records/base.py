@@ -45,7 +45,7 @@ class Base(DeclarativeBase):
 
 
 class db_now(FunctionElement[float]):  # noqa: N801 (reads as the SQL function that it is)
-    """Unix seconds by the database's clock. Workers' clocks differ, so no lease is ever compared with one of them.
+    """Unix seconds by the database's clock. Workers' clocks differ, so no lease is compared with a worker's clock.
 
     On PostgreSQL it is the time at which the statement runs, not the start of the transaction.
     """
@@ -76,5 +76,5 @@ def changed_rows(result: Result[Any]) -> int:
 
 
 def insert(session: Session, row: type[Base]) -> postgresql.Insert | sqlite.Insert:
-    """Return the dialect's INSERT, which supports ON CONFLICT."""
+    """Return an INSERT of the database's dialect: unlike SQLAlchemy's general INSERT, it supports ON CONFLICT."""
     return postgresql.insert(row) if session.get_bind().dialect.name == "postgresql" else sqlite.insert(row)

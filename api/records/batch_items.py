@@ -1,4 +1,5 @@
-"""Items of batches: the position of each request in the input file, and its result. Deleted when the batch ends."""
+"""Items of batches. An item is one request: its position in the input file, and its result. The items of a batch are
+deleted when the batch ends."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,9 +24,9 @@ class BatchItem(Item, Base):
     """Position of the line in the input file, in bytes."""
     bytes: Mapped[int] = mapped_column(Integer)
     succeeded: Mapped[bool | None]
-    """Whether it was answered; None before its end."""
+    """Whether the request was answered; None while it has no result."""
     result: Mapped[str | None] = mapped_column(Text)
-    """Its line of the output file or of the error file."""
+    """The line for the output file or the error file."""
 
 
 BatchItemClaim = ItemClaim[Batch, BatchItem]
@@ -44,7 +45,7 @@ class NewItem:
 class ItemResult:
     succeeded: bool
     text: str
-    """The line of the output file or of the error file."""
+    """The line for the output file or the error file."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -55,13 +56,14 @@ def item_id(batch_id: str, line: int) -> str:
 
 
 def add(session: Session, batch_id: str, items: Iterable[NewItem]) -> None:
-    """Add items, which are due once the batch is in progress."""
+    """Add items. Workers may take them once the batch is in progress."""
     rows = [{"work_id": batch_id, "due_at": 0.0, "fence": 0, "faults": 0, **vars(item)} for item in items]
     session.execute(insert(BatchItem), rows)
 
 
 def finish(session: Session, claim: BatchItemClaim, result: ItemResult) -> bool:
-    """Store the item's result and count it; after the last one, the batch is due to be finalized.
+    """Store the item's result and add it to the batch's counts. After the last result, the batch is due to be
+    finalized.
 
     Return False if the claim is lost or the batch is no longer in progress.
     """
@@ -79,7 +81,7 @@ def finish(session: Session, claim: BatchItemClaim, result: ItemResult) -> bool:
 
 
 def results(session: Session, batch_id: str, *, succeeded: bool, after: int, limit: int) -> Sequence[BatchItem]:
-    """Return the next items by line: the answered ones, or all others."""
+    """Return the next items after the line `after`, in order: with `succeeded`, the answered ones; else all others."""
     kind = BatchItem.succeeded.is_(True) if succeeded else BatchItem.succeeded.is_not(True)
     query = select(BatchItem).where(BatchItem.work_id == batch_id, BatchItem.line > after, kind)
     return session.scalars(query.order_by(BatchItem.line).limit(limit)).all()

@@ -1,7 +1,7 @@
 """Batches: many completion requests in one file, answered in the background.
 
-`due_at` (api.records.work_queue) is when a batch is validated, ends with its completion window, or gets the files with
-its results. Its requests are in api.records.batch_items.
+A worker takes a batch at its `due_at` (api.records.work_queue): to validate it, to end it when its completion window is
+over, or to write the files with its results. The requests of a batch are in api.records.batch_items.
 """
 
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ class Batch(Work, Base):
     output_file: Mapped[str | None] = mapped_column(String(64))
     error_file: Mapped[str | None] = mapped_column(String(64))
     output_expires_s: Mapped[int | None] = mapped_column(Integer)
-    """Seconds from the creation of the output files until they expire; None: never."""
+    """Seconds from the creation of the output files until they expire; None: they never expire."""
     pairs: Mapped[dict[str, str] | None] = mapped_column("metadata")
     errors: Mapped[JsonObject | None]
     """{"data": [{"code", "line", "message", "param"}]} of a failed batch."""
     model: Mapped[str | None] = mapped_column(String(256))
-    """The model of all its requests; None before validation, and if they name several."""
+    """The model that all its requests name; None before validation, and if the requests name several models."""
     total: Mapped[int] = mapped_column(Integer, default=0)
-    """Number of its requests; 0 before validation."""
+    """Number of requests in the batch; 0 before validation."""
     completed: Mapped[int] = mapped_column(Integer, default=0)
     failed: Mapped[int] = mapped_column(Integer, default=0)
     prompt_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
@@ -67,7 +67,7 @@ def page(session: Session, project_id: str, *, after: str | None, limit: int) ->
 
 
 def active(session: Session, project_id: str) -> tuple[int, int]:
-    """Return the number of the project's unfinished batches, and that of their requests."""
+    """Return the number of the project's unfinished batches, and the number of requests in them."""
     query = select(func.count(), func.coalesce(func.sum(Batch.total), 0))
     count, requests = session.execute(
         query.where(Batch.project_id == project_id, Batch.status.not_in(BATCH_FINAL))
@@ -76,7 +76,7 @@ def active(session: Session, project_id: str) -> tuple[int, int]:
 
 
 def newest_like(session: Session, batch: Batch, within_s: float) -> Batch | None:
-    """Return the project's newest batch of the last `within_s` seconds that was created by the same request."""
+    """Return the project's newest batch of the last `within_s` seconds that an equal request created."""
     names = ("project_id", "key_id", "input_file", "endpoint", "output_expires_s")
     same = [getattr(Batch, name).is_not_distinct_from(getattr(batch, name)) for name in names]
     recent = select(Batch).where(*same, Batch.created_at > db_now() - within_s).order_by(Batch.created_at.desc())
@@ -92,7 +92,7 @@ def using_file(session: Session, project_id: str, file_id: str) -> Sequence[str]
 def transition(session: Session, batch: Batch, to: BatchStatus, *, due_at: float | None = None) -> None:
     """Change the status of a locked batch, and queue the webhooks of its end in the same transaction.
 
-    `due_at`: when a worker may take it next. The previous holder loses it.
+    `due_at`: when a worker may take the batch next. A worker that holds the batch loses it.
     """
     assert to in TRANSITIONS[BatchStatus(batch.status)], f"{batch.id}: {batch.status} to {to}"
     session.execute(
@@ -106,7 +106,7 @@ def transition(session: Session, batch: Batch, to: BatchStatus, *, due_at: float
 
 
 def delete_ended(session: Session, keep_s: float, limit: int = 500) -> None:
-    """Delete up to `limit` batches that ended more than `keep_s` seconds ago. Their items went when they ended."""
+    """Delete up to `limit` batches that ended more than `keep_s` seconds ago. Their items are gone already."""
     ended_at = func.coalesce(Batch.completed_at, Batch.failed_at, Batch.expired_at, Batch.cancelled_at)
     old = select(Batch.id).where(Batch.status.in_(BATCH_FINAL), ended_at < db_now() - keep_s).limit(limit)
     LISTING.delete(session, Batch.id.in_(old))

@@ -46,7 +46,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """Open a session for queries. Each query sees what was committed before it."""
+        """Open a session for queries. Each query sees everything that was committed before the query began."""
         with Session(self._reader, expire_on_commit=False) as session:
             yield session
 
@@ -63,8 +63,8 @@ class Database:
     def write(self) -> Iterator[Session]:
         """Open a session with one transaction.
 
-        On SQLite the transaction takes the write lock at its start: a read transaction that becomes a write cannot wait
-        for the lock.
+        On SQLite the transaction takes the write lock at its start: a transaction that reads first and then writes
+        fails if another one holds the lock, instead of waiting for it.
         """
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             if self.is_sqlite:
@@ -72,7 +72,7 @@ class Database:
             yield session
 
     def copy_to(self, path: Path) -> None:
-        """Write a copy of the database as it is at one moment, while others use it. SQLite only."""
+        """Write a copy of the database that shows one moment, even if others write meanwhile. SQLite only."""
         with self.engine.connect() as connection, closing(sqlite3.connect(path)) as target:
             source = connection.connection.driver_connection
             assert isinstance(source, sqlite3.Connection), self.engine.dialect.name
@@ -135,7 +135,10 @@ _POSTGRESQL_FAULTS = (
 
 
 def _exceeds_limits(error: psycopg.Error) -> bool:
-    """Return whether the statement exceeds PostgreSQL's limits (class 54): operational errors that always recur."""
+    """Return whether the statement exceeds a limit of PostgreSQL (error class 54).
+
+    psycopg raises OperationalError for this, too, but the same statement can never succeed.
+    """
     return (error.sqlstate or "").startswith("54")
 
 
@@ -149,7 +152,8 @@ def is_full(error: SQLAlchemyError) -> bool:
 
 
 def holds_nul(error: SQLAlchemyError) -> bool:
-    """Return whether a parameter held a NUL character, which PostgreSQL's text cannot contain."""
+    """Return whether the error was caused by a parameter with a NUL character, which PostgreSQL's text cannot
+    contain."""
     return isinstance(error, DBAPIError) and isinstance(error.orig, psycopg.DataError) and "NUL" in str(error.orig)
 
 
@@ -188,10 +192,10 @@ def _parse_json(text: str | bytes) -> object:
 
 
 def _replace_closed(engine: Engine) -> None:
-    """Make the checkout of a connection that the server has closed replace all pooled ones.
+    """Replace all pooled connections as soon as one is checked out that the server has closed.
 
-    The server sends nothing on an idle connection before it closes it, so only a connection with data to read has to be
-    tested with a query. SQLAlchemy's `pool_pre_ping` sends that query at each checkout.
+    The server sends nothing on an idle connection until it closes the connection. So only a connection with data to
+    read has to be tested with a query. SQLAlchemy's `pool_pre_ping` sends that query at each checkout.
     """
 
     def replace_closed(connection: psycopg.Connection, *_: object) -> None:

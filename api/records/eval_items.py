@@ -1,4 +1,4 @@
-"""Items of runs of evals: a row, and its answer with its grades."""
+"""Items of runs of evals. An item is one row of the run, with its answer and the grades of the answer."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,21 +21,21 @@ class EvalItem(Item, Base):
 
     work_id: Mapped[str] = mapped_column("run_id", ForeignKey("eval_runs.id"), primary_key=True, sort_order=-2)
     row: Mapped[str] = mapped_column(Text)
-    """JSON of api.spec.evals.run_source.EvalRow."""
+    """An api.spec.evals.run_source.EvalRow as JSON."""
     status: Mapped[str | None] = mapped_column(String(16))
-    """api.spec.evals.status.ItemStatus; None before its end."""
+    """An api.spec.evals.status.ItemStatus; None while the item has no result."""
     result: Mapped[JsonObject | None]
-    """{"results", "sample"} of the output item."""
+    """The fields "results" and "sample" of the output item that the API returns."""
     finished_at: Mapped[float | None] = mapped_column(UnixTime)
 
     @property
     def id(self) -> str:
-        """The public id."""
+        """The public id, which contains the run and the number."""
         return f"{_prefix(self.work_id)}{self.line}"
 
 
 class _ByLine(Listing):
-    """Items by number, which their ids contain."""
+    """The items of a run, sorted by number. An item's id contains its number, so `position` reads no row."""
 
     def position(self, session: Session, owner: str, row_id: str) -> tuple[int]:
         line = _line(owner, row_id)
@@ -51,7 +51,7 @@ QUEUE = WorkQueue("evaluate", "whole_eval_run", EvalRun, EvalItem, RunStatus.IN_
 
 @dataclass(frozen=True)
 class Use:
-    """Tokens of one call of a model."""
+    """One call of a model, with its tokens."""
 
     model: str
     prompt_tokens: int
@@ -64,7 +64,7 @@ class Graded:
 
     status: ItemStatus
     outcomes: dict[str, str]
-    """passed, failed or errored, by criterion."""
+    """{name of a criterion: passed, failed or errored}."""
     result: JsonObject
     uses: tuple[Use, ...] = ()
 
@@ -74,7 +74,7 @@ def _prefix(run_id: str) -> str:
 
 
 def add(session: Session, run_id: str, rows: Iterable[tuple[int, str]]) -> None:
-    """Add items, which are due once the run is in progress. `rows`: number, from 1, and JSON."""
+    """Add items. Workers may take them once the run is in progress. `rows`: each row's number, from 1, and its JSON."""
     values = [
         {"work_id": run_id, "line": line, "row": row, "due_at": 0.0, "fence": 0, "faults": 0} for line, row in rows
     ]
@@ -82,7 +82,7 @@ def add(session: Session, run_id: str, rows: Iterable[tuple[int, str]]) -> None:
 
 
 def finish(session: Session, claim: EvalItemClaim, graded: Graded) -> bool:
-    """Store the item's result and count it; the last one completes the run.
+    """Store the item's result and add it to the run's counts. The last result completes the run.
 
     Return False if the claim is lost or the run is no longer in progress.
     """
@@ -124,7 +124,10 @@ def _line(run_id: str, item_id: str) -> int | None:
 def page(
     session: Session, run_id: str, *, status: ItemStatus | None, after: str | None, limit: int, newest_first: bool
 ) -> Page[EvalItem]:
-    """Return a page of the run's finished items, by number. Raise UnknownCursor."""
+    """Return a page of the run's finished items, by number.
+
+    Raise UnknownCursor if `after` is not the id of an item of this run.
+    """
     query = select(EvalItem).where(EvalItem.work_id == run_id)
     query = query.where(EvalItem.status.is_not(None) if status is None else EvalItem.status == status)
     return paginate(session, LISTING, run_id, query, after=after, limit=limit, newest_first=newest_first)

@@ -1,6 +1,6 @@
-"""Runs of evals. `due_at` (api.records.work_queue) is when a run's rows are read, or those of a deleted run removed.
+"""Runs of evals. The items of a run are in api.records.eval_items.
 
-The items of a run are in api.records.eval_items.
+A worker takes a run at its `due_at` (api.records.work_queue): to read its rows, or to remove a deleted run.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from api.spec.fields import JsonObject
 from api.spec.ids import new_id
 
 Pairs = dict[str, str] | None
-"""Metadata."""
+"""The metadata of a run."""
 RECENT = 10
-"""Runs among which that of a repeated request is looked for."""
+"""Number of newest runs among which `newest_like` searches."""
 
 OLD = 50
-"""Old runs that one transaction deletes."""
+"""Number of old runs that one transaction deletes, at most."""
 
 
 class EvalRun(Work, Base):
@@ -33,15 +33,15 @@ class EvalRun(Work, Base):
     name: Mapped[str] = mapped_column(Text)
     pairs: Mapped[dict[str, str] | None] = mapped_column("metadata")
     data_source: Mapped[JsonObject]
-    """api.spec.evals.run_source.RunSource, as the request had it."""
+    """An api.spec.evals.run_source.RunSource, as the request gave it."""
     input_file: Mapped[str | None] = mapped_column(String(64), index=True)
-    """The file with the rows; None if the request had them."""
+    """The file with the rows; None if the request contained the rows."""
     model: Mapped[str | None] = mapped_column(String(256))
-    """The model that is sampled; None if the rows are graded as they are."""
+    """The model that answers the rows; None if no model does, and the rows are graded as they are."""
     error: Mapped[JsonObject | None]
     """{"code", "message"} of a failed run."""
     total: Mapped[int] = mapped_column(Integer, default=0)
-    """Number of its items; 0 before its rows are read."""
+    """Number of items of the run; 0 before its rows are read."""
     passed: Mapped[int] = mapped_column(Integer, default=0)
     failed: Mapped[int] = mapped_column(Integer, default=0)
     errored: Mapped[int] = mapped_column(Integer, default=0)
@@ -60,7 +60,7 @@ def get(session: Session, project_id: str, eval_id: str, run_id: str) -> EvalRun
 
 
 def add(session: Session, row: Eval, key_id: str, source: JsonObject, *, name: str, pairs: Pairs) -> EvalRun:
-    """Insert a run of the eval, whose rows a worker reads next."""
+    """Insert a run of the eval. A worker reads its rows next."""
     run = EvalRun(
         id=new_id("evalrun_"),
         eval_id=row.id,
@@ -113,7 +113,7 @@ def items(session: Session, project_id: str) -> int:
 def newest_like(
     session: Session, eval_id: str, key_id: str, source: JsonObject, *, name: str, pairs: Pairs, within_s: float
 ) -> EvalRun | None:
-    """Return the eval's newest run of the last `within_s` seconds that was created by the same request."""
+    """Return the eval's newest run of the last `within_s` seconds that an equal request created."""
     recent = select(EvalRun).where(EvalRun.eval_id == eval_id, EvalRun.status != RunStatus.DELETING)
     recent = recent.where(EvalRun.created_at > db_now() - within_s).order_by(EvalRun.created_at.desc()).limit(RECENT)
     wanted = (key_id, source, name, pairs)
@@ -122,7 +122,7 @@ def newest_like(
 
 
 def using_file(session: Session, project_id: str, file_id: str) -> Sequence[str]:
-    """Return the ids of runs that have yet to read this file."""
+    """Return the ids of runs whose rows are still to be read from this file."""
     named = (EvalRun.project_id == project_id, EvalRun.input_file == file_id)
     return session.scalars(select(EvalRun.id).where(*named, EvalRun.status == RunStatus.QUEUED)).all()
 
@@ -141,7 +141,7 @@ def any_of_eval(session: Session, eval_id: str) -> bool:
 def transition(session: Session, run: EvalRun, to: RunStatus, *, error: JsonObject | None = None) -> None:
     """Change the status of a locked run, and queue the webhooks of its end in the same transaction.
 
-    The previous holder of the run loses it.
+    A worker that holds the run loses it.
     """
     assert to in TRANSITIONS[RunStatus(run.status)], f"{run.id}: {run.status} to {to}"
     session.flush()
@@ -154,7 +154,7 @@ def transition(session: Session, run: EvalRun, to: RunStatus, *, error: JsonObje
 
 
 def delete_old(session: Session, keep_s: float) -> None:
-    """Delete some ended runs that were created more than `keep_s` seconds ago. A worker removes their items."""
+    """Mark up to OLD ended runs that were created more than `keep_s` seconds ago as deleted. A worker removes them."""
     old = select(EvalRun).where(EvalRun.created_at <= db_now() - keep_s)
     old = old.where(EvalRun.status.not_in((*UNFINISHED, RunStatus.DELETING))).order_by(EvalRun.id).limit(OLD)
     for run in session.scalars(old.with_for_update(skip_locked=True)):
@@ -162,7 +162,7 @@ def delete_old(session: Session, keep_s: float) -> None:
 
 
 def remove(session: Session, run: EvalRun) -> None:
-    """Delete the run, and its eval if that is deleted and this was its last run."""
+    """Delete the run. If its user has deleted the eval and this was the eval's last run, delete the eval's row, too."""
     LISTING.delete(session, EvalRun.id == run.id)
     of_run = session.get_one(Eval, run.eval_id, with_for_update=True)
     if of_run.deleted_at is not None and not any_of_eval(session, run.eval_id):

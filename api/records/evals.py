@@ -1,4 +1,5 @@
-"""Evals: a schema of items, and the criteria by which runs grade them. The runs are in api.records.eval_runs."""
+"""Evals. An eval is a schema of items, and the criteria by which its runs grade them. The runs are in
+api.records.eval_runs."""
 
 from typing import Literal
 
@@ -10,7 +11,7 @@ from api.records.pages import Listing, Page, paginate
 from api.spec.fields import JsonObject
 
 RECENT = 10
-"""Evals among which that of a repeated request is looked for."""
+"""Number of newest evals among which `newest_like` searches."""
 
 OrderBy = Literal["created_at", "updated_at"]
 
@@ -23,9 +24,9 @@ class Eval(Base):
     name: Mapped[str] = mapped_column(Text)
     pairs: Mapped[dict[str, str] | None] = mapped_column("metadata")
     data_source: Mapped[JsonObject]
-    """api.spec.evals.data_source.CustomDataSource."""
+    """An api.spec.evals.data_source.CustomDataSource."""
     criteria: Mapped[list[JsonObject]]
-    """api.spec.evals.criteria.Criterion."""
+    """A list of api.spec.evals.criteria.Criterion."""
     created_at: Mapped[float] = mapped_column(UnixTime)
     updated_at: Mapped[float] = mapped_column(UnixTime)
     deleted_at: Mapped[float | None] = mapped_column(UnixTime)
@@ -59,7 +60,7 @@ def page(
 
 
 def newest_like(session: Session, row: Eval, within_s: float) -> Eval | None:
-    """Return the project's newest eval of the last `within_s` seconds that was created by the same request."""
+    """Return the project's newest eval of the last `within_s` seconds that an equal request created."""
     recent = select(Eval).where(*_visible(row.project_id), Eval.created_at > db_now() - within_s)
     names = ("name", "pairs", "data_source", "criteria")
     found = session.scalars(recent.order_by(Eval.created_at.desc()).limit(RECENT))
@@ -67,7 +68,7 @@ def newest_like(session: Session, row: Eval, within_s: float) -> Eval | None:
 
 
 def touch(session: Session, row: Eval) -> None:
-    """Record the time of a change."""
+    """Set `updated_at` to the current time, after a change."""
     row.updated_at = db_now()
     session.flush()
     session.refresh(row)

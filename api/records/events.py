@@ -1,4 +1,4 @@
-"""Events of jobs for their users. Each is written in the transaction of the change that it describes."""
+"""Events of jobs, for their users. Each event is written in the transaction of the change that it describes."""
 
 from collections.abc import Iterator, Sequence
 
@@ -25,7 +25,7 @@ from api.spec.fields import JsonObject
 from api.spec.ids import new_id
 
 BATCH = 1000
-"""Metrics events that are in memory at a time."""
+"""Number of metrics events that are in memory at a time."""
 MAX_SEQ = 2**63 - 1
 
 
@@ -43,7 +43,7 @@ class Event(Base):
 
     seq: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
     """Sequence number: the order of events. Within one job it is also the order of their commits, because every writer
-    holds the job's row."""
+    has locked the job's row."""
     id: Mapped[str] = mapped_column(String(64), unique=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     created_at: Mapped[float] = mapped_column(UnixTime)
@@ -82,19 +82,21 @@ def add_event(
 
 
 def of_job(job_id: str, after: int) -> ColumnElement[bool]:
-    """Return the condition of the job's events after this sequence number. Order them by job and number, not by number.
+    """Return the condition that an event belongs to the job and comes after this sequence number.
 
-    PostgreSQL could answer "this job, by number" from the key of all jobs' events, and choose that for a job with many
-    events: a page of an old job then reads all newer events. Only the index of both columns has this range and order.
+    Sort the result by (job_id, seq), not by seq alone. For seq alone, PostgreSQL may read the primary key, which has
+    the events of all jobs, and does so for a job with many events: a page of an old job then reads all newer events.
+    Only the index on (job_id, seq) has the range of this condition in that order.
     """
     position = tuple_(Event.job_id, Event.seq)
     return and_(position > tuple_(job_id, after), position <= tuple_(job_id, MAX_SEQ))
 
 
 def page(session: Session, job_id: str, *, messages_only: bool = False, after: str | None, limit: int) -> Page[Event]:
-    """Return a page of the job's events, newest first. A job without events has an empty page after any cursor.
+    """Return a page of the job's events, newest first. For a job without events the page is empty, whatever `after` is.
 
-    All events of a job are deleted at once. They may be a million, and their positions are not worth as many rows.
+    All events of a job are deleted together, without a record of their positions (api.records.pages.DeletedRow): a job
+    may have a million of them.
     """
     query = select(Event).where(tuple_(Event.job_id, Event.seq) > tuple_(job_id, 0))
     try:
@@ -124,9 +126,9 @@ def metrics_after(session: Session, job_id: str, seq: int) -> Sequence[Event]:
 
 
 def metrics_of(session: Session, job_id: str) -> Iterator[Sequence[tuple[int, JsonObject]]]:
-    """Yield the job's metrics events in batches, by step: the sequence number and the data of each.
+    """Yield the sequence numbers and the data of the job's metrics events, in batches, sorted by step.
 
-    A step that was trained again has its newest event only.
+    If a step was trained again, only its newest event is included.
     """
     step = Event.data["step"].as_integer()
     newest = (
@@ -143,7 +145,7 @@ def metrics_of(session: Session, job_id: str) -> Iterator[Sequence[tuple[int, Js
 
 
 def metrics_at(session: Session, numbers: Sequence[int]) -> list[JsonObject]:
-    """Return the data of the events with these sequence numbers, in their order."""
+    """Return the data of the events with these sequence numbers, in the order of `numbers`."""
     found: dict[int, JsonObject] = {}
     for start in range(0, len(numbers), BATCH):
         rows = session.execute(select(Event.seq, Event.data).where(Event.seq.in_(numbers[start : start + BATCH])))

@@ -1,7 +1,7 @@
 """Counts of the faults that ended a job's attempts. They limit its retries.
 
 The counts restart from 0 when the job makes progress, so that faults days apart do not fail a long job. Progress is a
-newer saved state: steps that every attempt trains again do not count.
+newer saved state; steps alone are no progress, because every attempt may train the same steps again.
 """
 
 from sqlalchemy import select, update
@@ -13,9 +13,10 @@ from api.spec.fields import JsonObject
 from api.spec.lifecycle import JobStatus
 
 EXCUSED = "excused"
-"""Name of the count of faults that the job did not cause. They use up no retry, but lengthen the next back-off."""
+"""Name of the count of faults that the job did not cause. These faults use up no retry, but lengthen the next
+back-off."""
 _DEATHS = ("died_at_step", "deaths")
-"""Counts that refer to a step. They outlast a newer saved state."""
+"""Entries about the trainer's deaths at one step. A newer saved state does not reset them."""
 
 
 def count(session: Session, job_id: str, reason: str) -> int:
@@ -27,7 +28,7 @@ def count(session: Session, job_id: str, reason: str) -> int:
 
 
 def count_death(session: Session, job_id: str, step: int) -> int:
-    """Count a death of the trainer at this step. Return the number of consecutive deaths there."""
+    """Count a death of the trainer at this step. Return the number of consecutive deaths at this step."""
     faults = _since_progress(session, job_id)
     deaths = faults.get("deaths", 0) + 1 if faults.get("died_at_step") == step else 1
     faults |= {"died_at_step": step, "deaths": deaths}
@@ -36,7 +37,7 @@ def count_death(session: Session, job_id: str, step: int) -> int:
 
 
 def avoid(session: Session, job_id: str, owner: str | None, for_s: float) -> None:
-    """Reserve the job's next attempt for workers other than `owner` for `for_s` seconds, if there are any."""
+    """For `for_s` seconds, leave the job's next attempt to workers other than `owner`, if there are any."""
     faults = _since_progress(session, job_id) | {"avoid": {"owner": owner, "until": current_time(session) + for_s}}
     session.execute(update(Job).where(Job.id == job_id).values(faults=faults))
 

@@ -28,7 +28,7 @@ from api.spec.fields import JsonObject
 from api.spec.lifecycle import FINAL
 
 RESULTS = "fine-tune-results"
-"""Purpose of the files that a job makes. They are kept as long as its model."""
+"""Purpose of the result files of a job. They are kept as long as the job's model."""
 
 
 class File(Base):
@@ -37,26 +37,27 @@ class File(Base):
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
     key_id: Mapped[str | None] = mapped_column(String(64))
-    """The key that created it, or its job; None if an older release did."""
+    """Id of the API key that created the file, or the job of a result file; None for files of older releases."""
     filename: Mapped[str] = mapped_column(String(512))
     purpose: Mapped[str] = mapped_column(String(32))
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str | None] = mapped_column(String(64))
     storage_key: Mapped[str | None] = mapped_column(String(256))
-    """None for a model's archive, which is generated from its artifacts while it is read."""
+    """Key of the file's object; None for a model's archive, which is generated from artifacts while it is read."""
     model_id: Mapped[str | None] = mapped_column(String(256), index=True)
-    """The model whose archive this is."""
+    """The model whose archive the file is; None for other files."""
     created_at: Mapped[float] = mapped_column(UnixTime)
     expires_at: Mapped[float | None] = mapped_column(UnixTime, index=True)
-    """Time from which the file is invisible. It is deleted once no unfinished job needs it."""
+    """Time from which the file is invisible. The file is deleted once no unfinished job needs it."""
     scan_status: Mapped[str | None] = mapped_column(String(16), index=True)
     """pending, done or failed; None for files that are not scanned, such as results."""
     scan_fence: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     """Number of scans that were begun. Writes of a worker with an older number are ignored."""
     scan_excused: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
-    """Number of begun scans that failed for reasons other than the file. They do not count towards the file's limit."""
+    """Number of begun scans that failed for reasons other than the file. They do not count towards the limit
+    (api.records.scans.MAX_SCANS)."""
     scan_until: Mapped[float | None] = mapped_column(UnixTime)
-    """End of the lease of the worker that scans it."""
+    """End of the lease of the worker that scans the file."""
     scan: Mapped[JsonObject | None]
     """The scan's report: format, rows, container, findings, finding_counts, error."""
 
@@ -69,7 +70,7 @@ def get(session: Session, project_id: str, file_id: str) -> File | None:
 
 
 def get_for_job(session: Session, project_id: str, file_id: str) -> File | None:
-    """Return the file even if it has expired, for a job that was accepted before that."""
+    """Return the file even if it has expired, for a job, batch or run that was accepted before the expiry."""
     return session.scalars(select(File).where(File.id == file_id, File.project_id == project_id)).one_or_none()
 
 
@@ -134,7 +135,7 @@ def archives_of(session: Session, model_id: str) -> Sequence[File]:
 
 
 def expire_old(session: Session, keep_s: float) -> int:
-    """Let users' files of more than `keep_s` seconds expire now. Return their number."""
+    """Let users' files that are older than `keep_s` seconds expire now. Return their number."""
     old = and_(File.created_at < db_now() - keep_s, File.purpose != RESULTS, _is_live())
     return changed_rows(session.execute(update(File).where(old).values(expires_at=db_now())))
 

@@ -6,9 +6,9 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from api.records.base import Base, UnixTime, db_now, insert
 
 KEEP_S = 24 * 3600
-"""Seconds that a response is kept."""
+"""Seconds for which a key and its response are kept."""
 ROW_BYTES = 512
-"""Approximate size of a row without a response."""
+"""Approximate size of a row without a response, in bytes."""
 
 
 class IdempotentRequest(Base):
@@ -17,14 +17,14 @@ class IdempotentRequest(Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     request: Mapped[str] = mapped_column(String(64))
-    """SHA-256 over path, query and body; for a form without a response yet, over path and query."""
+    """SHA-256 over path, query and body. For a form, the body is included only once the response is stored."""
     owner: Mapped[str] = mapped_column(String(64))
     """Id of the request that claimed the key."""
     claimed_until: Mapped[float] = mapped_column(UnixTime)
     """End of the claim. The owner renews the claim while it works. If the claim ends without a response, the owner
     counts as dead."""
     status: Mapped[int | None] = mapped_column(Integer)
-    """HTTP status of the response; None until there is one."""
+    """HTTP status of the response; None until the response is stored."""
     body: Mapped[bytes | None] = mapped_column(LargeBinary)
     created_at: Mapped[float] = mapped_column(UnixTime, index=True)
 
@@ -59,7 +59,10 @@ def claim(
 
 
 def take_over(session: Session, project_id: str, key: str, *, request: str, owner: str, lease_s: float) -> bool:
-    """Replace a dead owner. Return False if the owner lives or has responded, or another request was faster."""
+    """Give the claim of a dead owner to a new owner with the same request.
+
+    Return False if the old owner is alive or has responded, or if another one was faster.
+    """
     updated = session.execute(
         update(IdempotentRequest)
         .where(
@@ -86,7 +89,7 @@ def store_response(
 
 
 def release(session: Session, project_id: str, key: str, owner: str) -> None:
-    """End the claim without a response worth keeping. The next request with this key starts at once."""
+    """End the claim without storing a response. The next request with this key need not wait."""
     _set(session, project_id, key, owner, claimed_until=db_now() - 1)
 
 

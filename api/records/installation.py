@@ -1,4 +1,4 @@
-"""What belongs to the whole installation: the id of its object storage."""
+"""Data of the whole installation: the id of its object storage."""
 
 from sqlalchemy import Integer, String, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -6,11 +6,11 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from api.records.base import Base
 
 MARKER = "installation"
-"""Key of the object that holds the storage's id."""
+"""Key of the marker, the object in the storage that holds the storage's id."""
 
 
 class Installation(Base):
-    """The only row."""
+    """The only row of the table."""
 
     __tablename__ = "installation"
 
@@ -19,7 +19,7 @@ class Installation(Base):
 
 
 def storage_id(session: Session) -> str | None:
-    """Return the id in the marker of this database's storage; None before `attune migrate` has chosen one."""
+    """Return the id of the object storage that belongs to this database; None before `attune migrate` has chosen it."""
     return session.scalar(select(Installation.storage_id))
 
 

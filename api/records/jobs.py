@@ -40,11 +40,11 @@ class Job(Base):
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     key_id: Mapped[str | None] = mapped_column(String(64))
-    """The key that created it; None if an older release did."""
+    """Id of the API key that created the job; None for jobs of older releases."""
     status: Mapped[str] = mapped_column(String(20), index=True)
     created_at: Mapped[float] = mapped_column(UnixTime)
     started_at: Mapped[float | None] = mapped_column(UnixTime)
-    """Time of its first training."""
+    """Time at which the job first began to train."""
     finished_at: Mapped[float | None] = mapped_column(UnixTime)
 
     recipe: Mapped[StoredRecipe]
@@ -68,7 +68,7 @@ class Job(Base):
     """Estimated floating-point operations of the training. They count as the project's usage (api.records.queue)."""
 
     expected_s: Mapped[float | None] = mapped_column(Double)
-    """Predicted seconds of its training, on the live worker that would be the fastest; set by preparation."""
+    """Predicted seconds of the training on the fastest live worker; set by the preparation."""
 
     model_id: Mapped[str] = mapped_column(String(256))
     """Id of the model that the job will publish."""
@@ -79,34 +79,37 @@ class Job(Base):
     progress: Mapped[JobProgress] = mapped_column(default=dict)
     error: Mapped[JobError | None]
     arrays: Mapped[dict[str, str]] = mapped_column(default=dict)
-    """{train: key, validation: key} of api.records.arrays."""
+    """{"train": key, "validation": key}: the keys of its arrays in api.records.arrays."""
     estimate: Mapped[StoredEstimate | None]
-    """The prediction before training, and the measurement after it."""
+    """Memory and time of the training: the prediction, and after the training also the measurement."""
     evaluation: Mapped[JsonObject | None]
-    """api.spec.evaluation, once the job has succeeded."""
+    """An api.spec.evaluation.Evaluation; None until the job has succeeded."""
     eval_runs: Mapped[list[JsonObject] | None] = mapped_column(JSON(none_as_null=True))
-    """[{"eval_id", "run_id", "model"}] of the evals in its recipe, once the job has succeeded."""
+    """Runs of the evals in the recipe, as [{"eval_id", "run_id", "model"}]; None until the job has succeeded."""
 
     owner: Mapped[str | None] = mapped_column(String(128))
     fence: Mapped[int] = mapped_column(Integer, default=0)
     lease_until: Mapped[float | None] = mapped_column(UnixTime)
     run_after: Mapped[float | None] = mapped_column(UnixTime)
-    """Earliest time of the next attempt: the back-off after a fault."""
+    """Earliest time of the next attempt, after the back-off of a fault."""
     rung_at: Mapped[float | None] = mapped_column(UnixTime)
     """Time of the last notification of workers about this waiting job."""
     pause_requested: Mapped[bool] = mapped_column(default=False)
     faults: Mapped[JsonObject] = mapped_column(default=dict)
-    """Counts of ended attempts by FailureReason since the state of step `reached` was stored (-1: during preparation);
-    `excused` counts those that the job did not cause. Also the consecutive deaths of the trainer at one step."""
+    """Counts of ended attempts by FailureReason, since the state of step `reached` was stored (-1: during preparation).
+    `excused` counts the attempts that ended for a cause other than the job. Also the consecutive deaths of the trainer
+    at one step, and the worker to avoid (api.records.faults)."""
     state: Mapped[SavedState | None]
-    """The last valid saved state: {step, prefix, before: the previous state}. Set once it is all stored."""
+    """The last valid saved state: {step, prefix, before: the previous state}. Set once all files of the state are
+    stored."""
 
 
 LISTING = Listing(Job.project_id, Job.id, (Job.created_at, Job.id))
 
 
 class StaleFence(Exception):
-    """The attempt lost its job: another attempt claimed it, or it was cancelled. The attempt's results are dropped."""
+    """The attempt lost its job: another attempt claimed the job, or its status changed, such as to cancelled. The
+    attempt's results are dropped."""
 
 
 def get(session: Session, project_id: str, job_id: str) -> Job | None:
@@ -115,11 +118,11 @@ def get(session: Session, project_id: str, job_id: str) -> Job | None:
 
 _BY_ID = select(Job).where(Job.id == bindparam("job_id"), Job.project_id == bindparam("project"))
 _ID = select(Job.id).where(Job.id == bindparam("job_id"), Job.project_id == bindparam("project"))
-"""Most requests run one of these statements, which are built once: building one takes longer than running it."""
+"""Most requests run `_BY_ID` or `_ID`. They are built once: building a statement takes longer than running it."""
 
 
 def exists(session: Session, project_id: str, job_id: str) -> bool:
-    """Return whether the project has this job, without reading its row."""
+    """Return whether the project has this job, without reading the whole row."""
     return session.scalar(_ID, {"job_id": job_id, "project": project_id}) is not None
 
 
@@ -140,7 +143,8 @@ def page(
     """Return a page of the project's jobs, newest first.
 
     `metadata` selects jobs with all these pairs; an empty dict selects jobs without metadata. `search` selects jobs
-    with this text in their id or in the name of a model: the one that they begin from, or their own with its suffix.
+    with this text in their id, in the name of the model that they begin from, or in the id of the model that they
+    publish, which contains the suffix.
     """
     query = select(Job).where(Job.project_id == project_id)
     if status is not None:
@@ -195,7 +199,8 @@ def using_base(session: Session, base_model: str) -> Sequence[str]:
 
 
 def lock(session: Session, job_id: str, project_id: str | None = None) -> Job | None:
-    """Return the job's current row, locked until this transaction ends. Workers need no project."""
+    """Return the job's current row, locked until this transaction ends. Workers leave out `project_id`, which the API
+    uses to find only jobs of the caller's project."""
     query = select(Job).where(Job.id == job_id)
     if project_id is not None:
         query = query.where(Job.project_id == project_id)
@@ -203,7 +208,7 @@ def lock(session: Session, job_id: str, project_id: str | None = None) -> Job | 
 
 
 def lock_for_attempt(session: Session, job_id: str, fence: int) -> Job:
-    """Return the job, locked, for the attempt that holds this fence. Raises StaleFence."""
+    """Return the job, locked, for the attempt that holds this fence. Raises StaleFence if the attempt lost the job."""
     job = lock(session, job_id)
     if job is None or job.fence != fence:
         raise StaleFence(job_id)
@@ -230,11 +235,12 @@ def transition(
 ) -> None:
     """Change a job's status if its current status allows that, and write an event in the same transaction.
 
-    With `fence`, the change requires that the attempt holds it. Every change increases the fence: the previous owner
-    loses the job, even if its heartbeat is in flight. Raises StaleFence if the status or the fence does not match.
+    With `fence`, the change requires that the job still has this fence. Every change increases the fence: the previous
+    owner loses the job, even if its heartbeat is in flight. `values`: other columns to set. Raises StaleFence if the
+    status or the fence does not match.
 
-    Dependent jobs follow in the same transaction. If the job succeeded, workers are notified of them; if it failed or
-    was cancelled, they fail.
+    The same transaction covers the jobs that depend on this one. If this job succeeded, workers are notified of them;
+    if it failed or was cancelled, they fail.
     """
     _change(session, job_id, to, message=message, level=level, fence=fence, **values)
     if to is JobStatus.SUCCEEDED:
@@ -285,7 +291,8 @@ def _fail_dependents(session: Session, job_id: str) -> None:
 
 
 def update_fenced(session: Session, job_id: str, at_fence: int, **values: object) -> None:
-    """Set columns other than the status, for the attempt that holds this fence. Raises StaleFence."""
+    """Set columns other than the status, for the attempt that holds this fence. Raises StaleFence if it lost the
+    job."""
     statement = update(Job).where(Job.id == job_id, Job.fence == at_fence).values(**values)
     _require_one(changed_rows(session.execute(statement)), job_id)
 
@@ -296,9 +303,10 @@ def _require_one(changed: int, job_id: str) -> None:
 
 
 def advance_state(session: Session, job_id: str, at_fence: int, state: SavedState) -> str | None:
-    """Set the job's newest saved state, and keep the previous one. Return the prefix of the state that is now unused.
+    """Set the job's newest saved state, and keep the previous one. Return the prefix of the state before these, which
+    is now unused, if there is one.
 
-    Raises StaleFence.
+    Raises StaleFence if the attempt lost the job.
     """
     last: SavedState | None = session.scalars(select(Job.state).where(Job.id == job_id)).one()
     if last is not None and last["prefix"] == state["prefix"]:
@@ -325,7 +333,7 @@ def clear_state(session: Session, job_id: str) -> None:
 
 
 def usage(session: Session, since_s: float) -> dict[str, float]:
-    """Return the work of each project's jobs that started in the last `since_s` seconds or still run."""
+    """Return the work (`Job.work`) of each project's jobs that started in the last `since_s` seconds or still run."""
     rows = session.execute(
         select(Job.project_id, func.sum(case((Job.work.is_(None), 0.0), else_=Job.work)))
         .where(or_(Job.started_at > db_now() - since_s, Job.status == JobStatus.RUNNING))

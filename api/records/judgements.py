@@ -1,4 +1,4 @@
-"""Judgements: the answers of chat models to graders, kept so that the same question is not asked twice."""
+"""Judgements: the answers of chat models to graders, stored so that the same question is not asked twice."""
 
 from sqlalchemy import ForeignKey, Integer, String, Text, delete, select, tuple_
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -6,7 +6,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from api.records.base import Base, UnixTime, changed_rows, db_now, insert
 
 BATCH = 1000
-"""Rows that one statement deletes."""
+"""Number of rows that one statement deletes, at most."""
 
 
 class StoredJudgement(Base):
@@ -18,7 +18,7 @@ class StoredJudgement(Base):
     text: Mapped[str] = mapped_column(Text)
     """The model's answer, which was valid for the schema."""
     model: Mapped[str] = mapped_column(String(256))
-    """The model by its own name."""
+    """The name that the model gave in its reply."""
     prompt_tokens: Mapped[int] = mapped_column(Integer)
     completion_tokens: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[float] = mapped_column(UnixTime, index=True)
@@ -38,7 +38,7 @@ def add(
     prompt_tokens: int,
     completion_tokens: int,
 ) -> None:
-    """Keep a judgement. One of the same question that is kept already stays."""
+    """Store a judgement. If there is one on the same question already, that one stays."""
     statement = insert(session, StoredJudgement).values(
         project_id=project_id,
         digest=digest,
@@ -52,7 +52,7 @@ def add(
 
 
 def delete_old(session: Session, keep_s: float) -> int:
-    """Delete a batch of the judgements that are older, and return their number."""
+    """Delete up to BATCH judgements that are older than `keep_s` seconds. Return their number."""
     old = select(StoredJudgement.project_id, StoredJudgement.digest).where(
         StoredJudgement.created_at <= db_now() - keep_s
     )

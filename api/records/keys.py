@@ -31,7 +31,8 @@ class Key(Base):
     expires_at: Mapped[float | None] = mapped_column(UnixTime)
     revoked_at: Mapped[float | None] = mapped_column(UnixTime)
     last_used_at: Mapped[float | None] = mapped_column(UnixTime)
-    """Time of its last use, up to `api.services.keys.RECORD_S` too early; None if it was never used."""
+    """Time of the last recorded use; the key may have been used up to `api.services.keys.RECORD_S` seconds later. None
+    if it was never used."""
 
 
 LISTING = Listing(Key.project_id, Key.id, (Key.created_at, Key.id))
@@ -66,11 +67,11 @@ LIVE: Sequence[ColumnElement[bool]] = (
     Key.revoked_at.is_(None),
     or_(Key.expires_at.is_(None), Key.expires_at > db_now()),
 )
-"""Conditions of a key that is neither revoked nor expired."""
+"""Conditions that a key is neither revoked nor expired."""
 
 
 def find_valid(connection: Connection | Session, plain: str) -> Row[str, str, str, float | None] | None:
-    """Return the project, id, scope and idle time of the live key with this plain text.
+    """Return the project, id, scope and IDLE_S of the live key with this plain text; None if there is none.
 
     The lookup by hash leaks no timing about partly correct keys.
     """
@@ -103,7 +104,8 @@ def page(session: Session, project_id: str, *, after: str | None, limit: int) ->
 
 
 def get_live(session: Session, project_id: str, key_id: str) -> Key | None:
-    """Return the project's key, unless it is revoked or expired. It cannot be revoked before the transaction ends."""
+    """Return the project's key, unless it is revoked or expired. The key cannot be revoked before the transaction
+    ends."""
     query = select(Key).where(Key.project_id == project_id, Key.id == key_id, *LIVE)
     return session.scalars(query.with_for_update()).one_or_none()
 
@@ -120,13 +122,13 @@ def count_live(session: Session, project_id: str) -> int:
 
 
 def names(session: Session, project_id: str) -> dict[str, str]:
-    """Return the names of the project's keys by id, those of revoked keys included."""
+    """Return {id of each of the project's keys: its name}, including revoked keys."""
     rows = session.execute(select(Key.id, Key.name).where(Key.project_id == project_id))
     return {row.id: row.name for row in rows}
 
 
 def revoke(session: Session, key_id: str) -> bool:
-    """Revoke a live key. Return False if there is none."""
+    """Revoke the key. Return False if it does not exist or is already revoked."""
     updated = session.execute(
         update(Key).where(Key.id == key_id, Key.revoked_at.is_(None)).values(revoked_at=db_now()).returning(Key.id)
     )

@@ -16,7 +16,10 @@ _MIGRATE_LOCK = 0x41747476
 
 
 def migrate(database: Database) -> None:
-    """Upgrade the schema to the newest version. Concurrent calls wait for each other. Raises WrongSchema."""
+    """Upgrade the schema to the newest version. Concurrent calls wait for each other.
+
+    Raises WrongSchema if the schema is of a newer version of Attune.
+    """
     require_not_newer(database)
     with database.engine.connect() as connection:
         if database.is_sqlite:
@@ -28,7 +31,7 @@ def migrate(database: Database) -> None:
 
 
 class WrongSchema(Exception):
-    """The database has the schema of another version of Attune. The message names the remedy."""
+    """The database has no schema, or the schema of another version of Attune. The message names the remedy."""
 
 
 def is_new(database: Database) -> bool:
@@ -37,7 +40,7 @@ def is_new(database: Database) -> bool:
 
 
 def require_current(database: Database) -> None:
-    """Raise WrongSchema unless the schema is the newest that this version knows."""
+    """Raise WrongSchema unless the database has the newest schema that this version of Attune knows."""
     require_not_newer(database)
     revision = _revision(database)
     if revision != _script().get_current_head():
@@ -46,7 +49,7 @@ def require_current(database: Database) -> None:
 
 
 def require_not_newer(database: Database) -> None:
-    """Raise WrongSchema for a schema that this version does not know."""
+    """Raise WrongSchema if the database has a schema that this version of Attune does not know."""
     revision = _revision(database)
     if revision is not None and revision not in {script.revision for script in _script().walk_revisions()}:
         raise WrongSchema(

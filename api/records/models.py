@@ -33,7 +33,7 @@ _METHOD = TypeAdapter[Method](Method)
 
 
 def _artifact_bytes(context: DefaultExecutionContext) -> int:
-    """Return the total size of the artifacts of a row that is inserted."""
+    """Return the total size of the artifacts of the row that is being inserted, the default of its column `bytes`."""
     artifacts: list[Artifact] = context.get_current_parameters()["artifacts"]  # type: ignore[no-untyped-call]
     return sum(artifact["bytes"] for artifact in artifacts)
 
@@ -60,7 +60,7 @@ class Checkpoint(Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
     model_id: Mapped[str] = mapped_column(String(256), unique=True)
-    """Id for downloads and further training: the model's id and `:ckpt-step-N`."""
+    """Id of the checkpoint for downloads and further training: the id of its job's model, and `:ckpt-step-N`."""
     step: Mapped[int] = mapped_column(Integer)
     metrics: Mapped[JsonObject]
     artifacts: Mapped[list[Artifact]]
@@ -94,7 +94,7 @@ def get_checkpoint(session: Session, project_id: str, model_id: str) -> Checkpoi
 
 
 def find_in_any_project(session: Session, model_id: str) -> Model | Checkpoint | None:
-    """Return a model or checkpoint of any project, for callers that checked the permission."""
+    """Return a model or checkpoint of any project, for callers that have checked the permission."""
     return (
         session.get(Model, model_id)
         or session.scalars(select(Checkpoint).where(Checkpoint.model_id == model_id)).one_or_none()
@@ -110,7 +110,8 @@ def of_base(session: Session, base_model: str) -> Sequence[Model]:
 
 
 def referenced_by(session: Session, model_id: str, project_id: str | None = None) -> Sequence[str]:
-    """Return the ids of unfinished jobs that start from this model or a checkpoint of it, or use one as reward model.
+    """Return the ids of unfinished jobs that start from this model or a checkpoint of it, or whose method uses one of
+    them, such as a reward model.
 
     Without `project_id`, jobs of all projects count.
     """

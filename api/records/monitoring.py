@@ -1,4 +1,4 @@
-"""Queries for an operator's monitoring, over all projects: a few numbers each, from indexes or small tables."""
+"""Queries for an operator's monitoring, over all projects. They are cheap: they read indexes or small tables."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,11 +20,12 @@ from api.spec.fields import JsonObject
 from api.spec.lifecycle import JobStatus, Stage
 
 SILENT_S = 3600
-"""How long a worker that stopped reporting is shown."""
+"""Seconds for which a worker that stopped reporting is still shown."""
 
 
 def backlog(session: Session) -> Mapping[str, tuple[int, float]]:
-    """Return the number of waiting jobs and files by stage, and the age of the oldest one in seconds."""
+    """Return {stage: (number of waiting jobs, age of the oldest in seconds)}; `scan` is the stage of files that wait
+    for a scan."""
     age = func.coalesce(db_now() - func.min(Job.created_at), 0.0)
     found = {
         stage.value: session.execute(select(func.count(), age).where(queue.is_waiting(stage))).one() for stage in Stage
@@ -47,7 +48,8 @@ def failures_by_code(session: Session) -> dict[str, int]:
 
 
 def beats(session: Session) -> list[tuple[Worker, bool, float]]:
-    """Return the workers that did not end in order, each with whether it is live and the seconds since its last beat.
+    """Return the workers that did not shut down in order. With each come whether it is live, and the seconds since its
+    last report (`Worker.seen_at`).
 
     Workers that have been silent for SILENT_S are left out.
     """
@@ -67,7 +69,7 @@ def base_of(session: Session, job_id: str) -> str:
 
 
 def bytes_by_kind(session: Session) -> dict[str, int]:
-    """Return the bytes of all stored objects with a recorded size, by kind."""
+    """Return {kind: bytes of all stored objects of this kind whose size is recorded}."""
     totals = {
         kind: sum(int(size) for *_, size in session.execute(query.group_by(*list(query.selected_columns)[:2])))
         for kind, query in stored_bytes.OWNED.items()

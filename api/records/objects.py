@@ -1,4 +1,4 @@
-"""Storage keys that rows refer to, by kind of object."""
+"""Storage keys that rows refer to. The first part of a key is the kind of the object, such as `files`."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
@@ -21,7 +21,7 @@ Keys = Collection[str]
 
 
 def referenced(session: Session, kind: str, keys: Keys) -> set[str]:
-    """Return those of the keys that a row refers to. `kind` is the first part of each key."""
+    """Return those of the keys that a row refers to. All keys are of this kind."""
     return FINDERS[kind](session, keys)
 
 
@@ -61,7 +61,7 @@ def _bases(session: Session, keys: Keys) -> set[str]:
 def named(session: Session) -> dict[str, str | None]:
     """Return the keys of all objects that rows refer to, each with its SHA-256 if a row holds it.
 
-    The objects of saved states have no rows of their own: `saved_states` returns where they are.
+    The objects of saved states have no rows of their own: `saved_states` returns their prefixes.
     """
     keys: dict[str, str | None] = {}
     for key, sha256 in session.execute(select(File.storage_key, File.sha256).where(File.storage_key.is_not(None))):
@@ -103,4 +103,5 @@ FINDERS: Mapping[str, Callable[[Session, Keys], set[str]]] = {
     "models": _models,
     "base": _bases,
 }
-"""The lookup for each first part of a key. Objects under other prefixes are not Attune's."""
+"""The function for each kind that returns those of the given keys which a row refers to. Objects of other kinds are
+never taken for orphans (api.services.orphans)."""

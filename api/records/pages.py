@@ -1,4 +1,4 @@
-"""Cursor pagination: a page begins after the last row of the page before, even if that row was deleted since."""
+"""Cursor pagination: a page begins after the last row of the previous page, even if that row was deleted since."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,9 +14,11 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 MAX_BYTES = 4 * 1024**2
-"""Size limit of the rows of one page. A response takes several times the memory of its rows while it is built."""
+"""Size limit of the rows of one page, in bytes. A response takes several times the memory of its rows while it is
+built."""
 FIRST_ROWS = 20
-"""Rows of a page that are read before their size is known. The default page needs one query."""
+"""Number of rows of a page that the first query reads, before their size is known. A page of the default length needs
+no second query."""
 
 
 @dataclass(frozen=True)
@@ -26,33 +28,36 @@ class Page(Generic[T]):
 
 
 class UnknownCursor(Exception):
-    """`after` is not the id of a row that is or was in this list."""
+    """The id given as `after` belongs to no row that is or was in the list."""
 
 
 class DeletedRow(Base):
-    """The position of a deleted row in its list, so that its id remains a cursor."""
+    """The position that a deleted row had in its list, so that the row's id can still be a cursor."""
 
     __tablename__ = "deleted_rows"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     owner: Mapped[str] = mapped_column(String(256))
     position: Mapped[list[str | float]] = mapped_column(JSON)
-    """Values of the list's `order` columns."""
+    """Values of the columns in the `order` of the Listing."""
     deleted_at: Mapped[float] = mapped_column(UnixTime, index=True)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The rows of one table as lists, one for each owner."""
+    """The rows of one table, divided into a list for each owner."""
 
     owner: InstrumentedAttribute[str]
-    """The project or object that a list belongs to."""
+    """Column with the project or object that a row's list belongs to."""
     id: InstrumentedAttribute[str]
     order: tuple[InstrumentedAttribute[str] | InstrumentedAttribute[float] | InstrumentedAttribute[int], ...]
     """The columns to sort by, oldest first; the last one is unique within a list."""
 
     def position(self, session: Session, owner: str, row_id: str) -> Sequence[object]:
-        """Return the position of the owner's row, which may be deleted. Raise UnknownCursor."""
+        """Return the values of `order` in the owner's row with this id, which may be deleted.
+
+        Raise UnknownCursor if the owner's list never had such a row.
+        """
         row = session.execute(select(*self.order).where(self.id == row_id, self.owner == owner)).one_or_none()
         if row is not None:
             return tuple(row)
@@ -63,7 +68,7 @@ class Listing:
         return position
 
     def delete(self, session: Session, condition: ColumnElement[bool]) -> int:
-        """Delete the rows and record their positions. Return their number."""
+        """Delete the rows that match the condition, and record their positions. Return their number."""
         statement = delete(self.id.class_).where(condition).returning(self.id, self.owner, *self.order)
         now = current_time(session)
         deleted = [
@@ -76,7 +81,7 @@ class Listing:
 
 
 def forget_deleted(session: Session, keep_s: float) -> None:
-    """Forget the positions of the rows that were deleted more than `keep_s` seconds ago."""
+    """Delete the positions of rows that were deleted more than `keep_s` seconds ago."""
     session.execute(delete(DeletedRow).where(DeletedRow.deleted_at <= db_now() - keep_s))
 
 
@@ -91,10 +96,11 @@ def paginate(
     newest_first: bool = True,
     start: tuple[object, ...] | None = None,
 ) -> Page[T]:
-    """Return the page of the query's rows after the owner's row with the id `after`, which the query may not select.
+    """Return a page of the query's rows: those after the owner's row with the id `after`, even if the query does not
+    select that row.
 
-    `start` is a position before the first row, in place of a bound in the query: of two bounds, PostgreSQL may begin at
-    the farther one. Raises UnknownCursor.
+    `start`: the position where the first page begins. It replaces a bound in the query: if a statement has two bounds,
+    PostgreSQL may begin to read at the farther one. Raises UnknownCursor if `after` never was in the owner's list.
     """
     order = listing.order
     position = tuple_(*order)
@@ -123,7 +129,10 @@ def paginate(
 
 
 def cut_to_size(page: Page[T], views: Iterable[U], size: Callable[[U], int]) -> Page[U]:
-    """Return the page with `views` in place of its rows, cut at MAX_BYTES. `views` are built one by one."""
+    """Return the page with `views` in place of its rows, cut at MAX_BYTES.
+
+    `views` may be a generator, which is read only as far as the page goes.
+    """
     return _cut(views, len(page.data), size, has_more=page.has_more)
 
 

@@ -23,7 +23,7 @@ class Permission(Base):
     owner_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
     """The project that the checkpoint belongs to."""
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
-    """The project that may use it."""
+    """The project that may use the checkpoint."""
     created_at: Mapped[float] = mapped_column(UnixTime)
 
 
@@ -31,20 +31,19 @@ LISTING = Listing(Permission.checkpoint, Permission.id, (Permission.created_at, 
 
 
 def granted(session: Session, project_id: str, checkpoint_model_id: str) -> bool:
-    """Return whether another project granted this one the use of the checkpoint or model."""
+    """Return whether another project has granted this project the use of the checkpoint or model."""
     return owner_for(session, project_id, checkpoint_model_id) != project_id
 
 
 def exist_on(session: Session, checkpoint_model_id: str) -> bool:
-    """Return whether any project may use the checkpoint or model of another one."""
+    """Return whether the owner of the checkpoint or model has granted its use to any project."""
     return (
         session.scalar(select(Permission.id).where(Permission.checkpoint == checkpoint_model_id).limit(1)) is not None
     )
 
 
 def owner_for(session: Session, project_id: str, model_id: str) -> str:
-    """Return the project that owns the model for this one: the project that granted a permission, else this project
-    itself."""
+    """Return the project in which this project finds the model: the one that granted it a permission, else itself."""
     query = select(Permission.owner_id).where(Permission.checkpoint == model_id, Permission.project_id == project_id)
     return session.scalars(query).one_or_none() or project_id
 
@@ -68,7 +67,7 @@ def projects_named(session: Session, ids_or_names: Sequence[str]) -> dict[str, s
 
 
 def grant(session: Session, owner_id: str, checkpoint: str, project_id: str) -> Permission:
-    """Return the permission, created unless it exists. Concurrent calls return the same row."""
+    """Return the permission. Create it if it does not exist. Concurrent calls return the same row."""
     values = {"checkpoint": checkpoint, "owner_id": owner_id, "project_id": project_id}
     statement = insert(session, Permission).values(id=new_id("cp_"), created_at=db_now(), **values)
     upsert = statement.on_conflict_do_update(
@@ -103,7 +102,7 @@ def page(
 
 
 def revoke(session: Session, owner_id: str, checkpoint: str, permission_id: str) -> bool:
-    """Delete the permission. Return False if there is none."""
+    """Delete the permission. Return False if it does not exist."""
     named = and_(Permission.id == permission_id, Permission.checkpoint == checkpoint, Permission.owner_id == owner_id)
     return LISTING.delete(session, named) > 0
 

@@ -18,7 +18,7 @@ class Project(Base):
     name: Mapped[str] = mapped_column(String(64), unique=True)
     created_at: Mapped[float] = mapped_column(UnixTime)
     monthly_trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
-    """Budgets (api.services.budgets); None: no limit."""
+    """This and the next two columns are budgets of the project (api.services.budgets). None: no limit."""
     monthly_device_seconds: Mapped[int | None] = mapped_column(BigInteger)
     max_stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
 
@@ -46,5 +46,6 @@ def get_or_create(session: Session, name: str) -> Project:
 
 
 def lock(session: Session, project_id: str) -> None:
-    """Lock the project until this transaction ends. Other callers wait; rows may still be added to it."""
+    """Lock the project until this transaction ends. Other callers of `lock` wait; rows that refer to the project can
+    still be added."""
     session.execute(select(Project.id).where(Project.id == project_id).with_for_update(key_share=True))

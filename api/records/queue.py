@@ -1,4 +1,6 @@
-"""The queue, a view of the jobs: claims, expired leases, and waiting jobs to notify workers of.
+"""The queue of jobs, read from their table: claims, leases, and the notification of workers of waiting jobs.
+
+docs/internals/queue.md explains leases and fences.
 
 Fairness: the next job to train comes from the project with the least usage; within a project, priority decides, then
 age. Usage is the work (floating-point operations, estimated before training) of the jobs that the project started in
@@ -40,25 +42,25 @@ class Attempt(Base):
     ended_at: Mapped[float | None] = mapped_column(UnixTime)
     outcome: Mapped[str | None] = mapped_column(String(32))
     log_bytes: Mapped[int | None] = mapped_column(Integer)
-    """Size of the attempt's stored log; None without one."""
+    """Size of the attempt's stored log; None if no log is stored."""
     gpus: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
-    """GPUs of its slot."""
+    """Number of GPUs of the slot that trained; 0 for a preparation."""
     tokens: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
-    """Tokens of its steps that no earlier attempt had reported."""
+    """Tokens of the attempt's steps, without the steps that an earlier attempt had reported."""
 
 
 @dataclass(frozen=True)
 class Lease:
-    """A job that a worker holds."""
+    """The lease of a job that a worker holds."""
 
     job_id: str
     project_id: str
     stage: Stage
     owner: str
     since: float | None
-    """Begin of the attempt."""
+    """Time at which the attempt began."""
     expired: bool
-    """The worker has not renewed it in time: it was lost, or cannot reach the database."""
+    """Whether the worker failed to renew the lease in time: the worker was lost, or cannot reach the database."""
     estimated_finish: float | None
     gpus: int
 
@@ -76,7 +78,8 @@ class Claim:
 def claim(session: Session, stage: Stage, *, owner: str, lease_s: float, gpus: int) -> Claim | None:
     """Claim the next job that fits a slot with this number of GPUs. Return None if there is none.
 
-    A lock serializes claims: two concurrent claims could both choose the same project as the one with the least usage.
+    A lock serializes claims: two concurrent claims could otherwise choose the same project as the one with the least
+    usage.
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CLAIM_LOCK})
@@ -115,7 +118,7 @@ def _started(job: Job) -> str:
 
 
 def is_waiting(stage: Stage) -> ColumnElement[bool]:
-    """Return the condition of jobs that a slot of this stage could take."""
+    """Return the condition that a slot of this stage could take the job."""
     needed = aliased(Job)
     unmet = (
         select(Dependency.job_id)
@@ -131,7 +134,8 @@ def is_waiting(stage: Stage) -> ColumnElement[bool]:
 
 
 def _not_left_to_another(stage: Stage, owner: str) -> ColumnElement[bool]:
-    """Exclude jobs that failed on this worker and that another worker may take (api.records.faults.avoid)."""
+    """Return the condition that excludes jobs which failed on this worker and which another worker could take
+    (api.records.faults.avoid)."""
     failed_by = func.coalesce(Job.faults[("avoid", "owner")].as_string(), "")
     until = func.coalesce(Job.faults[("avoid", "until")].as_float(), 0.0)
     return or_(failed_by != owner, until <= db_now(), ~workers.another_available(stage, owner, Job.gpus))
@@ -174,7 +178,11 @@ def renew(session: Session, claim: Claim, lease_s: float) -> None:
 
 
 def add_tokens(session: Session, claim: Claim, tokens: int) -> None:
-    """Count the tokens of steps that no attempt has reported before. The caller has checked the fence."""
+    """Add trained tokens to the attempt's count.
+
+    The caller leaves out steps that an earlier attempt reported, and has checked the fence, that is, that this attempt
+    still owns the job.
+    """
     session.execute(
         update(Attempt)
         .where(Attempt.job_id == claim.job_id, Attempt.fence == claim.fence)
@@ -187,13 +195,19 @@ def end_attempt(session: Session, claim: Claim, outcome: str) -> None:
 
 
 def end_attempts(session: Session, job_id: str, outcome: str) -> None:
-    """End all attempts of a job that something other than its worker ends. Call it before the job's transition."""
+    """End all open attempts of a job, for callers other than the job's worker.
+
+    Call it before the job's transition, which removes the lease: an attempt's time ends with its lease at the latest.
+    """
     _end(session, job_id, outcome)
 
 
 def _end(session: Session, job_id: str, outcome: str, *conditions: ColumnElement[bool]) -> None:
-    """End the job's open attempts, and add what they used to the ledger. An attempt ends once."""
-    # Nobody worked after the lease expired, however late that is noticed.
+    """End the job's open attempts that meet the conditions, and add their time and tokens to the usage ledger.
+
+    An attempt that has ended already is left alone, so that it is counted once.
+    """
+    # No time counts after the lease expired, however late the expiry is noticed.
     lease_until = select(Job.lease_until).where(Job.id == job_id).scalar_subquery()
     ended_at = case((lease_until < db_now(), lease_until), else_=db_now())
     ended = session.execute(
@@ -214,7 +228,8 @@ def _end(session: Session, job_id: str, outcome: str, *conditions: ColumnElement
 
 
 def unfinished_usage(session: Session, project_id: str) -> tuple[int, float]:
-    """Return the tokens and the device seconds of the project's running attempts, which are not in the ledger yet."""
+    """Return the tokens and the device seconds of the project's running attempts, which are not in the usage ledger
+    yet."""
     seconds = (db_now() - Attempt.started_at) * case((Attempt.gpus > 0, Attempt.gpus), else_=1)
     query = select(func.coalesce(func.sum(Attempt.tokens), 0), func.coalesce(func.sum(seconds), 0.0))
     running = Job.status.in_([Stage.PREPARE.leased, Stage.TRAIN.leased])
@@ -224,7 +239,7 @@ def unfinished_usage(session: Session, project_id: str) -> tuple[int, float]:
 
 
 def end_orphaned_attempts(session: Session) -> None:
-    """End attempts that older releases left open when their job ended."""
+    """End the attempts that older releases of Attune left open when the jobs ended."""
     ended = select(Job.id).where(Job.status.in_(FINAL))
     session.execute(
         update(Attempt)
@@ -260,7 +275,7 @@ def clear_logs(session: Session, job_id: str) -> None:
 
 
 def expired(session: Session) -> Sequence[Job]:
-    """Return the jobs whose lease has expired, locked."""
+    """Return the jobs whose lease has expired, locked until this transaction ends."""
     return session.scalars(
         select(Job)
         .where(
@@ -273,7 +288,7 @@ def expired(session: Session) -> Sequence[Job]:
 
 
 def leases(session: Session) -> list[Lease]:
-    """Return all jobs that workers hold."""
+    """Return the lease of each job that a worker holds."""
     rows = session.execute(
         select(
             Job.id,
@@ -297,7 +312,7 @@ def leases(session: Session) -> list[Lease]:
 
 
 def _stage_of(status: str) -> Stage:
-    """Return the stage of a job with this status that a worker holds."""
+    """Return the stage of work of a job that a worker holds, by the job's status."""
     return Stage.TRAIN if status == Stage.TRAIN.leased else Stage.PREPARE
 
 
@@ -309,9 +324,9 @@ def has_waiting(session: Session, stage: Stage) -> bool:
 def ring_due(session: Session, ring_again_s: float) -> Sequence[tuple[str, Stage]]:
     """Return waiting jobs to notify workers of, and record the time.
 
-    These are jobs that had no notification yet. For a stage without any notification in the last `ring_again_s`
-    seconds, these are a few of its jobs. A notification does not refer to its job, so that a thousand waiting jobs need
-    no more notifications than one.
+    For each stage these are up to RINGS_AT_ONCE jobs that had no notification yet. If there are none, and the stage had
+    no notification in the last `ring_again_s` seconds, they are its oldest waiting jobs. A worker that is notified may
+    claim any job, so a thousand waiting jobs need no more notifications than a few.
     """
     due: list[tuple[str, Stage]] = []
     for stage in Stage:
@@ -326,6 +341,7 @@ def ring_due(session: Session, ring_again_s: float) -> Sequence[tuple[str, Stage
 
 
 def leased_by(session: Session, owner: str) -> Sequence[Job]:
-    """Return the jobs that a worker holds, locked. A worker that has just started no longer works on any of them."""
+    """Return the jobs that a worker holds, locked. A worker gives them back when it starts: it no longer works on
+    them."""
     leased = Job.status.in_([Stage.PREPARE.leased, Stage.TRAIN.leased])
     return session.scalars(select(Job).where(Job.owner == owner, leased).with_for_update()).all()

@@ -1,7 +1,7 @@
 """Scans of uploaded files: a queue of files, separate from that of the jobs.
 
-A claim increases the file's fence and takes a lease. Once another worker has claimed the file, writes of the first one
-are ignored.
+A claim takes a lease of the file and increases its fence (`File.scan_fence`). Once another worker has claimed the file,
+writes of the first worker are ignored.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,8 @@ from api.records.files import File
 from api.spec.fields import JsonObject
 
 MAX_SCANS = 5
-"""Unfinished scans of a file after which it is not scanned again. Excused ones do not count."""
+"""Number of scans of a file that did not finish, after which the file is not scanned again. Excused scans
+(`File.scan_excused`) do not count."""
 SCANNED_PURPOSE = "fine-tune"
 
 
@@ -30,7 +31,7 @@ class ScanClaim:
 
 
 def is_waiting() -> ColumnElement[bool]:
-    """Return the condition of files that wait for a scan."""
+    """Return the condition that a file waits for a scan."""
     free = or_(File.scan_until.is_(None), File.scan_until < db_now())
     return and_(File.scan_status == "pending", File.storage_key.is_not(None), free)
 
@@ -39,7 +40,8 @@ _BEGUN = File.scan_fence - File.scan_excused
 
 
 def claim(session: Session, lease_s: float, *, stalled: bool = False) -> ScanClaim | None:
-    """Claim the oldest waiting file of the project whose turn it is. Return None if none waits.
+    """Claim the oldest waiting file of the project whose turn it is (api.records.turns). Return None if no file waits.
+
 
     `stalled`: the whole system was interrupted recently, so that an expired lease does not count against its file.
     """
@@ -76,12 +78,12 @@ def renew(session: Session, claim: ScanClaim, lease_s: float) -> bool:
 
 
 def finish(session: Session, claim: ScanClaim, status: Literal["done", "failed"], found: JsonObject | None) -> bool:
-    """Write the result. Return False if the claim is lost or the file was deleted."""
+    """Store the scan's result. Return False if the claim is lost or the file was deleted."""
     return _write(session, claim, scan_status=status, scan=found, scan_until=None)
 
 
 def requeue(session: Session, claim: ScanClaim, *, excused: bool) -> bool:
-    """Give up the claim, so that another worker scans the file. An excused scan does not count towards MAX_SCANS."""
+    """Give up the claim, so that a worker scans the file again. An excused scan does not count towards MAX_SCANS."""
     return _write(session, claim, scan_until=None, scan_excused=File.scan_excused + int(excused))
 
 
@@ -90,7 +92,7 @@ def has_waiting(session: Session) -> bool:
 
 
 def exhausted(session: Session, limit: int = 20) -> Sequence[ScanClaim]:
-    """Return files that reached MAX_SCANS, as claims to finish."""
+    """Return files that reached MAX_SCANS, as claims with which the caller can finish their scans."""
     query = select(File).where(is_waiting(), _BEGUN >= MAX_SCANS).limit(limit)
     return [ScanClaim(file.id, str(file.storage_key), file.sha256, file.scan_fence) for file in session.scalars(query)]
 

@@ -1,6 +1,6 @@
-"""Sessions of the dashboard: each stands in for an API key in one browser, and ends with it.
+"""Sessions of the dashboard. A session stands in for an API key in one browser, and ends with the key at the latest.
 
-The browser holds a random token. As with a key, a row holds only its SHA-256.
+The browser holds a random token. As for a key, a row holds only the SHA-256 of the token.
 """
 
 import secrets
@@ -24,7 +24,7 @@ class BrowserSession(Base):
 
 
 def create(session: Session, key_id: str, expires_in_s: float) -> str:
-    """Create a session for a key, and delete those that have expired. Return its token, which cannot be recovered."""
+    """Create a session for a key, and delete expired sessions. Return its token, which cannot be recovered."""
     session.execute(delete(BrowserSession).where(BrowserSession.expires_at <= db_now()))
     token = secrets.token_urlsafe(32)
     session.add(
@@ -36,7 +36,8 @@ def create(session: Session, key_id: str, expires_in_s: float) -> str:
 
 
 def find_valid(connection: Connection, token: str) -> Row[str, str, str, float | None] | None:
-    """Return the project, id, scope and idle time of the key of the session with this token, if both are live."""
+    """Return the project, id, scope and idle time of the key that the session with this token stands in for; None if
+    the session or the key is no longer live."""
     return connection.execute(_VALID, {"sha256": keys.hash_of(token)}).one_or_none()
 
 

@@ -1,4 +1,5 @@
-"""The installation's keys that sign published manifests. The newest one signs; the others keep their public half."""
+"""The installation's keys for signatures of published manifests. The newest key signs; of older keys, only the public
+half is kept."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -24,12 +25,13 @@ class SigningKey(Base):
     __tablename__ = "signing_keys"
 
     number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    """1, 2, … in the order of their creation, so that two processes cannot both add the next one."""
+    """1, 2, … in the order of creation. Being the primary key, it keeps two processes from both adding the next key."""
     id: Mapped[str] = mapped_column(String(64), unique=True)
     public_key: Mapped[str] = mapped_column(String(64))
-    """Base64url."""
+    """The public half, in base64url."""
     private_key: Mapped[str | None] = mapped_column(String(64))
-    """Base64url, like the secrets of webhooks protected as the database is. None for a retired key: it is deleted."""
+    """The private half, in base64url. Like the secrets of webhooks, it is protected only by the access to the database.
+    None for a retired key, whose private half is deleted."""
     created_at: Mapped[float] = mapped_column(UnixTime)
     retired_at: Mapped[float | None] = mapped_column(UnixTime)
 
@@ -49,7 +51,8 @@ def current(session: Session, new: Callable[[], NewKey]) -> SigningKey:
 
 
 def add(session: Session, number: int, key: NewKey) -> SigningKey:
-    """Add the key with this number and retire those before it, unless another process was first. Return the newest."""
+    """Add the key with this number and retire the keys before it. If another process has added that number, change
+    nothing. Return the newest key."""
     values: dict[str, object] = {"number": number, "id": key.id, "public_key": key.public, "private_key": key.private}
     values["created_at"] = db_now()
     added = session.execute(

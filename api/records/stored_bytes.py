@@ -1,4 +1,4 @@
-"""Sizes of stored objects, summed by their owners: what a project stores and can delete."""
+"""Sizes of the stored objects that projects own and can delete, summed by project and key."""
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
@@ -25,11 +25,12 @@ OWNED: dict[str, Select[str, str | None, int]] = {
     "models": _MODELS,
     "checkpoints": _CHECKPOINTS,
 }
-"""The objects that projects own, by kind. Each query is to be grouped by its first two columns."""
+"""For each kind of object that projects own, the query of its bytes. The caller has to group it by project and key, the
+first two columns."""
 
 
 def by_key(session: Session, project_id: str | None = None) -> dict[tuple[str, str | None], int]:
-    """Return the bytes of each project and key, of one project or of all."""
+    """Return {(project, key): stored bytes}, for one project or for all."""
     totals: dict[tuple[str, str | None], int] = {}
     for query in OWNED.values():
         project, key, _ = query.selected_columns

@@ -1,7 +1,7 @@
-"""Export tasks: jobs whose metrics are sent to a tracker, or whose model is pushed to a hub.
+"""Export tasks: each sends the metrics of a job to a tracker, or pushes its model to a hub.
 
-A row is a task, not a log. The deliverer asks the tracker for the metrics that it already has, so that nothing is sent
-twice and nothing is missed when another deliverer takes the task over.
+A row does not record what was sent. The deliverer asks the tracker which metrics it already has, so that nothing is
+sent twice or missed when another deliverer takes the task over.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from api.records.base import Base, UnixTime, db_now
 from api.spec.fields import JsonObject
 
 HUB = "hub"
-"""Name of the tracker to which models, not metrics, are sent."""
+"""Value of `tracker` for a task that pushes a model to a hub."""
 BACK_OFF_S = (10, 30, 60, 120, 300, 900, 3600)
 """Seconds to wait after the first, second, … consecutive failure; after more failures, the last value."""
 
@@ -22,7 +22,7 @@ class ExportTask(Base):
     __tablename__ = "trackings"
 
     id: Mapped[str] = mapped_column(String(128), primary_key=True)
-    """JOB:TRACKER:NUMBER"""
+    """`JOB:TRACKER:NUMBER`, from the next three columns."""
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
     tracker: Mapped[str] = mapped_column(String(16))
     number: Mapped[int] = mapped_column(Integer)
@@ -36,9 +36,9 @@ class ExportTask(Base):
     """The deliverer that holds the lease."""
     lease_until: Mapped[float | None] = mapped_column(UnixTime)
     failures: Mapped[int] = mapped_column(Integer, default=0)
-    """Consecutive failures up to the last attempt."""
+    """Number of consecutive failures up to the last attempt."""
     url: Mapped[str | None] = mapped_column(Text)
-    """Address of the run or repository for people, once known."""
+    """Address of the page of the run or repository; None until it is known."""
 
 
 def add(
@@ -66,7 +66,7 @@ def add(
 
 
 def make_due(session: Session, job_id: str) -> None:
-    """Make the job's tasks due. Called whenever the job starts to run."""
+    """Make the job's tasks due. Call it whenever the job starts to run."""
     session.execute(
         update(ExportTask).where(ExportTask.job_id == job_id, ExportTask.due_at.is_(None)).values(due_at=db_now())
     )
@@ -140,7 +140,7 @@ def release(session: Session, tracker: str, owner: str) -> None:
 def _write(session: Session, tracking_id: str, at_owner: str, **values: object) -> None:
     """Update the task if this deliverer still holds it.
 
-    If another deliverer holds the task, that one writes the same later.
+    Otherwise nothing is written: the deliverer that holds the task now will write the same later.
     """
     session.execute(
         update(ExportTask).where(ExportTask.id == tracking_id, ExportTask.owner == at_owner).values(**values)

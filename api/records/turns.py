@@ -17,20 +17,21 @@ What = Literal["prepare", "scan", "batch", "evaluate", "whole_batch", "whole_eva
 
 
 class Turn(Base):
-    """The last turn of a project."""
+    """The last turn of a project at one kind of task, `what`."""
 
     __tablename__ = "turns"
 
     what: Mapped[str] = mapped_column(String(16), primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
     number: Mapped[int] = mapped_column(BigInteger)
-    """Sequence number over the turns of all projects."""
+    """Sequence number over the turns of all projects at this kind of task."""
 
 
 def next_project(session: Session, what: What, oldest: Mapping[str, float], busy: Mapping[str, int]) -> str | None:
     """Return the project whose turn it is; None if no project waits.
 
-    `oldest` is the creation time of each waiting project's oldest task; `busy` is the number of its running tasks.
+    `oldest` is the creation time of each waiting project's oldest task; `busy` is the number of each project's running
+    tasks.
     """
     ended = last(session, what)
     order = {project: (busy.get(project, 0), ended.get(project, 0), since) for project, since in oldest.items()}
@@ -38,7 +39,7 @@ def next_project(session: Session, what: What, oldest: Mapping[str, float], busy
 
 
 def last(session: Session, what: What) -> dict[str, int]:
-    """Return the number of each project's last turn."""
+    """Return the sequence number of each project's last turn."""
     rows = session.execute(select(Turn.project_id, Turn.number).where(Turn.what == what))
     return {row.project_id: row.number for row in rows}
 

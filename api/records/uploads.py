@@ -16,7 +16,7 @@ class Upload(Base):
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
     key_id: Mapped[str | None] = mapped_column(String(64))
-    """The key that began it; None if an older release did."""
+    """Id of the API key that began the upload; None for uploads of older releases."""
     filename: Mapped[str] = mapped_column(String(512))
     purpose: Mapped[str] = mapped_column(String(32))
     mime_type: Mapped[str] = mapped_column(String(128))
@@ -28,7 +28,7 @@ class Upload(Base):
     file_id: Mapped[str | None] = mapped_column(String(64))
     """The file that the completed upload became."""
     part_ids: Mapped[list[str] | None]
-    """The parts that the upload was completed with, in order. They identify a retry of the completion."""
+    """The parts that the upload was completed with, in order. A retry of the completion names the same parts."""
     swept: Mapped[bool] = mapped_column(default=False)
     """Whether the parts of the ended upload were deleted from storage."""
     created_at: Mapped[float] = mapped_column(UnixTime)
@@ -55,9 +55,9 @@ def get(session: Session, project_id: str, upload_id: str) -> Upload | None:
 
 
 def lock(session: Session, project_id: str, upload_id: str, *, expire: bool = True) -> Upload | None:
-    """Return the upload, locked until this transaction ends. A pending upload past its time becomes expired.
+    """Return the upload, locked until this transaction ends. A pending upload whose time is over becomes expired.
 
-    `expire=False` is for a completion that began in time.
+    `expire=False` leaves it pending, for a completion that began in time.
     """
     query = select(Upload).where(Upload.id == upload_id, Upload.project_id == project_id)
     upload = session.scalars(query.with_for_update().execution_options(populate_existing=True)).one_or_none()
@@ -89,7 +89,7 @@ def stored_bytes(session: Session, project_id: str) -> int:
 
 
 def expire(session: Session) -> None:
-    """Mark pending uploads past their time as expired."""
+    """Mark pending uploads whose time is over as expired."""
     over = select(Upload).where(Upload.status == PENDING, Upload.expires_at <= db_now())
     for upload in session.scalars(over.with_for_update(skip_locked=True)):
         upload.status = EXPIRED
@@ -98,7 +98,8 @@ def expire(session: Session) -> None:
 def ended_with_parts(session: Session, grace_s: float, limit: int = 20) -> Sequence[str]:
     """Return the ids of ended uploads whose parts are still stored.
 
-    Uploads are included `grace_s` seconds after their expiry: until then a part or another completion may be in flight.
+    Only uploads whose expiry is `grace_s` seconds ago are included: until then, a part or another completion may be in
+    flight.
     """
     query = select(Upload.id).where(
         Upload.status != PENDING, Upload.swept.is_(False), Upload.expires_at <= db_now() - grace_s

@@ -1,7 +1,8 @@
 """The usage ledger: what each key of a project used on each day, by model.
 
-Every amount is added in the transaction that ends an attempt (`api.records.queue`) or, for an answer, in one of its
-own. An attempt ends once, and its steps are counted once, so that retries are never counted twice.
+The amounts of an attempt are added in the transaction that ends it (`api.records.queue`); those of a model's answer, in
+a transaction of their own. An attempt ends once, and a step counts for the attempt that reported it first, so that
+retries are never counted twice.
 """
 
 from collections.abc import Sequence
@@ -15,9 +16,9 @@ from api.records.base import Base, current_time, insert
 
 DAY_S = 24 * 3600
 UNKNOWN_KEY = ""
-"""The key of jobs and files that releases without a ledger created."""
+"""Stands for the key of jobs and files from releases without a ledger, which did not record keys."""
 NO_MODEL = ""
-"""The model of stored bytes, which belong to none."""
+"""Stands for the model of stored bytes, which belong to no model."""
 
 
 class Usage(Base):
@@ -31,19 +32,19 @@ class Usage(Base):
     """The base or fine-tuned model that was trained or sampled, as the request named it."""
     trained_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
     cpu_seconds: Mapped[float] = mapped_column(Double, default=0.0)
-    """Time of attempts on processors, from claim to end: preparation, and training without a GPU."""
+    """Seconds of attempts that used no GPU, from claim to end: preparation, and training on a processor."""
     gpu_seconds: Mapped[float] = mapped_column(Double, default=0.0)
     prompt_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
     completion_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
     judge_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
-    """Those of the prompt and completion tokens that graders used."""
+    """The part of the prompt and completion tokens that graders used."""
     stored_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     """The day's largest measured size of the stored files, uploads, models and checkpoints."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """Whose usage it is, and of which model."""
+    """The project, key and model that usage is counted for."""
 
     project_id: str
     key_id: str
@@ -55,12 +56,12 @@ FLOWS = ("trained_tokens", "cpu_seconds", "gpu_seconds", "prompt_tokens", "compl
 
 
 def add(session: Session, account: Account, **amounts: float) -> None:
-    """Add amounts of FLOWS to the current day."""
+    """Add amounts, named by column, to the current day."""
     _upsert(session, account, amounts, {name: getattr(Usage, name) + amount for name, amount in amounts.items()})
 
 
 def record_stored(session: Session, account: Account, stored_bytes: int) -> None:
-    """Record the stored bytes, if they are the day's most. Several workers may record the same."""
+    """Record the stored bytes if no measurement of the day was larger. Several workers may record the same one."""
     largest = case((Usage.stored_bytes > stored_bytes, Usage.stored_bytes), else_=stored_bytes)
     _upsert(session, account, {"stored_bytes": stored_bytes}, {"stored_bytes": largest})
 
@@ -71,16 +72,16 @@ def _upsert(session: Session, account: Account, new: dict[str, float], changes: 
 
 
 def day_of(time: float) -> int:
-    """Return the Unix time at which the time's day begins."""
+    """Return the Unix time at which the day of `time` begins (UTC)."""
     return int(time // DAY_S * DAY_S)
 
 
 def by_day(
     session: Session, project_id: str, start: float, end: float, dimensions: Sequence[str], limit: int
 ) -> list[dict[str, Any]]:
-    """Return the sums of each day that begins from `start` to before `end`, grouped by `key_id`, `model`, both or none.
+    """Return the sums of each day that begins at `start` or later and before `end`, at most `limit` rows, oldest first.
 
-    At most `limit` rows, oldest day first.
+    `dimensions`: `key_id`, `model`, both or none. A day has a row for each combination of their values.
     """
     columns = [getattr(Usage, name) for name in ("day", *dimensions)]
     sums = [func.sum(getattr(Usage, name)).label(name) for name in (*FLOWS, "stored_bytes")]
@@ -100,6 +101,6 @@ def used_since(session: Session, project_id: str, start: float) -> tuple[int, fl
 
 
 def judge_tokens_since(session: Session, project_id: str, start: float) -> int:
-    """Return the tokens of judgements of the days since `start`."""
+    """Return the tokens that graders used on the days since `start`."""
     query = select(func.coalesce(func.sum(Usage.judge_tokens), 0))
     return int(session.scalar(query.where(Usage.project_id == project_id, Usage.day >= start)) or 0)

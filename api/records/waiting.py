@@ -1,4 +1,4 @@
-"""One reading of the queue: everything that decides when waiting jobs start, in a few queries for all jobs together."""
+"""Reads the queue: everything that decides when waiting jobs start, with a few queries for all jobs together."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class WaitingJob:
     id: str
     project: str
     stage: Stage
-    """The stage of work that it waits for."""
+    """The stage of work that the job waits for."""
     created_at: float
     priority: int
     gpus: int
@@ -30,9 +30,9 @@ class WaitingJob:
     """Predicted seconds of its training; None before its preparation."""
     run_after: float | None
     needs: str | None
-    """Name of a stage of its pipeline that it waits for."""
+    """Name of an earlier stage of its pipeline that it waits for; None if it waits for none."""
     file_bytes: int
-    """Size of its training file."""
+    """Size of its training file, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,20 @@ class LiveWorker:
     gpus: int
     held: str | None
     measured: bool
-    """Its speed was measured."""
+    """Whether its speed was measured."""
 
 
 @dataclass(frozen=True)
 class QueueReading:
     at: float
-    """The database's time."""
+    """Time of the reading, by the database's clock."""
     waiting: Mapping[str, WaitingJob]
     leases: Sequence[Lease]
     workers: Sequence[LiveWorker]
     usage: Mapping[str, float]
     """Work of each project (api.records.jobs.usage)."""
     turns: Mapping[str, int]
-    """Each project's last turn of preparation."""
+    """Sequence number of each project's last turn of preparation (api.records.turns)."""
 
 
 def read(session: Session) -> QueueReading:
@@ -107,7 +107,7 @@ def _waiting(session: Session) -> list[WaitingJob]:
 
 
 def _unmet(session: Session) -> dict[tuple[str, str], str]:
-    """Return the name of an unfinished pipeline stage that each dependent job waits for, by job and stage of work."""
+    """Return {(job id, stage of work): name of an unfinished stage of its pipeline that the job waits for}."""
     needed = aliased(Job)
     rows = session.execute(
         select(Dependency.job_id, Dependency.stage, needed.pipeline_stage)

@@ -1,7 +1,7 @@
-"""Deliveries of events to webhooks, and when each is tried again.
+"""Deliveries of events to webhooks, with the time of each next attempt.
 
-A delivery's row is written in the transaction that ends the job or batch, so that no event is lost. A deliverer first
-moves `due_at` into the future: if it dies, another one takes the delivery at that time.
+A delivery's row is written in the transaction that ends the job, batch or run of an eval, so that no event is lost. A
+deliverer first moves `due_at` into the future: if it dies, another deliverer takes the delivery at that time.
 """
 
 from sqlalchemy import ForeignKey, Integer, String, Text, delete, func, select, update
@@ -15,7 +15,7 @@ from api.spec.ids import new_id
 PENDING, DELIVERED, FAILED = "pending", "delivered", "failed"
 
 BACK_OFF_S = (30, 120, 600, 1800, 7200, 18_000, 36_000, 36_000)
-"""Seconds to wait after the first, second, … failed attempt. A delivery fails after the last one, about 30 hours."""
+"""Seconds to wait after the first, second, … failed attempt. The delivery fails with the eighth failed attempt."""
 
 
 class Delivery(Base):
@@ -27,7 +27,7 @@ class Delivery(Base):
     """Id of the event, the same in every attempt, so that a receiver can recognize duplicates."""
     event_type: Mapped[str] = mapped_column(String(64))
     object_id: Mapped[str] = mapped_column(String(64))
-    """Id of the job or batch that ended."""
+    """Id of the job, batch or run of an eval that ended."""
     created_at: Mapped[float] = mapped_column(UnixTime)
     status: Mapped[str] = mapped_column(String(16))
     """pending, delivered or failed."""
@@ -84,9 +84,9 @@ def any_due(session: Session) -> bool:
 
 
 def lease_due(session: Session, limit: int) -> list[tuple[Delivery, Webhook, list[str]]]:
-    """Take due deliveries. Return each with its webhook and the secrets to sign it with.
+    """Take up to `limit` due deliveries. Return each with its webhook and the secrets to sign it with.
 
-    The caller holds each delivery until the next attempt of its back-off is due.
+    The caller holds a delivery until `due_at`, which moves to the time of the next attempt.
     """
     query = (
         select(Delivery, Webhook, func.coalesce(Webhook.old_secret_until > db_now(), False))
@@ -110,7 +110,7 @@ def lease_due(session: Session, limit: int) -> list[tuple[Delivery, Webhook, lis
 
 
 def record_attempt(session: Session, delivery_id: str, *, attempt: int, status: int | None, error: str | None) -> None:
-    """Record the result of an attempt, unless a later one has begun. `error` is None after a success."""
+    """Record the result of an attempt, unless a later attempt has begun. `error` is None after a success."""
     values: dict[str, object] = {"last_status": status, "last_error": error}
     if error is None:
         values |= {"status": DELIVERED, "due_at": None, "ended_at": db_now()}

@@ -1,4 +1,4 @@
-"""Webhooks: where a project's events are sent."""
+"""Webhooks: the addresses to which a project's events are sent."""
 
 from sqlalchemy import ForeignKey, String, Text, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column

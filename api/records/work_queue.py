@@ -1,8 +1,8 @@
 """Two queues in the database: pieces of work, such as batches, and the items of each, such as its requests.
 
-`due_at` is the queue: the time from which a worker may take a row. A claim moves it into the future by a lease and
-increases the row's fence, which every later write names: if the worker dies, another one takes the row at that time,
-and what the first one writes then is refused. A finished row is never due.
+A worker may take a row from the time `due_at`. A claim moves that time into the future by a lease, and increases the
+row's fence, a number that every later write of the worker must match. If the worker dies, another worker takes the row
+at that time; a late write of the first worker is refused. A finished row has no `due_at`.
 
 The next work, and the next item, come from the project whose turn it is (api.records.turns): there the work that has
 been due longest, and the item of the oldest work.
@@ -20,7 +20,7 @@ from api.records.base import UnixTime, changed_rows, current_time
 
 
 class Work:
-    """Columns of work that has items."""
+    """Columns of a piece of work that has items, such as a batch."""
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
@@ -30,23 +30,24 @@ class Work:
     due_at: Mapped[float | None] = mapped_column(UnixTime, index=True)
     """Time from which a worker may take the work as a whole, such as to validate it; None once it has ended."""
     fence: Mapped[int] = mapped_column(Integer, default=0)
-    """Increased by every claim and every change of the status. Writes of a worker with an older number are refused."""
+    """Number that every claim and every change of the status increases. Writes of a worker with an older number are
+    refused."""
 
 
 class Item:
-    """Columns of items."""
+    """Columns of an item, such as one request of a batch."""
 
     work_id: Mapped[str] = mapped_column(String(64), primary_key=True, sort_order=-2)
     line: Mapped[int] = mapped_column(Integer, primary_key=True, sort_order=-1)
-    """Number of its line in the input, from 1."""
+    """Number of the item's line in the input, from 1."""
     due_at: Mapped[float | None] = mapped_column(UnixTime)
-    """Time from which a worker may take it; None once it is finished."""
+    """Time from which a worker may take the item; None once it is finished."""
     owner: Mapped[str | None] = mapped_column(String(64), index=True)
-    """The worker that holds it."""
+    """The worker that holds the item."""
     fence: Mapped[int] = mapped_column(Integer, default=0)
-    """Number of its claims. Writes of a worker with an older number are refused."""
+    """Number of claims of the item. Writes of a worker with an older number are refused."""
     faults: Mapped[int] = mapped_column(Integer, default=0)
-    """Attempts that ended with a fault which the item may have caused."""
+    """Number of attempts that ended with a fault which the item may have caused."""
 
 
 W = TypeVar("W", bound=Work)
@@ -59,7 +60,8 @@ class StaleWork(Exception):
 
 @dataclass(frozen=True)
 class WorkClaim(Generic[W]):
-    """The right to work on the whole until `due_at` or until the fence increases."""
+    """The right to a piece of work as a whole, such as to validate a batch, until its `due_at` or until its fence
+    increases."""
 
     work: W
     """The row as it was claimed."""
@@ -73,11 +75,11 @@ class ItemClaim(Generic[W, I]):
 
     work: W
     item: I
-    """The rows as they were when the item was claimed."""
+    """`work` and `item` are the rows as they were when the item was claimed."""
 
     @property
     def key(self) -> tuple[str, int, int]:
-        """The work, the line and the fence."""
+        """The id of the work, the line and the fence, which identify the claim."""
         return self.item.work_id, self.item.line, self.item.fence
 
 
@@ -90,7 +92,7 @@ class WorkQueue(Generic[W, I]):
     work: type[W]
     item: type[I]
     in_progress: str
-    """The status of work whose items are due."""
+    """The status in which the items of a piece of work may be taken."""
 
     def any_due(self, session: Session) -> bool:
         return (
@@ -147,7 +149,7 @@ class WorkQueue(Generic[W, I]):
         return session.scalar(query.limit(1)) is not None
 
     def claim_item(self, session: Session, owner: str, lease_s: float) -> ItemClaim[W, I] | None:
-        """Claim the next item of the project whose turn it is. Return None if none is due."""
+        """Claim the next item of the project whose turn it is. Return None if no item is due."""
         now = current_time(session)
         project_id = self._next_project(session, now)
         if project_id is None:
@@ -200,7 +202,8 @@ class WorkQueue(Generic[W, I]):
         return {(work_id, line, fence) for work_id, line, fence in rows}
 
     def lock_for_result(self, session: Session, claim: ItemClaim[W, I], **values: object) -> W | None:
-        """Finish the item with these values. Return its work, locked, for the counts of its results.
+        """Finish the item with these values. Return the work that it belongs to, locked, so that the caller can add the
+        result to the counts.
 
         Return None, and write nothing, if the claim is lost or the work is no longer in progress.
         """
@@ -210,7 +213,8 @@ class WorkQueue(Generic[W, I]):
         return work
 
     def release(self, session: Session, claim: ItemClaim[W, I], wait_s: float, *, fault: bool = False) -> None:
-        """Give up the claim, so that a worker takes the item again after `wait_s` seconds."""
+        """Give up the claim, so that a worker may take the item again after `wait_s` seconds. `fault`: the attempt
+        ended with a fault which the item may have caused."""
         faults = claim.item.faults + fault
         self._write(session, claim, due_at=current_time(session) + wait_s, owner=None, faults=faults)
 

@@ -13,34 +13,35 @@ from api.records.base import Base, UnixTime, db_now
 from api.spec.lifecycle import Stage
 
 SEEN_S = 120
-"""Seconds since its last sweep during which a worker counts as live."""
+"""A worker counts as live for this many seconds after its last sweep (worker.supervisor.sweep)."""
 
 
 class Worker(Base):
     __tablename__ = "workers"
 
     owner: Mapped[str] = mapped_column(String(128), primary_key=True)
-    """host:name:id (worker.supervisor.node)."""
+    """Identifies the worker: host:name:id (worker.supervisor.node)."""
     stage: Mapped[str] = mapped_column(String(16))
     slots: Mapped[int] = mapped_column(Integer)
-    """Jobs that it works on at once."""
+    """Number of jobs that it works on at once."""
     gpus: Mapped[int] = mapped_column(Integer)
     device: Mapped[str | None] = mapped_column(String(128))
-    """Model of its first GPU, or of its processor without GPUs."""
+    """Model of its first GPU; of its processor if it has no GPU."""
     version: Mapped[str | None] = mapped_column(String(32))
     started_at: Mapped[float | None] = mapped_column(UnixTime)
     seen_at: Mapped[float] = mapped_column(UnixTime)
     """Time of its last sweep."""
     stopped_at: Mapped[float | None] = mapped_column(UnixTime)
-    """Time of an orderly end; None while it runs, and after a crash."""
+    """Time at which it shut down in order; None while it runs, and after a crash."""
     scanning: Mapped[bool] = mapped_column(default=False, server_default=false())
-    """Whether it read an uploaded file at its last sweep."""
+    """Whether it was scanning an uploaded file at its last sweep."""
     memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    """Memory for each of its jobs: a share of the machine's memory, or of the limit of the worker's control group."""
+    """Memory for each of its jobs: an equal part of the machine's memory, or of the limit of the worker's control
+    group."""
     gpu_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    """Memory of its smallest GPU; None without one."""
+    """Memory of its smallest GPU; None if it has no GPU."""
     bfloat16: Mapped[bool] = mapped_column(default=False, server_default=false())
-    """Whether its GPUs, or its processor without GPUs, multiply in bfloat16 at least as fast as in float32."""
+    """Whether its GPUs, or its processor if it has no GPU, multiply in bfloat16 at least as fast as in float32."""
     held: Mapped[str | None] = mapped_column(Text)
     """Reason for which it takes no work at the moment; None if it takes work."""
     observed: Mapped[Observations | None]
@@ -48,14 +49,14 @@ class Worker(Base):
 
 
 def register(session: Session, *, owner: str, stage: Stage, slots: int = 1, gpus: int = 0, **facts: object) -> None:
-    """Insert or update the worker, which is live from now on. `facts` are values of other columns; those left out keep
-    their values."""
+    """Insert or update the worker, which is live from now on. `facts` are values of other columns; columns that are
+    left out keep their values."""
     values: dict[str, Any] = {"seen_at": db_now(), "stopped_at": None, **facts}
     session.merge(Worker(owner=owner, stage=stage, slots=slots, gpus=gpus, **values))
 
 
 def record_stop(session: Session, owner: str) -> None:
-    """Note that the worker ended in order, so that nobody waits for it."""
+    """Record that the worker shut down in order, so that nothing waits for it."""
     session.execute(update(Worker).where(Worker.owner == owner).values(stopped_at=db_now()))
 
 
@@ -64,13 +65,13 @@ def live() -> ColumnElement[bool]:
 
 
 def seen(session: Session, within_s: float) -> Sequence[tuple[Worker, bool]]:
-    """Return the workers of the last `within_s` seconds, each with whether it is live."""
+    """Return the workers that swept in the last `within_s` seconds, each with whether it is live."""
     query = select(Worker, live()).where(Worker.seen_at > db_now() - within_s).order_by(Worker.owner)
     return [(worker, bool(alive)) for worker, alive in session.execute(query)]
 
 
 def delete_unseen(session: Session, keep_s: float) -> None:
-    """Delete workers last seen more than `keep_s` seconds ago. Each new work folder is a new worker."""
+    """Delete workers last seen more than `keep_s` seconds ago. Each new work folder makes a new row."""
     session.execute(delete(Worker).where(Worker.seen_at < db_now() - keep_s))
 
 
@@ -81,14 +82,15 @@ def training(session: Session) -> Sequence[Worker]:
 
 
 def machine(worker: Worker) -> Machine:
-    """Return the hardware for one job. A worker with GPUs trains on its GPUs even if the job needs none."""
+    """Return the hardware that one job of this worker gets. A worker with GPUs trains on its GPUs even if the job needs
+    none."""
     gpu = worker.gpus > 0
     memory = worker.gpu_memory_bytes if gpu else worker.memory_bytes
     return Machine(gpu, worker.bfloat16, memory, worker.observed)
 
 
 def another_available(stage: Stage, owner: str, gpus: InstrumentedAttribute[int]) -> ColumnElement[bool]:
-    """Return the condition that another live worker than `owner` has this number of GPUs and takes work."""
+    """Return the condition that a live worker other than `owner` has at least this number of GPUs and takes work."""
     return exists().where(
         Worker.owner != owner, live(), Worker.stage == stage, Worker.held.is_(None), Worker.gpus >= gpus
     )
@@ -103,5 +105,5 @@ def observations(session: Session, owner: str) -> Observations | None:
 
 
 def max_gpus(session: Session) -> int:
-    """Return the largest number of GPUs of a live worker."""
+    """Return the largest number of GPUs that one live worker has."""
     return session.scalar(select(func.max(Worker.gpus)).where(live())) or 0
