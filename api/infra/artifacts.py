@@ -15,19 +15,20 @@ _BLOCK = tarfile.BLOCKSIZE
 _END = b"\0" * (2 * _BLOCK)
 
 MERGED = "merged/"
-"""Folder of the merged weights among an adapter's artifacts."""
+"""First part of the names of the artifacts that are an adapter's merged weights."""
 
 GGUF = "gguf/"
-"""Folder of the GGUF file among a model's artifacts."""
+"""First part of the name of the artifact that is a model's GGUF file."""
 
 
 def trained_artifacts(artifacts: Sequence[Artifact]) -> list[Artifact]:
-    """Return the artifacts of the trained form, without merged weights and GGUF."""
+    """Return the artifacts in the form that was trained, an adapter or a whole model: all but merged weights and
+    GGUF."""
     return [artifact for artifact in artifacts if not artifact["name"].startswith((MERGED, GGUF))]
 
 
 def with_relative_names(artifacts: Sequence[Artifact]) -> list[Artifact]:
-    """Return the artifacts with names relative to `merged/` or `gguf/`."""
+    """Return the artifacts with names that lack a leading `merged/` or `gguf/`."""
     return [{**artifact, "name": artifact["name"].removeprefix(MERGED).removeprefix(GGUF)} for artifact in artifacts]
 
 
@@ -43,7 +44,7 @@ def tar_size(artifacts: Sequence[Artifact]) -> int:
 
 
 async def stream_tar(storage: Storage, artifacts: Sequence[Artifact]) -> AsyncIterator[bytes]:
-    """Yield the archive in chunks. Its bytes are the same each time."""
+    """Yield the archive in chunks. Each call gives the same bytes, so that a client can request a part of them."""
     for artifact in artifacts:
         yield _header(artifact)
         async for chunk in storage.stream(artifact["key"]):
@@ -53,7 +54,7 @@ async def stream_tar(storage: Storage, artifacts: Sequence[Artifact]) -> AsyncIt
 
 
 async def part_of(chunks: AsyncIterator[bytes], part: range) -> AsyncIterator[bytes]:
-    """Yield these bytes of the chunks."""
+    """Yield the bytes of the chunks whose positions are in `part`."""
     position = 0
     async for chunk in chunks:
         wanted = chunk[max(0, part.start - position) : max(0, part.stop - position)]

@@ -1,8 +1,9 @@
-"""Beats of the processes that take no jobs: samplers, batch workers, deliverers.
+"""Beats: regular reports by which the processes that take no jobs (samplers, workers of batches and evals, deliverers)
+show that they live.
 
-They report to Redis, because a sampler knows no database and nothing depends on their reports: people look at them.
-Workers of jobs report to the database (api.records.workers), where the queue depends on them. If Redis loses its data,
-each process is known again after BEAT_S. Times are Redis's own.
+The processes report to Redis, because a sampler has no access to the database, and because only people read the
+reports. Workers of jobs report to the database (api.records.workers), where the queue depends on the reports. If Redis
+loses its data, each process is known again after BEAT_S. Times are by Redis's clock.
 
     attune:processes    hash: owner → the time of its last report, a space, and the report
 """
@@ -24,7 +25,7 @@ log = structlog.get_logger(__name__)
 BEAT_S = 5.0
 """Seconds between two reports."""
 ALIVE_S = 3 * BEAT_S
-"""Seconds since its last report after which a process counts as lost."""
+"""A process counts as lost if its last report is older than this, in seconds."""
 KEPT_S = 24 * 3600
 """Seconds for which a process is listed after its last report."""
 TIMEOUT_S = 1.0
@@ -39,34 +40,34 @@ redis.call('EXPIRE', KEYS[1], ARGV[3])
 
 class ProcessReport(BaseModel):
     owner: str
-    """host:name:id, unique to the process."""
+    """host:name:id, which no other process has."""
     stage: str
     slots: int
-    """Requests or deliveries that it works on at once."""
+    """Largest number of requests or deliveries that the process works on at once."""
     answering: int | None
-    """Those that it works on now; None if it does not count them."""
+    """Number of requests or deliveries that the process works on now; None if it does not count them."""
     device: str | None = None
     gpus: int = 0
     gpu_memory_bytes: int | None = None
     memory_bytes: int | None = None
     version: str = version("attune")
     started_at: float | None = None
-    """Set by `reporting`."""
+    """Unix time at which the process started. `reporting` sets it."""
     stopped: bool = False
-    """Whether it has ended in order."""
+    """Whether the process has shut down in order."""
 
 
 class SeenProcess(ProcessReport):
-    """A process as it last reported."""
+    """A process, as its last report describes it."""
 
     beat_at: float
     """Unix time of its last report."""
     age_s: float
-    """Seconds since then."""
+    """Seconds since its last report."""
 
     @property
     def place(self) -> tuple[str, str]:
-        """Its host and its stage."""
+        """The host and the stage of the process."""
         return self.owner.partition(":")[0], self.stage
 
     @property
@@ -75,13 +76,13 @@ class SeenProcess(ProcessReport):
 
 
 def process_name(stage: str, identifier: str) -> str:
-    """Return the owner of a process without a work folder."""
+    """Return the `owner` of a process without a work folder."""
     return f"{socket.gethostname()[:64]}:{stage}:{identifier}"
 
 
 @contextmanager
 def reporting(broker_url: SecretStr, report: Callable[[], ProcessReport]) -> Iterator[None]:
-    """Report this process every BEAT_S seconds until the block ends, and then its end."""
+    """Report this process every BEAT_S seconds until the block ends. Then report that it has shut down."""
     ended, started_at = threading.Event(), time.time()
 
     def send(redis: Redis, **changes: object) -> None:
@@ -111,7 +112,8 @@ def reporting(broker_url: SecretStr, report: Callable[[], ProcessReport]) -> Ite
 def seen(broker_url: SecretStr) -> list[SeenProcess]:
     """Return the processes of the last day; none if Redis does not answer.
 
-    A lost process is left out if its host has a live one of its stage, which may be the same one restarted.
+    A process that ended or fell silent is left out if a live process of the same stage runs on its host, because that
+    may be the same process, restarted.
     """
     if not broker_url.get_secret_value():
         return []

@@ -1,6 +1,6 @@
-"""The environment of a child process that handles untrusted input: a list of harmless variables.
+"""The environment of a child process that handles untrusted input: only variables from a list of harmless ones.
 
-Everything else, such as passwords and cloud credentials, stays in this process.
+All other variables, such as passwords and cloud credentials, stay in this process.
 """
 
 import os
@@ -38,9 +38,9 @@ ALLOCATORS = ("libtcmalloc_minimal.so.4", "libtcmalloc.so.4")
 def child_environment(gpu: str | None = None, threads: int | None = None) -> dict[str, str]:
     """Return the environment variables of a child.
 
-    `gpu`: the only GPU that the child sees, as CUDA_VISIBLE_DEVICES names it; None: no GPU.
+    `gpu`: the only GPU that the child sees, by its name in CUDA_VISIBLE_DEVICES; None: no GPU.
 
-    `threads`: the child's OpenMP threads, unless the operator has set OMP_NUM_THREADS.
+    `threads`: number of the child's OpenMP threads, unless the operator has set OMP_NUM_THREADS.
     """
     kept = {
         name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)
@@ -63,7 +63,7 @@ def child_environment(gpu: str | None = None, threads: int | None = None) -> dic
 
 @cache
 def installed_allocator() -> Path | None:
-    """Return tcmalloc's library if the system has it."""
+    """Return the library of tcmalloc, a faster memory allocator; None if the system does not have it."""
     folders = [folder for top in LIBRARIES for folder in (top, *top.glob("*-linux-gnu"))]
     found = (folder / name for name in ALLOCATORS for folder in folders)
     return next((path for path in found if path.exists()), None)

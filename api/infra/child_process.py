@@ -1,4 +1,4 @@
-"""Starts child processes by a fork server (`worker.fork_server`), which has imported their programs already.
+"""Starts child processes by a fork server (`worker.fork_server`): a process that has already imported the programs.
 
 The server has the children's environment, not this process's, and so holds no secret. If the server cannot start a
 child, the child is started as a new Python process, which is slower but otherwise the same.
@@ -24,13 +24,13 @@ from api.spec.fork_request import ForkRequest
 log = structlog.get_logger(__name__)
 
 START_S = 120.0
-"""Seconds that a server may take to import its modules and fork."""
+"""Seconds that a server may take to import its modules and fork a child."""
 
 
 class Process(Protocol):
-    """A child process, with those methods of `subprocess.Popen` that ForkedProcess has too.
+    """A child process, with the methods that `subprocess.Popen` and ForkedProcess have in common.
 
-    It leads its own process group.
+    The child leads its own process group.
     """
 
     @property
@@ -42,7 +42,7 @@ class Process(Protocol):
         """Return the exit code, negative for a signal, or None while it runs."""
 
     def wait(self, timeout: float | None = None) -> int:
-        """Return the exit code. Raises subprocess.TimeoutExpired."""
+        """Return the exit code once the child has ended. Raises subprocess.TimeoutExpired after `timeout` seconds."""
 
 
 def start_fresh(
@@ -54,7 +54,8 @@ def start_fresh(
 ) -> Process:
     """Start `python -m PROGRAM ARGUMENTS`.
 
-    `descriptors`: files that stay open in the child, by the variable that gives the child each file's number.
+    `descriptors`: file descriptors that stay open in the child. The key is the environment variable in which the child
+    finds the descriptor's number.
     """
     files = descriptors or {}
     return subprocess.Popen(
@@ -69,14 +70,15 @@ def start_fresh(
 
 
 class ForkServer:
-    """A fork server, started at once. If the server has ended, the next `start` starts another."""
+    """A fork server. It is started when this object is created; if it has ended, the next `start` starts another
+    one."""
 
     def __init__(self, *modules: str, threads: int | None = None) -> None:
-        """`modules`: what the server imports. `threads`: see `child_environment`."""
+        """`modules`: the modules that the server imports. `threads`: see `child_environment`."""
         self._modules, self._threads = modules, threads
         self._lock = threading.Lock()
         self._server = _Server(modules, threads)
-        atexit.register(self.close)  # it would end by itself, but only once it has imported its modules
+        atexit.register(self.close)  # the server would end without this, too, but only after its imports
 
     def start(
         self,
@@ -86,7 +88,7 @@ class ForkServer:
         output: IO[bytes],
         descriptors: Mapping[str, int] | None = None,
     ) -> Process:
-        """Do the same as `start_fresh`, but faster."""
+        """Start the same child as `start_fresh`, but faster."""
         files = descriptors or {}
         request = ForkRequest(program, list(arguments), dict(environment), list(files))
         ours, reports = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -99,7 +101,7 @@ class ForkServer:
             pid = int(ours.recv(32))
         except (OSError, ValueError) as error:
             log.warning("not_forked", program=program, error=type(error).__name__)
-            server.kill()  # or it might start the program, too, later
+            server.kill()  # else the server might start the program later, a second time
             ours.close()
             os.close(write_stdin)
             return start_fresh(program, *arguments, environment=environment, output=output, descriptors=files)
@@ -120,7 +122,7 @@ class ForkServer:
 
 
 class _Server:
-    """One server process, and the socket of its requests."""
+    """One server process, and the socket for requests to it."""
 
     def __init__(self, modules: tuple[str, ...], threads: int | None) -> None:
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -147,13 +149,13 @@ class _Server:
         self.hang_up()
 
     def hang_up(self) -> None:
-        """Ask for nothing more. The server ends after its last child."""
+        """Close the socket for requests. The server then ends after its last child."""
         self._requests.close()
 
 
 @cache
 def fork_server(*modules: str, threads: int | None = None) -> ForkServer:
-    """Return this process's server for these modules.
+    """Return the fork server that this process has for these modules.
 
     The first call starts the server, which ends with this process.
     """
@@ -163,7 +165,7 @@ def fork_server(*modules: str, threads: int | None = None) -> ForkServer:
 class ForkedProcess:
     """A child of a fork server.
 
-    If the server ends first, the child is killed, because nobody would learn of the child's end.
+    If the server ends before the child, the child is killed: only the server can report the child's end.
     """
 
     def __init__(self, program: str, pid: int, reports: socket.socket, stdin: IO[bytes]) -> None:

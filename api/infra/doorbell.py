@@ -1,6 +1,6 @@
-"""The doorbell: notifications through the broker that make workers query the queue in the database.
+"""The doorbell: notifications through the broker, upon which workers query the queue in the database.
 
-A notification carries no state, so that a lost or duplicate one is harmless.
+A lost or duplicate notification is harmless, because it carries no state and a sweep of the workers repeats it.
 """
 
 import structlog
@@ -22,7 +22,7 @@ def queue_name(stage: Stage) -> str:
 
 
 def celery_app(broker_url: SecretStr, **transport_options: float) -> Celery:
-    """Return the Celery app that sender and receiver share: JSON only, no results, early acknowledgement."""
+    """Return a Celery app, configured alike for sender and receiver: JSON only, no results, early acknowledgement."""
     app = Celery("attune", broker=broker_url.get_secret_value(), set_as_current=False)
     app.conf.update(
         task_serializer="json",
@@ -50,7 +50,7 @@ class Doorbell:
     def ring(self, stage: Stage, job_id: str) -> None:
         """Notify the workers of a stage. The job's id is for logs only.
 
-        A failure is logged and not raised: the sweep of a worker notifies again.
+        A failure is logged and not raised: a worker's next sweep sends the notification again.
         """
         if self._app is None:
             return

@@ -1,7 +1,7 @@
 """A concurrency limit for threads or child processes that is fair between projects.
 
 Waiters are coroutines and hold no resources. The next turn goes to the project with the fewest running tasks, and among
-equals to the one whose last turn was earliest: a project with hundreds of requests delays only its own.
+equals to the one whose last turn was earliest: a project with hundreds of requests delays only its own requests.
 """
 
 import asyncio
@@ -33,7 +33,8 @@ class _Waiter:
 
 class FairLimiter:
     def __init__(self, what: str, *, total: int, per_project: int, max_waiting: int) -> None:
-        """Run at most `total` tasks, and `per_project` of one project, of which `max_waiting` may wait."""
+        """At most `total` tasks run at once, and `per_project` tasks of one project. `max_waiting` further tasks of a
+        project may wait."""
         self._what, self._free = what, total
         self._per_project, self._max_waiting = per_project, max_waiting
         self._lock = threading.Lock()  # each of the tests' clients has its own event loop
@@ -42,9 +43,10 @@ class FairLimiter:
 
     @asynccontextmanager
     async def turn(self, project_id: str, *, wait_s: float | None = None) -> AsyncIterator[None]:
-        """Wait for a turn, and hold it.
+        """Wait for a turn, and hold it until the block ends.
 
-        Raises ConcurrencyLimitExceeded immediately if too many wait, and TimeoutError after `wait_s` seconds.
+        Raises ConcurrencyLimitExceeded immediately if too many tasks of the project wait already, and TimeoutError
+        after waiting for `wait_s` seconds.
         """
         waiter = self._enter(project_id)
         try:
@@ -60,10 +62,10 @@ class FairLimiter:
         with self._lock:
             if project_id not in self._waiting:
                 self._waiting[project_id] = deque()
-                self._waiting.move_to_end(project_id, last=False)  # it had no recent turn
+                self._waiting.move_to_end(project_id, last=False)  # the project had no recent turn, so it comes first
             queue = self._waiting[project_id]
             if self._free > 0 and self._running[project_id] < self._per_project:
-                self._take(project_id, waiter)  # nobody waits for it, or a free turn would be theirs
+                self._take(project_id, waiter)  # no one waits for this turn, or it would not be free
             elif len(queue) >= self._max_waiting:
                 raise ConcurrencyLimitExceeded(self._what, self._max_waiting + self._running[project_id])
             else:
@@ -88,7 +90,7 @@ class FairLimiter:
                 del self._waiting[project_id], self._running[project_id]
 
     def _grant(self) -> None:
-        """Grant free turns to waiters."""
+        """Give free turns to waiting tasks."""
         while self._free > 0:
             eligible = [
                 name for name, queue in self._waiting.items() if queue and self._running[name] < self._per_project

@@ -1,4 +1,4 @@
-"""The latest value of something that is costly to compute, shared by the requests of a moment."""
+"""A value that is costly to compute, kept for a short time and shared by all requests in that time."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Streaming parser of multipart bodies: fields are kept in memory, the file is passed on in chunks.
+"""Streaming parser of multipart bodies. It keeps fields in memory, and passes the file on in chunks.
 
 FastAPI's form parser would write the whole file into the system's temporary folder before any of our code runs.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 STREAMED = re.compile(r"/v1/files|/v1/uploads/[^/]+/parts")
-"""Paths of POST bodies that are streamed to storage, which limits their size."""
+"""Paths whose POST bodies are streamed to storage. The code that receives the stream limits their size."""
 MAX_FIELDS = 32
 MAX_FIELD_BYTES = 16 * 1024
 MAX_HEADER_BYTES = 8 * 1024
@@ -44,7 +44,8 @@ _Event = _PartBegins | bytes | None
 async def read_form(
     request: Request, *, file_field: str, consume: Callable[[AsyncIterator[bytes]], Awaitable[None]]
 ) -> Form:
-    """Read the whole body, and pass the file's chunks to `consume`. The file may come anywhere among the fields.
+    """Read the whole body, and pass the file's chunks to `consume`. The file may come before, between or after the
+    fields.
 
     Raises InvalidRequest if the body is not multipart, or has unexpected or too many parts.
     """

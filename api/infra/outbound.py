@@ -17,7 +17,7 @@ import httpx
 from api.errors import InvalidRequest
 
 DEADLINE_S = 15.0
-"""Time limit of a whole request in seconds. It also ends responses that trickle."""
+"""Time limit of a whole request in seconds. It also ends a response that arrives slowly without a pause of STEP_S."""
 STEP_S = 5.0
 """Time limit of each connect, write and read, in seconds."""
 MAX_ADDRESSES = 4
@@ -35,7 +35,7 @@ class DeliveryError(Exception):
 
 
 def check_url(url: str, private_hosts: Collection[str]) -> httpx.URL:
-    """Return the parsed URL, `https://host[:port]/…` without a password. Raises UrlRefused.
+    """Return the parsed URL. Raises UrlRefused unless it has the form `https://host[:port]/…`, without a password.
 
     Plain http is accepted for the operator's `private_hosts` only.
     """
@@ -70,7 +70,8 @@ def _name(target: httpx.URL) -> str:
 def is_public(address: IPv4Address | IPv6Address) -> bool:
     """Return whether the address is globally reachable.
 
-    An IPv4-mapped address counts as its IPv4 address. Other addresses that embed one (6to4, Teredo) are not public.
+    An IPv4-mapped address counts as its IPv4 address. Other IPv6 addresses that embed an IPv4 address (6to4, Teredo) do
+    not count as reachable.
     """
     if isinstance(address, IPv6Address):
         if address.ipv4_mapped is not None:
@@ -83,7 +84,7 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
 async def post(
     url: str, body: bytes, headers: dict[str, str], private_hosts: Collection[str], *, tls: ssl.SSLContext | None = None
 ) -> int:
-    """Send a POST request. Return the status of the response. Raises DeliveryError."""
+    """Send a POST request. Return the status of the response. Raises DeliveryError if there is none."""
     try:
         async with asyncio.timeout(DEADLINE_S):
             target = check_url(url, private_hosts)

@@ -1,4 +1,5 @@
-"""Requests to the operator's judge, a server with OpenAI's API. Only the settings name its address."""
+"""Requests to the operator's judge, a server with OpenAI's API. Its address comes from the settings only, never from
+users."""
 
 import asyncio
 import math
@@ -15,22 +16,22 @@ from api.spec.graders.base import GradingError, Question
 from api.spec.graders.judgement import MAX_TOKENS, conversation, response_format
 
 MAX_BYTES = 4 * 1024**2
-"""Size limit of a response."""
+"""Size limit of a response, in bytes."""
 MAX_RETRY_AFTER_S = 60.0
 TOKEN_CHARS = 4
-"""Characters that count as a token if the server reports no tokens."""
+"""Number of characters that count as one token, if the server reports no numbers of tokens."""
 RETRIED = frozenset({408, 409, 425, 429})
 """Statuses below 500 after which the same request may succeed later."""
 FORMAT_REFUSED = frozenset({400, 422, 501})
-"""Statuses of servers that do not know `response_format`."""
+"""Statuses with which a server may refuse a request because it does not know `response_format`."""
 
 
 class Unanswered(GradingError):
-    """The judge gave no judgement."""
+    """The judge gave no usable answer."""
 
     def __init__(self, error: GradingError, *, retry: bool, away: bool = False, wait_s: float = 0.0) -> None:
-        """`retry`: another attempt may succeed. `away`: the judge cannot answer other questions either. `wait_s`: the
-        time that the judge asks to wait."""
+        """`retry`: another attempt may succeed. `away`: the judge cannot be reached or is too busy, so it cannot answer
+        other questions either. `wait_s`: the time that the judge asks to wait."""
         super().__init__(error.flag, error.message)
         self.retry, self.away, self.wait_s = retry, away, wait_s
 
@@ -82,11 +83,11 @@ class OutsideJudge:
         """Names of models that refused `response_format`, and answered without it."""
 
     def identity(self, name: str) -> list[str] | None:
-        """Return what determines the model of this name; None if there is no such judge."""
+        """Return the URL and the model's name there, which identify the judge of this name; None if there is none."""
         return [self._url, self._models[name]] if name in self._models else None
 
     async def ask(self, question: Question) -> Reply:
-        """Return the judge's answer, which is not parsed. Raises Unanswered."""
+        """Return the judge's answer as text. Raises Unanswered if there is no answer."""
         name = question.model
         formatted = name not in self._unformatted
         response = await self._send(question, formatted=formatted)
@@ -145,7 +146,10 @@ async def _read(response: httpx.Response) -> bytes:
 
 
 def _reply(name: str, response: _Response) -> Reply:
-    """Return the answer in a response. Nothing of an error's text is quoted, because it may name the key."""
+    """Return the answer in a response. Raises Unanswered if there is none.
+
+    The message quotes nothing of the response, which may contain the API key.
+    """
     status = response.status
     if not response.is_success:
         retry = status in RETRIED or status >= 500
@@ -167,12 +171,12 @@ def _reply(name: str, response: _Response) -> Reply:
 
 
 def _count(tokens: int) -> int:
-    """Return the number of tokens that a server reports, as a number that a ledger can add up."""
+    """Return the number of tokens that a server reports, limited to a range that the usage ledger can add up."""
     return min(max(tokens, 0), MAX_BYTES)
 
 
 def _seconds(retry_after: str) -> float:
-    """Return the seconds that the header asks to wait; 0 for a date."""
+    """Return the seconds that the `retry-after` header asks to wait; 0 if it has a date or anything else."""
     try:
         wait_s = float(retry_after)
     except ValueError:

@@ -1,9 +1,9 @@
 """Child processes that serve a request while its client waits: previews, estimates and gradings.
 
 Chat templates are untrusted programs, and rows and graders are untrusted input: none is processed in the API's process.
-The child processes `worker.preview` and `worker.grade` have limits and a minimal environment of their own. Few run at
-the same time, in turns by project, and a request that waits for its turn holds no thread. The newest reports about rows
-are cached.
+The child processes `worker.preview` and `worker.grade` have limits and a minimal environment of their own. Only a few
+run at the same time. Projects take turns, and a request that waits for its turn holds no thread. The newest reports
+about rows are cached.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ START_S = 10.0
 """Seconds that a busy machine may take to start a child process."""
 CACHED_REPORTS = 256
 MAX_CACHED_BYTES = 1 << 21
-"""Size limit of a cached report."""
+"""Size limit of a cached report, in characters."""
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ class PreviewFailed(Unavailable):
 
 class PreviewProcesses:
     def __init__(self, settings: Settings, programs: tuple[str, ...] = ("worker.preview", "worker.grade")) -> None:
-        """`programs`: those that the fork server has imported. It starts others too, but later."""
+        """`programs`: the programs that the fork server imports, so that they start quickly."""
         self._settings, self._programs = settings, programs
         processes = settings.preview_processes
         self._turns = FairLimiter(
@@ -78,7 +78,8 @@ class PreviewProcesses:
     async def run_in_turn(self, project_id: str, work: Callable[[], T]) -> T:
         """Wait for the project's turn, run `work` in a thread reserved for these processes, and return its result.
 
-        Raises ConcurrencyLimitExceeded, TooBusy, and the exceptions of `work`.
+        Raises ConcurrencyLimitExceeded if too many requests of the project wait already, TooBusy if the turn does not
+        come in time, and the exceptions of `work`.
         """
         async with AsyncExitStack() as stack:
             try:
@@ -108,7 +109,7 @@ class PreviewProcesses:
         """Return the report of `worker.preview`, from the cache if it is there.
 
         `key` is a hash of everything that determines the report. `fill` writes the files that the child process reads
-        into its folder. Raises PreviewFailed.
+        into its folder. Raises PreviewFailed if the child process exceeds its limits or dies.
         """
         with self._lock:
             report = self._reports.get(key)
@@ -127,7 +128,7 @@ class PreviewProcesses:
     def run(
         self, module: str, name: str, request: Mapping[str, object], fill: Callable[[Path], None] | None = None
     ) -> str:
-        """Run a child process, and return its report. Raises PreviewFailed.
+        """Run a child process, and return its report. Raises PreviewFailed if it exceeds its limits or dies.
 
         `name` is the file from which the child process reads the request and its limits.
         """

@@ -1,7 +1,7 @@
 """The queue of completion requests in Redis: the API sends requests, samplers send reports with tokens.
 
 Nothing here is durable: if Redis loses its data, only responses in flight are lost, and their clients get an error. All
-times are Redis's own, so that clocks need not agree. All keys expire.
+times are by Redis's clock, so that the clocks of the machines need not agree. All keys expire.
 
     attune:sample:workers            sorted set: sampler → time until which it counts as alive
     attune:sample:open:{line}        sorted set: request → its deadline. Removing a request from it withdraws the
@@ -9,11 +9,12 @@ times are Redis's own, so that clocks need not agree. All keys expire.
     attune:sample:queue:{line}       list: waiting requests, oldest first
     attune:sample:turns              list: lines with waiting requests, the next one first
     attune:sample:background-turns   the same for requests of batches, which wait until `turns` is empty
-    attune:sample:bell               list: samplers block on it; its content has no meaning
+    attune:sample:bell               list: samplers wait until it has an entry; the entries have no meaning
     attune:sample:request:{request}  the request's content
     attune:sample:answer:{request}   stream: the reports of its response
 
-A line is a project, or `background-{project}` for its batches, so that these do not use up the places of its chats.
+A line is the name of a waiting line: the project, or `background-{project}` for its requests in the background
+(batches, evals, judges), so that these do not use up the places of its chats.
 """
 
 import json
@@ -30,11 +31,11 @@ from api.spec.sampler_reports import Report
 from api.spec.sampling import QueuedRequest
 
 ALIVE_S = 6.0
-"""Seconds without a heartbeat after which a sampler counts as lost."""
+"""Seconds without a heartbeat after which a sampler counts as dead."""
 BEAT_S = 1.0
 """Seconds between two heartbeats of a sampler."""
 LISTEN_S = 1.0
-"""Seconds that the API blocks on a request's reports before it checks the request and its sampler."""
+"""Seconds that the API waits for a report before it checks whether the request is still open and its sampler alive."""
 SOCKET_TIMEOUT_S = 5.0
 
 _PREFIX = "attune:sample"
@@ -109,11 +110,11 @@ class NoSampler(Exception):
 
 
 class TooManyOpen(Exception):
-    """The project has reached its limit of open requests."""
+    """The line of the request has reached its limit of open requests."""
 
 
 class SamplerDead(Exception):
-    """The sampler of the request is dead, or no live sampler is left to take it."""
+    """The sampler of the request is dead, or no live sampler is left to take the request."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class SampleJob:
     project_id: str
     content: QueuedRequest
     background: bool = False
-    """Whether it waits until no other request does."""
+    """Whether the request waits until no request of a client waits."""
 
     @property
     def line(self) -> str:
@@ -132,7 +133,7 @@ class SampleJob:
 
 
 class Producer:
-    """The API's side of the queue. Each request needs its own connection, because it blocks on it."""
+    """The API's side of the queue. Each request needs its own Producer, because it blocks the connection to Redis."""
 
     def __init__(self, broker_url: SecretStr) -> None:
         self._redis = redis.asyncio.Redis.from_url(
@@ -149,7 +150,8 @@ class Producer:
         await self._redis.aclose()
 
     async def submit(self, job: SampleJob, *, timeout_s: float, limit: int) -> None:
-        """Add the request to its line. Raises NoSampler, and TooManyOpen at `limit` open requests in the line."""
+        """Add the request to its line. Raises NoSampler if no sampler is alive, and TooManyOpen if the line has `limit`
+        open requests."""
         body = json.dumps(job.content)
         turns = _BACKGROUND_TURNS if job.background else _TURNS
         result = await self._run(_SUBMIT, [_PREFIX], job.id, job.line, body, timeout_s, limit, turns)
@@ -157,14 +159,15 @@ class Producer:
             raise NoSampler if result == "no_sampler" else TooManyOpen
 
     async def withdraw(self, job: SampleJob) -> None:
-        """Remove the request and its reports. A sampler that works on it stops."""
+        """Remove the request and its reports. A sampler that works on the request stops."""
         async with self._redis.pipeline() as pipe:
             pipe.zrem(f"{_PREFIX}:open:{job.line}", job.id)
             pipe.delete(f"{_PREFIX}:request:{job.id}", f"{_PREFIX}:answer:{job.id}")
             await pipe.execute()
 
     async def reports(self, job: SampleJob) -> AsyncIterator[Report]:
-        """Yield the sampler's reports without end. Raises SamplerDead, and TimeoutError after the deadline."""
+        """Yield the sampler's reports, until the caller stops. Raises SamplerDead, and TimeoutError after the
+        deadline."""
         key, last, sampler = f"{_PREFIX}:answer:{job.id}", "0", ""
         while True:
             streams: Any = await self._redis.xread({key: last}, count=256, block=int(1000 * LISTEN_S))
@@ -207,9 +210,9 @@ class Consumer:
         self._redis.zrem(f"{_PREFIX}:workers", self.name)
 
     def take(self, wait_s: float, *, background: bool = True) -> SampleJob | None:
-        """Return the next request of the project whose turn it is: those of batches last, or not at all.
+        """Return the next request of the line whose turn it is; None if none arrives within `wait_s` seconds.
 
-        None if none arrives within `wait_s`.
+        `background`: whether background requests may be returned, if no others wait.
         """
         if (job := self._take(background)) is not None:
             return job

@@ -14,11 +14,11 @@ from pydantic import AfterValidator, BaseModel, Field
 KEYS_PATH = "/.well-known/attune-keys.json"
 
 ID_LENGTH = 16
-"""Hexadecimal digits of a key's id."""
+"""Number of hexadecimal digits of a key's id."""
 
 
 def _decoded(text: str) -> bytes:
-    """Return the bytes of base64url without padding (RFC 7515)."""
+    """Return the bytes that base64url without padding encodes (RFC 7515). Raises ValueError for other text."""
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except binascii.Error:
@@ -42,7 +42,7 @@ class PublicKey(BaseModel):
     crv: Literal["Ed25519"] = "Ed25519"
     use: Literal["sig"] = "sig"
     kid: str
-    """The first digits of the SHA-256 of the key's 32 bytes."""
+    """Id of the key: the first 16 hexadecimal digits of the SHA-256 of its 32 bytes."""
     x: Annotated[str, AfterValidator(_public_key)]
     """The key's 32 bytes in base64url."""
     created_at: int | None = None
@@ -61,9 +61,9 @@ class ManifestSignature(BaseModel):
 
     algorithm: Literal["Ed25519"] = "Ed25519"
     key: Annotated[str, Field(max_length=64)]
-    """Id of the key."""
+    """Id of the key that signed (`kid`)."""
     signature: Annotated[str, Field(max_length=128)]
-    """64 bytes in base64url."""
+    """The signature's 64 bytes in base64url."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class KeyPair:
     id: str
     public: str
     private: str
-    """32 bytes in base64url, as the public key."""
+    """32 bytes in base64url, as `public`."""
 
 
 def new_key_pair() -> KeyPair:
@@ -83,7 +83,7 @@ def new_key_pair() -> KeyPair:
 
 
 def sign(content: bytes, key_id: str, private: str) -> bytes:
-    """Return the file with the content's signature."""
+    """Return the content of `manifest.sig.json`, with the signature of `content`."""
     signature = Ed25519PrivateKey.from_private_bytes(_decoded(private)).sign(content)
     document = ManifestSignature(key=key_id, signature=_encoded(signature))
     return json.dumps(document.model_dump(), indent=1).encode() + b"\n"

@@ -1,4 +1,4 @@
-"""Object storage for files, arrays, states, checkpoints and adapters: a folder, S3, GCS or Azure.
+"""Object storage for files, arrays, states, checkpoints and models: a folder, S3, GCS or Azure.
 
 Keys consist of internal ids only and never contain users' text.
 """
@@ -33,12 +33,12 @@ class ObjectMissing(Exception):
 
 
 class ObjectCorrupt(Exception):
-    """The object's SHA-256 differs from that of the stored bytes."""
+    """The object's SHA-256 differs from the recorded one."""
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """Size and hash of a written object, as rows record them."""
+    """Size and hash of a written object, which the caller records in a row."""
 
     bytes: int
     sha256: str
@@ -46,12 +46,12 @@ class StoredObject:
 
 @dataclass(frozen=True)
 class ListedObject:
-    """An entry of a listing."""
+    """An object in the storage, as `list_objects` yields it."""
 
     key: str
     bytes: int
     changed_at: float
-    """Unix seconds, by the storage's clock."""
+    """Time of the last change, in Unix seconds by the storage's clock."""
 
 
 class Storage:
@@ -81,7 +81,8 @@ class Storage:
         return self._objects
 
     async def write(self, key: str, chunks: AsyncIterator[bytes], *, low_memory: bool = False) -> StoredObject:
-        """Stream into an object, which appears once it is complete. An error in `chunks` leaves nothing behind.
+        """Write the chunks into an object, which appears once it is complete. After an error in `chunks` there is no
+        object.
 
         `low_memory` is for many concurrent small objects: each takes about 10 MiB of memory instead of 30.
         """
@@ -126,7 +127,7 @@ class Storage:
         return StoredObject(len(data), hashlib.sha256(data).hexdigest())
 
     def read_file(self, key: str, path: Path, *, sha256: str | None = None) -> StoredObject:
-        """Copy an object into a local file. Raises ObjectCorrupt if its hash differs from `sha256`."""
+        """Copy an object into a local file. Raises ObjectCorrupt if the object's hash differs from `sha256`."""
         digest = hashlib.sha256()
         with path.open("wb") as file:
             for chunk in self.read(key):
@@ -149,7 +150,8 @@ class Storage:
             raise StorageUnavailable(f"reading {key}") from error
 
     async def stream(self, key: str, *, part: range | None = None) -> AsyncIterator[bytes]:
-        """Yield the object, or these bytes of it, in chunks of 1 MiB, without blocking.
+        """Yield the object, or its bytes in the range `part`, in chunks of about 1 MiB, without blocking the event
+        loop.
 
         Larger chunks fragment the heap. Joining ten parts took 57 MiB of resident memory with chunks of 4 MiB, and 34
         MiB with 1 MiB.
@@ -166,7 +168,7 @@ class Storage:
             raise StorageUnavailable(f"reading {key}") from error
 
     async def read_range(self, key: str, *, start: int, length: int) -> bytes:
-        """Return `length` bytes of the object from byte `start`. Raises ObjectMissing."""
+        """Return `length` bytes of the object from byte `start`. Raises ObjectMissing if there is no object."""
         try:
             return bytes(await obstore.get_range_async(self._store, key, start=start, length=length))
         except FileNotFoundError as error:
@@ -178,7 +180,8 @@ class Storage:
         return self.changed_at(key) is not None
 
     def changed_at(self, key: str) -> float | None:
-        """Return the time of the object's last change (Unix seconds, the storage's clock); None without an object."""
+        """Return the time of the object's last change (Unix seconds, by the storage's clock); None if there is no
+        object."""
         try:
             return float(obstore.head(self._store, key)["last_modified"].timestamp())
         except FileNotFoundError:
@@ -193,7 +196,7 @@ class Storage:
         self.delete([key])
 
     def list_objects(self, folder: str) -> Iterator[list[ListedObject]]:
-        """Yield all objects whose key begins with `folder/`, in batches."""
+        """Yield entries for all objects whose key begins with `folder/`, in batches."""
         try:
             for batch in obstore.list(self._store, folder):
                 yield [
@@ -203,7 +206,7 @@ class Storage:
             raise StorageUnavailable(f"listing {folder}") from error
 
     def delete(self, keys: list[str]) -> None:
-        """Delete objects. Missing ones are ignored."""
+        """Delete objects. Keys without an object are ignored."""
         for key in keys:
             try:
                 obstore.delete(self._store, key)
@@ -222,7 +225,7 @@ class Storage:
 
 
 _NO_ROOM = tuple(f"(os error {number})" for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
-"""Ends of messages about a full disk. The library has no class for this error."""
+"""Parts of the library's messages about a full disk. The library has no exception class for this error."""
 
 
 def _not_written(key: str, error: BaseError) -> StorageUnavailable:
@@ -232,7 +235,7 @@ def _not_written(key: str, error: BaseError) -> StorageUnavailable:
 
 
 def _folder(url: str) -> Path | None:
-    """Return the folder of the objects; None for a cloud's storage."""
+    """Return the folder that holds the objects; None if they are in a cloud's storage."""
     if "://" not in url:
         return Path(url).resolve()
     return Path(url.removeprefix("file://")) if url.startswith("file://") else None

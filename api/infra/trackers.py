@@ -1,11 +1,12 @@
-"""Configured trackers, the services outside to which metrics are sent. The senders are in worker/delivery/trackers."""
+"""The experiment trackers that the settings configure. worker/delivery/trackers sends them the metrics of jobs."""
 
 from importlib.util import find_spec
 
 from api.settings import Settings
 
 TITLES = {"wandb": "Weights & Biases", "mlflow": "MLflow", "tensorboard": "TensorBoard"}
-"""Display name of each supported tracker. Each is an extra of the package with the same name."""
+"""{name of each supported tracker: its display name}. The name is also that of the package's extra which installs its
+library."""
 _LIBRARIES = {"wandb": "wandb", "mlflow": "mlflow", "tensorboard": "tensorboardX"}
 
 
@@ -24,7 +25,7 @@ def configured(settings: Settings) -> list[str]:
 
 
 def require_libraries(settings: Settings) -> None:
-    """Raise MissingLibrary if a configured tracker's library is not installed. Called before a deliverer starts."""
+    """Raise MissingLibrary if a configured tracker's library is not installed. Call it before a deliverer starts."""
     missing = [name for name in configured(settings) if find_spec(_LIBRARIES[name]) is None]
     if missing:
         titles = " and ".join(TITLES[name] for name in missing)

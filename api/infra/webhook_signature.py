@@ -1,4 +1,5 @@
-"""Body and headers of a webhook, signed by standardwebhooks.com's scheme, which OpenAI's `webhooks.unwrap` verifies."""
+"""Body and headers of a webhook, signed as standardwebhooks.com specifies, which OpenAI's `webhooks.unwrap`
+verifies."""
 
 import base64
 import hashlib
@@ -16,7 +17,7 @@ def new_secret() -> str:
 
 
 def message(event_id: str, event_type: str, object_id: str, created_at: float) -> bytes:
-    """Return the body, which is the same in every attempt."""
+    """Return the body of the request, which is the same in every attempt of a delivery."""
     event = {
         "id": event_id,
         "object": "event",
@@ -28,7 +29,10 @@ def message(event_id: str, event_type: str, object_id: str, created_at: float) -
 
 
 def headers(event_id: str, body: bytes, with_secrets: Sequence[str]) -> dict[str, str]:
-    """Return the headers with a signature by each secret. Receivers refuse signatures older than five minutes."""
+    """Return the headers, with a signature by each secret.
+
+    Sign each attempt anew: receivers refuse signatures older than five minutes.
+    """
     timestamp = str(int(time.time()))
     return {
         "content-type": "application/json",
