@@ -1,4 +1,4 @@
-"""Services: decisions that can be tested without HTTP.
+"""Services: the decisions behind the endpoints, testable without HTTP.
 
-Each loads rows, decides, writes in one transaction, then notifies workers.
+A service loads rows, decides, writes in one transaction, and then notifies workers.
 """

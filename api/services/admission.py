@@ -50,10 +50,10 @@ class NoSuchEval(InvalidRequest):
 def validate(
     context: Context, session: Session, caller: Caller, recipe: Recipe, origin: Origin, pending: Pending = NO_PENDING
 ) -> None:
-    """Raise InvalidRequest for everything that can be wrong with a recipe before its rows are read, except its layers
-    (api.services.layers), which are checked while no session is open.
+    """Raise InvalidRequest for everything that can be wrong with a recipe before its rows are read.
 
-    `recipe` already has its inherited technique.
+    Its layers are not checked here, but in api.services.layers, while no session is open. `recipe` already has the
+    technique that it inherits (api.services.lineage.inherit_technique).
     """
     if refused := catalog.refusal(recipe.technique, recipe.method, origin.base.facts):
         raise UnsupportedCombination(refused.message, param=refused.param)
@@ -85,8 +85,8 @@ def insert_job(
 ) -> Job:
     """Validate the recipe and insert its job with the first events, in the caller's transaction.
 
-    `recipe` already has its inherited technique. `origin` is held until the transaction ends. `values` are for other
-    columns. Raise InvalidRequest.
+    `recipe` already has the technique that it inherits. The caller holds `origin` (api.services.lineage.hold).
+    `values`: other columns. Raise InvalidRequest if the job would be refused.
     """
     validate(context, session, caller, recipe, origin, pending)
     suffix = slug(recipe.suffix) if recipe.suffix else ""
@@ -122,7 +122,8 @@ def insert_job(
 
 
 def plan_trackings(context: Context, session: Session, job_id: str, recipe: Recipe) -> None:
-    """Insert an export task for each of the job's integrations, and for each tracker of the operator."""
+    """Insert an export task for each of the job's integrations, and for each other tracker that the operator
+    configured."""
     for number, integration in enumerate(recipe.integrations or ()):
         trackings.add(session, job_id, "wandb", number, integration.wandb.model_dump(mode="json"))
     for name in trackers.configured(context.settings):
@@ -133,7 +134,7 @@ def plan_trackings(context: Context, session: Session, job_id: str, recipe: Reci
 def _require_small(recipe: JsonObject) -> None:
     """Raise InvalidRequest for a large recipe.
 
-    Large recipes would be slow, because a page of jobs holds up to a thousand of them and every claim reads one.
+    Large recipes would slow down everything: a page of jobs holds up to a thousand recipes, and every claim reads one.
     """
     size = len(json.dumps(recipe))
     if size > MAX_RECIPE_BYTES:
@@ -145,7 +146,7 @@ def _require_small(recipe: JsonObject) -> None:
 
 
 def _check_options(recipe: Recipe, origin: Origin) -> None:
-    """Raise UnsupportedCombination for an option that would have no effect."""
+    """Raise UnsupportedCombination for an option of the method that would have no effect."""
     problem = AUTO if origin.labels is None else origin.labels.problem
     if (idle := recipe.method.idle_option(problem)) is not None:
         param = f"method.{recipe.method.type}.{idle[0]}"
@@ -205,7 +206,8 @@ def _check_hub(context: Context, recipe: Recipe) -> None:
 
 
 def _check_context_window(recipe: Recipe, base: BaseModelRow) -> None:
-    """Raise InvalidRequest if the method and the technique leave no tokens of the base's context window to the rows."""
+    """Raise InvalidRequest if the method and the technique leave too few tokens of the base model's context window for
+    the rows."""
     window = base.facts["context_window"]
     if max_row_tokens(recipe.method, recipe.technique, window) >= MIN_ROW_TOKENS:
         return

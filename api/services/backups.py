@@ -1,8 +1,8 @@
-"""Backups of an embedded service: its SQLite database, and every object that the database names.
+"""Backups of an embedded service: its SQLite database, and every object that a row of the database names.
 
-A backup is made while the service runs. The database is copied first, at one moment. An object that it names may be
-deleted before it is copied, with the row that named it: then a newer copy of the database, which does not name it,
-replaces the first one. Objects never change under their key, so those copied before stay valid.
+A backup is made while the service runs. The database is copied first, as it is at one moment. Until an object that this
+copy names is copied, the object and its row may be deleted. In that case, a newer copy of the database replaces the
+first one. An object never changes under its key, so the objects that were copied before remain valid.
 """
 
 import hashlib
@@ -27,10 +27,10 @@ from api.spec.manifest import NAME as MANIFEST
 CONTENTS, DATABASE, OBJECTS = "backup.json", "attune.db", "objects"
 CHUNK_BYTES = 4 * 1024 * 1024
 LOGS = "logs/"
-"""Prefix of objects that may be missing: a log is deleted before its row is."""
+"""Prefix of objects that may be missing: a log is deleted before the row that names it."""
 
 Report = Callable[[str, int], None]
-"""Is called with the current activity and the bytes copied so far."""
+"""Function that is called with the current activity and the number of bytes copied so far."""
 
 
 class NotABackup(InvalidRequest):
@@ -58,10 +58,10 @@ class Copied(BaseModel):
 
 
 class Contents(BaseModel):
-    """`backup.json`, which is written last."""
+    """The content of `backup.json`, which is written last."""
 
     attune: str
-    """The version that made the backup."""
+    """The version of Attune that made the backup."""
     created_at: str
     database: Copied
     objects: dict[Annotated[str, AfterValidator(_relative)], Copied]
@@ -74,7 +74,8 @@ class Contents(BaseModel):
 
 
 def database_file(settings: Settings) -> Path:
-    """Return the existing SQLite database. Raise InvalidRequest for another database, NotFound if there is none."""
+    """Return the path of the SQLite database. Raise InvalidRequest if the settings name another kind of database,
+    NotFound if the file does not exist."""
     url = make_url(settings.database)
     if url.get_backend_name() != "sqlite" or not url.database:
         raise InvalidRequest(
@@ -88,7 +89,11 @@ def database_file(settings: Settings) -> Path:
 
 
 def back_up(context: Context, target: Path, report: Report) -> Contents:
-    """Write a backup into a new folder. Raise InvalidRequest if the folder exists, StorageUnavailable, OSError."""
+    """Write a backup into a new folder.
+
+    Raise InvalidRequest if the folder exists, StorageUnavailable if the storage cannot be read, OSError if the backup
+    cannot be written.
+    """
     if target.exists():
         raise InvalidRequest(f"{target} exists: name a folder that does not")
     partial = target.with_name(f"{target.name}.partial")
@@ -99,7 +104,7 @@ def back_up(context: Context, target: Path, report: Report) -> Contents:
     while True:
         wanted = _copy_database(context, partial / DATABASE)
         damaged = _copy_objects(context.storage, wanted, partial / OBJECTS, copied, report)
-        if damaged <= missing:  # the newer database names them, too
+        if damaged <= missing:  # the newer copy of the database still names them
             break
         missing = damaged
     for key in copied.keys() - wanted.keys():
@@ -118,7 +123,7 @@ def back_up(context: Context, target: Path, report: Report) -> Contents:
 
 
 def _copy_database(context: Context, path: Path) -> dict[str, str | None]:
-    """Replace the copy of the database. Return the keys of the objects that it names, with their known hashes."""
+    """Replace the copy of the database. Return {key of each object that the new copy names: its SHA-256, if known}."""
     path.unlink(missing_ok=True)
     context.database.copy_to(path)
     copy = Database(f"sqlite:///{path}")
@@ -133,7 +138,8 @@ def _copy_database(context: Context, path: Path) -> dict[str, str | None]:
 
 
 def _state_objects(storage: Storage, prefix: str) -> Iterator[tuple[str, str | None]]:
-    """Yield the objects of a saved state: its manifest, and the files that it lists if it exists."""
+    """Yield the keys and hashes of the objects of a saved state: the manifest, and, if it exists, the files that it
+    lists."""
     yield f"{prefix}/{MANIFEST}", None
     try:
         listed = json.loads(b"".join(storage.read(f"{prefix}/{MANIFEST}")))["files"]
@@ -146,7 +152,7 @@ def _state_objects(storage: Storage, prefix: str) -> Iterator[tuple[str, str | N
 def _copy_objects(
     storage: Storage, wanted: dict[str, str | None], folder: Path, copied: dict[str, Copied], report: Report
 ) -> set[str]:
-    """Copy the objects that are not copied yet. Return the keys of those that are missing or damaged."""
+    """Copy the objects that are not copied yet. Return the keys of objects that are missing or damaged, except logs."""
     damaged = set()
     total = sum(each.bytes for each in copied.values())
     for key, sha256 in wanted.items():
@@ -168,7 +174,11 @@ def _copy_objects(
 
 
 def restore(source: Path, settings: Settings, report: Report) -> Contents:
-    """Restore a backup into an empty data folder. Raise InvalidRequest, NotABackup, DamagedBackup, OSError."""
+    """Restore a backup into an empty data folder.
+
+    Raise InvalidRequest if the data folder is not empty or the settings name another database or storage, NotABackup,
+    DamagedBackup, and OSError if the files cannot be written.
+    """
     if settings.database_url or settings.storage_url:
         raise InvalidRequest(
             "`attune restore` restores into a data folder: unset ATTUNE_DATABASE_URL and ATTUNE_STORAGE_URL"
@@ -211,7 +221,7 @@ def _restore_files(source: Path, contents: Contents, partial: Path, report: Repo
         except FileNotFoundError:
             damaged.append(name)
             continue
-        if _hashed(path) != expected:  # of the copy, so that this disk is checked, too
+        if _hashed(path) != expected:  # the copy is hashed, so that this disk is checked, too
             damaged.append(name)
         total += expected.bytes
         report("restoring", total)

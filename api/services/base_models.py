@@ -1,4 +1,4 @@
-"""The operator's management of base models: add, verify, remove. This needs a data folder, but no running server."""
+"""The operator's management of base models: add, verify, remove. The server need not run."""
 
 import hashlib
 import json
@@ -40,13 +40,13 @@ def _ignore(activity: str, count: int) -> None:
 
 
 Report = Callable[[str, int], None]
-"""Called about twice a second with the current activity and the number of bytes that it has written."""
+"""Function that is called about twice a second with the current activity and the number of bytes written so far."""
 
 
 def add(
     context: Context, name: str, source: str, *, revision: str | None = None, report: Report = _ignore
 ) -> BaseModelRow:
-    """Convert a hub id, a folder or a GGUF file to safetensors, store it, and list it."""
+    """Convert a base model to safetensors, store its files and list it. `source`: a hub id, a folder or a GGUF file."""
     _check_name(context, name)
     with _converted(context, source, revision, report) as folder:
         return register(context, name, folder, report)
@@ -85,7 +85,8 @@ def _check_name(context: Context, name: str) -> None:
 
 @contextmanager
 def _converted(context: Context, source: str, revision: str | None, report: Report) -> Iterator[Path]:
-    """Yield a temporary folder with the source as safetensors. Conversion needs torch and runs in its own process."""
+    """Yield a temporary folder with the source converted to safetensors. The conversion needs torch, so it runs in a
+    process of its own."""
     context.settings.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=context.settings.work) as folder:
         command = [sys.executable, "-m", "worker.convert", source, f"{folder}/model"]
@@ -97,8 +98,8 @@ def _converted(context: Context, source: str, revision: str | None, report: Repo
 
 
 def _run(command: list[str], folder: Path, timeout_s: float, source: str, report: Report) -> None:
-    """Run the command, which writes into the folder. Raise NotConvertible, with the last line of its output, if it
-    fails or times out."""
+    """Run the command, which writes into the folder. Raise NotConvertible if the command fails or times out; after a
+    failure, its last line of output is the message."""
     output, deadline = folder / "log.txt", time.monotonic() + timeout_s
     with (
         output.open("wb") as log,
@@ -122,7 +123,7 @@ def _run(command: list[str], folder: Path, timeout_s: float, source: str, report
 
 
 def _bytes_in(folder: Path) -> int:
-    """Return the size of all files below the folder, some of which may vanish meanwhile."""
+    """Return the size of all files below the folder. Files that vanish meanwhile are left out."""
     count = 0
     for path in folder.rglob("*"):
         with suppress(OSError):
@@ -131,7 +132,7 @@ def _bytes_in(folder: Path) -> int:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment variables for the conversion, without those that hold a password of the database or
+    """Return the environment variables for the conversion, without secrets such as passwords of the database or
     storage."""
     return {name: value for name, value in os.environ.items() if INHERITED_VARIABLES.fullmatch(name)}
 
@@ -150,7 +151,8 @@ def get(context: Context, name: str) -> BaseModelRow:
 
 
 def verify(context: Context, name: str) -> list[str]:
-    """Compare the hash of every stored artifact. Return a message for each that is missing or differs."""
+    """Compare every stored artifact with its recorded hash. Return a message for each artifact that is missing or
+    differs."""
     problems = []
     for artifact in get(context, name).artifacts:
         digest = hashlib.sha256()

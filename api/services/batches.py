@@ -1,4 +1,4 @@
-"""Batches: creation, cancellation and lists. api/batches answers their requests."""
+"""Batches: creation, cancellation and lists. api/batch_worker answers their requests."""
 
 from sqlalchemy.orm import Session
 
@@ -42,9 +42,10 @@ def create(
     output_expires_s: int | None,
     repeated: bool = False,
 ) -> Batch:
-    """Insert a batch, which a batch worker validates next. A repeated request gets the batch of the first one.
+    """Insert a batch, which a batch worker validates next.
 
-    Raise InvalidRequest, TooManyRequests.
+    `repeated`: the client marked the request as a retry. It gets the batch that the first request created, if there is
+    one. Raise InvalidRequest if the file cannot be the input, TooManyRequests if the project has too many batches.
     """
     batch = Batch(
         id=new_id("batch_"),
@@ -83,7 +84,8 @@ def _require_few(context: Context, session: Session, caller: Caller) -> None:
 
 
 def _check_file(context: Context, session: Session, caller: Caller, file_id: str) -> None:
-    """Raise InvalidRequest unless the file can be a batch's input. It is held until the transaction ends."""
+    """Raise InvalidRequest unless the file can be a batch's input. The file cannot be removed until the transaction
+    ends."""
     file = files.get_to_use(session, caller.project_id, file_id)
     param, longest = "input_file_id", context.settings.max_batch_bytes
     if file is None:
@@ -113,7 +115,8 @@ def page(context: Context, caller: Caller, *, after: str | None, limit: int) -> 
 
 
 def cancel(context: Context, caller: Caller, batch_id: str) -> Batch:
-    """Cancel the batch at once: no further request is answered. The results until now are written to files next."""
+    """Cancel the batch at once: no further request is answered. A batch worker then writes the results so far to
+    files."""
     with context.database.write() as session:
         batch = QUEUE.lock(session, _require(session, caller, batch_id).id)
         if batch.status in BATCH_FINAL and batch.status != BatchStatus.CANCELLED:

@@ -1,8 +1,8 @@
-"""Limits on each project: unfinished jobs, stored files, kept responses, judges' tokens and the rate of requests.
+"""Limits on each project: unfinished jobs, stored files, stored responses, judges' tokens and the rate of requests.
 
-Sums are computed under the project's lock, so that concurrent requests cannot exceed a limit together. If only the
-caller can make room, by deleting something, the error has `x-should-retry: false`, which keeps OpenAI's clients from
-retrying. If waiting is enough, `retry-after` gives the seconds.
+Sums are computed under the project's lock, so that concurrent requests cannot exceed a limit together. If waiting does
+not help, because the caller has to delete something, the error has `x-should-retry: false`, which keeps OpenAI's
+clients from retrying. If waiting is enough, `retry-after` gives the seconds.
 """
 
 import math
@@ -19,12 +19,12 @@ from api.services import quotas
 
 DO_NOT_RETRY = {"x-should-retry": "false"}
 BURST_S = 3
-"""Seconds' worth of requests that an idle project may send at once."""
+"""An idle project may send the requests of this many seconds at once."""
 
 
 def require_jobs(context: Context, session: Session, project_id: str, more: int = 1) -> None:
-    """Raise TooManyRequests if the project would have too many unfinished jobs with `more` additional ones, or if one
-    of its budgets is used up."""
+    """Raise TooManyRequests if `more` additional jobs would exceed the project's limit of unfinished jobs, or if one of
+    its budgets is used up."""
     projects.lock(session, project_id)
     quotas.require_budgets(session, project_id)
     limit = context.settings.max_active_jobs
@@ -37,7 +37,7 @@ def require_jobs(context: Context, session: Session, project_id: str, more: int 
 
 
 def require_storage(context: Context, session: Session, project_id: str, *, bytes_more: int, param: str) -> None:
-    """Raise TooManyRequests if the project may not store `bytes_more`, as one more file or part of a file."""
+    """Raise TooManyRequests if the project may not store one more file, or part of a file, of `bytes_more` bytes."""
     projects.lock(session, project_id)
     settings = context.settings
     count, held = files.stored_totals(session, project_id)
@@ -61,7 +61,8 @@ def require_storage(context: Context, session: Session, project_id: str, *, byte
 
 
 def require_answer(context: Context, session: Session, project_id: str) -> None:
-    """Raise TooManyRequests if the responses kept for the project's Idempotency-Keys are too large."""
+    """Raise TooManyRequests if the project's Idempotency-Keys and the responses stored for them exceed their size
+    limit."""
     limit = context.settings.max_project_answer_bytes
     if idempotency.stored_bytes(session, project_id) > limit:
         raise TooManyRequests(
@@ -73,8 +74,8 @@ def require_answer(context: Context, session: Session, project_id: str) -> None:
 
 
 def require_judge_tokens(context: Context, session: Session, project_id: str) -> None:
-    """Raise TooManyRequests if the project's judges have used up this month's tokens. Judgements that are under way may
-    exceed the limit."""
+    """Raise TooManyRequests if the project's judges have used up this month's tokens. Questions that judges are
+    answering already may exceed the limit."""
     limit = context.settings.max_project_judge_tokens
     month, _ = quotas.month_of(current_time(session))
     if limit and usage.judge_tokens_since(session, project_id, month) >= limit:
@@ -87,13 +88,15 @@ def require_judge_tokens(context: Context, session: Session, project_id: str) ->
 
 
 class RequestRate:
-    """A token bucket of requests for each project, or another sender, in the memory of this process."""
+    """A rate limit of requests for each project, or for each sender of another kind: a token bucket in the memory of
+    this process."""
 
     def __init__(self, per_second: float, sender: str = "a project", burst_s: float = BURST_S) -> None:
         self._per_second, self._sender, self._burst_s = per_second, sender, burst_s
         self._burst = max(1.0, per_second * burst_s)
         self._left: dict[str, tuple[float, float]] = {}
-        """By sender: the requests left, and the time of that count. Full buckets are dropped."""
+        """{sender: (number of requests that it may send now, time of that count)}. Full buckets are dropped now and
+        then."""
         self._lock = threading.Lock()
 
     def take(self, sender_id: str, now: float | None = None) -> None:

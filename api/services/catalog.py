@@ -1,4 +1,4 @@
-"""The combinations of techniques and methods, and this server's base models."""
+"""The choices for a new job: the combinations of techniques and methods, and this server's base models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

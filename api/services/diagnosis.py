@@ -1,4 +1,4 @@
-"""Checks of the components of a deployment, from the machine on which they run or which connects to them."""
+"""Checks of the components of a deployment, made on this machine: its own, and those that it connects to."""
 
 import fcntl
 import shutil
@@ -27,10 +27,10 @@ from api.settings import Settings
 
 LOW_DISK_BYTES, NO_DISK_BYTES = 10 * 10**9, 10**9
 CLOCK_S = (5, 300)
-"""Differences of two clocks, in seconds, that are a warning and a problem."""
+"""Differences between two clocks in seconds. A larger one than the first is a warning, than the second a problem."""
 TRAINER_LIBRARIES = ("torch", "transformers", "peft", "safetensors")
 NVIDIA = Path("/proc/driver/nvidia/gpus")
-"""The driver's folder for each GPU."""
+"""The driver's folder, which has an entry for each GPU."""
 GPU_CHECK_S = 120
 
 
@@ -56,7 +56,7 @@ def check_components(settings: Settings) -> Iterator[Check]:
 
 
 def check_clock(difference_s: float, other: str) -> Check:
-    """Return the check of this machine's clock, which is `difference_s` ahead of another one."""
+    """Return the check of this machine's clock, which is `difference_s` seconds ahead of the clock of `other`."""
     detail = f"differs from the {other}'s by {abs(difference_s):.0f} s"
     if abs(difference_s) <= CLOCK_S[0]:
         return Check("clock", "ok", detail)
@@ -65,7 +65,7 @@ def check_clock(difference_s: float, other: str) -> Check:
 
 
 def running_up(settings: Settings) -> str | None:
-    """Return the process id of the `attune up` that holds the data folder, or None."""
+    """Return the process id of the `attune up` that runs on the data folder ("unknown" if it left none), or None."""
     try:
         with (settings.data_dir / "up.lock").open() as lock:
             try:
@@ -137,7 +137,7 @@ def _check_storage(settings: Settings) -> Check:
 
 
 def _check_marker(settings: Settings) -> Iterator[Check]:
-    """Yield a problem if the storage is another database's."""
+    """Yield a problem if the storage belongs to another database (api.services.storage_marker)."""
     context = Context.open(settings)
     try:
         storage_marker.require(context)
@@ -185,7 +185,7 @@ def _check_disk(settings: Settings) -> Check:
 
 
 def check_libraries() -> Check:
-    """Check that the programs of a worker can start: training, and conversion of base models."""
+    """Check that the libraries of a worker are installed, for training and for the conversion of base models."""
     missing = [name for name in TRAINER_LIBRARIES if find_spec(name) is None]
     if missing:
         remedy = "Install Attune with the libraries of workers: pip install '.[worker]' in its folder."

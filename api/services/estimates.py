@@ -100,7 +100,7 @@ def _row_reasons(recipe: Recipe, train: Counts) -> list[Reason]:
 def _resolved(
     recipe: Recipe, counts: Mapping[str, Counts], origin: Origin, *, merged: bool
 ) -> tuple[ResolvedRecipe, Workload, Workload | None]:
-    """Return the resolved recipe, and the rows that it trains and evaluates on."""
+    """Return the resolved recipe, and the numbers of the rows and tokens that it trains on and evaluates on."""
     train = _workload(counts["train"])
     validation = _workload(counts["validation"]) if "validation" in counts else None
     if share := recipe.training.validation_split:
@@ -147,7 +147,8 @@ def _labels(recipe: Recipe, count: int | None) -> Labels | None:
 
 
 def _eligible(live: Sequence[Worker], recipe: Recipe) -> list[Worker]:
-    """Return the workers that would claim the job: those with a GPU if there are any, unless the job asks for none."""
+    """Return the workers for which to predict the job: those with a GPU if there are any, unless the job asks for no
+    GPU."""
     with_gpu = [worker for worker in live if worker.gpus]
     return with_gpu if with_gpu and recipe.resources.gpus != 0 else list(live)
 

@@ -51,9 +51,10 @@ def create(
     source: RunSource,
     repeated: bool = False,
 ) -> EvalRun:
-    """Insert a run, whose rows a worker reads next. A repeated request gets the run of the first one.
+    """Insert a run. A worker reads its rows next.
 
-    Raise NoSuchEval, InvalidRequest, TooManyRequests.
+    `repeated`: the client marked the request as a retry. It gets the run that the first request created, if there is
+    one. Raise NoSuchEval, InvalidRequest for an unsuitable model or file, TooManyRequests for too many runs.
     """
     if isinstance(source, CompletionsSource):
         sampling.require_model(context, caller, source.model)
@@ -95,7 +96,8 @@ def _require_few(context: Context, session: Session, caller: Caller) -> None:
 
 
 def _check_file(context: Context, session: Session, caller: Caller, file_id: str) -> None:
-    """Raise InvalidRequest unless the file can be the rows of a run. It is held until the transaction ends."""
+    """Raise InvalidRequest unless the file can hold the rows of a run. The file cannot be removed until the transaction
+    ends."""
     file = files.get_to_use(session, caller.project_id, file_id)
     param, longest = "data_source.source.id", context.settings.max_eval_bytes
     if file is None:
@@ -136,7 +138,7 @@ def page(
 
 
 def cancel(context: Context, caller: Caller, eval_id: str, run_id: str) -> EvalRun:
-    """Cancel the run at once. The results until now are kept."""
+    """Cancel the run at once. The results so far are kept."""
     with context.database.write() as session:
         run = _locked(session, caller, eval_id, run_id)
         if run.status not in (*UNFINISHED, RunStatus.CANCELED):
@@ -147,7 +149,7 @@ def cancel(context: Context, caller: Caller, eval_id: str, run_id: str) -> EvalR
 
 
 def delete(context: Context, caller: Caller, eval_id: str, run_id: str) -> None:
-    """Delete the run, which ends if it has not. A worker deletes its items."""
+    """Delete the run, even if it has not ended. A worker deletes its items later."""
     with context.database.write() as session:
         run = _locked(session, caller, eval_id, run_id)
         eval_runs.transition(session, run, RunStatus.DELETING)

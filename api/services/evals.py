@@ -1,4 +1,4 @@
-"""Evals: creation, changes, deletion and lists. api.services.eval_runs has their runs."""
+"""Evals: creation, changes, deletion and lists. The runs of evals are in api.services.eval_runs."""
 
 import json
 from collections.abc import Sequence
@@ -41,9 +41,11 @@ async def create(
     criteria: Sequence[Criterion],
     repeated: bool = False,
 ) -> Eval:
-    """Insert an eval. A repeated request gets the eval of the first one.
+    """Insert an eval.
 
-    A child process loads the scripts of criteria. Raise InvalidRequest, TooManyRequests, PreviewFailed.
+    `repeated`: the client marked the request as a retry. It gets the eval that the first request created, if there is
+    one. Raise InvalidRequest if a criterion cannot be used, TooManyRequests if the project has too many evals, and
+    PreviewFailed if the child process that loads the criteria's scripts exceeds its limits.
     """
     _require_names(criteria)
     _require_sample(data_source, criteria)
@@ -73,7 +75,7 @@ def _require_names(criteria: Sequence[Criterion]) -> None:
 
 
 def _require_sample(data_source: CustomDataSource, criteria: Sequence[Criterion]) -> None:
-    """Raise BadCriterion if a template names an answer that the eval's items do not have."""
+    """Raise BadCriterion if a template of a criterion uses the answer (`sample`), but the eval's items have none."""
     if data_source.include_sample_schema:
         return
     for number, criterion in enumerate(criteria):
@@ -133,7 +135,7 @@ def page(
 
 
 def update(context: Context, caller: Caller, eval_id: str, changes: dict[str, object]) -> Eval:
-    """Change the name (`name`) or the metadata (`pairs`)."""
+    """Set the columns in `changes`: the name (`name`), the metadata (`pairs`), or both."""
     with context.database.write() as session:
         row = evals.lock(session, caller.project_id, eval_id)
         if row is None:
@@ -146,7 +148,7 @@ def update(context: Context, caller: Caller, eval_id: str, changes: dict[str, ob
 
 
 def delete(context: Context, caller: Caller, eval_id: str) -> None:
-    """Delete the eval and its runs. A worker deletes their items."""
+    """Delete the eval and its runs. A worker deletes the items of the runs later."""
     with context.database.write() as session:
         row = evals.lock(session, caller.project_id, eval_id)
         if row is None:

@@ -1,4 +1,4 @@
-"""A job's events as a stream."""
+"""A job's events as a stream, which waits for new events."""
 
 import asyncio
 from collections import Counter
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 BATCH = 500
 THREADS = 8
-"""The threads of all streams together. Other requests have other threads, however many streams are open."""
+"""Number of threads that all streams share. Other requests have threads of their own, however many streams are open."""
 
 
 @dataclass(eq=False)
@@ -46,7 +46,8 @@ class EventWatcher:
 
     @contextmanager
     def stream_slot(self, project_id: str) -> Iterator[None]:
-        """Hold one of the streams that may be open at once. Call it on the event loop only. Raise TooManyRequests."""
+        """Count a stream as open until the block ends. Raise TooManyRequests if too many are open. Call it on the event
+        loop only."""
         settings = self._context.settings
         owner, count, limit = "a project", self._open[project_id], settings.max_project_streams
         if self._open.total() >= settings.max_streams:
@@ -69,7 +70,8 @@ class EventWatcher:
         return await self._in_thread(partial(self._read, job_id, after))
 
     async def wait_for_event(self, job_id: str, after: int, timeout_s: float) -> bool:
-        """Return whether the job has an event after this one: True as soon as there is one, False after the timeout."""
+        """Wait for an event of the job after the sequence number `after`. Return True as soon as there is one, False
+        after the timeout."""
         waiter = _Waiter(job_id, after)
         self._waiters.add(waiter)
         if self._polling is None or self._polling.done():
@@ -112,7 +114,7 @@ class EventWatcher:
 def begin(context: Context, caller: Caller, job_id: str, last_event_id: str | None) -> int | None:
     """Return the sequence number of the event after which a stream continues; None if an ended job has no later event.
 
-    Raise NoSuchJob, InvalidRequest.
+    Raise NoSuchJob, and InvalidRequest if `last_event_id` is not the id of an event of this job.
     """
     jobs.get(context, caller, job_id)
     if last_event_id is None:
@@ -126,7 +128,10 @@ def begin(context: Context, caller: Caller, job_id: str, last_event_id: str | No
 
 
 async def follow(watcher: EventWatcher, job_id: str, after: int, keep_alive_s: float) -> AsyncIterator[Sequence[Event]]:
-    """Yield the job's later events in batches, oldest first; an empty batch after `keep_alive_s` without any."""
+    """Yield the job's events after the sequence number `after` in batches, oldest first, until the job has ended.
+
+    After each `keep_alive_s` seconds without an event, yield an empty batch.
+    """
     while True:
         batch, ended = await watcher.read(job_id, after)
         if batch:
@@ -135,6 +140,6 @@ async def follow(watcher: EventWatcher, job_id: str, after: int, keep_alive_s: f
         elif ended:
             return
         else:
-            # Only a woken stream reads: the end of a job is an event, too.
+            # A stream reads only after an event. That suffices, because the end of a job is an event, too.
             while not await watcher.wait_for_event(job_id, after, keep_alive_s):
                 yield []

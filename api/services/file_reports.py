@@ -1,4 +1,5 @@
-"""The scan of a file with its findings grouped by kind, so that ten thousand equal problems are one."""
+"""The report of a file's scan, with findings of the same kind grouped, so that ten thousand equal problems are listed
+once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ class Report:
 
 
 def report(context: Context, caller: Caller, file_id: str) -> Report:
-    """Return the file's report. Raise NoSuchFile, and NotScanned for files that jobs create."""
+    """Return the file's report. Raise NoSuchFile, and NotScanned for files that are not scanned, such as those that
+    jobs create."""
     file = files.get(context, caller, file_id)
     if file.scan_status is None:
         raise NotScanned(f"{file_id} has purpose '{file.purpose}': only files with purpose 'fine-tune' are checked")
@@ -53,8 +55,10 @@ def report(context: Context, caller: Caller, file_id: str) -> Report:
 
 
 def group_findings(scan: JsonObject) -> list[Group]:
-    """Return the scan's findings by code: errors first, then the most frequent. Scans of earlier releases have no
-    excerpts."""
+    """Return the scan's findings grouped by code: errors before warnings, and more frequent ones first.
+
+    Scans of earlier releases have no excerpts.
+    """
     excerpts = {excerpt["line"]: excerpt for excerpt in scan.get("excerpts", [])}
     counts = scan.get("finding_counts", {})
     listed: dict[str, list[JsonObject]] = {code: [] for code in counts}

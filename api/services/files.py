@@ -45,7 +45,7 @@ class ExpiresAfter(StrictModel):
 
 @dataclass(frozen=True)
 class Received:
-    """A stored object that no row names yet."""
+    """A stored object for which there is no row yet."""
 
     file_id: str
     storage_key: str
@@ -54,7 +54,7 @@ class Received:
 
 @dataclass(frozen=True)
 class FileRequest:
-    """An upload's request without the bytes of the file."""
+    """The request of an upload, without the bytes of the file."""
 
     filename: str
     purpose: str
@@ -65,10 +65,10 @@ Consume = Callable[[AsyncIterator[bytes]], Awaitable[None]]
 
 
 async def create(context: Context, caller: Caller, receive: Callable[[Consume], Awaitable[FileRequest]]) -> File:
-    """Stream an upload to storage and make it a file, or refuse it and keep nothing.
+    """Stream an upload to storage and insert its file. If the upload is refused, keep nothing.
 
     `receive` passes the file's chunks to its argument and returns the rest of the request. Raise TooLarge at the first
-    chunk over the limit, InvalidRequest, TooManyRequests.
+    chunk over the size limit, InvalidRequest for an empty file, TooManyRequests if the project has no room for it.
     """
     await run_sync(_require_room, context, caller)
     received: Received | None = None
@@ -98,7 +98,8 @@ async def create(context: Context, caller: Caller, receive: Callable[[Consume], 
 
 
 def _require_room(context: Context, caller: Caller) -> None:
-    """Refuse an upload that there is no room for, before its first byte is read."""
+    """Raise TooManyRequests if the project has no room for another file. This is checked before the first byte is
+    read."""
     with context.database.write() as session:
         budgets.require_storage(context, session, caller.project_id, bytes_more=1, param="file")
 
@@ -137,7 +138,7 @@ def _insert(context: Context, caller: Caller, received: Received, request: FileR
 
 
 def ring_for_scan(context: Context, file_id: str) -> None:
-    """Ask a worker to scan the file soon. If none receives the message, the next sweep finds the file."""
+    """Notify workers of a file to scan. If the notification is lost, a worker's next sweep finds the file."""
     context.doorbell.ring(Stage.PREPARE, file_id)
 
 
@@ -153,7 +154,7 @@ def add(
     stored: StoredObject,
     expires_after_s: int | None,
 ) -> File:
-    """Insert the file of a stored object."""
+    """Insert the row of a file whose object is stored."""
     file = File(
         id=id,
         project_id=project_id,
@@ -174,7 +175,7 @@ def add(
 
 
 def printable(filename: str) -> str:
-    """Return the name without characters that could break a log or a terminal. It is a label, never a path."""
+    """Return the name without characters that could break a log or a terminal. Attune never uses the name as a path."""
     return ("".join(letter for letter in filename if letter.isprintable()) or "unnamed")[-255:]
 
 
@@ -209,7 +210,7 @@ def page(
 
 
 def content(context: Context, caller: Caller, file: File, part: range) -> AsyncIterator[bytes]:
-    """Return these bytes of the caller's file in chunks. Raise NoSuchFile."""
+    """Return the bytes of the file in the range `part`, in chunks. Raise NoSuchFile if its model was deleted."""
     if file.storage_key is not None:
         return context.storage.stream(file.storage_key, part=part)
     assert file.model_id is not None, file.id

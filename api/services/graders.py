@@ -1,6 +1,7 @@
-"""A grader run on one answer, before a job uses it.
+"""Runs and checks of a grader before a job uses it.
 
-A child process renders, runs scripts and grades. This process asks the chat models, between two runs of the child.
+A child process renders templates, runs scripts and grades. If the grader asks chat models, the child runs twice, and
+this process asks the models in between.
 """
 
 import asyncio
@@ -39,15 +40,19 @@ class GraderRefused(InvalidRequest):
 
 
 def require_scripts(context: Context, grader: GraderBase) -> None:
-    """Raise GraderRefused if the sandbox cannot run the grader's scripts. A child process loads them. Raise
-    PreviewFailed."""
+    """Raise GraderRefused if the sandbox cannot run the grader's scripts, which a child process loads.
+
+    Raise PreviewFailed if the child process exceeds its limits.
+    """
     if grader.runs_script:
         _report(context, grader, None, {})
 
 
 def require_scripts_of(context: Context, recipe: Recipe) -> None:
-    """Raise GraderRefused, with the recipe's field, if the sandbox cannot run a script of the job's grader. Raise
-    PreviewFailed."""
+    """Raise GraderRefused, with the field of the recipe, if the sandbox cannot run a script of the job's grader.
+
+    Raise PreviewFailed if the child process exceeds its limits.
+    """
     if recipe.method.grader is None:
         return
     try:
@@ -58,14 +63,15 @@ def require_scripts_of(context: Context, recipe: Recipe) -> None:
 
 
 async def require_scripts_in_turn(context: Context, caller: Caller, recipe: Recipe) -> None:
-    """Do the same in the project's turn, if there are scripts. Raise TooBusy."""
+    """Call `require_scripts_of` in the project's turn, if the grader has scripts. Raise TooBusy if the turn does not
+    come in time."""
     if recipe.method.grader is not None and recipe.method.grader.runs_script:
         await context.previews.run_in_turn(caller.project_id, partial(require_scripts_of, context, recipe))
 
 
 async def validate(context: Context, caller: Caller, grader: GraderBase) -> None:
-    """Raise InvalidRequest if a job cannot use the grader: for a model that cannot answer it, or a script that the
-    sandbox cannot run. Raise PreviewFailed, TooBusy."""
+    """Raise InvalidRequest if a job cannot use the grader: because of a model that cannot answer its questions, or a
+    script that the sandbox cannot run. Raise PreviewFailed, TooBusy."""
     await run_sync(_models, context, caller, grader)
     if grader.runs_script:
         await context.previews.run_in_turn(caller.project_id, partial(require_scripts, context, grader))
@@ -74,7 +80,7 @@ async def validate(context: Context, caller: Caller, grader: GraderBase) -> None
 async def run(context: Context, caller: Caller, grader: GraderBase, model_sample: str, item: JsonObject) -> Grade:
     """Return the grade of an answer. The limits of the child process hold for all parts of a multi grader together.
 
-    Raise InvalidRequest, NeedsWorker, GraderRefused, PreviewFailed, TooBusy, JudgeAway.
+    Raise InvalidRequest for a model that cannot be used, NeedsWorker, GraderRefused, PreviewFailed, TooBusy, JudgeAway.
     """
     if any(await run_sync(_models, context, caller, grader)):
         raise NeedsWorker
@@ -87,7 +93,8 @@ async def run(context: Context, caller: Caller, grader: GraderBase, model_sample
 
 
 def _models(context: Context, caller: Caller, grader: GraderBase) -> list[bool]:
-    """Return of each model that the grader names whether it is a reward model. Raise InvalidRequest."""
+    """Return, for each model that the grader names, whether it is a reward model. Raise InvalidRequest if one cannot be
+    used."""
     if not grader.models():
         return []
     with context.database.read() as session:
@@ -98,7 +105,7 @@ def _models(context: Context, caller: Caller, grader: GraderBase) -> list[bool]:
 
 
 async def _ask(context: Context, caller: Caller, questions: Sequence[Question]) -> dict[str, Verdict]:
-    """Return the verdicts by the keys of their questions. Raise JudgeAway."""
+    """Return {key of each question: its verdict}. Raise JudgeAway if the models do not answer in time."""
     by_key, timeout_s = {question.key: question for question in questions}, context.settings.sample_timeout_s
     try:
         async with asyncio.timeout(timeout_s):

@@ -1,6 +1,6 @@
-"""The readiness check: the database answers, and the object storage exists.
+"""The readiness check: whether the database answers and the object storage exists.
 
-It shares no connections and no threads with other requests.
+The check shares no connections and no threads with other requests.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ TIMEOUT_S = 5.0
 class HealthCheck:
     def __init__(self, url: str, storage: Storage) -> None:
         self._database = Database(url)
-        """A database with its own connections, because requests may hold all others."""
+        """A Database with connections of its own, because requests may hold all those of the context."""
         self._storage = storage
         self._threads = anyio.CapacityLimiter(1)
         self._running: asyncio.Task[None] | None = None

@@ -1,4 +1,4 @@
-"""The logs of a job's trainers, attempt by attempt. worker/supervisor/logs.py stores them."""
+"""The logs of a job, attempt by attempt. worker/supervisor/logs.py stores the logs."""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ def read(context: Context, caller: Caller, job_id: str) -> AsyncIterator[bytes]:
     """Return the logs of all attempts so far, oldest first, each below a line with its start and outcome; then the
     job's error, if it failed.
 
-    Raise NoSuchJob. Iterating raises StorageUnavailable.
+    Raise NoSuchJob. Iterating may raise StorageUnavailable.
     """
     job = jobs.get(context, caller, job_id)
     with context.database.read() as session:

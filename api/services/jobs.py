@@ -1,4 +1,4 @@
-"""Jobs: submit, cancel, pause, resume. worker/supervisor/loop.py runs them."""
+"""Jobs: submit, cancel, pause, resume. worker/supervisor/loop.py runs the jobs."""
 
 from collections.abc import Sequence
 
@@ -36,9 +36,10 @@ class WrongState(InvalidRequest):
 
 
 def submit(context: Context, caller: Caller, recipe: Recipe, *, repeated: bool = False) -> Job:
-    """Create a job and ring for it after the commit. A repeated request gets the job that the first one created.
+    """Create a job, and notify workers of it after the commit.
 
-    Raise InvalidRequest, TooManyRequests.
+    `repeated`: the client marked the request as a retry. It gets the job that the first request created, if there is
+    one. Raise InvalidRequest if the job cannot run, TooManyRequests if the project may have no further job.
     """
     with context.database.read() as session:
         origin = lineage.find(session, caller.project_id, recipe.model)
@@ -63,7 +64,7 @@ def get(context: Context, caller: Caller, job_id: str) -> Job:
 def recipe(context: Context, caller: Caller, job_id: str) -> JsonObject:
     """Return the body of a request that creates the same job again: its recipe, with its seed.
 
-    The names of options are today's, even for a job of an earlier release.
+    Options have their current names, even in a job of an earlier release.
     """
     job = get(context, caller, job_id)
     recipe = Recipe.model_validate({**job.recipe, "seed": job.seed}).model_dump(mode="json")
@@ -93,7 +94,8 @@ def page(
 
 
 def cancel(context: Context, caller: Caller, job_id: str) -> Job:
-    """Cancel the job at once. The worker that trains it finds that its fence is stale, and stops."""
+    """Cancel the job at once. The worker that trains it notices that it has lost the job (its fence is stale), and
+    stops."""
     with context.database.write() as session:
         job = _require(jobs.lock(session, job_id, caller.project_id), job_id)
         if job.status in FINAL:
@@ -158,13 +160,14 @@ def checkpoint_page(
 
 
 def require(context: Context, caller: Caller, job_id: str) -> None:
-    """Raise NoSuchJob."""
+    """Raise NoSuchJob if the project has no such job."""
     with context.database.read() as session:
         _require_exists(session, caller, job_id)
 
 
 def published_model(context: Context, caller: Caller, job_id: str) -> str:
-    """Return the id of the job's published model. Raise NoSuchJob, WrongState, NoSuchModel."""
+    """Return the id of the job's published model. Raise WrongState if it has published none, NoSuchModel if the model
+    was deleted, NoSuchJob."""
     job = get(context, caller, job_id)
     if job.fine_tuned_model is None:
         raise WrongState(f"{job_id} is {job.status}: it has published no adapter")
@@ -190,7 +193,7 @@ def _outcome(job: Job) -> str:
 
 
 def find_duplicate(session: Session, project_id: str, recipe: Recipe, within_s: float, repeated: bool) -> Job | None:
-    """Return the newest job of the last `within_s` seconds with the same recipe, if the request is a repeated one.
+    """Return the newest job of the last `within_s` seconds with the same recipe; None if the request is not repeated.
 
     A client that gets no response sends its request again, although the first one may have created a job. The project
     is locked, so that a repeated request waits for the first one.

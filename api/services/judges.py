@@ -1,8 +1,8 @@
-"""Judges: chat models that grade answers. One is a model of this server, or a model at the operator's `judge_url`.
+"""Judges: chat models that grade answers. A judge is a model of this server, or a model at the operator's `judge_url`.
 
-The judgement of a question is kept, so that the same question of a project is asked once. A judge that is busy, away or
-silent, or that answers with something else, is asked again with growing pauses, and at last the question has no
-judgement, for a reason.
+The judgement of a question is stored, so that the same question of a project is asked only once. A judge is asked
+again, with growing pauses, if it is busy, cannot be reached, does not answer, or answers with something other than a
+judgement. After the last attempt, the question has no judgement, and the error gives the reason.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class InvalidJudge(InvalidRequest):
 
 
 class JudgeAway(Unavailable):
-    """The judge gave no judgement for a reason that has nothing to do with the question."""
+    """The judge could not be reached or was too busy. The same question may succeed later."""
 
     code = "judge_unavailable"
 
@@ -62,7 +62,7 @@ class Judgement:
     text: str
     """The judge's answer."""
     model: str
-    """The judge by its own name."""
+    """The name that the judge gave in its reply. It may differ from the name in the grader."""
     prompt_tokens: int
     completion_tokens: int
 
@@ -79,7 +79,8 @@ def require(context: Context, session: Session, caller: Caller, grader: GraderBa
 def require_model(
     context: Context, session: Session, caller: Caller, named: NamedModel, param: str, pending: Pending = NO_PENDING
 ) -> bool:
-    """Return whether the model is that of a reward job. Raise InvalidRequest if it cannot answer the grader."""
+    """Return whether the model is a reward model, not a chat model. Raise InvalidRequest if it cannot serve the
+    grader."""
     if named.name in context.settings.judges:
         return False
     if (base := base_models.get(session, named.name)) is not None:
@@ -136,7 +137,7 @@ async def judge(context: Context, caller: Caller, grader: ModelGrader, case: Cas
 
 
 async def ask(context: Context, caller: Caller, question: Question) -> Verdict:
-    """Return the verdict, which says why if there is none."""
+    """Return the verdict on the question. If there is no judgement, the verdict holds the error."""
     try:
         return await _verdict(context, caller, question)
     except GradingError as error:
@@ -144,7 +145,7 @@ async def ask(context: Context, caller: Caller, question: Question) -> Verdict:
 
 
 async def _verdict(context: Context, caller: Caller, question: Question) -> Verdict:
-    """Return the kept verdict, or ask for one until there is one. Raise Unanswered."""
+    """Return the verdict on the question, after several attempts if needed. Raise Unanswered after the last attempt."""
     settings, attempt = context.settings, 0
     while True:
         attempt += 1
@@ -165,7 +166,8 @@ async def _verdict(context: Context, caller: Caller, question: Question) -> Verd
 
 
 async def _attempt(context: Context, caller: Caller, question: Question) -> Verdict:
-    """Return the kept verdict, or ask once and keep the verdict. Raise Unanswered."""
+    """Return the stored verdict on the same question; without one, ask once and store the answer. Raise Unanswered if
+    there is no usable answer."""
     try:
         digest = await run_sync(_digest, context, question)
         if (kept := await run_sync(_kept, context, caller, question, digest)) is not None:
@@ -184,7 +186,7 @@ async def _attempt(context: Context, caller: Caller, question: Question) -> Verd
 
 
 def _digest(context: Context, question: Question) -> str:
-    """Return the hash of all that determines the judgement."""
+    """Return the hash of everything that determines the judgement, under which it is stored."""
     if (identity := context.judge.identity(question.model)) is None:
         with context.database.read() as session:
             base = base_models.get(session, question.model)
@@ -194,8 +196,8 @@ def _digest(context: Context, question: Question) -> str:
 
 
 def _kept(context: Context, caller: Caller, question: Question, digest: str) -> Verdict | None:
-    """Return the kept verdict. It has cost its tokens when it was asked for. Raise Unanswered if the tokens for another
-    question are used up."""
+    """Return the stored verdict, or None. It costs no tokens: they were counted when the question was asked. If there
+    is none and the project's tokens for judges are used up, raise Unanswered."""
     with context.database.read() as session:
         kept = judgements.find(session, caller.project_id, digest)
         if kept is not None:
@@ -214,7 +216,8 @@ async def _reply(context: Context, caller: Caller, question: Question) -> Reply:
 
 
 async def _sampled(context: Context, caller: Caller, question: Question) -> Reply:
-    """Return the answer of a model of this server, whose samplers serve all other requests first."""
+    """Return the answer of a model of this server. Its samplers serve the requests of clients first. Raise Unanswered
+    if there is no answer."""
     sampling, name = question.sampling, question.model
     if sampling.reasoning_effort is not None:
         raise _unanswered(f"{name} is a model of this server, which has no reasoning_effort", retry=False)
@@ -253,7 +256,8 @@ def _parsed(question: Question, text: str) -> float | str:
 
 
 def _charge(context: Context, caller: Caller, question: Question, reply: Reply) -> None:
-    """Add the tokens to the ledger. Those of this server's models are there as sampled tokens already."""
+    """Add the tokens to the usage ledger: as the judges' tokens, and for an outside judge also as prompt and completion
+    tokens. For a model of this server, `sample` has added the latter."""
     spent = {"judge_tokens": reply.prompt_tokens + reply.completion_tokens}
     if context.judge.identity(question.model) is not None:
         spent |= {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}

@@ -1,5 +1,5 @@
-"""API keys: the operator's of all projects, a project's own, and the local admin key that `attune up` writes for this
-machine.
+"""API keys: the operator manages the keys of all projects, and a project its own keys. `attune up` writes a local admin
+key for the commands on this machine.
 """
 
 import json
@@ -21,11 +21,11 @@ log = structlog.get_logger(__name__)
 
 LOCAL_KEY = "local admin"
 MAX_KEYS = 100
-"""Most live keys of a project that create keys over HTTP."""
+"""Number of live keys at which a project can create no further key over HTTP."""
 
 
 RECORD_S = 300.0
-"""Seconds after which another use of a key is recorded."""
+"""Seconds after a recorded use of a key until another use is recorded."""
 
 
 class NoSuchKey(NotFound):
@@ -38,7 +38,7 @@ class NoSuchKey(NotFound):
 def create(
     context: Context, *, project: str, name: str, scope: str, expires_in_s: float | None = None
 ) -> tuple[Key, str]:
-    """Create a key, and its project if there is none. Return the key and its plain text, which is not stored."""
+    """Create a key, and its project if it does not exist. Return the key and its plain text, which is not stored."""
     with context.database.write() as session:
         key, plain = keys.create(
             session, projects.get_or_create(session, project).id, name=name, scope=scope, expires_in_s=expires_in_s
@@ -86,7 +86,8 @@ def page_own(context: Context, caller: Caller, *, after: str | None, limit: int)
 
 
 def revoke_own(context: Context, caller: Caller, key_id: str) -> None:
-    """Revoke a key of the caller's project. Raise NoSuchKey, Forbidden if that key can do more than the caller's."""
+    """Revoke a key of the caller's project. Raise NoSuchKey, and Forbidden if the key has a higher scope than the
+    caller's."""
     with context.database.write() as session:
         key = keys.get_live(session, caller.project_id, key_id)
         if key is None:
@@ -102,7 +103,8 @@ def listed(context: Context) -> Sequence[tuple[Key, str]]:
 
 
 def revoke(context: Context, key_id: str) -> bool:
-    """Revoke a key. Return whether it was the local key, which was replaced. Raise NotFound."""
+    """Revoke a key. Return whether it was the local key, which is then replaced. Raise NotFound if no live key has this
+    id."""
     with context.database.write() as session:
         if not keys.revoke(session, key_id):
             raise NotFound(f"There is no live key '{key_id[:64]}': `attune keys list` lists the keys")
@@ -110,9 +112,9 @@ def revoke(context: Context, key_id: str) -> bool:
 
 
 def renew_local(context: Context) -> bool:
-    """Replace the local key if credentials.json holds one that was revoked. Return whether it did.
+    """If credentials.json holds a local key that was revoked, replace the key. Return whether it was replaced.
 
-    The commands on this machine keep working, and revoking the local key rotates it.
+    So revoking the local key rotates it, and the commands on this machine keep working.
     """
     try:
         base_url = str(json.loads(context.settings.credentials_file.read_text())["base_url"])
@@ -143,7 +145,8 @@ def ensure_local(context: Context, base_url: str) -> str | None:
 
 
 class LastUses:
-    """The times at which keys were last used, recorded rarely: a write for each request would cost more than most."""
+    """Records when keys were last used, at most once in RECORD_S seconds for a key: a write for each request would cost
+    more than most requests."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -158,7 +161,7 @@ class LastUses:
         return True
 
     def record(self, key_id: str) -> None:
-        """Record a use, or nothing where the database cannot be written to."""
+        """Record a use now. If the database cannot be written, nothing is recorded."""
         try:
             with self._database.write() as session:
                 keys.record_use(session, key_id)

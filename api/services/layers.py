@@ -25,7 +25,7 @@ class UnusablePattern(InvalidRequest):
 def require(recipe: Recipe, origin: Origin) -> None:
     """Raise InvalidRequest unless the technique's patterns are valid and the model has the layers that they name.
 
-    An adapter that is continued keeps its layers.
+    If the job continues an adapter, the layers are not checked: the adapter keeps those that it has.
     """
     require_patterns(recipe)
     if origin.technique is None:
@@ -33,7 +33,7 @@ def require(recipe: Recipe, origin: Origin) -> None:
 
 
 def require_patterns(recipe: Recipe) -> None:
-    """Raise UnusablePattern for a pattern that is not valid RE2 or is too large."""
+    """Raise UnusablePattern if a pattern of the technique is not valid RE2 or is too large."""
     for field, given in recipe.technique.patterns().items():
         try:
             patterns.require(given)

@@ -28,7 +28,7 @@ Pending = Mapping[str, Job]
 NO_PENDING: Pending = {}
 
 MAX_NAMED_BASES = 8
-"""Most base models that an error names."""
+"""Largest number of base models that an error names."""
 
 
 class NoSuchOrigin(InvalidRequest):
@@ -65,7 +65,7 @@ class Origin:
 
     @property
     def technique(self) -> Technique | None:
-        """The technique of the published adapter; None for whole models."""
+        """The technique of the adapter that the job continues; None if it begins from a whole model."""
         if self.producing_job is None:
             return None
         technique = TECHNIQUE.validate_python(self.producing_job.recipe["technique"])
@@ -73,20 +73,22 @@ class Origin:
 
     @property
     def labels(self) -> Labels | None:
-        """The labels of the classifier that is continued, once its rows are prepared; else None."""
+        """The labels of the classifier that the job continues, once the rows of that classifier are prepared; else
+        None."""
         labels = None if self.producing_job is None else (self.producing_job.resolved or {}).get("labels")
         return None if labels is None else Labels.model_validate(labels)
 
     @property
     def base_weights(self) -> str | None:
-        """The fully fine-tuned model whose weights replace those of `base`, if there is one."""
+        """The fully fine-tuned model whose weights the job trains on in place of those of `base`, if there is one."""
         if self.producing_job is None:
             return None
         return self.name if self.technique is None else self.producing_job.base_weights
 
 
 def find(session: Session, project_id: str, name: str, pending: Pending = NO_PENDING) -> Origin:
-    """Return what a job on the model of this name begins from. Raise InvalidRequest if there is no such model."""
+    """Return the origin of a job on the model of this name. Raise InvalidRequest if the project cannot use the
+    model."""
     if (base := base_models.get(session, name)) is not None:
         return Origin(name, base)
     job = producing_job(session, project_id, name, pending)
@@ -100,7 +102,7 @@ def find(session: Session, project_id: str, name: str, pending: Pending = NO_PEN
 
 
 def hold(session: Session, project_id: str, origin: Origin) -> None:
-    """Prevent the removal of an origin, which an earlier session found, until this transaction ends.
+    """Prevent the removal of an origin until this transaction ends. An earlier session found the origin.
 
     Raise InvalidRequest if the origin was removed in the meantime, or if the project may no longer use it.
     """
@@ -116,7 +118,8 @@ def hold(session: Session, project_id: str, origin: Origin) -> None:
 def _require_weights(session: Session, project_id: str, origin: Origin, pending: Pending) -> None:
     """Raise CannotContinue unless the project may use the whole model that the origin's adapter needs.
 
-    A permission to use another project's adapter does not extend to that model: merging would publish its weights.
+    A permission to use another project's adapter does not extend to the whole model: merging the adapter would publish
+    the weights of that model.
     """
     weights = origin.base_weights
     if weights is not None and producing_job(session, project_id, weights, pending) is None:
@@ -129,7 +132,7 @@ def _require_weights(session: Session, project_id: str, origin: Origin, pending:
 
 def producing_job(session: Session, project_id: str, name: str, pending: Pending) -> Job | None:
     """Return the job that published, or will publish, the model or checkpoint; None if the project has no such model
-    and no permission to use another project's. The model cannot be removed until the transaction ends."""
+    and no permission to use one of another project. The model cannot be removed until the transaction ends."""
     if name in pending:
         return pending[name]
     owner_id = permissions.owner_for(session, project_id, name)
@@ -138,9 +141,9 @@ def producing_job(session: Session, project_id: str, name: str, pending: Pending
 
 
 def inherit_technique(recipe: AnyRecipe, origin: Origin) -> AnyRecipe:
-    """Return the recipe with the technique of the adapter that it continues, if it continues one.
+    """Return the recipe; if it continues an adapter, with the adapter's technique.
 
-    Raise CannotContinue if the recipe contradicts what the origin was trained with.
+    Raise CannotContinue if the recipe contradicts the origin's technique or method.
     """
     if origin.method is None:
         return recipe
@@ -151,7 +154,7 @@ def inherit_technique(recipe: AnyRecipe, origin: Origin) -> AnyRecipe:
 
 
 def _require_same_output(recipe: Recipe, origin: Origin, trained_by: Method) -> None:
-    """Raise CannotContinue if a classifier or a reward model would become something else."""
+    """Raise CannotContinue if the recipe would turn a classifier or a reward model into another kind of model."""
     if trained_by.output not in ("tokens", recipe.method.output):
         raise CannotContinue(
             f"{origin.name} was trained by '{trained_by.type}' and generates no tokens: only '{trained_by.type}' can "
@@ -168,7 +171,10 @@ def _require_same_output(recipe: Recipe, origin: Origin, trained_by: Method) -> 
 
 
 def _continued_technique(recipe: Recipe, name: str, parent: Technique) -> Technique:
-    """Return the parent's technique with the fields that the recipe may change and changes."""
+    """Return the parent's technique, with the recipe's values of the fields that may change.
+
+    Raise CannotContinue if the recipe changes another field.
+    """
     if not recipe.technique_given:
         return parent
     requested = recipe.technique

@@ -1,4 +1,4 @@
-"""A job's metrics as a series, whole or reduced to a number of points."""
+"""The metrics of a job's steps: all of them, or a selection of at most a given number of steps."""
 
 import math
 from array import array
@@ -14,7 +14,7 @@ MAIN_SERIES = "train_loss"
 
 
 def batches(context: Context, caller: Caller, job_id: str) -> Iterator[Sequence[JsonObject]]:
-    """Yield the metrics of all steps in batches. Raise NoSuchJob."""
+    """Yield the metrics of all steps, in batches. Raise NoSuchJob."""
     jobs.require(context, caller, job_id)
     with context.database.read() as session:
         for batch in events.metrics_of(session, job_id):
@@ -24,7 +24,8 @@ def batches(context: Context, caller: Caller, job_id: str) -> Iterator[Sequence[
 def reduced(context: Context, caller: Caller, job_id: str, max_points: int) -> tuple[Sequence[JsonObject], int]:
     """Return the metrics of at most `max_points` steps, and the number of all steps. Raise NoSuchJob.
 
-    If the job has more steps, memory holds one batch of their metrics at a time, and only the numbers of the others.
+    If the job has more steps, memory holds the metrics of one batch of steps at a time, and eight bytes for each number
+    of the other steps.
     """
     jobs.require(context, caller, job_id)
     columns, numbers = Columns(), array("q")
@@ -46,7 +47,7 @@ class Columns:
     def __init__(self, points: Sequence[JsonObject] = ()) -> None:
         self._length = 0
         self._columns: dict[str, array[float]] = {}
-        """Columns by name, with NaN for a point without a number. A column ends with the last batch in which its name
+        """{name: column}, with NaN for a point without this number. A column ends with the last batch in which its name
         occurs."""
         self.extend(points)
 

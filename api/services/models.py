@@ -47,7 +47,8 @@ class NoSuchArtifact(NotFound):
 
 
 ArtifactFormat = Literal["adapter", "merged", "gguf"]
-"""The form of a download: the trained weights, the whole model, or the whole model as a GGUF file."""
+"""The form of a download: `adapter`, the trained weights; `merged`, the whole model; `gguf`, the whole model as a GGUF
+file."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def get(context: Context, caller: Caller, model_id: str) -> ModelView:
 
 
 def artifacts(context: Context, caller: Caller, model_id: str, form: ArtifactFormat) -> list[Artifact]:
-    """Return the artifacts of a model in this form. Raise NoSuchModel, NotMerged, NoGguf."""
+    """Return the artifacts of a model in this form. Raise NoSuchModel, and NotMerged or NoGguf if the model has no
+    artifacts in this form."""
     all_artifacts = get(context, caller, model_id).artifacts
     if form == "adapter":
         return trained_artifacts(all_artifacts)
@@ -133,7 +135,8 @@ def artifact(context: Context, caller: Caller, model_id: str, name: str) -> Arti
 
 
 def delete(context: Context, caller: Caller, model_id: str) -> None:
-    """Delete a fine-tuned model with its checkpoints. Raise Forbidden, InvalidRequest, NoSuchModel, ModelInUse."""
+    """Delete a fine-tuned model with its checkpoints. Raise Forbidden for a base model, InvalidRequest for a
+    checkpoint, NoSuchModel, and ModelInUse while a job or an adapter needs the model."""
     with context.database.write() as session:
         if base_models.get(session, model_id) is not None:
             raise Forbidden("A base model can only be removed by the operator (attune models remove)", param="model")

@@ -23,7 +23,7 @@ from api.records import monitoring, queue
 from api.spec.lifecycle import FINAL, JobStatus, Stage
 
 CACHE_S = 10.0
-"""Seconds for which a scrape gets the numbers of the one before."""
+"""Seconds for which further scrapes get the numbers of the first one."""
 
 
 class Monitor(Collector):
@@ -41,7 +41,8 @@ class Monitor(Collector):
         return await anyio.to_thread.run_sync(encode, self._registry, limiter=self._threads), content_type
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing: the names need no check, and the registry would scrape for them."""
+        """Return nothing, so that the registry does not check the metrics' names, for which it would have to scrape
+        them."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
@@ -88,7 +89,10 @@ def _jobs(session: Session) -> Iterator[Metric]:
 
 
 def workers(session: Session, processes: Sequence[SeenProcess]) -> Iterator[Metric]:
-    """Yield the metrics of the workers of jobs and of other processes, whose stages are absent until one starts."""
+    """Yield the metrics of the workers of jobs and of other processes.
+
+    The stages of other processes are absent until one has started.
+    """
     known = monitoring.beats(session)
     running = [process for process in processes if not process.stopped and process.age_s < monitoring.SILENT_S]
     beaten = [(worker.stage, worker.owner, worker.slots, alive, age) for worker, alive, age in known]
@@ -151,7 +155,7 @@ def _gauge(name: str, help: str, label: str, values: Mapping[str, float]) -> Met
 
 
 def _counter(name: str, help: str, label: str, values: Mapping[str, float]) -> Metric:
-    """Return a counter, whose samples get the suffix `_total`."""
+    """Return a counter. Its samples have the name with the suffix `_total`."""
     family = CounterMetricFamily(name, help, labels=[label])
     for label_value, value in values.items():
         family.add_metric([label_value], float(value))

@@ -1,7 +1,7 @@
 """Garbage collection of orphans: stored objects that no row names, left by failed attempts and failed deletions.
 
-Objects are stored before a row names them, so a young object without a row may be in use and is kept. Storing an object
-again resets its age. Rows are queried after the objects are listed, so that rows inserted in between count.
+Objects are stored before a row names them, so a young object without a row may still get one and is kept. Storing an
+object again resets its age. Rows are queried after the objects are listed, so that rows inserted in between are found.
 """
 
 import time
@@ -13,11 +13,11 @@ from api.infra.storage import ListedObject
 from api.records import objects
 
 MIN_AGE_S = 3600.0
-"""The minimum age of an orphan. Attempts, uploads and publishing insert the row of an object in less time."""
+"""Minimum age of an orphan, in seconds. Attempts, uploads and publications insert the row of an object in less time."""
 
 
 class NotThisDatabase(InvalidRequest):
-    """No row names any object: the storage probably belongs to another database."""
+    """No row names any of the objects: the storage probably belongs to another database."""
 
 
 @dataclass
@@ -31,9 +31,9 @@ class Collected:
 
 
 def collect_garbage(context: Context, *, older_than_s: float, most: int, remove: bool) -> list[Collected]:
-    """Count the objects by kind of key, with at most `most` orphans. With `remove`, delete these orphans.
+    """Count the stored objects of each kind, and find at most `most` orphans. With `remove`, delete these orphans.
 
-    Raise InvalidRequest, NotThisDatabase.
+    Raise InvalidRequest if `older_than_s` is less than MIN_AGE_S, NotThisDatabase.
     """
     if older_than_s < MIN_AGE_S:
         raise InvalidRequest(f"objects younger than {MIN_AGE_S / 3600:g} hours may still be in use: give a longer time")

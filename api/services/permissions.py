@@ -18,7 +18,10 @@ class NoSuchPermission(NotFound):
 
 
 def grant(context: Context, caller: Caller, checkpoint: str, project_ids: Sequence[str]) -> list[Permission]:
-    """Grant projects, by their ids or names, a permission that they may already have. Return all, newest first."""
+    """Give projects, by their ids or names, a permission on the checkpoint. Return the permissions, newest first.
+
+    A project that already has the permission keeps it.
+    """
     _check_admin(caller)
     with context.database.write() as session:
         if not permissions.owns(session, caller.project_id, checkpoint):

@@ -1,4 +1,5 @@
-"""Pipelines: jobs that are created together or not at all; each waits for the stages that it needs."""
+"""Pipelines: jobs that are created together or not at all. Each job is a stage, and waits for the stages that it
+needs."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,12 +39,12 @@ class NoSuchPipeline(NotFound):
 class PipelineView:
     pipeline: Pipeline
     jobs: Sequence[Job]
-    """In the order of the stages."""
+    """The jobs of the stages, in their order."""
     needs: Sequence[Dependency]
 
     @property
     def status(self) -> str:
-        """The status of the whole pipeline, one of a job's."""
+        """The status of the whole pipeline, one of the statuses that a job can have."""
         statuses = {JobStatus(job.status) for job in self.jobs}
         if statuses <= FINAL:
             return next(
@@ -56,7 +57,10 @@ class PipelineView:
 
 
 def create(context: Context, caller: Caller, body: Body) -> PipelineView:
-    """Create the jobs of all stages in one transaction, then ring for each. Raise InvalidRequest, TooManyRequests."""
+    """Create the jobs of all stages in one transaction, then notify workers of each.
+
+    Raise InvalidRequest if a stage cannot run, TooManyRequests if the project may not have as many jobs.
+    """
     bases: dict[str, BaseModelRow] = {}
     stages: list[tuple[StageRecipe, Origin | None]] = []
     for index, stage in enumerate(body.stages):
@@ -100,10 +104,11 @@ async def require_scripts(context: Context, caller: Caller, body: Body) -> None:
 def _check_layers(
     context: Context, caller: Caller, stage: StageRecipe, bases: dict[str, BaseModelRow]
 ) -> tuple[StageRecipe, Origin | None]:
-    """Return the stage with its inherited technique, and the stage's origin: None if the stage begins from an earlier
-    one, whose model has no row yet. Raise InvalidRequest for layers that the stage cannot train.
+    """Return the stage with the technique that it inherits, and its origin: None if the stage begins from an earlier
+    stage, whose model has no row yet. Raise InvalidRequest for layers that the stage cannot train.
 
-    `bases`: the base models of the earlier stages that publish whole models; this stage is added if it does so too.
+
+    `bases`: the base models of the earlier stages that publish whole models. If this stage publishes one, it is added.
     """
     origin: Origin | None = None
     if stage.model.startswith(REFERENCE):
@@ -193,7 +198,7 @@ def page(context: Context, caller: Caller, *, after: str | None, limit: int) -> 
 
 
 def cancel(context: Context, caller: Caller, pipeline_id: str) -> PipelineView:
-    """Cancel every stage that has not ended. Raise NoSuchPipeline, WrongState."""
+    """Cancel every stage that has not ended. Raise NoSuchPipeline, and WrongState if all have ended."""
     with context.database.write() as session:
         pipeline = _require(session, caller, pipeline_id)
         # Locks go from the first stage to the last, as when a failing stage locks its dependants. Cancelling goes

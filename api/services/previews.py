@@ -1,6 +1,7 @@
-"""Rows as a job would read them: shown by a preview, counted by an estimate.
+"""Rows as a job would read them. A preview shows them, an estimate counts them.
 
-A child process reads the rows (api.infra.preview_process). This module writes its request and fetches its files.
+A child process reads the rows (api.infra.preview_process). This module writes the child's request and fetches its
+files.
 """
 
 import hashlib
@@ -36,16 +37,17 @@ class RowsRefused(InvalidRequest):
 
 @dataclass(frozen=True)
 class PreviewQuery:
-    """A recipe with the rows of the database that it names."""
+    """A recipe, with the rows of the database for the model and the files that it names."""
 
     recipe: Recipe
     origin: Origin
     files: tuple[tuple[str, File], ...]
-    """("train" or "validation", file) for each file that exists; a refused recipe may lack them."""
+    """("train" or "validation", file) for each named file that exists. Files may be missing if the recipe is
+    refused."""
     prepared: dict[str, Arrays]
-    """The arrays that an earlier job made of the same rows, by "train" or "validation"."""
+    """{"train" or "validation": the arrays that an earlier job prepared from the same rows}."""
     refused: InvalidRequest | None
-    """The error that creating the job would raise; None if it would be accepted."""
+    """The error that creating the job would raise; None if the job would be accepted."""
 
     @property
     def base(self) -> BaseModelRow:
@@ -91,7 +93,7 @@ def resolve_query(context: Context, caller: Caller, recipe: Recipe) -> PreviewQu
 def preview(context: Context, caller: Caller, recipe: Recipe, rows: int) -> PreviewReport:
     """Return a report with the first rows of the training file, as the model will see them.
 
-    Raise RowsRefused, TooBusy, PreviewFailed, and the errors of `resolve_query`.
+    Raise the errors of `resolve_query` and `run_preview`.
     """
     query = resolve_query(context, caller, recipe)
     if not query.files:
@@ -104,7 +106,12 @@ def preview(context: Context, caller: Caller, recipe: Recipe, rows: int) -> Prev
 def run_preview(
     context: Context, query: PreviewQuery, output: Literal["rows", "counts"], *, names: Sequence[str], rows: int = 0
 ) -> PreviewReport:
-    """Return the child's report on these files. Raise RowsRefused, TooBusy, PreviewFailed."""
+    """Return the child's report on the files with these names. `output`: "rows" for a preview, "counts" for an
+    estimate.
+
+    Raise RowsRefused if a job's preparation would refuse the rows, InvalidRequest if a file was deleted meanwhile, and
+    PreviewFailed.
+    """
     requested = [(name, file) for name, file in query.files if name in names]
     prepared = query.prepared if output == "counts" else {}
     request = child_request(query, output, rows)
@@ -157,7 +164,8 @@ def _entry(context: Context, name: str, file: File, prepared: Arrays | None) -> 
 
 
 def _fetch(context: Context, file: File, prepared: Arrays | None, path: Path) -> None:
-    """Fetch the arrays if there are any, else the file: a Parquet file whole, any other up to the preview limit."""
+    """Fetch the prepared arrays if there are any, else the file: a Parquet file whole, another file up to
+    `preview_file_bytes`."""
     if prepared is not None:
         context.storage.read_file(prepared.storage_key, path, sha256=prepared.sha256)
         return
@@ -173,9 +181,9 @@ def _fetch(context: Context, file: File, prepared: Arrays | None, path: Path) ->
 
 
 def _key(query: PreviewQuery, request: dict[str, object], requested: Sequence[tuple[str, File]]) -> str:
-    """Return a cache key of everything that determines the report.
+    """Return a cache key: a hash of everything that determines the report.
 
-    It depends on the contents of the files, not on the project.
+    The key depends on the contents of the files, not on the project.
     """
     files_read = [[name, file.sha256] for name, file in requested]
     parts = [arrays.CODE_VERSION, request, files_read, arrays.tokenizer_files(query.base)]

@@ -1,6 +1,7 @@
 """Budgets that the operator sets for a project: trained tokens and device seconds of a month, and stored bytes.
 
-A budget refuses new jobs, and new files if it limits stored bytes. Jobs that were accepted before run to their end.
+Once a budget is used up, new jobs are refused; new files, too, if it is the budget of stored bytes. Jobs that were
+accepted before run to their end.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from api.records.projects import Project
 
 
 class InsufficientQuota(TooManyRequests):
-    """A budget is used up. Retries do not help before it resets, so a header prevents those of OpenAI's clients."""
+    """A budget is used up. A retry fails until the budget resets, so a header keeps OpenAI's clients from retrying."""
 
     type = "insufficient_quota"
     code = "insufficient_quota"
@@ -32,7 +33,7 @@ class Budget:
     used: int
     limit: int | None
     resets_at: int | None
-    """Unix time; None for stored bytes, which only deletions lower."""
+    """Unix time at which the budget resets; None for stored bytes, which only deletions reduce."""
 
     @property
     def used_up(self) -> bool:
@@ -40,7 +41,7 @@ class Budget:
 
 
 def budgets_of(session: Session, project_id: str) -> list[Budget]:
-    """Return the project's budgets with this month's usage. Running attempts count up to now."""
+    """Return the project's budgets with this month's usage, including that of running attempts so far."""
     project = session.get_one(Project, project_id)
     month, next_month = month_of(current_time(session))
     tokens, device_s = usage.used_since(session, project_id, month)
@@ -53,7 +54,8 @@ def budgets_of(session: Session, project_id: str) -> list[Budget]:
 
 
 def require_budgets(session: Session, project_id: str) -> None:
-    """Raise InsufficientQuota if a budget of the project is used up. Projects without budgets cost one query."""
+    """Raise InsufficientQuota if a budget of the project is used up. For a project without budgets, this takes one
+    query."""
     if not session.get_one(Project, project_id).has_budget:
         return
     for budget in budgets_of(session, project_id):
@@ -62,7 +64,7 @@ def require_budgets(session: Session, project_id: str) -> None:
 
 
 def require_room(session: Session, project_id: str, bytes_more: int) -> None:
-    """Raise InsufficientQuota if the project may not store `bytes_more`."""
+    """Raise InsufficientQuota if another `bytes_more` bytes would exceed the project's budget of stored bytes."""
     limit = session.get_one(Project, project_id).max_stored_bytes
     if limit is None:
         return
@@ -103,7 +105,7 @@ def set_budget(
     device_seconds: int | None = UNCHANGED,
     stored_bytes: int | None = UNCHANGED,
 ) -> None:
-    """Set the project's limits. None removes one. Raise NoSuchProject."""
+    """Set the project's limits. None removes a limit. Raise NoSuchProject."""
     values = {
         "monthly_trained_tokens": trained_tokens,
         "monthly_device_seconds": device_seconds,

@@ -1,4 +1,4 @@
-"""Completions: a request to a sampler, and its reports as they arrive."""
+"""Completions: sends a request to a sampler, and yields the sampler's reports as they arrive."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
@@ -28,7 +28,8 @@ log = structlog.get_logger(__name__)
 
 RETRY = {"retry-after": "5"}
 MAX_BATCH_WORKERS = 16
-"""Batch workers whose requests may all be one project's. It bounds what killed workers leave in the queue."""
+"""Number of batch workers for whose requests one project has room in the queue. This bounds the requests that killed
+workers leave in the queue."""
 
 
 class CannotAnswer(InvalidRequest):
@@ -98,7 +99,8 @@ class Answer:
     id: str
     prompt_tokens: int
     reports: AsyncIterator[AnswerReport]
-    """`text` and `finished` (docs/internals/sampling.md). Iterating raises ServiceErrors."""
+    """Reports of the types `text` and `finished` (docs/internals/sampling.md). Iterating may raise the errors of
+    `sample`."""
 
 
 class AnswerTokens:
@@ -109,8 +111,8 @@ class AnswerTokens:
         self._choices: dict[int, int] = {}
 
     def count(self, report: AnswerReport) -> None:
-        """Count a report. The end of a choice gives its exact number; until then, each piece of text has at least one
-        token, so that a client does not avoid the count by closing its connection before the end."""
+        """Count the tokens of a report. The last report of a choice has the exact number. Until then, each piece of
+        text counts as at least one token, so that a client cannot avoid the count by disconnecting before the end."""
         index = report["index"]
         if report["type"] == "finished":
             self._choices[index] = report["tokens"]
@@ -134,9 +136,12 @@ async def sample(
     user: str | None = None,
     background: bool = False,
 ) -> AsyncIterator[Answer]:
-    """Send a request and yield its answer once a sampler has begun; withdraw the request at the end in any case.
+    """Send a request, and yield its answer once a sampler has begun. At the end of the block, withdraw the request and
+    record its usage.
 
-    `background`: it waits until no other request does, and not in a place of the project's own requests.
+    `background`: the request waits until no request of a client waits, and does not count towards the limit of the
+    project's waiting requests.
+
 
     Raise NoSuchModel, CannotAnswer, TooManyTokens, Busy, NoSamplerAvailable, SamplerLost, TooSlow, SamplerFailed,
     InvalidRequest.
@@ -182,12 +187,12 @@ async def _submit(producer: Producer, job: SampleJob, context: Context) -> None:
 async def _withdraw(producer: Producer, job: SampleJob) -> None:
     try:
         await producer.withdraw(job)
-    except redis.RedisError as error:  # it expires
+    except redis.RedisError as error:  # the request expires in Redis
         log.warning("not_withdrawn", answer_id=job.id, error=type(error).__name__)
 
 
 async def _reports(producer: Producer, job: SampleJob, timeout_s: float) -> AsyncGenerator[Started | AnswerReport]:
-    """Yield the reports of an answer, and raise those that are errors."""
+    """Yield the reports of an answer. A report of an error is raised as an exception."""
     try:
         with _broker_errors():
             async for report in producer.reports(job):
@@ -218,7 +223,8 @@ async def _after_start(
 
 
 def _record_usage(context: Context, account: Account, tokens: AnswerTokens) -> None:
-    """Add the answer's tokens to the ledger. An outage of the database loses them, but not the answer."""
+    """Add the answer's tokens to the usage ledger. During an outage of the database they are lost, but not the
+    answer."""
     if not tokens.prompt:
         return
     try:
@@ -243,12 +249,13 @@ def require_model(context: Context, caller: Caller, model_id: str) -> None:
 
 
 def _content(context: Context, caller: Caller, model_id: str, request: SamplingRequest) -> QueuedRequest:
-    """Return the content of a sampler's job: the request, and the files of the model."""
+    """Return the content of the request in the sampler's queue: the client's request, and the files of the model."""
     return {"ask": request.model_dump(mode="json"), "model": _model(context, caller, model_id)}
 
 
 def _model(context: Context, caller: Caller, model_id: str) -> SampledModel:
-    """Return the files of the model. A fully fine-tuned model takes the place of its base."""
+    """Return the files of the model: those of its base and of its adapter. A fully fine-tuned model takes the place of
+    the base. Raise NoSuchModel, CannotAnswer."""
     with context.database.read() as session:
         if base := base_models.get(session, model_id):
             if base.facts.get("kind", "causal_lm") != "causal_lm":
@@ -278,7 +285,8 @@ def _model(context: Context, caller: Caller, model_id: str) -> SampledModel:
 
 
 def _weights(session: Session, caller: Caller, name: str) -> ModelFiles | None:
-    """Return the files of an adapter's base: a base model, or a whole model that this project may use; else None."""
+    """Return the files of the model that an adapter was trained on: a base model, or a whole model that this project
+    may use. Return None if the project may not use it or it was deleted."""
     if base := base_models.get(session, name):
         return _base(base)
     owner_id = permissions.owner_for(session, caller.project_id, name)

@@ -1,4 +1,4 @@
-"""Sign-in to the dashboard: an API key is exchanged for a session, which ends when the key does."""
+"""Sign-in to the dashboard: an API key is exchanged for a session, which ends with the key at the latest."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from api.records import keys, sessions
 
 @dataclass(frozen=True)
 class SignedIn:
-    """The caller's key and its project, as a person reads them."""
+    """The caller's key and its project, with the names that the dashboard shows."""
 
     project: str
     key_id: str
@@ -19,7 +19,10 @@ class SignedIn:
 
 
 def sign_in(context: Context, plain_key: str) -> tuple[str, SignedIn]:
-    """Return the token of a new session, and whom it represents. Raise Unauthorized."""
+    """Create a session for a key. Return the session's token, and the key and project that it stands for.
+
+    Raise Unauthorized if the key is not valid.
+    """
     with context.database.write() as session:
         key = keys.find_valid(session, plain_key)
         if key is None:

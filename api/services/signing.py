@@ -1,4 +1,4 @@
-"""The key of the installation: its creation, its rotation, and its public half."""
+"""The key with which the installation signs manifests: its creation, its rotation, and its public half."""
 
 import time
 
@@ -20,7 +20,7 @@ def current(context: Context) -> SigningKey:
 
 
 def rotate(context: Context) -> SigningKey:
-    """Replace the key. The signatures of the one before remain valid; its private half is deleted."""
+    """Replace the key. The signatures of the old key remain valid; its private half is deleted."""
     with context.database.write() as session:
         number = signing_keys.current(session, signatures.new_key_pair).number
         return signing_keys.add(session, number + 1, signatures.new_key_pair())
@@ -43,7 +43,7 @@ def public_keys(context: Context) -> PublicKeys:
 
 
 class PublishedKeys:
-    """The public keys for anyone: read once in KEEP_S seconds, whatever the number of requests."""
+    """The public keys, which anyone may request. They are read from the database once in KEEP_S seconds at most."""
 
     def __init__(self, context: Context) -> None:
         self._context = context

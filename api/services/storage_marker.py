@@ -1,7 +1,7 @@
 """The marker that ties a database to its object storage.
 
-A worker with another storage than the API's would find no file, and every job would lose its retries there. An object
-holds an id that the database knows; each process compares the two at its start.
+A worker whose storage is not that of the API would find no files, and every job would use up its retries there. So an
+object in the storage, the marker, holds an id that the database knows, and each process compares the two at its start.
 """
 
 import secrets
@@ -15,7 +15,7 @@ ID_BYTES = 16
 
 
 class WrongStorage(Exception):
-    """The storage is not the one of this database. The message says what to do."""
+    """The object storage does not belong to this database. The message says what to do."""
 
     def __init__(self, found: bool) -> None:
         what = "belongs to another database" if found else f"lacks the object '{MARKER}' of this database's storage"
@@ -26,9 +26,9 @@ class WrongStorage(Exception):
 
 
 def prepare(context: Context) -> None:
-    """Tie the database to the storage, unless it is tied to one already. Call it where one process runs, as migrations.
+    """Tie the database to the storage, unless it is tied to one already. Only one process may do this at a time.
 
-    A marker that is there already is kept: a restored database belongs to the storage that it belonged to.
+    If the storage has a marker already, the marker is kept and the database takes over its id.
     """
     with context.database.read() as session:
         known = installation.storage_id(session)
@@ -38,7 +38,7 @@ def prepare(context: Context) -> None:
 
 
 def require(context: Context) -> None:
-    """Raise WrongStorage, StorageUnavailable."""
+    """Raise WrongStorage if the storage does not belong to this database, StorageUnavailable if it cannot be read."""
     with context.database.read() as session:
         known = installation.storage_id(session)
     found = _read(context.storage)
@@ -47,7 +47,7 @@ def require(context: Context) -> None:
 
 
 def claim(context: Context) -> None:
-    """Tie the database to the storage, whatever either was tied to before."""
+    """Tie the database to the storage with a new marker, whatever either of them was tied to before."""
     _tie(context, secrets.token_hex(ID_BYTES))
 
 

@@ -1,4 +1,5 @@
-"""Parts of uploads: streamed to storage as they arrive, and kept once their row is committed."""
+"""Parts of uploads. A part is streamed to storage as it arrives, and belongs to the upload once its row is
+committed."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ Consume = Callable[[AsyncIterator[bytes]], Awaitable[None]]
 async def add(
     context: Context, caller: Caller, upload_id: str, receive: Callable[[Consume], Awaitable[None]]
 ) -> UploadPart:
-    """Stream a part to storage and add it to its upload, or refuse it and keep nothing.
+    """Stream a part to storage and add it to its upload. If the part is refused, keep nothing.
 
     `receive` passes the part's chunks to its argument. Raise NoSuchUpload, UploadEnded, WrongParts, TooLarge,
     InvalidRequest, TooManyRequests.
@@ -55,7 +56,7 @@ async def add(
         raise
     try:
         return await run_sync(_insert_part, context, caller, upload_id, received)
-    except ServiceError:  # after any other error the row may exist; an object without one goes with the upload
+    except ServiceError:  # after any other error the row may exist; if not, the object is deleted with the upload
         await run_sync(context.storage.delete, [received.storage_key])
         raise
 
@@ -81,7 +82,7 @@ def _insert_part(context: Context, caller: Caller, upload_id: str, received: Rec
         if upload.status != PENDING:
             raise uploads.UploadEnded(upload)
         count, total = records.received(session, upload_id)
-        # Parts are sent again when an answer is lost, so there may be more of them than are named at the end.
+        # A client sends a part again if it got no answer, so there may be more parts than the completion names.
         if count >= uploads.MAX_PARTS or total + part.bytes > 2 * upload.bytes + context.settings.max_part_bytes:
             raise uploads.WrongParts(
                 f"{upload_id} has more parts than an upload of {upload.bytes} bytes may have", param="data"

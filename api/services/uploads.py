@@ -61,7 +61,7 @@ class UploadView:
 
 @dataclass(frozen=True)
 class AssembledUpload:
-    """The parts joined in one object that no file names yet."""
+    """The joined parts of an upload: a stored object for which there is no file yet."""
 
     file_id: str
     storage_key: str
@@ -113,7 +113,7 @@ def get(context: Context, caller: Caller, upload_id: str) -> UploadView:
 async def complete(
     context: Context, caller: Caller, upload_id: str, part_ids: Sequence[str], md5: str | None
 ) -> UploadView:
-    """Join the parts in this order to a file. Repeating a completion returns the same file.
+    """Join the parts in this order into a file. A repeated completion returns the same file.
 
     A failed completion leaves the upload pending, so that it can be repeated with the right parts or md5. Raise
     NoSuchUpload, UploadEnded, WrongParts, WrongMd5, TooManyRequests.
@@ -145,7 +145,8 @@ def _begin_completion(
 
 
 def _finish(context: Context, pending: Upload, part_ids: Sequence[str], assembled: AssembledUpload) -> Upload:
-    """Complete the upload with this object, unless another request has ended the upload. Return the upload."""
+    """Make the object a file and complete the upload with it, unless another request has ended the upload. Return the
+    upload."""
     with context.database.write() as session:
         upload = uploads.lock(session, pending.project_id, pending.id, expire=False)
         assert upload is not None, pending.id
@@ -168,7 +169,7 @@ def _finish(context: Context, pending: Upload, part_ids: Sequence[str], assemble
 
 
 def _completed(context: Context, upload: Upload, part_ids: Sequence[str]) -> UploadView:
-    """Return an upload that was completed with these parts. Raise UploadEnded for another ending."""
+    """Return the upload with its file. Raise UploadEnded unless it was completed with exactly these parts."""
     if upload.status != COMPLETED or upload.part_ids != list(part_ids):
         raise UploadEnded(upload)
     with context.database.read() as session:
@@ -192,7 +193,8 @@ def _in_order(session: Session, upload: Upload, part_ids: Sequence[str]) -> list
 
 
 async def _joined(context: Context, parts: Sequence[UploadPart], digest: str | None) -> AsyncIterator[bytes]:
-    """Yield the bytes of all parts. Raise WrongMd5 at the end, before the file exists."""
+    """Yield the bytes of all parts. If their MD5 is not `digest`, raise WrongMd5 at the end, so that no object
+    appears."""
     whole = hashlib.md5(usedforsecurity=False)
     for part in parts:
         async for chunk in context.storage.stream(part.storage_key):

@@ -23,7 +23,7 @@ MAX_LINES = 10_000
 
 @dataclass
 class UsageLine:
-    """What was used from `start_time` to before `end_time`. A dimension that is not grouped by is None."""
+    """The usage from `start_time` to before `end_time`. Key and model are None unless the usage is grouped by them."""
 
     start_time: int
     """Unix time, the beginning of a day (UTC)."""
@@ -42,9 +42,10 @@ class UsageLine:
 def summed(
     context: Context, caller: Caller, start_time: int | None, end_time: int | None, group_by: Sequence[Dimension]
 ) -> list[UsageLine]:
-    """Return the usage of the days from `start_time` to `end_time`, this month by default, a line for each group.
+    """Return the usage of the days from `start_time` to `end_time`, by default this month so far: one line for each
+    group.
 
-    Raise InvalidRequest.
+    Raise InvalidRequest if the time is empty or too long, or has too many lines.
     """
     dimensions = [f"{name}_id" if name == "key" else name for name in dict.fromkeys(group_by) if name != "day"]
     with context.database.read() as session:
@@ -73,7 +74,7 @@ def _add(line: UsageLine, amounts: dict[str, Any]) -> None:
 
 
 def _days(now: float, start_time: int | None, end_time: int | None) -> tuple[int, int]:
-    """Return the beginning of the first day and the end of the last one."""
+    """Return the Unix times at which the first day begins and the last day ends (UTC). Raise InvalidRequest."""
     month = datetime.fromtimestamp(now, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     start = day_of(month.timestamp() if start_time is None else start_time)
     end = day_of((now if end_time is None else end_time) - 1) + DAY_S
@@ -93,7 +94,7 @@ def budgets(context: Context, caller: Caller) -> list[Budget]:
 
 
 def as_csv(lines: Sequence[UsageLine]) -> str:
-    """Return the lines as a table. Times are dates: the first day, and the day after the last one."""
+    """Return the lines as a CSV table. Times are written as dates: the first day, and the day after the last one."""
     text = io.StringIO()
     table = csv.DictWriter(text, [field.name for field in fields(UsageLine)], lineterminator="\n")
     table.writeheader()

@@ -1,7 +1,7 @@
-"""Waiting jobs: the position of each, why it waits, and when it will probably run.
+"""Waiting jobs: the position of each, the reason why it waits, and when it will probably run.
 
-One reading of the queue serves all jobs of all requests of a second, because a list of a hundred waiting jobs, or a
-hundred clients that poll, must not cost a hundred readings.
+One reading of the queue serves all requests of a second: a list of a hundred waiting jobs, or a hundred clients that
+poll, must not cost a hundred readings.
 """
 
 import math
@@ -19,28 +19,29 @@ from api.spec.lifecycle import JobStatus, Stage
 
 PREPARE_S = 3.0
 PREPARE_BYTES_PER_S = 1e6
-"""Speed of preparation on one core (docs/benchmarks.md, "Rows")."""
+"""Bytes of a file that preparation reads in a second on one core (docs/benchmarks.md, "Rows")."""
 PREPARE_FACTORS = (0.2, 4.0)
 LEASE_MARGIN_S = 15.0
-"""The clocks of this machine and of the database may differ by this much."""
+"""The clocks of this machine and of the database may differ by this many seconds."""
 LEAST_LEFT_S = 5.0
-"""A running job that has exceeded its prediction is shown to need this long."""
+"""Remaining seconds that are shown for a running job which has exceeded its prediction."""
 VERBS = {Stage.PREPARE: "prepares files", Stage.TRAIN: "trains"}
 
 
 @dataclass(frozen=True)
 class QueueView:
     position: int | None
-    """1: the next to start; None while something else than other jobs holds it back."""
+    """Position in the queue; 1 is the next job to start. None while something other than jobs before it holds it
+    back."""
     reason: str
     start: Span | None = None
-    """Begin of its training."""
+    """When its training will probably begin."""
     finish: Span | None = None
 
 
 @dataclass(frozen=True)
 class TimedJob:
-    """A job; if it waits or runs, when it probably ends; if it waits, why."""
+    """A job, with its probable end if it waits or runs, and its place in the queue if it waits."""
 
     job: Job
     finish: Span | None = None
@@ -48,7 +49,7 @@ class TimedJob:
 
     @property
     def running_until(self) -> float | None:
-        """Return the expected end of a running job."""
+        """The expected end of a running job; None for other jobs."""
         return None if self.finish is None or self.queue is not None else self.finish.expected
 
 
@@ -67,13 +68,13 @@ def all_timed(context: Context, listed: Sequence[Job]) -> list[TimedJob]:
 
 
 def warnings(context: Context) -> list[str]:
-    """Return what would make a new job wait that no other job causes: stages without a worker that takes work."""
+    """Return a warning for each stage in which no worker takes work, so that a new job would wait."""
     board = _board(context, [])
     return [f"The job would wait: {problem}" for stage in Stage if (problem := board.no_worker(stage))]
 
 
 def _waits(job: Job, now: float) -> bool:
-    """Return whether the job waits for a worker: a free one, or another one than the one that was lost with it."""
+    """Return whether the job waits for a worker: it is in the queue, or the worker that held it is lost."""
     if job.owner is None:
         return job.status in (Stage.PREPARE.waiting, Stage.TRAIN.waiting)
     return job.lease_until is not None and job.lease_until + LEASE_MARGIN_S < now
@@ -87,7 +88,7 @@ def _running(job: Job, now: float) -> TimedJob:
 
 
 def _board(context: Context, needed: Sequence[Job]) -> "Board":
-    """Return a reading of the queue that knows these jobs: the last one if it is new enough."""
+    """Return a reading of the queue that knows these jobs: the last reading if it is new enough, else a new one."""
 
     def read() -> Board:
         with context.database.read() as session:
@@ -98,19 +99,20 @@ def _board(context: Context, needed: Sequence[Job]) -> "Board":
 
 
 class Board:
-    """All waiting jobs with their plans, from one reading of the queue."""
+    """One reading of the queue, with the planned start and end of every waiting job."""
 
     def __init__(self, reading: QueueReading) -> None:
         self._reading = reading
         self._factors = SAFE if any(worker.measured for worker in self._of(Stage.TRAIN)) else GUESSED
 
     def knows(self, job: Job) -> bool:
-        """Return whether the reading has the job in its present stage. A job of a lost worker is older than any."""
+        """Return whether the reading has the job in its present stage. A job of a lost worker counts as known: it was
+        there long before any reading that is still used."""
         known = self._reading.waiting.get(job.id)
         return job.owner is not None or (known is not None and known.stage.waiting == job.status)
 
     def view(self, job: Job) -> QueueView | None:
-        """Return the place of a job; None if it does not wait."""
+        """Return the job's place in the queue; None if the job does not wait."""
         known = self._reading.waiting.get(job.id)
         if known is None:
             lost = next((lease for lease in self._reading.leases if lease.job_id == job.id and lease.expired), None)
@@ -128,7 +130,7 @@ class Board:
         return QueueView(planned.position, self._turn(known, planned), planned.start, planned.finish)
 
     def no_worker(self, stage: Stage) -> str | None:
-        """Return why no worker takes work of this stage, or None."""
+        """Return the reason why no worker takes work of this stage; None if one does."""
         live = self._of(stage)
         if not live:
             start = f"`attune up`, or `attune worker --stage {stage}`"
@@ -139,7 +141,7 @@ class Board:
         return None
 
     def _obstacle(self, job: WaitingJob) -> str | None:
-        """Return what other than the jobs before it holds the job back."""
+        """Return the reason, other than jobs before it, that holds the job back; None if there is none."""
         if problem := self.no_worker(job.stage):
             return problem
         if job.needs is not None:
@@ -201,7 +203,7 @@ class Board:
         return Span.duration(job.expected_s, self._factors)
 
     def _slots(self, stage: Stage) -> list[tuple[Span, bool]]:
-        """Return when each slot of the workers that take work is free, and whether it has a GPU."""
+        """Return, for each slot of the workers that take work, when the slot is free and whether it has a GPU."""
         busy, slots = self._busy(stage), []
         for worker in self._of(stage):
             if not worker.held:
@@ -211,7 +213,7 @@ class Board:
         return slots
 
     def _busy(self, stage: Stage) -> Mapping[str, list[Span]]:
-        """Return when the jobs of each worker end."""
+        """Return {worker: the expected ends of its jobs}."""
         busy: dict[str, list[Span]] = {}
         for lease in self._reading.leases:
             if lease.stage is stage and not lease.expired:
@@ -226,7 +228,8 @@ class Board:
         return now + Span.duration(left, SAFE)
 
     def _start_after(self, prepared: Planned) -> Span | None:
-        """Return when a job that is still to be prepared begins to train: at the latest after all that wait now."""
+        """Return when a job that is not prepared yet will begin to train: at the latest after all jobs that wait to
+        train now. None if no worker trains."""
         free = [span for span, _ in self._slots(Stage.TRAIN)]
         if not free:
             return None

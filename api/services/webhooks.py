@@ -1,4 +1,5 @@
-"""Webhook endpoints, which are notified when a project's jobs end. worker/delivery/webhooks.py sends the requests."""
+"""Webhook endpoints, which are notified when a project's jobs, batches or runs of evals end.
+worker/delivery/webhooks.py sends the requests."""
 
 from collections.abc import Sequence
 
@@ -77,7 +78,7 @@ def update(
     url: str | None,
     event_types: Sequence[str] | None,
 ) -> Webhook:
-    """Change the fields that are not None."""
+    """Change those of the endpoint's fields that are given, that is, not None."""
     if url is not None:
         check_url(url, context.settings.private_webhook_hosts)
     fields = {"name": name, "url": url, "event_types": None if event_types is None else list(event_types)}
@@ -116,7 +117,7 @@ def delete(context: Context, caller: Caller, webhook_id: str) -> None:
 
 
 async def test(context: Context, webhook: Webhook, event_type: str) -> int:
-    """Send a sample event now. Return the endpoint's HTTP status. Raise TestNotSent."""
+    """Send a sample event now. Return the endpoint's HTTP status. Raise TestNotSent if there is no response."""
     event_id = new_id("evt_test_")
     kind = event_type.partition(".")[0]
     object_id = {"batch": "batch_sample", "eval": "evalrun_sample"}.get(kind, "ftjob-sample")
@@ -138,7 +139,7 @@ def delivery_page(
 
 
 def replay(context: Context, caller: Caller, webhook_id: str, delivery_id: str) -> Delivery:
-    """Make a delivery due again, whatever its outcome: at once, then with the usual back-off."""
+    """Make a delivery due now, whatever its outcome was. If it fails again, the usual back-off applies."""
     with context.database.write() as session:
         _require(session, caller, webhook_id)
         delivery = webhook_deliveries.get(session, webhook_id, delivery_id)

@@ -1,4 +1,5 @@
-"""Workers of jobs: what each process is, whether it is live, and what it works on. Others: api.infra.beats."""
+"""Workers of jobs: their hardware, whether they are live, and the jobs that they work on. Processes that take no jobs
+are in api.infra.beats."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from api.records.queue import Lease
 from api.records.workers import Worker
 
 SHOWN_S = 24 * 3600
-"""How long a worker is listed after its last sweep."""
+"""Seconds for which a worker is listed after its last sweep."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class WorkerView:
 
 
 def listed(context: Context, caller: Caller) -> list[WorkerView]:
-    """Return the workers of the last day."""
+    """Return the workers that swept in the last SHOWN_S seconds."""
     with context.database.read() as session:
         known, held = workers.seen(session, SHOWN_S), queue.leases(session)
     by_owner: dict[str, list[Lease]] = defaultdict(list)
