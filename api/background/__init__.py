@@ -1,1 +1,2 @@
-"""What the workers of leased items share: the loop that answers a few at a time, and completions by the samplers."""
+"""Code that the batch worker and the evaluation worker share: the loop that claims and answers items, and completions
+by the samplers."""

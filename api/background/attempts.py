@@ -1,7 +1,7 @@
-"""The ends of an attempt at an item that are not its result."""
+"""How an attempt at an item ends if the item gets no result."""
 
 MAX_FAULTS = 3
-"""Attempts that end with a fault, after which the fault is the item's result."""
+"""Number of attempts that may end with a fault. The fault of the last one becomes the item's result."""
 FAULT_WAIT_S = 10.0
 OUTAGE_WAIT_S = 5.0
 JUDGE_WAIT_S = 60.0
@@ -11,9 +11,9 @@ JUDGE_WAIT_GROWTH = 5
 
 
 class Postponed(Exception):
-    """The item has no result yet and is due again later."""
+    """The item has no result yet, and is due again after `wait_s` seconds."""
 
     def __init__(self, wait_s: float, *, fault: bool = False, outage: bool = False) -> None:
-        """`fault`: the item may be the cause. `outage`: no other item can be answered either."""
+        """`fault`: the item may have caused this. `outage`: no other item can be answered either at the moment."""
         super().__init__(wait_s)
         self.wait_s, self.fault, self.outage = wait_s, fault, outage

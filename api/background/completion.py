@@ -1,4 +1,5 @@
-"""A completion by the samplers, as its endpoint would give it, for a request that waits behind those of clients."""
+"""A completion for a request in the background: the body that its endpoint would return. Requests of clients come first
+at the samplers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ ENDPOINTS: Mapping[str, Endpoint] = {
 
 
 def validated(endpoint: Endpoint, raw: JsonObject) -> ChatBody | CompletionBody:
-    """Return the endpoint's body. Raise InvalidRequest."""
+    """Return the body of the request, parsed as its endpoint would. Raise InvalidRequest if the endpoint would refuse
+    it."""
     try:
         body = endpoint.body.model_validate(raw)
     except ValidationError as error:
@@ -52,9 +54,9 @@ async def complete(
     answer_id: str,
     faults: int,
 ) -> tuple[JsonObject, Usage]:
-    """Return the completion object and its usage. `faults`: earlier attempts that ended with a fault.
+    """Return the completion object and its usage. `faults`: number of earlier attempts that ended with a fault.
 
-    Raise Postponed after an error that a later attempt may not have, and ServiceError after others.
+    Raise Postponed after an error that a later attempt may not meet, and ServiceError after other errors.
     """
     request = body.sampling_request(context.settings.sample_max_tokens)
     writer = endpoint.writer(answer_id, body.model, with_logprobs=request.top_logprobs is not None)

@@ -1,4 +1,4 @@
-"""The lines of a file that arrives in chunks."""
+"""Splits a file that arrives in chunks into its lines."""
 
 from collections.abc import Iterable, Iterator
 
@@ -11,7 +11,10 @@ class LineTooLong(Exception):
 
 
 def numbered_lines(chunks: Iterable[bytes], longest: int) -> Iterator[tuple[int, int, bytes]]:
-    """Yield the number, from 1, the position and the content of each line that is not blank. Raise LineTooLong."""
+    """Yield the number (from 1), the position in bytes and the content of each line that is not blank.
+
+    Raise LineTooLong for a line of more than `longest` bytes.
+    """
     rest, start, number = b"", 0, 1
     for chunk in chunks:
         *whole, rest = (rest + chunk).split(b"\n")

@@ -1,7 +1,8 @@
-"""The loop of a worker: it claims items and answers a few at a time, and moves the work that they belong to along.
+"""The loop of a worker that claims items and answers a few at a time (api.records.work_queue). It also does the steps
+of the work that the items belong to, such as the validation of a batch.
 
-Every result is stored before its place is filled again. A worker that dies loses nothing else: the leases of its items
-expire, and another worker answers them.
+Every result is stored before another item takes its place. If a worker dies, only its unfinished answers are lost: the
+leases of their items expire, and another worker answers them.
 """
 
 import asyncio
@@ -28,18 +29,18 @@ from api.settings import Settings
 log = structlog.get_logger(__name__)
 
 RETRY_S = 2.0
-"""Seconds between two attempts to write during an outage of the database."""
+"""Seconds between two attempts to write a result during an outage of the database."""
 
 R = TypeVar("R")
-"""An item's result."""
+"""Type of an item's result."""
 
 
 class ItemWorker(ABC, Generic[W, I, R]):
     name: ClassVar[str]
-    """First word of the names of its log lines."""
+    """First word of the names of the worker's log lines."""
 
     def __init__(self, context: Context, queue: WorkQueue[W, I], *, at_once: int) -> None:
-        """`at_once`: items that are answered at the same time."""
+        """`at_once`: number of items that are answered at the same time."""
         self._context, self._settings, self._queue, self._at_once = context, context.settings, queue, at_once
         self._owner = secrets.token_hex(8)
         self._answering: dict[asyncio.Task[None], ItemClaim[W, I]] = {}
@@ -48,11 +49,14 @@ class ItemWorker(ABC, Generic[W, I, R]):
 
     @abstractmethod
     async def answer(self, claim: ItemClaim[W, I]) -> R:
-        """Return the item's result: an answer, or an error that a repetition would not change. Raise Postponed."""
+        """Return the item's result: an answer, or an error that a repetition would not change.
+
+        Raise Postponed if a later attempt may give another result.
+        """
 
     @abstractmethod
     def finish(self, session: Session, claim: ItemClaim[W, I], result: R) -> bool:
-        """Store the result. Return False if the claim is lost."""
+        """Store the item's result. Return False if the claim is lost."""
 
     @abstractmethod
     def internal_error(self, claim: ItemClaim[W, I]) -> R:
@@ -60,7 +64,7 @@ class ItemWorker(ABC, Generic[W, I, R]):
 
     @abstractmethod
     async def advance(self, claim: WorkClaim[W]) -> None:
-        """Do what is due for the work as a whole. Raise StaleWork if the claim is lost."""
+        """Do the step that is due for the work as a whole. Raise StaleWork if the claim is lost."""
 
     async def run(self) -> None:
         log.info(f"{self.name}_worker_ready", owner=self._owner)
@@ -81,12 +85,12 @@ class ItemWorker(ABC, Generic[W, I, R]):
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def report(self, stage: str) -> ProcessReport:
-        """Describe this process, from any thread."""
+        """Return the report of this process (api.infra.beats). May be called from any thread."""
         owner, answering = process_name(stage, self._owner), len(self._answering)
         return ProcessReport(owner=owner, stage=stage, slots=self._at_once, answering=answering)
 
     async def run_until_idle(self) -> None:
-        """Work until no work is due and no item is."""
+        """Run until neither a piece of work nor an item is due."""
         while True:
             advanced = await self.work_once()
             await self._fill_places()
@@ -96,7 +100,7 @@ class ItemWorker(ABC, Generic[W, I, R]):
                 return
 
     async def _fill_places(self) -> None:
-        """Claim items for the free places."""
+        """Claim items and begin to answer them, until `at_once` items are being answered."""
         self._answering = {task: claim for task, claim in self._answering.items() if not task.done()}
         loop = asyncio.get_running_loop()
         while len(self._answering) < self._at_once and loop.time() >= self._paused_until:
@@ -129,7 +133,8 @@ class ItemWorker(ABC, Generic[W, I, R]):
             await self._store(claim, end)
 
     def _end_after(self, error: Exception, claim: ItemClaim[W, I]) -> R | Postponed:
-        """Return the end of an attempt that raised: a fault of the item, unless the database or the storage is away."""
+        """Return how an attempt ends after this error: with a fault of the item, or, if the database or the storage is
+        not available, with an outage."""
         if isinstance(error, StorageUnavailable) or (isinstance(error, SQLAlchemyError) and is_outage(error)):
             log.warning(f"{self.name}_item_waits", error=type(error).__name__)
             return Postponed(attempts.OUTAGE_WAIT_S, outage=True)
@@ -139,14 +144,14 @@ class ItemWorker(ABC, Generic[W, I, R]):
         return self.internal_error(claim)
 
     async def _store(self, claim: ItemClaim[W, I], end: R | Postponed) -> None:
-        """Write the end of an attempt, and retry that during an outage of the database."""
+        """Write how an attempt ended. During an outage of the database, retry until it is written."""
         while True:
             try:
                 return await run_sync(self._write, claim, end)
             except SQLAlchemyError as error:
                 if not is_outage(error) or self.stopping.is_set():
                     log.exception(f"{self.name}_result_not_written")
-                    return None  # its lease expires
+                    return None  # the item's lease expires, and another worker takes it
                 await asyncio.sleep(RETRY_S)
             except StaleWork:
                 log.info(f"{self.name}_result_stale")
@@ -188,7 +193,7 @@ class ItemWorker(ABC, Generic[W, I, R]):
                 await asyncio.sleep(self._settings.poll_s)
 
     async def work_once(self) -> bool:
-        """Do what is due next for a whole piece of work. Return False if nothing is, or it failed."""
+        """Do the next step that is due for a piece of work as a whole. Return False if none is due, or if it failed."""
         try:
             claim = await run_sync(self._claim)
             if claim is None:
@@ -196,9 +201,9 @@ class ItemWorker(ABC, Generic[W, I, R]):
             with structlog.contextvars.bound_contextvars(work_id=claim.work.id):
                 log.info(f"{self.name}_advanced", status=claim.work.status)
                 await self.advance(claim)
-        except StaleWork:  # it was cancelled meanwhile: it is due again
+        except StaleWork:  # its status changed meanwhile, for example to cancelled: it may be due again
             return True
-        except (SQLAlchemyError, StorageUnavailable) as error:  # its lease expires
+        except (SQLAlchemyError, StorageUnavailable) as error:  # the work is due again when its lease expires
             log.warning(f"{self.name}_not_advanced", error=type(error).__name__)
         except Exception:
             log.exception(f"{self.name}_not_advanced")
@@ -215,7 +220,7 @@ class ItemWorker(ABC, Generic[W, I, R]):
 
 
 def serve(settings: Settings, stage: str, worker: Callable[[Context], ItemWorker[W, I, R]]) -> None:
-    """Serve until SIGTERM or SIGINT. Items that are being answered are given back."""
+    """Run the worker until SIGTERM or SIGINT. Items that are still being answered then are given back to the queue."""
 
     async def main() -> None:
         running = worker(Context.open(settings))
