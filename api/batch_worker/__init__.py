@@ -1,1 +1,1 @@
-"""The batch worker: a process that answers the requests of batches as the API would, in the background."""
+"""The batch worker: a process that answers the requests of batches in the background, as the API would."""

@@ -1,4 +1,5 @@
-"""`python -m api.batch_worker`: one batch worker. `attune worker` sets its settings as environment variables."""
+"""`python -m api.batch_worker`: one batch worker. `attune worker` starts it, with its settings as environment
+variables."""
 
 from api.background.worker import serve
 from api.batch_worker.worker import BatchWorker

@@ -1,4 +1,4 @@
-"""The answer to one request of a batch, as its endpoint would give it."""
+"""The answer to one request of a batch: the response that its endpoint would give."""
 
 from anyio.to_thread import run_sync
 
@@ -28,7 +28,10 @@ class AnswerTooLarge(InvalidRequest):
 
 
 async def answer(context: Context, claim: BatchItemClaim) -> ItemResult:
-    """Return the item's result: a response, or an error that a repetition would not change. Raise Postponed."""
+    """Return the item's result: a response, or an error that a repetition would not change.
+
+    Raise Postponed if a later attempt may give another result.
+    """
     endpoint, batch = ENDPOINTS[claim.work.endpoint], claim.work
     answer_id, caller = new_id(endpoint.id_prefix), Caller(batch.project_id, batch.key_id, "write")
     try:

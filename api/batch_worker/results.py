@@ -32,12 +32,12 @@ UNANSWERED = {
         "message": "This request could not be answered before the completion window expired.",
     },
 }
-"""Error of the requests without a result, by the status of the batch."""
+"""The error of requests without a result, by the status of the batch at its end."""
 
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A stored object that no row names yet."""
+    """A stored object for which there is no row in `files` yet."""
 
     id: str
     key: str
@@ -45,7 +45,7 @@ class WrittenFile:
 
 
 async def finalize(context: Context, claim: WorkClaim[Batch]) -> None:
-    """Write the files and end the batch. Raise StaleWork if the claim is lost, and keep nothing then."""
+    """Write the files and end the batch. If the claim is lost, delete the files and raise StaleWork."""
     batch = claim.work
     output, errors = None, None
     try:
@@ -55,7 +55,8 @@ async def finalize(context: Context, claim: WorkClaim[Batch]) -> None:
             errors = await _write(context, claim, succeeded=False)
         await run_sync(_end, context, claim, output, errors)
     except StaleWork:
-        # After any other error a row may name them; objects without a row are left to `attune storage collect`.
+        # Only now is it certain that no row names these objects. After any other error, a row may name them; if none
+        # does, `attune storage collect` removes them.
         await run_sync(context.storage.delete, [file.key for file in (output, errors) if file is not None])
         raise
 
@@ -75,7 +76,7 @@ async def _lines(context: Context, claim: WorkClaim[Batch], *, succeeded: bool) 
 
 
 def _page(context: Context, claim: WorkClaim[Batch], succeeded: bool, after: int) -> Sequence[BatchItem]:
-    """Return the next results, and extend the lease."""
+    """Return the next results, and extend the lease of the batch."""
     with context.database.write() as session:
         QUEUE.renew(session, claim, context.settings.lease_s)
     with context.database.read() as session:
@@ -89,7 +90,7 @@ def _unanswered(claim: WorkClaim[Batch], item: BatchItem) -> str:
 def result_line(
     batch_id: str, line: int, custom_id: str, *, response: JsonObject | None = None, error: JsonObject | None = None
 ) -> str:
-    """Return a line of an output file or an error file."""
+    """Return the line for an output file or an error file, without a line break."""
     return json.dumps({"id": item_id(batch_id, line), "custom_id": custom_id, "response": response, "error": error})
 
 

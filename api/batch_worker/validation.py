@@ -1,4 +1,4 @@
-"""The validation of a batch: its input file becomes items, or errors by line."""
+"""The validation of a batch: each line of its input file becomes an item, or the batch fails with errors by line."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -19,9 +19,9 @@ from api.spec.batch import BatchLine, BatchStatus
 log = structlog.get_logger(__name__)
 
 CHUNK = 1000
-"""Items that one transaction inserts."""
+"""Number of items that one transaction inserts."""
 MAX_ERRORS = 100
-"""Lines with errors after which the rest of the file is not read."""
+"""Number of errors after which the rest of the file is not read."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class LineError:
 
 
 class Invalid(Exception):
-    """The batch cannot be answered."""
+    """The input file has errors, so the batch fails."""
 
     def __init__(self, *errors: LineError) -> None:
         super().__init__(errors)
@@ -42,7 +42,7 @@ class Invalid(Exception):
 
 @dataclass
 class InputReader:
-    """The items of an input file, in batches of CHUNK."""
+    """Reads the items of an input file, in chunks of CHUNK."""
 
     endpoint: str
     max_line_bytes: int
@@ -53,7 +53,8 @@ class InputReader:
     _names: set[str] = field(default_factory=set)
 
     def items(self, chunks: Iterable[bytes]) -> Iterator[list[NewItem]]:
-        """Yield the items. Raise Invalid at the end, or at the hundredth error."""
+        """Yield the items in chunks. If lines have errors, raise Invalid with them at the end, or at MAX_ERRORS
+        errors."""
         found: list[NewItem] = []
         for number, start, content in self._lines(chunks):
             self.count += 1
@@ -108,9 +109,9 @@ def _as_line_error(error: ValidationError, number: int) -> LineError:
 
 
 def validate(context: Context, claim: WorkClaim[Batch]) -> None:
-    """Insert the batch's items and begin it, or fail it. Raise StaleWork if the claim is lost.
+    """Insert the batch's items and set it in progress, or let it fail. Raise StaleWork if the claim is lost.
 
-    An earlier validation that was cut off may have inserted some of the items: all are inserted again.
+    An earlier validation that was cut off may have inserted some items: they are removed, and all are inserted again.
     """
     if claim.work.expires_at <= claim.at:
         _end(context, claim, BatchStatus.EXPIRED)
@@ -162,7 +163,8 @@ def _end(context: Context, claim: WorkClaim[Batch], status: BatchStatus, *errors
 
 
 def expire(context: Context, claim: WorkClaim[Batch]) -> None:
-    """End the batch's requests at the end of its completion window."""
+    """End a batch whose completion window is over: no further request is answered, and its files are due to be
+    written."""
     with context.database.write() as session:
         batch = QUEUE.lock_claimed(session, claim)
         batches.transition(session, batch, BatchStatus.FINALIZING, due_at=current_time(session))

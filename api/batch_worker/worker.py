@@ -1,4 +1,4 @@
-"""The batch worker: it answers the requests of batches, and validates and ends batches."""
+"""The batch worker, which validates batches, answers their requests and ends them."""
 
 from anyio.to_thread import run_sync
 from sqlalchemy.orm import Session
@@ -30,7 +30,8 @@ class BatchWorker(ItemWorker[Batch, BatchItem, ItemResult]):
         return item.internal_error(claim)
 
     async def advance(self, claim: WorkClaim[Batch]) -> None:
-        """Validate the batch, end its window, or write its files and end it."""
+        """Do the step for the batch's status: validate it, end it because its completion window is over, or write its
+        files."""
         if claim.work.status == BatchStatus.VALIDATING:
             await run_sync(validation.validate, self._context, claim)
         elif claim.work.status == BatchStatus.IN_PROGRESS:
