@@ -1,4 +1,5 @@
-"""`python -m api.eval_worker`: one evaluation worker. `attune worker` sets its settings as environment variables."""
+"""`python -m api.eval_worker`: one evaluation worker. `attune worker` starts it, with its settings as environment
+variables."""
 
 from dataclasses import replace
 

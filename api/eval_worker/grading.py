@@ -1,7 +1,7 @@
-"""The grades of an answer by the criteria of its eval.
+"""Grades of an answer by the criteria of its eval.
 
-A comparison of texts is graded here. Scripts and measures of similarity are graded in a child process with limits.
-Models are asked by api.services.judges.
+Comparisons of texts (string_check) are graded here. Scripts and measures of similarity are graded in a child process
+with limits. Models are asked by api.services.judges.
 """
 
 import asyncio
@@ -31,26 +31,26 @@ from api.spec.graders.text_similarity import TextSimilarity
 
 @dataclass(frozen=True)
 class Outcome:
-    """The grade by one criterion."""
+    """The grade of an answer by one criterion."""
 
     name: str
     type: str
     kind: Literal["passed", "failed", "errored"]
     score: float = 0.0
     error: JsonObject | None = None
-    """{"code", "message"}: why the criterion cannot grade the answer."""
+    """{"code", "message"}, with the reason for which the criterion cannot grade the answer."""
     sample: JsonObject | None = None
-    """The question to a judge and its answer."""
+    """The question to a judge and the judge's answer; None for criteria without a judge."""
     uses: tuple[Use, ...] = ()
 
     def result(self) -> JsonObject:
-        """Return the object in an output item's `results`."""
+        """Return the outcome as an entry of the output item's `results`."""
         shown = {"name": self.name, "type": self.type, "passed": self.kind == "passed", "score": self.score}
         return {**shown, "sample": self.sample, "error": self.error}
 
 
 async def grades_of(context: Context, claim: EvalItemClaim, criteria: Sequence[Criterion], case: Case) -> list[Outcome]:
-    """Return an outcome for each criterion, in their order. Raise Postponed if a judge is away."""
+    """Return an outcome for each criterion, in their order. Raise Postponed if a judge cannot be reached."""
     slow = [criterion for criterion in criteria if isinstance(criterion, Python | TextSimilarity)]
     judged = [_judged(context, claim, criterion, case) for criterion in criteria if isinstance(criterion, ModelGrader)]
     by_child, by_judges = await asyncio.gather(_graded_by_child(context, slow, case), asyncio.gather(*judged))
@@ -69,7 +69,10 @@ async def grades_of(context: Context, claim: EvalItemClaim, criteria: Sequence[C
 async def _judged(
     context: Context, claim: EvalItemClaim, criterion: ScoreModelCriterion | LabelModel, case: Case
 ) -> Outcome | Postponed:
-    """Return the outcome by a judge. An exception would leave the other judges unobserved."""
+    """Return the outcome by a judge, or Postponed if the judge cannot be reached.
+
+    Postponed is returned, not raised: an exception would end `gather` while other judges are still being asked.
+    """
     caller = Caller(claim.work.project_id, claim.work.key_id, "write")
     try:
         given = await judges.judge(context, caller, criterion, case)
@@ -82,7 +85,7 @@ async def _judged(
         return _outcome(criterion, 0.0, error.code, [error.message])
     answer = {"role": "assistant", "content": given.text}
     shown = {"input": [*given.messages], "output": [answer], "model": given.model, "label": given.label}
-    used = given.prompt_tokens + given.completion_tokens  # none for a kept judgement
+    used = given.prompt_tokens + given.completion_tokens  # 0 for a stored judgement
     uses = (Use(given.model, given.prompt_tokens, given.completion_tokens),) if used else ()
     return replace(_outcome(criterion, given.reward, None, ()), sample=shown, uses=uses)
 

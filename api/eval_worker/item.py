@@ -1,4 +1,4 @@
-"""One item of a run: its answer, sampled or given, and its grades."""
+"""The result of one item of a run: its answer, which is sampled or given in the row, and the grades."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -29,11 +29,11 @@ NO_ERROR = {"code": "", "message": ""}
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to an item; the fields are those of an output item's `sample`."""
+    """The answer to an item, with the fields of an output item's `sample`."""
 
     text: str = ""
     tools: Sequence[object] = ()
-    """Calls of functions."""
+    """The tool calls in the answer."""
     finish_reason: str = ""
     input: Sequence[Mapping[str, str]] = ()
     model: str = ""
@@ -41,7 +41,7 @@ class Answer:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     error: Mapping[str, str] | None = None
-    """{"code", "message"}: why there is no answer."""
+    """{"code", "message"}, with the reason for which there is no answer; None if there is one."""
 
     def _message(self) -> JsonObject:
         message = {"role": "assistant", "content": self.text}
@@ -65,7 +65,7 @@ class Answer:
 
 
 async def grade_item(context: Context, claim: EvalItemClaim) -> Graded:
-    """Return the item's result. Raise Postponed."""
+    """Return the item's result. Raise Postponed if a later attempt may give another one."""
     criteria = CRITERIA.validate_python(await run_sync(_criteria, context, claim.work.eval_id))
     source = SOURCE.validate_python(claim.work.data_source | {"source": NO_ROWS})
     row = EvalRow.model_validate_json(claim.item.row)
@@ -98,7 +98,8 @@ def _criteria(context: Context, eval_id: str) -> list[JsonObject]:
 
 
 async def _sampled(context: Context, claim: EvalItemClaim, source: CompletionsSource, row: EvalRow) -> Answer:
-    """Return the model's answer to the row, or why there is none. Raise Postponed."""
+    """Return the model's answer to the row, or an answer with the error. Raise Postponed if a later attempt may
+    succeed."""
     caller = Caller(claim.work.project_id, claim.work.key_id, "write")
     try:
         messages = source.input_messages.render(row.item)

@@ -1,4 +1,4 @@
-"""The rows of a run: they become items, or the error of the run. The items of a deleted run are removed."""
+"""Begin and removal of a run: its rows become items, or the run fails. A deleted run is removed with its items."""
 
 import json
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ from api.records.work_queue import WorkClaim
 from api.spec.evals.status import RunStatus
 
 CHUNK = 500
-"""Items that one transaction inserts or deletes."""
+"""Number of items that one transaction inserts or deletes."""
 
 
 class RowsInvalid(Exception):
-    """The rows cannot be graded."""
+    """The rows cannot be graded, so the run fails with this error."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(code, message)
@@ -31,9 +31,9 @@ class RowsInvalid(Exception):
 
 
 def read(context: Context, claim: WorkClaim[EvalRun]) -> None:
-    """Insert the run's items and begin it, or fail it. Raise StaleWork if the claim is lost.
+    """Insert the run's items and set it in progress, or let it fail. Raise StaleWork if the claim is lost.
 
-    An earlier reading that was cut off may have inserted some of the items: all are inserted again.
+    An earlier reading that was cut off may have inserted some items: they are removed, and all are inserted again.
     """
     try:
         with context.database.write() as session:
@@ -60,14 +60,14 @@ def read(context: Context, claim: WorkClaim[EvalRun]) -> None:
 
 
 class RowSource:
-    """The lines of JSON of a run's rows, from its file or from its request."""
+    """The rows of a run as lines of JSON, from its file or from its request."""
 
     def __init__(self, context: Context, run: EvalRun) -> None:
         self.answers_are_given = run.model is None
         self._context, self._run = context, run
 
     def lines(self) -> Iterator[bytes]:
-        """Yield each row's line. Raise RowsInvalid."""
+        """Yield the line of each row. Raise RowsInvalid if the file was deleted or a line is too long."""
         if self._run.input_file is None:
             for row in self._run.data_source["source"]["content"]:
                 yield json.dumps(row).encode()
@@ -119,7 +119,7 @@ def _check(context: Context, claim: WorkClaim[EvalRun], of_run: Eval, source: Ro
 
 
 def _require_room(context: Context, claim: WorkClaim[EvalRun], count: int) -> None:
-    """Raise Invalid if the run, or the runs of its project, have too many items."""
+    """Raise RowsInvalid if the run, or the runs of its project, have too many items."""
     limit, all_limit = context.settings.max_eval_items, context.settings.max_project_eval_items
     if count > limit:
         raise RowsInvalid("too_many_rows", f"The run has {count} rows, and a run may have {limit}: divide it")
@@ -139,7 +139,8 @@ def _chunks(rows: Iterator[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
 
 
 def remove(context: Context, claim: WorkClaim[EvalRun]) -> None:
-    """Delete the run and its items, and its eval if that is deleted and this was its last run."""
+    """Delete the run and its items. If its user has deleted the eval and this was the eval's last run, delete the
+    eval's row, too."""
     removed = CHUNK
     while removed == CHUNK:
         with context.database.write() as session:

@@ -1,4 +1,4 @@
-"""The evaluation worker: it grades the items of runs, reads the rows of new runs and removes deleted ones."""
+"""The evaluation worker, which reads the rows of new runs, grades their items and removes deleted runs."""
 
 from anyio.to_thread import run_sync
 from sqlalchemy.orm import Session
