@@ -1,1 +1,1 @@
-"""Attune's HTTP side: records, storage, the catalogues of what can be asked for. Never imports torch or worker."""
+"""Attune's API: records, storage, and the catalogues of techniques and methods. Never imports torch or `worker`."""

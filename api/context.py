@@ -13,13 +13,14 @@ from api.records import Database
 from api.settings import Settings
 
 REQUEST_THREADS = 36
-"""Threads for requests, of anyio's 40. Four are left for short calls from coroutines."""
+"""Number of anyio's 40 threads that requests may use. Four are left for short calls from coroutines."""
 
 JUDGEMENTS_WAITING = 1000
-"""Judgements of one project that may wait for their turn. Jobs and evaluations limit themselves to fewer."""
+"""Number of judgements of one project that may wait for their turn. Jobs and runs of evals never reach it: they limit
+themselves to fewer."""
 
 QUEUE_BOARD_S = 1.0
-"""Age up to which a reading of the queue serves requests."""
+"""Seconds for which one reading of the queue (api.services.waiting) serves all requests."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,12 @@ class Context:
     """Limit of the threads that handle requests."""
     judge: OutsideJudge
     judgements: FairLimiter
-    """Limit of the judgements that are awaited."""
+    """Limit of the judgements that are awaited at the same time."""
     away_judges: set[str] = field(default_factory=set)
-    """Models that were away in all attempts at a question, and have answered none since. They get one attempt at each
-    further question, so that a dead judge does not hold up a job for hours."""
+    """Models that could not be reached in all attempts at a question, and have answered no question since. Each further
+    question to them is attempted only once, so that a dead judge does not hold up a job for hours."""
     queue_board: Latest[Any] = field(default_factory=lambda: Latest(QUEUE_BOARD_S))
-    """api.services.waiting.Board: the latest reading of the queue."""
+    """The latest reading of the queue, an api.services.waiting.Board."""
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -66,7 +67,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Caller:
-    """The authenticated project, and the scope of its key."""
+    """The sender of a request: its project, and the id and scope of its API key."""
 
     project_id: str
     key_id: str

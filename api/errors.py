@@ -1,7 +1,7 @@
 """Base classes of the errors that clients can get. Each has an HTTP status, a type, a code and a parameter.
 
-The body has OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`, always with all four fields. A service
-defines its own errors as short subclasses.
+The body of the response has OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`, always with all four
+fields. A service defines its own errors as short subclasses.
 """
 
 from typing import ClassVar
@@ -79,7 +79,7 @@ class Unavailable(ServiceError):
 
 
 class InsufficientStorage(ServiceError):
-    """A disk of the server is full. A header prevents the immediate retries of OpenAI's clients, which would fail."""
+    """A disk of the server is full. A header keeps OpenAI's clients from retrying at once, which would fail again."""
 
     status = 507
     type = "server_error"

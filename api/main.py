@@ -20,7 +20,8 @@ from api.settings import Settings
 from api.spec.fields import JsonObject
 
 SIGN_INS_PER_S = 10 / 60
-"""Attempts to sign in to the dashboard, from one address. Keys cannot be guessed; each attempt costs a transaction."""
+"""Rate limit of attempts to sign in to the dashboard from one address. It saves the transaction that each attempt
+costs; keys cannot be guessed at any rate."""
 
 DESCRIPTION = """
 Every operation is also available in Azure's form: below `/openai` or `/openai/v1`, with the key in an `api-key` header.
@@ -86,8 +87,8 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _cross_origin(origins: list[str]) -> list[Middleware]:
-    """Return the middleware that lets pages of these origins use the API. It answers their preflight requests, which
-    have no key, and allows no cookies."""
+    """Return the middleware that lets pages of these origins use the API. It answers the browsers' preflight requests,
+    which have no key, and allows no cookies."""
     if not origins:
         return []
     exposed = ["content-disposition", "content-range", "idempotent-replayed", "retry-after", "x-request-id"]

@@ -1,4 +1,4 @@
-"""All settings: from command-line options, `ATTUNE_…` variables, or a TOML file, in this order of precedence.
+"""All settings. They come from command-line options, `ATTUNE_…` variables or a TOML file, in this order of precedence.
 
 The entry point of each process builds `Settings` once and passes it down. No module reads settings at import.
 `docs/settings.md` is generated from this file (`make docs`).
@@ -21,7 +21,7 @@ Bytes = Annotated[int, Field(gt=0)]
 class Settings(BaseSettings):
     """Settings of the API, the workers and the operator's commands.
 
-    `ATTUNE_CONFIG` names the TOML file. Its keys are the names of the fields.
+    The variable `ATTUNE_CONFIG` names the TOML file. The keys in the file are the names of the fields.
     """
 
     model_config = SettingsConfigDict(env_prefix="ATTUNE_", extra="forbid", frozen=True)
@@ -36,7 +36,8 @@ class Settings(BaseSettings):
     an API without one serves no completions."""
     storage_url: str = ""
     """Object storage: `s3://bucket/prefix`, `gs://…`, `az://…` or a folder. Empty: `objects/` in the data folder.
-    Credentials and endpoint come from the cloud's usual variables (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, …)."""
+    Credentials and endpoint come from the cloud's usual environment variables (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`,
+    …)."""
     work_dir: Path | None = None
     """Folder for a worker's run folders and its cache of base models. Not set: `work/` in the data folder."""
 
@@ -67,13 +68,13 @@ class Settings(BaseSettings):
     requests_at_once: Annotated[int, Field(ge=1)] = 10
     """Requests of one project that an API process handles at the same time, 36 at most. Projects take turns."""
     requests_waiting: Annotated[int, Field(ge=1)] = 100
-    """Further requests of one project that wait for their turn. Any more get a 429."""
+    """Further requests of one project that may wait for their turn. Requests beyond that get a 429."""
     requests_per_second: Annotated[float, Field(gt=0)] = 100
     """Rate limit of one project in each API process, in requests per second. An idle project may send the requests
     of three seconds at once."""
     retried_create_s: Annotated[float, Field(ge=0)] = 120
-    """Seconds after the creation of a job or a batch in which a client's retry of the same request returns it instead
-    of creating another one."""
+    """Seconds after the creation of a job, batch, eval or run in which a client's retry of the same request returns
+    that object instead of creating another one."""
     max_project_files: Annotated[int, Field(gt=0)] = 10_000
     """Number of files that one project may keep."""
     max_project_bytes: Bytes = 256 * 1024**3
@@ -101,10 +102,11 @@ class Settings(BaseSettings):
     """Previews, estimates and gradings that an API process computes at the same time, each in a child process. One
     project may use all but one of these processes, and at least one. Projects take turns."""
     preview_waiting: Annotated[int, Field(ge=1)] = 4
-    """Further previews, estimates and gradings of one project that wait for their turn. Any more get a 429."""
+    """Further previews, estimates and gradings of one project that may wait for their turn. Requests beyond that get a
+    429."""
     preview_seconds: Seconds = 20
-    """Processor time of the child process of a preview, an estimate or a grading, in seconds; also the longest time
-    that a request waits for its turn."""
+    """Limit of the processor time of the child process of a preview, an estimate or a grading, in seconds; also the
+    longest time that a request waits for its turn."""
     preview_memory_bytes: Bytes = 1024**3
     """Memory limit of the child process of a preview, an estimate or a grading, in bytes."""
     preview_file_bytes: Bytes = 256 * 1024**2
@@ -115,7 +117,7 @@ class Settings(BaseSettings):
     only."""
 
     wandb_api_key: SecretStr = SecretStr("")
-    """API key of Weights & Biases. With it, jobs may send their metrics there by an integration."""
+    """API key of Weights & Biases. With this key, jobs may send their metrics there by an integration."""
     wandb_base_url: str = ""
     """URL of a self-hosted Weights & Biases server. Empty: the public one."""
     wandb_mode: Literal["online", "offline"] = "online"
@@ -134,7 +136,7 @@ class Settings(BaseSettings):
     """Seconds between two deliveries of new metrics to the trackers, and between two checks for pushes to the hub."""
 
     hub_token: SecretStr = SecretStr("")
-    """Access token of a Hugging Face hub. With it and `hub_namespace`, jobs may push their models there."""
+    """Access token of a Hugging Face hub. With this token and `hub_namespace`, jobs may push their models there."""
     hub_namespace: str = ""
     """User or organization whose repositories jobs may push to."""
     hub_endpoint: str = ""
@@ -156,11 +158,12 @@ class Settings(BaseSettings):
     prepare_memory_bytes: Bytes = 4 * 1024**3
     """Memory limit of the child process that reads users' rows, in bytes."""
     prepare_cpu_seconds: Annotated[int, Field(gt=0)] = 1800
-    """Processor time of the child process that tokenizes a job's files, in seconds."""
+    """Limit of the processor time of the child process that tokenizes a job's files, in seconds."""
     scan_cpu_seconds: Annotated[int, Field(gt=0)] = 600
-    """Processor time of the child process that scans an uploaded file, in seconds."""
+    """Limit of the processor time of the child process that scans an uploaded file, in seconds."""
     merged_max_parameters: Annotated[int, Field(ge=0)] = 1_000_000_000
-    """Number of parameters of the largest base model for which `export.merged: "auto"` may publish merged weights."""
+    """With `export.merged: "auto"`, merged weights are published only for base models of at most this many
+    parameters."""
 
     sampler: bool = True
     """Whether `attune up` and `attune worker` start a sampler, which serves `/v1/chat/completions` and
@@ -173,17 +176,18 @@ class Settings(BaseSettings):
     sample_max_tokens: Annotated[int, Field(ge=1)] = 4096
     """Largest number of tokens that a request may ask for in one completion."""
     sample_batch: Annotated[int, Field(ge=1, le=256)] = 16
-    """Answers that a sampler generates at once, at the cost of one pass over the model's weights for a token of each.
-    1: one after the other."""
+    """Answers that a sampler generates at once, which takes one pass over the model's weights for the next token of all
+    of them. 1: one answer after the other."""
     sample_cache_tokens: Annotated[int, Field(ge=1)] = 16_384
-    """Tokens of prompts and answers that a sampler keeps in memory for the answers it generates at once, each of which
-    takes the place of the longest. Others wait. A single answer may be longer. A token of a model with 1.2 billion
-    parameters takes about 32 KB in bfloat16, of SmolLM2-135M 46 KB in float32."""
+    """Tokens of prompts and answers that a sampler keeps in memory for the answers that it generates at once. Each of
+    these answers takes as much space as the longest; other answers wait for space. A single answer may exceed the
+    limit. A token takes about 32 KB with a model of 1.2 billion parameters in bfloat16, and 46 KB with SmolLM2-135M in
+    float32."""
     sample_requests: Annotated[int, Field(ge=1)] = 16
-    """Completion requests of one project that wait or run at the same time. Any more get a 429."""
+    """Completion requests of one project that may wait or run at the same time. Requests beyond that get a 429."""
     batch_requests: Annotated[int, Field(ge=1)] = 16
-    """Requests of batches that one batch worker sends to the samplers at the same time. They wait until no other
-    request does."""
+    """Requests of batches that one batch worker sends to the samplers at the same time. These requests wait until no
+    request of a client waits."""
     max_active_batches: Annotated[int, Field(ge=1)] = 50
     """Number of unfinished batches that one project may have."""
     max_batch_bytes: Bytes = 200 * 1024**2
@@ -207,7 +211,7 @@ class Settings(BaseSettings):
     max_eval_items: Annotated[int, Field(ge=1)] = 10_000
     """Number of items that one run of an eval may have."""
     max_project_eval_items: Annotated[int, Field(ge=1)] = 500_000
-    """Number of items that all runs of one project may have together, until their user deletes some."""
+    """Number of items that all runs of one project may have together. Deleting runs makes room for new items."""
 
     judge_url: str = ""
     """Base URL of a server with OpenAI's API, such as `https://api.openai.com/v1`, whose models graders may ask to
@@ -215,29 +219,30 @@ class Settings(BaseSettings):
     own models only."""
     judge_models: str = ""
     """Models at `judge_url` that graders may name, separated by commas: `NAME`, or `NAME=MODEL` for a model whose name
-    there is MODEL. A judge takes precedence over a base model of the same name."""
+    there is MODEL. A model named here takes precedence over a base model of the same name."""
     judge_api_key: SecretStr = SecretStr("")
     """API key for `judge_url`. Empty: none is sent."""
     judge_requests: Annotated[int, Field(ge=1)] = 8
-    """Judgements that one process awaits at the same time. Projects take turns."""
+    """Number of judgements that one process waits for at the same time. Projects take turns."""
     judge_timeout_s: Seconds = 60
-    """Time limit of one request to `judge_url`, in seconds. Models of this server have `sample_timeout_s`."""
+    """Time limit of one request to `judge_url`, in seconds. For models of this server, `sample_timeout_s` applies."""
     judge_tries: Annotated[int, Field(ge=1, le=20)] = 6
-    """Attempts to get a judgement, after which the answer has none. Judges that are busy, away or silent are asked
-    again, and so are those that answer with something other than a judgement."""
+    """Number of attempts to get a judgement. After the last one, the answer stays without a judgement. A judge is asked
+    again if it is busy, cannot be reached, does not answer, or answers with something other than a judgement."""
     judge_retry_s: Seconds = 1
-    """Seconds before the second attempt. Each later attempt waits twice as long, up to 30 times this; or as long as the
-    judge requests in `retry-after`, up to a minute."""
+    """Seconds between the first and the second attempt to get a judgement. The pause doubles with each attempt, up to
+    30 times this value, and is at least as long as the judge requests in `retry-after`, up to a minute."""
     max_project_judge_tokens: Annotated[int, Field(ge=0)] = 100_000_000
-    """Tokens that the judges of one project may read and write in a calendar month (UTC), this server's models
-    included. Cached judgements cost none. 0: no limit."""
+    """Tokens that judges may read and write for one project in a calendar month (UTC). This server's models count as
+    judges, too. A stored judgement that is used again costs no tokens. 0: no limit."""
 
     keep_files_days: Days = 0
     """Days until an uploaded file or the output of a batch is deleted, counted from its creation. A file that an
-    unfinished job needs is kept until the job ends. 0: until its own expiry, or until its user deletes it."""
+    unfinished job needs is kept until the job ends. 0: it is kept until its own expiry, or until its user deletes
+    it."""
     keep_checkpoints_days: Days = 0
     """Days until the checkpoints of a job are deleted, counted from its end. Checkpoints that an unfinished job, an
-    adapter or a permission needs are kept. 0: as long as the model."""
+    adapter or a permission needs are kept. 0: they are kept as long as the model."""
     keep_arrays_days: Days = 30
     """Days until the prepared rows of a file are deleted, unless an unfinished job needs them. A later job on the same
     file prepares them again. 0: forever."""
@@ -247,12 +252,13 @@ class Settings(BaseSettings):
     """Days until the events of a job and its metrics of each step are deleted, counted from its end. The table of its
     metrics, a result file, is kept. 0: forever."""
     keep_batches_days: Days = 0
-    """Days until a batch is deleted, counted from its end. Its files are kept as uploaded files are. 0: forever."""
+    """Days until a batch is deleted, counted from its end. Its files are kept as long as `keep_files_days` says. 0:
+    forever."""
     keep_eval_runs_days: Days = 0
-    """Days until an ended run of an eval is deleted with its items, counted from its creation. 0: until its user
-    deletes it."""
+    """Days until an ended run of an eval is deleted with its items, counted from its creation. 0: it is kept until its
+    user deletes it."""
     keep_judgements_days: Days = 30
-    """Days for which a judgement is kept and answers the same question again. 0: forever."""
+    """Days for which a judgement is stored, and used again for the same question. 0: forever."""
     keep_deliveries_days: Days = 30
     """Days until the log of a delivery to a webhook is deleted, counted from its end. 0: forever."""
 
@@ -261,7 +267,7 @@ class Settings(BaseSettings):
     heartbeat_s: Seconds = 10
     """Seconds between two heartbeats of a worker for a job."""
     poll_s: Seconds = 2
-    """Seconds between two checks of a worker whether its job was paused or canceled, and between two checks of a
+    """Seconds between two checks of a worker for a pause or a cancellation of its job, and between two checks of a
     deliverer for webhooks that are due."""
     sweep_s: Seconds = 15
     """Seconds between two sweeps of a worker: it requeues jobs of lost workers, deletes expired data and looks for
@@ -269,8 +275,8 @@ class Settings(BaseSettings):
     ring_again_s: Seconds = 30
     """Seconds after which the workers are notified again of jobs that still wait."""
     hung_s: Seconds = 600
-    """Seconds without a report after which a child process counts as hung and is killed. For a trainer, ten times its
-    median step if that is longer."""
+    """Seconds without a report after which a child process counts as hung and is killed. For a trainer, the limit is
+    ten times its median step time, if that is longer."""
     stop_grace_s: Seconds = 60
     """Seconds that a trainer may take to save its state when its worker shuts down."""
 
@@ -314,22 +320,22 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> str:
-        """The database's URL, with its default."""
+        """The database's URL: the setting, or its default."""
         return self.database_url or f"sqlite:///{self.data_dir.resolve()}/attune.db"
 
     @property
     def storage(self) -> str:
-        """The object storage's URL or folder, with its default."""
+        """The object storage's URL or folder: the setting, or its default."""
         return self.storage_url or str(self.data_dir.resolve() / "objects")
 
     @property
     def work(self) -> Path:
-        """The worker's folder, with its default."""
+        """The worker's folder: the setting, or its default."""
         return (self.work_dir or self.data_dir / "work").resolve()
 
     @property
     def wandb_folder(self) -> Path:
-        """The folder for runs of Weights & Biases, with its default."""
+        """The folder for runs of Weights & Biases: the setting, or its default."""
         return (self.wandb_dir or self.data_dir / "wandb").resolve()
 
     @property
@@ -349,7 +355,7 @@ class Settings(BaseSettings):
 
     @property
     def judges(self) -> Mapping[str, str]:
-        """The models at `judge_url` by the names that graders use."""
+        """{name that graders use: name of the model at `judge_url`}."""
         entries = [entry.partition("=") for entry in _separated(self.judge_models)] if self.judge_url else []
         return {name: model or name for name, _, model in entries}
 
@@ -359,7 +365,7 @@ class Settings(BaseSettings):
         return self.data_dir / "credentials.json"
 
     def environment(self) -> dict[str, str]:
-        """Return the settings as variables, for a child process that builds its own `Settings`."""
+        """Return the settings as environment variables, for a child process that builds its own `Settings`."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return {
             f"ATTUNE_{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
@@ -376,7 +382,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return the sources in order of precedence."""
+        """Return the sources in order of precedence. pydantic calls it when `Settings` is built."""
         sources = (init_settings, env_settings)
         path = os.environ.get("ATTUNE_CONFIG")
         if path and not Path(path).is_file():
