@@ -8,8 +8,8 @@ ModelKind = Literal["causal_lm", "encoder"]
 """causal_lm: the model predicts the next token. encoder: the model reads a whole text at once, as BERT does."""
 
 HEAD_MODULES = frozenset({"classifier", "head", "pooler", "pre_classifier", "score"})
-"""First names of the modules that classifiers have on top of the base model. Every technique trains and publishes these
-modules whole."""
+"""Modules that a classifier has on top of the base model, by the first part of their names. Every technique trains and
+publishes these modules whole."""
 EXPERT_KINDS = frozenset({"experts", "shared", "router", "apart"})
 """Kinds of matrices that belong to a mixture of experts."""
 TENSOR_KINDS = frozenset({"experts", "shared", "router"})
@@ -17,19 +17,21 @@ TENSOR_KINDS = frozenset({"experts", "shared", "router"})
 
 
 Layer = list[Any]
-"""[kind, inputs, outputs, count]; for experts, also their number and the number of experts that compute a token.
-`Matrix.kind` lists the kinds. A name with {} stands for `count` layers numbered from 0."""
+"""One entry of `Shapes.layers`: [kind, inputs, outputs, count] and, for experts, their number and the number of experts
+that compute one token. `Matrix.kind` lists the kinds. The entry's key is the layer's name. A name with {} stands for
+`count` layers numbered from 0."""
 
 
 class ClassifierShape(TypedDict):
     """Weights of the model with a head for labels."""
 
     parameters: int
-    """Number of weights with two labels."""
+    """Number of weights of the model with a head for two labels."""
     per_label: int
     """Number of weights that each further label adds."""
     outside: int
-    """Number of weights that the base model lacks, with two labels: the head and the layers before it."""
+    """Number of weights that the base model lacks if there are two labels: those of the head and of the layers before
+    the head."""
 
 
 class Shapes(TypedDict):
@@ -40,7 +42,7 @@ class Shapes(TypedDict):
     """Number of weights of the causal language model; None for an encoder."""
     classifier: ClassifierShape | None
     width: int
-    """Width of the embedding of a token, and of a token of a trained prompt."""
+    """Width of a token's embedding. Prompt tuning trains tokens of this width, too."""
     key_values: int
     """Width of a token's keys (or values) in one layer."""
     ia3: dict[str, list[str]] | None
@@ -57,19 +59,19 @@ class BaseModelFacts(TypedDict):
     """
 
     kind: NotRequired[ModelKind]
-    """Default: causal_lm."""
+    """Kind of the base model. Default: causal_lm."""
     classifies: NotRequired[bool]
-    """Whether transformers has a class of this family with a head for labels. Default: true."""
+    """Whether transformers has a class with a head for labels for this family. Default: true."""
     recomputes: NotRequired[bool]
     """Whether transformers' class can recompute activations in the backward pass. Default: true."""
     keeps_scores: NotRequired[bool]
-    """Whether transformers' class has no fused attention, so that it keeps T² scores for each head and layer. Default:
-    false."""
+    """Whether transformers' class lacks fused attention. Training then keeps T² attention scores for each head and
+    layer, for rows of T tokens. Default: false."""
     model_type: str
     architectures: list[str]
     parameters: int
     context_window: int
-    """Maximum number of tokens."""
+    """Maximum number of tokens that the model reads at once."""
     hidden_size: int
     layers: int
     heads: int
@@ -79,7 +81,7 @@ class BaseModelFacts(TypedDict):
     source: str
     """The hub id, or the name of the folder or file."""
     revision: str | None
-    """The hub's commit."""
+    """Commit of the hub's repository; null for other sources."""
     license: str | None
     chat_template: bool
     """Whether the tokenizer has a chat template."""
@@ -127,7 +129,8 @@ class ModelLayers:
 
     @property
     def adaptable(self) -> list[Matrix]:
-        """All matrices except the head for labels and the head for tokens that the former replaces."""
+        """All matrices that a technique may adapt. If the model has a head for labels or rewards, that head and the
+        replaced head for tokens are left out."""
         if not self.scores:
             return list(self.matrices)
         body = (matrix for matrix in self.matrices if matrix.kind not in ("head", "tied"))
@@ -151,7 +154,7 @@ class ModelShape(ModelLayers):
 
 @dataclass(frozen=True)
 class LowRankUpdate:
-    """A product of two matrices of this rank beside a frozen matrix."""
+    """An update of a frozen matrix: the product of two trained matrices with the inner dimension `rank`."""
 
     matrix: Matrix
     rank: int

@@ -1,5 +1,5 @@
-"""The catalogues by name, and the combinations of technique, method and kind of base model that can be trained.
-Pure."""
+"""The catalogues of techniques, methods and graders by name, and the combinations of technique, method and kind of base
+model that can be trained. Pure: no database, no HTTP."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -33,7 +33,8 @@ class Combination:
     reason: str | None
     """Why the combination cannot be trained; None if it can."""
     families: frozenset[str] | None
-    """Families of base models (`model_type`) to which the combination is limited; None: all families of that kind."""
+    """Families of base models (`model_type`) that support the combination, if only some do. None: all families of the
+    kind."""
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,23 @@ from typing import Literal
 from api.spec.fields import StrictModel
 
 COMPARED_ROWS = 128
-"""Validation rows that are compared, at most."""
+"""Maximum number of validation rows that are compared."""
 COMPARED_TRAINING_ROWS = 32
-"""Training rows that are compared if there are no validation rows. Fewer, because they prove less at the same cost."""
+"""Maximum number of training rows that are compared if there are no validation rows. It is smaller, because training
+rows prove less at the same cost."""
 COMPARED_PROMPTS = (4, 16)
-"""Least and most prompts that are compared for methods that sample answers."""
+"""Smallest and largest number of compared prompts, for methods that sample answers."""
 COMPARED_TOKENS = (512, 32_768)
-"""Maximum total tokens of the compared rows, after short trainings and after long ones."""
+"""Smallest and largest limit on the total tokens of the compared rows. Between them, the limit grows with the trained
+tokens (TOKENS_SHARE)."""
 SHOWN_ROWS = 3
-"""Rows in `samples`."""
+"""Number of rows in `samples`."""
 ANSWER_TOKENS = (8, 64)
-"""Maximum length of a sample's answers in tokens, after short trainings and after long ones."""
+"""Smallest and largest limit on the length of a sample's answers, in tokens. Between them, the limit grows with the
+trained tokens (TRAINED_FOR_ANSWER_TOKEN)."""
 TOKENS_SHARE = 0.025
-"""Compared tokens divided by trained tokens. Both models only read the compared tokens, which takes about half the
-time of a training pass."""
+"""Compared tokens divided by trained tokens. Both models only read the compared tokens. Reading a token with both takes
+about half as long as training on it."""
 PROMPTS_SHARE = 0.05
 """Compared prompts divided by the prompts of the training."""
 TRAINED_FOR_ANSWER_TOKEN = 3_500

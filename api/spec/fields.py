@@ -118,11 +118,12 @@ def _repeatable(free: JsonObject) -> JsonObject:
 
 
 FreeJson = Annotated[JsonObject, AfterValidator(_repeatable)]
-"""An object of a user's own, which is stored and returned as it is."""
+"""A JSON object with any content of the user's, which is stored and returned unchanged."""
 
 
 def with_current_names(model: type[BaseModel], stored: Mapping[str, object]) -> dict[str, object]:
-    """Return the stored fields under the model's current names. Rows of releases before a rename hold the old ones."""
+    """Return the stored fields under the model's current names. Rows that a release before a rename wrote hold the old
+    names."""
     current = _current_names(model)
     return {current.get(name, name): value for name, value in stored.items()}
 

@@ -136,4 +136,5 @@ FAILURES: dict[FailureReason, FailurePolicy] = {
 }
 
 POISON_DEATHS = 3
-"""Consecutive deaths of the trainer at the same step after which a job counts as poison."""
+"""Consecutive deaths of the trainer at the same step after which the job itself counts as their cause ("poison") and
+fails."""

@@ -1,7 +1,8 @@
 """manifest.json: the files of a published folder, and their provenance.
 
-The trainer writes it, and `attune adapters verify` reads it. It shows that the files are complete and belong together.
-The worker signs it when it publishes the folder: the signature proves which installation did.
+The trainer writes the manifest, and `attune adapters verify` reads it. It shows that the files are complete and belong
+together. The worker signs it when it publishes the folder. The signature proves which installation published the
+folder.
 """
 
 import hashlib
@@ -41,7 +42,7 @@ class FileEntry(StrictModel):
 
 class BaseEntry(StrictModel):
     name: str
-    """The server's name of the weights: a base model, or a fully fine-tuned model in its place."""
+    """The server's name of the base model, or of the fully fine-tuned model that was trained in its place."""
     source: str | None = None
     """The hub id, folder or file that the base model was added from."""
     revision: str | None = None
@@ -55,7 +56,7 @@ class DataEntry(StrictModel):
     """A file of rows."""
 
     file: str
-    """File id."""
+    """Id of the uploaded file."""
     sha256: Sha256 | None
     rows: int | None
     format: str | None

@@ -30,7 +30,7 @@ class Export(StrictModel):
 
 
 MAX_INTEGRATIONS = 5
-"""OpenAI's limit."""
+"""Maximum number of a job's `integrations`, as at OpenAI."""
 
 Project = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^/\\#?%:\x00-\x1f]+$")]
 """Name of a project. Weights & Biases accepts no other characters."""

@@ -18,7 +18,8 @@ MAX_TOTAL = 32_000
 """Maximum number of RE2 instructions of all patterns of a recipe. Matching them with a thousand names then takes
 seconds at worst."""
 MEMORY_BYTES = 1 << 20
-"""Memory of one pattern's automaton. If it needs more, RE2 continues without one, more slowly."""
+"""Maximum memory of one pattern's automaton, in bytes. If the automaton needs more, RE2 continues without one, more
+slowly."""
 
 NO_REPETITION = re.compile(r"(?<!\\[pPx])\{(?!\d{1,4}(,(\d{1,4})?)?\})")
 """Finds braces that RE2 matches literally. Such a brace is a mistake: no layer's name has one, and Python reads some of
@@ -42,14 +43,15 @@ def require(patterns: Iterable[str]) -> None:
 
 @lru_cache(maxsize=64)
 def full_matches(pattern: str, names: Names) -> frozenset[str]:
-    """Return the names that the pattern matches in full. Raises BadPattern."""
+    """Return the names that the pattern matches in full. Raises BadPattern if the pattern is invalid or too large."""
     compiled = _compiled(pattern, ends=False)
     return frozenset(name for name in names if compiled.fullmatch(name.encode()))
 
 
 @lru_cache(maxsize=64)
 def first_match(patterns: Names, names: Names) -> dict[str, str]:
-    """Return the first pattern that matches each name or its end after a dot, as peft does. Raises BadPattern."""
+    """Return {name: the first pattern that matches the name, or its end after a dot}, as peft chooses. Raises
+    BadPattern if a pattern is invalid or too large."""
     require(patterns)
     matched: dict[str, str] = {}
     for pattern in patterns:
@@ -60,7 +62,8 @@ def first_match(patterns: Names, names: Names) -> dict[str, str]:
 
 @lru_cache(maxsize=64)
 def first_unused(patterns: Names, names: Names) -> str | None:
-    """Return the first pattern that matches the end of no name; None if there is no such pattern. Raises BadPattern."""
+    """Return the first pattern that matches the end of no name; None if there is no such pattern. Raises BadPattern if
+    a pattern is invalid or too large."""
     for pattern in patterns:
         compiled = _compiled(pattern, ends=True)
         if not any(compiled.fullmatch(name.encode()) for name in names):

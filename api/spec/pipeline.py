@@ -36,7 +36,7 @@ class Pipeline(NulFreeModel):
     suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     """Suffix of every model, followed by the name of its stage."""
     metadata: Metadata | None = None
-    """Metadata of every job without its own."""
+    """Metadata of every job whose stage gives none."""
     stages: Annotated[list[StageRecipe], Field(min_length=1, max_length=MAX_STAGES)]
 
     @model_validator(mode="before")
@@ -72,7 +72,8 @@ def _with_defaults(stage: dict[str, object], body: dict[str, object]) -> dict[st
 
 
 def _links(stage: dict[str, object], model: object, before: list[tuple[str, Output]]) -> dict[str, object]:
-    """Return the model and the reward model of a stage that leaves them out."""
+    """Return the `model` and the reward model for a stage that leaves them out: references to earlier stages, or the
+    pipeline's `model`."""
     links: dict[str, object] = {}
     if stage.get("model") is None:
         links["model"] = _nearest(before, "tokens") or model
@@ -113,8 +114,8 @@ def resolved_references(recipe: Mapping[str, object], models: Mapping[str, str])
 
 
 def _with_references(recipe: Mapping[str, object], of_stage: Callable[[str], str]) -> dict[str, object]:
-    """Return the recipe with `of_stage(NAME)` for each reference in `model` and `method`. Other fields are users' text
-    and stay unchanged."""
+    """Return the recipe with `of_stage(NAME)` in place of each reference `stage:NAME` in `model` and `method`. Other
+    fields are users' text and stay unchanged."""
     referring = {key: recipe[key] for key in ("model", "method") if key in recipe}
     return {**recipe, **_replaced_fields(referring, of_stage)}
 

@@ -35,9 +35,9 @@ class PreviewReport(TypedDict):
     format: str | None
     container: str | None
     rows: list[JsonObject]
-    """worker.rows.preview_rows.PreviewRow"""
+    """The shown rows, as JSON of worker.rows.preview_rows.PreviewRow."""
     counts: dict[str, Counts]
     """The counts of the files "train" and "validation"."""
     findings: list[JsonObject]
-    """worker.rows.findings.Finding"""
+    """The findings in the file, as JSON of worker.rows.findings.Finding."""
     error: JobError | None

@@ -168,7 +168,8 @@ class Recipe(NulFreeModel):
     def overlong(self) -> Overlong:
         """Treatment of rows longer than `training.max_length`.
 
-        A reward model scores an answer at the answer's end, so that its pairs are dropped instead of truncated.
+        A reward model scores an answer at the answer's end, which truncation would cut off. The pairs of a reward model
+        are therefore dropped instead of truncated.
         """
         requested = self.training.overlong
         return "drop" if requested == "truncate" and self.method.output == "reward" else requested

@@ -32,7 +32,8 @@ class ResolvedRecipe(StrictModel):
     labels: Labels | None = None
     """Labels of a classifier; None for other methods."""
     continues: str | None = None
-    """The model whose adapter the training starts from; `model` is then the base of both."""
+    """The model whose adapter the training starts from. `model` is then the base model of that adapter and of the new
+    one."""
     merged: bool = False
     """Publish also the merged weights."""
     gguf: Literal["f16", "q8_0"] | None = None
@@ -50,7 +51,7 @@ class ResolvedRecipe(StrictModel):
     weight_decay: float
     max_grad_norm: float | None
     eval_every: int | None
-    """None without validation data."""
+    """Optimizer steps between evaluations; None without validation data."""
     save_every: Auto[int]
     """"auto": by time (worker.engine.callbacks.SAVE_S), and at the end of each epoch."""
     early_stopping: EarlyStopping | None

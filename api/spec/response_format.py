@@ -1,4 +1,4 @@
-"""The format of an answer (OpenAI's `response_format`), and the JSON Schemas that an answer can be held to."""
+"""The format of an answer (OpenAI's `response_format`), and the JSON Schemas that can be enforced in answers."""
 
 import json
 import math
@@ -12,16 +12,17 @@ from pydantic import AfterValidator, ConfigDict, Field
 from api.spec.fields import JsonObject, StrictModel
 
 MAX_SCHEMA_BYTES = 64 << 10
-"""Size of a schema as JSON. The check and the grammar take time in proportion."""
+"""Maximum size of a schema as JSON, in bytes. The time of the check and of the grammar's construction is in proportion
+to it."""
 MAX_SCHEMA_DEPTH = 32
-"""Schemas within each other."""
+"""Maximum depth of schemas within each other."""
 MAX_DEPTH = 100
-"""Objects and arrays within each other."""
+"""Maximum depth of objects and arrays within each other."""
 MAX_MULTIPLE = 1000
-"""Least common multiple of the `multipleOf` in a schema, without their decimal points. A grammar of numbers has up to
-as many states."""
+"""Maximum of the least common multiple of all `multipleOf` in a schema, taken without their decimal points. A grammar
+of numbers has up to as many states."""
 MAX_MULTIPLES = 10
-"""Number of `multipleOf` in a schema."""
+"""Maximum number of `multipleOf` in a schema."""
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _ONE = frozenset({"additionalProperties", "items"})
@@ -140,7 +141,7 @@ class JsonSchema(StrictModel):
     description: str | None = None
     schema_: Schema = Field(alias="schema")
     strict: bool | None = None
-    """Without effect: every answer is held to its schema."""
+    """Without effect: the schema is enforced in every answer."""
 
 
 class JsonSchemaFormat(StrictModel):

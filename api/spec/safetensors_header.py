@@ -52,7 +52,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Return the header of a safetensors file. Raises HeaderError."""
+    """Return the header of a safetensors file. Raises HeaderError if the file has no valid header."""
     size = path.stat().st_size
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")

@@ -17,7 +17,8 @@ class SampledToken(TypedDict):
     token: str
     bytes: list[int]
     logprob: float | None
-    """None for the first token of a prompt, which nothing predicts; so is `top`."""
+    """Log-probability in nats. None for the first token of a prompt, which nothing predicts; `top` is then None,
+    too."""
     top: list[TopToken] | None
     offset: int
     """Position in the answer's text where the token begins, in characters."""
@@ -50,7 +51,7 @@ class ToolCall(TypedDict):
     call_id: str
     name: str
     arguments: str
-    """JSON of an object."""
+    """The arguments, as the JSON text of an object."""
 
 
 class Finished(TypedDict):

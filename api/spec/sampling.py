@@ -55,7 +55,7 @@ class SamplingRequest(StrictModel):
 
 
 class ModelFiles(TypedDict):
-    """The stored files of a base model, or of a whole model in its place."""
+    """The stored files of a base model, or of a fully fine-tuned model in its place."""
 
     digest: str
     artifacts: list[Artifact]
@@ -70,7 +70,7 @@ class SampledModel(TypedDict):
     base: ModelFiles
     adapter: AdapterFiles | None
     technique: JsonObject | None
-    """Technique of the adapter or of the whole model; None for a base model."""
+    """Technique of the adapter or of the fully fine-tuned model; None for a base model."""
 
 
 class QueuedRequest(TypedDict):
@@ -87,8 +87,9 @@ class SamplerJob(SamplingRequest):
     base: str
     """Folder of the base model."""
     adapter: str | None = None
-    """Folder of the adapter; for technique full, of the whole model. None: the base model itself."""
+    """Folder of the adapter or, for the technique `full`, of the fine-tuned model. None: the base model itself."""
     technique: Technique | None = None
     """Technique of the adapter."""
     background: bool = False
-    """Whether the request is part of a batch, and takes only places that no other request wants."""
+    """Whether the request is part of a batch. Other requests are answered first, and may take its place while it
+    runs."""

@@ -29,7 +29,7 @@ class ModelFiles(_Message):
 class ScoringRequest(_Message):
     models: list[ModelFiles]
     rows: list[list[int]]
-    """Token ids."""
+    """The rows to score, as token ids."""
     device: str | None = None
     """torch's name of the device; None means a GPU if there is one."""
 
@@ -38,7 +38,7 @@ class ScoringResult(_Message):
     outputs: list[list[list[float]]]
     """For each model and row: the log-probability of each token after the first, in nats; or the row's scores."""
     device: str
-    """cpu or cuda."""
+    """Device on which the models ran: cpu or cuda."""
     peak_bytes: int
     """Peak memory of the program while it loaded and scored the models, in bytes."""
 

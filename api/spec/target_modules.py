@@ -10,7 +10,7 @@ from api.spec.base_model import Matrix
 
 ALL_LINEAR = "all-linear"
 MAX_LISTED_NAMES = 24
-"""Layer names in an error message."""
+"""Maximum number of layer names in an error message."""
 FIELD = "technique.target_modules"
 
 

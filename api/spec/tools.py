@@ -10,7 +10,7 @@ from api.spec.response_format import Name, check_size, checked_schema
 
 MAX_TOOLS = 128
 MAX_TOOLS_BYTES = 256 << 10
-"""Size of all parameters as JSON."""
+"""Maximum total size of the functions' parameters as JSON, in bytes."""
 
 
 class Function(StrictModel):
@@ -19,7 +19,7 @@ class Function(StrictModel):
     parameters: JsonObject | None = None
     """JSON Schema of the arguments. None: a function without arguments."""
     strict: bool | None = None
-    """Whether every call is held to the schema. Calls that the request demands are in any case."""
+    """Whether the schema is enforced in every call. In calls that the request demands (`tool_choice`), it always is."""
 
     @property
     def schema_of_arguments(self) -> JsonObject:

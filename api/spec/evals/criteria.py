@@ -13,7 +13,7 @@ from api.spec.graders.string_check import StringCheck
 from api.spec.graders.text_similarity import TextSimilarity
 
 HALF = 0.5
-"""Reward from which an item passes a criterion without a threshold and a range."""
+"""Reward from which an item passes, for criteria that have neither a threshold nor a range."""
 
 
 class TextSimilarityCriterion(TextSimilarity):
@@ -64,7 +64,7 @@ def threshold(criterion: Criterion) -> float:
 
 
 def templates(criterion: Criterion) -> Iterator[tuple[str, str]]:
-    """Yield the path and the text of each template of the criterion."""
+    """Yield (path of the field, text) of each template of the criterion."""
     if isinstance(criterion, ModelGrader):
         for number, message in enumerate(criterion.input):
             yield from ((f"input.{number}", text) for text in message.texts)

@@ -36,10 +36,12 @@ class CustomDataSource(StrictModel):
     item_schema: Annotated[FreeJson, AfterValidator(_checked)]
     """JSON Schema of each `item`. References to other documents are refused."""
     include_sample_schema: bool = False
-    """Whether the criteria read an answer, as `{{ sample.output_text }}`: the run samples it, or its rows have it."""
+    """Whether the criteria grade an answer, which their templates name as `{{ sample.output_text }}`. The run samples
+    the answers, or its rows contain them."""
 
     def echo(self) -> JsonObject:
-        """Return the object as responses have it: one schema with both namespaces."""
+        """Return the object in the form of responses. Its `schema` describes an object with `item` and, with
+        `include_sample_schema`, `sample`."""
         properties: JsonObject = {"item": self.item_schema}
         if self.include_sample_schema:
             properties["sample"] = SAMPLE_SCHEMA

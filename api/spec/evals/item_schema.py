@@ -1,4 +1,5 @@
-"""The JSON Schema of an eval's items. The library reads it offline, and matches its patterns in linear time."""
+"""The JSON Schema of an eval's items. Validators never fetch a schema from the network, and match patterns in linear
+time."""
 
 import jsonschema_rs
 from jsonschema_rs import RegexOptions, ValidationError, Validator
@@ -7,13 +8,13 @@ from api.spec.fields import JsonObject
 from api.spec.formats.base import truncate
 
 PATTERN_BYTES = 1 << 20
-"""Memory of one compiled pattern."""
+"""Maximum memory of one compiled pattern, in bytes."""
 MAX_MESSAGE = 300
 """Maximum length of an error message, in characters."""
 
 
 def validator(schema: JsonObject) -> Validator:
-    """Return a validator of the schema. Raises ValueError."""
+    """Return a validator of the schema. Raises ValueError if it is not a JSON Schema."""
     options = RegexOptions(size_limit=PATTERN_BYTES, dfa_size_limit=PATTERN_BYTES)
     try:
         return jsonschema_rs.validator_for(schema, offline=True, pattern_options=options)

@@ -12,13 +12,14 @@ class JobEval(StrictModel):
     eval_id: Annotated[str, Field(min_length=1, max_length=64)]
     """The eval, whose testing criteria grade the answers."""
     source: FileId
-    """The rows. If the file is deleted before the job succeeds, the run fails."""
+    """The file with the eval's rows. If it is deleted before the job succeeds, the run fails."""
     input_messages: InputMessages
     """The prompt of each row."""
     sampling_params: SamplingParams = SamplingParams()
     """Options of each completion."""
     checkpoints: bool = False
-    """Run it on each checkpoint that the job keeps, too, so that the best one can be chosen by it."""
+    """Run the eval also on each checkpoint that the job keeps, so that you can choose the checkpoint with the best
+    result."""
 
     def run_source(self, model: str) -> JsonObject:
         """Return the run's `data_source`: completions of the job's model."""

@@ -1,4 +1,4 @@
-"""The rows of a run (`data_source`), and how it samples answers to them."""
+"""The rows of an eval's run (`data_source`), and how the run samples answers to them."""
 
 from typing import Annotated, Any, Literal
 
@@ -12,7 +12,7 @@ from api.spec.response_format import ResponseFormat
 from api.spec.tools import Tool, Tools, check_choice
 
 DEFAULT_SEED = 42
-"""Seed of each answer, if the run gives none: a run can be repeated."""
+"""Seed of each answer if the run gives none. It is fixed, so that a run can be repeated."""
 
 
 class EvalRow(StrictModel):
@@ -22,7 +22,7 @@ class EvalRow(StrictModel):
 
     @property
     def answer(self) -> str | None:
-        """The text of the answer, which may be empty if it calls functions; None if the row has no answer."""
+        """The text of the answer, which may be empty if the answer calls functions; None if the row has no answer."""
         match self.sample:
             case {"output_text": str(text)} | {"choices": [{"message": {"content": str(text)}}, *_]}:
                 return text
@@ -45,7 +45,8 @@ class FileContent(StrictModel):
 class FileId(StrictModel):
     type: Literal["file_id"]
     id: Annotated[str, Field(min_length=1, max_length=64)]
-    """A file with purpose `evals`: JSON lines of `item` and, if they hold answers, `sample`."""
+    """Id of a file with purpose `evals`. Each line is a JSON object with `item` and, if it holds an answer,
+    `sample`."""
 
 
 def _stored_rows_only(source: object) -> object:
@@ -94,7 +95,7 @@ def _item_path(reference: str) -> str:
 class ItemReference(StrictModel):
     type: Literal["item_reference"]
     item_reference: Annotated[str, Field(max_length=1024), AfterValidator(_item_path)]
-    """The row's messages, such as `item.messages`."""
+    """Path of the messages in a row, such as `item.messages`."""
 
     def render(self, item: JsonObject) -> list[Any]:
         messages = value(self.item_reference, Case("", item))

@@ -10,7 +10,7 @@ class RunStatus(StrEnum):
     FAILED = "failed"
     CANCELED = "canceled"
     DELETING = "deleting"
-    """Its user has deleted the run: no call returns it, and a worker deletes its items."""
+    """The run's user has deleted it: no call returns the run, and a worker deletes its items."""
 
 
 TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
@@ -31,13 +31,13 @@ EVENTS = {
     RunStatus.FAILED: "eval.run.failed",
     RunStatus.CANCELED: "eval.run.canceled",
 }
-"""The webhook's event of each end of a run."""
+"""Type of the webhook event that is sent when a run ends with this status."""
 
 
 class ItemStatus(StrEnum):
     PASSED = "pass"
-    """It passes all criteria."""
+    """The item passes all criteria."""
     FAILED = "fail"
-    """It fails a criterion."""
+    """The item fails a criterion."""
     ERRORED = "error"
-    """It could not be sampled, or a criterion could not grade it."""
+    """No answer could be sampled for the item, or a criterion could not grade it."""

@@ -55,27 +55,24 @@ KEYS: frozenset[str] = frozenset().union(*(entry.keys for entry in FORMATS.value
 
 
 def detect(row: Row, preferred: Collection[str] = ()) -> str | None:
-    """Return the name of the format that the row's keys show, or None if they show none.
+    """Return the name of the format that the row's keys fit, or None if they fit none.
 
-    Keys may match several formats. One in `preferred`, the formats that the job's method accepts, wins over the others.
+    If the keys fit several formats, one in `preferred`, the formats that the job's method accepts, has precedence.
     """
     matching = [name for name, entry in FORMATS.items() if entry.matches(row)]
     return next((name for name in matching if name in preferred), matching[0] if matching else None)
 
 
 def possible_formats(row: Row) -> list[Format]:
-    """Return the formats that the row may have, whatever the method.
-
-    A format that reads only some of the keys that another one reads is left out: a prompt with a completion is not a
-    prompt alone.
-    """
+    """Return the formats that the row may have, whatever the method. A format that reads only some of the keys that
+    another possible format reads is left out: a row with a prompt and a completion is not a prompt alone."""
     known = {name: present_keys(row) & entry.read_keys(row) for name, entry in FORMATS.items() if entry.matches(row)}
     return [FORMATS[name] for name, keys in known.items() if not any(keys < more for more in known.values())]
 
 
 def closest_format(row: Row, preferred: Collection[str]) -> tuple[str, str] | None:
-    """Return (format, key) if the row lacks only `key` to be of this preferred format, and no other format reads as
-    many keys of the row."""
+    """Return (format, key) if the row would have the format, which is one of `preferred`, with one more key, and if no
+    other format reads as many keys of the row. Return None otherwise."""
     whole, present = detect(row, preferred), present_keys(row)
     known = 0 if whole is None else len(present & FORMATS[whole].keys)
     for name, entry in FORMATS.items():

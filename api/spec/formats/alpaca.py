@@ -14,7 +14,8 @@ WITHOUT_INPUT = (
 
 
 def parse_history(row: Row) -> list[tuple[str, str]]:
-    """Return the earlier turns of the row, `[["question", "answer"], …]`. Raises RowError."""
+    """Return the earlier turns of the row, `[["question", "answer"], …]`. Raises RowError if `history` has another
+    form."""
     raw = decode_json_field(row.get("history"), "history", "invalid_history")
     if raw is None:
         return []
@@ -37,7 +38,7 @@ def prompt_as_messages(row: Row, question: str) -> Messages:
 
 
 def prompt_as_text(row: Row, question: str) -> str:
-    """Return the prompt as Alpaca writes it. A system text replaces its first two sentences."""
+    """Return the prompt as Alpaca writes it. A system text replaces the first two sentences of Alpaca's text."""
     context = optional_string(row, "input")
     introduction = optional_string(row, "system") or (WITH_INPUT if context else WITHOUT_INPUT)
     turns = [f"### Instruction:\n{earlier}\n\n### Response:\n{answer}\n\n" for earlier, answer in parse_history(row)]

@@ -142,7 +142,7 @@ class Format(ABC):
 
     @abstractmethod
     def parse(self, row: Row) -> Example:
-        """Return the example in a row that `matches`. Raises RowError."""
+        """Return the example in a row that `matches`. Raises RowError if the row is invalid."""
 
     @property
     def keys(self) -> frozenset[str]:
@@ -198,7 +198,7 @@ class Format(ABC):
 
 
 def present_keys(row: Row) -> set[str]:
-    """Return the keys whose value is not null. Rows of a table have all columns, and null for no value."""
+    """Return the keys whose value is not null. A row of a table has all columns, with null where it has no value."""
     return {key for key, value in row.items() if value is not None}
 
 
@@ -212,8 +212,8 @@ def unread_key_warnings(row: Row, read: AbstractSet[str]) -> list[RowWarning]:
 
 
 def warn_once(warnings: list[RowWarning], code: str, message: str) -> None:
-    """Add a warning unless the row already has one of its code: a program that deviates from the format does so
-    throughout a row."""
+    """Add a warning unless the row already has one with the same code. A program that deviates from the format usually
+    does so in every message of a row, and one warning is enough."""
     if all(warning.code != code for warning in warnings):
         warnings.append(RowWarning(code, message))
 
@@ -238,10 +238,8 @@ def optional_string(row: Row, key: str) -> str:
 
 
 def parse_number(value: object) -> float | None:
-    """Return the value as a number, or None if it is none that float32 can hold.
-
-    Text is accepted, because cells of tables are text.
-    """
+    """Return the value as a number; None if it is not a number, or one that float32 cannot hold. Text is accepted,
+    because cells of tables are text."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if isinstance(value, str) and not NUMBER_TEXT.fullmatch(value):

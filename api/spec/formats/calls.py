@@ -14,10 +14,9 @@ MISSING = ""
 def link_calls(messages: Messages, warnings: list[RowWarning], where: str = "", before: Sequence[Row] = ()) -> None:
     """Give each call without an id a new id, and each tool result without an id the id of the call that it answers.
 
-    That is the first unanswered call of the result's name, else the first unanswered call. `before`: earlier messages,
-    whose ids are set. Raises RowError for a result that follows no call.
-
-    The ids have nine letters and digits, the only form that Mistral's templates accept.
+    A result answers the first unanswered call of the function that it names, else the first unanswered call. `before`:
+    earlier messages, whose ids are set. Raises RowError for a result that follows no call. The ids have nine letters
+    and digits, the only form that Mistral's templates accept.
     """
     whole = [*before, *messages]
     taken = {call["id"] for message in whole for call in message.get("tool_calls", ())}

@@ -24,7 +24,8 @@ class Chat(Format):
 
 
 def row_conversation(row: Row, raw: object, warnings: list[RowWarning]) -> Conversation:
-    """Return the conversation of the raw messages, with the row's system text and tools. Raises RowError."""
+    """Return the conversation of the raw messages, with the row's system text and tools. Raises RowError if one of
+    these is invalid, or if no message is supervised."""
     messages, weights = parse_messages(raw, warnings)
     whole = with_system(row, messages, warnings)
     weights = [0.0] * (len(whole) - len(messages)) + weights

@@ -22,7 +22,8 @@ class Exchange:
 
 
 def parse_exchange(row: Row, warnings: list[RowWarning]) -> Exchange | Text:
-    """Return the row's prompt with its completion, or with its `response` if it has no completion. Raises RowError."""
+    """Return the row's prompt with its completion, or with its `response` if it has no completion. Raises RowError if
+    one of them is invalid."""
     completion = row.get("completion")
     if completion is None:
         completion = row["response"]

@@ -23,11 +23,8 @@ def parse_json_text(text: str) -> object:
 
 
 def decode_json_field(value: object, key: str, code: str) -> object:
-    """Return the value, decoded if it is a text of JSON; None for a blank text or null. Raises RowError for invalid
-    JSON.
-
-    For keys that must hold an array or an object.
-    """
+    """Return the value of a key that must hold an array or an object, decoded if it is a text of JSON; None for a blank
+    text or null. Raises RowError for invalid JSON."""
     if not isinstance(value, str):
         return value
     if value.strip() in ("", "null"):

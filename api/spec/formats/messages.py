@@ -44,7 +44,7 @@ def parse_messages(
     raw: object, warnings: list[RowWarning], key: str = "messages", before: Sequence[Row] = ()
 ) -> tuple[Messages, list[float]]:
     """Return the messages for a chat template, and the loss weight of each. `before`: earlier messages, already parsed.
-    Raises RowError."""
+    Raises RowError if a message is invalid."""
     raw = decode_json_field(raw, key, "invalid_json")
     if not isinstance(raw, list) or not raw:
         raise RowError(f"'{key}' must be an array with at least one message", code="invalid_messages")
@@ -64,8 +64,8 @@ def parse_messages(
 
 
 def parse_row_tools(row: Row, warnings: list[RowWarning]) -> Messages | None:
-    """Return the tools of a row, from `tools` or `functions`, or None. Raises RowError for an invalid one, or for an
-    invalid `parallel_tool_calls`."""
+    """Return the tools of a row, from `tools` or `functions`, or None if it has none. Raises RowError for an invalid
+    tool, or for an invalid `parallel_tool_calls`."""
     if not isinstance(row.get("parallel_tool_calls"), bool | None):
         raise RowError("'parallel_tool_calls' must be a boolean", code="invalid_type")
     return parse_tools(row.get("tools"), warnings) or parse_functions(row.get("functions"))
@@ -130,7 +130,7 @@ def order_warnings(messages: Messages, tools: Messages | None = None) -> list[Ro
 
 
 def parse_message(raw: object, warnings: list[RowWarning], where: str) -> tuple[JsonObject, float]:
-    """Return one message for a chat template, and its loss weight. Raises RowError."""
+    """Return one message for a chat template, and its loss weight. Raises RowError if the message is invalid."""
     if not isinstance(raw, dict):
         raise RowError(f"must be an object, not {json_type(raw)}", code="invalid_messages")
     if "role" not in raw:
@@ -177,7 +177,8 @@ def parse_weight(raw: Row) -> float:
 
 
 def parse_content(raw: Row) -> str:
-    """Return the text of a message: a string, or an array of text parts, which are joined. Raises RowError."""
+    """Return the text of a message: a string, or an array of text parts, which are joined. Raises RowError for other
+    content."""
     content = raw.get("content")
     if isinstance(content, str):
         return content

@@ -34,7 +34,8 @@ class ParsedPrompt:
 
     messages: Messages
     text: str | None
-    """The prompt for a base model without a chat template. None: the prompt needs a template."""
+    """The prompt as text, for a base model without a chat template. None: only a chat template can render the
+    prompt."""
     read: frozenset[str]
     """The keys from which the prompt was read."""
     templated: bool = True
@@ -42,7 +43,8 @@ class ParsedPrompt:
 
 
 def find_prompt(row: Row, warnings: list[RowWarning]) -> ParsedPrompt | None:
-    """Return the prompt of the row's answers, under any of its keys, or None if there is none. Raises RowError."""
+    """Return the prompt of the row's answers, under any of its keys, or None if there is none. Raises RowError if the
+    prompt is invalid."""
     if (raw := row.get("prompt")) and not _blank(raw):
         history = isinstance(raw, str) and row.get("history")
         return _parse_question(row, "prompt", warnings) if history else parse_prompt(row, raw, warnings)
@@ -58,7 +60,7 @@ def find_prompt(row: Row, warnings: list[RowWarning]) -> ParsedPrompt | None:
 
 def parse_prompt(row: Row, raw: object, warnings: list[RowWarning]) -> ParsedPrompt:
     """Return the prompt under the key `prompt`: a text or messages, with the row's system text if it has one. Raises
-    RowError."""
+    RowError if the prompt is invalid."""
     read = frozenset({"prompt", "system"})
     if messages := find_messages(raw):
         if isinstance(raw, str):
@@ -93,7 +95,8 @@ def _parse_question(row: Row, key: str, warnings: list[RowWarning]) -> ParsedPro
 
 
 def require_one_prompt(row: Row, prompt: ParsedPrompt) -> None:
-    """Raise RowError if another key of a question holds an unread text, which may be the real prompt."""
+    """Raise RowError if a key of a question (QUESTIONS) that was not read holds a text, which may be the real
+    prompt."""
     prompt_text = "\n".join(str(message.get("content", "")) for message in prompt.messages)
     for key in QUESTIONS:
         other = row.get(key)

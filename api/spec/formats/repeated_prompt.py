@@ -107,7 +107,7 @@ def _plain(text: str) -> ParsedPrompt:
 
 
 def _question(prompt: ParsedPrompt) -> str:
-    """Return the text that an answer may repeat."""
+    """Return the part of the prompt that an answer may repeat: the whole text, or the content of the last message."""
     if prompt.text is not None and not prompt.templated:
         return prompt.text
     return str(prompt.messages[-1].get("content", "")) if prompt.messages else ""

@@ -62,7 +62,8 @@ def to_openai_message(turn: Row) -> Row:
 
 
 def _calls_in(value: object) -> list[Row]:
-    """Return the calls in a turn of a call speaker: JSON of one, or of an array. Raises RowError."""
+    """Return the calls in the content of a message by one of CALL_SPEAKERS: the JSON of one call, or of an array of
+    calls. Raises RowError for other content."""
     decoded = parse_json_text(value) if isinstance(value, str) else value
     calls = decoded if isinstance(decoded, list) else [decoded]
     if not calls or not all(isinstance(call, dict) for call in calls):

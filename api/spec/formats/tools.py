@@ -9,7 +9,7 @@ from api.spec.formats.json_text import decode_json_field
 
 
 def parse_tools(raw: object, warnings: list[RowWarning]) -> list[JsonObject] | None:
-    """Return `tools`, definitions of functions for the chat template, or None. Raises RowError."""
+    """Return `tools`, definitions of functions for the chat template, or None. Raises RowError if one is invalid."""
     raw = decode_json_field(raw, "tools", "invalid_tools")
     if raw is None or raw == []:
         return None
@@ -36,7 +36,7 @@ def _tool(raw: object, where: str, warnings: list[RowWarning]) -> JsonObject:
 
 
 def parse_functions(raw: object) -> list[JsonObject] | None:
-    """Return `functions`, the deprecated form, as tools, or None. Raises RowError."""
+    """Return `functions`, the deprecated form, as tools, or None. Raises RowError if one is invalid."""
     raw = decode_json_field(raw, "functions", "invalid_tools")
     if raw is None or raw == []:
         return None
@@ -61,7 +61,7 @@ def _check_definition(function: JsonObject, where: str) -> None:
 
 
 def parse_calls(raw: object, warnings: list[RowWarning], where: str) -> list[JsonObject]:
-    """Return the `tool_calls` of an assistant message, with parsed arguments. Raises RowError."""
+    """Return the `tool_calls` of an assistant message, with parsed arguments. Raises RowError if a call is invalid."""
     raw = decode_json_field(raw, "tool_calls", "invalid_tool_calls")
     if raw is None:
         return []
@@ -87,7 +87,7 @@ def _to_openai_call(raw: object) -> object:
 def parse_call(raw: object, where: str) -> JsonObject:
     """Return a call whose arguments are an object, as chat templates need them.
 
-    OpenAI's arguments are a string of JSON. Raises RowError.
+    OpenAI's arguments are a string of JSON. Raises RowError if the call is invalid.
     """
     function = raw.get("function") if isinstance(raw, dict) else None
     if not isinstance(raw, dict) or not isinstance(function, dict) or raw.get("type") != "function":

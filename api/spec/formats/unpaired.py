@@ -82,7 +82,8 @@ def _answer(row: Row, warnings: list[RowWarning]) -> Text:
 
 
 def _ignored(row: Row, read: str) -> list[RowWarning]:
-    """Return warnings about the row's other answers, beside the one under `read`."""
+    """Return a warning for each key of another prompt or answer in the row, which is ignored beside the answer under
+    `read`."""
     first = next(keys for keys in ANSWER_KEYS if read in keys and all(row.get(key) is not None for key in keys))
     others = {key for keys in ANSWER_KEYS for key in keys if row.get(key)} - set(first)
     return [RowWarning("ignored_key", f"key '{key}' is ignored beside '{first[-1]}'") for key in sorted(others)]

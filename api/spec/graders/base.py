@@ -44,7 +44,7 @@ class GradingError(Exception):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a chat model generates its judgement. None: the model's default."""
+    """How a chat model generates its judgement. A field that is None has the model's default."""
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -85,9 +85,9 @@ class Verdict:
     flag: Flag = "model_grader_server_error"
     message: str = ""
     model: str = ""
-    """The model that answered, by its own name."""
+    """The name that the model gave in its reply. It may differ from the name in the grader."""
     text: str = ""
-    """The answer of a chat model."""
+    """The full text of a chat model's answer."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -97,7 +97,7 @@ class Verdict:
 
     @property
     def result(self) -> float | str:
-        """The number or the label. Raises GradingError."""
+        """The number or the label. Raises GradingError if there is none."""
         if self.value is None:
             raise GradingError(self.flag, self.message)
         return self.value
@@ -113,9 +113,9 @@ class NamedModel:
 
     name: str
     chat_only: str | None = None
-    """Why no reward model can answer the grader's questions; None: one can."""
+    """Why only a chat model, and no reward model, can answer the grader's questions. None: a reward model can, too."""
     effort: bool = False
-    """Whether the grader sets `reasoning_effort`, which only a judge of the operator's may have."""
+    """Whether the grader sets `reasoning_effort`, an option that only judges configured by the operator may have."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Case:
 
     @cached_property
     def json(self) -> object:
-        """Return the answer parsed as JSON. Raises GradingError."""
+        """Return the answer parsed as JSON. Raises GradingError if it is not JSON."""
         try:
             return json.loads(self.text, parse_constant=_not_json)
         except (ValueError, RecursionError):
@@ -163,7 +163,7 @@ class GraderBase(StrictModel, ABC):
         return any(part.runs_script for part in self.parts.values())
 
     def faults(self) -> Mapping[str, str]:
-        """Return what is wrong with the grader's scripts, by the path of the field. It loads them in their sandbox."""
+        """Load the grader's scripts in their sandbox. Return what is wrong with them, by the path of the field."""
         return {
             f"graders.{name}.{path}": fault
             for name, part in self.parts.items()
@@ -180,7 +180,8 @@ class GraderBase(StrictModel, ABC):
 
     @abstractmethod
     def reward(self, case: Case, rewards: Mapping[str, float], verdicts: Verdicts) -> float:
-        """Return the answer's reward. `rewards`: the rewards of the grader's parts. Raises GradingError."""
+        """Return the answer's reward. `rewards`: the rewards of the grader's parts. Raises GradingError if the answer
+        cannot be graded."""
 
     def questions(self, case: Case) -> list[Question]:
         """Return every question whose verdict grading this answer needs. A caller can thus ask about a batch of answers

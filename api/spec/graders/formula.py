@@ -52,7 +52,7 @@ class FormulaError(ValueError):
 
 
 def variables(formula: str) -> frozenset[str]:
-    """Return the names that the formula uses. Raises FormulaError."""
+    """Return the names that the formula uses. Raises FormulaError if the formula is invalid."""
     return frozenset(_check(_parse(formula), 0))
 
 
@@ -82,7 +82,7 @@ def _parse(formula: str) -> ast.expr:
 
 
 def _check(node: ast.expr, depth: int) -> set[str]:
-    """Return the names under the node. Raises FormulaError."""
+    """Return the names under the node. Raises FormulaError if a formula may not contain the node."""
     if depth > MAX_DEPTH:
         raise FormulaError(f"the formula has more than {MAX_DEPTH} nested operations")
     match node:

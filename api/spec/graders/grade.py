@@ -55,13 +55,13 @@ class Metadata:
     details: tuple[str, ...]
     """One sentence for each error."""
     execution_time: float
-    """Seconds."""
+    """Measured time of the grading, in seconds."""
     scores: Mapping[str, float]
     """The rewards of a multi grader's parts."""
     token_usage: int | None = None
     """Tokens that chat models read and wrote; None if the grader asks no chat model."""
     sampled_model_name: str | None = None
-    """The chat model that judged, by its own name."""
+    """The name that the first model that judged gave in its reply. It may differ from the name in the grader."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ def grade(
 ) -> Grade:
     """Return the grade of an answer to the prompt of a row.
 
-    `tools`: the answer's calls of functions. `verdicts`: those of the grader's questions about this answer.
+    `tools`: the answer's calls of functions. `verdicts`: the models' answers to the grader's questions about this
+    answer.
     """
     began = perf_counter()
     case, problems = Case(text, item, tools), list[GradingError]()

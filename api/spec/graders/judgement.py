@@ -12,9 +12,9 @@ MAX_TOKENS = 2048
 """The default length of a judgement, in tokens."""
 MAX_STEPS = 5
 SHORT_CHARS = 200
-"""Maximum length of a text of `steps` from a small model, which may otherwise never end it."""
+"""Maximum length of a text in `steps`, in characters. Without this limit, a small model may never end the text."""
 UNIT = (0.0, 1.0)
-"""The default range, as at OpenAI."""
+"""The default range of a number, as at OpenAI."""
 
 
 class Step(StrictModel):
@@ -43,15 +43,18 @@ def conversation(question: Question) -> Messages:
 
 
 def response_format(question: Question, *, short: bool = False) -> JsonObject:
-    """Return OpenAI's `response_format` for the judgement. `short`: it limits the texts to SHORT_CHARS, which OpenAI's
-    server cannot enforce and refuses."""
+    """Return OpenAI's `response_format` for the judgement.
+
+    `short`: limit each text to SHORT_CHARS (`maxLength`). Only for models of this server: OpenAI's refuses a schema
+    with such a limit.
+    """
     text = {"type": "string", "maxLength": SHORT_CHARS} if short else {"type": "string"}
     schema = {"name": "judgement", "strict": True, "schema": _schema(question, text)}
     return {"type": "json_schema", "json_schema": schema}
 
 
 def parse(question: Question, text: str) -> float | str:
-    """Return the number or the label of a judgement. Raises GradingError."""
+    """Return the number or the label of a judgement. Raises GradingError if the text is not a valid judgement."""
     try:
         result = Judgement.model_validate_json(text).result
     except ValidationError:

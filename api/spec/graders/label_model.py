@@ -38,7 +38,7 @@ class LabelModel(ModelGrader):
         return Question(self.model, self.render(case), labels=tuple(self.labels))
 
     def label(self, case: Case, verdicts: Verdicts) -> str:
-        """Return the chosen label. Raises GradingError."""
+        """Return the chosen label. Raises GradingError if the model chose none."""
         return str(verdicts[self.question(case).key].result)
 
     def reward(self, case: Case, rewards: Mapping[str, float], verdicts: Verdicts) -> float:

@@ -1,7 +1,7 @@
-"""Functions of Attune's process that the scripts of `python` graders may call, as modules to import.
+"""Functions of Attune's own process that the scripts of `python` graders may import and call.
 
-They run outside the sandbox, whose limits do not hold for them. They therefore read texts, and values that JSON can
-hold, refuse long ones, and share a time limit of their own.
+The functions run outside the sandbox, whose limits do not hold for them. They therefore accept only texts, and values
+that JSON can hold, refuse long ones, and share a time limit of their own.
 """
 
 import json
@@ -50,7 +50,7 @@ _CONSTANTS = {name: value for name, value in vars(string).items() if isinstance(
 
 
 class Lender:
-    """The modules of one run of a script."""
+    """The modules of lent functions for one run of a script."""
 
     def __init__(self, seconds: float) -> None:
         """Make the modules. `seconds`: the time limit of all calls together."""
@@ -141,7 +141,8 @@ def _similarity(metric: str, text: str, reference: str) -> float:
 
 
 def _processed(compare: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the comparison with rapidfuzz's option `processor`, as which the sandbox passes a function's name."""
+    """Return the comparison with rapidfuzz's option `processor`. The sandbox passes the name of a function in place of
+    the function."""
 
     def processed(s1: str, s2: str, *, processor: object = None, score_cutoff: float | None = None) -> float:
         if processor is not None and not str(processor).endswith("utils.default_process"):

@@ -87,7 +87,10 @@ class ModelGrader(GraderBase):
         return messages
 
     def question(self, case: Case) -> Question:
-        """Return the question about an answer. Raises GradingError."""
+        """Return what to ask the judging model about an answer: the model and the grader's messages, filled in.
+
+        Raises GradingError if the messages cannot be rendered.
+        """
         return Question(self.model, self.render(case))
 
     def questions(self, case: Case) -> list[Question]:

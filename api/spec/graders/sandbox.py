@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from pydantic_monty import Monty, MontyError, MontySession
 
 SECONDS = 2.0
-"""Time to load a script, time of one call of its function, and time in the functions that it is lent."""
+"""Time limit, in seconds, for each of: loading a script, one call of its function, and all of its calls of lent
+functions."""
 MEMORY_BYTES = 128 << 20
 LENT_CALLS = 1000
 """Maximum number of calls of lent functions in one run."""
@@ -36,7 +37,8 @@ _LACKING = {"unresolved-import", "unresolved-reference", "unresolved-attribute"}
 
 
 def call_grade(source: str, sample: Mapping[str, object], item: Mapping[str, object]) -> float:
-    """Return the number that the script's `grade(sample, item)` returns. Raises GradingError."""
+    """Return the number that the script's `grade(sample, item)` returns. Raises GradingError if the script fails or
+    returns no finite number."""
     with _errors_of_script(), _session() as session:
         number = session.feed_run("float")  # read before the script, which may define a float of its own
         session.feed_run(source, print_callback=_discard)
@@ -49,7 +51,8 @@ def call_grade(source: str, sample: Mapping[str, object], item: Mapping[str, obj
 
 
 def faults(source: str) -> list[str]:
-    """Return what the sandbox lacks for the script, or why it cannot be loaded, with the lines."""
+    """Return the modules and names that the script uses but the sandbox lacks, or why the script cannot be loaded, each
+    with the line."""
     if lacking := _lacking(source):
         return lacking
     try:
@@ -94,7 +97,7 @@ def _sentence(finding: Mapping[str, Any], *, is_call: bool) -> str | None:
 
 @cache
 def _pool() -> "Monty":
-    """Return this process's interpreters. They end with it."""
+    """Return the pool of interpreters of this process. They end when the process ends."""
     from pydantic_monty import Monty  # noqa: PLC0415
 
     return Monty(request_timeout=HUNG_S, feed_duration_limit_grace=0.5).__enter__()

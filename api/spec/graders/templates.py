@@ -39,7 +39,10 @@ Template = Annotated[str, Field(max_length=MAX_TEMPLATE), AfterValidator(_checke
 
 
 def render(template: str, case: Case) -> str:
-    """Return the template with the values inserted: strings unchanged, other values as JSON. Raises GradingError."""
+    """Return the template with the values inserted: strings unchanged, other values as JSON.
+
+    Raises GradingError if the row or the answer lacks a variable, or if the text becomes too long.
+    """
     texts, paths = _parse(template)
     pieces, length = [texts[0]], len(texts[0])
     for path, text in zip(paths, texts[1:], strict=True):
@@ -53,12 +56,13 @@ def render(template: str, case: Case) -> str:
 
 
 def namespaces(template: str) -> set[Step]:
-    """Return the namespaces that the template names: item and sample."""
+    """Return which of the namespaces `item` and `sample` the template uses."""
     return {path[0] for path in _parse(template)[1]}
 
 
 def value(variable: str, case: Case) -> object:
-    """Return the value of a variable such as `item.messages`. Raises GradingError."""
+    """Return the value of a variable such as `item.messages`. Raises GradingError if the row or the answer lacks the
+    variable."""
     return _look_up(_path(variable), case)
 
 

@@ -20,18 +20,18 @@ class ActivationFactors(NamedTuple):
     """Numbers kept for the backward pass, for each input and output of a matrix and each token."""
 
     computation: float
-    """In the computation's type: bfloat16 or float32."""
+    """Numbers in the computation's type: bfloat16 or float32."""
     float32: float
-    """In float32, the type that adapters compute in."""
+    """Numbers in float32, the type that adapters compute in."""
 
 
 class FourBits(NamedTuple):
     """How the frozen weights are quantized."""
 
     type: str
-    """nf4 or fp4."""
+    """Data type of the quantized weights: nf4 or fp4."""
     double: bool
-    """The scales of the blocks are quantized, too."""
+    """Whether the scales of the blocks are quantized, too."""
 
 
 class TechniqueBase(StrictModel):
@@ -47,8 +47,8 @@ class TechniqueBase(StrictModel):
     """Whether all weights of the base model are trained and a whole model is published. Otherwise an adapter is
     published."""
     peft_type: ClassVar[str | None] = None
-    """peft's name of the technique. None: peft does not have the technique. Unless the technique trains the whole
-    model, it then has its own module in worker/techniques."""
+    """peft's name of the technique. None: peft does not have the technique, which then has its own module in
+    worker/techniques unless it trains the whole model."""
     begins_from_text: ClassVar[bool] = False
     """Whether the trained keys and values are initialized with those of the first tokens of the training text."""
     scales: ClassVar[tuple[str, ...]] = ()
@@ -127,7 +127,8 @@ class TechniqueBase(StrictModel):
         return {}
 
     def learning_rate_factors(self) -> Mapping[str, float]:
-        """Return factors of the learning rate by a part of a weight's name."""
+        """Return {part of a weight's name: factor of the learning rate of all weights with this part in their
+        names}."""
         return {}
 
     def adapted_layers(self, layers: ModelLayers) -> Sequence[Matrix]:

@@ -57,7 +57,8 @@ class Ia3(TechniqueBase):
         return sum(matrix.inputs if matrix in at_inputs else matrix.outputs for matrix in scaled)
 
     def _chosen(self, layers: ModelLayers) -> tuple[list[Matrix], list[Matrix]]:
-        """Return (the scaled layers, those among them whose input is scaled). Raise NoTargetModules."""
+        """Return (the scaled layers, those among them whose input is scaled). Raise NoTargetModules if there are no
+        layers to scale, or if (IA)³ cannot scale a named one."""
         targets = self.target_modules or _default_names(layers)
         if not targets:
             raise NoTargetModules(
