@@ -30,7 +30,7 @@ class Entry(BaseModel):
 
     @classmethod
     def of(cls, name: str, kind: _Class, **own: object) -> Self:
-        """Return the entry of a class; `own` are the fields of a subclass."""
+        """Return the entry of a class of a catalogue. `own`: values of the fields that a subclass of Entry adds."""
         description = " ".join((kind.__doc__ or "").split())
         schema = kind.model_json_schema()
         return cls(type=name, summary=kind.summary, description=description, json_schema=schema, **own)
@@ -69,9 +69,10 @@ class CombinationEntry(BaseModel):
     kind: ModelKind
     legal: bool
     reason: str | None
-    """The reason why the combination is not legal; null if it is."""
+    """Why the combination is not legal; null if it is legal."""
     families: list[str] | None
-    """The only families of base models (`model_type`) that support it; null for all of the kind."""
+    """Families of base models (`model_type`) that support the combination, if only some do. Null: all families of
+    `kind`."""
 
 
 class BaseModelEntry(BaseModel):

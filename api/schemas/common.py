@@ -40,7 +40,8 @@ class Deleted(BaseModel):
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, object]]:
-    """Return the `responses` of a route with its own errors; api.http.openapi adds those of all routes."""
+    """Return the `responses` of a route, given the statuses of its own errors. api.http.openapi adds the errors that
+    all routes share."""
     return {status: {"model": ErrorObject} for status in statuses}
 
 

@@ -1,6 +1,7 @@
 """The bodies of /v1/chat/completions and /v1/completions: OpenAI's fields.
 
-Clients also send unsupported fields with neutral values. Those are accepted, and other values are refused.
+Clients also send fields that are not supported, with values that change nothing. Such values are accepted, and other
+values of these fields are refused.
 """
 
 import json
@@ -158,7 +159,7 @@ class ChatBody(SamplingBody):
     safety_identifier: str | None = None
     """The newer name of `user`."""
     prompt_cache_key: str | None = None
-    """Accepted without effect, like the next two: prompts are not cached."""
+    """Accepted without effect, as are the other fields that begin with `prompt_cache`: prompts are not cached."""
     prompt_cache_retention: str | None = None
     prompt_cache_options: dict[str, object] | None = None
 

@@ -15,7 +15,7 @@ def _none(value: object) -> bool:
 class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
-    """Includes the token that ends each answer."""
+    """Generated tokens, including the token that ends each answer."""
     total_tokens: int
 
     @classmethod
@@ -53,7 +53,8 @@ class ChatLogprobs(BaseModel):
 class CompletionLogprobs(BaseModel):
     tokens: list[str]
     token_logprobs: list[float | None]
-    """Null for the first token of an echoed prompt, which nothing predicts; so is its entry in `top_logprobs`."""
+    """Null for the first token of an echoed prompt, which nothing predicts. Its entry in `top_logprobs` is null,
+    too."""
     top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
     """The position in the answer, in characters, where each token begins."""
@@ -77,7 +78,7 @@ def _by_token(top: Sequence[TopToken] | None) -> dict[str, float] | None:
 class CalledFunction(BaseModel):
     name: str
     arguments: str
-    """JSON of an object."""
+    """The arguments, as the JSON text of an object."""
 
 
 class MessageToolCall(BaseModel):
@@ -89,7 +90,7 @@ class MessageToolCall(BaseModel):
 class ChatMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
     content: str | None
-    """Null for an answer that consists of calls."""
+    """The text of the answer; null if the answer consists of calls."""
     refusal: None = None
     tool_calls: list[MessageToolCall] | None = Field(default=None, exclude_if=_none)
 

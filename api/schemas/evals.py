@@ -36,7 +36,7 @@ class EvalChange(NulFreeModel):
 
     @property
     def values(self) -> dict[str, object]:
-        """The columns of the given fields."""
+        """The new values of the fields that the request gives, by column of the table."""
         named = {"name": self.name, "pairs": self.metadata}
         return {
             column: named[column]
@@ -58,7 +58,7 @@ class EvalObject(BaseModel):
     updated_at: int
     name: str
     data_source_config: StoredJson
-    """`schema` is the JSON Schema of `{"item", "sample"}`."""
+    """Its `schema` is the JSON Schema of an object with `item` and `sample`."""
     testing_criteria: list[Annotated[StoredJson, stored("Criterion")]]
     metadata: dict[str, str] | None
 
@@ -108,7 +108,7 @@ class EvalError(BaseModel):
 
 class ResultCounts(BaseModel):
     total: int
-    """0 before the run's rows are read."""
+    """Number of all items; 0 before the run's rows are read."""
     passed: int
     failed: int
     errored: int
@@ -150,7 +150,7 @@ class RunObject(BaseModel):
 
     @classmethod
     def of(cls, run: EvalRun, server: str) -> Self:
-        """`server`: the address of this server."""
+        """Return the run as OpenAI's object. `server`: the address of this server, for the run's page."""
         return cls(
             id=run.id,
             eval_id=run.eval_id,
@@ -186,23 +186,23 @@ class RunList(BaseModel):
 
 
 class Result(BaseModel):
-    """The grade by one criterion."""
+    """The grade that one criterion gave to the item."""
 
     name: str
     type: str
     passed: bool
     score: float
     sample: StoredJson | None
-    """The question to a judge and its answer; null for other criteria."""
+    """The question to a judge and the judge's answer; null for criteria without a judge."""
     error: EvalError | None
-    """Why the criterion could not grade the item."""
+    """Why the criterion could not grade the item; null if it could."""
 
 
 class SampleMessage(BaseModel):
     role: str
     content: str
     tool_calls: list[StoredJson] | None = Field(default=None, exclude_if=lambda calls: calls is None)
-    """Only of an answer that calls functions."""
+    """The answer's calls of functions; omitted if there are none."""
 
 
 class SampleUsage(BaseModel):
@@ -213,10 +213,11 @@ class SampleUsage(BaseModel):
 
 
 class Sample(BaseModel):
-    """The answer. Rows that are graded as they are have no parameters: their numbers are 0, and their texts empty."""
+    """The graded answer, and the parameters with which it was sampled. For rows that are graded as they are, the
+    parameters are 0 or empty."""
 
     error: EvalError
-    """Why there is no answer."""
+    """Why there is no answer; both texts are empty if there is one."""
     finish_reason: str
     input: list[SampleMessage]
     output: list[SampleMessage]

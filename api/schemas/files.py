@@ -32,7 +32,8 @@ def file_request(form: Form) -> FileRequest:
 
 
 def _expires_after_s(fields: Mapping[str, str]) -> int | None:
-    """Return the seconds of the form's two bracketed keys; both or none are given."""
+    """Return the seconds that the form's two fields `expires_after[…]` give, or None without them. Either both or
+    neither must be given."""
     given = {name: _as_json(fields[key]) for key, name in _EXPIRES_AFTER.items() if key in fields}
     if not given:
         return None
@@ -45,7 +46,7 @@ def _expires_after_s(fields: Mapping[str, str]) -> int | None:
 
 
 def _as_json(text: str) -> str | int:
-    """Return the number that a form's text writes in digits, or the text."""
+    """Return a form's text as a number if it consists of digits, else unchanged."""
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else text
 
 
@@ -58,11 +59,11 @@ class FileScan(BaseModel):
     rows: int | None = None
     container: str | None = None
     findings: list[Annotated[StoredJson, stored("Finding")]] = []
-    """The first hundred problems. `line` is the row in files whose rows are not lines."""
+    """The first hundred problems. In files whose rows are not lines, `line` is the number of the row."""
     finding_counts: dict[str, int] = {}
     """The number of all problems, by code."""
     error: str | None = None
-    """The reason why the file cannot be read."""
+    """The reason why the file cannot be read; null if it can."""
 
     @classmethod
     def of(cls, file: File) -> Self | None:
@@ -73,10 +74,11 @@ class FileScan(BaseModel):
 
 class FindingExample(BaseModel):
     line: int | None
-    """The row in files whose rows are not lines; null for a problem of the whole file."""
+    """Number of the line or, in files whose rows are not lines, of the row; null for a problem of the whole file."""
     message: str
     text: str | None = None
-    """The beginning of the row, as JSON where rows are not lines; null if it was not kept or cannot be read."""
+    """The beginning of the row (as JSON in files whose rows are not lines); null if it was not kept or cannot be
+    read."""
     cut: bool = False
     """Whether the row continues after `text`."""
 
@@ -102,7 +104,7 @@ class FileReport(BaseModel):
     status: Literal["pending", "done", "failed"]
     """pending: not checked yet; done: every row was checked; failed: the file cannot be read to its end."""
     error: str | None
-    """The reason why the file cannot be read."""
+    """The reason why the file cannot be read; null if it can."""
     container: str | None
     format: str | None
     rows: int | None
@@ -142,7 +144,7 @@ class FileObject(BaseModel):
     expires_at: int | None = None
     sha256: str | None = None
     scan: FileScan | None = None
-    """Only for files with purpose `fine-tune`."""
+    """The scan of the file's rows; only for files with purpose `fine-tune`."""
 
     @classmethod
     def of(cls, file: File) -> Self:

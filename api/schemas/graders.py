@@ -12,7 +12,8 @@ class GradeObject(BaseModel):
     metadata: Metadata
     sub_rewards: dict[str, float]
     model_grader_token_usage_per_model: dict[str, int]
-    """Tokens that chat models read and wrote, by the name of the model in the grader. A kept judgement costs none."""
+    """Tokens that chat models read and wrote, by the name of the model in the grader. A judgement that was stored for
+    the same question earlier costs none."""
 
     @classmethod
     def of(cls, grade: Grade) -> Self:

@@ -34,11 +34,11 @@ class PipelineRef(BaseModel):
 
 
 class TimeRange(BaseModel):
-    """A time that is not certain, with the range that probably holds it."""
+    """The range that probably holds a time that is not certain."""
 
     earliest: int
     latest: int | None
-    """Null if it cannot be predicted, for example before the files of the job are prepared."""
+    """The end of the range; null if it cannot be predicted, for example before the files of the job are prepared."""
 
     @classmethod
     def of(cls, span: Span | None) -> Self | None:
@@ -51,10 +51,11 @@ class Queue(BaseModel):
     """Why a job waits, and when it will probably run."""
 
     position: int | None
-    """1: the next to start. Null while something else than other jobs holds it back, which `reason` names."""
+    """Place in the order of waiting jobs; job 1 starts next. Null while something other than other jobs holds the job
+    back; `reason` then names it."""
     reason: str
     expected_start: TimeRange | None
-    """Begin of its training; null while nothing can train it."""
+    """When the job will probably begin to train; null while no worker can train it."""
     expected_finish: TimeRange | None
 
     @classmethod
@@ -70,7 +71,7 @@ class Queue(BaseModel):
 class JobEvalRun(BaseModel):
     eval_id: str
     run_id: str | None
-    """A run of the eval; null until the job succeeds."""
+    """Id of a run of the eval; null until the job succeeds."""
     model: str | None
     """The fine-tuned model or checkpoint that the run samples; null until the job succeeds."""
 
@@ -82,12 +83,13 @@ class JobObject(BaseModel):
     finished_at: int | None
     started_at: int | None
     estimated_finish: int | None
-    """While the job runs; includes the comparison and the publication after the last step."""
+    """When the job will probably end, with the comparison and the publication after the last step; null unless the job
+    runs."""
     expected_finish: TimeRange | None
-    """The range of the job's end, while it waits or runs."""
+    """When the job will probably end; null unless it waits or runs."""
     status: str
     queue: Queue | None
-    """Null unless the job waits for a worker."""
+    """The job's wait for a worker; null unless it waits for one."""
     error: JobError | None
     model: str
     """The requested model: a base model, or a fine-tuned model that the job continues."""
@@ -114,7 +116,7 @@ class JobObject(BaseModel):
     export: Annotated[StoredJson, stored("Export")]
     priority: int
     progress: Annotated[StoredJson, stored("Progress")] | None
-    """Null until the job begins to train."""
+    """The progress of the training; null until the job begins to train."""
     estimate: Annotated[StoredJson, stored("JobEstimate")] | None
     """Predicted and actual memory and time; null until the job begins to train."""
     evaluation: Evaluation | None
@@ -250,7 +252,7 @@ class AttemptObject(BaseModel):
 
     object: Literal["fine_tuning.job.attempt"] = "fine_tuning.job.attempt"
     number: int
-    """1: the first."""
+    """Number of the attempt, from 1."""
     stage: Stage
     worker: str
     started_at: int
@@ -258,10 +260,10 @@ class AttemptObject(BaseModel):
     outcome: str | None
     """The job's status after the attempt, or the reason of a failure; null while it runs."""
     explanation: str | None
-    """What the reason of a failure means."""
+    """A sentence that explains the reason of a failure; null without a failure."""
     gpus: int
     tokens: int
-    """Tokens that it trained for the first time."""
+    """Tokens that the attempt trained for the first time, without steps that an earlier attempt had trained already."""
 
     @classmethod
     def of(cls, number: int, attempt: Attempt) -> Self:
@@ -321,9 +323,9 @@ class MetricList(BaseModel):
 
 
 def metric_list_body(batches: Iterable[Sequence[JsonObject]], total_points: int | None = None) -> bytes:
-    """Return the JSON of a MetricList, by default of all points.
+    """Return the JSON of a MetricList of these metrics. `total_points`: by default the number of the metrics.
 
-    It is written batch by batch: a long job has hundreds of thousands of steps.
+    The JSON is written batch by batch: a long job has hundreds of thousands of steps.
     """
     body, count = bytearray(b'{"object":"list","data":['), 0
     for batch in batches:

@@ -33,7 +33,8 @@ class KeyObject(BaseModel):
     expires_at: int | None
     revoked_at: int | None
     last_used_at: int | None
-    """Time of its last use, up to 5 minutes too early; null if it was never used, or only before uses were recorded."""
+    """Time of the key's last use, or up to 5 minutes before it; null if the key was never used, or only before uses
+    were recorded."""
     current: bool
     """Whether the request was sent with this key."""
 

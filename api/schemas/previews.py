@@ -91,7 +91,7 @@ class WorkerEstimate(BaseModel):
     fits: bool | None
     """Whether the memory is sufficient; null if the worker's memory is unknown."""
     seconds: int
-    """From the start of the job to its end, without the time in the queue."""
+    """Seconds from the start of the job to its end, without the time in the queue."""
     measured: bool
     """Whether the time is based on jobs that the worker has trained; else it is a rough guess."""
 
@@ -112,12 +112,13 @@ class EstimateObject(BaseModel):
     learning_rate: float | None
     total_steps: int | None
     trained_tokens: int | None
-    """Tokens of all steps."""
+    """Tokens of all training steps."""
     trained_parameters: int | None
     parameters_exact: bool
-    """False for base models of old releases, which did not record shapes. Add the base model again."""
+    """Whether `trained_parameters` is exact. It is not exact for base models that were added by old releases, which did
+    not record shapes. Add the base model again for the exact number."""
     memory: Memory | None
     """Peak memory on the fastest worker with sufficient memory."""
     seconds: int | None
-    """Training time on that worker; null if no worker is registered."""
+    """Training time on the fastest worker with sufficient memory; null if no worker is registered."""
     workers: list[WorkerEstimate]

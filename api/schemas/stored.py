@@ -31,12 +31,13 @@ _NULLABLE = {"eval_every", "eval_interval"}
 """Fields whose "auto" becomes null where there is no validation data."""
 
 _KEYWORDS = {"type", "title", "description", "const", "enum", "discriminator", "$ref"}
-"""Keywords that a schema keeps. Bounds are removed, because they hold for requests, and a resolved value may lie
-outside them."""
+"""Keywords of JSON Schema that stay in the schemas of stored JSON. Bounds are removed, because they hold for requests,
+and a resolved value may lie outside them."""
 
 
 class ResolvedTraining(Training):
-    """The training options; once the rows are prepared, with a number in place of each "auto" that they decide."""
+    """The training options. Once the job's rows are prepared, a number replaces each "auto" that depends on the
+    rows."""
 
     total_steps: int
     steps_per_epoch: int
@@ -100,7 +101,7 @@ class Finding(BaseModel):
 
 
 class Metrics(BaseModel):
-    """The metrics of one optimizer step. Methods add their own; null is not a number."""
+    """The metrics of one optimizer step. Methods add metrics of their own. Null stands for NaN or infinity."""
 
     step: int
     total_steps: int
@@ -127,13 +128,14 @@ STORED: Mapping[str, Any] = {
 
 
 def stored(name: str) -> WithJsonSchema:
-    """Return the annotation of a field that passes on such JSON."""
+    """Return the annotation of a response's field that passes on stored JSON. `name`: a key of STORED."""
     assert name in STORED, name
     return WithJsonSchema({REFERENCE: name})
 
 
 def with_stored_schemas(schemas: JsonObject) -> JsonObject:
-    """Return the document's schemas with those of stored JSON, and the references to them resolved."""
+    """Return the schemas of /openapi.json with the schemas of stored JSON added. Each placeholder (REFERENCE) is
+    replaced by a reference to one of these."""
     adapters = [(name, _MODE, TypeAdapter(written_by)) for name, written_by in STORED.items()]
     roots, definitions = TypeAdapter.json_schemas(adapters, ref_template="#/components/schemas/{model}Object")
     generated = {name: _relaxed(schema) for name, schema in definitions["$defs"].items()}

@@ -1,4 +1,4 @@
-"""The usage of a project, in lines and with its budgets."""
+"""The usage of a project, one object for each group, and the project's budgets."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,7 +17,7 @@ class UsageObject(BaseModel):
     end_time: int
     """Unix time at which the last day ends."""
     key_id: str | None
-    """Null if `group_by` does not name `key`, or if the key is unknown."""
+    """Id of the key that was used. Null if `group_by` does not name `key`, or if the key is unknown."""
     key_name: str | None
     model: str | None
     """The trained or sampled model, as the request named it. Null if `group_by` does not name `model`, and for stored
@@ -37,9 +37,9 @@ class BudgetObject(BaseModel):
     object: Literal["budget"] = "budget"
     name: Literal["trained_tokens", "device_seconds", "stored_bytes"]
     used: int
-    """Since the beginning of the month, with running jobs; for `stored_bytes`, at the moment."""
+    """Use since the beginning of the month, including running jobs; for `stored_bytes`, the bytes stored now."""
     limit: int | None
-    """Null: no limit."""
+    """The budget; null: no limit."""
     resets_at: int | None
     """Unix time at which the month ends (UTC); null for `stored_bytes`."""
 

@@ -80,13 +80,13 @@ class DeliveryObject(BaseModel):
     event_id: str
     event_type: str
     data: dict[str, str]
-    """{"id": the job's id}."""
+    """Its `id` is the id of the object that the event is about, such as a job."""
     status: Literal["pending", "delivered", "failed"]
     attempts: int
     next_attempt_at: int | None
     ended_at: int | None
     last_status: int | None
-    """The HTTP status of the last response."""
+    """The HTTP status of the last response; null without a response."""
     last_error: str | None
 
     @classmethod

@@ -11,12 +11,12 @@ from api.services.workers import WorkerView
 
 
 class Work(BaseModel):
-    """What a slot is busy with."""
+    """The work of a busy slot."""
 
     kind: Literal["prepare", "train", "scan"]
     """`prepare`: reads a job's files; `train`: trains a job; `scan`: checks an uploaded file."""
     job_id: str | None
-    """Null for a file's scan, and for a job of another project."""
+    """Id of the job; null for a file's scan, and for a job of another project."""
     since: int | None
 
 
@@ -44,7 +44,7 @@ class WorkerObject(BaseModel):
     busy: list[Work]
     """Its jobs: one object for each busy slot, and one more while it scans a file, which takes no slot."""
     device: str | None
-    """Model of its first GPU, or of its processor without GPUs."""
+    """Model of its first GPU; of its processor if it has no GPU."""
     gpus: int
     gpu_memory_bytes: int | None
     """Memory of its smallest GPU."""
@@ -89,7 +89,7 @@ class WorkerObject(BaseModel):
 
     @classmethod
     def of_process(cls, process: SeenProcess) -> Self:
-        """Return a process that takes no jobs."""
+        """Return the object of a worker process that takes no jobs."""
         ended: Status = "stopped" if process.stopped else "lost"
         facts = process.model_dump(include={"slots", "answering", "device", "gpus", "gpu_memory_bytes", "memory_bytes"})
         return cls(
