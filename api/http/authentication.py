@@ -22,18 +22,18 @@ from api.services.keys import LastUses
 PUBLIC = ("/healthz", "/readyz", "/openapi.json", "/metrics", KEYS_PATH)
 """Paths without an API key. `/metrics` has a token of its own (api.routes.monitoring)."""
 READS = ("/v1/fine_tuning/previews", "/v1/fine_tuning/estimates")
-"""POSTs that a key which can only read may send. They read the project's files in child processes, within the same
-limits and turns as for other keys, and change nothing."""
+"""POSTs that a key which can only read may send. They change nothing. They read the project's files in child processes,
+with the same limits and in the same fair order as requests with other keys."""
 SESSION = "/session"
-"""Address of sign-in, which is public, and sign-out, which a key that can only read may do."""
+"""Address of sign-in, which is public, and of sign-out, which is allowed to a key that can only read."""
 KEY_THREADS = 8
 """Threads that only look up keys, so that authentication never waits for other requests."""
 KEY_WAITING = 1000
-"""Requests with the same key that may wait for its lookup."""
+"""Maximum number of requests with the same key that wait for its lookup."""
 
 
 ValidKey = Row[str, str, str, float | None]
-"""project_id, id, scope, idle_s (api.records.keys.find_valid)."""
+"""The columns project_id, id, scope and idle_s of a valid key (api.records.keys.find_valid)."""
 
 
 class Authenticate:
@@ -48,7 +48,7 @@ class Authenticate:
         self._rate = RequestRate(context.settings.requests_per_second)
         self._threads = anyio.CapacityLimiter(KEY_THREADS)
         self._turns = FairLimiter("requests", total=KEY_THREADS, per_project=KEY_THREADS // 4, max_waiting=KEY_WAITING)
-        """Turns by key, so that a flood of requests with one key does not delay the others."""
+        """Gives the threads to the keys in turn, so that a flood of requests with one key does not delay the others."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or self._is_public(scope["method"], scope["path"]):

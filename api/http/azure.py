@@ -1,8 +1,9 @@
 """Azure's form of the API: paths below `/openai` or `/openai/v1`, an `api-key` header, an `api-version` in the query.
 
-The version has no effect: every call has one version. A deployment in the path (`/openai/deployments/{name}/…`) is the
-model if the body names none. `trainingType`, the Azure regions where a job may train, has no effect either. The
-hyperparameter `prompt_loss_weight` is an option of `supervised`, and -1 of `n_epochs` and `batch_size` means "auto".
+The version has no effect: Attune has only one version of each call. A deployment in the path
+(`/openai/deployments/{name}/…`) is the model if the body names none. `trainingType`, the Azure regions where a job may
+train, has no effect either. The hyperparameter `prompt_loss_weight` is an option of `supervised`, and -1 of `n_epochs`
+and `batch_size` means "auto".
 """
 
 import json
@@ -46,7 +47,8 @@ def _rewritten_scope(scope: Scope, mount: str) -> dict[str, object]:
 
 
 class AzureBody:
-    """Rewrites the bodies of Azure's requests. It reads whole bodies, and so runs behind the limit on their size."""
+    """Rewrites the bodies of Azure's requests. It reads whole bodies, so it runs after the middleware that limits their
+    size."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

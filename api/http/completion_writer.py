@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass
 class Choice:
-    """One choice of an answer, up to now."""
+    """One choice (answer), as far as it has arrived."""
 
     text: str = ""
     tokens: list[SampledToken] = field(default_factory=list)

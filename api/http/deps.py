@@ -46,7 +46,7 @@ METADATA_PARAMETER = {
     },
     "description": "`metadata[key]=value`: jobs with that pair. `metadata=null`: jobs without any.",
 }
-"""FastAPI cannot declare a parameter of this style."""
+"""The parameter `metadata[key]=value` in OpenAPI's terms. FastAPI cannot declare a parameter of this style."""
 
 _METADATA = re.compile(r"metadata\[[^\]\"\\]{1,64}\]")
 

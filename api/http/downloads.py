@@ -39,7 +39,8 @@ def requested_bytes(range_header: str | None, if_range: str | None, size: int) -
     """Return the bytes to send: those of the one range that the header names, or all `size` of them.
 
     Several ranges, other units and malformed headers are ignored, as RFC 9110 allows. So is a range with a condition
-    (`if-range`), because contents have no validators that it could name. Raises RangeNotSatisfiable.
+    (`if-range`), because contents have no validators that it could name. Raises RangeNotSatisfiable if the content has
+    no byte in the range.
     """
     match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", range_header or "")
     if match is None or if_range is not None or match[0] == "bytes=-":

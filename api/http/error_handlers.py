@@ -154,7 +154,7 @@ _TAG_ERRORS = ("union_tag_invalid", "union_tag_not_found")
 
 
 def _field(error: ErrorDetails, body: Any) -> str:
-    """Return pydantic's location without the tags of unions, which are not in the body."""
+    """Return the path of the wrong field: pydantic's location without the tags of unions, which are not in the body."""
     _, *path = error["loc"]
     if error["type"] in _TAG_ERRORS:
         # pydantic reports the object; the wrong field is its `type`.

@@ -35,9 +35,9 @@ class FairRoute(APIRoute):
 
 
 def _with_body(endpoint: Callable[..., Any], *, exclude_none: bool) -> Callable[..., Any]:
-    """Return an endpoint that turns a model into a response's body on its own thread.
+    """Return an endpoint that turns a model into a response's body, all in the endpoint's thread.
 
-    FastAPI would validate the model again on a second thread, and serialize it on the event loop.
+    FastAPI would validate the model again in a second thread, and serialize it on the event loop.
     """
 
     @functools.wraps(endpoint)
@@ -52,8 +52,10 @@ def _with_body(endpoint: Callable[..., Any], *, exclude_none: bool) -> Callable[
 
 
 async def answer_in_turn(context: Context, caller: Caller, work: Callable[[], BaseModel]) -> Response:
-    """Return the model that `work` makes as a response. For a coroutine that first waits for something else: `work`
-    gets a thread in the project's turn."""
+    """Return the model that `work` returns as a response. `work` runs in a thread as soon as it is the project's turn.
+
+    For routes that are coroutines, because they first wait for something else.
+    """
     async with context.requests.turn(caller.project_id):
         body = await anyio.to_thread.run_sync(lambda: work().model_dump_json(by_alias=True))
     return Response(body, media_type="application/json")

@@ -13,7 +13,7 @@ class FormDigest:
     """SHA-256 of a form's bytes as they pass, with the boundary replaced. It buffers less than one boundary."""
 
     def __init__(self, content_type: str, *about: bytes) -> None:
-        """`about`: other parts of the request that the digest covers."""
+        """`about`: other parts of the request, which the digest covers, too."""
         self._boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
         self._sha256 = hashlib.sha256(MARK.join((*about, b"")))
         self._held = b""

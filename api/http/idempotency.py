@@ -1,6 +1,6 @@
 """`Idempotency-Key`: a repeated POST gets the response of the first one and has no second effect.
 
-Responses below 500 are kept, except 408, 409 and 429, which ask for a retry. Another body, path or method under the
+Responses below 500 are stored, except 408, 409 and 429, which ask for a retry. Another body, path or method under the
 same key gets a 400. While the first request runs, a second one waits for it, and after WAIT_S gets a 409, which
 OpenAI's clients retry. If the first one died without a response, the second one runs.
 
@@ -34,7 +34,8 @@ LEASE_S = 15.0
 WAIT_S = 20.0
 POLL_S = 0.1
 MAX_RESPONSE_BYTES = 256 * 1024
-"""Responses that are longer, or not JSON (streams), are not kept. A repeated request then runs again."""
+"""Maximum length of a stored response, in bytes. Longer responses, and those that are not JSON (streams), are not
+stored. A repeated request then runs again."""
 RETRIED = (408, 409, 429)
 UNKEPT = ("/v1/keys",)
 """Paths whose responses hold a secret that must not be stored, not even for a day."""
@@ -64,7 +65,7 @@ class Claim:
     owner: str
 
     def begin(self) -> idempotency.IdempotentRequest | None:
-        """Claim the key. Return None if the claim is ours, else the earlier request."""
+        """Claim the key. Return None if this request now holds the claim, else the earlier request."""
         with self.context.database.write() as session:
             earlier = idempotency.claim(
                 session, self.project_id, self.key, request=self.request, owner=self.owner, lease_s=LEASE_S
@@ -84,7 +85,8 @@ class Claim:
             idempotency.renew(session, self.project_id, self.key, self.owner, LEASE_S)
 
     def settle(self, status: int, body: bytes | None, request: str | None = None) -> None:
-        """Keep the response, or release the key if `body` is None. `request`: the digest of a form, known only now."""
+        """Store the response, or release the key if `body` is None. `request`: the digest of a form, which is known
+        only after the form has been read."""
         with self.context.database.write() as session:
             if body is None:
                 idempotency.release(session, self.project_id, self.key, self.owner)
@@ -129,7 +131,7 @@ class Idempotency:
 
     @property
     def _largest_form(self) -> int:
-        """Size in bytes of the largest form whose response can have been kept."""
+        """Size in bytes of the largest form whose response may have been stored."""
         settings = self.context.settings
         return max(settings.max_file_bytes, settings.max_part_bytes) + MAX_RESPONSE_BYTES
 
@@ -181,7 +183,10 @@ def _check(key: str, path: str, content_type: str) -> None:
 
 
 async def _first_or_earlier(claim: Claim, scope: Scope) -> idempotency.IdempotentRequest | None:
-    """Return None if the request has to run, else its earlier response. Raise KeyReused, StillRunning."""
+    """Return None if the request has to run, else the earlier request, with its response.
+
+    Raise KeyReused if the earlier request is a different one, StillRunning if it has not ended after WAIT_S.
+    """
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + WAIT_S
     while earlier := await run_in_threadpool(claim.begin):

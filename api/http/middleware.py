@@ -34,7 +34,8 @@ ABSOLUTE_FORM = re.compile(r"https?://[^/]*", re.IGNORECASE)
 API_KEY = re.compile(r"sk-[\w-]{8,}")
 """An API key in a path, where it does not belong. The log never shows it."""
 QUIET = ("/healthz", "/readyz", "/metrics", "/assets/")
-"""Beginnings of paths that are not logged: monitoring requests them every few seconds, or each page many at once."""
+"""Beginnings of paths that are not logged: monitoring requests the first three every few seconds, and each page loads
+many assets at once."""
 
 NO_SNIFFING = {"x-content-type-options": "nosniff"}
 DATA_HEADERS = {

@@ -28,9 +28,9 @@ def take_back(response: Response, scope: Scope) -> None:
 
 
 def require_own_page(scope: Scope) -> None:
-    """Raise Forbidden if another page than the dashboard sent a write with the cookie.
+    """Raise Forbidden for a write with the cookie that was not sent by a page of the dashboard.
 
-    SameSite keeps other sites' requests from having the cookie, but not those of other ports of this host.
+    The cookie's SameSite attribute keeps it out of requests by other sites, but not by other ports of this host.
     """
     headers = Headers(scope=scope)
     fetched_by = headers.get("sec-fetch-site")  # browsers leave it out on plain HTTP, except on loopback
@@ -48,8 +48,8 @@ def require_own_page(scope: Scope) -> None:
 
 
 def _is_secure(scope: Scope) -> bool:
-    """Return whether the browser used TLS. The server believes a proxy's `X-Forwarded-Proto` if it trusts its address
-    (uvicorn's `FORWARDED_ALLOW_IPS`, by default loopback)."""
+    """Return whether the browser used TLS. The server trusts a proxy's `X-Forwarded-Proto` if it trusts the proxy's
+    address (uvicorn's `FORWARDED_ALLOW_IPS`, by default loopback)."""
     return bool(scope["scheme"] == "https")
 
 

@@ -10,15 +10,15 @@ from pydantic import BaseModel
 from api.spec.fields import JsonObject
 
 MISSPELT = 0.75
-"""Least similarity (difflib's ratio) of a misspelt name to a field beside it."""
+"""Minimum similarity (difflib's ratio) of a misspelt name to the suggested field of the same object."""
 MISPLACED = 0.85
-"""Least similarity to a field elsewhere."""
+"""Minimum similarity of a name to a suggested field of another object."""
 MAX_DEPTH = 8
-"""Depth of a field's path; graders nest without end."""
+"""Maximum depth of a suggested field's path. Graders contain graders, so there are paths of any depth."""
 
 
 def unknown_field(model: type[BaseModel], param: str, body: object) -> str:
-    """Return what to tell the author of the unknown field `param`."""
+    """Return the error message about the unknown field `param`."""
     if meant := suggestion(model, param, body):
         return f"Unknown field. Did you mean `{meant}`?"
     parent = param.rpartition(".")[0]
@@ -57,7 +57,8 @@ def suggestion(model: type[BaseModel], param: str, body: object) -> str | None:
 
 @lru_cache(maxsize=64)
 def paths(model: type[BaseModel]) -> frozenset[str]:
-    """Return the dotted paths of all fields of a request's body, those of all types of an object together."""
+    """Return the dotted paths of all fields of a request's body. For an object that may have several types, the fields
+    of all types are included."""
     schema = model.model_json_schema()
     return frozenset(_walk(schema, schema.get("$defs", {}), "", 0))
 
@@ -84,7 +85,8 @@ def _type_at(body: Any, path: str) -> str | None:
 
 
 def _fits(path: str, body: object) -> bool:
-    """Return whether the field may be in a body of this method. OpenAI's older `hyperparameters` exclude a method."""
+    """Return whether the body's method allows the field. A body with a method allows no `hyperparameters`, OpenAI's
+    older field."""
     head, *rest = path.split(".")
     if head == "hyperparameters":
         return not (isinstance(body, dict) and "method" in body)

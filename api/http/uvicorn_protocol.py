@@ -127,7 +127,8 @@ class HttpProtocol(H11Protocol):
     def _update_deadline(self) -> None:
         """Start the client's deadline, or clear it while the server works on a response.
 
-        Where part of a body is still to come after the response, waiting for it counts as waiting for the next head.
+        If a part of a request's body arrives only after the response, the wait for it counts as waiting for the next
+        head.
         """
         if self.cycle is not None and not self.cycle.response_complete and not self.flow.write_paused:
             self._clear_deadline()
