@@ -16,7 +16,7 @@ class Trial(StrictModel):
     model_sample: str
     """The answer to grade: `sample.output_text` and, if it is JSON, `sample.output_json`."""
     item: OrNull[dict[str, object]] = Field(default_factory=dict)
-    """The row of the prompt."""
+    """The row that the prompt is from. Templates read it as `item`."""
 
 
 class Candidate(StrictModel):

@@ -62,7 +62,8 @@ def _stream(request: Request, context: Context, caller: Caller, job_id: str, las
 
 
 class _Stream(StreamingResponse):
-    """Takes its slot before its headers are sent, so that concurrent requests cannot share the last slot."""
+    """A stream that takes its slot, one of a limited number, before its headers are sent. So concurrent requests cannot
+    share the last slot."""
 
     media_type = "text/event-stream"
 

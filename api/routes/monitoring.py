@@ -21,7 +21,7 @@ async def scrape(request: Request, context: Ctx) -> Response:
 
 
 def _require_token(token: str, authorization: str) -> None:
-    """Raise NotFound if the operator set no token, Unauthorized for another one."""
+    """Raise NotFound if the operator has set no token, and Unauthorized if the request has another token."""
     if not token:
         raise NotFound("Metrics are disabled: the operator enables them by setting ATTUNE_METRICS_TOKEN")
     kind, _, sent = authorization.partition(" ")

@@ -112,7 +112,7 @@ def rotate_webhook_secret(
 
 @router.post("/{webhook_id}/test")
 async def test_webhook(webhook_id: str, sample: Sample, context: Ctx, caller: Who) -> WebhookTestObject:
-    """Send a sample event now, and return the endpoint's status."""
+    """Send a sample event now, and return the status of the endpoint's response."""
     webhook = await run_in_threadpool(webhooks.get, context, caller, webhook_id)
     status = await webhooks.test(context, webhook, sample.event_type)
     return WebhookTestObject(event_type=sample.event_type, status_code=status, webhook_endpoint_id=webhook_id)
