@@ -57,9 +57,10 @@ BaseModelName = Annotated[str, typer.Argument(help="The base model's name.")]
 
 @contextmanager
 def open_context(data_dir: Path | None, config: Path | None, *, any_storage: bool = False) -> Iterator[Context]:
-    """Yield the context. A new database gets its schema; an existing one must have this version's, and its storage.
+    """Yield the context. Raise CommandError if an existing database has the schema of another version or, unless
+    `any_storage`, belongs to another storage.
 
-    Refusals become CommandErrors.
+    A new database gets its schema first.
     """
     settings = load_operator_settings(data_dir, config)
     make_data_dir(settings)

@@ -142,7 +142,7 @@ def get(
 
 
 def _fields(batch: Document) -> Document:
-    """Return the fields to show: those with a value, with times as times and counts as counts."""
+    """Return the batch's fields that have a value, with times and counts formatted for people."""
     counts, usage = batch["request_counts"], batch["usage"]
     fields = {name: value for name, value in batch.items() if not isinstance(value, (dict, list)) and value is not None}
     times = {name: format_time(value) for name, value in fields.items() if name.endswith("_at")}

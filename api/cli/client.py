@@ -44,7 +44,7 @@ class Client:
         return self._json("GET", path, params={k: v for k, v in params.items() if v is not None})
 
     def session(self) -> Document:
-        """Return the project and the key of these requests."""
+        """Return the project and the key of this client's requests."""
         return self.get(f"{self.base_url.removesuffix('/v1')}/session")
 
     def post(

@@ -127,7 +127,7 @@ def print_chunk(text: str) -> None:
 
 
 def print_raw(line: str) -> None:
-    """Print a line that is clean already, without wrapping it."""
+    """Print a line without wrapping it. The line must have no control characters (see `clean`)."""
     sys.stdout.write(line + "\n")
 
 

@@ -1,4 +1,5 @@
-"""Checks of a process before it starts: the schema, the storage and the broker answer, and belong together.
+"""Checks of a process before it starts: whether the schema, the storage and the broker are available and belong
+together.
 
 A worker with another storage than the API's, or with a wrong password for the broker, would start, receive no
 notifications, and end the jobs that it claims.
@@ -26,7 +27,11 @@ RETRY_S = 0.5
 
 
 def prepare(context: Context) -> None:
-    """Upgrade the schema, tie a new database to its storage, and create its signing key. Raise CommandError."""
+    """Upgrade the schema, tie a new database to its storage, and create its signing key.
+
+    Raise CommandError if the schema is of a newer version, or if the storage is unavailable or belongs to another
+    database.
+    """
     try:
         migrate(context.database)
         storage_marker.prepare(context)

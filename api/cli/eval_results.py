@@ -1,4 +1,4 @@
-"""What `attune evals` prints of evals, of runs and of two runs side by side."""
+"""The output of `attune evals`: an eval, a run, or two runs side by side."""
 
 import json
 from collections import defaultdict
@@ -10,11 +10,11 @@ from api.cli.errors import ExitCode
 
 EXIT_CODES = {"completed": ExitCode.OK, "failed": ExitCode.JOB_FAILED, "canceled": ExitCode.JOB_CANCELLED}
 SHOWN_CHARS = 80
-"""Characters of an answer in a table."""
+"""Maximum length of an answer in a table, in characters."""
 
 
 def describe_run(run: Document) -> tuple[str, int, int]:
-    """Return the run in a line, the number of its graded items, and that of all items."""
+    """Return (a line that describes the run, number of its graded items, number of all its items)."""
     counts = run["result_counts"]
     done = counts["passed"] + counts["failed"] + counts["errored"]
     passed = f", {_share(counts)} passed" if done else ""
@@ -95,12 +95,12 @@ def print_run(run: Document, items: Sequence[Document]) -> None:
 
 
 def _number(item: Document) -> int:
-    """Return the number of the item's row, from 1, as the page does."""
+    """Return the number of the item's row, from 1, as the dashboard shows it."""
     return int(item["datasource_item_id"]) + 1
 
 
 def _wrong(item: Document) -> str:
-    """Return the criteria that an item does not pass, or why it has no answer."""
+    """Return the names of the criteria that an item does not pass, or why it has no answer."""
     if item["sample"]["error"]["message"]:
         return str(item["sample"]["error"]["message"])
     failed = (result for result in item["results"] if not result["passed"])
@@ -116,7 +116,8 @@ def _answer(item: Document) -> str:
 
 
 def compared(client: Client, *paths: str) -> Document:
-    """Return both runs, and the pairs of items of which exactly one passes. Items are paired by their content."""
+    """Fetch the two runs at the paths. Return them with the pairs of items of which exactly one passes. Items with the
+    same content form a pair."""
     runs = [client.get(path) for path in paths]
     first, second = (dict(_by_content(client.pages(f"{path}/output_items"))) for path in paths)
     pairs = [[first[key], second[key]] for key in first if key in second]
@@ -128,7 +129,7 @@ def compared(client: Client, *paths: str) -> Document:
 
 
 def _by_content(items: Iterator[Document]) -> Iterator[tuple[tuple[str, int], Document]]:
-    """Yield each item with its content and the number of equal items before it."""
+    """Yield each item with its key: the item's content, and the number of equal items before it."""
     seen: defaultdict[str, int] = defaultdict(int)
     for item in items:
         content = json.dumps(item["datasource_item"], sort_keys=True)
@@ -167,6 +168,6 @@ def _title(run: Document) -> str:
 
 
 def _share(counts: Document) -> str:
-    """Return the part of the graded items that passed."""
+    """Return the share of the graded items that passed, in percent."""
     graded = counts["passed"] + counts["failed"] + counts["errored"]
     return f"{100 * counts['passed'] / graded:.0f} %" if graded else "-"

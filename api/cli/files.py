@@ -168,7 +168,7 @@ def save_content(client: Client, path: str, output: Path) -> None:
 
 
 def _print_content(response: httpx.Response) -> None:
-    """Print the content: unchanged without a terminal, and else without control characters."""
+    """Print the content: on a terminal without control characters, otherwise unchanged."""
     if sys.stdout.isatty():
         for line in response.iter_lines():
             print_raw(clean(line))

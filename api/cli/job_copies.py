@@ -88,7 +88,8 @@ def clone(
 
 
 def _replace_type(body: Document, name: str, kind: str | None) -> None:
-    """Replace a technique or method by another one with its defaults. The options of one are not those of another."""
+    """Replace the technique or method if `kind` names another one. The new one has its defaults, because the options of
+    the old one do not apply to it."""
     if kind is not None and body[name]["type"] != kind:
         body[name] = {"type": kind}
 

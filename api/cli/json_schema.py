@@ -13,7 +13,7 @@ BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiv
 @dataclass(frozen=True)
 class Field:
     name: str
-    """With the names of the objects around it, such as `method.dpo.loss`."""
+    """Name of the field after the names of the objects around it, such as `method.dpo.loss`."""
     values: str
     default: str
     """Empty for a field without a default; "required" for one that must be given."""
@@ -21,7 +21,7 @@ class Field:
 
 
 def fields_of(schema: Schema, prefix: str) -> Iterator[Field]:
-    """Yield the fields of an object, and in place of an inner object its fields."""
+    """Yield the fields of an object. An inner object is replaced by its own fields."""
     definitions = schema.get("$defs", {})
     for name, own in schema.get("properties", {}).items():
         value = _resolved(own, definitions)

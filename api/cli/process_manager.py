@@ -126,6 +126,6 @@ class ProcessManager:
 
 
 def _terminate_with_parent() -> None:
-    """Ask the kernel to send this process SIGTERM when its parent dies, even if it is killed (Linux only)."""
+    """Ask the kernel to send this process SIGTERM when its parent dies, even if the parent is killed (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -58,7 +58,7 @@ def watch_counts(
 ) -> Document | None:
     """Show the progress of an object until it ends, and return it; None after Ctrl-C.
 
-    `describe` returns a line, the number of parts that are done, and that of all parts. `quiet`: show nothing.
+    `describe` returns a line of text, the number of finished parts, and the number of all parts. `quiet`: show nothing.
     """
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     shown: set[tuple[str, int]] = set()

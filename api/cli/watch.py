@@ -112,7 +112,7 @@ class _StaticView:
 
 
 class SilentView(_StaticView):
-    """Prints only the end."""
+    """Prints nothing until the job's end."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
@@ -142,7 +142,8 @@ class LineView(_StaticView):
         """The last reason to wait that was printed."""
 
     def show_status(self, job: Document) -> None:
-        """Print a new reason to wait if it lasts. Steps and phases are events."""
+        """Print a new reason to wait once two calls in a row have reported it. Steps and phases are printed as
+        events."""
         reason = wait_reason(job)
         if reason is not None and reason == self._seen != self._shown:
             print_line(f"{clock_time(time.time())}  Waiting: {describe_wait(job)}")

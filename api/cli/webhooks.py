@@ -167,7 +167,8 @@ def _path(webhook_id: str) -> str:
 
 
 def _matching(types: list[str], chosen: list[str]) -> list[str]:
-    """Return the event types that equal or contain any of the chosen names. Raise CommandError for one in none."""
+    """Return the event types that equal or contain any of the chosen names. Raise CommandError for a name that no event
+    type contains."""
     for name in chosen:
         if not any(f".{name}." in f".{type}." for type in types):
             raise CommandError(ExitCode.REFUSED, f"--event: no event is named {name}. There are: {', '.join(types)}")

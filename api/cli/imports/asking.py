@@ -13,7 +13,8 @@ from api.cli.imports.source import NotAvailable, Source
 
 TOP_LOGPROBS = 5
 OPTIONAL = {"logprobs": ("logprobs", "top_logprobs"), "temperature": ("temperature",)}
-"""Fields without which a question is asked again if the model refuses one of them, by the word in its message."""
+"""{word in a refusal: optional fields}. If a model refuses a question with a message that has the word, the question is
+asked again without these fields."""
 MESSAGE_OVERHEAD = 64
 """Upper bound of the tokens of a chat template beside the texts of a short conversation."""
 
@@ -30,7 +31,7 @@ class Limits:
     _next_at: float = 0.0
 
     def lowered(self, requests: int | None, tokens: int | None) -> "Limits":
-        """Return these limits or, where they are lower, the given ones."""
+        """Return the lower of these limits and the given ones, each by itself."""
         return Limits(
             self.requests if requests is None else min(requests, self.requests),
             self.tokens if tokens is None else min(tokens, self.tokens),
@@ -139,7 +140,10 @@ def ask(source: Source, answers: Answers, prompts: Sequence[Prompt], options: Op
 
 
 def _ask_one(source: Source, body: Document, prompt: Prompt, refused: set[str], limits: Limits) -> Document:
-    """Return the response. `refused` collects the optional fields that the model refuses. Raise NotAvailable."""
+    """Ask a question and return the response. If the model refuses optional fields, ask again without them.
+
+    `refused` collects the refused fields' keys in OPTIONAL. Raise NotAvailable if the model refuses the question.
+    """
     while True:
         without = {name for word in refused for name in OPTIONAL[word]}
         body = {name: value for name, value in body.items() if name not in without}

@@ -19,7 +19,8 @@ Bases = Mapping[str, str | None]
 
 
 def complete_bases(folder: Path, names: Iterable[str], here: Sequence[Document]) -> Bases:
-    """Return the table, after adding the missing names with a suggestion among the base models `here`."""
+    """Return the table of bases.json. Missing `names` are added first, each with a suggestion among this server's base
+    models (`here`)."""
     path = folder / BASES
     table = read_body(path) if path.exists() else {}
     if not all(value is None or isinstance(value, str) for value in table.values()):
@@ -32,9 +33,10 @@ def complete_bases(folder: Path, names: Iterable[str], here: Sequence[Document])
 
 
 def suggest(name: str, here: Sequence[Document]) -> str | None:
-    """Return the base model of the same name, or else the language model with the most parameters; None without one.
+    """Return the base model of the same name, or else the language model with the most parameters; None if there is
+    none.
 
-    None also for a tuned model, whose place a base model cannot take.
+    Return None also for a tuned model, which a base model cannot replace.
     """
     if name.startswith("ft:"):
         return None
@@ -43,7 +45,7 @@ def suggest(name: str, here: Sequence[Document]) -> str | None:
 
 
 def models_in(grader: object) -> set[str]:
-    """Return the models that a grader or testing criterion names, also within others."""
+    """Return the models that a grader or testing criterion names, including those in nested graders."""
     if isinstance(grader, list):
         return {name for each in grader for name in models_in(each)}
     if not isinstance(grader, dict):

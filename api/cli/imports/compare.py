@@ -25,7 +25,7 @@ Graders = Mapping[str, Document]
 
 
 def read_graders(paths: Sequence[Path]) -> Graders:
-    """Return the graders in JSON files by their names. Raise CommandError for one without a name."""
+    """Return {name: grader} for graders in JSON files. Raise CommandError for a grader without a name."""
     graders = [read_body(path) for path in paths]
     for path, grader in zip(paths, graders, strict=True):
         if not isinstance(grader.get("name"), str):
@@ -36,7 +36,10 @@ def read_graders(paths: Sequence[Path]) -> Graders:
 def compare(
     client: Client, server: Source, folder: Path, chosen: Sequence[str] | None, graders: Graders
 ) -> list[Document]:
-    """Return a comparison for each job with recorded answers whose job here has succeeded. Raise CommandError."""
+    """Return a comparison for each job with recorded answers whose job here has succeeded.
+
+    Raise CommandError if a chosen job is unknown, or if a server fails.
+    """
     grading = _Grading(server, graders)
     found = []
     for job in read_jobs(folder, chosen):

@@ -17,7 +17,7 @@ class EvalPlan:
     old_id: str
     body: Document
     new_id: str | None = None
-    """The eval of an earlier push."""
+    """Id of the eval on this server that an earlier push created."""
     problem: str | None = None
 
     @property
@@ -48,7 +48,8 @@ def plan_evals(client: Client, evals: Sequence[Document], bases: Bases) -> Itera
 
 
 def eval_body(each: Document, bases: Bases) -> Document:
-    """Return the request for an eval like this one. Its schema at the source holds the item's and the sample's."""
+    """Return the request that creates an eval like `each` on this server. The schema at the source contains the item's
+    schema and the sample's."""
     properties = (each["data_source_config"].get("schema") or {}).get("properties") or {}
     return {
         "name": each.get("name") or each["id"],
@@ -69,7 +70,8 @@ def _criterion(criterion: Document, bases: Bases) -> Document:
 
 
 def _pushed(client: Client) -> tuple[dict[str, str], str | None]:
-    """Return the evals here by their id at the source, and why this server has none if that is so."""
+    """Return {id at the source: id here} of the evals that were pushed before, and why this server has no evals, or
+    None if it has them."""
     try:
         marked = [(each.get("metadata") or {}, each["id"]) for each in client.pages("/evals")]
     except RequestRefused as refusal:

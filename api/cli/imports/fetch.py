@@ -144,7 +144,10 @@ class _Fetch:
             self._decode(name, f"files/{file['id']}.csv")
 
     def _download(self, file: Document, target: Path) -> None:
-        """Raise CommandError, and NotAvailable after which no partial file is left."""
+        """Download the content of a file to `target`. Raise CommandError if the source fails.
+
+        Raise NotAvailable, and leave no partial file, if the source refuses the file.
+        """
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         partial = target.with_name(f"{target.name}.part")
         for _ in range(MAX_RESUMPTIONS):
@@ -164,7 +167,7 @@ class _Fetch:
         partial.replace(target)
 
     def _append_rest(self, file: Document, partial: Path) -> None:
-        """Append what the partial file lacks."""
+        """Append the content that the partial file still lacks."""
         with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as output:
             start = output.tell()
             if start and start == file.get("bytes"):

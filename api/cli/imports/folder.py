@@ -54,7 +54,7 @@ class Journal:
 
 
 class Folder:
-    """A folder that one command holds at a time."""
+    """The folder of an import. Only one command holds it at a time."""
 
     def __init__(self, path: Path, source: str) -> None:
         self.path = path
@@ -93,18 +93,20 @@ class Folder:
         return "unavailable" in entry or self._is_intact(entry)
 
     def adopt(self, name: str) -> None:
-        """List a file that a killed command has stored whole, but not listed."""
+        """Add a file to the manifest that a killed command had stored whole, but not added."""
         if name not in self._stored and (self.path / name).is_file():
             self.record(name, final=True)
 
     def record(self, name: str, *, final: bool) -> None:
-        """List a stored file. `final`: whether later runs skip it, because it cannot change at the source."""
+        """Add a stored file to the manifest. `final`: whether later runs skip it, because it cannot change at the
+        source."""
         path = self.path / name
         facts = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         self._append({"path": name, **facts, "final": final, "run": self.run})
 
     def record_unavailable(self, name: str, status: int, message: str, *, final: bool) -> None:
-        """List a file that the source refuses. If an earlier run has stored it, its entry is kept."""
+        """Add a file that the source refuses to the manifest. If an earlier run has stored the file, its entry is
+        kept."""
         stored = self._stored.get(name)
         if stored is not None and "unavailable" not in stored:
             self._append({**stored, "run": self.run})
@@ -127,7 +129,7 @@ class Folder:
 def require_source(path: Path, source: str) -> None:
     """Raise CommandError unless the folder was fetched from this server.
 
-    The key is for the server that the command names, never for one that a file names.
+    The user's key belongs to the server that the command names, and must not be sent to a server that a file names.
     """
     earlier = source_of(path)
     if earlier != source:
@@ -146,7 +148,8 @@ def source_of(path: Path) -> str:
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Hold the folder, which is created if need be, for this process only. Raise CommandError if another holds it."""
+    """Hold the folder, which is created if need be, for this process only. Raise CommandError if another process holds
+    it."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     with open(os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o600)) as lock:
         try:
@@ -157,7 +160,7 @@ def held(path: Path) -> Iterator[None]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write the file so that a reader finds its old or its new content, whatever happens."""
+    """Write the file so that a reader finds its old or its new content, even after a crash."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = path.with_name(f"{path.name}.partial")
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:

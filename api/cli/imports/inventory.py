@@ -18,13 +18,13 @@ class Item:
     name: str
     status: str
     available: bool
-    """Whether the source still hands it out; of a model, whether it still answers."""
+    """Whether the source still returns the object; for a model, whether it still answers."""
     until: str | None
     """The announced day or time, in ISO 8601, after which it is not available; null if there is none."""
 
 
 def take_inventory(source: Source) -> Document:
-    """Return the objects of the source's project. Raise CommandError."""
+    """Return the objects of the source's project. Raise CommandError if the source fails."""
     jobs = source.listed("/fine_tuning/jobs")
     models = {model["id"]: model for model in source.get("/models")["data"]}
     items = [*_jobs(source, jobs, models), *_files(source.listed("/files"), jobs)]
@@ -79,7 +79,7 @@ def named_files(jobs: list[Document]) -> set[str]:
 
 
 def _evals(source: Source) -> tuple[list[Item], str | None]:
-    """Return the evals, and why the source does not list them if that is so."""
+    """Return the evals, and the reason if the source does not list them, else None."""
     until = EVALS_DARK.isoformat() if source.is_openai else None
     try:
         found = source.listed("/evals")

@@ -24,11 +24,11 @@ class JobPlan:
     old_id: str
     old_model: str
     body: Document
-    """The request. Its files are paths."""
+    """The request that creates the job here. Its files are local paths."""
     new_job: Document | None = None
-    """The job of an earlier push."""
+    """The job here that an earlier push created."""
     problem: str | None = None
-    """Why the job cannot be made."""
+    """Why the job cannot be made; None if it can."""
 
     @property
     def is_open(self) -> bool:
@@ -44,7 +44,8 @@ class JobPlan:
 
 
 def pushed_job(client: Client, old_id: str) -> Document | None:
-    """Return the newest job here that was made from the job of the source, one that succeeded if there is any."""
+    """Return the newest job here that was made from the job `old_id` of the source, or the newest successful one if
+    there is any."""
     found = client.get("/fine_tuning/jobs", limit=100, **{f"metadata[{MARK}]": old_id})["data"]
     succeeded = [job for job in found if job["status"] == "succeeded"]
     return next(iter([*succeeded, *found]), None)
@@ -53,7 +54,7 @@ def pushed_job(client: Client, old_id: str) -> Document | None:
 def plan_job(
     client: Client, folder: Path, job: Document, models: Mapping[str, str | None], assignments: Sequence[str] | None
 ) -> JobPlan:
-    """Return the plan of a job. `models`: the model here for each model of the source that is known here."""
+    """Return the plan of a job. `models`: {model of the source: model here}."""
     body = job_body(folder, job, models)
     for assignment in assignments or []:
         apply_assignment(body, assignment)
@@ -64,7 +65,7 @@ def plan_job(
 
 
 def job_body(folder: Path, job: Document, models: Mapping[str, str | None]) -> Document:
-    """Return the request for a job like this one. Fields without a value are left out."""
+    """Return the request that creates a job like `job` on this server. Fields without a value are left out."""
     recipe = folder / "jobs" / safe_id(job["id"]) / "recipe.json"
     settings = (
         json.loads(recipe.read_bytes()) if recipe.is_file() else {"method": _method(job), "seed": job.get("seed")}
@@ -116,7 +117,8 @@ def _problem(client: Client, job: Document, body: Document) -> str | None:
 
 
 def models_here(client: Client, jobs: Sequence[Document], bases: Bases) -> dict[str, str | None]:
-    """Return the model here for each name: those of the table, and the tuned models whose jobs were pushed."""
+    """Return {model of the source: model here}: the table in bases.json, and the tuned models of jobs that were
+    pushed."""
     parents = {job["fine_tuned_model"]: job["id"] for job in jobs if job.get("fine_tuned_model")}
     continued = {job["model"] for job in jobs} & parents.keys()
     pushed = {name: pushed_job(client, parents[name]) or {} for name in continued}
@@ -124,6 +126,6 @@ def models_here(client: Client, jobs: Sequence[Document], bases: Bases) -> dict[
 
 
 def unknown_models(jobs: Sequence[Document]) -> set[str]:
-    """Return the models that jobs start from, without those that another of the jobs made."""
+    """Return the models that the jobs start from, except those that other jobs among them made."""
     made = {job.get("fine_tuned_model") for job in jobs}
     return {job["model"] for job in jobs} - made

@@ -12,7 +12,7 @@ from api.cli.imports.folder import digest_of
 
 CHAT, COMPLETION = "/chat/completions", "/completions"
 WITH_MESSAGES = ("tools", "parallel_tool_calls")
-"""Keys of a row of messages that a request repeats."""
+"""Keys beside the messages of a row that are copied into the request."""
 MESSAGE_KEYS = {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "function_call"}
 """Keys that a request's messages may have. Those of training rows have more, such as `weight`."""
 
@@ -20,7 +20,7 @@ MESSAGE_KEYS = {"role", "content", "name", "tool_calls", "tool_call_id", "refusa
 @dataclass(frozen=True)
 class Prompt:
     path: str
-    """The endpoint that answers it."""
+    """The endpoint that answers the prompt."""
     request: Document
     """The part of a request that is the prompt."""
     reference: str | None
@@ -29,12 +29,12 @@ class Prompt:
     """The row, which graders read."""
 
     def key(self, model: str) -> str:
-        """Return what identifies the question of this prompt to this model."""
+        """Return a hash that identifies the question of this prompt to this model."""
         return digest_of([model, self.path, self.request])
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """Return the prompts of a file of JSON lines. Raise CommandError, with the line of a row that has none."""
+    """Return the prompts of a file of JSON lines. Raise CommandError, with the line, for a row without a prompt."""
     prompts = []
     with open_input(path) as file:
         for number, line in enumerate(file, start=1):
@@ -65,7 +65,8 @@ def prompt_of(row: Document) -> Prompt:
 
 
 def message_text(message: Mapping[str, Any]) -> str | None:
-    """Return the text of an assistant's message; of one that only calls tools, the calls without their ids as JSON."""
+    """Return the text of an assistant's message. If the message only calls tools, return the calls as JSON, without
+    their ids."""
     calls = message.get("tool_calls")
     if message.get("content") or not calls:
         return message.get("content")

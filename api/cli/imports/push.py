@@ -38,7 +38,8 @@ class Plan:
 
 
 def make_plan(client: Client, folder: Path, chosen: Sequence[str] | None, assignments: Sequence[str] | None) -> Plan:
-    """Return what to make of the chosen jobs, and of the evals. The table of base models is completed first."""
+    """Return the plan for the chosen jobs and for all evals. The table of base models (bases.json) is completed
+    first."""
     every, jobs, evals = read_lines(folder / JOBS), read_jobs(folder, chosen), read_evals(folder)
     graders = models_in([job.get("method") for job in jobs]) | models_in([each["testing_criteria"] for each in evals])
     catalog = client.get("/fine_tuning/catalog")

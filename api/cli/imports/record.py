@@ -23,7 +23,7 @@ class Recording:
 
 
 def recordings(folder: Path, chosen: Sequence[str] | None, prompts_file: Path | None) -> list[Recording]:
-    """Return what to ask the models of the jobs. Jobs without a model or without prompts are named in a note."""
+    """Return the prompts for the model of each job. Jobs without a model or without prompts are named in a note."""
     shared = None if prompts_file is None else read_prompts(prompts_file)
     found = []
     for job in read_jobs(folder, chosen):
@@ -43,13 +43,16 @@ def old_answers(folder: Path, job: Document) -> Answers:
 
 
 def most(found: Sequence[Recording], options: Options) -> Limits:
-    """Return the requests and tokens that the open questions take at most."""
+    """Return an upper bound of the requests and tokens that the open questions take."""
     prompts = [prompt for each in found for prompt in each.answers.open_prompts(each.prompts)]
     return Limits(requests=len(prompts), tokens=sum(options.most_tokens(prompt) for prompt in prompts))
 
 
 def record(source: Source, found: Sequence[Recording], options: Options, limits: Limits) -> Document:
-    """Ask, and return a report. Raise CommandError if the source fails; run it again then."""
+    """Ask the open questions, and return a report.
+
+    Raise CommandError if the source fails; `attune import record` can then be run again.
+    """
     for each in found:
         ask(source, each.answers, each.prompts, options, limits)
     return {

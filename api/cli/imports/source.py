@@ -1,4 +1,5 @@
-"""A client of the server that somebody leaves. It reads and asks questions; it has no way to change or delete anything.
+"""A client of the source, the server that jobs are imported from. It reads and asks questions; it has no way to change
+or delete anything.
 
 The key comes from `OPENAI_API_KEY` and is held in memory only. Messages of the source are shown and stored without it.
 """
@@ -25,11 +26,11 @@ SCOPES = {"openai-organization": "OPENAI_ORG_ID", "openai-project": "OPENAI_PROJ
 
 PAGE = 100
 MAX_FAILURES = 6
-"""Attempts of a request that fails with a 5xx status or without a response."""
+"""Maximum number of attempts of a request that fails with a 5xx status or without a response."""
 MAX_ATTEMPTS = 200
-"""Attempts of a request in all, those that the rate limit refuses included."""
+"""Maximum number of all attempts of a request, including those that the rate limit refuses."""
 MAX_WAIT_S = 900.0
-"""Seconds for which one request waits in all, for example because of rate limits."""
+"""Maximum number of seconds for which one request waits in all, for example because of rate limits."""
 MAX_BACKOFF_S = 8.0
 TEMPORARY = {408, 409, 429}
 MISSING_SCOPE = "insufficient permissions"
@@ -82,16 +83,19 @@ class Source:
         return httpx.URL(self.base_url).host == httpx.URL(OPENAI).host
 
     def get(self, path: str, **params: object) -> Document:
-        """Raise NotAvailable, CommandError."""
+        """Return the object at the path. Raise NotAvailable if the source refuses it, CommandError if the source
+        fails."""
         return self._document(self._send("GET", path, params={k: v for k, v in params.items() if v is not None}))
 
     def ask(self, path: str, body: Document, *, idempotency_key: str) -> Document:
-        """Return a model's response. Raise NotAvailable, CommandError."""
+        """Return a model's response. Raise NotAvailable if the source refuses the request, CommandError if the source
+        fails."""
         headers = {"idempotency-key": idempotency_key}
         return self._document(self._send("POST", path, json=body, headers=headers, timeout=GENERATION_TIMEOUT))
 
     def pages(self, path: str, *, after: str | None = None) -> Iterator[list[Document]]:
-        """Yield the pages of a list, from the one that follows the object `after`. Raise NotAvailable, CommandError."""
+        """Yield the pages of a list, from the page after the object `after`. Raise NotAvailable if the source refuses
+        the list, CommandError if the source fails."""
         while True:
             page = self.get(path, limit=PAGE, after=after)
             objects: list[Document] = page.get("data") or []
@@ -108,7 +112,8 @@ class Source:
     def download(self, path: str, *, start: int = 0) -> Iterator[httpx.Response]:
         """Yield the response to a GET before its body is read. The source may ignore `start` (status 200, not 206).
 
-        Raise NotAvailable, CommandError, and while the body is read httpx.TransportError.
+        Raise NotAvailable if the source refuses the object, and CommandError if the source fails. Reading the body may
+        raise httpx.TransportError.
         """
         response = self._send("GET", path, headers={"range": f"bytes={start}-"} if start else {}, stream=True)
         try:
@@ -207,7 +212,7 @@ def _delay_s(response: httpx.Response | None, attempts: int) -> float:
 
 
 def _retry_after_s(value: str) -> float:
-    """Return the seconds of a Retry-After header: a number, or a date. Raise ValueError."""
+    """Return the seconds of a Retry-After header: a number, or a date. Raise ValueError for any other value."""
     try:
         return float(value)
     except ValueError:

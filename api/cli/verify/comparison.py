@@ -46,7 +46,8 @@ def can_load_models() -> bool:
 def compare(folder: Path, manifest: Manifest, base: Path | None) -> Comparison:
     """Run the published model on the rows that its trainer recorded, and compare the outputs with the recorded ones.
 
-    `base`: folder of the base model, if the published model is an adapter. Raises NotComparable.
+    `base`: folder of the base model, if the published model is an adapter. Raises NotComparable if the model cannot be
+    run, or if it has another number of outputs than recorded.
     """
     try:
         recorded = RecordedOutputs.model_validate_json((folder / LOGPROBS).read_bytes())
@@ -75,7 +76,8 @@ def compare(folder: Path, manifest: Manifest, base: Path | None) -> Comparison:
 
 
 def _score(request: ScoringRequest) -> ScoringResult:
-    """Load and score in a child process, because this process has no torch. Raises NotComparable."""
+    """Load and score the files in a child process, because this process has no torch. Raises NotComparable if that
+    fails."""
     command = [sys.executable, "-m", "worker.score_files"]
     done = subprocess.run(command, input=request.model_dump_json(), capture_output=True, text=True, check=False)
     last_error = (done.stderr.strip().splitlines() or ["the scoring process printed nothing"])[-1][:MAX_ERROR_CHARS]

@@ -19,7 +19,7 @@ PARTIAL_SUFFIX = ".part"
 
 @contextmanager
 def open_artifact(path: Path) -> Iterator[Path]:
-    """Yield the folder, or a temporary folder with the contents of the tar."""
+    """Yield the folder at the path or, for a tar, a temporary folder with its contents."""
     if path.is_dir():
         yield path
         return
@@ -35,7 +35,7 @@ def open_artifact(path: Path) -> Iterator[Path]:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Return the folder's manifest. Raises CommandError: without one nothing can be verified."""
+    """Return the folder's manifest. Raises CommandError if there is none, because nothing can then be verified."""
     try:
         return Manifest.model_validate_json((folder / NAME).read_bytes())
     except FileNotFoundError:

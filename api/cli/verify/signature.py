@@ -25,7 +25,8 @@ class CheckedSignature(BaseModel):
 
 
 def read_keys(source: str) -> PublicKeys:
-    """Return the keys of a server's address or of a saved attune-keys.json. Raise CommandError."""
+    """Return the keys of a server's address or of a saved attune-keys.json. Raise CommandError if they cannot be
+    read."""
     try:
         if source.startswith(("http://", "https://")):
             answer = httpx.get(httpx.URL(source).copy_with(path=KEYS_PATH, query=None), timeout=TIMEOUT_S)

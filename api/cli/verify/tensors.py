@@ -48,7 +48,7 @@ class Tensor:
 
 
 def read_tensors(path: Path) -> Iterator[Tensor]:
-    """Yield the tensors of a file. Raises HeaderError."""
+    """Yield the tensors of a file. Raises HeaderError if the file has no valid header."""
     header = read_header(path)
     content = np.memmap(path, np.uint8, "r")
     for name, entry in header.tensors.items():
@@ -56,7 +56,8 @@ def read_tensors(path: Path) -> Iterator[Tensor]:
 
 
 def check_lora_shapes(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, object]) -> list[str]:
-    """Return the LoRA factors whose shapes contradict adapter_config.json: B is [out, r] and A is [r, in]."""
+    """Return a message for each LoRA factor whose shape contradicts adapter_config.json: B is [out, r] and A is [r,
+    in]."""
     on_experts = bool(config.get("target_parameters"))
     modules = {name: name.partition(".lora_A")[0] for name in sorted(shapes) if "lora_A" in name}
     ranks = _ranks(config, tuple(modules.values()))
@@ -74,8 +75,8 @@ def check_lora_shapes(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str
 def _has_rank(a: int, b: int, rank: object, *, experts: bool) -> bool:
     """Return whether both factors have the rank.
 
-    `experts`: the factors of all experts of a layer are stacked. Their names identify neither the adapted tensor nor
-    its rank, so only the equality of the two is checked.
+    `experts`: whether the factors belong to experts. The factors of all experts of a layer are stacked. Their names
+    identify neither the adapted tensor nor its rank, so the check is only that both have the same rank.
     """
     return a == b and (a == rank or experts)
 
@@ -83,8 +84,8 @@ def _has_rank(a: int, b: int, rank: object, *, experts: bool) -> bool:
 def _ranks(config: Mapping[str, object], modules: tuple[str, ...]) -> dict[str, object] | None:
     """Return the rank of each module as peft does: of the first pattern that matches its name or a suffix, else r.
 
-    Return None if a pattern needs a regular expression engine without a bound on its time, as those of older releases
-    may: then any rank may be right.
+    Return None if api.spec.patterns cannot apply a pattern, for example one of an older release: then any rank may be
+    right.
     """
     rank_pattern = config.get("rank_pattern")
     rank_pattern = rank_pattern if isinstance(rank_pattern, dict) else {}
