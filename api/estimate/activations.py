@@ -11,15 +11,16 @@ GELU_COPIES = 4
 """Additional copies of the widest values of a layer in COMPOSED_GELU families: their GELU is composed of many small
 operations."""
 ENCODER_SHARE = 0.75
-"""Share of the activation factors that encoders need: their norms and activations are single operations, and their
-feed-forward parts have no gate."""
+"""Factor by which encoders keep less than the technique's activation factors say: their norms and activation functions
+are single operations, and their feed-forward parts have no gate."""
 RECOMPUTED_LAYERS = 3.25
-"""Layers whose activations exist at a time with recomputation, including gradients and the allocator's reserve."""
+"""Number of layers whose activations exist at the same time if activations are recomputed. Includes their gradients and
+the allocator's reserve."""
 
 
 @dataclass(frozen=True)
 class ExecutionPlan:
-    """The choices that depend on the machine."""
+    """The choices for a training that depend on the machine."""
 
     gpu: bool
     value_bytes: int
@@ -38,7 +39,7 @@ def activation_bytes(
     *,
     overhead: float = 1.0,
 ) -> float:
-    """Return the bytes that grow with a micro-batch's tokens.
+    """Return the bytes of activations that a micro-batch of this many tokens keeps for the backward pass.
 
     `overhead`: bytes that the allocator holds for each byte of activations.
     """

@@ -25,22 +25,24 @@ from api.spec.techniques import TechniqueBase
 MICRO_BATCH_TOKENS_CPU = 2048
 MICRO_BATCH_TOKENS_GPU = 16384
 COMFORTABLE_SHARE = 0.85
-"""Share of the memory up to which a prediction is trusted: most are within 15 % (docs/benchmarks.md), and allocators
-fragment. A training that needs more gets a smaller micro-batch, or recomputes."""
+"""Share of the machine's memory that a training may be predicted to need. The rest is a margin: most predictions are
+within 15 % (docs/benchmarks.md), and allocators fragment. A training that needs more gets a smaller micro-batch, or
+recomputes activations."""
 HALVINGS = 3
-"""Halvings of the usual micro-batch that are tried before activations are recomputed, and that a trainer makes when its
-memory runs out."""
+"""How often the usual micro-batch is halved before activations are recomputed instead. A trainer whose memory runs out
+halves its micro-batch as often."""
 LESS = 0.75
-"""Share of the predicted memory that the next attempt may need after one that ran out of memory."""
+"""After an attempt that ran out of memory, the next one may be predicted to need this share of the machine's memory, or
+of the first prediction if that was lower."""
 
 
 @dataclass(frozen=True)
 class Machine:
     gpu: bool
     bfloat16: bool
-    """The machine multiplies in bfloat16 at least as fast as in float32."""
+    """Whether the machine multiplies in bfloat16 at least as fast as in float32."""
     memory_bytes: int | None
-    """Memory for a job, on the GPU or on a machine without one; None if unknown."""
+    """Memory for one job: the GPU's, or the main memory of a machine without a GPU. None if unknown."""
     observed: Observations | None = None
 
 
@@ -52,7 +54,7 @@ class Prediction:
     trained_parameters: int
     memory: MemoryParts
     fits: bool | None
-    """The machine has enough memory; None if its memory is unknown."""
+    """Whether the machine has enough memory; None if its memory is unknown."""
     training_s: float
     seconds: float
     measured: bool
@@ -66,19 +68,19 @@ class Prediction:
 
 
 def may_recompute(technique: TechniqueBase, facts: BaseModelFacts) -> bool:
-    """Return whether activations can be recomputed. Base models of earlier releases do not record it; they are assumed
-    to allow it."""
+    """Return whether activations can be recomputed. The facts of base models that an earlier release added do not
+    record this; such models are assumed to allow it."""
     return technique.recomputes and bool(facts.get("recomputes", True))
 
 
 def resolve_hardware_auto(
     recipe: ResolvedRecipe, facts: BaseModelFacts, machine: Machine, train: Workload | None = None
 ) -> ResolvedRecipe:
-    """Return the recipe with values for the remaining "auto" fields. `train`: the rows; if None, all are assumed to
-    have the longest length.
+    """Return the recipe with values for the remaining "auto" fields. `train`: the training rows; if None, all rows are
+    assumed to have the maximum length.
 
     The largest micro-batch that fits is chosen: first without recomputation, down to an eighth of the usual size; then
-    with recomputation, down to the longest row. If none fits, the smallest is chosen.
+    with recomputation, down to the longest row. If none fits, the one that needs least memory is chosen.
     """
     precision = recipe.precision
     if precision == AUTO:
@@ -105,10 +107,10 @@ def resolve_hardware_auto(
 def with_less_memory(
     resolved: ResolvedRecipe, facts: BaseModelFacts, machine: Machine, train: Workload, *, recomputes: bool
 ) -> ResolvedRecipe | None:
-    """Return the recipe for another attempt after one that ran out of memory; None if nothing needs less memory.
+    """Return the recipe for another attempt after one that ran out of memory; None if no choice needs less memory.
 
-    It has the largest micro-batch that is predicted to need at most three quarters of the memory, without recomputation
-    if possible. `recomputes`: the next attempt may recompute activations although the first did not.
+    The recipe has the largest micro-batch that is predicted to need at most three quarters of the memory, without
+    recomputation if possible. `recomputes`: the next attempt may recompute activations although the first did not.
     """
     assert resolved.micro_batch_tokens != "auto", resolved
     assert resolved.gradient_checkpointing != "auto", resolved
@@ -137,7 +139,7 @@ class MicroBatchSizes:
     eighth: int
     """An eighth of the largest size that the rows fill."""
     smallest: int
-    """The longest row, which is never divided."""
+    """The length of the longest row, which is never divided."""
 
     @classmethod
     def of(cls, recipe: ResolvedRecipe, rows: Workload, largest: int) -> "MicroBatchSizes":
@@ -149,9 +151,9 @@ class MicroBatchSizes:
 def _largest(
     sizes: MicroBatchSizes, recomputes: Sequence[bool], limit: float, needed: Callable[[bool, int], int]
 ) -> MicroBatch:
-    """Return the largest micro-batch that needs at most `limit` bytes, or the one that needs least.
+    """Return the largest micro-batch that needs at most `limit` bytes, or the one that needs least if none does.
 
-    Recomputation is tried last. Before that, micro-batches that would be much slower are left out.
+    Recomputation is tried last. Before it, sizes below `sizes.eighth` are not tried, because they are much slower.
     """
     for recompute in recomputes:
         least = sizes.smallest if recompute == recomputes[-1] else sizes.eighth
@@ -169,7 +171,7 @@ def _memory_needed(
 ) -> Callable[[bool, int], int]:
     """Return a function of (recomputation, tokens of a micro-batch) that returns the bytes of the training.
 
-    Publishing is left out, because it needs the same memory with all of them.
+    Publishing is left out, because it needs the same memory whatever the micro-batch.
     """
     base, trained, value = Base.of(facts), _trained(recipe, facts), _value_bytes(recipe.precision)
 
@@ -184,7 +186,8 @@ def _memory_needed(
 def predict(
     recipe: ResolvedRecipe, facts: BaseModelFacts, train: Workload, validation: Workload | None, machine: Machine
 ) -> Prediction:
-    """Return the prediction for this machine. Raise api.spec.target_modules.NoTargetModules."""
+    """Return the prediction for this machine. Raise api.spec.target_modules.NoTargetModules if the technique has no
+    layers to adapt in the base model."""
     resolved = resolve_hardware_auto(recipe, facts, machine, train)
     assert resolved.micro_batch_tokens != "auto", resolved
     assert resolved.gradient_checkpointing != "auto", resolved

@@ -33,7 +33,7 @@ FOUR_BITS = 0.52
 
 @dataclass(frozen=True)
 class MemoryParts:
-    """The parts of the peak, in bytes."""
+    """The parts of a training's peak memory, in bytes."""
 
     runtime: int
     weights: int
@@ -104,8 +104,8 @@ def _reference(recipe: ResolvedRecipe, trained: int, value: int) -> int:
 
 
 def _publishing(recipe: ResolvedRecipe, base: Base, facts: BaseModelFacts, trained: int, plan: ExecutionPlan) -> int:
-    """Return the bytes of both processes when the files are read before publishing, or of the trainer when it merges
-    them. By then the trainer has freed its model, but not its libraries."""
+    """Return the bytes of the trainer and of the process that reads the files before they are published, or of the
+    trainer alone while it merges the adapter. By then the trainer has freed its model, but not its libraries."""
     technique, value, stored = recipe.technique, plan.value_bytes, _stored_bytes(facts)
     whole = weights = float(base.parameters * value)
     if technique.quantizes:
@@ -154,8 +154,8 @@ def _stored_bytes(facts: BaseModelFacts) -> int:
 
 
 def largest_batch(recipe: ResolvedRecipe, train: Workload, budget: int) -> float:
-    """Return the tokens of the largest micro-batch: the budget, or one row if that is longer, or a whole step if that
-    is shorter."""
+    """Return the tokens of the largest micro-batch: the budget, or one row if a row is longer, or a whole step if a
+    step is shorter."""
     before = recipe.technique.virtual_tokens
     longest, mean = (train.longest + before) * train.width, train.mean + before * train.width
     rollout = recipe.method.rollout_options

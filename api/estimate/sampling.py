@@ -22,7 +22,7 @@ class SamplingPlan:
     cache_tokens: int
     """Tokens of a batch's prompts and answers, whose keys and values are kept."""
     merges: bool
-    """The adapter is merged into a copy of the weights that it adapts."""
+    """Whether the adapter is merged into a copy of the weights that it adapts."""
 
 
 def sampling_plan(recipe: ResolvedRecipe, facts: BaseModelFacts, plan: ExecutionPlan) -> SamplingPlan:

@@ -1,8 +1,8 @@
 """The order in which waiting jobs start, and when: a simulation of the claims that workers will make.
 
-It follows the rules of api.records.queue: the next job comes from the project that is first by `spent`; within a
-project, priority decides, then age. Every time is a range, whose end is infinite (unknown) after a job of unknown
-length.
+It follows the rules of api.records.queue: the next job comes from the project that has spent least; within a project,
+the job with the highest priority comes first, then the oldest. Every time is a range, whose end is infinite (unknown)
+after a job of unknown length.
 """
 
 import heapq
@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Self
 
 SAFE = (0.7, 1.6)
-"""Factors of a predicted time, for a range that holds the actual one: measured predictions are mostly within 25 %."""
+"""A predicted time multiplied by these factors gives the range that probably holds the actual time. Predictions from
+measured speed are mostly within 25 %."""
 GUESSED = (0.3, 4.0)
 """The same factors for predictions on a worker without measured speed."""
 UNKNOWN_S = 600.0
-"""Seconds of a job whose time is not predicted, for the order of later starts only."""
+"""Assumed seconds of a job whose time is not predicted. They decide only the order of later starts."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Span:
 
     @classmethod
     def duration(cls, seconds: float | None, factors: tuple[float, float]) -> Self:
-        """Return the range of a predicted duration; None is an unknown one."""
+        """Return the range of a predicted duration. `seconds`: None if the duration is unknown."""
         if seconds is None:
             return cls(0.0, UNKNOWN_S, math.inf)
         return cls(factors[0] * seconds, seconds, factors[1] * seconds)
@@ -52,21 +53,21 @@ class Task:
     priority: int = 0
     needs_gpu: bool = False
     cost: float = 1.0
-    """Added to what its project has spent, once it starts."""
+    """Amount by which the project's `spent` grows when the task starts."""
     duration: Span = field(default_factory=lambda: Span.duration(None, SAFE))
 
 
 @dataclass(frozen=True)
 class Planned:
     position: int
-    """1: the next to start."""
+    """Place in the order of starts, from 1."""
     start: Span
     finish: Span
 
 
 @dataclass
 class _Project:
-    """A project's waiting tasks, the next one last."""
+    """A project with its waiting tasks. The next task is at the end of each list."""
 
     name: str
     turn: int
@@ -75,7 +76,7 @@ class _Project:
     ages: list[Task] = field(default_factory=list)
 
     def head(self, gpu: bool) -> Task | None:
-        """Return its next task that fits a slot with or without a GPU."""
+        """Return the project's next task that fits a slot. `gpu`: whether the slot has a GPU."""
         heads = [queue[-1] for queue in ((self.with_gpu, self.without) if gpu else (self.without,)) if queue]
         return min(heads, key=_within_project, default=None)
 
@@ -96,8 +97,9 @@ def plan(
 ) -> dict[str, Planned]:
     """Return when each task starts and ends, by its id. Tasks that no slot fits are left out.
 
-    `slots`: when each is free, and whether it has a GPU. `spent`: what decides among projects; the least comes first.
-    `turns`: each project's last turn, where turns decide among projects that have spent the same.
+    `slots`: when each slot is free, and whether it has a GPU. `spent`: what each project has used; the project that has
+    used least comes first. `turns`: number of each project's last turn, which decides among projects that have used the
+    same; None if turns do not count.
     """
     used = {**spent}
     projects = _by_project(tasks, turns or {})

@@ -70,15 +70,15 @@ def matrices(shapes: Shapes) -> Iterator[Matrix]:
 
 
 def expanded(layers: Mapping[str, Layer]) -> Iterator[Matrix]:
-    """Yield a matrix for each number that the layers' names stand for."""
+    """Yield every matrix. A name with {} stands for several matrices, with the numbers from 0 in its place."""
     for pattern, (kind, inputs, outputs, count, *experts) in layers.items():
         for number in range(count):
             yield Matrix(pattern.replace("{}", str(number)), kind, inputs, outputs, *experts)
 
 
 def _counts_the_head_twice(shapes: Shapes) -> bool:
-    """Return whether the head is tied in a base model whose facts do not record it: its layers then have more weights
-    than the model."""
+    """Return whether the head shares its weights with the input embeddings although the base model's facts do not
+    record it: the listed layers then have more weights than the model."""
     return shapes["parameters"] is not None and _weights(shapes) > shapes["parameters"]
 
 

@@ -28,7 +28,7 @@ class Speed:
 
 
 CPU = Speed(3e10, 2e-3, 8.0, 2e-8, measured=False)
-"""Guess for a few cores."""
+"""Guess for a CPU with a few cores."""
 GPU = Speed(1.5e14, 2e-4, 15.0, 1e-8, measured=False)
 """Guess for a data-center GPU in bfloat16, at a third of its peak."""
 
@@ -54,7 +54,7 @@ def with_job(observed: Observations | None, job: Observation) -> Observations:
 
 
 def _fit(jobs: Sequence[tuple[float, float, float]], guess: tuple[float, float]) -> tuple[float, float]:
-    """Return a, b ≥ 0 of a x + b y = s by least squares of the relative errors.
+    """Fit a x + b y = s to the jobs' (x, y, s), with a, b ≥ 0, by least squares of the relative errors. Return (a, b).
 
     The guess, scaled to the same total, counts as a tenth of a job: it decides the ratio of a and b if one job, or
     several similar ones, do not.

@@ -48,7 +48,7 @@ class StoredEstimate(TypedDict):
     """The workloads `train` and, with validation data, `validation`."""
     predicted: NotRequired[StoredPrediction]
     less: NotRequired[dict[str, int | bool]]
-    """Fields of the recipe that attempts after one that ran out of memory override."""
+    """Values that replace fields of the recipe in attempts after one that ran out of memory."""
     actual: NotRequired[StoredMeasurement | None]
 
 

@@ -25,11 +25,11 @@ class Workload:
 
     rows: int
     width: int
-    """Sequences in a row."""
+    """Number of sequences in a row; 2 for a pair."""
     tokens: int
     supervised: int
     lengths: tuple[int, ...]
-    """Quantiles of the rows' longest sequences, from the shortest to the longest."""
+    """Quantiles of the length of each row's longest sequence, from the shortest to the longest."""
 
     @classmethod
     def of(cls, stored: StoredWorkload) -> Self:
@@ -74,9 +74,9 @@ class Base:
     active: int
     """Weights that compute a token, with two operations each. Experts count only if they are chosen."""
     values: int
-    """Inputs and outputs of all matrices that compute a token."""
+    """Number of inputs and outputs of all matrices that compute a token."""
     inner: int
-    """Outputs of the widest matrix."""
+    """Number of outputs of the widest matrix."""
     head: int
     """Weights of the output head."""
     packed: bool
@@ -116,15 +116,15 @@ class AdaptedExperts:
     token is routed to."""
 
     trained: int = 0
-    """Weights of the updates."""
+    """Number of weights in the updates."""
     used: int = 0
-    """Weights of the tensors that compute a token."""
+    """Number of weights in the tensors that compute one token: those of its chosen experts."""
     size: int = 0
-    """Weights of the tensors."""
+    """Number of weights in the tensors."""
     largest: int = 0
-    """Largest number of these weights in one layer."""
+    """Largest number of weights in the tensors of one layer."""
     by_rank: int = 0
-    """Sum over the weights of the rank of their update."""
+    """Sum over the tensors: number of weights times the rank of their update."""
 
     @classmethod
     def of(cls, recipe: ResolvedRecipe, base: Base) -> "AdaptedExperts":
