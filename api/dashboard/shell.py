@@ -103,7 +103,8 @@ class _Page:
 
 
 class Immutable:
-    """Lets browsers keep what was found. The address of other content is another."""
+    """Lets browsers keep each asset that was found for ever. Changed content has another address, because the address
+    contains a hash."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

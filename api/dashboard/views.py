@@ -31,4 +31,4 @@ VIEWS = (
     View("keys", "Keys", key="k"),
     View("health", "Health", key="s"),
 )
-"""In the order of the navigation. The first is the start page."""
+"""All views, in the order of the navigation. The first is the start page."""
