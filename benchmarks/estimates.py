@@ -144,17 +144,17 @@ HELD_OUT = [
 
 @dataclass(frozen=True)
 class Measured:
-    """A case's jobs, one per round."""
+    """The measurements of a case's jobs, one job per round."""
 
     case: Case
     parameters: int
     """Parameters of the base model."""
     memory_predicted: int
-    """In bytes."""
+    """Predicted peak memory, in bytes."""
     peaks: list[int]
-    """In bytes, one per round."""
+    """Measured peak memory, in bytes, one number per round."""
     spent: list[Observation]
-    """Work and seconds of processor time, one per round."""
+    """Work and processor seconds, one entry per round."""
 
     @property
     def peak(self) -> float:
@@ -270,7 +270,7 @@ def rows(case: Case) -> bytes:
 
 
 def summarize(case: Case, parameters: int, finished: Sequence[Job]) -> Measured | None:
-    """Return None if the job failed in a round, which `run` has printed."""
+    """Return a case's measurements; None if a job failed in a round, which `run` has printed."""
     estimates = [job.estimate for job in finished if job.estimate]
     actual = [spent for estimate in estimates if (spent := estimate.get("actual"))]
     if len(actual) < len(finished):

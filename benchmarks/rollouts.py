@@ -44,7 +44,7 @@ MICRO_BATCH_TOKENS = 2048
 
 @dataclass(frozen=True)
 class Sampled:
-    """What a process reports of one call."""
+    """A process's report of sampling once."""
 
     seconds: float
     processor_seconds: float
@@ -52,7 +52,7 @@ class Sampled:
     logprob: float
     """Mean log-probability of the sampled tokens, in nats."""
     logprob_error: float
-    """Its standard error, over the answers."""
+    """Standard error of `logprob`, over the answers."""
 
 
 def main() -> None:

@@ -92,7 +92,7 @@ def _rates(rounds: list[Answers], reference: list[Answers], clock: str) -> str:
 
 
 def _answers(base: LoadedBase, requests: list[SamplerJob], *, together: int) -> Answers:
-    """Return the answers to the requests, of which so many are submitted together."""
+    """Return the answers to the requests, of which at most `together` are generated at the same time."""
     answers = Answers()
     server = SamplingServer(
         lambda source: base, answers.add, cancelled=lambda request: False, places=together, cache_tokens=1 << 20

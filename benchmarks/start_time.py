@@ -27,7 +27,7 @@ LEGS = {
     "exporting": ("phase_began", "phase", "exporting"),
     "published": ("attempt_ended", "stage", "train"),
 }
-"""End of each leg: the log's event, and a field with its value."""
+"""The log's event that ends each leg, with the name and the value of one of the event's fields."""
 
 
 def main() -> None:

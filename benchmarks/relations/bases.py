@@ -38,7 +38,7 @@ def minilm() -> Path:
 
 
 def minilm_from_scratch(seed: int) -> Path:
-    """Return the same network and tokenizer with randomly initialized weights."""
+    """Return the folder of a model with MiniLM's network and tokenizer and with randomly initialized weights."""
     folder = CACHE / f"minilm-from-scratch-{seed}"
     if not folder.exists():
         partial = folder.with_suffix(".part")

@@ -22,7 +22,8 @@ from benchmarks.relations.runs import Trained, fill_run_folder, train
 
 REWARD_MODEL = "ft:smollm2::judge"
 TECHNIQUE = {"type": "lora", "rank": 8, "target_modules": r".*layers\.2\d\..*_proj"}
-"""Only the last ten of thirty layers, so that the backward pass skips the others: a third of the time."""
+"""LoRA adapts only the last ten of thirty layers, so that the backward pass skips the others and takes a third of its
+time."""
 MAX_TOKENS = 12
 ANSWERS_PER_PROMPT = 5
 """Sampled answers; any two of them with different enough rewards become a pair."""
@@ -146,7 +147,8 @@ class _Experiments:
         }
 
     def dpo(self, pairs: list[Row], heldout: list[Row], before: Figures) -> Figures:
-        """Return the figures, with a point of reward against divergence for each epoch's checkpoint."""
+        """Train with DPO and return the figures. They have a point of reward against divergence for each epoch's
+        checkpoint."""
         hyperparameters = {"n_epochs": DPO_EPOCHS, "batch_size": DPO_BATCH}
         trained = self._train("dpo", pairs, heldout, hyperparameters)
         points = []

@@ -23,7 +23,7 @@ class Trained:
     metrics: list[dict[str, Any]]
     """The trainer's reports, one per step. The last has the metrics of the held-out rows (`full_valid_…`)."""
     seconds: float
-    """From the first step to the last with evaluations, but without loading, comparing and publishing."""
+    """Seconds from the first step to the last, with evaluations, but without loading, comparing and publishing."""
     peak_bytes: int
     """Peak resident memory of the trainer, from its start to its last step."""
 

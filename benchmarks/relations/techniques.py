@@ -20,7 +20,7 @@ from worker.engine.model.load import load_trainable
 @dataclass(frozen=True)
 class Variant:
     task: str
-    """classified | explained | cards"""
+    """The rows to train on, by the function in benchmarks.relations.rows: classified, explained or cards."""
     technique: Mapping[str, Any]
     rates: tuple[float, ...] = ()
     """Candidates for the peak learning rate. The best one is chosen on seed 0 and on rows that no figure uses."""
@@ -28,7 +28,7 @@ class Variant:
     """The variant whose learning rate is used instead."""
     from_scratch: bool = False
     untrained: bool = False
-    """Only the metrics of the untrained weights on the held-out rows."""
+    """Whether only the untrained weights are measured, on the held-out rows."""
 
 
 VARIANTS = {
@@ -44,7 +44,7 @@ VARIANTS = {
     "cards full": Variant("cards", {"type": "full"}, (1e-4, 2e-4)),
     "cards prefix": Variant("cards", {"type": "prefix", "tokens": 40}, (3e-2, 1e-1)),
 }
-"""In the order in which they run. Variants whose memory is compared alternate over the seeds."""
+"""All variants, in the order in which they run. Variants whose memory is compared alternate over the seeds."""
 EPOCHS = {"classified": 4, "cards": 1, "explained": 1}
 BATCH = {"classified": 32, "cards": 4, "explained": 8}
 

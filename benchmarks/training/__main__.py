@@ -59,7 +59,7 @@ class Round:
     with_service: bool
 
     def run(self, measured: table.Measured, peers: list[Peer]) -> None:
-        """Run ours and each peer once. A peer that fails takes no part in later rounds."""
+        """Run Attune and each peer once. A peer that fails takes no part in later rounds."""
         rate = matmul_rate(self.prepared.base, self.threads)
         with self._folder("attune") as folder:
             run = run_ours(self.prepared, folder, self.number, self.threads)

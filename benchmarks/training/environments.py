@@ -20,27 +20,29 @@ class Peer:
     name: str
     environment: str
     program: str
-    """The module in benchmarks.training.peers."""
+    """The module in benchmarks.training.peers that trains."""
     requirements: tuple[str, ...]
     kinds: frozenset[str]
-    """Kinds of workloads that its program trains."""
+    """Kinds of workloads that the peer's program trains."""
     like_ours: bool = True
-    """The rest of its environment has our versions (constraints.txt); otherwise what pip chooses."""
+    """Whether all other packages of the environment have Attune's versions (constraints.txt). Otherwise pip chooses
+    them."""
     best: bool = False
-    """With the options that make it fastest, instead of its defaults."""
+    """Whether the peer runs with the options that make it fastest, instead of its defaults."""
     without: tuple[str, ...] = ()
     """Packages that are removed after the installation."""
     lacks: Mapping[str, str] = field(default_factory=dict)
-    """Why its program leaves out kinds that it has a trainer for."""
+    """Why the program does not train kinds of workloads for which the peer has a trainer, by kind."""
 
     def why_not(self, workload: Workload) -> str | None:
-        """Return why it cannot run the workload; None if it can."""
+        """Return why the peer cannot run the workload; None if it can."""
         if workload.kind in self.kinds:
             return None
         return self.lacks.get(workload.kind, f"has no trainer for {workload.kind}")
 
     def python(self) -> Path:
-        """Return its interpreter, which is installed when first needed. Raise NotInstalled."""
+        """Return the interpreter of the peer's environment, which is installed when first needed. Raise NotInstalled if
+        that fails."""
         python = _install(self.environment, self.requirements, self.like_ours)
         if self.without:
             subprocess.run(

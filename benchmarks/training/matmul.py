@@ -12,7 +12,7 @@ from benchmarks.training.workloads import RANK
 from worker.engine.model.facts import facts_of_base
 
 ROWS = 1024
-"""Tokens of a product."""
+"""Number of tokens in each measured product."""
 REPEATS = 5
 
 

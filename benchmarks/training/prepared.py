@@ -19,7 +19,7 @@ from worker.shared.arrays import Array, Rows, load_rows
 class Prepared:
     workload: Workload
     base: Path
-    """A copy of the base model, since the cache's may be converted anew during a long run."""
+    """Folder with a copy of the base model, since the cached one may be converted anew during a long run."""
     folder: Path
     """Holds train.jsonl and heldout.jsonl, the uploads; peer-train.jsonl and peer-heldout.jsonl; and data/, the
     arrays."""
@@ -32,7 +32,7 @@ class Prepared:
 
     @property
     def supervised_share(self) -> float:
-        """Supervised tokens as a share of all."""
+        """Supervised tokens divided by all tokens."""
         return float((self.train.loss_weights > 0).mean())
 
     def run_folder(self, folder: Path, seed: int) -> Path:

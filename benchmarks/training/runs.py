@@ -20,7 +20,8 @@ from tests.services.attune import AttuneUp
 ROOT = Path(__file__).parents[2]
 POLL_S = 0.2
 SETTLE_S = 15.0
-"""Time for a service that has just started to import torch in its fork server, as a running one has."""
+"""Seconds for which a service that has just started is left alone. Its fork server imports torch meanwhile, as that of
+a service in use has done."""
 
 
 class Failed(Exception):
@@ -29,7 +30,7 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """Times are of time.monotonic, which is one clock for all processes."""
+    """The measurements of one run. Times are of time.monotonic, which is one clock for all processes."""
 
     started: float
     ended: float
@@ -63,7 +64,7 @@ def environment(threads: int) -> dict[str, str]:
 
 
 def run_ours(prepared: Prepared, folder: Path, seed: int, threads: int) -> Run:
-    """Run `python -m worker.train` on a run folder. Raise Failed if it does."""
+    """Run `python -m worker.train` on a run folder. Raise Failed if the program fails."""
     run = prepared.run_folder(folder, seed)
     read_fd, write_fd = os.pipe()
     started = time.monotonic()
@@ -121,7 +122,8 @@ def _peak_bytes(pid: int) -> int:
 
 
 def run_peer(peer: Peer, prepared: Prepared, folder: Path, seed: int, threads: int) -> Run:
-    """Run the peer's program in its environment. Raise Failed and NotInstalled."""
+    """Run the peer's program in its environment. Raise Failed if the program fails, NotInstalled if pip cannot install
+    the environment."""
     python, workload = peer.python(), prepared.workload
     folder.mkdir(parents=True)
     reports = folder / "reports.jsonl"
@@ -187,13 +189,13 @@ def _peers_run(workload: Workload, reports: list[dict[str, Any]], started: float
 @dataclass(frozen=True)
 class ServiceRun:
     first_step_s: float
-    """From POST to the first step's event."""
+    """Seconds from POST to the first step's event."""
     whole_s: float
-    """From POST to `succeeded`."""
+    """Seconds from POST to `succeeded`."""
 
 
 def run_service(prepared: Prepared, folder: Path, seed: int, threads: int) -> ServiceRun:
-    """Run the job through a live `attune up`, whose start is not measured. Raise Failed if the job does."""
+    """Run the job through a live `attune up`, whose start is not measured. Raise Failed if the job fails."""
     folder.mkdir(parents=True)
     service = AttuneUp(folder, env=environment(threads))
     workload = prepared.workload

@@ -21,7 +21,8 @@ from benchmarks.training.workloads import DPO_BETA, Row
 
 
 def held_out_loss(prepared: Prepared, adapter: Path, environment: dict[str, str]) -> float:
-    """Score the adapter in a process of its own. In nats: per supervised token, per text, or per pair. Raise Failed."""
+    """Return the loss on the held-out rows, from a process of its own. In nats: per supervised token, per text, or per
+    pair. Raise Failed if the process fails."""
     request = {
         "base": str(prepared.base),
         "adapter": str(adapter),

@@ -21,12 +21,13 @@ METRICS = {
 }
 MORE_IS_BETTER = frozenset({"tokens_per_s", "matmul_share"})
 AGREEMENT = 0.02
-"""Largest relative difference of two held-out losses that counts as noise, where the rounds differ less."""
+"""Relative difference of two held-out losses that always counts as noise. A larger one counts as noise if the rounds of
+one contestant differ as much."""
 
 
 @dataclass
 class Measured:
-    """What one workload's rounds measured."""
+    """The measurements of one workload in all rounds."""
 
     workload: str
     title: str
@@ -39,8 +40,8 @@ class Measured:
 def comparisons(measured: Measured) -> list[dict[str, Any]]:
     """Return one object for each peer and metric.
 
-    `ratio` is how many times better ours is, above 1 or below. It is None where the peer has no value, or if the
-    held-out losses disagree: then `void` says so. `spread` is [lowest, highest] over the rounds.
+    `ratio` is how many times better Attune is: below 1, the peer is better. It is None if the peer has no value, or if
+    the held-out losses disagree; `void` then gives the reason. `spread` is [lowest, highest] over the rounds.
     """
     rows = []
     for peer in [*measured.peers, *measured.absent]:
@@ -71,7 +72,7 @@ def comparisons(measured: Measured) -> list[dict[str, Any]]:
 
 
 def advantage(metric: str, ours: float, theirs: float) -> float | None:
-    """Return how many times better ours is; None if a value is 0."""
+    """Return how many times better ours is than theirs; None if a value is 0."""
     better, worse = (ours, theirs) if metric in MORE_IS_BETTER else (theirs, ours)
     return better / worse if worse else None
 

@@ -33,7 +33,7 @@ WARM_UP_STEPS = 2
 LABELS = ("docs", "code", "data", "net")
 DPO_BETA = 0.1
 REWARDED = "the"
-"""The reward of an answer is 1 if it contains this, else 0."""
+"""An answer that contains this word has the reward 1, any other answer 0."""
 
 MODULES = (
     *("argparse", "ast", "calendar", "decimal", "doctest", "email.message", "inspect", "logging", "shutil", "ssl"),
@@ -61,12 +61,12 @@ class Workload:
     """Words of each training row; a row has some tokens more."""
     batch_size: int
     row: Callable[[Words, int, int], Row]
-    """Returns the row with this many words and this number, in a format of `POST /v1/files`."""
+    """A function that returns the row with this many words and this number, in a format of `POST /v1/files`."""
     learning_rate: float = 1e-3
     quantized: bool = False
-    """The base model's weights have four bits (QLoRA)."""
+    """Whether the base model's weights have four bits (QLoRA)."""
     make_base: Callable[[], Path] = bases.smollm
-    """Returns the folder of the base model."""
+    """A function that returns the folder of the base model."""
     answer_tokens: int = 0
     """Longest sampled answer of a method with rollouts; 0 for the other methods."""
     group_size: int = 1
@@ -78,8 +78,8 @@ class Workload:
 
     @property
     def save_step(self) -> int:
-        """The step after which a checkpoint is saved. Steps count until its end, so that saving takes none of their
-        time."""
+        """The step after which a checkpoint is saved. It is the last measured step, so that saving takes none of the
+        measured time."""
         return self.steps - 1
 
     def rows(self, base: Path) -> dict[str, list[Row]]:

@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def columns(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the row as its own processors make it."""
+    """Return the row as LLaMA-Factory's own processors would return it."""
     made: dict[str, Any] = {"images": None, "videos": None, "audios": None}
     for prefix, (ids, labels) in sequences(row).items():
         made |= {f"{prefix}input_ids": ids, f"{prefix}labels": labels, f"{prefix}attention_mask": [1] * len(ids)}
