@@ -1,1 +1,2 @@
-"""What a worker runs: the torch-free supervisor, which holds the lease, and its children behind the wall."""
+"""The worker processes. A supervisor claims jobs and never imports torch. The child processes that it starts do the
+work, without database, storage or secrets: "behind the wall" (docs/internals/wall.md)."""

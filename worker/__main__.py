@@ -1,4 +1,7 @@
-"""`python -m worker STAGE`: one worker process. Its settings are environment variables, which `attune worker` sets."""
+"""`python -m worker STAGE`: one worker process for prepare, train, sample or deliver.
+
+Its settings are environment variables, which `attune worker` sets.
+"""
 
 import gc
 import os
@@ -15,8 +18,8 @@ from api.spec.lifecycle import DELIVER, SAMPLE, Stage
 settings = load_settings()
 configure_logging(settings.log_level)
 stage = sys.argv[1]
-gc.disable()  # an import makes what stays, and collections would take a sixth of its time
-# Each process imports its own stage only.
+gc.disable()  # imported objects stay in memory; collections would take a sixth of the import time
+# Each process imports the code of its own stage only.
 if stage == SAMPLE:
     from worker.supervisor import sample
 

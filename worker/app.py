@@ -1,6 +1,6 @@
-"""A worker process for one stage: Celery receives rings, threads supervise jobs, and other threads sweep.
+"""A worker process for one stage. Celery receives rings, threads work on jobs, and another thread finds lost jobs.
 
-Started by `attune worker`. A ring is a Celery message. It carries no work: it only makes a thread query the queue.
+Started by `attune worker`. A ring is a Celery message that carries no work: it only makes a thread query the queue.
 """
 
 import contextlib
@@ -30,7 +30,8 @@ RESTART_S = 2
 
 
 def run(settings: Settings, stage: Stage) -> None:
-    """Serve one stage until SIGTERM or SIGINT. Then let trainers save their state, and requeue their jobs."""
+    """Work on the jobs of one stage until SIGTERM or SIGINT. Then let trainers save their state, and requeue their
+    jobs."""
     if stage is Stage.TRAIN:
         require_torch()
     context = Context.open(settings)
@@ -51,7 +52,7 @@ def run(settings: Settings, stage: Stage) -> None:
     finally:
         node.stopping.set()
         for thread in threads:
-            thread.join()  # its trainer saves a state first
+            thread.join()  # a thread ends after its trainer has saved a state
         with contextlib.suppress(SQLAlchemyError), context.database.write() as session:
             workers.record_stop(session, node.owner)
 
@@ -66,7 +67,7 @@ def _run_celery(settings: Settings, node: Node, concurrency: int) -> None:
         try:
             app.worker_main(
                 [
-                    "--quiet",  # its banner is no line of JSON
+                    "--quiet",  # Celery's banner is not JSON, unlike our log lines
                     "worker",
                     "--pool=threads",
                     f"--concurrency={concurrency}",
@@ -101,7 +102,7 @@ def build(settings: Settings, node: Node) -> Celery:
 
 
 def _work_when_woken(node: Node, wake: threading.Event) -> None:
-    """Work whenever the sweep finds waiting jobs, in case their ring was lost."""
+    """Work on waiting jobs whenever the sweep has set `wake`, in case the jobs' rings were lost."""
     while not node.stopping.is_set():
         if wake.wait(1.0):
             wake.clear()

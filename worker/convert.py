@@ -1,8 +1,8 @@
 """Conversion of a base model to the layout that Attune trains: `python -m worker.convert SOURCE OUT_DIR`.
 
 SOURCE is a hub id, a folder or a GGUF file. OUT_DIR gets config.json, safetensors weights, tokenizer.json and its
-settings, the chat template, the license, and attune.json with facts about the model. It appears whole or not at all.
-Exit code 2: the source is refused, and the last line on stderr gives the reason.
+settings, the chat template, the license, and attune.json with facts about the model. OUT_DIR appears only when all of
+it is complete. Exit code 2: the source is refused, and the last line on stderr gives the reason.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from worker.bases.hub import download, is_hub_id
 from worker.rows.limits import limit_process
 
 CONFIG_NOISE = ("_name_or_path", "_model_name_or_path", "_commit_hash", "transformers_version")
-"""Entries of config.json that name its old location and the program that wrote it."""
+"""Entries of config.json that give the model's old location or the program that wrote the file."""
 IMPLEMENTATION = re.compile(r"_?(attn|experts)_implementation(_internal)?|kernel_config|use_kernels")
 """Entries of config.json that choose kernels. A value `owner/repo` would make transformers download code from a hub."""
 
@@ -55,7 +55,8 @@ def main(arguments: list[str]) -> int:
 
 
 def convert(source: str, out: Path, revision: str | None = None) -> BaseModelFacts:
-    """Convert the source to the folder `out`, and return the model's facts. Raise Refused if it cannot be trained."""
+    """Convert the source to the folder `out`, and return the model's facts. Raise Refused if the source cannot become a
+    base model."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise Refused(f"{out} already exists and is not an empty folder")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +70,8 @@ def convert(source: str, out: Path, revision: str | None = None) -> BaseModelFac
 
 
 def _stage(source: str, revision: str | None, staged: Path, scratch: Path) -> BaseModelFacts:
-    """Write the model's files into the staged folder, check them, and return the model's facts."""
+    """Write the model's files into the folder `staged`, check them, and return the model's facts. `scratch`: a new
+    folder for a download."""
     path = Path(source).expanduser()
     commit = license_name = dequantised_from = None
     if revision is not None and (path.exists() or not is_hub_id(source)):
@@ -77,7 +79,7 @@ def _stage(source: str, revision: str | None, staged: Path, scratch: Path) -> Ba
     if path.is_dir():
         license_name = copy_model(path, staged)
     elif path.is_file():
-        from worker.bases.gguf import convert_gguf  # noqa: PLC0415 (brings torch: seconds, in which others are refused)
+        from worker.bases.gguf import convert_gguf  # noqa: PLC0415 (imports torch, which takes seconds)
 
         license_name, dequantised_from = convert_gguf(path, staged)
     elif is_hub_id(source):
@@ -88,7 +90,7 @@ def _stage(source: str, revision: str | None, staged: Path, scratch: Path) -> Ba
         raise Refused(f"{source} is neither a folder nor a .gguf file nor a hub id such as owner/name")
     require_no_code(staged)
     _clean_config(staged)
-    from worker.bases.checked import checked_facts  # noqa: PLC0415 (brings torch, too)
+    from worker.bases.checked import checked_facts  # noqa: PLC0415 (imports torch, too)
 
     origin = source if commit else path.name
     return checked_facts(

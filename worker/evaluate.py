@@ -1,8 +1,8 @@
-"""`python -m worker.evaluate FOLDER`: the part of an eval's run that user data drives.
+"""`python -m worker.evaluate FOLDER`: checks an eval's scripts, checks the rows of its run, or grades an answer.
 
-A child behind the wall (docs/internals/wall.md), started by the API and by the evaluation worker: it reads
-FOLDER/request.json, does what `task` names, and writes FOLDER/report.json. Schemas, scripts and metrics may take time
-that grows fast with what they read, so the process has limits.
+A child behind the wall (docs/internals/wall.md), started by the API and by the evaluation worker. It reads
+FOLDER/request.json, does the `task` in it, and writes FOLDER/report.json. Users' schemas, scripts and metrics may take
+very long on some texts, so the process has limits.
 """
 
 import json
@@ -26,24 +26,26 @@ MAX_MESSAGE = 300
 
 
 class Request(ProcessLimits, kw_only=True):
-    """request.json."""
+    """The content of request.json."""
 
     task: Literal["check_scripts", "check_rows", "grade"]
     criteria: list[dict[str, object]] = msgspec.field(default_factory=list)
-    """For `check_scripts` and `grade`."""
+    """The eval's testing criteria, for `check_scripts` and `grade`."""
     item_schema: dict[str, object] = msgspec.field(default_factory=dict)
     needs_answers: bool = False
-    """For `check_rows`, which reads FOLDER/rows.jsonl. `needs_answers`: each row has to have a `sample`."""
+    """For `check_rows`, which checks FOLDER/rows.jsonl against `item_schema`. `needs_answers`: each row must have a
+    `sample`."""
     text: str = ""
     item: dict[str, object] = msgspec.field(default_factory=dict)
     tools: list[object] = msgspec.field(default_factory=list)
-    """For `grade`: an answer with its calls of functions, and the row that it answers."""
+    """For `grade`: the answer's text, the item of the row that it answers, and the answer's calls of functions
+    (`tools`)."""
     file_bytes: int | None = 64 << 20
 
 
 def main(run_folder: str) -> int:
     folder = Path(run_folder)
-    # Texts may hold lone surrogates, which UTF-8 cannot encode and msgspec refuses: hence json on both sides.
+    # `json` on both sides: texts may hold lone surrogates, which UTF-8 cannot encode and msgspec refuses.
     request = msgspec.convert(json.loads((folder / "request.json").read_bytes()), Request)
     request.apply()
     try:
@@ -60,7 +62,8 @@ def main(run_folder: str) -> int:
 
 
 def check_scripts(criteria: Sequence[Criterion]) -> dict[str, object]:
-    """Return a report with the first script's fault, if there is one."""
+    """Return a report with the first fault found in a script, and its field in `param`. `fault` is None if there is
+    none."""
     for number, criterion in enumerate(criteria):
         for path, fault in criterion.faults().items():
             return {"fault": fault, "param": f"testing_criteria.{number}.{path}"}
@@ -68,7 +71,7 @@ def check_scripts(criteria: Sequence[Criterion]) -> dict[str, object]:
 
 
 def check_rows(request: Request, rows: Path) -> dict[str, object]:
-    """Return a report with the number of rows, and the first row's fault, if there is one."""
+    """Return a report with the number of rows or, if a row is invalid, the first fault found and its line."""
     valid, count = validator(request.item_schema), 0
     with rows.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
@@ -96,7 +99,8 @@ def _problem(error: ValidationError) -> str:
 
 
 def run_graders(criteria: Sequence[Criterion], request: Request) -> dict[str, object]:
-    """Return a report with the reward by each criterion, or why it cannot grade the answer."""
+    """Return a report with each criterion's reward. `code` is None, or the reason why the criterion cannot grade the
+    answer."""
     grades = []
     for criterion in criteria:
         given = grade(criterion, request.text, request.item, tools=request.tools)

@@ -1,9 +1,9 @@
 """`python -m worker.fork_server SOCKET`: imports modules, then forks a child for each requested program.
 
 Importing torch, transformers and peft takes seconds; a fork takes milliseconds. The server runs behind the wall, as its
-children do, and only imports, forks and waits: it starts no thread and no GPU, neither of which would work in a forked
-process. If a library nevertheless starts one, each child is started as a new Python process. The other side is
-`api.infra.child_process`.
+children do (docs/internals/wall.md), and only imports, forks and waits: it starts no thread and does not use the GPU,
+neither of which would work in a forked process. If a library nevertheless does so, each child is started as a new
+Python process. `api.infra.child_process` starts this server and sends it the requests.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ def main(socket_fd: str) -> int:
     setproctitle(f"{sys.executable} -m worker.fork_server")  # the first call must find the process as it was started
     requests = socket.socket(fileno=int(socket_fd))
     variables = set(os.environ)
-    gc.disable()  # an import makes what stays, and collections would take a sixth of its time
+    gc.disable()  # imported objects stay in memory; collections would take a sixth of the import time
     for module in msgspec.json.decode(requests.recv(MAX_REQUEST_BYTES), type=list[str]):
         import_module(module)
     gc.collect()
@@ -44,11 +44,11 @@ def main(socket_fd: str) -> int:
 
 class ForkServer:
     def __init__(self, requests: socket.socket, variables: set[str]) -> None:
-        """`variables`: the environment variables that this process was started with."""
+        """`variables`: names of the environment variables that this process was started with."""
         self._requests, self._variables = requests, variables
         self._single_threaded = psutil.Process().num_threads() == 1
         self._running: dict[int, socket.socket] = {}
-        """The children by process id, each with the socket on which its start and end are reported."""
+        """The running children: {process id: socket on which the child's process id and exit code are reported}."""
         self._ended, self._wakeup = socket.socketpair()
         self._wakeup.setblocking(False)
         self._selector = selectors.DefaultSelector()
@@ -58,7 +58,7 @@ class ForkServer:
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
 
     def serve(self) -> None:
-        """Serve until the other side closes the socket, and then until the last child has ended."""
+        """Serve requests until the parent closes the socket, then wait until the last child has ended."""
         requested = True
         while requested or self._running:
             ready = {key.fileobj for key, _ in self._selector.select()}
@@ -95,7 +95,7 @@ class ForkServer:
                 os.waitpid(pid, 0)  # only now may the process id be used again
 
     def _close(self, sockets: Iterable[socket.socket]) -> None:
-        """Close, in a child, the server's own resources."""
+        """Close the server's own resources, which a forked child must not keep."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._selector.close()
@@ -109,8 +109,8 @@ def _report(reports: socket.socket, number: int) -> None:
 
 
 def _become(request: ForkRequest, files: list[int], variables: set[str], *, usable: bool) -> NoReturn:
-    """Set up this forked process as if Python had been started with the program. If the fork is not usable, start
-    Python with the program."""
+    """Run the requested program in this forked process, set up as if Python had been started with it. If the fork is
+    not `usable` (it has threads or CUDA), start Python with the program instead."""
     code = 1
     try:
         os.setsid()  # a process group of its own, killed as a whole
@@ -132,7 +132,7 @@ def _become(request: ForkRequest, files: list[int], variables: set[str], *, usab
             )
         setproctitle(" ".join([sys.executable, "-m", request.program, *request.arguments]))
         code = _run(request)
-    except BaseException:  # any: nobody above handles it
+    except BaseException:  # every exception: no caller would handle it
         traceback.print_exc()
     finally:
         with contextlib.suppress(OSError, ValueError):
@@ -153,7 +153,7 @@ def _run(request: ForkRequest) -> int:
 
 
 def _touched_gpu() -> bool:
-    """Whether a module that was imported has started CUDA, as some libraries do if they see a GPU."""
+    """Return whether an imported module has started CUDA, as some libraries do if they see a GPU."""
     torch = sys.modules.get("torch")
     return torch is not None and bool(torch.cuda._is_in_bad_fork())
 

@@ -1,8 +1,8 @@
 """`python -m worker.grade FOLDER`: grades one answer, or checks a grader's scripts, for a user who tries a grader.
 
 A child behind the wall (docs/internals/wall.md), started by the API: it reads FOLDER/request.json and writes
-FOLDER/report.json. Some metrics take time that grows with the product of two lengths; the limits hold for all parts of
-a grader together.
+FOLDER/report.json. Some metrics take time that grows with the product of two texts' lengths, so the process has limits.
+They hold for all parts of a grader together.
 """
 
 import json
@@ -18,20 +18,21 @@ from worker.rows.limits import CpuTimeUsedUp
 
 
 class Request(ProcessLimits, kw_only=True):
-    """request.json."""
+    """The content of request.json."""
 
     grader: dict[str, object]
     model_sample: str | None
-    """None: the grader's scripts are checked, and nothing is graded."""
+    """The answer to grade. None: only check the grader's scripts."""
     item: dict[str, object]
     verdicts: dict[str, Verdict] | None = None
-    """The verdicts of the grader's questions by their keys. None: the report has the questions, if there are any."""
+    """Chat models' verdicts on the grader's questions, by the questions' keys. None: no model was asked yet. If the
+    grader has questions, the report then lists them instead of a grade."""
     file_bytes: int | None = 64 << 20
 
 
 def main(run_folder: str) -> int:
     folder = Path(run_folder)
-    # Texts may hold lone surrogates, which UTF-8 cannot encode and msgspec refuses: hence json on both sides.
+    # `json` on both sides: texts may hold lone surrogates, which UTF-8 cannot encode and msgspec refuses.
     request = msgspec.convert(json.loads((folder / "request.json").read_bytes()), Request)
     request.apply()
     try:
@@ -47,7 +48,7 @@ def main(run_folder: str) -> int:
 
 
 def run_grader(request: Request, model_sample: str) -> dict[str, object]:
-    """Return a report with the grade, or with the questions that come before it, as JSON values."""
+    """Return a report as JSON values: the grade, or the questions that chat models must answer first."""
     grader = TypeAdapter[Grader](Grader).validate_python(request.grader)
     if grader.needs_model and request.verdicts is None:
         questions = grader.questions(Case(model_sample, request.item))
@@ -57,7 +58,7 @@ def run_grader(request: Request, model_sample: str) -> dict[str, object]:
 
 
 def check_scripts(request: Request) -> dict[str, object]:
-    """Return a report with the first script's error, if there is one."""
+    """Return a report with the first error found in a script, if there is one."""
     grader = TypeAdapter[Grader](Grader).validate_python(request.grader)
     for path, fault in grader.faults().items():
         return _refusal(code="invalid_grader", message=f"grader.{path}: {fault}", param=f"grader.{path}")

@@ -1,8 +1,9 @@
-"""`python -m worker.prepare RUN_DIR`: turns files of rows into arrays of tokens, or reports what is wrong with them.
+"""`python -m worker.prepare RUN_DIR`: turns files of rows into arrays of tokens, or reports what is wrong with the
+files.
 
 A child behind the wall (docs/internals/wall.md): it reads RUN_DIR/prepare.json, input/ and base/, and writes data/ and
-report.json. Its input comes from strangers, so it first limits its own memory, processor time and output.
-Exit 0: report.json holds the outcome, good or bad.
+report.json. Its input comes from strangers, so it first limits its own memory, processor time and output. Exit 0:
+report.json holds the outcome, good or bad.
 """
 
 import errno
@@ -23,30 +24,31 @@ from worker.shared.pipe import Progress
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
-    """prepare.json."""
+    """The content of prepare.json."""
 
     job_id: str
     method: dict[str, object]
     files: list[FileRequest]
-    """The training file before the validation file, whose rows are compared with it."""
+    """The training file first, because rows of the validation file are compared with its rows."""
     format: str | None = None
-    """The format to read the rows as. None: detected from their keys."""
+    """The rows' format. None: detected from their keys."""
     reasoning: Reasoning = "auto"
-    """Which reasoning in conversations is rendered and supervised."""
+    """Which reasoning of assistant messages is rendered and supervised."""
     context_window: int | None = None
-    """Tokens that the base model reads at once. None: longer rows are not reported."""
+    """Most tokens that the base model can read. Longer rows are reported. None: no row is reported as too long."""
     trained: LabelSpec = msgspec.field(default_factory=LabelSpec)
-    """The labels of the model that the job continues, or of the training file if it was prepared before."""
+    """The labels that rows must have: those of the model that the job continues, or those of the training file if its
+    arrays were stored before."""
     limits: RowLimits = msgspec.field(default_factory=RowLimits)
 
 
 class Report(msgspec.Struct):
-    """report.json."""
+    """The content of report.json."""
 
     ok: bool
     files: list[FileReport]
     error: dict[str, str | None] | None = None
-    """`code`, `message` and `param` as the API shows them; `reason` is a FailureReason."""
+    """The error's `code`, `message` and `param` as the API shows them; `reason` is a FailureReason."""
 
 
 def main(folder: str) -> int:

@@ -1,8 +1,8 @@
 """`python -m worker.preview FOLDER`: shows or counts rows before they are prepared, for a preview or an estimate.
 
-A child process (docs/internals/wall.md) of the API: it reads FOLDER/preview.json, the tokenizer and chat
-template of a base model in FOLDER/base, and the beginnings of files, or arrays made of them before. It writes
-FOLDER/report.json and stores nothing else. A client waits for it, so its limits on time and memory are tight.
+A child process (docs/internals/wall.md) of the API. It reads FOLDER/preview.json, the tokenizer and chat template of a
+base model in FOLDER/base, and the beginnings of files, or arrays that were prepared from files before. It writes
+FOLDER/report.json and stores nothing else. A client waits for the report, so the limits on time and memory are tight.
 """
 
 import sys
@@ -28,45 +28,46 @@ from worker.shared.counts import Counts, count_arrays
 
 
 class PreviewFile(msgspec.Struct, forbid_unknown_fields=True):
-    """A file of rows, or the arrays that it became."""
+    """A file of rows, or the arrays that were prepared from it."""
 
     file: FileRequest
     arrays_of_rows: int | None = None
-    """Number of rows that the arrays at the path were made of. None: the path is a file of rows."""
+    """Number of rows in the file from which the arrays at the path were prepared. None: the path is a file of rows."""
     rows: int | None = None
     """Number of rows in the whole file. None: no scan has counted them."""
     share: float = 1.0
-    """Share of the file's bytes that is at the path, from its beginning."""
+    """Share of the whole file's bytes that the path holds, from the beginning of the file."""
 
 
 class Request(ProcessLimits, kw_only=True):
-    """preview.json."""
+    """The content of preview.json."""
 
     want: Literal["rows", "counts"]
     method: dict[str, object]
     files: list[PreviewFile]
     file_bytes: int | None = 64 << 20
     format: str | None = None
-    """The format to read the rows as. None: detected from their keys."""
+    """The rows' format. None: detected from their keys."""
     reasoning: Reasoning = "auto"
     context_window: int | None = None
     max_length: int | None = None
     overlong: Literal["truncate", "drop", "error"] = "truncate"
     rows: int = 10
-    """Number of rows to show."""
+    """Number of rows to show, if `want` is "rows"."""
 
 
 class Report(msgspec.Struct):
-    """report.json."""
+    """The content of report.json."""
 
     format: str | None = None
     container: str | None = None
     rows: list[PreviewRow] = []
     counts: dict[str, Counts] = {}
     findings: list[Finding] = []
-    """With counts, the first findings of the sampled rows; and findings about the whole file, if all of it was read."""
+    """If `want` is "counts", the first findings of the sampled rows. If whole files were read, also findings about
+    whole files."""
     error: dict[str, str | None] | None = None
-    """`code`, `message` and `param` as the API shows them; `reason` is a FailureReason."""
+    """The error's `code`, `message` and `param` as the API shows them; `reason` is a FailureReason."""
 
 
 MAX_FINDINGS = 20
@@ -89,10 +90,10 @@ def main(run_folder: str) -> int:
 
 
 def run_preview(folder: Path, request: Request, report: Report) -> None:
-    """Fill the report. Raises JobRejected."""
+    """Fill the report with rows or counts. Raises JobRejected if a file is invalid."""
     method = validate_method(request.method, request.format)
 
-    @cache  # arrays need neither
+    @cache  # loaded on demand: arrays need neither
     def load() -> tuple[TokenizerWrapper, RowBuilder]:
         tokenizer = TokenizerWrapper.load(folder / "base")
         return tokenizer, load_builder(folder / "base", method, tokenizer, request.reasoning)

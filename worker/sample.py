@@ -1,7 +1,7 @@
 """`python -m worker.sample`: the sampler's child process, which answers the requests on standard input.
 
 It keeps one base model in memory and swaps adapters on it. It has no access to the database, the storage or any secret:
-each request names its folders, and reports go to the pipe (docs/internals/sampling.md).
+each request names the folders of its model, and reports go to the pipe (docs/internals/sampling.md).
 """
 
 import faulthandler
@@ -25,7 +25,8 @@ from worker.shared.pipe import Pipe
 
 
 class RequestQueue:
-    """The requests in order of arrival. A thread reads them, so that a cancellation takes effect at once."""
+    """The requests in order of arrival. A thread reads commands all the time, so that a cancellation takes effect at
+    once."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
@@ -34,7 +35,7 @@ class RequestQueue:
         threading.Thread(target=self._read, name="commands", daemon=True).start()
 
     def take(self, *, wait: bool) -> Iterator[SamplerJob]:
-        """Yield the requests that have come. `wait`: until there is one."""
+        """Yield the requests that have arrived. `wait`: if there are none, wait for one."""
         if wait:
             yield self._requests.get()
         while not self._requests.empty():
@@ -56,7 +57,8 @@ class RequestQueue:
 
 
 def main(places: str = "16", cache_tokens: str = "16384") -> int:
-    """places: answers that are generated at once. cache_tokens: tokens that they may have in memory."""
+    """`places`: most answers that are generated at once. `cache_tokens`: most tokens that these answers have in
+    memory."""
     faulthandler.register(signal.SIGUSR1)
     pipe = Pipe()
     requests = RequestQueue(pipe)

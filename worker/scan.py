@@ -1,9 +1,9 @@
-"""`python -m worker.scan FOLDER`: the format and the findings of an uploaded file, before a job uses it.
+"""`python -m worker.scan FOLDER`: detects the format of an uploaded file and checks its rows, before a job uses it.
 
 A child behind the wall (docs/internals/wall.md): it reads FOLDER/scan.json and FOLDER/input, and writes
-FOLDER/report.json. It knows no base model: it checks each row by its format, which a method may
-limit, and tokenizes nothing.
-Exit 0: report.json holds the outcome, good or bad.
+FOLDER/report.json. It knows no base model and tokenizes nothing: it checks each row by the rules of the row's format.
+If the request names a method, only that method's formats are accepted. Exit 0: report.json holds the outcome, good or
+bad.
 """
 
 import sys
@@ -23,25 +23,25 @@ from worker.shared.pipe import Progress
 
 
 class Request(RowLimits, kw_only=True):
-    """scan.json."""
+    """The content of scan.json."""
 
     method: str | None = None
-    """The method whose rows the file should have; None: rows of any method."""
+    """The method that the file is for. None: the rows may have any method's format."""
 
 
 class Report(msgspec.Struct):
-    """report.json."""
+    """The content of report.json."""
 
     container: str | None = None
     format: str | None = None
-    """None if the keys of no row show one."""
+    """The rows' format; None if the keys of no row show a format."""
     rows: int = 0
     findings: list[Finding] = []
     finding_counts: dict[str, int] = {}
     excerpts: list[Excerpt] = []
-    """The beginnings of some rows with findings, in the order of the file."""
+    """The beginnings of some rows that have findings, in the order of the file."""
     error: str | None = None
-    """Why the file cannot be read to its end. The other fields describe the rows before that."""
+    """Why the file cannot be read to its end. The other fields then describe the rows before that point."""
 
 
 def main(run_folder: str) -> int:
@@ -83,7 +83,7 @@ def scan(source: Path, limits: ReadLimits, method: str | None = None) -> Report:
 
 
 def _reporting(rows: Iterator[tuple[int, bytes]], progress: Progress) -> Iterator[tuple[int, bytes]]:
-    """Yield the rows, and report that the process is alive."""
+    """Yield the rows, and report progress, so that the supervisor does not take this process for hung."""
     for number, row in rows:
         progress("excerpts", number, False)
         yield number, row

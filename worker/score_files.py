@@ -1,8 +1,9 @@
 """`python -m worker.score_files`: load model files as plain peft or transformers do, and score rows with them.
 
-A child of `attune adapters verify`, which compares the outputs itself; a trainer does the same in a forked process
-before it publishes. It knows nothing of a training. Standard input is an `api.spec.scoring.ScoringRequest` as JSON. The
-last line on standard output is a `ScoringResult`, or a `ScoringFailure` whose exception is on standard error.
+`attune adapters verify` starts it and compares the scores with those that the trainer recorded. A trainer does the same
+in a forked process before it publishes. Only the files are used, nothing else of the training. Standard input is an
+`api.spec.scoring.ScoringRequest` as JSON. The last line on standard output is a `ScoringResult`, or a `ScoringFailure`
+whose exception is on standard error.
 """
 
 import sys

@@ -46,14 +46,16 @@ from worker.shared.torch_version import require_torch
 
 
 def train(run: Path, pipe: Pipe) -> None:
-    """Train and publish the run folder's job. Raise Stopped after a pause or stop command, and TrainingError."""
+    """Train the run folder's job, and write the model to publish. Raise Stopped after a pause or stop command, and
+    TrainingError if the training fails."""
     pipe.report(PhaseReport(phase="loading"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     peaks = PeakMemory(device)
     peaks.begin("loading")
 
     # Settings and data. Precision, micro-batch and recomputation, if "auto", follow from this machine and these rows.
-    # An attempt after one that ran out of memory overrides them; the published manifest has the recipe without that.
+    # After an attempt that ran out of memory, less_memory.json overrides them for this attempt; the published manifest
+    # has the recipe without the overrides.
     recipe = ResolvedRecipe.model_validate_json((run / "recipe.json").read_bytes())
     if recipe.gguf is not None:
         require_exportable(run / "base")  # else the job would fail only after its training
@@ -62,7 +64,7 @@ def train(run: Path, pipe: Pipe) -> None:
     recipe = resolve_hardware_auto(recipe, facts_of_base(run / "base"), machine, workload(data.train))
     attempt_recipe = memory_overrides.read(run, recipe)
 
-    # Model: the base with the technique's weights on top. `start` holds those of the model that the job continues.
+    # Model: the base with the technique's weights on top. `start` holds the adapter that the job continues.
     start = run / "start"
     load = partial(
         load_trainable,
@@ -81,7 +83,7 @@ def train(run: Path, pipe: Pipe) -> None:
     peaks.begin("training")
     objective = METHODS[recipe.method.type](MethodContext(attempt_recipe, run, model, pipe.report, Judgements(pipe)))
     data = data.prepare(objective, pipe.warn, load_references(run / "resume"))
-    if not recipe.technique.whole_model:  # whose copy would be as large as the model: the comparison loads it again
+    if not recipe.technique.whole_model:  # a copy would be as large as the model: the comparison loads it again
         model.snapshot_reference()
 
     # Loop.
@@ -118,8 +120,8 @@ def done_report(
 
 
 def run_steps(run: Path, recipe: ResolvedRecipe, data: Data, objective: Objective, pipe: Pipe) -> Callbacks:
-    """Make the recipe's remaining steps. Raise Stopped after a pause or stop command, and TrainingError on
-    divergence."""
+    """Train the recipe's remaining steps. Raise Stopped after a pause or stop command, and TrainingError if the loss
+    diverges."""
     optimizer = adamw(objective.model.masters, recipe)
     callbacks = Callbacks(run, recipe, data, objective, optimizer, pipe)
     progress = callbacks.progress
