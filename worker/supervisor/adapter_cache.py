@@ -1,4 +1,5 @@
-"""A sampler's cache of published models, in its own folder. The least recently used are deleted first."""
+"""A sampler's cache of published models, in the sampler's own folder. The least recently used models are deleted
+first."""
 
 import hashlib
 import json
@@ -11,7 +12,7 @@ from api.spec.artifacts import Artifact
 from worker.supervisor.inputs import fetch_artifacts
 
 MAX_BYTES = 20 * 1024**3
-"""Most bytes in the cache. A single model may be larger."""
+"""Most bytes of all cached models together. A single model may be larger."""
 
 
 class AdapterCache:
@@ -22,10 +23,11 @@ class AdapterCache:
         folder.mkdir()
 
     def fetch(self, artifacts: list[Artifact], *, needed: Collection[Path] = ()) -> Path:
-        """Return the folder of these files. Its name is a hash of their names and contents. Folders that are `needed`
-        stay.
+        """Return a folder with these files; fetch them unless they are cached. The folder's name is a hash of their
+        names and contents.
 
-        Raises ObjectMissing, ObjectCorrupt, StorageUnavailable, OSError.
+        Folders in `needed` are not deleted to make room. Raises ObjectMissing or ObjectCorrupt if a file in storage is
+        missing or damaged; also StorageUnavailable and OSError.
         """
         listed = json.dumps([[artifact["name"], artifact["sha256"]] for artifact in artifacts])
         folder = self._folder / hashlib.sha256(listed.encode()).hexdigest()
@@ -40,7 +42,7 @@ class AdapterCache:
         return folder
 
     def _evict(self, size: int, needed: Collection[Path]) -> None:
-        """Make room for this many bytes."""
+        """Delete the least recently used folders, except those in `needed`, until `size` more bytes fit."""
         for oldest in [folder for folder in self._sizes if folder not in needed]:
             if sum(self._sizes.values()) + size <= MAX_BYTES:
                 break

@@ -1,4 +1,4 @@
-"""The context of one attempt at a job, shared by all functions that work on it."""
+"""The context of one attempt at a job: the claim, the job and its folder, for all functions of the attempt."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,13 +22,15 @@ class AttemptContext:
     folder: Path
     """The run folder, deleted when the attempt ends."""
     beat: Heartbeat
+    """Renews the attempt's lease. Its events `lost` and `pause` are set if the lease is lost or the user requests a
+    pause."""
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The job's recipe as its user wrote it."""
+        """The job's recipe as its user wrote it, each "auto" included."""
         return Recipe.model_validate(self.job.recipe)
 
     @cached_property
     def base(self) -> BaseModelRow:
-        """The job's base model. Raise BaseModelGone if it was removed."""
+        """The row of the job's base model. Raise BaseModelGone if the operator has removed it."""
         return get_base_model(self.node, self.job)

@@ -1,4 +1,4 @@
-"""A thread that runs while an attempt does."""
+"""The base class of threads that run during an attempt."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -7,7 +7,7 @@ from typing import Self
 
 
 class BackgroundThread(ABC):
-    """A context manager: its thread starts and ends with the context."""
+    """A context manager that starts a thread and, at its end, stops the thread and waits for it."""
 
     def __init__(self, name: str) -> None:
         self._stop = threading.Event()
@@ -15,7 +15,7 @@ class BackgroundThread(ABC):
 
     @abstractmethod
     def _run(self) -> None:
-        """Return once `_stop` is set."""
+        """Do the thread's work, and return once `_stop` is set."""
 
     def __enter__(self) -> Self:
         self._thread.start()

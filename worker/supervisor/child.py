@@ -1,4 +1,5 @@
-"""A child process behind the wall (docs/internals/wall.md), the pipe of its reports, and the stdin of its commands."""
+"""A child process behind the wall (docs/internals/wall.md): its start, the pipe of its reports, and the commands on its
+stdin."""
 
 import json
 import os
@@ -23,8 +24,7 @@ MAX_REPORT_BYTES = 1024 * 1024
 
 
 class Child:
-    """A running child. Its stdin stays open. If this process dies, that stdin closes, and the child saves its state and
-    exits."""
+    """A running child. If this process dies, the child's stdin closes, and the child saves its state and exits."""
 
     def __init__(
         self,
@@ -36,7 +36,8 @@ class Child:
         reports: Kinds = TRAINER_REPORTS,
         server: ForkServer | None = None,
     ) -> None:
-        """Start the program `module`: forked by the server, or else as a new Python process."""
+        """Start the program `module`: fork it by `server`, or start a new Python process if `server` is None.
+        `reports`: the reports that the child may send."""
         read_fd, write_fd = os.pipe()
         start = start_fresh if server is None else server.start
         with log_file.open("ab") as output:
@@ -50,8 +51,9 @@ class Child:
         os.close(write_fd)
         self.log_file = log_file
         self.silent_s = 0.0
-        """Seconds without a report while we listened. Time in which we were busy or suspended does not count: reports
-        of that time wait in the pipe, and a suspended machine suspends the child too."""
+        """Seconds since the child's last report in which this process listened. Time in which this process was busy or
+        suspended does not count: reports of that time wait in the pipe, and a suspended machine suspends the child,
+        too."""
         self._kinds = reports
         self._reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, args=(read_fd,), name=f"reports-{self.pid}", daemon=True).start()
@@ -65,7 +67,8 @@ class Child:
         return self._process.poll() is None
 
     def next_report(self, timeout_s: float) -> Report | None:
-        """Return the next report, or None once the child has closed the pipe. Raises TimeoutError."""
+        """Return the next report, or None once the child has closed the pipe. Raises TimeoutError if none comes within
+        `timeout_s`."""
         listened_from = time.monotonic()
         try:
             report = self._reports.get(timeout=timeout_s)
@@ -78,7 +81,7 @@ class Child:
         return report
 
     def command(self, **command: object) -> None:
-        """Send a command. If the child has ended, nothing is raised: the end of its reports shows that."""
+        """Send a command. Raises nothing if the child has ended: `next_report` then returns None."""
         assert self._process.stdin is not None
         line = json.dumps(command).encode() + b"\n"
         try:
@@ -88,7 +91,7 @@ class Child:
             log.info("child_gone", pid=self.pid, command=command.get("cmd"), error=type(error).__name__)
 
     def wait(self, timeout_s: float) -> int:
-        """Return the child's exit code. Kill the child if it takes longer."""
+        """Wait for the child's end and return its exit code. Kill the child if it still runs after `timeout_s`."""
         try:
             return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -110,7 +113,8 @@ class Child:
         return code
 
     def dump_stacks(self) -> None:
-        """Make a hung child write its stacks into its log, by the signal that it has registered with faulthandler."""
+        """Send the signal that makes a hung child write its threads' stacks into its log. The child has registered it
+        with faulthandler."""
         if self.alive:
             os.kill(self.pid, signal.SIGUSR1)
 

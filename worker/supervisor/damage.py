@@ -16,10 +16,11 @@ log = structlog.get_logger(__name__)
 def raise_on_damage(
     name: str, remedy: str, *, code: str, param: str, reason: FailureReason = FailureReason.INTERNAL
 ) -> Iterator[None]:
-    """Raise AttemptFailed if the code inside finds damaged or missing data. Do not use this for derived data, which is
-    rebuilt instead.
+    """Raise AttemptFailed if the body of the `with` statement finds damaged or missing data. Do not use this for
+    derived data, which is rebuilt instead.
 
-    `name`: the subject of the message's first sentence, such as "The file file-1". `remedy`: the sentence after it.
+    `name`: the subject of the message's first sentence, such as "The file file-1". `remedy`: the second sentence, which
+    says what to do.
     """
     try:
         yield

@@ -1,4 +1,5 @@
-"""Estimates of a job: whether it fits a worker, and the speed of finished jobs that later estimates use."""
+"""Estimates of a job: whether a worker has enough memory for it, and the measured speed of finished jobs for later
+estimates."""
 
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ class Measured(msgspec.Struct, omit_defaults=True):
 
     seconds: float
     training_s: float
-    """Time of the steps, evaluations included."""
+    """Seconds of the steps, the evaluations between them and the comparison with the base model."""
     peak_bytes: int | None = None
     peaks: dict[str, int] | None = None
     """Peak memory of each phase in bytes."""
@@ -38,13 +39,13 @@ class Measured(msgspec.Struct, omit_defaults=True):
 
 @dataclass(frozen=True)
 class Workloads:
-    """The rows that a job trains and evaluates on."""
+    """The numbers and lengths of the rows that a job trains and evaluates on."""
 
     train: Workload
     validation: Workload | None
 
     def stored(self) -> dict[str, StoredWorkload]:
-        """Return the JSON that is stored with the job's estimate."""
+        """Return the workloads as JSON, for the job's estimate."""
         pairs = (("train", self.train), ("validation", self.validation))
         return {name: rows.stored() for name, rows in pairs if rows}
 
@@ -57,9 +58,12 @@ class Workloads:
 def require_room(
     live: list[Worker], base: BaseModelRow, resolved: ResolvedRecipe, workloads: Workloads, *, gpu: bool
 ) -> float | None:
-    """Return the predicted seconds on the fastest live worker that the job fits; None without live workers.
+    """Return the predicted seconds on the fastest live worker with enough memory for the job; None without live
+    workers.
 
-    Raise AttemptFailed if the job fits none of them. A worker of unknown memory fits every job.
+    Raise AttemptFailed if no live worker has enough memory or supports the requested precision, or if the technique
+    finds no layer to train. A worker whose memory is unknown counts as large enough. `gpu`: only workers with a GPU
+    count.
     """
     machines = [workers.machine(worker) for worker in live if not gpu or worker.gpus]
     try:
@@ -84,14 +88,15 @@ def require_room(
 
 
 def machine_of(node: Node, slot: Slot) -> Machine:
-    """Return the resources that the next job in this slot gets, less those that other work uses now."""
+    """Return the resources of the next job in this slot: its GPU or processor, the memory that is free now, and the
+    speed that was measured on this worker."""
     with node.context.database.read() as session:
         observed = workers.observations(session, node.owner)
     return machine_for(slot.gpu, slots=node.slots.count, observed=observed)
 
 
 def record_observation(attempt: AttemptContext, estimate: StoredEstimate, measured: Measured) -> None:
-    """Store how fast this worker was, for the estimates of later jobs."""
+    """Store with the worker how fast it trained the job, for the estimates of later jobs."""
     node, predicted = attempt.node, estimate["predicted"]
     job = Observation(
         precision=predicted["precision"],

@@ -1,4 +1,4 @@
-"""The end of a failed attempt: another attempt or the end of the job, depending on the reason."""
+"""The consequence of a failed attempt: another attempt or the failure of the job, depending on the reason."""
 
 import signal
 
@@ -13,7 +13,7 @@ from api.spec.lifecycle import FAILURES, POISON_DEATHS, FailureReason, JobStatus
 log = structlog.get_logger(__name__)
 
 BACKOFF_S = (0, 5, 15, 45, 120)
-"""Delay before the first retry, the second, and so on."""
+"""Seconds before the first retry, the second, and so on. The last value holds for all later ones."""
 EXCUSED_BACKOFF_S = (5, 15, 45, 120)
 """The same delays for failures of the infrastructure, which are retried without limit."""
 
@@ -21,11 +21,11 @@ EXCUSED_BACKOFF_S = (5, 15, 45, 120)
 SIGNALS_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that an operator or the kernel sends. Other signals are caused by the process itself."""
 PREFER_ANOTHER_S = 60
-"""How long a requeued job is reserved for workers other than the one that failed it, if there are any."""
+"""Seconds for which a requeued job waits for another worker than the one on which it failed, if there is another."""
 
 
 class AttemptFailed(Exception):
-    """A failed attempt. The message is shown to the user."""
+    """The attempt has failed. The message is shown to the user."""
 
     def __init__(
         self,
@@ -43,13 +43,15 @@ class AttemptFailed(Exception):
         self.code = code or FAILURES[reason].code
         self.param = param
         self.died = died
-        """The child ended without a last report."""
+        """Whether the child ended without a last report."""
         self.excused = excused or FAILURES[reason].retries is None
-        """The worker or a service it depends on is at fault: the job is requeued and keeps its retries."""
+        """Whether the worker, or a service that it depends on, is at fault: the job is then requeued and keeps its
+        retries."""
 
 
 def retry_or_fail(session: Session, job: Job, fault: AttemptFailed) -> bool:
-    """Requeue the job or fail it. Return whether it was requeued. Raises StaleFence."""
+    """Requeue the job or fail it. Return whether it was requeued. Raises StaleFence if the attempt no longer owns the
+    job."""
     if fault.excused:
         _excuse(session, job, fault)
         return True
@@ -90,11 +92,13 @@ _EVENT_SENTENCES = {reason: FAILURES[reason].sentence for reason in FailureReaso
     FailureReason.DISK_FULL: "The job's own files filled the worker's disk.",
     FailureReason.INTERNAL: "An unexpected error occurred.",
 }
-"""Sentences for events. Some sentences of FAILURES state that the job has failed, but it is still to be retried."""
+"""Sentences for the event of a retry: as in FAILURES, except where the sentence there states that the job has
+failed."""
 
 
 def requeue(session: Session, job: Job, message: str, *, wait_s: float = 0) -> None:
-    """Make the job claimable again, or pause it if its user has requested that. Raises StaleFence."""
+    """Put the job back into the queue, or pause it if its user has requested that. Raises StaleFence if the attempt no
+    longer owns the job."""
     after: dict[str, object] = {"run_after": db_now() + wait_s if wait_s else None, "rung_at": None}
     if job.status == Stage.PREPARE.leased:
         jobs.update_fenced(session, job.id, job.fence, owner=None, lease_until=None, fence=Job.fence + 1, **after)

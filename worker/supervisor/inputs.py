@@ -36,7 +36,7 @@ def get_base_model(node: Node, job: Job) -> BaseModelRow:
 
 
 def fetch_base(node: Node, base: BaseModelRow) -> Path:
-    """Return the base model's folder in this worker's cache."""
+    """Return the base model's folder in this worker's cache. It is fetched if it is not there."""
     with raise_on_damaged_base(base):
         return fetch_cached(node, base.digest, base.artifacts)
 
@@ -47,7 +47,8 @@ def raise_on_damaged_base(base: BaseModelRow) -> AbstractContextManager[None]:
 
 
 def fetch_cached(node: Node, digest: str, artifacts: list[Artifact]) -> Path:
-    """Return a model's folder in this worker's cache. It is fetched once and checked by hash."""
+    """Return a model's folder in this worker's cache. It is fetched if it is not there, and its files are then checked
+    by hash."""
     return fetch_once(node.context.storage, artifacts, cache_folder(node, digest))
 
 
@@ -56,7 +57,8 @@ def cache_folder(node: Node, digest: str) -> Path:
 
 
 def fetch_once(storage: Storage, artifacts: list[Artifact], folder: Path) -> Path:
-    """Fetch the artifacts into this folder unless they are there. Other processes that want it wait."""
+    """Fetch the artifacts into the folder unless it already contains them. Other processes that need the folder wait
+    meanwhile."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         if not _is_complete(folder, artifacts):
@@ -69,7 +71,7 @@ def fetch_once(storage: Storage, artifacts: list[Artifact], folder: Path) -> Pat
 
 
 def discard_if_damaged(artifacts: list[Artifact], folder: Path) -> bool:
-    """Hash every file of a cached folder. Delete the folder and return True if one differs from its artifact."""
+    """Hash every file of a cached folder. If a file differs from its artifact, delete the folder and return True."""
     with _locked(folder):
         damaged = not _is_complete(folder, artifacts) or any(
             file_sha256(folder / artifact["name"]) != artifact["sha256"] for artifact in artifacts
@@ -87,7 +89,8 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _is_complete(folder: Path, artifacts: list[Artifact]) -> bool:
-    """Compare sizes only: a disk that lost power may have truncated files that were verified before."""
+    """Return whether each file has its artifact's size. Contents were verified when they were fetched, but a disk that
+    lost power may have truncated files since."""
     try:
         return all((folder / artifact["name"]).stat().st_size == artifact["bytes"] for artifact in artifacts)
     except FileNotFoundError:
@@ -95,7 +98,7 @@ def _is_complete(folder: Path, artifacts: list[Artifact]) -> bool:
 
 
 def _discard(folder: Path) -> None:
-    """Rename the folder, then delete it. Processes that have its files open keep them."""
+    """Rename the folder, then delete it. Processes that have its files open can still read them."""
     if not folder.exists():
         return
     log.warning("cached_copy_damaged", folder=folder.name)
@@ -114,14 +117,14 @@ def fetch_artifacts(storage: Storage, artifacts: list[Artifact], folder: Path) -
 
 
 def fetch_tokenizer(node: Node, base: BaseModelRow, folder: Path) -> None:
-    """Fetch the base model without its weights, which prepare does not need."""
+    """Fetch the base model's files except its weights, which prepare does not need."""
     with raise_on_damaged_base(base):
         artifacts = [artifact for artifact in base.artifacts if not artifact["name"].endswith(WEIGHTS)]
         fetch_artifacts(node.context.storage, artifacts, folder)
 
 
 def fetch_state(storage: Storage, state: SavedState | None, folder: Path) -> int:
-    """Fetch the last saved state, or the one before if that is damaged. Return its step.
+    """Fetch the last saved state or, if it is damaged, the state before it. Return the step of the fetched state.
 
     If both are damaged, return 0: the job starts over.
     """
@@ -137,7 +140,7 @@ def fetch_state(storage: Storage, state: SavedState | None, folder: Path) -> int
 
 
 def _fetch_manifest_files(storage: Storage, prefix: str, folder: Path) -> None:
-    """Fetch the files that a stored folder's manifest lists. The trainer checks their hashes again."""
+    """Fetch the files that the manifest of a stored folder lists. The trainer checks their hashes again."""
     folder.mkdir(parents=True)
     manifest = folder / "manifest.json"
     storage.read_file(f"{prefix}/{manifest.name}", manifest)

@@ -1,6 +1,8 @@
-"""The trainer's questions to chat models, asked outside the wall in a thread of their own.
+"""The trainer's questions to chat models. The supervisor asks them, because the trainer is behind the wall
+(docs/internals/wall.md).
 
-The trainer's other reports are handled meanwhile, and so are pauses and lost leases, however long a model takes.
+It asks in a thread of its own, so that the trainer's other reports, pauses and lost leases are handled meanwhile,
+however long a model takes.
 """
 
 from contextlib import ExitStack
@@ -22,13 +24,15 @@ log = structlog.get_logger(__name__)
 
 
 class JudgeDesk:
+    """Asks chat models the trainer's questions, and sends the verdicts to the trainer."""
+
     def __init__(self, attempt: AttemptContext, trainer: Child) -> None:
         job = attempt.job
         self._context, self._trainer = attempt.node.context, trainer
         self._caller = Caller(job.project_id, job.key_id or UNKNOWN_KEY, "write")
         self._models = {use.model for use in attempt.recipe.method.named_models}
         self._portal: BlockingPortal | None = None
-        """Runs the requests. It starts with the first question."""
+        """The thread that sends the requests to chat models. It starts with the first question."""
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -42,7 +46,8 @@ class JudgeDesk:
         self._stack.close()
 
     def ask(self, question: Question) -> None:
-        """Send the question to its model, and the verdict to the trainer. Return at once."""
+        """Send the question to its model and return at once. The verdict is sent to the trainer when the model has
+        answered."""
         if self._portal is None:
             self._portal = self._stack.enter_context(start_blocking_portal(name="judges"))
         self._portal.start_task_soon(self._answer, question)

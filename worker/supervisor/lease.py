@@ -22,7 +22,7 @@ class Heartbeat(BackgroundThread):
         super().__init__(f"heartbeat-{claim.job_id}")
         self._context, self._claim = context, claim
         self.lost = threading.Event()
-        """Set when this attempt no longer holds the lease of the job."""
+        """Set when the attempt has lost the job's lease: another attempt may own the job, or the job has ended."""
         self.pause = threading.Event()
         """Set when the user has requested a pause."""
 
@@ -40,7 +40,7 @@ class Heartbeat(BackgroundThread):
                 self.lost.set()
                 return
             except Exception as error:
-                # Keep beating whatever went wrong: without renewal, a healthy attempt would be taken for lost. If
+                # Continue whatever went wrong: without renewal, a healthy attempt would be taken for lost. If
                 # another worker claims the job meanwhile, the fence shows that.
                 log.warning("heartbeat_failed", job_id=self._claim.job_id, error=type(error).__name__)
 

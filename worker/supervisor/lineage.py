@@ -31,7 +31,7 @@ TECHNIQUE = TypeAdapter[Technique](Technique)
 
 
 class ParentDeleted(Exception):
-    """A fine-tuned model that the job needs was deleted while it waited."""
+    """A fine-tuned model that the job needs was deleted while the job waited."""
 
     def __init__(self, name: str, role: str, param: str) -> None:
         super().__init__(f"{name}, {role}, was deleted while the job waited")
@@ -39,7 +39,8 @@ class ParentDeleted(Exception):
 
 
 def fetch_weights(node: Node, job: Job, base: BaseModelRow) -> Path:
-    """Return the folder of the weights that the job trains, or trains an adapter on. Raises ParentDeleted."""
+    """Return the folder of the model that the job starts from: the base model, or a fully fine-tuned model in its
+    place. Raises ParentDeleted if that model was deleted."""
     if job.base_weights is None:
         return fetch_base(node, base)
     _, artifacts = _producer(node, job.base_weights, WEIGHTS_ROLE, "model")
@@ -48,8 +49,8 @@ def fetch_weights(node: Node, job: Job, base: BaseModelRow) -> Path:
 
 
 def weights_are_damaged(node: Node, job: Job, base: BaseModelRow) -> bool:
-    """Return whether this worker's cached copy of the weights that the job starts from was damaged. A damaged copy is
-    deleted."""
+    """Return whether this worker's cached copy of the weights that the job starts from is damaged. If so, delete the
+    copy."""
     digest, artifacts = base.digest, base.artifacts
     if job.base_weights is not None:
         _, artifacts = _producer(node, job.base_weights, WEIGHTS_ROLE, "model")
@@ -62,7 +63,7 @@ def _raise_on_damaged_model(model: str, param: str) -> AbstractContextManager[No
 
 
 def fetch_parent_adapter(node: Node, job: Job, folder: Path) -> None:
-    """Fetch the adapter that the job continues, if there is one. Raises ParentDeleted."""
+    """Fetch the adapter that the job continues, if there is one. Raises ParentDeleted if that adapter was deleted."""
     if job.parent_model is None or job.parent_model == job.base_weights:
         return
     _, artifacts = _producer(node, job.parent_model, "which this job continues", "model")
@@ -71,10 +72,11 @@ def fetch_parent_adapter(node: Node, job: Job, folder: Path) -> None:
 
 
 def fetch_reward_models(node: Node, recipe: Recipe, folder: Path) -> None:
-    """Write judges.json, {model: {folder, technique}}, and the reward models' folders. The other models that graders
-    name are chat models, which this process asks.
+    """Write judges.json, {model: {folder, technique}}, and the reward models' folders.
 
-    An adapter's base model is linked as `base/` in its folder. Raises ParentDeleted, BaseModelGone.
+    Graders may also name chat models. These are not fetched, because the supervisor asks them (judging.py). An
+    adapter's base model is linked as `base/` in the adapter's folder. Raises ParentDeleted if a reward model was
+    deleted, BaseModelGone if its base model was removed.
     """
     listed: dict[str, dict[str, object]] = {}
     for use in recipe.method.named_models:
@@ -109,7 +111,7 @@ def _is_chat_model(node: Node, name: str) -> bool:
 
 
 def producing_job(node: Node, name: str) -> Job | None:
-    """Return the job that produced a model or a checkpoint, or None if that was deleted.
+    """Return the job that produced a model or a checkpoint; None if the model was deleted.
 
     The producing job may belong to any project: permission to use its model is checked when a job is created, and not
     again.
@@ -120,7 +122,8 @@ def producing_job(node: Node, name: str) -> Job | None:
 
 
 def _producer(node: Node, name: str, role: str, param: str) -> tuple[Job, list[Artifact]]:
-    """Return the job that produced the model, and the model's artifacts without merged and GGUF forms."""
+    """Return the job that produced the model, and the model's artifacts without merged and GGUF forms. Raises
+    ParentDeleted if the model was deleted; `role` and `param` are for its message."""
     with node.context.database.read() as session:
         model = models.find_in_any_project(session, name)
         if model is None:
@@ -129,7 +132,8 @@ def _producer(node: Node, name: str, role: str, param: str) -> tuple[Job, list[A
 
 
 def _link_files(cached: Path, folder: Path) -> None:
-    """Link each file into the new folder, to which `base/` is added. The cached folder itself is shared by all jobs."""
+    """Create the folder with a link to each cached file. All jobs share the cached folder itself, and the caller adds
+    `base/` to the new one."""
     folder.mkdir(parents=True)
     for path in cached.iterdir():
         (folder / path.name).symlink_to(path)

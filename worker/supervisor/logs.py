@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 UPLOAD_S = 15
 MAX_BYTES = 10 * 1024**2
-"""Only the end of a longer log is kept, because errors are there."""
+"""Most bytes of a log. Only the end of a longer log is kept, because errors are there."""
 
 
 class LogUploader(BackgroundThread):
@@ -62,7 +62,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def read_tail(path: Path, limit: int) -> str:
-    """Return the last whole lines of a file, and a note of how many bytes precede them.
+    """Return the last whole lines of a file, at most `limit` bytes, after a note of how many bytes were left out before
+    them.
 
     Each redraw of a progress bar becomes a line. Other control characters are removed.
     """
@@ -79,7 +80,7 @@ def read_tail(path: Path, limit: int) -> str:
 
 
 def relative_paths(text: str, roots: Iterable[Path]) -> str:
-    """Make paths below these folders relative, and shorten every other absolute path to its last part."""
+    """Replace paths below `roots` by relative paths, and shorten every other absolute path to its last part."""
     known = {str(form) for root in roots for form in (root.absolute(), root.resolve()) if len(form.parts) > 1}
     for root in sorted(known, key=len, reverse=True):
         below = re.compile(f"{_BEGINS}{re.escape(root)}(?:(/)|(?![\\w.-]))")
@@ -88,7 +89,7 @@ def relative_paths(text: str, roots: Iterable[Path]) -> str:
 
 
 def known_folders(settings: Settings) -> list[Path]:
-    """Return the folders that paths in a log are relative to: our code, libraries, and the operator's folders."""
+    """Return the folders below which a log shows relative paths: our code, libraries, and the operator's folders."""
     paths = sysconfig.get_paths()
     return [
         *(Path(paths[name]) for name in ("purelib", "platlib", "stdlib", "platstdlib")),

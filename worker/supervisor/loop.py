@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 OUTAGE_WAIT_S = 5
 SUSPICIOUS_REASONS = (FailureReason.INTERNAL, FailureReason.WORKER_LOST, FailureReason.HUNG)
-"""Reasons for which the worker may be at fault instead of the job."""
+"""Reasons of failures that the worker may have caused instead of the job."""
 
 INTERRUPTED = "The worker shut down: the job was requeued."
 DATABASE_OUTAGE = "The database could not be reached. The job is retried and loses none of its retries."
@@ -47,7 +47,7 @@ def work_until_idle(node: Node) -> None:
                 break
             while not node.stopping.is_set() and work_once(node, slot):
                 pass
-        # A ring may have come while this slot was taken, after its last query of the queue.
+        # While all slots were taken, a ring may have come after this thread's last query of the queue.
         again = node.slots.missed() and not node.stopping.is_set()
     if node.stage is Stage.PREPARE:
         scan_waiting(node)
@@ -68,7 +68,7 @@ def claim_next(node: Node, slot: Slot) -> Claim | None:
 
 
 def run_attempt(node: Node, claim: Claim, slot: Slot) -> None:
-    """Make one attempt, and record its end whatever happens."""
+    """Make one attempt at the claimed job, and record its end even if it raises an error."""
     with structlog.contextvars.bound_contextvars(job_id=claim.job_id, fence=claim.fence):
         log.info("attempt_started", stage=claim.stage)
         try:
@@ -128,7 +128,7 @@ def _as_failure(error: Exception) -> AttemptFailed:
 
 
 def _fail(node: Node, claim: Claim, fault: AttemptFailed) -> None:
-    """Retry or fail the job, and note what its failure says about this worker."""
+    """Retry or fail the job, and note in `node.pause` what the failure says about this worker."""
     if fault.reason in SUSPICIOUS_REASONS and (problem := node.find_problem()) is not None:
         fault = AttemptFailed(FailureReason.WORKER_FAULT, problem)
     if fault.excused:
@@ -148,7 +148,7 @@ def _fail(node: Node, claim: Claim, fault: AttemptFailed) -> None:
 
 
 def _requeue(node: Node, claim: Claim, message: str, *, wait_s: float = 0) -> None:
-    """Put the job back into the queue, at no cost to its retries."""
+    """Put the job back into the queue. This costs none of its retries."""
 
     def end(session: Session) -> bool:
         queue.end_attempt(session, claim, "stopped")
@@ -160,7 +160,8 @@ def _requeue(node: Node, claim: Claim, message: str, *, wait_s: float = 0) -> No
 
 
 def _delete_orphans(node: Node, claim: Claim) -> None:
-    """Delete what a stale attempt stored and no record names: its model, and its states if the job has ended."""
+    """Delete objects of an attempt that no longer owns the job, if no row in the database names them: its model, and
+    its states if the job has ended."""
     if claim.stage is not Stage.TRAIN:
         return
     try:

@@ -21,12 +21,12 @@ from worker.supervisor.visibility import Visibility
 from worker.supervisor.work_folder import find_folder_problem, read_or_create_id
 
 PROGRAMS = {Stage.PREPARE: ("worker.prepare", "worker.scan"), Stage.TRAIN: ("worker.train",)}
-"""The children of each stage."""
+"""Programs of the child processes of each stage."""
 LIBRARIES = ("torch._dynamo", "torch._inductor", "transformers.modeling_utils")
-"""Modules that a trainer imports and that do not start CUDA. bitsandbytes is left out, because it starts CUDA if there
-is a GPU."""
+"""Modules that a trainer imports and that do not start CUDA, for the fork server of a machine with GPUs. bitsandbytes
+is left out, because it starts CUDA."""
 MAX_HOST = 64
-"""Characters of the host's name in the worker's name."""
+"""Most characters of the host's name in `owner`."""
 
 
 @dataclass
@@ -34,19 +34,21 @@ class Node:
     context: Context
     stage: Stage
     owner: str
-    """The worker's name in logs and the database. It survives restarts: its id is stored beside the folder."""
+    """The worker's name in logs and the database: host, folder and an id. It survives restarts, because the id is
+    stored beside the folder."""
     folder: Path
     lock: IO[bytes]
+    """An open file beside the folder, locked as long as this process runs."""
     slots: Slots
     gpu_names: list[str]
-    """GPUs as CUDA_VISIBLE_DEVICES names them."""
+    """The worker's GPUs by their names in CUDA_VISIBLE_DEVICES."""
     threads: int | None = None
     """OpenMP threads of each child. None: one for each core."""
     fork_server: ForkServer | None = None
-    """Starts this worker's children, if the settings ask for it."""
+    """Starts this worker's children. None if the settings disable it: each child is then a new Python process."""
     stopping: threading.Event = field(default_factory=threading.Event)
     scanning: threading.Lock = field(default_factory=threading.Lock)
-    """Held by the thread that scans files."""
+    """Held by the thread that scans files, so that only one thread does."""
 
     def __post_init__(self) -> None:
         self.pause = Pause(self.find_problem)
@@ -54,7 +56,8 @@ class Node:
 
     @classmethod
     def open(cls, context: Context, stage: Stage) -> Self:
-        """Take the first free work folder of this stage. Files that a killed worker left there are deleted."""
+        """Open a worker in the first free work folder of this stage. Files that a killed worker left there are
+        deleted."""
         owner, folder, lock = claim_work_dir(context.settings.work, stage)
         gpus = visible_gpus() if stage is Stage.TRAIN else []
         slots = _slots(context, stage, gpus)
@@ -75,7 +78,8 @@ class Node:
         return self.context.settings.work / "cache"
 
     def find_problem(self, thorough: bool = True) -> str | None:
-        """Return why this worker cannot work on any job, or None. thorough: write to the disk and the storage."""
+        """Return why this worker cannot work on any job, or None. `thorough`: also test whether disk and storage can be
+        written."""
         problem = find_folder_problem(self.folder, self.lock, thorough=thorough)
         if problem is None and thorough:
             try:
@@ -85,7 +89,7 @@ class Node:
         return problem
 
     def start_child(self, program: str, folder: Path, *, gpu: str | None = None) -> Child:
-        """Start `program FOLDER`, whose output is added to the folder's log.txt."""
+        """Start the child `program FOLDER`. Its output is appended to the folder's log.txt."""
         log_file = folder / "log.txt"
         return Child(program, str(folder), gpu=gpu, log_file=log_file, threads=self.threads, server=self.fork_server)
 
@@ -96,7 +100,7 @@ class Node:
 
 
 def claim_work_dir(work: Path, stage: str) -> tuple[str, Path, IO[bytes]]:
-    """Lock the first folder of this stage that no other process holds, and empty it.
+    """Lock the first folder of this stage that no other process has locked, and empty it.
 
     Returns the owner's name, the folder and the lock.
     """
@@ -104,7 +108,7 @@ def claim_work_dir(work: Path, stage: str) -> tuple[str, Path, IO[bytes]]:
     folder = work / f"{stage}-{number}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    # Host and path alone could be those of a cloned machine.
+    # Host and path are not enough: a cloned machine has the same.
     worker_id = read_or_create_id(work / f"{stage}-{number}.id")
     return f"{socket.gethostname()[:MAX_HOST]}:{stage}-{number}:{worker_id}", folder, lock
 

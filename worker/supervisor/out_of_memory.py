@@ -1,4 +1,5 @@
-"""The response to an attempt that ran out of memory: the next attempt uses less (worker.shared.memory_overrides)."""
+"""The response to an attempt that ran out of memory: the next attempt uses less memory
+(worker.shared.memory_overrides)."""
 
 from api.estimate.machine import HALVINGS, Machine, may_recompute, with_less_memory
 from api.estimate.stored import StoredEstimate
@@ -13,14 +14,16 @@ from worker.supervisor.faults import AttemptFailed
 
 
 def with_overrides(job: Job, resolved: ResolvedRecipe) -> ResolvedRecipe:
-    """Return the recipe as this attempt trains it."""
+    """Return the recipe with the overrides that an earlier attempt without enough memory has stored, if there are
+    any."""
     return resolved.model_copy(update=job.estimate.get("less", {}) if job.estimate else {})
 
 
 def reduce_memory(attempt: AttemptContext, attempted: ResolvedRecipe, machine: Machine, *, killed: bool) -> None:
-    """Store with the job smaller micro-batches, or recomputation, for its next attempt. Raises StaleFence.
+    """Store overrides for the job's next attempt: smaller micro-batches, or recomputation of activations.
 
-    `killed`: the kernel ended the trainer. Otherwise the trainer has already tried smaller micro-batches itself.
+    `killed`: the kernel ended the trainer. Otherwise the trainer has already tried smaller micro-batches itself. Raises
+    StaleFence if the attempt no longer owns the job.
     """
     job, base = attempt.job, attempt.base
     if not job.estimate:  # created by a version without estimates
@@ -45,7 +48,7 @@ def reduce_memory(attempt: AttemptContext, attempted: ResolvedRecipe, machine: M
 
 
 def killed_for_memory(attempted: ResolvedRecipe, machine: Machine, estimate: StoredEstimate | None) -> AttemptFailed:
-    """Return the failure of a trainer that the kernel ended, with the numbers that explain it."""
+    """Return the failure of a trainer that the kernel ended for lack of memory, with the numbers that explain it."""
     expected = ""
     if estimate and machine.memory_bytes is not None:
         needed = estimate["predicted"]["memory"]["total"]

@@ -1,7 +1,7 @@
 """The outputs of an attempt: states to resume from, checkpoints to download, and at the end the model.
 
-Objects are stored first. The database names them afterwards, under the fence, so that nothing stored by a stale attempt
-is ever visible.
+Objects are stored first. Rows in the database name them afterwards, but only if the attempt still owns the job (its
+fence, docs/internals/queue.md). So nothing that another attempt stored is ever visible.
 """
 
 import json
@@ -34,7 +34,7 @@ from worker.supervisor.estimates import Measured
 from worker.supervisor.results_table import results_csv
 
 CHECKPOINT_METRICS = ("step", "train_", "valid_", "full_valid_")
-"""Prefixes of the metrics that a checkpoint shows. They are numbers only, as OpenAI's clients expect."""
+"""Prefixes of the names of the metrics that a checkpoint shows. It shows only numbers, as OpenAI's clients expect."""
 
 
 def store_folder(
@@ -42,9 +42,9 @@ def store_folder(
 ) -> list[Artifact]:
     """Store the files that a finished folder's manifest lists, and the manifest last. Return them as artifacts.
 
-    The merged model and the GGUF file inside it are stored likewise. `sign` returns the signature of a manifest, which
-    is stored beside it. Raises FileNotFoundError if the folder is deleted meanwhile, ObjectCorrupt if a file differs
-    from the manifest.
+    If the folder contains a merged model or a GGUF file, each with a manifest of its own, they are stored likewise.
+    `sign` returns a manifest's signature, which is stored beside the manifest. Raises FileNotFoundError if the folder
+    is deleted meanwhile, ObjectCorrupt if a file differs from the manifest.
     """
     artifacts = []
 
@@ -66,7 +66,7 @@ def store_folder(
 
 
 def _store_published(attempt: AttemptContext, folder: Path, prefix: str) -> list[Artifact]:
-    """Store a model or a checkpoint, with its manifests signed."""
+    """Store a model or a checkpoint, and sign its manifests. Raises ObjectCorrupt if a manifest is of another job."""
 
     def sign(manifest: bytes) -> bytes:
         if json.loads(manifest)["job"] != attempt.job.id:
@@ -80,7 +80,7 @@ def _store_published(attempt: AttemptContext, folder: Path, prefix: str) -> list
 
 
 def store_state(attempt: AttemptContext, step: int, folder: Path) -> None:
-    """Store a state, then point the job to it. The state before is kept, in case this one is damaged."""
+    """Store a state, then make it the job's newest. The previous state is kept, in case this one is damaged."""
     job_id, fence, context = attempt.job.id, attempt.claim.fence, attempt.node.context
     prefix = f"states/{job_id}/{fence}/{step:06d}"
     store_folder(context.storage, folder, prefix)
@@ -91,7 +91,8 @@ def store_state(attempt: AttemptContext, step: int, folder: Path) -> None:
 
 
 def store_checkpoint(attempt: AttemptContext, report: CheckpointReport, folder: Path) -> None:
-    """Store a checkpoint and delete those beyond KEPT_CHECKPOINTS, unless an earlier attempt stored it."""
+    """Store a checkpoint, unless an earlier attempt stored it. Delete the surplus checkpoints (`_surplus`) that no
+    unfinished job uses."""
     job, fence, context, step = attempt.job, attempt.claim.fence, attempt.node.context, report.step
     with context.database.read() as session:
         if any(known.step == step for known in models.checkpoints_of(session, job.id)):
@@ -132,7 +133,7 @@ def _shown(metrics: Metrics) -> Metrics:
 
 
 def _surplus(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
-    """Return all but the newest checkpoints and the one with the lowest validation loss."""
+    """Return all checkpoints except the KEPT_CHECKPOINTS newest and the one with the lowest validation loss."""
 
     def loss(checkpoint: Checkpoint) -> float:
         metrics = checkpoint.metrics
@@ -144,7 +145,7 @@ def _surplus(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
 
 
 def publish(attempt: AttemptContext, report: DoneReport, folder: Path, measured: Measured) -> None:
-    """Store the model, then name it, its files and the job's success in one transaction.
+    """Store the model. Then write its row, the result files' rows and the job's success in one transaction.
 
     `measured`: the training's time and memory, stored beside the estimate.
     """
@@ -193,7 +194,8 @@ def publish(attempt: AttemptContext, report: DoneReport, folder: Path, measured:
 
 
 def begin_evals(session: Session, job: Job) -> list[JsonObject] | None:
-    """Insert the runs of the job's evals, without those that were deleted. Return their ids; None if it names none."""
+    """Create the runs of the evals that the job names, except deleted evals. Return the ids of each run, its eval and
+    its model; None if the job names no eval."""
     wanted = [JobEval.model_validate(each) for each in job.recipe.get("evals") or ()]
     begun: list[JsonObject] = []
     # Two jobs that name the same evals lock them in the same order, and so neither waits for the other for ever.
@@ -212,7 +214,7 @@ def begin_evals(session: Session, job: Job) -> list[JsonObject] | None:
 
 
 def _store_results(attempt: AttemptContext) -> File:
-    """Store the table of the job's metrics. Return its record."""
+    """Store the table of the job's metrics as a file. Return the file's row, which the caller inserts."""
     job, context = attempt.job, attempt.node.context
     fields = _result_file(job)
     key = f"files/{job.project_id}/{fields['id']}"
@@ -233,7 +235,7 @@ def _result_file(job: Job) -> dict[str, object]:
 
 
 def best_step_message(job: Job, report: DoneReport) -> str | None:
-    """Return the event that names the published step, if that is not the last one."""
+    """Return the message of an event that names the published step; None if the last step was published."""
     best, last = report.best_step, report.step
     if best in (None, last) or not (job.resolved or {}).get("keep_best"):
         return None

@@ -12,14 +12,14 @@ import structlog
 log = structlog.get_logger(__name__)
 
 PAUSES_S = (5, 10, 20, 40, 60)
-"""The first pause, the second, and so on."""
+"""Seconds of the first pause, the second, and so on."""
 SUSPICIOUS_JOBS = 3
 """If this many different jobs in a row fail through no fault of their own, the worker counts as broken."""
 
 
 class Pause:
     def __init__(self, check: Callable[[bool], str | None], clock: Callable[[], float] = time.monotonic) -> None:
-        """`check(thorough)` returns what is broken, or None."""
+        """`check(thorough)` returns the reason why the worker cannot work, or None."""
         self._check, self._clock = check, clock
         self._lock = threading.Lock()
         self._pauses = 0
@@ -29,7 +29,8 @@ class Pause:
         """Why the worker takes no work; None while it takes work."""
 
     def may_work(self) -> bool:
-        """Return whether the worker may take work. Checks it briefly each time, and thoroughly after a problem."""
+        """Return whether the worker may take work. Each call makes a brief check, and a thorough one after a
+        problem."""
         with self._lock:
             if self.reason is not None and self._clock() < self._until:
                 return False
@@ -61,7 +62,7 @@ class Pause:
 
     def _begin(self, reason: str) -> None:
         if self.reason is not None and self._clock() < self._until:
-            return  # another slot met the same problem
+            return  # the worker already pauses: another slot met the same problem
         pause_s = PAUSES_S[min(self._pauses, len(PAUSES_S) - 1)]
         self._pauses += 1
         self._until = self._clock() + pause_s

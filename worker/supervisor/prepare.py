@@ -31,7 +31,8 @@ MAX_FINDINGS = 5
 
 
 def prepare(attempt: AttemptContext) -> None:
-    """Prepare the job. Raise AttemptFailed, StaleFence or StorageUnavailable if that fails."""
+    """Prepare the job and queue it for training. Raise AttemptFailed, StaleFence or StorageUnavailable if that
+    fails."""
     labels = parent_labels(attempt)
     prepared = _prepared_arrays(attempt, labels)
     inputs = resolution_inputs(attempt, prepared["train"], labels)
@@ -40,7 +41,7 @@ def prepare(attempt: AttemptContext) -> None:
 
 
 def fetch_arrays(attempt: AttemptContext) -> None:
-    """Put the job's arrays into the run folder. Rebuild missing or damaged arrays from its files.
+    """Put the job's arrays into the run folder. Rebuild missing or damaged arrays from the job's files.
 
     Raises AttemptFailed, StaleFence, Interrupted, StorageUnavailable.
     """
@@ -64,7 +65,8 @@ def fetch_arrays(attempt: AttemptContext) -> None:
 
 
 def _prepared_arrays(attempt: AttemptContext, labels: Labels | None) -> dict[str, Arrays]:
-    """Return the arrays of each file of rows, with their files in `data/`. Intact stored arrays are reused."""
+    """Return the row in the database of each file's arrays, by "train" and "validation", and put the arrays into
+    `data/` of the run folder. Stored arrays are reused if they are intact."""
     sources = _sources(attempt, labels)
     prepared = {source.name: stored for source in sources if (stored := _reuse(attempt, source))}
     missing = [source for source in sources if source.name not in prepared]
@@ -76,7 +78,8 @@ def _prepared_arrays(attempt: AttemptContext, labels: Labels | None) -> dict[str
 
 
 def _required_labels(attempt: AttemptContext, parent: Labels | None, train: Arrays | None) -> RequiredLabels:
-    """Return the labels of the parent model, or of a training file that was prepared before."""
+    """Return the labels that rows must have: those of the parent model, or of a training file whose arrays are stored.
+    Empty if there are neither."""
     if parent is not None:
         names = list(parent.names) or None
         return {"problem": parent.problem, "label_names": names, "by": f"the labels of {attempt.job.parent_model}"}
@@ -104,7 +107,8 @@ def _sources(attempt: AttemptContext, labels: Labels | None) -> list[Source]:
 
 
 def _reuse(attempt: AttemptContext, source: Source) -> Arrays | None:
-    """Fetch arrays that an earlier job stored. Return None if there are none, or they are damaged."""
+    """Fetch the source's arrays if an earlier job stored them. Return None if there are none, or they are damaged or
+    have too few rows."""
     with attempt.node.context.database.read() as session:
         stored = arrays.get(session, source.key)
     if stored is None or stored.report["rows"] < source.min_rows:
@@ -113,7 +117,8 @@ def _reuse(attempt: AttemptContext, source: Source) -> Arrays | None:
 
 
 def _fetch_stored(attempt: AttemptContext, stored: Arrays, name: str) -> bool:
-    """Return False if the object is damaged or missing. An operator may have deleted it to make room."""
+    """Fetch stored arrays into the run folder. Return False if the object is damaged or missing: an operator may have
+    deleted it to make room."""
     path = attempt.folder / "data" / f"{name}.safetensors"
     path.parent.mkdir(exist_ok=True)
     try:
@@ -144,7 +149,8 @@ def _store(attempt: AttemptContext, source: Source, report: FileReport) -> Array
 def _resolve(
     attempt: AttemptContext, prepared: dict[str, Arrays], inputs: ResolutionInputs
 ) -> tuple[ResolvedRecipe, Workloads, list[str]]:
-    """Return the resolved recipe, the workloads of the rows that remain, and notes on cut rows for the user."""
+    """Return the resolved recipe, the workloads of the rows that remain, and messages for the user about rows that were
+    cut or left out."""
     recipe, job = attempt.recipe, attempt.job
     max_length = resolve_max_length(
         recipe,
@@ -193,7 +199,7 @@ def _drop_reason(recipe: Recipe, max_length: int) -> str:
 
 
 def _require_fitting(rows: Rows, stored: Arrays, name: str, max_length: int) -> None:
-    """Raise AttemptFailed with the numbers of the overlong rows, if there are any."""
+    """Raise AttemptFailed if rows are longer than `max_length`. The message lists the first of them."""
     overlong = rows.overlong(max_length)
     if not len(overlong):
         return
@@ -252,7 +258,7 @@ def _queue_for_training(
 
 
 def _findings(name: str, stored: Arrays) -> list[str]:
-    """Return the first findings of a file, as messages."""
+    """Return the first findings of a file, as messages for events."""
     unit = "line" if stored.report["container"] == "jsonl" else "row"
     lines = []
     for finding in stored.report["findings"][:MAX_FINDINGS]:

@@ -26,9 +26,9 @@ CRASHES = {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.
 
 
 FileReport: TypeAlias = dict[str, Any]
-"""The report of one prepared file (worker.rows.prepare_file.FileReport), stored with its arrays."""
+"""The report on one prepared file (worker.rows.prepare_file.FileReport). It is stored with the file's arrays."""
 RequiredLabels: TypeAlias = dict[str, object]
-"""The labels that rows must have, as JSON (worker.rows.row_builder.LabelSpec)."""
+"""The labels that rows must have, as JSON (worker.rows.row_builder.LabelSpec). Empty: any labels."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Interrupted(Exception):
 
 
 def run_prepare(attempt: AttemptContext, sources: list[Source], labels: RequiredLabels) -> dict[str, FileReport]:
-    """Prepare these files. Return the report of each by its source's name."""
+    """Convert these files to arrays in a child process. Return each file's report by its source's name. `labels`: the
+    labels that rows must have. Raises AttemptFailed, StaleFence, Interrupted."""
     folder = attempt.folder
     _fetch_inputs(attempt, sources)
     (folder / "prepare.json").write_text(json.dumps(_request(attempt, sources, labels)))
@@ -82,7 +83,7 @@ def _fetch_inputs(attempt: AttemptContext, sources: list[Source]) -> None:
 
 
 def _request(attempt: AttemptContext, sources: list[Source], labels: RequiredLabels) -> dict[str, object]:
-    """Return prepare.json (worker.prepare.Request)."""
+    """Return the content of prepare.json (worker.prepare.Request)."""
     recipe, settings = attempt.recipe, attempt.node.context.settings
     return {
         "job_id": attempt.job.id,
@@ -106,7 +107,8 @@ def _request(attempt: AttemptContext, sources: list[Source], labels: RequiredLab
 
 
 def wait_for_child(attempt: AttemptContext, child: Child) -> None:
-    """Wait until prepare has ended. Raise AttemptFailed, StaleFence or Interrupted if it did not end well."""
+    """Wait until the child has ended. Raise AttemptFailed if it failed or hangs, StaleFence if the attempt no longer
+    owns the job, Interrupted if the worker shuts down."""
     last_progress = None
     try:
         while True:
@@ -137,7 +139,8 @@ def wait_for_child(attempt: AttemptContext, child: Child) -> None:
 
 
 def _crashed_on(progress: ProgressReport) -> AttemptFailed:
-    """Return a failure without retries: the same rows would crash the next attempt."""
+    """Return the failure of a job whose rows crash the child. It is not retried, because the rows would crash the next
+    attempt, too."""
     kind = "validation" if progress.file == "validation" else "training"
     return AttemptFailed(
         FailureReason.INVALID_FILE,

@@ -1,4 +1,5 @@
-"""Writing of metrics and messages to the database, in batches. During an outage they are kept and written later."""
+"""Batched writes of a trainer's metrics and messages to the database. During an outage they are kept and written
+later."""
 
 import threading
 import time
@@ -19,7 +20,8 @@ from worker.supervisor.remaining import Remaining, share_done
 
 FLUSH_S = 1.0
 MAX_SAMPLE_LENGTH = 80
-"""Characters of a sampled answer, and of the end of its prompt, in a message. The event's data holds more."""
+"""Most characters of a sampled answer, and of the end of its prompt, in an event's message. The event's data holds
+longer texts."""
 
 PHASE_EVENTS = {
     "loading": "Loading the base model",
@@ -28,18 +30,19 @@ PHASE_EVENTS = {
     "verifying": "Checking the published files",
     "storing": "Storing the model",
 }
-"""Events of phases in which no step ends."""
+"""Messages of the events that announce phases in which no step ends."""
 EVENT_METRICS = {
     "train_reward": "reward",
     "valid_loss": "validation loss",
     "valid_reward": "validation reward",
     "full_valid_loss": "full validation loss",
 }
-"""Metrics that a step's message contains if the step has them, each with its name in the message."""
+"""Metrics that a step's message shows, if the step has them, and their names in the message."""
 
 
 class Progress:
-    """Two threads use it: one handles the trainer's reports, the other stores its states."""
+    """Collects a trainer's reports and writes them to the database. Two threads use it: one handles the trainer's
+    reports, the other stores its states."""
 
     def __init__(self, attempt: AttemptContext, predicted: StoredPrediction | None = None) -> None:
         self._attempt = attempt
@@ -49,7 +52,7 @@ class Progress:
         self._progress: JobProgress = {"step": 0, "total_steps": total_steps, **job.progress}
         self._remaining = Remaining(predicted, share_done(job))
         self._begun: set[str] = set()
-        """Phases whose events were added."""
+        """Phases that were already announced by an event."""
         self._waiting: list[MetricsReport | SamplesReport | WarningReport | PhaseReport] = []
         self._flushed_at = 0.0
         self._changed = False
@@ -75,9 +78,10 @@ class Progress:
             self._waiting.append(report)
 
     def flush(self, *, force: bool = False) -> None:
-        """Write the collected reports, about once a second. An outage only delays them, unless `force` is set.
+        """Write the collected reports, if the last write was FLUSH_S ago or `force` is set. During an outage they stay
+        collected, but with `force` the error is raised.
 
-        Raises StaleFence.
+        Raises StaleFence if the attempt no longer owns the job.
         """
         with self._lock:
             now = time.monotonic()
@@ -135,5 +139,5 @@ def _sample_message(step: int, sample: RolloutSample) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Format a metric. The pipe carries NaN and infinity as null."""
+    """Format a metric. None means NaN or infinity, which the trainer's pipe carries as null."""
     return "not a number" if value is None else f"{value:.2f}"

@@ -1,4 +1,5 @@
-"""The provenance that only the database knows: origin.json in the run folder, which becomes part of the manifest."""
+"""The part of a model's provenance that only the database knows. It is written to origin.json in the run folder and
+becomes part of the published manifest."""
 
 from sqlalchemy.orm import Session
 
@@ -37,8 +38,8 @@ def _base(session: Session, job: Job, base: BaseModelRow) -> BaseEntry:
 
 
 def _artifacts(session: Session, name: str) -> list[Artifact]:
-    """Return the artifacts of a fine-tuned model or a checkpoint of any project (see producing_job); none if the model
-    was deleted after the job fetched it."""
+    """Return the artifacts of a fine-tuned model or a checkpoint of any project (see lineage.producing_job); none if
+    the model was deleted after the job fetched it."""
     model = models.find_in_any_project(session, name)
     return [] if model is None else trained_artifacts(model.artifacts)
 

@@ -1,4 +1,4 @@
-"""kombu's Redis transport, made to drop messages that it cannot deliver.
+"""kombu's Redis transport for Celery, changed to drop messages that it cannot deliver.
 
 A list in Redis accepts whatever is pushed. kombu reads and delivers a message inside its event loop, where any error
 other than a connection's ends the whole worker with exit code 0.

@@ -8,15 +8,16 @@ from api.records.jobs import Job
 from worker.shared.reports import MetricsReport
 
 COMPARING_SHARE = 0.1
-"""The comparison with the base model, as a share of the predicted training, which includes it."""
+"""Share of the predicted training time that the comparison with the base model takes."""
 REST_S = 15.0
-"""Seconds before and after training where nothing is predicted."""
+"""Assumed seconds before and after training, for jobs without a prediction."""
 LEFT_OF_REST = {"loading": 1.0, "exporting": 0.6, "verifying": 0.35, "storing": 0.1}
-"""Share of the time before and after training that is left when a phase begins."""
+"""Share of the time before and after training that is still left when a phase begins."""
 
 
 def predicted_s(predicted: StoredPrediction, done: float) -> float:
-    """Return the seconds of an attempt that has the rest of the steps to make; `done` is the share of those made."""
+    """Return the predicted seconds of an attempt that trains the remaining steps. `done`: the share of steps that are
+    already trained."""
     return predicted["seconds"] - done * predicted["training_s"]
 
 
@@ -27,6 +28,8 @@ def share_done(job: Job) -> float:
 
 
 class Remaining:
+    """The time until the job's end: first as predicted, then extrapolated from the attempt's own steps."""
+
     def __init__(
         self, predicted: StoredPrediction | None, done: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
@@ -35,7 +38,7 @@ class Remaining:
         self._training_s = predicted["training_s"] if predicted else 0.0
         self._rest_s = predicted["seconds"] - predicted["training_s"] if predicted else REST_S
         self._first: tuple[int, float] | None = None
-        """The first step of this attempt, and when it ended."""
+        """Number of this attempt's first step, and the time when it ended."""
         self._end: float | None = None
         if predicted:
             self._left_now(predicted_s(predicted, done))
@@ -52,7 +55,8 @@ class Remaining:
             self._left_now(LEFT_OF_REST[phase] * self._rest_s)
 
     def end_step(self, report: MetricsReport) -> None:
-        """Extrapolate from the mean time of this attempt's steps, with what happens between them."""
+        """Extrapolate from the mean time of this attempt's steps, which includes evaluations and saving between
+        steps."""
         now = self._clock()
         if self._first is None:
             self._first = (report.step, now)

@@ -13,7 +13,7 @@ from worker.supervisor.lineage import ParentDeleted, producing_job
 
 
 class ResolutionInputs(TypedDict):
-    """Arguments of api.spec.resolve.resolve."""
+    """Arguments of `api.spec.resolve.resolve` that do not come from the number and lengths of the rows."""
 
     labels: Labels | None
     base_model: str
@@ -21,7 +21,11 @@ class ResolutionInputs(TypedDict):
 
 
 def resolution_inputs(attempt: AttemptContext, train: Arrays, parent: Labels | None) -> ResolutionInputs:
-    """`parent`: the labels of the classifier that the job continues (parent_labels). Raises AttemptFailed."""
+    """Return the labels, the name of the weights to train, and whether to publish a merged model.
+
+    `parent`: the labels of the classifier that the job continues (parent_labels). Raises AttemptFailed if an option of
+    the method has no effect on the labels.
+    """
     recipe, job = attempt.recipe, attempt.job
     largest = attempt.node.context.settings.merged_max_parameters
     merged = recipe.publishes_merged(attempt.base.facts["parameters"], largest)
@@ -33,7 +37,8 @@ def resolution_inputs(attempt: AttemptContext, train: Arrays, parent: Labels | N
 
 
 def _require_effect(recipe: Recipe, labels: Labels) -> None:
-    """Raise AttemptFailed if an option has no effect on this kind of labels, which only the rows show."""
+    """Raise AttemptFailed if an option of the method has no effect on this kind of labels. Only the rows show the
+    kind."""
     if (idle := recipe.method.idle_option(labels.problem)) is not None:
         param = f"method.{recipe.method.type}.{idle[0]}"
         message = f"{param} would change nothing: {idle[1]}. Leave it out"
@@ -41,9 +46,10 @@ def _require_effect(recipe: Recipe, labels: Labels) -> None:
 
 
 def parent_labels(attempt: AttemptContext) -> Labels | None:
-    """Return the labels of the classifier that the job continues, in the order of its head.
+    """Return the labels of the classifier that the job continues, in the order of its outputs; None if it continues
+    none.
 
-    Raises AttemptFailed, ParentDeleted.
+    Raises AttemptFailed if the recipe requests another kind of labels, ParentDeleted if the classifier was deleted.
     """
     recipe, parent = attempt.recipe, attempt.job.parent_model
     if recipe.method.output != "labels" or parent is None:

@@ -1,5 +1,5 @@
-"""The table of a job's metrics that its users download: OpenAI's columns, and beside them rewards and the accuracies
-under their own names."""
+"""The CSV table of a job's metrics for download: OpenAI's columns, then rewards and accuracies under their own
+names."""
 
 import csv
 import io
@@ -14,15 +14,15 @@ RESULT_COLUMNS = {
     "valid_loss": "valid_loss",
     "valid_mean_token_accuracy": "valid_accuracy",
 }
-"""OpenAI's columns, and the metric that fills each."""
+"""OpenAI's columns, each with the metric that fills it."""
 OWN_COLUMNS = ("train_reward", "valid_reward", "valid_accuracy", "train_rewards_accuracy", "valid_rewards_accuracy")
-"""Further columns for methods that have these metrics. They have the names that the metrics have everywhere else."""
+"""Further columns, for methods that have these metrics. A column's name is the metric's name."""
 ACCURACIES = ("mean_token_accuracy", "accuracy", "rewards_accuracy")
-"""The names that methods have for an accuracy: of tokens, of labels, or of preferences."""
+"""Names that methods give to an accuracy: of tokens, of labels, or of preferences."""
 
 
 def results_csv(metrics: Sequence[Metrics]) -> bytes:
-    """Return a row for each step. Cells are numbers, or empty if the step lacks the metric."""
+    """Return the table, with a row for each step. Cells are numbers, or empty if the step lacks the metric."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     columns = RESULT_COLUMNS | {name: name for name in OWN_COLUMNS if any(name in row for row in metrics)}

@@ -1,8 +1,8 @@
 """Deletion of stored data that is no longer needed. What an unfinished job needs is never deleted.
 
 Everything is deleted in small batches, so that other workers and the API never wait long. Rows are deleted before their
-objects, and an object whose deletion fails is an orphan for `attune storage collect`. Prefixes of one job are deleted
-before their row is changed, so that the deletion is repeated.
+objects, and an object whose deletion fails is an orphan for `attune storage collect`. All objects with the prefix of a
+job or an upload are deleted before its row is changed: if that fails, the next sweep repeats it.
 """
 
 import structlog
@@ -38,11 +38,11 @@ UPLOAD_GRACE_S = 900
 DAY_S = 24 * 3600
 KEEP_WORKERS_S = 30 * DAY_S
 KEEP_CURSORS_S = 30 * DAY_S
-"""How long the id of a deleted row remains a cursor."""
+"""Seconds after its deletion for which a row's id still works as a position in a list (`after`)."""
 
 
 def delete_expired(context: Context) -> None:
-    """Delete what has ended or expired."""
+    """Delete the states of ended jobs, expired uploads and files, and other rows that have expired."""
     delete_ended_states(context)
     expire_uploads(context)
     remove_expired_files(context)
@@ -53,7 +53,7 @@ def delete_expired(context: Context) -> None:
 
 
 def delete_old(context: Context) -> None:
-    """Delete what is older than the settings allow; 0 days keeps it."""
+    """Delete data that is older than the settings `keep_…_days` allow. 0 days: keep it."""
     settings = context.settings
     if settings.keep_files_days:
         expire_old_files(context, settings.keep_files_days * DAY_S)
@@ -87,7 +87,7 @@ def delete_ended_states(context: Context) -> None:
 
 
 def expire_uploads(context: Context, grace_s: float = UPLOAD_GRACE_S) -> None:
-    """Expire uploads that were not completed in time, and delete the parts of those that have ended."""
+    """Expire uploads that were not completed in time, and delete the parts of uploads that have ended."""
     with context.database.write() as session:
         uploads.expire(session)
     with context.database.read() as session:
@@ -115,7 +115,7 @@ def _in_use(session: Session, file: File) -> bool:
 
 
 def expire_old_files(context: Context, keep_s: float) -> None:
-    """Give old uploaded files an expiry. The sweep deletes them once no unfinished job needs them."""
+    """Let old uploaded files expire. The sweep deletes them once no unfinished job needs them."""
     with context.database.write() as session:
         count = files.expire_old(session, keep_s)
     if count:
@@ -165,7 +165,7 @@ def remove_old_logs(context: Context, keep_s: float) -> None:
 
 
 def remove_old_judgements(context: Context, keep_s: float) -> None:
-    """Delete old judgements, a batch in each transaction."""
+    """Delete old stored answers of judges (`judgements`), a batch in each transaction."""
     deleted = True
     while deleted:
         with context.database.write() as session:

@@ -1,7 +1,8 @@
-"""A sampler's supervisor: takes jobs from the sample queue, fetches their models, and feeds the child that samples.
+"""A sampler's supervisor: takes jobs from the sample queue, fetches their models, and sends them to the child that
+samples.
 
-A thread for each job relays its reports. The child is started with the first job, and ended when no job has come for a
-while.
+A thread for each job relays its reports. The child is started with the first job, and killed when no job has come for
+`sample_idle_s`.
 """
 
 import secrets
@@ -44,9 +45,9 @@ log = structlog.get_logger(__name__)
 
 RECONNECT_S = 2.0
 PLACE_S = 0.1
-"""Seconds between two looks for a free place."""
+"""Seconds between checks for a free place."""
 STOP_S = 5.0
-"""Seconds in which each request reports that its sampler stops."""
+"""Seconds that a shutdown waits for each request's thread, which reports that the sampler has ended."""
 
 
 def run(settings: Settings) -> None:
@@ -60,7 +61,7 @@ def run(settings: Settings) -> None:
 
 
 def _machine() -> dict[str, Any]:
-    """Return the hardware of the child, as fields of a report."""
+    """Return the hardware of the child, as fields of a ProcessReport."""
     gpus = visible_gpus()[-1:]
     facts = worker_resources(gpus, slots=1)
     return {"gpus": len(gpus), **{name: facts[name] for name in ("device", "gpu_memory_bytes", "memory_bytes")}}
@@ -76,7 +77,7 @@ class Sampler:
         self._fetching = threading.Lock()
         self._jobs: dict[str, SampleJob] = {}
         self._folders: dict[str, Path] = {}
-        """Folders of adapters that unfinished jobs need."""
+        """Folders of the adapters that unfinished jobs need, by the job's id."""
         self._threads: list[threading.Thread] = []
         self._server = None
         if settings.fork_server:
@@ -107,13 +108,14 @@ class Sampler:
         self.close()
 
     def report(self, owner: str) -> ProcessReport:
-        """Describe this process, from any thread."""
+        """Return what the list of workers shows of this process. Any thread may call it."""
         return ProcessReport(
             owner=owner, stage=SAMPLE, slots=self._settings.sample_batch, answering=len(self._jobs), **self._machine
         )
 
     def _take(self) -> SampleJob | None:
-        """Return the next request, if there is a place for it. Requests of batches take no place of others."""
+        """Return the next request, or None if there is none or no place for it. Requests of batches take free places
+        only; other requests may also take a place that a request of a batch has."""
         places, jobs = self._settings.sample_batch, list(self._jobs.values())
         if sum(not job.background for job in jobs) >= places:
             self.stopping.wait(PLACE_S)
@@ -122,7 +124,7 @@ class Sampler:
         return self._queue.take(LISTEN_S if background else PLACE_S, background=background)
 
     def close(self, child: SamplingChild | None = None) -> None:
-        """Kill the child, if it is still this one. The next job starts another."""
+        """Kill the child; the next job starts another. `child`: do nothing if another child has replaced this one."""
         with self._starting:
             if self._child is not None and child in (None, self._child):
                 self._child.kill()
@@ -163,7 +165,8 @@ class Sampler:
         log.info("sampled", outcome=fields["type"], ms=round(1000 * (time.monotonic() - started_at)))
 
     def _request(self, job: SampleJob) -> SamplerJob:
-        """Return the request with the folders of its model, which are fetched if they are not cached."""
+        """Return the request as the child reads it, with the folders of its model. They are fetched if they are not
+        cached."""
         model = job.content["model"]
         base, adapter = model["base"], model["adapter"]
         whole = model["technique"] is not None and TECHNIQUES[model["technique"]["type"]].whole_model
@@ -186,9 +189,10 @@ class Sampler:
             return folder
 
     def _relay(self, job: SampleJob, request: SamplerJob) -> Report:
-        """Send the request to the child and its reports to the client. Return the last one, which is not sent yet.
+        """Send the request to the child, and the child's reports to the client. Return the last report, which the
+        caller sends.
 
-        Raises ChildLost.
+        Raises ChildLost if the child ended or was killed before its last report.
         """
         child = self._running_child()
         child.send(request)

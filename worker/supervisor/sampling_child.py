@@ -22,7 +22,7 @@ class ChildLost(Exception):
 
 
 class SamplingChild:
-    """A running child. Its reports are sorted by request."""
+    """A running child, whose reports are sorted by request, so that each request's thread reads only its own."""
 
     def __init__(self, child: Child) -> None:
         self._child = child
@@ -37,7 +37,7 @@ class SamplingChild:
         return not self._ended and self._child.alive
 
     def send(self, request: SamplerJob) -> None:
-        """Have the child answer a request."""
+        """Send a request to the child, which answers it with reports."""
         with self._lock:
             inbox = self._inboxes.setdefault(request.id, queue.SimpleQueue())
             if self._ended:
@@ -45,7 +45,8 @@ class SamplingChild:
             self._child.command(cmd="sample", request=request.model_dump(mode="json"))
 
     def next_report(self, request_id: str) -> SamplerReport:
-        """Return the next report on the request. Raises ChildLost, and TimeoutError after POLL_S."""
+        """Return the next report on the request. Raises ChildLost if the child has ended, TimeoutError if no report
+        comes within POLL_S."""
         try:
             report = self._inboxes[request_id].get(timeout=POLL_S)
         except queue.Empty:
@@ -61,13 +62,13 @@ class SamplingChild:
                 self._child.command(cmd="cancel", id=request_id)
 
     def forget(self, request_id: str) -> None:
-        """Drop the rest of its reports."""
+        """Forget the request. Later reports about it are dropped."""
         with self._lock:
             del self._inboxes[request_id]
             self._cancelled_at.pop(request_id, None)
 
     def works_for_nobody(self) -> bool:
-        """Return whether all its requests are cancelled, and it has not noticed for CANCEL_S."""
+        """Return whether all of the child's requests are cancelled, and the child has not noticed for CANCEL_S."""
         with self._lock:
             now = time.monotonic()
             return all(now - self._cancelled_at.get(request, now) > CANCEL_S for request in self._inboxes)

@@ -1,4 +1,4 @@
-"""Scans of uploaded files: a prepare worker validates them before any job names them."""
+"""Scans of uploaded files: a worker of the prepare stage checks them before any job names them."""
 
 import json
 import shutil
@@ -21,8 +21,8 @@ log = structlog.get_logger(__name__)
 
 WAIT_S = 1.0
 ROUNDS = 2
-"""A thread that finds another one scanning returns at once. The second round scans a file that was uploaded between the
-other thread's last query and its end."""
+"""How often a thread searches for waiting files. A thread that finds another one scanning returns at once. The second
+round finds a file that was uploaded between the other thread's last query and its end."""
 CRASHED = "The process that reads the file ended unexpectedly. Look in the file for a row that is unlike the others."
 LOST = "The file could not be scanned: each attempt was interrupted."
 
@@ -38,13 +38,14 @@ class ChildKilled(Exception):
 
 
 class ScanInterrupted(Exception):
-    """The claim is lost, or the worker is shutting down."""
+    """Another worker has claimed the file, the file was deleted, or this worker is shutting down."""
 
 
 def scan_waiting(node: Node) -> None:
     """Scan until no file waits, unless another thread of this worker scans.
 
-    One thread scans, beside the slots, so that no job waits behind files that no job has named yet.
+    Only one thread scans, in addition to those that prepare jobs, so that no job waits behind files that no job has
+    named yet.
     """
     for _ in range(ROUNDS):
         if not node.scanning.acquire(blocking=False):
@@ -84,7 +85,7 @@ def scan_next(node: Node) -> bool:
 
 
 def fail_abandoned_scans(node: Node) -> None:
-    """Fail scans whose workers were lost too often."""
+    """Fail the scans of files whose workers were lost too often."""
     with node.context.database.write() as session:
         for claim in scans.exhausted(session):
             scans.finish(session, claim, "failed", {"error": LOST})
@@ -107,7 +108,7 @@ def _scan(node: Node, claim: ScanClaim, folder: Path) -> ScanReport:
 
 
 def _wait(node: Node, claim: ScanClaim, child: Child) -> int:
-    """Return the child's exit code. Raises ScanInterrupted."""
+    """Renew the claim until the child has ended, and return its exit code. Raises ScanInterrupted."""
     settings = node.context.settings
     renewed_at = time.monotonic()
     try:

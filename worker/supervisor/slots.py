@@ -27,7 +27,8 @@ class Slots:
 
     @contextmanager
     def take(self) -> Iterator[Slot | None]:
-        """Yield a free slot, or None if there is none. `missed` then reports that to a thread that holds a slot."""
+        """Yield a free slot, or None if there is none. In that case `missed` returns True to a thread that holds a
+        slot."""
         with self._lock:
             slot = self._free.popleft() if self._free else None
             self._missed = self._missed or slot is None
@@ -39,7 +40,7 @@ class Slots:
                     self._free.append(slot)
 
     def missed(self) -> bool:
-        """Return whether a thread found no free slot since the last call."""
+        """Return whether, since the last call, a thread found no free slot."""
         with self._lock:
             missed, self._missed = self._missed, False
         return missed

@@ -1,4 +1,4 @@
-"""The sweep, which each worker makes every few seconds to find lost jobs and missed rings.
+"""The sweep: every few seconds, each worker searches for lost jobs and missed rings.
 
 A job is lost if its lease has expired. A ring is the message that makes a worker query the queue; a waiting job may
 have lost its ring. A separate thread deletes data that is no longer needed.
@@ -31,11 +31,12 @@ log = structlog.get_logger(__name__)
 
 class Sweeper:
     def __init__(self, node: Node, wake: threading.Event) -> None:
-        """`wake`: set when jobs of this stage wait, so that this worker's threads query the queue."""
+        """`wake`: an event that the sweep sets if jobs of this stage wait, so that this worker's threads query the
+        queue."""
         self._node, self._wake = node, wake
         self._resources = worker_resources(node.gpu_names, slots=node.slots.count)
         self._started_at: float | None = None
-        """By the database's clock."""
+        """When this worker started, by the database's clock."""
 
     def run(self) -> None:
         node, settings = self._node, self._node.context.settings
@@ -83,7 +84,7 @@ class Sweeper:
 
 
 def observe_database(node: Node) -> float:
-    """Return the database's time."""
+    """Return the database's time, and note that the database answered."""
     with node.context.database.read() as session:
         now = current_time(session)
     node.visibility.record_answer(now)
@@ -91,7 +92,8 @@ def observe_database(node: Node) -> float:
 
 
 def requeue_expired(node: Node) -> None:
-    """Requeue the jobs whose leases have expired, or fail those that were lost too often."""
+    """Requeue the jobs whose leases have expired, or fail those that were lost too often. Does nothing after a gap in
+    the view of the database (visibility.py)."""
     with node.context.database.write() as session:
         expired = queue.expired(session)
         trusted = node.visibility.record_answer(current_time(session))
@@ -104,7 +106,8 @@ def requeue_expired(node: Node) -> None:
 
 
 def requeue_own(node: Node) -> None:
-    """Requeue the jobs that this worker held when it died. Call it at the start, before any job is claimed."""
+    """Requeue the jobs that this worker held when it died. Call it at the worker's start, before the worker claims a
+    job."""
     with node.context.database.write() as session:
         for job in queue.leased_by(session, node.owner):
             log.warning("job_left_behind", job_id=job.id, fence=job.fence)
@@ -118,7 +121,8 @@ def _requeue_lost(session: Session, job: Job) -> None:
 
 
 def housekeep(node: Node) -> None:
-    """Delete what is no longer needed, repeatedly, in a thread of its own: a slow storage must not delay the sweep."""
+    """Delete data that is no longer needed, until the worker stops. Runs in a thread of its own: a slow storage must
+    not delay the sweep."""
     retained_at: float | None = None
     while not node.stopping.is_set():
         try:
@@ -136,7 +140,7 @@ def housekeep(node: Node) -> None:
 
 
 def record_stored_bytes(context: Context) -> None:
-    """Enter the projects' stored bytes in the usage ledger, which keeps each day's most."""
+    """Enter the projects' stored bytes in the usage ledger, which keeps the largest value of each day."""
     with context.database.read() as session:
         totals = stored_bytes.by_key(session)
     with context.database.write() as session:

@@ -1,4 +1,4 @@
-"""One attempt at training a job: fill its run folder, start the trainer, and judge how it ended."""
+"""One attempt at training a job: fill its run folder, run the trainer, and find out why it ended."""
 
 import json
 import signal
@@ -25,8 +25,8 @@ from worker.supervisor.slots import Slot
 from worker.supervisor.trainer_monitor import TrainerMonitor
 
 SUSPICIOUS_REASONS = (FailureReason.INTERNAL, FailureReason.DIVERGED)
-"""Reasons that flipped bits in a base model can cause. Only then is the cached copy hashed again, because hashing takes
-a while."""
+"""Reasons of failures that flipped bits in a base model can cause. Only after these is the cached copy hashed again,
+because hashing takes a while."""
 DAMAGED_COPY = "The worker's copy of the base model was damaged. The worker fetches it again."
 
 
@@ -64,10 +64,11 @@ def train(attempt: AttemptContext, slot: Slot) -> None:
 
 
 def _resolve_hardware(attempt: AttemptContext, machine: Machine) -> ResolvedRecipe:
-    """Replace each "auto" that depends on the machine. The first attempt decides for all later ones."""
+    """Return the recipe with each "auto" that depends on the machine replaced. The first attempt decides for all later
+    ones."""
     job, base = attempt.job, attempt.base
     prepared = ResolvedRecipe.model_validate(job.resolved)
-    # The user's own choice only: a precision that another machine resolved is trained here too, if slowly.
+    # Only the user's own choice is refused: a precision that another machine resolved is trained here too, if slowly.
     if refused := refused_precision(attempt.recipe.training.precision, machine):
         raise AttemptFailed(FailureReason.INVALID_RECIPE, f"{refused}.", param="training.precision")
     resolved = resolve_hardware_auto(
@@ -81,7 +82,8 @@ def _resolve_hardware(attempt: AttemptContext, machine: Machine) -> ResolvedReci
 
 
 def _predict(attempt: AttemptContext, attempted: ResolvedRecipe, machine: Machine) -> StoredEstimate | None:
-    """Store this worker's estimate with the job, and return it. Jobs of older versions have none."""
+    """Store this worker's estimate of the job's time and memory, and return it. None for jobs of versions without
+    estimates."""
     job = attempt.job
     if not job.estimate:
         return None

@@ -46,35 +46,37 @@ STOPPED = "The worker shut down: the job was requeued and resumes from its last 
 LISTEN_S = 0.5
 RETRY_S = 2.0
 FIRST_PHASE_AFTER_TRAINING = "exporting"
-"""The phase that ends the training time of an estimate, which includes the comparison with the base model."""
+"""The first phase after the training time that an estimate predicts. The comparison with the base model is part of that
+time."""
 PUBLISH_PATIENCE_S = 900
-"""How long a finished model waits for an unreachable database or storage."""
+"""Seconds for which a finished model waits for an unreachable database or storage."""
 
 
 class TrainerMonitor:
-    """Watches the trainer, handles its reports, and stores what it saves."""
+    """Watches a trainer, handles its reports, and stores the states, checkpoints and the model that it writes."""
 
     def __init__(self, attempt: AttemptContext, trainer: Child, predicted: StoredPrediction | None = None) -> None:
         self._attempt, self._trainer = attempt, trainer
         self._node, self._job, self._beat = attempt.node, attempt.job, attempt.beat
         self.exit_code: int | None = None
-        """Exit code of a trainer that ended without a last report."""
+        """Exit code of the trainer, if it ended without a last report."""
         self.measured: Measured | None = None
-        """Set when the training has succeeded."""
+        """Time and memory of the training. None unless it has succeeded."""
         self._progress = Progress(attempt, predicted)
         self._uploads = Uploads(attempt.job.id, attempt.beat.lost)
         self._judges = JudgeDesk(attempt, trainer)
         self._started_at = time.monotonic()
         self._phases: dict[str, float] = {}
-        """When each phase began first."""
+        """When each phase first began."""
         self._stepped_at: float | None = None
         self._step_seconds: list[float] = []
         self._unstored: Callable[[], None] | None = None
-        """Stores the newest saved state, if that failed before."""
+        """A function that stores the newest saved state. None unless storing that state has failed before."""
         self._stop_sent_at: float | None = None
 
     def run(self) -> None:
-        """Return when the training has succeeded or has stopped. Raises AttemptFailed, StaleFence."""
+        """Return when the training has succeeded or has stopped. Raise AttemptFailed if it failed, StaleFence if the
+        attempt no longer owns the job."""
         with self._uploads, self._judges:
             while True:
                 self._check()
@@ -90,7 +92,7 @@ class TrainerMonitor:
                 self._progress.flush()
 
     def _check(self) -> None:
-        """Do what is due whether or not the trainer reports: stop it, or give it up if it hangs."""
+        """Do what is due even without a report: stop the trainer, or give the trainer up if it hangs."""
         if self._beat.lost.is_set():
             raise StaleFence(self._job.id)
         self._uploads.check()
@@ -113,7 +115,7 @@ class TrainerMonitor:
         return max(self._node.context.settings.hung_s, 10 * typical_s)
 
     def _handle(self, report: Report) -> bool:
-        """Return whether this was the last report."""
+        """Handle a report. Return whether it was the last."""
         now = time.monotonic()
         match report:
             case MetricsReport():
@@ -180,11 +182,11 @@ class TrainerMonitor:
         )
 
     def _store(self, report: StateReport | CheckpointReport, store: Callable[[Path], None]) -> None:
-        """Store a state or a checkpoint, in the thread of uploads. Training continues if that fails; a state is stored
-        when training stops."""
+        """Store a state or a checkpoint; called in the thread of `Uploads`. If that fails, training continues, and a
+        state is stored when training stops."""
         folder, is_state = self._attempt.folder / report.path, isinstance(report, StateReport)
         try:
-            # First, because an attempt that resumes from this state does not report its steps again.
+            # The metrics first, because an attempt that resumes from this state does not report its steps again.
             self._progress.flush(force=True)
             store(folder)
             if is_state:
@@ -200,7 +202,8 @@ class TrainerMonitor:
             log.info("replaced", job_id=self._job.id, path=report.path)
 
     def _retrying(self, act: Callable[[], None]) -> None:
-        """Retry through outages, until the job is no longer ours or PUBLISH_PATIENCE_S have passed."""
+        """Call `act`. During outages, retry it until the attempt no longer owns the job or PUBLISH_PATIENCE_S have
+        passed."""
         give_up_at = time.monotonic() + PUBLISH_PATIENCE_S
         while True:
             try:
@@ -215,7 +218,8 @@ class TrainerMonitor:
                 self._beat.lost.wait(RETRY_S)
 
     def _ring_for_dependents(self) -> None:
-        """Ring for the stages that waited for this job. If this fails, the sweep rings."""
+        """Send the rings (doorbell messages) of the jobs that waited for this job. If this fails, the sweep sends
+        them."""
         waiting: Sequence[Dependency] = ()
         with contextlib.suppress(SQLAlchemyError), self._node.context.database.read() as session:
             waiting = dependencies.waiting_for(session, self._job.id)
@@ -223,7 +227,7 @@ class TrainerMonitor:
             self._node.context.doorbell.ring(Stage(dependency.stage), dependency.job_id)
 
     def _requeue(self, message: str) -> None:
-        """Put the job back into the queue, at no cost to its retries."""
+        """Put the job back into the queue. This costs none of its retries."""
         claim = self._attempt.claim
         with self._node.context.database.write() as session:
             requeue(session, jobs.lock_for_attempt(session, self._job.id, claim.fence), message)

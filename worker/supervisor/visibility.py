@@ -15,20 +15,21 @@ class Visibility:
         self._lease_s, self._clock = lease_s, clock
         self._lock = threading.Lock()
         self._seen: tuple[float, float] | None = None
-        """When the database last answered: by our clock, and by its own."""
+        """When the database last answered: by this process's clock, and by the database's."""
         self._trusted_from = clock() + lease_s
         self._stalled_until = 0.0
 
     @property
     def poll_s(self) -> float:
-        """Seconds between queries of the database that leave no gap."""
+        """Seconds between queries of the database, short enough to leave no gap."""
         return self._lease_s / 6
 
     def record_answer(self, database_time: float) -> bool:
         """Note the time with which the database answered. Return whether expired leases mean lost workers.
 
-        Call it after the leases were read, in the same transaction, because a stop may come in between. Both clocks are
-        compared: ours stands still with a suspended machine, and the database's may be set.
+        Call it after the leases were read, in the same transaction, because everything may stop in between. A gap on
+        either clock counts: this process's clock stops while the machine is suspended, and the database's clock may be
+        set.
         """
         with self._lock:
             now = self._clock()

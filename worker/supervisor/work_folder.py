@@ -10,13 +10,14 @@ from typing import IO
 
 ID_BYTES = 12
 MIN_FREE_BYTES = 64 * 1024**2
-"""With less than this, or a hundredth of a small disk, a disk counts as full: no job could start."""
+"""A disk with less free space counts as full, because no job could start. On a small disk, the limit is a hundredth of
+its size."""
 
 
 def read_or_create_id(file: Path) -> str:
-    """Return the random id in the file, or write a new one. It stays the same over restarts.
+    """Return the random id in the file, or write a new one. The id survives restarts.
 
-    The file also holds its own inode number, so that a copy of it, as in a cloned machine's image, gets a new id.
+    The file also holds its own inode number, so that a copy of the file, as in a cloned machine's image, gets a new id.
     """
     try:
         stored = json.loads(file.read_bytes())
@@ -35,9 +36,9 @@ def read_or_create_id(file: Path) -> str:
 
 
 def find_folder_problem(folder: Path, lock: IO[bytes], *, thorough: bool) -> str | None:
-    """Return what makes the folder unusable, or None. A deleted folder is made again if its parent is still there.
+    """Return what makes the folder unusable, or None. A deleted folder is created again if its parent still exists.
 
-    thorough: also write a file.
+    `thorough`: also write a file.
     """
     lock_file = folder.with_name(f"{folder.name}.lock")
     try:

@@ -1,5 +1,5 @@
-"""Writes that are retried: the end of an attempt or a scan. If that write is lost, the job is charged for a lost
-worker."""
+"""Retried writes, for the end of an attempt or a scan. If such a write is lost, the job loses a retry as if its worker
+had been lost."""
 
 from collections.abc import Callable
 
@@ -19,8 +19,8 @@ RETRY_S = 2
 def write_with_retry(node: Node, write: Callable[[Session], bool]) -> bool:
     """Run `write` in a transaction, and retry it during an outage. Return its result.
 
-    Returns False if the fence is stale, the write fails, or the worker shuts down first. Then the sweep of another
-    worker ends the attempt when its lease expires.
+    Returns False if the attempt no longer owns the job (StaleFence), the write fails, or the worker shuts down first.
+    Then the sweep of another worker ends the attempt when its lease expires.
     """
     while True:
         try:
