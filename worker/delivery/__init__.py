@@ -1,5 +1,5 @@
-"""Delivery to other servers: webhooks, trackers, hubs.
+"""Delivery to other servers: webhooks, trackers, hubs (docs/internals/delivery.md).
 
-No job waits for a delivery. It is recorded in the transaction of the event that it is about, and sent later. Only this
-part of a worker needs outgoing connections.
+No job waits for a delivery. The transaction that stores an event also records the event's deliveries, which are sent
+later. The deliverer needs outgoing connections; other workers need them only for judges at `judge_url`.
 """

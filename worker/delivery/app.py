@@ -17,7 +17,7 @@ from worker.delivery.trackers import open_trackers
 from worker.delivery.webhooks import WebhookSender
 
 GRACE_S = 5
-"""How long a shutdown waits for each delivery in progress. The next deliverer sends what is left."""
+"""Seconds that a shutdown waits for each thread's delivery in progress. The next deliverer sends what is left."""
 
 log = structlog.get_logger(__name__)
 

@@ -1,4 +1,5 @@
-"""A deliverer: the process that sends to other servers. It runs no child, so it alone may have outgoing access."""
+"""A deliverer: the process that sends to other servers. It may have outgoing access, because it runs no child with
+users' data."""
 
 import signal
 import threading
@@ -31,7 +32,7 @@ class Deliverer:
         return cls(context, *claim_work_dir(context.settings.work, DELIVER))
 
     def repeat(self, name: str, act: Callable[[], object], wait_s: float) -> None:
-        """Call `act` until the deliverer stops. Errors are logged, and `act` is called again."""
+        """Call `act` every `wait_s` seconds until the deliverer stops. Errors are logged as failures of `name`."""
         while not self.stopping.is_set():
             try:
                 act()

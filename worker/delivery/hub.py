@@ -22,8 +22,10 @@ from worker.delivery.deliverer import Deliverer
 log = structlog.get_logger(__name__)
 
 LEASE_S = 3600
-"""If a large model takes longer, another deliverer may push the same files: the later commit then changes nothing."""
+"""Seconds for which a deliverer owns a push. If a large model takes longer, another deliverer may push the same files;
+the later commit then changes nothing."""
 GIVE_UP_S = 2 * 24 * 3600
+"""Seconds for which a failing push is retried."""
 EXCLUDED = ("manifest.json", "manifest.sig.json", "logprobs.json")
 """Files of Attune's own, which are not pushed."""
 
@@ -61,7 +63,8 @@ class HubPusher:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _upload(self, tracking: ExportTask, folder: Path) -> tuple[str, str]:
-        """Return the event's message and level. Raises what the hub's client raises."""
+        """Push the model. Return the message and level of the event for the job. Raises what the hub's client
+        raises."""
         options = tracking.options or {}
         if not self._fetch(tracking.job_id, folder):
             return "Model not pushed to {}: the model was deleted", "info"
@@ -112,6 +115,6 @@ class HubPusher:
 
 
 def _status(error: Exception) -> int | None:
-    """Return the status of the hub's answer, if there was one."""
+    """Return the HTTP status of the hub's answer; None if there was no answer."""
     response = error.response if isinstance(error, HfHubHTTPError) else None
     return None if response is None else int(response.status_code)

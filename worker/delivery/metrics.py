@@ -1,7 +1,7 @@
 """Exports of metrics from the database to a tracker. Each tracker has a thread of its own.
 
-A job never waits for a tracker: its metrics are in the database first, and any deliverer that has the tracker may send
-the rest of an ended job. The tracker itself reports which steps it already holds.
+A job never waits for a tracker: its metrics are in the database first, and any deliverer with this tracker may send the
+rest after the job has ended. The tracker itself reports which steps it already holds.
 """
 
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ from worker.delivery.trackers.base import MetricPoint, Run, RunInfo, Tracker, nu
 log = structlog.get_logger(__name__)
 
 LEASE_S = 300
-"""How long a deliverer owns a run that it has open. The slowest tracker answers or times out sooner."""
+"""Seconds for which a deliverer owns a run that it has open. Even the slowest tracker answers or times out sooner."""
 IDLE_S = 30
-"""Time between checks of a job that does not run."""
+"""Seconds between checks of a job that is not running."""
 GIVE_UP_S = 2 * 24 * 3600
-"""Exports are retried for this long after a job's end."""
+"""Seconds after a job's end for which failing exports are retried."""
 
 UNAVAILABLE = "Metrics could not be sent to {}. They are sent when it answers again; the job continues."
 GIVEN_UP = "Metrics could not be sent to {}: every attempt failed for two days after the job's end."
@@ -34,6 +34,8 @@ GIVEN_UP = "Metrics could not be sent to {}: every attempt failed for two days a
 
 @dataclass
 class OpenRun:
+    """A job's run at the tracker, which this deliverer has open."""
+
     run: Run
     seq: int = 0
     """Sequence number of the last exported event."""
@@ -51,7 +53,7 @@ class MetricsExporter:
         self.close()
 
     def export_due(self) -> None:
-        """Export the new metrics of each job that is due."""
+        """Export the new metrics of each job whose next export is due."""
         with self._database.read() as session:
             due = trackings.due(session, self._name, self._deliverer.owner)
         for tracking_id in due:
@@ -113,7 +115,8 @@ class MetricsExporter:
                 trackings.reschedule(session, tracking.id, self._deliverer.owner, wait_s, keep=running, lease_s=LEASE_S)
 
     def _retry_later(self, tracking: ExportTask) -> None:
-        """Retry the export later. Add an event about the first failure and, after GIVE_UP_S, about the last."""
+        """Retry the export later, or give it up after GIVE_UP_S. Add an event after the first failure and on giving
+        up."""
         title = TITLES[self._name]
         with self._database.write() as session:
             job = jobs.lock(session, tracking.job_id)
@@ -157,7 +160,7 @@ def _run_info(job: Job, tracking: ExportTask) -> RunInfo:
 
 
 def _ascending(points: Sequence[MetricPoint], after: int) -> list[MetricPoint]:
-    """Return each step once, and only those after the tracker's last step."""
+    """Return the points of the steps later than `after`, each step once."""
     new: list[MetricPoint] = []
     for point in points:
         if point.step > after:

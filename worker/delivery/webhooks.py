@@ -55,7 +55,7 @@ async def _deliver_all(
 async def _deliver(
     context: Context, delivery: Delivery, webhook: Webhook, secrets: list[str]
 ) -> tuple[int | None, str | None]:
-    """Return the endpoint's HTTP status, if it answered, and an error, if the delivery failed."""
+    """Send a delivery. Return the endpoint's HTTP status, if it answered, and an error, if the delivery failed."""
     body = message(delivery.event_id, delivery.event_type, delivery.object_id, delivery.created_at)
     try:
         status = await post(

@@ -18,7 +18,7 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "WANDB_ERROR_REPORTING": "false",
 }
-"""Variables that the libraries read while they are imported. An operator's own values are kept."""
+"""Environment variables that trackers' libraries read while they are imported. An operator's own values are kept."""
 
 
 def open_trackers(settings: Settings) -> dict[str, Tracker]:

@@ -1,4 +1,4 @@
-"""The interface of a tracker."""
+"""The interface that each tracker implements."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class RunInfo:
 
     job_id: str
     number: int
-    """Number of the run, from 0, if the job has several at the same tracker."""
+    """Number of this run among the job's runs at the same tracker, from 0."""
     model: str
     base_model: str
     config: Config
@@ -35,18 +35,19 @@ class MetricPoint:
 
 
 class Run(Protocol):
-    """A job's record at a tracker, open for writing. Any method may raise whatever its library raises."""
+    """A job's record at a tracker, open for writing. Its methods may raise whatever the tracker's library raises."""
 
     step: int
-    """The last step that the tracker holds, earlier attempts included. Only later steps are added."""
+    """The last step that the tracker holds, including steps of earlier attempts. Only later steps are added."""
     url: str | None
     """The run's page for users, without credentials; None if there is none."""
 
     def add(self, points: Sequence[MetricPoint]) -> None:
-        """Add points, which are in the order of their steps."""
+        """Add the points, which are in ascending order of their steps."""
 
     def close(self, status: JobStatus | None) -> None:
-        """`status`: the status in which the job has ended; None: it has not ended, and the run may be opened again."""
+        """Close the run. `status`: the status in which the job has ended; None: it has not ended, and the run may be
+        opened again."""
 
 
 class Tracker(Protocol):

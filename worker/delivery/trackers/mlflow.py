@@ -1,4 +1,5 @@
-"""MLflow: every job is a run of one experiment, found again by a tag. The server reports which steps it holds."""
+"""MLflow: each job is a run of one experiment. A tag with the job's id finds the run again. The server reports which
+steps it holds."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -14,7 +15,7 @@ BATCH = 1000
 """MLflow's limit of metrics in one request."""
 MAX_PARAMETERS = 100
 MAX_VALUE_LENGTH = 500
-"""Characters of a parameter's value."""
+"""Most characters of a parameter's value."""
 ENDS = {JobStatus.SUCCEEDED: "FINISHED", JobStatus.FAILED: "FAILED", JobStatus.CANCELLED: "KILLED"}
 
 
@@ -46,7 +47,7 @@ class MlflowRun:
         self.url = None  # the address may hold the operator's password
 
     def add(self, points: Sequence[MetricPoint]) -> None:
-        """Send all metrics of a step in one request, so that train_loss alone shows whether they arrived."""
+        """Send all metrics of a step in one request, so that the tracker has all of them if it has train_loss."""
         batch: list[Metric] = []
         for point in points:
             metrics = [Metric(name, value, int(point.at * 1000), point.step) for name, value in point.values.items()]

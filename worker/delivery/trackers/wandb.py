@@ -1,7 +1,8 @@
-"""Weights & Biases: a run for each integration that a job names, with the job's id as its own.
+"""Weights & Biases: a run for each integration that a job names. The run's id is the job's id, with a number from the
+second integration on.
 
-Online, the server reports which steps a resumed run has. Offline, no server keeps count: the run is written as a whole
-once the job has ended, so that its folder holds every step once.
+Online, the server reports which steps a resumed run has. Offline, no server knows them: the whole run is written once
+the job has ended, so that its folder holds every step once.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ class Tracker:
         return Online(self, info)
 
     def begin(self, info: RunInfo) -> wandb.Run:
-        """Return a wandb run, which has a thread and a process of wandb's own."""
+        """Start a run of the wandb library, which starts a thread and a process of its own for it."""
         self._folder.mkdir(parents=True, exist_ok=True)
         options = info.options
         try:
@@ -55,7 +56,8 @@ class Tracker:
         )
 
     def _wandb_settings(self) -> wandb.Settings:
-        """Pass the key directly, not through the environment or a file, and send nothing about this machine."""
+        """Return settings that pass the key directly, not through the environment or a file, and send nothing about
+        this machine."""
         ours = self._settings
         address = {"base_url": ours.wandb_base_url} if ours.wandb_base_url else {}
         return wandb.Settings(
@@ -79,7 +81,7 @@ class Tracker:
         )
 
     def delete_local(self, info: RunInfo) -> None:
-        """Delete the run's files on this disk, those of deliverers that died included."""
+        """Delete the run's files on this disk, including those of deliverers that died."""
         for folder in (self._folder / "wandb").glob(f"*run-*-{run_id(info)}"):
             shutil.rmtree(folder)
 
@@ -115,7 +117,7 @@ class Online:
         _log(self._run, points)
 
     def close(self, status: JobStatus | None) -> None:
-        """Wait until everything is uploaded. Raises TimeoutError."""
+        """Wait until everything is uploaded. Raises TimeoutError after FINISH_TIMEOUT_S."""
         self._run.finish(exit_code=0 if status is None else _exit_code(status))
         self._tracker.delete_local(self._info)  # the server has it
 
@@ -139,7 +141,8 @@ def _log(run: wandb.Run, points: Sequence[MetricPoint]) -> None:
 
 
 def _forget_dead_process() -> None:
-    """Let wandb start a new process for our runs. It does not restart one that has died."""
+    """Reset the wandb library after its process has died, so that it starts a new process: it does not do so by
+    itself."""
     with contextlib.suppress(ConnectionError):
         wandb.teardown()
 
