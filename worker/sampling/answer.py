@@ -32,7 +32,8 @@ Report = Callable[[SamplerReport], None]
 
 
 def answers_of(request: SamplerJob, base: LoadedBase, report: Report) -> list["Answer"]:
-    """Report the number of prompt tokens. Return the answers, of which no token is drawn yet. Raises RequestRefused."""
+    """Report the number of prompt tokens. Return the answers, of which no token is drawn yet. Raises RequestRefused if
+    this model cannot serve the request."""
     prompts = prompts_of(request, base)
     max_tokens = [max_answer_tokens(request, base.context_length, len(prompt)) for prompt in prompts]
     constraint = base.constraint_of(request)
@@ -58,10 +59,11 @@ class Answer:
         max_tokens: int,
         constraint: GrammarConstraint | None,
     ) -> None:
-        """constraint: that of the request, which gets a state for this answer."""
+        """`constraint`: the grammar of the request's answers. Each answer has its own position in it, and so its own
+        copy."""
         self.request_id, self.index = request.id, index
         self.tokens = list(prompt)
-        """The prompt's tokens and those of the answer so far."""
+        """The tokens of the prompt, and of the answer so far."""
         self.max_tokens = max_tokens
         self.sampler = TokenSampler(
             temperature=request.temperature,
@@ -88,21 +90,22 @@ class Answer:
 
     @property
     def echoes(self) -> bool:
-        """Whether the prompt is a part of the answer and not yet reported."""
+        """Whether the prompt is a part of the answer and has not been reported yet."""
         return self._echoes and not self._echoed
 
     def echo(self, model: LanguageModel) -> None:
-        """Report the prompt, before anything of the answer. Raises RequestRefused."""
+        """Report the prompt, before anything of the answer. Raises RequestRefused if the prompt is too long for its
+        log-probabilities."""
         self._echoed = True
         self._report_delta(self._text.echo(scored_prompt(model, self.tokens, self._vocabulary, self._top_logprobs)))
 
     def add(self, token: SampledToken) -> bool:
-        """Report the token's text. Return whether another token follows."""
+        """Append a drawn token to the answer and report its text. Return whether another token follows."""
         self._count += 1
         self.tokens.append(token.id)
         if token.id in self._end_tokens:
             self._ended = True
-            if self._echoes:  # clients that score prompts count on every token after them
+            if self._echoes:  # clients that score prompts rely on an entry for every token after the prompt
                 self._text.end(token)
             return False
         self._report_delta(self._text.add(token))

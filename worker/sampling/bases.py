@@ -1,4 +1,4 @@
-"""A base model in memory, with its tokenizer, chat template and adapters, one of which is active at a time."""
+"""A base model in memory, with its tokenizer, its chat template and the adapters of fine-tuned models."""
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,9 +27,9 @@ from worker.sampling.token_bytes import TokenBytes
 from worker.techniques import implementation_of
 
 KEPT_ADAPTERS = 8
-"""Number of adapters that stay in memory beside their base. A batch may hold more."""
+"""Most adapters that stay in memory beside their base, unless one batch needs more."""
 BASE = "__base__"
-"""peft's name of a row without an adapter in a mixed batch."""
+"""The adapter name by which peft marks rows without an adapter in a mixed batch."""
 
 BatchKey = tuple[Path | None, ...]
 
@@ -44,10 +44,11 @@ class ModelSource:
 
     @property
     def base_key(self) -> tuple[Path, *tuple[object, ...]]:
-        """The key of the weights in memory: models with the same key differ by their peft adapters alone.
+        """The key of the weights in memory: models with the same key share the weights and differ by their peft
+        adapters alone.
 
-        A whole model is a base of its own. So is a model whose adapter cannot be removed again, or whose base is
-        quantized.
+        A whole model has a key of its own. So has a model whose adapter cannot be removed again, and each quantization
+        of a base.
         """
         technique = self.technique
         if technique is None or self.adapter is None:
@@ -67,7 +68,7 @@ class ModelSource:
 
 
 class LoadedBase:
-    """The weights of `source.base_key` in memory. It provides the models with the same key."""
+    """The weights in memory that have the key `source.base_key`. Provides all models with that key."""
 
     def __init__(self, source: ModelSource, device: torch.device, dtype: torch.dtype) -> None:
         self.key = source.base_key
@@ -94,8 +95,8 @@ class LoadedBase:
     def batch_key(self, source: ModelSource) -> BatchKey | None:
         """Return the key of the batches that may hold the model's answers: models with the same key share batches.
 
-        None: its answers are generated one by one. The family's rows differ from single answers, or virtual tokens come
-        before the text.
+        None: the model's answers are generated one by one, because the family computes rows of a batch differently from
+        single answers, or because virtual tokens come before the text.
         """
         config, technique = self._network.config, source.technique
         if not may_be_packed(config) or needs_single_rows(config):
@@ -106,17 +107,19 @@ class LoadedBase:
 
     @cached_property
     def call_form(self) -> CallForm | None:
-        """The form of calls in the chat template, if it is known."""
+        """The form in which the chat template writes calls of functions; None if it is unknown."""
         ends = {text for token in self.end_tokens if (text := self.tokenizer.tokenizer.id_to_token(token))}
         return None if self.template is None else CallForm.learn(self.template, ends)
 
     def constraint_of(self, request: SamplingRequest) -> GrammarConstraint | None:
-        """Return the constraint of each of the request's answers, or None. Raises RequestRefused."""
+        """Return the grammar of the request's answers; None if every text is allowed. Raises RequestRefused if the
+        grammar cannot be used."""
         return self.grammars.of_request(request, self.call_form if request.offered_tools else None)
 
     @contextmanager
     def model(self, source: ModelSource) -> Iterator[LanguageModel]:
-        """Yield the model, ready to generate."""
+        """Yield the model, ready to generate single answers: its adapter is active, or all adapters are switched
+        off."""
         assert source.base_key == self.key, "another base"
         self._attend(self._plain_attention)
         peft_model = self._peft_model
@@ -135,7 +138,7 @@ class LoadedBase:
     def rows(self, sources: Sequence[ModelSource]) -> Iterator[PreTrainedModel]:
         """Yield the network, ready for passes over a batch whose row b belongs to the model sources[b].
 
-        The models share a batch key, and `hold` has been called for each.
+        The models must share a batch key, and `hold` must have been called for each.
         """
         self._attend(BATCHED)
         names = [_name(source) if _has_peft_adapter(source) else BASE for source in sources]
@@ -152,8 +155,8 @@ class LoadedBase:
             yield self._network
 
     def hold(self, source: ModelSource, *, beside: Collection[ModelSource] = ()) -> None:
-        """Have the model's adapter in memory, if it is one of peft's. It takes the place of the one that was unused for
-        longest, but not of those `beside` it."""
+        """Load the model's adapter into memory, if it is one of peft's and not there yet. If KEPT_ADAPTERS are there,
+        the least recently used is removed, except adapters of the models in `beside`."""
         folder, technique = source.adapter, source.technique
         if folder is None or technique is None or technique.peft_type is None:
             return
@@ -184,7 +187,8 @@ class LoadedBase:
             self._network.set_attn_implementation(attention)
 
     def _remove_adapters(self) -> None:
-        """Restore the plain network: one peft model holds adapters of a single type."""
+        """Restore the plain network without adapters. This makes room for another type: one peft model holds adapters
+        of a single type."""
         assert self._peft_model is not None
         tuner: Any = self._peft_model.base_model
         self._network = tuner.unload() if hasattr(tuner, "unload") else self._peft_model.get_base_model()
@@ -217,6 +221,6 @@ def _has_peft_adapter(source: ModelSource) -> bool:
 
 
 def _name(source: ModelSource) -> str:
-    """Return the adapter's name for peft. It becomes part of module names and must contain no dots."""
+    """Return the name under which peft holds the adapter. It becomes part of module names and must contain no dots."""
     assert source.adapter is not None
     return source.adapter.name.replace(".", "_")

@@ -1,4 +1,4 @@
-"""Answers that are generated together: one pass over the model's weights draws a token of each."""
+"""Answers that are generated together: each pass over the model's weights gives the next token of every answer."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ Draw = Callable[["Row", torch.Tensor], bool]
 
 @dataclass(eq=False)
 class Row:
-    """An answer and the model that gives it."""
+    """An answer and the model that generates it."""
 
     answer: Answer
     source: ModelSource
 
 
 class Batch:
-    """The rows of a key-value cache. Rows join and leave at any token."""
+    """Answers in the rows of one key-value cache. Rows join and leave between any two tokens."""
 
     def __init__(self, base: LoadedBase, draw: Draw) -> None:
         self._base, self._draw = base, draw
@@ -36,7 +36,7 @@ class Batch:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row. Each row has as much place in the cache."""
+        """Tokens of the longest row. Every row takes this much room in the cache."""
         return max((len(row.answer.tokens) for row in self.rows), default=0)
 
     @torch.no_grad()
@@ -57,13 +57,14 @@ class Batch:
         self._draw_tokens(self.rows, logits_B_V)
 
     def keep(self, stays: Callable[[Row], bool]) -> None:
-        """Drop the other rows."""
+        """Keep the rows for which `stays` is true, and drop the others."""
         kept_B = np.array([stays(row) for row in self.rows], bool)
         if not kept_B.all():
             self.rows = [self.rows[index] for index in self._cache.keep(kept_B)]
 
     def _read(self, network: PreTrainedModel, rows: Sequence[Row]) -> torch.Tensor:
-        """Fill the cache with the rows' tokens, equal ones once. Return the logits [R, V] of what follows them."""
+        """Fill the cache with the rows' tokens, and compute equal prompts only once. Return the logits [R, V] of each
+        row's next token: R rows, V tokens of the vocabulary."""
         numbers: dict[tuple[int, ...], int] = {}
         owners = [numbers.setdefault(tuple(row.answer.tokens), len(numbers)) for row in rows]
         lengths = [len(tokens) for tokens in numbers]

@@ -1,4 +1,5 @@
-"""The attention of batches of answers: over packed prompts, and of each row's newest token."""
+"""The attention of answers that are generated together: within packed prompts, and of each row's newest token to the
+cache."""
 
 import torch
 from transformers import AttentionInterface
@@ -20,7 +21,8 @@ def batched_attention(
     cached: KeyValueCache | None = None,
     **others: object,
 ) -> tuple[torch.Tensor, None]:
-    """Return the attention of packed prompts where the pass has segments, else that of cached rows."""
+    """Return the attention within packed prompts if the pass has `segments`; otherwise the attention of each row's
+    newest token to the cache."""
     states = (module, query, key, value, attention_mask)
     if segments is not None:
         return packed_attention(*states, segments=segments, **others)  # type: ignore[arg-type]

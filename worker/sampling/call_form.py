@@ -1,4 +1,4 @@
-"""The form in which a chat template writes the calls of functions, learned from what it renders.
+"""The form in which a chat template writes the calls of functions, learned from a rendered example.
 
 Templates write a call as JSON with different words around it: Qwen and Hermes in <tool_call> tags, Mistral as a list
 after [TOOL_CALLS], Llama bare and with `parameters` for `arguments`.
@@ -14,9 +14,10 @@ from worker.rows.chat_template import ChatTemplate, TemplateFailure
 
 NAMES = ("probe_a", "probe_b")
 IDS = ("aProbe001", "bProbe002")
-"""In the only form that Mistral's templates accept."""
+"""Ids of the example's calls, in the only form that Mistral's templates accept."""
 TEXT = "probe text"
 ARGUMENTS = ("arguments", "parameters")
+"""Keys that templates use for a call's arguments."""
 
 _TOOLS: Messages = [
     {
@@ -38,26 +39,28 @@ _QUESTION: Message = {"role": "user", "content": "a"}
 
 @dataclass(frozen=True)
 class CallForm:
-    """A turn of calls: `opening` call (`between` call)* `end`. A call is `head` name `middle` arguments `tail`."""
+    """The texts around the calls in a message of the assistant. The calls are `opening` call (`between` call)* `end`. A
+    call is `head` name `middle` arguments `tail`."""
 
     lead: str
-    """What a turn without text has before `opening`, such as empty reasoning."""
+    """What the template writes before `opening` in a message without text, such as empty reasoning."""
     opening: str
-    """It begins with `marker`."""
+    """Text before the first call, which begins with `marker`. Empty for templates that write bare calls."""
     marker: str
-    """The first word by which a call is recognized in an answer."""
+    """The first word of the calls, by which they are recognized in an answer."""
     head: str
     middle: str
     tail: str
     call_id: str
-    """The id in `tail`, if the form has one; else empty."""
+    """The id of the example call as it is in `tail`; empty if the template writes no ids."""
     between: str | None
-    """None: a turn has one call at most."""
+    """Text between two calls. None: a message has one call at most."""
     end: str
 
     @classmethod
     def learn(cls, template: ChatTemplate, ends: Collection[str]) -> "CallForm | None":
-        """Return the template's form, or None if its calls are not JSON. `ends`: texts of the end tokens."""
+        """Return the form in which the template writes calls; None if they are not JSON. `ends`: texts of the end
+        tokens."""
         try:
             prompt = template.render([_QUESTION], _TOOLS, add_generation_prompt=True)
             turn = _turn(template, prompt, {"content": ""}, _CALLS[:1])
@@ -81,7 +84,7 @@ class CallForm:
 
 
 def knows_tools(template: ChatTemplate) -> bool:
-    """Whether the template writes the tools that it is given."""
+    """Return whether the template writes the tools that it receives."""
     try:
         return template.render([_QUESTION], _TOOLS) != template.render([_QUESTION])
     except TemplateFailure:
@@ -89,20 +92,20 @@ def knows_tools(template: ChatTemplate) -> bool:
 
 
 def _turn(template: ChatTemplate, prompt: str, fields: JsonObject, calls: Messages) -> str:
-    """Return the rendered turn of the assistant, without the prompt that it answers."""
+    """Return the rendered message of the assistant, without the prompt that it answers."""
     answer = {"role": "assistant", **fields, "tool_calls": calls}
     text = template.render([_QUESTION, answer], _TOOLS)
     return text[_shared(prompt, text) :]
 
 
 def _shared(left: str, right: str) -> int:
-    """Return the number of characters with which both texts begin."""
+    """Return the length of the longest text with which both texts begin."""
     pairs = zip(left, right, strict=False)
     return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(left), len(right)))
 
 
 def _between(template: ChatTemplate, prompt: str) -> str | None:
-    """Return what separates two calls of a turn."""
+    """Return the text between two calls of a message; None if the template cannot write two."""
     try:
         turn = _turn(template, prompt, {"content": ""}, _CALLS)
     except TemplateFailure:
@@ -112,7 +115,7 @@ def _between(template: ChatTemplate, prompt: str) -> str | None:
 
 
 def _find_call(text: str, name: str) -> tuple[int, int] | None:
-    """Return where the JSON of the function's call begins and ends."""
+    """Return where the JSON of the function's call begins and ends; None if the text has no such call."""
     start = text.find("{")
     while start >= 0:
         try:
@@ -130,7 +133,7 @@ def _find_call(text: str, name: str) -> tuple[int, int] | None:
 
 
 def _parts(call: str) -> tuple[str, str, str]:
-    """Return the texts before the name, between name and arguments, and after the arguments."""
+    """Return three parts of a call: the texts before the name, between name and arguments, and after the arguments."""
     head, _, rest = call.partition(NAMES[0])
     start = rest.index("{")
     _, stop = json.JSONDecoder().raw_decode(rest, start)

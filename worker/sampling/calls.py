@@ -1,4 +1,5 @@
-"""Calls of functions in an answer: the grammar that demands them, and their reading from the text."""
+"""Calls of functions in an answer: a grammar that lets an answer call only these functions, and a reader of calls from
+the text."""
 
 import json
 import re
@@ -11,7 +12,7 @@ from api.spec.tools import NamedTool, Tool, ToolChoice
 from worker.sampling.call_form import ARGUMENTS, CallForm
 
 MAX_CALLS = 16
-"""Calls that a grammar allows in one answer."""
+"""Most calls that a grammar allows in one answer."""
 ID_RULE = "/[a-zA-Z0-9]{9}/"
 
 
@@ -35,14 +36,14 @@ class CallReader:
         )
         self._held, self._reading = "", False
         self.found = 0
-        """Calls so far."""
+        """Number of complete calls so far."""
 
     @property
     def complete(self) -> bool:
         return self._only_one and self.found > 0
 
     def add(self, text: str) -> tuple[str, list[FunctionCall]]:
-        """Return the text that belongs to no call, and the calls that are complete."""
+        """Add text to the answer. Return the text that belongs to no call, and the calls that are complete."""
         self._held += text
         plain, calls = "", list[FunctionCall]()
         while not self.complete:
@@ -63,12 +64,13 @@ class CallReader:
         return plain, calls
 
     def finish(self) -> str:
-        """Return the rest of the text. It has a first call that is not complete, but no later one."""
+        """Return the rest of the text. An incomplete call is part of it if it is the answer's first; an incomplete
+        later call is dropped."""
         rest = self._release(len(self._held))
         return "" if self.found and self._reading else rest
 
     def _next_call(self) -> FunctionCall | None:
-        """Return the next call, if it is complete. Stop reading calls if something else follows."""
+        """Return the next call, if it is complete. If the text does not continue with a call, stop reading calls."""
         match = self._separators.match(self._held)
         start = match.end() if match else 0
         rest = self._held[start:]
@@ -87,7 +89,8 @@ class CallReader:
         return call
 
     def _undecided(self) -> int:
-        """Return how many characters at the end may begin a call: white space, and a part of the marker."""
+        """Return how many characters at the end of the text may belong to a call: white space, and the beginning of the
+        marker."""
         sizes = range(min(len(self._marker) - 1, len(self._held)), -1, -1)
         part = next(size for size in sizes if self._marker.startswith(self._held[len(self._held) - size :]))
         before = self._held[: len(self._held) - part]
@@ -122,10 +125,10 @@ def call_grammar(
     specials: Mapping[str, int],
     options: JsonObject,
 ) -> str | None:
-    """Return the grammar of an answer in llguidance's form of Lark, or None if any answer will do.
+    """Return the grammar of an answer, in llguidance's dialect of Lark; None if every answer is allowed.
 
-    `answer`: the schema of an answer without calls; None: any text. `specials`: ids of special tokens. `options`:
-    llguidance's options of JSON.
+    `parallel`: an answer may have several calls. `answer`: the schema of an answer without calls; None: any text.
+    `specials`: ids of special tokens by their texts. `options`: llguidance's options for JSON.
     """
     named = choice.function.name if isinstance(choice, NamedTool) else None
     functions = [tool.function for tool in tools if named in (None, tool.function.name)]
@@ -133,7 +136,8 @@ def call_grammar(
         return None
 
     def lark(text: str) -> str:
-        """Return the terminals of a text. A special token has no characters, so it stands for itself."""
+        """Return the text as terminals of a Lark grammar: quoted strings, and `<[id]>` for each special token, which a
+        string would not match."""
         parts = re.split("(" + "|".join(map(re.escape, specials)) + ")", text) if specials else [text]
         return " ".join(f"<[{specials[part]}]>" if part in specials else json.dumps(part) for part in parts if part)
 
@@ -161,7 +165,7 @@ def call_grammar(
 
 
 def _free_text(form: CallForm, calls: str, lark: Callable[[str], str]) -> list[str]:
-    """Return the rules of a text that calls may follow."""
+    """Return the rules of an answer that is any text, or text followed by calls."""
     if not form.opening:
         return [f"start: TEXT | {calls}", r"TEXT: /([^{](.|\n)*)?/"]
     marker = lark(form.marker)

@@ -1,4 +1,5 @@
-"""Answers held to a grammar: llguidance computes which tokens may come next, and the sampler draws among those."""
+"""Answers that must follow a grammar: llguidance computes which tokens may come next, and the sampler draws among
+those."""
 
 from collections.abc import Collection
 from functools import cached_property
@@ -17,12 +18,13 @@ from worker.sampling.refused import RequestRefused
 from worker.sampling.token_bytes import TokenBytes
 
 WHITESPACE = r"( |\n {0,16})?"
-"""White space between the parts of a JSON value is bounded, because some models would write nothing else."""
+"""White space between the parts of a JSON value. Its length is bounded, because some models would write nothing
+else."""
 LIMITS = LLParserLimits(verbose_errors=False)
 """llguidance's own limits on the cost of a grammar and of each token."""
 
 _MARK = "\x02"
-"""A character that no tokenizer joins with others."""
+"""A character that no tokenizer joins with others into one token."""
 
 
 class GrammarRefused(RequestRefused):
@@ -34,31 +36,32 @@ class GrammarRefused(RequestRefused):
 
 
 class GrammarConstraint:
-    """The state of one answer in its grammar."""
+    """A grammar, and the position in it that one answer has reached."""
 
     def __init__(self, matcher: LLMatcher, param: str) -> None:
         self._matcher, self._param = matcher, param
         self._check()
 
     def limit(self, logits_V: torch.Tensor) -> torch.Tensor:
-        """Return the logits with -inf for tokens that may not come next. Raises GrammarRefused."""
+        """Return the logits with -inf for tokens that may not come next. Raises GrammarRefused if llguidance reports an
+        error."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
         allowed_V = torch.from_numpy(np.unpackbits(bits, count=len(logits_V), bitorder="little")).bool()
         return logits_V.masked_fill(~allowed_V.to(logits_V.device), -torch.inf)
 
     def accept(self, token_id: int) -> None:
-        """Append the drawn token. Raises GrammarRefused."""
+        """Advance by the drawn token. Raises GrammarRefused if llguidance reports an error."""
         self._matcher.consume_token(token_id)
         self._check()
 
     @property
     def complete(self) -> bool:
-        """Whether no token but an end may follow."""
+        """Whether only an end token may follow."""
         return bool(self._matcher.is_stopped())
 
     def copy(self) -> "GrammarConstraint":
-        """Return another answer's state, the same as this one."""
+        """Return a copy at the same position, for another answer."""
         return GrammarConstraint(self._matcher.deep_copy(), self._param)
 
     def _check(self) -> None:
@@ -77,8 +80,8 @@ class Grammars:
         self._end_tokens = sorted(end_tokens) or [vocabulary - 1]  # llguidance needs one
 
     def of_request(self, request: SamplingRequest, form: CallForm | None) -> GrammarConstraint | None:
-        """Return the constraint of the request's answers, or None. `form`: how they call the request's tools.
-        Raises GrammarRefused."""
+        """Return the constraint of the request's answers; None if every text is allowed. `form`: the form in which
+        answers call the request's tools; None: no tools are offered. Raises GrammarRefused."""
         schema = _schema(request.response_format)
         if form is None:
             return None if schema is None else self.of_schema(schema)
@@ -94,7 +97,7 @@ class Grammars:
         return None if grammar is None else self.of(grammar, "tools")
 
     def of_schema(self, schema: JsonObject) -> GrammarConstraint:
-        """Return the constraint of an answer that is JSON, valid for the schema. Raises GrammarRefused."""
+        """Return the constraint of an answer that is JSON and valid for the schema. Raises GrammarRefused."""
         param = "response_format"
         try:
             grammar = LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": WHITESPACE})
@@ -103,7 +106,8 @@ class Grammars:
         return self.of(grammar, param)
 
     def of(self, grammar: str, param: str) -> GrammarConstraint:
-        """Return the constraint of a grammar in one of llguidance's forms. Raises GrammarRefused."""
+        """Return the constraint of a grammar in one of llguidance's formats. `param`: the field of the request from
+        which the grammar comes. Raises GrammarRefused."""
         return GrammarConstraint(LLMatcher(self._llguidance, grammar, limits=LIMITS, log_level=0), param)
 
     @cached_property
@@ -114,7 +118,7 @@ class Grammars:
 
     @cached_property
     def _llguidance(self) -> LLTokenizer:
-        """The tokens as llguidance reads them; made with the first grammar, since it takes up to a second."""
+        """The model's tokens in llguidance's form. Made with the first grammar, because it takes up to a second."""
         return LLTokenizer(TokenizerWrapper(_Tokens(self)), n_vocab=self._vocabulary, eos_token=self._end_tokens)
 
 
@@ -130,7 +134,7 @@ class _Tokens:
         self.eos_token_id = grammars._end_tokens[0]
 
     def __call__(self, text: str) -> list[int]:
-        """Return the tokens of a text within another one: some tokenizers put a space before the first text."""
+        """Return the tokens of a text inside another text. At the start, some tokenizers would add a space."""
         before = self._tokenizer.encode(_MARK, add_special_tokens=False).ids
         tokens = self._tokenizer.encode(_MARK + text, add_special_tokens=False).ids
         return list(tokens[len(before) :])

@@ -9,7 +9,7 @@ from worker.sampling.refused import RequestRefused
 from worker.sampling.token_sampler import SampledToken, scored
 
 MAX_LOGITS_BYTES = 4 << 30
-"""Memory for the logits of a prompt, which exist all at once."""
+"""Most bytes for the logits of a prompt, which are all in memory at once."""
 ROWS = 64
 """Positions whose log-probabilities are computed together."""
 
@@ -18,7 +18,8 @@ ROWS = 64
 def scored_prompt(model: LanguageModel, prompt: Sequence[int], vocabulary: int, top: int | None) -> list[SampledToken]:
     """Return the prompt's tokens with their log-probabilities, except for the first, which nothing predicts.
 
-    `top`: likeliest tokens at each position; None: no log-probabilities. Raises RequestRefused.
+    `top`: number of likeliest tokens to return at each position; None: return no log-probabilities. Raises
+    RequestRefused if the prompt is too long for MAX_LOGITS_BYTES.
     """
     if top is None:
         return [SampledToken(token) for token in prompt]

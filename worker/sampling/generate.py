@@ -1,6 +1,6 @@
 """Generation of one answer, token by token, with transformers' own `generate`.
 
-`generate` handles caches, sliding windows and virtual tokens. The tokens themselves are sampled here.
+`generate` handles caches, sliding windows and virtual tokens. Attune's TokenSampler chooses the tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from worker.sampling.token_sampler import SampledToken, TokenSampler
 
 
 class LanguageModel(Protocol):
-    """A language model of transformers, or peft's around one."""
+    """A transformers language model, or a peft model around one."""
 
     @property
     def device(self) -> torch.device: ...
@@ -30,7 +30,7 @@ class _ForcedTokens:
         self._continues = True
 
     def process_logits(self, tokens_1_T: torch.Tensor, logits_1_V: torch.Tensor) -> torch.Tensor:
-        """Return logits of which greedy decoding takes the sampled token."""
+        """Sample a token, and return logits from which greedy decoding takes it."""
         token = self._sampler(logits_1_V[0])
         self._continues = self._on_token(token)
         forced_1_V = torch.full_like(logits_1_V, -torch.inf)
@@ -49,7 +49,8 @@ def generate(
     max_tokens: int,
     on_token: Callable[[SampledToken], bool],
 ) -> None:
-    """Sample at most `max_tokens` tokens after the prompt and pass each to `on_token`, until that returns False."""
+    """Sample at most `max_tokens` tokens after the prompt. Pass each to `on_token`, and stop when that returns
+    False."""
     forced = _ForcedTokens(sampler, on_token)
     tokens_1_T = torch.tensor([list(prompt)], device=model.device)
     model.generate(

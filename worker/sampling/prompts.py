@@ -13,7 +13,7 @@ TEMPLATE_TIMEOUT_S = 10
 
 
 def prompts_of(request: SamplerJob, base: LoadedBase) -> list[list[int]]:
-    """Return the tokens of each prompt."""
+    """Return the tokens of each prompt. Raises RequestRefused if the model cannot read a prompt."""
     if request.messages is not None:
         return [_chat_tokens(request, request.messages, base)]
     return [_completion_tokens(prompt, base) for prompt in request.prompts or []]
@@ -46,8 +46,8 @@ def _chat_tokens(request: SamplerJob, messages: Messages, base: LoadedBase) -> l
 
 
 def _lead(request: SamplerJob, base: LoadedBase) -> str:
-    """Return what the prompt has before the calls that the request demands. Raises RequestRefused if the template takes
-    no tools, or writes calls in a form that is not known."""
+    """Return what the template writes before calls, if the request demands calls; the prompt ends with it. Raises
+    RequestRefused if the template takes no tools, or writes calls in an unknown form."""
     if not request.offered_tools:
         return ""
     if base.call_form is None:
@@ -59,7 +59,7 @@ def _lead(request: SamplerJob, base: LoadedBase) -> str:
 
 
 def rendered(request: SamplerJob) -> Messages | None:
-    """Return the tools as chat templates take them."""
+    """Return the request's tools in the form that chat templates take; None if there are none."""
     return [tool.model_dump(exclude_none=True) for tool in request.offered_tools] or None
 
 
@@ -81,7 +81,8 @@ def _completion_tokens(prompt: str | list[int], base: LoadedBase) -> list[int]:
 
 
 def max_answer_tokens(request: SamplerJob, context_length: int | None, prompt_tokens: int) -> int:
-    """Return how many tokens an answer may have. Raises RequestRefused if the prompt is too long."""
+    """Return how many tokens an answer may have: the requested number, or as many as the context leaves. Raises
+    RequestRefused if the prompt is too long."""
     if context_length is None:
         return request.max_tokens
     taken = prompt_tokens + (request.technique.virtual_tokens if request.technique is not None else 0)

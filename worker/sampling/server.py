@@ -1,7 +1,8 @@
 """The sampler's requests: which answers are generated together, and which wait.
 
 Models with the same batch key (worker.sampling.bases) share a batch, which answers join and leave at any token. The
-first waiting request decides what is generated next; requests of batches come after all others.
+first waiting request decides what is generated next. Requests of the batch API, here called background, come after all
+others.
 """
 
 import gc
@@ -41,15 +42,16 @@ class RequestCancelled(Exception):
 
 @dataclass(eq=False)
 class OpenRequest:
-    """A request until its last report."""
+    """A request whose last report is not sent yet."""
 
     job: SamplerJob
     number: int
-    """The requests are numbered in order of arrival."""
+    """Number of the request in the order of arrival."""
     arrived_at: float = field(default_factory=time.monotonic)
     waiting: deque[Row] | None = None
-    """Rows that are not being generated. None: the request has not begun."""
+    """Rows that are not in the batch. None: the request has not begun."""
     unfinished: int = 0
+    """Number of answers that have not ended."""
 
     @cached_property
     def source(self) -> ModelSource:
@@ -62,7 +64,7 @@ class OpenRequest:
 
 
 class SamplingServer:
-    """Answers requests with the one base model that it keeps in memory."""
+    """Answers requests. It keeps one base model in memory at a time."""
 
     def __init__(
         self,
@@ -73,8 +75,8 @@ class SamplingServer:
         places: int,
         cache_tokens: int,
     ) -> None:
-        """places: rows that are generated together. cache_tokens: tokens that they may have in the cache, where each
-        row takes the place of the longest. A row alone may have more."""
+        """`places`: most rows that are generated together. `cache_tokens`: most tokens in the cache, where each row
+        takes as much room as the longest. A single row may have more."""
         self._load, self._report, self._cancelled = load, report, cancelled
         self._places = self._all_places = places
         self._steps = 0
@@ -94,7 +96,7 @@ class SamplingServer:
         self._open[job.id] = OpenRequest(job, self._arrived)
 
     def step(self) -> None:
-        """Draw a token of each answer in the batch. An answer that cannot be batched is generated to its end."""
+        """Draw the next token of each answer in the batch. An answer that cannot be batched is generated to its end."""
         for request in [each for each in self._open.values() if self._cancelled(each.job.id)]:
             self._fail(request, RequestCancelled())
         try:
@@ -150,7 +152,8 @@ class SamplingServer:
             self._batch.join(joining)
 
     def _next(self, joining: Sequence[Row]) -> OpenRequest | None:
-        """Return the request whose row joins next: of those that may join, the one with fewest rows."""
+        """Return the request whose row joins next: of those that may join, the one with the fewest rows. `joining`:
+        rows that are already chosen."""
         in_turn = sorted(self._wanting(), key=lambda request: request.turn)
         blocked = next((each for each in in_turn if not self._joins(each)), None)
         sources = {row.source for row in joining}
@@ -168,7 +171,8 @@ class SamplingServer:
         return len(rows) == 1 or len(rows) * longest <= self._cache_tokens
 
     def _make_room(self) -> None:
-        """Drop the rows of closed requests, and the last ones if the others' next tokens need their place."""
+        """Drop the rows of closed requests. While the cache is too small for the rows that are left, put the last row
+        back to wait."""
         if self._batch is None:
             return
         self._batch.keep(lambda row: row.answer.request_id in self._open)
@@ -176,7 +180,8 @@ class SamplingServer:
             self._requeue([self._last(self._rows)])
 
     def _give_way(self, request: OpenRequest) -> bool:
-        """Take a row of a batch out for this request, if there is one and the request is of no batch itself."""
+        """Make a place for the request: put a background row back to wait. Return False if there is none, or if the
+        request itself is a background request."""
         background = [row for row in self._rows if self._is_background(row)]
         if request.job.background or not background:
             return False
@@ -184,7 +189,8 @@ class SamplingServer:
         return True
 
     def _requeue(self, rows: Sequence[Row]) -> None:
-        """Take rows out of the batch. When they join again, the tokens that they have are a part of their prompt."""
+        """Take rows out of the batch and let them wait. When they join again, the tokens that they have are a part of
+        their prompt."""
         if self._batch is not None and rows:
             self._batch.keep(lambda row: row not in rows)
         for row in reversed(rows):
@@ -219,7 +225,8 @@ class SamplingServer:
     # What happens to a request.
 
     def _change_to(self, request: OpenRequest) -> bool:
-        """Have the request's base in memory, and an empty batch. Return False if the request has failed."""
+        """Load the request's base unless it is in memory, and begin an empty batch. Return False if the request has
+        failed."""
         source = request.source
         try:
             if self._base is None or self._base.key != source.base_key:
@@ -233,7 +240,8 @@ class SamplingServer:
         return True
 
     def _begin(self, request: OpenRequest) -> bool:
-        """Have the request's adapter in memory, and its rows. Return False if the request has ended."""
+        """Load the request's adapter unless it is in memory, and create its rows if it has not begun. Return False if
+        the request has ended."""
         assert self._base is not None
         try:
             self._base.hold(request.source, beside=[row.source for row in self._rows])
@@ -254,7 +262,8 @@ class SamplingServer:
         return request.job.id in self._open
 
     def _next_row(self, request: OpenRequest) -> list[Row]:
-        """Return the request's next row, after its echo; none if nothing is to be generated."""
+        """Return a list with the request's next row, after its echo was reported; an empty list if nothing is to be
+        generated for it."""
         assert self._base is not None
         assert request.waiting, "it has begun, and wants its next answer"
         row = request.waiting.popleft()
@@ -270,7 +279,7 @@ class SamplingServer:
         return []
 
     def _generate_alone(self, request: OpenRequest) -> None:
-        """Generate one of the request's answers with nothing beside it."""
+        """Generate one of the request's answers alone, without a batch."""
         assert self._base is not None
         if not self._begin(request):
             return
@@ -303,7 +312,7 @@ class SamplingServer:
             if row.answer.draw(logits_V):
                 return True
             self._finish(request, row)
-        except Exception as error:  # any: an error in one answer is none of the others'
+        except Exception as error:  # any: an error in one answer must not end the others
             self._fail(request, error)
         return False
 
@@ -326,13 +335,13 @@ class SamplingServer:
             self._close(request, FailedReport(id=id_, reason=failure.reason.value, message=message))
 
     def _close(self, request: OpenRequest, report: SamplerReport) -> None:
-        """Send the request's last report."""
+        """Close the request with its last report."""
         del self._open[request.job.id]
         self._report(report)
 
     def _recover(self, error: Exception) -> None:
-        """Continue after a pass failed. If memory was short, half as many rows try again; otherwise their requests
-        fail."""
+        """Prepare the next step after a pass has failed. If memory was short, half as many rows try again; otherwise
+        the requests of the rows fail."""
         rows = self._rows
         if is_out_of_memory(error) and len(rows) > 1:
             traceback.print_exception(error)
@@ -352,7 +361,8 @@ class SamplingServer:
 
 
 def _may_pass(request: OpenRequest, blocked: OpenRequest | None) -> bool:
-    """Return whether a request may join the batch although another, which cannot, waits for its end."""
+    """Return whether the request may join the batch although the request `blocked`, which cannot join it, waits for its
+    end."""
     if blocked is None or request.turn < blocked.turn:
         return True
     patient = time.monotonic() - blocked.arrived_at < PATIENCE_S

@@ -25,8 +25,9 @@ class AnswerText:
     def __init__(
         self, tokenizer: Tokenizer, stop: Sequence[str], *, given: Sequence[int] = (), with_special_tokens: bool = False
     ) -> None:
-        """`given`: tokens of the prompt, if the answer continues its text: they decide about a leading space.
-        `with_special_tokens`: special tokens are a part of the text; some models begin calls by one."""
+        """`given`: the prompt's tokens, if the answer continues the prompt's text: they decide whether the answer
+        begins with a space. `with_special_tokens`: special tokens are a part of the text, because some models begin
+        calls with one."""
         self._tokenizer, self._stop = tokenizer, stop
         self._decoder = DecodeStream(ids=list(given), skip_special_tokens=not with_special_tokens)
         self._held, self._released_chars = "", 0
@@ -35,7 +36,7 @@ class AnswerText:
         """A stop string was generated. It and everything after it are not part of the answer."""
 
     def add(self, token: SampledToken) -> TextDelta:
-        """Return the text that this token makes safe to send."""
+        """Add a token. Return the text that is now safe to send."""
         self._held_tokens.append((self._released_chars + len(self._held), token))
         self._held += self._decoder.step(self._tokenizer, token.id) or ""
         starts = [start for stop in self._stop if (start := self._held.find(stop)) >= 0]
@@ -45,7 +46,7 @@ class AnswerText:
         return self._release(len(self._held) - self._possible_stop_chars())
 
     def echo(self, prompt: Sequence[SampledToken]) -> TextDelta:
-        """Return the text of the prompt. The answer's begins after it."""
+        """Return the text of the prompt. Offsets in the answer continue after it."""
         decoder = DecodeStream(skip_special_tokens=True)
         text, tokens = "", []
         for token in prompt:

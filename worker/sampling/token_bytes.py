@@ -1,4 +1,4 @@
-"""The bytes of a token, which may be a part of a character only."""
+"""The bytes of a token. They may be only a part of a character."""
 
 import json
 import re
@@ -17,7 +17,7 @@ class TokenBytes:
         self._added = {token_id: token.content for token_id, token in tokenizer.get_added_tokens_decoder().items()}
 
     def of(self, token_id: int) -> bytes:
-        """Return the token's bytes; none for ids that pad the vocabulary, which are no tokens of the tokenizer."""
+        """Return the token's bytes; empty for ids that only pad the vocabulary and belong to no token."""
         if token_id in self._added:
             return self._added[token_id].encode()
         token = self._tokenizer.id_to_token(token_id)
@@ -34,7 +34,7 @@ class TokenBytes:
 def _byte_of_char() -> dict[str, int]:
     """Return the byte that each character stands for in byte-level tokenizers (Radford et al. 2019).
 
-    Printable bytes are themselves; the others are the characters from 256 on.
+    A printable byte is the character with the same number. All other bytes are the characters from number 256 on.
     """
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
     others = [byte for byte in range(256) if byte not in set(printable)]

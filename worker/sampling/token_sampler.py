@@ -10,14 +10,14 @@ import torch
 class SampledToken:
     id: int
     logprob: float | None = None
-    """Log-probability in nats, of the model's own distribution: before temperature, top_p and constraint. None: not
+    """Log-probability in nats under the model's own distribution: before temperature, top_p and constraint. None: not
     computed."""
     top: tuple[tuple[int, float], ...] | None = None
     """The most likely tokens at this position, with their log-probabilities."""
 
 
 class Constraint(Protocol):
-    """What the tokens of one answer may be: a grammar and its state."""
+    """A limit on the tokens of one answer, such as a grammar and the answer's position in it."""
 
     @property
     def complete(self) -> bool:
@@ -27,11 +27,11 @@ class Constraint(Protocol):
         """Return new logits, -inf for each token that may not be next."""
 
     def accept(self, token_id: int) -> None:
-        """Move on by the token that was sampled."""
+        """Record the sampled token, which the next `limit` builds on."""
 
 
 class TokenSampler:
-    """Samples with temperature and top_p; temperature 0 is greedy. The same seed gives the same tokens."""
+    """Samples tokens with temperature and top_p; temperature 0 is greedy. The same seed gives the same tokens."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class TokenSampler:
 
     @property
     def complete(self) -> bool:
-        """Whether the constraint lets no token follow."""
+        """Whether the constraint allows no further token."""
         return self._constraint is not None and self._constraint.complete
 
     def __call__(self, logits_V: torch.Tensor) -> SampledToken:
@@ -80,7 +80,8 @@ def scored(token: int, logprobs_V: torch.Tensor, top: int) -> SampledToken:
 
 
 def nucleus(probs_V: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Return the probabilities of the nucleus, and 0 for all other tokens: Holtzman et al. 2020 (arXiv:1904.09751).
+    """Return the probabilities of the tokens of the nucleus, and 0 for all others: Holtzman et al. 2020
+    (arXiv:1904.09751).
 
     The nucleus is the smallest set of most likely tokens whose probabilities sum to at least `top_p`.
     """
