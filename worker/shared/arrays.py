@@ -26,7 +26,8 @@ DTYPES: dict[str, tuple[str, np.dtype[Any]]] = {
     "labels": ("F32", np.dtype("<f4")),
     "items": ("U8", np.dtype("u1")),
 }
-"""Widest first, so that each buffer is aligned to its type."""
+"""The arrays that a file may hold: {name: (type in safetensors' notation, numpy's type)}. The widest types come first,
+so that each array is aligned."""
 REQUIRED = ("starts", "tokens", "loss_weights")
 CHUNK_ELEMENTS = 1 << 20
 
@@ -35,7 +36,7 @@ JsonObject: TypeAlias = dict[str, object]
 
 
 class Facts(TypedDict, total=False):
-    """The metadata of a file of arrays."""
+    """The metadata of a file of arrays: fields of `Rows`."""
 
     width: int
     together: int
@@ -52,7 +53,7 @@ class Items:
 
     text: npt.NDArray[np.uint8]
     starts: npt.NDArray[np.int64]
-    """[rows + 1]"""
+    """[rows + 1]: where each row's object begins in `text`, and where the last one ends."""
 
     def __getitem__(self, row: int) -> JsonObject:
         item: JsonObject = json.loads(self.text[self.starts[row] : self.starts[row + 1]].tobytes())
@@ -82,7 +83,7 @@ class Rows:
     label_names: tuple[str, ...] | None = None
     """Names of the classes or columns; None if the labels are numbers."""
     numbers: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """[rows]: number of each row in its file, from 0, by which `items` is indexed."""
+    """[rows]: number of each row in its file, from 0. It is the row's index in `items`."""
     items: Items | None = None
     per_token: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     """[N] each: a method's values of every token, such as its log-probability when it was sampled."""
@@ -106,7 +107,7 @@ class Rows:
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """[rows]: tokens of all sequences of each row."""
+        """[rows]: number of tokens in all sequences of each row."""
         lengths: npt.NDArray[np.int64] = (self.ends - self.starts).reshape(-1, self.width).sum(1)
         return lengths
 
@@ -123,7 +124,7 @@ class Rows:
         )
 
     def column(self, index: int) -> "Rows":
-        """Return rows of width 1: the sequence with this index of each row."""
+        """Return rows of width 1. Each is the sequence with this index in its row."""
         return replace(self, starts=self.starts[index :: self.width], ends=self.ends[index :: self.width], width=1)
 
     def overlong(self, max_length: int) -> npt.NDArray[np.int64]:
@@ -132,7 +133,7 @@ class Rows:
         return np.flatnonzero(longer_S.reshape(-1, self.width).any(1))
 
     def truncate(self, max_length: int, *, drop: bool = False) -> tuple["Rows", int, int]:
-        """Cut the end of every sequence after `max_length` tokens. Return (rows, dropped, truncated).
+        """Cut every sequence after `max_length` tokens. Return (rows, dropped, truncated).
 
         A row is dropped if one of its sequences keeps no supervised token, unless only labels are supervised. Overlong
         prompts are always dropped instead of cut; with `drop`, all overlong rows are. `truncated` counts the rows that
@@ -152,7 +153,8 @@ class Rows:
         return kept, len(self) - len(kept), int((keep_R & cut_R).sum())
 
     def _supervised_before(self, ends_S: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """[sequences]: whether a token before the end is supervised. The first token is never predicted."""
+        """Return [sequences]: whether a token before `ends_S` is supervised. The first token of a sequence does not
+        count, because it is never predicted."""
         return np.fromiter(
             (
                 bool((self.loss_weights[start + 1 : end] > 0).any())
@@ -164,7 +166,8 @@ class Rows:
 
 
 def split(rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:
-    """Return (train, validation). A `share` of the rows, drawn with the seed, is held out. Both keep the file's order.
+    """Return (train, validation). A `share` of the rows, drawn with the seed, is held out for validation. Both keep the
+    file's order.
 
     At least one row is left for training. If the share is above zero and there are two rows or more, at least one is
     held out.

@@ -1,6 +1,6 @@
 """The memory limits of this process's control groups (cgroups(7), versions 1 and 2).
 
-Groups are nested by systemd's slices and by containers, so the limits of all groups above count too.
+Groups are nested by systemd's slices and by containers. The limits of the groups above this process's own count, too.
 """
 
 from collections.abc import Iterator
@@ -23,18 +23,18 @@ VERSION_2 = Files(("memory.max", "memory.high"), "memory.current", ("inactive_fi
 
 
 def limit_bytes(proc: Path = Path("/proc"), root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Return the lowest limit, or None if there is none."""
+    """Return the lowest memory limit in bytes, or None if there is none."""
     return min((limit for _, _, limit in _limits(proc, root)), default=None)
 
 
 def available_bytes(proc: Path = Path("/proc"), root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Return the bytes left below the limits, or None without a limit. Cached files do not count as used."""
+    """Return the bytes of memory left below the limits, or None without a limit. Cached files do not count as used."""
     left = [limit - _used(folder, files) for folder, files, limit in _limits(proc, root)]
     return max(0, min(left)) if left else None
 
 
 def out_of_memory_kills(proc: Path = Path("/proc"), root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return how many processes the kernel has killed for memory so far, on this machine or in these groups."""
+    """Return how many processes the kernel has killed for lack of memory so far, on this machine or in these groups."""
     counts = [_counter(proc / "vmstat", "oom_kill")]
     for folder, _ in _groups(proc, root):
         counts += [_counter(folder / name, "oom_kill") for name in ("memory.events", "memory.oom_control")]

@@ -14,18 +14,18 @@ MAX_BINS = 32
 
 
 class Histogram(msgspec.Struct):
-    """Number of rows by the tokens of their longest sequence, before the cut."""
+    """Number of rows by the tokens of their longest sequence, before rows are cut."""
 
     width: int
-    """Tokens that a bin spans: bin i counts lengths from i · width on, below (i + 1) · width. A power of two."""
+    """Tokens that a bin spans, a power of two. Bin i counts lengths from i · width to (i + 1) · width - 1."""
     rows: list[int]
 
 
 class Counts(msgspec.Struct):
-    """Counts of a file as it would be trained on."""
+    """Counts of a file's rows as a training would use them."""
 
     rows: int
-    """Rows of the file."""
+    """Rows of the user's file."""
     sampled: int
     """Rows that were tokenized; equal to `rows` if the counts are exact."""
     array_rows: int
@@ -44,7 +44,7 @@ class Counts(msgspec.Struct):
     """Tokens of the longest sequence before the cut."""
     max_length: int
     lengths: list[int]
-    """Quantiles, in ascending order, of the lengths of the kept rows' longest sequences."""
+    """Quantiles of the lengths of the kept rows' longest sequences, in tokens: QUANTILES values in ascending order."""
     histogram: Histogram
     labels: int | None = None
     """Number of distinct label names."""
@@ -60,8 +60,8 @@ class Counts(msgspec.Struct):
 
 
 def count_arrays(path: Path, *, rows: int, max_length: int | None, context_window: int | None, drop: bool) -> Counts:
-    """Count arrays that were prepared before. `rows`: number of rows of their file. The other arguments are those of
-    `count`."""
+    """Return the counts of arrays that were prepared before. `rows`: number of rows in the file from which they were
+    prepared. The other arguments are those of `count`."""
     loaded = load_rows(path)
     prompts = loaded.items is not None
     counts = count(loaded, max_length=max_length, context_window=context_window, drop=drop, prompts=prompts)
@@ -71,8 +71,9 @@ def count_arrays(path: Path, *, rows: int, max_length: int | None, context_windo
 
 
 def count(rows: Rows, *, max_length: int | None, context_window: int | None, drop: bool, prompts: bool) -> Counts:
-    """Return the counts of the rows. `max_length`: the requested maximum; None for the longest row. `prompts`: whether
-    the rows are prompts, which have no supervised tokens."""
+    """Return the counts of the rows. `max_length`: the requested maximum; None: as long as the longest row. `drop`:
+    drop overlong rows instead of cutting them. `prompts`: whether the rows are prompts, which have no supervised
+    tokens."""
     lengths_S = rows.ends - rows.starts
     longest = int(lengths_S.max(initial=0))
     limit = min(max_length or max(longest, 1), context_window or max(longest, 1))

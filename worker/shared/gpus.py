@@ -16,10 +16,10 @@ class Gpu:
     uuid: str
     total_bytes: int | None
     free_bytes: int | None
-    """None if the GPU shares the machine's memory."""
+    """Free memory now. This and `total_bytes` are None if the GPU shares the machine's memory."""
     capability: tuple[int, int]
     model: str | None = None
-    """As in NVIDIA H200."""
+    """Name of the model, such as NVIDIA H200."""
 
     @property
     def bfloat16(self) -> bool:
@@ -35,8 +35,8 @@ def visible_gpus() -> list[str]:
 
 
 def find_gpu(name: str) -> Gpu | None:
-    """Return the GPU with this name, which is as in CUDA_VISIBLE_DEVICES: an index in bus order, a UUID, or a prefix of
-    a UUID."""
+    """Return the GPU with this name, if there is one. Names are those of CUDA_VISIBLE_DEVICES: an index in bus order, a
+    UUID, or a prefix of a UUID."""
     by_uuid = name.startswith("GPU-")
     return next((gpu for gpu in list_gpus() if (gpu.uuid.startswith(name) if by_uuid else gpu.index == name)), None)
 
@@ -55,7 +55,7 @@ def list_gpus() -> list[Gpu]:
 
 
 def parse_gpus(output: str) -> list[Gpu]:
-    """Parse nvidia-smi's answer to QUERY. The driver writes [N/A] for numbers it does not know."""
+    """Parse nvidia-smi's answer to QUERY. It writes [N/A] for numbers that the driver does not know."""
     gpus = []
     for line in output.splitlines():
         fields = [field.strip() for field in line.split(",")]

@@ -13,22 +13,22 @@ from api.estimate.stored import Observations
 from worker.shared import cgroup, gpus
 
 MAX_DEVICE = 128
-"""Characters of a device's name in the database."""
+"""Most characters of a device's name in the database."""
 
 
 class WorkerResources(TypedDict):
     memory_bytes: int
-    """Memory for each job."""
+    """Bytes of main memory for each job."""
     gpu_memory_bytes: int | None
-    """Memory of the smallest GPU; None without a GPU."""
+    """Bytes of memory of the smallest GPU; None without a GPU."""
     bfloat16: bool
-    """Whether all GPUs, or the processor without one, multiply in bfloat16 at least as fast as in float32."""
+    """Whether all GPUs, or the processor if there is no GPU, multiply in bfloat16 at least as fast as in float32."""
     device: str | None
-    """Model of the first GPU, or of the processor without one."""
+    """Model of the first GPU; of the processor if there is no GPU."""
 
 
 def machine_for(gpu: str | None, *, slots: int = 1, observed: Observations | None = None) -> Machine:
-    """Return the resources of the next job: on this GPU, or on the processor if it is None."""
+    """Return the resources of the next job: on this GPU, or on the processor if `gpu` is None."""
     if gpu is None:
         memory = min(memory_for_job(slots=slots), available_bytes())
         return Machine(False, cpu_trains_in_bfloat16(), memory, observed)
@@ -40,7 +40,7 @@ def machine_for(gpu: str | None, *, slots: int = 1, observed: Observations | Non
 
 
 def worker_resources(gpu_names: list[str], *, slots: int) -> WorkerResources:
-    """Return the resources of a job in any slot, as arguments of `api.records.workers.seen`."""
+    """Return the resources of a job in any slot, as arguments of `api.records.workers.register`."""
     known = [gpu for gpu in map(gpus.find_gpu, gpu_names) if gpu is not None]
     bfloat16 = all(gpu.bfloat16 for gpu in known) if gpu_names else cpu_trains_in_bfloat16()
     smallest = min((gpu.total_bytes for gpu in known if gpu.total_bytes is not None), default=None)
@@ -57,8 +57,8 @@ def cpu_trains_in_bfloat16() -> bool:
 
 
 def cpu_multiplies_bfloat16() -> bool:
-    """Return whether products of a few rows are faster in bfloat16, whose weights are half as large. Without
-    instructions for it, bfloat16 is emulated and several times slower than float32."""
+    """Return whether products of a few rows are faster in bfloat16 than in float32, because its weights are half as
+    large. Processors without instructions for bfloat16 emulate it, several times slower than float32."""
     facts = _processor()
     return "avx512_bf16" in facts or "amx_bf16" in facts
 
@@ -89,7 +89,7 @@ def available_bytes() -> int:
 
 
 def memory_for_job(*, slots: int) -> int:
-    """Return a job's share of the memory: the memory that this process leaves, divided equally among the slots.
+    """Return a job's share of the memory: the memory that this process does not use, divided equally among the slots.
     Libraries that the trainer shares with the fork server count as the trainer's."""
     own = int(psutil.Process().memory_info().rss)
     return max(0, (memory_bytes() - own) // slots)

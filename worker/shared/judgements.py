@@ -12,8 +12,8 @@ from worker.shared.pipe import Pipe
 from worker.shared.reports import QuestionReport
 
 WINDOW = 64
-"""Most questions that the supervisor has at a time. Their verdicts fit into the pipe's buffer, so that the supervisor
-never waits to write one."""
+"""Most questions without a verdict at a time. So few verdicts fit into the pipe's buffer, and the supervisor never
+waits to write one."""
 LISTEN_S = 0.5
 
 
@@ -22,7 +22,7 @@ class AskJudges(Protocol):
 
 
 class Interrupted(Exception):
-    """The trainer is to stop, and the step that waits for verdicts has changed nothing yet."""
+    """A pause or stop command has ended the wait for verdicts. The step that needs them has changed nothing yet."""
 
 
 class Judgements:
@@ -30,9 +30,9 @@ class Judgements:
         self._pipe = pipe
 
     def __call__(self, questions: Sequence[Question], *, may_interrupt: bool) -> Verdicts:
-        """Return the verdicts of all questions, by their keys. It takes as long as the models do.
+        """Ask all questions and wait for the verdicts. Return them by the questions' keys.
 
-        Raise Interrupted after a pause or stop command if `may_interrupt`.
+        If `may_interrupt`, a pause or stop command ends the wait with Interrupted.
         """
         waiting = deque({question.key: question for question in questions}.values())
         if waiting and not self._pipe.commanded:

@@ -13,12 +13,13 @@ FIELDS = ("micro_batch_tokens", "gradient_checkpointing")
 
 
 def write(run: Path, attempted: ResolvedRecipe, recipe: ResolvedRecipe) -> None:
-    """Write the fields in which the attempted recipe differs, if it does."""
+    """Write the FIELDS of the recipe that this attempt trains, if it differs from the resolved recipe."""
     if attempted != recipe:
         (run / FILE).write_text(json.dumps({name: getattr(attempted, name) for name in FIELDS}))
 
 
 def read(run: Path, recipe: ResolvedRecipe) -> ResolvedRecipe:
-    """Return the recipe as this attempt trains it."""
+    """Return the recipe that this attempt trains: the resolved recipe with the overrides in the run folder, if there
+    are any."""
     path = run / FILE
     return recipe.model_copy(update=json.loads(path.read_bytes())) if path.exists() else recipe

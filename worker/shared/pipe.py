@@ -1,4 +1,4 @@
-"""A child's side of the wall: reports go out, commands come in (docs/internals/wall.md)."""
+"""A child's end of the pipes through the wall: it writes reports and reads commands (docs/internals/wall.md)."""
 
 import json
 import os
@@ -19,16 +19,16 @@ REPORT_FD = "ATTUNE_REPORT_FD"
 STDIN, STDOUT = 0, 1
 
 ALIVE_S = 5.0
-"""Least time between two signs of life."""
+"""Least seconds between two signs of life."""
 PROGRESS_S = 1.0
-"""Least time between two progress reports."""
+"""Least seconds between two progress reports."""
 ORPHAN_S = 60.0
-"""How long the child continues without a parent: long enough to finish a step and save a state."""
+"""Seconds for which the child continues without a parent: enough to finish a step and save a state."""
 
 
 class Pipe:
-    """The child's ends of the pipes. Without `ATTUNE_REPORT_FD`, as when the child is run by hand, reports go to
-    standard output and stdin is ignored."""
+    """The child's ends of the pipes. Without `ATTUNE_REPORT_FD`, as when the child is run by hand, reports are written
+    to standard output and stdin is ignored."""
 
     def __init__(self) -> None:
         descriptor = os.environ.get(REPORT_FD)
@@ -71,7 +71,8 @@ class Pipe:
         return self._commands
 
     def listen(self) -> None:
-        """From now on, pause, stop, the end of stdin and SIGTERM set `stopping`, and verdicts are received."""
+        """From now on, receive commands. Pause, stop, the end of stdin and SIGTERM set `stopping`; verdicts are put
+        into `verdicts`."""
         signal.signal(signal.SIGTERM, self._on_signal)
         if self.commanded:
             threading.Thread(target=self._obey, name="commands", daemon=True).start()
@@ -87,7 +88,7 @@ class Pipe:
                 self._stop.set()
             elif command.get("cmd") == "verdict":
                 self.verdicts.put(command)
-        # The parent has died. The trainer notices between steps; anything else must not keep the GPU for long.
+        # The parent has died. The trainer sees `stopping` between steps; if it hangs, it must not keep the GPU.
         self._stop.set()
         threading.Event().wait(ORPHAN_S)
         os._exit(3)

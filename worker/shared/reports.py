@@ -1,4 +1,7 @@
-"""The reports that a child process writes to its pipe: one JSON object a line, whose `type` names the report."""
+"""The reports that a child process writes to its pipe: one JSON object a line, whose `type` names the report.
+
+The table in docs/internals/wall.md has the trainer's reports, docs/internals/sampling.md the sampler's.
+"""
 
 from collections.abc import Mapping
 from typing import Any, TypeAlias, get_args
@@ -14,7 +17,7 @@ Json: TypeAlias = dict[str, Any]
 
 
 class Report(msgspec.Struct, kw_only=True, tag_field="type"):
-    """Base of all reports. A class's tag is the value of `type`."""
+    """The base class of all reports. The value of `type` in JSON is the class's tag."""
 
 
 class AliveReport(Report, tag="alive"):
@@ -49,7 +52,8 @@ class MetricsReport(Report, tag="metrics"):
 
     @classmethod
     def of(cls, metrics: Metrics) -> "MetricsReport":
-        """Raise msgspec.ValidationError if a field is missing or has another type."""
+        """Return the report of a step's metrics. Raise msgspec.ValidationError if a field is missing or has another
+        type."""
         return msgspec.convert({**metrics, "type": "metrics", "metrics": metrics}, cls)
 
 
@@ -82,11 +86,11 @@ class StateReport(Report, tag="state"):
 
 
 class CheckpointReport(Report, tag="checkpoint"):
-    """An exported adapter of an intermediate step."""
+    """An exported checkpoint, with the adapter or the whole model of an intermediate step."""
 
     step: int
     path: str
-    """The adapter's folder, relative to the run folder."""
+    """The checkpoint's folder, relative to the run folder."""
     metrics: Metrics
 
 
@@ -121,7 +125,7 @@ class ErrorReport(Report, tag="error"):
 
     reason: FailureReason
     message: str | None = None
-    """A message for the user; None: the reason's own sentence."""
+    """A message for the user. None: the sentence that FAILURES has for the reason."""
 
 
 class ProgressReport(Report, tag="progress"):
@@ -193,7 +197,7 @@ class FinishedReport(SamplerReport, tag="finished"):
 
 
 class CompleteReport(SamplerReport, tag="done"):
-    """All answers are complete. This and the reports below end a request."""
+    """All answers of the request are complete. This report and the reports below end a request."""
 
 
 class RefusedReport(SamplerReport, tag="refused"):
@@ -214,7 +218,7 @@ class FailedReport(SamplerReport, tag="failed"):
 
 
 class LostReport(SamplerReport, tag="lost"):
-    """The sampler's process ended before the answer was complete. Written by the supervisor."""
+    """The sampler's child process ended before the answer was complete. The supervisor writes this report."""
 
 
 TrainerReport: TypeAlias = (
@@ -246,10 +250,10 @@ SamplingReport: TypeAlias = (
 """Reports of the sampler."""
 
 LAST_REPORTS = (CompleteReport, RefusedReport, CancelledReport, FailedReport)
-"""Each ends a sampling request."""
+"""The child's reports that end a sampling request."""
 
 Kinds: TypeAlias = Mapping[str, type[Report]]
-"""Reports by their `type`."""
+"""Classes of reports by their `type`."""
 
 
 def _kinds(union: object) -> Kinds:
@@ -274,7 +278,8 @@ def encode(report: Report) -> bytes:
 
 
 def decode(line: bytes, kinds: Kinds) -> Report:
-    """Read one line. Raise msgspec.DecodeError or RecursionError if it is not a report."""
+    """Return the report in one line; UnknownReport if its type is not in `kinds`. Raise msgspec.DecodeError or
+    RecursionError if the line is not a report."""
     tag = msgspec.json.decode(line, type=_Tag).type
     if tag not in kinds:
         return UnknownReport()
@@ -289,7 +294,7 @@ class _Tag(msgspec.Struct):
 
 
 def _plain(value: object) -> float:
-    """Convert numpy's float64, a subclass of float."""
+    """Convert numpy's float64, a subclass of float that msgspec does not encode itself."""
     if isinstance(value, float):
         return float(value)
     raise TypeError(f"a report holds a {type(value).__name__}, which has no form in JSON")

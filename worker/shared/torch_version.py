@@ -1,11 +1,11 @@
-"""A check of the installed torch version, which does not import torch."""
+"""A check of torch's installed version, without importing torch."""
 
 import re
 from importlib.metadata import PackageNotFoundError, version
 
 MIN_TORCH = (2, 12)
-"""The first version whose varlen_attn takes windows and shared key heads by these names
-(worker.engine.model.attention)."""
+"""The first version whose `varlen_attn` has the arguments for windows and shared key heads that
+worker.engine.model.attention passes."""
 
 
 class UnsupportedTorch(SystemExit):
