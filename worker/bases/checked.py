@@ -1,4 +1,4 @@
-"""The checks of a base model's files by the libraries that will load them."""
+"""Checks of a base model's files with the libraries that will load them."""
 
 from pathlib import Path
 

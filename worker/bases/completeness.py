@@ -9,14 +9,15 @@ from worker.bases.files import Refused
 from worker.engine.model.families import AutoClass
 
 POOLER = "pooler."
-"""Part of the names of a head that many published encoders lack. Classifiers that need a pooler train it."""
+"""Part of the names of the pooler's tensors. Many published encoders lack this head; classifiers that need a pooler
+train it."""
 
 
 def require_complete(folder: Path, kind: ModelKind) -> None:
     """Raise Refused if a weight is missing or has another shape than config.json requires.
 
     The model is loaded onto the meta device, which reads shapes and no data. Names on disk may be those of older
-    versions of transformers, or of single experts, and only the loading code of transformers knows all of these names.
+    versions of transformers, or of single experts: only the loading code of transformers knows them all.
     """
     auto: AutoClass = AutoModelForCausalLM if kind == "causal_lm" else AutoModel
     _, loading = auto.from_pretrained(

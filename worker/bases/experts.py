@@ -1,7 +1,7 @@
-"""Mixtures of experts: the weights of experts and routers, and peft's names of them.
+"""Mixtures of experts: the weights of experts and routers, and the names by which peft adapts them.
 
 transformers keeps a matrix of all experts of a layer in one tensor [experts, …]. peft can place an adapter beside a
-layer, but not beside such a tensor. It adapts the tensor by its name (`target_parameters`).
+layer, but not beside such a tensor. Instead, it adapts the tensor by the tensor's name (`target_parameters`).
 """
 
 import re
@@ -13,14 +13,15 @@ from transformers import PreTrainedConfig, PreTrainedModel
 ROUTER = re.compile(r"Router|TopK|Topk|Gating")
 """Parts of the names of router classes."""
 ACTIVE = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k")
-"""Names in configurations of the number of experts that compute a token."""
+"""Names that configurations give to the number of experts that compute a token."""
 
 Shape = tuple[str, int, int, int, int]
 """(kind, inputs, outputs, experts, active experts), as in api.spec.base_model.Matrix."""
 
 
 def expert_layers(network: PreTrainedModel) -> dict[str, Shape]:
-    """Return experts, routers, and layers that peft takes for experts, by the name of the module or the tensor."""
+    """Return the `Shape` of each tensor of experts, each router, and each layer that peft takes for experts, by the
+    name of the module or tensor."""
     modules = dict(network.named_modules())
     routers = tuple(name for name, module in modules.items() if ROUTER.search(type(module).__name__))
     found: dict[str, Shape] = {}
@@ -42,8 +43,8 @@ def expert_layers(network: PreTrainedModel) -> dict[str, Shape]:
 
 
 def taken_for_experts(config: PreTrainedConfig) -> frozenset[str]:
-    """Return the names that peft replaces by experts' tensors wherever `target_modules` contains them. Layers of
-    experts had these names in earlier versions (peft.utils.transformers_weight_conversion)."""
+    """Return the names that peft replaces by experts' tensors wherever `target_modules` contains them. Earlier versions
+    of transformers gave these names to layers of experts (peft.utils.transformers_weight_conversion)."""
     if conversion.get_checkpoint_conversion_mapping(config.model_type) is None:
         return frozenset()
     # Private, but pinned: peft has no public function for it. A test trains every family.
@@ -61,8 +62,8 @@ def adapted_tensor(network: PreTrainedModel, name: str) -> str | None:
 
 
 def _experts(module: nn.Module, weight: nn.Parameter, config: PreTrainedConfig) -> Shape:
-    """Return the `Shape` of a tensor [experts, outputs, inputs], or with the last two exchanged. Its kind is "apart" if
-    the family has its own computation of experts, which peft cannot adapt."""
+    """Return the `Shape` of a tensor [experts, outputs, inputs], or [experts, inputs, outputs]. Its kind is "apart" if
+    the family computes experts in its own way, which peft cannot adapt."""
     transposed = getattr(module, "is_transposed", None)
     outputs, inputs = weight.shape[:0:-1] if transposed else weight.shape[1:]
     text, experts = config.get_text_config(), weight.shape[0]

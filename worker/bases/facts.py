@@ -1,4 +1,4 @@
-"""The facts about a base model, which its attune.json holds."""
+"""The facts about a base model that its attune.json holds."""
 
 from pathlib import Path
 
@@ -23,7 +23,8 @@ POSITIONS_AFTER_PADDING = frozenset(
     {"camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
      "xlm-roberta-xl", "xmod"}
 )  # fmt: skip
-"""Families whose first token has position padding_idx + 1, which leaves fewer positions to tokens."""
+"""Families that number positions from padding_idx + 1, so that fewer positions than max_position_embeddings are left
+for tokens."""
 
 
 def facts_of(

@@ -1,5 +1,5 @@
-"""The files of a base model's folder: those that are copied, and those for which the model is refused. Nothing in the
-folder is ever executed."""
+"""The files of a base model's folder: which are copied, and which cause a refusal. Nothing in the folder is ever
+executed."""
 
 import json
 import os
@@ -30,7 +30,7 @@ WANTED = (
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 MAX_JSON_BYTES = 256 * 1024**2
-"""Several times the largest tokenizer.json and safetensors index in use."""
+"""Most bytes of a JSON file: several times the largest tokenizer.json and safetensors index in use."""
 MAX_CARD_BYTES = 1024**2
 LICENSE_LINE = re.compile(r"\A---\n(?:.*\n)*?license:[ \t]*([\w.+-]+)[ \t]*\n")
 
@@ -40,7 +40,8 @@ class Refused(Exception):
 
 
 def copy_model(folder: Path, out: Path) -> str | None:
-    """Copy the files of a model. Return the name of the license in its model card."""
+    """Copy the files of a model that match WANTED. Return the license that its model card names, if any. Raises
+    Refused."""
     require_safetensors([file.name for file in folder.iterdir()])
     if not (folder / "config.json").exists():
         adapter = (folder / "adapter_config.json").exists()
@@ -72,7 +73,7 @@ def require_no_code(folder: Path) -> None:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file. Raise Refused if there is none."""
+    """Return the JSON object in a file. Raise Refused if the file is missing, too large, or holds no object."""
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise Refused(f"{path.name} is larger than {MAX_JSON_BYTES >> 20} MiB")
@@ -87,7 +88,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def card_license(folder: Path) -> str | None:
-    """Return the license that the model card names."""
+    """Return the license that the model card names, or None."""
     card = folder / "README.md"
     if not card.is_file():
         return None
@@ -110,7 +111,8 @@ def _copy(folder: Path, file: Path, target: Path) -> None:
 
 @contextmanager
 def _opened_inside(folder: Path, file: Path) -> Iterator[BinaryIO]:
-    """Open a regular file of the folder. Links are followed only within the folder, and within the hub's own cache."""
+    """Open a regular file of the folder. Links are followed only within the folder, and within the hub's own cache.
+    Raises Refused for other links and files."""
     real = file.resolve()
     if not any(real.is_relative_to(root) for root in _roots(folder)):
         raise Refused(f"{file.name} is a link that leads out of the folder")
@@ -126,8 +128,8 @@ def _opened_inside(folder: Path, file: Path) -> Iterator[BinaryIO]:
 
 
 def _roots(folder: Path) -> list[Path]:
-    """Return the folders that links may lead into. Snapshots in the hub's cache are links into the folder `blobs`
-    beside them, which must not be a link itself."""
+    """Return the folders that links may lead into. Snapshots in the hub's cache consist of links into the folder
+    `blobs` beside `snapshots`. That folder must not be a link itself."""
     real = folder.resolve()
     if real.parent.name != "snapshots":
         return [real]

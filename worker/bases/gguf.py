@@ -1,4 +1,5 @@
-"""Conversion of a GGUF file into a base model: transformers reads and dequantizes it, and safetensors store it.
+"""Conversion of a GGUF file into a base model: transformers reads and dequantizes the weights, which are stored as
+safetensors.
 
 Quantized weights become bfloat16, whose rounding is far finer than their quantization. Weights that the file holds as
 float32, float16 or bfloat16 keep their type.
@@ -22,13 +23,13 @@ from worker.engine.model.families import AutoClass
 
 MAGIC = b"GGUF"
 MAX_ARRAY = 1 << 24
-"""Elements of one array in the header. The longest in use, a vocabulary's merges, have under a million."""
+"""Most elements of one array in the header. The longest array in use, a vocabulary's merges, has under a million."""
 UNQUANTIZED = {"ALL_F32": torch.float32, "MOSTLY_F16": torch.float16, "MOSTLY_BF16": torch.bfloat16}
 
 
 def convert_gguf(path: Path, out: Path) -> tuple[str | None, str | None]:
-    """Write the model and its tokenizer. Return its license and the quantization of its weights, where they are
-    known."""
+    """Write the model and its tokenizer into the folder `out`. Return its license (None if unknown) and the
+    quantization of its weights (None if they are not quantized). Raise Refused if the file cannot be read."""
     with path.open("rb") as file:
         if file.read(4) != MAGIC:
             raise Refused(f"{path.name} is not a GGUF file")
@@ -60,7 +61,7 @@ def convert_gguf(path: Path, out: Path) -> tuple[str | None, str | None]:
 
 
 class _BoundedReader(GGUFReader):
-    """gguf's reader with limits. Without limits, that reader iterates over 2^40 elements if a header states so many.
+    """gguf's reader with limits. gguf's own reader iterates over 2^40 elements if a header states so many.
 
     This reader reads the file before transformers does, so that only headers of correct length reach transformers.
     """

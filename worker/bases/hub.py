@@ -18,7 +18,8 @@ def is_hub_id(source: str) -> bool:
 
 
 def download(hub_id: str, revision: str | None, folder: Path) -> str:
-    """Download the model into the folder as plain files. Return the commit of the revision."""
+    """Download the model into the folder as plain files. Return the commit of the revision. Raise Refused if the hub
+    does not provide the model."""
     try:
         info = HfApi().model_info(hub_id, revision=revision)
         if info.sha is None:

@@ -88,8 +88,8 @@ def _count(module: nn.Module) -> int:
 
 
 def layers_of(network: PreTrainedModel) -> dict[str, Layer]:
-    """Return every layer that an adapter may be placed beside. Layers whose names differ only in a number share an
-    entry."""
+    """Return every layer that an adapter may be placed beside, by name. Layers whose names differ only in a number
+    share an entry."""
     barred = layers_without_adapters(network.config)
     found: dict[tuple[str, str, tuple[int, ...]], list[str]] = defaultdict(list)
     of_experts = expert_layers(network)

@@ -1,6 +1,6 @@
 """Normalization of a base model's tokenizer: `tokenizer.json` alone must give the tokens that transformers gives.
 
-Some tokenizer classes of transformers rebuild or extend their tokenizer when they load it. If that changes tokens, the
+Some tokenizer classes of transformers rebuild or extend the tokenizer when they load it. If that changes tokens, the
 loaded tokenizer is stored in place of the original, so that prepare, the trainer and users of the result all read texts
 alike.
 """
@@ -27,7 +27,8 @@ PROBE = (
 
 
 def normalize_tokenizer(folder: Path) -> None:
-    """Rewrite the folder's tokenizer where transformers reads texts differently. Raise Refused if that fails."""
+    """Replace the folder's tokenizer by the one that transformers loads, if the two give different tokens. Raise
+    Refused if they still differ afterwards, or if files are missing."""
     if not (folder / "tokenizer.json").exists():
         raise Refused(
             "the source has no tokenizer.json: load the tokenizer with transformers (AutoTokenizer), save it with "
@@ -46,7 +47,7 @@ def normalize_tokenizer(folder: Path) -> None:
 
 
 def _require_embeddings(folder: Path) -> None:
-    """Raise Refused if a token has no row in the embedding: a training would fail at the first such token."""
+    """Raise Refused if a token has no row in the embedding: training would fail at the first such token."""
     rows = read_object(folder / "config.json").get("vocab_size")
     last = max(TokenizerWrapper.load(folder).tokenizer.get_vocab().values())
     if isinstance(rows, int) and last >= rows:
@@ -101,8 +102,8 @@ def _clean_settings(folder: Path) -> None:
 
 
 def _without_folder(folder: Path) -> list[dict[str, str]]:
-    """Move several chat templates from their files into the settings, since a base model's folder is flat. Return
-    them."""
+    """Return the chat templates of `additional_chat_templates` for the settings, and delete their files: a base model's
+    folder has no subfolders."""
     files = {file.stem: file for file in sorted((folder / TEMPLATES).glob("*.jinja"))}
     if (folder / "chat_template.jinja").exists():
         files["default"] = folder / "chat_template.jinja"

@@ -16,12 +16,13 @@ from worker.bases.files import Refused, read_object
 
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 CHUNK = 1 << 24
-"""Numbers that are checked at once."""
+"""How many numbers of a tensor are checked at once."""
 BUFFERS = re.compile(r"\.(attn\.bias|attn\.masked_bias|inv_freq|position_ids)$")
-"""Names of constants that old checkpoints store with the weights."""
+"""Names of constants that old checkpoints store with the weights. They do not count as weights."""
 LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
 LAYERS_A_TENSOR = 8
-"""Largest plausible ratio of layers to tensors: most layers have ten tensors, but some families share one layer's."""
+"""Largest plausible number of layers for each tensor. Most models have ten tensors for each layer, but in some
+families, layers share tensors."""
 
 
 class Tensor(NamedTuple):
@@ -38,7 +39,8 @@ class Weights:
 
 
 def check_weights(folder: Path) -> Weights:
-    """Check the folder's safetensors and count them. Raise Refused."""
+    """Check the folder's safetensors files. Return the number and type of the weights. Raise Refused if tensors are
+    missing, damaged or of a type that cannot be trained."""
     shards = _shards(folder)
     tensors: dict[str, Tensor] = {}
     for shard in shards:
@@ -62,7 +64,7 @@ def check_weights(folder: Path) -> Weights:
 
 
 def require_layers(layers: int, tensors: int) -> None:
-    """Raise Refused if the number of layers is implausible for the number of tensors: creating ten million layers would
+    """Raise Refused if there are implausibly many layers for the number of tensors: creating ten million layers would
     take hours."""
     if layers < 0 or layers > LAYERS_A_TENSOR * tensors:
         raise Refused(
@@ -112,8 +114,8 @@ def _counted(tensors: dict[str, Tensor], *, tied: bool) -> Iterable[str]:
 
 
 def _read_header(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file. safetensors itself checks that sizes match shapes, and that the tensors fill the
-    file without gap or overlap."""
+    """Return the shape and type of each tensor of a file. safetensors itself checks that sizes match shapes, and that
+    the tensors fill the file without gap or overlap. Raise Refused if the file fails that check."""
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()
