@@ -1,1 +1,2 @@
-"""Users' rows to arrays of tokens: the modules of `worker.prepare`. No torch, no transformers."""
+"""Reads and checks users' rows and turns them into arrays of tokens, mainly for `worker.prepare`, `worker.scan` and
+`worker.preview`. Imports neither torch nor transformers."""

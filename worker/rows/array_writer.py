@@ -35,13 +35,13 @@ class ArrayWriter:
             self._files[1].write(row.loss_weights.astype("<f4", copy=False).data)
 
     def append_item(self, item: bytes) -> None:
-        """Append the JSON of a prompt's row."""
+        """Append an item: the JSON of a prompt's row, which the row's grader reads."""
         self.item_lengths.append(len(item))
         self._files[2].write(item)
 
     def save(self, width: int, rows_per_example: int, labels: Array | None, label_names: Sequence[str] | None) -> None:
-        """Write the target: array rows of `width` sequences, `rows_per_example` of them for each row of the file.
-        `labels`: [rows, columns]."""
+        """Write the target from all appended sequences. An array row consists of `width` sequences, and a row of the
+        user's file became `rows_per_example` array rows. `labels`: [array rows, columns]."""
         for file in self._files:
             file.flush()
         starts, item_starts = _starts(self.lengths), _starts(self.item_lengths)

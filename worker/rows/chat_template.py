@@ -1,4 +1,5 @@
-"""Rendering of a base model's chat template as in transformers (same settings, same helpers), without importing it.
+"""Rendering of a base model's chat template as transformers renders it (same settings, same helpers), without importing
+transformers.
 
 Templates come from strangers. They run in jinja2's immutable sandbox, under the limits of the process
 (worker.rows.limits); this module caps the length of what they render.
@@ -25,7 +26,8 @@ from worker.rows.special_tokens import read_json, special_tokens
 MAX_RENDERED = 4_000_000
 """Most characters of a rendered conversation."""
 TEMPLATE_SECONDS = 5
-"""Time limit for the probes of a template, before any row is rendered."""
+"""Time limit for the probes of a template (made-up conversations that show how it renders), before any row is
+rendered."""
 MAX_POWER = 10_000
 """Largest operand of ** in a template. The sandbox allows 9**9**9, and no signal interrupts it."""
 
@@ -38,7 +40,8 @@ class TemplateFailure(Exception):
 
 class ChatTemplate:
     def __init__(self, sources: dict[str, str], tokens: dict[str, str]) -> None:
-        """`sources`: the template named "default", and any others by name, as in transformers."""
+        """`sources`: the template named "default", and any others by name, as in transformers. `tokens`: the texts of
+        the special tokens by name, such as eos_token."""
         self.sources = sources
         self.tokens = tokens
         self._compiled: dict[str, jinja2.Template] = {}
@@ -123,7 +126,8 @@ def _sources(base: Path) -> dict[str, str]:
 
 
 class _Generation(jinja2.ext.Extension):
-    """The tag `{% generation %}…{% endgeneration %}`: its content is the assistant's."""
+    """The tag `{% generation %}…{% endgeneration %}`, with which a template marks the assistant's text. The text is
+    rendered between the two `generation_marks`."""
 
     tags = {"generation"}  # noqa: RUF012 (jinja2 declares it so)
 

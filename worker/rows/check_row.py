@@ -12,19 +12,20 @@ from worker.rows.limits import TooSlow, time_limit
 
 T = TypeVar("T")
 ROW_SECONDS = 2.0
-"""Most rows take microseconds. Only a hostile chat template or row takes longer than this."""
+"""Time limit of the check of one row. Most rows take microseconds; only a hostile chat template or row takes longer
+than this."""
 
 
 @dataclass(frozen=True)
 class ParsedRow(Generic[T]):
-    """The result of parsing a row."""
+    """The result of parsing a valid row."""
 
     value: T
     warnings: Sequence[RowWarning]
     labels: Sequence[Label | None]
     """One label for each array row that the row becomes."""
     column: LabelColumn | None = None
-    """Receives the labels."""
+    """The column to which `check_row` adds the labels; None if the format has no labels."""
 
 
 def check_row(

@@ -16,7 +16,7 @@ class ProcessLimits(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Private memory of the process."""
     cpu_seconds: int | None = None
     file_bytes: int | None = None
-    """Size of the largest file that it writes."""
+    """Size of the largest file that the process may write."""
 
     def apply(self) -> None:
         """Limit this process."""

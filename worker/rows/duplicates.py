@@ -1,4 +1,4 @@
-"""Rows that occurred before, in the same file or in the training file."""
+"""Detection of rows that occurred before: in the same file or, if that is the validation file, in the training file."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -21,7 +21,8 @@ class DuplicateDetector:
     """Hash of a row → its number."""
 
     def warnings(self, number: int, row: Row | PlainChat) -> list[RowWarning]:
-        """Return the warnings about this row, and remember it."""
+        """Return a warning if an earlier row of this file equals this row, and one if a row of the training file does.
+        Remember this row."""
         try:
             text = row.canonical if isinstance(row, PlainChat) else msgspec.json.encode(row, order="sorted")
         except RecursionError:  # nested too deeply, for which the row is invalid

@@ -30,7 +30,7 @@ class EndTokens:
     stops: frozenset[int]
     """Tokens that end an answer: those in the model's settings, and the end of turn that its template writes."""
     own_stops: frozenset[int]
-    """The tokens among `stops` in the model's own settings, at which other programs stop by default."""
+    """The tokens among `stops` that come from the model's own settings. Other programs stop at these by default."""
     chat_tail: tuple[int, ...]
     """Tokens after the last answer of a rendered conversation, such as [<|im_end|>, newline]. Empty without a chat
     template."""
@@ -74,8 +74,9 @@ class EndTokens:
 
 
 def _turn_ends(renderer: Renderer, tokens: TokenizerWrapper) -> frozenset[int]:
-    """Return the last token of each end of turn that the template writes, if it is a token of its own and does not also
-    occur within a turn, such as after the reasoning."""
+    """Return the last token of each end of turn that the template writes. Left out are ends of turn that do not consist
+    of added tokens (texts that always become one token), and tokens that also occur within a turn, such as after the
+    reasoning."""
     added = tokens.added_texts()
     chunks = re.compile("|".join(map(re.escape, sorted(added, key=len, reverse=True))) or "(?!)")
     ends = set()

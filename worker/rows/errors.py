@@ -1,4 +1,4 @@
-"""The errors that end a job's preparation, in OpenAI's wording where it is known."""
+"""The errors that end a job's preparation, in OpenAI's wording if that is known."""
 
 from typing import Literal
 
@@ -56,7 +56,7 @@ def invalid_file(file: FileRequest, message: str) -> JobRejected:
 
 
 def wrong_format(file: FileRequest, name: str, method: Method) -> JobRejected:
-    """Return the error of a file whose format other methods accept."""
+    """Return the error of a file in a format that this method does not accept, but other methods do."""
     methods = " or ".join(f"'{method_name}'" for method_name, entry in METHODS.items() if name in entry.formats)
     return invalid_file(
         file,
@@ -66,7 +66,7 @@ def wrong_format(file: FileRequest, name: str, method: Method) -> JobRejected:
 
 
 def validate_method(raw: dict[str, object], forced_format: str | None) -> Method:
-    """Return the method. Raises JobRejected if it does not accept the format that the recipe forces."""
+    """Return the method. Raises JobRejected if the method does not accept the format that the recipe forces."""
     method = TypeAdapter[Method](Method).validate_python(raw)
     if forced_format is None or forced_format in method.formats:
         return method
@@ -80,7 +80,7 @@ def validate_method(raw: dict[str, object], forced_format: str | None) -> Method
 
 
 def unexpected_format(file: FileRequest, method: Method, row: Row) -> JobRejected:
-    """Return the error of a file whose first row shows no format."""
+    """Return the error of a file whose first row matches no format."""
     message = "Unexpected file format, expected either prompt/completion pairs or chat messages."
     message = (
         message if {"chat", "completion"} <= method.formats else f"Unexpected file format. {_accepted_formats(method)}"
@@ -89,7 +89,7 @@ def unexpected_format(file: FileRequest, method: Method, row: Row) -> JobRejecte
 
 
 def keys_of(row: Row) -> str:
-    """Return a sentence that names the keys of a row without a format."""
+    """Return a sentence that names the keys of a row that matches no format."""
     if {"role", "content"} <= row.keys():
         return "The row is a single message. Put the messages of a conversation into {'messages': […]}."
     keys = ", ".join(truncate(key) for key in list(row)[:MAX_SHOWN_KEYS])

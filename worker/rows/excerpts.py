@@ -19,7 +19,7 @@ class Excerpt(msgspec.Struct):
     line: int
     """The row's line, or its number where rows are not lines."""
     text: str
-    """Its first characters in JSON lines; of its JSON in other containers."""
+    """The first characters of the row's line in JSON lines; of the row written as JSON in other containers."""
     cut: bool
     """Whether the row continues after the text."""
 
@@ -27,7 +27,7 @@ class Excerpt(msgspec.Struct):
 def read_excerpts(rows: Iterable[tuple[int, bytes]], findings: Iterable[Finding]) -> list[Excerpt]:
     """Return excerpts of the first rows of each kind of finding. Rows that cannot be read have none.
 
-    `rows`: the file's rows as `open_texts` yields them; they are read up to the last of the shown ones.
+    `rows`: the file's rows as `open_texts` yields them. Reading ends after the last row with an excerpt.
     """
     wanted = _rows_to_show(findings)
     excerpts: list[Excerpt] = []

@@ -1,5 +1,5 @@
-"""Reading of the rows of one file. Detects their format, checks each row, and builds it for a method. Prepare and
-preview share this module."""
+"""Reads the rows of one file for one method: detects their format, checks each row, and builds its array rows
+(worker.rows.row_builder). Prepare and preview share this module."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -45,8 +45,8 @@ class FileRows:
     training_rows: DuplicateDetector | None = None
     """The training file's rows, if this is the validation file."""
     complete: bool = True
-    """False: only the beginning of the file is given. An error at its end is then due to the cut, and is not
-    reported."""
+    """False if only the beginning of the file is given. An error at the end of that beginning is then due to the cut,
+    and is not reported."""
     findings: Findings = field(default_factory=Findings)
     """Findings that `take_findings` has not returned yet."""
     count: int = 0
@@ -92,7 +92,7 @@ class FileRows:
         return self.findings.error_summary("line" if self.container == "jsonl" else "row")
 
     def take_findings(self) -> Findings:
-        """Return the findings since the last call, and forget them."""
+        """Return the findings since the last call, and clear `findings`."""
         taken, self.findings = self.findings, Findings()
         return taken
 

@@ -23,7 +23,7 @@ class Finding(TypedDict):
 
 
 def example(number: int, problem: str) -> str:
-    """Return the problem as a sentence about that row, in OpenAI's wording where it is known."""
+    """Return a sentence about the problem of row `number`, in OpenAI's wording if that is known."""
     names_field = problem.startswith(("message", "'", "key", "tools", "functions", "the ", "both "))
     return f"Example {number}{',' if names_field else ''} {problem}"
 
@@ -52,8 +52,8 @@ class Findings:
         self._add(line, "warning", code, message)
 
     def row_error(self, number: int, code: str, problem: str) -> None:
-        """Add an error about a row. The sentence is only built for the first error and for errors that may be
-        listed."""
+        """Add an error about a row. To save time, its message is built only for the first error and for errors that may
+        be listed."""
         if self.first_error is None or self._may_list("error", code):
             self.error(number, code, example(number, problem))
         else:
@@ -71,9 +71,10 @@ class Findings:
         self.warning(line, "blank_line", f"Line {line} is blank and skipped.")
 
     def error_summary(self, unit: str) -> str | None:
-        """Return the first error, the number of the others and the places of some; None without errors.
+        """Return a sentence with the first error, the number of the other errors and the places of some of them; None
+        without errors.
 
-        `unit`: what findings number, line or row.
+        `unit`: "line" or "row", the noun for the numbers of the findings.
         """
         if self.first_error is None or self.errors == 1:
             return self.first_error

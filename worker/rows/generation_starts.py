@@ -2,7 +2,8 @@
 supervised.
 
 A generation begins where the preceding conversation ends, rendered with `add_generation_prompt`. If a template writes
-more text before the answer, such as a space or an empty reasoning block, the model has to generate that text itself.
+more text before the answer, such as a space or an empty reasoning block, the model has to generate that text itself, so
+it is supervised, too.
 """
 
 from dataclasses import dataclass, field
@@ -36,11 +37,15 @@ class GenerationStarts:
     _tails: dict[str, set[str]] = field(default_factory=dict)
     """Role of a message → texts found between such a message and the generation after it."""
     _differ: set[str] = field(default_factory=set)
-    """Roles after which the conversation up to an answer renders differently from the whole conversation."""
+    """Roles of the message before an answer for which a search method has failed (for example, the template renders the
+    conversation up to there differently). After them, `find` tries `_by_generation_prompt` first."""
 
     def find(self, message: int, previous_end: int, limit: int) -> int | None:
-        """Return the position at which the message's generation begins, or None. `limit`: the position of the message's
-        first sentinel (worker.rows.sentinels)."""
+        """Return the position at which the message's generation begins, or None if it cannot be found.
+
+        `previous_end`: the end of the assistant's previous turn. `limit`: the position of the message's first sentinel
+        (worker.rows.sentinels).
+        """
         role = self.messages[message - 1]["role"] if message else ""
         content_end = max(
             (position for position in self._content_ends_before(message) if previous_end <= position <= limit),
@@ -87,7 +92,8 @@ class GenerationStarts:
         return at + len(self.generation_prompt) if at >= 0 else None
 
     def _by_common_beginning(self, message: int, begin: int) -> int | None:
-        """Return the position up to which the text is the same as the conversation with the generation prompt.
+        """Return the position up to which the text equals the conversation before the message, rendered with the
+        generation prompt. None if the text does not even begin with that conversation without the prompt.
 
         Some templates open a reasoning block in the generation prompt, but leave that block out of earlier answers.
         """
@@ -106,7 +112,8 @@ class GenerationStarts:
             self._tails.setdefault(role, set()).add(tail)
 
     def _space_after(self, message: int) -> str:
-        """Return the white space at the end of the previous message's content, which comes after its sentinel."""
+        """Return the white space at the end of the previous message's content, which comes after the content's last
+        sentinel."""
         content: str = self.messages[message - 1]["content"]
         return content[len(content.rstrip()) :] if content.strip() else content
 

@@ -6,7 +6,8 @@ from worker.rows.findings import Findings
 from worker.rows.labels import ClassColumn, LabelColumn
 
 UNBALANCED_SHARE = 0.9
-"""Share of the rows above which one label gives a warning: always predicting that label is nearly always right."""
+"""A warning is given if more than this share of all labels are the same label: a model that always predicts it is
+nearly always right."""
 MANY_ROWS = 20
 """Fewest rows for the warning about many different labels. In fewer rows, hardly any label repeats."""
 
@@ -14,7 +15,8 @@ MANY_ROWS = 20
 def check_labels(
     labels: LabelColumn | None, findings: Findings, kind: Literal["training", "validation", "unknown"]
 ) -> None:
-    """Add the findings about all labels together. A training file whose labels leave nothing to learn is invalid."""
+    """Add the findings about the labels as a whole. Labels that leave nothing to learn are an error in a training file
+    and a warning in a file of unknown use; a validation file is not checked."""
     if labels is None or kind == "validation":
         return
     report = findings.error if kind == "training" else findings.warning

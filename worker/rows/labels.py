@@ -1,4 +1,5 @@
-"""The labels of a file, collected row by row. Their kind may depend on the last row."""
+"""The labels of a file, collected row by row. Whether they are names, lists of names or numbers may depend on the last
+row."""
 
 from abc import ABC, abstractmethod
 from array import array
@@ -26,7 +27,7 @@ class LabelColumn(ABC):
     names: list[str] | None = None
     """The names of the columns or class indices, in order; set by `save`."""
     problem: Problem | None = None
-    """The classification problem; set by `save`."""
+    """The classification problem (single_label, multi_label or regression); set by `save`."""
 
     @abstractmethod
     def add(self, label: Label | None) -> None:
@@ -38,7 +39,7 @@ class LabelColumn(ABC):
         `scratch`."""
 
     def counts(self) -> dict[str, int]:
-        """Return the number of rows of each name; empty for numbers."""
+        """Return the number of rows with each label name; empty if the labels are numbers."""
         return {}
 
     def classes(self) -> int | None:
@@ -85,8 +86,8 @@ class DesirableColumn(LabelColumn):
 
 
 class ClassColumn(LabelColumn):
-    """The labels of texts: one name, several, or a number. A whole number may be a name or a number, until another
-    label decides."""
+    """The labels of texts: each is one name, a list of names, or a number. A whole number may be a name or a number,
+    until another label of the file decides."""
 
     def __init__(
         self,
@@ -135,7 +136,8 @@ class ClassColumn(LabelColumn):
         self._keep(label)
 
     def _zeros_and_ones(self, label: tuple[int, ...]) -> Label:
-        """Return zeros and ones as names, if the classes are known."""
+        """Return a label of zeros and ones as a list of names if the names of the file's classes are known, else
+        unchanged."""
         if self.allowed is None:
             return label
         names = class_names(len(label))
@@ -163,7 +165,7 @@ class ClassColumn(LabelColumn):
             self.inferred, self.name_ids, self.ids = "regression", {}, array("q")
 
     def decided_problem(self) -> Problem:
-        """Return the problem that the labels so far show."""
+        """Return the problem that the labels so far show; single_label if they allow several."""
         if self.forced is None and self.inferred is None and self.real_text:
             return "regression"
         return self.forced or self.inferred or "single_label"

@@ -69,7 +69,7 @@ def exit_if_stuck(seconds: float) -> Iterator[None]:
 
 
 def _lower(which: int, soft: int, hard: int) -> None:
-    """Set a resource limit, at most what the parent has set."""
+    """Set a resource limit of this process, but not above the limit inherited from its parent."""
     _, inherited = resource.getrlimit(which)
     if inherited != resource.RLIM_INFINITY:
         soft, hard = min(soft, inherited), min(hard, inherited)

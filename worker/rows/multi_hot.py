@@ -1,4 +1,4 @@
-"""Labels with one 0 or 1 for each class, as Hugging Face's tools write several labels of a text."""
+"""Labels that list a 0 or 1 for each class. Hugging Face's tools write several labels of one text in this form."""
 
 from array import array
 
@@ -31,8 +31,8 @@ class MultiHot:
         self._cells = array("b")
 
     def add(self, label: Label) -> None:
-        """Add the next row's label. Raises RowError if the label is of another kind, but the labels before it can only
-        be zeros and ones."""
+        """Add the next row's label. Raises RowError if the label has another form although an earlier label can only be
+        zeros and ones, or if the zeros and ones are too many to store."""
         if not self.possible:
             return
         fits = isinstance(label, tuple) and self.width in (None, len(label))
@@ -54,7 +54,7 @@ class MultiHot:
 
     @property
     def present(self) -> bool:
-        """Whether the file has labels, and all fit."""
+        """Whether all labels so far are zeros and ones of the same number; false without labels."""
         return self.possible and self.width is not None
 
     def table(self) -> Array:

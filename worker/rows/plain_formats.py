@@ -16,7 +16,7 @@ class PlainFormat:
 
     format: Format
     known: dict[tuple[str, ...], Example | RowError] = field(default_factory=dict)
-    """Roles → the outcome for a chat with other texts."""
+    """Roles → the outcome of reading a chat with these roles and placeholder texts."""
 
     def read(self, chat: PlainChat) -> Example | RowError:
         """Return the format's example of a chat with these roles, with placeholders for the texts; or its error."""

@@ -25,8 +25,8 @@ from worker.shared.arrays import Array
 BATCH_BYTES = 250_000
 BATCH_ROWS = 1_000
 BATCH_SECONDS = 120.0
-"""Time limit of a batch, a hundred times what one takes. Without it, a tokenizer that is out of memory may never
-return."""
+"""Time limit for tokenizing a batch, a hundred times what a batch takes. Without a limit, a tokenizer that is out of
+memory may never return."""
 TOKENIZER_BYTES = 400
 """Memory that the tokenizer takes for each byte of text, if every byte becomes a token."""
 
@@ -70,7 +70,7 @@ class Preparation:
     progress: Callable[[str, int, bool], None]
     label_spec: LabelSpec
     training_rows: DuplicateDetector | None = None
-    """The training file's rows, once it is prepared."""
+    """The training file's rows, once that file is prepared."""
 
 
 def prepare_file(file: FileRequest, source: Path, target: Path, shared: Preparation, report: FileReport) -> None:

@@ -28,7 +28,7 @@ class PreviewSequence(msgspec.Struct):
     length: int
     """Number of tokens before truncation."""
     cut_at: int | None
-    """Number of tokens left after truncation; null if it is not truncated."""
+    """Number of tokens left after truncation; null if the sequence is not truncated."""
     supervised_tokens: int
     """Number of tokens with a loss weight, after truncation."""
     tokens: list[int]
@@ -46,7 +46,7 @@ class PreviewRow(msgspec.Struct):
     row: int
     """From 1."""
     line: int
-    """Its line in JSON Lines; in other containers, the same as `row`."""
+    """The row's line in JSON Lines; in other containers, the same as `row`."""
     sequences: list[PreviewSequence]
     """Empty if the row is invalid."""
     label: Label | None = None

@@ -10,7 +10,7 @@ OPENING, CLOSING = "<think>", "</think>"
 
 @dataclass(frozen=True)
 class InlineReasoning:
-    """The position of reasoning in a content."""
+    """The position of the reasoning in the text of an assistant's message."""
 
     start: int
     end: int
@@ -29,7 +29,7 @@ def find_inline_reasoning(content: str) -> InlineReasoning | None:
     start = end - len(head)
     if head.startswith(OPENING):
         start += len(OPENING)
-    # With another block inside, which one a template shows is unknown.
+    # If there is another block inside, it is unknown which of them a template shows.
     return None if OPENING in content[start:end] else InlineReasoning(start, end, end + len(CLOSING))
 
 
@@ -60,7 +60,7 @@ def without_reasoning(message: Message) -> Message:
 
 
 def select_reasoning(conversation: Conversation, reasoning: Reasoning, *, separate: bool) -> Messages:
-    """Return the messages with the reasoning that is to be rendered.
+    """Return the conversation's messages without the reasoning that the setting `reasoning` leaves out.
 
     `separate`: put the reasoning under its own key, for templates that read that key.
     """
@@ -76,6 +76,6 @@ def select_reasoning(conversation: Conversation, reasoning: Reasoning, *, separa
 
 
 def separate_reasoning(message: Message) -> Message:
-    """Return the message with its reasoning under its own key."""
+    """Return the message with its reasoning under the key `reasoning_content`, not in the content."""
     reasoning = reasoning_of(message)
     return {**without_reasoning(message), "reasoning_content": reasoning} if reasoning else message

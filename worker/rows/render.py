@@ -75,7 +75,7 @@ class Renderer:
     ) -> Rendered:
         """Return a conversation with its supervised spans. Raises RowError.
 
-        `train_on`: supervise all answers, or the last.
+        `train_on`: supervise all answers, or only the last.
         """
         messages = select_reasoning(conversation, self.reasoning, separate=self.shows_reasoning)
         source, rendered = self._render_turns(replace(conversation, messages=messages))
@@ -103,7 +103,8 @@ class Renderer:
         return source, source.locate_turns(plain, messages, sentinels.positions(filled[1]))
 
     def _plain(self, conversation: Conversation, add_generation_prompt: bool = False) -> tuple[str, Messages]:
-        """Return the rendering without sentinels, and the messages in the form that the template accepted."""
+        """Return the rendering without sentinels, and the messages in the form that the template accepted. Raises
+        RowError if the template accepts no form of the messages, or leaves their tools out."""
         failures, tools = [], conversation.tools
         for messages in _variants(conversation.messages):
             try:
@@ -159,14 +160,15 @@ class Renderer:
         return (self.attempt(question, None, add_generation_prompt=True) or "").rpartition(PROBE)[2]
 
     def _probe_reasoning(self) -> bool:
-        """Whether the template shows reasoning, if only beside a call."""
+        """Return whether the template shows the reasoning of an answer, be it only beside a tool call."""
         question, answer = {"role": "user", "content": "a"}, {"role": "assistant", "reasoning_content": PROBE}
         call = {"id": "call00000", "type": "function", "function": {"name": "b", "arguments": {}}}
         answers = ({"content": "b"}, {"tool_calls": [call]}, {"content": "", "tool_calls": [call]})
         return any(PROBE in (self.attempt([question, answer | form], None) or "") for form in answers)
 
     def _probe_end_of_turn(self, added_texts: set[str]) -> set[str]:
-        """Return the texts that the template writes after a last answer and after an earlier one."""
+        """Return the texts with which the template ends an answer: the last message, and an answer before another
+        message."""
         added = "|".join(map(re.escape, sorted(added_texts, key=len, reverse=True))) or "(?!)"
         question, answer = {"role": "user", "content": "a"}, {"role": "assistant", "content": f"b{PROBE}"}
         after = (self.attempt([question, answer], None) or "").partition(PROBE)[2].strip()
@@ -220,7 +222,7 @@ class _ConversationRenderer:
         return RenderedTurns(plain, messages, sentinels, positions, list(located))
 
     def _positions(self, plain: str, messages: Messages) -> Positions:
-        # Sentinels in other roles only show what a template leaves out. Some templates test the end of their contents.
+        # The second try has no sentinels in other roles, because some templates test the end of their contents.
         for all_roles in (True, False):
             marked = self.renderer.attempt(
                 self.sentinels.insert(messages, all_roles), self.tools, generation_marks=self.sentinels.generation
@@ -248,7 +250,8 @@ class _ConversationRenderer:
 
 
 def _weights(conversation: Conversation, train_on: Literal["all", "last"]) -> list[float]:
-    """Return the loss weight of each message. Raises RowError."""
+    """Return the loss weight of each message. Raises RowError if only the last answer is trained on and has weight
+    0."""
     if train_on == "all":
         return conversation.weights
     last = max(index for index, message in enumerate(conversation.messages) if message["role"] == "assistant")
@@ -287,8 +290,8 @@ def _remedy(left_out: str) -> str:
 
 
 def _variants(messages: Messages) -> Iterator[Messages]:
-    """Yield the forms in which templates expect a conversation: no content beside calls, or an empty one; a call's
-    arguments as an object, or as text."""
+    """Yield the forms in which templates may expect a conversation with tool calls: with no content beside the calls,
+    or an empty one; with the calls' arguments as an object, or as text."""
     yield messages
     if any("tool_calls" in message for message in messages):
         yield [{"content": "", **message} for message in messages]

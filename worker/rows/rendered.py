@@ -34,7 +34,7 @@ class RenderedTurns:
 
     def head(self, message: int) -> tuple[int, int]:
         """Return the span from the end of the previous message's content to the first sentinel of this message. This
-        message's reasoning belongs there."""
+        message's reasoning belongs there. Raises RowError if the template left this message out."""
         sentinels = (self.sentinels.text_start(message), *self.sentinels.calls(message))
         first = min((position for sentinel in sentinels for position in self.positions.get(sentinel, [])), default=None)
         if first is None:
@@ -64,14 +64,14 @@ class RenderedTurns:
 
 
 class ConversationRenderer(PrefixRenderer, Protocol):
-    """Renders parts of the conversation."""
+    """Renders the beginning of the conversation, up to one of its messages."""
 
     @property
     def shows_reasoning(self) -> bool:
-        """Whether the template can show reasoning, if only in the last message."""
+        """Whether the template can show reasoning, be it only in the last message."""
 
     def render_through(self, message: int) -> RenderedTurns:
-        """Return the conversation up to and including that message."""
+        """Return the conversation up to and including that message. Raises RowError if the template refuses it."""
 
 
 def keep_reasoning(rendered: RenderedTurns, source: ConversationRenderer) -> RenderedTurns:
@@ -95,7 +95,8 @@ def keep_reasoning(rendered: RenderedTurns, source: ConversationRenderer) -> Ren
 
 
 def _head(message: int, source: ConversationRenderer) -> tuple[str, int]:
-    """Return the message's head as the model would write it, and the offset in it at which the generation begins."""
+    """Return the message's head with its reasoning, as the model would write it, and the offset in the head at which
+    the generation begins. Raises RowError if the template does not show where the reasoning belongs."""
     rendered = source.render_through(message)
     begin, first = rendered.head(message)
     if message not in rendered.missing_reasoning():

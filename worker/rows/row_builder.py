@@ -1,4 +1,5 @@
-"""The conversion of an example into array rows that are not tokenized yet: texts of sequences, a label, an item."""
+"""Builds array rows from examples. At this stage, an array row has the text of each of its sequences, not yet tokens,
+and perhaps a label or an item (the row itself, for its grader)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -44,7 +45,7 @@ class TokenizableRow:
     """One array row before it is tokenized."""
 
     sequences: list[Rendered | PromptCompletionText]
-    """One text, or the preferred and the other answer."""
+    """One text; for a pair, two: one with the preferred answer, then one with the rejected answer."""
     label: Label | None = None
     item: bytes | None = None
     """The JSON of a prompt's row, for its grader."""
@@ -94,7 +95,8 @@ class RowBuilder:
                 return None
 
     def build(self, example: Example) -> tuple[list[TokenizableRow], list[RowWarning]]:
-        """Return the array rows of the example, and the warnings about it. Raises RowError, JobRejected."""
+        """Return the array rows of the example, and the warnings about it. Raises RowError if the row is invalid, and
+        JobRejected if it needs a chat template and the base model has none."""
         self.warnings = list(example.warnings)
         if isinstance(example, Pair) and example.margin is not None and not self.method.uses_margins:
             message = f"'margin' is used by method reward only; '{self.method.type}' ignores it"
@@ -164,7 +166,8 @@ class RowBuilder:
 
 
 def load_builder(base: Path, method: Method, tokens: TokenizerWrapper, reasoning: Reasoning) -> RowBuilder:
-    """Return the builder of rows for the base model in the folder. Raises JobRejected."""
+    """Return the builder of rows for the base model in the folder. Raises JobRejected if its chat template is
+    unusable."""
     renderer = load_renderer(base, tokens, reasoning)
     return RowBuilder(method, renderer, reasoning=reasoning, base_warnings=BaseModelWarnings(tokens))
 

@@ -72,8 +72,8 @@ class Scanner:
     """Checks every row of a file in each format that the first row may have; the format with the fewest errors is the
     file's.
 
-    Without a method, the keys may show two formats: `messages` that end with a question are prompts, not training
-    examples. With one, such a row of a supervised job is an error.
+    Without a method, the keys of a row may fit two formats: `messages` that end with a question are prompts, not
+    training examples. With a method, only formats that it accepts count: in a supervised job such a row is an error.
     """
 
     def __init__(self, method: type[MethodBase] | None = None) -> None:

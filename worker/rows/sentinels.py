@@ -1,6 +1,7 @@
 """Sentinels: characters from Unicode's private-use planes, inserted around the contents of a conversation.
 
-A chat template renders sentinels unchanged, so their positions show where the contents are. Then they are removed.
+A chat template renders sentinels unchanged, so their positions show where the contents are. Then the sentinels are
+removed from the rendered text.
 """
 
 import itertools
@@ -36,7 +37,8 @@ class Sentinels:
 
     @classmethod
     def absent_from(cls, text: str, messages: Messages) -> "Sentinels":
-        """Return sentinels that do not occur in the text. Raises RowError if there are none."""
+        """Return sentinels for the messages that do not occur in the text. Raises RowError if no range has enough
+        unused characters."""
         counts = [2, *(SENTINELS_PER_MESSAGE + 2 * len(message.get("tool_calls", ())) for message in messages)]
         starts = tuple(itertools.accumulate(counts))
         for first, last in PLANES:
@@ -85,7 +87,7 @@ class Sentinels:
         ]
 
     def remove(self, marked: str) -> tuple[str, Positions]:
-        """Return the text without sentinels, and the position that each one had in it."""
+        """Return the text without sentinels, and the positions in this text at which they were."""
         positions: Positions = defaultdict(list)
         pattern = PATTERNS[self.first]
         for removed, match in enumerate(pattern.finditer(marked)):
@@ -93,7 +95,8 @@ class Sentinels:
         return pattern.sub("", marked), dict(positions)
 
     def positions(self, places: Sequence[Place]) -> Positions:
-        """Return the positions of the sentinels at these places of a skeleton, as `remove` does."""
+        """Return the positions of the sentinels, as `remove` does. `places`: where they belong in the text of a filled
+        skeleton (worker.rows.skeleton)."""
         positions: Positions = defaultdict(list)
         for position, message, number in places:
             sentinel = self.generation[number] if message == GENERATION else self._sentinel(message, number)
@@ -133,7 +136,7 @@ def string_counts(message: Message) -> list[int]:
 
 
 def _around(text: str, opening: str, closing: str) -> str:
-    """Put sentinels inside the white space at both ends, which many templates strip."""
+    """Put sentinels directly around the text, inside the white space at its ends, which many templates strip."""
     core = text.strip()
     if not core:
         return opening + closing + text

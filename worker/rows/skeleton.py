@@ -30,19 +30,20 @@ GENERATION = -1
 """Replaces the message in a `Place` at which {% generation %} begins (TEXT_START) or ends (TEXT_END)."""
 
 OPEN, CLOSE, BEGIN, END = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"
-"""Noncharacters of Unicode: around the number of a slot in the rendered text, and at the ends of {% generation %}."""
+"""Noncharacters of Unicode. OPEN and CLOSE surround the number of a slot in the rendered text; BEGIN and END mark the
+ends of {% generation %}."""
 MARKS = re.compile(f"{OPEN}(\\d+)(s?){CLOSE}|({BEGIN})|({END})")
 BUFFERING: tuple[type[nodes.Node], ...] = (nodes.Macro, nodes.FilterBlock, nodes.AssignBlock, nodes.Block)
 BUFFERING += (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
-"""Statements that turn output of the template into a value again."""
+"""Statements that turn output of the template into a value again, which the template could then inspect."""
 
 Place = tuple[int, int, int]
-"""(position in the text, message or GENERATION, TEXT_START or TEXT_END)."""
+"""The place of a sentinel: (position in the text, index of the message or GENERATION, TEXT_START or TEXT_END)."""
 
 
 class Inspected(BaseException):
-    """A template uses a placeholder in a way that a skeleton does not allow. No handler of a template's own errors
-    catches this."""
+    """A template uses a placeholder in a way that a skeleton does not allow. A BaseException, so that no handler of
+    template errors catches it."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,8 @@ class Skeleton:
     """Texts that no content may contain."""
 
     def fill(self, messages: Messages) -> tuple[str, list[Place]] | None:
-        """Return the rendered messages and the places of their sentinels, or None if they contain a text that must be
-        absent."""
+        """Return the rendered messages and the places of their sentinels, or None if the messages contain a text that
+        must be absent, or are too long."""
         contents: list[str] = [message["content"] for message in messages]
         if any(text in content for text in self.absent for content in contents):
             return None
@@ -182,7 +183,8 @@ class _CopyingTemplate(ChatTemplate):
     """A chat template that writes the numbers of slots instead of contents."""
 
     def skeleton(self, roles: tuple[str, ...]) -> Skeleton | None:
-        """Return the skeleton of conversations with these roles, or None if there is none."""
+        """Return the skeleton of conversations with these roles, or None if the template itself must render each of
+        them."""
         texts = (*self.sources.values(), *self.tokens.values())
         if any(mark in text for text in texts for mark in (OPEN, CLOSE, BEGIN, END)):
             return None
@@ -210,12 +212,12 @@ class _CopyingTemplate(ChatTemplate):
         copying.filters["trim"] = _trim
         copying.tests["string"] = lambda value: isinstance(value, str | Copied)
         for changing in (copying.filters, "random"), (copying.globals, "lipsum"), (copying.globals, "strftime_now"):
-            changing[0][changing[1]] = _inspected  # the text is another each time
+            changing[0][changing[1]] = _inspected  # their text differs from call to call
         return copying
 
 
 def _named(value: object) -> object:
-    """Return the text that is written for a value: the numbers of slots for contents."""
+    """Return what the template writes for a value: for a placeholder, the marked numbers of its slots."""
     if not isinstance(value, Copied):
         return value
     return "".join(

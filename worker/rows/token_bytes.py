@@ -1,5 +1,5 @@
-"""The bytes of each token of a byte-level tokenizer. They show where tokens are in a text. The tokenizer's own offsets
-show that, too, but take longer to record than the tokens take to extract."""
+"""The bytes of each token of a byte-level tokenizer. Their lengths show where the tokens are in a text. The tokenizer's
+own offsets show that, too, but recording offsets takes longer than computing the tokens."""
 
 import itertools
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from worker.rows.spans import Span
 class TokenBytes:
     def __init__(self, tokens: list[bytes]) -> None:
         self.tokens = tokens
-        """By id."""
+        """The bytes of each token, by its id."""
         self.lengths = np.array([len(token) for token in tokens], np.int64)
 
     @classmethod
@@ -56,8 +56,8 @@ class TokenBytes:
 
 
 def _byte_of_character() -> dict[int, int]:
-    """Return code point → byte of the alphabet of byte-level tokenizers. Printable bytes stand for themselves, code
-    points from 256 on for the others."""
+    """Return {code point: byte} for the characters with which byte-level tokenizers write bytes. Printable bytes have
+    their own code points, the other bytes code points from 256 on."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: byte for byte in printable} | {256 + number: byte for number, byte in enumerate(others)}

@@ -21,7 +21,7 @@ class RowSample:
 
     stride: int = 1
     rows: dict[int, list[tuple[list[TokenRow], bool]]] = field(default_factory=dict)
-    """Row number → its array rows: (sequences, whether it is a labelled text)."""
+    """Row number → for each of its array rows: (the tokens of its sequences, whether it is a labeled text)."""
     prompts: bool = False
     """Whether the rows are prompts to answer."""
 

@@ -22,7 +22,7 @@ from worker.rows.special_tokens import end_ids, special_tokens
 from worker.rows.token_bytes import TokenBytes
 
 MIN_BATCH = 32
-"""Fewest texts for which it is worth listing the bytes of all tokens (worker.rows.token_bytes)."""
+"""Fewest texts of a batch for which it is worth listing the bytes of all tokens (worker.rows.token_bytes)."""
 THREAD_BYTES = 64 << 20
 """Memory for each thread that tokenizes."""
 
@@ -72,7 +72,8 @@ class PromptCompletionText:
     append_end: bool = True
     """Whether the end-of-text token is appended. False for a prompt, which the model continues."""
     with_special_tokens: bool = False
-    """Tokenize as plain `tokenizer(text)` does, without loss. There must be no completion."""
+    """Whether the prompt is tokenized as plain `tokenizer(text)` does, with loss weight 0. There must then be no
+    completion."""
 
 
 class TokenizerWrapper:
@@ -86,7 +87,7 @@ class TokenizerWrapper:
         self.frame_end = after
         """Ids that the tokenizer itself appends to a text, such as BERT's [SEP]."""
         self.prefix: list[int] = before
-        """Ids that the tokenizer puts before a document: usually the beginning-of-text token, if there is one."""
+        """Ids that the tokenizer puts before a document: usually the beginning-of-text token; empty if it puts none."""
         needs_eos = eos_id is not None and eos_id not in after
         self.suffix: list[int] = [*after, eos_id] if needs_eos and eos_id is not None else after
         """Ids that end a document."""
@@ -109,7 +110,7 @@ class TokenizerWrapper:
         return cls(tokenizer, eos_id=eos_id, end_texts=frozenset(text for text in texts if text))
 
     def control_texts(self) -> set[str]:
-        """Return the texts of added tokens that control the model: the ends of texts, turns and calls."""
+        """Return the texts of added tokens that control the model, such as the ends of texts, turns and calls."""
         return {token.content for token in self.tokenizer.get_added_tokens_decoder().values() if token.special}
 
     def added_texts(self) -> set[str]:
@@ -153,7 +154,7 @@ class TokenizerWrapper:
                 encoded.append(TokenRow(ids, np.zeros(len(ids), np.float32)))
                 continue
             whole_ids = next(whole) if row.completion else prompt_ids
-            # The prompt needs the tokens that it has by itself, because the model will get it so when it is used.
+            # The prompt keeps the tokens that it has without the completion: in use, the model gets the prompt alone.
             completion_ids = (
                 whole_ids[len(prompt_ids) :]
                 if whole_ids[: len(prompt_ids)] == prompt_ids
@@ -195,7 +196,8 @@ def _surroundings(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
 
 
 def _keep_spaces_in_offsets(settings: object) -> None:
-    """Turn off `trim_offsets` in a post-processor and its parts."""
+    """Turn off `trim_offsets` in a post-processor and its parts, so that a token's offsets include the space before
+    it."""
     if isinstance(settings, dict):
         if "trim_offsets" in settings:
             settings["trim_offsets"] = False

@@ -24,11 +24,11 @@ class Turn:
 
 
 class PartialRenderer(PrefixRenderer, Protocol):
-    """Renders a part of the conversation, where the sentinels are ambiguous."""
+    """Renders a part of the conversation. This is needed where the positions of the sentinels are ambiguous."""
 
     def calls_as_last_message(self, message: int) -> tuple[int, str] | None:
         """Render the conversation up to this message. Return (the number of sentinels of the message's calls, the text
-        after the last of them); None if the template refuses the messages."""
+        after the last of these sentinels); None if the template refuses the messages."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class AssistantSpans:
     rendered: PartialRenderer
 
     def from_sentinels(self, starts: GenerationStarts) -> Iterator[Turn]:
-        """Yield the turns as the sentinels show them. Raises RowError if one cannot be located."""
+        """Yield the turns as the sentinels show them. Raises RowError if a turn cannot be located."""
         previous_end = 0
         for message in self._assistant():
             calls = self._required_calls(message)
@@ -109,8 +109,8 @@ class AssistantSpans:
         return last
 
     def _length_after_calls(self, message: int, last: int) -> int:
-        """Return the length of the message's own turn after its last call, if that text is the same as when the message
-        is the last one; else 0."""
+        """Return the length of the message's own turn after its last call: of the text that follows the call when the
+        message is the last one. Return 0 if another text follows here."""
         _, rest = self.rendered.calls_as_last_message(message) or (0, "")
         rest = rest.rstrip()
         return len(rest) if self.text.startswith(rest, last) else 0
@@ -149,8 +149,8 @@ class AssistantSpans:
         )
 
     def _require_no_other_message(self, message: int, start: int, end: int) -> None:
-        """Raise RowError if another message's text is in the span. Some templates render a tool's result inside the
-        assistant's turn, where it must not be supervised."""
+        """Raise RowError if the span contains another message's text. Some templates render a tool's result inside the
+        assistant's turn, where the result must not be supervised."""
         first, last = bisect_right(self._text_ends, (start, len(self.messages))), bisect_left(self._text_ends, (end, 0))
         others = (other for _, other in self._text_ends[first:last] if other != message)
         if (other := min(others, default=None)) is not None:
@@ -198,7 +198,8 @@ class AssistantSpans:
         return last_message[0]
 
     def _is_whole(self, message: int, number: int, strings: int, last: list[int]) -> bool:
-        """Whether the name of a call and all strings in its arguments occur up to the last position."""
+        """Whether call `number` is rendered completely up to the position in `last`: its name, and as many strings of
+        its arguments as `strings`."""
         name, string = (
             sum(position <= limit for limit in last for position in self.positions.get(sentinel, []))
             for sentinel in self.sentinels.call(message, number)

@@ -7,7 +7,8 @@ from api.spec.formats import Row, RowError
 from worker.rows.readers.plain_chat import PlainChat
 
 Rows = Iterator[tuple[int, Row | PlainChat | RowError | None]]
-"""(line or row number from 1, a row, the reason why it is invalid, or None for a blank line)."""
+"""For each row of a file: (its line or row number from 1; the row, the error of an invalid row, or None for a blank
+line)."""
 
 MAX_KEYS = 1_000
 """Most keys of a row, and most columns of a table. Formats read some forty keys, and each other key is a finding."""

@@ -12,10 +12,11 @@ from worker.rows.readers.base import FileError, ReadLimits
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 GZIP_WINDOW = 16 + zlib.MAX_WBITS
-"""Makes zlib expect a gzip header."""
+"""A value of zlib's `wbits` that makes it expect a gzip header."""
 CHUNK_BYTES = 1 << 18
 ZSTD_INPUT_BYTES = 1 << 10
-"""zstandard returns all output of an input chunk at once: at most 128 KiB for four bytes."""
+"""Bytes that are decompressed at once. zstandard returns the whole output of a chunk, up to 128 KiB for each four
+bytes."""
 ZSTD_WINDOW_BYTES = 1 << 27
 """Largest accepted window of a frame: the window of `zstd --long`."""
 

@@ -9,7 +9,7 @@ NOT_A_NUMBER = re.compile(rb"[:\[,]\s*-?(NaN|Infinity)")
 PYTHON = re.compile(rb"\s*\{\s*u?'")
 COMMENT = re.compile(rb"\s*(//|/\*|#)")
 POSITION = re.compile(r" \(byte (\d+)\)$")
-"""The position in msgspec's messages."""
+"""Finds the position of the error in msgspec's message."""
 
 
 def explain_json_error(line: bytes, problem: str) -> RowError:

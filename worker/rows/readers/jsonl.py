@@ -23,7 +23,7 @@ def read_json_lines(file: IO[bytes], limits: ReadLimits) -> Rows:
 
 
 def decode_line(line: bytes | RowError) -> Row | PlainChat | RowError | None:
-    """Return the row in a line, the error if it is invalid, or None if it is blank."""
+    """Return the row in a line, the error if the line is invalid, or None if the line is blank."""
     if isinstance(line, RowError):
         return line
     if chat := find_plain_chat(line):
@@ -54,8 +54,8 @@ def read_lines(file: IO[bytes], line_bytes: int) -> Iterator[tuple[int, bytes | 
 
 
 def decode_object(line: bytes) -> Row:
-    """Return the object in a line. Raises RowError unless it is exactly one JSON object of characters and finite
-    numbers."""
+    """Return the JSON object in a line. Raises RowError if the line is not exactly one valid object, repeats a key, has
+    too many keys, or contains the character NUL."""
     try:
         row = _decoder.decode(line)
         _refuse_duplicate_keys(line, row)
@@ -78,7 +78,8 @@ def decode_object(line: bytes) -> Row:
 def _refuse_duplicate_keys(line: bytes, row: object) -> None:
     """Raise RowError for a repeated key, which would silently lose a value. msgspec does not report repeated keys; the
     standard library can."""
-    # A repeated key is lost with its quotes. Nesting is left to the library, whose limit on it is the lower one.
+    # msgspec drops a repeated key with its quotes, so an equal number of quotes shows that no key is repeated. The
+    # standard library reads deeply nested lines, too, because its limit on nesting is the lower one.
     nested = line.count(b"{") + line.count(b"[") > MAX_BRACKETS
     if not nested and b"\\u0022" not in line and msgspec.json.encode(row).count(b'"') == line.count(b'"'):
         return

@@ -19,9 +19,9 @@ from worker.rows.readers.jsonl import decode_line, read_lines
 
 PARQUET = b"PAR1"
 MEMORY_BYTES = 512 << 20
-"""Memory of the process: a batch of rows, a page and a dictionary of each column, and the library itself."""
+"""Memory limit of the process: for a batch of rows, a page and a dictionary of each column, and the library itself."""
 ROW_ERROR, FILE_ERROR = b"!", 2
-"""The first byte of a line that is the error of a row, and the exit code for an unreadable file."""
+"""The first byte of an output line that holds the error of a row, and the exit code for an unreadable file."""
 
 
 def read_parquet(path: Path, limits: ReadLimits) -> Rows:

@@ -1,7 +1,8 @@
 """`python -m worker.rows.readers.parquet_child FILE ROWS BYTES MEMORY`: prints the rows of a Parquet file as lines of
 JSON.
 
-Exit 0: all rows are printed. Exit 2: the last line on stderr is an object with the reason why they are not.
+Exit 0: all rows are printed. Exit 2: the last line on stderr is a JSON object with the reason why not all rows are
+printed.
 """
 
 import json
@@ -23,7 +24,8 @@ from worker.rows.readers.parquet import FILE_ERROR, PARQUET, ROW_ERROR
 ROW_NUMBER = re.compile(r"__index_level_[0-9]+__")
 """pandas's name for an index without a name, which holds row numbers."""
 BATCH_ROWS = 16
-"""Small, because columns with few distinct values are small in the file but large as rows."""
+"""Number of rows decoded at once. It is small, because columns with few distinct values are small in the file but large
+as rows."""
 MAX_FOOTER_BYTES = 16 << 20
 
 

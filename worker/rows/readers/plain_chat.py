@@ -11,7 +11,7 @@ import msgspec
 from api.spec.formats import Messages, Row
 
 MAX_MESSAGES = 100
-"""Most messages of a plain chat. Longer ones are read as other rows are."""
+"""Most messages of a plain chat. Longer chats are read like other rows."""
 
 
 class PlainMessage(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -47,7 +47,7 @@ _encoder = msgspec.json.Encoder()  # the fields above are in sorted order
 
 
 def find_plain_chat(line: bytes) -> PlainChat | None:
-    """Return the plain chat in a line, or None if it is, or may be, anything else."""
+    """Return the plain chat in a line, or None if the line is, or may be, anything else."""
     try:
         chat = _decoder.decode(line)
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -60,6 +60,6 @@ def find_plain_chat(line: bytes) -> PlainChat | None:
     # The decoder drops all but the last of equal keys, and their quotes with them.
     if line.count(b'"') != canonical.count(b'"'):
         return None
-    if b"\\u00" in line and (b"\\u0000" in line or b"\\u0022" in line):  # NUL; a quote that the count takes for none
+    if b"\\u00" in line and (b"\\u0000" in line or b"\\u0022" in line):  # NUL, or a quote that the count misses
         return None
     return PlainChat(line, canonical, roles, messages)

@@ -14,7 +14,7 @@ from worker.rows.readers.unsupported import reject_binary
 
 DELIMITERS = (",", ";", "\t")
 BAR = "|"
-"""A delimiter of tables that are not supported."""
+"""The delimiter of a kind of table that is refused."""
 DELIMITER_LINE = re.compile(r"sep=([,;\t])", re.IGNORECASE)
 """A first line that names the delimiter for spreadsheet programs."""
 ROW_NUMBER = re.compile(r"Unnamed: [0-9]+")
@@ -24,9 +24,10 @@ STRUCTURED = frozenset({"messages", "conversations", "tools", "functions"})
 
 
 def delimiter_of(head: bytes) -> str | None:
-    """Return the delimiter, if the first line has a column that a format reads; None if it is not a header.
+    """Return the delimiter if the first line is a header with a column that a format reads; None if it is not a header.
 
-    Raises FileError if the line seems to belong to a table without such columns.
+    Raises FileError if the file is not text, or seems to be a table without such columns or with an unsupported
+    delimiter.
     """
     line = _first_line(head.removeprefix(BOM))
     if names := DELIMITER_LINE.fullmatch(line):
@@ -89,7 +90,7 @@ def read_table(file: BinaryIO, delimiter: str, limits: ReadLimits) -> Rows:
 
 
 def _header(table: Iterator[list[str]]) -> list[str]:
-    """Return the first line that is not blank and names columns. Raises RowError."""
+    """Return the first line that is not blank and names columns. Raises RowError if there is none."""
     for cells in table:
         if cells and not (cells[0].lower() == "sep=" and not any(cells[1:])):
             return cells
@@ -97,7 +98,8 @@ def _header(table: Iterator[list[str]]) -> list[str]:
 
 
 class _Lines(Iterator[str]):
-    """Lines for the csv module. Unlike a generator, it continues after an error."""
+    """The lines of a file, for the csv module. Unlike a generator, this iterator can continue after it has raised an
+    error."""
 
     def __init__(self, file: BinaryIO, line_bytes: int) -> None:
         self._lines = read_lines(file, line_bytes)
@@ -115,7 +117,8 @@ class _Lines(Iterator[str]):
 
 
 def _keys(names: Iterable[str]) -> list[str]:
-    """Return the columns as formats name them: spreadsheet programs capitalize names."""
+    """Return the names of columns, in lower case if that makes them keys that formats read: spreadsheet programs
+    capitalize names."""
     given = list(names)
     return [name.lower() if name.lower() in KEYS and name.lower() not in given else name for name in given]
 
